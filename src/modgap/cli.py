@@ -32,6 +32,7 @@ app.command(import_answers, name="import")
 app.command(power)
 
 Set = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=True)]
+EngineArgs = Annotated[tuple[str, ...], Parameter(name="--engine-arg", negative=(), consume_multiple=True)]
 Mode = Literal["strict", "relative", "exact", "paper"]
 
 
@@ -165,7 +166,7 @@ def evaluate(
     model: str,
     out: Path,
     benchmark: Benchmark = "pgps9k",
-    engine: Literal["hf", "openai"] = "hf",
+    engine: Literal["hf", "vllm", "openai"] = "hf",
     views: str = "full-text,image-only",
     samples: int = 4,
     temperature: float | None = None,
@@ -180,6 +181,9 @@ def evaluate(
     concurrency: int = 32,
     timeout: float = 600.0,
     max_retries: int = 8,
+    engine_args: EngineArgs = (),
+    replicas: int = 1,
+    ray_address: str | None = None,
 ) -> None:
     """Ask a model every test problem in several views, grade the answers and print the gap.
 
@@ -188,7 +192,7 @@ def evaluate(
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
         out: Run folder; an interrupted run goes on there.
         benchmark: Layout of the data set.
-        engine: What answers: `hf` loads the model here, `openai` asks an OpenAI-compatible server for it.
+        engine: What answers: `hf` and `vllm` load the model here, `openai` asks an OpenAI-compatible server for it.
         views: Comma-separated: full-text, image-only, and the controls text-only, question-only, blank-image,
             swapped-image, transcribe.
         samples: Responses per problem and view.
@@ -204,6 +208,9 @@ def evaluate(
         concurrency: Most requests under way at once (openai).
         timeout: Seconds that one request may take (openai).
         max_retries: Most retries of one request (openai).
+        engine_args: key=value for the engine's own constructor, e.g. gpu_memory_utilization=0.8 (vllm); repeatable.
+        replicas: Engines that share the work, one an accelerator; more than one needs Ray (hf, vllm).
+        ray_address: An existing Ray cluster to run the replicas on, e.g. auto.
     """
     from modgap.display import progress_bars
     from modgap.evaluation import read_problems
@@ -212,7 +219,7 @@ def evaluate(
 
     options = EvalOptions(
         views, samples, temperature, max_tokens, seed, style, engine, batch_size, device, base_url, api_key_env,
-        concurrency, timeout, max_retries,
+        concurrency, timeout, max_retries, engine_args, replicas, ray_address,
     )  # fmt: skip
     options.check()
     problems = read_problems(benchmark, data, limit=limit)
@@ -283,7 +290,7 @@ def study(
     recipes: str,
     out: Path,
     engine: Literal["local"] = "local",
-    eval_engine: Literal["hf"] = "hf",
+    eval_engine: Literal["hf", "vllm"] = "hf",
     benchmark: Benchmark = "pgps9k",
     settings: Set = (),
     views: str = "full-text,image-only",
@@ -295,6 +302,9 @@ def study(
     style: StyleName = "aligned",
     batch_size: int = 64,
     device: str | None = None,
+    engine_args: EngineArgs = (),
+    replicas: int = 1,
+    ray_address: str | None = None,
 ) -> None:
     """Measure a model, train it with several recipes, measure each, and report them side by side.
 
@@ -316,13 +326,19 @@ def study(
         style: Wording of the prompts.
         batch_size: Responses sampled together in evaluation.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
+        engine_args: As in eval.
+        replicas: As in eval.
+        ray_address: As in eval.
     """
     from modgap.measure import EvalOptions
     from modgap.report.terminal import print_numbers
     from modgap.study import run_study
 
     names = [name.strip() for name in recipes.split(",") if name.strip()]
-    options = EvalOptions(views, samples, temperature, max_tokens, seed, style, eval_engine, batch_size, device)
+    options = EvalOptions(
+        views, samples, temperature, max_tokens, seed, style, eval_engine, batch_size, device,
+        engine_args=engine_args, replicas=replicas, ray_address=ray_address,
+    )  # fmt: skip
     numbers = run_study(
         data, model, names, out, benchmark=benchmark, engine=engine, settings=settings, limit=limit, options=options,
         given=given(),

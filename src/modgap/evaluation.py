@@ -228,6 +228,8 @@ def problem_row(problem: Problem, style: Style) -> ProblemRow:
         leaky=problem.leaky,
         image=str(problem.image.resolve()) if isinstance(problem.image, Path) else None,
         conditions=(*structural_conditions(problem, style), *problem.semantic),
+        question_type=problem.question_type,
+        subject=problem.subject,
     )
 
 

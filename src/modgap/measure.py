@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ class EvalOptions:
         seed: Each sample's seed is derived from it.
         style: Wording of the prompts.
         engine: What answers.
+        engine_args: `key=value` for the engine's own constructor (`vllm`: any argument of `vllm.LLM`).
+        replicas: Engines that share the work, one an accelerator (`hf`, `vllm`); more than one needs Ray.
+        ray_address: An existing Ray cluster (`auto`, `ray://...`); one of our own on this machine if `None`.
         batch_size: Responses sampled together (`hf`).
         device: `None` takes the best there is (`hf`).
         base_url: Where the server is (`openai`); the client's own default if `None`.
@@ -56,6 +60,9 @@ class EvalOptions:
     concurrency: int = 32
     timeout: float = 600.0
     max_retries: int = 8
+    engine_args: tuple[str, ...] = ()
+    replicas: int = 1
+    ray_address: str | None = None
 
     def check(self) -> None:
         """Refuse what cannot work before a model is loaded. Raises `UserError`."""
@@ -64,7 +71,7 @@ class EvalOptions:
         registry.find("engine", self.engine, registry.INFERENCE_ENGINES)
         if self.samples < 1:
             raise UserError(f"--samples {self.samples}: must be at least 1.")
-        for name in ("batch_size", "concurrency"):
+        for name in ("batch_size", "concurrency", "replicas"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1.")
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -86,7 +93,12 @@ class _Late:
         self._make = make
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        return self._make().generate(requests, sampling)
+        engine = self._make()
+        try:
+            yield from engine.generate(requests, sampling)
+        finally:
+            if close := getattr(engine, "close", None):
+                close()  # what holds a GPU or processes gives them back
 
 
 def _own_sampling(folder: Path) -> Sampling:
@@ -123,7 +135,8 @@ def evaluate_model(
         The summary.
     """
     options.check()
-    make, own, identity = (_served if options.engine == "openai" else _local)(model, options)
+    start = _served(model, options) if options.engine == "openai" else _local(model, options)
+    own = start.sampling
     sampling = Sampling(
         temperature=own.temperature if options.temperature is None else options.temperature,
         max_tokens=own.max_tokens if options.max_tokens is None else options.max_tokens,
@@ -131,36 +144,61 @@ def evaluate_model(
     )
     return evaluate(
         problems,
-        _Late(make),
+        _Late(start.make),
         out,
         views=options.views,
         samples=options.samples,
         sampling=sampling,
         style=options.style,
-        identity={"engine": options.engine, **identity},
+        identity={"engine": options.engine, **start.identity},
         given={"model": str(model), **(given or {})},
         progress=progress,
     )
 
 
-def _local(model: str | Path, options: EvalOptions) -> tuple[Callable[[], Engine], Sampling, dict[str, Any]]:
-    """An engine that loads the model itself, the sampling that goes with it, and what names it."""
-    from modgap.models.load import load_policy, model_fingerprint, resolve
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """How an engine starts: what makes it (picklable, for other processes), the model's sampling, and its identity."""
+
+    make: Callable[[], Engine]
+    sampling: Sampling
+    identity: dict[str, Any]
+
+
+def _local(model: str | Path, options: EvalOptions) -> _Start:
+    """An engine that loads the model itself, on one accelerator or as several replicas."""
+    from modgap.models.load import model_fingerprint, resolve
 
     folder = resolve(model)
     paper = options.style == "paper"
     pixels = _PAPER_PIXELS if paper and not model_notes(folder).get("testbed") else None
+    if options.engine == "vllm":
+        make = functools.partial(_make_vllm, folder, pixels, options.engine_args)
+    else:
+        make = functools.partial(_make_hf, folder, pixels, options.device, options.batch_size)
+    if options.replicas > 1 or options.ray_address is not None:
+        make = functools.partial(_make_replicas, make, options.replicas, options.ray_address)
+    sampling = _PAPER_SAMPLING if paper else _own_sampling(folder)
+    return _Start(make, sampling, {"model_fingerprint": model_fingerprint(folder)})
 
-    def make() -> Engine:
-        kind = registry.find("engine", options.engine, registry.INFERENCE_ENGINES)
-        policy = load_policy(folder, device=options.device, pixels=pixels)
-        return kind(policy, batch_size=options.batch_size)
 
-    return make, _PAPER_SAMPLING if paper else _own_sampling(folder), {"model_fingerprint": model_fingerprint(folder)}
+def _make_hf(folder: Path, pixels: tuple[int, int] | None, device: str | None, batch_size: int) -> Engine:
+    from modgap.models.load import load_policy
+
+    policy = load_policy(folder, device=device, pixels=pixels)
+    return registry.find("engine", "hf", registry.INFERENCE_ENGINES)(policy, batch_size=batch_size)
 
 
-def _served(model: str | Path, options: EvalOptions) -> tuple[Callable[[], Engine], Sampling, dict[str, Any]]:
-    """The same for a model behind a server, which is named and not looked into."""
+def _make_vllm(folder: Path, pixels: tuple[int, int] | None, args: Sequence[str]) -> Engine:
+    return registry.find("engine", "vllm", registry.INFERENCE_ENGINES)(folder, pixels=pixels, args=args)
+
+
+def _make_replicas(make: Callable[[], Engine], replicas: int, ray_address: str | None) -> Engine:
+    return registry.load("modgap.inference.replicas:ReplicaEngine")(make, replicas, ray_address=ray_address)
+
+
+def _served(model: str | Path, options: EvalOptions) -> _Start:
+    """A model behind a server, which is named and not looked into."""
 
     def make() -> Engine:
         return registry.find("engine", options.engine, registry.INFERENCE_ENGINES)(
@@ -172,4 +210,4 @@ def _served(model: str | Path, options: EvalOptions) -> tuple[Callable[[], Engin
             max_retries=options.max_retries,
         )
 
-    return make, _PAPER_SAMPLING, {"model": str(model)}
+    return _Start(make, _PAPER_SAMPLING, {"model": str(model)})

@@ -42,6 +42,9 @@ class Problem:
         choices: The choices of a multiple-choice form, unused in free-form evaluation.
         prompts: View name to the words of that view, verbatim; overrides the rules of `core.prompt` (data set `pairs`).
         solution: A worked answer for supervised warm-up; synthetic problems have one.
+        images: View name to the image of that view, where views have images of their own (MathVerse); else `image`.
+        question_type: `multi-choice` or `free-form` where the data set grades the two apart (MathVerse), else empty.
+        subject: Subject, for breakdowns (MathVerse).
     """
 
     id: str
@@ -56,6 +59,9 @@ class Problem:
     choices: tuple[float, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict[str, str])
     solution: str | None = None
+    images: Mapping[str, Path | bytes] = field(default_factory=dict[str, "Path | bytes"])
+    question_type: str = ""
+    subject: str = ""
 
     @property
     def leaky(self) -> bool:

@@ -51,6 +51,8 @@ class ProblemRow(_Row):
     leaky: bool = False
     image: str | None = None
     conditions: tuple[str, ...] = ()
+    question_type: str = ""
+    subject: str = ""
 
 
 class Response(_Row):

@@ -23,6 +23,7 @@ DATASETS: dict[str, str] = {
 }
 INFERENCE_ENGINES: dict[str, str] = {
     "hf": "modgap.inference.hf:HfEngine",
+    "vllm": "modgap.inference.vllm_engine:VllmEngine",
     "openai": "modgap.inference.openai_api:OpenAIEngine",
 }
 TRAINING_ENGINES: dict[str, str] = {"local": "modgap.training.local:train"}
