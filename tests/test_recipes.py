@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 
 from modgap.core import registry
 from modgap.core.errors import UserError
-from modgap.core.recipe import Recipe, Settings, apply_settings
+from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 
 PAPER = {
     "full-text": [(("full-text",), False, 200, 4096)],
@@ -54,6 +54,29 @@ def test_settings_of_every_stage_are_the_papers(name: str) -> None:
         assert (s.kl_coef, s.kl_estimator, s.kl_clamp) == (0.01, "k3", "paper")
         assert (s.save_every, s.eval_every, s.dynamic_sampling) == (40, 10, True)
         assert s.max_refills == 10 and s.reward_tolerance == "relative"  # deliberate: bounded, and with a tolerance
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("kl-forward", {"settings.kl_estimator": "forward"}),
+        ("kl-full-vocab", {"settings.kl_estimator": "full_vocab"}),
+        ("kl-unclamped", {"settings.kl_clamp": "none"}),
+        ("full-text-continued", {"contrastive": False}),
+    ],
+)
+@pytest.mark.parametrize("assignments", [(), ("steps=7", "lr=1e-4", "stage2.kl_coef=0.1")], ids=["paper", "set"])
+def test_a_kl_variant_is_kl_but_for_one_thing_in_its_second_stage(
+    name: str, change: dict[str, Any], assignments: tuple[str, ...]
+) -> None:
+    kl, variant = (apply_settings(load(each), assignments) for each in ("kl", name))
+    assert variant.stages[0] == kl.stages[0]  # so a study trains it once
+    assert _flat(variant.stages[1]) == _flat(kl.stages[1]) | change != _flat(kl.stages[1])
+
+
+def _flat(stage: Stage) -> dict[str, Any]:
+    settings = {f"settings.{key}": value for key, value in asdict(stage.settings).items()}
+    return {"views": stage.views, "contrastive": stage.contrastive, **settings}
 
 
 def test_a_stage_can_be_set_on_its_own() -> None:

@@ -15,6 +15,10 @@ RECIPES: dict[str, str] = {
     "curriculum": "modgap.recipes.paper:curriculum",
     "kl": "modgap.recipes.paper:kl",
     "kl-curriculum": "modgap.recipes.paper:kl_curriculum",
+    "kl-forward": "modgap.recipes.kl_variants:kl_forward",
+    "kl-full-vocab": "modgap.recipes.kl_variants:kl_full_vocab",
+    "kl-unclamped": "modgap.recipes.kl_variants:kl_unclamped",
+    "full-text-continued": "modgap.recipes.kl_variants:full_text_continued",
 }
 DATASETS: dict[str, str] = {
     "pgps9k": "modgap.datasets.pgps9k:read",

@@ -1,0 +1,41 @@
+"""Does the contrastive KL close the gap, and which part of it: `kl` with one thing changed at a time.
+
+None of these is in the paper, which has one estimator with one clamp, and no control for the further steps that `kl`
+gets. All begin with `kl`'s first stage, which a study therefore trains once, and have its budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from modgap.core.recipe import Recipe
+from modgap.recipes.paper import kl
+
+
+def _variant(name: str, summary: str, **settings: Any) -> Recipe:
+    first, second = kl().stages
+    second = replace(second, settings=replace(second.settings, **settings))
+    return Recipe(name, (first, second), summary)
+
+
+def kl_forward() -> Recipe:
+    """`kl` with the gradient of the true KL(full || free)."""
+    return _variant("kl-forward", "kl, its KL by the forward estimator", kl_estimator="forward")
+
+
+def kl_full_vocab() -> Recipe:
+    """`kl` with the KL summed over the vocabulary: no sampling noise, no clamp."""
+    return _variant("kl-full-vocab", "kl, its KL summed over the vocabulary", kl_estimator="full_vocab")
+
+
+def kl_unclamped() -> Recipe:
+    """`kl` without the clamp that stops the gradient of the tokens that differ most."""
+    return _variant("kl-unclamped", "kl, without the clamp of its KL", kl_clamp="none")
+
+
+def full_text_continued() -> Recipe:
+    """`kl` without its contrastive term: the control that its second stage is to be compared with."""
+    first, second = kl().stages
+    second = replace(second, contrastive=False)
+    return Recipe("full-text-continued", (first, second), "kl's two stages without the contrastive term: its control")
