@@ -17,7 +17,8 @@ from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.record import RunFolder
 from modgap.core.view import VIEWS
-from modgap.evaluation import evaluate, fingerprint, grade_run, read_problems
+from modgap.evaluation import evaluate, fingerprint, read_problems
+from modgap.grading_runs import grade_run
 from modgap.inference.scripted import ScriptedEngine
 
 

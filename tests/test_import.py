@@ -24,7 +24,7 @@ from modgap.core import planning
 from modgap.core.errors import UserError
 from modgap.core.grading import grade
 from modgap.core.record import RunFolder
-from modgap.evaluation import grade_run
+from modgap.grading_runs import grade_run
 from modgap.importing import Imported, import_answers
 from modgap.power import measure, plan
 

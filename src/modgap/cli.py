@@ -239,7 +239,7 @@ def grade(run: Path, *, mode: Mode = "strict") -> None:
     """
     from modgap.core.record import RunFolder
     from modgap.display import progress_bars
-    from modgap.evaluation import grade_run
+    from modgap.grading_runs import grade_run
     from modgap.original import print_original
     from modgap.report.terminal import print_summary
 

@@ -1,4 +1,4 @@
-"""Problems x views x engine -> responses -> grades -> summary; resumable at every step.
+"""Problems x views x engine -> responses; resumable at every step. Grades and summary are `grading_runs`' part.
 
 ```
 problems = read_problems("pgps9k", Path("PGPS9K"))
@@ -19,22 +19,15 @@ from typing import TYPE_CHECKING, Any, get_args
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import UserError
-from modgap.core.grading import Mode, grade
+from modgap.core.grading import Mode
 from modgap.core.problem import Problem
 from modgap.core.prompt import Style, evaluation_prompt, structural_conditions
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
+from modgap.core.record import ProblemRow, Response, RunFolder
 from modgap.core.view import DEFAULT_VIEWS, View, parse_views
-from modgap.original import original_figures
-from modgap.report.summary import summarise
+from modgap.grading_runs import Progress, grade_held
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-IMPORT_NOTE = "import.json"
-"""What an imported run tells its gradings, see `importing`."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | None = None) -> list[Problem]:
@@ -253,60 +246,3 @@ def _response(completion: Completion) -> Response:
 def _sound(text: str) -> str:
     """Text that UTF-8 can hold: a server may send half of a surrogate pair, which becomes a question mark."""
     return text.encode("utf-8", "replace").decode()
-
-
-def grade_run(run: RunFolder, mode: Mode = "strict", progress: Progress | None = None) -> dict[str, Any]:
-    """Grade the responses of a run, again if need be, and summarise them. No model is needed.
-
-    Args:
-        run: The run folder.
-        mode: `strict`, `relative`, `exact` or `paper`.
-        progress: Told as it goes.
-
-    Returns:
-        The summary, also written to the run folder.
-
-    Raises:
-        UserError: It is no evaluation run, or another process is writing it.
-    """
-    run.manifest()  # before the lock, which would make the folder
-    with run.lock():
-        return grade_held(run, mode, progress)
-
-
-def grade_held(run: RunFolder, mode: Mode, progress: Progress | None = None) -> dict[str, Any]:
-    """`grade_run` for a caller that holds the run's lock."""
-    manifest = run.manifest()
-    problems = run.problems()
-    if not problems:
-        raise UserError(f"{run.path} has no problems.jsonl: it is no evaluation run.")
-    responses = list(run.responses())
-    rows: list[GradeRow] = []
-    for number, response in enumerate(responses, start=1):
-        rows.append(_grade_row(response, problems[response.problem_id].answer, mode))
-        if progress and (number % 100 == 0 or number == len(responses)):
-            progress("grading", number, len(responses))
-    run.write_grades(rows, mode)
-    summary = summarise(problems, responses, rows, expected_samples=manifest["resolved"].get("samples"))
-    summary["mode"] = mode  # also where there is nothing to grade
-    note = run.path / IMPORT_NOTE
-    imported = read_json(note) if note.exists() else {}
-    summary["warnings"] += imported.get("warnings", [])
-    if mode == "paper":
-        summary["original"] = original_figures(responses, rows, imported.get("other_files"))
-    run.write_summary(summary)
-    return summary
-
-
-def _grade_row(response: Response, gold: str, mode: Mode) -> GradeRow:
-    base: dict[str, Any] = {
-        "problem_id": response.problem_id,
-        "view": response.view,
-        "sample": response.sample,
-        "gold": gold,
-        "mode": mode,
-    }
-    if response.finish_reason == "error":
-        return GradeRow(**base, outcome="error", answer=None, stage="engine")
-    verdict = grade(response.response, gold, mode)
-    return GradeRow(**base, outcome=verdict.outcome, answer=verdict.answer, stage=verdict.stage, value=verdict.value)

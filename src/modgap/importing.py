@@ -33,7 +33,8 @@ from modgap.core.record import Response, RunFolder, write_json, write_text
 from modgap.datasets.faults import Fault
 from modgap.datasets.json_file import decode, entries
 from modgap.datasets.pgps9k import DIAGRAMS, leads_out
-from modgap.evaluation import IMPORT_NOTE, fingerprint, grade_held, problem_row
+from modgap.evaluation import fingerprint, problem_row
+from modgap.grading_runs import IMPORT_NOTE, grade_held
 from modgap.original import print_original
 
 NAMED = 5

@@ -27,6 +27,7 @@ TEMPERATURE: Final = 0.0
 PAPER_MAX_TOKENS: Final = 2
 MAX_TOKENS: Final = 16
 
+_OPEN: Final = "rules cannot compare"
 _NEXT_SHOT = re.compile(r"\[(?:Question|Standard Answer|Model_answer)\]")
 _SAID = re.compile(r"jud(?:ge?|e)?ment\W*(?:is\W*)?([01])(?![0-9.]*[0-9])", re.IGNORECASE)
 _BARE = re.compile(r"[\s*_`#>:({\[\\$\"']*(?:boxed\{|text\{)*([01])(?![0-9.]*[0-9]|[A-Za-z])")
@@ -105,5 +106,10 @@ def settle(case: Undecided, said: str | None) -> Grade:
 
 def unsettled(case: Undecided) -> Grade:
     """The grade of a case for which there is no judge."""
-    reason = f"rules cannot compare {case.answer[:60]!r} with the gold {case.gold[:60]!r}; give a judge"
+    reason = f"{_OPEN} {case.answer[:60]!r} with the gold {case.gold[:60]!r}; give a judge"
     return Grade("error", case.answer, None, "judge", f"{reason}{f' ({case.note})' if case.note else ''}")
+
+
+def is_open(stage: str, reason: str) -> bool:
+    """Whether a grade of this stage and reason waits for a judge, see `unsettled`."""
+    return stage == "judge" and reason.startswith(_OPEN)

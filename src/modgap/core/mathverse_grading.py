@@ -74,6 +74,20 @@ def grade_all(
     Returns:
         One grade for each case, in order.
     """
+    results = grade_without_judge(cases, mode, symbolic)
+    wanted = [n for n, result in enumerate(results) if isinstance(result, Undecided)]
+    open_cases = [_undecided(results[n]) for n in wanted]
+    if ask is not None and wanted:
+        said = ask([case.prompt() for case in open_cases])
+        for n, case, words in zip(wanted, open_cases, said, strict=True):
+            results[n] = judge.settle(case, words)
+    return [judge.unsettled(result) if isinstance(result, Undecided) else result for result in results]
+
+
+def grade_without_judge(
+    cases: Sequence[Case], mode: JudgeMode = "strict", symbolic: Symbolic | None = None
+) -> list[Grade | Undecided]:
+    """Grade a batch as far as the rules and the symbolic stage go; `grade_all` without its last stage."""
     results = [grade_by_rule(case, mode) for case in cases]
     if symbolic is not None:
         wanted = [n for n, result in enumerate(results) if isinstance(result, Undecided) and result.symbolic]
@@ -82,13 +96,7 @@ def grade_all(
         for n, case, verdict in zip(wanted, open_cases, verdicts, strict=True):
             note = replace(case, note=symbolic.note)
             results[n] = Grade("correct", case.answer, None, "symbolic") if verdict else note
-    wanted = [n for n, result in enumerate(results) if isinstance(result, Undecided)]
-    open_cases = [_undecided(results[n]) for n in wanted]
-    if ask is not None and wanted:
-        said = ask([case.prompt() for case in open_cases])
-        for n, case, words in zip(wanted, open_cases, said, strict=True):
-            results[n] = judge.settle(case, words)
-    return [judge.unsettled(result) if isinstance(result, Undecided) else result for result in results]
+    return results
 
 
 def _undecided(result: Grade | Undecided) -> Undecided:

@@ -53,6 +53,21 @@ class ProblemRow(_Row):
     conditions: tuple[str, ...] = ()
     question_type: str = ""
     subject: str = ""
+    views: tuple[str, ...] = ()
+    questions: dict[str, str] = {}
+    answers: dict[str, str] = {}
+
+    def has_view(self, view: str) -> bool:
+        """Whether the data set has this view of the problem; where `views` is empty, it has every view."""
+        return not self.views or view in self.views
+
+    def question_of(self, view: str) -> str:
+        """The whole question of a view: what a judge is shown."""
+        return self.questions.get(view, self.question)
+
+    def gold_of(self, view: str) -> str:
+        """The gold answer of a view."""
+        return self.answers.get(view, self.answer)
 
 
 class Response(_Row):
@@ -77,7 +92,7 @@ class Response(_Row):
 
 
 class GradeRow(_Row):
-    """One line of grades.jsonl: the verdict on one response, and which stage of the grader decided."""
+    """One line of grades.jsonl: the verdict on one response, which stage of the grader decided, and why an `error`."""
 
     problem_id: str
     view: str
@@ -88,6 +103,7 @@ class GradeRow(_Row):
     stage: str
     mode: str
     value: float | None = None
+    reason: str = ""
 
     @property
     def key(self) -> Key:

@@ -30,6 +30,7 @@ SECONDS: Final = 5.0
 START_SECONDS: Final = 60.0
 MEMORY: Final = 4 << 30
 MAX_CHARS: Final = 400
+SKIPPED: Final = "the symbolic stage was skipped: pip install 'modgap[mathverse]'"
 
 
 def available() -> bool:
@@ -47,7 +48,7 @@ class SymbolicPool:
 
     def __init__(self, workers: int = 2, seconds: float = SECONDS) -> None:
         self.seconds = seconds
-        self.note = "" if available() else "the symbolic stage was skipped: pip install 'modgap[mathverse]'"
+        self.note = "" if available() else SKIPPED
         self.killed = 0
         self._size = max(1, workers)
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()

@@ -31,7 +31,7 @@ from modgap.report.paper import paper_tables
 from modgap.report.reading import KINDS
 from modgap.report.summary import Scores, changes, mode_of, summarise_run
 from modgap.report.viewer import embed_json, viewer_data
-from modgap.report.words import change_words, graded_words, headline, training_words, warnings
+from modgap.report.words import change_words, graded_words, headline, open_words, training_words, warnings
 
 IMAGES = 200
 """Most diagrams that a page embeds, unless told otherwise."""
@@ -102,6 +102,7 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
             *graded_words(runs),
             *training_words(training),
             *warnings(runs),
+            *open_words(row for run in found.evals for row in run.grades.values()),
             *change_words(changed, next(iter(runs), "")),
         ],
     }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modgap.core.judge import is_open
+from modgap.core.symbolic import SKIPPED
 from modgap.report import tables as t
 
 if TYPE_CHECKING:
+    from modgap.core.record import GradeRow
     from modgap.report.collect import Collection
 
 MUCH_CUT = 0.05
@@ -90,6 +93,19 @@ def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"{', '.join(f'{what} {t.percent(share)}%' for what, share in cut)}."
         )
     return words
+
+
+def open_words(grades: Iterable[GradeRow]) -> list[str]:
+    """What waits for a judge, and how to settle it: one line, none where nothing waits."""
+    waiting = [row.reason for row in grades if is_open(row.stage, row.reason)]
+    if not waiting:
+        return []
+    words = (
+        f"{len(waiting):,} samples wait for a judge and count as errors: modgap grade RUN --judge MODEL_OR_URL "
+        "settles them."
+    )
+    skipped = sum(SKIPPED in reason for reason in waiting)
+    return [f"{words} {skipped:,} of them may need none: {SKIPPED} first." if skipped else words]
 
 
 def reading_words(reading: Mapping[str, Any] | None) -> list[str]:
