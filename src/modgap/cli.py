@@ -306,6 +306,8 @@ def study(
     engine_args: EngineArgs = (),
     replicas: int = 1,
     ray_address: str | None = None,
+    seeds: str | None = None,
+    jobs: int = 1,
 ) -> None:
     """Measure a model, train it with several recipes, measure each, and report them side by side.
 
@@ -331,20 +333,33 @@ def study(
         engine_args: As in eval.
         replicas: As in eval.
         ray_address: As in eval.
+        seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
+        jobs: Trainings and evaluations at a time, which take turns on the visible accelerators.
     """
+    from modgap.core.record import write_json
     from modgap.measure import EvalOptions
+    from modgap.report.page import build_report
     from modgap.report.terminal import print_numbers
     from modgap.study import run_study
+    from modgap.sweep import parse_seeds, run_sweep
 
     names = [name.strip() for name in recipes.split(",") if name.strip()]
     options = EvalOptions(
         views, samples, temperature, max_tokens, seed, style, eval_engine, batch_size, device,
         engine_args=engine_args, replicas=replicas, ray_address=ray_address,
     )  # fmt: skip
-    numbers = run_study(
-        data, model, names, out, benchmark=benchmark, engine=engine, settings=settings, limit=limit, options=options,
-        given=given(),
-    )  # fmt: skip
+    if seeds is None and jobs == 1:
+        numbers = run_study(
+            data, model, names, out, benchmark=benchmark, engine=engine, settings=settings, limit=limit,
+            options=options, given=given(),
+        )  # fmt: skip
+    else:
+        studies = run_sweep(
+            data, model, names, out, seeds=None if seeds is None else parse_seeds(seeds), jobs=jobs,
+            benchmark=benchmark, engine=engine, settings=settings, limit=limit, options=options, given=given(),
+        )  # fmt: skip
+        numbers = studies[out] if out in studies else build_report(list(studies), out / "report.html")
+        write_json(out / "summary.json", numbers)
     print_numbers(numbers)
     print(f"report: {(out / 'report.html').resolve()}")
 

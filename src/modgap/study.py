@@ -43,14 +43,15 @@ def resolve_recipes(
         UserError: As `resolve_recipe`; or no recipe has that stage.
     """
     plain = {name: resolve_recipe(name, (), notes) for name in dict.fromkeys(names)}
-    longest = max(plain.values(), key=lambda recipe: len(recipe.stages))
-    apply_settings(longest, settings)
-    out: dict[str, Recipe] = {}
-    for name, recipe in plain.items():
-        stages = {f"stage{number}" for number in range(1, len(recipe.stages) + 1)}
-        absent = {f"stage{number}" for number in range(1, len(longest.stages) + 1)} - stages
-        out[name] = apply_settings(recipe, [s for s in settings if s.partition(".")[0].strip() not in absent])
-    return out
+    apply_settings(max(plain.values(), key=lambda recipe: len(recipe.stages)), settings)
+    return {name: apply_settings(recipe, settings_for(recipe, plain, settings)) for name, recipe in plain.items()}
+
+
+def settings_for(recipe: Recipe, recipes: Mapping[str, Recipe], settings: Sequence[str]) -> list[str]:
+    """The settings without those of stages that only other recipes have."""
+    most = max(len(other.stages) for other in recipes.values())
+    absent = {f"stage{number}" for number in range(len(recipe.stages) + 1, most + 1)}
+    return [setting for setting in settings if setting.partition(".")[0].strip() not in absent]
 
 
 def dry_notes(model: str) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def run_study(
         say(f"measuring {model} on {len(test_problems)} problems", started)
         evaluate_model(test_problems, folder, out / "base" / "eval", options, given=given, progress=bars.named("base"))
         for name, recipe in resolved.items():
-            _share_stages(out, recipe, resolved)
+            share_stages(out, recipe, resolved)
             say(
                 f"training {name} on {len(train_problems)} problems: {' -> '.join(s.title for s in recipe.stages)}",
                 started,
@@ -206,7 +207,7 @@ def run_study(
     return numbers
 
 
-def _share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> None:
+def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> None:
     """Let a recipe begin with the finished stages of another one that began alike (`kl` with that of `full-text`).
 
     The same model, problems, seed and settings give the same stage, on a CPU to the bit: training it again would only
