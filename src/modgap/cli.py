@@ -16,7 +16,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 import modgap
-from modgap.cli_data import Benchmark, StyleName, data_app, given, import_answers, model_app, power
+from modgap.cli_data import Benchmark, StyleName, data_app, given, import_answers, model_app, power, versions_as_views
 from modgap.core.errors import UserError
 
 app = App(
@@ -168,7 +168,8 @@ def evaluate(
     out: Path,
     benchmark: Benchmark = "pgps9k",
     engine: Literal["hf", "vllm", "openai"] = "hf",
-    views: str = "full-text,image-only",
+    views: str | None = None,
+    problem_versions: str | None = None,
     samples: int = 4,
     temperature: float | None = None,
     max_tokens: int | None = None,
@@ -189,15 +190,17 @@ def evaluate(
     """Ask a model every test problem in several views, grade the answers and print the gap.
 
     Args:
-        data: The data set.
+        data: The data set; of MathVerse a parquet or JSON file, a folder of them, or its Hugging Face id.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
         out: Run folder; an interrupted run goes on there.
         benchmark: Layout of the data set.
         engine: What answers: `hf` and `vllm` load the model here, `openai` asks an OpenAI-compatible server for it.
-        views: Comma-separated: full-text, image-only, and the controls text-only, question-only, blank-image,
-            swapped-image, transcribe.
+        views: Comma-separated: full-text, image-only (the default), and the controls text-only, question-only,
+            blank-image, swapped-image, transcribe. Of MathVerse: its versions, see --problem-versions.
+        problem_versions: Of MathVerse, in the place of --views: text, vision, or a comma list of text-dominant,
+            text-lite, vision-intensive, vision-dominant, vision-only (these five if not given), text-only.
         samples: Responses per problem and view.
-        temperature: The model's own (paper style: 0.6) if not given; 0 is greedy.
+        temperature: The model's own (paper style: 0.6, MathVerse 0.8) if not given; 0 is greedy.
         max_tokens: Longest response; the model's own (paper style: 4096) if not given.
         seed: Each sample's seed is derived from it.
         limit: Only the first so many problems.
@@ -218,6 +221,7 @@ def evaluate(
     from modgap.measure import EvalOptions, evaluate_model
     from modgap.report.terminal import print_summary
 
+    views = versions_as_views(benchmark, views, problem_versions)
     options = EvalOptions(
         views, samples, temperature, max_tokens, seed, style, engine, batch_size, device, base_url, api_key_env,
         concurrency, timeout, max_retries, engine_args, replicas, ray_address,
@@ -294,7 +298,7 @@ def study(
     eval_engine: Literal["hf", "vllm"] = "hf",
     benchmark: Benchmark = "pgps9k",
     settings: Set = (),
-    views: str = "full-text,image-only",
+    views: str | None = None,
     samples: int = 4,
     temperature: float | None = None,
     max_tokens: int | None = None,
@@ -321,7 +325,7 @@ def study(
         eval_engine: What answers.
         benchmark: Layout of the data set.
         settings: A setting of every recipe, key=value or stageN.key=value; repeatable.
-        views: Views to evaluate.
+        views: Views to evaluate; full-text,image-only if not given.
         samples: Responses per problem and view.
         temperature: As in eval.
         max_tokens: As in eval.

@@ -15,7 +15,7 @@ from modgap.core.errors import UserError
 data_app = App(name="data", help="Make, check and prepare problems.", help_format="plaintext")
 model_app = App(name="model", help="Make the testbed model.", help_format="plaintext")
 
-Benchmark = Literal["pgps9k", "synthetic", "pairs"]
+Benchmark = Literal["pgps9k", "synthetic", "pairs", "mathverse"]
 StyleName = Literal["paper", "aligned"]
 
 
@@ -44,14 +44,15 @@ def check(folder: Path, *, benchmark: Benchmark = "pgps9k") -> int:
     """Validate a data set: counts, and every fault by name. Exits 1 if there is any.
 
     Args:
-        folder: A folder in PGPS9K's layout, or a JSONL file of `pairs`.
+        folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or JSON.
         benchmark: Which layout.
     """
-    from modgap.datasets import pairs, pgps9k
+    from modgap.datasets import mathverse, pairs, pgps9k
     from modgap.display import print_check, progress_bars
 
+    layout = {"pairs": pairs, "mathverse": mathverse}.get(benchmark, pgps9k)
     with progress_bars() as bars:
-        report = (pairs if benchmark == "pairs" else pgps9k).check(folder, progress=bars.counter("checking diagrams"))
+        report = layout.check(folder, progress=bars.counter("checking diagrams"))
     print_check(report)
     return 0 if report.ok else 1
 
@@ -184,6 +185,19 @@ def pretrain(
     make(
         out, plan, phases, workers or os.cpu_count() or 2, minutes, eval_every, final_problems=final_problems, pick=pick
     )
+
+
+def versions_as_views(benchmark: str, views: str | None, problem_versions: str | None) -> str | None:
+    """The views that `--problem-versions` asks for; those of `--views` where it is not given."""
+    from modgap.core.view import parse_versions
+
+    if problem_versions is None:
+        return views
+    if benchmark != "mathverse":
+        raise UserError(f"--problem-versions {problem_versions}: only --benchmark mathverse has versions; use --views.")
+    if views is not None:
+        raise UserError("--problem-versions and --views say the same thing twice: give one of them.")
+    return ",".join(parse_versions(problem_versions))
 
 
 def given() -> dict[str, str]:

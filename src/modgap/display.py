@@ -78,7 +78,10 @@ def print_check(report: Report) -> None:
     """What a check of a data set found: what is there, then every fault."""
     for name, split in report.splits.items():
         print(f"{name}: {split.problems} sound problems, {split.images} diagrams, {len(split.types)} types")
-        print(f"  {split.leaky} state a number or an equation in the question, {split.bare} no condition in words")
+        if split.versions:
+            print(f"  versions: {', '.join(f'{name} {count}' for name, count in split.versions.items())}")
+        else:
+            print(f"  {split.leaky} state a number or an equation in the question, {split.bare} no condition in words")
         for kind, count in split.types.most_common():
             print(f"  {count:6} {kind}")
     if report.shared_images:

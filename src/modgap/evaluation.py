@@ -23,7 +23,7 @@ from modgap.core.grading import Mode
 from modgap.core.problem import Problem
 from modgap.core.prompt import Style, evaluation_prompt, structural_conditions
 from modgap.core.record import ProblemRow, Response, RunFolder
-from modgap.core.view import DEFAULT_VIEWS, View, parse_views
+from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
 from modgap.grading_runs import Progress, grade_held
 
 if TYPE_CHECKING:
@@ -60,13 +60,21 @@ def fingerprint(problems: Iterable[Problem]) -> str:
         image = None if problem.image is None else _image_digest(problem, images)
         fields = (problem.id, problem.question, problem.answer, problem.structural, problem.semantic, image)
         digest.update(json.dumps([*fields, dict(problem.prompts)], sort_keys=True).encode())
+        if problem.images or problem.question_type:
+            views = {view: _encoded_digest(problem.image_bytes(view)) for view in problem.images}
+            more = (views, dict(problem.questions), dict(problem.answers), problem.question_type)
+            digest.update(json.dumps(more, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def _encoded_digest(image: bytes) -> str:
+    return hashlib.blake2b(image, digest_size=16).hexdigest()
 
 
 def _image_digest(problem: Problem, seen: dict[Path, str]) -> str:
     """Digest of the encoded diagram; a file that several problems show is read once."""
     if not isinstance(problem.image, Path):
-        return hashlib.blake2b(problem.image_bytes(), digest_size=16).hexdigest()
+        return _encoded_digest(problem.image_bytes())
     if problem.image not in seen:
         try:
             with problem.image.open("rb") as file:
@@ -116,6 +124,7 @@ def evaluate(
         UserError: The folder holds another run or a data set, a view is unknown, or two problems have the same id.
     """
     chosen = parse_views(views)
+    check_views(problems, chosen)
     sampling = sampling or Sampling()
     if samples < 1:
         raise UserError(f"--samples {samples}: must be at least 1.")
@@ -150,6 +159,37 @@ def _graded_in(run: RunFolder) -> Mode:
     return next((mode for mode in get_args(Mode) if {mode} == modes), "strict")
 
 
+def has_view(problem: Problem, view: View) -> bool:
+    """Whether the data set has this view of the problem: of MathVerse the versions that its files hold."""
+    return not problem.question_type or view.name in problem.prompts
+
+
+def default_views(problems: Sequence[Problem]) -> str:
+    """The views that are asked unless others are named: of MathVerse its five versions with an image."""
+    return ",".join(VERSION_VIEWS if any(problem.question_type for problem in problems) else DEFAULT_VIEWS)
+
+
+def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
+    """Refuse views that the data set does not have at all; those that only some problems have are the summary's matter.
+
+    Raises:
+        UserError: A view is a version of MathVerse's and the problems are others, or no problem has it.
+    """
+    versions = any(problem.question_type for problem in problems)
+    there = [name for name in ALL_VIEWS if any(name in problem.prompts for problem in problems)]
+    for view in views:
+        if not versions and view.name in VERSION_VIEWS and view.name not in there:
+            raise UserError(
+                f"the view {view.name!r} is a version of MathVerse's, and these problems have none: choose from "
+                f"{', '.join(VIEWS)}, or give --benchmark mathverse."
+            )
+        if versions and view.name not in there:
+            raise UserError(
+                f"no problem has the version {view.name!r}: the data has {', '.join(there)}; choose from these with "
+                "--problem-versions (or --views), or give --data with a file that has it."
+            )
+
+
 def _answer(
     run: RunFolder,
     problems: Sequence[Problem],
@@ -165,12 +205,14 @@ def _answer(
     requests: list[Request] = []
     for number, problem in enumerate(problems):  # views of a problem side by side: its image is prepared once
         for view in views:
+            if not has_view(problem, view):
+                continue
             wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
             if wanted:
                 image = _image(view, problem, problems, number)
                 prompt = evaluation_prompt(problem, view, style)
                 requests.append(Request(problem.id, view.name, prompt, image, wanted))
-    total = len(problems) * len(views) * samples
+    total = samples * sum(has_view(problem, view) for problem in problems for view in views)
     count = total - sum(len(request.samples) for request in requests)
     if progress:
         progress("answering", count, total)
@@ -190,7 +232,7 @@ def _image(view: View, problem: Problem, problems: Sequence[Problem], number: in
     """What opens the picture that a view shows with a problem."""
     if view.picture == "none":
         return None
-    if problem.image is None:
+    if problem.image_of(view.name) is None:
         raise UserError(
             f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other --views."
         )
@@ -202,7 +244,7 @@ def _image(view: View, problem: Problem, problems: Sequence[Problem], number: in
         if other is None:
             raise UserError("the view 'swapped-image' needs at least two problems with different diagrams.")
         return other.open_image
-    return problem.open_image
+    return functools.partial(problem.open_image, view.name) if problem.images else problem.open_image
 
 
 def _blank(problem: Problem) -> Image:
@@ -223,6 +265,9 @@ def problem_row(problem: Problem, style: Style) -> ProblemRow:
         conditions=(*structural_conditions(problem, style), *problem.semantic),
         question_type=problem.question_type,
         subject=problem.subject,
+        views=tuple(problem.prompts) if problem.question_type else (),
+        questions=dict(problem.questions),
+        answers=dict(problem.answers),
     )
 
 

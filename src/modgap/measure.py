@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from modgap.core.problem import Problem
 from modgap.core.prompt import Style, check_style
 from modgap.core.record import read_json
 from modgap.core.view import parse_views
-from modgap.evaluation import Progress, evaluate
+from modgap.evaluation import Progress, check_views, default_views, evaluate
 
 # The original's pixel limits: 256 to 1280 image tokens.
 _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
 _PAPER_SAMPLING = Sampling(temperature=0.6, max_tokens=4096)
+_PAPER_MATHVERSE_TEMPERATURE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,9 @@ class EvalOptions:
     """How to evaluate; the options of `modgap eval`.
 
     Attributes:
-        views: Comma-separated names of views.
+        views: Comma-separated names of views; `None` takes full-text,image-only, and of MathVerse its five versions.
         samples: Responses per problem and view.
-        temperature: `None` takes the model's own (paper style: 0.6).
+        temperature: `None` takes the model's own (paper style: 0.6, MathVerse 0.8).
         max_tokens: `None` takes the model's own (paper style: 4096).
         seed: Each sample's seed is derived from it.
         style: Wording of the prompts.
@@ -46,7 +48,7 @@ class EvalOptions:
         max_retries: Most retries of one request (`openai`).
     """
 
-    views: str = "full-text,image-only"
+    views: str | None = None
     samples: int = 4
     temperature: float | None = None
     max_tokens: int | None = None
@@ -66,7 +68,8 @@ class EvalOptions:
 
     def check(self) -> None:
         """Refuse what cannot work before a model is loaded. Raises `UserError`."""
-        parse_views(self.views)
+        if self.views is not None:
+            parse_views(self.views)
         check_style(self.style)
         registry.find("engine", self.engine, registry.INFERENCE_ENGINES)
         if self.samples < 1:
@@ -135,8 +138,12 @@ def evaluate_model(
         The summary.
     """
     options.check()
+    views = options.views or default_views(problems)
+    check_views(problems, parse_views(views))  # before the model is looked at
     start = _served(model, options) if options.engine == "openai" else _local(model, options)
     own = start.sampling
+    if options.style == "paper" and any(problem.question_type for problem in problems):
+        own = dataclasses.replace(own, temperature=_PAPER_MATHVERSE_TEMPERATURE)
     sampling = Sampling(
         temperature=own.temperature if options.temperature is None else options.temperature,
         max_tokens=own.max_tokens if options.max_tokens is None else options.max_tokens,
@@ -146,7 +153,7 @@ def evaluate_model(
         problems,
         _Late(start.make),
         out,
-        views=options.views,
+        views=views,
         samples=options.samples,
         sampling=sampling,
         style=options.style,

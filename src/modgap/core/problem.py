@@ -45,6 +45,8 @@ class Problem:
         images: View name to the image of that view, where views have images of their own (MathVerse); else `image`.
         question_type: `multi-choice` or `free-form` where the data set grades the two apart (MathVerse), else empty.
         subject: Subject, for breakdowns (MathVerse).
+        questions: View name to the whole question of that view, with its choices, where it is not `question`.
+        answers: View name to the gold answer of that view, where it is not `answer`.
     """
 
     id: str
@@ -62,24 +64,36 @@ class Problem:
     images: Mapping[str, Path | bytes] = field(default_factory=dict[str, "Path | bytes"])
     question_type: str = ""
     subject: str = ""
+    questions: Mapping[str, str] = field(default_factory=dict[str, str])
+    answers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def leaky(self) -> bool:
         """Whether the question itself carries a number or an equation, so that every view shows that condition."""
+        if self.question_type:  # MathVerse: `question` is the whole text, of which a version shows what it will
+            return False
         return bool(_STATED.search(_NAMED_BY_NUMBER.sub("", self.question)))
 
-    def image_bytes(self) -> bytes:
+    def image_of(self, view: str = "") -> Path | bytes | None:
+        """The image of a view: its own, or the problem's where the views share one."""
+        return self.images.get(view) if self.images else self.image
+
+    def image_bytes(self, view: str = "") -> bytes:
         """The encoded diagram as it lies on disk.
 
         Raises:
             UserError: The problem has no diagram.
         """
-        if self.image is None:
-            raise UserError(f"problem {self.id} has no diagram")
-        return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
+        image = self.image_of(view)
+        if image is None:
+            raise UserError(f"problem {self.id} has no diagram{f' for the view {view}' if view else ''}")
+        return image if isinstance(image, bytes) else image.read_bytes()
 
-    def open_image(self) -> Image:
+    def open_image(self, view: str = "") -> Image:
         """The decoded diagram, RGB.
+
+        Args:
+            view: Whose diagram, where views have images of their own.
 
         Raises:
             UserError: There is none, or it cannot be decoded.
@@ -87,14 +101,15 @@ class Problem:
         from PIL import Image, UnidentifiedImageError
 
         try:
-            with Image.open(io.BytesIO(self.image_bytes())) as image:
+            with Image.open(io.BytesIO(self.image_bytes(view))) as image:
                 return image.convert("RGB")
         except UserError:
             raise
         except Exception as error:  # Pillow raises a dozen kinds: OSError, SyntaxError, struct.error ...
             unknown = isinstance(error, UnidentifiedImageError)  # its words name a buffer, which helps nobody
             why = "it is no image" if unknown else " ".join(str(error).split()) or type(error).__name__
-            which = f"the diagram {self.image}" if isinstance(self.image, Path) else "its diagram"
+            file = self.image_of(view)
+            which = f"the diagram {file}" if isinstance(file, Path) else "its diagram"
             raise UserError(
                 f"problem {self.id}: {which} cannot be decoded ({why}); `modgap data check` names every fault."
             ) from error

@@ -17,7 +17,7 @@ from typing import Literal
 
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import Problem
-from modgap.core.view import View, get_view
+from modgap.core.view import VERSION_VIEWS, View, get_view
 
 Style = Literal["paper", "aligned"]
 STYLES: tuple[Style, ...] = ("paper", "aligned")
@@ -29,6 +29,11 @@ INSTRUCTION = (
 )
 # Paper style, evaluation: appended with no separator; no "should", no final period.
 PAPER_EVALUATION_INSTRUCTION = INSTRUCTION.replace("You should FIRST", "You FIRST").removesuffix(".")
+# MathVerse, paper style: after the question and a newline; no system turn; the assistant's turn starts with a prefill.
+PAPER_MATHVERSE_INSTRUCTION = (
+    "You FIRST think step-by-step inside <think></think>, then wrap the final answer in \\boxed{}."
+)
+PAPER_MATHVERSE_PREFILL = "<think>"
 TRANSCRIBE_INSTRUCTION = (
     "FIRST write down, within <think> </think> tags, every condition that the image shows, separated by commas; then "
     "reason, within the same tags, and solve. The final answer MUST BE put in \\boxed{}."
@@ -114,7 +119,7 @@ def training_question(
             `In this problem, .`, `geo9k-contrastive.py` asks about the image.
     """
     view = get_view(view) if isinstance(view, str) else view
-    if problem.prompts:
+    if problem.prompts or view.name in VERSION_VIEWS:
         return _own_words(problem, view)
     if not view.conditions:
         if view.picture == "none":
@@ -142,7 +147,7 @@ def training_prompt(
     """The prompt of a training rollout: the question, a newline and the instruction."""
     view = get_view(view) if isinstance(view, str) else view
     text = training_question(problem, view, style, contrastive=contrastive)
-    return Prompt(f"{text}\n{INSTRUCTION}", has_image=view.picture != "none")
+    return Prompt(f"{text}\n{INSTRUCTION}" if text else INSTRUCTION, has_image=view.picture != "none")
 
 
 def contrastive_prompt(problem: Problem, style: Style = "aligned") -> Prompt:
@@ -154,6 +159,8 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
     """The prompt of an evaluation. Aligned style: the words of training, to the letter."""
     view = get_view(view) if isinstance(view, str) else view
     has_image = view.picture != "none"
+    if style == "paper" and problem.question_type:
+        return _paper_mathverse(problem, view)
     if view.transcribe:
         return Prompt(f"{training_question(problem, view, style)}\n{TRANSCRIBE_INSTRUCTION}", has_image=has_image)
     if style == "aligned" or problem.prompts:
@@ -167,8 +174,20 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
     return Prompt(text + PAPER_EVALUATION_INSTRUCTION, has_image=has_image)
 
 
+def _paper_mathverse(problem: Problem, view: View) -> Prompt:
+    """MathVerse as the original asks it: `question_for_eval` in every version, the whole text in Vision Only, too."""
+    _own_words(problem, view)  # refuses a view that the problem does not have
+    question = problem.questions.get(view.name, problem.question)
+    text = f"{question}\n{PAPER_MATHVERSE_INSTRUCTION}"
+    return Prompt(text, system=None, prefill=PAPER_MATHVERSE_PREFILL, has_image=view.picture != "none")
+
+
 def _own_words(problem: Problem, view: View) -> str:
     """The user's own words for a view; a control takes those of the view it is derived from."""
+    if not problem.prompts:
+        raise UserError(
+            f"the view {view.name!r} is a version of MathVerse's, which problem {problem.id} does not have."
+        )
     name = view.name if view.name in problem.prompts else "full-text" if view.conditions else "image-only"
     if name not in problem.prompts:
         raise UserError(

@@ -24,6 +24,7 @@ DATASETS: dict[str, str] = {
     "pgps9k": "modgap.datasets.pgps9k:read",
     "synthetic": "modgap.datasets.pgps9k:read",  # the generator writes the same layout
     "pairs": "modgap.datasets.pairs:read",
+    "mathverse": "modgap.datasets.mathverse:read",
 }
 INFERENCE_ENGINES: dict[str, str] = {
     "hf": "modgap.inference.hf:HfEngine",

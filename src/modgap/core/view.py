@@ -6,6 +6,7 @@ tell reading from reasoning, and both from guessing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -49,6 +50,35 @@ VIEWS: dict[str, View] = {
 }
 DEFAULT_VIEWS = ("full-text", "image-only")
 
+VERSIONS: dict[str, str] = {
+    "Text Dominant": "text-dominant",
+    "Text Lite": "text-lite",
+    "Vision Intensive": "vision-intensive",
+    "Vision Dominant": "vision-dominant",
+    "Vision Only": "vision-only",
+    "Text Only": "text-only",
+}
+"""MathVerse's versions of a problem -> the views that they are; Text Only is the control of that name."""
+
+VERSION_VIEWS: dict[str, View] = {
+    view.name: view
+    for view in (
+        View("text-dominant", "text", conditions=True),
+        View("text-lite", "text", conditions=True),
+        View("vision-intensive", "vision", conditions=False),
+        View("vision-dominant", "vision", conditions=False),
+        View("vision-only", "vision", conditions=False),
+    )
+}
+"""The views that only MathVerse's problems have: each with words and an image of its own."""
+
+ALL_VIEWS: dict[str, View] = {
+    **{name: VIEWS[name] for name in DEFAULT_VIEWS},
+    **VERSION_VIEWS,
+    **{name: view for name, view in VIEWS.items() if name not in DEFAULT_VIEWS},
+}
+"""Every view, those on a side of the gap first."""
+
 
 def get_view(name: str) -> View:
     """The view of that name.
@@ -56,9 +86,9 @@ def get_view(name: str) -> View:
     Raises:
         UserError: There is none; the message lists the names.
     """
-    if name not in VIEWS:
-        raise unknown("view", name, VIEWS)
-    return VIEWS[name]
+    if name not in ALL_VIEWS:
+        raise unknown("view", name, ALL_VIEWS)
+    return ALL_VIEWS[name]
 
 
 def parse_views(names: str | Iterable[str]) -> tuple[View, ...]:
@@ -66,5 +96,25 @@ def parse_views(names: str | Iterable[str]) -> tuple[View, ...]:
     parts = names.split(",") if isinstance(names, str) else names
     views = tuple(dict.fromkeys(get_view(part.strip()) for part in parts if part.strip()))
     if not views:
-        raise UserError(f"no view given: choose from {', '.join(VIEWS)}.")
+        raise UserError(f"no view given: choose from {', '.join(ALL_VIEWS)}.")
     return views
+
+
+def parse_versions(names: str) -> tuple[str, ...]:
+    """The views of MathVerse's versions: `text`, `vision` (a side), or names such as `Text Lite` or `text-lite`.
+
+    Raises:
+        UserError: There is no such version; the message lists the choices.
+    """
+    found: list[str] = []
+    for part in (part.strip() for part in names.split(",")):
+        view = re.sub(r"[\s_]+", "-", part.lower())
+        if view in ("text", "vision"):
+            found += [name for name, of_side in VERSION_VIEWS.items() if of_side.side == view]
+        elif view in VERSIONS.values():
+            found.append(view)
+        elif part:
+            raise unknown("problem version", part, ("text", "vision", *VERSIONS.values()))
+    if not found:
+        raise UserError(f"no problem version given: choose from text, vision, {', '.join(VERSIONS.values())}.")
+    return tuple(dict.fromkeys(found))

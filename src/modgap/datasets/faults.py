@@ -33,7 +33,7 @@ class Fault:
         kind: What sort of fault, a short fixed name (`missing-key`, `truncated`, `image-broken`).
         message: What is wrong and what to do, one line.
         severity: An `error` makes the data set unfit; a `warning` is worth knowing.
-        line: Where it is, from 1; 0 where no line is to blame.
+        line: Where it is, from 1 (of parquet the row); 0 where no line is to blame.
     """
 
     file: str
@@ -44,7 +44,8 @@ class Fault:
     line: int = 0
 
     def __str__(self) -> str:
-        where = f"{self.file} line {self.line}" if self.line else self.file
+        unit = "row" if self.file.endswith(".parquet") else "line"
+        where = f"{self.file} {unit} {self.line}" if self.line else self.file
         return f"{where}, {self.record}: {self.message}" if self.record else f"{where}: {self.message}"
 
 
@@ -58,6 +59,7 @@ class Counts:
         bare: Those without any condition in words: full-text and image-only show the same of them.
         images: The different diagrams.
         types: Problems of each type; those without one are not in it.
+        versions: Problems that have each version; MathVerse only.
     """
 
     problems: int = 0
@@ -65,6 +67,7 @@ class Counts:
     bare: int = 0
     images: int = 0
     types: Counter[str] = field(default_factory=Counter[str])
+    versions: Counter[str] = field(default_factory=Counter[str])
 
     def add(self, problem: Problem, *, bare: bool) -> None:
         """Count one problem."""

@@ -1,0 +1,172 @@
+"""MathVerse (`AI4Math/MathVerse`): each problem in up to six versions, from Hugging Face's parquet or JSON.
+
+```
+--data testmini.parquet                a file, parquet or JSON, `testmini` or `testmini_text_only`
+--data FOLDER                          all parquet files below it that are MathVerse's; else its JSON files
+--data AI4Math/MathVerse               the parquet files from the Hugging Face hub
+```
+
+One `Problem` for each `problem_index`; its versions are its views, each with the words (`question`) and the image that
+its row has, so that pairing and clustering by problem come for free. `Problem.question` is `question_for_eval`, the
+whole text with its choices, which the judge reads; rows without it (`testmini_text_only`) have their `question` for it.
+
+Where this differs from the original, which asks what it finds row by row: rows that are faulty or there twice are
+named; a gold answer or a whole text that differs between versions is kept for each version. Of a row with neither a
+gold answer nor a known question type, `modgap data check` tells; it is asked, and graded `error` or as free-form.
+
+Images stay encoded until they are asked; versions that show the same image share its bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from modgap.core.errors import UserError
+from modgap.core.mathverse_grading import Case, grade_by_rule
+from modgap.core.problem import Problem
+from modgap.core.view import ALL_VIEWS, VERSION_VIEWS
+from modgap.datasets.faults import Counts, Fault, Progress, Report, image_faults
+from modgap.datasets.mathverse_rows import Row, files_of, line_of, scan, take_images
+
+
+def read(path: str | Path, split: str = "test", limit: int | None = None) -> Iterator[Problem]:
+    """The problems, in the order in which they first appear.
+
+    Args:
+        path: A file, a folder, or a hub id; see the module.
+        split: `test`; MathVerse has nothing to train on.
+        limit: Only the first so many problems, with all of their versions.
+
+    Raises:
+        UserError: There is no such data, the hub cannot be reached, or a row is faulty; the message names it.
+    """
+    if split != "test":
+        raise UserError(f"MathVerse has no {split} split: it is for measuring only; train on another data set.")
+    rows: list[Row] = []
+    for item in scan(files_of(path)):
+        if isinstance(item, Fault):
+            if item.severity == "error":
+                raise UserError(f"{item}. `modgap data check {path} --benchmark mathverse` names every fault.")
+        else:
+            rows.append(item)
+    groups = list(_by_problem(rows).items())[:limit]
+    take_images([row for _, of_problem in groups for row in of_problem])
+    for index, (name, of_problem) in enumerate(groups):
+        yield _problem(name, of_problem, index)
+
+
+def check(path: str | Path, progress: Progress | None = None) -> Report:
+    """Everything that is wrong with the data, and how many problems and versions it holds; each image is decoded.
+
+    Args:
+        path: As in `read`.
+        progress: Told how many images are decoded.
+
+    Raises:
+        UserError: There is no such data.
+    """
+    report, counts = Report(Path(path)), Counts()
+    rows: list[Row] = []
+    for item in scan(files_of(path)):
+        report.faults.append(item) if isinstance(item, Fault) else rows.append(item)
+    take_images(rows)
+    groups = _by_problem(rows)
+    for index, (name, of_problem) in enumerate(groups.items()):
+        counts.add(_problem(name, of_problem, index), bare=False)
+        counts.versions.update(row.view for row in of_problem)
+        report.faults += _problem_faults(name, of_problem)
+    counts.versions = Counter({view: counts.versions[view] for view in ALL_VIEWS if counts.versions[view]})
+    report.faults += _image_faults(rows, counts, progress)
+    unpaired = [
+        name
+        for name, of_problem in groups.items()
+        if len({ALL_VIEWS[r.view].side for r in of_problem} - {"control"}) < 2
+    ]
+    if unpaired:
+        some = f"{', '.join(unpaired[:3])}{' ...' if len(unpaired) > 3 else ''}"
+        message = f"{len(unpaired)} problems lack one side of the gap ({some}): no gap can be measured on them"
+        report.faults.append(Fault(report.path.name, "", "unpaired", message, "warning"))
+    if not rows and report.ok:
+        report.faults.append(Fault(report.path.name, "", "empty", "holds no problem"))
+    report.splits["testmini"] = counts
+    report.faults.sort(key=lambda fault: (fault.file, fault.line or math.inf))
+    return report
+
+
+# ---- problems ------------------------------------------------------------------------------------------------------
+
+
+def _by_problem(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.problem, []).append(row)
+    order = {view: position for position, view in enumerate(ALL_VIEWS)}
+    return {name: sorted(of_problem, key=lambda row: order[row.view]) for name, of_problem in groups.items()}
+
+
+def _problem(name: str, rows: list[Row], index: int) -> Problem:
+    """A problem from its rows, Text Dominant first where it is there."""
+    first = rows[0]
+    images = {row.view: row.image for row in rows if isinstance(row.image, Path | bytes) and row.view in VERSION_VIEWS}
+    return Problem(
+        id=name,
+        question=first.whole,
+        answer=first.answer,
+        image=next(iter(images.values()), None),
+        type=": ".join(part for part in (first.subject, first.subfield) if part),
+        index=index,
+        prompts={row.view: row.question for row in rows},
+        images=images,
+        question_type=first.question_type,
+        subject=first.subject,
+        questions={row.view: row.whole for row in rows if row.whole != first.whole},
+        answers={row.view: row.answer for row in rows if row.answer != first.answer},
+    )
+
+
+def _problem_faults(name: str, rows: list[Row]) -> Iterator[Fault]:
+    """What is wrong with a problem's gold answers and types: each is graded by the grader that will grade the model."""
+    file, line = rows[0].file.name, line_of(rows[0].file, rows[0].number)
+    for row in rows:
+        if not row.answer.strip():
+            yield Fault(
+                row.file.name, name, "gold-missing", f"{row.view} has no answer", line=line_of(row.file, row.number)
+            )
+    if len(golds := dict.fromkeys(row.answer.strip() for row in rows)) > 1:
+        words = f"the answer differs between versions ({', '.join(map(repr, golds))}): each is graded by its own"
+        yield Fault(file, name, "golds-differ", words, "warning", line)
+    if len(kinds := dict.fromkeys(row.question_type for row in rows)) > 1:
+        yield Fault(file, name, "types-differ", f"is {' and '.join(kinds)}, by version: make it one", line=line)
+    for gold, row in {row.answer: row for row in rows if row.answer.strip()}.items():
+        own = grade_by_rule(Case(f"\\boxed{{{gold}}}", gold, row.whole, row.question_type))
+        if own.answer is not None and getattr(own, "stage", "") == "gold":
+            message = f"the answer {gold!r} names no choice of the question, so nothing can be graded by it"
+            yield Fault(row.file.name, name, "gold-unreadable", message, line=line_of(row.file, row.number))
+
+
+def _image_faults(rows: Iterable[Row], counts: Counts, progress: Progress | None) -> Iterator[Fault]:
+    shown: dict[Path | bytes, list[Row]] = {}
+    for row in rows:
+        if row.view not in VERSION_VIEWS:
+            continue
+        if not isinstance(row.image, Path | bytes):
+            yield Fault(
+                row.file.name,
+                row.problem,
+                "image-absent",
+                f"{row.view} has no image",
+                line=line_of(row.file, row.number),
+            )
+        elif isinstance(row.image, Path) and not row.image.is_file():
+            message = f"the image {row.image} of {row.view} is absent"
+            yield Fault(row.file.name, row.problem, "image-absent", message, line=line_of(row.file, row.number))
+        else:
+            shown.setdefault(row.image, []).append(row)
+    counts.images = len(shown)
+    for of_image, reason in zip(shown.values(), image_faults(shown, len(shown), progress), strict=True):
+        for row in of_image if reason else ():
+            message = f"the image of {row.view} {reason}"
+            yield Fault(row.file.name, row.problem, "image-broken", message, line=line_of(row.file, row.number))

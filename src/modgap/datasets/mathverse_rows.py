@@ -1,0 +1,280 @@
+"""The rows of MathVerse's files, parquet or JSON, local or from the Hugging Face hub, and what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modgap.core.errors import UserError
+from modgap.core.mathverse_grading import MULTI_CHOICE
+from modgap.core.view import VERSIONS
+from modgap.datasets.faults import Fault, json_type
+
+HUB_ID = "AI4Math/MathVerse"
+FREE_FORM = "free-form"
+_NEEDED = ("problem_index", "problem_version", "question", "answer", "question_type")
+_TAKEN = (*_NEEDED, "question_for_eval", "metadata")
+_JSON = (".json", ".jsonl")
+_BATCH = 64
+"""Rows of a parquet file whose images are held at once while they are sorted out."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One sound row.
+
+    Attributes:
+        file: The file that it is in.
+        number: Which row of it, from 1.
+        problem: Its `problem_index`.
+        view: The view that its version is.
+        question: The version's own words.
+        whole: `question_for_eval`, or `question` where the row has none.
+        answer: Its gold answer.
+        question_type: `multi-choice` or `free-form`.
+        subject: Of the problem.
+        subfield: Of the problem.
+        image: Its image; of parquet files only after `take_images`.
+    """
+
+    file: Path
+    number: int
+    problem: str
+    view: str
+    question: str
+    whole: str
+    answer: str
+    question_type: str
+    subject: str
+    subfield: str
+    image: Path | bytes | str | None = None
+
+
+# ---- where it lies -------------------------------------------------------------------------------------------------
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The files of MathVerse that a path means; a hub id is fetched, or found in the hub's cache.
+
+    Raises:
+        UserError: There is nothing of the kind.
+    """
+    place = Path(path)
+    if not place.exists():
+        place = _from_hub(str(path))
+    if place.is_file():
+        if place.suffix not in (".parquet", *_JSON):
+            raise UserError(f"{place} is neither parquet nor JSON: give MathVerse's testmini.parquet or testmini.json.")
+        return [place]
+    found = [file for file in sorted(place.rglob("*.parquet")) if "problem_version" in _columns(file)]
+    found = found or [file for file in sorted(place.rglob("*")) if file.suffix in _JSON and _is_mathverse(file)]
+    if not found:
+        raise UserError(
+            f"{place} holds no MathVerse: give a folder with its parquet files (a column problem_version), its JSON "
+            f"files, or {HUB_ID}."
+        )
+    return found
+
+
+def _from_hub(name: str) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise UserError(f"{name} does not exist: give a parquet or JSON file of MathVerse's, a folder, or {HUB_ID}.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"]))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{name} is no local path and could not be fetched from the Hugging Face hub ({reason}): check the name "
+            "and the network, or copy its parquet files here and give their folder as --data."
+        ) from error
+
+
+def _columns(file: Path) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(file).names
+    except (pa.ArrowInvalid, OSError):
+        return ["problem_version"]  # broken: reading says so
+
+
+def _is_mathverse(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return b'"problem_version"' in opened.read(65_536)
+
+
+# ---- the rows ------------------------------------------------------------------------------------------------------
+
+
+def scan(files: Iterable[Path]) -> Iterator[Row | Fault]:
+    """Every sound row and every fault of the rows by themselves, in the order of the files."""
+    seen: dict[tuple[str, str], str] = {}
+    for file in files:
+        records = _parquet_records(file) if file.suffix == ".parquet" else _json_records(file)
+        for number, record in enumerate(records, start=1):
+            if isinstance(record, Fault):
+                yield record
+                continue
+            row, faults = _row(file, number, record)
+            yield from faults
+            if row is None:
+                continue
+            key = (row.problem, row.view)
+            where = f"{file.name} row {number}"
+            if key in seen:
+                message = f"the version {row.view} stands in {seen[key]} already: remove one of the two"
+                yield Fault(file.name, row.problem, "duplicate-version", message, line=line_of(file, number))
+            else:
+                seen[key] = where
+                yield row
+
+
+def _parquet_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
+    """The rows of a parquet file, without their images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+        names = set(table.schema_arrow.names)
+        if missing := [name for name in _NEEDED if name not in names]:
+            yield Fault(file.name, "", "missing-key", f"has no column {', '.join(missing)}: is it MathVerse's?")
+            return
+        for batch in table.iter_batches(1024, columns=[name for name in _TAKEN if name in names]):
+            yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = " ".join(str(error).split())
+        yield Fault(file.name, "", "malformed", f"is no parquet that can be read ({reason}): copy it again")
+
+
+def _json_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+        found = (
+            [json.loads(line) for line in text.split("\n") if line.strip()]
+            if file.suffix == ".jsonl"
+            else json.loads(text)
+        )
+    except (ValueError, RecursionError) as error:
+        yield Fault(file.name, "", "malformed", f"is no JSON that can be read ({error}): copy it again")
+        return
+    if not isinstance(found, list):
+        yield Fault(file.name, "", "wrong-type", f"is {json_type(found)}, not a list of rows")
+        return
+    for number, record in enumerate(found, start=1):
+        if isinstance(record, dict):
+            yield record
+        else:
+            yield Fault(
+                file.name, "", "not-an-object", f"is {json_type(record)}, not an object", line=line_of(file, number)
+            )
+
+
+def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None, list[Fault]]:
+    """A row, if it is of use, and what is wrong with it."""
+    faults: list[Fault] = []
+    name = _name(record.get("problem_index"))
+
+    def fault(kind: str, message: str, *, fatal: bool = True) -> None:
+        faults.append(Fault(file.name, name, kind, message, "error" if fatal else "warning", line_of(file, number)))
+
+    texts: dict[str, str] = {}
+    for key in ("problem_version", "question", "answer", "question_type", "question_for_eval"):
+        value = record.get(key)
+        if key in _NEEDED and key not in record:
+            fault("missing-key", f"{key} is missing")
+        elif isinstance(value, str) or (value is None and key != "problem_version"):
+            texts[key] = value or ""
+        else:
+            fault("wrong-type", f"{key} is {json_type(value)}, not a string")
+    if not name:
+        fault("missing-key", "problem_index is missing")
+    if faults:
+        return None, faults
+    version = next((v for v in VERSIONS if v.lower() == texts["problem_version"].strip().lower()), None)
+    if version is None:
+        fault("version", f"the version {texts['problem_version']!r} is not known; known are {', '.join(VERSIONS)}")
+        return None, faults
+    if not (whole := texts["question_for_eval"] or texts["question"]).strip():
+        fault("empty", "has neither question nor question_for_eval")
+        return None, faults
+    if not texts["question"].strip() and version != "Vision Only":
+        fault("empty", f"{version} has no question of its own; only Vision Only may leave it to the image", fatal=False)
+    if texts["question_type"] not in (MULTI_CHOICE, FREE_FORM):
+        fault(
+            "question-type",
+            f"the question type {texts['question_type']!r} is not known: graded as {FREE_FORM}",
+            fatal=False,
+        )
+    metadata = record.get("metadata")
+    about = metadata if isinstance(metadata, dict) else {}
+    return Row(
+        file, number, name, VERSIONS[version], texts["question"], whole, texts["answer"],
+        MULTI_CHOICE if texts["question_type"] == MULTI_CHOICE else FREE_FORM,
+        str(about.get("subject") or ""), str(about.get("subfield") or ""), record.get("image"),
+    ), faults  # fmt: skip
+
+
+def line_of(file: Path, number: int) -> int:
+    """Where a row is, for a `Fault`: a row of a JSON list stands in no line that is known."""
+    return 0 if file.suffix == ".json" else number
+
+
+def _name(value: Any) -> str:
+    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+# ---- images --------------------------------------------------------------------------------------------------------
+
+
+def take_images(rows: Iterable[Row]) -> None:
+    """Give rows their images, encoded; those of parquet files are read a few rows at a time, and equal ones shared."""
+    kept: dict[bytes, bytes] = {}
+    wanted: dict[Path, dict[int, Row]] = {}
+    for row in rows:
+        if row.file.suffix == ".parquet":
+            wanted.setdefault(row.file, {})[row.number] = row
+        else:
+            row.image = _image(row.file.parent, row.image)
+    for file, by_number in wanted.items():
+        for number, value in _parquet_images(file, by_number):
+            image = _image(file.parent, value)
+            if isinstance(image, bytes):
+                image = kept.setdefault(hashlib.blake2b(image, digest_size=16).digest(), image)
+            by_number[number].image = image
+
+
+def _parquet_images(file: Path, wanted: Mapping[int, Row]) -> Iterator[tuple[int, Any]]:
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(file)
+    if "image" not in table.schema_arrow.names:
+        return
+    number, last = 0, max(wanted)
+    for batch in table.iter_batches(_BATCH, columns=["image"]):
+        for value in batch.column(0):
+            number += 1
+            if number in wanted:
+                yield number, value.as_py()
+        if number >= last:
+            return
+
+
+def _image(folder: Path, value: Any) -> Path | bytes | None:
+    """An image as parquet or JSON has it: bytes, `{bytes, path}`, or a path beside the file or in `images/` there."""
+    if isinstance(value, Mapping):
+        return value.get("bytes") or _image(folder, value.get("path"))
+    if isinstance(value, bytes):
+        return value or None
+    if not isinstance(value, str) or not value.strip():
+        return None
+    beside = folder / value
+    return folder / "images" / value if not beside.is_file() and (folder / "images" / value).is_file() else beside
