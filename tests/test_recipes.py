@@ -62,10 +62,11 @@ def test_settings_of_every_stage_are_the_papers(name: str) -> None:
         ("kl-forward", {"settings.kl_estimator": "forward"}),
         ("kl-full-vocab", {"settings.kl_estimator": "full_vocab"}),
         ("kl-unclamped", {"settings.kl_clamp": "none"}),
+        ("kl-strong", {"settings.kl_coef": 0.1}),
         ("full-text-continued", {"contrastive": False}),
     ],
 )
-@pytest.mark.parametrize("assignments", [(), ("steps=7", "lr=1e-4", "stage2.kl_coef=0.1")], ids=["paper", "set"])
+@pytest.mark.parametrize("assignments", [(), ("steps=7", "lr=1e-4", "stage2.dual_clip=5")], ids=["paper", "set"])
 def test_a_kl_variant_is_kl_but_for_one_thing_in_its_second_stage(
     name: str, change: dict[str, Any], assignments: tuple[str, ...]
 ) -> None:

@@ -126,8 +126,8 @@ def train(
     """Train a model with a recipe.
 
     Args:
-        recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; kl-forward, kl-full-vocab, kl-unclamped or
-            full-text-continued.
+        recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; to take the KL apart kl-forward,
+            kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or full-text-continued.
         data: The data set; its train split is trained on.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
         out: Run folder; stages go to its stage1, stage2 and so on.
@@ -319,7 +319,7 @@ def study(
         data: The data set: train split for training, test split for measuring.
         model: The base model of every recipe.
         recipes: Comma-separated: full-text, no-text, mix, curriculum, kl, kl-curriculum; kl-forward, kl-full-vocab,
-            kl-unclamped, full-text-continued.
+            kl-unclamped, kl-strong, kl-forward-strong, full-text-continued.
         out: Study folder; an interrupted study goes on there.
         engine: What trains.
         eval_engine: What answers.

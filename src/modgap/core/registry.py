@@ -18,6 +18,8 @@ RECIPES: dict[str, str] = {
     "kl-forward": "modgap.recipes.kl_variants:kl_forward",
     "kl-full-vocab": "modgap.recipes.kl_variants:kl_full_vocab",
     "kl-unclamped": "modgap.recipes.kl_variants:kl_unclamped",
+    "kl-strong": "modgap.recipes.kl_variants:kl_strong",
+    "kl-forward-strong": "modgap.recipes.kl_variants:kl_forward_strong",
     "full-text-continued": "modgap.recipes.kl_variants:full_text_continued",
 }
 DATASETS: dict[str, str] = {

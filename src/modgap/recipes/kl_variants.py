@@ -34,6 +34,18 @@ def kl_unclamped() -> Recipe:
     return _variant("kl-unclamped", "kl, without the clamp of its KL", kl_clamp="none")
 
 
+def kl_strong() -> Recipe:
+    """`kl` at ten times the paper's coefficient."""
+    return _variant("kl-strong", "kl, with ten times its coefficient", kl_coef=0.1)
+
+
+def kl_forward_strong() -> Recipe:
+    """`kl-forward` at ten times the paper's coefficient: close to fine-tuning the image-only view on its own answers."""
+    return _variant(
+        "kl-forward-strong", "kl-forward, with ten times its coefficient", kl_estimator="forward", kl_coef=0.1
+    )
+
+
 def full_text_continued() -> Recipe:
     """`kl` without its contrastive term: the control that its second stage is to be compared with."""
     first, second = kl().stages
