@@ -8,6 +8,9 @@ A sample depends on its seed and on the logits alone: its uniform numbers are dr
 the first step, one for each token, and pick the token by the inverse of the distribution function in fp32. (What else
 is in the batch can only change the logits' last bits.)
 
+Two loops call the same step: `sample_batch` here, whose shapes grow with the responses and shrink as they end, and
+the one in `static.py`, whose shapes stay, so that a GPU can replay the step as a CUDA graph.
+
 Legend: P prompts, G samples of each, K key heads, R query heads for each of them, S prefix, T tokens so far, D head.
 """
 
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -55,6 +58,27 @@ def pick(logps_BV: Tensor, uniform_B: Tensor) -> Tensor:
     return torch.searchsorted(cdf, target, right=True)[:, 0]
 
 
+KeysValues = list[tuple[Tensor, Tensor]]
+
+
+def padding_bias(lengths_P: Tensor, width: int) -> Tensor:
+    """`[P, 1, 1, 1, width]` fp32, minus infinity from each length on."""
+    padding = torch.arange(width, device=lengths_P.device) >= lengths_P[:, None]
+    return torch.zeros(padding.shape, device=padding.device).masked_fill(padding, -torch.inf)[:, None, None, None]
+
+
+class Cache(Protocol):
+    """What a step needs of a cache; see `_Cache` and `static.py`."""
+
+    prefix: KeysValues
+    bias: Tensor
+    later: Tensor | None
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put one token's keys and values `[P, K, G, D]` in their place; returns those that the step sees."""
+        ...
+
+
 class _Cache:
     """Keys and values of the prefixes and of what has been sampled, for each layer.
 
@@ -62,18 +86,28 @@ class _Cache:
         prefix: For each layer keys and values `[P, K, S, D]`.
         added: For each layer keys and values `[P, K, G, room, D]`.
         bias: `[P, 1, 1, 1, S]`, minus infinity on padding.
+        width: How many of the added tokens a step sees.
+        later: `[width]`, minus infinity on tokens that are not there yet; `None` where all are there.
     """
 
-    def __init__(self, prefix: list[tuple[Tensor, Tensor]], lengths_P: Tensor, samples: int, room: int) -> None:
+    def __init__(self, prefix: KeysValues, lengths_P: Tensor, samples: int, room: int) -> None:
         self.prefix = prefix
         keys = prefix[0][0]
-        padding = torch.arange(keys.shape[2], device=keys.device) >= lengths_P[:, None]
-        self.bias = torch.zeros(padding.shape, device=keys.device).masked_fill(padding, -torch.inf)[:, None, None, None]
+        self.bias = padding_bias(lengths_P, keys.shape[2])
         shape = (keys.shape[0], keys.shape[1], samples, room, keys.shape[3])
         self.added = [(keys.new_empty(shape), keys.new_empty(shape)) for _ in prefix]
+        self.width = 0
+        self.later: Tensor | None = None
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put one token's keys and values `[P, K, G, D]` in their place; returns those that the step sees."""
+        keys, values = self.added[layer]
+        keys[:, :, :, self.width - 1], values[:, :, :, self.width - 1] = k, v
+        return keys[:, :, :, : self.width], values[:, :, :, : self.width]
 
     def reserve(self, tokens: int) -> None:
-        """Make room for so many tokens a sample."""
+        """Make room for so many tokens a sample; the next step writes the last of them."""
+        self.width = tokens
         room = self.added[0][0].shape[3]
         if tokens > room:
             extra = max(tokens - room, room)
@@ -100,34 +134,55 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def _step(policy: Policy, tokens_PG: Tensor, cache: _Cache, t: int, cos_PD: Tensor, sin_PD: Tensor) -> Tensor:
-    """Logits `[P*G, V]` after one more token for each sample, written at place t."""
+def decode_step(policy: Policy, tokens_PG: Tensor, cache: Cache, cos_PD: Tensor, sin_PD: Tensor) -> Tensor:
+    """Logits `[P*G, V]` after one more token for each sample, which the cache takes in."""
     decoder = policy.decoder
     P, G = tokens_PG.shape
     cos, sin = cos_PD[:, None, None, None], sin_PD[:, None, None, None]
     x = decoder.embed_tokens(tokens_PG.reshape(-1))
-    for layer, (prefix_k, prefix_v), (added_k, added_v) in zip(decoder.layers, cache.prefix, cache.added, strict=True):
+    for number, (layer, (prefix_k, prefix_v)) in enumerate(zip(decoder.layers, cache.prefix, strict=True)):
         attention = layer.self_attn
         K, S, D = prefix_k.shape[1:]
         h = layer.input_layernorm(x)
         q = _rotate(attention.q_proj(h).view(P, G, K, -1, D), cos, sin).transpose(1, 2)  # P K G R D
         k = _rotate(attention.k_proj(h).view(P, G, K, 1, D), cos, sin)[..., 0, :]
-        added_k[:, :, :, t] = k.transpose(1, 2)
-        added_v[:, :, :, t] = attention.v_proj(h).view(P, G, K, D).transpose(1, 2)
+        v = attention.v_proj(h).view(P, G, K, D)
+        added_k, added_v = cache.write(number, k.transpose(1, 2), v.transpose(1, 2))
         R = q.shape[3]
-        scores_prefix = (q.reshape(P, K, G * R, D) @ prefix_k.transpose(-1, -2)).view(P, K, G, R, S).float()
-        scores_added = (q @ added_k[:, :, :, : t + 1].transpose(-1, -2)).float()
         scale = attention.scaling
-        weights = torch.cat((scores_prefix * scale + cache.bias, scores_added * scale), dim=-1).softmax(-1).to(q.dtype)
+        scores_prefix = (q.reshape(P, K, G * R, D) @ prefix_k.transpose(-1, -2)).view(P, K, G, R, S).float() * scale
+        scores_added = (q @ added_k.transpose(-1, -2)).float() * scale
+        if cache.later is not None:
+            scores_added = scores_added + cache.later
+        weights = torch.cat((scores_prefix + cache.bias, scores_added), dim=-1).softmax(-1).to(q.dtype)
         out = (weights[..., :S].reshape(P, K, G * R, S) @ prefix_v).view(P, K, G, R, D)
-        out = out + weights[..., S:] @ added_v[:, :, :, : t + 1]
+        out = out + weights[..., S:] @ added_v
         x = x + attention.o_proj(out.transpose(1, 2).reshape(P * G, -1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     return policy.head(decoder.norm(x))
 
 
-def _prefill(policy: Policy, prompts: Sequence[EncodedPrompt]) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """Keys and values of the prompts for each layer, and the logits `[P, V]` after their last token."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A batch of prompts after their prefill.
+
+    Attributes:
+        prefix: Keys and values of the prompts for each layer, `[P, K, S, D]`.
+        logits: `[P, V]`, after the last token.
+        lengths: `[P]`.
+        cos: Cosines `[P, n, D]` of the n positions that follow.
+        sin: Their sines.
+    """
+
+    prefix: KeysValues
+    logits: Tensor
+    lengths: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
+def begin(policy: Policy, prompts: Sequence[EncodedPrompt], n: int) -> Start:
+    """Run the prompts, each once, and make ready for n new tokens."""
     from transformers import DynamicCache
 
     features = policy.image_features(prompts)
@@ -136,9 +191,17 @@ def _prefill(policy: Policy, prompts: Sequence[EncodedPrompt]) -> tuple[list[tup
     hidden = policy.decoder(
         inputs_embeds=embeds, position_ids=positions, attention_mask=None, past_key_values=cache, use_cache=True
     ).last_hidden_state
-    last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=hidden.device)
-    logits = policy.head(hidden[torch.arange(len(prompts), device=hidden.device), last])
-    return [(layer.keys, layer.values) for layer in cache.layers], logits
+    device = hidden.device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    logits = policy.head(hidden[torch.arange(len(prompts), device=device), lengths - 1])
+    prefix = [(layer.keys, layer.values) for layer in cache.layers]
+    start = torch.tensor([prompt.next_position for prompt in prompts], device=device)
+    cos, sin = _rotary_table(policy, start, n, embeds)  # in the type that scoring has them in
+    cos, sin = cos.to(prefix[0][0].dtype), sin.to(prefix[0][0].dtype)
+    if torch.is_autocast_enabled(device.type):  # each step's products would cast them, to the same bits
+        half = torch.get_autocast_dtype(device.type)
+        prefix = [(k.to(half), v.to(half)) for k, v in prefix]
+    return Start(prefix, logits, lengths, cos, sin)
 
 
 def _rotary_table(policy: Policy, start_P: Tensor, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,6 +209,12 @@ def _rotary_table(policy: Policy, start_P: Tensor, n: int, like: Tensor) -> tupl
     positions = (start_P[:, None] + torch.arange(n, device=start_P.device)).expand(3, -1, -1)
     cos, sin = policy.decoder.rotary_emb(like, positions)
     return (cos[0], sin[0]) if cos.ndim == 4 else (cos, sin)
+
+
+def flat_seeds(seeds: Sequence[Sequence[int]]) -> list[int]:
+    """The seeds of all rows, as many for each prompt: a prompt with fewer samples repeats its last one."""
+    widest = max(len(row) for row in seeds)
+    return [row[min(g, len(row) - 1)] for row in seeds for g in range(widest)]
 
 
 def sample_batch(
@@ -157,24 +226,21 @@ def sample_batch(
 ) -> list[list[tuple[Tensor, Tensor]]]:
     """Tokens and their log-probabilities for one batch of prompts; see `Policy.generate`."""
     P, G = len(prompts), max(len(row) for row in seeds)
-    flat = [row[min(g, len(row) - 1)] for row in seeds for g in range(G)]  # a short row repeats its last sample
     device = policy.device
-    noise = uniforms(flat, max_new_tokens).to(device) if temperature > 0 else None
+    noise = uniforms(flat_seeds(seeds), max_new_tokens).to(device) if temperature > 0 else None
     eos = torch.tensor(policy.eos_token_ids, device=device)
     tokens = torch.zeros(P * G, max_new_tokens, dtype=torch.long, device=device)
     logps = torch.zeros(P * G, max_new_tokens, device=device)
 
-    prefix, logits = _prefill(policy, prompts)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    start = torch.tensor([prompt.next_position for prompt in prompts], device=device)
-    cos, sin = _rotary_table(policy, start, max_new_tokens, logits)
-    cos, sin = cos.to(prefix[0][0].dtype), sin.to(prefix[0][0].dtype)
-    cache = _Cache(prefix, lengths, G, min(64, max_new_tokens))
-    logits = logits[:, None].expand(P, G, -1).reshape(P * G, -1)
+    start = begin(policy, prompts, max_new_tokens)
+    cos, sin = start.cos, start.sin
+    cache = _Cache(start.prefix, start.lengths, G, min(64, max_new_tokens))
+    logits = start.logits[:, None].expand(P, G, -1).reshape(P * G, -1)
     slot = torch.arange(P * G, device=device).view(P, G)
     done = torch.zeros(P, G, dtype=torch.bool, device=device)
     look_every = 1 if device.type == "cpu" else 8  # looking makes a GPU wait
 
+    t = 0
     for t in range(max_new_tokens):
         logps_BV = policy.token_logps(logits, temperature or 1.0)
         rows = slot.view(-1)
@@ -197,16 +263,31 @@ def sample_batch(
                 token, slot, done = (x[kept].gather(1, chosen) for x in (token, slot, done))
                 cos, sin = cos[kept], sin[kept]
         cache.reserve(t + 1)
-        logits = _step(policy, token, cache, t, cos[:, t], sin[:, t])
+        logits = decode_step(policy, token, cache, cos[:, t], sin[:, t])
+    return cut(tokens, logps, t + 1, eos, seeds)
 
-    ended = torch.isin(tokens, eos)
-    ended &= torch.arange(max_new_tokens, device=device) <= t
-    first = torch.where(ended.any(1), ended.int().argmax(1), max_new_tokens - 1)
-    samples = [
-        (ids[:n].clone(), scores[:n].clone())
-        for ids, scores, n in zip(tokens.cpu(), logps.cpu(), (first + 1).tolist(), strict=True)
-    ]
-    return [samples[p * G : p * G + len(row)] for p, row in enumerate(seeds)]
+
+def cut(
+    tokens: Tensor, logps: Tensor, n: int, eos: Tensor, seeds: Sequence[Sequence[int]]
+) -> list[list[tuple[Tensor, Tensor]]]:
+    """Each sample up to the token that ended it.
+
+    Args:
+        tokens: `[P*G, max new tokens]`.
+        logps: Their log-probabilities.
+        n: How many have been sampled of the longest.
+        eos: The ids that end a sample.
+        seeds: For each prompt the seeds of its samples: how many samples are wanted.
+
+    Returns:
+        For each prompt its samples' tokens and log-probabilities, on the CPU.
+    """
+    tokens, logps = tokens[:, :n].cpu(), logps[:, :n].cpu()
+    ended = torch.isin(tokens, eos.cpu())
+    first = torch.where(ended.any(1), ended.int().argmax(1) + 1, n).tolist()
+    samples = [(ids[:m].clone(), scores[:m].clone()) for ids, scores, m in zip(tokens, logps, first, strict=True)]
+    widest = len(samples) // len(seeds)
+    return [samples[p * widest : p * widest + len(row)] for p, row in enumerate(seeds)]
 
 
 def rows_at_once(policy: Policy, prompt_tokens: int, max_new_tokens: int) -> int:

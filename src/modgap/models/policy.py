@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.encode import EncodedPrompt, Encoder
 from modgap.models.save import save_folder
+from modgap.models.static import StaticSampler, wanted
 from modgap.models.vision import encode_images
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Policy:
         self.banned_token_ids: list[int] = [model.config.image_token_id, model.config.video_token_id]
         self.default_temperature: float = defaults.temperature if defaults.temperature is not None else 1.0
         self.default_max_new_tokens: int | None = defaults.max_new_tokens
+        self._banned = torch.tensor(self.banned_token_ids, dtype=torch.long)
+        self._static: StaticSampler | None = None
 
     @property
     def device(self) -> torch.device:
@@ -153,8 +156,9 @@ class Policy:
     def token_logps(self, logits: Tensor, temperature: float) -> Tensor:
         """Log-probabilities in fp32 of logits / temperature, with the banned ids at minus infinity."""
         logits = logits.float() / temperature
-        banned = torch.tensor(self.banned_token_ids, dtype=torch.long, device=logits.device)
-        return logits.index_fill(-1, banned, -torch.inf).log_softmax(-1)
+        if self._banned.device != logits.device:  # moved once: a copy from the CPU makes a GPU wait
+            self._banned = self._banned.to(logits.device)
+        return logits.index_fill(-1, self._banned, -torch.inf).log_softmax(-1)
 
     def logprobs(
         self,
@@ -277,6 +281,7 @@ class Policy:
         temperature: float | None = None,
         max_new_tokens: int | None = None,
         max_rows: int | None = None,
+        graphs: bool | None = None,
     ) -> list[list[Generated]]:
         """Sample responses.
 
@@ -286,6 +291,8 @@ class Policy:
             temperature: 0 is greedy; the model's own by default.
             max_new_tokens: Most tokens of a response; the model's own by default.
             max_rows: Most samples in one batch; by default what memory allows.
+            graphs: Take the steps of `static.py`, on a GPU as CUDA graphs; by default on a GPU where the environment
+                has MODGAP_CUDA_GRAPHS=1.
 
         Returns:
             For each prompt its samples, in the order of their seeds.
@@ -298,7 +305,8 @@ class Policy:
         work = [(i, at) for i, row in enumerate(seeds) for at in range(0, len(row), rows)]
         work.sort(key=lambda item: len(prompts[item[0]]))
         out: list[list[Generated]] = [[] for _ in prompts]
-        with self.evaluating():
+        graphs = wanted(self.device) if graphs is None else graphs
+        with self.evaluating(), _casts_kept(self.device):
             while work:
                 batch: list[tuple[int, int]] = []
                 count = widest = 0
@@ -310,10 +318,25 @@ class Policy:
                     batch.append(work.pop(0))
                     count += 1
                 chunk = [seeds[i][at : at + rows] for i, at in batch]
-                sampled = sample_batch(self, [prompts[i] for i, _ in batch], chunk, temperature, limit)
+                sampled = self._sample([prompts[i] for i, _ in batch], chunk, temperature, limit, graphs)
                 for (i, _), row in zip(batch, sampled, strict=True):
                     out[i] += [self._finish(tokens, logps) for tokens, logps in row]
         return out
+
+    def _sample(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        seeds: Sequence[Sequence[int]],
+        temperature: float,
+        limit: int,
+        graphs: bool,
+    ) -> list[list[tuple[Tensor, Tensor]]]:
+        sampled = None
+        if graphs:
+            if self._static is None or self._static.device != self.device:
+                self._static = StaticSampler(self)
+            sampled = self._static.sample(prompts, seeds, temperature, limit)
+        return sample_batch(self, prompts, seeds, temperature, limit) if sampled is None else sampled
 
     def _finish(self, tokens: Tensor, logps: Tensor) -> Generated:
         stopped = int(tokens[-1]) in self.eos_token_ids
@@ -334,6 +357,24 @@ class Policy:
             dtype: Type of the weights; the policy's own by default, so that loading gives the same bits back.
         """
         return save_folder(Path(folder), self.model, self.tokenizer, self.processor, self.source, dtype)
+
+
+@contextmanager
+def _casts_kept(device: torch.device) -> Iterator[None]:
+    """Autocast, if it is on, casts each weight once inside, and forgets the copies afterwards.
+
+    A training step has the copies turned off (one made without gradients would cut the graph of a later pass); sampling
+    would then cast all weights at each token.
+    """
+    kind = device.type
+    if not torch.is_autocast_enabled(kind):
+        yield
+        return
+    try:
+        with torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=True):
+            yield
+    finally:
+        torch.clear_autocast_cache()
 
 
 def _pack_mask(heads: Sequence[EncodedPrompt], tails: Sequence[Sequence[Tensor]], width: int) -> Tensor:

@@ -1,0 +1,354 @@
+"""Sampling with shapes that stay, so that a GPU replays a step as a CUDA graph in the place of launching its kernels.
+
+A step of a small model is a hundred short kernels a layer, and launching them takes longer than running them. Here all
+that a step reads and writes lies at fixed addresses: numbers of prompts, prefix lengths and room for new tokens are
+rounded up to a few sizes, what is not there (yet) is masked, and the step's place is a tensor. The step is that of
+`decode.py`. A size is run twice as it is, then captured, then replayed; on a CPU it is only run, which the tests do.
+
+Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one buffer, and a batch
+that would need more than a twelfth of the GPU's memory is left to `decode.py`. Weights are read where they lie, so that
+an optimizer's steps are seen; if they move (another dtype, another device), the graphs are dropped. If a capture
+fails, that is said once and everything goes on without.
+
+Legend: P prompts, G samples of each, K key heads, S prefix, D head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from modgap.models.decode import KeysValues, Start, begin, cut, decode_step, flat_seeds, padding_bias, pick, uniforms
+
+if TYPE_CHECKING:
+    from modgap.models.encode import EncodedPrompt
+    from modgap.models.policy import Policy
+
+SWITCH = "MODGAP_CUDA_GRAPHS"
+# Of new tokens and of prefixes: room starts at and doubles from the first, prefixes are multiples of the second.
+_ROOM = 128
+_PREFIX = 64
+_ALIGN = 256
+
+
+def wanted(device: torch.device) -> bool:
+    """Whether sampling on a device replays graphs: on a GPU, where the environment says MODGAP_CUDA_GRAPHS=1."""
+    return device.type == "cuda" and os.environ.get(SWITCH, "0") not in ("", "0")
+
+
+def rounded(n: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, ..."""
+    power = 1 << max(0, n - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and n <= power * 3 // 4 else power
+
+
+class _Key(NamedTuple):
+    """What a captured step depends on."""
+
+    prompts: int
+    samples: int
+    prefix: int
+    room: int
+    temperature: float
+    autocast: torch.dtype | None
+
+
+@dataclass
+class _State:
+    """One batch under way, a `decode.Cache` too. Rows lie prompt by prompt; prompts from `count` on are padding."""
+
+    key: _Key
+    count: int
+    first: int
+    logits: Tensor
+    place: Tensor
+    tokens: Tensor
+    logps: Tensor
+    noise: Tensor
+    done: Tensor
+    cos: Tensor
+    sin: Tensor
+    bias: Tensor
+    later: Tensor | None
+    numbers: Tensor
+    prefix: KeysValues
+    added: KeysValues
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.added[layer]
+        keys.index_copy_(3, self.place, k[:, :, :, None].to(keys.dtype))
+        values.index_copy_(3, self.place, v[:, :, :, None].to(values.dtype))
+        return keys, values
+
+
+def advance(policy: Policy, state: _State, eos: Tensor) -> None:
+    """One step, all of it on the device: pick a token for each row, write it down, run the decoder on it."""
+    P, G, temperature, place = state.key.prompts, state.key.samples, state.key.temperature, state.place
+    logps_BV = policy.token_logps(state.logits, temperature or 1.0)
+    noise_B = state.noise.index_select(1, place)[:, 0]
+    token = pick(logps_BV, noise_B) if temperature > 0 else logps_BV.argmax(-1)
+    state.tokens.index_copy_(1, place, token[:, None])
+    state.logps.index_copy_(1, place, logps_BV.gather(-1, token[:, None]))
+    state.done.logical_or_((token[:, None] == eos).any(1))
+    state.later = torch.zeros_like(state.numbers).masked_fill(state.numbers > place, -torch.inf)
+    cos, sin = (table.index_select(1, place)[:, 0] for table in (state.cos, state.sin))
+    state.logits.copy_(decode_step(policy, token.view(P, G), state, cos, sin))
+    place.add_(1)
+
+
+class StaticSampler:
+    """Samples batches for one policy; keep it from one batch to the next.
+
+    Args:
+        policy: The policy.
+        capture: Whether steps become CUDA graphs; by default on a GPU.
+        most_graphs: How many are kept.
+        compact_above: Rows from which on a batch is made smaller once half of its prompts are done.
+    """
+
+    def __init__(
+        self, policy: Policy, capture: bool | None = None, most_graphs: int = 24, compact_above: int = 32
+    ) -> None:
+        self._policy = policy
+        self.capture = policy.device.type == "cuda" if capture is None else capture
+        self._most, self._compact_above = most_graphs, compact_above
+        self._graphs: OrderedDict[_Key, torch.cuda.CUDAGraph | int] = OrderedDict()
+        self._pool: Any = None
+        self._arena = torch.empty(0, dtype=torch.uint8, device=policy.device)
+        self._eos = torch.tensor(policy.eos_token_ids, device=policy.device)
+        self._weights: int | None = None
+        self.replays = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where its buffer is."""
+        return self._arena.device
+
+    @property
+    def graphs(self) -> int:
+        """How many graphs are held."""
+        return sum(not isinstance(graph, int) for graph in self._graphs.values())
+
+    def clear(self) -> None:
+        """Let go of all graphs and of the buffer."""
+        self._graphs.clear()
+        self._pool = None
+        self._arena = torch.empty(0, dtype=torch.uint8, device=self._policy.device)
+
+    def sample(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        seeds: Sequence[Sequence[int]],
+        temperature: float,
+        max_new_tokens: int,
+    ) -> list[list[tuple[Tensor, Tensor]]] | None:
+        """Tokens and their log-probabilities, as `decode.sample_batch` gives them; `None` if the batch is too large."""
+        model = self._policy.model
+        weights = hash(tuple(x.data_ptr() for x in (*model.parameters(), *model.buffers())))
+        if weights != self._weights:
+            self.clear()
+            self._weights = weights
+        try:
+            on = contextlib.nullcontext() if self._arena.device.type == "cpu" else torch.cuda.device(self._arena.device)
+            with on:
+                return self._sample(prompts, seeds, temperature, max_new_tokens)
+        except torch.OutOfMemoryError:
+            self.clear()
+            raise
+
+    def _sample(
+        self, prompts: Sequence[EncodedPrompt], seeds: Sequence[Sequence[int]], temperature: float, limit: int
+    ) -> list[list[tuple[Tensor, Tensor]]] | None:
+        policy, device = self._policy, self._arena.device
+        G = max(len(row) for row in seeds)
+        config = policy.model.config.text_config
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        cached = rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * config.num_key_value_heads * head
+        if cached * 2 * policy.dtype.itemsize * config.num_hidden_layers > _memory_limit(device):
+            return None
+
+        start = begin(policy, prompts, limit)
+        noise = uniforms(flat_seeds(seeds), limit) if temperature > 0 else torch.zeros(len(prompts) * G, limit)
+        noise = noise.to(device)
+        tokens = torch.zeros(len(prompts) * G, limit, dtype=torch.long, device=device)
+        logps = torch.zeros(len(prompts) * G, limit, device=device)
+        kept = torch.arange(len(prompts), device=device)
+        state = self._state(start, kept, noise, G, temperature, 0, min(_ROOM, limit))
+        t = 0
+        look_every = 1 if device.type == "cpu" else 8  # looking makes a GPU wait
+
+        def flush() -> None:
+            rows = _rows(kept, G)
+            tokens[rows, state.first : t] = state.tokens[: rows.numel(), state.first : t]
+            logps[rows, state.first : t] = state.logps[: rows.numel(), state.first : t]
+
+        while t < limit:
+            room, going = state.key.room, kept.new_ones(state.count, dtype=torch.bool)
+            if t and t % look_every == 0:
+                going = ~state.done[: state.count * G].view(state.count, G).all(1)
+            alive = int(going.sum()) if t and t % look_every == 0 else state.count
+            if alive == 0:
+                break
+            P = state.key.prompts
+            smaller = rounded(alive) <= P // 2 and self._compact_above < P * G
+            if smaller or t == room:
+                flush()
+                chosen = going.nonzero()[:, 0]
+                kept = kept[chosen]
+                room = min(2 * room, limit) if t == room else room
+                state = self._state(start, kept, noise, G, temperature, t, room, state, chosen)
+            self._step(state)
+            t += 1
+        flush()
+        return cut(tokens, logps, t, self._eos, seeds)
+
+    # ------------------------------------------------------------------ one step
+
+    def _step(self, state: _State) -> None:
+        with _no_kept_casts(state.place.device):
+            if not self.capture:
+                advance(self._policy, state, self._eos)
+                return
+            found = self._graphs.get(state.key, 0)
+            if isinstance(found, int) and found < 2:  # kernels are loaded and workspaces made before a capture
+                self._graphs[state.key] = found + 1
+                self._graphs.move_to_end(state.key)
+                advance(self._policy, state, self._eos)
+                return
+            if isinstance(found, int):
+                found = self._captured(state)
+                if found is None:
+                    advance(self._policy, state, self._eos)
+                    return
+                self._graphs[state.key] = found
+                while len(self._graphs) > self._most:
+                    self._graphs.popitem(last=False)
+            self._graphs.move_to_end(state.key)
+            found.replay()
+            self.replays += 1
+
+    def _captured(self, state: _State) -> torch.cuda.CUDAGraph | None:
+        """The step as a graph; capturing runs nothing. `None`, and no more tries, if it cannot be captured."""
+        graph = torch.cuda.CUDAGraph()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                advance(self._policy, state, self._eos)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(f"modgap: sampling goes on without CUDA graphs, capturing one failed: {reason}", file=sys.stderr)
+            self.capture = False
+            self._graphs.clear()
+            return None
+        return graph
+
+    # ------------------------------------------------------------------ states
+
+    def _state(
+        self,
+        start: Start,
+        kept: Tensor,
+        noise: Tensor,
+        samples: int,
+        temperature: float,
+        t: int,
+        room: int,
+        old: _State | None = None,
+        chosen: Tensor | None = None,
+    ) -> _State:
+        """A state of the prompts `kept` (in the batch; `chosen` in the old state) with `t` tokens and so much room."""
+        count, G = kept.numel(), samples
+        rows = _rows(kept, G)
+        if old is None:
+            prefix, logits = start.prefix, start.logits[kept].repeat_interleave(G, 0)
+            added = [(k[:, :, None, :0], v[:, :, None, :0]) for k, v in prefix]
+            done = torch.zeros(rows.numel(), dtype=torch.bool, device=rows.device)
+        else:  # copies: the new state lies where the old one does
+            assert chosen is not None
+            prefix = [(k[chosen], v[chosen]) for k, v in old.prefix]
+            added = [(k[chosen, :, :, :t], v[chosen, :, :, :t]) for k, v in old.added]
+            among = _rows(chosen, G)
+            logits, done = old.logits[among], old.done[among]
+        keys = prefix[0][0]
+        K, S, D = keys.shape[1:]
+        P, S = rounded(count), math.ceil(S / _PREFIX) * _PREFIX
+        device = keys.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        key = _Key(P, G, S, room, temperature, autocast)
+
+        small = {
+            "logits": ((P * G, logits.shape[1]), logits.dtype),
+            "place": ((1,), torch.long),
+            "tokens": ((P * G, room), torch.long),
+            "logps": ((P * G, room), torch.float32),
+            "noise": ((P * G, room), torch.float32),
+            "done": ((P * G,), torch.bool),
+            "cos": ((P, room, D), start.cos.dtype),
+            "sin": ((P, room, D), start.sin.dtype),
+            "bias": ((P, 1, 1, 1, S), torch.float32),
+            "numbers": ((room,), torch.float32),
+        }
+        shapes = [(P, K, S, D)] * (2 * len(prefix)) + [(P, K, G, room, D)] * (2 * len(prefix))
+        taken = self._take([*small.values(), *((shape, keys.dtype) for shape in shapes)])
+        fields = dict(zip(small, taken, strict=False))
+        pairs = list(zip(taken[len(small) :: 2], taken[len(small) + 1 :: 2], strict=True))
+        state = _State(key, count, t, later=None, prefix=pairs[: len(prefix)], added=pairs[len(prefix) :], **fields)
+        state.logits[: rows.numel()] = logits
+        state.place.fill_(t)
+        state.noise[: rows.numel()] = noise[rows, :room]
+        state.done.fill_(True)[: rows.numel()] = done
+        state.cos[:count], state.sin[:count] = start.cos[kept, :room], start.sin[kept, :room]
+        state.bias[:count] = padding_bias(start.lengths[kept], S)
+        state.numbers.copy_(torch.arange(room, device=rows.device))
+        for into, pair in zip(state.prefix, prefix, strict=True):
+            for x, y in zip(into, pair, strict=True):
+                x[:count, :, : y.shape[2]] = y
+        if t:
+            for into, pair in zip(state.added, added, strict=True):
+                for x, y in zip(into, pair, strict=True):
+                    x[:count, :, :, :t] = y
+        return state
+
+    def _take(self, layout: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
+        """Zeroed tensors, one after the other in the buffer: the same layout lies at the same addresses."""
+        sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in layout]
+        starts = [0]
+        for size in sizes:
+            starts.append(starts[-1] + math.ceil(size / _ALIGN) * _ALIGN)
+        if starts[-1] > self._arena.numel():
+            self.clear()
+            self._arena = torch.empty(starts[-1], dtype=torch.uint8, device=self._arena.device)
+        self._arena[: starts[-1]].zero_()  # what is masked counts as zero times what lies there: never a NaN
+        return [
+            self._arena[at : at + size].view(dtype).view(shape)
+            for at, size, (shape, dtype) in zip(starts, sizes, layout, strict=False)
+        ]
+
+
+def _rows(prompts: Tensor, samples: int) -> Tensor:
+    return (prompts[:, None] * samples + torch.arange(samples, device=prompts.device)).view(-1)
+
+
+def _memory_limit(device: torch.device) -> float:
+    return torch.cuda.get_device_properties(device).total_memory / 12 if device.type == "cuda" else math.inf
+
+
+@contextlib.contextmanager
+def _no_kept_casts(device: torch.device) -> Iterator[None]:
+    """Autocast, if it is on, casts the weights anew at each step: a graph must not read yesterday's copy."""
+    if not torch.is_autocast_enabled(device.type):
+        yield
+        return
+    with torch.autocast(device.type, torch.get_autocast_dtype(device.type), cache_enabled=False):
+        yield
