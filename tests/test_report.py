@@ -19,7 +19,7 @@ from rich.console import Console
 from browser import CHROMIUM, Browser
 from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
-from modgap.core.view import VIEWS
+from modgap.core.view import ALL_VIEWS
 from modgap.report import export, tables
 from modgap.report.charts import scale
 from modgap.report.collect import collect
@@ -338,7 +338,7 @@ def test_controls_stand_beside_the_two_views_with_what_they_tell(tmp_path: Path)
         ("full-text", "100.0"), ("image-only", "0.0"), ("text-only", "100.0"), ("blank-image", "50.0"),
     ]  # fmt: skip
     assert all(row[2] for row in table.rows)
-    assert set(tables.MEANINGS) == set(VIEWS)
+    assert set(tables.MEANINGS) == set(ALL_VIEWS)
     assert tables.controls_table({"run": summary_of(write_run(tmp_path / "x", {"a": both("c", "w")}))}) is None
 
 

@@ -76,7 +76,7 @@ class Problem:
 
     def image_of(self, view: str = "") -> Path | bytes | None:
         """The image of a view: its own, or the problem's where the views share one."""
-        return self.images.get(view) if self.images else self.image
+        return self.images.get(view) if self.images and view else self.image
 
     def image_bytes(self, view: str = "") -> bytes:
         """The encoded diagram as it lies on disk.

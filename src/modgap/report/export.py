@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modgap.core.record import write_text
 from modgap.report import tables as t
+from modgap.report.cells import Sweep, write_cells
+from modgap.report.seed_tables import as_markdown, seed_tables
 
 _ESCAPES = str.maketrans(
     {
@@ -76,7 +78,24 @@ def csv_text(table: t.Table) -> str:
 
 
 def _plain(cell: str) -> str:
-    return "" if cell in ("–", "—") else cell.replace("−", "-").removeprefix("+")
+    return "" if cell in ("–", "—") else cell.replace("−", "-").removeprefix("+").removesuffix("*")
+
+
+def write_seeds(numbers: Mapping[str, Any], sweeps: Sequence[Sweep], folder: Path) -> list[Path]:
+    """Write the tables over seeds as one Markdown page, and `cells.json`, from which `modgap report` makes it again.
+
+    Args:
+        numbers: As `build_report` returns them.
+        sweeps: What they were made from.
+        folder: Made if need be.
+
+    Returns:
+        The files.
+    """
+    pages = folder / "cells.json", folder / "seeds.md"
+    write_cells(sweeps, pages[0])
+    write_text(pages[1], as_markdown(numbers["seeds"]))
+    return list(pages)
 
 
 def write_tables(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -89,10 +108,15 @@ def write_tables(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
     Returns:
         The files.
     """
+    from modgap.report.mathverse import mathverse_tables
     from modgap.report.page import as_utf8
     from modgap.report.paper import paper_tables
 
     named = t.every_table(numbers)
+    for number, part in enumerate(numbers["seeds"], start=1):
+        several = f"-{number}" if len(numbers["seeds"]) > 1 else ""
+        named |= {f"{name}{several}": table for name, table in seed_tables(part).items()}
+    named |= {f"mathverse-{number}": table for number, table in enumerate(mathverse_tables(numbers["runs"]), start=1)}
     if "paper" in numbers:
         named |= {f"paper-{number}": table for number, table in enumerate(paper_tables(numbers), start=1)}
     written: list[Path] = []

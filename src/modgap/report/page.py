@@ -25,11 +25,15 @@ from modgap.core.record import write_text
 from modgap.report import panels
 from modgap.report import tables as t
 from modgap.report.collect import Collection, EvalRun, TrainStage, collect, model_of
-from modgap.report.curves import logged, rollouts
+from modgap.report.curves import averaged, logged, rollouts
 from modgap.report.curves import training as training_panels
+from modgap.report.mathverse import mathverse_tables
 from modgap.report.paper import paper_tables
 from modgap.report.reading import KINDS
+from modgap.report.seed_tables import READING, seed_tables, seed_words
+from modgap.report.seeds import seed_numbers
 from modgap.report.summary import Scores, changes, mode_of, summarise_run
+from modgap.report.sweeps import find_sweeps
 from modgap.report.viewer import embed_json, viewer_data
 from modgap.report.words import change_words, graded_words, headline, open_words, training_words, warnings
 
@@ -53,14 +57,15 @@ def build_report(
         out: The HTML file.
         images: Most diagrams to embed, balanced over the four outcomes of a pair.
         figures: Also write the charts (PNG, SVG) and the tables (LaTeX, CSV, Markdown) into `OUT_figures/` beside the
-            page.
+            page; where a recipe has several seeds, `seeds.md` and `cells.json`, too.
         template: `full`, or `paper`: also the numbers in the shape of the paper's tables, as a section of the page and
             as Markdown in `OUT.md`.
 
     Returns:
         The numbers of the page: `runs` (name -> summary), `changes` (name -> change of the gap against the first run),
-        `training` (see `curves.logged`), `models` (name -> the model's name), `headline`, `warnings`; with the
-        template `paper` also `paper`, its tables as head and rows.
+        `training` (see `curves.logged`), `models` (name -> the model's name), `seeds` (tables over seeds, see
+        `seeds.seed_numbers`; empty where no recipe has two seeds), `headline`, `warnings`; with the template `paper`
+        also `paper`, its tables as head and rows.
 
     Raises:
         UserError: A folder is no run, or there is no such template; one line that says which.
@@ -80,6 +85,10 @@ def build_report(
         folder = out.with_name(f"{out.stem}_figures")
         write_figures(numbers, folder)
         write_tables(numbers, folder)
+        if found.sweeps:
+            from modgap.report.export import write_seeds
+
+            write_seeds(numbers, found.sweeps, folder)
     return numbers
 
 
@@ -92,13 +101,16 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
     }
     changed = changes(dict(zip(runs, scores, strict=True)))
     training = logged(found.stages)
+    found.sweeps += find_sweeps(found, scores)
     numbers: dict[str, Any] = {
         "runs": runs,
         "changes": changed,
         "training": training,
         "models": {run.name: run.model for run in found.evals},
+        "seeds": [seed_numbers(sweep) for sweep in found.sweeps],
         "warnings": [
             *found.notes,
+            *(note for sweep in found.sweeps for note in sweep.notes),
             *graded_words(runs),
             *training_words(training),
             *warnings(runs),
@@ -120,7 +132,7 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
     if template == "paper":
         numbers["paper"] = [{"caption": x.caption, "head": x.head, "rows": x.rows} for x in paper]
     runs: dict[str, Any] = numbers["runs"]
-    curves = training_panels(numbers["training"])
+    curves = training_panels(averaged(numbers["training"], numbers["seeds"]))
     folder = files("modgap.report") / "templates"
     script = (folder / "viewer.js").read_text(encoding="utf-8")
     index, blocks, packed = viewer_data(found.evals, scores, images) if runs else (None, [], False)
@@ -129,7 +141,12 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
     )
     environment.filters.update(points=lambda value: t.percent(value), short=lambda value: f"{value:.4g}")
     tables: dict[str, list[Any]] = {
-        "accuracy": [t.accuracy_table(runs), t.gap_table(runs, numbers["changes"]), t.passes_table(runs)],
+        "accuracy": [
+            t.accuracy_table(runs),
+            t.gap_table(runs, numbers["changes"]),
+            t.passes_table(runs),
+            *mathverse_tables(runs),
+        ],
         "pairs": [t.leaky_table(runs)],
         "reading": [t.reading_table(runs)],
         "controls": [t.controls_table(runs)],
@@ -147,6 +164,15 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
         runs=list(runs),
         accuracies=panels.accuracies(runs),
         gaps=panels.gaps(runs),
+        seeds=[
+            {
+                **panels.seeds(part),
+                "words": seed_words(part),
+                "tables": [table.html() for table in seed_tables(part).values()],
+            }
+            for part in numbers["seeds"]
+        ],
+        seeds_note=READING,
         pairs=panels.pairs(runs),
         readings=panels.readings(runs),
         legend=KINDS,

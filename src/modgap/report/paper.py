@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from modgap.core import registry
 from modgap.report import tables as t
 
 RECIPES = {
@@ -41,10 +42,14 @@ def model_size(model: str) -> str | None:
 
 
 def told_recipe(name: str, model: str) -> str | None:
-    """The recipe that a run's or a model's name holds; the longest where it holds several; `None` where none."""
+    """The recipe that a run's or a model's name holds; the longest where it holds several; `None` where none.
+
+    Recipes that are not the paper's are told, too: `kl-forward` is no `kl`.
+    """
     for text in (name, model):
         words = re.sub(r"[^a-z]+", "-", text.lower())
-        found = [recipe for recipe in RECIPES if re.search(rf"(?:^|-){recipe}(?:-|$)", words)]
+        known = [*RECIPES, *(recipe for recipe in registry.RECIPES if recipe not in RECIPES)]
+        found = [recipe for recipe in known if re.search(rf"(?:^|-){recipe}(?:-|$)", words)]
         if found:
             return max(found, key=len)
     return None
@@ -57,26 +62,30 @@ def paper_tables(numbers: Mapping[str, Any]) -> list[t.Table]:
         numbers: As `build_report` returns them.
 
     Returns:
-        PGPS9K (text-centric and vision-centric view, gap and relative gap) and MathVerse by version; only the first
-        where no run has a version of MathVerse's.
+        PGPS9K (text-centric and vision-centric view, gap and relative gap) and MathVerse by version: each where a run
+        is of its kind, the first also where there is no run at all.
     """
     runs = _placed(numbers)
-    tables = [_views(runs)]
-    if any(_versions(summary) for summary in runs.values()):
-        tables.append(_mathverse(runs))
-    return tables
+    mathverse = {key: summary for key, summary in runs.items() if _versions(summary)}
+    others = {key: summary for key, summary in runs.items() if key not in mathverse}
+    tables = [_views(others)] if others or not mathverse else []
+    return [*tables, _mathverse(mathverse)] if mathverse else tables
 
 
 def _placed(numbers: Mapping[str, Any]) -> dict[tuple[str, str, str], Any]:
     """Model, recipe and run -> summary. A run that tells no recipe is the base of its model if that has no other."""
     placed: dict[tuple[str, str, str], Any] = {}
-    taken = {(_model(numbers, name), told_recipe(name, numbers["models"].get(name, ""))) for name in numbers["runs"]}
+    taken = {
+        (_model(numbers, name), told_recipe(name, numbers["models"].get(name, "")), bool(_versions(summary)))
+        for name, summary in numbers["runs"].items()
+    }
     for name, summary in numbers["runs"].items():
         model = _model(numbers, name)
         recipe = told_recipe(name, numbers["models"].get(name, ""))
-        if recipe is None and (model, "base") not in taken:
+        base = (model, "base", bool(_versions(summary)))  # of each benchmark one
+        if recipe is None and base not in taken:
             recipe = "base"
-            taken.add((model, "base"))
+            taken.add(base)
         placed[model, recipe or name, name] = summary
     return placed
 
@@ -111,7 +120,7 @@ def _order(model: str) -> tuple[float, str]:
 
 def _views(runs: Mapping[tuple[str, str, str], Any]) -> t.Table:
     def cells(summary: Any) -> tuple[str, ...]:
-        gap = summary["gap"] if summary and not _versions(summary) else None
+        gap = summary["gap"] if summary else None
         if not gap:
             return (EMPTY,) * 5
         return (

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from modgap.core import stats
 from modgap.core.record import GradeRow, ProblemRow, Response
-from modgap.core.view import VIEWS
+from modgap.core.view import ALL_VIEWS
+from modgap.report import mathverse
 from modgap.report.reading import decompose
 from modgap.report.tables import degenerate
 from modgap.report.words import warnings
@@ -64,7 +65,7 @@ class Scores:
         """Arrange the records of a run; a sample that comes twice counts once, the last one."""
         said = {row.key: row for row in responses}
         graded = {row.key: row for row in grades if row.key in said and row.problem_id in problems}
-        order = {name: position for position, name in enumerate(VIEWS)}
+        order = {name: position for position, name in enumerate(ALL_VIEWS)}
         views = sorted({view for _, view, _ in said}, key=lambda view: (order.get(view, len(order)), view))
         samples = sorted({sample for _, _, sample in said})
         samples += [-1] * ((expected_samples or 0) - len(samples))  # samples that nobody has made yet
@@ -93,9 +94,16 @@ class Scores:
         """Whether all samples of a problem in a view are there and graded."""
         return np.logical_and.reduce(self.codes_PVS >= 0, axis=2) & (self.codes_PVS.shape[2] > 0)
 
+    @property
+    def absent_PV(self) -> NDArray[np.bool_]:
+        """Which views the data set does not have of a problem (a version of MathVerse's that its file lacks)."""
+        return np.array([[not row.has_view(view) for view in self.views] for row in self.problems], np.bool_).reshape(
+            len(self.problems), len(self.views)
+        )
+
     def side(self, name: str) -> list[int]:
         """Positions of the views on one side of the gap."""
-        return [v for v, view in enumerate(self.views) if view in VIEWS and VIEWS[view].side == name]
+        return [v for v, view in enumerate(self.views) if view in ALL_VIEWS and ALL_VIEWS[view].side == name]
 
     @property
     def paired_P(self) -> NDArray[np.bool_]:
@@ -138,9 +146,9 @@ def summarise(
         expected_samples: Samples asked of each problem and view; by default the most that any has.
 
     Returns:
-        `mode` (how it was graded), `views`, `gap` (`None` unless both sides are there), `leaky`, `types`, `reading`
-        (see `reading.decompose`), `warnings`, `n_problems`, `samples_per_problem`; see the module for units and
-        denominators.
+        `mode` (how it was graded), `views`, `gap` (`None` unless both sides are there), `leaky`, `types`, `mathverse`
+        (of its problems only, see `mathverse.breakdown`), `reading` (see `reading.decompose`), `warnings`,
+        `n_problems`, `samples_per_problem`; see the module for units and denominators.
     """
     grades = list(grades)
     return summarise_run(Scores.of(problems, responses, grades, expected_samples), mode_of(grades))
@@ -167,6 +175,8 @@ def summarise_run(scores: Scores, mode: str = "") -> dict[str, Any]:
         "reading": decompose(scores) if gap else None,
         "pairable": bool(scores.side("text") and scores.side("vision")),
     }
+    if parts := mathverse.breakdown(scores, lambda keep_P: _part(scores, keep_P)):
+        summary["mathverse"] = parts
     return summary | {"warnings": warnings({"": summary})}
 
 
@@ -176,7 +186,7 @@ def _view(scores: Scores, v: int) -> dict[str, Any]:
     codes_PS, tokens_PS, cut_PS = (x[complete_P, v] for x in (scores.codes_PVS, scores.tokens_PVS, scores.cut_PVS))
     count = codes_PS.size
     row: dict[str, Any] = {
-        "side": VIEWS[name].side if name in VIEWS else "control",
+        "side": ALL_VIEWS[name].side if name in ALL_VIEWS else "control",
         "n_problems": int(complete_P.sum()),
         "n_samples": count,
         **{outcome: int((codes_PS == code).sum()) for code, outcome in enumerate(OUTCOMES)},
@@ -186,7 +196,8 @@ def _view(scores: Scores, v: int) -> dict[str, Any]:
         "mean_completion_tokens": 0.0,
         "completion_tokens": {"p10": 0.0, "p50": 0.0, "p90": 0.0},
         "pass_at_k": {}, "maj_at_k": None,
-        "missing_samples": int((scores.codes_PVS[:, v] < 0).sum()),
+        "missing_samples": int((scores.codes_PVS[:, v] < 0)[~scores.absent_PV[:, v]].sum()),
+        "absent_problems": int(scores.absent_PV[:, v].sum()),
     }  # fmt: skip
     if count == 0:
         return row

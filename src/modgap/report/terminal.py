@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modgap.report import tables as t
+from modgap.report.mathverse import mathverse_tables
+from modgap.report.seed_tables import narrow_table
 from modgap.report.words import gap_words, meaning_words, reading_words
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+MANY = 8
+"""More runs than these are left to the page where there is a table over seeds."""
 
 
 def print_numbers(numbers: Mapping[str, Any], console: Console | None = None) -> None:
@@ -27,10 +32,20 @@ def print_numbers(numbers: Mapping[str, Any], console: Console | None = None) ->
         print_line(console, sentence)
     for warning in numbers["warnings"]:
         print_line(console, f"Note: {warning}", "yellow")
+    for part in numbers["seeds"]:
+        console.print()
+        console.print(as_rich(narrow_table(part), plain=not console.is_terminal))
     runs = numbers["runs"]
     if not runs:
         return
-    for table in (_counts(runs), _gaps(runs, numbers["changes"]), t.passes_table(runs)):
+    if numbers["seeds"] and len(runs) > MANY:
+        return print_line(console, f"The {len(runs)} runs one by one are on the page.")
+    for table in (
+        _counts(runs),
+        _gaps(runs, numbers["changes"]),
+        t.passes_table(runs),
+        *mathverse_tables(runs, narrow=True),
+    ):
         if table is not None and table.rows:
             console.print()
             console.print(as_rich(table, plain=not console.is_terminal))
@@ -49,7 +64,8 @@ def print_summary(summary: Mapping[str, Any], name: str = "run", console: Consol
             print_line(console, sentence)
     for warning in summary["warnings"]:
         print_line(console, f"Note: {warning}", "yellow")
-    console.print(as_rich(_counts({name: summary}), plain=not console.is_terminal))
+    for table in (_counts({name: summary}), *mathverse_tables({name: summary}, named=False, narrow=True)):
+        console.print(as_rich(table, plain=not console.is_terminal))
 
 
 def print_line(console: Console, words: str, style: str | None = None) -> None:

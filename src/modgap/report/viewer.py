@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modgap.core.view import VIEWS
+from modgap.core.view import ALL_VIEWS
 from modgap.report.collect import EvalRun
 from modgap.report.reading import KINDS, lost_problems
 from modgap.report.summary import Scores
@@ -99,7 +99,7 @@ def viewer_data(
             {
                 "name": run.name,
                 "views": list(names),
-                "sides": [VIEWS[v].side if v in VIEWS else "control" for v in names],
+                "sides": [ALL_VIEWS[v].side if v in ALL_VIEWS else "control" for v in names],
             }
             for run, names in zip(runs, views, strict=True)
         ],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modgap.core.judge import is_open
 from modgap.core.symbolic import SKIPPED
 from modgap.report import tables as t
+from modgap.report.seed_tables import seed_words
 
 if TYPE_CHECKING:
     from modgap.core.record import GradeRow
@@ -20,6 +21,7 @@ MUCH_CUT = 0.05
 def headline(numbers: Mapping[str, Any], found: Collection) -> dict[str, Any]:
     """The answer in words: `title`, `kicker`, `answer` (pieces of a sentence, each with its side), `lede`."""
     with_gap = {name: s["gap"] for name, s in numbers["runs"].items() if s["gap"]}
+    over_seeds = [words for table in numbers["seeds"] for words in seed_words(table)]
     if with_gap:
         first, gap = next(iter(with_gap.items()))
         summary = numbers["runs"][first]
@@ -28,7 +30,12 @@ def headline(numbers: Mapping[str, Any], found: Collection) -> dict[str, Any]:
         if len(with_gap) > 1:
             pieces.insert(0, (f"{first}: ", ""))
         if len(with_gap) > 1:
-            lede += _comparison(with_gap, numbers["changes"], first)
+            # The best of several seeds is the luckiest one: with seeds, recipes are compared and not runs.
+            lede += over_seeds or _comparison(with_gap, numbers["changes"], first)
+    elif over_seeds:
+        first_row = numbers["seeds"][0]["rows"][0]
+        pieces = [(f"{first_row['recipe']}: ", ""), *gap_words(_as_gap(first_row), None)]
+        lede = over_seeds
     elif numbers["runs"]:
         name, summary = next(iter(numbers["runs"].items()))
         shares = [f"{view} {t.percent(row['accuracy'])}" for view, row in summary["views"].items() if row["n_samples"]]
@@ -41,12 +48,22 @@ def headline(numbers: Mapping[str, Any], found: Collection) -> dict[str, Any]:
         lede = ["Evaluate the checkpoints with modgap eval, and give that run, too, to see the gap."]
     modes = ", ".join(dict.fromkeys(run.mode for run in found.evals))
     named = ", ".join([run.name for run in found.evals] or list(dict.fromkeys(s.recipe for s in found.stages)))
+    if numbers["seeds"]:
+        named = ", ".join(dict.fromkeys(row["recipe"] for table in numbers["seeds"] for row in table["rows"]))
+        modes = modes or ", ".join(dict.fromkeys(table["mode"] for table in numbers["seeds"]))
     return {
         "title": "".join(words for words, _ in pieces),
         "kicker": f"Modality gap report · {named}" + (f" · graded {modes}" if modes else ""),
         "answer": pieces,
         "lede": lede,
     }
+
+
+def _as_gap(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table over seeds as `gap_words` takes it."""
+    gap = row["gap"]
+    sides = {f"{side}_accuracy": row[side]["value"] for side in ("text", "vision")}
+    return {**sides, "points": gap["value"], "ci_low": gap["ci_low"], "ci_high": gap["ci_high"]}
 
 
 def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -63,11 +80,17 @@ def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     words: list[str] = []
     for what, row, summary in rows:
+        has_view = summary["n_problems"] - row.get("absent_problems", 0)  # older summaries do not say
         if row["missing_samples"]:
             words.append(
                 f"{what} is not finished: {row['missing_samples']:,} of "
-                f"{summary['n_problems'] * summary['samples_per_problem']:,} samples are missing or not graded; its "
-                f"numbers are over the {row['n_problems']:,} of {summary['n_problems']:,} problems that are complete."
+                f"{has_view * summary['samples_per_problem']:,} samples are missing or not graded; its "
+                f"numbers are over the {row['n_problems']:,} of {has_view:,} problems that are complete."
+            )
+        if has_view < summary["n_problems"]:
+            words.append(
+                f"{what} is over {has_view:,} of {summary['n_problems']:,} problems: the data has no such version of "
+                "the others."
             )
     for name, summary in runs.items():
         paired = summary["gap"]["n_problems"] if summary["gap"] else 0
