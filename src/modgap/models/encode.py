@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from modgap.core.errors import UserError
+from modgap.models.patches import Patches, Pixels, pixel_values
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,8 +32,7 @@ class EncodedPrompt:
         input_ids: `[L]` int64, the image placeholder repeated for each merged token.
         position_ids: `[3, L]` int64, M-RoPE positions (time, row, column).
         next_position: Position of the first token after the prompt, the same in all three.
-        pixel_values: `[patches, 1176]` float32, or `None` without an image.
-        image_grid_thw: `[1, 3]` int64 (frames, rows, columns of patches), or `None`.
+        pixels: The image's patches, or `None` without an image.
         image_key: Digest of the image; prompts that show the same image share their features.
         image_tokens: Tokens of the image, 0 without one.
     """
@@ -40,8 +40,7 @@ class EncodedPrompt:
     input_ids: Tensor
     position_ids: Tensor
     next_position: int
-    pixel_values: Tensor | None = None
-    image_grid_thw: Tensor | None = None
+    pixels: Pixels | None = None
     image_key: str | None = None
     image_tokens: int = 0
 
@@ -51,9 +50,18 @@ class EncodedPrompt:
     @property
     def grid(self) -> tuple[int, int, int]:
         """(frames, rows, columns) of the image, in patches."""
-        assert self.image_grid_thw is not None, "a prompt without an image has no grid"
-        frames, rows, columns = self.image_grid_thw[0].tolist()
-        return frames, rows, columns
+        assert self.pixels is not None, "a prompt without an image has no grid"
+        return self.pixels.grid
+
+    @property
+    def pixel_values(self) -> Tensor | None:
+        """What transformers' model takes: `[patches, 1176]` float32, or `None` without an image."""
+        return None if self.pixels is None else pixel_values([self.pixels])
+
+    @property
+    def image_grid_thw(self) -> Tensor | None:
+        """What transformers' model takes: `[1, 3]` int64 (frames, rows, columns of patches), or `None`."""
+        return None if self.pixels is None else torch.tensor([self.pixels.grid])
 
 
 def mrope_positions(
@@ -93,27 +101,27 @@ class Encoder:
     image_processor: Any
     config: Any
     keep_images: int = 64
-    _images: OrderedDict[str, tuple[Tensor, Tensor]] = field(default_factory=OrderedDict, repr=False)
+    _images: OrderedDict[str, Pixels] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
         start, end = (self.tokenizer.convert_tokens_to_ids(name) for name in ("<|im_start|>", "<|im_end|>"))
         assert isinstance(start, int) and isinstance(end, int), "a Qwen2.5-VL tokenizer has ChatML's tokens"
         self._im_start, self._im_end = start, end
+        self._patches = Patches(self.image_processor)
 
     def _text(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    def image(self, image: Image) -> tuple[str, Tensor, Tensor]:
-        """Digest, patches and grid of an image."""
-        image = image.convert("RGB")
+    def image(self, image: Image) -> tuple[str, Pixels]:
+        """Digest and patches of an image."""
+        image = image if image.mode == "RGB" else image.convert("RGB")
         key = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).hexdigest()
         if key not in self._images:
-            out = self.image_processor(images=[image], return_tensors="pt")
-            self._images[key] = (out["pixel_values"], out["image_grid_thw"])
+            self._images[key] = self._patches(image)
             while len(self._images) > self.keep_images:
                 self._images.popitem(last=False)
         self._images.move_to_end(key)
-        return key, *self._images[key]
+        return key, self._images[key]
 
     def tokens(self, prompt: Prompt, merged: int = 0) -> list[int]:
         """Token ids of a prompt whose image, if it shows one, has so many merged tokens."""
@@ -139,15 +147,14 @@ class Encoder:
         Raises:
             UserError: The prompt shows an image and none is given.
         """
-        key = pixels = thw = grid = None
-        merged = 0
+        key = pixels = grid = None
         merge, merged = self.config.vision_config.spatial_merge_size, 0
         if prompt.has_image:
             if image is None:
                 raise UserError(f"this prompt shows an image and none is given: {prompt.text[:60]!r}...")
-            key, pixels, thw = self.image(image)
-            grid = tuple(thw[0].tolist())
+            key, pixels = self.image(image)
+            grid = pixels.grid
             merged = grid[0] * grid[1] * grid[2] // merge**2
         input_ids = torch.tensor(self.tokens(prompt, merged))
         positions, following = mrope_positions(input_ids, self.config.image_token_id, grid, merge)
-        return EncodedPrompt(input_ids, positions, following, pixels, thw, key, merged)
+        return EncodedPrompt(input_ids, positions, following, pixels, key, merged)

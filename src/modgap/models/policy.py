@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.encode import EncodedPrompt, Encoder
+from modgap.models.patches import pixel_values
 from modgap.models.save import save_folder
 from modgap.models.static import StaticSampler, wanted
 from modgap.models.vision import encode_images
@@ -69,7 +70,7 @@ class Policy:
         self.banned_token_ids: list[int] = [model.config.image_token_id, model.config.video_token_id]
         self.default_temperature: float = defaults.temperature if defaults.temperature is not None else 1.0
         self.default_max_new_tokens: int | None = defaults.max_new_tokens
-        self._banned = torch.tensor(self.banned_token_ids, dtype=torch.long)
+        self._banned: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
         self._static: StaticSampler | None = None
 
     @property
@@ -113,14 +114,14 @@ class Policy:
             For each prompt `[merged tokens, hidden]`, or `None` without an image. Prompts that show the same image get
             the same tensor. Differentiable where gradients are on and the tower is not frozen.
         """
-        unique = {p.image_key: p for p in prompts if p.pixel_values is not None}
+        unique = {p.image_key: p.pixels for p in prompts if p.pixels is not None}
         if not unique:
             return [None] * len(prompts)
-        pixels = torch.cat([p.pixel_values for p in unique.values() if p.pixel_values is not None])
+        pixels = pixel_values(list(unique.values()), self.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision):
-            features = encode_images(self.visual, pixels.to(self.device), [p.grid for p in unique.values()])
+            features = encode_images(self.visual, pixels, [p.grid for p in unique.values()])
         by_key = dict(zip(unique, features, strict=True))
-        return [by_key[p.image_key] if p.pixel_values is not None else None for p in prompts]
+        return [by_key[p.image_key] if p.pixels is not None else None for p in prompts]
 
     def embed(
         self, prompts: Sequence[EncodedPrompt], features: Features, tails: Sequence[Sequence[Tensor]] | None = None
@@ -156,9 +157,10 @@ class Policy:
     def token_logps(self, logits: Tensor, temperature: float) -> Tensor:
         """Log-probabilities in fp32 of logits / temperature, with the banned ids at minus infinity."""
         logits = logits.float() / temperature
-        if self._banned.device != logits.device:  # moved once: a copy from the CPU makes a GPU wait
-            self._banned = self._banned.to(logits.device)
-        return logits.index_fill(-1, self._banned, -torch.inf).log_softmax(-1)
+        key = (logits.device, tuple(self.banned_token_ids))
+        if key not in self._banned:  # moved once: a copy from the CPU makes a GPU wait
+            self._banned[key] = torch.tensor(key[1], dtype=torch.long, device=key[0])
+        return logits.index_fill(-1, self._banned[key], -torch.inf).log_softmax(-1)
 
     def logprobs(
         self,
