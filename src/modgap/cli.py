@@ -116,7 +116,7 @@ def train(
     data: Path,
     model: str,
     out: Path,
-    engine: Literal["local"] = "local",
+    engine: Literal["local", "verl"] = "local",
     benchmark: Benchmark = "pgps9k",
     settings: Set = (),
     style: StyleName = "aligned",
@@ -131,12 +131,12 @@ def train(
         data: The data set; its train split is trained on.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
         out: Run folder; stages go to its stage1, stage2 and so on.
-        engine: What trains.
+        engine: What trains: `local` in one process, `verl` on many GPUs (in an environment of its own).
         benchmark: Layout of the data set.
-        settings: A setting, key=value or stageN.key=value; repeatable.
+        settings: A setting, key=value or stageN.key=value; verl.KEY=value is any of verl's own; repeatable.
         style: Wording of the prompts.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
-        dry_run: Print the resolved recipe and stop.
+        dry_run: Print the resolved recipe (verl: its configuration, tokens, FLOPs and memory) and stop.
     """
     from modgap.display import progress_bars, say
     from modgap.evaluation import read_problems
@@ -145,7 +145,7 @@ def train(
     from modgap.study import dry_notes, print_plan, resolve_recipe, train_recipe
 
     if dry_run:
-        return print_plan(resolve_recipe(recipe, settings, dry_notes(model)))
+        return print_plan(resolve_recipe(recipe, settings, dry_notes(model)), engine, model, out)
     problems = read_problems(benchmark, data, "train")
     if benchmark == "pairs":
         say("pairs have no splits: measure the result on problems of another file")

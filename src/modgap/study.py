@@ -7,6 +7,7 @@ reports them side by side.
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,6 +62,31 @@ def dry_notes(model: str) -> dict[str, Any]:
     return model_notes(resolve(model)) if model == "tiny" or Path(model).exists() else {}
 
 
+def known_model(name: str) -> Any:
+    """A model as `training.verl_plan` needs it, from what is at hand: its path, shape and pixel limits."""
+    from modgap.models.load import ALIASES, tiny_folder
+    from modgap.training.estimate import SHAPES, shape_of
+    from modgap.training.verl_config import Model
+
+    folder = tiny_folder() if name == "tiny" else Path(name)
+    if not (folder / "config.json").is_file():
+        name = ALIASES.get(name, name)
+        return Model(name, SHAPES.get(name.removeprefix("modelscope:")))
+    size = {}
+    if (folder / "preprocessor_config.json").is_file():
+        processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        least, most = processor.get("min_pixels"), processor.get("max_pixels")
+        size = processor.get("size") or {"shortest_edge": least, "longest_edge": most}
+        size = {"min_pixels": size.get("shortest_edge") or 56 * 56, "max_pixels": size.get("longest_edge") or 12845056}
+    return Model(str(folder.absolute()), shape_of(json.loads((folder / "config.json").read_text())), **size)
+
+
+def check_engine(recipe: Recipe, engine: str) -> None:
+    """Refuse settings of another engine's own. Raises `UserError`."""
+    if engine != "verl" and (passed := [key for stage in recipe.stages for key, _ in stage.passed]):
+        raise UserError(f"--set verl.{passed[0]}: only --engine verl takes verl's own settings.")
+
+
 def train_recipe(
     recipe: Recipe,
     problems: Sequence[Problem],
@@ -90,6 +116,7 @@ def train_recipe(
         The final checkpoint, a Hugging Face folder.
     """
     train = registry.find("training engine", engine, registry.TRAINING_ENGINES)
+    check_engine(recipe, engine)
     if any(stage.settings.reward_function for stage in recipe.stages):
         sys.path.insert(0, str(Path.cwd()))  # a reward of the user's own lies where they work
     from modgap.models.load import load_policy, model_fingerprint, resolve
@@ -233,8 +260,14 @@ def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> No
             return
 
 
-def print_plan(recipe: Recipe) -> None:
-    """Print what a recipe would do: each stage with the settings in force."""
+def print_plan(recipe: Recipe, engine: str = "local", model: str = "tiny", out: Path = Path()) -> None:
+    """Print what a recipe would do: each stage with the settings in force, and what it costs on verl."""
+    if engine == "verl":
+        from modgap.training.verl_plan import plan
+
+        print("\n".join(plan(recipe, known_model(model), out)[0]))
+        return
+    check_engine(recipe, engine)
     print(f"{recipe.name}: {recipe.summary}")
     for number, stage in enumerate(recipe.stages, start=1):
         print(f"stage {number}: {stage.title}")

@@ -1,13 +1,15 @@
 """Recipes as data: stages, each with its views, its objective and its budget.
 
 The defaults of `Settings` are the paper's. A recipe is written as its difference from another one, with
-`dataclasses.replace`. Both training engines read these objects; neither adds settings of its own.
+`dataclasses.replace`. Both training engines read these objects. What belongs to one engine alone
+(`--set verl.KEY=VALUE`) is passed on to it as it is, beside them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,6 +19,9 @@ Tolerance = Literal["exact", "strict", "relative"]
 KlEstimator = Literal["k3", "forward", "full_vocab"]
 KlClamp = Literal["paper", "none"]
 LossMean = Literal["mini_batch", "micro_batch"]
+
+ENGINE_PREFIX = "verl."
+"""Settings that begin with this are one engine's own: any key of verl's configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +150,13 @@ class Stage:
         views: The views its prompts are drawn from; with several, each problem comes once in each, shuffled together.
         contrastive: Adds the contrastive KL between the full-text prompt and its text-free twin.
         settings: Its budget and numbers.
+        passed: Settings of one engine's own as (key, value), in the order given; the last of a key counts.
     """
 
     views: tuple[str, ...]
     contrastive: bool = False
     settings: Settings = Settings()
+    passed: tuple[tuple[str, str], ...] = ()
 
     @property
     def title(self) -> str:
@@ -227,7 +234,8 @@ def apply_settings(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
 
     Args:
         recipe: Where to start.
-        assignments: `key=value` for every stage, `stageN.key=value` for the N-th (from 1).
+        assignments: `key=value` for every stage, `stageN.key=value` for the N-th (from 1); `verl.KEY=value` is passed
+            on to that engine.
 
     Raises:
         UserError: No such key, stage or value; or the settings do not go together.
@@ -245,12 +253,20 @@ def apply_settings(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
                     f"--set {assignment}: recipe {recipe.name!r} has stages 1 to {len(recipe.stages)}, no {number!r}."
                 )
             chosen = range(int(number) - 1, int(number))
-        attribute = NAMES.get(key, key)
-        value = parse_value(key, text)
-        stages = tuple(
-            replace(stage, settings=replace(stage.settings, **{attribute: value})) if i in chosen else stage
-            for i, stage in enumerate(recipe.stages)
-        )
+        change = _change(key, text)
+        stages = tuple(change(stage) if i in chosen else stage for i, stage in enumerate(recipe.stages))
         recipe = replace(recipe, stages=stages)
     recipe.check()
     return recipe
+
+
+def _change(key: str, text: str) -> Callable[[Stage], Stage]:
+    """What `key=text` does to a stage."""
+    if key.startswith(ENGINE_PREFIX):
+        name = key.removeprefix(ENGINE_PREFIX)
+        if not re.fullmatch(r"\+{0,2}\w+(\.\w+)*", name):
+            raise UserError(f"--set {key}={text}: write it as verl.KEY=VALUE, KEY as in verl's configuration.")
+        return lambda stage: replace(stage, passed=(*stage.passed, (name, text)))
+    attribute = NAMES.get(key, key)
+    value = parse_value(key, text)
+    return lambda stage: replace(stage, settings=replace(stage.settings, **{attribute: value}))

@@ -1,0 +1,274 @@
+"""Recipe -> verl's configuration, its checks and the estimate; nothing here needs verl (see tests/verl for that)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modgap.core import registry
+from modgap.core.errors import UserError
+from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
+from modgap.models.load import tiny_folder
+from modgap.training.estimate import SHAPES, Layout, estimate, image_tokens, shape_of
+from modgap.training.verl_config import Files, Model, layout, stage_overrides, to_hydra
+from modgap.training.verl_plan import plan, stage_files
+
+SEVEN = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
+MODEL = Model("Qwen/Qwen2.5-VL-7B-Instruct", SEVEN)
+FILES = Files(("train.parquet",), "validation.parquet", "verl", "metrics.jsonl", "tensorboard")
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+SIX = ("full-text", "no-text", "mix", "curriculum", "kl", "kl-curriculum")
+
+
+def load(name: str, *settings: str) -> Recipe:
+    return apply_settings(registry.find("recipe", name, registry.RECIPES)(), settings)
+
+
+def overrides(*settings: str, name: str = "full-text", stage: int = 0, **arguments: Any) -> dict[str, Any]:
+    return stage_overrides(load(name, *settings).stages[stage], arguments.pop("model", MODEL), FILES, **arguments)
+
+
+# The paper's settings
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_every_setting_of_the_papers_scripts_is_there(name: str) -> None:
+    for stage in load(name).stages:
+        got = stage_overrides(stage, MODEL, FILES)
+        response = 4000 if stage.contrastive else 4096
+        assert got | {
+            "algorithm.adv_estimator": "grpo", "algorithm.filter_groups.enable": True,
+            "algorithm.filter_groups.metric": "reward", "data.train_batch_size": 512, "data.max_prompt_length": 1024,
+            "data.max_response_length": response, f"{ACTOR}.optim.lr": 1e-6, f"{ACTOR}.ppo_mini_batch_size": 128,
+            f"{ACTOR}.clip_ratio_low": 0.2, f"{ACTOR}.clip_ratio_high": 0.28, f"{ACTOR}.clip_ratio_c": 10.0,
+            f"{ACTOR}.loss_agg_mode": "token-mean", f"{ACTOR}.entropy_coeff": 0, f"{ACTOR}.use_kl_loss": False,
+            f"{ROLLOUT}.n": 5, f"{ROLLOUT}.temperature": 0.8, "reward.reward_manager.name": "dapo",
+            "+reward.reward_kwargs.overlong_buffer_cfg.enable": True,
+            "+reward.reward_kwargs.overlong_buffer_cfg.len": 1024,
+            "+reward.reward_kwargs.overlong_buffer_cfg.penalty_factor": 1.0,
+            "+reward.reward_kwargs.max_resp_len": response, "trainer.save_freq": 40, "trainer.test_freq": 10,
+            "trainer.n_gpus_per_node": 8, "trainer.nnodes": 1, "trainer.total_training_steps": stage.settings.steps,
+            f"{ACTOR}.fsdp_config.param_offload": stage.contrastive, f"{ACTOR}.fsdp_config.optimizer_offload": True,
+            f"{ACTOR}.ppo_micro_batch_size_per_gpu": 2 if stage.contrastive else 4,
+            f"{ROLLOUT}.tensor_model_parallel_size": 4 if stage.contrastive else 2,
+            f"{ROLLOUT}.gpu_memory_utilization": 0.2 if stage.contrastive else 0.4,
+            f"+{ACTOR}.fsdp_config.kl_coef": 0.01 if stage.contrastive else 0.0,
+        } == got  # fmt: skip
+
+
+# What may be passed on as it is, so that the two tests below can demand every setting of `Settings`.
+_NOT_VERLS = {
+    "max_refills", "micro_batch", "kl_coef", "reward_function", "freeze_vision", "gradient_checkpointing", "lora_rank",
+    "validation_problems", "prompts_per_step", "dynamic_sampling",
+}  # fmt: skip
+_OTHER: dict[str, Any] = {
+    "kl_estimator": "forward", "kl_clamp": "none", "loss_mean": "micro_batch", "reward_tolerance": "exact",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in Settings.__dataclass_fields__ if n not in _NOT_VERLS])
+def test_no_setting_is_lost_on_the_way(name: str) -> None:
+    plain = Settings()
+    value = getattr(plain, name)
+    other = _OTHER.get(name) or (value // 2 or 3 if isinstance(value, int) else value / 2)
+    changed = Stage(("full-text",), contrastive=True, settings=replace(plain, **{name: other}))
+    before = stage_overrides(Stage(("full-text",), contrastive=True), MODEL, FILES)
+    after = stage_overrides(changed, MODEL, FILES)
+    different = {key: after[key] for key in after if after[key] != before[key]}
+    assert different and all(
+        value in (other, other + 1 if isinstance(other, int) else other) for value in different.values()
+    )
+
+
+def test_a_plain_stage_has_no_contrastive_term_and_a_stage_without_sampling_again_says_so() -> None:
+    assert overrides("kl_coef=0.5")[f"+{ACTOR}.fsdp_config.kl_coef"] == 0.0
+    assert overrides("kl_coef=0.5", name="kl", stage=1)[f"+{ACTOR}.fsdp_config.kl_coef"] == 0.5
+    assert overrides("dynamic_sampling=false")["algorithm.filter_groups.enable"] is False
+
+
+def test_zero_means_never_or_at_the_end() -> None:
+    got = overrides("save_every=0", "eval_every=0", "overlong_buffer=0", "steps=7")
+    assert (got["trainer.save_freq"], got["trainer.test_freq"]) == (7, -1)
+    assert got["+reward.reward_kwargs.overlong_buffer_cfg.enable"] is False
+
+
+def test_the_reward_is_the_built_in_one_or_the_users() -> None:
+    path, function = "reward.custom_reward_function.path", "+reward.custom_reward_function.reward_kwargs.function"
+    assert overrides()[path] == "pkg://modgap.rewards"
+    own = overrides("reward.function=mine:score")
+    assert own[path] == "pkg://modgap.training.verl_reward" and own[function] == "mine:score"
+
+
+def test_a_reward_of_the_users_is_scored_as_in_the_local_engine() -> None:
+    from modgap.training.verl_reward import compute_score
+
+    got = compute_score("9k", "<think>a</think>\\boxed{2}", "2", function="modgap.core.grading:reward", ignored=1)
+    assert got == {"score": 1.0, "acc": 1.0, "format": 1.0}
+    assert compute_score("9k", None, "2", function="modgap.core.grading:reward")["acc"] == 0.0
+
+
+# Passing on
+
+
+def test_any_key_of_verl_can_be_set_and_the_last_value_counts() -> None:
+    got = overrides(
+        f"verl.{ACTOR}.optim.lr=2e-6", "verl.trainer.logger=[console]", "verl.reward.reward_kwargs.max_resp_len=9",
+        "verl.+data.extra=a=b", "verl.trainer.nnodes=1", "stage1.verl.trainer.nnodes=2",
+    )  # fmt: skip
+    assert got[f"{ACTOR}.optim.lr"] == 2e-6 and got["+data.extra"] == "a=b" and got["trainer.nnodes"] == 2
+    assert got["+reward.reward_kwargs.max_resp_len"] == 9 and "reward.reward_kwargs.max_resp_len" not in got
+    assert "trainer.logger=[console]" in to_hydra(got)
+
+
+def test_a_key_for_one_stage_stays_there() -> None:
+    recipe = load("kl", f"stage2.verl.{ROLLOUT}.gpu_memory_utilization=0.5")
+    assert [dict(stage.passed) for stage in recipe.stages] == [{}, {f"{ROLLOUT}.gpu_memory_utilization": "0.5"}]
+
+
+@pytest.mark.parametrize("key", ["verl.", "verl.a b", "verl.a..b", "verl.+++a"])
+def test_a_key_that_is_none_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match=r"write it as verl\.KEY=VALUE"):
+        load("full-text", f"{key}=1")
+
+
+def test_paths_survive_hydras_grammar() -> None:
+    lines = to_hydra({"a": "/data/x y, {z}'s=[1]", "b": ["/p/q.parquet"], "c": None, "d": True, "e": "pkg://m.n"})
+    assert lines == [r"a='/data/x y, {z}\'s=[1]'", "b=[/p/q.parquet]", "c=null", "d=True", "e='pkg://m.n'"]
+
+
+# GPUs
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", SIX)
+def test_every_recipe_fits_every_preset(name: str, gpus: int) -> None:
+    for stage in load(name).stages:
+        got = stage_overrides(stage, MODEL, FILES, gpus=gpus)
+        assert got[f"{ROLLOUT}.tensor_model_parallel_size"] <= gpus == layout(got).gpus
+        assert 512 * 5 % (gpus * got[f"{ACTOR}.ppo_micro_batch_size_per_gpu"]) == 0
+
+
+def test_the_preset_follows_the_gpus_that_are_asked_for() -> None:
+    assert overrides("verl.trainer.n_gpus_per_node=2") == {**overrides(gpus=2), "trainer.n_gpus_per_node": 2}
+    assert layout(overrides("verl.trainer.nnodes=4")).gpus == 32
+
+
+def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -> None:
+    got = overrides("micro_batch=8")
+    assert got[f"{ACTOR}.ppo_micro_batch_size_per_gpu"] == got[f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu"] == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ("mini_batch=128", "samples_per_prompt=5", "verl.trainer.n_gpus_per_node=7"),
+            "640 rows cannot be shared by 7",
+        ),
+        (("micro_batch=3",), "80 rows of a mini-batch on each GPU cannot be cut into micro-batches of 3"),
+        ((f"verl.{ROLLOUT}.tensor_model_parallel_size=16",), "tensor_model_parallel_size=16 does not fit 8 GPUs"),
+        ((f"verl.{ROLLOUT}.tensor_model_parallel_size=8",), "does not divide the model's 28 attention heads"),
+        (
+            (f"verl.{ROLLOUT}.log_prob_micro_batch_size_per_gpu=8",),
+            "is not ppo_micro_batch_size_per_gpu=4.*micro_batch",
+        ),
+        (("verl.data.train_batch_size=500",), "500 prompts a step are no multiple of a mini-batch of 128"),
+        (("max_prompt_tokens=4",), r"the smallest image has 4 tokens.*min_pixels"),
+        (("verl.+data.mm_processor_kwargs.max_pixels=1003520",), "images of 1280 tokens.*max_prompt_tokens above 1280"),
+        (("loss_mean=micro_batch", f"verl.{ACTOR}.use_dynamic_bsz=True"), "loss_mean=micro_batch needs"),
+        (("verl.trainer.n_gpus_per_node=0",), "verl needs a GPU"),
+        ((f"verl.{ACTOR}.ppo_micro_batch_size_per_gpu=null",), "give a whole number"),
+        (("freeze_vision=true",), "freeze_vision=true: .*--engine local"),
+        (("verl.reward_model.reward_manager=dapo",), "ignores it"),
+        (("verl.custom_reward_function.path=x.py",), "reward.function=module:function"),
+        (("verl.algorithm.filter_groups.max_num_gen_batches=3",), "leave it out"),
+        ((f"verl.{ACTOR}.freeze_vision_tower=True",), "--engine local"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_cannot_work_is_refused_with_a_remedy(settings: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        overrides(*settings)
+
+
+def test_full_vocab_is_refused_where_it_counts_only() -> None:
+    overrides("kl_estimator=full_vocab")
+    with pytest.raises(UserError, match=r"full_vocab.*--engine local"):
+        overrides("kl_estimator=full_vocab", name="kl", stage=1)
+
+
+def test_a_data_set_smaller_than_a_step_is_refused() -> None:
+    overrides(train_rows=512)
+    with pytest.raises(UserError, match="511 training prompts are fewer than the 512 of a step"):
+        overrides(train_rows=511)
+
+
+# The estimate
+
+
+def test_parameters_are_counted_exactly() -> None:
+    """The published figures of the two models, and the tensors of the testbed's own file."""
+    assert SEVEN.parameters == 8_292_166_656
+    assert SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"].parameters == 3_754_622_976
+    folder = tiny_folder()
+    with (folder / "model.safetensors").open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    sizes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+    count = sum(math.prod(shape) for shape in sizes)
+    assert shape_of(json.loads((folder / "config.json").read_text())).parameters == count
+
+
+def test_costs_grow_as_they_should() -> None:
+    plain, contrastive = load("kl").stages
+    contrastive = replace(contrastive, settings=plain.settings)
+    one, eight = (estimate(plain, SEVEN, Layout(gpus=n, micro_batch=4)) for n in (1, 8))
+    assert one.state_bytes == 16 * SEVEN.parameters == 8 * eight.state_bytes and one.flops == eight.flops
+    twice = estimate(contrastive, SEVEN, Layout(micro_batch=4))
+    assert (
+        twice.flops["update"] == one.flops["update"]
+        and twice.flops["contrastive"] > 0
+        and "contrastive" not in one.flops
+    )
+    assert twice.activation_bytes == 2 * one.activation_bytes
+    assert one.flops["update"] == 3 * one.flops["old log-probs"] > 3 * one.flops["rollout"]
+    assert one.response_tokens == 512 * 5 * 4096
+    assert estimate(plain, SEVEN, Layout(params_offload=True, optimizer_offload=True)).rollout_bytes == 0
+    lora = estimate(replace(plain, settings=replace(plain.settings, lora_rank=8)), SEVEN, Layout())
+    assert lora.state_bytes == one.state_bytes / 4
+
+
+def test_image_tokens_are_the_processors() -> None:
+    assert image_tokens(1280 * 28 * 28) == 1280 and image_tokens(56 * 56) == 4
+
+
+# The plan
+
+
+def test_a_plan_chains_its_stages(tmp_path: Path) -> None:
+    lines, stages = plan(load("kl-curriculum"), MODEL, tmp_path)
+    paths = [stage["actor_rollout_ref.model.path"] for stage in stages]
+    assert paths == [MODEL.path, *(str(tmp_path / f"stage{n}/checkpoints/step_{s}") for n, s in ((1, 200), (2, 100)))]
+    assert [Path(stage["data.train_files"][0]).name for stage in stages] == [
+        "train-full-text.parquet", "train-contrastive.parquet", "train-no-text.parquet",
+    ]  # fmt: skip
+    text = "\n".join(lines)
+    assert text.count("memory a GPU, update") == text.count("FLOPs a step at most") == 3
+    assert re.search(r"verl.*(accepts every stage|validation was skipped)", lines[-1])
+
+
+def test_mix_trains_on_two_files_and_a_view_without_a_file_is_refused(tmp_path: Path) -> None:
+    (stage,) = load("mix").stages
+    assert len(stage_files(tmp_path, 1, stage).train) == 2
+    with pytest.raises(UserError, match="'text-only' cannot be trained on with verl"):
+        stage_files(tmp_path, 1, Stage(("text-only",)))
+
+
+def test_a_faulty_stage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stage 2 \(full-text \+ contrastive KL\): .*full_vocab"):
+        plan(load("kl", "kl_estimator=full_vocab"), MODEL, tmp_path)
