@@ -1,7 +1,8 @@
 """Responses -> grades -> summary, again and again, without the model that answered.
 
 Problems with a question type (MathVerse) go through `core.mathverse_grading`: rules, then the symbolic pool, then a
-judge; all others through `core.grading`. Grades are replaced atomically when all are there.
+judge; all others through `core.grading`. Grades are replaced atomically when all are there, and a judge's verdicts are
+kept as they come (`core.verdicts`), so that a grading that was interrupted asks only what is missing.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast, get_args
 
-from modgap.core import judge
 from modgap.core.errors import UserError
 from modgap.core.grading import Grade, Mode, grade
 from modgap.core.judge import JudgeMode, Undecided
 from modgap.core.mathverse_grading import Case, grade_without_judge
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
 from modgap.core.symbolic import SymbolicPool
+from modgap.inference.judge import Judge
+from modgap.judge_stage import CHECK, SEED, settle_all
 from modgap.original import original_figures
 from modgap.report.summary import summarise
 from modgap.report.words import open_words
@@ -29,26 +31,45 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 
-def grade_run(run: RunFolder, mode: Mode = "strict", progress: Progress | None = None) -> dict[str, Any]:
+def grade_run(
+    run: RunFolder,
+    mode: Mode = "strict",
+    progress: Progress | None = None,
+    judge: Judge | None = None,
+    check: int = CHECK,
+    seed: int = SEED,
+) -> dict[str, Any]:
     """Grade the responses of a run, again if need be, and summarise them. The model is not needed.
 
     Args:
         run: The run folder.
         mode: `strict`, `relative`, `exact` or `paper`.
         progress: Told as it goes.
+        judge: Settles what the rules leave open (MathVerse); see `judging.make_judge`. Without one, the verdicts of the
+            judge that this mode was last graded with are used, and what it was not asked waits for a judge.
+        check: How many of the answers that the rules decided the judge is asked about as well.
+        seed: Which of them.
 
     Returns:
-        The summary, also written to the run folder.
+        The summary, also written to the run folder; `judge` in it says what the judge did, see `judge_stage`.
 
     Raises:
-        UserError: It is no evaluation run, another process is writing it, or its problems have no rules in that mode.
+        UserError: It is no evaluation run, another process is writing it, its problems have no rules in that mode, or
+            the judge cannot go on. The grades are then what they were.
     """
     run.manifest()  # before the lock, which would make the folder
     with run.lock():
-        return grade_held(run, mode, progress)
+        return grade_held(run, mode, progress, judge, check, seed)
 
 
-def grade_held(run: RunFolder, mode: Mode, progress: Progress | None = None) -> dict[str, Any]:
+def grade_held(
+    run: RunFolder,
+    mode: Mode,
+    progress: Progress | None = None,
+    judge: Judge | None = None,
+    check: int = CHECK,
+    seed: int = SEED,
+) -> dict[str, Any]:
     """`grade_run` for a caller that holds the run's lock."""
     manifest = run.manifest()
     problems = run.problems()
@@ -57,10 +78,16 @@ def grade_held(run: RunFolder, mode: Mode, progress: Progress | None = None) -> 
     _check_mode(problems, mode)
     responses = list(run.responses())
     results = _grade_all(responses, problems, mode, progress)
-    rows = [_row(response, problems, mode, result) for response, result in zip(responses, results, strict=True)]
+    judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
+    if any(problem.question_type for problem in problems.values()):
+        verdicts, judged = settle_all(
+            run, problems, responses, results, cast("JudgeMode", mode), judge, check, seed, progress
+        )
+    rows = [_row(response, problems, mode, verdict) for response, verdict in zip(responses, verdicts, strict=True)]
     run.write_grades(rows, mode)
     summary = summarise(problems, responses, rows, expected_samples=manifest["resolved"].get("samples"))
     summary["mode"] = mode  # also where there is nothing to grade
+    summary["judge"] = judged
     note = run.path / IMPORT_NOTE
     imported = read_json(note) if note.exists() else {}
     summary["warnings"] += imported.get("warnings", [])
@@ -112,8 +139,7 @@ def _grade_batch(
     return [results[number] for number in range(len(responses))]
 
 
-def _row(response: Response, problems: Mapping[str, ProblemRow], mode: Mode, result: Grade | Undecided) -> GradeRow:
-    verdict = judge.unsettled(result) if isinstance(result, Undecided) else result
+def _row(response: Response, problems: Mapping[str, ProblemRow], mode: Mode, verdict: Grade) -> GradeRow:
     return GradeRow(
         problem_id=response.problem_id,
         view=response.view,

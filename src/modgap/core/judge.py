@@ -90,16 +90,18 @@ def parse_verdict(text: str, mode: JudgeMode = "strict") -> bool | None:
     return numbers == {"1"} if numbers in ({"0"}, {"1"}) else None
 
 
-def settle(case: Undecided, said: str | None) -> Grade:
+def settle(case: Undecided, said: str | None, error: str = "") -> Grade:
     """The grade that a judge's words give.
 
     Args:
         case: What it was asked.
         said: What it wrote; None if it failed.
+        error: Why it failed.
     """
     verdict = None if said is None else parse_verdict(said, case.mode)
     if verdict is None and case.mode != "paper":
-        reason = "the judge failed" if said is None else f"the judge's verdict {said[:80]!r} is neither 0 nor 1"
+        failed = f"the judge failed{f': {error}' if error else ''}"
+        reason = failed if said is None else f"the judge's verdict {said[:80]!r} is neither 0 nor 1"
         return Grade("error", case.answer, None, "judge", reason)
     return Grade("correct" if verdict else "wrong", case.answer, None, "judge")
 

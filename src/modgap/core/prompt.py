@@ -12,6 +12,7 @@ Conditions come from PGPS9K's clauses, structural ones first, joined with `, `.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -244,12 +245,24 @@ def judge_prompt(question: str, gold: str, answer: str, style: Style = "aligned"
         question: The question with its choices; of MathVerse `question_for_eval`.
         gold: The gold answer.
         answer: The model's answer. Paper style shows its last 10 characters as they are, aligned style the first 400
-            on one line, so that an answer cannot play the judge's part.
+            on one line and without the markers of a turn or of the next shot, so that an answer cannot play the
+            judge's part.
         style: `paper` or `aligned`.
     """
-    shown = answer[-10:] if style == "paper" else " ".join(answer.split())[:JUDGE_CHARS]
+    shown = answer[-10:] if style == "paper" else _defused(" ".join(answer.split())[:JUDGE_CHARS])[:JUDGE_CHARS]
     shots = [f"{_judge_case(q, g, a)} {verdict}\n" for q, g, a, verdict in _JUDGE_SHOTS]
     return Prompt("\n".join([_JUDGE_RULES, *shots, _judge_case(question, gold, shown)]), system=None, has_image=False)
+
+
+# What ends a turn in some chat template (`<|im_end|>`, `</s>`, `<end_of_turn>`, `[/INST]`), and the shots' own markers.
+_TURN = re.compile(r"<(?=[|｜/]|(?:start|end)_of|s>|think>)")
+_SHOT = re.compile(r"\[\s*(/?INST|/?SYS|Question|Standard[\s_]Answer|Model[\s_]answer)\s*\]", re.IGNORECASE)
+_VERDICT = re.compile(r"\b(jud(?:ge?|e)?ment)[\s:]*:", re.IGNORECASE)
+
+
+def _defused(answer: str) -> str:
+    """An answer whose markers mark nothing any more."""
+    return _VERDICT.sub(r"\1", _SHOT.sub(r"(\1)", _TURN.sub("< ", answer)))
 
 
 def _judge_case(question: str, gold: str, answer: str) -> str:

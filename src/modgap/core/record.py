@@ -111,13 +111,14 @@ class GradeRow(_Row):
         return self.problem_id, self.view, self.sample
 
 
-R = TypeVar("R", bound=_Row)
+R = TypeVar("R", bound=BaseModel)
 
 # What helps where a line of a file cannot be read, by the file's name up to its first dot.
 _REMEDIES = {
     "responses": "remove that line and give the same command again: its sample is made again",
     "grades": "`modgap grade` writes the file again",
     "problems": "give the command that made the run again: it writes the file again",
+    "judge": "remove that line: its question is asked again",
 }
 
 
@@ -165,7 +166,7 @@ def iter_rows(path: Path, kind: type[R]) -> Iterator[R]:
                 ) from None
 
 
-def _drop_torn_line(path: Path) -> None:
+def drop_torn_line(path: Path) -> None:
     """Cut the file after its last complete line."""
     if not path.exists():
         return
@@ -320,7 +321,7 @@ class RunFolder:
         Returns:
             The samples that are there.
         """
-        _drop_torn_line(self.responses_path)
+        drop_torn_line(self.responses_path)
         rows = {row.key: row for row in self.responses()}
         failed = {key for key, row in rows.items() if row.finish_reason == "error"}
         if failed:

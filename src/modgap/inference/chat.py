@@ -6,6 +6,8 @@ Where this differs from reading `choices[0].message.content`:
   `<think>...</think>`, so that grading sees what the model said; a truncated reasoning stays open;
 * a refusal is something the model said, so it is the text (and graded `no_answer`);
 * a filtered response is a failed one.
+
+A raw completion (`/v1/completions`, which paper mode's judge is asked by) is read in the same way.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ def to_messages(request: Request) -> list[dict[str, Any]]:
 class Dialect:
     """How one server wants its parameters: the common way first, then what its refusals teach."""
 
-    def __init__(self) -> None:
+    def __init__(self, extra_body: Mapping[str, Any] | None = None) -> None:
+        self._extra = dict(extra_body or {})
         self._limit = "max_tokens"  # OpenAI's reasoning models want max_completion_tokens
         self._continues = True  # vLLM and SGLang go on with a started turn when told to
         self._takes_seed = True
@@ -91,8 +94,11 @@ class Dialect:
         parameters: dict[str, Any] = {"temperature": sampling.temperature, self._limit: sampling.max_tokens}
         if self._takes_seed:
             parameters["seed"] = seed % 2**31  # servers differ in the range they take; this is in all of them
+        extra = dict(self._extra)
         if prompt.prefill and self._continues:
-            parameters["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+            extra |= {"continue_final_message": True, "add_generation_prompt": False}
+        if extra:
+            parameters["extra_body"] = extra
         return parameters
 
     def adapt(self, refused: str | None, parameters: Mapping[str, Any]) -> bool:
@@ -109,6 +115,8 @@ class Dialect:
             self._limit = "max_completion_tokens"
         elif refused == "continue_final_message" and "extra_body" in parameters:
             self._continues = False
+        elif refused is not None and refused in parameters.get("extra_body", {}):
+            self._extra.pop(refused, None)
         elif refused == "seed" and "seed" in parameters:
             if self._takes_seed:
                 print("modgap: this server takes no seed: its samples cannot be repeated", file=sys.stderr)
@@ -133,7 +141,9 @@ def read_reply(body: bytes | str, prefill: str = "") -> Reply:
             said = error.get("message") if isinstance(error, dict) else error
             raise UnreadableReply(f"the reply is an error: {said}")
         choice, usage = reply["choices"][0], reply.get("usage") or {}
-        message, reason = choice["message"], choice.get("finish_reason")
+        message, reason = choice.get("message"), choice.get("finish_reason")
+        if message is None:
+            message = {"content": choice["text"]}
         said = message.get("content") or message.get("refusal") or ""
         reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
         if reason in _BROKEN_OFF:

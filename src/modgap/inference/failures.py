@@ -45,6 +45,8 @@ def refused_parameter(error: Exception) -> str | None:
     said = _message(error)
     if "max_completion_tokens" in said:
         return "max_tokens"
+    if "chat_template_kwargs" in said:
+        return "chat_template_kwargs"
     if "continue_final_message" in said or "add_generation_prompt" in said:
         return "continue_final_message"
     if error.param in ("temperature", "seed"):

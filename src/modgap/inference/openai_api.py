@@ -18,7 +18,8 @@ import os
 import queue
 import random
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -82,6 +83,8 @@ class OpenAIEngine:
         backoff: Seconds; the n-th wait is drawn from 0 to `backoff * 2**n`, at most 30, and added to what the server
             asks for in `Retry-After` (of which at most 120 are honoured).
         prices: Price of a million prompt and of a million completion tokens, for `usage.cost`.
+        raw: Send a prompt's text as a raw completion, without a chat template, a system turn or an image.
+        extra_body: Parameters beyond OpenAI's, for servers that take them; left out where one says that it does not.
 
     Attributes:
         usage: Tokens, failures and retries so far, over all calls of `generate`.
@@ -101,6 +104,8 @@ class OpenAIEngine:
         max_retries: int = 8,
         backoff: float = 0.5,
         prices: tuple[float, float] | None = None,
+        raw: bool = False,
+        extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         for name, value, least in (("concurrency", concurrency, 1), ("max-retries", max_retries, 0)):
             if value < least:
@@ -116,7 +121,8 @@ class OpenAIEngine:
         self._max_retries = max_retries
         self._backoff = backoff
         self._random = random.Random()
-        self._dialect = Dialect()
+        self._dialect = Dialect(extra_body)
+        self._raw = raw
         # Whether the server ever answered, and how many samples in a row failed for good on retryable errors.
         self._reached = False
         self._failed_in_a_row = 0
@@ -204,11 +210,16 @@ class OpenAIEngine:
             parameters = self._dialect.parameters(request.prompt, sampling, seed)
             try:
                 async with asyncio.timeout(self._timeout):
-                    raw = await client.chat.completions.with_raw_response.create(
-                        model=self._model, messages=messages, **parameters
-                    )
+                    if self._raw:
+                        sent = await client.completions.with_raw_response.create(
+                            model=self._model, prompt=request.prompt.text, **parameters
+                        )
+                    else:
+                        sent = await client.chat.completions.with_raw_response.create(
+                            model=self._model, messages=messages, **parameters
+                        )
                 self._reached = True
-                reply = read_reply(raw.content, request.prompt.prefill)
+                reply = read_reply(sent.content, request.prompt.prefill)
                 self._failed_in_a_row = 0
                 break
             except (openai.APIError, TimeoutError, UnreadableReply) as error:
@@ -299,6 +310,28 @@ class OpenAIEngine:
         """The text, without the key if a server sent that back; `EMPTY` and its like are words, not keys."""
         key = self._key()
         return text.replace(key, "[key]") if len(key) >= _SHORTEST_KEY and key != _NO_KEY else text
+
+
+def served_models(base_url: str, api_key_env: str = "OPENAI_API_KEY", timeout: float = _CONNECT_SECONDS) -> list[str]:
+    """The names of the models that a server has.
+
+    Raises:
+        UserError: The address is bad, nobody answers there, or not with a list.
+    """
+    engine = OpenAIEngine("", base_url, api_key_env, timeout=timeout, max_retries=0)
+
+    async def ask() -> list[str]:
+        async with engine._client() as client, asyncio.timeout(timeout):
+            return sorted([model.id async for model in client.models.list()])
+
+    try:
+        with ThreadPoolExecutor(1) as thread:  # a notebook's thread has an event loop of its own
+            return thread.submit(lambda: asyncio.run(ask())).result()
+    except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{base_url}: {engine._cause(error)}. Remedy: start the server, correct --base-url (mostly it ends in /v1) "
+            "or name the model."
+        ) from None
 
 
 def _check_url(url: str) -> bool:

@@ -27,6 +27,7 @@ from modgap.report import tables as t
 from modgap.report.collect import Collection, EvalRun, TrainStage, collect, model_of
 from modgap.report.curves import averaged, logged, rollouts
 from modgap.report.curves import training as training_panels
+from modgap.report.judged import judge_tables, judged
 from modgap.report.mathverse import mathverse_tables
 from modgap.report.paper import paper_tables
 from modgap.report.reading import KINDS
@@ -96,7 +97,7 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
     """The numbers of a collection, as `build_report` returns them, and the scores that they were made from."""
     scores = [Scores.of(run.problems, run.responses, run.grades.values(), _samples_asked(run)) for run in found.evals]
     runs = {
-        run.name: summarise_run(score, mode_of(run.grades.values()))
+        run.name: summarise_run(score, mode_of(run.grades.values())) | {"judge": judged(run)}
         for run, score in zip(found.evals, scores, strict=True)
     }
     changed = changes(dict(zip(runs, scores, strict=True)))
@@ -146,6 +147,7 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
             t.gap_table(runs, numbers["changes"]),
             t.passes_table(runs),
             *mathverse_tables(runs),
+            *judge_tables(runs),
         ],
         "pairs": [t.leaky_table(runs)],
         "reading": [t.reading_table(runs)],

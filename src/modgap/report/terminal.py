@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modgap.report import tables as t
 from modgap.report.mathverse import mathverse_tables
 from modgap.report.seed_tables import narrow_table
-from modgap.report.words import gap_words, meaning_words, reading_words
+from modgap.report.words import gap_words, judge_words, meaning_words, reading_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +38,9 @@ def print_numbers(numbers: Mapping[str, Any], console: Console | None = None) ->
     runs = numbers["runs"]
     if not runs:
         return
+    for name, summary in runs.items():
+        for sentence in judge_words(summary.get("judge")):
+            print_line(console, f"{name}: {sentence}" if len(runs) > 1 else sentence)
     if numbers["seeds"] and len(runs) > MANY:
         return print_line(console, f"The {len(runs)} runs one by one are on the page.")
     for table in (
@@ -62,6 +65,8 @@ def print_summary(summary: Mapping[str, Any], name: str = "run", console: Consol
         print_line(console, "".join(words for words, _ in gap_words(gap, reading)), "bold")
         for sentence in [*meaning_words(gap), *reading_words(reading)]:
             print_line(console, sentence)
+    for sentence in judge_words(summary.get("judge")):
+        print_line(console, sentence)
     for warning in summary["warnings"]:
         print_line(console, f"Note: {warning}", "yellow")
     for table in (_counts({name: summary}), *mathverse_tables({name: summary}, named=False, narrow=True)):

@@ -131,6 +131,42 @@ def open_words(grades: Iterable[GradeRow]) -> list[str]:
     return [f"{words} {skipped:,} of them may need none: {SKIPPED} first." if skipped else words]
 
 
+def judge_words(judged: Mapping[str, Any] | None) -> list[str]:
+    """What a judge did, from summary.json's `judge`; none where no judge was asked."""
+    if not judged or not judged["judge"]:
+        return []
+    words = (
+        f"Judge {judged['judge']}: of {judged['samples']:,} samples that rules leave open {judged['consistent']:,} "
+        f"right and {judged['different']:,} wrong"
+    )
+    parts = [
+        f"{judged[kind]:,} {what}"
+        for kind, what in (
+            ("unreadable", "with a verdict that cannot be read"),
+            ("failed", "failed, which the same command asks again"),
+            ("waiting", "not asked about"),
+        )
+        if judged[kind]
+    ]
+    return [f"{'; '.join([words, *parts])}.", *_check_words(judged["check"])]
+
+
+def _check_words(check: Mapping[str, Any] | None) -> list[str]:
+    if not check:
+        return []
+    table = check["table"]
+    count = sum(table.values())
+    if not count:
+        return [f"Of {check['samples']:,} answers that the rules decided the judge gave no verdict that can be read."]
+    kappa = "not defined" if check["kappa"] is None else f"{check['kappa']:.2f}"
+    left = check["unreadable"] + check["failed"]
+    return [
+        f"On {count:,} answers that the rules decided it agrees with them in {t.percent(check['agreement'])}% (Cohen's "
+        f"kappa {kappa}): both right {table['both_right']:,}, only the rules {table['rules_only']:,}, only the judge "
+        f"{table['judge_only']:,}, both wrong {table['both_wrong']:,}{f'; {left:,} without a verdict' if left else ''}."
+    ]
+
+
 def reading_words(reading: Mapping[str, Any] | None) -> list[str]:
     """What became of the lost problems, as one sentence; none where that is not known."""
     if not reading:
