@@ -10,7 +10,8 @@ have. With S seeds, P problems and a value x for each pair,
 V_p and V_s each hold the noise V_e of single pairs, which counts once. Each part gets Student's quantile of its own
 degrees of freedom, as Howe does: with three seeds the usual pooled degrees of freedom (Satterthwaite's) cover 92 of 100
 where 95 are promised, for three seeds that happen to lie close together then pass for certainty. A bootstrap cannot do
-it at all: it has 27 ways to draw three seeds. docs/statistics.md has the simulated coverage of all of them.
+it at all: it has 27 ways to draw three seeds. docs/statistics.md has the simulated coverage, and
+`bench/seeds_coverage.py` simulates it.
 
 The paper trains each recipe once.
 
@@ -21,6 +22,7 @@ Sources: Howe (1974), JASA 69:789, and Graybill and Wang (1980) for the interval
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,14 +87,44 @@ def over_seeds(values: npt.ArrayLike, limits: tuple[float, float], seed: int = 0
     sd = float(means_S.std(ddof=1))
     if p == 1:
         return SeedsEstimate(value, *limits, 1.0, told, sd, p)
-    problems, seeds = crossed_variances(x_SP)
+    problems, of_seeds, rest = crossed_variances(x_SP)
+    seeds = max(0.0, of_seeds - rest)
     half = _half(1 - level, problems, p, seeds, len(told))
     p_value = _p_value(abs(value), problems, p, seeds, len(told))
     return SeedsEstimate(value, max(limits[0], value - half), min(limits[1], value + half), p_value, told, sd, p)
 
 
-def crossed_variances(x_SP: Floats) -> tuple[float, float]:
-    """The variance of the mean that comes from problems, and what seeds add to it: V_p and max(0, V_s - V_e).
+def pooled_p_values(values: Sequence[npt.ArrayLike]) -> list[float]:
+    """p-values of several means, of 0, if the seeds of all of them spread alike.
+
+    With three seeds the spread of one recipe is known from two degrees of freedom; ten recipes together have twenty,
+    and see far smaller changes. But a recipe whose seeds spread more than the others' is then certain too easily: where
+    one of ten spreads three times as much, its intervals would miss in some 30 of 100 cases instead of 5.
+
+    Args:
+        values: Of each recipe an array `[seeds, problems]`, as `over_seeds` takes it. One with a single seed, which
+            tells nothing of a spread, borrows that of the others; where all are single, the p-values are those of
+            `over_seeds`.
+    """
+    arrays = [np.asarray(x, dtype=np.float64) for x in values]
+    several = [x_SP for x_SP in arrays if len(x_SP) > 1 and x_SP.shape[1] > 1]
+    if not several:
+        return [over_seeds(x_SP, (-math.inf, math.inf)).p_value for x_SP in arrays]
+    freedom = sum(len(x_SP) - 1 for x_SP in several)
+    # Of a single seed: its variance, and the part of it that is the noise of its problems.
+    spread = sum((len(x_SP) - 1) * float(x_SP.mean(axis=1).var(ddof=1)) for x_SP in several) / freedom
+    noise = sum((len(x_SP) - 1) * crossed_variances(x_SP)[2] * len(x_SP) for x_SP in several) / freedom
+    found: list[float] = []
+    for x_SP in arrays:
+        s, p = x_SP.shape
+        problems = float(x_SP.mean(axis=0).var(ddof=1)) / p if p > 1 else math.inf
+        seeds = max(0.0, spread - noise) / s
+        found.append(1.0 if p == 1 else _p_value(abs(float(x_SP.mean())), problems, p, seeds, freedom + 1))
+    return found
+
+
+def crossed_variances(x_SP: Floats) -> tuple[float, float, float]:
+    """V_p, V_s and V_e of the module's formula.
 
     Args:
         x_SP: At least two seeds and two problems.
@@ -103,7 +135,7 @@ def crossed_variances(x_SP: Floats) -> tuple[float, float]:
     problems = float(of_problem_P.var(ddof=1)) / p
     seeds = float(of_seed_S.var(ddof=1)) / s
     rest = float(np.sum(rest_SP**2)) / ((s - 1) * (p - 1)) / (s * p)
-    return problems, max(0.0, seeds - rest)
+    return problems, seeds, rest
 
 
 def _half(tail: float, problems: float, p: int, seeds: float, s: int) -> float:

@@ -1,7 +1,8 @@
 """Reads run folders, training folders and study folders into plain data, without the data set and without a model.
 
 A report knows a folder by what is in it: `responses.jsonl` is an evaluation, `train_log.jsonl` a training stage, a
-folder of either (`eval/`, `stage1/`) a recipe, and a folder of recipes a study.
+folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study, and a folder of studies (`seed0/`,
+`seed1/`) all of them. A file is the `cells.json` of an earlier report.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder, read_json
+from modgap.report.cells import Sweep, read_cells
 
 IMPORT_NOTE = "import.json"
 """What an imported run holds beside its manifest: the `warnings` of its import."""
@@ -81,10 +83,14 @@ class TrainStage:
 
 @dataclass(slots=True)
 class Collection:
-    """Everything that one report shows, in the order to show it; the first evaluation is the one to compare with."""
+    """Everything that one report shows, in the order to show it; the first evaluation is the one to compare with.
+
+    `sweeps` are the tables over seeds: those read from a `cells.json`, then those that `page.numbers_of` finds.
+    """
 
     evals: list[EvalRun] = field(default_factory=list)
     stages: list[TrainStage] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -92,7 +98,8 @@ def collect(paths: Sequence[Path | str]) -> Collection:
     """Read the folders that a report is about.
 
     Args:
-        paths: Evaluation runs, training runs, recipe folders or study folders, in any mixture.
+        paths: Evaluation runs, training runs, recipe folders, studies, folders of studies, `cells.json` files, in
+            any mixture.
 
     Raises:
         UserError: A folder is none of these, or a file in it is broken; one line that says which and what to give.
@@ -100,19 +107,24 @@ def collect(paths: Sequence[Path | str]) -> Collection:
     found = Collection()
     for path in map(Path, paths):
         before = len(found.evals) + len(found.stages)
+        if path.is_file() and path.suffix == ".json":
+            found.sweeps += read_cells(path)
+            continue
         if not path.is_dir():
             raise UserError(f"{path} is no folder: give the --out of modgap eval, train or study.")
         if _is_eval(path) or _is_stage(path) or _parts(path):
             _add_recipe(found, path, _folder_name(path))
         else:
             _add_study(found, path)
+            for study in _studies(path):
+                _add_study(found, study)
         if len(found.evals) + len(found.stages) == before:
             inside = _named(list(_runs_below(path)))
             raise UserError(
                 f"{path} is no run: it has no responses.jsonl (modgap eval), train_log.jsonl (modgap train) or "
                 f"RECIPE/eval (modgap study); give {f'the runs in it: {inside}' if inside else 'one that does'}."
             )
-    _say_hidden(found, list(map(Path, paths)))
+    _say_hidden(found, [path for path in map(Path, paths) if path.is_dir()])
     _tell_apart(found)
     return found
 
@@ -223,6 +235,11 @@ def _add_study(found: Collection, path: Path) -> None:
             found.notes.append(f"{part.name} is trained or in training, but not evaluated yet.")
 
 
+def _studies(path: Path) -> list[Path]:
+    """The studies directly below a folder, in the order of their names: those of several seeds."""
+    return [part for part in sorted(path.iterdir()) if part.is_dir() and _manifest(part).get("kind") == "study"]
+
+
 def _begun(part: Path) -> str:
     return min(str(_manifest(folder).get("created", "~")) for folder in _parts(part))
 
@@ -233,7 +250,8 @@ def _folder_name(path: Path) -> str:
 
 
 def _tell_apart(found: Collection) -> None:
-    """Give evaluations of one name (two studies' `base`) the folder above as well."""
+    """Give evaluations and trainings of one name (two studies' `base`) the folder above as well."""
+    _tell_stages_apart(found)
     names = [run.name for run in found.evals]
     twice = {name for name in names if names.count(name) > 1}
     used: set[str] = set()
@@ -246,6 +264,19 @@ def _tell_apart(found: Collection) -> None:
         used.add(unique)
         if unique != run.name:
             found.evals[position] = replace(run, name=unique)
+
+
+def _tell_stages_apart(found: Collection) -> None:
+    folders: dict[str, dict[Path, None]] = {}
+    for stage in found.stages:
+        folders.setdefault(stage.recipe, {})[stage.path.parent] = None
+    for position, stage in enumerate(found.stages):
+        alike = list(folders[stage.recipe])
+        if len(alike) > 1:
+            above = [Path(os.path.abspath(folder)).parent.name for folder in alike]
+            number = alike.index(stage.path.parent)
+            twice = f" ({above[: number + 1].count(above[number])})" if above.count(above[number]) > 1 else ""
+            found.stages[position] = replace(stage, recipe=f"{above[number]}/{stage.recipe}{twice}")
 
 
 # Reading files

@@ -7,6 +7,7 @@ a metric that a recipe adds needs no line here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from modgap.report.charts import Curve, curve, line
@@ -52,6 +53,37 @@ def logged(stages: Sequence[TrainStage]) -> dict[str, list[dict[str, Any]]]:
         recipes.setdefault(stage.recipe, []).append({"stage": stage.title, "after": after, "metrics": metrics})
         done[stage.recipe] = after + max(int(row["step"]) for row in stage.log)
     return recipes
+
+
+def averaged(
+    recipes: Mapping[str, list[dict[str, Any]]], seeds: Sequence[Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """The numbers of all logs with the seeds of a recipe taken together: at each step the mean of those that have it.
+
+    Args:
+        recipes: As `logged` returns them.
+        seeds: The tables over seeds, see `seeds.seed_numbers`.
+    """
+    label_of = {run: row["recipe"] for table in seeds for row in table["rows"] for run in row["runs"]}
+    together: dict[str, list[list[dict[str, Any]]]] = {}
+    for name, parts in recipes.items():
+        together.setdefault(label_of.get(name, name), []).append(parts)
+    return {
+        label: runs[0] if len(runs) == 1 else [_mean(stages) for stages in zip(*runs, strict=False)]
+        for label, runs in together.items()
+    }
+
+
+def _mean(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One stage of several seeds."""
+    metrics: dict[str, list[tuple[float, float]]] = {}
+    for name in dict.fromkeys(name for stage in stages for name in stage["metrics"]):
+        values: dict[float, list[float]] = {}
+        for stage in stages:
+            for step, value in stage["metrics"].get(name, []):
+                values.setdefault(step, []).append(value)
+        metrics[name] = [(step, fmean(values[step])) for step in sorted(values)]
+    return {**stages[0], "metrics": metrics}
 
 
 def training(recipes: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any] | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.report.charts import line
-from modgap.report.curves import MAIN
+from modgap.report.curves import MAIN, averaged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def write_figures(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def draw(numbers: Mapping[str, Any]) -> dict[str, Figure]:
-    """Name -> figure: `accuracy`, `gap`, `types-RUN`, `training-METRIC`; those that the numbers have."""
+    """Name -> figure: `accuracy`, `gap`, `types-RUN`, `seeds-accuracy`, `seeds-change`, `training-METRIC`; if there."""
     figures: dict[str, Figure] = {}
     runs = {name: summary for name, summary in numbers["runs"].items() if summary["gap"]}
     if runs:
@@ -55,7 +55,14 @@ def draw(numbers: Mapping[str, Any]) -> dict[str, Figure]:
         if len(summary["types"]) > 1:
             rows = {f"{row['type'] or '(none)'} ({row['n_problems']})": row for row in summary["types"]}
             figures[f"types-{_file_name(name)}"] = _forest(rows, f"{name}: gap by type (points)")
-    recipes = numbers["training"]
+    for number, part in enumerate(numbers["seeds"], start=1):
+        several = f"-{number}" if len(numbers["seeds"]) > 1 else ""
+        figures[f"seeds-accuracy{several}"] = _seeds(part["rows"])
+        changes = {row["recipe"]: row["change"]["gap"] for row in part["rows"] if row["change"]}
+        if changes:
+            rows = {name: {**change, "points": change["value"]} for name, change in changes.items()}
+            figures[f"seeds-change{several}"] = _forest(rows, "Change of the gap against the base model (points)")
+    recipes = averaged(numbers["training"], numbers["seeds"])
     for metric, (title, _) in MAIN.items():
         if any(metric in part["metrics"] for parts in recipes.values() for part in parts):
             figures[f"training-{_file_name(metric)}"] = _curves(recipes, metric, title)
@@ -86,11 +93,32 @@ def _accuracy(runs: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def _seeds(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Both sides of each recipe: the mean with its interval, and a tick for each seed."""
+    figure, axes = _figure(1.2 + 0.42 * len(rows))
+    for at, row in enumerate(rows):
+        axes.plot([100 * row["vision"]["value"], 100 * row["text"]["value"]], [at, at], color="#8c9ba7", lw=2)
+        for side, colour, marker in (("text", TEXT, "o"), ("vision", VISION, "D")):
+            value, seeds = row[side], [100 * seed for seed in row[side]["seeds"]]
+            ends = [100 * value["ci_low"], 100 * value["ci_high"]]
+            axes.plot(ends, [at, at], color=colour, lw=7, alpha=0.25, solid_capstyle="round")
+            if len(seeds) > 1:
+                axes.plot(seeds, [at] * len(seeds), "|", color=colour, ms=15)
+            label = {"text": "text-centric", "vision": "vision-centric"}[side] if at == 0 else None
+            axes.plot(100 * value["value"], at, marker, color=colour, ms=8, ls="", label=label, zorder=3)
+    _name_rows(axes, [row["recipe"] for row in rows])
+    axes.set_xlim(left=0)
+    axes.set_xlabel("Accuracy (%), mean over seeds with 95% interval; a tick for each seed")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return figure
+
+
 def _forest(rows: Mapping[str, Any], title: str) -> Figure:
     figure, axes = _figure(1.0 + 0.36 * len(rows))
     for row, value in enumerate(rows.values()):
         axes.plot([value["ci_low"], value["ci_high"]], [row, row], color=INK, lw=2)
         axes.plot(value["points"], row, "o", color=INK, ms=7)
+        axes.plot(value.get("seeds", []), [row] * len(value.get("seeds", [])), "|", color=INK, ms=12)
     axes.axvline(0, color="#8c9ba7", lw=1)
     _name_rows(axes, list(rows))
     axes.set_xlabel(f"{title}, with 95% intervals")

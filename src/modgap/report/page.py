@@ -103,6 +103,7 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
     changed = changes(dict(zip(runs, scores, strict=True)))
     training = logged(found.stages)
     found.sweeps += find_sweeps(found, scores)
+    again = {run.name for sweep in found.sweeps for run in sweep.untrained}  # the base model, once in each study
     numbers: dict[str, Any] = {
         "runs": runs,
         "changes": changed,
@@ -116,7 +117,7 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
             *training_words(training),
             *warnings(runs),
             *open_words(row for run in found.evals for row in run.grades.values()),
-            *change_words(changed, next(iter(runs), "")),
+            *change_words({name: x for name, x in changed.items() if name not in again}, next(iter(runs), "")),
         ],
     }
     numbers["headline"] = headline(numbers, found)

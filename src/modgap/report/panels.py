@@ -35,6 +35,37 @@ def accuracies(runs: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "scale": scale(highs, hi=100.0)}
 
 
+def seeds(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """A table over seeds: both sides of each recipe, and the change of its gap, with a dot for each seed."""
+    sides: list[dict[str, Any]] = []
+    changes: list[dict[str, Any]] = []
+    for row in numbers["rows"]:
+        marks = {
+            side: {
+                "value": row[side]["value"],
+                "at": 100 * row[side]["value"],
+                "low": 100 * row[side]["ci_low"],
+                "high": 100 * row[side]["ci_high"],
+                "dots": [100 * value for value in row[side]["seeds"]] if len(row["seeds"]) > 1 else [],
+                "label": f"{words} {t.percent(row[side]['value'])} percent, 95% interval "
+                f"{t.interval(row[side]['ci_low'], row[side]['ci_high'], 100)}",
+            }
+            for side, words in (("text", "text-centric"), ("vision", "vision-centric"))
+        }
+        sides.append({"name": row["recipe"], **marks})
+        if row["change"]:
+            change = row["change"]["gap"]
+            value = {"points": change["value"], "ci_low": change["ci_low"], "ci_high": change["ci_high"]}
+            dots = change["seeds"] if len(change["seeds"]) > 1 else []
+            changes.append(_forest_row(row["recipe"], value) | {"dots": dots})
+    highs = [high for row in sides for side in ("text", "vision") for high in (row[side]["high"], *row[side]["dots"])]
+    ends = [end for row in changes for end in (row["low"], row["high"], *row["dots"])]
+    return {
+        "sides": {"rows": sides, "scale": scale(highs, hi=100.0)},
+        "changes": {"rows": changes, "scale": scale(ends)} if changes else None,
+    }
+
+
 def _forest_row(name: str, value: Mapping[str, Any], note: str = "") -> dict[str, Any]:
     spread = t.interval(value["ci_low"], value["ci_high"])
     return {
