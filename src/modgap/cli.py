@@ -279,6 +279,7 @@ def grade(
     from modgap.display import progress_bars, say
     from modgap.grading_runs import grade_run
     from modgap.original import print_original
+    from modgap.original_mathverse import print_mathverse
     from modgap.report.terminal import print_summary
 
     folder, asked = RunFolder(run), None
@@ -299,6 +300,8 @@ def grade(
     print_summary(summary, run.name)
     if "original" in summary:
         print_original(summary["original"])
+    if figures := summary.get("mathverse", {}).get("original"):
+        print_mathverse(figures)
 
 
 @app.command

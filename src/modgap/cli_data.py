@@ -82,22 +82,37 @@ def prepare(
 
 
 def import_answers(
-    *folders: Path, gt: Path, out: Path, view: str | None = None, results_root: Path | None = None
+    *folders: Path, out: Path, gt: Path | None = None, view: str | None = None, results_root: Path | None = None
 ) -> None:
-    """Make a run of the original repository's answer folders (qprob_N_attemptJ.txt), and grade it; needs no diagrams.
+    """Make a run of the original repository's answers, and grade it; needs no diagrams.
+
+    PGPS9K: folders of qprob_N_attemptJ.txt. MathVerse: files *_generations.jsonl, scored or not.
 
     Args:
-        folders: Answer folders; a model's two kinds are the two views of one run. Several models make several runs,
-            OUT/MODEL.
-        gt: The data set's test.json.
+        folders: Answer folders, or files of generations or folders of them; a model's kinds are the views of one run.
+            Several models make several runs, OUT/MODEL.
         out: Run folder.
-        view: Of all folders; if not given, a folder whose name has `full_cond` is full-text, any other image-only.
+        gt: PGPS9K's test.json. Generations carry their gold answers; with MathVerse's own files (parquet or JSON)
+            they get subjects, images and the problems without an answer as well.
+        view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any other image-only.
         results_root: Also every folder below this one that holds answers.
     """
     from modgap.display import progress_bars
+    from modgap.generation_files import generation_files
     from modgap.importing import import_answers as import_folders
     from modgap.importing import print_imported
+    from modgap.importing_mathverse import import_generations, print_generations
 
+    if files := generation_files(folders, results_root):
+        if view is not None:
+            raise UserError(f"--view {view}: generations say their versions themselves; leave it out.")
+        with progress_bars() as bars:
+            made = import_generations(files, out, gt=gt, given=given(), progress=bars)
+        for run in made:
+            print_generations(run)
+        return
+    if gt is None:
+        raise UserError("--gt is missing: answer folders need the data set's test.json.")
     with progress_bars() as bars:
         runs = import_folders(folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars)
     for run in runs:

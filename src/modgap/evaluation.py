@@ -57,7 +57,7 @@ def fingerprint(problems: Iterable[Problem]) -> str:
     """16 hex digits that change when a problem's words, its answer or its diagram change."""
     digest, images = hashlib.sha256(), dict[Path, str]()
     for problem in problems:
-        image = None if problem.image is None else _image_digest(problem, images)
+        image = None if problem.image is None or problem.images else _image_digest(problem, images)
         fields = (problem.id, problem.question, problem.answer, problem.structural, problem.semantic, image)
         digest.update(json.dumps([*fields, dict(problem.prompts)], sort_keys=True).encode())
         if problem.images or problem.question_type:

@@ -20,6 +20,7 @@ from modgap.core.symbolic import SymbolicPool
 from modgap.inference.judge import Judge
 from modgap.judge_stage import CHECK, SEED, settle_all
 from modgap.original import original_figures
+from modgap.original_mathverse import mathverse_figures
 from modgap.report.summary import summarise
 from modgap.report.words import open_words
 
@@ -94,6 +95,8 @@ def grade_held(
     summary["warnings"] += open_words(rows)
     if mode == "paper" and not all(problem.question_type for problem in problems.values()):
         summary["original"] = original_figures(responses, rows, imported.get("other_files"))
+    if mode == "paper" and "mathverse" in summary:
+        summary["mathverse"]["original"] = mathverse_figures(problems, responses, rows)
     run.write_summary(summary)
     return summary
 
