@@ -77,6 +77,11 @@ class EvalOptions:
         for name in ("batch_size", "concurrency", "replicas"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1.")
+        several = "--ray-address" if self.ray_address is not None else "--replicas" if self.replicas > 1 else ""
+        if several and self.engine == "openai":
+            raise UserError(f"{several} is for the engines hf and vllm: the server of openai has --concurrency.")
+        if several and self.device is not None and ":" in self.device:
+            raise UserError(f"--device {self.device} and {several} exclude each other: each replica has its own.")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UserError(f"--max-tokens {self.max_tokens}: must be at least 1.")
         if self.temperature is not None and not self.temperature >= 0:
@@ -184,7 +189,7 @@ def _local(model: str | Path, options: EvalOptions) -> _Start:
     else:
         make = functools.partial(_make_hf, folder, pixels, options.device, options.batch_size)
     if options.replicas > 1 or options.ray_address is not None:
-        make = functools.partial(_make_replicas, make, options.replicas, options.ray_address)
+        make = functools.partial(_make_replicas, make, options)
     sampling = _PAPER_SAMPLING if paper else _own_sampling(folder)
     return _Start(make, sampling, {"model_fingerprint": model_fingerprint(folder)})
 
@@ -200,8 +205,19 @@ def _make_vllm(folder: Path, pixels: tuple[int, int] | None, args: Sequence[str]
     return registry.find("engine", "vllm", registry.INFERENCE_ENGINES)(folder, pixels=pixels, args=args)
 
 
-def _make_replicas(make: Callable[[], Engine], replicas: int, ray_address: str | None) -> Engine:
-    return registry.load("modgap.inference.replicas:ReplicaEngine")(make, replicas, ray_address=ray_address)
+def _make_replicas(make: Callable[[], Engine], options: EvalOptions) -> Engine:
+    each = 1
+    if options.engine == "vllm":
+        given = registry.load("modgap.inference.vllm_start:parse_engine_args")(options.engine_args)
+        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+            each *= given.get(name, 1) if isinstance(given.get(name, 1), int) else 1
+    return registry.load("modgap.inference.replicas:ReplicaEngine")(
+        make,
+        options.replicas,
+        ray_address=options.ray_address,
+        accelerators_each=each,
+        batch=options.batch_size,
+    )
 
 
 def _served(model: str | Path, options: EvalOptions) -> _Start:

@@ -1,0 +1,218 @@
+"""What `replicas` needs of Ray: a cluster (our own here, or one that exists), actors on it, and an end to all.
+
+A cluster of our own asks whoever connects for a token that only its processes have, shows no dashboard, and leaves
+neither a process nor a file behind. On one that exists, nothing is assumed to be shared but the model folder: diagrams
+travel with their requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modgap.core.engine import Engine, Request
+from modgap.core.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_STORE_BYTES = 200 * 2**20
+_CLOSE_S = 20.0
+# Ray's words, its statistics and its help for `uv run` are for its own users; set unless somebody else has.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    # An engine's own processes (vLLM has some) end with its actor, however that ends.
+    "RAY_process_group_cleanup_enabled": "true",
+}
+
+
+class Cluster:
+    """Ray with room for some engines.
+
+    Args:
+        address: An existing cluster; one of our own on this machine if `None`.
+        replicas: How many engines.
+        accelerators_each: GPUs of one engine.
+
+    Raises:
+        UserError: Ray is not installed, the cluster cannot be reached, or there is no such room.
+    """
+
+    def __init__(self, address: str | None, replicas: int, accelerators_each: int = 1) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        _authenticate(address)
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise UserError("--replicas needs Ray: pip install 'modgap[ray]'.") from error
+        self.ray: Any = ray
+        self._address, self._session = address, None
+        self._ours = not ray.is_initialized()
+        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._last: tuple[Any, Any] = (None, None)
+        if self._ours:
+            with _signals_kept():
+                self._connect(replicas)
+        try:
+            self._options = self._room(replicas, accelerators_each)
+        except BaseException:
+            self.close([], [])
+            raise
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        fair = max(1, self._cores // replicas) if address is None else 1
+        self._threads = int(threads) if threads.isdigit() and int(threads) else fair
+
+    def _connect(self, replicas: int) -> None:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            if self._address is not None:
+                _knock(self._address)
+                self.ray.init(address=self._address, **quiet)
+                return
+            started = self.ray.init(
+                address="local",
+                num_cpus=max(self._cores, 1),
+                include_dashboard=False,
+                object_store_memory=_STORE_BYTES,
+                **quiet,
+            )
+            self._session = Path(started.address_info["session_dir"])
+        except Exception as error:  # Ray has no common class for these
+            with contextlib.suppress(Exception):
+                self.ray.shutdown()
+            reason = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+            if self._address is None:
+                raise UserError(f"Ray could not be started on this machine ({reason}).") from error
+            raise UserError(
+                f"--ray-address {self._address}: no Ray cluster can be used there ({reason}): start one "
+                "(ray start --head), give this machine its token (~/.ray/auth_token), "
+                "or leave the option out to use this machine's accelerators."
+            ) from error
+
+    def _room(self, replicas: int, each: int) -> dict[str, Any]:
+        """What an actor asks for."""
+        there = self.ray.cluster_resources()
+        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
+        where = "this machine" if self._address is None else f"the Ray cluster at {self._address}"
+        mask = os.environ.get("CUDA_VISIBLE_DEVICES")
+        masked = f" (CUDA_VISIBLE_DEVICES={mask})" if self._address is None and mask is not None else ""
+        if gpus and replicas * each > gpus:
+            of = f", {each} for each," if each > 1 else ""
+            raise UserError(
+                f"--replicas {replicas}: {where} has {gpus} accelerator{'s' * (gpus > 1)}{masked}{of} "
+                f"so at most {gpus // each}: give that or fewer, or another --ray-address."
+            )
+        if not gpus and replicas > cpus:
+            raise UserError(
+                f"--replicas {replicas}: {where} has no accelerator{masked} and {cpus} CPU cores: give at most {cpus}."
+            )
+        return {"num_gpus": each if gpus else 0, "num_cpus": 1 if not gpus or self._address is not None else 0}
+
+    def start(self, kind: type, make: Callable[[], Engine]) -> Any:
+        """A new actor with an engine; it waits for room."""
+        actor = self.ray.remote(kind).options(max_restarts=0, scheduling_strategy="SPREAD", **self._options)
+        return actor.remote(make, os.getcwd(), self._threads, self._address is not None)
+
+    def stop(self, actor: Any) -> None:
+        """End an actor at once, if it is still there."""
+        with contextlib.suppress(Exception):
+            self.ray.kill(actor)
+
+    def portable(self, request: Request) -> Request:
+        """A request that can be read where the actors are: on a cluster, with the pixels of its image in it, as PNG."""
+        if self._address is None or request.image is None:
+            return request
+        if self._last[0] != request.image:  # views of a problem, side by side, share one
+            buffer = io.BytesIO()
+            request.image().save(buffer, "PNG")
+            self._last = (request.image, functools.partial(_decoded, buffer.getvalue()))
+        return replace(request, image=self._last[1])
+
+    def why(self, error: Exception) -> str:
+        """What became of an actor, in a few words."""
+        said = " ".join(str(error).split())
+        if "No module named" in said:
+            return f"{said[said.index('No module named') :][:80]}: install the same modgap on every node of the cluster"
+        if type(error).__name__ == "OutOfMemoryError" or "memory pressure" in said:
+            return "Ray ended its process, because its machine ran out of memory"
+        if "node" in type(error).__name__.lower() or "node has died" in said or "its node" in said:
+            return "its machine is gone"
+        if "has died" in said or "died unexpectedly" in said or "actor is dead" in said.lower():
+            return f"its process died{self._logs()}"
+        return f"{type(error).__name__}: {said[:200]}"
+
+    def _logs(self) -> str:
+        return f" (logs: {self._session / 'logs'})" if self._session else ""
+
+    def close(self, actors: Sequence[Any], idle: Iterable[Any]) -> None:
+        """End all actors, those with nothing to do in an orderly way; and the cluster, if it is ours."""
+        if not self.ray.is_initialized():
+            return
+        with contextlib.suppress(Exception):
+            refs = [actor.close.remote() for actor in idle]
+            if refs:
+                self.ray.wait(refs, num_returns=len(refs), timeout=_CLOSE_S)
+        for actor in actors:
+            self.stop(actor)
+        if not self._ours:
+            return
+        with contextlib.suppress(Exception):
+            self.ray.shutdown()
+        if self._session and sys.exc_info()[0] is None:
+            shutil.rmtree(self._session, ignore_errors=True)
+
+
+def _authenticate(address: str | None) -> None:
+    """Have Ray ask for a token: one of our own on our own cluster (Ray listens on every interface), else the user's."""
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    mode, *tokens = (os.environ.get(name) for name in names)
+    if mode is not None:
+        return
+    if address is None and not any(tokens):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if address is None or any(tokens) or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nobody listens; Ray takes two minutes to find that out."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _decoded(png: bytes) -> Image:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        return image.convert("RGB")
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Generator[None]:
+    """Ray takes SIGTERM for itself; a program's other plans with it stay, and Ray's print no stack."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        kept = signal.getsignal(signal.SIGTERM) if before in (signal.SIG_DFL, None) else before
+        signal.signal(signal.SIGTERM, kept)
