@@ -7,6 +7,7 @@ Every command is a thin wrapper around a typed function of the package. Those ar
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,13 @@ def run() -> None:
     """The console script."""
     # OpenMP threads that spin while they wait slow a busy machine down tenfold; read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # What ends a job (kill, timeout, Slurm) ends it as Ctrl-C does, so that engines give back their processes and GPUs.
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(main())
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @app.command
@@ -164,8 +171,9 @@ def train(
 def evaluate(
     *,
     data: Path,
-    model: str,
     out: Path,
+    model: str | None = None,
+    models: Path | None = None,
     benchmark: Benchmark = "pgps9k",
     engine: Literal["hf", "vllm", "openai"] = "hf",
     views: str | None = None,
@@ -186,12 +194,14 @@ def evaluate(
     engine_args: EngineArgs = (),
     replicas: int = 1,
     ray_address: str | None = None,
-) -> None:
+) -> int | None:
     """Ask a model every test problem in several views, grade the answers and print the gap.
 
     Args:
         data: The data set; of MathVerse a parquet or JSON file, a folder of them, or its Hugging Face id.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
+        models: In the place of --model a file with one a line (blank lines and # are left out): each becomes a run in
+            OUT/NAME, as many at a time as there are accelerators for.
         out: Run folder; an interrupted run goes on there.
         benchmark: Layout of the data set.
         engine: What answers: `hf` and `vllm` load the model here, `openai` asks an OpenAI-compatible server for it.
@@ -218,6 +228,7 @@ def evaluate(
     """
     from modgap.display import progress_bars
     from modgap.evaluation import read_problems
+    from modgap.fleet import evaluate_models
     from modgap.measure import EvalOptions, evaluate_model
     from modgap.report.terminal import print_summary
 
@@ -227,10 +238,17 @@ def evaluate(
         concurrency, timeout, max_retries, engine_args, replicas, ray_address,
     )  # fmt: skip
     options.check()
+    if (model is None) == (models is None):
+        print("modgap: give one of --model and --models (a file with one a line). See modgap --help.", file=sys.stderr)
+        return 2
     problems = read_problems(benchmark, data, limit=limit)
+    if models is not None:
+        return evaluate_models(models, data, out, options, benchmark=benchmark, limit=limit)
+    assert model is not None
     with progress_bars() as bars:
         summary = evaluate_model(problems, model, out, options, given=given(), progress=bars)
     print_summary(summary, out.name)
+    return None
 
 
 @app.command

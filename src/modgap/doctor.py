@@ -17,7 +17,7 @@ _OPTIONAL = {
     "modelscope": "models from ModelScope (--model modelscope:ORG/NAME)",
     "vllm": "",
     "verl": "",
-    "ray": "",
+    "ray": "evaluation on several accelerators or machines (--replicas)",
 }
 """Package, which is also the name of its extra -> what this version does with it beyond an engine of its name."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,18 +207,22 @@ def _make_vllm(folder: Path, pixels: tuple[int, int] | None, args: Sequence[str]
 
 
 def _make_replicas(make: Callable[[], Engine], options: EvalOptions) -> Engine:
-    each = 1
-    if options.engine == "vllm":
-        given = registry.load("modgap.inference.vllm_start:parse_engine_args")(options.engine_args)
-        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
-            each *= given.get(name, 1) if isinstance(given.get(name, 1), int) else 1
     return registry.load("modgap.inference.replicas:ReplicaEngine")(
         make,
         options.replicas,
         ray_address=options.ray_address,
-        accelerators_each=each,
+        accelerators_each=accelerators_each(options),
         batch=options.batch_size,
     )
+
+
+def accelerators_each(options: EvalOptions) -> int:
+    """How many accelerators one engine takes: vLLM's tensor parallel times pipeline parallel size."""
+    if options.engine != "vllm":
+        return 1
+    given = registry.load("modgap.inference.vllm_start:parse_engine_args")(options.engine_args)
+    sizes = (given.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size"))
+    return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
 
 
 def _served(model: str | Path, options: EvalOptions) -> _Start:
