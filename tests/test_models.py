@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -395,6 +396,9 @@ class Cramped:
     def encode(self, prompt: Prompt, image: object) -> EncodedPrompt:
         ids = torch.arange(len(prompt.text))
         return EncodedPrompt(ids, ids, len(ids))
+
+    def keeping_features(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def generate(self, prompts: object, seeds: list[list[int]], temperature: float, max_new_tokens: int) -> object:
         self.nested |= sys.exc_info()[0] is not None

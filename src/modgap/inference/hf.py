@@ -1,16 +1,21 @@
 """Answers prompts with transformers, in this process.
 
 Prompts are encoded a window at a time and batched by length, so that padding is small and memory does not grow with the
-data set. A prompt's samples share its prefill. Each sample is drawn with a seed of its own, so that batching does not
-change which random numbers it sees.
+data set; a thread encodes the next window while the model works on this one. A problem's views share its image: it is
+decoded and cut into patches once, and passes the vision tower once. A prompt's samples share its prefill. Each sample
+is drawn with a seed of its own, so that batching does not change which random numbers it sees.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
@@ -30,6 +35,8 @@ class _Policy(Protocol):
 
     def encode(self, prompt: Prompt, image: Image | None) -> Any: ...
 
+    def keeping_features(self) -> AbstractContextManager[None]: ...
+
     def generate(
         self, prompts: Sequence[Any], seeds: Sequence[Sequence[int]], temperature: float, max_new_tokens: int
     ) -> list[list[Any]]: ...
@@ -41,28 +48,32 @@ class HfEngine:
     Args:
         policy: The model and its processor, see `modgap.models.load_policy`.
         batch_size: Responses sampled together; lowered by itself when memory runs out.
+        ahead: Encode the next window in a thread while the model works.
     """
 
-    def __init__(self, policy: _Policy, batch_size: int = 64) -> None:
+    def __init__(self, policy: _Policy, batch_size: int = 64, ahead: bool = True) -> None:
         self._policy = policy
         self._batch_size = batch_size
+        self._ahead = ahead
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, batch by batch."""
         window = max(1, self._batch_size * _WINDOW // max((len(r.samples) for r in requests), default=1))
-        for start in range(0, len(requests), window):
-            encoded: list[tuple[Request, Any]] = [
-                (request, self._policy.encode(request.prompt, request.image() if request.image else None))
-                for request in requests[start : start + window]
-            ]
+        first = max(1, window // _WINDOW)  # the model waits for the first prompts alone
+        cuts = [0, *range(first, len(requests), window), len(requests)]
+        parts = [requests[start:end] for start, end in pairwise(cuts) if start < end]
+        for encoded in _encoded(self._policy, parts, self._ahead):
             encoded.sort(key=lambda pair: len(pair[1]))
-            while encoded:
-                count, rows = 0, 0
-                while count < len(encoded) and (not count or rows + len(encoded[count][0].samples) <= self._batch_size):
-                    rows += len(encoded[count][0].samples)
-                    count += 1
-                batch, encoded = encoded[:count], encoded[count:]
-                yield from self._batch(batch, sampling)
+            with self._policy.keeping_features():
+                while encoded:
+                    count, rows = 0, 0
+                    while count < len(encoded) and (
+                        not count or rows + len(encoded[count][0].samples) <= self._batch_size
+                    ):
+                        rows += len(encoded[count][0].samples)
+                        count += 1
+                    batch, encoded = encoded[:count], encoded[count:]
+                    yield from self._batch(batch, sampling)
 
     def _batch(self, batch: list[tuple[Request, Any]], sampling: Sampling) -> Iterator[Completion]:
         import torch
@@ -99,6 +110,40 @@ class HfEngine:
 
 
 _Batch = list[tuple[Request, Any]]
+
+
+def _encoded(policy: _Policy, parts: Sequence[Sequence[Request]], ahead: bool) -> Iterator[_Batch]:
+    """Each part's requests with their prompts encoded, the next part in a thread while this one is used.
+
+    What goes wrong while encoding is raised when its part is due: what comes before it is answered first.
+    """
+    stop = threading.Event()
+
+    def encode(part: Sequence[Request]) -> _Batch:
+        done: _Batch = []
+        opener: Callable[[], Image] | None = None
+        image: Image | None = None
+        for request in part:
+            if stop.is_set():
+                break
+            if request.image is None or request.image != opener:  # the views of a problem, side by side, share it
+                opener, image = request.image, request.image() if request.image else None
+            done.append((request, policy.encode(request.prompt, image)))
+        return done
+
+    if not ahead or len(parts) < 2:
+        yield from map(encode, parts)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="modgap-encode") as thread:
+        try:
+            coming = thread.submit(encode, parts[0])
+            for following in parts[1:]:
+                encoded = coming.result()
+                coming = thread.submit(encode, following)
+                yield encoded
+            yield coming.result()
+        finally:  # Ctrl-C, an error, a reader who had enough: the thread ends after the prompt it is at
+            stop.set()
 
 
 def _halves(batch: _Batch) -> tuple[_Batch, _Batch]:

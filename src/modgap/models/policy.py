@@ -72,6 +72,7 @@ class Policy:
         self.default_max_new_tokens: int | None = defaults.max_new_tokens
         self._banned: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
         self._static: StaticSampler | None = None
+        self._features: dict[str | None, Tensor] | None = None  # kept while evaluating
 
     @property
     def device(self) -> torch.device:
@@ -114,14 +115,23 @@ class Policy:
             For each prompt `[merged tokens, hidden]`, or `None` without an image. Prompts that show the same image get
             the same tensor. Differentiable where gradients are on and the tower is not frozen.
         """
-        unique = {p.image_key: p.pixels for p in prompts if p.pixels is not None}
-        if not unique:
-            return [None] * len(prompts)
-        pixels = pixel_values(list(unique.values()), self.device)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision):
-            features = encode_images(self.visual, pixels, [p.grid for p in unique.values()])
-        by_key = dict(zip(unique, features, strict=True))
+        by_key: dict[str | None, Tensor] = self._features if self._features is not None else {}
+        unique = {p.image_key: p.pixels for p in prompts if p.pixels is not None and p.image_key not in by_key}
+        if unique:
+            pixels = pixel_values(list(unique.values()), self.device)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision):
+                features = encode_images(self.visual, pixels, [p.grid for p in unique.values()])
+            by_key.update(zip(unique, features, strict=True))
         return [by_key[p.image_key] if p.pixels is not None else None for p in prompts]
+
+    @contextmanager
+    def keeping_features(self) -> Iterator[None]:
+        """Inside, features of images are kept and given again: for evaluation, where the weights do not change."""
+        self._features = {}
+        try:
+            yield
+        finally:
+            self._features = None
 
     def embed(
         self, prompts: Sequence[EncodedPrompt], features: Features, tails: Sequence[Sequence[Tensor]] | None = None
