@@ -28,7 +28,7 @@ from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import INSTRUCTION, SYSTEM, evaluation_prompt
 from modgap.core.record import RunFolder
-from modgap.core.view import ALL_VIEWS, VERSION_VIEWS, VERSIONS, parse_versions
+from modgap.core.view import VERSION_VIEWS, VERSIONS, parse_versions
 from modgap.datasets import mathverse
 from modgap.datasets.mathverse_rows import files_of
 from modgap.evaluation import evaluate, fingerprint, read_problems
@@ -39,6 +39,7 @@ from modgap.inference.scripted import ScriptedEngine
 from modgap.measure import EvalOptions, evaluate_model
 from modgap.original_mathverse import mathverse_lines
 from modgap.report.page import build_report
+from modgap.report.pictures import read_picture
 
 FIVE = tuple(VERSION_VIEWS)
 Rows = list[dict[str, Any]]
@@ -430,6 +431,12 @@ def test_the_report_has_the_tables(rows: Rows, data: Path, tmp_path: Path) -> No
     [table] = numbers["paper"]  # nothing of PGPS9K, no table of it
     assert table["caption"].startswith("MathVerse") and table["rows"][0][:4] == ("7B", "no training", "25.0", "100.0")
     assert (tmp_path / "r_figures" / "table-mathverse-1.csv").exists()
+    # The page shows what Vision Only shows, read again out of the parquet file.
+    places = [row.image or "" for row in RunFolder(run).problems().values()]
+    shown = [row["image"]["bytes"] for row in rows if row["problem_version"] == "Vision Only"]
+    assert [read_picture(place) for place in places] == shown
+    with pytest.raises(OSError, match="holds no image"):
+        read_picture(places[0].partition("#")[0] + "#999")
     assert numbers["runs"]["qwen2_5_vl_7b"]["mathverse"]["text"]["accuracy"] == 0.625
 
 
@@ -455,7 +462,11 @@ def generations(rows: Rows, of: str, how: Callable[[dict[str, Any], int], str]) 
     keys = ("sample_index", "problem_index", "problem_version", "question_type", "answer")
     return [
         {key: row[key] for key in keys}
-        | {"question": row["question_for_eval"], "prediction": how(row, sample), "sample_id": sample}
+        | {
+            "question": row.get("question_for_eval", row["question"]),
+            "prediction": how(row, sample),
+            "sample_id": sample,
+        }
         for row in rows
         if of == "full" or row["problem_version"] in SIDES[of]
         for sample in range(TRIES)
@@ -644,7 +655,7 @@ def test_prompts_are_the_originals_but_for_two_named_slips(original: Path, data:
 
 @pytest.mark.parametrize("of", ["full", "text", "vision"])
 def test_figures_equal_what_the_original_prints(original: Path, rows: Rows, tmp_path: Path, of: str) -> None:
-    lines = generations(with_images(rows), of, varied)
+    lines = generations(rows, of, varied)  # `full` has Text Only, too, which counts in the overall figure there
     write_lines(tmp_path / "g", of, lines)
     [plain] = import_generations(generation_files([tmp_path / "g"]), tmp_path / "plain")
     right = {row.key for row in RunFolder(tmp_path / "plain").grades("paper") if row.outcome == "correct"}
@@ -660,5 +671,5 @@ def test_figures_equal_what_the_original_prints(original: Path, rows: Rows, tmp_
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert printed.partition("\n")[2] == "\n".join(mathverse_lines(run.paper["mathverse"]["original"])) + "\n"
-    assert {ALL_VIEWS[view].side for view in run.paper["views"]} <= {"text", "vision"}
+    assert ("text-only" in run.paper["views"]) == (of == "full")
     assert plain.paper["mathverse"]["original"]["overall"]["total"] < len(lines)  # empty predictions do not count there

@@ -261,7 +261,7 @@ def problem_row(problem: Problem, style: Style) -> ProblemRow:
         question=problem.question,
         type=problem.type,
         leaky=problem.leaky,
-        image=str(problem.image.resolve()) if isinstance(problem.image, Path) else None,
+        image=str(problem.image.resolve()) if isinstance(problem.image, Path) else problem.image_at or None,
         conditions=(*structural_conditions(problem, style), *problem.semantic),
         question_type=problem.question_type,
         subject=problem.subject,

@@ -47,6 +47,7 @@ class Problem:
         subject: Subject, for breakdowns (MathVerse).
         questions: View name to the whole question of that view, with its choices, where it is not `question`.
         answers: View name to the gold answer of that view, where it is not `answer`.
+        image_at: Where `image` lies, `FILE.parquet#ROW`, for reports, where it was read out of a table.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Problem:
     subject: str = ""
     questions: Mapping[str, str] = field(default_factory=dict[str, str])
     answers: Mapping[str, str] = field(default_factory=dict[str, str])
+    image_at: str = ""
 
     @property
     def leaky(self) -> bool:

@@ -110,12 +110,14 @@ def _by_problem(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def _problem(name: str, rows: list[Row], index: int) -> Problem:
     """A problem from its rows, Text Dominant first where it is there."""
     first = rows[0]
+    told = max(rows, key=lambda row: row.view == "vision-only")  # its image says all that there is to say
     images = {row.view: row.image for row in rows if isinstance(row.image, Path | bytes) and row.view in VERSION_VIEWS}
     return Problem(
         id=name,
         question=first.whole,
         answer=first.answer,
-        image=next(iter(images.values()), None),
+        image=images.get(told.view),
+        image_at=f"{told.file.absolute()}#{told.number}" if isinstance(told.image, bytes) else "",
         type=": ".join(part for part in (first.subject, first.subfield) if part),
         index=index,
         prompts={row.view: row.question for row in rows},

@@ -11,11 +11,11 @@ import gzip
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from modgap.core.view import ALL_VIEWS
 from modgap.report.collect import EvalRun
+from modgap.report.pictures import read_picture
 from modgap.report.reading import KINDS, lost_problems
 from modgap.report.summary import Scores
 
@@ -182,7 +182,7 @@ def _embed(path: str) -> tuple[str | None, int]:
     from PIL import Image
 
     try:
-        data = Path(path).read_bytes()
+        data = read_picture(path)
         with Image.open(io.BytesIO(data)) as image:
             kind = image.format
             if kind not in ("PNG", "JPEG", "GIF", "WEBP") or max(image.size) > IMAGE_SIDE:
@@ -191,7 +191,7 @@ def _embed(path: str) -> tuple[str | None, int]:
                 buffer = io.BytesIO()
                 small.save(buffer, "PNG", optimize=True)
                 data, kind = buffer.getvalue(), "PNG"
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, KeyError, IndexError, Image.DecompressionBombError):
         return None, 1
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}", 0
 
