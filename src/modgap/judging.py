@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
@@ -118,22 +117,9 @@ def _with_hf(folder: Path, options: JudgeOptions, mode: JudgeMode) -> Engine:
 
 
 def _with_vllm(folder: Path, options: JudgeOptions, mode: JudgeMode) -> Engine:
-    engine = registry.load("modgap.inference.text:VllmTextEngine")
-    return engine(folder, _keywords(options.engine_args), raw=mode == "paper")
+    from modgap.inference.text import VllmTextEngine
 
-
-def _keywords(arguments: Sequence[str]) -> dict[str, Any]:
-    """`key=value` as arguments; values are JSON where they can be, else words."""
-    found: dict[str, Any] = {}
-    for argument in arguments:
-        key, sign, value = argument.partition("=")
-        if not sign or not key.isidentifier():
-            raise UserError(f"--engine-arg {argument!r}: write it as key=value, e.g. gpu_memory_utilization=0.8.")
-        try:
-            found[key] = json.loads(value)
-        except ValueError:
-            found[key] = {"True": True, "False": False, "None": None}.get(value, value)
-    return found
+    return VllmTextEngine(folder, options.engine_args, raw=mode == "paper")
 
 
 def _served(model: str, options: JudgeOptions, mode: JudgeMode) -> Engine:

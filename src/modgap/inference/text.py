@@ -11,15 +11,18 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
+from modgap.inference.vllm_engine import VllmEngine, _Prepared, messages
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 NO_THINKING = {"enable_thinking": False}
 """Arguments of the chat template."""
-_CHUNK = 1024
 
 
 def token_ids(tokenizer: Any, prompt: Prompt, raw: bool) -> list[int]:
@@ -129,50 +132,38 @@ class HfTextEngine:
         return Completion(request, request.samples[0], text, reason, len(ids), len(said), seed=0)
 
 
-class VllmTextEngine:
-    """Any model that vLLM serves, in this process, asked in words alone.
+class VllmTextEngine(VllmEngine):
+    """Any model that vLLM serves, in processes of its own, asked in words alone.
+
+    The five shots are in front of every question; vLLM's prefix cache makes their keys and values once.
 
     Args:
         folder: The model, in Hugging Face form.
-        options: Arguments of `vllm.LLM`.
+        args: As for `VllmEngine`.
         raw: Without the chat template.
     """
 
-    def __init__(self, folder: Path, options: dict[str, Any] | None = None, *, raw: bool = False) -> None:
-        _check_text(folder)
-        from vllm import LLM  # pyright: ignore[reportMissingImports] - an extra
-
-        try:
-            # The five shots are in front of every question: their keys and values are made once.
-            self._llm: Any = LLM(model=str(folder), **{"enable_prefix_caching": True, "seed": 0, **(options or {})})
-        except Exception as error:  # vLLM raises many kinds; the last line says what is the matter
-            said = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
-            raise UserError(
-                f"vLLM could not start the judge {folder} ({said}): a smaller model, or --engine-arg "
-                "gpu_memory_utilization=0.8 or max_model_len=4096, may fit."
-            ) from error
+    def __init__(self, folder: Path, args: Sequence[str] = (), *, raw: bool = False) -> None:
+        super().__init__(folder, args=args)
         self._raw = raw
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        """The greedy answer to each request; a thousand at a time, so that a kill costs at most so many."""
-        from vllm import SamplingParams  # pyright: ignore[reportMissingImports] - an extra
+    def _prepare(self, request: Request, image: Image | None) -> _Prepared:
+        from vllm.renderers import ChatParams  # pyright: ignore[reportMissingImports] - an extra
 
-        _check_greedy(requests, sampling)
-        tokenizer = self._llm.get_tokenizer()
-        params = SamplingParams(temperature=0.0, max_tokens=sampling.max_tokens)
-        for start in range(0, len(requests), _CHUNK):
-            chunk = requests[start : start + _CHUNK]
-            prompts = [{"prompt_token_ids": token_ids(tokenizer, request.prompt, self._raw)} for request in chunk]
-            for request, output in zip(chunk, self._llm.generate(prompts, params, use_tqdm=False), strict=True):
-                best = output.outputs[0]
-                reason = "length" if best.finish_reason == "length" else "stop"
-                yield Completion(
-                    request, request.samples[0], best.text, reason, len(output.prompt_token_ids), len(best.token_ids), 0
-                )
+        assert image is None
+        renderer = self.llm.llm_engine.renderer
+        if self._raw or not has_template(self.llm):
+            given = {"prompt": request.prompt.text}
+            return _Prepared(request, renderer.render_cmpl([given], renderer.default_cmpl_tok_params))
+        params = ChatParams(
+            chat_template=getattr(self.llm, "chat_template", None),
+            chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False, "tokenize": False}
+            | NO_THINKING,
+        )
+        _, prompt = renderer.render_messages(messages(request.prompt, None), params)
+        return _Prepared(request, renderer.render_cmpl([prompt], renderer.default_chat_tok_params))
 
-    def close(self) -> None:
-        """Give the GPU back."""
-        import gc
 
-        del self._llm
-        gc.collect()
+def has_template(llm: Any) -> bool:
+    """Whether a model of vLLM has a chat template; a base model has none, and goes on with the shots by itself."""
+    return bool(getattr(llm, "chat_template", None) or getattr(llm.get_tokenizer(), "chat_template", None))
