@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SWITCH = "MODGAP_CUDA_GRAPHS"
 # Of new tokens and of prefixes: room starts at and doubles from the first, prefixes are multiples of the second.
 _ROOM = 128
-_PREFIX = 64
+_PREFIX = 128
 _ALIGN = 256
 
 
@@ -116,7 +116,7 @@ class StaticSampler:
     """
 
     def __init__(
-        self, policy: Policy, capture: bool | None = None, most_graphs: int = 24, compact_above: int = 32
+        self, policy: Policy, capture: bool | None = None, most_graphs: int = 48, compact_above: int = 32
     ) -> None:
         self._policy = policy
         self.capture = policy.device.type == "cuda" if capture is None else capture
@@ -238,9 +238,9 @@ class StaticSampler:
 
     def _captured(self, state: _State) -> torch.cuda.CUDAGraph | None:
         """The step as a graph; capturing runs nothing. `None`, and no more tries, if it cannot be captured."""
-        graph = torch.cuda.CUDAGraph()
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
+            graph = torch.cuda.CUDAGraph()
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 advance(self._policy, state, self._eos)
         except torch.OutOfMemoryError:

@@ -1,0 +1,482 @@
+"""The `hf` engine and sampling: what makes it fast changes no answer.
+
+The bundled testbed model on synthetic problems, with transformers' own model as the oracle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modgap.core.engine import Request, Sampling
+from modgap.core.errors import UserError
+from modgap.core.problem import Problem
+from modgap.core.prompt import Prompt, evaluation_prompt
+from modgap.core.view import get_view
+from modgap.datasets import pgps9k
+from modgap.datasets.synthetic.write import write_dataset
+from modgap.inference.hf import HfEngine
+from modgap.models.decode import Generated, begin, decode_step, sample_batch
+from modgap.models.encode import EncodedPrompt
+from modgap.models.load import load_policy
+from modgap.models.patches import Patches, pixel_values
+from modgap.models.policy import Policy
+from modgap.models.static import StaticSampler, _Key, _State, rounded, wanted
+from modgap.training.update import computing
+
+VIEWS = ("full-text", "image-only", "text-only")
+Sampled = list[list[tuple[Tensor, Tensor]]]
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> list[Problem]:
+    folder = tmp_path_factory.mktemp("problems")
+    write_dataset(folder, 0, 4, seed=5, workers=1)
+    return list(pgps9k.read(folder))
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy("tiny", device="cpu")
+
+
+def encode(policy: Policy, problems: Sequence[Problem]) -> list[EncodedPrompt]:
+    """Each problem in every view: with and without an image, long and short, and an image of another size."""
+    prompts = [
+        policy.encode(evaluation_prompt(problem, get_view(view), "aligned"), problem.open_image())
+        for problem in problems
+        for view in VIEWS
+    ]
+    return [*prompts, policy.encode(Prompt("Find AB."), Image.new("RGB", (300, 200), "white"))]
+
+
+@pytest.fixture(scope="module")
+def prompts(policy: Policy, problems: list[Problem]) -> list[EncodedPrompt]:
+    return encode(policy, problems[:2])
+
+
+def request(problem: Problem, view: str, samples: int = 1, image: Any = None) -> Request:
+    image = (image or problem.open_image) if get_view(view).picture == "own" else None
+    words = evaluation_prompt(problem, get_view(view), "aligned")
+    return Request(problem.id, view, words, image, tuple(range(samples)))
+
+
+def same(ours: Sampled, theirs: Sampled, tolerance: float = 1e-4) -> None:
+    """The same tokens, at the same log-probabilities."""
+    assert [len(row) for row in ours] == [len(row) for row in theirs]
+    for a, b in zip((s for row in ours for s in row), (s for row in theirs for s in row), strict=True):
+        assert a[0].tolist() == b[0].tolist()
+        assert torch.allclose(a[1], b[1], atol=tolerance)
+
+
+# ---------------------------------------------------------------------- batches
+
+
+def test_logits_do_not_depend_on_the_batch(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+    """Alone, and beside shorter and longer ones with and without images: after the prompt and at each step after."""
+    assert len({len(p) for p in prompts}) > 3 and any(p.pixels is None for p in prompts)
+    with policy.evaluating():
+        together = begin(policy, prompts, 1)
+        whole = sample_batch(policy, prompts, [[0]] * len(prompts), 0.7, 12)
+        for i, prompt in enumerate(prompts):
+            alone = begin(policy, [prompt], 1)
+            assert torch.allclose(alone.logits[0], together.logits[i], atol=1e-4)
+            same(sample_batch(policy, [prompt], [[0]], 0.7, 12), [whole[i]])
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_greedy_equals_transformers_one_by_one(policy: Policy, prompts: list[EncodedPrompt], graphs: bool) -> None:
+    """Until two tokens are so close that rounding may choose between them."""
+    ours = policy.generate(prompts, [[0]] * len(prompts), 0.0, 24, graphs=graphs)
+    compared = 0
+    for prompt, (sample,) in zip(prompts, ours, strict=True):
+        ids = prompt.input_ids[None]
+        seen = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw}
+        out = policy.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == policy.model.config.image_token_id).int(),
+            do_sample=False,
+            max_new_tokens=24,
+            suppress_tokens=policy.banned_token_ids,
+            output_logits=True,
+            return_dict_in_generate=True,
+            **{name: value for name, value in seen.items() if value is not None},
+        )
+        theirs = out.sequences[0, len(prompt) :]
+        for t, logits in enumerate(out.logits):
+            first, second = logits[0].topk(2).values.tolist()
+            if first - second < 1e-3:
+                break
+            assert sample.token_ids[t] == theirs[t]
+            compared += 1
+        else:
+            assert sample.token_ids.tolist() == theirs.tolist()
+    assert compared > 12 * len(prompts)
+
+
+# ---------------------------------------------------------------------- shapes that stay
+
+
+@pytest.mark.parametrize("temperature", [0.9, 0.0])
+def test_shapes_that_stay_give_what_growing_ones_give(
+    policy: Policy, prompts: list[EncodedPrompt], temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding to the next size, growing room, prompts that are done and leave, fewer samples for some prompts."""
+    monkeypatch.setattr("modgap.models.static._ROOM", 16)
+    keys: list[_Key] = []
+    made = StaticSampler._state
+
+    def watched(self: StaticSampler, *args: Any) -> _State:
+        keys.append((state := made(self, *args)).key)
+        return state
+
+    monkeypatch.setattr(StaticSampler, "_state", watched)
+    seeds = [[1, 2], [3], [4, 5], [6, 7], [8], [9, 9], [2, 3]]
+    with policy.evaluating():
+        growing = sample_batch(policy, prompts, seeds, temperature, 72)
+        static = StaticSampler(policy, compact_above=1).sample(prompts, seeds, temperature, 72)
+    assert static is not None
+    same(static, growing, 2e-5)
+    assert keys[0].prompts == 8 and keys[-1].prompts < 8, "padded, then smaller"
+    assert [*dict.fromkeys(key.room for key in keys)][:3] == [16, 32, 64]
+
+
+def test_a_step_is_the_same_through_either_cache(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+    """Logits within 1e-5 after one step, whatever lies in the buffer that is not there yet."""
+    with policy.evaluating():
+        sampler = StaticSampler(policy)
+        start = begin(policy, prompts, 40)
+        sampler._arena = torch.full((2**26,), 255, dtype=torch.uint8)  # every number in it is a NaN
+        state = sampler._state(start, torch.arange(7), torch.zeros(14, 40), 2, 0.0, 0, 40)
+        sampler._step(state)
+        tokens = state.tokens[:14, :1].view(7, 2)
+        cache = _growing(start, 2)
+        expected = decode_step(policy, tokens, cache, start.cos[:, 0], start.sin[:, 0])
+    assert torch.allclose(state.logits[:14], expected, atol=1e-5)
+
+
+def _growing(start: Any, samples: int) -> Any:
+    from modgap.models.decode import _Cache
+
+    cache = _Cache(start.prefix, start.lengths, samples, 4)
+    cache.reserve(1)
+    return cache
+
+
+def test_the_same_sizes_lie_at_the_same_addresses(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+    """What a graph has captured is where the next batch of that size is put; a larger one takes a new buffer."""
+    sampler = StaticSampler(policy)
+    states: list[_State] = []
+    with policy.evaluating():
+        for chosen in (prompts[:2], prompts[:1], prompts[:2], prompts, prompts[:2]):
+            start = begin(policy, chosen, 8)
+            states.append(sampler._state(start, torch.arange(len(chosen)), torch.zeros(14, 8), 1, 1.0, 0, 8))
+
+    def places(state: _State) -> list[int]:
+        pairs = [tensor for pair in (*state.prefix, *state.added) for tensor in pair]
+        return [tensor.data_ptr() for tensor in (state.logits, state.place, state.tokens, state.bias, *pairs)]
+
+    assert states[0].key == states[2].key and places(states[0]) == places(states[2])
+    assert places(states[2]) != places(states[4]), "the larger batch moved the buffer"
+
+
+def test_new_weights_are_seen(problems: list[Problem]) -> None:
+    policy = load_policy("tiny", device="cpu")
+    prompts = encode(policy, problems[:1])
+    seeds = [[0]] * len(prompts)
+    before = policy.generate(prompts, seeds, 0.8, 8, graphs=True)
+    with torch.no_grad():
+        policy.model.lm_head.weight.add_(torch.randn(policy.model.lm_head.weight.shape) * 0.3)
+    after = policy.generate(prompts, seeds, 0.8, 8, graphs=True)
+    growing = policy.generate(prompts, seeds, 0.8, 8, graphs=False)
+    ids = [[s.token_ids.tolist() for row in rows for s in row] for rows in (before, after, growing)]
+    assert ids[0] != ids[1] == ids[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here captures work")
+def test_a_capture_that_fails_is_said_once_and_costs_nothing(
+    policy: Policy, prompts: list[EncodedPrompt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampler = StaticSampler(policy, capture=True)  # on a CPU it must fail
+    seeds = [[0], [1]]
+    with policy.evaluating():
+        made = [sampler.sample(prompts[:2], seeds, 0.8, 6) for _ in range(2)]
+        expected = sample_batch(policy, prompts[:2], seeds, 0.8, 6)
+    for sampled in made:
+        assert sampled is not None
+        same(sampled, expected)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "without CUDA graphs" in line and not sampler.capture and sampler.graphs == 0
+
+
+def test_graphs_are_for_gpus_that_ask_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, on in (("1", True), ("0", False), ("", False), (None, False)):
+        monkeypatch.delenv("MODGAP_CUDA_GRAPHS", raising=False)
+        if value is not None:
+            monkeypatch.setenv("MODGAP_CUDA_GRAPHS", value)
+        assert wanted(torch.device("cuda")) is on and not wanted(torch.device("cpu"))
+
+
+def test_sizes_are_few_and_waste_at_most_half() -> None:
+    sizes = [rounded(n) for n in range(1, 1025)]
+    assert all(n <= size <= 1.5 * n for n, size in enumerate(sizes, start=1))
+    assert len(set(sizes)) == 20 and sizes[:8] == [1, 2, 3, 4, 6, 6, 8, 8]
+
+
+# ---------------------------------------------------------------------- images
+
+
+def test_patches_are_the_processors_own_bits(policy: Policy) -> None:
+    rng = np.random.default_rng(3)
+    patches = Patches(policy.processor)
+    shown = [
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for width, height in ((224, 224), (336, 150), (61, 90), (700, 500))
+    ]
+    cut = [patches(image) for image in shown]
+    out = policy.processor(images=shown, return_tensors="pt")
+    assert patches.short
+    assert torch.equal(pixel_values(cut), out["pixel_values"])
+    assert [list(pixels.grid) for pixels in cut] == out["image_grid_thw"].tolist()
+
+
+def test_a_processor_of_another_mind_is_obeyed(policy: Policy) -> None:
+    processor = type(policy.processor)(**policy.processor.to_dict())
+    patches = Patches(processor)
+    image = Image.fromarray(np.random.default_rng(4).integers(0, 256, (150, 260, 3), dtype=np.uint8))
+    for change in (
+        {"do_normalize": False},
+        {"do_normalize": True},
+        {"size": {"shortest_edge": 3136, "longest_edge": 20000}},
+    ):
+        for name, value in change.items():
+            setattr(processor, name, value)
+        made, expected = patches(image), processor(images=[image], return_tensors="pt")
+        assert patches.short == processor.do_normalize
+        assert torch.equal(pixel_values([made, made]), torch.cat([expected["pixel_values"]] * 2))
+
+
+def test_a_diagram_is_opened_cut_and_seen_once_for_all_views(problems: list[Problem]) -> None:
+    policy = load_policy("tiny", device="cpu")
+    counts = {"opened": 0, "cut": 0, "seen": 0}
+    tower, cutter = policy.visual.merger.forward, policy._encoder._patches
+
+    def opener(problem: Problem) -> Any:
+        def opened() -> Image.Image:
+            counts["opened"] += 1
+            return problem.open_image()
+
+        return opened
+
+    def cut(image: Image.Image) -> Any:
+        counts["cut"] += 1
+        return cutter(image)
+
+    def seen(x: Tensor) -> Tensor:
+        counts["seen"] += x.shape[0] // 256
+        return tower(x)
+
+    policy._encoder._patches, policy.visual.merger.forward = cut, seen  # type: ignore[assignment]
+    openers = [opener(problem) for problem in problems[:3]]
+    asked = [request(p, v, 1, o) for p, o in zip(problems, openers, strict=False) for v in ("full-text", "image-only")]
+    # A batch holds two responses of the four that the second window wants.
+    made = list(HfEngine(policy, batch_size=2).generate(asked, Sampling(0.0, 4)))
+    assert len(made) == 6 and counts == {"opened": 3, "cut": 3, "seen": 3}
+
+
+# ---------------------------------------------------------------------- the engine
+
+
+class Slow:
+    """A policy that notes who encodes, and may be made to wait."""
+
+    def __init__(self, faulty: str = "") -> None:
+        self.encoded: list[str] = []
+        self.threads: set[str] = set()
+        self.generating, self.ahead = threading.Event(), threading.Event()
+        self.faulty = faulty
+
+    def encode(self, prompt: Prompt, image: object) -> EncodedPrompt:
+        if prompt.text == self.faulty:
+            raise UserError(f"cannot read {prompt.text}")
+        self.threads.add(threading.current_thread().name)
+        self.encoded.append(prompt.text)
+        if self.generating.is_set():
+            self.ahead.set()
+        ids = torch.arange(4)
+        return EncodedPrompt(ids, ids, 4)
+
+    def keeping_features(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def generate(self, prompts: Any, seeds: Any, temperature: float, max_new_tokens: int) -> Any:
+        self.generating.set()
+        return [[Generated(torch.arange(2), "x", "stop", torch.zeros(2)) for _ in row] for row in seeds]
+
+
+def many(count: int) -> list[Request]:
+    return [Request(f"p{n}", "text-only", Prompt(f"p{n}", has_image=False), None, (0,)) for n in range(count)]
+
+
+def encoders() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("modgap-encode")]
+
+
+def test_the_next_prompts_are_encoded_while_the_model_works() -> None:
+    policy = Slow()
+    completions = HfEngine(policy, batch_size=1).generate(many(40), Sampling())
+    next(completions)
+    assert policy.ahead.wait(20), "nothing was encoded once the model had begun"
+    assert len(policy.encoded) < 40, "not more than a window ahead"
+    assert sorted(c.request.problem_id for c in completions) == sorted(f"p{n}" for n in range(1, 40))
+    assert all(name.startswith("modgap-encode") for name in policy.threads) and not encoders()
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_fault_costs_nothing_that_comes_before_its_window(ahead: bool) -> None:
+    made: list[str] = []
+    with pytest.raises(UserError, match=r"^cannot read p12$"):
+        for completion in HfEngine(Slow("p12"), batch_size=1, ahead=ahead).generate(many(20), Sampling()):
+            made.append(completion.request.problem_id)
+    assert made == [f"p{n}" for n in range(9)]
+    assert not encoders()
+
+
+def test_a_reader_who_stops_leaves_no_thread() -> None:
+    """As Ctrl-C does: the thread ends at once, with most of its window not encoded."""
+    policy = Slow()
+    entered, going = threading.Event(), threading.Event()
+    plain = policy.encode
+
+    def slow(prompt: Prompt, image: object) -> EncodedPrompt:
+        if prompt.text == "p5":
+            entered.set()
+            going.wait(20)
+        return plain(prompt, image)
+
+    policy.encode = slow  # type: ignore[method-assign]
+    completions = HfEngine(policy, batch_size=1).generate(many(100), Sampling())
+    next(completions)
+    assert entered.wait(20)
+    threading.Timer(0.05, going.set).start()
+    with pytest.raises(KeyboardInterrupt):
+        completions.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
+    assert not encoders() and "p8" not in policy.encoded
+
+
+# ---------------------------------------------------------------------- on a GPU
+
+
+@pytest.fixture(scope="module")
+def on_gpu() -> Iterator[Policy]:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield load_policy("tiny", device="cuda", dtype=torch.float32)
+    torch.set_float32_matmul_precision(precision)
+
+
+def _ids(rows: list[list[Generated]]) -> list[list[int]]:
+    return [sample.token_ids.tolist() for row in rows for sample in row]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("temperature", [0.8, 0.0])
+def test_graphs_give_what_growing_shapes_give(on_gpu: Policy, problems: list[Problem], temperature: float) -> None:
+    prompts = encode(on_gpu, problems)
+    seeds = [list(range(8))] * len(prompts)
+    growing = on_gpu.generate(prompts, seeds, temperature, 160, graphs=False)
+    for _ in range(2):  # once captured on the way, once replayed from the start
+        replayed = on_gpu.generate(prompts, seeds, temperature, 160, graphs=True)
+        assert _ids(replayed) == _ids(growing)
+        for a, b in zip((s for row in replayed for s in row), (s for row in growing for s in row), strict=True):
+            assert torch.allclose(a.logps, b.logps, atol=1e-4)
+    assert on_gpu._static is not None and on_gpu._static.capture
+    assert on_gpu._static.graphs and on_gpu._static.replays > 50
+
+
+@pytest.mark.gpu
+def test_a_replayed_step_equals_the_step_itself(on_gpu: Policy, problems: list[Problem]) -> None:
+    """Logits of the same state: bit for bit, or within 1e-5 where the library chooses another product."""
+    prompts = encode(on_gpu, problems)
+    logits: list[Tensor] = []
+    with on_gpu.evaluating():
+        start = begin(on_gpu, prompts, 32)
+        noise = torch.rand(len(prompts) * 4, 32, generator=torch.Generator().manual_seed(0)).cuda()
+        for capture in (False, True):
+            sampler = StaticSampler(on_gpu, capture=capture)
+            kept = torch.arange(len(prompts), device=on_gpu.device)
+            state = sampler._state(start, kept, noise, 4, 0.8, 0, 32)
+            for _ in range(20):
+                sampler._step(state)
+            logits.append(state.logits.clone())
+            assert sampler.replays == (18 if capture else 0)
+    assert torch.allclose(logits[0], logits[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("autocast", [False, True])
+def test_graphs_see_the_optimizers_steps(on_gpu: Policy, problems: list[Problem], autocast: bool) -> None:
+    """Weights change in place between rollouts; under autocast, too, whose copies of them must not be kept."""
+    policy = load_policy("tiny", device="cuda", dtype=torch.float32)
+    prompts = encode(policy, problems[:2])
+    seeds = [list(range(4))] * len(prompts)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
+    seen: list[list[list[int]]] = []
+    for step in range(3):
+        with computing(policy) if autocast else contextlib.nullcontext():
+            rolled = policy.generate(prompts, seeds, 1.0, 40, graphs=True)
+        seen.append(_ids(rolled))
+        assert policy._static is not None and (policy._static.graphs > 0)
+        replays, policy._static.capture = policy._static.replays, False
+        held, policy._static._graphs = policy._static._graphs, type(policy._static._graphs)()
+        with computing(policy) if autocast else contextlib.nullcontext():  # the same steps without graphs
+            plain = policy.generate(prompts, seeds, 1.0, 40, graphs=True)
+        assert policy._static.replays == replays
+        policy._static.capture, policy._static._graphs = True, held
+        same_tokens = sum(a == b for a, b in zip(_ids(plain), seen[-1], strict=True))
+        assert same_tokens >= (len(plain) * 4 if not autocast else 0.9 * len(plain) * 4), step
+        rows = [prompt for prompt, row in zip(prompts, rolled, strict=True) for _ in row]
+        responses = [sample.token_ids for row in rolled for sample in row]
+        logps, _, mask = policy.logprobs(rows, responses, policy.image_features(rows), 1.0)
+        logps[mask].mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert seen[0] != seen[1] != seen[2]
+
+
+@pytest.mark.gpu
+def test_graphs_and_their_memory_are_bounded(on_gpu: Policy, problems: list[Problem]) -> None:
+    prompts = encode(on_gpu, problems)
+    sampler = StaticSampler(on_gpu, most_graphs=3)
+    torch.cuda.synchronize()
+    used: list[int] = []
+    with on_gpu.evaluating():
+        for _ in range(3):
+            for count in (12, 1, 2, 3, 4, 6, 8):
+                assert sampler.sample(prompts[:count], [[0, 1]] * count, 1.0, 12) is not None
+                assert sampler.graphs <= 3
+            used.append(torch.cuda.memory_allocated())
+    assert sampler.replays and used[2] <= 1.05 * used[0] + 2**20
+
+
+@pytest.mark.gpu
+def test_weights_that_move_drop_the_graphs(on_gpu: Policy, problems: list[Problem]) -> None:
+    policy = load_policy("tiny", device="cuda", dtype=torch.float32)
+    prompts = encode(policy, problems[:1])
+    seeds = [[0, 1]] * len(prompts)
+    policy.generate(prompts, seeds, 0.0, 24, graphs=True)
+    for parameter in policy.model.parameters():
+        parameter.data = parameter.data + torch.randn_like(parameter) * 0.02
+    moved = policy.generate(prompts, seeds, 0.0, 24, graphs=True)
+    assert _ids(moved) == _ids(policy.generate(prompts, seeds, 0.0, 24, graphs=False))
