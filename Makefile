@@ -2,11 +2,13 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# verl holds other versions of the same packages, so it gets an environment of its own.
+VERL ?= .venv-verl
 # The first of these that is there and new enough; `make PYTHON=...` chooses another.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: demo test test-all lint format docs clean
+.PHONY: demo test test-all test-verl lint format docs clean
 
 demo: $(READY) ## data -> training -> evaluation -> report, offline, under 5 minutes
 	$(BIN)/modgap demo --out demo
@@ -16,6 +18,9 @@ test: $(READY) ## the test suite, under 3 minutes on 2 cores
 
 test-all: $(READY) ## and the slow tests
 	$(BIN)/python -m pytest -m "not gpu" --timeout 1200
+
+test-verl: $(VERL)/.ready ## the verl engine on CPU, with verl 0.9.1 in .venv-verl
+	$(VERL)/bin/python -m pytest tests/on_verl tests/test_verl_config.py --timeout 1200
 
 lint: $(READY) ## style, types, and who may import whom
 	$(BIN)/ruff check .
@@ -42,5 +47,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(VERL)/.ready: pyproject.toml constraints-verl.txt
+	$(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/pip install --disable-pip-version-check -q -c constraints-verl.txt torch
+	$(VERL)/bin/pip install --disable-pip-version-check -q --no-deps -r constraints-verl.txt -e .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(VERL) demo

@@ -1,4 +1,4 @@
-"""Recipe -> verl's configuration, its checks and the estimate; nothing here needs verl (see tests/verl for that)."""
+"""Recipe -> verl's configuration, its checks and the estimate; nothing here needs verl (see tests/on_verl for that)."""
 
 from __future__ import annotations
 

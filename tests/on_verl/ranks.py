@@ -1,0 +1,111 @@
+"""One rank of verl's FSDP2 engine on CPU, for test_plugin.py: `python ranks.py RANK WORLD FOLDER`.
+
+Reads FOLDER/jobs.pt (of each job its model, stage and every rank's rows), runs one update of each with an engine of its
+own, and writes FOLDER/rank_N.pt.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def main(rank: int, world: int, folder: Path) -> None:
+    os.environ |= {"VERL_ENGINE_VENDOR": "modgap", "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    jobs = torch.load(folder / "jobs.pt", weights_only=False)
+    torch.save([update(job, rank, world) for job in jobs], folder / f"rank_{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def update(job: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
+    """One update, and what it told."""
+    engine, loss_function = build(job)
+    images = spy(engine)
+    output = engine.train_batch(batch(job["rows"][rank], job["settings"]), loss_function)
+    from verl.utils.metric import Metric
+
+    metrics = {key: value for key, value in output["metrics"].items() if key != "grad_norm"}
+    gathered: list[Any] = [None] * world
+    torch.distributed.all_gather_object(gathered, metrics)
+    agreed = {key: float(Metric.aggregate_dp([each[key] for each in gathered])) for key in metrics}
+    loss = torch.tensor(sum(output["loss"]))
+    torch.distributed.all_reduce(loss)
+    norm = float(output["metrics"]["grad_norm"])
+    return {
+        "loss": float(loss) / world,
+        "grad_norm": norm,
+        "metrics": agreed,
+        "images": images,
+        "engine": type(engine).__name__,
+    }
+
+
+def build(job: dict[str, Any]) -> tuple[Any, Any]:
+    """verl's engine and loss, from the configuration of the recipe's stage, as its TrainingWorker makes them."""
+    from transformers import AutoConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.engine import EngineRegistry
+    from verl.workers.utils.losses import ppo_loss
+
+    from modgap.training.verl_compose import compose
+    from modgap.training.verl_config import Files, Model, stage_overrides
+
+    files = Files(("t.parquet",), "v.parquet", "verl", "metrics.jsonl", "tensorboard")
+    overrides = stage_overrides(job["stage"], Model(job["model"]), files, gpus=job["world"], flash_attention=False)
+    config = compose(overrides)
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
+    # AutoProcessor needs torchvision, of which there is no CPU build; the engine takes positions from it only.
+    processor = types.SimpleNamespace(config=AutoConfig.from_pretrained(job["model"]))
+    for name in ("get_rope_index", "get_vision_position_ids"):
+        setattr(processor, name, types.MethodType(getattr(Qwen2_5_VLModel, name), processor))
+    model.processor = processor
+    model.model_type = "language_model"
+    settings = actor.engine
+    settings.use_remove_padding, settings.use_fused_kernels = model.use_remove_padding, False
+    actor.optim.total_training_steps = 10
+    engine = EngineRegistry.new(
+        model_type="language_model", backend=settings.strategy, model_config=model, engine_config=settings,
+        optimizer_config=actor.optim, checkpoint_config=actor.checkpoint,
+    )  # fmt: skip
+    engine.initialize()
+    return engine, functools.partial(ppo_loss, config=actor)
+
+
+def batch(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Any:
+    """This rank's rows as the V1 trainer hands them to the engine."""
+    from verl.utils import tensordict_utils as tu
+
+    data = tu.list_of_dict_to_tensordict(rows)
+    places = [row["position_ids"] for row in rows]
+    offsets = torch.tensor([0, *(place.shape[1] for place in places)]).cumsum(0)
+    data["position_ids"] = torch.nested.nested_tensor_from_jagged(torch.cat(places, -1), offsets, jagged_dim=2)
+    tokens = ("input_ids", "prompts", "responses", "response_mask", "loss_mask", "old_log_probs", "advantages")
+    for key in tokens:  # rows of equal length would be stacked
+        data[key] = torch.nested.as_nested_tensor([row[key] for row in rows], layout=torch.jagged)
+    tu.assign_non_tensor(data, **settings)
+    return data
+
+
+def spy(engine: Any) -> list[int]:
+    """How many images each pass of the vision tower is given, noted as it runs."""
+    images = list[int]()
+
+    def hook(module: Any, arguments: Any, named: Any) -> None:
+        images.append(len(named["grid_thw"]))
+
+    engine.module.model.visual.register_forward_pre_hook(hook, with_kwargs=True)
+    return images
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,119 @@
+"""The configuration through verl's own classes and validation: every recipe, every preset, every fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("verl", reason="verl has an environment of its own: make test-verl")
+
+from modgap.cli import main
+from modgap.core import registry
+from modgap.core.errors import UserError
+from modgap.core.recipe import Recipe, apply_settings
+from modgap.training.estimate import SHAPES
+from modgap.training.verl_compose import VERSION, compose
+from modgap.training.verl_config import Files, Model, stage_overrides
+
+MODEL = Model("Qwen/Qwen2.5-VL-7B-Instruct", SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"])
+FILES = Files(("/data/a b/train.parquet",), "/data/v.parquet", "/out/verl", "/out/metrics.jsonl", "/out/tensorboard")
+SIX = ("full-text", "no-text", "mix", "curriculum", "kl", "kl-curriculum")
+
+
+def load(name: str, *settings: str) -> Recipe:
+    return apply_settings(registry.find("recipe", name, registry.RECIPES)(), settings)
+
+
+def composed(*settings: str, name: str = "full-text", stage: int = 0, **arguments: Any) -> Any:
+    return compose(stage_overrides(load(name, *settings).stages[stage], MODEL, FILES, **arguments))
+
+
+def test_this_is_the_verl_that_the_plugin_is_for() -> None:
+    from importlib import metadata
+
+    assert metadata.version("verl") == VERSION
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+@pytest.mark.parametrize("name", SIX)
+def test_all_six_recipes_are_valid_on_every_preset(name: str, gpus: int) -> None:
+    for stage in load(name).stages:
+        config = compose(stage_overrides(stage, MODEL, FILES, gpus=gpus))
+        assert config.trainer.n_gpus_per_node == gpus and list(config.data.train_files) == list(FILES.train)
+
+
+def test_values_arrive_where_verl_reads_them() -> None:
+    from verl.trainer.ppo.reward import get_custom_reward_fn
+    from verl.utils.config import omega_conf_to_dataclass
+
+    config = composed(name="kl", stage=1)
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    assert (actor.engine.kl_coef, actor.engine.kl_estimator, actor.engine.kl_clamp) == (0.01, "k3", "paper")
+    assert actor.engine.loss_mean == "mini_batch" and actor.engine.strategy == actor.strategy == "fsdp2"
+    assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio_c) == (0.2, 0.28, 10.0)
+    assert (actor.optim.lr, actor.optim.clip_grad, actor.optim.weight_decay) == (1e-6, 1.0, 0.01)
+    rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+    assert (rollout.n, rollout.temperature, rollout.agent.default_agent_loop) == (5, 0.8, "modgap")
+    algorithm = omega_conf_to_dataclass(config.algorithm)
+    assert algorithm.filter_groups.enable and algorithm.filter_groups.metric == "reward"
+    reward = get_custom_reward_fn(config)
+    assert reward is not None
+    right = reward("9k", "<think>a</think>\\boxed{4.02}", "4.000")
+    assert right == {"score": 0.1, "acc": 0.0, "format": 1.0, "ungraded": 0.0}  # a whole gold has no tolerance of 1%
+    assert reward("9k", "<think>a</think>\\boxed{4.53}", "4.500")["acc"] == 1.0
+
+
+def test_the_rewards_tolerance_and_a_users_own_arrive(tmp_path: Path) -> None:
+    from verl.trainer.ppo.reward import get_custom_reward_fn
+
+    exact: Any = get_custom_reward_fn(composed("reward.tolerance=exact"))
+    assert exact("9k", "<think>a</think>\\boxed{4.53}", "4.500")["acc"] == 0.0
+    own: Any = get_custom_reward_fn(composed("reward.function=modgap.core.grading:reward"))
+    assert own("9k", "<think>a</think>\\boxed{4.5}", "4.500")["acc"] == 1.0
+
+
+def test_dapos_reward_manager_takes_the_overlong_buffer() -> None:
+    config = composed("max_response_tokens=100", "overlong_buffer=20")
+    buffer = config.reward.reward_kwargs.overlong_buffer_cfg
+    assert (config.reward.reward_kwargs.max_resp_len, buffer.enable, buffer.len, buffer.penalty_factor) == (
+        100, True, 20, 1.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("verl.actor_rollout_ref.rollout.temperatur=1", r"no setting 'actor_rollout_ref.rollout.temperatur'.*verl\.\+"),
+        ("verl.+actor_rollout_ref.actor.temperatur=1", "refuses.*temperatur"),
+        ("verl.actor_rollout_ref.actor.loss_agg_mode=mean", "refuses.*Invalid loss_agg_mode"),
+        ("verl.actor_rollout_ref.actor.strategy=zero3", "refuses.*zero3"),
+        ("verl.trainer.logger=[console", "cannot read"),
+    ],
+)
+def test_what_verl_refuses_is_one_line_with_a_remedy(setting: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        composed(setting)
+
+
+def test_a_dry_run_says_that_verl_accepts_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "kl", "--data", "x", "--model", "qwen2_5_vl_3b", "--out", str(tmp_path), "--engine", "verl"]
+    assert main([*arguments, "--dry-run"]) == 0
+    assert f"verl {VERSION} accepts every stage's configuration" in capsys.readouterr().out
+    assert main([*arguments, "--dry-run", "--set", "verl.trainer.stepps=1"]) == 1
+    assert "no setting 'trainer.stepps'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plugin_is_registered_as_verls_engine_and_agent_loop() -> None:
+    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+    from verl.models.transformers import qwen2_vl
+    from verl.workers.engine.base import EngineRegistry
+
+    from modgap.training import verl_plugin
+
+    assert _agent_loop_registry["modgap"]["_target_"] == "modgap.training.verl_rollout.TwinAgentLoop"
+    for backend in ("fsdp", "fsdp2"):
+        assert EngineRegistry._engines["language_model"][backend]["cuda", "modgap"] is verl_plugin.ContrastiveEngine
+    assert qwen2_vl._get_input_embeds is verl_plugin.input_embeds

@@ -1,0 +1,236 @@
+"""The plugin inside verl's own FSDP2 engine, two gloo ranks on CPU, against the local engine on the same rollouts."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("verl", reason="verl has an environment of its own: make test-verl")
+
+import torch
+from PIL import Image, ImageDraw
+
+from modgap.core.problem import Problem
+from modgap.core.prompt import contrastive_prompt, training_prompt
+from modgap.core.recipe import Settings, Stage
+from modgap.models.load import load_policy, tiny_folder
+from modgap.training.objective import eligible_rows
+from modgap.training.rollout import Batch
+from modgap.training.update import gradients, old_logprobs
+
+SETTINGS = Settings(
+    prompts_per_step=4, samples_per_prompt=2, mini_batch=4, micro_batch=2, max_prompt_tokens=512,
+    max_response_tokens=64, overlong_buffer=0, kl_coef=0.5,
+)  # fmt: skip
+_PRECISION = "+actor_rollout_ref.actor.fsdp_config.mixed_precision"
+FP32 = tuple((f"{_PRECISION}.{kind}_dtype", "fp32") for kind in ("param", "reduce", "buffer"))
+HERE = Path(__file__).parent
+CPU = {
+    "OMP_NUM_THREADS": "1", "VERL_USE_EXTERNAL_MODULES": "cpu_platform", "VERL_PLATFORM": "cpu_test",
+    "PYTHONPATH": str(HERE),
+}  # fmt: skip
+
+
+def picture(n: int) -> bytes:
+    image = Image.new("RGB", (196, 196), "white")
+    ImageDraw.Draw(image).line([(n * 29 % 190, 9), (150, n * 43 % 190), (15, 180)], fill="black", width=3)
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+class Case:
+    """Rollouts of four prompts with two samples each, and what the local engine makes of them."""
+
+    def __init__(self, scores: list[float], settings: Settings) -> None:
+        torch.manual_seed(1)
+        self.settings = settings
+        self.policy = load_policy(tiny_folder(), device="cpu", dtype="float32")
+        self.policy.banned_token_ids = []  # verl's actor does not ban the image tokens, its rollout does
+        problems = [
+            Problem(
+                id=f"p{n}", question=f"Find A{'BCDE'[n]}.", answer=f"{n}.000", image=picture(n),
+                semantic=(f"AB = {n + 3}", f"BC = {2 * n + 1}"),
+            )
+            for n in range(4)
+        ]  # fmt: skip
+        encode = self.policy.encode
+        prompts = [encode(training_prompt(p, "full-text"), p.open_image()) for p in problems for _ in range(2)]
+        twins = [encode(contrastive_prompt(p), p.open_image()) for p in problems for _ in range(2)]
+        words = self.policy._encoder.tokenizer("The radius is 3, so that the answer is 12.")["input_ids"]
+        responses = [torch.tensor([*words[: 3 + 3 * n % 8], 10 + n]) for n in range(8)]
+        self.batch = Batch(
+            prompts, twins, responses, torch.linspace(-1.5, 1.5, 8), eligible_rows(torch.tensor(scores)), None
+        )
+        old = [row + 0.3 * torch.randn(len(row)) for row in old_logprobs(self.policy, self.batch, settings, 4)]
+        self.batch = replace(self.batch, old_logps=old)
+        self.scores = scores
+
+    def local(self, count: int) -> tuple[float, float, dict[str, float]]:
+        """Loss, gradient norm and metrics of the first `count` rows on the local engine."""
+        part = Batch(*(getattr(self.batch, name)[:count] for name in Batch.__dataclass_fields__))
+        stats = gradients(self.policy, part, self.settings, True, 4)
+        grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        return stats.loss, float(torch.stack([g.norm() for g in grads]).norm()), stats.means()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows as verl's agent loop leaves them."""
+        out = []
+        for i, response in enumerate(self.batch.responses):
+            prompt, length = self.batch.prompts[i], len(response)
+            tail = torch.arange(length).expand(3, -1) + prompt.next_position
+            rope = torch.cat([prompt.position_ids, tail], 1)
+            extra = {
+                "contrastive_prompt_ids": self.batch.twins[i].input_ids.tolist(),
+                "reward_extra_info": {"score": self.scores[i], "acc": float(self.scores[i] == 1.0)},
+            }
+            out.append({
+                "prompts": prompt.input_ids, "responses": response,
+                "input_ids": torch.cat([prompt.input_ids, response]),
+                "position_ids": torch.cat([torch.arange(rope.shape[1])[None], rope]),
+                "response_mask": torch.ones(length, dtype=torch.int64),
+                "loss_mask": torch.ones(length, dtype=torch.int64),
+                "old_log_probs": self.batch.old_logps[i],
+                "advantages": self.batch.advantages_B[i].expand(length).clone(),
+                "extra_fields": extra,
+                "multi_modal_inputs": {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw},
+            })  # fmt: skip
+        return out
+
+
+def padding(row: dict[str, Any]) -> dict[str, Any]:
+    """What verl appends to fill a batch: no image, an empty mask, and the fields of a real row."""
+    ids = torch.full((128,), 2)
+    return {
+        **row, "prompts": ids[:-1], "responses": ids[-1:], "input_ids": ids,
+        "position_ids": torch.arange(128).expand(4, -1).clone(), "response_mask": torch.zeros(1, dtype=torch.int64),
+        "loss_mask": torch.zeros(1, dtype=torch.int64), "old_log_probs": torch.zeros(1),
+        "advantages": torch.zeros(1), "multi_modal_inputs": {},
+    }  # fmt: skip
+
+
+def job(case: Case, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """One update on as many ranks as there are lists of rows."""
+    settings = case.settings
+    fixed = {
+        "use_dynamic_bsz": False, "micro_batch_size_per_gpu": settings.micro_batch, "use_remove_padding": False,
+        "use_fused_kernels": False, "temperature": settings.temperature, "pad_token_id": 0,
+        "global_batch_size": sum(map(len, rows)), "calculate_entropy": False,
+    }  # fmt: skip
+    stage = Stage(("full-text",), contrastive=True, settings=settings, passed=FP32)
+    return {"model": str(tiny_folder()), "stage": stage, "rows": rows, "settings": fixed, "world": len(rows)}
+
+
+def run(jobs: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any]]]:
+    """What each rank told of each job."""
+    torch.save(jobs, folder / "jobs.pt")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(HERE / "ranks.py"), str(rank), "2", str(folder)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **CPU},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    with ThreadPoolExecutor() as pool:  # a rank that is not read from would stop when its pipe is full
+        said = list(pool.map(lambda process: process.communicate(timeout=600)[0], ranks))
+    assert [process.returncode for process in ranks] == [0, 0], "\n".join(text[-3000:] for text in said)
+    told = [torch.load(folder / f"rank_{rank}.pt", weights_only=False) for rank in range(2)]
+    return [list(each) for each in zip(*told, strict=True)]
+
+
+MIXED = [1.0, 0.1, 1.0, 1.0, 0.0, 0.1, 0.0, 0.0]
+"""Scores: the last four rows, the second rank's, have no eligible one."""
+CASES = {
+    "padded": (MIXED, SETTINGS),
+    "micro_batch": ([*MIXED[:6], 1.0, 0.0], replace(SETTINGS, loss_mean="micro_batch", kl_clamp="none")),
+    "none": ([0.1] * 8, replace(SETTINGS, kl_estimator="forward")),
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
+    """Of each case the local engine's figures and each rank's."""
+    cases = {name: Case(scores, settings) for name, (scores, settings) in CASES.items()}
+    jobs = []
+    for name, case in cases.items():
+        rows = case.rows()
+        second = [*rows[4:6], padding(rows[0]), padding(rows[2])] if name == "padded" else rows[4:]
+        jobs.append(job(case, [rows[:4], second]))
+    local = [case.local(6 if name == "padded" else 8) for name, case in cases.items()]
+    return dict(zip(cases, zip(local, run(jobs, tmp_path_factory.mktemp("ranks")), strict=True), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_first_update_is_the_local_engines(name: str, told: Any) -> None:
+    """Loss, gradient norm and KL, also where a rank has no eligible row, or a micro-batch no image."""
+    (loss, norm, means), ranks = told[name]
+    for rank in ranks:
+        assert rank["engine"] == "ContrastiveEngine"
+        assert rank["loss"] == pytest.approx(loss, rel=1e-3) and rank["grad_norm"] == pytest.approx(norm, rel=1e-3)
+        assert rank["metrics"]["contrastive_kl"] == pytest.approx(means.get("contrastive_kl", 0.0), rel=1e-3)
+        assert rank["metrics"]["kl_clamped"] == pytest.approx(means.get("kl_clamped", 0.0), abs=1e-6)
+        assert rank["metrics"]["contrastive_kl_coef"] == 0.5
+
+
+def test_metrics_are_there_on_every_rank_and_count_all_of_them(told: Any) -> None:
+    eligible = {name: [rank["metrics"]["eligible_rows"] for rank in ranks] for name, (_, ranks) in told.items()}
+    assert eligible == {"padded": [3, 3], "micro_batch": [4, 4], "none": [0, 0]}
+
+
+def test_the_tower_sees_each_image_of_a_micro_batch_once(told: Any) -> None:
+    """Two samples of one prompt and their twins show one image; a blank one stands in where there is none."""
+    for _, ranks in told.values():
+        assert [rank["images"] for rank in ranks] == [[1, 1], [1, 1]]
+
+
+def test_the_case_is_one_that_can_tell(told: Any) -> None:
+    """The KL is no small part of the loss, and the clamp has work."""
+    (loss, _, means), _ = told["padded"]
+    assert 0.5 * means["contrastive_kl"] > 0.3 * abs(loss) and means["kl_clamped"] > 0
+    assert told["micro_batch"][0][2]["contrastive_kl"] > 0
+
+
+# The parts
+
+
+def test_positions_are_those_of_the_local_engine() -> None:
+    from types import MethodType, SimpleNamespace
+
+    from transformers import AutoConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+
+    from modgap.training.verl_plugin import positions
+
+    case = Case([0.0] * 8, SETTINGS)
+    processor: Any = SimpleNamespace(config=AutoConfig.from_pretrained(tiny_folder()))
+    for name in ("get_rope_index", "get_vision_position_ids"):
+        setattr(processor, name, MethodType(getattr(Qwen2_5_VLModel, name), processor))
+    for row in case.rows():
+        got = positions(processor, row["input_ids"], row["multi_modal_inputs"]["image_grid_thw"])
+        assert torch.equal(got, row["position_ids"])
+
+
+def test_equal_images_are_told_from_others() -> None:
+    from modgap.training.verl_plugin import distinct_images
+
+    a, b = torch.rand(4, 6), torch.rand(4, 6)
+    wide, tall = [1, 1, 4], [1, 4, 1]
+    pixels, grid, order = distinct_images(torch.cat([a, b, a, a]), torch.tensor([wide, wide, wide, tall]))
+    assert order == [0, 1, 0, 2] and torch.equal(pixels, torch.cat([a, b, a])) and grid.tolist() == [wide, wide, tall]
+
+
+def test_a_twin_shows_the_prompts_images() -> None:
+    from modgap.training.verl_rollout import twin_messages
+
+    shown = {"type": "image", "image": object()}
+    raw = [{"role": "user", "content": [shown, {"type": "text", "text": "AB = 3. Find AB."}]}]
+    got = twin_messages([{"role": "user", "content": "<image>Find AB."}], raw)
+    assert got == [{"role": "user", "content": [shown, {"type": "text", "text": "Find AB."}]}]
