@@ -33,10 +33,12 @@ class Ready:
     Attributes:
         streams: Whether it takes requests while it works.
         in_flight: Samples that it works on together; 0 if it does not say.
+        pid: Its process, on its machine.
     """
 
     streams: bool
     in_flight: int
+    pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Worker:
         try:
             self._engine = make()
             stream = getattr(self._engine, "stream", None)
-            self._events.put(Ready(stream is not None, int(getattr(self._engine, "in_flight", 0))))
+            self._events.put(Ready(stream is not None, int(getattr(self._engine, "in_flight", 0)), os.getpid()))
             while True:
                 epoch, sampling, requests = self._order()
                 take = _Take(self, epoch, sampling, list(requests))
