@@ -18,6 +18,7 @@ from modgap.core.prompt import Style, check_style
 from modgap.core.record import read_json
 from modgap.core.view import parse_views
 from modgap.evaluation import Progress, check_views, default_views, evaluate
+from modgap.inference.vllm_start import parse_engine_args
 
 # The original's pixel limits: 256 to 1280 image tokens.
 _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
@@ -73,6 +74,9 @@ class EvalOptions:
             parse_views(self.views)
         check_style(self.style)
         registry.find("engine", self.engine, registry.INFERENCE_ENGINES)
+        if self.engine_args and self.engine != "vllm":
+            raise UserError(f"--engine-arg {self.engine_args[0]}: only --engine vllm takes these, not {self.engine}.")
+        parse_engine_args(self.engine_args)
         if self.samples < 1:
             raise UserError(f"--samples {self.samples}: must be at least 1.")
         for name in ("batch_size", "concurrency", "replicas"):

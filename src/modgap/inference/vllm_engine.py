@@ -42,7 +42,7 @@ _AHEAD = 32
 _QUEUED = 256
 # So many prompts that cannot be asked, with none in between that can: it is not the prompts.
 _MOST_REFUSED = 16
-_PATIENCE_S = 5.0
+_PATIENCE_S, _POLL_S = 5.0, 1.0
 _CHATML_SYSTEM, _CHATML_END = "<|im_start|>system\n", "<|im_end|>\n"
 
 
@@ -84,7 +84,7 @@ class VllmEngine:
         self.llm: Any = self._running.llm
         most: int = self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
         self.in_flight = most + min(most, _QUEUED)
-        self._calls = 0
+        self._asked = self._refused = 0
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, each as soon as it is finished."""
@@ -94,57 +94,99 @@ class VllmEngine:
     def stream(self, take: Take, sampling: Sampling) -> Iterator[Completion]:
         """As `generate`, of requests that are asked for while it works.
 
+        vLLM is driven by a thread: its client waits for ever for a process that was killed.
+
         Raises:
             UserError: vLLM's process died or nothing can be asked; what was finished before has been yielded.
         """
-        from vllm import SamplingParams  # pyright: ignore[reportMissingImports] - an extra
-        from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports] - an extra
+        results: queue.SimpleQueue[Completion | BaseException | None] = queue.SimpleQueue()
+        stopped = threading.Event()
+        work = (take, sampling, results.put, stopped)
+        thread = threading.Thread(target=self._drive, args=work, name="modgap-vllm", daemon=True)
+        thread.start()
+        dead = 0
+        try:
+            while True:
+                try:
+                    item = results.get(timeout=_POLL_S)
+                except queue.Empty:
+                    dead += self._running.dead()
+                    if dead < 2:  # the second time: it may have had something to say
+                        continue
+                    item = RuntimeError("it was killed; where memory ran short, the system does that")
+                if isinstance(item, BaseException):
+                    raise self._running.failure(item) from None
+                if item is None:
+                    return
+                yield item
+        finally:
+            stopped.set()
+            thread.join(_PATIENCE_S)
 
-        self._calls += 1
+    def _drive(
+        self,
+        take: Take,
+        sampling: Sampling,
+        emit: Callable[[Completion | BaseException | None], None],
+        stopped: threading.Event,
+    ) -> None:
+        """Keep vLLM's queue filled and take what is finished, in a thread; an error or `None` is emitted last."""
         engine, feed = self.llm.llm_engine, _Feed(take, self._prepare)
         under_way: dict[str, tuple[_Prepared, int]] = {}
-        refused = 0
         try:
             samples = self._samples(feed, under_way)
-            while True:
+            while not stopped.is_set():
                 while len(under_way) < self.in_flight and (item := next(samples)) is not None:
-                    prepared, number = item
-                    request, sample = prepared.request, prepared.request.samples[number]
-                    seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
-                    error = prepared.error
-                    if error is None:
-                        parameters = SamplingParams(
-                            temperature=sampling.temperature,
-                            max_tokens=sampling.max_tokens,
-                            seed=seed,  # 63 bits, as vLLM takes them
-                            output_kind=RequestOutputKind.FINAL_ONLY,
-                        )
-                        name = f"{self._calls}/{request.problem_id}/{request.view}/{sample}"
-                        try:
-                            engine.add_request(name, prepared.prompts[number], parameters)
-                            under_way[name] = (prepared, sample)
-                            refused = 0
-                        except ValueError as raised:  # too long, most of all
-                            error = _words(raised)
-                    if error is not None:
-                        refused += number == 0
-                        if refused >= _MOST_REFUSED:
-                            raise UserError(f"vLLM cannot be asked: {error}")
-                        yield Completion(request, sample, "", "error", 0, 0, seed, error=error)
+                    if failed := self._add(*item, sampling, under_way):
+                        emit(failed)
                 if not under_way:
-                    return
+                    return emit(None)
                 for output in engine.step():
                     if output.finished and (found := under_way.pop(output.request_id, None)):
-                        yield _completion(output, *found, sampling)
-        except (UserError, GeneratorExit):
-            raise
-        except Exception as error:
-            raise self._running.failure(error) from None
+                        emit(_completion(output, *found, sampling))
+        except BaseException as error:
+            emit(error)
         finally:
             feed.stop()
             if under_way:
                 with contextlib.suppress(Exception):  # it is dead
                     engine.abort_request(list(under_way))
+
+    def _add(
+        self, prepared: _Prepared, number: int, sampling: Sampling, under_way: dict[str, tuple[_Prepared, int]]
+    ) -> Completion | None:
+        """Ask for one sample; what is returned instead is the record of a sample that cannot be asked for."""
+        request, sample, error = prepared.request, prepared.request.samples[number], prepared.error
+        seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
+        if error is None:
+            self._asked += 1
+            name = f"{self._asked}/{request.problem_id}/{request.view}/{sample}"
+            try:
+                self.llm.llm_engine.add_request(
+                    name, prepared.prompts[number], self.parameters(request, sample, sampling)
+                )
+            except ValueError as refused:  # too long, most of all
+                error = _words(refused)
+            else:
+                under_way[name] = (prepared, sample)
+                self._refused = 0
+                return None
+        self._refused += number == 0
+        if self._refused >= _MOST_REFUSED:
+            raise UserError(f"vLLM takes none of the prompts ({error}): correct --engine-arg, or give --engine hf.")
+        return Completion(request, sample, "", "error", 0, 0, seed, error=error)
+
+    def parameters(self, request: Request, sample: int, sampling: Sampling) -> Any:
+        """The `vllm.SamplingParams` of one sample. Nothing else of the model's generation config is taken."""
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports] - an extra
+        from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports] - an extra
+
+        return SamplingParams(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=sample_seed(sampling.seed, request.problem_id, request.view, sample),  # 63 bits, which vLLM takes
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
 
     def _samples(self, feed: _Feed, under_way: dict[str, Any]) -> Iterator[tuple[_Prepared, int] | None]:
         """The samples of the prompts that are prepared, in order; `None` where none is there yet, or there are no more.

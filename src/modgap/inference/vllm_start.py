@@ -173,6 +173,8 @@ class Running:
 
     def __init__(self, folder: Path, pixels: tuple[int, int] | None, given: Mapping[str, Any]) -> None:
         self._closed = False
+        self._before = set(multiprocessing.active_children())
+        self._processes: set[Any] = set()
         handle, name = tempfile.mkstemp(prefix="modgap-vllm-", suffix=".log")
         self._log, self._log_path = os.fdopen(handle, "ab", buffering=0), Path(name)
         self._guard = _start_guard()
@@ -231,11 +233,17 @@ class Running:
 
     def _watch(self) -> None:
         """Tell the guard which processes vLLM has started."""
-        pids = "".join(f"{process.pid}\n" for process in multiprocessing.active_children())
+        new = set(multiprocessing.active_children()) - self._before - self._processes
+        self._processes |= new
+        pids = "".join(f"{process.pid}\n" for process in new)
         with contextlib.suppress(OSError, ValueError):
             if pids and self._guard is not None and self._guard.stdin is not None:
                 self._guard.stdin.write(pids.encode())
                 self._guard.stdin.flush()
+
+    def dead(self) -> bool:
+        """Whether a process of vLLM has ended."""
+        return any(not process.is_alive() for process in self._processes)
 
     def failure(self, error: BaseException, *, running: bool = True) -> BaseException:
         """What to raise for what vLLM raised: a `UserError`, but an interrupt stays what it is."""
@@ -288,7 +296,7 @@ def _output_to(log: IO[bytes]) -> Iterator[None]:
     saved, ours = [os.dup(1), os.dup(2)], sys.stderr
     try:
         with os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace") as terminal:
-            if _writes_to(ours, 2):
+            if ours.isatty():
                 sys.stderr = terminal
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -300,13 +308,6 @@ def _output_to(log: IO[bytes]) -> Iterator[None]:
         for number, fd in enumerate(saved, start=1):
             os.dup2(fd, number)
             os.close(fd)
-
-
-def _writes_to(stream: Any, fd: int) -> bool:
-    try:
-        return stream.fileno() == fd
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _quieten(log: IO[bytes]) -> None:
