@@ -133,7 +133,7 @@ def main() -> None:
             figures["started_s"] = round(time.perf_counter() - started, 1)
             warm = work(engine, requests(args.warm_up * args.replicas, args.samples, 100_000))
             figures["warm_up"] = warm
-            prompts = int(warm["responses_per_s"] / args.replicas * args.seconds / args.samples) // 2 * 2
+            prompts = 2 + int(warm["responses_per_s"] / args.replicas * args.seconds / args.samples) // 2 * 2
             slots = engine._slots
             for number, count in enumerate((args.replicas, 1), start=2):
                 engine._slots = slots[:count]
