@@ -184,6 +184,7 @@ def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -
         (("loss_mean=micro_batch", f"verl.{ACTOR}.use_dynamic_bsz=True"), "loss_mean=micro_batch needs"),
         (("verl.trainer.n_gpus_per_node=0",), "verl needs a GPU"),
         ((f"verl.{ACTOR}.ppo_micro_batch_size_per_gpu=null",), "give a whole number"),
+        ((f"verl.{ACTOR}.strategy=megatron",), "strategy=megatron: the contrastive engine is for fsdp and fsdp2"),
         (("freeze_vision=true",), "freeze_vision=true: .*--engine local"),
         (("verl.reward_model.reward_manager=dapo",), "ignores it"),
         (("verl.custom_reward_function.path=x.py",), "reward.function=module:function"),

@@ -325,6 +325,19 @@ def grade(
 @app.command
 def report(
     *runs: Path,
+@app.command
+def convert(checkpoint: Path, *, out: Path) -> None:
+    """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16), through verl's own merger; also of verl 0.5.
+
+    Args:
+        checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps (the last one then).
+        out: The folder.
+    """
+    from modgap.training.verl_merge import merge
+
+    print(f"model: {merge(checkpoint, out)}")
+
+
     out: Path = Path("report.html"),
     images: int = 200,
     figures: bool = False,
@@ -361,7 +374,7 @@ def study(
     model: str,
     recipes: str,
     out: Path,
-    engine: Literal["local"] = "local",
+    engine: Literal["local", "verl"] = "local",
     eval_engine: Literal["hf", "vllm"] = "hf",
     benchmark: Benchmark = "pgps9k",
     settings: Set = (),
@@ -388,7 +401,7 @@ def study(
         recipes: Comma-separated: full-text, no-text, mix, curriculum, kl, kl-curriculum; kl-forward, kl-full-vocab,
             kl-unclamped, kl-strong, kl-forward-strong, full-text-continued.
         out: Study folder; an interrupted study goes on there.
-        engine: What trains.
+        engine: What trains: `local` or `verl`.
         eval_engine: What answers.
         benchmark: Layout of the data set.
         settings: A setting of every recipe, key=value or stageN.key=value; repeatable.

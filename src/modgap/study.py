@@ -122,16 +122,23 @@ def train_recipe(
     from modgap.models.load import load_policy, model_fingerprint, resolve
 
     folder = resolve(model)
+    start: Any = folder
+    own: dict[str, Any] = {"load_policy": functools.partial(load_policy, device=device)}
+    if engine == "verl":
+        from modgap.datasets.prepare import write_parquet
+        from modgap.training.verl_engine import Tools
+
+        start, own = known_model(str(folder)), {"tools": Tools(write_parquet)}
     result = train(
         recipe,
         problems,
-        folder,
+        start,
         out,
-        load_policy=functools.partial(load_policy, device=device),
         style=style,
         progress=training_progress(bars or Bars(None), recipe.name),
         given=given,
         fingerprint=model_fingerprint(folder),
+        **own,
     )
     return result.final
 

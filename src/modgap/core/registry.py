@@ -33,7 +33,10 @@ INFERENCE_ENGINES: dict[str, str] = {
     "vllm": "modgap.inference.vllm_engine:VllmEngine",
     "openai": "modgap.inference.openai_api:OpenAIEngine",
 }
-TRAINING_ENGINES: dict[str, str] = {"local": "modgap.training.local:train"}
+TRAINING_ENGINES: dict[str, str] = {
+    "local": "modgap.training.local:train",
+    "verl": "modgap.training.verl_engine:train",
+}
 
 # Module to the extra that brings it, for a message when it is missing.
 _EXTRAS = {"vllm": "vllm", "verl": "verl", "openai": "openai", "ray": "ray", "modelscope": "modelscope"}

@@ -89,6 +89,8 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
             f"tensor_model_parallel_size={parallel} does not fit {a_node} GPUs a node: give a divisor with "
             f"--set verl.{ROLLOUT}.tensor_model_parallel_size=N."
         )
+    if (strategy := value(f"{ACTOR}.strategy")) not in ("fsdp", "fsdp2"):
+        raise UserError(f"verl.{ACTOR}.strategy={strategy}: the contrastive engine is for fsdp and fsdp2.")
     if model.shape and model.shape.heads % parallel:
         raise UserError(
             f"tensor_model_parallel_size={parallel} does not divide the model's {model.shape.heads} attention heads: "

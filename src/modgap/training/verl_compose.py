@@ -23,6 +23,15 @@ def installed() -> bool:
     return importlib.util.find_spec("verl") is not None
 
 
+def require() -> None:
+    """Refuse to go on without verl. Raises `UserError`."""
+    if not installed():
+        raise UserError(
+            f"verl is not installed: give it an environment of its own (pip install 'modgap[verl]', verl {VERSION}; "
+            "docs/engines/verl.md), or use --engine local."
+        )
+
+
 def compose(overrides: Mapping[str, Any]) -> Any:
     """The whole configuration that verl would run with.
 
@@ -33,8 +42,9 @@ def compose(overrides: Mapping[str, Any]) -> Any:
         An omegaconf `DictConfig`, validated by verl.
 
     Raises:
-        UserError: verl knows no such key, or refuses a value.
+        UserError: verl is not installed, knows no such key, or refuses a value.
     """
+    require()
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
     from hydra.errors import HydraException

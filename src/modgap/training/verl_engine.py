@@ -1,0 +1,240 @@
+"""The verl engine: a recipe's stages on many GPUs, each in a process of its own, chained through merged checkpoints.
+
+```
+stageN/data/*.parquet          what verl reads
+stageN/verl.json               the configuration, as differences from verl's
+stageN/verl.log                everything that verl and its workers said
+stageN/verl_metrics.K.jsonl    all of verl's metrics, of the K-th launch
+stageN/verl/global_step_S/     verl's checkpoints: with them a killed stage goes on
+stageN/checkpoints/step_S/     the last one and the best, merged to Hugging Face folders
+```
+
+The same problems, prompts, held-out validation, reward and objective as the local engine; the loop is verl's V1
+trainer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from modgap.core.errors import UserError
+from modgap.core.problem import Problem
+from modgap.core.prompt import Style
+from modgap.core.recipe import Recipe, Stage
+from modgap.core.record import RunFolder, write_json
+from modgap.training import verl_compose, verl_merge
+from modgap.training.checkpoint import checkpoint, finish, finished, point_best, start_run, step_folder
+from modgap.training.log import Teller
+from modgap.training.protocol import Progress
+from modgap.training.rollout import hold_out
+from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, reward_of
+from modgap.training.verl_config import Files, Model, notes, stage_overrides
+from modgap.training.verl_log import Follower, read_log, why
+from modgap.training.verl_plan import VARIANTS, stage_files, variants
+from modgap.training.verl_process import watched
+
+WriteParquet = Callable[[Sequence[Problem], Path, str, Style], int]
+"""(problems, path, variant, style) -> rows; `modgap.datasets.prepare.write_parquet`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the engine calls outside of itself; tests give their own.
+
+    Attributes:
+        write_parquet: Writes a stage's data.
+        runner: The command that trains, given the path of `verl.json`.
+        merge: (verl checkpoint, folder, start) -> a Hugging Face folder.
+        validate: Puts a configuration through verl's own checks.
+    """
+
+    write_parquet: WriteParquet
+    runner: tuple[str, ...] = (sys.executable, "-m", "modgap.training.verl_run")
+    merge: Callable[[Path, Path, Path], Path] = verl_merge.merge
+    validate: Callable[[Mapping[str, Any]], Any] = verl_compose.compose
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training run ends with; as the local engine's.
+
+    Attributes:
+        out: Its folder.
+        stages: The stages' folders.
+        final: The last checkpoint of the last stage, a Hugging Face folder.
+        best: Its checkpoint with the highest validation accuracy.
+    """
+
+    out: Path
+    stages: tuple[Path, ...]
+    final: Path
+    best: Path
+
+
+def train(
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    model: Model,
+    out: Path | str,
+    *,
+    tools: Tools,
+    style: Style = "aligned",
+    validation: Sequence[Problem] | None = None,
+    start_from: Literal["last", "best"] = "last",
+    progress: Progress | None = None,
+    given: Mapping[str, Any] | None = None,
+    fingerprint: str | None = None,
+) -> TrainResult:
+    """Train a model by a recipe; the same call goes on in the stage and step where a killed one was.
+
+    Args:
+        recipe: What to do, its settings resolved.
+        problems: The train split.
+        model: Where the first stage starts, a local folder.
+        out: Gets `stage1/`, `stage2/`, ...
+        tools: What it calls outside of itself.
+        style: Of the prompts.
+        validation: Problems to validate on; by default `validation_problems` are held out of `problems`.
+        start_from: Which checkpoint of a stage the next one starts from.
+        progress: Is told of everything.
+        given: The arguments as the user gave them, for the manifests.
+        fingerprint: Of the base model, for the manifests.
+
+    Raises:
+        UserError: Something cannot work (before Ray starts), or verl failed: one line with its log's place.
+    """
+    recipe.check()
+    out = Path(out).absolute()
+    train_on = list(problems)
+    if validation is None:
+        train_on, validation = hold_out(problems, max(stage.settings.validation_problems for stage in recipe.stages))
+    if not train_on:
+        raise UserError("there is no problem to train on: give a data set with a train split.")
+    check_prompts(recipe, train_on, validation, style)
+    gpus = _gpus(recipe)
+    folders = tuple(out / f"stage{number}" for number in range(1, len(recipe.stages) + 1))
+    for number, stage in enumerate(recipe.stages, start=1):  # all of them before the first one trains
+        reward_of(stage.settings)
+        if finished(folders[number - 1]) is None:
+            try:
+                tools.validate(_overrides(recipe, number, model, out, gpus, len(train_on)))
+            except UserError as error:
+                raise UserError(f"stage {number} ({stage.title}): {error}") from error
+    fingerprints = {"model": fingerprint, "data": digest(train_on), "validation": digest(validation)}
+    with RunFolder(out).lock():
+        start_run(out, recipe, given)
+        for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), start=1):
+            base = model.path if fingerprint is None else "the base model"
+            origin = base if number == 1 else f"{start_from} of stage{number - 1}"
+            passed = {"engine": "verl", "verl": [list(pair) for pair in stage.passed]}
+            RunFolder(folder).start("train", identity(recipe, number, origin, style) | passed, given, **fingerprints)
+            teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
+            if finished(folder) is None:
+                data = _write_data(stage, stage_files(out, number, stage), train_on, validation, style, tools)
+                overrides = _overrides(recipe, number, model, out, gpus, data)
+                for note in notes(stage, model):
+                    teller.note(note)
+                _run_stage(stage, folder, Path(model.path), overrides, teller, tools)
+            else:
+                teller.step = stage.settings.steps
+                teller("stage", f"{stage.title}: done already")
+            model = replace(model, path=str(checkpoint(folder, start_from)))
+    return TrainResult(out, folders, checkpoint(folders[-1]), checkpoint(folders[-1], "best"))
+
+
+def _gpus(recipe: Recipe) -> int:
+    """GPUs of this machine, or 8 where every stage says how many."""
+    if all(any(key.lstrip("+") == "trainer.n_gpus_per_node" for key, _ in stage.passed) for stage in recipe.stages):
+        return 8
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(
+            "verl trains on GPUs and this machine has none: use --engine local, or name the GPUs of a Ray cluster "
+            "(RAY_ADDRESS) with --set verl.trainer.n_gpus_per_node=N."
+        )
+    return torch.cuda.device_count()
+
+
+def _overrides(recipe: Recipe, number: int, model: Model, out: Path, gpus: int, rows: int) -> dict[str, Any]:
+    stage = recipe.stages[number - 1]
+    flash = importlib.util.find_spec("flash_attn") is not None
+    return stage_overrides(
+        stage, model, stage_files(out, number, stage), name=f"{recipe.name}-stage{number}", gpus=gpus,
+        flash_attention=flash, train_rows=rows,
+    )  # fmt: skip
+
+
+def _write_data(
+    stage: Stage, files: Files, problems: Sequence[Problem], validation: Sequence[Problem], style: Style, tools: Tools
+) -> int:
+    """Write the parquet files that are not there yet; returns the rows of the training files."""
+    # verl wants a validation file even where nothing is validated.
+    wanted = [(Path(files.validation), VARIANTS[VALIDATION_VIEW], validation or problems[:1])]
+    wanted += [(Path(path), name, problems) for path, name in zip(files.train, variants(stage), strict=True)]
+    for path, variant, chosen in wanted:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.partial")
+            tools.write_parquet(chosen, partial, variant, style)
+            os.replace(partial, path)
+    return len(problems) * len(files.train)
+
+
+def _run_stage(
+    stage: Stage, folder: Path, start: Path, overrides: dict[str, Any], teller: Teller, tools: Tools
+) -> None:
+    """Train one stage, from its start or from verl's last checkpoint, and merge what it leaves."""
+    steps, checkpoints = stage.settings.steps, folder / "verl"
+    teller.step = _saved(checkpoints)
+    teller("stage", stage.title)
+    if teller.step < steps:
+        _launch(folder, overrides, teller, tools)
+    if _saved(checkpoints) < steps:
+        raise UserError(f"verl ended after step {_saved(checkpoints)} of {steps}: its log is {folder / 'verl.log'}.")
+    kept = {int(path.name.rpartition("_")[2]) for path in checkpoints.glob("global_step_*")}
+    accuracies = {line["step"]: line["validation_accuracy"] for line in read_log(folder / "train_log.jsonl")
+                  if line["step"] in kept and line.get("validation_accuracy") is not None}  # fmt: skip
+    best = max(accuracies, key=lambda step: (accuracies[step], step), default=steps)
+    for step in sorted({best, steps}):
+        if not (step_folder(folder, step) / "config.json").exists():
+            with teller.phase("checkpoint"):
+                tools.merge(checkpoints / f"global_step_{step}", step_folder(folder, step), start)
+    point_best(folder, best)
+    finish(folder, {"stage": teller.stage, "steps": steps, "best": [accuracies[best], best] if accuracies else None})
+
+
+def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tools) -> None:
+    """Run verl to its end."""
+    launch = len(list(folder.glob("verl_metrics.*.jsonl"))) + 1  # verl empties a metrics file that is there
+    metrics, log = folder / f"verl_metrics.{launch}.jsonl", folder / "verl.log"
+    variables = "ray_kwargs.ray_init.runtime_env.env_vars"
+    write_json(folder / "verl.json", overrides | {f"+{variables}.VERL_FILE_LOGGER_PATH": str(metrics)})
+
+    def told(line: dict[str, Any]) -> None:
+        teller.step = line["step"]
+        teller("step", metrics=line)
+
+    begin = log.stat().st_size if log.exists() else 0
+    paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]  # a reward of the user's own lies there
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "HYDRA_FULL_ERROR": "1"}
+    for key, value in json.loads((folder / "verl.json").read_text("utf-8")).items():
+        if key.lstrip("+").startswith(f"{variables}."):
+            environment[key.rpartition(".")[2]] = str(value)
+    follow = Follower(metrics, folder / "train_log.jsonl", teller.stage, told)
+    status = watched([*tools.runner, str(folder / "verl.json")], log, environment, follow)
+    if status:
+        raise UserError(f"verl failed after step {teller.step}: {why(log, begin)}. Its log is {log}.")
+
+
+def _saved(checkpoints: Path) -> int:
+    """The last step that verl saved whole; 0 before the first."""
+    latest = checkpoints / "latest_checkpointed_iteration.txt"
+    return int(latest.read_text()) if latest.is_file() else 0

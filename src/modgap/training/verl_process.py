@@ -1,0 +1,100 @@
+"""A child process and everything that it starts: watched, and ended with all of its children, whoever adopted them.
+
+Ray's daemons and vLLM's engines leave their parent's session, so a process group is not enough: every descendant
+inherits a mark in its environment, and by that mark it is found (Linux).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+MARK = "MODGAP_RUN"
+
+
+def watched(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    look: Callable[[], None] = lambda: None,
+    every: float = 1.0,
+) -> int:
+    """Run a command to its end, its output appended to a log.
+
+    Args:
+        command: What to run.
+        log: Gets what it says.
+        environment: Added to this process's own.
+        look: Called again and again while it runs, and once when it has ended.
+        every: Seconds between two looks.
+
+    Returns:
+        Its exit status. Whatever ends this function (Ctrl-C, SIGTERM, an error in `look`) ends the child and all that
+        it started, too.
+    """
+    mark = uuid.uuid4().hex
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out, _termination():
+        child = subprocess.Popen(
+            list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **environment, MARK: mark},
+        )  # fmt: skip
+        try:
+            while child.poll() is None:
+                look()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(every)
+            look()
+            return child.returncode
+        finally:
+            end_all(mark, child)
+
+
+def end_all(mark: str, child: subprocess.Popen[bytes], patience: float = 10.0) -> None:
+    """End every process that carries a mark: first asked, then killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + patience
+        while pids := marked(mark):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            child.poll()  # so that no zombie is waited for
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+    child.wait()
+
+
+def marked(mark: str) -> list[int]:
+    """Processes with this mark in the environment that they were started with; zombies have none."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does, so that the child does not outlive it."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
