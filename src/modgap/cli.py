@@ -18,7 +18,7 @@ from cyclopts import App, Parameter
 
 import modgap
 from modgap.cli_data import Benchmark, StyleName, data_app, given, import_answers, model_app, power, versions_as_views
-from modgap.core.errors import UserError
+from modgap.core.errors import UsageError, UserError
 
 app = App(
     name="modgap",
@@ -68,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"modgap: {_one_line(error)}", file=sys.stderr)
-        return 1
+        usage = isinstance(error, UsageError)
+        print(f"modgap: {_one_line(error)}{' See modgap --help.' if usage else ''}", file=sys.stderr)
+        return 2 if usage else 1
     return status if isinstance(status, int) else 0
 
 
@@ -120,7 +121,7 @@ def doctor() -> int:
 def train(
     recipe: str,
     *,
-    data: Path,
+    data: Path | None = None,
     model: str,
     out: Path,
     engine: Literal["local", "verl"] = "local",
@@ -135,7 +136,7 @@ def train(
     Args:
         recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; to take the KL apart kl-forward,
             kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or full-text-continued.
-        data: The data set; its train split is trained on.
+        data: The data set; its train split is trained on. May be left out with --benchmark synthetic.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
         out: Run folder; stages go to its stage1, stage2 and so on.
         engine: What trains: `local` in one process, `verl` on many GPUs (in an environment of its own).
@@ -146,13 +147,14 @@ def train(
         dry_run: Print the resolved recipe (verl: its configuration, tokens, FLOPs and memory) and stop.
     """
     from modgap.display import progress_bars, say
-    from modgap.evaluation import read_problems
+    from modgap.evaluation import locate, read_problems
     from modgap.measure import model_notes
     from modgap.models.load import resolve
     from modgap.study import dry_notes, print_plan, resolve_recipe, train_recipe
 
     if dry_run:
         return print_plan(resolve_recipe(recipe, settings, dry_notes(model)), engine, model, out)
+    data = locate(benchmark, data)
     problems = read_problems(benchmark, data, "train")
     if benchmark == "pairs":
         say("pairs have no splits: measure the result on problems of another file")
@@ -170,7 +172,7 @@ def train(
 @app.command(name="eval")
 def evaluate(
     *,
-    data: Path,
+    data: Path | None = None,
     out: Path,
     model: str | None = None,
     models: Path | None = None,
@@ -198,7 +200,8 @@ def evaluate(
     """Ask a model every test problem in several views, grade the answers and print the gap.
 
     Args:
-        data: The data set; of MathVerse a parquet or JSON file, a folder of them, or its Hugging Face id.
+        data: The data set; of MathVerse a parquet or JSON file, a folder of them, or its Hugging Face id. Left out with
+            --benchmark synthetic, it is that benchmark's own problems.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
         models: In the place of --model a file with one a line (blank lines and # are left out): each becomes a run in
             OUT/NAME, as many at a time as there are accelerators for.
@@ -227,7 +230,7 @@ def evaluate(
         ray_address: An existing Ray cluster to run the replicas on, e.g. auto.
     """
     from modgap.display import progress_bars
-    from modgap.evaluation import read_problems
+    from modgap.evaluation import locate, read_problems
     from modgap.fleet import evaluate_models
     from modgap.measure import EvalOptions, evaluate_model
     from modgap.report.terminal import print_summary
@@ -239,8 +242,8 @@ def evaluate(
     )  # fmt: skip
     options.check()
     if (model is None) == (models is None):
-        print("modgap: give one of --model and --models (a file with one a line). See modgap --help.", file=sys.stderr)
-        return 2
+        raise UsageError("give one of --model and --models (a file with one a line).")
+    data = locate(benchmark, data)
     problems = read_problems(benchmark, data, limit=limit)
     if models is not None:
         return evaluate_models(models, data, out, options, benchmark=benchmark, limit=limit)
@@ -323,9 +326,6 @@ def grade(
 
 
 @app.command
-def report(
-    *runs: Path,
-@app.command
 def convert(checkpoint: Path, *, out: Path) -> None:
     """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16), through verl's own merger; also of verl 0.5.
 
@@ -338,6 +338,9 @@ def convert(checkpoint: Path, *, out: Path) -> None:
     print(f"model: {merge(checkpoint, out)}")
 
 
+@app.command
+def report(
+    *runs: Path,
     out: Path = Path("report.html"),
     images: int = 200,
     figures: bool = False,
@@ -346,10 +349,12 @@ def convert(checkpoint: Path, *, out: Path) -> None:
     """One HTML page from runs, training runs or studies, and their numbers on the terminal.
 
     Args:
-        runs: Run folders; the first evaluation is the one that the others are compared with.
+        runs: Run folders, studies, folders of studies, or the cells.json of an earlier report; the first evaluation is the
+            one that the others are compared with.
         out: The page.
         images: Most diagrams that the page embeds.
-        figures: Also write the charts (PNG, SVG) and the tables (Markdown, LaTeX, CSV) to OUT_figures/.
+        figures: Also write the charts (PNG, SVG) and the tables (Markdown, LaTeX, CSV) to OUT_figures/; with several seeds
+            cells.json, too, from which the table over seeds can be made again.
         template: `paper` also lays the numbers into the shape of the paper's tables, on the page and as OUT.md.
     """
     from modgap.report.page import build_report
@@ -370,7 +375,7 @@ def convert(checkpoint: Path, *, out: Path) -> None:
 @app.command
 def study(
     *,
-    data: Path,
+    data: Path | None = None,
     model: str,
     recipes: str,
     out: Path,
@@ -396,7 +401,8 @@ def study(
     """Measure a model, train it with several recipes, measure each, and report them side by side.
 
     Args:
-        data: The data set: train split for training, test split for measuring.
+        data: The data set: train split for training, test split for measuring. May be left out with --benchmark
+            synthetic.
         model: The base model of every recipe.
         recipes: Comma-separated: full-text, no-text, mix, curriculum, kl, kl-curriculum; kl-forward, kl-full-vocab,
             kl-unclamped, kl-strong, kl-forward-strong, full-text-continued.
@@ -421,6 +427,7 @@ def study(
         jobs: Trainings and evaluations at a time, which take turns on the visible accelerators.
     """
     from modgap.core.record import write_json
+    from modgap.evaluation import locate
     from modgap.measure import EvalOptions
     from modgap.report.page import build_report
     from modgap.report.terminal import print_numbers
@@ -432,6 +439,8 @@ def study(
         views, samples, temperature, max_tokens, seed, style, eval_engine, batch_size, device,
         engine_args=engine_args, replicas=replicas, ray_address=ray_address,
     )  # fmt: skip
+    options.check()
+    data = locate(benchmark, data)
     if seeds is None and jobs == 1:
         numbers = run_study(
             data, model, names, out, benchmark=benchmark, engine=engine, settings=settings, limit=limit,

@@ -18,16 +18,33 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
-from modgap.core.errors import UserError
+from modgap.core.errors import UsageError, UserError
 from modgap.core.grading import Mode
 from modgap.core.problem import Problem
 from modgap.core.prompt import Style, evaluation_prompt, structural_conditions
 from modgap.core.record import ProblemRow, Response, RunFolder
 from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
+from modgap.display import progress_bars
 from modgap.grading_runs import Progress, grade_held
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+def locate(benchmark: str, data: Path | None) -> Path:
+    """Where the problems are; without a data set the benchmark's own, which only `synthetic` has.
+
+    Raises:
+        UsageError: The benchmark needs a data set, and none is given.
+    """
+    if data is not None:
+        return data
+    if benchmark != "synthetic":
+        raise UsageError(f"--data is missing: {benchmark} needs its folder or file; --benchmark synthetic needs none.")
+    from modgap.datasets.synthetic.benchmark import benchmark_folder
+
+    with progress_bars() as bars:
+        return benchmark_folder(bars.counter("drawing the synthetic benchmark"))
 
 
 def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | None = None) -> list[Problem]:

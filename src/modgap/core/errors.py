@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Bad input: one line that names the value, the choices and the remedy. The command line prints it and exits 1."""
 
 
+class UsageError(UserError):
+    """Arguments that do not go together; the command line exits 2."""
+
+
 def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> UserError:
     """An error for a name that is not in a table.
 
