@@ -119,17 +119,21 @@ def student_two_sided(t: float, freedom: float) -> float:
 def student_critical(tail: float, freedom: float) -> float:
     """The t with P(|T| >= t) = `tail`: 2.2 for 0.05 and 11 degrees of freedom, which may be fractional.
 
-    In closed form for 1 and 2 degrees, by Cornish-Fisher from 200 on, else by bisection.
+    In closed form for 1 and 2 degrees, by Cornish-Fisher from 100 on, else by Newton's method on the logarithms of
+    both, between which the curve is bent one way only.
     """
-    if freedom in (1, 2) or freedom >= 200:
+    if freedom in (1, 2) or freedom >= 100:
         return t_quantile(1 - tail / 2, freedom)
-    low, high = 0.0, 1.0
-    while student_two_sided(high, freedom) > tail:
-        low, high = high, 2 * high
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_two_sided(middle, freedom) > tail else (low, middle)
-    return (low + high) / 2
+    peak = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
+    t = -_NORMAL.inv_cdf(tail / 2)
+    for _ in range(60):
+        found = student_two_sided(t, freedom)
+        density = math.exp(peak - (freedom + 1) / 2 * math.log1p(t * t / freedom))
+        step = math.log(found / tail) * found / (2 * density * t)
+        t *= math.exp(step)
+        if abs(step) < 1e-10:
+            break
+    return t
 
 
 def _beta_share(x: float, a: float, b: float) -> float:

@@ -153,7 +153,7 @@ def _p_value(distance: float, problems: float, p: int, seeds: float, s: int) -> 
     if not seeds:
         return student_two_sided(distance / math.sqrt(problems), p - 1)
     low, high = math.log(_LEAST_P), 0.0
-    for _ in range(40):
+    for _ in range(24):  # to 6 digits
         middle = (low + high) / 2
         low, high = (middle, high) if _half(math.exp(middle), problems, p, seeds, s) > distance else (low, middle)
     return math.exp((low + high) / 2)

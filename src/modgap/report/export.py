@@ -81,20 +81,23 @@ def _plain(cell: str) -> str:
     return "" if cell in ("–", "—") else cell.replace("−", "-").removeprefix("+").removesuffix("*")
 
 
-def write_seeds(numbers: Mapping[str, Any], sweeps: Sequence[Sweep], folder: Path) -> list[Path]:
+def write_seeds(numbers: Mapping[str, Any], sweeps: Sequence[Sweep], folder: Path, source: str) -> list[Path]:
     """Write the tables over seeds as one Markdown page, and `cells.json`, from which `modgap report` makes it again.
 
     Args:
         numbers: As `build_report` returns them.
         sweeps: What they were made from.
         folder: Made if need be.
+        source: What the report was made of, as the command line has it; the page names the command.
 
     Returns:
         The files.
     """
+    from modgap.report.page import as_utf8
+
     pages = folder / "cells.json", folder / "seeds.md"
     write_cells(sweeps, pages[0])
-    write_text(pages[1], as_markdown(numbers["seeds"]))
+    write_text(pages[1], as_utf8(as_markdown(numbers["seeds"], source)))
     return list(pages)
 
 

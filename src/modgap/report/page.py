@@ -89,7 +89,7 @@ def build_report(
         if found.sweeps:
             from modgap.report.export import write_seeds
 
-            write_seeds(numbers, found.sweeps, folder)
+            write_seeds(numbers, found.sweeps, folder, " ".join(map(str, paths)))
     return numbers
 
 

@@ -1,0 +1,104 @@
+"""How often an interval over seeds holds the truth: `python bench/seeds_coverage.py` (a few minutes on one core).
+
+Simulates the change of the gap of one recipe: problems differ in difficulty, each seed moves both views by an amount of
+its own and each problem a little differently, 4 samples a view. The truth is the mean over all seeds and problems. Four
+ways to make the interval; `modgap.core.seeds` has the last one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from modgap.core.resampling import student_critical
+from modgap.core.seeds import crossed_variances, over_seeds
+
+Floats = npt.NDArray[np.float64]
+SAMPLES = 4
+BOOTSTRAPS = 400
+
+
+def chance(logits: Floats) -> Floats:
+    """Logits as probabilities."""
+    return 1 / (1 + np.exp(-logits))
+
+
+def probabilities(rng: np.random.Generator, seeds: int, problems: int, spread: float) -> tuple[Floats, ...]:
+    """Of the base model `[problems]` and of each seed `[seeds, problems]`, in both views."""
+    text = rng.normal(0.8, 1.5, problems)
+    image = text + rng.normal(-1.3, 1.2, problems)
+    moved = [
+        chance(base + shift + rng.normal(0, size, (seeds, 1)) + rng.normal(0, 0.7, (seeds, problems)))
+        for base, shift, size in ((text, 0.2, spread / 2), (image, 0.5, spread))
+    ]
+    return chance(text), chance(image), *moved
+
+
+def truth(rng: np.random.Generator, spread: float) -> float:
+    """The mean change of the gap over very many seeds and problems, in points."""
+    found: list[float] = []
+    for _ in range(2000):
+        text, image, new_text, new_image = probabilities(rng, 8, 500, spread)
+        found.append(float(np.mean(new_text - new_image) - np.mean(text - image)))
+    return 100 * float(np.mean(found))
+
+
+def halves(x_SP: Floats) -> dict[str, float]:
+    """Half of each symmetric interval."""
+    s, p = x_SP.shape
+    problems, seeds, rest = crossed_variances(x_SP)
+    more = max(0.0, seeds - rest)
+    spread = problems**2 / (p - 1) + ((seeds**2 / (s - 1) + rest**2 / ((s - 1) * (p - 1))) if more else 0.0)
+    total = problems + more
+    return {
+        "problems only": student_critical(0.05, p - 1) * math.sqrt(problems),
+        "Satterthwaite": student_critical(0.05, total**2 / spread) * math.sqrt(total),
+    }
+
+
+def bootstrap(rng: np.random.Generator, x_SP: Floats) -> tuple[float, float]:
+    """Percentiles of the mean, problems and seeds both drawn again."""
+    s, p = x_SP.shape
+    of_problem_RS = rng.multinomial(p, np.full(p, 1 / p), size=BOOTSTRAPS) @ x_SP.T / p
+    means_R = np.sum(of_problem_RS * rng.multinomial(s, np.full(s, 1 / s), size=BOOTSTRAPS) / s, axis=1)
+    low, high = np.quantile(means_R, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def main() -> None:
+    """Simulate and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reps", type=int, default=2000)
+    parser.add_argument("--problems", type=int, default=1000)
+    args = parser.parse_args()
+    names: tuple[str, ...] = ("problems only", "two-level bootstrap", "Satterthwaite", "each its own")
+    print(f"| seeds | sd of seeds | {' | '.join(names)} |\n| ---: | ---: | {' | '.join(['---:'] * len(names))} |")
+    for seeds in (2, 3, 5):
+        for spread in (0.0, 0.1, 0.2, 0.4):
+            rng = np.random.default_rng([seeds, round(10 * spread)])
+            right = truth(rng, spread)
+            hits: dict[str, int] = dict.fromkeys(names, 0)
+            widths: dict[str, float] = dict.fromkeys(names, 0.0)
+            sds: list[float] = []
+            for _ in range(args.reps):
+                text, image, new_text, new_image = probabilities(rng, seeds, args.problems, spread)
+                draws = [rng.binomial(SAMPLES, chances) / SAMPLES for chances in (text, image, new_text, new_image)]
+                x_SP = 100 * (draws[2] - draws[3] - (draws[0] - draws[1]))
+                mean = float(x_SP.mean())
+                own = over_seeds(x_SP, (-200, 200))
+                ends = {name: (mean - half, mean + half) for name, half in halves(x_SP).items()}
+                ends |= {"two-level bootstrap": bootstrap(rng, x_SP), "each its own": (own.ci_low, own.ci_high)}
+                sds.append(own.sd or 0.0)
+                for name, (low, high) in ends.items():
+                    hits[name] += low <= right <= high
+                    widths[name] += (high - low) / args.reps
+            cells = [f"{100 * hits[name] / args.reps:.1f} (±{widths[name] / 2:.1f})" for name in names]
+            sd = math.sqrt(float(np.mean(np.square(sds))))
+            print(f"| {seeds} | {sd:.1f} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,348 @@
+"""Several seeds of the same studies: the statistics, which runs stand in one table, `cells.json`, real trainings."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from modgap.core.errors import UserError
+from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
+from modgap.core.resampling import student_critical, student_two_sided
+from modgap.core.seeds import over_seeds, pooled_p_values
+from modgap.core.stats import paired_gap
+from modgap.datasets.synthetic import write_dataset
+from modgap.measure import EvalOptions
+from modgap.report.cells import read_cells, write_cells
+from modgap.report.collect import collect
+from modgap.report.curves import averaged
+from modgap.report.export import write_tables
+from modgap.report.page import build_report, numbers_of
+from modgap.report.terminal import print_numbers
+from modgap.study import resolve_recipe, run_study
+from modgap.training.setup import identity
+
+ROOT = Path(__file__).parent.parent
+POINTS = (-200.0, 200.0)
+
+
+# The statistics
+
+
+@pytest.mark.parametrize(
+    ("freedom", "tail", "t"),
+    [(1, 0.05, 12.7062), (2, 0.05, 4.30265), (3, 0.05, 3.18245), (7, 0.01, 3.49948), (999, 0.05, 1.96234)],
+)
+def test_students_distribution_is_the_tables(freedom: float, tail: float, t: float) -> None:
+    assert student_critical(tail, freedom) == pytest.approx(t, rel=1e-5)
+    assert student_two_sided(t, freedom) == pytest.approx(tail, rel=1e-4)
+    assert student_critical(tail, freedom + 0.5) < student_critical(tail, freedom)
+
+
+def crossed(rng: np.random.Generator, seeds: int, problems: int, sd: float, mean: float = 0.0) -> Any:
+    """Normal values with a share of each seed, of each problem, and of each pair."""
+    of_seed, of_problem = rng.normal(0, sd, (seeds, 1)), rng.normal(0, 30, problems)
+    return mean + of_seed + of_problem + rng.normal(0, 30, (seeds, problems))
+
+
+@pytest.mark.parametrize(("seeds", "sd"), [(3, 0.0), (3, 3.0), (3, 9.0), (5, 3.0)])
+def test_the_interval_holds_the_truth_as_often_as_it_says(seeds: int, sd: float) -> None:
+    """However far the seeds are apart. Four standard errors of 400 simulations are 4.4 points."""
+    rng = np.random.default_rng(seeds + round(sd))
+    found = [over_seeds(crossed(rng, seeds, 200, sd, mean=5.0), POINTS) for _ in range(400)]
+    held = np.mean([estimate.ci_low <= 5.0 <= estimate.ci_high for estimate in found])
+    assert 0.905 <= held <= 0.99
+    if sd == 9.0:  # what problems alone say would be far too narrow
+        assert np.mean([abs(estimate.value - 5.0) <= 5.6 for estimate in found]) < 0.85
+
+
+def test_the_p_value_is_the_level_at_which_the_interval_reaches_zero() -> None:
+    rng = np.random.default_rng(1)
+    for sd in (0.0, 4.0):
+        estimate = over_seeds(values := crossed(rng, 3, 100, sd, mean=12.0), POINTS)
+        assert over_seeds(values, POINTS, level=1 - estimate.p_value).ci_low == pytest.approx(0, abs=1e-4)
+        assert over_seeds(-values, POINTS).p_value == pytest.approx(estimate.p_value)
+
+
+def test_one_seed_is_the_bootstrap_over_problems_as_everywhere_else() -> None:
+    rng = np.random.default_rng(2)
+    text, vision = (rng.integers(0, 5, 40) / 4 for _ in range(2))
+    one = over_seeds([100 * (text - vision)], (-100, 100), seed=42)
+    gap = paired_gap(text, vision, seed=42)
+    assert (one.value, one.ci_low, one.ci_high) == pytest.approx((gap.points, gap.ci_low, gap.ci_high))
+    assert one.sd is None
+
+
+def test_values_without_a_spread_do_not_break() -> None:
+    same = over_seeds(np.full((3, 20), 4.0), POINTS)
+    assert (same.ci_low, same.ci_high) == (4.0, 4.0) and same.p_value < 0.001
+    assert over_seeds(np.zeros((3, 20)), POINTS).p_value == 1.0
+    assert over_seeds([[1.0], [2.0]], POINTS).ci_low == -200
+    for bad in ([], [[]], [[np.nan]]):
+        with pytest.raises(ValueError, match=r"seed|finite"):
+            over_seeds(bad, POINTS)
+
+
+def test_a_shared_spread_of_seeds_is_ones_own_for_one_and_sees_more_for_many() -> None:
+    rng = np.random.default_rng(3)
+    many = [crossed(rng, 3, 200, 4.0, mean=9.0) for _ in range(6)]
+    assert pooled_p_values(many[:1]) == pytest.approx([over_seeds(many[0], POINTS).p_value])
+    own = [over_seeds(values, POINTS).p_value for values in many]
+    assert np.median(pooled_p_values(many)) < np.median(own) / 2
+    alone = [values[:1] for values in many]
+    assert pooled_p_values(alone) == [over_seeds(values, POINTS).p_value for values in alone]
+
+
+# Runs in folders, as a study leaves them
+
+SMALL = {"steps": 2, "prompts_per_step": 4, "mini_batch": 4, "max_response_tokens": 64, "overlong_buffer": 8}
+PROBLEMS = 24
+
+
+def write_eval(path: Path, rates: tuple[float, float], seed: int, model: str, **resolved: Any) -> None:
+    """An evaluation whose samples are right by chance, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    views = {"full-text": rates[0], "image-only": rates[1]}
+    asked = {"model_fingerprint": model, "views": list(views), "samples": 2, "seed": 42, **resolved}
+    run = RunFolder(path)
+    run.start("eval", asked, {"model": "m"}, data_fingerprint="d")
+    run.write_problems(ProblemRow(id=f"p{n}", answer="5") for n in range(PROBLEMS))
+    grades: list[GradeRow] = []
+    with run.appending() as writer:
+        for n in range(PROBLEMS):
+            for view, rate in views.items():
+                for sample in range(2):
+                    right = bool(rng.random() < rate)
+                    row: dict[str, Any] = {"problem_id": f"p{n}", "view": view, "sample": sample}
+                    writer.write(Response(**row, prompt="p", response="r", finish_reason="stop"))
+                    outcome: Any = "correct" if right else "wrong"
+                    grades.append(GradeRow(**row, outcome=outcome, answer="5", gold="5", stage="n", mode="strict"))
+    run.write_grades(grades, "strict")
+
+
+def write_recipe(
+    study: Path, name: str, seed: int, rates: tuple[float, float], *settings: str, **resolved: Any
+) -> None:
+    """A trained and evaluated recipe, its manifests made as training makes them; a step of stage N took N seconds."""
+    recipe = resolve_recipe(name, [f"seed={seed}", *settings], {"training": SMALL})
+    folder = study / name
+    RunFolder(folder).start("train", {"recipe": name, "stages": [stage.title for stage in recipe.stages]})
+    for number, stage in enumerate(recipe.stages, start=1):
+        part = folder / f"stage{number}"
+        marks = {"model": "base", "data": "t", "validation": "v"}
+        RunFolder(part).start("train", identity(recipe, number, "x", "aligned"), {"model": "m"}, **marks)
+        rows = [{"step": n, "reward": seed, "time_total": number} for n in range(1, stage.settings.steps + 1)]
+        (part / "train_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_eval(folder / "eval", rates, seed + 100, f"{name}{seed}", **resolved)
+
+
+def write_studies(folder: Path, seeds: int = 3) -> list[Path]:
+    studies = [folder / f"seed{seed}" for seed in range(seeds)]
+    for seed, study in enumerate(studies):
+        RunFolder(study).start("study", {"model": "m"}, {"model": "m"})
+        write_eval(study / "base" / "eval", (0.7, 0.4), 7, "base")
+        write_recipe(study, "full-text", seed, (0.9, 0.4))
+        write_recipe(study, "kl", seed, (0.9, 0.85))
+        write_recipe(study, "full-text-continued", seed, (0.9, 0.4))
+    return studies
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> list[Path]:
+    return write_studies(tmp_path / "sweep")
+
+
+@pytest.fixture(scope="module")
+def cells_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """`cells.json` of two seeds."""
+    folder = tmp_path_factory.mktemp("cells")
+    found = collect(write_studies(folder, 2))
+    numbers_of(found)
+    write_cells(found.sweeps, folder / "cells.json")
+    return (folder / "cells.json").read_text()
+
+
+def rows_of(numbers: dict[str, Any]) -> dict[str, Any]:
+    (table,) = numbers["seeds"]
+    return {row["recipe"]: row for row in table["rows"]}
+
+
+def test_studies_that_differ_in_the_seed_make_one_table(studies: list[Path], tmp_path: Path) -> None:
+    numbers = build_report(studies, tmp_path / "r.html")
+    rows = rows_of(numbers)
+    assert list(rows) == ["base", "full-text", "kl", "full-text-continued"]  # in the order of the registry
+    assert rows["base"]["seeds"] == [] and rows["base"]["change"] is None
+    for name, steps, seconds in (("full-text", 2, 2), ("kl", 4, 6), ("full-text-continued", 4, 6)):
+        row = rows[name]
+        assert (row["seeds"], row["steps"], row["seconds"]) == ([0, 1, 2], steps, seconds)
+        runs = [numbers["runs"][f"seed{seed}/{name}"]["gap"] for seed in range(3)]
+        assert row["gap"]["seeds"] == pytest.approx([gap["points"] for gap in runs])
+        assert row["text"]["value"] == pytest.approx(np.mean([gap["text_accuracy"] for gap in runs]))
+        changes = [numbers["changes"][f"seed{seed}/{name}"]["points"] for seed in range(3)]
+        assert row["change"]["gap"]["value"] == pytest.approx(np.mean(changes))
+        assert row["change"]["gap"]["p_value"] <= row["change"]["gap"]["p_holm"]
+    (control,) = numbers["seeds"][0]["controls"]
+    assert (control["recipe"], control["control"], control["seeds"]) == ("kl", "full-text-continued", [0, 1, 2])
+    difference = rows["kl"]["gap"]["value"] - rows["full-text-continued"]["gap"]["value"]
+    assert control["change"]["gap"]["value"] == pytest.approx(difference)
+    json.dumps(numbers, allow_nan=False)
+
+
+def test_the_best_of_several_seeds_is_not_the_headline(studies: list[Path], tmp_path: Path) -> None:
+    numbers = build_report(studies, tmp_path / "r.html")
+    said = " ".join(numbers["headline"]["lede"])
+    assert "Smallest gap" not in said and "seed1" not in said
+    assert "The gap is smaller than the base model's for certain after kl (−" in said
+    assert "has no interval" not in " ".join(numbers["warnings"])  # the base model again is no change
+    page = (tmp_path / "r.html").read_text()
+    assert 'id="seeds"' in page and page.count('class="seed') == 3 * 3 * 3
+    shown = io.StringIO()
+    print_numbers(numbers, Console(width=80, file=shown))
+    said = shown.getvalue()
+    assert all(len(line) <= 80 for line in said.splitlines()) and "The 12 runs one by one are on the page." in said
+    assert "\nfull-text-continued  " in said
+
+
+def test_one_seed_makes_no_table_over_seeds(tmp_path: Path) -> None:
+    numbers = build_report(write_studies(tmp_path / "s", 1), tmp_path / "r.html")
+    assert numbers["seeds"] == [] and 'id="seeds"' not in (tmp_path / "r.html").read_text()
+
+
+def test_a_folder_of_studies_is_all_of_them(studies: list[Path], tmp_path: Path) -> None:
+    assert rows_of(build_report([studies[0].parent], tmp_path / "r.html"))["kl"]["seeds"] == [0, 1, 2]
+
+
+def test_cells_make_the_same_table_again_without_the_runs(studies: list[Path], tmp_path: Path) -> None:
+    numbers = build_report(studies, tmp_path / "r.html", figures=True)
+    kept = tmp_path / "kept" / "cells.json"
+    kept.parent.mkdir()
+    (tmp_path / "r_figures" / "cells.json").rename(kept)
+    again = build_report([kept], tmp_path / "again.html", figures=True)
+    assert again["seeds"] == numbers["seeds"] and again["runs"] == {}
+    assert (tmp_path / "again_figures" / "cells.json").read_text() == kept.read_text()
+    for name in ("table-seeds.md", "table-seeds.tex", "table-seeds-views.csv", "table-seeds-controls.md"):
+        assert (tmp_path / "again_figures" / name).read_text() == (tmp_path / "r_figures" / name).read_text()
+    first, second = ((tmp_path / f"{name}_figures" / "seeds.md").read_text() for name in ("r", "again"))
+    assert first.splitlines()[4:] == second.splitlines()[4:] and f"`modgap report {kept} --out" in second
+    assert (tmp_path / "again_figures" / "seeds-accuracy.svg").exists()
+    page = (tmp_path / "again.html").read_text()
+    assert (
+        "base: Text 68.8, image 43.8: gap 25.0" in again["headline"]["title"]
+        and 'id="seeds"' in page
+        and 'id="accuracy"' not in page
+    )
+    assert '"p0", "p1"' in kept.read_text() and "response" not in kept.read_text().replace("response_tokens", "")
+
+
+def test_the_csv_has_no_stars(studies: list[Path], tmp_path: Path) -> None:
+    write_tables(build_report(studies, tmp_path / "r.html"), tmp_path / "r_figures")
+    assert "*" in (tmp_path / "r_figures" / "table-seeds.md").read_text()
+    assert "*" not in (tmp_path / "r_figures" / "table-seeds.csv").read_text()
+
+
+def test_other_settings_are_another_row_that_says_what_differs(studies: list[Path], tmp_path: Path) -> None:
+    for seed in range(2):
+        write_recipe(tmp_path / f"strong{seed}", "kl", seed, (0.9, 0.8), "kl_coef=0.1", "stage2.lr=0.5")
+    rows = rows_of(build_report([*studies, tmp_path / "strong0", tmp_path / "strong1"], tmp_path / "r.html"))
+    assert rows["kl (kl_coef=0.01, stage2.lr=1e-06)"]["seeds"] == [0, 1, 2]
+    assert rows["kl (kl_coef=0.1, stage2.lr=0.5)"]["seeds"] == [0, 1]
+
+
+def test_what_was_evaluated_otherwise_is_no_seed(studies: list[Path], tmp_path: Path) -> None:
+    write_recipe(tmp_path / "other", "kl", 5, (0.9, 0.4), temperature=0.1)
+    assert rows_of(build_report([*studies, tmp_path / "other"], tmp_path / "r.html"))["kl"]["seeds"] == [0, 1, 2]
+
+
+def test_an_unfinished_run_and_a_seed_that_comes_twice_are_left_out_and_named(
+    studies: list[Path], tmp_path: Path
+) -> None:
+    responses = studies[1] / "kl" / "eval" / "responses.jsonl"
+    responses.write_text("".join(responses.read_text().splitlines(keepends=True)[:-2]))
+    write_recipe(tmp_path / "again", "full-text", 2, (0.9, 0.4))
+    numbers = build_report([*studies, tmp_path / "again"], tmp_path / "r.html")
+    assert rows_of(numbers)["kl"]["seeds"] == [0, 2] and rows_of(numbers)["full-text"]["seeds"] == [0, 1, 2]
+    said = "\n".join(numbers["warnings"])
+    assert "seed1/kl is not in the table over seeds: 23 of its 24 problems are complete" in said
+    assert "Seed 2 of full-text is there twice: seed2/full-text counts, again/full-text does not." in said
+    assert numbers["seeds"][0]["controls"][0]["seeds"] == [0, 2]
+
+
+def test_curves_are_means_over_seeds(studies: list[Path], tmp_path: Path) -> None:
+    numbers = build_report(studies, tmp_path / "r.html")
+    assert len(numbers["training"]) == 9
+    curves = averaged(numbers["training"], numbers["seeds"])
+    assert sorted(curves) == ["full-text", "full-text-continued", "kl"]
+    assert [part["metrics"]["reward"] for part in curves["kl"]] == [[(1, 1.0), (2, 1.0)], [(3, 1.0), (4, 1.0)]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: "[", "cannot be read as JSON"),
+        (lambda text: text.replace("modgap cells 1", "modgap cells 9"), "is no file of 'modgap cells 1'"),
+        (lambda text: "{}", "is no file of"),
+        (lambda text: text.replace('"p0", ', ""), "not the counts of 23 problems"),
+        (lambda text: text.replace('"samples": 2', '"samples": 1'), "not the counts of 24 problems with 1 samples"),
+        (lambda text: text.replace('"untrained"', '"x"'), "is damaged"),
+        (lambda text: text.replace('"image-only": "', '"other": "'), "has no view image-only"),
+    ],
+)
+def test_a_damaged_file_of_cells_is_named(cells_text: str, tmp_path: Path, change: Any, words: str) -> None:
+    cells = tmp_path / "cells.json"
+    cells.write_text(change(cells_text))
+    with pytest.raises(UserError, match=words) as error:
+        read_cells(cells)
+    assert "\n" not in str(error.value) and "cells.json that modgap report RUNS --figures wrote" in str(error.value)
+
+
+# Real trainings
+
+
+def test_real_studies_of_two_seeds_share_a_stage_and_make_a_table(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", 16, 4, seed=3, workers=1)
+    settings = (
+        "steps=1", "prompts_per_step=1", "mini_batch=1", "samples_per_prompt=2", "max_response_tokens=24",
+        "overlong_buffer=0", "eval_every=0", "max_refills=0",
+    )  # fmt: skip
+    recipes = ("kl", "full-text-continued")
+    for seed in (0, 1):
+        run_study(
+            tmp_path / "data", "tiny", recipes, tmp_path / f"seed{seed}", benchmark="synthetic",
+            settings=(*settings, f"seed={seed}"), options=EvalOptions(samples=1, max_tokens=24),
+        )  # fmt: skip
+        shared = tmp_path / f"seed{seed}" / "full-text-continued" / "stage1"
+        assert shared.resolve() == tmp_path / f"seed{seed}" / "kl" / "stage1"
+    found = collect([tmp_path / "seed0", tmp_path / "seed1"])
+    numbers, _ = numbers_of(found)
+    rows = rows_of(numbers)
+    assert list(rows) == ["base", "kl", "full-text-continued"]
+    assert all(rows[name]["seeds"] == [0, 1] and rows[name]["steps"] == 2 for name in recipes)
+    assert all(rows[name]["seconds"] > 0 for name in recipes)
+    assert [(row["recipe"], row["control"]) for row in numbers["seeds"][0]["controls"]] == [recipes]
+    write_cells(found.sweeps, tmp_path / "cells.json")
+    assert numbers_of(collect([tmp_path / "cells.json"]))[0]["seeds"] == numbers["seeds"]
+
+
+# What is committed
+
+
+def test_committed_tables_are_what_the_command_makes_today(tmp_path: Path) -> None:
+    experiments = sorted((ROOT / "docs" / "experiments").glob("*/cells.json"))
+    if not experiments:
+        pytest.skip("no docs/experiments/*/cells.json is committed yet")
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec and spec.loader
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for cells in experiments:
+        table = cells.with_name("table.md")
+        assert table.read_text() == generate.experiment_page(cells), f"{table} is out of date: make docs"
+        build_report([cells], tmp_path / "report.html", figures=True)
+        made = (tmp_path / "report_figures" / "seeds.md").read_text()
+        assert made.splitlines()[3:] == table.read_text().splitlines()[3:]
