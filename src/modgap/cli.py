@@ -349,12 +349,12 @@ def report(
     """One HTML page from runs, training runs or studies, and their numbers on the terminal.
 
     Args:
-        runs: Run folders, studies, folders of studies, or the cells.json of an earlier report; the first evaluation is the
-            one that the others are compared with.
+        runs: Run folders, studies, folders of studies, or the cells.json of an earlier report; the first evaluation is
+            the one that the others are compared with.
         out: The page.
         images: Most diagrams that the page embeds.
-        figures: Also write the charts (PNG, SVG) and the tables (Markdown, LaTeX, CSV) to OUT_figures/; with several seeds
-            cells.json, too, from which the table over seeds can be made again.
+        figures: Also write the charts (PNG, SVG) and the tables (Markdown, LaTeX, CSV) to OUT_figures/; with several
+            seeds cells.json, too, from which the table over seeds can be made again.
         template: `paper` also lays the numbers into the shape of the paper's tables, on the page and as OUT.md.
     """
     from modgap.report.page import build_report
