@@ -66,6 +66,7 @@ class Cluster:
         self._ours = not ray.is_initialized()
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._last: tuple[Any, Any] = (None, None)
+        self._keep_logs = False
         if self._ours:
             with _signals_kept():
                 self._connect(replicas)
@@ -158,6 +159,7 @@ class Cluster:
         return f"{type(error).__name__}: {said[:200]}"
 
     def _logs(self) -> str:
+        self._keep_logs = True
         return f" (logs: {self._session / 'logs'})" if self._session else ""
 
     def close(self, actors: Sequence[Any], idle: Iterable[Any]) -> None:
@@ -174,7 +176,7 @@ class Cluster:
             return
         with contextlib.suppress(Exception):
             self.ray.shutdown()
-        if self._session and sys.exc_info()[0] is None:
+        if self._session and not self._keep_logs and sys.exc_info()[0] in (None, KeyboardInterrupt, GeneratorExit):
             shutil.rmtree(self._session, ignore_errors=True)
 
 
