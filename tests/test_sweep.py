@@ -65,6 +65,19 @@ def test_a_failing_job_takes_only_those_along_that_wait_for_it(tmp_path: Path) -
     assert (good / "test.json").exists() and not (tmp_path / "never").exists()
 
 
+def test_the_accelerator_with_the_least_to_do_is_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    jobs = Jobs(4, tmp_path)
+
+    def device(slot: object) -> str:
+        return slot.__enter__()["CUDA_VISIBLE_DEVICES"]  # type: ignore[attr-defined]
+
+    first, second, third, fourth = (jobs._slot() for _ in range(4))
+    assert [device(first), device(second), device(third)] == ["4", "7", "4"]
+    second.__exit__(None, None, None)  # two jobs on 4, none on 7
+    assert device(fourth) == "7"
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path, kind: signal.Signals) -> None:
     write_dataset(tmp_path / "data", 20, 2, seed=3)

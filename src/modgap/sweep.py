@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -188,12 +187,9 @@ class Jobs:
         self._children: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = False
-        self._slots: queue.Queue[dict[str, str]] = queue.Queue()
-        devices = visible_accelerators()
-        threads = str(max(1, (os.cpu_count() or 1) // at_once))
-        for slot in range(at_once):
-            mask = {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if devices else {}
-            self._slots.put({"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), **mask})
+        self._free = threading.Semaphore(at_once)
+        self._load: dict[str | None, int] = dict.fromkeys(visible_accelerators() or [None], 0)
+        self._threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // at_once))
 
     def add(self, name: str, commands: Sequence[Callable[[], list[str]]], after: str | None = None) -> None:
         """Plan a job: its commands one after the other, once the job `after` is done."""
@@ -251,15 +247,26 @@ class Jobs:
                     job.error = f"not begun, it waits for {before.name}"
                     return
             for command in job.commands:
-                slot = self._slots.get()
-                try:
-                    job.error = self._run_command(job.name, command(), slot)
-                finally:
-                    self._slots.put(slot)
+                with self._slot() as environment:
+                    job.error = self._run_command(job.name, command(), environment)
                 if job.error:
                     return
         finally:
             job.done.set()
+
+    @contextlib.contextmanager
+    def _slot(self) -> Generator[dict[str, str]]:
+        """A place to run, on the accelerator that has the least to do; the environment that says which."""
+        with self._free:
+            with self._lock:
+                device = min(self._load, key=self._load.__getitem__)
+                self._load[device] += 1
+            try:
+                mask = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+                yield {"OMP_NUM_THREADS": self._threads, **mask}
+            finally:
+                with self._lock:
+                    self._load[device] -= 1
 
     def _run_command(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> str:
         """Run one command to its end; what went wrong, or nothing."""
