@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -45,6 +45,7 @@ def test_values_are_json_where_they_are_and_strings_otherwise() -> None:
     }  # fmt: skip
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.from_regex(r"[a-z][a-z_]{0,15}", fullmatch=True).filter(lambda k: k != "model"),
                        st.one_of(st.integers(), st.booleans(), st.lists(st.integers()), st.text())))  # fmt: skip
 def test_what_is_written_as_json_comes_back(values: dict[str, Any]) -> None:
@@ -122,9 +123,16 @@ FREE = (
     "ValueError: Free memory on device cuda:0 (12.5/139.8 GiB) on startup is less than desired GPU memory utilization"
 )
 KV = (
-    "ValueError: To serve at least one request with the model's max seq len (128000), (7.0 GiB KV cache is needed, which "
-    "is larger than the available KV cache memory (3.1 GiB). Based on the available memory, the estimated maximum model "
-    "length is 58144. Try increasing `gpu_memory_utilization`"
+    "ValueError: To serve at least one request with the model's max seq len (128000), (7.0 GiB KV cache is needed, "
+    "which is larger than the available KV cache memory (3.1 GiB). Based on the available memory, the estimated "
+    "maximum model length is 58144. Try increasing `gpu_memory_utilization`"
+)
+
+
+# Among what it writes when all is well.
+USUAL = (
+    "INFO Free memory on device (138.0/139.8 GiB) on startup. Desired GPU memory utilization is (0.92, 128.6 GiB).\n"
+    "INFO Lower max_num_seqs should you run out of memory."
 )
 
 
@@ -151,10 +159,12 @@ KV = (
 )
 def test_a_failure_is_one_line_with_the_remedy(log: str, running: bool, says: list[str]) -> None:
     raised = RuntimeError("Engine core initialization failed. See root cause above.")
-    line = explain(raised, f"INFO 1\n(EngineCore pid=3) ERROR {log}\n", running=running)
+    line = explain(raised, f"{USUAL}\n(EngineCore pid=3) ERROR {log}\n", running=running)
     assert "\n" not in line
     for words in says:
         assert words in line
+    assert ("12.5 of" in line) == ("12.5/" in log)
+    assert ("out of memory" in line) == ("OutOfMemory" in log)
 
 
 def test_without_vllm_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +231,8 @@ def test_an_image_is_decoded_once_for_views_side_by_side_and_a_bad_one_costs_onl
         return open_image
 
     asked = [replace(one, view=view) for n in range(3) for one in [request(n, image=opener(n))] for view in "ab"]
-    feed = _Feed(lambda wait, parts=iter([asked]): next(parts, ()), lambda one, image: _Prepared(one, [image]))
+    parts = iter([asked])
+    feed = _Feed(lambda wait: next(parts, ()), lambda one, image: _Prepared(one, [image]))
     prepared = [feed.get(wait=True) for _ in asked]
     assert opened == [0, 1, 1, 2]
     assert [one.error is not None for one in prepared if one] == [False, False, True, True, False, False]

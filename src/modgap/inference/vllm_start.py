@@ -105,7 +105,7 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
     said = f"{log}\n{error or ''}"
     when = "while it ran" if running else "at the start"
     again = " What is done is kept: give the command again, with it" if running else ""
-    if match := re.search(r"Free memory on device.*?\(([\d.]+)/([\d.]+) GiB\)", said, re.S):
+    if match := re.search(r"Free memory on device[^\n]*?\(([\d.]+)/([\d.]+) GiB\) on startup is less", said):
         free, total = (float(number) for number in match.groups())
         share = max(0.05, int(100 * free / total - 2) / 100)
         return (
@@ -122,7 +122,7 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
             "no memory is left for the KV cache: give --engine-arg gpu_memory_utilization=0.95, "
             "max_num_batched_tokens=4096, or tensor_parallel_size=2 where there are two GPUs; or a smaller model."
         )
-    if re.search(r"out of memory|OutOfMemoryError|Cannot allocate memory", said, re.I):
+    if re.search(r"CUDA (error: )?out of memory|OutOfMemoryError|Cannot allocate memory|MemoryError", said):
         return (
             f"vLLM ran out of memory {when}.{again or ' Remedy:'} --engine-arg gpu_memory_utilization=0.8, "
             "max_num_seqs=64 or max_model_len=8192, tensor_parallel_size=2 where there are two GPUs, a smaller model."
@@ -131,6 +131,8 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
         return "vLLM finds no accelerator here: give --engine hf, which runs on a CPU, too."
     if match := re.search(r"(max_model_len \(\d+\) is greater than the derived max_model_len[^\n.]*)", said):
         return f"{_short(match[1])}: give a smaller --engine-arg max_model_len, or none."
+    if re.search(r"finished its\s+bootstrapping phase", said):
+        return 'vLLM starts processes, which import your script: put what starts it under if __name__ == "__main__":.'
     cause = _cause(error, log)
     if re.search(r"are not supported for now|no vLLM implementation|Cannot find model module", said):
         return f"vLLM does not serve this model ({cause}): give --engine hf, or another model."
@@ -142,7 +144,7 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
 def _cause(error: BaseException | None, log: str) -> str:
     """The first error of the log that is not one about another, or what was raised here."""
     lines = re.findall(r"(?:^|\s)((?:[A-Za-z_][\w.]*)?(?:Error|Exception|Interrupt|Exit): [^\n]+)", log)
-    own = [line for line in lines if not re.search(r"Engine ?[cC]ore|root cause|cancelled|ImportError", line)]
+    own = [line for line in lines if not re.search(r"Engine ?[cC]ore|root cause|cancelled", line)]
     if own:
         return _short(own[-1])
     if error is not None and not re.search(r"root cause", str(error)):
@@ -194,6 +196,8 @@ class Running:
         # Telemetry is not ours to send, and tokenizers need no threads of their own beside vLLM's.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        # A forked process would keep the guard's pipe open, and the state of threads that it does not have.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
         try:
             import vllm  # pyright: ignore[reportMissingImports] - an extra
             from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports] - an extra
