@@ -459,9 +459,10 @@ def test_whatever_ends_the_command_leaves_no_process(
     data: Path, mark: str, tmp_path: Path, kind: signal.Signals
 ) -> None:
     out = tmp_path / "run"
-    argv = command(data, out, "--replicas", "2", "--samples", "400", "--batch-size", "2")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in a shell's background jobs
+    argv = command(data, out, "--replicas", "2", "--samples", "100", "--batch-size", "2")
     told = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 100
+    until = time.monotonic() + 150
     while time.monotonic() < until and not (
         (out / "responses.jsonl").exists() and (out / "responses.jsonl").stat().st_size
     ):
@@ -497,7 +498,7 @@ def test_an_existing_cluster_is_used_and_left_alone(data: Path, tmp_path: Path) 
     finally:
         cluster.terminate()
         cluster.wait(30)
-    argv = [*argv[:-1], "127.0.0.1:6397", "--limit", "1", "--out", str(tmp_path / "other")]
+    argv = command(data, tmp_path / "other", "--ray-address", "127.0.0.1:6397")
     wrong = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert wrong.returncode == 1 and "no Ray cluster can be used there" in wrong.stderr
     assert len(wrong.stderr.splitlines()) == 1
