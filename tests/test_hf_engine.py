@@ -6,7 +6,9 @@ The bundled testbed model on synthetic problems, with transformers' own model as
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -200,6 +202,13 @@ def test_new_weights_are_seen(problems: list[Problem]) -> None:
     growing = policy.generate(prompts, seeds, 0.8, 8, graphs=False)
     ids = [[s.token_ids.tolist() for row in rows for s in row] for rows in (before, after, growing)]
     assert ids[0] != ids[1] == ids[2]
+    model = weakref.ref(policy.model)
+    gc.disable()
+    try:
+        del policy
+        assert model() is None, "its memory is free for the next stage's model at once"
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here captures work")

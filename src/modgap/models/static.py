@@ -19,6 +19,7 @@ import contextlib
 import math
 import os
 import sys
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ class StaticSampler:
     def __init__(
         self, policy: Policy, capture: bool | None = None, most_graphs: int = 48, compact_above: int = 32
     ) -> None:
-        self._policy = policy
+        self._held = weakref.ref(policy)  # the policy holds this: a cycle would keep its memory for a while
         self.capture = policy.device.type == "cuda" if capture is None else capture
         self._most, self._compact_above = most_graphs, compact_above
         self._graphs: OrderedDict[_Key, torch.cuda.CUDAGraph | int] = OrderedDict()
@@ -127,6 +128,12 @@ class StaticSampler:
         self._eos = torch.tensor(policy.eos_token_ids, device=policy.device)
         self._weights: int | None = None
         self.replays = 0
+
+    @property
+    def _policy(self) -> Policy:
+        policy = self._held()
+        assert policy is not None, "its policy is gone"
+        return policy
 
     @property
     def device(self) -> torch.device:
