@@ -2,9 +2,10 @@
 
 python bench/vllm_speed.py --out bench_vllm [--models tiny,3b,7b] [--minutes 2] [--prompts 384] [--samples 4]
 
-Models: `tiny` is the testbed model with its own weights and ends of responses; `3b` and `7b` are Qwen2.5-VL of the
-true shapes with random weights (`load_format=dummy`: speed does not depend on the values), whose responses have lengths
-drawn from a seeded long-tailed distribution (log-normal, about 330 tokens, cut at 1,536), the same for every loop.
+Models: `tiny` is the testbed model with its own weights, on synthetic problems, whose responses it ends itself; `3b`
+and `7b` are Qwen2.5-VL of the true shapes with random weights (`load_format=dummy`: speed does not depend on the
+values), whose responses have lengths drawn from a seeded long-tailed distribution (log-normal, about 330 tokens, cut at
+1,536), the same for every loop.
 
 Loops, on one engine after another:
 
@@ -30,14 +31,16 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 from modgap.core.engine import Request, Sampling
-from modgap.core.prompt import Prompt
+from modgap.core.prompt import Prompt, evaluation_prompt
+from modgap.datasets.synthetic import write_dataset
+from modgap.evaluation import read_problems
 from modgap.inference.vllm_engine import VllmEngine
 from modgap.models.load import tiny_folder
 
@@ -108,6 +111,18 @@ def requests(count: int, samples: int, base: int) -> list[Request]:
             prompt = Prompt(f"{text} Reason step by step. The final answer MUST BE put in \\boxed{{}}.")
             made.append(Request(f"p{base + number}", view, prompt, image, tuple(range(samples))))
     return made
+
+
+def tiny_requests(count: int, samples: int, base: int) -> list[Request]:
+    """Prompts of two views of synthetic problems, which the testbed model knows."""
+    with tempfile.TemporaryDirectory() as name:
+        write_dataset(Path(name), train=2, test=count // 2, seed=base)
+        problems = [replace(p, image=p.image_bytes()) for p in read_problems("synthetic", Path(name))]
+    return [
+        Request(f"p{base + number}", view, evaluation_prompt(problem, view), problem.open_image, tuple(range(samples)))
+        for number, problem in enumerate(problems)
+        for view in ("full-text", "image-only")
+    ]
 
 
 def length(request: Request, sample: int) -> int:
@@ -236,7 +251,8 @@ def _throttled(core: Any, prompts: Sequence[Any], parameters: Sequence[Any], seq
 def measure(engine: VllmEngine, model: str, loop: str, args: argparse.Namespace) -> Figures:
     """One loop, bounded in time."""
     sampling = Sampling(temperature=0.6, max_tokens=256, seed=42)
-    asked = requests(args.prompts, args.samples, base=100_000 * (1 + LOOPS.index(loop)) + args.base)
+    make = tiny_requests if model == "tiny" else requests
+    asked = make(args.prompts, args.samples, 100_000 * (1 + LOOPS.index(loop)) + args.base)
     figures, gpu, seen = Figures(model, loop), Utilisation(), []
     started = time.perf_counter()
     until = started + 60 * (args.minutes if loop == "ours" else args.baseline_minutes)
