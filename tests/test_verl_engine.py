@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,13 @@ def alive(pid: int) -> bool:
     return status.exists() and "State:\tZ" not in status.read_text()
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_whatever_a_child_started_ends_with_it(tmp_path: Path) -> None:
     """Also what left its session, as Ray's daemons do."""
     script = "import subprocess as s, sys; p = s.Popen(['sleep', '60'], start_new_session=True); print(p.pid)"
@@ -199,13 +207,29 @@ def test_killing_the_engine_ends_the_child(tmp_path: Path) -> None:
         f"watched(['sh', '-c', 'echo $$; exec sleep 60'], Path({str(tmp_path / 'log')!r}), {{}})"
     )
     engine = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not ((tmp_path / "log").exists() and (tmp_path / "log").read_text().endswith("\n")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text().endswith("\n"))
     child = int((tmp_path / "log").read_text())
     os.kill(engine.pid, signal.SIGTERM)
     assert engine.wait(60) != 0 and not alive(child)
+
+
+def test_an_engine_that_is_killed_outright_takes_everything_with_it(tmp_path: Path) -> None:
+    """SIGKILL leaves it no time; the child sees that its parent is gone."""
+    child = (
+        "from modgap.training.verl_process import end_with_parent; end_with_parent(0.05); import os, subprocess, time;"
+        "p = subprocess.Popen(['sleep', '60'], start_new_session=True); print(os.getpid(), p.pid, flush=True);"
+        "time.sleep(60)"
+    )
+    code = (
+        "from pathlib import Path; from modgap.training.verl_process import watched; import sys;"
+        f"watched([sys.executable, '-c', {child!r}], Path({str(tmp_path / 'log')!r}), {{}})"
+    )
+    engine = subprocess.Popen([sys.executable, "-c", code])
+    wait_for(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text().endswith("\n"))
+    pids = [int(word) for word in (tmp_path / "log").read_text().split()]
+    engine.kill()
+    engine.wait()
+    wait_for(lambda: not any(map(alive, pids)))
 
 
 # What verl says

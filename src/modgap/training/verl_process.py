@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,11 +42,12 @@ def watched(
     mark = uuid.uuid4().hex
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out, _termination():
-        child = subprocess.Popen(
-            list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, **environment, MARK: mark},
-        )  # fmt: skip
-        try:
+        child = None
+        try:  # a signal may come while it is being started
+            child = subprocess.Popen(
+                list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, **environment, MARK: mark},
+            )  # fmt: skip
             while child.poll() is None:
                 look()
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -56,19 +58,20 @@ def watched(
             end_all(mark, child)
 
 
-def end_all(mark: str, child: subprocess.Popen[bytes], patience: float = 10.0) -> None:
+def end_all(mark: str, child: subprocess.Popen[bytes] | None, patience: float = 10.0) -> None:
     """End every process that carries a mark: first asked, then killed."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + patience
-        while pids := marked(mark):
+        empty = 0  # a process that is just starting another program has no environment for a moment: look twice
+        while empty < 2 and time.monotonic() < deadline:
+            pids = marked(mark)
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
-            child.poll()  # so that no zombie is waited for
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
-    child.wait()
+            empty = 0 if pids or (child and child.poll() is None) else empty + 1
+            time.sleep(0.05)
+    if child:
+        child.wait()
 
 
 def marked(mark: str) -> list[int]:
@@ -80,6 +83,22 @@ def marked(mark: str) -> list[int]:
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
     return found
+
+
+def end_with_parent(every: float = 2.0) -> None:
+    """In the child: should the parent be killed outright, end everything that carries its mark, and this process."""
+    parent, mark = os.getppid(), os.environ.get(MARK)
+
+    def guard() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        for pid in set(marked(mark or "")) - {os.getpid()}:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        os._exit(1)
+
+    if mark:  # not started by hand
+        threading.Thread(target=guard, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -26,7 +26,9 @@ def main(path: str) -> int:
         0 done, 1 failed.
     """
     from modgap.training.verl_compose import compose
+    from modgap.training.verl_process import end_with_parent
 
+    end_with_parent()
     try:
         overrides = json.loads(Path(path).read_text(encoding="utf-8"))
         config = compose(overrides)
