@@ -198,7 +198,7 @@ def test_the_best_of_several_seeds_is_not_the_headline(studies: list[Path], tmp_
     numbers = build_report(studies, tmp_path / "r.html")
     said = " ".join(numbers["headline"]["lede"])
     assert "Smallest gap" not in said and "seed1" not in said
-    assert "The gap is smaller than the base model's for certain after kl (−" in said
+    assert "The gap is smaller than the base model's beyond chance after kl (−" in said
     assert "has no interval" not in " ".join(numbers["warnings"])  # the base model again is no change
     page = (tmp_path / "r.html").read_text()
     assert 'id="seeds"' in page and page.count('class="seed') == 3 * 3 * 3

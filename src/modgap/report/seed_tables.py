@@ -130,10 +130,10 @@ def seed_words(numbers: Mapping[str, Any]) -> list[str]:
         rows = [row for row in certain if sign * row["change"]["gap"]["value"] > 0]
         if rows:
             named = ", ".join(_named(row) for row in rows)
-            words.append(f"The gap is {kind} than the base model's for certain after {named}.")
+            words.append(f"The gap is {kind} than the base model's beyond chance after {named}.")
     others = len(changed) - len(certain)
     if not certain:
-        words.append(f"No change of the gap is certain, over {len(changed)} recipe{'s' if len(changed) > 1 else ''}.")
+        words.append(f"No change of the gap is beyond chance, over {len(changed)} recipe{'s' if len(changed) > 1 else ''}.")
     elif others:
         words.append(f"For the other {others} the change of the gap may be chance.")
     paid = [
@@ -147,10 +147,10 @@ def seed_words(numbers: Mapping[str, Any]) -> list[str]:
         if row["change"]["gap"]["p_pooled"] < CERTAIN <= row["change"]["gap"]["p_holm"]
     ]
     if pooled:
-        words.append(f"If the seeds of all recipes spread alike, it is certain after {', '.join(pooled)}, too.")
+        words.append(f"If the seeds of all recipes spread alike, it is beyond chance after {', '.join(pooled)}, too.")
     for row in numbers["controls"]:
         change = row["change"]["gap"]
-        verdict = "is certain" if change["p_holm"] < CERTAIN else "may be chance"
+        verdict = "is beyond chance" if change["p_holm"] < CERTAIN else "may be chance"
         words.append(
             f"The contrastive term of {row['recipe']} changes the gap by {t.signed(change['value'])} points against "
             f"{row['control']} ({_spread(change)}), which {verdict}."
