@@ -1,7 +1,8 @@
 """One rank of verl's FSDP2 engine on CPU, for test_plugin.py: `python ranks.py RANK WORLD FOLDER`.
 
-Reads FOLDER/jobs.pt (of each job its model, stage and every rank's rows), runs one update of each with an engine of its
-own, and writes FOLDER/rank_N.pt.
+Reads FOLDER/jobs.pt (of each job its model, stage and every rank's rows), runs one update of each with an engine of
+its own, and writes FOLDER/rank_N.pt. The last engine saves its checkpoint as FOLDER/verl/global_step_1, and rank 0 the
+whole weights as FOLDER/weights.pt.
 """
 
 from __future__ import annotations
@@ -21,15 +22,23 @@ def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     jobs = torch.load(folder / "jobs.pt", weights_only=False)
-    torch.save([update(job, rank, world) for job in jobs], folder / f"rank_{rank}.pt")
+    engine: Any = None
+    told = []
+    for job in jobs:
+        engine, loss_function = build(job)
+        told.append(update(engine, loss_function, batch(job["rows"][rank], job["settings"]), world))
+    torch.save(told, folder / f"rank_{rank}.pt")
+    engine.save_checkpoint(str(folder / "verl" / "global_step_1" / "actor"), global_step=1)
+    weights = {name: value.full_tensor() for name, value in engine.module.state_dict().items()}
+    if rank == 0:
+        torch.save(weights, folder / "weights.pt")
     torch.distributed.destroy_process_group()
 
 
-def update(job: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
+def update(engine: Any, loss_function: Any, data: Any, world: int) -> dict[str, Any]:
     """One update, and what it told."""
-    engine, loss_function = build(job)
     images = spy(engine)
-    output = engine.train_batch(batch(job["rows"][rank], job["settings"]), loss_function)
+    output = engine.train_batch(data, loss_function)
     from verl.utils.metric import Metric
 
     metrics = {key: value for key, value in output["metrics"].items() if key != "grad_norm"}
@@ -65,7 +74,9 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
     # AutoProcessor needs torchvision, of which there is no CPU build; the engine takes positions from it only.
-    processor = types.SimpleNamespace(config=AutoConfig.from_pretrained(job["model"]))
+    processor = types.SimpleNamespace(
+        config=AutoConfig.from_pretrained(job["model"]), save_pretrained=model.tokenizer.save_pretrained
+    )
     for name in ("get_rope_index", "get_vision_position_ids"):
         setattr(processor, name, types.MethodType(getattr(Qwen2_5_VLModel, name), processor))
     model.processor = processor

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +21,8 @@ pytest.importorskip("verl", reason="verl has an environment of its own: make tes
 import torch
 from PIL import Image, ImageDraw
 
+from modgap.cli import main
+from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import contrastive_prompt, training_prompt
 from modgap.core.recipe import Settings, Stage
@@ -25,6 +30,7 @@ from modgap.models.load import load_policy, tiny_folder
 from modgap.training.objective import eligible_rows
 from modgap.training.rollout import Batch
 from modgap.training.update import gradients, old_logprobs
+from modgap.training.verl_merge import merge
 
 SETTINGS = Settings(
     prompts_per_step=4, samples_per_prompt=2, mini_batch=4, micro_batch=2, max_prompt_tokens=512,
@@ -156,7 +162,12 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
     """Of each case the local engine's figures and each rank's."""
     cases = {name: Case(scores, settings) for name, (scores, settings) in CASES.items()}
     jobs = []
@@ -165,7 +176,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, list[
         second = [*rows[4:6], padding(rows[0]), padding(rows[2])] if name == "padded" else rows[4:]
         jobs.append(job(case, [rows[:4], second]))
     local = [case.local(6 if name == "padded" else 8) for name, case in cases.items()]
-    return dict(zip(cases, zip(local, run(jobs, tmp_path_factory.mktemp("ranks")), strict=True), strict=True))
+    return dict(zip(cases, zip(local, run(jobs, folder), strict=True), strict=True))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -198,12 +209,31 @@ def test_the_case_is_one_that_can_tell(told: Any) -> None:
     assert told["micro_batch"][0][2]["contrastive_kl"] > 0
 
 
+def test_a_checkpoint_of_two_ranks_becomes_a_model(told: Any, folder: Path, tmp_path: Path) -> None:
+    """The very weights of the two ranks, rounded to bf16; loaded by the package, processor and all."""
+    whole = torch.load(folder / "weights.pt")
+    out = merge(folder / "verl", tmp_path / "model", tiny_folder())
+    merged = load_policy(out, device="cpu").model.state_dict()
+    assert set(whole) == set(merged)
+    assert all(torch.equal(whole[name].bfloat16().float(), merged[name].float()) for name in whole)
+    assert {path.name for path in tiny_folder().iterdir()} - {path.name for path in out.iterdir()} == {"figures.json"}
+    with pytest.raises(UserError, match="holds a model already"):
+        merge(folder / "verl", out)
+
+
+def test_a_checkpoint_of_verl_0_5_without_a_note_of_its_size(told: Any, folder: Path, tmp_path: Path) -> None:
+    actor = tmp_path / "actor"
+    shutil.copytree(folder / "verl" / "global_step_1" / "actor", actor)
+    (actor / "fsdp_config.json").unlink()
+    assert main(["convert", str(actor), "--out", str(tmp_path / "model")]) == 0
+    assert (tmp_path / "model" / "model.safetensors").stat().st_size > 10_000_000
+    assert not (actor / "fsdp_config.json").exists()
+
+
 # The parts
 
 
 def test_positions_are_those_of_the_local_engine() -> None:
-    from types import MethodType, SimpleNamespace
-
     from transformers import AutoConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
@@ -234,3 +264,78 @@ def test_a_twin_shows_the_prompts_images() -> None:
     raw = [{"role": "user", "content": [shown, {"type": "text", "text": "AB = 3. Find AB."}]}]
     got = twin_messages([{"role": "user", "content": "<image>Find AB."}], raw)
     assert got == [{"role": "user", "content": [shown, {"type": "text", "text": "Find AB."}]}]
+
+
+def qwen_processor() -> Any:
+    """The testbed's processor for verl: AutoProcessor needs torchvision for videos, of which there is no CPU build."""
+    from transformers import AutoTokenizer
+    from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    from transformers.processing_utils import ProcessorMixin
+
+    class Processor(Qwen2_5_VLProcessor):
+        def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str) -> None:
+            self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+            self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
+                [self.image_token, self.video_token]
+            )
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return ["image_processor", "tokenizer"]
+
+    folder = tiny_folder()
+    return Processor(
+        Qwen2VLImageProcessorPil.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+        (folder / "chat_template.jinja").read_text(),
+    )
+
+
+@pytest.mark.parametrize("variant", ["contrastive", "no-text"])
+def test_the_agent_loop_tokenizes_as_the_local_engine_does(variant: str) -> None:
+    """From a parquet row through verl's data set and agent loop: the prompt's ids, and its twin's where it has one."""
+    from verl.experimental.agent_loop.agent_loop import DictConfigWrap
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+    from verl.workers.rollout.replica import TokenOutput
+
+    from modgap.datasets.prepare import to_row
+    from modgap.training.verl_compose import compose
+    from modgap.training.verl_config import Files, Model, stage_overrides
+    from modgap.training.verl_rollout import TwinAgentLoop
+
+    problem = Problem(id="p", question="Find AB.", answer="3.000", image=picture(1), semantic=("AB = 3", "BC = 4"))
+    row = to_row(problem, variant, "aligned")
+    keys = SimpleNamespace(processor=True, image_key="images", video_key="videos", audio_key="audios")
+    raw = RLHFDataset._build_messages(keys, row, "prompt")
+
+    class Data:  # qwen_vl_utils, which verl's own takes for this, needs torchvision
+        @staticmethod
+        async def process_vision_info(messages: Any, **named: Any) -> tuple[list[Any], None]:
+            return [part["image"] for m in messages for part in m["content"] if part["type"] == "image"], None
+
+    class Server:
+        async def generate(self, **named: Any) -> TokenOutput:
+            return TokenOutput(token_ids=[7, 8, 2])
+
+    files = Files(("t.parquet",), "v.parquet", "verl", "metrics.jsonl", "tensorboard")
+    stage = Stage(("full-text",), contrastive=True, settings=SETTINGS)
+    config = compose(stage_overrides(stage, Model(str(tiny_folder())), files, gpus=1))
+    processor = qwen_processor()
+
+    async def one() -> Any:
+        loop = TwinAgentLoop(
+            trainer_config=DictConfigWrap(config), server_manager=Server(), tokenizer=processor.tokenizer,
+            processor=processor, dataset_cls=Data, data_config=DictConfigWrap(config.data), hf_model_type="qwen2_5_vl",
+        )  # fmt: skip
+        return await loop.run({"temperature": 0.8}, raw_prompt=raw, contrastive_prompt=row.get("contrastive_prompt"))
+
+    output = asyncio.run(one())
+    encode = load_policy(tiny_folder(), device="cpu").encode
+    shown = training_prompt(problem, "full-text" if variant == "contrastive" else "image-only")
+    assert output.prompt_ids == encode(shown, problem.open_image()).input_ids.tolist()
+    assert output.response_ids == [7, 8, 2] and output.response_mask == [1, 1, 1]
+    twin = output.extra_fields.get("contrastive_prompt_ids")
+    wanted = encode(contrastive_prompt(problem), problem.open_image()).input_ids.tolist()
+    assert twin == (wanted if variant == "contrastive" else None)
