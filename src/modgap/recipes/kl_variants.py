@@ -40,7 +40,7 @@ def kl_strong() -> Recipe:
 
 
 def kl_forward_strong() -> Recipe:
-    """`kl-forward` at ten times the paper's coefficient: close to fine-tuning the image-only view on its own answers."""
+    """`kl-forward` at ten times the paper's coefficient: close to fine-tuning image-only on its own answers."""
     return _variant(
         "kl-forward-strong", "kl-forward, with ten times its coefficient", kl_estimator="forward", kl_coef=0.1
     )

@@ -133,7 +133,9 @@ def seed_words(numbers: Mapping[str, Any]) -> list[str]:
             words.append(f"The gap is {kind} than the base model's beyond chance after {named}.")
     others = len(changed) - len(certain)
     if not certain:
-        words.append(f"No change of the gap is beyond chance, over {len(changed)} recipe{'s' if len(changed) > 1 else ''}.")
+        words.append(
+            f"No change of the gap is beyond chance, over {len(changed)} recipe{'s' if len(changed) > 1 else ''}."
+        )
     elif others:
         words.append(f"For the other {others} the change of the gap may be chance.")
     paid = [
