@@ -175,6 +175,19 @@ def test_without_vllm_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         VllmEngine(tmp_path)
 
 
+def test_the_log_stays_where_a_message_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_start.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(vllm_start.Running, "_start", lambda *args: SimpleNamespace())
+    fine = vllm_start.Running(tmp_path, None, {})
+    fine.close()
+    assert not list(tmp_path.glob("*.log"))
+    broken = vllm_start.Running(tmp_path, None, {})
+    said = str(broken.failure(RuntimeError("no\nsuch kernel")))
+    broken.close()
+    (log,) = tmp_path.glob("*.log")
+    assert str(log) in said and "no such kernel" in said
+
+
 def test_the_guard_ends_what_it_was_told_of_when_our_process_is_killed(tmp_path: Path) -> None:
     program = (
         "import subprocess, sys, time\n"

@@ -174,7 +174,7 @@ class Running:
     """
 
     def __init__(self, folder: Path, pixels: tuple[int, int] | None, given: Mapping[str, Any]) -> None:
-        self._closed = False
+        self._closed = self._failed = False
         self._before = set(multiprocessing.active_children())
         self._processes: set[Any] = set()
         handle, name = tempfile.mkstemp(prefix="modgap-vllm-", suffix=".log")
@@ -186,7 +186,7 @@ class Running:
                 self.llm = self._start(folder, pixels, given)
         except BaseException as error:
             failure = self.failure(error, running=False)
-            self.close(keep_log=isinstance(failure, UserError))
+            self.close()
             raise failure from None
         self._watch()
 
@@ -253,13 +253,14 @@ class Running:
         """What to raise for what vLLM raised: a `UserError`, but an interrupt stays what it is."""
         if isinstance(error, UserError) or not isinstance(error, Exception):
             return error
+        self._failed = True
         with self._log_path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             log = file.read().decode(errors="replace")
         return UserError(f"{explain(error, log, running=running)} vLLM's log: {self._log_path}")
 
-    def close(self, *, keep_log: bool = False) -> None:
-        """End vLLM's processes and give the GPU's memory back."""
+    def close(self) -> None:
+        """End vLLM's processes and give the GPU's memory back; the log stays where a message has named it."""
         if self._closed:
             return
         self._closed = True
@@ -274,7 +275,7 @@ class Running:
             self._guard.kill()
             self._guard.wait()
         self._log.close()
-        if not keep_log:
+        if not self._failed:
             self._log_path.unlink(missing_ok=True)
 
 
