@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
             base = run.manifest.get("resolved", {}).get("model_fingerprint")
             sweep = tables.get(_key(run, base)) if base else None
             if sweep and _is_whole(run, score, sweep):
+                if not sweep.model:  # the recipes do not say what they started from: their study is not finished
+                    sweep = tables[_key(run, base)] = replace(sweep, model=run.model)
                 sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, _right(score)))
     kept = [sweep for sweep in tables.values() if any(len(variant.runs) > 1 for variant in sweep.recipes)]
     for sweep in kept:
@@ -71,7 +74,7 @@ def _add(tables: dict[str, Sweep], run: EvalRun, score: Scores, stages: Sequence
         if not all(sides.values()) or not asked_P.any():
             return
         problems = [row.id for row, asked in zip(score.problems, asked_P, strict=True) if asked]
-        tables[key] = Sweep(run.model, str(marks["model"]), _evaluation(run), problems, sides, [], [])
+        tables[key] = Sweep(run.base, str(marks["model"]), _evaluation(run), problems, sides, [], [])
     sweep = tables[key]
     if not _is_whole(run, score, sweep):
         return
