@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("verl", reason="verl has an environment of its own: make test-verl")
+
+import torch
 
 from modgap.cli import main
 from modgap.core import registry
@@ -116,3 +119,29 @@ def test_the_plugin_is_registered_as_verls_engine_and_agent_loop() -> None:
     for backend in ("fsdp", "fsdp2"):
         assert EngineRegistry._engines["language_model"][backend]["cuda", "modgap"] is verl_plugin.ContrastiveEngine
     assert qwen2_vl._get_input_embeds is verl_plugin.input_embeds
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_verl_itself_fails_in_one_line_and_leaves_no_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray, TransferQueue and the V1 trainer start, read the data, and find no GPU."""
+    assert main(["data", "synth", "--out", str(tmp_path / "data"), "--train", "40", "--test", "2"]) == 0
+    given = ["--data", str(tmp_path / "data"), "--model", "tiny", "--out", str(tmp_path / "run"), "--engine", "verl"]
+    settings = ["steps=1", "verl.trainer.n_gpus_per_node=1", "verl.ray_kwargs.ray_init.num_cpus=32"]
+    before = running()
+    assert main(["train", "full-text", *given, *(word for each in settings for word in ("--set", each))]) == 1
+    assert "Total available GPUs 0 is less than total desired GPUs 1 (try --set" in capsys.readouterr().err
+    assert "dataset len: 32" in (tmp_path / "run/stage1/verl.log").read_text(errors="replace")
+    assert running() <= before
+
+
+def running() -> set[str]:
+    """Processes that a training started, whoever adopted them."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if b"MODGAP_RUN=" in path.read_bytes():
+                found.add(path.parent.name)
+    return found

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,12 +51,14 @@ def compose(overrides: Mapping[str, Any]) -> Any:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    try:
-        with initialize_config_module("verl.trainer.config", version_base=None):
-            config = hydra_compose("ppo_trainer", overrides=to_hydra(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_spoken(error)) from error
-    validate(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of engines that are not installed
+        try:
+            with initialize_config_module("verl.trainer.config", version_base=None):
+                config = hydra_compose("ppo_trainer", overrides=to_hydra(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_spoken(error)) from error
+        validate(config)
     return config
 
 

@@ -37,6 +37,8 @@ class Preset:
         micro_batch: Rows of one forward pass on one GPU.
         params_offload: Weights go to host memory while they are not needed.
         optimizer_offload: The optimizer does.
+        workers: Agent loops, reward workers and storage units, of each so many; each takes a CPU core, and verl's own
+            default of 8 waits for ever on a machine that has too few.
     """
 
     tensor_parallel: int
@@ -44,12 +46,14 @@ class Preset:
     micro_batch: int
     params_offload: bool = False
     optimizer_offload: bool = True
+    workers: int = 4
 
 
 PRESETS: dict[int, tuple[Preset, Preset]] = {
     1: (Preset(1, 0.4, 4), Preset(1, 0.3, 2, params_offload=True)),
     2: (Preset(1, 0.4, 4), Preset(1, 0.3, 2, params_offload=True)),
-    8: (Preset(2, 0.4, 4), Preset(4, 0.2, 2, params_offload=True)),  # the paper's scripts
+    # The paper's scripts.
+    8: (Preset(2, 0.4, 4, workers=8), Preset(4, 0.2, 2, params_offload=True, workers=8)),
 }
 """GPUs of a node -> the preset of a plain stage and of a contrastive one; between two, the smaller one counts."""
 
@@ -174,6 +178,9 @@ def stage_overrides(
         f"{ROLLOUT}.free_cache_engine": True,
         f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu": micro,
         f"{ROLLOUT}.agent.default_agent_loop": "modgap",
+        f"{ROLLOUT}.agent.num_workers": preset.workers,
+        "reward.num_workers": preset.workers,
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": preset.workers,
         "reward.reward_manager.name": "dapo",
         "reward.custom_reward_function.path": f"pkg://{'modgap.training.verl_reward' if custom else 'modgap.rewards'}",
         "reward.custom_reward_function.name": "compute_score",
