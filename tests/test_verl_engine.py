@@ -154,6 +154,21 @@ def test_another_recipe_in_the_folder_and_other_settings_are_refused(tools: Tool
         run(tools, tmp_path / "run", replace(KL, passed=(*GPU, ("data.seed", "7"))))
 
 
+def test_a_run_goes_on_with_other_memory_settings(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a failure for want of memory advises must not be refused in the same folder."""
+    monkeypatch.setenv("FAIL_AT", "4")
+    with pytest.raises(UserError):
+        run(tools, tmp_path / "run")
+    monkeypatch.delenv("FAIL_AT")
+    memory = (("actor_rollout_ref.rollout.gpu_memory_utilization", "0.3"),)
+    smaller = replace(KL, settings=replace(SETTINGS, micro_batch=1), passed=(*GPU, *memory))
+    run(tools, tmp_path / "run", TEXT, smaller)
+    overrides = json.loads((tmp_path / "run/stage2/verl.json").read_text())
+    assert overrides["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"] == 1
+
+
 def test_every_stage_is_checked_before_the_first_one_trains(tools: Tools, tmp_path: Path) -> None:
     faulty = replace(KL, settings=replace(SETTINGS, prompts_per_step=64, mini_batch=64))
     with pytest.raises(UserError, match=r"stage 2 .*10 training prompts are fewer than the 64"):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,14 @@ from modgap.training.verl_process import watched
 
 WriteParquet = Callable[[Sequence[Problem], Path, str, Style], int]
 """(problems, path, variant, style) -> rows; `modgap.datasets.prepare.write_parquet`."""
+
+
+_SPEED = re.compile(
+    r"gpu_memory_utilization|tensor_model_parallel_size|offload|enforce_eager|free_cache_engine|max_num_|num_workers"
+    r"|micro_batch_size|max_token_len|gradient_checkpointing|use_remove_padding|ray_kwargs|transfer_queue|logger"
+)
+"""verl's keys that only decide speed or memory: a run may go on with others. The number of GPUs may not change, for
+verl's checkpoints are cut by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +142,8 @@ def train(
         for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), start=1):
             base = model.path if fingerprint is None else "the base model"
             origin = base if number == 1 else f"{start_from} of stage{number - 1}"
-            passed = {"engine": "verl", "verl": [list(pair) for pair in stage.passed]}
-            RunFolder(folder).start("train", identity(recipe, number, origin, style) | passed, given, **fingerprints)
+            own = {"engine": "verl", "verl": [list(pair) for pair in stage.passed if not _SPEED.search(pair[0])]}
+            RunFolder(folder).start("train", identity(recipe, number, origin, style) | own, given, **fingerprints)
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
             if finished(folder) is None:
                 data = _write_data(stage, stage_files(out, number, stage), train_on, validation, style, tools)
