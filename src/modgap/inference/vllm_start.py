@@ -197,7 +197,7 @@ class Running:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         # A forked process would keep the guard's pipe open, and the state of threads that it does not have.
-        os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         try:
             import vllm  # pyright: ignore[reportMissingImports] - an extra
             from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports] - an extra
