@@ -91,7 +91,11 @@ def test_the_symbolic_stage_works_in_threads_and_in_daemons() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (pip install 'modgap[ray]')")
 def test_ray_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # What Ray reads when it is imported, once for all tests.
+    from modgap.inference.ray_cluster import _ENVIRONMENT
+
+    for name, value in _ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     import ray
 
     arguments = (ANSWERS, GOLDS, QUESTION)

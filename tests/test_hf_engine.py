@@ -227,12 +227,14 @@ def test_a_capture_that_fails_is_said_once_and_costs_nothing(
     assert "without CUDA graphs" in line and not sampler.capture and sampler.graphs == 0
 
 
-def test_graphs_are_for_gpus_that_ask_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value, on in (("1", True), ("0", False), ("", False), (None, False)):
+def test_graphs_are_for_small_models_on_gpus_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = 6_000_000, 3_000_000_000
+    for value, expected in (("1", (True, True)), ("0", (False, False)), ("", (True, False)), (None, (True, False))):
         monkeypatch.delenv("MODGAP_CUDA_GRAPHS", raising=False)
         if value is not None:
             monkeypatch.setenv("MODGAP_CUDA_GRAPHS", value)
-        assert wanted(torch.device("cuda")) is on and not wanted(torch.device("cpu"))
+        assert tuple(wanted(torch.device("cuda"), size) for size in (small, large)) == expected
+        assert not wanted(torch.device("cpu"), small)
 
 
 def test_sizes_are_few_and_waste_at_most_half() -> None:

@@ -60,7 +60,8 @@ def test_registry_errors_name_choices_and_remedy() -> None:
     [
         (["--version"], 0, ""),
         (["trian"], 2, "train"),
-        (["eval"], 2, "--data"),
+        (["eval"], 2, "--out"),
+        (["eval", "--model", "tiny", "--out", "y"], 2, "--data is missing"),
         (["eval", "--data", "x", "--model", "tiny", "--out", "y", "--samples", "many"], 2, "many"),
         (["data", "check", "/nowhere"], 1, "/nowhere"),
         (["grade", "/nowhere"], 1, "no run folder"),

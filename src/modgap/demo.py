@@ -22,7 +22,8 @@ _TRAIN, _TEST, _SAMPLES = 32, 60, 2
 # Few problems, all of them in every step: the training curve shows learning, not which problems were drawn. What is
 # learnt so quickly is these problems; the test problems tell whether anything else is.
 _SETTINGS = (
-    "steps=8", "prompts_per_step=32", "mini_batch=8", "max_refills=0", "lr=5e-5", "validation_problems=0", "eval_every=0",
+    "steps=8", "prompts_per_step=32", "mini_batch=8", "max_refills=0", "lr=5e-5", "validation_problems=0",
+    "eval_every=0",
 )  # fmt: skip
 
 

@@ -303,8 +303,8 @@ class Policy:
             temperature: 0 is greedy; the model's own by default.
             max_new_tokens: Most tokens of a response; the model's own by default.
             max_rows: Most samples in one batch; by default what memory allows.
-            graphs: Take the steps of `static.py`, on a GPU as CUDA graphs; by default on a GPU where the environment
-                has MODGAP_CUDA_GRAPHS=1.
+            graphs: Take the steps of `static.py`, on a GPU as CUDA graphs; by default on a GPU for small
+                models, see `static.wanted`.
 
         Returns:
             For each prompt its samples, in the order of their seeds.
@@ -317,7 +317,7 @@ class Policy:
         work = [(i, at) for i, row in enumerate(seeds) for at in range(0, len(row), rows)]
         work.sort(key=lambda item: len(prompts[item[0]]))
         out: list[list[Generated]] = [[] for _ in prompts]
-        graphs = wanted(self.device) if graphs is None else graphs
+        graphs = wanted(self.device, self.count_parameters()) if graphs is None else graphs
         with self.evaluating(), _casts_kept(self.device):
             while work:
                 batch: list[tuple[int, int]] = []

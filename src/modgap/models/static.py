@@ -39,11 +39,17 @@ SWITCH = "MODGAP_CUDA_GRAPHS"
 _ROOM = 128
 _PREFIX = 128
 _ALIGN = 256
+# Parameters up to which graphs are the default. Under autocast a captured step casts the weights anew each time.
+_SMALL = 200_000_000
 
 
-def wanted(device: torch.device) -> bool:
-    """Whether sampling on a device replays graphs: on a GPU, where the environment says MODGAP_CUDA_GRAPHS=1."""
-    return device.type == "cuda" and os.environ.get(SWITCH, "0") not in ("", "0")
+def wanted(device: torch.device, parameters: int) -> bool:
+    """Whether sampling replays graphs: on a GPU, for a model small enough to wait for launches more than for products.
+
+    The environment's MODGAP_CUDA_GRAPHS overrules the size: 1 wants graphs, 0 does not.
+    """
+    told = os.environ.get(SWITCH, "")
+    return device.type == "cuda" and (told != "0" if told else parameters <= _SMALL)
 
 
 def rounded(n: int) -> int:
