@@ -6,9 +6,9 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from modgap.core.errors import UserError
 
@@ -17,6 +17,7 @@ model_app = App(name="model", help="Make the testbed model.", help_format="plain
 
 Benchmark = Literal["pgps9k", "synthetic", "pairs", "mathverse"]
 StyleName = Literal["paper", "aligned"]
+EngineArgs = Annotated[tuple[str, ...], Parameter(name="--engine-arg", negative=(), consume_multiple=True)]
 
 
 @data_app.command
