@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -10,12 +11,22 @@ from pathlib import Path
 
 import pytest
 
+import modgap
 from modgap.cli import main
 from modgap.core import registry
 from modgap.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "vllm", "ray", "verl", "datasets", "pandas", "matplotlib", "sympy")
+
+
+def test_core_imports_nothing_of_ours() -> None:
+    for path in (Path(modgap.__file__).parent / "core").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            ours = [name for name in names if name.startswith("modgap.") and not name.startswith("modgap.core")]
+            assert not ours, f"{path.name} imports {ours}"
 
 
 @pytest.mark.parametrize("code", ["import modgap", "from modgap.cli import main; main(['--help'])"])
