@@ -31,6 +31,7 @@ SOLUTIONS = "solutions.json"
 """Worked answers of synthetic problems: one object, `split/id` -> words."""
 
 _DECIMAL = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_SEVERAL_PARTS = re.compile(r"[/\\:]")  # of a path, on any system
 _LAYOUT = f"give the folder that holds train.json, test.json and {DIAGRAMS}/"
 
 Complaint = tuple[str, str] | None  # kind and message of a fault
@@ -84,7 +85,7 @@ def check(folder: str | Path, progress: Progress | None = None) -> Report:
                 report.faults.append(Fault(file, item.id, "duplicate-id", message, line=item.line))
             uses.append((file, item))
             images.add(item.value["diagram"])
-            problem = _problem(folder, split, counts.problems, item)
+            problem = _problem(folder / DIAGRAMS, split, counts.problems, item)
             counts.add(problem, bare=not conditions(problem))
             unknown_clauses += [f"{clause!r} in {item.id}" for clause in problem.structural if _is_unknown(clause)]
         counts.images = len(images)
@@ -127,14 +128,15 @@ def _folder(folder: str | Path) -> Path:
 
 def _problems(folder: Path, split: str, limit: int | None, need_images: bool) -> Iterator[Problem]:
     solutions = _solutions(folder)
+    diagrams = folder / DIAGRAMS
     index = 0
     for item in _scan(folder / f"{split}.json", {key: _FIELDS[key] for key in _NEEDED}):
         if isinstance(item, Fault):
             if item.severity == "error":
                 raise UserError(f"{folder}/{item}. `modgap data check {folder}` names every fault.")
             continue
-        problem = _problem(folder, split, index, item, solutions.get(f"{split}/{item.id}"), need_images)
-        if need_images and not os.path.isfile(folder / DIAGRAMS / item.value["diagram"]):
+        problem = _problem(diagrams, split, index, item, solutions.get(f"{split}/{item.id}"), need_images)
+        if need_images and not os.path.isfile(str(problem.image)):
             fault = Fault(f"{split}.json", item.id, "image-absent", _absent(item), line=item.line)
             raise UserError(f"{folder}/{fault}. `modgap data check {folder}` names every fault.")
         yield problem
@@ -144,10 +146,10 @@ def _problems(folder: Path, split: str, limit: int | None, need_images: bool) ->
 
 
 def _problem(
-    folder: Path, split: str, index: int, record: _Record, solution: str | None = None, need_image: bool = True
+    diagrams: Path, split: str, index: int, record: _Record, solution: str | None = None, need_image: bool = True
 ) -> Problem:
     value = record.value
-    image = folder / DIAGRAMS / value["diagram"]
+    image = diagrams / value["diagram"]
     kind, choices = value.get("type"), value.get("choices")
     return Problem(
         id=record.id,
@@ -240,12 +242,16 @@ def _diagram(value: Any) -> Complaint:
 
 def leads_out(diagram: str) -> bool:
     """Whether the name of a diagram leads out of the folder of diagrams."""
+    if not _SEVERAL_PARTS.search(diagram):
+        return diagram == ".."
     return PurePath(diagram).is_absolute() or ".." in PurePath(diagram).parts
 
 
 def _clauses(value: Any) -> Complaint:
     if not isinstance(value, list):
         return "wrong-type", f"is {json_type(value)}, not a list of strings"
+    if all(isinstance(clause, str) for clause in value) and "".join(value).isascii():
+        return None  # most are like that, and this is quick
     complaints = (text_fault(clause, may_be_empty=True) for clause in value)
     return next(((kind, f"has an item that {message}") for kind, message in filter(None, complaints)), None)
 

@@ -32,6 +32,7 @@ VARIANTS = ("full-text", "no-text", "contrastive")
 ROW_GROUP_BYTES = 16 << 20
 """A row group is written when its words and diagrams come to this, so that memory does not grow with the data set."""
 
+_DIAGRAM = "images.list.element.bytes"
 _VIEWS = {"full-text": "full-text", "no-text": "image-only"}
 
 
@@ -89,8 +90,10 @@ def prepare(
         raise unknown("variant", variant, VARIANTS)
     if out.resolve() == folder.resolve():
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
-    # A first pass over the records, so that a faulty one is known before anything is written.
-    total = sum(1 for split in splits for _ in pgps9k.read(folder, split, need_images=False))
+    # Before anything is written, every record is looked at, so that a faulty one is known. Without the bytes of their
+    # diagrams, problems are small: they are kept for the second pass.
+    found = {split: list(pgps9k.read(folder, split)) for split in splits}
+    total = sum(map(len, found.values()))
     if not total:
         raise UserError(f"{folder} holds no problem in {' or '.join(splits) or 'no split'}: nothing to prepare.")
     parts = {split: out / f".{split}.parquet.{os.getpid()}.part" for split in splits}
@@ -98,7 +101,7 @@ def prepare(
     try:
         out.mkdir(parents=True, exist_ok=True)
         for split, part in parts.items():
-            problems = _counted(pgps9k.read(folder, split), sum(rows.values()), total, progress)
+            problems = _counted(found[split], sum(rows.values()), total, progress)
             rows[split] = write_parquet(problems, part, variant, chosen, root=folder)
         size = {split: part.stat().st_size for split, part in parts.items()}
         for split, part in parts.items():
@@ -130,8 +133,13 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
 
     schema = _schema(variant).with_metadata({"modgap": json.dumps({"variant": variant, "style": style})})
     number, rows, size = 0, list[dict[str, Any]](), 0
-    # No dictionaries: prompts and diagrams hardly repeat, and looking them up costs more than it saves.
-    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
+    # No dictionaries: prompts and diagrams hardly repeat, and looking them up costs more than it saves. Diagrams are
+    # compressed as they are, and their least and greatest bytes tell nothing.
+    # (Any: pyarrow's stubs know neither a mapping nor a list here.)
+    names = [name for field in schema for name in _leaves(field.name, field.type)]
+    how: Any = {name: "NONE" if name == _DIAGRAM else "SNAPPY" for name in names}
+    told: Any = [name for name in names if name != _DIAGRAM]
+    with pq.ParquetWriter(path, schema, use_dictionary=False, compression=how, write_statistics=told) as writer:
         for problem in problems:
             rows.append(to_row(problem, variant, style, root))
             size += len(rows[-1]["images"][0]["bytes"]) + 2000
@@ -173,7 +181,10 @@ def _turn(question: str) -> list[dict[str, str]]:
 def _image_path(problem: Problem, root: Path | None) -> str | None:
     if not isinstance(problem.image, Path):
         return None
-    return problem.image.relative_to(root).as_posix() if root else problem.image.name
+    if root is None:
+        return problem.image.name
+    path, above = problem.image.as_posix(), f"{root.as_posix()}/"
+    return path[len(above) :] if path.startswith(above) else problem.image.relative_to(root).as_posix()
 
 
 def _schema(variant: str) -> pa.Schema:
@@ -197,6 +208,19 @@ def _schema(variant: str) -> pa.Schema:
         "extra_info": pa.struct(extra),
     }
     return pa.schema(columns)
+
+
+def _leaves(name: str, kind: pa.DataType) -> Iterator[str]:
+    """The names that parquet gives to a column and to what lies in it."""
+    import pyarrow as pa
+
+    if pa.types.is_list(kind):
+        yield from _leaves(f"{name}.list.element", kind.value_type)
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{name}.{field.name}", field.type)
+    else:
+        yield name
 
 
 def _counted(problems: Iterable[Problem], done: int, total: int, progress: Progress | None) -> Iterator[Problem]:

@@ -1,0 +1,161 @@
+"""What the benchmarks of training share: models of a given shape, images of a given size, memory, files of results.
+
+A model of a real shape has random weights and the testbed's tokenizer: what a step costs depends on the sizes alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import platform
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from modgap.core.problem import Problem
+from modgap.models.load import load_policy, tiny_folder
+from modgap.models.policy import Policy
+from modgap.training.estimate import SHAPES, Shape
+
+QWEN_3B = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
+# As the 3B has it, windows, grouped keys, a vocabulary beyond the tokenizer's and all, but small: for trying scripts.
+NANO = Shape(256, 2, 4, 2, 512, 2000, True, vision_hidden=160, vision_layers=4, vision_intermediate=320)
+MODELS = ("tiny", "3b", "nano")
+
+
+def make_policy(model: str, device: str, image_tokens: int | None = None, checkpointing: bool = False) -> Policy:
+    """A policy ready for training, fp32 weights.
+
+    Args:
+        model: `tiny` is the testbed model; `3b` and `nano` have random weights.
+        device: Where.
+        image_tokens: Merged tokens of an image, a square number; the testbed's own (64) by default.
+        checkpointing: Compute layers again in the backward pass.
+    """
+    side = None if image_tokens is None else 28 * round(image_tokens**0.5)
+    loaded = load_policy(
+        "tiny", "cpu", "float32", gradient_checkpointing=checkpointing, pixels=None if side is None else (side**2,) * 2
+    )
+    if model == "tiny":
+        made = loaded.model.to(device)
+    else:
+        from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
+
+        torch.manual_seed(0)
+        with torch.device(device):
+            made: Any = Qwen2_5_VLForConditionalGeneration(config_of(QWEN_3B if model == "3b" else NANO, loaded))
+        made.generation_config = GenerationConfig(**loaded.model.generation_config.to_dict())
+        if checkpointing:
+            made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    policy = Policy(made, loaded.tokenizer, loaded.processor, source=tiny_folder())
+    policy.model.train()
+    return policy
+
+
+def config_of(shape: Shape, like: Policy) -> Any:
+    """The config of a shape, with another model's special tokens; vision heads of 80, windows but in each 8th layer."""
+    from transformers import Qwen2_5_VLConfig
+
+    head, config = shape.hidden // shape.heads, like.model.config
+    quarter = head // 8
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": shape.vocab, "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
+            "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads, "max_position_embeddings": 32768,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e6,
+                "mrope_section": [quarter, (head // 2 - quarter) // 2, (head // 2 - quarter) // 2],
+            },
+            "tie_word_embeddings": shape.tied, "bos_token_id": None,
+            "eos_token_id": config.text_config.eos_token_id, "pad_token_id": config.text_config.pad_token_id,
+        },
+        vision_config={
+            "depth": shape.vision_layers, "hidden_size": shape.vision_hidden,
+            "intermediate_size": shape.vision_intermediate, "num_heads": shape.vision_hidden // 80,
+            "out_hidden_size": shape.hidden, "fullatt_block_indexes": list(range(7, shape.vision_layers, 8)) or [1],
+        },
+        **{
+            name: getattr(config, name)
+            for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        },
+        tie_word_embeddings=shape.tied, attn_implementation="sdpa", dtype="float32",
+    )  # fmt: skip
+
+
+def picture(problem: Problem, policy: Policy) -> Image.Image:
+    """A problem's diagram as a square of the size that the policy's processor keeps as it is."""
+    size: Any = policy.processor.size
+    side = int(size["longest_edge"] ** 0.5) // 28 * 28
+    return problem.open_image().resize((side, side))
+
+
+def noise(side: int, seed: int) -> Image.Image:
+    """An image that shows nothing."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8))
+
+
+class Memory:
+    """Peak memory of what runs inside `watching`, over what was there before.
+
+    On a GPU the allocator's peak, weights and all; on a CPU how far the process grew (Linux), the allocator's habits
+    included, so that only large differences mean something.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._gpu = device.startswith("cuda")
+        self.peak = 0.0
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Sets `peak`, in GiB."""
+        if self._gpu:
+            torch.cuda.reset_peak_memory_stats()
+            yield
+            self.peak = torch.cuda.max_memory_allocated() / 2**30
+            return
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back, or nothing would seem to grow
+            Path("/proc/self/clear_refs").write_text("5")
+        before = self._status("VmRSS")
+        yield
+        self.peak = (self._status("VmHWM") - before) / 2**20
+
+    @staticmethod
+    def _status(key: str) -> float:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(key):
+                return float(line.split()[1])
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def machine(device: str) -> dict[str, str]:
+    """What the figures depend on, for the files."""
+    import transformers
+
+    gpu = device.startswith("cuda")
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} thread"
+    return {
+        "machine": torch.cuda.get_device_name() if gpu else cpu,
+        "torch": torch.__version__, "transformers": transformers.__version__, "clock": "wall" if gpu else "process",
+    }  # fmt: skip
+
+
+def write(path: Path | None, about: dict[str, Any], rows: dict[str, Any], lines: Sequence[str]) -> None:
+    """Write `path` (JSON) and its Markdown neighbour whole, at once."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file, text in (
+        (path, json.dumps({"about": about, "rows": rows}, indent=1) + "\n"),
+        (path.with_suffix(".md"), "\n".join(lines) + "\n"),
+    ):
+        part = file.with_name(file.name + ".part")
+        part.write_text(text)
+        part.replace(file)

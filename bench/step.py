@@ -1,0 +1,343 @@
+r"""The update phase of the local engine: plain, contrastive, the naive two-forward form, and each trick off.
+
+python bench/step.py [--model tiny|3b] [--image-tokens N] [--minutes M] [--json FILE]     prints Markdown
+
+One mini-batch of groups of 5 responses, half of the rows correct; every variant computes its gradients, interleaved
+round by round, and is timed to the end of its backward passes (the optimizer's step, the same for all, is left out).
+Ratios are medians over the rounds of a variant's time over plain's, or over contrastive's, in the same round. On a GPU
+the time is the clock's, on a CPU process time. Before that, the gradient of each variant is held against that of the
+form that it must equal: `gradient` is the largest difference of any parameter over that gradient's own largest number.
+
+What the names mean: *shared* is what the engine does. *ordinary* is a plain step in which every row has its own prompt
+and image. *naive* is transformers' own model on padded rows, logits of all positions, and for the contrastive form each
+row twice, image and all, in one graph a micro-batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from made import MODELS, Memory, machine, make_policy, noise, write
+
+from modgap.core.prompt import contrastive_prompt, training_prompt
+from modgap.core.recipe import Settings
+from modgap.datasets.synthetic.write import write_dataset
+from modgap.models import policy as policy_module
+from modgap.models.policy import Policy
+from modgap.training import update
+from modgap.training.objective import contrastive_kl, policy_loss, row_weights, weighted_sum
+from modgap.training.rollout import Batch
+from modgap.training.update import computing, gradients, old_logprobs, pieces
+
+Variant = Callable[[], Any]
+
+
+@contextlib.contextmanager
+def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def made_batch(policy: Policy, groups: int, samples: int, tokens: int, scratch: Path) -> Batch:
+    """Groups of random responses of equal length to synthetic problems, every second row right."""
+    from modgap.datasets import pgps9k
+
+    write_dataset(scratch, 0, groups, seed=1, workers=1)
+    torch.manual_seed(0)
+    size: Any = policy.processor.size
+    side = int(size["longest_edge"] ** 0.5) // 28 * 28
+    prompts, twins = [], []
+    for number, problem in enumerate(pgps9k.read(scratch)):
+        shown = noise(side, number)
+        full = policy.encode(training_prompt(problem, "full-text", contrastive=True), shown)
+        twin = policy.encode(contrastive_prompt(problem), shown)
+        prompts += [full] * samples
+        twins += [twin] * samples
+    rows = groups * samples
+    responses = [torch.randint(10, 600, (tokens,)) for _ in range(rows)]
+    advantages = torch.tensor([0.9 if row % 2 == 0 else -0.9 for row in range(rows)])
+    return Batch(prompts, twins, responses, advantages, advantages > 0)
+
+
+def apart(batch: Batch) -> Batch:
+    """The same rows, each with a prompt, a twin and an image of its own."""
+    own = [replace(p, image_key=f"{p.image_key} of row {i}") for i, p in enumerate(batch.prompts)]
+    twins = [replace(t, image_key=f"{t.image_key} of row {i}, again") for i, t in enumerate(batch.twins)]
+    return replace(batch, prompts=own, twins=twins)
+
+
+class WholeHead(Policy):
+    """A policy whose LM head is put on every position, prompts and images included."""
+
+    @classmethod
+    def of(cls, policy: Policy) -> WholeHead:
+        other = cls.__new__(cls)
+        other.__dict__ = policy.__dict__
+        return other
+
+    @property
+    def decoder(self) -> Any:
+        plain = super().decoder
+
+        def run(**inputs: Any) -> Any:
+            return SimpleNamespace(last_hidden_state=self.model.lm_head(plain(**inputs).last_hidden_state))
+
+        run.embed_tokens = plain.embed_tokens  # type: ignore[attr-defined]
+        return run
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
+
+
+def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, micro: int) -> None:
+    """transformers' forward on padded rows, each with its image; the twin is a second forward in the same graph."""
+    for parameter in policy.parameters():
+        parameter.grad = None
+    lengths_B = torch.tensor([len(y) for y in batch.responses])
+    weights_B = row_weights(lengths_B).to(policy.device)
+    kl_weights_B = row_weights(lengths_B, counted_B=batch.eligible_B).to(policy.device)
+    advantages_B = batch.advantages_B.to(policy.device)
+
+    def logps(prompts: list[Any], responses: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = [torch.cat((p.input_ids, y)) for p, y in zip(prompts, responses, strict=True)]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        image = policy.model.config.image_token_id
+        logits = policy.model(
+            input_ids=ids.to(policy.device), attention_mask=real.to(policy.device), use_cache=False,
+            pixel_values=torch.cat([p.pixel_values for p in prompts]).to(policy.device),
+            image_grid_thw=torch.cat([p.image_grid_thw for p in prompts]).to(policy.device),
+            mm_token_type_ids=(ids == image).long().to(policy.device),
+        ).logits  # fmt: skip
+        every = policy.token_logps(logits[:, :-1], settings.temperature)
+        every = every.gather(-1, ids[:, 1:, None].to(policy.device))[..., 0]
+        out = [row[len(p) - 1 : len(p) - 1 + len(y)] for row, p, y in zip(every, prompts, responses, strict=True)]
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(y).bool() for y in responses], batch_first=True)
+        return torch.nn.utils.rnn.pad_sequence(out, batch_first=True), mask.to(policy.device)
+
+    with computing(policy):
+        for rows in pieces(range(len(batch)), micro):
+            responses = [batch.responses[i] for i in rows]
+            full_BT, mask_BT = logps([batch.prompts[i] for i in rows], responses)
+            terms = policy_loss(full_BT, full_BT.detach(), advantages_B[rows])
+            loss = weighted_sum(terms.loss_BT, weights_B[rows], mask_BT)
+            if contrastive:
+                free_BT, _ = logps([batch.twins[i] for i in rows], responses)
+                kl = contrastive_kl(full_BT, free_BT)
+                loss = loss + settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights_B[rows], mask_BT)
+            loss.backward()
+
+
+def variants(policy: Policy, batch: Batch, settings: Settings, micro: int) -> dict[str, tuple[Variant, str]]:
+    """Name -> (what to run, the variant whose gradient it must have)."""
+    plain, kl = "plain, shared", "contrastive, shared"
+    own = apart(batch)
+    twins_apart = replace(batch, twins=[replace(t, image_key=f"{t.image_key} again") for t in batch.twins])
+    counted = replace(batch, eligible_B=torch.ones_like(batch.eligible_B))
+
+    def run(given: Batch = batch, contrastive: bool = True, of: Policy = policy) -> None:
+        gradients(of, given, settings, contrastive, micro)
+
+    def packed(limit: int, contrastive: bool) -> Variant:
+        def work() -> None:
+            with swapped(policy_module, "_PACK_TOKENS", limit):
+                run(contrastive=contrastive)
+
+        return work
+
+    def unchunked() -> None:
+        with swapped(policy_module, "_LOGIT_CHUNK", 2**60):
+            run()
+
+    def every_row() -> None:
+        def weights(lengths: Any, mean: Any, size: Any, rows: Any = None) -> torch.Tensor:
+            return row_weights(lengths, mean, size, None if rows is None else batch.eligible_B)
+
+        with swapped(update, "row_weights", weights):
+            run(counted)
+
+    def old_forward() -> None:
+        run(replace(batch, old_logps=old_logprobs(policy, batch, settings, micro)))
+
+    whole = WholeHead.of(policy)
+    return {
+        plain: (lambda: run(contrastive=False), plain),
+        "plain, ordinary": (lambda: run(own, contrastive=False), plain),
+        "plain, naive": (lambda: naive(policy, batch, settings, False, micro), plain),
+        kl: (run, kl),
+        "contrastive, naive two-forward": (lambda: naive(policy, batch, settings, True, micro), kl),
+        "contrastive without: anything shared": (lambda: run(own), kl),
+        "contrastive without: image shared by the two prompts": (lambda: run(twins_apart), kl),
+        "contrastive without: prompt shared by a group": (packed(0, True), kl),
+        "plain without: prompt shared by a group": (packed(0, False), plain),
+        "contrastive, groups of any length in one sequence": (packed(10**9, True), kl),
+        "plain, groups of any length in one sequence": (packed(10**9, False), plain),
+        "contrastive without: head on responses only": (lambda: run(of=whole), kl),
+        "contrastive without: logits in chunks": (unchunked, kl),
+        "contrastive without: correct rows only": (every_row, kl),
+        "contrastive without: no old log-prob forward": (old_forward, kl),
+    }
+
+
+def gradient_difference(policy: Policy, expected: dict[str, torch.Tensor]) -> float:
+    worst = 0.0
+    for name, parameter in policy.model.named_parameters():
+        if parameter.grad is not None:
+            largest = float(expected[name].abs().max())
+            worst = max(worst, float((parameter.grad - expected[name]).abs().max()) / max(largest, 1e-12))
+    return worst
+
+
+def median_ratio(times: dict[str, list[float]], name: str, base: str) -> float | None:
+    pairs = list(zip(times[name], times.get(base, []), strict=False))
+    return statistics.median(a / b for a, b in pairs) if pairs else None
+
+
+def table(times: dict[str, list[float]], peaks: dict[str, float], exact: dict[str, float]) -> tuple[dict, list[str]]:
+    rows: dict[str, dict[str, Any]] = {}
+    lines = [
+        "| | s a step | over plain | over contrastive | over ordinary plain | peak GiB | gradient |",
+        "|" + " --- |" * 7,
+    ]
+    for name, values in times.items():
+        if not values:
+            rows[name] = {"seconds": None}
+            lines.append(f"| {name} | no round: out of memory, or no time | | | | | |")
+            continue
+        bases = {"plain": "plain, shared", "contrastive": "contrastive, shared", "ordinary": "plain, ordinary"}
+        ratios = {key: median_ratio(times, name, base) for key, base in bases.items()}
+        rows[name] = {
+            "seconds": statistics.median(values), "rounds": len(values), "least": min(values), "most": max(values),
+            **{f"over_{key}": value for key, value in ratios.items()}, "peak_gib": peaks.get(name),
+            "gradient_difference": exact.get(name),
+        }  # fmt: skip
+        shown = " | ".join("" if value is None else f"{value:.2f}x" for value in ratios.values())
+        error = "" if name not in exact else f"{exact[name]:.0e}"
+        lines.append(f"| {name} | {statistics.median(values):.3f} | {shown} | {peaks.get(name, 0):.2f} | {error} |")
+    return rows, lines
+
+
+TARGETS = (
+    ("contrastive over plain", "contrastive, shared", "plain, shared", {256: 1.35, 1024: 1.15}),
+    (
+        "contrastive over naive two-forward",
+        "contrastive, shared",
+        "contrastive, naive two-forward",
+        {256: 0.7, 1024: 0.6},
+    ),
+    ("contrastive over ordinary plain", "contrastive, shared", "plain, ordinary", {256: 1.0, 1024: 1.0}),
+)
+
+
+def verdicts(times: dict[str, list[float]], peaks: dict[str, float], image: int) -> list[str]:
+    """The targets, which are set for 256 and 1,024 image tokens of the 3B shape on an H200, and what was measured."""
+    lines = ["", "| target | at 256 / 1,024 | here |", "| --- | --- | --- |"]
+    for title, name, base, bounds in TARGETS:
+        if (got := median_ratio(times, name, base)) is not None:
+            bound = bounds[256 if image < 640 else 1024]
+            words = "met" if got <= bound else "missed"
+            lines.append(f"| {title} | {bounds[256]}x / {bounds[1024]}x | {got:.2f}x, {words} |")
+    if peaks.get("plain, shared") and "contrastive, shared" in peaks:
+        got = peaks["contrastive, shared"] / peaks["plain, shared"]
+        lines.append(f"| peak memory over plain | 1.1x | {got:.2f}x, {'met' if got <= 1.1 else 'missed'} |")
+    return lines
+
+
+def main() -> None:
+    import tempfile
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    gpu = torch.cuda.is_available()
+    parser.add_argument("--model", choices=MODELS, default="tiny")
+    parser.add_argument("--device", default="cuda" if gpu else "cpu")
+    parser.add_argument("--image-tokens", type=int, help="a square number; 64 for tiny, 256 for others by default")
+    parser.add_argument("--groups", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--tokens", type=int, help="of a response; 64 for tiny (its mean), 400 for others by default")
+    parser.add_argument("--micro", type=int, help="rows of a forward pass; all for tiny, a group by default")
+    parser.add_argument("--checkpointing", action="store_true", help="compute layers again in the backward pass")
+    parser.add_argument("--only", nargs="*", help="variants whose name contains one of these (and the three bases)")
+    parser.add_argument("--minutes", type=float, default=3, help="no round begins after that")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="written after every round, with a .md beside it")
+    given = parser.parse_args()
+    began = time.monotonic()
+    small = given.model == "tiny"
+    image = given.image_tokens or (64 if small else 256)
+    tokens = given.tokens or (64 if small else 400)
+    micro = given.micro or (given.groups * given.samples if small else given.samples)
+    policy = make_policy(given.model, given.device, image, given.checkpointing)
+    on_gpu = policy.device.type == "cuda"
+    with tempfile.TemporaryDirectory() as scratch:
+        batch = made_batch(policy, given.groups, given.samples, tokens, Path(scratch))
+    settings = Settings(micro_batch=micro, max_response_tokens=tokens)
+    found = variants(policy, batch, settings, micro)
+    if given.only is not None:
+        bases = ("plain, shared", "plain, ordinary", "contrastive, shared")
+        found = {k: v for k, v in found.items() if k in bases or any(word in k for word in given.only)}
+    about = machine(given.device) | {
+        "model": given.model, "parameters": policy.count_parameters(), "image_tokens": batch.prompts[0].image_tokens,
+        "prompt_tokens": len(batch.prompts[0]), "twin_tokens": len(batch.twins[0]), "response_tokens": tokens,
+        "groups": given.groups, "samples": given.samples, "micro_batch": micro, "checkpointing": given.checkpointing,
+        "weights": str(policy.dtype), "computed_in": "bfloat16" if on_gpu else "float32",
+    }  # fmt: skip
+    memory = Memory(given.device)
+    times: dict[str, list[float]] = {name: [] for name in found}
+    peaks, exact, failed = dict[str, float](), dict[str, float](), set[str]()
+    clock = time.perf_counter if on_gpu else time.process_time
+    expected: dict[str, dict[str, torch.Tensor]] = {}
+    lines: list[str] = []
+    for number in range(-1, given.rounds):  # the first one warms up, and compares gradients
+        for name, (work, equals) in found.items():
+            if name in failed:
+                continue
+            if time.monotonic() - began > 60 * given.minutes and number > 0:
+                break
+            try:
+                policy.model.zero_grad(set_to_none=True)
+                with memory.watching():
+                    start = clock()
+                    work()
+                    if on_gpu:
+                        torch.cuda.synchronize()
+                    took = clock() - start
+            except torch.OutOfMemoryError:
+                failed.add(name)
+                print(f"{name}: out of memory", flush=True)
+                continue
+            if number >= 0:
+                times[name].append(took)
+                peaks[name] = max(peaks.get(name, 0.0), memory.peak)
+            elif not on_gpu or policy.count_parameters() < 10**9:
+                if equals == name:
+                    grads = {k: p.grad for k, p in policy.model.named_parameters() if p.grad is not None}
+                    expected[name] = {k: g.cpu().clone() for k, g in grads.items()}  # off the GPU, not to be counted
+                    exact[name] = 0.0
+                elif equals in expected:
+                    policy_side = {k: v.to(policy.device) for k, v in expected[equals].items()}
+                    exact[name] = gradient_difference(policy, policy_side)
+            off = f", gradient off by {exact[name]:.0e}" if number < 0 and name in exact else ""
+            print(f"[{time.monotonic() - began:.0f} s] round {number}: {name} {took:.3f} s{off}", flush=True)
+        rows, lines = table(times, peaks, exact)
+        lines = [", ".join(f"{k} {v}" for k, v in about.items()), "", *lines, *verdicts(times, peaks, image)]
+        write(given.json, about, rows, lines)
+        if time.monotonic() - began > 60 * given.minutes:
+            break
+    print("\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
