@@ -126,6 +126,7 @@ def test_a_failed_stage_says_why_and_goes_on_where_it_was(
     with pytest.raises(UserError, match=r"after step 3: a rollout failed: ValueError: too long\. Its log is .*/verl"):
         run(tools, out)
     monkeypatch.delenv("FAIL_AT")
+    (out / "stage2/train_log.jsonl").write_text("")  # as if this process had been killed before it saw a metric
     events = run(tools, out)
     assert [event.text for event in events if event.kind == "stage"] == [
         "full-text + image-only: done already", "full-text + contrastive KL",
@@ -252,9 +253,15 @@ def test_an_engine_that_is_killed_outright_takes_everything_with_it(tmp_path: Pa
 
 def test_metrics_take_our_names_and_what_is_not_finite_is_null() -> None:
     data = {"critic/score/mean": 0.5, "actor/grad_norm": float("nan"), "val-core/9k/acc/mean@1": 0.25, "other": 1}
-    assert metrics_line(3, data, 2) == {
+    assert metrics_line(3, data, 2, 100) == {
         "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("longest", "truncated"), [(99.0, 0.0), (100.0, 0.25)])
+def test_the_longest_response_is_truncated_only_at_the_limit(longest: float, truncated: float) -> None:
+    data = {"response_length/max": longest, "response_length/clip_ratio": 0.25}
+    assert metrics_line(1, data, 1, 100)["truncated"] == truncated
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ class Memory(types.ModuleType):
             raise AttributeError(name)
         if name == "mem_get_info":
             return lambda *arguments: (0, 0)
+        if name == "get_device_name":
+            return lambda *arguments: "cpu"
         return getattr(torch.cpu, name, nothing)
 
 
@@ -60,7 +62,7 @@ class PlatformCpu(PlatformBase):
         return contextlib.nullcontext()
 
     def ray_resource_name(self) -> str:
-        return "CPU"
+        return "GPU"  # one that Ray is told of (ray_init.num_gpus=1): verl looks for no other resource
 
     def ray_noset_envvars(self) -> list[str]:
         return []

@@ -94,6 +94,7 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
 
 def batch(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Any:
     """This rank's rows as the V1 trainer hands them to the engine."""
+    from tensordict import NonTensorData
     from verl.utils import tensordict_utils as tu
 
     data = tu.list_of_dict_to_tensordict(rows)
@@ -104,6 +105,8 @@ def batch(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Any:
     for key in tokens:  # rows of equal length would be stacked
         data[key] = torch.nested.as_nested_tensor([row[key] for row in rows], layout=torch.jagged)
     tu.assign_non_tensor(data, **settings)
+    lengths = [len(row["input_ids"]) for row in rows]  # of all ranks, so that it is no list of this rank's rows
+    tu.assign_non_tensor(data, global_token_num=NonTensorData(lengths * 2))
     return data
 
 

@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("verl", reason="verl has an environment of its own: make test-verl")
 
 import torch
+from cpu_processor import processor_of
 from PIL import Image, ImageDraw
 
 from modgap.cli import main
@@ -266,33 +267,6 @@ def test_a_twin_shows_the_prompts_images() -> None:
     assert got == [{"role": "user", "content": [shown, {"type": "text", "text": "Find AB."}]}]
 
 
-def qwen_processor() -> Any:
-    """The testbed's processor for verl: AutoProcessor needs torchvision for videos, of which there is no CPU build."""
-    from transformers import AutoTokenizer
-    from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-    from transformers.processing_utils import ProcessorMixin
-
-    class Processor(Qwen2_5_VLProcessor):
-        def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str) -> None:
-            self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-            self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
-                [self.image_token, self.video_token]
-            )
-            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return ["image_processor", "tokenizer"]
-
-    folder = tiny_folder()
-    return Processor(
-        Qwen2VLImageProcessorPil.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder),
-        (folder / "chat_template.jinja").read_text(),
-    )
-
-
 @pytest.mark.parametrize("variant", ["contrastive", "no-text"])
 def test_the_agent_loop_tokenizes_as_the_local_engine_does(variant: str) -> None:
     """From a parquet row through verl's data set and agent loop: the prompt's ids, and its twin's where it has one."""
@@ -322,7 +296,7 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(variant: str) -> None
     files = Files(("t.parquet",), "v.parquet", "verl", "metrics.jsonl", "tensorboard")
     stage = Stage(("full-text",), contrastive=True, settings=SETTINGS)
     config = compose(stage_overrides(stage, Model(str(tiny_folder())), files, gpus=1))
-    processor = qwen_processor()
+    processor = processor_of(tiny_folder())
 
     async def one() -> Any:
         loop = TwinAgentLoop(

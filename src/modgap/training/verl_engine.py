@@ -47,10 +47,10 @@ WriteParquet = Callable[[Sequence[Problem], Path, str, Style], int]
 
 _SPEED = re.compile(
     r"gpu_memory_utilization|tensor_model_parallel_size|offload|enforce_eager|free_cache_engine|max_num_|num_workers"
-    r"|micro_batch_size|max_token_len|gradient_checkpointing|use_remove_padding|ray_kwargs|transfer_queue|logger"
+    r"|micro_batch_size|max_token_len|gradient_checkpointing|use_remove_padding|ray_kwargs|transfer_queue|logger|_data_dir"
 )
-"""verl's keys that only decide speed or memory: a run may go on with others. The number of GPUs may not change, for
-verl's checkpoints are cut by it."""
+"""verl's keys that only decide speed, memory or what is told: a run may go on with others. The number of GPUs may not
+change, for verl's checkpoints are cut by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,10 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
     for key, value in json.loads((folder / "verl.json").read_text("utf-8")).items():
         if key.lstrip("+").startswith(f"{variables}."):
             environment[key.rpartition(".")[2]] = str(value)
-    follow = Follower(metrics, folder / "train_log.jsonl", teller.stage, told)
+    train_log, limit = folder / "train_log.jsonl", overrides["data.max_response_length"]
+    for earlier in range(1, launch):  # what was logged after this process was killed, and before verl was
+        Follower(folder / f"verl_metrics.{earlier}.jsonl", train_log, teller.stage, limit)()
+    follow = Follower(metrics, train_log, teller.stage, limit, told)
     status = watched([*tools.runner, str(folder / "verl.json")], log, environment, follow)
     if status:
         raise UserError(f"verl failed after step {teller.step}: {why(log, begin)}. Its log is {log}.")

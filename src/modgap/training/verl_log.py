@@ -16,7 +16,8 @@ METRICS = {
     "truncated": "response_length/clip_ratio", "loss": "actor/loss", "grad_norm": "actor/grad_norm",
     "lr": "actor/lr", "entropy": "actor/entropy", "clip_dual": "actor/pg_clipfrac_lower",
     "contrastive_kl": "actor/contrastive_kl", "kl_clamped": "actor/kl_clamped",
-    "eligible_rows": "actor/eligible_rows", "epoch": "training/epoch", "time_total": "perf/time_per_step",
+    "eligible_rows": "actor/eligible_rows", "dropped_groups": "training/filter_groups/evicted_samples",
+    "epoch": "training/epoch", "time_total": "perf/time_per_step",
     "time_rollout": "timing_s/gen", "time_logprobs": "timing_s/old_log_prob", "time_update": "timing_s/update_actor",
     "time_validation": "timing_s/testing", "time_checkpoint": "timing_s/save_checkpoint",
 }  # fmt: skip
@@ -32,12 +33,18 @@ _CAUSES = (
 )  # fmt: skip
 
 
-def metrics_line(step: int, data: Mapping[str, Any], stage: int) -> dict[str, Any]:
-    """A line of train_log.jsonl from what verl logged of a step; numbers that are not finite become null."""
+def metrics_line(step: int, data: Mapping[str, Any], stage: int, limit: int) -> dict[str, Any]:
+    """A line of train_log.jsonl from what verl logged of a step; numbers that are not finite become null.
+
+    verl's `clip_ratio` is the share of responses that are as long as the longest of the step, whatever that is: only
+    where the longest reaches `limit` tokens are they truncated ones.
+    """
     line: dict[str, Any] = {"step": step, "stage": stage}
     for ours, theirs in METRICS.items():
         if isinstance(value := data.get(theirs), int | float):
             line[ours] = value if math.isfinite(value) else None
+    if line.get("length_max", limit) < limit:
+        line["truncated"] = 0.0
     for key, value in data.items():
         if re.fullmatch(r"val-(core|aux)/.*/acc/mean@1", key):
             line["validation_accuracy"] = value
@@ -51,11 +58,14 @@ class Follower:
         source: verl's metrics of this launch.
         log: The run's train_log.jsonl; lines of steps that are done again are dropped.
         stage: The stage's number.
+        limit: Its `max_response_tokens`.
         told: Is given each new line.
     """
 
-    def __init__(self, source: Path, log: Path, stage: int, told: Callable[[dict[str, Any]], None]) -> None:
-        self._source, self._log, self._stage, self._told = source, log, stage, told
+    def __init__(
+        self, source: Path, log: Path, stage: int, limit: int, told: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self._source, self._log, self._stage, self._limit, self._told = source, log, stage, limit, told
         self._at = 0
 
     def __call__(self) -> None:
@@ -68,14 +78,15 @@ class Follower:
         whole = new[: new.rfind(b"\n") + 1]
         for text in whole.splitlines():
             entry = json.loads(text)
-            line = metrics_line(entry["step"], entry["data"], self._stage)
+            line = metrics_line(entry["step"], entry["data"], self._stage, self._limit)
             if not self._at:
                 kept = [old for old in read_log(self._log) if old["step"] < line["step"]]
                 self._log.write_text("".join(f"{json.dumps(old)}\n" for old in kept), encoding="utf-8")
             self._at += len(text) + 1
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(f"{json.dumps(line)}\n")
-            self._told(line)
+            if self._told:
+                self._told(line)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

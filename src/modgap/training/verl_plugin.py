@@ -141,8 +141,8 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
         offsets = torch.tensor([0, *lengths], device=device).cumsum(0)
         out = TensorDict(batch_size=[len(lengths)])
         for key, value in micro_batch.items():
-            if isinstance(value, NonTensorData):  # flags, one for all rows
-                tu.assign_non_tensor(out, **{key: value.data})
+            if isinstance(value, NonTensorData):  # flags, and lists that are none of the rows'
+                out.set_non_tensor(key, value.data)
         temperature = micro_batch["temperature"]
         if isinstance(temperature, Tensor):
             out["temperature"] = torch.cat([temperature, temperature[rows]])
