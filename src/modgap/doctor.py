@@ -13,13 +13,14 @@ from modgap.core import registry
 
 _NEEDED = ("torch", "transformers", "accelerate", "peft", "pyarrow", "pillow", "mathruler", "matplotlib", "jinja2")
 _OPTIONAL = {
-    "openai": "evaluation on a served model (--engine openai)",
-    "modelscope": "models from ModelScope (--model modelscope:ORG/NAME)",
-    "vllm": "",
-    "verl": "",
-    "ray": "evaluation on several accelerators or machines (--replicas)",
+    "vllm": ("vllm", "--engine vllm"),
+    "openai": ("openai", "evaluation on a served model (--engine openai)"),
+    "verl": ("verl", "training on many GPUs (--engine verl), in an environment of its own"),
+    "ray": ("ray", "evaluation on several accelerators or machines (--replicas)"),
+    "math-verify": ("mathverse", "the symbolic stage of MathVerse grading"),
+    "modelscope": ("modelscope", "models from ModelScope (--model modelscope:ORG/NAME)"),
 }
-"""Package, which is also the name of its extra -> what this version does with it beyond an engine of its name."""
+"""Package -> the extra that brings it, and what it is for."""
 
 
 def diagnose() -> int:
@@ -37,8 +38,8 @@ def diagnose() -> int:
         print(f"  {name:14} {_version(name)}")
     for name in _OPTIONAL:
         print(f"  {name:14} {_optional(name)}")
-    print(f"training engines: {', '.join(registry.TRAINING_ENGINES)}")
-    print(f"inference engines: {', '.join(registry.INFERENCE_ENGINES)}")
+    for kind, engines in (("training", registry.TRAINING_ENGINES), ("inference", registry.INFERENCE_ENGINES)):
+        print(f"{kind} engines that can be used here: {', '.join(filter(_usable, engines))}")
     _devices()
     if missing:
         print(f"missing: {', '.join(missing)}. Remedy: pip install modgap")
@@ -47,17 +48,18 @@ def diagnose() -> int:
 
 
 def _optional(name: str) -> str:
-    """What is to say of a package that not everybody needs; what has no engine yet is recommended to nobody."""
-    found = _version(name) if _installed(name) else "not installed"
-    engine = {**registry.TRAINING_ENGINES, **registry.INFERENCE_ENGINES}.get(name)
-    use = _OPTIONAL[name] or (f"--engine {name}" if engine else "")
-    if not use:
-        return f"{found}; not used by this version yet"
-    return found if _installed(name) else f"{found}: pip install 'modgap[{name}]', for {use}"
+    """What is to say of a package that not everybody needs."""
+    extra, use = _OPTIONAL[name]
+    return _version(name) if _installed(name) else f"not installed: pip install 'modgap[{extra}]', for {use}"
+
+
+def _usable(engine: str) -> bool:
+    """Whether an engine's own package is here; those without one need what every installation has."""
+    return engine not in _OPTIONAL or _installed(engine)
 
 
 def _installed(name: str) -> bool:
-    return importlib.util.find_spec({"pillow": "PIL"}.get(name, name)) is not None
+    return importlib.util.find_spec({"pillow": "PIL", "math-verify": "math_verify"}.get(name, name)) is not None
 
 
 def _version(name: str) -> str:

@@ -125,6 +125,8 @@ class Settings:
             raise UserError(
                 f"samples_per_prompt={self.samples_per_prompt}: advantages are relative to a group; give at least 2."
             )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed}: must be from 0 to 2**63 - 1.")
         if self.clip_low >= 1:
             raise UserError(f"clip_low={self.clip_low}: must be below 1, for a ratio is clipped to 1 - clip_low.")
         if self.dual_clip <= 1:
