@@ -49,12 +49,14 @@ def write_run(
     said: Mapping[str, str] | None = None,
     model: str = "m",
     mode: Any = "strict",
+    data: str | None = None,
     **fields: Any,
 ) -> RunFolder:
     """A run folder, through the API that writes real ones; `said` holds the texts of some problems."""
     run = RunFolder(path)
     asked = samples or len(next(iter(next(iter(verdicts.values())).values())))
-    run.start("eval", {"model_fingerprint": "f", "samples": asked}, {"model": model})
+    marks = {"data_fingerprint": data} if data else {}
+    run.start("eval", {"model_fingerprint": "f", "samples": asked}, {"model": model}, **marks)
     defaults = {"answer": "5.000", "type": "Angle"}
     run.write_problems(ProblemRow(id=name, **({"question": f"Find {name}."} | defaults | fields)) for name in verdicts)
     grades: list[GradeRow] = []
@@ -261,6 +263,21 @@ def test_gaps_of_one_size_are_all_named_and_a_blank_run_has_none(tmp_path: Path)
     lede = gaps_report(tmp_path, base=(8, 4), one=(5, 4), two=(4, 5), blank=(0, 0))
     assert "Smallest gaps of the others: one, 10.0 points (text 50.0, image 40.0) and two, −10.0 points" in lede
     assert "No sample of blank is right in either view, so there is no gap to see." in lede
+
+
+@pytest.mark.parametrize("marks", [("aaaa", "bbbb"), (None, None)])
+def test_runs_of_different_data_are_not_compared_in_silence(tmp_path: Path, marks: tuple[str | None, ...]) -> None:
+    kinds = {"syn": "s", "mv": "m", "again": "m"}  # the first and the last have the smaller gaps
+    for name, kind in kinds.items():
+        verdicts = {f"{kind}{i}": both("c", "w" if kind == "m" and i < 3 else "c") for i in range(5)}
+        write_run(tmp_path / name, verdicts, data=marks["sm".index(kind)])
+    numbers = build_report([tmp_path / name for name in ("mv", "syn", "again")], tmp_path / "r.html")
+    [note] = [words for words in numbers["warnings"] if words.startswith("Measured on different data: ")]
+    assert note.split(": ")[1].startswith("mv, again (5 problems") and "; syn (5 problems" in note
+    lede = " ".join(numbers["headline"]["lede"])
+    assert "Smallest gap of the others: again," in lede and "syn" not in lede
+    alike = build_report([tmp_path / name for name in ("mv", "again")], tmp_path / "r.html")
+    assert not any("different data" in words for words in alike["warnings"])
 
 
 # Reading or reasoning

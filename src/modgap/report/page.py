@@ -31,6 +31,7 @@ from modgap.report.judged import judge_tables, judged
 from modgap.report.mathverse import mathverse_tables
 from modgap.report.paper import paper_tables
 from modgap.report.reading import KINDS
+from modgap.report.same_data import data_words
 from modgap.report.seed_tables import READING, seed_tables, seed_words
 from modgap.report.seeds import seed_numbers
 from modgap.report.summary import Scores, changes, mode_of, summarise_run
@@ -113,6 +114,7 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
         "warnings": [
             *found.notes,
             *(note for sweep in found.sweeps for note in sweep.notes),
+            *data_words(found.evals),
             *graded_words(runs),
             *training_words(training),
             *warnings(runs),

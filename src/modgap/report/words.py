@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modgap.core.judge import is_open
 from modgap.core.symbolic import SKIPPED
 from modgap.report import tables as t
+from modgap.report.same_data import groups
 from modgap.report.seed_tables import seed_words
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def headline(numbers: Mapping[str, Any], found: Collection) -> dict[str, Any]:
             pieces.insert(0, (f"{first}: ", ""))
         if len(with_gap) > 1:
             # The best of several seeds is the luckiest one: with seeds, recipes are compared and not runs.
-            lede += over_seeds or _comparison(with_gap, numbers["changes"], first)
+            alike = next((names for names in groups(found.evals) if first in names), [first])
+            compared = {name: gap for name, gap in with_gap.items() if name in alike}
+            lede += over_seeds or _comparison(compared, numbers["changes"], first)
     elif over_seeds:
         first_row = numbers["seeds"][0]["rows"][0]
         pieces = [(f"{first_row['recipe']}: ", ""), *gap_words(_as_gap(first_row), None)]
