@@ -1,14 +1,19 @@
 """How often an interval over seeds holds the truth: `python bench/seeds_coverage.py` (a few minutes on one core).
 
 Simulates the change of the gap of one recipe: problems differ in difficulty, each seed moves both views by an amount of
-its own and each problem a little differently, 4 samples a view. The truth is the mean over all seeds and problems. Four
+its own and each problem a little differently, 4 samples a view. The truth is the mean over all seeds and problems. Five
 ways to make the interval; `modgap.core.seeds` has the last one.
+
+In the last rows problems spread little, which is where intervals are too narrow most easily: normal values whose shares
+of problem, seed and the rest have the standard deviations that the row says, in points.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +24,9 @@ from modgap.core.seeds import crossed_variances, over_seeds
 Floats = npt.NDArray[np.float64]
 SAMPLES = 4
 BOOTSTRAPS = 400
+ALIKE = ((3, 200, 10.0, 5.0, 40.0), (3, 1000, 10.0, 2.0, 30.0), (3, 1000, 5.0, 3.0, 40.0))
+"""Seeds, problems, and the standard deviations of problems, of seeds and of the rest."""
+NAMES = ("problems only", "two-level bootstrap", "Satterthwaite", "noise from the seeds", "each its own")
 
 
 def chance(logits: Floats) -> Floats:
@@ -56,6 +64,9 @@ def halves(x_SP: Floats) -> dict[str, float]:
     return {
         "problems only": student_critical(0.05, p - 1) * math.sqrt(problems),
         "Satterthwaite": student_critical(0.05, total**2 / spread) * math.sqrt(total),
+        "noise from the seeds": math.sqrt(
+            student_critical(0.05, p - 1) ** 2 * problems + student_critical(0.05, s - 1) ** 2 * more
+        ),
     }
 
 
@@ -68,37 +79,61 @@ def bootstrap(rng: np.random.Generator, x_SP: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def moved_gap(rng: np.random.Generator, seeds: int, problems: int, spread: float) -> Floats:
+    """Change of the gap as it is measured, in points, `[seeds, problems]`."""
+    chances = probabilities(rng, seeds, problems, spread)
+    text, image, new_text, new_image = (rng.binomial(SAMPLES, chance) / SAMPLES for chance in chances)
+    return 100 * (new_text - new_image - (text - image))
+
+
+def normal(rng: np.random.Generator, seeds: int, problems: int, sds: Sequence[float]) -> Floats:
+    """Values around 0 with a share of each problem, of each seed and of each pair, `[seeds, problems]`."""
+    of_problems, of_seeds, rest = sds
+    pairs_SP = rng.normal(0, rest, (seeds, problems))
+    return pairs_SP + rng.normal(0, of_seeds, (seeds, 1)) + rng.normal(0, of_problems, problems)
+
+
+def row(rng: np.random.Generator, draw: Callable[[], Floats], right: float, reps: int) -> str:
+    """The cells of a row: the standard deviation of seeds, and of each way how often it holds and half of its width."""
+    hits: dict[str, int] = dict.fromkeys(NAMES, 0)
+    widths: dict[str, float] = dict.fromkeys(NAMES, 0.0)
+    sds: list[float] = []
+    for _ in range(reps):
+        x_SP = draw()
+        mean = float(x_SP.mean())
+        own = over_seeds(x_SP, (-200, 200))
+        ends = {name: (mean - half, mean + half) for name, half in halves(x_SP).items()}
+        ends |= {"two-level bootstrap": bootstrap(rng, x_SP), "each its own": (own.ci_low, own.ci_high)}
+        sds.append(own.sd or 0.0)
+        for name, (low, high) in ends.items():
+            hits[name] += low <= right <= high
+            widths[name] += (high - low) / reps
+    cells = [f"{100 * hits[name] / reps:.1f} (±{widths[name] / 2:.1f})" for name in NAMES]
+    return f"{math.sqrt(float(np.mean(np.square(sds)))):.1f} | {' | '.join(cells)} |"
+
+
 def main() -> None:
-    """Simulate and print a Markdown table."""
+    """Simulate and print two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reps", type=int, default=2000)
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5])
     args = parser.parse_args()
-    names: tuple[str, ...] = ("problems only", "two-level bootstrap", "Satterthwaite", "each its own")
-    print(f"| seeds | sd of seeds | {' | '.join(names)} |\n| ---: | ---: | {' | '.join(['---:'] * len(names))} |")
+    head = f"sd of seeds | {' | '.join(NAMES)} |\n| {' | '.join(['---:'] * (len(NAMES) + 2))} |"
+    print(f"| seeds | {head}")
     for seeds in args.seeds:
         for spread in (0.0, 0.1, 0.2, 0.4):
             rng = np.random.default_rng([seeds, round(10 * spread)])
             right = truth(rng, spread)
-            hits: dict[str, int] = dict.fromkeys(names, 0)
-            widths: dict[str, float] = dict.fromkeys(names, 0.0)
-            sds: list[float] = []
-            for _ in range(args.reps):
-                text, image, new_text, new_image = probabilities(rng, seeds, args.problems, spread)
-                draws = [rng.binomial(SAMPLES, chances) / SAMPLES for chances in (text, image, new_text, new_image)]
-                x_SP = 100 * (draws[2] - draws[3] - (draws[0] - draws[1]))
-                mean = float(x_SP.mean())
-                own = over_seeds(x_SP, (-200, 200))
-                ends = {name: (mean - half, mean + half) for name, half in halves(x_SP).items()}
-                ends |= {"two-level bootstrap": bootstrap(rng, x_SP), "each its own": (own.ci_low, own.ci_high)}
-                sds.append(own.sd or 0.0)
-                for name, (low, high) in ends.items():
-                    hits[name] += low <= right <= high
-                    widths[name] += (high - low) / args.reps
-            cells = [f"{100 * hits[name] / args.reps:.1f} (±{widths[name] / 2:.1f})" for name in names]
-            sd = math.sqrt(float(np.mean(np.square(sds))))
-            print(f"| {seeds} | {sd:.1f} | {' | '.join(cells)} |", flush=True)
+            draw = functools.partial(moved_gap, rng, seeds, args.problems, spread)
+            print(f"| {seeds} | {row(rng, draw, right, args.reps)}", flush=True)
+    print(f"\n| seeds, problems; sd of problems, seeds, rest | {head}")
+    for seeds, problems, *sds in ALIKE:
+        rng = np.random.default_rng([seeds, problems, *map(round, sds)])
+        named = f"{seeds}, {problems:,}; {', '.join(f'{sd:.0f}' for sd in sds)}"
+        print(
+            f"| {named} | {row(rng, functools.partial(normal, rng, seeds, problems, sds), 0.0, args.reps)}", flush=True
+        )
 
 
 if __name__ == "__main__":

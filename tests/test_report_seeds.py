@@ -62,6 +62,34 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(seeds: int, sd: float)
         assert np.mean([abs(estimate.value - 5.0) <= 5.6 for estimate in found]) < 0.85
 
 
+@pytest.mark.parametrize(("seeds", "problems", "sds"), [(3, 200, (10.0, 5.0, 40.0)), (2, 200, (5.0, 5.0, 30.0))])
+def test_the_interval_holds_where_problems_spread_little(
+    seeds: int, problems: int, sds: tuple[float, float, float]
+) -> None:
+    """Noise of the pairs is then most of what seeds spread; four standard errors of 1,000 simulations are 2.8 points."""
+    rng = np.random.default_rng(seeds)
+    of_problems, of_seeds, rest = sds
+    held: list[bool] = []
+    for _ in range(1000):
+        x_SP = rng.normal(0, of_seeds, (seeds, 1)) + rng.normal(0, of_problems, problems)
+        estimate = over_seeds(x_SP + rng.normal(0, rest, (seeds, problems)), POINTS)
+        held.append(estimate.ci_low <= 0 <= estimate.ci_high)
+        assert (estimate.p_value < 0.05) == (not held[-1])
+    assert 0.93 <= np.mean(held) <= 0.99
+
+
+def test_seeds_that_agree_by_luck_leave_what_the_problems_say() -> None:
+    """The noise of three seeds cancels out, so that their means are equal: still no certainty."""
+    rng = np.random.default_rng(5)
+    rest_SP = rng.normal(0, 30, (3, 50))
+    values = 3.0 + rest_SP - rest_SP.mean(axis=1, keepdims=True)
+    of_problems = student_critical(0.05, 49) * values.mean(axis=0).std(ddof=1) / 50**0.5
+    estimate = over_seeds(values, POINTS)
+    assert estimate.sd == pytest.approx(0)
+    assert estimate.ci_high - estimate.value == pytest.approx(of_problems)
+    assert over_seeds(values, POINTS, level=1 - estimate.p_value).ci_low == pytest.approx(0, abs=1e-4)
+
+
 def test_the_p_value_is_the_level_at_which_the_interval_reaches_zero() -> None:
     rng = np.random.default_rng(1)
     for sd in (0.0, 4.0):

@@ -5,12 +5,14 @@ shrink together: more problems do not tell what another seed would have given, n
 have. With S seeds, P problems and a value x for each pair,
 
     V_p = var_p(mean_s x) / P,   V_s = var_s(mean_p x) / S,   V_e = var(what is left of x) / (S P)
-    half of the interval = sqrt(t(P - 1)^2 V_p + t(S - 1)^2 max(0, V_s - V_e))
+    half of the interval = sqrt(t(P - 1)^2 max(0, V_p - V_e) + t(S - 1)^2 V_s), at least t(P - 1) sqrt(V_p)
 
-V_p and V_s each hold the noise V_e of single pairs, which counts once. Each part gets Student's quantile of its own
-degrees of freedom, as Howe does: with three seeds the usual pooled degrees of freedom (Satterthwaite's) cover 92 of 100
-where 95 are promised, for three seeds that happen to lie close together then pass for certainty. A bootstrap cannot do
-it at all: it has 27 ways to draw three seeds. docs/statistics.md has the simulated coverage, and
+V_p and V_s each hold the noise V_e of single pairs, which counts once: with the seeds, whose spread is known worse and
+has the larger quantile. Taken from V_s instead, the intervals are too narrow where problems spread little. They are
+never narrower than problems alone make them: seeds may agree by luck. Each part gets Student's quantile of its own
+degrees of freedom, as Howe does: with three seeds the usual pooled degrees of freedom (Satterthwaite's) cover 90 to 92
+of 100 where 95 are promised, for three seeds that happen to lie close together then pass for certainty. A bootstrap
+cannot do it at all: it has 27 ways to draw three seeds. docs/statistics.md has the simulated coverage, and
 `bench/seeds_coverage.py` simulates it.
 
 The paper trains each recipe once.
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modgap.core.resampling import Floats, bootstrap_interval, sign_flip, student_critical, student_two_sided
+from modgap.core.resampling import Floats, bootstrap_interval, sign_flip, student_critical
 
 RESAMPLES = 10_000
 _LEAST_P = 1e-12
@@ -87,10 +89,9 @@ def over_seeds(values: npt.ArrayLike, limits: tuple[float, float], seed: int = 0
     sd = float(means_S.std(ddof=1))
     if p == 1:
         return SeedsEstimate(value, *limits, 1.0, told, sd, p)
-    problems, of_seeds, rest = crossed_variances(x_SP)
-    seeds = max(0.0, of_seeds - rest)
-    half = _half(1 - level, problems, p, seeds, len(told))
-    p_value = _p_value(abs(value), problems, p, seeds, len(told))
+    variances = crossed_variances(x_SP)
+    half = _half(1 - level, variances, p, len(told))
+    p_value = _p_value(abs(value), variances, p, len(told))
     return SeedsEstimate(value, max(limits[0], value - half), min(limits[1], value + half), p_value, told, sd, p)
 
 
@@ -111,15 +112,15 @@ def pooled_p_values(values: Sequence[npt.ArrayLike]) -> list[float]:
     if not several:
         return [over_seeds(x_SP, (-math.inf, math.inf)).p_value for x_SP in arrays]
     freedom = sum(len(x_SP) - 1 for x_SP in several)
-    # Of a single seed: its variance, and the part of it that is the noise of its problems.
+    # Of a single seed: its variance, in which the noise of its problems is, and that noise.
     spread = sum((len(x_SP) - 1) * float(x_SP.mean(axis=1).var(ddof=1)) for x_SP in several) / freedom
     noise = sum((len(x_SP) - 1) * crossed_variances(x_SP)[2] * len(x_SP) for x_SP in several) / freedom
     found: list[float] = []
     for x_SP in arrays:
         s, p = x_SP.shape
         problems = float(x_SP.mean(axis=0).var(ddof=1)) / p if p > 1 else math.inf
-        seeds = max(0.0, spread - noise) / s
-        found.append(1.0 if p == 1 else _p_value(abs(float(x_SP.mean())), problems, p, seeds, freedom + 1))
+        variances = problems, spread / s, noise / s
+        found.append(1.0 if p == 1 else _p_value(abs(float(x_SP.mean())), variances, p, freedom + 1))
     return found
 
 
@@ -138,22 +139,22 @@ def crossed_variances(x_SP: Floats) -> tuple[float, float, float]:
     return problems, seeds, rest
 
 
-def _half(tail: float, problems: float, p: int, seeds: float, s: int) -> float:
+def _half(tail: float, variances: tuple[float, float, float], p: int, s: int) -> float:
     """Half of the interval that leaves out `tail`."""
-    of_problems = student_critical(tail, p - 1) ** 2 * problems
-    return math.sqrt(of_problems + (student_critical(tail, s - 1) ** 2 * seeds if seeds else 0.0))
+    problems, seeds, rest = variances
+    of_problems = student_critical(tail, p - 1) ** 2
+    both = of_problems * max(0.0, problems - rest) + student_critical(tail, s - 1) ** 2 * seeds
+    return math.sqrt(max(both, of_problems * problems))
 
 
-def _p_value(distance: float, problems: float, p: int, seeds: float, s: int) -> float:
+def _p_value(distance: float, variances: tuple[float, float, float], p: int, s: int) -> float:
     """The level at which half of the interval is just the distance from 0."""
     if distance < 1e-9:
         return 1.0
-    if problems + seeds < 1e-18:  # every seed and problem alike: what a sign flip of the problems would say at most
+    if sum(variances) < 1e-18:  # every seed and problem alike: what a sign flip of the problems would say at most
         return max(2.0 ** (1 - p), 1 / (1 + RESAMPLES))
-    if not seeds:
-        return student_two_sided(distance / math.sqrt(problems), p - 1)
     low, high = math.log(_LEAST_P), 0.0
     for _ in range(24):  # to 6 digits
         middle = (low + high) / 2
-        low, high = (middle, high) if _half(math.exp(middle), problems, p, seeds, s) > distance else (low, middle)
+        low, high = (middle, high) if _half(math.exp(middle), variances, p, s) > distance else (low, middle)
     return math.exp((low + high) / 2)
