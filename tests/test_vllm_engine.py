@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -311,10 +312,42 @@ def test_a_prompt_that_is_too_long_costs_only_itself() -> None:
     assert done["p1", 0].error == "The prompt is longer than the maximum model length"
 
 
-def test_where_nothing_can_be_asked_the_run_ends() -> None:
-    asked = [replace(request(n), prompt=Prompt("too long")) for n in range(100)]
-    with pytest.raises(UserError, match="none of the prompts"):
-        list(engine_on(Core()).generate(asked, Sampling()))
+def test_prompts_that_are_too_long_never_end_a_run_however_many_come_in_a_row() -> None:
+    asked = [replace(request(n), prompt=Prompt("too long")) for n in range(50)]
+    engine = engine_on(Core())
+    for again in (asked, asked[:20]):  # the same command asks those that were refused again
+        done = list(engine.generate([*again, request(99)], Sampling()))
+        assert Counter(c.finish_reason for c in done) == {"error": len(again), "stop": 1}
+
+
+def test_images_that_cannot_be_opened_never_end_a_run() -> None:
+    def broken() -> Image.Image:
+        raise UserError("its diagram cannot be decoded")
+
+    asked = [request(n, image=broken) for n in range(50)]
+    assert {c.error for c in engine_on(Core()).generate(asked, Sampling())} == {"its diagram cannot be decoded"}
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no such argument"), ValueError("At most 0 image(s) may be provided."), UserError("no prefill")]
+)
+def test_where_nothing_can_be_asked_and_it_is_not_the_prompts_the_run_ends(error: Exception) -> None:
+    def refuse(one: Request, image: Any) -> _Prepared:
+        raise error
+
+    engine = engine_on(Core())
+    engine._prepare = refuse  # type: ignore[method-assign]
+    got: list[Completion] = []
+    with pytest.raises(UserError, match="not the prompts' fault"):
+        got += engine.generate([request(n) for n in range(100)], Sampling())
+    engine = engine_on(Core())
+
+    def parameters(*given: Any) -> None:
+        raise ValueError("temperature must be less")
+
+    engine.parameters = parameters  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"not the prompts' fault \(temperature must be less\)"):
+        list(engine.generate([request(0)], Sampling()))
 
 
 def test_leaving_early_aborts_what_is_under_way() -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,8 @@ Take = Callable[[bool], Sequence[Request]]
 # Prompts prepared ahead, with their resized images; samples in vLLM's queue beyond those that it works on.
 _AHEAD = 32
 _QUEUED = 256
-# So many prompts that cannot be asked, with none in between that can: it is not the prompts.
+# So many prompts in a row that fail for a reason which is not theirs. One that is refused itself never ends a run: the
+# same command asks those, and only those, again.
 _MOST_REFUSED = 16
 _PATIENCE_S, _POLL_S = 5.0, 1.0
 _CHATML_SYSTEM, _CHATML_END = "<|im_start|>system\n", "<|im_end|>\n"
@@ -55,12 +57,14 @@ class _Prepared:
         prompts: vLLM's input of each of its samples.
         image_tokens: Tokens of the image.
         error: Why it cannot be asked.
+        own: Whether that is the prompt's own fault, so that others may fare better.
     """
 
     request: Request
     prompts: Sequence[Any] = ()
     image_tokens: int = 0
     error: str | None = None
+    own: bool = True
 
 
 class VllmEngine:
@@ -97,7 +101,8 @@ class VllmEngine:
         vLLM is driven by a thread: its client waits for ever for a process that was killed.
 
         Raises:
-            UserError: vLLM's process died or nothing can be asked; what was finished before has been yielded.
+            UserError: vLLM's process died, or nothing can be asked for a reason that is not the prompts'; what was
+                finished before has been yielded.
         """
         results: queue.SimpleQueue[Completion | BaseException | None] = queue.SimpleQueue()
         stopped = threading.Event()
@@ -156,24 +161,27 @@ class VllmEngine:
         self, prepared: _Prepared, number: int, sampling: Sampling, under_way: dict[str, tuple[_Prepared, int]]
     ) -> Completion | None:
         """Ask for one sample; what is returned instead is the record of a sample that cannot be asked for."""
-        request, sample, error = prepared.request, prepared.request.samples[number], prepared.error
+        request, sample = prepared.request, prepared.request.samples[number]
+        error, own = prepared.error, prepared.own
         seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
         if error is None:
             self._asked += 1
             name = f"{self._asked}/{request.problem_id}/{request.view}/{sample}"
             try:
-                self.llm.llm_engine.add_request(
-                    name, prepared.prompts[number], self.parameters(request, sample, sampling)
-                )
+                parameters = self.parameters(request, sample, sampling)
+            except ValueError as wrong:
+                raise _not_the_prompts(_words(wrong)) from None
+            try:
+                self.llm.llm_engine.add_request(name, prepared.prompts[number], parameters)
             except ValueError as refused:  # too long, most of all
-                error = _words(refused)
+                error, own = _words(refused), _is_own(refused)
             else:
                 under_way[name] = (prepared, sample)
                 self._refused = 0
                 return None
-        self._refused += number == 0
+        self._refused += number == 0 and not own
         if self._refused >= _MOST_REFUSED:
-            raise UserError(f"vLLM takes none of the prompts ({error}): correct --engine-arg, or give --engine hf.")
+            raise _not_the_prompts(error)
         return Completion(request, sample, "", "error", 0, 0, seed, error=error)
 
     def parameters(self, request: Request, sample: int, sampling: Sampling) -> Any:
@@ -278,6 +286,9 @@ class _Feed:
         try:
             if request.image is not None and request.image != last[0]:
                 last = (request.image, request.image())
+        except Exception as error:
+            return _Prepared(request, error=_words(error)), last
+        try:
             return self._prepare(request, last[1] if request.image is not None else None), last
         except Exception as error:
             if type(error).__name__ == "ChatTemplateResolutionError":
@@ -285,7 +296,7 @@ class _Feed:
                     "this model has no chat template: give an instruction-tuned model, or a template with --engine-arg "
                     "chat_template=FILE."
                 ) from None
-            return _Prepared(request, error=_words(error)), last
+            return _Prepared(request, error=_words(error), own=_is_own(error)), last
 
 
 def image_name(image: Image) -> str:
@@ -328,6 +339,22 @@ def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Samplin
         seed=sample_seed(sampling.seed, request.problem_id, request.view, sample),
     )
     return done if reason in ("stop", "length") else replace(done, text="", error=f"vLLM ended it: {reason}")
+
+
+def _is_own(error: Exception) -> bool:
+    """Whether a prompt was refused for what it is (its length, the shape of its image): vLLM has `ValueError` for that.
+
+    That no prompt may have an image at all (`limit_mm_per_prompt`) is one, too, and not the prompt's fault.
+    """
+    if isinstance(error, UserError):  # one of ours, on the model
+        return False
+    return isinstance(error, ValueError) and not re.search(r"At most \d+ image", str(error))
+
+
+def _not_the_prompts(error: str) -> UserError:
+    return UserError(
+        f"vLLM takes no prompt, and it is not the prompts' fault ({error}): correct --engine-arg, or give --engine hf."
+    )
 
 
 def _words(error: Exception) -> str:
