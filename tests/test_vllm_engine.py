@@ -22,12 +22,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from modgap import measure
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
+from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, evaluation_prompt
+from modgap.core.record import RunFolder
 from modgap.inference import vllm_engine, vllm_start
 from modgap.inference.vllm_engine import VllmEngine, _Feed, _Prepared, complete, image_name, messages
-from modgap.inference.vllm_start import check_names, explain, parse_engine_args, pixel_arguments
+from modgap.inference.vllm_start import check_names, explain, parse_engine_args, pixel_arguments, telling_args
+from modgap.measure import EvalOptions
 
 
 def request(number: int, samples: tuple[int, ...] = (0,), **changes: Any) -> Request:
@@ -51,6 +55,46 @@ def test_values_are_json_where_they_are_and_strings_otherwise() -> None:
                        st.one_of(st.integers(), st.booleans(), st.lists(st.integers()), st.text())))  # fmt: skip
 def test_what_is_written_as_json_comes_back(values: dict[str, Any]) -> None:
     assert parse_engine_args([f"{key}={json.dumps(value)}" for key, value in values.items()]) == values
+
+
+SPEED = ("gpu_memory_utilization=0.5", "max-num-seqs=4", "max_num_batched_tokens=99", "enforce_eager=true",
+         "tensor_parallel_size=2", "seed=3")  # fmt: skip
+
+
+def test_what_can_change_answers_tells_runs_apart_and_nothing_else_does() -> None:
+    assert telling_args(SPEED) == {}
+    told = ("quantization=fp8", "dtype=float16", "max_model_len=512", "hf_overrides={}", "kv_cache_dtype=fp8")
+    assert list(telling_args([*told, *SPEED])) == sorted(arg.partition("=")[0] for arg in told)
+    assert telling_args(["max-model-len=512"]) == telling_args(["max_model_len=512"]) == {"max_model_len": 512}
+
+
+def test_a_run_goes_on_under_the_same_answers_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [Problem(id=f"p{n}", question="What is 1?", answer="1") for n in range(3)]
+    made: list[tuple[str, ...]] = []
+
+    class Engine:
+        def __init__(self, *given: Any) -> None:
+            made.append(given[2])
+
+        def generate(self, requests: Any, sampling: Sampling) -> Any:
+            yield Completion(requests[0], 0, "1", "stop", 1, 1, 0)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "_make_vllm", Engine)
+
+    def ask(*args: str, out: Path) -> None:
+        options = EvalOptions(engine="vllm", samples=1, max_tokens=8, views="question-only", engine_args=args)
+        with pytest.raises(KeyboardInterrupt):
+            measure.evaluate_model(problems, "tiny", out, options)
+
+    ask("quantization=fp8", out=tmp_path / "run")
+    with pytest.raises(UserError, match=r"engine_args was \{'quantization': 'fp8'\}, now \{'dtype': 'float16'\}"):
+        ask("dtype=float16", out=tmp_path / "run")
+    ask("quantization=fp8", *SPEED, out=tmp_path / "run")
+    assert made == [("quantization=fp8",), ("quantization=fp8", *SPEED)]
+    ask(out=tmp_path / "plain")
+    assert "engine_args" not in RunFolder(tmp_path / "plain").manifest()["resolved"], "as before they were recorded"
+    ask(*SPEED, out=tmp_path / "plain")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from modgap.core.prompt import Style, check_style
 from modgap.core.record import read_json
 from modgap.core.view import parse_views
 from modgap.evaluation import Progress, check_views, default_views, evaluate
-from modgap.inference.vllm_start import parse_engine_args
+from modgap.inference.vllm_start import parse_engine_args, telling_args
 
 # The original's pixel limits: 256 to 1280 image tokens.
 _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
@@ -38,7 +38,8 @@ class EvalOptions:
         seed: Each sample's seed is derived from it.
         style: Wording of the prompts.
         engine: What answers.
-        engine_args: `key=value` for the engine's own constructor (`vllm`: any argument of `vllm.LLM`).
+        engine_args: `key=value` for the engine's own constructor (`vllm`: any argument of `vllm.LLM`); those that can
+            change answers are a part of what makes the run.
         replicas: Engines that share the work, one an accelerator (`hf`, `vllm`); more than one needs Ray.
         ray_address: An existing Ray cluster (`auto`, `ray://...`); one of our own on this machine if `None`.
         batch_size: Responses sampled together (`hf`).
@@ -196,7 +197,11 @@ def _local(model: str | Path, options: EvalOptions) -> _Start:
     if options.replicas > 1 or options.ray_address is not None:
         make = functools.partial(_make_replicas, make, options)
     sampling = _PAPER_SAMPLING if paper else _own_sampling(folder)
-    return _Start(make, sampling, {"model_fingerprint": model_fingerprint(folder)})
+    args = telling_args(options.engine_args)
+    # Named only where there are some, so that runs from before they were recorded can be gone on with.
+    return _Start(
+        make, sampling, {"model_fingerprint": model_fingerprint(folder), **({"engine_args": args} if args else {})}
+    )
 
 
 def _make_hf(folder: Path, pixels: tuple[int, int] | None, device: str | None, batch_size: int) -> Engine:

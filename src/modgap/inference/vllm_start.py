@@ -28,6 +28,18 @@ from modgap.core.errors import UserError
 
 # What we pass ourselves, and how else to say it.
 _OURS = {"model": "--model", "mm_processor_kwargs.min_pixels": "--style paper"}
+# What only decides speed, memory or what is told: a run may go on with others. `seed`: each sample has its own.
+# max_model_len is none of these, for it ends responses.
+_SPEED = re.compile(
+    r"gpu_memory_utilization|kv_cache_memory_bytes|swap_space|cpu_offload_\w+|kv_offloading_\w+|block_size|seed"
+    r"|max_num_\w+|max_long_partial_prefills|long_prefill_token_threshold|max_parallel_loading_workers"
+    r"|limit_mm_per_prompt|mm_processor_cache_\w+|mm_encoder_tp_mode|skip_mm_profiling|mm_shm_\w+"
+    r"|enforce_eager|compilation_config|optimization_level|cudagraph_\w+|cuda_graph_sizes|max_cudagraph_capture_size"
+    r"|(tensor|pipeline|data)_parallel_\w+|enable_expert_parallel|distributed_executor_backend"
+    r"|disable_custom_all_reduce|enable_prefix_caching|prefix_caching_hash_algo|enable_chunked_prefill"
+    r"|async_scheduling|scheduling_policy|stream_interval|attention_backend|disable_log_\w+|show_hidden_metrics\w*"
+    r"|use_tqdm_on_load|download_dir|safetensors_load_strategy|ray_workers_use_nsight"
+)
 _TAIL = 200_000
 _LONGEST = 300
 
@@ -60,6 +72,15 @@ def parse_engine_args(args: Sequence[str]) -> dict[str, Any]:
             # Python's own spelling of three words is meant as such.
             parsed[key] = {"True": True, "False": False, "None": None}.get(text.strip(), text)
     return parsed
+
+
+def telling_args(args: Sequence[str]) -> dict[str, Any]:
+    """Those of the arguments that can change answers, by name: a part of what makes a run, or a judge, what it is.
+
+    Raises:
+        UserError: As `parse_engine_args`.
+    """
+    return {key: value for key, value in sorted(parse_engine_args(args).items()) if not _SPEED.fullmatch(key)}
 
 
 def check_names(args: Iterable[str], known: Iterable[str]) -> None:
@@ -105,6 +126,7 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
     said = f"{log}\n{error or ''}"
     when = "while it ran" if running else "at the start"
     again = " What is done is kept: give the command again, with it" if running else ""
+    other = "" if running else ", max_model_len=8192, or a smaller model"  # a run does not go on with these
     if match := re.search(r"Free memory on device[^\n]*?\(([\d.]+)/([\d.]+) GiB\) on startup is less", said):
         free, total = (float(number) for number in match.groups())
         share = max(0.05, int(100 * free / total - 2) / 100)
@@ -124,8 +146,8 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
         )
     if re.search(r"CUDA (error: )?out of memory|OutOfMemoryError|Cannot allocate memory|MemoryError", said):
         return (
-            f"vLLM ran out of memory {when}.{again or ' Remedy:'} --engine-arg gpu_memory_utilization=0.8, "
-            "max_num_seqs=64 or max_model_len=8192, tensor_parallel_size=2 where there are two GPUs, a smaller model."
+            f"vLLM ran out of memory {when}.{again or ' Remedy:'} --engine-arg gpu_memory_utilization=0.8 or "
+            f"max_num_seqs=64, tensor_parallel_size=2 where there are two GPUs{other}."
         )
     if re.search(r"Failed to infer device type|No CUDA GPUs are available|no NVIDIA driver", said, re.I):
         return "vLLM finds no accelerator here: give --engine hf, which runs on a CPU, too."
