@@ -99,6 +99,20 @@ def test_a_folder_that_holds_no_language_model_is_one_line(tmp_path: Path) -> No
             make_judge(JudgeOptions(str(tmp_path), "vllm"))
 
 
+def test_another_way_to_run_a_judge_is_another_judge(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "vllm" or find(name))
+
+    def name(*args: str, engine: Any = "vllm") -> str:
+        return make_judge(JudgeOptions(str(model), engine, engine_args=args)).name
+
+    plain = name()
+    assert plain == name("gpu_memory_utilization=0.5", "max_num_seqs=8") and plain.endswith(")") and "," not in plain
+    others = {name("quantization=fp8"), name("chat_template=x.jinja"), name("max_model_len=64")}
+    assert len(others | {plain}) == 4
+    assert name("dtype=half", "quantization=fp8") == name("quantization=fp8", "dtype=half", "seed=1")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM")
 @pytest.mark.timeout(600)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.judge import JudgeMode
 from modgap.inference.judge import Judge
+from modgap.inference.vllm_start import telling_args
 from modgap.judge_stage import CHECK, SEED
 
 JudgeEngine = Literal["hf", "vllm", "openai"]
@@ -41,7 +43,7 @@ class JudgeOptions:
         concurrency: Most requests under way at once (`openai`).
         timeout: Seconds that one request may take (`openai`).
         max_retries: Most retries of one request (`openai`).
-        engine_args: `key=value` for `vllm.LLM`.
+        engine_args: `key=value` for `vllm.LLM`; those that can change answers make it another judge.
         batch_size: Questions answered together (`hf`).
         device: `None` takes the best there is (`hf`).
     """
@@ -105,7 +107,9 @@ def make_judge(options: JudgeOptions) -> Judge:
 
     folder = resolve(options.judge)
     engine = options.engine or ("vllm" if importlib.util.find_spec("vllm") else "hf")
-    name = f"{engine}:{options.judge} ({model_fingerprint(folder)})"
+    args = telling_args(options.engine_args) if engine == "vllm" else {}
+    told = ", ".join([model_fingerprint(folder), *(f"{key}={json.dumps(value)}" for key, value in args.items())])
+    name = f"{engine}:{options.judge} ({told})"
     make = _with_vllm if engine == "vllm" else _with_hf
     return Judge(name, functools.partial(make, folder, options), options.max_tokens)
 
