@@ -154,7 +154,7 @@ def train(
         settings: A setting, key=value or stageN.key=value; verl.KEY=value is any of verl's own; repeatable.
         style: Wording of the prompts.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
-        dry_run: Print the resolved recipe (verl: its configuration, tokens, FLOPs and memory) and stop.
+        dry_run: Print the resolved recipe with tokens, FLOPs, memory and time a step (verl: its configuration, too).
     """
     from modgap.display import progress_bars, say
     from modgap.evaluation import locate, read_problems

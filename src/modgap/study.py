@@ -268,15 +268,24 @@ def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> No
 
 
 def print_plan(recipe: Recipe, engine: str = "local", model: str = "tiny", out: Path = Path()) -> None:
-    """Print what a recipe would do: each stage with the settings in force, and what it costs on verl."""
+    """Print what a recipe would do: each stage with the settings in force, and what a step of it costs."""
     if engine == "verl":
         from modgap.training.verl_plan import plan
 
         print("\n".join(plan(recipe, known_model(model), out)[0]))
         return
     check_engine(recipe, engine)
+    from modgap.training.local_plan import describe, lengths_of, machine_here
+
+    known = known_model(model)
+    machine = machine_here(known.shape) if known.shape else None
     print(f"{recipe.name}: {recipe.summary}")
     for number, stage in enumerate(recipe.stages, start=1):
         print(f"stage {number}: {stage.title}")
         for name, value in asdict(stage.settings).items():
             print(f"  {name.replace('reward_', 'reward.')} = {value}")
+        if known.shape is None or machine is None:
+            print(f"  no estimate: the shape of {model} is not known here; give a folder")
+        else:
+            lengths = lengths_of(stage, known.min_pixels, known.max_pixels)
+            print("\n".join(f"  {line}" for line in describe(stage, known.shape, lengths, machine)))

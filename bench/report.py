@@ -1,0 +1,105 @@
+r"""Time and memory of `modgap report` on made runs of 80,000 responses, and of the page in a browser.
+
+python bench/report.py [--runs 10] [--problems 1000] [--samples 4] [--profile]   prints Markdown; targets 20 s, 3 s
+
+Each run has the problems in both views, answered by a script in words of the length that a model takes, graded and
+summarised as ever. The report is timed as a whole process (processor time, wall, peak memory), the page from opening it
+to the end of its script in headless Chromium, if there is one. `--profile` prints where the report's time goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import os
+import platform
+import pstats
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import browser
+from modgap.core.engine import Request, Sampling, sample_seed
+from modgap.datasets import pgps9k
+from modgap.datasets.synthetic.write import write_dataset
+from modgap.evaluation import evaluate
+from modgap.inference.scripted import ScriptedEngine
+
+WORDS = (
+    "In the triangle the side AB is 7 and the angle ABC is 90 degrees, so that by Pythagoras the other one follows. "
+)
+
+
+def make(root: Path, runs: int, problems: int, samples: int) -> list[Path]:
+    """Runs of models that get better one after the other."""
+    write_dataset(root / "data", 0, problems, seed=1, workers=1)
+    asked = list(pgps9k.read(root / "data", "test"))
+    gold = {problem.id: problem.answer for problem in asked}
+    out = []
+    for number in range(runs):
+
+        def answer(request: Request, sample: int, number: int = number) -> str:
+            luck = sample_seed(number, request.problem_id, request.view, sample) % 1000 / 1000
+            right = luck < (0.5 if request.view == "full-text" else 0.3) + 0.03 * number
+            value = gold[request.problem_id] if right else str(round(luck * 40, 2))
+            words = WORDS * (1 + int(luck * 12))
+            return f"<think>{words}</think> \\boxed{{{value}}}" if luck < 0.97 else words
+
+        folder = root / f"model{number}"
+        evaluate(asked, ScriptedEngine(answer), folder, samples=samples, sampling=Sampling(0.6, 256, 42))
+        out.append(folder)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--problems", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--profile", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        start = time.process_time()
+        folders = make(root, given.runs, given.problems, given.samples)
+        print(f"made in {time.process_time() - start:.1f} s", file=sys.stderr)
+        page = root / "report.html"
+        if given.profile:
+            from modgap.report.page import build_report
+
+            profile = cProfile.Profile()
+            profile.runcall(build_report, folders, page)
+            pstats.Stats(profile).sort_stats("cumtime").print_stats(45)
+            return
+        command = [sys.executable, "-m", "modgap", "report", *map(str, folders), "--out", str(page)]
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - start
+        if process.returncode:
+            raise SystemExit(process.returncode)
+        opened = "no Chromium"
+        if browser.CHROMIUM:
+            with browser.Browser() as chromium:
+                start = time.perf_counter()
+                chromium.open(page)
+                opened = f"{time.perf_counter() - start:.1f}"
+        print(
+            f"{platform.machine()} CPU, shared; {given.runs} runs, {given.problems} problems, {given.samples} samples\n"
+        )
+        print(
+            "| responses | report, processor s | wall s | peak MB | page MB | page in Chromium, s |\n|" + " --- |" * 6
+        )
+        print(
+            f"| {given.runs * given.problems * given.samples * 2:,} | {used.ru_utime + used.ru_stime:.1f} | {wall:.1f} "
+            f"| {used.ru_maxrss / 1024:.0f} | {page.stat().st_size / 1e6:.1f} | {opened} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""What a stage costs on the local engine, before anything is loaded: tokens, FLOPs, memory, seconds a step.
+
+`estimate.py` bounds a stage on verl from its limits. Here lengths are those expected (`Lengths`), the work is that of
+`update.py` and `models/policy.py` (a group's prompt once in a sequence, images once, the head on responses only, the
+twin for right rows only), and the machine's speed is measured in a moment on a CPU or taken from a table for a GPU.
+Every assumption is printed. `bench/plan.py` holds the seconds against a training.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from modgap.core.recipe import Stage
+from modgap.training.estimate import GIB, Shape
+
+PACK_TOKENS = 2048
+"""Up to this length a group's responses follow their prompt in one sequence; as in `models/policy.py`."""
+PAIRS_OF_WORDS = (140, 100)
+"""Tokens of a full-text prompt and of its text-free twin beside the image, chat turns and instruction included."""
+
+# Name in a GPU's own name -> FLOP/s in bf16 without sparsity, bytes/s.
+_GPUS = {
+    "H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12), "L40S": (362e12, 0.86e12),
+    "4090": (165e12, 1.0e12), "L4": (121e12, 0.3e12),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """How fast one device is.
+
+    Attributes:
+        name: For a reader.
+        flops: FLOP/s of large matrix products.
+        bandwidth: Bytes/s of its memory.
+        reach: The share of `flops` that training reaches.
+        decode_reach: The share that sampling reaches, row by row short products.
+        layer_seconds: What one layer of one decode step costs however few rows it has.
+        bytes: Of a number in computation.
+    """
+
+    name: str
+    flops: float
+    bandwidth: float
+    reach: float
+    decode_reach: float
+    layer_seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """What a typical step looks like.
+
+    Attributes:
+        image: Tokens of an image.
+        prompt: Tokens of a prompt, image included.
+        twin: Tokens of its text-free twin, image included.
+        response: Mean tokens of a response.
+        longest: Tokens of the longest response of a batch.
+        mixed: The share of groups whose rewards differ.
+        right: The share of right responses among those of mixed groups.
+    """
+
+    image: int
+    prompt: int
+    twin: int
+    response: float
+    longest: float
+    mixed: float = 0.5
+    right: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a step costs.
+
+    Attributes:
+        prompt_tokens: Of what is trained on; a group's prompt counts once for each sequence that holds it.
+        response_tokens: Of what is trained on.
+        flops: Phase to FLOPs.
+        seconds: Phase to seconds.
+        memory: Part to bytes.
+    """
+
+    prompt_tokens: float
+    response_tokens: float
+    flops: dict[str, float]
+    seconds: dict[str, float]
+    memory: dict[str, float]
+
+
+def lengths_of(stage: Stage, least: int = 0, most: int = 0) -> Lengths:
+    """What to expect of a stage.
+
+    Args:
+        stage: Its settings resolved.
+        least: Fewest pixels of an image, if the model says so.
+        most: Most pixels.
+    """
+    pixels = 256 * 28 * 28
+    if most and not least <= pixels <= most:
+        pixels = (least + most) // 2
+    s = stage.settings
+    image = pixels // (28 * 28)
+    full, free = (min(image + words, s.max_prompt_tokens) for words in PAIRS_OF_WORDS)
+    views = [full if view == "full-text" else free for view in stage.views]
+    mixed = 0.5 if s.dynamic_sampling else 1.0
+    return Lengths(image, sum(views) // len(views), free, s.max_response_tokens / 2, s.max_response_tokens, mixed)
+
+
+def sequences(prompt: int, response: float, samples: float) -> tuple[float, float]:
+    """How many sequences a group of so many samples takes, and the tokens of each."""
+    together = min(samples, max(1.0, (PACK_TOKENS - prompt) // response))
+    count = math.ceil(samples / together)
+    return count, prompt + samples / count * response
+
+
+def forward(shape: Shape, prompt: int, response: float, samples: float) -> float:
+    """FLOPs of one group through the language model, the head on its responses only."""
+    count, tokens = sequences(prompt, response, samples)
+    seen = 4.0 if samples > count else 2.0  # a mask over packed responses hides, but does not save
+    linear = 2.0 * shape.layers * shape.layer * tokens
+    return count * (linear + seen * shape.layers * shape.hidden * tokens**2) + head(shape, samples * response)
+
+
+def head(shape: Shape, tokens: float) -> float:
+    """FLOPs of the LM head."""
+    return 2.0 * shape.vocab * shape.hidden * tokens
+
+
+def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost:
+    """Expect what a step of a stage costs."""
+    s, n = stage.settings, stage.settings.samples_per_prompt
+    groups, drawn = s.prompts_per_step, s.prompts_per_step / lengths.mixed
+    again = 4.0 if s.gradient_checkpointing else 3.0
+    see = shape.see(lengths.image)
+    group = forward(shape, lengths.prompt, lengths.response, n)
+    rows = drawn * n
+    layers = 2.0 * shape.layers * shape.layer
+    prefill = drawn * (layers * lengths.prompt + 2.0 * shape.layers * shape.hidden * lengths.prompt**2 + see)
+    mean_past = lengths.prompt + lengths.response / 2
+    each = layers + head(shape, 1) + 4.0 * shape.layers * shape.hidden * mean_past
+    flops = {
+        "rollout": prefill + rows * lengths.response * each,
+        "update": groups * (again * group + (1.0 if s.freeze_vision else again) * see),
+    }
+    batches = groups // s.mini_batch
+    if batches > 1:
+        flops["old log-probs"] = (batches - 1) * s.mini_batch * (group + see)
+    contrastive = stage.contrastive and s.kl_coef > 0
+    if contrastive:
+        flops["contrastive"] = groups * again * forward(shape, lengths.twin, lengths.response, n * lengths.right)
+
+    trained = shape.parameters - (shape.vision if s.freeze_vision else 0)
+    trained = 0 if s.lora_rank else trained
+    seconds = {phase: count / machine.flops / machine.reach for phase, count in flops.items()}
+    at_once = 64 if machine.bytes == 4 else 2048  # rows of a batch
+    calls = math.ceil(rows / at_once) * lengths.longest
+    decode = rows * lengths.response * each / machine.flops / machine.decode_reach
+    read = calls * shape.language * machine.bytes / machine.bandwidth
+    seconds["rollout"] = (
+        prefill / machine.flops / machine.reach + max(decode, read) + calls * shape.layers * machine.layer_seconds
+    )
+    seconds["optimizer"] = batches * trained * 36 / machine.bandwidth  # AdamW and the norm, each number read or written
+    return Cost(
+        groups * sequences(lengths.prompt, lengths.response, n)[0] * lengths.prompt, groups * n * lengths.response,
+        flops, seconds, memory(stage, shape, lengths, machine, trained),
+    )  # fmt: skip
+
+
+def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, trained: int) -> dict[str, float]:
+    """The parts of an update's peak, in bytes."""
+    s = stage.settings
+    rows = min(s.micro_batch or s.mini_batch * s.samples_per_prompt, s.mini_batch * s.samples_per_prompt)
+    group = min(rows, s.samples_per_prompt)
+    count, tokens = sequences(lengths.prompt, lengths.response, group)
+    tokens *= count * rows / group
+    layer = machine.bytes * (16 * shape.hidden + 6 * shape.intermediate)
+    patches = lengths.image * shape.merge**2 * min(rows, s.mini_batch)
+    block = machine.bytes * (16 * shape.vision_hidden + 6 * shape.vision_intermediate)
+    if s.gradient_checkpointing:
+        kept = tokens * (machine.bytes * shape.hidden * shape.layers + layer)
+        seen = patches * (machine.bytes * shape.vision_hidden * shape.vision_layers + block)
+    else:
+        kept, seen = tokens * layer * shape.layers, patches * block * shape.vision_layers
+    parts = {
+        "weights, gradients, AdamW": 4.0 * shape.parameters + 12.0 * trained,
+        "activations": kept + (0.0 if s.freeze_vision else seen),
+        "logits": 12.0 * min(rows * lengths.response * shape.vocab, 2**28),
+    }
+    if machine.bytes == 2:
+        parts["bf16 copies of weights"] = 2.0 * shape.parameters
+    return parts
+
+
+def machine_here(shape: Shape) -> Machine:
+    """The device that a training would take here; for a large model where there is no GPU, one H200."""
+    import torch
+
+    if torch.cuda.is_available():
+        return gpu(torch.cuda.get_device_name())
+    return gpu("H200 (assumed: there is no GPU here)") if shape.parameters > 5e8 else this_cpu(shape)
+
+
+def gpu(name: str) -> Machine:
+    """A GPU by its name; one that the table lacks is taken for an A100."""
+    flops, bandwidth = next((speed for key, speed in _GPUS.items() if key in name), _GPUS["A100"])
+    known = "" if any(key in name for key in _GPUS) else ", not in the table: speed of an A100"
+    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 4e-4, 2)
+
+
+def this_cpu(shape: Shape) -> Machine:
+    """This CPU with the threads that torch has: products and copies of the model's own sizes, timed in 0.6 s."""
+    import torch
+
+    a, b = torch.randn(512, shape.hidden), torch.randn(shape.hidden, shape.intermediate)
+    big = torch.randn(1 << 23)
+    product, copy = _quickest(lambda: a @ b), _quickest(lambda: big + 1)
+    return Machine(
+        f"this CPU, {torch.get_num_threads()} threads", 2.0 * a.numel() * b.shape[1] / product,
+        2.0 * 4 * big.numel() / copy, 0.5, 0.3, 3e-4, 4,
+    )  # fmt: skip
+
+
+def _quickest(work: Callable[[], object], seconds: float = 0.3) -> float:
+    """Seconds of one call, the least of several, so that what else the machine does hardly counts."""
+    work()
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> list[str]:
+    """The cost and what it rests on, in lines for a reader."""
+    c, s = cost(stage, shape, lengths, machine), stage.settings
+
+    def told(parts: Mapping[str, float], how: str) -> str:
+        return ", ".join(f"{name} {value:{how}}" for name, value in parts.items())
+
+    gib = {name: value / GIB for name, value in c.memory.items()}
+    total = sum(c.seconds.values())
+    return [
+        f"a step, expected: {s.prompts_per_step * s.samples_per_prompt:,} responses trained on, "
+        f"{c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens in their sequences",
+        f"FLOPs a step: {sum(c.flops.values()):.2g} ({told(c.flops, '.2g')})",
+        f"memory: about {sum(gib.values()):.2g} GiB ({told(gib, '.2g')})",
+        f"time a step: about {total:.3g} s ({told(c.seconds, '.2g')}); {s.steps} steps {total * s.steps / 60:.3g} min, "
+        "validation and checkpoints not counted",
+        f"assumed: prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of {lengths.twin}, "
+        f"responses of {lengths.response:.0f} (half the limit), {lengths.mixed:.0%} of groups with mixed rewards, "
+        f"{lengths.right:.0%} of their responses right; {machine.name}: {machine.flops:.2g} FLOP/s, of which training "
+        f"reaches {machine.reach:.0%} and sampling {machine.decode_reach:.0%}, and {machine.bandwidth:.2g} bytes/s",
+    ]

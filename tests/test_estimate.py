@@ -1,0 +1,119 @@
+"""What the local engine's dry run expects: it grows with what a step grows with, and counts what the update does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from modgap.core.recipe import Settings, Stage
+from modgap.study import known_model, print_plan, resolve_recipe
+from modgap.training.estimate import SHAPES, Shape
+from modgap.training.local_plan import PACK_TOKENS, Cost, Lengths, Machine, cost, gpu, lengths_of, sequences
+
+QWEN = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
+LENGTHS = Lengths(image=256, prompt=396, twin=356, response=400, longest=800)
+MACHINE = gpu("NVIDIA H200")
+
+
+def of(stage: Stage | None = None, lengths: Lengths = LENGTHS, machine: Machine = MACHINE, **changes: object) -> Cost:
+    stage = stage or Stage(("full-text",))
+    return cost(replace(stage, settings=replace(stage.settings, **changes)), QWEN, lengths, machine)  # type: ignore[arg-type]
+
+
+def test_packing_is_the_policys_own() -> None:
+    from modgap.models import policy
+
+    assert policy._PACK_TOKENS == PACK_TOKENS
+    assert sequences(396, 400, 4) == (1, 396 + 4 * 400)
+    assert sequences(396, 400, 5) == (2, 396 + 2.5 * 400)
+    assert sequences(3000, 400, 5) == (5, 3400)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"samples_per_prompt": 10}, {"prompts_per_step": 1024}, {"max_response_tokens": 8192},
+        {"gradient_checkpointing": True}, {"dynamic_sampling": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_more_work_takes_longer(more: dict[str, object]) -> None:
+    less, stage = {"dynamic_sampling": False}, Stage(("full-text",))
+    settings = replace(stage.settings, **less, **{k: v for k, v in more.items() if k not in less})  # type: ignore[arg-type]
+    settings = replace(settings, **more)  # type: ignore[arg-type]
+    before, after = (
+        cost(replace(stage, settings=s), QWEN, lengths_of(replace(stage, settings=s)), MACHINE)
+        for s in (replace(stage.settings, **less), settings)  # type: ignore[arg-type]
+    )
+    assert sum(after.seconds.values()) > 1.1 * sum(before.seconds.values())
+
+
+def test_the_contrastive_pass_costs_less_than_half_of_the_policys_own() -> None:
+    contrastive = Stage(("full-text",), contrastive=True)
+    plain, kl = of(), of(contrastive)
+    assert "contrastive" not in plain.flops and kl.flops["update"] == plain.flops["update"]
+    assert 0.3 < kl.flops["contrastive"] / kl.flops["update"] < 0.7
+    assert "contrastive" not in of(contrastive, kl_coef=0.0).flops
+    assert kl.memory == plain.memory  # the passes come one after the other
+
+
+def test_what_is_not_trained_has_no_state_and_no_backward() -> None:
+    whole, frozen, lora = of(), of(freeze_vision=True), of(lora_rank=8)
+    state = "weights, gradients, AdamW"
+    assert lora.memory[state] < frozen.memory[state] < whole.memory[state]
+    assert whole.flops["update"] - frozen.flops["update"] == pytest.approx(512 * 2 * QWEN.see(256))
+    assert of(gradient_checkpointing=True).memory["activations"] < whole.memory["activations"] / 5
+
+
+def test_updates_after_the_first_need_old_log_probs() -> None:
+    assert "old log-probs" not in of(mini_batch=512).flops
+    assert of(mini_batch=256).flops["old log-probs"] < of(mini_batch=128).flops["old log-probs"]
+
+
+def test_flops_of_the_update_are_what_torch_counts() -> None:
+    """One group through the testbed's own update, counted product by product."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from modgap.models.encode import EncodedPrompt
+    from modgap.models.load import load_policy
+    from modgap.models.patches import Pixels
+    from modgap.training.rollout import Batch
+    from modgap.training.update import gradients
+
+    policy = load_policy("tiny", "cpu", "float32")
+    policy.model.train()
+    config, words, tokens = policy.model.config, 60, 24
+    ids = torch.cat((torch.full((64,), config.image_token_id), torch.arange(10, 10 + words)))
+    pixels = Pixels(torch.zeros(256, 1176), (1, 16, 16))
+    prompt = EncodedPrompt(ids, torch.arange(len(ids)).expand(3, -1), len(ids), pixels, "an image", 64)
+    responses = [torch.arange(20, 20 + tokens)] * 4
+    batch = Batch([prompt] * 4, [None] * 4, responses, torch.tensor([1.0, -1, 1, -1]), torch.ones(4).bool())
+    settings = Settings(prompts_per_step=1, mini_batch=1, samples_per_prompt=4, micro_batch=0)
+    with FlopCounterMode(display=False) as counted:
+        gradients(policy, batch, settings, False, 4)
+    shape = known_model("tiny").shape
+    assert isinstance(shape, Shape)
+    lengths = Lengths(64, len(prompt), len(prompt), tokens, tokens, mixed=1.0)
+    expected = cost(Stage(("full-text",), False, settings), shape, lengths, MACHINE).flops["update"]
+    # torch counts attention less on some CPUs (a fused kernel); the dry run leaves the tower's attention out.
+    assert 0.8 < counted.get_total_flops() / expected < 1.2
+
+
+def test_the_dry_run_prints_cost_and_assumptions(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(resolve_recipe("kl", ("prompts_per_step=8", "mini_batch=8")))
+    out = capsys.readouterr().out
+    for words in ("FLOPs a step", "memory: about", "time a step: about", "assumed: prompts of", "contrastive"):
+        assert words in out
+    print_plan(resolve_recipe("full-text", ()), model="Qwen/Qwen2.5-VL-3B-Instruct")
+    assert ("H200" in capsys.readouterr().out) or torch.cuda.is_available()
+    print_plan(resolve_recipe("full-text", ()), model="some/model")
+    assert "no estimate" in capsys.readouterr().out
+
+
+def test_counting_needs_no_torch() -> None:
+    code = "import sys, modgap.training.local_plan; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
