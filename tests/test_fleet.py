@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from modgap import fleet
+from modgap import fleet, jobs
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
@@ -74,10 +74,10 @@ class Machine:
         self.bad_models: set[str] = set()
         self.seen: list[tuple[str, str]] = []
         self.busy: dict[str, Child] = {}
-        monkeypatch.setattr(fleet, "visible_accelerators", lambda: devices)
-        monkeypatch.setattr(fleet, "_end_group", lambda child: None)
-        monkeypatch.setattr(fleet, "_POLL_S", 0.001)
-        monkeypatch.setattr(fleet.subprocess, "Popen", self.start)
+        monkeypatch.setattr(jobs, "visible_accelerators", lambda: devices)
+        monkeypatch.setattr(jobs, "_end_group", lambda child: None)
+        monkeypatch.setattr(fleet, "POLL_S", 0.001)
+        monkeypatch.setattr(jobs.subprocess, "Popen", self.start)
 
     def start(self, command: list[str], *, env: dict[str, str], stdout: Any, **_: Any) -> Child:
         model, device = command[command.index("--model") + 1], env["CUDA_VISIBLE_DEVICES"]

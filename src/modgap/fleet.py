@@ -15,17 +15,12 @@ run_fleet(["tiny", "Qwen/Qwen2.5-VL-3B-Instruct"], Path("PGPS9K"), Path("runs/fl
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
-import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,11 +28,9 @@ from typing import Any
 from modgap.core.errors import UserError
 from modgap.display import progress_bars, say
 from modgap.evaluation import Progress
-from modgap.measure import EvalOptions, accelerators_each
-from modgap.sweep import eval_arguments, visible_accelerators
+from modgap.jobs import POLL_S, Process, accelerators_for, eval_arguments
+from modgap.measure import EvalOptions
 
-_POLL_S = 0.2
-_PATIENCE_S = 20.0
 _LONGEST_NAME = 80
 
 
@@ -159,29 +152,21 @@ def run_fleet(
 
 def _slots(options: EvalOptions) -> list[_Slot]:
     """Where jobs run: the visible accelerators, divided; this machine as it is where there is nothing to divide."""
-    if options.engine == "openai" or options.ray_address is not None or options.device is not None:
+    devices, each = accelerators_for(options)
+    if not each:
         return [_Slot(None)]
-    devices = visible_accelerators()
-    if not devices:
-        return [_Slot(None)]
-    each = options.replicas * accelerators_each(options)
-    if each > len(devices):
-        raise UserError(
-            f"a model needs {each} accelerators (--replicas, tensor_parallel_size) and there are {len(devices)}: "
-            "give fewer, or more accelerators."
-        )
     return [_Slot(",".join(devices[at : at + each])) for at in range(0, len(devices) - each + 1, each)]
 
 
 class _Fleet:
-    """Runs jobs on slots, from one thread: a child ends with its parent's thread, see `_with_parent`."""
+    """Runs jobs on slots, from one thread, with which they end."""
 
     def __init__(
         self, jobs: Sequence[_Job], slots: Sequence[_Slot], asked: Sequence[str], progress: Progress | None
     ) -> None:
         self._queue, self._count, self._slots = list(jobs), len(jobs), slots
         self._asked, self._progress = asked, progress
-        self._running: dict[_Slot, tuple[_Job, subprocess.Popen[bytes]]] = {}
+        self._running: dict[_Slot, tuple[_Job, Process]] = {}
         self._done = 0
         self._started = time.monotonic()
 
@@ -197,12 +182,12 @@ class _Fleet:
                 for job in self._queue:
                     self._finished(job, f"failed: {job.error}")
                 return
-            time.sleep(_POLL_S)
-            for slot, (job, child) in list(self._running.items()):
-                if child.poll() is not None:
+            time.sleep(POLL_S)
+            for slot, (job, process) in list(self._running.items()):
+                if (status := process.poll()) is not None:
                     del self._running[slot]
-                    _end_group(child)
-                    self._ended(job, slot, child.returncode)
+                    job.error = process.last_words() if status else ""
+                    self._ended(job, slot, status)
 
     def _next(self, slot: _Slot) -> _Job | None:
         """A job for a slot: none that failed there, and none for a slot that does not work while others do."""
@@ -214,37 +199,19 @@ class _Fleet:
         return job
 
     def _start(self, job: _Job, slot: _Slot) -> None:
-        command = [sys.executable, "-m", "modgap", "eval", "--model", job.model, "--out", str(job.out), *self._asked]
-        environment = dict(os.environ)
-        if slot.mask is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = slot.mask
-            share = max(1, (os.cpu_count() or 1) // len(self._slots))
-            environment.setdefault("OMP_NUM_THREADS", str(share))
-        with job.log.open("ab") as log:
-            log.write(f"\n$ {shlex.join(command[2:])}\n".encode())
-            log.flush()
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-                preexec_fn=_with_parent(),
-            )
-        self._running[slot] = (job, child)
+        arguments = ["eval", "--model", job.model, "--out", str(job.out), *self._asked]
+        process = Process(arguments, job.log, mask=slot.mask, at_once=len(self._slots))
+        self._running[slot] = (job, process)
         say(f"{job.model}: started on {slot} (log: {job.log})", self._started)
 
     def _ended(self, job: _Job, slot: _Slot, status: int) -> None:
         if status == 0:
-            job.error = ""
             slot.did += 1
             for other in job.failed_on:
                 other.suspect = other.did == 0
                 if other.suspect:
                     say(f"{other} is used no more: what failed there was done on {slot}", self._started)
             return self._finished(job, "done")
-        job.error = _last_words(job.log, status)
         job.failed_on.append(slot)
         others = [other for other in self._slots if other not in job.failed_on and not other.suspect]
         if len(job.failed_on) == 1 and others and status != 2:
@@ -260,44 +227,8 @@ class _Fleet:
             self._progress("models", self._done, self._count)
 
     def stop(self) -> None:
-        """End every process of every job that still runs."""
-        children = [child for _, child in self._running.values()]
-        self._running = {}
-        for child in children:  # to the job alone, which ends its own processes in order
-            with contextlib.suppress(ProcessLookupError):
-                child.send_signal(signal.SIGTERM)  # a shell may have it ignore SIGINT
-        until = time.monotonic() + _PATIENCE_S
-        for child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(max(0.1, until - time.monotonic()))
-        for child in children:
-            _end_group(child)
-            child.wait()
-
-
-def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """End whatever is left of a job."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-
-
-def _with_parent() -> Callable[[], None] | None:
-    """What makes a child get SIGTERM when this process is gone, however that went; only Linux can."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)  # before the fork
-    return lambda: libc.prctl(1, signal.SIGTERM) and None
-
-
-def _last_words(log: Path, status: int) -> str:
-    """The last line of a log that says something, or how the process ended."""
-    text = log.read_text(encoding="utf-8", errors="replace").rpartition("\n$ ")[2]  # since it was last started
-    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-    last = lines[-1].removeprefix("modgap: ") if lines else ""
-    if status < 0:
-        name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
-        return f"ended by {name}{'; last words: ' + last if last else ''}"
-    return last or f"exit code {status}"
+        """End every job that still runs."""
+        Process.end(process for _, process in self._running.values())
 
 
 def evaluate_models(
