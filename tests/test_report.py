@@ -23,6 +23,7 @@ from modgap.core.view import ALL_VIEWS
 from modgap.report import export, tables
 from modgap.report.charts import scale
 from modgap.report.collect import collect
+from modgap.report.judged import doubt_words
 from modgap.report.page import build_report
 from modgap.report.paper import RECIPES, model_size, paper_tables
 from modgap.report.summary import Scores, summarise
@@ -278,6 +279,39 @@ def test_runs_of_different_data_are_not_compared_in_silence(tmp_path: Path, mark
     assert "Smallest gap of the others: again," in lede and "syn" not in lede
     alike = build_report([tmp_path / name for name in ("mv", "again")], tmp_path / "r.html")
     assert not any("different data" in words for words in alike["warnings"])
+
+
+def verdicts_of(open_: tuple[int, int], table: tuple[int, int, int, int], kappa: float | None) -> dict[str, Any]:
+    """A summary's `judge`: right and wrong of what rules leave open, the 2x2 table and kappa."""
+    cells = dict(zip(("both_right", "rules_only", "judge_only", "both_wrong"), table, strict=True))
+    check = {"table": cells, "kappa": kappa, "agreement": 0.5, "samples": sum(table), "unreadable": 0, "failed": 0}
+    counts = {"consistent": open_[0], "different": open_[1], "unreadable": 0, "failed": 0, "waiting": 0}
+    return {"judge": "openai:j", "samples": sum(open_), **counts, "check": check}
+
+
+@pytest.mark.parametrize(
+    ("judged", "words"),
+    [
+        (verdicts_of((60, 0), (16, 0, 84, 0), 0.0), "The judge called all 160 answers right"),
+        (verdicts_of((0, 60), (0, 0, 0, 0), None), "The judge called all 60 answers wrong"),
+        (
+            verdicts_of((30, 30), (30, 20, 25, 25), 0.1),
+            "kappa 0.10; 0 is chance): do not trust the 60 verdicts",
+        ),
+        (verdicts_of((30, 30), (45, 5, 5, 45), 0.8), ""),
+        (verdicts_of((3, 3), (3, 3, 3, 3), 0.0), ""),  # too few to tell
+        (verdicts_of((5, 0), (3, 0, 0, 0), None), ""),
+        (verdicts_of((60, 0), (16, 0, 84, 0), 0.0) | {"judge": None}, ""),
+        (None, ""),
+    ],
+)
+def test_a_useless_judge_draws_a_warning(judged: dict[str, Any] | None, words: str, tmp_path: Path) -> None:
+    found = doubt_words(judged)
+    assert bool(found) == bool(words) and all(words in line for line in found)
+    run = write_run(tmp_path / "one", {"a": both("c", "w")})
+    run.write_summary(summary_of(run) | {"judge": judged})
+    assert build_report([run.path], tmp_path / "r.html")["warnings"] == found
+    assert ("Note: The judge" in printed(run.summary())) == bool(found)
 
 
 # Reading or reasoning

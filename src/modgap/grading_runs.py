@@ -21,8 +21,8 @@ from modgap.inference.judge import Judge
 from modgap.judge_stage import CHECK, SEED, settle_all
 from modgap.original import original_figures
 from modgap.original_mathverse import mathverse_figures
+from modgap.report.judged import open_words
 from modgap.report.summary import summarise
-from modgap.report.words import open_words
 
 IMPORT_NOTE = "import.json"
 """What an imported run tells its gradings, see `importing`."""

@@ -1,14 +1,24 @@
-"""What a judge did in each run, as tables: its verdicts, and how far they agree with the rules' (see `judge_stage`)."""
+"""What a judge did in each run, as tables and in words: its verdicts, and how far they agree with the rules'.
+
+The numbers are those of `judge_stage`. The rules are the better grader where they decide, so a judge that hardly agrees
+with them there, or that says the same of everything, is no judge of the rest: both draw a warning.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modgap.core.record import read_json
+from modgap.core.judge import is_open
+from modgap.core.record import GradeRow, read_json
+from modgap.core.symbolic import SKIPPED
 from modgap.report import tables as t
 from modgap.report.collect import EvalRun
 
+POOR_KAPPA = 0.4
+"""Agreement with the rules below it draws a warning: fair at best by the usual reading (Landis and Koch, 1977)."""
+ENOUGH = 20
+"""From so many verdicts on a judge is judged."""
 _CELLS = ("both_right", "rules_only", "judge_only", "both_wrong")
 
 
@@ -41,3 +51,80 @@ def judge_tables(runs: Mapping[str, Mapping[str, Any]]) -> list[t.Table]:
         head = ("run", "both right", "only the rules", "only the judge", "both wrong", "no verdict", "agree %", "kappa")
         tables.append(t.Table("The judge against the rules, on answers that the rules decided", head, rows))
     return tables
+
+
+def open_words(grades: Iterable[GradeRow]) -> list[str]:
+    """What waits for a judge, and how to settle it: one line, none where nothing waits."""
+    waiting = [row.reason for row in grades if is_open(row.stage, row.reason)]
+    if not waiting:
+        return []
+    words = (
+        f"{len(waiting):,} samples wait for a judge and count as errors: modgap grade RUN --judge MODEL_OR_URL "
+        "settles them."
+    )
+    skipped = sum(SKIPPED in reason for reason in waiting)
+    return [f"{words} {skipped:,} of them may need none: {SKIPPED} first." if skipped else words]
+
+
+def judge_words(judged: Mapping[str, Any] | None) -> list[str]:
+    """What a judge did, from summary.json's `judge`; none where no judge was asked."""
+    if not judged or not judged["judge"]:
+        return []
+    words = (
+        f"Judge {judged['judge']}: of {judged['samples']:,} samples that rules leave open {judged['consistent']:,} "
+        f"right and {judged['different']:,} wrong"
+    )
+    parts = [
+        f"{judged[kind]:,} {what}"
+        for kind, what in (
+            ("unreadable", "with a verdict that cannot be read"),
+            ("failed", "failed, which the same command asks again"),
+            ("waiting", "not asked about"),
+        )
+        if judged[kind]
+    ]
+    return [f"{'; '.join([words, *parts])}.", *_check_words(judged["check"])]
+
+
+def _check_words(check: Mapping[str, Any] | None) -> list[str]:
+    if not check:
+        return []
+    table = check["table"]
+    count = sum(table.values())
+    if not count:
+        return [f"Of {check['samples']:,} answers that the rules decided the judge gave no verdict that can be read."]
+    kappa = "not defined" if check["kappa"] is None else f"{check['kappa']:.2f}"
+    left = check["unreadable"] + check["failed"]
+    return [
+        f"On {count:,} answers that the rules decided it agrees with them in {t.percent(check['agreement'])}% (Cohen's "
+        f"kappa {kappa}): both right {table['both_right']:,}, only the rules {table['rules_only']:,}, only the judge "
+        f"{table['judge_only']:,}, both wrong {table['both_wrong']:,}{f'; {left:,} without a verdict' if left else ''}."
+    ]
+
+
+def doubt_words(judged: Mapping[str, Any] | None, of: str = "") -> list[str]:
+    """A warning where a judge's verdicts are not to be trusted: one line, none where nothing speaks against it.
+
+    Args:
+        judged: As for `judge_words`.
+        of: The run, where there are several.
+    """
+    if not judged or not judged["judge"]:
+        return []
+    table = (judged["check"] or {}).get("table") or dict.fromkeys(_CELLS, 0)
+    right = judged["consistent"] + table["both_right"] + table["judge_only"]
+    wrong = judged["different"] + table["both_wrong"] + table["rules_only"]
+    who = f"{of}: the judge" if of else "The judge"
+    settled = judged["consistent"] + judged["different"]
+    rest = f"do not trust the {settled:,} verdicts on what rules leave open; " if settled else ""
+    rest += "another --judge may do better."
+    if right + wrong >= ENOUGH and not (right and wrong):
+        only = "right" if right else "wrong"
+        return [f"{who} called all {right + wrong:,} answers {only}, so nothing shows that it can tell: {rest}"]
+    kappa, count = (judged["check"] or {}).get("kappa"), sum(table.values())
+    if kappa is None or kappa >= POOR_KAPPA or count < ENOUGH:
+        return []
+    return [
+        f"{who} hardly agrees with the rules on {count:,} answers that these decided (Cohen's kappa {kappa:.2f}; 0 is "
+        f"chance): {rest}"
+    ]

@@ -27,7 +27,7 @@ from modgap.report import tables as t
 from modgap.report.collect import Collection, EvalRun, TrainStage, collect, model_of
 from modgap.report.curves import averaged, logged, rollouts
 from modgap.report.curves import training as training_panels
-from modgap.report.judged import judge_tables, judged
+from modgap.report.judged import doubt_words, judge_tables, judged, open_words
 from modgap.report.mathverse import mathverse_tables
 from modgap.report.paper import paper_tables
 from modgap.report.reading import KINDS
@@ -37,7 +37,7 @@ from modgap.report.seeds import seed_numbers
 from modgap.report.summary import Scores, changes, mode_of, summarise_run
 from modgap.report.sweeps import find_sweeps
 from modgap.report.viewer import embed_json, viewer_data
-from modgap.report.words import change_words, graded_words, headline, open_words, training_words, warnings
+from modgap.report.words import change_words, graded_words, headline, training_words, warnings
 
 IMAGES = 200
 """Most diagrams that a page embeds, unless told otherwise."""
@@ -116,6 +116,7 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
             *(note for sweep in found.sweeps for note in sweep.notes),
             *data_words(found.evals),
             *graded_words(runs),
+            *(x for name, run in runs.items() for x in doubt_words(run["judge"], name if len(runs) > 1 else "")),
             *training_words(training),
             *warnings(runs),
             *open_words(row for run in found.evals for row in run.grades.values()),

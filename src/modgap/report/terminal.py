@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modgap.report import tables as t
+from modgap.report.judged import doubt_words, judge_words
 from modgap.report.mathverse import mathverse_tables
 from modgap.report.seed_tables import narrow_table
-from modgap.report.words import gap_words, judge_words, meaning_words, reading_words
+from modgap.report.words import gap_words, meaning_words, reading_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +68,7 @@ def print_summary(summary: Mapping[str, Any], name: str = "run", console: Consol
             print_line(console, sentence)
     for sentence in judge_words(summary.get("judge")):
         print_line(console, sentence)
-    for warning in summary["warnings"]:
+    for warning in [*doubt_words(summary.get("judge")), *summary["warnings"]]:
         print_line(console, f"Note: {warning}", "yellow")
     for table in (_counts({name: summary}), *mathverse_tables({name: summary}, named=False, narrow=True)):
         console.print(as_rich(table, plain=not console.is_terminal))

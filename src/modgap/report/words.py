@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from modgap.core.judge import is_open
-from modgap.core.symbolic import SKIPPED
 from modgap.report import tables as t
 from modgap.report.same_data import groups
 from modgap.report.seed_tables import seed_words
 
 if TYPE_CHECKING:
-    from modgap.core.record import GradeRow
     from modgap.report.collect import Collection
 
 MUCH_CUT = 0.05
@@ -119,55 +116,6 @@ def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"{', '.join(f'{what} {t.percent(share)}%' for what, share in cut)}."
         )
     return words
-
-
-def open_words(grades: Iterable[GradeRow]) -> list[str]:
-    """What waits for a judge, and how to settle it: one line, none where nothing waits."""
-    waiting = [row.reason for row in grades if is_open(row.stage, row.reason)]
-    if not waiting:
-        return []
-    words = (
-        f"{len(waiting):,} samples wait for a judge and count as errors: modgap grade RUN --judge MODEL_OR_URL "
-        "settles them."
-    )
-    skipped = sum(SKIPPED in reason for reason in waiting)
-    return [f"{words} {skipped:,} of them may need none: {SKIPPED} first." if skipped else words]
-
-
-def judge_words(judged: Mapping[str, Any] | None) -> list[str]:
-    """What a judge did, from summary.json's `judge`; none where no judge was asked."""
-    if not judged or not judged["judge"]:
-        return []
-    words = (
-        f"Judge {judged['judge']}: of {judged['samples']:,} samples that rules leave open {judged['consistent']:,} "
-        f"right and {judged['different']:,} wrong"
-    )
-    parts = [
-        f"{judged[kind]:,} {what}"
-        for kind, what in (
-            ("unreadable", "with a verdict that cannot be read"),
-            ("failed", "failed, which the same command asks again"),
-            ("waiting", "not asked about"),
-        )
-        if judged[kind]
-    ]
-    return [f"{'; '.join([words, *parts])}.", *_check_words(judged["check"])]
-
-
-def _check_words(check: Mapping[str, Any] | None) -> list[str]:
-    if not check:
-        return []
-    table = check["table"]
-    count = sum(table.values())
-    if not count:
-        return [f"Of {check['samples']:,} answers that the rules decided the judge gave no verdict that can be read."]
-    kappa = "not defined" if check["kappa"] is None else f"{check['kappa']:.2f}"
-    left = check["unreadable"] + check["failed"]
-    return [
-        f"On {count:,} answers that the rules decided it agrees with them in {t.percent(check['agreement'])}% (Cohen's "
-        f"kappa {kappa}): both right {table['both_right']:,}, only the rules {table['rules_only']:,}, only the judge "
-        f"{table['judge_only']:,}, both wrong {table['both_wrong']:,}{f'; {left:,} without a verdict' if left else ''}."
-    ]
 
 
 def reading_words(reading: Mapping[str, Any] | None) -> list[str]:
