@@ -21,6 +21,7 @@ import pytest
 from modgap.cli import main
 from modgap.core import symbolic
 from modgap.core.agreement import Agreement
+from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.grading import grade
 from modgap.core.mathverse_grading import Case, grade_all
@@ -514,6 +515,24 @@ def test_what_is_wrong_with_a_judge_is_one_line_and_the_grades_stay(
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line and "--base-url" not in line
     assert (run.path / "grades.jsonl").read_bytes() == before and not (run.path / "judge.json").exists()
+
+
+def test_an_answer_that_never_came_is_a_failure_which_is_asked_again(tmp_path: Path) -> None:
+    run = many(tmp_path / "run", 4)
+    loses = [1]
+
+    class Engine:
+        def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+            for request in requests[: len(requests) - loses[0]]:
+                yield Completion(request, request.samples[0], "1", "stop", 1, 1, 0)
+
+    judged = grade_run(run, judge=Judge("j", lambda mode: Engine()))["judge"]
+    assert (judged["consistent"], judged["failed"], judged["asked"]) == (3, 1, 3)
+    (failed,) = [row for row in run.grades() if row.outcome == "error"]
+    assert failed.reason == "the judge failed: its engine gave no answer"
+    loses[0] = 0
+    judged = grade_run(run, judge=Judge("j", lambda mode: Engine()))["judge"]
+    assert (judged["consistent"], judged["failed"], judged["asked"]) == (4, 0, 1)
 
 
 def test_a_server_of_several_models_wants_one_named(server: JudgeServer) -> None:

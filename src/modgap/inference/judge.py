@@ -133,4 +133,5 @@ class Judge:
             finally:
                 if close := getattr(engine, "close", None):
                     close()
-        return {key: known[question] for key, question in questions.items()}
+        lost = Said(None, "its engine gave no answer")
+        return {key: known.get(question, lost) for key, question in questions.items()}
