@@ -68,6 +68,13 @@ a square :: A square ;; \text{a square} ?? a rhombus ;; 4 ;; square
 AB :: AB ;; \text{AB} ;; \overline{AB} ?? CD ;; 2
 seven :: 7 ;; \text{seven} ;; Seven !! 8 ;; 2
 y=0.33x+1 :: y = 0.33x+1 ?? y = \frac{1}{3}x + 1
+10 m :: 10 ;; 10 m ;; 10.0 \text{ meters} ;; 10 \mathrm{~m} ;; x = 10\,m ;; 10 units !! 11 ;; 11 m ;; 2 ;; 11 cm ;; 2 kg ?? 10 cm ;; 10 \text{ cm} ;; 10 m^2 ;; 1000 cm ;; 10^\circ ;; 10 kg
+12 \mathrm{~cm}^{2} :: 12 \text{ square centimeters} ;; 12 cm² ;; 12.0 sq cm ;; 12 ;; 12 square units !! 2 ;; 13 cm^2 ;; 13 m^2 ;; 3 cm ?? 0.0012 m^2 ;; 12 cm ;; 12 m^2 ;; 12 \text{cm}^3
+10 m, 5 m :: 5, 10 ;; 5 m and 10 m ;; 10, 5 m ?? 10 cm, 5 cm !! 10, 6 ;; 10
+3x+1 \text{ m} :: 1+3x ;; 3x+1 \text{ m} ?? 1+3x \text{ cm} !! 3x
+\frac{\pi}{4} \text{ rad} :: \pi/4 ?? 45^\circ !! \pi/3
+\$5 :: 5 ;; 5 dollars ;; \$5.0 ?? 5 cents ;; 500 \text{ cents} !! 6 ;; 6 dollars
+20 \text{ m/s} :: 20 ;; 20 \text{ meters per second} ;; 20 m/s ?? 20 km/h ;; 20 \text{ m}
 """  # noqa: E501 - one gold a line
 
 
@@ -155,6 +162,7 @@ def test_outcomes_and_stages() -> None:
     assert stage(r"\boxed{none of these}", "C", "multi-choice") == ("undecided", "")
     assert stage(r"\boxed{5}", "5") == ("correct", "text")
     assert stage(r"\boxed{5.0}", "5") == ("correct", "number")
+    assert stage(r"\boxed{5 cm}", "5 m") == ("undecided", "")
     assert stage(r"\boxed{x < 5.0}", "x<5") == ("correct", "inequality")
     assert stage(r"\boxed{2}", "x<5") == ("wrong", "inequality")
     assert stage(r"\boxed{" + "x+" * 300 + "x}", "x") == ("wrong", "length")
@@ -172,6 +180,23 @@ def test_modes_differ_in_the_tolerance() -> None:
     assert not right("101", "100", "relative")
     with pytest.raises(ValueError, match=r"'exact'.*strict, relative, paper"):
         grade_by_rule(case("5", "5"), "exact")  # type: ignore[arg-type]
+
+
+def test_a_wrong_unit_is_for_the_judge_and_not_for_algebra() -> None:
+    for mode in ("strict", "relative"):
+        result = grade_by_rule(case(r"10 \text{ cm}", "10 m"), mode)  # type: ignore[arg-type]
+        assert isinstance(result, Undecided) and not result.symbolic
+    paper = grade_by_rule(case(r"10 \text{ cm}", "10 m"), "paper")
+    assert isinstance(paper, Grade) and paper.correct and paper.stage == "any-number"  # the original's
+
+
+@pytest.mark.parametrize(
+    "unit", ["cm" + "^9" * 150, "nm^4 " * 60, "ton " * 90, "m/" * 150 + "m", "m^0", "per /^2", "°^9"]
+)
+def test_no_unit_breaks_the_rules(unit: str) -> None:
+    for gold in (f"5 {unit}", "5 m"):
+        for answer in (f"5.0 {unit}", "5 kg"):
+            verdict(answer, gold)
 
 
 # ---- a constant is never right -------------------------------------------------------------------------------------

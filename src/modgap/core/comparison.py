@@ -2,7 +2,8 @@ r"""Compare two answers that have been read (see `forms`).
 
 Brackets and signs count as they are, equations and inequalities up to the order of their sides, lists up to their
 order unless only one of them says which part is which. Things of two kinds are not the same, except `y = 2x + 3` and
-`2x + 3`, `2, -2` and `(2, -2)`. A verdict is True, False or None: undecided, a matter for a judge.
+`2x + 3`, `2, -2` and `(2, -2)`. Values with different units (`10 m`, `10 cm`) are never right by their numbers. A
+verdict is True, False or None: undecided, a matter for a judge.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 from modgap.core.forms import LETTER, Form, formula_side
 from modgap.core.formula import evaluate, same_formula, same_relation
+from modgap.core.units import conversion, units_differ
 
 Close = Callable[[float, float], bool]
 """Whether a value (first) is close enough to the gold's (second)."""
@@ -29,6 +31,21 @@ def same_form(answer: Form, gold: Form, close: Close) -> bool | None:
         gold: The gold, read.
         close: Compares two numbers.
     """
+    verdict = _same_values(answer, gold, close)
+    return _of_other_units(answer, gold, verdict) if units_differ(answer.units, gold.units) else verdict
+
+
+def _of_other_units(answer: Form, gold: Form, verdict: bool | None) -> bool | None:
+    """Where units differ, nothing is right; a number is wrong only if it is neither the gold's nor that converted."""
+    if verdict is not False or answer.kind != gold.kind:
+        return None if verdict else verdict
+    factor = conversion(answer.units, gold.units)
+    if gold.kind == "number" and (factor is None or not math.isclose(answer.value * factor, gold.value, rel_tol=0.01)):
+        return False
+    return None
+
+
+def _same_values(answer: Form, gold: Form, close: Close) -> bool | None:
     if _contradict(answer.name, gold.name):
         return False
     if "words" in (answer.kind, gold.kind):

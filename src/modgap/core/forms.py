@@ -1,7 +1,7 @@
 r"""Read a free-form answer as what it is, and compare two of them.
 
 It is a number, a formula, an equation, an inequality, a bracket (an interval, a point), a list of those, or words.
-`read_form` sorts out names (`Area = 5`, `domain: [0, 1)`), units (`cm^2` is no 2) and separators.
+`read_form` sorts out names (`Area = 5`, `domain: [0, 1)`), units (`cm^2` is no 2; see `units`) and separators.
 
 Differs from the original, which takes every number of both strings, unit exponents included, and calls the answer
 right if any of them is within 5% of the gold's (so that a constant 2 is right for every area in `cm^2`).
@@ -18,6 +18,7 @@ from typing import Final, Literal
 
 from modgap.core.formula import evaluate
 from modgap.core.number import MAX_CHARS, UNITS, clean, parse_number
+from modgap.core.units import stated_units
 
 Kind = Literal["number", "formula", "equation", "inequality", "bracket", "list", "words"]
 
@@ -69,6 +70,7 @@ class Form:
         value: Of a number; infinite for the end of an interval.
         parts: Of a list or a bracket; the two sides of an equation, or of an inequality, smaller first.
         sign: `<` or `<=` of an inequality, the brackets of a bracket, `or`, `and` or `,` of a list.
+        units: Those that the whole answer states.
     """
 
     kind: Kind
@@ -77,6 +79,7 @@ class Form:
     value: float = math.nan
     parts: tuple[Form, ...] = ()
     sign: str = ""
+    units: frozenset[str] = frozenset()
 
 
 def read_form(text: str) -> Form:
@@ -84,6 +87,10 @@ def read_form(text: str) -> Form:
     text = text.strip()
     if len(text) > MAX_CHARS:
         return Form("words", text[:MAX_CHARS])
+    return replace(_read(text), units=stated_units(text))
+
+
+def _read(text: str) -> Form:
     text = _REALS.sub(" all real numbers ", text)
     flat = _WRAPPED.sub(r" \1 ", _WRAPPED_UNIT.sub(_without_unit, text.replace("$", " ")))
     flat = _unbrace(clean(flat.replace("\\{", "\\lbrace ").replace("\\}", "\\rbrace ")))

@@ -7,7 +7,8 @@ left out, and then what they would have decided is an `error` that says so.
 Rules (modes `strict` and `relative`, which differ in the tolerance for numbers only, as in `grading`):
 - multiple choice: by letter, else by the choice's value (stages `letter`, `choice-value`; see `choices`);
 - free-form: by what the gold is, a number, formula, equation, inequality, bracket, list or words (which is the stage;
-  `text` where the characters are the same; see `forms` and `comparison`).
+  `text` where the characters are the same; see `forms` and `comparison`); a unit other than the gold's is left to the
+  judge, where the original looks at no unit.
 
 Mode `paper` is the original's `score_prediction`: a bare letter `a` to `e` against the gold's characters; else every
 number of both strings, any of them within 5%; else its judge. An empty box is answered by the tail after `</think>`.
@@ -28,6 +29,7 @@ from modgap.core.grading import ABSOLUTE, RELATIVE, ROUNDING, Grade, extract_ans
 from modgap.core.judge import Ask, JudgeMode, Undecided
 from modgap.core.number import MAX_CHARS, clean
 from modgap.core.paper_grading import extract_boxed_content
+from modgap.core.units import units_differ
 
 MULTI_CHOICE: Final = "multi-choice"
 PAPER_TOLERANCE: Final = 0.05
@@ -173,7 +175,9 @@ def _free_form(case: Case, answer: str, mode: JudgeMode) -> Grade | Undecided:
             case.gold,
             case.question,
             mode,
-            symbolic="words" not in (given.kind, gold.kind) or (_no_prose(given.text) and _no_prose(gold.text)),
+            # Algebra drops units, so that it would settle what they leave open.
+            symbolic=not units_differ(given.units, gold.units)
+            and ("words" not in (given.kind, gold.kind) or (_no_prose(given.text) and _no_prose(gold.text))),
         )
     return Grade("correct" if verdict else "wrong", answer, value, gold.kind)
 
