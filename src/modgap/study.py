@@ -1,17 +1,18 @@
 """Data -> training -> evaluation -> report, for one model and several recipes, resumable at every step.
 
 `train_recipe` is what `modgap train` does; `run_study` trains and measures several recipes from one base model and
-reports them side by side.
+reports them side by side. What can be refused is refused by `prepare_study`, before anything runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,9 @@ from modgap.core.problem import Problem
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, apply_settings, with_defaults
 from modgap.core.record import RunFolder, write_json
+from modgap.core.view import parse_views
 from modgap.display import Bars, progress_bars, say
-from modgap.evaluation import fingerprint, read_problems
+from modgap.evaluation import check_views, default_views, fingerprint, read_problems
 from modgap.measure import EvalOptions, evaluate_model, model_notes
 
 if TYPE_CHECKING:
@@ -162,6 +164,102 @@ def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:
     return show
 
 
+@dataclass(frozen=True)
+class Study:
+    """A study that may begin, see `prepare_study`.
+
+    Attributes:
+        out: Its folder.
+        model: The base model, as it was given.
+        folder: Where the base model is.
+        recipes: By name, their settings resolved.
+        train: The problems to train on.
+        test: The problems to measure on.
+        engine: What trains.
+        options: How to evaluate.
+        given: The arguments as the user gave them.
+    """
+
+    out: Path
+    model: str
+    folder: Path
+    recipes: dict[str, Recipe]
+    train: Sequence[Problem]
+    test: Sequence[Problem]
+    engine: str
+    options: EvalOptions
+    given: Mapping[str, Any] | None
+
+    def run(self) -> dict[str, Any]:
+        """Do what is not done yet, and report; see `run_study`."""
+        from modgap.report.page import build_report
+
+        out, options, given, started = self.out, self.options, self.given, time.monotonic()
+        with progress_bars() as bars:
+            say(f"measuring {self.model} on {len(self.test)} problems", started)
+            evaluate_model(
+                self.test, self.folder, out / "base" / "eval", options, given=given, progress=bars.named("base")
+            )
+            for name, recipe in self.recipes.items():
+                share_stages(out, recipe, self.recipes)
+                stages = " -> ".join(stage.title for stage in recipe.stages)
+                say(f"training {name} on {len(self.train)} problems: {stages}", started)
+                final = train_recipe(
+                    recipe, self.train, self.folder, out / name, engine=self.engine, style=options.style,
+                    device=options.device, given=given, bars=bars,
+                )  # fmt: skip
+                say(f"measuring {name}", started)
+                evaluate_model(self.test, final, out / name / "eval", options, given=given, progress=bars.named(name))
+            say("writing the report", started)
+            numbers = build_report([out], out / "report.html")
+            write_json(out / "summary.json", numbers)
+        return numbers
+
+
+@contextlib.contextmanager
+def prepare_study(
+    data: Path,
+    model: str,
+    recipes: Sequence[str],
+    out: Path,
+    *,
+    benchmark: str = "pgps9k",
+    engine: str = "local",
+    settings: Sequence[str] = (),
+    limit: int | None = None,
+    options: EvalOptions | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Generator[Study]:
+    """Check a study, and hold its folder until the block ends. The arguments and errors of `run_study`."""
+    from modgap.models.load import model_fingerprint, resolve
+
+    options = options or EvalOptions()
+    options.check()
+    registry.find("training engine", engine, registry.TRAINING_ENGINES)
+    if not recipes:
+        raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
+    folder = resolve(model)
+    resolved = resolve_recipes(recipes, settings, model_notes(folder))
+    for recipe in resolved.values():
+        check_engine(recipe, engine)
+    train = read_problems(benchmark, data, "train")
+    test = read_problems(benchmark, data, "test", limit)
+    if shared := {problem.id for problem in train} & {problem.id for problem in test}:
+        raise UserError(
+            f"{len(shared)} test problems are in train, too ({min(shared)} for one), and a study must not measure on "
+            "what it trained on: give a data set with two splits, or use modgap train and modgap eval."
+        )
+    check_views(test, parse_views(options.views or default_views(test)))
+    run = RunFolder(out)
+    identity = {"model": model, "benchmark": benchmark, "engine": engine, "style": options.style}
+    run.start(
+        "study", identity, given, model_fingerprint=model_fingerprint(folder),
+        train_fingerprint=fingerprint(train), test_fingerprint=fingerprint(test),
+    )  # fmt: skip
+    with run.lock():
+        yield Study(out, model, folder, resolved, train, test, engine, options, given)
+
+
 def run_study(
     data: Path,
     model: str,
@@ -195,50 +293,11 @@ def run_study(
     Raises:
         UserError: A recipe or setting is unknown, the data is faulty, or the folder holds another study.
     """
-    from modgap.models.load import model_fingerprint, resolve
-    from modgap.report.page import build_report
-
-    options = options or EvalOptions()
-    options.check()
-    if not recipes:
-        raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
-    started = time.monotonic()
-    folder = resolve(model)
-    notes = model_notes(folder)
-    resolved = resolve_recipes(recipes, settings, notes)
-    train_problems = read_problems(benchmark, data, "train")
-    test_problems = read_problems(benchmark, data, "test", limit)
-    shared = {problem.id for problem in train_problems} & {problem.id for problem in test_problems}
-    if shared:
-        raise UserError(
-            f"{len(shared)} test problems are in train, too ({min(shared)} for one), and a study must not measure on "
-            "what it trained on: give a data set with two splits, or use modgap train and modgap eval."
-        )
-    run = RunFolder(out)
-    identity = {"model": model, "benchmark": benchmark, "engine": engine, "style": options.style}
-    run.start(
-        "study", identity, given, model_fingerprint=model_fingerprint(folder),
-        train_fingerprint=fingerprint(train_problems), test_fingerprint=fingerprint(test_problems),
-    )  # fmt: skip
-    with run.lock(), progress_bars() as bars:
-        say(f"measuring {model} on {len(test_problems)} problems", started)
-        evaluate_model(test_problems, folder, out / "base" / "eval", options, given=given, progress=bars.named("base"))
-        for name, recipe in resolved.items():
-            share_stages(out, recipe, resolved)
-            say(
-                f"training {name} on {len(train_problems)} problems: {' -> '.join(s.title for s in recipe.stages)}",
-                started,
-            )
-            final = train_recipe(
-                recipe, train_problems, folder, out / name, engine=engine, style=options.style, device=options.device,
-                given=given, bars=bars,
-            )  # fmt: skip
-            say(f"measuring {name}", started)
-            evaluate_model(test_problems, final, out / name / "eval", options, given=given, progress=bars.named(name))
-        say("writing the report", started)
-        numbers = build_report([out], out / "report.html")
-        write_json(out / "summary.json", numbers)
-    return numbers
+    with prepare_study(
+        data, model, recipes, out, benchmark=benchmark, engine=engine, settings=settings, limit=limit, options=options,
+        given=given,
+    ) as study:  # fmt: skip
+        return study.run()
 
 
 def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> None:
