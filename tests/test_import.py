@@ -126,6 +126,10 @@ def test_importing_again_changes_nothing_and_other_arguments_are_refused(tmp_pat
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
     with pytest.raises(UserError, match="other arguments"):
         import_answers(folders[:1], gt, tmp_path / "run")
+    (folders[1] / "qprob_2_attempt0.txt").write_text("\\boxed{7.07}")
+    with pytest.raises(UserError, match="other arguments: image_only_answers was "):
+        import_answers(folders, gt, tmp_path / "run")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
 # ---- nothing in silence --------------------------------------------------------------------------------------------

@@ -505,10 +505,31 @@ def test_text_and_vision_files_are_one_run(rows: Rows, tmp_path: Path) -> None:
     row = next(row for row in rows if row["problem_index"] == "2" and row["problem_version"] == "Vision Only")
     assert problem.gold_of("vision-only") == row["answer"] and problem.question_type == row["question_type"]
     assert problem.question_of("vision-only") == row["question_for_eval"]
-    # Again is the same; other files are refused.
-    before = (tmp_path / "run" / "responses.jsonl").read_bytes()
+
+
+def test_the_same_files_again_change_nothing_and_other_ones_are_refused(rows: Rows, tmp_path: Path) -> None:
+    def held() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+    lines = generations(rows, "text", varied)
+    no = score(lines, lambda line: 0)
+    for folder, of in (("g", no), ("judged", score(lines, lambda line: 1)), ("plain", lines)):
+        write_lines(tmp_path / folder, "text", of, scored=folder != "plain")
+    write_lines(tmp_path / "said", "text", [line | {"prediction": "\\boxed{another}"} for line in no], scored=True)
     import_generations(generation_files([tmp_path / "g"]), tmp_path / "run")
-    assert (tmp_path / "run" / "responses.jsonl").read_bytes() == before
+    before = held()
+    import_generations(generation_files([tmp_path / "g"]), tmp_path / "run")
+    assert held() == before
+    for folder in ("judged", "plain", "said"):
+        with pytest.raises(UserError, match=r"other arguments: text_answers was .*another --out"):
+            import_generations(generation_files([tmp_path / folder]), tmp_path / "run")
+        assert held() == before
+    # The verdicts are those of the very rows, even where a folder holds others and lost its manifest.
+    (tmp_path / "run" / "manifest.json").unlink()
+    [run] = import_generations(generation_files([tmp_path / "judged"]), tmp_path / "run")
+    assert run.note["scored"]["judged_both_ways"] == []
+    judged = [row for row in RunFolder(tmp_path / "run").grades("paper") if row.stage == "judge"]
+    assert judged and all(row.outcome == "correct" for row in judged)
 
 
 def test_the_originals_verdicts_are_compared_and_kept(rows: Rows, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ results_mathverse/MODEL_vision_tries_4_generations_scored_qwen.jsonl      the sa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -76,11 +77,13 @@ class Generations:
         file: Which one.
         rows: Its sound lines, in order.
         odd: What is odd -> where (`line 5`).
+        digest: 16 hex digits that change when a byte of it does.
     """
 
     file: GenerationFile
     rows: list[GenerationRow] = field(default_factory=list[GenerationRow])
     odd: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    digest: str = ""
 
     @property
     def samples(self) -> int:
@@ -153,8 +156,9 @@ def read_generations(file: GenerationFile) -> Generations:
     Raises:
         UserError: Another line is broken, or lacks what the original writes; or there is no sound line.
     """
-    read = Generations(file)
-    lines = file.path.read_bytes().split(b"\n")
+    whole = file.path.read_bytes()
+    read = Generations(file, digest=hashlib.sha256(whole).hexdigest()[:16])
+    lines = whole.split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

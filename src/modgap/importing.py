@@ -10,6 +10,8 @@ tokens (0) and its seed. The prompt is the original's, built again in paper styl
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +88,7 @@ def import_answers(
 
     Raises:
         UserError: A folder is missing or holds no answer, two folders are of the same model and view, no answer is to
-            a problem of `gt`, or `out` holds another run.
+            a problem of `gt`, or `out` holds another run: one of other answers, too.
     """
     paths = [*map(Path, folders), *(folders_below(results_root) if results_root else [])]
     if not paths:
@@ -136,6 +138,7 @@ def _import_model(
 ) -> Imported:
     golds = {problem.id: problem.answer for problem in problems}
     read = [read_answers(folder, golds, progress) for folder in folders]
+    held = {f"{answers.folder.view.replace('-', '_')}_answers": _digest(answers) for answers in read}
     samples = min(answers.attempts for answers in read)
     for answers in read:
         answers.keep(samples, golds)
@@ -149,7 +152,7 @@ def _import_model(
         "problems": len(problems),
     }
     run = RunFolder(out)
-    run.start("import", resolved, given, data_fingerprint=fingerprint(problems))
+    run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **held)
     with run.lock():
         run.write_problems(problem_row(problem, "paper") for problem in problems)
         rows = (row for problem in problems for answers in read for row in _responses(problem, answers, samples))
@@ -160,6 +163,12 @@ def _import_model(
         strict["original"] = paper["original"]
         run.write_summary(strict)
     return Imported(out, model, tuple(folders), strict, paper)
+
+
+def _digest(answers: Answers) -> str:
+    """16 hex digits that change when an answer does, or a file that the original counts; before `Answers.keep`."""
+    held = [sorted(answers.texts.items()), sorted(answers.other.items())]
+    return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
 
 
 def _responses(problem: Problem, answers: Answers, samples: int) -> list[Response]:

@@ -21,7 +21,7 @@ from modgap.core.judge import PAPER_MAX_TOKENS, Undecided
 from modgap.core.mathverse_grading import Case, grade_by_rule
 from modgap.core.problem import Problem
 from modgap.core.prompt import evaluation_prompt
-from modgap.core.record import Response, RunFolder, write_json, write_text
+from modgap.core.record import Response, RunFolder, iter_rows, write_json, write_text
 from modgap.core.verdicts import VerdictFile, VerdictRow, question_id
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets import mathverse
@@ -80,7 +80,7 @@ def import_generations(
 
     Raises:
         UserError: A file is broken, two files hold answers of one model to the same versions, no answer is to a
-            problem of `gt`, or `out` holds another run.
+            problem of `gt`, or `out` holds another run: one of other files, too.
     """
     runs = by_model(files)
     if len(runs) > 1 and (out / "manifest.json").exists():
@@ -147,7 +147,8 @@ def _import_run(
         "benchmark": "mathverse",
     }
     run = RunFolder(out)
-    run.start("import", resolved, given, data_fingerprint=fingerprint(problems))
+    answers = {f"{x.file.versions}_answers".lstrip("_"): x.digest for x in read}
+    run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **answers)
     with run.lock():
         run.write_problems(problem_row(problem, "paper") for problem in problems)
         responses = _responses(problems, views, samples, rows)
@@ -257,38 +258,38 @@ def _responses(
 def _keep_verdicts(
     run: RunFolder, problems: Sequence[Problem], rows: Mapping[Key, GenerationRow]
 ) -> dict[str, Any] | None:
-    """Compare the original's verdicts with our rules, and keep those of its judge; `None` where no row is scored."""
+    """Compare the original's verdicts with our rules, and keep those of its judge; `None` where no row is scored.
+
+    They are those of these rows alone, whatever the run's files held before; other judges' stay.
+    """
     scored = {key: row for key, row in rows.items() if row.correct is not None}
-    if not scored:
-        return None
     by_id = {problem.id: problem for problem in problems}
     file = VerdictFile(run)
-    known = file.said(JUDGE, "paper")
+    others = [row for row in iter_rows(file.path, VerdictRow) if row.judge != JUDGE]
+    known: dict[str, VerdictRow] = {}
     agree, differ, apart, judged = 0, list[str](), list[str](), 0
-    with file.appending() as write:
-        for key, row in scored.items():
-            problem = by_id[row.problem_id]
-            gold = problem.answers.get(row.view, problem.answer)
-            question = problem.questions.get(row.view, problem.question)
-            result = grade_by_rule(Case(row.prediction, gold, question, problem.question_type), "paper")
-            if not isinstance(result, Undecided):
-                if result.correct == row.correct:
-                    agree += 1
-                else:
-                    differ.append(f"{_named(key)}: the original {int(bool(row.correct))}, our rules {result.outcome}")
-                continue
-            judged += 1
-            said, name = str(int(bool(row.correct))), question_id(result.prompt(), PAPER_MAX_TOKENS)
-            if name not in known:
-                known[name] = said
-                write(
-                    VerdictRow(
-                        judge=JUDGE, mode="paper", question=name, problem_id=key[0], view=key[1], sample=key[2],
-                        answer=result.answer, gold=gold, said=said,
-                    )
-                )  # fmt: skip
-            elif known[name] != said:
-                apart.append(_named(key))
+    for key, row in scored.items():
+        problem = by_id[row.problem_id]
+        gold = problem.answers.get(row.view, problem.answer)
+        question = problem.questions.get(row.view, problem.question)
+        result = grade_by_rule(Case(row.prediction, gold, question, problem.question_type), "paper")
+        if not isinstance(result, Undecided):
+            if result.correct == row.correct:
+                agree += 1
+            else:
+                differ.append(f"{_named(key)}: the original {int(bool(row.correct))}, our rules {result.outcome}")
+            continue
+        judged += 1
+        verdict = VerdictRow(
+            judge=JUDGE, mode="paper", question=question_id(result.prompt(), PAPER_MAX_TOKENS), problem_id=key[0],
+            view=key[1], sample=key[2], answer=result.answer, gold=gold, said=str(int(bool(row.correct))),
+        )  # fmt: skip
+        if known.setdefault(verdict.question, verdict).said != verdict.said:
+            apart.append(_named(key))
+    if known or file.path.exists():
+        write_text(file.path, "".join(row.model_dump_json() + "\n" for row in [*known.values(), *others]))
+    if not scored:
+        return None
     if judged and file.last("paper") is None:
         file.remember("paper", {"judge": JUDGE, "tokens": PAPER_MAX_TOKENS, "check": 0, "seed": 0})
     return {
