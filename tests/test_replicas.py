@@ -310,6 +310,34 @@ def test_requests_travel_small_and_on_a_cluster_with_their_pixels(tmp_path: Path
     assert away.portable(textual) is textual
 
 
+@pytest.mark.parametrize("resources", [{"CPU": 4.0}, {"CPU": 0.0}])
+def test_the_token_of_our_own_cluster_is_not_left_for_the_next(
+    resources: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens: list[str | None] = []
+
+    def init(address: str, **options: Any) -> Any:
+        tokens.append(os.environ.get("RAY_AUTH_TOKEN"))
+        return SimpleNamespace(address_info={"session_dir": str(tmp_path / "none")})
+
+    ray = SimpleNamespace(init=init, is_initialized=lambda: False, cluster_resources=lambda: resources)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    before = dict(os.environ)
+    for address in (None, "auto"):
+        with contextlib.suppress(UserError):  # no room
+            Cluster(address, 2).close([], [])
+        assert dict(os.environ) == before
+    assert tokens[0] and tokens[1] is None
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
+    with contextlib.suppress(UserError):
+        Cluster(None, 2).close([], [])
+    assert tokens[2] == os.environ["RAY_AUTH_TOKEN"] == "the user's" and "RAY_AUTH_MODE" not in os.environ
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -475,6 +503,22 @@ def test_whatever_ends_the_command_leaves_no_process(
     assert (out / "responses.jsonl").stat().st_size, "it was at work"
     # Nobody cleans up after a kill -9: Ray's two helpers see by themselves that they are alone.
     assert not left_of(mark, patience=120.0 if kind is signal.SIGKILL else 15.0)
+
+
+@pytest.mark.slow
+def test_a_process_may_have_one_cluster_after_the_other_each_with_a_token_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    from ray._raylet import AuthenticationTokenLoader  # before the mode is set
+
+    tokens: list[str] = []
+    for _ in range(2):
+        cluster = Cluster(None, 1)
+        tokens.append(os.environ["RAY_AUTH_TOKEN"])
+        cluster.close([], [])
+    sent = str(AuthenticationTokenLoader.instance().get_token_for_http_header())
+    assert tokens[0] != tokens[1] and not any(token in sent for token in tokens)
 
 
 @pytest.mark.slow

@@ -54,23 +54,24 @@ class Cluster:
     """
 
     def __init__(self, address: str | None, replicas: int, accelerators_each: int = 1) -> None:
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        _authenticate(address)
+        self._set = _set_environment(address)
         try:
             import ray
         except ModuleNotFoundError as error:
+            self._restore()
             raise UserError("--replicas needs Ray: pip install 'modgap[ray]'.") from error
         self.ray: Any = ray
         self._address, self._session = address, None
         self._ours = not ray.is_initialized()
+        if self._ours:
+            _read_again()
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._last: tuple[Any, Any] = (None, None)
         self._keep_logs = False
-        if self._ours:
-            with _signals_kept():
-                self._connect(replicas)
         try:
+            if self._ours:
+                with _signals_kept():
+                    self._connect(replicas)
             self._options = self._room(replicas, accelerators_each)
         except BaseException:
             self.close([], [])
@@ -163,7 +164,18 @@ class Cluster:
         return f" (logs: {self._session / 'logs'})" if self._session else ""
 
     def close(self, actors: Sequence[Any], idle: Iterable[Any]) -> None:
-        """End all actors, those with nothing to do in an orderly way; and the cluster, if it is ours."""
+        """End all actors, those with nothing to do in an orderly way; and the cluster, if it is ours.
+
+        What was set in the environment is taken back: the next cluster may be another, whose token is not ours to give.
+        """
+        try:
+            self._end(actors, idle)
+        finally:
+            self._restore()
+            if self._ours:
+                _read_again()
+
+    def _end(self, actors: Sequence[Any], idle: Iterable[Any]) -> None:
         if not self.ray.is_initialized():
             return
         with contextlib.suppress(Exception):
@@ -179,17 +191,46 @@ class Cluster:
         if self._session and not self._keep_logs and sys.exc_info()[0] in (None, KeyboardInterrupt, GeneratorExit):
             shutil.rmtree(self._session, ignore_errors=True)
 
+    def _restore(self) -> None:
+        for name, value in self._set.items():
+            if os.environ.get(name) == value:
+                del os.environ[name]
+        self._set = {}
 
-def _authenticate(address: str | None) -> None:
+
+def _set_environment(address: str | None) -> dict[str, str]:
+    """Set what Ray reads of the environment, unless somebody else has; returns what was set."""
+    wanted = {**_ENVIRONMENT, **_authentication(address)}
+    new = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(new)
+    return new
+
+
+def _authentication(address: str | None) -> dict[str, str]:
     """Have Ray ask for a token: one of our own on our own cluster (Ray listens on every interface), else the user's."""
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     mode, *tokens = (os.environ.get(name) for name in names)
     if mode is not None:
-        return
+        return {}
+    wanted: dict[str, str] = {}
     if address is None and not any(tokens):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ.pop("RAY_AUTH_TOKEN", None)  # an empty one is none
+        wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if address is None or any(tokens) or (Path.home() / ".ray" / "auth_token").exists():
-        os.environ["RAY_AUTH_MODE"] = "token"
+        wanted["RAY_AUTH_MODE"] = "token"
+    return wanted
+
+
+def _read_again() -> None:
+    """Have Ray read the environment again: it keeps the mode from its import, and the first token that it was given.
+
+    Where a version of Ray has these elsewhere, the second cluster of a process is refused, and its error says so.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
+
+        Config.initialize("")  # before the token: a thread of Ray's that ends late would read one that is not there
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _knock(address: str) -> None:
