@@ -233,3 +233,28 @@ def test_a_model_or_a_list_but_not_both(data: Path, tmp_path: Path, capsys: pyte
     for more in ([], ["--model", "tiny", "--models", "list.txt"]):
         assert cli.main([*asked, *more]) == 2
         assert capsys.readouterr().err.startswith("modgap: give one of --model and --models")
+
+
+def test_problems_are_read_to_check_them_and_let_go_before_the_models_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modgap import cli, evaluation
+
+    read: list[Any] = []
+    held: list[int] = []
+    original = evaluation.read_problems
+
+    def reading(*given: Any, **more: Any) -> Any:
+        read.append(original(*given, **more))
+        held.append(len(read[0]))
+        return read[0]
+
+    def run(*given: Any, **more: Any) -> int:
+        held.append(len(read[0]))
+        return 0
+
+    monkeypatch.setattr(evaluation, "read_problems", reading)
+    monkeypatch.setattr(fleet, "evaluate_models", run)
+    asked = ["eval", "--data", str(data), "--benchmark", "synthetic", "--out", str(tmp_path / "x")]
+    assert cli.main([*asked, "--models", "list.txt"]) == 0
+    assert held == [3, 0]

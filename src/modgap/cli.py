@@ -256,6 +256,7 @@ def evaluate(
     data = locate(benchmark, data)
     problems = read_problems(benchmark, data, limit=limit)
     if models is not None:
+        problems.clear()  # they can be read, as was to be seen; each model's process reads its own
         return evaluate_models(models, data, out, options, benchmark=benchmark, limit=limit)
     assert model is not None
     with progress_bars() as bars:
