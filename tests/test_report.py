@@ -550,8 +550,17 @@ def test_all_that_a_folder_holds_is_shown_or_named(tmp_path: Path) -> None:
     assert not any("not shown" in note for note in collect([run, run / "eval-hard"]).notes)
 
 
-def test_a_folder_of_runs_is_told_by_their_names(tmp_path: Path) -> None:
-    write_run(tmp_path / "runs" / "first", {"a": both("c", "w")})
+def test_a_folder_of_evaluations_is_all_of_them(tmp_path: Path) -> None:
+    for name in ("second", "first"):  # as modgap eval --models leaves them, with its logs
+        write_run(tmp_path / "all" / name, {"a": both("c", "w")})
+        (tmp_path / "all" / f"{name}.log").write_text("$ modgap eval\n")
+    manifest = tmp_path / "all" / "second" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"created": "2020-01-01T00:00:00+0000"}))
+    assert [run.name for run in collect([tmp_path / "all"]).evals] == ["second", "first"]  # in the order of the list
+
+
+def test_a_folder_of_folders_of_runs_is_told_by_their_names(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "all" / "first", {"a": both("c", "w")})
     with pytest.raises(UserError, match=r"is no run.*give the runs in it: .*first"):
         collect([tmp_path / "runs"])
 

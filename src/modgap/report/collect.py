@@ -1,8 +1,9 @@
 """Reads run folders, training folders and study folders into plain data, without the data set and without a model.
 
 A report knows a folder by what is in it: `responses.jsonl` is an evaluation, `train_log.jsonl` a training stage, a
-folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study, and a folder of studies (`seed0/`,
-`seed1/`) all of them. A file is the `cells.json` of an earlier report.
+folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study, a folder of studies (`seed0/`, `seed1/`) all
+of them, and so is a folder of evaluations (the --out of `modgap eval --models`). A file is the `cells.json` of an
+earlier report.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def collect(paths: Sequence[Path | str]) -> Collection:
     """Read the folders that a report is about.
 
     Args:
-        paths: Evaluation runs, training runs, recipe folders, studies, folders of studies, `cells.json` files, in
-            any mixture.
+        paths: Evaluation runs, training runs, recipe folders, studies, folders of studies or of evaluations,
+            `cells.json` files, in any mixture.
 
     Raises:
         UserError: A folder is none of these, or a file in it is broken; one line that says which and what to give.
@@ -118,6 +119,9 @@ def collect(paths: Sequence[Path | str]) -> Collection:
             _add_study(found, path)
             for study in _studies(path):
                 _add_study(found, study)
+            runs = [part for part in path.iterdir() if _is_eval(part)]
+            for run in sorted(runs, key=lambda run: (str(_manifest(run).get("created", "~")), run.name)):
+                _add_recipe(found, run, run.name)
         if len(found.evals) + len(found.stages) == before:
             inside = _named(list(_runs_below(path)))
             raise UserError(
