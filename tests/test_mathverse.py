@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,24 @@ def test_the_fingerprint_sees_each_version(rows: Rows, tmp_path: Path) -> None:
     ):
         assert of(str(number), changed(rows, 3, **change)) != first
     assert of("again", rows) == first
+
+
+def test_images_in_files_are_read_once_and_an_absent_one_is_named(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = [row | {"image": row["image"] | {"path": f"{row['problem_index']}.png"}} for row in with_images(rows)[:4]]
+    problems = list(mathverse.read(made.write_json(tmp_path / "testmini.json", shared)))
+    file = tmp_path / "images" / "1.png"
+    assert list(problems[0].images.values()) == [file] * 4
+    opened: list[Path] = []
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *a, **k: (opened.append(path), real(path, *a, **k))[1])
+    before = fingerprint(problems)
+    assert opened == [file]
+    assert before == fingerprint([replace(problems[0], images=dict.fromkeys(problems[0].images, file.read_bytes()))])
+    file.unlink()
+    with pytest.raises(UserError, match=r"^problem 1: the diagram .*1\.png cannot be read .*`modgap data check`.*$"):
+        fingerprint(problems)
 
 
 def test_golds_and_questions_may_differ_by_version(rows: Rows, tmp_path: Path) -> None:

@@ -72,36 +72,40 @@ def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
     """16 hex digits that change when a problem's words, its answer or its diagram change."""
-    digest, images = hashlib.sha256(), dict[Path, str]()
+    digest, seen = hashlib.sha256(), dict[tuple[Path, int], str]()
     for problem in problems:
-        image = None if problem.image is None or problem.images else _image_digest(problem, images)
+        image = None
+        if problem.image is not None and not problem.images:
+            # A file has the longer digest that it has had since the first runs.
+            image = _image_digest(problem, problem.image, seen, 64 if isinstance(problem.image, Path) else 16)
         fields = (problem.id, problem.question, problem.answer, problem.structural, problem.semantic, image)
         digest.update(json.dumps([*fields, dict(problem.prompts)], sort_keys=True).encode())
         if problem.images or problem.question_type:
-            views = {view: _encoded_digest(problem.image_bytes(view)) for view in problem.images}
+            views = {view: _image_digest(problem, image, seen) for view, image in problem.images.items()}
             more = (views, dict(problem.questions), dict(problem.answers), problem.question_type)
             digest.update(json.dumps(more, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
-def _encoded_digest(image: bytes) -> str:
-    return hashlib.blake2b(image, digest_size=16).hexdigest()
+def _image_digest(problem: Problem, image: Path | bytes, seen: dict[tuple[Path, int], str], size: int = 16) -> str:
+    """Digest of an encoded diagram, of `size` bytes; a file that several problems or versions show is read once.
 
-
-def _image_digest(problem: Problem, seen: dict[Path, str]) -> str:
-    """Digest of the encoded diagram; a file that several problems show is read once."""
-    if not isinstance(problem.image, Path):
-        return _encoded_digest(problem.image_bytes())
-    if problem.image not in seen:
+    Raises:
+        UserError: The file cannot be read.
+    """
+    if isinstance(image, bytes):
+        return hashlib.blake2b(image, digest_size=size).hexdigest()
+    key = (image, size)
+    if key not in seen:
         try:
-            with problem.image.open("rb") as file:
-                seen[problem.image] = hashlib.file_digest(file, "blake2b").hexdigest()
+            with image.open("rb") as file:
+                seen[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=size)).hexdigest()
         except OSError as error:
             raise UserError(
-                f"problem {problem.id}: the diagram {problem.image} cannot be read ({error.strerror}): "
+                f"problem {problem.id}: the diagram {image} cannot be read ({error.strerror}): "
                 "`modgap data check` names every fault."
             ) from None
-    return seen[problem.image]
+    return seen[key]
 
 
 def evaluate(
