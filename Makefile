@@ -8,7 +8,7 @@ VERL ?= .venv-verl
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: demo test test-all test-verl lint format docs clean
+.PHONY: demo test test-all test-verl test-verl-all lint format docs clean
 
 demo: $(READY) ## data -> training -> evaluation -> report, offline, under 5 minutes
 	$(BIN)/modgap demo --out demo
@@ -21,6 +21,9 @@ test-all: $(READY) ## and the slow tests
 
 test-verl: $(VERL)/.ready ## the verl engine on CPU, with verl 0.9.1 in .venv-verl
 	$(VERL)/bin/python -m pytest tests/on_verl tests/test_verl_config.py --timeout 1200
+
+test-verl-all: $(VERL)/.ready ## and whole trainings on verl, with a replica in vLLM's place; 10 minutes or more on 2 cores
+	$(VERL)/bin/python -m pytest tests/on_verl tests/test_verl_config.py -m "not gpu" --timeout 1200
 
 lint: $(READY) ## style, types, and who may import whom
 	$(BIN)/ruff check .

@@ -188,9 +188,12 @@ def _lengths(nested: Any) -> list[int]:
 
 
 def _responses(log_probs: Any, rows: list[int], lengths: list[int]) -> Tensor:
-    """Log-probabilities of the response tokens of some rows, `[E, T]`; those of a token stand one place before it."""
+    """Log-probabilities of the response tokens of some rows, `[E, T]`; those of a token stand one place before it.
+
+    In fp32: on a CPU verl's are bf16, in which `exp(d) - 1 - d` of two close ones is noise.
+    """
     ends = log_probs.offsets()[1:].tolist()
-    values = log_probs.values()
+    values = log_probs.values().float()
     return pad_sequence(
         [values[ends[i] - n - 1 : ends[i] - 1] for i, n in zip(rows, lengths, strict=True)], batch_first=True
     )
