@@ -241,17 +241,20 @@ def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> 
     """The cost and what it rests on, in lines for a reader."""
     c, s = cost(stage, shape, lengths, machine), stage.settings
 
-    def told(parts: Mapping[str, float], how: str) -> str:
-        return ", ".join(f"{name} {value:{how}}" for name, value in parts.items())
+    def short(value: float) -> str:
+        return f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}"
+
+    def told(parts: Mapping[str, float]) -> str:
+        return ", ".join(f"{name} {short(value)}" for name, value in parts.items())
 
     gib = {name: value / GIB for name, value in c.memory.items()}
     total = sum(c.seconds.values())
     return [
         f"a step, expected: {s.prompts_per_step * s.samples_per_prompt:,} responses trained on, "
         f"{c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens in their sequences",
-        f"FLOPs a step: {sum(c.flops.values()):.2g} ({told(c.flops, '.2g')})",
-        f"memory: about {sum(gib.values()):.2g} GiB ({told(gib, '.2g')})",
-        f"time a step: about {total:.3g} s ({told(c.seconds, '.2g')}); {s.steps} steps {total * s.steps / 60:.3g} min, "
+        f"FLOPs a step: {sum(c.flops.values()):.2g} ({told(c.flops)})",
+        f"memory: about {short(sum(gib.values()))} GiB ({told(gib)})",
+        f"time a step: about {short(total)} s ({told(c.seconds)}); {s.steps} steps {short(total * s.steps / 60)} min, "
         "validation and checkpoints not counted",
         f"assumed: prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of {lengths.twin}, "
         f"responses of {lengths.response:.0f} (half the limit), {lengths.mixed:.0%} of groups with mixed rewards, "
