@@ -18,8 +18,8 @@ from modgap.core.errors import UserError
 
 Sample = tuple[str, str, int]
 """Problem, view and sample: the name of one completion."""
-Order = tuple[int, Sampling, Sequence[Request]]
-"""Which call of `generate` it belongs to, how to sample, and what."""
+Order = tuple[int, Sampling, Sequence[Request], bool]
+"""Which call of `generate` it belongs to, how to sample, what, and whether nothing more is to be had for now."""
 
 _NOBODY = Request("", "", None, None, ())  # pyright: ignore[reportArgumentType] - requests do not travel back
 # How long an exchange waits for something to be finished: short enough that an order never waits long behind it.
@@ -65,6 +65,17 @@ class Reply:
     completion: Completion
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The engine has ended what it was given, and said nothing of these."""
+
+    epoch: int
+    samples: tuple[Sample, ...]
+
+
+Event = Ready | Failure | Reply | Missing
+
+
 class Worker:
     """Lives in an actor.
 
@@ -81,15 +92,15 @@ class Worker:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray's own choice is 1; read when torch is loaded
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[Ready | Failure | Reply] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._where = socket.gethostname() if elsewhere else ""
         self._engine: Any = None
         self._next: Order | None = None
         threading.Thread(target=self._work, args=(make,), daemon=True).start()
 
-    def exchange(self, order: Order) -> list[Ready | Failure | Reply]:
+    def exchange(self, order: Order) -> list[Event]:
         """Take requests, and give what is finished: at least one thing, unless nothing is for some seconds."""
-        if order[2]:
+        if order[2] or order[3]:
             self._orders.put(order)
         events: list[Any] = []
         try:
@@ -110,12 +121,16 @@ class Worker:
             stream = getattr(self._engine, "stream", None)
             self._events.put(Ready(stream is not None, int(getattr(self._engine, "in_flight", 0)), os.getpid()))
             while True:
-                epoch, sampling, requests = self._order()
-                take = _Take(self, epoch, sampling, list(requests))
+                order = self._order()
+                epoch, sampling, *_ = order
+                take = _Take(self, order)
                 completions = stream(take, sampling) if stream else self._engine.generate(take.all(), sampling)
                 for done in completions:
                     sample = (done.request.problem_id, done.request.view, done.sample)
+                    take.owed.discard(sample)
                     self._events.put(Reply(epoch, sample, replace(done, request=_NOBODY)))
+                if take.owed:
+                    self._events.put(Missing(epoch, tuple(sorted(take.owed))))
         except BaseException as error:  # whatever it is, the asking process decides
             self._events.put(self._failure(error))
 
@@ -140,11 +155,16 @@ class Worker:
 
 
 class _Take:
-    """What a streaming engine calls for requests; `all` collects those that are there now."""
+    """What a streaming engine calls for requests; `all` collects those that are there now.
 
-    def __init__(self, worker: Worker, epoch: int, sampling: Sampling, first: list[Request]) -> None:
-        self._worker, self._what, self._first = worker, (epoch, sampling), first
-        self._over = False
+    Attributes:
+        owed: Samples that were given out and not answered yet; the worker strikes them off.
+    """
+
+    def __init__(self, worker: Worker, first: Order) -> None:
+        self._worker, self._what, self._over = worker, first[:2], first[3]
+        self._first = list(first[2])
+        self.owed: set[Sample] = set()
 
     def __call__(self, wait: bool) -> list[Request]:
         """More requests of the same call of `generate`.
@@ -163,6 +183,8 @@ class _Take:
                 self._over = True
             else:
                 requests += order[2]
+                self._over = order[3]
+        self.owed.update((r.problem_id, r.view, sample) for r in requests for sample in r.samples)
         return requests
 
     def all(self) -> list[Request]:

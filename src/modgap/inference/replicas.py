@@ -7,7 +7,9 @@ The process that asks keeps the queue and knows who has what, so that every samp
 * an engine with `stream(take, sampling)` takes requests while it works (`vllm`: its batch never drains); any other
   one gets lists of requests, `generate` as usual;
 * an engine whose process or machine dies costs what it had in hand: that goes to the front of the queue, and another
-  one is started in its place.
+  one is started in its place;
+* a sample that kills whatever engine is given it is found and becomes an error (`replica_queue`); so does one that an
+  engine gives no answer to, several times.
 
 A sample's seed is its own (`core.engine.sample_seed`), so results do not depend on who made it. The original has no
 counterpart: it runs one engine, and its parallel runners start whole jobs (`modgap.fleet`).
@@ -16,18 +18,20 @@ counterpart: it runs one engine, and its parallel runners start whole jobs (`mod
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
-from modgap.core.engine import Completion, Engine, Request, Sampling
+from modgap.core.engine import Completion, Engine, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
 from modgap.inference.ray_cluster import Cluster
-from modgap.inference.replica_worker import Failure, Ready, Sample, Worker
+from modgap.inference.replica_queue import MOST_SILENCES, Queue
+from modgap.inference.replica_worker import Failure, Missing, Ready, Reply, Sample, Worker
 
 # An engine that fails so many times in a row without a single completion in between is given up.
 MOST_FAILURES = 3
+# Where nothing was made yet, a broken machine looks like samples that kill: so many deaths in a row may be theirs.
+MOST_BLIND = 16
 # Samples that an engine without a batch size of its own is given at least, and how many times that at most.
 _BATCH, _MOST_BATCHES = 64, 8
 _PATIENCE_S = 60.0
@@ -35,14 +39,30 @@ _PATIENCE_S = 60.0
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """One replica: its actor, and what it has in hand."""
+    """One replica: its actor, and what it has in hand.
+
+    Attributes:
+        alone: Whether what it has in hand are suspects, or a sample that was made already, which shows that it works;
+            it gets nothing else meanwhile.
+        drains: Whether it was told that there is no more, so that a stream ends.
+        failures: In a row, without a single completion in between.
+        given_up: Why.
+    """
 
     number: int
     actor: Any
     ready: Ready | None = None
     in_hand: dict[Sample, Request] = field(default_factory=dict[Sample, Request])
+    alone: Literal["", "suspects", "trial"] = ""
+    drains: bool = False
     failures: int = 0
     given_up: str = ""
+
+    def empty(self) -> dict[Sample, Request]:
+        """Take all that it has in hand."""
+        lost, self.in_hand = self.in_hand, {}
+        self.alone, self.drains = "", False
+        return lost
 
 
 class ReplicaEngine:
@@ -73,7 +93,7 @@ class ReplicaEngine:
         self._cluster = Cluster(ray_address, replicas, accelerators_each)
         self._slots: list[_Slot] = []
         self._pending: dict[Any, _Slot] = {}
-        self._epoch = 0
+        self._epoch = self._blind = 0
         try:
             self._slots = [_Slot(number, self._start()) for number in range(1, replicas + 1)]
         except BaseException:
@@ -90,9 +110,11 @@ class ReplicaEngine:
             UserError: No replica could be started, all of them keep failing, or one met a fault of the input.
         """
         self._epoch += 1
-        work = _Queue(requests)
+        self._blind = 0
+        work = Queue(requests)
         for slot in self._slots:
-            slot.in_hand.clear()
+            slot.empty()
+            slot.failures = 0
         said: set[str] = set()
         while work.owed:
             self._hand_out(work, sampling)
@@ -105,40 +127,80 @@ class ReplicaEngine:
                 try:
                     events = self._cluster.ray.get(ref)
                 except self._cluster.ray.exceptions.RayError as error:
-                    self._failed(slot, Failure(self._cluster.why(error), died=True), work, said)
-                    continue
+                    events = [Failure(self._cluster.why(error), died=True)]
                 for event in events:
                     if isinstance(event, Ready):
                         slot.ready = event
                     elif isinstance(event, Failure):
-                        self._failed(slot, event, work, said)
-                    elif event.epoch == self._epoch and (request := slot.in_hand.pop(event.sample, None)):
-                        slot.failures = 0
-                        work.owed -= 1
-                        yield replace(event.completion, request=request)
+                        lost, killer = self._lost(slot, work)
+                        if killer:
+                            yield self._error(killer, f"the engine died of it: {event.words}", work, sampling)
+                        self._failed(slot, event, work, said, lost)
+                    elif event.epoch == self._epoch:
+                        for made in self._made(slot, event, work, sampling):
+                            slot.failures = 0
+                            yield made
 
-    def _hand_out(self, work: _Queue, sampling: Sampling) -> None:
+    def _made(self, slot: _Slot, event: Reply | Missing, work: Queue, sampling: Sampling) -> Iterator[Completion]:
+        """What is to be handed over; nothing for what it has not in hand, or made only to show that it works."""
+        samples = event.samples if isinstance(event, Missing) else (event.sample,)
+        had = {sample: slot.in_hand.pop(sample) for sample in samples if sample in slot.in_hand}
+        if slot.alone == "trial":
+            slot.failures = 0
+        elif isinstance(event, Missing):
+            for sample in work.passed_over(had):
+                yield self._error(sample, f"the engine gave no answer, {MOST_SILENCES} times", work, sampling)
+        elif had:
+            work.owed -= 1
+            self._blind = 0
+            work.made = event.sample if event.completion.finish_reason != "error" else work.made
+            yield replace(event.completion, request=had[event.sample])
+
+    def _error(self, sample: Sample, words: str, work: Queue, sampling: Sampling) -> Completion:
+        """The record of a sample that is given up."""
+        work.owed -= 1
+        request = work.original(sample)
+        return Completion(request, sample[2], "", "error", 0, 0, sample_seed(sampling.seed, *sample), error=words)
+
+    def _hand_out(self, work: Queue, sampling: Sampling) -> None:
         """Give each replica that is listening its share of what is left; a problem at a time, in turns."""
         listening = [slot for slot in self._slots if not slot.given_up and slot not in self._pending.values()]
         alive = sum(not slot.given_up for slot in self._slots)
         shares: dict[int, list[Request]] = {slot.number: [] for slot in listening}
-        hungry = [slot for slot in listening if slot.ready]
+        for slot in listening:
+            slot.alone = slot.alone if slot.in_hand else ""
+        hungry = [slot for slot in listening if slot.ready and not slot.alone]
         while hungry and work.requests:
             hungry = [slot for slot in hungry if len(slot.in_hand) < self._most_in_hand(slot, work, alive)]
             for slot in hungry:
                 if not work.requests:
                     break
-                for request in work.next_problem():
-                    for sample in request.samples:
-                        slot.in_hand[request.problem_id, request.view, sample] = work.original(request)
-                    shares[slot.number].append(self._cluster.portable(request))
+                self._give(slot, work.next_problem(), work, shares)
         for slot in listening:
+            if slot.ready and not slot.in_hand and work.suspects:
+                slot.alone = "trial" if slot.failures and work.made else "suspects"
+                samples = (work.made,) if slot.failures and work.made else work.suspects.popleft()
+                self._give(slot, work.only(samples), work, shares)
+        for slot in listening:
+            streams = slot.ready is not None and slot.ready.streams
+            last = streams and bool(slot.in_hand) and (not work.requests or bool(slot.alone))
             if shares[slot.number] or slot.in_hand or not slot.ready:
-                order = (self._epoch, sampling, shares[slot.number])
+                told = last and (bool(shares[slot.number]) or not slot.drains)
+                slot.drains = last
+                order = (self._epoch, sampling, shares[slot.number], told)
                 self._pending[slot.actor.exchange.remote(order)] = slot
 
-    def _most_in_hand(self, slot: _Slot, work: _Queue, alive: int) -> int:
+    def _give(self, slot: _Slot, requests: list[Request], work: Queue, shares: dict[int, list[Request]]) -> None:
+        for request in requests:
+            for sample in request.samples:
+                key = (request.problem_id, request.view, sample)
+                slot.in_hand[key] = work.original(key)
+            shares[slot.number].append(self._cluster.portable(request))
+
+    def _most_in_hand(self, slot: _Slot, work: Queue, alive: int) -> int:
         """Samples that a replica may have in hand now: never more than its part of all that is left."""
+        if slot.failures == MOST_FAILURES - 1:
+            return 1  # before it is given up: were it two samples that kill, others than theirs would do
         share = -(-work.owed // alive)
         assert slot.ready is not None
         if slot.ready.streams:
@@ -146,27 +208,40 @@ class ReplicaEngine:
         batch = slot.ready.in_flight or self._batch
         return max(1, min(share, batch), min(share // 2, batch * _MOST_BATCHES))
 
-    def _failed(self, slot: _Slot, failure: Failure, work: _Queue, said: set[str]) -> None:
-        """Take back what a replica had in hand and start another one in its place, unless that is of no use."""
-        started, lost = slot.ready is not None, len(slot.in_hand)
+    def _lost(self, slot: _Slot, work: Queue) -> tuple[int, Sample | None]:
+        """Take back what a replica that failed had in hand.
+
+        Returns:
+            How many samples are to be made again, and the one that made it fail, if that is known.
+        """
+        alone, lost = slot.alone, slot.empty()
+        blind = alone == "suspects" and work.made is None and self._blind < MOST_BLIND
+        self._blind += blind
+        slot.failures += not blind
+        if alone == "trial":
+            return 0, None
+        killer = work.died(lost, together=alone == "suspects")
+        return len(lost) - (killer is not None), killer
+
+    def _failed(self, slot: _Slot, failure: Failure, work: Queue, said: set[str], lost: int) -> None:
+        """Start another replica in the place of one that failed, unless that is of no use."""
+        started = slot.ready is not None
         again = failure.words in said and not failure.died
         said.add(failure.words)
-        work.take_back(slot.in_hand)
-        slot.in_hand.clear()
         slot.ready = None
-        slot.failures += 1
         self._cluster.stop(slot.actor)
         name = f"replica {slot.number} of {len(self._slots)}"
         if (not started and not failure.died) or slot.failures >= MOST_FAILURES:
             slot.given_up = failure.words
-        if all(other.given_up for other in self._slots):
+        if all(other.given_up for other in self._slots) and work.owed:
             raise UserError(_all_failed(self._slots, started))
         if started and failure.users and again:
             raise UserError(failure.words)  # another replica met it, too: it is the input, not the machine
         if slot.given_up:
             _say(f"{name} is given up ({failure.words}); the others do its work")
             return
-        _say(f"{name}: {failure.words}; its {lost} samples in hand are done again, and another one is started")
+        back = f"its {lost} samples in hand are done again, and " if lost else ""
+        _say(f"{name}: {failure.words}; {back}another one is started")
         slot.actor = self._start()
 
     def close(self) -> None:
@@ -174,36 +249,6 @@ class ReplicaEngine:
         idle = [slot.actor for slot in self._slots if slot.ready and slot not in self._pending.values()]
         self._cluster.close([slot.actor for slot in self._slots], idle)
         self._slots, self._pending = [], {}
-
-
-class _Queue:
-    """What is still to be made: the requests that nobody has in hand, and how many samples are owed in all."""
-
-    def __init__(self, requests: Sequence[Request]) -> None:
-        self.requests = deque(requests)
-        self._originals = {(r.problem_id, r.view, sample): r for r in requests for sample in r.samples}
-        self.owed = len(self._originals)
-        assert self.owed == sum(len(request.samples) for request in requests), "a sample is wanted twice"
-
-    def original(self, request: Request) -> Request:
-        """The request as it was asked, of one that may want only some of its samples."""
-        return self._originals[request.problem_id, request.view, request.samples[0]]
-
-    def next_problem(self) -> list[Request]:
-        """The next request and those of the same problem behind it: its image is prepared once for them."""
-        requests = [self.requests.popleft()]
-        while self.requests and self.requests[0].problem_id == requests[0].problem_id:
-            requests.append(self.requests.popleft())
-        return requests
-
-    def take_back(self, in_hand: dict[Sample, Request]) -> None:
-        """Put samples that were lost to the front, request by request."""
-        lost: dict[tuple[str, str], list[int]] = {}
-        for problem_id, view, sample in in_hand:
-            lost.setdefault((problem_id, view), []).append(sample)
-        for (problem_id, view), samples in reversed(lost.items()):
-            request = self._originals[problem_id, view, samples[0]]
-            self.requests.appendleft(replace(request, samples=tuple(sorted(samples))))
 
 
 def _all_failed(slots: Sequence[_Slot], started: bool) -> str:
