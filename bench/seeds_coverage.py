@@ -23,8 +23,7 @@ from modgap.core.seeds import crossed_variances, over_seeds
 
 Floats = npt.NDArray[np.float64]
 SAMPLES = 4
-BOOTSTRAPS = 400
-ALIKE = ((3, 200, 10.0, 5.0, 40.0), (3, 1000, 10.0, 2.0, 30.0), (3, 1000, 5.0, 3.0, 40.0))
+ALIKE = ((3, 200, (10.0, 5.0, 40.0)), (3, 1000, (10.0, 2.0, 30.0)), (3, 1000, (5.0, 3.0, 40.0)))
 """Seeds, problems, and the standard deviations of problems, of seeds and of the rest."""
 NAMES = ("problems only", "two-level bootstrap", "Satterthwaite", "noise from the seeds", "each its own")
 
@@ -70,11 +69,11 @@ def halves(x_SP: Floats) -> dict[str, float]:
     }
 
 
-def bootstrap(rng: np.random.Generator, x_SP: Floats) -> tuple[float, float]:
+def bootstrap(rng: np.random.Generator, x_SP: Floats, times: int) -> tuple[float, float]:
     """Percentiles of the mean, problems and seeds both drawn again."""
     s, p = x_SP.shape
-    of_problem_RS = rng.multinomial(p, np.full(p, 1 / p), size=BOOTSTRAPS) @ x_SP.T / p
-    means_R = np.sum(of_problem_RS * rng.multinomial(s, np.full(s, 1 / s), size=BOOTSTRAPS) / s, axis=1)
+    of_problem_RS = rng.multinomial(p, np.full(p, 1 / p), size=times) @ x_SP.T / p
+    means_R = np.sum(of_problem_RS * rng.multinomial(s, np.full(s, 1 / s), size=times) / s, axis=1)
     low, high = np.quantile(means_R, [0.025, 0.975])
     return float(low), float(high)
 
@@ -93,22 +92,25 @@ def normal(rng: np.random.Generator, seeds: int, problems: int, sds: Sequence[fl
     return pairs_SP + rng.normal(0, of_seeds, (seeds, 1)) + rng.normal(0, of_problems, problems)
 
 
-def row(rng: np.random.Generator, draw: Callable[[], Floats], right: float, reps: int) -> str:
+def row(draw: Callable[[], Floats], right: float, reps: int, bootstraps: int) -> str:
     """The cells of a row: the standard deviation of seeds, and of each way how often it holds and half of its width."""
     hits: dict[str, int] = dict.fromkeys(NAMES, 0)
     widths: dict[str, float] = dict.fromkeys(NAMES, 0.0)
     sds: list[float] = []
+    rng = np.random.default_rng(reps)  # of the bootstrap alone: the other columns do not depend on it
     for _ in range(reps):
         x_SP = draw()
         mean = float(x_SP.mean())
         own = over_seeds(x_SP, (-200, 200))
         ends = {name: (mean - half, mean + half) for name, half in halves(x_SP).items()}
-        ends |= {"two-level bootstrap": bootstrap(rng, x_SP), "each its own": (own.ci_low, own.ci_high)}
+        ends["each its own"] = own.ci_low, own.ci_high
+        if bootstraps:
+            ends["two-level bootstrap"] = bootstrap(rng, x_SP, bootstraps)
         sds.append(own.sd or 0.0)
         for name, (low, high) in ends.items():
             hits[name] += low <= right <= high
             widths[name] += (high - low) / reps
-    cells = [f"{100 * hits[name] / reps:.1f} (±{widths[name] / 2:.1f})" for name in NAMES]
+    cells = [f"{100 * hits[name] / reps:.1f} (±{widths[name] / 2:.1f})" if widths[name] else "–" for name in NAMES]
     return f"{math.sqrt(float(np.mean(np.square(sds)))):.1f} | {' | '.join(cells)} |"
 
 
@@ -116,6 +118,7 @@ def main() -> None:
     """Simulate and print two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reps", type=int, default=2000)
+    parser.add_argument("--bootstraps", type=int, default=400, help="0 leaves that column out, which takes the time")
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5])
     args = parser.parse_args()
@@ -126,14 +129,13 @@ def main() -> None:
             rng = np.random.default_rng([seeds, round(10 * spread)])
             right = truth(rng, spread)
             draw = functools.partial(moved_gap, rng, seeds, args.problems, spread)
-            print(f"| {seeds} | {row(rng, draw, right, args.reps)}", flush=True)
+            print(f"| {seeds} | {row(draw, right, args.reps, args.bootstraps)}", flush=True)
     print(f"\n| seeds, problems; sd of problems, seeds, rest | {head}")
-    for seeds, problems, *sds in ALIKE:
-        rng = np.random.default_rng([seeds, problems, *map(round, sds)])
+    for seeds, problems, sds in ALIKE:
+        rng = np.random.default_rng([seeds, problems, *(int(sd) for sd in sds)])
         named = f"{seeds}, {problems:,}; {', '.join(f'{sd:.0f}' for sd in sds)}"
-        print(
-            f"| {named} | {row(rng, functools.partial(normal, rng, seeds, problems, sds), 0.0, args.reps)}", flush=True
-        )
+        draw = functools.partial(normal, rng, seeds, problems, sds)
+        print(f"| {named} | {row(draw, 0.0, args.reps, args.bootstraps)}", flush=True)
 
 
 if __name__ == "__main__":
