@@ -10,7 +10,7 @@ have. With S seeds, P problems and a value x for each pair,
 V_p and V_s each hold the noise V_e of single pairs, which counts once: with the seeds, whose spread is known worse and
 has the larger quantile. Taken from V_s instead, the intervals are too narrow where problems spread little. They are
 never narrower than problems alone make them: seeds may agree by luck. Each part gets Student's quantile of its own
-degrees of freedom, as Howe does: with three seeds the usual pooled degrees of freedom (Satterthwaite's) cover 90 to 92
+degrees of freedom, as Howe does: with three seeds the usual pooled degrees of freedom (Satterthwaite's) cover 92
 of 100 where 95 are promised, for three seeds that happen to lie close together then pass for certainty. A bootstrap
 cannot do it at all: it has 27 ways to draw three seeds. docs/statistics.md has the simulated coverage, and
 `bench/seeds_coverage.py` simulates it.
