@@ -20,6 +20,8 @@ from browser import CHROMIUM, Browser
 from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.core.view import ALL_VIEWS
+from modgap.datasets.faults import Fault, Report
+from modgap.display import print_check
 from modgap.report import export, tables
 from modgap.report.charts import scale
 from modgap.report.collect import collect
@@ -252,12 +254,36 @@ def test_the_smallest_gap_is_the_one_nearest_to_zero(tmp_path: Path) -> None:
 
 
 def test_a_negative_gap_is_put_into_words(tmp_path: Path) -> None:
-    lede = gaps_report(tmp_path, base=(2, 5), turned=(3, 6), large=(9, 2))
+    lede = gaps_report(tmp_path, base=(1, 9), turned=(1, 8), large=(10, 2))
     assert lede.count("It answers better from the image than from text.") == 1
     assert (
-        "Smallest gap of the others: turned, −30.0 points (text 30.0, image 60.0, so it answers better from the image "
+        "Smallest gap of the others: turned, −70.0 points (text 10.0, image 80.0, so it answers better from the image "
         "than from text)." in lede
     )
+
+
+def test_a_negative_gap_that_may_be_chance_is_not_put_into_words(tmp_path: Path) -> None:
+    lede = gaps_report(tmp_path, base=(4, 5), other=(4, 5), large=(9, 2))
+    assert "Smallest gap of the others: other, −10.0 points (text 40.0, image 50.0)." in lede
+    assert "The interval holds 0" in lede and "better from the image" not in lede
+
+
+def test_there_is_no_share_of_a_gap_that_may_not_be(tmp_path: Path) -> None:
+    turned = {f"t{i}": both("ww", "cc") for i in range(12)}  # as many the other way round
+    run = write_run(tmp_path / "run", MORE_LOST | turned, said=MORE_SAID, conditions=CONDITIONS)
+    headline = build_report([run.path], tmp_path / "r.html")["headline"]
+    assert "of it is reading" not in headline["title"]
+    assert "Of the 16 problems lost in the image" in " ".join(headline["lede"])  # the counts stay
+
+
+def test_one_is_no_plural(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_check(Report(tmp_path, {}, [Fault("train.json", "p", "odd", "is odd", severity="warning")]))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("0 errors, 1 warning in ")
+    run = write_run(tmp_path / "run", {"a": both("c", "w")}, said=SAID | {"a": SAID["names"]}, conditions=CONDITIONS)
+    lede = " ".join(build_report([run.path], tmp_path / "r.html")["headline"]["lede"])
+    assert "Over 1 problem with 1 sample in each view." in lede
+    assert "Of the 1 problem lost in the image, 1 was misread" in lede
+    assert [tables.counted(n, "sample") for n in (0, 1, 1200)] == ["0 samples", "1 sample", "1,200 samples"]
 
 
 def test_gaps_of_one_size_are_all_named_and_a_blank_run_has_none(tmp_path: Path) -> None:
@@ -324,6 +350,8 @@ SAID = {
     "none": r"\boxed{5}",
 }
 LOST = {name: both("cc", "ww") for name in SAID}
+MORE_SAID = {f"{name}-{i}": words for name, words in SAID.items() for i in range(4)}
+MORE_LOST = {name: both("cc", "ww") for name in MORE_SAID}
 
 
 def test_lost_problems_are_misread_or_read_right_and_what_cannot_be_read_counts_apart(tmp_path: Path) -> None:
@@ -338,7 +366,9 @@ def test_lost_problems_are_misread_or_read_right_and_what_cannot_be_read_counts_
     assert (reading["values"]["misread"], reading["values"]["read_right"]) == (1, 2)
     assert reading["solved"]["n_problems"] == 0
     title = build_report([tmp_path], tmp_path / "r.html")["headline"]["title"]
-    assert title.endswith("; 33 to 67% of it is reading")
+    assert "reading" not in title  # 3 problems tell too little for a share
+    run = write_run(tmp_path / "more", MORE_LOST, said=MORE_SAID, conditions=CONDITIONS)
+    assert build_report([run.path], tmp_path / "r.html")["headline"]["title"].endswith("; 33 to 67% of it is reading")
 
 
 def test_problems_solved_in_both_views_are_read_by_the_same_rule(tmp_path: Path) -> None:
@@ -621,9 +651,9 @@ def test_terminal_fits_80_columns_and_is_plain_in_a_pipe(study: Path, tmp_path: 
 
 
 def test_the_terminal_says_of_one_run_how_much_is_reading(tmp_path: Path) -> None:
-    summary = summary_of(write_run(tmp_path, LOST, said=SAID, conditions=CONDITIONS))
+    summary = summary_of(write_run(tmp_path, MORE_LOST, said=MORE_SAID, conditions=CONDITIONS))
     for known, words in (
-        (summary, "33 to 67% of it is reading\nOf the 4 problems"),
+        (summary, "33 to 67% of it is reading\nOf the 16 problems"),
         ({**summary, "reading": None}, ""),
     ):
         console = Console(file=io.StringIO(), width=200)

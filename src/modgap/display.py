@@ -88,4 +88,5 @@ def print_check(report: Report) -> None:
         print(f"{report.shared_images} diagrams are used by more than one split")
     for fault in report.faults:
         print(f"{fault.severity}: {fault}")
-    print(f"{len(report.errors)} errors, {len(report.warnings)} warnings in {report.path}")
+    errors, warnings = len(report.errors), len(report.warnings)
+    print(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in {report.path}")

@@ -1,8 +1,8 @@
 """Reads run folders, training folders and study folders into plain data, without the data set and without a model.
 
 A report knows a folder by what is in it: `responses.jsonl` is an evaluation, `train_log.jsonl` a training stage, a
-folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study, a folder of studies (`seed0/`, `seed1/`) all
-of them, and so is a folder of evaluations (the --out of `modgap eval --models`). A file is the `cells.json` of an
+folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study. A folder of studies (`seed0/`, `seed1/`) is
+all of them, and so is one of evaluations (the --out of `modgap eval --models`). A file is the `cells.json` of an
 earlier report.
 """
 

@@ -59,8 +59,9 @@ def open_words(grades: Iterable[GradeRow]) -> list[str]:
     if not waiting:
         return []
     words = (
-        f"{len(waiting):,} samples wait for a judge and count as errors: modgap grade RUN --judge MODEL_OR_URL "
-        "settles them."
+        f"{t.counted(len(waiting), 'sample')} {'wait' if len(waiting) != 1 else 'waits'} for a judge and "
+        f"{'count as errors' if len(waiting) != 1 else 'counts as an error'}: modgap grade RUN --judge MODEL_OR_URL "
+        f"settles {'them' if len(waiting) != 1 else 'it'}."
     )
     skipped = sum(SKIPPED in reason for reason in waiting)
     return [f"{words} {skipped:,} of them may need none: {SKIPPED} first." if skipped else words]
@@ -71,8 +72,8 @@ def judge_words(judged: Mapping[str, Any] | None) -> list[str]:
     if not judged or not judged["judge"]:
         return []
     words = (
-        f"Judge {judged['judge']}: of {judged['samples']:,} samples that rules leave open {judged['consistent']:,} "
-        f"right and {judged['different']:,} wrong"
+        f"Judge {judged['judge']}: of {t.counted(judged['samples'], 'sample')} that rules leave open "
+        f"{judged['consistent']:,} right and {judged['different']:,} wrong"
     )
     parts = [
         f"{judged[kind]:,} {what}"
@@ -92,13 +93,15 @@ def _check_words(check: Mapping[str, Any] | None) -> list[str]:
     table = check["table"]
     count = sum(table.values())
     if not count:
-        return [f"Of {check['samples']:,} answers that the rules decided the judge gave no verdict that can be read."]
+        asked = t.counted(check["samples"], "answer")
+        return [f"Of {asked} that the rules decided the judge gave no verdict that can be read."]
     kappa = "not defined" if check["kappa"] is None else f"{check['kappa']:.2f}"
     left = check["unreadable"] + check["failed"]
     return [
-        f"On {count:,} answers that the rules decided it agrees with them in {t.percent(check['agreement'])}% (Cohen's "
-        f"kappa {kappa}): both right {table['both_right']:,}, only the rules {table['rules_only']:,}, only the judge "
-        f"{table['judge_only']:,}, both wrong {table['both_wrong']:,}{f'; {left:,} without a verdict' if left else ''}."
+        f"On {t.counted(count, 'answer')} that the rules decided it agrees with them in "
+        f"{t.percent(check['agreement'])}% (Cohen's kappa {kappa}): both right {table['both_right']:,}, only the rules "
+        f"{table['rules_only']:,}, only the judge {table['judge_only']:,}, both wrong {table['both_wrong']:,}"
+        f"{f'; {left:,} without a verdict' if left else ''}."
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from modgap.report import tables as t
 from modgap.report.collect import EvalRun
 
 MOST_NAMED = 4
@@ -64,5 +65,5 @@ def _about(run: EvalRun) -> str:
     if not benchmark and any(row.question_type for row in run.problems.values()):
         benchmark = "mathverse"
     mark = run.manifest.get("fingerprints", {}).get("data_fingerprint")
-    count = f"{len(run.problems):,} problem{'s' if len(run.problems) != 1 else ''}"
+    count = t.counted(len(run.problems), "problem")
     return ", ".join([*([str(benchmark)] if benchmark else []), count, *([f"data {mark[:8]}"] if mark else [])])

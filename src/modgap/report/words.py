@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MUCH_CUT = 0.05
 """The share of truncated responses from which a report warns."""
+FEW_LOST = 10
+"""Of fewer lost problems that could be read a headline gives no share."""
 
 
 def headline(numbers: Mapping[str, Any], found: Collection) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def headline(numbers: Mapping[str, Any], found: Collection) -> dict[str, Any]:
     else:
         steps = sum(len(stage.log) for stage in found.stages)
         recipes = ", ".join(dict.fromkeys(stage.recipe for stage in found.stages))
-        pieces = [(f"Training of {recipes}: {steps} steps logged", "")]
+        pieces = [(f"Training of {recipes}: {t.counted(steps, 'step')} logged", "")]
         lede = ["Evaluate the checkpoints with modgap eval, and give that run, too, to see the gap."]
     modes = ", ".join(dict.fromkeys(run.mode for run in found.evals))
     named = ", ".join([run.name for run in found.evals] or list(dict.fromkeys(s.recipe for s in found.stages)))
@@ -124,7 +126,8 @@ def reading_words(reading: Mapping[str, Any] | None) -> list[str]:
         return []
     lost = reading["n_problems"] + reading["nothing_to_read"]
     numbers = reading["values"]["misread"]
-    words = f"Of the {lost:,} problems lost in the image, {reading['misread']:,} were misread"
+    were = "was" if reading["misread"] == 1 else "were"
+    words = f"Of the {t.counted(lost, 'problem')} lost in the image, {reading['misread']:,} {were} misread"
     if reading["misread"]:
         words += f" ({numbers:,} in their numbers, {reading['misread'] - numbers:,} only in the names of points)"
     words += f" and {reading['read_right']:,} read right and solved wrong"
@@ -136,15 +139,20 @@ def reading_words(reading: Mapping[str, Any] | None) -> list[str]:
     solved = reading["solved"]
     if known := solved["misread"] + solved["read_right"]:
         words += (
-            f". By the same rule it misread {solved['misread']:,} of {known:,} problems that it solves in both views "
-            f"({solved['values']['misread']:,} in their numbers)"
+            f". By the same rule it misread {solved['misread']:,} of {t.counted(known, 'problem')} that it solves in "
+            f"both views ({solved['values']['misread']:,} in their numbers)"
         )
     return [f"{words}."]
 
 
-def _share_words(reading: Mapping[str, Any] | None) -> str:
-    """How much of the gap is reading: by values alone, and by values at their names; empty where that is unknown."""
-    if not reading or 2 * reading["unreadable"] > reading["n_problems"]:
+def _share_words(gap: Mapping[str, Any], reading: Mapping[str, Any] | None) -> str:
+    """How much of the gap is reading: by values alone, and by values at their names.
+
+    Empty where that is not known, where few problems tell, and where there may be no gap for it to be a share of.
+    """
+    if not reading or gap["ci_low"] <= 0 or 2 * reading["unreadable"] > reading["n_problems"]:
+        return ""
+    if reading["n_problems"] - reading["unreadable"] < FEW_LOST:
         return ""
     low, high = (f"{100 * part['share_misread']:.0f}" for part in (reading["values"], reading))
     return f"{low if low == high else f'{low} to {high}'}% of it is reading"
@@ -152,7 +160,7 @@ def _share_words(reading: Mapping[str, Any] | None) -> str:
 
 def gap_words(gap: Mapping[str, Any], reading: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """The answer as pieces of a sentence, each with the side that it is about."""
-    share = _share_words(reading)
+    share = _share_words(gap, reading)
     return [
         (f"Text {t.percent(gap['text_accuracy'])}", "t"),
         (", ", ""),
@@ -168,7 +176,8 @@ def gap_words(gap: Mapping[str, Any], reading: Mapping[str, Any] | None) -> list
 def _over(gap: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     lost = gap["table"]["text_only"]
     right = lost + gap["table"]["both"]
-    words = f"Over {gap['n_problems']:,} problems with {summary['samples_per_problem']} samples in each view."
+    samples = t.counted(summary["samples_per_problem"], "sample")
+    words = f"Over {t.counted(gap['n_problems'], 'problem')} with {samples} in each view."
     if right:
         words += f" Of the {right:,} it solves from text, it loses {lost:,} when the conditions are only in the image."
     return " ".join([words, *meaning_words(gap)])
@@ -179,11 +188,16 @@ def meaning_words(gap: Mapping[str, Any]) -> list[str]:
     if not seen(gap):
         return ["No sample is right in either view, so there is no gap to see."]
     words: list[str] = []
-    if t.points(gap["points"]).startswith("−"):
+    if _turned(gap):
         words.append("It answers better from the image than from text.")
     if not t.degenerate(gap["ci_low"], gap["ci_high"]) and gap["ci_low"] <= 0 <= gap["ci_high"]:
         words.append("The interval holds 0: these problems do not show a gap for certain.")
     return words
+
+
+def _turned(gap: Mapping[str, Any]) -> bool:
+    """Whether the image is the better side beyond chance."""
+    return gap["ci_high"] < 0 and t.points(gap["points"]).startswith("−")
 
 
 def seen(gap: Mapping[str, Any]) -> bool:
@@ -211,7 +225,7 @@ def _comparison(gaps: Mapping[str, Any], change: Mapping[str, Any], first: str) 
 
 def _gap_of(name: str, gap: Mapping[str, Any]) -> str:
     shown = t.points(gap["points"])
-    meaning = ", so it answers better from the image than from text" if shown.startswith("−") else ""
+    meaning = ", so it answers better from the image than from text" if _turned(gap) else ""
     sides = f"text {t.percent(gap['text_accuracy'])}, image {t.percent(gap['vision_accuracy'])}"
     return f"{name}, {shown} points ({sides}{meaning})"
 
@@ -223,7 +237,7 @@ def _moved(name: str, change: Mapping[str, Any], first: str) -> str:
         return ""
     words = (
         f"Against {first} the gap of {name} changes by {t.signed(moved['points'])} points, 95% interval "
-        f"{t.interval(moved['ci_low'], moved['ci_high'])}, over {moved['n_problems']:,} shared problems."
+        f"{t.interval(moved['ci_low'], moved['ci_high'])}, over {t.counted(moved['n_problems'], 'shared problem')}."
     )
     if not t.degenerate(moved["ci_low"], moved["ci_high"]) and moved["ci_low"] <= 0 <= moved["ci_high"]:
         words += " That interval holds 0: it may be chance."
@@ -280,14 +294,12 @@ def training_words(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[
         idle = [(title, len(rows)) for title, rows in logged if not sum(value for _, value in rows)]
         if len(idle) == len(stages):
             steps = sum(count for _, count in idle)
-            words.append(f"{recipe}: no update in {_steps(steps)}, so its weights are those of the base model.")
+            words.append(
+                f"{recipe}: no update in {t.counted(steps, 'step')}, so its weights are those of the base model."
+            )
         else:
             words += [
-                f"{recipe}, {title}: no update in {_steps(count)}, so this stage changed no weights."
+                f"{recipe}, {title}: no update in {t.counted(count, 'step')}, so this stage changed no weights."
                 for title, count in idle
             ]
     return words
-
-
-def _steps(count: int) -> str:
-    return f"{count:,} step{'s' if count > 1 else ''}"
