@@ -3,6 +3,7 @@ installed and runs, the testbed model through it against `hf` (marked slow: it s
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import queue
@@ -80,6 +81,8 @@ def test_a_run_goes_on_under_the_same_answers_only(tmp_path: Path, monkeypatch: 
             yield Completion(requests[0], 0, "1", "stop", 1, 1, 0)
             raise KeyboardInterrupt
 
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name == "vllm" or find(name, *more))
     monkeypatch.setattr(measure, "_make_vllm", Engine)
 
     def ask(*args: str, out: Path) -> None:
