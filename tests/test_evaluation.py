@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from folders import write_folder
+from modgap.cli import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
@@ -20,6 +23,7 @@ from modgap.core.view import VIEWS
 from modgap.evaluation import evaluate, fingerprint, read_problems
 from modgap.grading_runs import grade_run
 from modgap.inference.scripted import ScriptedEngine
+from modgap.measure import EvalOptions, evaluate_model
 
 
 @pytest.fixture
@@ -231,3 +235,25 @@ def test_bad_input_is_one_clear_line(problems: list[Problem], tmp_path: Path) ->
     with pytest.raises(UserError, match="no run folder"):
         grade_run(RunFolder(tmp_path / "b"))
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("option", [{"base_url": "http://x/v1"}, {"concurrency": 3}, {"api_key_env": "KEY"}])
+def test_options_of_a_server_are_refused_where_none_is_asked(option: dict[str, Any]) -> None:
+    """Else whoever forgets `--engine openai` gets the figures of another model."""
+    with pytest.raises(UserError, match="only --engine openai asks a server"):
+        EvalOptions(**option).check()
+    EvalOptions(engine="openai", **option).check()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(
+    problems: list[Problem], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"vllm is not installed: pip install 'modgap\[vllm\]'"):
+        evaluate_model(problems, "tiny", tmp_path / "run", EvalOptions(engine="vllm"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_how_to_judge_without_a_judge_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["grade", str(tmp_path), "--judge-engine", "hf"]) == 2
+    assert "give --judge" in capsys.readouterr().err

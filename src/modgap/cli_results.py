@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from modgap.cli_data import EngineArgs
-from modgap.core.errors import UserError
+from modgap.core.errors import UsageError, UserError
 
 Mode = Literal["strict", "relative", "exact", "paper"]
 
@@ -60,6 +60,8 @@ def grade(
     from modgap.report.terminal import print_summary
 
     folder, asked = RunFolder(run), None
+    if judge is None and (judge_engine or judge_model or judge_max_tokens):
+        raise UsageError("--judge-engine, --judge-model and --judge-max-tokens say how to ask a judge: give --judge.")
     if judge is not None:
         from modgap.judging import JudgeOptions, make_judge
 

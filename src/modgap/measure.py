@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from modgap.inference.vllm_start import parse_engine_args, telling_args
 _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
 _PAPER_SAMPLING = Sampling(temperature=0.6, max_tokens=4096)
 _PAPER_MATHVERSE_TEMPERATURE = 0.8
+
+# Options that only a server has.
+_SERVED = ("base_url", "api_key_env", "concurrency", "timeout", "max_retries")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,10 @@ class EvalOptions:
         if self.engine_args and self.engine != "vllm":
             raise UserError(f"--engine-arg {self.engine_args[0]}: only --engine vllm takes these, not {self.engine}.")
         parse_engine_args(self.engine_args)
+        for option in fields(self):
+            if option.name in _SERVED and self.engine != "openai" and getattr(self, option.name) != option.default:
+                given = f"--{option.name.replace('_', '-')} {getattr(self, option.name)}"
+                raise UserError(f"{given}: only --engine openai asks a server, and the engine is {self.engine}.")
         if self.samples < 1:
             raise UserError(f"--samples {self.samples}: must be at least 1.")
         for name in ("batch_size", "concurrency", "replicas"):
@@ -187,6 +195,8 @@ def _local(model: str | Path, options: EvalOptions) -> _Start:
     """An engine that loads the model itself, on one accelerator or as several replicas."""
     from modgap.models.load import model_fingerprint, resolve
 
+    if options.engine == "vllm" and not importlib.util.find_spec("vllm"):
+        raise UserError("vllm is not installed: pip install 'modgap[vllm]', or give --engine hf.")
     folder = resolve(model)
     paper = options.style == "paper"
     pixels = _PAPER_PIXELS if paper and not model_notes(folder).get("testbed") else None
