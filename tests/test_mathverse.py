@@ -39,6 +39,7 @@ from modgap.importing_mathverse import JUDGE, import_generations
 from modgap.inference.scripted import ScriptedEngine
 from modgap.measure import EvalOptions, evaluate_model
 from modgap.original_mathverse import mathverse_lines
+from modgap.report.mathverse import mathverse_tables
 from modgap.report.page import build_report
 from modgap.report.pictures import read_picture
 
@@ -436,6 +437,16 @@ def test_what_only_a_judge_can_tell_is_an_error_that_says_so(rows: Rows, data: P
     assert waiting and {row.outcome for row in waiting} == {"error"} and all("judge" in row.reason for row in waiting)
     assert any(f"{len(waiting)} samples wait for a judge" in w and "--judge" in w for w in summary["warnings"])
     assert sum(row["error"] for row in summary["views"].values()) == len(waiting)
+
+
+def test_a_text_only_run_has_no_empty_table(rows: Rows, data: Path, tmp_path: Path) -> None:
+    summary = evaluate(
+        read_problems("mathverse", data, limit=2), answers(rows, right_in("text-only")), tmp_path / "run",
+        views="text-only", samples=1,
+    )  # fmt: skip
+    for narrow in (False, True):
+        found = mathverse_tables({"run": summary}, narrow=narrow)
+        assert found and all(table.rows for table in found)
 
 
 def test_the_report_has_the_tables(rows: Rows, data: Path, tmp_path: Path) -> None:

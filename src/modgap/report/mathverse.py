@@ -119,7 +119,7 @@ def mathverse_tables(
     run = ("run",) if named else ()
     spread = ("accuracy %",) if narrow else ("accuracy %", "95% interval", "problems")
     left = len(run) + 1
-    return [
+    tables = [
         t.Table(
             "MathVerse by side, question type and subject (95% intervals clustered by problem)",
             (*run, "part", "versions", *spread, "correct", "of"),
@@ -133,6 +133,7 @@ def mathverse_tables(
             left=left,
         ),
     ]
+    return [table for table in tables if table.rows]  # of a Text Only run there are no sides
 
 
 def _cells(row: Mapping[str, Any], narrow: bool) -> tuple[str, ...]:
