@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from itertools import pairwise
@@ -662,6 +663,16 @@ def test_the_terminal_says_of_one_run_how_much_is_reading(tmp_path: Path) -> Non
         assert printed.startswith("Text 100.0, image 0.0: gap 100.0 points, 95% interval ")
         assert words in printed
         assert ("reading" in printed) == bool(words)
+
+
+def test_a_run_ends_with_the_command_of_its_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "my run", {"a": both("c", "w")})
+    console = Console(file=io.StringIO(), width=40)
+    print_summary(summary_of(run), "my run", console, run=run.path)
+    last = console.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
+    given = shlex.split(last.removeprefix("report it: "))
+    assert given == ["modgap", "report", str(run.path), "--out", str(run.path / "report.html")]
+    assert "modgap report" not in printed(summary_of(run))
 
 
 def test_figures_are_written_for_papers(study: Path, tmp_path: Path) -> None:

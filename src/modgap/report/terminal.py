@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.report import tables as t
@@ -55,8 +57,17 @@ def print_numbers(numbers: Mapping[str, Any], console: Console | None = None) ->
             console.print(as_rich(table, plain=not console.is_terminal))
 
 
-def print_summary(summary: Mapping[str, Any], name: str = "run", console: Console | None = None) -> None:
-    """Print one run's summary.json: its views and its gap."""
+def print_summary(
+    summary: Mapping[str, Any], name: str = "run", console: Console | None = None, run: Path | None = None
+) -> None:
+    """Print one run's summary.json: its views and its gap.
+
+    Args:
+        summary: What to print.
+        name: What the run is called.
+        console: Where to; standard output by default.
+        run: Its folder, to end with the command that makes its report.
+    """
     from rich.console import Console
 
     console = console or Console()
@@ -72,6 +83,9 @@ def print_summary(summary: Mapping[str, Any], name: str = "run", console: Consol
         print_line(console, f"Note: {warning}", "yellow")
     for table in (_counts({name: summary}), *mathverse_tables({name: summary}, named=False, narrow=True)):
         console.print(as_rich(table, plain=not console.is_terminal))
+    if run is not None:
+        command = shlex.join(["modgap", "report", str(run), "--out", str(run / "report.html")])
+        console.print(f"\nreport it: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_line(console: Console, words: str, style: str | None = None) -> None:
