@@ -23,6 +23,7 @@ from modgap.report.cells import read_cells, write_cells
 from modgap.report.collect import collect
 from modgap.report.curves import averaged
 from modgap.report.export import write_tables
+from modgap.report.figures import draw
 from modgap.report.page import build_report, numbers_of
 from modgap.report.terminal import print_numbers
 from modgap.study import resolve_recipe, run_study
@@ -244,6 +245,17 @@ def test_one_seed_makes_no_table_over_seeds(tmp_path: Path) -> None:
 
 def test_a_folder_of_studies_is_all_of_them(studies: list[Path], tmp_path: Path) -> None:
     assert rows_of(build_report([studies[0].parent], tmp_path / "r.html"))["kl"]["seeds"] == [0, 1, 2]
+
+
+def test_no_seed_of_several_has_figures_of_its_own(studies: list[Path], tmp_path: Path) -> None:
+    for path in tmp_path.rglob("problems.jsonl"):
+        rows = RunFolder(path.parent).problems().values()
+        RunFolder(path.parent).write_problems(
+            row.model_copy(update={"type": "xy"[n % 2]}) for n, row in enumerate(rows)
+        )
+    assert any(name.startswith("types-") for name in draw(numbers_of(collect(studies[:1]))[0]))
+    figures = draw(numbers_of(collect(studies))[0])
+    assert "seeds-accuracy" in figures and not any(name.startswith("types-") and "kl" in name for name in figures)
 
 
 def test_cells_make_the_same_table_again_without_the_runs(studies: list[Path], tmp_path: Path) -> None:

@@ -45,14 +45,18 @@ def write_figures(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def draw(numbers: Mapping[str, Any]) -> dict[str, Figure]:
-    """Name -> figure: `accuracy`, `gap`, `types-RUN`, `seeds-accuracy`, `seeds-change`, `training-METRIC`; if there."""
+    """Name -> figure: `accuracy`, `gap`, `types-RUN`, `seeds-accuracy`, `seeds-change`, `training-METRIC`; if there.
+
+    Of a run that is one of several seeds there is no `types-RUN`: it would be a figure for each seed.
+    """
     figures: dict[str, Figure] = {}
     runs = {name: summary for name, summary in numbers["runs"].items() if summary["gap"]}
     if runs:
         figures["accuracy"] = _accuracy(runs)
         figures["gap"] = _forest({name: s["gap"] for name, s in runs.items()}, "Gap, text minus image (points)")
+    of_seeds = {run for part in numbers["seeds"] for row in part["rows"] if len(row["runs"]) > 1 for run in row["runs"]}
     for name, summary in runs.items():
-        if len(summary["types"]) > 1:
+        if len(summary["types"]) > 1 and name not in of_seeds:
             rows = {f"{row['type'] or '(none)'} ({row['n_problems']})": row for row in summary["types"]}
             figures[f"types-{_file_name(name)}"] = _forest(rows, f"{name}: gap by type (points)")
     for number, part in enumerate(numbers["seeds"], start=1):
