@@ -7,6 +7,7 @@ one test reads the real records that `MODGAP_MATHVERSE` names.
 from __future__ import annotations
 
 import ast
+import base64
 import io
 import json
 import os
@@ -39,9 +40,11 @@ from modgap.importing_mathverse import JUDGE, import_generations
 from modgap.inference.scripted import ScriptedEngine
 from modgap.measure import EvalOptions, evaluate_model
 from modgap.original_mathverse import mathverse_lines
+from modgap.report.collect import collect
 from modgap.report.mathverse import mathverse_tables
-from modgap.report.page import build_report
+from modgap.report.page import build_report, numbers_of
 from modgap.report.pictures import read_picture
+from modgap.report.viewer import viewer_data
 
 FIVE = tuple(VERSION_VIEWS)
 Rows = list[dict[str, Any]]
@@ -447,6 +450,29 @@ def test_a_text_only_run_has_no_empty_table(rows: Rows, data: Path, tmp_path: Pa
     for narrow in (False, True):
         found = mathverse_tables({"run": summary}, narrow=narrow)
         assert found and all(table.rows for table in found)
+
+
+def test_the_viewer_shows_each_picture_with_the_views_that_saw_it(rows: Rows, data: Path, tmp_path: Path) -> None:
+    problems = read_problems("mathverse", data, limit=2)
+    evaluate(problems, answers(rows, right_in("text-lite")), tmp_path / "run", views=FIVE, samples=1)
+    found = collect([tmp_path / "run"])
+    [block] = viewer_data(found.evals, numbers_of(found)[1], 10)[1]
+    for problem, detail in zip(problems, json.loads(block), strict=True):
+        captions = [caption for _, caption in detail["m"]]
+        assert captions == ["text-dominant, text-lite, vision-intensive, vision-dominant", "vision-only"]
+        sizes = [Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size for uri, _ in detail["m"]]
+        images = [Image.open(io.BytesIO(problem.images[view])) for view in ("text-lite", "vision-only")]
+        assert [width / height for width, height in sizes] == pytest.approx(
+            [image.width / image.height for image in images], rel=0.02
+        )
+    # Of a file there is one picture only: the caption says whose.
+    place = tmp_path / "diagram.png"
+    images[1].save(place)
+    run = RunFolder(tmp_path / "run")
+    run.write_problems(row.model_copy(update={"image": str(place)}) for row in run.problems().values())
+    found = collect([run.path])
+    [block] = viewer_data(found.evals, numbers_of(found)[1], 10)[1]
+    assert [caption for _, caption in json.loads(block)[0]["m"]] == ["vision-only"]
 
 
 def test_the_report_has_the_tables(rows: Rows, data: Path, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from modgap.core.view import VERSIONS
 
 _ROW = re.compile(r"(.+\.parquet)#([0-9]+)", re.DOTALL)
 
@@ -34,6 +36,45 @@ def read_picture(place: str) -> bytes:
             return found
         row -= count
     raise FileNotFoundError(f"{place} holds no image")
+
+
+def pictures_of_views(place: str, views: Sequence[str]) -> dict[str, str]:
+    """Where the image of each of MathVerse's views of a problem is, in the file that one of them came from.
+
+    Args:
+        place: Of one of the problem's images, as `problems.jsonl` has it.
+        views: Those that are asked for.
+
+    Returns:
+        View -> place; without the views that the file lacks, and empty where the place is no row of MathVerse's.
+
+    Raises:
+        OSError: The file is not there (any more).
+        ValueError: It is another one by now.
+    """
+    match = _ROW.fullmatch(place)
+    if match is None or Path(place).exists():
+        return {}
+    file, rows = match[1], _versions(match[1])
+    problem = next((problem for problem, of_views in rows.items() if int(match[2]) in of_views.values()), None)
+    found = rows.get(problem, {}) if problem is not None else {}
+    return {view: f"{file}#{found[view]}" for view in views if view in found}
+
+
+@functools.lru_cache(maxsize=4)
+def _versions(file: str) -> dict[str, dict[str, int]]:
+    """Problem -> view -> row, from 1; empty for a file without MathVerse's columns."""
+    import pyarrow.parquet as pq
+
+    columns = ("problem_index", "problem_version")
+    if not set(columns) <= set(pq.read_schema(file).names):
+        return {}
+    table = pq.read_table(file, columns=list(columns)).to_pydict()
+    found: dict[str, dict[str, int]] = {}
+    for number, (problem, version) in enumerate(zip(*(table[name] for name in columns), strict=True), start=1):
+        if version in VERSIONS:
+            found.setdefault(str(problem), {}).setdefault(VERSIONS[version], number)
+    return found
 
 
 @functools.lru_cache(maxsize=16)

@@ -13,9 +13,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from modgap.core.record import ProblemRow
 from modgap.core.view import ALL_VIEWS
 from modgap.report.collect import EvalRun
-from modgap.report.pictures import read_picture
+from modgap.report.pictures import pictures_of_views, read_picture
 from modgap.report.reading import KINDS, lost_problems
 from modgap.report.summary import Scores
 
@@ -48,7 +49,7 @@ def viewer_data(
     Args:
         runs: The evaluations.
         scores: Of each of them.
-        images: Most diagrams to embed, balanced over the outcomes of the first run.
+        images: Of how many problems to embed the diagrams, balanced over the outcomes of the first run.
 
     Returns:
         The index, the blocks as text for `<script>` elements, and whether the blocks are packed (gzip and base64).
@@ -61,6 +62,7 @@ def viewer_data(
     types = sorted({row.type for row, _ in problems.values()})
     number_of = {name: number for number, name in enumerate(types)}
     views = [score.views for score in scores]
+    asked = [view for view in ALL_VIEWS if any(view in of_run for of_run in views)]
     index: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
     for slug, (row, members) in problems.items():
@@ -75,7 +77,7 @@ def viewer_data(
             shown = [_view(samples[number].get((row.id, view), []), prompts) for view in views[number]]
             entries.append({"v": shown})
             marks.append(["".join(_mark(sample) for sample in view["s"]) for view in shown])
-        picture, absent = (_embed(row.image) if slug in chosen else (None, 2)) if row.image else (None, 0)
+        pictures, absent = (_pictures(row, asked) if slug in chosen else ([], 2)) if row.image else ([], 0)
         index.append(
             {
                 "i": slug,
@@ -89,7 +91,7 @@ def viewer_data(
                 "m": absent,
             }
         )
-        details.append({"c": ", ".join(row.conditions), "m": picture, "p": list(prompts), "r": entries})
+        details.append({"c": ", ".join(row.conditions), "m": pictures, "p": list(prompts), "r": entries})
     head = {
         "block": BLOCK,
         "types": types,
@@ -175,6 +177,31 @@ def _view(samples: list[tuple[Any, ...]], prompts: dict[str, int]) -> dict[str, 
 def _mark(sample: list[Any]) -> str:
     """The outcome's first letter, capital if the response was cut at the limit."""
     return sample[1].upper() if sample[4] == "length" else sample[1]
+
+
+def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
+    """The distinct diagrams of a problem, each with the views that show it (empty: all), or why there is none.
+
+    Where only one place is known of a problem whose views have images of their own, the caption says whose it is.
+    """
+    assert row.image is not None
+    of_views: dict[str, str] = {}
+    if row.question_type:
+        try:
+            of_views = pictures_of_views(row.image, asked)
+        except (OSError, ValueError, KeyError):
+            of_views = {}
+        if not of_views:
+            whose = "vision-only" if "vision-only" in row.views else next(iter(row.views), "")
+            of_views = {whose: row.image}
+    shown: dict[str, list[str]] = {}
+    absent = 1
+    for view, place in of_views.items() or {"": row.image}.items():
+        picture, absent_here = _embed(place)
+        absent = min(absent, absent_here)
+        if picture:
+            shown.setdefault(picture, []).append(view)
+    return [(picture, ", ".join(filter(None, of))) for picture, of in shown.items()], absent
 
 
 def _embed(path: str) -> tuple[str | None, int]:

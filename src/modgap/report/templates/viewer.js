@@ -151,7 +151,9 @@
     const reads = runs.map((run, k) => problem.d[k] && (runs.length > 1 ? run.name + ": " : "") + index.kinds[problem.d[k]]).filter(Boolean);
     if (reads.length) fact("Reading", reads.join("; "));
     if (problem.l) fact("Note", "The question itself states a number or an equation, so every view shows it.");
-    const picture = detail.m ? make("img", { src: detail.m, alt: `Diagram of ${problem.i}` })
+    const picture = detail.m.length ? make("div", { class: "pictures" }, ...detail.m.map(([source, views]) => make("figure", {},
+        make("img", { src: source, alt: `Diagram of ${problem.i}` + (views && `, ${views}`) }),
+        views ? make("figcaption", { class: "small muted", textContent: `Shown in ${views}` }) : null)))
       : make("p", { class: "small muted", textContent: index.images[problem.m] });
     const at = shown.indexOf(problem);
     const step = (by, words) => make("button", { type: "button", textContent: words, disabled: !shown[at + by], onclick: () => open(shown[at + by]) });
