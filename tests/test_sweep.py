@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
+from modgap import sweep
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
+from modgap.jobs import eval_arguments, visible_accelerators
 from modgap.measure import EvalOptions
-from modgap.study import resolve_recipes
-from modgap.sweep import Jobs, _begins_as, eval_arguments, parse_seeds, run_sweep, visible_accelerators
+from modgap.study import prepare_study, resolve_recipes
+from modgap.sweep import Jobs, Step, _begins_as, parse_seeds, run_sweep
 
 QUICK = ("steps=1", "prompts_per_step=2", "mini_batch=2", "max_refills=1", "eval_every=0", "validation_problems=0",
          "max_response_tokens=16", "overlong_buffer=8")  # fmt: skip
@@ -51,62 +57,188 @@ def test_a_recipe_waits_for_the_one_that_it_shares_the_most_stages_with() -> Non
 
 
 def test_a_failing_job_takes_only_those_along_that_wait_for_it(tmp_path: Path) -> None:
-    good = tmp_path / "good"
+    def synth(out: Path) -> list[Step]:
+        return [Step(1, lambda: ["data", "synth", "--out", str(out), "--train", "0", "--test", "1"])]
 
-    def synth(out: Path) -> list[str]:
-        return ["data", "synth", "--out", str(out), "--train", "0", "--test", "1"]
+    def no_checkpoint() -> list[str]:
+        raise UserError("there is no checkpoint")
 
-    with Jobs(2, tmp_path / "logs") as jobs:
-        jobs.add("bad", (lambda: ["data", "synth", "--out", "/dev/null/x", "--test", "1"],))
-        jobs.add("child", (lambda: synth(tmp_path / "never"),), after="bad")
-        jobs.add("good", (lambda: synth(good),))
-        with pytest.raises(UserError, match=r"2 of 3 jobs failed, the first is bad: exit 1, .*bad\.log"):
-            jobs.run()
-    assert (good / "test.json").exists() and not (tmp_path / "never").exists()
-
-
-def test_the_accelerator_with_the_least_to_do_is_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    jobs = Jobs(4, tmp_path)
-
-    def device(slot: object) -> str:
-        return slot.__enter__()["CUDA_VISIBLE_DEVICES"]  # type: ignore[attr-defined]
-
-    first, second, third, fourth = (jobs._slot() for _ in range(4))
-    assert [device(first), device(second), device(third)] == ["4", "7", "4"]
-    second.__exit__(None, None, None)  # two jobs on 4, none on 7
-    assert device(fourth) == "7"
+    jobs = Jobs(2, tmp_path / "logs")
+    jobs.add("child", synth(tmp_path / "never"), after="bad")
+    jobs.add("bad", [Step(1, lambda: ["data", "synth", "--out", "/dev/null/x", "--test", "1"])])
+    jobs.add("raises", [Step(1, no_checkpoint)])
+    jobs.add("grandchild", synth(tmp_path / "never"), after="child")
+    jobs.add("good", synth(tmp_path / "good"))
+    with pytest.raises(UserError, match=r"4 of 5 jobs failed, the first is child: not begun, it waits for bad"):
+        jobs.run()
+    assert (tmp_path / "good" / "test.json").exists() and not (tmp_path / "never").exists()
+    errors = {name: job.error for name, job in jobs._jobs.items()}
+    assert "/dev/null" in errors["bad"] and errors["bad"].endswith("bad.log)")
+    assert errors["raises"] == "there is no checkpoint" and errors["grandchild"].endswith("waits for child")
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path, kind: signal.Signals) -> None:
+class Ran:
+    """In the place of a process: runs for some polls, and says what it was given."""
+
+    seen: ClassVar[list[Ran]] = []
+
+    def __init__(self, arguments: list[str], log: Path, *, mask: str | None = None, at_once: int = 1) -> None:
+        self.arguments, self.mask, self.left = arguments, mask, 3
+        now = [ran for ran in self.seen if ran.left > 0]
+        self.with_it = [device for ran in [*now, self] if ran.mask for device in ran.mask.split(",")]
+        self.at_once = len(now) + 1
+        self.seen.append(self)
+
+    def poll(self) -> int | None:
+        self.left -= 1
+        return None if self.left > 0 else 0
+
+    @staticmethod
+    def end(processes: Iterable[object]) -> None:
+        assert not list(processes)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Ran]:
+    monkeypatch.setattr(sweep, "Process", Ran)
+    monkeypatch.setattr(sweep, "POLL_S", 0.0)
+    monkeypatch.setattr(Ran, "seen", [])
+    return Ran.seen
+
+
+def test_jobs_share_accelerators_only_when_there_are_more_jobs(tmp_path: Path, ran: list[Ran]) -> None:
+    for at_once, most in ((3, 1), (6, 2)):
+        ran.clear()
+        jobs = Jobs(at_once, tmp_path, ["4", "7", "GPU-a"])
+        for number, width in enumerate((1, 2, 1, 3, 1, 0, 2, 1)):
+            jobs.add(f"job {number}", [Step(width, lambda width=width: [str(width)]), Step(1, lambda: ["1"])])
+        jobs.run()
+        assert len(ran) == 16 and max(one.at_once for one in ran) <= at_once
+        assert max(Counter(one.with_it).most_common(1)[0][1] for one in ran if one.with_it) == most
+        for one in ran:
+            assert len(set(one.mask.split(",")) if one.mask else ()) == int(one.arguments[0])
+        assert {one.mask for one in ran[:3]} >= {"4", "7,GPU-a"}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_dataset(tmp_path / "data", 6, 2, seed=3)
+    return tmp_path / "data"
+
+
+def commands_of(
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch, options: EvalOptions, **asked: Any
+) -> dict[str, Ran]:
+    """What a sweep on four accelerators would run, by the folder that it writes."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setattr(sweep.Study, "run", lambda study: {})
+    monkeypatch.setattr("modgap.training.checkpoint.final_checkpoint", lambda folder: folder)
+    out = data.parent / "out"
+    run_sweep(data, "tiny", ["kl"], out, jobs=4, benchmark="synthetic", options=options, **asked)
+    return {str(Path(one.arguments[one.arguments.index("--out") + 1]).relative_to(out)): one for one in ran}
+
+
+def test_a_device_is_for_all_jobs_and_found_by_them(
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = commands_of(data, ran, monkeypatch, EvalOptions(device="cuda:1"))
+    assert found.keys() == {"base/eval", "kl", "kl/eval"}
+    for one in found.values():
+        assert one.mask is None, "with one GPU in the mask there would be no cuda:1"
+        assert one.arguments[one.arguments.index("--device") + 1] == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "width"),
+    [
+        (EvalOptions(replicas=2), 2),
+        (EvalOptions(engine="vllm", engine_args=("tensor_parallel_size=2",), replicas=2), 4),
+        (EvalOptions(device="cuda"), 1),
+        (EvalOptions(ray_address="auto"), 0),
+    ],
+)
+def test_an_evaluation_gets_as_many_accelerators_as_it_needs(
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch, options: EvalOptions, width: int
+) -> None:
+    found = commands_of(data, ran, monkeypatch, options)
+    widths = {name: len(one.mask.split(",")) if one.mask else 0 for name, one in found.items()}
+    assert widths == {"base/eval": width, "kl": 1, "kl/eval": width}
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is(
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(words: str, options: EvalOptions | None = None, **asked: Any) -> None:
+        with pytest.raises(UserError, match=words):
+            commands_of(data, ran, monkeypatch, options or EvalOptions(), **asked)
+        assert not ran
+
+    refused(r"needs 6 accelerators .* there are 4", EvalOptions(replicas=6))
+    refused(r"--jobs 4: a training of --engine verl takes all visible GPUs", engine="verl")
+    refused(r"--set verl\.x: only --engine verl", settings=["verl.x=1"])
+    refused(r"version of MathVerse's", EvalOptions(views="text-lite"))
+    out = data.parent / "out"
+    with prepare_study(data, "tiny", ["kl"], out / "seed1", benchmark="synthetic", options=EvalOptions()):
+        refused(r"another process is writing .*seed1", seeds=(0, 1))
+    with prepare_study(data, "tiny", ["kl"], out, benchmark="synthetic", options=EvalOptions()):
+        pass
+    refused(r"style was 'aligned', now 'paper'", EvalOptions(style="paper"))
+    train, test = (json.loads((data / f"{split}.json").read_text()) for split in ("train", "test"))
+    (data / "test.json").write_text(json.dumps({**test, **dict([next(iter(train.items()))])}))
+    refused(r"1 test problems are in train, too")
+    (data / "train.json").unlink()
+    refused(r"train\.json")
+
+
+def test_the_studies_are_held_while_their_jobs_run(data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[bool] = []
+
+    def poll(self: Ran) -> int:
+        with pytest.raises(UserError, match="another process is writing"), RunFolder(data.parent / "out").lock():
+            pass
+        held.append(True)
+        return 0
+
+    monkeypatch.setattr(Ran, "poll", poll)
+    commands_of(data, ran, monkeypatch, EvalOptions())
+    assert len(held) == 3
+    with RunFolder(data.parent / "out").lock():
+        pass
+
+
+@pytest.mark.parametrize(
+    "kind", [signal.SIGKILL, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (signal.SIGINT, signal.SIGTERM))]
+)
+def test_whatever_ends_a_sweep_ends_its_jobs_in_order(
+    tmp_path: Path, kind: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_replicas import left_of
+
     write_dataset(tmp_path / "data", 20, 2, seed=3)
-    mark = f"kl_coef=0.{os.getpid()}"  # of no use to the recipe, but in the command line of every training
-    command = [sys.executable, "-m", "modgap", "study", "--data", "data", "--benchmark", "synthetic", "--model", "tiny",
-               "--recipes", "full-text", "--out", "out", "--seeds", "0,1", "--jobs", "2", "--set", mark]  # fmt: skip
-    told = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    mark = f"sweep-{os.getpid()}-{time.monotonic_ns()}"
+    monkeypatch.setenv("MODGAP_TEST_MARK", mark)
+    command = [sys.executable, "-m", "modgap", "study", "--data", "data", "--benchmark", "synthetic", "--model",
+               "tiny", "--recipes", "full-text", "--out", "out", "--seeds", "0,1", "--jobs", "2",
+               "--samples", "2000"]  # fmt: skip
+    # SIGTERM comes to one that ignores SIGINT, as after nohup or in a shell's background, and so do its jobs
+    handler = signal.default_int_handler if kind is signal.SIGINT else signal.SIG_IGN
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        told = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    logs = [tmp_path / "out" / "logs" / f"seed0_{name}.log" for name in ("base", "full-text")]
+    runs = [tmp_path / "out" / "seed0" / name / "manifest.json" for name in ("base/eval", "full-text")]
     until = time.monotonic() + 60
-    while not _running(mark, told.pid) and time.monotonic() < until:
+    while time.monotonic() < until and not all(run.exists() for run in runs):
         time.sleep(0.1)
-    assert _running(mark, told.pid), "the sweep started its jobs"
+    assert all(run.exists() for run in runs), "the jobs were at work"
     told.send_signal(kind)
     _, said = told.communicate(timeout=60)
-    assert told.returncode == 130 and "interrupted" in said
-    assert not _running(mark, told.pid)
-
-
-def _running(mark: str, parent: int) -> list[int]:
-    """Processes below a parent, zombies left out, whose command line has a mark."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) not in (parent, os.getpid()):
-            try:
-                words = (entry / "cmdline").read_text()
-            except OSError:
-                continue
-            if mark in words and "seed=" in words:  # the jobs, not the sweep itself
-                found.append(int(entry.name))
-    return found
+    assert told.returncode == (-9 if kind is signal.SIGKILL else 130)
+    assert kind is signal.SIGKILL or "interrupted" in said
+    assert not left_of(mark)
+    assert all("interrupted" in log.read_text() for log in logs), "they were asked to end, not killed"
 
 
 def test_options_become_the_arguments_that_give_them() -> None:
