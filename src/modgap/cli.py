@@ -261,7 +261,7 @@ def evaluate(
     assert model is not None
     with progress_bars() as bars:
         summary = evaluate_model(problems, model, out, options, given=given(), progress=bars)
-    print_summary(summary, out.name)
+    print_summary(summary, out.name, run=out)
     return None
 
 
