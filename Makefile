@@ -14,7 +14,7 @@ demo: $(READY) ## data -> training -> evaluation -> report, offline, under 5 min
 	$(BIN)/modgap demo --out demo
 
 test: $(READY) ## the test suite, under 3 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(READY) ## and the slow tests
 	$(BIN)/python -m pytest -m "not gpu" --timeout 1200

@@ -478,6 +478,7 @@ def kill_one_in_the_middle(make: Callable[[], Engine], asked: Sequence[Request],
 def test_a_killed_actor_costs_only_what_it_had_in_hand(
     data: Path, mark: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("ray", reason="needs the extra `ray`")
     monkeypatch.setattr(replicas, "Cluster", Cluster)
 
     def answer(request: Request, sample: int) -> str:  # local, so that it travels whole
