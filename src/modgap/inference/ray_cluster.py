@@ -56,7 +56,7 @@ class Cluster:
     def __init__(self, address: str | None, replicas: int, accelerators_each: int = 1) -> None:
         self._set = _set_environment(address)
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports] - an extra
         except ModuleNotFoundError as error:
             self._restore()
             raise UserError("--replicas needs Ray: pip install 'modgap[ray]'.") from error
@@ -227,7 +227,7 @@ def _read_again() -> None:
     Where a version of Ray has these elsewhere, the second cluster of a process is refused, and its error says so.
     """
     with contextlib.suppress(ImportError, AttributeError):
-        from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
+        from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]  # pyright: ignore[reportMissingImports] - an extra
 
         Config.initialize("")  # before the token: a thread of Ray's that ends late would read one that is not there
         AuthenticationTokenLoader.instance().reset_cache()
