@@ -227,7 +227,7 @@ def _read_again() -> None:
     Where a version of Ray has these elsewhere, the second cluster of a process is refused, and its error says so.
     """
     with contextlib.suppress(ImportError, AttributeError):
-        from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]  # pyright: ignore[reportMissingImports] - an extra
+        from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore  # an extra, and private
 
         Config.initialize("")  # before the token: a thread of Ray's that ends late would read one that is not there
         AuthenticationTokenLoader.instance().reset_cache()
