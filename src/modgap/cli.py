@@ -330,7 +330,7 @@ def study(
         replicas: As in eval.
         ray_address: As in eval.
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
-        jobs: Trainings and evaluations at a time, which take turns on the visible accelerators.
+        jobs: Trainings and evaluations at a time, which share the visible accelerators.
     """
     from modgap.core.record import write_json
     from modgap.evaluation import locate
