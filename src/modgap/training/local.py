@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ from modgap.training.checkpoint import (
     start_run,
 )
 from modgap.training.log import Clock, StageLog, Teller, group_metrics
-from modgap.training.protocol import LoadPolicy, Progress, TrainablePolicy
+from modgap.training.protocol import LoadPolicy, Progress, TrainablePolicy, TrainResult
 from modgap.training.rollout import (
     Batch,
     DataOrder,
@@ -54,23 +54,6 @@ from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identi
 from modgap.training.update import MicroBatch, TokenStats, computing, gradients, old_logprobs
 
 __all__ = ["TrainResult", "checkpoint", "final_checkpoint", "train"]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What a training run ends with.
-
-    Attributes:
-        out: Its folder.
-        stages: The stages' folders.
-        final: The last checkpoint of the last stage, a Hugging Face folder.
-        best: Its checkpoint with the highest validation accuracy.
-    """
-
-    out: Path
-    stages: tuple[Path, ...]
-    final: Path
-    best: Path
 
 
 def train(

@@ -147,3 +147,20 @@ class Progress(Protocol):
     def __call__(self, event: Event) -> None:
         """Told of everything, in order."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training run ends with.
+
+    Attributes:
+        out: Its folder.
+        stages: The stages' folders.
+        final: The last checkpoint of the last stage, a Hugging Face folder.
+        best: Its checkpoint with the highest validation accuracy.
+    """
+
+    out: Path
+    stages: tuple[Path, ...]
+    final: Path
+    best: Path

@@ -33,7 +33,7 @@ from modgap.core.record import RunFolder, write_json
 from modgap.training import verl_compose, verl_merge
 from modgap.training.checkpoint import checkpoint, finish, finished, point_best, start_run, step_folder
 from modgap.training.log import Teller
-from modgap.training.protocol import Progress
+from modgap.training.protocol import Progress, TrainResult
 from modgap.training.rollout import hold_out
 from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, reward_of
 from modgap.training.verl_config import Files, Model, notes, stage_overrides
@@ -68,23 +68,6 @@ class Tools:
     runner: tuple[str, ...] = (sys.executable, "-m", "modgap.training.verl_run")
     merge: Callable[[Path, Path, Path], Path] = verl_merge.merge
     validate: Callable[[Mapping[str, Any]], Any] = verl_compose.compose
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What a training run ends with; as the local engine's.
-
-    Attributes:
-        out: Its folder.
-        stages: The stages' folders.
-        final: The last checkpoint of the last stage, a Hugging Face folder.
-        best: Its checkpoint with the highest validation accuracy.
-    """
-
-    out: Path
-    stages: tuple[Path, ...]
-    final: Path
-    best: Path
 
 
 def train(
