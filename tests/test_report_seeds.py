@@ -280,6 +280,25 @@ def test_cells_make_the_same_table_again_without_the_runs(studies: list[Path], t
     assert '"p0", "p1"' in kept.read_text() and "response" not in kept.read_text().replace("response_tokens", "")
 
 
+def test_recipes_that_differ_in_their_term_are_compared_with_the_first(studies: list[Path], tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_recipe(studies[seed], "kl-unclamped", seed, (0.85, 0.6))
+    numbers = build_report(studies, tmp_path / "r.html")
+    rows = {(row["recipe"], row["control"]): row for row in numbers["seeds"][0]["controls"]}
+    assert {pair: (row["kind"], row["seeds"]) for pair, row in rows.items()} == {
+        ("kl", "full-text-continued"): ("without", [0, 1, 2]),
+        ("kl-unclamped", "full-text-continued"): ("without", [1, 2]),
+        ("kl-unclamped", "kl"): ("other", [1, 2]),
+    }
+    other, gaps = (
+        rows["kl-unclamped", "kl"],
+        {row["recipe"]: row["gap"]["seeds"] for row in numbers["seeds"][0]["rows"]},
+    )
+    mean = np.mean(np.subtract(gaps["kl-unclamped"], gaps["kl"][1:]))
+    assert other["change"]["gap"]["value"] == pytest.approx(mean)
+    assert "What is different in that term of kl-unclamped changes the gap by +" in (tmp_path / "r.html").read_text()
+
+
 def test_a_kept_table_goes_on_with_further_seeds(studies: list[Path], tmp_path: Path) -> None:
     def table(*paths: Path) -> dict[str, Any]:
         (found,) = build_report(paths, tmp_path / "grown.html", figures=True)["seeds"]

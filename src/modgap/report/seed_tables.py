@@ -97,7 +97,10 @@ def _control(numbers: Mapping[str, Any]) -> t.Table:
         for row in numbers["controls"]
     ]
     head = ("recipe", "control", "seeds", "gap", "95% interval", "p (Holm)", "text", "image")
-    caption = "What the contrastive term does: each recipe minus the same one without it, seed by seed, in points"
+    caption = (
+        "What the contrastive term does: each recipe minus the same one without it, or minus the first one with "
+        "another term, seed by seed, in points"
+    )
     return t.Table(caption, head, tuple(rows), left=2)
 
 
@@ -153,8 +156,9 @@ def seed_words(numbers: Mapping[str, Any]) -> list[str]:
     for row in numbers["controls"]:
         change = row["change"]["gap"]
         verdict = "is beyond chance" if change["p_holm"] < CERTAIN else "may be chance"
+        what = "The contrastive term" if row["kind"] == "without" else "What is different in that term"
         words.append(
-            f"The contrastive term of {row['recipe']} changes the gap by {t.signed(change['value'])} points against "
+            f"{what} of {row['recipe']} changes the gap by {t.signed(change['value'])} points against "
             f"{row['control']} ({_spread(change)}), which {verdict}."
         )
     return words

@@ -5,13 +5,14 @@ model gets on the same one. Intervals and p-values hold for other problems and o
 corrected over the recipes (Holm), for each question by itself.
 
 Where a sweep has a recipe and the same recipe without its contrastive term, the two are compared as well, seed by seed:
-that difference is what the term does.
+that difference is what the term does. So are recipes that differ in nothing but that term (its estimator, clamp or
+coefficient), each with the first of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,9 @@ def seed_numbers(sweep: Sweep) -> dict[str, Any]:
     rows = [_row(sweep, base.name, [base], None)] if base else []
     rows += [_row(sweep, label, v.runs, base) for label, v in zip(labels, sweep.recipes, strict=True)]
     controls = _controls(sweep, labels)
-    for changes in ([row["change"] for row in rows if row["change"]], [row["change"] for row in controls]):
-        _correct(changes)
+    _correct([row["change"] for row in rows if row["change"]])
+    for kind in ("without", "other"):  # two questions
+        _correct([row["change"] for row in controls if row["kind"] == kind])
     return {
         "model": sweep.model,
         "n_problems": len(sweep.problems),
@@ -151,12 +153,10 @@ def _differing(variant: Variant, alike: Sequence[Variant]) -> str:
 
 
 def _controls(sweep: Sweep, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Each recipe with a contrastive term against the same one without it, over the seeds that both have."""
+    """Each contrastive recipe against the same one without that term or with another, over the seeds that both have."""
     rows: list[dict[str, Any]] = []
     for label, variant in zip(labels, sweep.recipes, strict=True):
-        for other_label, other in zip(labels, sweep.recipes, strict=True):
-            if not _is_control(other, variant):
-                continue
+        for other_label, other, kind in _controls_of(variant, labels, sweep.recipes):
             of_seed = {run.seed: run for run in other.runs}
             pairs = [(run, of_seed[run.seed]) for run in variant.runs if run.seed in of_seed]
             if pairs:
@@ -168,6 +168,7 @@ def _controls(sweep: Sweep, labels: Sequence[str]) -> list[dict[str, Any]]:
                     {
                         "recipe": label,
                         "control": other_label,
+                        "kind": kind,
                         "seeds": [run.seed for run, _ in pairs],
                         "change": _change(text_SP, vision_SP),
                     }
@@ -175,14 +176,25 @@ def _controls(sweep: Sweep, labels: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_control(control: Variant, variant: Variant) -> bool:
-    contrastive = [[bool(stage.get("contrastive")) for stage in v.stages] for v in (control, variant)]
-    return (
-        not any(contrastive[0])
-        and any(contrastive[1])
-        and control.data == variant.data
-        and [_plain(stage) for stage in control.stages] == [_plain(stage) for stage in variant.stages]
-    )
+def _controls_of(
+    variant: Variant, labels: Sequence[str], recipes: Sequence[Variant]
+) -> Iterator[tuple[str, Variant, str]]:
+    """What a contrastive recipe is compared with: all without the term, and the first with another one."""
+    if not _contrastive(variant):
+        return
+    alike = [
+        (label, other)
+        for label, other in zip(labels, recipes, strict=True)
+        if other.data == variant.data and [*map(_plain, other.stages)] == [*map(_plain, variant.stages)]
+    ]
+    yield from ((label, other, "without") for label, other in alike if not _contrastive(other))
+    label, first = next(pair for pair in alike if _contrastive(pair[1]))
+    if first is not variant:
+        yield label, first, "other"
+
+
+def _contrastive(variant: Variant) -> bool:
+    return any(stage.get("contrastive") for stage in variant.stages)
 
 
 def _plain(stage: Settings) -> Settings:
