@@ -399,6 +399,8 @@ def test_where_nothing_can_be_asked_and_it_is_not_the_prompts_the_run_ends(error
 
 def test_leaving_early_aborts_what_is_under_way() -> None:
     core, before = Core(), set(threading.enumerate())
+    step = core.step
+    core.step = lambda: time.sleep(0.005) or step()  # type: ignore[method-assign] - else all is done before we leave
     completions = engine_on(core).generate([request(n) for n in range(1000)], Sampling())
     next(completions)
     completions.close()  # type: ignore[attr-defined]

@@ -172,7 +172,7 @@ def _cause(error: BaseException | None, log: str) -> str:
     if error is not None and not re.search(r"root cause", str(error)):
         text = re.sub(r"\d+ validation errors? for \w+|\[type=[^\]]*\]|For further information[^\n]*", " ", str(error))
         return _short(f"{type(error).__name__}: {text}")
-    return "no cause in its log"
+    return "no cause in its log: it may have been killed, as the system does where memory runs short"
 
 
 def _short(text: str) -> str:
