@@ -340,6 +340,18 @@ def test_bad_models_are_named_in_one_line(folder: Path, tmp_path: Path, monkeypa
         assert "\n" not in str(error.value)
 
 
+def test_a_folder_as_transformers_5_saves_it_is_a_whole_model(folder: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    shutil.copytree(folder, saved)
+    processor = json.loads((saved / "preprocessor_config.json").read_text())
+    (saved / "preprocessor_config.json").unlink()
+    (saved / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
+    policy, before = load_policy(saved, device="cpu"), model_fingerprint(saved)
+    assert policy.encode(Prompt("x"), picture(224, 224, 0)).grid == (1, 16, 16)
+    (saved / "processor_config.json").write_text(json.dumps({"image_processor": {**processor, "patch_size": 28}}))
+    assert model_fingerprint(saved) != before
+
+
 def test_fingerprint_changes_with_the_weights(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)

@@ -132,6 +132,10 @@ def test_pixel_limits_go_to_processors_that_have_them(tmp_path: Path, capsys: py
         assert pixel_arguments(tmp_path, limits) == {"min_pixels": limits[0], "max_pixels": limits[1]}
     path.write_text(json.dumps({"size": {"height": 336, "width": 336}}))
     assert pixel_arguments(tmp_path, limits) == {}
+    path.unlink()
+    whole = {"image_processor": {"size": {"shortest_edge": 1, "longest_edge": 2}}, "processor_class": "x"}
+    (tmp_path / "processor_config.json").write_text(json.dumps(whole))  # what transformers 5 saves
+    assert pixel_arguments(tmp_path, limits) == {"min_pixels": limits[0], "max_pixels": limits[1]}
     assert "no pixel limits" in capsys.readouterr().err
 
 

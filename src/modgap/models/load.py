@@ -246,7 +246,8 @@ def model_fingerprint(folder: str | Path) -> str:
     """
     digest = hashlib.sha256()
     folder = Path(folder)
-    names = ["config.json", "tokenizer.json", "preprocessor_config.json"]
+    processor = next((name for name in _PARTS["image processor"] if (folder / name).is_file()), "")
+    names = ["config.json", "tokenizer.json", processor]
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     for path in [*(folder / name for name in names), *weights]:
         if not path.is_file():
