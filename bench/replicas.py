@@ -15,15 +15,14 @@ import argparse
 import functools
 import json
 import os
-import statistics
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cards import Cards
 from vllm_speed import PIXELS, Fixed, requests, write_shape
 
 from modgap.core.engine import Engine, Request, Sampling
@@ -43,35 +42,6 @@ class Short(Fixed):
         parameters = super().parameters(request, sample, sampling)
         parameters.max_tokens = max(5, parameters.max_tokens // 3)
         return parameters
-
-
-class Cards:
-    """Utilisation of every GPU, twice a second; nothing where there is no NVML."""
-
-    def __init__(self) -> None:
-        self._stop, self.seen = threading.Event(), list[list[int]]()
-        self._thread: threading.Thread | None = None
-        try:
-            import pynvml  # pyright: ignore[reportMissingImports] - optional
-
-            pynvml.nvmlInit()
-            cards = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        except Exception:
-            return
-
-        def look() -> None:
-            while not self._stop.wait(0.5):
-                self.seen.append([pynvml.nvmlDeviceGetUtilizationRates(card).gpu for card in cards])
-
-        self._thread = threading.Thread(target=look, daemon=True)
-        self._thread.start()
-
-    def mean(self) -> list[int]:
-        """Stop; the mean of each card in percent."""
-        self._stop.set()
-        if self._thread:
-            self._thread.join()
-        return [round(statistics.mean(column)) for column in zip(*self.seen, strict=True)]
 
 
 def work(engine: ReplicaEngine, asked: list[Request]) -> dict[str, Any]:

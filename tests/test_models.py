@@ -17,8 +17,10 @@ from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalG
 
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.problem import Problem
 from modgap.core.prompt import INSTRUCTION, Prompt
 from modgap.inference.hf import HfEngine
+from modgap.measure import EvalOptions, evaluate_model
 from modgap.models import load
 from modgap.models.build import Size, build_tiny
 from modgap.models.decode import Generated, pick, uniforms
@@ -338,6 +340,18 @@ def test_bad_models_are_named_in_one_line(folder: Path, tmp_path: Path, monkeypa
         assert "\n" not in str(error.value)
 
 
+def test_a_folder_as_transformers_5_saves_it_is_a_whole_model(folder: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    shutil.copytree(folder, saved)
+    processor = json.loads((saved / "preprocessor_config.json").read_text())
+    (saved / "preprocessor_config.json").unlink()
+    (saved / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
+    policy, before = load_policy(saved, device="cpu"), model_fingerprint(saved)
+    assert policy.encode(Prompt("x"), picture(224, 224, 0)).grid == (1, 16, 16)
+    (saved / "processor_config.json").write_text(json.dumps({"image_processor": {**processor, "patch_size": 28}}))
+    assert model_fingerprint(saved) != before
+
+
 def test_fingerprint_changes_with_the_weights(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -363,12 +377,17 @@ def test_the_fingerprint_of_large_weights_sees_every_tensor(
     assert one == two != three
 
 
-def test_a_large_file_that_is_no_safetensors_has_a_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model-00001-of-00002.bin"])
+@pytest.mark.parametrize("place", [0, 100_000, 199_999])
+def test_a_large_file_that_is_no_safetensors_has_a_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: int
+) -> None:
     monkeypatch.setattr(load, "_HASH_WHOLE", 1000)
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(b"\xff" * 20_000)
+    path, data = tmp_path / name, bytearray(b"\xff" * 200_000)
+    path.write_bytes(data)
     before = model_fingerprint(tmp_path)
-    path.write_bytes(b"\xff" * 19_999 + b"x")
+    data[place] = 0
+    path.write_bytes(data)
     assert model_fingerprint(tmp_path) != before
 
 
@@ -379,6 +398,32 @@ def test_a_training_run_given_as_a_model_names_its_checkpoint(tmp_path: Path, st
     best = tmp_path / stages[-1] / "checkpoints" / "best"
     with pytest.raises(UserError, match=f"is a training run.*{best}$"):
         check_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "has", "words"),
+    [
+        ("config.json", "adapter_config.json", "is a LoRA adapter.*merge it into its base model"),
+        ("config.json", "model_world_size_8_rank_0.pt", "is a checkpoint of verl.*modgap convert"),
+        ("config.json", "global_step_5/actor/model_world_size_8_rank_0.pt", "is a checkpoint of verl.*modgap convert"),
+        ("config.json", "notes.txt", "holds no model"),
+        ("tokenizer.json", "chat_template.jinja", "has no tokenizer.*copy all that is not weights from the base model"),
+        ("preprocessor_config.json", "", "has no image processor.*copy all that is not weights from the base model"),
+    ],
+)
+def test_what_a_trainer_left_that_is_no_whole_model_is_named_with_what_to_do(
+    folder: Path, tmp_path: Path, lacks: str, has: str, words: str
+) -> None:
+    left = tmp_path / "left"
+    shutil.copytree(folder, left)
+    (left / lacks).unlink()
+    if has:
+        (left / has).parent.mkdir(parents=True, exist_ok=True)
+        (left / has).touch()
+    asked = EvalOptions(views="question-only")
+    with pytest.raises(UserError, match=f"{left} {words}") as error:
+        evaluate_model([Problem(id="p", question="What is 1?", answer="1")], left, tmp_path / "run", asked)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists(), "before anything is loaded or written"
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps", "meta", "cpu:x", ""])

@@ -132,6 +132,10 @@ def test_pixel_limits_go_to_processors_that_have_them(tmp_path: Path, capsys: py
         assert pixel_arguments(tmp_path, limits) == {"min_pixels": limits[0], "max_pixels": limits[1]}
     path.write_text(json.dumps({"size": {"height": 336, "width": 336}}))
     assert pixel_arguments(tmp_path, limits) == {}
+    path.unlink()
+    whole = {"image_processor": {"size": {"shortest_edge": 1, "longest_edge": 2}}, "processor_class": "x"}
+    (tmp_path / "processor_config.json").write_text(json.dumps(whole))  # what transformers 5 saves
+    assert pixel_arguments(tmp_path, limits) == {"min_pixels": limits[0], "max_pixels": limits[1]}
     assert "no pixel limits" in capsys.readouterr().err
 
 
@@ -399,6 +403,8 @@ def test_where_nothing_can_be_asked_and_it_is_not_the_prompts_the_run_ends(error
 
 def test_leaving_early_aborts_what_is_under_way() -> None:
     core, before = Core(), set(threading.enumerate())
+    step = core.step
+    core.step = lambda: time.sleep(0.005) or step()  # type: ignore[method-assign] - else all is done before we leave
     completions = engine_on(core).generate([request(n) for n in range(1000)], Sampling())
     next(completions)
     completions.close()  # type: ignore[attr-defined]

@@ -193,11 +193,13 @@ class _Start:
 
 def _local(model: str | Path, options: EvalOptions) -> _Start:
     """An engine that loads the model itself, on one accelerator or as several replicas."""
-    from modgap.models.load import model_fingerprint, resolve
+    from modgap.models.load import check_files, model_fingerprint, resolve
 
     if options.engine == "vllm" and not importlib.util.find_spec("vllm"):
         raise UserError("vllm is not installed: pip install 'modgap[vllm]', or give --engine hf.")
-    folder = resolve(model)
+    folder, args = resolve(model), telling_args(options.engine_args)
+    if "tokenizer" not in args:
+        check_files(folder)
     paper = options.style == "paper"
     pixels = _PAPER_PIXELS if paper and not model_notes(folder).get("testbed") else None
     if options.engine == "vllm":
@@ -207,7 +209,6 @@ def _local(model: str | Path, options: EvalOptions) -> _Start:
     if options.replicas > 1 or options.ray_address is not None:
         make = functools.partial(_make_replicas, make, options)
     sampling = _PAPER_SAMPLING if paper else _own_sampling(folder)
-    args = telling_args(options.engine_args)
     # Named only where there are some, so that runs from before they were recorded can be gone on with.
     return _Start(
         make, sampling, {"model_fingerprint": model_fingerprint(folder), **({"engine_args": args} if args else {})}

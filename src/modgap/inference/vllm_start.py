@@ -103,16 +103,21 @@ def pixel_arguments(folder: Path, pixels: tuple[int, int] | None) -> dict[str, i
     """
     if pixels is None:
         return {}
-    path = folder / "preprocessor_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
+    config = _json(folder / "preprocessor_config.json") or _json(folder / "processor_config.json")
+    config = config.get("image_processor") or config  # as transformers 5 saves it
     size = config.get("size") or {}
     if {"min_pixels", "max_pixels"} <= config.keys() or {"shortest_edge", "longest_edge"} <= size.keys():
         return {"min_pixels": pixels[0], "max_pixels": pixels[1]}
     print("modgap: this model's image processor has no pixel limits: images are sized its own way", file=sys.stderr)
     return {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What a file holds; nothing where it is absent or broken, which vLLM will say."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def explain(error: BaseException | None, log: str, *, running: bool = False) -> str:
@@ -172,7 +177,7 @@ def _cause(error: BaseException | None, log: str) -> str:
     if error is not None and not re.search(r"root cause", str(error)):
         text = re.sub(r"\d+ validation errors? for \w+|\[type=[^\]]*\]|For further information[^\n]*", " ", str(error))
         return _short(f"{type(error).__name__}: {text}")
-    return "no cause in its log"
+    return "no cause in its log: it may have been killed, as the system does where memory runs short"
 
 
 def _short(text: str) -> str:

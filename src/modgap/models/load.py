@@ -25,6 +25,11 @@ ALIASES = {
     "qwen2_5_vl_7b_kl_curriculum": "yaogy/qwen2_5_vl_7b_kl_curriculum",
 }
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+# What a model needs beside config and weights: one of these, by the makers of tokenizers.
+_PARTS = {
+    "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "*.tiktoken"),
+    "image processor": ("preprocessor_config.json", "processor_config.json"),
+}
 # Weights up to this size are hashed whole; of larger files the header and three slices of every tensor.
 _HASH_WHOLE = 64 * 2**20
 _SLICE = 4096
@@ -90,17 +95,43 @@ def _fetch(download: Callable[..., str], name: str, where: str) -> Path:
         ) from error
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
-    """The config of a model folder.
+def check_files(folder: Path) -> None:
+    """Refuse what is no whole model, of whatever kind, and say how it becomes one; before anything is loaded.
 
     Raises:
-        UserError: It holds no model, or one of another kind.
+        UserError: There is no config, tokenizer or image processor.
     """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} {_instead_of_a_model(folder)}")
+    for what, names in _PARTS.items():
+        if not any(any(folder.glob(name)) for name in names):
+            raise UserError(
+                f"{folder} has no {what} (no {names[0]}): copy all that is not weights from the base model's folder, "
+                "the chat template included."
+            )
+
+
+def _instead_of_a_model(folder: Path) -> str:
+    """What a folder without a config holds, and what to do."""
+    if checkpoint := _checkpoint(folder):
+        return f"is a training run, not a model: give its checkpoint, {checkpoint}"
+    if (folder / "adapter_config.json").is_file():
+        return "is a LoRA adapter (no config.json): merge it into its base model, see docs/engines/any-checkpoint.md"
+    if any(
+        any(folder.glob(f"{below}model_world_size_*_rank_*.pt")) for below in ("", "actor/", "global_step_*/actor/")
+    ):
+        return f"is a checkpoint of verl (no config.json): modgap convert {folder} --out DIR, then give DIR"
+    return "holds no model (no config.json): give a folder in Hugging Face form, or an id of the hub"
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """The config of a folder with a Qwen2.5-VL.
+
+    Raises:
+        UserError: It holds no model, a part of one, or one of another kind.
+    """
+    check_files(folder)
     path = folder / "config.json"
-    if not path.is_file():
-        if checkpoint := _checkpoint(folder):
-            raise UserError(f"{folder} is a training run, not a model: give its checkpoint, {checkpoint}")
-        raise UserError(f"{folder} holds no model (no config.json): give a Hugging Face folder of a Qwen2.5-VL")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -209,13 +240,16 @@ def add_lora(model: Any, rank: int) -> None:
 def model_fingerprint(folder: str | Path) -> str:
     """16 hex digits that change with the config, the tokenizer or the weights of a model folder.
 
-    Of a file above 64 MB the header and three slices of every tensor (4 KB at its start, middle and end) are read: it
-    stays cheap, and training that changes any tensor all over, as merged LoRA adapters do, shows.
+    Of a file above 64 MB the header and three slices of every tensor (4 KB at its start, middle and end; of other
+    formats than safetensors, of every thousandth of the file) are read: it stays cheap, and training that changes any
+    tensor all over, as merged LoRA adapters do, shows.
     """
     digest = hashlib.sha256()
     folder = Path(folder)
-    names = ["config.json", "tokenizer.json", "preprocessor_config.json"]
-    for path in [*(folder / name for name in names), *sorted(folder.glob("*.safetensors"))]:
+    processor = next((name for name in _PARTS["image processor"] if (folder / name).is_file()), "")
+    names = ["config.json", "tokenizer.json", processor]
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    for path in [*(folder / name for name in names), *weights]:
         if not path.is_file():
             continue
         size = path.stat().st_size
@@ -238,8 +272,9 @@ def _slices(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
             raise ValueError
         tensors = json.loads(file.read(head))
         spans = sorted(tuple(about["data_offsets"]) for name, about in tensors.items() if name != "__metadata__")
-    except (ValueError, AttributeError, KeyError, TypeError):  # no safetensors: loading it will say so
-        spans, head = [(0, size)], -8
+    except (ValueError, AttributeError, KeyError, TypeError):  # no safetensors
+        step = max(_SLICE, size // 1000)
+        spans, head = [(at, min(at + step, size)) for at in range(0, size, step)], -8
     else:
         yield 0, 8 + head
     for begin, end in spans:
