@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from modgap.core.recipe import Settings, Stage
+from modgap.models.load import tiny_folder
 from modgap.study import known_model, print_plan, resolve_recipe
 from modgap.training.estimate import SHAPES, Shape
 from modgap.training.local_plan import PACK_TOKENS, Cost, Lengths, Machine, cost, gpu, lengths_of, sequences
@@ -117,3 +120,13 @@ def test_the_dry_run_prints_cost_and_assumptions(capsys: pytest.CaptureFixture[s
 def test_counting_needs_no_torch() -> None:
     code = "import sys, modgap.training.local_plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_pixel_limits_are_found_where_transformers_5_saves_them(tmp_path: Path) -> None:
+    before = known_model("tiny")
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_text((tiny_folder() / name).read_text())
+    processor = (tmp_path / "preprocessor_config.json").rename(tmp_path / "processor_config.json")
+    processor.write_text(json.dumps({"image_processor": json.loads(processor.read_text())}))
+    after = known_model(str(tmp_path))
+    assert (after.min_pixels, after.max_pixels) == (before.min_pixels, before.max_pixels)

@@ -75,8 +75,10 @@ def known_model(name: str) -> Any:
         name = ALIASES.get(name, name)
         return Model(name, SHAPES.get(name.removeprefix("modelscope:")))
     size = {}
-    if (folder / "preprocessor_config.json").is_file():
-        processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    files = [folder / name for name in ("preprocessor_config.json", "processor_config.json")]
+    if file := next(filter(Path.is_file, files), None):
+        processor = json.loads(file.read_text(encoding="utf-8"))
+        processor = processor.get("image_processor") or processor  # as transformers 5 saves it
         least, most = processor.get("min_pixels"), processor.get("max_pixels")
         size = processor.get("size") or {"shortest_edge": least, "longest_edge": most}
         size = {"min_pixels": size.get("shortest_edge") or 56 * 56, "max_pixels": size.get("longest_edge") or 12845056}
