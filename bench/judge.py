@@ -8,7 +8,8 @@ has the true shape and random weights (`load_format=dummy`: speed does not depen
 trained on the questions. What it writes is noise, so the run's grades must say `error` for it, never `wrong`.
 
 Ways: `vllm` is `modgap grade RUN --judge FOLDER`; `served` the same with `--judge URL`; `served-paper` as `served` with
-`--mode paper` (raw completions, 2 tokens); `hf` is for rehearsals on a CPU. Figures go to OUT/judge.json after each.
+`--mode paper` (raw completions, 2 tokens); `hf` is for rehearsals on a CPU; `none` makes the run and asks nobody, and a
+later command with the same --work takes it as it is. Figures go to OUT/judge.json after each way.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -168,14 +168,20 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     work = args.work or args.out
-    shutil.rmtree(work / "made", ignore_errors=True)
     run = write_run(work / "made", args.problems, args.samples)
+    if args.ways == "none":
+        return
+    (run / "judge.jsonl").unlink(missing_ok=True)
     texts = (work / "made/run/problems.jsonl").read_text().splitlines()
     from modgap.core.prompt import judge_prompt
 
     texts = [judge_prompt(text[:300], "12", "increasing").text for text in texts[:200]]
     judge = write_judge(args.shape, work / "made/judge", texts, weights="hf" in args.ways.split(","))
-    figures: dict[str, Any] = {"shape": args.shape, "tokens": args.tokens, "ways": {}}
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(judge)(texts)["input_ids"]
+    figures: dict[str, Any] = {"shape": args.shape, "tokens": args.tokens, "ways": {},
+                               "prompt_tokens_about": round(sum(map(len, words)) / len(words))}  # fmt: skip
     common: dict[str, Any] = {"max_tokens": args.tokens, "check": args.check}
     dummy = ("load_format=dummy", "max_model_len=8192", *args.engine_arg)
     ways = args.ways.split(",")
