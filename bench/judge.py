@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16, help="how many the judge may write")
     parser.add_argument("--engine-arg", action="append", default=[], help="key=value for vLLM; repeatable")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends, too
     args.out.mkdir(parents=True, exist_ok=True)
     work = args.work or args.out
     run = write_run(work / "made", args.problems, args.samples)

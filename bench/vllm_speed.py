@@ -180,11 +180,7 @@ class Figures:
 def first_card(pynvml: Any) -> Any:
     """NVML's handle of the first GPU that CUDA sees; NVML itself counts those that are masked, too."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    return (
-        pynvml.nvmlDeviceGetHandleByIndex(int(first))
-        if first.isdigit()
-        else pynvml.nvmlDeviceGetHandleByUUID(first)
-    )
+    return pynvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(first)
 
 
 class Utilisation:
