@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import statistics
 import tempfile
@@ -176,6 +177,12 @@ class Figures:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
+def first_card(pynvml: Any) -> Any:
+    """NVML's handle of the first GPU that CUDA sees; NVML itself counts those that are masked, too."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    return pynvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(first)
+
+
 class Utilisation:
     """Samples the GPU's utilisation in a thread."""
 
@@ -185,7 +192,7 @@ class Utilisation:
             import pynvml  # pyright: ignore[reportMissingImports] - optional
 
             pynvml.nvmlInit()
-            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            handle = first_card(pynvml)
         except Exception:
             self._thread = None
             return
