@@ -33,7 +33,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from mathverse_data import VERSIONS, rows, write_parquet
-
 from modgap.core.record import RunFolder
 from modgap.evaluation import read_problems
 from modgap.grading_runs import grade_run
@@ -107,8 +106,10 @@ def served(judge: Path, args: argparse.Namespace) -> Any:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     extra = [f"--{key.replace('_', '-')}={value}" for key, value in (arg.split("=", 1) for arg in args.engine_arg)]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(judge), "--load-format=dummy",
-               "--host=127.0.0.1", f"--port={port}", "--served-model-name=judge", "--max-model-len=8192", *extra]  # fmt: skip
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(judge), "--load-format=dummy",
+        "--host=127.0.0.1", f"--port={port}", "--served-model-name=judge", "--max-model-len=8192", *extra,
+    ]  # fmt: skip
     with (args.out / "serve.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:

@@ -24,11 +24,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import statistics
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -36,6 +34,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cards import Cards
 from PIL import Image, ImageDraw
 
 from modgap.core.engine import Request, Sampling
@@ -155,7 +154,7 @@ class Figures:
         tokens: Of those.
         prompt_tokens: Mean, image included.
         image_tokens: Mean.
-        gpu: Mean utilisation in percent, every 0.2 s, as NVML gives it; nothing where there is none.
+        gpu: Mean utilisation in percent, twice a second, as NVML gives it; nothing where there is none.
         done: Whether all of its prompts were answered.
         error: Why there are no figures.
     """
@@ -175,41 +174,6 @@ class Figures:
     def rate(self) -> float:
         """Tokens a second."""
         return self.tokens / self.seconds if self.seconds else 0.0
-
-
-def first_card(pynvml: Any) -> Any:
-    """NVML's handle of the first GPU that CUDA sees; NVML itself counts those that are masked, too."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    return pynvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(first)
-
-
-class Utilisation:
-    """Samples the GPU's utilisation in a thread."""
-
-    def __init__(self) -> None:
-        self._stop, self.seen = threading.Event(), list[int]()
-        try:
-            import pynvml  # pyright: ignore[reportMissingImports] - optional
-
-            pynvml.nvmlInit()
-            handle = first_card(pynvml)
-        except Exception:
-            self._thread = None
-            return
-
-        def sample() -> None:
-            while not self._stop.wait(0.2):
-                self.seen.append(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-
-        self._thread = threading.Thread(target=sample, daemon=True)
-        self._thread.start()
-
-    def mean(self) -> float | None:
-        """Stop, and the mean."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        return statistics.mean(self.seen) if self.seen else None
 
 
 def ours(
@@ -260,7 +224,7 @@ def measure(engine: VllmEngine, model: str, loop: str, args: argparse.Namespace)
     sampling = Sampling(temperature=0.6, max_tokens=256, seed=42)
     make = tiny_requests if model == "tiny" else requests
     asked = make(args.prompts, args.samples, 100_000 * (1 + LOOPS.index(loop)) + args.base)
-    figures, gpu, seen = Figures(model, loop), Utilisation(), []
+    figures, gpu, seen = Figures(model, loop), Cards(), []
     started = time.perf_counter()
     until = started + 60 * (args.minutes if loop == "ours" else args.baseline_minutes)
     try:
@@ -278,7 +242,7 @@ def measure(engine: VllmEngine, model: str, loop: str, args: argparse.Namespace)
         traceback.print_exc()
         figures.error = " ".join(str(error).split())[:300] or type(error).__name__
     figures.seconds = figures.seconds if loop == "ours" else time.perf_counter() - started
-    figures.gpu = gpu.mean()
+    figures.gpu = next(iter(gpu.mean()), None)
     figures.responses, figures.done = len(seen), len(seen) == args.prompts * args.samples
     if seen:
         figures.tokens = sum(one[0] for one in seen)
