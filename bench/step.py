@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -90,15 +89,8 @@ class WholeHead(Policy):
         other.__dict__ = policy.__dict__
         return other
 
-    @property
-    def decoder(self) -> Any:
-        plain = super().decoder
-
-        def run(**inputs: Any) -> Any:
-            return SimpleNamespace(last_hidden_state=self.model.lm_head(plain(**inputs).last_hidden_state))
-
-        run.embed_tokens = plain.embed_tokens  # type: ignore[attr-defined]
-        return run
+    def hidden(self, *inputs: Any) -> torch.Tensor:
+        return self.model.lm_head(super().hidden(*inputs))
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden
@@ -170,10 +162,15 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
 
     def packed(limit: int, contrastive: bool) -> Variant:
         def work(micro: int) -> None:
-            with swapped(policy_module, "_PACK_TOKENS", limit):
-                run(micro, contrastive=contrastive)
+            with swapped(policy_module, "_PACK_TOKENS", limit), swapped(policy_module, "_TREE", False):
+                with swapped(update, "_TOGETHER", False):
+                    run(micro, contrastive=contrastive)
 
         return work
+
+    def two_passes(micro: int) -> None:
+        with swapped(update, "_TOGETHER", False):
+            run(micro)
 
     def unchunked(micro: int) -> None:
         with swapped(policy_module, "_LOGIT_CHUNK", 2**60):
@@ -195,8 +192,9 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
         "plain, ordinary": (lambda m: ordinary(policy, own, settings, m), plain),
         kl: (run, kl),
         "contrastive, naive two-forward": (lambda m: naive(policy, batch, settings, True, max(1, m // 2)), kl),
-        "contrastive, groups of any length in one sequence": (packed(10**9, True), kl),
-        "plain, groups of any length in one sequence": (packed(10**9, False), plain),
+        "contrastive in two passes": (two_passes, kl),
+        "contrastive, packs with masks, two passes": (packed(10**9, True), kl),
+        "plain, packs with masks": (packed(10**9, False), plain),
         "contrastive without: image shared by the two prompts": (lambda m: run(m, twins_apart), kl),
         "contrastive without: prompt shared by a group": (packed(0, True), kl),
         "plain without: prompt shared by a group": (packed(0, False), plain),

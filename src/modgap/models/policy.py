@@ -26,6 +26,7 @@ from modgap.models.encode import EncodedPrompt, Encoder
 from modgap.models.patches import pixel_values
 from modgap.models.save import save_folder
 from modgap.models.static import StaticSampler, wanted
+from modgap.models.tree import Span, plant, run
 from modgap.models.vision import encode_images
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 _PACK_TOKENS = 2048
 # Logits are computed in chunks of about this many numbers where gradients would keep them all (1 GB in fp32).
 _LOGIT_CHUNK = 2**28
+
+# Whether scoring takes a tree of tokens (`tree.py`) or packs and masks.
+_TREE = True
 
 Features = Sequence[Tensor | None]
 
@@ -195,7 +199,8 @@ class Policy:
 
         def score(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             logps = self.token_logps(self.head(hidden), temperature)
-            entropy = -(logps.exp() * logps.clamp_min(-1e30)).sum(-1)
+            with torch.no_grad():  # for the log alone
+                entropy = -(logps.exp() * logps.clamp_min(-1e30)).sum(-1)
             return logps.gather(-1, targets[:, None])[:, 0], entropy
 
         logps_N, entropy_N = self._in_chunks(score, hidden_NC, targets_N)
@@ -232,6 +237,10 @@ class Policy:
 
         Rows with the same prompt are one sequence, prompt then responses; a response sees the prompt and itself.
         """
+        lengths = torch.tensor([r.numel() for r in responses])
+        mask_BT = (torch.arange(int(lengths.max())) < lengths[:, None]).to(self.device)
+        if _TREE and self.model.config._attn_implementation == "sdpa":
+            return self._tree_hidden(prompts, responses, features), mask_BT
         packs = self._packs(prompts, responses)
         heads = [prompts[pack[0]] for pack in packs]
         # A response's last token predicts nothing that is asked for.
@@ -252,9 +261,24 @@ class Policy:
                 at[row] = torch.cat((first, torch.arange(tokens.numel()) + offset))
                 offset += tokens.numel()
         index = torch.cat([at[row] for row in range(len(prompts))]).to(self.device)
-        lengths = torch.tensor([r.numel() for r in responses])
-        mask_BT = (torch.arange(int(lengths.max())) < lengths[:, None]).to(self.device)
         return hidden.reshape(-1, hidden.shape[-1])[index], mask_BT
+
+    def _tree_hidden(
+        self, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
+    ) -> Tensor:
+        image_token = self.model.config.image_token_id
+        tree = plant(prompts, responses, image_token, self.device)
+        embeds = self.decoder.embed_tokens(tree.ids.to(self.device))
+        seen = [image for row in tree.pictured if (image := features[row]) is not None]
+        if seen:
+            is_image = (tree.ids == image_token).to(self.device)
+            embeds = embeds.masked_scatter(is_image[:, None], torch.cat(seen).to(embeds.dtype))
+        hidden = self.hidden(embeds, tree.positions.to(self.device), tree.spans)
+        return hidden[torch.cat(tree.scored).to(self.device)]
+
+    def hidden(self, embeds: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
+        """Hidden states of a tree of tokens."""
+        return run(self.decoder, embeds, positions, spans)
 
     def _packs(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor]) -> list[list[int]]:
         """Rows that share a sequence: those of the same prompt, as far as the sequence stays short enough to pay."""
