@@ -159,7 +159,12 @@ def main() -> None:
     began = time.monotonic()
     about = machine(given.device) | {"contrastive": given.contrastive, "checkpointing": given.checkpointing,
                                      "rows_of_a_pass": given.micro or "all"}  # fmt: skip
-    lines = [", ".join(f"{k} {v}" for k, v in about.items()), "", f"| {HEADS.replace(',', ' | ')} |", "|" + " --- |" * 13]
+    lines = [
+        ", ".join(f"{k} {v}" for k, v in about.items()),
+        "",
+        f"| {HEADS.replace(',', ' | ')} |",
+        "|" + " --- |" * 13,
+    ]
     print("\n".join(lines), flush=True)
     rows: dict[str, Any] = {}
     policy: Policy | None = None

@@ -162,9 +162,12 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
 
     def packed(limit: int, contrastive: bool) -> Variant:
         def work(micro: int) -> None:
-            with swapped(policy_module, "_PACK_TOKENS", limit), swapped(policy_module, "_TREE", False):
-                with swapped(update, "_TOGETHER", False):
-                    run(micro, contrastive=contrastive)
+            with (
+                swapped(policy_module, "_PACK_TOKENS", limit),
+                swapped(policy_module, "_TREE", False),
+                swapped(update, "_TOGETHER", False),
+            ):
+                run(micro, contrastive=contrastive)
 
         return work
 
@@ -244,7 +247,8 @@ def table(
         shown = " | ".join("" if value is None else f"{value:.2f}x" for value in ratios.values())
         error = "" if name not in exact else f"{exact[name]:.0e}"
         lines.append(
-            f"| {name} | {statistics.median(values):.3f} | {shown} | {peaks.get(name, 0):.2f} | {sizes[name]} | {error} |"
+            f"| {name} | {statistics.median(values):.3f} | {shown} | {peaks.get(name, 0):.2f} | {sizes[name]} "
+            f"| {error} |"
         )
     return rows, lines
 
@@ -315,7 +319,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3, help="no round begins after that")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, help="written after every round, with a .md beside it")
-    parser.add_argument("--profile", type=Path, help="torch's profile of one plain and one contrastive step, at the end")
+    parser.add_argument(
+        "--profile", type=Path, help="torch's profile of one plain and one contrastive step, at the end"
+    )
     given = parser.parse_args()
     began = time.monotonic()
     small = given.model == "tiny"

@@ -263,9 +263,7 @@ class Policy:
         index = torch.cat([at[row] for row in range(len(prompts))]).to(self.device)
         return hidden.reshape(-1, hidden.shape[-1])[index], mask_BT
 
-    def _tree_hidden(
-        self, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
-    ) -> Tensor:
+    def _tree_hidden(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features) -> Tensor:
         image_token = self.model.config.image_token_id
         tree = plant(prompts, responses, image_token, self.device)
         embeds = self.decoder.embed_tokens(tree.ids.to(self.device))

@@ -2,10 +2,10 @@
 
 The full-text side of the contrastive KL is detached, so its log-probabilities are those of the policy's rows. A twin's
 row is one more row of the same pass: the model computes once what its prompt has in common with the full one, image
-included. (`full_vocab`, and a micro-batch of one row, take the twins in passes of their own.) The vision tower runs once
-over the images of a pass; its features are detached leaves that collect gradients, and one backward through the tower
-ends it. Where groups are split, or the twins have passes of their own, it does so for the whole mini-batch. The naive
-form (every row forwarded twice, images and all, in one graph) is the tests' oracle.
+included. (`full_vocab`, and a micro-batch of one row, take the twins in passes of their own.) The vision tower runs
+once over the images of a pass; its features are detached leaves that collect gradients, and one backward through the
+tower ends it. Where groups are split, or the twins have passes of their own, it does so for the whole mini-batch. The
+naive form (every row forwarded twice, images and all, in one graph) is the tests' oracle.
 
 Weights that are trained are fp32 everywhere; on a GPU the computation is bf16 by autocast.
 
