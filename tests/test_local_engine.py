@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ from modgap.training import local, rollout
 from modgap.training.local import final_checkpoint, train
 from modgap.training.log import StageLog
 from modgap.training.protocol import Event
-from modgap.training.rollout import Batch, DataOrder, hold_out, refill_size, score
+from modgap.training.rollout import Batch, DataOrder, draw_size, hold_out, score
 from modgap.training.setup import check_prompts, digest, identity
 from modgap.training.update import MicroBatch, SharedVision, gradients, old_logprobs
 
@@ -395,10 +396,26 @@ def test_later_updates_of_a_step_are_off_policy(kl_run: tuple[Path, list[Event]]
     assert rows and all(row["ratio_max"] > 1.0 for row in rows)
 
 
+def test_a_step_begins_with_what_the_step_before_would_have_needed(tiny: Path, tmp_path: Path) -> None:
+    """Half of the groups or fewer are mixed, so four prompts are not enough."""
+
+    def even_ones(response: str, gold: str) -> float:
+        return made_up(response, gold).score if int(float(gold)) % 2 == 0 else 0.0
+
+    chosen = recipe(steps=3, max_refills=5, overlong_buffer=0, eval_every=0, validation_problems=0)
+    run(chosen, tiny, tmp_path, reward=even_ones)
+    first, *later = log_of(tmp_path / "stage1")
+    assert first["refills"] > 0
+    for before, row in pairwise([first, *later]):
+        expected = min(12, math.ceil(4 / before["mixed_share"]))
+        assert row["sampled_groups"] == expected if row["refills"] == 0 else row["sampled_groups"] > expected
+
+
 def test_without_mixed_rewards_refills_are_bounded_and_nothing_is_learned(tiny: Path, tmp_path: Path) -> None:
     events = run(recipe(overlong_buffer=0), tiny, tmp_path, reward=lambda response, gold: 0.1)
     for row in log_of(tmp_path / "stage1"):
-        assert (row["kept_groups"], row["refills"], row["sampled_groups"]) == (0, 2, 12)
+        first = 4 if row["step"] == 1 else 12  # and two refills of 4
+        assert (row["kept_groups"], row["refills"], row["sampled_groups"]) == (0, 2, first + 8)
         assert (row["updates"], row["grad_norm"]) == (0, 0.0)
     before, after = weights_of(tiny), weights_of(tmp_path / "stage1" / "checkpoints" / "step_2")
     assert all(torch.equal(after[name], value.to(after[name].dtype)) for name, value in before.items())
@@ -778,11 +795,13 @@ def test_every_epoch_is_a_new_permutation_and_a_position_says_it_all() -> None:
     ]
 
 
-@given(st.integers(1, 64), st.integers(0, 64), st.integers(0, 640))
-def test_a_refill_is_never_empty_and_never_more_than_a_step(wanted: int, kept: int, sampled: int) -> None:
+@given(st.integers(1, 64), st.integers(0, 64), st.integers(0, 640), st.floats(0, 1))
+def test_a_draw_is_what_is_missing_at_the_rate_so_far(wanted: int, kept: int, sampled: int, before: float) -> None:
     if kept < wanted and kept <= sampled:
-        size = refill_size(replace(SETTINGS, prompts_per_step=wanted), kept, sampled)
-        assert 1 <= size <= wanted and (size >= wanted - kept)
+        size = draw_size(replace(SETTINGS, prompts_per_step=wanted), kept, sampled, before)
+        most, rate = (wanted, kept / sampled) if sampled else (3 * wanted, before)
+        assert wanted - kept <= size <= most
+        assert size == most or size - 1 < (wanted - kept) / rate <= size
 
 
 def test_held_out_problems_are_the_same_in_any_order_and_never_trained_on(kl_run: tuple[Path, list[Event]]) -> None:

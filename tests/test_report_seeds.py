@@ -280,6 +280,23 @@ def test_cells_make_the_same_table_again_without_the_runs(studies: list[Path], t
     assert '"p0", "p1"' in kept.read_text() and "response" not in kept.read_text().replace("response_tokens", "")
 
 
+def test_a_kept_table_goes_on_with_further_seeds(studies: list[Path], tmp_path: Path) -> None:
+    def table(*paths: Path) -> dict[str, Any]:
+        (found,) = build_report(paths, tmp_path / "grown.html", figures=True)["seeds"]
+        for row in found["rows"]:
+            del row["runs"]  # a study by itself names its runs without its own name
+        return found
+
+    whole = table(*studies)
+    build_report(studies[:2], tmp_path / "two.html", figures=True)
+    cells = tmp_path / "two_figures" / "cells.json"
+    assert table(cells, studies[2]) == whole
+    assert table(tmp_path / "grown_figures" / "cells.json") == whole
+    twice = table(cells, *studies)
+    assert [row["seeds"] for row in twice["rows"][1:]] == [[0, 1, 2]] * 3
+    assert sum("is there twice" in note for note in twice["notes"]) == 6
+
+
 def test_the_csv_has_no_stars(studies: list[Path], tmp_path: Path) -> None:
     write_tables(build_report(studies, tmp_path / "r.html"), tmp_path / "r_figures")
     assert "*" in (tmp_path / "r_figures" / "table-seeds.md").read_text()

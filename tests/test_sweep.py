@@ -165,6 +165,17 @@ def test_an_evaluation_gets_as_many_accelerators_as_it_needs(
     assert widths == {"base/eval": width, "kl": 1, "kl/eval": width}
 
 
+def test_the_base_model_is_measured_once_for_all_seeds(
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = commands_of(data, ran, monkeypatch, EvalOptions(), seeds=(0, 1, 2))
+    assert [name for name in found if "base" in name] == ["seed0/base/eval"]
+    out = data.parent / "out"
+    assert all((out / f"seed{seed}" / "base").resolve() == out / "seed0" / "base" for seed in (1, 2))
+    ran.clear()  # nothing was measured, and the next command leaves out the study that was to do it
+    assert "seed2/base/eval" in commands_of(data, ran, monkeypatch, EvalOptions(), seeds=(2, 1))
+
+
 def test_what_cannot_be_run_is_refused_before_anything_is(
     data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:

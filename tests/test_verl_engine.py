@@ -230,10 +230,13 @@ def test_killing_the_engine_ends_the_child(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_is_killed_outright_takes_everything_with_it(tmp_path: Path) -> None:
-    """SIGKILL leaves it no time; the child sees that its parent is gone."""
+    """SIGKILL leaves it no time; the child sees that its parent is gone. One of its own has lost the mark, as Ray's
+    agents do."""
     child = (
         "from modgap.training.verl_process import end_with_parent; end_with_parent(0.05); import os, subprocess, time;"
-        "p = subprocess.Popen(['sleep', '60'], start_new_session=True); print(os.getpid(), p.pid, flush=True);"
+        "p = subprocess.Popen(['sleep', '60'], start_new_session=True);"
+        "q = subprocess.Popen(['sleep', '60'], start_new_session=True, env={});"
+        "print(os.getpid(), p.pid, q.pid, flush=True);"
         "time.sleep(60)"
     )
     code = (

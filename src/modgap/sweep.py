@@ -3,7 +3,7 @@
 With seeds, `OUT/seedN/` is a study like any other. All of them are checked and held first; then the jobs are
 `modgap train` and `modgap eval` in processes of their own, which share the visible accelerators; at the end the studies
 are gone through one by one, which finds everything there and writes what is still missing: the reports. A recipe that
-begins as another one does waits for it and takes its stages.
+begins as another one does waits for it and takes its stages; the base model is measured in the first study.
 
 ```
 run_sweep(Path("PGPS9K"), "tiny", ["full-text", "kl"], Path("runs/sweep"), seeds=(0, 1, 2), jobs=6)
@@ -89,19 +89,32 @@ def run_sweep(
             )
             for folder, chosen in studies.items()
         }  # fmt: skip
+        _share_base([folder / "base" for folder in prepared])
         if jobs > 1:
             fixed = ["--data", str(data), "--benchmark", benchmark, "--style", options.style]
             measured = [*fixed, *([] if limit is None else ["--limit", str(limit)]), *eval_arguments(options)]
             pool = Jobs(jobs, out / "logs", devices)
             for folder, study in prepared.items():
-                asked = ["eval", *measured, "--model", model, "--out", str(folder / "base" / "eval")]
-                pool.add(f"{folder.name} base", [Step(each, lambda argv=asked: argv)])
+                if not (folder / "base").is_symlink():
+                    asked = ["eval", *measured, "--model", model, "--out", str(folder / "base" / "eval")]
+                    pool.add(f"{folder.name} base", [Step(each, lambda argv=asked: argv)])
                 for recipe in study.recipes.values():
                     first = _begins_as(recipe, study.recipes)
                     steps = _recipe_steps(recipe, study, fixed, measured, studies[folder], each)
                     pool.add(f"{folder.name} {recipe.name}", steps, first and f"{folder.name} {first}")
             pool.run()
         return {folder: study.run() for folder, study in prepared.items()}
+
+
+def _share_base(bases: Sequence[Path]) -> None:
+    """Let all studies have the base model's evaluation of one of them: training seeds do not change it."""
+    for base in bases:
+        if not base.exists():
+            base.unlink(missing_ok=True)  # a link to one that is gone
+    held = next((base for base in bases if not base.is_symlink()), None)
+    for base in bases:
+        if held and base != held and not base.exists():
+            base.symlink_to(Path("..") / held.parent.name / "base", target_is_directory=True)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
     }
     changed = changes(dict(zip(runs, scores, strict=True)))
     training = logged(found.stages)
-    found.sweeps += find_sweeps(found, scores)
+    found.sweeps = find_sweeps(found, scores)
     again = {run.name for sweep in found.sweeps for run in sweep.untrained}  # the base model, once in each study
     numbers: dict[str, Any] = {
         "runs": runs,

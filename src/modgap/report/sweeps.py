@@ -1,4 +1,4 @@
-"""Recognises runs of several studies as seeds of one recipe, from their manifests alone.
+"""Recognises runs of several studies, and of `cells.json`, as seeds of one recipe, from their manifests alone.
 
 Runs stand in one table when they have the same base model, problems, way of evaluating and grading; they are seeds of
 one recipe when every setting of every stage and the training data are the same, too, but for the seed.
@@ -25,16 +25,18 @@ if TYPE_CHECKING:
 
 
 def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
-    """The tables over seeds that runs make: those where a recipe has at least two seeds.
+    """The tables over seeds that runs and `cells.json` files make: those where a recipe has at least two seeds.
 
     Args:
-        found: The runs.
+        found: The runs, and what was read from files.
         scores: Of each evaluation.
     """
     stages: dict[Path, list[TrainStage]] = {}
     for stage in found.stages:
         stages.setdefault(stage.path.parent, []).append(stage)
     tables: dict[str, Sweep] = {}
+    for sweep in found.sweeps:
+        _join(tables, sweep)
     trained = [(run, score) for run, score in zip(found.evals, scores, strict=True) if _complete(run, stages)]
     for run, score in trained:
         _add(tables, run, score, stages[run.path.parent])
@@ -64,6 +66,30 @@ def _recipe_manifest(run: EvalRun) -> dict[str, Any]:
     return read_json(path).get("resolved", {}) if path.is_file() else {}
 
 
+def _join(tables: dict[str, Sweep], read: Sweep) -> None:
+    """Put a sweep that was read from a file where its like is already."""
+    sweep = tables.setdefault(json.dumps([read.base, read.evaluation], sort_keys=True), read)
+    if sweep is read:
+        return
+    sweep.untrained.extend(read.untrained)
+    sweep.notes.extend(note for note in read.notes if note not in sweep.notes)
+    for variant in read.recipes:
+        for run in variant.runs:
+            _add_run(sweep, variant, run)
+
+
+def _add_run(sweep: Sweep, like: Variant, run: SeedRun) -> None:
+    """Put a run with the others of its recipe, settings and data; the first of a seed counts."""
+    alike = [v for v in sweep.recipes if (v.recipe, v.data, v.stages) == (like.recipe, like.data, like.stages)]
+    variant = alike[0] if alike else replace(like, runs=[])
+    if not alike:
+        sweep.recipes.append(variant)
+    if twice := [other.name for other in variant.runs if other.seed == run.seed]:
+        sweep.notes.append(f"Seed {run.seed} of {like.recipe} is there twice: {twice[0]} counts, {run.name} does not.")
+        return
+    variant.runs.append(run)
+
+
 def _add(tables: dict[str, Sweep], run: EvalRun, score: Scores, stages: Sequence[TrainStage]) -> None:
     """Put the run of a recipe where it belongs."""
     marks: dict[str, Any] = stages[0].manifest["fingerprints"]
@@ -81,20 +107,11 @@ def _add(tables: dict[str, Sweep], run: EvalRun, score: Scores, stages: Sequence
     recipe = str(_recipe_manifest(run).get("recipe") or run.path.parent.name)
     settings = [{k: v for k, v in stage.manifest["resolved"].items() if k != "seed"} for stage in stages]
     data = {name: mark for name, mark in marks.items() if name != "model"}
-    variant = next(
-        (v for v in sweep.recipes if (v.recipe, v.data, v.stages) == (recipe, data, settings)), None
-    )  # fmt: skip
-    if variant is None:
-        variant = Variant(recipe, data, settings, [])
-        sweep.recipes.append(variant)
     seeds = [stage.manifest["resolved"].get("seed") for stage in stages]
     seed = seeds[0] if len(set(seeds)) == 1 else "/".join(map(str, seeds))
-    if twice := [other.name for other in variant.runs if other.seed == seed]:
-        sweep.notes.append(f"Seed {seed} of {recipe} is there twice: {twice[0]} counts, {run.name} does not.")
-        return
     steps = sum(len(stage.log) for stage in stages)
     seconds = round(sum(float(row.get("time_total") or 0.0) for stage in stages for row in stage.log), 1)
-    variant.runs.append(SeedRun(run.name, seed, steps, seconds, _right(score)))
+    _add_run(sweep, Variant(recipe, data, settings, []), SeedRun(run.name, seed, steps, seconds, _right(score)))
 
 
 def _key(run: EvalRun, base: str) -> str:

@@ -46,8 +46,8 @@ from modgap.training.rollout import (
     Group,
     RewardFunction,
     Roller,
+    draw_size,
     hold_out,
-    refill_size,
     score,
 )
 from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, load_for_training, reward_of
@@ -156,13 +156,14 @@ def run_stage(
     )  # fmt: skip
     rows = settings.mini_batch * settings.samples_per_prompt
     micro = MicroBatch(min(settings.micro_batch or rows, rows), teller.note)
-    sampling = MicroBatch(settings.prompts_per_step * settings.samples_per_prompt, teller.note)
+    sampling = MicroBatch(3 * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
     state: dict[str, Any] = {"step": 0, "position": 0, "lengths": (0, 0), "best": None, "micro": micro.size}
     if (folder / "state.pt").exists():
         state = load_state(folder / "state.pt", policy, optimizer)
         # A later one may have been named before the kill.
         point_best(folder, state["best"][1] if state["best"] else state["step"])
     roller.position, best = state["position"], state["best"]
+    kept_before = state.get("kept", 1.0)  # share of the groups of the step before
     micro.size = min(micro.size, state["micro"])  # halved before, or made smaller by the user since
     log = StageLog(folder, state["step"], state["lengths"])
     teller.step = state["step"]
@@ -180,7 +181,7 @@ def run_stage(
         while len(kept) < settings.prompts_per_step and refills < most_refills:
             refills += 1
             with teller.phase("rollout"), computing(policy):
-                drawn = roller.draw(refill_size(settings, len(kept), len(groups)))
+                drawn = roller.draw(draw_size(settings, len(kept), len(groups), kept_before))
                 sampling.run("rollout", lambda m, drawn=drawn: roller.sample(drawn, sampling.limit))
             with teller.phase("reward"):
                 roller.grade(drawn, reward)
@@ -190,6 +191,8 @@ def run_stage(
                     kept.append(group)
                 else:
                     group.forget()
+        if most_refills:
+            kept_before = sum(group.mixed for group in groups) / len(groups)
         log.rollouts(step, groups, kept)
 
         # Advantages, and the log-probabilities before the first update, for the updates after it.
@@ -248,7 +251,7 @@ def run_stage(
         if saving:
             save_state(
                 folder / "state.pt", policy, optimizer,
-                step=step, position=roller.position, micro=micro.size, best=best, lengths=log.lengths,
+                step=step, position=roller.position, kept=kept_before, micro=micro.size, best=best, lengths=log.lengths,
             )  # fmt: skip
         teller.step = step
         teller("step", metrics=metrics)

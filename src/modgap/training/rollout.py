@@ -1,8 +1,8 @@
 """What comes before an update: the order of the data, sampling groups of responses, and their rewards.
 
 Differences from the original: the order is a pure function of (seed, epoch), so that one number (how many prompts have
-been drawn) is all there is to save; a refill draws as many prompts as it expects to need, not a whole batch; prompts
-that are too long are left out when they are drawn.
+been drawn) is all there is to save; a step draws as many prompts as it expects to need, not a whole batch; prompts that
+are too long are left out when they are drawn.
 """
 
 from __future__ import annotations
@@ -281,7 +281,20 @@ def score(reward: RewardFunction, response: str, gold: str) -> tuple[float, floa
     return total, acc, form
 
 
-def refill_size(settings: Settings, kept: int, sampled: int) -> int:
-    """How many prompts to draw for those that are still missing, at the rate at which groups have been kept so far."""
-    rate = max(kept / sampled, 1 / settings.prompts_per_step) if sampled else 1.0
-    return min(settings.prompts_per_step, math.ceil((settings.prompts_per_step - kept) / rate))
+def draw_size(settings: Settings, kept: int, sampled: int, before: float = 1.0) -> int:
+    """How many prompts to draw for those that are still missing, so that about as many groups are mixed.
+
+    At the rate at which this step has kept groups so far, and before it has any, at that of the step before: a GPU
+    takes hardly longer for twice the prompts, but each further draw takes as long as its longest response. A step
+    begins with at most three times its prompts, which is what the authors of DAPO draw, and refills with at most as
+    many as it is to keep.
+
+    Args:
+        settings: Of the stage.
+        kept: Groups that this step has kept.
+        sampled: Groups that it has sampled.
+        before: Share of its groups that the step before kept.
+    """
+    rate = kept / sampled if sampled else before
+    most = settings.prompts_per_step * (1 if sampled else 3)
+    return min(most, math.ceil((settings.prompts_per_step - kept) / max(rate, 1 / most)))

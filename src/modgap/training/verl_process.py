@@ -1,7 +1,8 @@
 """A child process and everything that it starts: watched, and ended with all of its children, whoever adopted them.
 
 Ray's daemons and vLLM's engines leave their parent's session, so a process group is not enough: every descendant
-inherits a mark in its environment, and by that mark it is found (Linux).
+inherits a mark in its environment, and by that mark it is found (Linux). Ray's agents write their title over their
+environment: they are found as children of one that is marked, while it lives.
 """
 
 from __future__ import annotations
@@ -60,11 +61,13 @@ def watched(
 
 def end_all(mark: str, child: subprocess.Popen[bytes] | None, patience: float = 10.0) -> None:
     """End every process that carries a mark: first asked, then killed."""
+    known: set[int] = set()  # one whose marked parent has ended is not found again
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + patience
         empty = 0  # a process that is just starting another program has no environment for a moment: look twice
         while empty < 2 and time.monotonic() < deadline:
-            pids = marked(mark)
+            known = {pid for pid in known | set(marked(mark)) if _lives(pid)}
+            pids = known
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
@@ -75,14 +78,30 @@ def end_all(mark: str, child: subprocess.Popen[bytes] | None, patience: float = 
 
 
 def marked(mark: str) -> list[int]:
-    """Processes with this mark in the environment that they were started with; zombies have none."""
+    """Processes with this mark in the environment that they were started with, and what they have started."""
     wanted = f"{MARK}={mark}".encode()
-    found = []
+    found: set[int] = set()
+    children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                children.setdefault(int(parent), []).append(int(folder.name))
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    found.add(int(folder.name))
+    waiting = list(found)
+    while waiting:
+        new = set(children.get(waiting.pop(), ())) - found
+        found |= new
+        waiting += new
+    return sorted(found)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def end_with_parent(every: float = 2.0) -> None:
