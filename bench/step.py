@@ -9,7 +9,7 @@ the time is the clock's, on a CPU process time. Before that, the gradient of eac
 form that it must equal: `gradient` is the largest difference of any parameter over that gradient's own largest number.
 A variant that runs out of memory goes on with half of its rows a pass.
 
-What the names mean: *shared* is what the engine does. *ordinary* is a plain step in which every row has its own prompt
+What the names mean: *shared* is what the engine does, over a tree or in packs as the model and the machine want. *ordinary* is a plain step in which every row has its own prompt
 and image. *naive* is transformers' own model on padded rows, logits of all positions, and for the contrastive form each
 row twice, image and all, in one graph a micro-batch (of half as many rows: it holds two graphs).
 """
@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from made import MODELS, Memory, machine, make_policy, noise, write
 from modgap.core.prompt import contrastive_prompt, training_prompt
 from modgap.core.recipe import Settings
 from modgap.datasets.synthetic.write import write_dataset
+from modgap.models import packs
 from modgap.models import policy as policy_module
 from modgap.models.policy import Policy
 from modgap.training import update
@@ -89,11 +91,28 @@ class WholeHead(Policy):
         other.__dict__ = policy.__dict__
         return other
 
-    def hidden(self, *inputs: Any) -> torch.Tensor:
-        return self.model.lm_head(super().hidden(*inputs))
+    @property
+    def decoder(self) -> Any:
+        return Headed(super().decoder, self.model.lm_head)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden
+
+
+class Headed:
+    """A decoder with the head on it, however it is walked: called whole (packs) or part by part (tree)."""
+
+    def __init__(self, decoder: Any, head: Any) -> None:
+        self._decoder, self._head = decoder, head
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def norm(self, x: torch.Tensor) -> torch.Tensor:
+        return self._head(self._decoder.norm(x))
+
+    def __call__(self, **inputs: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=self._head(self._decoder(**inputs).last_hidden_state))
 
 
 def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, micro: int) -> None:
@@ -160,20 +179,18 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
     def run(micro: int, given: Batch = batch, contrastive: bool = True, of: Policy = policy) -> None:
         gradients(of, given, settings, contrastive, micro)
 
-    def packed(limit: int, contrastive: bool) -> Variant:
+    def scored(tree: bool, together: bool = False, contrastive: bool = True, limit: int = 10**9) -> Variant:
+        """Over a tree or in packs of at most so many tokens, the twins in the policy's pass or in one of their own."""
+
         def work(micro: int) -> None:
             with (
-                swapped(policy_module, "_PACK_TOKENS", limit),
-                swapped(policy_module, "_TREE", False),
-                swapped(update, "_TOGETHER", False),
+                swapped(policy_module, "tree_pays", lambda _: tree),
+                swapped(Policy, "shares_beginnings", together),
+                swapped(packs, "_PACK_TOKENS", limit),
             ):
                 run(micro, contrastive=contrastive)
 
         return work
-
-    def two_passes(micro: int) -> None:
-        with swapped(update, "_TOGETHER", False):
-            run(micro)
 
     def unchunked(micro: int) -> None:
         with swapped(policy_module, "_LOGIT_CHUNK", 2**60):
@@ -195,12 +212,14 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
         "plain, ordinary": (lambda m: ordinary(policy, own, settings, m), plain),
         kl: (run, kl),
         "contrastive, naive two-forward": (lambda m: naive(policy, batch, settings, True, max(1, m // 2)), kl),
-        "contrastive in two passes": (two_passes, kl),
-        "contrastive, packs with masks, two passes": (packed(10**9, True), kl),
-        "plain, packs with masks": (packed(10**9, False), plain),
+        "contrastive, tree, one pass": (scored(True, True), kl),
+        "contrastive, tree, two passes": (scored(True), kl),
+        "contrastive, packs with masks, two passes": (scored(False), kl),
+        "plain, tree": (scored(True, contrastive=False), plain),
+        "plain, packs with masks": (scored(False, contrastive=False), plain),
         "contrastive without: image shared by the two prompts": (lambda m: run(m, twins_apart), kl),
-        "contrastive without: prompt shared by a group": (packed(0, True), kl),
-        "plain without: prompt shared by a group": (packed(0, False), plain),
+        "contrastive without: prompt shared by a group": (scored(False, limit=0), kl),
+        "plain without: prompt shared by a group": (scored(False, contrastive=False, limit=0), plain),
         "contrastive without: anything shared": (lambda m: run(m, own), kl),
         "contrastive without: correct rows only": (every_row, kl),
         "contrastive without: no old log-prob forward": (old_forward, kl),

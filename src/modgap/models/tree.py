@@ -6,7 +6,8 @@ which follows a chain of earlier spans (its context): leading tokens of two prom
 Products, norms and the head see one long row. Attention takes span by span, a query against its context and what came
 before it in its own sequence: no mask, and no pair of tokens that do not see each other.
 
-It walks the decoder's own modules, as `decode.py` does, so LoRA, autocast and checkpointing apply.
+It walks the decoder's own modules, as `decode.py` does, so LoRA, autocast and checkpointing apply. The price is some
+kernels a span and layer: a small model on a GPU, which waits for launches, takes `packs.py`.
 
 Legend: N tokens of a pass, C channels, H heads, K key heads, D head, n sequences of a span, T tokens of the longest.
 """
@@ -23,11 +24,35 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
+from modgap.models.static import waits_for_launches
+
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
+    from modgap.models.policy import Features, Policy
 
 # Fewer leading tokens in common than these are not worth a span.
 _SHORTEST = 16
+
+
+def tree_pays(policy: Policy) -> bool:
+    """Whether this model scores over a tree: on a CPU, and on a GPU unless it is small; with torch's attention only."""
+    small = waits_for_launches(policy.device, policy.count_parameters())
+    return policy.model.config._attn_implementation == "sdpa" and not small
+
+
+def tree_hidden(
+    policy: Policy, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
+) -> Tensor:
+    """Hidden states `[N, C]` that predict the response tokens, row by row; rows with one prompt object share it."""
+    image_token = policy.model.config.image_token_id
+    tree = plant(prompts, responses, image_token, policy.device)
+    embeds = policy.decoder.embed_tokens(tree.ids.to(policy.device))
+    seen = [image for row in tree.pictured if (image := features[row]) is not None]
+    if seen:
+        is_image = (tree.ids == image_token).to(policy.device)
+        embeds = embeds.masked_scatter(is_image[:, None], torch.cat(seen).to(embeds.dtype))
+    hidden = run(policy.decoder, embeds, tree.positions.to(policy.device), tree.spans)
+    return hidden[torch.cat(tree.scored).to(policy.device)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +121,6 @@ def plant(
     """
     families: dict[Any, dict[int, list[int]]] = {}
     for row, prompt in enumerate(prompts):
-        assert responses[row].numel() > 0, "a response has at least the token that ended it"
         family = families.setdefault(prompt.image_key or id(prompt), {})
         family.setdefault(id(prompt), []).append(row)
     ids: list[Tensor] = []

@@ -2,7 +2,8 @@
 
 The full-text side of the contrastive KL is detached, so its log-probabilities are those of the policy's rows. A twin's
 row is one more row of the same pass: the model computes once what its prompt has in common with the full one, image
-included. (`full_vocab`, and a micro-batch of one row, take the twins in passes of their own.) The vision tower runs
+included. (`full_vocab`, a micro-batch of one row, and a policy that does not share what prompts begin with take the
+twins in passes of their own.) The vision tower runs
 once over the images of a pass; its features are detached leaves that collect gradients, and one backward through the
 tower ends it. Where groups are split, or the twins have passes of their own, it does so for the whole mini-batch. The
 naive form (every row forwarded twice, images and all, in one graph) is the tests' oracle.
@@ -39,9 +40,6 @@ from modgap.training.protocol import TrainablePolicy
 from modgap.training.rollout import Batch
 
 R = TypeVar("R")
-
-# Whether the twins' rows go through the policy's pass, where they share what their prompts begin with.
-_TOGETHER = True
 
 
 def computing(policy: TrainablePolicy) -> torch.autocast:
@@ -239,7 +237,8 @@ def gradients(
     with computing(policy):
         contrastive = contrastive and settings.kl_coef > 0
         # With one row at a time memory is short: then a twin's row is a pass of its own.
-        together = contrastive and _TOGETHER and micro_batch > 1 and settings.kl_estimator != "full_vocab"
+        together = contrastive and policy.shares_beginnings and micro_batch > 1
+        together = together and settings.kl_estimator != "full_vocab"
         kl_weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B).to(device)
         passes = list(groups_of(batch, micro_batch, together))
         # An image that several passes show is seen before them; the others with the pass that shows them.
