@@ -156,7 +156,8 @@ def trls(policy: Policy, problems: Sequence[Problem], given: argparse.Namespace,
                 gradient_accumulation_steps=rows // (given.micro or rows), num_generations=given.samples,
                 max_completion_length=given.tokens, max_steps=block.steps + 1, use_cpu=policy.device.type == "cpu",
                 bf16=policy.device.type == "cuda", gradient_checkpointing=given.checkpointing, report_to=[],
-                save_strategy="no", logging_steps=10**6, disable_tqdm=True, seed=len(block.tokens), optim="adamw_torch",
+                save_strategy="no", logging_steps=10**6, disable_tqdm=True, seed=len(block.tokens),
+                optim="adamw_torch_fused" if policy.device.type == "cuda" else "adamw_torch",
             ),
         )  # fmt: skip
         trainer.train()

@@ -26,14 +26,19 @@ from modgap.training.estimate import SHAPES, Shape
 QWEN_3B = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
 # As the 3B has it, windows, grouped keys, a vocabulary beyond the tokenizer's and all, but small: for trying scripts.
 NANO = Shape(256, 2, 4, 2, 512, 2000, True, vision_hidden=160, vision_layers=4, vision_intermediate=320)
-MODELS = ("tiny", "3b", "nano")
+# What Qwen2.5's smaller language models would be with the 3B's vision tower: for growth with the model's size.
+SHAPES_MADE = {
+    "nano": NANO, "0.5b": Shape(896, 24, 14, 2, 4864, 151936, tied=True),
+    "1.5b": Shape(1536, 28, 12, 2, 8960, 151936, tied=True), "3b": QWEN_3B,
+}  # fmt: skip
+MODELS = ("tiny", *SHAPES_MADE)
 
 
 def make_policy(model: str, device: str, image_tokens: int | None = None, checkpointing: bool = False) -> Policy:
     """A policy ready for training, fp32 weights.
 
     Args:
-        model: `tiny` is the testbed model; `3b` and `nano` have random weights.
+        model: `tiny` is the testbed model; the others, of `SHAPES_MADE`, have random weights.
         device: Where.
         image_tokens: Merged tokens of an image, a square number; the testbed's own (64) by default.
         checkpointing: Compute layers again in the backward pass.
@@ -49,7 +54,7 @@ def make_policy(model: str, device: str, image_tokens: int | None = None, checkp
 
         torch.manual_seed(0)
         with torch.device(device):
-            made: Any = Qwen2_5_VLForConditionalGeneration(config_of(QWEN_3B if model == "3b" else NANO, loaded))
+            made: Any = Qwen2_5_VLForConditionalGeneration(config_of(SHAPES_MADE[model], loaded))
         made.generation_config = GenerationConfig(**loaded.model.generation_config.to_dict())
         if checkpointing:
             made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

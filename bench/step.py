@@ -7,8 +7,9 @@ round by round, and is timed to the end of its backward passes (the optimizer's 
 Ratios are medians over the rounds of a variant's time over plain's, or over contrastive's, in the same round. On a GPU
 the time is the clock's, on a CPU process time. Before that, the gradient of each variant is held against that of the
 form that it must equal: `gradient` is the largest difference of any parameter over that gradient's own largest number.
+A variant that runs out of memory goes on with half of its rows a pass.
 
-What the names mean: *shared* is what the engine does. *ordinary* is a plain step in which every row has its own prompt
+What the names mean: *shared* is what the engine does, over a tree or in packs as the model and the machine want. *ordinary* is a plain step in which every row has its own prompt
 and image. *naive* is transformers' own model on padded rows, logits of all positions, and for the contrastive form each
 row twice, image and all, in one graph a micro-batch (of half as many rows: it holds two graphs).
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +33,7 @@ from made import MODELS, Memory, machine, make_policy, noise, write
 from modgap.core.prompt import contrastive_prompt, training_prompt
 from modgap.core.recipe import Settings
 from modgap.datasets.synthetic.write import write_dataset
+from modgap.models import packs
 from modgap.models import policy as policy_module
 from modgap.models.policy import Policy
 from modgap.training import update
@@ -38,7 +41,7 @@ from modgap.training.objective import contrastive_kl, policy_loss, row_weights, 
 from modgap.training.rollout import Batch
 from modgap.training.update import computing, gradients, old_logprobs, pieces
 
-Variant = Callable[[], Any]
+Variant = Callable[[int], Any]  # with so many rows a pass
 
 
 @contextlib.contextmanager
@@ -90,16 +93,26 @@ class WholeHead(Policy):
 
     @property
     def decoder(self) -> Any:
-        plain = super().decoder
-
-        def run(**inputs: Any) -> Any:
-            return SimpleNamespace(last_hidden_state=self.model.lm_head(plain(**inputs).last_hidden_state))
-
-        run.embed_tokens = plain.embed_tokens  # type: ignore[attr-defined]
-        return run
+        return Headed(super().decoder, self.model.lm_head)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden
+
+
+class Headed:
+    """A decoder with the head on it, however it is walked: called whole (packs) or part by part (tree)."""
+
+    def __init__(self, decoder: Any, head: Any) -> None:
+        self._decoder, self._head = decoder, head
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def norm(self, x: torch.Tensor) -> torch.Tensor:
+        return self._head(self._decoder.norm(x))
+
+    def __call__(self, **inputs: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=self._head(self._decoder(**inputs).last_hidden_state))
 
 
 def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, micro: int) -> None:
@@ -156,54 +169,63 @@ def ordinary(policy: Policy, batch: Batch, settings: Settings, micro: int) -> No
             weighted_sum(terms.loss_BT, weights_B[rows], mask_BT).backward()
 
 
-def variants(policy: Policy, batch: Batch, settings: Settings, micro: int) -> dict[str, tuple[Variant, str]]:
+def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tuple[Variant, str]]:
     """Name -> (what to run, the variant whose gradient it must have)."""
     plain, kl = "plain, shared", "contrastive, shared"
     own = apart(batch)
     twins_apart = replace(batch, twins=[replace(t, image_key=f"{t.image_key} again") for t in batch.twins])
     counted = replace(batch, eligible_B=torch.ones_like(batch.eligible_B))
 
-    def run(given: Batch = batch, contrastive: bool = True, of: Policy = policy) -> None:
+    def run(micro: int, given: Batch = batch, contrastive: bool = True, of: Policy = policy) -> None:
         gradients(of, given, settings, contrastive, micro)
 
-    def packed(limit: int, contrastive: bool) -> Variant:
-        def work() -> None:
-            with swapped(policy_module, "_PACK_TOKENS", limit):
-                run(contrastive=contrastive)
+    def scored(tree: bool, together: bool = False, contrastive: bool = True, limit: int = 10**9) -> Variant:
+        """Over a tree or in packs of at most so many tokens, the twins in the policy's pass or in one of their own."""
+
+        def work(micro: int) -> None:
+            with (
+                swapped(policy_module, "tree_pays", lambda _: tree),
+                swapped(Policy, "shares_beginnings", together),
+                swapped(packs, "_PACK_TOKENS", limit),
+            ):
+                run(micro, contrastive=contrastive)
 
         return work
 
-    def unchunked() -> None:
+    def unchunked(micro: int) -> None:
         with swapped(policy_module, "_LOGIT_CHUNK", 2**60):
-            run()
+            run(micro)
 
-    def every_row() -> None:
+    def every_row(micro: int) -> None:
         def weights(lengths: Any, mean: Any, size: Any, rows: Any = None) -> torch.Tensor:
             return row_weights(lengths, mean, size, None if rows is None else batch.eligible_B)
 
         with swapped(update, "row_weights", weights):
-            run(counted)
+            run(micro, counted)
 
-    def old_forward() -> None:
-        run(replace(batch, old_logps=old_logprobs(policy, batch, settings, micro)))
+    def old_forward(micro: int) -> None:
+        run(micro, replace(batch, old_logps=old_logprobs(policy, batch, settings, micro)))
 
     whole = WholeHead.of(policy)
     return {
-        plain: (lambda: run(contrastive=False), plain),
-        "plain, ordinary": (lambda: ordinary(policy, own, settings, micro), plain),
-        "plain, naive": (lambda: naive(policy, batch, settings, False, micro), plain),
+        plain: (lambda m: run(m, contrastive=False), plain),
+        "plain, ordinary": (lambda m: ordinary(policy, own, settings, m), plain),
         kl: (run, kl),
-        "contrastive, naive two-forward": (lambda: naive(policy, batch, settings, True, max(1, micro // 2)), kl),
-        "contrastive without: anything shared": (lambda: run(own), kl),
-        "contrastive without: image shared by the two prompts": (lambda: run(twins_apart), kl),
-        "contrastive without: prompt shared by a group": (packed(0, True), kl),
-        "plain without: prompt shared by a group": (packed(0, False), plain),
-        "contrastive, groups of any length in one sequence": (packed(10**9, True), kl),
-        "plain, groups of any length in one sequence": (packed(10**9, False), plain),
-        "contrastive without: head on responses only": (lambda: run(of=whole), kl),
-        "contrastive without: logits in chunks": (unchunked, kl),
+        "contrastive, naive two-forward": (lambda m: naive(policy, batch, settings, True, max(1, m // 2)), kl),
+        "contrastive, tree, one pass": (scored(True, True), kl),
+        "contrastive, tree, two passes": (scored(True), kl),
+        "contrastive, packs with masks, two passes": (scored(False), kl),
+        "plain, tree": (scored(True, contrastive=False), plain),
+        "plain, packs with masks": (scored(False, contrastive=False), plain),
+        "contrastive without: image shared by the two prompts": (lambda m: run(m, twins_apart), kl),
+        "contrastive without: prompt shared by a group": (scored(False, limit=0), kl),
+        "plain without: prompt shared by a group": (scored(False, contrastive=False, limit=0), plain),
+        "contrastive without: anything shared": (lambda m: run(m, own), kl),
         "contrastive without: correct rows only": (every_row, kl),
         "contrastive without: no old log-prob forward": (old_forward, kl),
+        "contrastive without: head on responses only": (lambda m: run(m, of=whole), kl),
+        "contrastive without: logits in chunks": (unchunked, kl),
+        "plain, naive": (lambda m: naive(policy, batch, settings, False, m), plain),
     }
 
 
@@ -221,27 +243,32 @@ def median_ratio(times: dict[str, list[float]], name: str, base: str) -> float |
     return statistics.median(a / b for a, b in pairs) if pairs else None
 
 
-def table(times: dict[str, list[float]], peaks: dict[str, float], exact: dict[str, float]) -> tuple[dict, list[str]]:
+def table(
+    times: dict[str, list[float]], peaks: dict[str, float], exact: dict[str, float], sizes: dict[str, int]
+) -> tuple[dict, list[str]]:
     rows: dict[str, dict[str, Any]] = {}
     lines = [
-        "| | s a step | over plain | over contrastive | over ordinary plain | peak GiB | gradient |",
-        "|" + " --- |" * 7,
+        "| | s a step | over plain | over contrastive | over ordinary plain | peak GiB | rows a pass | gradient |",
+        "|" + " --- |" * 8,
     ]
     for name, values in times.items():
         if not values:
             rows[name] = {"seconds": None}
-            lines.append(f"| {name} | no round: out of memory, or no time | | | | | |")
+            lines.append(f"| {name} | no round: out of memory, or no time | | | | | | |")
             continue
         bases = {"plain": "plain, shared", "contrastive": "contrastive, shared", "ordinary": "plain, ordinary"}
         ratios = {key: median_ratio(times, name, base) for key, base in bases.items()}
         rows[name] = {
             "seconds": statistics.median(values), "rounds": len(values), "least": min(values), "most": max(values),
             **{f"over_{key}": value for key, value in ratios.items()}, "peak_gib": peaks.get(name),
-            "gradient_difference": exact.get(name),
+            "rows_of_a_pass": sizes[name], "gradient_difference": exact.get(name),
         }  # fmt: skip
         shown = " | ".join("" if value is None else f"{value:.2f}x" for value in ratios.values())
         error = "" if name not in exact else f"{exact[name]:.0e}"
-        lines.append(f"| {name} | {statistics.median(values):.3f} | {shown} | {peaks.get(name, 0):.2f} | {error} |")
+        lines.append(
+            f"| {name} | {statistics.median(values):.3f} | {shown} | {peaks.get(name, 0):.2f} | {sizes[name]} "
+            f"| {error} |"
+        )
     return rows, lines
 
 
@@ -271,6 +298,29 @@ def verdicts(times: dict[str, list[float]], peaks: dict[str, float], image: int)
     return lines
 
 
+def timed(
+    work: Variant, policy: Policy, memory: Memory, sizes: dict[str, int], name: str, clock: Callable[[], float]
+) -> float | None:
+    """Seconds of a variant; out of memory it is tried again with half of its rows a pass, as the engine does."""
+    while sizes[name]:
+        try:
+            policy.model.zero_grad(set_to_none=True)
+            with memory.watching():
+                start = clock()
+                work(sizes[name])
+                if policy.device.type == "cuda":
+                    torch.cuda.synchronize()
+                return clock() - start
+        except torch.OutOfMemoryError:
+            sizes[name] //= 2
+        # Outside of the handler: the exception held the frames, and with them the memory.
+        policy.model.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        print(f"{name}: out of memory, now {sizes[name]} rows a pass", flush=True)
+    return None
+
+
 def main() -> None:
     import tempfile
 
@@ -288,6 +338,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3, help="no round begins after that")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, help="written after every round, with a .md beside it")
+    parser.add_argument(
+        "--profile", type=Path, help="torch's profile of one plain and one contrastive step, at the end"
+    )
     given = parser.parse_args()
     began = time.monotonic()
     small = given.model == "tiny"
@@ -299,7 +352,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         batch = made_batch(policy, given.groups, given.samples, tokens, Path(scratch))
     settings = Settings(micro_batch=micro, max_response_tokens=tokens)
-    found = variants(policy, batch, settings, micro)
+    found = variants(policy, batch, settings)
     if given.only is not None:
         bases = ("plain, shared", "plain, ordinary", "contrastive, shared")
         found = {k: v for k, v in found.items() if k in bases or any(word in k for word in given.only)}
@@ -311,27 +364,18 @@ def main() -> None:
     }  # fmt: skip
     memory = Memory(given.device)
     times: dict[str, list[float]] = {name: [] for name in found}
-    peaks, exact, failed = dict[str, float](), dict[str, float](), set[str]()
+    peaks, exact, sizes = dict[str, float](), dict[str, float](), dict.fromkeys(found, micro)
     clock = time.perf_counter if on_gpu else time.process_time
     expected: dict[str, dict[str, torch.Tensor]] = {}
     lines: list[str] = []
     for number in range(-1, given.rounds):  # the first one warms up, and compares gradients
         for name, (work, equals) in found.items():
-            if name in failed:
+            if not sizes[name]:
                 continue
             if time.monotonic() - began > 60 * given.minutes and number > 0:
                 break
-            try:
-                policy.model.zero_grad(set_to_none=True)
-                with memory.watching():
-                    start = clock()
-                    work()
-                    if on_gpu:
-                        torch.cuda.synchronize()
-                    took = clock() - start
-            except torch.OutOfMemoryError:
-                failed.add(name)
-                print(f"{name}: out of memory", flush=True)
+            took = timed(work, policy, memory, sizes, name, clock)
+            if took is None:
                 continue
             if number >= 0:
                 times[name].append(took)
@@ -346,12 +390,26 @@ def main() -> None:
                     exact[name] = gradient_difference(policy, policy_side)
             off = f", gradient off by {exact[name]:.0e}" if number < 0 and name in exact else ""
             print(f"[{time.monotonic() - began:.0f} s] round {number}: {name} {took:.3f} s{off}", flush=True)
-        rows, lines = table(times, peaks, exact)
+        rows, lines = table(times, peaks, exact, sizes)
         lines = [", ".join(f"{k} {v}" for k, v in about.items()), "", *lines, *verdicts(times, peaks, image)]
         write(given.json, about, rows, lines)
         if time.monotonic() - began > 60 * given.minutes:
             break
     print("\n" + "\n".join(lines))
+    if given.profile:
+        names = ("plain, shared", "contrastive, shared")
+        given.profile.write_text("\n\n".join(f"{name}\n{profiled(*found[name], sizes[name])}" for name in names))
+
+
+def profiled(work: Variant, _: str, micro: int) -> str:
+    """Where the time of one step goes, by kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as seen:
+        work(micro)
+    by = "self_cuda_time_total" if gpu else "self_cpu_time_total"
+    return seen.key_averages().table(sort_by=by, row_limit=40, max_name_column_width=90)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ def of(stage: Stage | None = None, lengths: Lengths = LENGTHS, machine: Machine 
 
 
 def test_packing_is_the_policys_own() -> None:
-    from modgap.models import policy
+    from modgap.models import packs, static
 
-    assert policy._PACK_TOKENS == PACK_TOKENS
+    assert packs._PACK_TOKENS == PACK_TOKENS and static._SMALL == SMALL
     assert sequences(396, 400, 4) == (1, 396 + 4 * 400)
     assert sequences(396, 400, 5) == (2, 396 + 2.5 * 400)
     assert sequences(3000, 400, 5) == (5, 3400)

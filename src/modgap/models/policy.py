@@ -2,7 +2,8 @@
 
 Differences from calling transformers' model: images pass through the tower in one batch (`vision.py`) and their
 features can be reused; positions are computed once for each prompt (`encode.py`); samples of one prompt share its
-computation, both in sampling (`decode.py`) and in scoring; only response tokens pass through the LM head.
+computation, both in sampling (`decode.py`) and in scoring (`tree.py`, or `packs.py` for small models on a GPU); only
+response tokens pass through the LM head.
 
 The ids of image and video placeholders are banned: minus infinity before the softmax, in sampling **and** in scoring,
 so that the probabilities that are trained are those that were sampled from. A real model gives them about nothing.
@@ -23,9 +24,11 @@ from torch.utils.checkpoint import checkpoint
 
 from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.encode import EncodedPrompt, Encoder
+from modgap.models.packs import packed_hidden
 from modgap.models.patches import pixel_values
 from modgap.models.save import save_folder
 from modgap.models.static import StaticSampler, wanted
+from modgap.models.tree import tree_hidden, tree_pays
 from modgap.models.vision import encode_images
 
 if TYPE_CHECKING:
@@ -33,8 +36,6 @@ if TYPE_CHECKING:
 
     from modgap.core.prompt import Prompt
 
-# Rows of one prompt share its tokens in one masked sequence up to this length; beyond it the mask costs more.
-_PACK_TOKENS = 2048
 # Logits are computed in chunks of about this many numbers where gradients would keep them all (1 GB in fp32).
 _LOGIT_CHUNK = 2**28
 
@@ -164,6 +165,11 @@ class Policy:
 
     # ------------------------------------------------------------------ scoring
 
+    @property
+    def shares_beginnings(self) -> bool:
+        """Whether prompts that are scored together share what they begin with: then a twin goes beside its prompt."""
+        return tree_pays(self)
+
     def token_logps(self, logits: Tensor, temperature: float) -> Tensor:
         """Log-probabilities in fp32 of logits / temperature, with the banned ids at minus infinity."""
         logits = logits.float() / temperature
@@ -195,7 +201,8 @@ class Policy:
 
         def score(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             logps = self.token_logps(self.head(hidden), temperature)
-            entropy = -(logps.exp() * logps.clamp_min(-1e30)).sum(-1)
+            with torch.no_grad():  # for the log alone
+                entropy = -(logps.exp() * logps.clamp_min(-1e30)).sum(-1)
             return logps.gather(-1, targets[:, None])[:, 0], entropy
 
         logps_N, entropy_N = self._in_chunks(score, hidden_NC, targets_N)
@@ -228,50 +235,12 @@ class Policy:
     def _response_hidden(
         self, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
     ) -> tuple[Tensor, Tensor]:
-        """Hidden states `[N, C]` that predict the N response tokens, row by row, and the mask `[B, T]`.
-
-        Rows with the same prompt are one sequence, prompt then responses; a response sees the prompt and itself.
-        """
-        packs = self._packs(prompts, responses)
-        heads = [prompts[pack[0]] for pack in packs]
-        # A response's last token predicts nothing that is asked for.
-        tails = [[responses[row][:-1] for row in pack] for pack in packs]
-        embeds, positions = self.embed(heads, [features[pack[0]] for pack in packs], tails)
-        mask = None
-        if any(len(pack) > 1 for pack in packs):
-            allowed = _pack_mask(heads, tails, embeds.shape[1]).to(self.device)
-            mask = {"full_attention": allowed, "sliding_attention": allowed}
-        hidden = self.decoder(
-            inputs_embeds=embeds, position_ids=positions, attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        at: dict[int, Tensor] = {}
-        for p, (pack, head, tail) in enumerate(zip(packs, heads, tails, strict=True)):
-            offset = p * embeds.shape[1] + len(head)
-            first = torch.tensor([offset - 1])
-            for row, tokens in zip(pack, tail, strict=True):
-                at[row] = torch.cat((first, torch.arange(tokens.numel()) + offset))
-                offset += tokens.numel()
-        index = torch.cat([at[row] for row in range(len(prompts))]).to(self.device)
+        """Hidden states `[N, C]` that predict the N response tokens, row by row, and the mask `[B, T]`."""
+        assert all(response.numel() for response in responses), "a response has at least the token that ended it"
         lengths = torch.tensor([r.numel() for r in responses])
         mask_BT = (torch.arange(int(lengths.max())) < lengths[:, None]).to(self.device)
-        return hidden.reshape(-1, hidden.shape[-1])[index], mask_BT
-
-    def _packs(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor]) -> list[list[int]]:
-        """Rows that share a sequence: those of the same prompt, as far as the sequence stays short enough to pay."""
-        if self.model.config._attn_implementation != "sdpa":
-            return [[row] for row in range(len(prompts))]
-        packs: list[list[int]] = []
-        open_packs: dict[int, tuple[list[int], int]] = {}
-        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            assert response.numel() > 0, "a response has at least the token that ended it"
-            pack, tokens = open_packs.get(id(prompt), ([], len(prompt)))
-            if pack and tokens + response.numel() > _PACK_TOKENS:
-                pack, tokens = [], len(prompt)
-            if not pack:
-                packs.append(pack)
-            pack.append(row)
-            open_packs[id(prompt)] = (pack, tokens + response.numel())
-        return packs
+        hidden_of = tree_hidden if tree_pays(self) else packed_hidden
+        return hidden_of(self, prompts, responses, features), mask_BT
 
     # ------------------------------------------------------------------ sampling
 
@@ -387,14 +356,3 @@ def _casts_kept(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.clear_autocast_cache()
-
-
-def _pack_mask(heads: Sequence[EncodedPrompt], tails: Sequence[Sequence[Tensor]], width: int) -> Tensor:
-    """Who may see whom, `[P, 1, S, S]`: what came before, in the prompt or in the same tail."""
-    part = torch.full((len(heads), width), -1)
-    for i, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-        sizes = torch.tensor([len(head), *(t.numel() for t in tail)])
-        part[i, : int(sizes.sum())] = torch.arange(len(sizes)).repeat_interleave(sizes)
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    same = part[:, :, None] == part[:, None, :]
-    return (causal & (same | (part == 0)[:, None, :]))[:, None]

@@ -151,8 +151,9 @@ def run_stage(
     settings = stage.settings
     roller = Roller(policy, order, stage, teller.stage, style)
     optimizer = torch.optim.AdamW(
-        list(policy.parameters()), lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay
-    )
+        list(policy.parameters()), lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay,
+        fused=policy.device.type == "cuda" or None,  # no copies of the moments, which a large model has no room for
+    )  # fmt: skip
     rows = settings.mini_batch * settings.samples_per_prompt
     micro = MicroBatch(min(settings.micro_batch or rows, rows), teller.note)
     sampling = MicroBatch(3 * settings.prompts_per_step * settings.samples_per_prompt, teller.note)

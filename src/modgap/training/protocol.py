@@ -64,6 +64,11 @@ class TrainablePolicy(Protocol):
         """Where it computes."""
         ...
 
+    @property
+    def shares_beginnings(self) -> bool:
+        """Whether `logprobs` computes once what prompts with the same image begin with."""
+        ...
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained."""
         ...

@@ -1,9 +1,12 @@
-"""One optimizer update: the policy's pass over all rows, the contrastive pass over the eligible ones, one vision pass.
+"""One optimizer update: the policy's pass over all rows, the twins of the eligible ones beside them, one vision pass.
 
-The full-text side of the contrastive KL is detached, so its log-probabilities are those of the policy's pass, and the
-step is two separate backward passes. Both share the images: the vision tower runs once over the distinct images of the
-mini-batch, its features are detached leaves that collect the gradients of every pass, and one backward through the
-tower ends it. The naive form (every row forwarded twice, images and all, in one graph) is the tests' oracle.
+The full-text side of the contrastive KL is detached, so its log-probabilities are those of the policy's rows. A twin's
+row is one more row of the same pass: the model computes once what its prompt has in common with the full one, image
+included. (`full_vocab`, a micro-batch of one row, and a policy that does not share what prompts begin with take the
+twins in passes of their own.) The vision tower runs
+once over the images of a pass; its features are detached leaves that collect gradients, and one backward through the
+tower ends it. Where groups are split, or the twins have passes of their own, it does so for the whole mini-batch. The
+naive form (every row forwarded twice, images and all, in one graph) is the tests' oracle.
 
 Weights that are trained are fp32 everywhere; on a GPU the computation is bf16 by autocast.
 
@@ -16,6 +19,7 @@ import gc
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -181,11 +185,32 @@ def pieces(rows: Sequence[int], size: int) -> Iterator[list[int]]:
         yield list(rows[start : start + size])
 
 
+def groups_of(batch: Batch, size: int, twins: bool = False) -> Iterator[list[int]]:
+    """Whole groups, as long as their rows (and the twins of their eligible ones) are not more than so many.
+
+    A group goes whole, twins and all, as long as its own rows are not more; a larger one is taken in pieces.
+    """
+    taken: list[int] = []
+    count = 0
+    for _, rows in groupby(range(len(batch)), key=lambda i: id(batch.prompts[i])):
+        group = list(rows)
+        many = len(group) + (int(batch.eligible_B[group].sum()) if twins else 0)
+        if taken and count + many > size:
+            yield taken
+            taken, count = [], 0
+        if len(group) > size:
+            yield from pieces(group, size)
+        else:
+            taken, count = taken + group, count + many
+    if taken:
+        yield taken
+
+
 def old_logprobs(policy: TrainablePolicy, batch: Batch, settings: Settings, micro_batch: int) -> list[Tensor]:
     """Log-probabilities of each row's response now, without gradient."""
     out: list[Tensor] = []
     with torch.no_grad(), computing(policy):
-        for rows in pieces(range(len(batch)), micro_batch):
+        for rows in groups_of(batch, micro_batch):
             prompts, responses = [batch.prompts[i] for i in rows], [batch.responses[i] for i in rows]
             logps_BT, _, _ = policy.logprobs(prompts, responses, policy.image_features(prompts), settings.temperature)
             out += [row[: len(tokens)] for row, tokens in zip(logps_BT, responses, strict=True)]
@@ -210,12 +235,25 @@ def gradients(
     logps: list[Tensor] = []
 
     with computing(policy):
-        vision = SharedVision(policy, [*batch.prompts, *filter(None, batch.twins)], micro_batch)
-
-        for rows in pieces(range(len(batch)), micro_batch):
-            prompts, responses = [batch.prompts[i] for i in rows], [batch.responses[i] for i in rows]
-            features = vision.of(prompts)
-            logps_BT, entropy_BT, mask_BT = policy.logprobs(prompts, responses, features, settings.temperature)
+        contrastive = contrastive and settings.kl_coef > 0
+        # With one row at a time memory is short: then a twin's row is a pass of its own.
+        together = contrastive and policy.shares_beginnings and micro_batch > 1
+        together = together and settings.kl_estimator != "full_vocab"
+        kl_weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B).to(device)
+        passes = list(groups_of(batch, micro_batch, together))
+        # An image that several passes show is seen before them; the others with the pass that shows them.
+        vision = None
+        if contrastive > together or any(batch.prompts[a[-1]] is batch.prompts[b[0]] for a, b in pairwise(passes)):
+            vision = SharedVision(policy, [*batch.prompts, *filter(None, batch.twins)], micro_batch)
+        for rows in passes:
+            right = [i for i in rows if batch.eligible_B[i]] if together else []
+            prompts = [batch.prompts[i] for i in rows] + [batch.twins[i] for i in right]
+            responses = [batch.responses[i] for i in [*rows, *right]]
+            seen = vision or SharedVision(policy, prompts, micro_batch)
+            all_BT, entropy_BT, mask_BT = policy.logprobs(prompts, responses, seen.of(prompts), settings.temperature)
+            n = len(rows)
+            logps_BT, free_BT = all_BT.split((n, len(right)))
+            entropy_BT, (mask_BT, right_BT) = entropy_BT[:n], mask_BT.split((n, len(right)))
             now_BT = logps_BT.detach()
             old_BT = now_BT
             if batch.old_logps is not None:
@@ -224,22 +262,31 @@ def gradients(
                 logps_BT, old_BT, advantages_B[rows],
                 clip_low=settings.clip_low, clip_high=settings.clip_high, dual_clip=settings.dual_clip,
             )  # fmt: skip
-            stats.backward(weighted_sum(terms.loss_BT, weights_B[rows], mask_BT))
-            logps += [row[: len(tokens)] for row, tokens in zip(now_BT, responses, strict=True)]
+            loss = weighted_sum(terms.loss_BT, weights_B[rows], mask_BT)
+            if right:
+                full_BT = now_BT[[rows.index(i) for i in right]]
+                kl = contrastive_kl(full_BT, free_BT, settings.kl_estimator, settings.kl_clamp)
+                loss = loss + settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights_B[right], right_BT)
+                stats.add(right_BT, twin_tokens=right_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
+            stats.backward(loss)
+            if vision is None:
+                seen.backward()
+            logps += [row[: len(tokens)] for row, tokens in zip(now_BT, responses, strict=False)]
             stats.add(
                 mask_BT, tokens=mask_BT, entropy=entropy_BT, ratio_mean=terms.ratio_BT, clip_low=terms.low_BT,
                 clip_high=terms.high_BT, clip_dual=terms.dual_BT,
             )  # fmt: skip
             stats.largest_ratio = max(stats.largest_ratio, float(terms.ratio_BT.where(mask_BT, 0.0).max()))
 
-        if contrastive and settings.kl_coef:
-            kl_weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B).to(device)
+        if contrastive and not together:
+            assert vision is not None
             for rows in pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch):
                 kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
                 stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights_B[rows], mask_BT))
                 stats.add(mask_BT, twin_tokens=mask_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
 
-        vision.backward()
+        if vision is not None:
+            vision.backward()
     return stats
 
 

@@ -1,0 +1,225 @@
+"""Scoring over a tree of tokens: what sequences have in common is computed once, and nothing is padded.
+
+The responses of a group follow one prompt, and a prompt and its text-free twin begin alike, image included: in a causal
+model what comes first does not depend on what follows. All tokens of a pass lie one after the other in spans, each of
+which follows a chain of earlier spans (its context): leading tokens of two prompts, the rest of each, their responses.
+Products, norms and the head see one long row. Attention takes span by span, a query against its context and what came
+before it in its own sequence: no mask, and no pair of tokens that do not see each other.
+
+It walks the decoder's own modules, as `decode.py` does, so LoRA, autocast and checkpointing apply. The price is some
+kernels a span and layer: a small model on a GPU, which waits for launches, takes `packs.py`.
+
+Legend: N tokens of a pass, C channels, H heads, K key heads, D head, n sequences of a span, T tokens of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.utils.checkpoint import checkpoint
+
+from modgap.models.static import waits_for_launches
+
+if TYPE_CHECKING:
+    from modgap.models.encode import EncodedPrompt
+    from modgap.models.policy import Features, Policy
+
+# Fewer leading tokens in common than these are not worth a span.
+_SHORTEST = 16
+
+
+def tree_pays(policy: Policy) -> bool:
+    """Whether this model scores over a tree: on a CPU, and on a GPU unless it is small; with torch's attention only."""
+    small = waits_for_launches(policy.device, policy.count_parameters())
+    return policy.model.config._attn_implementation == "sdpa" and not small
+
+
+def tree_hidden(
+    policy: Policy, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
+) -> Tensor:
+    """Hidden states `[N, C]` that predict the response tokens, row by row; rows with one prompt object share it."""
+    image_token = policy.model.config.image_token_id
+    tree = plant(prompts, responses, image_token, policy.device)
+    embeds = policy.decoder.embed_tokens(tree.ids.to(policy.device))
+    seen = [image for row in tree.pictured if (image := features[row]) is not None]
+    if seen:
+        is_image = (tree.ids == image_token).to(policy.device)
+        embeds = embeds.masked_scatter(is_image[:, None], torch.cat(seen).to(embeds.dtype))
+    hidden = run(policy.decoder, embeds, tree.positions.to(policy.device), tree.spans)
+    return hidden[torch.cat(tree.scored).to(policy.device)]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Sequences that follow the same tokens.
+
+    Attributes:
+        context: Which earlier spans they follow, in order; each of one sequence.
+        lengths: Tokens of each sequence.
+        into: Where padded to the longest each token comes from, `[n * T]`; `None` where all are equally long.
+        back: Where each token lies once padded, `[sum of lengths]`.
+    """
+
+    context: tuple[int, ...]
+    lengths: tuple[int, ...]
+    into: Tensor | None = None
+    back: Tensor | None = None
+
+    @classmethod
+    def of(cls, context: Sequence[int], lengths: Sequence[int], device: torch.device) -> Span:
+        """A span of sequences so long."""
+        if len(set(lengths)) == 1:
+            return cls(tuple(context), tuple(lengths))
+        sizes = torch.tensor(lengths)
+        real = torch.arange(int(sizes.max())) < sizes[:, None]
+        back = real.flatten().nonzero()[:, 0]
+        into = torch.zeros(real.numel(), dtype=torch.long).index_put((back,), torch.arange(back.numel()))
+        return cls(tuple(context), tuple(lengths), into.to(device), back.to(device))
+
+    def padded(self, x: Tensor) -> Tensor:
+        """`[1, H, sum of lengths, D]` as `[n, H, T, D]`."""
+        x = x if self.into is None else x.index_select(2, self.into)
+        return x[0].unflatten(1, (len(self.lengths), -1)).transpose(0, 1)
+
+    def flat(self, x: Tensor) -> Tensor:
+        """The other way round."""
+        x = x.transpose(0, 1).flatten(1, 2)[None]
+        return x if self.back is None else x.index_select(2, self.back)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The tokens of one pass.
+
+    Attributes:
+        ids: `[N]`.
+        positions: `[3, N]`, M-RoPE.
+        pictured: Rows whose images are shown, in the order of the placeholders.
+        spans: In the order of the tokens.
+        scored: For each row where the hidden states lie that predict its response.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    pictured: list[int]
+    spans: list[Span]
+    scored: list[Tensor]
+
+
+def plant(
+    prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_token: int, device: torch.device
+) -> Tree:
+    """Lay out prompts, each followed by its response; rows with the same prompt object share it.
+
+    Prompts of the same image share what they begin with, too, one token of each at least remaining its own.
+    """
+    families: dict[Any, dict[int, list[int]]] = {}
+    for row, prompt in enumerate(prompts):
+        family = families.setdefault(prompt.image_key or id(prompt), {})
+        family.setdefault(id(prompt), []).append(row)
+    ids: list[Tensor] = []
+    positions: list[Tensor] = []
+    spans: list[Span] = []
+    pictured: list[int] = []
+    scored: dict[int, Tensor] = {}
+    n = 0
+
+    def add(tokens: Tensor, places: Tensor, context: Sequence[int], lengths: Sequence[int]) -> int:
+        nonlocal n
+        ids.append(tokens)
+        positions.append(places)
+        spans.append(Span.of(context, lengths, device))
+        n += tokens.numel()
+        return len(spans) - 1
+
+    for family in families.values():
+        heads = [prompts[rows[0]] for rows in family.values()]
+        common = _common([head.input_ids for head in heads]) if len(heads) > 1 else 0
+        trunk = [add(heads[0].input_ids[:common], heads[0].position_ids[:, :common], (), [common])] if common else []
+        for head, rows in zip(heads, family.values(), strict=True):
+            own = add(head.input_ids[common:], head.position_ids[:, common:], trunk, [len(head) - common])
+            last = torch.tensor([n - 1])
+            # A response's last token predicts nothing that is asked for.
+            tails = [(row, responses[row][:-1].cpu()) for row in rows]
+            at = n
+            for row, tail in tails:
+                scored[row] = torch.cat((last, torch.arange(at, at + tail.numel())))
+                at += tail.numel()
+            tails = [(row, tail) for row, tail in tails if tail.numel()]
+            if tails:
+                places = torch.cat([torch.arange(tail.numel()) for _, tail in tails]) + head.next_position
+                tokens = torch.cat([tail for _, tail in tails])
+                add(tokens, places.expand(3, -1), (*trunk, own), [tail.numel() for _, tail in tails])
+        # The image lies in the trunk, once, or in each prompt's own part.
+        shown = [rows[0] for rows in family.values()]
+        pictured += shown[:1] if bool((heads[0].input_ids[:common] == image_token).any()) else shown
+    rows = [scored[row] for row in range(len(prompts))]
+    return Tree(torch.cat(ids), torch.cat(positions, dim=1), pictured, spans, rows)
+
+
+def _common(ids: Sequence[Tensor]) -> int:
+    """How many leading tokens all have in common, at least one of each left out; 0 if hardly any."""
+    least = min(len(x) for x in ids) - 1
+    same = torch.stack([x[:least] == ids[0][:least] for x in ids[1:]]).all(0)
+    common = int(same.int().cumprod(0).sum())
+    return common if common >= _SHORTEST else 0
+
+
+def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
+    """Hidden states `[N, C]` of embeddings `[N, C]` at positions `[3, N]`."""
+    cos, sin = decoder.rotary_emb(x[None], positions[:, None])
+    recompute = decoder.training and torch.is_grad_enabled() and _checkpointing(decoder)
+    x = x[None]
+    for layer in decoder.layers:
+
+        def step(x: Tensor, layer: Any = layer) -> Tensor:
+            x = x + _attention(layer.self_attn, layer.input_layernorm(x), cos[:, None], sin[:, None], spans)
+            return x + layer.mlp(layer.post_attention_layernorm(x))
+
+        x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
+    return decoder.norm(x)[0]
+
+
+def _checkpointing(decoder: Any) -> bool:
+    return any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.layers)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, spans: Sequence[Span]) -> Tensor:
+    q, k, v = (
+        project(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+    if torch.is_autocast_enabled(x.device.type):  # what follows is not in autocast's list, or would cast piece by piece
+        half = torch.get_autocast_dtype(x.device.type)
+        q, k, v = q.to(half), k.to(half), v.to(half)
+    sizes = [sum(span.lengths) for span in spans]
+    qs, ks, vs = (t.split(sizes, dim=2) for t in (q, k, v))
+    out: list[Tensor] = []
+    for i, span in enumerate(spans):
+        own_q, own_k, own_v = span.padded(qs[i]), span.padded(ks[i]), span.padded(vs[i])
+        if not span.context:
+            seen = F.scaled_dot_product_attention(
+                own_q, own_k, own_v, is_causal=True, scale=attention.scaling, enable_gqa=True
+            )
+        else:
+            n = len(span.lengths)
+            own_k = torch.cat([*(ks[c].expand(n, -1, -1, -1) for c in span.context), own_k], dim=2)
+            own_v = torch.cat([*(vs[c].expand(n, -1, -1, -1) for c in span.context), own_v], dim=2)
+            mask: Any = causal_lower_right(own_q.shape[2], own_k.shape[2])
+            seen = F.scaled_dot_product_attention(
+                own_q, own_k, own_v, attn_mask=mask, scale=attention.scaling, enable_gqa=True
+            )
+        out.append(span.flat(seen))
+    return attention.o_proj(torch.cat(out, dim=2).transpose(1, 2).flatten(2))
