@@ -9,9 +9,10 @@ the time is the clock's, on a CPU process time. Before that, the gradient of eac
 form that it must equal: `gradient` is the largest difference of any parameter over that gradient's own largest number.
 A variant that runs out of memory goes on with half of its rows a pass.
 
-What the names mean: *shared* is what the engine does, over a tree or in packs as the model and the machine want. *ordinary* is a plain step in which every row has its own prompt
-and image. *naive* is transformers' own model on padded rows, logits of all positions, and for the contrastive form each
-row twice, image and all, in one graph a micro-batch (of half as many rows: it holds two graphs).
+What the names mean: *shared* is what the engine does, over a tree or in packs as the model and the machine want.
+*ordinary* is a plain step in which every row has its own prompt and image. *naive* is transformers' own model on padded
+rows, logits of all positions, and for the contrastive form each row twice, image and all, in one graph a micro-batch
+(of half as many rows: it holds two graphs).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Scoring in packs: rows of one prompt are one sequence, the prompt and then the responses, under a mask.
 
-A response sees the prompt and itself. Packs are padded to the longest, and the mask hides pairs of tokens without saving
-them; but attention is a single kernel a layer however many groups there are. That is what a small model on a GPU needs,
-which waits for launches: there the tree (`tree.py`) took two to three times as long (docs/speed.md).
+A response sees the prompt and itself. Packs are padded to the longest, and the mask hides pairs of tokens without
+saving them; but attention is a single kernel a layer however many groups there are. That is what a small model on a GPU
+needs, which waits for launches: there the tree (`tree.py`) took two to three times as long (docs/speed.md).
 
 Legend: P packs, S tokens of the longest, C channels, N response tokens.
 """

@@ -1,8 +1,8 @@
 """What a stage costs on the local engine, before anything is loaded: tokens, FLOPs, memory, seconds a step.
 
 `estimate.py` bounds a stage on verl from its limits. Here lengths are those expected (`Lengths`), the work is that of
-`update.py` and `models/policy.py` (a group's prompt once in a sequence, images once, the head on responses only, the
-twin for right rows only), and the machine's speed is measured in a moment on a CPU or taken from a table for a GPU.
+`update.py` and of `models/tree.py` or `packs.py` (a group's prompt once, images once, the head on responses only, twins
+for right rows only), and the machine's speed is measured in a moment on a CPU or taken from a table for a GPU.
 Every assumption is printed. `bench/plan.py` holds the seconds against a training.
 """
 
@@ -17,7 +17,11 @@ from modgap.core.recipe import Stage
 from modgap.training.estimate import GIB, Shape
 
 PACK_TOKENS = 2048
-"""Up to this length a group's responses follow their prompt in one sequence; as in `models/policy.py`."""
+"""Up to this length a group's responses follow their prompt in one pack; as in `models/packs.py`."""
+SMALL = 200_000_000
+"""Parameters up to which a GPU scores in packs; as in `models/static.py`."""
+BEGINNING = 17
+"""Tokens that a prompt and its twin begin with beside the image: the chat's first turns."""
 PAIRS_OF_WORDS = (140, 100)
 """Tokens of a full-text prompt and of its text-free twin beside the image, chat turns and instruction included."""
 
@@ -40,6 +44,7 @@ class Machine:
         decode_reach: The share that sampling reaches, row by row short products.
         layer_seconds: What one layer of one decode step costs however few rows it has.
         bytes: Of a number in computation.
+        pass_seconds: What one layer costs in a forward and backward pass however few tokens it has: launches.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Machine:
     decode_reach: float
     layer_seconds: float
     bytes: int
+    pass_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +118,47 @@ def lengths_of(stage: Stage, least: int = 0, most: int = 0) -> Lengths:
     return Lengths(image, sum(views) // len(views), free, s.max_response_tokens / 2, s.max_response_tokens, mixed)
 
 
+def scores_trees(shape: Shape, machine: Machine) -> bool:
+    """Whether this model on this machine scores over a tree of tokens, not in packs with masks."""
+    return machine.bytes == 4 or shape.parameters > SMALL
+
+
+def twins_together(stage: Stage, shape: Shape, machine: Machine) -> bool:
+    """Whether twins go through the policy's pass, behind what their prompts begin with; as in `update.py`."""
+    s = stage.settings
+    wanted = stage.contrastive and s.kl_coef > 0 and s.kl_estimator != "full_vocab" and s.micro_batch != 1
+    return wanted and scores_trees(shape, machine)
+
+
+def beginning(lengths: Lengths) -> int:
+    """Tokens that a prompt and its twin have in common."""
+    return min(lengths.image + BEGINNING, lengths.twin - 1)
+
+
 def sequences(prompt: int, response: float, samples: float) -> tuple[float, float]:
-    """How many sequences a group of so many samples takes, and the tokens of each."""
+    """How many packs a group of so many samples takes, and the tokens of each."""
     together = min(samples, max(1.0, (PACK_TOKENS - prompt) // response))
     count = math.ceil(samples / together)
     return count, prompt + samples / count * response
 
 
-def forward(shape: Shape, prompt: int, response: float, samples: float) -> float:
-    """FLOPs of one group through the language model, the head on its responses only."""
+def packed(shape: Shape, prompt: int, response: float, samples: float) -> float:
+    """FLOPs of one group in packs through the language model, the head on its responses only."""
     count, tokens = sequences(prompt, response, samples)
     seen = 4.0 if samples > count else 2.0  # a mask over packed responses hides, but does not save
     linear = 2.0 * shape.layers * shape.layer * tokens
     return count * (linear + seen * shape.layers * shape.hidden * tokens**2) + head(shape, samples * response)
+
+
+def branch(shape: Shape, before: float, prompt: float, response: float, samples: float) -> float:
+    """FLOPs of a prompt and its samples in a tree, behind so many tokens that are counted elsewhere."""
+
+    def seen(past: float, tokens: float) -> float:
+        return 4.0 * shape.layers * shape.hidden * tokens * (past + tokens / 2)
+
+    linear = 2.0 * shape.layers * shape.layer * (prompt + samples * response)
+    pairs = seen(before, prompt) + samples * seen(before + prompt, response)
+    return linear + pairs + head(shape, samples * response)
 
 
 def head(shape: Shape, tokens: float) -> float:
@@ -138,7 +172,12 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     groups, drawn = s.prompts_per_step, s.prompts_per_step / lengths.mixed
     again = 4.0 if s.gradient_checkpointing else 3.0
     see = shape.see(lengths.image)
-    group = forward(shape, lengths.prompt, lengths.response, n)
+    tree = scores_trees(shape, machine)
+    group = (
+        branch(shape, 0, lengths.prompt, lengths.response, n)
+        if tree
+        else packed(shape, lengths.prompt, lengths.response, n)
+    )
     rows = drawn * n
     layers = 2.0 * shape.layers * shape.layer
     prefill = drawn * (layers * lengths.prompt + 2.0 * shape.layers * shape.hidden * lengths.prompt**2 + see)
@@ -153,11 +192,24 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
         flops["old log-probs"] = (batches - 1) * s.mini_batch * (group + see)
     contrastive = stage.contrastive and s.kl_coef > 0
     if contrastive:
-        flops["contrastive"] = groups * again * forward(shape, lengths.twin, lengths.response, n * lengths.right)
+        right = n * lengths.right
+        if tree:  # in a pass of its own a twin has no beginning to follow
+            before = beginning(lengths) if twins_together(stage, shape, machine) else 0
+            twins = branch(shape, before, lengths.twin - before, lengths.response, right)
+        else:
+            twins = packed(shape, lengths.twin, lengths.response, right)
+        flops["contrastive"] = groups * again * twins
 
     trained = shape.parameters - (shape.vision if s.freeze_vision else 0)
     trained = 0 if s.lora_rank else trained
     seconds = {phase: count / machine.flops / machine.reach for phase, count in flops.items()}
+    rows_of_pass, _, _ = largest_pass(stage, shape, lengths, machine)
+    together = twins_together(stage, shape, machine)
+    trained_rows = groups * n * (1 + (lengths.right if together else 0.0))
+    launches = machine.pass_seconds * again / 3
+    seconds["update"] += math.ceil(trained_rows / rows_of_pass) * (shape.layers + shape.vision_layers) * launches
+    if contrastive and not together:
+        seconds["contrastive"] += math.ceil(groups * n * lengths.right / rows_of_pass) * shape.layers * launches
     at_once = 64 if machine.bytes == 4 else 2048  # rows of a batch
     calls = math.ceil(rows / at_once) * lengths.longest
     decode = rows * lengths.response * each / machine.flops / machine.decode_reach
@@ -166,21 +218,41 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
         prefill / machine.flops / machine.reach + max(decode, read) + calls * shape.layers * machine.layer_seconds
     )
     seconds["optimizer"] = batches * trained * 36 / machine.bandwidth  # AdamW and the norm, each number read or written
+    copies = 1 if tree else sequences(lengths.prompt, lengths.response, n)[0]
     return Cost(
-        groups * sequences(lengths.prompt, lengths.response, n)[0] * lengths.prompt, groups * n * lengths.response,
+        groups * copies * lengths.prompt, groups * n * lengths.response,
         flops, seconds, memory(stage, shape, lengths, machine, trained),
     )  # fmt: skip
+
+
+def largest_pass(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> tuple[float, float, float]:
+    """Rows, tokens and images of an update's largest forward pass."""
+    s = stage.settings
+    rows = min(s.micro_batch or s.mini_batch * s.samples_per_prompt, s.mini_batch * s.samples_per_prompt)
+    group = min(rows, s.samples_per_prompt)
+    apart = stage.contrastive and s.kl_coef > 0 and not twins_together(stage, shape, machine)
+    right = 0.0
+    if not scores_trees(shape, machine):
+        packs, tokens = sequences(lengths.prompt, lengths.response, group)
+        groups = rows / group
+        tokens *= packs * groups
+    else:
+        own = 0
+        if twins_together(stage, shape, machine):
+            right, own = group * lengths.right, lengths.twin - beginning(lengths)
+        groups = max(1.0, rows // (group + right))
+        tokens = groups * (lengths.prompt + own + (group + right) * lengths.response)
+    # Where groups are split, or twins have passes of their own, all images are seen before the passes.
+    images = min(rows, s.mini_batch) if apart or rows < s.samples_per_prompt else groups
+    return groups * (group + right), tokens, images
 
 
 def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, trained: int) -> dict[str, float]:
     """The parts of an update's peak, in bytes."""
     s = stage.settings
-    rows = min(s.micro_batch or s.mini_batch * s.samples_per_prompt, s.mini_batch * s.samples_per_prompt)
-    group = min(rows, s.samples_per_prompt)
-    count, tokens = sequences(lengths.prompt, lengths.response, group)
-    tokens *= count * rows / group
+    rows, tokens, images = largest_pass(stage, shape, lengths, machine)
     layer = machine.bytes * (16 * shape.hidden + 6 * shape.intermediate)
-    patches = lengths.image * shape.merge**2 * min(rows, s.mini_batch)
+    patches = lengths.image * shape.merge**2 * images
     block = machine.bytes * (16 * shape.vision_hidden + 6 * shape.vision_intermediate)
     if s.gradient_checkpointing:
         kept = tokens * (machine.bytes * shape.hidden * shape.layers + layer)
@@ -210,7 +282,7 @@ def gpu(name: str) -> Machine:
     """A GPU by its name; one that the table lacks is taken for an A100."""
     flops, bandwidth = next((speed for key, speed in _GPUS.items() if key in name), _GPUS["A100"])
     known = "" if any(key in name for key in _GPUS) else ", not in the table: speed of an A100"
-    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 4e-4, 2)
+    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 4e-4, 2, 3.4e-3)
 
 
 def this_cpu(shape: Shape) -> Machine:
