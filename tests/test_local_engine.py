@@ -29,6 +29,8 @@ from modgap.core.problem import Problem
 from modgap.core.prompt import contrastive_prompt, training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.core.record import RunFolder
+from modgap.models import policy as policy_module
+from modgap.models import tree
 from modgap.models.build import Size, build_tiny
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
@@ -192,6 +194,13 @@ def assert_same_gradients(got: dict[str, torch.Tensor], expected: dict[str, torc
         torch.testing.assert_close(got[name], gradient, rtol=tolerance, atol=tolerance * own, msg=name)
 
 
+@pytest.fixture(params=["tree", "packs"])
+def scored(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of scoring, whichever this machine would take."""
+    monkeypatch.setattr(policy_module, "tree_pays", lambda _: request.param == "tree")
+    return request.param
+
+
 @pytest.mark.parametrize("micro_batch", [2, 100])
 @pytest.mark.parametrize(
     "changes",
@@ -201,7 +210,9 @@ def assert_same_gradients(got: dict[str, torch.Tensor], expected: dict[str, torc
     ],
     ids=str,
 )  # fmt: skip
-def test_loss_and_gradients_equal_the_naive_form(policy: Policy, changes: dict[str, Any], micro_batch: int) -> None:
+def test_loss_and_gradients_equal_the_naive_form(
+    policy: Policy, scored: str, changes: dict[str, Any], micro_batch: int
+) -> None:
     settings = replace(SETTINGS, kl_coef=0.5, **changes)
     batch = sampled_batch(policy)
     torch.manual_seed(0)
@@ -218,6 +229,36 @@ def test_loss_and_gradients_equal_the_naive_form(policy: Policy, changes: dict[s
     assert means["clip_low"] + means["clip_high"] > 0 and means["contrastive_kl"] > 0.1
     if settings.kl_estimator == "k3" and settings.kl_clamp == "paper":
         assert 0 < means["kl_clamped"] < 1  # the oracle saw both sides of the clamp
+
+
+def test_a_tree_has_the_log_probabilities_of_each_row_alone(policy: Policy, scored: str) -> None:
+    """Prompts with and without an image, twins beside their prompts, a prompt that is there once, a response of one
+    token."""
+    batch = sampled_batch(policy)
+    alone = policy.encode(training_prompt(PROBLEMS[5], "full-text"), PROBLEMS[5].open_image())
+    words = policy.encode(replace(training_prompt(PROBLEMS[6], "full-text"), has_image=False), None)
+    prompts = [*batch.prompts[:5], *batch.twins[:5], alone, words, words]
+    responses = [*batch.responses[:5], *batch.responses[:5], batch.responses[0], *(r[:1] for r in batch.responses[:2])]
+    with torch.no_grad():
+        logps_BT, _, mask_BT = policy.logprobs(prompts, responses, policy.image_features(prompts), 0.7)
+    for prompt, response, logps, mask in zip(prompts, responses, logps_BT, mask_BT, strict=True):
+        plain = plain_logps(policy, prompt, response, 0.7).gather(-1, response[:, None])[:, 0]
+        assert int(mask.sum()) == len(response)
+        torch.testing.assert_close(logps[: len(response)], plain.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_prompt_and_its_twin_begin_with_is_one_span(policy: Policy) -> None:
+    batch = sampled_batch(policy)
+    image = policy.model.config.image_token_id
+    first = [i for i, prompt in enumerate(batch.prompts) if prompt is batch.prompts[0]]
+    prompts = [*(batch.prompts[i] for i in first), *(batch.twins[i] for i in first)]
+    responses = [batch.responses[i] for i in first] * 2
+    planted = tree.plant(prompts, responses, image, torch.device("cpu"))
+    assert int((planted.ids == image).sum()) == int((batch.prompts[0].input_ids == image).sum())
+    trunk, *rest = planted.spans
+    assert trunk.context == () and all(span.context[0] == 0 for span in rest) and len(rest) == 4
+    both = len(batch.prompts[0]) + len(batch.twins[0]) - trunk.lengths[0]
+    assert len(planted.ids) == both + 2 * sum(len(batch.responses[i]) - 1 for i in first)
 
 
 def test_the_first_step_has_the_gradient_of_trls_grpo_trainer(policy: Policy, tmp_path: Path) -> None:
