@@ -59,7 +59,7 @@ class Case:
 
     def __init__(self, scores: list[float], settings: Settings) -> None:
         torch.manual_seed(1)
-        self.settings = settings
+        self.settings, self.contrastive = settings, settings.kl_coef > 0
         self.policy = load_policy(tiny_folder(), device="cpu", dtype="float32")
         self.policy.banned_token_ids = []  # verl's actor does not ban the image tokens, its rollout does
         problems = [
@@ -84,7 +84,7 @@ class Case:
     def local(self, count: int) -> tuple[float, float, dict[str, float]]:
         """Loss, gradient norm and metrics of the first `count` rows on the local engine."""
         part = Batch(*(getattr(self.batch, name)[:count] for name in Batch.__dataclass_fields__))
-        stats = gradients(self.policy, part, self.settings, True, 4)
+        stats = gradients(self.policy, part, self.settings, self.contrastive, 4)
         grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
         return stats.loss, float(torch.stack([g.norm() for g in grads]).norm()), stats.means()
 
@@ -132,7 +132,7 @@ def job(case: Case, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
         "use_fused_kernels": False, "temperature": settings.temperature, "pad_token_id": 0,
         "global_batch_size": sum(map(len, rows)), "calculate_entropy": False,
     }  # fmt: skip
-    stage = Stage(("full-text",), contrastive=True, settings=settings, passed=FP32)
+    stage = Stage(("full-text",), contrastive=case.contrastive, settings=settings, passed=FP32)
     return {"model": str(tiny_folder()), "stage": stage, "rows": rows, "settings": fixed, "world": len(rows)}
 
 
@@ -159,6 +159,7 @@ CASES = {
     "padded": (MIXED, SETTINGS),
     "micro_batch": ([*MIXED[:6], 1.0, 0.0], replace(SETTINGS, loss_mean="micro_batch", kl_clamp="none")),
     "none": ([0.1] * 8, replace(SETTINGS, kl_estimator="forward")),
+    "plain": (MIXED, replace(SETTINGS, kl_coef=0.0)),
 }
 
 
@@ -182,19 +183,25 @@ def told(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_first_update_is_the_local_engines(name: str, told: Any) -> None:
-    """Loss, gradient norm and KL, also where a rank has no eligible row, or a micro-batch no image."""
+    """Loss, gradient norm and KL of a contrastive stage and of a plain one, to 1e-3 relative.
+
+    Also where a rank has no eligible row, or a micro-batch no image.
+    """
     (loss, norm, means), ranks = told[name]
     for rank in ranks:
         assert rank["engine"] == "ContrastiveEngine"
         assert rank["loss"] == pytest.approx(loss, rel=1e-3) and rank["grad_norm"] == pytest.approx(norm, rel=1e-3)
+        if name == "plain":
+            assert not {"contrastive_kl", "kl_clamped", "contrastive_kl_coef"} & rank["metrics"].keys()
+            continue
         assert rank["metrics"]["contrastive_kl"] == pytest.approx(means.get("contrastive_kl", 0.0), rel=1e-3)
         assert rank["metrics"]["kl_clamped"] == pytest.approx(means.get("kl_clamped", 0.0), abs=1e-6)
         assert rank["metrics"]["contrastive_kl_coef"] == 0.5
 
 
 def test_metrics_are_there_on_every_rank_and_count_all_of_them(told: Any) -> None:
-    eligible = {name: [rank["metrics"]["eligible_rows"] for rank in ranks] for name, (_, ranks) in told.items()}
-    assert eligible == {"padded": [3, 3], "micro_batch": [4, 4], "none": [0, 0]}
+    eligible = {name: [rank["metrics"].get("eligible_rows") for rank in ranks] for name, (_, ranks) in told.items()}
+    assert eligible == {"padded": [3, 3], "micro_batch": [4, 4], "none": [0, 0], "plain": [None, None]}
 
 
 def test_the_tower_sees_each_image_of_a_micro_batch_once(told: Any) -> None:
