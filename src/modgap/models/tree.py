@@ -173,7 +173,7 @@ def _common(ids: Sequence[Tensor]) -> int:
 
 def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
     """Hidden states `[N, C]` of embeddings `[N, C]` at positions `[3, N]`."""
-    cos, sin = decoder.rotary_emb(x[None], positions[:, None])
+    cos, sin = (_merged(table, decoder.config) for table in decoder.rotary_emb(x[None], positions[:, None]))
     recompute = decoder.training and torch.is_grad_enabled() and _checkpointing(decoder)
     x = x[None]
     for layer in decoder.layers:
@@ -184,6 +184,14 @@ def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Te
 
         x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
     return decoder.norm(x)[0]
+
+
+def _merged(table: Tensor, config: Any) -> Tensor:
+    """`[1, N, D]`: each channel's own axis of M-RoPE. older transformers (5.10) leave that to the attention."""
+    if table.ndim == 3:
+        return table
+    sections = config.rope_parameters["mrope_section"] * 2
+    return torch.cat([part[i % 3] for i, part in enumerate(table.split(sections, dim=-1))], dim=-1)
 
 
 def _checkpointing(decoder: Any) -> bool:
