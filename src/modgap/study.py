@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.model_folder import image_processor
 from modgap.core.problem import Problem
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, apply_settings, with_defaults
@@ -75,10 +76,7 @@ def known_model(name: str) -> Any:
         name = ALIASES.get(name, name)
         return Model(name, SHAPES.get(name.removeprefix("modelscope:")))
     size = {}
-    files = [folder / name for name in ("preprocessor_config.json", "processor_config.json")]
-    if file := next(filter(Path.is_file, files), None):
-        processor = json.loads(file.read_text(encoding="utf-8"))
-        processor = processor.get("image_processor") or processor  # as transformers 5 saves it
+    if processor := image_processor(folder):
         least, most = processor.get("min_pixels"), processor.get("max_pixels")
         size = processor.get("size") or {"shortest_edge": least, "longest_edge": most}
         size = {"min_pixels": size.get("shortest_edge") or 56 * 56, "max_pixels": size.get("longest_edge") or 12845056}

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from modgap.core.errors import UserError
+from modgap.core.model_folder import image_processor
 
 # What we pass ourselves, and how else to say it.
 _OURS = {"model": "--model", "mm_processor_kwargs.min_pixels": "--style paper"}
@@ -103,21 +104,12 @@ def pixel_arguments(folder: Path, pixels: tuple[int, int] | None) -> dict[str, i
     """
     if pixels is None:
         return {}
-    config = _json(folder / "preprocessor_config.json") or _json(folder / "processor_config.json")
-    config = config.get("image_processor") or config  # as transformers 5 saves it
+    config = image_processor(folder)
     size = config.get("size") or {}
     if {"min_pixels", "max_pixels"} <= config.keys() or {"shortest_edge", "longest_edge"} <= size.keys():
         return {"min_pixels": pixels[0], "max_pixels": pixels[1]}
     print("modgap: this model's image processor has no pixel limits: images are sized its own way", file=sys.stderr)
     return {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """What a file holds; nothing where it is absent or broken, which vLLM will say."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def explain(error: BaseException | None, log: str, *, running: bool = False) -> str:

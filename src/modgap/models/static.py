@@ -57,7 +57,9 @@ def wanted(device: torch.device, parameters: int) -> bool:
     The environment's MODGAP_CUDA_GRAPHS overrules the size: 1 wants graphs, 0 does not.
     """
     told = os.environ.get(SWITCH, "")
-    return device.type == "cuda" and told != "0" if told else waits_for_launches(device, parameters)
+    if told:
+        return device.type == "cuda" and told != "0"
+    return waits_for_launches(device, parameters)
 
 
 def rounded(n: int) -> int:

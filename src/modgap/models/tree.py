@@ -187,7 +187,7 @@ def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Te
 
 
 def _merged(table: Tensor, config: Any) -> Tensor:
-    """`[1, N, D]`: each channel's own axis of M-RoPE. older transformers (5.10) leave that to the attention."""
+    """`[1, N, D]`: each channel's own axis of M-RoPE. Older transformers (5.10) leave that to the attention."""
     if table.ndim == 3:
         return table
     sections = config.rope_parameters["mrope_section"] * 2

@@ -41,6 +41,7 @@ from modgap.training.checkpoint import (
 from modgap.training.log import Clock, StageLog, Teller, group_metrics
 from modgap.training.protocol import LoadPolicy, Progress, TrainablePolicy, TrainResult
 from modgap.training.rollout import (
+    MOST_DRAWN,
     Batch,
     DataOrder,
     Group,
@@ -156,7 +157,7 @@ def run_stage(
     )  # fmt: skip
     rows = settings.mini_batch * settings.samples_per_prompt
     micro = MicroBatch(min(settings.micro_batch or rows, rows), teller.note)
-    sampling = MicroBatch(3 * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
+    sampling = MicroBatch(MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
     state: dict[str, Any] = {"step": 0, "position": 0, "lengths": (0, 0), "best": None, "micro": micro.size}
     if (folder / "state.pt").exists():
         state = load_state(folder / "state.pt", policy, optimizer)

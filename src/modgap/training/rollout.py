@@ -25,6 +25,9 @@ from modgap.core.recipe import Settings, Stage
 from modgap.training.objective import eligible_rows, group_advantages, has_spread, overlong_penalty
 from modgap.training.protocol import Sampled, TrainablePolicy
 
+MOST_DRAWN = 3
+"""How many times its prompts a step draws at once, at most."""
+
 
 class Scored(Protocol):
     """A reward and its parts, as `modgap.core.grading.reward` gives it."""
@@ -286,8 +289,8 @@ def draw_size(settings: Settings, kept: int, sampled: int, before: float = 1.0) 
 
     At the rate at which this step has kept groups so far, and before it has any, at that of the step before: a GPU
     takes hardly longer for twice the prompts, but each further draw takes as long as its longest response. A step
-    begins with at most three times its prompts, which is what the authors of DAPO draw, and refills with at most as
-    many as it is to keep.
+    begins with at most `MOST_DRAWN` times its prompts, which is what the authors of DAPO draw, and refills with at most
+    as many as it is to keep.
 
     Args:
         settings: Of the stage.
@@ -296,5 +299,5 @@ def draw_size(settings: Settings, kept: int, sampled: int, before: float = 1.0) 
         before: Share of its groups that the step before kept.
     """
     rate = kept / sampled if sampled else before
-    most = settings.prompts_per_step * (1 if sampled else 3)
+    most = settings.prompts_per_step * (1 if sampled else MOST_DRAWN)
     return min(most, math.ceil((settings.prompts_per_step - kept) / max(rate, 1 / most)))

@@ -3,10 +3,10 @@
 The full-text side of the contrastive KL is detached, so its log-probabilities are those of the policy's rows. A twin's
 row is one more row of the same pass: the model computes once what its prompt has in common with the full one, image
 included. (`full_vocab`, a micro-batch of one row, and a policy that does not share what prompts begin with take the
-twins in passes of their own.) The vision tower runs
-once over the images of a pass; its features are detached leaves that collect gradients, and one backward through the
-tower ends it. Where groups are split, or the twins have passes of their own, it does so for the whole mini-batch. The
-naive form (every row forwarded twice, images and all, in one graph) is the tests' oracle.
+twins in passes of their own.) The vision tower runs once over the images of a pass; its features are detached leaves
+that collect gradients, and one backward through the tower ends it. Where groups are split, or the twins have passes of
+their own, it does so for the whole mini-batch. The naive form (every row forwarded twice, images and all, in one graph)
+is the tests' oracle.
 
 Weights that are trained are fp32 everywhere; on a GPU the computation is bf16 by autocast.
 
@@ -239,11 +239,12 @@ def gradients(
         # With one row at a time memory is short: then a twin's row is a pass of its own.
         together = contrastive and policy.shares_beginnings and micro_batch > 1
         together = together and settings.kl_estimator != "full_vocab"
+        apart = contrastive and not together
         kl_weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B).to(device)
         passes = list(groups_of(batch, micro_batch, together))
         # An image that several passes show is seen before them; the others with the pass that shows them.
         vision = None
-        if contrastive > together or any(batch.prompts[a[-1]] is batch.prompts[b[0]] for a, b in pairwise(passes)):
+        if apart or any(batch.prompts[a[-1]] is batch.prompts[b[0]] for a, b in pairwise(passes)):
             vision = SharedVision(policy, [*batch.prompts, *filter(None, batch.twins)], micro_batch)
         for rows in passes:
             right = [i for i in rows if batch.eligible_B[i]] if together else []
@@ -278,7 +279,7 @@ def gradients(
             )  # fmt: skip
             stats.largest_ratio = max(stats.largest_ratio, float(terms.ratio_BT.where(mask_BT, 0.0).max()))
 
-        if contrastive and not together:
+        if apart:
             assert vision is not None
             for rows in pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch):
                 kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)

@@ -66,12 +66,11 @@ def end_all(mark: str, child: subprocess.Popen[bytes] | None, patience: float = 
         deadline = time.monotonic() + patience
         empty = 0  # a process that is just starting another program has no environment for a moment: look twice
         while empty < 2 and time.monotonic() < deadline:
-            known = {pid for pid in known | set(marked(mark)) if _lives(pid)}
-            pids = known
-            for pid in pids:
+            known = {pid for pid in known | set(marked(mark)) if _parent(pid) is not None}
+            for pid in known:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
-            empty = 0 if pids or (child and child.poll() is None) else empty + 1
+            empty = 0 if known or (child and child.poll() is None) else empty + 1
             time.sleep(0.05)
     if child:
         child.wait()
@@ -83,12 +82,13 @@ def marked(mark: str) -> list[int]:
     found: set[int] = set()
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        if (parent := _parent(pid)) is None:
+            continue
+        children.setdefault(parent, []).append(pid)
         with contextlib.suppress(OSError):
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            if state != "Z":
-                children.setdefault(int(parent), []).append(int(folder.name))
-                if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                    found.add(int(folder.name))
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.add(pid)
     waiting = list(found)
     while waiting:
         new = set(children.get(waiting.pop(), ())) - found
@@ -97,11 +97,13 @@ def marked(mark: str) -> list[int]:
     return sorted(found)
 
 
-def _lives(pid: int) -> bool:
+def _parent(pid: int) -> int | None:
+    """The parent of a process that lives; `None` of a zombie, and of one that is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except OSError:
-        return False
+        return None
+    return None if state == "Z" else int(parent)
 
 
 def end_with_parent(every: float = 2.0) -> None:

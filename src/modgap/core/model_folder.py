@@ -1,0 +1,25 @@
+"""What a model folder in Hugging Face form says of its image processor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def image_processor(folder: Path) -> dict[str, Any]:
+    """The image processor's settings; empty where they are absent or broken, which who loads the model will say.
+
+    Transformers 5 (and what trains with it) writes them into `processor_config.json`, which it also reads first; hubs
+    and earlier versions have `preprocessor_config.json`.
+    """
+    whole = _read(folder / "processor_config.json").get("image_processor")
+    return whole if isinstance(whole, dict) else _read(folder / "preprocessor_config.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
