@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 def image_processor(folder: Path) -> dict[str, Any]:
@@ -13,13 +13,16 @@ def image_processor(folder: Path) -> dict[str, Any]:
     Transformers 5 (and what trains with it) writes them into `processor_config.json`, which it also reads first; hubs
     and earlier versions have `preprocessor_config.json`.
     """
-    whole = _read(folder / "processor_config.json").get("image_processor")
-    return whole if isinstance(whole, dict) else _read(folder / "preprocessor_config.json")
+    found = _as_object(_read(folder / "processor_config.json").get("image_processor"))
+    return found or _read(folder / "preprocessor_config.json")
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return _as_object(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _as_object(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
