@@ -145,7 +145,7 @@ class JudgeServer:
 
     Attributes:
         says: The words to a prompt, or None to fail with a 500.
-        dies_after: Good answers after which every connection is dropped.
+        dies_after: Good answers after which every connection is dropped, once they are sent.
     """
 
     def __init__(self) -> None:
@@ -156,10 +156,13 @@ class JudgeServer:
         self.bodies: list[dict[str, Any]] = []
         self.answered: Counter[str] = Counter()
         self.lock = threading.Lock()
+        self.sending = 0
+        self.sent = threading.Condition(self.lock)
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # it holds a body back until its head is acknowledged, 40 ms
 
             def log_message(self, format: str, *arguments: Any) -> None:
                 pass
@@ -177,9 +180,19 @@ class JudgeServer:
                     alive = sum(outer.answered.values()) < outer.dies_after
                     said = outer.says(prompt) if alive else None
                     outer.answered[prompt] += said is not None
-                if not alive:
-                    self.close_connection = True
-                    return None
+                    if not alive:
+                        outer.sent.wait_for(lambda: not outer.sending)
+                        self.close_connection = True
+                        return None
+                    outer.sending += 1
+                try:
+                    return self.answer(body, raw, said)
+                finally:
+                    with outer.lock:
+                        outer.sending -= 1
+                        outer.sent.notify_all()
+
+            def answer(self, body: dict[str, Any], raw: bool, said: str | None) -> None:
                 if body["model"] not in outer.models:
                     return self.send(404, {"error": {"message": "no such model"}})
                 if "chat_template_kwargs" in body and not outer.takes_template_arguments:
