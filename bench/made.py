@@ -30,6 +30,7 @@ NANO = Shape(256, 2, 4, 2, 512, 2000, True, vision_hidden=160, vision_layers=4, 
 SHAPES_MADE = {
     "nano": NANO, "0.5b": Shape(896, 24, 14, 2, 4864, 151936, tied=True),
     "1.5b": Shape(1536, 28, 12, 2, 8960, 151936, tied=True), "3b": QWEN_3B,
+    "7b": SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"],
 }  # fmt: skip
 MODELS = ("tiny", *SHAPES_MADE)
 

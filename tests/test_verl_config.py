@@ -159,6 +159,20 @@ def test_the_preset_follows_the_gpus_that_are_asked_for() -> None:
     assert layout(overrides("verl.trainer.nnodes=4")).gpus == 32
 
 
+@pytest.mark.parametrize(
+    ("name", "gpus", "gpu_gib", "moved"),
+    [("3B", 1, 140, False), ("3B", 1, 80, True), ("3B", 2, 80, False), ("7B", 1, 140, True), ("7B", 8, 140, True)],
+)
+def test_weights_and_optimizer_stay_on_gpus_that_hold_them(name: str, gpus: int, gpu_gib: int, moved: bool) -> None:
+    model = Model(name, SHAPES[f"Qwen/Qwen2.5-VL-{name}-Instruct"])
+    short = ("max_response_tokens=400", "overlong_buffer=0", "max_prompt_tokens=512")
+    got = overrides(*short, name="kl", stage=1, model=model, gpus=gpus, gpu_gib=gpu_gib)
+    spread = layout(got)
+    assert (spread.params_offload, spread.optimizer_offload) == (moved, moved)
+    asked = overrides(*short, f"verl.{ACTOR}.fsdp_config.optimizer_offload=True", model=model, gpus=gpus, gpu_gib=140)
+    assert layout(asked).optimizer_offload
+
+
 def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -> None:
     got = overrides("micro_batch=8")
     assert got[f"{ACTOR}.ppo_micro_batch_size_per_gpu"] == got[f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu"] == 8

@@ -256,15 +256,26 @@ def test_an_engine_that_is_killed_outright_takes_everything_with_it(tmp_path: Pa
 
 def test_metrics_take_our_names_and_what_is_not_finite_is_null() -> None:
     data = {"critic/score/mean": 0.5, "actor/grad_norm": float("nan"), "val-core/9k/acc/mean@1": 0.25, "other": 1}
-    assert metrics_line(3, data, 2, 100) == {
-        "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25,
+    assert metrics_line(3, data, 2, 100, 16) == {
+        "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25, "sampled_groups": 16,
     }  # fmt: skip
+
+
+def test_the_reward_is_of_all_that_were_sampled_dropped_groups_included() -> None:
+    groups = "training/filter_groups"
+    data = {
+        "critic/score/mean": 0.4, f"{groups}/evicted_samples": 12.0, f"{groups}/evicted_reward/mean": 0.9,
+        f"{groups}/discarded_surplus_samples": 4.0,
+    }  # fmt: skip
+    line = metrics_line(1, data, 1, 100, 8)
+    assert line["reward"] == pytest.approx((12 * 0.4 + 12 * 0.9) / 24)
+    assert (line["sampled_groups"], line["dropped_groups"], line["mixed_share"]) == (24, 12, 0.5)
 
 
 @pytest.mark.parametrize(("longest", "truncated"), [(99.0, 0.0), (100.0, 0.25)])
 def test_the_longest_response_is_truncated_only_at_the_limit(longest: float, truncated: float) -> None:
     data = {"response_length/max": longest, "response_length/clip_ratio": 0.25}
-    assert metrics_line(1, data, 1, 100)["truncated"] == truncated
+    assert metrics_line(1, data, 1, 100, 8)["truncated"] == truncated
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from transformers import AutoTokenizer
 
 from modgap.models.load import tiny_folder
 from modgap.rewards import compute_score
+from modgap.training.verl_log import DROPPED_REWARD
 
 pytestmark = [
     pytest.mark.slow,
@@ -194,7 +195,14 @@ def test_groups_without_a_difference_are_sampled_again(study: Study, recipe: str
         assert [len(group) for group in kept] == [SAMPLES] * PROMPTS
         assert all(len({row["score"] for row in group}) > 1 for group in kept)
         scores = [row["score"] for group in kept for row in group]
-        assert log[n]["reward"] == pytest.approx(sum(scores) / len(scores), abs=1e-5)
+        told = verl_metrics(stage)[n]
+        assert told["critic/score/mean"] == pytest.approx(sum(scores) / len(scores), abs=1e-5)
+        dropped = log[n].get("dropped_groups", 0)
+        if dropped:  # all that were sampled count in our reward, as in the local engine's
+            assert -1 <= told[DROPPED_REWARD] <= 1
+            share = log[n]["mixed_share"]
+            mean = share * told["critic/score/mean"] + (1 - share) * told[DROPPED_REWARD]
+            assert log[n]["reward"] == pytest.approx(mean, abs=1e-5)
 
 
 def test_the_contrastive_term_enters_in_its_stage_only(study: Study) -> None:

@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
-from modgap.training.estimate import Layout, image_tokens
+from modgap.training.estimate import GIB, Layout, Shape, estimate, image_tokens
 from modgap.training.verl_checks import ACTOR, MODEL, ROLLOUT, Model, Overrides, check_overrides, check_supported
 
 PLUGIN = "modgap.training.verl_plugin"
@@ -39,6 +39,7 @@ class Preset:
         optimizer_offload: The optimizer does.
         workers: Agent loops, reward workers and storage units, of each so many; each takes a CPU core, and verl's own
             default of 8 waits for ever on a machine that has too few.
+        offload_if_needed: Both stay on a GPU that holds them, by the estimate: moving them takes seconds a step.
     """
 
     tensor_parallel: int
@@ -47,13 +48,17 @@ class Preset:
     params_offload: bool = False
     optimizer_offload: bool = True
     workers: int = 4
+    offload_if_needed: bool = True
 
 
 PRESETS: dict[int, tuple[Preset, Preset]] = {
     1: (Preset(1, 0.4, 4), Preset(1, 0.3, 2, params_offload=True)),
     2: (Preset(1, 0.4, 4), Preset(1, 0.3, 2, params_offload=True)),
     # The paper's scripts.
-    8: (Preset(2, 0.4, 4, workers=8), Preset(4, 0.2, 2, params_offload=True, workers=8)),
+    8: (
+        Preset(2, 0.4, 4, workers=8, offload_if_needed=False),
+        Preset(4, 0.2, 2, params_offload=True, workers=8, offload_if_needed=False),
+    ),
 }
 """GPUs of a node -> the preset of a plain stage and of a contrastive one; between two, the smaller one counts."""
 
@@ -83,6 +88,16 @@ def preset_for(stage: Stage, gpus: int) -> Preset:
     return PRESETS[size][int(stage.contrastive)]
 
 
+GPU_GIB = 80.0
+"""Memory of a GPU that is not known."""
+
+
+def holds_all(stage: Stage, shape: Shape, spread: Layout, gpu_gib: float) -> bool:
+    """Whether a GPU keeps weights and optimizer, beside an update and beside vLLM, with a sixth of it left free."""
+    cost, room = estimate(stage, shape, spread), gpu_gib * GIB * 5 / 6
+    return cost.update_bytes <= room and cost.rollout_bytes + spread.gpu_memory * gpu_gib * GIB <= room
+
+
 def stage_overrides(
     stage: Stage,
     model: Model,
@@ -92,6 +107,7 @@ def stage_overrides(
     gpus: int = 8,
     flash_attention: bool = True,
     train_rows: int | None = None,
+    gpu_gib: float = GPU_GIB,
 ) -> Overrides:
     """The configuration of one stage, as differences from verl's `ppo_trainer`.
 
@@ -103,6 +119,7 @@ def stage_overrides(
         gpus: GPUs of a node, unless `verl.trainer.n_gpus_per_node` says so.
         flash_attention: Whether flash-attn is installed; without it padding is kept and attention is torch's.
         train_rows: Rows of the training files, if known.
+        gpu_gib: Memory of a GPU.
 
     Returns:
         Key to value, `stage.passed` applied last.
@@ -122,6 +139,10 @@ def stage_overrides(
     own = s.micro_batch not in (0, Settings().micro_batch)  # 32 rows, and 0 for all, are meant for the local engine
     micro = s.micro_batch if own else math.gcd(preset.micro_batch, max(rows_a_gpu, 1))
     parallel = math.gcd(preset.tensor_parallel, model.shape.heads) if model.shape else preset.tensor_parallel
+    if preset.offload_if_needed and model.shape:
+        spread = Layout(gpus * nodes, micro, parallel, preset.gpu_memory)
+        if holds_all(stage, model.shape, spread, gpu_gib):
+            preset = replace(preset, params_offload=False, optimizer_offload=False)
     custom = bool(s.reward_function)
     out: Overrides = {
         "algorithm.adv_estimator": "grpo",

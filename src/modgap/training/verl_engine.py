@@ -19,6 +19,7 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from modgap.training.log import Teller
 from modgap.training.protocol import Progress, TrainResult
 from modgap.training.rollout import hold_out
 from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, reward_of
-from modgap.training.verl_config import Files, Model, notes, stage_overrides
+from modgap.training.verl_config import GPU_GIB, Files, Model, notes, stage_overrides
 from modgap.training.verl_log import Follower, read_log, why
 from modgap.training.verl_plan import VARIANTS, stage_files, variants
 from modgap.training.verl_process import watched
@@ -110,13 +111,13 @@ def train(
     if not train_on:
         raise UserError("there is no problem to train on: give a data set with a train split.")
     check_prompts(recipe, train_on, validation, style)
-    gpus = _gpus(recipe)
+    gpus, gpu_gib = _gpus(recipe), _gpu_gib()
     folders = tuple(out / f"stage{number}" for number in range(1, len(recipe.stages) + 1))
     for number, stage in enumerate(recipe.stages, start=1):  # all of them before the first one trains
         reward_of(stage.settings)
         if finished(folders[number - 1]) is None:
             try:
-                tools.validate(_overrides(recipe, number, model, out, gpus, len(train_on)))
+                tools.validate(_overrides(recipe, number, model, out, gpus, gpu_gib, len(train_on)))
             except UserError as error:
                 raise UserError(f"stage {number} ({stage.title}): {error}") from error
     fingerprints = {"model": fingerprint, "data": digest(train_on), "validation": digest(validation)}
@@ -130,7 +131,7 @@ def train(
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
             if finished(folder) is None:
                 data = _write_data(stage, stage_files(out, number, stage), train_on, validation, style, tools)
-                overrides = _overrides(recipe, number, model, out, gpus, data)
+                overrides = _overrides(recipe, number, model, out, gpus, gpu_gib, data)
                 for note in notes(stage, model):
                     teller.note(note)
                 _run_stage(stage, folder, Path(model.path), overrides, teller, tools)
@@ -155,12 +156,23 @@ def _gpus(recipe: Recipe) -> int:
     return torch.cuda.device_count()
 
 
-def _overrides(recipe: Recipe, number: int, model: Model, out: Path, gpus: int, rows: int) -> dict[str, Any]:
+def _gpu_gib() -> float:
+    """Memory of this machine's smallest GPU, without a CUDA context of our own; the plan's where there is none."""
+    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        return min(map(float, subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split())) / 1024
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return GPU_GIB
+
+
+def _overrides(
+    recipe: Recipe, number: int, model: Model, out: Path, gpus: int, gpu_gib: float, rows: int
+) -> dict[str, Any]:
     stage = recipe.stages[number - 1]
     flash = importlib.util.find_spec("flash_attn") is not None
     return stage_overrides(
         stage, model, stage_files(out, number, stage), name=f"{recipe.name}-stage{number}", gpus=gpus,
-        flash_attention=flash, train_rows=rows,
+        flash_attention=flash, train_rows=rows, gpu_gib=gpu_gib,
     )  # fmt: skip
 
 
@@ -220,10 +232,11 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
     for key, value in json.loads((folder / "verl.json").read_text("utf-8")).items():
         if key.lstrip("+").startswith(f"{variables}."):
             environment[key.rpartition(".")[2]] = str(value)
-    train_log, limit = folder / "train_log.jsonl", overrides["data.max_response_length"]
+    numbers = teller.stage, overrides["data.max_response_length"], overrides["data.train_batch_size"]
+    train_log = folder / "train_log.jsonl"
     for earlier in range(1, launch):  # what was logged after this process was killed, and before verl was
-        Follower(folder / f"verl_metrics.{earlier}.jsonl", train_log, teller.stage, limit)()
-    follow = Follower(metrics, train_log, teller.stage, limit, told)
+        Follower(folder / f"verl_metrics.{earlier}.jsonl", train_log, *numbers)()
+    follow = Follower(metrics, train_log, *numbers, told)
     status = watched([*tools.runner, str(folder / "verl.json")], log, environment, follow)
     if status:
         raise UserError(f"verl failed after step {teller.step}: {why(log, begin)}. Its log is {log}.")

@@ -11,17 +11,20 @@ from typing import Any
 
 from modgap.training.verl_run import ERROR
 
+FILTERED = "training/filter_groups"
 METRICS = {
     "reward": "critic/score/mean", "length_mean": "response_length/mean", "length_max": "response_length/max",
     "truncated": "response_length/clip_ratio", "loss": "actor/loss", "grad_norm": "actor/grad_norm",
     "lr": "actor/lr", "entropy": "actor/entropy", "clip_dual": "actor/pg_clipfrac_lower",
     "contrastive_kl": "actor/contrastive_kl", "kl_clamped": "actor/kl_clamped",
-    "eligible_rows": "actor/eligible_rows", "dropped_groups": "training/filter_groups/evicted_samples",
+    "eligible_rows": "actor/eligible_rows", "dropped_groups": f"{FILTERED}/evicted_samples",
     "epoch": "training/epoch", "time_total": "perf/time_per_step",
     "time_rollout": "timing_s/gen", "time_logprobs": "timing_s/old_log_prob", "time_update": "timing_s/update_actor",
     "time_validation": "timing_s/testing", "time_checkpoint": "timing_s/save_checkpoint",
 }  # fmt: skip
 """Our name of a metric -> verl's. `eligible_rows` is verl's mean over the updates of a step."""
+DROPPED_REWARD = f"{FILTERED}/evicted_reward/mean"
+"""The plugin's: the mean reward of the groups that a step dropped."""
 
 _CAUSES = (
     (r"out of memory|OutOfMemoryError", "a smaller --set micro_batch=N or verl.actor_rollout_ref.rollout."
@@ -33,16 +36,33 @@ _CAUSES = (
 )  # fmt: skip
 
 
-def metrics_line(step: int, data: Mapping[str, Any], stage: int, limit: int) -> dict[str, Any]:
+def metrics_line(step: int, data: Mapping[str, Any], stage: int, limit: int, prompts: int) -> dict[str, Any]:
     """A line of train_log.jsonl from what verl logged of a step; numbers that are not finite become null.
 
+    verl's reward is that of the groups it trains on; ours is that of all that were sampled, as in the local engine, for
+    the mean over groups without those that are all right hardly rises. What verl sampled beyond a full step counts as
+    its kept groups do: it does not say more of those.
     verl's `clip_ratio` is the share of responses that are as long as the longest of the step, whatever that is: only
     where the longest reaches `limit` tokens are they truncated ones.
+
+    Args:
+        step: Of the stage.
+        data: verl's metrics.
+        stage: The stage's number.
+        limit: Its `max_response_tokens`.
+        prompts: Its `prompts_per_step`.
     """
     line: dict[str, Any] = {"step": step, "stage": stage}
     for ours, theirs in METRICS.items():
         if isinstance(value := data.get(theirs), int | float):
             line[ours] = value if math.isfinite(value) else None
+    dropped = line.get("dropped_groups", 0)
+    mixed = prompts + data.get(f"{FILTERED}/discarded_surplus_samples", 0)
+    line["sampled_groups"] = mixed + dropped
+    if dropped:
+        line["mixed_share"] = mixed / (mixed + dropped)
+    if line.get("reward") is not None and DROPPED_REWARD in data:
+        line["reward"] = (mixed * line["reward"] + dropped * data[DROPPED_REWARD]) / (mixed + dropped)
     if line.get("length_max", limit) < limit:
         line["truncated"] = 0.0
     for key, value in data.items():
@@ -59,14 +79,21 @@ class Follower:
         log: The run's train_log.jsonl; lines of steps that are done again are dropped.
         stage: The stage's number.
         limit: Its `max_response_tokens`.
+        prompts: Its `prompts_per_step`.
         told: Is given each new line.
     """
 
     def __init__(
-        self, source: Path, log: Path, stage: int, limit: int, told: Callable[[dict[str, Any]], None] | None = None
+        self,
+        source: Path,
+        log: Path,
+        stage: int,
+        limit: int,
+        prompts: int,
+        told: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self._source, self._log, self._stage, self._limit, self._told = source, log, stage, limit, told
-        self._at = 0
+        self._source, self._log, self._told, self._at = source, log, told, 0
+        self._numbers = stage, limit, prompts
 
     def __call__(self) -> None:
         """Take what is new."""
@@ -78,7 +105,7 @@ class Follower:
         whole = new[: new.rfind(b"\n") + 1]
         for text in whole.splitlines():
             entry = json.loads(text)
-            line = metrics_line(entry["step"], entry["data"], self._stage, self._limit)
+            line = metrics_line(entry["step"], entry["data"], *self._numbers)
             if not self._at:
                 kept = [old for old in read_log(self._log) if old["step"] < line["step"]]
                 self._log.write_text("".join(f"{json.dumps(old)}\n" for old in kept), encoding="utf-8")

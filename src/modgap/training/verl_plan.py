@@ -13,7 +13,7 @@ from modgap.core.recipe import Recipe, Stage
 from modgap.training import verl_compose
 from modgap.training.estimate import describe, estimate
 from modgap.training.verl_checks import Model, Overrides
-from modgap.training.verl_config import Files, layout, notes, stage_overrides, to_hydra
+from modgap.training.verl_config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
 
 VARIANTS = {"full-text": "full-text", "image-only": "no-text"}
 """View -> the variant of the parquet file (`modgap data prepare`) that a plain stage trains on."""
@@ -67,7 +67,7 @@ def plan(recipe: Recipe, model: Model, out: Path, gpus: int = 8) -> tuple[list[s
         spread = layout(overrides)
         configurations.append(overrides)
         lines += [
-            f"stage {number}: {stage.title}, {stage.settings.steps} steps on {spread.gpus} GPUs",
+            f"stage {number}: {stage.title}, {stage.settings.steps} steps on {spread.gpus} GPUs of {GPU_GIB:.0f} GiB",
             *(f"  {line}" for line in to_hydra(overrides)),
         ]
         if model.shape is None:

@@ -4,6 +4,7 @@
     reward       (modgap.rewards) 1.0 for right and well formatted
     engine       here: such a row is forwarded a second time, as [text-free prompt | response], in the same forward
                  pass as its micro-batch; the loss is verl's own on the untouched rows plus `kl_coef * KL`
+    dropped      here: the mean reward of the groups that a step dropped becomes a metric
     images       here: the vision tower sees each distinct image of a micro-batch once, so that a twin, and the
                  other samples of its group, cost no second look
 
@@ -30,6 +31,7 @@ from tensordict import NonTensorData, NonTensorStack, TensorDict
 from torch import Tensor
 from torch.nested import nested_tensor_from_jagged
 from torch.nn.utils.rnn import pad_sequence
+from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY, ReplayBuffer
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.utils.metric import AggregationType, Metric
@@ -41,6 +43,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from modgap.training import verl_rollout  # noqa: F401 - registers the agent loop
 from modgap.training.objective import contrastive_kl, eligible_rows
 from modgap.training.verl_config import VENDOR
+from modgap.training.verl_log import DROPPED_REWARD
 
 
 @dataclass
@@ -275,3 +278,19 @@ def distinct_images(pixel_values: Tensor, grid: Tensor) -> tuple[Tensor, Tensor,
 
 
 verl_qwen._get_input_embeds = input_embeds
+
+
+# Rewards
+
+_sample = ReplayBuffer.sample
+
+
+def sample(self: ReplayBuffer, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """As verl's, which drops groups of one reward and tells their rewards to wandb only: their mean as a metric."""
+    batch, metrics = _sample(self, *args, **kwargs)
+    if groups := metrics.get(DAPO_FILTERED_REWARD_COUNTS_KEY):
+        metrics[DROPPED_REWARD] = sum(value * count for value, count in groups.items()) / sum(groups.values())
+    return batch, metrics
+
+
+ReplayBuffer.sample = sample

@@ -1,0 +1,152 @@
+"""What a step of `--engine verl` takes, and a contrastive one beside a plain one, with Qwen2.5-VL of a real shape.
+
+python bench/verl_speed.py --out bench_verl [--model 3b] [--gpus 1] [--image-tokens 256] [--set KEY=VALUE ...]
+
+One contrastive stage on made problems, random weights, responses as long as they may be. Steps take turns: in every
+second one half of the responses are right, and have a text-free twin; in the others the better half is worth 0.5, so
+that the same engine takes a plain DAPO step. The first step of each kind is left out. Of every step OUT/verl_speed.json
+and .md have the seconds of each phase as verl logs them, tokens a second of a GPU, and the memory at its peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from made import SHAPES_MADE, make_policy
+from PIL import Image
+
+from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
+from modgap.datasets import pgps9k
+from modgap.datasets.synthetic.write import write_dataset
+from modgap.study import train_recipe
+
+TWINS, PLAIN = "1", "2"
+"""Gold answers: they tell the reward whether a problem's right responses have twins."""
+PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_actor", "weights": "update_weights",
+          "step": "step"}  # fmt: skip
+
+
+def half_right(response: str, gold: str) -> float:
+    """Every second response is right (by its bytes); right is 1.0, or 0.5 in a step without twins."""
+    return zlib.crc32(response.encode()) % 2 * (1.0 if gold == TWINS else 0.5)
+
+
+def write_model(name: str, folder: Path, image_tokens: int, device: str) -> Path:
+    """A Hugging Face folder with random weights in bf16, and a tokenizer that knows every id of the vocabulary."""
+    policy = make_policy(name, device, image_tokens)
+    policy.save(folder, torch.bfloat16)
+    with edited(folder / "tokenizer.json") as tokenizer:
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary |= {f"~{i}~": i for i in range(len(vocabulary), SHAPES_MADE[name].vocab)}
+    with edited(folder / "preprocessor_config.json") as processor:  # saved as the testbed has it
+        processor["size"] = dict.fromkeys(("shortest_edge", "longest_edge"), image_tokens * 28 * 28)
+    return folder
+
+
+@contextlib.contextmanager
+def edited(path: Path) -> Iterator[dict[str, Any]]:
+    """A JSON file's content, written back afterwards."""
+    content = json.loads(path.read_text())
+    yield content
+    path.write_text(json.dumps(content, ensure_ascii=False))
+
+
+def make_problems(steps: int, prompts: int, image_tokens: int, folder: Path) -> list[Any]:
+    """Problems in the order in which they are trained on, diagrams drawn as large as `image_tokens` are."""
+    write_dataset(folder, steps * prompts, 0, seed=1)
+    side, made = 28 * round(image_tokens**0.5), []
+    for number, problem in enumerate(pgps9k.read(folder, "train")):
+        file = BytesIO()
+        problem.open_image().resize((side, side), Image.Resampling.BICUBIC).save(file, "PNG")
+        gold = TWINS if number // prompts % 2 else PLAIN
+        made.append(replace(problem, image=file.getvalue(), answer=gold))
+    return made
+
+
+def table(lines: list[dict[str, Any]], gpus: int) -> tuple[list[str], dict[str, Any]]:
+    """A Markdown row of each kind of step, and the figures; the first step of a kind is left out."""
+    rows = [f"| step | {' | '.join(f'{name}, s' for name in PHASES)} | tokens/s a GPU | twins an update | peak GiB |"]
+    rows.append("| --- " * (len(PHASES) + 4) + "|")
+    figures: dict[str, Any] = {}
+    for kind, rest in (("plain", 1), ("contrastive", 0)):
+        steps = [line["data"] for line in lines if line["step"] % 2 == rest][1:]
+        if not steps:
+            continue
+
+        def mid(key: str, steps: list[dict[str, float]] = steps) -> float:
+            return statistics.median(step.get(key, 0.0) for step in steps)
+
+        seconds = {name: mid(f"timing_s/{key}") for name, key in PHASES.items()}
+        figures[kind] = {
+            "steps": len(steps), "seconds": seconds, "tokens_per_s": mid("perf/throughput"),
+            "twins": mid("actor/eligible_rows"), "peak_gib": mid("actor/perf/max_memory_allocated_gb"), "gpus": gpus,
+        }  # fmt: skip
+        cells = [f"{kind} ({len(steps)})", *(f"{value:.2f}" for value in seconds.values())]
+        cells += [f"{figures[kind][name]:.0f}" for name in ("tokens_per_s", "twins", "peak_gib")]
+        rows.append(f"| {' | '.join(cells)} |")
+    if len(figures) == 2:
+        ratio = {
+            name: figures["contrastive"]["seconds"][name] / figures["plain"]["seconds"][name]
+            for name in ("update", "step")
+        }
+        figures["contrastive_over_plain"] = ratio
+        rows += ["", ", ".join(f"{name}: contrastive {value:.2f}x plain" for name, value in ratio.items())]
+    return rows, figures
+
+
+def main() -> None:
+    """Train, and say what verl logged."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", choices=SHAPES_MADE, default="3b")
+    parser.add_argument("--device", default="cuda", help="where the weights are made")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--image-tokens", type=int, default=256)
+    parser.add_argument("--response", type=int, default=400)
+    parser.add_argument("--set", action="append", default=[], help="as of `modgap train`; repeatable")
+    args = parser.parse_args()
+    here = str(Path(__file__).resolve().parent)  # where verl's reward workers find `half_right`
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    settings = Settings(
+        steps=args.steps, prompts_per_step=args.prompts, mini_batch=args.prompts // 2, samples_per_prompt=5,
+        max_prompt_tokens=args.image_tokens + 256, max_response_tokens=args.response, overlong_buffer=0,
+        dynamic_sampling=False, save_every=0, eval_every=0, validation_problems=0,
+        reward_function="verl_speed:half_right",
+    )  # fmt: skip
+    given = [
+        f"verl.trainer.n_gpus_per_node={args.gpus}", "verl.data.shuffle=False",
+        "verl.actor_rollout_ref.actor.checkpoint.save_contents=[model]", *args.set,
+    ]  # fmt: skip
+    recipe = apply_settings(Recipe("contrastive", (Stage(("full-text",), True, settings),)), given)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        model = write_model(args.model, Path(scratch) / "model", args.image_tokens, args.device)
+        problems = make_problems(args.steps, args.prompts, args.image_tokens, Path(scratch) / "data")
+        try:
+            train_recipe(recipe, problems, model, args.out, engine="verl")
+        finally:  # what was logged counts, whatever came after it
+            files = sorted(args.out.glob("stage1/verl_metrics.*.jsonl"))
+            lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+            rows, figures = table(lines, args.gpus)
+            (args.out / "verl_speed.json").write_text(json.dumps({"given": vars(args) | {"out": str(args.out)},
+                                                                  "figures": figures}, indent=1) + "\n")  # fmt: skip
+            (args.out / "verl_speed.md").write_text("\n".join(rows) + "\n")
+            print("\n".join(rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
