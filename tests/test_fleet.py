@@ -44,8 +44,9 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path, content: bytes | None, w
 
 def test_every_model_gets_a_folder_of_its_own_with_a_safe_name() -> None:
     models = ["tiny", "Qwen/Qwen2.5-VL-3B", "Qwen_Qwen2.5-VL-3B", "../up/../x", "/", "TINY", "a.log", "é" * 300]
-    models += ["x" * 300, "-rf", "modelscope:ORG/NAME"]
+    models += ["x" * 300, "-rf", "modelscope:ORG/NAME", "runs/kl/stage2/checkpoints/best", "runs/kl/stage2/best"]
     names = run_names(models)
+    assert names["runs/kl/stage2/checkpoints/best"] == "runs_kl_stage2_best"
     assert names["tiny"] == "tiny" and names["Qwen/Qwen2.5-VL-3B"] == "Qwen_Qwen2.5-VL-3B"
     assert len({name.casefold() for name in names.values()}) == len(models)
     for name in names.values():

@@ -89,11 +89,15 @@ def read_models(path: Path) -> list[str]:
 
 
 def run_names(models: Sequence[str]) -> dict[str, str]:
-    """A folder's name for each model: safe, and each its own. The first of those that would share one has it plain."""
+    """A folder's name for each model: safe, and each its own. The first of those that would share one has it plain.
+
+    A training's `.../stage2/checkpoints/step_9` is `..._stage2_step_9`: a table has little room.
+    """
     names: dict[str, str] = {}
     taken: set[str] = set()
     for model in models:
-        plain = re.sub(r"[^\w.+=@-]+", "_", model, flags=re.ASCII).strip("._-")[-_LONGEST_NAME:].lstrip("._-")
+        told = model.replace("/checkpoints/", "/")
+        plain = re.sub(r"[^\w.+=@-]+", "_", told, flags=re.ASCII).strip("._-")[-_LONGEST_NAME:].lstrip("._-")
         name = plain
         if not name or name.endswith(".log") or name.casefold() in taken:
             name = f"{plain}-{hashlib.sha256(model.encode()).hexdigest()[:8]}".lstrip("-")
