@@ -5,7 +5,7 @@ python bench/verl_speed.py --out bench_verl [--model 3b] [--gpus 1] [--image-tok
 One contrastive stage on made problems, random weights, responses as long as they may be. Steps take turns: in every
 second one half of the responses are right, and have a text-free twin; in the others the better half is worth 0.5, so
 that the same engine takes a plain DAPO step. The first step of each kind is left out. Of every step OUT/verl_speed.json
-and .md have the seconds of each phase as verl logs them, tokens a second of a GPU, and the memory at its peak.
+and .md have the seconds of each phase as verl logs them, tokens a second of a GPU; and the memory at its peak.
 """
 
 from __future__ import annotations
@@ -75,13 +75,23 @@ def make_problems(steps: int, prompts: int, image_tokens: int, folder: Path) -> 
     return made
 
 
+def without_saving(step: dict[str, float]) -> dict[str, float]:
+    """A step without its checkpoint: only the last one has one."""
+    saving = step.get("timing_s/save_checkpoint", 0.0)
+    seconds = step["timing_s/step"] - saving
+    return step | {
+        "timing_s/step": seconds,
+        "perf/throughput": step["perf/throughput"] * step["timing_s/step"] / seconds,
+    }
+
+
 def table(lines: list[dict[str, Any]], gpus: int) -> tuple[list[str], dict[str, Any]]:
     """A Markdown row of each kind of step, and the figures; the first step of a kind is left out."""
-    rows = [f"| step | {' | '.join(f'{name}, s' for name in PHASES)} | tokens/s a GPU | twins an update | peak GiB |"]
-    rows.append("| --- " * (len(PHASES) + 4) + "|")
+    rows = [f"| step | {' | '.join(f'{name}, s' for name in PHASES)} | tokens/s a GPU | twins an update |"]
+    rows.append("| --- " * (len(PHASES) + 3) + "|")
     figures: dict[str, Any] = {}
     for kind, rest in (("plain", 1), ("contrastive", 0)):
-        steps = [line["data"] for line in lines if line["step"] % 2 == rest][1:]
+        steps = [without_saving(line["data"]) for line in lines if line["step"] % 2 == rest][1:]
         if not steps:
             continue
 
@@ -91,12 +101,15 @@ def table(lines: list[dict[str, Any]], gpus: int) -> tuple[list[str], dict[str, 
         seconds = {name: mid(f"timing_s/{key}") for name, key in PHASES.items()}
         figures[kind] = {
             "steps": len(steps), "seconds": seconds, "tokens_per_s": mid("perf/throughput"),
-            "twins": mid("actor/eligible_rows"), "peak_gib": mid("actor/perf/max_memory_allocated_gb"), "gpus": gpus,
+            "twins": mid("actor/eligible_rows"), "gpus": gpus,
         }  # fmt: skip
         cells = [f"{kind} ({len(steps)})", *(f"{value:.2f}" for value in seconds.values())]
-        cells += [f"{figures[kind][name]:.0f}" for name in ("tokens_per_s", "twins", "peak_gib")]
+        cells += [f"{figures[kind][name]:.0f}" for name in ("tokens_per_s", "twins")]
         rows.append(f"| {' | '.join(cells)} |")
-    if len(figures) == 2:
+    if lines:  # verl never starts its peak anew, so it is that of the whole training
+        figures["peak_gib"] = lines[-1]["data"]["actor/perf/max_memory_allocated_gb"]
+        rows += ["", f"peak of a GPU: {figures['peak_gib']:.1f} GiB"]
+    if {"plain", "contrastive"} <= set(figures):
         ratio = {
             name: figures["contrastive"]["seconds"][name] / figures["plain"]["seconds"][name]
             for name in ("update", "step")

@@ -169,8 +169,25 @@ def test_weights_and_optimizer_stay_on_gpus_that_hold_them(name: str, gpus: int,
     got = overrides(*short, name="kl", stage=1, model=model, gpus=gpus, gpu_gib=gpu_gib)
     spread = layout(got)
     assert (spread.params_offload, spread.optimizer_offload) == (moved, moved)
-    asked = overrides(*short, f"verl.{ACTOR}.fsdp_config.optimizer_offload=True", model=model, gpus=gpus, gpu_gib=140)
-    assert layout(asked).optimizer_offload
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        f"{ACTOR}.fsdp_config.optimizer_offload=True",
+        f"{ROLLOUT}.gpu_memory_utilization=0.8",
+        f"{ACTOR}.ppo_micro_batch_size_per_gpu=32",
+        f"{ROLLOUT}.free_cache_engine=False",
+    ],
+)
+def test_what_is_passed_on_counts_for_what_a_gpu_holds(setting: str) -> None:
+    given = {"model": Model("3B", SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]), "gpus": 1}
+    passed = [f"verl.{setting}"]
+    if "micro" in setting:
+        passed.append(f"verl.{ROLLOUT}.log_prob_micro_batch_size_per_gpu=32")
+    assert not layout(overrides(**given, gpu_gib=140)).optimizer_offload
+    assert layout(overrides(*passed, **given, gpu_gib=140)).optimizer_offload
+    assert layout(overrides(**given, gpu_gib=None)).optimizer_offload, "unknown is not enough"
 
 
 def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -> None:

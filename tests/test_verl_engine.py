@@ -258,6 +258,7 @@ def test_metrics_take_our_names_and_what_is_not_finite_is_null() -> None:
     data = {"critic/score/mean": 0.5, "actor/grad_norm": float("nan"), "val-core/9k/acc/mean@1": 0.25, "other": 1}
     assert metrics_line(3, data, 2, 100, 16) == {
         "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25, "sampled_groups": 16,
+        "dropped_groups": 0,
     }  # fmt: skip
 
 
@@ -269,7 +270,9 @@ def test_the_reward_is_of_all_that_were_sampled_dropped_groups_included() -> Non
     }  # fmt: skip
     line = metrics_line(1, data, 1, 100, 8)
     assert line["reward"] == pytest.approx((12 * 0.4 + 12 * 0.9) / 24)
-    assert (line["sampled_groups"], line["dropped_groups"], line["mixed_share"]) == (24, 12, 0.5)
+    assert (line["sampled_groups"], line["dropped_groups"]) == (24, 12)
+    del data[f"{groups}/evicted_reward/mean"]
+    assert metrics_line(1, data, 1, 100, 8)["reward"] is None, "not that of the kept groups, which is another thing"
 
 
 @pytest.mark.parametrize(("longest", "truncated"), [(99.0, 0.0), (100.0, 0.25)])

@@ -200,8 +200,8 @@ def test_groups_without_a_difference_are_sampled_again(study: Study, recipe: str
         dropped = log[n].get("dropped_groups", 0)
         if dropped:  # all that were sampled count in our reward, as in the local engine's
             assert -1 <= told[DROPPED_REWARD] <= 1
-            share = log[n]["mixed_share"]
-            mean = share * told["critic/score/mean"] + (1 - share) * told[DROPPED_REWARD]
+            share = dropped / log[n]["sampled_groups"]
+            mean = (1 - share) * told["critic/score/mean"] + share * told[DROPPED_REWARD]
             assert log[n]["reward"] == pytest.approx(mean, abs=1e-5)
 
 

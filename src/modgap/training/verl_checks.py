@@ -44,6 +44,7 @@ MOVED = {
     f"{ACTOR}.freeze_vision_tower": "verl 0.9.1 ignores it: use --engine local with freeze_vision=true",
     f"{ACTOR}.grad_clip": f"verl 0.9.1 ignores it: use grad_clip, or {ACTOR}.optim.clip_grad",
     "trainer.use_v1": "the plugin is for verl's V1 trainer only: leave it out",
+    "trainer.v1.trainer_mode": "the recipes are strictly on policy, as the sync trainer is: leave it out",
     f"{ROLLOUT}.mode": "verl 0.9.1 has async rollouts only: leave it out",
 }
 """Keys that verl composes and then does not heed, or fails on at run time."""

@@ -89,13 +89,8 @@ def preset_for(stage: Stage, gpus: int) -> Preset:
 
 
 GPU_GIB = 80.0
-"""Memory of a GPU that is not known."""
-
-
-def holds_all(stage: Stage, shape: Shape, spread: Layout, gpu_gib: float) -> bool:
-    """Whether a GPU keeps weights and optimizer, beside an update and beside vLLM, with a sixth of it left free."""
-    cost, room = estimate(stage, shape, spread), gpu_gib * GIB * 5 / 6
-    return cost.update_bytes <= room and cost.rollout_bytes + spread.gpu_memory * gpu_gib * GIB <= room
+"""Memory of a GPU in a plan."""
+OFFLOADS = (f"{ACTOR}.fsdp_config.param_offload", f"{ACTOR}.fsdp_config.optimizer_offload")
 
 
 def stage_overrides(
@@ -107,7 +102,7 @@ def stage_overrides(
     gpus: int = 8,
     flash_attention: bool = True,
     train_rows: int | None = None,
-    gpu_gib: float = GPU_GIB,
+    gpu_gib: float | None = GPU_GIB,
 ) -> Overrides:
     """The configuration of one stage, as differences from verl's `ppo_trainer`.
 
@@ -119,7 +114,7 @@ def stage_overrides(
         gpus: GPUs of a node, unless `verl.trainer.n_gpus_per_node` says so.
         flash_attention: Whether flash-attn is installed; without it padding is kept and attention is torch's.
         train_rows: Rows of the training files, if known.
-        gpu_gib: Memory of a GPU.
+        gpu_gib: Memory of a GPU; none if it is not known.
 
     Returns:
         Key to value, `stage.passed` applied last.
@@ -139,10 +134,6 @@ def stage_overrides(
     own = s.micro_batch not in (0, Settings().micro_batch)  # 32 rows, and 0 for all, are meant for the local engine
     micro = s.micro_batch if own else math.gcd(preset.micro_batch, max(rows_a_gpu, 1))
     parallel = math.gcd(preset.tensor_parallel, model.shape.heads) if model.shape else preset.tensor_parallel
-    if preset.offload_if_needed and model.shape:
-        spread = Layout(gpus * nodes, micro, parallel, preset.gpu_memory)
-        if holds_all(stage, model.shape, spread, gpu_gib):
-            preset = replace(preset, params_offload=False, optimizer_offload=False)
     custom = bool(s.reward_function)
     out: Overrides = {
         "algorithm.adv_estimator": "grpo",
@@ -247,8 +238,24 @@ def stage_overrides(
     names = {key.lstrip("+"): key for key in out}
     for key, (written, value) in passed.items():
         out[names.get(key, written)] = value
+    if preset.offload_if_needed and model.shape and gpu_gib and holds_all(stage, model.shape, out, gpu_gib):
+        out |= {key: False for key in OFFLOADS if key not in passed}
     check_overrides(model, out, train_rows)
     return out
+
+
+def holds_all(stage: Stage, shape: Shape, out: Overrides, gpu_gib: float) -> bool:
+    """Whether a GPU keeps weights and optimizer, beside an update and beside vLLM, with a sixth of it left free."""
+    spread = replace(layout(out), params_offload=False, optimizer_offload=False)
+    lengths = {
+        "max_prompt_tokens": out["data.max_prompt_length"],
+        "max_response_tokens": out["data.max_response_length"],
+    }
+    cost = estimate(replace(stage, settings=replace(stage.settings, **lengths)), shape, spread)
+    vllm, room = spread.gpu_memory * gpu_gib * GIB, gpu_gib * GIB * 5 / 6
+    if not out[f"{ROLLOUT}.free_cache_engine"]:
+        return cost.update_bytes + vllm <= room
+    return cost.update_bytes <= room and cost.rollout_bytes + vllm <= room
 
 
 def layout(overrides: Overrides) -> Layout:

@@ -33,11 +33,12 @@ from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder, write_json
 from modgap.training import verl_compose, verl_merge
 from modgap.training.checkpoint import checkpoint, finish, finished, point_best, start_run, step_folder
+from modgap.training.estimate import GIB
 from modgap.training.log import Teller
 from modgap.training.protocol import Progress, TrainResult
 from modgap.training.rollout import hold_out
 from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, reward_of
-from modgap.training.verl_config import GPU_GIB, Files, Model, notes, stage_overrides
+from modgap.training.verl_config import Files, Model, notes, stage_overrides
 from modgap.training.verl_log import Follower, read_log, why
 from modgap.training.verl_plan import VARIANTS, stage_files, variants
 from modgap.training.verl_process import watched
@@ -156,17 +157,25 @@ def _gpus(recipe: Recipe) -> int:
     return torch.cuda.device_count()
 
 
-def _gpu_gib() -> float:
-    """Memory of this machine's smallest GPU, without a CUDA context of our own; the plan's where there is none."""
-    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+def _gpu_gib() -> float | None:
+    """Memory of the smallest visible GPU; none where it is not known, as of a cluster that this machine only joins.
+
+    Asked in a process of its own: here a CUDA context would stay and take some of it.
+    """
+    code = (
+        "import torch.cuda as c; print(min(c.get_device_properties(i).total_memory for i in range(c.device_count())))"
+    )
+    if os.environ.get("RAY_ADDRESS"):
+        return None
     try:
-        return min(map(float, subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split())) / 1024
-    except (OSError, subprocess.CalledProcessError, ValueError):
-        return GPU_GIB
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+        return float(done.stdout) / GIB
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 def _overrides(
-    recipe: Recipe, number: int, model: Model, out: Path, gpus: int, gpu_gib: float, rows: int
+    recipe: Recipe, number: int, model: Model, out: Path, gpus: int, gpu_gib: float | None, rows: int
 ) -> dict[str, Any]:
     stage = recipe.stages[number - 1]
     flash = importlib.util.find_spec("flash_attn") is not None

@@ -28,7 +28,8 @@ DROPPED_REWARD = f"{FILTERED}/evicted_reward/mean"
 
 _CAUSES = (
     (r"out of memory|OutOfMemoryError", "a smaller --set micro_batch=N or verl.actor_rollout_ref.rollout."
-     "gpu_memory_utilization=F, or verl.actor_rollout_ref.actor.fsdp_config.param_offload=True"),
+     "gpu_memory_utilization=F, or param_offload=True and optimizer_offload=True in verl.actor_rollout_ref.actor."
+     "fsdp_config"),
     (r"No available memory for the cache blocks|less than desired GPU memory utilization",
      "another --set verl.actor_rollout_ref.rollout.gpu_memory_utilization=F, or free the GPU"),
     (r"Total available GPUs .* is less than total desired GPUs|No available node types can fulfill",
@@ -56,13 +57,12 @@ def metrics_line(step: int, data: Mapping[str, Any], stage: int, limit: int, pro
     for ours, theirs in METRICS.items():
         if isinstance(value := data.get(theirs), int | float):
             line[ours] = value if math.isfinite(value) else None
-    dropped = line.get("dropped_groups", 0)
-    mixed = prompts + data.get(f"{FILTERED}/discarded_surplus_samples", 0)
-    line["sampled_groups"] = mixed + dropped
-    if dropped:
-        line["mixed_share"] = mixed / (mixed + dropped)
-    if line.get("reward") is not None and DROPPED_REWARD in data:
-        line["reward"] = (mixed * line["reward"] + dropped * data[DROPPED_REWARD]) / (mixed + dropped)
+    dropped = line.setdefault("dropped_groups", 0)
+    kept = prompts + data.get(f"{FILTERED}/discarded_surplus_samples", 0)
+    line["sampled_groups"] = kept + dropped
+    if dropped and line.get("reward") is not None:
+        other = data.get(DROPPED_REWARD)  # not told by an older launch
+        line["reward"] = None if other is None else (kept * line["reward"] + dropped * other) / (kept + dropped)
     if line.get("length_max", limit) < limit:
         line["truncated"] = 0.0
     for key, value in data.items():
