@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -54,6 +55,16 @@ def test_every_model_gets_a_folder_of_its_own_with_a_safe_name() -> None:
             0 < len(name) <= 100 and "/" not in name and not name.startswith((".", "-")) and not name.endswith(".log")
         )
     assert run_names(models[:3]).items() <= names.items(), "a longer list moves nobody"
+
+
+def test_a_name_stays_with_the_model_whose_run_lies_there(tmp_path: Path) -> None:
+    for first, second in (("a/b", "a_b"), ("a_b", "a/b")):
+        out = tmp_path / hashlib.sha256(first.encode()).hexdigest()
+        assert run_names([first, second], out)[first] == "a_b"
+        RunFolder(out / "a_b").start("eval", {}, {"model": first})
+        for order in ([first, second], [second, first]):
+            names = run_names(order, out)
+            assert names[first] == "a_b" and names[second] != "a_b" and list(names) == order
 
 
 class Child:

@@ -144,6 +144,9 @@ class Threads:
     def stop(self, actor: Actor) -> None:
         actor.dead.set()
 
+    def check(self) -> None:
+        pass
+
     def portable(self, request: Request) -> Request:
         return pickle.loads(pickle.dumps(request))
 
@@ -564,6 +567,33 @@ def test_more_replicas_than_accelerators_are_refused(data: Path, mark: str, tmp_
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("modgap: --replicas 999: this machine has")
     assert not left_of(mark)
+
+
+@pytest.mark.slow
+def test_where_ray_itself_ends_nobody_waits_for_it(data: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not importlib.util.find_spec("ray"):
+        pytest.skip("needs the extra `ray`")
+    monkeypatch.setattr(replicas, "Cluster", Cluster)
+
+    def answer(request: Request, sample: int) -> str:
+        time.sleep(1.0)
+        return ""
+
+    engine = ReplicaEngine(functools.partial(scripted.ScriptedEngine, answer), 2, ray_address=None, batch=6)
+    with contextlib.closing(engine), pytest.raises(UserError, match=r"^Ray on this machine has ended, .* same command"):
+        for made, _ in enumerate(engine.generate(real_requests(data, samples=50), SAMPLING)):
+            if not made:
+                kill_raylet(mark)
+    assert not left_of(mark)
+
+
+def kill_raylet(mark: str) -> None:
+    """Kill the process without which a machine's actors end and none can be started."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            program = (entry / "cmdline").read_text().split("\0")[0]
+            if program.endswith("/raylet") and mark in (entry / "environ").read_text():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 @pytest.mark.slow

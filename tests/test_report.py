@@ -675,6 +675,23 @@ def test_a_run_ends_with_the_command_of_its_report(tmp_path: Path) -> None:
     assert "modgap report" not in printed(summary_of(run))
 
 
+def test_a_run_ends_with_its_tokens_their_cost_and_what_failed(tmp_path: Path) -> None:
+    run = write_run(tmp_path, {"a": both("c", "w")})
+    rows = list(run.responses())
+    with (run.path / "responses.jsonl").open("w") as file:
+        for number, row in enumerate(rows):
+            failed = {"finish_reason": "error", "error": "HTTP 400"} if number == 0 else {}
+            numbers = {"prompt_tokens": 1000, "completion_tokens": 500}
+            file.write(row.model_copy(update=numbers | failed).model_dump_json() + "\n")
+    console = Console(file=io.StringIO(), width=300)
+    print_summary(summary_of(run), "my run", console, run=run.path, prices=(2.0, 8.0))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    n = len(rows)
+    cost = n * (1000 * 2 + 500 * 8) / 1e6
+    assert f"Tokens: {1000 * n:,} of prompts and {500 * n:,} of responses, which cost {cost:.4g} at 2 and 8 a" in said
+    assert f"1 of {n} requests failed for good (HTTP 400): the same command makes them again." in said
+
+
 def test_figures_are_written_for_papers(study: Path, tmp_path: Path) -> None:
     build_report([study], tmp_path / "r.html", figures=True)
     written = {path.name for path in (tmp_path / "r_figures").iterdir()}

@@ -6,6 +6,7 @@ Every command is a thin wrapper around a typed function of the package. Those ar
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -203,6 +204,7 @@ def evaluate(
     concurrency: int = 32,
     timeout: float = 600.0,
     max_retries: int = 8,
+    prices: str | None = None,
     engine_args: EngineArgs = (),
     replicas: int = 1,
     ray_address: str | None = None,
@@ -235,6 +237,7 @@ def evaluate(
         concurrency: Most requests under way at once (openai).
         timeout: Seconds that one request may take (openai).
         max_retries: Most retries of one request (openai).
+        prices: What a million tokens of prompts and of responses cost, e.g. 0.15,0.60, to be told the run's cost.
         engine_args: key=value for the engine's own constructor, e.g. gpu_memory_utilization=0.8 (vllm); repeatable.
         replicas: Engines that share the work, one an accelerator; more than one needs Ray (hf, vllm).
         ray_address: An existing Ray cluster to run the replicas on, e.g. auto.
@@ -245,6 +248,7 @@ def evaluate(
     from modgap.measure import EvalOptions, evaluate_model
     from modgap.report.terminal import print_summary
 
+    priced = _prices(prices)
     views = versions_as_views(benchmark, views, problem_versions)
     options = EvalOptions(
         views, samples, temperature, max_tokens, seed, style, engine, batch_size, device, base_url, api_key_env,
@@ -253,6 +257,8 @@ def evaluate(
     options.check()
     if (model is None) == (models is None):
         raise UsageError("give one of --model and --models (a file with one a line).")
+    if prices is not None and models is not None:
+        raise UsageError("--prices are those of one model: give it with --model.")
     data = locate(benchmark, data)
     problems = read_problems(benchmark, data, limit=limit)
     if models is not None:
@@ -261,8 +267,23 @@ def evaluate(
     assert model is not None
     with progress_bars() as bars:
         summary = evaluate_model(problems, model, out, options, given=given(), progress=bars)
-    print_summary(summary, out.name, run=out)
+    print_summary(summary, out.name, run=out, prices=priced)
     return None
+
+
+def _prices(text: str | None) -> tuple[float, float] | None:
+    """The two prices of `--prices`."""
+    if text is None:
+        return None
+    try:
+        prompt, response = (float(part) for part in text.split(","))
+        if not 0 <= prompt < math.inf or not 0 <= response < math.inf:
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"--prices {text}: give what a million tokens of prompts and of responses cost, as 0.15,0.60."
+        ) from None
+    return prompt, response
 
 
 @app.command

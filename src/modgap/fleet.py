@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.record import RunFolder
 from modgap.display import progress_bars, say
 from modgap.evaluation import Progress
 from modgap.jobs import POLL_S, Process, accelerators_for, eval_arguments
@@ -88,22 +89,38 @@ def read_models(path: Path) -> list[str]:
     return models
 
 
-def run_names(models: Sequence[str]) -> dict[str, str]:
-    """A folder's name for each model: safe, and each its own. The first of those that would share one has it plain.
+def run_names(models: Sequence[str], out: Path | None = None) -> dict[str, str]:
+    """A folder's name for each model: safe, and each its own.
 
-    A training's `.../stage2/checkpoints/step_9` is `..._stage2_step_9`: a table has little room.
+    Of those that would share one, that has it plain whose run lies there, else the first. A training's
+    `.../stage2/checkpoints/step_9` is `..._stage2_step_9`: a table has little room.
+
+    Args:
+        models: As they are given.
+        out: Where their runs lie, or will.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
-    for model in models:
-        told = model.replace("/checkpoints/", "/")
-        plain = re.sub(r"[^\w.+=@-]+", "_", told, flags=re.ASCII).strip("._-")[-_LONGEST_NAME:].lstrip("._-")
-        name = plain
+    for model in sorted(models, key=lambda model: not (out and _model_of(out / _plain_name(model)) == model)):
+        name = plain = _plain_name(model)
         if not name or name.endswith(".log") or name.casefold() in taken:
             name = f"{plain}-{hashlib.sha256(model.encode()).hexdigest()[:8]}".lstrip("-")
         taken.add(name.casefold())
         names[model] = name
-    return names
+    return {model: names[model] for model in models}
+
+
+def _plain_name(model: str) -> str:
+    told = model.replace("/checkpoints/", "/")
+    return re.sub(r"[^\w.+=@-]+", "_", told, flags=re.ASCII).strip("._-")[-_LONGEST_NAME:].lstrip("._-")
+
+
+def _model_of(run: Path) -> str | None:
+    """The model that the run in a folder is of; none if there is no such run."""
+    try:
+        return RunFolder(run).manifest()["given"]["model"]
+    except (UserError, KeyError, TypeError):
+        return None
 
 
 def run_fleet(
@@ -141,7 +158,7 @@ def run_fleet(
         raise UserError(f"--out {out} is a file: give a folder for the runs of all models.")
     asked = ["--data", str(data), "--benchmark", benchmark, "--style", options.style, *eval_arguments(options)]
     asked += [] if limit is None else ["--limit", str(limit)]
-    jobs = [_Job(model, out / name, out / f"{name}.log") for model, name in run_names(models).items()]
+    jobs = [_Job(model, out / name, out / f"{name}.log") for model, name in run_names(models, out).items()]
     out.mkdir(parents=True, exist_ok=True)
     fleet = _Fleet(jobs, _slots(options), asked, progress)
     try:

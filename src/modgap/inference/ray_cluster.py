@@ -136,6 +136,16 @@ class Cluster:
         with contextlib.suppress(Exception):
             self.ray.kill(actor)
 
+    def check(self) -> None:
+        """Refuse to wait for actors that no machine is left to run. Raises `UserError`."""
+        if any(node["Alive"] for node in self.ray.nodes()):
+            return
+        where = "on this machine" if self._address is None else f"at {self._address}"
+        raise UserError(
+            f"Ray {where} has ended, out of memory or killed{self._logs()}: what is done is kept, "
+            "give the same command again."
+        )
+
     def portable(self, request: Request) -> Request:
         """A request that can be read where the actors are: on a cluster, with the pixels of its image in it, as PNG."""
         if self._address is None or request.image is None:

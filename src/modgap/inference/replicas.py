@@ -34,7 +34,7 @@ MOST_FAILURES = 3
 MOST_BLIND = 16
 # Samples that an engine without a batch size of its own is given at least, and how many times that at most.
 _BATCH, _MOST_BATCHES = 64, 8
-_PATIENCE_S = 60.0
+_LOOK_S, _PATIENCE_S = 5.0, 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +107,8 @@ class ReplicaEngine:
         """Every wanted sample of every request, as the replicas finish them.
 
         Raises:
-            UserError: No replica could be started, all of them keep failing, or one met a fault of the input.
+            UserError: No replica could be started, all of them keep failing, one met a fault of the input, or Ray has
+                ended.
         """
         self._epoch += 1
         self._blind = 0
@@ -116,10 +117,14 @@ class ReplicaEngine:
             slot.empty()
             slot.failures = 0
         said: set[str] = set()
+        waited = 0.0
         while work.owed:
             self._hand_out(work, sampling)
-            done, _ = self._cluster.ray.wait(list(self._pending), timeout=_PATIENCE_S)
-            if not done and not any(slot.ready for slot in self._slots) and "waiting" not in said:
+            done, _ = self._cluster.ray.wait(list(self._pending), timeout=_LOOK_S)
+            waited = 0.0 if done else waited + _LOOK_S
+            if not done:
+                self._cluster.check()
+            if waited >= _PATIENCE_S and not any(slot.ready for slot in self._slots) and "waiting" not in said:
                 said.add("waiting")
                 _say("still waiting for the first replica (a model that loads, or accelerators that others use)")
             for ref in done:

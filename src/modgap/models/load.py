@@ -191,13 +191,14 @@ def load_policy(
         pixels: Least and most pixels of an image, in the place of the processor's own.
 
     Raises:
-        UserError: The model cannot be found or is of another kind.
+        UserError: The model cannot be found, is damaged or of another kind.
     """
     folder = resolve(ref)
     check_folder(folder)
     where = check_device(device)
 
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -209,10 +210,13 @@ def load_policy(
         raise UserError(f"unknown dtype {dtype!r}: choose from float32, bfloat16, float16")
     if kind is None:
         kind = torch.bfloat16 if where.type == "cuda" else torch.float32
-    with quiet():
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder, dtype=kind, attn_implementation=attn or "sdpa", local_files_only=True
-        )
+    try:
+        with quiet():
+            model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                folder, dtype=kind, attn_implementation=attn or "sdpa", local_files_only=True
+            )
+    except SafetensorError as error:
+        raise UserError(f"the weights in {folder} are cut off or damaged ({error}): copy the model again") from error
     model.to(where)  # pyright: ignore[reportArgumentType] - a decorated signature
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.core.record import RunFolder
 from modgap.report import tables as t
 from modgap.report.judged import doubt_words, judge_words
 from modgap.report.mathverse import mathverse_tables
@@ -58,7 +60,11 @@ def print_numbers(numbers: Mapping[str, Any], console: Console | None = None) ->
 
 
 def print_summary(
-    summary: Mapping[str, Any], name: str = "run", console: Console | None = None, run: Path | None = None
+    summary: Mapping[str, Any],
+    name: str = "run",
+    console: Console | None = None,
+    run: Path | None = None,
+    prices: tuple[float, float] | None = None,
 ) -> None:
     """Print one run's summary.json: its views and its gap.
 
@@ -66,7 +72,8 @@ def print_summary(
         summary: What to print.
         name: What the run is called.
         console: Where to; standard output by default.
-        run: Its folder, to end with the command that makes its report.
+        run: Its folder, to end with what it took and with the command that makes its report.
+        prices: What a million tokens of its prompts and of its responses cost.
     """
     from rich.console import Console
 
@@ -84,8 +91,35 @@ def print_summary(
     for table in (_counts({name: summary}), *mathverse_tables({name: summary}, named=False, narrow=True)):
         console.print(as_rich(table, plain=not console.is_terminal))
     if run is not None:
+        _print_spent(console, run, prices)
         command = shlex.join(["modgap", "report", str(run), "--out", str(run / "report.html")])
         console.print(f"\nreport it: {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_spent(console: Console, run: Path, prices: tuple[float, float] | None) -> None:
+    """What the responses took, and what became of the requests that failed."""
+    count, tokens, failed = 0, [0, 0], Counter[str]()
+    for row in RunFolder(run).responses():
+        count += 1
+        tokens[0] += row.prompt_tokens
+        tokens[1] += row.completion_tokens
+        if row.finish_reason == "error":
+            failed[row.error or "no reason given"] += 1
+    console.print()
+    words = f"Tokens: {tokens[0]:,} of prompts and {tokens[1]:,} of responses"
+    if prices:
+        cost = sum(number * price for number, price in zip(tokens, prices, strict=True)) / 1e6
+        words += f", which cost {cost:.4g} at {prices[0]:g} and {prices[1]:g} a million"
+    print_line(console, f"{words}.")
+    if failed:
+        (first, _), kinds = failed.most_common(1)[0], len(failed) - 1
+        more = f" and {kinds} other reason{'s' * (kinds > 1)}" if kinds else ""
+        print_line(
+            console,
+            f"{failed.total():,} of {count:,} requests failed for good ({' '.join(first.split())[:200]}{more}): "
+            "the same command makes them again.",
+            "yellow",
+        )
 
 
 def print_line(console: Console, words: str, style: str | None = None) -> None:
