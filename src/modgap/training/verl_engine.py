@@ -165,7 +165,9 @@ def _gpu_gib() -> float | None:
     code = (
         "import torch.cuda as c; print(min(c.get_device_properties(i).total_memory for i in range(c.device_count())))"
     )
-    if os.environ.get("RAY_ADDRESS"):
+    import torch
+
+    if os.environ.get("RAY_ADDRESS") or not torch.cuda.device_count():
         return None
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
