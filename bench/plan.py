@@ -30,7 +30,7 @@ from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.policy import Policy
-from modgap.study import known_model
+from modgap.study import dry_notes, known_model
 from modgap.training.estimate import Shape
 from modgap.training.local import train
 from modgap.training.local_plan import cost, gpu, lengths_of, this_cpu
@@ -117,9 +117,9 @@ def line(point: Point, policy: Policy, problems: Sequence[Any], given: argparse.
     """Expect and measure one point."""
     stage, shape = stage_of(point, given), shape_of(point["model"])
     pixels = point["image"] * 28 * 28
-    lengths = lengths_of(stage, pixels, pixels)
+    lengths = lengths_of(stage, pixels, pixels, dry_notes("tiny")["response_tokens"])
     if point["model"] != "tiny":
-        lengths = replace(lengths, response=point["response"])
+        lengths = replace(lengths, response=point["response"], longest=point["response"])
     device = gpu(torch.cuda.get_device_name()) if policy.device.type == "cuda" else this_cpu(shape)
     expected = cost(stage, shape, lengths, device)
     took, tokens = measured(stage, problems, policy, given.steps)

@@ -68,6 +68,18 @@ def test_more_work_takes_longer(more: dict[str, object]) -> None:
     assert sum(after.seconds.values()) > 1.1 * sum(before.seconds.values())
 
 
+def test_responses_are_as_long_as_the_model_says_but_for_the_limit() -> None:
+    def of_limit(limit: int, said: float | None) -> float:
+        stage = Stage(("full-text",), settings=replace(Settings(), max_response_tokens=limit))
+        lengths = lengths_of(stage, response=said)
+        assert lengths.response < lengths.longest <= limit
+        return lengths.response
+
+    assert of_limit(4096, None) == 2048
+    assert of_limit(4096, 58) == of_limit(128, 58) == 58
+    assert 25 < of_limit(32, 58) < 32
+
+
 def test_the_contrastive_pass_costs_less_than_half_of_the_policys_own() -> None:
     contrastive = Stage(("full-text",), contrastive=True)
     plain, kl = of(), of(contrastive)

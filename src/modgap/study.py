@@ -346,5 +346,6 @@ def print_plan(recipe: Recipe, engine: str = "local", model: str = "tiny", out: 
         if known.shape is None or machine is None:
             print(f"  no estimate: the shape of {model} is not known here; give a folder")
         else:
-            lengths = lengths_of(stage, known.min_pixels, known.max_pixels)
+            typical = dry_notes(model).get("response_tokens")
+            lengths = lengths_of(stage, known.min_pixels, known.max_pixels, typical)
             print("\n".join(f"  {line}" for line in describe(stage, known.shape, lengths, machine)))

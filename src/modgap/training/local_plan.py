@@ -99,13 +99,14 @@ class Cost:
     memory: dict[str, float]
 
 
-def lengths_of(stage: Stage, least: int = 0, most: int = 0) -> Lengths:
+def lengths_of(stage: Stage, least: int = 0, most: int = 0, response: float | None = None) -> Lengths:
     """What to expect of a stage.
 
     Args:
         stage: Its settings resolved.
         least: Fewest pixels of an image, if the model says so.
         most: Most pixels.
+        response: Mean tokens of the model's responses, if it says so; those near the limit are cut.
     """
     pixels = 256 * 28 * 28
     if most and not least <= pixels <= most:
@@ -115,7 +116,9 @@ def lengths_of(stage: Stage, least: int = 0, most: int = 0) -> Lengths:
     full, free = (min(image + words, s.max_prompt_tokens) for words in PAIRS_OF_WORDS)
     views = [full if view == "full-text" else free for view in stage.views]
     mixed = 0.5 if s.dynamic_sampling else 1.0
-    return Lengths(image, sum(views) // len(views), free, s.max_response_tokens / 2, s.max_response_tokens, mixed)
+    limit = s.max_response_tokens
+    mean, longest = (limit / 2, limit) if response is None else (min(response, 0.9 * limit), min(2 * response, limit))
+    return Lengths(image, sum(views) // len(views), free, mean, longest, mixed)
 
 
 def scores_trees(shape: Shape, machine: Machine) -> bool:
@@ -320,6 +323,7 @@ def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> 
         return ", ".join(f"{name} {short(value)}" for name, value in parts.items())
 
     gib = {name: value / GIB for name, value in c.memory.items()}
+    guess = "half the limit" if 2 * lengths.response == s.max_response_tokens else "as the model says of itself"
     total = sum(c.seconds.values())
     return [
         f"a step, expected: {s.prompts_per_step * s.samples_per_prompt:,} responses trained on, "
@@ -329,7 +333,7 @@ def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> 
         f"time a step: about {short(total)} s ({told(c.seconds)}); {s.steps} steps {short(total * s.steps / 60)} min, "
         "validation and checkpoints not counted",
         f"assumed: prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of {lengths.twin}, "
-        f"responses of {lengths.response:.0f} (half the limit), {lengths.mixed:.0%} of groups with mixed rewards, "
+        f"responses of {lengths.response:.0f} ({guess}), {lengths.mixed:.0%} of groups with mixed rewards, "
         f"{lengths.right:.0%} of their responses right; {machine.name}: {machine.flops:.2g} FLOP/s, of which training "
         f"reaches {machine.reach:.0%} and sampling {machine.decode_reach:.0%}, and {machine.bandwidth:.2g} bytes/s",
     ]
