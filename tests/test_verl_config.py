@@ -202,6 +202,8 @@ def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -
             ("mini_batch=128", "samples_per_prompt=5", "verl.trainer.n_gpus_per_node=7"),
             "640 rows cannot be shared by 7",
         ),
+        ((f"verl.{ROLLOUT}.gpu_memory_utilization=abc",), "gpu_memory_utilization=abc: give vLLM's share"),
+        (("verl.data.max_response_length=null",), "max_response_length=null: give a whole number"),
         (("micro_batch=3",), "80 rows of a mini-batch on each GPU cannot be cut into micro-batches of 3"),
         ((f"verl.{ROLLOUT}.tensor_model_parallel_size=16",), "tensor_model_parallel_size=16 does not fit 8 GPUs"),
         ((f"verl.{ROLLOUT}.tensor_model_parallel_size=8",), "does not divide the model's 28 attention heads"),

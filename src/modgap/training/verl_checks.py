@@ -125,6 +125,12 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
             f"{train_rows} training prompts are fewer than the {prompts} of a step, of which verl makes no epoch: set "
             f"prompts_per_step and mini_batch to at most {train_rows}."
         )
+    whole("data.max_response_length")
+    share = value(f"{ROLLOUT}.gpu_memory_utilization")
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise UserError(
+            f"verl.{ROLLOUT}.gpu_memory_utilization={share}: give vLLM's share of a GPU, above 0, at most 1."
+        )
     _check_pixels(out, model, whole("data.max_prompt_length"))
 
 

@@ -39,7 +39,7 @@ class Preset:
         optimizer_offload: The optimizer does.
         workers: Agent loops, reward workers and storage units, of each so many; each takes a CPU core, and verl's own
             default of 8 waits for ever on a machine that has too few.
-        offload_if_needed: Both stay on a GPU that holds them, by the estimate: moving them takes seconds a step.
+        offload_if_needed: Both stay on a GPU that holds them, by the estimate.
     """
 
     tensor_parallel: int
@@ -238,9 +238,9 @@ def stage_overrides(
     names = {key.lstrip("+"): key for key in out}
     for key, (written, value) in passed.items():
         out[names.get(key, written)] = value
+    check_overrides(model, out, train_rows)
     if preset.offload_if_needed and model.shape and gpu_gib and holds_all(stage, model.shape, out, gpu_gib):
         out |= {key: False for key in OFFLOADS if key not in passed}
-    check_overrides(model, out, train_rows)
     return out
 
 
