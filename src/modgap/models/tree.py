@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
+from modgap.models.layers import gated_mlp, normed
 from modgap.models.static import waits_for_launches
 
 if TYPE_CHECKING:
@@ -179,8 +180,8 @@ def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Te
     for layer in decoder.layers:
 
         def step(x: Tensor, layer: Any = layer) -> Tensor:
-            x = x + _attention(layer.self_attn, layer.input_layernorm(x), cos[:, None], sin[:, None], spans)
-            return x + layer.mlp(layer.post_attention_layernorm(x))
+            x = x + _attention(layer.self_attn, normed(layer.input_layernorm, x), cos[:, None], sin[:, None], spans)
+            return x + gated_mlp(layer.mlp, normed(layer.post_attention_layernorm, x))
 
         x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
     return decoder.norm(x)[0]

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from modgap.models.layers import gated_mlp, normed
+
 Grid = tuple[int, int, int]
 
 
@@ -140,8 +142,8 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
         segments = plan.full if number in visual.fullatt_block_indexes else plan.windows
 
         def run(x: Tensor, block: Any = block, segments: list[Tensor] = segments) -> Tensor:
-            x = x + _attend(block.attn, block.norm1(x), segments, cos, sin)
-            return x + block.mlp(block.norm2(x))
+            x = x + _attend(block.attn, normed(block.norm1, x), segments, cos, sin)
+            return x + gated_mlp(block.mlp, normed(block.norm2, x))
 
         x = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
     features = visual.merger(x)

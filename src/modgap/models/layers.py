@@ -1,0 +1,49 @@
+"""Qwen2.5's norm and gated MLP, which keep less for the backward pass than transformers' modules do.
+
+The same results, from the same modules and weights (LoRA's included); what is cheap is computed again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.activations import ACT2FN
+
+_SILU = (torch.nn.SiLU, type(ACT2FN["silu"]))
+
+
+def normed(norm: Any, x: Tensor) -> Tensor:
+    """RMS norm of `x` in fp32; under autocast in the type of the products that read it, cast once for all of them.
+
+    torch's own kernel keeps nothing but `x`.
+    """
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    if x.dtype != torch.float32 and not autocast:  # bf16 weights: where to round is the module's to say
+        return norm(x)
+    out = F.rms_norm(x.float(), norm.weight.shape, norm.weight, norm.variance_epsilon)
+    return out.to(torch.get_autocast_dtype(kind)) if autocast else out
+
+
+def gated_mlp(mlp: Any, x: Tensor) -> Tensor:
+    """`mlp(x)`, of which the activated gate is not kept."""
+    if not isinstance(mlp.act_fn, _SILU):
+        return mlp(x)
+    return mlp.down_proj(_Gated.apply(mlp.gate_proj(x), mlp.up_proj(x)))
+
+
+class _Gated(torch.autograd.Function):
+    """`silu(gate) * up`, keeping only these two."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grads[0] * up, gate), grads[0] * F.silu(gate)
