@@ -5,7 +5,7 @@ python bench/verl_speed.py --out bench_verl [--model 3b] [--gpus 1] [--image-tok
 One contrastive stage on made problems, random weights, responses as long as they may be. Steps take turns: in every
 second one half of the responses are right, and have a text-free twin; in the others the better half is worth 0.5, so
 that the same engine takes a plain DAPO step. The first step of each kind is left out. Of every step OUT/verl_speed.json
-and .md have the seconds of each phase as verl logs them, tokens a second of a GPU; and the memory at its peak.
+and .md have the seconds of each phase as verl logs them, tokens a second of a GPU; and the memory at its peak. The model stays in OUT.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from modgap.study import train_recipe
 
 TWINS, PLAIN = "1", "2"
 """Gold answers: they tell the reward whether a problem's right responses have twins."""
+MADE = "made"
+"""Empty file in a model's folder: it is whole."""
 PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_actor", "weights": "update_weights",
           "step": "step"}  # fmt: skip
 
@@ -44,7 +46,9 @@ def half_right(response: str, gold: str) -> float:
 
 
 def write_model(name: str, folder: Path, image_tokens: int, device: str) -> Path:
-    """A Hugging Face folder with random weights in bf16, and a tokenizer that knows every id of the vocabulary."""
+    """A Hugging Face folder with random weights in bf16, and a tokenizer that knows every id; if it is not there yet."""
+    if (folder / MADE).exists():
+        return folder
     policy = make_policy(name, device, image_tokens)
     policy.save(folder, torch.bfloat16)
     with edited(folder / "tokenizer.json") as tokenizer:
@@ -52,6 +56,7 @@ def write_model(name: str, folder: Path, image_tokens: int, device: str) -> Path
         vocabulary |= {f"~{i}~": i for i in range(len(vocabulary), SHAPES_MADE[name].vocab)}
     with edited(folder / "preprocessor_config.json") as processor:  # saved as the testbed has it
         processor["size"] = dict.fromkeys(("shortest_edge", "longest_edge"), image_tokens * 28 * 28)
+    (folder / MADE).touch()
     return folder
 
 
@@ -147,7 +152,7 @@ def main() -> None:
     recipe = apply_settings(Recipe("contrastive", (Stage(("full-text",), True, settings),)), given)
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        model = write_model(args.model, Path(scratch) / "model", args.image_tokens, args.device)
+        model = write_model(args.model, args.out / f"{args.model}-{args.image_tokens}", args.image_tokens, args.device)
         problems = make_problems(args.steps, args.prompts, args.image_tokens, Path(scratch) / "data")
         try:
             train_recipe(recipe, problems, model, args.out, engine="verl")
