@@ -14,8 +14,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +130,6 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
     Returns:
         The number of rows.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = _schema(variant).with_metadata({"modgap": json.dumps({"variant": variant, "style": style})})
@@ -145,10 +146,10 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
             size += len(rows[-1]["images"][0]["bytes"]) + 2000
             number += 1
             if size >= ROW_GROUP_BYTES:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                writer.write_table(_table(rows, schema))
                 rows, size = [], 0
         if rows or not number:
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            writer.write_table(_table(rows, schema))
     return number
 
 
@@ -221,6 +222,45 @@ def _leaves(name: str, kind: pa.DataType) -> Iterator[str]:
             yield from _leaves(f"{name}.{field.name}", field.type)
     else:
         yield name
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """`pa.Table.from_pylist`, which imports pandas wherever that is installed: a tenth of all the time and 70 MB."""
+    import pyarrow as pa
+
+    return pa.Table.from_arrays([_column([row[f.name] for row in rows], f.type) for f in schema], schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """The values of a column out of Arrow's own parts; only a string may be `None`."""
+    import pyarrow as pa
+
+    def made(*buffers: Any, children: Sequence[pa.Array] = (), known: Any = None) -> pa.Array:
+        parts = [known, *(pa.py_buffer(buffer) for buffer in buffers)]
+        return pa.Array.from_buffers(kind, len(values), parts, children=children or None)
+
+    if pa.types.is_struct(kind):
+        return made(children=[_column([value[field.name] for value in values], field.type) for field in kind])
+    if pa.types.is_list(kind):
+        items = [item for value in values for item in value]
+        return made(_offsets(values), children=[_column(items, kind.value_type)])
+    if pa.types.is_string(kind):
+        known = pa.py_buffer(_bits([value is not None for value in values])) if None in values else None
+        words = [(value or "").encode() for value in values]
+        return made(_offsets(words), b"".join(words), known=known)
+    if pa.types.is_binary(kind):
+        return made(_offsets(values), b"".join(values))
+    return made(_bits(values) if pa.types.is_boolean(kind) else array("q", values))
+
+
+def _offsets(parts: Sequence[Sized]) -> array[int]:
+    """Where each part begins among all, and where the last one ends."""
+    return array("i", accumulate(map(len, parts), initial=0))
+
+
+def _bits(flags: Sequence[bool]) -> bytes:
+    """Eight flags a byte, the first one lowest."""
+    return int("0" + "".join("01"[flag] for flag in reversed(flags)), 2).to_bytes(len(flags) // 8 + 1, "little")
 
 
 def _counted(problems: Iterable[Problem], done: int, total: int, progress: Progress | None) -> Iterator[Problem]:
