@@ -58,6 +58,24 @@ def test_read_asks_for_no_more_than_it_uses(tmp_path: Path) -> None:
     assert (problem.image, problem.type, problem.choices) == (None, "", ())
 
 
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("img_1.png", True), ("in/img.png", True), ("link", True), ("loose", False), ("in", False), ("round", False)],
+)
+def test_what_counts_as_a_diagram_that_is_there(tmp_path: Path, name: str, there: bool) -> None:
+    folder = write_folder(tmp_path / "d", train={"p": record(diagram=name)})
+    diagrams = folder / "Diagram_Visual"
+    (diagrams / "in").mkdir()
+    (diagrams / "in" / "img.png").write_bytes(png())
+    for link, to in {"link": "in/img.png", "loose": "nothing", "round": "round"}.items():
+        (diagrams / link).symlink_to(to)
+    if there:
+        assert [problem.image for problem in pgps9k.read(folder, "train")] == [diagrams / name]
+    else:
+        with pytest.raises(UserError, match=f"the diagram Diagram_Visual/{name} is absent"):
+            list(pgps9k.read(folder, "train"))
+
+
 def test_worked_solutions_are_read_beside_the_problems(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "d")
     (folder / "solutions.json").write_text(json.dumps({"train/prob_1": "<think>t</think>", "test/prob_1": "other"}))
