@@ -36,7 +36,10 @@ def verdicts(answers: list[str] = ANSWERS, golds: list[str] = GOLDS, question: s
     return found
 
 
-EXPECTED = verdicts()
+@pytest.fixture(scope="module")
+def expected() -> list[str]:
+    """Not computed at the import, which every process started here repeats."""
+    return verdicts()
 
 
 def algebra(_: object = None) -> list[str]:
@@ -49,24 +52,24 @@ def algebra(_: object = None) -> list[str]:
         return [str(grade_all(cases, symbolic=pool)), str(pool.same([("\\sqrt{x^2}", "|x|"), ("x", "y")]))]
 
 
-def test_all_kinds_of_verdicts_are_among_them() -> None:
+def test_all_kinds_of_verdicts_are_among_them(expected: list[str]) -> None:
     assert all(
-        any(f"outcome='{outcome}'" in text for text in EXPECTED)
+        any(f"outcome='{outcome}'" in text for text in expected)
         for outcome in ("correct", "wrong", "no_answer", "error")
     )
-    assert any("Undecided" in text for text in EXPECTED)
+    assert any("Undecided" in text for text in expected)
 
 
-def test_threads() -> None:
+def test_threads(expected: list[str]) -> None:
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(lambda _: verdicts(), range(3))) == [EXPECTED] * 3
+        assert list(pool.map(lambda _: verdicts(), range(3))) == [expected] * 3
 
 
-def test_asyncio() -> None:
+def test_asyncio(expected: list[str]) -> None:
     async def several() -> list[list[str]]:
         return await asyncio.gather(*(asyncio.to_thread(verdicts) for _ in range(2)))
 
-    assert asyncio.run(several()) == [EXPECTED] * 2
+    assert asyncio.run(several()) == [expected] * 2
 
 
 needs_math_verify = pytest.mark.skipif(
@@ -75,9 +78,9 @@ needs_math_verify = pytest.mark.skipif(
 )
 
 
-def test_spawned_processes() -> None:
+def test_spawned_processes(expected: list[str]) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(verdicts) == EXPECTED
+        assert pool.apply(verdicts) == expected
 
 
 @needs_math_verify
@@ -90,7 +93,7 @@ def test_the_symbolic_stage_works_in_threads_and_in_daemons() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (pip install 'modgap[ray]')")
-def test_ray_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_workers(expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # What Ray reads when it is imported, once for all tests.
     from modgap.inference.ray_cluster import _ENVIRONMENT
 
@@ -118,6 +121,6 @@ def test_ray_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
-        assert ray.get(ray.remote(remotely).remote(*arguments)) == EXPECTED
+        assert ray.get(ray.remote(remotely).remote(*arguments)) == expected
     finally:
         ray.shutdown()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,19 +184,33 @@ def write_studies(folder: Path, seeds: int = 3) -> list[Path]:
     return studies
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three studies that no test changes."""
+    return write_studies(tmp_path_factory.mktemp("sweep"))
+
+
 @pytest.fixture
-def studies(tmp_path: Path) -> list[Path]:
-    return write_studies(tmp_path / "sweep")
+def studies(written: list[Path], tmp_path: Path) -> list[Path]:
+    """The same, for a test to change."""
+    return [shutil.copytree(study, tmp_path / "sweep" / study.name) for study in written]
 
 
 @pytest.fixture(scope="module")
-def cells_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+def cells_text(written: list[Path], tmp_path_factory: pytest.TempPathFactory) -> str:
     """`cells.json` of two seeds."""
-    folder = tmp_path_factory.mktemp("cells")
-    found = collect(write_studies(folder, 2))
-    numbers_of(found)
-    write_cells(found.sweeps, folder / "cells.json")
-    return (folder / "cells.json").read_text()
+    path = tmp_path_factory.mktemp("cells") / "cells.json"
+    table_of(written[:2], path)
+    return path.read_text()
+
+
+def table_of(paths: Sequence[Path], cells: Path) -> dict[str, Any]:
+    """The table over seeds as a report has it; and its `cells.json`."""
+    found = collect(paths)
+    numbers, _ = numbers_of(found)
+    write_cells(found.sweeps, cells)
+    (table,) = numbers["seeds"]
+    return table
 
 
 def rows_of(numbers: dict[str, Any]) -> dict[str, Any]:
@@ -301,16 +317,15 @@ def test_recipes_that_differ_in_their_term_are_compared_with_the_first(studies: 
 
 def test_a_kept_table_goes_on_with_further_seeds(studies: list[Path], tmp_path: Path) -> None:
     def table(*paths: Path) -> dict[str, Any]:
-        (found,) = build_report(paths, tmp_path / "grown.html", figures=True)["seeds"]
+        found = table_of(paths, tmp_path / "grown.json")
         for row in found["rows"]:
             del row["runs"]  # a study by itself names its runs without its own name
         return found
 
     whole = table(*studies)
-    build_report(studies[:2], tmp_path / "two.html", figures=True)
-    cells = tmp_path / "two_figures" / "cells.json"
+    table_of(studies[:2], cells := tmp_path / "cells.json")
     assert table(cells, studies[2]) == whole
-    assert table(tmp_path / "grown_figures" / "cells.json") == whole
+    assert table(tmp_path / "grown.json") == whole
     twice = table(cells, *studies)
     assert [row["seeds"] for row in twice["rows"][1:]] == [[0, 1, 2]] * 3
     assert sum("is there twice" in note for note in twice["notes"]) == 6

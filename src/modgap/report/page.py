@@ -11,13 +11,14 @@ viewer. A content security policy lets the page load nothing and run only the on
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import time
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import modgap
 from modgap.core.errors import unknown
@@ -38,6 +39,9 @@ from modgap.report.summary import Scores, changes, mode_of, summarise_run
 from modgap.report.sweeps import find_sweeps
 from modgap.report.viewer import embed_json, viewer_data
 from modgap.report.words import change_words, graded_words, headline, training_words, warnings
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 IMAGES = 200
 """Most diagrams that a page embeds, unless told otherwise."""
@@ -127,9 +131,20 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
     return numbers, scores
 
 
+@functools.cache
+def _page() -> Template:
+    """The page's template, compiled once in a process."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("modgap.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(points=lambda value: t.percent(value), short=lambda value: f"{value:.4g}")
+    return environment.get_template("report.html.jinja")
+
+
 def render(found: Collection, images: int = IMAGES, template: str = "full") -> tuple[dict[str, Any], str]:
     """The numbers and the page of a collection; see `build_report`."""
-    from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
 
     numbers, scores = numbers_of(found)
@@ -141,10 +156,6 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
     folder = files("modgap.report") / "templates"
     script = (folder / "viewer.js").read_text(encoding="utf-8")
     index, blocks, packed = viewer_data(found.evals, scores, images) if runs else (None, [], False)
-    environment = Environment(
-        loader=PackageLoader("modgap.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(points=lambda value: t.percent(value), short=lambda value: f"{value:.4g}")
     tables: dict[str, list[Any]] = {
         "accuracy": [
             t.accuracy_table(runs),
@@ -159,7 +170,7 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
         "paper": [*paper],
         "provenance": [_provenance(found)],
     }
-    page = environment.get_template("report.html.jinja").render(
+    page = _page().render(
         version=modgap.__version__,
         made=time.strftime("%Y-%m-%d %H:%M"),
         css=Markup((folder / "report.css").read_text(encoding="utf-8")),
