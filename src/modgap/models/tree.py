@@ -2,12 +2,13 @@
 
 The responses of a group follow one prompt, and a prompt and its text-free twin begin alike, image included: in a causal
 model what comes first does not depend on what follows. All tokens of a pass lie one after the other in spans, each of
-which follows a chain of earlier spans (its context): leading tokens of two prompts, the rest of each, their responses.
-Products, norms and the head see one long row. Attention takes span by span, a query against its context and what came
-before it in its own sequence: no mask, and no pair of tokens that do not see each other.
+which follows leading tokens of earlier spans (its context): a prompt, its responses, what its twin does not share with
+it, the twin's responses. Products, norms and the head see one long row. Attention takes span by span, a query against
+its context and what came before it in its own sequence: no mask, and no pair of tokens that do not see each other.
 
 It walks the decoder's own modules, as `decode.py` does, so LoRA, autocast and checkpointing apply. The price is some
-kernels a span and layer: a small model on a GPU, which waits for launches, takes `packs.py`.
+kernels a span and layer (keys and values go through them together for that): a small model on a GPU, which waits for
+launches, takes `packs.py`.
 
 Legend: N tokens of a pass, C channels, H heads, K key heads, D head, n sequences of a span, T tokens of the longest.
 """
@@ -61,19 +62,19 @@ class Span:
     """Sequences that follow the same tokens.
 
     Attributes:
-        context: Which earlier spans they follow, in order; each of one sequence.
+        context: What they follow, in order: which earlier span, of one sequence, and how many of its first tokens.
         lengths: Tokens of each sequence.
         into: Where padded to the longest each token comes from, `[n * T]`; `None` where all are equally long.
         back: Where each token lies once padded, `[sum of lengths]`.
     """
 
-    context: tuple[int, ...]
+    context: tuple[tuple[int, int], ...]
     lengths: tuple[int, ...]
     into: Tensor | None = None
     back: Tensor | None = None
 
     @classmethod
-    def of(cls, context: Sequence[int], lengths: Sequence[int], device: torch.device) -> Span:
+    def of(cls, context: Sequence[tuple[int, int]], lengths: Sequence[int], device: torch.device) -> Span:
         """A span of sequences so long."""
         if len(set(lengths)) == 1:
             return cls(tuple(context), tuple(lengths))
@@ -84,14 +85,14 @@ class Span:
         return cls(tuple(context), tuple(lengths), into.to(device), back.to(device))
 
     def padded(self, x: Tensor) -> Tensor:
-        """`[1, H, sum of lengths, D]` as `[n, H, T, D]`."""
-        x = x if self.into is None else x.index_select(2, self.into)
-        return x[0].unflatten(1, (len(self.lengths), -1)).transpose(0, 1)
+        """`[..., H, sum of lengths, D]` as `[..., n, H, T, D]`."""
+        x = x if self.into is None else x.index_select(-2, self.into)
+        return x.unflatten(-2, (len(self.lengths), -1)).transpose(-4, -3)
 
     def flat(self, x: Tensor) -> Tensor:
-        """The other way round."""
-        x = x.transpose(0, 1).flatten(1, 2)[None]
-        return x if self.back is None else x.index_select(2, self.back)
+        """`[n, H, T, D]` as `[H, sum of lengths, D]`."""
+        x = x.transpose(0, 1).flatten(1, 2)
+        return x if self.back is None else x.index_select(1, self.back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def plant(
     scored: dict[int, Tensor] = {}
     n = 0
 
-    def add(tokens: Tensor, places: Tensor, context: Sequence[int], lengths: Sequence[int]) -> int:
+    def add(tokens: Tensor, places: Tensor, context: Sequence[tuple[int, int]], lengths: Sequence[int]) -> int:
         nonlocal n
         ids.append(tokens)
         positions.append(places)
@@ -142,9 +143,11 @@ def plant(
     for family in families.values():
         heads = [prompts[rows[0]] for rows in family.values()]
         common = _common([head.input_ids for head in heads]) if len(heads) > 1 else 0
-        trunk = [add(heads[0].input_ids[:common], heads[0].position_ids[:, :common], (), [common])] if common else []
+        beginning: list[tuple[int, int]] = []  # of all but the first prompt of a family
         for head, rows in zip(heads, family.values(), strict=True):
-            own = add(head.input_ids[common:], head.position_ids[:, common:], trunk, [len(head) - common])
+            shared = sum(tokens for _, tokens in beginning)
+            own = add(head.input_ids[shared:], head.position_ids[:, shared:], beginning, [len(head) - shared])
+            whole = [*beginning, (own, len(head) - shared)]
             last = torch.tensor([n - 1])
             # A response's last token predicts nothing that is asked for.
             tails = [(row, responses[row][:-1].cpu()) for row in rows]
@@ -156,8 +159,10 @@ def plant(
             if tails:
                 places = torch.cat([torch.arange(tail.numel()) for _, tail in tails]) + head.next_position
                 tokens = torch.cat([tail for _, tail in tails])
-                add(tokens, places.expand(3, -1), (*trunk, own), [tail.numel() for _, tail in tails])
-        # The image lies in the trunk, once, or in each prompt's own part.
+                add(tokens, places.expand(3, -1), whole, [tail.numel() for _, tail in tails])
+            if common and not beginning:
+                beginning = [(own, common)]
+        # The image lies in what all begin with, once, or in each prompt's own part.
         shown = [rows[0] for rows in family.values()]
         pictured += shown[:1] if bool((heads[0].input_ids[:common] == image_token).any()) else shown
     rows = [scored[row] for row in range(len(prompts))]
@@ -174,17 +179,18 @@ def _common(ids: Sequence[Tensor]) -> int:
 
 def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
     """Hidden states `[N, C]` of embeddings `[N, C]` at positions `[3, N]`."""
-    cos, sin = (_merged(table, decoder.config) for table in decoder.rotary_emb(x[None], positions[:, None]))
+    cos, sin = (_merged(table, decoder.config)[0] for table in decoder.rotary_emb(x[None], positions[:, None]))
+    first, second = sin.chunk(2, dim=-1)
+    sin = torch.cat((-first, second), dim=-1)  # the sign of a rotated half, once for all layers
     recompute = decoder.training and torch.is_grad_enabled() and _checkpointing(decoder)
-    x = x[None]
     for layer in decoder.layers:
 
         def step(x: Tensor, layer: Any = layer) -> Tensor:
-            x = x + _attention(layer.self_attn, normed(layer.input_layernorm, x), cos[:, None], sin[:, None], spans)
+            x = x + _attention(layer.self_attn, normed(layer.input_layernorm, x), cos, sin, spans)
             return x + gated_mlp(layer.mlp, normed(layer.post_attention_layernorm, x))
 
         x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
-    return decoder.norm(x)[0]
+    return decoder.norm(x)
 
 
 def _merged(table: Tensor, config: Any) -> Tensor:
@@ -200,8 +206,8 @@ def _checkpointing(decoder: Any) -> bool:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    """Rotary embedding; the first half of `sin` has its sign turned."""
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 def _ending(tokens: int, seen: int, device: torch.device) -> Any:
@@ -213,29 +219,25 @@ def _ending(tokens: int, seen: int, device: torch.device) -> Any:
 
 def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, spans: Sequence[Span]) -> Tensor:
     q, k, v = (
-        project(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+        project(x).unflatten(-1, (-1, attention.head_dim)).transpose(0, 1)
         for project in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-    if torch.is_autocast_enabled(x.device.type):  # what follows is not in autocast's list, or would cast piece by piece
-        half = torch.get_autocast_dtype(x.device.type)
-        q, k, v = q.to(half), k.to(half), v.to(half)
+    heads = [q.shape[0], k.shape[0]]
+    q, k = _rotate(torch.cat((q, k)), cos, sin).to(v.dtype).split(heads)
     sizes = [sum(span.lengths) for span in spans]
-    qs, ks, vs = (t.split(sizes, dim=2) for t in (q, k, v))
+    qs, kvs = q.split(sizes, dim=1), torch.stack((k, v)).split(sizes, dim=2)
     out: list[Tensor] = []
     for i, span in enumerate(spans):
-        own_q, own_k, own_v = span.padded(qs[i]), span.padded(ks[i]), span.padded(vs[i])
-        if not span.context:
-            seen = F.scaled_dot_product_attention(
-                own_q, own_k, own_v, is_causal=True, scale=attention.scaling, enable_gqa=True
-            )
-        else:
-            n = len(span.lengths)
-            own_k = torch.cat([*(ks[c].expand(n, -1, -1, -1) for c in span.context), own_k], dim=2)
-            own_v = torch.cat([*(vs[c].expand(n, -1, -1, -1) for c in span.context), own_v], dim=2)
-            mask = _ending(own_q.shape[2], own_k.shape[2], x.device)
-            seen = F.scaled_dot_product_attention(
-                own_q, own_k, own_v, attn_mask=mask, scale=attention.scaling, enable_gqa=True
-            )
+        own_q, own_kv = span.padded(qs[i]), span.padded(kvs[i])
+        mask = None
+        if span.context:
+            before = [kvs[at][:, :, :tokens] for at, tokens in span.context]
+            seen = before[0] if len(before) == 1 else torch.cat(before, dim=2)
+            own_kv = torch.cat((seen[:, None].expand(-1, len(span.lengths), -1, -1, -1), own_kv), dim=3)
+            mask = _ending(own_q.shape[2], own_kv.shape[3], x.device)
+        own_k, own_v = own_kv.unbind()
+        seen = F.scaled_dot_product_attention(
+            own_q, own_k, own_v, attn_mask=mask, is_causal=mask is None, scale=attention.scaling, enable_gqa=True
+        )
         out.append(span.flat(seen))
-    return attention.o_proj(torch.cat(out, dim=2).transpose(1, 2).flatten(2))
+    return attention.o_proj(torch.cat(out, dim=1).transpose(0, 1).flatten(1))
