@@ -5,7 +5,8 @@ python bench/verl_speed.py --out bench_verl [--model 3b] [--gpus 1] [--image-tok
 One contrastive stage on made problems, random weights, responses as long as they may be. Steps take turns: in every
 second one half of the responses are right, and have a text-free twin; in the others the better half is worth 0.5, so
 that the same engine takes a plain DAPO step. The first step of each kind is left out. Of every step OUT/verl_speed.json
-and .md have the seconds of each phase as verl logs them, tokens a second of a GPU; and the memory at its peak. The model stays in OUT.
+and .md have the seconds of each phase as verl logs them, tokens a second of a GPU; and the memory at its peak. The
+model stays in OUT.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def half_right(response: str, gold: str) -> float:
 
 
 def write_model(name: str, folder: Path, image_tokens: int, device: str) -> Path:
-    """A Hugging Face folder with random weights in bf16, and a tokenizer that knows every id; if it is not there yet."""
+    """A Hugging Face folder with random weights in bf16 and a tokenizer that knows every id, unless it is there."""
     if (folder / MADE).exists():
         return folder
     policy = make_policy(name, device, image_tokens)

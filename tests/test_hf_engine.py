@@ -31,7 +31,7 @@ from modgap.models.encode import EncodedPrompt
 from modgap.models.load import load_policy
 from modgap.models.patches import Patches, pixel_values
 from modgap.models.policy import Policy
-from modgap.models.static import StaticSampler, _Key, _State, rounded, wanted
+from modgap.models.static import StaticSampler, _Key, _State, halved, rounded, wanted
 from modgap.training.update import computing
 
 VIEWS = ("full-text", "image-only", "text-only")
@@ -225,6 +225,25 @@ def test_a_capture_that_fails_is_said_once_and_costs_nothing(
         same(sampled, expected)
     (line,) = capsys.readouterr().err.splitlines()
     assert "without CUDA graphs" in line and not sampler.capture and sampler.graphs == 0
+
+
+def test_weights_cast_once_give_the_same_bits_and_leave_no_trace(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+    """What a large model's steps read under autocast; its embedding, which the LM head may share, stays as it is."""
+    seeds = [[0, 1]] * len(prompts)
+    before = {name: p.data_ptr() for name, p in policy.model.named_parameters()}
+    embedding = policy.model.get_input_embeddings().weight
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), policy.evaluating():
+        expected = sample_batch(policy, prompts, seeds, 0.8, 6)
+        with pytest.raises(KeyError), halved(policy):
+            sampler = StaticSampler(policy, capture=False)
+            for sampled in (sample_batch(policy, prompts, seeds, 0.8, 6), sampler.sample(prompts, seeds, 0.8, 6)):
+                assert sampled is not None
+                same(sampled, expected)
+            assert policy.model.lm_head.weight.dtype == torch.bfloat16
+            assert policy.model.get_input_embeddings().weight is embedding
+            raise KeyError
+    assert {name: p.data_ptr() for name, p in policy.model.named_parameters()} == before
+    assert all("weight" not in m.__dict__ and "bias" not in m.__dict__ for m in policy.model.modules())
 
 
 def test_graphs_are_for_small_models_on_gpus_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

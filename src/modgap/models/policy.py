@@ -27,7 +27,7 @@ from modgap.models.encode import EncodedPrompt, Encoder
 from modgap.models.packs import packed_hidden
 from modgap.models.patches import pixel_values
 from modgap.models.save import save_folder
-from modgap.models.static import StaticSampler, wanted
+from modgap.models.static import StaticSampler, halved, waits_for_launches, wanted
 from modgap.models.tree import tree_hidden, tree_pays
 from modgap.models.vision import encode_images
 
@@ -287,7 +287,7 @@ class Policy:
         work.sort(key=lambda item: len(prompts[item[0]]))
         out: list[list[Generated]] = [[] for _ in prompts]
         graphs = wanted(self.device, self.count_parameters()) if graphs is None else graphs
-        with self.evaluating(), _casts_kept(self.device):
+        with self.evaluating(), self._weights_cast(graphs):
             while work:
                 batch: list[tuple[int, int]] = []
                 count = widest = 0
@@ -303,6 +303,19 @@ class Policy:
                 for (i, _), row in zip(batch, sampled, strict=True):
                     out[i] += [self._finish(tokens, logps) for tokens, logps in row]
         return out
+
+    @contextmanager
+    def _weights_cast(self, graphs: bool) -> Iterator[None]:
+        """Inside, autocast casts weights once; only the graphs of a small model, which stay, cast theirs at each step."""
+        if not graphs or waits_for_launches(self.device, self.count_parameters()):
+            with _casts_kept(self.device):
+                yield
+            return
+        try:
+            with halved(self):
+                yield
+        finally:
+            self._static = None  # its graphs read what is gone now
 
     def _sample(
         self,

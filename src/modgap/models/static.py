@@ -7,8 +7,9 @@ rounded up to a few sizes, what is not there (yet) is masked, and the step's pla
 
 Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one buffer, and a batch
 that would need more than a twelfth of the GPU's memory is left to `decode.py`. Weights are read where they lie, so that
-an optimizer's steps are seen; if they move (another dtype, another device), the graphs are dropped. If a capture
-fails, that is said once and everything goes on without.
+an optimizer's steps are seen; if they move (another dtype, another device), the graphs are dropped. Under autocast a
+step casts them anew; a large model's are cast once for all steps (`halved`), and its graphs go when its samples are
+drawn. If a capture fails, that is said once and everything goes on without.
 
 Legend: P prompts, G samples of each, K key heads, S prefix, D head, V vocabulary.
 """
@@ -39,7 +40,7 @@ SWITCH = "MODGAP_CUDA_GRAPHS"
 _ROOM = 128
 _PREFIX = 128
 _ALIGN = 256
-# Parameters up to which a model is small. Under autocast a captured step casts the weights anew each time.
+# Parameters up to which a model is small.
 _SMALL = 200_000_000
 
 
@@ -196,7 +197,7 @@ class StaticSampler:
         config = policy.model.config.text_config
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         cached = rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * config.num_key_value_heads * head
-        if cached * 2 * policy.dtype.itemsize * config.num_hidden_layers > _memory_limit(device):
+        if cached * 2 * computed_in(policy).itemsize * config.num_hidden_layers > _memory_limit(device):
             return None
 
         start = begin(policy, prompts, limit)
@@ -306,8 +307,8 @@ class StaticSampler:
         keys = prefix[0][0]
         K, S, D = keys.shape[1:]
         P, S = rounded(count), math.ceil(S / _PREFIX) * _PREFIX
-        device = keys.device.type
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        kind = keys.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         key = _Key(P, G, S, room, temperature, autocast)
 
         small = {
@@ -357,6 +358,32 @@ class StaticSampler:
             self._arena[at : at + size].view(dtype).view(shape)
             for at, size, (shape, dtype) in zip(starts, sizes, layout, strict=False)
         ]
+
+
+def computed_in(policy: Policy) -> torch.dtype:
+    """The type of products, keys and values: autocast's where it is on."""
+    kind = policy.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
+
+
+@contextlib.contextmanager
+def halved(policy: Policy) -> Iterator[None]:
+    """Inside, linear layers have their weights in the type that they compute in: cast once, to the bits of each cast.
+
+    A module's own attribute hides its parameter, which others may share (an embedding with the LM head) and which stays
+    as it is. The copies lie still, so that graphs can read them, and go at the end.
+    """
+    dtype = computed_in(policy)
+    layers = [m for m in policy.model.modules() if isinstance(m, torch.nn.Linear) and m.weight.dtype != dtype]
+    try:
+        for layer in layers:
+            copies = {name: p.detach().to(dtype) for name, p in layer.named_parameters(recurse=False)}
+            layer.__dict__.update(copies)
+        yield
+    finally:
+        for layer in layers:
+            for name in ("weight", "bias"):
+                layer.__dict__.pop(name, None)
 
 
 def _rows(prompts: Tensor, samples: int) -> Tensor:

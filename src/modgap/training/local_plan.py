@@ -45,6 +45,7 @@ class Machine:
         layer_seconds: What one layer of one decode step costs however few rows it has.
         bytes: Of a number in computation.
         pass_seconds: What one layer costs in a forward and backward pass however few tokens it has: launches.
+        replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs: those of small models.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Machine:
     layer_seconds: float
     bytes: int
     pass_seconds: float = 0.0
+    replayed_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +219,9 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     calls = math.ceil(rows / at_once) * lengths.longest
     decode = rows * lengths.response * each / machine.flops / machine.decode_reach
     read = calls * shape.language * machine.bytes / machine.bandwidth
-    seconds["rollout"] = (
-        prefill / machine.flops / machine.reach + max(decode, read) + calls * shape.layers * machine.layer_seconds
-    )
+    replayed = machine.replayed_seconds if shape.parameters <= SMALL else None
+    layer = machine.layer_seconds if replayed is None else replayed
+    seconds["rollout"] = prefill / machine.flops / machine.reach + max(decode, read) + calls * shape.layers * layer
     seconds["optimizer"] = batches * trained * 36 / machine.bandwidth  # AdamW and the norm, each number read or written
     copies = 1 if tree else sequences(lengths.prompt, lengths.response, n)[0]
     return Cost(
@@ -254,9 +256,11 @@ def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, train
     """The parts of an update's peak, in bytes."""
     s = stage.settings
     rows, tokens, images = largest_pass(stage, shape, lengths, machine)
-    layer = machine.bytes * (16 * shape.hidden + 6 * shape.intermediate)
+    # A tree keeps three numbers a channel of the MLP: gate, up and their product; packs and their temporaries six.
+    of_mlp = 3 if scores_trees(shape, machine) else 6
+    layer = machine.bytes * (16 * shape.hidden + of_mlp * shape.intermediate)
     patches = lengths.image * shape.merge**2 * images
-    block = machine.bytes * (16 * shape.vision_hidden + 6 * shape.vision_intermediate)
+    block = machine.bytes * (16 * shape.vision_hidden + 3 * shape.vision_intermediate)
     if s.gradient_checkpointing:
         kept = tokens * (machine.bytes * shape.hidden * shape.layers + layer)
         seen = patches * (machine.bytes * shape.vision_hidden * shape.vision_layers + block)
@@ -285,7 +289,7 @@ def gpu(name: str) -> Machine:
     """A GPU by its name; one that the table lacks is taken for an A100."""
     flops, bandwidth = next((speed for key, speed in _GPUS.items() if key in name), _GPUS["A100"])
     known = "" if any(key in name for key in _GPUS) else ", not in the table: speed of an A100"
-    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 4e-4, 2, 3.4e-3)
+    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 3.4e-3, 4e-4)
 
 
 def this_cpu(shape: Shape) -> Machine:
