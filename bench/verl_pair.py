@@ -3,9 +3,9 @@
 python bench/verl_pair.py --out DIR [--recipe full-text] [--steps 6] [--seeds 3] [--set K=V] [--verl-set verl.K=V]
 
 The testbed model learns a small pool of problems, by `--engine local` with several seeds, by `--engine verl` with the
-first of them. Both log the mean reward of all that a step sampled. What seeds do to it in the local engine says what
-chance may do: verl's mean over all steps is compared with that spread, and every final model is evaluated on other
-problems. A table goes to OUT/verl_pair.md after each part; the same command goes on where it was.
+first of them (or with several). Both log the mean reward of all that a step sampled. What seeds do to it says what
+chance may do: the means over all steps are compared with that spread (of verl's one seed it is taken to be that of the
+local engine's; of several its own, by Welch's t), and every final model is evaluated on other problems. A table goes to OUT/verl_pair.md after each part; the same command goes on where it was.
 """
 
 from __future__ import annotations
@@ -49,13 +49,18 @@ def table(out: Path, locals_: list[Path], verls: list[Path]) -> list[str]:
         lines.append(f"| {step} | {statistics.mean(values):.3f} | {min(values):.3f} | {max(values):.3f} | {verl} |")
     if len(ours) > 1 and theirs and common:
         means = [[statistics.mean(found[step] for step in common) for found in side] for side in (ours, theirs)]
-        mean, spread = statistics.mean(means[0]), statistics.stdev(means[0])
-        apart = (statistics.mean(means[1]) - mean) / (spread * (1 / len(ours) + 1 / len(theirs)) ** 0.5)
-        lines += [
-            "",
-            f"Over these steps: local {mean:.3f} (standard deviation of a seed {spread:.3f}), "
-            f"verl {statistics.mean(means[1]):.3f}: t = {apart:+.1f} with {len(ours) - 1} degrees of freedom.",
+        spreads = [statistics.stdev(side) if len(side) > 1 else None for side in means]
+        of_mean = [(spread or spreads[0] or 0.0) ** 2 / len(side) for spread, side in zip(spreads, means, strict=True)]
+        apart = (statistics.mean(means[1]) - statistics.mean(means[0])) / sum(of_mean) ** 0.5
+        freedom = len(ours) - 1.0
+        if len(theirs) > 1:
+            freedom = sum(of_mean) ** 2 / sum(v**2 / (len(m) - 1) for v, m in zip(of_mean, means, strict=True))
+        told = [
+            f"{name} {statistics.mean(side):.3f}"
+            + ("" if spread is None else f" (standard deviation of a seed {spread:.3f})")
+            for name, side, spread in zip(("local", "verl"), means, spreads, strict=True)
         ]
+        lines += ["", f"Over these steps: {', '.join(told)}: t = {apart:+.1f} with {freedom:.1f} degrees of freedom."]
     lines += ["", "| final model | full-text % (95%) | image-only % (95%) |", "| --- | --- | --- |"]
     for run in [*locals_, *verls]:
         if (summary := run / "eval" / "summary.json").exists():
