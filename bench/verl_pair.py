@@ -4,8 +4,9 @@ python bench/verl_pair.py --out DIR [--recipe full-text] [--steps 6] [--seeds 3]
 
 The testbed model learns a small pool of problems, by `--engine local` with several seeds, by `--engine verl` with the
 first of them (or with several). Both log the mean reward of all that a step sampled. What seeds do to it says what
-chance may do: the means over all steps are compared with that spread (of verl's one seed it is taken to be that of the
-local engine's; of several its own, by Welch's t), and every final model is evaluated on other problems. A table goes to OUT/verl_pair.md after each part; the same command goes on where it was.
+chance may do: the means over all steps are compared with that spread (of verl's one seed it is taken to be the local
+engine's; of several its own, by Welch's t), and every final model is evaluated on other problems. A table goes to
+OUT/verl_pair.md after each part; the same command goes on where it was.
 """
 
 from __future__ import annotations
