@@ -51,8 +51,9 @@ def table(out: Path, locals_: list[Path], verls: list[Path]) -> list[str]:
     if len(ours) > 1 and theirs and common:
         means = [[statistics.mean(found[step] for step in common) for found in side] for side in (ours, theirs)]
         spreads = [statistics.stdev(side) if len(side) > 1 else None for side in means]
-        of_mean = [(spread or spreads[0] or 0.0) ** 2 / len(side) for spread, side in zip(spreads, means, strict=True)]
-        apart = (statistics.mean(means[1]) - statistics.mean(means[0])) / sum(of_mean) ** 0.5
+        squares = [(spreads[0] if spread is None else spread) ** 2 for spread in spreads]  # pyright: ignore[reportOptionalOperand]
+        of_mean = [square / len(side) for square, side in zip(squares, means, strict=True)]
+        apart = (statistics.mean(means[1]) - statistics.mean(means[0])) / max(sum(of_mean), 1e-12) ** 0.5
         freedom = len(ours) - 1.0
         if len(theirs) > 1:
             freedom = sum(of_mean) ** 2 / sum(v**2 / (len(m) - 1) for v, m in zip(of_mean, means, strict=True))

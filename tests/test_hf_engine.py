@@ -246,6 +246,30 @@ def test_weights_cast_once_give_the_same_bits_and_leave_no_trace(policy: Policy,
     assert all("weight" not in m.__dict__ and "bias" not in m.__dict__ for m in policy.model.modules())
 
 
+def test_a_large_models_graphs_go_with_the_weights_they_read(policy: Policy, problems: list[Problem]) -> None:
+    """Here any model is large. Without autocast nothing is cast, and graphs stay for the next batch."""
+    prompts, seen = encode(policy, problems[:1])[:2], list[tuple[torch.dtype, int | None]]()
+    sample = StaticSampler.sample
+
+    def watched(sampler: StaticSampler, *given: Any) -> Any:
+        out = sample(sampler, *given)
+        seen.append((policy.model.lm_head.weight.dtype, sampler._weights))
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StaticSampler, "sample", watched)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            policy.generate(prompts, [[0]] * 2, 0.8, 4, graphs=True)
+        assert policy._static is None
+        policy.generate(prompts, [[0]] * 2, 0.8, 4, graphs=True)
+        held = policy._static
+        policy.generate(prompts, [[0]] * 2, 0.8, 4, graphs=True)
+        assert held is not None and policy._static is held
+    (half, cast), (whole, own), again = seen
+    assert half == torch.bfloat16 and whole == torch.float32 and again == (whole, own)
+    assert cast != own, "graphs of the one are never replayed for the other"
+
+
 def test_graphs_are_for_small_models_on_gpus_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = 6_000_000, 3_000_000_000
     for value, expected in (("1", (True, True)), ("0", (False, False)), ("", (True, False)), (None, (True, False))):

@@ -58,12 +58,14 @@ def test_values_and_gradients_equal_the_module(pair: Any, autocast: bool, bound:
         assert float((a.float() - b.float()).abs().max()) <= bound * float(b.abs().max())
 
 
-def test_half_weights_are_the_modules_own_business(pair: Any) -> None:
-    """bf16 without autocast, as in evaluation: bit for bit what transformers gives."""
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_weights_are_the_modules_own_business(pair: Any, autocast: bool) -> None:
+    """bf16 weights, as in evaluation and (with autocast) below LoRA: bit for bit what transformers gives."""
     module, ours = pair
     module.to(torch.bfloat16)
     x = torch.randn(3, 11, 64, dtype=torch.bfloat16)
-    assert torch.equal(ours(module, x), module(x))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert torch.equal(ours(module, x), module(x))
 
 
 def test_the_mlp_does_not_keep_the_activated_gate() -> None:

@@ -244,7 +244,7 @@ def test_a_tree_has_the_log_probabilities_of_each_row_alone(policy: Policy, scor
         torch.testing.assert_close(logps[: len(response)], plain.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_what_a_prompt_and_its_twin_begin_with_is_one_span(policy: Policy) -> None:
+def test_a_twin_follows_the_first_tokens_of_its_prompt(policy: Policy) -> None:
     batch = sampled_batch(policy)
     image = policy.model.config.image_token_id
     first = [i for i, prompt in enumerate(batch.prompts) if prompt is batch.prompts[0]]
@@ -252,10 +252,14 @@ def test_what_a_prompt_and_its_twin_begin_with_is_one_span(policy: Policy) -> No
     responses = [batch.responses[i] for i in first] * 2
     planted = tree.plant(prompts, responses, image, torch.device("cpu"))
     assert int((planted.ids == image).sum()) == int((batch.prompts[0].input_ids == image).sum())
-    trunk, *rest = planted.spans
-    assert trunk.context == () and all(span.context[0] == 0 for span in rest) and len(rest) == 4
-    both = len(batch.prompts[0]) + len(batch.twins[0]) - trunk.lengths[0]
-    assert len(planted.ids) == both + 2 * sum(len(batch.responses[i]) - 1 for i in first)
+    full, free = batch.prompts[0], batch.twins[0]
+    prompt, answers, twin, again = planted.spans
+    assert prompt.context == () and prompt.lengths == (len(full),) and answers.context == ((0, len(full)),)
+    ((at, shared),) = twin.context
+    assert at == 0 and full.input_ids[:shared].equal(free.input_ids[:shared])
+    assert full.input_ids[shared] != free.input_ids[shared]
+    assert again.context == ((0, shared), (2, len(free) - shared)) and twin.lengths == (len(free) - shared,)
+    assert len(planted.ids) == len(full) + twin.lengths[0] + 2 * sum(len(batch.responses[i]) - 1 for i in first)
 
 
 def test_the_first_step_has_the_gradient_of_trls_grpo_trainer(policy: Policy, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_a_wrong_unit_is_for_the_judge_and_not_for_algebra() -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["cm" + "^9" * 150, "nm^4 " * 60, "ton " * 90, "m/" * 150 + "m", "m^0", "per /^2", "°^9"]
+    "unit", ["cm" + "^9" * 150, "nm^4 " * 60, "ton " * 90, "m/" * 150 + "m", "m^0", "per /^2", "°^9", "m^", "^"]
 )
 def test_no_unit_breaks_the_rules(unit: str) -> None:
     for gold in (f"5 {unit}", "5 m"):
@@ -354,11 +354,11 @@ def test_floods_take_no_time() -> None:
                 best = 9.0
                 for _ in range(2):
                     evaluate.cache_clear()
-                    start = time.perf_counter()
+                    start = time.process_time()  # not the clock's: a busy machine is no fault
                     for response in (text, f"\\boxed{{{text}}}"):
                         grade_by_rule(Case(response, "x^2 + 2", QUESTION, kind), mode)  # type: ignore[arg-type]
                         grade_by_rule(case("x^2 + 2", text[:1000], kind, "Choices:\n" + text), mode)  # type: ignore[arg-type]
-                    best = min(best, time.perf_counter() - start)
+                    best = min(best, time.process_time() - start)
                 assert best < 0.25, f"{name}, {kind}, {mode}: {best:.3f} s"
 
 
@@ -423,7 +423,7 @@ needs_math_verify = pytest.mark.skipif(
 
 @needs_math_verify
 def test_symbolic_pool_kills_what_hangs_and_goes_on() -> None:
-    with SymbolicPool(workers=2, seconds=1.5) as pool:
+    with SymbolicPool(workers=2, seconds=4) as pool:  # a busy machine takes its time over the others
         pairs = [
             ("9^{9^{9^{9}}}", "5"),
             ("\\sqrt{x^2}", "|x|"),

@@ -329,6 +329,8 @@ def test_a_kept_table_goes_on_with_further_seeds(studies: list[Path], tmp_path: 
     twice = table(cells, *studies)
     assert [row["seeds"] for row in twice["rows"][1:]] == [[0, 1, 2]] * 3
     assert sum("is there twice" in note for note in twice["notes"]) == 6
+    rows = build_report([cells, studies[2]], tmp_path / "r.html")["seeds"][0]["rows"]
+    assert [row["seeds"] for row in rows] == [row["seeds"] for row in whole["rows"]]
 
 
 def test_the_csv_has_no_stars(studies: list[Path], tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ _SILU = (torch.nn.SiLU, type(ACT2FN["silu"]))
 def normed(norm: Any, x: Tensor) -> Tensor:
     """RMS norm of `x` in fp32; under autocast in the type of the products that read it, cast once for all of them.
 
-    torch's own kernel keeps nothing but `x`.
+    A GPU's kernel keeps nothing but `x`. Weights in bf16 (in evaluation, and below LoRA) are left to the module, as
+    sampling has it: where to round is its to say.
     """
-    kind = x.device.type
-    autocast = torch.is_autocast_enabled(kind)
-    if x.dtype != torch.float32 and not autocast:  # bf16 weights: where to round is the module's to say
+    if norm.weight.dtype != torch.float32:
         return norm(x)
     out = F.rms_norm(x.float(), norm.weight.shape, norm.weight, norm.variance_epsilon)
-    return out.to(torch.get_autocast_dtype(kind)) if autocast else out
+    kind = x.device.type
+    return out.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else out
 
 
 def gated_mlp(mlp: Any, x: Tensor) -> Tensor:

@@ -307,7 +307,8 @@ class Policy:
     @contextmanager
     def _weights_cast(self, graphs: bool) -> Iterator[None]:
         """Inside, autocast casts weights once; only a small model's graphs, which stay, cast theirs at each step."""
-        if not graphs or waits_for_launches(self.device, self.count_parameters()):
+        autocast = torch.is_autocast_enabled(self.device.type)
+        if not graphs or not autocast or waits_for_launches(self.device, self.count_parameters()):
             with _casts_kept(self.device):
                 yield
             return

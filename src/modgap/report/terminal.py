@@ -144,8 +144,8 @@ def as_rich(table: t.Table, *, plain: bool = False) -> Any:
     )  # fmt: skip
     for number, name in enumerate(table.head):
         left = number < table.left
-        if not left and all(len(name) > len(row[number]) for row in table.rows):
-            name = name.replace(" ", "\n")  # room for long names of runs
+        if not left and table.rows and all(len(name) > len(row[number]) for row in table.rows):
+            name = "\n".join(name.rsplit(" ", 1))  # room for long names of runs
         shown.add_column(Text(name), justify="left" if left else "right", overflow="fold", no_wrap=not left)
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))

@@ -45,7 +45,8 @@ class Machine:
         layer_seconds: What one layer of one decode step costs however few rows it has.
         bytes: Of a number in computation.
         pass_seconds: What one layer costs in a forward and backward pass however few tokens it has: launches.
-        replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs: those of small models.
+        replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs: those of small models, whatever
+            MODGAP_CUDA_GRAPHS says.
     """
 
     name: str
