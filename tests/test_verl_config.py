@@ -118,12 +118,12 @@ def test_a_reward_of_the_users_is_scored_as_in_the_local_engine() -> None:
 
 def test_any_key_of_verl_can_be_set_and_the_last_value_counts() -> None:
     got = overrides(
-        f"verl.{ACTOR}.optim.lr=2e-6", "verl.trainer.logger=[console]", "verl.reward.reward_kwargs.max_resp_len=9",
+        f"verl.{ACTOR}.optim.lr=2e-6", "verl.trainer.logger=[file]", "verl.reward.reward_kwargs.max_resp_len=9",
         "verl.+data.extra=a=b", "verl.trainer.nnodes=1", "stage1.verl.trainer.nnodes=2",
     )  # fmt: skip
     assert got[f"{ACTOR}.optim.lr"] == 2e-6 and got["+data.extra"] == "a=b" and got["trainer.nnodes"] == 2
     assert got["+reward.reward_kwargs.max_resp_len"] == 9 and "reward.reward_kwargs.max_resp_len" not in got
-    assert "trainer.logger=[console]" in to_hydra(got)
+    assert "trainer.logger=[file]" in to_hydra(got)
 
 
 def test_a_key_for_one_stage_stays_there() -> None:
@@ -216,6 +216,15 @@ def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -
         (("verl.+data.mm_processor_kwargs.max_pixels=1003520",), "images of 1280 tokens.*max_prompt_tokens above 1280"),
         (("loss_mean=micro_batch", f"verl.{ACTOR}.use_dynamic_bsz=True"), "loss_mean=micro_batch needs"),
         (("verl.trainer.n_gpus_per_node=0",), "verl needs a GPU"),
+        (("verl.trainer.n_gpus_per_node=two",), "n_gpus_per_node=two.*give whole numbers"),
+        (("verl.trainer.nnodes=1.5",), "nnodes=1.5; give whole numbers"),
+        (("verl.+data.mm_processor_kwargs.max_pixels=abc",), "max_pixels=abc: give a whole number"),
+        (("verl.trainer.save_freq=-1",), "use save_every"),
+        (("verl.trainer.total_training_steps=5",), "use steps"),
+        (("verl.trainer.default_local_dir=/elsewhere",), "use --out"),
+        (("verl.actor_rollout_ref.model.path=/my/model",), "use --model"),
+        (("verl.trainer.logger=[console,wandb]",), r"logger=\[console,wandb\]: keep file in it"),
+        ((f"verl.{ACTOR}.checkpoint.save_contents=[hf_model]",), "keep model in it"),
         ((f"verl.{ACTOR}.ppo_micro_batch_size_per_gpu=null",), "give a whole number"),
         ((f"verl.{ACTOR}.strategy=megatron",), "strategy=megatron: the contrastive engine is for fsdp and fsdp2"),
         (("freeze_vision=true",), "freeze_vision=true: .*--engine local"),
@@ -282,6 +291,14 @@ def test_image_tokens_are_the_processors() -> None:
 
 
 # The plan
+
+
+def test_a_plan_says_what_a_training_would_not_get_by_with(tmp_path: Path) -> None:
+    recipe = load("mix", "verl.trainer.n_gpus_per_node=1")
+    lines = "\n".join(plan(recipe, MODEL, tmp_path, problems=200)[0])
+    assert "400 training prompts are fewer than the 512 of a step" in lines and "more than a GPU of 80 GiB has" in lines
+    lines = "\n".join(plan(load("mix"), MODEL, tmp_path, problems=256)[0])
+    assert "are fewer than" not in lines and "more than a GPU" not in lines
 
 
 def test_a_plan_chains_its_stages(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ SETTINGS = Settings(
     steps=4, prompts_per_step=4, mini_batch=4, samples_per_prompt=2, micro_batch=2, save_every=2, eval_every=1,
     max_response_tokens=8, overlong_buffer=2, validation_problems=2,
 )  # fmt: skip
-GPU = (("trainer.n_gpus_per_node", "1"),)
+GPU = (("trainer.n_gpus_per_node", "1"), ("trainer.device", "cpu"))  # the stand-in needs none
 TEXT = Stage(("full-text", "image-only"), settings=SETTINGS, passed=GPU)
 KL = Stage(("full-text",), contrastive=True, settings=SETTINGS, passed=GPU)
 PROBLEMS = [
@@ -181,6 +181,12 @@ def test_a_machine_without_a_gpu_is_told_so(tools: Tools, tmp_path: Path, monkey
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=r"this machine has none: use --engine local.*RAY_ADDRESS"):
         run(tools, tmp_path / "run", replace(KL, passed=()))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    wanted = replace(KL, passed=(("trainer.n_gpus_per_node", "2"),))
+    with pytest.raises(UserError, match=r"n_gpus_per_node=2, but this machine has 0 GPUs: .*RAY_ADDRESS"):
+        run(tools, tmp_path / "run", wanted)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert run(tools, tmp_path / "run", wanted), "a cluster has its own"
 
 
 def test_the_data_is_what_modgap_data_prepare_writes(tmp_path: Path) -> None:

@@ -164,7 +164,9 @@ def train(
     from modgap.study import dry_notes, print_plan, resolve_recipe, train_recipe
 
     if dry_run:
-        return print_plan(resolve_recipe(recipe, settings, dry_notes(model)), engine, model, out)
+        wanted = engine == "verl" and data is not None and data.exists()
+        problems = read_problems(benchmark, locate(benchmark, data), "train") if wanted else None
+        return print_plan(resolve_recipe(recipe, settings, dry_notes(model)), engine, model, out, problems)
     data = locate(benchmark, data)
     problems = read_problems(benchmark, data, "train")
     if benchmark == "pairs":

@@ -67,12 +67,14 @@ def dry_notes(model: str) -> dict[str, Any]:
 
 def known_model(name: str) -> Any:
     """A model as `training.verl_plan` needs it, from what is at hand: its path, shape and pixel limits."""
-    from modgap.models.load import ALIASES, tiny_folder
+    from modgap.models.load import ALIASES, check_files, tiny_folder
     from modgap.training.estimate import SHAPES, shape_of
     from modgap.training.verl_config import Model
 
     folder = tiny_folder() if name == "tiny" else Path(name)
     if not (folder / "config.json").is_file():
+        if folder.is_dir() and name not in ALIASES:
+            check_files(folder)  # says what is missing
         name = ALIASES.get(name, name)
         return Model(name, SHAPES.get(name.removeprefix("modelscope:")))
     size = {}
@@ -326,12 +328,34 @@ def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> No
             return
 
 
-def print_plan(recipe: Recipe, engine: str = "local", model: str = "tiny", out: Path = Path()) -> None:
-    """Print what a recipe would do: each stage with the settings in force, and what a step of it costs."""
+def print_plan(
+    recipe: Recipe,
+    engine: str = "local",
+    model: str = "tiny",
+    out: Path = Path(),
+    problems: Sequence[Problem] | None = None,
+) -> None:
+    """Print what a recipe would do: each stage with the settings in force, and what a step of it costs.
+
+    Args:
+        recipe: Its settings resolved.
+        engine: What would train.
+        model: Where it would start.
+        out: The run's folder.
+        problems: The train split, if it is at hand.
+
+    Raises:
+        UserError: It cannot work.
+    """
     if engine == "verl":
+        from modgap.training.rollout import hold_out
         from modgap.training.verl_plan import plan
 
-        print("\n".join(plan(recipe, known_model(model), out)[0]))
+        held_out = max(stage.settings.validation_problems for stage in recipe.stages)
+        count = None if problems is None else len(hold_out(problems, held_out)[0])
+        print("\n".join(plan(recipe, known_model(model), out, problems=count)[0]))
+        if problems is None:
+            print("the data set is not here: whether it has enough problems was not looked at")
         return
     check_engine(recipe, engine)
     from modgap.training.local_plan import describe, lengths_of, machine_here

@@ -91,7 +91,7 @@ def test_dapos_reward_manager_takes_the_overlong_buffer() -> None:
         ("verl.actor_rollout_ref.rollout.temperatur=1", r"no setting 'actor_rollout_ref.rollout.temperatur'.*verl\.\+"),
         ("verl.+actor_rollout_ref.actor.temperatur=1", "refuses.*temperatur"),
         ("verl.actor_rollout_ref.actor.loss_agg_mode=mean", "refuses.*Invalid loss_agg_mode"),
-        ("verl.trainer.logger=[console", "cannot read"),
+        ("verl.trainer.logger=[file", "cannot read"),
     ],
 )
 def test_what_verl_refuses_is_one_line_with_a_remedy(setting: str, words: str) -> None:

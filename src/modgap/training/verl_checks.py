@@ -46,8 +46,14 @@ MOVED = {
     "trainer.use_v1": "the plugin is for verl's V1 trainer only: leave it out",
     "trainer.v1.trainer_mode": "the recipes are strictly on policy, as the sync trainer is: leave it out",
     f"{ROLLOUT}.mode": "verl 0.9.1 has async rollouts only: leave it out",
+    "trainer.save_freq": "checkpoints are what a run goes on from: use save_every",
+    "trainer.test_freq": "use eval_every",
+    "trainer.total_training_steps": "use steps",
+    "trainer.total_epochs": "use steps",
+    "trainer.default_local_dir": "use --out",
+    f"{MODEL}.path": "each stage starts where the one before ended: use --model",
 }
-"""Keys that verl composes and then does not heed, or fails on at run time."""
+"""Keys that verl composes and then does not heed, or fails on at run time, or that are ours to say."""
 
 
 def check_supported(stage: Stage) -> None:
@@ -126,6 +132,16 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
             f"prompts_per_step and mini_batch to at most {train_rows}."
         )
     whole("data.max_response_length")
+    if "file" not in (loggers := str(value("trainer.logger"))):
+        raise UserError(
+            f"verl.trainer.logger={loggers}: keep file in it, train_log.jsonl is made from that; for example "
+            "[console,file,tensorboard,wandb]."
+        )
+    if "model" not in (contents := str(value(f"{ACTOR}.checkpoint.save_contents")).replace("hf_model", "")):
+        raise UserError(
+            f"verl.{ACTOR}.checkpoint.save_contents={contents}: keep model in it, the next stage starts from that; "
+            "with optimizer and extra a killed run goes on."
+        )
     share = value(f"{ROLLOUT}.gpu_memory_utilization")
     if not isinstance(share, int | float) or not 0 < share <= 1:
         raise UserError(
@@ -138,6 +154,9 @@ def _check_pixels(out: Overrides, model: Model, budget: int) -> None:
     """Refuse a prompt budget that images of the pixel limits do not fit."""
     given = {key: value for key, value in out.items() if key.lstrip("+").startswith("data.mm_processor_kwargs.")}
     limits = {key.rpartition(".")[2]: value for key, value in given.items()}
+    for name in ("min_pixels", "max_pixels"):
+        if not isinstance(limits.get(name, 0), int):
+            raise UserError(f"verl.data.mm_processor_kwargs.{name}={limits[name]}: give a whole number.")
     least = image_tokens(limits.get("min_pixels", model.min_pixels))
     if least >= budget:
         raise UserError(

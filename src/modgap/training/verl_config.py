@@ -125,10 +125,15 @@ def stage_overrides(
     s = stage.settings
     check_supported(stage)
     passed = {key.lstrip("+"): (key, _parse(value)) for key, value in stage.passed}
-    gpus = int(passed["trainer.n_gpus_per_node"][1]) if "trainer.n_gpus_per_node" in passed else gpus
-    nodes = int(passed["trainer.nnodes"][1]) if "trainer.nnodes" in passed else 1
-    if gpus < 1 or nodes < 1:
-        raise UserError(f"verl needs a GPU: trainer.n_gpus_per_node={gpus}, trainer.nnodes={nodes}; give at least 1.")
+    gpus, nodes = (
+        passed[key][1] if key in passed else default
+        for key, default in (("trainer.n_gpus_per_node", gpus), ("trainer.nnodes", 1))
+    )
+    if not all(isinstance(count, int) and count >= 1 for count in (gpus, nodes)):
+        raise UserError(
+            f"verl needs a GPU: trainer.n_gpus_per_node={gpus}, trainer.nnodes={nodes}; give whole numbers of at "
+            "least 1."
+        )
     preset = preset_for(stage, gpus)
     rows_a_gpu = s.mini_batch * s.samples_per_prompt // (gpus * nodes)
     own = s.micro_batch not in (0, Settings().micro_batch)  # 32 rows, and 0 for all, are meant for the local engine

@@ -144,17 +144,30 @@ def train(
 
 
 def _gpus(recipe: Recipe) -> int:
-    """GPUs of this machine, or 8 where every stage says how many."""
-    if all(any(key.lstrip("+") == "trainer.n_gpus_per_node" for key, _ in stage.passed) for stage in recipe.stages):
-        return 8
+    """GPUs of this machine, or 8 where every stage says how many.
+
+    Raises:
+        UserError: Not so many are here. Ray would wait for them for ever.
+    """
     import torch
 
-    if not torch.cuda.is_available():
+    here, key = torch.cuda.device_count() if torch.cuda.is_available() else 0, "trainer.n_gpus_per_node"
+    stages = [{name.lstrip("+"): value for name, value in stage.passed} for stage in recipe.stages]
+    for passed in stages:
+        ours = not os.environ.get("RAY_ADDRESS") and passed.get("trainer.device") != "cpu"
+        if ours and key in passed and passed[key].isdecimal() and int(passed[key]) > here:
+            raise UserError(
+                f"verl.{key}={passed[key]}, but this machine has {here} GPUs: give at most as many, use --engine "
+                "local, or set RAY_ADDRESS to the Ray cluster that has them."
+            )
+    if all(key in passed for passed in stages):
+        return 8
+    if not here:
         raise UserError(
             "verl trains on GPUs and this machine has none: use --engine local, or name the GPUs of a Ray cluster "
             "(RAY_ADDRESS) with --set verl.trainer.n_gpus_per_node=N."
         )
-    return torch.cuda.device_count()
+    return here
 
 
 def _gpu_gib() -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe, Stage
 from modgap.training import verl_compose
-from modgap.training.estimate import describe, estimate
+from modgap.training.estimate import GIB, describe, estimate
 from modgap.training.verl_checks import Model, Overrides
 from modgap.training.verl_config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
 
@@ -42,7 +42,9 @@ def stage_files(out: Path, number: int, stage: Stage) -> Files:
     )
 
 
-def plan(recipe: Recipe, model: Model, out: Path, gpus: int = 8) -> tuple[list[str], list[Overrides]]:
+def plan(
+    recipe: Recipe, model: Model, out: Path, gpus: int = 8, problems: int | None = None
+) -> tuple[list[str], list[Overrides]]:
     """The plan in lines for a reader, and each stage's configuration.
 
     Args:
@@ -50,6 +52,7 @@ def plan(recipe: Recipe, model: Model, out: Path, gpus: int = 8) -> tuple[list[s
         model: The base model, as far as it is known.
         out: The run's folder.
         gpus: GPUs of a node, unless `verl.trainer.n_gpus_per_node` says so.
+        problems: How many there are to train on, held-out ones not counted; none if that is not known.
 
     Raises:
         UserError: A stage cannot work; the message names it.
@@ -59,7 +62,8 @@ def plan(recipe: Recipe, model: Model, out: Path, gpus: int = 8) -> tuple[list[s
     for number, stage in enumerate(recipe.stages, start=1):
         try:
             name = f"{recipe.name}-stage{number}"
-            overrides = stage_overrides(stage, model, stage_files(out, number, stage), name=name, gpus=gpus)
+            files = stage_files(out, number, stage)
+            overrides = stage_overrides(stage, model, files, name=name, gpus=gpus)
             if checked:
                 verl_compose.compose(overrides)
         except UserError as error:
@@ -73,8 +77,18 @@ def plan(recipe: Recipe, model: Model, out: Path, gpus: int = 8) -> tuple[list[s
         if model.shape is None:
             lines.append(f"  no estimate: the shape of {model.path} is not known here; give a folder")
         else:
-            cost = describe(estimate(stage, model.shape, spread), spread, stage.settings.steps)
-            lines += [f"  {line}" for line in cost]
+            cost = estimate(stage, model.shape, spread)
+            lines += [f"  {line}" for line in describe(cost, spread, stage.settings.steps)]
+            if (most := max(cost.update_bytes, cost.rollout_bytes) / GIB) > GPU_GIB:
+                lines.append(
+                    f"  note: {most:.0f} GiB are more than a GPU of {GPU_GIB:.0f} GiB has: more GPUs, a smaller "
+                    "micro_batch or max_response_tokens, or GPUs that have as much"
+                )
+        if problems is not None and (rows := problems * len(files.train)) < overrides["data.train_batch_size"]:
+            lines.append(
+                f"  note: {rows} training prompts are fewer than the {overrides['data.train_batch_size']} of a step: a "
+                "training is refused with them"
+            )
         lines += [f"  note: {note}" for note in notes(stage, model)]
         model = replace(model, path=str(out.absolute() / f"stage{number}/checkpoints/step_{stage.settings.steps}"))
     if checked:
