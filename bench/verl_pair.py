@@ -55,7 +55,7 @@ def table(out: Path, locals_: list[Path], verls: list[Path]) -> list[str]:
         of_mean = [square / len(side) for square, side in zip(squares, means, strict=True)]
         apart = (statistics.mean(means[1]) - statistics.mean(means[0])) / max(sum(of_mean), 1e-12) ** 0.5
         freedom = len(ours) - 1.0
-        if len(theirs) > 1:
+        if len(theirs) > 1 and sum(of_mean):
             freedom = sum(of_mean) ** 2 / sum(v**2 / (len(m) - 1) for v, m in zip(of_mean, means, strict=True))
         told = [
             f"{name} {statistics.mean(side):.3f}"

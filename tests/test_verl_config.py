@@ -297,6 +297,8 @@ def test_a_plan_says_what_a_training_would_not_get_by_with(tmp_path: Path) -> No
     recipe = load("mix", "verl.trainer.n_gpus_per_node=1")
     lines = "\n".join(plan(recipe, MODEL, tmp_path, problems=200)[0])
     assert "400 training prompts are fewer than the 512 of a step" in lines and "more than a GPU of 80 GiB has" in lines
+    recipe = load("kl", "verl.trainer.n_gpus_per_node=1", f"verl.{ROLLOUT}.gpu_memory_utilization=0.9")
+    assert "vLLM's share included" in "\n".join(plan(recipe, MODEL, tmp_path)[0])
     lines = "\n".join(plan(load("mix"), MODEL, tmp_path, problems=256)[0])
     assert "are fewer than" not in lines and "more than a GPU" not in lines
 

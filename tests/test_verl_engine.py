@@ -187,6 +187,18 @@ def test_a_machine_without_a_gpu_is_told_so(tools: Tools, tmp_path: Path, monkey
         run(tools, tmp_path / "run", wanted)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert run(tools, tmp_path / "run", wanted), "a cluster has its own"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert run(tools, tmp_path / "run", wanted)[-1].text.endswith("done already"), "what is done needs no GPU"
+    joins = replace(KL, passed=(*wanted.passed, ("+ray_kwargs.ray_init.address", "auto")))
+    assert run(tools, tmp_path / "joins", joins)
+
+
+def test_problems_count_once_in_each_view(tools: Tools, tmp_path: Path) -> None:
+    """As in the plan: ten problems in two views are twenty prompts."""
+    many = replace(SETTINGS, prompts_per_step=16, mini_batch=16)
+    assert run(tools, tmp_path / "run", replace(TEXT, settings=many))
+    with pytest.raises(UserError, match="10 training prompts are fewer than the 16"):
+        run(tools, tmp_path / "one", replace(KL, settings=many))
 
 
 def test_the_data_is_what_modgap_data_prepare_writes(tmp_path: Path) -> None:

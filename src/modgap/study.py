@@ -73,7 +73,7 @@ def known_model(name: str) -> Any:
 
     folder = tiny_folder() if name == "tiny" else Path(name)
     if not (folder / "config.json").is_file():
-        if folder.is_dir() and name not in ALIASES:
+        if folder.is_dir():
             check_files(folder)  # says what is missing
         name = ALIASES.get(name, name)
         return Model(name, SHAPES.get(name.removeprefix("modelscope:")))

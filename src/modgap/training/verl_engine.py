@@ -21,6 +21,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,13 +113,15 @@ def train(
     if not train_on:
         raise UserError("there is no problem to train on: give a data set with a train split.")
     check_prompts(recipe, train_on, validation, style)
-    gpus, gpu_gib = _gpus(recipe), _gpu_gib()
     folders = tuple(out / f"stage{number}" for number in range(1, len(recipe.stages) + 1))
+    gpus = _gpus([stage for stage, folder in zip(recipe.stages, folders, strict=True) if finished(folder) is None])
+    gpu_gib = _gpu_gib()
     for number, stage in enumerate(recipe.stages, start=1):  # all of them before the first one trains
         reward_of(stage.settings)
         if finished(folders[number - 1]) is None:
             try:
-                tools.validate(_overrides(recipe, number, model, out, gpus, gpu_gib, len(train_on)))
+                rows = len(train_on) * len(variants(stage))
+                tools.validate(_overrides(recipe, number, model, out, gpus, gpu_gib, rows))
             except UserError as error:
                 raise UserError(f"stage {number} ({stage.title}): {error}") from error
     fingerprints = {"model": fingerprint, "data": digest(train_on), "validation": digest(validation)}
@@ -143,24 +146,24 @@ def train(
     return TrainResult(out, folders, checkpoint(folders[-1]), checkpoint(folders[-1], "best"))
 
 
-def _gpus(recipe: Recipe) -> int:
-    """GPUs of this machine, or 8 where every stage says how many.
+def _gpus(stages: Sequence[Stage]) -> int:
+    """GPUs of this machine, or 8 where each of the stages that are to train says how many.
 
     Raises:
-        UserError: Not so many are here. Ray would wait for them for ever.
+        UserError: Not so many are here, and there is no sign of a cluster that has them.
     """
     import torch
 
     here, key = torch.cuda.device_count() if torch.cuda.is_available() else 0, "trainer.n_gpus_per_node"
-    stages = [{name.lstrip("+"): value for name, value in stage.passed} for stage in recipe.stages]
-    for passed in stages:
-        ours = not os.environ.get("RAY_ADDRESS") and passed.get("trainer.device") != "cpu"
-        if ours and key in passed and passed[key].isdecimal() and int(passed[key]) > here:
+    every = [{name.lstrip("+"): value for name, value in stage.passed} for stage in stages]
+    for passed in every:
+        joins = _cluster() or "ray_kwargs.ray_init.address" in passed or passed.get("trainer.device", "cuda") != "cuda"
+        if not joins and passed.get(key, "").isdecimal() and int(passed[key]) > here:
             raise UserError(
                 f"verl.{key}={passed[key]}, but this machine has {here} GPUs: give at most as many, use --engine "
                 "local, or set RAY_ADDRESS to the Ray cluster that has them."
             )
-    if all(key in passed for passed in stages):
+    if all(key in passed for passed in every):
         return 8
     if not here:
         raise UserError(
@@ -168,6 +171,13 @@ def _gpus(recipe: Recipe) -> int:
             "(RAY_ADDRESS) with --set verl.trainer.n_gpus_per_node=N."
         )
     return here
+
+
+def _cluster() -> bool:
+    """Whether verl joins a Ray cluster: one that is named, or that was started here (`ray start`)."""
+    named = os.environ.get("RAY_ADDRESS", "")
+    folder = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
+    return named not in ("", "local") or Path(folder, "ray", "ray_current_cluster").exists()
 
 
 def _gpu_gib() -> float | None:
@@ -180,7 +190,7 @@ def _gpu_gib() -> float | None:
     )
     import torch
 
-    if os.environ.get("RAY_ADDRESS") or not torch.cuda.device_count():
+    if _cluster() or not torch.cuda.device_count():
         return None
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

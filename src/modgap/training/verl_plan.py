@@ -79,10 +79,15 @@ def plan(
         else:
             cost = estimate(stage, model.shape, spread)
             lines += [f"  {line}" for line in describe(cost, spread, stage.settings.steps)]
-            if (most := max(cost.update_bytes, cost.rollout_bytes) / GIB) > GPU_GIB:
+            if (most := cost.update_bytes / GIB) > GPU_GIB:
                 lines.append(
-                    f"  note: {most:.0f} GiB are more than a GPU of {GPU_GIB:.0f} GiB has: more GPUs, a smaller "
-                    "micro_batch or max_response_tokens, or GPUs that have as much"
+                    f"  note: an update's {most:.0f} GiB are more than a GPU of {GPU_GIB:.0f} GiB has: more GPUs, or "
+                    "such that have as much; of the part for rows, a smaller micro_batch or max_response_tokens"
+                )
+            if (most := cost.rollout_bytes / GIB + spread.gpu_memory * GPU_GIB) > GPU_GIB:
+                lines.append(
+                    f"  note: a rollout's {most:.0f} GiB, vLLM's share included, are more than a GPU of {GPU_GIB:.0f} "
+                    "GiB has: a smaller gpu_memory_utilization, or more GPUs"
                 )
         if problems is not None and (rows := problems * len(files.train)) < overrides["data.train_batch_size"]:
             lines.append(
