@@ -201,10 +201,9 @@ def test_nobody_has_more_in_hand_than_is_its_part(kind: type[Batches]) -> None:
     slow, fast = kind(seconds=0.02), kind(seconds=0.0005)
     engines = [slow, fast]
     engine = ReplicaEngine(engines.pop, 2, ray_address=None, batch=6)
-    started = time.monotonic()
     asked = requests(40, samples=2)
     assert len(answered(engine, asked)) == 160
-    assert time.monotonic() - started < 1.4, "half of the work alone takes the slow one 1.6 s"
+    assert 2 * sum(slow.sizes) < sum(fast.sizes), "the slow one is not handed half of the work"
     assert max(slow.sizes) <= (Stream.in_flight + 4 if kind is Stream else 160 // 4 + 4)
     if kind is Stream:  # topped up while it works, not drained
         assert sum(size > 4 for size in fast.sizes) > len(fast.sizes) / 2
