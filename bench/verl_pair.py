@@ -51,8 +51,10 @@ def table(out: Path, locals_: list[Path], verls: list[Path]) -> list[str]:
     if len(ours) > 1 and theirs and common:
         means = [[statistics.mean(found[step] for step in common) for found in side] for side in (ours, theirs)]
         spreads = [statistics.stdev(side) if len(side) > 1 else None for side in means]
-        squares = [(spreads[0] if spread is None else spread) ** 2 for spread in spreads]  # pyright: ignore[reportOptionalOperand]
-        of_mean = [square / len(side) for square, side in zip(squares, means, strict=True)]
+        known = statistics.stdev(means[0])
+        of_mean = [
+            (known if spread is None else spread) ** 2 / len(side) for spread, side in zip(spreads, means, strict=True)
+        ]
         apart = (statistics.mean(means[1]) - statistics.mean(means[0])) / max(sum(of_mean), 1e-12) ** 0.5
         freedom = len(ours) - 1.0
         if len(theirs) > 1 and sum(of_mean):

@@ -185,6 +185,12 @@ def test_a_machine_without_a_gpu_is_told_so(tools: Tools, tmp_path: Path, monkey
     wanted = replace(KL, passed=(("trainer.n_gpus_per_node", "2"),))
     with pytest.raises(UserError, match=r"n_gpus_per_node=2, but this machine has 0 GPUs: .*RAY_ADDRESS"):
         run(tools, tmp_path / "run", wanted)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    several = replace(KL, passed=(*wanted.passed, ("trainer.nnodes", "2")))
+    with pytest.raises(UserError, match=r"n_gpus_per_node=2 on 2 nodes, but this machine has 2 GPUs: .*RAY_ADDRESS"):
+        run(tools, tmp_path / "run", several)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert run(tools, tmp_path / "run", wanted), "a cluster has its own"
     monkeypatch.delenv("RAY_ADDRESS")

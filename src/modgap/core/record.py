@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import json
 import os
 import platform
@@ -251,7 +250,7 @@ class RunFolder:
         manifest: dict[str, Any] = {
             "kind": kind,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": dict(versions()),
+            "versions": versions(),
             "git": git_state(),
             "given": dict(given or {}),
             "resolved": dict(resolved),
@@ -373,7 +372,6 @@ class ResponseWriter:
         self._file.flush()
 
 
-@functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python, of modgap and of the libraries that decide results, as installed."""
     found = {"python": platform.python_version(), "modgap": modgap.__version__}

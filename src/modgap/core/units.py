@@ -81,8 +81,8 @@ def _measure(unit: str) -> tuple[dict[str, int], float]:
 def _unit_at_end(text: str) -> str:
     tokens: list[str] = []
     for token in reversed(_TOKEN.findall(_BEARING.sub("", text.strip()))):
-        power = token[0] == "^" and token != "^"
-        if token.lower() not in UNITS and token not in "°%/*{}().~" and not power:
+        exponent = len(token) > 1 and token[0] == "^"
+        if token.lower() not in UNITS and token not in "°%/*{}().~" and not exponent:
             break
         tokens.append(token)
     powers: dict[str, int] = {}

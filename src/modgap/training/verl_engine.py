@@ -158,10 +158,11 @@ def _gpus(stages: Sequence[Stage]) -> int:
     every = [{name.lstrip("+"): value for name, value in stage.passed} for stage in stages]
     for passed in every:
         joins = _cluster() or "ray_kwargs.ray_init.address" in passed or passed.get("trainer.device", "cuda") != "cuda"
-        if not joins and passed.get(key, "").isdecimal() and int(passed[key]) > here:
+        each, nodes = passed.get(key, ""), passed.get("trainer.nnodes", "1")
+        if not joins and each.isdecimal() and nodes.isdecimal() and int(each) * int(nodes) > here:
             raise UserError(
-                f"verl.{key}={passed[key]}, but this machine has {here} GPUs: give at most as many, use --engine "
-                "local, or set RAY_ADDRESS to the Ray cluster that has them."
+                f"verl.{key}={each}{'' if nodes == '1' else f' on {nodes} nodes'}, but this machine has {here} GPUs: "
+                "give at most as many, use --engine local, or set RAY_ADDRESS to the Ray cluster that has them."
             )
     if all(key in passed for passed in every):
         return 8
