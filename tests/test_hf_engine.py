@@ -31,7 +31,7 @@ from modgap.models.encode import EncodedPrompt
 from modgap.models.load import load_policy
 from modgap.models.patches import Patches, pixel_values
 from modgap.models.policy import Policy
-from modgap.models.static import StaticSampler, _Key, _State, halved, rounded, wanted
+from modgap.models.static import StaticSampler, _Key, _State, rounded, wanted
 from modgap.training.update import computing
 
 VIEWS = ("full-text", "image-only", "text-only")
@@ -234,7 +234,7 @@ def test_weights_cast_once_give_the_same_bits_and_leave_no_trace(policy: Policy,
     embedding = policy.model.get_input_embeddings().weight
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), policy.evaluating():
         expected = sample_batch(policy, prompts, seeds, 0.8, 6)
-        with pytest.raises(KeyError), halved(policy):
+        with pytest.raises(KeyError), policy.weights_cast():
             sampler = StaticSampler(policy, capture=False)
             for sampled in (sample_batch(policy, prompts, seeds, 0.8, 6), sampler.sample(prompts, seeds, 0.8, 6)):
                 assert sampled is not None
@@ -270,14 +270,13 @@ def test_a_large_models_graphs_go_with_the_weights_they_read(policy: Policy, pro
     assert cast != own, "graphs of the one are never replayed for the other"
 
 
-def test_graphs_are_for_small_models_on_gpus_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    small, large = 6_000_000, 3_000_000_000
-    for value, expected in (("1", (True, True)), ("0", (False, False)), ("", (True, False)), (None, (True, False))):
+def test_a_gpu_replays_graphs_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, expected in ((None, True), ("", True), ("1", True), ("0", False)):
         monkeypatch.delenv("MODGAP_CUDA_GRAPHS", raising=False)
         if value is not None:
             monkeypatch.setenv("MODGAP_CUDA_GRAPHS", value)
-        assert tuple(wanted(torch.device("cuda"), size) for size in (small, large)) == expected
-        assert not wanted(torch.device("cpu"), small)
+        assert wanted(torch.device("cuda")) == expected
+        assert not wanted(torch.device("cpu"))
 
 
 def test_sizes_are_few_and_waste_at_most_half() -> None:

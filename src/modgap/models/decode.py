@@ -16,12 +16,15 @@ Legend: P prompts, G samples of each, K key heads, R query heads for each of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from modgap.models.layers import normed
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
@@ -68,11 +71,15 @@ def padding_bias(lengths_P: Tensor, width: int) -> Tensor:
 
 
 class Cache(Protocol):
-    """What a step needs of a cache; see `_Cache` and `static.py`."""
+    """What a step needs of a cache; see `_Cache` and `static.py`.
+
+    Attributes:
+        prefix: For each layer keys and values of the prompts `[P, K, S, D]`.
+        bias: `[P, 1, 1, 1, S + T]` fp32, minus infinity on padding and on tokens that are not there yet.
+    """
 
     prefix: KeysValues
     bias: Tensor
-    later: Tensor | None
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put one token's keys and values `[P, K, G, D]` in their place; returns those that the step sees."""
@@ -80,14 +87,11 @@ class Cache(Protocol):
 
 
 class _Cache:
-    """Keys and values of the prefixes and of what has been sampled, for each layer.
+    """Keys and values of the prefixes and of what has been sampled, for each layer; see `Cache`.
 
     Attributes:
-        prefix: For each layer keys and values `[P, K, S, D]`.
         added: For each layer keys and values `[P, K, G, room, D]`.
-        bias: `[P, 1, 1, 1, S]`, minus infinity on padding.
         width: How many of the added tokens a step sees.
-        later: `[width]`, minus infinity on tokens that are not there yet; `None` where all are there.
     """
 
     def __init__(self, prefix: KeysValues, lengths_P: Tensor, samples: int, room: int) -> None:
@@ -97,7 +101,6 @@ class _Cache:
         shape = (keys.shape[0], keys.shape[1], samples, room, keys.shape[3])
         self.added = [(keys.new_empty(shape), keys.new_empty(shape)) for _ in prefix]
         self.width = 0
-        self.later: Tensor | None = None
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put one token's keys and values `[P, K, G, D]` in their place; returns those that the step sees."""
@@ -107,6 +110,7 @@ class _Cache:
 
     def reserve(self, tokens: int) -> None:
         """Make room for so many tokens a sample; the next step writes the last of them."""
+        self.bias = torch.nn.functional.pad(self.bias, (0, tokens - self.width))
         self.width = tokens
         room = self.added[0][0].shape[3]
         if tokens > room:
@@ -129,36 +133,34 @@ class _Cache:
         self.added = [(kept(k), kept(v)) for k, v in self.added]
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
 def decode_step(policy: Policy, tokens_PG: Tensor, cache: Cache, cos_PD: Tensor, sin_PD: Tensor) -> Tensor:
-    """Logits `[P*G, V]` after one more token for each sample, which the cache takes in."""
+    """Logits `[P*G, V]` after one more token for each sample, which the cache takes in.
+
+    As few kernels as it takes: with a handful of rows each costs its launch.
+    """
     decoder = policy.decoder
     P, G = tokens_PG.shape
-    cos, sin = cos_PD[:, None, None, None], sin_PD[:, None, None, None]
+    half = sin_PD.shape[-1] // 2
+    cos = cos_PD[:, None, None]
+    sin = torch.cat((-sin_PD[:, :half], sin_PD[:, half:]), dim=-1)[:, None, None]  # the sign of a rotated half
     x = decoder.embed_tokens(tokens_PG.reshape(-1))
     for number, (layer, (prefix_k, prefix_v)) in enumerate(zip(decoder.layers, cache.prefix, strict=True)):
         attention = layer.self_attn
         K, S, D = prefix_k.shape[1:]
-        h = layer.input_layernorm(x)
-        q = _rotate(attention.q_proj(h).view(P, G, K, -1, D), cos, sin).transpose(1, 2)  # P K G R D
-        k = _rotate(attention.k_proj(h).view(P, G, K, 1, D), cos, sin)[..., 0, :]
+        h = normed(layer.input_layernorm, x)
+        qk = torch.cat((attention.q_proj(h), attention.k_proj(h)), dim=-1).view(P, G, -1, D)
         v = attention.v_proj(h).view(P, G, K, D)
-        added_k, added_v = cache.write(number, k.transpose(1, 2), v.transpose(1, 2))
-        R = q.shape[3]
-        scale = attention.scaling
-        scores_prefix = (q.reshape(P, K, G * R, D) @ prefix_k.transpose(-1, -2)).view(P, K, G, R, S).float() * scale
-        scores_added = (q @ added_k.transpose(-1, -2)).float() * scale
-        if cache.later is not None:
-            scores_added = scores_added + cache.later
-        weights = torch.cat((scores_prefix + cache.bias, scores_added), dim=-1).softmax(-1).to(q.dtype)
+        qk = (qk * cos + qk.roll(half, dims=-1) * sin).to(v.dtype)
+        R = qk.shape[2] // K - 1
+        q = qk[:, :, : K * R].view(P, G, K, R, D).transpose(1, 2).contiguous()  # P K G R D
+        added_k, added_v = cache.write(number, qk[:, :, K * R :].transpose(1, 2), v.transpose(1, 2))
+        scores_prefix = (q.view(P, K, G * R, D) @ prefix_k.transpose(-1, -2)).view(P, K, G, R, S)
+        scores = torch.cat((scores_prefix, q @ added_k.transpose(-1, -2)), dim=-1)
+        weights = torch.add(cache.bias, scores, alpha=attention.scaling).softmax(-1).to(q.dtype)  # in fp32, as bias is
         out = (weights[..., :S].reshape(P, K, G * R, S) @ prefix_v).view(P, K, G, R, D)
         out = out + weights[..., S:] @ added_v
         x = x + attention.o_proj(out.transpose(1, 2).reshape(P * G, -1))
-        x = x + layer.mlp(layer.post_attention_layernorm(x))
+        x = x + layer.mlp(normed(layer.post_attention_layernorm, x))
     return policy.head(decoder.norm(x))
 
 
@@ -290,6 +292,14 @@ def cut(
     return [samples[p * widest : p * widest + len(row)] for p, row in enumerate(seeds)]
 
 
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be had on a GPU, what torch's allocator keeps for itself included; else no end of them."""
+    if device.type != "cuda":
+        return math.inf
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def rows_at_once(policy: Policy, prompt_tokens: int, max_new_tokens: int) -> int:
     """How many samples fit into one batch: 64 on a CPU, what 30% of the free memory holds on a GPU."""
     if policy.device.type != "cuda":
@@ -298,4 +308,4 @@ def rows_at_once(policy: Policy, prompt_tokens: int, max_new_tokens: int) -> int
     head = config.hidden_size // config.num_attention_heads
     each = 2 * config.num_hidden_layers * config.num_key_value_heads * head * policy.model.dtype.itemsize
     each = each * (prompt_tokens + max_new_tokens) + 40 * config.vocab_size
-    return max(1, min(2048, int(0.3 * torch.cuda.mem_get_info(policy.device)[0]) // each))
+    return max(1, min(2048, int(0.3 * free_memory(policy.device)) // each))

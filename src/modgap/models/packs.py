@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from modgap.models.casts import moved
+
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
     from modgap.models.policy import Features, Policy
@@ -34,7 +36,7 @@ def packed_hidden(
     embeds, positions = policy.embed(heads, [features[pack[0]] for pack in packs], tails)
     mask = None
     if any(len(pack) > 1 for pack in packs):
-        allowed = _pack_mask(heads, tails, embeds.shape[1]).to(policy.device)
+        allowed = moved(_pack_mask(heads, tails, embeds.shape[1]), policy.device)
         mask = {"full_attention": allowed, "sliding_attention": allowed}
     hidden = policy.decoder(
         inputs_embeds=embeds, position_ids=positions, attention_mask=mask, use_cache=False
@@ -46,7 +48,7 @@ def packed_hidden(
         for row, tokens in zip(pack, tail, strict=True):
             at[row] = torch.cat((first, torch.arange(tokens.numel()) + offset))
             offset += tokens.numel()
-    index = torch.cat([at[row] for row in range(len(prompts))]).to(policy.device)
+    index = moved(torch.cat([at[row] for row in range(len(prompts))]), policy.device)
     return hidden.reshape(-1, hidden.shape[-1])[index]
 
 

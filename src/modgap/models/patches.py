@@ -17,6 +17,8 @@ import torch
 from PIL import Image as images
 from torch import Tensor
 
+from modgap.models.casts import moved
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -43,11 +45,12 @@ def pixel_values(shown: Sequence[Pixels], device: torch.device | str = "cpu") ->
     first = shown[0]
     if any(pixels.table is not first.table for pixels in shown):
         return torch.cat([pixel_values([pixels], device) for pixels in shown])
-    data = torch.cat([pixels.data for pixels in shown]).to(device)
+    data = moved(torch.cat([pixels.data for pixels in shown]), device)
     if first.table is None:
         return data
     n, channels, size = data.shape
-    table, offsets = first.table.to(device).flatten(), torch.arange(0, first.table.numel(), 256, device=device).int()
+    table = moved(first.table.flatten(), device)
+    offsets = torch.arange(0, table.numel(), 256, device=device).int()
     out = torch.empty(n, channels, first.frames, size, device=data.device)
     chunk = n if data.is_cuda else 256  # what fits into a CPU's cache
     for into, part in zip(out.split(chunk), data.split(chunk), strict=True):

@@ -14,7 +14,7 @@ Legend: B rows (one response each), T response tokens, V vocabulary, L prompt to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from modgap.models.casts import halved, moved
 from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.encode import EncodedPrompt, Encoder
 from modgap.models.packs import packed_hidden
 from modgap.models.patches import pixel_values
 from modgap.models.save import save_folder
-from modgap.models.static import StaticSampler, halved, waits_for_launches, wanted
+from modgap.models.static import StaticSampler, waits_for_launches, wanted
 from modgap.models.tree import tree_hidden, tree_pays
 from modgap.models.vision import encode_images
 
@@ -71,7 +72,8 @@ class Policy:
         self.banned_token_ids: list[int] = [model.config.image_token_id, model.config.video_token_id]
         self.default_temperature: float = defaults.temperature if defaults.temperature is not None else 1.0
         self.default_max_new_tokens: int | None = defaults.max_new_tokens
-        self._banned: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
+        self._bans: dict[tuple[torch.device, int, tuple[int, ...]], Tensor] = {}
+        self._size = self.count_parameters()  # counting takes milliseconds
         self._static: StaticSampler | None = None
         self._features: dict[str | None, Tensor] | None = None  # kept while evaluating
 
@@ -84,6 +86,11 @@ class Policy:
     def dtype(self) -> torch.dtype:
         """The parameters' type."""
         return self.model.dtype
+
+    @property
+    def waits_for_launches(self) -> bool:
+        """Whether its GPU waits for launches even in training; see `static.waits_for_launches`."""
+        return waits_for_launches(self.device, self._size)
 
     @property
     def visual(self) -> Any:
@@ -156,14 +163,19 @@ class Policy:
             positions[:, i, : row.numel()] = torch.cat((prompt.position_ids, *following), dim=1)
             if features[i] is not None:
                 is_image[i, : len(prompt)] = prompt.input_ids == self.model.config.image_token_id
-        embeds = self.decoder.embed_tokens(ids.to(self.device))
+        embeds = self.decoder.embed_tokens(moved(ids, self.device))
         seen = [f for f in features if f is not None]
         if seen:
+            at = moved(is_image.flatten().nonzero()[:, 0], self.device)
             image = torch.cat(seen).to(embeds.dtype)
-            embeds = embeds.masked_scatter(is_image.to(self.device)[..., None], image)
-        return embeds, positions.to(self.device)
+            embeds = embeds.flatten(0, 1).index_copy(0, at, image).view(embeds.shape)
+        return embeds, moved(positions, self.device)
 
     # ------------------------------------------------------------------ scoring
+
+    def weights_cast(self) -> AbstractContextManager[bool]:
+        """Inside, autocast finds the linear layers' weights cast; see `casts.halved`. Gives whether any was."""
+        return halved(self.model, self.device.type)
 
     @property
     def shares_beginnings(self) -> bool:
@@ -172,11 +184,12 @@ class Policy:
 
     def token_logps(self, logits: Tensor, temperature: float) -> Tensor:
         """Log-probabilities in fp32 of logits / temperature, with the banned ids at minus infinity."""
-        logits = logits.float() / temperature
-        key = (logits.device, tuple(self.banned_token_ids))
-        if key not in self._banned:  # moved once: a copy from the CPU makes a GPU wait
-            self._banned[key] = torch.tensor(key[1], dtype=torch.long, device=key[0])
-        return logits.index_fill(-1, self._banned[key], -torch.inf).log_softmax(-1)
+        key = (logits.device, logits.shape[-1], tuple(self.banned_token_ids))
+        if key not in self._bans:  # kept: a copy from the CPU makes a GPU wait
+            ban = torch.zeros(key[1], device=key[0])
+            self._bans[key] = ban.index_fill(0, torch.tensor(key[2], dtype=torch.long, device=key[0]), -torch.inf)
+        # The vocabulary is large: one pass in fp32 that casts, divides and bans.
+        return torch.add(self._bans[key], logits, alpha=1 / temperature).log_softmax(-1)
 
     def logprobs(
         self,
@@ -196,18 +209,19 @@ class Policy:
         Returns:
             Log-probabilities `[B, T]` and entropies `[B, T]` in fp32, zero on padding, and the mask `[B, T]` (bool).
         """
-        hidden_NC, mask_BT = self._response_hidden(prompts, responses, features)
-        targets_N = torch.cat([r.to(self.device) for r in responses])
+        hidden_NC = self._response_hidden(prompts, responses, features)
+        targets_N = moved(torch.cat([r.cpu() for r in responses]), self.device)
 
         def score(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             logps = self.token_logps(self.head(hidden), temperature)
-            with torch.no_grad():  # for the log alone
-                entropy = -(logps.exp() * logps.clamp_min(-1e30)).sum(-1)
-            return logps.gather(-1, targets[:, None])[:, 0], entropy
+            chosen = logps.gather(-1, targets[:, None])[:, 0]
+            with torch.no_grad():  # for the log alone; last, so that a chunk that is run again stops before it
+                entropy = torch.special.entr(logps.exp()).sum(-1)
+            return chosen, entropy
 
         logps_N, entropy_N = self._in_chunks(score, hidden_NC, targets_N)
-        zeros = torch.zeros(mask_BT.shape, device=self.device)
-        return zeros.masked_scatter(mask_BT, logps_N), zeros.masked_scatter(mask_BT, entropy_N), mask_BT
+        (logps_BT, entropy_BT), mask_BT = self._padded(responses, logps_N, entropy_N)
+        return logps_BT, entropy_BT, mask_BT
 
     def distributions(
         self,
@@ -217,10 +231,9 @@ class Policy:
         temperature: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities in fp32 of the whole vocabulary, `[B, T, V]` (zero on padding), and the mask `[B, T]`."""
-        hidden_NC, mask_BT = self._response_hidden(prompts, responses, features)
-        logps_NV = self.token_logps(self.head(hidden_NC), temperature)
-        out = logps_NV.new_zeros(*mask_BT.shape, logps_NV.shape[-1])
-        return out.masked_scatter(mask_BT[..., None], logps_NV), mask_BT
+        hidden_NC = self._response_hidden(prompts, responses, features)
+        (logps_BTV,), mask_BT = self._padded(responses, self.token_logps(self.head(hidden_NC), temperature))
+        return logps_BTV, mask_BT
 
     def _in_chunks(self, score: Callable[..., tuple[Tensor, Tensor]], hidden: Tensor, targets: Tensor) -> list[Tensor]:
         size = max(1, _LOGIT_CHUNK // self.model.config.text_config.vocab_size)
@@ -234,13 +247,22 @@ class Policy:
 
     def _response_hidden(
         self, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states `[N, C]` that predict the N response tokens, row by row, and the mask `[B, T]`."""
+    ) -> Tensor:
+        """Hidden states `[N, C]` that predict the N response tokens, row by row."""
         assert all(response.numel() for response in responses), "a response has at least the token that ended it"
-        lengths = torch.tensor([r.numel() for r in responses])
-        mask_BT = (torch.arange(int(lengths.max())) < lengths[:, None]).to(self.device)
         hidden_of = tree_hidden if tree_pays(self) else packed_hidden
-        return hidden_of(self, prompts, responses, features), mask_BT
+        return hidden_of(self, prompts, responses, features)
+
+    def _padded(self, responses: Sequence[Tensor], *values_N: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What was computed for the N response tokens as `[B, T, ...]`, zero on padding, and the mask `[B, T]`."""
+        lengths = torch.tensor([r.numel() for r in responses])
+        mask_BT = torch.arange(int(lengths.max())) < lengths[:, None]
+        at = moved(mask_BT.flatten().nonzero()[:, 0], self.device)
+        out = [
+            values.new_zeros(mask_BT.numel(), *values.shape[1:]).index_copy(0, at, values).unflatten(0, mask_BT.shape)
+            for values in values_N
+        ]
+        return out, moved(mask_BT, self.device)
 
     # ------------------------------------------------------------------ sampling
 
@@ -272,8 +294,7 @@ class Policy:
             temperature: 0 is greedy; the model's own by default.
             max_new_tokens: Most tokens of a response; the model's own by default.
             max_rows: Most samples in one batch; by default what memory allows.
-            graphs: Take the steps of `static.py`, on a GPU as CUDA graphs; by default on a GPU for small
-                models, see `static.wanted`.
+            graphs: Take the steps of `static.py`, on a GPU as CUDA graphs; by default on a GPU, see `static.wanted`.
 
         Returns:
             For each prompt its samples, in the order of their seeds.
@@ -286,8 +307,8 @@ class Policy:
         work = [(i, at) for i, row in enumerate(seeds) for at in range(0, len(row), rows)]
         work.sort(key=lambda item: len(prompts[item[0]]))
         out: list[list[Generated]] = [[] for _ in prompts]
-        graphs = wanted(self.device, self.count_parameters()) if graphs is None else graphs
-        with self.evaluating(), self._weights_cast(graphs):
+        graphs = wanted(self.device) if graphs is None else graphs
+        with self.evaluating(), self._cast_for_sampling(graphs):
             while work:
                 batch: list[tuple[int, int]] = []
                 count = widest = 0
@@ -305,18 +326,17 @@ class Policy:
         return out
 
     @contextmanager
-    def _weights_cast(self, graphs: bool) -> Iterator[None]:
-        """Inside, autocast casts weights once; only a small model's graphs, which stay, cast theirs at each step."""
-        autocast = torch.is_autocast_enabled(self.device.type)
-        if not graphs or not autocast or waits_for_launches(self.device, self.count_parameters()):
-            with _casts_kept(self.device):
-                yield
+    def _cast_for_sampling(self, graphs: bool) -> Iterator[None]:
+        """`weights_cast`, but a small model's graphs, which stay from batch to batch, cast theirs at each step."""
+        if graphs and self.waits_for_launches:
+            yield
             return
-        try:
-            with halved(self):
+        with self.weights_cast() as cast:
+            try:
                 yield
-        finally:
-            self._static = None  # its graphs read what is gone now
+            finally:
+                if cast:
+                    self._static = None  # its graphs read what is gone now
 
     def _sample(
         self,
@@ -352,21 +372,3 @@ class Policy:
             dtype: Type of the weights; the policy's own by default, so that loading gives the same bits back.
         """
         return save_folder(Path(folder), self.model, self.tokenizer, self.processor, self.source, dtype)
-
-
-@contextmanager
-def _casts_kept(device: torch.device) -> Iterator[None]:
-    """Autocast, if it is on, casts each weight once inside, and forgets the copies afterwards.
-
-    A training step has the copies turned off (one made without gradients would cut the graph of a later pass); sampling
-    would then cast all weights at each token.
-    """
-    kind = device.type
-    if not torch.is_autocast_enabled(kind):
-        yield
-        return
-    try:
-        with torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=True):
-            yield
-    finally:
-        torch.clear_autocast_cache()

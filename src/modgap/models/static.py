@@ -1,12 +1,12 @@
 """Sampling with shapes that stay, so that a GPU replays a step as a CUDA graph in the place of launching its kernels.
 
-A step of a small model is a hundred short kernels a layer, and launching them takes longer than running them. Here all
+A step is dozens of short kernels a layer, and launching them takes longer than running them. Here all
 that a step reads and writes lies at fixed addresses: numbers of prompts, prefix lengths and room for new tokens are
 rounded up to a few sizes, what is not there (yet) is masked, and the step's place is a tensor. The step is that of
 `decode.py`. A size is run twice as it is, then captured, then replayed; on a CPU it is only run, which the tests do.
 
 Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one buffer, and a batch
-that would need more than a twelfth of the GPU's memory is left to `decode.py`. Weights are read where they lie, so that
+that would need more than half of the GPU's free memory is left to `decode.py`. Weights are read where they lie, so that
 an optimizer's steps are seen; if they move (another dtype, another device), the graphs are dropped. Under autocast a
 step casts them anew; a large model's are cast once for all steps (`halved`), and its graphs go when its samples are
 drawn. If a capture fails, that is said once and everything goes on without.
@@ -29,7 +29,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from modgap.models.decode import KeysValues, Start, begin, cut, decode_step, flat_seeds, padding_bias, pick, uniforms
+from modgap.models.decode import (
+    KeysValues,
+    Start,
+    begin,
+    cut,
+    decode_step,
+    flat_seeds,
+    free_memory,
+    padding_bias,
+    pick,
+    uniforms,
+)
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
@@ -45,23 +56,17 @@ _SMALL = 200_000_000
 
 
 def waits_for_launches(device: torch.device, parameters: int) -> bool:
-    """Whether a model is small enough for its GPU to wait for launches more than for anything else.
+    """Whether a model is small enough for its GPU to wait for launches in training, too.
 
-    So that it scores in packs and keeps its graphs. Measured at 6.4 M parameters (yes) and, scoring, at 3.8 G (no);
-    where between them the border lies was not.
+    So that it scores in packs, and keeps its graphs. Measured at 6.4 M parameters (yes) and at 3.8 G (no); where
+    between them the border lies was not.
     """
     return device.type == "cuda" and parameters <= _SMALL
 
 
-def wanted(device: torch.device, parameters: int) -> bool:
-    """Whether sampling replays graphs: on a GPU, for a small model.
-
-    The environment's MODGAP_CUDA_GRAPHS overrules the size: 1 wants graphs, 0 does not.
-    """
-    told = os.environ.get(SWITCH, "")
-    if told:
-        return device.type == "cuda" and told != "0"
-    return waits_for_launches(device, parameters)
+def wanted(device: torch.device) -> bool:
+    """Whether sampling replays graphs: on a GPU, unless the environment's MODGAP_CUDA_GRAPHS is 0."""
+    return device.type == "cuda" and os.environ.get(SWITCH) != "0"
 
 
 def rounded(n: int) -> int:
@@ -97,8 +102,6 @@ class _State:
     cos: Tensor
     sin: Tensor
     bias: Tensor
-    later: Tensor | None
-    numbers: Tensor
     prefix: KeysValues
     added: KeysValues
 
@@ -118,7 +121,7 @@ def advance(policy: Policy, state: _State, eos: Tensor) -> None:
     state.tokens.index_copy_(1, place, token[:, None])
     state.logps.index_copy_(1, place, logps_BV.gather(-1, token[:, None]))
     state.done.logical_or_((token[:, None] == eos).any(1))
-    state.later = torch.zeros_like(state.numbers).masked_fill(state.numbers > place, -torch.inf)
+    state.bias.index_fill_(4, place + state.key.prefix, 0.0)
     cos, sin = (table.index_select(1, place)[:, 0] for table in (state.cos, state.sin))
     state.logits.copy_(decode_step(policy, token.view(P, G), state, cos, sin))
     place.add_(1)
@@ -199,7 +202,8 @@ class StaticSampler:
         config = policy.model.config.text_config
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         cached = rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * config.num_key_value_heads * head
-        if cached * 2 * computed_in(policy).itemsize * config.num_hidden_layers > _memory_limit(device):
+        free = free_memory(device) + self._arena.numel()
+        if cached * 2 * computed_in(policy).itemsize * config.num_hidden_layers > free / 2:  # it may lie there twice
             return None
 
         start = begin(policy, prompts, limit)
@@ -322,21 +326,20 @@ class StaticSampler:
             "done": ((P * G,), torch.bool),
             "cos": ((P, room, D), start.cos.dtype),
             "sin": ((P, room, D), start.sin.dtype),
-            "bias": ((P, 1, 1, 1, S), torch.float32),
-            "numbers": ((room,), torch.float32),
+            "bias": ((P, 1, 1, 1, S + room), torch.float32),
         }
         shapes = [(P, K, S, D)] * (2 * len(prefix)) + [(P, K, G, room, D)] * (2 * len(prefix))
         taken = self._take([*small.values(), *((shape, keys.dtype) for shape in shapes)])
         fields = dict(zip(small, taken, strict=False))
         pairs = list(zip(taken[len(small) :: 2], taken[len(small) + 1 :: 2], strict=True))
-        state = _State(key, count, t, later=None, prefix=pairs[: len(prefix)], added=pairs[len(prefix) :], **fields)
+        state = _State(key, count, t, prefix=pairs[: len(prefix)], added=pairs[len(prefix) :], **fields)
         state.logits[: rows.numel()] = logits
         state.place.fill_(t)
         state.noise[: rows.numel()] = noise[rows, :room]
         state.done.fill_(True)[: rows.numel()] = done
         state.cos[:count], state.sin[:count] = start.cos[kept, :room], start.sin[kept, :room]
-        state.bias[:count] = padding_bias(start.lengths[kept], S)
-        state.numbers.copy_(torch.arange(room, device=rows.device))
+        state.bias[:count, ..., :S] = padding_bias(start.lengths[kept], S)
+        state.bias[..., S + t :] = -torch.inf
         for into, pair in zip(state.prefix, prefix, strict=True):
             for x, y in zip(into, pair, strict=True):
                 x[:count, :, : y.shape[2]] = y
@@ -368,32 +371,8 @@ def computed_in(policy: Policy) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
 
 
-@contextlib.contextmanager
-def halved(policy: Policy) -> Iterator[None]:
-    """Inside, under autocast, linear layers have their weights in its type: cast once, to the bits of each cast.
-
-    A module's own attribute hides its parameter, which others may share (an embedding with the LM head) and which stays
-    as it is. The copies lie still, so that graphs can read them, and go at the end.
-    """
-    dtype = torch.get_autocast_dtype(policy.device.type)
-    layers = [m for m in policy.model.modules() if isinstance(m, torch.nn.Linear) and m.weight.dtype != dtype]
-    try:
-        for layer in layers:
-            copies = {name: p.detach().to(dtype) for name, p in layer.named_parameters(recurse=False)}
-            layer.__dict__.update(copies)
-        yield
-    finally:
-        for layer in layers:
-            for name in ("weight", "bias"):
-                layer.__dict__.pop(name, None)
-
-
 def _rows(prompts: Tensor, samples: int) -> Tensor:
     return (prompts[:, None] * samples + torch.arange(samples, device=prompts.device)).view(-1)
-
-
-def _memory_limit(device: torch.device) -> float:
-    return torch.cuda.get_device_properties(device).total_memory / 12 if device.type == "cuda" else math.inf
 
 
 @contextlib.contextmanager

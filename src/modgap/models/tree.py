@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
+from modgap.models.casts import moved
 from modgap.models.layers import gated_mlp, normed
-from modgap.models.static import waits_for_launches
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
@@ -38,8 +38,7 @@ _SHORTEST = 16
 
 def tree_pays(policy: Policy) -> bool:
     """Whether this model scores over a tree: on a CPU, and on a GPU unless it is small; with torch's attention only."""
-    small = waits_for_launches(policy.device, policy.count_parameters())
-    return policy.model.config._attn_implementation == "sdpa" and not small
+    return policy.model.config._attn_implementation == "sdpa" and not policy.waits_for_launches
 
 
 def tree_hidden(
@@ -48,13 +47,13 @@ def tree_hidden(
     """Hidden states `[N, C]` that predict the response tokens, row by row; rows with one prompt object share it."""
     image_token = policy.model.config.image_token_id
     tree = plant(prompts, responses, image_token, policy.device)
-    embeds = policy.decoder.embed_tokens(tree.ids.to(policy.device))
+    embeds = policy.decoder.embed_tokens(moved(tree.ids, policy.device))
     seen = [image for row in tree.pictured if (image := features[row]) is not None]
     if seen:
-        is_image = (tree.ids == image_token).to(policy.device)
-        embeds = embeds.masked_scatter(is_image[:, None], torch.cat(seen).to(embeds.dtype))
-    hidden = run(policy.decoder, embeds, tree.positions.to(policy.device), tree.spans)
-    return hidden[torch.cat(tree.scored).to(policy.device)]
+        at = moved((tree.ids == image_token).nonzero()[:, 0], policy.device)
+        embeds = embeds.index_copy(0, at, torch.cat(seen).to(embeds.dtype))
+    hidden = run(policy.decoder, embeds, moved(tree.positions, policy.device), tree.spans)
+    return hidden[moved(torch.cat(tree.scored), policy.device)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ class Span:
         real = torch.arange(int(sizes.max())) < sizes[:, None]
         back = real.flatten().nonzero()[:, 0]
         into = torch.zeros(real.numel(), dtype=torch.long).index_put((back,), torch.arange(back.numel()))
-        return cls(tuple(context), tuple(lengths), into.to(device), back.to(device))
+        return cls(tuple(context), tuple(lengths), moved(into, device), moved(back, device))
 
     def padded(self, x: Tensor) -> Tensor:
         """`[..., H, sum of lengths, D]` as `[..., n, H, T, D]`."""

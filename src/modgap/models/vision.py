@@ -87,17 +87,16 @@ def _plan(grids: tuple[Grid, ...], shape: tuple[int, int, int], windowed: bool, 
     )
 
 
-def _rotate(x_NHD: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:
-    """Rotary embedding in fp32, as transformers does it for the vision tower."""
-    x = x_NHD.float()
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos_N1D + torch.cat((-second, first), dim=-1) * sin_N1D).to(x_NHD.dtype)
+def _rotate(x_N2HD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
+    """Rotary embedding in fp32, as transformers does it for the vision tower; the first half of `sin` is negative."""
+    x = x_N2HD.float()
+    return (x * cos_ND[:, None, None] + x.roll(x.shape[-1] // 2, dims=-1) * sin_ND[:, None, None]).to(x_N2HD.dtype)
 
 
-def _attend(attention: Any, x_NC: Tensor, segments: list[Tensor], cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:
+def _attend(attention: Any, x_NC: Tensor, segments: list[Tensor], cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
     n = x_NC.shape[0]
-    q, k, v = attention.qkv(x_NC).view(n, 3, attention.num_heads, -1).unbind(1)
-    q, k = _rotate(q, cos_N1D, sin_N1D), _rotate(k, cos_N1D, sin_N1D)
+    qk, v = attention.qkv(x_NC).view(n, 3, attention.num_heads, -1).split((2, 1), dim=1)
+    q, k, v = *_rotate(qk, cos_ND, sin_ND).unbind(1), v[:, 0]
     if len(segments) == 1:  # equal lengths lie one after the other: no gathering
         shape = (*segments[0].shape, attention.num_heads, -1)
         q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k, v))
@@ -129,8 +128,8 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
     windowed = len(visual.fullatt_block_indexes) < len(visual.blocks)
     plan = _plan(tuple(tuple(grid) for grid in grids), shape, windowed, pixels_NP.device)
     angles = (plan.positions_N2[..., None].float() * visual.rotary_pos_emb.inv_freq.float()).flatten(1)
-    angles = torch.cat((angles, angles), dim=-1)[:, None, :]
     cos, sin = angles.cos(), angles.sin()
+    cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
     # The patch embedding is a convolution whose stride is its kernel: a matrix product, and much faster as one.
     kernel = visual.patch_embed.proj.weight

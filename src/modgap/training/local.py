@@ -243,7 +243,7 @@ def run_stage(
         metrics = {
             "step": step, "stage": teller.stage, "epoch": roller.epoch, **group_metrics(groups),
             "kept_groups": len(kept), "sampled_groups": len(groups), "refills": refills,
-            "too_long_prompts": roller.too_long, "updates": len(batches), "lr": lr, "loss": stats.loss,
+            "too_long_prompts": roller.too_long, "updates": len(batches), "lr": lr, "loss": float(stats.loss),
             "grad_norm": sum(norms) / len(norms) if norms else 0.0, **stats.means(), "eligible_rows": eligible,
             "micro_batch": micro.size, **metrics, "tokens": tokens, **clock.metrics(),
             "tokens_per_s": tokens / sum(clock.seconds.values()),

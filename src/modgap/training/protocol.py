@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -71,6 +72,10 @@ class TrainablePolicy(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained."""
+        ...
+
+    def weights_cast(self) -> AbstractContextManager[bool]:
+        """Inside, where weights do not change, autocast need not cast them at each use; gradients reach them."""
         ...
 
     def encode(self, prompt: Prompt, image: Image | None = None) -> Any:

@@ -45,7 +45,8 @@ R = TypeVar("R")
 def computing(policy: TrainablePolicy) -> torch.autocast:
     """bf16 autocast on a GPU, nothing on a CPU.
 
-    Without the cache of cast weights: one filled under `no_grad` would cut the graph of a later pass.
+    Without its cache of cast weights: one filled under `no_grad` would cut the graph of a later pass. What runs many
+    passes with the same weights has them cast once by `policy.weights_cast`.
     """
     kind = policy.device.type
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda", cache_enabled=False)
@@ -95,28 +96,43 @@ class MicroBatch:
 class TokenStats:
     """Sums over tokens, for the log.
 
+    Numbers stay where the model is until they are `read`: to look at one is to wait for a GPU, to which the next pass
+    could be sent meanwhile.
+
     Attributes:
         sums: By name.
         largest_ratio: The largest ratio.
         loss: The loss, summed over updates.
     """
 
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    largest_ratio: float = 0.0
-    loss: float = 0.0
+    sums: dict[str, float | Tensor] = field(default_factory=lambda: defaultdict(float))
+    largest_ratio: float | Tensor = 0.0
+    loss: float | Tensor = 0.0
 
     def backward(self, loss: Tensor) -> None:
         """Add a part of the loss, and its gradient."""
-        self.loss += float(loss.detach())
+        self.loss = self.loss + loss.detach()
         loss.backward()
 
     def add(self, mask_BT: Tensor, **values_BT: Tensor) -> None:
         """Add the values of real tokens."""
-        for name, value_BT in values_BT.items():
-            self.sums[name] += float(torch.where(mask_BT, value_BT.detach().float(), 0.0).sum())
+        stacked = torch.stack([value.detach().float() for value in values_BT.values()])
+        totals = torch.where(mask_BT, stacked, 0.0).sum((1, 2), dtype=torch.float64)
+        for name, total in zip(values_BT, totals.unbind(), strict=True):
+            self.sums[name] += total
+
+    def add_ratio(self, mask_BT: Tensor, ratio_BT: Tensor) -> None:
+        """Heed a ratio that may be the largest."""
+        self.largest_ratio = torch.where(mask_BT, ratio_BT.detach(), 0.0).max().clamp(min=self.largest_ratio)
+
+    def read(self) -> TokenStats:
+        """Itself, all of it in Python's numbers."""
+        self.sums = defaultdict(float, {name: float(value) for name, value in self.sums.items()})
+        self.largest_ratio, self.loss = float(self.largest_ratio), float(self.loss)
+        return self
 
     def merge(self, other: TokenStats) -> None:
-        """Add another's sums."""
+        """Add another's sums, both read."""
         for name, value in other.sums.items():
             self.sums[name] += value
         self.largest_ratio = max(self.largest_ratio, other.largest_ratio)
@@ -124,15 +140,16 @@ class TokenStats:
 
     def means(self) -> dict[str, float]:
         """The metrics of the log; none where there was no update."""
-        tokens, twin_tokens = self.sums["tokens"], self.sums["twin_tokens"]
+        sums = defaultdict(float, {name: float(value) for name, value in self.sums.items()})
+        tokens, twin_tokens = sums["tokens"], sums["twin_tokens"]
         if not tokens:
             return {}
         per_token = ("clip_low", "clip_high", "clip_dual", "ratio_mean", "entropy")
-        named = {name: self.sums[name] / tokens for name in per_token}
-        named["ratio_max"] = self.largest_ratio
+        named = {name: sums[name] / tokens for name in per_token}
+        named["ratio_max"] = float(self.largest_ratio)
         if twin_tokens:
-            named["contrastive_kl"] = self.sums["contrastive_kl"] / twin_tokens
-            named["kl_clamped"] = self.sums["kl_clamped"] / twin_tokens
+            named["contrastive_kl"] = sums["contrastive_kl"] / twin_tokens
+            named["kl_clamped"] = sums["kl_clamped"] / twin_tokens
         return named
 
 
@@ -209,7 +226,7 @@ def groups_of(batch: Batch, size: int, twins: bool = False) -> Iterator[list[int
 def old_logprobs(policy: TrainablePolicy, batch: Batch, settings: Settings, micro_batch: int) -> list[Tensor]:
     """Log-probabilities of each row's response now, without gradient."""
     out: list[Tensor] = []
-    with torch.no_grad(), computing(policy):
+    with torch.no_grad(), computing(policy), policy.weights_cast():
         for rows in groups_of(batch, micro_batch):
             prompts, responses = [batch.prompts[i] for i in rows], [batch.responses[i] for i in rows]
             logps_BT, _, _ = policy.logprobs(prompts, responses, policy.image_features(prompts), settings.temperature)
@@ -229,25 +246,31 @@ def gradients(
         parameter.grad = None
     device = policy.device
     lengths_B = torch.tensor([len(tokens) for tokens in batch.responses])
-    weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch).to(device)
-    advantages_B = batch.advantages_B.to(device)
+    weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch)
     stats = TokenStats()
     logps: list[Tensor] = []
 
-    with computing(policy):
+    with computing(policy), policy.weights_cast():
         contrastive = contrastive and settings.kl_coef > 0
         # With one row at a time memory is short: then a twin's row is a pass of its own.
         together = contrastive and policy.shares_beginnings and micro_batch > 1
         together = together and settings.kl_estimator != "full_vocab"
         apart = contrastive and not together
-        kl_weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B).to(device)
+        kl_weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B)
         passes = list(groups_of(batch, micro_batch, together))
         # An image that several passes show is seen before them; the others with the pass that shows them.
         vision = None
         if apart or any(batch.prompts[a[-1]] is batch.prompts[b[0]] for a, b in pairwise(passes)):
             vision = SharedVision(policy, [*batch.prompts, *filter(None, batch.twins)], micro_batch)
-        for rows in passes:
-            right = [i for i in rows if batch.eligible_B[i]] if together else []
+        # Whose twins go along, and which of its pass's rows each is. Found and moved before the passes, and numbers are
+        # read after them: a pass that waited for another would leave a GPU without work.
+        rights = [[i for i in rows if together and batch.eligible_B[i]] for rows in passes]
+        twinned = torch.tensor([i for some in rights for i in some], dtype=torch.long)
+        among = torch.tensor([i - rows[0] for rows, some in zip(passes, rights, strict=True) for i in some]).long()
+        sizes, counts = [len(rows) for rows in passes], [len(some) for some in rights]
+        weights, advantages = (x.to(device).split(sizes) for x in (weights_B, batch.advantages_B))
+        kl_weights, placed = (x.to(device).split(counts) for x in (kl_weights_B[twinned], among))
+        for number, (rows, right) in enumerate(zip(passes, rights, strict=True)):
             prompts = [batch.prompts[i] for i in rows] + [batch.twins[i] for i in right]
             responses = [batch.responses[i] for i in [*rows, *right]]
             seen = vision or SharedVision(policy, prompts, micro_batch)
@@ -260,14 +283,13 @@ def gradients(
             if batch.old_logps is not None:
                 old_BT = pad_sequence([batch.old_logps[i] for i in rows], batch_first=True)
             terms = policy_loss(
-                logps_BT, old_BT, advantages_B[rows],
+                logps_BT, old_BT, advantages[number],
                 clip_low=settings.clip_low, clip_high=settings.clip_high, dual_clip=settings.dual_clip,
             )  # fmt: skip
-            loss = weighted_sum(terms.loss_BT, weights_B[rows], mask_BT)
+            loss = weighted_sum(terms.loss_BT, weights[number], mask_BT)
             if right:
-                full_BT = now_BT[[rows.index(i) for i in right]]
-                kl = contrastive_kl(full_BT, free_BT, settings.kl_estimator, settings.kl_clamp)
-                loss = loss + settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights_B[right], right_BT)
+                kl = contrastive_kl(now_BT[placed[number]], free_BT, settings.kl_estimator, settings.kl_clamp)
+                loss = loss + settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights[number], right_BT)
                 stats.add(right_BT, twin_tokens=right_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
             stats.backward(loss)
             if vision is None:
@@ -277,18 +299,18 @@ def gradients(
                 mask_BT, tokens=mask_BT, entropy=entropy_BT, ratio_mean=terms.ratio_BT, clip_low=terms.low_BT,
                 clip_high=terms.high_BT, clip_dual=terms.dual_BT,
             )  # fmt: skip
-            stats.largest_ratio = max(stats.largest_ratio, float(terms.ratio_BT.where(mask_BT, 0.0).max()))
+            stats.add_ratio(mask_BT, terms.ratio_BT)
 
         if apart:
             assert vision is not None
             for rows in pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch):
                 kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
-                stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights_B[rows], mask_BT))
+                stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights_B[rows].to(device), mask_BT))
                 stats.add(mask_BT, twin_tokens=mask_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
 
         if vision is not None:
             vision.backward()
-    return stats
+    return stats.read()
 
 
 def _twin_kl(
