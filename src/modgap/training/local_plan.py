@@ -20,6 +20,8 @@ PACK_TOKENS = 2048
 """Up to this length a group's responses follow their prompt in one pack; as in `models/packs.py`."""
 SMALL = 200_000_000
 """Parameters up to which a GPU scores in packs; as in `models/static.py`."""
+ROOM = 128
+"""New tokens that the first graph of a batch has room for, the next one twice as many; as in `models/static.py`."""
 BEGINNING = 17
 """Tokens that a prompt and its twin begin with beside the image: the chat's first turns."""
 PAIRS_OF_WORDS = (140, 100)
@@ -44,9 +46,8 @@ class Machine:
         decode_reach: The share that sampling reaches, row by row short products.
         layer_seconds: What one layer of one decode step costs however few rows it has.
         bytes: Of a number in computation.
-        pass_seconds: What one layer costs in a forward and backward pass however few tokens it has: launches.
-        replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs: those of small models, whatever
-            MODGAP_CUDA_GRAPHS says.
+        pass_seconds: What launching a layer's kernels takes in a forward and backward pass, beside their work.
+        replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs, whatever MODGAP_CUDA_GRAPHS says.
     """
 
     name: str
@@ -212,17 +213,22 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     rows_of_pass, _, _ = largest_pass(stage, shape, lengths, machine)
     together = twins_together(stage, shape, machine)
     trained_rows = groups * n * (1 + (lengths.right if together else 0.0))
-    launches = machine.pass_seconds * again / 3
-    seconds["update"] += math.ceil(trained_rows / rows_of_pass) * (shape.layers + shape.vision_layers) * launches
+    layers_passed = math.ceil(trained_rows / rows_of_pass) * (shape.layers + shape.vision_layers)
     if contrastive and not together:
-        seconds["contrastive"] += math.ceil(groups * n * lengths.right / rows_of_pass) * shape.layers * launches
-    at_once = 64 if machine.bytes == 4 else 2048  # rows of a batch
-    calls = math.ceil(rows / at_once) * lengths.longest
+        layers_passed += math.ceil(groups * n * lengths.right / rows_of_pass) * shape.layers
+    computing = seconds["update"] + seconds.get("contrastive", 0.0)
+    if (idle := layers_passed * machine.pass_seconds * again / 3 - computing) > 0:
+        seconds["waiting for launches"] = idle
+    rolled = math.ceil(rows / (64 if machine.bytes == 4 else 2048))  # batches
+    calls = rolled * lengths.longest
     decode = rows * lengths.response * each / machine.flops / machine.decode_reach
     read = calls * shape.language * machine.bytes / machine.bandwidth
-    replayed = machine.replayed_seconds if shape.parameters <= SMALL else None
-    layer = machine.layer_seconds if replayed is None else replayed
-    seconds["rollout"] = prefill / machine.flops / machine.reach + max(decode, read) + calls * shape.layers * layer
+    layer = machine.replayed_seconds or machine.layer_seconds
+    overhead = calls * shape.layers * layer
+    if machine.replayed_seconds and shape.parameters > SMALL:  # graphs are made anew, for each size a response outgrows
+        sizes = 1 + math.ceil(math.log2(max(1.0, lengths.longest / ROOM)))
+        overhead += rolled * sizes * 3 * shape.layers * machine.layer_seconds
+    seconds["rollout"] = prefill / machine.flops / machine.reach + max(decode, read) + overhead
     seconds["optimizer"] = batches * trained * 36 / machine.bandwidth  # AdamW and the norm, each number read or written
     copies = 1 if tree else sequences(lengths.prompt, lengths.response, n)[0]
     return Cost(
@@ -290,7 +296,7 @@ def gpu(name: str) -> Machine:
     """A GPU by its name; one that the table lacks is taken for an A100."""
     flops, bandwidth = next((speed for key, speed in _GPUS.items() if key in name), _GPUS["A100"])
     known = "" if any(key in name for key in _GPUS) else ", not in the table: speed of an A100"
-    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 3.4e-3, 4e-4)
+    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 3.9e-3, 1.5e-4)
 
 
 def this_cpu(shape: Shape) -> Machine:
