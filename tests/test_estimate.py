@@ -18,7 +18,9 @@ from modgap.training.estimate import SHAPES, Shape
 from modgap.training.local_plan import (
     BEGINNING,
     PACK_TOKENS,
+    ROOM,
     SMALL,
+    WAITING,
     Cost,
     Lengths,
     Machine,
@@ -43,7 +45,7 @@ def of(stage: Stage | None = None, lengths: Lengths = LENGTHS, machine: Machine 
 def test_packing_is_the_policys_own() -> None:
     from modgap.models import packs, static
 
-    assert packs._PACK_TOKENS == PACK_TOKENS and static._SMALL == SMALL
+    assert packs._PACK_TOKENS == PACK_TOKENS and static._SMALL == SMALL and static._ROOM == ROOM
     assert sequences(396, 400, 4) == (1, 396 + 4 * 400)
     assert sequences(396, 400, 5) == (2, 396 + 2.5 * 400)
     assert sequences(3000, 400, 5) == (5, 3400)
@@ -107,6 +109,21 @@ def test_small_models_on_a_gpu_are_counted_in_packs() -> None:
     # What a mask hides is computed: packs are never counted as less than the tree.
     packs, tree = (cost(Stage(("full-text",)), tiny, LENGTHS, machine).flops["update"] for machine in (MACHINE, cpu))
     assert packs > tree
+
+
+def test_passes_of_few_rows_leave_a_gpu_waiting_for_launches() -> None:
+    settings = {"samples_per_prompt": 5, "prompts_per_step": 64, "mini_batch": 64}
+    narrow, wide = (of(micro_batch=rows, **settings) for rows in (5, 40))
+    assert narrow.flops == wide.flops and narrow.seconds["update"] == wide.seconds["update"]
+    assert narrow.seconds[WAITING] > 0 and WAITING not in wide.seconds
+    cpu = replace(MACHINE, bytes=4, pass_seconds=0.0)
+    assert WAITING not in of(machine=cpu, micro_batch=5, **settings).seconds
+
+
+def test_graphs_save_a_small_rollout_most_of_its_time() -> None:
+    few = {"prompts_per_step": 8, "mini_batch": 8}
+    without = replace(MACHINE, replayed_seconds=None)
+    assert of(**few).seconds["rollout"] < 0.3 * of(machine=without, **few).seconds["rollout"]
 
 
 def test_what_is_not_trained_has_no_state_and_no_backward() -> None:

@@ -269,10 +269,21 @@ class StaticSampler:
     def _captured(self, state: _State) -> torch.cuda.CUDAGraph | None:
         """The step as a graph; capturing runs nothing. `None`, and no more tries, if it cannot be captured."""
         try:
+            # Of one stream: a pool's memory is shared among the graphs of a stream.
+            self._pool = self._pool or (torch.cuda.graph_pool_handle(), torch.cuda.Stream())
+            pool, stream = self._pool
+            # As `torch.cuda.graph` does, but it would give all cached memory back to the driver, and an update would have
+            # to ask for it anew (half a second with the 3B shape). Logits, in fp64 too, are most of what a step needs.
+            if torch.cuda.mem_get_info()[0] < 2**30 + 40 * state.logits.numel():
+                torch.cuda.empty_cache()
+            torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                advance(self._policy, state, self._eos)
+            with torch.cuda.stream(stream):
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                try:
+                    advance(self._policy, state, self._eos)
+                finally:
+                    graph.capture_end()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

@@ -22,6 +22,8 @@ SMALL = 200_000_000
 """Parameters up to which a GPU scores in packs; as in `models/static.py`."""
 ROOM = 128
 """New tokens that the first graph of a batch has room for, the next one twice as many; as in `models/static.py`."""
+WAITING = "waiting for launches"
+"""The phase in which a GPU has run out of kernels: its passes are short of rows."""
 BEGINNING = 17
 """Tokens that a prompt and its twin begin with beside the image: the chat's first turns."""
 PAIRS_OF_WORDS = (140, 100)
@@ -46,6 +48,7 @@ class Machine:
         decode_reach: The share that sampling reaches, row by row short products.
         layer_seconds: What one layer of one decode step costs however few rows it has.
         bytes: Of a number in computation.
+        token_seconds: What a decode step costs beside its layers: picking tokens.
         pass_seconds: What launching a layer's kernels takes in a forward and backward pass, beside their work.
         replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs, whatever MODGAP_CUDA_GRAPHS says.
     """
@@ -57,6 +60,7 @@ class Machine:
     decode_reach: float
     layer_seconds: float
     bytes: int
+    token_seconds: float = 0.0
     pass_seconds: float = 0.0
     replayed_seconds: float | None = None
 
@@ -210,21 +214,22 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     trained = shape.parameters - (shape.vision if s.freeze_vision else 0)
     trained = 0 if s.lora_rank else trained
     seconds = {phase: count / machine.flops / machine.reach for phase, count in flops.items()}
-    rows_of_pass, _, _ = largest_pass(stage, shape, lengths, machine)
+    rows_of_pass, _, images = largest_pass(stage, shape, lengths, machine)
     together = twins_together(stage, shape, machine)
     trained_rows = groups * n * (1 + (lengths.right if together else 0.0))
-    layers_passed = math.ceil(trained_rows / rows_of_pass) * (shape.layers + shape.vision_layers)
+    layers_passed = math.ceil(trained_rows / rows_of_pass) * shape.layers
+    layers_passed += math.ceil(groups / images) * shape.vision_layers
     if contrastive and not together:
         layers_passed += math.ceil(groups * n * lengths.right / rows_of_pass) * shape.layers
     computing = seconds["update"] + seconds.get("contrastive", 0.0)
     if (idle := layers_passed * machine.pass_seconds * again / 3 - computing) > 0:
-        seconds["waiting for launches"] = idle
+        seconds[WAITING] = idle
     rolled = math.ceil(rows / (64 if machine.bytes == 4 else 2048))  # batches
     calls = rolled * lengths.longest
     decode = rows * lengths.response * each / machine.flops / machine.decode_reach
     read = calls * shape.language * machine.bytes / machine.bandwidth
     layer = machine.replayed_seconds or machine.layer_seconds
-    overhead = calls * shape.layers * layer
+    overhead = calls * (shape.layers * layer + machine.token_seconds)
     if machine.replayed_seconds and shape.parameters > SMALL:  # graphs are made anew, for each size a response outgrows
         sizes = 1 + math.ceil(math.log2(max(1.0, lengths.longest / ROOM)))
         overhead += rolled * sizes * 3 * shape.layers * machine.layer_seconds
@@ -296,7 +301,7 @@ def gpu(name: str) -> Machine:
     """A GPU by its name; one that the table lacks is taken for an A100."""
     flops, bandwidth = next((speed for key, speed in _GPUS.items() if key in name), _GPUS["A100"])
     known = "" if any(key in name for key in _GPUS) else ", not in the table: speed of an A100"
-    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 3.9e-3, 1.5e-4)
+    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3.9e-3, 1.2e-4)
 
 
 def this_cpu(shape: Shape) -> Machine:
@@ -336,13 +341,14 @@ def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> 
     gib = {name: value / GIB for name, value in c.memory.items()}
     guess = "half the limit" if 2 * lengths.response == s.max_response_tokens else "as the model says of itself"
     total = sum(c.seconds.values())
+    short_of_rows = f"; a larger micro_batch saves up to {short(c.seconds[WAITING])} s" if WAITING in c.seconds else ""
     return [
         f"a step, expected: {s.prompts_per_step * s.samples_per_prompt:,} responses trained on, "
         f"{c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens in their sequences",
         f"FLOPs a step: {sum(c.flops.values()):.2g} ({told(c.flops)})",
         f"memory: about {short(sum(gib.values()))} GiB ({told(gib)})",
-        f"time a step: about {short(total)} s ({told(c.seconds)}); {s.steps} steps {short(total * s.steps / 60)} min, "
-        "validation and checkpoints not counted",
+        f"time a step: about {short(total)} s ({told(c.seconds)}){short_of_rows}; {s.steps} steps "
+        f"{short(total * s.steps / 60)} min, validation and checkpoints not counted",
         f"assumed: prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of {lengths.twin}, "
         f"responses of {lengths.response:.0f} ({guess}), {lengths.mixed:.0%} of groups with mixed rewards, "
         f"{lengths.right:.0%} of their responses right; {machine.name}: {machine.flops:.2g} FLOP/s, of which training "
