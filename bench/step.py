@@ -29,15 +29,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from made import MODELS, Memory, machine, make_policy, noise, write
+from made import MODELS, SHAPES_MADE, Memory, machine, make_policy, noise, write
 
 from modgap.core.prompt import contrastive_prompt, training_prompt
-from modgap.core.recipe import Settings
+from modgap.core.recipe import Settings, Stage
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models import packs
 from modgap.models import policy as policy_module
 from modgap.models.policy import Policy
+from modgap.study import known_model
 from modgap.training import update
+from modgap.training.local_plan import Lengths, cost, gpu
 from modgap.training.objective import contrastive_kl, policy_loss, row_weights, weighted_sum
 from modgap.training.rollout import Batch
 from modgap.training.update import computing, gradients, old_logprobs, pieces
@@ -285,7 +287,20 @@ TARGETS = (
 )
 
 
-def verdicts(times: dict[str, list[float]], peaks: dict[str, float], image: int) -> list[str]:
+def flops_over_plain(model: str, batch: Batch, samples: int, settings: Settings, device: str) -> float:
+    """FLOPs of the contrastive step over the plain one's, as the dry run counts them: what both share is shared."""
+    shape = known_model("tiny").shape if model == "tiny" else SHAPES_MADE[model]
+    assert shape is not None
+    full, twin, tokens = batch.prompts[0], batch.twins[0], len(batch.responses[0])
+    lengths = Lengths(full.image_tokens, len(full), len(twin), tokens, tokens)
+    groups = len(batch) // samples
+    settings = replace(settings, samples_per_prompt=samples, prompts_per_step=groups, mini_batch=groups)
+    machine = replace(gpu("H200"), bytes=2 if device.startswith("cuda") else 4)  # trees or packs
+    flops = cost(Stage(("full-text",), True, settings), shape, lengths, machine).flops
+    return 1 + flops["contrastive"] / flops["update"]
+
+
+def verdicts(times: dict[str, list[float]], peaks: dict[str, float], image: int, flops: float) -> list[str]:
     """The targets, which are set for 256 and 1,024 image tokens of the 3B shape on an H200, and what was measured."""
     lines = ["", "| target | at 256 / 1,024 | here |", "| --- | --- | --- |"]
     for title, name, base, bounds in TARGETS:
@@ -293,6 +308,7 @@ def verdicts(times: dict[str, list[float]], peaks: dict[str, float], image: int)
             bound = bounds[256 if image < 640 else 1024]
             words = "met" if got <= bound else "missed"
             lines.append(f"| {title} | {bounds[256]}x / {bounds[1024]}x | {got:.2f}x, {words} |")
+    lines.append(f"| contrastive over plain, by FLOPs | | {flops:.2f}x |")
     if peaks.get("plain, shared") and "contrastive, shared" in peaks:
         got = peaks["contrastive, shared"] / peaks["plain, shared"]
         lines.append(f"| peak memory over plain | 1.1x | {got:.2f}x, {'met' if got <= 1.1 else 'missed'} |")
@@ -363,6 +379,7 @@ def main() -> None:
         "groups": given.groups, "samples": given.samples, "micro_batch": micro, "checkpointing": given.checkpointing,
         "weights": str(policy.dtype), "computed_in": "bfloat16" if on_gpu else "float32",
     }  # fmt: skip
+    flops = flops_over_plain(given.model, batch, given.samples, settings, given.device)
     memory = Memory(given.device)
     times: dict[str, list[float]] = {name: [] for name in found}
     peaks, exact, sizes = dict[str, float](), dict[str, float](), dict.fromkeys(found, micro)
@@ -392,7 +409,7 @@ def main() -> None:
             off = f", gradient off by {exact[name]:.0e}" if number < 0 and name in exact else ""
             print(f"[{time.monotonic() - began:.0f} s] round {number}: {name} {took:.3f} s{off}", flush=True)
         rows, lines = table(times, peaks, exact, sizes)
-        lines = [", ".join(f"{k} {v}" for k, v in about.items()), "", *lines, *verdicts(times, peaks, image)]
+        lines = [", ".join(f"{k} {v}" for k, v in about.items()), "", *lines, *verdicts(times, peaks, image, flops)]
         write(given.json, about, rows, lines)
         if time.monotonic() - began > 60 * given.minutes:
             break

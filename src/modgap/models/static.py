@@ -272,8 +272,8 @@ class StaticSampler:
             # Of one stream: a pool's memory is shared among the graphs of a stream.
             self._pool = self._pool or (torch.cuda.graph_pool_handle(), torch.cuda.Stream())
             pool, stream = self._pool
-            # As `torch.cuda.graph` does, but it would give all cached memory back to the driver, and an update would have
-            # to ask for it anew (half a second with the 3B shape). Logits, in fp64 too, are most of what a step needs.
+            # As `torch.cuda.graph` does, but it would give all cached memory back to the driver, and an update would
+            # have to ask for it anew (half a second with the 3B shape). Logits are most of what a step needs.
             if torch.cuda.mem_get_info()[0] < 2**30 + 40 * state.logits.numel():
                 torch.cuda.empty_cache()
             torch.cuda.synchronize()
