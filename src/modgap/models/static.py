@@ -17,6 +17,7 @@ Legend: P prompts, G samples of each, K key heads, S prefix, D head, V vocabular
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -269,17 +270,15 @@ class StaticSampler:
     def _captured(self, state: _State) -> torch.cuda.CUDAGraph | None:
         """The step as a graph; capturing runs nothing. `None`, and no more tries, if it cannot be captured."""
         try:
-            # Of one stream: a pool's memory is shared among the graphs of a stream.
-            self._pool = self._pool or (torch.cuda.graph_pool_handle(), torch.cuda.Stream())
-            pool, stream = self._pool
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
             # As `torch.cuda.graph` does, but it would give all cached memory back to the driver, and an update would
             # have to ask for it anew (half a second with the 3B shape). Logits are most of what a step needs.
             if torch.cuda.mem_get_info()[0] < 2**30 + 40 * state.logits.numel():
                 torch.cuda.empty_cache()
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.stream(stream):
-                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            with torch.cuda.stream(_capturing(state.place.device)):
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
                     advance(self._policy, state, self._eos)
                 finally:
@@ -380,6 +379,12 @@ def computed_in(policy: Policy) -> torch.dtype:
     """The type of keys and values: autocast's where it is on."""
     kind = policy.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
+
+
+@functools.cache
+def _capturing(device: torch.device) -> torch.cuda.Stream:
+    """Where steps are captured: always the same stream, for cuBLAS keeps a workspace for each that it has seen."""
+    return torch.cuda.Stream(device)
 
 
 def _rows(prompts: Tensor, samples: int) -> Tensor:
