@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from folders import CORNER_DIAGRAMS, CORNERS, png, real_folder, record, write_folder
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
-from modgap.core.prompt import contrastive_prompt, evaluation_prompt
+from modgap.core.prompt import contrastive_prompt, evaluation_prompt, training_prompt
 from modgap.datasets import pgps9k
 from modgap.datasets import prepare as module
-from modgap.datasets.prepare import VARIANTS, prepare, to_row, write_parquet
+from modgap.datasets.prepare import VARIANTS, prepare, write_parquet
 
 INSTRUCTION = (
     r"You should FIRST think about the reasoning process as an internal monologue and then provide the final answer. "
@@ -203,6 +203,20 @@ problems = st.builds(
     split=texts,
     index=st.integers(-(2**63), 2**63 - 1),
 )
+
+
+def to_row(problem: Problem, variant: str, style: Any) -> dict[str, Any]:
+    """What one row of a file must hold; it is written column by column."""
+    view = "image-only" if variant == "no-text" else "full-text"
+    prompt = training_prompt(problem, view, style, contrastive=variant == "contrastive")
+    twin = contrastive_prompt(problem, style)
+    question, free = (words.text.removesuffix(f"\n{INSTRUCTION}") for words in (prompt, twin))
+    row = expected(variant, question, free)
+    path = problem.image.name if isinstance(problem.image, Path) else None
+    row["extra_info"] |= {"split": problem.split, "index": problem.index, "answer": problem.answer}
+    row["images"] = [{"bytes": problem.image_bytes(), "path": path}]
+    row["reward_model"]["ground_truth"] = problem.answer
+    return row
 
 
 @given(st.lists(problems, max_size=20), st.sampled_from(VARIANTS), st.sampled_from(["paper", "aligned"]), st.data())

@@ -6,6 +6,7 @@ Every command is a thin wrapper around a typed function of the package. Those ar
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -98,9 +99,13 @@ def run() -> None:
     """The console script."""
     # OpenMP threads that spin while they wait slow a busy machine down tenfold; read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Nor are numpy's own worth a tenth of a second of each processor, which is what they spin once it is imported.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     # What ends a job (kill, timeout, Slurm) ends it as Ctrl-C does, so that engines give back their processes and GPUs.
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(main())
+    status = main()
+    gc.freeze()  # so that the interpreter, which ends, does not look through all that is loaded for cycles
+    sys.exit(status)
 
 
 def _interrupt(*_: object) -> None:

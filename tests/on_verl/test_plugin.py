@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MethodType, SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("verl", reason="verl has an environment of its own: make test-verl")
@@ -275,19 +276,20 @@ def test_a_twin_shows_the_prompts_images() -> None:
 
 
 @pytest.mark.parametrize("variant", ["contrastive", "no-text"])
-def test_the_agent_loop_tokenizes_as_the_local_engine_does(variant: str) -> None:
+def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, variant: str) -> None:
     """From a parquet row through verl's data set and agent loop: the prompt's ids, and its twin's where it has one."""
     from verl.experimental.agent_loop.agent_loop import DictConfigWrap
     from verl.utils.dataset.rl_dataset import RLHFDataset
     from verl.workers.rollout.replica import TokenOutput
 
-    from modgap.datasets.prepare import to_row
+    from modgap.datasets.prepare import write_parquet
     from modgap.training.verl_compose import compose
     from modgap.training.verl_config import Files, Model, stage_overrides
     from modgap.training.verl_rollout import TwinAgentLoop
 
     problem = Problem(id="p", question="Find AB.", answer="3.000", image=picture(1), semantic=("AB = 3", "BC = 4"))
-    row = to_row(problem, variant, "aligned")
+    write_parquet([problem], tmp_path / "t.parquet", variant, "aligned")
+    (row,) = pq.read_table(tmp_path / "t.parquet").to_pylist()
     keys = SimpleNamespace(processor=True, image_key="images", video_key="videos", audio_key="audios")
     raw = RLHFDataset._build_messages(keys, row, "prompt")
 
