@@ -144,7 +144,7 @@ def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, m
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(y).bool() for y in responses], batch_first=True)
         return torch.nn.utils.rnn.pad_sequence(out, batch_first=True), mask.to(policy.device)
 
-    with computing(policy):
+    with computing(policy), policy.weights_cast():
         for rows in pieces(range(len(batch)), micro):
             responses = [batch.responses[i] for i in rows]
             full_BT, mask_BT = logps([batch.prompts[i] for i in rows], responses)
@@ -163,7 +163,7 @@ def ordinary(policy: Policy, batch: Batch, settings: Settings, micro: int) -> No
         parameter.grad = None
     weights_B = row_weights(torch.tensor([len(y) for y in batch.responses])).to(policy.device)
     advantages_B = batch.advantages_B.to(policy.device)
-    with computing(policy):
+    with computing(policy), policy.weights_cast():
         for rows in pieces(range(len(batch)), micro):
             prompts, responses = [batch.prompts[i] for i in rows], [batch.responses[i] for i in rows]
             features = policy.image_features(prompts)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,15 +14,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modgap.core.prompt import Prompt
-from modgap.models.casts import halved
+from modgap.core.recipe import Settings
+from modgap.models import policy as policy_module
+from modgap.models.casts import cast_once
 from modgap.models.load import load_policy
+from modgap.models.policy import Policy
+from modgap.training import update
+from modgap.training.rollout import Batch
 
 
 @contextlib.contextmanager
-def autocast(cast_once: bool, model: nn.Module) -> Iterator[None]:
+def autocast(once: bool, model: nn.Module) -> Iterator[None]:
     with (
         torch.autocast("cpu", torch.bfloat16, cache_enabled=False),
-        halved(model, "cpu") if cast_once else contextlib.nullcontext(),
+        cast_once(model, "cpu") if once else contextlib.nullcontext(),
     ):
         yield
 
@@ -46,9 +53,9 @@ class Tied(nn.Module):
 def test_gradients_of_several_passes_are_autocasts_own(again: bool) -> None:
     model = Tied()
     found: list[list[Tensor]] = []
-    for cast_once in (False, True):
+    for once in (False, True):
         model.zero_grad(set_to_none=True)
-        with autocast(cast_once, model):
+        with autocast(once, model):
             for seed in range(3):
                 ids = torch.randint(50, (20,), generator=torch.Generator().manual_seed(seed))
                 (model(ids, again) * torch.linspace(-1, 1, 50)).sum().backward()
@@ -63,11 +70,11 @@ def test_gradients_of_several_passes_are_autocasts_own(again: bool) -> None:
 
 def test_without_autocast_and_where_nothing_is_to_be_cast_nothing_happens() -> None:
     model = Tied()
-    with halved(model, "cpu") as cast:
+    with cast_once(model, "cpu") as cast:
         assert not cast and model.head.weight is model.embed.weight
-    with autocast(True, model), halved(model, "cpu") as cast:
+    with autocast(True, model), cast_once(model, "cpu") as cast:
         assert not cast, "they are cast already"
-    with torch.autocast("cpu", torch.bfloat16), halved(model.bfloat16(), "cpu") as cast:
+    with torch.autocast("cpu", torch.bfloat16), cast_once(model.bfloat16(), "cpu") as cast:
         assert not cast
 
 
@@ -76,9 +83,9 @@ def test_a_policys_gradients_are_autocasts_own(lora: int | None) -> None:
     policy = load_policy("tiny", device="cpu", lora=lora)
     prompts = [policy.encode(Prompt("Find x."), Image.new("RGB", (224, 224), "white"))] * 2
     found: list[dict[str, Tensor]] = []
-    for cast_once in (False, True):
+    for once in (False, True):
         policy.model.zero_grad(set_to_none=True)
-        with autocast(cast_once, policy.model):
+        with autocast(once, policy.model):
             for seed in range(2):
                 words = torch.Generator().manual_seed(seed)
                 responses = [torch.randint(10, 600, (n,), generator=words) for n in (4, 6)]
@@ -90,3 +97,69 @@ def test_a_policys_gradients_are_autocasts_own(lora: int | None) -> None:
     assert len(found[0]) == len([p for p in policy.model.parameters() if p.requires_grad])
     for name, grad in found[0].items():
         assert torch.allclose(grad, found[1][name], rtol=1e-5, atol=1e-7 * float(grad.abs().max())), name
+
+
+def test_a_head_in_many_chunks_sums_their_gradients_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy("tiny", device="cpu")
+    prompts = [policy.encode(Prompt("Find x.", has_image=False))]
+    responses = [torch.randint(10, 600, (64,), generator=torch.Generator().manual_seed(0))]
+
+    def head_gradient(once: bool) -> Tensor:
+        policy.model.zero_grad(set_to_none=True)
+        with (
+            torch.autocast("cpu", torch.bfloat16, cache_enabled=False),
+            policy.weights_cast() if once else contextlib.nullcontext(),
+        ):
+            logps, _, _ = policy.logprobs(prompts, responses, [None])
+            logps.sum().backward()
+        grad = policy.model.lm_head.weight.grad
+        assert grad is not None
+        return grad.clone()
+
+    monkeypatch.setattr(policy_module, "_LOGIT_CHUNK", 2 * policy.model.config.text_config.vocab_size)
+    assert torch.equal(head_gradient(True), head_gradient(False))
+
+
+def test_weights_cast_without_gradients_are_not_trained_on() -> None:
+    model = Tied()
+    with autocast(False, model):
+        with torch.no_grad():
+            outer = cast_once(model, "cpu")
+            outer.__enter__()
+        with pytest.raises(AssertionError, match="without gradients"), cast_once(model, "cpu"):
+            pass
+        outer.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("micro_batch", [2, 5, 20])
+@pytest.mark.parametrize("changes", [{}, {"kl_estimator": "full_vocab"}], ids=str)
+def test_an_updates_gradients_are_autocasts_own(
+    monkeypatch: pytest.MonkeyPatch, micro_batch: int, changes: dict[str, Any]
+) -> None:
+    """Groups whole and split, twins with their group and apart, a step with old log-probabilities."""
+    computing = lambda _: torch.autocast("cpu", torch.bfloat16, cache_enabled=False)  # noqa: E731
+    monkeypatch.setattr(update, "computing", computing)
+    policy = load_policy("tiny", device="cpu")
+    words = torch.Generator().manual_seed(0)
+    prompts, twins = [], []
+    for n, color in enumerate(("white", "red")):
+        image = Image.new("RGB", (224, 224), color)
+        prompts += [policy.encode(Prompt(f"In the triangle, AB = {n}. Find x."), image)] * 4
+        twins += [policy.encode(Prompt("Find x."), image)] * 4
+    responses = [torch.randint(10, 600, (n,), generator=words) for n in (4, 6, 1, 3, 5, 5, 2, 7)]
+    advantages = torch.linspace(-1, 1, 8)
+    batch = Batch(prompts, twins, responses, advantages, advantages > 0)
+    settings = replace(Settings(), kl_coef=0.5, **changes)
+    found: list[list[Tensor]] = []
+    for once in (False, True):
+        if not once:
+            monkeypatch.setattr(Policy, "weights_cast", lambda _: contextlib.nullcontext(False))
+        else:
+            monkeypatch.undo()
+            monkeypatch.setattr(update, "computing", computing)
+        old = update.old_logprobs(policy, batch, settings, micro_batch)
+        update.gradients(policy, replace(batch, old_logps=old), settings, True, micro_batch)
+        found.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
+    assert len(found[0]) == len(list(policy.parameters()))
+    for a, b in zip(*found, strict=True):
+        assert float((a - b).abs().max()) <= 1e-5 * float(a.abs().max())

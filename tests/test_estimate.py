@@ -26,6 +26,7 @@ from modgap.training.local_plan import (
     Machine,
     branch,
     cost,
+    describe,
     gpu,
     lengths_of,
     scores_trees,
@@ -118,6 +119,18 @@ def test_passes_of_few_rows_leave_a_gpu_waiting_for_launches() -> None:
     assert narrow.seconds[WAITING] > 0 and WAITING not in wide.seconds
     cpu = replace(MACHINE, bytes=4, pass_seconds=0.0)
     assert WAITING not in of(machine=cpu, micro_batch=5, **settings).seconds
+
+    def said(**changes: int) -> str:
+        stage = Stage(("full-text",), settings=replace(Settings(), **settings | changes))
+        return "\n".join(describe(stage, QWEN, LENGTHS, MACHINE))
+
+    assert "(micro_batch=0), if they fit, " in said(micro_batch=5)
+    for changes in (
+        {"micro_batch": 0},
+        {"micro_batch": 40},
+        {"micro_batch": 0, "mini_batch": 1, "prompts_per_step": 1},
+    ):
+        assert "micro_batch" not in said(**changes)
 
 
 def test_graphs_save_a_small_rollout_most_of_its_time() -> None:

@@ -14,7 +14,7 @@ Legend: B rows (one response each), T response tokens, V vocabulary, L prompt to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modgap.models.casts import halved, moved
+from modgap.models.casts import cast_once, moved
 from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.encode import EncodedPrompt, Encoder
 from modgap.models.packs import packed_hidden
@@ -174,8 +174,11 @@ class Policy:
     # ------------------------------------------------------------------ scoring
 
     def weights_cast(self) -> AbstractContextManager[bool]:
-        """Inside, autocast finds the linear layers' weights cast; see `casts.halved`. Gives whether any was."""
-        return halved(self.model, self.device.type)
+        """Inside, autocast finds the linear layers' weights cast; see `casts.cast_once`. Gives whether any was.
+
+        Not the LM head's where gradients are on: it is used chunk by chunk in one pass.
+        """
+        return cast_once(self.model, self.device.type, self.model.lm_head if torch.is_grad_enabled() else None)
 
     @property
     def shares_beginnings(self) -> bool:
@@ -328,15 +331,14 @@ class Policy:
     @contextmanager
     def _cast_for_sampling(self, graphs: bool) -> Iterator[None]:
         """`weights_cast`, but a small model's graphs, which stay from batch to batch, cast theirs at each step."""
-        if graphs and self.waits_for_launches:
-            yield
-            return
-        with self.weights_cast() as cast:
+        stay = graphs and self.waits_for_launches
+        with nullcontext(False) if stay else self.weights_cast() as cast:
             try:
                 yield
             finally:
-                if cast:
-                    self._static = None  # its graphs read what is gone now
+                # Its graphs read what is gone now, or it takes the memory that an update needs.
+                if cast or (self._static is not None and self._static.is_large):
+                    self._static = None
 
     def _sample(
         self,
@@ -351,7 +353,10 @@ class Policy:
             if self._static is None or self._static.device != self.device:
                 self._static = StaticSampler(self)
             sampled = self._static.sample(prompts, seeds, temperature, limit)
-        return sample_batch(self, prompts, seeds, temperature, limit) if sampled is None else sampled
+        if sampled is not None:
+            return sampled
+        with self.weights_cast():
+            return sample_batch(self, prompts, seeds, temperature, limit)
 
     def _finish(self, tokens: Tensor, logps: Tensor) -> Generated:
         stopped = int(tokens[-1]) in self.eos_token_ids

@@ -6,9 +6,9 @@ rounded up to a few sizes, what is not there (yet) is masked, and the step's pla
 `decode.py`. A size is run twice as it is, then captured, then replayed; on a CPU it is only run, which the tests do.
 
 Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one buffer, and a batch
-that would need more than half of the GPU's free memory is left to `decode.py`. Weights are read where they lie, so that
-an optimizer's steps are seen; if they move (another dtype, another device), the graphs are dropped. Under autocast a
-step casts them anew; a large model's are cast once for all steps (`halved`), and its graphs go when its samples are
+that would need more than a quarter of the GPU's free memory is left to `decode.py`. Weights are read where they lie, so
+that an optimizer's steps are seen; if they move (another dtype, another device), the graphs are dropped. Under autocast
+a step casts them anew; a large model's are cast once for all steps (`casts.py`), and its graphs go when its samples are
 drawn. If a capture fails, that is said once and everything goes on without.
 
 Legend: P prompts, G samples of each, K key heads, S prefix, D head, V vocabulary.
@@ -17,7 +17,6 @@ Legend: P prompts, G samples of each, K key heads, S prefix, D head, V vocabular
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import sys
@@ -163,6 +162,12 @@ class StaticSampler:
         return self._arena.device
 
     @property
+    def is_large(self) -> bool:
+        """Whether its buffer takes more of a GPU than may be kept from what comes between two batches."""
+        kept = self._arena.numel()
+        return self.device.type == "cuda" and kept > torch.cuda.get_device_properties(self.device).total_memory / 12
+
+    @property
     def graphs(self) -> int:
         """How many graphs are held."""
         return sum(not isinstance(graph, int) for graph in self._graphs.values())
@@ -204,7 +209,8 @@ class StaticSampler:
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         cached = rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * config.num_key_value_heads * head
         free = free_memory(device) + self._arena.numel()
-        if cached * 2 * computed_in(policy).itemsize * config.num_hidden_layers > free / 2:  # it may lie there twice
+        # While a state grows four copies are there: the prefill's, the old state, what is taken from it, the new one.
+        if cached * 2 * computed_in(policy).itemsize * config.num_hidden_layers > free / 4:
             return None
 
         start = begin(policy, prompts, limit)
@@ -270,19 +276,10 @@ class StaticSampler:
     def _captured(self, state: _State) -> torch.cuda.CUDAGraph | None:
         """The step as a graph; capturing runs nothing. `None`, and no more tries, if it cannot be captured."""
         try:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            # As `torch.cuda.graph` does, but it would give all cached memory back to the driver, and an update would
-            # have to ask for it anew (half a second with the 3B shape). Logits are most of what a step needs.
-            if torch.cuda.mem_get_info()[0] < 2**30 + 40 * state.logits.numel():
-                torch.cuda.empty_cache()
-            torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.stream(_capturing(state.place.device)):
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-                try:
-                    advance(self._policy, state, self._eos)
-                finally:
-                    graph.capture_end()
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                advance(self._policy, state, self._eos)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -381,19 +378,13 @@ def computed_in(policy: Policy) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
 
 
-@functools.cache
-def _capturing(device: torch.device) -> torch.cuda.Stream:
-    """Where steps are captured: always the same stream, for cuBLAS keeps a workspace for each that it has seen."""
-    return torch.cuda.Stream(device)
-
-
 def _rows(prompts: Tensor, samples: int) -> Tensor:
     return (prompts[:, None] * samples + torch.arange(samples, device=prompts.device)).view(-1)
 
 
 @contextlib.contextmanager
 def _no_kept_casts(device: torch.device) -> Iterator[None]:
-    """Autocast, if it is on, casts anew at each step what is not `halved`: a graph must not read yesterday's copy."""
+    """Autocast, if it is on, casts what is not `cast_once` at each step: a graph must not read yesterday's copy."""
     if not torch.is_autocast_enabled(device.type):
         yield
         return

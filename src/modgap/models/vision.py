@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from modgap.models.casts import moved
 from modgap.models.layers import gated_mlp, normed
 
 Grid = tuple[int, int, int]
@@ -55,7 +56,8 @@ def _segments(lengths: Sequence[int], device: torch.device) -> list[Tensor]:
         starts.setdefault(length, []).append(offset)
         offset += length
     return [
-        (torch.tensor(at)[:, None] + torch.arange(length)[None, :]).to(device) for length, at in sorted(starts.items())
+        moved(torch.tensor(at)[:, None] + torch.arange(length)[None, :], device)
+        for length, at in sorted(starts.items())
     ]
 
 
@@ -77,9 +79,10 @@ def _plan(grids: tuple[Grid, ...], shape: tuple[int, int, int], windowed: bool, 
     window = None
     if windowed:
         offsets = accumulate(merged, initial=0)
-        window = torch.cat([plan.window_M + offset for plan, offset in zip(plans, offsets, strict=False)]).to(device)
+        parts = [plan.window_M + offset for plan, offset in zip(plans, offsets, strict=False)]
+        window = moved(torch.cat(parts), device)
     return _Plan(
-        torch.cat([plan.positions_N2 for plan in plans]).to(device),
+        moved(torch.cat([plan.positions_N2 for plan in plans]), device),
         window,
         _segments([h * w for t, h, w in grids for _ in range(t)], device),
         _segments([length for plan in plans for length in plan.windows], device),

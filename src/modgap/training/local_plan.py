@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modgap.core.recipe import Stage
 from modgap.training.estimate import GIB, Shape
@@ -341,13 +341,15 @@ def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> 
     gib = {name: value / GIB for name, value in c.memory.items()}
     guess = "half the limit" if 2 * lengths.response == s.max_response_tokens else "as the model says of itself"
     total = sum(c.seconds.values())
-    short_of_rows = f"; a larger micro_batch saves up to {short(c.seconds[WAITING])} s" if WAITING in c.seconds else ""
+    whole = replace(stage, settings=replace(s, micro_batch=0))
+    saved = total - sum(cost(whole, shape, lengths, machine).seconds.values())
+    hint = f"; with all rows a pass (micro_batch=0), if they fit, {short(saved)} less" if saved > 0.05 * total else ""
     return [
         f"a step, expected: {s.prompts_per_step * s.samples_per_prompt:,} responses trained on, "
         f"{c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens in their sequences",
         f"FLOPs a step: {sum(c.flops.values()):.2g} ({told(c.flops)})",
         f"memory: about {short(sum(gib.values()))} GiB ({told(gib)})",
-        f"time a step: about {short(total)} s ({told(c.seconds)}){short_of_rows}; {s.steps} steps "
+        f"time a step: about {short(total)} s ({told(c.seconds)}){hint}; {s.steps} steps "
         f"{short(total * s.steps / 60)} min, validation and checkpoints not counted",
         f"assumed: prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of {lengths.twin}, "
         f"responses of {lengths.response:.0f} ({guess}), {lengths.mixed:.0%} of groups with mixed rewards, "

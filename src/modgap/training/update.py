@@ -262,15 +262,16 @@ def gradients(
         vision = None
         if apart or any(batch.prompts[a[-1]] is batch.prompts[b[0]] for a, b in pairwise(passes)):
             vision = SharedVision(policy, [*batch.prompts, *filter(None, batch.twins)], micro_batch)
-        # Whose twins go along, and which of its pass's rows each is. Found and moved before the passes, and numbers are
+        # Rows whose twins go along, and where in its pass each is. Found and moved before the passes, and numbers are
         # read after them: a pass that waited for another would leave a GPU without work.
-        rights = [[i for i in rows if together and batch.eligible_B[i]] for rows in passes]
-        twinned = torch.tensor([i for some in rights for i in some], dtype=torch.long)
-        among = torch.tensor([i - rows[0] for rows, some in zip(passes, rights, strict=True) for i in some]).long()
-        sizes, counts = [len(rows) for rows in passes], [len(some) for some in rights]
+        twins = [[i for i in rows if together and batch.eligible_B[i]] for rows in passes]
+        twin_rows = torch.tensor([i for pass_twins in twins for i in pass_twins], dtype=torch.long)
+        within = [i - rows[0] for rows, pass_twins in zip(passes, twins, strict=True) for i in pass_twins]
+        sizes, twin_sizes = [len(rows) for rows in passes], [len(pass_twins) for pass_twins in twins]
         weights, advantages = (x.to(device).split(sizes) for x in (weights_B, batch.advantages_B))
-        kl_weights, placed = (x.to(device).split(counts) for x in (kl_weights_B[twinned], among))
-        for number, (rows, right) in enumerate(zip(passes, rights, strict=True)):
+        kl_weights = kl_weights_B[twin_rows].to(device).split(twin_sizes)
+        places = torch.tensor(within, dtype=torch.long).to(device).split(twin_sizes)
+        for number, (rows, right) in enumerate(zip(passes, twins, strict=True)):
             prompts = [batch.prompts[i] for i in rows] + [batch.twins[i] for i in right]
             responses = [batch.responses[i] for i in [*rows, *right]]
             seen = vision or SharedVision(policy, prompts, micro_batch)
@@ -288,7 +289,7 @@ def gradients(
             )  # fmt: skip
             loss = weighted_sum(terms.loss_BT, weights[number], mask_BT)
             if right:
-                kl = contrastive_kl(now_BT[placed[number]], free_BT, settings.kl_estimator, settings.kl_clamp)
+                kl = contrastive_kl(now_BT[places[number]], free_BT, settings.kl_estimator, settings.kl_clamp)
                 loss = loss + settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights[number], right_BT)
                 stats.add(right_BT, twin_tokens=right_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
             stats.backward(loss)
@@ -303,9 +304,11 @@ def gradients(
 
         if apart:
             assert vision is not None
-            for rows in pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch):
+            weights = kl_weights_B[batch.eligible_B].to(device).split(micro_batch)
+            eligible = batch.eligible_B.nonzero()[:, 0].tolist()
+            for rows, weights_W in zip(pieces(eligible, micro_batch), weights, strict=False):  # `split` of none is one
                 kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
-                stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights_B[rows].to(device), mask_BT))
+                stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, weights_W, mask_BT))
                 stats.add(mask_BT, twin_tokens=mask_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
 
         if vision is not None:
