@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import transformers
+from made import MODELS, make_policy
 
 from modgap.core.engine import Request, Sampling
 from modgap.core.prompt import evaluation_prompt
@@ -181,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     gpu = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
-    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--model", default="tiny", help=f"tiny, a folder, or a shape with random weights: {MODELS[1:]}")
     parser.add_argument("--data", type=Path, help="a PGPS9K folder; synthetic problems are made by default")
     parser.add_argument("--problems", type=int, help="8 on a CPU, 128 on a GPU by default")
     parser.add_argument("--samples", type=int, default=4)
@@ -198,7 +199,11 @@ def main() -> None:
         data = given.data or Path(scratch)
         if given.data is None:
             write_dataset(data, 0, count, seed=1, workers=1)
-        policy = load_policy(given.model, device=given.device)
+        if given.model in MODELS[1:]:
+            policy = make_policy(given.model, given.device, 256)
+            policy.model.to(torch.bfloat16 if gpu else torch.float32)
+        else:
+            policy = load_policy(given.model, device=given.device)
         asked = requests(data, count, given.samples)
         rows = measure(variants(policy, asked, sampling, batch), given.rounds, gpu)
     about = {

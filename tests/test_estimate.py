@@ -120,17 +120,22 @@ def test_passes_of_few_rows_leave_a_gpu_waiting_for_launches() -> None:
     cpu = replace(MACHINE, bytes=4, pass_seconds=0.0)
     assert WAITING not in of(machine=cpu, micro_batch=5, **settings).seconds
 
-    def said(**changes: int) -> str:
-        stage = Stage(("full-text",), settings=replace(Settings(), **settings | changes))
-        return "\n".join(describe(stage, QWEN, LENGTHS, MACHINE))
 
-    assert "(micro_batch=0), if they fit, " in said(micro_batch=5)
-    for changes in (
-        {"micro_batch": 0},
-        {"micro_batch": 40},
-        {"micro_batch": 0, "mini_batch": 1, "prompts_per_step": 1},
-    ):
-        assert "micro_batch" not in said(**changes)
+def test_the_dry_run_names_rows_that_fit_and_what_they_save() -> None:
+    lengths = Lengths(image=256, prompt=396, twin=356, response=400, longest=400, mixed=1.0)
+
+    def said(**changes: object) -> str:
+        settings = {"samples_per_prompt": 5, "prompts_per_step": 64, "mini_batch": 64, "micro_batch": 5} | changes
+        stage = Stage(("full-text",), settings=replace(Settings(), **settings))  # type: ignore[arg-type]
+        return "\n".join(describe(stage, QWEN, lengths, MACHINE))
+
+    rows = int(said().split("less with micro_batch=")[1].split(",")[0])
+    assert 5 < rows < 320 and "GiB of this GPU" not in said(micro_batch=rows)
+    assert "less with" not in said(micro_batch=rows) and "less with" not in said(loss_mean="micro_batch")
+    assert f"more than the 139 GiB of this GPU: {rows} rows a pass fit" in said(micro_batch=0)
+    assert "less with" not in said(micro_batch=0, mini_batch=1, prompts_per_step=1), "there are no more rows"
+    stage = Stage(("full-text",))
+    assert "not even one row" in "\n".join(describe(stage, SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"], lengths, gpu("L4")))
 
 
 def test_graphs_save_a_small_rollout_most_of_its_time() -> None:

@@ -277,6 +277,9 @@ def test_a_gpu_replays_graphs_unless_one_says_otherwise(monkeypatch: pytest.Monk
             monkeypatch.setenv("MODGAP_CUDA_GRAPHS", value)
         assert wanted(torch.device("cuda")) == expected
         assert not wanted(torch.device("cpu"))
+    monkeypatch.setenv("MODGAP_CUDA_GRAPHS", "off")
+    with pytest.raises(UserError, match="MODGAP_CUDA_GRAPHS=off: give 0"):
+        wanted(torch.device("cuda"))
 
 
 def test_sizes_are_few_and_waste_at_most_half() -> None:

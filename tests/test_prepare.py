@@ -197,7 +197,7 @@ problems = st.builds(
     id=texts,
     question=texts,
     answer=texts,
-    image=st.binary(max_size=40) | st.just(Path(__file__)),  # encoded bytes have no path
+    image=st.binary(min_size=1, max_size=40) | st.just(Path(__file__)),  # encoded bytes have no path
     structural=st.lists(st.just("line A B C") | texts, max_size=3).map(tuple),
     semantic=st.lists(texts, max_size=3).map(tuple),
     split=texts,
@@ -308,8 +308,15 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
         prepare(write_folder(tmp_path / "empty", train="{}"), tmp_path / "out", "full-text", splits=("train",))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="choose another --out"):
+    with pytest.raises(UserError, match="file is a file: give a folder as --out"):
         prepare(folder, tmp_path / "file", "full-text")
+
+
+def test_an_empty_diagram_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "d", diagrams={"img_1.png": b""})
+    with pytest.raises(UserError, match=r"prob_1: the diagram .*img_1.png is empty"):
+        prepare(folder, tmp_path / "out", "no-text")
+    assert not list((tmp_path / "out").iterdir())
 
 
 # ---- against the original ------------------------------------------------------------------------------------------

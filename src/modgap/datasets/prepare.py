@@ -93,6 +93,8 @@ def prepare(
         raise unknown("variant", variant, VARIANTS)
     if out.resolve() == folder.resolve():
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: give a folder as --out.")
     with _no_search_for_cycles():
         return _prepare(folder, out, variant, chosen, splits, progress)
 
@@ -117,7 +119,9 @@ def _prepare(
         for split, part in parts.items():
             os.replace(part, out / f"{split}.parquet")
     except OSError as error:
-        raise UserError(f"cannot prepare {folder} in {out} ({error}): mend that, or choose another --out.") from error
+        at_fault = error.filename and Path(error.filename).is_relative_to(folder)
+        remedy = "mend that" if at_fault else "mend that, or choose another --out"
+        raise UserError(f"cannot prepare {folder} in {out} ({error}): {remedy}.") from error
     finally:
         for part in parts.values():
             with contextlib.suppress(OSError):
@@ -164,6 +168,8 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
         for problem in problems:
             group.append(problem)
             diagrams.append(problem.image_bytes())
+            if not diagrams[-1]:
+                raise UserError(f"{problem.id}: the diagram {problem.image} is empty; see modgap data check.")
             size += len(diagrams[-1]) + 2000
             number += 1
             if size >= ROW_GROUP_BYTES:

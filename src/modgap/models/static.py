@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from modgap.core.errors import UserError
 from modgap.models.decode import (
     KeysValues,
     Start,
@@ -65,8 +66,15 @@ def waits_for_launches(device: torch.device, parameters: int) -> bool:
 
 
 def wanted(device: torch.device) -> bool:
-    """Whether sampling replays graphs: on a GPU, unless the environment's MODGAP_CUDA_GRAPHS is 0."""
-    return device.type == "cuda" and os.environ.get(SWITCH) != "0"
+    """Whether sampling replays graphs: on a GPU, unless the environment's MODGAP_CUDA_GRAPHS is 0.
+
+    Raises:
+        UserError: It is neither 0 nor 1.
+    """
+    told = os.environ.get(SWITCH) or "1"
+    if told not in ("0", "1"):
+        raise UserError(f"{SWITCH}={told}: give 0 (launch each kernel of sampling) or 1 (replay CUDA graphs).")
+    return device.type == "cuda" and told == "1"
 
 
 def rounded(n: int) -> int:

@@ -9,6 +9,7 @@ Every assumption is printed. `bench/plan.py` holds the seconds against a trainin
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,10 +30,10 @@ BEGINNING = 17
 PAIRS_OF_WORDS = (140, 100)
 """Tokens of a full-text prompt and of its text-free twin beside the image, chat turns and instruction included."""
 
-# Name in a GPU's own name -> FLOP/s in bf16 without sparsity, bytes/s.
+# Name in a GPU's own name -> FLOP/s in bf16 without sparsity, bytes/s, GiB of its memory that can be had.
 _GPUS = {
-    "H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12), "L40S": (362e12, 0.86e12),
-    "4090": (165e12, 1.0e12), "L4": (121e12, 0.3e12),
+    "H200": (989e12, 4.8e12, 139), "H100": (989e12, 3.35e12, 79), "A100": (312e12, 2.0e12, 79),
+    "L40S": (362e12, 0.86e12, 44), "4090": (165e12, 1.0e12, 23), "L4": (121e12, 0.3e12, 22),
 }  # fmt: skip
 
 
@@ -50,7 +51,8 @@ class Machine:
         bytes: Of a number in computation.
         token_seconds: What a decode step costs beside its layers: picking tokens.
         pass_seconds: What launching a layer's kernels takes in a forward and backward pass, beside their work.
-        replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs, whatever MODGAP_CUDA_GRAPHS says.
+        replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs.
+        memory: Bytes that it has, where that is known.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Machine:
     token_seconds: float = 0.0
     pass_seconds: float = 0.0
     replayed_seconds: float | None = None
+    memory: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +214,7 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
             twins = packed(shape, lengths.twin, lengths.response, right)
         flops["contrastive"] = groups * again * twins
 
-    trained = shape.parameters - (shape.vision if s.freeze_vision else 0)
-    trained = 0 if s.lora_rank else trained
+    trained = trained_parameters(stage, shape)
     seconds = {phase: count / machine.flops / machine.reach for phase, count in flops.items()}
     rows_of_pass, _, images = largest_pass(stage, shape, lengths, machine)
     together = twins_together(stage, shape, machine)
@@ -293,15 +295,20 @@ def machine_here(shape: Shape) -> Machine:
     import torch
 
     if torch.cuda.is_available():
-        return gpu(torch.cuda.get_device_name())
-    return gpu("H200 (assumed: there is no GPU here)") if shape.parameters > 5e8 else this_cpu(shape)
+        found = gpu(torch.cuda.get_device_name())
+        found = replace(found, memory=float(torch.cuda.get_device_properties().total_memory))
+    elif shape.parameters > 5e8:
+        found = gpu("H200 (assumed: there is no GPU here)")
+    else:
+        return this_cpu(shape)
+    return replace(found, replayed_seconds=None) if os.environ.get("MODGAP_CUDA_GRAPHS") == "0" else found
 
 
 def gpu(name: str) -> Machine:
     """A GPU by its name; one that the table lacks is taken for an A100."""
-    flops, bandwidth = next((speed for key, speed in _GPUS.items() if key in name), _GPUS["A100"])
+    flops, bandwidth, gib = next((speed for key, speed in _GPUS.items() if key in name), _GPUS["A100"])
     known = "" if any(key in name for key in _GPUS) else ", not in the table: speed of an A100"
-    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3.9e-3, 1.2e-4)
+    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3.9e-3, 1.2e-4, gib * GIB)
 
 
 def this_cpu(shape: Shape) -> Machine:
@@ -328,6 +335,30 @@ def _quickest(work: Callable[[], object], seconds: float = 0.3) -> float:
     return best
 
 
+def with_rows(stage: Stage, rows: int) -> Stage:
+    """The stage with so many rows of a pass."""
+    return replace(stage, settings=replace(stage.settings, micro_batch=rows))
+
+
+def fitting(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> int:
+    """The most rows of a pass that leave a tenth of the machine's memory free; 0 if not even one does."""
+    everything = stage.settings.mini_batch * stage.settings.samples_per_prompt
+    trained = trained_parameters(stage, shape)
+
+    def fits(rows: int) -> bool:
+        needed = memory(with_rows(stage, rows), shape, lengths, machine, trained)
+        return machine.memory is None or sum(needed.values()) <= 0.9 * machine.memory
+
+    return next((rows for rows in range(everything, 0, -1) if fits(rows)), 0)
+
+
+def trained_parameters(stage: Stage, shape: Shape) -> int:
+    """Parameters that have gradients and moments of their own; an adapter's are few."""
+    if stage.settings.lora_rank:
+        return 0
+    return shape.parameters - (shape.vision if stage.settings.freeze_vision else 0)
+
+
 def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> list[str]:
     """The cost and what it rests on, in lines for a reader."""
     c, s = cost(stage, shape, lengths, machine), stage.settings
@@ -341,14 +372,25 @@ def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> 
     gib = {name: value / GIB for name, value in c.memory.items()}
     guess = "half the limit" if 2 * lengths.response == s.max_response_tokens else "as the model says of itself"
     total = sum(c.seconds.values())
-    whole = replace(stage, settings=replace(s, micro_batch=0))
-    saved = total - sum(cost(whole, shape, lengths, machine).seconds.values())
-    hint = f"; with all rows a pass (micro_batch=0), if they fit, {short(saved)} less" if saved > 0.05 * total else ""
+    all_rows = s.mini_batch * s.samples_per_prompt
+    now, most = min(s.micro_batch or all_rows, all_rows), fitting(stage, shape, lengths, machine)
+    note, hint = "", ""
+    if machine.memory and sum(gib.values()) > machine.memory / GIB:
+        note = f"; more than the {machine.memory / GIB:.0f} GiB of this GPU: " + (
+            f"{most} rows a pass fit (micro_batch={most})"
+            if most
+            else "not even one row a pass fits, try gradient_checkpointing=true, lora_rank=16 or freeze_vision=true"
+        )
+    elif most > now and s.loss_mean != "micro_batch":  # there it would be another loss
+        wider = cost(with_rows(stage, most), shape, lengths, machine)
+        if (saved := total - sum(wider.seconds.values())) > 0.05 * total:
+            hint = f"; {short(saved)} s less with micro_batch={most}, which takes "
+            hint += f"{short(sum(wider.memory.values()) / GIB)} GiB"
     return [
         f"a step, expected: {s.prompts_per_step * s.samples_per_prompt:,} responses trained on, "
         f"{c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens in their sequences",
         f"FLOPs a step: {sum(c.flops.values()):.2g} ({told(c.flops)})",
-        f"memory: about {short(sum(gib.values()))} GiB ({told(gib)})",
+        f"memory: about {short(sum(gib.values()))} GiB ({told(gib)}){note}",
         f"time a step: about {short(total)} s ({told(c.seconds)}){hint}; {s.steps} steps "
         f"{short(total * s.steps / 60)} min, validation and checkpoints not counted",
         f"assumed: prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of {lengths.twin}, "
