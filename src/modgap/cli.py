@@ -169,10 +169,11 @@ def train(
     from modgap.study import dry_notes, print_plan, resolve_recipe, train_recipe
 
     if dry_run:
-        if data is not None and not data.exists():
+        at_hand = data is not None and data.exists()
+        if data is not None and not at_hand:
             say(f"--data {data} does not exist; the dry run goes on without it")
-        wanted = engine == "verl" and data is not None and data.exists()
-        problems = read_problems(benchmark, locate(benchmark, data), "train") if wanted else None
+        counted = engine == "verl" and at_hand
+        problems = read_problems(benchmark, locate(benchmark, data), "train") if counted else None
         return print_plan(resolve_recipe(recipe, settings, dry_notes(model)), engine, model, out, problems)
     data = locate(benchmark, data)
     problems = read_problems(benchmark, data, "train")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from modgap.models.layers import normed
+from modgap.models.layers import normed, rotated, turned
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
@@ -140,9 +140,7 @@ def decode_step(policy: Policy, tokens_PG: Tensor, cache: Cache, cos_PD: Tensor,
     """
     decoder = policy.decoder
     P, G = tokens_PG.shape
-    half = sin_PD.shape[-1] // 2
-    cos = cos_PD[:, None, None]
-    sin = torch.cat((-sin_PD[:, :half], sin_PD[:, half:]), dim=-1)[:, None, None]  # the sign of a rotated half
+    cos, sin = cos_PD[:, None, None], sin_PD[:, None, None]
     x = decoder.embed_tokens(tokens_PG.reshape(-1))
     for number, (layer, (prefix_k, prefix_v)) in enumerate(zip(decoder.layers, cache.prefix, strict=True)):
         attention = layer.self_attn
@@ -150,7 +148,7 @@ def decode_step(policy: Policy, tokens_PG: Tensor, cache: Cache, cos_PD: Tensor,
         h = normed(layer.input_layernorm, x)
         qk = torch.cat((attention.q_proj(h), attention.k_proj(h)), dim=-1).view(P, G, -1, D)
         v = attention.v_proj(h).view(P, G, K, D)
-        qk = (qk * cos + qk.roll(half, dims=-1) * sin).to(v.dtype)
+        qk = rotated(qk, cos, sin).to(v.dtype)
         R = qk.shape[2] // K - 1
         q = qk[:, :, : K * R].view(P, G, K, R, D).transpose(1, 2).contiguous()  # P K G R D
         added_k, added_v = cache.write(number, qk[:, :, K * R :].transpose(1, 2), v.transpose(1, 2))
@@ -173,7 +171,7 @@ class Start:
         logits: `[P, V]`, after the last token.
         lengths: `[P]`.
         cos: Cosines `[P, n, D]` of the n positions that follow.
-        sin: Their sines.
+        sin: Their sines, `turned`.
     """
 
     prefix: KeysValues
@@ -199,7 +197,7 @@ def begin(policy: Policy, prompts: Sequence[EncodedPrompt], n: int) -> Start:
     prefix = [(layer.keys, layer.values) for layer in cache.layers]
     start = torch.tensor([prompt.next_position for prompt in prompts], device=device)
     cos, sin = _rotary_table(policy, start, n, embeds)  # in the type that scoring has them in
-    cos, sin = cos.to(prefix[0][0].dtype), sin.to(prefix[0][0].dtype)
+    cos, sin = cos.to(prefix[0][0].dtype), turned(sin).to(prefix[0][0].dtype)
     if torch.is_autocast_enabled(device.type):  # each step's products would cast them, to the same bits
         half = torch.get_autocast_dtype(device.type)
         prefix = [(k.to(half), v.to(half)) for k, v in prefix]

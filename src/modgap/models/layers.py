@@ -1,6 +1,7 @@
 """Qwen2.5's norm and gated MLP, which keep less for the backward pass than transformers' modules do.
 
-The same results, from the same modules and weights (LoRA's included); what is cheap is computed again.
+The same results, from the same modules and weights (LoRA's included); what is cheap is computed again. And the rotary
+embedding of scoring, sampling and the vision tower.
 """
 
 from __future__ import annotations
@@ -33,6 +34,17 @@ def gated_mlp(mlp: Any, x: Tensor) -> Tensor:
     if not isinstance(mlp.act_fn, _SILU):
         return mlp(x)
     return mlp.down_proj(_Gated.apply(mlp.gate_proj(x), mlp.up_proj(x)))
+
+
+def turned(sin: Tensor) -> Tensor:
+    """The sines of a rotary embedding as `rotated` takes them: the first half negative."""
+    first, second = sin.chunk(2, dim=-1)
+    return torch.cat((-first, second), dim=-1)
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of the last dimension; the sign of a rotated half is in `sin` (`turned`), once for many uses."""
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 class _Gated(torch.autograd.Function):

@@ -26,7 +26,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
 from modgap.models.casts import moved
-from modgap.models.layers import gated_mlp, normed
+from modgap.models.layers import gated_mlp, normed, rotated, turned
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
@@ -179,8 +179,7 @@ def _common(ids: Sequence[Tensor]) -> int:
 def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
     """Hidden states `[N, C]` of embeddings `[N, C]` at positions `[3, N]`."""
     cos, sin = (_merged(table, decoder.config)[0] for table in decoder.rotary_emb(x[None], positions[:, None]))
-    first, second = sin.chunk(2, dim=-1)
-    sin = torch.cat((-first, second), dim=-1)  # the sign of a rotated half, once for all layers
+    sin = turned(sin)
     recompute = decoder.training and torch.is_grad_enabled() and _checkpointing(decoder)
     for layer in decoder.layers:
 
@@ -204,11 +203,6 @@ def _checkpointing(decoder: Any) -> bool:
     return any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.layers)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding; the first half of `sin` has its sign turned."""
-    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
-
-
 def _ending(tokens: int, seen: int, device: torch.device) -> Any:
     """What the last so many tokens see of a sequence; on a GPU only said, which keeps its fast kernel."""
     if device.type == "cuda":
@@ -222,7 +216,7 @@ def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, spans: Seque
         for project in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     heads = [q.shape[0], k.shape[0]]
-    q, k = _rotate(torch.cat((q, k)), cos, sin).to(v.dtype).split(heads)
+    q, k = rotated(torch.cat((q, k)), cos, sin).to(v.dtype).split(heads)
     sizes = [sum(span.lengths) for span in spans]
     qs, kvs = q.split(sizes, dim=1), torch.stack((k, v)).split(sizes, dim=2)
     out: list[Tensor] = []

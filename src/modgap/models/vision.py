@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from modgap.models.casts import moved
-from modgap.models.layers import gated_mlp, normed
+from modgap.models.layers import gated_mlp, normed, rotated, turned
 
 Grid = tuple[int, int, int]
 
@@ -91,9 +91,8 @@ def _plan(grids: tuple[Grid, ...], shape: tuple[int, int, int], windowed: bool, 
 
 
 def _rotate(x_N2HD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
-    """Rotary embedding in fp32, as transformers does it for the vision tower; the first half of `sin` is negative."""
-    x = x_N2HD.float()
-    return (x * cos_ND[:, None, None] + x.roll(x.shape[-1] // 2, dims=-1) * sin_ND[:, None, None]).to(x_N2HD.dtype)
+    """Rotary embedding in fp32, as transformers does it for the vision tower; `sin` is `turned`."""
+    return rotated(x_N2HD.float(), cos_ND[:, None, None], sin_ND[:, None, None]).to(x_N2HD.dtype)
 
 
 def _attend(attention: Any, x_NC: Tensor, segments: list[Tensor], cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
@@ -131,8 +130,8 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
     windowed = len(visual.fullatt_block_indexes) < len(visual.blocks)
     plan = _plan(tuple(tuple(grid) for grid in grids), shape, windowed, pixels_NP.device)
     angles = (plan.positions_N2[..., None].float() * visual.rotary_pos_emb.inv_freq.float()).flatten(1)
-    cos, sin = angles.cos(), angles.sin()
-    cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    angles = torch.cat((angles, angles), dim=-1)
+    cos, sin = angles.cos(), turned(angles.sin())
 
     # The patch embedding is a convolution whose stride is its kernel: a matrix product, and much faster as one.
     kernel = visual.patch_embed.proj.weight

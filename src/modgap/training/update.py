@@ -140,16 +140,15 @@ class TokenStats:
 
     def means(self) -> dict[str, float]:
         """The metrics of the log; none where there was no update."""
-        sums = defaultdict(float, {name: float(value) for name, value in self.sums.items()})
-        tokens, twin_tokens = sums["tokens"], sums["twin_tokens"]
+        tokens, twin_tokens = float(self.sums["tokens"]), float(self.sums["twin_tokens"])
         if not tokens:
             return {}
         per_token = ("clip_low", "clip_high", "clip_dual", "ratio_mean", "entropy")
-        named = {name: sums[name] / tokens for name in per_token}
+        named = {name: float(self.sums[name]) / tokens for name in per_token}
         named["ratio_max"] = float(self.largest_ratio)
         if twin_tokens:
-            named["contrastive_kl"] = sums["contrastive_kl"] / twin_tokens
-            named["kl_clamped"] = sums["kl_clamped"] / twin_tokens
+            named["contrastive_kl"] = float(self.sums["contrastive_kl"]) / twin_tokens
+            named["kl_clamped"] = float(self.sums["kl_clamped"]) / twin_tokens
         return named
 
 
