@@ -16,21 +16,22 @@ from torch.utils.checkpoint import checkpoint
 from modgap.core.prompt import Prompt
 from modgap.core.recipe import Settings
 from modgap.models import policy as policy_module
-from modgap.models.casts import cast_once
+from modgap.models.casts import Casts
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
 from modgap.training import update
 from modgap.training.rollout import Batch
 
+KINDS = ("weight", "bias")
 # Of an image: bf16 is slow on a CPU.
 SMALL = (56 * 56, 56 * 56)
 
 
 @contextlib.contextmanager
-def autocast(once: bool, model: nn.Module) -> Iterator[None]:
+def autocast(casts: Casts | None, model: nn.Module) -> Iterator[None]:
     with (
         torch.autocast("cpu", torch.bfloat16, cache_enabled=False),
-        cast_once(model, "cpu") if once else contextlib.nullcontext(),
+        casts.shown(model, "cpu") if casts else contextlib.nullcontext(),
     ):
         yield
 
@@ -56,9 +57,9 @@ class Tied(nn.Module):
 def test_gradients_of_several_passes_are_autocasts_own(again: bool) -> None:
     model = Tied()
     found: list[list[Tensor]] = []
-    for once in (False, True):
+    for casts in (None, Casts()):
         model.zero_grad(set_to_none=True)
-        with autocast(once, model):
+        with autocast(casts, model):
             for seed in range(3):
                 ids = torch.randint(50, (20,), generator=torch.Generator().manual_seed(seed))
                 (model(ids, again) * torch.linspace(-1, 1, 50)).sum().backward()
@@ -72,13 +73,52 @@ def test_gradients_of_several_passes_are_autocasts_own(again: bool) -> None:
 
 
 def test_without_autocast_and_where_nothing_is_to_be_cast_nothing_happens() -> None:
-    model = Tied()
-    with cast_once(model, "cpu") as cast:
-        assert not cast and model.head.weight is model.embed.weight
-    with autocast(True, model), cast_once(model, "cpu") as cast:
-        assert not cast, "they are cast already"
-    with torch.autocast("cpu", torch.bfloat16), cast_once(model.bfloat16(), "cpu") as cast:
-        assert not cast
+    model, casts = Tied(), Casts()
+    with casts.shown(model, "cpu"):
+        assert model.head.weight is model.embed.weight
+    with autocast(casts, model):
+        copy = model.head.weight
+        assert copy.dtype == torch.bfloat16
+        with casts.shown(model, "cpu"):
+            assert model.head.weight is copy, "they are cast already"
+        assert model.head.weight is copy
+    model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16), casts.shown(model, "cpu"):
+        assert model.head.weight is model.embed.weight
+
+
+def test_copies_stay_in_their_place_and_have_the_weights_of_now() -> None:
+    """Whichever way these change: an optimizer's steps in place, `.data`, which no version counts, a layer left out."""
+    model, casts = Tied(), Casts()
+    places: list[dict[str, int]] = []
+
+    def look() -> None:
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+        with torch.no_grad(), autocast(casts, model):
+            shown = {
+                f"{name}.{kind}": x for name, m in layers.items() for kind, x in m.__dict__.items() if kind in KINDS
+            }
+            own = {f"{name}.{kind}": p for name, m in layers.items() for kind, p in m.named_parameters()}
+            assert shown.keys() == own.keys()
+            assert all(torch.equal(x, own[name].bfloat16()) for name, x in shown.items())
+            places.append({name: x.data_ptr() for name, x in shown.items()})
+
+    look()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    with autocast(casts, model):
+        model(torch.arange(20))[:, 0].sum().backward()
+    optimizer.step()
+    look()
+    model.inner.weight.data.mul_(3)
+    look()
+    with autocast(None, model), casts.shown(model, "cpu", leave=model.head):
+        assert model.head.weight is model.embed.weight and model.inner.weight.dtype == torch.bfloat16
+    look()
+    assert places[0] == places[1] == places[2] == places[3]
+    model.inner.requires_grad_(False)  # now a copy of another kind: without gradients
+    with autocast(casts, model):
+        assert not model.inner.weight.requires_grad
+        model(torch.arange(20))[:, 0].sum().backward()
 
 
 @pytest.mark.parametrize("lora", [None, 4])
@@ -86,9 +126,9 @@ def test_a_policys_gradients_are_autocasts_own(lora: int | None) -> None:
     policy = load_policy("tiny", device="cpu", lora=lora, pixels=SMALL)
     prompts = [policy.encode(Prompt("Find x."), Image.new("RGB", (56, 56), "white"))] * 2
     found: list[dict[str, Tensor]] = []
-    for once in (False, True):
+    for casts in (None, Casts()):
         policy.model.zero_grad(set_to_none=True)
-        with autocast(once, policy.model):
+        with autocast(casts, policy.model):
             for seed in range(2):
                 words = torch.Generator().manual_seed(seed)
                 responses = [torch.randint(10, 600, (n,), generator=words) for n in (4, 6)]
@@ -123,15 +163,11 @@ def test_a_head_in_many_chunks_sums_their_gradients_in_fp32(monkeypatch: pytest.
     assert torch.equal(head_gradient(True), head_gradient(False))
 
 
-def test_weights_cast_without_gradients_are_not_trained_on() -> None:
+def test_weights_cast_where_no_gradient_is_on_are_trained_on() -> None:
     model = Tied()
-    with autocast(False, model):
-        with torch.no_grad():
-            outer = cast_once(model, "cpu")
-            outer.__enter__()
-        with pytest.raises(AssertionError, match="without gradients"), cast_once(model, "cpu"):
-            pass
-        outer.__exit__(None, None, None)
+    with torch.no_grad(), autocast(Casts(), model), torch.enable_grad():
+        model(torch.arange(20))[:, 0].sum().backward()
+    assert model.inner.weight.grad is not None and model.embed.weight.grad is not None
 
 
 @pytest.mark.parametrize(("micro_batch", "changes"), [(2, {}), (20, {}), (20, {"kl_estimator": "full_vocab"})], ids=str)
@@ -155,7 +191,7 @@ def test_an_updates_gradients_are_autocasts_own(
     found: list[list[Tensor]] = []
     for once in (False, True):
         if not once:
-            monkeypatch.setattr(Policy, "weights_cast", lambda _: contextlib.nullcontext(False))
+            monkeypatch.setattr(Policy, "weights_cast", lambda _: contextlib.nullcontext())
         else:
             monkeypatch.undo()
             monkeypatch.setattr(update, "computing", computing)

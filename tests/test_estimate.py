@@ -18,7 +18,6 @@ from modgap.training.estimate import SHAPES, Shape
 from modgap.training.local_plan import (
     BEGINNING,
     PACK_TOKENS,
-    ROOM,
     SMALL,
     WAITING,
     Cost,
@@ -46,7 +45,7 @@ def of(stage: Stage | None = None, lengths: Lengths = LENGTHS, machine: Machine 
 def test_packing_is_the_policys_own() -> None:
     from modgap.models import packs, static
 
-    assert packs._PACK_TOKENS == PACK_TOKENS and static._SMALL == SMALL and static._ROOM == ROOM
+    assert packs._PACK_TOKENS == PACK_TOKENS and static._SMALL == SMALL
     assert sequences(396, 400, 4) == (1, 396 + 4 * 400)
     assert sequences(396, 400, 5) == (2, 396 + 2.5 * 400)
     assert sequences(3000, 400, 5) == (5, 3400)

@@ -246,8 +246,9 @@ def test_weights_cast_once_give_the_same_bits_and_leave_no_trace(policy: Policy,
     assert all("weight" not in m.__dict__ and "bias" not in m.__dict__ for m in policy.model.modules())
 
 
-def test_a_large_models_graphs_go_with_the_weights_they_read(policy: Policy, problems: list[Problem]) -> None:
-    """Here any model is large. Without autocast nothing is cast, and graphs stay for the next batch."""
+def test_graphs_stay_from_rollout_to_rollout_and_go_with_what_they_read(problems: list[Problem]) -> None:
+    """Under autocast, too: an optimizer's step changes no address. Without it other weights are read: other graphs."""
+    policy = load_policy("tiny", device="cpu")
     prompts, seen = encode(policy, problems[:1])[:2], list[tuple[torch.dtype, int | None]]()
     sample = StaticSampler.sample
 
@@ -256,18 +257,25 @@ def test_a_large_models_graphs_go_with_the_weights_they_read(policy: Policy, pro
         seen.append((policy.model.lm_head.weight.dtype, sampler._weights))
         return out
 
+    def update() -> None:
+        logps, _, mask = policy.logprobs(prompts, [torch.arange(10, 14)] * 2, policy.image_features(prompts))
+        logps[mask].mean().backward()
+        optimizer.step()
+
+    optimizer = torch.optim.AdamW(policy.parameters())
+    held: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StaticSampler, "sample", watched)
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            policy.generate(prompts, [[0]] * 2, 0.8, 4, graphs=True)
-        assert policy._static is None
-        policy.generate(prompts, [[0]] * 2, 0.8, 4, graphs=True)
-        held = policy._static
-        policy.generate(prompts, [[0]] * 2, 0.8, 4, graphs=True)
-        assert held is not None and policy._static is held
-    (half, cast), (whole, own), again = seen
-    assert half == torch.bfloat16 and whole == torch.float32 and again == (whole, own)
-    assert cast != own, "graphs of the one are never replayed for the other"
+        for cast in (True, True, False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=cast, cache_enabled=False):
+                policy.generate(prompts, [[0]] * 2, 0.8, 4, graphs=True)
+                held.append(policy._static)
+                with policy.weights_cast():
+                    update()
+    assert held[0] is not None and all(sampler is held[0] for sampler in held)
+    first, second, whole, third = seen
+    assert first == second == third and first[0] == torch.bfloat16
+    assert whole[0] == torch.float32 and whole[1] != first[1], "graphs of the one are never replayed for the other"
 
 
 def test_a_gpu_replays_graphs_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

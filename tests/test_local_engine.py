@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
-from modgap.core.prompt import contrastive_prompt, training_prompt
+from modgap.core.prompt import Prompt, contrastive_prompt, training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.core.record import RunFolder
 from modgap.models import policy as policy_module
@@ -40,7 +40,7 @@ from modgap.training.log import StageLog
 from modgap.training.protocol import Event
 from modgap.training.rollout import Batch, DataOrder, draw_size, hold_out, score
 from modgap.training.setup import check_prompts, digest, identity
-from modgap.training.update import MicroBatch, SharedVision, gradients, old_logprobs
+from modgap.training.update import MicroBatch, SharedVision, TokenStats, computing, gradients, old_logprobs
 
 on_cpu = functools.partial(load_policy, device="cpu")
 
@@ -918,3 +918,60 @@ def test_a_chained_recipe_trains_on_a_gpu(options: dict[str, Any], tiny: Path, t
     assert all(row["grad_norm"] > 0 for row in rows if row["updates"]) and any(row["updates"] for row in rows)
     before, after = weights_of(tiny), weights_of(tmp_path / "stage2" / "checkpoints" / "step_2")
     assert before.keys() == after.keys() and any(not torch.equal(before[n].float(), after[n].float()) for n in before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tree_scores", [True, False])
+def test_no_pass_of_an_update_waits_for_the_gpu(tree_scores: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first pass to the end of the last, images of several sizes and twins included: torch would raise."""
+    on_gpu = load_policy("tiny", device="cuda", dtype=torch.float32, pixels=(56 * 56, 140 * 140))
+    words = torch.Generator().manual_seed(0)
+    prompts, twins = [], []
+    for n, size in enumerate([(56, 56), (112, 84), (140, 140)]):
+        image = Image.new("RGB", size, "white")
+        prompts += [on_gpu.encode(Prompt(f"AB = {n}. Find x."), image)] * 3
+        twins += [on_gpu.encode(Prompt("Find x."), image)] * 3
+    advantages = torch.tensor([1.0, -0.5, -0.5] * 3)
+    responses = [torch.randint(10, 600, (n,), generator=words) for n in (4, 6, 1, 3, 2, 5, 7, 7, 2)]
+    batch = Batch(prompts, twins, responses, advantages, advantages > 0)
+    scored_first, read = Policy.logprobs, TokenStats.read
+
+    def logprobs(self: Policy, *given: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        return scored_first(self, *given)
+
+    def at_the_end(self: TokenStats) -> TokenStats:
+        torch.cuda.set_sync_debug_mode("default")
+        return read(self)
+
+    monkeypatch.setattr(policy_module, "tree_pays", lambda _: tree_scores)
+    settings = replace(SETTINGS, kl_coef=0.5)
+    gradients(on_gpu, batch, settings, True, 4)  # what is made once and kept
+    monkeypatch.setattr(Policy, "logprobs", logprobs)
+    monkeypatch.setattr(TokenStats, "read", at_the_end)
+    try:
+        assert gradients(on_gpu, batch, settings, True, 4).means()["contrastive_kl"] > 0
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_steps_of_equal_sizes_take_no_new_memory() -> None:
+    """Rollouts keep their graphs and the copies that these read, so that nothing is given back and asked for again."""
+    on_gpu = load_policy("tiny", device="cuda", dtype=torch.float32)
+    prompts = [on_gpu.encode(Prompt(f"AB = {n}. Find x.", has_image=False)) for n in range(4)]
+    optimizer = torch.optim.AdamW(on_gpu.parameters(), lr=0.0)
+    seen: list[tuple[int, int]] = []
+    for _ in range(6):
+        with computing(on_gpu):
+            rolled = on_gpu.generate(prompts, [list(range(5))] * 4, 1.0, 60)
+        rows = [prompt for prompt in prompts for _ in range(5)]
+        responses = [sample.token_ids for row in rolled for sample in row]
+        advantages = torch.tensor([1.0, -0.25, -0.25, -0.25, -0.25] * 4)
+        batch = Batch(rows, rows, responses, advantages, advantages > 0)
+        gradients(on_gpu, batch, SETTINGS, False, 10)
+        optimizer.step()
+        stats = torch.cuda.memory_stats()
+        seen.append((stats["num_device_alloc"], stats["reserved_bytes.all.current"]))
+    assert on_gpu._static is not None and on_gpu._static.graphs
+    assert seen[3] == seen[4] == seen[5], seen

@@ -14,40 +14,60 @@ import torch
 from torch import Tensor, nn
 
 
-@contextmanager
-def cast_once(model: nn.Module, kind: str, leave: nn.Module | None = None) -> Iterator[bool]:
-    """Inside, under autocast, linear layers have their weights in its type: the bits that each cast would give.
+class Casts:
+    """A model's linear weights in autocast's type: the bits that each cast would give.
 
-    A module's own attribute hides its parameter, which others may share (an embedding with the LM head) and which stays
-    as it is. Where gradients are on, those of the copies are added to the parameters' own after each backward pass, as
-    autocast would; only that the parts of a layer that is used several times in one pass are summed in the lower type.
-    The weights must not change inside. The copies lie still, so that CUDA graphs can read them, and go at the end.
-
-    Args:
-        model: The model.
-        kind: The type of its device, of which autocast is asked.
-        leave: A layer that is left to autocast.
-
-    Yields:
-        Whether there is any copy.
+    The copies lie where they lay the last time, so that CUDA graphs can go on reading them, and have the weights of now
+    whenever they are `shown`. They take the memory of their type as long as this lives.
     """
-    layers: list[nn.Module] = []
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not leave]
-        layers = [m for m in linear if m.weight.dtype != dtype]
-        for m in linear if torch.is_grad_enabled() else ():
-            trained = m._parameters["weight"]
-            assert trained is None or m.weight.requires_grad >= trained.requires_grad, "cast before, without gradients"
-    try:
-        for layer in layers:
-            copies = {name: _copy(p, dtype) for name, p in layer._parameters.items() if p is not None}
-            layer.__dict__.update(copies)
-        yield bool(layers)
-    finally:
-        for layer in layers:
-            for name in ("weight", "bias"):
-                layer.__dict__.pop(name, None)
+
+    def __init__(self) -> None:
+        self._copies: dict[nn.Parameter, Tensor] = {}
+
+    @contextmanager
+    def shown(self, model: nn.Module, kind: str, leave: nn.Module | None = None) -> Iterator[None]:
+        """Inside, under autocast, linear layers have copies of their weights; without autocast nothing happens.
+
+        A module's own attribute hides its parameter, which others may share (an embedding with the LM head) and which
+        stays as it is. Gradients of the copies are added to the parameters' own after each backward pass, as autocast
+        would; only that the parts of a layer that is used several times in one pass are summed in the lower type.
+        The weights must not change inside.
+
+        Args:
+            model: The model, the same each time.
+            kind: The type of its device, of which autocast is asked.
+            leave: A layer that is left to autocast.
+        """
+        shown: list[nn.Linear] = []
+        try:
+            if torch.is_autocast_enabled(kind):
+                dtype = torch.get_autocast_dtype(kind)
+                for layer in model.modules():
+                    if isinstance(layer, nn.Linear) and layer.weight.dtype != dtype:
+                        copies = {
+                            name: self._copied(p, dtype) for name, p in layer._parameters.items() if p is not None
+                        }
+                        if layer is not leave:
+                            shown.append(layer)
+                            layer.__dict__.update(copies)
+            yield
+        finally:
+            for layer in shown:
+                for name in ("weight", "bias"):
+                    layer.__dict__.pop(name, None)
+
+    @torch.no_grad()
+    def _copied(self, parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
+        """The copy from before with the weights of now, or a new one if that was of another kind."""
+        copy = self._copies.get(parameter)
+        kind = (dtype, parameter.device, parameter.requires_grad)
+        if copy is not None and (copy.dtype, copy.device, copy.requires_grad) == kind:
+            return copy.copy_(parameter)
+        copy = parameter.detach().to(dtype)
+        if parameter.requires_grad:
+            copy.requires_grad_().register_post_accumulate_grad_hook(_adding_to(parameter))
+        self._copies[parameter] = copy
+        return copy
 
 
 def moved(x: Tensor, device: torch.device | str) -> Tensor:
@@ -57,13 +77,6 @@ def moved(x: Tensor, device: torch.device | str) -> Tensor:
     H200's host; the driver's own way 0.02 to 0.3 ms up to 0.6 MB).
     """
     return x.to(device, non_blocking=torch.device(device).type == "cuda")
-
-
-def _copy(parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
-    copy = parameter.detach().to(dtype)
-    if parameter.requires_grad and torch.is_grad_enabled():
-        copy.requires_grad_().register_post_accumulate_grad_hook(_adding_to(parameter))
-    return copy
 
 
 def _adding_to(parameter: nn.Parameter) -> Callable[[Tensor], None]:

@@ -14,7 +14,7 @@ Legend: B rows (one response each), T response tokens, V vocabulary, L prompt to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modgap.models.casts import cast_once, moved
+from modgap.models.casts import Casts, moved
 from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.encode import EncodedPrompt, Encoder
 from modgap.models.packs import packed_hidden
@@ -74,6 +74,7 @@ class Policy:
         self.default_max_new_tokens: int | None = defaults.max_new_tokens
         self._bans: dict[tuple[torch.device, int, tuple[int, ...]], Tensor] = {}
         self._size = self.count_parameters()  # counting takes milliseconds
+        self._casts = Casts()
         self._static: StaticSampler | None = None
         self._features: dict[str | None, Tensor] | None = None  # kept while evaluating
 
@@ -173,12 +174,13 @@ class Policy:
 
     # ------------------------------------------------------------------ scoring
 
-    def weights_cast(self) -> AbstractContextManager[bool]:
-        """Inside, autocast finds the linear layers' weights cast; see `casts.cast_once`. Gives whether any was.
+    def weights_cast(self) -> AbstractContextManager[None]:
+        """Inside, autocast finds the linear layers' weights cast; see `casts.Casts`.
 
         Not the LM head's where gradients are on: it is used chunk by chunk in one pass.
         """
-        return cast_once(self.model, self.device.type, self.model.lm_head if torch.is_grad_enabled() else None)
+        leave = self.model.lm_head if torch.is_grad_enabled() else None
+        return self._casts.shown(self.model, self.device.type, leave)
 
     @property
     def shares_beginnings(self) -> bool:
@@ -311,7 +313,7 @@ class Policy:
         work.sort(key=lambda item: len(prompts[item[0]]))
         out: list[list[Generated]] = [[] for _ in prompts]
         graphs = wanted(self.device) if graphs is None else graphs
-        with self.evaluating(), self._cast_for_sampling(graphs):
+        with self.evaluating(), self.weights_cast():
             while work:
                 batch: list[tuple[int, int]] = []
                 count = widest = 0
@@ -326,19 +328,9 @@ class Policy:
                 sampled = self._sample([prompts[i] for i, _ in batch], chunk, temperature, limit, graphs)
                 for (i, _), row in zip(batch, sampled, strict=True):
                     out[i] += [self._finish(tokens, logps) for tokens, logps in row]
+        if self._static is not None and self._static.is_large:  # an update needs its memory
+            self._static = None
         return out
-
-    @contextmanager
-    def _cast_for_sampling(self, graphs: bool) -> Iterator[None]:
-        """`weights_cast`, but a small model's graphs, which stay from batch to batch, cast theirs at each step."""
-        stay = graphs and self.waits_for_launches
-        with nullcontext(False) if stay else self.weights_cast() as cast:
-            try:
-                yield
-            finally:
-                # Its graphs read what is gone now, or it takes the memory that an update needs.
-                if cast or (self._static is not None and self._static.is_large):
-                    self._static = None
 
     def _sample(
         self,
@@ -355,8 +347,7 @@ class Policy:
             sampled = self._static.sample(prompts, seeds, temperature, limit)
         if sampled is not None:
             return sampled
-        with self.weights_cast():
-            return sample_batch(self, prompts, seeds, temperature, limit)
+        return sample_batch(self, prompts, seeds, temperature, limit)
 
     def _finish(self, tokens: Tensor, logps: Tensor) -> Generated:
         stopped = int(tokens[-1]) in self.eos_token_ids

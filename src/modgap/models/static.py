@@ -7,9 +7,10 @@ rounded up to a few sizes, what is not there (yet) is masked, and the step's pla
 
 Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one buffer, and a batch
 that would need more than a quarter of the GPU's free memory is left to `decode.py`. Weights are read where they lie, so
-that an optimizer's steps are seen; if they move (another dtype, another device), the graphs are dropped. Under autocast
-a step casts them anew; a large model's are cast once for all steps (`casts.py`), and its graphs go when its samples are
-drawn. If a capture fails, that is said once and everything goes on without.
+that an optimizer's steps are seen, or where their copies in autocast's type lie (`casts.py`), which are brought up to
+date for each batch; if they move (another dtype, another device), the graphs are dropped. A graph is worth keeping: to
+capture one empties the allocator's cache, and what follows has to ask the driver for all its memory anew. If a capture
+fails, that is said once and everything goes on without.
 
 Legend: P prompts, G samples of each, K key heads, S prefix, D head, V vocabulary.
 """
@@ -59,8 +60,8 @@ _SMALL = 200_000_000
 def waits_for_launches(device: torch.device, parameters: int) -> bool:
     """Whether a model is small enough for its GPU to wait for launches in training, too.
 
-    So that it scores in packs, and keeps its graphs. Measured at 6.4 M parameters (yes) and at 3.8 G (no); where
-    between them the border lies was not.
+    So that it scores in packs. Measured at 6.4 M parameters (yes) and at 3.8 G (no); where between them the border lies
+    was not.
     """
     return device.type == "cuda" and parameters <= _SMALL
 
@@ -156,6 +157,7 @@ class StaticSampler:
         self._arena = torch.empty(0, dtype=torch.uint8, device=policy.device)
         self._eos = torch.tensor(policy.eos_token_ids, device=policy.device)
         self._weights: int | None = None
+        self._most_logits = 0
         self.replays = 0
 
     @property
@@ -171,8 +173,8 @@ class StaticSampler:
 
     @property
     def is_large(self) -> bool:
-        """Whether its buffer takes more of a GPU than may be kept from what comes between two batches."""
-        kept = self._arena.numel()
+        """Whether its memory is more of a GPU's than may be kept from what comes between two batches."""
+        kept = self._arena.numel() + 40 * self._most_logits  # a graph's own numbers: those of picking tokens
         return self.device.type == "cuda" and kept > torch.cuda.get_device_properties(self.device).total_memory / 12
 
     @property
@@ -183,7 +185,7 @@ class StaticSampler:
     def clear(self) -> None:
         """Let go of all graphs and of the buffer."""
         self._graphs.clear()
-        self._pool = None
+        self._pool, self._most_logits = None, 0
         self._arena = torch.empty(0, dtype=torch.uint8, device=self._policy.device)
 
     def sample(
@@ -288,6 +290,7 @@ class StaticSampler:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 advance(self._policy, state, self._eos)
+            self._most_logits = max(self._most_logits, state.logits.numel())
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -392,7 +395,7 @@ def _rows(prompts: Tensor, samples: int) -> Tensor:
 
 @contextlib.contextmanager
 def _no_kept_casts(device: torch.device) -> Iterator[None]:
-    """Autocast, if it is on, casts what is not `cast_once` at each step: a graph must not read yesterday's copy."""
+    """Autocast, if it is on, casts what has no copy in `Casts` at each step: a graph must not read yesterday's."""
     if not torch.is_autocast_enabled(device.type):
         yield
         return

@@ -21,8 +21,6 @@ PACK_TOKENS = 2048
 """Up to this length a group's responses follow their prompt in one pack; as in `models/packs.py`."""
 SMALL = 200_000_000
 """Parameters up to which a GPU scores in packs; as in `models/static.py`."""
-ROOM = 128
-"""New tokens that the first graph of a batch has room for, the next one twice as many; as in `models/static.py`."""
 WAITING = "waiting for launches"
 """The phase in which a GPU has run out of kernels: its passes are short of rows."""
 BEGINNING = 17
@@ -232,9 +230,6 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     read = calls * shape.language * machine.bytes / machine.bandwidth
     layer = machine.replayed_seconds or machine.layer_seconds
     overhead = calls * (shape.layers * layer + machine.token_seconds)
-    if machine.replayed_seconds and shape.parameters > SMALL:  # graphs are made anew, for each size a response outgrows
-        sizes = 1 + math.ceil(math.log2(max(1.0, lengths.longest / ROOM)))
-        overhead += rolled * sizes * 3 * shape.layers * machine.layer_seconds
     seconds["rollout"] = prefill / machine.flops / machine.reach + max(decode, read) + overhead
     seconds["optimizer"] = batches * trained * 36 / machine.bandwidth  # AdamW and the norm, each number read or written
     copies = 1 if tree else sequences(lengths.prompt, lengths.response, n)[0]

@@ -74,7 +74,7 @@ class TrainablePolicy(Protocol):
         """What is trained."""
         ...
 
-    def weights_cast(self) -> AbstractContextManager[bool]:
+    def weights_cast(self) -> AbstractContextManager[None]:
         """Inside, where weights do not change, autocast need not cast them at each use; gradients reach them."""
         ...
 
