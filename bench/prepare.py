@@ -55,6 +55,7 @@ def make(folder: Path, rows: int, kilobytes: int) -> Path:
 
 def run(command: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
     """Processor seconds, wall seconds and peak MB of a process."""
+    os.sync()  # what the run before wrote is not this one's to wait for
     start = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None

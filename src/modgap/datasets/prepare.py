@@ -17,6 +17,7 @@ import json
 import os
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -142,7 +143,7 @@ def _no_search_for_cycles() -> Generator[None]:
 
 
 def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: Style, root: Path | None = None) -> int:
-    """Write one file, holding no more than a row group in memory.
+    """Write one file, holding no more than two row groups in memory.
 
     Args:
         problems: What to write, each with a diagram.
@@ -163,21 +164,35 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
     names = [name for field in schema for name in _leaves(field.name, field.type)]
     how: Any = {name: "NONE" if name == _DIAGRAM else "SNAPPY" for name in names}
     told: Any = [name for name in names if name != _DIAGRAM]
-    number, group, diagrams, size = 0, list[Problem](), list[bytes](), 0
-    with pq.ParquetWriter(path, schema, use_dictionary=False, compression=how, write_statistics=told) as writer:
-        for problem in problems:
-            group.append(problem)
-            diagrams.append(problem.image_bytes())
-            if not diagrams[-1]:
-                raise UserError(f"{problem.id}: the diagram {problem.image} is empty; see modgap data check.")
-            size += len(diagrams[-1]) + 2000
-            number += 1
-            if size >= ROW_GROUP_BYTES:
-                writer.write_table(_table(_columns(group, diagrams, variant, style, root), len(group), schema))
-                group, diagrams, size = [], [], 0
-        if group or not number:
-            writer.write_table(_table(_columns(group, diagrams, variant, style, root), len(group), schema))
-    return number
+    rows = 0
+    with (
+        pq.ParquetWriter(path, schema, use_dictionary=False, compression=how, write_statistics=told) as writer,
+        ThreadPoolExecutor(1) as beside,  # one group is written while the next one is made
+    ):
+        written = beside.submit(bool)
+        for group, diagrams in _groups(problems):
+            table = _table(_columns(group, diagrams, variant, style, root), len(group), schema)
+            written.result()
+            written = beside.submit(writer.write_table, table)
+            rows += len(group)
+        written.result()
+    return rows
+
+
+def _groups(problems: Iterable[Problem]) -> Iterator[tuple[list[Problem], list[bytes]]]:
+    """Problems and their diagrams, a row group at a time."""
+    group, diagrams, size = list[Problem](), list[bytes](), 0
+    for problem in problems:
+        group.append(problem)
+        diagrams.append(problem.image_bytes())
+        if not diagrams[-1]:
+            raise UserError(f"{problem.id}: the diagram {problem.image} is empty; see modgap data check.")
+        size += len(diagrams[-1]) + 2000
+        if size >= ROW_GROUP_BYTES:
+            yield group, diagrams
+            group, diagrams, size = [], [], 0
+    if group:
+        yield group, diagrams
 
 
 def _columns(
