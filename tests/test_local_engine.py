@@ -894,6 +894,7 @@ def test_real_out_of_memory_halves_the_micro_batch(tiny: Path, policy: Policy) -
         ],
     )
     on_gpu = local.load_for_training(load_policy, tiny, SETTINGS)
+    torch.cuda.reset_peak_memory_stats()  # of the tests before
     gradients(on_gpu, long, SETTINGS, True, 100)
     expected, peak = gradients_of(on_gpu), torch.cuda.max_memory_allocated()  # type: ignore[arg-type]
     torch.cuda.empty_cache()

@@ -64,6 +64,10 @@ class Policy:
         self.freeze_vision = freeze_vision
         if freeze_vision:
             model.model.visual.requires_grad_(False)
+        if self.device.type == "cuda":
+            # torch prefers cuDNN's attention on an H100 or H200. It plans each new size anew, for tens of milliseconds,
+            # and prompts and responses hardly ever have the sizes of those before.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self._encoder = Encoder(tokenizer, image_processor, model.config)
         defaults = model.generation_config
         eos = defaults.eos_token_id

@@ -270,6 +270,8 @@ def gradients(
         weights, advantages = (x.to(device).split(sizes) for x in (weights_B, batch.advantages_B))
         kl_weights = kl_weights_B[twin_rows].to(device).split(twin_sizes)
         places = torch.tensor(within, dtype=torch.long).to(device).split(twin_sizes)
+        apart_rows = list(pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch)) if apart else []
+        apart_weights = kl_weights_B[batch.eligible_B].to(device).split(micro_batch)
         for number, (rows, right) in enumerate(zip(passes, twins, strict=True)):
             prompts = [batch.prompts[i] for i in rows] + [batch.twins[i] for i in right]
             responses = [batch.responses[i] for i in [*rows, *right]]
@@ -301,14 +303,11 @@ def gradients(
             )  # fmt: skip
             stats.add_ratio(mask_BT, terms.ratio_BT)
 
-        if apart:
+        for rows, weights_W in zip(apart_rows, apart_weights, strict=False):
             assert vision is not None
-            weights = kl_weights_B[batch.eligible_B].to(device).split(micro_batch)
-            eligible = batch.eligible_B.nonzero()[:, 0].tolist()
-            for rows, weights_W in zip(pieces(eligible, micro_batch), weights, strict=False):  # `split` of none is one
-                kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
-                stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, weights_W, mask_BT))
-                stats.add(mask_BT, twin_tokens=mask_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
+            kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
+            stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, weights_W, mask_BT))
+            stats.add(mask_BT, twin_tokens=mask_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
 
         if vision is not None:
             vision.backward()
