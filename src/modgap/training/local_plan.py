@@ -21,6 +21,8 @@ PACK_TOKENS = 2048
 """Up to this length a group's responses follow their prompt in one pack; as in `models/packs.py`."""
 SMALL = 200_000_000
 """Parameters up to which a GPU scores in packs; as in `models/static.py`."""
+VOCABULARY = 152_000
+"""Words of Qwen2.5-VL, for which the cost of picking one was measured."""
 WAITING = "waiting for launches"
 """The phase in which a GPU has run out of kernels: its passes are short of rows."""
 BEGINNING = 17
@@ -47,8 +49,9 @@ class Machine:
         decode_reach: The share that sampling reaches, row by row short products.
         layer_seconds: What one layer of one decode step costs however few rows it has.
         bytes: Of a number in computation.
-        token_seconds: What a decode step costs beside its layers: picking tokens.
+        token_seconds: What a decode step costs beside its layers: picking tokens, out of `VOCABULARY`.
         pass_seconds: What launching a layer's kernels takes in a forward and backward pass, beside their work.
+        phase_seconds: What a rollout and an update take beside all that, however small the model.
         replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs.
         memory: Bytes that it has, where that is known.
     """
@@ -62,6 +65,7 @@ class Machine:
     bytes: int
     token_seconds: float = 0.0
     pass_seconds: float = 0.0
+    phase_seconds: float = 0.0
     replayed_seconds: float | None = None
     memory: float | None = None
 
@@ -224,13 +228,16 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     computing = seconds["update"] + seconds.get("contrastive", 0.0)
     if (idle := layers_passed * machine.pass_seconds * again / 3 - computing) > 0:
         seconds[WAITING] = idle
+    seconds["update"] += machine.phase_seconds
     rolled = math.ceil(rows / (64 if machine.bytes == 4 else 2048))  # batches
     calls = rolled * lengths.longest
     decode = rows * lengths.response * each / machine.flops / machine.decode_reach
     read = calls * shape.language * machine.bytes / machine.bandwidth
     layer = machine.replayed_seconds or machine.layer_seconds
-    overhead = calls * (shape.layers * layer + machine.token_seconds)
-    seconds["rollout"] = prefill / machine.flops / machine.reach + max(decode, read) + overhead
+    overhead = calls * (shape.layers * layer + machine.token_seconds * shape.vocab / VOCABULARY)
+    launches = (shape.layers + shape.vision_layers) * machine.pass_seconds / 3
+    begin = max(prefill / machine.flops / machine.reach, launches)
+    seconds["rollout"] = begin + max(decode, read) + overhead + machine.phase_seconds
     seconds["optimizer"] = batches * trained * 36 / machine.bandwidth  # AdamW and the norm, each number read or written
     copies = 1 if tree else sequences(lengths.prompt, lengths.response, n)[0]
     return Cost(
@@ -303,7 +310,7 @@ def gpu(name: str) -> Machine:
     """A GPU by its name; one that the table lacks is taken for an A100."""
     flops, bandwidth, gib = next((speed for key, speed in _GPUS.items() if key in name), _GPUS["A100"])
     known = "" if any(key in name for key in _GPUS) else ", not in the table: speed of an A100"
-    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3.9e-3, 1.2e-4, gib * GIB)
+    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3e-3, 0.015, 1.2e-4, gib * GIB)
 
 
 def this_cpu(shape: Shape) -> Machine:
