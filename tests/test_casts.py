@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -28,10 +29,10 @@ SMALL = (56 * 56, 56 * 56)
 
 
 @contextlib.contextmanager
-def autocast(casts: Casts | None, model: nn.Module) -> Iterator[None]:
+def autocast(casts: Casts | None) -> Iterator[None]:
     with (
         torch.autocast("cpu", torch.bfloat16, cache_enabled=False),
-        casts.shown(model, "cpu") if casts else contextlib.nullcontext(),
+        casts.shown("cpu") if casts else contextlib.nullcontext(),
     ):
         yield
 
@@ -57,9 +58,9 @@ class Tied(nn.Module):
 def test_gradients_of_several_passes_are_autocasts_own(again: bool) -> None:
     model = Tied()
     found: list[list[Tensor]] = []
-    for casts in (None, Casts()):
+    for casts in (None, Casts(model)):
         model.zero_grad(set_to_none=True)
-        with autocast(casts, model):
+        with autocast(casts):
             for seed in range(3):
                 ids = torch.randint(50, (20,), generator=torch.Generator().manual_seed(seed))
                 (model(ids, again) * torch.linspace(-1, 1, 50)).sum().backward()
@@ -73,28 +74,30 @@ def test_gradients_of_several_passes_are_autocasts_own(again: bool) -> None:
 
 
 def test_without_autocast_and_where_nothing_is_to_be_cast_nothing_happens() -> None:
-    model, casts = Tied(), Casts()
-    with casts.shown(model, "cpu"):
+    model = Tied()
+    casts = Casts(model)
+    with casts.shown("cpu"):
         assert model.head.weight is model.embed.weight
-    with autocast(casts, model):
-        copy = model.head.weight
-        assert copy.dtype == torch.bfloat16
-        with casts.shown(model, "cpu"):
-            assert model.head.weight is copy, "they are cast already"
-        assert model.head.weight is copy
+    with autocast(casts):
+        half = model.head.weight
+        assert half.dtype == torch.bfloat16
+        with casts.shown("cpu"):
+            assert model.head.weight is half, "they are cast already"
+        assert model.head.weight is half
     model.bfloat16()
-    with torch.autocast("cpu", torch.bfloat16), casts.shown(model, "cpu"):
+    with torch.autocast("cpu", torch.bfloat16), casts.shown("cpu"):
         assert model.head.weight is model.embed.weight
 
 
 def test_copies_stay_in_their_place_and_have_the_weights_of_now() -> None:
     """Whichever way these change: an optimizer's steps in place, `.data`, which no version counts, a layer left out."""
-    model, casts = Tied(), Casts()
+    model = Tied()
+    casts = Casts(model)
     places: list[dict[str, int]] = []
 
     def look() -> None:
         layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-        with torch.no_grad(), autocast(casts, model):
+        with torch.no_grad(), autocast(casts):
             shown = {
                 f"{name}.{kind}": x for name, m in layers.items() for kind, x in m.__dict__.items() if kind in KINDS
             }
@@ -105,20 +108,63 @@ def test_copies_stay_in_their_place_and_have_the_weights_of_now() -> None:
 
     look()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    with autocast(casts, model):
+    with autocast(casts):
         model(torch.arange(20))[:, 0].sum().backward()
     optimizer.step()
     look()
     model.inner.weight.data.mul_(3)
     look()
-    with autocast(None, model), casts.shown(model, "cpu", leave=model.head):
+    with autocast(None), casts.shown("cpu", leave=model.head):
         assert model.head.weight is model.embed.weight and model.inner.weight.dtype == torch.bfloat16
     look()
     assert places[0] == places[1] == places[2] == places[3]
     model.inner.requires_grad_(False)  # now a copy of another kind: without gradients
-    with autocast(casts, model):
+    with autocast(casts):
         assert not model.inner.weight.requires_grad
         model(torch.arange(20))[:, 0].sum().backward()
+
+
+@pytest.mark.parametrize("fails", [1, 3])
+def test_a_backward_pass_that_runs_out_of_memory_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    """It is where a step's gradients are allocated; with fewer rows all begins anew."""
+    model, calls = Tied(), 0
+    casts, to = Casts(model), torch.Tensor.to
+
+    def short(self: Tensor, *given: Any, **more: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == fails:
+            raise torch.OutOfMemoryError
+        return to(self, *given, **more)
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad(set_to_none=True)
+        model(torch.arange(20))[:, 0].sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    with autocast(casts):
+        expected = gradients()
+    with autocast(casts):
+        monkeypatch.setattr(torch.Tensor, "to", short)
+        with pytest.raises(torch.OutOfMemoryError):
+            gradients()
+        monkeypatch.undo()
+        again = gradients()
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+
+
+def test_a_copied_policy_has_casts_of_its_own() -> None:
+    policy = load_policy("tiny", device="cpu", pixels=SMALL)
+    for one in (policy, copy.deepcopy(policy)):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), one.weights_cast():
+            logps, _, mask = one.logprobs(
+                [one.encode(Prompt("Find x.", has_image=False))], [torch.arange(10, 14)], [None]
+            )
+            logps[mask].mean().backward()
+        decoder = one.decoder.parameters()
+        assert all(p.grad is not None for p in decoder)
 
 
 @pytest.mark.parametrize("lora", [None, 4])
@@ -126,9 +172,9 @@ def test_a_policys_gradients_are_autocasts_own(lora: int | None) -> None:
     policy = load_policy("tiny", device="cpu", lora=lora, pixels=SMALL)
     prompts = [policy.encode(Prompt("Find x."), Image.new("RGB", (56, 56), "white"))] * 2
     found: list[dict[str, Tensor]] = []
-    for casts in (None, Casts()):
+    for casts in (None, Casts(policy.model)):
         policy.model.zero_grad(set_to_none=True)
-        with autocast(casts, policy.model):
+        with autocast(casts):
             for seed in range(2):
                 words = torch.Generator().manual_seed(seed)
                 responses = [torch.randint(10, 600, (n,), generator=words) for n in (4, 6)]
@@ -165,7 +211,7 @@ def test_a_head_in_many_chunks_sums_their_gradients_in_fp32(monkeypatch: pytest.
 
 def test_weights_cast_where_no_gradient_is_on_are_trained_on() -> None:
     model = Tied()
-    with torch.no_grad(), autocast(Casts(), model), torch.enable_grad():
+    with torch.no_grad(), autocast(Casts(model)), torch.enable_grad():
         model(torch.arange(20))[:, 0].sum().backward()
     assert model.inner.weight.grad is not None and model.embed.weight.grad is not None
 

@@ -143,6 +143,12 @@ def test_graphs_save_a_small_rollout_most_of_its_time() -> None:
     assert of(**few).seconds["rollout"] < 0.3 * of(machine=without, **few).seconds["rollout"]
 
 
+def test_graphs_of_sampling_take_memory_unless_they_are_too_large_to_keep() -> None:
+    few, many = (of(prompts_per_step=n, mini_batch=n).memory for n in (8, 512))
+    assert 0 < few["graphs of sampling"] < MACHINE.memory / 12 and "graphs of sampling" not in many
+    assert "graphs of sampling" not in of(machine=replace(MACHINE, replayed_seconds=None), prompts_per_step=8).memory
+
+
 def test_what_is_not_trained_has_no_state_and_no_backward() -> None:
     whole, frozen, lora = of(), of(freeze_vision=True), of(lora_rank=8)
     state = "weights, gradients, AdamW"

@@ -228,7 +228,7 @@ def test_a_capture_that_fails_is_said_once_and_costs_nothing(
 
 
 def test_weights_cast_once_give_the_same_bits_and_leave_no_trace(policy: Policy, prompts: list[EncodedPrompt]) -> None:
-    """What a large model's steps read under autocast; its embedding, which the LM head may share, stays as it is."""
+    """What steps read under autocast; the embedding, which the LM head may share, stays as it is."""
     seeds = [[0, 1]] * len(prompts)
     before = {name: p.data_ptr() for name, p in policy.model.named_parameters()}
     embedding = policy.model.get_input_embeddings().weight
@@ -258,8 +258,9 @@ def test_graphs_stay_from_rollout_to_rollout_and_go_with_what_they_read(problems
         return out
 
     def update() -> None:
-        logps, _, mask = policy.logprobs(prompts, [torch.arange(10, 14)] * 2, policy.image_features(prompts))
-        logps[mask].mean().backward()
+        with policy.weights_cast():
+            logps, _, mask = policy.logprobs(prompts, [torch.arange(10, 14)] * 2, policy.image_features(prompts))
+            logps[mask].mean().backward()
         optimizer.step()
 
     optimizer = torch.optim.AdamW(policy.parameters())
@@ -270,12 +271,25 @@ def test_graphs_stay_from_rollout_to_rollout_and_go_with_what_they_read(problems
             with torch.autocast("cpu", torch.bfloat16, enabled=cast, cache_enabled=False):
                 policy.generate(prompts, [[0]] * 2, 0.8, 4, graphs=True)
                 held.append(policy._static)
-                with policy.weights_cast():
-                    update()
+                update()
     assert held[0] is not None and all(sampler is held[0] for sampler in held)
     first, second, whole, third = seen
     assert first == second == third and first[0] == torch.bfloat16
     assert whole[0] == torch.float32 and whole[1] != first[1], "graphs of the one are never replayed for the other"
+
+
+def test_a_large_buffer_goes_with_its_rollout(problems: list[Problem], monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy("tiny", device="cpu")
+    prompts = encode(policy, problems[:1])[:1]
+    policy.generate(prompts, [[0]], 0.8, 4, graphs=True)
+    assert policy._static is not None and policy._static.held and not policy._static.is_large
+    monkeypatch.setattr(StaticSampler, "is_large", True)
+    policy.generate(prompts, [[0]], 0.8, 4, graphs=True)
+    assert policy._static is None and not policy.let_go()
+
+
+def test_attention_does_not_plan_each_size(policy: Policy) -> None:
+    assert policy.model.config._attn_implementation == "sdpa" and not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_a_gpu_replays_graphs_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,7 +505,7 @@ def test_a_replayed_step_equals_the_step_itself(on_gpu: Policy, problems: list[P
 @pytest.mark.gpu
 @pytest.mark.parametrize("autocast", [False, True])
 def test_graphs_see_the_optimizers_steps(on_gpu: Policy, problems: list[Problem], autocast: bool) -> None:
-    """Weights change in place between rollouts; under autocast, too, whose copies of them must not be kept."""
+    """Weights change in place between rollouts; under autocast their copies do."""
     policy = load_policy("tiny", device="cuda", dtype=torch.float32)
     prompts = encode(policy, problems[:2])
     seeds = [list(range(4))] * len(prompts)

@@ -577,6 +577,20 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
     assert narrowed["eligible_rows"] == roomy["eligible_rows"]
 
 
+def test_what_a_rollout_keeps_goes_before_rows_do() -> None:
+    kept, sizes, notes = [True], list[int](), list[str]()
+
+    def work(size: int) -> str:
+        sizes.append(size)
+        if len(sizes) < 3:
+            raise torch.OutOfMemoryError
+        return "done"
+
+    micro = MicroBatch(8, notes.append, let_go=lambda: bool(kept and kept.pop()))
+    assert micro.run("update", work) == "done"
+    assert sizes == [8, 8, 4] and len(notes) == 1 and micro.limit == 4
+
+
 def test_out_of_memory_with_one_row_is_an_error_with_a_remedy() -> None:
     def work(size: int) -> None:
         raise torch.OutOfMemoryError

@@ -17,7 +17,7 @@ import json
 import os
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -169,13 +169,15 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
         pq.ParquetWriter(path, schema, use_dictionary=False, compression=how, write_statistics=told) as writer,
         ThreadPoolExecutor(1) as beside,  # one group is written while the next one is made
     ):
-        written = beside.submit(bool)
+        written: Future[None] | None = None
         for group, diagrams in _groups(problems):
             table = _table(_columns(group, diagrams, variant, style, root), len(group), schema)
-            written.result()
+            if written:
+                written.result()
             written = beside.submit(writer.write_table, table)
             rows += len(group)
-        written.result()
+        if written:
+            written.result()
     return rows
 
 

@@ -19,37 +19,38 @@ class Casts:
 
     The copies lie where they lay the last time, so that CUDA graphs can go on reading them, and have the weights of now
     whenever they are `shown`. They take the memory of their type as long as this lives.
+
+    Args:
+        model: The model.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._copies: dict[nn.Parameter, Tensor] = {}
 
     @contextmanager
-    def shown(self, model: nn.Module, kind: str, leave: nn.Module | None = None) -> Iterator[None]:
+    def shown(self, kind: str, leave: nn.Module | None = None) -> Iterator[None]:
         """Inside, under autocast, linear layers have copies of their weights; without autocast nothing happens.
 
         A module's own attribute hides its parameter, which others may share (an embedding with the LM head) and which
         stays as it is. Gradients of the copies are added to the parameters' own after each backward pass, as autocast
         would; only that the parts of a layer that is used several times in one pass are summed in the lower type.
-        The weights must not change inside.
+        The weights must not change inside, and a pass that begins inside must end there, backward and all.
 
         Args:
-            model: The model, the same each time.
-            kind: The type of its device, of which autocast is asked.
+            kind: The type of the model's device, of which autocast is asked.
             leave: A layer that is left to autocast.
         """
         shown: list[nn.Linear] = []
         try:
             if torch.is_autocast_enabled(kind):
                 dtype = torch.get_autocast_dtype(kind)
-                for layer in model.modules():
-                    if isinstance(layer, nn.Linear) and layer.weight.dtype != dtype:
-                        copies = {
-                            name: self._copied(p, dtype) for name, p in layer._parameters.items() if p is not None
-                        }
-                        if layer is not leave:
-                            shown.append(layer)
-                            layer.__dict__.update(copies)
+                for layer in self._model.modules():
+                    if isinstance(layer, nn.Linear) and layer is not leave and layer.weight.dtype != dtype:
+                        own = layer.named_parameters(recurse=False)
+                        copies = {name: self._copied(parameter, dtype) for name, parameter in own}
+                        shown.append(layer)
+                        layer.__dict__.update(copies)
             yield
         finally:
             for layer in shown:
@@ -62,6 +63,7 @@ class Casts:
         copy = self._copies.get(parameter)
         kind = (dtype, parameter.device, parameter.requires_grad)
         if copy is not None and (copy.dtype, copy.device, copy.requires_grad) == kind:
+            copy.grad = None  # of a backward pass that did not end
             return copy.copy_(parameter)
         copy = parameter.detach().to(dtype)
         if parameter.requires_grad:
@@ -81,11 +83,11 @@ def moved(x: Tensor, device: torch.device | str) -> Tensor:
 
 def _adding_to(parameter: nn.Parameter) -> Callable[[Tensor], None]:
     def add(copy: Tensor) -> None:
-        assert copy.grad is not None
+        gradient, copy.grad = copy.grad, None  # first: where memory runs out in what follows, all begins anew
+        assert gradient is not None
         if parameter.grad is None:
-            parameter.grad = copy.grad.to(parameter.dtype)
+            parameter.grad = gradient.to(parameter.dtype)
         else:
-            parameter.grad.add_(copy.grad)
-        copy.grad = None
+            parameter.grad.add_(gradient)
 
     return add

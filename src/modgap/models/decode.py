@@ -298,12 +298,12 @@ def free_memory(device: torch.device) -> float:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def rows_at_once(policy: Policy, prompt_tokens: int, max_new_tokens: int) -> int:
-    """How many samples fit into one batch: 64 on a CPU, what 30% of the free memory holds on a GPU."""
+def rows_at_once(policy: Policy, prompt_tokens: int, max_new_tokens: int, held: int = 0) -> int:
+    """How many samples fit into one batch: 64 on a CPU, what 30% of the free memory and `held` bytes hold on a GPU."""
     if policy.device.type != "cuda":
         return 64
     config: Any = policy.model.config.text_config
     head = config.hidden_size // config.num_attention_heads
     each = 2 * config.num_hidden_layers * config.num_key_value_heads * head * policy.model.dtype.itemsize
     each = each * (prompt_tokens + max_new_tokens) + 40 * config.vocab_size
-    return max(1, min(2048, int(0.3 * free_memory(policy.device)) // each))
+    return max(1, min(2048, int(0.3 * (free_memory(policy.device) + held)) // each))

@@ -64,10 +64,10 @@ class Policy:
         self.freeze_vision = freeze_vision
         if freeze_vision:
             model.model.visual.requires_grad_(False)
-        if self.device.type == "cuda":
-            # torch prefers cuDNN's attention on an H100 or H200. It plans each new size anew, for tens of milliseconds,
-            # and prompts and responses hardly ever have the sizes of those before.
-            torch.backends.cuda.enable_cudnn_sdp(False)
+        # On an H100 or H200 torch prefers cuDNN's attention. It plans each new size anew, for tens of milliseconds, and
+        # prompts and responses hardly ever have the sizes of those before. For the whole process: a layer that is
+        # computed again in the backward pass must find what it had.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self._encoder = Encoder(tokenizer, image_processor, model.config)
         defaults = model.generation_config
         eos = defaults.eos_token_id
@@ -78,7 +78,7 @@ class Policy:
         self.default_max_new_tokens: int | None = defaults.max_new_tokens
         self._bans: dict[tuple[torch.device, int, tuple[int, ...]], Tensor] = {}
         self._size = self.count_parameters()  # counting takes milliseconds
-        self._casts = Casts()
+        self._casts = Casts(model)
         self._static: StaticSampler | None = None
         self._features: dict[str | None, Tensor] | None = None  # kept while evaluating
 
@@ -184,7 +184,7 @@ class Policy:
         Not the LM head's where gradients are on: it is used chunk by chunk in one pass.
         """
         leave = self.model.lm_head if torch.is_grad_enabled() else None
-        return self._casts.shown(self.model, self.device.type, leave)
+        return self._casts.shown(self.device.type, leave)
 
     @property
     def shares_beginnings(self) -> bool:
@@ -311,7 +311,8 @@ class Policy:
         assert len(prompts) == len(seeds), "one list of seeds for each prompt"
         temperature = self.default_temperature if temperature is None else temperature
         limit = max_new_tokens or self.default_max_new_tokens or 1024
-        rows = max_rows or rows_at_once(self, max(map(len, prompts), default=1), limit)
+        held = self._static.held if self._static is not None else 0
+        rows = max_rows or rows_at_once(self, max(map(len, prompts), default=1), limit, held)
         # A prompt with many samples takes part in several batches; prompts of like length go together.
         work = [(i, at) for i, row in enumerate(seeds) for at in range(0, len(row), rows)]
         work.sort(key=lambda item: len(prompts[item[0]]))
@@ -332,9 +333,18 @@ class Policy:
                 sampled = self._sample([prompts[i] for i, _ in batch], chunk, temperature, limit, graphs)
                 for (i, _), row in zip(batch, sampled, strict=True):
                     out[i] += [self._finish(tokens, logps) for tokens, logps in row]
-        if self._static is not None and self._static.is_large:  # an update needs its memory
-            self._static = None
+        if self._static is not None and self._static.is_large:
+            self.let_go()
         return out
+
+    def let_go(self) -> bool:
+        """Give back the memory that is kept from one rollout to the next; whether there was any."""
+        held, self._static = self._static is not None, None
+        return held
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: it makes its own graphs, and its own copies of weights."""
+        return {**self.__dict__, "_static": None, "_casts": Casts(self.model)}
 
     def _sample(
         self,

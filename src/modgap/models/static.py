@@ -5,12 +5,13 @@ that a step reads and writes lies at fixed addresses: numbers of prompts, prefix
 rounded up to a few sizes, what is not there (yet) is masked, and the step's place is a tensor. The step is that of
 `decode.py`. A size is run twice as it is, then captured, then replayed; on a CPU it is only run, which the tests do.
 
-Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one buffer, and a batch
-that would need more than a quarter of the GPU's free memory is left to `decode.py`. Weights are read where they lie, so
-that an optimizer's steps are seen, or where their copies in autocast's type lie (`casts.py`), which are brought up to
-date for each batch; if they move (another dtype, another device), the graphs are dropped. A graph is worth keeping: to
-capture one empties the allocator's cache, and what follows has to ask the driver for all its memory anew. If a capture
-fails, that is said once and everything goes on without.
+Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one buffer; a batch that
+would need more than a quarter of the GPU's free memory is left to `decode.py`; what takes more than a twelfth of its
+memory goes when its samples are drawn (`Policy.generate`), and all of it goes before an update gives up rows for want
+of memory. Weights are read where they lie, so that an optimizer's steps are seen, or where their copies in autocast's type
+lie (`casts.py`), which are brought up to date before each rollout; if they move (another dtype, another device), the
+graphs are dropped. A graph is worth keeping: to capture one empties the allocator's cache, and what follows has to ask
+the driver for all its memory anew. If a capture fails, that is said once and everything goes on without.
 
 Legend: P prompts, G samples of each, K key heads, S prefix, D head, V vocabulary.
 """
@@ -172,9 +173,14 @@ class StaticSampler:
         return self._arena.device
 
     @property
+    def held(self) -> int:
+        """Bytes of its buffer."""
+        return self._arena.numel()
+
+    @property
     def is_large(self) -> bool:
         """Whether its memory is more of a GPU's than may be kept from what comes between two batches."""
-        kept = self._arena.numel() + 40 * self._most_logits  # a graph's own numbers: those of picking tokens
+        kept = self.held + 40 * self._most_logits  # a graph's own numbers: those of picking tokens
         return self.device.type == "cuda" and kept > torch.cuda.get_device_properties(self.device).total_memory / 12
 
     @property
@@ -218,7 +224,7 @@ class StaticSampler:
         config = policy.model.config.text_config
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         cached = rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * config.num_key_value_heads * head
-        free = free_memory(device) + self._arena.numel()
+        free = free_memory(device) + self.held
         # While a state grows four copies are there: the prefill's, the old state, what is taken from it, the new one.
         if cached * 2 * computed_in(policy).itemsize * config.num_hidden_layers > free / 4:
             return None

@@ -156,7 +156,7 @@ def run_stage(
         fused=policy.device.type == "cuda" or None,  # no copies of the moments, which a large model has no room for
     )  # fmt: skip
     rows = settings.mini_batch * settings.samples_per_prompt
-    micro = MicroBatch(min(settings.micro_batch or rows, rows), teller.note)
+    micro = MicroBatch(min(settings.micro_batch or rows, rows), teller.note, policy.let_go)
     sampling = MicroBatch(MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
     state: dict[str, Any] = {"step": 0, "position": 0, "lengths": (0, 0), "best": None, "micro": micro.size}
     if (folder / "state.pt").exists():

@@ -228,14 +228,14 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     computing = seconds["update"] + seconds.get("contrastive", 0.0)
     if (idle := layers_passed * machine.pass_seconds * again / 3 - computing) > 0:
         seconds[WAITING] = idle
-    seconds["update"] += machine.phase_seconds
+    seconds["update"] += batches * machine.phase_seconds
     rolled = math.ceil(rows / (64 if machine.bytes == 4 else 2048))  # batches
     calls = rolled * lengths.longest
     decode = rows * lengths.response * each / machine.flops / machine.decode_reach
     read = calls * shape.language * machine.bytes / machine.bandwidth
     layer = machine.replayed_seconds or machine.layer_seconds
     overhead = calls * (shape.layers * layer + machine.token_seconds * shape.vocab / VOCABULARY)
-    launches = (shape.layers + shape.vision_layers) * machine.pass_seconds / 3
+    launches = rolled * (shape.layers + shape.vision_layers) * machine.pass_seconds / 3
     begin = max(prefill / machine.flops / machine.reach, launches)
     seconds["rollout"] = begin + max(decode, read) + overhead + machine.phase_seconds
     seconds["optimizer"] = batches * trained * 36 / machine.bandwidth  # AdamW and the norm, each number read or written
@@ -289,6 +289,13 @@ def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, train
     }
     if machine.bytes == 2:
         parts["bf16 copies of weights"] = 2.0 * shape.parameters
+    if machine.replayed_seconds:
+        drawn = s.prompts_per_step / lengths.mixed
+        samples = drawn * s.samples_per_prompt
+        token = 2.0 * shape.layers * shape.hidden // shape.heads * shape.kv_heads * machine.bytes
+        graphs = token * (drawn * lengths.prompt + samples * lengths.longest) + 40.0 * samples * shape.vocab
+        if machine.memory is None or graphs <= machine.memory / 12:  # else they go after each rollout
+            parts["graphs of sampling"] = graphs
     return parts
 
 
@@ -310,7 +317,7 @@ def gpu(name: str) -> Machine:
     """A GPU by its name; one that the table lacks is taken for an A100."""
     flops, bandwidth, gib = next((speed for key, speed in _GPUS.items() if key in name), _GPUS["A100"])
     known = "" if any(key in name for key in _GPUS) else ", not in the table: speed of an A100"
-    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3e-3, 0.015, 1.2e-4, gib * GIB)
+    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3e-3, 0.02, 1.2e-4, gib * GIB)
 
 
 def this_cpu(shape: Shape) -> Machine:

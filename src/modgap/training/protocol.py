@@ -78,6 +78,10 @@ class TrainablePolicy(Protocol):
         """Inside, where weights do not change, autocast need not cast them at each use; gradients reach them."""
         ...
 
+    def let_go(self) -> bool:
+        """Give back the memory that is kept from one rollout to the next; whether there was any."""
+        ...
+
     def encode(self, prompt: Prompt, image: Image | None = None) -> Any:
         """A prompt in tokens (`Encoded`)."""
         ...

@@ -58,19 +58,20 @@ class MicroBatch:
     Args:
         size: Where it starts.
         note: Is told when it is halved.
+        let_go: Gives back memory that is kept for later, and says whether there was any; called before rows are halved.
 
     Attributes:
         size: Rows now.
         limit: The same, but `None` until memory ran out: who knows better how many fit may choose.
     """
 
-    def __init__(self, size: int, note: Callable[[str], None]) -> None:
+    def __init__(self, size: int, note: Callable[[str], None], let_go: Callable[[], bool] = lambda: False) -> None:
         self.size = size
         self.limit: int | None = None
-        self._note = note
+        self._note, self._let_go = note, let_go
 
     def run(self, what: str, work: Callable[[int], R]) -> R:
-        """Do the work with rows of this size; out of memory, do it again from the start with half of them.
+        """Do the work with rows of this size; out of memory, do it again from the start, if need be with half of them.
 
         Raises:
             UserError: One row is too many.
@@ -79,16 +80,20 @@ class MicroBatch:
             try:
                 return work(self.size)
             except torch.OutOfMemoryError:
-                if self.size <= 1:
-                    raise UserError(
-                        f"out of memory in the {what} with one row at a time: give a smaller max_response_tokens, "
-                        "gradient_checkpointing=true, lora_rank=16 or freeze_vision=true with --set."
-                    ) from None
+                pass
             # Outside of the handler: the exception held the frames, and with them the memory.
-            self.size = self.limit = self.size // 2
+            found = self._let_go()
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            if found:
+                continue
+            if self.size <= 1:
+                raise UserError(
+                    f"out of memory in the {what} with one row at a time: give a smaller max_response_tokens, "
+                    "gradient_checkpointing=true, lora_rank=16 or freeze_vision=true with --set."
+                )
+            self.size = self.limit = self.size // 2
             self._note(f"out of memory in the {what}: halved to {self.size} rows at a time")
 
 
@@ -303,7 +308,7 @@ def gradients(
             )  # fmt: skip
             stats.add_ratio(mask_BT, terms.ratio_BT)
 
-        for rows, weights_W in zip(apart_rows, apart_weights, strict=False):
+        for rows, weights_W in zip(apart_rows, apart_weights, strict=False):  # weights of no rows are one part
             assert vision is not None
             kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
             stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, weights_W, mask_BT))
