@@ -6,12 +6,13 @@ rounded up to a few sizes, what is not there (yet) is masked, and the step's pla
 `decode.py`. A size is run twice as it is, then captured, then replayed; on a CPU it is only run, which the tests do.
 
 Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one buffer; a batch that
-would need more than a quarter of the GPU's free memory is left to `decode.py`; what takes more than a twelfth of its
-memory goes when its samples are drawn (`Policy.generate`), and all of it goes before an update gives up rows for want
-of memory. Weights are read where they lie, so that an optimizer's steps are seen, or where their copies in autocast's type
-lie (`casts.py`), which are brought up to date before each rollout; if they move (another dtype, another device), the
-graphs are dropped. A graph is worth keeping: to capture one empties the allocator's cache, and what follows has to ask
-the driver for all its memory anew. If a capture fails, that is said once and everything goes on without.
+would need more than a quarter of the GPU's free memory is left to `decode.py`; what takes more than a twelfth of the
+GPU's memory goes when its samples are drawn (`Policy.generate`), and all of it goes before an update gives up rows.
+
+Weights are read where they lie, so that an optimizer's steps are seen, or where their copies in autocast's type lie
+(`casts.py`), which are brought up to date before each rollout; if they move (another dtype, another device), the graphs
+are dropped. A graph is worth keeping: to capture one empties the allocator's cache, and what follows has to ask the
+driver for all its memory anew. If a capture fails, that is said once and everything goes on without.
 
 Legend: P prompts, G samples of each, K key heads, S prefix, D head, V vocabulary.
 """
