@@ -250,7 +250,7 @@ def test_a_twin_follows_the_first_tokens_of_its_prompt(policy: Policy) -> None:
     first = [i for i, prompt in enumerate(batch.prompts) if prompt is batch.prompts[0]]
     prompts = [*(batch.prompts[i] for i in first), *(batch.twins[i] for i in first)]
     responses = [batch.responses[i] for i in first] * 2
-    planted = tree.plant(prompts, responses, image, torch.device("cpu"))
+    planted = tree.plant(prompts, responses, image)
     assert int((planted.ids == image).sum()) == int((batch.prompts[0].input_ids == image).sum())
     full, free = batch.prompts[0], batch.twins[0]
     prompt, answers, twin, again = planted.spans

@@ -3,20 +3,20 @@
 The responses of a group follow one prompt, and a prompt and its text-free twin begin alike, image included: in a causal
 model what comes first does not depend on what follows. All tokens of a pass lie one after the other in spans, each of
 which follows leading tokens of earlier spans (its context): a prompt, its responses, what its twin does not share with
-it, the twin's responses. Products, norms and the head see one long row. Attention takes span by span, a query against
-its context and what came before it in its own sequence: no mask, and no pair of tokens that do not see each other.
+it, the twin's responses. Products, norms and the head see one long row. In attention a query sees its context and what
+came before it in its own sequence: no mask, and no pair of tokens that do not see each other. On a GPU in bf16 that is
+one kernel over sequences of any length (FlashAttention, which torch has built in), elsewhere some kernels a span.
 
-It walks the decoder's own modules, as `decode.py` does, so LoRA, autocast and checkpointing apply. The price is some
-kernels a span and layer (keys and values go through them together for that): a small model on a GPU, which waits for
-launches, takes `packs.py`.
+It walks the decoder's own modules, as `decode.py` does, so LoRA, autocast and checkpointing apply.
 
 Legend: N tokens of a pass, C channels, H heads, K key heads, D head, n sequences of a span, T tokens of the longest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,7 +46,7 @@ def tree_hidden(
 ) -> Tensor:
     """Hidden states `[N, C]` that predict the response tokens, row by row; rows with one prompt object share it."""
     image_token = policy.model.config.image_token_id
-    tree = plant(prompts, responses, image_token, policy.device)
+    tree = plant(prompts, responses, image_token)
     embeds = policy.decoder.embed_tokens(moved(tree.ids, policy.device))
     seen = [image for row in tree.pictured if (image := features[row]) is not None]
     if seen:
@@ -63,35 +63,10 @@ class Span:
     Attributes:
         context: What they follow, in order: which earlier span, of one sequence, and how many of its first tokens.
         lengths: Tokens of each sequence.
-        into: Where padded to the longest each token comes from, `[n * T]`; `None` where all are equally long.
-        back: Where each token lies once padded, `[sum of lengths]`.
     """
 
     context: tuple[tuple[int, int], ...]
     lengths: tuple[int, ...]
-    into: Tensor | None = None
-    back: Tensor | None = None
-
-    @classmethod
-    def of(cls, context: Sequence[tuple[int, int]], lengths: Sequence[int], device: torch.device) -> Span:
-        """A span of sequences so long."""
-        if len(set(lengths)) == 1:
-            return cls(tuple(context), tuple(lengths))
-        sizes = torch.tensor(lengths)
-        real = torch.arange(int(sizes.max())) < sizes[:, None]
-        back = real.flatten().nonzero()[:, 0]
-        into = torch.zeros(real.numel(), dtype=torch.long).index_put((back,), torch.arange(back.numel()))
-        return cls(tuple(context), tuple(lengths), moved(into, device), moved(back, device))
-
-    def padded(self, x: Tensor) -> Tensor:
-        """`[..., H, sum of lengths, D]` as `[..., n, H, T, D]`."""
-        x = x if self.into is None else x.index_select(-2, self.into)
-        return x.unflatten(-2, (len(self.lengths), -1)).transpose(-4, -3)
-
-    def flat(self, x: Tensor) -> Tensor:
-        """`[n, H, T, D]` as `[H, sum of lengths, D]`."""
-        x = x.transpose(0, 1).flatten(1, 2)
-        return x if self.back is None else x.index_select(1, self.back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +88,7 @@ class Tree:
     scored: list[Tensor]
 
 
-def plant(
-    prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_token: int, device: torch.device
-) -> Tree:
+def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_token: int) -> Tree:
     """Lay out prompts, each followed by its response; rows with the same prompt object share it.
 
     Prompts of the same image share what they begin with, too, one token of each at least remaining its own.
@@ -135,7 +108,7 @@ def plant(
         nonlocal n
         ids.append(tokens)
         positions.append(places)
-        spans.append(Span.of(context, lengths, device))
+        spans.append(Span(tuple(context), tuple(lengths)))
         n += tokens.numel()
         return len(spans) - 1
 
@@ -178,13 +151,14 @@ def _common(ids: Sequence[Tensor]) -> int:
 
 def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
     """Hidden states `[N, C]` of embeddings `[N, C]` at positions `[3, N]`."""
-    cos, sin = (_merged(table, decoder.config)[0] for table in decoder.rotary_emb(x[None], positions[:, None]))
+    cos, sin = (_merged(table, decoder.config)[0][:, None] for table in decoder.rotary_emb(x[None], positions[:, None]))
     sin = turned(sin)
+    attend = _attend_at_once(spans, x.device) if _flashes(x, cos.shape[-1]) else _attend_by_spans(spans, x.device)
     recompute = decoder.training and torch.is_grad_enabled() and _checkpointing(decoder)
     for layer in decoder.layers:
 
         def step(x: Tensor, layer: Any = layer) -> Tensor:
-            x = x + _attention(layer.self_attn, normed(layer.input_layernorm, x), cos, sin, spans)
+            x = x + _attention(layer.self_attn, normed(layer.input_layernorm, x), cos, sin, attend)
             return x + gated_mlp(layer.mlp, normed(layer.post_attention_layernorm, x))
 
         x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
@@ -203,34 +177,120 @@ def _checkpointing(decoder: Any) -> bool:
     return any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.layers)
 
 
+# Queries `[N, H, D]`, keys and values `[N, 2, K, D]` and the scale to what is seen, `[N, H, D]`.
+Attend = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+    q, k, v = (
+        project(x).unflatten(-1, (-1, attention.head_dim))
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    heads = [q.shape[1], k.shape[1]]
+    q, k = rotated(torch.cat((q, k), dim=1), cos, sin).to(v.dtype).split(heads, dim=1)
+    return attention.o_proj(attend(q, torch.stack((k, v), dim=1), attention.scaling).flatten(1))
+
+
+def _flashes(x: Tensor, head: int) -> bool:
+    """Whether FlashAttention can be had: on a GPU, in half precision."""
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    half = dtype in (torch.bfloat16, torch.float16)
+    return kind == "cuda" and half and head % 8 == 0 and torch.cuda.get_device_capability(x.device) >= (8, 0)
+
+
+def _attend_at_once(spans: Sequence[Span], device: torch.device) -> Attend:
+    """All sequences of all spans in one kernel; each has its own copy of the few keys and values that it sees."""
+    starts = [0, *accumulate(sum(span.lengths) for span in spans)]
+    seen: list[Tensor] = []
+    queries: list[int] = []
+    for span, start in zip(spans, starts, strict=False):
+        before = [torch.arange(tokens) + starts[at] for at, tokens in span.context]
+        for length in span.lengths:
+            seen.append(torch.cat((*before, torch.arange(start, start + length))))
+            queries.append(length)
+            start += length
+    keys = [x.numel() for x in seen]
+    ends = torch.tensor([[0, *accumulate(queries)], [0, *accumulate(keys)]], dtype=torch.int32)
+    at, (query_ends, key_ends) = moved(torch.cat(seen), device), moved(ends, device)
+    most = max(queries), max(keys)
+
+    def attend(q: Tensor, kv: Tensor, scale: float) -> Tensor:
+        k, v = kv.index_select(0, at).unbind(1)
+        # Causal from the end: a sequence's last query sees all of its keys.
+        return _flash(q, k, v, query_ends, key_ends, *most, 0.0, True, False, scale=scale)[0]
+
+    return attend
+
+
+_flash: Any = torch.ops.aten._flash_attention_forward  # `torch.nn.attention.varlen` is it, in a call of Python
+
+
+def _attend_by_spans(spans: Sequence[Span], device: torch.device) -> Attend:
+    """Span by span, sequences padded to the longest of their span."""
+    sizes = [sum(span.lengths) for span in spans]
+    paddings = [_Padding.of(span.lengths, device) for span in spans]
+
+    def attend(q: Tensor, kv: Tensor, scale: float) -> Tensor:
+        # Heads before tokens from here on.
+        qs, kvs = q.transpose(0, 1).split(sizes, dim=1), kv.permute(1, 2, 0, 3).split(sizes, dim=2)
+        out: list[Tensor] = []
+        for i, (span, padding) in enumerate(zip(spans, paddings, strict=True)):
+            own_q, own_kv = padding.padded(qs[i]), padding.padded(kvs[i])
+            mask = None
+            if span.context:
+                before = [kvs[at][:, :, :tokens] for at, tokens in span.context]
+                seen = before[0] if len(before) == 1 else torch.cat(before, dim=2)
+                own_kv = torch.cat((seen[:, None].expand(-1, len(span.lengths), -1, -1, -1), own_kv), dim=3)
+                mask = _ending(own_q.shape[2], own_kv.shape[3], q.device)
+            own_k, own_v = own_kv.unbind()
+            seen = F.scaled_dot_product_attention(
+                own_q, own_k, own_v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+            )
+            out.append(padding.flat(seen))
+        return torch.cat(out, dim=1).transpose(0, 1)
+
+    return attend
+
+
+@dataclass(frozen=True, slots=True)
+class _Padding:
+    """Sequences of one span, padded to the longest and back.
+
+    Attributes:
+        count: How many sequences.
+        into: Where padded to the longest each token comes from, `[n * T]`; `None` where all are equally long.
+        back: Where each token lies once padded, `[sum of lengths]`.
+    """
+
+    count: int
+    into: Tensor | None = None
+    back: Tensor | None = None
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> _Padding:
+        """Of sequences so long."""
+        if len(set(lengths)) == 1:
+            return cls(len(lengths))
+        sizes = torch.tensor(lengths)
+        real = torch.arange(int(sizes.max())) < sizes[:, None]
+        back = real.flatten().nonzero()[:, 0]
+        into = torch.zeros(real.numel(), dtype=torch.long).index_put((back,), torch.arange(back.numel()))
+        return cls(len(lengths), moved(into, device), moved(back, device))
+
+    def padded(self, x: Tensor) -> Tensor:
+        """`[..., H, sum of lengths, D]` as `[..., n, H, T, D]`."""
+        x = x if self.into is None else x.index_select(-2, self.into)
+        return x.unflatten(-2, (self.count, -1)).transpose(-4, -3)
+
+    def flat(self, x: Tensor) -> Tensor:
+        """`[n, H, T, D]` as `[H, sum of lengths, D]`."""
+        x = x.transpose(0, 1).flatten(1, 2)
+        return x if self.back is None else x.index_select(1, self.back)
+
+
 def _ending(tokens: int, seen: int, device: torch.device) -> Any:
     """What the last so many tokens see of a sequence; on a GPU only said, which keeps its fast kernel."""
     if device.type == "cuda":
         return causal_lower_right(tokens, seen)
     return torch.ones(tokens, seen, dtype=torch.bool, device=device).tril(seen - tokens)
-
-
-def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, spans: Sequence[Span]) -> Tensor:
-    q, k, v = (
-        project(x).unflatten(-1, (-1, attention.head_dim)).transpose(0, 1)
-        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    heads = [q.shape[0], k.shape[0]]
-    q, k = rotated(torch.cat((q, k)), cos, sin).to(v.dtype).split(heads)
-    sizes = [sum(span.lengths) for span in spans]
-    qs, kvs = q.split(sizes, dim=1), torch.stack((k, v)).split(sizes, dim=2)
-    out: list[Tensor] = []
-    for i, span in enumerate(spans):
-        own_q, own_kv = span.padded(qs[i]), span.padded(kvs[i])
-        mask = None
-        if span.context:
-            before = [kvs[at][:, :, :tokens] for at, tokens in span.context]
-            seen = before[0] if len(before) == 1 else torch.cat(before, dim=2)
-            own_kv = torch.cat((seen[:, None].expand(-1, len(span.lengths), -1, -1, -1), own_kv), dim=3)
-            mask = _ending(own_q.shape[2], own_kv.shape[3], x.device)
-        own_k, own_v = own_kv.unbind()
-        seen = F.scaled_dot_product_attention(
-            own_q, own_k, own_v, attn_mask=mask, is_causal=mask is None, scale=attention.scaling, enable_gqa=True
-        )
-        out.append(span.flat(seen))
-    return attention.o_proj(torch.cat(out, dim=1).transpose(0, 1).flatten(1))
