@@ -9,7 +9,7 @@ the time is the clock's, on a CPU process time. Before that, the gradient of eac
 form that it must equal: `gradient` is the largest difference of any parameter over that gradient's own largest number.
 A variant that runs out of memory goes on with half of its rows a pass.
 
-What the names mean: *shared* is what the engine does, over a tree or in packs as the model and the machine want.
+What the names mean: *shared* is what the engine does.
 *ordinary* is a plain step in which every row has its own prompt and image. *naive* is transformers' own model on padded
 rows, logits of all positions, and for the contrastive form each row twice, image and all, in one graph a micro-batch
 (of half as many rows: it holds two graphs).
@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,8 +33,8 @@ from made import MODELS, SHAPES_MADE, Memory, machine, make_policy, noise, write
 from modgap.core.prompt import contrastive_prompt, training_prompt
 from modgap.core.recipe import Settings, Stage
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.models import packs
 from modgap.models import policy as policy_module
+from modgap.models import tree
 from modgap.models.policy import Policy
 from modgap.study import known_model
 from modgap.training import update
@@ -103,7 +102,7 @@ class WholeHead(Policy):
 
 
 class Headed:
-    """A decoder with the head on it, however it is walked: called whole (packs) or part by part (tree)."""
+    """A decoder with the head on it."""
 
     def __init__(self, decoder: Any, head: Any) -> None:
         self._decoder, self._head = decoder, head
@@ -113,9 +112,6 @@ class Headed:
 
     def norm(self, x: torch.Tensor) -> torch.Tensor:
         return self._head(self._decoder.norm(x))
-
-    def __call__(self, **inputs: Any) -> Any:
-        return SimpleNamespace(last_hidden_state=self._head(self._decoder(**inputs).last_hidden_state))
 
 
 def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, micro: int) -> None:
@@ -182,18 +178,27 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
     def run(micro: int, given: Batch = batch, contrastive: bool = True, of: Policy = policy) -> None:
         gradients(of, given, settings, contrastive, micro)
 
-    def scored(tree: bool, together: bool = False, contrastive: bool = True, limit: int = 10**9) -> Variant:
-        """Over a tree or in packs of at most so many tokens, the twins in the policy's pass or in one of their own."""
+    def two_passes(micro: int) -> None:
+        with swapped(update, "twins_together", lambda *_: False):
+            run(micro)
+
+    def prompts_apart(contrastive: bool) -> Variant:
+        """Each row with its own prompt in the language model, images still shared."""
+        plant = tree.plant
+
+        def planted(prompts: Any, responses: Any, image_token: int) -> Any:
+            own = [replace(prompt, image_key=f"{i}") for i, prompt in enumerate(prompts)]
+            return plant(own, responses, image_token)
 
         def work(micro: int) -> None:
-            with (
-                swapped(policy_module, "tree_pays", lambda _: tree),
-                swapped(Policy, "shares_beginnings", together),
-                swapped(packs, "_PACK_TOKENS", limit),
-            ):
+            with swapped(tree, "plant", planted):
                 run(micro, contrastive=contrastive)
 
         return work
+
+    def by_spans(micro: int, contrastive: bool = True) -> None:
+        with swapped(tree, "_flashes", lambda *_: False):
+            run(micro, contrastive=contrastive)
 
     def unchunked(micro: int) -> None:
         with swapped(policy_module, "_LOGIT_CHUNK", 2**60):
@@ -210,25 +215,26 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
         run(micro, replace(batch, old_logps=old_logprobs(policy, batch, settings, micro)))
 
     whole = WholeHead.of(policy)
+    on_gpu = {
+        "contrastive without: attention in one kernel": (by_spans, kl),
+        "plain without: attention in one kernel": (lambda m: by_spans(m, False), plain),
+    }
     return {
         plain: (lambda m: run(m, contrastive=False), plain),
         "plain, ordinary": (lambda m: ordinary(policy, own, settings, m), plain),
         kl: (run, kl),
         "contrastive, naive two-forward": (lambda m: naive(policy, batch, settings, True, max(1, m // 2)), kl),
-        "contrastive, tree, one pass": (scored(True, True), kl),
-        "contrastive, tree, two passes": (scored(True), kl),
-        "contrastive, packs with masks, two passes": (scored(False), kl),
-        "plain, tree": (scored(True, contrastive=False), plain),
-        "plain, packs with masks": (scored(False, contrastive=False), plain),
+        "contrastive, two passes": (two_passes, kl),
         "contrastive without: image shared by the two prompts": (lambda m: run(m, twins_apart), kl),
-        "contrastive without: prompt shared by a group": (scored(False, limit=0), kl),
-        "plain without: prompt shared by a group": (scored(False, contrastive=False, limit=0), plain),
+        "contrastive without: prompt shared by a group": (prompts_apart(True), kl),
+        "plain without: prompt shared by a group": (prompts_apart(False), plain),
         "contrastive without: anything shared": (lambda m: run(m, own), kl),
         "contrastive without: correct rows only": (every_row, kl),
         "contrastive without: no old log-prob forward": (old_forward, kl),
         "contrastive without: head on responses only": (lambda m: run(m, of=whole), kl),
         "contrastive without: logits in chunks": (unchunked, kl),
         "plain, naive": (lambda m: naive(policy, batch, settings, False, m), plain),
+        **(on_gpu if policy.device.type == "cuda" else {}),
     }
 
 
@@ -287,7 +293,7 @@ TARGETS = (
 )
 
 
-def flops_over_plain(model: str, batch: Batch, samples: int, settings: Settings, device: str) -> float:
+def flops_over_plain(model: str, batch: Batch, samples: int, settings: Settings) -> float:
     """FLOPs of the contrastive step over the plain one's, as the dry run counts them: what both share is shared."""
     shape = known_model("tiny").shape if model == "tiny" else SHAPES_MADE[model]
     assert shape is not None
@@ -295,8 +301,7 @@ def flops_over_plain(model: str, batch: Batch, samples: int, settings: Settings,
     lengths = Lengths(full.image_tokens, len(full), len(twin), tokens, tokens)
     groups = len(batch) // samples
     settings = replace(settings, samples_per_prompt=samples, prompts_per_step=groups, mini_batch=groups)
-    machine = replace(gpu("H200"), bytes=2 if device.startswith("cuda") else 4)  # trees or packs
-    flops = cost(Stage(("full-text",), True, settings), shape, lengths, machine).flops
+    flops = cost(Stage(("full-text",), True, settings), shape, lengths, gpu("H200")).flops
     return 1 + flops["contrastive"] / flops["update"]
 
 
@@ -379,7 +384,7 @@ def main() -> None:
         "groups": given.groups, "samples": given.samples, "micro_batch": micro, "checkpointing": given.checkpointing,
         "weights": str(policy.dtype), "computed_in": "bfloat16" if on_gpu else "float32",
     }  # fmt: skip
-    flops = flops_over_plain(given.model, batch, given.samples, settings, given.device)
+    flops = flops_over_plain(given.model, batch, given.samples, settings)
     memory = Memory(given.device)
     times: dict[str, list[float]] = {name: [] for name in found}
     peaks, exact, sizes = dict[str, float](), dict[str, float](), dict.fromkeys(found, micro)

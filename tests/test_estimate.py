@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -17,8 +18,6 @@ from modgap.study import known_model, print_plan, resolve_recipe
 from modgap.training.estimate import SHAPES, Shape
 from modgap.training.local_plan import (
     BEGINNING,
-    PACK_TOKENS,
-    SMALL,
     WAITING,
     Cost,
     Lengths,
@@ -28,8 +27,8 @@ from modgap.training.local_plan import (
     describe,
     gpu,
     lengths_of,
-    scores_trees,
-    sequences,
+    rows_at_most,
+    with_twins,
 )
 
 QWEN = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
@@ -40,15 +39,6 @@ MACHINE = gpu("NVIDIA H200")
 def of(stage: Stage | None = None, lengths: Lengths = LENGTHS, machine: Machine = MACHINE, **changes: object) -> Cost:
     stage = stage or Stage(("full-text",))
     return cost(replace(stage, settings=replace(stage.settings, **changes)), QWEN, lengths, machine)  # type: ignore[arg-type]
-
-
-def test_packing_is_the_policys_own() -> None:
-    from modgap.models import packs, static
-
-    assert packs._PACK_TOKENS == PACK_TOKENS and static._SMALL == SMALL
-    assert sequences(396, 400, 4) == (1, 396 + 4 * 400)
-    assert sequences(396, 400, 5) == (2, 396 + 2.5 * 400)
-    assert sequences(3000, 400, 5) == (5, 3400)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +91,13 @@ def test_twins_that_share_no_beginning_cost_a_prompt_more() -> None:
     assert apart.flops["contrastive"] - shared.flops["contrastive"] == pytest.approx(beginning, rel=1e-6)
 
 
-def test_small_models_on_a_gpu_are_counted_in_packs() -> None:
-    tiny = known_model("tiny").shape
-    assert isinstance(tiny, Shape)
-    cpu = replace(MACHINE, bytes=4)
-    assert scores_trees(QWEN, MACHINE) and scores_trees(tiny, cpu) and not scores_trees(tiny, MACHINE)
-    # What a mask hides is computed: packs are never counted as less than the tree.
-    packs, tree = (cost(Stage(("full-text",)), tiny, LENGTHS, machine).flops["update"] for machine in (MACHINE, cpu))
-    assert packs > tree
+def test_twins_go_with_their_prompts_where_the_update_has_it_so() -> None:
+    from modgap.training.update import twins_together
+
+    for estimator, rows in itertools.product(("k3", "full_vocab"), (0, 1, 2)):
+        settings = replace(Settings(), kl_estimator=estimator, micro_batch=rows)
+        stage = Stage(("full-text",), True, settings)
+        assert with_twins(stage) == twins_together(settings, rows_at_most(stage)) == (estimator == "k3" and rows != 1)
 
 
 def test_passes_of_few_rows_leave_a_gpu_waiting_for_launches() -> None:

@@ -29,12 +29,11 @@ from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, contrastive_prompt, training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.core.record import RunFolder
-from modgap.models import policy as policy_module
 from modgap.models import tree
 from modgap.models.build import Size, build_tiny
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
-from modgap.training import local, rollout
+from modgap.training import local, rollout, update
 from modgap.training.local import final_checkpoint, train
 from modgap.training.log import StageLog
 from modgap.training.protocol import Event
@@ -194,10 +193,11 @@ def assert_same_gradients(got: dict[str, torch.Tensor], expected: dict[str, torc
         torch.testing.assert_close(got[name], gradient, rtol=tolerance, atol=tolerance * own, msg=name)
 
 
-@pytest.fixture(params=["tree", "packs"])
-def scored(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of scoring, whichever this machine would take."""
-    monkeypatch.setattr(policy_module, "tree_pays", lambda _: request.param == "tree")
+@pytest.fixture(params=["together", "apart"])
+def twins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Beside their prompts as far as the settings allow, or in passes of their own."""
+    if request.param == "apart":
+        monkeypatch.setattr(update, "twins_together", lambda *_: False)
     return request.param
 
 
@@ -209,7 +209,7 @@ def scored(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     ],
     ids=str,
 )  # fmt: skip
-def test_loss_and_gradients_equal_the_naive_form(policy: Policy, scored: str, changes: dict[str, Any]) -> None:
+def test_loss_and_gradients_equal_the_naive_form(policy: Policy, twins: str, changes: dict[str, Any]) -> None:
     settings = replace(SETTINGS, kl_coef=0.5, **changes)
     batch = sampled_batch(policy)
     torch.manual_seed(0)
@@ -228,7 +228,7 @@ def test_loss_and_gradients_equal_the_naive_form(policy: Policy, scored: str, ch
             assert 0 < means["kl_clamped"] < 1  # the oracle saw both sides of the clamp
 
 
-def test_a_tree_has_the_log_probabilities_of_each_row_alone(policy: Policy, scored: str) -> None:
+def test_a_tree_has_the_log_probabilities_of_each_row_alone(policy: Policy) -> None:
     """Prompts with and without an image, twins beside their prompts, a prompt that is there once, a response of one
     token."""
     batch = sampled_batch(policy)
@@ -936,8 +936,7 @@ def test_a_chained_recipe_trains_on_a_gpu(options: dict[str, Any], tiny: Path, t
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("tree_scores", [True, False])
-def test_no_pass_of_an_update_waits_for_the_gpu(tree_scores: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pass_of_an_update_waits_for_the_gpu(twins: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first pass to the end of the last, images of several sizes and twins included: torch would raise."""
     on_gpu = load_policy("tiny", device="cuda", dtype=torch.float32, pixels=(56 * 56, 140 * 140))
     words = torch.Generator().manual_seed(0)
@@ -959,7 +958,6 @@ def test_no_pass_of_an_update_waits_for_the_gpu(tree_scores: bool, monkeypatch: 
         torch.cuda.set_sync_debug_mode("default")
         return read(self)
 
-    monkeypatch.setattr(policy_module, "tree_pays", lambda _: tree_scores)
     settings = replace(SETTINGS, kl_coef=0.5)
     gradients(on_gpu, batch, settings, True, 4)  # what is made once and kept
     monkeypatch.setattr(Policy, "logprobs", logprobs)

@@ -12,14 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from modgap.core.prompt import Prompt
-from modgap.models import packs
-from modgap.models import policy as policy_module
 from modgap.models import tree as tree_module
 from modgap.models.encode import EncodedPrompt
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
-from modgap.models.static import waits_for_launches
-from modgap.models.tree import plant, tree_pays
+from modgap.models.tree import plant
 
 Rows = tuple[list[EncodedPrompt], list[torch.Tensor]]
 
@@ -60,7 +57,6 @@ def plain(policy: Policy, prompt: EncodedPrompt, response: torch.Tensor) -> torc
 
 def scored(policy: Policy, rows: Rows) -> list[torch.Tensor]:
     prompts, responses = rows
-    assert tree_pays(policy)
     logps_BT, _, _ = policy.logprobs(prompts, responses, policy.image_features(prompts))
     return [logps[: len(y)] for logps, y in zip(logps_BT, responses, strict=True)]
 
@@ -169,33 +165,12 @@ def test_bf16_is_close_to_fp32(policy: Policy, rows: Rows) -> None:
     assert got.dtype == torch.float32 and 0 < error < 1.5 * plains  # rounding, as transformers' own has it
 
 
-def test_packs_score_the_same(policy: Policy, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a group needs several packs. They are what a small model on a GPU takes."""
-    expected_logps = [row.detach() for row in scored(policy, rows)]
-    expected = {name: g.clone() for name, g in gradients(policy, scored(policy, rows)).items()}
-    monkeypatch.setattr(policy_module, "tree_pays", lambda _: False)
-    assert not policy.shares_beginnings
-    for limit in (packs._PACK_TOKENS, len(rows[0][0]) + 14):
-        monkeypatch.setattr(packs, "_PACK_TOKENS", limit)
-        logps_BT, _, mask_BT = policy.logprobs(*rows, policy.image_features(rows[0]))
-        torch.testing.assert_close(logps_BT[mask_BT], torch.cat(expected_logps), rtol=0, atol=1e-4)
-        got = [logps[mask] for logps, mask in zip(logps_BT, mask_BT, strict=True)]
-        assert_same(gradients(policy, got), expected)
-
-
-def test_small_models_on_a_gpu_take_packs(policy: Policy) -> None:
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert waits_for_launches(gpu, policy.count_parameters()) and not waits_for_launches(gpu, 3_000_000_000)
-    assert not waits_for_launches(cpu, policy.count_parameters()) and policy.shares_beginnings
-
-
 @pytest.mark.gpu
 def test_one_kernel_for_all_sequences_is_as_close_to_fp32_as_some_for_each_span(
     rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """bf16 by autocast; the errors of log-probabilities and of gradients, a tenth more allowed."""
     on_gpu = load_policy("tiny", device="cuda", dtype=torch.float32)
-    monkeypatch.setattr(policy_module, "tree_pays", lambda _: True)
 
     def found(half: bool, flashes: bool) -> tuple[torch.Tensor, torch.Tensor]:
         if half:

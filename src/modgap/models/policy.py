@@ -2,8 +2,7 @@
 
 Differences from calling transformers' model: images pass through the tower in one batch (`vision.py`) and their
 features can be reused; positions are computed once for each prompt (`encode.py`); samples of one prompt share its
-computation, both in sampling (`decode.py`) and in scoring (`tree.py`, or `packs.py` for small models on a GPU); only
-response tokens pass through the LM head.
+computation, both in sampling (`decode.py`) and in scoring (`tree.py`); only response tokens pass through the LM head.
 
 The ids of image and video placeholders are banned: minus infinity before the softmax, in sampling **and** in scoring,
 so that the probabilities that are trained are those that were sampled from. A real model gives them about nothing.
@@ -25,11 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from modgap.models.casts import Casts, moved
 from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.encode import EncodedPrompt, Encoder
-from modgap.models.packs import packed_hidden
 from modgap.models.patches import pixel_values
 from modgap.models.save import save_folder
-from modgap.models.static import StaticSampler, waits_for_launches, wanted
-from modgap.models.tree import tree_hidden, tree_pays
+from modgap.models.static import StaticSampler, wanted
+from modgap.models.tree import tree_hidden
 from modgap.models.vision import encode_images
 
 if TYPE_CHECKING:
@@ -77,7 +75,6 @@ class Policy:
         self.default_temperature: float = defaults.temperature if defaults.temperature is not None else 1.0
         self.default_max_new_tokens: int | None = defaults.max_new_tokens
         self._bans: dict[tuple[torch.device, int, tuple[int, ...]], Tensor] = {}
-        self._size = self.count_parameters()  # counting takes milliseconds
         self._casts = Casts(model)
         self._static: StaticSampler | None = None
         self._features: dict[str | None, Tensor] | None = None  # kept while evaluating
@@ -91,11 +88,6 @@ class Policy:
     def dtype(self) -> torch.dtype:
         """The parameters' type."""
         return self.model.dtype
-
-    @property
-    def waits_for_launches(self) -> bool:
-        """Whether its GPU waits for launches even in training; see `static.waits_for_launches`."""
-        return waits_for_launches(self.device, self._size)
 
     @property
     def visual(self) -> Any:
@@ -146,26 +138,15 @@ class Policy:
         finally:
             self._features = None
 
-    def embed(
-        self, prompts: Sequence[EncodedPrompt], features: Features, tails: Sequence[Sequence[Tensor]] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Embeddings `[P, S, C]` and positions `[3, P, S]` of prompts, each followed by its tails; padded on the right.
-
-        Args:
-            prompts: P prompts.
-            features: Their images' features.
-            tails: For each prompt the token sequences that follow it, each as if it came directly after the prompt.
-        """
-        tails = tails or [()] * len(prompts)
-        rows = [torch.cat((p.input_ids, *(t.cpu() for t in tail))) for p, tail in zip(prompts, tails, strict=True)]
-        width = max(row.numel() for row in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        positions = torch.zeros(3, len(rows), width, dtype=torch.long)
-        is_image = torch.zeros(len(rows), width, dtype=torch.bool)
-        for i, (prompt, tail, row) in enumerate(zip(prompts, tails, rows, strict=True)):
-            ids[i, : row.numel()] = row
-            following = [torch.arange(t.numel()).expand(3, -1) + prompt.next_position for t in tail]
-            positions[:, i, : row.numel()] = torch.cat((prompt.position_ids, *following), dim=1)
+    def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> tuple[Tensor, Tensor]:
+        """Embeddings `[P, S, C]` and positions `[3, P, S]` of P prompts with their images; padded on the right."""
+        width = max(map(len, prompts))
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        positions = torch.zeros(3, len(prompts), width, dtype=torch.long)
+        is_image = torch.zeros(len(prompts), width, dtype=torch.bool)
+        for i, prompt in enumerate(prompts):
+            ids[i, : len(prompt)] = prompt.input_ids
+            positions[:, i, : len(prompt)] = prompt.position_ids
             if features[i] is not None:
                 is_image[i, : len(prompt)] = prompt.input_ids == self.model.config.image_token_id
         embeds = self.decoder.embed_tokens(moved(ids, self.device))
@@ -185,11 +166,6 @@ class Policy:
         """
         leave = self.model.lm_head if torch.is_grad_enabled() else None
         return self._casts.shown(self.device.type, leave)
-
-    @property
-    def shares_beginnings(self) -> bool:
-        """Whether prompts that are scored together share what they begin with: then a twin goes beside its prompt."""
-        return tree_pays(self)
 
     def token_logps(self, logits: Tensor, temperature: float) -> Tensor:
         """Log-probabilities in fp32 of logits / temperature, with the banned ids at minus infinity."""
@@ -259,8 +235,7 @@ class Policy:
     ) -> Tensor:
         """Hidden states `[N, C]` that predict the N response tokens, row by row."""
         assert all(response.numel() for response in responses), "a response has at least the token that ended it"
-        hidden_of = tree_hidden if tree_pays(self) else packed_hidden
-        return hidden_of(self, prompts, responses, features)
+        return tree_hidden(self, prompts, responses, features)
 
     def _padded(self, responses: Sequence[Tensor], *values_N: Tensor) -> tuple[list[Tensor], Tensor]:
         """What was computed for the N response tokens as `[B, T, ...]`, zero on padding, and the mask `[B, T]`."""

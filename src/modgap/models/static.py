@@ -55,17 +55,6 @@ SWITCH = "MODGAP_CUDA_GRAPHS"
 _ROOM = 128
 _PREFIX = 128
 _ALIGN = 256
-# Parameters up to which a model is small.
-_SMALL = 200_000_000
-
-
-def waits_for_launches(device: torch.device, parameters: int) -> bool:
-    """Whether a model is small enough for its GPU to wait for launches in training, too.
-
-    So that it scores in packs. Measured at 6.4 M parameters (yes) and at 3.8 G (no); where between them the border lies
-    was not.
-    """
-    return device.type == "cuda" and parameters <= _SMALL
 
 
 def wanted(device: torch.device) -> bool:

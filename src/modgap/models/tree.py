@@ -36,11 +36,6 @@ if TYPE_CHECKING:
 _SHORTEST = 16
 
 
-def tree_pays(policy: Policy) -> bool:
-    """Whether this model scores over a tree: on a CPU, and on a GPU unless it is small; with torch's attention only."""
-    return policy.model.config._attn_implementation == "sdpa" and not policy.waits_for_launches
-
-
 def tree_hidden(
     policy: Policy, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
 ) -> Tensor:

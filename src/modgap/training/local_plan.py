@@ -1,9 +1,9 @@
 """What a stage costs on the local engine, before anything is loaded: tokens, FLOPs, memory, seconds a step.
 
 `estimate.py` bounds a stage on verl from its limits. Here lengths are those expected (`Lengths`), the work is that of
-`update.py` and of `models/tree.py` or `packs.py` (a group's prompt once, images once, the head on responses only, twins
-for right rows only), and the machine's speed is measured in a moment on a CPU or taken from a table for a GPU.
-Every assumption is printed. `bench/plan.py` holds the seconds against a training.
+`update.py` and of `models/tree.py` (a group's prompt once, images once, the head on responses only, twins for right
+rows only), and the machine's speed is measured in a moment on a CPU or taken from a table for a GPU. Every assumption
+is printed. `bench/plan.py` holds the seconds against a training.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ from dataclasses import dataclass, replace
 from modgap.core.recipe import Stage
 from modgap.training.estimate import GIB, Shape
 
-PACK_TOKENS = 2048
-"""Up to this length a group's responses follow their prompt in one pack; as in `models/packs.py`."""
-SMALL = 200_000_000
-"""Parameters up to which a GPU scores in packs; as in `models/static.py`."""
 VOCABULARY = 152_000
 """Words of Qwen2.5-VL, for which the cost of picking one was measured."""
 WAITING = "waiting for launches"
@@ -98,7 +94,7 @@ class Cost:
     """What a step costs.
 
     Attributes:
-        prompt_tokens: Of what is trained on; a group's prompt counts once for each sequence that holds it.
+        prompt_tokens: Of what is trained on; a group's prompt counts once.
         response_tokens: Of what is trained on.
         flops: Phase to FLOPs.
         seconds: Phase to seconds.
@@ -134,36 +130,21 @@ def lengths_of(stage: Stage, least: int = 0, most: int = 0, response: float | No
     return Lengths(image, sum(views) // len(views), free, mean, longest, mixed)
 
 
-def scores_trees(shape: Shape, machine: Machine) -> bool:
-    """Whether this model on this machine scores over a tree of tokens, not in packs with masks."""
-    return machine.bytes == 4 or shape.parameters > SMALL
-
-
-def twins_together(stage: Stage, shape: Shape, machine: Machine) -> bool:
-    """Whether twins go through the policy's pass, behind what their prompts begin with; as in `update.py`."""
+def with_twins(stage: Stage) -> bool:
+    """Whether twins go through the policy's passes, behind what their prompts begin with; as in `update.py`."""
     s = stage.settings
-    wanted = stage.contrastive and s.kl_coef > 0 and s.kl_estimator != "full_vocab" and s.micro_batch != 1
-    return wanted and scores_trees(shape, machine)
+    return stage.contrastive and s.kl_coef > 0 and s.kl_estimator != "full_vocab" and rows_at_most(stage) > 1
+
+
+def rows_at_most(stage: Stage) -> int:
+    """Rows of an update's passes."""
+    everything = stage.settings.mini_batch * stage.settings.samples_per_prompt
+    return min(stage.settings.micro_batch or everything, everything)
 
 
 def beginning(lengths: Lengths) -> int:
     """Tokens that a prompt and its twin have in common."""
     return min(lengths.image + BEGINNING, lengths.twin - 1)
-
-
-def sequences(prompt: int, response: float, samples: float) -> tuple[float, float]:
-    """How many packs a group of so many samples takes, and the tokens of each."""
-    together = min(samples, max(1.0, (PACK_TOKENS - prompt) // response))
-    count = math.ceil(samples / together)
-    return count, prompt + samples / count * response
-
-
-def packed(shape: Shape, prompt: int, response: float, samples: float) -> float:
-    """FLOPs of one group in packs through the language model, the head on its responses only."""
-    count, tokens = sequences(prompt, response, samples)
-    seen = 4.0 if samples > count else 2.0  # a mask over packed responses hides, but does not save
-    linear = 2.0 * shape.layers * shape.layer * tokens
-    return count * (linear + seen * shape.layers * shape.hidden * tokens**2) + head(shape, samples * response)
 
 
 def branch(shape: Shape, before: float, prompt: float, response: float, samples: float) -> float:
@@ -188,12 +169,7 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     groups, drawn = s.prompts_per_step, s.prompts_per_step / lengths.mixed
     again = 4.0 if s.gradient_checkpointing else 3.0
     see = shape.see(lengths.image)
-    tree = scores_trees(shape, machine)
-    group = (
-        branch(shape, 0, lengths.prompt, lengths.response, n)
-        if tree
-        else packed(shape, lengths.prompt, lengths.response, n)
-    )
+    group = branch(shape, 0, lengths.prompt, lengths.response, n)
     rows = drawn * n
     layers = 2.0 * shape.layers * shape.layer
     prefill = drawn * (layers * lengths.prompt + 2.0 * shape.layers * shape.hidden * lengths.prompt**2 + see)
@@ -208,18 +184,14 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
         flops["old log-probs"] = (batches - 1) * s.mini_batch * (group + see)
     contrastive = stage.contrastive and s.kl_coef > 0
     if contrastive:
-        right = n * lengths.right
-        if tree:  # in a pass of its own a twin has no beginning to follow
-            before = beginning(lengths) if twins_together(stage, shape, machine) else 0
-            twins = branch(shape, before, lengths.twin - before, lengths.response, right)
-        else:
-            twins = packed(shape, lengths.twin, lengths.response, right)
+        before = beginning(lengths) if with_twins(stage) else 0  # in a pass of its own a twin has none to follow
+        twins = branch(shape, before, lengths.twin - before, lengths.response, n * lengths.right)
         flops["contrastive"] = groups * again * twins
 
     trained = trained_parameters(stage, shape)
     seconds = {phase: count / machine.flops / machine.reach for phase, count in flops.items()}
-    rows_of_pass, _, images = largest_pass(stage, shape, lengths, machine)
-    together = twins_together(stage, shape, machine)
+    rows_of_pass, _, images = largest_pass(stage, lengths)
+    together = with_twins(stage)
     trained_rows = groups * n * (1 + (lengths.right if together else 0.0))
     layers_passed = math.ceil(trained_rows / rows_of_pass) * shape.layers
     layers_passed += math.ceil(groups / images) * shape.vision_layers
@@ -239,30 +211,22 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     begin = max(prefill / machine.flops / machine.reach, launches)
     seconds["rollout"] = begin + max(decode, read) + overhead + machine.phase_seconds
     seconds["optimizer"] = batches * trained * 36 / machine.bandwidth  # AdamW and the norm, each number read or written
-    copies = 1 if tree else sequences(lengths.prompt, lengths.response, n)[0]
     return Cost(
-        groups * copies * lengths.prompt, groups * n * lengths.response,
+        groups * lengths.prompt, groups * n * lengths.response,
         flops, seconds, memory(stage, shape, lengths, machine, trained),
     )  # fmt: skip
 
 
-def largest_pass(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> tuple[float, float, float]:
+def largest_pass(stage: Stage, lengths: Lengths) -> tuple[float, float, float]:
     """Rows, tokens and images of an update's largest forward pass."""
-    s = stage.settings
-    rows = min(s.micro_batch or s.mini_batch * s.samples_per_prompt, s.mini_batch * s.samples_per_prompt)
+    s, rows = stage.settings, rows_at_most(stage)
     group = min(rows, s.samples_per_prompt)
-    apart = stage.contrastive and s.kl_coef > 0 and not twins_together(stage, shape, machine)
-    right = 0.0
-    if not scores_trees(shape, machine):
-        packs, tokens = sequences(lengths.prompt, lengths.response, group)
-        groups = rows / group
-        tokens *= packs * groups
-    else:
-        own = 0
-        if twins_together(stage, shape, machine):
-            right, own = group * lengths.right, lengths.twin - beginning(lengths)
-        groups = max(1.0, rows // (group + right))
-        tokens = groups * (lengths.prompt + own + (group + right) * lengths.response)
+    apart = stage.contrastive and s.kl_coef > 0 and not with_twins(stage)
+    right, own = 0.0, 0
+    if with_twins(stage):
+        right, own = group * lengths.right, lengths.twin - beginning(lengths)
+    groups = max(1.0, rows // (group + right))
+    tokens = groups * (lengths.prompt + own + (group + right) * lengths.response)
     # Where groups are split, or twins have passes of their own, all images are seen before the passes.
     images = min(rows, s.mini_batch) if apart or rows < s.samples_per_prompt else groups
     return groups * (group + right), tokens, images
@@ -271,10 +235,9 @@ def largest_pass(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine)
 def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, trained: int) -> dict[str, float]:
     """The parts of an update's peak, in bytes."""
     s = stage.settings
-    rows, tokens, images = largest_pass(stage, shape, lengths, machine)
-    # A tree keeps three numbers a channel of the MLP: gate, up and their product; packs and their temporaries six.
-    of_mlp = 3 if scores_trees(shape, machine) else 6
-    layer = machine.bytes * (16 * shape.hidden + of_mlp * shape.intermediate)
+    rows, tokens, images = largest_pass(stage, lengths)
+    # Of the MLP: gate, up and their product.
+    layer = machine.bytes * (16 * shape.hidden + 3 * shape.intermediate)
     patches = lengths.image * shape.merge**2 * images
     block = machine.bytes * (16 * shape.vision_hidden + 3 * shape.vision_intermediate)
     if s.gradient_checkpointing:
@@ -381,8 +344,7 @@ def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> 
     gib = {name: value / GIB for name, value in c.memory.items()}
     guess = "half the limit" if 2 * lengths.response == s.max_response_tokens else "as the model says of itself"
     total = sum(c.seconds.values())
-    all_rows = s.mini_batch * s.samples_per_prompt
-    now, most = min(s.micro_batch or all_rows, all_rows), fitting(stage, shape, lengths, machine)
+    now, most = rows_at_most(stage), fitting(stage, shape, lengths, machine)
     note, hint = "", ""
     if machine.memory and sum(gib.values()) > machine.memory / GIB:
         note = f"; more than the {machine.memory / GIB:.0f} GiB of this GPU: " + (
@@ -397,7 +359,7 @@ def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> 
             hint += f"{short(sum(wider.memory.values()) / GIB)} GiB"
     return [
         f"a step, expected: {s.prompts_per_step * s.samples_per_prompt:,} responses trained on, "
-        f"{c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens in their sequences",
+        f"{c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens",
         f"FLOPs a step: {sum(c.flops.values()):.2g} ({told(c.flops)})",
         f"memory: about {short(sum(gib.values()))} GiB ({told(gib)}){note}",
         f"time a step: about {short(total)} s ({told(c.seconds)}){hint}; {s.steps} steps "

@@ -65,11 +65,6 @@ class TrainablePolicy(Protocol):
         """Where it computes."""
         ...
 
-    @property
-    def shares_beginnings(self) -> bool:
-        """Whether `logprobs` computes once what prompts with the same image begin with."""
-        ...
-
     def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained."""
         ...

@@ -2,11 +2,10 @@
 
 The full-text side of the contrastive KL is detached, so its log-probabilities are those of the policy's rows. A twin's
 row is one more row of the same pass: the model computes once what its prompt has in common with the full one, image
-included. (`full_vocab`, a micro-batch of one row, and a policy that does not share what prompts begin with take the
-twins in passes of their own.) The vision tower runs once over the images of a pass; its features are detached leaves
-that collect gradients, and one backward through the tower ends it. Where groups are split, or the twins have passes of
-their own, it does so for the whole mini-batch. The naive form (every row forwarded twice, images and all, in one graph)
-is the tests' oracle.
+included. (`full_vocab` and a micro-batch of one row take the twins in passes of their own.) The vision tower runs once
+over the images of a pass; its features are detached leaves that collect gradients, and one backward through the tower
+ends it. Where groups are split, or the twins have passes of their own, it does so for the whole mini-batch. The naive
+form (every row forwarded twice, images and all, in one graph) is the tests' oracle.
 
 Weights that are trained are fp32 everywhere; on a GPU the computation is bf16 by autocast.
 
@@ -227,6 +226,11 @@ def groups_of(batch: Batch, size: int, twins: bool = False) -> Iterator[list[int
         yield taken
 
 
+def twins_together(settings: Settings, micro_batch: int) -> bool:
+    """Whether twins are rows of the policy's passes; with one row at a time memory is too short for that."""
+    return micro_batch > 1 and settings.kl_estimator != "full_vocab"
+
+
 def old_logprobs(policy: TrainablePolicy, batch: Batch, settings: Settings, micro_batch: int) -> list[Tensor]:
     """Log-probabilities of each row's response now, without gradient."""
     out: list[Tensor] = []
@@ -256,9 +260,7 @@ def gradients(
 
     with computing(policy), policy.weights_cast():
         contrastive = contrastive and settings.kl_coef > 0
-        # With one row at a time memory is short: then a twin's row is a pass of its own.
-        together = contrastive and policy.shares_beginnings and micro_batch > 1
-        together = together and settings.kl_estimator != "full_vocab"
+        together = contrastive and twins_together(settings, micro_batch)
         apart = contrastive and not together
         kl_weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B)
         passes = list(groups_of(batch, micro_batch, together))
