@@ -15,13 +15,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
+import flash_on_cpu
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import INSTRUCTION, Prompt
 from modgap.inference.hf import HfEngine
 from modgap.measure import EvalOptions, evaluate_model
-from modgap.models import load
+from modgap.models import flash, load
 from modgap.models.build import Size, build_tiny
 from modgap.models.decode import Generated, pick, uniforms
 from modgap.models.encode import EncodedPrompt
@@ -116,9 +117,14 @@ def test_gradients_equal_the_plain_model(policy: Policy, prompts: list[EncodedPr
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item() + 1e-7)
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("full_layers", [[0, 1, 2], [1], []])
-def test_vision_features_equal_the_models_own(policy: Policy, full_layers: list[int]) -> None:
-    """Also with window attention, and for windows that the image's edge cuts."""
+def test_vision_features_equal_the_models_own(
+    policy: Policy, full_layers: list[int], at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with window attention and windows that the image's edge cuts; by lengths, and in one call as on a GPU."""
+    monkeypatch.setattr(flash, "fits", lambda *_: at_once)
+    monkeypatch.setattr(flash, "_kernel", flash_on_cpu.kernel)
     visual = policy.visual
     kept, visual.fullatt_block_indexes = visual.fullatt_block_indexes, full_layers
     try:
@@ -481,3 +487,22 @@ def test_out_of_memory_with_one_response_says_what_helps() -> None:
     request = Request("p7", "text-only", Prompt("x", has_image=False), None, (0,))
     with pytest.raises(UserError, match=r"single response.*p7.*--max-tokens"):
         list(HfEngine(Cramped(0)).generate([request], Sampling()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("full_layers", [[0, 1, 2], [1]])
+def test_vision_features_in_bf16_are_as_close_as_the_models_own(full_layers: list[int]) -> None:
+    """To those in fp32, by the norm of the error; images of several sizes, windows that edges cut."""
+    on_gpu = load_policy("tiny", device="cuda", dtype=torch.float32)
+    on_gpu.visual.fullatt_block_indexes = full_layers
+    shown = [
+        on_gpu.encode(Prompt("x"), picture(w, h, i)) for i, (w, h) in enumerate([(224, 224), (400, 120), (140, 300)])
+    ]
+    pixels = torch.cat([p.pixel_values for p in shown if p.pixel_values is not None]).cuda()
+    grids = torch.cat([p.image_grid_thw for p in shown if p.image_grid_thw is not None]).cuda()
+    with torch.no_grad():
+        exact = torch.cat([f for f in on_gpu.image_features(shown) if f is not None])
+        with torch.autocast("cuda", torch.bfloat16):
+            ours = torch.cat([f for f in on_gpu.image_features(shown) if f is not None])
+            theirs = torch.cat(on_gpu.model.model.get_image_features(pixels, grids, return_dict=True).pooler_output)
+    assert 0 < float((ours - exact).norm()) <= 1.2 * float((theirs - exact).norm())

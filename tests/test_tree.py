@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
+import flash_on_cpu
 from modgap.core.prompt import Prompt
-from modgap.models import tree as tree_module
+from modgap.models import flash
 from modgap.models.encode import EncodedPrompt
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
@@ -74,29 +73,13 @@ def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
         torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name)
 
 
-def flash(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, query_ends: torch.Tensor, key_ends: torch.Tensor, most_q: int,
-    most_k: int, dropout: float, causal: bool, debug: bool, *, scale: float,
-) -> tuple[torch.Tensor]:  # fmt: skip
-    """What torch's kernel for sequences of any length does, on a CPU: each by itself, causal from the end."""
-    assert causal and not dropout and query_ends.dtype == key_ends.dtype == torch.int32
-    out: list[torch.Tensor] = []
-    for (a, b), (c, d) in zip(pairwise(query_ends.tolist()), pairwise(key_ends.tolist()), strict=True):
-        assert 0 < b - a <= most_q and b - a <= d - c <= most_k
-        mask = torch.ones(b - a, d - c).tril(d - c - (b - a)).bool()
-        one, seen, values = (x.transpose(0, 1) for x in (q[a:b], k[c:d], v[c:d]))
-        seen = F.scaled_dot_product_attention(one, seen, values, attn_mask=mask, scale=scale, enable_gqa=True)
-        out.append(seen.transpose(0, 1))
-    return (torch.cat(out),)
-
-
 @pytest.mark.parametrize("at_once", [False, True])
 def test_scores_and_gradients_equal_transformers_plain_forward(
     policy: Policy, rows: Rows, at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Span by span, and as a GPU does it: all sequences in one call."""
-    monkeypatch.setattr(tree_module, "_flashes", lambda *_: at_once)
-    monkeypatch.setattr(tree_module, "_flash", flash)
+    monkeypatch.setattr(flash, "fits", lambda *_: at_once)
+    monkeypatch.setattr(flash, "_kernel", flash_on_cpu.kernel)
     expected = [plain(policy, prompt, response) for prompt, response in zip(*rows, strict=True)]
     got = scored(policy, rows)
     for a, b in zip(got, expected, strict=True):
@@ -174,14 +157,14 @@ def test_one_kernel_for_all_sequences_is_as_close_to_fp32_as_some_for_each_span(
 
     def found(half: bool, flashes: bool) -> tuple[torch.Tensor, torch.Tensor]:
         if half:
-            monkeypatch.setattr(tree_module, "_flashes", lambda *_: flashes)
+            monkeypatch.setattr(flash, "fits", lambda *_: flashes)
         with torch.autocast("cuda", torch.bfloat16, enabled=half, cache_enabled=False):
             logps_BT, _, mask_BT = on_gpu.logprobs(*rows, on_gpu.image_features(rows[0]))
         logps = [row[mask] for row, mask in zip(logps_BT, mask_BT, strict=True)]
         grads = gradients(on_gpu, logps)
         return torch.cat(logps).detach(), torch.cat([g.flatten() / g.norm() for g in grads.values()])
 
-    assert not tree_module._flashes(torch.zeros(1, device="cuda"), 64), "fp32 goes by spans"
+    assert not flash.fits(torch.zeros(1, device="cuda"), 64), "fp32 goes by spans"
     exact = found(False, False)
     errors = [[float((a - b).norm()) for a, b in zip(found(True, f), exact, strict=True)] for f in (False, True)]
     assert all(0 < once <= 1.1 * spans for spans, once in zip(*errors, strict=True)), errors

@@ -5,7 +5,7 @@ model what comes first does not depend on what follows. All tokens of a pass lie
 which follows leading tokens of earlier spans (its context): a prompt, its responses, what its twin does not share with
 it, the twin's responses. Products, norms and the head see one long row. In attention a query sees its context and what
 came before it in its own sequence: no mask, and no pair of tokens that do not see each other. On a GPU in bf16 that is
-one kernel over sequences of any length (FlashAttention, which torch has built in), elsewhere some kernels a span.
+one kernel over sequences of any length (`flash.py`), elsewhere some kernels a span.
 
 It walks the decoder's own modules, as `decode.py` does, so LoRA, autocast and checkpointing apply.
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
+from modgap.models import flash
 from modgap.models.casts import moved
 from modgap.models.layers import gated_mlp, normed, rotated, turned
 
@@ -148,7 +149,7 @@ def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Te
     """Hidden states `[N, C]` of embeddings `[N, C]` at positions `[3, N]`."""
     cos, sin = (_merged(table, decoder.config)[0][:, None] for table in decoder.rotary_emb(x[None], positions[:, None]))
     sin = turned(sin)
-    attend = _attend_at_once(spans, x.device) if _flashes(x, cos.shape[-1]) else _attend_by_spans(spans, x.device)
+    attend = (_attend_at_once if flash.fits(x, cos.shape[-1]) else _attend_by_spans)(spans, x.device)
     recompute = decoder.training and torch.is_grad_enabled() and _checkpointing(decoder)
     for layer in decoder.layers:
 
@@ -186,14 +187,6 @@ def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Atte
     return attention.o_proj(attend(q, torch.stack((k, v), dim=1), attention.scaling).flatten(1))
 
 
-def _flashes(x: Tensor, head: int) -> bool:
-    """Whether FlashAttention can be had: on a GPU, in half precision."""
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    half = dtype in (torch.bfloat16, torch.float16)
-    return kind == "cuda" and half and head % 8 == 0 and torch.cuda.get_device_capability(x.device) >= (8, 0)
-
-
 def _attend_at_once(spans: Sequence[Span], device: torch.device) -> Attend:
     """All sequences of all spans in one kernel; each has its own copy of the few keys and values that it sees."""
     starts = [0, *accumulate(sum(span.lengths) for span in spans)]
@@ -205,20 +198,13 @@ def _attend_at_once(spans: Sequence[Span], device: torch.device) -> Attend:
             seen.append(torch.cat((*before, torch.arange(start, start + length))))
             queries.append(length)
             start += length
-    keys = [x.numel() for x in seen]
-    ends = torch.tensor([[0, *accumulate(queries)], [0, *accumulate(keys)]], dtype=torch.int32)
-    at, (query_ends, key_ends) = moved(torch.cat(seen), device), moved(ends, device)
-    most = max(queries), max(keys)
+    at, ends = moved(torch.cat(seen), device), flash.Ends.of(queries, [x.numel() for x in seen], device)
 
     def attend(q: Tensor, kv: Tensor, scale: float) -> Tensor:
         k, v = kv.index_select(0, at).unbind(1)
-        # Causal from the end: a sequence's last query sees all of its keys.
-        return _flash(q, k, v, query_ends, key_ends, *most, 0.0, True, False, scale=scale)[0]
+        return flash.attend(q, k, v, ends, scale, causal=True)
 
     return attend
-
-
-_flash: Any = torch.ops.aten._flash_attention_forward  # `torch.nn.attention.varlen` is it, in a call of Python
 
 
 def _attend_by_spans(spans: Sequence[Span], device: torch.device) -> Attend:

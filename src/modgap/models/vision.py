@@ -1,8 +1,9 @@
 """The vision tower of Qwen2.5-VL over many images at once.
 
 transformers runs attention image by image (and window by window) outside flash attention, and computes rotary
-positions and window indices in Python for each image; with many small images that is most of the time. Here the
-segments of equal length are one batch of scaled-dot-product attention, and what depends on the grid alone is cached.
+positions and window indices in Python for each image; with many small images that is most of the time. Here what
+depends on the grid alone is cached, and attention is one kernel over all images or windows on a GPU in bf16
+(`flash.py`); elsewhere the segments of equal length are one batch of scaled-dot-product attention.
 Results equal the model's own `get_image_features` (see `tests/test_models.py`). It walks the tower's own modules, so
 LoRA and autocast apply as they do there.
 
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from modgap.models import flash
 from modgap.models.casts import moved
 from modgap.models.layers import gated_mlp, normed, rotated, turned
 
@@ -48,8 +50,13 @@ def _grid_plan(grid: Grid, merge: int, window: int, patch: int, windowed: bool) 
     return _GridPlan(positions, index, bounds.diff().tolist() if windowed else [], index.numel())
 
 
-def _segments(lengths: Sequence[int], device: torch.device) -> list[Tensor]:
-    """For each distinct length L, the positions `[k, L]` of the k segments that have it."""
+Segments = flash.Ends | list[Tensor]
+
+
+def _segments(lengths: Sequence[int], device: torch.device, flashes: bool) -> Segments:
+    """Where segments end, or for each distinct length L the positions `[k, L]` of the k segments that have it."""
+    if flashes and lengths:
+        return flash.Ends.of(lengths, lengths, device)
     starts: dict[int, list[int]] = {}
     offset = 0
     for length in lengths:
@@ -67,13 +74,15 @@ class _Plan:
 
     positions_N2: Tensor
     window_M: Tensor | None
-    full: list[Tensor]
-    windows: list[Tensor]
+    full: Segments
+    windows: Segments
     merged: list[int]
 
 
 @lru_cache(maxsize=16)
-def _plan(grids: tuple[Grid, ...], shape: tuple[int, int, int], windowed: bool, device: torch.device) -> _Plan:
+def _plan(
+    grids: tuple[Grid, ...], shape: tuple[int, int, int], windowed: bool, device: torch.device, flashes: bool
+) -> _Plan:
     plans = [_grid_plan(grid, *shape, windowed) for grid in grids]
     merged = [plan.merged for plan in plans]
     window = None
@@ -84,8 +93,8 @@ def _plan(grids: tuple[Grid, ...], shape: tuple[int, int, int], windowed: bool, 
     return _Plan(
         moved(torch.cat([plan.positions_N2 for plan in plans]), device),
         window,
-        _segments([h * w for t, h, w in grids for _ in range(t)], device),
-        _segments([length for plan in plans for length in plan.windows], device),
+        _segments([h * w for t, h, w in grids for _ in range(t)], device, flashes),
+        _segments([length for plan in plans for length in plan.windows], device, flashes),
         merged,
     )
 
@@ -95,11 +104,13 @@ def _rotate(x_N2HD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
     return rotated(x_N2HD.float(), cos_ND[:, None, None], sin_ND[:, None, None]).to(x_N2HD.dtype)
 
 
-def _attend(attention: Any, x_NC: Tensor, segments: list[Tensor], cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
+def _attend(attention: Any, x_NC: Tensor, segments: Segments, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
     n = x_NC.shape[0]
     qk, v = attention.qkv(x_NC).view(n, 3, attention.num_heads, -1).split((2, 1), dim=1)
     q, k, v = *_rotate(qk, cos_ND, sin_ND).unbind(1), v[:, 0]
-    if len(segments) == 1:  # equal lengths lie one after the other: no gathering
+    if isinstance(segments, flash.Ends):
+        out = flash.attend(q, k, v, segments, attention.scaling, causal=False).flatten(1)
+    elif len(segments) == 1:  # equal lengths lie one after the other: no gathering
         shape = (*segments[0].shape, attention.num_heads, -1)
         q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, scale=attention.scaling).transpose(1, 2).reshape(n, -1)
@@ -128,13 +139,14 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
     """
     shape = (visual.spatial_merge_size, visual.window_size, visual.patch_size)
     windowed = len(visual.fullatt_block_indexes) < len(visual.blocks)
-    plan = _plan(tuple(tuple(grid) for grid in grids), shape, windowed, pixels_NP.device)
+    kernel = visual.patch_embed.proj.weight
+    flashes = flash.fits(kernel, visual.blocks[0].attn.head_dim)
+    plan = _plan(tuple(tuple(grid) for grid in grids), shape, windowed, pixels_NP.device, flashes)
     angles = (plan.positions_N2[..., None].float() * visual.rotary_pos_emb.inv_freq.float()).flatten(1)
     angles = torch.cat((angles, angles), dim=-1)
     cos, sin = angles.cos(), turned(angles.sin())
 
     # The patch embedding is a convolution whose stride is its kernel: a matrix product, and much faster as one.
-    kernel = visual.patch_embed.proj.weight
     x = F.linear(pixels_NP.to(kernel.dtype), kernel.flatten(1))
     if plan.window_M is not None:
         x = x.view(plan.window_M.numel(), -1, x.shape[-1])[plan.window_M].view(x.shape)
@@ -142,7 +154,7 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
     for number, block in enumerate(visual.blocks):
         segments = plan.full if number in visual.fullatt_block_indexes else plan.windows
 
-        def run(x: Tensor, block: Any = block, segments: list[Tensor] = segments) -> Tensor:
+        def run(x: Tensor, block: Any = block, segments: Segments = segments) -> Tensor:
             x = x + _attend(block.attn, normed(block.norm1, x), segments, cos, sin)
             return x + gated_mlp(block.mlp, normed(block.norm2, x))
 

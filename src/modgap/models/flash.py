@@ -1,0 +1,58 @@
+"""FlashAttention over sequences of any length in one kernel, as torch has it built in; on a GPU and in half precision.
+
+No padding, no mask, no extra package. `torch.nn.attention.varlen` is the same kernel behind a call of Python.
+
+Legend: N queries of all sequences, M keys, n sequences, H heads, K key heads, D head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modgap.models.casts import moved
+
+_kernel: Any = torch.ops.aten._flash_attention_forward
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where sequences end that lie one after the other.
+
+    Attributes:
+        queries: `[n + 1]` int32, from 0.
+        keys: The same for keys.
+        most_queries: The longest sequence's.
+        most_keys: The same for keys.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    most_queries: int
+    most_keys: int
+
+    @classmethod
+    def of(cls, queries: Sequence[int], keys: Sequence[int], device: torch.device) -> Ends:
+        """Of n sequences with so many queries and keys."""
+        ends = torch.tensor([[0, *accumulate(queries)], [0, *accumulate(keys)]], dtype=torch.int32)
+        of_queries, of_keys = moved(ends, device)
+        return cls(of_queries, of_keys, max(queries), max(keys))
+
+
+def fits(x: Tensor, head: int) -> bool:
+    """Whether attention of heads so wide on what is computed from `x` can take this kernel."""
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    half = dtype in (torch.bfloat16, torch.float16)
+    return kind == "cuda" and half and head % 8 == 0 and torch.cuda.get_device_capability(x.device) >= (8, 0)
+
+
+def attend(q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, ends: Ends, scale: float, causal: bool) -> Tensor:
+    """`[N, H, D]`: each sequence's queries on its keys; causal means that its last query sees all of them."""
+    sizes = (ends.queries, ends.keys, ends.most_queries, ends.most_keys)
+    return _kernel(q_NHD, k_MKD, v_MKD, *sizes, 0.0, causal, False, scale=scale)[0]
