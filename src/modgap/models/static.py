@@ -37,6 +37,7 @@ from modgap.models.decode import (
     KeysValues,
     Start,
     begin,
+    computed_in,
     cut,
     decode_step,
     flat_seeds,
@@ -377,12 +378,6 @@ class StaticSampler:
             self._arena[at : at + size].view(dtype).view(shape)
             for at, size, (shape, dtype) in zip(starts, sizes, layout, strict=False)
         ]
-
-
-def computed_in(policy: Policy) -> torch.dtype:
-    """The type of keys and values: autocast's where it is on."""
-    kind = policy.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
 
 
 def _rows(prompts: Tensor, samples: int) -> Tensor:

@@ -46,8 +46,7 @@ def tree_hidden(
     embeds = policy.decoder.embed_tokens(moved(tree.ids, policy.device))
     seen = [image for row in tree.pictured if (image := features[row]) is not None]
     if seen:
-        at = moved((tree.ids == image_token).nonzero()[:, 0], policy.device)
-        embeds = embeds.index_copy(0, at, torch.cat(seen).to(embeds.dtype))
+        embeds = embeds.index_copy(0, moved(tree.image, policy.device), torch.cat(seen).to(embeds.dtype))
     hidden = run(policy.decoder, embeds, moved(tree.positions, policy.device), tree.spans)
     return hidden[moved(torch.cat(tree.scored), policy.device)]
 
@@ -72,6 +71,7 @@ class Tree:
     Attributes:
         ids: `[N]`.
         positions: `[3, N]`, M-RoPE.
+        image: Where the prompts' image placeholders lie.
         pictured: Rows whose images are shown, in the order of the placeholders.
         spans: In the order of the tokens.
         scored: For each row where the hidden states lie that predict its response.
@@ -79,6 +79,7 @@ class Tree:
 
     ids: Tensor
     positions: Tensor
+    image: Tensor
     pictured: list[int]
     spans: list[Span]
     scored: list[Tensor]
@@ -96,6 +97,7 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
     ids: list[Tensor] = []
     positions: list[Tensor] = []
     spans: list[Span] = []
+    placeholders: list[Tensor] = []
     pictured: list[int] = []
     scored: dict[int, Tensor] = {}
     n = 0
@@ -114,6 +116,7 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
         beginning: list[tuple[int, int]] = []  # of all but the first prompt of a family
         for head, rows in zip(heads, family.values(), strict=True):
             shared = sum(tokens for _, tokens in beginning)
+            placeholders.append((head.input_ids[shared:] == image_token).nonzero()[:, 0] + n)
             own = add(head.input_ids[shared:], head.position_ids[:, shared:], beginning, [len(head) - shared])
             whole = [*beginning, (own, len(head) - shared)]
             last = torch.tensor([n - 1])
@@ -134,7 +137,7 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
         shown = [rows[0] for rows in family.values()]
         pictured += shown[:1] if bool((heads[0].input_ids[:common] == image_token).any()) else shown
     rows = [scored[row] for row in range(len(prompts))]
-    return Tree(torch.cat(ids), torch.cat(positions, dim=1), pictured, spans, rows)
+    return Tree(torch.cat(ids), torch.cat(positions, dim=1), torch.cat(placeholders), pictured, spans, rows)
 
 
 def _common(ids: Sequence[Tensor]) -> int:

@@ -167,7 +167,8 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     """Expect what a step of a stage costs."""
     s, n = stage.settings, stage.settings.samples_per_prompt
     groups, drawn = s.prompts_per_step, s.prompts_per_step / lengths.mixed
-    again = 4.0 if s.gradient_checkpointing else 3.0
+    # Forward, and backward to inputs and to weights; under an adapter these have no gradient.
+    again = 3.0 + s.gradient_checkpointing - bool(s.lora_rank)
     see = shape.see(lengths.image)
     group = branch(shape, 0, lengths.prompt, lengths.response, n)
     rows = drawn * n
@@ -201,7 +202,7 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     if (idle := layers_passed * machine.pass_seconds * again / 3 - computing) > 0:
         seconds[WAITING] = idle
     seconds["update"] += batches * machine.phase_seconds
-    rolled = math.ceil(rows / (64 if machine.bytes == 4 else 2048))  # batches
+    rolled = math.ceil(rows / rows_sampled(stage, shape, lengths, machine))  # batches
     calls = rolled * lengths.longest
     decode = rows * lengths.response * each / machine.flops / machine.decode_reach
     read = calls * shape.language * machine.bytes / machine.bandwidth
@@ -232,6 +233,21 @@ def largest_pass(stage: Stage, lengths: Lengths) -> tuple[float, float, float]:
     return groups * (group + right), tokens, images
 
 
+def kept_of_token(shape: Shape, machine: Machine) -> float:
+    """Bytes of a token's keys and values."""
+    return 2.0 * shape.layers * shape.kv_heads * (shape.hidden // shape.heads) * machine.bytes
+
+
+def rows_sampled(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> float:
+    """Samples of one batch of a rollout; as in `models/decode.py`."""
+    if machine.bytes == 4:
+        return 64
+    each = kept_of_token(shape, machine) * (lengths.prompt + stage.settings.max_response_tokens) + 40.0 * shape.vocab
+    state = 6.0 * shape.parameters + 8.0 * trained_parameters(stage, shape)  # weights, their bf16 copies and moments
+    free = math.inf if machine.memory is None else max(0.0, machine.memory - state)
+    return max(1.0, min(2048.0, free / 6 // each))
+
+
 def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, trained: int) -> dict[str, float]:
     """The parts of an update's peak, in bytes."""
     s = stage.settings
@@ -253,10 +269,11 @@ def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, train
     if machine.bytes == 2:
         parts["bf16 copies of weights"] = 2.0 * shape.parameters
     if machine.replayed_seconds:
-        drawn = s.prompts_per_step / lengths.mixed
-        samples = drawn * s.samples_per_prompt
-        token = 2.0 * shape.layers * shape.hidden // shape.heads * shape.kv_heads * machine.bytes
-        graphs = token * (drawn * lengths.prompt + samples * lengths.longest) + 40.0 * samples * shape.vocab
+        at_once = min(
+            rows_sampled(stage, shape, lengths, machine), s.prompts_per_step / lengths.mixed * s.samples_per_prompt
+        )
+        tokens = at_once * (lengths.prompt / s.samples_per_prompt + lengths.longest)
+        graphs = kept_of_token(shape, machine) * tokens + 40.0 * at_once * shape.vocab
         if machine.memory is None or graphs <= machine.memory / 12:  # else they go after each rollout
             parts["graphs of sampling"] = graphs
     return parts
