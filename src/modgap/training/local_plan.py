@@ -269,9 +269,8 @@ def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, train
     if machine.bytes == 2:
         parts["bf16 copies of weights"] = 2.0 * shape.parameters
     if machine.replayed_seconds:
-        at_once = min(
-            rows_sampled(stage, shape, lengths, machine), s.prompts_per_step / lengths.mixed * s.samples_per_prompt
-        )
+        drawn = s.prompts_per_step / lengths.mixed * s.samples_per_prompt
+        at_once = min(rows_sampled(stage, shape, lengths, machine), drawn)
         tokens = at_once * (lengths.prompt / s.samples_per_prompt + lengths.longest)
         graphs = kept_of_token(shape, machine) * tokens + 40.0 * at_once * shape.vocab
         if machine.memory is None or graphs <= machine.memory / 12:  # else they go after each rollout
