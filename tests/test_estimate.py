@@ -144,10 +144,10 @@ def test_a_rollout_takes_as_many_batches_as_memory_makes_it() -> None:
     """As `decode.rows_at_once` sizes them."""
     large, small = MACHINE, replace(MACHINE, memory=MACHINE.memory / 1.7)
     rows = [rows_sampled(Stage(("full-text",)), QWEN, LENGTHS, machine) for machine in (large, small)]
-    assert 2048 > rows[0] > 4 * rows[1] > 0
+    assert 2048 > rows[0] > 2 * rows[1] > 0
     settings = {"prompts_per_step": 64, "samples_per_prompt": 5, "mini_batch": 64}
     few, many = (of(machine=machine, **settings).seconds["rollout"] for machine in (large, small))
-    assert many > 3 * few
+    assert many > 2 * few
 
 
 def test_what_is_not_trained_has_no_state_and_no_backward() -> None:
