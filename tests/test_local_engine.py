@@ -33,7 +33,9 @@ from modgap.models import tree
 from modgap.models.build import Size, build_tiny
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
+from modgap.training import checkpoint as checkpoint_module
 from modgap.training import local, rollout, update
+from modgap.training.checkpoint import LastStep
 from modgap.training.local import final_checkpoint, train
 from modgap.training.log import StageLog
 from modgap.training.protocol import Event
@@ -512,7 +514,7 @@ def test_a_run_that_was_killed_goes_on_bit_equal(
         if where.startswith("in step") and calls == int(where[-1]):
             raise Killed
         if calls == 4 and where == "between weights and state":
-            monkeypatch.setattr(local, "save_state", dies)
+            monkeypatch.setattr(checkpoint_module, "save_state", dies)
         if calls == 4 and where == "while saving weights":
             monkeypatch.setattr(Policy, "save", lambda self, folder: (folder / "half").touch() or dies())
 
@@ -521,6 +523,42 @@ def test_a_run_that_was_killed_goes_on_bit_equal(
     monkeypatch.undo()
     run(recipe(True, **LONG), tiny, tmp_path)
     assert_same_run(tmp_path / "stage1", straight)
+
+
+@pytest.mark.parametrize("phase", ["rollout", "update"])
+def test_a_run_that_was_interrupted_loses_no_finished_step(
+    phase: str, tiny: Path, straight: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C in step 4, two steps after the last checkpoint's: it goes on from step 3, bit for bit."""
+    begun: list[int] = []
+
+    def progress(event: Event) -> None:
+        begun.append(event.step)
+        if event.kind == "phase" and event.text == phase and event.step == 3:
+            raise KeyboardInterrupt
+
+    plan = recipe(True, **LONG | {"save_every": 0})
+    with pytest.raises(KeyboardInterrupt):
+        train(plan, PROBLEMS, tiny, tmp_path, load_policy=on_cpu, reward=made_up, progress=progress)
+    begun.clear()
+    train(plan, PROBLEMS, tiny, tmp_path, load_policy=on_cpu, reward=made_up, progress=lambda e: begun.append(e.step))
+    assert min(begun) == 3
+    stage = tmp_path / "stage1"
+    assert log_of(stage) == log_of(straight) and rollouts_of(stage) == rollouts_of(straight)
+    got, expected = (weights_of(s / "checkpoints" / "step_4") for s in (stage, straight))
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_weights_that_are_changing_are_not_a_steps(tmp_path: Path, policy: Policy) -> None:
+    optimizer = torch.optim.AdamW(policy.parameters())
+    for changing in (False, True):
+        path = tmp_path / f"{changing}.pt"
+        with pytest.raises(KeyboardInterrupt), LastStep(path) as last:
+            last.done(False, policy, optimizer, step=1)
+            if changing:
+                last.changing()
+            raise KeyboardInterrupt
+        assert path.exists() != changing
 
 
 def test_kill_9_and_the_same_command(tiny: Path, straight: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ manifest.json                which recipe the stages belong to, and how many it 
 ```
 
 A checkpoint is first the folder, then `state.pt`, each moved into place when it is whole. What happened after the last
-`state.pt` is forgotten: the logs are cut back to it, and the steps are done again.
+`state.pt` is forgotten: the logs are cut back to it, and the steps are done again. Ctrl-C and `kill` write one of the
+last step; `kill -9` cannot.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,40 @@ def save_state(path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optim
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+class LastStep:
+    """The state after the last step: written when the step says so, and when the run is interrupted.
+
+    Not if that happens while an optimizer changes the weights, or before the step that it belongs to is done: then they
+    are those of no step, and what was written before counts. Use it as a context.
+
+    Args:
+        path: `state.pt`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pending: Callable[[], None] | None = None
+
+    def changing(self) -> None:
+        """Weights and moments change from here on."""
+        self._pending = None
+
+    def done(self, write: bool, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, **numbers: Any) -> None:
+        """A step is done; see `save_state`."""
+        self._pending = lambda: save_state(self._path, policy, optimizer, **numbers)
+        if write:
+            self._pending()
+            self._pending = None
+
+    def __enter__(self) -> LastStep:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        pending, self._pending = self._pending, None
+        if pending and kind is KeyboardInterrupt:
+            pending()
 
 
 def load_state(path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -28,15 +28,16 @@ from modgap.core.prompt import Style, training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.core.record import RunFolder
 from modgap.training.checkpoint import (
+    LastStep,
     checkpoint,
     final_checkpoint,
     finish,
     finished,
     load_state,
     point_best,
-    save_state,
     save_weights,
     start_run,
+    step_folder,
 )
 from modgap.training.log import Clock, StageLog, Teller, group_metrics
 from modgap.training.protocol import LoadPolicy, Progress, TrainablePolicy, TrainResult
@@ -127,9 +128,11 @@ def train(
                     )
                     asked = 0  # said
                 policy = load_for_training(load_policy, start, stage.settings)
-                run_stage(stage, folder, DataOrder(train_on, stage.views, stage.settings.seed), policy,
-                          style=style, reward=rewards[folder], validation=validation, teller=teller)  # fmt: skip
-                del policy  # before the next one is loaded
+                with LastStep(folder / "state.pt") as last:
+                    run_stage(stage, folder, DataOrder(train_on, stage.views, stage.settings.seed), policy,
+                              style=style, reward=rewards[folder], validation=validation, teller=teller,
+                              last=last)  # fmt: skip
+                del policy, last  # before the next one is loaded
             else:
                 teller.step = stage.settings.steps
                 teller("stage", f"{stage.title}: done already")
@@ -147,6 +150,7 @@ def run_stage(
     reward: RewardFunction,
     validation: Sequence[Problem],
     teller: Teller,
+    last: LastStep,
 ) -> None:
     """Train one stage, from its start or from `state.pt`."""
     settings = stage.settings
@@ -161,8 +165,9 @@ def run_stage(
     state: dict[str, Any] = {"step": 0, "position": 0, "lengths": (0, 0), "best": None, "micro": micro.size}
     if (folder / "state.pt").exists():
         state = load_state(folder / "state.pt", policy, optimizer)
-        # A later one may have been named before the kill.
-        point_best(folder, state["best"][1] if state["best"] else state["step"])
+        # A later one may have been named before the kill. (An interrupted step has no checkpoint.)
+        if state["best"] or step_folder(folder, state["step"]).exists():
+            point_best(folder, state["best"][1] if state["best"] else state["step"])
     roller.position, best = state["position"], state["best"]
     kept_before = state.get("kept", 1.0)  # share of the groups of the step before
     micro.size = min(micro.size, state["micro"])  # halved before, or made smaller by the user since
@@ -216,6 +221,7 @@ def run_stage(
                 norm = float(torch.nn.utils.clip_grad_norm_(list(policy.parameters()), settings.grad_clip))
                 norms.append(norm)
                 if math.isfinite(norm):
+                    last.changing()
                     optimizer.step()
                 else:
                     teller.note(f"step {step}: the gradient's norm is {norm}; this update is left out")
@@ -249,11 +255,10 @@ def run_stage(
             "tokens_per_s": tokens / sum(clock.seconds.values()),
         }  # fmt: skip
         log.step(metrics)
-        if saving:
-            save_state(
-                folder / "state.pt", policy, optimizer,
-                step=step, position=roller.position, kept=kept_before, micro=micro.size, best=best, lengths=log.lengths,
-            )  # fmt: skip
+        last.done(
+            saving, policy, optimizer,
+            step=step, position=roller.position, kept=kept_before, micro=micro.size, best=best, lengths=log.lengths,
+        )  # fmt: skip
         teller.step = step
         teller("step", metrics=metrics)
 
