@@ -85,7 +85,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures there, and a .md beside it")
     given = parser.parse_args()
-    script = next(p / SCRIPT for p in (given.original / "verl/data", given.original) if (p / SCRIPT).is_file())
+    folders = (given.original / "verl/data", given.original)
+    script = next((p / SCRIPT for p in folders if (p / SCRIPT).is_file()), None)
+    if script is None:
+        parser.error(f"{given.original} holds no {SCRIPT}: give a checkout of the original repository")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         shutil.copy(script, root)  # it reads PGPS9K/ beside itself

@@ -261,9 +261,11 @@ def table(
         "|" + " --- |" * 8,
     ]
     for name, values in times.items():
+        error = "" if name not in exact else f"{exact[name]:.0e}"
         if not values:
-            rows[name] = {"seconds": None}
-            lines.append(f"| {name} | no round: out of memory, or no time | | | | | | |")
+            rows[name] = {"seconds": None, "gradient_difference": exact.get(name)}
+            why = "no time left" if sizes[name] else "out of memory"
+            lines.append(f"| {name} | {why} | | | | | {sizes[name]} | {error} |")
             continue
         bases = {"plain": "plain, shared", "contrastive": "contrastive, shared", "ordinary": "plain, ordinary"}
         ratios = {key: median_ratio(times, name, base) for key, base in bases.items()}
@@ -273,7 +275,6 @@ def table(
             "rows_of_a_pass": sizes[name], "gradient_difference": exact.get(name),
         }  # fmt: skip
         shown = " | ".join("" if value is None else f"{value:.2f}x" for value in ratios.values())
-        error = "" if name not in exact else f"{exact[name]:.0e}"
         lines.append(
             f"| {name} | {statistics.median(values):.3f} | {shown} | {peaks.get(name, 0):.2f} | {sizes[name]} "
             f"| {error} |"
@@ -357,7 +358,7 @@ def main() -> None:
     parser.add_argument("--micro", type=int, help="rows of a forward pass; all for tiny, a group by default")
     parser.add_argument("--checkpointing", action="store_true", help="compute layers again in the backward pass")
     parser.add_argument("--only", nargs="*", help="variants whose name contains one of these (and the three bases)")
-    parser.add_argument("--minutes", type=float, default=3, help="no round begins after that")
+    parser.add_argument("--minutes", type=float, default=3, help="nothing begins after that but the first two rounds")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, help="written after every round, with a .md beside it")
     parser.add_argument(
@@ -416,7 +417,7 @@ def main() -> None:
         rows, lines = table(times, peaks, exact, sizes)
         lines = [", ".join(f"{k} {v}" for k, v in about.items()), "", *lines, *verdicts(times, peaks, image, flops)]
         write(given.json, about, rows, lines)
-        if time.monotonic() - began > 60 * given.minutes:
+        if time.monotonic() - began > 60 * given.minutes and number >= 0:
             break
     print("\n" + "\n".join(lines))
     if given.profile:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from modgap.cli import main
+from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
 from modgap.models.load import tiny_folder
 from modgap.study import known_model, print_plan, resolve_recipe
@@ -25,10 +27,13 @@ from modgap.training.local_plan import (
     branch,
     cost,
     describe,
+    fitting,
     gpu,
     lengths_of,
+    machine_here,
     rows_at_most,
     rows_sampled,
+    with_rows,
     with_twins,
 )
 
@@ -119,12 +124,17 @@ def test_the_dry_run_names_rows_that_fit_and_what_they_save() -> None:
         return "\n".join(describe(stage, QWEN, lengths, MACHINE))
 
     rows = int(said().split("less with micro_batch=")[1].split(",")[0])
-    assert 5 < rows < 320 and "GiB of this GPU" not in said(micro_batch=rows)
+    assert 5 < rows < 320 and "too much" not in said(micro_batch=rows)
     assert "less with" not in said(micro_batch=rows) and "less with" not in said(loss_mean="micro_batch")
-    assert f"more than the 139 GiB of this GPU: {rows} rows a pass fit" in said(micro_batch=0)
+    assert f"too much for 139 GiB (NVIDIA H200): {rows} rows a pass fit" in said(micro_batch=0)
+    assert "which changes the loss" in said(micro_batch=0, loss_mean="micro_batch")
     assert "less with" not in said(micro_batch=0, mini_batch=1, prompts_per_step=1), "there are no more rows"
     stage = Stage(("full-text",))
-    assert "not even one row" in "\n".join(describe(stage, SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"], lengths, gpu("L4")))
+    large = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
+    assert "not even one row a pass fits, whatever" in "\n".join(describe(stage, large, lengths, gpu("L4")))
+    assert "try lora_rank=16" in "\n".join(describe(stage, large, lengths, gpu("A100")))
+    for rows in (5, 20, 63):  # groups are taken whole
+        assert fitting(with_rows(stage, rows), QWEN, lengths, MACHINE) % 5 == 0
 
 
 def test_graphs_save_a_small_rollout_most_of_its_time() -> None:
@@ -218,3 +228,33 @@ def test_pixel_limits_are_found_where_transformers_5_saves_them(tmp_path: Path) 
     (tmp_path / "preprocessor_config.json").write_text('{"min_pixels": 784, "max_pixels": 784}')  # it reads the other
     after = known_model(str(tmp_path))
     assert (after.min_pixels, after.max_pixels) == (before.min_pixels, before.max_pixels)
+
+
+def test_a_gpu_is_known_by_a_word_of_its_name() -> None:
+    names = ("NVIDIA L40", "NVIDIA L40S", "NVIDIA L4", "NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 4090", "h100")
+    speeds = [gpu(name).flops for name in names]
+    assert speeds == [181e12, 362e12, 121e12, 312e12, 165e12, 989e12]
+    assert "not in the table" in gpu("NVIDIA L400").name
+    assert machine_here(QWEN, "4090").memory == 23 * 2**30
+    with pytest.raises(UserError, match=r"--gpu 5090 is not known here: give one of H200, H100"):
+        machine_here(QWEN, "5090")
+
+
+def test_a_dry_run_asks_for_no_folder_and_refuses_what_a_training_would(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "kl", "--model", "qwen2_5_vl_7b", "--dry-run", "--gpu", "H100"]) == 0
+    assert "too much for 79 GiB (H100)" in capsys.readouterr().out
+    for more, status, words in (
+        (["--model", "tinyy", "--dry-run"], 1, "no model 'tinyy': give 'tiny'"),
+        (["--model", "tiny"], 2, "--out is missing"),
+        (["--model", "tiny", "--out", "x", "--gpu", "H100"], 2, "--gpu is for --dry-run"),
+    ):
+        assert main(["train", "kl", *more]) == status
+        assert words in capsys.readouterr().err
+
+
+def test_graphs_are_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODGAP_CUDA_GRAPHS", "0")
+    assert machine_here(QWEN, "H200").replayed_seconds is None
+    monkeypatch.setenv("MODGAP_CUDA_GRAPHS", "off")
+    with pytest.raises(UserError, match="MODGAP_CUDA_GRAPHS=off"):
+        machine_here(QWEN)

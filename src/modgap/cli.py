@@ -139,13 +139,14 @@ def train(
     *,
     data: Path | None = None,
     model: str,
-    out: Path,
+    out: Path | None = None,
     engine: Literal["local", "verl"] = "local",
     benchmark: Benchmark = "pgps9k",
     settings: Set = (),
     style: StyleName = "aligned",
     device: str | None = None,
     dry_run: bool = False,
+    gpu: str | None = None,
 ) -> None:
     """Train a model with a recipe.
 
@@ -154,13 +155,14 @@ def train(
             kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or full-text-continued.
         data: The data set; its train split is trained on. May be left out with --benchmark synthetic.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
-        out: Run folder; stages go to its stage1, stage2 and so on.
+        out: Run folder; stages go to its stage1, stage2 and so on. Only a dry run goes without.
         engine: What trains: `local` in one process, `verl` on many GPUs (in an environment of its own).
         benchmark: Layout of the data set.
         settings: A setting, key=value or stageN.key=value; verl.KEY=value is any of verl's own; repeatable.
         style: Wording of the prompts.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
         dry_run: Print the resolved recipe with tokens, FLOPs, memory and time a step (verl: its configuration, too).
+        gpu: GPU that a dry run of the local engine is to expect, such as H100 or 4090; the one here if not given.
     """
     from modgap.display import progress_bars, say
     from modgap.evaluation import locate, read_problems
@@ -168,14 +170,21 @@ def train(
     from modgap.models.load import resolve
     from modgap.study import dry_notes, print_plan, resolve_recipe, train_recipe
 
+    if gpu is not None and (not dry_run or engine != "local"):
+        raise UsageError("--gpu is for --dry-run of the local engine: a training takes --device.")
     if dry_run:
         at_hand = data is not None and data.exists()
         if data is not None and not at_hand:
             say(f"--data {data} does not exist; the dry run goes on without it")
         counted = engine == "verl" and at_hand
         problems = read_problems(benchmark, locate(benchmark, data), "train") if counted else None
-        return print_plan(resolve_recipe(recipe, settings, dry_notes(model)), engine, model, out, problems)
+        plan = resolve_recipe(recipe, settings, dry_notes(model))
+        return print_plan(plan, engine, model, out or Path("OUT"), problems, gpu)
+    if out is None:
+        raise UsageError("--out is missing: give a folder for the run.")
     data = locate(benchmark, data)
+    if out.resolve() == data.resolve():
+        raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
     problems = read_problems(benchmark, data, "train")
     if benchmark == "pairs":
         say("pairs have no splits: measure the result on problems of another file")
@@ -185,7 +194,7 @@ def train(
             plan, problems, model, out, engine=engine, style=style, device=device, given=given(), bars=bars
         )
     print(f"final checkpoint: {final}")
-    if plan.stages[-1].settings.validation_problems:
+    if plan.stages[-1].settings.validation_problems and plan.stages[-1].settings.eval_every:
         print(f"best by validation: {final.parent / 'best'}")
     print(f"measure it: modgap eval --data {data} --model {final} --out {out / 'eval'}")
 

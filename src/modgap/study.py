@@ -67,7 +67,7 @@ def dry_notes(model: str) -> dict[str, Any]:
 
 def known_model(name: str) -> Any:
     """A model as `training.verl_plan` needs it, from what is at hand: its path, shape and pixel limits."""
-    from modgap.models.load import ALIASES, check_files, tiny_folder
+    from modgap.models.load import ALIASES, check_files, check_name, tiny_folder
     from modgap.training.estimate import SHAPES, shape_of
     from modgap.training.verl_config import Model
 
@@ -76,6 +76,7 @@ def known_model(name: str) -> Any:
         if folder.is_dir():
             check_files(folder)  # says what is missing
         name = ALIASES.get(name, name)
+        check_name(name)
         return Model(name, SHAPES.get(name.removeprefix("modelscope:")))
     size = {}
     if processor := image_processor(folder):
@@ -125,6 +126,12 @@ def train_recipe(
         sys.path.insert(0, str(Path.cwd()))  # a reward of the user's own lies where they work
     from modgap.models.load import load_policy, model_fingerprint, resolve
 
+    if engine == "local":
+        import torch
+
+        from modgap.models.static import wanted
+
+        wanted(torch.device("cuda"))  # what the environment says is looked at before anything is written
     folder = resolve(model)
     start: Any = folder
     own: dict[str, Any] = {"load_policy": functools.partial(load_policy, device=device)}
@@ -334,6 +341,7 @@ def print_plan(
     model: str = "tiny",
     out: Path = Path(),
     problems: Sequence[Problem] | None = None,
+    gpu: str | None = None,
 ) -> None:
     """Print what a recipe would do: each stage with the settings in force, and what a step of it costs.
 
@@ -343,6 +351,7 @@ def print_plan(
         model: Where it would start.
         out: The run's folder.
         problems: The train split, if it is at hand.
+        gpu: What the local engine is to run on; by default what is here.
 
     Raises:
         UserError: It cannot work.
@@ -361,7 +370,7 @@ def print_plan(
     from modgap.training.local_plan import describe, lengths_of, machine_here
 
     known = known_model(model)
-    machine = machine_here(known.shape) if known.shape else None
+    machine = machine_here(known.shape, gpu) if known.shape else None
     print(f"{recipe.name}: {recipe.summary}")
     for number, stage in enumerate(recipe.stages, start=1):
         print(f"stage {number}: {stage.title}")

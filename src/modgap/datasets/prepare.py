@@ -92,7 +92,7 @@ def prepare(
     folder, out, chosen = Path(folder), Path(out), check_style(style)
     if variant not in VARIANTS:
         raise unknown("variant", variant, VARIANTS)
-    if out.resolve() == folder.resolve():
+    if out.resolve() in (folder.resolve(), (folder / pgps9k.DIAGRAMS).resolve()):
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: give a folder as --out.")

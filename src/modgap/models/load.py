@@ -64,14 +64,19 @@ def resolve(ref: str | Path) -> Path:
     if name.startswith("modelscope:"):
         return _from_modelscope(name.removeprefix("modelscope:"))
     name = ALIASES.get(name, name)
+    check_name(name)
+    from huggingface_hub import snapshot_download
+
+    return _fetch(snapshot_download, name, "the Hugging Face hub")
+
+
+def check_name(name: str) -> None:
+    """Refuse what can be no id of a hub. Raises `UserError`."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(
             f"no model {name!r}: give 'tiny', a folder that exists, a Hugging Face id (ORG/NAME), modelscope:ORG/NAME "
             f"or one of {', '.join(sorted(ALIASES))}"
         )
-    from huggingface_hub import snapshot_download
-
-    return _fetch(snapshot_download, name, "the Hugging Face hub")
 
 
 def _from_modelscope(name: str) -> Path:

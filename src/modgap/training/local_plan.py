@@ -9,11 +9,13 @@ is printed. `bench/plan.py` holds the seconds against a training.
 from __future__ import annotations
 
 import math
-import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from modgap.core.errors import UserError
 from modgap.core.recipe import Stage
 from modgap.training.estimate import GIB, Shape
 
@@ -29,7 +31,8 @@ PAIRS_OF_WORDS = (140, 100)
 # Name in a GPU's own name -> FLOP/s in bf16 without sparsity, bytes/s, GiB of its memory that can be had.
 _GPUS = {
     "H200": (989e12, 4.8e12, 139), "H100": (989e12, 3.35e12, 79), "A100": (312e12, 2.0e12, 79),
-    "L40S": (362e12, 0.86e12, 44), "4090": (165e12, 1.0e12, 23), "L4": (121e12, 0.3e12, 22),
+    "L40S": (362e12, 0.86e12, 44), "L40": (181e12, 0.86e12, 44), "4090": (165e12, 1.0e12, 23),
+    "L4": (121e12, 0.3e12, 22),
 }  # fmt: skip
 
 
@@ -278,24 +281,39 @@ def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, train
     return parts
 
 
-def machine_here(shape: Shape) -> Machine:
-    """The device that a training would take here; for a large model where there is no GPU, one H200."""
+def machine_here(shape: Shape, asked: str | None = None) -> Machine:
+    """The device that a training would take here, or the GPU that is asked for.
+
+    Without either a large model gets an H200.
+
+    Raises:
+        UserError: The GPU that is asked for is not known, or MODGAP_CUDA_GRAPHS is neither 0 nor 1.
+    """
     import torch
 
-    if torch.cuda.is_available():
+    from modgap.models.static import wanted
+
+    replays = wanted(torch.device("cuda"))
+    if asked:
+        found = gpu(asked)
+        if found.name != asked:
+            raise UserError(f"--gpu {asked} is not known here: give one of {', '.join(_GPUS)}.")
+    elif torch.cuda.is_available():
         found = gpu(torch.cuda.get_device_name())
         found = replace(found, memory=float(torch.cuda.get_device_properties().total_memory))
     elif shape.parameters > 5e8:
-        found = gpu("H200 (assumed: there is no GPU here)")
+        found = gpu("H200 (assumed: there is no GPU here, and --gpu names none)")
     else:
         return this_cpu(shape)
-    return replace(found, replayed_seconds=None) if os.environ.get("MODGAP_CUDA_GRAPHS") == "0" else found
+    return found if replays else replace(found, replayed_seconds=None)
 
 
 def gpu(name: str) -> Machine:
     """A GPU by its name; one that the table lacks is taken for an A100."""
-    flops, bandwidth, gib = next((speed for key, speed in _GPUS.items() if key in name), _GPUS["A100"])
-    known = "" if any(key in name for key in _GPUS) else ", not in the table: speed of an A100"
+    words = re.split(r"[^A-Z0-9]+", name.upper())
+    key = next((key for key in _GPUS if key in words), None)
+    flops, bandwidth, gib = _GPUS[key or "A100"]
+    known = "" if key else ", not in the table: speed of an A100"
     return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3e-3, 0.02, 1.2e-4, gib * GIB)
 
 
@@ -328,16 +346,46 @@ def with_rows(stage: Stage, rows: int) -> Stage:
     return replace(stage, settings=replace(stage.settings, micro_batch=rows))
 
 
+def too_large(parts: Mapping[str, float], machine: Machine) -> bool:
+    """Whether an update's memory leaves less than a tenth of the machine's free."""
+    return machine.memory is not None and sum(parts.values()) > 0.9 * machine.memory
+
+
 def fitting(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> int:
-    """The most rows of a pass that leave a tenth of the machine's memory free; 0 if not even one does."""
+    """The most rows of a pass that fit, no more than its groups have; 0 if not even one does."""
     everything = stage.settings.mini_batch * stage.settings.samples_per_prompt
     trained = trained_parameters(stage, shape)
 
     def fits(rows: int) -> bool:
-        needed = memory(with_rows(stage, rows), shape, lengths, machine, trained)
-        return machine.memory is None or sum(needed.values()) <= 0.9 * machine.memory
+        return not too_large(memory(with_rows(stage, rows), shape, lengths, machine, trained), machine)
 
-    return next((rows for rows in range(everything, 0, -1) if fits(rows)), 0)
+    def largest(rows: int) -> tuple[float, float, float]:
+        return largest_pass(with_rows(stage, rows), lengths)
+
+    most = next((rows for rows in range(everything, 0, -1) if fits(rows)), 0)
+    # Passes are of whole groups: of 9 rows with groups of 5, four are never there.
+    while most > 1 and largest(most - 1) == largest(most):
+        most -= 1
+    return most
+
+
+def remedy(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> str:
+    """What else would make one row fit: each setting that does so alone, or all that are left."""
+    changes = {"gradient_checkpointing": True, "lora_rank": 16, "freeze_vision": True}
+    left = {name: value for name, value in changes.items() if not getattr(stage.settings, name)}
+
+    def fits(changed: Mapping[str, object]) -> bool:
+        settings: Any = changed
+        return fitting(replace(stage, settings=replace(stage.settings, **settings)), shape, lengths, machine) > 0
+
+    def named(names: Iterable[str], between: str) -> str:
+        return between.join(f"{name}={str(left[name]).lower()}" for name in names)
+
+    if alone := [name for name, value in left.items() if fits({name: value})]:
+        return f"not even one row a pass fits: try {named(alone, ' or ')}"
+    if left and fits(left):
+        return f"not even one row a pass fits: try {named(left, ' and ')}"
+    return "not even one row a pass fits, whatever the settings: take a smaller model or responses, or --engine verl"
 
 
 def trained_parameters(stage: Stage, shape: Shape) -> int:
@@ -345,6 +393,11 @@ def trained_parameters(stage: Stage, shape: Shape) -> int:
     if stage.settings.lora_rank:
         return 0
     return shape.parameters - (shape.vision if stage.settings.freeze_vision else 0)
+
+
+def duration(seconds: float) -> str:
+    """Minutes, or hours where they are many."""
+    return f"{seconds / 60:.2g} min" if seconds < 2 * 3600 else f"{seconds / 3600:,.0f} h"
 
 
 def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> list[str]:
@@ -362,12 +415,11 @@ def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> 
     total = sum(c.seconds.values())
     now, most = rows_at_most(stage), fitting(stage, shape, lengths, machine)
     note, hint = "", ""
-    if machine.memory and sum(gib.values()) > machine.memory / GIB:
-        note = f"; more than the {machine.memory / GIB:.0f} GiB of this GPU: " + (
-            f"{most} rows a pass fit (micro_batch={most})"
-            if most
-            else "not even one row a pass fits, try gradient_checkpointing=true, lora_rank=16 or freeze_vision=true"
-        )
+    if machine.memory and too_large(c.memory, machine):
+        note = f"; too much for {machine.memory / GIB:.0f} GiB ({machine.name.split(' (')[0]}): "
+        note += f"{most} rows a pass fit (micro_batch={most})" if most else remedy(stage, shape, lengths, machine)
+        if most and s.loss_mean == "micro_batch":
+            note += ", which changes the loss (loss_mean=micro_batch)"
     elif most > now and s.loss_mean != "micro_batch":  # there it would be another loss
         wider = cost(with_rows(stage, most), shape, lengths, machine)
         if (saved := total - sum(wider.seconds.values())) > 0.05 * total:
@@ -379,7 +431,7 @@ def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> 
         f"FLOPs a step: {sum(c.flops.values()):.2g} ({told(c.flops)})",
         f"memory: about {short(sum(gib.values()))} GiB ({told(gib)}){note}",
         f"time a step: about {short(total)} s ({told(c.seconds)}){hint}; {s.steps} steps "
-        f"{short(total * s.steps / 60)} min, validation and checkpoints not counted",
+        f"{duration(total * s.steps)}, validation and checkpoints not counted",
         f"assumed: prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of {lengths.twin}, "
         f"responses of {lengths.response:.0f} ({guess}), {lengths.mixed:.0%} of groups with mixed rewards, "
         f"{lengths.right:.0%} of their responses right; {machine.name}: {machine.flops:.2g} FLOP/s, of which training "
