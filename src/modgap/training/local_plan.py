@@ -326,7 +326,7 @@ def this_cpu(shape: Shape) -> Machine:
     product, copy = _quickest(lambda: a @ b), _quickest(lambda: big + 1)
     return Machine(
         f"this CPU, {torch.get_num_threads()} threads", 2.0 * a.numel() * b.shape[1] / product,
-        2.0 * 4 * big.numel() / copy, 0.5, 0.3, 3e-4, 4,
+        2.0 * 4 * big.numel() / copy, 0.6, 0.3, 3e-4, 4,
     )  # fmt: skip
 
 
