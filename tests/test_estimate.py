@@ -252,9 +252,13 @@ def test_a_dry_run_asks_for_no_folder_and_refuses_what_a_training_would(capsys: 
         assert words in capsys.readouterr().err
 
 
-def test_graphs_are_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODGAP_CUDA_GRAPHS", "0")
-    assert machine_here(QWEN, "H200").replayed_seconds is None
+def test_graphs_are_on_or_off(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["train", "kl", "--model", "qwen2_5_vl_7b", "--dry-run", "--gpu", "H200"]
+    said = dict[str, str]()
+    for told in ("0", "1"):
+        monkeypatch.setenv("MODGAP_CUDA_GRAPHS", told)
+        assert main(asked) == 0
+        said[told] = capsys.readouterr().out
+    assert said["0"] != said["1"]
     monkeypatch.setenv("MODGAP_CUDA_GRAPHS", "off")
-    with pytest.raises(UserError, match="MODGAP_CUDA_GRAPHS=off"):
-        machine_here(QWEN)
+    assert main(asked) == 1 and "MODGAP_CUDA_GRAPHS=off: give 0" in capsys.readouterr().err

@@ -367,10 +367,13 @@ def print_plan(
             print("the data set is not here: whether it has enough problems was not looked at")
         return
     check_engine(recipe, engine)
+    import torch
+
+    from modgap.models.static import wanted
     from modgap.training.local_plan import describe, lengths_of, machine_here
 
-    known = known_model(model)
-    machine = machine_here(known.shape, gpu) if known.shape else None
+    known, replays = known_model(model), wanted(torch.device("cuda"))
+    machine = machine_here(known.shape, gpu, replays) if known.shape else None
     print(f"{recipe.name}: {recipe.summary}")
     for number, stage in enumerate(recipe.stages, start=1):
         print(f"stage {number}: {stage.title}")

@@ -281,19 +281,21 @@ def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, train
     return parts
 
 
-def machine_here(shape: Shape, asked: str | None = None) -> Machine:
+def machine_here(shape: Shape, asked: str | None = None, replays: bool = True) -> Machine:
     """The device that a training would take here, or the GPU that is asked for.
 
     Without either a large model gets an H200.
 
+    Args:
+        shape: Of the model.
+        asked: A GPU of the table.
+        replays: Whether a GPU replays the steps of sampling as CUDA graphs.
+
     Raises:
-        UserError: The GPU that is asked for is not known, or MODGAP_CUDA_GRAPHS is neither 0 nor 1.
+        UserError: The GPU that is asked for is not known.
     """
     import torch
 
-    from modgap.models.static import wanted
-
-    replays = wanted(torch.device("cuda"))
     if asked:
         found = gpu(asked)
         if found.name != asked:
