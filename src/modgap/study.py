@@ -127,11 +127,9 @@ def train_recipe(
     from modgap.models.load import load_policy, model_fingerprint, resolve
 
     if engine == "local":
-        import torch
+        from modgap.models.static import replays
 
-        from modgap.models.static import wanted
-
-        wanted(torch.device("cuda"))  # what the environment says is looked at before anything is written
+        replays()  # a fault in what the environment says shows before anything is written
     folder = resolve(model)
     start: Any = folder
     own: dict[str, Any] = {"load_policy": functools.partial(load_policy, device=device)}
@@ -367,13 +365,11 @@ def print_plan(
             print("the data set is not here: whether it has enough problems was not looked at")
         return
     check_engine(recipe, engine)
-    import torch
-
-    from modgap.models.static import wanted
+    from modgap.models.static import replays
     from modgap.training.local_plan import describe, lengths_of, machine_here
 
-    known, replays = known_model(model), wanted(torch.device("cuda"))
-    machine = machine_here(known.shape, gpu, replays) if known.shape else None
+    known, graphs = known_model(model), replays()
+    machine = machine_here(known.shape, gpu, graphs) if known.shape else None
     print(f"{recipe.name}: {recipe.summary}")
     for number, stage in enumerate(recipe.stages, start=1):
         print(f"stage {number}: {stage.title}")

@@ -37,7 +37,7 @@ from modgap.models.decode import (
     KeysValues,
     Start,
     begin,
-    computed_in,
+    bytes_of_token,
     cut,
     decode_step,
     flat_seeds,
@@ -58,8 +58,8 @@ _PREFIX = 128
 _ALIGN = 256
 
 
-def wanted(device: torch.device) -> bool:
-    """Whether sampling replays graphs: on a GPU, unless the environment's MODGAP_CUDA_GRAPHS is 0.
+def replays() -> bool:
+    """Whether GPUs are to replay graphs: unless the environment's MODGAP_CUDA_GRAPHS is 0.
 
     Raises:
         UserError: It is neither 0 nor 1.
@@ -67,7 +67,12 @@ def wanted(device: torch.device) -> bool:
     told = os.environ.get(SWITCH) or "1"
     if told not in ("0", "1"):
         raise UserError(f"{SWITCH}={told}: give 0 (launch each kernel of sampling) or 1 (replay CUDA graphs).")
-    return device.type == "cuda" and told == "1"
+    return told == "1"
+
+
+def wanted(device: torch.device) -> bool:
+    """Whether sampling on a device replays graphs. Raises `UserError` as `replays` does."""
+    return replays() and device.type == "cuda"
 
 
 def rounded(n: int) -> int:
@@ -212,12 +217,9 @@ class StaticSampler:
     ) -> list[list[tuple[Tensor, Tensor]]] | None:
         policy, device = self._policy, self._arena.device
         G = max(len(row) for row in seeds)
-        config = policy.model.config.text_config
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        cached = rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * config.num_key_value_heads * head
-        free = free_memory(device) + self.held
+        cached = rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * bytes_of_token(policy)
         # While a state grows four copies are there: the prefill's, the old state, what is taken from it, the new one.
-        if cached * 2 * computed_in(policy).itemsize * config.num_hidden_layers > free / 4:
+        if cached > (free_memory(device) + self.held) / 4:
             return None
 
         start = begin(policy, prompts, limit)

@@ -19,6 +19,8 @@ from modgap.core.errors import UserError
 from modgap.core.recipe import Stage
 from modgap.training.estimate import GIB, Shape
 
+MOST_ROWS = 2048
+"""Most samples of a batch; as in `models/decode.py`."""
 VOCABULARY = 152_000
 """Words of Qwen2.5-VL, for which the cost of picking one was measured."""
 WAITING = "waiting for launches"
@@ -242,13 +244,13 @@ def kept_of_token(shape: Shape, machine: Machine) -> float:
 
 
 def rows_sampled(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> float:
-    """Samples of one batch of a rollout; as in `models/decode.py`."""
+    """Samples of one batch of a rollout; as `models/decode.py` has it once the moments are there."""
     if machine.bytes == 4:
         return 64
     each = kept_of_token(shape, machine) * (lengths.prompt + stage.settings.max_response_tokens) + 40.0 * shape.vocab
     state = 6.0 * shape.parameters + 8.0 * trained_parameters(stage, shape)  # weights, their bf16 copies and moments
     free = math.inf if machine.memory is None else max(0.0, machine.memory - state)
-    return max(1.0, min(2048.0, free / 6 // each))
+    return max(1.0, min(MOST_ROWS, free / 6 // each))
 
 
 def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, trained: int) -> dict[str, float]:
