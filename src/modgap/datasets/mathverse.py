@@ -25,11 +25,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from modgap.core.errors import UserError
-from modgap.core.mathverse_grading import Case, grade_by_rule
 from modgap.core.problem import Problem
 from modgap.core.view import ALL_VIEWS, VERSION_VIEWS
 from modgap.datasets.faults import Counts, Fault, Progress, Report, image_faults
 from modgap.datasets.mathverse_rows import Row, files_of, line_of, scan, take_images
+from modgap.grading.mathverse import Case, grade_by_rule
 
 
 def read(path: str | Path, split: str = "test", limit: int | None = None) -> Iterator[Problem]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
-from modgap.core.mathverse_grading import MULTI_CHOICE
 from modgap.core.view import VERSIONS
 from modgap.datasets.faults import Fault, json_type
+from modgap.grading.mathverse import MULTI_CHOICE
 
 HUB_ID = "AI4Math/MathVerse"
 FREE_FORM = "free-form"

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError, unknown
-from modgap.core.number import parse_number
 from modgap.core.problem import Problem
 from modgap.core.view import DEFAULT_VIEWS, VIEWS
 from modgap.datasets.faults import Counts, Fault, Progress, Report, image_fault, image_faults, json_type, text_fault
 from modgap.datasets.json_file import JsonObject, parse, where_and_why
+from modgap.grading.number import parse_number
 
 FILE = "problems.jsonl"
 _KEYS = ("id", "image", "answer", "prompts", "type", "question")

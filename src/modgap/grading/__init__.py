@@ -1,0 +1,1 @@
+"""When an answer is right: numbers, formulas, choices, MathVerse's rules, the originals' graders, and judges' verdicts."""

@@ -1,0 +1,217 @@
+r"""Read a free-form answer as what it is, and compare two of them.
+
+It is a number, a formula, an equation, an inequality, a bracket (an interval, a point), a list of those, or words.
+`read_form` sorts out names (`Area = 5`, `domain: [0, 1)`), units (`cm^2` is no 2; see `units`) and separators.
+
+Differs from the original, which takes every number of both strings, unit exponents included, and calls the answer
+right if any of them is within 5% of the gold's (so that a constant 2 is right for every area in `cm^2`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final, Literal
+
+from modgap.grading.formula import evaluate
+from modgap.grading.number import MAX_CHARS, UNITS, clean, parse_number
+from modgap.grading.units import stated_units
+
+Kind = Literal["number", "formula", "equation", "inequality", "bracket", "list", "words"]
+
+MAX_PARTS: Final = 12
+
+_TEXT = r"\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm)\*?\s*"
+_WRAPPED = re.compile(_TEXT + r"\{([^{}]*)\}")
+_EXPONENT = r"(?:\s*\^\s*(?:\{\s*-?[1-4]\s*\}|-?[1-4])|\s*[²³])?"
+_WRAPPED_UNIT = re.compile(_TEXT + r"\{([^{}]{1,40})\}" + _EXPONENT)
+_LONG_UNITS = "|".join(sorted((unit for unit in UNITS if len(unit) > 1), key=len, reverse=True))
+_BARE_UNIT = re.compile(
+    rf"(?:(?<=[\d)}}])\s*(?:{_LONG_UNITS})|(?<=\S)\s+[cmk]m)\.?{_EXPONENT}$|(?<=[\d)}}])\s+m\s*\^\s*\{{?\s*[23]\s*\}}?$"
+)
+_REALS = re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))|ℝ")
+_BEARING = re.compile(r"(?<=[\d°])\s*\{?\s*T\s*\}?$")
+_INFINITY = re.compile(r"([+-]?)\s*(?:\\infty|\\infin|∞|infinity|inf)", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[,;]|\\\\|\b(?:and|or)\b", re.IGNORECASE)
+_UNION = re.compile(r"\\cup(?![a-z])|∪|(?<=[)\]])\s*U\s*(?=[(\[])")
+_SIGN = re.compile(r"(<=|>=|<|>|≤|≥|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![a-z]))")
+_SMALLER = {
+    sign: "<" if sign in ("<", "\\lt") else "<=" for sign in ("<", "\\lt", "<=", "≤", "\\leqslant", "\\leq", "\\le")
+}
+_LARGER = {
+    sign: "<" if sign in (">", "\\gt") else "<=" for sign in (">", "\\gt", ">=", "≥", "\\geqslant", "\\geq", "\\ge")
+}
+_LABEL = re.compile(
+    r"((?:the )?[A-Za-z][A-Za-z.' ]*[A-Za-z.])\s*(?:[:=]|\bis\b)\s*(?=\S)"  # `Area =`, `range:`
+    r"|([A-Za-z])\s*(?::|=(?=\s*[\[(][^()=]*,))\s*(?=\S)"  # `D:`, `C = (1, 2)`
+    r"|([A-Z])\s*(?=\([^()]*,)"  # `M(1, 2)`
+)
+_MEMBER = re.compile(r"[a-z]\s*(?:\\in(?![a-z])|∈)\s*(?=[(\[])")
+_FUNCTION_SIDE = re.compile(r"[a-zA-Z]\s*\(\s*[a-z]\s*\)")
+_RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)")
+LETTER = re.compile(r"[A-Za-z]|\\[a-z]+")
+_NUMBER_WORDS = {
+    "zero": 0.0, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0,
+    "six": 6.0, "seven": 7.0, "eight": 8.0, "nine": 9.0, "ten": 10.0, "eleven": 11.0, "twelve": 12.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """An answer, read.
+
+    Attributes:
+        kind: What it is.
+        text: Its cleaned text.
+        name: What it is said to be the value of (`x`, `Area`), empty if that is not said.
+        value: Of a number; infinite for the end of an interval.
+        parts: Of a list or a bracket; the two sides of an equation, or of an inequality, smaller first.
+        sign: `<` or `<=` of an inequality, the brackets of a bracket, `or`, `and` or `,` of a list.
+        units: Those that the whole answer states.
+    """
+
+    kind: Kind
+    text: str
+    name: str = ""
+    value: float = math.nan
+    parts: tuple[Form, ...] = ()
+    sign: str = ""
+    units: frozenset[str] = frozenset()
+
+
+def read_form(text: str) -> Form:
+    """Read an answer; whatever cannot be read is `words`."""
+    text = text.strip()
+    if len(text) > MAX_CHARS:
+        return Form("words", text[:MAX_CHARS])
+    return replace(_read(text), units=stated_units(text))
+
+
+def _read(text: str) -> Form:
+    text = _REALS.sub(" all real numbers ", text)
+    flat = _WRAPPED.sub(r" \1 ", _WRAPPED_UNIT.sub(_without_unit, text.replace("$", " ")))
+    flat = _unbrace(clean(flat.replace("\\{", "\\lbrace ").replace("\\}", "\\rbrace ")))
+    if flat.startswith("\\lbrace") and flat.endswith("\\rbrace"):
+        flat = flat[len("\\lbrace") : -len("\\rbrace")].strip()
+    value = parse_number(text)
+    if value is not None and not _RATIO.fullmatch(flat):
+        return Form("number", flat, _name_of(flat), value)
+    parts = _split(flat, _SEPARATOR)
+    if 1 < len(parts) <= MAX_PARTS:
+        joiner = "or" if re.search(r"\bor\b", flat, re.IGNORECASE) else ","
+        return Form("list", flat, parts=tuple(_read_part(part) for part in parts), sign=joiner)
+    return _read_part(flat)
+
+
+def _without_unit(match: re.Match[str]) -> str:
+    words = re.findall(r"[A-Za-z]+", match[1])
+    if not match.string[: match.start()].strip():
+        return match[0]  # `\text{square}`: an answer, not a unit
+    at_end = not match.string[match.end() :].strip(" $.}")
+    is_unit = bool(words) and all(w.lower() in UNITS and (len(w) > 1 or (at_end and w in "ms")) for w in words)
+    return " " if is_unit and not re.search(r"[^A-Za-z\s~./\\,^\d²³]", match[1]) else match[0]
+
+
+def _unbrace(text: str) -> str:
+    while text.startswith("{") and text.endswith("}") and _depth_free(text[1:-1]):
+        text = text[1:-1].strip()
+    return text
+
+
+def _depth_free(text: str) -> bool:
+    depth = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
+    """The parts between separators that are in no bracket."""
+    depths: list[int] = [0]
+    for character in text:
+        depths.append(max(0, depths[-1] + (character in "([{") - (character in ")]}")))
+    parts: list[str] = []
+    start = 0
+    for match in pattern.finditer(text):
+        if depths[match.start()] == 0:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    return [part.strip() for part in (*parts, text[start:]) if part.strip()]
+
+
+def _name_of(text: str) -> str:
+    left, sign, _ = text.partition("=")
+    return left.strip() if sign and LETTER.fullmatch(left.strip()) else ""
+
+
+def _read_part(text: str, labelled: bool = False) -> Form:
+    """Read one part of a list, or an answer that is no list; it has at most one label."""
+    text = _unbrace(_BARE_UNIT.sub("", _BEARING.sub("", text)).strip())
+    if text.casefold() in _NUMBER_WORDS:
+        return Form("number", text, value=_NUMBER_WORDS[text.casefold()])
+    if match := _INFINITY.fullmatch(text):
+        return Form("number", text, value=-math.inf if match[1] == "-" else math.inf)
+    if match := _RATIO.fullmatch(text):
+        return Form("number", text, value=float(match[1]) / float(match[2]) if float(match[2]) else math.inf)
+    value = parse_number(text)
+    if value is not None:
+        return Form("number", text, _name_of(text), value)
+    match = _LABEL.match(text)
+    if match and not labelled and not (match[1] and evaluate(match[1])):  # `xy = 1` names nothing
+        form = _read_part(text[match.end() :], labelled=True)
+        if form.kind != "words":
+            return replace(form, name=(match[1] or match[2] or match[3]).strip())
+    signs = _SIGN.split(text)
+    if len(signs) > 1:
+        return _read_inequality(text, signs)
+    text = _MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text
+    unions = _split(text, _UNION)
+    if 1 < len(unions) <= MAX_PARTS:
+        return Form("list", text, parts=tuple(_read_part(part) for part in unions), sign="or")
+    if text.count("\\pm") == 1:
+        both = tuple(_read_part(text.replace("\\pm", sign)) for sign in "+-")
+        if all(part.kind != "words" for part in both):
+            return Form("list", text, parts=both, sign=",")
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _depth_free(text[1:-1]):
+        items = _split(text[1:-1], re.compile("[,;]"))
+        if 1 < len(items) <= MAX_PARTS:
+            return Form("bracket", text, parts=tuple(_read_part(item) for item in items), sign=text[0] + text[-1])
+    return _read_equation(text)
+
+
+def _read_inequality(text: str, signs: Sequence[str]) -> Form:
+    sides = [formula_side(side) for side in signs[::2]]
+    if any(evaluate(side.text) is None for side in sides):
+        return Form("words", text)
+    forms: list[Form] = []
+    for (left, right), sign in zip(pairwise(sides), signs[1::2], strict=True):
+        parts = (left, right) if sign in _SMALLER else (right, left)
+        forms.append(Form("inequality", text, parts=parts, sign=_SMALLER.get(sign) or _LARGER[sign]))
+    return forms[0] if len(forms) == 1 else Form("list", text, parts=tuple(forms), sign="and")
+
+
+def _read_equation(text: str) -> Form:
+    sides = [formula_side(side) for side in text.split("=")]
+    if any(evaluate(side.text) is None for side in sides):
+        return Form("words", text)
+    if len(sides) == 1:
+        values = evaluate(sides[0].text)
+        assert values is not None
+        if not values.letters and values.numbers[0] is not None:
+            return Form("number", text, value=values.numbers[0])
+        return sides[0]
+    if len(sides) == 2:
+        return Form("equation", text, parts=tuple(sides))
+    last = _read_part(sides[-1].text)  # a chain: what it comes to
+    return Form(last.kind, last.text, sides[0].text if LETTER.fullmatch(sides[0].text) else "", last.value, last.parts)
+
+
+def formula_side(text: str) -> Form:
+    """One side of a relation; `f(x)` is y, with that name."""
+    text = text.strip()
+    return Form("formula", "y", name=text) if _FUNCTION_SIDE.fullmatch(text) else Form("formula", text)

@@ -1,0 +1,314 @@
+"""Problems x views x engine -> responses; resumable at every step. Grades and summary are `grading_runs`' part.
+
+```
+problems = read_problems("pgps9k", Path("PGPS9K"))
+summary = evaluate(problems, engine, Path("runs/base"), views=("full-text", "image-only"), samples=4)
+```
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from modgap.core import registry
+from modgap.core.engine import Completion, Engine, Request, Sampling
+from modgap.core.errors import UsageError, UserError
+from modgap.core.problem import Problem
+from modgap.core.progress import progress_bars
+from modgap.core.prompt import Style, evaluation_prompt, structural_conditions
+from modgap.core.record import ProblemRow, Response, RunFolder
+from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
+from modgap.grading.answer import Mode
+from modgap.workflows.grade import Progress, grade_held
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def locate(benchmark: str, data: Path | None) -> Path:
+    """Where the problems are; without a data set the benchmark's own, which only `synthetic` has.
+
+    Raises:
+        UsageError: The benchmark needs a data set, and none is given.
+    """
+    if data is not None:
+        return data
+    if benchmark != "synthetic":
+        raise UsageError(f"--data is missing: {benchmark} needs its folder or file; --benchmark synthetic needs none.")
+    from modgap.datasets.synthetic.benchmark import benchmark_folder
+
+    with progress_bars() as bars:
+        return benchmark_folder(bars.counter("drawing the synthetic benchmark"))
+
+
+def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | None = None) -> list[Problem]:
+    """The problems of a benchmark.
+
+    Args:
+        benchmark: A name of `core.registry.DATASETS`.
+        data: Where it lies.
+        split: `train` or `test`.
+        limit: Only the first so many.
+
+    Raises:
+        UserError: The benchmark is unknown, its files are faulty, or there is no problem in it.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}: must be at least 1.")
+    problems = list(registry.find("benchmark", benchmark, registry.DATASETS)(data, split=split, limit=limit))
+    if not problems:
+        raise UserError(
+            f"{data} has no problems in the split {split!r}: add some, or give another --data "
+            f"(`modgap data check {data}` counts what it holds)."
+        )
+    return problems
+
+
+def fingerprint(problems: Iterable[Problem]) -> str:
+    """16 hex digits that change when a problem's words, its answer or its diagram change."""
+    digest, seen = hashlib.sha256(), dict[tuple[Path, int], str]()
+    for problem in problems:
+        image = None
+        if problem.image is not None and not problem.images:
+            # A file has the longer digest that it has had since the first runs.
+            image = _image_digest(problem, problem.image, seen, 64 if isinstance(problem.image, Path) else 16)
+        fields = (problem.id, problem.question, problem.answer, problem.structural, problem.semantic, image)
+        digest.update(json.dumps([*fields, dict(problem.prompts)], sort_keys=True).encode())
+        if problem.images or problem.question_type:
+            views = {view: _image_digest(problem, image, seen) for view, image in problem.images.items()}
+            more = (views, dict(problem.questions), dict(problem.answers), problem.question_type)
+            digest.update(json.dumps(more, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def _image_digest(problem: Problem, image: Path | bytes, seen: dict[tuple[Path, int], str], size: int = 16) -> str:
+    """Digest of an encoded diagram, of `size` bytes; a file that several problems or versions show is read once.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    if isinstance(image, bytes):
+        return hashlib.blake2b(image, digest_size=size).hexdigest()
+    key = (image, size)
+    if key not in seen:
+        try:
+            with image.open("rb") as file:
+                seen[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=size)).hexdigest()
+        except OSError as error:
+            raise UserError(
+                f"problem {problem.id}: the diagram {image} cannot be read ({error.strerror}): "
+                "`modgap data check` names every fault."
+            ) from None
+    return seen[key]
+
+
+def evaluate(
+    problems: Sequence[Problem],
+    engine: Engine,
+    out: Path,
+    *,
+    views: str | Iterable[str] = DEFAULT_VIEWS,
+    samples: int = 4,
+    sampling: Sampling | None = None,
+    style: Style = "aligned",
+    mode: Mode | None = None,
+    identity: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Ask a model every problem in every view, grade the answers and summarise them.
+
+    Args:
+        problems: What to ask; ids are unique.
+        engine: What answers.
+        out: The run folder; a run with the same arguments is gone on with.
+        views: Names of views.
+        samples: Responses per problem and view.
+        sampling: Temperature, token limit, seed.
+        style: Wording of the prompts.
+        mode: Grading mode. If not given, `strict`; but a run that was complete already and was graded in another mode
+            since (`modgap grade`) keeps that one.
+        identity: What else makes the run what it is: the model and its fingerprint.
+        given: The arguments as the user gave them, for the manifest.
+        progress: Told after each response.
+
+    Returns:
+        The summary, also in `out/summary.json`.
+
+    Raises:
+        UserError: The folder holds another run or a data set, a view is unknown, or two problems have the same id.
+    """
+    chosen = parse_views(views)
+    check_views(problems, chosen)
+    sampling = sampling or Sampling()
+    if samples < 1:
+        raise UserError(f"--samples {samples}: must be at least 1.")
+    if again := [name for name, count in Counter(p.id for p in problems).items() if count > 1]:
+        raise UserError(f"{len(again)} ids of problems are given twice or more ({', '.join(again[:3])}): rename them.")
+    if any((out / name).exists() for name in ("train.json", "test.json")):
+        raise UserError(f"--out {out}: that is a data set; give another --out.")
+    run = RunFolder(out)
+    resolved = {
+        **(identity or {}),
+        "views": [view.name for view in chosen],
+        "samples": samples,
+        "temperature": sampling.temperature,
+        "max_tokens": sampling.max_tokens,
+        "seed": sampling.seed,
+        "style": style,
+        "problems": len(problems),
+    }
+    data = fingerprint(problems)
+    with run.lock():
+        run.start("eval", resolved, given, data_fingerprint=data)
+        run.write_problems(problem_row(problem, style) for problem in problems)
+        answered = _answer(run, problems, chosen, engine, samples, sampling, style, progress)
+        if mode is None:
+            mode = "strict" if answered else _graded_in(run)
+        return grade_held(run, mode, progress=progress)
+
+
+def _graded_in(run: RunFolder) -> Mode:
+    """The mode of the run's grades; `strict` where it has none."""
+    modes = {row.mode for row in run.grades()}
+    return next((mode for mode in get_args(Mode) if {mode} == modes), "strict")
+
+
+def has_view(problem: Problem, view: View) -> bool:
+    """Whether the data set has this view of the problem: of MathVerse the versions that its files hold."""
+    return not problem.question_type or view.name in problem.prompts
+
+
+def default_views(problems: Sequence[Problem]) -> str:
+    """The views that are asked unless others are named: of MathVerse its five versions with an image."""
+    return ",".join(VERSION_VIEWS if any(problem.question_type for problem in problems) else DEFAULT_VIEWS)
+
+
+def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
+    """Refuse views that the data set does not have at all; those that only some problems have are the summary's matter.
+
+    Raises:
+        UserError: A view is a version of MathVerse's and the problems are others, or no problem has it.
+    """
+    versions = any(problem.question_type for problem in problems)
+    there = [name for name in ALL_VIEWS if any(name in problem.prompts for problem in problems)]
+    for view in views:
+        if not versions and view.name in VERSION_VIEWS and view.name not in there:
+            raise UserError(
+                f"the view {view.name!r} is a version of MathVerse's, and these problems have none: choose from "
+                f"{', '.join(VIEWS)}, or give --benchmark mathverse."
+            )
+        if versions and view.name not in there:
+            raise UserError(
+                f"no problem has the version {view.name!r}: the data has {', '.join(there)}; choose from these with "
+                "--problem-versions (or --views), or give --data with a file that has it."
+            )
+
+
+def _answer(
+    run: RunFolder,
+    problems: Sequence[Problem],
+    views: Sequence[View],
+    engine: Engine,
+    samples: int,
+    sampling: Sampling,
+    style: Style,
+    progress: Progress | None,
+) -> int:
+    """Make the responses that are not there yet; returns how many were made."""
+    done = run.resume()
+    requests: list[Request] = []
+    for number, problem in enumerate(problems):  # views of a problem side by side: its image is prepared once
+        for view in views:
+            if not has_view(problem, view):
+                continue
+            wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
+            if wanted:
+                image = _image(view, problem, problems, number)
+                prompt = evaluation_prompt(problem, view, style)
+                requests.append(Request(problem.id, view.name, prompt, image, wanted))
+    total = samples * sum(has_view(problem, view) for problem in problems for view in views)
+    count = total - sum(len(request.samples) for request in requests)
+    if progress:
+        progress("answering", count, total)
+    if not requests:
+        return 0
+    before = count
+    with run.appending() as writer:
+        for completion in engine.generate(requests, sampling):
+            writer.write(_response(completion))
+            count += 1
+            if progress:
+                progress("answering", count, total)
+    return count - before
+
+
+def _image(view: View, problem: Problem, problems: Sequence[Problem], number: int) -> Callable[[], Image] | None:
+    """What opens the picture that a view shows with a problem."""
+    if view.picture == "none":
+        return None
+    if problem.image_of(view.name) is None:
+        raise UserError(
+            f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other --views."
+        )
+    if view.picture == "blank":
+        return functools.partial(_blank, problem)
+    if view.picture == "swapped":
+        others = (problems[(number + step) % len(problems)] for step in range(1, len(problems)))
+        other = next((p for p in others if p.image is not None and p.image != problem.image), None)
+        if other is None:
+            raise UserError("the view 'swapped-image' needs at least two problems with different diagrams.")
+        return other.open_image
+    return functools.partial(problem.open_image, view.name) if problem.images else problem.open_image
+
+
+def _blank(problem: Problem) -> Image:
+    from PIL import Image
+
+    return Image.new("RGB", problem.open_image().size, "white")
+
+
+def problem_row(problem: Problem, style: Style) -> ProblemRow:
+    """What a run records of a problem."""
+    return ProblemRow(
+        id=problem.id,
+        answer=problem.answer,
+        question=problem.question,
+        type=problem.type,
+        leaky=problem.leaky,
+        image=str(problem.image.resolve()) if isinstance(problem.image, Path) else problem.image_at or None,
+        conditions=(*structural_conditions(problem, style), *problem.semantic),
+        question_type=problem.question_type,
+        subject=problem.subject,
+        views=tuple(problem.prompts) if problem.question_type else (),
+        questions=dict(problem.questions),
+        answers=dict(problem.answers),
+    )
+
+
+def _response(completion: Completion) -> Response:
+    request = completion.request
+    return Response(
+        problem_id=request.problem_id,
+        view=request.view,
+        sample=completion.sample,
+        prompt=request.prompt.text,
+        response=_sound(completion.text),
+        finish_reason=completion.finish_reason,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        image_tokens=completion.image_tokens,
+        seed=completion.seed,
+        error=None if completion.error is None else _sound(completion.error),
+    )
+
+
+def _sound(text: str) -> str:
+    """Text that UTF-8 can hold: a server may send half of a surrogate pair, which becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
