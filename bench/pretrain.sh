@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the testbed checkpoint on one GPU, in parts of under ten minutes:
-#   bench/pretrain.sh WORK RESULTS [options of `python -m modgap.pretraining`]
+#   bench/pretrain.sh WORK RESULTS [options of `python -m modgap.testbed`]
 # A first call tries everything in miniature, makes the data and trains; the same call again goes on where it stopped.
 # RESULTS gets tiny.tar (the checkpoint, 13 MB), step_N.tar (the last and the best two), eval.jsonl, head.pt and log.txt.
 set -euo pipefail
@@ -8,7 +8,7 @@ work=${1:?usage: bench/pretrain.sh WORK RESULTS [options]} results=${2:?where th
 shift 2
 export PYTHONUNBUFFERED=1 PYTHONPATH="$(cd "$(dirname "$0")/.." && pwd)/src" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 mkdir -p "$work" "$results"
-run() { "${PYTHON:-python3}" -m modgap.pretraining "$@" 2>&1 | tee -a "$work/log.txt"; }
+run() { "${PYTHON:-python3}" -m modgap.testbed "$@" 2>&1 | tee -a "$work/log.txt"; }
 
 if [ ! -e "$work/tried" ]; then
     run --out "$work/try" --problems 2000 --glyph-steps 20 --mixture-steps 30 --warmup 10 --eval-every 30 \

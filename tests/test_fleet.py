@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
@@ -87,8 +88,8 @@ class Machine:
         self.bad_models: set[str] = set()
         self.seen: list[tuple[str, str]] = []
         self.busy: dict[str, Child] = {}
-        monkeypatch.setattr(jobs, "visible_accelerators", lambda: devices)
-        monkeypatch.setattr(jobs, "_end_group", lambda child: None)
+        monkeypatch.setattr(job, "visible_accelerators", lambda: devices)
+        monkeypatch.setattr(job, "_end_group", lambda child: None)
         monkeypatch.setattr(fleet, "POLL_S", 0.001)
         monkeypatch.setattr(job.subprocess, "Popen", self.start)
 
@@ -240,11 +241,9 @@ def test_whatever_ends_the_fleet_ends_its_jobs(
 
 
 def test_a_model_or_a_list_but_not_both(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from modgap.cli import main
-
     asked = ["eval", "--data", str(data), "--out", str(tmp_path / "x")]
     for more in ([], ["--model", "tiny", "--models", "list.txt"]):
-        assert main.main([*asked, *more]) == 2
+        assert main([*asked, *more]) == 2
         assert capsys.readouterr().err.startswith("modgap: give one of --model and --models")
 
 
@@ -266,8 +265,8 @@ def test_problems_are_read_to_check_them_and_let_go_before_the_models_run(
         held.append(len(read[0]))
         return 0
 
-    monkeypatch.setattr(evaluation, "read_problems", reading)
+    monkeypatch.setattr(evaluate, "read_problems", reading)
     monkeypatch.setattr(fleet, "evaluate_models", run)
     asked = ["eval", "--data", str(data), "--benchmark", "synthetic", "--out", str(tmp_path / "x")]
-    assert main.main([*asked, "--models", "list.txt"]) == 0
+    assert main([*asked, "--models", "list.txt"]) == 0
     assert held == [3, 0]

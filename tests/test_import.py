@@ -428,7 +428,7 @@ def test_a_number_that_no_float_holds_is_wrong(gold: str) -> None:
 
 
 def pilot(tmp_path: Path, problems: int, samples: int, seed: int) -> tuple[Path, np.ndarray]:
-    """An imported run of two views whose chances vary as `core.planning` assumes, with correlation."""
+    """An imported run of two views whose chances vary as `analysis.power` assumes, with correlation."""
     rng = np.random.default_rng(seed)
     shared, own = rng.random(problems), rng.random((2, problems))
     chance_VP = 0.6 * shared + 0.4 * own - np.array([[0.0], [0.15]])

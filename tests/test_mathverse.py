@@ -24,7 +24,6 @@ from PIL import Image
 
 import mathverse_data as made
 from folders import png
-from modgap.analysis.mathverse import mathverse_tables
 from modgap.analysis.original_mathverse import mathverse_lines
 from modgap.cli import main
 from modgap.core.engine import Request
@@ -39,6 +38,7 @@ from modgap.engines.scripted import ScriptedEngine
 from modgap.original.import_mathverse import JUDGE, import_generations
 from modgap.original.mathverse import generation_files
 from modgap.reporting.collect import collect
+from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.page import build_report, numbers_of
 from modgap.reporting.pictures import read_picture
 from modgap.reporting.viewer import viewer_data

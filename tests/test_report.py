@@ -18,7 +18,8 @@ from PIL import Image
 from rich.console import Console
 
 from browser import CHROMIUM, Browser
-from modgap.analysis.summary import Scores, summarise
+from modgap.analysis.scores import Scores
+from modgap.analysis.summary import summarise
 from modgap.core.errors import UserError
 from modgap.core.progress import print_check
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder

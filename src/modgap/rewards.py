@@ -1,6 +1,6 @@
 """The reward as others call it: verl's signature (`compute_score`) and TRL's (`gap_reward`).
 
-Both are `core.grading.reward`, so that training, evaluation and the two engines cannot drift apart. Importing this
+Both are `grading.answer.reward`, so that training, evaluation and the two engines cannot drift apart. Importing this
 module loads no torch, no sympy and neither of the two frameworks.
 
 Difference from the paper's `compute_score`, a float without a tolerance: here it is a dict (verl logs its other keys),

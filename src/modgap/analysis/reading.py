@@ -1,8 +1,8 @@
 """The gap in two parts: problems lost in the image because the model misread it, and problems that it read right.
 
 Of the problems that are solved from text and missed from the image, what the model wrote down is compared with the
-conditions (`core.reading`). The problems solved in both views go through the same comparison and are reported beside
-them: a model that mixes up the points of a diagram does so in problems that it solves, too, and only the difference is
+conditions (`analysis.transcription`). The problems solved in both views go through the same comparison and are
+reported beside them: a model that mixes up the points of a diagram does so in problems that it solves, too, and only the difference is
 what misreading costs.
 
 Transcriptions come from the view `transcribe` if the run has it. Else they are what the image-only responses state
@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modgap.analysis import gap
+from modgap.analysis.scores import Scores
 from modgap.analysis.transcription import Reading, compare
-
-if TYPE_CHECKING:
-    from modgap.analysis.summary import Scores
 
 SOURCE = "transcribe"
 

@@ -1,8 +1,8 @@
 """The table over seeds: per recipe the accuracy of both views, the gap and its change against the base model.
 
 Everything is paired by problem: the change of a recipe is, seed by seed, what it gets on a problem minus what the base
-model gets on the same one. Intervals and p-values hold for other problems and other seeds (`core.seeds`); p-values are
-corrected over the recipes (Holm), for each question by itself.
+model gets on the same one. Intervals and p-values hold for other problems and other seeds (`analysis.seeds`); p-values
+are corrected over the recipes (Holm), for each question by itself.
 
 Where a sweep has a recipe and the same recipe without its contrastive term, the two are compared as well, seed by seed:
 that difference is what the term does. So are recipes that differ in nothing but that term (its estimator, clamp or
@@ -36,7 +36,7 @@ def seed_numbers(sweep: Sweep) -> dict[str, Any]:
         each with `recipe` (its label), `seeds`, `runs` (their names), `steps`, `seconds` (means over seeds; `None` for
         the base model), `text` and `vision` (accuracies), `gap` and `change` (of each of the three against the base
         model, in points; `None` where there is none); and `controls`, the same change against the recipe without the
-        contrastive term. An estimate is `core.seeds.SeedsEstimate` as a mapping; changes have `p_holm`, too, and
+        contrastive term. An estimate is `analysis.seeds.SeedsEstimate` as a mapping; changes have `p_holm`, too, and
         `p_pooled` (corrected as well), for which the seeds of all recipes are taken to spread alike.
     """
     base = _repeated(sweep) if sweep.untrained else None

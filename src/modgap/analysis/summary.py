@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,113 +21,14 @@ from numpy.typing import NDArray
 from modgap.analysis import gap as stats
 from modgap.analysis import mathverse
 from modgap.analysis.reading import decompose
-from modgap.core.record import GradeRow, ProblemRow, Response
+from modgap.analysis.scores import Scores
+from modgap.analysis.warnings import warnings
+from modgap.core.record import OUTCOMES, GradeRow, ProblemRow, Response
+from modgap.core.text import degenerate
 from modgap.core.view import ALL_VIEWS
-from modgap.reporting.tables import degenerate
-from modgap.reporting.words import warnings
 
-OUTCOMES = ("correct", "wrong", "no_answer", "error")
 SEED = 42
 """Of the bootstrap: the same records give the same interval."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """All verdicts of a run as arrays; axes P problems, V views, S samples.
-
-    Attributes:
-        problems: The problems, in the run's order.
-        views: Names, text-centric first, then vision-centric, then controls.
-        codes_PVS: Position in `OUTCOMES`; -1 where there is no graded response.
-        tokens_PVS: Completion tokens.
-        cut_PVS: Whether the response was cut at the token limit.
-        said_PVS: The response; `None` where there is no graded one.
-        votes_PVS: What the sample votes for (the parsed value, else the words of the answer); `None` without an answer.
-    """
-
-    problems: tuple[ProblemRow, ...]
-    views: tuple[str, ...]
-    codes_PVS: NDArray[np.int8]
-    tokens_PVS: NDArray[np.int64]
-    cut_PVS: NDArray[np.bool_]
-    said_PVS: NDArray[np.object_]
-    votes_PVS: NDArray[np.object_]
-
-    @classmethod
-    def of(
-        cls,
-        problems: Mapping[str, ProblemRow],
-        responses: Iterable[Response],
-        grades: Iterable[GradeRow],
-        expected_samples: int | None = None,
-    ) -> Scores:
-        """Arrange the records of a run; a sample that comes twice counts once, the last one."""
-        said = {row.key: row for row in responses}
-        graded = {row.key: row for row in grades if row.key in said and row.problem_id in problems}
-        order = {name: position for position, name in enumerate(ALL_VIEWS)}
-        views = sorted({view for _, view, _ in said}, key=lambda view: (order.get(view, len(order)), view))
-        samples = sorted({sample for _, _, sample in said})
-        samples += [-1] * ((expected_samples or 0) - len(samples))  # samples that nobody has made yet
-        row_of = {name: p for p, name in enumerate(problems)}
-        view_of = {name: v for v, name in enumerate(views)}
-        sample_of = {number: s for s, number in enumerate(samples)}
-        shape = (len(problems), len(views), len(samples))
-        codes, tokens = np.full(shape, -1, np.int8), np.zeros(shape, np.int64)
-        cut, texts, votes = np.zeros(shape, np.bool_), np.full(shape, None, object), np.full(shape, None, object)
-        for key, grade in graded.items():
-            at = row_of[key[0]], view_of[key[1]], sample_of[key[2]]
-            codes[at] = OUTCOMES.index(grade.outcome)
-            tokens[at] = said[key].completion_tokens
-            cut[at] = said[key].finish_reason == "length"
-            texts[at] = said[key].response
-            votes[at] = grade.value if grade.value is not None else grade.answer
-        return cls(tuple(problems.values()), tuple(views), codes, tokens, cut, texts, votes)
-
-    @property
-    def correct_PVS(self) -> NDArray[np.bool_]:
-        """Whether each sample is right; meaningful where the problem is complete."""
-        return self.codes_PVS == 0
-
-    @property
-    def complete_PV(self) -> NDArray[np.bool_]:
-        """Whether all samples of a problem in a view are there and graded."""
-        return np.logical_and.reduce(self.codes_PVS >= 0, axis=2) & (self.codes_PVS.shape[2] > 0)
-
-    @property
-    def absent_PV(self) -> NDArray[np.bool_]:
-        """Which views the data set does not have of a problem (a version of MathVerse's that its file lacks)."""
-        return np.array([[not row.has_view(view) for view in self.views] for row in self.problems], np.bool_).reshape(
-            len(self.problems), len(self.views)
-        )
-
-    def side(self, name: str) -> list[int]:
-        """Positions of the views on one side of the gap."""
-        return [v for v, view in enumerate(self.views) if view in ALL_VIEWS and ALL_VIEWS[view].side == name]
-
-    @property
-    def paired_P(self) -> NDArray[np.bool_]:
-        """Which problems are complete in every view of both sides."""
-        text, vision = self.side("text"), self.side("vision")
-        if not text or not vision:
-            return np.zeros(len(self.problems), np.bool_)
-        return np.logical_and.reduce(self.complete_PV[:, text + vision], axis=1)
-
-    def rates(self, name: str) -> NDArray[np.float64]:
-        """Share of right samples of each problem on a side, over all its views; meaningful where it is complete."""
-        return self.correct_PVS[:, self.side(name)].mean(axis=(1, 2), dtype=np.float64)
-
-    def groups(self) -> dict[str, str]:
-        """Paired problem -> `b` (both views right), `t` (text only), `v` (vision only) or `n`; right is over a half."""
-        paired_P = self.paired_P
-        if not paired_P.any():
-            return {}
-        text_P, vision_P = (self.rates(side) > 0.5 for side in ("text", "vision"))
-        names = {(True, True): "b", (True, False): "t", (False, True): "v", (False, False): "n"}
-        return {
-            problem.id: names[bool(text_P[p]), bool(vision_P[p])]
-            for p, problem in enumerate(self.problems)
-            if paired_P[p]
-        }
 
 
 def summarise(

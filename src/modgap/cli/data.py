@@ -6,11 +6,15 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from modgap.core.errors import UserError
+
+if TYPE_CHECKING:
+    from modgap.datasets.faults import Report
+    from modgap.workflows.power import Plan
 
 data_app = App(name="data", help="Make, check and prepare problems.", help_format="plaintext")
 model_app = App(name="model", help="Make the testbed model.", help_format="plaintext")
@@ -48,13 +52,13 @@ def check(folder: Path, *, benchmark: Benchmark = "pgps9k") -> int:
         folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or JSON.
         benchmark: Which layout.
     """
-    from modgap.core.progress import print_check, progress_bars
+    from modgap.core.progress import progress_bars
     from modgap.datasets import mathverse, pairs, pgps9k
 
     layout = {"pairs": pairs, "mathverse": mathverse}.get(benchmark, pgps9k)
     with progress_bars() as bars:
         report = layout.check(folder, progress=bars.counter("checking diagrams"))
-    print_check(report)
+    _print_check(report)
     return 0 if report.ok else 1
 
 
@@ -149,9 +153,9 @@ def power(
         alpha: Size of the test.
         run: An evaluation that these three are measured on, where they are not given.
     """
-    from modgap.workflows.power import plan, print_plan
+    from modgap.workflows.power import plan
 
-    print_plan(
+    _print_plan(
         plan(
             gap, problems=problems, samples=samples, text_accuracy=text_accuracy, consistency=consistency,
             correlation=correlation, target=power, alpha=alpha, run=run,
@@ -177,7 +181,7 @@ def pretrain(
 ) -> None:
     """Make the testbed model from nothing: its data, its eyes, its skills, its model card. Minutes on a GPU.
 
-    The defaults made the bundled checkpoint. `python -m modgap.pretraining --help` has every option.
+    The defaults made the bundled checkpoint. `python -m modgap.testbed --help` has every option.
 
     Args:
         out: Folder; what is complete in it is kept, and the same command goes on.
@@ -219,3 +223,52 @@ def versions_as_views(benchmark: str, views: str | None, problem_versions: str |
 def given() -> dict[str, str]:
     """The command line as it was given, for manifests."""
     return {"command": shlex.join(sys.argv)}
+
+
+def _print_check(report: Report) -> None:
+    """What a check of a data set found: what is there, then every fault."""
+    for name, split in report.splits.items():
+        print(f"{name}: {split.problems} sound problems, {split.images} diagrams, {len(split.types)} types")
+        if split.versions:
+            print(f"  versions: {', '.join(f'{name} {count}' for name, count in split.versions.items())}")
+        else:
+            print(f"  {split.leaky} state a number or an equation in the question, {split.bare} no condition in words")
+        for kind, count in split.types.most_common():
+            print(f"  {count:6} {kind}")
+    if report.shared_images:
+        print(f"{report.shared_images} diagrams are used by more than one split")
+    for fault in report.faults:
+        print(f"{fault.severity}: {fault}")
+    errors, warnings = len(report.errors), len(report.warnings)
+    print(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in {report.path}")
+
+
+def _print_plan(plan: Plan) -> None:
+    """The plan as a small table, and what it assumes."""
+    from rich.console import Console
+
+    from modgap.reporting import tables as t
+    from modgap.reporting.terminal import as_rich, print_line
+
+    console = Console()
+    print_line(
+        console,
+        f"Problems needed to find a gap of {plan.points:g} points with a chance of {100 * plan.target:g}% "
+        f"(paired two-sided test at {100 * plan.alpha:g}%):",
+        "bold",
+    )
+    head = ("samples a view", "problems needed", "responses")
+    rows = [(str(n), f"{problems:,}", f"{2 * n * problems:,}") for n, problems in plan.needed.items()]
+    if plan.problems:
+        head += (f"chance with {plan.problems:,} problems",)
+        rows = [(*row, f"{100 * plan.power[n]:.1f}%") for row, n in zip(rows, plan.needed, strict=True)]
+    console.print(as_rich(t.Table("", head, tuple(rows), left=0), plain=not console.is_terminal))
+    said = ", ".join(
+        f"{name.replace('_', ' ')} {value:.3g} ({plan.sources[name]})" for name, value in plan.assumptions.items()
+    )
+    print_line(console, f"Assumed: {said}.")
+    print_line(
+        console,
+        "Consistency: how alike a problem's samples are (0: all problems equally hard, 1: always or never solved). "
+        "Correlation: between its chances in the two views. --run RUN measures all three; normal approximation.",
+    )

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from modgap.datasets.faults import Report
-
 
 class Bars:
     """Named progress bars. Called with a name, how much is done and how much there is, it shows just that."""
@@ -72,21 +70,3 @@ def say(message: str, started: float | None = None) -> None:
     """One line on stderr about what happens now, with the seconds since `started`."""
     since = f"[{time.monotonic() - started:5.0f} s] " if started is not None else ""
     print(f"{since}{message}", file=sys.stderr, flush=True)
-
-
-def print_check(report: Report) -> None:
-    """What a check of a data set found: what is there, then every fault."""
-    for name, split in report.splits.items():
-        print(f"{name}: {split.problems} sound problems, {split.images} diagrams, {len(split.types)} types")
-        if split.versions:
-            print(f"  versions: {', '.join(f'{name} {count}' for name, count in split.versions.items())}")
-        else:
-            print(f"  {split.leaky} state a number or an equation in the question, {split.bare} no condition in words")
-        for kind, count in split.types.most_common():
-            print(f"  {count:6} {kind}")
-    if report.shared_images:
-        print(f"{report.shared_images} diagrams are used by more than one split")
-    for fault in report.faults:
-        print(f"{fault.severity}: {fault}")
-    errors, warnings = len(report.errors), len(report.warnings)
-    print(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in {report.path}")

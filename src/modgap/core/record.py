@@ -25,7 +25,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,6 +33,7 @@ import modgap
 from modgap.core.errors import UserError
 
 Outcome = Literal["correct", "wrong", "no_answer", "error"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 Key = tuple[str, str, int]
 """Problem, view and sample: the name of one response."""
 

@@ -1,6 +1,6 @@
 """Asks a judge: each distinct question once, greedily, every verdict kept as it comes.
 
-The engine is passed in, as is what tells this judge from others; words and verdicts are `core.judge`'s part. The
+The engine is passed in, as is what tells this judge from others; words and verdicts are `grading.judge`'s part. The
 original asks one prompt after the other; here they are given to the engine at once.
 """
 

@@ -1,1 +1,1 @@
-"""When an answer is right: numbers, formulas, choices, MathVerse's rules, the originals' graders, and judges' verdicts."""
+"""When an answer is right: the rules of PGPS9K and MathVerse, the original graders, and a judge's verdicts."""

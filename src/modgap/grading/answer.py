@@ -11,8 +11,8 @@ What comes out is `correct`, `wrong`, `no_answer` or `error`:
 Modes:
 - `strict`: `|v - g| <= 5e-3`, the rule of PGPS9K's authors;
 - `relative`: strict, or within 1% of a gold that is no integer (`25.000` is one), so that off by one is never right;
-- `exact`: the paper's training reward, mathruler without a tolerance (see `paper_grading`);
-- `paper`: the original's `eval.py` (see `paper_grading`).
+- `exact`: the paper's training reward, mathruler without a tolerance (see `grading.paper`);
+- `paper`: the original's `eval.py` (see `grading.paper`).
 
 Differences from the paper: its reward had no tolerance, so that 7.07 for 7.071 earned nothing, and sympy read what the
 policy wrote; its evaluation ran Python's `eval` on it; neither looked at where the thinking ends. Its format check was
@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Literal, get_args
 
+from modgap.core.record import Outcome
 from modgap.grading.number import MAX_CHARS, parse_number
 
-Outcome = Literal["correct", "wrong", "no_answer", "error"]
 Mode = Literal["strict", "relative", "paper", "exact"]
 Tolerance = Literal["exact", "strict", "relative"]
 

@@ -7,7 +7,7 @@ left out, and then what they would have decided is an `error` that says so.
 Rules (modes `strict` and `relative`, which differ in the tolerance for numbers only, as in `grading`):
 - multiple choice: by letter, else by the choice's value (stages `letter`, `choice-value`; see `choices`);
 - free-form: by what the gold is, a number, formula, equation, inequality, bracket, list or words (which is the stage;
-  `text` where the characters are the same; see `forms` and `comparison`); a unit other than the gold's is left to the
+  `text` where the characters are the same; see `forms` and `compare`); a unit other than the gold's is left to the
   judge, where the original looks at no unit.
 
 Mode `paper` is the original's `score_prediction`: a bare letter `a` to `e` against the gold's characters; else every

@@ -15,7 +15,7 @@ Where a notation has two readings:
 - `50\%` is 50;
 - of `5\sqrt{2} \approx 7.07` the first number counts, and the others must agree with it to 1%, so that `5 = 6` is none.
 
-The paper's graders (mathruler in training, Python's `eval` in evaluation) are in `paper_grading`.
+The paper's graders (mathruler in training, Python's `eval` in evaluation) are in `grading.paper`.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def import_generations(
     """Make runs from generations, and grade them in mode `paper`, then `strict`.
 
     Args:
-        files: See `generation_files.generation_files`.
+        files: See `mathverse.generation_files`.
         out: The run folder; with several models a folder of run folders, `OUT/MODEL`.
         gt: MathVerse's files, for subjects, images, the versions' own questions and problems without an answer.
         given: The arguments as the user gave them, for the manifest.

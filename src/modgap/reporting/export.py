@@ -11,6 +11,7 @@ from typing import Any
 
 from modgap.analysis.cells import Sweep, write_cells
 from modgap.core.record import write_text
+from modgap.core.text import as_utf8
 from modgap.reporting import tables as t
 from modgap.reporting.seed_tables import as_markdown, seed_tables
 
@@ -93,8 +94,6 @@ def write_seeds(numbers: Mapping[str, Any], sweeps: Sequence[Sweep], folder: Pat
     Returns:
         The files.
     """
-    from modgap.reporting.page import as_utf8
-
     pages = folder / "cells.json", folder / "seeds.md"
     write_cells(sweeps, pages[0])
     write_text(pages[1], as_utf8(as_markdown(numbers["seeds"], source)))
@@ -111,8 +110,7 @@ def write_tables(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    from modgap.analysis.mathverse import mathverse_tables
-    from modgap.reporting.page import as_utf8
+    from modgap.reporting.mathverse import mathverse_tables
     from modgap.reporting.paper import paper_tables
 
     named = t.every_table(numbers)

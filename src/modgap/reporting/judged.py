@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modgap.core.record import GradeRow, read_json
+from modgap.core.text import counted, percent
 from modgap.grading.judge import is_open
 from modgap.grading.symbolic import SKIPPED
 from modgap.reporting import tables as t
@@ -44,7 +45,7 @@ def judge_tables(runs: Mapping[str, Mapping[str, Any]]) -> list[t.Table]:
     checks = {name: row["check"] for name, row in told.items() if row["check"]}
     rows = tuple(
         (name, *(f"{check['table'][cell]:,}" for cell in _CELLS), f"{check['unreadable'] + check['failed']:,}",
-         t.percent(check["agreement"]), "–" if check["kappa"] is None else f"{check['kappa']:.2f}")
+         percent(check["agreement"]), "–" if check["kappa"] is None else f"{check['kappa']:.2f}")
         for name, check in checks.items()
     )  # fmt: skip
     if rows:
@@ -59,7 +60,7 @@ def open_words(grades: Iterable[GradeRow]) -> list[str]:
     if not waiting:
         return []
     words = (
-        f"{t.counted(len(waiting), 'sample')} {'wait' if len(waiting) != 1 else 'waits'} for a judge and "
+        f"{counted(len(waiting), 'sample')} {'wait' if len(waiting) != 1 else 'waits'} for a judge and "
         f"{'count as errors' if len(waiting) != 1 else 'counts as an error'}: modgap grade RUN --judge MODEL_OR_URL "
         f"settles {'them' if len(waiting) != 1 else 'it'}."
     )
@@ -72,7 +73,7 @@ def judge_words(judged: Mapping[str, Any] | None) -> list[str]:
     if not judged or not judged["judge"]:
         return []
     words = (
-        f"Judge {judged['judge']}: of {t.counted(judged['samples'], 'sample')} that rules leave open "
+        f"Judge {judged['judge']}: of {counted(judged['samples'], 'sample')} that rules leave open "
         f"{judged['consistent']:,} right and {judged['different']:,} wrong"
     )
     parts = [
@@ -93,13 +94,13 @@ def _check_words(check: Mapping[str, Any] | None) -> list[str]:
     table = check["table"]
     count = sum(table.values())
     if not count:
-        asked = t.counted(check["samples"], "answer")
+        asked = counted(check["samples"], "answer")
         return [f"Of {asked} that the rules decided the judge gave no verdict that can be read."]
     kappa = "not defined" if check["kappa"] is None else f"{check['kappa']:.2f}"
     left = check["unreadable"] + check["failed"]
     return [
-        f"On {t.counted(count, 'answer')} that the rules decided it agrees with them in "
-        f"{t.percent(check['agreement'])}% (Cohen's kappa {kappa}): both right {table['both_right']:,}, only the rules "
+        f"On {counted(count, 'answer')} that the rules decided it agrees with them in "
+        f"{percent(check['agreement'])}% (Cohen's kappa {kappa}): both right {table['both_right']:,}, only the rules "
         f"{table['rules_only']:,}, only the judge {table['judge_only']:,}, both wrong {table['both_wrong']:,}"
         f"{f'; {left:,} without a verdict' if left else ''}."
     ]

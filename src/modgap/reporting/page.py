@@ -21,24 +21,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import modgap
-from modgap.analysis.mathverse import mathverse_tables
 from modgap.analysis.reading import KINDS
+from modgap.analysis.scores import Scores
 from modgap.analysis.seed_summary import seed_numbers
-from modgap.analysis.summary import Scores, changes, mode_of, summarise_run
+from modgap.analysis.summary import changes, mode_of, summarise_run
+from modgap.analysis.warnings import warnings
 from modgap.core.errors import unknown
 from modgap.core.record import write_text
+from modgap.core.text import as_utf8, percent
 from modgap.reporting import panels
 from modgap.reporting import tables as t
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect, model_of
 from modgap.reporting.curves import averaged, logged, rollouts
 from modgap.reporting.curves import training as training_panels
 from modgap.reporting.judged import doubt_words, judge_tables, judged, open_words
+from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.paper import paper_tables
 from modgap.reporting.same_data import data_words
 from modgap.reporting.seed_tables import READING, seed_tables, seed_words
 from modgap.reporting.sweeps import find_sweeps
 from modgap.reporting.viewer import embed_json, viewer_data
-from modgap.reporting.words import change_words, graded_words, headline, training_words, warnings
+from modgap.reporting.words import change_words, graded_words, headline, training_words
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -139,7 +142,7 @@ def _page() -> Template:
     environment = Environment(
         loader=PackageLoader("modgap.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(points=lambda value: t.percent(value), short=lambda value: f"{value:.4g}")
+    environment.filters.update(points=lambda value: percent(value), short=lambda value: f"{value:.4g}")
     return environment.get_template("report.html.jinja")
 
 
@@ -206,11 +209,6 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
         manifests=[_manifest(part) for part in (*found.evals, *found.stages) if part.manifest],
     )
     return numbers, as_utf8(page)
-
-
-def as_utf8(text: str) -> str:
-    """The text without halves of surrogate pairs, which a log may hold and no file can."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _unread(run: EvalRun, summary: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modgap.analysis.reading import KINDS
+from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.charts import scale
 from modgap.reporting.words import reading_words
@@ -22,8 +23,8 @@ def accuracies(runs: Mapping[str, Any]) -> dict[str, Any]:
                     "value": gap[f"{side}_accuracy"],
                     "low": gap[f"{side}_ci_low"],
                     "high": gap[f"{side}_ci_high"],
-                    "label": f"{words} {t.percent(gap[f'{side}_accuracy'])} percent, 95% interval "
-                    f"{t.interval(gap[f'{side}_ci_low'], gap[f'{side}_ci_high'], 100)}",
+                    "label": f"{words} {percent(gap[f'{side}_accuracy'])} percent, 95% interval "
+                    f"{interval(gap[f'{side}_ci_low'], gap[f'{side}_ci_high'], 100)}",
                 }
                 for side, words in (("text", "text-centric"), ("vision", "vision-centric"))
             }
@@ -47,8 +48,8 @@ def seeds(numbers: Mapping[str, Any]) -> dict[str, Any]:
                 "low": 100 * row[side]["ci_low"],
                 "high": 100 * row[side]["ci_high"],
                 "dots": [100 * value for value in row[side]["seeds"]] if len(row["seeds"]) > 1 else [],
-                "label": f"{words} {t.percent(row[side]['value'])} percent, 95% interval "
-                f"{t.interval(row[side]['ci_low'], row[side]['ci_high'], 100)}",
+                "label": f"{words} {percent(row[side]['value'])} percent, 95% interval "
+                f"{interval(row[side]['ci_low'], row[side]['ci_high'], 100)}",
             }
             for side, words in (("text", "text-centric"), ("vision", "vision-centric"))
         }
@@ -67,16 +68,16 @@ def seeds(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _forest_row(name: str, value: Mapping[str, Any], note: str = "") -> dict[str, Any]:
-    spread = t.interval(value["ci_low"], value["ci_high"])
+    spread = interval(value["ci_low"], value["ci_high"])
     return {
         "name": name,
         "note": note,
         "value": value["points"],
         "low": value["ci_low"],
         "high": value["ci_high"],
-        "shown": t.signed(value["points"]),
+        "shown": signed(value["points"]),
         "range": spread,
-        "label": f"{t.signed(value['points'])} points, 95% interval {spread}",
+        "label": f"{signed(value['points'])} points, 95% interval {spread}",
     }
 
 
@@ -101,7 +102,7 @@ def types(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _type_note(row: Mapping[str, Any]) -> str:
     many = f"{row['n_problems']} problem{'s' if row['n_problems'] > 1 else ''}"
-    return f"{many}, text {t.percent(row['text_accuracy'])}, image {t.percent(row['vision_accuracy'])}"
+    return f"{many}, text {percent(row['text_accuracy'])}, image {percent(row['vision_accuracy'])}"
 
 
 def pairs(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -111,11 +112,11 @@ def pairs(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
         gap = summary["gap"]
         if gap:
             rates = [
-                f"P({a} right | {b} right) = {t.percent(gap[key])}%"
+                f"P({a} right | {b} right) = {percent(gap[key])}%"
                 for a, b, key in (("image", "text", "p_vision_given_text"), ("text", "image", "p_text_given_vision"))
                 if gap[key] is not None
             ]
-            relative = [f"relative gap {t.percent(gap['relative'])}%"] if gap["relative"] is not None else []
+            relative = [f"relative gap {percent(gap['relative'])}%"] if gap["relative"] is not None else []
             sentence = "; ".join([*rates, *relative, f"McNemar p {t.p_text(gap['p_value'])}"]) + "."
             parts.append({"name": name, "table": gap["table"], "sentence": sentence})
     return parts

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modgap.core import registry
+from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
 
 RECIPES = {
@@ -124,11 +125,11 @@ def _views(runs: Mapping[tuple[str, str, str], Any]) -> t.Table:
         if not gap:
             return (EMPTY,) * 5
         return (
-            t.percent(gap["text_accuracy"]),
-            t.percent(gap["vision_accuracy"]),
-            t.signed(gap["points"]),
-            t.interval(gap["ci_low"], gap["ci_high"]),
-            _known(t.percent(gap["relative"])),
+            percent(gap["text_accuracy"]),
+            percent(gap["vision_accuracy"]),
+            signed(gap["points"]),
+            interval(gap["ci_low"], gap["ci_high"]),
+            _known(percent(gap["relative"])),
         )
 
     head = ("model", "recipe", "text-centric %", "vision-centric %", "gap", "95% interval", "relative gap %")
@@ -146,8 +147,8 @@ def _mathverse(runs: Mapping[tuple[str, str, str], Any]) -> t.Table:
         rows = _versions(summary) if summary else {}
         gap = summary["gap"] if rows else None
         return (
-            *(_known(t.percent(rows[version]["accuracy"])) if version in rows else EMPTY for version in VERSIONS),
-            t.signed(gap["points"]) if gap else EMPTY,
+            *(_known(percent(rows[version]["accuracy"])) if version in rows else EMPTY for version in VERSIONS),
+            signed(gap["points"]) if gap else EMPTY,
         )
 
     head = ("model", "recipe", *VERSIONS.values(), "gap")

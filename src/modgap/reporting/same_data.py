@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modgap.reporting import tables as t
+from modgap.core.text import counted
 from modgap.reporting.collect import EvalRun
 
 MOST_NAMED = 4
@@ -65,5 +65,5 @@ def _about(run: EvalRun) -> str:
     if not benchmark and any(row.question_type for row in run.problems.values()):
         benchmark = "mathverse"
     mark = run.manifest.get("fingerprints", {}).get("data_fingerprint")
-    count = t.counted(len(run.problems), "problem")
+    count = counted(len(run.problems), "problem")
     return ", ".join([*([str(benchmark)] if benchmark else []), count, *([f"data {mark[:8]}"] if mark else [])])

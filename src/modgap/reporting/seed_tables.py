@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
 
 CERTAIN = 0.05
@@ -33,10 +34,10 @@ def _main_table(numbers: Mapping[str, Any]) -> t.Table:
                 str(len(row["seeds"])) if trained else "–",
                 f"{row['steps']:.0f}" if trained else "–",
                 f"{row['seconds'] / factor:.{0 if unit == 's' else 1}f}" if trained else "–",
-                t.percent(row["text"]["value"]),
-                t.percent(row["vision"]["value"]),
-                t.signed(row["gap"]["value"]),
-                t.interval(row["gap"]["ci_low"], row["gap"]["ci_high"]),
+                percent(row["text"]["value"]),
+                percent(row["vision"]["value"]),
+                signed(row["gap"]["value"]),
+                interval(row["gap"]["ci_low"], row["gap"]["ci_high"]),
                 "–" if row["gap"]["sd"] is None else f"{row['gap']['sd']:.1f}",
                 *(_changed(change["gap"]) if change else ("–", "–", "–")),
             )
@@ -62,8 +63,8 @@ def narrow_table(numbers: Mapping[str, Any]) -> t.Table:
             (
                 row["recipe"],
                 str(len(row["seeds"]) or "–"),
-                *(t.percent(row[side]["value"]) for side in ("text", "vision")),
-                t.signed(row["gap"]["value"]),
+                *(percent(row[side]["value"]) for side in ("text", "vision")),
+                signed(row["gap"]["value"]),
                 f"{points} ({spread})" if spread else points,
                 p_value,
             )
@@ -91,8 +92,8 @@ def _control(numbers: Mapping[str, Any]) -> t.Table:
             row["control"],
             str(len(row["seeds"])),
             *_changed(row["change"]["gap"]),
-            t.signed(row["change"]["text"]["value"]),
-            t.signed(row["change"]["vision"]["value"]),
+            signed(row["change"]["text"]["value"]),
+            signed(row["change"]["vision"]["value"]),
         )
         for row in numbers["controls"]
     ]
@@ -108,8 +109,8 @@ def _changed(change: Mapping[str, Any]) -> tuple[str, str, str]:
     """Points, interval, p; a star where the corrected p-value is below 0.05."""
     star = "*" if change["p_holm"] < CERTAIN else ""
     return (
-        t.signed(change["value"]),
-        t.interval(change["ci_low"], change["ci_high"]),
+        signed(change["value"]),
+        interval(change["ci_low"], change["ci_high"]),
         t.p_text(change["p_holm"]) + star,
     )
 
@@ -158,7 +159,7 @@ def seed_words(numbers: Mapping[str, Any]) -> list[str]:
         verdict = "is beyond chance" if change["p_holm"] < CERTAIN else "may be chance"
         what = "The contrastive term" if row["kind"] == "without" else "What is different in that term"
         words.append(
-            f"{what} of {row['recipe']} changes the gap by {t.signed(change['value'])} points against "
+            f"{what} of {row['recipe']} changes the gap by {signed(change['value'])} points against "
             f"{row['control']} ({_spread(change)}), which {verdict}."
         )
     return words
@@ -166,11 +167,11 @@ def seed_words(numbers: Mapping[str, Any]) -> list[str]:
 
 def _named(row: Mapping[str, Any]) -> str:
     change = row["change"]["gap"]
-    return f"{row['recipe']} ({t.signed(change['value'])} points, {_spread(change)})"
+    return f"{row['recipe']} ({signed(change['value'])} points, {_spread(change)})"
 
 
 def _spread(change: Mapping[str, Any]) -> str:
-    return f"95% interval {t.interval(change['ci_low'], change['ci_high'])}"
+    return f"95% interval {interval(change['ci_low'], change['ci_high'])}"
 
 
 def as_markdown(every: Sequence[Mapping[str, Any]], source: str) -> str:

@@ -20,7 +20,7 @@ from modgap.core import registry
 from modgap.core.record import read_json
 
 if TYPE_CHECKING:
-    from modgap.analysis.summary import Scores
+    from modgap.analysis.scores import Scores
     from modgap.reporting.collect import Collection, EvalRun, TrainStage
 
 

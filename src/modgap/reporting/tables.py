@@ -8,7 +8,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-OUTCOMES = ("correct", "wrong", "no_answer", "error")
+from modgap.core.record import OUTCOMES
+from modgap.core.text import interval, percent, signed
+
 LONG = 40
 """Characters from which on a cell of words may be broken."""
 MEANINGS = {
@@ -68,41 +70,6 @@ class Table:
         """The table in GitHub's Markdown."""
         lines = [self.head, tuple("---" if i < self.left else "---:" for i in range(len(self.head))), *self.rows]
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 sample`, `1,200 samples`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def percent(value: float | None) -> str:
-    """A share as percent with one decimal: `0.612` is `61.2`."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def signed(value: float | None) -> str:
-    """Points with a sign: `+16.4`, `−2.0`; `0.0` has none."""
-    if value is None:
-        return "–"
-    text = f"{abs(value):.1f}"
-    return text if float(text) == 0 else ("+" if value > 0 else "−") + text
-
-
-def points(value: float | None) -> str:
-    """Points without a plus."""
-    return signed(value).removeprefix("+")
-
-
-def interval(low: float | None, high: float | None, factor: float = 1.0) -> str:
-    """`13.9 to 18.8`; `–` where it is not known, or has no width and so says nothing."""
-    if low is None or high is None or degenerate(low, high):
-        return "–"
-    return f"{points(factor * low)} to {points(factor * high)}"
-
-
-def degenerate(low: float, high: float) -> bool:
-    """Whether a resampled interval has no width: all problems are alike, so no resampling can show a spread."""
-    return high - low < 1e-9
 
 
 def modes(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modgap.analysis.mathverse import mathverse_tables
 from modgap.core.record import RunFolder
+from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.judged import doubt_words, judge_words
+from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.seed_tables import narrow_table
 from modgap.reporting.words import gap_words, meaning_words, reading_words
 
@@ -169,12 +170,12 @@ def _counts(runs: Mapping[str, Any]) -> t.Table:
 
 def percent_with_interval(row: Mapping[str, Any]) -> str:
     """`61.2 (58.1 to 64.3)`."""
-    return f"{t.percent(row['accuracy'])} ({t.interval(row['ci_low'], row['ci_high'], 100)})"
+    return f"{percent(row['accuracy'])} ({interval(row['ci_low'], row['ci_high'], 100)})"
 
 
 def points_with_interval(value: Mapping[str, Any]) -> str:
     """`+16.4 (13.9 to 18.8)`."""
-    return f"{t.signed(value['points'])} ({t.interval(value['ci_low'], value['ci_high'])})"
+    return f"{signed(value['points'])} ({interval(value['ci_low'], value['ci_high'])})"
 
 
 def _gaps(runs: Mapping[str, Any], changes: Mapping[str, Any]) -> t.Table:

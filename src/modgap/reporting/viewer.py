@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modgap.analysis.reading import KINDS, lost_problems
-from modgap.analysis.summary import Scores
+from modgap.analysis.scores import Scores
 from modgap.core.record import ProblemRow
 from modgap.core.view import ALL_VIEWS
 from modgap.reporting.collect import EvalRun

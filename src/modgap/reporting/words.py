@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modgap.analysis.warnings import seen
+from modgap.core.text import counted, degenerate, interval, percent, points, signed
 from modgap.reporting import tables as t
 from modgap.reporting.same_data import groups
 from modgap.reporting.seed_tables import seed_words
@@ -12,8 +14,6 @@ from modgap.reporting.seed_tables import seed_words
 if TYPE_CHECKING:
     from modgap.reporting.collect import Collection
 
-MUCH_CUT = 0.05
-"""The share of truncated responses from which a report warns."""
 FEW_LOST = 10
 """Of fewer lost problems that could be read a headline gives no share."""
 
@@ -40,13 +40,13 @@ def headline(numbers: Mapping[str, Any], found: Collection) -> dict[str, Any]:
         lede = over_seeds
     elif numbers["runs"]:
         name, summary = next(iter(numbers["runs"].items()))
-        shares = [f"{view} {t.percent(row['accuracy'])}" for view, row in summary["views"].items() if row["n_samples"]]
+        shares = [f"{view} {percent(row['accuracy'])}" for view, row in summary["views"].items() if row["n_samples"]]
         pieces = [(f"{', '.join(shares)} percent correct" if shares else f"{name}: nothing to measure yet", "")]
         lede = ["A gap needs the same problems in a text-centric and in a vision-centric view."]
     else:
         steps = sum(len(stage.log) for stage in found.stages)
         recipes = ", ".join(dict.fromkeys(stage.recipe for stage in found.stages))
-        pieces = [(f"Training of {recipes}: {t.counted(steps, 'step')} logged", "")]
+        pieces = [(f"Training of {recipes}: {counted(steps, 'step')} logged", "")]
         lede = ["Evaluate the checkpoints with modgap eval, and give that run, too, to see the gap."]
     modes = ", ".join(dict.fromkeys(run.mode for run in found.evals))
     named = ", ".join([run.name for run in found.evals] or list(dict.fromkeys(s.recipe for s in found.stages)))
@@ -68,58 +68,6 @@ def _as_gap(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**sides, "points": gap["value"], "ci_low": gap["ci_low"], "ci_high": gap["ci_high"]}
 
 
-def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a reader must know before the numbers: one line for each kind of trouble, over all runs.
-
-    Args:
-        runs: Name -> summary; a single run is not named.
-    """
-    several = len(runs) > 1
-    rows = [
-        (f"{name} {view}" if several else view, row, summary)
-        for name, summary in runs.items()
-        for view, row in summary["views"].items()
-    ]
-    words: list[str] = []
-    for what, row, summary in rows:
-        has_view = summary["n_problems"] - row.get("absent_problems", 0)  # older summaries do not say
-        if row["missing_samples"]:
-            words.append(
-                f"{what} is not finished: {row['missing_samples']:,} of "
-                f"{has_view * summary['samples_per_problem']:,} samples are missing or not graded; its "
-                f"numbers are over the {row['n_problems']:,} of {has_view:,} problems that are complete."
-            )
-        if has_view < summary["n_problems"]:
-            words.append(
-                f"{what} is over {has_view:,} of {summary['n_problems']:,} problems: the data has no such version of "
-                "the others."
-            )
-    for name, summary in runs.items():
-        paired = summary["gap"]["n_problems"] if summary["gap"] else 0
-        if summary["pairable"] and paired < summary["n_problems"]:
-            of = f" of {name}" if several else ""
-            words.append(
-                f"The gap{of} is over the {paired:,} of {summary['n_problems']:,} problems that are complete in both "
-                "views."
-            )
-        gap = summary["gap"]
-        if gap and seen(gap) and t.degenerate(gap["ci_low"], gap["ci_high"]):
-            of = f" of {name}" if several else ""
-            words.append(
-                f"The gap{of} has no interval (–): all {gap['n_problems']:,} problems have the same difference between "
-                "the views; too few are distinct for resampling to show a spread."
-            )
-    if some := [f"{what} {row['error']:,} of {row['n_samples']:,}" for what, row, _ in rows if row["error"]]:
-        words.append(f"Samples that could not be graded, which count as not right: {', '.join(some)}.")
-    cut = [(what, row["truncation_rate"]) for what, row, _ in rows if (row["truncation_rate"] or 0) >= MUCH_CUT]
-    if cut:
-        words.append(
-            f"Responses cut at the token limit, which lowers accuracy (a larger --max-tokens shows by how much): "
-            f"{', '.join(f'{what} {t.percent(share)}%' for what, share in cut)}."
-        )
-    return words
-
-
 def reading_words(reading: Mapping[str, Any] | None) -> list[str]:
     """What became of the lost problems, as one sentence; none where that is not known."""
     if not reading:
@@ -127,7 +75,7 @@ def reading_words(reading: Mapping[str, Any] | None) -> list[str]:
     lost = reading["n_problems"] + reading["nothing_to_read"]
     numbers = reading["values"]["misread"]
     were = "was" if reading["misread"] == 1 else "were"
-    words = f"Of the {t.counted(lost, 'problem')} lost in the image, {reading['misread']:,} {were} misread"
+    words = f"Of the {counted(lost, 'problem')} lost in the image, {reading['misread']:,} {were} misread"
     if reading["misread"]:
         words += f" ({numbers:,} in their numbers, {reading['misread'] - numbers:,} only in the names of points)"
     words += f" and {reading['read_right']:,} read right and solved wrong"
@@ -139,7 +87,7 @@ def reading_words(reading: Mapping[str, Any] | None) -> list[str]:
     solved = reading["solved"]
     if known := solved["misread"] + solved["read_right"]:
         words += (
-            f". By the same rule it misread {solved['misread']:,} of {t.counted(known, 'problem')} that it solves in "
+            f". By the same rule it misread {solved['misread']:,} of {counted(known, 'problem')} that it solves in "
             f"both views ({solved['values']['misread']:,} in their numbers)"
         )
     return [f"{words}."]
@@ -162,13 +110,13 @@ def gap_words(gap: Mapping[str, Any], reading: Mapping[str, Any] | None) -> list
     """The answer as pieces of a sentence, each with the side that it is about."""
     share = _share_words(gap, reading)
     return [
-        (f"Text {t.percent(gap['text_accuracy'])}", "t"),
+        (f"Text {percent(gap['text_accuracy'])}", "t"),
         (", ", ""),
-        (f"image {t.percent(gap['vision_accuracy'])}", "v"),
+        (f"image {percent(gap['vision_accuracy'])}", "v"),
         (": ", ""),
-        (f"gap {t.points(gap['points'])} points", "g"),
+        (f"gap {points(gap['points'])} points", "g"),
         (", ", ""),
-        (f"95% interval {t.interval(gap['ci_low'], gap['ci_high'])}{';' if share else ''}", "i"),
+        (f"95% interval {interval(gap['ci_low'], gap['ci_high'])}{';' if share else ''}", "i"),
         *([(" ", ""), (share, "i")] if share else []),
     ]
 
@@ -176,8 +124,8 @@ def gap_words(gap: Mapping[str, Any], reading: Mapping[str, Any] | None) -> list
 def _over(gap: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     lost = gap["table"]["text_only"]
     right = lost + gap["table"]["both"]
-    samples = t.counted(summary["samples_per_problem"], "sample")
-    words = f"Over {t.counted(gap['n_problems'], 'problem')} with {samples} in each view."
+    samples = counted(summary["samples_per_problem"], "sample")
+    words = f"Over {counted(gap['n_problems'], 'problem')} with {samples} in each view."
     if right:
         words += f" Of the {right:,} it solves from text, it loses {lost:,} when the conditions are only in the image."
     return " ".join([words, *meaning_words(gap)])
@@ -190,19 +138,14 @@ def meaning_words(gap: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     if _turned(gap):
         words.append("It answers better from the image than from text.")
-    if not t.degenerate(gap["ci_low"], gap["ci_high"]) and gap["ci_low"] <= 0 <= gap["ci_high"]:
+    if not degenerate(gap["ci_low"], gap["ci_high"]) and gap["ci_low"] <= 0 <= gap["ci_high"]:
         words.append("The interval holds 0: these problems do not show a gap for certain.")
     return words
 
 
 def _turned(gap: Mapping[str, Any]) -> bool:
     """Whether the image is the better side beyond chance."""
-    return gap["ci_high"] < 0 and t.points(gap["points"]).startswith("−")
-
-
-def seen(gap: Mapping[str, Any]) -> bool:
-    """Whether any sample is right, so that a gap could be seen."""
-    return bool(gap["text_accuracy"] or gap["vision_accuracy"])
+    return gap["ci_high"] < 0 and points(gap["points"]).startswith("−")
 
 
 def _comparison(gaps: Mapping[str, Any], change: Mapping[str, Any], first: str) -> list[str]:
@@ -224,9 +167,9 @@ def _comparison(gaps: Mapping[str, Any], change: Mapping[str, Any], first: str) 
 
 
 def _gap_of(name: str, gap: Mapping[str, Any]) -> str:
-    shown = t.points(gap["points"])
+    shown = points(gap["points"])
     meaning = ", so it answers better from the image than from text" if _turned(gap) else ""
-    sides = f"text {t.percent(gap['text_accuracy'])}, image {t.percent(gap['vision_accuracy'])}"
+    sides = f"text {percent(gap['text_accuracy'])}, image {percent(gap['vision_accuracy'])}"
     return f"{name}, {shown} points ({sides}{meaning})"
 
 
@@ -236,10 +179,10 @@ def _moved(name: str, change: Mapping[str, Any], first: str) -> str:
     if not moved:
         return ""
     words = (
-        f"Against {first} the gap of {name} changes by {t.signed(moved['points'])} points, 95% interval "
-        f"{t.interval(moved['ci_low'], moved['ci_high'])}, over {t.counted(moved['n_problems'], 'shared problem')}."
+        f"Against {first} the gap of {name} changes by {signed(moved['points'])} points, 95% interval "
+        f"{interval(moved['ci_low'], moved['ci_high'])}, over {counted(moved['n_problems'], 'shared problem')}."
     )
-    if not t.degenerate(moved["ci_low"], moved["ci_high"]) and moved["ci_low"] <= 0 <= moved["ci_high"]:
+    if not degenerate(moved["ci_low"], moved["ci_high"]) and moved["ci_low"] <= 0 <= moved["ci_high"]:
         words += " That interval holds 0: it may be chance."
     return words
 
@@ -250,7 +193,7 @@ def _paid(name: str, gap: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     if gap["points"] >= base["points"] or fall < 1:
         return ""
     return (
-        f"Mind that {name} is {t.points(fall)} points less accurate from text: part of a smaller gap can be lost text "
+        f"Mind that {name} is {points(fall)} points less accurate from text: part of a smaller gap can be lost text "
         "accuracy."
     )
 
@@ -273,7 +216,7 @@ def graded_words(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def change_words(changes: Mapping[str, Mapping[str, Any]], first: str) -> list[str]:
     """Why a change of the gap has no interval."""
-    alike = [name for name, change in changes.items() if t.degenerate(change["ci_low"], change["ci_high"])]
+    alike = [name for name, change in changes.items() if degenerate(change["ci_low"], change["ci_high"])]
     if not alike:
         return []
     return [
@@ -295,11 +238,11 @@ def training_words(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[
         if len(idle) == len(stages):
             steps = sum(count for _, count in idle)
             words.append(
-                f"{recipe}: no update in {t.counted(steps, 'step')}, so its weights are those of the base model."
+                f"{recipe}: no update in {counted(steps, 'step')}, so its weights are those of the base model."
             )
         else:
             words += [
-                f"{recipe}, {title}: no update in {t.counted(count, 'step')}, so this stage changed no weights."
+                f"{recipe}, {title}: no update in {counted(count, 'step')}, so this stage changed no weights."
                 for title, count in idle
             ]
     return words

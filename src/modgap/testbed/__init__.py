@@ -1,4 +1,4 @@
 """Make the testbed checkpoint from nothing: data, two phases of supervised training, examination, model card.
 
-`python -m modgap.pretraining --out DIR`; see `run.pretrain`.
+`python -m modgap.testbed --out DIR`; see `run.pretrain`.
 """

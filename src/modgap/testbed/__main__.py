@@ -1,4 +1,4 @@
-"""`python -m modgap.pretraining`: the options of `run.pretrain`, parsed with the standard library alone."""
+"""`python -m modgap.testbed`: the options of `run.pretrain`, parsed with the standard library alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _mixture(text: str) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run; 0 done, 1 bad input."""
-    parser = argparse.ArgumentParser("python -m modgap.pretraining", description="Make the testbed checkpoint.")
+    parser = argparse.ArgumentParser("python -m modgap.testbed", description="Make the testbed checkpoint.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--phase", default=",".join(PHASES), help=f"comma-separated, of {', '.join(PHASES)}")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)

@@ -6,7 +6,7 @@ vision tower gets dense supervision: a linear head on its merged tokens says whi
 listing all labels with their places (half of the rows at first, fading out) and problems in several views, while
 the head stays on with a small weight.
 
-This module knows tensors and tasks' names only; `modgap.pretraining` makes the data and judges the model. Weights are
+This module knows tensors and tasks' names only; `modgap.testbed` makes the data and judges the model. Weights are
 bf16 on a GPU with an fp32 master copy in the optimizer, fp32 on a CPU. Every batch is a function of (seed, step).
 
 Legend: N problems, B rows, S sequence, M merged tokens of an image, F features that the head names.

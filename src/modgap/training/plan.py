@@ -1,6 +1,6 @@
 """What a stage costs on the local engine, before anything is loaded: tokens, FLOPs, memory, seconds a step.
 
-`estimate.py` bounds a stage on verl from its limits. Here lengths are those expected (`Lengths`), the work is that of
+`shape.py` bounds a stage on verl from its limits. Here lengths are those expected (`Lengths`), the work is that of
 `update.py` and of `models/tree.py` (a group's prompt once, images once, the head on responses only, twins for right
 rows only), and the machine's speed is measured in a moment on a CPU or taken from a table for a GPU. Every assumption
 is printed. `bench/plan.py` holds the seconds against a training.

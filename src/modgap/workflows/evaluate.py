@@ -1,4 +1,4 @@
-"""Problems x views x engine -> responses; resumable at every step. Grades and summary are `grading_runs`' part.
+"""Problems x views x engine -> responses; resumable at every step. Grades and summary are `grade`' part.
 
 ```
 problems = read_problems("pgps9k", Path("PGPS9K"))

@@ -1,8 +1,8 @@
 """Responses -> grades -> summary, again and again, without the model that answered.
 
-Problems with a question type (MathVerse) go through `core.mathverse_grading`: rules, then the symbolic pool, then a
-judge; all others through `core.grading`. Grades are replaced atomically when all are there, and a judge's verdicts are
-kept as they come (`core.verdicts`), so that a grading that was interrupted asks only what is missing.
+Problems with a question type (MathVerse) go through `grading.mathverse`: rules, then the symbolic pool, then a
+judge; all others through `grading.answer`. Grades are replaced atomically when all are there, and a judge's verdicts
+are kept as they come (`grading.verdicts`), so that a grading that was interrupted asks only what is missing.
 """
 
 from __future__ import annotations

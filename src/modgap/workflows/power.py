@@ -1,4 +1,4 @@
-"""How many problems show a gap: `modgap power`, by `core.planning`, with assumptions that a pilot run can replace."""
+"""How many problems show a gap: `modgap power`, by `analysis.power`, with assumptions that a pilot run can replace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from modgap.analysis import power as planning
-from modgap.analysis.summary import Scores
+from modgap.analysis.scores import Scores
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 
@@ -25,7 +25,7 @@ class Plan:
         points: The gap to find.
         target: The chance to find it, from 0 to 1.
         alpha: The size of the two-sided test.
-        assumptions: `text_accuracy`, `consistency`, `correlation`; see `core.planning.difference_sd`.
+        assumptions: `text_accuracy`, `consistency`, `correlation`; see `analysis.power.difference_sd`.
         sources: Where each of them is from: `given`, `guess` or the run's path.
         needed: Samples in each view -> problems needed.
         power: Samples in each view -> the chance with `problems` problems; empty if no number was given.
@@ -132,7 +132,7 @@ def _check_together(points: float, text_accuracy: float, source: str) -> None:
 
 
 def measure(path: Path) -> dict[str, float]:
-    """The assumptions of `core.planning.difference_sd`, estimated from an evaluation with two samples or more.
+    """The assumptions of `analysis.power.difference_sd`, estimated from an evaluation with two samples or more.
 
     By the analysis of variance: with S samples the rates of a view vary by `tau^2 + within / S`, where `within` is the
     mean of `r (1 - r) S / (S - 1)`. Consistency is `tau^2 / (tau^2 + within)` over both views together; the rates'
@@ -166,34 +166,3 @@ def measure(path: Path) -> dict[str, float]:
     covariance = float(np.cov(rates["text"], rates["vision"])[0, 1])
     correlation = float(np.clip(covariance / shared, -1, 1)) if shared else 0.0
     return {"text_accuracy": float(rates["text"].mean()), "consistency": consistency, "correlation": correlation}
-
-
-def print_plan(plan: Plan) -> None:
-    """The plan as a small table, and what it assumes."""
-    from rich.console import Console
-
-    from modgap.reporting import tables as t
-    from modgap.reporting.terminal import as_rich, print_line
-
-    console = Console()
-    print_line(
-        console,
-        f"Problems needed to find a gap of {plan.points:g} points with a chance of {100 * plan.target:g}% "
-        f"(paired two-sided test at {100 * plan.alpha:g}%):",
-        "bold",
-    )
-    head = ("samples a view", "problems needed", "responses")
-    rows = [(str(n), f"{problems:,}", f"{2 * n * problems:,}") for n, problems in plan.needed.items()]
-    if plan.problems:
-        head += (f"chance with {plan.problems:,} problems",)
-        rows = [(*row, f"{100 * plan.power[n]:.1f}%") for row, n in zip(rows, plan.needed, strict=True)]
-    console.print(as_rich(t.Table("", head, tuple(rows), left=0), plain=not console.is_terminal))
-    said = ", ".join(
-        f"{name.replace('_', ' ')} {value:.3g} ({plan.sources[name]})" for name, value in plan.assumptions.items()
-    )
-    print_line(console, f"Assumed: {said}.")
-    print_line(
-        console,
-        "Consistency: how alike a problem's samples are (0: all problems equally hard, 1: always or never solved). "
-        "Correlation: between its chances in the two views. --run RUN measures all three; normal approximation.",
-    )

@@ -66,7 +66,7 @@ def dry_notes(model: str) -> dict[str, Any]:
 
 
 def known_model(name: str) -> Any:
-    """A model as `training.verl_plan` needs it, from what is at hand: its path, shape and pixel limits."""
+    """A model as `training.verl.plan` needs it, from what is at hand: its path, shape and pixel limits."""
     from modgap.models.load import ALIASES, check_files, check_name, tiny_folder
     from modgap.training.shape import SHAPES, shape_of
     from modgap.training.verl.config import Model

@@ -1,7 +1,7 @@
 """A stage of a recipe -> the configuration of verl 0.9.1: one pure function.
 
-Imports nothing of verl, so that a plan can be printed anywhere. `verl_checks.py` has the checks that verl does not
-make, `verl_compose.py` puts the result through verl's own.
+Imports nothing of verl, so that a plan can be printed anywhere. `checks.py` has the checks that verl does not
+make, `compose.py` puts the result through verl's own.
 
 Differences from the original's scripts (a patched verl 0.5): names that moved (`reward.reward_manager`,
 `reward.custom_reward_function`, `reward.reward_kwargs.overlong_buffer_cfg`; 0.9.1 ignores the old ones in silence, so

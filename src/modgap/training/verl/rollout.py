@@ -1,7 +1,7 @@
 """verl's agent loop for one turn, which also tokenizes the text-free twin of a prompt (contrastive stages).
 
 The twin is the parquet's column `contrastive_prompt`; it shows the images of the prompt. Its token ids travel in
-`extra_fields` to the actor, where `verl_plugin.py` finds them. Without the column (other stages, validation) this is
+`extra_fields` to the actor, where `plugin.py` finds them. Without the column (other stages, validation) this is
 verl's own loop.
 """
 

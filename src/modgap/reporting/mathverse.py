@@ -1,0 +1,73 @@
+"""MathVerse's breakdown as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modgap.core.text import interval, percent, signed
+from modgap.core.view import VERSIONS
+from modgap.reporting import tables as t
+
+SETS = ("overall", "text", "vision")
+_TITLES = {view: version for version, view in VERSIONS.items()}
+
+
+def mathverse_tables(
+    runs: Mapping[str, Mapping[str, Any]], *, named: bool = True, narrow: bool = False
+) -> list[t.Table]:
+    """The breakdown of each run of MathVerse's as tables; none where no run is one.
+
+    Args:
+        runs: Name -> summary.
+        named: Whether the runs' names are shown.
+        narrow: For a terminal: versions by their initials, fewer columns.
+    """
+    found = {name: summary for name, summary in runs.items() if summary.get("mathverse")}
+    if not found:
+        return []
+    sets: list[tuple[str, ...]] = []
+    versions: list[tuple[str, ...]] = []
+    shown = [view for view in _TITLES if any(view in summary["mathverse"]["versions"] for summary in found.values())]
+    for name, summary in found.items():
+        first = (name,) if named else ()
+        for part, of_part in _every_part(summary).items():
+            sets += [
+                (*first, part, which, *_cells(of_part[which], narrow)) for which in SETS if of_part[which]["n_samples"]
+            ]
+            accuracies = (percent(of_part["versions"].get(view, {}).get("accuracy")) for view in shown)
+            gap = of_part["gap"]
+            points = (signed(gap["points"]), interval(gap["ci_low"], gap["ci_high"])) if gap else ("–", "–")
+            versions.append((*first, part, *accuracies, *points))
+    titles = [_TITLES[view] for view in shown]
+    short = ["".join(word[0] for word in title.split()) for title in titles]
+    legend = f" ({', '.join(f'{a} {title}' for a, title in zip(short, titles, strict=True))})" if narrow else ""
+    run = ("run",) if named else ()
+    spread = ("accuracy %",) if narrow else ("accuracy %", "95% interval", "problems")
+    left = len(run) + 1
+    tables = [
+        t.Table(
+            "MathVerse by side, question type and subject (95% intervals clustered by problem)",
+            (*run, "part", "versions", *spread, "correct", "of"),
+            tuple(sets),
+            left=left + 1,
+        ),
+        t.Table(
+            f"MathVerse by version, accuracy in percent, and the gap in points{legend}",
+            (*run, "part", *(short if narrow else titles), "gap", "95% interval"),
+            tuple(versions),
+            left=left,
+        ),
+    ]
+    return [table for table in tables if table.rows]  # of a Text Only run there are no sides
+
+
+def _cells(row: Mapping[str, Any], narrow: bool) -> tuple[str, ...]:
+    value, spread = percent(row["accuracy"]), interval(row["ci_low"], row["ci_high"], 100)
+    shown = (f"{value} ({spread})",) if narrow else (value, spread, str(row["n_problems"]))
+    return (*shown, str(row["correct"]), str(row["n_samples"]))
+
+
+def _every_part(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    whole = summary["mathverse"]
+    return {"all": {**whole, "gap": summary["gap"]}, **whole["question_types"], **whole["subjects"]}
