@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.errors import UsageError, UserError
 from modgap.datasets.synthetic import VERSION, benchmark, make_problem
 from modgap.workflows.evaluate import locate, read_problems

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
 from modgap.models.load import tiny_folder

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from folders import write_folder
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import modgap
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core import registry
 from modgap.core.errors import UserError
 
@@ -28,7 +28,7 @@ def test_core_imports_nothing_of_ours() -> None:
             assert not ours, f"{path.name} imports {ours}"
 
 
-@pytest.mark.parametrize("code", ["import modgap", "from modgap.cli import main; main(['--help'])"])
+@pytest.mark.parametrize("code", ["import modgap", "from modgap.cli.main import main; main(['--help'])"])
 def test_nothing_heavy_is_loaded(code: str) -> None:
     code += f"; import sys; print('LOADED', [name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -98,9 +98,9 @@ def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
 
 def test_ctrl_c_says_what_it_means() -> None:
     code = (
-        "import os, signal; from modgap import cli, doctor\n"
+        "import os, signal; from modgap.cli import doctor, main\n"
         "doctor.diagnose = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
-        "raise SystemExit(cli.main(['doctor']))"
+        "raise SystemExit(main.main(['doctor']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130

@@ -19,7 +19,7 @@ import pytest
 
 from folders import png, record, write_folder
 from modgap.analysis import power
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 from modgap.grading.answer import grade

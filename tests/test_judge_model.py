@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt, judge_prompt

@@ -25,7 +25,7 @@ from PIL import Image
 import mathverse_data as made
 from folders import png
 from modgap.analysis.original_mathverse import mathverse_lines
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.engine import Request
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem

@@ -20,8 +20,8 @@ from rich.console import Console
 from browser import CHROMIUM, Browser
 from modgap.analysis.scores import Scores
 from modgap.analysis.summary import summarise
+from modgap.cli.data import print_check
 from modgap.core.errors import UserError
-from modgap.core.progress import print_check
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets.faults import Fault, Report
@@ -841,7 +841,7 @@ def contrast(one: str, two: str) -> float:
 
 @pytest.mark.parametrize("theme", [1, 2], ids=["light", "dark"])
 def test_words_stand_out_from_their_ground(theme: int) -> None:
-    css = (files("modgap.report") / "templates" / "report.css").read_text()
+    css = (files("modgap.reporting") / "templates" / "report.css").read_text()
     colours = {match[1]: match[theme + 1] for match in PALETTE.finditer(css)}
     weak = {
         f"{ink} on {ground}": round(value, 2)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings
 from modgap.core.record import RunFolder

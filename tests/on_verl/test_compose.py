@@ -12,7 +12,7 @@ pytest.importorskip("verl", reason="verl has an environment of its own: make tes
 
 import torch
 
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe, apply_settings

@@ -23,7 +23,7 @@ import torch
 from cpu_processor import processor_of
 from PIL import Image, ImageDraw
 
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import contrastive_prompt, training_prompt

@@ -2,8 +2,8 @@
 
 Of the problems that are solved from text and missed from the image, what the model wrote down is compared with the
 conditions (`analysis.transcription`). The problems solved in both views go through the same comparison and are
-reported beside them: a model that mixes up the points of a diagram does so in problems that it solves, too, and only the difference is
-what misreading costs.
+reported beside them: a model that mixes up the points of a diagram does so in problems that it solves, too, and only
+the difference is what misreading costs.
 
 Transcriptions come from the view `transcribe` if the run has it. Else they are what the image-only responses state
 before they answer: of a lost problem its wrong samples, of a solved one its right samples.

@@ -58,7 +58,7 @@ def check(folder: Path, *, benchmark: Benchmark = "pgps9k") -> int:
     layout = {"pairs": pairs, "mathverse": mathverse}.get(benchmark, pgps9k)
     with progress_bars() as bars:
         report = layout.check(folder, progress=bars.counter("checking diagrams"))
-    _print_check(report)
+    print_check(report)
     return 0 if report.ok else 1
 
 
@@ -225,7 +225,7 @@ def given() -> dict[str, str]:
     return {"command": shlex.join(sys.argv)}
 
 
-def _print_check(report: Report) -> None:
+def print_check(report: Report) -> None:
     """What a check of a data set found: what is there, then every fault."""
     for name, split in report.splits.items():
         print(f"{name}: {split.problems} sound problems, {split.images} diagrams, {len(split.types)} types")

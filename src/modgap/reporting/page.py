@@ -140,7 +140,7 @@ def _page() -> Template:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
-        loader=PackageLoader("modgap.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("modgap.reporting", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(points=lambda value: percent(value), short=lambda value: f"{value:.4g}")
     return environment.get_template("report.html.jinja")
@@ -156,7 +156,7 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
         numbers["paper"] = [{"caption": x.caption, "head": x.head, "rows": x.rows} for x in paper]
     runs: dict[str, Any] = numbers["runs"]
     curves = training_panels(averaged(numbers["training"], numbers["seeds"]))
-    folder = files("modgap.report") / "templates"
+    folder = files("modgap.reporting") / "templates"
     script = (folder / "viewer.js").read_text(encoding="utf-8")
     index, blocks, packed = viewer_data(found.evals, scores, images) if runs else (None, [], False)
     tables: dict[str, list[Any]] = {
