@@ -18,7 +18,6 @@ from typing import Annotated, Literal
 import cyclopts
 from cyclopts import App, Parameter
 
-import modgap
 from modgap.cli.data import (
     Benchmark,
     EngineArgs,
@@ -32,11 +31,12 @@ from modgap.cli.data import (
 )
 from modgap.cli.runs import grade, report
 from modgap.core.errors import UsageError, UserError
+from modgap.core.version import __version__
 
 app = App(
     name="modgap",
     help="Measure, explain and close the modality gap of multimodal LLMs.",
-    version=modgap.__version__,
+    version=__version__,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,  # main says what it means
 )
