@@ -308,7 +308,8 @@ def comma(rng: random.Random, value: Value, written: str, wrong: str) -> Made:
     )
 
 
-SCRAPS = list("{}()[]\\$^_,.:;=<>|'\"+-*/!?%&~ \n0123456789abxyzéπ√²°×−≠≈度㎝。") + [
+SCRAPS = [
+    *"{}()[]\\$^_,.:;=<>|'\"+-*/!?%&~ \n0123456789abxyzéπ√²°×−≠≈度㎝。",
     "\\frac", "\\sqrt{", "\\text{", "\\left", "\\right", "\\pm", "^\\circ", "\\over ", "\\sin ", "\\boxed{", "</think>", "<think>", " or ",
     "\\begin{aligned}", "\\end{aligned}", "\\not", "\\color{red}", "\\\\", "cm", "\\,", "1,234", "\\log ", "\\cos^{-1}", "||",
 ]  # fmt: skip

@@ -78,8 +78,10 @@ _DEGREES = re.compile(
     r"\^\s*(?:\{\s*\{\s*o\s*\}\s*\}|\{\s*o\s*\}|o(?![A-Za-z]))"
     rf"|\^\s*\{{\s*(?:\{{\s*{_DEGREE_SIGN}\s*\}}|{_DEGREE_SIGN})\s*\}}|\^?\s*{_DEGREE_SIGN}"
 )
-_PRIMES = re.compile(r"\^?\s*\{?\s*((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s*(?:\{\s*('+)\s*\}|('+))")
-_EMPHASIS = re.compile(r"(?:(?<![^\s=:])(\*{2,3}|__)|^\s*(\*))(?=[^\s*_])([^*]{1,400}?)\s?(?:\1|\2)(?=[\s:.]|$)")
+_PRIMES = re.compile(r"(?:\^\s*)?(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s*(?:\{\s*('+)\s*\}|('+))")
+_EMPHASIS = re.compile(
+    r"(?:(?<![^\s=:])(\*{2,3}|__)|(?:^|(?<=[=:}]))\s*(\*))(?=[^\s*_])((?:[^*]|\*(?!\*)){1,400}?)\s?(?:\1|\2)(?=[\s:.}]|$)"
+)
 _BARS = re.compile(r"\\[lr]?vert(?![A-Za-z])")
 _FRACTION_NAMES = re.compile(r"\\(?:nice|s|x|flat)frac(?![A-Za-z])")
 _OVER = re.compile(r"\{\s*([0-9.]{1,20})\s*\\over(?![A-Za-z])\s*([0-9.]{1,20})\s*\}")

@@ -52,7 +52,7 @@ _DENIAL = re.compile(
 _NUMBERED = re.compile(r"_\s*\{?\s*\w{1,3}\s*\}?|\\angle\s*\{?\s*[0-9]{1,2}")
 _NAME = re.compile(r"(?:[^\W0-9]|[\\_{}()|' +/.])*")
 _SET_BRACE = re.compile(r"\\(?:[{}]|[lr]brace(?![A-Za-z]))")
-_TAKES_ARGUMENT = re.compile(r"(?:\\[A-Za-z]+|[\^_])\s*$")
+_TAKES_ARGUMENT = re.compile(r"(?:\\(?!approx|cong|sim|equiv|doteq|therefore)[A-Za-z]+|[\^_])\s*$")
 
 
 def _tidy(text: str) -> str:
