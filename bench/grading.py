@@ -25,9 +25,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import grading_oracles
 from mathruler.grader import extract_boxed_content, grade_answer
 
-import grading_oracles
 import test_grading
 import test_mathverse_grading
 from modgap.core.grading import Mode, grade
