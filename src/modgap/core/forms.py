@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
 
+from modgap.core import greek
 from modgap.core.formula import evaluate
 from modgap.core.number import MAX_CHARS, UNITS, clean, parse_number
 from modgap.core.units import stated_units
@@ -50,13 +51,18 @@ _LABEL = re.compile(
     r"|([A-Z])\s*(?=\([^()]*,)"  # `M(1, 2)`
 )
 _MEMBER = re.compile(r"[a-z]\s*(?:\\in(?![a-z])|∈)\s*(?=[(\[])")
-_FUNCTION_SIDE = re.compile(r"[a-zA-Z]\s*\(\s*[a-z]\s*\)")
+FUNCTION_SIDE = re.compile(r"([a-zA-Z]\s*(?:'{1,2}|\^\s*\{\s*(?:-1|\\prime)\s*\}|_\s*\{?\s*\w\s*\}?)?)\s*\(\s*([a-z])\s*\)")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)")
-LETTER = re.compile(r"[A-Za-z]|\\[a-z]+")
+LETTER = re.compile(r"[A-Za-z]|\\[A-Za-z]+")
 _NUMBER_WORDS = {
     "zero": 0.0, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0,
     "six": 6.0, "seven": 7.0, "eight": 8.0, "nine": 9.0, "ten": 10.0, "eleven": 11.0, "twelve": 12.0,
 }  # fmt: skip
+
+
+def notation(text: str) -> str:
+    r"""`clean`, with one name for a Greek letter: `α`, `\alpha` and `alpha`, `φ`, `\varphi` and `phi`."""
+    return greek.commands(clean(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ def read_form(text: str) -> Form:
 def _read(text: str) -> Form:
     text = _REALS.sub(" all real numbers ", text)
     flat = _WRAPPED.sub(r" \1 ", _WRAPPED_UNIT.sub(_without_unit, text.replace("$", " ")))
-    flat = _unbrace(clean(flat.replace("\\{", "\\lbrace ").replace("\\}", "\\rbrace ")))
+    flat = _unbrace(notation(flat.replace("\\{", "\\lbrace ").replace("\\}", "\\rbrace ")))
     if flat.startswith("\\lbrace") and flat.endswith("\\rbrace"):
         flat = flat[len("\\lbrace") : -len("\\rbrace")].strip()
     value = parse_number(text)
@@ -196,7 +202,10 @@ def _read_inequality(text: str, signs: Sequence[str]) -> Form:
 
 
 def _read_equation(text: str) -> Form:
-    sides = [formula_side(side) for side in text.split("=")]
+    texts = [side.strip() for side in text.split("=")]
+    # `f(x) = 2x` says what y is; `y = f(x)`, and `f(x)` alone, say nothing of f.
+    named = len(texts) > 1 and "y" not in texts
+    sides = [formula_side(side) if named else Form("formula", side) for side in texts]
     if any(evaluate(side.text) is None for side in sides):
         return Form("words", text)
     if len(sides) == 1:
@@ -214,4 +223,4 @@ def _read_equation(text: str) -> Form:
 def formula_side(text: str) -> Form:
     """One side of a relation; `f(x)` is y, with that name."""
     text = text.strip()
-    return Form("formula", "y", name=text) if _FUNCTION_SIDE.fullmatch(text) else Form("formula", text)
+    return Form("formula", "y", name=text) if FUNCTION_SIDE.fullmatch(text) else Form("formula", text)

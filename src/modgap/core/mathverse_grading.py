@@ -24,10 +24,10 @@ from typing import Final, Protocol, get_args
 
 from modgap.core import choices, judge
 from modgap.core.comparison import same_form
-from modgap.core.forms import read_form
+from modgap.core.forms import notation, read_form
 from modgap.core.grading import ABSOLUTE, RELATIVE, ROUNDING, Grade, extract_answer
 from modgap.core.judge import Ask, JudgeMode, Undecided
-from modgap.core.number import MAX_CHARS, clean
+from modgap.core.number import MAX_CHARS
 from modgap.core.paper_grading import extract_boxed_content
 from modgap.core.units import units_differ
 
@@ -134,25 +134,22 @@ def _multiple_choice(case: Case, answer: str, mode: JudgeMode) -> Grade | Undeci
         return Grade("wrong", answer[: choices.MAX_CHARS], None, "length")
     options = choices.parse_choices(case.question)
     gold = choices.named_letters(case.gold, options) or choices.named_letters(case.gold, {})
-    if not gold and (by_value := choices.named_by_value(case.gold, options, _same_choice)):
-        gold = frozenset(by_value)
+    if not gold:
+        readings = choices.read_choice(case.gold, options, _same_choice).readings
+        gold = readings[0] if len(readings) == 1 else None
     if not gold:
         return Grade("error", answer, None, "gold", f"the gold answer {case.gold[:80]!r} names no choice")
-    letters = choices.named_letters(answer, options)
-    if letters:
-        return _by_letter(letters, gold, "letter")
-    letter = choices.named_by_value(answer, options, _same_choice)
-    if letter is None:
+    named = choices.read_choice(answer, options, _same_choice)
+    verdicts = {None if letters is None else _right(letters, gold) for letters in named.readings}
+    if None in verdicts or len(verdicts) > 1:
         return Undecided(answer, case.gold, case.question, mode)
-    return (
-        _by_letter(frozenset(letter), gold, "choice-value") if letter else Grade("wrong", answer, None, "choice-value")
-    )
+    letters = named.readings[0] or ()
+    return Grade("correct" if True in verdicts else "wrong", ", ".join(sorted(letters)) or answer, None, named.stage)
 
 
-def _by_letter(letters: frozenset[str], gold: frozenset[str], stage: str) -> Grade:
+def _right(letters: frozenset[str], gold: frozenset[str]) -> bool:
     """A gold of several letters is malformed: each of them is right, and so are all of them together."""
-    right = letters <= gold if len(letters) == 1 else letters == gold
-    return Grade("correct" if right else "wrong", ", ".join(sorted(letters)), None, stage)
+    return letters <= gold if len(letters) == 1 else letters == gold
 
 
 def _same_choice(answer: str, choice: str) -> bool | None:
@@ -192,7 +189,7 @@ def _relative(value: float, gold: float) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\s", "", clean(text[: 2 * MAX_CHARS]))
+    return re.sub(r"\s", "", notation(text[: 2 * MAX_CHARS]))
 
 
 def _no_prose(text: str) -> bool:
