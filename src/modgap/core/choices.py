@@ -3,7 +3,7 @@ r"""Multiple choice: the choices of a question, and which of them an answer name
 An answer names a choice by its letter (`C`, `(C)`, `C. 5`, `C: 120^\circ`, `\text{C}`, `The answer is C`) or by its
 value (`120^\circ`, `Zero`). A lettered choice (`C. 5`, `C: 5`, `(C) 5`) is that letter whatever value stands there: the
 official judge says so. A letter and a value beside each other (`C, 120^\circ`, `120^\circ (C)`, `C = 120`) are a choice
-if they agree. A lower-case letter that is the text of one choice is that choice (`B:a`), else the choice of that letter.
+if they agree. A lower-case letter that is the text of one choice is that choice (`B:a`), else it is the letter.
 A gold answer may be malformed: `(C)` is C, and `C\nD` names two letters, either of which is right.
 
 The original knows a single letter `a` to `e` only, and compares it with the gold's characters; it reads anything else
@@ -29,9 +29,10 @@ _ALONE = re.compile(r"[(\[{]*\s*([A-Ha-h])\s*[)\]}]*\s*[.:]?")
 _LEADING = re.compile(r"[{(\[]*\s*([A-H])\s*[)\]}]*\s*[.:)]|[{]*\s*[(\[]\s*([A-H])\s*[)\]]")
 _SEVERAL = re.compile(r"[(\[{]*\s*[A-H]\s*[)\]}]*(?:\s*(?:,|;|/|&|\band\b|\bor\b|\n)\s*[(\[{]*\s*[A-H]\s*[)\]}]*)+[.]?")
 _LEADING_LETTER = re.compile(r"[(\[]?\s*([A-Ha-h])(?:\s*[)\]])?(?![A-Za-z0-9'])")
-_TRAILING_LETTER = re.compile(r"(?<![A-Za-z0-9\\])[(\[]?\s*([A-Ha-h])\s*[)\]]?[.:]?$")
+_TRAILING_LETTER = re.compile(r"(?<![A-Za-z0-9\\])(?:[(\[]\s*)?([A-Ha-h])(?:\s*[)\]])?[.:]?$")
 _SEPARATOR = re.compile(
-    r"\s*(?:->|=>|[,;:=|/→⇒-]|\\(?:to|rightarrow|Rightarrow|implies)(?![a-z])|\b(?:and|or|i\.e\.|which is|is)(?![a-z]))\s*"
+    r"\s*(?:->|=>|[,;:=|/→⇒-]|\\(?:to|rightarrow|Rightarrow|implies)(?![a-z])"
+    r"|\b(?:and|or|i\.e\.|which is|is)(?![a-z]))\s*"
 )
 _JOINING = re.compile(r"\{\s*(and|or|is|i\.e\.)\s*\}")
 _LETTER_IN_BRACES = re.compile(r"\{\s*([(\[]?\s*[A-Ha-h]\s*[)\]]?\s*[.,;:=-]?)\s*\}")
@@ -127,14 +128,16 @@ def read_choice(answer: str, choices: Mapping[str, str], same: Same) -> Named:
     if letters:
         return Named("letter", (letters,))
     whole = _letters_of_value(named_by_value(text, choices, same))
-    for letter, values, firm in _letters_beside(text):
+    for letter, values, firm in sorted(_letters_beside(text), key=lambda beside: beside[0].islower()):
         if letter.upper() not in choices:
             continue
         if any(same(value, choices[letter.upper()]) or _alike(value, choices[letter.upper()]) for value in values):
             return Named("letter", (frozenset(letter.upper()),))
-        of_value = [_letters_of_value(named_by_value(value, choices, same)) for value in values]
-        if firm and letter.isupper() and (not whole or whole in of_value):
-            return Named("letter", (frozenset(letter), whole))
+        of_values = [_letters_of_value(named_by_value(value, choices, same)) for value in values]
+        of_value = next(filter(None, of_values), of_values[0])
+        divided = whole in (None, frozenset(), of_value) if firm else of_value and not whole
+        if letter.isupper() and divided:
+            return Named("letter", (frozenset(letter), of_value))
     return Named("choice-value", (whole,))
 
 

@@ -55,6 +55,7 @@ _INVERSES: dict[str, Callable[[float], float]] = {
 _OTHERS: dict[str, Callable[[float], float]] = {"ln": math.log, "log": math.log10, "exp": math.exp}
 _NAMES = "|".join((*(f"arc{name}" for name in _INVERSES), *_ANGLES, *_OTHERS))
 _FUNCTION = re.compile(rf"\\?({_NAMES})(?![a-z])")
+_ANGLE_FUNCTION = re.compile(rf"(?<![A-Za-z])\\?(?:arc)?(?:{'|'.join(_ANGLES)})(?![a-z])")
 _FUNCTION_IN_BRACES = re.compile(rf"\{{\s*({_NAMES})\s*\}}")
 _UNKNOWN_FUNCTION = re.compile(
     r"([fg]\s*(?:'{1,2}|\^\s*\{\s*-1\s*\}|\^\s*\{\s*\\prime\s*\}|_\s*\w|_\s*\{\s*\w{1,3}\s*\})?)\s*(?=\()"
@@ -62,30 +63,28 @@ _UNKNOWN_FUNCTION = re.compile(
 _LETTER = re.compile(rf"({COMMAND}|[A-Za-z])(?:\s*_\s*(\{{\s*\w{{1,6}}\s*\}}|\w))?(?:'{{0,2}})")
 # Two letters side by side are a product only where nobody would read a word (`AB` is a segment, `no` an answer).
 _PRODUCTS = "xy|yx|xz|zx|yz|zy|ab|ac|bc|ax|bx|cx|ay|cy|az|bz|cz|abc|xyz|mx|kx|rh|lw|bh|dx|hk|xh"
-_KNOWN = re.compile(
-    rf"\\[A-Za-z]+|_\s*\{{[^{{}}]*\}}|(?<![A-Za-z])(?:{_NAMES}|sqrt|pi|{_PRODUCTS})(?![a-z])"
-)
+_KNOWN = re.compile(rf"\\[A-Za-z]+|_\s*\{{[^{{}}]*\}}|(?<![A-Za-z])(?:{_NAMES}|sqrt|pi|{_PRODUCTS})(?![a-z])")
 _WORD = re.compile(r"[^\W\d_]{2}")
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What a formula is at each of the points, None where it has no value there.
+    r"""What a formula is at each of the points, None where it has no value there.
 
     Attributes:
         numbers: One for each point.
         terms: At each point the size of the largest term; what is left when terms cancel is rounding of this size.
         letters: The letters that it has.
         rounded: Whether it has a decimal point, so that its coefficients may be rounded.
-        angles: `degrees` where it has a degree sign, `radians` where it has a function of an angle, or pi, and none.
-        ambiguous: Whether it has `\\sin^{-1}` or the like.
+        angles: Which of a degree sign, pi and a function of an angle it has.
+        ambiguous: Whether it has `\sin^{-1}` or the like.
     """
 
     numbers: tuple[float | None, ...]
     terms: tuple[float, ...]
     letters: frozenset[str]
     rounded: bool = False
-    angles: str = ""
+    angles: frozenset[str] = frozenset()
     ambiguous: bool = False
 
 
@@ -182,7 +181,7 @@ class _FormulaParser(Parser):
         return result**exponent
 
     def function_argument(self) -> float:
-        """A bracket, or all that is multiplied without a sign: `\\sin 2x \\cos y` has `2x`."""
+        r"""A bracket, or all that is multiplied without a sign: `\sin 2x \cos y` has `2x`."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise NotANumberError
@@ -238,8 +237,9 @@ def evaluate(text: str) -> Values | None:
         terms.append(parser.terms)
     if sum(number is not None for number in numbers) < 2:
         return None
-    radians = bool(_FUNCTION.search(text)) or "pi" in text
-    angles = "degrees" if "°" in text else "radians" if radians else ""
+    angles = frozenset(sign for sign in ("°", "pi") if sign in text)
+    if _ANGLE_FUNCTION.search(text):
+        angles |= {"function"}
     return Values(tuple(numbers), tuple(terms), frozenset(letters), "." in text, angles, ambiguous)
 
 
@@ -254,11 +254,18 @@ def same_formula(left: Values, right: Values) -> bool | None:
         return None
     if max(distances) <= SAME_VALUE:
         return True
-    if left.ambiguous or right.ambiguous or {left.angles, right.angles} == {"degrees", "radians"}:
+    if left.ambiguous or right.ambiguous or _in_other_measures(left.angles, right.angles):
         return None
     # Four of five points: where a rounded formula is close to 0, it is not close to the exact one.
     near = sum(distance <= NEAR for distance in distances) >= 0.8 * len(distances)
     return None if near and (left.rounded or right.rounded) and left.letters == right.letters else False
+
+
+def _in_other_measures(left: frozenset[str], right: frozenset[str]) -> bool:
+    """Whether one is in degrees, and the other may be in radians."""
+    if ("°" in left) == ("°" in right):
+        return False
+    return "function" in left & right or "pi" in left ^ right
 
 
 def same_relation(left: tuple[Values, Values], right: tuple[Values, Values], *, directed: bool = False) -> bool | None:

@@ -10,9 +10,9 @@ import unicodedata
 from typing import Final
 
 LOWER: Final = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi "
-    "psi omega"
-).split()
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
+    "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
+)  # fmt: skip
 UPPER: Final = tuple(name.capitalize() for name in LOWER)
 _VARIANTS: Final = {f"var{name}": name for name in ("epsilon", "theta", "kappa", "rho", "sigma", "phi")} | {
     f"var{name}": name for name in ("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi")

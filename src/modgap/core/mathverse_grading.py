@@ -23,16 +23,24 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, get_args
 
 from modgap.core import choices, judge
-from modgap.core.comparison import same_form
+from modgap.core.comparison import Close, for_algebra, same_form
 from modgap.core.forms import notation, read_form
 from modgap.core.grading import ABSOLUTE, RELATIVE, ROUNDING, Grade, extract_answer
 from modgap.core.judge import Ask, JudgeMode, Undecided
 from modgap.core.number import MAX_CHARS
 from modgap.core.paper_grading import extract_boxed_content
-from modgap.core.units import units_differ
 
 MULTI_CHOICE: Final = "multi-choice"
+FREE_FORM: Final = "free-form"
+_QUESTION_TYPES: Final = {
+    "multichoice": MULTI_CHOICE, "multiplechoice": MULTI_CHOICE, "mcq": MULTI_CHOICE,
+    "freeform": FREE_FORM, "openended": FREE_FORM,
+}  # fmt: skip
 PAPER_TOLERANCE: Final = 0.05
+
+_DECIMAL_COMMA = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d)")
+_LONE_COMMA = re.compile(r"[^,;()\[\]]*\d(?:,|\{,\})\d[^,;()\[\]]*")
+"""Text in which one comma stands between digits, and no bracket that it may belong to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,11 @@ class Case:
     gold: str
     question: str
     question_type: str
+
+
+def question_type_of(text: str) -> str | None:
+    """`multi-choice` or `free-form`, as data sets spell it (`multi_choice`, `Multiple Choice`); None for any other."""
+    return _QUESTION_TYPES.get(re.sub(r"[\W_]+", "", text).casefold())
 
 
 class Symbolic(Protocol):
@@ -154,7 +167,8 @@ def _right(letters: frozenset[str], gold: frozenset[str]) -> bool:
 
 def _same_choice(answer: str, choice: str) -> bool | None:
     """Choices are far apart, so that a rounded value names its choice in every mode."""
-    return same_form(read_form(answer), read_form(choice), _relative)
+    same = same_form(read_form(answer), read_form(choice), _relative)
+    return None if same is False and _same_with_decimal_comma(answer, choice, _relative) else same
 
 
 # ---- free-form -----------------------------------------------------------------------------------------------------
@@ -165,18 +179,19 @@ def _free_form(case: Case, answer: str, mode: JudgeMode) -> Grade | Undecided:
     value = given.value if given.kind == "number" else None
     if _plain(answer) == _plain(case.gold):
         return Grade("correct", answer, value, "text")
-    verdict = same_form(given, gold, _strict if mode == "strict" else _relative)
+    close = _strict if mode == "strict" else _relative
+    verdict = same_form(given, gold, close)
+    if verdict is False and _same_with_decimal_comma(answer, case.gold, close):
+        verdict = None
     if verdict is None:
-        return Undecided(
-            answer,
-            case.gold,
-            case.question,
-            mode,
-            # Algebra drops units, so that it would settle what they leave open.
-            symbolic=not units_differ(given.units, gold.units)
-            and ("words" not in (given.kind, gold.kind) or (_no_prose(given.text) and _no_prose(gold.text))),
-        )
+        return Undecided(answer, case.gold, case.question, mode, symbolic=for_algebra(given, gold))
     return Grade("correct" if verdict else "wrong", answer, value, gold.kind)
+
+
+def _same_with_decimal_comma(answer: str, gold: str, close: Close) -> bool:
+    """`3,5` for 3.5: two numbers to most readers, one to others."""
+    readings = [_DECIMAL_COMMA.sub(".", text) if _LONE_COMMA.fullmatch(text) else text for text in (answer, gold)]
+    return readings != [answer, gold] and bool(same_form(read_form(readings[0]), read_form(readings[1]), close))
 
 
 def _strict(value: float, gold: float) -> bool:
@@ -190,10 +205,6 @@ def _relative(value: float, gold: float) -> bool:
 
 def _plain(text: str) -> str:
     return re.sub(r"\s", "", notation(text[: 2 * MAX_CHARS]))
-
-
-def _no_prose(text: str) -> bool:
-    return not re.search(r"[^\W\d_]{3}", re.sub(r"\\[A-Za-z]+", " ", text))
 
 
 # ---- the original's rules ------------------------------------------------------------------------------------------
