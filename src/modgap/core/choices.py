@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from modgap.core.forms import notation
+from modgap.core.greek import canonical
 
 MAX_CHARS = 2000
 LETTERS = "ABCDEFGH"
@@ -143,8 +143,8 @@ def read_choice(answer: str, choices: Mapping[str, str], same: Same) -> Named:
 
 def _exact(answer: str, choices: Mapping[str, str]) -> str:
     """The choice whose text is one lower-case letter, written as the answer is; empty if it is not exactly one."""
-    given = re.sub(r"[\s{}$.]+", "", notation(answer))
-    found = [letter for letter, text in choices.items() if re.sub(r"[\s{}$.]+", "", notation(text)) == given]
+    given = re.sub(r"[\s{}$.]+", "", canonical(answer))
+    found = [letter for letter, text in choices.items() if re.sub(r"[\s{}$.]+", "", canonical(text)) == given]
     return found[0] if len(found) == 1 and len(given) == 1 and given.islower() else ""
 
 
@@ -154,7 +154,7 @@ def _letters_of_value(letter: str | None) -> frozenset[str] | None:
 
 def _letters_beside(answer: str) -> Iterator[tuple[str, list[str], bool]]:
     """A letter at either end, what the rest may be, and whether a separator or brackets divide the two."""
-    text = notation(answer.replace("\n", " , ").replace("\\\\", " , "))
+    text = canonical(answer.replace("\n", " , ").replace("\\\\", " , "))
     text = _JOINING.sub(r" \1 ", _LETTER_IN_BRACES.sub(r" \1 ", text)).strip()
     while text.startswith("{") and text.endswith("}") and text.count("{") == 1:
         text = text[1:-1].strip()
@@ -184,7 +184,7 @@ def named_letters(answer: str, choices: Mapping[str, str]) -> frozenset[str]:
         answer: The content of the box, or a gold answer.
         choices: The question's choices; a letter beyond them is none (`E` is a point where there are four choices).
     """
-    text = notation(answer[:MAX_CHARS].replace("\n", " , ").replace("**", "")).strip()
+    text = canonical(answer[:MAX_CHARS].replace("\n", " , ").replace("**", "")).strip()
     text = re.sub(r"[{]\s*([^{}]*?)\s*[}]", r"\1", text).strip()
     if match := _ALONE.fullmatch(text):
         found = {match[1].upper()}
@@ -221,4 +221,4 @@ def _alike(answer: str, choice: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[\s{}$.,*]+", "", notation(text)).casefold()
+    return re.sub(r"[\s{}$.,*]+", "", canonical(text)).casefold()

@@ -183,6 +183,11 @@ def _same_kind(answer: Form, gold: Form, close: Close) -> bool | None:
 def _same_number(answer: Form, gold: Form, close: Close) -> bool | None:
     if math.isinf(gold.value) or math.isinf(answer.value):
         return answer.value == gold.value
+    if not (math.isnan(answer.other) and math.isnan(gold.other)):
+        if close(answer.value, gold.value) and close(answer.other, gold.other):
+            return True
+        pairs = [(a, g) for a in (answer.value, answer.other) for g in (gold.value, gold.other)]
+        return None if any(close(a, g) for a, g in pairs) else False
     if close(answer.value, gold.value):
         return True
     return None if _same_angle(answer, gold) else _same_share(answer, gold)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
 
-from modgap.core import greek
 from modgap.core.formula import evaluate
-from modgap.core.number import AGREEMENT, MAX_CHARS, UNITS, clean, parse_number
+from modgap.core.greek import canonical
+from modgap.core.number import AGREEMENT, MAX_CHARS, UNITS, parse_number, readings
 from modgap.core.units import stated_units
 
 Kind = Literal["number", "time", "ratio", "formula", "equation", "inequality", "bracket", "list", "words"]
@@ -73,20 +73,16 @@ _NUMBER_WORDS = {
 }  # fmt: skip
 
 
-def notation(text: str) -> str:
-    r"""`clean`, with one name for a Greek letter: `α`, `\alpha` and `alpha`, `φ`, `\varphi` and `phi`."""
-    return greek.commands(clean(text))
-
-
 @dataclass(frozen=True, slots=True)
 class Form:
-    """An answer, read.
+    r"""An answer, read.
 
     Attributes:
         kind: What it is.
         text: Its cleaned text.
         name: What it is said to be the value of (`x`, `Area`), empty if that is not said.
         value: Of a number; infinite for the end of an interval. Of a time, what it is as a ratio, if it can be one.
+        other: Of a number that does not say if an angle is in degrees (`\sin 30`), its value in radians; else NaN.
         seconds: Of a time, since midnight.
         parts: Of a list or a bracket; the two sides of an equation, or of an inequality, smaller first.
         sign: `<`, `<=` or `!=` of an inequality, the brackets of a bracket, `or`, `and` or `,` of a list, `a` or `p` of
@@ -102,6 +98,7 @@ class Form:
     sign: str = ""
     units: frozenset[str] = frozenset()
     seconds: int = 0
+    other: float = math.nan
 
 
 def read_form(text: str) -> Form:
@@ -116,12 +113,12 @@ def _read(text: str) -> Form:
     text = _TWICE_ESCAPED.sub(r"\\", text)
     text = _NOT_EQUAL.sub(r"\\ne ", _REALS.sub(" all real numbers ", text)).replace("{:}", ":")
     flat = _WRAPPED.sub(r" \1 ", _WRAPPED_UNIT.sub(_without_unit, text.replace("$", " ")))
-    flat = _unbrace(notation(flat.replace("\\{", "\\lbrace ").replace("\\}", "\\rbrace ")))
+    flat = _unbrace(canonical(flat.replace("\\{", "\\lbrace ").replace("\\}", "\\rbrace ")))
     if flat.startswith("\\lbrace") and flat.endswith("\\rbrace"):
         flat = flat[len("\\lbrace") : -len("\\rbrace")].strip()
-    value = parse_number(text)
-    if value is not None and not _RATIO.fullmatch(flat) and not _TIME.fullmatch(flat):
-        return Form("number", flat, _name_of(flat), value)
+    values = readings(text)
+    if values and not _RATIO.fullmatch(flat) and not _TIME.fullmatch(flat):
+        return Form("number", flat, _name_of(flat), values[0], other=values[-1] if len(values) > 1 else math.nan)
     parts = _split(flat, _SEPARATOR)
     if 1 < len(parts) <= MAX_PARTS:
         joiner = "or" if re.search(r"\bor\b", flat, re.IGNORECASE) else ","
@@ -184,9 +181,8 @@ def _read_part(text: str, labelled: bool = False) -> Form:
     if match := _RATIO.fullmatch(text):
         first, second = float(match[1]), float(match[2])
         return Form("number", text, value=first / second) if first and second else Form("ratio", text)
-    value = parse_number(text)
-    if value is not None:
-        return Form("number", text, _name_of(text), value)
+    if values := readings(text):
+        return Form("number", text, _name_of(text), values[0], other=values[-1] if len(values) > 1 else math.nan)
     if match := _RATIO_NAME.match(text) or _POINT_NAME.match(text):
         return _read_part(text[match.end() :], labelled=True)
     match = _LABEL.match(text)

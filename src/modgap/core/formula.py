@@ -89,16 +89,15 @@ class Values:
 
 
 class _FormulaParser(Parser):
-    """The parser of numbers, with letters, functions and absolute values."""
+    """The parser of numbers, with letters and functions."""
 
     def __init__(self, text: str, point: int) -> None:
         super().__init__(text)
         self.point = point
         self.letters: set[str] = set()
-        self.bars = 0
         self.largest = 0.0  # term of the sum that is being read
         self.terms = 0.0  # the same of the last sum that was read whole: in the end, of the outermost
-        self.degrees = "°" in text
+        self.in_degrees = "°" in text
         self.ambiguous = False
 
     def sum(self) -> float:
@@ -116,15 +115,11 @@ class _FormulaParser(Parser):
         character = self.peek()
         if character in ("(", "{", "["):
             return "*"
-        if character == "|":
-            return "" if self.bars else "*"
         if _FUNCTION.match(self.text, self.at) or _LETTER.match(self.text, self.at):
             return "*"
         return super().operator()
 
     def atom(self) -> float:
-        if self.peek() == "|":
-            return self.absolute()
         if match := self.take(_FUNCTION):
             return self.function(match[1])
         if match := self.take(_UNKNOWN_FUNCTION):
@@ -140,18 +135,6 @@ class _FormulaParser(Parser):
             return math.e
         self.letters.add(name)
         return _value(name, self.point)
-
-    def absolute(self) -> float:
-        self.at += 1
-        self.depth += 1
-        self.bars += 1
-        if self.depth > MAX_DEPTH:
-            raise NotANumberError
-        value = abs(self.sum())
-        self.expect("|")
-        self.bars -= 1
-        self.depth -= 1
-        return value
 
     def function(self, name: str) -> float:
         """What follows the name of a function."""
@@ -174,9 +157,9 @@ class _FormulaParser(Parser):
         if name in _OTHERS:
             result = math.log(value, base) if name == "log" else _OTHERS[name](value)
         elif inverse:
-            result = math.degrees(_INVERSES[name](value)) if self.degrees else _INVERSES[name](value)
+            result = math.degrees(_INVERSES[name](value)) if self.in_degrees else _INVERSES[name](value)
         else:
-            in_degrees = "°" in own or (self.degrees and _LETTER.search(own) and "pi" not in own)
+            in_degrees = "°" in own or (self.in_degrees and _LETTER.search(own) and "pi" not in own)
             result = _ANGLES[name](math.radians(value) if in_degrees else value)
         return result**exponent
 
@@ -187,8 +170,7 @@ class _FormulaParser(Parser):
             raise NotANumberError
         bracketed = self.peek() in ("(", "{", "[", "|")
         value = self.atom() if bracketed else self.power()
-        if self.peek() == "°":
-            self.at += 1
+        self.degree_signs()
         while not bracketed and self.peek() and (_LETTER.match(self.text, self.at) or self.text[self.at] == "\\"):
             if _FUNCTION.match(self.text, self.at) or self.operator() != "*":
                 break
@@ -225,7 +207,7 @@ def evaluate(text: str) -> Values | None:
         parser = _FormulaParser(text, point)
         number: float | None = None
         try:
-            number = parser.sum()
+            number = parser.quotient()
         except (NotANumberError, ArithmeticError, ValueError):
             pass
         else:

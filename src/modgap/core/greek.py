@@ -9,6 +9,8 @@ import re
 import unicodedata
 from typing import Final
 
+from modgap.core.notation import clean
+
 LOWER: Final = (
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
     "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
@@ -48,15 +50,12 @@ _VARIANT = re.compile(rf"\\({'|'.join(_VARIANTS)})(?![A-Za-z])")
 _TRIANGLE = re.compile(r"\\Delta(?=\s*[A-Z]\s*[A-Z]\s*[A-Z])")
 _SPACES = re.compile(r"  +")
 COMMAND: Final = rf"\\(?:{_NAMES})(?![A-Za-z])"
-"""A Greek letter as `commands` writes it."""
+"""A Greek letter as `canonical` writes it."""
 
 
-def commands(text: str) -> str:
-    r"""Each Greek letter as its LaTeX command; `Δ` before three points is a triangle.
-
-    Args:
-        text: A cleaned text (`number.clean`).
-    """
+def canonical(text: str) -> str:
+    r"""`notation.clean`, and each Greek letter as its LaTeX command; `Δ` before three points is a triangle."""
+    text = clean(text)
     if text.isascii() and "\\" not in text:
         return _SPELLED.sub(r"\\\1 ", text) if _SPELLED.search(text) else text
     text = _SPELLED.sub(r"\\\1 ", text.translate(_LETTERS))

@@ -24,8 +24,9 @@ from typing import Final, Protocol, get_args
 
 from modgap.core import choices, judge
 from modgap.core.comparison import Close, for_algebra, same_form
-from modgap.core.forms import notation, read_form
+from modgap.core.forms import read_form
 from modgap.core.grading import ABSOLUTE, RELATIVE, ROUNDING, Grade, extract_answer
+from modgap.core.greek import canonical
 from modgap.core.judge import Ask, JudgeMode, Undecided
 from modgap.core.number import MAX_CHARS
 from modgap.core.paper_grading import extract_boxed_content
@@ -204,7 +205,7 @@ def _relative(value: float, gold: float) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\s", "", notation(text[: 2 * MAX_CHARS]))
+    return re.sub(r"\s", "", canonical(text[: 2 * MAX_CHARS]))
 
 
 # ---- the original's rules ------------------------------------------------------------------------------------------
