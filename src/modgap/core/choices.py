@@ -43,6 +43,7 @@ _DENIED = re.compile(
     r"\b(?:not|isn't|neither|except|excluding)\s+(?:(?:the|an?|option|choice|answer)\s+)*\(?[A-H]\b"
     r"|\b[A-H]\)?\s+(?:is\s+(?:not|wrong|incorrect|false|impossible)|isn't|cannot|can't)\b"
 )
+_BRACES = re.compile(r"[{}]")
 _NAMED = re.compile(
     r"\b(?:answer|option|choice)\b\s*(?:is|would be|should be)?\s*(?:option|choice)?"
     r"\s*[:=]?\s*[({\[]*\s*([A-H])(?![A-Za-z0-9'])",
@@ -128,6 +129,8 @@ def read_choice(answer: str, choices: Mapping[str, str], same: Same) -> Named:
     if letters:
         return Named("letter", (letters,))
     whole = _letters_of_value(named_by_value(text, choices, same))
+    if any(_alike(text, choice) for choice in choices.values()):
+        return Named("choice-value", (whole,))
     for letter, values, firm in sorted(_letters_beside(text), key=lambda beside: beside[0].islower()):
         if letter.upper() not in choices:
             continue
@@ -221,4 +224,6 @@ def _alike(answer: str, choice: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[\s{}$.,*]+", "", canonical(text)).casefold()
+    r"""Without spaces and punctuation that say nothing: `1 1/2`, `3.5` and `\frac{1}{23}` need theirs."""
+    text = re.sub(r"(?<!\d)\s+|\s+(?!\d)|\$", "", canonical(text)).casefold()
+    return re.sub(r"[.,](?!\d)", "", text if any(character.isdigit() for character in text) else _BRACES.sub("", text))

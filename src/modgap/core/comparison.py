@@ -20,9 +20,12 @@ Close = Callable[[float, float], bool]
 """Whether a value (first) is close enough to the gold's (second)."""
 
 _ANSWER_WORDS = frozenset({"yes", "no", "true", "false"})
+_OVERLINE = re.compile(r"\\overline(?![a-z])")
+_MATHEMATICAL = re.compile(r"[\d+*/^=<>|':!°]")
 _VARIABLES = frozenset("xyz")
 _INVERSE = re.compile(r"arc(?:sin|cos|tan|cot|sec|csc)|\^\s*\{\s*-\s*1\s*\}")
-_DENIAL = re.compile(r"\\n(?:ot|eq?|eg|less|gtr|leq|geq|mid|sim)(?![a-z])|\\lnot|≠|!=|≉|≢|¬")
+# Algebra would read a denial as a statement, and a decimal comma as a decimal point.
+_DOUBTFUL = re.compile(r"\d\{,\}\d|\\n(?:ot|eq?|eg|less|gtr|leq|geq|mid|sim)(?![a-z])|\\lnot|≠|!=|≉|≢|¬")
 
 
 def same_form(answer: Form, gold: Form, close: Close) -> bool | None:
@@ -108,12 +111,12 @@ def for_algebra(answer: Form, gold: Form) -> bool:
     forms = (answer, gold)
     unread = any(_any_part(form, lambda part: part.kind == "words") for form in forms)
     prose = any(re.search(r"[^\W\d_]{3}", re.sub(r"\\[A-Za-z]+", " ", form.text)) for form in forms)
-    denied = any(_DENIAL.search(form.text) for form in forms)
+    doubtful = any(_DOUBTFUL.search(form.text) for form in forms)
     ranged = any(
         _any_part(form, lambda part: _is_interval(part) or part.kind in ("inequality", "time", "ratio"))
         for form in forms
     )
-    return unread and not (prose or denied or ranged) and not units_differ(answer.units, gold.units)
+    return unread and not (prose or doubtful or ranged) and not units_differ(answer.units, gold.units)
 
 
 def _any_part(form: Form, test: Callable[[Form], bool]) -> bool:
@@ -144,10 +147,18 @@ def _contradict(answer: str, gold: str) -> bool:
 
 
 def _same_words(answer: Form, gold: Form) -> bool | None:
-    first, second = (re.sub(r"\\overline(?![a-z])|[\W_]+", "", form.text).casefold() for form in (answer, gold))
+    first, second = (_only_words(form.text) for form in (answer, gold))
     if first == second and first:
         return True
     return False if first in _ANSWER_WORDS and second in _ANSWER_WORDS else None
+
+
+def _only_words(text: str) -> str:
+    """Without punctuation, where there is nothing but words; else without spaces and backslashes."""
+    text = _OVERLINE.sub("", text).casefold()
+    if not _MATHEMATICAL.search(text):
+        return re.sub(r"[\W_]+", "", text)
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|[\\$]|[.,;]$", "", text)
 
 
 def _same_kind(answer: Form, gold: Form, close: Close) -> bool | None:

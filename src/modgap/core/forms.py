@@ -66,6 +66,7 @@ _TIME = re.compile(
     r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?(?:\s*\{?\s*([ap])\.?\s?m\b\.?\s*\}?)?", re.IGNORECASE
 )
 HALF_DAY: Final = 12 * 3600
+_OF_VARIABLE = re.compile(r"(?:[-+\d\s.^{}()*/]|\\frac)*[xyz](?:[-+\d\s.^{}()*/]|\\frac)*")
 LETTER = re.compile(r"[A-Za-z]|\\[A-Za-z]+")
 _NUMBER_WORDS = {
     "zero": 0.0, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0,
@@ -179,11 +180,12 @@ def _read_part(text: str, labelled: bool = False) -> Form:
     if (match := _TIME.fullmatch(text)) and int(match[1]) <= 24:
         return _read_time(text, match)
     if match := _RATIO.fullmatch(text):
-        first, second = float(match[1]), float(match[2])
-        return Form("number", text, value=first / second) if first and second else Form("ratio", text)
+        return _read_ratio(text, match)
     if values := readings(text):
         return Form("number", text, _name_of(text), values[0], other=values[-1] if len(values) > 1 else math.nan)
-    if match := _RATIO_NAME.match(text) or _POINT_NAME.match(text):
+    if (match := _RATIO_NAME.match(text)) and (ratio := _RATIO.fullmatch(text, match.end())):
+        return _read_ratio(text, ratio)
+    if match := _POINT_NAME.match(text):
         return _read_part(text[match.end() :], labelled=True)
     match = _LABEL.match(text)
     if match and not labelled and not (match[1] and evaluate(match[1])):  # `xy = 1` names nothing
@@ -206,6 +208,11 @@ def _read_part(text: str, labelled: bool = False) -> Form:
         if 1 < len(items) <= MAX_PARTS:
             return Form("bracket", text, parts=tuple(_read_part(item) for item in items), sign=text[0] + text[-1])
     return _read_equation(text)
+
+
+def _read_ratio(text: str, match: re.Match[str]) -> Form:
+    first, second = float(match[1]), float(match[2])
+    return Form("number", text, value=first / second) if first and second else Form("ratio", text)
 
 
 def _read_time(text: str, match: re.Match[str]) -> Form:
@@ -248,6 +255,10 @@ def _read_equation(text: str) -> Form:
         return number
     if len(sides) == 2:
         return Form("equation", text, parts=tuple(sides))
+    if _OF_VARIABLE.fullmatch(texts[0]) and not LETTER.fullmatch(texts[0]):  # `2x = 20 + 6 = 26` does not say 26
+        return Form("equation", text, parts=(sides[0], sides[-1]))
+    if not any(values.letters for side in sides if (values := evaluate(side.text))):
+        return Form("words", text)  # numbers that contradict each other
     last = _read_part(sides[-1].text)  # a chain: what it comes to
     return Form(last.kind, last.text, sides[0].text if LETTER.fullmatch(sides[0].text) else "", last.value, last.parts)
 

@@ -60,10 +60,11 @@ _FUNCTION_IN_BRACES = re.compile(rf"\{{\s*({_NAMES})\s*\}}")
 _UNKNOWN_FUNCTION = re.compile(
     r"([fg]\s*(?:'{1,2}|\^\s*\{\s*-1\s*\}|\^\s*\{\s*\\prime\s*\}|_\s*\w|_\s*\{\s*\w{1,3}\s*\})?)\s*(?=\()"
 )
-_LETTER = re.compile(rf"({COMMAND}|[A-Za-z])(?:\s*_\s*(\{{\s*\w{{1,6}}\s*\}}|\w))?(?:'{{0,2}})")
+_LETTER = re.compile(rf"({COMMAND}|[A-Za-z])(?:\s*_\s*(\{{\s*\w{{1,6}}\s*\}}|\w))?('{{0,2}})")
 # Two letters side by side are a product only where nobody would read a word (`AB` is a segment, `no` an answer).
 _PRODUCTS = "xy|yx|xz|zx|yz|zy|ab|ac|bc|ax|bx|cx|ay|cy|az|bz|cz|abc|xyz|mx|kx|rh|lw|bh|dx|hk|xh"
 _KNOWN = re.compile(rf"\\[A-Za-z]+|_\s*\{{[^{{}}]*\}}|(?<![A-Za-z])(?:{_NAMES}|sqrt|pi|{_PRODUCTS})(?![a-z])")
+_COMPOSITION = re.compile(r"[A-Za-z]\s*°\s*[A-Za-z]")  # `f \circ g`
 _WORD = re.compile(r"[^\W\d_]{2}")
 
 
@@ -127,7 +128,8 @@ class _FormulaParser(Parser):
         if not self.text.startswith("pi", self.at) and not self.text.startswith("sqrt", self.at):
             match = self.take(_LETTER)
             if match:
-                return self.letter(match[1].lstrip("\\") + "".join(re.findall(r"\w", match[2] or "")))
+                subscript = "".join(re.findall(r"\w", match[2] or ""))
+                return self.letter(match[1].lstrip("\\") + subscript + match[3])
         return super().atom()
 
     def letter(self, name: str) -> float:
@@ -197,7 +199,7 @@ def _value(letter: str, point: int) -> float:
 def evaluate(text: str) -> Values | None:
     """The values of a cleaned formula at the points; None if it is none, or has a value at fewer than two."""
     text = _FUNCTION_IN_BRACES.sub(r"\\\1 ", text.strip())
-    if not text or len(text) > MAX_CHARS or _WORD.search(_KNOWN.sub(" ", text)):
+    if not text or len(text) > MAX_CHARS or _COMPOSITION.search(text) or _WORD.search(_KNOWN.sub(" ", text)):
         return None
     numbers: list[float | None] = []
     terms: list[float] = []

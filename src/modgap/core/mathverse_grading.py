@@ -24,11 +24,11 @@ from typing import Final, Protocol, get_args
 
 from modgap.core import choices, judge
 from modgap.core.comparison import Close, for_algebra, same_form
-from modgap.core.forms import read_form
+from modgap.core.forms import Form, read_form
 from modgap.core.grading import ABSOLUTE, RELATIVE, ROUNDING, Grade, extract_answer
 from modgap.core.greek import canonical
 from modgap.core.judge import Ask, JudgeMode, Undecided
-from modgap.core.number import MAX_CHARS
+from modgap.core.number import MAX_CHARS, decimal_comma_readings
 from modgap.core.paper_grading import extract_boxed_content
 
 MULTI_CHOICE: Final = "multi-choice"
@@ -168,8 +168,9 @@ def _right(letters: frozenset[str], gold: frozenset[str]) -> bool:
 
 def _same_choice(answer: str, choice: str) -> bool | None:
     """Choices are far apart, so that a rounded value names its choice in every mode."""
-    same = same_form(read_form(answer), read_form(choice), _relative)
-    return None if same is False and _same_with_decimal_comma(answer, choice, _relative) else same
+    option = read_form(choice)
+    same = same_form(read_form(answer), option, _relative)
+    return None if same is False and _same_with_decimal_comma(answer, choice, option, _relative) else same
 
 
 # ---- free-form -----------------------------------------------------------------------------------------------------
@@ -182,17 +183,22 @@ def _free_form(case: Case, answer: str, mode: JudgeMode) -> Grade | Undecided:
         return Grade("correct", answer, value, "text")
     close = _strict if mode == "strict" else _relative
     verdict = same_form(given, gold, close)
-    if verdict is False and _same_with_decimal_comma(answer, case.gold, close):
+    if verdict is False and _same_with_decimal_comma(answer, case.gold, gold, close):
         verdict = None
     if verdict is None:
         return Undecided(answer, case.gold, case.question, mode, symbolic=for_algebra(given, gold))
     return Grade("correct" if verdict else "wrong", answer, value, gold.kind)
 
 
-def _same_with_decimal_comma(answer: str, gold: str, close: Close) -> bool:
+def _same_with_decimal_comma(answer: str, gold_text: str, gold: Form, close: Close) -> bool:
     """`3,5` for 3.5: two numbers to most readers, one to others."""
-    readings = [_DECIMAL_COMMA.sub(".", text) if _LONE_COMMA.fullmatch(text) else text for text in (answer, gold)]
-    return readings != [answer, gold] and bool(same_form(read_form(readings[0]), read_form(readings[1]), close))
+    if "," not in answer and "," not in gold_text:
+        return False
+    if gold.kind == "number" and any(close(value, gold.value) for value in decimal_comma_readings(answer)):
+        return True
+    texts = [canonical(text[: 2 * MAX_CHARS]) for text in (answer, gold_text)]
+    others = [_DECIMAL_COMMA.sub(".", text) if _LONE_COMMA.fullmatch(text) else text for text in texts]
+    return others != texts and bool(same_form(read_form(others[0]), read_form(others[1]), close))
 
 
 def _strict(value: float, gold: float) -> bool:
@@ -205,7 +211,7 @@ def _relative(value: float, gold: float) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\s", "", canonical(text[: 2 * MAX_CHARS]))
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", canonical(text[: 2 * MAX_CHARS]))  # `1 1/2` is not `11/2`
 
 
 # ---- the original's rules ------------------------------------------------------------------------------------------
