@@ -24,6 +24,7 @@ _OVERLINE = re.compile(r"\\overline(?![a-z])")
 _MATHEMATICAL = re.compile(r"[\d+*/^=<>|':!°]")
 _VARIABLES = frozenset("xyz")
 _INVERSE = re.compile(r"arc(?:sin|cos|tan|cot|sec|csc)|\^\s*\{\s*-\s*1\s*\}")
+_DENIAL = re.compile(r"\\not(?![a-z])|\\(?:lnot|neg)(?![a-z])|[≉≢¬≇]|\bnot\s+[\d.\\-]")
 # Algebra would read a denial as a statement, and a decimal comma as a decimal point.
 _DOUBTFUL = re.compile(r"\d\{,\}\d|\\n(?:ot|eq?|eg|less|gtr|leq|geq|mid|sim)(?![a-z])|\\lnot|≠|!=|≉|≢|¬")
 
@@ -54,7 +55,7 @@ def _same_values(answer: Form, gold: Form, close: Close) -> bool | None:
     if _contradict(answer.name, gold.name):
         return False
     if "words" in (answer.kind, gold.kind):
-        return _same_words(answer, gold)
+        return False if _denied(answer, gold) or _denied(gold, answer) else _same_words(answer, gold)
     if answer.kind == gold.kind:
         return _same_kind(answer, gold, close)
     kinds = {answer.kind, gold.kind}
@@ -151,6 +152,11 @@ def _same_words(answer: Form, gold: Form) -> bool | None:
     if first == second and first:
         return True
     return False if first in _ANSWER_WORDS and second in _ANSWER_WORDS else None
+
+
+def _denied(words: Form, other: Form) -> bool:
+    """A denial (`x \\not\\approx 5`) for something that is stated."""
+    return bool(_DENIAL.search(words.text)) and other.kind in ("number", "formula", "equation", "bracket")
 
 
 def _only_words(text: str) -> str:

@@ -38,6 +38,7 @@ _REALS = re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))|ℝ")
 _BEARING = re.compile(r"(?<=[\d°])\s*\{?\s*T\s*\}?$")
 _INFINITY = re.compile(r"([+-]?)\s*(?:\\infty|\\infin|∞|infinity|inf)", re.IGNORECASE)
 _SEPARATOR = re.compile(r"[,;]|\\\\|\b(?:and|or)\b", re.IGNORECASE)
+_COMMA = re.compile("[,;]")
 _UNION = re.compile(r"\\cup(?![a-z])|∪|(?<=[)\]])\s*U\s*(?=[(\[])")
 _SIGN = re.compile(r"(<=|>=|<|>|≤|≥|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt|ne)(?![a-z]))")
 _TWICE_ESCAPED = re.compile(
@@ -173,6 +174,8 @@ def _name_of(text: str) -> str:
 def _read_part(text: str, labelled: bool = False) -> Form:
     """Read one part of a list, or an answer that is no list; it has at most one label."""
     text = _unbrace(_BARE_UNIT.sub("", _BEARING.sub("", text)).strip())
+    if text[:1] == "(" and text[-1:] == ")" and _depth_free(text[1:-1]) and not _split(text[1:-1], _COMMA)[1:]:
+        text = text[1:-1].strip()
     if text.casefold() in _NUMBER_WORDS:
         return Form("number", text, value=_NUMBER_WORDS[text.casefold()])
     if match := _INFINITY.fullmatch(text):
@@ -204,7 +207,7 @@ def _read_part(text: str, labelled: bool = False) -> Form:
         if all(part.kind != "words" for part in both):
             return Form("list", text, parts=both, sign=",")
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _depth_free(text[1:-1]):
-        items = _split(text[1:-1], re.compile("[,;]"))
+        items = _split(text[1:-1], _COMMA)
         if 1 < len(items) <= MAX_PARTS:
             return Form("bracket", text, parts=tuple(_read_part(item) for item in items), sign=text[0] + text[-1])
     return _read_equation(text)
@@ -258,7 +261,7 @@ def _read_equation(text: str) -> Form:
     if _OF_VARIABLE.fullmatch(texts[0]) and not LETTER.fullmatch(texts[0]):  # `2x = 20 + 6 = 26` does not say 26
         return Form("equation", text, parts=(sides[0], sides[-1]))
     if not any(values.letters for side in sides if (values := evaluate(side.text))):
-        return Form("words", text)  # numbers that contradict each other
+        return Form("equation", text, parts=(sides[0], sides[-1]))  # numbers that contradict each other
     last = _read_part(sides[-1].text)  # a chain: what it comes to
     return Form(last.kind, last.text, sides[0].text if LETTER.fullmatch(sides[0].text) else "", last.value, last.parts)
 
