@@ -18,8 +18,8 @@ MOST_POWER: Final = 4
 
 # What it measures (`length^2` of an acre), how much of that, and its names, the canonical one first.
 _NAMES: Final = """
-    length .001 mm millimeter millimeters millimetre millimetres; length .01 cm centimeter centimeters centimetre
-    centimetres; length .1 dm decimeter decimeters; length 1 m meter meters metre metres; length 1000 km kilometer
+    length .001 mm mms millimeter millimeters millimetre millimetres; length .01 cm cms centimeter centimeters centimetre
+    centimetres; length .1 dm dms decimeter decimeters; length 1 m meter meters metre metres; length 1000 km kms kilometer
     kilometers kilometre kilometres; length 1e-9 nm; length .0254 in inch inches; length .3048 ft foot feet;
     length .9144 yd yard yards; length 1609.344 mi mile miles; angle .017453292519943295 degree degrees deg degs °;
     angle 1 rad rads radian radians; time 1 s sec secs second seconds; time 60 min mins minute minutes;
