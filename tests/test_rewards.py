@@ -81,6 +81,8 @@ def test_trl_thinking_parts_are_thinking_and_a_part_without_words_is_refused() -
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": r"\boxed{6}"}]}
     message = {"role": "assistant", "content": [thinking, {"type": "text", "text": r"\boxed{5}"}]}
     assert gap_reward([[message], [{**message, "content": [thinking]}]], answer=["5", "6"]) == [1.0, 0.0]
+    apart = {"role": "assistant", "content": r"\boxed{5}", "reasoning_content": r"\boxed{6}"}
+    assert gap_reward([[apart], [{**apart, "content": None}]], answer=["5", "6"]) == [1.0, 0.0]
     with pytest.raises(ValueError, match="'image'"):
         gap_reward([[{"role": "assistant", "content": [{"type": "image"}]}]], answer=["5"])
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modgap.core.grading import Tolerance, reward
-from modgap.core.thinking import message_text
+from modgap.core.thinking import message_text, reasoning_of
 
 Message = Mapping[str, Any]
 GOLD_COLUMNS = ("ground_truth", "answer", "solution")
@@ -95,4 +95,6 @@ def _text(completion: str | Sequence[Message] | None) -> str:
     """The words of a completion: the string itself, or the content of the conversation's last message."""
     if isinstance(completion, str):
         return completion
-    return message_text(completion[-1].get("content")) if completion else ""
+    if not completion:
+        return ""
+    return message_text(completion[-1].get("content"), reasoning_of(completion[-1]))

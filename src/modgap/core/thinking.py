@@ -21,6 +21,7 @@ CUT_THINKING: Final = "cut at the token limit inside thinking that the chat temp
 
 _TEXT = ("text", "output_text", "refusal")
 _THINKING = ("thinking", "reasoning", "reasoning_content", "reasoning_text", "redacted_thinking")
+_APART = ("reasoning_content", "reasoning", "thinking")
 # Where a part keeps its words; of a thinking part they may be parts again.
 _WORDS = ("text", "thinking", "reasoning", "reasoning_content", "refusal", "content", "summary", "value")
 
@@ -50,6 +51,11 @@ def message_text(content: Any, reasoning: Any = None, *, cut: bool = False) -> s
         following = segments[number + 1][1] if number + 1 < len(segments) else ""
         text += _tagged(words, following, cut) if thinking else words
     return text
+
+
+def reasoning_of(message: Mapping[str, Any]) -> Any:
+    """The thinking that a message holds apart from its content; `None` where it has none."""
+    return next((found for name in _APART if (found := message.get(name))), None)
 
 
 def _segments(content: Any) -> Iterable[_Segment]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import FinishReason, Request, Sampling
 from modgap.core.prompt import Prompt
-from modgap.core.thinking import UnknownPart, message_text
+from modgap.core.thinking import UnknownPart, message_text, reasoning_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 # Every other reason ("stop", "eos", none at all) is the model's own end.
 _TRUNCATED = ("length", "max_tokens", "max_output_tokens", "model_length")  # the last is Mistral's
 _FILTERED = "content_filter"
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 _BROKEN_OFF = ("abort", "error")
 _LONGEST_REFUSAL = 5000
 
@@ -228,7 +227,6 @@ def read_reply(body: bytes | str, prefill: str = "") -> Reply:
 
 def _whole(message: Mapping[str, Any], prefill: str, *, truncated: bool) -> str:
     """What the model said, with its reasoning and the prefill in front, neither of them twice."""
-    reasoning = next((found for name in _REASONING if (found := message.get(name))), None)
-    said = message_text(message.get("content") or message.get("refusal"), reasoning, cut=truncated)
+    said = message_text(message.get("content") or message.get("refusal"), reasoning_of(message), cut=truncated)
     # A server that does not continue the started turn begins a new one, often with the same words.
     return said if said.lstrip().startswith(prefill.strip()) else prefill + said
