@@ -18,6 +18,7 @@ import gzip
 import json
 import math
 import random
+import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -238,6 +239,10 @@ def number_answers(rng: random.Random) -> Answer:
     if make is unfinished:
         return Answer(kind, content, gold, strict=truth, relative=loose)
     response = rng.choice(THOUGHT).format(content)
+    if truth == WRONG and kind != "negation" and abs(float(wrong) - value.number) <= 0.011 * abs(value.number):
+        truth, loose = UNKNOWN if kind == "spoilt" else WRONG, UNKNOWN  # another value, but within 1%
+    if re.search(r"[0-9] [0-9]{3}", written):
+        truth = loose = UNKNOWN  # `2 042`: readers differ
     return Answer(kind, response, gold, strict=truth, relative=loose)
 
 
@@ -303,7 +308,8 @@ def comma(rng: random.Random, value: Value, written: str, wrong: str) -> Made:
     )
 
 
-SCRAPS = list("{}()[]\\$^_,.:;=<>|'\"+-*/!?%&~ \n0123456789abxyzéπ√²°×−≠≈度㎝。") + [
+SCRAPS = [
+    *"{}()[]\\$^_,.:;=<>|'\"+-*/!?%&~ \n0123456789abxyzéπ√²°×−≠≈度㎝。",
     "\\frac", "\\sqrt{", "\\text{", "\\left", "\\right", "\\pm", "^\\circ", "\\over ", "\\sin ", "\\boxed{", "</think>", "<think>", " or ",
     "\\begin{aligned}", "\\end{aligned}", "\\not", "\\color{red}", "\\\\", "cm", "\\,", "1,234", "\\log ", "\\cos^{-1}", "||",
 ]  # fmt: skip

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modgap.core.record import ProblemRow, Response, RunFolder
+from modgap.grading_runs import grade_run
 from modgap.rewards import compute_score, gap_reward
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+
+from grading_corpus import generate, label, outcome
 
 GOOD = r"<think>5 is it</think>\boxed{5}"
 
@@ -46,6 +54,28 @@ def test_a_gold_that_is_no_number_is_counted_and_not_scored() -> None:
     assert compute_score("9k", GOOD, "a square") == {"score": 0.1, "acc": 0.0, "format": 1.0, "ungraded": 1.0}
     with pytest.warns(UserWarning, match="a square"):
         assert gap_reward([GOOD, GOOD], answer=["5", "a square"]) == [1.0, None]
+
+
+def test_the_reward_and_a_graded_run_agree(tmp_path: Path) -> None:
+    """At the same tolerance, on generated answers of every kind; the labels of the generator hold, too."""
+    answers = [answer for answer in generate(1_500, seed=7) if not answer.question]
+    run = RunFolder(tmp_path / "run")
+    run.start("eval", {}, {})
+    run.write_problems(ProblemRow(id=f"prob_{n}", answer=answer.gold) for n, answer in enumerate(answers))
+    with run.appending() as writer:
+        for n, answer in enumerate(answers):
+            said = {"prompt": "", "response": answer.response, "finish_reason": "stop"}
+            writer.write(Response(problem_id=f"prob_{n}", view="image-only", sample=0, **said))  # type: ignore[arg-type]
+    for mode in ("strict", "relative", "exact"):
+        grade_run(run, mode)  # type: ignore[arg-type]
+        graded = {row.problem_id: row for row in run.grades(mode)}
+        for n, answer in enumerate(answers):
+            row = graded[f"prob_{n}"]
+            given = compute_score("9k", answer.response, answer.gold, tolerance=mode)  # type: ignore[arg-type]
+            assert (given["score"] >= 0.9) == (row.outcome == "correct"), (answer, row)
+            assert bool(given["ungraded"]) == (row.stage == "gold")
+            if wanted := label(answer, mode):
+                assert outcome(mode, (row.outcome, row.stage)) == wanted, (answer, row)
 
 
 pieces = st.sampled_from(

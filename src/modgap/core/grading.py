@@ -23,6 +23,7 @@ a regular expression that backtracks; here it is a string search with the same v
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,8 +41,10 @@ RELATIVE: Final = 0.01
 ROUNDING: Final = 1e-9  # 7.075 is within 5e-3 of 7.07 although their floats are a little further apart
 LAST_BOXES: Final = 8
 MAX_BRACES: Final = 10_000
+CLOSE: Final = "</think>"
 
 _THINK_TAG = re.compile(r"<\s{0,9}(/?)\s{0,9}think(?:ing)?\s{0,9}>", re.IGNORECASE)
+_PERCENT = re.compile(r"%|％|\bpercent\b")
 _QUOTES = frozenset("`'\"“”‘’")
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,9}(?:(\{)|([+-]?[0-9.][0-9.,]{0,30}))|\\[{}]|[{}]")
 
@@ -91,16 +94,22 @@ class Reward:
 
 def _after_thinking(response: str) -> str:
     """What follows the last `</think>`, up to a `<think>` that is never closed; a tag in quotation marks is none."""
-    start, opened = 0, len(response)
-    for tag in _THINK_TAG.finditer(response):
-        before, after = response[tag.start() - 1 : tag.start()], response[tag.end() : tag.end() + 1]
-        if before in _QUOTES and after in _QUOTES:
+    start = len(response)
+    while (start := response.rfind(CLOSE, 0, start)) >= 0 and _quoted(response, start, start + len(CLOSE)):
+        pass
+    start, opened = (start + len(CLOSE) if start >= 0 else 0), len(response)
+    for tag in _THINK_TAG.finditer(response, start):
+        if _quoted(response, tag.start(), tag.end()):
             continue
         if tag[1]:
             start, opened = tag.end(), len(response)
         else:
             opened = min(opened, tag.start())
     return response[start:opened]
+
+
+def _quoted(text: str, start: int, end: int) -> bool:
+    return start > 0 and text[start - 1] in _QUOTES and text[end : end + 1] in _QUOTES
 
 
 def extract_answer(response: str) -> str | None:
@@ -171,6 +180,8 @@ def grade(response: str, gold: str, mode: Mode = "strict") -> Grade:
     if len(values) == 1 and _within(values[0], target, mode):
         stage = "strict" if _within(values[0], target, "strict") else "relative"
         return Grade("correct", answer, values[0], stage)
+    if len(values) == 1 and _is_share(answer, values[0], gold, target):
+        return Grade("correct", answer, values[0], "strict")
     for others, doubt in _doubtful_readings(answer, values):
         if any(_within(other, target, mode) for other in others):
             reason = f"the answer {answer[:80]!r} is the gold answer {gold[:80]!r} only if {doubt}; rules cannot tell"
@@ -186,6 +197,12 @@ def _within(value: float, target: float, mode: Mode) -> bool:
     if distance <= ABSOLUTE + ROUNDING:
         return True
     return mode == "relative" and target != round(target) and distance <= RELATIVE * abs(target) + ROUNDING
+
+
+def _is_share(answer: str, value: float, gold: str, target: float) -> bool:
+    """Whether an answer without a percent sign is the share of a gold answer with one: 3/4 of `75%`."""
+    percent = [bool(_PERCENT.search(text)) for text in (answer, gold)]
+    return percent == [False, True] and math.isclose(100 * value, target, rel_tol=1e-9)
 
 
 def _doubtful_readings(answer: str, values: tuple[float, ...]) -> Iterator[tuple[tuple[float, ...], str]]:

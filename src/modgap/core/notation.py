@@ -43,7 +43,7 @@ _CHINESE_NAMES: Final = """
 _CHINESE_UNITS: Final = dict(pair.split() for pair in _CHINESE_NAMES.split(";"))
 _HAN = "\u4e00-\u9fff"
 _CHINESE_UNIT = re.compile(
-    rf"(?<=[0-9)}}\]({{ ~])(平方|立方)?[个個]?({'|'.join(sorted(_CHINESE_UNITS, key=len, reverse=True))})(?![{_HAN}])"
+    rf"(?<=[^{_HAN}])(平方|立方)?[个個]?({'|'.join(sorted(_CHINESE_UNITS, key=len, reverse=True))})(?![{_HAN}])"
 )
 _CHINESE_POWERS: Final = {"平方": "square ", "立方": "cubic "}
 
@@ -53,7 +53,7 @@ _MARKUP = re.compile(
     r"|\\color\s+(?:red|blue|green|black|purple|orange|magenta|cyan|teal)(?![a-z])"
     r"|\\(?:[hv]?phantom|[hv]space\*?|tag\*?|label)\s*\{[^{}]{0,40}\}|\\bbox\s*\[[^\[\]]{0,40}\]"
     r"|\\(?:kern|[hm]skip|mkern)\s*-?[0-9.]{1,6}\s*(?:em|ex|pt|mu|mm|cm|in)(?![a-z])"
-    r"|\\begin\s*\{\s*array\s*\}\s*(?:\[[tcb]\]\s*)?\{[^{}]{0,40}\}"
+    r"|\\begin\s*\{\s*(?:array|align(?:ed)?at\*?)\s*\}\s*(?:\[[tcb]\]\s*)?\{[^{}]{0,40}\}"
     r"|\\(?:begin|end)\s*\{\s*(?:aligned|align|alignat|alignedat|flalign|gathered|gather|array|split|equation|eqnarray"
     r"|multline|displaymath|math|center|cases)\*?\s*\}(?:\s*\[[tcb]\])?"
 )
@@ -78,8 +78,10 @@ _DEGREES = re.compile(
     r"\^\s*(?:\{\s*\{\s*o\s*\}\s*\}|\{\s*o\s*\}|o(?![A-Za-z]))"
     rf"|\^\s*\{{\s*(?:\{{\s*{_DEGREE_SIGN}\s*\}}|{_DEGREE_SIGN})\s*\}}|\^?\s*{_DEGREE_SIGN}"
 )
-_PRIMES = re.compile(r"\^?\s*\{?\s*((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s*(?:\{\s*('+)\s*\}|('+))")
-_EMPHASIS = re.compile(r"\s*(\*{1,3}|__|`{1,3})(?=[^\s*_`])([^*`]{1,400}?)(?<=\S)\1(?=[\s:.]|$)")
+_PRIMES = re.compile(r"(?:\^\s*)?(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s*(?:\{\s*('+)\s*\}|('+))")
+_EMPHASIS = re.compile(
+    r"(?:(?<![^\s=:])(\*{2,3}|__)|(?:^|(?<=[=:}]))\s*(\*))(?=[^\s*_])((?:[^*]|\*(?!\*)){1,400}?)\s?(?:\1|\2)(?=[\s:.}]|$)"
+)
 _BARS = re.compile(r"\\[lr]?vert(?![A-Za-z])")
 _FRACTION_NAMES = re.compile(r"\\(?:nice|s|x|flat)frac(?![A-Za-z])")
 _OVER = re.compile(r"\{\s*([0-9.]{1,20})\s*\\over(?![A-Za-z])\s*([0-9.]{1,20})\s*\}")
@@ -91,8 +93,9 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_RAISED)}}}", text.translate(_UNICODE))
         text = _CHINESE_UNIT.sub(_english_unit, text)
-    if text.lstrip()[:1] in ("*", "_", "`"):
-        text = _EMPHASIS.sub(r"\2", text, count=1)
+    text = text.replace("`", "").replace("{.}", ".")
+    if "*" in text or "__" in text:
+        text = _EMPHASIS.sub(r"\3", text)
     text = _THIN_THOUSANDS.sub("", text)
     text = _DELIMITERS.sub(" ", text)
     if "\\" in text:

@@ -41,7 +41,7 @@ _CLOSING = {"(": ")", "{": "}", "[": "]"}
 _RELATION = re.compile(
     r"(\(\s*approx(?:imately|\.)?\s*\)|=|≈|≅|:|\\(?:approx|approxeq|simeq|cong|sim|equiv|doteq)(?![A-Za-z])"
     r"|\b(?:approximately|approx\.?|about|equal(?:s|\s+to))(?![a-z])"
-    r"|\bis(?=[\s{}]*(?:[-+]?[0-9.|]|\\|equal|about|approx)))"
+    rf"|(?:\bis|是|为|等于)(?=[\s{{}}]*(?:[-+]?\s*(?:[0-9.|(]|\\|{FUNCTIONS}|sqrt|pi)|equal|about|approx)))"
 )
 _APPROXIMATE = re.compile(r"≈|≅|approx|sim|doteq|about")
 _DENIAL = re.compile(
@@ -51,20 +51,17 @@ _DENIAL = re.compile(
 # The left side of `x = 5`: letters, no digit that is not a subscript or an angle's number, no sign, no list.
 _NUMBERED = re.compile(r"_\s*\{?\s*\w{1,3}\s*\}?|\\angle\s*\{?\s*[0-9]{1,2}")
 _NAME = re.compile(r"(?:[^\W0-9]|[\\_{}()|' +/.])*")
-_SET = re.compile(r"\\(?:\{|lbrace)(.*)\\(?:\}|rbrace)")
-_TAKES_ARGUMENT = re.compile(r"(?:\\[A-Za-z]+|[\^_])\s*$")
+_SET_BRACE = re.compile(r"\\(?:[{}]|[lr]brace(?![A-Za-z]))")
+_TAKES_ARGUMENT = re.compile(r"(?:\\(?!approx|cong|sim|equiv|doteq|therefore)[A-Za-z]+|[\^_])\s*$")
 
 
 def _tidy(text: str) -> str:
     """`clean`, without the brackets around the whole and without groups that a relation sign would tear apart."""
-    text = clean(text)
+    text = _SET_BRACE.sub(lambda match: "{" if match[0] in ("\\{", "\\lbrace") else "}", clean(text))
     for _ in range(MAX_DEPTH):
-        if text[:1] in ("{", "(") and _closing(text) == len(text) - 1:
-            text = text[1:-1].strip()
-        elif match := _SET.fullmatch(text):
-            text = match[1].strip()
-        else:
+        if text[:1] not in ("{", "(") or _closing(text) != len(text) - 1:
             break
+        text = text[1:-1].strip()
     return _without_torn_groups(text) if "{" in text else text
 
 
@@ -132,7 +129,8 @@ _NUMBER = re.compile(r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-
 _SCIENTIFIC = re.compile(r"[eE][+-]?[0-9]{1,3}(?![0-9.])")
 _INTEGER = re.compile(r"[0-9]+")
 _COMMAND = re.compile(r"\\([A-Za-z]+)|(sqrt|pi|(?:a|arc)?(?:sin|cos|tan|cot))(?![A-Za-z])")
-_FRACTION = r"\\[dtc]?frac *(?:\{ *([0-9]{1,9}) *\}|([0-9])) *(?:\{ *([0-9]{1,9}) *\}|([0-9]))"
+_PART = r" *(?:\{ *\{ *([0-9]{1,9}) *\} *\}|\{ *([0-9]{1,9}) *\}|([0-9]))"
+_FRACTION = rf"\\[dtc]?frac{_PART}{_PART}"
 _PROPER = re.compile(rf" *{_FRACTION}| *\{{ *{_FRACTION} *\}}|(?<=[0-9]) +([0-9]{{1,9}}) */ *([0-9]{{1,9}})(?![0-9.])")
 _DOTS = re.compile(r"\s*(?:\\(?:[lc]?dots|dots[bcmio])(?![A-Za-z])|\.{2,})(?!\s*[0-9.])")
 _OVER = re.compile(r"\\over(?![A-Za-z])")
@@ -368,9 +366,7 @@ class Parser:
         value = self.angle_argument()
         in_degrees, self.degrees = self.degrees, outside
         if inverse:
-            if in_degrees:
-                raise NotANumberError
-            self.inverse = True
+            self.inverse, self.degrees = True, outside or in_degrees  # of `\arcsin 0.5°` the sign is the value's
             result = _INVERSES[name[-3:]](value)
             return (math.degrees(result) if self.angle == "degrees" else result) ** exponent
         if not in_degrees and "pi" not in self.text[start : self.at]:
@@ -517,7 +513,7 @@ def _stated(text: str) -> tuple[float, ...]:
         side = parts[at]
         values = _values_of(side)
         if not values:
-            if not _NAME.fullmatch(_NUMBERED.sub("", side)):
+            if not _is_name(side):
                 return ()
         elif not found:
             found = values
@@ -529,6 +525,10 @@ def _stated(text: str) -> tuple[float, ...]:
             if not found:
                 return ()
     return found
+
+
+def _is_name(side: str) -> bool:
+    return bool(_NAME.fullmatch(_NUMBERED.sub("", side))) and not _BOUND.search(side)
 
 
 def _agree(value: float, other: float, rounding: float = 0.0) -> bool:
@@ -543,4 +543,5 @@ def _rounding(side: str) -> float:
 
 _DECIMALS = re.compile(r"\s*-?[0-9]{0,30}\.([0-9]{1,30})(?![0-9.])")
 _ROW_END = re.compile(r"\\\\\*?(?:\s*\[[^\[\]]{0,10}\])?|\\(?:cr|newline)(?![A-Za-z])")
-_NO_STEP = re.compile(r"[,;<>≤≥]|\\(?:pm|mp|le|ge|leq|geq|lt|gt|leqslant|geqslant)(?![A-Za-z])|\b(?:or|and)\b")
+_BOUND = re.compile(r"\\(?:pm|mp|le|ge|leq|geq|lt|gt|leqslant|geqslant|in|notin|infty)(?![A-Za-z])")
+_NO_STEP = re.compile(rf"{_BOUND.pattern}|[,;<>≤≥]|\b(?:or|and)\b")
