@@ -107,6 +107,16 @@ def test_trl_may_send_strings_or_conversations(column: str) -> None:
     assert scores == [1.0, 1.0, 1.0, 0.0, 0.0]
 
 
+def test_trl_thinking_parts_are_thinking_and_a_part_without_words_is_refused() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": r"\boxed{6}"}]}
+    message = {"role": "assistant", "content": [thinking, {"type": "text", "text": r"\boxed{5}"}]}
+    assert gap_reward([[message], [{**message, "content": [thinking]}]], answer=["5", "6"]) == [1.0, 0.0]
+    apart = {"role": "assistant", "content": r"\boxed{5}", "reasoning_content": r"\boxed{6}"}
+    assert gap_reward([[apart], [{**apart, "content": None}]], answer=["5", "6"]) == [1.0, 0.0]
+    with pytest.raises(ValueError, match="'image'"):
+        gap_reward([[{"role": "assistant", "content": [{"type": "image"}]}]], answer=["5"])
+
+
 def test_trl_without_gold_answers_is_told_which_columns_serve() -> None:
     with pytest.raises(ValueError, match="ground_truth, answer, solution"):
         gap_reward([GOOD], prompts=["p"])

@@ -174,6 +174,28 @@ def evaluate(
         return grade_held(run, mode, progress=progress)
 
 
+def check_not_all_failed(run: RunFolder, summary: Mapping[str, Any]) -> None:
+    """End with the cause where there is not one response: such a run has no numbers.
+
+    Raises:
+        UserError: Every sample failed.
+    """
+    if any(row["error"] < row["n_samples"] for row in summary["views"].values()):
+        return
+    causes: Counter[str] = Counter()
+    for response in run.responses():
+        if response.finish_reason != "error":
+            return
+        causes[" ".join((response.error or "no reason given").split())] += 1
+    if causes:
+        (cause, _), others = causes.most_common(1)[0], len(causes) - 1
+        more = f", and {others} other reason{'s' if others > 1 else ''}" if others else ""
+        raise UserError(
+            f"all {causes.total():,} samples failed ({cause}{more}): {run.path} has no number. See to the cause; the "
+            "same command then makes them again."
+        )
+
+
 def _graded_in(run: RunFolder) -> Mode:
     """The mode of the run's grades; `strict` where it has none."""
     modes = {row.mode for row in run.grades()}
@@ -306,6 +328,8 @@ def _response(completion: Completion) -> Response:
         image_tokens=completion.image_tokens,
         seed=completion.seed,
         error=None if completion.error is None else _sound(completion.error),
+        prefill=request.prompt.prefill or completion.opened,
+        left_out=completion.left_out,
     )
 
 

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast, get_args
 
 from modgap.core.errors import UserError
-from modgap.core.grading import Grade, Mode, grade
+from modgap.core.grading import Grade, Mode, extract_answer, grade
 from modgap.core.judge import JudgeMode, Undecided
 from modgap.core.mathverse_grading import Case, grade_without_judge
+from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
 from modgap.core.symbolic import SymbolicPool
+from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
 from modgap.inference.judge import Judge
 from modgap.judge_stage import CHECK, SEED, settle_all
 from modgap.original import original_figures
 from modgap.original_mathverse import mathverse_figures
 from modgap.report.judged import open_words
 from modgap.report.summary import summarise
+from modgap.report.words import reply_words
 
 IMPORT_NOTE = "import.json"
 """What an imported run tells its gradings, see `importing`."""
@@ -78,7 +82,11 @@ def grade_held(
         raise UserError(f"{run.path} has no problems.jsonl: it is no evaluation run.")
     _check_mode(problems, mode)
     responses = list(run.responses())
-    results = _grade_all(responses, problems, mode, progress)
+    paper = manifest["resolved"].get("style") == "paper"
+    texts = [response.response for response in responses]
+    if mode not in ("paper", "exact"):  # these reproduce the original, which has no rule on thinking
+        texts = _texts(responses, problems, paper_style=paper)
+    results = _grade_all(responses, texts, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
     if any(problem.question_type for problem in problems.values()):
         verdicts, judged = settle_all(
@@ -92,7 +100,7 @@ def grade_held(
     note = run.path / IMPORT_NOTE
     imported = read_json(note) if note.exists() else {}
     summary["warnings"] += imported.get("warnings", [])
-    summary["warnings"] += open_words(rows)
+    summary["warnings"] += [*open_words(rows), *reply_words(responses, rows)]
     if mode == "paper" and not all(problem.question_type for problem in problems.values()):
         summary["original"] = original_figures(responses, rows, imported.get("other_files"))
     if mode == "paper" and "mathverse" in summary:
@@ -107,38 +115,71 @@ def _check_mode(problems: Mapping[str, ProblemRow], mode: Mode) -> None:
         raise UserError(f"--mode {mode}: MathVerse problems are not graded so; choose from {', '.join(modes)}.")
 
 
+def _texts(responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool) -> list[str]:
+    """The text of each response that the rules read: that the prompt opened its thinking is seen in the record.
+
+    A server does not show the prompt that its chat template makes. There the run's own replies tell: if most of those
+    that ended by themselves close thinking that they did not open, the template opens it.
+    """
+    ended = [response.response for response in responses if response.finish_reason == "stop" and response.response]
+    by_template = 2 * sum(map(closes_unopened, ended)) > len(ended)
+    texts: list[str] = []
+    for response in responses:
+        prefill, cut = response.prefill, response.finish_reason == "length"
+        if not prefill and paper_style and problems[response.problem_id].question_type:
+            prefill = PAPER_MATHVERSE_PREFILL  # records of older versions do not name it
+        opened = prefill.rstrip().endswith(OPEN) or (by_template and cut)
+        texts.append(graded_text(response.response, cut=cut, opened=opened))
+    return texts
+
+
 def _grade_all(
-    responses: Sequence[Response], problems: Mapping[str, ProblemRow], mode: Mode, progress: Progress | None
+    responses: Sequence[Response],
+    texts: Sequence[str],
+    problems: Mapping[str, ProblemRow],
+    mode: Mode,
+    progress: Progress | None,
 ) -> list[Grade | Undecided]:
     """What is known of each response without a judge."""
     results: list[Grade | Undecided] = []
     with SymbolicPool(workers=min(4, os.cpu_count() or 1)) as symbolic:
         for start in range(0, len(responses), BATCH):
-            results += _grade_batch(responses[start : start + BATCH], problems, mode, symbolic)
+            part = slice(start, start + BATCH)
+            results += _grade_batch(responses[part], texts[part], problems, mode, symbolic)
             if progress:
                 progress("grading", len(results), len(responses))
     return results
 
 
 def _grade_batch(
-    responses: Sequence[Response], problems: Mapping[str, ProblemRow], mode: Mode, symbolic: SymbolicPool
+    responses: Sequence[Response],
+    texts: Sequence[str],
+    problems: Mapping[str, ProblemRow],
+    mode: Mode,
+    symbolic: SymbolicPool,
 ) -> list[Grade | Undecided]:
     results: dict[int, Grade | Undecided] = {}
     cases: dict[int, Case] = {}
-    for number, response in enumerate(responses):
+    for number, (response, text) in enumerate(zip(responses, texts, strict=True)):
         problem = problems[response.problem_id]
         if response.finish_reason == "error":
             results[number] = Grade("error", None, None, "engine", response.error or "")
         elif problem.question_type:
             gold, question = problem.gold_of(response.view), problem.question_of(response.view)
-            cases[number] = Case(response.response, gold, question, problem.question_type)
+            cases[number] = Case(text, gold, question, problem.question_type)
         else:
-            results[number] = grade(response.response, problem.gold_of(response.view), mode)
+            results[number] = grade(text, problem.gold_of(response.view), mode)
     if cases:
         found = grade_without_judge(
             list(cases.values()), cast("JudgeMode", mode), None if mode == "paper" else symbolic
         )
         results |= zip(cases, found, strict=True)
+    for number, (response, text) in enumerate(zip(responses, texts, strict=True)):
+        result = results[number]
+        if text == response.response or not isinstance(result, Grade) or result.outcome != "no_answer":
+            continue
+        if response.finish_reason == "length" and extract_answer(response.response) is not None:
+            results[number] = replace(result, reason=CUT_THINKING)
     return [results[number] for number in range(len(responses))]
 
 

@@ -16,9 +16,9 @@ from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import Style, check_style
-from modgap.core.record import read_json
+from modgap.core.record import RunFolder, read_json
 from modgap.core.view import parse_views
-from modgap.evaluation import Progress, check_views, default_views, evaluate
+from modgap.evaluation import Progress, check_not_all_failed, check_views, default_views, evaluate
 from modgap.inference.vllm_start import parse_engine_args, telling_args
 
 # The original's pixel limits: 256 to 1280 image tokens.
@@ -155,6 +155,9 @@ def evaluate_model(
 
     Returns:
         The summary.
+
+    Raises:
+        UserError: The model or an option cannot be used, or every sample failed; what was made is in `out`.
     """
     options.check()
     views = options.views or default_views(problems)
@@ -168,7 +171,7 @@ def evaluate_model(
         max_tokens=own.max_tokens if options.max_tokens is None else options.max_tokens,
         seed=options.seed,
     )
-    return evaluate(
+    summary = evaluate(
         problems,
         _Late(start.make),
         out,
@@ -180,6 +183,8 @@ def evaluate_model(
         given={"model": str(model), **(given or {})},
         progress=progress,
     )
+    check_not_all_failed(RunFolder(out), summary)
+    return summary
 
 
 @dataclass(frozen=True, slots=True)

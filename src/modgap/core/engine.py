@@ -57,13 +57,16 @@ class Completion:
     Attributes:
         request: The request it answers.
         sample: Which of its samples.
-        text: What the model said (without the prompt; with the prefill, if there was one).
+        text: What the model said (without the prompt; with the prefill, if there was one, or else with `opened`).
         finish_reason: `stop`, `length` (truncated) or `error`.
         prompt_tokens: Tokens of the prompt, image tokens included.
         completion_tokens: Tokens sampled.
         image_tokens: Tokens that the image took, after any resizing by the model's processor.
         seed: The seed of this sample.
         error: Why there is no text, where `finish_reason` is `error`.
+        opened: What the model's chat template opened the assistant's turn with by itself, where that is `<think>`.
+        left_out: What the prompt or the sampling has and the model was not given, because the server or the template
+            refuses it: `system`, `seed`, `continue_final_message`.
     """
 
     request: Request
@@ -75,6 +78,8 @@ class Completion:
     seed: int
     image_tokens: int = 0
     error: str | None = None
+    opened: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -71,7 +71,11 @@ class ProblemRow(_Row):
 
 
 class Response(_Row):
-    """One line of responses.jsonl: one sampled response."""
+    """One line of responses.jsonl: one sampled response.
+
+    `prefill` is what the assistant's turn was opened with, by us or by the chat template, and `left_out` what the model
+    was not given (see `Completion`); records of older versions have neither.
+    """
 
     problem_id: str
     view: str
@@ -84,6 +88,8 @@ class Response(_Row):
     image_tokens: int = 0
     seed: int = 0
     error: str | None = None
+    prefill: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:

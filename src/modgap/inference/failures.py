@@ -9,12 +9,14 @@ from typing import Any
 
 import openai
 
-from modgap.inference.chat import UnreadableReply
+from modgap.inference.chat import UnreadableReply, refuses_system
 
 # `Unknown name "seed"`, `'loc': ['body', 'seed'], 'msg': 'Extra inputs are not permitted'`; not an echo of the request.
 _NO_SEED = re.compile(
     r"(unknown|unsupported|unrecognized|extra)\b.{0,40}\bseed\b|\bseed\b.{0,40}\b(unsupported|extra|not|cannot)\b", re.I
 )
+# llama.cpp answers 500 where a chat template refuses its messages.
+_SYSTEM_STATUS = (400, 404, 422, 500, 501)
 _TRANSIENT_STATUS = (408, 409, 425, 429)
 
 
@@ -39,10 +41,12 @@ def no_credit(error: Exception) -> bool:
 
 
 def refused_parameter(error: Exception) -> str | None:
-    """Which parameter of ours a server does not take, if that is what it says."""
-    if not isinstance(error, openai.APIStatusError) or error.status_code not in (400, 422):
-        return None
+    """Which parameter of ours a server does not take, or `system` for the system turn, if that is what it says."""
+    if not isinstance(error, openai.APIStatusError):  # routers give the refusal of another server with status 200
+        return "system" if isinstance(error, UnreadableReply) and refuses_system(str(error)) else None
     said = _message(error)
+    if error.status_code not in (400, 422):
+        return "system" if error.status_code in _SYSTEM_STATUS and refuses_system(said) else None
     if "max_completion_tokens" in said:
         return "max_tokens"
     if "chat_template_kwargs" in said:
@@ -51,7 +55,9 @@ def refused_parameter(error: Exception) -> str | None:
         return "continue_final_message"
     if error.param in ("temperature", "seed"):
         return error.param
-    return "seed" if _NO_SEED.search(said) else None
+    if _NO_SEED.search(said):
+        return "seed"
+    return "system" if refuses_system(said) else None
 
 
 def cause(error: Exception) -> str:

@@ -208,6 +208,7 @@ class OpenAIEngine:
         attempt = 0
         while True:
             parameters = self._dialect.parameters(request.prompt, sampling, seed)
+            turns = [] if self._raw else self._dialect.messages(messages)
             try:
                 async with asyncio.timeout(self._timeout):
                     if self._raw:
@@ -216,14 +217,14 @@ class OpenAIEngine:
                         )
                     else:
                         sent = await client.chat.completions.with_raw_response.create(
-                            model=self._model, messages=messages, **parameters
+                            model=self._model, messages=turns, **parameters
                         )
                 self._reached = True
                 reply = read_reply(sent.content, request.prompt.prefill)
                 self._failed_in_a_row = 0
                 break
             except (openai.APIError, TimeoutError, UnreadableReply) as error:
-                if self._dialect.adapt(refused_parameter(error), parameters):
+                if self._dialect.adapt(refused_parameter(error), parameters, turns):
                     continue
                 await self._raise_if_hopeless(client, error, sampling)
                 self._reached = self._reached or isinstance(error, openai.APIStatusError)
@@ -245,6 +246,7 @@ class OpenAIEngine:
             image_tokens=reply.image_tokens,
             seed=seed,
             error=reply.error,
+            left_out=() if self._raw else tuple(self._dialect.left_out(request.prompt, turns, parameters)),
         )
 
     def _wait(self, error: Exception, attempt: int) -> float:

@@ -2,6 +2,7 @@
 
 Prompts go through the model's chat template with thinking switched off (`enable_thinking=False`, which Qwen3's template
 knows and others ignore); as they are where there is none, or where raw completions are asked for (the original's way).
+A `<think>` with which the template ends is put before the answer, so that thinking that was cut off is no verdict.
 Text inside a prompt that looks like one of the template's own markers is defused before, in `core.prompt`.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
+from modgap.core.thinking import opened_by
 from modgap.inference.vllm_engine import VllmEngine, _Prepared, messages
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 NO_THINKING = {"enable_thinking": False}
 """Arguments of the chat template."""
+_TAIL = 16  # tokens in which the end of a prompt is looked for a `<think>`
 
 
 def token_ids(tokenizer: Any, prompt: Prompt, raw: bool) -> list[int]:
@@ -127,9 +130,10 @@ class HfTextEngine:
         stops = {stops} if isinstance(stops, int) else set(stops or ())
         end = next((n for n, token in enumerate(new) if token in stops), None)
         said = new if end is None else new[:end]
-        text = self._tokenizer.decode(said, skip_special_tokens=True)
+        opened = opened_by(self._tokenizer.decode(ids[-_TAIL:]))
+        text = opened + self._tokenizer.decode(said, skip_special_tokens=True)
         reason = "length" if end is None else "stop"
-        return Completion(request, request.samples[0], text, reason, len(ids), len(said), seed=0)
+        return Completion(request, request.samples[0], text, reason, len(ids), len(said), seed=0, opened=opened)
 
 
 class VllmTextEngine(VllmEngine):
@@ -161,7 +165,9 @@ class VllmTextEngine(VllmEngine):
             | NO_THINKING,
         )
         _, prompt = renderer.render_messages(messages(request.prompt, None), params)
-        return _Prepared(request, renderer.render_cmpl([prompt], renderer.default_chat_tok_params))
+        shown = prompt.get("prompt")
+        opened = opened_by(shown) if isinstance(shown, str) else ""
+        return _Prepared(request, renderer.render_cmpl([prompt], renderer.default_chat_tok_params), opened=opened)
 
 
 def has_template(llm: Any) -> bool:

@@ -11,7 +11,8 @@ Where this differs from the original, which hands vLLM 16 prompts at a time and 
 
 The prompt is built by the model's own chat template, as vLLM applies it, with two differences that make it the same as
 the `hf` engine's: ChatML's default system turn is taken out where a prompt has none, and a prefill follows the opening
-of the assistant's turn. Unlike there, image tokens are not suppressed when sampling (no trained model says them).
+of the assistant's turn. A template that takes no system turn is given none, which is said and recorded. Unlike there,
+image tokens are not suppressed when sampling (no trained model says them).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import contextlib
 import hashlib
 import queue
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
+from modgap.core.thinking import opened_by
+from modgap.inference.chat import refuses_system, system_words
 from modgap.inference.vllm_start import Running, parse_engine_args
 
 if TYPE_CHECKING:
@@ -58,6 +62,8 @@ class _Prepared:
         image_tokens: Tokens of the image.
         error: Why it cannot be asked.
         own: Whether that is the prompt's own fault, so that others may fare better.
+        opened: The `<think>` with which the chat template opened the assistant's turn.
+        left_out: As of a `Completion`.
     """
 
     request: Request
@@ -65,6 +71,8 @@ class _Prepared:
     image_tokens: int = 0
     error: str | None = None
     own: bool = True
+    opened: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class VllmEngine:
@@ -89,6 +97,8 @@ class VllmEngine:
         most: int = self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
         self.in_flight = most + min(most, _QUEUED)
         self._asked = self._refused = 0
+        # By whether the prompt has an image, see `chat.Dialect`.
+        self._takes_system = {True: True, False: True}
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, each as soon as it is finished."""
@@ -216,22 +226,40 @@ class VllmEngine:
 
     def _prepare(self, request: Request, image: Image | None) -> _Prepared:
         """A request as vLLM takes it; called in the feed's thread alone, so that vLLM's image cache sees one order."""
-        from vllm.renderers import ChatParams  # pyright: ignore[reportMissingImports] - an extra
-
-        llm, renderer = self.llm, self.llm.llm_engine.renderer
-        params = ChatParams(
-            chat_template=getattr(llm, "chat_template", None),
-            chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False, "tokenize": False},
-        )
-        _, prompt = renderer.render_messages(messages(request.prompt, image), params)
+        asked = request.prompt
+        shown = asked if self._takes_system[image is not None] else replace(asked, system=None)
+        try:
+            prompt = self._render(shown, image)
+        except Exception as error:  # jinja2's own, or what vLLM makes of it
+            if shown.system is None or not refuses_system(str(error)):
+                raise
+            self._takes_system[image is not None] = False
+            print(f"modgap: {system_words('the chat template', image is not None)}", file=sys.stderr)
+            shown = replace(asked, system=None)
+            prompt = self._render(shown, image)
+        opened = ""
         if isinstance(prompt.get("prompt"), str):  # a few tokenizers (Mistral's) give tokens only
-            prompt["prompt"] = complete(prompt["prompt"], request.prompt)
-        elif request.prompt.prefill:
+            prompt["prompt"] = complete(prompt["prompt"], shown)
+            opened = "" if asked.prefill else opened_by(prompt["prompt"])
+        elif asked.prefill:
             raise UserError("this model's tokenizer takes no prefill: choose another --style.")
         # Rendered anew for each sample: the image is found in vLLM's cache, and is not sent to its process again.
+        renderer = self.llm.llm_engine.renderer
         prompts = [renderer.render_cmpl([dict(prompt)], renderer.default_chat_tok_params)[0] for _ in request.samples]
         spans = (prompts[0].get("mm_placeholders") or {}).get("image", ()) if prompts else ()
-        return _Prepared(request, prompts, sum(span.get_num_embeds() for span in spans))
+        image_tokens = sum(span.get_num_embeds() for span in spans)
+        left_out = () if shown.system == asked.system else ("system",)
+        return _Prepared(request, prompts, image_tokens, opened=opened, left_out=left_out)
+
+    def _render(self, prompt: Prompt, image: Image | None) -> Any:
+        """A prompt through the model's chat template."""
+        from vllm.renderers import ChatParams  # pyright: ignore[reportMissingImports] - an extra
+
+        params = ChatParams(
+            chat_template=getattr(self.llm, "chat_template", None),
+            chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False, "tokenize": False},
+        )
+        return self.llm.llm_engine.renderer.render_messages(messages(prompt, image), params)[1]
 
 
 class _Feed:
@@ -331,12 +359,14 @@ def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Samplin
     done = Completion(
         request=request,
         sample=sample,
-        text=request.prompt.prefill + best.text,
+        text=(request.prompt.prefill or prepared.opened) + best.text,
         finish_reason=reason if reason in ("stop", "length") else "error",
         prompt_tokens=len(output.prompt_token_ids),
         completion_tokens=len(best.token_ids),
         image_tokens=prepared.image_tokens,
         seed=sample_seed(sampling.seed, request.problem_id, request.view, sample),
+        opened=prepared.opened,
+        left_out=prepared.left_out,
     )
     return done if reason in ("stop", "length") else replace(done, text="", error=f"vLLM ended it: {reason}")
 

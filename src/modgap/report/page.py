@@ -38,7 +38,7 @@ from modgap.report.seeds import seed_numbers
 from modgap.report.summary import Scores, changes, mode_of, summarise_run
 from modgap.report.sweeps import find_sweeps
 from modgap.report.viewer import embed_json, viewer_data
-from modgap.report.words import change_words, graded_words, headline, training_words, warnings
+from modgap.report.words import change_words, graded_words, headline, reply_words, training_words, warnings
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -124,6 +124,11 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
             *training_words(training),
             *warnings(runs),
             *open_words(row for run in found.evals for row in run.grades.values()),
+            *(
+                words
+                for run in found.evals
+                for words in reply_words(run.responses, run.grades.values(), run.name if len(runs) > 1 else "")
+            ),
             *change_words({name: x for name, x in changed.items() if name not in again}, next(iter(runs), "")),
         ],
     }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modgap.core.record import GradeRow, Response
+from modgap.core.thinking import CUT_THINKING
 from modgap.report import tables as t
 from modgap.report.same_data import groups
 from modgap.report.seed_tables import seed_words
@@ -14,6 +17,12 @@ if TYPE_CHECKING:
 
 MUCH_CUT = 0.05
 """The share of truncated responses from which a report warns."""
+_LEFT_OUT = {
+    "system": "the system turn, which the server or the chat template does not take",
+    "seed": "a seed, which the server does not take: they cannot be repeated",
+    "continue_final_message": "the started turn being continued, which the server cannot: it began a new one, and the "
+    "prompt is not quite the paper's",
+}
 FEW_LOST = 10
 """Of fewer lost problems that could be read a headline gives no share."""
 
@@ -96,7 +105,10 @@ def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             )
     for name, summary in runs.items():
         paired = summary["gap"]["n_problems"] if summary["gap"] else 0
-        if summary["pairable"] and paired < summary["n_problems"]:
+        if failed := _failed_sides(summary):
+            of = f" of {name}" if several else ""
+            words.append(f"There is no gap{of}: no sample of the {' and '.join(failed)} side could be graded.")
+        elif summary["pairable"] and paired < summary["n_problems"]:
             of = f" of {name}" if several else ""
             words.append(
                 f"The gap{of} is over the {paired:,} of {summary['n_problems']:,} problems that are complete in both "
@@ -118,6 +130,39 @@ def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"{', '.join(f'{what} {t.percent(share)}%' for what, share in cut)}."
         )
     return words
+
+
+def _failed_sides(summary: Mapping[str, Any]) -> list[str]:
+    """The sides of the gap of which every sample failed."""
+    sides = {side: [row for row in summary["views"].values() if row["side"] == side] for side in ("text", "vision")}
+    return [
+        side
+        for side, rows in sides.items()
+        if any(row["n_samples"] for row in rows) and all(row["error"] == row["n_samples"] for row in rows)
+    ]
+
+
+def reply_words(responses: Iterable[Response], grades: Iterable[GradeRow], of: str = "") -> list[str]:
+    """How replies differ from what the settings ask for: one line for each way, with the samples that it concerns.
+
+    Args:
+        responses: What the model said.
+        grades: Their grades.
+        of: The run's name, where several are shown.
+    """
+    of = f" of {of}" if of else ""
+    words: list[str] = []
+    left_out = Counter(name for response in responses for name in response.left_out)
+    for name, why in _LEFT_OUT.items():
+        if left_out[name]:
+            words.append(f"{t.counted(left_out[name], 'sample')}{of} {_were(left_out[name])} asked without {why}.")
+    if cut := sum(row.reason == CUT_THINKING for row in grades):
+        words.append(f"{t.counted(cut, 'response')}{of} {_were(cut)} {CUT_THINKING}: a box in it is no answer.")
+    return words
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def reading_words(reading: Mapping[str, Any] | None) -> list[str]:
