@@ -31,7 +31,7 @@ from modgap.answer_folders import (
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import evaluation_prompt
-from modgap.core.record import Response, RunFolder, write_json, write_text
+from modgap.core.record import Response, RunFolder, write_json
 from modgap.datasets.faults import Fault
 from modgap.datasets.json_file import decode, entries
 from modgap.datasets.pgps9k import DIAGRAMS, leads_out
@@ -152,11 +152,12 @@ def _import_model(
         "problems": len(problems),
     }
     run = RunFolder(out)
-    run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **held)
     with run.lock():
+        run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **held)
+        run.check_responses(golds)
         run.write_problems(problem_row(problem, "paper") for problem in problems)
         rows = (row for problem in problems for answers in read for row in _responses(problem, answers, samples))
-        write_text(run.responses_path, "".join(row.model_dump_json() + "\n" for row in rows))
+        run.write_responses(rows)
         write_json(run.path / IMPORT_NOTE, _notes(read, problems, samples, outside))
         paper = grade_held(run, "paper", progress)
         strict = grade_held(run, "strict", progress)

@@ -148,11 +148,11 @@ def _import_run(
     }
     run = RunFolder(out)
     answers = {f"{x.file.versions}_answers".lstrip("_"): x.digest for x in read}
-    run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **answers)
     with run.lock():
+        run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **answers)
+        run.check_responses({problem.id for problem in problems})
         run.write_problems(problem_row(problem, "paper") for problem in problems)
-        responses = _responses(problems, views, samples, rows)
-        write_text(run.responses_path, "".join(response.model_dump_json() + "\n" for response in responses))
+        run.write_responses(_responses(problems, views, samples, rows))
         scored = _keep_verdicts(run, problems, rows)
         wanted = [(p.id, v, s) for p in problems for v in views if v in p.prompts for s in range(samples)]
         if missing := [_named(key) for key in wanted if key not in rows]:

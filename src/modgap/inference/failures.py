@@ -9,11 +9,18 @@ from typing import Any
 
 import openai
 
-from modgap.inference.chat import UnreadableReply
+from modgap.core.engine import PLAIN
+from modgap.inference.chat import UNKNOWN_FIELD, UnreadableReply
 
 # `Unknown name "seed"`, `'loc': ['body', 'seed'], 'msg': 'Extra inputs are not permitted'`; not an echo of the request.
 _NO_SEED = re.compile(
     r"(unknown|unsupported|unrecognized|extra)\b.{0,40}\bseed\b|\bseed\b.{0,40}\b(unsupported|extra|not|cannot)\b", re.I
+)
+# `Unrecognized request argument supplied`, `Extra inputs are not permitted`, `additional properties are not allowed`.
+_UNKNOWN_FIELD = re.compile(
+    r"\b(unknown|unsupported|unrecognized|unexpected|extra|additional)\b.{0,20}"
+    r"\b(fields?|parameters?|arguments?|inputs?|propert(y|ies)|keys?)\b",
+    re.I,
 )
 _TRANSIENT_STATUS = (408, 409, 425, 429)
 
@@ -49,9 +56,13 @@ def refused_parameter(error: Exception) -> str | None:
         return "chat_template_kwargs"
     if "continue_final_message" in said or "add_generation_prompt" in said:
         return "continue_final_message"
-    if error.param in ("temperature", "seed"):
+    if error.param in ("temperature", "seed", *PLAIN):
         return error.param
-    return "seed" if _NO_SEED.search(said) else None
+    if _NO_SEED.search(said):
+        return "seed"
+    if named := next((name for name in PLAIN if re.search(rf"\b{name}\b", said)), None):
+        return named
+    return UNKNOWN_FIELD if _UNKNOWN_FIELD.search(said) else None
 
 
 def cause(error: Exception) -> str:
