@@ -25,7 +25,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -116,6 +116,15 @@ class GradeRow(_Row):
         return self.problem_id, self.view, self.sample
 
 
+class RolloutRow(_Row):
+    """What tells of which run a line of rollouts.jsonl is."""
+
+    problem_id: str
+    view: str
+    sample: int
+    seed: int = 0
+
+
 R = TypeVar("R", bound=BaseModel)
 
 # What only a run that was begun holds, by the kind of the run: without a manifest nobody knows of which run it is.
@@ -133,7 +142,8 @@ _TRACES_BELOW = {
     ),
     "demo": ("data/*.json", "study/manifest.json"),
 }
-_RESTORE = "put back the manifest.json that belongs to it, or give another --out"
+RESTORE = "put back the manifest.json that belongs to it, or give another --out"
+"""What helps where files and manifest do not belong together."""
 
 # What helps where a line of a file cannot be read, by the file's name up to its first dot.
 _REMEDIES = {
@@ -277,8 +287,7 @@ class RunFolder:
             for stale in [*self.path.glob("grades*.jsonl"), self._file("summary.json")]:
                 stale.unlink(missing_ok=True)  # of the run that is replaced
         elif trace := self._trace(kind):
-            raise UserError(f"{self.path} has lost its manifest.json: it holds {trace} of a run that is not known. "
-                            f"Remedy: {_RESTORE}.")  # fmt: skip
+            raise self._lost(trace)
         manifest: dict[str, Any] = {
             "kind": kind,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -322,12 +331,17 @@ class RunFolder:
         """Whether no response was recorded: whoever began the run did not get that far."""
         return not self.responses_path.exists() or not self.responses_path.stat().st_size
 
+    def _lost(self, trace: str) -> UserError:
+        return UserError(
+            f"{self.path} has lost its manifest.json: it holds {trace}, and of which run is not known. "
+            f"Remedy: {RESTORE}."
+        )
+
     def manifest(self) -> dict[str, Any]:
         """The manifest; a `UserError` if this is no run folder, or one whose manifest is damaged."""
         if not self.manifest_path.exists():
             if trace := self._trace():
-                raise UserError(f"{self.path} has lost its manifest.json: it holds {trace} of a run that is not known. "
-                                f"Remedy: {_RESTORE}.")  # fmt: skip
+                raise self._lost(trace)
             raise UserError(
                 f"{self.path} is no run folder (it has no manifest.json): give the --out of an earlier run."
             )
@@ -396,8 +410,8 @@ class RunFolder:
         for number, row in _numbered_rows(self.responses_path, Response):
             if known and (why := _foreign(row, resolved, mark, problems) or _other_words(row, prompt)):
                 raise UserError(
-                    f"{self.responses_path} is of another run than {self.manifest_path.name}: line {number} "
-                    f"({row.problem_id}, {row.view}, sample {row.sample}): {why}. Remedy: {_RESTORE}."
+                    f"{self.responses_path} is of another run than the manifest.json beside it: line {number} "
+                    f"({row.problem_id}, {row.view}, sample {row.sample}): {why}. Remedy: {RESTORE}."
                 )
             yield row
 
@@ -507,6 +521,26 @@ def _other_words(row: Response, prompt: Callable[[Response], str | None] | None)
     if prompt is None or asked == row.prompt:
         return ""
     return "the run does not ask this view of this problem" if asked is None else "the run asks in other words"
+
+
+@contextlib.contextmanager
+def holding_place(out: Path, names: Collection[str]) -> Generator[None]:
+    """Hold the folder that gets a run for each of several models; that of one model is the run, which holds itself.
+
+    Raises:
+        UserError: The folder is a run, or another process is writing it.
+    """
+    if len(names) < 2:
+        yield
+        return
+    folder = RunFolder(out)
+    with folder.lock():
+        if folder.manifest_path.exists():
+            raise UserError(
+                f"{out} is a run, and {len(names)} models need a folder of runs ({', '.join(names)}): give another "
+                "--out."
+            )
+        yield
 
 
 def versions() -> dict[str, str]:

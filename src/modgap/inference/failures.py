@@ -12,14 +12,20 @@ import openai
 from modgap.core.engine import PLAIN
 from modgap.inference.chat import UNKNOWN_FIELD, UnreadableReply
 
-# `Unknown name "seed"`, `'loc': ['body', 'seed'], 'msg': 'Extra inputs are not permitted'`; not an echo of the request.
-_NO_SEED = re.compile(
-    r"(unknown|unsupported|unrecognized|extra)\b.{0,40}\bseed\b|\bseed\b.{0,40}\b(unsupported|extra|not|cannot)\b", re.I
-)
-# `Unrecognized request argument supplied`, `Extra inputs are not permitted`, `additional properties are not allowed`.
+# `Unknown name "seed"`, `'loc': ['body', 'seed'], 'msg': 'Extra inputs are not permitted'`, `top_k must be positive`; not
+# an echo of the request.
+_REFUSALS = {
+    name: re.compile(
+        rf"\b(unknown|unsupported|unrecognized|unexpected|invalid|extra|not supported)\b.{{0,40}}\b{name}\b"
+        rf"|\b{name}\b.{{0,40}}\b(unsupported|unknown|invalid|extra|not|cannot|must|should)\b",
+        re.I,
+    )
+    for name in ("seed", *PLAIN)
+}
+# The same where no field is named.
 _UNKNOWN_FIELD = re.compile(
-    r"\b(unknown|unsupported|unrecognized|unexpected|extra|additional)\b.{0,20}"
-    r"\b(fields?|parameters?|arguments?|inputs?|propert(y|ies)|keys?)\b",
+    r"(unknown|unrecognized|unexpected|unsupported) (request |keyword )?(field|argument|parameter|key)"
+    r"|extra (inputs|fields) (are )?not (permitted|allowed)|additional properties are not allowed",
     re.I,
 )
 _TRANSIENT_STATUS = (408, 409, 425, 429)
@@ -58,11 +64,8 @@ def refused_parameter(error: Exception) -> str | None:
         return "continue_final_message"
     if error.param in ("temperature", "seed", *PLAIN):
         return error.param
-    if _NO_SEED.search(said):
-        return "seed"
-    if named := next((name for name in PLAIN if re.search(rf"\b{name}\b", said)), None):
-        return named
-    return UNKNOWN_FIELD if _UNKNOWN_FIELD.search(said) else None
+    named = next((name for name, refusal in _REFUSALS.items() if refusal.search(said)), None)
+    return named or (UNKNOWN_FIELD if _UNKNOWN_FIELD.search(said) else None)
 
 
 def cause(error: Exception) -> str:
