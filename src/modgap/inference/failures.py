@@ -12,7 +12,7 @@ import openai
 from modgap.core.engine import PLAIN
 from modgap.inference.chat import UNKNOWN_FIELD, UnreadableReply
 
-# `Unknown name "seed"`, `'loc': ['body', 'seed'], 'msg': 'Extra inputs are not permitted'`, `top_k must be positive`; not
+# `Unknown name "seed"`, `loc: [body, seed], msg: Extra inputs are not permitted`, `top_k must be positive`; not
 # an echo of the request.
 _REFUSALS = {
     name: re.compile(
