@@ -616,8 +616,18 @@ def test_the_same_files_again_change_nothing_and_other_ones_are_refused(rows: Ro
         with pytest.raises(UserError, match=r"other arguments: text_answers was .*another --out"):
             import_generations(generation_files([tmp_path / folder]), tmp_path / "run")
         assert held() == before
-    # The verdicts are those of the very rows, even where a folder holds others and lost its manifest.
-    (tmp_path / "run" / "manifest.json").unlink()
+    # The verdicts are those of the very rows, even where a folder holds others.
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.unlink()
+    with pytest.raises(UserError, match=r"lost its manifest\.json: it holds responses\.jsonl"):
+        import_generations(generation_files([tmp_path / "judged"]), tmp_path / "run")
+    for name in ("responses.jsonl", "grades.jsonl", "grades.paper.jsonl", "grades.strict.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    judge = tmp_path / "run" / "judge.jsonl"
+    kept = judge.read_bytes()
+    judge.unlink()
+    import_generations(generation_files([tmp_path / "judged"]), tmp_path / "run")
+    judge.write_bytes(kept)
     [run] = import_generations(generation_files([tmp_path / "judged"]), tmp_path / "run")
     assert run.note["scored"]["judged_both_ways"] == []
     judged = [row for row in RunFolder(tmp_path / "run").grades("paper") if row.stage == "judge"]

@@ -9,11 +9,24 @@ from typing import Any
 
 import openai
 
-from modgap.inference.chat import UnreadableReply, refuses_system
+from modgap.core.engine import PLAIN
+from modgap.inference.chat import UNKNOWN_FIELD, UnreadableReply, refuses_system
 
-# `Unknown name "seed"`, `'loc': ['body', 'seed'], 'msg': 'Extra inputs are not permitted'`; not an echo of the request.
-_NO_SEED = re.compile(
-    r"(unknown|unsupported|unrecognized|extra)\b.{0,40}\bseed\b|\bseed\b.{0,40}\b(unsupported|extra|not|cannot)\b", re.I
+# `Unknown name "seed"`, `loc: [body, seed], msg: Extra inputs are not permitted`, `top_k must be positive`; not
+# an echo of the request.
+_REFUSALS = {
+    name: re.compile(
+        rf"\b(unknown|unsupported|unrecognized|unexpected|invalid|extra|not supported)\b.{{0,40}}\b{name}\b"
+        rf"|\b{name}\b.{{0,40}}\b(unsupported|unknown|invalid|extra|not|cannot|must|should)\b",
+        re.I,
+    )
+    for name in ("seed", *PLAIN)
+}
+# The same where no field is named.
+_UNKNOWN_FIELD = re.compile(
+    r"(unknown|unrecognized|unexpected|unsupported) (request |keyword )?(field|argument|parameter|key)"
+    r"|extra (inputs|fields) (are )?not (permitted|allowed)|additional properties are not allowed",
+    re.I,
 )
 # llama.cpp answers 500 where a chat template refuses its messages.
 _SYSTEM_STATUS = (400, 404, 422, 500, 501)
@@ -53,11 +66,13 @@ def refused_parameter(error: Exception) -> str | None:
         return "chat_template_kwargs"
     if "continue_final_message" in said or "add_generation_prompt" in said:
         return "continue_final_message"
-    if error.param in ("temperature", "seed"):
+    if error.param in ("temperature", "seed", *PLAIN):
         return error.param
-    if _NO_SEED.search(said):
-        return "seed"
-    return "system" if refuses_system(said) else None
+    if named := next((name for name, refusal in _REFUSALS.items() if refusal.search(said)), None):
+        return named
+    if refuses_system(said):
+        return "system"
+    return UNKNOWN_FIELD if _UNKNOWN_FIELD.search(said) else None
 
 
 def cause(error: Exception) -> str:
