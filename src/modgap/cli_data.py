@@ -75,10 +75,10 @@ def prepare(
         style: `paper` equals the original scripts' output value for value.
     """
     from modgap.datasets.prepare import prepare as write
-    from modgap.display import progress_bars
+    from modgap.display import progress_bars, warn
 
     with progress_bars() as bars:
-        done = write(folder, out, variant, style=style, progress=bars.counter("writing parquet"))
+        done = write(folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn)
     print(done)
 
 
