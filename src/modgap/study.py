@@ -244,9 +244,12 @@ def prepare_study(
     limit: int | None = None,
     options: EvalOptions | None = None,
     given: Mapping[str, Any] | None = None,
-    warn_of_images: bool = True,
+    look_at_images: bool = True,
 ) -> Generator[Study]:
-    """Check a study, and hold its folder until the block ends. The arguments and errors of `run_study`."""
+    """Check a study, and hold its folder until the block ends. The arguments and errors of `run_study`.
+
+    With `look_at_images`, unusual images are named, and all that are trained on are decoded.
+    """
     from modgap.models.load import model_fingerprint, resolve
 
     options = options or EvalOptions()
@@ -266,8 +269,9 @@ def prepare_study(
             "what it trained on: give a data set with two splits, or use modgap train and modgap eval."
         )
     check_views(test, parse_views(options.views or default_views(test)))
-    if warn_of_images:
+    if look_at_images:
         warn_about_images([*train, *test])
+        check_training_data(resolved.values(), train, options.style)
     run = RunFolder(out)
     identity = {"model": model, "benchmark": benchmark, "engine": engine, "style": options.style}
     run.start(
@@ -276,6 +280,17 @@ def prepare_study(
     )  # fmt: skip
     with run.lock():
         yield Study(out, model, folder, resolved, train, test, engine, options, given)
+
+
+def check_training_data(recipes: Iterable[Recipe], train: Sequence[Problem], style: Style) -> None:
+    """Refuse problems that a recipe cannot be trained on, as each training does at its start. Raises `UserError`."""
+    from modgap.training.rollout import hold_out
+    from modgap.training.setup import check_prompts, unusable_images
+
+    unusable = unusable_images(train)
+    for recipe in recipes:
+        held_out = max(stage.settings.validation_problems for stage in recipe.stages)
+        check_prompts(recipe, *hold_out(train, held_out), style, unusable)
 
 
 def run_study(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ _PHOTOMETRIC, _SAMPLE_FORMAT, _UNSIGNED = 262, 339, 1  # tags of TIFF
 
 # `LARGE` says it, once and with the image's name. (To ignore it for a while only is not safe in threads.)
 warnings.filterwarnings("ignore", category=images.DecompressionBombWarning)
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # `_orientation` does without
 warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)  # `is_plain` asks what would be lost
 
 
@@ -190,11 +191,13 @@ def _opened(data: bytes) -> Generator[Image]:
 
 
 def _scale_colour_key(image: Any) -> None:
-    key, stored = image.info.get("transparency"), str(image.tile[0][3]) if image.tile else ""
+    key: Any = image.info.get("transparency")
+    stored = str(image.tile[0][3]) if image.tile else ""
     if isinstance(key, int) and stored in _KEY_FACTORS:
         image.info["transparency"] = key * _KEY_FACTORS[stored]
     elif isinstance(key, tuple) and stored == "RGB;16B":
-        image.info["transparency"] = tuple(part >> 8 for part in key)  # pyright: ignore[reportUnknownVariableType]
+        red, green, blue = cast("tuple[int, int, int]", key)
+        image.info["transparency"] = (red >> 8, green >> 8, blue >> 8)
 
 
 def _kinds(image: Image) -> Iterator[str]:
@@ -228,8 +231,8 @@ def _rgba(image: Image) -> Image:
 def _is_transparent(image: Image) -> bool:
     if image.mode in _DEEP_MODES:
         return bool((np.asarray(image) == image.info["transparency"]).any())
-    low, _ = _rgba(image).getchannel("A").getextrema()
-    return low < 255  # pyright: ignore[reportOperatorIssue]
+    low_and_high: Any = _rgba(image).getchannel("A").getextrema()
+    return bool(low_and_high[0] < 255)
 
 
 def _eight_bits(image: Image) -> Image:

@@ -141,14 +141,14 @@ def inspections(images: Iterable[Path | bytes], total: int, progress: Progress |
 
 UNUSUAL = {
     "image-broken": "cannot be decoded: an `error` in evaluation, refused in training",
-    "image-shape": "have an aspect ratio above 200, which image processors refuse: an `error` in evaluation, refused "
+    "image-shape": "has an aspect ratio above 200, which image processors refuse: an `error` in evaluation, refused "
     "in training",
-    "image-invisible": "show nothing on white, on which transparent images are put: give them an opaque background",
-    "image-transparent": "have transparent parts, which are shown on white",
-    "image-rotated": "have an EXIF orientation, which is applied",
-    "image-depth": "have more than 8 bits a channel, which are scaled to 8",
-    "image-frames": "have several frames, of which the first is shown",
-    "image-large": "have more pixels than Pillow takes without a warning, and are slow to decode",
+    "image-invisible": "shows nothing on white, on which transparent images are put: give it an opaque background",
+    "image-transparent": "has transparent parts, which are shown on white",
+    "image-rotated": "has an EXIF orientation, which is applied",
+    "image-depth": "has more than 8 bits a channel, which are scaled to 8",
+    "image-frames": "has several frames, of which the first is shown",
+    "image-large": "has more pixels than Pillow takes without a warning, and is slow to decode",
 }
 """What is unusual about images -> what comes of it."""
 
@@ -167,7 +167,7 @@ def unusual_images(found: Iterable[tuple[str, Inspection]], file: str) -> Iterat
     for kind, words in UNUSUAL.items():
         if names := list(dict.fromkeys(named.get(kind, ()))):
             some = f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-            count = f"the image{'s' * (len(names) > 1)} of {len(names)} problem{'s' * (len(names) > 1)}"
+            count = f"{len(names)} problem{'s' * (len(names) > 1)} whose image"
             yield Fault(file, "", kind, f"{count} {words}: {some}", "warning")
 
 
@@ -177,19 +177,16 @@ def image_warnings(problems: Iterable[Problem], views: Sequence[str] = ("",)) ->
 
 
 def glance(problems: Iterable[Problem], views: Sequence[str] = ("",)) -> list[tuple[str, Inspection]]:
-    """What the images of problems are like, each with its name in messages.
+    """What the images of problems are like, in their order, each with its name in messages.
 
     For the start of a command: most images are only opened, which takes a second for some ten thousand.
     """
     from modgap.core.images import inspect_all
 
-    names: dict[Path | bytes, list[str]] = {}
-    for problem in problems:
-        for view in views:
-            if (image := problem.image_of(view)) is not None:
-                names.setdefault(image, []).append(named(problem.id, image))
-    seen = zip(names.values(), inspect_all(names), strict=True)
-    return [(name, inspection) for of_image, inspection in seen for name in of_image]
+    shown = [(p.id, image) for p in problems for view in views if (image := p.image_of(view)) is not None]
+    images = dict.fromkeys(image for _, image in shown)
+    seen = dict(zip(images, inspect_all(images), strict=True))
+    return [(named(name, image), seen[image]) for name, image in shown]
 
 
 def named(problem: str, image: Path | bytes) -> str:

@@ -19,7 +19,7 @@ import gc
 import json
 import os
 from array import array
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -118,7 +118,7 @@ def _prepare(
     # diagrams, problems are small: they are kept for the second pass.
     found = {split: list(pgps9k.read(folder, split)) for split in splits}
     total = sum(map(len, found.values()))
-    _check_images(folder, [problem for problems in found.values() for problem in problems], warn)
+    unusual = _unusual_images(folder, [problem for problems in found.values() for problem in problems], warn)
     if not total:
         raise UserError(f"{folder} holds no problem in {' or '.join(splits) or 'no split'}: nothing to prepare.")
     parts = {split: out / f".{split}.parquet.{os.getpid()}.part" for split in splits}
@@ -127,7 +127,7 @@ def _prepare(
         out.mkdir(parents=True, exist_ok=True)
         for split, part in parts.items():
             problems = _counted(found[split], sum(rows.values()), total, progress)
-            rows[split] = write_parquet(problems, part, variant, style, root=folder)
+            rows[split] = write_parquet(problems, part, variant, style, root=folder, unusual=unusual)
         size = {split: part.stat().st_size for split, part in parts.items()}
         for split, part in parts.items():
             os.replace(part, out / f"{split}.parquet")
@@ -142,7 +142,10 @@ def _prepare(
     return PrepareSummary(out, variant, style, rows, size)
 
 
-def _check_images(folder: Path, problems: Sequence[Problem], warn: Callable[[str], None] | None) -> None:
+def _unusual_images(
+    folder: Path, problems: Sequence[Problem], warn: Callable[[str], None] | None
+) -> set[Path | bytes | None]:
+    """The images that may have to be converted; refuses those that cannot be decoded."""
     images = glance(problems)
     if broken := [f"{name} {image.error}" for name, image in images if image.error]:
         more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
@@ -153,6 +156,7 @@ def _check_images(folder: Path, problems: Sequence[Problem], warn: Callable[[str
     for fault in unusual_images(images, ""):
         if warn:
             warn(fault.message)
+    return {problem.image for problem, (_, image) in zip(problems, images, strict=True) if image.kinds}
 
 
 @contextlib.contextmanager
@@ -167,7 +171,14 @@ def _no_search_for_cycles() -> Generator[None]:
             gc.enable()
 
 
-def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: Style, root: Path | None = None) -> int:
+def write_parquet(
+    problems: Iterable[Problem],
+    path: Path,
+    variant: str,
+    style: Style,
+    root: Path | None = None,
+    unusual: Container[Path | bytes | None] | None = None,
+) -> int:
     """Write one file, holding no more than two row groups in memory.
 
     Args:
@@ -176,6 +187,7 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
         variant: One of `VARIANTS`.
         style: `paper` or `aligned`.
         root: Folder that `images[].path` is relative to; without it that is the file's name.
+        unusual: The images that may have to be converted, where the caller knows them; else each one is looked at.
 
     Returns:
         The number of rows.
@@ -195,7 +207,7 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
         ThreadPoolExecutor(1) as beside,  # one group is written while the next one is made
     ):
         written: Future[None] | None = None
-        for group, diagrams in _groups(problems):
+        for group, diagrams in _groups(problems, unusual):
             table = _table(_columns(group, diagrams, variant, style, root), len(group), schema)
             if written:
                 written.result()
@@ -206,12 +218,15 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
     return rows
 
 
-def _groups(problems: Iterable[Problem]) -> Iterator[tuple[list[Problem], list[bytes]]]:
+def _groups(
+    problems: Iterable[Problem], unusual: Container[Path | bytes | None] | None
+) -> Iterator[tuple[list[Problem], list[bytes]]]:
     """Problems and their diagrams, a row group at a time."""
     group, diagrams, size = list[Problem](), list[bytes](), 0
     for problem in problems:
         group.append(problem)
-        diagrams.append(problem.plain_image())
+        as_it_is = unusual is not None and problem.image not in unusual
+        diagrams.append(problem.image_bytes() if as_it_is else problem.plain_image())
         size += len(diagrams[-1]) + 2000
         if size >= ROW_GROUP_BYTES:
             yield group, diagrams

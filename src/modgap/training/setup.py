@@ -25,13 +25,26 @@ from modgap.training.rollout import RewardFunction
 VALIDATION_VIEW = "image-only"
 
 
-def check_prompts(recipe: Recipe, problems: Sequence[Problem], validation: Sequence[Problem], style: Style) -> None:
+def check_prompts(
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    validation: Sequence[Problem],
+    style: Style,
+    unusable: Mapping[Path | bytes, str] | None = None,
+) -> None:
     """Build every prompt that the run may need, in words, and decode its image: a fault shows now, not after hours.
+
+    Args:
+        recipe: What is to be trained.
+        problems: What it is trained on.
+        validation: What it is validated on.
+        style: Of the prompts.
+        unusable: `unusable_images` of all these problems, where the caller has it.
 
     Raises:
         UserError: A view is a control; or a problem lacks the words of a view, or a diagram that can be used.
     """
-    unusable = _unusable([*problems, *validation])
+    unusable = unusable_images([*problems, *validation]) if unusable is None else unusable
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.title})"
         for view in stage.views:
@@ -51,7 +64,7 @@ def check_prompts(recipe: Recipe, problems: Sequence[Problem], validation: Seque
             )  # fmt: skip
 
 
-def _unusable(problems: Sequence[Problem]) -> dict[Path | bytes, str]:
+def unusable_images(problems: Sequence[Problem]) -> dict[Path | bytes, str]:
     """The images of problems that no model can be shown, and why; each one is decoded."""
     found = list(dict.fromkeys(p.image for p in problems if p.image is not None and not _absence(p)))
     seen = zip(found, inspect_all(found, thorough=True), strict=True)
@@ -72,11 +85,10 @@ def _check(
                 continue
             if absence := _absence(problem):
                 faults[problem.id] = f"problem {problem.id} {absence}: give it its diagram, or leave it out."
-            elif problem.image in unusable:
-                fault = f"{problem.image_name()} {unusable[problem.image]}"
+            elif problem.image is not None and (fault := unusable.get(problem.image)):
                 faults[problem.id] = (
-                    f"problem {problem.id}: {fault}: replace it, or leave the problem out; `modgap data check` names "
-                    "every one."
+                    f"problem {problem.id}: {problem.image_name()} {fault}: replace it, or leave the problem out; "
+                    "`modgap data check` names every one."
                 )
         except UserError as error:
             faults[problem.id] = str(error)
