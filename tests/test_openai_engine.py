@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -207,6 +208,19 @@ def problems(count: int) -> list[Problem]:
         picture(number).save(buffer, format="PNG")
         made.append(Problem(f"prob_{number}", "Find x.", "7.000", image=buffer.getvalue(), semantic=("AB = 7",)))
     return made
+
+
+def test_an_image_that_cannot_be_decoded_costs_only_its_own_samples(server: Server, tmp_path: Path) -> None:
+    asked = problems(5)
+    asked[2] = replace(asked[2], image=asked[2].image_bytes()[:60])
+    client = engine(server, concurrency=2)
+    summary = evaluate(asked, client, tmp_path / "run", samples=2)
+    rows = list(RunFolder(tmp_path / "run").responses())
+    assert len({row.key for row in rows}) == len(rows) == 5 * 2 * 2
+    failed = [row for row in rows if row.finish_reason == "error"]
+    assert {row.problem_id for row in failed} == {"prob_2"} and len(failed) == 4
+    assert all("problem prob_2: its diagram cannot be decoded" in str(row.error) for row in failed)
+    assert summary["views"]["image-only"]["error"] == 2 and client.usage.failures == 4
 
 
 def test_a_hostile_server_costs_retries_and_no_sample(server: Server, tmp_path: Path) -> None:

@@ -264,8 +264,9 @@ def evaluate(
         replicas: Engines that share the work, one an accelerator; more than one needs Ray (hf, vllm).
         ray_address: An existing Ray cluster to run the replicas on, e.g. auto.
     """
+    from modgap.core.view import parse_views
     from modgap.display import progress_bars
-    from modgap.evaluation import locate, read_problems
+    from modgap.evaluation import default_views, locate, read_problems, warn_about_images
     from modgap.fleet import evaluate_models
     from modgap.measure import EvalOptions, evaluate_model
     from modgap.report.terminal import print_summary
@@ -284,6 +285,7 @@ def evaluate(
     data = locate(benchmark, data)
     problems = read_problems(benchmark, data, limit=limit)
     if models is not None:
+        warn_about_images(problems, parse_views(views or default_views(problems)))
         problems.clear()  # they can be read, as was to be seen; each model's process reads its own
         return evaluate_models(models, data, out, options, benchmark=benchmark, limit=limit)
     assert model is not None

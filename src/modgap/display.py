@@ -74,6 +74,11 @@ def say(message: str, started: float | None = None) -> None:
     print(f"{since}{message}", file=sys.stderr, flush=True)
 
 
+def warn(message: str) -> None:
+    """One line on stderr about something that may make a number other than it seems."""
+    say(f"warning: {message}")
+
+
 def print_check(report: Report) -> None:
     """What a check of a data set found: what is there, then every fault."""
     for name, split in report.splits.items():

@@ -24,7 +24,7 @@ from modgap.core.problem import Problem
 from modgap.core.prompt import Style, evaluation_prompt, structural_conditions
 from modgap.core.record import Key, ProblemRow, Response, RunFolder
 from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
-from modgap.display import progress_bars, say
+from modgap.display import progress_bars, say, warn
 from modgap.grading_runs import Progress, grade_held
 from modgap.report.sampling import greedy_words, sampling_of, sampling_words
 
@@ -71,8 +71,26 @@ def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | 
     return problems
 
 
+def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -> None:
+    """Name the images that are shown otherwise than they are stored, or that cannot be shown, one line for each kind.
+
+    Args:
+        problems: Whose images.
+        views: Of which views; the problems' own images if none are given.
+    """
+    from modgap.datasets.faults import image_warnings
+
+    names = tuple(view.name for view in views if view.picture != "none")
+    for line in image_warnings(problems, names or ("",)):
+        warn(line)
+
+
 def fingerprint(problems: Iterable[Problem]) -> str:
-    """16 hex digits that change when a problem's words, its answer or its diagram change."""
+    """16 hex digits that change when a problem's words, its answer or its diagram change.
+
+    A diagram that was shown otherwise before transparency, orientation and depth were heeded (see `core.images`) has a
+    digest of its own, so that responses from before and after are not taken for those of one run.
+    """
     digest, seen = hashlib.sha256(), dict[tuple[Path, int], str]()
     for problem in problems:
         image = None
@@ -95,18 +113,23 @@ def _image_digest(problem: Problem, image: Path | bytes, seen: dict[tuple[Path, 
         UserError: The file cannot be read.
     """
     if isinstance(image, bytes):
-        return hashlib.blake2b(image, digest_size=size).hexdigest()
+        return _content_digest(image, size)
     key = (image, size)
     if key not in seen:
         try:
-            with image.open("rb") as file:
-                seen[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=size)).hexdigest()
+            seen[key] = _content_digest(image.read_bytes(), size)
         except OSError as error:
             raise UserError(
                 f"problem {problem.id}: the diagram {image} cannot be read ({error.strerror}): "
                 "`modgap data check` names every fault."
             ) from None
     return seen[key]
+
+
+def _content_digest(data: bytes, size: int) -> str:
+    from modgap.core.images import CONVERTED, is_plain
+
+    return hashlib.blake2b(data, digest_size=size).hexdigest() + ("" if is_plain(data) else CONVERTED)
 
 
 def evaluate(
@@ -319,9 +342,9 @@ def _answer(
                 continue
             wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
             if wanted:
-                image = _image(view, problem, problems, number)
+                image, name = _image(view, problem, problems, number)
                 prompt = evaluation_prompt(problem, view, style)
-                requests.append(Request(problem.id, view.name, prompt, image, wanted))
+                requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
     total = samples * sum(has_view(problem, view) for problem in problems for view in views)
     count = total - sum(len(request.samples) for request in requests)
     if progress:
@@ -348,23 +371,26 @@ def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
         run.note("sampling", told | {"left_to_server": left})
 
 
-def _image(view: View, problem: Problem, problems: Sequence[Problem], number: int) -> Callable[[], Image] | None:
-    """What opens the picture that a view shows with a problem."""
+def _image(
+    view: View, problem: Problem, problems: Sequence[Problem], number: int
+) -> tuple[Callable[[], Image] | None, str]:
+    """What opens the picture that a view shows with a problem, and what messages call it."""
     if view.picture == "none":
-        return None
+        return None, ""
     if problem.image_of(view.name) is None:
         raise UserError(
             f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other --views."
         )
     if view.picture == "blank":
-        return functools.partial(_blank, problem)
+        return functools.partial(_blank, problem), problem.image_name()
     if view.picture == "swapped":
         others = (problems[(number + step) % len(problems)] for step in range(1, len(problems)))
         other = next((p for p in others if p.image is not None and p.image != problem.image), None)
         if other is None:
             raise UserError("the view 'swapped-image' needs at least two problems with different diagrams.")
-        return other.open_image
-    return functools.partial(problem.open_image, view.name) if problem.images else problem.open_image
+        return other.open_image, f"{other.image_name()} of problem {other.id}"
+    opener = functools.partial(problem.open_image, view.name) if problem.images else problem.open_image
+    return opener, problem.image_name(view.name)
 
 
 def _blank(problem: Problem) -> Image:

@@ -19,7 +19,14 @@ from modgap.core.prompt import Style, check_style
 from modgap.core.record import RunFolder, read_json
 from modgap.core.view import parse_views
 from modgap.display import say
-from modgap.evaluation import Progress, check_not_all_failed, check_views, default_views, evaluate
+from modgap.evaluation import (
+    Progress,
+    check_not_all_failed,
+    check_views,
+    default_views,
+    evaluate,
+    warn_about_images,
+)
 from modgap.inference.vllm_start import parse_engine_args, telling_args
 
 # The original's pixel limits: 256 to 1280 image tokens.
@@ -188,6 +195,7 @@ def evaluate_model(
     *,
     given: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    warn_of_images: bool = True,
 ) -> dict[str, Any]:
     """Measure a model on problems.
 
@@ -198,6 +206,7 @@ def evaluate_model(
         options: How.
         given: The arguments as the user gave them.
         progress: Told after each response.
+        warn_of_images: Whether to look for unusual images first, and to name them.
 
     Returns:
         The summary.
@@ -207,7 +216,10 @@ def evaluate_model(
     """
     options.check()
     views = options.views or default_views(problems)
-    check_views(problems, parse_views(views))  # before the model is looked at
+    chosen = parse_views(views)
+    check_views(problems, chosen)  # before the model is looked at
+    if warn_of_images:
+        warn_about_images(problems, chosen)
     start = _served(model, options) if options.engine == "openai" else _local(model, options)
     temperature = _DEFAULT.temperature
     if options.style == "paper" and any(problem.question_type for problem in problems):

@@ -25,7 +25,7 @@ from modgap.core.recipe import Recipe, apply_settings, with_defaults
 from modgap.core.record import RunFolder, write_json
 from modgap.core.view import parse_views
 from modgap.display import Bars, progress_bars, say
-from modgap.evaluation import check_views, default_views, fingerprint, read_problems
+from modgap.evaluation import check_views, default_views, fingerprint, read_problems, warn_about_images
 from modgap.measure import EvalOptions, as_in, evaluate_model, model_notes
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def train_recipe(
     device: str | None = None,
     given: Mapping[str, Any] | None = None,
     bars: Bars | None = None,
+    warn_of_images: bool = True,
 ) -> Path:
     """Train a model with a recipe.
 
@@ -116,12 +117,15 @@ def train_recipe(
         device: `None` takes the best there is.
         given: The arguments as the user gave them.
         bars: Where to show progress.
+        warn_of_images: Whether to look for unusual images first, and to name them.
 
     Returns:
         The final checkpoint, a Hugging Face folder.
     """
     train = registry.find("training engine", engine, registry.TRAINING_ENGINES)
     check_engine(recipe, engine)
+    if warn_of_images:
+        warn_about_images(problems)
     if any(stage.settings.reward_function for stage in recipe.stages):
         sys.path.insert(0, str(Path.cwd()))  # a reward of the user's own lies where they work
     from modgap.models.load import load_policy, model_fingerprint, resolve
@@ -211,20 +215,21 @@ class Study:
         with progress_bars() as bars:
             say(f"measuring {self.model} on {len(self.test)} problems", started)
             evaluate_model(
-                self.test, self.folder, out / "base" / "eval", options, given=given, progress=bars.named("base")
-            )
+                self.test, self.folder, out / "base" / "eval", options, given=given, progress=bars.named("base"),
+                warn_of_images=False,  # `prepare_study` has
+            )  # fmt: skip
             for name, recipe in self.recipes.items():
                 share_stages(out, recipe, self.recipes)
                 stages = " -> ".join(stage.title for stage in recipe.stages)
                 say(f"training {name} on {len(self.train)} problems: {stages}", started)
                 final = train_recipe(
                     recipe, self.train, self.folder, out / name, engine=self.engine, style=options.style,
-                    device=options.device, given=given, bars=bars,
+                    device=options.device, given=given, bars=bars, warn_of_images=False,
                 )  # fmt: skip
                 say(f"measuring {name}", started)
                 evaluate_model(
                     self.test, final, out / name / "eval", self.options_for(name), given=given,
-                    progress=bars.named(name),
+                    progress=bars.named(name), warn_of_images=False,
                 )  # fmt: skip
             say("writing the report", started)
             numbers = build_report([out], out / "report.html")
@@ -245,8 +250,12 @@ def prepare_study(
     limit: int | None = None,
     options: EvalOptions | None = None,
     given: Mapping[str, Any] | None = None,
+    look_at_images: bool = True,
 ) -> Generator[Study]:
-    """Check a study, and hold its folder until the block ends. The arguments and errors of `run_study`."""
+    """Check a study, and hold its folder until the block ends. The arguments and errors of `run_study`.
+
+    With `look_at_images`, unusual images are named, and all that are trained on are decoded.
+    """
     from modgap.models.load import model_fingerprint, resolve
 
     options = options or EvalOptions()
@@ -266,6 +275,9 @@ def prepare_study(
             "what it trained on: give a data set with two splits, or use modgap train and modgap eval."
         )
     check_views(test, parse_views(options.views or default_views(test)))
+    if look_at_images:
+        warn_about_images([*train, *test])
+        check_training_data(resolved.values(), train, options.style)
     run = RunFolder(out)
     identity = {"model": model, "benchmark": benchmark, "engine": engine, "style": options.style}
     marks = {
@@ -276,6 +288,17 @@ def prepare_study(
     with run.lock():
         run.start("study", identity, given, **marks)
         yield Study(out, model, folder, resolved, train, test, engine, options, given)
+
+
+def check_training_data(recipes: Iterable[Recipe], train: Sequence[Problem], style: Style) -> None:
+    """Refuse problems that a recipe cannot be trained on, as each training does at its start. Raises `UserError`."""
+    from modgap.training.rollout import hold_out
+    from modgap.training.setup import check_prompts, unusable_images
+
+    unusable = unusable_images(train)
+    for recipe in recipes:
+        held_out = max(stage.settings.validation_problems for stage in recipe.stages)
+        check_prompts(recipe, *hold_out(train, held_out), style, unusable)
 
 
 def run_study(

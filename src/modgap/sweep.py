@@ -84,7 +84,7 @@ def run_sweep(
             folder: held.enter_context(
                 prepare_study(
                     data, model, recipes, folder, benchmark=benchmark, engine=engine, settings=chosen, limit=limit,
-                    options=options, given=given,
+                    options=options, given=given, look_at_images=folder == next(iter(studies)),
                 )
             )
             for folder, chosen in studies.items()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Request:
         image: Gives the decoded image when the engine is ready for it (so that thousands are not held); `None` for a
             prompt without one.
         samples: The indices of the samples that are still to be made.
+        image_name: What messages call the image, with its file.
     """
 
     problem_id: str
@@ -55,6 +57,14 @@ class Request:
     prompt: Prompt
     image: Callable[[], Image] | None
     samples: tuple[int, ...]
+    image_name: str = ""
+
+    def refusal(self, error: Exception) -> str:
+        """One line on why this prompt cannot be asked, with the names of its problem and its image."""
+        words = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UserError):
+            return words  # it names them
+        return f"problem {self.problem_id}{self.image_name and f', {self.image_name}'}: {words}"
 
 
 @dataclass(frozen=True, slots=True)

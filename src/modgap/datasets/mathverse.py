@@ -22,15 +22,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modgap.core.errors import UserError
 from modgap.core.mathverse_grading import Case, grade_by_rule
 from modgap.core.problem import Problem
 from modgap.core.view import ALL_VIEWS, VERSION_VIEWS
-from modgap.datasets.faults import Counts, Fault, Progress, Report, image_faults
+from modgap.datasets.faults import Counts, Fault, Progress, Report, inspections, named, unusual_images
 from modgap.datasets.mathverse_rows import Row, files_of, line_of, scan, take_images
+
+if TYPE_CHECKING:
+    from modgap.core.images import Inspection
 
 
 def read(path: str | Path, split: str = "test", limit: int | None = None) -> Iterator[Problem]:
@@ -150,7 +154,7 @@ def _problem_faults(name: str, rows: list[Row]) -> Iterator[Fault]:
             yield Fault(row.file.name, name, "gold-unreadable", message, line=line_of(row.file, row.number))
 
 
-def _image_faults(rows: Iterable[Row], counts: Counts, progress: Progress | None) -> Iterator[Fault]:
+def _image_faults(rows: Sequence[Row], counts: Counts, progress: Progress | None) -> Iterator[Fault]:
     shown: dict[Path | bytes, list[Row]] = {}
     for row in rows:
         if row.view not in VERSION_VIEWS:
@@ -169,7 +173,12 @@ def _image_faults(rows: Iterable[Row], counts: Counts, progress: Progress | None
         else:
             shown.setdefault(row.image, []).append(row)
     counts.images = len(shown)
-    for of_image, reason in zip(shown.values(), image_faults(shown, len(shown), progress), strict=True):
-        for row in of_image if reason else ():
-            message = f"the image of {row.view} {reason}"
-            yield Fault(row.file.name, row.problem, "image-broken", message, line=line_of(row.file, row.number))
+    sound: list[tuple[str, Inspection]] = []
+    for (image, of_image), inspection in zip(shown.items(), inspections(shown, len(shown), progress), strict=True):
+        for row in of_image:
+            if inspection.error:
+                message = f"the image of {row.view} {inspection.error}"
+                yield Fault(row.file.name, row.problem, "image-broken", message, line=line_of(row.file, row.number))
+            else:
+                sound.append((named(f"{row.problem} {row.view}", image), inspection))
+    yield from unusual_images(sound, rows[0].file.name if rows else "")

@@ -92,8 +92,10 @@ class Reply:
 
 def png_data_uri(image: Image) -> str:
     """An image as a PNG in a data URI: no pixel changes on the way to the server."""
+    from modgap.core.images import to_rgb
+
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    to_rgb(image).save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

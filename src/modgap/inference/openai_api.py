@@ -18,7 +18,7 @@ import os
 import queue
 import random
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -171,8 +171,7 @@ class OpenAIEngine:
         self, requests: Sequence[Request], sampling: Sampling, emit: Callable[[Completion], None]
     ) -> None:
         """As many workers as requests may be under way, which share one list of jobs."""
-        jobs = ((request, messages, sample) for request in requests for messages in [to_messages(request)]
-                for sample in request.samples)  # fmt: skip
+        jobs = _jobs(requests)
         turn = asyncio.Lock()
 
         async def work(client: openai.AsyncOpenAI) -> None:
@@ -181,7 +180,11 @@ class OpenAIEngine:
                     job = await asyncio.to_thread(next, jobs, None)
                 if job is None:
                     return
-                emit(await self._answer(client, *job, sampling))
+                request, messages, sample = job
+                if isinstance(messages, str):
+                    emit(self._unasked(request, sample, messages, sampling))
+                else:
+                    emit(await self._answer(client, request, messages, sample, sampling))
 
         async with self._client() as client:
             count = min(self._concurrency, sum(len(request.samples) for request in requests))
@@ -254,6 +257,12 @@ class OpenAIEngine:
             left_out=() if self._raw else tuple(self._dialect.left_out(request.prompt, turns, parameters)),
         )
 
+    def _unasked(self, request: Request, sample: int, error: str, sampling: Sampling) -> Completion:
+        """The record of a sample whose image cannot be sent."""
+        seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
+        self.usage.failures += 1
+        return Completion(request, sample, "", "error", 0, 0, seed, error=error)
+
     def _wait(self, error: Exception, attempt: int) -> float:
         """Seconds until the next attempt: what the server asks for, and full jitter so that not all come at once."""
         jitter = self._random.uniform(0, min(_LONGEST_BACKOFF, self._backoff * 2**attempt))
@@ -320,6 +329,17 @@ class OpenAIEngine:
         """The text, without the key if a server sent that back; `EMPTY` and its like are words, not keys."""
         key = self._key()
         return text.replace(key, "[key]") if len(key) >= _SHORTEST_KEY and key != _NO_KEY else text
+
+
+def _jobs(requests: Sequence[Request]) -> Iterator[tuple[Request, Messages | str, int]]:
+    """Every sample with its messages, which are made once for each request, or with why there are none."""
+    for request in requests:
+        try:
+            messages: Messages | str = to_messages(request)
+        except Exception as error:  # its image cannot be decoded
+            messages = request.refusal(error)
+        for sample in request.samples:
+            yield request, messages, sample
 
 
 def served_models(base_url: str, api_key_env: str = "OPENAI_API_KEY", timeout: float = _CONNECT_SECONDS) -> list[str]:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import PLAIN, Completion, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
+from modgap.core.images import to_rgb
 from modgap.core.thinking import opened_by
 from modgap.inference.chat import refuses_system, system_words
 from modgap.inference.vllm_start import Running, parse_engine_args
@@ -314,9 +315,9 @@ class _Feed:
         """One prompt; views of a problem come side by side, and their image is decoded once."""
         try:
             if request.image is not None and request.image != last[0]:
-                last = (request.image, request.image())
+                last = (request.image, to_rgb(request.image()))
         except Exception as error:
-            return _Prepared(request, error=_words(error)), last
+            return _Prepared(request, error=_words(request.refusal(error))), last
         try:
             return self._prepare(request, last[1] if request.image is not None else None), last
         except Exception as error:
@@ -325,7 +326,8 @@ class _Feed:
                     "this model has no chat template: give an instruction-tuned model, or a template with --engine-arg "
                     "chat_template=FILE."
                 ) from None
-            return _Prepared(request, error=_words(error), own=_is_own(error)), last
+            own = _is_own(error)
+            return _Prepared(request, error=_words(request.refusal(error) if own else error), own=own), last
 
 
 def image_name(image: Image) -> str:
@@ -388,7 +390,7 @@ def _not_the_prompts(error: str) -> UserError:
     )
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception | str) -> str:
     """What vLLM says of a prompt, in one line."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= 300 else said[:297] + "..."
