@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modgap.core.errors import UserError
+from modgap.models.weights import ADAPTER, Weights, adapter_files, check_weights, damaged, has_adapter, refuse_misfits
 
 if TYPE_CHECKING:
     import torch
@@ -144,9 +145,52 @@ def check_folder(folder: Path) -> dict[str, Any]:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != MODEL_TYPE:
         raise UserError(f"{folder} holds a model of type {kind!r}: only {MODEL_TYPE!r} can be loaded here")
-    if not list(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} holds no weights (no *.safetensors): copy or convert the model again")
     return config
+
+
+def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> Weights:
+    """Refuse what would not load as the Qwen2.5-VL that it says it is, before its weights are read.
+
+    Args:
+        folder: The model.
+        as_is: Others read it, see `check_weights`.
+        tokenizer: Its own one is used.
+
+    Raises:
+        UserError: See `check_folder` and `check_weights`; or the tokenizer does not go with the weights.
+    """
+    check_folder(folder)
+    weights = check_weights(folder, as_is)
+    if tokenizer:
+        rows = next((shape[0] for name, shape in weights.shapes.items() if name.endswith("embed_tokens.weight")), None)
+        load_tokenizer(folder, rows)
+    return weights
+
+
+def load_tokenizer(folder: Path, rows: int | None) -> Any:
+    """A model's tokenizer.
+
+    Args:
+        folder: The model.
+        rows: Of its embedding; `None` where they are not known.
+
+    Raises:
+        UserError: It is damaged, or has tokens that the model does not know.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # those of Rust have no type of their own
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer in {folder} cannot be loaded ({said}): copy it from the base model") from error
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if rows is not None and largest >= rows:
+        raise UserError(
+            f"the tokenizer in {folder} has tokens up to {largest}, its model only {rows} of them (0 to {rows - 1}): "
+            "copy the tokenizer that belongs to the weights"
+        )
+    return tokenizer
 
 
 def _checkpoint(folder: Path) -> Path | None:
@@ -199,31 +243,23 @@ def load_policy(
         UserError: The model cannot be found, is damaged or of another kind.
     """
     folder = resolve(ref)
-    check_folder(folder)
+    weights = check_model(folder, tokenizer=False)
     where = check_device(device)
 
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+    from modgap.models.lora import add_lora
     from modgap.models.policy import Policy
-    from modgap.models.quiet import quiet
 
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if isinstance(dtype, str) and not isinstance(kind, torch.dtype):
         raise UserError(f"unknown dtype {dtype!r}: choose from float32, bfloat16, float16")
     if kind is None:
         kind = torch.bfloat16 if where.type == "cuda" else torch.float32
-    try:
-        with quiet():
-            model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                folder, dtype=kind, attn_implementation=attn or "sdpa", local_files_only=True
-            )
-    except SafetensorError as error:
-        raise UserError(f"the weights in {folder} are cut off or damaged ({error}): copy the model again") from error
-    model.to(where)  # pyright: ignore[reportArgumentType] - a decorated signature
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = _load_model(weights, kind, attn or "sdpa", beside=lora is not None).to(where)
+    _check_finite(model, folder)
+    tokenizer = load_tokenizer(folder, model.get_input_embeddings().weight.shape[0])
     processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
     if pixels is not None:
         processor.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
@@ -234,16 +270,49 @@ def load_policy(
     return Policy(model, tokenizer, processor, source=folder, freeze_vision=freeze_vision)
 
 
-def add_lora(model: Any, rank: int) -> None:
-    """Inject LoRA adapters (alpha = 2 x rank) into the language model; everything else is frozen."""
-    if rank < 1:
-        raise UserError(f"lora rank {rank} is out of range: give a whole number from 1")
-    from peft import LoraConfig, inject_adapter_in_model
+def _load_model(weights: Weights, dtype: torch.dtype, attn: str, beside: bool) -> Any:
+    """The model of a folder that was checked.
 
-    targets = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+    Args:
+        weights: Its weights.
+        dtype: What they are cast to.
+        attn: Attention of transformers.
+        beside: Apply an adapter that the folder keeps beside the weights in fp32, too: another one is trained.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from modgap.models import lora
+    from modgap.models.quiet import quiet
+
+    folder, adapter = weights.folder, {}
+    if has_adapter(folder) and (beside or dtype != torch.float32):
+        adapter = lora.read_adapter(folder / ADAPTER)
+    config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        with quiet(warnings=True), weights.opened() as slices:
+            model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                None, config=config, state_dict=lora.taken_out(slices, adapter, dtype), dtype=dtype,
+                attn_implementation=attn, output_loading_info=True,
+            )  # fmt: skip
+    except SafetensorError as error:
+        raise damaged(folder, error) from error
+    refuse_misfits(folder, report, len(model.state_dict()))
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    if adapter:
+        lora.apply(model, adapter)
+    return model
+
+
+def _check_finite(model: Any, folder: Path) -> None:
+    """Refuse a model that can only give NaN. Raises `UserError`."""
+    if broken := [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]:
+        raise UserError(
+            f"{len(broken)} of the weights in {folder} hold NaN or infinity as {model.dtype} ({broken[0]}), so that the "
+            "model gives NaN: copy the model again, or take the last checkpoint before it broke"
+        )
 
 
 def model_fingerprint(folder: str | Path) -> str:
@@ -258,7 +327,7 @@ def model_fingerprint(folder: str | Path) -> str:
     processor = next((name for name in _PARTS["image processor"] if (folder / name).is_file()), "")
     names = ["config.json", "tokenizer.json", processor]
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    for path in [*(folder / name for name in names), *weights]:
+    for path in [*(folder / name for name in names), *weights, *adapter_files(folder)]:
         if not path.is_file():
             continue
         size = path.stat().st_size
