@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modgap.core.errors import UserError
-from modgap.models.weights import ADAPTER, Weights, adapter_files, check_weights, damaged, has_adapter, refuse_misfits
+from modgap.core.model_folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
+from modgap.models.weights import Weights, check_weights, damaged, refuse_misfits
 
 if TYPE_CHECKING:
     import torch
@@ -130,22 +131,25 @@ def _instead_of_a_model(folder: Path) -> str:
     return "holds no model (no config.json): give a folder in Hugging Face form, or an id of the hub"
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
-    """The config of a folder with a Qwen2.5-VL.
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder with a Qwen2.5-VL.
 
     Raises:
         UserError: It holds no model, a part of one, or one of another kind.
     """
     check_files(folder)
+    kind = _model_type(folder)
+    if kind != MODEL_TYPE:
+        raise UserError(f"{folder} holds a model of type {kind!r}: only {MODEL_TYPE!r} can be loaded here")
+
+
+def _model_type(folder: Path) -> Any:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): copy the model again") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != MODEL_TYPE:
-        raise UserError(f"{folder} holds a model of type {kind!r}: only {MODEL_TYPE!r} can be loaded here")
-    return config
+    return config.get("model_type") if isinstance(config, dict) else None
 
 
 def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> Weights:
@@ -165,6 +169,23 @@ def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> We
         rows = next((shape[0] for name, shape in weights.shapes.items() if name.endswith("embed_tokens.weight")), None)
         load_tokenizer(folder, rows)
     return weights
+
+
+def check_for_vllm(folder: Path, args: Mapping[str, Any]) -> None:
+    """Refuse a folder that vLLM would not load as the model that it is meant to be.
+
+    Args:
+        folder: A model of any kind; of a Qwen2.5-VL all is checked.
+        args: Arguments of `vllm.LLM`.
+
+    Raises:
+        UserError: See `check_files` and `check_model`.
+    """
+    if "tokenizer" not in args:
+        check_files(folder)
+    safetensors = "load_format" not in args and any(folder.glob("*.safetensors"))
+    if safetensors and (folder / "config.json").is_file() and _model_type(folder) == MODEL_TYPE:
+        check_model(folder, as_is=True, tokenizer="tokenizer" not in args)
 
 
 def load_tokenizer(folder: Path, rows: int | None) -> Any:
@@ -292,12 +313,13 @@ def _load_model(weights: Weights, dtype: torch.dtype, attn: str, beside: bool) -
     config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
     try:
         with quiet(warnings=True), weights.opened() as slices:
-            model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
                 None, config=config, state_dict=lora.taken_out(slices, adapter, dtype), dtype=dtype,
                 attn_implementation=attn, output_loading_info=True,
             )  # fmt: skip
     except SafetensorError as error:
         raise damaged(folder, error) from error
+    model, report = loaded
     refuse_misfits(folder, report, len(model.state_dict()))
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
@@ -310,8 +332,8 @@ def _check_finite(model: Any, folder: Path) -> None:
     """Refuse a model that can only give NaN. Raises `UserError`."""
     if broken := [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]:
         raise UserError(
-            f"{len(broken)} of the weights in {folder} hold NaN or infinity as {model.dtype} ({broken[0]}), so that the "
-            "model gives NaN: copy the model again, or take the last checkpoint before it broke"
+            f"{len(broken)} of the weights in {folder} hold NaN or infinity as {model.dtype} ({broken[0]}), so that "
+            "the model gives NaN: copy the model again, or take the last checkpoint before it broke"
         )
 
 
@@ -327,7 +349,8 @@ def model_fingerprint(folder: str | Path) -> str:
     processor = next((name for name in _PARTS["image processor"] if (folder / name).is_file()), "")
     names = ["config.json", "tokenizer.json", processor]
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    for path in [*(folder / name for name in names), *weights, *adapter_files(folder)]:
+    adapter = [folder / ADAPTER / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+    for path in [*(folder / name for name in names), *weights, *adapter]:
         if not path.is_file():
             continue
         size = path.stat().st_size

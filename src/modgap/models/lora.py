@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modgap.core.errors import UserError
-from modgap.models.weights import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, find_weights
+from modgap.core.model_folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from modgap.models.weights import INDEX, find_weights
 
 _LINEAR = r"layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)"
 _TARGETS = rf".*language_model\.{_LINEAR}"
@@ -40,16 +42,27 @@ Adapter = Mapping[str, tuple[Tensor, Tensor]]
 """By layer A `[rank, in]` and B `[out, rank]`, its scaling multiplied in."""
 
 
-def layer_of(name: str) -> str | None:
-    """The layer that a weight belongs to (not its bias); none if LoRA does not adapt it."""
+def layer_of(name: str) -> str:
+    """The layer that a weight belongs to (not its bias); empty if LoRA does not adapt it."""
     found = re.search(rf"(?:^|\.)({_LINEAR})(?:\.base_layer)?\.weight$", name)
-    return found[1] if found else None
+    return found[1] if found else ""
 
 
-def delta(adapter: Adapter, layer: str) -> Tensor:
-    """What an adapter adds to a layer's weight, in fp32."""
+def added(name: str, weight: Tensor, adapter: Adapter, sign: int = 1) -> Tensor:
+    """A weight with its part of an adapter added (or taken out, with -1) in fp32; as it is if it has none.
+
+    Raises:
+        UserError: The adapter does not fit the weight.
+    """
+    if (layer := layer_of(name)) not in adapter:
+        return weight
     a, b = adapter[layer]
-    return b.float() @ a.float()
+    if (b.shape[0], a.shape[1]) != weight.shape:
+        raise UserError(
+            f"the adapter does not fit {name}: {b.shape[0]} x {a.shape[1]}, not {' x '.join(map(str, weight.shape))}: "
+            "copy the checkpoint again"
+        )
+    return weight.float() + sign * (b.float() @ a.float())
 
 
 # ------------------------------------------------------------------ in a model
@@ -84,7 +97,10 @@ def apply(model: Any, adapter: Adapter) -> None:
 def _inject(model: Any, rank: int, alpha: int, name: str) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS), model, adapter_name=name)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # that there are two is meant
+        inject_adapter_in_model(config, model, adapter_name=name)
     for layer in _adapted(model).values():
         layer.set_adapter(list(layer.lora_A))
 
@@ -103,7 +119,9 @@ def adapter_of(model: Any) -> dict[str, tuple[Tensor, Tensor]]:
     return {
         name: (
             torch.cat([layer.lora_A[one].weight.detach() for one in layer.lora_A]).float().cpu(),
-            torch.cat([layer.lora_B[one].weight.detach() * layer.scaling[one] for one in layer.lora_A], 1).float().cpu(),
+            torch.cat([layer.lora_B[one].weight.detach() * layer.scaling[one] for one in layer.lora_A], 1)
+            .float()
+            .cpu(),
         )
         for name, layer in _adapted(model).items()
     }
@@ -171,18 +189,9 @@ def taken_out(slices: Mapping[str, Any], adapter: Adapter, dtype: torch.dtype) -
         UserError: The adapter does not fit the weights.
     """
     return {
-        name: weight if (layer := layer_of(name)) not in adapter else _sum(name, weight, adapter, layer, -1).to(dtype)
-        for name, weight in slices.items()
+        name: added(name, slice_[:], adapter, -1).to(dtype) if layer_of(name) in adapter else slice_
+        for name, slice_ in slices.items()
     }
-
-
-def _sum(name: str, weight: Any, adapter: Adapter, layer: str, sign: int) -> Tensor:
-    whole, change = weight[:].float(), delta(adapter, layer)
-    if whole.shape != change.shape:
-        raise UserError(
-            f"the adapter does not fit {name}: {tuple(change.shape)}, not {tuple(whole.shape)}: copy the checkpoint again"
-        )
-    return whole + sign * change
 
 
 def write_without_adapter(folder: Path, out: Path, dtype: torch.dtype) -> int:
@@ -213,15 +222,16 @@ def _rewrite(folder: Path, out: Path, adapter: Adapter, sign: int, dtype: torch.
     """Copy a model with an adapter added or taken out, file by file."""
     out.mkdir(parents=True, exist_ok=True)
     weights = find_weights(folder)
-    if rest := set(adapter) - {layer_of(name) for name in weights.places}:
-        raise UserError(f"the adapter changes {min(rest)}, which the model in {folder} does not have: give its own model")
+    if rest := adapter.keys() - {layer_of(name) for name in weights.places}:
+        raise UserError(
+            f"the adapter changes {min(rest)}, which the model in {folder} does not have: give its own model"
+        )
     with weights.opened() as slices:
         for path in sorted({path for path, _ in weights.places.values()}):
             part: dict[str, Tensor] = {}
-            for name in (name for name, (at, _) in weights.places.items() if at == path):
-                layer = layer_of(name)
-                whole = _sum(name, slices[name], adapter, layer, sign) if layer in adapter else slices[name][:]
-                part[name] = whole.to(dtype).contiguous()
+            for name, (at, _) in weights.places.items():
+                if at == path:
+                    part[name] = added(name, slices[name][:], adapter, sign).to(dtype).contiguous()
             save_file(part, out / path.name, metadata={"format": "pt"})
     for file in sorted(folder.iterdir()):
         if file.suffix in {".json", ".jinja", ".txt"} and not file.name.endswith(".index.json"):

@@ -1,4 +1,4 @@
-"""A model as a Hugging Face folder: weights, LoRA as `lora.py` says, the tokenizer's and processor's files as they came."""
+"""A model as a Hugging Face folder: weights, LoRA as in `lora.py`, tokenizer's and processor's files as they came."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modgap.models.lora import Adapter, adapter_of, delta, layer_of, name_dtype, write_adapter
+from modgap.core.model_folder import ADAPTER
+from modgap.models.lora import Adapter, adapter_of, added, name_dtype, write_adapter
 from modgap.models.quiet import quiet
-from modgap.models.weights import ADAPTER
 
 # Files of a model folder that are written anew, or that tell of the one model only: never copied.
 _OWN_FILES = {"config.json", "model.safetensors.index.json", "figures.json"}
@@ -44,13 +44,11 @@ def save_folder(
 
 
 def _merged_state(model: Any, adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The plain model's state on the CPU, with LoRA merged in fp32 into a copy of the layers it changes."""
+    """The plain model's state on the CPU, with LoRA merged in fp32."""
     state: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         if ".lora_" in name:
             continue
         value = value.cpu()  # a GPU in training has no room for a copy of the model
-        if layer := layer_of(name):
-            value = value.float() + delta(adapter, layer)
-        state[name.replace(".base_layer.", ".")] = value.to(dtype)
+        state[name.replace(".base_layer.", ".")] = added(name, value, adapter).to(dtype)
     return state

@@ -22,19 +22,25 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-ADAPTER = "adapter"
-"""Where a checkpoint keeps the LoRA adapter that was merged into its weights; see `lora.py`."""
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CONVERT = "see docs/engines/any-checkpoint.md"
 _SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Parts of a name that are a wrapper's, anywhere in it; and beginnings.
-_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module", "_forward_module"}
+_WRAPPERS = {
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_fpw_module",
+    "_forward_module",
+}
 _BEGINNINGS = ("base_model.model.", "pretrained_model.")
 _ADAPTERS = re.compile(r"\.base_layer\.|\.lora_|\.modules_to_save\.|\.original_module\.")
 # Names that a model does not have: up to this share of its own they are only named (a value head, say).
 _FOREIGN = 0.1
 _NAMED = 3
+_HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +67,6 @@ class Weights:
         with ExitStack() as stack:
             files = {path: stack.enter_context(safe_open(path, framework="pt")) for path, _ in self.places.values()}
             yield {name: files[path].get_slice(stored) for name, (path, stored) in self.places.items()}
-
-
-def has_adapter(folder: Path) -> bool:
-    """Whether a model folder keeps the adapter that was merged into it."""
-    return (folder / ADAPTER / ADAPTER_CONFIG).is_file()
-
-
-def adapter_files(folder: Path) -> list[Path]:
-    """The files of that adapter."""
-    return [path for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if (path := folder / ADAPTER / name).is_file()]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -206,12 +202,21 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
     if getattr(config, "quantization_config", None):
         return weights  # its names are those of the method
     empty = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
+    embedding = next((name for name in empty if name.endswith("embed_tokens.weight")), None)
+    if config.tie_word_embeddings and embedding and _HEAD in empty:
+        with weights.opened() as slices:
+            if not torch.equal(slices[_HEAD][:], slices[embedding][:]):
+                raise UserError(
+                    f"{folder} has an lm_head of its own, but its config.json says tie_word_embeddings=true: set it to "
+                    f"false if the head was trained, else remove {_HEAD} from the weights"
+                )
+        del empty[_HEAD]  # tying compares the two, which weights without memory cannot be
     with quiet(warnings=True):
-        model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             None, config=config, state_dict=empty, device_map={"": "meta"}, dtype=torch.float32,
             ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
-    refuse_misfits(folder, report, len(model.state_dict()))
+    refuse_misfits(folder, loaded[1], len(loaded[0].state_dict()))
     return weights
 
 
@@ -241,8 +246,8 @@ def refuse_misfits(folder: Path, report: Mapping[str, Collection[Any]], count: i
         )
     if len(foreign) > _FOREIGN * count:
         raise UserError(
-            f"{folder} holds {len(foreign)} weights that are not its model's ({_some(foreign)}): give the folder of one "
-            "Qwen2.5-VL alone"
+            f"{folder} holds {len(foreign)} weights that are not its model's ({_some(foreign)}): give the folder of "
+            "one Qwen2.5-VL alone"
         )
     if foreign:
         _say(f"{folder} holds weights that are not its model's and are not used ({_some(foreign)})")
