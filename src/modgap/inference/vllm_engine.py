@@ -45,7 +45,7 @@ _QUEUED = 256
 # So many prompts in a row that fail for a reason which is not theirs. One that is refused itself never ends a run: the
 # same command asks those, and only those, again.
 _MOST_REFUSED = 16
-# Samples at the beginning whose log-probabilities are asked for: a broken model gives NaN.
+# Samples at the beginning whose log-probabilities are asked for, which takes time: a broken model gives NaN.
 _LOOKED_AT = 16
 _PATIENCE_S, _POLL_S = 5.0, 1.0
 _CHATML_SYSTEM, _CHATML_END = "<|im_start|>system\n", "<|im_end|>\n"
@@ -86,6 +86,8 @@ class VllmEngine:
     Raises:
         UserError: An argument is unknown, vLLM is not installed or it cannot start; the message has the remedy.
     """
+
+    _adapter: Path | None = None
 
     def __init__(
         self,
@@ -181,8 +183,6 @@ class VllmEngine:
             name = f"{self._asked}/{request.problem_id}/{request.view}/{sample}"
             try:
                 parameters = self.parameters(request, sample, sampling)
-                if self._asked <= _LOOKED_AT:
-                    parameters.logprobs = 0  # of the sampled token alone; for all of them it would take time
             except ValueError as wrong:
                 raise _not_the_prompts(_words(wrong)) from None
             try:
@@ -216,6 +216,7 @@ class VllmEngine:
             max_tokens=sampling.max_tokens,
             seed=sample_seed(sampling.seed, request.problem_id, request.view, sample),  # 63 bits, which vLLM takes
             output_kind=RequestOutputKind.FINAL_ONLY,
+            logprobs=0 if self._asked <= _LOOKED_AT else None,  # 0: of the sampled token alone
         )
 
     def _samples(self, feed: _Feed, under_way: dict[str, Any]) -> Iterator[tuple[_Prepared, int] | None]:
@@ -350,7 +351,7 @@ def complete(text: str, prompt: Prompt) -> str:
 def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Sampling) -> Completion:
     request, best = prepared.request, output.outputs[0]
     reason = best.finish_reason
-    logprob = best.cumulative_logprob  # None where it was not asked for
+    logprob = getattr(best, "cumulative_logprob", None)  # none where it was not asked for
     if logprob is not None and math.isnan(logprob):
         raise UserError(
             f"the model gives NaN in vLLM (problem {request.problem_id}, view {request.view}): its weights are broken, "
