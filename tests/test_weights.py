@@ -122,7 +122,12 @@ def cut_off(folder: Path) -> None:
     (folder / FILE).write_bytes(data[: len(data) // 2])
 
 
-FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+def has_a_torn_index(folder: Path) -> None:
+    shard(folder)
+    (folder / INDEX).write_text("[1]")
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "one weight": (without(UP), r"lacks 1 of the \d+ weights of its model \(.*layers\.1\.mlp\.up_proj\.weight\)"),
     "a layer": (without("layers.1."), r"lacks 12 of the \d+ weights"),
     "the tower": (without("visual"), r"lacks \d+ of the \d+ weights of its model \(model\.visual"),
@@ -131,7 +136,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "the embedding": (without("embed_tokens"), r"lacks 2 of .*embed_tokens"),
     "an unknown prefix": (named(lambda n: f"policy.{n}"), r"lacks \d+ of .*are not the model's \(policy\."),
     "flat parameters": (lambda f: rewrite(f, lambda s: {"_flat_param": s[UP].flatten()}), r"lacks .*_flat_param"),
-    "other shapes": (lambda f: rewrite(f, lambda s: {**s, UP: s[UP][:-8]}), r"1 of the weights .* shape .*\(184, 128\)"),
+    "other shapes": (lambda f: rewrite(f, lambda s: {**s, UP: s[UP][:-8]}), r"1 of the weights .* \(184, 128\)"),
     "two models": (also(lambda s: {f"teacher.{n}": v.clone() for n, v in s.items()}), "not its model's .*teacher"),
     "adapters inside": (
         also(lambda s: {f"base_model.model.{UP[:-7]}.lora_A.default.weight": s[UP].clone()}), "LoRA training.*merge",
@@ -140,15 +145,15 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "an adapter beside": (beside, "holds a LoRA adapter beside whole weights"),
     "a shard": (lacks_a_shard, r"lacks 1 of the 2 weight files .*model-00002-of-00002"),
     "a part of a shard": (has_another_shard, r"lacks 2 of the \d+ weights"),
-    "the index": (lambda f: shard(f, index=False) and None, r"holds 2 weight files .* but no model\.safetensors\.index"),
-    "sense in the index": (lambda f: (shard(f), (f / INDEX).write_text("[1]")) and None, "is no index of weights"),
+    "the index": (lambda f: shard(f, index=False), r"holds 2 weight files .* but no model\.safetensors\.index"),
+    "sense in the index": (has_a_torn_index, "is no index of weights"),
     "one set": (has_two_sets, "holds two sets of weights"),
     "safetensors": (as_bin, r"holds its weights as pytorch_model\.bin"),
     "any": (lambda f: (f / FILE).unlink(), r"holds no weights \(no \*\.safetensors\)"),
-    "the usual name": (lambda f: renamed(f, FILE, "model.fp16.safetensors"), r"holds no weights \(no model\.safetensors"),
+    "the usual name": (lambda f: renamed(f, FILE, "model.fp16.safetensors"), r"no weights \(no model\.safetensors"),
     "half of it": (cut_off, "cut off or damaged"),
     "its tokenizer": (has_another_tokenizer, r"the tokenizer in .* has tokens up to \d+, its model only \d+"),
-    "a tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}") and None, "tokenizer in .* cannot be loaded"),
+    "a tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer in .* cannot be loaded"),
     "tied weights": (has_its_own_head, "has an lm_head of its own, but its config.json says tie_word_embeddings=true"),
     "one name each": (also(lambda s: {f"module.{UP}": s[UP].clone()}), "holds the same weights twice"),
 }  # fmt: skip

@@ -161,10 +161,14 @@ def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> We
         tokenizer: Its own one is used.
 
     Raises:
-        UserError: See `check_folder` and `check_weights`; or the tokenizer does not go with the weights.
+        UserError: See `check_folder` and `check_weights`; or an adapter or the tokenizer does not go with the weights.
     """
     check_folder(folder)
     weights = check_weights(folder, as_is)
+    if has_adapter(folder):
+        from modgap.models.lora import check_adapter, read_adapter
+
+        check_adapter(read_adapter(folder / ADAPTER), weights.shapes, folder)
     if tokenizer:
         rows = next((shape[0] for name, shape in weights.shapes.items() if name.endswith("embed_tokens.weight")), None)
         load_tokenizer(folder, rows)

@@ -49,20 +49,31 @@ def layer_of(name: str) -> str:
 
 
 def added(name: str, weight: Tensor, adapter: Adapter, sign: int = 1) -> Tensor:
-    """A weight with its part of an adapter added (or taken out, with -1) in fp32; as it is if it has none.
-
-    Raises:
-        UserError: The adapter does not fit the weight.
-    """
+    """A weight with its part of an adapter added (or taken out, with -1) in fp32; as it is if it has none."""
     if (layer := layer_of(name)) not in adapter:
         return weight
     a, b = adapter[layer]
-    if (b.shape[0], a.shape[1]) != weight.shape:
-        raise UserError(
-            f"the adapter does not fit {name}: {b.shape[0]} x {a.shape[1]}, not {' x '.join(map(str, weight.shape))}: "
-            "copy the checkpoint again"
-        )
     return weight.float() + sign * (b.float() @ a.float())
+
+
+def check_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Refuse an adapter that is not one of a model.
+
+    Args:
+        adapter: The adapter.
+        shapes: Of the model's weights, by name.
+        folder: The model, for the message.
+
+    Raises:
+        UserError: A layer is absent, or of another shape.
+    """
+    of_layers = {layer_of(name): shape for name, shape in shapes.items()}
+    for layer, (a, b) in adapter.items():
+        if of_layers.get(layer) != (b.shape[0], a.shape[1]):
+            raise UserError(
+                f"the adapter does not fit the model in {folder}: its {layer} is {b.shape[0]} x {a.shape[1]}, the "
+                f"model's {' x '.join(map(str, of_layers.get(layer, ()))) or 'absent'}: give the adapter's own model"
+            )
 
 
 # ------------------------------------------------------------------ in a model
@@ -184,9 +195,6 @@ def taken_out(slices: Mapping[str, Any], adapter: Adapter, dtype: torch.dtype) -
         slices: Of the merged weights, by name.
         adapter: The adapter.
         dtype: Of what is returned for the layers that it adapts; the others are as they were.
-
-    Raises:
-        UserError: The adapter does not fit the weights.
     """
     return {
         name: added(name, slice_[:], adapter, -1).to(dtype) if layer_of(name) in adapter else slice_
@@ -222,10 +230,7 @@ def _rewrite(folder: Path, out: Path, adapter: Adapter, sign: int, dtype: torch.
     """Copy a model with an adapter added or taken out, file by file."""
     out.mkdir(parents=True, exist_ok=True)
     weights = find_weights(folder)
-    if rest := adapter.keys() - {layer_of(name) for name in weights.places}:
-        raise UserError(
-            f"the adapter changes {min(rest)}, which the model in {folder} does not have: give its own model"
-        )
+    check_adapter(adapter, weights.shapes, folder)
     with weights.opened() as slices:
         for path in sorted({path for path, _ in weights.places.values()}):
             part: dict[str, Tensor] = {}
