@@ -30,6 +30,7 @@ from modgap.models.build import Size, build_tiny
 from modgap.models.load import check_model, load_policy, model_fingerprint
 from modgap.models.lora import merge_adapter, read_adapter, write_without_adapter
 from modgap.models.policy import Policy
+from modgap.training import verl_merge
 
 SIZE = Size(text_width=128, text_layers=2, text_mlp=192, vision_width=128, vision_layers=2, vision_mlp=160)
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8))
@@ -260,6 +261,33 @@ def test_an_adapter_of_others_is_merged_into_its_model(
     check_model(out)
     for dtype in ("float32", "bfloat16"):
         assert lost(load_policy(out, device="cpu", dtype=dtype), trained, base) < 1e-3
+
+
+def test_what_verl_trained_with_lora_is_in_what_is_converted(
+    tiny: Path, base: Policy, trained: Policy, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """verl's own merger, which is not here, leaves the model that was started from and the adapter below it."""
+
+    def verls_merger(command: list[str], log: Path, environment: object) -> int:
+        target = Path(command[command.index("--target_dir") + 1])
+        shutil.copytree(tiny, target)
+        shutil.copytree(checkpoint / ADAPTER, target / "lora_adapter")
+        log.touch()
+        return 0
+
+    monkeypatch.setattr(verl_merge, "require", lambda: None)
+    monkeypatch.setattr(verl_merge, "watched", verls_merger)
+    actor = tmp_path / "global_step_3" / "actor"
+    (actor / "huggingface").mkdir(parents=True)
+    (actor / "huggingface" / "config.json").touch()
+    (actor / "model_world_size_1_rank_0.pt").touch()
+    with pytest.raises(UserError, match="the adapter of a LoRA training"):
+        verl_merge.merge(tmp_path, tmp_path / "out")
+    out = verl_merge.merge(tmp_path, tmp_path / "out", merge_adapter=merge_adapter)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step_3", "out"]
+    assert not (out / "lora_adapter").exists() and "LoRA merged" in (out / "README.md").read_text()
+    check_model(out)
+    assert lost(load_policy(out, device="cpu", dtype="bfloat16"), trained, base) < 1e-3
 
 
 # vLLM

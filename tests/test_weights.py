@@ -148,6 +148,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "the index": (lambda f: shard(f, index=False), r"holds 2 weight files .* but no model\.safetensors\.index"),
     "sense in the index": (has_a_torn_index, "is no index of weights"),
     "one set": (has_two_sets, "holds two sets of weights"),
+    "one set, without an index": (lambda f: (has_two_sets(f), (f / INDEX).unlink()), "holds two sets of weights"),
+    "all but an adapter": (lambda f: (beside(f), (f / FILE).unlink()), "is a LoRA adapter: merge it"),
     "safetensors": (as_bin, r"holds its weights as pytorch_model\.bin"),
     "any": (lambda f: (f / FILE).unlink(), r"holds no weights \(no \*\.safetensors\)"),
     "the usual name": (lambda f: renamed(f, FILE, "model.fp16.safetensors"), r"no weights \(no model\.safetensors"),

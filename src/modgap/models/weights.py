@@ -78,6 +78,8 @@ def weight_files(folder: Path) -> list[Path]:
     shards = sorted(path for path in folder.glob("*.safetensors") if re.search(r"-\d+-of-\d+$", path.stem))
     single = folder / _SINGLE
     if any((folder / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
+        if not (shards or single.is_file() or any(folder.glob("pytorch_model*.bin"))):
+            raise UserError(f"{folder} is a LoRA adapter: merge it into its base model, {CONVERT}")
         raise UserError(
             f"{folder} holds a LoRA adapter beside whole weights, and does not say whether they contain it: remove the "
             f"adapter_* files if they do, else merge it, {CONVERT}"
@@ -90,11 +92,10 @@ def weight_files(folder: Path) -> list[Path]:
                 "the model again"
             )
         if single.is_file() and named != [_SINGLE]:
-            raise UserError(
-                f"{folder} holds two sets of weights, {_SINGLE} and those in {INDEX} ({_some(named)}): remove the "
-                "older one"
-            )
+            raise _two_sets(folder, named)
         return [folder / name for name in named]
+    if single.is_file() and shards:
+        raise _two_sets(folder, [path.name for path in shards])
     if single.is_file():
         return [single]
     if shards:
@@ -107,6 +108,11 @@ def weight_files(folder: Path) -> list[Path]:
     others = [path.name for path in sorted(folder.glob("*.safetensors"))]
     names = f"no {_SINGLE}, only {_some(others)}" if others else "no *.safetensors"
     raise UserError(f"{folder} holds no weights ({names}): copy or convert the model again")
+
+
+def _two_sets(folder: Path, others: Iterable[str]) -> UserError:
+    """Of which transformers and vLLM would each load another one."""
+    return UserError(f"{folder} holds two sets of weights, {_SINGLE} and {_some(others)}: remove the older one")
 
 
 def _indexed(folder: Path) -> list[str]:
