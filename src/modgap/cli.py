@@ -314,13 +314,16 @@ def _prices(text: str | None) -> tuple[float, float] | None:
 def convert(checkpoint: Path, *, out: Path) -> None:
     """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16), through verl's own merger; also of verl 0.5.
 
+    The adapter of a LoRA training is merged, in fp32.
+
     Args:
         checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps (the last one then).
         out: The folder.
     """
+    from modgap.models.lora import merge_adapter
     from modgap.training.verl_merge import merge
 
-    print(f"model: {merge(checkpoint, out)}")
+    print(f"model: {merge(checkpoint, out, merge_adapter=merge_adapter)}")
 
 
 @app.command

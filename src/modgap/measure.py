@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, Literal
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import UserError
-from modgap.core.model_folder import image_processor, pixel_limits
+from modgap.core.model_folder import ADAPTER, has_adapter, image_processor, pixel_limits
 from modgap.core.problem import Problem
 from modgap.core.prompt import Style, check_style
 from modgap.core.record import RunFolder, read_json
@@ -27,7 +29,7 @@ from modgap.evaluation import (
     evaluate,
     warn_about_images,
 )
-from modgap.inference.vllm_start import parse_engine_args, telling_args
+from modgap.inference.vllm_start import FULL_PRECISION, parse_engine_args, telling_args
 
 # The original's pixel limits: 256 to 1280 image tokens.
 _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
@@ -277,13 +279,15 @@ class _Start:
 
 def _local(model: str | Path, options: EvalOptions) -> _Start:
     """An engine that loads the model itself, on one accelerator or as several replicas."""
-    from modgap.models.load import check_files, model_fingerprint, resolve
+    from modgap.models.load import check_for_vllm, check_model, model_fingerprint, resolve
 
     if options.engine == "vllm" and not importlib.util.find_spec("vllm"):
         raise UserError("vllm is not installed: pip install 'modgap[vllm]', or give --engine hf.")
     folder, args = resolve(model), telling_args(options.engine_args)
-    if "tokenizer" not in args:
-        check_files(folder)
+    if options.engine == "vllm":
+        check_for_vllm(folder, args)
+    else:
+        check_model(folder)
     paper = options.style == "paper"
     pixels = _PAPER_PIXELS if paper and not model_notes(folder).get("testbed") else None
     if options.engine == "vllm":
@@ -306,7 +310,43 @@ def _make_hf(folder: Path, pixels: tuple[int, int] | None, device: str | None, b
 
 
 def _make_vllm(folder: Path, pixels: tuple[int, int] | None, args: Sequence[str]) -> Engine:
-    return registry.find("engine", "vllm", registry.INFERENCE_ENGINES)(folder, pixels=pixels, args=args)
+    return vllm_engine(folder, pixels, args)
+
+
+def vllm_engine(folder: Path, pixels: tuple[int, int] | None = None, args: Sequence[str] = ()) -> Engine:
+    """The `vllm` engine; an adapter that the folder keeps is applied beside the weights, see `models/lora.py`.
+
+    Args:
+        folder: The model.
+        pixels: Least and most pixels of an image.
+        args: Arguments of `vllm.LLM` as `key=value`.
+
+    Raises:
+        UserError: vLLM cannot start.
+    """
+    make = registry.find("engine", "vllm", registry.INFERENCE_ENGINES)
+    dtype = parse_engine_args(args).get("dtype", "auto")
+    if not has_adapter(folder) or dtype in FULL_PRECISION:
+        return make(folder, pixels=pixels, args=args)
+    import torch
+
+    from modgap.models.lora import write_without_adapter
+
+    say(f"the adapter of {folder} is applied beside its weights, as in training")
+    base = tempfile.TemporaryDirectory(prefix="modgap-base-")
+    try:
+        half = torch.float16 if dtype in ("half", "float16") else torch.bfloat16
+        write_without_adapter(folder, Path(base.name), half)
+    except OSError as error:
+        raise UserError(
+            f"the weights without their adapter cannot be written to {base.name} ({error}): set TMPDIR to a "
+            "folder with room for them, or give --engine-arg dtype=float32."
+        ) from error
+    engine = make(Path(base.name), pixels=pixels, args=args, adapter=folder / ADAPTER)
+    for weights in Path(base.name).glob("*.safetensors"):
+        weights.unlink()  # they are loaded; the other files may still be read
+    weakref.finalize(engine, base.cleanup)
+    return engine
 
 
 def _make_replicas(make: Callable[[], Engine], options: EvalOptions) -> Engine:

@@ -128,20 +128,24 @@ def train_recipe(
         warn_about_images(problems)
     if any(stage.settings.reward_function for stage in recipe.stages):
         sys.path.insert(0, str(Path.cwd()))  # a reward of the user's own lies where they work
-    from modgap.models.load import load_policy, model_fingerprint, resolve
+    from modgap.models.load import check_model, load_policy, model_fingerprint, resolve
 
     if engine == "local":
         from modgap.models.static import replays
 
         replays()  # a fault in what the environment says shows before anything is written
     folder = resolve(model)
+    check_model(folder, as_is=engine != "local")
     start: Any = folder
     own: dict[str, Any] = {"load_policy": functools.partial(load_policy, device=device)}
     if engine == "verl":
         from modgap.datasets.prepare import write_parquet
+        from modgap.models.lora import merge_adapter
         from modgap.training.verl_engine import Tools
+        from modgap.training.verl_merge import merge
 
-        start, own = known_model(str(folder)), {"tools": Tools(write_parquet)}
+        tools = Tools(write_parquet, merge=functools.partial(merge, merge_adapter=merge_adapter))
+        start, own = known_model(str(folder)), {"tools": tools}
     result = train(
         recipe,
         problems,
@@ -256,7 +260,7 @@ def prepare_study(
 
     With `look_at_images`, unusual images are named, and all that are trained on are decoded.
     """
-    from modgap.models.load import model_fingerprint, resolve
+    from modgap.models.load import check_model, model_fingerprint, resolve
 
     options = options or EvalOptions()
     options.check()
@@ -278,6 +282,7 @@ def prepare_study(
     if look_at_images:
         warn_about_images([*train, *test])
         check_training_data(resolved.values(), train, options.style)
+    check_model(folder, as_is=engine != "local" or options.engine != "hf")
     run = RunFolder(out)
     identity = {"model": model, "benchmark": benchmark, "engine": engine, "style": options.style}
     marks = {

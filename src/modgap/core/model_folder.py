@@ -1,4 +1,4 @@
-"""What a model folder in Hugging Face form says of its image processor."""
+"""What a model folder in Hugging Face form says of its image processor and of its LoRA adapter."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+
+ADAPTER = "adapter"
+"""Where a checkpoint keeps the LoRA adapter that was merged into its weights; see `models/lora.py`."""
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def has_adapter(folder: Path) -> bool:
+    """Whether a model folder keeps the adapter that was merged into it."""
+    return (folder / ADAPTER / ADAPTER_CONFIG).is_file()
 
 
 def image_processor(folder: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Prompts encoded (image decoded and resized) ahead of the model, in batches.
 _WINDOW = 8
+_NAN = "the model gives NaN for this prompt"
 
 
 class _Policy(Protocol):
@@ -100,11 +101,13 @@ class HfEngine:
             return
         for (request, prompt), group, group_seeds in zip(batch, groups, seeds, strict=True):
             for sample, generated, seed in zip(request.samples, group, group_seeds, strict=True):
+                broken = bool(generated.logps.isnan().any())
                 yield Completion(
                     request=request,
                     sample=sample,
-                    text=request.prompt.prefill + generated.text,
-                    finish_reason=generated.finish_reason,
+                    text="" if broken else request.prompt.prefill + generated.text,
+                    finish_reason="error" if broken else generated.finish_reason,
+                    error=_NAN if broken else None,
                     prompt_tokens=len(prompt),
                     completion_tokens=len(generated.token_ids),
                     image_tokens=prompt.image_tokens,

@@ -45,6 +45,8 @@ def _check_greedy(requests: Sequence[Request], sampling: Sampling) -> None:
 def _check_text(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json): give a folder of a language model, or its hub id.")
+    if (folder / "adapter_config.json").is_file():  # transformers would apply it, whether or not it is merged already
+        raise UserError(f"{folder} holds a LoRA adapter beside whole weights: merge it, or remove the adapter_* files.")
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -74,14 +76,19 @@ class HfTextEngine:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
             # CPUs are slow or wrong in half precision.
             dtype = "auto" if name.startswith("cuda") else torch.float32
-            self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-            self._model.to(name).eval()
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+            self._model: Any = loaded[0].to(name).eval()
         except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             said = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{folder} cannot be loaded as a language model on {name} ({said}): give a text model such as "
                 "Qwen/Qwen3-8B, or --judge-engine vllm, which takes any model that vLLM serves."
             ) from error
+        if lacking := sorted(loaded[1]["missing_keys"]):
+            raise UserError(
+                f"{folder} lacks {len(lacking)} of the weights of its model ({', '.join(lacking[:3])}), which would be "
+                "random: copy the judge's model again."
+            )
         self._batch_size = batch_size
         self._raw = raw
 

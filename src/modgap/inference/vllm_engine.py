@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import queue
 import re
 import sys
@@ -49,6 +50,8 @@ _QUEUED = 256
 # So many prompts in a row that fail for a reason which is not theirs. One that is refused itself never ends a run: the
 # same command asks those, and only those, again.
 _MOST_REFUSED = 16
+# Samples at the beginning whose log-probabilities are asked for, which takes time: a broken model gives NaN.
+_LOOKED_AT = 16
 _PATIENCE_S, _POLL_S = 5.0, 1.0
 _CHATML_SYSTEM, _CHATML_END = "<|im_start|>system\n", "<|im_end|>\n"
 
@@ -83,6 +86,7 @@ class VllmEngine:
         folder: The model, a Hugging Face folder.
         pixels: Least and most pixels of an image, in the place of the processor's own.
         args: Arguments of `vllm.LLM` as `key=value`; values that are JSON are read as such.
+        adapter: The folder of a LoRA adapter that is applied to the model, in PEFT's format.
 
     Attributes:
         in_flight: Samples that vLLM is given at once.
@@ -92,8 +96,18 @@ class VllmEngine:
         UserError: An argument is unknown, vLLM is not installed or it cannot start; the message has the remedy.
     """
 
-    def __init__(self, folder: Path, *, pixels: tuple[int, int] | None = None, args: Sequence[str] = ()) -> None:
-        self._running = Running(folder, pixels, parse_engine_args(args))
+    _adapter: Path | None = None
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        pixels: tuple[int, int] | None = None,
+        args: Sequence[str] = (),
+        adapter: Path | None = None,
+    ) -> None:
+        self._running = Running(folder, pixels, parse_engine_args(args), adapter)
+        self._adapter = adapter
         self.llm: Any = self._running.llm
         most: int = self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
         self.in_flight = most + min(most, _QUEUED)
@@ -183,7 +197,7 @@ class VllmEngine:
             except ValueError as wrong:
                 raise _not_the_prompts(_words(wrong)) from None
             try:
-                self.llm.llm_engine.add_request(name, prepared.prompts[number], parameters)
+                self.llm.llm_engine.add_request(name, prepared.prompts[number], parameters, **self._lora())
             except ValueError as refused:  # too long, most of all
                 error, own = _words(refused), _is_own(refused)
             else:
@@ -195,6 +209,14 @@ class VllmEngine:
             raise _not_the_prompts(error)
         return Completion(request, sample, "", "error", 0, 0, seed, error=error)
 
+    def _lora(self) -> dict[str, Any]:
+        """What asks for the adapter."""
+        if self._adapter is None:
+            return {}
+        from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports] - an extra
+
+        return {"lora_request": LoRARequest("adapter", 1, str(self._adapter))}
+
     def parameters(self, request: Request, sample: int, sampling: Sampling) -> Any:
         """The `vllm.SamplingParams` of one sample. Nothing else of the model's generation config is taken."""
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports] - an extra
@@ -205,6 +227,7 @@ class VllmEngine:
             max_tokens=sampling.max_tokens,
             seed=sample_seed(sampling.seed, request.problem_id, request.view, sample),  # 63 bits, which vLLM takes
             output_kind=RequestOutputKind.FINAL_ONLY,
+            logprobs=0 if self._asked <= _LOOKED_AT else None,  # 0: of the sampled token alone
             **PLAIN,
         )
 
@@ -359,6 +382,12 @@ def complete(text: str, prompt: Prompt) -> str:
 def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Sampling) -> Completion:
     request, best = prepared.request, output.outputs[0]
     reason = best.finish_reason
+    logprob = getattr(best, "cumulative_logprob", None)  # none where it was not asked for
+    if logprob is not None and math.isnan(logprob):
+        raise UserError(
+            f"the model gives NaN in vLLM (problem {request.problem_id}, view {request.view}): its weights are broken, "
+            "or it was made for another type: try --engine-arg dtype=float32."
+        )
     done = Completion(
         request=request,
         sample=sample,
