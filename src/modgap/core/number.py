@@ -1,9 +1,9 @@
 r"""Read one number out of the LaTeX that a model puts into `\boxed{}`.
 
-`parse_number` is a pure function: no `eval`, no sympy, no signals, no state. It tidies the string (spacing commands,
-wrappers, unicode), splits it at relation signs (`x = 5`, `5\sqrt{2} \approx 7.07`), and reads each side with a
-recursive-descent parser over floats; what is left over must be a unit. Everything else (a list, "a or b", `\pm`, an
-inequality, an unknown letter, prose) is no number: the result is `None`, never a guess and never an exception.
+`readings` and `parse_number` are pure functions: no `eval`, no sympy, no signals, no state. They tidy the string (see
+`notation`), split it at relation signs (`x = 5`, `\text{Answer: } 5`, `5\sqrt{2} \approx 7.07`), and read each side with
+a recursive-descent parser over floats; what is left over must be a unit. Everything else (a list, "a or b", `\pm`, an
+inequality, a denial, an unknown letter, prose) is no number, never a guess and never an exception.
 
 Bounded by construction: at most `MAX_CHARS` characters, `MAX_DEPTH` nested groups, exponents up to `MAX_EXPONENT`,
 and float arithmetic only, so no intermediate value can grow.
@@ -11,9 +11,13 @@ and float arithmetic only, so no intermediate value can grow.
 Where a notation has two readings:
 - `3\frac{3}{4}` and `3 3/4` are mixed numbers when the fraction is a proper one of plain integers, else products;
 - `1/2\pi` is read from left to right, (1/2)pi; `-2^2` is -4; `\sqrt12` is the root of 12, `\frac12` one half;
-- `1,234` is one number, `1, 234` and `0,5` are lists;
-- `50\%` is 50;
-- of `5\sqrt{2} \approx 7.07` the first number counts, and the others must agree with it to 1%, so that `5 = 6` is none.
+- `1,234` and `1\,234` are one number, `1, 234` and `0,5` are lists (but see `decimal_comma_readings`);
+- `50\%` is 50; `25'` and `25''` have a unit; `45^\circ 30'` is none;
+- `\sin 30` and `\arctan 0.75` do not say whether an angle is in degrees or radians: two readings, unless a degree sign
+  or the other side of a relation tells (`\sin 30^\circ`, `\arctan(0.75) \approx 36.87`); `\sin(\pi/6)` is in radians;
+- of `5\sqrt{2} \approx 7.07` the first number counts, and the others must agree with it to 1%, so that `5 = 6` is none;
+  a decimal after an `\approx` may also be its rounding (`\tan 20^\circ \approx 0.36`);
+- of the rows of an `aligned` or `array` the last one counts. The others must state the same or be steps towards it.
 
 The paper's graders (mathruler in training, Python's `eval` in evaluation) are in `paper_grading`.
 """
