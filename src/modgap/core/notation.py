@@ -54,9 +54,9 @@ _MARKUP = re.compile(
     r"|\\(?:style|class|cssId|href|htmlClass)\s*\{[^{}]{0,80}\}"
     r"|\\(?:[hv]?phantom|[hv]space\*?|tag\*?|label)\s*\{[^{}]{0,40}\}|\\bbox\s*\[[^\[\]]{0,40}\]"
     r"|\\(?:kern|[hm]skip|mkern)\s*-?[0-9.]{1,6}\s*(?:em|ex|pt|mu|mm|cm|in)(?![a-z])"
-    r"|\\begin\s*\{\s*(?:array|align(?:ed)?at\*?)\s*\}\s*(?:\[[tcb]\]\s*)?\{[^{}]{0,40}\}"
-    r"|\\(?:begin|end)\s*\{\s*(?:aligned|align|alignat|alignedat|flalign|gathered|gather|array|split|equation|eqnarray"
-    r"|multline|displaymath|math|center|cases)\*?\s*\}(?:\s*\[[tcb]\])?"
+    r"|\\begin\s*\{\s*align(?:ed)?at\*?\s*\}\s*(?:\[[tcb]\]\s*)?\{[^{}]{0,40}\}"
+    r"|\\(?:begin|end)\s*\{\s*(?:aligned|align|alignat|alignedat|flalign|gathered|gather|split|equation|eqnarray"
+    r"|multline|displaymath|math|center)\*?\s*\}(?:\s*\[[tcb]\])?"
 )
 _FUNCTION_NAME = re.compile(rf"\\(?:operatorname|mathrm|text|mathop|textrm)\*?\s*\{{\s*\\?({FUNCTIONS})\s*\}}")
 _WRAPPERS = re.compile(

@@ -1,9 +1,9 @@
 r"""Read one number out of the LaTeX that a model puts into `\boxed{}`.
 
-`parse_number` is a pure function: no `eval`, no sympy, no signals, no state. It tidies the string (spacing commands,
-wrappers, unicode), splits it at relation signs (`x = 5`, `5\sqrt{2} \approx 7.07`), and reads each side with a
-recursive-descent parser over floats; what is left over must be a unit. Everything else (a list, "a or b", `\pm`, an
-inequality, an unknown letter, prose) is no number: the result is `None`, never a guess and never an exception.
+`readings` and `parse_number` are pure functions: no `eval`, no sympy, no signals, no state. They tidy the string (see
+`notation`), split it at relation signs (`x = 5`, `\text{Answer: } 5`, `5\sqrt{2} \approx 7.07`), and read each side
+with a recursive-descent parser over floats; what is left over must be a unit. Everything else (a list, "a or b", `\pm`,
+an inequality, a denial, an unknown letter, prose) is no number, never a guess and never an exception.
 
 Bounded by construction: at most `MAX_CHARS` characters, `MAX_DEPTH` nested groups, exponents up to `MAX_EXPONENT`,
 and float arithmetic only, so no intermediate value can grow.
@@ -11,9 +11,13 @@ and float arithmetic only, so no intermediate value can grow.
 Where a notation has two readings:
 - `3\frac{3}{4}` and `3 3/4` are mixed numbers when the fraction is a proper one of plain integers, else products;
 - `1/2\pi` is read from left to right, (1/2)pi; `-2^2` is -4; `\sqrt12` is the root of 12, `\frac12` one half;
-- `1,234` is one number, `1, 234` and `0,5` are lists;
-- `50\%` is 50;
-- of `5\sqrt{2} \approx 7.07` the first number counts, and the others must agree with it to 1%, so that `5 = 6` is none.
+- `1,234` and `1\,234` are one number, `1, 234` and `0,5` are lists (but see `decimal_comma_readings`);
+- `50\%` is 50; `25'` and `25''` have a unit; `45^\circ 30'` is none;
+- `\sin 30` and `\arctan 0.75` do not say whether an angle is in degrees or radians: two readings, unless a degree sign
+  or the other side of a relation tells (`\sin 30^\circ`, `\arctan(0.75) \approx 36.87`); `\sin(\pi/6)` is in radians;
+- of `5\sqrt{2} \approx 7.07` the first number counts, and the others must agree with it to 1%, so that `5 = 6` is none;
+  a decimal after an `\approx` may also be its rounding (`\tan 20^\circ \approx 0.36`);
+- of the rows of an `aligned` or `array` the last one counts. The others must state the same or be steps towards it.
 
 The paper's graders (mathruler in training, Python's `eval` in evaluation) are in `paper_grading`.
 """
@@ -23,6 +27,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final, Literal
 
 from modgap.core.notation import FUNCTIONS, clean
@@ -435,6 +440,16 @@ class Parser:
 # ---- one answer ----------------------------------------------------------------------------------------------------
 _RADIANS = re.compile(r"\brad(?:s|ians?)?\b")
 _IN_DEGREES = re.compile(r"°|\bdeg")
+_DECIMAL_COMMA = re.compile(
+    r"(?<![0-9.,])([0-9]{1,3}(?:\.[0-9]{3})+|[0-9]{1,30})(?:,|\{,\}|,\\!)([0-9]{1,30})(?![0-9]|[.,][0-9])"
+)
+_DECIMALS = re.compile(r"\s*-?[0-9]{0,30}\.([0-9]{1,30})(?![0-9.])")
+_ROW_END = re.compile(r"\\\\\*?(?:\s*\[[^\[\]]{0,10}\])?|\\(?:cr|newline)(?![A-Za-z])")
+_TABLE_NAME = r"\{\s*(?:array|[dr]?cases)\s*\}"
+_TABLE = re.compile(rf"\\begin\s*{_TABLE_NAME}(?:\s*\[[tcb]\])?(?:\s*\{{[lcr|@. ]{{1,20}}\}})?|\\end\s*{_TABLE_NAME}")
+_SIGN_AT_END = re.compile(r"(?:=|≈|≅|:|\\(?:approx|approxeq|simeq|cong|sim|equiv|doteq))$")
+_BOUND = re.compile(r"\\(?:pm|mp|le|ge|leq|geq|lt|gt|leqslant|geqslant|in|notin|infty)(?![A-Za-z])")
+_NO_STEP = re.compile(rf"{_BOUND.pattern}|[,;<>≤≥]|\b(?:or|and)\b")
 
 
 def _values_of(side: str) -> tuple[float, ...]:
@@ -446,7 +461,9 @@ def _values_of(side: str) -> tuple[float, ...]:
         return () if value is None else (value,)
     tail = side[parser.at :]
     in_radians = _parse(Parser(side, "radians"))
-    if in_radians is None or math.isclose(value, in_radians):
+    if in_radians is None:
+        return ()
+    if math.isclose(value, in_radians, abs_tol=1e-12):
         return (value,)
     if not parser.bare and (parser.degrees or _IN_DEGREES.search(tail)):
         return (value,)
@@ -478,8 +495,8 @@ def readings(text: str) -> tuple[float, ...]:
     if _PLAIN.fullmatch(text):
         return (float(text),)
     if "\\begin" in text:
-        rows = [row for part in _ROW_END.split(text) if (row := _tidy(part))]
-        return _last_of(rows) if rows else ()
+        rows = _ROW_END.split(_TABLE.sub(" ", text))
+        return () if any(map(_has_columns, rows)) else _last_of([row for part in rows if (row := _tidy(part))])
     return _stated(_tidy(text))
 
 
@@ -496,14 +513,18 @@ def decimal_comma_readings(text: str) -> tuple[float, ...]:
     return readings(other) if other != text else ()
 
 
-_DECIMAL_COMMA = re.compile(
-    r"(?<![0-9.,])([0-9]{1,3}(?:\.[0-9]{3})+|[0-9]{1,30})(?:,|\{,\}|,\\!)([0-9]{1,30})(?![0-9]|[.,][0-9])"
-)
+def _has_columns(row: str) -> bool:
+    r"""Whether a row has cells that are not the sides of a relation: `2 & 5`, `x & \text{if } x > 0`."""
+    cells = [cell.strip() for cell in row.split("&")]
+    for left, right in pairwise(cells):
+        if left and right and not _SIGN_AT_END.search(left) and not _RELATION.match(right.lstrip("{} ")):
+            return True
+    return False
 
 
 def _last_of(rows: list[str]) -> tuple[float, ...]:
     """What the last row states, if each one before states the same or is a step towards it (`2x = 50`)."""
-    values = _stated(rows[-1])
+    values = _stated(rows[-1]) if rows else ()
     for row in rows[:-1]:
         stated = _stated(row)
         if stated:
@@ -549,9 +570,3 @@ def _rounding(side: str) -> float:
     """Half a unit of the last place of a plain decimal: how far `0.36` is from what it rounds."""
     match = _DECIMALS.match(side)
     return 0.5000001 * 10.0 ** -len(match[1]) if match else 0.0
-
-
-_DECIMALS = re.compile(r"\s*-?[0-9]{0,30}\.([0-9]{1,30})(?![0-9.])")
-_ROW_END = re.compile(r"\\\\\*?(?:\s*\[[^\[\]]{0,10}\])?|\\(?:cr|newline)(?![A-Za-z])")
-_BOUND = re.compile(r"\\(?:pm|mp|le|ge|leq|geq|lt|gt|leqslant|geqslant|in|notin|infty)(?![A-Za-z])")
-_NO_STEP = re.compile(rf"{_BOUND.pattern}|[,;<>≤≥]|\b(?:or|and)\b")
