@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -123,6 +124,15 @@ def test_labelled_pairs(gold: str, answer: str, right: bool | None) -> None:
     result = grade(boxed(answer), gold, "strict")
     assert result.outcome == {True: "correct", False: "wrong", None: "error"}[right]
     assert (result.stage == "undecided") == (right is None)
+
+
+def test_what_the_documentation_calls_25_is_25() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "grading.md").read_text(encoding="utf-8")
+    rows = page[page.index("| read as 25 |") : page.index("| thousands (of 32349) |")]
+    examples = re.findall(r"`([^`]+)`", rows)
+    assert len(examples) > 20
+    for answer in examples:
+        assert grade(boxed(answer), "25.000").correct, answer
 
 
 def test_the_table_is_large() -> None:

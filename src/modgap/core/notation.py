@@ -38,9 +38,9 @@ _RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _CHINESE_NAMES: Final = """
     毫米 mm; 厘米 cm; 釐米 cm; 公分 cm; 分米 dm; 千米 km; 公里 km; 米 m; 公尺 m; 英寸 inches; 英尺 feet; 英里 miles;
     单位 units; 單位 units; 度 \\degree; 弧度 radians; 公顷 hectares; 毫升 ml; 升 l; 千克 kg; 公斤 kg; 克 g; 吨 tons;
-    秒 seconds; 分钟 minutes; 小时 hours; 天 days
+    吋 inches; 英吋 inches; 呎 feet; 英呎 feet; 秒 seconds; 分钟 minutes; 小时 hours; 天 days; 元 yuan
 """
-_CHINESE_UNITS: Final = dict(pair.split() for pair in _CHINESE_NAMES.split(";"))
+_CHINESE_UNITS: Final = {row.split()[0]: row.split()[1] for row in _CHINESE_NAMES.split(";")}
 _HAN = "\u4e00-\u9fff"
 _CHINESE_UNIT = re.compile(
     rf"(?<=[^{_HAN}])(平方|立方)?[个個]?({'|'.join(sorted(_CHINESE_UNITS, key=len, reverse=True))})(?![{_HAN}])"
@@ -51,6 +51,7 @@ _CHINESE_POWERS: Final = {"平方": "square ", "立方": "cubic "}
 _MARKUP = re.compile(
     r"\\(?:textcolor|colorbox|color)\s*(?:\[[^\[\]]{0,20}\]\s*)?\{[^{}]{0,40}\}|\\fcolorbox\s*(?:\{[^{}]{0,40}\}\s*){2}"
     r"|\\color\s+(?:red|blue|green|black|purple|orange|magenta|cyan|teal)(?![a-z])"
+    r"|\\(?:style|class|cssId|href|htmlClass)\s*\{[^{}]{0,80}\}"
     r"|\\(?:[hv]?phantom|[hv]space\*?|tag\*?|label)\s*\{[^{}]{0,40}\}|\\bbox\s*\[[^\[\]]{0,40}\]"
     r"|\\(?:kern|[hm]skip|mkern)\s*-?[0-9.]{1,6}\s*(?:em|ex|pt|mu|mm|cm|in)(?![a-z])"
     r"|\\begin\s*\{\s*(?:array|align(?:ed)?at\*?)\s*\}\s*(?:\[[tcb]\]\s*)?\{[^{}]{0,40}\}"
@@ -59,16 +60,18 @@ _MARKUP = re.compile(
 )
 _FUNCTION_NAME = re.compile(rf"\\(?:operatorname|mathrm|text|mathop|textrm)\*?\s*\{{\s*\\?({FUNCTIONS})\s*\}}")
 _WRAPPERS = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|up|sf|tt|sc|sl|md)?|math(?:rm|bf|it|sf|tt|bb|cal|normal|op|ord|inner)|boldsymbol|bold|bm"
+    r"\\(?:text(?:bf|it|rm|normal|up|sf|tt|sc|sl|md)?|math(?:rm|bf|it|sf|tt|bb|cal|frak|scr|normal|op|ord|inner)|boldsymbol|bold|bm"
     r"|pmb|mbox|operatorname|boxed|fbox|underline|uline|emph|ensuremath|smash|num|unit|ang|SI|si|qty|bbox|mathstrut)"
     r"\*?(?![A-Za-z])"
 )
 _THIN_THOUSANDS = re.compile(
-    r"(?<=[0-9])(?:\\[,!;: ]|\{,\}|\{\\,\}|,\s?\\!\s?|,\{\}|~|\\thinspace\s?)(?=[0-9]{3}(?![0-9]))"
+    r"(?<=[0-9])(?:\\[,!;: ]|\{,\}|\{\\,\}|,\s?\\[,!;]\s?|,\{\}|\{,\}\\!|\\(?:text|mathrm|mathord|mathpunct)\{,\}|~"
+    r"|\\thinspace\s?)(?=[0-9]{3}(?![0-9]))"
 )
 _SPACING = re.compile(
-    r"\\(?:[,;:!> /]|(?:quad|qquad|(?:display|text|script|scriptscript)style|left|right|middle|[bB]igg?[lmr]?"
-    r"|(?:no)?limits|(?:neg)?(?:thin|med|thick)space|enspace|enskip|nobreakspace|hfill|null|relax|strut|nonumber|notag"
+    r"\\(?:[,;:!> /]|(?:left|right)\s*\.|(?:quad|qquad|(?:display|text|script|scriptscript)style|left|right|middle"
+    r"|[bB]igg?[lmr]?|(?:no)?limits|(?:neg)?(?:thin|med|thick)space|enspace|enskip|nobreakspace|hfill|null|relax|strut|nonumber|notag|newline"
+    r"|nobreak|allowbreak|noindent|centering"
     r"|rm|bf|it|sf|tt|sc|sl|em|cal|bfseries|itshape|mdseries|upshape|(?:rm|sf|tt)family|normalfont|(?:un)?boldmath"
     r"|tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z]))|[~&]"
 )
@@ -82,6 +85,7 @@ _PRIMES = re.compile(r"(?:\^\s*)?(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s
 _EMPHASIS = re.compile(
     r"(?:(?<![^\s=:])(\*{2,3}|__)|(?:^|(?<=[=:}]))\s*(\*))(?=[^\s*_])((?:[^*]|\*(?!\*)){1,400}?)\s?(?:\1|\2)(?=[\s:.}]|$)"
 )
+_FLAT_POWER = re.compile(r"(?<=[0-9}\s/({])([mcdk]?m|ft|in|yd|units?)([23])(?![0-9A-Za-z])")
 _BARS = re.compile(r"\\[lr]?vert(?![A-Za-z])")
 _FRACTION_NAMES = re.compile(r"\\(?:nice|s|x|flat)frac(?![A-Za-z])")
 _OVER = re.compile(r"\{\s*([0-9.]{1,20})\s*\\over(?![A-Za-z])\s*([0-9.]{1,20})\s*\}")
@@ -93,7 +97,7 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_RAISED)}}}", text.translate(_UNICODE))
         text = _CHINESE_UNIT.sub(_english_unit, text)
-    text = text.replace("`", "").replace("{.}", ".")
+    text = text.replace("`", "")
     if "*" in text or "__" in text:
         text = _EMPHASIS.sub(r"\3", text)
     text = _THIN_THOUSANDS.sub("", text)
@@ -104,7 +108,8 @@ def clean(text: str) -> str:
     if "'" in text or "prime" in text:
         text = _PRIMES.sub(_primes, text)
     text = _SPACING.sub(" ", text)
-    return " ".join(text.replace("**", "^").split()).rstrip(".,; \\")
+    text = _FLAT_POWER.sub(r"\1^{\2}", text)
+    return " ".join(text.replace("**", "^").replace("{.}", ".").split()).rstrip(".,; \\")
 
 
 def _clean_commands(text: str) -> str:

@@ -1,9 +1,9 @@
 r"""Read one number out of the LaTeX that a model puts into `\boxed{}`.
 
-`parse_number` is a pure function: no `eval`, no sympy, no signals, no state. It tidies the string (spacing commands,
-wrappers, unicode), splits it at relation signs (`x = 5`, `5\sqrt{2} \approx 7.07`), and reads each side with a
-recursive-descent parser over floats; what is left over must be a unit. Everything else (a list, "a or b", `\pm`, an
-inequality, an unknown letter, prose) is no number: the result is `None`, never a guess and never an exception.
+`readings` and `parse_number` are pure functions: no `eval`, no sympy, no signals, no state. They tidy the string (see
+`notation`), split it at relation signs (`x = 5`, `\text{Answer: } 5`, `5\sqrt{2} \approx 7.07`), and read each side with
+a recursive-descent parser over floats; what is left over must be a unit. Everything else (a list, "a or b", `\pm`, an
+inequality, a denial, an unknown letter, prose) is no number, never a guess and never an exception.
 
 Bounded by construction: at most `MAX_CHARS` characters, `MAX_DEPTH` nested groups, exponents up to `MAX_EXPONENT`,
 and float arithmetic only, so no intermediate value can grow.
@@ -11,9 +11,13 @@ and float arithmetic only, so no intermediate value can grow.
 Where a notation has two readings:
 - `3\frac{3}{4}` and `3 3/4` are mixed numbers when the fraction is a proper one of plain integers, else products;
 - `1/2\pi` is read from left to right, (1/2)pi; `-2^2` is -4; `\sqrt12` is the root of 12, `\frac12` one half;
-- `1,234` is one number, `1, 234` and `0,5` are lists;
-- `50\%` is 50;
-- of `5\sqrt{2} \approx 7.07` the first number counts, and the others must agree with it to 1%, so that `5 = 6` is none.
+- `1,234` and `1\,234` are one number, `1, 234` and `0,5` are lists (but see `decimal_comma_readings`);
+- `50\%` is 50; `25'` and `25''` have a unit; `45^\circ 30'` is none;
+- `\sin 30` and `\arctan 0.75` do not say whether an angle is in degrees or radians: two readings, unless a degree sign
+  or the other side of a relation tells (`\sin 30^\circ`, `\arctan(0.75) \approx 36.87`); `\sin(\pi/6)` is in radians;
+- of `5\sqrt{2} \approx 7.07` the first number counts, and the others must agree with it to 1%, so that `5 = 6` is none;
+  a decimal after an `\approx` may also be its rounding (`\tan 20^\circ \approx 0.36`);
+- of the rows of an `aligned` or `array` the last one counts. The others must state the same or be steps towards it.
 
 The paper's graders (mathruler in training, Python's `eval` in evaluation) are in `paper_grading`.
 """
@@ -45,9 +49,14 @@ _RELATION = re.compile(
 )
 _APPROXIMATE = re.compile(r"≈|≅|approx|sim|doteq|about")
 _DENIAL = re.compile(
-    r"\\(?:not|ne|neq|nsim|ncong|napprox|neg|lnot|notin|nequiv)(?![A-Za-z])|[≠≉≇≢≁¬∉\u0338]|!=|<>|=\s*/\s*=|/=|n't\b"
-    r"|\b(?:not|cannot|never|neither|nor|isnt|incorrect|wrong|impossible)\b|不"
+    r"\\(?:not|centernot|ne|neq|nsim|ncong|napprox|neg|lnot|notin|nequiv)(?![A-Za-z])|[≠≉≇≢≁¬∉\u0338]|!=|<>|=\s*/\s*=|/="
+    r"|(?i:n't\b|\b(?:not|cannot|never|neither|nor|isnt|incorrect|wrong|false|impossible|except|rejected)\b)|不"
 )
+_CONCLUSION = re.compile(
+    r"[\s{]*(?:\\(?:therefore|Rightarrow|implies|Longrightarrow)(?![A-Za-z])|[∴⇒]"
+    r"|(?i:so|thus|hence|therefore|then|finally)\s*,[\s}]*)"
+)
+_DEGREE_WORDS = re.compile(r"(?<=[0-9)}])\s*(?:\{\s*deg(?:rees?)?\.?\s*\}|deg(?:rees?)?\b\.?)")
 # The left side of `x = 5`: letters, no digit that is not a subscript or an angle's number, no sign, no list.
 _NUMBERED = re.compile(r"_\s*\{?\s*\w{1,3}\s*\}?|\\angle\s*\{?\s*[0-9]{1,2}")
 _NAME = re.compile(r"(?:[^\W0-9]|[\\_{}()|' +/.])*")
@@ -58,6 +67,9 @@ _TAKES_ARGUMENT = re.compile(r"(?:\\(?!approx|cong|sim|equiv|doteq|therefore)[A-
 def _tidy(text: str) -> str:
     """`clean`, without the brackets around the whole and without groups that a relation sign would tear apart."""
     text = _SET_BRACE.sub(lambda match: "{" if match[0] in ("\\{", "\\lbrace") else "}", clean(text))
+    text = _DEGREE_WORDS.sub(" ° ", text) if "deg" in text else text
+    if match := _CONCLUSION.match(text):
+        text = "{" * (match[0].count("{") - match[0].count("}")) + text[match.end() :]
     for _ in range(MAX_DEPTH):
         if text[:1] not in ("{", "(") or _closing(text) != len(text) - 1:
             break
@@ -101,7 +113,7 @@ _UNIT_WORDS: Final = """
     min mins minute minutes h hr hrs hour hours day days g kg mg gram grams kilogram kilograms lb lbs oz pound
     pounds ton tons l ml liter liters litre litres gal gallon gallons acre acres hectare hectares ha rad rads radian
     radians percent dollar dollars usd cent cents mph square squared sq cubic cubed cu cc sqcm sqm sqkm sqmm sqft
-    sqin squnits per
+    sqin squnits yds kgs yuan euro euros per
 """
 UNITS = frozenset(_UNIT_WORDS.split())
 _UNIT = re.compile(r"\s*(?:([A-Za-z]+)\.?|\^\s*\{?\s*-?[0-9]\s*\}?|\\?%|°|'{1,2}|\x22|[/*{}()\[\]])")
@@ -128,6 +140,7 @@ def _is_unit(tail: str) -> bool:
 _NUMBER = re.compile(r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+")
 _SCIENTIFIC = re.compile(r"[eE][+-]?[0-9]{1,3}(?![0-9.])")
 _INTEGER = re.compile(r"[0-9]+")
+_DIGIT = re.compile(r"[0-9]")
 _COMMAND = re.compile(r"\\([A-Za-z]+)|(sqrt|pi|(?:a|arc)?(?:sin|cos|tan|cot))(?![A-Za-z])")
 _PART = r" *(?:\{ *\{ *([0-9]{1,9}) *\} *\}|\{ *([0-9]{1,9}) *\}|([0-9]))"
 _FRACTION = rf"\\[dtc]?frac{_PART}{_PART}"
@@ -356,7 +369,8 @@ class Parser:
         inverse, exponent = name.startswith("a"), 1.0
         if self.peek() == "^":
             self.at += 1
-            exponent = self.exponent()
+            digit = self.take(_DIGIT) if self.peek() else None  # `\\sin^230°` is the square
+            exponent = float(digit[0]) if digit else self.exponent()
             if exponent == -1 and not inverse:
                 inverse, exponent = True, 1.0
             elif exponent < 1 or exponent % 1:
