@@ -124,6 +124,8 @@ def _read(text: str) -> Form:
     values = readings(text)
     if values and not _TIME.fullmatch(flat) and not (":" in flat and _read_ratio(flat)):
         return Form("number", flat, _name_of(flat), values[0], other=values[-1] if len(values) > 1 else math.nan)
+    if "\\begin" in flat:
+        return Form("words", flat)  # a matrix
     parts = _split(flat, _SEPARATOR)
     if 1 < len(parts) <= MAX_PARTS:
         joiner = "or" if re.search(r"\bor\b", flat, re.IGNORECASE) else ","

@@ -1,9 +1,9 @@
 r"""Read one number out of the LaTeX that a model puts into `\boxed{}`.
 
 `readings` and `parse_number` are pure functions: no `eval`, no sympy, no signals, no state. They tidy the string (see
-`notation`), split it at relation signs (`x = 5`, `\text{Answer: } 5`, `5\sqrt{2} \approx 7.07`), and read each side with
-a recursive-descent parser over floats; what is left over must be a unit. Everything else (a list, "a or b", `\pm`, an
-inequality, a denial, an unknown letter, prose) is no number, never a guess and never an exception.
+`notation`), split it at relation signs (`x = 5`, `\text{Answer: } 5`, `5\sqrt{2} \approx 7.07`), and read each side
+with a recursive-descent parser over floats; what is left over must be a unit. Everything else (a list, "a or b", `\pm`,
+an inequality, a denial, an unknown letter, prose) is no number, never a guess and never an exception.
 
 Bounded by construction: at most `MAX_CHARS` characters, `MAX_DEPTH` nested groups, exponents up to `MAX_EXPONENT`,
 and float arithmetic only, so no intermediate value can grow.
@@ -112,8 +112,8 @@ _UNIT_WORDS: Final = """
     millimetre millimetres kilometer kilometers kilometre kilometres decimeter decimeters s sec secs second seconds
     min mins minute minutes h hr hrs hour hours day days g kg mg gram grams kilogram kilograms lb lbs oz pound
     pounds ton tons l ml liter liters litre litres gal gallon gallons acre acres hectare hectares ha rad rads radian
-    radians percent dollar dollars usd cent cents mph square squared sq cubic cubed cu cc sqcm sqm sqkm sqmm sqft
-    sqin squnits yds kgs yuan euro euros per
+    radians percent percentage pct dollar dollars usd cent cents mph square squared sq cubic cubed cu cc sqcm sqm sqkm
+    sqmm sqft sqin squnits yds kgs yuan euro euros per
 """
 UNITS = frozenset(_UNIT_WORDS.split())
 _UNIT = re.compile(r"\s*(?:([A-Za-z]+)\.?|\^\s*\{?\s*-?[0-9]\s*\}?|\\?%|°|'{1,2}|\x22|[/*{}()\[\]])")
