@@ -29,7 +29,6 @@ from modgap.core.judge import Undecided
 from modgap.core.mathverse_grading import Case, grade_by_rule
 
 MAX_CHARS = 200
-MAX_PROSE = 80
 OTHERS = 20
 """With the answers of how many other problems each answer of MATH-500 is compared."""
 
@@ -121,8 +120,6 @@ def _expression(text: str, several_boxes: bool) -> str:
     boxes = text.count("boxed{")
     if boxes:
         found = (extract_answer(text) or "") if boxes == 1 or several_boxes else ""
-    elif len(text) > MAX_PROSE:
-        found = ""
     else:
         formulas = list(_FORMULA.finditer(text.strip()))
         if formulas and formulas[0].start() == 0 and len(formulas) + len(_WORD.findall(_FORMULA.sub(" ", text))) > 1:

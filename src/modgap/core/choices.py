@@ -164,7 +164,7 @@ def _letters_beside(answer: str) -> Iterator[tuple[str, list[str], bool]]:
     if match := _LEADING_LETTER.match(text):
         rest = text[match.end() :]
         separator = _SEPARATOR.match(rest)
-        values = [rest[separator.end() :].lstrip(",:=- ") if separator else rest.strip()]
+        values = [rest[separator.end() :].lstrip(",:= ") if separator else rest.strip()]
         values += [rest.strip()] if separator else []
         if rest[:1] in (" ", "(", "[") or separator:
             yield match[1], values, bool(separator or _in_brackets(rest))

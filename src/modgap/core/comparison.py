@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterable
 
 from modgap.core.forms import FUNCTION_SIDE, HALF_DAY, LETTER, Form, formula_side
 from modgap.core.formula import evaluate, same_formula, same_relation
+from modgap.core.greek import LOWER
 from modgap.core.units import conversion, units_differ
 
 Close = Callable[[float, float], bool]
 """Whether a value (first) is close enough to the gold's (second)."""
 
 _ANSWER_WORDS = frozenset({"yes", "no", "true", "false"})
+_GREEK = f"(?:{'|'.join(LOWER)})$"
 _OVERLINE = re.compile(r"\\overline(?![a-z])")
 _MATHEMATICAL = re.compile(r"[\d+*/^=<>|':!°]")
 _VARIABLES = frozenset("xyz")
 _INVERSE = re.compile(r"arc(?:sin|cos|tan|cot|sec|csc)|\^\s*\{\s*-\s*1\s*\}")
-_DENIAL = re.compile(r"\\not(?![a-z])|\\(?:lnot|neg)(?![a-z])|[≉≢¬≇]|\bnot\s+[\d.\\-]")
+_DENIAL = re.compile(r"\\(?:not|neq?)(?![a-z])|\\(?:lnot|neg)(?![a-z])|[≉≢¬≇]|\bnot\s+[\d.\\-]")
 # Algebra would read a denial as a statement, and a decimal comma as a decimal point.
 _DOUBTFUL = re.compile(r"\d\{,\}\d|\\n(?:ot|eq?|eg|less|gtr|leq|geq|mid|sim)(?![a-z])|\\lnot|≠|!=|≉|≢|¬")
 
@@ -155,7 +157,7 @@ def _same_words(answer: Form, gold: Form) -> bool | None:
 
 
 def _denied(words: Form, other: Form) -> bool:
-    """A denial (`x \\not\\approx 5`) for something that is stated."""
+    r"""A denial (`x \not\approx 5`) for something that is stated."""
     return bool(_DENIAL.search(words.text)) and other.kind in ("number", "formula", "equation", "bracket")
 
 
@@ -173,7 +175,7 @@ def _same_kind(answer: Form, gold: Form, close: Close) -> bool | None:
     if gold.kind == "time":
         return _same_time(answer, gold)
     if gold.kind == "ratio":
-        return None  # both have a zero
+        return _same_ratio([part.value for part in answer.parts], [part.value for part in gold.parts])
     if gold.kind == "bracket":
         if answer.sign != gold.sign or len(answer.parts) != len(gold.parts):
             return False
@@ -197,6 +199,14 @@ def _same_kind(answer: Form, gold: Form, close: Close) -> bool | None:
     return None if _other_functions(answer, gold, bool(same)) else same
 
 
+def _same_ratio(answer: list[float], gold: list[float]) -> bool | None:
+    if len(answer) != len(gold):
+        return False
+    if not all(answer) or not all(gold):
+        return True if answer == gold else None
+    return all(math.isclose(a * gold[0], g * answer[0], rel_tol=1e-6) for a, g in zip(answer, gold, strict=True))
+
+
 def _same_number(answer: Form, gold: Form, close: Close) -> bool | None:
     if math.isinf(gold.value) or math.isinf(answer.value):
         return answer.value == gold.value
@@ -206,8 +216,18 @@ def _same_number(answer: Form, gold: Form, close: Close) -> bool | None:
         pairs = [(a, g) for a in (answer.value, answer.other) for g in (gold.value, gold.other)]
         return None if any(close(a, g) for a, g in pairs) else False
     if close(answer.value, gold.value):
-        return True
+        return None if _other_quantities(answer.text, gold.text) else True
     return None if _same_angle(answer, gold) else _same_share(answer, gold)
+
+
+def _other_quantities(answer: str, gold: str) -> bool:
+    r"""`\sin A = 0.6` and `\cos A = 0.6`, or `AB = 5` and `CD = 5`: two names of a kind that are not the same."""
+    names = [re.sub(r"[\s{}()\\]|angle|overline", "", text.partition("=")[0]) for text in (answer, gold) if "=" in text]
+    if len(names) < 2 or names[0] == names[1]:
+        return False
+    if any(all(re.match(kind, name) for name in names) for kind in ("(?:sin|cos|tan)", _GREEK)):
+        return True
+    return all(re.fullmatch("[A-Z]{2}", name) for name in names) and set(names[0]) != set(names[1])
 
 
 def _same_share(answer: Form, gold: Form) -> bool | None:

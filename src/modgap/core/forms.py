@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -60,8 +61,7 @@ _MEMBER = re.compile(r"[a-z]\s*(?:\\in(?![a-z])|∈)\s*(?=[(\[])")
 FUNCTION_SIDE = re.compile(
     r"([a-zA-Z]\s*(?:'{1,2}|\^\s*\{\s*(?:-1|\\prime)\s*\}|_\s*\{?\s*\w\s*\}?)?)\s*\(\s*([a-z])\s*\)"
 )
-_RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)")
-_RATIO_NAME = re.compile(r"[^=:]*[A-Za-z][^=:]*:[^=:]*=\s*(?=\d[\d.]*\s*:\s*[\d.]+$)")  # `V_1:V_2 = 2:3`
+_OF_RATIO_OR_TIME = re.compile(r"[^=]*[A-Za-z][^=]*=\s*(?=[^=:]*\d[^=:]*:[^=]*\d[^=]*$)")  # `V_1:V_2 = 2:3`, `t = 3:00`
 _POINT_NAME = re.compile(r"\(\s*([a-z](?:\s*,\s*[a-z])+)\s*\)\s*=\s*(?=\()")  # `(p, q) = (3, 2)`
 _TIME = re.compile(
     r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?(?:\s*\{?\s*([ap])\.?\s?m\b\.?\s*\}?)?", re.IGNORECASE
@@ -103,6 +103,7 @@ class Form:
     other: float = math.nan
 
 
+@lru_cache(maxsize=1024)
 def read_form(text: str) -> Form:
     """Read an answer; whatever cannot be read is `words`."""
     text = text.strip()
@@ -113,14 +114,18 @@ def read_form(text: str) -> Form:
 
 def _read(text: str) -> Form:
     text = _TWICE_ESCAPED.sub(r"\\", text)
+    if "\\begin" not in text:
+        text = text.replace("\\\\", " , ")
     text = _NOT_EQUAL.sub(r"\\ne ", _REALS.sub(" all real numbers ", text)).replace("{:}", ":")
     flat = _WRAPPED.sub(r" \1 ", _WRAPPED_UNIT.sub(_without_unit, text.replace("$", " ")))
     flat = _unbrace(canonical(flat.replace("\\{", "\\lbrace ").replace("\\}", "\\rbrace ")))
     if flat.startswith("\\lbrace") and flat.endswith("\\rbrace"):
         flat = flat[len("\\lbrace") : -len("\\rbrace")].strip()
     values = readings(text)
-    if values and not _RATIO.fullmatch(flat) and not _TIME.fullmatch(flat):
+    if values and not _TIME.fullmatch(flat) and not (":" in flat and _read_ratio(flat)):
         return Form("number", flat, _name_of(flat), values[0], other=values[-1] if len(values) > 1 else math.nan)
+    if "\\begin" in flat:
+        return Form("words", flat)  # a matrix
     parts = _split(flat, _SEPARATOR)
     if 1 < len(parts) <= MAX_PARTS:
         joiner = "or" if re.search(r"\bor\b", flat, re.IGNORECASE) else ","
@@ -182,12 +187,14 @@ def _read_part(text: str, labelled: bool = False) -> Form:
         return Form("number", text, value=-math.inf if match[1] == "-" else math.inf)
     if (match := _TIME.fullmatch(text)) and int(match[1]) <= 24:
         return _read_time(text, match)
-    if match := _RATIO.fullmatch(text):
-        return _read_ratio(text, match)
+    if ":" in text and (ratio := _read_ratio(text)):
+        return ratio
     if values := readings(text):
         return Form("number", text, _name_of(text), values[0], other=values[-1] if len(values) > 1 else math.nan)
-    if (match := _RATIO_NAME.match(text)) and (ratio := _RATIO.fullmatch(text, match.end())):
-        return _read_ratio(text, ratio)
+    if (match := _OF_RATIO_OR_TIME.match(text)) and not labelled:
+        rest = text[match.end() :]
+        ratio = _read_ratio(rest) if ":" in match[0] else None
+        return ratio or _read_part(rest, labelled=True)
     if match := _POINT_NAME.match(text):
         return _read_part(text[match.end() :], labelled=True)
     match = _LABEL.match(text)
@@ -213,9 +220,15 @@ def _read_part(text: str, labelled: bool = False) -> Form:
     return _read_equation(text)
 
 
-def _read_ratio(text: str, match: re.Match[str]) -> Form:
-    first, second = float(match[1]), float(match[2])
-    return Form("number", text, value=first / second) if first and second else Form("ratio", text)
+def _read_ratio(text: str) -> Form | None:
+    r"""`2:3`, `\sqrt{3}:2` and `1:2:3`, whose parts are numbers."""
+    numbers = [parse_number(part) for part in text.split(":")]
+    values = [number for number in numbers if number is not None]
+    if len(values) < max(2, len(numbers)) or len(values) > MAX_PARTS:
+        return None
+    if len(values) == 2 and all(values):
+        return Form("number", text, value=values[0] / values[1])
+    return Form("ratio", text, parts=tuple(Form("number", repr(value), value=value) for value in values))
 
 
 def _read_time(text: str, match: re.Match[str]) -> Form:

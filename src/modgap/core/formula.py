@@ -64,6 +64,7 @@ _LETTER = re.compile(rf"({COMMAND}|[A-Za-z])(?:\s*_\s*(\{{\s*\w{{1,6}}\s*\}}|\w)
 # Two letters side by side are a product only where nobody would read a word (`AB` is a segment, `no` an answer).
 _PRODUCTS = "xy|yx|xz|zx|yz|zy|ab|ac|bc|ax|bx|cx|ay|cy|az|bz|cz|abc|xyz|mx|kx|rh|lw|bh|dx|hk|xh"
 _KNOWN = re.compile(rf"\\[A-Za-z]+|_\s*\{{[^{{}}]*\}}|(?<![A-Za-z])(?:{_NAMES}|sqrt|pi|{_PRODUCTS})(?![a-z])")
+_LARGE_NUMBER = re.compile(r"\d{2}")
 _COMPOSITION = re.compile(r"[A-Za-z]\s*°\s*[A-Za-z]")  # `f \circ g`
 _WORD = re.compile(r"[^\W\d_]{2}")
 
@@ -78,7 +79,7 @@ class Values:
         letters: The letters that it has.
         rounded: Whether it has a decimal point, so that its coefficients may be rounded.
         angles: Which of a degree sign, pi and a function of an angle it has.
-        ambiguous: Whether it has `\sin^{-1}` or the like.
+        ambiguous: Whether it has `\sin^{-1}`, or an angle that may be in degrees.
     """
 
     numbers: tuple[float | None, ...]
@@ -161,6 +162,8 @@ class _FormulaParser(Parser):
         elif inverse:
             result = math.degrees(_INVERSES[name](value)) if self.in_degrees else _INVERSES[name](value)
         else:
+            # `\sin(x + 30)` does not say degrees.
+            self.ambiguous |= bool(_LARGE_NUMBER.search(own)) and "°" not in own and "pi" not in own
             in_degrees = "°" in own or (self.in_degrees and _LETTER.search(own) and "pi" not in own)
             result = _ANGLES[name](math.radians(value) if in_degrees else value)
         return result**exponent

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 from modgap.core.notation import clean
@@ -49,10 +50,11 @@ _SPELLED = re.compile(rf"(?<![A-Za-z\\])({_NAMES})(?<!Pi)(?![A-Za-z])")
 _VARIANT = re.compile(rf"\\({'|'.join(_VARIANTS)})(?![A-Za-z])")
 _TRIANGLE = re.compile(r"\\Delta(?=\s*[A-Z]\s*[A-Z]\s*[A-Z])")
 _SPACES = re.compile(r"  +")
-COMMAND: Final = rf"\\(?:{_NAMES})(?![A-Za-z])"
-"""A Greek letter as `canonical` writes it."""
+COMMAND: Final = rf"\\(?!pi(?![A-Za-z]))(?:{_NAMES})(?![A-Za-z])"
+"""A Greek letter as `canonical` writes it; not pi, which is a number."""
 
 
+@lru_cache(maxsize=1024)
 def canonical(text: str) -> str:
     r"""`notation.clean`, and each Greek letter as its LaTeX command; `Δ` before three points is a triangle."""
     text = clean(text)

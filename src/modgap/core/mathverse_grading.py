@@ -211,7 +211,8 @@ def _relative(value: float, gold: float) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", canonical(text[: 2 * MAX_CHARS]))  # `1 1/2` is not `11/2`
+    """Without spaces; those between digits (`1 1/2`) only where they group thousands."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|(?<=\d)\s+(?=\d{3}(?!\d))", "", canonical(text[: 2 * MAX_CHARS]))
 
 
 # ---- the original's rules ------------------------------------------------------------------------------------------
