@@ -41,6 +41,8 @@ from modgap.recipes.paper import full_text
 from modgap.report.viewer import _embed
 from modgap.training.setup import check_prompts, digest
 
+# pytest puts its own filters in front of those that `core.images` sets.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 SIZE = (60, 40)
 
 
@@ -430,7 +432,7 @@ NAMED = {
     "transparent parts, which are shown on white": "prob_clear (clear.png)",
     "shows nothing on white": "prob_gone (gone.png)",
     "EXIF orientation": "prob_turned (turned.jpg)",
-    "more than 8 bits a channel": "prob_deep (deep.png)",
+    "16-bit, 32-bit or floating-point values": "prob_deep (deep.png)",
     "aspect ratio above 200": "prob_long (long.png)",
 }
 

@@ -73,7 +73,7 @@ def to_rgb(image: Image) -> Image:
 
 
 def plain_bytes(data: bytes) -> bytes:
-    """An encoded image that every decoder shows as `decode` does: as it is where it is one, else a PNG of the pixels.
+    """An encoded image that every decoder shows as `decode` does: the same bytes if that is so, else a PNG.
 
     What Pillow does not recognise is returned as it is.
 
@@ -92,10 +92,10 @@ def plain_bytes(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def is_plain(image: Path | bytes) -> bool:
-    """Whether Pillow's `convert("RGB")` alone shows the image as `decode` does; so does what cannot be decoded."""
+def is_plain(data: bytes) -> bool:
+    """Whether Pillow's `convert("RGB")` alone gives the pixels that `decode` gives; true of what cannot be decoded."""
     try:
-        with _opened(image if isinstance(image, bytes) else image.read_bytes()) as opened:
+        with _opened(data) as opened:
             changed = set(_kinds(opened)) - {FRAMES}
             return not changed or to_rgb(opened).tobytes() == opened.convert("RGB").tobytes()
     except Exception:  # Pillow raises a dozen kinds
@@ -127,7 +127,7 @@ class Inspection:
     def unusable(self) -> str | None:
         """Why no model can be shown the image; `None` if it can be."""
         if self.error is None and self.aspect > MOST_ASPECT:
-            return f"has an aspect ratio of {self.aspect:.0f}, and image processors refuse more than {MOST_ASPECT}"
+            return f"has an aspect ratio of {self.aspect:.1f}, and image processors refuse more than {MOST_ASPECT}"
         return self.error
 
 
@@ -201,7 +201,7 @@ def _scale_colour_key(image: Any) -> None:
 
 
 def _kinds(image: Image) -> Iterator[str]:
-    """In what an image is shown otherwise than `convert("RGB")` of any decoder shows it."""
+    """What other decoders may show otherwise than `to_rgb`."""
     if _orientation(image) != 1:
         yield ROTATED
     if image.mode in _DEEP_MODES:

@@ -146,7 +146,7 @@ UNUSUAL = {
     "image-invisible": "shows nothing on white, on which transparent images are put: give it an opaque background",
     "image-transparent": "has transparent parts, which are shown on white",
     "image-rotated": "has an EXIF orientation, which is applied",
-    "image-depth": "has more than 8 bits a channel, which are scaled to 8",
+    "image-depth": "has 16-bit, 32-bit or floating-point values, which are scaled to 8 bits",
     "image-frames": "has several frames, of which the first is shown",
     "image-large": "has more pixels than Pillow takes without a warning, and is slow to decode",
 }
@@ -160,12 +160,12 @@ def unusual_images(found: Iterable[tuple[str, Inspection]], file: str) -> Iterat
         found: The problem with its image, as messages name the two, and what the image is like.
         file: Where the problems are.
     """
-    named: dict[str, list[str]] = {}
+    by_kind: dict[str, list[str]] = {}
     for name, inspection in found:
         for kind in ("image-broken",) if inspection.error else inspection.kinds:
-            named.setdefault(kind, []).append(name)
+            by_kind.setdefault(kind, []).append(name)
     for kind, words in UNUSUAL.items():
-        if names := list(dict.fromkeys(named.get(kind, ()))):
+        if names := list(dict.fromkeys(by_kind.get(kind, ()))):
             some = f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
             count = f"{len(names)} problem{'s' * (len(names) > 1)} whose image"
             yield Fault(file, "", kind, f"{count} {words}: {some}", "warning")
