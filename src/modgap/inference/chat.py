@@ -157,7 +157,7 @@ class Dialect:
         """
         if refused == "max_tokens" and "max_tokens" in parameters:
             self._limit = "max_completion_tokens"
-        elif refused == "continue_final_message" and "extra_body" in parameters:
+        elif refused == "continue_final_message" and refused in parameters.get("extra_body", {}):
             self._continues = False
         elif refused is not None and refused in parameters.get("extra_body", {}):
             self._extra.pop(refused, None)
