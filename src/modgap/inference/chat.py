@@ -176,7 +176,7 @@ class Dialect:
         """
         if refused == "max_tokens" and "max_tokens" in parameters:
             self._limit = "max_completion_tokens"
-        elif refused == "continue_final_message" and "extra_body" in parameters:
+        elif refused == "continue_final_message" and refused in parameters.get("extra_body", {}):
             self._continues = False
         elif dropped := _plain_in(parameters, refused):
             if new := [name for name in dropped if name not in self.refused]:
