@@ -9,7 +9,9 @@ import contextlib
 import gc
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -377,15 +379,15 @@ def test_a_diagram_is_opened_cut_and_seen_once_for_all_views(problems: list[Prob
 class Slow:
     """A policy that notes who encodes, and may be made to wait."""
 
-    def __init__(self, faulty: str = "") -> None:
+    def __init__(self, faulty: str = "", error: type[Exception] = ValueError) -> None:
         self.encoded: list[str] = []
         self.threads: set[str] = set()
         self.generating, self.ahead = threading.Event(), threading.Event()
-        self.faulty = faulty
+        self.faulty, self.error = faulty, error
 
     def encode(self, prompt: Prompt, image: object) -> EncodedPrompt:
         if prompt.text == self.faulty:
-            raise UserError(f"cannot read {prompt.text}")
+            raise self.error(f"cannot read {prompt.text}")
         self.threads.add(threading.current_thread().name)
         self.encoded.append(prompt.text)
         if self.generating.is_set():
@@ -420,10 +422,22 @@ def test_the_next_prompts_are_encoded_while_the_model_works() -> None:
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-def test_a_fault_costs_nothing_that_comes_before_its_window(ahead: bool) -> None:
+def test_a_prompt_that_is_refused_costs_only_itself(ahead: bool) -> None:
+    asked = [replace(one, samples=(0, 2), image_name="the diagram a.png") for one in many(20)]
+    made = list(HfEngine(Slow("p12"), batch_size=1, ahead=ahead).generate(asked, Sampling()))
+    assert Counter((c.request.problem_id, c.sample) for c in made) == Counter(
+        (one.problem_id, sample) for one in asked for sample in one.samples
+    )
+    failed = [c for c in made if c.finish_reason == "error"]
+    assert [(c.request.problem_id, c.sample, c.text) for c in failed] == [("p12", 0, ""), ("p12", 2, "")]
+    assert {c.error for c in failed} == {"problem p12, the diagram a.png: cannot read p12"}
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_an_error_that_is_not_a_prompts_own_costs_nothing_that_comes_before_its_window(ahead: bool) -> None:
     made: list[str] = []
-    with pytest.raises(UserError, match=r"^cannot read p12$"):
-        for completion in HfEngine(Slow("p12"), batch_size=1, ahead=ahead).generate(many(20), Sampling()):
+    with pytest.raises(RuntimeError, match=r"^cannot read p12$"):
+        for completion in HfEngine(Slow("p12", RuntimeError), batch_size=1, ahead=ahead).generate(many(20), Sampling()):
             made.append(completion.request.problem_id)
     assert made == [f"p{n}" for n in range(9)]
     assert not encoders()

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -549,6 +550,31 @@ def test_a_run_that_was_interrupted_loses_no_finished_step(
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("name", ["result.json", "state.pt", "rollouts.jsonl"])
+def test_a_stage_adopts_nothing_of_another_run(tiny: Path, straight: Path, tmp_path: Path, name: str) -> None:
+    """Its manifest is that of a run with another seed, or it has none."""
+    other = recipe(True, **LONG, seed=9)
+    shutil.copytree(straight.parent, tmp_path / "run", symlinks=True)
+    stage = tmp_path / "run" / "stage1"
+    if name != "result.json":
+        (stage / "result.json").unlink()
+    if name == "state.pt":
+        (stage / "rollouts.jsonl").unlink()
+        torch.save({"run": RunFolder(stage).mark(), "weights": {}, "step": 1}, stage / "state.pt")
+    train_on, held_out = hold_out(PROBLEMS, SETTINGS.validation_problems)
+    marks = {"model": "m", "data": digest(train_on), "validation": digest(held_out)}
+    told = json.loads((stage / "manifest.json").read_text())
+    told |= {"resolved": identity(other, 1, "the base model", "aligned"), "fingerprints": marks}
+    (stage / "manifest.json").write_text(json.dumps(told))
+    before = {path: path.stat().st_mtime_ns for path in stage.rglob("*")}
+    with pytest.raises(UserError, match=rf"{name} is of another run than the manifest\.json beside it.*another --out"):
+        run(other, tiny, tmp_path / "run", fingerprint="m")
+    assert {path: path.stat().st_mtime_ns for path in stage.rglob("*")} == before
+    (stage / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"stage1 has lost its manifest\.json: it holds"):
+        run(other, tiny, tmp_path / "run", fingerprint="m")
+
+
 def test_weights_that_are_changing_are_not_a_steps(tmp_path: Path, policy: Policy) -> None:
     optimizer = torch.optim.AdamW(policy.parameters())
     for changing in (False, True):
@@ -665,6 +691,58 @@ def test_lora_goes_on_after_a_kill_and_is_merged_into_a_plain_checkpoint(tiny: P
     assert before.keys() == after.keys() and all(torch.equal(after[name], straight[name]) for name in after)
     changed = {name for name in before if not torch.equal(after[name], before[name].to(after[name].dtype))}
     assert changed and all("layers" in name and "visual" not in name for name in changed)
+
+
+def in_bf16(ref: Any, *, dtype: Any, **more: Any) -> Policy:
+    """As on a GPU: bf16, but for what is trained whole."""
+    return on_cpu(ref, dtype=dtype or "bfloat16", **more)
+
+
+def test_a_chain_with_lora_loses_nothing_between_stages(tiny: Path, tmp_path: Path) -> None:
+    """Each stage starts from the model that the last one ended with, killed or not; to the bit, as long as it is one
+    adapter, and in fp32 the sum of two."""
+    starts: list[torch.Tensor] = []
+    ends: list[torch.Tensor] = []
+    policies: list[Policy] = []
+
+    def logps(policy: Policy) -> torch.Tensor:
+        prompts = [policy.encode(training_prompt(p, "full-text"), p.open_image()) for p in PROBLEMS[:3]]
+        with torch.no_grad():
+            return policy.logprobs(prompts, [torch.arange(20, 40)] * 3, policy.image_features(prompts))[0]
+
+    def loading(ref: Any, **more: Any) -> Policy:
+        policies.append(in_bf16(ref, **more))
+        starts.append(logps(policies[-1]))
+        return policies[-1]
+
+    def watching(event: Event) -> None:
+        if event.kind == "step" and event.step == event.steps:
+            ends.append(logps(policies[-1]))
+        if event.kind == "phase" and event.stage == 2 and event.step == 1 and len(policies) == 2:
+            raise Killed
+
+    one = replace(SETTINGS, lora_rank=2, lr=1e-4, eval_every=0)
+    settings = (one, replace(one, lora_rank=3), replace(one, lora_rank=0))
+    stages = Recipe("test", tuple(Stage(("full-text",), False, each) for each in settings))
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(stages, PROBLEMS, tiny, out, load_policy=loading, reward=made_up, progress=watching)
+    train(stages, PROBLEMS, tiny, out, load_policy=loading, reward=made_up, progress=watching)
+    assert torch.equal(starts[1], ends[0]) and torch.equal(starts[2], ends[0]) and not torch.equal(starts[0], ends[0])
+    first, second = (out / f"stage{number}" / "checkpoints" / "step_2" for number in (1, 2))
+    assert torch.equal(logps(in_bf16(first, dtype=None)), ends[0])
+    # In fp32: of two adapters and of their sum, bf16 rounds activations differently.
+    by_adapters = logps(Policy(policies[2].model.float(), policies[2].tokenizer, policies[2].processor))
+    moved = by_adapters - logps(on_cpu(tiny, dtype="bfloat16")).float()
+    assert moved.abs().max() > 1e-4
+    assert (logps(on_cpu(second)) - by_adapters).norm() < 1e-3 * moved.norm()
+    assert torch.equal(starts[3], logps(on_cpu(second)))
+
+    straight = tmp_path / "straight"
+    train(stages, PROBLEMS, tiny, straight, load_policy=in_bf16, reward=made_up)
+    for number in (1, 2, 3):
+        a, b = (weights_of(root / f"stage{number}" / "checkpoints" / "step_2") for root in (out, straight))
+        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def length_reward(response: str, gold: str) -> float:

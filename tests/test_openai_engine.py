@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ import openai
 import pytest
 from PIL import Image
 
+from modgap.cli import main
 from modgap.core import registry
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
@@ -43,7 +45,7 @@ FAULTS = (
 MOST_REQUESTS = 2000
 
 
-def completion(content: str | None = "<think>t</think>\\boxed{7}", **fields: Any) -> dict[str, Any]:
+def completion(content: Any = "<think>t</think>\\boxed{7}", **fields: Any) -> dict[str, Any]:
     """The body of a chat completion; fields of the message or, as `finish_reason`, of the choice."""
     reason = fields.pop("finish_reason", "stop")
     choice = {"index": 0, "message": {"role": "assistant", "content": content, **fields}, "finish_reason": reason}
@@ -208,6 +210,19 @@ def problems(count: int) -> list[Problem]:
     return made
 
 
+def test_an_image_that_cannot_be_decoded_costs_only_its_own_samples(server: Server, tmp_path: Path) -> None:
+    asked = problems(5)
+    asked[2] = replace(asked[2], image=asked[2].image_bytes()[:60])
+    client = engine(server, concurrency=2)
+    summary = evaluate(asked, client, tmp_path / "run", samples=2)
+    rows = list(RunFolder(tmp_path / "run").responses())
+    assert len({row.key for row in rows}) == len(rows) == 5 * 2 * 2
+    failed = [row for row in rows if row.finish_reason == "error"]
+    assert {row.problem_id for row in failed} == {"prob_2"} and len(failed) == 4
+    assert all("problem prob_2: its diagram cannot be decoded" in str(row.error) for row in failed)
+    assert summary["views"]["image-only"]["error"] == 2 and client.usage.failures == 4
+
+
 def test_a_hostile_server_costs_retries_and_no_sample(server: Server, tmp_path: Path) -> None:
     """30% faults of every kind: each sample is there exactly once, within the bound, and no wait was cut short."""
     count, samples, bound = 30, 3, 6
@@ -352,6 +367,19 @@ def test_what_is_sent(server: Server) -> None:
         (completion("<think>2+2</think>four", reasoning="2+2"), "", "<think>2+2</think>four", "stop"),
         (completion("2+2</think>four"), "<think>", "<think>2+2</think>four", "stop"),
         (completion("<think>2+2</think>four"), "<think>\n", "<think>2+2</think>four", "stop"),
+        (completion("four", reasoning="2+2", finish_reason="length"), "", "<think>2+2</think>four", "length"),
+        (completion(None, thinking="2+", finish_reason="MAX_TOKENS"), "<think>", "<think>2+", "length"),
+        (completion("four", finish_reason="model_length"), "", "four", "length"),
+        (
+            completion(
+                [{"type": "thinking", "thinking": [{"type": "text", "text": "2+2"}]}, {"type": "text", "text": "four"}]
+            ),
+            "",
+            "<think>2+2</think>four",
+            "stop",
+        ),
+        (completion([{"type": "text", "text": "four"}]), "", "four", "stop"),
+        (completion([{"type": "image_url", "image_url": {}}]), "", "", "error"),
     ],
 )
 def test_what_the_model_said(reply: dict[str, Any], prefill: str, text: str, reason: str) -> None:
@@ -428,6 +456,61 @@ def test_a_server_that_takes_other_parameters(server: Server, capsys: pytest.Cap
     assert capsys.readouterr().err.count("takes no seed") == 1
 
 
+NO_SYSTEM = "Prompting with images is incompatible with system messages."
+
+
+@pytest.mark.parametrize("form", ["400", "500", "200", "detail"])
+def test_a_server_that_takes_no_system_turn_beside_an_image(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """Every prompt with an image is asked without it and no other one, whatever is asked first; the run says so."""
+
+    def reply(body: dict[str, Any]) -> dict[str, Any] | tuple[int, dict[str, Any]]:
+        system = body["messages"][0]["role"] == "system"
+        if not system or isinstance(body["messages"][1]["content"], str):
+            return completion()
+        if form == "detail":
+            return 422, {"detail": [{"loc": ["body", "messages"], "msg": NO_SYSTEM}]}
+        return int(form), {"error": {"message": NO_SYSTEM}}
+
+    server.reply = reply
+    views = ("full-text", "image-only", "question-only")
+    summary = evaluate(problems(6), engine(server, max_retries=0, concurrency=3), tmp_path, views=views, samples=1)
+    rows = list(RunFolder(tmp_path).responses())
+    assert {row.finish_reason for row in rows} == {"stop"} and len(rows) == 18
+    assert {(row.view, row.left_out) for row in rows} == {
+        ("full-text", ("system",)), ("image-only", ("system",)), ("question-only", ()),
+    }  # fmt: skip
+    assert len(server.bodies) <= 18 + 3
+    assert capsys.readouterr().err.count("takes no system turn") == 1
+    assert any("12 samples were asked without the system turn" in words for words in summary["warnings"])
+
+
+def test_a_run_of_which_every_sample_failed_has_no_gap_and_ends_with_the_cause(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    assert main(["data", "synth", "--out", str(data), "--train", "1", "--test", "2"]) == 0
+    server.reply = lambda body: (400, {"error": {"message": "no such thing"}})
+    command = ["eval", "--data", str(data), "--out", str(run), "--engine", "openai", "--model", "m",
+               "--base-url", server.url, "--samples", "1"]  # fmt: skip
+    capsys.readouterr()
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "all 4 samples failed (HTTP 400: no such thing)" in said.err and "gap" not in said.out
+    assert main(["grade", str(run)]) == 0
+    assert RunFolder(run).summary()["gap"] is None
+    assert "There is no gap: no sample of the text and vision side could be graded." in capsys.readouterr().out
+    # One side alone is no gap either, and the same command makes what failed again.
+    server.reply = lambda body: completion() if "In this problem" in words(body) else (400, {"error": {"message": "x"}})
+    assert main(command) == 0
+    assert "no sample of the vision side" in " ".join(capsys.readouterr().out.split())
+    assert RunFolder(run).summary()["gap"] is None
+    server.reply = lambda body: completion()
+    assert main(command) == 0
+    assert RunFolder(run).summary()["gap"]["n_problems"] == 2
+
+
 @pytest.mark.parametrize(
     ("body", "refused"),
     [
@@ -436,6 +519,7 @@ def test_a_server_that_takes_other_parameters(server: Server, capsys: pytest.Cap
         ({"message": 'Invalid JSON payload received. Unknown name "seed": Cannot find field.'}, "seed"),
         ({"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
          "seed"),
+        ({"message": "System role not supported"}, "system"),
         ({"message": "Unsupported value: 'temperature' does not support 0.6", "param": "temperature"}, "temperature"),
         ({"message": "This model's maximum context length is 2048 tokens"}, None),
         ({"detail": [{"loc": ["body", "messages"], "input": {"seed": 5, "max_tokens": 9}, "msg": "bad"}]}, None),

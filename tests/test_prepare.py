@@ -256,7 +256,7 @@ def test_pandas_is_not_imported(tmp_path: Path) -> None:
     """To load it takes longer than to write a thousand rows, and most of Arrow's constructors do so unasked."""
     code = (
         "import sys; from modgap.datasets.parquet import prepare; prepare(sys.argv[1], sys.argv[2], 'contrastive');"
-        "print(sorted({'pandas', 'datasets', 'torch', 'PIL'} & set(sys.modules)))"
+        "print(sorted({'pandas', 'datasets', 'torch'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, str(write_folder(tmp_path / "d")), str(tmp_path / "out")]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
@@ -334,9 +334,9 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
 
 def test_an_empty_diagram_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "d", diagrams={"img_1.png": b""})
-    with pytest.raises(UserError, match=r"prob_1: the diagram .*img_1.png is empty"):
+    with pytest.raises(UserError, match=r"the diagram of prob_1 \(img_1\.png\) is empty"):
         prepare(folder, tmp_path / "out", "no-text")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 # ---- against the original ------------------------------------------------------------------------------------------

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modgap.core.record import ProblemRow, Response, RunFolder
 from modgap.rewards import compute_score, gap_reward
+from modgap.workflows.grade import grade_run
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+
+from grading_corpus import generate, label, outcome
 
 GOOD = r"<think>5 is it</think>\boxed{5}"
 
@@ -48,6 +56,28 @@ def test_a_gold_that_is_no_number_is_counted_and_not_scored() -> None:
         assert gap_reward([GOOD, GOOD], answer=["5", "a square"]) == [1.0, None]
 
 
+def test_the_reward_and_a_graded_run_agree(tmp_path: Path) -> None:
+    """At the same tolerance, on generated answers of every kind; the labels of the generator hold, too."""
+    answers = [answer for answer in generate(1_500, seed=7) if not answer.question]
+    run = RunFolder(tmp_path / "run")
+    run.start("eval", {}, {})
+    run.write_problems(ProblemRow(id=f"prob_{n}", answer=answer.gold) for n, answer in enumerate(answers))
+    with run.appending() as writer:
+        for n, answer in enumerate(answers):
+            said = {"prompt": "", "response": answer.response, "finish_reason": "stop"}
+            writer.write(Response(problem_id=f"prob_{n}", view="image-only", sample=0, **said))  # type: ignore[arg-type]
+    for mode in ("strict", "relative", "exact"):
+        grade_run(run, mode)  # type: ignore[arg-type]
+        graded = {row.problem_id: row for row in run.grades(mode)}
+        for n, answer in enumerate(answers):
+            row = graded[f"prob_{n}"]
+            given = compute_score("9k", answer.response, answer.gold, tolerance=mode)  # type: ignore[arg-type]
+            assert (given["score"] >= 0.9) == (row.outcome == "correct"), (answer, row)
+            assert bool(given["ungraded"]) == (row.stage == "gold")
+            if wanted := label(answer, mode):
+                assert outcome(mode, (row.outcome, row.stage)) == wanted, (answer, row)
+
+
 pieces = st.sampled_from(
     ["<think>", "</think>", "\\boxed{", "}", "5", "5.000", "6", "4.9", "x=5", "^\\circ", " ", "\n"]
 )
@@ -75,6 +105,16 @@ def test_trl_may_send_strings_or_conversations(column: str) -> None:
         **{column: ["5.000"] * 5},
     )
     assert scores == [1.0, 1.0, 1.0, 0.0, 0.0]
+
+
+def test_trl_thinking_parts_are_thinking_and_a_part_without_words_is_refused() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": r"\boxed{6}"}]}
+    message = {"role": "assistant", "content": [thinking, {"type": "text", "text": r"\boxed{5}"}]}
+    assert gap_reward([[message], [{**message, "content": [thinking]}]], answer=["5", "6"]) == [1.0, 0.0]
+    apart = {"role": "assistant", "content": r"\boxed{5}", "reasoning_content": r"\boxed{6}"}
+    assert gap_reward([[apart], [{**apart, "content": None}]], answer=["5", "6"]) == [1.0, 0.0]
+    with pytest.raises(ValueError, match="'image'"):
+        gap_reward([[{"role": "assistant", "content": [{"type": "image"}]}]], answer=["5"])
 
 
 def test_trl_without_gold_answers_is_told_which_columns_serve() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from folders import png
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.processes import watched
@@ -36,7 +37,7 @@ GPU = (("trainer.n_gpus_per_node", "1"), ("trainer.device", "cpu"))  # the stand
 TEXT = Stage(("full-text", "image-only"), settings=SETTINGS, passed=GPU)
 KL = Stage(("full-text",), contrastive=True, settings=SETTINGS, passed=GPU)
 PROBLEMS = [
-    Problem(id=f"p{n}", question="Find AB.", answer="1.000", image=b"\x89PNG", semantic=("AB = 1",)) for n in range(12)
+    Problem(id=f"p{n}", question="Find AB.", answer="1.000", image=png(), semantic=("AB = 1",)) for n in range(12)
 ]
 
 # verl's part of the contract: metrics of each step, checkpoints every save_freq steps and at the end, resume.

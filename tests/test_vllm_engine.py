@@ -380,6 +380,24 @@ def test_images_that_cannot_be_opened_never_end_a_run() -> None:
     assert {c.error for c in engine_on(Core()).generate(asked, Sampling())} == {"its diagram cannot be decoded"}
 
 
+def test_an_image_that_the_processor_refuses_is_named() -> None:
+    engine = engine_on(Core())
+    prepare = engine._prepare
+
+    def refusing(one: Request, image: Image.Image | None) -> _Prepared:
+        if image is not None:
+            assert image.mode == "RGB" and image.getpixel((0, 0)) == (255, 255, 255), "put on white"
+            raise ValueError("absolute aspect ratio must be smaller than 200, got 300.0")
+        return prepare(one, image)
+
+    engine._prepare = refusing  # type: ignore[method-assign]
+    long = request(1, image=lambda: Image.new("LA", (300, 1)), image_name="the diagram a.png")
+    asked = [request(0), long, request(2)]
+    done = {c.request.problem_id: c for c in engine.generate(asked, Sampling())}
+    assert [done[name].finish_reason for name in ("p0", "p1", "p2")] == ["stop", "error", "stop"]
+    assert str(done["p1"].error).startswith("problem p1, the diagram a.png: absolute aspect ratio must be smaller")
+
+
 @pytest.mark.parametrize(
     "error", [TypeError("no such argument"), ValueError("At most 0 image(s) may be provided."), UserError("no prefill")]
 )

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modgap.core.thinking import message_text, reasoning_of
 from modgap.grading.answer import Tolerance, reward
 
 Message = Mapping[str, Any]
@@ -60,8 +61,9 @@ def gap_reward(
     """Score a batch of completions, with the signature of TRL's reward functions.
 
     Args:
-        completions: Strings, or conversations whose last message is the answer (its content a string or parts). None,
-            as the whole or as the content, is an empty response: a server may return null.
+        completions: Strings, or conversations whose last message is the answer (its content a string or parts, of
+            which `thinking` is read as `<think>...</think>`). None, as the whole or as the content, is an empty
+            response: a server may return null.
         tolerance: As in `compute_score`; bind another one with `functools.partial`.
         **columns: The data set's columns, one value for each completion. The gold answer is `ground_truth`, `answer` or
             `solution`, the first that is there; `prompts`, `trainer_state` and the like are ignored.
@@ -70,7 +72,8 @@ def gap_reward(
         One score for each completion; None (TRL: not scored) where the gold answer is no number, with a warning.
 
     Raises:
-        ValueError: If no gold column is there or its length differs from that of `completions`.
+        ValueError: If no gold column is there, its length differs from that of `completions`, or a part of a message is
+            no text.
     """
     column = next((name for name in GOLD_COLUMNS if columns.get(name) is not None), None)
     if column is None:
@@ -92,7 +95,6 @@ def _text(completion: str | Sequence[Message] | None) -> str:
     """The words of a completion: the string itself, or the content of the conversation's last message."""
     if isinstance(completion, str):
         return completion
-    content = completion[-1].get("content") if completion else ""
-    if isinstance(content, str):
-        return content
-    return "".join(str(part.get("text") or "") for part in content or ())
+    if not completion:
+        return ""
+    return message_text(completion[-1].get("content"), reasoning_of(completion[-1]))

@@ -87,9 +87,11 @@ class Scores:
 
     @property
     def paired_P(self) -> NDArray[np.bool_]:
-        """Which problems are complete in every view of both sides."""
+        """Which problems are complete in every view of both sides; none where all samples of a side failed."""
         text, vision = self.side("text"), self.side("vision")
-        if not text or not vision:
+        failed = OUTCOMES.index("error")
+        graded_V = ((self.codes_PVS >= 0) & (self.codes_PVS != failed)).any(axis=(0, 2))
+        if not graded_V[text].any() or not graded_V[vision].any():
             return np.zeros(len(self.problems), np.bool_)
         return np.logical_and.reduce(self.complete_PV[:, text + vision], axis=1)
 

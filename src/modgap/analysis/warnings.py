@@ -39,7 +39,10 @@ def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             )
     for name, summary in runs.items():
         paired = summary["gap"]["n_problems"] if summary["gap"] else 0
-        if summary["pairable"] and paired < summary["n_problems"]:
+        if failed := _failed_sides(summary):
+            of = f" of {name}" if several else ""
+            words.append(f"There is no gap{of}: no sample of the {' and '.join(failed)} side could be graded.")
+        elif summary["pairable"] and paired < summary["n_problems"]:
             of = f" of {name}" if several else ""
             words.append(
                 f"The gap{of} is over the {paired:,} of {summary['n_problems']:,} problems that are complete in both "
@@ -61,6 +64,16 @@ def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"{', '.join(f'{what} {percent(share)}%' for what, share in cut)}."
         )
     return words
+
+
+def _failed_sides(summary: Mapping[str, Any]) -> list[str]:
+    """The sides of the gap of which every sample failed."""
+    sides = {side: [row for row in summary["views"].values() if row["side"] == side] for side in ("text", "vision")}
+    return [
+        side
+        for side, rows in sides.items()
+        if any(row["n_samples"] for row in rows) and all(row["error"] == row["n_samples"] for row in rows)
+    ]
 
 
 def seen(gap: Mapping[str, Any]) -> bool:

@@ -47,7 +47,7 @@ def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> No
 
 @data_app.command
 def check(folder: Path, *, benchmark: Benchmark = "pgps9k") -> int:
-    """Validate a data set: counts, and every fault by name. Exits 1 if there is any.
+    """Validate a data set: counts, every fault by name (exit 1 if there is any), and what is unusual about its images.
 
     Args:
         folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or JSON.
@@ -81,11 +81,11 @@ def prepare(
         variant: Conditions in the text, conditions in the image only, or both for the contrastive KL.
         style: `paper` equals the original scripts' output value for value.
     """
-    from modgap.core.progress import progress_bars
+    from modgap.core.progress import progress_bars, warn
     from modgap.datasets.parquet import prepare as write
 
     with progress_bars() as bars:
-        done = write(folder, out, variant, style=style, progress=bars.counter("writing parquet"))
+        done = write(folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn)
     print(done)
 
 

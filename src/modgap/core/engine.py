@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -15,19 +16,26 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length", "error"]
 
 
+PLAIN: dict[str, float] = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""What else shapes a distribution, at the values that change nothing: every engine samples with these."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How responses are sampled.
 
     Attributes:
-        temperature: 0 is greedy.
+        temperature: 0 is greedy; `None` is the server's own, which only the `openai` engine takes.
         max_tokens: Most new tokens of a response.
         seed: The run's seed; each sample's own seed is derived from it, see `sample_seed`.
+        plain: Whether a server is sent `PLAIN`. Without it a server may apply the model's own values; runs from before
+            it was sent go on without it.
     """
 
-    temperature: float = 0.6
+    temperature: float | None = 0.6
     max_tokens: int = 4096
     seed: int = 42
+    plain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Request:
         image: Gives the decoded image when the engine is ready for it (so that thousands are not held); `None` for a
             prompt without one.
         samples: The indices of the samples that are still to be made.
+        image_name: What messages call the image, with its file.
     """
 
     problem_id: str
@@ -48,6 +57,14 @@ class Request:
     prompt: Prompt
     image: Callable[[], Image] | None
     samples: tuple[int, ...]
+    image_name: str = ""
+
+    def refusal(self, error: Exception) -> str:
+        """One line on why this prompt cannot be asked, with the names of its problem and its image."""
+        words = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UserError):
+            return words  # it names them
+        return f"problem {self.problem_id}{self.image_name and f', {self.image_name}'}: {words}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +74,16 @@ class Completion:
     Attributes:
         request: The request it answers.
         sample: Which of its samples.
-        text: What the model said (without the prompt; with the prefill, if there was one).
+        text: What the model said (without the prompt; with the prefill, if there was one, or else with `opened`).
         finish_reason: `stop`, `length` (truncated) or `error`.
         prompt_tokens: Tokens of the prompt, image tokens included.
         completion_tokens: Tokens sampled.
         image_tokens: Tokens that the image took, after any resizing by the model's processor.
         seed: The seed of this sample.
         error: Why there is no text, where `finish_reason` is `error`.
+        opened: What the model's chat template opened the assistant's turn with by itself, where that is `<think>`.
+        left_out: What the prompt or the sampling has and the model was not given, because the server or the template
+            refuses it: `system`, `seed`, `continue_final_message`.
     """
 
     request: Request
@@ -75,6 +95,8 @@ class Completion:
     seed: int
     image_tokens: int = 0
     error: str | None = None
+    opened: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -5,18 +5,19 @@ All views of a problem share its id, so that statistics can pair them (the gap i
 
 from __future__ import annotations
 
-import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from modgap.core.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_T = TypeVar("_T")
 
 # A number or an equation in the question itself: the image-only view of such a problem is not free of conditions.
 _STATED = re.compile(r"=|(?<![A-Za-z\\])\d+(?:\.\d+)?(?![A-Za-z])")
@@ -104,7 +105,7 @@ class Problem:
         return image if isinstance(image, bytes) else _contents(image)
 
     def open_image(self, view: str = "") -> Image:
-        """The decoded diagram, RGB.
+        """The decoded diagram as a model sees it, RGB, see `core.images`.
 
         Args:
             view: Whose diagram, where views have images of their own.
@@ -112,18 +113,35 @@ class Problem:
         Raises:
             UserError: There is none, or it cannot be decoded.
         """
-        from PIL import Image, UnidentifiedImageError
+        from modgap.core.images import decode
+
+        return self._with_image(view, decode)
+
+    def plain_image(self, view: str = "") -> bytes:
+        """The encoded diagram as other decoders show it rightly: as it is, or converted, see `core.images`.
+
+        Raises:
+            UserError: There is none, or it must be converted and cannot be decoded.
+        """
+        from modgap.core.images import plain_bytes
+
+        return self._with_image(view, plain_bytes)
+
+    def image_name(self, view: str = "") -> str:
+        """What messages call the diagram."""
+        image = self.image_of(view)
+        file = image if isinstance(image, Path) else self.image_at if image is self.image else ""
+        return f"the diagram {file}" if file else "its diagram"
+
+    def _with_image(self, view: str, use: Callable[[bytes], _T]) -> _T:
+        from modgap.core.images import reason
 
         try:
-            with Image.open(io.BytesIO(self.image_bytes(view))) as image:
-                return image.convert("RGB")
+            return use(self.image_bytes(view))
         except UserError:
             raise
         except Exception as error:  # Pillow raises a dozen kinds: OSError, SyntaxError, struct.error ...
-            unknown = isinstance(error, UnidentifiedImageError)  # its words name a buffer, which helps nobody
-            why = "it is no image" if unknown else " ".join(str(error).split()) or type(error).__name__
-            file = self.image_of(view)
-            which = f"the diagram {file}" if isinstance(file, Path) else "its diagram"
             raise UserError(
-                f"problem {self.id}: {which} cannot be decoded ({why}); `modgap data check` names every fault."
+                f"problem {self.id}: {self.image_name(view)} cannot be decoded ({reason(error)}); `modgap data check` "
+                "names every fault."
             ) from error

@@ -70,3 +70,8 @@ def say(message: str, started: float | None = None) -> None:
     """One line on stderr about what happens now, with the seconds since `started`."""
     since = f"[{time.monotonic() - started:5.0f} s] " if started is not None else ""
     print(f"{since}{message}", file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """One line on stderr about something that may make a number other than it seems."""
+    say(f"warning: {message}")

@@ -1,22 +1,20 @@
-"""What is wrong with a data set, as plain data: the fault, the report, and the check that diagrams really decode.
+"""What is wrong with a data set, as plain data: the fault, the report, and what is unusual about images.
 
 The original checks nothing: a torn file ends in a traceback, and of two records with one id the first is lost unseen.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from modgap.core.problem import Problem
+
+if TYPE_CHECKING:
+    from modgap.core.images import Inspection
 
 Severity = Literal["error", "warning"]
 Progress = Callable[[int, int], None]
@@ -131,29 +129,66 @@ def text_fault(value: Any, *, may_be_empty: bool = False) -> tuple[str, str] | N
     return None
 
 
-def image_fault(image: Path | bytes) -> str | None:
-    """Why a diagram cannot be used, by really decoding it; `None` if it can."""
-    from PIL import Image, UnidentifiedImageError
+def inspections(images: Iterable[Path | bytes], total: int, progress: Progress | None = None) -> Iterator[Inspection]:
+    """What is to be known of each image, in order; each one is decoded."""
+    from modgap.core.images import inspect_all
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a large diagram is no fault; a bomb raises
-            with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-                opened.convert("RGB")
-    except UnidentifiedImageError:
-        return "is no image that can be read"
-    except Exception as error:  # Pillow raises a dozen kinds on a broken file: OSError, SyntaxError, struct.error ...
-        return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
-    return None
+    for done, inspection in enumerate(inspect_all(images, thorough=True), start=1):
+        yield inspection
+        if progress and (done % 64 == 0 or done == total):
+            progress(done, total)
 
 
-def image_faults(images: Iterable[Path | bytes], total: int, progress: Progress | None = None) -> Iterator[str | None]:
-    """`image_fault` of each, in order, decoded in threads (Pillow lets go of the interpreter); few are held at once."""
-    images = iter(images)
-    done = 0
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        while batch := list(islice(images, 64)):
-            yield from pool.map(image_fault, batch)
-            done += len(batch)
-            if progress:
-                progress(done, total)
+UNUSUAL = {
+    "image-broken": "cannot be decoded: an `error` in evaluation, refused in training",
+    "image-shape": "has an aspect ratio above 200, which image processors refuse: an `error` in evaluation, refused "
+    "in training",
+    "image-invisible": "shows nothing on white, on which transparent images are put: give it an opaque background",
+    "image-transparent": "has transparent parts, which are shown on white",
+    "image-rotated": "has an EXIF orientation, which is applied",
+    "image-depth": "has 16-bit, 32-bit or floating-point values, which are scaled to 8 bits",
+    "image-frames": "has several frames, of which the first is shown",
+    "image-large": "has more pixels than Pillow takes without a warning, and is slow to decode",
+}
+"""What is unusual about images -> what comes of it."""
+
+
+def unusual_images(found: Iterable[tuple[str, Inspection]], file: str) -> Iterator[Fault]:
+    """One warning for each thing that is unusual about the images of some problems.
+
+    Args:
+        found: The problem with its image, as messages name the two, and what the image is like.
+        file: Where the problems are.
+    """
+    by_kind: dict[str, list[str]] = {}
+    for name, inspection in found:
+        for kind in ("image-broken",) if inspection.error else inspection.kinds:
+            by_kind.setdefault(kind, []).append(name)
+    for kind, words in UNUSUAL.items():
+        if names := list(dict.fromkeys(by_kind.get(kind, ()))):
+            some = f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+            count = f"{len(names)} problem{'s' * (len(names) > 1)} whose image"
+            yield Fault(file, "", kind, f"{count} {words}: {some}", "warning")
+
+
+def image_warnings(problems: Iterable[Problem], views: Sequence[str] = ("",)) -> list[str]:
+    """What is unusual about the images that views of problems show, one line for each kind."""
+    return [fault.message for fault in unusual_images(glance(problems, views), "")]
+
+
+def glance(problems: Iterable[Problem], views: Sequence[str] = ("",)) -> list[tuple[str, Inspection]]:
+    """What the images of problems are like, in their order, each with its name in messages.
+
+    For the start of a command: most images are only opened, which takes a second for some ten thousand.
+    """
+    from modgap.core.images import inspect_all
+
+    shown = [(p.id, image) for p in problems for view in views if (image := p.image_of(view)) is not None]
+    images = dict.fromkeys(image for _, image in shown)
+    seen = dict(zip(images, inspect_all(images), strict=True))
+    return [(named(name, image), seen[image]) for name, image in shown]
+
+
+def named(problem: str, image: Path | bytes) -> str:
+    """A problem and the file of its image."""
+    return f"{problem} ({image.name})" if isinstance(image, Path) else problem

@@ -11,8 +11,9 @@ its row has, so that pairing and clustering by problem come for free. `Problem.q
 whole text with its choices, which the judge reads; rows without it (`testmini_text_only`) have their `question` for it.
 
 Where this differs from the original, which asks what it finds row by row: rows that are faulty or there twice are
-named; a gold answer or a whole text that differs between versions is kept for each version. Of a row with neither a
-gold answer nor a known question type, `modgap data check` tells; it is asked, and graded `error` or as free-form.
+named; a gold answer or a whole text that differs between versions is kept for each version. A question type may be
+spelled in other ways (`multi_choice`, `Free Form`); one that is not known is a fault, since it decides how an answer is
+graded. A row without a gold answer is named by `modgap data check`; it is asked, and graded `error`.
 
 Images stay encoded until they are asked; versions that show the same image share its bytes.
 """
@@ -21,15 +22,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.view import ALL_VIEWS, VERSION_VIEWS
-from modgap.datasets.faults import Counts, Fault, Progress, Report, image_faults
+from modgap.datasets.faults import Counts, Fault, Progress, Report, inspections, named, unusual_images
 from modgap.datasets.mathverse_rows import Row, files_of, line_of, scan, take_images
 from modgap.grading.mathverse import Case, grade_by_rule
+
+if TYPE_CHECKING:
+    from modgap.core.images import Inspection
 
 
 def read(path: str | Path, split: str = "test", limit: int | None = None) -> Iterator[Problem]:
@@ -149,7 +154,7 @@ def _problem_faults(name: str, rows: list[Row]) -> Iterator[Fault]:
             yield Fault(row.file.name, name, "gold-unreadable", message, line=line_of(row.file, row.number))
 
 
-def _image_faults(rows: Iterable[Row], counts: Counts, progress: Progress | None) -> Iterator[Fault]:
+def _image_faults(rows: Sequence[Row], counts: Counts, progress: Progress | None) -> Iterator[Fault]:
     shown: dict[Path | bytes, list[Row]] = {}
     for row in rows:
         if row.view not in VERSION_VIEWS:
@@ -168,7 +173,12 @@ def _image_faults(rows: Iterable[Row], counts: Counts, progress: Progress | None
         else:
             shown.setdefault(row.image, []).append(row)
     counts.images = len(shown)
-    for of_image, reason in zip(shown.values(), image_faults(shown, len(shown), progress), strict=True):
-        for row in of_image if reason else ():
-            message = f"the image of {row.view} {reason}"
-            yield Fault(row.file.name, row.problem, "image-broken", message, line=line_of(row.file, row.number))
+    sound: list[tuple[str, Inspection]] = []
+    for (image, of_image), inspection in zip(shown.items(), inspections(shown, len(shown), progress), strict=True):
+        for row in of_image:
+            if inspection.error:
+                message = f"the image of {row.view} {inspection.error}"
+                yield Fault(row.file.name, row.problem, "image-broken", message, line=line_of(row.file, row.number))
+            else:
+                sound.append((named(f"{row.problem} {row.view}", image), inspection))
+    yield from unusual_images(sound, rows[0].file.name if rows else "")

@@ -23,17 +23,30 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import Problem
 from modgap.core.view import DEFAULT_VIEWS, VIEWS
-from modgap.datasets.faults import Counts, Fault, Progress, Report, image_fault, image_faults, json_type, text_fault
+from modgap.datasets.faults import (
+    Counts,
+    Fault,
+    Progress,
+    Report,
+    inspections,
+    json_type,
+    named,
+    text_fault,
+    unusual_images,
+)
 from modgap.datasets.json_file import JsonObject, parse, where_and_why
 from modgap.grading.number import parse_number
+
+if TYPE_CHECKING:
+    from modgap.core.images import Inspection
 
 FILE = "problems.jsonl"
 _KEYS = ("id", "image", "answer", "prompts", "type", "question")
@@ -75,8 +88,7 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
     path = _file(path)
     report, counts = Report(path), Counts()
     unknown_keys, unpaired = Counter[str](), list[str]()
-    shown: list[tuple[int, str]] = []  # line and id of each problem with an image
-    files: dict[Path, list[int]] = {}  # image file -> places in `shown`
+    shown: dict[Path | bytes, list[tuple[int, str]]] = {}  # image -> line and id of each problem that shows it
     for item in _scan(path, unknown_keys):
         if isinstance(item, Fault):
             report.faults.append(item)
@@ -85,24 +97,11 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
         counts.add(problem, bare=len(set(problem.prompts.values())) < len(problem.prompts))
         if not set(DEFAULT_VIEWS) <= set(problem.prompts):
             unpaired.append(problem.id)
-        if isinstance(problem.image, Path):
-            files.setdefault(problem.image, []).append(len(shown))
-            shown.append((line, problem.id))
-        elif problem.image is not None:
-            counts.images += 1
-            if reason := image_fault(problem.image):
-                report.faults.append(Fault(path.name, problem.id, "image-broken", f"the image {reason}", line=line))
-    counts.images += len(files)
+        if problem.image is not None:
+            shown.setdefault(problem.image, []).append((line, problem.id))
+    counts.images = len(shown)
     report.splits["test"] = counts
-    present = [file for file in files if os.path.isfile(file)]
-    reasons = dict(zip(present, image_faults(present, len(present), progress), strict=True))
-    for file, places in files.items():
-        for line, name in (shown[place] for place in places):
-            if file not in reasons:
-                report.faults.append(Fault(path.name, name, "image-absent", _absent(file), line=line))
-            elif reason := reasons[file]:
-                message = f"the image {file} {reason}"
-                report.faults.append(Fault(path.name, name, "image-broken", message, line=line))
+    report.faults += _image_faults(path, shown, progress)
     if not counts.problems and report.ok:
         report.faults.append(Fault(path.name, "", "empty", "holds no problem"))
     for key, number in unknown_keys.items():
@@ -116,6 +115,25 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
         report.faults.append(Fault(path.name, "", "unpaired", message, "warning"))
     report.faults.sort(key=lambda fault: fault.line or math.inf)
     return report
+
+
+def _image_faults(
+    path: Path, shown: Mapping[Path | bytes, list[tuple[int, str]]], progress: Progress | None
+) -> Iterator[Fault]:
+    present = [image for image in shown if isinstance(image, bytes) or os.path.isfile(image)]
+    seen = dict(zip(present, inspections(present, len(present), progress), strict=True))
+    sound: list[tuple[str, Inspection]] = []
+    for image, places in shown.items():
+        which = f"the image {image}" if isinstance(image, Path) else "the image"
+        for line, name in places:
+            if image not in seen:
+                assert isinstance(image, Path)
+                yield Fault(path.name, name, "image-absent", _absent(image), line=line)
+            elif error := seen[image].error:
+                yield Fault(path.name, name, "image-broken", f"{which} {error}", line=line)
+            else:
+                sound.append((named(name, image), seen[image]))
+    yield from unusual_images(sound, path.name)
 
 
 def _file(path: str | Path) -> Path:

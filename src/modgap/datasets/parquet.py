@@ -4,6 +4,9 @@ Style `paper` equals the original's `geo9k.py` (`full-text`; `no-text` is its `-
 value for value, in the same order of rows, columns and fields, with the same types. Style `aligned` has the same
 columns and the words of evaluation.
 
+Diagrams are written as they lie on disk, except those that verl, which decodes them by itself, would show otherwise
+than they should be (transparent, turned by EXIF, of 16 bits): a PNG of the pixels that `core.images` gives.
+
 Differs from the original: diagrams pass through in groups of some megabytes instead of lying in memory all at once;
 files appear whole or not at all; a faulty record stops the work and is named; and `datasets`' own notes are left out of
 the file's metadata (they bind a file to its version), which holds the variant and the style instead.
@@ -16,7 +19,7 @@ import gc
 import json
 import os
 from array import array
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -27,7 +30,7 @@ from modgap.core.errors import UserError, unknown
 from modgap.core.problem import Problem
 from modgap.core.prompt import INSTRUCTION, Style, check_style, contrastive_question, training_question
 from modgap.datasets import pgps9k
-from modgap.datasets.faults import Progress
+from modgap.datasets.faults import Progress, glance, unusual_images
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,6 +76,7 @@ def prepare(
     style: str = "aligned",
     splits: Sequence[str] = pgps9k.SPLITS,
     progress: Progress | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> PrepareSummary:
     """Write `train.parquet` and `test.parquet` of a folder in PGPS9K's layout.
 
@@ -85,6 +89,7 @@ def prepare(
         style: `paper` or `aligned`.
         splits: Which splits.
         progress: Told how many rows of all splits are written.
+        warn: Called with each line on unusual images, before anything is written.
 
     Raises:
         UserError: An argument, a file or a record is faulty; nothing is written then.
@@ -97,16 +102,23 @@ def prepare(
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: give a folder as --out.")
     with _no_search_for_cycles():
-        return _prepare(folder, out, variant, chosen, splits, progress)
+        return _prepare(folder, out, variant, chosen, splits, progress, warn)
 
 
 def _prepare(
-    folder: Path, out: Path, variant: str, style: Style, splits: Sequence[str], progress: Progress | None
+    folder: Path,
+    out: Path,
+    variant: str,
+    style: Style,
+    splits: Sequence[str],
+    progress: Progress | None,
+    warn: Callable[[str], None] | None,
 ) -> PrepareSummary:
     # Before anything is written, every record is looked at, so that a faulty one is known. Without the bytes of their
     # diagrams, problems are small: they are kept for the second pass.
     found = {split: list(pgps9k.read(folder, split)) for split in splits}
     total = sum(map(len, found.values()))
+    unusual = _unusual_images(folder, [problem for problems in found.values() for problem in problems], warn)
     if not total:
         raise UserError(f"{folder} holds no problem in {' or '.join(splits) or 'no split'}: nothing to prepare.")
     parts = {split: out / f".{split}.parquet.{os.getpid()}.part" for split in splits}
@@ -115,7 +127,7 @@ def _prepare(
         out.mkdir(parents=True, exist_ok=True)
         for split, part in parts.items():
             problems = _counted(found[split], sum(rows.values()), total, progress)
-            rows[split] = write_parquet(problems, part, variant, style, root=folder)
+            rows[split] = write_parquet(problems, part, variant, style, root=folder, unusual=unusual)
         size = {split: part.stat().st_size for split, part in parts.items()}
         for split, part in parts.items():
             os.replace(part, out / f"{split}.parquet")
@@ -130,6 +142,23 @@ def _prepare(
     return PrepareSummary(out, variant, style, rows, size)
 
 
+def _unusual_images(
+    folder: Path, problems: Sequence[Problem], warn: Callable[[str], None] | None
+) -> set[Path | bytes | None]:
+    """The images that may have to be converted; refuses those that cannot be decoded."""
+    images = glance(problems)
+    if broken := [f"{name} {image.error}" for name, image in images if image.error]:
+        more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
+        raise UserError(
+            f"the diagram of {broken[0]}{more}: replace it, or leave the problem out; `modgap data check {folder}` "
+            "names every fault."
+        )
+    for fault in unusual_images(images, ""):
+        if warn:
+            warn(fault.message)
+    return {problem.image for problem, (_, image) in zip(problems, images, strict=True) if image.kinds}
+
+
 @contextlib.contextmanager
 def _no_search_for_cycles() -> Generator[None]:
     """Problems and rows hold none, and to look through thousands of them again and again takes a tenth of the time."""
@@ -142,7 +171,14 @@ def _no_search_for_cycles() -> Generator[None]:
             gc.enable()
 
 
-def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: Style, root: Path | None = None) -> int:
+def write_parquet(
+    problems: Iterable[Problem],
+    path: Path,
+    variant: str,
+    style: Style,
+    root: Path | None = None,
+    unusual: Container[Path | bytes | None] | None = None,
+) -> int:
     """Write one file, holding no more than two row groups in memory.
 
     Args:
@@ -151,6 +187,7 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
         variant: One of `VARIANTS`.
         style: `paper` or `aligned`.
         root: Folder that `images[].path` is relative to; without it that is the file's name.
+        unusual: The images that may have to be converted, where the caller knows them; else each one is looked at.
 
     Returns:
         The number of rows.
@@ -170,7 +207,7 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
         ThreadPoolExecutor(1) as beside,  # one group is written while the next one is made
     ):
         written: Future[None] | None = None
-        for group, diagrams in _groups(problems):
+        for group, diagrams in _groups(problems, unusual):
             table = _table(_columns(group, diagrams, variant, style, root), len(group), schema)
             if written:
                 written.result()
@@ -181,14 +218,15 @@ def write_parquet(problems: Iterable[Problem], path: Path, variant: str, style: 
     return rows
 
 
-def _groups(problems: Iterable[Problem]) -> Iterator[tuple[list[Problem], list[bytes]]]:
+def _groups(
+    problems: Iterable[Problem], unusual: Container[Path | bytes | None] | None
+) -> Iterator[tuple[list[Problem], list[bytes]]]:
     """Problems and their diagrams, a row group at a time."""
     group, diagrams, size = list[Problem](), list[bytes](), 0
     for problem in problems:
         group.append(problem)
-        diagrams.append(problem.image_bytes())
-        if not diagrams[-1]:
-            raise UserError(f"{problem.id}: the diagram {problem.image} is empty; see modgap data check.")
+        as_it_is = unusual is not None and problem.image not in unusual
+        diagrams.append(problem.image_bytes() if as_it_is else problem.plain_image())
         size += len(diagrams[-1]) + 2000
         if size >= ROW_GROUP_BYTES:
             yield group, diagrams

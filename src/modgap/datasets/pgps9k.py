@@ -23,7 +23,7 @@ from typing import Any
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import Problem
 from modgap.core.prompt import conditions, structural_condition
-from modgap.datasets.faults import Counts, Fault, Progress, Report, image_faults, json_type, text_fault
+from modgap.datasets.faults import Counts, Fault, Progress, Report, inspections, json_type, text_fault, unusual_images
 from modgap.datasets.json_file import JsonObject, decode, entries
 
 SPLITS = ("train", "test")
@@ -326,18 +326,21 @@ def _shared(uses: Iterable[tuple[str, _Record]]) -> int:
 
 
 def _image_faults(folder: Path, uses: list[tuple[str, _Record]], progress: Progress | None) -> Iterator[Fault]:
-    """One fault for each problem whose diagram is absent or does not decode; each file is decoded once."""
+    """One fault for each problem whose diagram is absent or does not decode, and what is unusual about the others."""
     diagrams = folder / DIAGRAMS
     if not diagrams.is_dir():
         yield Fault(DIAGRAMS, "", "missing-file", f"there is no such folder: {_LAYOUT}")
         return
     names = sorted({record.value["diagram"] for _, record in uses})
     present = [name for name in names if os.path.isfile(diagrams / name)]
-    found = image_faults((diagrams / name for name in present), len(present), progress)
-    reasons = dict(zip(present, found, strict=True))
+    found = inspections((diagrams / name for name in present), len(present), progress)
+    seen = dict(zip(present, found, strict=True))
     for file, record in uses:
         name = record.value["diagram"]
-        if name not in reasons:
+        if name not in seen:
             yield Fault(file, record.id, "image-absent", _absent(record), line=record.line)
-        elif reason := reasons[name]:
+        elif reason := seen[name].error:
             yield Fault(file, record.id, "image-broken", f"the diagram {DIAGRAMS}/{name} {reason}", line=record.line)
+    sound = [(record.id, record.value["diagram"]) for _, record in uses]
+    good = [(f"{name} ({diagram})", seen[diagram]) for name, diagram in sound if diagram in seen]
+    yield from unusual_images([pair for pair in good if not pair[1].error], DIAGRAMS)

@@ -3,7 +3,8 @@
 Prompts are encoded a window at a time and batched by length, so that padding is small and memory does not grow with the
 data set; a thread encodes the next window while the model works on this one. A problem's views share its image: it is
 decoded and cut into patches once, and passes the vision tower once. A prompt's samples share its prefill. Each sample
-is drawn with a seed of its own, so that batching does not change which random numbers it sees.
+is drawn with a seed of its own, so that batching does not change which random numbers it sees. A prompt whose image
+cannot be decoded, or that the image processor refuses, is recorded as an error and costs only itself.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # Prompts encoded (image decoded and resized) ahead of the model, in batches.
 _WINDOW = 8
+_NAN = "the model gives NaN for this prompt"
 
 
 class _Policy(Protocol):
@@ -38,7 +40,7 @@ class _Policy(Protocol):
     def keeping_features(self) -> AbstractContextManager[None]: ...
 
     def generate(
-        self, prompts: Sequence[Any], seeds: Sequence[Sequence[int]], temperature: float, max_new_tokens: int
+        self, prompts: Sequence[Any], seeds: Sequence[Sequence[int]], temperature: float | None, max_new_tokens: int
     ) -> list[list[Any]]: ...
 
 
@@ -62,7 +64,9 @@ class HfEngine:
         first = max(1, window // _WINDOW)  # the model waits for the first prompts alone
         cuts = [0, *range(first, len(requests), window), len(requests)]
         parts = [requests[start:end] for start, end in pairwise(cuts) if start < end]
-        for encoded in _encoded(self._policy, parts, self._ahead):
+        for encoded, refused in _encoded(self._policy, parts, self._ahead):
+            for request, error in refused:
+                yield from _errors(request, error, sampling)
             encoded.sort(key=lambda pair: len(pair[1]))
             with self._policy.keeping_features():
                 while encoded:
@@ -97,11 +101,13 @@ class HfEngine:
             return
         for (request, prompt), group, group_seeds in zip(batch, groups, seeds, strict=True):
             for sample, generated, seed in zip(request.samples, group, group_seeds, strict=True):
+                broken = bool(generated.logps.isnan().any())
                 yield Completion(
                     request=request,
                     sample=sample,
-                    text=request.prompt.prefill + generated.text,
-                    finish_reason=generated.finish_reason,
+                    text="" if broken else request.prompt.prefill + generated.text,
+                    finish_reason="error" if broken else generated.finish_reason,
+                    error=_NAN if broken else None,
                     prompt_tokens=len(prompt),
                     completion_tokens=len(generated.token_ids),
                     image_tokens=prompt.image_tokens,
@@ -110,26 +116,44 @@ class HfEngine:
 
 
 _Batch = list[tuple[Request, Any]]
+_Refused = list[tuple[Request, str]]
 
 
-def _encoded(policy: _Policy, parts: Sequence[Sequence[Request]], ahead: bool) -> Iterator[_Batch]:
+def _errors(request: Request, error: str, sampling: Sampling) -> Iterator[Completion]:
+    """The records of the samples of a prompt that cannot be asked."""
+    for sample in request.samples:
+        seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
+        yield Completion(request, sample, "", "error", 0, 0, seed, error=error)
+
+
+def _encoded(policy: _Policy, parts: Sequence[Sequence[Request]], ahead: bool) -> Iterator[tuple[_Batch, _Refused]]:
     """Each part's requests with their prompts encoded, the next part in a thread while this one is used.
 
-    What goes wrong while encoding is raised when its part is due: what comes before it is answered first.
+    Those that cannot be encoded come with the reason. An error that is not one prompt's own is raised when its part is
+    due: what comes before it is answered first.
     """
     stop = threading.Event()
 
-    def encode(part: Sequence[Request]) -> _Batch:
+    def encode(part: Sequence[Request]) -> tuple[_Batch, _Refused]:
         done: _Batch = []
+        refused: _Refused = []
         opener: Callable[[], Image] | None = None
         image: Image | None = None
         for request in part:
             if stop.is_set():
                 break
-            if request.image is None or request.image != opener:  # the views of a problem, side by side, share it
-                opener, image = request.image, request.image() if request.image else None
-            done.append((request, policy.encode(request.prompt, image)))
-        return done
+            try:
+                if request.image is None or request.image != opener:  # the views of a problem, side by side, share it
+                    image = request.image() if request.image else None
+                    opener = request.image
+            except Exception as error:
+                refused.append((request, request.refusal(error)))
+                continue
+            try:
+                done.append((request, policy.encode(request.prompt, image)))
+            except ValueError as error:  # its own: another kind is ours, or the machine's
+                refused.append((request, request.refusal(error)))
+        return done, refused
 
     if not ahead or len(parts) < 2:
         yield from map(encode, parts)

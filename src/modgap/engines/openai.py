@@ -18,7 +18,7 @@ import os
 import queue
 import random
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -129,6 +129,11 @@ class OpenAIEngine:
         self.usage = Usage(prices=prices)
         self._key()
 
+    @property
+    def refused(self) -> Sequence[str]:
+        """Parts of the sampling that the server does not take, and of which it applies its own."""
+        return self._dialect.refused
+
     def _key(self) -> str:
         key = os.environ.get(self._api_key_env, "").strip()
         if not key and not self._plain:
@@ -166,8 +171,7 @@ class OpenAIEngine:
         self, requests: Sequence[Request], sampling: Sampling, emit: Callable[[Completion], None]
     ) -> None:
         """As many workers as requests may be under way, which share one list of jobs."""
-        jobs = ((request, messages, sample) for request in requests for messages in [to_messages(request)]
-                for sample in request.samples)  # fmt: skip
+        jobs = _jobs(requests)
         turn = asyncio.Lock()
 
         async def work(client: openai.AsyncOpenAI) -> None:
@@ -176,7 +180,11 @@ class OpenAIEngine:
                     job = await asyncio.to_thread(next, jobs, None)
                 if job is None:
                     return
-                emit(await self._answer(client, *job, sampling))
+                request, messages, sample = job
+                if isinstance(messages, str):
+                    emit(self._unasked(request, sample, messages, sampling))
+                else:
+                    emit(await self._answer(client, request, messages, sample, sampling))
 
         async with self._client() as client:
             count = min(self._concurrency, sum(len(request.samples) for request in requests))
@@ -208,6 +216,7 @@ class OpenAIEngine:
         attempt = 0
         while True:
             parameters = self._dialect.parameters(request.prompt, sampling, seed)
+            turns = [] if self._raw else self._dialect.messages(messages)
             try:
                 async with asyncio.timeout(self._timeout):
                     if self._raw:
@@ -216,14 +225,14 @@ class OpenAIEngine:
                         )
                     else:
                         sent = await client.chat.completions.with_raw_response.create(
-                            model=self._model, messages=messages, **parameters
+                            model=self._model, messages=turns, **parameters
                         )
                 self._reached = True
                 reply = read_reply(sent.content, request.prompt.prefill)
                 self._failed_in_a_row = 0
                 break
             except (openai.APIError, TimeoutError, UnreadableReply) as error:
-                if self._dialect.adapt(refused_parameter(error), parameters):
+                if self._dialect.adapt(refused_parameter(error), parameters, turns):
                     continue
                 await self._raise_if_hopeless(client, error, sampling)
                 self._reached = self._reached or isinstance(error, openai.APIStatusError)
@@ -245,7 +254,14 @@ class OpenAIEngine:
             image_tokens=reply.image_tokens,
             seed=seed,
             error=reply.error,
+            left_out=() if self._raw else tuple(self._dialect.left_out(request.prompt, turns, parameters)),
         )
+
+    def _unasked(self, request: Request, sample: int, error: str, sampling: Sampling) -> Completion:
+        """The record of a sample whose image cannot be sent."""
+        seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
+        self.usage.failures += 1
+        return Completion(request, sample, "", "error", 0, 0, seed, error=error)
 
     def _wait(self, error: Exception, attempt: int) -> float:
         """Seconds until the next attempt: what the server asks for, and full jitter so that not all come at once."""
@@ -264,7 +280,10 @@ class OpenAIEngine:
         elif status == 404:
             remedy = await self._models(client)
         elif refused_parameter(error) == "temperature":
-            remedy = f"--temperature {sampling.temperature} is not taken by {self._model}: give another (often only 1)"
+            remedy = (
+                f"--temperature {sampling.temperature} is not taken by {self._model}: give another (often only 1), or "
+                "--temperature model, which sends none"
+            )
         elif never_connected(error) and not self._reached:
             remedy = "start the server, or correct --base-url"
         if remedy:
@@ -310,6 +329,17 @@ class OpenAIEngine:
         """The text, without the key if a server sent that back; `EMPTY` and its like are words, not keys."""
         key = self._key()
         return text.replace(key, "[key]") if len(key) >= _SHORTEST_KEY and key != _NO_KEY else text
+
+
+def _jobs(requests: Sequence[Request]) -> Iterator[tuple[Request, Messages | str, int]]:
+    """Every sample with its messages, which are made once for each request, or with why there are none."""
+    for request in requests:
+        try:
+            messages: Messages | str = to_messages(request)
+        except Exception as error:  # its image cannot be decoded
+            messages = request.refusal(error)
+        for sample in request.samples:
+            yield request, messages, sample
 
 
 def served_models(base_url: str, api_key_env: str = "OPENAI_API_KEY", timeout: float = _CONNECT_SECONDS) -> list[str]:

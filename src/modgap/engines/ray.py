@@ -151,9 +151,7 @@ class Cluster:
         if self._address is None or request.image is None:
             return request
         if self._last[0] != request.image:  # views of a problem, side by side, share one
-            buffer = io.BytesIO()
-            request.image().save(buffer, "PNG")
-            self._last = (request.image, functools.partial(_decoded, buffer.getvalue()))
+            self._last = (request.image, _packed(request.image))
         return replace(request, image=self._last[1])
 
     def why(self, error: Exception) -> str:
@@ -250,11 +248,20 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _decoded(png: bytes) -> Image:
-    from PIL import Image
+def _packed(opener: Callable[[], Image]) -> Callable[[], Image]:
+    """What opens the same image elsewhere; where it cannot be opened, what says so there, to the engine."""
+    from modgap.core.images import decode, reason, to_rgb
 
-    with Image.open(io.BytesIO(png)) as image:
-        return image.convert("RGB")
+    buffer = io.BytesIO()
+    try:
+        to_rgb(opener()).save(buffer, "PNG")
+    except Exception as error:
+        return functools.partial(_refuse, reason(error))
+    return functools.partial(decode, buffer.getvalue())
+
+
+def _refuse(why: str) -> Image:
+    raise UserError(why)
 
 
 @contextlib.contextmanager

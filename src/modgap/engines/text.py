@@ -2,6 +2,7 @@
 
 Prompts go through the model's chat template with thinking switched off (`enable_thinking=False`, which Qwen3's template
 knows and others ignore); as they are where there is none, or where raw completions are asked for (the original's way).
+A `<think>` with which the template ends is put before the answer, so that thinking that was cut off is no verdict.
 Text inside a prompt that looks like one of the template's own markers is defused before, in `core.prompt`.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
+from modgap.core.thinking import opened_by
 from modgap.engines.vllm import VllmEngine, _Prepared, messages
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 NO_THINKING = {"enable_thinking": False}
 """Arguments of the chat template."""
+_TAIL = 16  # tokens in which the end of a prompt is looked for a `<think>`
 
 
 def token_ids(tokenizer: Any, prompt: Prompt, raw: bool) -> list[int]:
@@ -42,6 +45,8 @@ def _check_greedy(requests: Sequence[Request], sampling: Sampling) -> None:
 def _check_text(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json): give a folder of a language model, or its hub id.")
+    if (folder / "adapter_config.json").is_file():  # transformers would apply it, whether or not it is merged already
+        raise UserError(f"{folder} holds a LoRA adapter beside whole weights: merge it, or remove the adapter_* files.")
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -71,14 +76,19 @@ class HfTextEngine:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
             # CPUs are slow or wrong in half precision.
             dtype = "auto" if name.startswith("cuda") else torch.float32
-            self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-            self._model.to(name).eval()
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+            self._model: Any = loaded[0].to(name).eval()
         except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             said = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{folder} cannot be loaded as a language model on {name} ({said}): give a text model such as "
                 "Qwen/Qwen3-8B, or --judge-engine vllm, which takes any model that vLLM serves."
             ) from error
+        if lacking := sorted(loaded[1]["missing_keys"]):
+            raise UserError(
+                f"{folder} lacks {len(lacking)} of the weights of its model ({', '.join(lacking[:3])}), which would be "
+                "random: copy the judge's model again."
+            )
         self._batch_size = batch_size
         self._raw = raw
 
@@ -127,9 +137,10 @@ class HfTextEngine:
         stops = {stops} if isinstance(stops, int) else set(stops or ())
         end = next((n for n, token in enumerate(new) if token in stops), None)
         said = new if end is None else new[:end]
-        text = self._tokenizer.decode(said, skip_special_tokens=True)
+        opened = opened_by(self._tokenizer.decode(ids[-_TAIL:]))
+        text = opened + self._tokenizer.decode(said, skip_special_tokens=True)
         reason = "length" if end is None else "stop"
-        return Completion(request, request.samples[0], text, reason, len(ids), len(said), seed=0)
+        return Completion(request, request.samples[0], text, reason, len(ids), len(said), seed=0, opened=opened)
 
 
 class VllmTextEngine(VllmEngine):
@@ -161,7 +172,9 @@ class VllmTextEngine(VllmEngine):
             | NO_THINKING,
         )
         _, prompt = renderer.render_messages(messages(request.prompt, None), params)
-        return _Prepared(request, renderer.render_cmpl([prompt], renderer.default_chat_tok_params))
+        shown = prompt.get("prompt")
+        opened = opened_by(shown) if isinstance(shown, str) else ""
+        return _Prepared(request, renderer.render_cmpl([prompt], renderer.default_chat_tok_params), opened=opened)
 
 
 def has_template(llm: Any) -> bool:

@@ -11,23 +11,29 @@ Where this differs from the original, which hands vLLM 16 prompts at a time and 
 
 The prompt is built by the model's own chat template, as vLLM applies it, with two differences that make it the same as
 the `hf` engine's: ChatML's default system turn is taken out where a prompt has none, and a prefill follows the opening
-of the assistant's turn. Unlike there, image tokens are not suppressed when sampling (no trained model says them).
+of the assistant's turn. A template that takes no system turn is given none, which is said and recorded. Unlike there,
+image tokens are not suppressed when sampling (no trained model says them).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import queue
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modgap.core.engine import Completion, Request, Sampling, sample_seed
+from modgap.core.engine import PLAIN, Completion, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
+from modgap.core.images import to_rgb
+from modgap.core.thinking import opened_by
+from modgap.engines.chat import refuses_system, system_words
 from modgap.engines.vllm_start import Running, parse_engine_args
 
 if TYPE_CHECKING:
@@ -44,6 +50,8 @@ _QUEUED = 256
 # So many prompts in a row that fail for a reason which is not theirs. One that is refused itself never ends a run: the
 # same command asks those, and only those, again.
 _MOST_REFUSED = 16
+# Samples at the beginning whose log-probabilities are asked for, which takes time: a broken model gives NaN.
+_LOOKED_AT = 16
 _PATIENCE_S, _POLL_S = 5.0, 1.0
 _CHATML_SYSTEM, _CHATML_END = "<|im_start|>system\n", "<|im_end|>\n"
 
@@ -58,6 +66,8 @@ class _Prepared:
         image_tokens: Tokens of the image.
         error: Why it cannot be asked.
         own: Whether that is the prompt's own fault, so that others may fare better.
+        opened: The `<think>` with which the chat template opened the assistant's turn.
+        left_out: As of a `Completion`.
     """
 
     request: Request
@@ -65,6 +75,8 @@ class _Prepared:
     image_tokens: int = 0
     error: str | None = None
     own: bool = True
+    opened: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class VllmEngine:
@@ -74,6 +86,7 @@ class VllmEngine:
         folder: The model, a Hugging Face folder.
         pixels: Least and most pixels of an image, in the place of the processor's own.
         args: Arguments of `vllm.LLM` as `key=value`; values that are JSON are read as such.
+        adapter: The folder of a LoRA adapter that is applied to the model, in PEFT's format.
 
     Attributes:
         in_flight: Samples that vLLM is given at once.
@@ -83,12 +96,24 @@ class VllmEngine:
         UserError: An argument is unknown, vLLM is not installed or it cannot start; the message has the remedy.
     """
 
-    def __init__(self, folder: Path, *, pixels: tuple[int, int] | None = None, args: Sequence[str] = ()) -> None:
-        self._running = Running(folder, pixels, parse_engine_args(args))
+    _adapter: Path | None = None
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        pixels: tuple[int, int] | None = None,
+        args: Sequence[str] = (),
+        adapter: Path | None = None,
+    ) -> None:
+        self._running = Running(folder, pixels, parse_engine_args(args), adapter)
+        self._adapter = adapter
         self.llm: Any = self._running.llm
         most: int = self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
         self.in_flight = most + min(most, _QUEUED)
         self._asked = self._refused = 0
+        # By whether the prompt has an image, see `chat.Dialect`.
+        self._takes_system = {True: True, False: True}
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, each as soon as it is finished."""
@@ -172,7 +197,7 @@ class VllmEngine:
             except ValueError as wrong:
                 raise _not_the_prompts(_words(wrong)) from None
             try:
-                self.llm.llm_engine.add_request(name, prepared.prompts[number], parameters)
+                self.llm.llm_engine.add_request(name, prepared.prompts[number], parameters, **self._lora())
             except ValueError as refused:  # too long, most of all
                 error, own = _words(refused), _is_own(refused)
             else:
@@ -184,6 +209,14 @@ class VllmEngine:
             raise _not_the_prompts(error)
         return Completion(request, sample, "", "error", 0, 0, seed, error=error)
 
+    def _lora(self) -> dict[str, Any]:
+        """What asks for the adapter."""
+        if self._adapter is None:
+            return {}
+        from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports] - an extra
+
+        return {"lora_request": LoRARequest("adapter", 1, str(self._adapter))}
+
     def parameters(self, request: Request, sample: int, sampling: Sampling) -> Any:
         """The `vllm.SamplingParams` of one sample. Nothing else of the model's generation config is taken."""
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports] - an extra
@@ -194,6 +227,8 @@ class VllmEngine:
             max_tokens=sampling.max_tokens,
             seed=sample_seed(sampling.seed, request.problem_id, request.view, sample),  # 63 bits, which vLLM takes
             output_kind=RequestOutputKind.FINAL_ONLY,
+            logprobs=0 if self._asked <= _LOOKED_AT else None,  # 0: of the sampled token alone
+            **PLAIN,
         )
 
     def _samples(self, feed: _Feed, under_way: dict[str, Any]) -> Iterator[tuple[_Prepared, int] | None]:
@@ -216,22 +251,40 @@ class VllmEngine:
 
     def _prepare(self, request: Request, image: Image | None) -> _Prepared:
         """A request as vLLM takes it; called in the feed's thread alone, so that vLLM's image cache sees one order."""
-        from vllm.renderers import ChatParams  # pyright: ignore[reportMissingImports] - an extra
-
-        llm, renderer = self.llm, self.llm.llm_engine.renderer
-        params = ChatParams(
-            chat_template=getattr(llm, "chat_template", None),
-            chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False, "tokenize": False},
-        )
-        _, prompt = renderer.render_messages(messages(request.prompt, image), params)
+        asked = request.prompt
+        shown = asked if self._takes_system[image is not None] else replace(asked, system=None)
+        try:
+            prompt = self._render(shown, image)
+        except Exception as error:  # jinja2's own, or what vLLM makes of it
+            if shown.system is None or not refuses_system(str(error)):
+                raise
+            self._takes_system[image is not None] = False
+            print(f"modgap: {system_words('the chat template', image is not None)}", file=sys.stderr)
+            shown = replace(asked, system=None)
+            prompt = self._render(shown, image)
+        opened = ""
         if isinstance(prompt.get("prompt"), str):  # a few tokenizers (Mistral's) give tokens only
-            prompt["prompt"] = complete(prompt["prompt"], request.prompt)
-        elif request.prompt.prefill:
+            prompt["prompt"] = complete(prompt["prompt"], shown)
+            opened = "" if asked.prefill else opened_by(prompt["prompt"])
+        elif asked.prefill:
             raise UserError("this model's tokenizer takes no prefill: choose another --style.")
         # Rendered anew for each sample: the image is found in vLLM's cache, and is not sent to its process again.
+        renderer = self.llm.llm_engine.renderer
         prompts = [renderer.render_cmpl([dict(prompt)], renderer.default_chat_tok_params)[0] for _ in request.samples]
         spans = (prompts[0].get("mm_placeholders") or {}).get("image", ()) if prompts else ()
-        return _Prepared(request, prompts, sum(span.get_num_embeds() for span in spans))
+        image_tokens = sum(span.get_num_embeds() for span in spans)
+        left_out = () if shown.system == asked.system else ("system",)
+        return _Prepared(request, prompts, image_tokens, opened=opened, left_out=left_out)
+
+    def _render(self, prompt: Prompt, image: Image | None) -> Any:
+        """A prompt through the model's chat template."""
+        from vllm.renderers import ChatParams  # pyright: ignore[reportMissingImports] - an extra
+
+        params = ChatParams(
+            chat_template=getattr(self.llm, "chat_template", None),
+            chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False, "tokenize": False},
+        )
+        return self.llm.llm_engine.renderer.render_messages(messages(prompt, image), params)[1]
 
 
 class _Feed:
@@ -285,9 +338,9 @@ class _Feed:
         """One prompt; views of a problem come side by side, and their image is decoded once."""
         try:
             if request.image is not None and request.image != last[0]:
-                last = (request.image, request.image())
+                last = (request.image, to_rgb(request.image()))
         except Exception as error:
-            return _Prepared(request, error=_words(error)), last
+            return _Prepared(request, error=_words(request.refusal(error))), last
         try:
             return self._prepare(request, last[1] if request.image is not None else None), last
         except Exception as error:
@@ -296,7 +349,8 @@ class _Feed:
                     "this model has no chat template: give an instruction-tuned model, or a template with --engine-arg "
                     "chat_template=FILE."
                 ) from None
-            return _Prepared(request, error=_words(error), own=_is_own(error)), last
+            own = _is_own(error)
+            return _Prepared(request, error=_words(request.refusal(error) if own else error), own=own), last
 
 
 def image_name(image: Image) -> str:
@@ -328,15 +382,23 @@ def complete(text: str, prompt: Prompt) -> str:
 def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Sampling) -> Completion:
     request, best = prepared.request, output.outputs[0]
     reason = best.finish_reason
+    logprob = getattr(best, "cumulative_logprob", None)  # none where it was not asked for
+    if logprob is not None and math.isnan(logprob):
+        raise UserError(
+            f"the model gives NaN in vLLM (problem {request.problem_id}, view {request.view}): its weights are broken, "
+            "or it was made for another type: try --engine-arg dtype=float32."
+        )
     done = Completion(
         request=request,
         sample=sample,
-        text=request.prompt.prefill + best.text,
+        text=(request.prompt.prefill or prepared.opened) + best.text,
         finish_reason=reason if reason in ("stop", "length") else "error",
         prompt_tokens=len(output.prompt_token_ids),
         completion_tokens=len(best.token_ids),
         image_tokens=prepared.image_tokens,
         seed=sample_seed(sampling.seed, request.problem_id, request.view, sample),
+        opened=prepared.opened,
+        left_out=prepared.left_out,
     )
     return done if reason in ("stop", "length") else replace(done, text="", error=f"vLLM ended it: {reason}")
 
@@ -357,7 +419,7 @@ def _not_the_prompts(error: str) -> UserError:
     )
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception | str) -> str:
     """What vLLM says of a prompt, in one line."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= 300 else said[:297] + "..."

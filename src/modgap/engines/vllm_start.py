@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from modgap.core.errors import UserError
-from modgap.models.folder import image_processor
+from modgap.models.folder import ADAPTER_CONFIG, has_adapter, image_processor
 
 # What we pass ourselves, and how else to say it.
 _OURS = {"model": "--model", "mm_processor_kwargs.min_pixels": "--style paper"}
@@ -41,6 +41,9 @@ _SPEED = re.compile(
     r"|async_scheduling|scheduling_policy|stream_interval|attention_backend|disable_log_\w+|show_hidden_metrics\w*"
     r"|use_tqdm_on_load|download_dir|safetensors_load_strategy|ray_workers_use_nsight"
 )
+FULL_PRECISION = ("float32", "float")
+"""Types of vLLM in which merged weights are exact."""
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _TAIL = 200_000
 _LONGEST = 300
 
@@ -110,6 +113,34 @@ def pixel_arguments(folder: Path, pixels: tuple[int, int] | None) -> dict[str, i
         return {"min_pixels": pixels[0], "max_pixels": pixels[1]}
     print("modgap: this model's image processor has no pixel limits: images are sized its own way", file=sys.stderr)
     return {}
+
+
+def adapter_arguments(folder: Path, adapter: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What lets vLLM apply a LoRA adapter.
+
+    Args:
+        folder: The model.
+        adapter: The adapter's folder, if there is one.
+        given: Arguments of `vllm.LLM` as the user gave them.
+
+    Raises:
+        UserError: vLLM cannot apply it; or one was merged into the model, whose weights would be rounded.
+    """
+    if adapter is None:
+        if has_adapter(folder) and given.get("dtype") not in FULL_PRECISION:
+            raise UserError(
+                f"{folder} holds a LoRA adapter merged into its weights, which vLLM would round: start it with "
+                "modgap.workflows.measure.vllm_engine, which applies the adapter beside them, or give dtype=float32."
+            )
+        return {}
+    rank = int(json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"])
+    most = next((most for most in _RANKS if most >= rank), None)
+    if most is None:
+        raise UserError(
+            f"the adapters in {adapter} have rank {rank} together, and vLLM takes at most {_RANKS[-1]}: give "
+            "--engine-arg dtype=float32, which needs none, or --engine hf."
+        )
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": most}
 
 
 def explain(error: BaseException | None, log: str, *, running: bool = False) -> str:
@@ -184,6 +215,7 @@ class Running:
         folder: The model.
         pixels: Least and most pixels of an image.
         given: Arguments of `vllm.LLM` as the user gave them; ours are defaults.
+        adapter: The folder of a LoRA adapter of the model.
 
     Attributes:
         llm: The `vllm.LLM`.
@@ -192,7 +224,9 @@ class Running:
         UserError: vLLM is not installed or cannot start; one line says why and what to do.
     """
 
-    def __init__(self, folder: Path, pixels: tuple[int, int] | None, given: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, pixels: tuple[int, int] | None, given: Mapping[str, Any], adapter: Path | None = None
+    ) -> None:
         self._closed = self._failed = False
         self._before = set(multiprocessing.active_children())
         self._processes: set[Any] = set()
@@ -202,7 +236,7 @@ class Running:
         print(f"modgap: starting vLLM, which takes a minute or two (its log: {name})", file=sys.stderr, flush=True)
         try:
             with _output_to(self._log):
-                self.llm = self._start(folder, pixels, given)
+                self.llm = self._start(folder, pixels, {**adapter_arguments(folder, adapter, given), **given})
         except BaseException as error:
             failure = self.failure(error, running=False)
             self.close()

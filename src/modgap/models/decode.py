@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from modgap.core.errors import UserError
 from modgap.models.layers import normed, rotated, turned
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Generated:
         token_ids: `[T]` int64 on the CPU, with the token that ended it.
         text: Its words, without special tokens.
         finish_reason: `stop`: it ended by itself; `length`: it was cut off.
-        logps: `[T]` float32, log-probability of each token at the temperature it was sampled at (greedy: at 1).
+        logps: `[T]` float32, log-probability of each token at the temperature it was sampled at (greedy: at 1); NaN
+            where the model gave NaN, and then the token means nothing.
     """
 
     token_ids: Tensor
@@ -62,7 +64,8 @@ def pick(logps_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """Tokens by the inverse distribution function; one of probability zero is never picked."""
     cdf = logps_BV.double().exp().cumsum(-1)
     target = uniform_B.to(cdf)[:, None] * cdf[:, -1:]
-    return torch.searchsorted(cdf, target, right=True)[:, 0]
+    # With NaN any place is as good, but there must be such a token.
+    return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)
 
 
 KeysValues = list[tuple[Tensor, Tensor]]
@@ -186,7 +189,11 @@ class Start:
 
 
 def begin(policy: Policy, prompts: Sequence[EncodedPrompt], n: int) -> Start:
-    """Run the prompts, each once, and make ready for n new tokens."""
+    """Run the prompts, each once, and make ready for n new tokens.
+
+    Raises:
+        UserError: The model gives NaN for all of several prompts.
+    """
     from transformers import DynamicCache
 
     features = policy.image_features(prompts)
@@ -198,6 +205,11 @@ def begin(policy: Policy, prompts: Sequence[EncodedPrompt], n: int) -> Start:
     device = hidden.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     logits = policy.head(hidden[torch.arange(len(prompts), device=device), lengths - 1])
+    if len(prompts) > 1 and not bool(logits.amax(-1).isfinite().any()):  # one alone may be at fault itself
+        raise UserError(
+            f"the model gives NaN, or numbers too large for {policy.dtype}, for each of {len(prompts)} prompts: its "
+            "weights are broken, or it was made for another type (float16 overflows where bfloat16 does not)"
+        )
     prefix = [(layer.keys, layer.values) for layer in cache.layers]
     start = torch.tensor([prompt.next_position for prompt in prompts], device=device)
     cos, sin = _rotary_table(policy, start, n, embeds)  # in the type that scoring has them in

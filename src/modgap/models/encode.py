@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from modgap.core.errors import UserError
+from modgap.core.images import to_rgb
 from modgap.models.patches import Patches, Pixels, pixel_values
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Encoder:
 
     def image(self, image: Image) -> tuple[str, Pixels]:
         """Digest and patches of an image."""
-        image = image if image.mode == "RGB" else image.convert("RGB")
+        image = to_rgb(image)
         key = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).hexdigest()
         if key not in self._images:
             self._images[key] = self._patches(image)

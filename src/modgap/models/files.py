@@ -1,8 +1,7 @@
-"""A model as a Hugging Face folder: merged weights, and the tokenizer's and processor's files as they came."""
+"""A model as a Hugging Face folder: weights, LoRA as in `lora.py`, tokenizer's and processor's files as they came."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modgap.models.folder import ADAPTER
+from modgap.models.lora import Adapter, adapter_of, added, name_dtype, write_adapter
 from modgap.models.quiet import quiet
 
 # Files of a model folder that are written anew, or that tell of the one model only: never copied.
@@ -21,10 +22,18 @@ def save_folder(
 ) -> Path:
     """Write the folder; see `Policy.save`."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: t.to(dtype) if dtype else t for name, t in _merged_state(model).items()}
+    adapter = adapter_of(model)
+    if adapter:
+        dtype = dtype or torch.float32
+        state = _merged_state(model, adapter, dtype)
+    else:
+        state = {name: t.to(dtype) if dtype else t for name, t in model.state_dict().items()}
     with quiet():
         model.save_pretrained(folder, state_dict=state)
-    _name_dtype(folder / "config.json", dtype or model.dtype)
+    name_dtype(folder / "config.json", dtype or model.dtype)  # transformers writes the model's, whatever was saved
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    if adapter and dtype == torch.float32:
+        write_adapter(folder, adapter)
     tokenizer.save_pretrained(folder)
     processor.save_pretrained(folder)
     if source is not None and source.resolve() != folder.resolve():
@@ -34,29 +43,12 @@ def save_folder(
     return folder
 
 
-def _name_dtype(path: Path, dtype: torch.dtype) -> None:
-    """Write the weights' type into a config and its parts: transformers writes the model's, whatever was saved."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for part in (config, config["text_config"], config["vision_config"]):
-        part["dtype"] = str(dtype).removeprefix("torch.")
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _merged_state(model: Any) -> dict[str, Tensor]:
-    """The model's state with LoRA merged into a copy of the layers it changes, under the names of the plain model."""
+def _merged_state(model: Any, adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The plain model's state on the CPU, with LoRA merged in fp32."""
     state: dict[str, Tensor] = {}
-    lora: dict[str, Any] = {n: m for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
     for name, value in model.state_dict().items():
-        owner = next((prefix for prefix in lora if name.startswith(f"{prefix}.")), None)
-        if owner is None:
-            state[name] = value
+        if ".lora_" in name:
             continue
-        inner = name.removeprefix(f"{owner}.")
-        if not inner.startswith("base_layer."):
-            continue  # an adapter's own weight
-        plain = inner.removeprefix("base_layer.")
-        if plain == "weight":
-            for adapter in lora[owner].active_adapters:
-                value = value + lora[owner].get_delta_weight(adapter).to(value.dtype)
-        state[f"{owner}.{plain}"] = value
+        value = value.cpu()  # a GPU in training has no room for a copy of the model
+        state[name.replace(".base_layer.", ".")] = added(name, value, adapter).to(dtype)
     return state

@@ -1,10 +1,20 @@
-"""What a model folder in Hugging Face form says of its image processor."""
+"""What a model folder in Hugging Face form says of its image processor and of its LoRA adapter."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+
+ADAPTER = "adapter"
+"""Where a checkpoint keeps the LoRA adapter that was merged into its weights; see `models/lora.py`."""
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def has_adapter(folder: Path) -> bool:
+    """Whether a model folder keeps the adapter that was merged into it."""
+    return (folder / ADAPTER / ADAPTER_CONFIG).is_file()
 
 
 def image_processor(folder: Path) -> dict[str, Any]:
@@ -15,6 +25,14 @@ def image_processor(folder: Path) -> dict[str, Any]:
     """
     found = _as_object(_read(folder / "processor_config.json").get("image_processor"))
     return found or _read(folder / "preprocessor_config.json")
+
+
+def pixel_limits(processor: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The least and the most pixels that an image processor makes of an image; `None` where it says no such limits."""
+    size = _as_object(processor.get("size"))
+    least = size.get("shortest_edge", processor.get("min_pixels"))
+    most = size.get("longest_edge", processor.get("max_pixels"))
+    return (least, most) if isinstance(least, int) and isinstance(most, int) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

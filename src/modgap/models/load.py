@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modgap.core.errors import UserError
+from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
+from modgap.models.weights import Weights, check_weights, damaged, refuse_misfits
 
 if TYPE_CHECKING:
     import torch
@@ -129,24 +131,91 @@ def _instead_of_a_model(folder: Path) -> str:
     return "holds no model (no config.json): give a folder in Hugging Face form, or an id of the hub"
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
-    """The config of a folder with a Qwen2.5-VL.
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder with a Qwen2.5-VL.
 
     Raises:
         UserError: It holds no model, a part of one, or one of another kind.
     """
     check_files(folder)
+    kind = _model_type(folder)
+    if kind != MODEL_TYPE:
+        raise UserError(f"{folder} holds a model of type {kind!r}: only {MODEL_TYPE!r} can be loaded here")
+
+
+def _model_type(folder: Path) -> Any:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): copy the model again") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != MODEL_TYPE:
-        raise UserError(f"{folder} holds a model of type {kind!r}: only {MODEL_TYPE!r} can be loaded here")
-    if not list(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} holds no weights (no *.safetensors): copy or convert the model again")
-    return config
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> Weights:
+    """Refuse what would not load as the Qwen2.5-VL that it says it is, before its weights are read.
+
+    Args:
+        folder: The model.
+        as_is: Others read it, see `check_weights`.
+        tokenizer: Its own one is used.
+
+    Raises:
+        UserError: See `check_folder` and `check_weights`; or an adapter or the tokenizer does not go with the weights.
+    """
+    check_folder(folder)
+    weights = check_weights(folder, as_is)
+    if has_adapter(folder):
+        from modgap.models.lora import check_adapter, read_adapter
+
+        check_adapter(read_adapter(folder / ADAPTER), weights.shapes, folder)
+    if tokenizer:
+        rows = next((shape[0] for name, shape in weights.shapes.items() if name.endswith("embed_tokens.weight")), None)
+        load_tokenizer(folder, rows)
+    return weights
+
+
+def check_for_vllm(folder: Path, args: Mapping[str, Any]) -> None:
+    """Refuse a folder that vLLM would not load as the model that it is meant to be.
+
+    Args:
+        folder: A model of any kind; of a Qwen2.5-VL all is checked.
+        args: Arguments of `vllm.LLM`.
+
+    Raises:
+        UserError: See `check_files` and `check_model`.
+    """
+    if "tokenizer" not in args:
+        check_files(folder)
+    safetensors = "load_format" not in args and any(folder.glob("*.safetensors"))
+    if safetensors and (folder / "config.json").is_file() and _model_type(folder) == MODEL_TYPE:
+        check_model(folder, as_is=True, tokenizer="tokenizer" not in args)
+
+
+def load_tokenizer(folder: Path, rows: int | None) -> Any:
+    """A model's tokenizer.
+
+    Args:
+        folder: The model.
+        rows: Of its embedding; `None` where they are not known.
+
+    Raises:
+        UserError: It is damaged, or has tokens that the model does not know.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # those of Rust have no type of their own
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer in {folder} cannot be loaded ({said}): copy it from the base model") from error
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if rows is not None and largest >= rows:
+        raise UserError(
+            f"the tokenizer in {folder} has tokens up to {largest}, its model only {rows} of them (0 to {rows - 1}): "
+            "copy the tokenizer that belongs to the weights"
+        )
+    return tokenizer
 
 
 def _checkpoint(folder: Path) -> Path | None:
@@ -199,31 +268,23 @@ def load_policy(
         UserError: The model cannot be found, is damaged or of another kind.
     """
     folder = resolve(ref)
-    check_folder(folder)
+    weights = check_model(folder, tokenizer=False)
     where = check_device(device)
 
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+    from modgap.models.lora import add_lora
     from modgap.models.policy import Policy
-    from modgap.models.quiet import quiet
 
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if isinstance(dtype, str) and not isinstance(kind, torch.dtype):
         raise UserError(f"unknown dtype {dtype!r}: choose from float32, bfloat16, float16")
     if kind is None:
         kind = torch.bfloat16 if where.type == "cuda" else torch.float32
-    try:
-        with quiet():
-            model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                folder, dtype=kind, attn_implementation=attn or "sdpa", local_files_only=True
-            )
-    except SafetensorError as error:
-        raise UserError(f"the weights in {folder} are cut off or damaged ({error}): copy the model again") from error
-    model.to(where)  # pyright: ignore[reportArgumentType] - a decorated signature
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = _load_model(weights, kind, attn or "sdpa", beside=lora is not None).to(where)
+    _check_finite(model, folder)
+    tokenizer = load_tokenizer(folder, model.get_input_embeddings().weight.shape[0])
     processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
     if pixels is not None:
         processor.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
@@ -234,16 +295,50 @@ def load_policy(
     return Policy(model, tokenizer, processor, source=folder, freeze_vision=freeze_vision)
 
 
-def add_lora(model: Any, rank: int) -> None:
-    """Inject LoRA adapters (alpha = 2 x rank) into the language model; everything else is frozen."""
-    if rank < 1:
-        raise UserError(f"lora rank {rank} is out of range: give a whole number from 1")
-    from peft import LoraConfig, inject_adapter_in_model
+def _load_model(weights: Weights, dtype: torch.dtype, attn: str, beside: bool) -> Any:
+    """The model of a folder that was checked.
 
-    targets = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+    Args:
+        weights: Its weights.
+        dtype: What they are cast to.
+        attn: Attention of transformers.
+        beside: Apply an adapter that the folder keeps beside the weights in fp32, too: another one is trained.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from modgap.models import lora
+    from modgap.models.quiet import quiet
+
+    folder, adapter = weights.folder, {}
+    if has_adapter(folder) and (beside or dtype != torch.float32):
+        adapter = lora.read_adapter(folder / ADAPTER)
+    config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        with quiet(warnings=True), weights.opened() as slices:
+            loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                None, config=config, state_dict=lora.taken_out(slices, adapter, dtype), dtype=dtype,
+                attn_implementation=attn, output_loading_info=True,
+            )  # fmt: skip
+    except SafetensorError as error:
+        raise damaged(folder, error) from error
+    model, report = loaded
+    refuse_misfits(folder, report, len(model.state_dict()))
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    if adapter:
+        lora.apply(model, adapter)
+    return model
+
+
+def _check_finite(model: Any, folder: Path) -> None:
+    """Refuse a model that can only give NaN. Raises `UserError`."""
+    if broken := [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]:
+        raise UserError(
+            f"{len(broken)} of the weights in {folder} hold NaN or infinity as {model.dtype} ({broken[0]}), so that "
+            "the model gives NaN: copy the model again, or take the last checkpoint before it broke"
+        )
 
 
 def model_fingerprint(folder: str | Path) -> str:
@@ -258,7 +353,8 @@ def model_fingerprint(folder: str | Path) -> str:
     processor = next((name for name in _PARTS["image processor"] if (folder / name).is_file()), "")
     names = ["config.json", "tokenizer.json", processor]
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    for path in [*(folder / name for name in names), *weights]:
+    adapter = [folder / ADAPTER / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+    for path in [*(folder / name for name in names), *weights, *adapter]:
         if not path.is_file():
             continue
         size = path.stat().st_size

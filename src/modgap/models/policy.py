@@ -350,10 +350,11 @@ class Policy:
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad or not trainable)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Write a Hugging Face folder that `from_pretrained` and vLLM load; LoRA is merged into what is written.
+        """Write a Hugging Face folder that `from_pretrained` and vLLM load; LoRA is merged, and kept apart as well.
 
         Args:
             folder: Where; what is there is overwritten.
-            dtype: Type of the weights; the policy's own by default, so that loading gives the same bits back.
+            dtype: Type of the weights; by default the policy's own, so that loading gives the same bits back, and fp32
+                with LoRA, see `lora.py`.
         """
         return save_folder(Path(folder), self.model, self.tokenizer, self.processor, self.source, dtype)

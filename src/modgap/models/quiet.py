@@ -7,14 +7,21 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Inside, loading and saving show no bars; afterwards bars are as they were."""
+def quiet(warnings: bool = False) -> Iterator[None]:
+    """Inside, loading and saving show no bars; afterwards bars are as they were.
+
+    Args:
+        warnings: No warnings either: for what we report ourselves.
+    """
     from transformers.utils import logging
 
-    enabled = logging.is_progress_bar_enabled()
+    enabled, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    if warnings:
+        logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if enabled:
             logging.enable_progress_bar()

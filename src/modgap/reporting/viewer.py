@@ -205,20 +205,22 @@ def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, st
 
 
 def _embed(path: str) -> tuple[str | None, int]:
-    """A diagram as a data URI, or why there is none (a position in `_ABSENT`)."""
+    """A diagram as the model saw it, as a data URI, or why there is none (a position in `_ABSENT`)."""
     from PIL import Image
 
+    from modgap.core.images import plain_bytes, to_rgb
+
     try:
-        data = read_picture(path)
+        data = plain_bytes(read_picture(path))
         with Image.open(io.BytesIO(data)) as image:
             kind = image.format
             if kind not in ("PNG", "JPEG", "GIF", "WEBP") or max(image.size) > IMAGE_SIDE:
-                small = image.convert("RGB")
+                small = to_rgb(image)
                 small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
                 buffer = io.BytesIO()
                 small.save(buffer, "PNG", optimize=True)
                 data, kind = buffer.getvalue(), "PNG"
-    except (OSError, ValueError, KeyError, IndexError, Image.DecompressionBombError):
+    except Exception:  # Pillow raises a dozen kinds on a broken file; pyarrow and the system have others
         return None, 1
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}", 0
 

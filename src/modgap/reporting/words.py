@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.warnings import seen
+from modgap.core.record import GradeRow, Response
 from modgap.core.text import counted, degenerate, interval, percent, points, signed
+from modgap.core.thinking import CUT_THINKING
 from modgap.reporting import tables as t
 from modgap.reporting.same_data import groups
 from modgap.reporting.seed_tables import seed_words
@@ -14,6 +17,12 @@ from modgap.reporting.seed_tables import seed_words
 if TYPE_CHECKING:
     from modgap.reporting.collect import Collection
 
+_LEFT_OUT = {
+    "system": "the system turn, which the server or the chat template does not take",
+    "seed": "a seed, which the server does not take: they cannot be repeated",
+    "continue_final_message": "the started turn being continued, which the server cannot: it began a new one, and the "
+    "prompt is not quite the paper's",
+}
 FEW_LOST = 10
 """Of fewer lost problems that could be read a headline gives no share."""
 
@@ -66,6 +75,29 @@ def _as_gap(row: Mapping[str, Any]) -> dict[str, Any]:
     gap = row["gap"]
     sides = {f"{side}_accuracy": row[side]["value"] for side in ("text", "vision")}
     return {**sides, "points": gap["value"], "ci_low": gap["ci_low"], "ci_high": gap["ci_high"]}
+
+
+def reply_words(responses: Iterable[Response], grades: Iterable[GradeRow], of: str = "") -> list[str]:
+    """How replies differ from what the settings ask for: one line for each way, with the samples that it concerns.
+
+    Args:
+        responses: What the model said.
+        grades: Their grades.
+        of: The run's name, where several are shown.
+    """
+    of = f" of {of}" if of else ""
+    words: list[str] = []
+    left_out = Counter(name for response in responses for name in response.left_out)
+    for name, why in _LEFT_OUT.items():
+        if left_out[name]:
+            words.append(f"{counted(left_out[name], 'sample')}{of} {_were(left_out[name])} asked without {why}.")
+    if cut := sum(row.reason == CUT_THINKING for row in grades):
+        words.append(f"{counted(cut, 'response')}{of} {_were(cut)} {CUT_THINKING}: a box in it is no answer.")
+    return words
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def reading_words(reading: Mapping[str, Any] | None) -> list[str]:

@@ -9,7 +9,6 @@ Problems are made by spawned processes before CUDA starts, and tokenized there, 
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import sys
@@ -193,8 +192,7 @@ def _encoder(folder: Path) -> Encoder:
 
 def _make_chunk(span: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Problems of a span: their marks, their tokens one after the other, the lengths `[n, sequences]`."""
-    from PIL import Image
-
+    from modgap.core.images import decode
     from modgap.datasets.synthetic import make_problem
 
     encoder, plan = _worker["encoder"], _worker["plan"]
@@ -204,8 +202,7 @@ def _make_chunk(span: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray, np
     end = encoder.tokenizer.eos_token_id
     for row, index in enumerate(range(*span)):
         made = make_problem(plan.seed, index, "train", plan.levels)
-        with Image.open(io.BytesIO(made.png)) as image:
-            _worker["images"][index] = np.asarray(image.convert("L"))
+        _worker["images"][index] = np.asarray(decode(made.png).convert("L"))
         marks.append(np.array(marks_of(made), np.int32))
         texts = texts_of(made)
         for column, name in enumerate(NAMES):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.images import CONVERTED, inspect_all, is_plain
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, Style, contrastive_prompt, training_prompt
 from modgap.core.recipe import NAMES, Recipe, Settings
@@ -24,41 +25,81 @@ from modgap.training.rollout import RewardFunction
 VALIDATION_VIEW = "image-only"
 
 
-def check_prompts(recipe: Recipe, problems: Sequence[Problem], validation: Sequence[Problem], style: Style) -> None:
-    """Build every prompt that the run may need, in words, and look for its image: a fault shows now, not after hours.
+def check_prompts(
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    validation: Sequence[Problem],
+    style: Style,
+    unusable: Mapping[Path | bytes, str] | None = None,
+) -> None:
+    """Build every prompt that the run may need, in words, and decode its image: a fault shows now, not after hours.
+
+    Args:
+        recipe: What is to be trained.
+        problems: What it is trained on.
+        validation: What it is validated on.
+        style: Of the prompts.
+        unusable: `unusable_images` of all these problems, where the caller has it.
 
     Raises:
-        UserError: A view is a control; or a problem lacks the words of a view, or its diagram.
+        UserError: A view is a control; or a problem lacks the words of a view, or a diagram that can be used.
     """
+    unusable = unusable_images([*problems, *validation]) if unusable is None else unusable
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.title})"
         for view in stage.views:
             if get_view(view).picture not in ("own", "none"):
                 raise UserError(f"view {view!r} cannot be trained on: choose full-text, image-only or text-only.")
-            _check(where, problems, lambda p, v=view, s=stage: training_prompt(p, v, style, contrastive=s.contrastive))
+            _check(
+                where, problems, unusable,
+                lambda p, v=view, s=stage: training_prompt(p, v, style, contrastive=s.contrastive),
+            )  # fmt: skip
         if stage.contrastive:
-            _check(where, problems, lambda p: contrastive_prompt(p, style))
+            _check(where, problems, unusable, lambda p: contrastive_prompt(p, style))
         if stage.settings.eval_every:
             _check(
-                f"the validation of {where}", validation, lambda p: training_prompt(p, VALIDATION_VIEW, style),
+                f"the validation of {where}", validation, unusable,
+                lambda p: training_prompt(p, VALIDATION_VIEW, style),
                 " Or turn validation off with --set eval_every=0.",
             )  # fmt: skip
 
 
-def _check(where: str, problems: Sequence[Problem], build: Callable[[Problem], Prompt], remedy: str = "") -> None:
-    faults: list[str] = []
+def unusable_images(problems: Sequence[Problem]) -> dict[Path | bytes, str]:
+    """The images of problems that no model can be shown, and why; each one is decoded."""
+    found = list(dict.fromkeys(p.image for p in problems if p.image is not None and not _absence(p)))
+    seen = zip(found, inspect_all(found, thorough=True), strict=True)
+    return {image: inspection.unusable for image, inspection in seen if inspection.unusable}
+
+
+def _check(
+    where: str,
+    problems: Sequence[Problem],
+    unusable: Mapping[Path | bytes, str],
+    build: Callable[[Problem], Prompt],
+    remedy: str = "",
+) -> None:
+    faults: dict[str, str] = {}
     for problem in problems:
         try:
-            if build(problem).has_image and (fault := _image_fault(problem)):
-                faults.append(f"problem {problem.id} {fault}: give it its diagram, or leave it out.")
+            if not build(problem).has_image:
+                continue
+            if absence := _absence(problem):
+                faults[problem.id] = f"problem {problem.id} {absence}: give it its diagram, or leave it out."
+            elif problem.image is not None and (fault := unusable.get(problem.image)):
+                faults[problem.id] = (
+                    f"problem {problem.id}: {problem.image_name()} {fault}: replace it, or leave the problem out; "
+                    "`modgap data check` names every one."
+                )
         except UserError as error:
-            faults.append(str(error))
+            faults[problem.id] = str(error)
     if faults:
-        more = f" ({len(faults) - 1} more like it.)" if len(faults) > 1 else ""
-        raise UserError(f"{where} cannot use every problem: {faults[0]}{more}{remedy}")
+        first, *others = faults
+        names = f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}"
+        more = f" ({len(others)} more like it: {names})" if others else ""
+        raise UserError(f"{where} cannot use every problem: {faults[first]}{more}{remedy}")
 
 
-def _image_fault(problem: Problem) -> str:
+def _absence(problem: Problem) -> str:
     if problem.image is None:
         return "has no diagram"
     return f"has no file {problem.image}" if isinstance(problem.image, Path) and not problem.image.is_file() else ""
@@ -118,9 +159,13 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
 
 
 def digest(problems: Sequence[Problem]) -> str:
-    """Changes with what the problems say and with the bytes of their images, not with where these lie."""
+    """Changes with what the problems say and with what their images show, not with where these lie."""
     told = hashlib.sha256()
     for p in problems:
-        image = None if p.image is None or _image_fault(p) else hashlib.sha256(p.image_bytes()).hexdigest()
+        image = None if p.image is None or _absence(p) else _image_digest(p.image_bytes())
         told.update(repr((p.id, p.question, p.answer, p.structural, p.semantic, dict(p.prompts), image)).encode())
     return told.hexdigest()[:16]
+
+
+def _image_digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest() + ("" if is_plain(data) else CONVERTED)

@@ -20,9 +20,9 @@ from modgap.core.progress import progress_bars, say
 from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder, write_json
 from modgap.core.view import parse_views
-from modgap.workflows.evaluate import check_views, default_views, fingerprint, read_problems
-from modgap.workflows.measure import EvalOptions, evaluate_model, model_notes
-from modgap.workflows.train import check_engine, resolve_recipes, train_recipe
+from modgap.workflows.evaluate import check_views, default_views, fingerprint, read_problems, warn_about_images
+from modgap.workflows.measure import EvalOptions, as_in, evaluate_model, model_notes
+from modgap.workflows.train import check_engine, check_training_data, resolve_recipes, train_recipe
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class Study:
     options: EvalOptions
     given: Mapping[str, Any] | None
 
+    def options_for(self, name: str) -> EvalOptions:
+        """How a recipe is evaluated: what nobody asks for is as in its own evaluation, else as in the base model's."""
+        if (self.out / name / "eval" / "manifest.json").exists():
+            return self.options
+        return as_in(self.out / "base" / "eval", self.options)
+
     def run(self) -> dict[str, Any]:
         """Do what is not done yet, and report; see `run_study`."""
         from modgap.reporting.page import build_report
@@ -59,18 +65,22 @@ class Study:
         with progress_bars() as bars:
             say(f"measuring {self.model} on {len(self.test)} problems", started)
             evaluate_model(
-                self.test, self.folder, out / "base" / "eval", options, given=given, progress=bars.named("base")
-            )
+                self.test, self.folder, out / "base" / "eval", options, given=given, progress=bars.named("base"),
+                warn_of_images=False,  # `prepare_study` has
+            )  # fmt: skip
             for name, recipe in self.recipes.items():
                 share_stages(out, recipe, self.recipes)
                 stages = " -> ".join(stage.title for stage in recipe.stages)
                 say(f"training {name} on {len(self.train)} problems: {stages}", started)
                 final = train_recipe(
                     recipe, self.train, self.folder, out / name, engine=self.engine, style=options.style,
-                    device=options.device, given=given, bars=bars,
+                    device=options.device, given=given, bars=bars, warn_of_images=False,
                 )  # fmt: skip
                 say(f"measuring {name}", started)
-                evaluate_model(self.test, final, out / name / "eval", options, given=given, progress=bars.named(name))
+                evaluate_model(
+                    self.test, final, out / name / "eval", self.options_for(name), given=given,
+                    progress=bars.named(name), warn_of_images=False,
+                )  # fmt: skip
             say("writing the report", started)
             numbers = build_report([out], out / "report.html")
             write_json(out / "summary.json", numbers)
@@ -90,9 +100,13 @@ def prepare_study(
     limit: int | None = None,
     options: EvalOptions | None = None,
     given: Mapping[str, Any] | None = None,
+    look_at_images: bool = True,
 ) -> Generator[Study]:
-    """Check a study, and hold its folder until the block ends. The arguments and errors of `run_study`."""
-    from modgap.models.load import model_fingerprint, resolve
+    """Check a study, and hold its folder until the block ends. The arguments and errors of `run_study`.
+
+    With `look_at_images`, unusual images are named, and all that are trained on are decoded.
+    """
+    from modgap.models.load import check_model, model_fingerprint, resolve
 
     options = options or EvalOptions()
     options.check()
@@ -111,13 +125,19 @@ def prepare_study(
             "what it trained on: give a data set with two splits, or use modgap train and modgap eval."
         )
     check_views(test, parse_views(options.views or default_views(test)))
+    if look_at_images:
+        warn_about_images([*train, *test])
+        check_training_data(resolved.values(), train, options.style)
+    check_model(folder, as_is=engine != "local" or options.engine != "hf")
     run = RunFolder(out)
     identity = {"model": model, "benchmark": benchmark, "engine": engine, "style": options.style}
-    run.start(
-        "study", identity, given, model_fingerprint=model_fingerprint(folder),
-        train_fingerprint=fingerprint(train), test_fingerprint=fingerprint(test),
-    )  # fmt: skip
+    marks = {
+        "model_fingerprint": model_fingerprint(folder),
+        "train_fingerprint": fingerprint(train),
+        "test_fingerprint": fingerprint(test),
+    }
     with run.lock():
+        run.start("study", identity, given, **marks)
         yield Study(out, model, folder, resolved, train, test, engine, options, given)
 
 

@@ -85,7 +85,7 @@ def run_sweep(
             folder: held.enter_context(
                 prepare_study(
                     data, model, recipes, folder, benchmark=benchmark, engine=engine, settings=chosen, limit=limit,
-                    options=options, given=given,
+                    options=options, given=given, look_at_images=folder == next(iter(studies)),
                 )
             )
             for folder, chosen in studies.items()
@@ -93,14 +93,16 @@ def run_sweep(
         _share_base([folder / "base" for folder in prepared])
         if jobs > 1:
             fixed = ["--data", str(data), "--benchmark", benchmark, "--style", options.style]
-            measured = [*fixed, *([] if limit is None else ["--limit", str(limit)]), *eval_arguments(options)]
+            asked_of = [*fixed, *([] if limit is None else ["--limit", str(limit)])]
             pool = Jobs(jobs, out / "logs", devices)
             for folder, study in prepared.items():
                 if not (folder / "base").is_symlink():
+                    measured = [*asked_of, *eval_arguments(options)]
                     asked = ["eval", *measured, "--model", model, "--out", str(folder / "base" / "eval")]
                     pool.add(f"{folder.name} base", [Step(each, lambda argv=asked: argv)])
                 for recipe in study.recipes.values():
                     first = _begins_as(recipe, study.recipes)
+                    measured = [*asked_of, *eval_arguments(study.options_for(recipe.name))]
                     steps = _recipe_steps(recipe, study, fixed, measured, studies[folder], each)
                     pool.add(f"{folder.name} {recipe.name}", steps, first and f"{folder.name} {first}")
             pool.run()

@@ -18,6 +18,7 @@ from modgap.core.progress import Bars, say
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, apply_settings, with_defaults
 from modgap.models.folder import image_processor
+from modgap.workflows.evaluate import warn_about_images
 from modgap.workflows.measure import model_notes
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def train_recipe(
     device: str | None = None,
     given: Mapping[str, Any] | None = None,
     bars: Bars | None = None,
+    warn_of_images: bool = True,
 ) -> Path:
     """Train a model with a recipe.
 
@@ -135,28 +137,35 @@ def train_recipe(
         device: `None` takes the best there is.
         given: The arguments as the user gave them.
         bars: Where to show progress.
+        warn_of_images: Whether to look for unusual images first, and to name them.
 
     Returns:
         The final checkpoint, a Hugging Face folder.
     """
     train = registry.TRAINING_ENGINES.load(engine)
     check_engine(recipe, engine)
+    if warn_of_images:
+        warn_about_images(problems)
     if any(stage.settings.reward_function for stage in recipe.stages):
         sys.path.insert(0, str(Path.cwd()))  # a reward of the user's own lies where they work
-    from modgap.models.load import load_policy, model_fingerprint, resolve
+    from modgap.models.load import check_model, load_policy, model_fingerprint, resolve
 
     if engine == "local":
         from modgap.models.static import replays
 
         replays()  # a fault in what the environment says shows before anything is written
     folder = resolve(model)
+    check_model(folder, as_is=engine != "local")
     start: Any = folder
     own: dict[str, Any] = {"load_policy": functools.partial(load_policy, device=device)}
     if engine == "verl":
         from modgap.datasets.parquet import write_parquet
+        from modgap.models.lora import merge_adapter
         from modgap.training.verl.engine import Tools
+        from modgap.training.verl.merge import merge
 
-        start, own = known_model(str(folder)), {"tools": Tools(write_parquet)}
+        tools = Tools(write_parquet, merge=functools.partial(merge, merge_adapter=merge_adapter))
+        start, own = known_model(str(folder)), {"tools": tools}
     result = train(
         recipe,
         problems,
@@ -169,6 +178,17 @@ def train_recipe(
         **own,
     )
     return result.final
+
+
+def check_training_data(recipes: Iterable[Recipe], train: Sequence[Problem], style: Style) -> None:
+    """Refuse problems that a recipe cannot be trained on, as each training does at its start. Raises `UserError`."""
+    from modgap.training.rollout import hold_out
+    from modgap.training.setup import check_prompts, unusable_images
+
+    unusable = unusable_images(train)
+    for recipe in recipes:
+        held_out = max(stage.settings.validation_problems for stage in recipe.stages)
+        check_prompts(recipe, *hold_out(train, held_out), style, unusable)
 
 
 def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:

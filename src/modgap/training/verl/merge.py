@@ -1,5 +1,8 @@
 """verl's FSDP checkpoint -> a Hugging Face folder, through verl's own merger: bf16 weights, tokenizer and processor.
 
+Of a LoRA training verl's merger leaves the model that was started from, with the adapter in a folder below it. That
+would be measured as if nothing had been learned, so the adapter is merged, in fp32.
+
 Also for checkpoints of verl 0.5 that have no `fsdp_config.json`: it is made from the names of the shards.
 """
 
@@ -11,12 +14,15 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from modgap.core.errors import UserError
 from modgap.core.processes import watched
+from modgap.models.folder import ADAPTER
 from modgap.training.verl.compose import require
 
+_ADAPTER = "lora_adapter"
 _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 
 
@@ -43,7 +49,13 @@ def actor_folder(checkpoint: Path) -> Path:
     )
 
 
-def merge(checkpoint: Path, out: Path, source: Path | None = None) -> Path:
+MergeAdapter = Callable[[Path, Path, Path], None]
+"""(model, adapter, folder) -> the model with the adapter; `modgap.models.lora.merge_adapter`, which is passed in."""
+
+
+def merge(
+    checkpoint: Path, out: Path, source: Path | None = None, *, merge_adapter: MergeAdapter | None = None
+) -> Path:
     """Write the Hugging Face folder of a checkpoint; it appears when it is whole.
 
     Args:
@@ -51,9 +63,11 @@ def merge(checkpoint: Path, out: Path, source: Path | None = None) -> Path:
         out: The folder; must not hold another model.
         source: The model that training started from; its tokenizer's and processor's files fill what the merger leaves
             out (the processor, where torchvision is missing).
+        merge_adapter: Merges the adapter of a LoRA training.
 
     Raises:
-        UserError: No checkpoint, no verl, or the merger failed; the message names its log.
+        UserError: No checkpoint, no verl, or the merger failed (the message names its log); or there is an adapter that
+            cannot be merged.
     """
     actor = actor_folder(checkpoint)
     require()
@@ -75,15 +89,31 @@ def merge(checkpoint: Path, out: Path, source: Path | None = None) -> Path:
     if status:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
         raise UserError(f"verl's merger failed on {actor}: {' '.join(last)[:300]}; its log is {log}.")
+    if (partial / _ADAPTER).is_dir():
+        _merge_adapter(partial, merge_adapter)
     for folder in (actor / "huggingface", source):
         for file in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
             own = file.name == "figures.json" or file.name.endswith(".index.json")  # tell of the one model only
             if file.suffix in (".json", ".jinja", ".txt") and not own and not (partial / file.name).exists():
                 shutil.copyfile(file, partial / file.name)
-    card = f"# {out.name}\n\nMerged by modgap from the verl checkpoint `{actor}` (bf16).\n"
+    kind = "fp32, LoRA merged" if (partial / ADAPTER).is_dir() else "bf16"
+    card = f"# {out.name}\n\nMerged by modgap from the verl checkpoint `{actor}` ({kind}).\n"
     (partial / "README.md").write_text(card, encoding="utf-8")
     if out.exists():
         out.rmdir()  # empty, or this says what lies there
     os.replace(partial, out)
     log.unlink()
     return out
+
+
+def _merge_adapter(partial: Path, merge_adapter: MergeAdapter | None) -> None:
+    """Merge the adapter that verl's merger left in a folder below the model."""
+    if merge_adapter is None:
+        raise UserError(
+            f"{partial / _ADAPTER} is the adapter of a LoRA training, which is not merged here: modgap convert"
+        )
+    merged = partial.with_name(f"{partial.name}.merged")
+    shutil.rmtree(merged, ignore_errors=True)
+    merge_adapter(partial, partial / _ADAPTER, merged)
+    shutil.rmtree(partial)
+    os.replace(merged, partial)

@@ -1,0 +1,274 @@
+"""The one way from an image file to the pixels that a model sees: upright, opaque, three channels of 8 bits.
+
+* EXIF orientation is applied, as browsers and viewers apply it.
+* Transparent pixels (an alpha channel, a palette with alpha, a colour key) are put on white. Pillow's `convert("RGB")`
+  drops the alpha, which makes most transparent drawings black on black.
+* Grey values of 16 or 32 bits and floating-point values keep their contrast, see `_scaled`. Pillow cuts them at 255.
+* Of several frames the first one is taken.
+
+Evaluation, training, parquet files, reports and replicas all come here. The original calls `convert("RGB")`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
+from PIL import Image as images
+from PIL.Image import Image
+
+MOST_ASPECT = 200
+"""The image processors of Qwen's models refuse an image whose longer side is more than this many times the shorter."""
+CONVERTED = "+converted"
+"""Follows the digest of an image that `is_plain` says no to: earlier releases showed it otherwise."""
+
+TRANSPARENT, INVISIBLE, ROTATED = "image-transparent", "image-invisible", "image-rotated"
+DEEP, FRAMES, SHAPE, LARGE = "image-depth", "image-frames", "image-shape", "image-large"
+
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_BITS = (1, 2, 4, 8, 10, 12, 14, 15, 16)  # 15: of signed ones
+_FULL = (1.0, 255.0, 65535.0)
+_OVERSHOOT = 0.05
+_ENDS = (b"IEND\xaeB`\x82", b"\xff\xd9")  # of PNG and of JPEG
+# PNG stores a colour key at the depth of the file; Pillow scales the pixels to 8 bits and leaves the key as it is.
+_KEY_FACTORS = {"L;2": 85, "L;4": 17}
+_PHOTOMETRIC, _SAMPLE_FORMAT, _UNSIGNED = 262, 339, 1  # tags of TIFF
+
+# `LARGE` says it, once and with the image's name. (To ignore it for a while only is not safe in threads.)
+warnings.filterwarnings("ignore", category=images.DecompressionBombWarning)
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # `_orientation` does without
+warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)  # `is_plain` asks what would be lost
+
+
+def decode(data: bytes) -> Image:
+    """The pixels of an encoded image as a model sees them, RGB. Raises whatever Pillow raises, see `reason`."""
+    with _opened(data) as image:
+        return to_rgb(image)
+
+
+def to_rgb(image: Image) -> Image:
+    """An image as a model sees it: a new RGB image; of such an image a copy."""
+    image.load()
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in _DEEP_MODES:
+        return _eight_bits(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = images.new("RGBA", image.size, "white")
+    white.alpha_composite(_rgba(image))
+    return white.convert("RGB")
+
+
+def plain_bytes(data: bytes) -> bytes:
+    """An encoded image that every decoder shows as `decode` does: the same bytes if that is so, else a PNG.
+
+    What Pillow does not recognise is returned as it is.
+
+    Raises:
+        Exception: It must be converted and cannot be decoded, see `reason`.
+    """
+    try:
+        with _opened(data) as image:
+            if not any(_kinds(image)):
+                return data
+            shown = to_rgb(image)
+    except UnidentifiedImageError:
+        return data
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether Pillow's `convert("RGB")` alone gives the pixels that `decode` gives; true of what cannot be decoded."""
+    try:
+        with _opened(data) as opened:
+            changed = set(_kinds(opened)) - {FRAMES}
+            return not changed or to_rgb(opened).tobytes() == opened.convert("RGB").tobytes()
+    except Exception:  # Pillow raises a dozen kinds
+        return True
+
+
+def reason(error: Exception) -> str:
+    """Why an image could not be decoded, in a few words."""
+    if isinstance(error, UnidentifiedImageError):  # its words name a buffer, which helps nobody
+        return "it is no image"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What is to be known of an image before it is used.
+
+    Attributes:
+        error: Why it cannot be decoded; `None` if it can.
+        aspect: Its longer side divided by the shorter one.
+        kinds: What is unusual about it: `TRANSPARENT`, `ROTATED` and so on.
+    """
+
+    error: str | None = None
+    aspect: float = 1.0
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def unusable(self) -> str | None:
+        """Why no model can be shown the image; `None` if it can be."""
+        if self.error is None and self.aspect > MOST_ASPECT:
+            return f"has an aspect ratio of {self.aspect:.1f}, and image processors refuse more than {MOST_ASPECT}"
+        return self.error
+
+
+def inspect(image: Path | bytes, thorough: bool = False) -> Inspection:
+    """Look at an image.
+
+    Args:
+        image: A file, or encoded bytes.
+        thorough: Decode every image. Otherwise a PNG or JPEG file that has its end is only opened, which takes a
+            fiftieth of the time: one that is cut off is found, one with broken pixels is not.
+    """
+    try:
+        data = image if isinstance(image, bytes) else image.read_bytes()
+        if not data:
+            return Inspection("is empty")
+        with _opened(data) as opened:
+            return _inspected(opened, data, thorough)
+    except UnidentifiedImageError:
+        return Inspection("is no image that can be read")
+    except Exception as error:  # Pillow raises a dozen kinds on a broken file: OSError, SyntaxError, struct.error ...
+        return Inspection(f"cannot be decoded ({reason(error)})")
+
+
+def inspect_all(found: Iterable[Path | bytes], thorough: bool = False) -> Iterator[Inspection]:
+    """`inspect` of each, in order, in threads (Pillow releases the interpreter's lock); few are held at once."""
+    found = iter(found)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        while batch := list(islice(found, 64)):
+            yield from pool.map(partial(inspect, thorough=thorough), batch)
+
+
+def _inspected(image: Image, data: bytes, thorough: bool) -> Inspection:
+    width, height = image.size
+    kinds = list(_kinds(image))
+    aspect = max(width, height) / min(width, height)
+    if aspect > MOST_ASPECT:
+        kinds.append(SHAPE)
+    if width * height > (images.MAX_IMAGE_PIXELS or width * height):
+        kinds.append(LARGE)
+    if thorough or TRANSPARENT in kinds or not data.endswith(_ENDS):
+        shown = to_rgb(image)
+        if TRANSPARENT in kinds and _is_one_colour(shown):
+            kinds.append(INVISIBLE)
+    return Inspection(None, aspect, tuple(kinds))
+
+
+def _is_one_colour(image: Image) -> bool:
+    lows_and_highs: Any = image.getextrema()
+    return all(low == high for low, high in lows_and_highs)
+
+
+@contextmanager
+def _opened(data: bytes) -> Generator[Image]:
+    """An image of which all that decides its appearance is known, which takes its header alone for almost all."""
+    with images.open(io.BytesIO(data)) as image:
+        if image.format == "PNG":
+            _scale_colour_key(image)
+            if b"eXIf" in data:
+                image.load()  # the chunk may stand behind the pixels
+        yield image
+
+
+def _scale_colour_key(image: Any) -> None:
+    key: Any = image.info.get("transparency")
+    stored = str(image.tile[0][3]) if image.tile else ""
+    if isinstance(key, int) and stored in _KEY_FACTORS:
+        image.info["transparency"] = key * _KEY_FACTORS[stored]
+    elif isinstance(key, tuple) and stored == "RGB;16B":
+        red, green, blue = cast("tuple[int, int, int]", key)
+        image.info["transparency"] = (red >> 8, green >> 8, blue >> 8)
+
+
+def _kinds(image: Image) -> Iterator[str]:
+    """What other decoders may show otherwise than `to_rgb`."""
+    if _orientation(image) != 1:
+        yield ROTATED
+    if image.mode in _DEEP_MODES:
+        yield DEEP
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo and its preview
+        yield FRAMES
+    if image.has_transparency_data and _is_transparent(image):
+        yield TRANSPARENT
+
+
+def _orientation(image: Image) -> int:
+    """The EXIF orientation, 1 to 8."""
+    try:
+        # Not PNG's own method, which decodes the pixels to find the tag: `_opened` has done so where need be.
+        found = Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken metadata, which nothing else depends on
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _rgba(image: Image) -> Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    return image.convert("RGBA")
+
+
+def _is_transparent(image: Image) -> bool:
+    if image.mode in _DEEP_MODES:
+        return bool((np.asarray(image) == image.info["transparency"]).any())
+    low_and_high: Any = _rgba(image).getchannel("A").getextrema()
+    return bool(low_and_high[0] < 255)
+
+
+def _eight_bits(image: Image) -> Image:
+    """A grey image of more than 8 bits, or of floating-point values, with 8 bits."""
+    values = np.asarray(image)
+    tags: Any = getattr(image, "tag_v2", {})
+    if image.mode == "I" and tags.get(_SAMPLE_FORMAT, (0,))[0] == _UNSIGNED:
+        values = values.view(np.uint32)  # Pillow has signed integers only
+    grey = _scaled(values)
+    if tags.get(_PHOTOMETRIC) == 0:
+        grey = 255 - grey  # in this file 0 is white, which Pillow heeds up to 8 bits
+    if isinstance(key := image.info.get("transparency"), int):
+        grey = np.where(values == key, np.uint8(255), grey)
+    return images.fromarray(grey)
+
+
+def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey values as 0 to 255.
+
+    Integers are scaled by the smallest usual depth (`_BITS`) that holds the largest of them:
+    a file of 16 bits may hold the values of a camera of 12 or of an ordinary image of 8. Floating-point values are
+    scaled by 1, 255 or 65535, whichever the largest comes near to. All others (negative ones, larger ones) are
+    stretched from the least to the greatest. Where a value is no number, it is white.
+    """
+    numbers = values.astype(np.float64)
+    finite = np.isfinite(numbers)
+    if not finite.any():
+        return np.full(numbers.shape, 255, np.uint8)
+    low, high = float(numbers[finite].min()), float(numbers[finite].max())
+    if values.dtype.kind == "f":
+        full = next((f for f in _FULL if f / 2 < high <= f * (1 + _OVERSHOOT) and low >= -f * _OVERSHOOT), None)
+    else:
+        full = next((float(2**bits - 1) for bits in _BITS if low >= 0 and high < 2**bits), None)
+    if full is None and low < high:
+        numbers, full = numbers - low, high - low
+    elif full is None:
+        full = abs(high) or 1.0  # of one value: white, or black where it is not above zero
+    numbers = np.nan_to_num(numbers, nan=full, posinf=full, neginf=0.0)
+    return np.clip(np.rint(numbers * (255 / full)), 0, 255).astype(np.uint8)

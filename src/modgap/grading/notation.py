@@ -1,0 +1,137 @@
+r"""One notation for what is written in many: LaTeX markup, unicode, spacing, units of other scripts.
+
+`clean` changes how a text is written, not what it says: `\textcolor{blue}{25\,\text{㎝}}` becomes `{25 { cm }}`. It is
+pure and its time is bounded by the length of the text. `number` reads the result as a number, `forms` and `choices`
+as whatever else an answer may be.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+FUNCTIONS: Final = "arcsin|arccos|arctan|arccot|asin|acos|atan|sin|cos|tan|cot|sec|csc"
+
+_FRACTIONS = "½12 ⅓13 ⅔23 ¼14 ¾34 ⅕15 ⅖25 ⅗35 ⅘45 ⅙16 ⅚56 ⅛18 ⅜38 ⅝58 ⅞78"
+_UNIT_SIGNS = """
+    ㎜ mm; ㎝ cm; ㎞ km; ㎚ nm; ㎟ mm^{2}; ㎠ cm^{2}; ㎡ m^{2}; ㎢ km^{2}; ㎣ mm^{3}; ㎤ cm^{3}; ㎥ m^{3}; ㎦ km^{3};
+    ㎏ kg; ㎎ mg; ㎖ ml; ㎗ dl; ㎘ kl; ㏄ cm^{3}; ℓ l; ㎧ m/s; ㎭ rad; ㏊ ha
+"""
+_UNICODE: dict[int, str] = {
+    **{ord(c): "-" for c in "−–—‒‐‑﹣"},
+    **{ord(c): "*" for c in "×·∙⋅∗✕•"},
+    **{ord(c): " " for c in "\u200a\u2002\u2003\u3000\t\n\r"},
+    **{ord(c): "~" for c in "\u00a0\u2009\u202f"},  # no line breaks there: they may group the digits of one number
+    **{ord(c): "" for c in "\u200b\u200c\u200d\u2060\ufeff\u2061\u2062"},
+    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms of ASCII
+    **{ord(c): rf"\frac{{{n}}}{{{d}}}" for c, n, d in _FRACTIONS.split()},
+    **{ord(sign): f" {name} " for sign, name in (pair.split() for pair in _UNIT_SIGNS.split(";"))},
+    **{ord(c): r"\degree " for c in "°º˚ᵒ"},
+    **{ord(c): r"\ldots " for c in "…⋯"},
+    **{ord(c): "'" for c in "′’"},
+    **{ord(c): "''" for c in "″”"},
+    ord("÷"): "/", ord("∕"): "/", ord("⁄"): "/", ord("√"): r"\sqrt ", ord("∛"): r"\sqrt[3] ", ord("π"): r"\pi ",
+    ord("𝜋"): r"\pi ", ord("∠"): r"\angle ", ord("△"): r"\triangle ", ord("±"): r"\pm ", ord("。"): ".", ord("﹪"): "%",
+}  # fmt: skip
+_SUPERSCRIPT = re.compile("⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+_CHINESE_NAMES: Final = """
+    毫米 mm; 厘米 cm; 釐米 cm; 公分 cm; 分米 dm; 千米 km; 公里 km; 米 m; 公尺 m; 英寸 inches; 英尺 feet; 英里 miles;
+    单位 units; 單位 units; 度 \\degree; 弧度 radians; 公顷 hectares; 毫升 ml; 升 l; 千克 kg; 公斤 kg; 克 g; 吨 tons;
+    吋 inches; 英吋 inches; 呎 feet; 英呎 feet; 秒 seconds; 分钟 minutes; 小时 hours; 天 days; 元 yuan
+"""
+_CHINESE_UNITS: Final = {row.split()[0]: row.split()[1] for row in _CHINESE_NAMES.split(";")}
+_HAN = "\u4e00-\u9fff"
+_CHINESE_UNIT = re.compile(
+    rf"(?<=[^{_HAN}])(平方|立方)?[个個]?({'|'.join(sorted(_CHINESE_UNITS, key=len, reverse=True))})(?![{_HAN}])"
+)
+_CHINESE_POWERS: Final = {"平方": "square ", "立方": "cubic "}
+
+# Commands that are dropped with their own arguments; what they stand around stays.
+_MARKUP = re.compile(
+    r"\\(?:textcolor|colorbox|color)\s*(?:\[[^\[\]]{0,20}\]\s*)?\{[^{}]{0,40}\}|\\fcolorbox\s*(?:\{[^{}]{0,40}\}\s*){2}"
+    r"|\\color\s+(?:red|blue|green|black|purple|orange|magenta|cyan|teal)(?![a-z])"
+    r"|\\(?:style|class|cssId|href|htmlClass)\s*\{[^{}]{0,80}\}"
+    r"|\\(?:[hv]?phantom|[hv]space\*?|tag\*?|label)\s*\{[^{}]{0,40}\}|\\bbox\s*\[[^\[\]]{0,40}\]"
+    r"|\\(?:kern|[hm]skip|mkern)\s*-?[0-9.]{1,6}\s*(?:em|ex|pt|mu|mm|cm|in)(?![a-z])"
+    r"|\\begin\s*\{\s*align(?:ed)?at\*?\s*\}\s*(?:\[[tcb]\]\s*)?\{[^{}]{0,40}\}"
+    r"|\\(?:begin|end)\s*\{\s*(?:aligned|align|alignat|alignedat|flalign|gathered|gather|split|equation|eqnarray"
+    r"|multline|displaymath|math|center)\*?\s*\}(?:\s*\[[tcb]\])?"
+)
+_FUNCTION_NAME = re.compile(rf"\\(?:operatorname|mathrm|text|mathop|textrm)\*?\s*\{{\s*\\?({FUNCTIONS})\s*\}}")
+_WRAPPERS = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal|up|sf|tt|sc|sl|md)?|math(?:rm|bf|it|sf|tt|bb|cal|frak|scr|normal|op|ord|inner)|boldsymbol|bold|bm"
+    r"|pmb|mbox|operatorname|boxed|fbox|underline|uline|emph|ensuremath|smash|num|unit|ang|SI|si|qty|bbox|mathstrut)"
+    r"\*?(?![A-Za-z])"
+)
+_THIN_THOUSANDS = re.compile(
+    r"(?<=[0-9])(?:\\[,!;: ]|\{,\}|\{\\,\}|,\s?\\[,!;]\s?|,\{\}|\{,\}\\!|\\(?:text|mathrm|mathord|mathpunct)\{,\}|~"
+    r"|\\thinspace\s?)(?=[0-9]{3}(?![0-9]))"
+)
+_SPACING = re.compile(
+    r"\\(?:[,;:!> /]|(?:left|right)\s*\.|(?:quad|qquad|(?:display|text|script|scriptscript)style|left|right|middle"
+    r"|[bB]igg?[lmr]?|(?:no)?limits|(?:neg)?(?:thin|med|thick)space|enspace|enskip|nobreakspace|hfill|null|relax|strut|nonumber|notag|newline"
+    r"|nobreak|allowbreak|noindent|centering"
+    r"|rm|bf|it|sf|tt|sc|sl|em|cal|bfseries|itshape|mdseries|upshape|(?:rm|sf|tt)family|normalfont|(?:un)?boldmath"
+    r"|tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z]))|[~&]"
+)
+_DELIMITERS = re.compile(r"\\?\$|\\[()\[\]]")
+_DEGREE_SIGN = r"\\(?:circ|textdegree|degrees?|deg)(?![A-Za-z])"
+_DEGREES = re.compile(
+    r"\^\s*(?:\{\s*\{\s*o\s*\}\s*\}|\{\s*o\s*\}|o(?![A-Za-z]))"
+    rf"|\^\s*\{{\s*(?:\{{\s*{_DEGREE_SIGN}\s*\}}|{_DEGREE_SIGN})\s*\}}|\^?\s*{_DEGREE_SIGN}"
+)
+_PRIMES = re.compile(r"(?:\^\s*)?(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s*(?:\{\s*('+)\s*\}|('+))")
+_EMPHASIS = re.compile(
+    r"(?:(?<![^\s=:])(\*{2,3}|__)|(?:^|(?<=[=:}]))\s*(\*))(?=[^\s*_])((?:[^*]|\*(?!\*)){1,400}?)\s?(?:\1|\2)(?=[\s:.}]|$)"
+)
+_FLAT_POWER = re.compile(r"(?<=[0-9}\s/({])([mcdk]?m|ft|in|yd|units?)([23])(?![0-9A-Za-z])")
+_BARS = re.compile(r"\\[lr]?vert(?![A-Za-z])")
+_FRACTION_NAMES = re.compile(r"\\(?:nice|s|x|flat)frac(?![A-Za-z])")
+_OVER = re.compile(r"\{\s*([0-9.]{1,20})\s*\\over(?![A-Za-z])\s*([0-9.]{1,20})\s*\}")
+_REPEATING = re.compile(r"(?<=[0-9])\.([0-9]{0,9})\\(?:overline|bar|dot)\s*(?:\{\s*([0-9]{1,9})\s*\}|([0-9]))")
+
+
+def clean(text: str) -> str:
+    """One notation for what is written in many: no wrappers, markup, delimiters or spacing commands, plain signs."""
+    if not text.isascii():
+        text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_RAISED)}}}", text.translate(_UNICODE))
+        text = _CHINESE_UNIT.sub(_english_unit, text)
+    text = text.replace("`", "")
+    if "*" in text or "__" in text:
+        text = _EMPHASIS.sub(r"\3", text)
+    text = _THIN_THOUSANDS.sub("", text)
+    text = _DELIMITERS.sub(" ", text)
+    if "\\" in text:
+        text = _clean_commands(text)
+    text = _DEGREES.sub(" ° ", text)
+    if "'" in text or "prime" in text:
+        text = _PRIMES.sub(_primes, text)
+    text = _SPACING.sub(" ", text)
+    text = _FLAT_POWER.sub(r"\1^{\2}", text)
+    return " ".join(text.replace("**", "^").replace("{.}", ".").split()).rstrip(".,; \\")
+
+
+def _clean_commands(text: str) -> str:
+    text = _MARKUP.sub(" ", text)
+    text = _FUNCTION_NAME.sub(r"\\\1 ", text)
+    text = _WRAPPERS.sub(" ", text)
+    text = _BARS.sub("|", text).replace("\\textsuperscript", "^")
+    if "frac" in text:
+        text = _FRACTION_NAMES.sub(r"\\frac", text)
+    if "\\over" in text:
+        text = _OVER.sub(r"\\frac{\1}{\2}", text)
+    return _REPEATING.sub(_repeated, text)
+
+
+def _english_unit(match: re.Match[str]) -> str:
+    return f" {_CHINESE_POWERS.get(match[1], '')}{_CHINESE_UNITS[match[2]]} "
+
+
+def _primes(match: re.Match[str]) -> str:
+    return "'" * (match[1].count("prime") if match[1] else len(match[2] or match[3]))
+
+
+def _repeated(match: re.Match[str]) -> str:
+    r"""`0.1\overline{6}` to sixteen places."""
+    return f".{match[1]}{(match[2] or match[3]) * 16}"[:17]

@@ -1,0 +1,271 @@
+"""The weights of a model folder: which files hold them, under which names, and whether they are those of its model.
+
+Transformers loads a folder whatever it holds: a weight that is missing gets random numbers, one that the model does not
+have is dropped, and a LoRA adapter that lies beside the weights is applied to them. Here each of these is an error, and
+it shows before a weight is read: names and shapes are in the headers of the files, and transformers reports how they
+fit a model without memory (device `meta`), with its own conversion of older layouts.
+
+Wrappers of trainers leave their names in those of the weights (`module.` of DDP, `_orig_mod.` of `torch.compile`,
+`base_model.model.` of PEFT). These are left out while reading.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from modgap.core.errors import UserError
+from modgap.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+CONVERT = "see docs/engines/any-checkpoint.md"
+_SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Parts of a name that are a wrapper's, anywhere in it; and beginnings.
+_WRAPPERS = {
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_fpw_module",
+    "_forward_module",
+}
+_BEGINNINGS = ("base_model.model.", "pretrained_model.")
+_ADAPTERS = re.compile(r"\.base_layer\.|\.lora_|\.modules_to_save\.|\.original_module\.")
+# Names that a model does not have: up to this share of its own they are only named (a value head, say).
+_FOREIGN = 0.1
+_NAMED = 3
+_HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where a folder's weights are.
+
+    Attributes:
+        folder: The folder.
+        places: The file of each weight and its name there, by its name without those of wrappers.
+        shapes: By the same name.
+        wrappers: The names of wrappers that were left out.
+    """
+
+    folder: Path
+    places: Mapping[str, tuple[Path, str]]
+    shapes: Mapping[str, tuple[int, ...]]
+    wrappers: tuple[str, ...]
+
+    @contextmanager
+    def opened(self) -> Generator[dict[str, Any]]:
+        """Inside, slices of all weights (`slice[:]` reads one), by name."""
+        from safetensors import safe_open
+
+        with ExitStack() as stack:
+            files = {path: stack.enter_context(safe_open(path, framework="pt")) for path, _ in self.places.values()}
+            yield {name: files[path].get_slice(stored) for name, (path, stored) in self.places.items()}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights.
+
+    Raises:
+        UserError: There are none, some of them are missing, or there is an adapter beside them.
+    """
+    shards = sorted(path for path in folder.glob("*.safetensors") if re.search(r"-\d+-of-\d+$", path.stem))
+    single = folder / _SINGLE
+    if any((folder / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
+        if not (shards or single.is_file() or any(folder.glob("pytorch_model*.bin"))):
+            raise UserError(f"{folder} is a LoRA adapter: merge it into its base model, {CONVERT}")
+        raise UserError(
+            f"{folder} holds a LoRA adapter beside whole weights, and does not say whether they contain it: remove the "
+            f"adapter_* files if they do, else merge it, {CONVERT}"
+        )
+    if (folder / INDEX).is_file():
+        named = _indexed(folder)
+        if missing := [name for name in named if not (folder / name).is_file()]:
+            raise UserError(
+                f"{folder} lacks {len(missing)} of the {len(named)} weight files in its index ({_some(missing)}): copy "
+                "the model again"
+            )
+        if single.is_file() and named != [_SINGLE]:
+            raise _two_sets(folder, named)
+        return [folder / name for name in named]
+    if single.is_file() and shards:
+        raise _two_sets(folder, [path.name for path in shards])
+    if single.is_file():
+        return [single]
+    if shards:
+        raise UserError(
+            f"{folder} holds {len(shards)} weight files ({_some(path.name for path in shards)}) but no {INDEX}: copy "
+            "it from where the files are from"
+        )
+    if bins := sorted(path.name for path in folder.glob("*.bin") if path.name.startswith(("pytorch_model", "model"))):
+        raise UserError(f"{folder} holds its weights as {bins[0]}, not as safetensors: convert them, {CONVERT}")
+    others = [path.name for path in sorted(folder.glob("*.safetensors"))]
+    names = f"no {_SINGLE}, only {_some(others)}" if others else "no *.safetensors"
+    raise UserError(f"{folder} holds no weights ({names}): copy or convert the model again")
+
+
+def _two_sets(folder: Path, others: Iterable[str]) -> UserError:
+    """Of which transformers and vLLM would each load another one."""
+    return UserError(f"{folder} holds two sets of weights, {_SINGLE} and {_some(others)}: remove the older one")
+
+
+def _indexed(folder: Path) -> list[str]:
+    """The files that an index names."""
+    path = folder / INDEX
+    try:
+        files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(str(file) for file in files)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no index of weights ({error!r}): copy the model again") from error
+
+
+def find_weights(folder: Path) -> Weights:
+    """Read the headers of a folder's weight files.
+
+    Raises:
+        UserError: A file is missing or damaged, or the weights are those of a LoRA training that was not merged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    stored: dict[str, tuple[Path, tuple[int, ...]]] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored |= {name: (path, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise damaged(folder, error) from error
+    if inner := sorted(name for name in stored if _ADAPTERS.search(name)):
+        raise UserError(
+            f"the weights in {folder} are those of a LoRA training, adapters beside the layers ({_some(inner)}): merge "
+            f"them, {CONVERT}"
+        )
+    names = _without_wrappers(stored)
+    if len(set(names.values())) < len(names):
+        twice = sorted(name for name in names if list(names.values()).count(names[name]) > 1)
+        raise UserError(f"{folder} holds the same weights twice ({_some(twice)}): keep one of them")
+    wrappers = {wrapper for name in names for wrapper in _difference(name, names[name])}
+    return Weights(
+        folder,
+        {names[name]: (path, name) for name, (path, _) in stored.items()},
+        {names[name]: shape for name, (_, shape) in stored.items()},
+        tuple(sorted(wrappers)),
+    )
+
+
+def damaged(folder: Path, error: Exception) -> UserError:
+    """The error for a file that is no whole safetensors file."""
+    return UserError(f"the weights in {folder} are cut off or damaged ({error}): copy the model again")
+
+
+def _without_wrappers(stored: Iterable[str]) -> dict[str, str]:
+    """Each name as the model has it."""
+    names = {name: name for name in stored}
+    for name in names:
+        short = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        while begins := [begin for begin in _BEGINNINGS if short.startswith(begin)]:
+            short = short.removeprefix(begins[0])
+        names[name] = short
+    # A module that has the whole model as its `model`, as Lightning's have.
+    while any(short.startswith("model.model.") for short in names.values()):
+        names = {name: short.removeprefix("model.") for name, short in names.items()}
+    return names
+
+
+def _difference(name: str, short: str) -> list[str]:
+    """What was left out of a name."""
+    parts, kept = name.split("."), short.split(".")
+    return sorted({part for part in parts if parts.count(part) > kept.count(part)})
+
+
+def check_weights(folder: Path, as_is: bool = False) -> Weights:
+    """Refuse a Qwen2.5-VL whose weights are not all there, before they are read; what is odd only is said.
+
+    Args:
+        folder: The model; its config is a Qwen2.5-VL's.
+        as_is: It is read by others, who do not leave out the names of wrappers.
+
+    Raises:
+        UserError: See `weight_files`, `find_weights` and `refuse_misfits`.
+    """
+    weights = find_weights(folder)
+    if weights.wrappers:
+        left_out = f"the names of the weights in {folder} hold those of wrappers ({', '.join(weights.wrappers)})"
+        if as_is:
+            raise UserError(f"{left_out}, which only --engine hf leaves out: save the model anew, {CONVERT}")
+        _say(f"{left_out}: these are left out")
+    import torch
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from modgap.models.quiet import quiet
+
+    config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
+    if getattr(config, "quantization_config", None):
+        return weights  # its names are those of the method
+    empty = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
+    embedding = next((name for name in empty if name.endswith("embed_tokens.weight")), None)
+    if config.tie_word_embeddings and embedding and _HEAD in empty:
+        with weights.opened() as slices:
+            if not torch.equal(slices[_HEAD][:], slices[embedding][:]):
+                raise UserError(
+                    f"{folder} has an lm_head of its own, but its config.json says tie_word_embeddings=true: set it to "
+                    f"false if the head was trained, else remove {_HEAD} from the weights"
+                )
+        del empty[_HEAD]  # tying compares the two, which weights without memory cannot be
+    with quiet(warnings=True):
+        loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=empty, device_map={"": "meta"}, dtype=torch.float32,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    refuse_misfits(folder, loaded[1], len(loaded[0].state_dict()))
+    return weights
+
+
+def refuse_misfits(folder: Path, report: Mapping[str, Collection[Any]], count: int) -> None:
+    """Say what is wrong with a folder's weights by transformers' loading report.
+
+    Args:
+        folder: The folder.
+        report: What `from_pretrained` gives with `output_loading_info`.
+        count: How many weights the model has.
+
+    Raises:
+        UserError: Some are missing or of another shape, or many are not the model's.
+    """
+    missing, foreign = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    others = f"; {len(foreign)} in it are not the model's ({_some(foreign)})" if foreign else ""
+    if missing:
+        raise UserError(
+            f"{folder} lacks {len(missing)} of the {count} weights of its model ({_some(missing)}){others}: copy the "
+            f"model again or save it whole, {CONVERT}"
+        )
+    if wrong := sorted(report["mismatched_keys"]):
+        name, has, wants = wrong[0]
+        raise UserError(
+            f"{len(wrong)} of the weights in {folder} do not have the shape that its config.json says ({name}: "
+            f"{tuple(has)}, not {tuple(wants)}): copy config.json and weights of the same model"
+        )
+    if len(foreign) > _FOREIGN * count:
+        raise UserError(
+            f"{folder} holds {len(foreign)} weights that are not its model's ({_some(foreign)}): give the folder of "
+            "one Qwen2.5-VL alone"
+        )
+    if foreign:
+        _say(f"{folder} holds weights that are not its model's and are not used ({_some(foreign)})")
+
+
+@cache
+def _say(text: str) -> None:
+    """Once in a process: a folder is looked at before a run and when it is loaded."""
+    print(f"modgap: {text}", file=sys.stderr)
+
+
+def _some(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
+    return ", ".join(every[:_NAMED]) + more
