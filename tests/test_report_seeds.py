@@ -29,7 +29,8 @@ from modgap.reporting.page import build_report, numbers_of
 from modgap.reporting.terminal import print_numbers
 from modgap.training.setup import identity
 from modgap.workflows.measure import EvalOptions
-from modgap.workflows.study import resolve_recipe, run_study
+from modgap.workflows.study import run_study
+from modgap.workflows.train import resolve_recipe
 
 ROOT = Path(__file__).parent.parent
 POINTS = (-200.0, 200.0)

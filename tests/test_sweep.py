@@ -21,8 +21,9 @@ from modgap.datasets.synthetic import write_dataset
 from modgap.workflows import sweep
 from modgap.workflows.job import eval_arguments, visible_accelerators
 from modgap.workflows.measure import EvalOptions
-from modgap.workflows.study import prepare_study, resolve_recipes
+from modgap.workflows.study import prepare_study
 from modgap.workflows.sweep import Jobs, Step, _begins_as, parse_seeds, run_sweep
+from modgap.workflows.train import resolve_recipes
 
 QUICK = ("steps=1", "prompts_per_step=2", "mini_batch=2", "max_refills=1", "eval_every=0", "validation_problems=0",
          "max_response_tokens=16", "overlong_buffer=8")  # fmt: skip

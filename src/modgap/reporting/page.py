@@ -20,7 +20,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import modgap
 from modgap.analysis.reading import KINDS
 from modgap.analysis.scores import Scores
 from modgap.analysis.seed_summary import seed_numbers
@@ -29,6 +28,7 @@ from modgap.analysis.warnings import warnings
 from modgap.core.errors import unknown
 from modgap.core.record import write_text
 from modgap.core.text import as_utf8, percent
+from modgap.core.version import __version__
 from modgap.reporting import panels
 from modgap.reporting import tables as t
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect, model_of
@@ -173,7 +173,7 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
         "provenance": [_provenance(found)],
     }
     page = _page().render(
-        version=modgap.__version__,
+        version=__version__,
         made=time.strftime("%Y-%m-%d %H:%M"),
         css=Markup((folder / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),

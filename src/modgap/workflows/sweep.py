@@ -25,7 +25,8 @@ from modgap.core.progress import say
 from modgap.core.recipe import Recipe
 from modgap.workflows.job import POLL_S, Process, accelerators_for, eval_arguments
 from modgap.workflows.measure import EvalOptions
-from modgap.workflows.study import Study, prepare_study, settings_for, share_stages
+from modgap.workflows.study import Study, prepare_study, share_stages
+from modgap.workflows.train import settings_for
 
 
 def run_sweep(
