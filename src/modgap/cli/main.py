@@ -265,8 +265,8 @@ def evaluate(
     from modgap.core.progress import progress_bars
     from modgap.reporting.terminal import print_summary
     from modgap.workflows.evaluate import locate, read_problems
-    from modgap.workflows.jobs import evaluate_models
     from modgap.workflows.measure import EvalOptions, evaluate_model
+    from modgap.workflows.models import evaluate_models
 
     priced = _prices(prices)
     views = versions_as_views(benchmark, views, problem_versions)
