@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -548,6 +549,31 @@ def test_a_run_that_was_interrupted_loses_no_finished_step(
     assert log_of(stage) == log_of(straight) and rollouts_of(stage) == rollouts_of(straight)
     got, expected = (weights_of(s / "checkpoints" / "step_4") for s in (stage, straight))
     assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("name", ["result.json", "state.pt", "rollouts.jsonl"])
+def test_a_stage_adopts_nothing_of_another_run(tiny: Path, straight: Path, tmp_path: Path, name: str) -> None:
+    """Its manifest is that of a run with another seed, or it has none."""
+    other = recipe(True, **LONG, seed=9)
+    shutil.copytree(straight.parent, tmp_path / "run", symlinks=True)
+    stage = tmp_path / "run" / "stage1"
+    if name != "result.json":
+        (stage / "result.json").unlink()
+    if name == "state.pt":
+        (stage / "rollouts.jsonl").unlink()
+        torch.save({"run": RunFolder(stage).mark(), "weights": {}, "step": 1}, stage / "state.pt")
+    train_on, held_out = hold_out(PROBLEMS, SETTINGS.validation_problems)
+    marks = {"model": "m", "data": digest(train_on), "validation": digest(held_out)}
+    told = json.loads((stage / "manifest.json").read_text())
+    told |= {"resolved": identity(other, 1, "the base model", "aligned"), "fingerprints": marks}
+    (stage / "manifest.json").write_text(json.dumps(told))
+    before = {path: path.stat().st_mtime_ns for path in stage.rglob("*")}
+    with pytest.raises(UserError, match=rf"{name} is of another run than the manifest\.json beside it.*another --out"):
+        run(other, tiny, tmp_path / "run", fingerprint="m")
+    assert {path: path.stat().st_mtime_ns for path in stage.rglob("*")} == before
+    (stage / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"stage1 has lost its manifest\.json: it holds"):
+        run(other, tiny, tmp_path / "run", fingerprint="m")
 
 
 def test_weights_that_are_changing_are_not_a_steps(tmp_path: Path, policy: Policy) -> None:

@@ -39,7 +39,7 @@ class _Policy(Protocol):
     def keeping_features(self) -> AbstractContextManager[None]: ...
 
     def generate(
-        self, prompts: Sequence[Any], seeds: Sequence[Sequence[int]], temperature: float, max_new_tokens: int
+        self, prompts: Sequence[Any], seeds: Sequence[Sequence[int]], temperature: float | None, max_new_tokens: int
     ) -> list[list[Any]]: ...
 
 

@@ -129,6 +129,11 @@ class OpenAIEngine:
         self.usage = Usage(prices=prices)
         self._key()
 
+    @property
+    def refused(self) -> Sequence[str]:
+        """Parts of the sampling that the server does not take, and of which it applies its own."""
+        return self._dialect.refused
+
     def _key(self) -> str:
         key = os.environ.get(self._api_key_env, "").strip()
         if not key and not self._plain:
@@ -264,7 +269,10 @@ class OpenAIEngine:
         elif status == 404:
             remedy = await self._models(client)
         elif refused_parameter(error) == "temperature":
-            remedy = f"--temperature {sampling.temperature} is not taken by {self._model}: give another (often only 1)"
+            remedy = (
+                f"--temperature {sampling.temperature} is not taken by {self._model}: give another (often only 1), or "
+                "--temperature model, which sends none"
+            )
         elif never_connected(error) and not self._reached:
             remedy = "start the server, or correct --base-url"
         if remedy:

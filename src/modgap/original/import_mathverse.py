@@ -20,7 +20,7 @@ from modgap.analysis.original_mathverse import print_mathverse
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import evaluation_prompt
-from modgap.core.record import Response, RunFolder, iter_rows, write_json, write_text
+from modgap.core.record import Response, RunFolder, holding_place, iter_rows, write_json, write_text
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets import mathverse
 from modgap.grading.judge import PAPER_MAX_TOKENS, Undecided
@@ -83,15 +83,12 @@ def import_generations(
             problem of `gt`, or `out` holds another run: one of other files, too.
     """
     runs = by_model(files)
-    if len(runs) > 1 and (out / "manifest.json").exists():
-        raise UserError(
-            f"{out} is a run, and {len(runs)} models need a folder of runs ({', '.join(runs)}): give another --out."
-        )
     golds = None if gt is None else list(mathverse.read(gt))
     done: list[ImportedGenerations] = []
-    for name, of_run in runs.items():
-        place = out / name.strip("/.").replace("/", "--") if len(runs) > 1 else out
-        done.append(_import_run(name, of_run, golds, place, given, progress))
+    with holding_place(out, runs):
+        for name, of_run in runs.items():
+            place = out / name.strip("/.").replace("/", "--") if len(runs) > 1 else out
+            done.append(_import_run(name, of_run, golds, place, given, progress))
     return done
 
 
@@ -148,11 +145,11 @@ def _import_run(
     }
     run = RunFolder(out)
     answers = {f"{x.file.versions}_answers".lstrip("_"): x.digest for x in read}
-    run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **answers)
     with run.lock():
+        run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **answers)
+        run.check_responses({problem.id for problem in problems})
         run.write_problems(problem_row(problem, "paper") for problem in problems)
-        responses = _responses(problems, views, samples, rows)
-        write_text(run.responses_path, "".join(response.model_dump_json() + "\n" for response in responses))
+        run.write_responses(_responses(problems, views, samples, rows))
         scored = _keep_verdicts(run, problems, rows)
         wanted = [(p.id, v, s) for p in problems for v in views if v in p.prompts for s in range(samples)]
         if missing := [_named(key) for key in wanted if key not in rows]:

@@ -21,7 +21,7 @@ from modgap.analysis.original import print_original
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import evaluation_prompt
-from modgap.core.record import Response, RunFolder, write_json, write_text
+from modgap.core.record import Response, RunFolder, holding_place, write_json
 from modgap.datasets.faults import Fault
 from modgap.datasets.json_file import decode, entries
 from modgap.datasets.pgps9k import DIAGRAMS, leads_out
@@ -96,16 +96,13 @@ def import_answers(
     problems, outside = read_gold(gt)
     by_place = {path.resolve(): describe(with_answers(path), view) for path in paths}
     runs = by_model(by_place.values())
-    if len(runs) > 1 and (out / "manifest.json").exists():
-        raise UserError(
-            f"{out} is a run, and {len(runs)} models need a folder of runs ({', '.join(runs)}): give another --out."
-        )
     done: list[Imported] = []
-    for model, of_model in runs.items():
-        place = out / model.strip("/.").replace("/", "--") if len(runs) > 1 else out
-        name = f"{model}: " if len(runs) > 1 else ""
-        named = (lambda what, n, of, name=name: progress(f"{name}{what}", n, of)) if progress else None
-        done.append(_import_model(model, of_model, problems, outside, place, given, named))
+    with holding_place(out, runs):
+        for model, of_model in runs.items():
+            place = out / model.strip("/.").replace("/", "--") if len(runs) > 1 else out
+            name = f"{model}: " if len(runs) > 1 else ""
+            named = (lambda what, n, of, name=name: progress(f"{name}{what}", n, of)) if progress else None
+            done.append(_import_model(model, of_model, problems, outside, place, given, named))
     return done
 
 
@@ -152,11 +149,12 @@ def _import_model(
         "problems": len(problems),
     }
     run = RunFolder(out)
-    run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **held)
     with run.lock():
+        run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **held)
+        run.check_responses(golds)
         run.write_problems(problem_row(problem, "paper") for problem in problems)
         rows = (row for problem in problems for answers in read for row in _responses(problem, answers, samples))
-        write_text(run.responses_path, "".join(row.model_dump_json() + "\n" for row in rows))
+        run.write_responses(rows)
         write_json(run.path / IMPORT_NOTE, _notes(read, problems, samples, outside))
         paper = grade_held(run, "paper", progress)
         strict = grade_held(run, "strict", progress)

@@ -137,13 +137,13 @@ def read_eval(path: Path | str, name: str | None = None) -> EvalRun:
     """Read one evaluation folder.
 
     Raises:
-        UserError: A line that is not the last cannot be read.
+        UserError: A line that is not the last cannot be read, or a response is of another run than the manifest.
     """
     path = Path(path)
     folder = RunFolder(path)
-    responses = {row.key: row for row in folder.responses()}
-    grades = {row.key: row for row in folder.grades()}
     problems = folder.problems()
+    responses = {row.key: row for row in folder.own_responses(problems or None)}
+    grades = {row.key: row for row in folder.grades()}
     for row in grades.values():
         if row.problem_id not in problems:
             problems[row.problem_id] = ProblemRow(id=row.problem_id, answer=row.gold)
@@ -222,6 +222,11 @@ def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> Non
         if _is_eval(part):
             run = replace(read_eval(part, name), base=base)
             found.evals.append(run)
+            if not run.manifest:
+                found.notes.append(
+                    f"{name} has no manifest.json: its model, data and sampling are not known, nor whether it is "
+                    "complete; put the file back from a copy."
+                )
             note = part / IMPORT_NOTE
             imported = read_json(note).get("warnings", []) if note.is_file() else []
             found.notes += [f"{name}, imported: {warning}" for warning in imported]
@@ -287,8 +292,8 @@ def _tell_stages_apart(found: Collection) -> None:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    file = path / "manifest.json"
-    return read_json(file) if file.is_file() else {}
+    folder = RunFolder(path)
+    return folder.manifest() if folder.manifest_path.is_file() else {}
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

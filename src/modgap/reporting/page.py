@@ -39,6 +39,7 @@ from modgap.reporting.judged import doubt_words, judge_tables, judged, open_word
 from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.paper import paper_tables
 from modgap.reporting.same_data import data_words
+from modgap.reporting.sampling import greedy_words, sampling_of, sampling_table, unequal_words
 from modgap.reporting.seed_tables import READING, seed_tables
 from modgap.reporting.sweeps import find_sweeps
 from modgap.reporting.viewer import embed_json, viewer_data
@@ -73,7 +74,8 @@ def build_report(
 
     Returns:
         The numbers of the page: `runs` (name -> summary), `changes` (name -> change of the gap against the first run),
-        `training` (see `curves.logged`), `models` (name -> the model's name), `seeds` (tables over seeds, see
+        `training` (see `curves.logged`), `models` (name -> the model's name), `sampling` (name -> how it was sampled,
+        see `sampling.sampling_of`), `seeds` (tables over seeds, see
         `seeds.seed_numbers`; empty where no recipe has two seeds), `headline`, `warnings`; with the template `paper`
         also `paper`, its tables as head and rows.
 
@@ -117,11 +119,14 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
         "changes": changed,
         "training": training,
         "models": {run.name: run.model for run in found.evals},
+        "sampling": {run.name: sampling_of(run.manifest) for run in found.evals},
         "seeds": [seed_numbers(sweep) for sweep in found.sweeps],
         "warnings": [
             *found.notes,
             *(note for sweep in found.sweeps for note in sweep.notes),
             *data_words(found.evals),
+            *unequal_words(found.evals),
+            *(x for run in found.evals for x in greedy_words(run.manifest, run.name if len(runs) > 1 else "")),
             *graded_words(runs),
             *(x for name, run in runs.items() for x in doubt_words(run["judge"], name if len(runs) > 1 else "")),
             *training_words(training),
@@ -170,7 +175,7 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
         "reading": [t.reading_table(runs)],
         "controls": [t.controls_table(runs)],
         "paper": [*paper],
-        "provenance": [_provenance(found)],
+        "provenance": [_provenance(found), sampling_table(found.evals)],
     }
     page = _page().render(
         version=__version__,

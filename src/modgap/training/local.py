@@ -50,6 +50,7 @@ from modgap.training.rollout import (
     Group,
     RewardFunction,
     Roller,
+    check_rollouts,
     draw_size,
     hold_out,
     score,
@@ -119,7 +120,8 @@ def train(
             # A base model is known by its fingerprint, wherever it lies.
             base = str(model) if fingerprint is None else "the base model"
             origin = base if number == 1 else f"{start_from} of stage{number - 1}"
-            RunFolder(folder).start("train", identity(recipe, number, origin, style), given, **fingerprints)
+            if RunFolder(folder).start("train", identity(recipe, number, origin, style), given, **fingerprints):
+                check_rollouts(folder, number, stage, train_on)
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
             if folder in rewards:
                 if asked > len(validation):

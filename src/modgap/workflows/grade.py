@@ -22,6 +22,7 @@ from modgap.grading.judge import JudgeMode, Undecided
 from modgap.grading.mathverse import Case, grade_without_judge
 from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
+from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.workflows.judge_stage import CHECK, SEED, settle_all
 
 IMPORT_NOTE = "import.json"
@@ -55,8 +56,9 @@ def grade_run(
         The summary, also written to the run folder; `judge` in it says what the judge did, see `judge_stage`.
 
     Raises:
-        UserError: It is no evaluation run, another process is writing it, its problems have no rules in that mode, or
-            the judge cannot go on. The grades are then what they were.
+        UserError: It is no evaluation run, its responses are of another run than its manifest, another process is
+            writing it, its problems have no rules in that mode, or the judge cannot go on. The grades are then what
+            they were.
     """
     run.manifest()  # before the lock, which would make the folder
     with run.lock():
@@ -77,7 +79,7 @@ def grade_held(
     if not problems:
         raise UserError(f"{run.path} has no problems.jsonl: it is no evaluation run.")
     _check_mode(problems, mode)
-    responses = list(run.responses())
+    responses = list(run.own_responses(problems))
     results = _grade_all(responses, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
     if any(problem.question_type for problem in problems.values()):
@@ -86,9 +88,11 @@ def grade_held(
         )
     rows = [_row(response, problems, mode, verdict) for response, verdict in zip(responses, verdicts, strict=True)]
     run.write_grades(rows, mode)
-    summary = summarise(problems, responses, rows, expected_samples=manifest["resolved"].get("samples"))
+    summary = summarise(problems, responses, rows, expected_samples=manifest.get("resolved", {}).get("samples"))
     summary["mode"] = mode  # also where there is nothing to grade
     summary["judge"] = judged
+    summary["sampling"] = sampling_of(manifest)
+    summary["warnings"] = [*greedy_words(manifest), *summary["warnings"]]
     note = run.path / IMPORT_NOTE
     imported = read_json(note) if note.exists() else {}
     summary["warnings"] += imported.get("warnings", [])
