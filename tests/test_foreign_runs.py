@@ -180,6 +180,22 @@ def test_a_run_from_before_there_were_marks_goes_on(tmp_path: Path, seeds: str) 
     grade_run(RunFolder(tmp_path / "run"), "paper")
 
 
+@pytest.mark.parametrize("kind", ["train", "study", "demo", None])
+def test_a_manifest_of_another_kind_of_run_has_no_responses(tmp_path: Path, kind: str | None) -> None:
+    ask(tmp_path / "run")
+    edit(tmp_path / "run", lambda rows: None)
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.write_text(json.dumps({"kind": kind, "resolved": {}}))
+    for act in (
+        lambda: grade_run(RunFolder(tmp_path / "run")),
+        lambda: build_report([tmp_path / "run"], tmp_path / "r"),
+    ):
+        with pytest.raises(UserError, match=rf"line 1 .*another kind of run, {kind!r}"):
+            act()
+    with pytest.raises(UserError, match=rf"kind was {kind!r}, now 'eval'"):
+        ask(tmp_path / "run")
+
+
 def test_an_import_does_not_replace_responses_of_another_run(tmp_path: Path) -> None:
     gold, (folder, *_) = made_answers(tmp_path, ["a"])
     import_answers([folder], gold, tmp_path / "run")

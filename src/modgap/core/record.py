@@ -407,9 +407,9 @@ class RunFolder:
             UserError: One is of another run; the message names the first such line.
         """
         known, mark = self.manifest_path.exists(), self.mark()
-        resolved: dict[str, Any] = self.manifest().get("resolved", {}) if known else {}
+        manifest = self.manifest() if known else {}
         for number, row in _numbered_rows(self.responses_path, Response):
-            if known and (why := _foreign(row, resolved, mark, problems) or _other_words(row, prompt)):
+            if known and (why := _foreign(row, manifest, mark, problems) or _other_words(row, prompt)):
                 raise UserError(
                     f"{self.responses_path} is of another run than the manifest.json beside it: line {number} "
                     f"({row.problem_id}, {row.view}, sample {row.sample}): {why}. Remedy: {RESTORE}."
@@ -501,8 +501,11 @@ class ResponseWriter:
         self._file.flush()
 
 
-def _foreign(row: Response, resolved: Mapping[str, Any], mark: str, problems: Container[str] | None) -> str:
+def _foreign(row: Response, manifest: Mapping[str, Any], mark: str, problems: Container[str] | None) -> str:
     """Why a response is not one that the manifest describes; empty where it may be."""
+    resolved: dict[str, Any] = manifest.get("resolved", {})
+    if (kind := manifest.get("kind")) not in ("eval", "import"):
+        return f"the manifest is that of another kind of run, {kind!r}"
     views, samples, seed = (resolved.get(name) for name in ("views", "samples", "seed"))
     if problems is not None and row.problem_id not in problems:
         return "the run has no such problem"
