@@ -32,6 +32,7 @@ from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.core.record import RunFolder
 from modgap.models import tree
 from modgap.models.load import load_policy
+from modgap.models.memory import BatchSize
 from modgap.models.policy import Policy
 from modgap.testbed.build import Size, build_tiny
 from modgap.training import checkpoint as checkpoint_module
@@ -42,7 +43,7 @@ from modgap.training.local import final_checkpoint, train
 from modgap.training.log import StageLog
 from modgap.training.rollout import Batch, DataOrder, draw_size, hold_out, score
 from modgap.training.setup import check_prompts, digest, identity
-from modgap.training.update import MicroBatch, SharedVision, TokenStats, computing, gradients, old_logprobs
+from modgap.training.update import SharedVision, TokenStats, computing, gradients, old_logprobs
 
 on_cpu = functools.partial(load_policy, device="cpu")
 
@@ -650,7 +651,7 @@ def test_what_a_rollout_keeps_goes_before_rows_do() -> None:
             raise torch.OutOfMemoryError
         return "done"
 
-    micro = MicroBatch(8, notes.append, let_go=lambda: bool(kept and kept.pop()))
+    micro = BatchSize(8, notes.append, free=lambda: bool(kept and kept.pop()))
     assert micro.run("update", work) == "done"
     assert sizes == [8, 8, 4] and len(notes) == 1 and micro.limit == 4
 
@@ -661,7 +662,7 @@ def test_out_of_memory_with_one_row_is_an_error_with_a_remedy() -> None:
 
     notes: list[str] = []
     with pytest.raises(UserError, match=r"one row at a time.*gradient_checkpointing"):
-        MicroBatch(8, notes.append).run("update", work)
+        BatchSize(8, notes.append).run("update", work)
     assert len(notes) == 3
 
 
@@ -1032,7 +1033,7 @@ def test_real_out_of_memory_halves_the_micro_batch(tiny: Path, policy: Policy) -
     total = torch.cuda.get_device_properties(0).total_memory
     try:
         torch.cuda.set_per_process_memory_fraction(0.6 * peak / total)
-        MicroBatch(16, notes.append).run("update", lambda size: gradients(on_gpu, long, SETTINGS, True, size))
+        BatchSize(16, notes.append).run("update", lambda size: gradients(on_gpu, long, SETTINGS, True, size))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert notes and "halved to 8 rows" in notes[0]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.engine import PLAIN, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
@@ -22,7 +22,7 @@ from modgap.reporting.page import build_report
 from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.workflows.evaluate import evaluate
 from modgap.workflows.grade import grade_run
-from modgap.workflows.job import eval_arguments
+from modgap.workflows.jobs import eval_arguments
 from modgap.workflows.measure import EvalOptions, as_in, evaluate_model
 
 PROBLEMS = [Problem(f"p{n}", "Find x.", f"{n}.000", semantic=(f"AB = {n}",)) for n in range(3)]

@@ -269,8 +269,8 @@ def evaluate(
     from modgap.core.view import parse_views
     from modgap.reporting.terminal import print_summary
     from modgap.workflows.evaluate import default_views, locate, read_problems, warn_about_images
-    from modgap.workflows.jobs import evaluate_models
     from modgap.workflows.measure import EvalOptions, evaluate_model
+    from modgap.workflows.models import evaluate_models
 
     priced = _prices(prices)
     views = versions_as_views(benchmark, views, problem_versions)

@@ -34,12 +34,13 @@ from modgap.reporting import tables as t
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect, model_of
 from modgap.reporting.curves import averaged, logged, rollouts
 from modgap.reporting.curves import training as training_panels
+from modgap.reporting.figures import inlined, write_figures
 from modgap.reporting.judged import doubt_words, judge_tables, judged, open_words
 from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.paper import paper_tables
 from modgap.reporting.same_data import data_words
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_table, unequal_words
-from modgap.reporting.seed_tables import READING, seed_tables, seed_words
+from modgap.reporting.seed_tables import READING, seed_tables
 from modgap.reporting.sweeps import find_sweeps
 from modgap.reporting.viewer import embed_json, viewer_data
 from modgap.reporting.words import change_words, graded_words, headline, reply_words, training_words
@@ -91,7 +92,6 @@ def build_report(
         write_text(out.with_suffix(".md"), as_utf8(t.as_markdown(paper_tables(numbers))))
     if figures:
         from modgap.reporting.export import write_tables
-        from modgap.reporting.figures import write_figures
 
         folder = out.with_name(f"{out.stem}_figures")
         write_figures(numbers, folder)
@@ -165,7 +165,6 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
     if template == "paper":
         numbers["paper"] = [{"caption": x.caption, "head": x.head, "rows": x.rows} for x in paper]
     runs: dict[str, Any] = numbers["runs"]
-    curves = training_panels(averaged(numbers["training"], numbers["seeds"]))
     folder = files("modgap.reporting") / "templates"
     script = (folder / "viewer.js").read_text(encoding="utf-8")
     index, blocks, packed = viewer_data(found.evals, scores, images) if runs else (None, [], False)
@@ -192,24 +191,15 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
         headline=numbers["headline"],
         warnings=numbers["warnings"],
         runs=list(runs),
-        accuracies=panels.accuracies(runs),
-        gaps=panels.gaps(runs),
-        seeds=[
-            {
-                **panels.seeds(part),
-                "words": seed_words(part),
-                "tables": [table.html() for table in seed_tables(part).values()],
-            }
-            for part in numbers["seeds"]
-        ],
+        charts={name: Markup(chart) for name, chart in inlined(numbers).items()},
+        seeds=[[table.html() for table in seed_tables(part).values()] for part in numbers["seeds"]],
         seeds_note=READING,
         pairs=panels.pairs(runs),
         readings=panels.readings(runs),
         legend=KINDS,
         unread=[run.name for run in found.evals if _unread(run, runs[run.name])],
-        types=panels.types(runs),
-        lengths=panels.lengths(runs),
-        curves=curves,
+        types={name: t.type_table(summary).html() for name, summary in runs.items() if panels.types(summary)},
+        curves=training_panels(averaged(numbers["training"], numbers["seeds"])),
         rollouts=rollouts(found.stages),
         tables={part: [x.html() for x in some if x is not None and x.rows] for part, some in tables.items()},
         type_names=index["types"] if index else [],

@@ -1,108 +1,172 @@
-"""What the charts of a page show: rows of numbers and words, with their scale, for the macros of charts.html.jinja."""
+"""What the charts of a report show: rows of marks with their words, for `figures.py`, and the tables of pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from modgap.analysis.reading import KINDS
-from modgap.core.text import interval, percent, signed
+from modgap.core.text import counted, interval, percent, signed
 from modgap.reporting import tables as t
-from modgap.reporting.charts import scale
 from modgap.reporting.words import reading_words
 
+SIDES = {"text": "text-centric", "vision": "vision-centric"}
+"""Side of a pair -> its name."""
 
-def accuracies(runs: Mapping[str, Any]) -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A value with its interval.
+
+    Attributes:
+        value: Where the mark stands; `None` where there is no value.
+        low: Begin of the interval.
+        high: Its end.
+        label: All of it in words.
+        colour: A name of `figures.COLOURS`.
+        seeds: The value of each seed, where there are several.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    label: str
+    colour: str = "ink"
+    seeds: tuple[float, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """All numbers of the mark that there are."""
+        return tuple(number for number in (self.value, self.low, self.high, *self.seeds) if number is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a chart: its name at the left, one or two marks, and its numbers at the right.
+
+    Attributes:
+        name: A run, a recipe or a type.
+        marks: Both sides of a pair, or one value.
+        shown: The value as it is written.
+        range: The interval as it is written.
+        note: Lines below the name.
+    """
+
+    name: str
+    marks: tuple[Mark, ...]
+    shown: str
+    range: str = ""
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """The row in words."""
+        return f"{self.name}: {'; '.join(mark.label for mark in self.marks)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a bar: what it is (a name of `KINDS`), how many problems, and its share in percent."""
+
+    kind: str
+    count: int
+    start: float
+    share: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar of 100 percent."""
+
+    name: str
+    n_problems: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def label(self) -> str:
+        """The bar in words."""
+        return f"{self.name}, {self.n_problems} problems: {'; '.join(piece.label for piece in self.pieces)}"
+
+
+def _side(side: str, value: float, low: float, high: float, seeds: Sequence[float] = ()) -> Mark:
+    """A mark of one side; the axis is in percent, the summary in shares."""
+    label = f"{SIDES[side]} {percent(value)} percent, 95% interval {interval(low, high, 100)}"
+    return Mark(100 * value, 100 * low, 100 * high, label, side, tuple(100 * seed for seed in seeds))
+
+
+def accuracies(runs: Mapping[str, Any]) -> list[Row]:
     """Both sides of each run on one line."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name, summary in runs.items():
         gap = summary["gap"]
         if gap:
-            sides = {
-                side: {
-                    "value": gap[f"{side}_accuracy"],
-                    "low": gap[f"{side}_ci_low"],
-                    "high": gap[f"{side}_ci_high"],
-                    "label": f"{words} {percent(gap[f'{side}_accuracy'])} percent, 95% interval "
-                    f"{interval(gap[f'{side}_ci_low'], gap[f'{side}_ci_high'], 100)}",
-                }
-                for side, words in (("text", "text-centric"), ("vision", "vision-centric"))
-            }
-            rows.append({"name": name, **sides})
-    for row in rows:  # the axis is in percent, the summary in shares
-        for side in ("text", "vision"):
-            row[side] |= {key: 100 * row[side][key] for key in ("low", "high")} | {"at": 100 * row[side]["value"]}
-    highs = [row[side]["high"] for row in rows for side in ("text", "vision")]
-    return {"rows": rows, "scale": scale(highs, hi=100.0)}
+            marks = tuple(
+                _side(side, gap[f"{side}_accuracy"], gap[f"{side}_ci_low"], gap[f"{side}_ci_high"]) for side in SIDES
+            )
+            rows.append(Row(name, marks, f"{percent(gap['text_accuracy'])} / {percent(gap['vision_accuracy'])}"))
+    return rows
 
 
-def seeds(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """A table over seeds: both sides of each recipe, and the change of its gap, with a dot for each seed."""
-    sides: list[dict[str, Any]] = []
-    changes: list[dict[str, Any]] = []
-    for row in numbers["rows"]:
-        marks = {
-            side: {
-                "value": row[side]["value"],
-                "at": 100 * row[side]["value"],
-                "low": 100 * row[side]["ci_low"],
-                "high": 100 * row[side]["ci_high"],
-                "dots": [100 * value for value in row[side]["seeds"]] if len(row["seeds"]) > 1 else [],
-                "label": f"{words} {percent(row[side]['value'])} percent, 95% interval "
-                f"{interval(row[side]['ci_low'], row[side]['ci_high'], 100)}",
-            }
-            for side, words in (("text", "text-centric"), ("vision", "vision-centric"))
-        }
-        sides.append({"name": row["recipe"], **marks})
+def seed_sides(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Both sides of each recipe of a table over seeds, with a tick for each seed."""
+    found: list[Row] = []
+    for row in rows:
+        several = len(row["seeds"]) > 1
+        marks = tuple(
+            _side(side, part["value"], part["ci_low"], part["ci_high"], part["seeds"] if several else ())
+            for side, part in ((side, row[side]) for side in SIDES)
+        )
+        shown = f"{percent(row['text']['value'])} / {percent(row['vision']['value'])}"
+        found.append(Row(row["recipe"], marks, shown))
+    return found
+
+
+def seed_changes(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The change of the gap of each recipe of a table over seeds, with a tick for each seed."""
+    found: list[Row] = []
+    for row in rows:
         if row["change"]:
             change = row["change"]["gap"]
-            value = {"points": change["value"], "ci_low": change["ci_low"], "ci_high": change["ci_high"]}
-            dots = change["seeds"] if len(change["seeds"]) > 1 else []
-            changes.append(_forest_row(row["recipe"], value) | {"dots": dots})
-    highs = [high for row in sides for side in ("text", "vision") for high in (row[side]["high"], *row[side]["dots"])]
-    ends = [end for row in changes for end in (row["low"], row["high"], *row["dots"])]
-    return {
-        "sides": {"rows": sides, "scale": scale(highs, hi=100.0)},
-        "changes": {"rows": changes, "scale": scale(ends)} if changes else None,
-    }
+            seeds = change["seeds"] if len(change["seeds"]) > 1 else ()
+            found.append(_points(row["recipe"], change["value"], change, seeds=seeds))
+    return found
 
 
-def _forest_row(name: str, value: Mapping[str, Any], note: str = "") -> dict[str, Any]:
-    spread = interval(value["ci_low"], value["ci_high"])
-    return {
-        "name": name,
-        "note": note,
-        "value": value["points"],
-        "low": value["ci_low"],
-        "high": value["ci_high"],
-        "shown": signed(value["points"]),
-        "range": spread,
-        "label": f"{signed(value['points'])} points, 95% interval {spread}",
-    }
+def _points(
+    name: str,
+    value: float | None,
+    part: Mapping[str, Any],
+    *,
+    note: str = "",
+    words: str = "",
+    seeds: Sequence[float] = (),
+) -> Row:
+    """A row of points with the interval that `part` holds; `words` say more of it in its label."""
+    spread = interval(part["ci_low"], part["ci_high"])
+    label = f"{signed(value)} points, 95% interval {spread}{', ' if words else ''}{words}"
+    mark = Mark(value, part["ci_low"], part["ci_high"], label, seeds=tuple(seeds))
+    return Row(name, (mark,), signed(value), spread, note)
 
 
-def _forest(rows: list[dict[str, Any]], **axis: Any) -> dict[str, Any]:
-    return {"rows": rows, "scale": scale((row[key] for row in rows for key in ("low", "high")), **axis)}
-
-
-def gaps(runs: Mapping[str, Any]) -> dict[str, Any]:
+def gaps(runs: Mapping[str, Any]) -> list[Row]:
     """The gap of each run."""
-    return _forest([_forest_row(name, summary["gap"]) for name, summary in runs.items() if summary["gap"]])
+    return [_points(name, summary["gap"]["points"], summary["gap"]) for name, summary in runs.items() if summary["gap"]]
 
 
-def types(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The gap of each problem type, run by run."""
-    parts = []
-    for name, summary in runs.items():
-        if len(summary["types"]) > 1:
-            rows = [_forest_row(row["type"] or "(none)", row, _type_note(row)) for row in summary["types"]]
-            parts.append({"name": name, "table": t.type_table(summary).html(), **_forest(rows)})
-    return parts
-
-
-def _type_note(row: Mapping[str, Any]) -> str:
-    many = f"{row['n_problems']} problem{'s' if row['n_problems'] > 1 else ''}"
-    return f"{many}, text {percent(row['text_accuracy'])}, image {percent(row['vision_accuracy'])}"
+def types(summary: Mapping[str, Any]) -> list[Row]:
+    """The gap of each problem type of a run; none where it has one type only."""
+    if len(summary["types"]) < 2:
+        return []
+    rows: list[Row] = []
+    for row in summary["types"]:
+        problems = counted(row["n_problems"], "problem")
+        text, vision = percent(row["text_accuracy"]), percent(row["vision_accuracy"])
+        words = f"{problems}, text {text} percent, image {vision} percent"
+        note = f"{problems}, {text} / {vision}"
+        rows.append(_points(row["type"] or "(none)", row["points"], row, note=note, words=words))
+    return rows
 
 
 def pairs(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -122,57 +186,58 @@ def pairs(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
-def lengths(runs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Lengths and truncation of each view of each run; `None` where there is no response."""
-    rows: list[dict[str, Any]] = []
-    cut: list[dict[str, Any]] = []
+def _answered(runs: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    """Run, view, colour and numbers of each view that has a response."""
     for name, summary in runs.items():
         for view, row in summary["views"].items():
-            if not row["n_samples"]:
-                continue
-            colour = {"text": "c0", "vision": "c1"}.get(row["side"], "c2")
-            low, middle, high = (row["completion_tokens"][key] for key in ("p10", "p50", "p90"))
-            base = {"name": name, "note": f"{view} view", "colour": colour}
-            words = f"{low:.0f} to {high:.0f}"
-            rows.append(
-                base
-                | {"value": middle, "low": low, "high": high, "shown": f"{middle:.0f}", "range": words}
-                | {"label": f"median {middle:.0f} tokens, 10th to 90th percentile {words}"}
-            )
-            share = 100 * row["truncation_rate"]
-            cut.append(
-                base
-                | {"value": share, "low": 0.0, "high": share, "shown": f"{share:.1f}"}
-                | {"range": f"{row['truncated']} of {row['n_samples']}", "label": f"{share:.1f} percent cut"}
-            )
-    if not rows:
-        return None
-    ends = _forest(cut, hi=100.0)
-    return {**_forest(rows), "cut": ends["rows"], "cut_scale": ends["scale"]}
+            if row["n_samples"]:
+                yield name, view, {"text": "text", "vision": "vision"}.get(row["side"], "control"), row
+
+
+def lengths(runs: Mapping[str, Any]) -> list[Row]:
+    """Tokens of the responses of each view of each run: the median, and the 10th to the 90th percentile."""
+    rows: list[Row] = []
+    for name, view, colour, row in _answered(runs):
+        low, middle, high = (row["completion_tokens"][key] for key in ("p10", "p50", "p90"))
+        words = f"{low:.0f} to {high:.0f}"
+        label = f"{view}, median {middle:.0f} tokens, 10th to 90th percentile {words}"
+        rows.append(Row(name, (Mark(middle, low, high, label, colour),), f"{middle:.0f}", words, f"{view} view"))
+    return rows
+
+
+def truncation(runs: Mapping[str, Any]) -> list[Row]:
+    """The share of responses that was cut, of each view of each run."""
+    rows: list[Row] = []
+    for name, view, colour, row in _answered(runs):
+        share = 100 * row["truncation_rate"]
+        mark = Mark(share, 0.0, share, f"{view}, {share:.1f} percent cut", colour)
+        words = f"{row['truncated']} of {row['n_samples']}"
+        rows.append(Row(name, (mark,), f"{share:.1f}", words, f"{view} view"))
+    return rows
+
+
+def reading_bars(reading: Mapping[str, Any]) -> list[Bar]:
+    """How problems were read, as bars of 100 percent: those lost in the image, and those solved in both views."""
+    bars: list[Bar] = []
+    for part, words in ((reading, "lost in the image"), (reading["solved"], "solved in both views")):
+        if not part["n_problems"]:
+            continue
+        numbers = part["values"]["misread"]
+        counts = (numbers, part["misread"] - numbers, part["read_right"], part["unreadable"])
+        pieces: list[Piece] = []
+        start = 0.0
+        for (kind, label), count in zip(KINDS.items(), counts, strict=True):
+            share = 100 * count / part["n_problems"]
+            pieces.append(Piece(kind, count, start, share, f"{count} {label}"))
+            start += share
+        bars.append(Bar(words, part["n_problems"], tuple(pieces)))
+    return bars
 
 
 def readings(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How problems were read, as bars of 100 percent, run by run."""
-    parts: list[dict[str, Any]] = []
-    for name, summary in runs.items():
-        reading = summary["reading"]
-        if not reading:
-            continue
-        rows: list[dict[str, Any]] = []
-        for part, words in ((reading, "lost in the image"), (reading["solved"], "solved in both views")):
-            if not part["n_problems"]:
-                continue
-            numbers = part["values"]["misread"]
-            counts = (numbers, part["misread"] - numbers, part["read_right"], part["unreadable"])
-            pieces: list[dict[str, Any]] = []
-            start = 0.0
-            for (kind, label), count in zip(KINDS.items(), counts, strict=True):
-                share = 100 * count / part["n_problems"]
-                pieces.append(
-                    {"kind": kind, "count": count, "start": start, "share": share, "label": f"{count} {label}"}
-                )
-                start += share
-            label = "; ".join(piece["label"] for piece in pieces)
-            rows.append({"name": words, "n": part["n_problems"], "pieces": pieces, "label": label})
-        parts.append({"name": name, "source": reading["source"], "rows": rows, "sentence": reading_words(reading)[0]})
-    return parts
+    """How problems were read in words, run by run."""
+    return [
+        {"name": name, "source": summary["reading"]["source"], "sentence": reading_words(summary["reading"])[0]}
+        for name, summary in runs.items()
+        if summary["reading"]
+    ]

@@ -28,6 +28,7 @@ from modgap.core.problem import Problem
 from modgap.core.prompt import Style, training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.core.record import RunFolder
+from modgap.models.memory import BatchSize
 from modgap.training.checkpoint import (
     LastStep,
     checkpoint,
@@ -55,7 +56,7 @@ from modgap.training.rollout import (
     score,
 )
 from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, load_for_training, reward_of
-from modgap.training.update import MicroBatch, TokenStats, computing, gradients, old_logprobs
+from modgap.training.update import TokenStats, computing, gradients, old_logprobs
 
 __all__ = ["TrainResult", "checkpoint", "final_checkpoint", "train"]
 
@@ -238,8 +239,8 @@ class StageRun:
             fused=policy.device.type == "cuda" or None,
         )
         rows = settings.mini_batch * settings.samples_per_prompt
-        self.micro = MicroBatch(min(settings.micro_batch or rows, rows), teller.note, policy.let_go)
-        self.sampling = MicroBatch(MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
+        self.micro = BatchSize(min(settings.micro_batch or rows, rows), teller.note, policy.let_go)
+        self.sampling = BatchSize(MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
         state = self._resume()
         self._first = state["step"] + 1
         self._saving = False
