@@ -30,9 +30,9 @@ from mathruler.grader import extract_boxed_content, grade_answer
 
 import test_grading
 import test_mathverse_grading
-from modgap.core.grading import Mode, grade
-from modgap.core.judge import JudgeMode, Undecided
-from modgap.core.mathverse_grading import Case, grade_by_rule
+from modgap.grading.answer import Mode, grade
+from modgap.grading.judge import JudgeMode, Undecided
+from modgap.grading.mathverse import Case, grade_by_rule
 
 Verdict = bool | None
 Grader = Callable[[Case], Verdict]
