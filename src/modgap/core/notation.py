@@ -87,7 +87,9 @@ _PRIMES = re.compile(r"(?:\^\s*)?(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s
 _EMPHASIS = re.compile(
     r"(?:(?<![^\s=:])(\*{2,3}|__)|(?:^|(?<=[=:}]))\s*(\*))(?=[^\s*_])((?:[^*]|\*(?!\*)){1,400}?)\s?(?:\1|\2)(?=[\s:.}]|$)"
 )
-_FLAT_POWER = re.compile(r"([0-9})]\s?[{(]?\s?(?:[mcdk]?m|ft|in|yd|units?))([23])(?![0-9A-Za-z])")
+_FLAT_POWER = re.compile(
+    r"((?:(?<![\w.])[0-9][0-9.,]{0,30}|[)}])\s{0,3}[{(]?\s{0,3}(?:[mcdk]?m|ft|in|yd|units?))([23])(?![0-9A-Za-z])"
+)
 _BARS = re.compile(r"\\[lr]?vert(?![A-Za-z])")
 _FRACTION_NAMES = re.compile(r"\\(?:nice|s|x|flat)frac(?![A-Za-z])")
 _OVER = re.compile(r"\{\s*([0-9.]{1,20})\s*\\over(?![A-Za-z])\s*([0-9.]{1,20})\s*\}")
