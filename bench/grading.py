@@ -1,6 +1,8 @@
 r"""Ours against mathruler, math-verify and the original's rules: verdicts and time on the labelled pairs of the tests.
 
 python bench/grading.py [--repeat N] [--floods]        prints Markdown; docs/grading.md shows a run of it
+    [--math-verify DIR] [--mathruler DIR] [--easyr1 DIR]   checkouts of other graders: also the pairs that they publish
+    [--oracles-only] [--details]                           only those; and each pair that is not accepted
 
 The pairs are ours, the labels state what a reader would say under the strict rule (5e-3 for numbers), so that the
 figures for our own graders say that they do what they are meant to, and those for the others what they miss and why.
@@ -23,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import grading_oracles
 from mathruler.grader import extract_boxed_content, grade_answer
 
 import test_grading
@@ -130,6 +133,30 @@ def floods() -> None:
     )
 
 
+def oracles(checkouts: dict[str, Path | None], details: bool) -> None:
+    """The pairs that other graders publish; a checkout that was not given is named."""
+    readers = {
+        "Math-Verify": ("--math-verify", grading_oracles.math_verify_pairs),
+        "MathRuler": ("--mathruler", grading_oracles.mathruler_pairs),
+        "EasyR1": ("--easyr1", grading_oracles.easyr1_pairs),
+    }
+    if not any(checkouts.values()):
+        print("No public pairs: give checkouts with --math-verify DIR, --mathruler DIR, --easyr1 DIR.\n")
+        return
+    print("### Pairs that other graders publish, MathVerse rules, strict\n")
+    heads = "pairs of,equal,accepted,open,rejected,unequal,accepted (false positives),open"
+    print(f"| {heads.replace(',', ' | ')} |\n|{' --- |' * 8}")
+    found = {name: read(folder) for name, (_, read) in readers.items() if (folder := checkouts[name])}
+    for name, pairs in found.items():
+        grading_oracles.print_oracle(name, pairs)
+    print()
+    for name, (option, _) in readers.items():
+        if name not in found:
+            print(f"No pairs of {name}: give a checkout of its repository with {option} DIR.\n")
+        elif details:
+            grading_oracles.print_disagreements(name, found[name])
+
+
 def _best(grader: Grader, text: str, gold: str) -> float:
     times = []
     for _ in range(3):
@@ -143,7 +170,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5, help="the best of so many counts, for each pair")
     parser.add_argument("--floods", action="store_true", help="also time hostile responses")
+    parser.add_argument("--math-verify", type=Path, metavar="DIR", help="a checkout of huggingface/Math-Verify")
+    parser.add_argument("--mathruler", type=Path, metavar="DIR", help="a checkout of hiyouga/MathRuler")
+    parser.add_argument("--easyr1", type=Path, metavar="DIR", help="a checkout of hiyouga/EasyR1")
+    parser.add_argument("--oracles-only", action="store_true", help="only the pairs of those checkouts")
+    parser.add_argument("--details", action="store_true", help="also each of their pairs that is not accepted")
     arguments = parser.parse_args()
+    checkouts = {
+        "Math-Verify": arguments.math_verify, "MathRuler": arguments.mathruler, "EasyR1": arguments.easyr1
+    }  # fmt: skip
+    try:
+        oracles(checkouts, arguments.details)
+    except grading_oracles.OracleError as error:
+        parser.error(str(error))
+    if arguments.oracles_only:
+        return
     others: dict[str, Grader] = {"mathruler": mathruler}
     if importlib.util.find_spec("math_verify"):
         others["math-verify"] = math_verify()

@@ -169,6 +169,41 @@ def test_golds_and_questions_may_differ_by_version(rows: Rows, tmp_path: Path) -
     assert right == {view: int(gold == "C" or view == "vision-only") for view in FIVE}
 
 
+@pytest.mark.parametrize(
+    "words", ["multi_choice", "multi choice", "Multiple-Choice", "multiple_choice", "MULTI-CHOICE", " mcq "]
+)
+@pytest.mark.parametrize("free", ["free_form", "free form", "Free-Form", "freeform", "open-ended"])
+def test_a_question_type_is_read_however_it_is_spelled(rows: Rows, tmp_path: Path, words: str, free: str) -> None:
+    spelled = [row | {"question_type": words if row["question_type"] == "multi-choice" else free} for row in rows]
+    file = made.write_json(tmp_path / "testmini.json", [row | {"image": None} for row in spelled])
+    types = {problem.id: problem.question_type for problem in mathverse.read(file)}
+    assert types == {row["problem_index"]: row["question_type"] for row in rows}
+    assert set(types.values()) == {"multi-choice", "free-form"}
+
+
+@pytest.mark.parametrize("word", ["choice", "", "multi-choise", "numeric", None])
+def test_an_unknown_question_type_ends_an_evaluation_before_it_begins(
+    rows: Rows, tmp_path: Path, word: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = made.write_parquet(tmp_path / "x.parquet", changed(with_images(rows), 1, question_type=word))
+    command = [
+        "eval",
+        "--benchmark",
+        "mathverse",
+        "--data",
+        str(file),
+        "--model",
+        "tiny",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main(command) != 0
+    assert (
+        f"the question type {word or ''!r} is not known: make it multi-choice or free-form" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
+
+
 FAULTS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"answer": ""}, "gold-missing", "error", "text-lite has no answer"),
     ({"answer": "all of them"}, "gold-unreadable", "error", "names no choice"),
@@ -178,7 +213,8 @@ FAULTS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"problem_index": None}, "missing-key", "error", "problem_index is missing"),
     ({"question": "", "question_for_eval": ""}, "empty", "error", "neither question nor question_for_eval"),
     ({"question": ""}, "empty", "warning", "Text Lite has no question of its own"),
-    ({"question_type": "choice"}, "question-type", "warning", "graded as free-form"),
+    ({"question_type": "choice"}, "question-type", "error", "'choice' is not known: make it multi-choice or free-form"),
+    ({"question_type": ""}, "question-type", "error", "'' is not known"),
     ({"image": None}, "image-absent", "error", "text-lite has no image"),
     ({"image": {"bytes": b"no image", "path": "x.png"}}, "image-broken", "error", "is no image that can be read"),
     ({"image": {"bytes": None, "path": "gone.png"}}, "image-absent", "error", "gone.png of text-lite is absent"),

@@ -74,6 +74,58 @@ y=0.33x+1 :: y = 0.33x+1 ?? y = \frac{1}{3}x + 1
 3x+1 \text{ m} :: 1+3x ;; 3x+1 \text{ m} ?? 1+3x \text{ cm} !! 3x
 \frac{\pi}{4} \text{ rad} :: \pi/4 ?? 45^\circ !! \pi/3
 \$5 :: 5 ;; 5 dollars ;; \$5.0 ?? 5 cents ;; 500 \text{ cents} !! 6 ;; 6 dollars
+θ :: \theta ;; \vartheta ;; theta ;; \text{theta} ;; 𝜃 ;; $\theta$ ;; \mathrm{\theta} !! \Theta ;; \alpha ;; 2\theta ;; 5
+180^\circ - 2\alpha :: 180°-2α ;; 180 - 2α ;; 180^{\circ}-2alpha ;; -2\alpha + 180^\circ ;; 2(90°-α) !! 180°-2β ;; 90°-α ;; 180°+2α ?? \pi - 2\alpha
+a/sinα :: \frac{a}{\sin\alpha} ;; \frac{a}{\sin(\alpha)} ;; a / \sin α ;; a\csc\alpha ;; \frac{a}{\operatorname{sin} \alpha} !! a\sin\alpha ;; \frac{a}{\cos\alpha} ;; \frac{a}{\sin\beta} ;; 180°-2α
+φ :: \varphi ;; \phi ;; ϕ ;; phi !! \psi
+\varepsilon :: ε ;; ϵ ;; \epsilon ;; epsilon !! \eta
+△ABC :: \triangle ABC ;; \Delta ABC ;; ΔABC ;; ∆ABC ?? \triangle ABD ;; ABC
+\Delta :: Δ ;; Delta !! δ ;; \delta
+4:00 :: 4:00 ;; 04:00 ;; \text{4:00} ;; 4{:}00 ;; 4 : 00 ;; 4:00:00 !! 3:00 ;; 5:00 ;; \infty ;; 4:30 ;; 12:00 ;; 5 ;; 4s ;; 4:00:30 ;; 4:0 ?? 4 ;; 4:00 pm ;; 16:00 ;; 4 o'clock
+3:30 pm :: 3:30 PM ;; 3:30 \text{ p.m.} ;; 15:30 !! 3:30 am ;; 3:30:15 pm ;; 4:30 pm ?? 3:30
+4:30 :: 4:30 ;; 4:30:00 !! 4:00 ;; 9:45 ;; 5:30 ?? 2:15 ;; 16:30
+\infty :: \infty ;; ∞ !! 5:0 ;; 4:00 ;; 0:0 ;; -\infty ;; 5
+0 :: 0 !! 0:5 ;; 0:0 ;; 5:0
+5:0 :: 5:0 !! \infty ;; 5 ;; 0 ?? 10:0
+V_1:V_2 = 11:21 :: 11:21 ;; \frac{11}{21} ;; V_{1}:V_{2}=22:42 !! 21:11
+1000 :: 1 000 ;; 1,000 ;; 1000.0 !! 100 ;; 1, 000
+1:2:3 :: 1:2:3 ;; 1 : 2 : 3 ;; 2:4:6 !! 12:3 ;; 123 ;; 1:2:4 ;; 1:2
+\sqrt{3}:2 :: √3 : 2 ;; \frac{\sqrt{3}}{2} ;; 3 : 2\sqrt{3} !! 2:\sqrt{3} ;; 3:2
+\sin A = \frac{3}{5} :: \frac35 ;; \sin A = 0.6 ;; 0.6 !! \frac45 ?? \cos A = \frac35 ;; \sin B = \frac35
+\alpha = 30^\circ :: α = 30 ;; 30 ;; x = 30 !! 40 ?? \beta = 30^\circ
+AB = 5 :: AB = 5 ;; 5 ;; BA = 5 ;; x = 5 ;; \overline{AB} = 5 !! 6 ;; CD = 6 ?? CD = 5
+\sin(A) :: \sin(\pi - A) ;; \sin A !! \cos A ?? \sin(180 - A) ;; \sin(180^\circ - A)
+f(x) :: f(x) ;; f( x ) ;; y = f(x) !! f(y) ;; g(x) ;; f(2x) ;; -f(x) ;; f(x)+1 ;; f^{-1}(x) ;; 2 ?? y
+y = f(-x) :: y=f(-x) ;; f(-x) ;; f(-x) = y !! y = -f(x) ;; y = f(x) ;; y = g(-x) ;; -f(x)
+f(x+1) :: f(1+x) ;; y = f(x + 1) !! f(x)+1 ;; f(x-1) ;; f(x)+f(1) ;; g(x+1)
+g(f(x)) :: g(f(x)) !! f(g(x)) ;; f(x) ;; g(x)
+f \circ g :: f \circ g ;; f\circ g ?? g \circ f
+f(x) = 2x :: y = 2x ;; 2x ;; f(x)=x+x !! f(x) = 3x ;; g(x) = 3x ?? g(x) = 2x ;; f(t) = 2t
+f^{-1}(x) = \frac{x-3}{2} :: \frac{x-3}{2} ;; y = \frac{x-3}{2} ;; f^{-1}(x) = \frac{x}{2} - 1.5 !! 2x+3 ;; f^{-1}(x) = 2x+3 ?? f(x) = \frac{x-3}{2}
+A' :: A' ;; A^{\prime} ;; A′ !! B' ;; A ;; A''
+\tan^{-1}(\frac{a}{b}) :: \arctan\frac{a}{b} ;; \operatorname{arctan}(a/b) ?? \arctan\frac{b}{a} ;; \frac{b}{a}
+\arctan\frac{a}{b} :: \arctan(\frac{2a}{2b}) !! \arctan\frac{b}{a} ;; \tan\frac{a}{b}
+\frac{a}{2} :: a\sin 30^\circ ;; a \cos 60° ;; a\sin(30^{\circ}) ;; \frac{a}{4\sin 30^\circ} !! a\sin 45^\circ ;; a\cos 30°
+\sin(x+30^\circ) :: \cos(60^\circ - x) ;; \sin(30°+x) !! \sin(x - 30^\circ) ?? \sin(x+\frac{\pi}{6})
+\cot x :: \frac{1}{\tan x} ;; ctg x ;; \frac{\cos x}{\sin x} !! \tan x
+2x = 26 :: 2x = 20 + 6 = 26 ;; x = 13 !! 26 ;; 2x = 13 + 12 = 25
+26 :: x = 20 + 6 = 26 ;; 20 + 6 = 26 !! 2x = 20 + 6 = 26 ;; x^2 = 20 + 6 = 26 ;; -x = 20+6 = 26 ;; 5 = 6 = 26
+75% :: \frac34 ;; 0.75 ;; 75\% ;; 75 ;; 75 \text{ percent} ;; \frac{3}{4} ;; 3/4 !! 0.7 ;; 7.5 ;; \frac{4}{3} ;; 25\% ;; 750 ?? 0.7501
+\frac{3}{4} :: 75\% ;; 75% ;; 0.75 ;; 75 percent !! 70\% ;; 75 ;; 7.5% ?? 75.2\%
+33.3% :: 0.333 ;; 33.3 !! 0.3 ?? \frac13
+25%, 75% :: 0.25, 0.75 ;; 75\%, 25\% !! 0.25, 0.7 ;; 25%
+5 :: 5 !! x \ne 5 ;; x ≠ 5 ;; x != 5 ;; x \neq 5 ;; x \not= 5 ;; \neq 5 ;; x <> 5 ;; 5 \ne x ;; \text{not } 5 ;; x \not< 5 ;; x \not\approx 5 ;; \lnot 5 ?? x \nleq 5
+x \ne 5 :: x \neq 5 ;; x ≠ 5 ;; x != 5 ;; 5 \ne x ;; 2x \ne 10 ;; \neq 5 ;; x \not= 5 !! 5 ;; x = 5 ;; x \ne 4 ;; x > 5 ;; x < 5
+x > 5 :: x > 5 !! x \ne 5 ?? x \not> 5 ;; x \ngtr 5
+3.5 :: 3.5 !! 3,6 ;; 3, 5 ;; 5,3 ;; 35 ?? 3,5 ;; 3{,}5 ;; x = 3,5 ;; (3,5) ;; 3,50 ;; \approx 3,5
+3.5 cm :: 3.5 !! 4,5 cm ?? 3,5 cm ;; 3,5 \text{ cm} ;; 3{,}5\,\mathrm{cm}
+y = 0.5x :: y = \frac{x}{2} !! y = 0,6x ?? y = 0,5x
+2, 5 :: 2,5 ;; 5, 2 !! 2.6 ;; 2
+(2, 5) :: (2,5) !! 2.5 ;; (2.5)
+(p, q) = (3, 2) :: (3,2) ;; (p,q)=(3, 2) ;; p = 3, q = 2 !! (2,3) ;; 3
+(5, 2), (7, 2) :: (7,2), (5,2) ;; (x, y) = (5, 2) \text{ and } (7, 2) !! (5,2) ;; (5,2), (7,3) ?? p=5, q=2; p=7, q=2
+1\leq |z| \leq \frac{3}{2} :: \frac32 \ge |z| \ge 1 ?? z \in [-\frac{3}{2}, -1] \cup [1, \frac{3}{2}]
+x \in [-2, 7] :: [-2,7] !! (-2,7) ?? -2 \\le x \\le 7 ;; -2 \le x \le 7
 20 \text{ m/s} :: 20 ;; 20 \text{ meters per second} ;; 20 m/s ?? 20 km/h ;; 20 \text{ m}
 """  # noqa: E501 - one gold a line
 
@@ -91,6 +143,17 @@ def _labels(rest: str) -> list[bool | None]:
     return [True, *({"!!": False, "??": None}[mark] for mark in re.findall(r" (!!|\?\?) ", rest))]
 
 
+# A letter beside its own value, C: 120°.
+LETTER_AND_VALUE = r"""
+C, 120^\circ ;; C - 120^\circ ;; 120^\circ, C ;; C = 120 ;; C (120°) ;; 120° (C) ;; (C) 120
+\text{C}\ 120^\circ ;; C\\120 ;; C \\ 120^\circ ;; C; 120° ;; C — 120° ;; C \quad 120^\circ
+\mathbf{C},\ 120^\circ ;; \text{C, }120^\circ ;; \text{C (120°)} ;; 120^\circ \text{ (C)}
+120^\circ \text{(Option C)} ;; C \Rightarrow 120^\circ ;; C → 120° ;; C -> 120 ;; C and 120 ;; C/120
+C, x = 120^\circ ;; x = 120^\circ, C ;; 120 - C ;; 120^\circ = C ;; \text{C} = 120^\circ ;; c, 120
+(C), 120 ;; C [120] ;; C|120 ;; 120^\circ \; C ;; 120 C ;; C,120 ;; C - 120.0 ;; C, \frac{240}{2}
+\boxed{C}, 120 ;; C, \angle CED = 120^\circ ;; \textcolor{red}{C}, 120
+""".strip().replace("\n", " ;; ").split(" ;; ")  # fmt: skip
+
 # gold of a multiple-choice question, box, right
 LETTERS = [
     *[("C", box, True) for box in ("C", "c", "(C)", "{C}", "C.", "C. 120", "C: 120°", "C:120^\\circ", r"\text{C}")],
@@ -104,6 +167,14 @@ LETTERS = [
     *[(gold, "C", True) for gold in ("(C)", "C.", "c", "C: 120°", "C\nD", " C ", "\\text{C}", "120°")],
     *[(gold, "B", False) for gold in ("(C)", "C.", "c", "C: 120°", "C\nD", " C ", "\\text{C}", "120°")],
     *[("C\nD", box, True) for box in ("D", "C, D", "C and D", "120°")],
+    *[("C", box, True) for box in LETTER_AND_VALUE],
+    *[("B", box, False) for box in LETTER_AND_VALUE],
+    *[
+        ("C", box, True)
+        for box in ("Option B is not correct, the answer is C", "The answer is C, not B", "C: 60", "(C) 60")
+    ],
+    *[("A", box, False) for box in ("C, 60", "C = 60", "60 (C)", "C 60", "C, 61", "61, C", "C - 61")],
+    *[(gold, "C", True) for gold in ("C, 120°", "120° (C)", "C = 120", "\\text{C}\\ 120^\\circ")],
 ]
 
 
@@ -124,6 +195,97 @@ def test_free_form(gold: str, answer: str, right: bool | None) -> None:
 @pytest.mark.parametrize(("gold", "box", "right"), LETTERS, ids=lambda value: repr(value))
 def test_multiple_choice(gold: str, box: str, right: bool) -> None:
     assert verdict(box, gold, "multi-choice") == right
+
+
+@pytest.mark.parametrize(
+    "box", ["C, 60", "C - 60", "60, C", "C = 60", "C (60)", "60 (C)", "C\\\\60", "C 60", "60 C", "\\text{C}, 60^\\circ"]
+)
+def test_a_letter_and_another_choices_value_are_for_the_judge(box: str) -> None:
+    for gold in ("C", "B"):
+        result = grade_by_rule(case(box, gold, "multi-choice"))
+        assert isinstance(result, Undecided) and not result.symbolic
+    assert grade_all([case(box, "C", "multi-choice")], symbolic=_Everything(True))[0].stage == "judge"
+
+
+@pytest.mark.parametrize("box", ["C, 61", "C = 61", "C - x", "option C is wrong", "not C", "The answer is not C"])
+def test_a_letter_with_no_choices_value_or_denied_is_not_right(box: str) -> None:
+    assert verdict(box, "C", "multi-choice") is None
+    assert verdict(box, "B", "multi-choice") is not True
+
+
+SIDES = "Which side is the longest?\nChoices:\nA:b\nB:a\nC:c\nD:d"
+
+
+@pytest.mark.parametrize(
+    "box", ["a", "$a$", "\\text{a}", "{a}", "a.", "B", "B: a", "B, a", "a, B", "\\mathrm{a}", "(B) a", "\\(a\\)"]
+)
+def test_a_lower_case_letter_is_the_choice_that_says_so(box: str) -> None:
+    assert [verdict(box, gold, "multi-choice", SIDES) for gold in "ABCD"] == [False, True, False, False]
+    assert [verdict("(a)", gold, "multi-choice", SIDES) for gold in "ABC"] == [None, None, False]
+    assert [verdict("A", gold, "multi-choice", SIDES) for gold in "AB"] == [True, False]
+    assert [verdict("c", gold, "multi-choice", SIDES) for gold in "AC"] == [False, True]
+    assert [verdict("a", gold, "multi-choice") for gold in "AB"] == [True, False]  # no choice says `a`
+
+
+@pytest.mark.parametrize(
+    ("choices", "box", "gold"),
+    [
+        ("A:90°-α B:90°+α C:180°-2α D:2α", "180^\\circ - 2\\alpha", "C"),
+        ("A:90°-α B:90°+α C:180°-2α D:2α", "90 + alpha", "B"),
+        ("A:\\varphi B:θ C:\\psi D:2φ", "φ", "A"),
+        ("A:3:00 B:4:30 C:6:15 D:9:45", "4:30", "B"),
+        ("A:3:00 B:4:30 C:6:15 D:9:45", "03:00", "A"),
+        ("A:25% B:50% C:75% D:80%", "\\frac{3}{4}", "C"),
+        ("A:\\overline{AB} B:$\\overline{CD}$ C:\\(\\overrightarrow{EF}\\) D:\\textbf{GH}", "AB", "A"),
+        ("A:\\overline{AB} B:$\\overline{CD}$ C:\\(\\overrightarrow{EF}\\) D:\\textbf{GH}", "\\overline{CD}", "B"),
+        (
+            "A:\\overline{AB} B:$\\overline{CD}$ C:\\(\\overrightarrow{EF}\\) D:\\textbf{GH}",
+            "\\overrightarrow{EF}",
+            "C",
+        ),
+        ("A:AB B:CD C:EF D:GH", "\\overline{GH}", "D"),
+        ("A:C-80 B:80 C:-80 D:80+C", "C - 80", "A"),
+        ("A:10 B:14 C:7.5 D:8", "A, 10", "A"),
+        ("A:a\\sin 30° B:a C:2a D:3a", "\\frac{a}{2}", "A"),
+        ("A:20°C B:80°C C:40°C D:50°C", "80^\\circ C", "B"),
+    ],
+)
+def test_choices_by_value(choices: str, box: str, gold: str) -> None:
+    question = "Which?\nChoices:\n" + re.sub(r" (?=[B-D]:)", "\n", choices)
+    assert [verdict(box, letter, "multi-choice", question) for letter in "ABCD"] == [
+        letter == gold for letter in "ABCD"
+    ]
+
+
+def test_what_no_choice_says_is_wrong_and_what_may_be_one_is_for_the_judge() -> None:
+    times = "What time?\nChoices:\nA:3:00\nB:4:30\nC:6:15\nD:9:45"
+    assert verdict("7:00", "A", "multi-choice", times) is False
+    assert verdict("3", "A", "multi-choice", times) is None
+    decimals = "How long?\nChoices:\nA:2.5\nB:3.5\nC:4.5\nD:5"
+    assert verdict("3,5", "B", "multi-choice", decimals) is None
+    assert verdict("3.5", "B", "multi-choice", decimals) is True
+
+
+@pytest.mark.parametrize(
+    ("choice", "box"),
+    [
+        ("35", "3.5"), ("3.5", "35"), ("5", ".5"), ("11/2", "1 1/2"), ("1 1/2", "11/2"), ("34", "3*4"),
+        ("\\frac{1}{23}", "\\frac{12}{3}"), ("(12)", "(1, 2)"), ("x^{12}", "x^{1}2"), ("12:3", "1:23"),
+    ],
+)  # fmt: skip
+def test_punctuation_between_digits_says_something(choice: str, box: str) -> None:
+    question = f"How long?\nChoices:\nA:{choice}\nB:77\nC:88\nD:99"
+    assert verdict(box, "A", "multi-choice", question) is not True
+    assert verdict(choice, "A", "multi-choice", question) is True
+    assert verdict(box, choice) is not True and verdict(choice, choice) is True
+
+
+def test_choices_in_latex() -> None:
+    latex = r"What? $\textbf{(A)}\ 3 \qquad \textbf{(B)}\ 4 \qquad \textbf{(C)}\ \frac{1}{2}$"
+    assert list(parse_choices(latex)) == ["A", "B", "C"]
+    assert [verdict("0.5", gold, "multi-choice", latex) for gold in "ABC"] == [False, False, True]
+    marked = "What?\nChoices:\n**A.** $40^{\\circ}$\n**B.** \\( 50^\\circ \\)\n\\text{C.} 80°"
+    assert [verdict("50", gold, "multi-choice", marked) for gold in "ABC"] == [False, True, False]
 
 
 def test_parse_choices() -> None:
@@ -377,7 +539,7 @@ class _Everything:
 
 CASES = [
     case("5", "5"),
-    case("-2 < x \\le 1", "(-2, 1]"),
+    case("\\binom{4}{2}", "6"),
     case("a rhombus", "a square"),
     case("none", "C", "multi-choice"),
 ]
@@ -391,11 +553,31 @@ def test_each_stage_gets_what_the_one_before_left() -> None:
         return ["1", "0"]
 
     grades = grade_all(CASES, symbolic=symbolic, ask=ask)
-    assert symbolic.pairs == [("-2 < x \\le 1", "(-2, 1]")]  # prose and choices are nothing for algebra
+    assert symbolic.pairs == [("\\binom{4}{2}", "6")]  # prose and choices are nothing for algebra
     assert len(asked) == 2
     assert [(g.outcome, g.stage) for g in grades] == [
         ("correct", "text"), ("correct", "symbolic"), ("correct", "judge"), ("wrong", "judge")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("(-2, 1]", "-2 < x \\le 1"), ("-2 < x \\le 1", "(-2, 1]"), ("x < 3", "(-\\infty, 3)"),
+        ("x \\ge 0", "[0, \\infty)"),         ("x < 1 \\text{ or } x > 2", "(-\\infty, 1) \\cup (2, \\infty)"),
+        ("45^\\circ", "\\frac{\\pi}{4}"),
+        ("10 cm", "10 m"),         ("y = 0.33x + 1", "y = \\frac{1}{3}x + 1"), ("3,5", "3.5"),
+        ("3{,}5", "3.5"), ("4:00 pm", "4:00"), ("0.7501", "75\\%"),         ("x \\not> 5", "x > 5"),
+        ("\\sin^{-1} x", "\\csc x"), ("g(x) = 2x", "f(x) = 2x"),
+        ("\\sin 30", "0.5"),         ("\\cos^{-1}(0.6)", "53.13"), ("x \\nleq 5", "5"),
+        ("f(t) = 2t", "f(x) = 2x"),
+    ],
+)  # fmt: skip
+def test_what_depends_on_the_question_is_nothing_for_algebra(answer: str, gold: str) -> None:
+    symbolic = _Everything(True)
+    [grade] = grade_all([case(answer, gold)], symbolic=symbolic)
+    assert (grade.outcome, grade.stage) == ("error", "judge")
+    assert symbolic.pairs == []
 
 
 @pytest.mark.parametrize("value", [False, None])

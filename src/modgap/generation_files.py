@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
-from modgap.core.mathverse_grading import MULTI_CHOICE
+from modgap.core.mathverse_grading import FREE_FORM, MULTI_CHOICE, question_type_of
 from modgap.core.view import VERSIONS
 
 _NAME = re.compile(r"(.+?)_(vision|text|full)_tries_([0-9]+)_generations(_scored_qwen)?", re.DOTALL)
@@ -194,7 +194,10 @@ def _row(path: Path, number: int, value: Any) -> GenerationRow | None:
         raise UserError(f"{path} line {number}: correct {correct!r} is neither 0 nor 1.")
     if view is None:
         return None
-    kind = MULTI_CHOICE if value.get("question_type") == MULTI_CHOICE else "free-form"
+    kind = question_type_of(str(value.get("question_type") or FREE_FORM))
+    if kind is None:
+        known = f"make it {MULTI_CHOICE} or {FREE_FORM}"
+        raise UserError(f"{path} line {number}: the question type {value['question_type']!r} is not known: {known}.")
     return GenerationRow(
         value["problem_index"], view, sample, value["question"], value["answer"], kind, value["prediction"],
         None if correct is None else bool(correct),

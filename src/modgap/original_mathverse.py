@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modgap.core.mathverse_grading import MULTI_CHOICE
+from modgap.core.mathverse_grading import FREE_FORM, MULTI_CHOICE
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
 from modgap.core.record import GradeRow, ProblemRow, Response
 from modgap.core.view import ALL_VIEWS, VERSIONS
 
 _TITLES = {view: version for version, view in VERSIONS.items()}
-_FREE_FORM = "free-form"
 
 
 def mathverse_figures(
@@ -40,7 +39,7 @@ def mathverse_figures(
             continue
         right = outcomes[response.key] == "correct"
         kind = problems[response.problem_id].question_type
-        of_type = types.setdefault(kind if kind == MULTI_CHOICE else _FREE_FORM, _empty())
+        of_type = types.setdefault(kind if kind == MULTI_CHOICE else FREE_FORM, _empty())
         side = ALL_VIEWS[response.view].side if response.view in ALL_VIEWS else "control"
         for part in (figures, of_type):
             version = part["versions"].setdefault(_TITLES.get(response.view, response.view), _bucket())

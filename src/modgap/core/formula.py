@@ -6,7 +6,9 @@ are proportional (`y = 2x+3`, `2x+3 = y`, `2x - y + 3 = 0`), and so are two ineq
 
 Pure and bounded like `number`, on whose parser it builds; nothing is simplified, so nothing can explode. What it does
 not know (matrices, sums, prose) is `None`, undecided, and so is what agrees to 2% and has a decimal
-point, as rounded coefficients do.
+point, as rounded coefficients do. `f(...)` and `g(...)` are functions that nothing is known of, so that `f(2x)` is not
+`2f(x)`. The functions of angles take degrees where the formula has a degree sign; `\sin^{-1}` is the arc sine, and as
+some write it for one over the sine, a formula with it is never surely another one.
 
 The original has nothing of the kind: it compares the numbers that it finds in a formula, whatever stands between them.
 """
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from modgap.core.greek import COMMAND
 from modgap.core.number import MAX_CHARS, MAX_DEPTH, NotANumberError, Parser
 
 POINTS: Final = 10
@@ -29,58 +32,75 @@ SAME_RATIO: Final = 1e-7
 CANCELLED: Final = 1e-5  # of the largest term: a smaller sum is compared on the scale of its terms
 NEAR: Final = 0.02
 
-_FUNCTIONS: dict[str, Callable[[float], float]] = {
+_ANGLES: dict[str, Callable[[float], float]] = {
     "sin": math.sin,
     "cos": math.cos,
     "tan": math.tan,
+    "tg": math.tan,
     "sec": lambda x: 1 / math.cos(x),
     "csc": lambda x: 1 / math.sin(x),
     "cot": lambda x: 1 / math.tan(x),
-    "arcsin": math.asin,
-    "arccos": math.acos,
-    "arctan": math.atan,
-    "ln": math.log,
-    "log": math.log10,
-    "exp": math.exp,
+    "ctg": lambda x: 1 / math.tan(x),
 }
-_GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|omega|rho|sigma|tau"
-_FUNCTION = re.compile(rf"\\?({'|'.join(_FUNCTIONS)})(?![a-z])")
-_LETTER = re.compile(rf"(\\(?:{_GREEK})(?![A-Za-z])|[A-Za-zα-ω])(?:\s*_\s*(\{{\s*\w{{1,6}}\s*\}}|\w))?(?:'{{0,2}})")
+_INVERSES: dict[str, Callable[[float], float]] = {
+    "sin": math.asin,
+    "cos": math.acos,
+    "tan": math.atan,
+    "tg": math.atan,
+    "sec": lambda x: math.acos(1 / x),
+    "csc": lambda x: math.asin(1 / x),
+    "cot": lambda x: math.pi / 2 - math.atan(x),
+    "ctg": lambda x: math.pi / 2 - math.atan(x),
+}
+_OTHERS: dict[str, Callable[[float], float]] = {"ln": math.log, "log": math.log10, "exp": math.exp}
+_NAMES = "|".join((*(f"arc{name}" for name in _INVERSES), *_ANGLES, *_OTHERS))
+_FUNCTION = re.compile(rf"\\?({_NAMES})(?![a-z])")
+_ANGLE_FUNCTION = re.compile(rf"(?<![A-Za-z])\\?(?:arc)?(?:{'|'.join(_ANGLES)})(?![a-z])")
+_FUNCTION_IN_BRACES = re.compile(rf"\{{\s*({_NAMES})\s*\}}")
+_UNKNOWN_FUNCTION = re.compile(
+    r"([fg]\s*(?:'{1,2}|\^\s*\{\s*-1\s*\}|\^\s*\{\s*\\prime\s*\}|_\s*\w|_\s*\{\s*\w{1,3}\s*\})?)\s*(?=\()"
+)
+_LETTER = re.compile(rf"({COMMAND}|[A-Za-z])(?:\s*_\s*(\{{\s*\w{{1,6}}\s*\}}|\w))?('{{0,2}})")
 # Two letters side by side are a product only where nobody would read a word (`AB` is a segment, `no` an answer).
 _PRODUCTS = "xy|yx|xz|zx|yz|zy|ab|ac|bc|ax|bx|cx|ay|cy|az|bz|cz|abc|xyz|mx|kx|rh|lw|bh|dx|hk|xh"
-_KNOWN = re.compile(
-    rf"\\[A-Za-z]+|_\s*\{{[^{{}}]*\}}|(?<![A-Za-z])(?:{'|'.join(_FUNCTIONS)}|sqrt|pi|{_PRODUCTS})(?![a-z])"
-)
+_KNOWN = re.compile(rf"\\[A-Za-z]+|_\s*\{{[^{{}}]*\}}|(?<![A-Za-z])(?:{_NAMES}|sqrt|pi|{_PRODUCTS})(?![a-z])")
+_LARGE_NUMBER = re.compile(r"\d{2}")
+_COMPOSITION = re.compile(r"[A-Za-z]\s*°\s*[A-Za-z]")  # `f \circ g`
 _WORD = re.compile(r"[^\W\d_]{2}")
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What a formula is at each of the points, None where it has no value there.
+    r"""What a formula is at each of the points, None where it has no value there.
 
     Attributes:
         numbers: One for each point.
         terms: At each point the size of the largest term; what is left when terms cancel is rounding of this size.
         letters: The letters that it has.
         rounded: Whether it has a decimal point, so that its coefficients may be rounded.
+        angles: Which of a degree sign, pi and a function of an angle it has.
+        ambiguous: Whether it has `\sin^{-1}`, or an angle that may be in degrees.
     """
 
     numbers: tuple[float | None, ...]
     terms: tuple[float, ...]
     letters: frozenset[str]
     rounded: bool = False
+    angles: frozenset[str] = frozenset()
+    ambiguous: bool = False
 
 
 class _FormulaParser(Parser):
-    """The parser of numbers, with letters, functions and absolute values."""
+    """The parser of numbers, with letters and functions."""
 
     def __init__(self, text: str, point: int) -> None:
         super().__init__(text)
         self.point = point
         self.letters: set[str] = set()
-        self.bars = 0
         self.largest = 0.0  # term of the sum that is being read
         self.terms = 0.0  # the same of the last sum that was read whole: in the end, of the outermost
+        self.in_degrees = "°" in text
+        self.ambiguous = False
 
     def sum(self) -> float:
         outer, self.largest = self.largest, 0.0
@@ -97,21 +117,20 @@ class _FormulaParser(Parser):
         character = self.peek()
         if character in ("(", "{", "["):
             return "*"
-        if character == "|":
-            return "" if self.bars else "*"
         if _FUNCTION.match(self.text, self.at) or _LETTER.match(self.text, self.at):
             return "*"
         return super().operator()
 
     def atom(self) -> float:
-        if self.peek() == "|":
-            return self.absolute()
         if match := self.take(_FUNCTION):
             return self.function(match[1])
+        if match := self.take(_UNKNOWN_FUNCTION):
+            return self.unknown_function("".join(re.findall(r"[\w'-]", match[1])))
         if not self.text.startswith("pi", self.at) and not self.text.startswith("sqrt", self.at):
             match = self.take(_LETTER)
             if match:
-                return self.letter(match[1].lstrip("\\") + "".join(re.findall(r"\w", match[2] or "")))
+                subscript = "".join(re.findall(r"\w", match[2] or ""))
+                return self.letter(match[1].lstrip("\\") + subscript + match[3])
         return super().atom()
 
     def letter(self, name: str) -> float:
@@ -120,42 +139,56 @@ class _FormulaParser(Parser):
         self.letters.add(name)
         return _value(name, self.point)
 
-    def absolute(self) -> float:
-        self.at += 1
-        self.depth += 1
-        self.bars += 1
-        if self.depth > MAX_DEPTH:
-            raise NotANumberError
-        value = abs(self.sum())
-        self.expect("|")
-        self.bars -= 1
-        self.depth -= 1
-        return value
-
     def function(self, name: str) -> float:
+        """What follows the name of a function."""
         exponent, base = 1.0, 10.0
+        inverse = name.startswith("arc")
+        name = name.removeprefix("arc")
         if self.peek() == "_" and name == "log":
             self.at += 1
             base = self.argument()
         if self.peek() == "^":
             self.at += 1
             exponent = self.exponent()
-            if exponent <= 0 or exponent % 1:
-                raise NotANumberError  # `\sin^{-1}`: the inverse, or one over it
+            if exponent == -1 and name in _INVERSES and not inverse:
+                exponent, inverse, self.ambiguous = 1.0, True, True
+            elif exponent <= 0 or exponent % 1:
+                raise NotANumberError
+        start = self.at
+        value = self.function_argument()
+        own = self.text[start : self.at]
+        if name in _OTHERS:
+            result = math.log(value, base) if name == "log" else _OTHERS[name](value)
+        elif inverse:
+            result = math.degrees(_INVERSES[name](value)) if self.in_degrees else _INVERSES[name](value)
+        else:
+            # `\sin(x + 30)` does not say degrees.
+            self.ambiguous |= bool(_LARGE_NUMBER.search(own)) and "°" not in own and "pi" not in own
+            in_degrees = "°" in own or (self.in_degrees and _LETTER.search(own) and "pi" not in own)
+            result = _ANGLES[name](math.radians(value) if in_degrees else value)
+        return result**exponent
+
+    def function_argument(self) -> float:
+        r"""A bracket, or all that is multiplied without a sign: `\sin 2x \cos y` has `2x`."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise NotANumberError
         bracketed = self.peek() in ("(", "{", "[", "|")
         value = self.atom() if bracketed else self.power()
+        self.degree_signs()
         while not bracketed and self.peek() and (_LETTER.match(self.text, self.at) or self.text[self.at] == "\\"):
             if _FUNCTION.match(self.text, self.at) or self.operator() != "*":
                 break
             value *= self.power()
         self.depth -= 1
-        if "°" in self.text:
-            raise NotANumberError  # degrees are not radians
-        result = math.log(value, base) if name == "log" else _FUNCTIONS[name](value)
-        return result**exponent
+        return value
+
+    def unknown_function(self, name: str) -> float:
+        """`f(...)`: some smooth function, the same for the same name."""
+        self.letters.add(f"{name}()")
+        value = self.group(")")
+        share, shift = (zlib.crc32(f"{name}/{part}".encode()) / 2**32 for part in "ab")
+        return 2 + shift + (0.3 + share) * value + math.sin(value + 3 * share)
 
 
 @lru_cache(maxsize=1024)
@@ -168,28 +201,33 @@ def _value(letter: str, point: int) -> float:
 @lru_cache(maxsize=4096)
 def evaluate(text: str) -> Values | None:
     """The values of a cleaned formula at the points; None if it is none, or has a value at fewer than two."""
-    text = text.strip()
-    if not text or len(text) > MAX_CHARS or _WORD.search(_KNOWN.sub(" ", text)):
+    text = _FUNCTION_IN_BRACES.sub(r"\\\1 ", text.strip())
+    if not text or len(text) > MAX_CHARS or _COMPOSITION.search(text) or _WORD.search(_KNOWN.sub(" ", text)):
         return None
     numbers: list[float | None] = []
     terms: list[float] = []
     letters: set[str] = set()
+    ambiguous = False
     for point in range(POINTS):
         parser = _FormulaParser(text, point)
         number: float | None = None
         try:
-            number = parser.sum()
+            number = parser.quotient()
         except (NotANumberError, ArithmeticError, ValueError):
             pass
         else:
             if parser.peek():
                 return None  # something is left over, as it will be at every point
             letters |= parser.letters
+        ambiguous |= parser.ambiguous
         numbers.append(number if number is not None and math.isfinite(number) else None)
         terms.append(parser.terms)
     if sum(number is not None for number in numbers) < 2:
         return None
-    return Values(tuple(numbers), tuple(terms), frozenset(letters), "." in text)
+    angles = frozenset(sign for sign in ("°", "pi") if sign in text)
+    if _ANGLE_FUNCTION.search(text):
+        angles |= {"function"}
+    return Values(tuple(numbers), tuple(terms), frozenset(letters), "." in text, angles, ambiguous)
 
 
 def same_formula(left: Values, right: Values) -> bool | None:
@@ -203,9 +241,18 @@ def same_formula(left: Values, right: Values) -> bool | None:
         return None
     if max(distances) <= SAME_VALUE:
         return True
+    if left.ambiguous or right.ambiguous or _in_other_measures(left.angles, right.angles):
+        return None
     # Four of five points: where a rounded formula is close to 0, it is not close to the exact one.
     near = sum(distance <= NEAR for distance in distances) >= 0.8 * len(distances)
     return None if near and (left.rounded or right.rounded) and left.letters == right.letters else False
+
+
+def _in_other_measures(left: frozenset[str], right: frozenset[str]) -> bool:
+    """Whether one is in degrees, and the other may be in radians."""
+    if ("°" in left) == ("°" in right):
+        return False
+    return "function" in left & right or "pi" in left ^ right
 
 
 def same_relation(left: tuple[Values, Values], right: tuple[Values, Values], *, directed: bool = False) -> bool | None:

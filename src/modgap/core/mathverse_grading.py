@@ -23,16 +23,25 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, get_args
 
 from modgap.core import choices, judge
-from modgap.core.comparison import same_form
-from modgap.core.forms import read_form
+from modgap.core.comparison import Close, for_algebra, same_form
+from modgap.core.forms import Form, read_form
 from modgap.core.grading import ABSOLUTE, RELATIVE, ROUNDING, Grade, extract_answer
+from modgap.core.greek import canonical
 from modgap.core.judge import Ask, JudgeMode, Undecided
-from modgap.core.number import MAX_CHARS, clean
+from modgap.core.number import MAX_CHARS, decimal_comma_readings
 from modgap.core.paper_grading import extract_boxed_content
-from modgap.core.units import units_differ
 
 MULTI_CHOICE: Final = "multi-choice"
+FREE_FORM: Final = "free-form"
+_QUESTION_TYPES: Final = {
+    "multichoice": MULTI_CHOICE, "multiplechoice": MULTI_CHOICE, "mcq": MULTI_CHOICE,
+    "freeform": FREE_FORM, "openended": FREE_FORM,
+}  # fmt: skip
 PAPER_TOLERANCE: Final = 0.05
+
+_DECIMAL_COMMA = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d)")
+_LONE_COMMA = re.compile(r"[^,;()\[\]]*\d(?:,|\{,\})\d[^,;()\[\]]*")
+"""Text in which one comma stands between digits, and no bracket that it may belong to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,11 @@ class Case:
     gold: str
     question: str
     question_type: str
+
+
+def question_type_of(text: str) -> str | None:
+    """`multi-choice` or `free-form`, as data sets spell it (`multi_choice`, `Multiple Choice`); None for any other."""
+    return _QUESTION_TYPES.get(re.sub(r"[\W_]+", "", text).casefold())
 
 
 class Symbolic(Protocol):
@@ -134,30 +148,29 @@ def _multiple_choice(case: Case, answer: str, mode: JudgeMode) -> Grade | Undeci
         return Grade("wrong", answer[: choices.MAX_CHARS], None, "length")
     options = choices.parse_choices(case.question)
     gold = choices.named_letters(case.gold, options) or choices.named_letters(case.gold, {})
-    if not gold and (by_value := choices.named_by_value(case.gold, options, _same_choice)):
-        gold = frozenset(by_value)
+    if not gold:
+        readings = choices.read_choice(case.gold, options, _same_choice).readings
+        gold = readings[0] if len(readings) == 1 else None
     if not gold:
         return Grade("error", answer, None, "gold", f"the gold answer {case.gold[:80]!r} names no choice")
-    letters = choices.named_letters(answer, options)
-    if letters:
-        return _by_letter(letters, gold, "letter")
-    letter = choices.named_by_value(answer, options, _same_choice)
-    if letter is None:
+    named = choices.read_choice(answer, options, _same_choice)
+    verdicts = {None if letters is None else _right(letters, gold) for letters in named.readings}
+    if None in verdicts or len(verdicts) > 1:
         return Undecided(answer, case.gold, case.question, mode)
-    return (
-        _by_letter(frozenset(letter), gold, "choice-value") if letter else Grade("wrong", answer, None, "choice-value")
-    )
+    letters = named.readings[0] or ()
+    return Grade("correct" if True in verdicts else "wrong", ", ".join(sorted(letters)) or answer, None, named.stage)
 
 
-def _by_letter(letters: frozenset[str], gold: frozenset[str], stage: str) -> Grade:
+def _right(letters: frozenset[str], gold: frozenset[str]) -> bool:
     """A gold of several letters is malformed: each of them is right, and so are all of them together."""
-    right = letters <= gold if len(letters) == 1 else letters == gold
-    return Grade("correct" if right else "wrong", ", ".join(sorted(letters)), None, stage)
+    return letters <= gold if len(letters) == 1 else letters == gold
 
 
 def _same_choice(answer: str, choice: str) -> bool | None:
     """Choices are far apart, so that a rounded value names its choice in every mode."""
-    return same_form(read_form(answer), read_form(choice), _relative)
+    option = read_form(choice)
+    same = same_form(read_form(answer), option, _relative)
+    return None if same is False and _same_with_decimal_comma(answer, choice, option, _relative) else same
 
 
 # ---- free-form -----------------------------------------------------------------------------------------------------
@@ -168,18 +181,24 @@ def _free_form(case: Case, answer: str, mode: JudgeMode) -> Grade | Undecided:
     value = given.value if given.kind == "number" else None
     if _plain(answer) == _plain(case.gold):
         return Grade("correct", answer, value, "text")
-    verdict = same_form(given, gold, _strict if mode == "strict" else _relative)
+    close = _strict if mode == "strict" else _relative
+    verdict = same_form(given, gold, close)
+    if verdict is False and _same_with_decimal_comma(answer, case.gold, gold, close):
+        verdict = None
     if verdict is None:
-        return Undecided(
-            answer,
-            case.gold,
-            case.question,
-            mode,
-            # Algebra drops units, so that it would settle what they leave open.
-            symbolic=not units_differ(given.units, gold.units)
-            and ("words" not in (given.kind, gold.kind) or (_no_prose(given.text) and _no_prose(gold.text))),
-        )
+        return Undecided(answer, case.gold, case.question, mode, symbolic=for_algebra(given, gold))
     return Grade("correct" if verdict else "wrong", answer, value, gold.kind)
+
+
+def _same_with_decimal_comma(answer: str, gold_text: str, gold: Form, close: Close) -> bool:
+    """`3,5` for 3.5: two numbers to most readers, one to others."""
+    if "," not in answer and "," not in gold_text:
+        return False
+    if gold.kind == "number" and any(close(value, gold.value) for value in decimal_comma_readings(answer)):
+        return True
+    texts = [canonical(text[: 2 * MAX_CHARS]) for text in (answer, gold_text)]
+    others = [_DECIMAL_COMMA.sub(".", text) if _LONE_COMMA.fullmatch(text) else text for text in texts]
+    return others != texts and bool(same_form(read_form(others[0]), read_form(others[1]), close))
 
 
 def _strict(value: float, gold: float) -> bool:
@@ -192,11 +211,8 @@ def _relative(value: float, gold: float) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\s", "", clean(text[: 2 * MAX_CHARS]))
-
-
-def _no_prose(text: str) -> bool:
-    return not re.search(r"[^\W\d_]{3}", re.sub(r"\\[A-Za-z]+", " ", text))
+    """Without spaces; those between digits (`1 1/2`) only where they group thousands."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|(?<=\d)\s+(?=\d{3}(?!\d))", "", canonical(text[: 2 * MAX_CHARS]))
 
 
 # ---- the original's rules ------------------------------------------------------------------------------------------

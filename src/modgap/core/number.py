@@ -113,8 +113,8 @@ _UNIT_WORDS: Final = """
     millimetre millimetres kilometer kilometers kilometre kilometres decimeter decimeters s sec secs second seconds
     min mins minute minutes h hr hrs hour hours day days g kg mg gram grams kilogram kilograms lb lbs oz pound
     pounds ton tons l ml liter liters litre litres gal gallon gallons acre acres hectare hectares ha rad rads radian
-    radians percent dollar dollars usd cent cents mph square squared sq cubic cubed cu cc sqcm sqm sqkm sqmm sqft
-    sqin squnits yds kgs yuan euro euros per
+    radians percent percentage pct dollar dollars usd cent cents mph square squared sq cubic cubed cu cc sqcm sqm sqkm
+    sqmm sqft sqin squnits yds kgs yuan euro euros per
 """
 UNITS = frozenset(_UNIT_WORDS.split())
 _UNIT = re.compile(r"\s*(?:([A-Za-z]+)\.?|\^\s*\{?\s*-?[0-9]\s*\}?|\\?%|°|'{1,2}|\x22|[/*{}()\[\]])")

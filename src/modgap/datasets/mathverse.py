@@ -11,8 +11,9 @@ its row has, so that pairing and clustering by problem come for free. `Problem.q
 whole text with its choices, which the judge reads; rows without it (`testmini_text_only`) have their `question` for it.
 
 Where this differs from the original, which asks what it finds row by row: rows that are faulty or there twice are
-named; a gold answer or a whole text that differs between versions is kept for each version. Of a row with neither a
-gold answer nor a known question type, `modgap data check` tells; it is asked, and graded `error` or as free-form.
+named; a gold answer or a whole text that differs between versions is kept for each version. A question type may be
+spelled in other ways (`multi_choice`, `Free Form`); one that is not known is a fault, since it decides how an answer is
+graded. A row without a gold answer is named by `modgap data check`; it is asked, and graded `error`.
 
 Images stay encoded until they are asked; versions that show the same image share its bytes.
 """

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
-from modgap.core.mathverse_grading import MULTI_CHOICE
+from modgap.core.mathverse_grading import FREE_FORM, MULTI_CHOICE, question_type_of
 from modgap.core.view import VERSIONS
 from modgap.datasets.faults import Fault, json_type
 
 HUB_ID = "AI4Math/MathVerse"
-FREE_FORM = "free-form"
 _NEEDED = ("problem_index", "problem_version", "question", "answer", "question_type")
 _TAKEN = (*_NEEDED, "question_for_eval", "metadata")
 _JSON = (".json", ".jsonl")
@@ -208,17 +207,16 @@ def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None
         return None, faults
     if not texts["question"].strip() and version != "Vision Only":
         fault("empty", f"{version} has no question of its own; only Vision Only may leave it to the image", fatal=False)
-    if texts["question_type"] not in (MULTI_CHOICE, FREE_FORM):
-        fault(
-            "question-type",
-            f"the question type {texts['question_type']!r} is not known: graded as {FREE_FORM}",
-            fatal=False,
-        )
+    question_type = question_type_of(texts["question_type"])
+    if question_type is None:
+        known = f"make it {MULTI_CHOICE} or {FREE_FORM}"
+        fault("question-type", f"the question type {texts['question_type']!r} is not known: {known}")
+        return None, faults
     metadata = record.get("metadata")
     about = metadata if isinstance(metadata, dict) else {}
     return Row(
         file, number, name, VERSIONS[version], texts["question"], whole, texts["answer"],
-        MULTI_CHOICE if texts["question_type"] == MULTI_CHOICE else FREE_FORM,
+        question_type,
         str(about.get("subject") or ""), str(about.get("subfield") or ""), record.get("image"),
     ), faults  # fmt: skip
 
