@@ -41,8 +41,8 @@ RELATIVE: Final = 0.01
 ROUNDING: Final = 1e-9  # 7.075 is within 5e-3 of 7.07 although their floats are a little further apart
 LAST_BOXES: Final = 8
 MAX_BRACES: Final = 10_000
-CLOSE: Final = "</think>"
 
+_CLOSE = "</think>"
 _THINK_TAG = re.compile(r"<\s{0,9}(/?)\s{0,9}think(?:ing)?\s{0,9}>", re.IGNORECASE)
 _PERCENT = re.compile(r"%|％|\bpercent\b")
 _QUOTES = frozenset("`'\"“”‘’")
@@ -94,10 +94,11 @@ class Reward:
 
 def _after_thinking(response: str) -> str:
     """What follows the last `</think>`, up to a `<think>` that is never closed; a tag in quotation marks is none."""
-    start = len(response)
-    while (start := response.rfind(CLOSE, 0, start)) >= 0 and _quoted(response, start, start + len(CLOSE)):
-        pass
-    start, opened = (start + len(CLOSE) if start >= 0 else 0), len(response)
+    closing = response.rfind(_CLOSE)
+    while closing >= 0 and _quoted(response, closing, closing + len(_CLOSE)):
+        closing = response.rfind(_CLOSE, 0, closing)
+    start = closing + len(_CLOSE) if closing >= 0 else 0
+    opened = len(response)
     for tag in _THINK_TAG.finditer(response, start):
         if _quoted(response, tag.start(), tag.end()):
             continue

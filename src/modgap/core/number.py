@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final, Literal
 
 from modgap.core.notation import FUNCTIONS, clean
@@ -439,6 +440,16 @@ class Parser:
 # ---- one answer ----------------------------------------------------------------------------------------------------
 _RADIANS = re.compile(r"\brad(?:s|ians?)?\b")
 _IN_DEGREES = re.compile(r"°|\bdeg")
+_DECIMAL_COMMA = re.compile(
+    r"(?<![0-9.,])([0-9]{1,3}(?:\.[0-9]{3})+|[0-9]{1,30})(?:,|\{,\}|,\\!)([0-9]{1,30})(?![0-9]|[.,][0-9])"
+)
+_DECIMALS = re.compile(r"\s*-?[0-9]{0,30}\.([0-9]{1,30})(?![0-9.])")
+_ROW_END = re.compile(r"\\\\\*?(?:\s*\[[^\[\]]{0,10}\])?|\\(?:cr|newline)(?![A-Za-z])")
+_TABLE_NAME = r"\{\s*(?:array|[dr]?cases)\s*\}"
+_TABLE = re.compile(rf"\\begin\s*{_TABLE_NAME}(?:\s*\[[tcb]\])?(?:\s*\{{[lcr|@. ]{{1,20}}\}})?|\\end\s*{_TABLE_NAME}")
+_SIGN_AT_END = re.compile(r"(?:=|≈|≅|:|\\(?:approx|approxeq|simeq|cong|sim|equiv|doteq))$")
+_BOUND = re.compile(r"\\(?:pm|mp|le|ge|leq|geq|lt|gt|leqslant|geqslant|in|notin|infty)(?![A-Za-z])")
+_NO_STEP = re.compile(rf"{_BOUND.pattern}|[,;<>≤≥]|\b(?:or|and)\b")
 
 
 def _values_of(side: str) -> tuple[float, ...]:
@@ -450,7 +461,9 @@ def _values_of(side: str) -> tuple[float, ...]:
         return () if value is None else (value,)
     tail = side[parser.at :]
     in_radians = _parse(Parser(side, "radians"))
-    if in_radians is None or math.isclose(value, in_radians):
+    if in_radians is None:
+        return ()
+    if math.isclose(value, in_radians, abs_tol=1e-12):
         return (value,)
     if not parser.bare and (parser.degrees or _IN_DEGREES.search(tail)):
         return (value,)
@@ -482,8 +495,8 @@ def readings(text: str) -> tuple[float, ...]:
     if _PLAIN.fullmatch(text):
         return (float(text),)
     if "\\begin" in text:
-        rows = [row for part in _ROW_END.split(text) if (row := _tidy(part))]
-        return _last_of(rows) if rows else ()
+        rows = _ROW_END.split(_TABLE.sub(" ", text))
+        return () if any(map(_has_columns, rows)) else _last_of([row for part in rows if (row := _tidy(part))])
     return _stated(_tidy(text))
 
 
@@ -500,14 +513,18 @@ def decimal_comma_readings(text: str) -> tuple[float, ...]:
     return readings(other) if other != text else ()
 
 
-_DECIMAL_COMMA = re.compile(
-    r"(?<![0-9.,])([0-9]{1,3}(?:\.[0-9]{3})+|[0-9]{1,30})(?:,|\{,\}|,\\!)([0-9]{1,30})(?![0-9]|[.,][0-9])"
-)
+def _has_columns(row: str) -> bool:
+    r"""Whether a row has cells that are not the sides of a relation: `2 & 5`, `x & \text{if } x > 0`."""
+    cells = [cell.strip() for cell in row.split("&")]
+    for left, right in pairwise(cells):
+        if left and right and not _SIGN_AT_END.search(left) and not _RELATION.match(right.lstrip("{} ")):
+            return True
+    return False
 
 
 def _last_of(rows: list[str]) -> tuple[float, ...]:
     """What the last row states, if each one before states the same or is a step towards it (`2x = 50`)."""
-    values = _stated(rows[-1])
+    values = _stated(rows[-1]) if rows else ()
     for row in rows[:-1]:
         stated = _stated(row)
         if stated:
@@ -553,9 +570,3 @@ def _rounding(side: str) -> float:
     """Half a unit of the last place of a plain decimal: how far `0.36` is from what it rounds."""
     match = _DECIMALS.match(side)
     return 0.5000001 * 10.0 ** -len(match[1]) if match else 0.0
-
-
-_DECIMALS = re.compile(r"\s*-?[0-9]{0,30}\.([0-9]{1,30})(?![0-9.])")
-_ROW_END = re.compile(r"\\\\\*?(?:\s*\[[^\[\]]{0,10}\])?|\\(?:cr|newline)(?![A-Za-z])")
-_BOUND = re.compile(r"\\(?:pm|mp|le|ge|leq|geq|lt|gt|leqslant|geqslant|in|notin|infty)(?![A-Za-z])")
-_NO_STEP = re.compile(rf"{_BOUND.pattern}|[,;<>≤≥]|\b(?:or|and)\b")
