@@ -68,6 +68,8 @@ def _same_values(answer: Form, gold: Form, close: Close) -> bool | None:
     if kinds == {"number", "equation"}:
         number = answer if answer.kind == "number" else gold
         return bool(LETTER.fullmatch(number.name)) and _same_kind(_as_equation(answer), _as_equation(gold), close)
+    if kinds == {"ratio", "number"}:
+        return _number_of_ratio(answer, gold, close)
     if kinds == {"bracket", "list"}:
         return _point_without_brackets(answer, gold, close)
     return None if _may_be_the_same_range(answer, gold) else False
@@ -80,6 +82,17 @@ def _number_of_time(answer: Form, gold: Form, close: Close) -> bool | None:
         hours = number.value * 3600 in (time.seconds, time.seconds - HALF_DAY)
         return None if hours and not number.units - {"h"} else False
     return close(answer.value, gold.value)
+
+
+def _number_of_ratio(answer: Form, gold: Form, close: Close) -> bool | None:
+    r"""`\sqrt{3}:2` for `\frac{\sqrt{3}}{2}`: a matter for a judge."""
+    values = [
+        form.parts[0].value / form.parts[1].value
+        if form.kind == "ratio" and len(form.parts) == 2 and all(part.value for part in form.parts)
+        else form.value
+        for form in (answer, gold)
+    ]
+    return None if not any(map(math.isnan, values)) and close(values[0], values[1]) else False
 
 
 def _same_time(answer: Form, gold: Form) -> bool | None:

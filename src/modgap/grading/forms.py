@@ -61,6 +61,8 @@ _MEMBER = re.compile(r"[a-z]\s*(?:\\in(?![a-z])|∈)\s*(?=[(\[])")
 FUNCTION_SIDE = re.compile(
     r"([a-zA-Z]\s*(?:'{1,2}|\^\s*\{\s*(?:-1|\\prime)\s*\}|_\s*\{?\s*\w\s*\}?)?)\s*\(\s*([a-z])\s*\)"
 )
+_PLAIN_RATIO = re.compile(r"\s*\d+(?:\.\d+)?\s*:\s*\d+(?:\.\d+)?\s*")
+_SIDES = re.compile(r"[=≈]|\\approx")
 _OF_RATIO_OR_TIME = re.compile(r"[^=]*[A-Za-z][^=]*=\s*(?=[^=:]*\d[^=:]*:[^=]*\d[^=]*$)")  # `V_1:V_2 = 2:3`, `t = 3:00`
 _POINT_NAME = re.compile(r"\(\s*([a-z](?:\s*,\s*[a-z])+)\s*\)\s*=\s*(?=\()")  # `(p, q) = (3, 2)`
 _TIME = re.compile(
@@ -222,11 +224,11 @@ def _read_part(text: str, labelled: bool = False) -> Form:
 
 def _read_ratio(text: str) -> Form | None:
     r"""`2:3`, `\sqrt{3}:2` and `1:2:3`, whose parts are numbers."""
-    numbers = [parse_number(part) for part in text.split(":")]
+    numbers = [None if _SIDES.search(part) else parse_number(part) for part in text.split(":")]
     values = [number for number in numbers if number is not None]
     if len(values) < max(2, len(numbers)) or len(values) > MAX_PARTS:
         return None
-    if len(values) == 2 and all(values):
+    if len(values) == 2 and all(values) and _PLAIN_RATIO.fullmatch(text):
         return Form("number", text, value=values[0] / values[1])
     return Form("ratio", text, parts=tuple(Form("number", repr(value), value=value) for value in values))
 

@@ -54,7 +54,9 @@ _MARKUP = re.compile(
     r"|\\(?:style|class|cssId|href|htmlClass)\s*\{[^{}]{0,80}\}"
     r"|\\(?:[hv]?phantom|[hv]space\*?|tag\*?|label)\s*\{[^{}]{0,40}\}|\\bbox\s*\[[^\[\]]{0,40}\]"
     r"|\\(?:kern|[hm]skip|mkern)\s*-?[0-9.]{1,6}\s*(?:em|ex|pt|mu|mm|cm|in)(?![a-z])"
-    r"|\\begin\s*\{\s*align(?:ed)?at\*?\s*\}\s*(?:\[[tcb]\]\s*)?\{[^{}]{0,40}\}"
+)
+_ENVIRONMENT = re.compile(
+    r"\\begin\s*\{\s*align(?:ed)?at\*?\s*\}\s*(?:\[[tcb]\]\s*)?\{[^{}]{0,40}\}"
     r"|\\(?:begin|end)\s*\{\s*(?:aligned|align|alignat|alignedat|flalign|gathered|gather|split|equation|eqnarray"
     r"|multline|displaymath|math|center)\*?\s*\}(?:\s*\[[tcb]\])?"
 )
@@ -85,7 +87,9 @@ _PRIMES = re.compile(r"(?:\^\s*)?(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s
 _EMPHASIS = re.compile(
     r"(?:(?<![^\s=:])(\*{2,3}|__)|(?:^|(?<=[=:}]))\s*(\*))(?=[^\s*_])((?:[^*]|\*(?!\*)){1,400}?)\s?(?:\1|\2)(?=[\s:.}]|$)"
 )
-_FLAT_POWER = re.compile(r"(?<=[0-9}\s/({])([mcdk]?m|ft|in|yd|units?)([23])(?![0-9A-Za-z])")
+_FLAT_POWER = re.compile(
+    r"((?:(?<![\w.])[0-9][0-9.,]{0,30}|[)}])\s{0,3}[{(]?\s{0,3}(?:[mcdk]?m|ft|in|yd|units?))([23])(?![0-9A-Za-z])"
+)
 _BARS = re.compile(r"\\[lr]?vert(?![A-Za-z])")
 _FRACTION_NAMES = re.compile(r"\\(?:nice|s|x|flat)frac(?![A-Za-z])")
 _OVER = re.compile(r"\{\s*([0-9.]{1,20})\s*\\over(?![A-Za-z])\s*([0-9.]{1,20})\s*\}")
@@ -114,6 +118,8 @@ def clean(text: str) -> str:
 
 def _clean_commands(text: str) -> str:
     text = _MARKUP.sub(" ", text)
+    if "\\\\" not in text:  # several rows may be steps of a calculation, not a list: they stay as they are
+        text = _ENVIRONMENT.sub(" ", text)
     text = _FUNCTION_NAME.sub(r"\\\1 ", text)
     text = _WRAPPERS.sub(" ", text)
     text = _BARS.sub("|", text).replace("\\textsuperscript", "^")

@@ -26,9 +26,8 @@ _NAMES: Final = """
     minutes; time 3600 h hr hrs hour hours; time 86400 day days; mass 1 g gram grams; mass 1000 kg kgs kilogram
     kilograms; mass .001 mg; mass 453.59237 lb lbs pound pounds; mass 28.349523125 oz; mass 1e6 ton tons; length^3
     .001 l liter liters litre litres; length^3 1e-6 ml; length^3 .003785411784 gal gallon gallons; length^2
-    4046.8564224 acre acres; length^2 10000 ha hectare hectares; share 1 % percent percentage pct;
-    money 1 $ dollar dollars usd;
-    money .01 cent cents; speed 1 mph
+    4046.8564224 acre acres; length^2 10000 ha hectare hectares; share 1 % percent percentage pct; money 1 $ dollar
+    dollars usd; money .01 cent cents; speed 1 mph
 """
 _GROUPS: Final = [group.split() for group in _NAMES.split(";")]
 _CANONICAL: Final = {word: group[2] for group in _GROUPS for word in group[2:]}

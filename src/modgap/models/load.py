@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modgap.core.errors import UserError
 from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
-from modgap.models.weights import Weights, check_weights, damaged, refuse_misfits
+from modgap.models.weights import Weights, check_weights, damaged, refuse_adapter, refuse_misfits
 
 if TYPE_CHECKING:
     import torch
@@ -106,10 +106,11 @@ def check_files(folder: Path) -> None:
     """Refuse what is no whole model, of whatever kind, and say how it becomes one; before anything is loaded.
 
     Raises:
-        UserError: There is no config, tokenizer or image processor.
+        UserError: There is no config, tokenizer or image processor, or there is an adapter beside the weights.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} {_instead_of_a_model(folder)}")
+    refuse_adapter(folder)
     for what, names in _PARTS.items():
         if not any(any(folder.glob(name)) for name in names):
             raise UserError(

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modgap.core.errors import UserError
-from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
 from modgap.models.weights import INDEX, find_weights
 
 _LINEAR = r"layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)"
@@ -202,15 +202,9 @@ def taken_out(slices: Mapping[str, Any], adapter: Adapter, dtype: torch.dtype) -
     }
 
 
-def write_without_adapter(folder: Path, out: Path, dtype: torch.dtype) -> int:
-    """Write the model that a folder's adapter belongs to, for who applies adapters by themselves.
-
-    Returns:
-        The adapter's rank.
-    """
-    adapter = read_adapter(folder / ADAPTER)
-    _rewrite(folder, out, adapter, -1, dtype)
-    return len(next(iter(adapter.values()))[0])
+def write_without_adapter(folder: Path, out: Path, dtype: torch.dtype) -> None:
+    """Write the model that a folder's adapter belongs to, for who applies adapters by themselves."""
+    _rewrite(folder, out, read_adapter(folder / ADAPTER), -1, dtype)
 
 
 def merge_adapter(folder: Path, at: Path, out: Path) -> None:
@@ -220,8 +214,15 @@ def merge_adapter(folder: Path, at: Path, out: Path) -> None:
         folder: The model without the adapter.
         at: The adapter, in PEFT's format.
         out: Gets the checkpoint.
+
+    Raises:
+        UserError: The adapter cannot be read, or is none of this model.
     """
     adapter = read_adapter(at)
+    if has_adapter(folder):
+        raise UserError(
+            f"{folder} keeps an adapter already, to which {at} cannot be added: merge it with PEFT, in fp32"
+        )
     _rewrite(folder, out, adapter, 1, torch.float32)
     write_adapter(out, adapter)
 

@@ -355,6 +355,6 @@ class Policy:
         Args:
             folder: Where; what is there is overwritten.
             dtype: Type of the weights; by default the policy's own, so that loading gives the same bits back, and fp32
-                with LoRA, see `lora.py`.
+                with LoRA; a lower one rounds away some of what adapters learned, see `lora.py`.
         """
         return save_folder(Path(folder), self.model, self.tokenizer, self.processor, self.source, dtype)

@@ -69,6 +69,19 @@ class Weights:
             yield {name: files[path].get_slice(stored) for name, (path, stored) in self.places.items()}
 
 
+def refuse_adapter(folder: Path) -> None:
+    """Refuse an adapter beside whole weights: transformers would apply it, vLLM would not. Raises `UserError`."""
+    if not any((folder / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
+        return
+    others = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    if all(path.name == ADAPTER_WEIGHTS for path in others):
+        raise UserError(f"{folder} is a LoRA adapter: merge it into its base model, {CONVERT}")
+    raise UserError(
+        f"{folder} holds a LoRA adapter beside whole weights, and does not say whether they contain it: remove the "
+        f"adapter_* files if they do, else merge it, {CONVERT}"
+    )
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a folder's weights.
 
@@ -77,13 +90,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     shards = sorted(path for path in folder.glob("*.safetensors") if re.search(r"-\d+-of-\d+$", path.stem))
     single = folder / _SINGLE
-    if any((folder / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
-        if not (shards or single.is_file() or any(folder.glob("pytorch_model*.bin"))):
-            raise UserError(f"{folder} is a LoRA adapter: merge it into its base model, {CONVERT}")
-        raise UserError(
-            f"{folder} holds a LoRA adapter beside whole weights, and does not say whether they contain it: remove the "
-            f"adapter_* files if they do, else merge it, {CONVERT}"
-        )
+    refuse_adapter(folder)
     if (folder / INDEX).is_file():
         named = _indexed(folder)
         if missing := [name for name in named if not (folder / name).is_file()]:
