@@ -23,9 +23,10 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, get_args
 
 from modgap.grading import choices, judge
-from modgap.grading.answer import ABSOLUTE, RELATIVE, ROUNDING, Grade, extract_answer
+from modgap.grading.answer import ABSOLUTE, RELATIVE, ROUNDING, extract_answer
 from modgap.grading.compare import Close, for_algebra, same_form
 from modgap.grading.forms import Form, read_form
+from modgap.grading.grade import Grade
 from modgap.grading.greek import canonical
 from modgap.grading.judge import Ask, JudgeMode, Undecided
 from modgap.grading.number import MAX_CHARS, decimal_comma_readings

@@ -20,7 +20,8 @@ from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
 from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
 from modgap.engines.judge import Judge
-from modgap.grading.answer import Grade, Mode, extract_answer, grade
+from modgap.grading.answer import Mode, extract_answer, grade
+from modgap.grading.grade import Grade
 from modgap.grading.judge import JudgeMode, Undecided
 from modgap.grading.mathverse import Case, grade_without_judge
 from modgap.grading.symbolic import SymbolicPool

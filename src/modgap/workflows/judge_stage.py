@@ -14,7 +14,8 @@ from typing import Any
 from modgap.analysis.agreement import Agreement
 from modgap.core.record import Key, ProblemRow, Response, RunFolder
 from modgap.engines.judge import Judge, Recalled, Said
-from modgap.grading.answer import Grade, extract_answer
+from modgap.grading.answer import extract_answer
+from modgap.grading.grade import Grade
 from modgap.grading.judge import JudgeMode, Undecided, parse_verdict, settle, unsettled
 from modgap.grading.verdicts import VerdictFile
 
