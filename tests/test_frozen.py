@@ -16,7 +16,7 @@ import pytest
 
 import mathverse_data as made
 from folders import record, write_folder
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, split_grader
 from modgap.core.record import ProblemRow, RunFolder
 from modgap.training.setup import digest
 from modgap.workflows.evaluate import fingerprint, problem_row, read_problems
@@ -172,6 +172,19 @@ def test_fingerprints_and_rows_of_earlier_runs_are_kept(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_row_is_read_and_written_again_as_it_was(name: str) -> None:
-    for line in FROZEN[name][2]:
-        assert ProblemRow.model_validate_json(line).model_dump_json() == line
+def test_recorded_problems_are_read_and_written_again_as_they_were(tmp_path: Path, name: str) -> None:
+    run, text = RunFolder(tmp_path), "".join(f"{line}\n" for line in FROZEN[name][2])
+    (tmp_path / "problems.jsonl").write_text(text, encoding="utf-8")
+    run.write_problems(run.problems().values())
+    assert (tmp_path / "problems.jsonl").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("grader", "recorded"),
+    [("", ""), ("mathverse:free-form", "free-form"), ("mine", "mine:"), ("mine:a:b", "mine:a:b")],
+)
+def test_a_grader_is_recorded_under_the_key_of_the_first_runs(tmp_path: Path, grader: str, recorded: str) -> None:
+    run = RunFolder(tmp_path)
+    run.write_problems([ProblemRow(id="p", answer="1", grader=grader)])
+    assert json.loads((tmp_path / "problems.jsonl").read_text())["question_type"] == recorded
+    assert split_grader(run.problems()["p"].grader) == split_grader(grader)

@@ -52,7 +52,7 @@ def write_run(
     run = RunFolder(path)
     run.start("eval", {"samples": samples, "views": list(views)})
     run.write_problems(
-        ProblemRow(id=name, answer=gold, question=question, question_type=kind)
+        ProblemRow(id=name, answer=gold, question=question, grader=f"mathverse:{kind}" if kind else "")
         for name in problems
         for kind, question, gold, _ in [PROBLEMS[name]]
     )
@@ -318,7 +318,7 @@ def many(path: Path, count: int = 60) -> RunFolder:
     run = RunFolder(path)
     run.start("eval", {"samples": 1, "views": ["full-text"]})
     run.write_problems(
-        ProblemRow(id=f"p{n}", answer="a square", question=f"What is {n}?", question_type="free-form")
+        ProblemRow(id=f"p{n}", answer="a square", question=f"What is {n}?", grader="mathverse:free-form")
         for n in range(count)
     )
     with run.appending() as writer:

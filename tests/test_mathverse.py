@@ -28,7 +28,7 @@ from modgap.analysis.original_mathverse import mathverse_lines
 from modgap.cli.main import main
 from modgap.core.engine import Request
 from modgap.core.errors import UserError
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, split_grader
 from modgap.core.prompt import INSTRUCTION, SYSTEM, evaluation_prompt
 from modgap.core.record import RunFolder
 from modgap.core.view import VERSION_VIEWS, VERSIONS, parse_versions
@@ -84,18 +84,20 @@ def test_a_problem_has_the_words_and_the_image_of_each_version(data: Path, rows:
     assert [problem.id for problem in problems] == [str(number) for number in range(1, 9)]
     by_key = {(row["problem_index"], VERSIONS[row["problem_version"]]): row for row in rows}
     for problem in problems:
-        assert list(problem.prompts) == [*FIVE, "text-only"] and list(problem.images) == list(FIVE)
-        for view, words in problem.prompts.items():
+        assert list(problem.own_words) == [*FIVE, "text-only"] and list(problem.own_images) == list(FIVE)
+        assert problem.views == (*FIVE, "text-only") and problem.image_of("text-only") is None
+        for view, words in problem.own_words.items():
             row = by_key[problem.id, view]
             assert words == row["question"]
-            assert problem.questions.get(view, problem.question) == row.get("question_for_eval", row["question"])
-            assert problem.answers.get(view, problem.answer) == row["answer"]
-            assert problem.question_type == row["question_type"] and problem.subject == row["metadata"]["subject"]
+            assert problem.question_of(view) == row.get("question_for_eval", row["question"])
+            assert problem.gold_of(view) == row["answer"]
+            assert problem.grader == f"mathverse:{row['question_type']}"
+            assert problem.labels == {"subject": row["metadata"]["subject"]}
             if view != "text-only":
                 assert problem.image_bytes(view) == row["image"]["bytes"]
-        assert problem.prompts["vision-only"] == "" and not problem.leaky
+        assert problem.words_of("vision-only") == "" and not problem.leaky
         # Versions that show the same image share its bytes.
-        assert problem.images["text-dominant"] is problem.images["vision-dominant"]
+        assert problem.image_of("text-dominant") is problem.image_of("vision-dominant")
 
 
 def test_every_layout_gives_the_same_problems(data: Path, rows: Rows, tmp_path: Path) -> None:
@@ -147,13 +149,14 @@ def test_images_in_files_are_read_once_and_an_absent_one_is_named(
     shared = [row | {"image": row["image"] | {"path": f"{row['problem_index']}.png"}} for row in with_images(rows)[:4]]
     problems = list(mathverse.read(made.write_json(tmp_path / "testmini.json", shared)))
     file = tmp_path / "images" / "1.png"
-    assert list(problems[0].images.values()) == [file] * 4
+    assert list(problems[0].own_images.values()) == [file] * 4
     opened: list[Path] = []
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda path, *a, **k: (opened.append(path), real(path, *a, **k))[1])
     before = fingerprint(problems)
     assert opened == [file]
-    assert before == fingerprint([replace(problems[0], images=dict.fromkeys(problems[0].images, file.read_bytes()))])
+    shown = {view: replace(of_view, image=file.read_bytes()) for view, of_view in problems[0].shown.items()}
+    assert before == fingerprint([replace(problems[0], shown=shown)])
     file.unlink()
     with pytest.raises(UserError, match=r"^problem 1: the diagram .*1\.png cannot be read .*`modgap data check`.*$"):
         fingerprint(problems)
@@ -162,7 +165,7 @@ def test_images_in_files_are_read_once_and_an_absent_one_is_named(
 def test_golds_and_questions_may_differ_by_version(rows: Rows, tmp_path: Path) -> None:
     odd = changed(with_images(rows), 4, answer="C", question_for_eval="Pick.\nChoices:\nA:1\nB:2\nC:3")
     problem = next(mathverse.read(made.write_parquet(tmp_path / "x.parquet", odd)))
-    assert problem.answers["vision-only"] == "C" != problem.answer
+    assert problem.own_answers == {"vision-only": "C"} and problem.answer != "C"
     summary = evaluate([problem], ScriptedEngine(lambda *_: "\\boxed{C}"), tmp_path / "run", views=FIVE, samples=1)
     gold = rows[0]["answer"]
     right = {view: row["correct"] for view, row in summary["views"].items()}
@@ -176,7 +179,7 @@ def test_golds_and_questions_may_differ_by_version(rows: Rows, tmp_path: Path) -
 def test_a_question_type_is_read_however_it_is_spelled(rows: Rows, tmp_path: Path, words: str, free: str) -> None:
     spelled = [row | {"question_type": words if row["question_type"] == "multi-choice" else free} for row in rows]
     file = made.write_json(tmp_path / "testmini.json", [row | {"image": None} for row in spelled])
-    types = {problem.id: problem.question_type for problem in mathverse.read(file)}
+    types = {problem.id: split_grader(problem.grader)[1] for problem in mathverse.read(file)}
     assert types == {row["problem_index"]: row["question_type"] for row in rows}
     assert set(types.values()) == {"multi-choice", "free-form"}
 
@@ -306,11 +309,11 @@ def test_real_records() -> None:
     problems = list(mathverse.read(name))
     assert len(problems) == len(records) == 50 and mathverse.check(name).errors == []
     for problem, record in zip(problems, records, strict=True):
-        assert (problem.id, problem.answer, problem.prompts) == (
+        assert (problem.id, problem.answer, problem.own_words) == (
             record["problem_index"], record["answer"], {"text-only": record["question"]},
         )  # fmt: skip
-        assert problem.question == record["question"] and problem.question_type == record["question_type"]
-        assert problem.subject == record["metadata"]["subject"] and not problem.images
+        assert problem.question == record["question"] and problem.grader == f"mathverse:{record['question_type']}"
+        assert problem.labels == {"subject": record["metadata"]["subject"]} and not problem.own_images
 
 
 # ---- asking --------------------------------------------------------------------------------------------------------
@@ -320,13 +323,13 @@ def test_paper_style_asks_the_whole_question_and_aligned_the_versions_own(data: 
     for problem in read_problems("mathverse", data, limit=3):
         for view in (*FIVE, "text-only"):
             paper, aligned = (evaluation_prompt(problem, view, style) for style in ("paper", "aligned"))
-            whole = problem.questions.get(view, problem.question)
+            whole = problem.question_of(view)
             assert paper.text == (
                 f"{whole}\nYou FIRST think step-by-step inside <think></think>, "
                 "then wrap the final answer in \\boxed{}."
             )
             assert (paper.system, paper.prefill) == (None, "<think>")
-            own = problem.prompts[view]
+            own = problem.words_of(view)
             assert aligned.text == (f"{own}\n{INSTRUCTION}" if own else INSTRUCTION)
             assert (aligned.system, aligned.prefill) == (SYSTEM, "")
             assert paper.has_image == aligned.has_image == (view != "text-only")
@@ -497,7 +500,7 @@ def test_the_viewer_shows_each_picture_with_the_views_that_saw_it(rows: Rows, da
         captions = [caption for _, caption in detail["m"]]
         assert captions == ["text-dominant, text-lite, vision-intensive, vision-dominant", "vision-only"]
         sizes = [Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size for uri, _ in detail["m"]]
-        images = [Image.open(io.BytesIO(problem.images[view])) for view in ("text-lite", "vision-only")]
+        images = [Image.open(io.BytesIO(problem.image_bytes(view))) for view in ("text-lite", "vision-only")]
         assert [width / height for width, height in sizes] == pytest.approx(
             [image.width / image.height for image in images], rel=0.02
         )
@@ -595,7 +598,7 @@ def test_text_and_vision_files_are_one_run(rows: Rows, tmp_path: Path) -> None:
     assert run.strict["gap"]["n_problems"] == 8 and run.strict["mathverse"]["text"]["n_samples"] == 8 * 2 * TRIES
     problem = RunFolder(tmp_path / "run").problems()["2"]
     row = next(row for row in rows if row["problem_index"] == "2" and row["problem_version"] == "Vision Only")
-    assert problem.gold_of("vision-only") == row["answer"] and problem.question_type == row["question_type"]
+    assert problem.gold_of("vision-only") == row["answer"] and problem.grader == f"mathverse:{row['question_type']}"
     assert problem.question_of("vision-only") == row["question_for_eval"]
 
 
@@ -772,7 +775,7 @@ def test_prompts_are_the_originals_but_for_two_named_slips(original: Path, data:
                 f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{ours.text}<|im_end|>\n"
                 f"<|im_start|>assistant\n{ours.prefill}"
             )
-            theirs = space["build_prompt"](problem.questions.get(view, problem.question))
+            theirs = space["build_prompt"](problem.question_of(view))
             assert chat == theirs.replace("You should FIRST", "You FIRST").replace("\\boxed{ }", "\\boxed{}")
 
 

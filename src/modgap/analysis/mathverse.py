@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from modgap.analysis import gap as stats
 from modgap.analysis.scores import Scores
+from modgap.core.problem import split_grader
 from modgap.core.record import OUTCOMES
 from modgap.core.view import VERSIONS
+from modgap.grading.mathverse import NAME
 
 
 def breakdown(scores: Scores, gap_of: Callable[[NDArray[np.bool_]], Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """The breakdown of a run; `None` where its problems have no question types, that is, are not MathVerse's.
+    """The breakdown of a run; `None` where none of its problems is MathVerse's.
 
     Args:
         scores: The verdicts.
@@ -32,11 +34,11 @@ def breakdown(scores: Scores, gap_of: Callable[[NDArray[np.bool_]], Mapping[str,
         nothing is complete), `n_problems`, `n_samples` and the four outcomes; `question_types` and `subjects` (name ->
         the same parts, and `gap`).
     """
-    if not any(problem.question_type for problem in scores.problems):
+    graders = [split_grader(problem.grader) for problem in scores.problems]
+    if not any(name == NAME for name, _ in graders):
         return None
-    kinds_P, subjects_P = (
-        np.array([getattr(problem, key) for problem in scores.problems], object) for key in ("question_type", "subject")
-    )
+    kinds_P = np.array([kind if name == NAME else "" for name, kind in graders], object)
+    subjects_P = np.array([problem.subject for problem in scores.problems], object)
     everything_P = np.ones(len(scores.problems), np.bool_)
     found = _parts(scores, everything_P)
     for key, names_P in (("question_types", kinds_P), ("subjects", subjects_P)):

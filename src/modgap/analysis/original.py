@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from modgap.core.record import GradeRow, Response
+from modgap.core.record import GradeRow, ProblemRow, Response
 
 
 def original_figures(
@@ -43,6 +43,17 @@ def original_figures(
         of_view["correct"] += outcomes[response.key] == "correct"
         of_view["none"] += outcomes[response.key] == "no_answer"
     return {view: _figures(of_view) for view, of_view in counts.items()}
+
+
+def add_figures(
+    summary: dict[str, Any],
+    problems: Mapping[str, ProblemRow],
+    responses: Iterable[Response],
+    grades: Iterable[GradeRow],
+    other_files: Mapping[str, Mapping[str, int]] | None = None,
+) -> None:
+    """Add them to a summary, as `original`; they need nothing of the problems."""
+    summary["original"] = original_figures(responses, grades, other_files)
 
 
 def _figures(counts: Counter[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from modgap.core.problem import split_grader
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
 from modgap.core.record import GradeRow, ProblemRow, Response
 from modgap.core.view import ALL_VIEWS, VERSIONS
@@ -38,7 +39,7 @@ def mathverse_figures(
         if response.finish_reason == "error" or not said or "[gemini error]" in said:
             continue
         right = outcomes[response.key] == "correct"
-        kind = problems[response.problem_id].question_type
+        _, kind = split_grader(problems[response.problem_id].grader)
         of_type = types.setdefault(kind if kind == MULTI_CHOICE else FREE_FORM, _empty())
         side = ALL_VIEWS[response.view].side if response.view in ALL_VIEWS else "control"
         for part in (figures, of_type):
@@ -47,6 +48,17 @@ def mathverse_figures(
                 bucket["total"] += 1
                 bucket["correct"] += right
     return figures | {"type": types}
+
+
+def add_figures(
+    summary: dict[str, Any],
+    problems: Mapping[str, ProblemRow],
+    responses: Iterable[Response],
+    grades: Iterable[GradeRow],
+    other_files: Mapping[str, Mapping[str, int]] | None = None,
+) -> None:
+    """Add them to a summary, as `original` of its part `mathverse`; an import of MathVerse's has no other files."""
+    summary["mathverse"]["original"] = mathverse_figures(problems, responses, grades)
 
 
 def _bucket() -> dict[str, int]:

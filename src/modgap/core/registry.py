@@ -11,13 +11,14 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from modgap.core.errors import UserError, unknown
+from modgap.core.view import DEFAULT_VIEWS, VERSION_VIEWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,24 @@ class DatasetEntry(Entry):
         own_data: `module:function` that gives the folder of problems that need no `--data`: (progress) -> path; empty
             where a data set has to be given.
         splits: Whether there is a train split beside the test split.
-        paper_temperature: Temperature of the paper's evaluation, where it is not 0.6.
+        grader: The name of the grader of its problems (`grading.graders`), by which `data_set_of` finds the entry;
+            empty for the grader of numbers.
+        views: The views that are asked unless others are named.
+        paper_prompt: `module:function` of the prompts of paper style: (problem, view) -> `Prompt`; empty where
+            `core.prompt` has the rules.
+        paper_temperature: Temperature of the paper's evaluation; `None` for that of every evaluation.
+        paper_figures: `module:function` that adds the original's own figures to the summary of a run that is graded in
+            mode `paper`: (summary, problems, responses, grades, other files of an import).
     """
 
     check: str = ""
     own_data: str = ""
     splits: bool = True
+    grader: str = ""
+    views: tuple[str, ...] = DEFAULT_VIEWS
+    paper_prompt: str = ""
     paper_temperature: float | None = None
+    paper_figures: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +162,11 @@ RECIPES = Registry(
         "full-text-continued": Entry("modgap.recipes.kl_variants:full_text_continued"),
     },
 )
-_PGPS9K = DatasetEntry("modgap.datasets.pgps9k:read", check="modgap.datasets.pgps9k:check")
+_PGPS9K = DatasetEntry(
+    "modgap.datasets.pgps9k:read",
+    check="modgap.datasets.pgps9k:check",
+    paper_figures="modgap.analysis.original:add_figures",
+)
 DATASETS = Registry(
     "benchmark",
     "modgap.datasets",
@@ -161,10 +177,34 @@ DATASETS = Registry(
         "synthetic": replace(_PGPS9K, own_data="modgap.datasets.synthetic.benchmark:benchmark_folder"),
         "pairs": DatasetEntry("modgap.datasets.pairs:read", check="modgap.datasets.pairs:check", splits=False),
         "mathverse": DatasetEntry(
-            "modgap.datasets.mathverse:read", check="modgap.datasets.mathverse:check", paper_temperature=0.8
+            "modgap.datasets.mathverse:read",
+            check="modgap.datasets.mathverse:check",
+            grader="mathverse",
+            views=tuple(VERSION_VIEWS),
+            paper_prompt="modgap.core.prompt:paper_mathverse",
+            paper_temperature=0.8,
+            paper_figures="modgap.analysis.original_mathverse:add_figures",
         ),
     },
 )
+
+
+def data_set_of(graders: Iterable[str]) -> DatasetEntry:
+    """Our entry for problems that come without their data set's name, such as those of a run folder.
+
+    Args:
+        graders: What grades them (`Problem.grader`).
+
+    Returns:
+        The data set with a grader of its own that is among them; PGPS9K, which has the paper's rules, if none is.
+    """
+    names = {grader.partition(":")[0] for grader in graders}
+    for entry in DATASETS.values():
+        if entry.grader and entry.grader in names:
+            return entry
+    return _PGPS9K
+
+
 _LOCAL = ("batch_size", "device")
 _SERVED = ("base_url", "api_key_env", "concurrency", "timeout", "max_retries")
 INFERENCE_ENGINES = Registry(

@@ -39,6 +39,8 @@ _QUESTION_TYPES: Final = {
     "freeform": FREE_FORM, "openended": FREE_FORM,
 }  # fmt: skip
 PAPER_TOLERANCE: Final = 0.05
+NAME: Final = "mathverse"
+"""This grader's name, see `Problem.grader` and `graders`."""
 
 _DECIMAL_COMMA = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d)")
 _LONE_COMMA = re.compile(r"[^,;()\[\]]*\d(?:,|\{,\})\d[^,;()\[\]]*")
@@ -65,6 +67,11 @@ class Case:
 def question_type_of(text: str) -> str | None:
     """`multi-choice` or `free-form`, as data sets spell it (`multi_choice`, `Multiple Choice`); None for any other."""
     return _QUESTION_TYPES.get(re.sub(r"[\W_]+", "", text).casefold())
+
+
+def grader_of(question_type: str) -> str:
+    """The grader of a problem of that type, as `Problem.grader` names it."""
+    return f"{NAME}:{question_type}"
 
 
 class Symbolic(Protocol):

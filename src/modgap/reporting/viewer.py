@@ -186,7 +186,7 @@ def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, st
     """
     assert row.image is not None
     of_views: dict[str, str] = {}
-    if row.question_type:
+    if row.views:
         try:
             of_views = pictures_of_views(row.image, asked)
         except (OSError, ValueError, KeyError):

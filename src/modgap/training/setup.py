@@ -163,7 +163,7 @@ def digest(problems: Sequence[Problem]) -> str:
     told = hashlib.sha256()
     for p in problems:
         image = None if p.image is None or _absence(p) else _image_digest(p.image_bytes())
-        told.update(repr((p.id, p.question, p.answer, p.structural, p.semantic, dict(p.prompts), image)).encode())
+        told.update(repr((p.id, p.question, p.answer, p.structural, p.semantic, p.own_words, image)).encode())
     return told.hexdigest()[:16]
 
 

@@ -22,7 +22,7 @@ from modgap.core.errors import UsageError, UserError
 from modgap.core.problem import Problem
 from modgap.core.progress import progress_bars, say, warn
 from modgap.core.prompt import Style, evaluation_prompt, structural_conditions
-from modgap.core.record import Key, ProblemRow, Response, RunFolder
+from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
 from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
 from modgap.grading.answer import Mode
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
@@ -94,14 +94,16 @@ def fingerprint(problems: Iterable[Problem]) -> str:
     digest, seen = hashlib.sha256(), dict[tuple[Path, int], str]()
     for problem in problems:
         image = None
-        if problem.image is not None and not problem.images:
+        own_images = problem.own_images
+        if problem.image is not None and not own_images:
             # A file has the longer digest that it has had since the first runs.
             image = _image_digest(problem, problem.image, seen, 64 if isinstance(problem.image, Path) else 16)
         fields = (problem.id, problem.question, problem.answer, problem.structural, problem.semantic, image)
-        digest.update(json.dumps([*fields, dict(problem.prompts)], sort_keys=True).encode())
-        if problem.images or problem.question_type:
-            views = {view: _image_digest(problem, image, seen) for view, image in problem.images.items()}
-            more = (views, dict(problem.questions), dict(problem.answers), problem.question_type)
+        digest.update(json.dumps([*fields, problem.own_words], sort_keys=True).encode())
+        own_questions, own_answers = problem.own_questions, problem.own_answers
+        if own_images or own_questions or own_answers or problem.grader:
+            views = {view: _image_digest(problem, image, seen) for view, image in own_images.items()}
+            more = (views, own_questions, own_answers, recorded_grader(problem.grader))
             digest.update(json.dumps(more, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
@@ -276,12 +278,11 @@ def _record_sampling(
 def _prompts(problems: Sequence[Problem], views: Sequence[View], style: Style) -> Callable[[Response], str | None]:
     """What gives the prompt that a response must have; `None` where the data set has no such view of the problem."""
     by_id = {problem.id: problem for problem in problems}
-    by_name = {view.name: view for view in views}
 
     @functools.cache
     def words(problem_id: str, view: str) -> str | None:
         problem = by_id[problem_id]
-        return evaluation_prompt(problem, view, style).text if has_view(problem, by_name[view]) else None
+        return evaluation_prompt(problem, view, style).text if problem.has_view(view) else None
 
     return lambda response: words(response.problem_id, response.view)
 
@@ -292,14 +293,9 @@ def _graded_in(run: RunFolder) -> Mode:
     return next((mode for mode in get_args(Mode) if {mode} == modes), "strict")
 
 
-def has_view(problem: Problem, view: View) -> bool:
-    """Whether the data set has this view of the problem: of MathVerse the versions that its files hold."""
-    return not problem.question_type or view.name in problem.prompts
-
-
 def default_views(problems: Sequence[Problem]) -> str:
-    """The views that are asked unless others are named: of MathVerse its five versions with an image."""
-    return ",".join(VERSION_VIEWS if any(problem.question_type for problem in problems) else DEFAULT_VIEWS)
+    """The views that are asked unless others are named: those of the problems' data set."""
+    return ",".join(registry.data_set_of(problem.grader for problem in problems).views)
 
 
 def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
@@ -308,8 +304,9 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
     Raises:
         UserError: A view is a version of MathVerse's and the problems are others, or no problem has it.
     """
-    versions = any(problem.question_type for problem in problems)
-    there = [name for name in ALL_VIEWS if any(name in problem.prompts for problem in problems)]
+    versions = any(problem.views for problem in problems)
+    known = {name for problem in problems for name in (*problem.views, *problem.own_words)}
+    there = [name for name in ALL_VIEWS if name in known]
     for view in views:
         if not versions and view.name in VERSION_VIEWS and view.name not in there:
             raise UserError(
@@ -338,14 +335,14 @@ def _answer(
     requests: list[Request] = []
     for number, problem in enumerate(problems):  # views of a problem side by side: its image is prepared once
         for view in views:
-            if not has_view(problem, view):
+            if not problem.has_view(view.name):
                 continue
             wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
             if wanted:
                 image, name = _image(view, problem, problems, number)
                 prompt = evaluation_prompt(problem, view, style)
                 requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
-    total = samples * sum(has_view(problem, view) for problem in problems for view in views)
+    total = samples * sum(problem.has_view(view.name) for problem in problems for view in views)
     count = total - sum(len(request.samples) for request in requests)
     if progress:
         progress("answering", count, total)
@@ -389,7 +386,7 @@ def _image(
         if other is None:
             raise UserError("the view 'swapped-image' needs at least two problems with different diagrams.")
         return other.open_image, f"{other.image_name()} of problem {other.id}"
-    opener = functools.partial(problem.open_image, view.name) if problem.images else problem.open_image
+    opener = functools.partial(problem.open_image, view.name) if problem.own_images else problem.open_image
     return opener, problem.image_name(view.name)
 
 
@@ -409,11 +406,11 @@ def problem_row(problem: Problem, style: Style) -> ProblemRow:
         leaky=problem.leaky,
         image=str(problem.image.resolve()) if isinstance(problem.image, Path) else problem.image_at or None,
         conditions=(*structural_conditions(problem, style), *problem.semantic),
-        question_type=problem.question_type,
-        subject=problem.subject,
-        views=tuple(problem.prompts) if problem.question_type else (),
-        questions=dict(problem.questions),
-        answers=dict(problem.answers),
+        grader=problem.grader,
+        subject=problem.labels.get("subject", ""),
+        views=problem.views,
+        questions=problem.own_questions,
+        answers=problem.own_answers,
     )
 
 

@@ -1,8 +1,8 @@
 """Responses -> grades -> summary, again and again, without the model that answered.
 
-Problems with a question type (MathVerse) go through `grading.mathverse`: rules, then the symbolic pool, then a
-judge; all others through `grading.answer`. Grades are replaced atomically when all are there, and a judge's verdicts
-are kept as they come (`grading.verdicts`), so that a grading that was interrupted asks only what is missing.
+Each problem names its grader (`grading.graders`): rules, and for MathVerse then the symbolic pool and a judge. Grades
+are replaced atomically when all are there, and a judge's verdicts are kept as they come (`grading.verdicts`), so that a
+grading that was interrupted asks only what is missing.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast, get_args
+from typing import Any, cast
 
-from modgap.analysis.original import original_figures
-from modgap.analysis.original_mathverse import mathverse_figures
 from modgap.analysis.summary import summarise
+from modgap.core import registry
 from modgap.core.errors import UserError
-from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
+from modgap.core.problem import split_grader
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
 from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
 from modgap.engines.judge import Judge
-from modgap.grading.answer import Mode, extract_answer, grade
+from modgap.grading.answer import Mode, extract_answer
 from modgap.grading.grade import Grade
+from modgap.grading.graders import find_grader
 from modgap.grading.judge import JudgeMode, Undecided
-from modgap.grading.mathverse import Case, grade_without_judge
+from modgap.grading.mathverse import Case
 from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
 from modgap.reporting.sampling import greedy_words, sampling_of
@@ -83,7 +83,9 @@ def grade_held(
     problems = run.problems()
     if not problems:
         raise UserError(f"{run.path} has no problems.jsonl: it is no evaluation run.")
-    _check_mode(problems, mode)
+    graders = [find_grader(name) for name in sorted({problem.grader for problem in problems.values()})]
+    for grader in graders:
+        grader.check_mode(mode, f"--mode {mode}")
     responses = list(run.own_responses(problems))
     paper = manifest["resolved"].get("style") == "paper"
     texts = [response.response for response in responses]
@@ -91,7 +93,7 @@ def grade_held(
         texts = _texts(responses, problems, paper_style=paper)
     results = _grade_all(responses, texts, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
-    if any(problem.question_type for problem in problems.values()):
+    if any(grader.judged for grader in graders):
         verdicts, judged = settle_all(
             run, problems, responses, results, cast("JudgeMode", mode), judge, check, seed, progress
         )
@@ -106,18 +108,18 @@ def grade_held(
     imported = read_json(note) if note.exists() else {}
     summary["warnings"] += imported.get("warnings", [])
     summary["warnings"] += [*open_words(rows), *reply_words(responses, rows)]
-    if mode == "paper" and not all(problem.question_type for problem in problems.values()):
-        summary["original"] = original_figures(responses, rows, imported.get("other_files"))
-    if mode == "paper" and "mathverse" in summary:
-        summary["mathverse"]["original"] = mathverse_figures(problems, responses, rows)
+    if mode == "paper":
+        for add_figures in _paper_figures(problems):
+            add_figures(summary, problems, responses, rows, imported.get("other_files"))
     run.write_summary(summary)
     return summary
 
 
-def _check_mode(problems: Mapping[str, ProblemRow], mode: Mode) -> None:
-    modes = get_args(JudgeMode)
-    if mode not in modes and any(problem.question_type for problem in problems.values()):
-        raise UserError(f"--mode {mode}: MathVerse problems are not graded so; choose from {', '.join(modes)}.")
+def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., None]]:
+    """What adds the original's figures, for each data set that the problems are of."""
+    graders = sorted({problem.grader for problem in problems.values()})
+    paths = dict.fromkeys(registry.data_set_of([grader]).paper_figures for grader in graders)
+    return [registry.load(path) for path in paths if path]
 
 
 def _texts(responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool) -> list[str]:
@@ -131,8 +133,8 @@ def _texts(responses: Sequence[Response], problems: Mapping[str, ProblemRow], *,
     texts: list[str] = []
     for response in responses:
         prefill, cut = response.prefill, response.finish_reason == "length"
-        if not prefill and paper_style and problems[response.problem_id].question_type:
-            prefill = PAPER_MATHVERSE_PREFILL  # records of older versions do not name it
+        if not prefill and paper_style:
+            prefill = find_grader(problems[response.problem_id].grader).paper_prefill
         opened = prefill.rstrip().endswith(OPEN) or (by_template and cut)
         texts.append(graded_text(response.response, cut=cut, opened=opened))
     return texts
@@ -165,20 +167,19 @@ def _grade_batch(
 ) -> list[Grade | Undecided]:
     results: dict[int, Grade | Undecided] = {}
     cases: dict[int, Case] = {}
+    by_grader: dict[str, list[int]] = {}
     for number, (response, text) in enumerate(zip(responses, texts, strict=True)):
         problem = problems[response.problem_id]
         if response.finish_reason == "error":
             results[number] = Grade("error", None, None, "engine", response.error or "")
-        elif problem.question_type:
-            gold, question = problem.gold_of(response.view), problem.question_of(response.view)
-            cases[number] = Case(text, gold, question, problem.question_type)
-        else:
-            results[number] = grade(text, problem.gold_of(response.view), mode)
-    if cases:
-        found = grade_without_judge(
-            list(cases.values()), cast("JudgeMode", mode), None if mode == "paper" else symbolic
-        )
-        results |= zip(cases, found, strict=True)
+            continue
+        grader, kind = split_grader(problem.grader)
+        gold, question = problem.gold_of(response.view), problem.question_of(response.view)
+        cases[number] = Case(text, gold, question, kind)
+        by_grader.setdefault(grader, []).append(number)
+    for grader, numbers in by_grader.items():
+        found = find_grader(grader).grade([cases[number] for number in numbers], mode, symbolic)
+        results |= zip(numbers, found, strict=True)
     for number, (response, text) in enumerate(zip(responses, texts, strict=True)):
         result = results[number]
         if text == response.response or not isinstance(result, Grade) or result.outcome != "no_answer":

@@ -1,4 +1,4 @@
-"""The last stage of MathVerse grading: a judge settles what rules leave open, and is itself held against the rules.
+"""The last stage of a grading with a judge: it settles what rules leave open, and is itself held against the rules.
 
 Where rules decide, they are the better grader; so a seeded sample of the answers that they decided goes to the judge as
 well, and its agreement with them says how far its other verdicts can be trusted. The original has no such check.
@@ -16,6 +16,7 @@ from modgap.core.record import Key, ProblemRow, Response, RunFolder
 from modgap.engines.judge import Judge, Recalled, Said
 from modgap.grading.answer import extract_answer
 from modgap.grading.grade import Grade
+from modgap.grading.graders import find_grader
 from modgap.grading.judge import JudgeMode, Undecided, parse_verdict, settle, unsettled
 from modgap.grading.verdicts import VerdictFile
 
@@ -112,7 +113,9 @@ def _to_check(
     decided = [
         key
         for key, (_, result) in by_key.items()
-        if isinstance(result, Grade) and result.outcome in ("correct", "wrong") and problems[key[0]].question_type
+        if isinstance(result, Grade)
+        and result.outcome in ("correct", "wrong")
+        and find_grader(problems[key[0]].grader).judged
     ]
     decided.sort(key=lambda key: hashlib.sha256(repr((seed, *key)).encode()).digest())
     cases: dict[Key, Undecided] = {}

@@ -36,7 +36,6 @@ _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
 # The original's sampling, and that of every model and engine where nobody asks for another one.
 _DEFAULT = Sampling(temperature=0.6, max_tokens=4096, seed=42)
 _SAMPLES = 4
-_PAPER_MATHVERSE_TEMPERATURE = 0.8
 
 SAMPLING = ("samples", "temperature", "max_tokens", "seed")
 """Options of the sampling; a run that exists keeps those that are not given."""
@@ -223,9 +222,8 @@ def evaluate_model(
     if warn_of_images:
         warn_about_images(problems, chosen)
     start = _served(model, options) if options.engine == "openai" else _local(model, options)
-    temperature = _DEFAULT.temperature
-    if options.style == "paper" and any(problem.question_type for problem in problems):
-        temperature = _PAPER_MATHVERSE_TEMPERATURE
+    of_paper = registry.data_set_of(problem.grader for problem in problems).paper_temperature
+    temperature = of_paper if options.style == "paper" and of_paper is not None else _DEFAULT.temperature
     if options.temperature == "model":
         temperature = None if start.folder is None else _own_temperature(start.folder)
     elif options.temperature is not None:
