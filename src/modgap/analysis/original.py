@@ -45,15 +45,15 @@ def original_figures(
     return {view: _figures(of_view) for view, of_view in counts.items()}
 
 
-def add_figures(
+def with_figures(
     summary: dict[str, Any],
     problems: Mapping[str, ProblemRow],
     responses: Iterable[Response],
     grades: Iterable[GradeRow],
     other_files: Mapping[str, Mapping[str, int]] | None = None,
-) -> None:
-    """Add them to a summary, as `original`; they need nothing of the problems."""
-    summary["original"] = original_figures(responses, grades, other_files)
+) -> dict[str, Any]:
+    """The summary with them, as `original`; they need nothing of the problems."""
+    return summary | {"original": original_figures(responses, grades, other_files)}
 
 
 def _figures(counts: Counter[str]) -> dict[str, Any]:

@@ -50,15 +50,16 @@ def mathverse_figures(
     return figures | {"type": types}
 
 
-def add_figures(
+def with_figures(
     summary: dict[str, Any],
     problems: Mapping[str, ProblemRow],
     responses: Iterable[Response],
     grades: Iterable[GradeRow],
     other_files: Mapping[str, Mapping[str, int]] | None = None,
-) -> None:
-    """Add them to a summary, as `original` of its part `mathverse`; an import of MathVerse's has no other files."""
-    summary["mathverse"]["original"] = mathverse_figures(problems, responses, grades)
+) -> dict[str, Any]:
+    """The summary with them, as `original` of its part `mathverse`; an import of MathVerse's has no other files."""
+    original = mathverse_figures(problems, responses, grades)
+    return summary | {"mathverse": summary["mathverse"] | {"original": original}}
 
 
 def _bucket() -> dict[str, int]:

@@ -50,8 +50,12 @@ class DatasetEntry(Entry):
         paper_prompt: `module:function` of the prompts of paper style: (problem, view) -> `Prompt`; empty where
             `core.prompt` has the rules.
         paper_temperature: Temperature of the paper's evaluation; `None` for that of every evaluation.
-        paper_figures: `module:function` that adds the original's own figures to the summary of a run that is graded in
-            mode `paper`: (summary, problems, responses, grades, other files of an import).
+        paper_figures: `module:function` of the original's own figures, for a run that is graded in mode `paper`:
+            (summary, problems, responses, grades, other files of an import) -> the summary with them.
+
+    What is asked of a run folder, or of problems without the name of their data set, is looked up by their grader among
+    our own entries (`data_set_of`): `views` and what begins with `paper` have no effect in an entry without a grader of
+    its own.
     """
 
     check: str = ""
@@ -165,7 +169,7 @@ RECIPES = Registry(
 _PGPS9K = DatasetEntry(
     "modgap.datasets.pgps9k:read",
     check="modgap.datasets.pgps9k:check",
-    paper_figures="modgap.analysis.original:add_figures",
+    paper_figures="modgap.analysis.original:with_figures",
 )
 DATASETS = Registry(
     "benchmark",
@@ -183,7 +187,7 @@ DATASETS = Registry(
             views=tuple(VERSION_VIEWS),
             paper_prompt="modgap.core.prompt:paper_mathverse",
             paper_temperature=0.8,
-            paper_figures="modgap.analysis.original_mathverse:add_figures",
+            paper_figures="modgap.analysis.original_mathverse:with_figures",
         ),
     },
 )

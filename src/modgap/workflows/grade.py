@@ -109,14 +109,14 @@ def grade_held(
     summary["warnings"] += imported.get("warnings", [])
     summary["warnings"] += [*open_words(rows), *reply_words(responses, rows)]
     if mode == "paper":
-        for add_figures in _paper_figures(problems):
-            add_figures(summary, problems, responses, rows, imported.get("other_files"))
+        for with_figures in _paper_figures(problems):
+            summary = with_figures(summary, problems, responses, rows, imported.get("other_files"))
     run.write_summary(summary)
     return summary
 
 
-def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., None]]:
-    """What adds the original's figures, for each data set that the problems are of."""
+def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., dict[str, Any]]]:
+    """What adds the original's figures to a summary, for each data set that the problems are of."""
     graders = sorted({problem.grader for problem in problems.values()})
     paths = dict.fromkeys(registry.data_set_of([grader]).paper_figures for grader in graders)
     return [registry.load(path) for path in paths if path]
