@@ -831,6 +831,9 @@ def test_what_is_not_shown_need_not_be_there() -> None:
     check_prompts(recipe(views=("text-only",), eval_every=0), faulty, faulty, "aligned")
     own = [replace(problem, shown={"full-text": Shown("AB = 3. Find AB.")}) for problem in PROBLEMS]
     check_prompts(recipe(eval_every=0), own, own, "aligned")
+    apart = [replace(problem, shown={"full-text": Shown(None, image=problem.image)}) for problem in PROBLEMS]
+    with pytest.raises(UserError, match="images of its own for some views, and training shows one image"):
+        check_prompts(recipe(eval_every=0), apart, [], "aligned")
     with pytest.raises(UserError, match="no prompt for the view 'image-only'"):
         check_prompts(recipe(True, eval_every=0), own, [], "aligned")  # the twin
 

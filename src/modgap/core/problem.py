@@ -44,7 +44,8 @@ class Shown:
 
     Attributes:
         words: Its words, verbatim; they override the rules of `core.prompt`, also where they are empty (the image of
-            MathVerse's Vision Only holds the whole text). `None` leaves them to the rules.
+            MathVerse's Vision Only holds the whole text). `None` leaves them to the rules, if no view of the problem
+            has words of its own.
         question: Its whole question, with its choices, which a judge reads; `None` for the problem's.
         answer: Its gold answer; `None` for the problem's.
         image: Its image. Where one view of a problem has an image of its own, `None` means that this view has no image:
