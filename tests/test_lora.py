@@ -304,10 +304,8 @@ class Started:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = registry.find
-    monkeypatch.setattr(
-        registry, "find", lambda kind, name, table: Started if name == "vllm" else find(kind, name, table)
-    )
+    load = registry.Registry.load
+    monkeypatch.setattr(registry.Registry, "load", lambda self, name: Started if name == "vllm" else load(self, name))
 
 
 def test_vllm_gets_the_model_without_the_adapter_and_the_adapter(

@@ -26,7 +26,7 @@ import openai
 import pytest
 from PIL import Image
 
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core import registry
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
 from modgap.core.errors import ServerError, UserError
