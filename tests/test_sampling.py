@@ -391,8 +391,9 @@ def test_another_refusal_is_no_refusal_of_the_sampling(tmp_path: Path, server: S
     server.refuse = lambda body: {
         "error": {"message": f"This model's maximum context length is 9 tokens. {json.dumps(names_sent(body))}"}
     }
-    summary = serve(tmp_path / "run", server)
-    assert summary["views"]["text-only"]["error"] == 6
+    with pytest.raises(UserError, match="all 12 samples failed"):
+        serve(tmp_path / "run", server)
+    assert RunFolder(tmp_path / "run").summary()["views"]["text-only"]["error"] == 6
     assert "left_to_server" not in RunFolder(tmp_path / "run").manifest()["sampling"]
 
 
