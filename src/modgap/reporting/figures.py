@@ -177,6 +177,7 @@ def _row_axes(names: Sequence[str], shown: Sequence[str], above: int, xlabel: st
     right = axes.secondary_yaxis("right")
     right.set_yticks(middles, list(shown), color=COLOURS["ink"])
     right.spines["right"].set_visible(False)
+    right.grid(visible=False)
     axes.set_xlabel(xlabel)
     return figure, axes, middles
 
