@@ -236,7 +236,7 @@ def test_a_hostile_server_costs_retries_and_no_sample(server: Server, tmp_path: 
             assert after >= earliest - 0.02
     assert (client.usage.completions, client.usage.failures) == (len(wanted), 0)
     assert client.usage.prompt_tokens == 11 * len(wanted)
-    assert summary["views"]["full-text"]["correct"] == count * samples
+    assert summary.views["full-text"].correct == count * samples
 
 
 @pytest.mark.parametrize(

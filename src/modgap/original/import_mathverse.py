@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.analysis.original_mathverse import print_mathverse
+from modgap.analysis.results import IMPORT_NOTE, Summary
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import evaluation_prompt
@@ -28,7 +29,7 @@ from modgap.grading.mathverse import Case, grade_by_rule
 from modgap.grading.verdicts import VerdictFile, VerdictRow, question_id
 from modgap.original.mathverse import GenerationFile, GenerationRow, Generations, by_model, read_generations
 from modgap.workflows.evaluate import fingerprint, problem_row
-from modgap.workflows.grade import IMPORT_NOTE, Progress, grade_held
+from modgap.workflows.grade import Progress, grade_held
 
 JUDGE = "the original's judge (from its scored file)"
 NAMED = 5
@@ -53,8 +54,8 @@ class ImportedGenerations:
     path: Path
     model: str
     files: tuple[GenerationFile, ...]
-    strict: dict[str, Any]
-    paper: dict[str, Any]
+    strict: Summary
+    paper: Summary
     note: dict[str, Any]
 
 
@@ -110,9 +111,10 @@ def print_generations(run: ImportedGenerations) -> None:
     print("\nGraded strict (the run's grades and summary):")
     print_summary(run.strict, run.path.name)
     print("\nGraded as the original's eval-qwen.py does (modgap grade --mode paper):")
-    said = run.strict["warnings"]
-    print_summary(run.paper | {"warnings": [w for w in run.paper["warnings"] if w not in said]}, run.path.name)
-    print_mathverse(run.paper["mathverse"]["original"])
+    new = [words for words in run.paper.warnings if words not in run.strict.warnings]
+    print_summary(run.paper.model_copy(update={"warnings": new}), run.path.name)
+    if run.paper.mathverse and run.paper.mathverse.original:
+        print_mathverse(run.paper.mathverse.original)
     print()
 
 
@@ -161,7 +163,9 @@ def _import_run(
         write_json(run.path / IMPORT_NOTE, note)
         paper = grade_held(run, "paper", progress)
         strict = grade_held(run, "strict", progress)
-        strict["mathverse"]["original"] = paper["mathverse"]["original"]
+        if strict.mathverse and paper.mathverse:
+            mathverse_part = strict.mathverse.model_copy(update={"original": paper.mathverse.original})
+            strict = strict.model_copy(update={"mathverse": mathverse_part})
         run.write_summary(strict)
     return ImportedGenerations(out, name, tuple(files), strict, paper, note)
 

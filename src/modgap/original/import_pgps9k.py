@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.analysis.original import print_original
+from modgap.analysis.results import IMPORT_NOTE, Summary
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import evaluation_prompt
@@ -37,7 +38,7 @@ from modgap.original.pgps9k import (
     with_answers,
 )
 from modgap.workflows.evaluate import fingerprint, problem_row
-from modgap.workflows.grade import IMPORT_NOTE, grade_held
+from modgap.workflows.grade import grade_held
 
 NAMED = 5
 """Most files that a warning names; `import.json` names all."""
@@ -58,8 +59,8 @@ class Imported:
     path: Path
     model: str
     folders: tuple[AnswerFolder, ...]
-    strict: dict[str, Any]
-    paper: dict[str, Any]
+    strict: Summary
+    paper: Summary
 
 
 def import_answers(
@@ -119,8 +120,8 @@ def print_imported(run: Imported) -> None:
     print("\nGraded strict, within 0.005 (the run's grades and summary):")
     print_summary(run.strict, run.path.name)
     print("\nGraded as the original's eval.py does (modgap grade --mode paper):")
-    print_summary(run.paper | {"warnings": []}, run.path.name)
-    print_original(run.strict["original"])
+    print_summary(run.paper.model_copy(update={"warnings": []}), run.path.name)
+    print_original(run.strict.original or {})
     print()
 
 
@@ -159,8 +160,7 @@ def _import_model(
         write_text(run.responses_path, "".join(row.model_dump_json() + "\n" for row in rows))
         write_json(run.path / IMPORT_NOTE, _notes(read, problems, samples, outside))
         paper = grade_held(run, "paper", progress)
-        strict = grade_held(run, "strict", progress)
-        strict["original"] = paper["original"]
+        strict = grade_held(run, "strict", progress).model_copy(update={"original": paper.original})
         run.write_summary(strict)
     return Imported(out, model, tuple(folders), strict, paper)
 

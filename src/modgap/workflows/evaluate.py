@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from modgap.analysis.results import Summary
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import UsageError, UserError
@@ -121,7 +122,7 @@ def evaluate(
     identity: Mapping[str, Any] | None = None,
     given: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Ask a model every problem in every view, grade the answers and summarise them.
 
     Args:

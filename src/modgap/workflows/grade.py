@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from modgap.analysis.original import original_figures
 from modgap.analysis.original_mathverse import mathverse_figures
+from modgap.analysis.results import Summary, read_import_note
 from modgap.analysis.summary import summarise
 from modgap.core.errors import UserError
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
+from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.engines.judge import Judge
 from modgap.grading.answer import Grade, Mode, grade
 from modgap.grading.judge import JudgeMode, Undecided
@@ -24,8 +25,6 @@ from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
 from modgap.workflows.judge_stage import CHECK, SEED, settle_all
 
-IMPORT_NOTE = "import.json"
-"""What an imported run tells its gradings, see `importing`."""
 BATCH = 256
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +38,7 @@ def grade_run(
     judge: Judge | None = None,
     check: int = CHECK,
     seed: int = SEED,
-) -> dict[str, Any]:
+) -> Summary:
     """Grade the responses of a run, again if need be, and summarise them. The model is not needed.
 
     Args:
@@ -52,7 +51,7 @@ def grade_run(
         seed: Which of them.
 
     Returns:
-        The summary, also written to the run folder; `judge` in it says what the judge did, see `judge_stage`.
+        The summary, also written to the run folder.
 
     Raises:
         UserError: It is no evaluation run, another process is writing it, its problems have no rules in that mode, or
@@ -70,7 +69,7 @@ def grade_held(
     judge: Judge | None = None,
     check: int = CHECK,
     seed: int = SEED,
-) -> dict[str, Any]:
+) -> Summary:
     """`grade_run` for a caller that holds the run's lock."""
     manifest = run.manifest()
     problems = run.problems()
@@ -87,17 +86,30 @@ def grade_held(
     rows = [_row(response, problems, mode, verdict) for response, verdict in zip(responses, verdicts, strict=True)]
     run.write_grades(rows, mode)
     summary = summarise(problems, responses, rows, expected_samples=manifest["resolved"].get("samples"))
-    summary["mode"] = mode  # also where there is nothing to grade
-    summary["judge"] = judged
-    note = run.path / IMPORT_NOTE
-    imported = read_json(note) if note.exists() else {}
-    summary["warnings"] += imported.get("warnings", [])
-    summary["warnings"] += open_words(rows)
-    if mode == "paper" and not all(problem.question_type for problem in problems.values()):
-        summary["original"] = original_figures(responses, rows, imported.get("other_files"))
-    if mode == "paper" and "mathverse" in summary:
-        summary["mathverse"]["original"] = mathverse_figures(problems, responses, rows)
+    imported = read_import_note(run.path)
+    warnings = [*summary.warnings, *imported.warnings, *open_words(rows)]
+    # The mode is that of the grading also where there is nothing to grade.
+    summary = summary.model_copy(update={"mode": mode, "judge": judged, "warnings": warnings})
+    if mode == "paper":
+        summary = _with_original(summary, problems, responses, rows, imported.other_files)
     run.write_summary(summary)
+    return summary
+
+
+def _with_original(
+    summary: Summary,
+    problems: Mapping[str, ProblemRow],
+    responses: Sequence[Response],
+    rows: Sequence[GradeRow],
+    other_files: Mapping[str, Mapping[str, int]] | None,
+) -> Summary:
+    """The summary with the figures that the original prints: of MathVerse's problems, and of others."""
+    if not all(problem.question_type for problem in problems.values()):
+        summary = summary.model_copy(update={"original": original_figures(responses, rows, other_files)})
+    if summary.mathverse:
+        original = mathverse_figures(problems, responses, rows)
+        mathverse = summary.mathverse.model_copy(update={"original": original})
+        summary = summary.model_copy(update={"mathverse": mathverse})
     return summary
 
 

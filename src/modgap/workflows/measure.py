@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from modgap.analysis.results import Summary
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import UserError
@@ -142,7 +143,7 @@ def evaluate_model(
     *,
     given: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Measure a model on problems.
 
     Args:

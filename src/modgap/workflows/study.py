@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.analysis.results import ReportSummary
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
@@ -197,7 +198,7 @@ class Study:
     options: EvalOptions
     given: Mapping[str, Any] | None
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> ReportSummary:
         """Do what is not done yet, and report; see `run_study`."""
         from modgap.reporting.page import build_report
 
@@ -219,7 +220,7 @@ class Study:
                 evaluate_model(self.test, final, out / name / "eval", options, given=given, progress=bars.named(name))
             say("writing the report", started)
             numbers = build_report([out], out / "report.html")
-            write_json(out / "summary.json", numbers)
+            write_json(out / "summary.json", numbers.model_dump(mode="json"))
         return numbers
 
 
@@ -279,7 +280,7 @@ def run_study(
     limit: int | None = None,
     options: EvalOptions | None = None,
     given: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> ReportSummary:
     """Measure a base model, train it with each recipe, measure each result, and report them side by side.
 
     Args:

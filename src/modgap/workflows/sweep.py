@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modgap.analysis.results import ReportSummary
 from modgap.core.errors import UserError
 from modgap.core.progress import say
 from modgap.core.recipe import Recipe
@@ -42,7 +43,7 @@ def run_sweep(
     limit: int | None = None,
     options: EvalOptions | None = None,
     given: Mapping[str, Any] | None = None,
-) -> dict[Path, dict[str, Any]]:
+) -> dict[Path, ReportSummary]:
     """Run a study, or one for each training seed, several jobs at a time.
 
     Args:
