@@ -34,7 +34,7 @@ from modgap.training.events import Event
 from modgap.training.local import train
 from modgap.training.plan import cost, gpu, lengths_of, this_cpu
 from modgap.training.shape import Shape
-from modgap.workflows.study import dry_notes, known_model
+from modgap.workflows.train import dry_notes, known_model
 
 Point = dict[str, Any]
 # The second of three is where a thing stays while another grows.

@@ -41,7 +41,7 @@ from modgap.training.objective import contrastive_kl, policy_loss, row_weights, 
 from modgap.training.plan import Lengths, cost, gpu
 from modgap.training.rollout import Batch
 from modgap.training.update import computing, gradients, old_logprobs, pieces
-from modgap.workflows.study import known_model
+from modgap.workflows.train import known_model
 
 Variant = Callable[[int], Any]  # with so many rows a pass
 

@@ -23,7 +23,7 @@ from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.load import tiny_folder
 from modgap.workflows.evaluate import read_problems
 from modgap.workflows.measure import EvalOptions, evaluate_model
-from modgap.workflows.study import dry_notes, resolve_recipe, train_recipe
+from modgap.workflows.train import dry_notes, resolve_recipe, train_recipe
 
 VIEWS = ("full-text", "image-only")
 

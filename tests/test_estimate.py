@@ -37,7 +37,7 @@ from modgap.training.plan import (
     with_twins,
 )
 from modgap.training.shape import SHAPES, Shape
-from modgap.workflows.study import known_model, print_plan, resolve_recipe
+from modgap.workflows.train import known_model, print_plan, resolve_recipe
 
 QWEN = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
 LENGTHS = Lengths(image=256, prompt=396, twin=356, response=400, longest=800)

@@ -17,10 +17,10 @@ from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
-from modgap.workflows import job
-from modgap.workflows import jobs as fleet
-from modgap.workflows.jobs import read_models, run_fleet, run_names
+from modgap.workflows import jobs
+from modgap.workflows import models as fleet
 from modgap.workflows.measure import EvalOptions
+from modgap.workflows.models import read_models, run_fleet, run_names
 
 
 @pytest.fixture(autouse=True)
@@ -88,10 +88,10 @@ class Machine:
         self.bad_models: set[str] = set()
         self.seen: list[tuple[str, str]] = []
         self.busy: dict[str, Child] = {}
-        monkeypatch.setattr(job, "visible_accelerators", lambda: devices)
-        monkeypatch.setattr(job, "_end_group", lambda child: None)
-        monkeypatch.setattr(fleet, "POLL_S", 0.001)
-        monkeypatch.setattr(job.subprocess, "Popen", self.start)
+        monkeypatch.setattr(jobs, "visible_accelerators", lambda: devices)
+        monkeypatch.setattr(jobs.processes, "end", lambda *_: None)
+        monkeypatch.setattr(jobs, "POLL_S", 0.001)
+        monkeypatch.setattr(jobs.subprocess, "Popen", self.start)
 
     def start(self, command: list[str], *, env: dict[str, str], stdout: Any, **_: Any) -> Child:
         model, device = command[command.index("--model") + 1], env["CUDA_VISIBLE_DEVICES"]

@@ -55,14 +55,16 @@ def test_import_contracts() -> None:
 
 
 @pytest.mark.parametrize("table", [registry.RECIPES, registry.DATASETS, registry.INFERENCE_ENGINES])
-def test_every_name_in_a_registry_is_there(table: dict[str, str]) -> None:
-    for path in table.values():
-        assert registry.load(path) is not None
+def test_every_name_in_a_registry_is_there(table: registry.Registry[registry.Entry]) -> None:
+    for name, entry in table.items():
+        assert callable(table.load(name))
+        for path in (getattr(entry, "check", ""), getattr(entry, "own_data", "")):
+            assert not path or callable(registry.load(path))
 
 
 def test_registry_errors_name_choices_and_remedy() -> None:
     with pytest.raises(UserError, match=r"unknown recipe 'klx': choose from .*kl-curriculum.*Did you mean 'kl'"):
-        registry.find("recipe", "klx", registry.RECIPES)
+        registry.RECIPES.load("klx")
     with pytest.raises(UserError, match="module:object"):
         registry.load("nonsense")
 

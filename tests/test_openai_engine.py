@@ -498,4 +498,4 @@ def test_keys_and_addresses(server: Server, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_registry_has_it() -> None:
-    assert registry.find("engine", "openai", registry.INFERENCE_ENGINES) is OpenAIEngine
+    assert registry.INFERENCE_ENGINES.load("openai") is OpenAIEngine

@@ -26,7 +26,7 @@ PAPER = {
 
 
 def load(name: str) -> Recipe:
-    return registry.find("recipe", name, registry.RECIPES)()
+    return registry.RECIPES.load(name)()
 
 
 def test_every_shipped_recipe_loads_and_has_its_own_name() -> None:

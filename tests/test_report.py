@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -28,8 +29,8 @@ from modgap.core.text import counted
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets.faults import Fault, Report
 from modgap.reporting import export, tables
-from modgap.reporting.charts import scale
 from modgap.reporting.collect import collect
+from modgap.reporting.figures import COLOURS
 from modgap.reporting.judged import doubt_words
 from modgap.reporting.page import build_report
 from modgap.reporting.paper import RECIPES, model_size, paper_tables
@@ -629,17 +630,6 @@ def test_embedded_json_survives_and_cannot_leave_its_element() -> None:
         assert json.loads(text) == [value]
 
 
-def test_scales_hold_their_values_between_round_ticks() -> None:
-    for values in ([3.0], [0.0], [-7.3, 16.4], [1e-7, 2e-7], [99.5], [1e6, 3e9], []):
-        axis = scale(values)
-        assert all(axis.lo <= value <= axis.hi for value in values)
-        assert 2 <= len(axis.ticks) <= 9
-        assert len({axis.label(tick) for tick in axis.ticks}) == len(axis.ticks)
-    for values in ([0.1], [-7.3, 16.4], [0.9, 1.0], [400.0], [0.07]):
-        axis = scale(values)
-        assert all(float(axis.label(tick).replace("−", "-")) == pytest.approx(tick) for tick in axis.ticks)
-
-
 def test_signs_and_percents() -> None:
     assert [tables.signed(x) for x in (1.25, -2.0, 0.04, -0.04, None)] == ["+1.2", "−2.0", "0.0", "0.0", "–"]
     assert tables.interval(0.139, 0.188, 100) == "13.9 to 18.8"
@@ -701,9 +691,13 @@ def test_a_run_ends_with_its_tokens_their_cost_and_what_failed(tmp_path: Path) -
 
 
 def test_figures_are_written_for_papers(study: Path, tmp_path: Path) -> None:
+    write_stage(study / "kl" / "stage3", lr=1e-6)
     build_report([study], tmp_path / "r.html", figures=True)
     written = {path.name for path in (tmp_path / "r_figures").iterdir()}
-    assert {"accuracy.png", "accuracy.svg", "gap.png", "gap.svg", "training-reward.png"} <= written
+    assert {"accuracy.png", "accuracy.svg", "gap.png", "gap.svg", "lengths.svg", "training-reward.png"} <= written
+    page = (tmp_path / "r.html").read_text()
+    assert page.count('<svg class="chart"') + page.count("<svg viewBox") > sum(x.endswith(".svg") for x in written)
+    assert "<b>lr</b>" in page and "training-lr.svg" not in written  # what is not a main metric is on the page only
     assert {"table-gap.tex", "table-gap.csv", "table-gap.md", "table-accuracy.tex"} <= written
     assert Image.open(tmp_path / "r_figures" / "gap.png").size[0] > 800
 
@@ -823,7 +817,7 @@ def test_two_thousand_problems_open_packed_and_stay_usable(tmp_path: Path, brows
 
 PALETTE = re.compile(r"--([a-z-]+): light-dark\((#\w+), (#\w+)\)")
 ON = {
-    "paper": ("ink", "muted", "text", "vision", "control", "good", "bad", "warn"),
+    "paper": ("ink", "muted", "text", "vision", "control", "good", "bad", "warn", "pink", "teal"),
     "panel": ("ink", "muted", "text", "vision", "control", "good", "bad", "warn"),
     "sunk": ("ink", "muted"),
     "warn-soft": ("ink",),
@@ -858,8 +852,47 @@ def test_words_stand_out_from_their_ground(theme: int) -> None:
     }
     assert weak == {}
     assert contrast(colours["strong"], colours["panel"]) >= 3  # borders of controls
-    curves = re.findall(r"\.r\d \{ color: light-dark\((#\w+), (#\w+)\)", css)
-    assert min(contrast(pair[theme - 1], colours["paper"]) for pair in curves) >= 4.5
+
+
+def test_charts_have_the_colours_of_the_page() -> None:
+    css = (files("modgap.reporting") / "templates" / "report.css").read_text()
+    by_day = {match[1]: match[2] for match in PALETTE.finditer(css)}
+    assert {name: by_day.get(name) for name in COLOURS} == COLOURS
+
+
+CHARTS = """
+[...document.querySelectorAll('svg.chart')].filter(e => e.getClientRects().length).map(e => ({
+    label: e.getAttribute('aria-label'), words: [...e.querySelectorAll('title')].map(t => t.textContent),
+    sizes: [...e.querySelectorAll('text')].map(t => t.getBoundingClientRect().height),
+    inks: [...e.querySelectorAll('text')].map(t => getComputedStyle(t).fill),
+    right: Math.max(...[...e.querySelectorAll('text')].map(t => t.getBoundingClientRect().right)),
+    strangers: [...e.querySelectorAll('use')].filter(u => !e.querySelector(u.getAttribute('href'))).length}))"""
+
+
+def test_charts_on_a_phone_are_readable_by_day_and_night(study: Path, tmp_path: Path, browser: Browser) -> None:
+    build_report([study], tmp_path / "r.html")
+    browser.resize(390, 844)
+    browser.open(tmp_path / "r.html")
+    charts = browser.run(CHARTS)
+    browser.run("document.getElementById('theme').click()")
+    by_night = browser.run(CHARTS)
+    browser.run("localStorage.clear()")
+    browser.resize(1280, 900)
+    assert len(charts) >= 4
+    assert all(min(chart["sizes"]) > 9 and chart["right"] <= 390 and chart["strangers"] == 0 for chart in charts)
+    assert any("text-centric" in chart["label"] and "95% interval" in chart["label"] for chart in charts)
+    assert all(words in chart["label"] for chart in charts for words in chart["words"])
+    assert not any(set(day["inks"]) & set(night["inks"]) for day, night in zip(charts, by_night, strict=True))
+
+
+@pytest.mark.parametrize("name", ["$x$ 100%", "a\x1bb\x01", "<b>&'\"", "模型", "a_b\\alpha", "w" * 80, "-", "😀"])
+def test_a_run_of_any_name_has_its_chart(name: str, tmp_path: Path) -> None:
+    for run in (name, "other"):
+        write_run(tmp_path / "runs" / run, {"a": both("cc", "ww"), "b": both("cw", "cc")})
+    numbers = build_report([tmp_path / "runs"], tmp_path / "r.html")
+    assert set(numbers.runs) == {name, "other"}
+    label = f"{name}: text-centric 75.0 percent"
+    assert label in html.unescape((tmp_path / "r.html").read_text())
 
 
 OUTLINE = "[...document.querySelectorAll('h1, h2, h3, h4, h5')].map(h => Number(h.tagName[1]))"

@@ -18,11 +18,12 @@ import pytest
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
-from modgap.workflows import sweep
-from modgap.workflows.job import eval_arguments, visible_accelerators
+from modgap.workflows import jobs, sweep
+from modgap.workflows.jobs import Scheduler, Step, eval_arguments, visible_accelerators
 from modgap.workflows.measure import EvalOptions
-from modgap.workflows.study import prepare_study, resolve_recipes
-from modgap.workflows.sweep import Jobs, Step, _begins_as, parse_seeds, run_sweep
+from modgap.workflows.study import prepare_study
+from modgap.workflows.sweep import _begins_as, parse_seeds, run_sweep
+from modgap.workflows.train import resolve_recipes
 
 QUICK = ("steps=1", "prompts_per_step=2", "mini_batch=2", "max_refills=1", "eval_every=0", "validation_problems=0",
          "max_response_tokens=16", "overlong_buffer=8")  # fmt: skip
@@ -63,16 +64,17 @@ def test_a_failing_job_takes_only_those_along_that_wait_for_it(tmp_path: Path) -
     def no_checkpoint() -> list[str]:
         raise UserError("there is no checkpoint")
 
-    jobs = Jobs(2, tmp_path / "logs")
-    jobs.add("child", synth(tmp_path / "never"), after="bad")
-    jobs.add("bad", [Step(1, lambda: ["data", "synth", "--out", "/dev/null/x", "--test", "1"])])
-    jobs.add("raises", [Step(1, no_checkpoint)])
-    jobs.add("grandchild", synth(tmp_path / "never"), after="child")
-    jobs.add("good", synth(tmp_path / "good"))
-    with pytest.raises(UserError, match=r"4 of 5 jobs failed, the first is child: not begun, it waits for bad"):
-        jobs.run()
+    scheduler = Scheduler(2)
+    scheduler.add("child", synth(tmp_path / "never"), tmp_path / "child.log", after="bad")
+    bad = [Step(1, lambda: ["data", "synth", "--out", "/dev/null/x", "--test", "1"])]
+    scheduler.add("bad", bad, tmp_path / "logs" / "bad.log")
+    scheduler.add("raises", [Step(1, no_checkpoint)], tmp_path / "raises.log")
+    scheduler.add("grandchild", synth(tmp_path / "never"), tmp_path / "grandchild.log", after="child")
+    scheduler.add("good", synth(tmp_path / "good"), tmp_path / "good.log")
+    errors = {job.name: job.error for job in scheduler.run()}
+    assert list(errors) == ["child", "bad", "raises", "grandchild"]
     assert (tmp_path / "good" / "test.json").exists() and not (tmp_path / "never").exists()
-    errors = {name: job.error for name, job in jobs._jobs.items()}
+    assert errors["child"] == "not begun, it waits for bad"
     assert "/dev/null" in errors["bad"] and errors["bad"].endswith("bad.log)")
     assert errors["raises"] == "there is no checkpoint" and errors["grandchild"].endswith("waits for child")
 
@@ -100,8 +102,8 @@ class Ran:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[Ran]:
-    monkeypatch.setattr(sweep, "Process", Ran)
-    monkeypatch.setattr(sweep, "POLL_S", 0.0)
+    monkeypatch.setattr(jobs, "Process", Ran)
+    monkeypatch.setattr(jobs, "POLL_S", 0.0)
     monkeypatch.setattr(Ran, "seen", [])
     return Ran.seen
 
@@ -109,10 +111,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Ran]:
 def test_jobs_share_accelerators_only_when_there_are_more_jobs(tmp_path: Path, ran: list[Ran]) -> None:
     for at_once, most in ((3, 1), (6, 2)):
         ran.clear()
-        jobs = Jobs(at_once, tmp_path, ["4", "7", "GPU-a"])
+        scheduler = Scheduler(at_once, ["4", "7", "GPU-a"])
         for number, width in enumerate((1, 2, 1, 3, 1, 0, 2, 1)):
-            jobs.add(f"job {number}", [Step(width, lambda width=width: [str(width)]), Step(1, lambda: ["1"])])
-        jobs.run()
+            steps = [Step(width, lambda width=width: [str(width)]), Step(1, lambda: ["1"])]
+            scheduler.add(f"job {number}", steps, tmp_path / f"{number}.log")
+        assert scheduler.run() == []
         assert len(ran) == 16 and max(one.at_once for one in ran) <= at_once
         assert max(Counter(one.with_it).most_common(1)[0][1] for one in ran if one.with_it) == most
         for one in ran:

@@ -27,7 +27,7 @@ SIX = ("full-text", "no-text", "mix", "curriculum", "kl", "kl-curriculum")
 
 
 def load(name: str, *settings: str) -> Recipe:
-    return apply_settings(registry.find("recipe", name, registry.RECIPES)(), settings)
+    return apply_settings(registry.RECIPES.load(name)(), settings)
 
 
 def overrides(*settings: str, name: str = "full-text", stage: int = 0, **arguments: Any) -> dict[str, Any]:

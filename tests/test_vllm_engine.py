@@ -241,13 +241,13 @@ def test_the_log_stays_where_a_message_names_it(tmp_path: Path, monkeypatch: pyt
     assert str(log) in said and "no such kernel" in said
 
 
-def test_the_guard_ends_what_it_was_told_of_when_our_process_is_killed(tmp_path: Path) -> None:
+def test_the_guard_ends_what_was_started_with_its_mark_when_our_process_is_killed(tmp_path: Path) -> None:
     program = (
         "import subprocess, sys, time\n"
-        "from modgap.engines.vllm_start import _start_guard\n"
-        "guard = _start_guard()\n"
-        "child = subprocess.Popen(['sleep', '60'])\n"
-        "guard.stdin.write(f'{child.pid}\\n'.encode()); guard.stdin.flush()\n"
+        "from modgap.core.processes import start_guard\n"
+        "from modgap.engines.vllm_start import _marking\n"
+        "guard = start_guard('m' * 32)\n"
+        "with _marking('m' * 32): child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
         "print(child.pid, flush=True); time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

@@ -1,3 +1,3 @@
 """Measure, explain and close the modality gap of multimodal LLMs (arXiv:2510.22836)."""
 
-__version__ = "0.1.0"
+from modgap.core.version import __version__ as __version__

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from modgap.core import registry
 from modgap.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,11 +54,13 @@ def check(folder: Path, *, benchmark: Benchmark = "pgps9k") -> int:
         benchmark: Which layout.
     """
     from modgap.core.progress import progress_bars
-    from modgap.datasets import mathverse, pairs, pgps9k
 
-    layout = {"pairs": pairs, "mathverse": mathverse}.get(benchmark, pgps9k)
+    entry = registry.DATASETS.entry(benchmark)
+    if not entry.check:
+        raise UserError(f"--benchmark {benchmark} has no check: its `DatasetEntry` names none.")
+    check_data = registry.load(entry.check)
     with progress_bars() as bars:
-        report = layout.check(folder, progress=bars.counter("checking diagrams"))
+        report = check_data(folder, progress=bars.counter("checking diagrams"))
     print_check(report)
     return 0 if report.ok else 1
 

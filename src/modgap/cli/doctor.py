@@ -29,7 +29,7 @@ def diagnose() -> int:
     Returns:
         0 if the engines of a plain installation work, else 1.
     """
-    from modgap import __version__
+    from modgap.core.version import __version__
 
     print(f"modgap {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print(f"{os.cpu_count()} CPU cores, {shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here")

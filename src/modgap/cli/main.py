@@ -18,7 +18,6 @@ from typing import Annotated, Literal
 import cyclopts
 from cyclopts import App, Parameter
 
-import modgap
 from modgap.cli.data import (
     Benchmark,
     EngineArgs,
@@ -31,12 +30,14 @@ from modgap.cli.data import (
     versions_as_views,
 )
 from modgap.cli.runs import grade, report
+from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
+from modgap.core.version import __version__
 
 app = App(
     name="modgap",
     help="Measure, explain and close the modality gap of multimodal LLMs.",
-    version=modgap.__version__,
+    version=__version__,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,  # main says what it means
 )
@@ -168,7 +169,7 @@ def train(
     from modgap.models.load import resolve
     from modgap.workflows.evaluate import locate, read_problems
     from modgap.workflows.measure import model_notes
-    from modgap.workflows.study import dry_notes, print_plan, resolve_recipe, train_recipe
+    from modgap.workflows.train import dry_notes, print_plan, resolve_recipe, train_recipe
 
     if gpu is not None and (not dry_run or engine != "local"):
         raise UsageError("--gpu is for --dry-run of the local engine: a training takes --device.")
@@ -186,8 +187,8 @@ def train(
     if out.resolve() == data.resolve():
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
     problems = read_problems(benchmark, data, "train")
-    if benchmark == "pairs":
-        say("pairs have no splits: measure the result on problems of another file")
+    if not registry.DATASETS.entry(benchmark).splits:
+        say(f"{benchmark} has no splits: measure the result on problems of another file")
     plan = resolve_recipe(recipe, settings, model_notes(resolve(model)))
     with progress_bars() as bars:
         final = train_recipe(
@@ -264,8 +265,8 @@ def evaluate(
     from modgap.core.progress import progress_bars
     from modgap.reporting.terminal import print_summary
     from modgap.workflows.evaluate import locate, read_problems
-    from modgap.workflows.jobs import evaluate_models
     from modgap.workflows.measure import EvalOptions, evaluate_model
+    from modgap.workflows.models import evaluate_models
 
     priced = _prices(prices)
     views = versions_as_views(benchmark, views, problem_versions)

@@ -1,8 +1,11 @@
-"""A child process and everything that it starts: watched, and ended with all of its children, whoever adopted them.
+"""Child processes and everything that they start: watched, and ended with all of their children, whoever adopted them.
 
 Ray's daemons and vLLM's engines leave their parent's session, so a process group is not enough: every descendant
-inherits a mark in its environment, and by that mark it is found (Linux). Ray's agents write their title over their
-environment: they are found as children of one that is marked, while it lives.
+inherits a mark in its environment, and by that mark it is found. Ray's agents write their title over their environment:
+they are found as children of one that is marked, while it lives. A marked process that marks its own children adds to
+the mark, so that whoever ends the outer one finds the inner ones, too.
+
+As a script (`python -P processes.py MARK`) it is a guard: see `start_guard`.
 """
 
 from __future__ import annotations
@@ -11,13 +14,28 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 MARK = "MODGAP_RUN"
+"""The environment variable that holds the marks of a process, the innermost last."""
+
+
+def new_mark() -> str:
+    """A mark that no other process has."""
+    return uuid.uuid4().hex
+
+
+def with_mark(mark: str) -> dict[str, str]:
+    """What to add to the environment of a child that has this mark."""
+    return {MARK: f"{os.environ.get(MARK, '')} {mark}".strip()}
 
 
 def watched(
@@ -40,14 +58,14 @@ def watched(
         Its exit status. Whatever ends this function (Ctrl-C, SIGTERM, an error in `look`) ends the child and all that
         it started, too.
     """
-    mark = uuid.uuid4().hex
+    mark = new_mark()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out, _termination():
         child = None
         try:  # a signal may come while it is being started
             child = subprocess.Popen(
                 list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, **environment, MARK: mark},
+                env={**os.environ, **environment, **with_mark(mark)},
             )  # fmt: skip
             while child.poll() is None:
                 look()
@@ -56,74 +74,106 @@ def watched(
             look()
             return child.returncode
         finally:
-            end_all(mark, child)
+            end({mark: child})
 
 
-def end_all(mark: str, child: subprocess.Popen[bytes] | None, patience: float = 10.0) -> None:
-    """End every process that carries a mark: first asked, then killed."""
-    known: set[int] = set()  # one whose marked parent has ended is not found again
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + patience
-        empty = 0  # a process that is just starting another program has no environment for a moment: look twice
-        while empty < 2 and time.monotonic() < deadline:
-            known = {pid for pid in known | set(marked(mark)) if _parent(pid) is not None}
-            for pid in known:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, number)
-            empty = 0 if known or (child and child.poll() is None) else empty + 1
-            time.sleep(0.05)
-    if child:
+def end(children: Mapping[str, subprocess.Popen[Any] | None], patience: float = 10.0) -> None:
+    """End children and all that they have started.
+
+    Args:
+        children: Mark -> the child that was started with it; `None` where a signal came in between.
+        patience: Seconds that the children have to end what they started in order, and then the rest to end itself.
+    """
+    started = [child for child in children.values() if child is not None]
+    for child in started:
+        child.terminate()  # not SIGINT, which a shell may have it ignore
+    deadline = time.monotonic() + patience
+    for child in started:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, deadline - time.monotonic()))
+    _end_marked(children.keys(), patience)
+    for child in started:
+        child.kill()
         child.wait()
 
 
-def marked(mark: str) -> list[int]:
-    """Processes with this mark in the environment that they were started with, and what they have started."""
-    wanted = f"{MARK}={mark}".encode()
-    found: set[int] = set()
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        pid = int(folder.name)
-        if (parent := _parent(pid)) is None:
-            continue
-        children.setdefault(parent, []).append(pid)
-        with contextlib.suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.add(pid)
+def _end_marked(marks: Collection[str], patience: float) -> None:
+    """End every process that carries one of the marks: first asked, then killed."""
+    known: set[psutil.Process] = set()  # one whose marked parent has ended is not found again
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        sent: set[psutil.Process] = set()
+        deadline = time.monotonic() + patience
+        empty = 0  # a process that is just starting another program has no environment for a moment: look twice
+        while empty < 2 and time.monotonic() < deadline:
+            known = {process for process in known | marked(marks) if _lives(process)}
+            for process in known - sent:
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(number)
+            sent |= known
+            empty = 0 if known else empty + 1
+            time.sleep(0.05)
+
+
+def marked(marks: Collection[str]) -> set[psutil.Process]:
+    """Processes with one of the marks in the environment that they were started with, and what they have started."""
+    wanted = set(marks)
+    found: set[psutil.Process] = set()
+    children: dict[int, list[psutil.Process]] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            children.setdefault(process.ppid(), []).append(process)
+            if wanted & set(process.environ().get(MARK, "").split()):
+                found.add(process)
     waiting = list(found)
     while waiting:
-        new = set(children.get(waiting.pop(), ())) - found
+        new = set(children.get(waiting.pop().pid, ())) - found
         found |= new
         waiting += new
-    return sorted(found)
+    return {process for process in found if _lives(process)}
 
 
-def _parent(pid: int) -> int | None:
-    """The parent of a process that lives; `None` of a zombie, and of one that is gone."""
+def _lives(process: psutil.Process) -> bool:
+    """Whether a process runs: neither a zombie nor gone, and no other one has its number."""
     try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-    except OSError:
-        return None
-    return None if state == "Z" else int(parent)
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill everything that carries a mark, but not this process."""
+    for _ in range(3):  # a process that is just starting another program has no environment for a moment
+        for process in marked([mark]):
+            if process.pid != os.getpid():
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        time.sleep(0.05)
 
 
 def end_with_parent(every: float = 2.0) -> None:
     """In the child: should the parent be killed outright, end everything that carries its mark, and this process."""
-    parent, mark = os.getppid(), os.environ.get(MARK)
+    parent, marks = os.getppid(), os.environ.get(MARK, "").split()
 
     def guard() -> None:
         while os.getppid() == parent:
             time.sleep(every)
-        for pid in set(marked(mark or "")) - {os.getpid()}:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        _kill_marked(marks[-1])
         os._exit(1)
 
-    if mark:  # not started by hand
+    if marks:  # not started by hand
         threading.Thread(target=guard, daemon=True).start()
 
 
+def start_guard(mark: str) -> subprocess.Popen[bytes]:
+    """A process that kills everything with a mark once this one is gone, however it ended; kill it when all is well."""
+    return subprocess.Popen(
+        [sys.executable, "-P", __file__, mark], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,  # an interrupt from the terminal is not meant for it
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
-def _termination() -> Iterator[None]:
+def _termination() -> Generator[None]:
     """Let SIGTERM end this process as Ctrl-C does, so that the child does not outlive it."""
 
     def stop(number: int, frame: object) -> None:
@@ -138,3 +188,8 @@ def _termination() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.stdin.read()  # its end is that of whoever started this
+    _kill_marked(sys.argv[1])

@@ -29,8 +29,8 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-import modgap
 from modgap.core.errors import UserError
+from modgap.core.version import __version__
 
 Outcome = Literal["correct", "wrong", "no_answer", "error"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -371,7 +371,7 @@ class ResponseWriter:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of modgap and of the libraries that decide results, as installed."""
-    found = {"python": platform.python_version(), "modgap": modgap.__version__}
+    found = {"python": platform.python_version(), "modgap": __version__}
     for name in ("torch", "transformers", "accelerate", "peft", "vllm", "verl", "openai", "ray", "numpy", "pillow"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
@@ -380,7 +380,7 @@ def versions() -> dict[str, str]:
 
 def git_state() -> dict[str, Any]:
     """Commit and dirty flag of the source tree that modgap runs from; empty where it is installed from a package."""
-    root = Path(modgap.__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return {}
 

@@ -12,7 +12,7 @@ The process that asks keeps the queue and knows who has what, so that every samp
   engine gives no answer to, several times.
 
 A sample's seed is its own (`core.engine.sample_seed`), so results do not depend on who made it. The original has no
-counterpart: it runs one engine, and its parallel runners start whole jobs (`modgap.workflows.jobs`).
+counterpart: it runs one engine, and its parallel runners start whole jobs (`modgap.workflows.models`).
 """
 
 from __future__ import annotations

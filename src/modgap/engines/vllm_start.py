@@ -15,15 +15,14 @@ import logging
 import multiprocessing
 import os
 import re
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
+from modgap.core import processes
 from modgap.core.errors import UserError
 from modgap.models.folder import image_processor
 
@@ -43,9 +42,6 @@ _SPEED = re.compile(
 )
 _TAIL = 200_000
 _LONGEST = 300
-
-# Reads process ids from its input until that ends, which it does when our process is gone, however that went.
-_GUARD = 'while read -r pid; do pids="$pids $pid"; done; [ -z "$pids" ] || kill -9 $pids 2>/dev/null'
 
 
 def parse_engine_args(args: Sequence[str]) -> dict[str, Any]:
@@ -194,20 +190,20 @@ class Running:
 
     def __init__(self, folder: Path, pixels: tuple[int, int] | None, given: Mapping[str, Any]) -> None:
         self._closed = self._failed = False
-        self._before = set(multiprocessing.active_children())
-        self._processes: set[Any] = set()
+        before = set(multiprocessing.active_children())
+        mark = processes.new_mark()
         handle, name = tempfile.mkstemp(prefix="modgap-vllm-", suffix=".log")
         self._log, self._log_path = os.fdopen(handle, "ab", buffering=0), Path(name)
-        self._guard = _start_guard()
+        self._guard = processes.start_guard(mark)
         print(f"modgap: starting vLLM, which takes a minute or two (its log: {name})", file=sys.stderr, flush=True)
         try:
-            with _output_to(self._log):
+            with _output_to(self._log), _marking(mark):
                 self.llm = self._start(folder, pixels, given)
         except BaseException as error:
             failure = self.failure(error, running=False)
             self.close()
             raise failure from None
-        self._watch()
+        self._processes = set(multiprocessing.active_children()) - before
 
     def _start(self, folder: Path, pixels: tuple[int, int] | None, given: Mapping[str, Any]) -> Any:
         if not (folder / "config.json").is_file():
@@ -240,29 +236,10 @@ class Running:
         }
         if limits := pixel_arguments(folder, pixels):
             arguments["mm_processor_kwargs"] = {**limits, **(given.get("mm_processor_kwargs") or {})}
-        stop = threading.Event()
-        watcher = threading.Thread(target=self._watch_until, args=(stop,), daemon=True)
-        watcher.start()
         try:
             return vllm.LLM(model=str(folder), **arguments)
         finally:
-            stop.set()
-            watcher.join()
             _quieten(self._log)
-
-    def _watch_until(self, stop: threading.Event) -> None:
-        while not stop.wait(0.2):
-            self._watch()
-
-    def _watch(self) -> None:
-        """Tell the guard which processes vLLM has started."""
-        new = set(multiprocessing.active_children()) - self._before - self._processes
-        self._processes |= new
-        pids = "".join(f"{process.pid}\n" for process in new)
-        with contextlib.suppress(OSError, ValueError):
-            if pids and self._guard is not None and self._guard.stdin is not None:
-                self._guard.stdin.write(pids.encode())
-                self._guard.stdin.flush()
 
     def dead(self) -> bool:
         """Whether a process of vLLM has ended."""
@@ -290,23 +267,25 @@ class Running:
             with contextlib.suppress(Exception):
                 engine.renderer.shutdown()
             del self.llm
-        if self._guard is not None:
-            self._guard.kill()
-            self._guard.wait()
+        self._guard.kill()
+        self._guard.wait()
         self._log.close()
         if not self._failed:
             self._log_path.unlink(missing_ok=True)
 
 
-def _start_guard() -> subprocess.Popen[bytes] | None:
-    """A shell that ends vLLM's processes once ours is gone; none where there is no shell."""
+@contextlib.contextmanager
+def _marking(mark: str) -> Iterator[None]:
+    """Give a mark to the processes that are started meanwhile."""
+    before = os.environ.get(processes.MARK)
+    os.environ.update(processes.with_mark(mark))
     try:
-        return subprocess.Popen(
-            ["sh", "-c", _GUARD], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt from the terminal is not meant for it
-        )  # fmt: skip
-    except OSError:
-        return None
+        yield
+    finally:
+        if before is None:
+            del os.environ[processes.MARK]
+        else:
+            os.environ[processes.MARK] = before
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Training logs as panels of curves, and sampled rollouts as words.
+"""Training logs as panels of curves, which `figures.py` draws, and sampled rollouts as words.
 
 Whatever number a log carries is drawn: the ones a reader wants first by name, the rest folded away below them, so that
 a metric that a recipe adds needs no line here.
@@ -6,13 +6,17 @@ a metric that a recipe adds needs no line here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from modgap.analysis.results import LoggedStage, SeedTable
-from modgap.reporting.charts import Curve, curve, line
 from modgap.reporting.collect import TrainStage
+
+MAX_POINTS = 300
+"""Longer curves are drawn as the means of this many bins."""
 
 MAIN: dict[str, tuple[str, str]] = {
     "reward": ("Reward", "mean over all sampled responses, penalties included"),
@@ -79,36 +83,91 @@ def _mean(stages: Sequence[LoggedStage]) -> LoggedStage:
     return stages[0].model_copy(update={"metrics": metrics})
 
 
-def training(recipes: Mapping[str, list[LoggedStage]]) -> dict[str, Any] | None:
-    """The panels of what `logged` found.
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One curve: its name, its colour (an index) and its points, as measured and smoothed."""
 
-    Returns:
-        `main` and `more` (panels), `recipes` (name and colour) and `stages` (where stages begin, in words); `None`
-        where nothing was logged.
+    name: str
+    colour: int
+    points: tuple[tuple[float, float], ...]
+
+    @property
+    def smooth(self) -> tuple[tuple[float, float], ...]:
+        """A centred moving average over a twentieth of the curve; short curves as they are."""
+        reach = len(self.points) // 40
+        if not reach:
+            return self.points
+        ys = [y for _, y in self.points]
+        return tuple((x, fmean(ys[max(0, i - reach) : i + reach + 1])) for i, (x, _) in enumerate(self.points))
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """The curves of one metric over steps."""
+
+    metric: str
+    title: str
+    note: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the logs of all recipes show.
+
+    Attributes:
+        panels: One for each metric, those of `MAIN` first.
+        recipes: Name and colour of each.
+        stages: Where stages begin, in words.
     """
+
+    panels: tuple[Panel, ...]
+    recipes: tuple[tuple[str, int], ...]
+    stages: str
+
+    @property
+    def main(self) -> list[Panel]:
+        """The panels that a reader wants first."""
+        return [panel for panel in self.panels if panel.metric in MAIN]
+
+    @property
+    def more(self) -> list[Panel]:
+        """All others."""
+        return [panel for panel in self.panels if panel.metric not in MAIN]
+
+
+def line(name: str, colour: int, points: Sequence[tuple[float, float]]) -> Line:
+    """A curve of at most `MAX_POINTS` points; what is not finite is left out."""
+    kept = [(x, y) for x, y in points if math.isfinite(y)]
+    size = math.ceil(len(kept) / MAX_POINTS)
+    if size > 1:
+        bins = [kept[i : i + size] for i in range(0, len(kept), size)]
+        kept = [(part[-1][0], fmean(y for _, y in part)) for part in bins]
+    return Line(name, colour, tuple(kept))
+
+
+def training(recipes: Mapping[str, list[LoggedStage]]) -> Training | None:
+    """The panels of what `logged` found; `None` where nothing was logged."""
     every = dict.fromkeys(name for parts in recipes.values() for part in parts for name in part.metrics)
-    panels: dict[str, Curve | None] = {}
+    panels: list[Panel] = []
     for name in [*(name for name in MAIN if name in every), *sorted(name for name in every if name not in MAIN)]:
-        lines = [
-            line(recipe if len(parts) == 1 else f"{recipe}, {part.stage}", number, part.metrics.get(name, []))
-            for number, (recipe, parts) in enumerate(recipes.items())
-            for part in parts
-        ]
+        lines: list[Line] = []
+        for number, (recipe, parts) in enumerate(recipes.items()):
+            for part in parts:
+                label = recipe if len(parts) == 1 else f"{recipe}, {part.stage}"
+                lines.append(line(label, number, part.metrics.get(name, [])))
         title, note = MAIN.get(name, (name.replace("_", " ").replace(".", ": "), ""))
-        panels[name] = curve(title, lines, note)
-    if not any(panels.values()):
+        if drawn := tuple(line for line in lines if line.points):
+            panels.append(Panel(name, title, note, drawn))
+    if not panels:
         return None
     starts = [
         f"{recipe} starts {part.stage} after step {part.after}."
         for recipe, parts in recipes.items()
         for part in parts[1:]
     ]
-    return {
-        "main": [panel for name, panel in panels.items() if panel and name in MAIN],
-        "more": [panel for name, panel in panels.items() if panel and name not in MAIN],
-        "recipes": [(recipe, number) for number, recipe in enumerate(recipes)],
-        "stages": " ".join(starts),
-    }
+    named = tuple((recipe, number) for number, recipe in enumerate(recipes))
+    return Training(tuple(panels), named, " ".join(starts))
 
 
 def rollouts(stages: Sequence[TrainStage]) -> list[dict[str, Any]]:

@@ -1,25 +1,88 @@
-"""The charts of a report as PNG and SVG files for papers and slides, drawn with matplotlib (loaded here only)."""
+"""Every chart of a report, drawn once with matplotlib: inlined in the page as SVG, written as PNG and SVG for papers.
+
+A chart is as wide as a phone, in units of a CSS pixel, and the page scales it up a little on a desk: so its words are
+readable on both. Colours are those of report.css by day; in the page each becomes its CSS variable, which also has the
+colour by night. matplotlib is imported when a chart is drawn: the command line loads this module.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
-from modgap.analysis.results import GapSummary, LoggedStage, ReportSummary, SeedRow, TypeGap
-from modgap.analysis.seeds import SeedsChange
-from modgap.reporting.charts import line
-from modgap.reporting.curves import MAIN, averaged
+from modgap.analysis.reading import KINDS
+from modgap.analysis.results import ReportSummary
+from modgap.core.text import counted
+from modgap.reporting import panels
+from modgap.reporting.curves import MAIN, Panel, averaged, training
+from modgap.reporting.panels import Bar, Mark, Row
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TEXT, VISION, INK = "#0a5c9e", "#b84500", "#15202a"
-PALETTE = ("#6b5a8e", "#14703f", "#a62a78", "#7a5200", "#00707a", "#50606d", "#a5201a", INK)
-_STYLE: dict[Any, Any] = {
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8c9ba7", "axes.grid": True,
-    "axes.axisbelow": True, "grid.color": "#d0d9df", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "modgap",
+COLOURS = {
+    "paper": "#f5f7f8", "sunk": "#e8edf0", "ink": "#15202a", "muted": "#50606d", "rule": "#d0d9df", "strong": "#7f8e9a",
+    "text": "#0a5c9e", "vision": "#b84500", "control": "#6b5a8e", "names": "#f0cfb8", "good": "#14703f",
+    "bad": "#a5201a", "warn": "#7a5200", "pink": "#a62a78", "teal": "#00707a",
 }  # fmt: skip
+"""CSS variable of report.css -> its colour by day."""
+RECIPES = ("control", "good", "pink", "warn", "teal", "muted", "bad", "ink")
+"""The colours of curves, in the order of recipes; `.r0` to `.r7` in report.css."""
+DASHES = ("-", (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
+"""The lines of recipes beyond the eighth, `DASHES[n // 8]`."""
+KIND_COLOURS = {"numbers": ("vision", "paper"), "names": ("names", "ink"), "right": ("text", "paper"),
+                "none": ("sunk", "ink")}  # fmt: skip
+"""How a problem was read -> the colours of its part of a bar and of the number in it."""
+_UNIT = 1 / 72
+"""Inches of a unit: matplotlib writes SVG with 72 units an inch."""
+_WIDTH, _LINE = 400, 14
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NAME = 24
+"""Characters of a line of a row's name."""
+_STYLE: dict[Any, Any] = {
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+    "axes.edgecolor": COLOURS["strong"], "axes.labelcolor": COLOURS["muted"], "axes.grid": True, "axes.axisbelow": True,
+    "axes.facecolor": "none", "figure.facecolor": "none", "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 3 * _UNIT,
+    "figure.constrained_layout.w_pad": 3 * _UNIT, "font.size": 11, "axes.labelsize": 11, "grid.color": COLOURS["rule"],
+    "grid.linewidth": 1, "legend.fontsize": 11, "legend.frameon": False, "svg.fonttype": "none",
+    "svg.hashsalt": "modgap", "text.color": COLOURS["ink"], "text.parse_math": False, "xtick.color": COLOURS["muted"],
+    "xtick.major.size": 0, "ytick.color": COLOURS["muted"], "ytick.major.size": 0,
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Chart:
+    """One chart.
+
+    Attributes:
+        figure: What matplotlib drew.
+        label: The chart in words, for who does not see it.
+        titles: Id of a mark in the drawing -> its words, shown when the pointer is over it.
+        written: Whether it is also written as a file.
+        named: What the legend of a file names, where the page has one legend for several charts.
+    """
+
+    figure: Figure
+    label: str
+    titles: dict[str, str] = field(default_factory=dict[str, str])
+    written: bool = True
+    named: list[Any] = field(default_factory=list[Any])
+
+    def title(self, mark: Any, words: str) -> None:
+        """Give a mark its words."""
+        name = f"mark{len(self.titles)}"
+        mark.set_gid(name)
+        self.titles[name] = words
 
 
 def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
@@ -37,127 +100,277 @@ def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     with mpl.rc_context(_STYLE):
-        for name, figure in draw(numbers).items():
-            for ending in ("png", "svg"):
-                path = folder / f"{name}.{ending}"
+        for name, chart in draw(numbers).items():
+            stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+            while folder / f"{stem}.png" in written:  # two names that differ in what no file's name can hold
+                stem += "_"
+            if chart.named:
+                chart.figure.legend(handles=chart.named, loc="outside upper left", ncols=2, fontsize=9)
+            for ending in ("png", "svg") if chart.written else ():
+                path = folder / f"{stem}.{ending}"
                 metadata = {"Date": None} if ending == "svg" else None
-                figure.savefig(path, dpi=200, bbox_inches="tight", metadata=metadata)
+                chart.figure.savefig(path, dpi=200, facecolor="white", metadata=metadata)
                 written.append(path)
     return written
 
 
-def draw(numbers: ReportSummary) -> dict[str, Figure]:
-    """Name -> figure: `accuracy`, `gap`, `types-RUN`, `seeds-accuracy`, `seeds-change`, `training-METRIC`; if there.
+def inlined(numbers: ReportSummary) -> dict[str, str]:
+    """Name -> the chart as an SVG element of the page."""
+    return {name: _inline(chart, f"chart{at}") for at, (name, chart) in enumerate(draw(numbers).items())}
 
-    Of a run that is one of several seeds there is no `types-RUN`: it would be a figure for each seed.
+
+def draw(numbers: ReportSummary) -> dict[str, Chart]:
+    """Name -> chart, of those that the numbers have.
+
+    The names are `accuracy`, `gap`, `types-RUN`, `reading-RUN`, `lengths`, `truncation`, `seeds-accuracy`,
+    `seeds-change` and `training-METRIC`. What would be a file for each seed, or for any metric, is only for the page.
     """
-    figures: dict[str, Figure] = {}
-    gaps = {name: summary.gap for name, summary in numbers.runs.items() if summary.gap}
-    if gaps:
-        figures["accuracy"] = _accuracy(gaps)
-        figures["gap"] = _forest(gaps, "Gap, text minus image (points)")
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        return dict(_all_charts(numbers))
+
+
+def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
+    runs = numbers.runs
+    if rows := panels.accuracies(runs):
+        yield "accuracy", _rows(rows, "Accuracy (%), with 95% intervals", most=100)
+        yield "gap", _rows(panels.gaps(runs), "Gap (points), with 95% intervals")
     of_seeds = {run for part in numbers.seeds for row in part.rows if len(row.runs) > 1 for run in row.runs}
-    for name, summary in numbers.runs.items():
-        if len(summary.types) > 1 and name not in of_seeds:
-            rows = {f"{row.type or '(none)'} ({row.n_problems})": row for row in summary.types}
-            figures[f"types-{_file_name(name)}"] = _forest(rows, f"{name}: gap by type (points)")
+    for name, summary in runs.items():
+        alone = name not in of_seeds
+        if rows := panels.types(summary):
+            yield f"types-{name}", _rows(rows, f"{name}: gap by type (points)", written=alone)
+        if summary.reading:
+            yield f"reading-{name}", _bars(panels.reading_bars(summary.reading), name, written=alone)
+    if rows := panels.lengths(runs):
+        yield "lengths", _rows(rows, "Tokens: median, 10th to 90th percentile")
+        yield "truncation", _rows(panels.truncation(runs), "Cut at the token limit (% of responses)", most=100)
     for number, part in enumerate(numbers.seeds, start=1):
         several = f"-{number}" if len(numbers.seeds) > 1 else ""
-        figures[f"seeds-accuracy{several}"] = _seeds(part.rows)
-        changes = {row.recipe: row.change.gap for row in part.rows if row.change}
-        if changes:
-            figures[f"seeds-change{several}"] = _forest(changes, "Change of the gap against the base model (points)")
-    recipes = averaged(numbers.training, numbers.seeds)
-    for metric, (title, _) in MAIN.items():
-        if any(metric in part.metrics for parts in recipes.values() for part in parts):
-            figures[f"training-{_file_name(metric)}"] = _curves(recipes, metric, title)
-    return figures
+        words = "Accuracy (%), means over seeds"
+        yield f"seeds-accuracy{several}", _rows(panels.seed_sides(part.rows), words, most=100)
+        if rows := panels.seed_changes(part.rows):
+            yield f"seeds-change{several}", _rows(rows, "Change of the gap (points)")
+    if curves := training(averaged(numbers.training, numbers.seeds)):
+        for panel in curves.panels:
+            yield f"training-{panel.metric}", _curves(panel, curves.recipes, written=panel.metric in MAIN)
 
 
-def _figure(height: float) -> tuple[Figure, Any]:
+# ---- rows and bars -------------------------------------------------------------------------------------------------
+
+
+def _figure(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, height))  # not pyplot: no display, no global state
+    figure = Figure(figsize=(width * _UNIT, height * _UNIT))  # not pyplot: no display, no global state
     return figure, figure.add_subplot()
 
 
-def _accuracy(gaps: Mapping[str, GapSummary]) -> Figure:
-    figure, axes = _figure(1.2 + 0.42 * len(gaps))
-    for row, gap in enumerate(gaps.values()):
-        axes.plot([100 * gap.vision_accuracy, 100 * gap.text_accuracy], [row, row], color="#8c9ba7", lw=2)
-        text, vision = (gap.text_ci_low, gap.text_ci_high), (gap.vision_ci_low, gap.vision_ci_high)
-        for side, value, (low, high), colour, marker in (
-            ("text-centric", gap.text_accuracy, text, TEXT, "o"),
-            ("vision-centric", gap.vision_accuracy, vision, VISION, "D"),
-        ):
-            axes.plot([100 * low, 100 * high], [row, row], color=colour, lw=7, alpha=0.25, solid_capstyle="round")
-            label = side if row == 0 else None
-            axes.plot(100 * value, row, marker, color=colour, ms=8, ls="", label=label, zorder=3)
-    _name_rows(axes, list(gaps))
-    axes.set_xlim(left=0)
-    axes.set_xlabel("Accuracy (%), with 95% intervals")
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    return figure
-
-
-def _seeds(rows: Sequence[SeedRow]) -> Figure:
-    """Both sides of each recipe: the mean with its interval, and a tick for each seed."""
-    figure, axes = _figure(1.2 + 0.42 * len(rows))
-    for at, row in enumerate(rows):
-        axes.plot([100 * row.vision.value, 100 * row.text.value], [at, at], color="#8c9ba7", lw=2)
-        for side, value, colour, marker in (
-            ("text-centric", row.text, TEXT, "o"), ("vision-centric", row.vision, VISION, "D"),
-        ):  # fmt: skip
-            seeds = [100 * seed for seed in value.seeds]
-            ends = [100 * value.ci_low, 100 * value.ci_high]
-            axes.plot(ends, [at, at], color=colour, lw=7, alpha=0.25, solid_capstyle="round")
-            if len(seeds) > 1:
-                axes.plot(seeds, [at] * len(seeds), "|", color=colour, ms=15)
-            label = side if at == 0 else None
-            axes.plot(100 * value.value, at, marker, color=colour, ms=8, ls="", label=label, zorder=3)
-    _name_rows(axes, [row.recipe for row in rows])
-    axes.set_xlim(left=0)
-    axes.set_xlabel("Accuracy (%), mean over seeds with 95% interval; a tick for each seed")
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    return figure
-
-
-def _forest(rows: Mapping[str, GapSummary | TypeGap | SeedsChange], title: str) -> Figure:
-    figure, axes = _figure(1.0 + 0.36 * len(rows))
-    for row, value in enumerate(rows.values()):
-        axes.plot([value.ci_low, value.ci_high], [row, row], color=INK, lw=2)
-        of_seeds = value.seeds if isinstance(value, SeedsChange) else ()
-        axes.plot(value.value if isinstance(value, SeedsChange) else value.points, row, "o", color=INK, ms=7)
-        axes.plot(of_seeds, [row] * len(of_seeds), "|", color=INK, ms=12)
-    axes.axvline(0, color="#8c9ba7", lw=1)
-    _name_rows(axes, list(rows))
-    axes.set_xlabel(f"{title}, with 95% intervals")
-    return figure
-
-
-def _curves(recipes: Mapping[str, Sequence[LoggedStage]], metric: str, title: str) -> Figure:
-    figure, axes = _figure(3.2)
-    for number, (recipe, parts) in enumerate(recipes.items()):
-        style = {"color": PALETTE[number % len(PALETTE)], "ls": ("-", "--", ":", "-.")[number // len(PALETTE) % 4]}
-        drawn = [line(recipe, number, part.metrics.get(metric, [])) for part in parts]
-        label: str | None = recipe
-        for part in (part for part in drawn if part.points):
-            if part.smooth != part.points:
-                axes.plot(*zip(*part.points, strict=True), color=style["color"], lw=0.8, alpha=0.3)
-            marker = "o" if len(part.points) == 1 else ""
-            axes.plot(*zip(*part.smooth, strict=True), marker=marker, label=label, **style)
-            label = None
-    axes.set_xlabel("Step")
-    axes.set_ylabel(title)
-    axes.legend(frameon=False)
-    return figure
-
-
-def _name_rows(axes: Any, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
+def _row_axes(names: Sequence[str], shown: Sequence[str], above: int, xlabel: str) -> tuple[Figure, Axes, list[float]]:
+    """A figure of rows from the top down, each as high as its words; its axes, and the middle of each row."""
+    heights = [max(name.count("\n"), words.count("\n")) + 1.9 for name, words in zip(names, shown, strict=True)]
+    middles = [sum(heights[:at]) + height / 2 for at, height in enumerate(heights)]
+    figure, axes = _figure(_LINE * (sum(heights) + above + (2.2 + xlabel.count("\n") + 1 if xlabel else 0)))
+    axes.set_ylim(sum(heights), 0)
+    axes.set_yticks(middles, list(names), color=COLOURS["ink"])
     axes.grid(axis="y", visible=False)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(middles, list(shown), color=COLOURS["ink"])
+    right.spines["right"].set_visible(False)
+    axes.set_xlabel(xlabel)
+    return figure, axes, middles
 
 
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+def _wrapped(words: str, width: int = _NAME) -> str:
+    """Words in lines of this many characters, without characters that no XML can hold."""
+    return "\n".join(textwrap.wrap(_NOT_XML.sub("\ufffd", words), width))
+
+
+def _rows(rows: Sequence[Row], xlabel: str, *, most: float | None = None, written: bool = True) -> Chart:
+    """Rows of marks with their intervals; the distance between the two marks of a row is its gap.
+
+    Args:
+        rows: From the top down.
+        xlabel: What the marks are.
+        most: Where the axis ends at most.
+        written: See `Chart`.
+    """
+    names = ["\n".join(part for part in (_wrapped(row.name), row.note) if part) for row in rows]
+    shown = ["\n".join(part for part in (row.shown, row.range) if part) for row in rows]
+    in_pairs = len(rows[0].marks) > 1
+    with_seeds = any(mark.seeds for row in rows for mark in row.marks)
+    figure, axes, middles = _row_axes(names, shown, 2 if in_pairs or with_seeds else 0, _wrapped(xlabel, 36))
+    chart = Chart(figure, f"{xlabel}. {'. '.join(row.label for row in rows)}.", written=written)
+    for row, at in zip(rows, middles, strict=True):
+        values = [mark.value for mark in row.marks if mark.value is not None]
+        if len(values) == 2:
+            axes.plot(values, [at, at], color=COLOURS["strong"], lw=2, clip_on=False)
+        for mark in row.marks:
+            _draw_mark(chart, axes, mark, at, in_pairs)
+    numbers = [0.0, *(number for row in rows for mark in row.marks for number in mark.numbers)]
+    low, high = min(numbers), max(numbers)
+    room = 0.03 * (high - low) or 1.0
+    high = high + room if most is None else min(high + room, most)
+    axes.set_xlim(low - room if low < 0 else low, high)
+    axes.axvline(0, color=COLOURS["strong"], lw=1.2, clip_on=False)
+    axes.locator_params(axis="x", nbins=5)
+    handles = _handles(in_pairs, with_seeds)
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, handletextpad=0.3, columnspacing=1.2)
+    return chart
+
+
+def _draw_mark(chart: Chart, axes: Axes, mark: Mark, at: float, in_pairs: bool) -> None:
+    colour = COLOURS[mark.colour]
+    ends = [end for end in (mark.low, mark.high) if end is not None]
+    if in_pairs:
+        interval = axes.plot(ends, [at] * len(ends), color=colour, lw=7, alpha=0.22, clip_on=False)
+    else:
+        interval = axes.plot(ends, [at] * len(ends), color=colour, lw=2.2, clip_on=False)
+    interval[0].set_solid_capstyle("round")
+    chart.title(interval[0], mark.label)
+    if mark.seeds:
+        axes.plot(mark.seeds, [at] * len(mark.seeds), "|", color=colour, ms=16, clip_on=False)
+    if mark.value is not None:
+        shape = "D" if mark.colour == "vision" and in_pairs else "o"
+        edge = COLOURS["paper"]
+        dot = axes.plot(mark.value, at, shape, color=colour, mec=edge, ms=8, ls="", zorder=3, clip_on=False)
+        chart.title(dot[0], mark.label)
+
+
+def _handles(in_pairs: bool, with_seeds: bool) -> list[Any]:
+    """What the legend of a chart of rows names."""
+    from matplotlib.lines import Line2D
+
+    dot = partial(Line2D, [], [], ls="", ms=8)
+    handles: list[Any] = []
+    if in_pairs:
+        handles.append(dot(marker="o", color=COLOURS["text"], label=panels.SIDES["text"]))
+        handles.append(dot(marker="D", color=COLOURS["vision"], label=panels.SIDES["vision"]))
+    if with_seeds:
+        handles.append(dot(marker="|", color=COLOURS["muted"], label="one seed"))
+    return handles
+
+
+def _bars(bars: Sequence[Bar], name: str, *, written: bool) -> Chart:
+    """Bars of 100 percent; the number stands in a part that has room for it."""
+    names = [f"{bar.name}\n{counted(bar.n_problems, 'problem')}" for bar in bars]
+    figure, axes, middles = _row_axes(names, [""] * len(bars), 3, "")
+    chart = Chart(figure, f"{name}: how problems were read. {'. '.join(bar.label for bar in bars)}.", written=written)
+    for bar, at in zip(bars, middles, strict=True):
+        for piece in (piece for piece in bar.pieces if piece.count):
+            ground, ink = KIND_COLOURS[piece.kind]
+            part = axes.barh(at, piece.share, 1.9, piece.start, color=COLOURS[ground], edgecolor=COLOURS["paper"])
+            chart.title(part[0], piece.label)
+            if piece.share >= 5:
+                middle = piece.start + piece.share / 2
+                axes.text(middle, at, str(piece.count), color=COLOURS[ink], weight="bold", ha="center", va="center")
+    axes.set_xlim(0, 100)
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    figure.legend(
+        handles=_kind_handles(), loc="outside upper left", ncols=2, fontsize=10, handlelength=1, columnspacing=1
+    )
+    return chart
+
+
+def _kind_handles() -> list[Any]:
+    from matplotlib.patches import Patch
+
+    edge = COLOURS["strong"]
+    return [Patch(fc=COLOURS[KIND_COLOURS[kind][0]], ec=edge, label=words) for kind, words in KINDS.items()]
+
+
+# ---- curves --------------------------------------------------------------------------------------------------------
+
+
+def _curves(panel: Panel, recipes: Sequence[tuple[str, int]], *, written: bool) -> Chart:
+    """Curves over steps: as logged in faint, smoothed above."""
+    from matplotlib.lines import Line2D
+
+    figure, axes = _figure(200, 360)
+    ends = "; ".join(f"{line.name} ends at {line.points[-1][1]:.4g}" for line in panel.lines)
+    chart = Chart(figure, f"{panel.title}; {ends}", written=written)
+    drawn_recipes = {line.colour for line in panel.lines}
+    for name, number in recipes:
+        if number in drawn_recipes:
+            colour, dashes = _line_style(number)
+            chart.named.append(Line2D([], [], color=colour, ls=dashes, lw=1.9, label=_wrapped(name, 30)))
+    for line in panel.lines:
+        colour, dashes = _line_style(line.colour)
+        if line.smooth != line.points:
+            axes.plot(*zip(*line.points, strict=True), color=colour, lw=1, alpha=0.28, clip_on=False)
+        marker = "o" if len(line.points) == 1 else ""
+        (drawn,) = axes.plot(
+            *zip(*line.smooth, strict=True), color=colour, ls=dashes, lw=1.9, marker=marker, label=line.name,
+            clip_on=False,
+        )  # fmt: skip
+        chart.title(drawn, line.name)
+    ys = [y for line in panel.lines for _, y in line.points]
+    if min(ys) >= 0 and max(ys) - min(ys) > 0.3 * max(ys):
+        axes.set_ylim(bottom=0)
+    axes.locator_params(nbins=5)
+    axes.locator_params(axis="x", integer=True)
+    axes.set_xlabel("Step")
+    axes.set_ylabel(_wrapped(panel.title))
+    return chart
+
+
+def _line_style(number: int) -> tuple[str, Any]:
+    """Colour and dashes of a recipe, by its number."""
+    return COLOURS[RECIPES[number % len(RECIPES)]], DASHES[number // len(RECIPES) % len(DASHES)]
+
+
+# ---- into the page -------------------------------------------------------------------------------------------------
+
+_SVG_ATTRIBUTES = ("d", "x", "y", "transform")
+_VARIABLE = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
+
+
+def _inline(chart: Chart, prefix: str) -> str:
+    """A chart as an element of an HTML page: colours of the page's theme, ids of its own, words for its marks."""
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has fonts for all scripts
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        chart.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith(("}style", "}metadata")):
+                parent.remove(child)
+    for element in root.iter():
+        _adapt(element, prefix, chart.titles)
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    root.attrib |= {"class": "chart", "role": "img", "aria-label": chart.label}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _adapt(element: ElementTree.Element, prefix: str, titles: Mapping[str, str]) -> None:
+    """Make one element of matplotlib's SVG one of the page; `prefix` keeps its ids apart from those of other charts."""
+    element.tag = element.tag.rpartition("}")[2]  # HTML knows SVG's elements without a namespace
+    given, element.attrib = element.attrib, {}
+    for key, value in given.items():
+        key = key.rpartition("}")[2]
+        if key == "id":
+            if element.tag == "g":  # nothing refers to a group
+                continue
+            value = f"{prefix}-{value}"
+        elif key == "href":
+            value = f"#{prefix}-{value.removeprefix('#')}"
+        elif key == "style":
+            value = re.sub(r"font-family: [^;]*;? ?", "", value)
+            value = re.sub(r"#[0-9a-f]{6}", lambda found: _VARIABLE.get(found[0], found[0]), value)
+        elif key in _SVG_ATTRIBUTES:
+            value = re.sub(r"(\.\d\d)\d+", r"\1", " ".join(value.split()))
+        element.set(key, value)
+    element.text = element.text if element.text and element.text.strip() else None
+    element.tail = None
+    if words := titles.get(given.get("id", "")):
+        title = ElementTree.Element("title")
+        title.text = words
+        element.insert(0, title)

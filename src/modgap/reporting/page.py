@@ -19,7 +19,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import modgap
 from modgap.analysis.reading import KINDS
 from modgap.analysis.results import PaperTable, ReportSummary, Summary
 from modgap.analysis.scores import Scores
@@ -29,16 +28,18 @@ from modgap.analysis.warnings import warnings
 from modgap.core.errors import unknown
 from modgap.core.record import write_text
 from modgap.core.text import as_utf8, percent
+from modgap.core.version import __version__
 from modgap.reporting import panels
 from modgap.reporting import tables as t
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect
 from modgap.reporting.curves import averaged, logged, rollouts
 from modgap.reporting.curves import training as training_panels
+from modgap.reporting.figures import inlined, write_figures
 from modgap.reporting.judged import doubt_words, judge_tables, judged, open_words
 from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.paper import paper_tables
 from modgap.reporting.same_data import data_words
-from modgap.reporting.seed_tables import READING, seed_tables, seed_words
+from modgap.reporting.seed_tables import READING, seed_tables
 from modgap.reporting.sweeps import find_sweeps
 from modgap.reporting.viewer import embed_json, viewer_data
 from modgap.reporting.words import change_words, graded_words, headline, training_words
@@ -89,7 +90,6 @@ def build_report(
         write_text(out.with_suffix(".md"), as_utf8(t.as_markdown(paper_tables(numbers))))
     if figures:
         from modgap.reporting.export import write_tables
-        from modgap.reporting.figures import write_figures
 
         folder = out.with_name(f"{out.stem}_figures")
         write_figures(numbers, folder)
@@ -165,7 +165,7 @@ def _frame() -> Parts:
     folder = files("modgap.reporting") / "templates"
     script = (folder / "viewer.js").read_text(encoding="utf-8")
     return {
-        "version": modgap.__version__,
+        "version": __version__,
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "css": Markup((folder / "report.css").read_text(encoding="utf-8")),
         "script": Markup(script),
@@ -175,28 +175,21 @@ def _frame() -> Parts:
 
 def _charts(found: Collection, numbers: ReportSummary) -> Parts:
     """The words and charts of the page."""
+    from markupsafe import Markup
+
     runs = numbers.runs
     return {
         "headline": numbers.headline,
         "warnings": numbers.warnings,
         "runs": list(runs),
-        "accuracies": panels.accuracies(runs),
-        "gaps": panels.gaps(runs),
-        "seeds": [
-            {
-                **panels.seeds(part),
-                "words": seed_words(part),
-                "tables": [table.html() for table in seed_tables(part).values()],
-            }
-            for part in numbers.seeds
-        ],
+        "charts": {name: Markup(chart) for name, chart in inlined(numbers).items()},
+        "seeds": [[table.html() for table in seed_tables(part).values()] for part in numbers.seeds],
         "seeds_note": READING,
         "pairs": panels.pairs(runs),
         "readings": panels.readings(runs),
         "legend": KINDS,
         "unread": [run.name for run in found.evals if _unread(run, runs[run.name])],
-        "types": panels.types(runs),
-        "lengths": panels.lengths(runs),
+        "types": {name: t.type_table(summary).html() for name, summary in runs.items() if panels.types(summary)},
         "curves": training_panels(averaged(numbers.training, numbers.seeds)),
         "rollouts": rollouts(found.stages),
         "manifests": [_manifest(part) for part in (*found.evals, *found.stages) if part.manifest.text],

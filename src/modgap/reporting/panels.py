@@ -1,170 +1,251 @@
-"""What the charts of a page show: rows of numbers and words, with their scale, for the macros of charts.html.jinja."""
+"""What the charts of a report show: rows of marks with their words, for `figures.py`, and the tables of pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from modgap.analysis.reading import KINDS
-from modgap.analysis.results import GapSummary, SeedTable, Summary, TypeGap
+from modgap.analysis.results import GapSummary, PairTable, ReadingSummary, SeedRow, Summary, TypeGap, ViewSummary
 from modgap.analysis.seeds import SeedsChange
-from modgap.core.text import interval, percent, signed
+from modgap.core.text import counted, interval, percent, signed
 from modgap.reporting import tables as t
-from modgap.reporting.charts import scale
 from modgap.reporting.words import reading_words
 
+SIDES = {"text": "text-centric", "vision": "vision-centric"}
+"""Side of a pair -> its name."""
 
-def accuracies(runs: Mapping[str, Summary]) -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A value with its interval.
+
+    Attributes:
+        value: Where the mark stands; `None` where there is no value.
+        low: Begin of the interval.
+        high: Its end.
+        label: All of it in words.
+        colour: A name of `figures.COLOURS`.
+        seeds: The value of each seed, where there are several.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    label: str
+    colour: str = "ink"
+    seeds: tuple[float, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """All numbers of the mark that there are."""
+        return tuple(number for number in (self.value, self.low, self.high, *self.seeds) if number is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a chart: its name at the left, one or two marks, and its numbers at the right.
+
+    Attributes:
+        name: A run, a recipe or a type.
+        marks: Both sides of a pair, or one value.
+        shown: The value as it is written.
+        range: The interval as it is written.
+        note: Lines below the name.
+    """
+
+    name: str
+    marks: tuple[Mark, ...]
+    shown: str
+    range: str = ""
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """The row in words."""
+        return f"{self.name}: {'; '.join(mark.label for mark in self.marks)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a bar: what it is (a name of `KINDS`), how many problems, and its share in percent."""
+
+    kind: str
+    count: int
+    start: float
+    share: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar of 100 percent."""
+
+    name: str
+    n_problems: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def label(self) -> str:
+        """The bar in words."""
+        return f"{self.name}, {self.n_problems} problems: {'; '.join(piece.label for piece in self.pieces)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What the page says of a run in words, with the table of its pairs or where transcriptions come from."""
+
+    name: str
+    sentence: str
+    table: PairTable | None = None
+    source: str = ""
+
+
+def _side(side: str, value: float, low: float, high: float, seeds: Sequence[float] = ()) -> Mark:
+    """A mark of one side; the axis is in percent, the summary in shares."""
+    label = f"{SIDES[side]} {percent(value)} percent, 95% interval {interval(low, high, 100)}"
+    return Mark(100 * value, 100 * low, 100 * high, label, side, tuple(100 * seed for seed in seeds))
+
+
+def accuracies(runs: Mapping[str, Summary]) -> list[Row]:
     """Both sides of each run on one line."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name, summary in runs.items():
         gap = summary.gap
         if gap:
-            text = _side("text-centric", gap.text_accuracy, gap.text_ci_low, gap.text_ci_high)
-            vision = _side("vision-centric", gap.vision_accuracy, gap.vision_ci_low, gap.vision_ci_high)
-            rows.append({"name": name, "text": text, "vision": vision})
-    highs = [row[side]["high"] for row in rows for side in ("text", "vision")]
-    return {"rows": rows, "scale": scale(highs, hi=100.0)}
+            text = _side("text", gap.text_accuracy, gap.text_ci_low, gap.text_ci_high)
+            vision = _side("vision", gap.vision_accuracy, gap.vision_ci_low, gap.vision_ci_high)
+            rows.append(Row(name, (text, vision), f"{percent(gap.text_accuracy)} / {percent(gap.vision_accuracy)}"))
+    return rows
 
 
-def _side(words: str, value: float, low: float, high: float) -> dict[str, Any]:
-    """The mark of one side: `value` is a share, the places on the axis are in percent."""
-    label = f"{words} {percent(value)} percent, 95% interval {interval(low, high, 100)}"
-    return {"value": value, "at": 100 * value, "low": 100 * low, "high": 100 * high, "label": label}
+def seed_sides(rows: Sequence[SeedRow]) -> list[Row]:
+    """Both sides of each recipe of a table over seeds, with a tick for each seed."""
+    found: list[Row] = []
+    for row in rows:
+        several = len(row.seeds) > 1
+        marks = tuple(
+            _side(side, part.value, part.ci_low, part.ci_high, part.seeds if several else ())
+            for side, part in (("text", row.text), ("vision", row.vision))
+        )
+        found.append(Row(row.recipe, marks, f"{percent(row.text.value)} / {percent(row.vision.value)}"))
+    return found
 
 
-def seeds(table: SeedTable) -> dict[str, Any]:
-    """A table over seeds: both sides of each recipe, and the change of its gap, with a dot for each seed."""
-    sides: list[dict[str, Any]] = []
-    changes: list[dict[str, Any]] = []
-    for row in table.rows:
-        marks: dict[str, Any] = {"name": row.recipe}
-        for side, words, of_side in (("text", "text-centric", row.text), ("vision", "vision-centric", row.vision)):
-            dots = [100 * value for value in of_side.seeds] if len(row.seeds) > 1 else []
-            marks[side] = _side(words, of_side.value, of_side.ci_low, of_side.ci_high) | {"dots": dots}
-        sides.append(marks)
+def seed_changes(rows: Sequence[SeedRow]) -> list[Row]:
+    """The change of the gap of each recipe of a table over seeds, with a tick for each seed."""
+    found: list[Row] = []
+    for row in rows:
         if row.change:
             change = row.change.gap
-            dots = list(change.seeds) if len(change.seeds) > 1 else []
-            changes.append(_forest_row(row.recipe, change.value, change) | {"dots": dots})
-    highs = [high for row in sides for side in ("text", "vision") for high in (row[side]["high"], *row[side]["dots"])]
-    ends = [end for row in changes for end in (row["low"], row["high"], *row["dots"])]
-    return {
-        "sides": {"rows": sides, "scale": scale(highs, hi=100.0)},
-        "changes": {"rows": changes, "scale": scale(ends)} if changes else None,
-    }
+            seeds = change.seeds if len(change.seeds) > 1 else ()
+            found.append(_points(row.recipe, change.value, change, seeds=seeds))
+    return found
 
 
-def _forest_row(name: str, value: float, ends: GapSummary | TypeGap | SeedsChange, note: str = "") -> dict[str, Any]:
-    """A value in points with the interval that it has in `ends`."""
-    spread = interval(ends.ci_low, ends.ci_high)
-    return {
-        "name": name,
-        "note": note,
-        "value": value,
-        "low": ends.ci_low,
-        "high": ends.ci_high,
-        "shown": signed(value),
-        "range": spread,
-        "label": f"{signed(value)} points, 95% interval {spread}",
-    }
+def _points(
+    name: str,
+    value: float | None,
+    part: GapSummary | TypeGap | SeedsChange,
+    *,
+    note: str = "",
+    words: str = "",
+    seeds: Sequence[float] = (),
+) -> Row:
+    """A row of points with the interval that `part` holds; `words` say more of it in its label."""
+    spread = interval(part.ci_low, part.ci_high)
+    label = f"{signed(value)} points, 95% interval {spread}{', ' if words else ''}{words}"
+    mark = Mark(value, part.ci_low, part.ci_high, label, seeds=tuple(seeds))
+    return Row(name, (mark,), signed(value), spread, note)
 
 
-def _forest(rows: list[dict[str, Any]], **axis: Any) -> dict[str, Any]:
-    return {"rows": rows, "scale": scale((row[key] for row in rows for key in ("low", "high")), **axis)}
-
-
-def gaps(runs: Mapping[str, Summary]) -> dict[str, Any]:
+def gaps(runs: Mapping[str, Summary]) -> list[Row]:
     """The gap of each run."""
-    gaps = {name: summary.gap for name, summary in runs.items() if summary.gap}
-    return _forest([_forest_row(name, gap.points, gap) for name, gap in gaps.items()])
+    return [_points(name, summary.gap.points, summary.gap) for name, summary in runs.items() if summary.gap]
 
 
-def types(runs: Mapping[str, Summary]) -> list[dict[str, Any]]:
-    """The gap of each problem type, run by run."""
-    parts = []
-    for name, summary in runs.items():
-        if len(summary.types) > 1:
-            rows = [_forest_row(row.type or "(none)", row.points, row, _type_note(row)) for row in summary.types]
-            parts.append({"name": name, "table": t.type_table(summary).html(), **_forest(rows)})
-    return parts
+def types(summary: Summary) -> list[Row]:
+    """The gap of each problem type of a run; none where it has one type only."""
+    if len(summary.types) < 2:
+        return []
+    rows: list[Row] = []
+    for row in summary.types:
+        problems = counted(row.n_problems, "problem")
+        text, vision = percent(row.text_accuracy), percent(row.vision_accuracy)
+        words = f"{problems}, text {text} percent, image {vision} percent"
+        note = f"{problems}, {text} / {vision}"
+        rows.append(_points(row.type or "(none)", row.points, row, note=note, words=words))
+    return rows
 
 
-def _type_note(row: TypeGap) -> str:
-    many = f"{row.n_problems} problem{'s' if row.n_problems > 1 else ''}"
-    return f"{many}, text {percent(row.text_accuracy)}, image {percent(row.vision_accuracy)}"
-
-
-def pairs(runs: Mapping[str, Summary]) -> list[dict[str, Any]]:
+def pairs(runs: Mapping[str, Summary]) -> list[Part]:
     """Problems by outcome in both views, with the rates that follow, run by run."""
-    parts = []
+    parts: list[Part] = []
     for name, summary in runs.items():
         gap = summary.gap
         if gap:
-            rates: list[str] = []
-            for a, b, rate in (
-                ("image", "text", gap.p_vision_given_text), ("text", "image", gap.p_text_given_vision),
-            ):  # fmt: skip
-                if rate is not None:
-                    rates.append(f"P({a} right | {b} right) = {percent(rate)}%")
-            relative = [f"relative gap {percent(gap.relative)}%"] if gap.relative is not None else []
-            sentence = "; ".join([*rates, *relative, f"McNemar p {t.p_text(gap.p_value)}"]) + "."
-            parts.append({"name": name, "table": gap.table, "sentence": sentence})
+            rates = (
+                ("P(image right | text right) =", gap.p_vision_given_text),
+                ("P(text right | image right) =", gap.p_text_given_vision),
+                ("relative gap", gap.relative),
+            )
+            words = [f"{what} {percent(rate)}%" for what, rate in rates if rate is not None]
+            parts.append(Part(name, "; ".join([*words, f"McNemar p {t.p_text(gap.p_value)}"]) + ".", table=gap.table))
     return parts
 
 
-def lengths(runs: Mapping[str, Summary]) -> dict[str, Any] | None:
-    """Lengths and truncation of each view of each run; `None` where there is no response."""
-    rows: list[dict[str, Any]] = []
-    cut: list[dict[str, Any]] = []
+def _answered(runs: Mapping[str, Summary]) -> Iterator[tuple[str, str, str, ViewSummary]]:
+    """Run, view, colour and numbers of each view that has a response."""
     for name, summary in runs.items():
         for view, row in summary.views.items():
-            if not row.n_samples:
-                continue
-            colour = {"text": "c0", "vision": "c1"}.get(row.side, "c2")
-            tokens = row.completion_tokens
-            low, middle, high = tokens.p10, tokens.p50, tokens.p90
-            base = {"name": name, "note": f"{view} view", "colour": colour}
-            words = f"{low:.0f} to {high:.0f}"
-            rows.append(
-                base
-                | {"value": middle, "low": low, "high": high, "shown": f"{middle:.0f}", "range": words}
-                | {"label": f"median {middle:.0f} tokens, 10th to 90th percentile {words}"}
-            )
-            share = 100 * (row.truncation_rate or 0.0)
-            cut.append(
-                base
-                | {"value": share, "low": 0.0, "high": share, "shown": f"{share:.1f}"}
-                | {"range": f"{row.truncated} of {row.n_samples}", "label": f"{share:.1f} percent cut"}
-            )
-    if not rows:
-        return None
-    ends = _forest(cut, hi=100.0)
-    return {**_forest(rows), "cut": ends["rows"], "cut_scale": ends["scale"]}
+            if row.n_samples:
+                yield name, view, row.side, row
 
 
-def readings(runs: Mapping[str, Summary]) -> list[dict[str, Any]]:
-    """How problems were read, as bars of 100 percent, run by run."""
-    parts: list[dict[str, Any]] = []
-    for name, summary in runs.items():
-        reading = summary.reading
-        if not reading:
+def lengths(runs: Mapping[str, Summary]) -> list[Row]:
+    """Tokens of the responses of each view of each run: the median, and the 10th to the 90th percentile."""
+    rows: list[Row] = []
+    for name, view, colour, row in _answered(runs):
+        low, middle, high = row.completion_tokens.p10, row.completion_tokens.p50, row.completion_tokens.p90
+        words = f"{low:.0f} to {high:.0f}"
+        label = f"{view}, median {middle:.0f} tokens, 10th to 90th percentile {words}"
+        rows.append(Row(name, (Mark(middle, low, high, label, colour),), f"{middle:.0f}", words, f"{view} view"))
+    return rows
+
+
+def truncation(runs: Mapping[str, Summary]) -> list[Row]:
+    """The share of responses that was cut, of each view of each run."""
+    rows: list[Row] = []
+    for name, view, colour, row in _answered(runs):
+        share = 100 * (row.truncation_rate or 0.0)
+        mark = Mark(share, 0.0, share, f"{view}, {share:.1f} percent cut", colour)
+        words = f"{row.truncated} of {row.n_samples}"
+        rows.append(Row(name, (mark,), f"{share:.1f}", words, f"{view} view"))
+    return rows
+
+
+def reading_bars(reading: ReadingSummary) -> list[Bar]:
+    """How problems were read, as bars of 100 percent: those lost in the image, and those solved in both views."""
+    bars: list[Bar] = []
+    for part, words in ((reading, "lost in the image"), (reading.solved, "solved in both views")):
+        if not part.n_problems:
             continue
-        rows: list[dict[str, Any]] = []
-        for part, words in ((reading, "lost in the image"), (reading.solved, "solved in both views")):
-            if not part.n_problems:
-                continue
-            numbers = part.values.misread
-            counts = (numbers, part.misread - numbers, part.read_right, part.unreadable)
-            pieces: list[dict[str, Any]] = []
-            start = 0.0
-            for (kind, label), count in zip(KINDS.items(), counts, strict=True):
-                share = 100 * count / part.n_problems
-                pieces.append(
-                    {"kind": kind, "count": count, "start": start, "share": share, "label": f"{count} {label}"}
-                )
-                start += share
-            label = "; ".join(piece["label"] for piece in pieces)
-            rows.append({"name": words, "n": part.n_problems, "pieces": pieces, "label": label})
-        parts.append({"name": name, "source": reading.source, "rows": rows, "sentence": reading_words(reading)[0]})
+        numbers = part.values.misread
+        counts = (numbers, part.misread - numbers, part.read_right, part.unreadable)
+        pieces: list[Piece] = []
+        start = 0.0
+        for (kind, label), count in zip(KINDS.items(), counts, strict=True):
+            share = 100 * count / part.n_problems
+            pieces.append(Piece(kind, count, start, share, f"{count} {label}"))
+            start += share
+        bars.append(Bar(words, part.n_problems, tuple(pieces)))
+    return bars
+
+
+def readings(runs: Mapping[str, Summary]) -> list[Part]:
+    """How problems were read in words, run by run."""
+    parts: list[Part] = []
+    for name, summary in runs.items():
+        if summary.reading:
+            parts.append(Part(name, reading_words(summary.reading)[0], source=summary.reading.source))
     return parts

@@ -14,9 +14,10 @@ use the same forward pass, so there is no mismatch between two engines to correc
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,9 +130,20 @@ def train(
                     asked = 0  # said
                 policy = load_for_training(load_policy, start, stage.settings)
                 with LastStep(folder / "state.pt") as last:
-                    run_stage(stage, folder, DataOrder(train_on, stage.views, stage.settings.seed), policy,
-                              style=style, reward=rewards[folder], validation=validation, teller=teller,
-                              last=last)  # fmt: skip
+                    order = DataOrder(train_on, stage.views, stage.settings.seed)
+                    run_stage(
+                        StageRun(
+                            stage,
+                            folder,
+                            order,
+                            policy,
+                            style=style,
+                            reward=rewards[folder],
+                            validation=validation,
+                            teller=teller,
+                            last=last,
+                        )
+                    )
                 del policy, last  # before the next one is loaded
             else:
                 teller.step = stage.settings.steps
@@ -140,57 +152,140 @@ def train(
     return TrainResult(out, folders, checkpoint(folders[-1]), checkpoint(folders[-1], "best"))
 
 
-def run_stage(
-    stage: Stage,
-    folder: Path,
-    order: DataOrder,
-    policy: TrainablePolicy,
-    *,
-    style: Style,
-    reward: RewardFunction,
-    validation: Sequence[Problem],
-    teller: Teller,
-    last: LastStep,
-) -> None:
-    """Train one stage, from its start or from `state.pt`."""
-    settings = stage.settings
-    roller = Roller(policy, order, stage, teller.stage, style)
-    optimizer = torch.optim.AdamW(
-        list(policy.parameters()), lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay,
-        fused=policy.device.type == "cuda" or None,  # no copies of the moments, which a large model has no room for
-    )  # fmt: skip
-    rows = settings.mini_batch * settings.samples_per_prompt
-    micro = MicroBatch(min(settings.micro_batch or rows, rows), teller.note, policy.let_go)
-    sampling = MicroBatch(MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
-    state: dict[str, Any] = {"step": 0, "position": 0, "lengths": (0, 0), "best": None, "micro": micro.size}
-    if (folder / "state.pt").exists():
-        state = load_state(folder / "state.pt", policy, optimizer)
-        # A later one may have been named before the kill. (An interrupted step has no checkpoint.)
-        if state["best"] or step_folder(folder, state["step"]).exists():
-            point_best(folder, state["best"][1] if state["best"] else state["step"])
-    roller.position, best = state["position"], state["best"]
-    kept_before = state.get("kept", 1.0)  # share of the groups of the step before
-    micro.size = min(micro.size, state["micro"])  # halved before, or made smaller by the user since
-    log = StageLog(folder, state["step"], state["lengths"])
-    teller.step = state["step"]
-    teller("stage", stage.title)
+def run_stage(run: StageRun) -> None:
+    """Train one stage, from its start or from where it was interrupted."""
+    for step in run.remaining():
+        rollout = run.fill_step(step)  # sample, grade, drop groups without a difference
+        batches = run.mini_batches(rollout.kept)  # advantages, and log-probabilities before the first update
+        updates = run.update(step, batches)  # one optimizer step for each mini-batch
+        accuracy = run.validate(step)
+        run.save(step, accuracy)
+        run.log(step, rollout, batches, updates, accuracy)
+    run.finish()
 
-    for step in range(state["step"] + 1, settings.steps + 1):
-        clock = teller.clock = Clock()
-        roller.too_long = 0
 
-        # Rollout and reward, until there are enough groups whose rewards differ.
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What a step sampled.
+
+    Attributes:
+        groups: All groups, in the order they were sampled.
+        kept: Those that are trained on, at most `prompts_per_step`.
+        refills: How often groups were sampled again for want of enough.
+    """
+
+    groups: list[Group]
+    kept: list[Group]
+    refills: int
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """What the updates of a step measured.
+
+    Attributes:
+        stats: Sums over the tokens of all updates.
+        norms: The gradient's norm before clipping, of each update.
+        lr: The learning rate.
+    """
+
+    stats: TokenStats
+    norms: list[float]
+    lr: float
+
+
+class StageRun:
+    """One stage under way: the policy, its optimizer, its place in the data, and its logs.
+
+    Args:
+        stage: What to do.
+        folder: The stage's folder; where it has a `state.pt`, the stage resumes from it.
+        order: The prompts.
+        policy: What is trained.
+        style: Of the prompts.
+        reward: (response, gold) to a reward.
+        validation: Problems to validate on; none to leave it out.
+        teller: Reports to the watcher.
+        last: Keeps the state of the last step, for an interrupt.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        folder: Path,
+        order: DataOrder,
+        policy: TrainablePolicy,
+        *,
+        style: Style,
+        reward: RewardFunction,
+        validation: Sequence[Problem],
+        teller: Teller,
+        last: LastStep,
+    ) -> None:
+        settings = stage.settings
+        self.stage, self.settings, self.folder, self.policy = stage, settings, folder, policy
+        self.style: Style = style
+        self.reward, self.validation, self.teller, self.last = reward, validation, teller, last
+        self.roller = Roller(policy, order, stage, teller.stage, style)
+        self.optimizer = torch.optim.AdamW(
+            list(policy.parameters()),
+            lr=settings.lr,
+            betas=(0.9, 0.999),
+            weight_decay=settings.weight_decay,
+            # Fused makes no copies of the moments, for which a large model has no room.
+            fused=policy.device.type == "cuda" or None,
+        )
+        rows = settings.mini_batch * settings.samples_per_prompt
+        self.micro = MicroBatch(min(settings.micro_batch or rows, rows), teller.note, policy.let_go)
+        self.sampling = MicroBatch(MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
+        state = self._resume()
+        self._first = state["step"] + 1
+        self._saving = False
+        self.roller.position = state["position"]
+        self.best: tuple[float, int] | None = state["best"]
+        # Share of the groups of the step before that were kept; older states do not have it.
+        self.kept_before: float = state.get("kept", 1.0)
+        # Halved before, or made smaller by the user since.
+        self.micro.size = min(self.micro.size, state["micro"])
+        self.log_files = StageLog(folder, state["step"], state["lengths"])
+        teller.step = state["step"]
+        teller("stage", stage.title)
+
+    def _resume(self) -> dict[str, Any]:
+        """The numbers of `state.pt`, whose weights and moments are put back; those of a start where there is none."""
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return {"step": 0, "position": 0, "lengths": (0, 0), "best": None, "micro": self.micro.size}
+        state = load_state(path, self.policy, self.optimizer)
+        # `best` may name a later checkpoint, written before a kill. An interrupted step has no checkpoint.
+        if state["best"] or step_folder(self.folder, state["step"]).exists():
+            point_best(self.folder, state["best"][1] if state["best"] else state["step"])
+        return state
+
+    def remaining(self) -> Iterator[int]:
+        """The steps that are still to be done, each with a clock of its own."""
+        for step in range(self._first, self.settings.steps + 1):
+            self.teller.clock = Clock()
+            self.roller.too_long = 0
+            self._saving = step == self.settings.steps or bool(
+                self.settings.save_every and step % self.settings.save_every == 0
+            )
+            yield step
+
+    def fill_step(self, step: int) -> Rollout:
+        """Sample and grade groups until enough have rewards that differ, at most `max_refills` times more."""
+        settings = self.settings
         groups: list[Group] = []
         kept: list[Group] = []
         refills = -1
         most_refills = settings.max_refills if settings.dynamic_sampling else 0
         while len(kept) < settings.prompts_per_step and refills < most_refills:
             refills += 1
-            with teller.phase("rollout"), computing(policy):
-                drawn = roller.draw(draw_size(settings, len(kept), len(groups), kept_before))
-                sampling.run("rollout", lambda m, drawn=drawn: roller.sample(drawn, sampling.limit))
-            with teller.phase("reward"):
-                roller.grade(drawn, reward)
+            with self.teller.phase("rollout"), computing(self.policy):
+                drawn = self.roller.draw(draw_size(settings, len(kept), len(groups), self.kept_before))
+                self.sampling.run("rollout", functools.partial(self._sample, drawn))
+            with self.teller.phase("reward"):
+                self.roller.grade(drawn, self.reward)
             groups += drawn
             for group in drawn:
                 if len(kept) < settings.prompts_per_step and (group.mixed or not settings.dynamic_sampling):
@@ -198,72 +293,115 @@ def run_stage(
                 else:
                     group.forget()
         if most_refills:
-            kept_before = sum(group.mixed for group in groups) / len(groups)
-        log.rollouts(step, groups, kept)
+            self.kept_before = sum(group.mixed for group in groups) / len(groups)
+        self.log_files.rollouts(step, groups, kept)
+        return Rollout(groups, kept, refills)
 
-        # Advantages, and the log-probabilities before the first update, for the updates after it.
-        batches = [Batch.of(kept[i : i + settings.mini_batch]) for i in range(0, len(kept), settings.mini_batch)]
-        with teller.phase("logprobs"):
-            batches[1:] = [
-                replace(batch, old_logps=micro.run("logprobs", lambda m, b=batch: old_logprobs(policy, b, settings, m)))
-                for batch in batches[1:]
-            ]
+    def _sample(self, drawn: list[Group], rows: int) -> None:
+        self.roller.sample(drawn, self.sampling.limit)
 
-        # One update for each mini-batch.
-        lr = settings.lr * min(1.0, step / settings.warmup_steps) if settings.warmup_steps else settings.lr
-        optimizer.param_groups[0]["lr"] = lr
-        stats, norms = TokenStats(), []
-        with teller.phase("update"):
+    def mini_batches(self, kept: Sequence[Group]) -> list[Batch]:
+        """The kept groups with their advantages; from the second on with the log-probabilities before any update."""
+        size = self.settings.mini_batch
+        batches = [Batch.of(kept[i : i + size]) for i in range(0, len(kept), size)]
+        with self.teller.phase("logprobs"):
+            for number, batch in enumerate(batches[1:], start=1):
+                logps = self.micro.run("logprobs", functools.partial(old_logprobs, self.policy, batch, self.settings))
+                batches[number] = replace(batch, old_logps=logps)
+        return batches
+
+    def update(self, step: int, batches: Sequence[Batch]) -> Updates:
+        """One optimizer step for each mini-batch; one whose gradient is not finite is left out, and said."""
+        settings = self.settings
+        warm = min(1.0, step / settings.warmup_steps) if settings.warmup_steps else 1.0
+        updates = Updates(TokenStats(), [], settings.lr * warm)
+        self.optimizer.param_groups[0]["lr"] = updates.lr
+        with self.teller.phase("update"):
             for batch in batches:
-                stats.merge(
-                    micro.run("update", lambda m, b=batch: gradients(policy, b, settings, stage.contrastive, m))
-                )
-                norm = float(torch.nn.utils.clip_grad_norm_(list(policy.parameters()), settings.grad_clip))
-                norms.append(norm)
+                passes = functools.partial(gradients, self.policy, batch, settings, self.stage.contrastive)
+                updates.stats.merge(self.micro.run("update", passes))
+                norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.parameters()), settings.grad_clip))
+                updates.norms.append(norm)
                 if math.isfinite(norm):
-                    last.changing()
-                    optimizer.step()
+                    self.last.changing()
+                    self.optimizer.step()
                 else:
-                    teller.note(f"step {step}: the gradient's norm is {norm}; this update is left out")
-                optimizer.zero_grad(set_to_none=True)
+                    self.teller.note(f"step {step}: the gradient's norm is {norm}; this update is left out")
+                self.optimizer.zero_grad(set_to_none=True)
+        return updates
+
+    def validate(self, step: int) -> float | None:
+        """Accuracy on the validation problems, where it is due."""
+        every = self.settings.eval_every
+        if not self.validation or not every or not (self._saving or step % every == 0):
+            return None
+        with self.teller.phase("validation"), computing(self.policy):
+            return self.sampling.run("validation", self._validate)
+
+    def _validate(self, rows: int) -> float:
+        return validate(self.policy, self.validation, self.settings, self.style, self.reward, self.sampling.limit)
+
+    def save(self, step: int, accuracy: float | None) -> None:
+        """Write the checkpoint, where it is due; without validation the last one is `best`."""
+        if not self._saving:
+            return
+        with self.teller.phase("checkpoint"):
+            save_weights(self.policy, self.folder, step)
+            if accuracy is None or self.best is None or accuracy >= self.best[0]:
+                self.best = None if accuracy is None else (accuracy, step)
+                point_best(self.folder, step)
+
+    def log(
+        self, step: int, rollout: Rollout, batches: Sequence[Batch], updates: Updates, accuracy: float | None
+    ) -> None:
+        """Log the step, and keep or write the state after it."""
+        groups, kept, norms, clock = rollout.groups, rollout.kept, updates.norms, self.teller.clock
         if not batches:
-            teller.once(f"step {step} makes no update: no mixed rewards in {len(groups)} groups (said once a stage)")
-
-        # Validation, checkpoint, log.
-        saving = step == settings.steps or bool(settings.save_every and step % settings.save_every == 0)
-        metrics: dict[str, Any] = {}
-        if validation and settings.eval_every and (saving or step % settings.eval_every == 0):
-            with teller.phase("validation"), computing(policy):
-                metrics["validation_accuracy"] = sampling.run(
-                    "validation", lambda m: validate(policy, validation, settings, style, reward, sampling.limit)
-                )
-        if saving:
-            with teller.phase("checkpoint"):
-                save_weights(policy, folder, step)
-                accuracy = metrics.get("validation_accuracy")  # None without validation: then the last one is `best`
-                if accuracy is None or best is None or accuracy >= best[0]:
-                    best = None if accuracy is None else (accuracy, step)
-                    point_best(folder, step)
-        eligible = sum(int(batch.eligible_B.sum()) for batch in batches) if stage.contrastive else 0
+            self.teller.once(
+                f"step {step} makes no update: no mixed rewards in {len(groups)} groups (said once a stage)"
+            )
+        eligible = sum(int(batch.eligible_B.sum()) for batch in batches) if self.stage.contrastive else 0
         tokens = sum(len(response.token_ids) for group in groups for response in group.responses)
-        metrics = {
-            "step": step, "stage": teller.stage, "epoch": roller.epoch, **group_metrics(groups),
-            "kept_groups": len(kept), "sampled_groups": len(groups), "refills": refills,
-            "too_long_prompts": roller.too_long, "updates": len(batches), "lr": lr, "loss": float(stats.loss),
-            "grad_norm": sum(norms) / len(norms) if norms else 0.0, **stats.means(), "eligible_rows": eligible,
-            "micro_batch": micro.size, **metrics, "tokens": tokens, **clock.metrics(),
+        metrics: dict[str, Any] = {
+            "step": step,
+            "stage": self.teller.stage,
+            "epoch": self.roller.epoch,
+            **group_metrics(groups),
+            "kept_groups": len(kept),
+            "sampled_groups": len(groups),
+            "refills": rollout.refills,
+            "too_long_prompts": self.roller.too_long,
+            "updates": len(batches),
+            "lr": updates.lr,
+            "loss": float(updates.stats.loss),
+            "grad_norm": sum(norms) / len(norms) if norms else 0.0,
+            **updates.stats.means(),
+            "eligible_rows": eligible,
+            "micro_batch": self.micro.size,
+            **({} if accuracy is None else {"validation_accuracy": accuracy}),
+            "tokens": tokens,
+            **clock.metrics(),
             "tokens_per_s": tokens / sum(clock.seconds.values()),
-        }  # fmt: skip
-        log.step(metrics)
-        last.done(
-            saving, policy, optimizer,
-            step=step, position=roller.position, kept=kept_before, micro=micro.size, best=best, lengths=log.lengths,
-        )  # fmt: skip
-        teller.step = step
-        teller("step", metrics=metrics)
+        }
+        self.log_files.step(metrics)
+        self.last.done(
+            self._saving,
+            self.policy,
+            self.optimizer,
+            step=step,
+            position=self.roller.position,
+            kept=self.kept_before,
+            micro=self.micro.size,
+            best=self.best,
+            lengths=self.log_files.lengths,
+        )
+        self.teller.step = step
+        self.teller("step", metrics=metrics)
 
-    log.close()
-    finish(folder, {"stage": teller.stage, "steps": settings.steps, "best": best})
+    def finish(self) -> None:
+        """Close the logs and mark the stage as done."""
+        self.log_files.close()
+        finish(self.folder, {"stage": self.teller.stage, "steps": self.settings.steps, "best": self.best})
 
 
 @torch.no_grad()

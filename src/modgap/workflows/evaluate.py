@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 
 def locate(benchmark: str, data: Path | None) -> Path:
-    """Where the problems are; without a data set the benchmark's own, which only `synthetic` has.
+    """Where the problems are; without a data set the benchmark's own, if it has any (`synthetic`).
 
     Raises:
+        UserError: The benchmark is unknown.
         UsageError: The benchmark needs a data set, and none is given.
     """
+    entry = registry.DATASETS.entry(benchmark)
     if data is not None:
         return data
-    if benchmark != "synthetic":
+    if not entry.own_data:
         raise UsageError(f"--data is missing: {benchmark} needs its folder or file; --benchmark synthetic needs none.")
-    from modgap.datasets.synthetic.benchmark import benchmark_folder
-
     with progress_bars() as bars:
-        return benchmark_folder(bars.counter("drawing the synthetic benchmark"))
+        return registry.load(entry.own_data)(bars.counter(f"drawing the {benchmark} benchmark"))
 
 
 def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | None = None) -> list[Problem]:
@@ -62,7 +62,7 @@ def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | 
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: must be at least 1.")
-    problems = list(registry.find("benchmark", benchmark, registry.DATASETS)(data, split=split, limit=limit))
+    problems: list[Problem] = list(registry.DATASETS.load(benchmark)(data, split=split, limit=limit))
     if not problems:
         raise UserError(
             f"{data} has no problems in the split {split!r}: add some, or give another --data "

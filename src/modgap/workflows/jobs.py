@@ -1,285 +1,338 @@
-"""Several models in one command, scheduled over the visible accelerators: `modgap eval --models FILE`.
+"""`modgap` commands in processes of their own, on the visible accelerators: `eval --models` and `study --jobs`.
 
-Each model is a `modgap eval` in a process of its own, on one accelerator (or as many as its replicas need); its run is
-in `OUT/NAME`, its words are in `OUT/NAME.log`. What the original's two parallel runners did, and where this differs:
-
-* they count GPUs from 0 up; here the mask that is in force (`CUDA_VISIBLE_DEVICES`, Slurm's) is divided, UUIDs and all;
-* there, a GPU on which jobs fail at once takes one after the other off the queue until it is empty; here a job that
-  failed is tried once more on another accelerator, and one whose job another one then does is used no more;
-* an interrupt ends every process of every job; the exit code tells of failures, and the last lines name them.
+A process ends with the thread that started it, however that ends (Linux), and its own processes end with it.
 
 ```
-run_fleet(["tiny", "Qwen/Qwen2.5-VL-3B-Instruct"], Path("PGPS9K"), Path("runs/fleet"), EvalOptions(engine="vllm"))
+scheduler = Scheduler(2, devices=["0", "1"])
+scheduler.add("tiny", [Step(1, lambda: ["eval", "--model", "tiny", ...])], Path("runs/tiny.log"))
+failed = scheduler.run()
 ```
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
+import ctypes
+import math
+import os
 import shlex
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from modgap.core import processes
 from modgap.core.errors import UserError
-from modgap.core.progress import progress_bars, say
-from modgap.core.record import RunFolder
-from modgap.workflows.evaluate import Progress
-from modgap.workflows.job import POLL_S, Process, accelerators_for, eval_arguments
-from modgap.workflows.measure import EvalOptions
+from modgap.core.progress import say
+from modgap.workflows.measure import EvalOptions, accelerators_each
 
-_LONGEST_NAME = 80
+POLL_S = 0.2
+_PATIENCE_S = 20.0
+_BAD_USAGE = 2
+"""The exit code for arguments that no accelerator makes better."""
+
+
+class Process:
+    """A `modgap` command, from its start on.
+
+    Args:
+        arguments: What comes after `modgap`.
+        log: What it says is appended there.
+        mask: Its `CUDA_VISIBLE_DEVICES`; `None` leaves it as it is.
+        at_once: Processes that share this machine's cores; each gets its part, unless `OMP_NUM_THREADS` is set.
+    """
+
+    def __init__(self, arguments: Sequence[str], log: Path, *, mask: str | None = None, at_once: int = 1) -> None:
+        self._mark = processes.new_mark()
+        environment = {**os.environ, **processes.with_mark(self._mark)}
+        if mask is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = mask
+        if at_once > 1 and not environment.get("OMP_NUM_THREADS"):
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            file.write(f"\n$ modgap {shlex.join(arguments)}\n".encode())
+            file.flush()
+            self._start = file.tell()
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "modgap", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_with_parent(),
+            )
+
+    def poll(self) -> int | None:
+        """Its exit status once it has ended, and whatever it left behind with it."""
+        status = self._child.poll()
+        if status is not None:
+            processes.end({self._mark: self._child})
+        return status
+
+    def last_words(self) -> str:
+        """The last line that it said, or how it ended."""
+        with self._log.open("rb") as file:
+            file.seek(self._start)
+            text = file.read().decode("utf-8", errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        last = lines[-1].removeprefix("modgap: ") if lines else ""
+        status = self._child.returncode
+        if status < 0:
+            name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+            return f"ended by {name}{'; last words: ' + last if last else ''}"
+        return last or f"exit code {status}"
+
+    @staticmethod
+    def end(several: Iterable[Process]) -> None:
+        """End processes: each is asked to, and ends its own in order; what is left of them after a while is killed."""
+        processes.end({process._mark: process._child for process in several}, _PATIENCE_S)
+
+
+def _with_parent() -> Callable[[], None] | None:
+    """What makes a child get SIGTERM when the thread that starts it is gone; only Linux can."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)  # before the fork
+    return lambda: libc.prctl(1, signal.SIGTERM) and None
+
+
+# ---- the scheduler -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a job.
+
+    Attributes:
+        accelerators: How many it takes, where there are any.
+        arguments: Makes them, when the step before is done.
+    """
+
+    accelerators: int
+    arguments: Callable[[], list[str]]
 
 
 @dataclass(eq=False)
-class _Job:
-    """One model.
+class Job:
+    """Commands one after the other.
 
     Attributes:
-        model: As the list has it.
-        out: Its run folder.
-        log: What its process says.
-        failed_on: The slots on which it failed.
-        error: Why, the last time.
+        name: What it is called on the terminal.
+        steps: Those that are not done, the running one included.
+        log: Gets what its processes say.
+        after: The job that must be done before.
+        process: The running step.
+        devices: The accelerators that the running step has.
+        failed_on: The accelerators on which the step failed.
+        failure: Why it failed there, the last time.
+        done: Whether it has ended, well or not.
+        error: Why it failed.
     """
 
-    model: str
-    out: Path
+    name: str
+    steps: list[Step]
     log: Path
-    failed_on: list[_Slot] = field(default_factory=list["_Slot"])
+    after: str | None = None
+    process: Process | None = None
+    devices: tuple[str, ...] = ()
+    failed_on: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
+    failure: str = ""
+    done: bool = False
     error: str = ""
 
 
-@dataclass(eq=False)
-class _Slot:
-    """Accelerators for one job at a time.
+class Scheduler:
+    """Runs jobs, several at a time, on the accelerators with the least to do, from one thread, with which they end.
 
-    Attributes:
-        mask: Their `CUDA_VISIBLE_DEVICES`; `None` leaves it as it is.
-        did: Jobs that were done on it.
-        suspect: Whether another slot did what failed here, and nothing was done here: it is used no more.
-    """
-
-    mask: str | None
-    did: int = 0
-    suspect: bool = False
-
-    def __str__(self) -> str:
-        return "this machine" if self.mask is None else f"accelerator {self.mask}"
-
-
-def read_models(path: Path) -> list[str]:
-    """The models of a list: one a line; blank lines and what follows a `#` are left out, and so are repetitions.
-
-    Raises:
-        UserError: There is no such file, or no model in it.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise UserError(f"--models {path} cannot be read ({why}): give a file with one model a line.") from None
-    models = list(dict.fromkeys(found for line in lines if (found := re.sub(r"(^|\s)#.*", "", line).strip())))
-    if not models:
-        raise UserError(f"--models {path} names no model: write one a line, as --model takes it.")
-    return models
-
-
-def run_names(models: Sequence[str], out: Path | None = None) -> dict[str, str]:
-    """A folder's name for each model: safe, and each its own.
-
-    Of those that would share one, that has it plain whose run lies there, else the first. A training's
-    `.../stage2/checkpoints/step_9` is `..._stage2_step_9`: a table has little room.
+    A job that fails takes the ones that wait for it along, and no other.
 
     Args:
-        models: As they are given.
-        out: Where their runs lie, or will.
+        at_once: Processes at a time.
+        devices: The accelerators that they share; without any, each process finds what is there.
+        retry: Whether a step that failed is tried once more on other accelerators. Those whose step others then do,
+            and on which nothing was done, are used no more: an accelerator that fails at once would empty the queue.
+        progress: Told how many jobs have ended, and how many there are.
     """
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for model in sorted(models, key=lambda model: not (out and _model_of(out / _plain_name(model)) == model)):
-        name = plain = _plain_name(model)
-        if not name or name.endswith(".log") or name.casefold() in taken:
-            name = f"{plain}-{hashlib.sha256(model.encode()).hexdigest()[:8]}".lstrip("-")
-        taken.add(name.casefold())
-        names[model] = name
-    return {model: names[model] for model in models}
-
-
-def _plain_name(model: str) -> str:
-    told = model.replace("/checkpoints/", "/")
-    return re.sub(r"[^\w.+=@-]+", "_", told, flags=re.ASCII).strip("._-")[-_LONGEST_NAME:].lstrip("._-")
-
-
-def _model_of(run: Path) -> str | None:
-    """The model that the run in a folder is of; none if there is no such run."""
-    try:
-        return RunFolder(run).manifest()["given"]["model"]
-    except (UserError, KeyError, TypeError):
-        return None
-
-
-def run_fleet(
-    models: Sequence[str],
-    data: Path,
-    out: Path,
-    options: EvalOptions | None = None,
-    *,
-    benchmark: str = "pgps9k",
-    limit: int | None = None,
-    progress: Progress | None = None,
-) -> tuple[dict[str, Path], dict[str, str]]:
-    """Measure several models, as many at a time as there are accelerators for; one at a time without any.
-
-    Args:
-        models: As `modgap eval --model` takes them.
-        data: The data set.
-        out: Gets a run folder and a log for each model; a fleet that was interrupted goes on there.
-        options: How to evaluate, the same for all.
-        benchmark: Layout of the data set.
-        limit: Only the first so many problems.
-        progress: Told how many models are done.
-
-    Returns:
-        The run folders of the models that were measured; and of those that failed, why, in one line.
-
-    Raises:
-        UserError: The options or the folder cannot be used.
-    """
-    options = options or EvalOptions()
-    options.check()
-    if (out / "manifest.json").exists() or any((out / f"{split}.json").exists() for split in ("train", "test")):
-        raise UserError(f"--out {out} is a run or a data set: give a folder for the runs of all models.")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: give a folder for the runs of all models.")
-    asked = ["--data", str(data), "--benchmark", benchmark, "--style", options.style, *eval_arguments(options)]
-    asked += [] if limit is None else ["--limit", str(limit)]
-    jobs = [_Job(model, out / name, out / f"{name}.log") for model, name in run_names(models, out).items()]
-    out.mkdir(parents=True, exist_ok=True)
-    fleet = _Fleet(jobs, _slots(options), asked, progress)
-    try:
-        fleet.run()
-    finally:
-        fleet.stop()
-    return (
-        {job.model: job.out for job in jobs if not job.error},
-        {job.model: f"{job.error} ({job.log})" for job in jobs if job.error},
-    )
-
-
-def _slots(options: EvalOptions) -> list[_Slot]:
-    """Where jobs run: the visible accelerators, divided; this machine as it is where there is nothing to divide."""
-    devices, each = accelerators_for(options)
-    if not each:
-        return [_Slot(None)]
-    return [_Slot(",".join(devices[at : at + each])) for at in range(0, len(devices) - each + 1, each)]
-
-
-class _Fleet:
-    """Runs jobs on slots, from one thread, with which they end."""
 
     def __init__(
-        self, jobs: Sequence[_Job], slots: Sequence[_Slot], asked: Sequence[str], progress: Progress | None
+        self,
+        at_once: int,
+        devices: Sequence[str] = (),
+        *,
+        retry: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._queue, self._count, self._slots = list(jobs), len(jobs), slots
-        self._asked, self._progress = asked, progress
-        self._running: dict[_Slot, tuple[_Job, Process]] = {}
-        self._done = 0
+        self.jobs: dict[str, Job] = {}
+        self._at_once, self._retry, self._progress = at_once, retry, progress
+        self._load = dict.fromkeys(devices, 0)
+        self._most = math.ceil(at_once / max(1, len(devices)))  # on one accelerator
+        self._works: set[str] = set()  # accelerators on which a step was done
+        self._suspect: set[str] = set()
+        self._waiting: list[Job] = []
         self._started = time.monotonic()
 
-    def run(self) -> None:
-        """Run every job to its end."""
+    def add(self, name: str, steps: Sequence[Step], log: Path, after: str | None = None) -> None:
+        """Plan a job: its commands one after the other, once the job `after` is done, which may be added later."""
+        self.jobs[name] = Job(name, list(steps), log, after)
+
+    def run(self) -> list[Job]:
+        """Run every job to its end.
+
+        Returns:
+            Those that failed.
+        """
+        self._started = time.monotonic()
+        self._waiting = list(self.jobs.values())
         if self._progress:
-            self._progress("models", 0, self._count)
-        while self._queue or self._running:
-            for slot in self._slots:
-                if slot not in self._running and (job := self._next(slot)):
-                    self._start(job, slot)
-            if not self._running:  # what is left failed on the only slot that works
-                for job in self._queue:
-                    self._finished(job, f"failed: {job.error}")
+            self._progress(0, len(self.jobs))
+        try:
+            while self._waiting:
+                for job in list(self._waiting):
+                    self._advance(job)
+                for job in [job for job in self._waiting if job.done]:
+                    self._finished(job)
+                time.sleep(POLL_S)
+        finally:
+            Process.end(job.process for job in self._waiting if job.process)
+        return [job for job in self.jobs.values() if job.error]
+
+    def _finished(self, job: Job) -> None:
+        self._waiting.remove(job)
+        count = len(self.jobs) - len(self._waiting)
+        how = f"failed: {job.error}" if job.error else "done"
+        say(f"{job.name}: {how} ({count} of {len(self.jobs)})", self._started)
+        if self._progress:
+            self._progress(count, len(self.jobs))
+
+    def _advance(self, job: Job) -> None:
+        """See whether a job's process has ended, and start its next one if there is room."""
+        if job.process:
+            status = job.process.poll()
+            if status is None:
                 return
-            time.sleep(POLL_S)
-            for slot, (job, process) in list(self._running.items()):
-                if (status := process.poll()) is not None:
-                    del self._running[slot]
-                    job.error = process.last_words() if status else ""
-                    self._ended(job, slot, status)
+            self._ended(job, job.process, status)
+            if job.failed_on:  # it has ended, or is tried again after the others
+                return
+        before = self.jobs[job.after] if job.after else None
+        if before and not before.done:
+            return
+        if before and before.error:
+            job.error = f"not begun, it waits for {before.name}"
+        elif job.steps:
+            self._start(job)
+        job.done = not job.process and (bool(job.error) or not job.steps)
 
-    def _next(self, slot: _Slot) -> _Job | None:
-        """A job for a slot: none that failed there, and none for a slot that does not work while others do."""
-        if slot.suspect:
-            return None
-        job = next((job for job in self._queue if slot not in job.failed_on), None)
-        if job is not None:
-            self._queue.remove(job)
-        return job
+    def _start(self, job: Job) -> None:
+        """Start the next step of a job, if its accelerators have room."""
+        step = job.steps[0]
+        usable = self._usable(job)
+        if len(usable) < step.accelerators and self._load:  # it failed on those that work
+            job.error = job.failure
+            return
+        devices = tuple(sorted(usable, key=self._load.__getitem__)[: step.accelerators])
+        running = sum(other.process is not None for other in self.jobs.values())
+        if running == self._at_once or any(self._load[device] == self._most for device in devices):
+            return
+        try:
+            mask = ",".join(devices) or None
+            job.process = Process(step.arguments(), job.log, mask=mask, at_once=self._at_once)
+        except Exception as error:  # one job's own
+            job.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            return
+        job.devices = devices
+        for device in devices:
+            self._load[device] += 1
+        say(f"{job.name}: started on {_named(devices)} (log: {job.log})", self._started)
 
-    def _start(self, job: _Job, slot: _Slot) -> None:
-        arguments = ["eval", "--model", job.model, "--out", str(job.out), *self._asked]
-        process = Process(arguments, job.log, mask=slot.mask, at_once=len(self._slots))
-        self._running[slot] = (job, process)
-        say(f"{job.model}: started on {slot} (log: {job.log})", self._started)
+    def _usable(self, job: Job) -> list[str]:
+        """The accelerators for a job: none on which it failed, and none that does not work while others do."""
+        failed = {device for devices in job.failed_on for device in devices}
+        return [device for device in self._load if device not in failed | self._suspect]
 
-    def _ended(self, job: _Job, slot: _Slot, status: int) -> None:
+    def _ended(self, job: Job, process: Process, status: int) -> None:
+        """Free the accelerators of a step that has ended, and decide what is next."""
+        devices, job.process, job.devices = job.devices, None, ()
+        for device in devices:
+            self._load[device] -= 1
         if status == 0:
-            slot.did += 1
-            for other in job.failed_on:
-                other.suspect = other.did == 0
-                if other.suspect:
-                    say(f"{other} is used no more: what failed there was done on {slot}", self._started)
-            return self._finished(job, "done")
-        job.failed_on.append(slot)
-        others = [other for other in self._slots if other not in job.failed_on and not other.suspect]
-        if len(job.failed_on) == 1 and others and status != 2:
-            say(f"{job.model}: failed on {slot} ({job.error}); once more on another one", self._started)
-            self._queue.append(job)
+            job.steps.pop(0)
+            self._works.update(devices)
+            for others in job.failed_on:
+                if self._works.isdisjoint(others):
+                    self._suspect.update(others)
+                    say(f"{_named(others)} is used no more: what failed there was done on {_named(devices)}",
+                        self._started)  # fmt: skip
+            job.failed_on.clear()
+            return
+        words = process.last_words()
+        job.failed_on.append(devices)
+        job.failure = f"{words} ({job.log})"
+        others_left = devices and len(self._usable(job)) >= job.steps[0].accelerators
+        if self._retry and len(job.failed_on) == 1 and others_left and status != _BAD_USAGE:
+            say(f"{job.name}: failed on {_named(devices)} ({words}); once more on another one", self._started)
+            self._waiting.remove(job)
+            self._waiting.append(job)  # the others come first
         else:
-            self._finished(job, f"failed: {job.error}")
-
-    def _finished(self, job: _Job, how: str) -> None:
-        self._done += 1
-        say(f"{job.model}: {how} ({self._done} of {self._count})", self._started)
-        if self._progress:
-            self._progress("models", self._done, self._count)
-
-    def stop(self) -> None:
-        """End every job that still runs."""
-        Process.end(process for _, process in self._running.values())
+            job.error = job.failure
+            job.done = True
 
 
-def evaluate_models(
-    models: Path, data: Path, out: Path, options: EvalOptions, *, benchmark: str = "pgps9k", limit: int | None = None
-) -> int:
-    """What `modgap eval --models` does: `run_fleet` of a list, with progress shown and the numbers printed.
+def _named(devices: Sequence[str]) -> str:
+    return f"accelerator {','.join(devices)}" if devices else "this machine"
+
+
+# ---- what an evaluation needs --------------------------------------------------------------------------------------
+
+
+def visible_accelerators() -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` may be set to for one GPU each: the mask's entries, or all; empty without a GPU."""
+    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if mask is not None:
+        return [entry.strip() for entry in mask.split(",") if entry.strip() and entry.strip() != "-1"]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return listed.stdout.split()
+
+
+def accelerators_for(options: EvalOptions) -> tuple[list[str], int]:
+    """The accelerators that jobs divide among them, and how many of them one evaluation takes.
 
     Returns:
-        1 if a model failed, else 0.
+        None of them where one is named (`cuda:1`): a job finds it in the mask that is in force. 0 for an evaluation
+        that does not run on this machine's, or where there are none.
+
+    Raises:
+        UserError: An evaluation takes more than there are.
     """
-    with progress_bars() as bars:
-        runs, failed = run_fleet(
-            read_models(models), data, out, options, benchmark=benchmark, limit=limit, progress=bars
+    devices = visible_accelerators() if options.device in (None, "cuda") else []
+    if not devices or options.engine == "openai" or options.ray_address is not None:
+        return devices, 0
+    each = options.replicas * accelerators_each(options)
+    if each > len(devices):
+        raise UserError(
+            f"a model needs {each} accelerators (--replicas, tensor_parallel_size) and there are {len(devices)}: "
+            "give fewer, or more accelerators."
         )
-    print_fleet(runs, failed, out)
-    return 1 if failed else 0
+    return devices, each
 
 
-def print_fleet(runs: Mapping[str, Path], failed: Mapping[str, str], out: Path) -> None:
-    """Print the numbers of all runs, what failed and how to go on."""
-    from modgap.reporting.collect import collect
-    from modgap.reporting.page import numbers_of
-    from modgap.reporting.terminal import print_numbers
-
-    if runs:
-        numbers = numbers_of(collect(list(runs.values())))[0]
-        print_numbers(numbers)
-        words = ["modgap", "report", *map(str, runs.values()), "--out", str(out / "report.html")]
-        print(f"\nreport them: {shlex.join(words)}")
-    for model, why in failed.items():
-        print(f"modgap: {model} failed: {why}", file=sys.stderr)
-    if failed:
-        again = "what is done is kept, give the same command again"
-        print(f"modgap: {len(failed)} of {len(failed) + len(runs)} models failed; {again}.", file=sys.stderr)
+def eval_arguments(options: EvalOptions) -> list[str]:
+    """The options of `modgap eval` that differ from the defaults, as arguments; the style goes with the data."""
+    names = {"engine_args": "--engine-arg"}
+    out: list[str] = []
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.name == "style" or value == option.default:
+            continue
+        name = names.get(option.name, "--" + option.name.replace("_", "-"))
+        out += [part for one in (value if isinstance(value, tuple) else (value,)) for part in (name, str(one))]
+    return out

@@ -129,7 +129,7 @@ def _with_vllm(folder: Path, options: JudgeOptions, mode: JudgeMode) -> Engine:
 def _served(model: str, options: JudgeOptions, mode: JudgeMode) -> Engine:
     from modgap.engines.text import NO_THINKING
 
-    make = registry.find("engine", "openai", registry.INFERENCE_ENGINES)
+    make = registry.INFERENCE_ENGINES.load("openai")
     raw = mode == "paper"
     try:
         engine = make(

@@ -79,7 +79,7 @@ class EvalOptions:
         if self.views is not None:
             parse_views(self.views)
         check_style(self.style)
-        registry.find("engine", self.engine, registry.INFERENCE_ENGINES)
+        registry.INFERENCE_ENGINES.load(self.engine)
         if self.engine_args and self.engine != "vllm":
             raise UserError(f"--engine-arg {self.engine_args[0]}: only --engine vllm takes these, not {self.engine}.")
         parse_engine_args(self.engine_args)
@@ -220,11 +220,11 @@ def _make_hf(folder: Path, pixels: tuple[int, int] | None, device: str | None, b
     from modgap.models.load import load_policy
 
     policy = load_policy(folder, device=device, pixels=pixels)
-    return registry.find("engine", "hf", registry.INFERENCE_ENGINES)(policy, batch_size=batch_size)
+    return registry.INFERENCE_ENGINES.load("hf")(policy, batch_size=batch_size)
 
 
 def _make_vllm(folder: Path, pixels: tuple[int, int] | None, args: Sequence[str]) -> Engine:
-    return registry.find("engine", "vllm", registry.INFERENCE_ENGINES)(folder, pixels=pixels, args=args)
+    return registry.INFERENCE_ENGINES.load("vllm")(folder, pixels=pixels, args=args)
 
 
 def _make_replicas(make: Callable[[], Engine], options: EvalOptions) -> Engine:
@@ -250,7 +250,7 @@ def _served(model: str | Path, options: EvalOptions) -> _Start:
     """A model behind a server, which is named and not looked into."""
 
     def make() -> Engine:
-        return registry.find("engine", options.engine, registry.INFERENCE_ENGINES)(
+        return registry.INFERENCE_ENGINES.load(options.engine)(
             str(model),
             options.base_url,
             options.api_key_env,

@@ -1,175 +1,29 @@
 """Data -> training -> evaluation -> report, for one model and several recipes, resumable at every step.
 
-`train_recipe` is what `modgap train` does; `run_study` trains and measures several recipes from one base model and
-reports them side by side. What can be refused is refused by `prepare_study`, before anything runs.
+`run_study` trains and measures several recipes from one base model and reports them side by side. What can be refused
+is refused by `prepare_study`, before anything runs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
-import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modgap.analysis.results import ReportSummary
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
-from modgap.core.progress import Bars, progress_bars, say
-from modgap.core.prompt import Style
-from modgap.core.recipe import Recipe, apply_settings, with_defaults
+from modgap.core.progress import progress_bars, say
+from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder, write_json
 from modgap.core.view import parse_views
-from modgap.models.folder import image_processor
 from modgap.workflows.evaluate import check_views, default_views, fingerprint, read_problems
 from modgap.workflows.measure import EvalOptions, evaluate_model, model_notes
-
-if TYPE_CHECKING:
-    from modgap.training.events import Event
-
-
-def resolve_recipe(name: str, settings: Iterable[str], notes: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe with its settings: the paper's, then the model's own defaults, then the user's."""
-    recipe: Recipe = registry.find("recipe", name, registry.RECIPES)()
-    return apply_settings(with_defaults(recipe, (notes or {}).get("training", {})), settings)
-
-
-def resolve_recipes(
-    names: Iterable[str], settings: Sequence[str], notes: Mapping[str, Any] | None = None
-) -> dict[str, Recipe]:
-    """Several recipes with the same settings; `stageN.key=value` goes to those that have a stage N.
-
-    Raises:
-        UserError: As `resolve_recipe`; or no recipe has that stage.
-    """
-    plain = {name: resolve_recipe(name, (), notes) for name in dict.fromkeys(names)}
-    apply_settings(max(plain.values(), key=lambda recipe: len(recipe.stages)), settings)
-    return {name: apply_settings(recipe, settings_for(recipe, plain, settings)) for name, recipe in plain.items()}
-
-
-def settings_for(recipe: Recipe, recipes: Mapping[str, Recipe], settings: Sequence[str]) -> list[str]:
-    """The settings without those of stages that only other recipes have."""
-    most = max(len(other.stages) for other in recipes.values())
-    absent = {f"stage{number}" for number in range(len(recipe.stages) + 1, most + 1)}
-    return [setting for setting in settings if setting.partition(".")[0].strip() not in absent]
-
-
-def dry_notes(model: str) -> dict[str, Any]:
-    """What a model that is at hand says of itself; nothing of one that would have to be downloaded."""
-    from modgap.models.load import resolve
-
-    return model_notes(resolve(model)) if model == "tiny" or Path(model).exists() else {}
-
-
-def known_model(name: str) -> Any:
-    """A model as `training.verl.plan` needs it, from what is at hand: its path, shape and pixel limits."""
-    from modgap.models.load import ALIASES, check_files, check_name, tiny_folder
-    from modgap.training.shape import SHAPES, shape_of
-    from modgap.training.verl.config import Model
-
-    folder = tiny_folder() if name == "tiny" else Path(name)
-    if not (folder / "config.json").is_file():
-        if folder.is_dir():
-            check_files(folder)  # says what is missing
-        name = ALIASES.get(name, name)
-        check_name(name)
-        return Model(name, SHAPES.get(name.removeprefix("modelscope:")))
-    size = {}
-    if processor := image_processor(folder):
-        least, most = processor.get("min_pixels"), processor.get("max_pixels")
-        size = processor.get("size") or {"shortest_edge": least, "longest_edge": most}
-        size = {"min_pixels": size.get("shortest_edge") or 56 * 56, "max_pixels": size.get("longest_edge") or 12845056}
-    return Model(str(folder.absolute()), shape_of(json.loads((folder / "config.json").read_text())), **size)
-
-
-def check_engine(recipe: Recipe, engine: str) -> None:
-    """Refuse settings of another engine's own. Raises `UserError`."""
-    if engine != "verl" and (passed := [key for stage in recipe.stages for key, _ in stage.passed]):
-        raise UserError(f"--set verl.{passed[0]}: only --engine verl takes verl's own settings.")
-
-
-def train_recipe(
-    recipe: Recipe,
-    problems: Sequence[Problem],
-    model: str | Path,
-    out: Path,
-    *,
-    engine: str = "local",
-    style: Style = "aligned",
-    device: str | None = None,
-    given: Mapping[str, Any] | None = None,
-    bars: Bars | None = None,
-) -> Path:
-    """Train a model with a recipe.
-
-    Args:
-        recipe: Its settings resolved, see `resolve_recipe`.
-        problems: The train split.
-        model: The base model.
-        out: Gets `stage1/`, `stage2/` and so on.
-        engine: What trains.
-        style: Wording of the prompts.
-        device: `None` takes the best there is.
-        given: The arguments as the user gave them.
-        bars: Where to show progress.
-
-    Returns:
-        The final checkpoint, a Hugging Face folder.
-    """
-    train = registry.find("training engine", engine, registry.TRAINING_ENGINES)
-    check_engine(recipe, engine)
-    if any(stage.settings.reward_function for stage in recipe.stages):
-        sys.path.insert(0, str(Path.cwd()))  # a reward of the user's own lies where they work
-    from modgap.models.load import load_policy, model_fingerprint, resolve
-
-    if engine == "local":
-        from modgap.models.static import replays
-
-        replays()  # a fault in what the environment says shows before anything is written
-    folder = resolve(model)
-    start: Any = folder
-    own: dict[str, Any] = {"load_policy": functools.partial(load_policy, device=device)}
-    if engine == "verl":
-        from modgap.datasets.parquet import write_parquet
-        from modgap.training.verl.engine import Tools
-
-        start, own = known_model(str(folder)), {"tools": Tools(write_parquet)}
-    result = train(
-        recipe,
-        problems,
-        start,
-        out,
-        style=style,
-        progress=training_progress(bars or Bars(None), recipe.name),
-        given=given,
-        fingerprint=model_fingerprint(folder),
-        **own,
-    )
-    return result.final
-
-
-def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:
-    """Shows the training engine's events: a bar for each stage, and its notes as lines."""
-
-    def show(event: Event) -> None:
-        if event.kind == "note":
-            say(f"{name}: {event.text}")
-        elif event.kind in ("stage", "step"):
-            reward = event.metrics.get("reward")
-            note = f"reward {reward:.2f}" if isinstance(reward, float) else ""
-            stage = f" stage {event.stage} of {event.stages}" if event.stages > 1 else ""
-            bars(f"training {name}{stage}", event.step, event.steps, note)
-            if event.kind == "step" and not bars.shown:  # a log file gets a line a step
-                told = ("reward", "accuracy", "kept_groups", "validation_accuracy")
-                words = ", ".join(f"{key} {event.metrics[key]:.3g}" for key in told if key in event.metrics)
-                say(f"{name}{stage} step {event.step} of {event.steps}: {words}")
-
-    return show
+from modgap.workflows.train import check_engine, resolve_recipes, train_recipe
 
 
 @dataclass(frozen=True)
@@ -243,7 +97,7 @@ def prepare_study(
 
     options = options or EvalOptions()
     options.check()
-    registry.find("training engine", engine, registry.TRAINING_ENGINES)
+    registry.TRAINING_ENGINES.load(engine)
     if not recipes:
         raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
     folder = resolve(model)
@@ -332,53 +186,3 @@ def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> No
                 break
         else:
             return
-
-
-def print_plan(
-    recipe: Recipe,
-    engine: str = "local",
-    model: str = "tiny",
-    out: Path = Path(),
-    problems: Sequence[Problem] | None = None,
-    gpu: str | None = None,
-) -> None:
-    """Print what a recipe would do: each stage with the settings in force, and what a step of it costs.
-
-    Args:
-        recipe: Its settings resolved.
-        engine: What would train.
-        model: Where it would start.
-        out: The run's folder.
-        problems: The train split, if it is at hand.
-        gpu: What the local engine is to run on; by default what is here.
-
-    Raises:
-        UserError: It cannot work.
-    """
-    if engine == "verl":
-        from modgap.training.rollout import hold_out
-        from modgap.training.verl.plan import plan
-
-        held_out = max(stage.settings.validation_problems for stage in recipe.stages)
-        count = None if problems is None else len(hold_out(problems, held_out)[0])
-        print("\n".join(plan(recipe, known_model(model), out, problems=count)[0]))
-        if problems is None:
-            print("the data set is not here: whether it has enough problems was not looked at")
-        return
-    check_engine(recipe, engine)
-    from modgap.models.static import replays
-    from modgap.training.plan import describe, lengths_of, machine_here
-
-    known, graphs = known_model(model), replays()
-    machine = machine_here(known.shape, gpu, graphs) if known.shape else None
-    print(f"{recipe.name}: {recipe.summary}")
-    for number, stage in enumerate(recipe.stages, start=1):
-        print(f"stage {number}: {stage.title}")
-        for name, value in asdict(stage.settings).items():
-            print(f"  {name.replace('reward_', 'reward.')} = {value}")
-        if known.shape is None or machine is None:
-            print(f"  no estimate: the shape of {model} is not known here; give a folder")
-        else:
-            typical = dry_notes(model).get("response_tokens")
-            lengths = lengths_of(stage, known.min_pixels, known.max_pixels, typical)
-            print("\n".join(f"  {line}" for line in describe(stage, known.shape, lengths, machine)))

@@ -13,20 +13,18 @@ run_sweep(Path("PGPS9K"), "tiny", ["full-text", "kl"], Path("runs/sweep"), seeds
 from __future__ import annotations
 
 import contextlib
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modgap.analysis.results import ReportSummary
 from modgap.core.errors import UserError
-from modgap.core.progress import say
 from modgap.core.recipe import Recipe
-from modgap.workflows.job import POLL_S, Process, accelerators_for, eval_arguments
+from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
 from modgap.workflows.measure import EvalOptions
-from modgap.workflows.study import Study, prepare_study, settings_for, share_stages
+from modgap.workflows.study import Study, prepare_study, share_stages
+from modgap.workflows.train import settings_for
 
 
 def run_sweep(
@@ -94,17 +92,26 @@ def run_sweep(
         if jobs > 1:
             fixed = ["--data", str(data), "--benchmark", benchmark, "--style", options.style]
             measured = [*fixed, *([] if limit is None else ["--limit", str(limit)]), *eval_arguments(options)]
-            pool = Jobs(jobs, out / "logs", devices)
+            scheduler = Scheduler(jobs, devices)
             for folder, study in prepared.items():
                 if not (folder / "base").is_symlink():
                     asked = ["eval", *measured, "--model", model, "--out", str(folder / "base" / "eval")]
-                    pool.add(f"{folder.name} base", [Step(each, lambda argv=asked: argv)])
+                    name = f"{folder.name} base"
+                    scheduler.add(name, [Step(each, functools.partial(list, asked))], _log(out, name))
                 for recipe in study.recipes.values():
-                    first = _begins_as(recipe, study.recipes)
+                    name, first = f"{folder.name} {recipe.name}", _begins_as(recipe, study.recipes)
                     steps = _recipe_steps(recipe, study, fixed, measured, studies[folder], each)
-                    pool.add(f"{folder.name} {recipe.name}", steps, first and f"{folder.name} {first}")
-            pool.run()
+                    scheduler.add(name, steps, _log(out, name), first and f"{folder.name} {first}")
+            if failed := scheduler.run():
+                raise UserError(
+                    f"{len(failed)} of {len(scheduler.jobs)} jobs failed, the first is {failed[0].name}: "
+                    f"{failed[0].error}; what is done is kept, give the same command again."
+                )
         return {folder: study.run() for folder, study in prepared.items()}
+
+
+def _log(out: Path, name: str) -> Path:
+    return out / "logs" / f"{name.replace(' ', '_')}.log"
 
 
 def _share_base(bases: Sequence[Path]) -> None:
@@ -116,19 +123,6 @@ def _share_base(bases: Sequence[Path]) -> None:
     for base in bases:
         if held and base != held and not base.exists():
             base.symlink_to(Path("..") / held.parent.name / "base", target_is_directory=True)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A command of a job.
-
-    Attributes:
-        accelerators: How many it takes, where there are any.
-        arguments: Makes them, when the step before is done.
-    """
-
-    accelerators: int
-    arguments: Callable[[], list[str]]
 
 
 def _recipe_steps(
@@ -168,103 +162,6 @@ def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:
         and common(other)
     ]
     return max(earlier, key=lambda other: (common(other), -len(other.stages))).name if earlier else None
-
-
-@dataclass(eq=False)
-class _Job:
-    name: str
-    steps: list[Step]  # those that are not begun
-    after: str | None
-    process: Process | None = None
-    devices: Sequence[str] = ()
-    done: bool = False
-    error: str = ""
-
-
-class Jobs:
-    """Runs `modgap` commands in processes of their own, so many at a time, on the accelerators with the least to do.
-
-    A job that fails takes the ones that wait for it along, and no other.
-
-    Args:
-        at_once: Processes at a time.
-        logs: Folder of the jobs' logs.
-        devices: The accelerators that they share; without any, each process finds what is there.
-    """
-
-    def __init__(self, at_once: int, logs: Path, devices: Sequence[str] = ()) -> None:
-        self._jobs: dict[str, _Job] = {}
-        self._at_once, self._logs = at_once, logs
-        self._load = dict.fromkeys(devices, 0)
-        self._most = math.ceil(at_once / max(1, len(devices)))  # on one accelerator
-
-    def add(self, name: str, steps: Sequence[Step], after: str | None = None) -> None:
-        """Plan a job: its commands one after the other, once the job `after` is done, which may be added later."""
-        self._jobs[name] = _Job(name, list(steps), after)
-
-    def run(self) -> None:
-        """Run everything.
-
-        Raises:
-            UserError: Jobs failed; the others have run.
-        """
-        started = time.monotonic()
-        waiting = list(self._jobs.values())
-        try:
-            while waiting:
-                for job in waiting:
-                    self._go_on(job)
-                for job in [job for job in waiting if job.done]:
-                    waiting.remove(job)
-                    count = len(self._jobs) - len(waiting)
-                    say(f"{job.name}: {job.error or 'done'} ({count} of {len(self._jobs)})", started)
-                time.sleep(POLL_S)
-        finally:
-            Process.end(job.process for job in waiting if job.process)
-        if failed := [job for job in self._jobs.values() if job.error]:
-            raise UserError(
-                f"{len(failed)} of {len(self._jobs)} jobs failed, the first is {failed[0].name}: {failed[0].error}; "
-                "what is done is kept, give the same command again."
-            )
-
-    def _go_on(self, job: _Job) -> None:
-        """See whether a job's process has ended, and start its next one if there is room."""
-        if job.process:
-            status = job.process.poll()
-            if status is None:
-                return
-            if status:
-                job.error = f"{job.process.last_words()} ({self._log(job)})"
-            for device in job.devices:
-                self._load[device] -= 1
-            job.process = None
-        before = self._jobs[job.after] if job.after else None
-        if before and not before.done:
-            return
-        if before and before.error:
-            job.error = f"not begun, it waits for {before.name}"
-        if job.steps and not job.error:
-            self._start(job)
-        job.done = not job.process and (bool(job.error) or not job.steps)
-
-    def _start(self, job: _Job) -> None:
-        """Start the next step of a job, if its accelerators have room."""
-        devices = sorted(self._load, key=self._load.__getitem__)[: job.steps[0].accelerators]
-        running = sum(other.process is not None for other in self._jobs.values())
-        if running == self._at_once or any(self._load[device] == self._most for device in devices):
-            return
-        try:
-            arguments = job.steps.pop(0).arguments()
-            job.process = Process(arguments, self._log(job), mask=",".join(devices) or None, at_once=self._at_once)
-        except Exception as error:  # one job's own
-            job.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            return
-        job.devices = devices
-        for device in devices:
-            self._load[device] += 1
-
-    def _log(self, job: _Job) -> Path:
-        return self._logs / f"{job.name.replace(' ', '_')}.log"
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -1,0 +1,113 @@
+"""Recipes, data sets and engines from outside the package: by module, by file, and by entry point."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from modgap.cli.main import main
+from modgap.core import registry
+from modgap.core.errors import UserError
+from modgap.workflows.evaluate import read_problems
+from modgap.workflows.train import find_recipe, resolve_recipes
+
+RECIPE = """
+from dataclasses import replace
+from modgap.core.recipe import Recipe
+from modgap.recipes.paper import no_text
+
+def patient():
+    stage = no_text().stages[0]
+    return Recipe("patient", (replace(stage, settings=replace(stage.settings, lr=5e-7)),), "slower")
+
+READY = patient()
+WRONG = 7
+BADLY_NAMED = replace(READY, name="a/b")
+"""
+DATASET = """
+from modgap.core.problem import Problem
+from modgap.core.registry import DatasetEntry
+
+def read(path, split="test", limit=None):
+    problems = [Problem(id=f"{split}{n}", question=f"What is {n} + 1?", answer=str(n + 1)) for n in range(5)]
+    yield from problems[:limit]
+
+ENTRY = DatasetEntry(f"{__file__}:read", splits=False)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(RECIPE + DATASET)
+    return path
+
+
+@pytest.mark.parametrize("name", ["patient", "READY"])
+def test_a_recipe_in_a_file(file: Path, name: str) -> None:
+    recipe = find_recipe(f"{file}:{name}")
+    assert (recipe.name, recipe.stages[0].settings.lr) == ("patient", 5e-7)
+
+
+def test_a_recipe_in_a_module(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(file.parent)
+    assert find_recipe("mine:patient").name == "patient"
+    sys.modules.pop("mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("{file}:WRONG", "is a int: give a `Recipe`"),
+        ("{file}:BADLY_NAMED", "is named 'a/b'"),
+        ("{file}:absent", "has no 'absent'"),
+        ("{file}.py:patient", "does not exist"),
+        ("klx", r"unknown recipe 'klx'.*path/to/file.py:object"),
+    ],
+)
+def test_what_is_no_recipe_is_one_clear_line(file: Path, name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        find_recipe(name.format(file=file))
+
+
+def test_recipes_of_a_study_have_folders_of_their_own(file: Path) -> None:
+    assert list(resolve_recipes([f"{file}:patient", "kl"], ())) == ["patient", "kl"]
+    with pytest.raises(UserError, match="two recipes are named 'patient'"):
+        resolve_recipes([f"{file}:patient", f"{file}:READY"], ())
+
+
+@pytest.mark.parametrize("name", ["read", "ENTRY"])
+def test_a_data_set_in_a_file(file: Path, tmp_path: Path, name: str) -> None:
+    problems = read_problems(f"{file}:{name}", tmp_path, limit=3)
+    assert [problem.id for problem in problems] == ["test0", "test1", "test2"]
+    assert registry.DATASETS.entry(f"{file}:{name}").splits is (name == "read")
+
+
+def test_an_entry_point_is_a_name_like_any_other(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an installed package registers it: the metadata of a distribution on the path."""
+    info = tmp_path / "plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[modgap.recipes]\npatient = mine:patient\n[modgap.datasets]\ncounting = mine:ENTRY\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_recipe("patient").name == "patient"
+    assert len(read_problems("counting", tmp_path)) == 5
+    with pytest.raises(UserError, match=r"choose from .*patient"):
+        find_recipe("patiently")
+    sys.modules.pop("mine")
+
+
+def test_the_command_line_takes_them(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", f"{file}:patient", "--model", "tiny", "--dry-run"]) == 0
+    assert "patient: slower" in capsys.readouterr().out
+
+
+def test_a_bug_in_the_users_file_shows_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "bug.py").write_text("import math\nmath.no_such_thing\n")
+    for _ in range(2):  # a half-made module is not kept
+        with pytest.raises(AttributeError, match="no_such_thing"):
+            registry.load(f"{tmp_path / 'bug.py'}:recipe")
