@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modgap.analysis.resampling import Floats, bootstrap_interval, cluster_sums, sign_flip, t_quantile
+from modgap.analysis.resampling import Floats, bootstrap_interval, cluster_sums, sign_flip, student_critical
 from modgap.core.text import degenerate
 
 
@@ -138,7 +138,7 @@ def accuracy(
         effective = trials
     else:
         effective = value * (1 - value) / variance
-    t2 = t_quantile(0.5 + level / 2, k - 1) ** 2
+    t2 = student_critical(1 - level, k - 1) ** 2
     centre = (value + t2 / (2 * effective)) / (1 + t2 / effective)
     half = math.sqrt(t2 * (value * (1 - value) / effective + t2 / (4 * effective**2))) / (1 + t2 / effective)
     low = 0.0 if value == 0 else max(0.0, centre - half)
