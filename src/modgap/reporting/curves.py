@@ -10,10 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from modgap.analysis.results import LoggedStage, SeedTable
-from modgap.reporting.collect import TrainStage
+from modgap.reporting.collect import Rollout, TrainStage
 
 MAX_POINTS = 300
 """Longer curves are drawn as the means of this many bins."""
@@ -170,28 +169,38 @@ def training(recipes: Mapping[str, list[LoggedStage]]) -> Training | None:
     return Training(tuple(panels), named, " ".join(starts))
 
 
-def rollouts(stages: Sequence[TrainStage]) -> list[dict[str, Any]]:
-    """The sampled rollouts of each stage: a title made of its short fields, and its long ones as texts."""
-    shown: list[dict[str, Any]] = []
+@dataclass(frozen=True, slots=True)
+class ShownRollout:
+    """A sampled rollout: a title made of its short fields, and its long ones with their names."""
+
+    title: str
+    texts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownStage:
+    """The sampled rollouts of a stage."""
+
+    name: str
+    rows: tuple[ShownRollout, ...]
+
+
+def rollouts(stages: Sequence[TrainStage]) -> list[ShownStage]:
+    """The sampled rollouts of each stage that has some."""
+    shown: list[ShownStage] = []
     for stage in stages:
-        rows = [
-            {
-                "title": " · ".join(
-                    f"{name.replace('_', ' ')} {_short(value)}"
-                    for name, value in row.facts.items()
-                    if value is not None
-                ),
-                "texts": [*row.texts.items()],
-            }
-            for row in stage.rollouts
-        ]
-        if rows:
+        if stage.rollouts:
             name = stage.recipe if stage.title == stage.recipe else f"{stage.recipe}, {stage.title}"
-            shown.append({"name": name, "rows": rows})
+            shown.append(ShownStage(name, tuple(map(_rollout, stage.rollouts))))
     return shown
 
 
-def _short(value: Any) -> str:
+def _rollout(row: Rollout) -> ShownRollout:
+    facts = [f"{name.replace('_', ' ')} {_short(value)}" for name, value in row.facts.items() if value is not None]
+    return ShownRollout(" · ".join(facts), tuple(row.texts.items()))
+
+
+def _short(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
