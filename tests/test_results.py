@@ -282,7 +282,7 @@ def test_what_is_absent_is_one_line(tmp_path: Path) -> None:
         ("import.json", "{", "Invalid JSON"),
         ("import.json", '{"warnings": "all is well"}', "warnings: Input should be a valid array"),
         ("manifest.json", '{"resolved": []}', "resolved: Input should be a valid dictionary"),
-        ("manifest.json", '{"fingerprints": {"data": 3}}', "fingerprints.data: Input should be a valid string"),
+        ("manifest.json", '{"fingerprints": {"data": [3]}}', "fingerprints.data: Input should be a valid string"),
         ("manifest.json", "[]", "it is no object"),
     ],
 )
@@ -302,3 +302,10 @@ def test_a_step_that_is_no_whole_number_is_one_line(step: str, tmp_path: Path) -
     (tmp_path / "stage1" / "train_log.jsonl").write_text(f'{{"step": 1, "reward": 0}}\n{{"step": {step}}}\n')
     with pytest.raises(UserError, match=r"train_log.jsonl: the step .* is no whole number"):
         collect([tmp_path / "stage1"])
+
+
+def test_a_manifest_of_another_program_does_not_stop_a_report(tmp_path: Path) -> None:
+    write_run(tmp_path / "all" / "run", {"a": both("c", "w")})
+    (tmp_path / "all" / "site").mkdir()
+    (tmp_path / "all" / "site" / "manifest.json").write_text('{"name": "app", "created": 1699999999, "icons": []}')
+    assert list(build_report([tmp_path / "all"], tmp_path / "r.html").runs) == ["run"]

@@ -71,7 +71,7 @@ def seed_numbers(sweep: Sweep) -> SeedTable:
         model=sweep.model,
         n_problems=len(sweep.problems),
         samples=sweep.samples,
-        mode=sweep.evaluation.get("mode", ""),
+        mode=str(sweep.evaluation.get("mode") or ""),
         text_views=sweep.sides["text"],
         vision_views=sweep.sides["vision"],
         rows=rows,

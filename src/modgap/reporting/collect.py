@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from modgap.analysis.cells import Settings, Sweep, read_cells
 from modgap.analysis.results import Result, first_fault, read_import_note
@@ -44,6 +44,9 @@ class Manifest(Result):
         fingerprints: Of the model and the data.
         text: The whole file, for the page; empty where there is none.
     """
+
+    # A folder may hold another program's manifest.json, which is none of ours but must not stop a report.
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
 
     kind: str = ""
     created: str = ""
