@@ -26,7 +26,7 @@ from modgap.training.plan import (
     Machine,
     branch,
     cost,
-    describe,
+    costs,
     fitting,
     gpu,
     lengths_of,
@@ -126,7 +126,7 @@ def test_the_dry_run_names_rows_that_fit_and_what_they_save() -> None:
     def said(**changes: object) -> str:
         settings = {"samples_per_prompt": 5, "prompts_per_step": 64, "mini_batch": 64, "micro_batch": 5} | changes
         stage = Stage(("full-text",), settings=replace(Settings(), **settings))  # type: ignore[arg-type]
-        return "\n".join(describe(stage, QWEN, lengths, MACHINE))
+        return "\n".join(costs(stage, QWEN, lengths, MACHINE).lines())
 
     rows = int(said().split("less with micro_batch=")[1].split(",")[0])
     assert 5 < rows < 320 and "too much" not in said(micro_batch=rows)
@@ -136,8 +136,8 @@ def test_the_dry_run_names_rows_that_fit_and_what_they_save() -> None:
     assert "less with" not in said(micro_batch=0, mini_batch=1, prompts_per_step=1), "there are no more rows"
     stage = Stage(("full-text",))
     large = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
-    assert "not even one row a pass fits, whatever" in "\n".join(describe(stage, large, lengths, gpu("L4")))
-    assert "try lora_rank=16" in "\n".join(describe(stage, large, lengths, gpu("A100")))
+    assert "not even one row a pass fits, whatever" in "\n".join(costs(stage, large, lengths, gpu("L4")).lines())
+    assert "try lora_rank=16" in "\n".join(costs(stage, large, lengths, gpu("A100")).lines())
     for rows in (5, 20, 63):  # groups are taken whole
         assert fitting(with_rows(stage, rows), QWEN, lengths, MACHINE) % 5 == 0
 

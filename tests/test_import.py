@@ -24,7 +24,8 @@ from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 from modgap.grading.answer import grade
-from modgap.original.import_pgps9k import Imported, import_answers
+from modgap.original.import_pgps9k import import_answers
+from modgap.original.importing import Imported
 from modgap.original.pgps9k import describe
 from modgap.workflows.grade import grade_run
 from modgap.workflows.power import measure, plan

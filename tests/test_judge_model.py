@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from modgap.analysis.results import read_summary
 from modgap.cli.main import main
@@ -63,6 +65,28 @@ def test_answers_do_not_depend_on_the_batch_and_are_the_models_own(model: Path, 
             assert found.text == wanted and found.sample == request.samples[0]
             assert found.finish_reason == ("stop" if ended else "length")
             assert (found.prompt_tokens, found.completion_tokens) == (len(ids), len(new) - ended)
+
+
+def test_out_of_memory_halves_the_judges_batch_and_loses_no_answer(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = HfTextEngine(model, 64, "cpu")
+    whole = said(engine.generate(requests(), GREEDY))
+    generate, asked = engine._model.generate, list[int]()
+
+    def cramped(most: int, **given: Any) -> Any:
+        asked.append(len(given["input_ids"]))
+        if asked[-1] > most:
+            raise torch.OutOfMemoryError("made up")
+        return generate(**given)
+
+    monkeypatch.setattr(engine._model, "generate", functools.partial(cramped, 1))
+    assert said(engine.generate(requests(), GREEDY)) == whole
+    assert asked[0] == len(whole) > 1 and max(asked[-len(whole) :]) == 1
+    assert "modgap: out of memory, the judge's batch size lowered to 1" in capsys.readouterr().err
+    monkeypatch.setattr(engine._model, "generate", functools.partial(cramped, 0))
+    with pytest.raises(UserError, match="does not fit"):
+        list(engine.generate(requests(), GREEDY))
 
 
 def test_thinking_is_switched_off_and_raw_is_raw(model: Path) -> None:

@@ -47,11 +47,11 @@ PROBLEMS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
 
 
 def write_run(
-    path: Path, problems: Sequence[str] = tuple(PROBLEMS), views: Sequence[str] = ("full-text",)
+    path: Path, problems: Sequence[str] = tuple(PROBLEMS), views: Sequence[str] = ("full-text",), samples: int = 4
 ) -> RunFolder:
     """An evaluation as `modgap eval` leaves it, ungraded."""
     run = RunFolder(path)
-    run.start("eval", {"samples": 4, "views": list(views)})
+    run.start("eval", {"samples": samples, "views": list(views)})
     run.write_problems(
         ProblemRow(id=name, answer=gold, question=question, question_type=kind)
         for name in problems
@@ -128,7 +128,7 @@ def test_mathverse_has_no_exact_mode_and_the_old_grades_stay(tmp_path: Path) -> 
 
 
 def test_a_failed_response_keeps_its_cause(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", ["prose"])
+    run = write_run(tmp_path / "run", ["prose"], samples=10)
     with run.appending() as writer:
         writer.write(Response(problem_id="prose", view="full-text", sample=9, prompt="p", response="",
                               finish_reason="error", error="HTTP 500"))  # fmt: skip
@@ -394,7 +394,7 @@ def test_judging_that_is_killed_goes_on_and_asks_each_question_once(server: Judg
 
 
 def test_a_grading_without_a_judge_goes_by_the_verdicts_of_the_last_one(server: JudgeServer, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
+    run = write_run(tmp_path / "run", samples=8)
     judged = grade_run(run, judge=judge(server))
     grades, asked = run.grades(), len(server.bodies)
     grade_run(run, "paper")

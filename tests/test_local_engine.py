@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.core.record import RunFolder
 from modgap.models import tree
 from modgap.models.load import load_policy
+from modgap.models.memory import BatchSize
 from modgap.models.policy import Policy
 from modgap.testbed.build import Size, build_tiny
 from modgap.training import checkpoint as checkpoint_module
@@ -41,7 +43,7 @@ from modgap.training.local import final_checkpoint, train
 from modgap.training.log import StageLog
 from modgap.training.rollout import Batch, DataOrder, draw_size, hold_out, score
 from modgap.training.setup import check_prompts, digest, identity
-from modgap.training.update import MicroBatch, SharedVision, TokenStats, computing, gradients, old_logprobs
+from modgap.training.update import SharedVision, TokenStats, computing, gradients, old_logprobs
 
 on_cpu = functools.partial(load_policy, device="cpu")
 
@@ -549,6 +551,31 @@ def test_a_run_that_was_interrupted_loses_no_finished_step(
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("name", ["result.json", "state.pt", "rollouts.jsonl"])
+def test_a_stage_adopts_nothing_of_another_run(tiny: Path, straight: Path, tmp_path: Path, name: str) -> None:
+    """Its manifest is that of a run with another seed, or it has none."""
+    other = recipe(True, **LONG, seed=9)
+    shutil.copytree(straight.parent, tmp_path / "run", symlinks=True)
+    stage = tmp_path / "run" / "stage1"
+    if name != "result.json":
+        (stage / "result.json").unlink()
+    if name == "state.pt":
+        (stage / "rollouts.jsonl").unlink()
+        torch.save({"run": RunFolder(stage).mark(), "weights": {}, "step": 1}, stage / "state.pt")
+    train_on, held_out = hold_out(PROBLEMS, SETTINGS.validation_problems)
+    marks = {"model": "m", "data": digest(train_on), "validation": digest(held_out)}
+    told = json.loads((stage / "manifest.json").read_text())
+    told |= {"resolved": identity(other, 1, "the base model", "aligned"), "fingerprints": marks}
+    (stage / "manifest.json").write_text(json.dumps(told))
+    before = {path: path.stat().st_mtime_ns for path in stage.rglob("*")}
+    with pytest.raises(UserError, match=rf"{name} is of another run than the manifest\.json beside it.*another --out"):
+        run(other, tiny, tmp_path / "run", fingerprint="m")
+    assert {path: path.stat().st_mtime_ns for path in stage.rglob("*")} == before
+    (stage / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"stage1 has lost its manifest\.json: it holds"):
+        run(other, tiny, tmp_path / "run", fingerprint="m")
+
+
 def test_weights_that_are_changing_are_not_a_steps(tmp_path: Path, policy: Policy) -> None:
     optimizer = torch.optim.AdamW(policy.parameters())
     for changing in (False, True):
@@ -624,7 +651,7 @@ def test_what_a_rollout_keeps_goes_before_rows_do() -> None:
             raise torch.OutOfMemoryError
         return "done"
 
-    micro = MicroBatch(8, notes.append, let_go=lambda: bool(kept and kept.pop()))
+    micro = BatchSize(8, notes.append, free=lambda: bool(kept and kept.pop()))
     assert micro.run("update", work) == "done"
     assert sizes == [8, 8, 4] and len(notes) == 1 and micro.limit == 4
 
@@ -635,7 +662,7 @@ def test_out_of_memory_with_one_row_is_an_error_with_a_remedy() -> None:
 
     notes: list[str] = []
     with pytest.raises(UserError, match=r"one row at a time.*gradient_checkpointing"):
-        MicroBatch(8, notes.append).run("update", work)
+        BatchSize(8, notes.append).run("update", work)
     assert len(notes) == 3
 
 
@@ -954,7 +981,7 @@ def test_real_out_of_memory_halves_the_micro_batch(tiny: Path, policy: Policy) -
     total = torch.cuda.get_device_properties(0).total_memory
     try:
         torch.cuda.set_per_process_memory_fraction(0.6 * peak / total)
-        MicroBatch(16, notes.append).run("update", lambda size: gradients(on_gpu, long, SETTINGS, True, size))
+        BatchSize(16, notes.append).run("update", lambda size: gradients(on_gpu, long, SETTINGS, True, size))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert notes and "halved to 8 rows" in notes[0]

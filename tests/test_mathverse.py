@@ -580,8 +580,18 @@ def test_the_same_files_again_change_nothing_and_other_ones_are_refused(rows: Ro
         with pytest.raises(UserError, match=r"other arguments: text_answers was .*another --out"):
             import_generations(generation_files([tmp_path / folder]), tmp_path / "run")
         assert held() == before
-    # The verdicts are those of the very rows, even where a folder holds others and lost its manifest.
-    (tmp_path / "run" / "manifest.json").unlink()
+    # The verdicts are those of the very rows, even where a folder holds others.
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.unlink()
+    with pytest.raises(UserError, match=r"lost its manifest\.json: it holds responses\.jsonl"):
+        import_generations(generation_files([tmp_path / "judged"]), tmp_path / "run")
+    for name in ("responses.jsonl", "grades.jsonl", "grades.paper.jsonl", "grades.strict.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    judge = tmp_path / "run" / "judge.jsonl"
+    kept = judge.read_bytes()
+    judge.unlink()
+    import_generations(generation_files([tmp_path / "judged"]), tmp_path / "run")
+    judge.write_bytes(kept)
     [run] = import_generations(generation_files([tmp_path / "judged"]), tmp_path / "run")
     assert run.note["scored"]["judged_both_ways"] == []
     judged = [row for row in RunFolder(tmp_path / "run").grades("paper") if row.stage == "judge"]
@@ -648,7 +658,7 @@ def test_several_models_are_never_pooled(rows: Rows, tmp_path: Path, capsys: pyt
     assert main(["import", "--results-root", str(tmp_path), "--out", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
     assert "3b_text_tries_2_generations.jsonl" in out and "Overall ACC:" in out
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"qwen2_5_vl_3b", "qwen2_5_vl_7b"}
+    assert {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()} == {"qwen2_5_vl_3b", "qwen2_5_vl_7b"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import pickle
 import random
 import signal
 import threading
@@ -26,7 +27,7 @@ from PIL import Image
 
 from modgap.core import registry
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
-from modgap.core.errors import UserError
+from modgap.core.errors import ServerError, UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import SYSTEM, Prompt
 from modgap.core.record import RunFolder
@@ -34,6 +35,7 @@ from modgap.engines.chat import UnreadableReply, read_reply
 from modgap.engines.failures import refused_parameter
 from modgap.engines.openai import OpenAIEngine
 from modgap.workflows.evaluate import evaluate
+from modgap.workflows.judging import JudgeOptions, _served
 
 KEY = "sk-very-secret-0123456789"
 FAULTS = (
@@ -387,6 +389,26 @@ def test_what_no_retry_mends_ends_the_run_at_once(
         list(client.generate([request(str(number)) for number in range(50)], Sampling()))
     assert "\n" not in str(caught.value)
     assert len(server.bodies) <= 4
+
+
+@pytest.mark.parametrize("said", ["{url_option} {0} {}", "--temperature 0.0 is not taken by x: give another", "%s"])
+def test_a_judge_words_the_servers_failures_by_its_own_options(server: Server, said: str) -> None:
+    judge = _served("geo{}-xl", JudgeOptions(server.url), "strict")
+    asked = [Request("p", "full-text", Prompt("x", has_image=False), None, (0,))]
+    greedy = Sampling(temperature=0.0)
+    server.reply = lambda body: (400, {"error": {"message": said, "param": "temperature"}})
+    with pytest.raises(UserError) as caught:
+        list(judge.generate(asked, greedy))
+    remedy = "Remedy: geo{}-xl cannot be asked greedily: give another judge."
+    assert str(caught.value) == f"the judge: {server.url}: HTTP 400: {said}. {remedy}"
+    server.reply = lambda body: (404, {"error": {"message": said}})
+    with pytest.raises(UserError) as caught:
+        list(judge.generate(asked, greedy))
+    assert f"HTTP 404: {said}. Remedy: --judge-model geo{{}}-xl is not one of" in str(caught.value)
+    with pytest.raises(ServerError) as by_eval:
+        list(OpenAIEngine("geo{}-xl", server.url).generate(asked, greedy))
+    assert f"HTTP 404: {said}. Remedy: --model geo{{}}-xl is not one of" in str(by_eval.value)
+    assert str(pickle.loads(pickle.dumps(by_eval.value))) == str(by_eval.value), "as a replica sends it"
 
 
 def test_nobody_there_ends_the_run_at_once() -> None:

@@ -20,7 +20,7 @@ from modgap.reporting.collect import collect
 from modgap.reporting.page import build_report
 from modgap.workflows.evaluate import evaluate, read_problems
 from modgap.workflows.grade import grade_run
-from test_report import CONDITIONS, SAID, both, write_run
+from test_report import CONDITIONS, SAID, both, write_run, write_stage
 from test_report_seeds import write_studies
 
 VIEW = (
@@ -45,7 +45,7 @@ OF_VIEWS = {
     "leaky.*": PART, "types[]": f"type {PART} p_holm",
 }  # fmt: skip
 RUN = OF_VIEWS | {
-    "": "mode n_problems samples_per_problem views gap leaky types reading pairable warnings judge original",
+    "": "mode n_problems samples_per_problem views gap leaky types reading pairable warnings judge sampling original",
     "reading": f"source {READING} solved", "reading.values": SHARES, "reading.clauses": "n read contradicted",
     "reading.solved": READING, "reading.solved.values": SHARES, "reading.solved.clauses": "n read contradicted",
     "original.*": "total correct none accuracy average_length pass_at_1",
@@ -55,7 +55,7 @@ RUN = OF_VIEWS | {
 SETS = {".overall": BUCKET, ".text": BUCKET, ".vision": BUCKET, ".versions.*": BUCKET}
 RIGHT = dict.fromkeys((".overall", ".vision", ".text", ".versions.*"), "correct total")
 MATHVERSE = OF_VIEWS | {
-    "": "mode n_problems samples_per_problem views gap leaky types reading pairable mathverse warnings judge",
+    "": "mode n_problems samples_per_problem views gap leaky types reading pairable mathverse warnings judge sampling",
     "judge": "judge asked samples consistent different unreadable failed waiting check",
     "judge.check": "samples seed unreadable failed table agreement kappa stages disagreements",
     "judge.check.table": "both_right rules_only judge_only both_wrong",
@@ -76,7 +76,7 @@ MATHVERSE = OF_VIEWS | {
 """Of a run of MathVerse's, graded in mode `paper` with a judge."""
 
 STUDY = {
-    "": "runs changes training models seeds warnings headline paper",
+    "": "runs changes training models sampling seeds warnings headline paper",
     "changes.*": "points ci_low ci_high p_value before after n_problems degenerate",
     "training.*[]": "stage after metrics",
     "headline": "title kicker answer lede", "paper[]": "caption head rows",
@@ -100,6 +100,8 @@ BY_NAME = {
 def layout(value: Any, path: str = "") -> dict[str, str]:
     """Path of each object in a file -> its keys, in order; names are `*`, parts of a list `[]`."""
     found: dict[str, str] = {}
+    if path.startswith("sampling"):  # by the names of settings
+        return found
     if isinstance(value, list):
         for part in value:
             for where, keys in layout(part, f"{path}[]").items():
@@ -189,7 +191,7 @@ def test_the_keys_of_a_study_are_frozen(tmp_path: Path) -> None:
     assert list(whole["seeds"][0]["rows"][0]) == list(whole["seeds"][0]["rows"][1])
     assert ReportSummary.model_validate(whole) == numbers
     run = next(iter(whole["runs"].values()))
-    assert list(run) == RUN[""].split()[:-1]  # `original` is not computed anew
+    assert list(run) == RUN[""].split()[:-2]  # `sampling` is beside the runs, `original` not computed anew
 
 
 def test_what_is_not_there_has_no_key(tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_a_file_reads_back_as_it_was_written(pgps9k_run: RunFolder, mathverse_ru
 
 def test_a_summary_from_before_later_keys_can_be_read(pgps9k_run: RunFolder, tmp_path: Path) -> None:
     old = file_of(pgps9k_run)
-    for key in ("mode", "reading", "pairable", "judge", "original"):
+    for key in ("mode", "reading", "pairable", "judge", "sampling", "original"):
         del old[key]
     for view in old["views"].values():
         del view["absent_problems"]
@@ -281,18 +283,22 @@ def test_what_is_absent_is_one_line(tmp_path: Path) -> None:
     [
         ("import.json", "{", "Invalid JSON"),
         ("import.json", '{"warnings": "all is well"}', "warnings: Input should be a valid array"),
-        ("manifest.json", '{"resolved": []}', "resolved: Input should be a valid dictionary"),
-        ("manifest.json", '{"fingerprints": {"data": [3]}}', "fingerprints.data: Input should be a valid string"),
+        ("manifest.json", '{"resolved": []}', "resolved is no object"),
+        ("manifest.json", '{"kind": "train", "created": []}', "created: Input should be a valid string"),
+        ("manifest.json", '{"kind": "train", "fingerprints": {"data": [3]}}', "fingerprints.data: Input should be"),
         ("manifest.json", "[]", "it is no object"),
     ],
 )
 def test_other_files_that_a_report_reads_are_named_where_they_are_damaged(
     name: str, content: str, words: str, tmp_path: Path
 ) -> None:
-    run = write_run(tmp_path / "run", {"a": both("c", "w")})
-    (run.path / name).write_text(content)
+    folder = write_run(tmp_path / "run", {"a": both("c", "w")}).path
+    if "train" in content:
+        folder = tmp_path / "stage1"
+        write_stage(folder)
+    (folder / name).write_text(content)
     with pytest.raises(UserError, match=words) as error:
-        build_report([run.path], tmp_path / "r.html")
+        build_report([folder], tmp_path / "r.html")
     assert "\n" not in str(error.value) and name in str(error.value)
 
 

@@ -24,16 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from modgap.analysis.results import Result, Seed, first_fault
+from modgap.analysis.results import Result, Seed, Settings, first_fault
 from modgap.core.errors import UserError
 from modgap.core.record import write_text
 
 FORMAT = "modgap cells 1"
 ABOUT = "Right samples of each problem, a digit each; `modgap report` makes the table over seeds from this file."
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-Settings = dict[str, Any]
-"""Settings as a manifest has them: of a training stage, of an evaluation, or fingerprints of data."""
 
 
 @dataclass(frozen=True, slots=True)

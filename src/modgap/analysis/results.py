@@ -11,7 +11,7 @@ Units: accuracies, rates and shares are from 0 to 1, and so are their intervals;
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,6 +31,8 @@ class Result(BaseModel):
 
 
 R = TypeVar("R", bound=Result)
+Settings = dict[str, Any]
+"""Settings by name, as a manifest has them: of an evaluation, a training stage, its sampling."""
 
 
 def _absent(value: object) -> bool:
@@ -389,6 +391,7 @@ class Summary(Result):
         mathverse: Of a run of MathVerse's only.
         warnings: What a reader must know before the numbers.
         judge: What the judge did; `None` where nothing is for a judge.
+        sampling: How the responses were sampled, see `reporting.sampling`; only in the file of a run.
         original: View -> the original's figures; only of a run graded in mode `paper`.
     """
 
@@ -404,6 +407,7 @@ class Summary(Result):
     mathverse: MathverseSummary | None = Field(default=None, exclude_if=_absent)
     warnings: list[str] = []
     judge: JudgeSummary | None = None
+    sampling: Settings | None = Field(default=None, exclude_if=_absent)
     original: dict[str, OriginalFigures] | None = Field(default=None, exclude_if=_absent)
 
 
@@ -580,6 +584,7 @@ class ReportSummary(Result):
         changes: Name -> change of its gap against the first run's; of those that share problems with it.
         training: Recipe -> its stages, in order.
         models: Name -> the model that was evaluated.
+        sampling: Name -> how it was sampled.
         seeds: Tables over seeds; empty where no recipe has two.
         warnings: What a reader must know before the numbers.
         headline: The answer in words.
@@ -590,6 +595,7 @@ class ReportSummary(Result):
     changes: dict[str, GapChange]
     training: dict[str, list[LoggedStage]]
     models: dict[str, str]
+    sampling: dict[str, Settings]
     seeds: list[SeedTable]
     warnings: list[str]
     headline: Headline

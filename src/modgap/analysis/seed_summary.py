@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modgap.analysis import gap
-from modgap.analysis.cells import SeedRun, Settings, Sweep, Variant
+from modgap.analysis.cells import SeedRun, Sweep, Variant
 from modgap.analysis.resampling import SEED, Floats
-from modgap.analysis.results import Seed, SeedChanges, SeedControl, SeedRow, SeedTable
+from modgap.analysis.results import Seed, SeedChanges, SeedControl, SeedRow, SeedTable, Settings
 from modgap.analysis.seeds import SeedsChange, SeedsEstimate, over_seeds, pooled_p_values
 
 _CONTRASTIVE = ("contrastive", "kl_coef", "kl_estimator", "kl_clamp")

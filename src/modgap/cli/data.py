@@ -106,18 +106,18 @@ def import_answers(
         results_root: Also every folder below this one that holds answers.
     """
     from modgap.core.progress import progress_bars
-    from modgap.original.import_mathverse import import_generations, print_generations
+    from modgap.original.import_mathverse import import_generations
     from modgap.original.import_pgps9k import import_answers as import_folders
-    from modgap.original.import_pgps9k import print_imported
+    from modgap.original.importing import print_imported
     from modgap.original.mathverse import generation_files
 
     if files := generation_files(folders, results_root):
         if view is not None:
             raise UserError(f"--view {view}: generations say their versions themselves; leave it out.")
         with progress_bars() as bars:
-            made = import_generations(files, out, gt=gt, given=given(), progress=bars)
-        for run in made:
-            print_generations(run)
+            runs = import_generations(files, out, gt=gt, given=given(), progress=bars)
+        for run in runs:
+            print_imported(run)
         return
     if gt is None:
         raise UserError("--gt is missing: answer folders need the data set's test.json.")

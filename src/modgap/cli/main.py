@@ -47,6 +47,7 @@ app.command(import_answers, name="import")
 for command in (power, grade, report):
     app.command(command)
 
+Temperature = float | Literal["model"] | None
 Set = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=True)]
 
 
@@ -211,10 +212,10 @@ def evaluate(
     engine: Literal["hf", "vllm", "openai"] = "hf",
     views: str | None = None,
     problem_versions: str | None = None,
-    samples: int = 4,
-    temperature: float | None = None,
+    samples: int | None = None,
+    temperature: Temperature = None,
     max_tokens: int | None = None,
-    seed: int = 42,
+    seed: int | None = None,
     limit: int | None = None,
     style: StyleName = "aligned",
     batch_size: int = 64,
@@ -244,10 +245,12 @@ def evaluate(
             blank-image, swapped-image, transcribe. Of MathVerse: its versions, see --problem-versions.
         problem_versions: Of MathVerse, in the place of --views: text, vision, or a comma list of text-dominant,
             text-lite, vision-intensive, vision-dominant, vision-only (these five if not given), text-only.
-        samples: Responses per problem and view.
-        temperature: The model's own (paper style: 0.6, MathVerse 0.8) if not given; 0 is greedy.
+        samples: Responses per problem and view; 4 if not given. What is not given of samples, temperature, max-tokens
+            and seed, a run that exists keeps as it was begun.
+        temperature: 0.6 if not given, for every model and engine (MathVerse in paper style 0.8); 0 is greedy; `model`
+            takes the model's own, and of a server whatever it applies by itself.
         max_tokens: Longest response; the model's own (paper style: 4096) if not given.
-        seed: Each sample's seed is derived from it.
+        seed: Each sample's seed is derived from it; 42 if not given.
         limit: Only the first so many problems.
         style: `paper` words prompts as the original did and takes its pixel limits.
         batch_size: Responses sampled together (hf).
@@ -331,10 +334,10 @@ def study(
     benchmark: Benchmark = "pgps9k",
     settings: Set = (),
     views: str | None = None,
-    samples: int = 4,
-    temperature: float | None = None,
+    samples: int | None = None,
+    temperature: Temperature = None,
     max_tokens: int | None = None,
-    seed: int = 42,
+    seed: int | None = None,
     limit: int | None = None,
     style: StyleName = "aligned",
     batch_size: int = 64,
@@ -359,10 +362,10 @@ def study(
         benchmark: Layout of the data set.
         settings: A setting of every recipe, key=value or stageN.key=value; repeatable.
         views: Views to evaluate; full-text,image-only if not given.
-        samples: Responses per problem and view.
+        samples: As in eval.
         temperature: As in eval.
         max_tokens: As in eval.
-        seed: Of the evaluation; training has --set seed=N.
+        seed: Of the evaluation, 42 if not given; training has --set seed=N.
         limit: Only the first so many test problems.
         style: Wording of the prompts.
         batch_size: Responses sampled together in evaluation.

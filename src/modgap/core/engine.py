@@ -15,19 +15,26 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length", "error"]
 
 
+PLAIN: dict[str, float] = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""What else shapes a distribution, at the values that change nothing: every engine samples with these."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How responses are sampled.
 
     Attributes:
-        temperature: 0 is greedy.
+        temperature: 0 is greedy; `None` is the server's own, which only the `openai` engine takes.
         max_tokens: Most new tokens of a response.
         seed: The run's seed; each sample's own seed is derived from it, see `sample_seed`.
+        plain: Whether a server is sent `PLAIN`. Without it a server may apply the model's own values; runs from before
+            it was sent go on without it.
     """
 
-    temperature: float = 0.6
+    temperature: float | None = 0.6
     max_tokens: int = 4096
     seed: int = 42
+    plain: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Errors that a user caused and can mend."""
+"""Errors that a user caused and can mend. Engines raise them with what they know; a command words them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,32 @@ class UserError(ValueError):
 
 class UsageError(UserError):
     """Arguments that do not go together; the command line exits 2."""
+
+
+class ServerError(UserError):
+    """A server does not answer as it is asked to; its message names the options of `modgap eval`.
+
+    Args:
+        template: The message, with `{url_option}` and `{model_option}` for the options that name the server and the
+            model, and the names of the values.
+        values: What the message says.
+    """
+
+    def __init__(self, template: str, **values: object) -> None:
+        super().__init__(template)
+        self.template = template
+        self.values = values
+
+    def __str__(self) -> str:
+        return self.worded("--base-url", "--model")
+
+    def worded(self, url_option: str, model_option: str) -> str:
+        """The message for a command whose options have other names."""
+        return self.template.format(url_option=url_option, model_option=model_option, **self.values)
+
+
+class TemperatureRefusedError(ServerError):
+    """A server does not take a temperature; the values are `server`, `said`, `model` and `temperature`."""
 
 
 def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> UserError:

@@ -9,26 +9,30 @@ summary.json     the numbers
 ```
 
 A run that was killed goes on with the same command: a torn last line is dropped and its sample made again, nothing is
-made twice, and a run whose arguments differ is refused.
+made twice, and a run whose arguments differ is refused. So is a folder whose files do not belong together: one that has
+lost its manifest, and one whose responses are not those that the manifest describes. Each response carries the digest
+of its run's arguments and fingerprints (`RunFolder.mark`); older responses have none and are known by their seeds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError
 from modgap.core.version import __version__
 
@@ -85,6 +89,7 @@ class Response(_Row):
     image_tokens: int = 0
     seed: int = 0
     error: str | None = None
+    run: str = ""
 
     @property
     def key(self) -> Key:
@@ -112,7 +117,34 @@ class GradeRow(_Row):
         return self.problem_id, self.view, self.sample
 
 
+class RolloutRow(_Row):
+    """What tells of which run a line of rollouts.jsonl is."""
+
+    problem_id: str
+    view: str
+    sample: int
+    seed: int = 0
+
+
 R = TypeVar("R", bound=BaseModel)
+
+# What only a run that was begun holds, by the kind of the run: without a manifest nobody knows of which run it is.
+# A stage, an evaluation or a base model that is a link belongs to another run.
+_OF_AN_EVALUATION = ("responses.jsonl", "grades.jsonl", "grades.*.jsonl", "judge.jsonl")
+_OF_A_TRAINING = (
+    "train_log.jsonl", "rollouts.jsonl", "state.pt", "result.json", "checkpoints/step_*", "verl/global_step_*",
+)  # fmt: skip
+_TRACES = (*_OF_AN_EVALUATION, *_OF_A_TRAINING)
+_TRACES_BELOW = {
+    "train": tuple(f"stage*/{name}" for name in _OF_A_TRAINING),
+    "study": (
+        *(f"*/eval/{name}" for name in _OF_AN_EVALUATION),
+        *(f"*/stage*/{name}" for name in _OF_A_TRAINING),
+    ),
+    "demo": ("data/*.json", "study/manifest.json"),
+}
+RESTORE = "put back the manifest.json that belongs to it, or give another --out"
+"""What helps where files and manifest do not belong together."""
 
 # What helps where a line of a file cannot be read, by the file's name up to its first dot.
 _REMEDIES = {
@@ -148,6 +180,11 @@ def read_json(path: Path) -> Any:
 
 def iter_rows(path: Path, kind: type[R]) -> Iterator[R]:
     """The rows of a JSONL file; a torn last line is left out, any other broken line is an error that names it."""
+    return (row for _, row in _numbered_rows(path, kind))
+
+
+def _numbered_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
+    """`iter_rows`, each row with the number of its line."""
     if not path.exists():
         return
     with path.open("rb") as lines:
@@ -157,7 +194,7 @@ def iter_rows(path: Path, kind: type[R]) -> Iterator[R]:
             if not line.strip():
                 continue
             try:
-                yield kind.model_validate_json(line)
+                yield number, kind.model_validate_json(line)
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(str(part) for part in first["loc"])
@@ -216,10 +253,10 @@ class RunFolder:
         given: Mapping[str, Any] | None = None,
         **fingerprints: str | None,
     ) -> bool:
-        """Begin the run, or go on with it.
+        """Begin the run, or go on with it. The caller holds the lock (of a stage: that of its training).
 
         Args:
-            kind: `eval`, `train`, `study`, `import`.
+            kind: `eval`, `train`, `study`, `import`, `demo`.
             resolved: The arguments that make the run what it is; a folder that holds others is refused. Leave out what
                 does not change the result (batch size, device).
             given: The arguments as the user gave them, for the record.
@@ -230,24 +267,28 @@ class RunFolder:
 
         Raises:
             UserError: The folder holds another run; the message names the first differences. An evaluation without a
-                single response (its model could not be loaded, say) is no loss: it is begun anew.
+                single response (its model could not be loaded, say) is no loss: it is begun anew. Or the folder has
+                files of a run and no manifest.
         """
         new = json.loads(json.dumps({"kind": kind, **resolved, **fingerprints}, default=str))
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: give a folder as --out.")
         if self.manifest_path.exists():
-            old = self.manifest()
-            before = {"kind": old.get("kind"), **old.get("resolved", {}), **old.get("fingerprints", {})}
+            before = self._identity()
             differences = [name for name in {**before, **new} if before.get(name) != new.get(name)]
             if not differences:
                 return True
-            if "kind" in differences or kind != "eval" or not self._unanswered():
+            if "kind" in differences or kind != "eval" or not self.unanswered():
                 changes = "; ".join(f"{n} was {before.get(n)!r}, now {new.get(n)!r}" for n in differences[:3])
                 more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
                 raise UserError(
                     f"{self.path} holds a run with other arguments: {changes}{more}. "
                     "Give the same arguments to go on with it, or another --out."
                 )
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: give a folder as --out.")
+            for stale in [*self.path.glob("grades*.jsonl"), self._file("summary.json")]:
+                stale.unlink(missing_ok=True)  # of the run that is replaced
+        elif trace := self._trace(kind):
+            raise self._lost(trace)
         manifest: dict[str, Any] = {
             "kind": kind,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -260,13 +301,48 @@ class RunFolder:
         write_json(self.manifest_path, manifest)
         return False
 
-    def _unanswered(self) -> bool:
+    def note(self, name: str, value: Any) -> None:
+        """Record something in the manifest that does not make the run what it is. The caller holds the lock."""
+        manifest = self.manifest()
+        if manifest.get(name) != value:
+            write_json(self.manifest_path, manifest | {name: value})
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes the run what it is, from its manifest."""
+        manifest = self.manifest()
+        return {"kind": manifest.get("kind"), **manifest.get("resolved", {}), **manifest.get("fingerprints", {})}
+
+    def mark(self) -> str:
+        """16 hex digits that tell the run from runs with other arguments or fingerprints; empty without a manifest."""
+        if not self.manifest_path.exists():
+            return ""
+        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def _trace(self, kind: str | None = None) -> str:
+        """The name of a file that only a run that was begun holds; empty where there is none."""
+        for pattern in (*_TRACES, *_TRACES_BELOW.get(kind or "", ())):
+            for path in sorted(self.path.glob(pattern)):
+                parts = path.relative_to(self.path).parts
+                above = [self.path.joinpath(*parts[: n + 1]) for n in range(len(parts) - 1)]
+                if path.exists() and path.stat().st_size and not any(folder.is_symlink() for folder in above):
+                    return str(path.relative_to(self.path))
+        return ""
+
+    def unanswered(self) -> bool:
         """Whether no response was recorded: whoever began the run did not get that far."""
         return not self.responses_path.exists() or not self.responses_path.stat().st_size
+
+    def _lost(self, trace: str) -> UserError:
+        return UserError(
+            f"{self.path} has lost its manifest.json: it holds {trace}, and of which run is not known. "
+            f"Remedy: {RESTORE}."
+        )
 
     def manifest(self) -> dict[str, Any]:
         """The manifest; a `UserError` if this is no run folder, or one whose manifest is damaged."""
         if not self.manifest_path.exists():
+            if trace := self._trace():
+                raise self._lost(trace)
             raise UserError(
                 f"{self.path} is no run folder (it has no manifest.json): give the --out of an earlier run."
             )
@@ -277,7 +353,11 @@ class RunFolder:
             raise UserError(f"{self.manifest_path} is damaged ({error}): {remedy}.") from None
         if not isinstance(found, dict):
             raise UserError(f"{self.manifest_path} is damaged (it is no object): {remedy}.")
-        return cast("dict[str, Any]", found)
+        manifest = cast("dict[str, Any]", found)
+        for name in ("given", "resolved", "fingerprints"):
+            if not isinstance(manifest.get(name, {}), dict):
+                raise UserError(f"{self.manifest_path} is damaged ({name} is no object): {remedy}.")
+        return manifest
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
@@ -314,16 +394,58 @@ class RunFolder:
         """All responses, in the order they were made."""
         return iter_rows(self.responses_path, Response)
 
-    def resume(self) -> set[Key]:
+    def own_responses(
+        self, problems: Container[str] | None = None, prompt: Callable[[Response], str | None] | None = None
+    ) -> Iterator[Response]:
+        """All responses, each checked against the manifest; without a manifest there is nothing to check against.
+
+        Args:
+            problems: The ids of the run's problems.
+            prompt: Gives the prompt that the run asks for a response's problem and view; `None` where it asks none.
+
+        Raises:
+            UserError: One is of another run; the message names the first such line.
+        """
+        known, mark = self.manifest_path.exists(), self.mark()
+        manifest = self.manifest() if known else {}
+        for number, row in _numbered_rows(self.responses_path, Response):
+            if known and (why := _foreign(row, manifest, mark, problems) or _other_words(row, prompt)):
+                raise UserError(
+                    f"{self.responses_path} is of another run than the manifest.json beside it: line {number} "
+                    f"({row.problem_id}, {row.view}, sample {row.sample}): {why}. Remedy: {RESTORE}."
+                )
+            yield row
+
+    def check_responses(self, problems: Container[str]) -> None:
+        """Refuse responses that are of another run, as `own_responses` does, before they are replaced."""
+        for _ in self.own_responses(problems):
+            pass
+
+    def write_responses(self, rows: Iterable[Response]) -> None:
+        """Replace the responses atomically."""
+        mark = self.mark()
+        marked = (row.model_copy(update={"run": mark}) for row in rows)
+        write_text(self.responses_path, "".join(row.model_dump_json() + "\n" for row in marked))
+
+    def resume(
+        self, problems: Container[str] | None = None, prompt: Callable[[Response], str | None] | None = None
+    ) -> set[Key]:
         """Make the responses file ready for appending.
 
         A torn last line is dropped, and so are failed samples (`finish_reason` `error`), which are made again.
 
+        Args:
+            problems: As in `own_responses`.
+            prompt: As in `own_responses`.
+
         Returns:
             The samples that are there.
+
+        Raises:
+            UserError: A response is of another run; the file is then as it was.
         """
+        rows = {row.key: row for row in self.own_responses(problems, prompt)}
         drop_torn_line(self.responses_path)
-        rows = {row.key: row for row in self.responses()}
         failed = {key for key, row in rows.items() if row.finish_reason == "error"}
         if failed:
             kept = (row for key, row in rows.items() if key not in failed)
@@ -335,7 +457,7 @@ class RunFolder:
         """Append responses, each flushed as it is written."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self.responses_path.open("a", encoding="utf-8") as file:
-            yield ResponseWriter(file)
+            yield ResponseWriter(file, self.mark())
 
     # Grades and numbers
 
@@ -358,15 +480,67 @@ class RunFolder:
 
 
 class ResponseWriter:
-    """Appends responses to an open file."""
+    """Appends responses to an open file.
 
-    def __init__(self, file: Any) -> None:
+    Args:
+        file: The file.
+        mark: The run's, see `RunFolder.mark`.
+    """
+
+    def __init__(self, file: Any, mark: str = "") -> None:
         self._file = file
+        self._mark = mark
 
     def write(self, row: Response) -> None:
         """Append one response and flush it."""
-        self._file.write(row.model_dump_json() + "\n")
+        self._file.write(row.model_copy(update={"run": self._mark}).model_dump_json() + "\n")
         self._file.flush()
+
+
+def _foreign(row: Response, manifest: Mapping[str, Any], mark: str, problems: Container[str] | None) -> str:
+    """Why a response is not one that the manifest describes; empty where it may be."""
+    resolved: dict[str, Any] = manifest.get("resolved", {})
+    if (kind := manifest.get("kind")) not in ("eval", "import"):
+        return f"the manifest is that of another kind of run, {kind!r}"
+    views, samples, seed = (resolved.get(name) for name in ("views", "samples", "seed"))
+    if problems is not None and row.problem_id not in problems:
+        return "the run has no such problem"
+    if isinstance(views, list) and row.view not in views:
+        return f"the run's views are {', '.join(map(str, cast('list[Any]', views)))}"
+    if isinstance(samples, int) and not 0 <= row.sample < samples:
+        return f"the run has samples 0 to {samples - 1}"
+    if row.run and row.run != mark:
+        return "it was made with other arguments, or by another model"
+    if isinstance(seed, int) and row.seed and row.seed != sample_seed(seed, *row.key):
+        return f"its seed does not follow from the run's seed {seed}"
+    return ""
+
+
+def _other_words(row: Response, prompt: Callable[[Response], str | None] | None) -> str:
+    asked = None if prompt is None else prompt(row)
+    if prompt is None or asked == row.prompt:
+        return ""
+    return "the run does not ask this view of this problem" if asked is None else "the run asks in other words"
+
+
+@contextlib.contextmanager
+def holding_place(out: Path, names: Collection[str]) -> Generator[None]:
+    """Hold the folder that gets a run for each of several models; that of one model is the run, which holds itself.
+
+    Raises:
+        UserError: The folder is a run, or another process is writing it.
+    """
+    if len(names) < 2:
+        yield
+        return
+    folder = RunFolder(out)
+    with folder.lock():
+        if folder.manifest_path.exists():
+            raise UserError(
+                f"{out} is a run, and {len(names)} models need a folder of runs ({', '.join(names)}): give another "
+                "--out."
+            )
+        yield
 
 
 def versions() -> dict[str, str]:

@@ -7,6 +7,9 @@ Where this differs from reading `choices[0].message.content`:
 * a refusal is something the model said, so it is the text (and graded `no_answer`);
 * a filtered response is a failed one.
 
+A server is also sent what else shapes a distribution, at the values that change nothing (`PLAIN`): by itself it may
+apply the model's generation config (vLLM, SGLang) or values of its own (llama.cpp, Ollama).
+
 A raw completion (`/v1/completions`, which paper mode's judge is asked by) is read in the same way.
 """
 
@@ -20,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modgap.core.engine import FinishReason, Request, Sampling
+from modgap.core.engine import PLAIN, FinishReason, Request, Sampling
 from modgap.core.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 _TRUNCATED = ("length", "max_tokens")
 _FILTERED = "content_filter"
 _BROKEN_OFF = ("abort", "error")
+
+
+UNKNOWN_FIELD = "a field that is not OpenAI's"
+"""What a server refused, where it does not name the field."""
 
 
 class UnreadableReply(ValueError):
@@ -81,9 +88,14 @@ def to_messages(request: Request) -> list[dict[str, Any]]:
 
 
 class Dialect:
-    """How one server wants its parameters: the common way first, then what its refusals teach."""
+    """How one server wants its parameters: the common way first, then what its refusals teach.
+
+    Attributes:
+        refused: Names of `PLAIN` that it does not take: it applies its own values of these.
+    """
 
     def __init__(self, extra_body: Mapping[str, Any] | None = None) -> None:
+        self.refused: list[str] = []
         self._extra = dict(extra_body or {})
         self._limit = "max_tokens"  # OpenAI's reasoning models want max_completion_tokens
         self._continues = True  # vLLM and SGLang go on with a started turn when told to
@@ -91,10 +103,15 @@ class Dialect:
 
     def parameters(self, prompt: Prompt, sampling: Sampling, seed: int) -> dict[str, Any]:
         """The parameters of one sample, as arguments of the client."""
-        parameters: dict[str, Any] = {"temperature": sampling.temperature, self._limit: sampling.max_tokens}
+        parameters: dict[str, Any] = {self._limit: sampling.max_tokens}
+        if sampling.temperature is not None:
+            parameters["temperature"] = sampling.temperature
+        plain = {name: value for name, value in PLAIN.items() if sampling.plain and name not in self.refused}
+        if "top_p" in plain:
+            parameters["top_p"] = plain.pop("top_p")
         if self._takes_seed:
             parameters["seed"] = seed % 2**31  # servers differ in the range they take; this is in all of them
-        extra = dict(self._extra)
+        extra = plain | self._extra  # these are not among OpenAI's
         if prompt.prefill and self._continues:
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
         if extra:
@@ -115,6 +132,10 @@ class Dialect:
             self._limit = "max_completion_tokens"
         elif refused == "continue_final_message" and "extra_body" in parameters:
             self._continues = False
+        elif dropped := _plain_in(parameters, refused):
+            if new := [name for name in dropped if name not in self.refused]:
+                print(f"modgap: this server takes no {', '.join(new)}: it applies its own value", file=sys.stderr)
+            self.refused += new
         elif refused is not None and refused in parameters.get("extra_body", {}):
             self._extra.pop(refused, None)
         elif refused == "seed" and "seed" in parameters:
@@ -124,6 +145,12 @@ class Dialect:
         else:
             return False
         return True
+
+
+def _plain_in(parameters: Mapping[str, Any], refused: str | None) -> list[str]:
+    """The names of `PLAIN` that were sent and are what was refused."""
+    sent = [name for name in PLAIN if name in parameters or name in parameters.get("extra_body", {})]
+    return [name for name in sent if refused == name or (refused == UNKNOWN_FIELD and name not in parameters)]
 
 
 def read_reply(body: bytes | str, prefill: str = "") -> Reply:

@@ -9,11 +9,24 @@ from typing import Any
 
 import openai
 
-from modgap.engines.chat import UnreadableReply
+from modgap.core.engine import PLAIN
+from modgap.engines.chat import UNKNOWN_FIELD, UnreadableReply
 
-# `Unknown name "seed"`, `'loc': ['body', 'seed'], 'msg': 'Extra inputs are not permitted'`; not an echo of the request.
-_NO_SEED = re.compile(
-    r"(unknown|unsupported|unrecognized|extra)\b.{0,40}\bseed\b|\bseed\b.{0,40}\b(unsupported|extra|not|cannot)\b", re.I
+# `Unknown name "seed"`, `loc: [body, seed], msg: Extra inputs are not permitted`, `top_k must be positive`; not
+# an echo of the request.
+_REFUSALS = {
+    name: re.compile(
+        rf"\b(unknown|unsupported|unrecognized|unexpected|invalid|extra|not supported)\b.{{0,40}}\b{name}\b"
+        rf"|\b{name}\b.{{0,40}}\b(unsupported|unknown|invalid|extra|not|cannot|must|should)\b",
+        re.I,
+    )
+    for name in ("seed", *PLAIN)
+}
+# The same where no field is named.
+_UNKNOWN_FIELD = re.compile(
+    r"(unknown|unrecognized|unexpected|unsupported) (request |keyword )?(field|argument|parameter|key)"
+    r"|extra (inputs|fields) (are )?not (permitted|allowed)|additional properties are not allowed",
+    re.I,
 )
 _TRANSIENT_STATUS = (408, 409, 425, 429)
 
@@ -49,9 +62,10 @@ def refused_parameter(error: Exception) -> str | None:
         return "chat_template_kwargs"
     if "continue_final_message" in said or "add_generation_prompt" in said:
         return "continue_final_message"
-    if error.param in ("temperature", "seed"):
+    if error.param in ("temperature", "seed", *PLAIN):
         return error.param
-    return "seed" if _NO_SEED.search(said) else None
+    named = next((name for name, refusal in _REFUSALS.items() if refusal.search(said)), None)
+    return named or (UNKNOWN_FIELD if _UNKNOWN_FIELD.search(said) else None)
 
 
 def cause(error: Exception) -> str:

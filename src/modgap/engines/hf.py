@@ -9,6 +9,7 @@ is drawn with a seed of its own, so that batching does not change which random n
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
-from modgap.core.errors import UserError
+from modgap.models.memory import BatchSize, OutOfMemory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +39,7 @@ class _Policy(Protocol):
     def keeping_features(self) -> AbstractContextManager[None]: ...
 
     def generate(
-        self, prompts: Sequence[Any], seeds: Sequence[Sequence[int]], temperature: float, max_new_tokens: int
+        self, prompts: Sequence[Any], seeds: Sequence[Sequence[int]], temperature: float | None, max_new_tokens: int
     ) -> list[list[Any]]: ...
 
 
@@ -53,12 +54,12 @@ class HfEngine:
 
     def __init__(self, policy: _Policy, batch_size: int = 64, ahead: bool = True) -> None:
         self._policy = policy
-        self._batch_size = batch_size
+        self._rows = BatchSize(batch_size, functools.partial(print, "modgap:", file=sys.stderr))
         self._ahead = ahead
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, batch by batch."""
-        window = max(1, self._batch_size * _WINDOW // max((len(r.samples) for r in requests), default=1))
+        window = max(1, self._rows.size * _WINDOW // max((len(r.samples) for r in requests), default=1))
         first = max(1, window // _WINDOW)  # the model waits for the first prompts alone
         cuts = [0, *range(first, len(requests), window), len(requests)]
         parts = [requests[start:end] for start, end in pairwise(cuts) if start < end]
@@ -68,7 +69,7 @@ class HfEngine:
                 while encoded:
                     count, rows = 0, 0
                     while count < len(encoded) and (
-                        not count or rows + len(encoded[count][0].samples) <= self._batch_size
+                        not count or rows + len(encoded[count][0].samples) <= self._rows.size
                     ):
                         rows += len(encoded[count][0].samples)
                         count += 1
@@ -76,23 +77,26 @@ class HfEngine:
                     yield from self._batch(batch, sampling)
 
     def _batch(self, batch: list[tuple[Request, Any]], sampling: Sampling) -> Iterator[Completion]:
-        import torch
-
         seeds = [
             [sample_seed(sampling.seed, request.problem_id, request.view, sample) for sample in request.samples]
             for request, _ in batch
         ]
+        prompts = [prompt for _, prompt in batch]
         groups: list[list[Any]] | None = None
-        with contextlib.suppress(torch.OutOfMemoryError):
-            groups = self._policy.generate(
-                [prompt for _, prompt in batch], seeds, sampling.temperature, sampling.max_tokens
+        with contextlib.suppress(OutOfMemory):
+            groups = self._rows.attempt(
+                lambda: self._policy.generate(prompts, seeds, sampling.temperature, sampling.max_tokens)
             )
-        if groups is None:  # outside of the handler, whose traceback would keep the failed call's tensors alive
-            torch.cuda.empty_cache()
-            halves = _halves(batch)
-            self._batch_size = max(1, sum(len(group) for group in seeds) // 2)
-            print(f"modgap: out of memory, batch size lowered to {self._batch_size}", file=sys.stderr)
-            for half in halves:
+        if groups is None:
+            request, prompt = batch[0]
+            self._rows.halve(
+                sum(len(group) for group in seeds),
+                "out of memory, batch size lowered to {rows}",
+                f"out of memory with a single response (problem {request.problem_id}, view {request.view}, "
+                f"{len(prompt)} prompt tokens, {prompt.image_tokens} of them the image's): lower --max-tokens, make "
+                "the images smaller, or use another device.",
+            )
+            for half in _halves(batch):
                 yield from self._batch(half, sampling)
             return
         for (request, prompt), group, group_seeds in zip(batch, groups, seeds, strict=True):
@@ -152,11 +156,5 @@ def _halves(batch: _Batch) -> tuple[_Batch, _Batch]:
         return batch[: len(batch) // 2], batch[len(batch) // 2 :]
     request, prompt = batch[0]
     middle = len(request.samples) // 2
-    if not middle:
-        raise UserError(
-            f"out of memory with a single response (problem {request.problem_id}, view {request.view}, {len(prompt)} "
-            f"prompt tokens, {prompt.image_tokens} of them the image's): lower --max-tokens, make the images smaller, "
-            "or use another device."
-        )
     first, second = request.samples[:middle], request.samples[middle:]
     return [(replace(request, samples=first), prompt)], [(replace(request, samples=second), prompt)]

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import openai
 
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
-from modgap.core.errors import UserError
+from modgap.core.errors import ServerError, TemperatureRefusedError, UserError
 from modgap.engines.chat import Dialect, Reply, UnreadableReply, read_reply, to_messages
 from modgap.engines.failures import cause, is_transient, never_connected, no_credit, refused_parameter, retry_after
 
@@ -128,6 +128,11 @@ class OpenAIEngine:
         self._failed_in_a_row = 0
         self.usage = Usage(prices=prices)
         self._key()
+
+    @property
+    def refused(self) -> Sequence[str]:
+        """Parts of the sampling that the server does not take, and of which it applies its own."""
+        return self._dialect.refused
 
     def _key(self) -> str:
         key = os.environ.get(self._api_key_env, "").strip()
@@ -255,32 +260,38 @@ class OpenAIEngine:
     async def _raise_if_hopeless(self, client: openai.AsyncOpenAI, error: Exception, sampling: Sampling) -> None:
         """End the run for what no retry mends, with the remedy."""
         status = getattr(error, "status_code", None)
-        said = self._cause(error)
-        remedy = ""
+        server: dict[str, object] = {"server": self._url, "said": self._cause(error)}
+        failed = "{server}: {said}. Remedy: "
         if status == 401 or (status == 403 and not self._reached):
-            remedy = f"check the key in {self._api_key_env} (--api-key-env names another variable)"
-        elif no_credit(error):
-            remedy = "add credit to the account; the same command then goes on"
-        elif status == 404:
-            remedy = await self._models(client)
-        elif refused_parameter(error) == "temperature":
-            remedy = f"--temperature {sampling.temperature} is not taken by {self._model}: give another (often only 1)"
-        elif never_connected(error) and not self._reached:
-            remedy = "start the server, or correct --base-url"
-        if remedy:
-            raise UserError(f"{self._url}: {said}. Remedy: {remedy}.") from None
+            key = f"check the key in {self._api_key_env} (--api-key-env names another variable)."
+            raise ServerError(failed + "{key}", key=key, **server) from None
+        if no_credit(error):
+            raise ServerError(failed + "add credit to the account; the same command then goes on.", **server) from None
+        if status == 404:
+            names = await self._models(client)
+            if names:
+                remedy = "{model_option} {model} is not one of the server's models: {names}."
+            else:
+                remedy = "check {model_option} {model}, and that {url_option} ends where the API starts "
+                remedy += "(mostly in /v1)."
+            raise ServerError(failed + remedy, model=self._model, names=names, **server) from None
+        if refused_parameter(error) == "temperature":
+            raise TemperatureRefusedError(
+                failed + "--temperature {temperature} is not taken by {model}: give another (often only 1), or "
+                "--temperature model, which sends none.",
+                temperature=sampling.temperature, model=self._model, **server,
+            ) from None  # fmt: skip
+        if never_connected(error) and not self._reached:
+            raise ServerError(failed + "start the server, or correct {url_option}.", **server) from None
 
     async def _models(self, client: openai.AsyncOpenAI) -> str:
-        """The remedy for a 404: which models there are, if the server says so."""
+        """The names of the server's models, for the remedy of a 404; empty if it does not say."""
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 names = sorted([model.id async for model in client.models.list()])
         except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError):
-            names = []
-        if not names:
-            return f"check --model {self._model}, and that --base-url ends where the API starts (mostly in /v1)"
-        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        return f"--model {self._model} is not one of the server's models: {shown}"
+            return ""
+        return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
     def _failed(self, error: Exception, attempts: int) -> Reply:
         """The record of a sample that failed for good; the end of the run where the server is gone."""
@@ -328,10 +339,11 @@ def served_models(base_url: str, api_key_env: str = "OPENAI_API_KEY", timeout: f
         with ThreadPoolExecutor(1) as thread:  # a notebook's thread has an event loop of its own
             return thread.submit(lambda: asyncio.run(ask())).result()
     except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{base_url}: {engine._cause(error)}. Remedy: start the server, correct --base-url (mostly it ends in /v1) "
-            "or name the model."
-        ) from None
+        raise ServerError(
+            "{server}: {said}. Remedy: start the server, correct {url_option} (mostly it ends in /v1) or name the "
+            "model.",
+            server=base_url, said=engine._cause(error),
+        ) from None  # fmt: skip
 
 
 def _check_url(url: str) -> bool:
@@ -342,9 +354,11 @@ def _check_url(url: str) -> bool:
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"--base-url {url!r} is no address: write it like http://localhost:8000/v1.")
+        raise ServerError("{url_option} {url!r} is no address: write it like http://localhost:8000/v1.", url=url)
     if parts.username or parts.password or parts.query:
-        raise UserError(f"--base-url of {parts.hostname}: keys belong into an environment variable (--api-key-env).")
+        raise ServerError(
+            "{url_option} of {host}: keys belong into an environment variable (--api-key-env).", host=parts.hostname
+        )
     return parts.scheme == "http"
 
 

@@ -7,6 +7,8 @@ Text inside a prompt that looks like one of the template's own markers is defuse
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
 from modgap.engines.vllm import VllmEngine, _Prepared, messages
+from modgap.models.memory import BatchSize, OutOfMemory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,7 +82,7 @@ class HfTextEngine:
                 f"{folder} cannot be loaded as a language model on {name} ({said}): give a text model such as "
                 "Qwen/Qwen3-8B, or --judge-engine vllm, which takes any model that vLLM serves."
             ) from error
-        self._batch_size = batch_size
+        self._rows = BatchSize(batch_size, functools.partial(print, "modgap:", file=sys.stderr))
         self._raw = raw
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
@@ -88,7 +91,7 @@ class HfTextEngine:
         encoded = [(request, token_ids(self._tokenizer, request.prompt, self._raw)) for request in requests]
         encoded.sort(key=lambda pair: len(pair[1]))
         while encoded:
-            batch, rest = encoded[: self._batch_size], encoded[self._batch_size :]
+            batch, rest = encoded[: self._rows.size], encoded[self._rows.size :]
             completions = self._answer(batch, sampling.max_tokens)
             if completions is None:
                 continue  # with a smaller batch
@@ -100,22 +103,23 @@ class HfTextEngine:
         import torch
 
         padded = self._tokenizer.pad({"input_ids": [ids for _, ids in batch]}, return_tensors="pt")
-        try:
+
+        def answers() -> Any:
             with torch.inference_mode():
-                out = self._model.generate(
+                return self._model.generate(
                     **padded.to(self._model.device), do_sample=False, max_new_tokens=max_tokens, temperature=None,
                     top_p=None, top_k=None, pad_token_id=self._tokenizer.pad_token_id,
                 )  # fmt: skip
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise UserError(
-                    "the judge does not fit into the GPU's memory: free some, or take a smaller one."
-                ) from None
-            self._batch_size = max(1, len(batch) // 2)
-            print(f"modgap: out of memory, the judge's batch size lowered to {self._batch_size}", file=sys.stderr)
-            out = None
+
+        out = None
+        with contextlib.suppress(OutOfMemory):
+            out = self._rows.attempt(answers)
         if out is None:
-            torch.cuda.empty_cache()
+            self._rows.halve(
+                len(batch),
+                "out of memory, the judge's batch size lowered to {rows}",
+                "the judge does not fit into the GPU's memory: free some, or take a smaller one.",
+            )
             return None
         return [
             self._completion(request, ids, row[padded["input_ids"].shape[1] :].tolist())

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modgap.core.engine import Completion, Request, Sampling, sample_seed
+from modgap.core.engine import PLAIN, Completion, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
 from modgap.engines.vllm_start import Running, parse_engine_args
 
@@ -194,6 +194,7 @@ class VllmEngine:
             max_tokens=sampling.max_tokens,
             seed=sample_seed(sampling.seed, request.problem_id, request.view, sample),  # 63 bits, which vLLM takes
             output_kind=RequestOutputKind.FINAL_ONLY,
+            **PLAIN,
         )
 
     def _samples(self, feed: _Feed, under_way: dict[str, Any]) -> Iterator[tuple[_Prepared, int] | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,14 @@ def image_processor(folder: Path) -> dict[str, Any]:
     """
     found = _as_object(_read(folder / "processor_config.json").get("image_processor"))
     return found or _read(folder / "preprocessor_config.json")
+
+
+def pixel_limits(processor: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The least and the most pixels that an image processor makes of an image; `None` where it says no such limits."""
+    size = _as_object(processor.get("size"))
+    least = size.get("shortest_edge", processor.get("min_pixels"))
+    most = size.get("longest_edge", processor.get("max_pixels"))
+    return (least, most) if isinstance(least, int) and isinstance(most, int) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

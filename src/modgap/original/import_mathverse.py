@@ -11,52 +11,27 @@ judge saw only the last 10 characters of an answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modgap.analysis.original_mathverse import print_mathverse
-from modgap.analysis.results import IMPORT_NOTE, Summary
+from modgap.analysis.results import Summary
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
-from modgap.core.prompt import evaluation_prompt
-from modgap.core.record import Response, RunFolder, iter_rows, write_json, write_text
+from modgap.core.record import Response, RunFolder, iter_rows, write_text
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets import mathverse
 from modgap.grading.judge import PAPER_MAX_TOKENS, Undecided
 from modgap.grading.mathverse import Case, grade_by_rule
 from modgap.grading.verdicts import VerdictFile, VerdictRow, question_id
+from modgap.original.importing import Imported, Source, import_runs, response, some_of
 from modgap.original.mathverse import GenerationFile, GenerationRow, Generations, by_model, read_generations
-from modgap.workflows.evaluate import fingerprint, problem_row
-from modgap.workflows.grade import Progress, grade_held
+from modgap.workflows.grade import Progress
 
 JUDGE = "the original's judge (from its scored file)"
-NAMED = 5
-"""Most rows that a warning names; `import.json` names all."""
 
 Key = tuple[str, str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ImportedGenerations:
-    """One run that an import made.
-
-    Attributes:
-        path: The run folder.
-        model: Whose answers it holds.
-        files: Where they came from.
-        strict: Its summary, also in summary.json.
-        paper: Its summary as the original grades; `mathverse.original` has the figures that the original prints.
-        note: What `import.json` holds.
-    """
-
-    path: Path
-    model: str
-    files: tuple[GenerationFile, ...]
-    strict: Summary
-    paper: Summary
-    note: dict[str, Any]
 
 
 def import_generations(
@@ -66,7 +41,7 @@ def import_generations(
     gt: Path | None = None,
     given: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> list[ImportedGenerations]:
+) -> list[Imported]:
     """Make runs from generations, and grade them in mode `paper`, then `strict`.
 
     Args:
@@ -83,91 +58,96 @@ def import_generations(
         UserError: A file is broken, two files hold answers of one model to the same versions, no answer is to a
             problem of `gt`, or `out` holds another run: one of other files, too.
     """
-    runs = by_model(files)
-    if len(runs) > 1 and (out / "manifest.json").exists():
-        raise UserError(
-            f"{out} is a run, and {len(runs)} models need a folder of runs ({', '.join(runs)}): give another --out."
-        )
     golds = None if gt is None else list(mathverse.read(gt))
-    done: list[ImportedGenerations] = []
-    for name, of_run in runs.items():
-        place = out / name.strip("/.").replace("/", "--") if len(runs) > 1 else out
-        done.append(_import_run(name, of_run, golds, place, given, progress))
-    return done
 
+    def read(name: str, files: Sequence[GenerationFile], progress: Progress | None) -> GenerationSource:
+        return GenerationSource(files, golds)
 
-def print_generations(run: ImportedGenerations) -> None:
-    """Where the answers came from, then their numbers in both gradings and the original's figures."""
-    from modgap.reporting.terminal import print_summary
-
-    print(f"{run.path}: {run.model}")
-    for file in run.files:
-        print(f"  from {file.path}")
-    if scored := run.note["scored"]:
-        print(
-            f"The original's verdicts on {scored['rows']:,} rows: its rules and ours agree on {scored['agree']:,} of "
-            f"{scored['by_rule']:,}; {scored['by_judge']:,} are its judge's, which mode paper goes by."
-        )
-    print("\nGraded strict (the run's grades and summary):")
-    print_summary(run.strict, run.path.name)
-    print("\nGraded as the original's eval-qwen.py does (modgap grade --mode paper):")
-    new = [words for words in run.paper.warnings if words not in run.strict.warnings]
-    print_summary(run.paper.model_copy(update={"warnings": new}), run.path.name)
-    if run.paper.mathverse and run.paper.mathverse.original:
-        print_mathverse(run.paper.mathverse.original)
-    print()
+    return import_runs(by_model(files), out, read, given, progress)
 
 
 # ---- one run -------------------------------------------------------------------------------------------------------
 
 
-def _import_run(
-    name: str,
-    files: Sequence[GenerationFile],
-    golds: Sequence[Problem] | None,
-    out: Path,
-    given: Mapping[str, Any] | None,
-    progress: Progress | None,
-) -> ImportedGenerations:
-    read = [read_generations(file) for file in files]
-    samples = min(generations.samples for generations in read)
-    rows, odd = _rows(read, samples)
-    problems = _problems_of_rows(rows.values()) if golds is None else list(golds)
-    if golds is not None:
-        odd |= _against_gold(rows, golds)
-        known = {problem.id: problem for problem in golds}
-        rows = {key: row for key, row in rows.items() if key[0] in known and key[1] in known[key[0]].prompts}
-        if not rows:
-            raise UserError(f"no row of {files[0].path} is to a problem of --gt: is it the same data set?")
-    views = [view for view in ALL_VIEWS if any(key[1] == view for key in rows)]
-    resolved = {
-        "model": files[0].model,
-        "views": views,
-        "samples": samples,
-        "style": "paper",
-        "problems": len(problems),
-        "benchmark": "mathverse",
-    }
-    run = RunFolder(out)
-    answers = {f"{x.file.versions}_answers".lstrip("_"): x.digest for x in read}
-    run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **answers)
-    with run.lock():
-        run.write_problems(problem_row(problem, "paper") for problem in problems)
-        responses = _responses(problems, views, samples, rows)
-        write_text(run.responses_path, "".join(response.model_dump_json() + "\n" for response in responses))
-        scored = _keep_verdicts(run, problems, rows)
-        wanted = [(p.id, v, s) for p in problems for v in views if v in p.prompts for s in range(samples)]
-        if missing := [_named(key) for key in wanted if key not in rows]:
+class GenerationSource(Source):
+    """The generations of one model.
+
+    Args:
+        files: Its files.
+        golds: The problems of MathVerse's own files, where they are given.
+    """
+
+    script = "eval-qwen.py"
+
+    def __init__(self, files: Sequence[GenerationFile], golds: Sequence[Problem] | None) -> None:
+        read = [read_generations(file) for file in files]
+        samples = min(generations.samples for generations in read)
+        rows, odd = _rows(read, samples)
+        problems = _problems_of_rows(rows.values()) if golds is None else list(golds)
+        if golds is not None:
+            odd |= _against_gold(rows, golds)
+            known = {problem.id: problem for problem in golds}
+            rows = {key: row for key, row in rows.items() if key[0] in known and key[1] in known[key[0]].prompts}
+            if not rows:
+                raise UserError(f"no row of {files[0].path} is to a problem of --gt: is it the same data set?")
+        self._files, self._rows, self._odd, self._samples = files, rows, odd, samples
+        self._with_gold = golds is not None
+        self._views = [view for view in ALL_VIEWS if any(key[1] == view for key in rows)]
+        self.places = tuple(f"from {file.path}" for file in files)
+        self.problems = problems
+        self.digests = {f"{x.file.versions}_answers".lstrip("_"): x.digest for x in read}
+        self.resolved = {
+            "model": files[0].model,
+            "views": self._views,
+            "samples": samples,
+            "style": "paper",
+            "problems": len(problems),
+            "benchmark": "mathverse",
+        }
+
+    def _wanted(self) -> Iterator[tuple[Problem, Key]]:
+        """Every sample that the run should have."""
+        for problem in self.problems:
+            for view in (view for view in self._views if view in problem.prompts):
+                for sample in range(self._samples):
+                    yield problem, (problem.id, view, sample)
+
+    def responses(self) -> Iterator[Response]:
+        """The responses, problem by problem."""
+        for problem, key in self._wanted():
+            if row := self._rows.get(key):
+                yield response(problem, key[1], key[2], row.prediction.encode("utf-8", "replace").decode())
+
+    def note(self, run: RunFolder) -> dict[str, Any]:
+        """Keep the original's verdicts, and say what is odd."""
+        scored = _keep_verdicts(run, self.problems, self._rows)
+        wanted = [key for _, key in self._wanted()]
+        odd = dict(self._odd)
+        if missing := [_named(key) for key in wanted if key not in self._rows]:
             odd[f"of {len(wanted):,} are missing"] = missing
-        note = _note(files, odd, scored, views, with_gold=golds is not None)
-        write_json(run.path / IMPORT_NOTE, note)
-        paper = grade_held(run, "paper", progress)
-        strict = grade_held(run, "strict", progress)
-        if strict.mathverse and paper.mathverse:
-            mathverse_part = strict.mathverse.model_copy(update={"original": paper.mathverse.original})
-            strict = strict.model_copy(update={"mathverse": mathverse_part})
-        run.write_summary(strict)
-    return ImportedGenerations(out, name, tuple(files), strict, paper, note)
+        return _note(self._files, odd, scored, self._views, with_gold=self._with_gold)
+
+    def with_original(self, strict: Summary, paper: Summary) -> Summary:
+        """The breakdown by version has the original's figures."""
+        if not strict.mathverse or not paper.mathverse:
+            return strict
+        breakdown = strict.mathverse.model_copy(update={"original": paper.mathverse.original})
+        return strict.model_copy(update={"mathverse": breakdown})
+
+    def print_original(self, summary: Summary) -> None:
+        """Print them as `eval-results.py` does."""
+        if summary.mathverse and summary.mathverse.original:
+            print_mathverse(summary.mathverse.original)
+
+    def remarks(self, note: Mapping[str, Any]) -> list[str]:
+        """How far the original's verdicts are ours."""
+        scored = note["scored"]
+        if not scored:
+            return []
+        return [
+            f"The original's verdicts on {scored['rows']:,} rows: its rules and ours agree on {scored['agree']:,} of "
+            f"{scored['by_rule']:,}; {scored['by_judge']:,} are its judge's, which mode paper goes by."
+        ]
 
 
 def _rows(read: Sequence[Generations], samples: int) -> tuple[dict[Key, GenerationRow], dict[str, list[str]]]:
@@ -232,28 +212,6 @@ def _against_gold(rows: Mapping[Key, GenerationRow], golds: Sequence[Problem]) -
         if row.question != problem.questions.get(row.view, problem.question):
             odd.setdefault("have another question than --gt", []).append(_named(key))
     return odd
-
-
-def _responses(
-    problems: Sequence[Problem], views: Sequence[str], samples: int, rows: Mapping[Key, GenerationRow]
-) -> list[Response]:
-    responses: list[Response] = []
-    for problem in problems:
-        for view in (view for view in views if view in problem.prompts):
-            prompt = evaluation_prompt(problem, view, "paper").text
-            for sample in range(samples):
-                if row := rows.get((problem.id, view, sample)):
-                    responses.append(
-                        Response(
-                            problem_id=problem.id,
-                            view=view,
-                            sample=sample,
-                            prompt=prompt,
-                            response=row.prediction.encode("utf-8", "replace").decode(),
-                            finish_reason="stop",
-                        )
-                    )
-    return responses
 
 
 # ---- the original's verdicts ---------------------------------------------------------------------------------------
@@ -322,11 +280,7 @@ def _note(
         odd["have the same answer as a sample that the original's judge saw otherwise; the first counts"] = scored[
             "judged_both_ways"
         ]
-    warnings = [
-        f"{len(names):,} samples {what}: {', '.join(names[:NAMED])}"
-        + (f" ... (all in {IMPORT_NOTE})." if len(names) > NAMED else ".")
-        for what, names in odd.items()
-    ]
+    warnings = [f"{len(names):,} samples {what}: {some_of(names)}." for what, names in odd.items()]
     sides = {ALL_VIEWS[view].side for view in views} - {"control"}
     if len(sides) == 1:
         warnings.append(f"Only {sides.pop()} versions: a gap needs the same model's other file, too.")

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modgap.analysis.original import print_original
-from modgap.analysis.results import IMPORT_NOTE, Summary
+from modgap.analysis.results import Summary
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
-from modgap.core.prompt import evaluation_prompt
-from modgap.core.record import Response, RunFolder, write_json, write_text
+from modgap.core.record import Response, RunFolder
 from modgap.datasets.faults import Fault
 from modgap.datasets.json_file import decode, entries
 from modgap.datasets.pgps9k import DIAGRAMS, leads_out
+from modgap.original.importing import Imported, Source, import_runs, response, some_of
 from modgap.original.pgps9k import (
     AnswerFolder,
     Answers,
@@ -37,30 +36,6 @@ from modgap.original.pgps9k import (
     read_answers,
     with_answers,
 )
-from modgap.workflows.evaluate import fingerprint, problem_row
-from modgap.workflows.grade import grade_held
-
-NAMED = 5
-"""Most files that a warning names; `import.json` names all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """One run that an import made.
-
-    Attributes:
-        path: The run folder.
-        model: Whose answers it holds; empty where no folder's name says.
-        folders: Where they came from, one for each view.
-        strict: Its summary, also in summary.json; `original` has the original's figures for each view.
-        paper: Its summary as the original grades.
-    """
-
-    path: Path
-    model: str
-    folders: tuple[AnswerFolder, ...]
-    strict: Summary
-    paper: Summary
 
 
 def import_answers(
@@ -97,95 +72,80 @@ def import_answers(
     problems, outside = read_gold(gt)
     by_place = {path.resolve(): describe(with_answers(path), view) for path in paths}
     runs = by_model(by_place.values())
-    if len(runs) > 1 and (out / "manifest.json").exists():
-        raise UserError(
-            f"{out} is a run, and {len(runs)} models need a folder of runs ({', '.join(runs)}): give another --out."
-        )
-    done: list[Imported] = []
-    for model, of_model in runs.items():
-        place = out / model.strip("/.").replace("/", "--") if len(runs) > 1 else out
-        name = f"{model}: " if len(runs) > 1 else ""
-        named = (lambda what, n, of, name=name: progress(f"{name}{what}", n, of)) if progress else None
-        done.append(_import_model(model, of_model, problems, outside, place, given, named))
-    return done
+
+    def read(model: str, folders: Sequence[AnswerFolder], progress: Progress | None) -> AnswerSource:
+        return AnswerSource(model, folders, problems, outside, progress)
+
+    return import_runs(runs, out, read, given, progress)
 
 
-def print_imported(run: Imported) -> None:
-    """Where the answers came from, then their numbers in both gradings and the original's figures."""
-    from modgap.reporting.terminal import print_summary
+class AnswerSource(Source):
+    """The answer folders of one model, one for each view.
 
-    print(f"{run.path}: {run.model or 'model not named'}")
-    for folder in run.folders:
-        print(f"  {folder.view} from {folder.path}")
-    print("\nGraded strict, within 0.005 (the run's grades and summary):")
-    print_summary(run.strict, run.path.name)
-    print("\nGraded as the original's eval.py does (modgap grade --mode paper):")
-    print_summary(run.paper.model_copy(update={"warnings": []}), run.path.name)
-    print_original(run.strict.original or {})
-    print()
+    Args:
+        model: Whose answers they hold; empty where no folder's name says.
+        folders: The folders.
+        problems: Those of the gold file.
+        outside: Ids of problems whose diagram lies out of the folder of diagrams.
+        progress: Told as it goes.
+    """
 
+    script = "eval.py"
+    tolerance = ", within 0.005"
 
-# ---- one run -------------------------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        model: str,
+        folders: Sequence[AnswerFolder],
+        problems: Sequence[Problem],
+        outside: Sequence[str],
+        progress: Progress | None,
+    ) -> None:
+        golds = {problem.id: problem.answer for problem in problems}
+        self._read = [read_answers(folder, golds, progress) for folder in folders]
+        self._outside = outside
+        self.digests = {f"{x.folder.view.replace('-', '_')}_answers": _digest(x) for x in self._read}
+        self._samples = min(answers.attempts for answers in self._read)
+        for answers in self._read:
+            answers.keep(self._samples, golds)
+        self.places = tuple(f"{folder.view} from {folder.path}" for folder in folders)
+        self.problems = problems
+        self.resolved = {
+            "model": model,
+            "views": [folder.view for folder in folders],
+            "samples": self._samples,
+            "temperature": _shared([folder.temperature for folder in folders]),
+            "max_tokens": _shared([folder.max_tokens for folder in folders]),
+            "style": "paper",
+            "problems": len(problems),
+        }
 
+    def responses(self) -> Iterator[Response]:
+        """The responses, problem by problem."""
+        for problem in self.problems:
+            for answers in self._read:
+                for attempt in range(self._samples):
+                    text = answers.texts.get((problem.id, attempt))
+                    if text is not None:
+                        yield response(problem, answers.folder.view, attempt, text)
 
-def _import_model(
-    model: str,
-    folders: Sequence[AnswerFolder],
-    problems: Sequence[Problem],
-    outside: Sequence[str],
-    out: Path,
-    given: Mapping[str, Any] | None,
-    progress: Progress | None,
-) -> Imported:
-    golds = {problem.id: problem.answer for problem in problems}
-    read = [read_answers(folder, golds, progress) for folder in folders]
-    held = {f"{answers.folder.view.replace('-', '_')}_answers": _digest(answers) for answers in read}
-    samples = min(answers.attempts for answers in read)
-    for answers in read:
-        answers.keep(samples, golds)
-    resolved = {
-        "model": model,
-        "views": [folder.view for folder in folders],
-        "samples": samples,
-        "temperature": _shared([folder.temperature for folder in folders]),
-        "max_tokens": _shared([folder.max_tokens for folder in folders]),
-        "style": "paper",
-        "problems": len(problems),
-    }
-    run = RunFolder(out)
-    run.start("import", resolved, given, data_fingerprint=fingerprint(problems), **held)
-    with run.lock():
-        run.write_problems(problem_row(problem, "paper") for problem in problems)
-        rows = (row for problem in problems for answers in read for row in _responses(problem, answers, samples))
-        write_text(run.responses_path, "".join(row.model_dump_json() + "\n" for row in rows))
-        write_json(run.path / IMPORT_NOTE, _notes(read, problems, samples, outside))
-        paper = grade_held(run, "paper", progress)
-        strict = grade_held(run, "strict", progress).model_copy(update={"original": paper.original})
-        run.write_summary(strict)
-    return Imported(out, model, tuple(folders), strict, paper)
+    def note(self, run: RunFolder) -> dict[str, Any]:
+        """All odd files by name, and the warnings that name some of them."""
+        return _notes(self._read, self.problems, self._samples, self._outside)
+
+    def with_original(self, strict: Summary, paper: Summary) -> Summary:
+        """The summary itself has the original's figures, for each view."""
+        return strict.model_copy(update={"original": paper.original})
+
+    def print_original(self, summary: Summary) -> None:
+        """Print them as `eval.py` does."""
+        print_original(summary.original or {})
 
 
 def _digest(answers: Answers) -> str:
     """16 hex digits that change when an answer does, or a file that the original counts; before `Answers.keep`."""
     held = [sorted(answers.texts.items()), sorted(answers.other.items())]
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
-
-
-def _responses(problem: Problem, answers: Answers, samples: int) -> list[Response]:
-    view = answers.folder.view
-    prompt = evaluation_prompt(problem, view, "paper").text
-    return [
-        Response(
-            problem_id=problem.id,
-            view=view,
-            sample=attempt,
-            prompt=prompt,
-            response=answers.texts[problem.id, attempt],
-            finish_reason="stop",
-        )
-        for attempt in range(samples)
-        if (problem.id, attempt) in answers.texts
-    ]
 
 
 def _notes(
@@ -200,8 +160,7 @@ def _notes(
         if missing := [file_name(*key) for key in wanted if key not in answers.texts]:
             odd[f"of {len(wanted):,} are missing"] = missing
         for what, names in odd.items():
-            some = ", ".join(names[:NAMED]) + (f" ... (all in {IMPORT_NOTE})" if len(names) > NAMED else "")
-            warnings.append(f"{view}: {len(names):,} files {what}: {some}.")
+            warnings.append(f"{view}: {len(names):,} files {what}: {some_of(names)}.")
         files[view] = odd
     for name, setting in (("temperature", "temperature"), ("token limit", "max_tokens")):
         said = {answers.folder.view: getattr(answers.folder, setting) for answers in read}
@@ -211,8 +170,8 @@ def _notes(
     if len(read) == 1:
         warnings.append(f"Only {read[0].folder.view} answers: a gap needs the same model's other view, too.")
     if outside:
-        some = ", ".join(outside[:NAMED]) + (f" ... (all in {IMPORT_NOTE})" if len(outside) > NAMED else "")
-        warnings.append(f"{len(outside):,} problems name a diagram out of {DIAGRAMS}/, which is left out: {some}.")
+        named = some_of(outside)
+        warnings.append(f"{len(outside):,} problems name a diagram out of {DIAGRAMS}/, which is left out: {named}.")
     warnings.append("Answer folders do not say how many tokens a response has and whether it was cut: both count as 0.")
     return {
         "folders": {answers.folder.view: str(answers.folder.path.absolute()) for answers in read},

@@ -18,8 +18,8 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from modgap.analysis.cells import Settings, Sweep, read_cells
-from modgap.analysis.results import Result, first_fault, read_import_note
+from modgap.analysis.cells import Sweep, read_cells
+from modgap.analysis.results import Result, Settings, first_fault, read_import_note
 from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder
 
@@ -42,7 +42,7 @@ class Manifest(Result):
         given: The arguments as the user gave them.
         resolved: The arguments that make the run what it is.
         fingerprints: Of the model and the data.
-        text: The whole file, for the page; empty where there is none.
+        whole: The whole file; empty where there is none.
     """
 
     # A folder may hold another program's manifest.json, which is none of ours but must not stop a report.
@@ -53,7 +53,12 @@ class Manifest(Result):
     given: Settings = Field(default_factory=dict)
     resolved: Settings = Field(default_factory=dict)
     fingerprints: dict[str, str | None] = Field(default_factory=dict)
-    text: str = ""
+    whole: Settings = Field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The whole file as the page shows it; empty where there is none."""
+        return json.dumps(self.whole, indent=2, ensure_ascii=False) if self.whole else ""
 
     @property
     def model(self) -> str:
@@ -186,13 +191,13 @@ def read_eval(path: Path | str, name: str | None = None) -> EvalRun:
     """Read one evaluation folder.
 
     Raises:
-        UserError: A line that is not the last cannot be read.
+        UserError: A line that is not the last cannot be read, or a response is of another run than the manifest.
     """
     path = Path(path)
     folder = RunFolder(path)
-    responses = {row.key: row for row in folder.responses()}
-    grades = {row.key: row for row in folder.grades()}
     problems = folder.problems()
+    responses = {row.key: row for row in folder.own_responses(problems or None)}
+    grades = {row.key: row for row in folder.grades()}
     for row in grades.values():
         if row.problem_id not in problems:
             problems[row.problem_id] = ProblemRow(id=row.problem_id, answer=row.gold)
@@ -275,6 +280,11 @@ def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> Non
         if _is_eval(part):
             run = replace(read_eval(part, name), base=base)
             found.evals.append(run)
+            if not run.manifest.whole:
+                found.notes.append(
+                    f"{name} has no manifest.json: its model, data and sampling are not known, nor whether it is "
+                    "complete; put the file back from a copy."
+                )
             found.notes += [f"{name}, imported: {warning}" for warning in read_import_note(part).warnings]
             if run.responses and not run.grades:
                 found.notes.append(f"{name} is not graded yet: give `modgap grade {part}`, or finish its evaluation.")
@@ -347,9 +357,8 @@ def read_manifest(path: Path) -> Manifest:
     if not folder.manifest_path.is_file():
         return Manifest()
     whole = folder.manifest()
-    text = json.dumps(whole, indent=2, ensure_ascii=False) if whole else ""
     try:
-        return Manifest.model_validate({**whole, "text": text})
+        return Manifest.model_validate({**whole, "whole": whole})
     except ValidationError as error:
         raise UserError(
             f"{folder.manifest_path} is damaged ({first_fault(error)}): put the file back from a copy."

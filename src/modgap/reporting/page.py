@@ -39,6 +39,7 @@ from modgap.reporting.judged import doubt_words, judge_tables, judged, open_word
 from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.paper import paper_tables
 from modgap.reporting.same_data import data_words
+from modgap.reporting.sampling import greedy_words, sampling_of, sampling_table, unequal_words
 from modgap.reporting.seed_tables import READING, seed_tables
 from modgap.reporting.sweeps import find_sweeps
 from modgap.reporting.viewer import embed_json, viewer_data
@@ -118,11 +119,14 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         changes=changed,
         training=training,
         models={run.name: run.model for run in found.evals},
+        sampling={run.name: sampling_of(run.manifest.whole) for run in found.evals},
         seeds=seeds,
         warnings=[
             *found.notes,
             *(note for sweep in found.sweeps for note in sweep.notes),
             *data_words(found.evals),
+            *unequal_words(found.evals),
+            *(x for run in found.evals for x in greedy_words(run.manifest.whole, run.name if len(runs) > 1 else "")),
             *graded_words(runs),
             *(x for name, run in runs.items() for x in doubt_words(run.judge, name if len(runs) > 1 else "")),
             *training_words(training),
@@ -192,7 +196,7 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
         "types": {name: t.type_table(summary).html() for name, summary in runs.items() if panels.types(summary)},
         "curves": training_panels(averaged(numbers.training, numbers.seeds)),
         "rollouts": rollouts(found.stages),
-        "manifests": [_manifest(part) for part in (*found.evals, *found.stages) if part.manifest.text],
+        "manifests": [_manifest(part) for part in (*found.evals, *found.stages) if part.manifest.whole],
     }
 
 
@@ -211,7 +215,7 @@ def _tables(found: Collection, numbers: ReportSummary, paper: Sequence[t.Table])
         "reading": [t.reading_table(runs)],
         "controls": [t.controls_table(runs)],
         "paper": [*paper],
-        "provenance": [_provenance(found)],
+        "provenance": [_provenance(found), sampling_table(found.evals)],
     }
     return {
         section: [table.html() for table in tables if table is not None and table.rows]

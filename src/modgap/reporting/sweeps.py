@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from modgap.analysis.cells import SeedRun, Settings, Sweep, Variant
+from modgap.analysis.cells import SeedRun, Sweep, Variant
+from modgap.analysis.results import Settings
 from modgap.core import registry
 from modgap.reporting.collect import read_manifest
 

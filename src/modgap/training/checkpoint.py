@@ -8,6 +8,8 @@ stageN/result.json           the stage is done
 manifest.json                which recipe the stages belong to, and how many it has
 ```
 
+`state.pt` and `result.json` carry the stage's mark (`RunFolder.mark`): beside another run's manifest they are refused.
+
 A checkpoint is first the folder, then `state.pt`, each moved into place when it is whole. What happened after the last
 `state.pt` is forgotten: the logs are cut back to it, and the steps are done again. Ctrl-C and `kill` write one of the
 last step; `kill -9` cannot.
@@ -26,7 +28,7 @@ import torch
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe
-from modgap.core.record import RunFolder, read_json, write_json
+from modgap.core.record import RESTORE, RunFolder, read_json, write_json
 from modgap.training.events import TrainablePolicy
 
 Pointer = str
@@ -74,6 +76,7 @@ def save_state(path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optim
         "optimizer": optimizer.state_dict(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "run": RunFolder(path.parent).mark(),
         **numbers,
     }
     temporary = path.with_name(f".{path.name}.tmp")
@@ -119,8 +122,13 @@ class LastStep:
 
 
 def load_state(path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put back what `save_state` wrote; the numbers are returned."""
+    """Put back what `save_state` wrote; the numbers are returned.
+
+    Raises:
+        UserError: It is another run's.
+    """
     state = torch.load(path, map_location="cpu", weights_only=True)
+    _check_mark(path, state.pop("run", ""))
     weights = state.pop("weights")
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
@@ -135,13 +143,32 @@ def load_state(path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optim
 
 def finish(stage: Path, result: dict[str, Any]) -> None:
     """Mark the stage as done; its optimizer is needed no more."""
-    write_json(stage / "result.json", result)
+    write_json(stage / "result.json", result | {"run": RunFolder(stage).mark()})
     (stage / "state.pt").unlink(missing_ok=True)
 
 
 def finished(stage: Path) -> dict[str, Any] | None:
-    """What `finish` wrote, or `None` for a stage that is not done."""
-    return read_json(stage / "result.json") if (stage / "result.json").exists() else None
+    """What `finish` wrote, or `None` for a stage that is not done.
+
+    Raises:
+        UserError: It is another run's.
+    """
+    path = stage / "result.json"
+    if not path.exists():
+        return None
+    result: dict[str, Any] = read_json(path)
+    _check_mark(path, result.get("run", ""))
+    return result
+
+
+def _check_mark(path: Path, mark: str) -> None:
+    """Refuse a stage's file that was written under another manifest; older ones have no mark.
+
+    A stage without a manifest is refused where it is begun.
+    """
+    there = RunFolder(path.parent).mark()
+    if mark and there and mark != there:
+        raise UserError(f"{path} is of another run than the manifest.json beside it. Remedy: {RESTORE}.")
 
 
 def checkpoint(stage: Path, which: Pointer = "last") -> Path:

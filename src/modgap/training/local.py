@@ -28,6 +28,7 @@ from modgap.core.problem import Problem
 from modgap.core.prompt import Style, training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.core.record import RunFolder
+from modgap.models.memory import BatchSize
 from modgap.training.checkpoint import (
     LastStep,
     checkpoint,
@@ -49,12 +50,13 @@ from modgap.training.rollout import (
     Group,
     RewardFunction,
     Roller,
+    check_rollouts,
     draw_size,
     hold_out,
     score,
 )
 from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, load_for_training, reward_of
-from modgap.training.update import MicroBatch, TokenStats, computing, gradients, old_logprobs
+from modgap.training.update import TokenStats, computing, gradients, old_logprobs
 
 __all__ = ["TrainResult", "checkpoint", "final_checkpoint", "train"]
 
@@ -118,7 +120,8 @@ def train(
             # A base model is known by its fingerprint, wherever it lies.
             base = str(model) if fingerprint is None else "the base model"
             origin = base if number == 1 else f"{start_from} of stage{number - 1}"
-            RunFolder(folder).start("train", identity(recipe, number, origin, style), given, **fingerprints)
+            if RunFolder(folder).start("train", identity(recipe, number, origin, style), given, **fingerprints):
+                check_rollouts(folder, number, stage, train_on)
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
             if folder in rewards:
                 if asked > len(validation):
@@ -236,8 +239,8 @@ class StageRun:
             fused=policy.device.type == "cuda" or None,
         )
         rows = settings.mini_batch * settings.samples_per_prompt
-        self.micro = MicroBatch(min(settings.micro_batch or rows, rows), teller.note, policy.let_go)
-        self.sampling = MicroBatch(MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
+        self.micro = BatchSize(min(settings.micro_batch or rows, rows), teller.note, policy.let_go)
+        self.sampling = BatchSize(MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
         state = self._resume()
         self._first = state["step"] + 1
         self._saving = False

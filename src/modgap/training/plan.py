@@ -17,6 +17,7 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Stage
+from modgap.training.dry_run import Amount, Costs, short
 from modgap.training.shape import GIB, Shape
 
 MOST_ROWS = 2048
@@ -404,40 +405,42 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.2g} min" if seconds < 2 * 3600 else f"{seconds / 3600:,.0f} h"
 
 
-def describe(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> list[str]:
-    """The cost and what it rests on, in lines for a reader."""
+def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Costs:
+    """The cost and what it rests on, for a reader."""
     c, s = cost(stage, shape, lengths, machine), stage.settings
-
-    def short(value: float) -> str:
-        return f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}"
-
-    def told(parts: Mapping[str, float]) -> str:
-        return ", ".join(f"{name} {short(value)}" for name, value in parts.items())
-
-    gib = {name: value / GIB for name, value in c.memory.items()}
+    seconds = sum(c.seconds.values())
     guess = "half the limit" if 2 * lengths.response == s.max_response_tokens else "as the model says of itself"
-    total = sum(c.seconds.values())
-    now, most = rows_at_most(stage), fitting(stage, shape, lengths, machine)
-    note, hint = "", ""
-    if machine.memory and too_large(c.memory, machine):
-        note = f"; too much for {machine.memory / GIB:.0f} GiB ({machine.name.split(' (')[0]}): "
-        note += f"{most} rows a pass fit (micro_batch={most})" if most else remedy(stage, shape, lengths, machine)
-        if most and s.loss_mean == "micro_batch":
-            note += ", which changes the loss (loss_mean=micro_batch)"
-    elif most > now and s.loss_mean != "micro_batch":  # there it would be another loss
-        wider = cost(with_rows(stage, most), shape, lengths, machine)
-        if (saved := total - sum(wider.seconds.values())) > 0.05 * total:
-            hint = f"; {short(saved)} s less with micro_batch={most}, which takes "
-            hint += f"{short(sum(wider.memory.values()) / GIB)} GiB"
-    return [
+    remark = f"; {s.steps} steps {duration(seconds * s.steps)}, validation and checkpoints not counted"
+    return Costs(
         f"a step, expected: {s.prompts_per_step * s.samples_per_prompt:,} responses trained on, "
         f"{c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens",
-        f"FLOPs a step: {sum(c.flops.values()):.2g} ({told(c.flops)})",
-        f"memory: about {short(sum(gib.values()))} GiB ({told(gib)}){note}",
-        f"time a step: about {short(total)} s ({told(c.seconds)}){hint}; {s.steps} steps "
-        f"{duration(total * s.steps)}, validation and checkpoints not counted",
-        f"assumed: prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of {lengths.twin}, "
+        (
+            Amount("FLOPs a step", c.flops),
+            Amount("memory", {name: value / GIB for name, value in c.memory.items()}, "GiB"),
+            Amount("time a step", c.seconds, "s", remark),
+        ),
+        f"prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of {lengths.twin}, "
         f"responses of {lengths.response:.0f} ({guess}), {lengths.mixed:.0%} of groups with mixed rewards, "
         f"{lengths.right:.0%} of their responses right; {machine.name}: {machine.flops:.2g} FLOP/s, of which training "
         f"reaches {machine.reach:.0%} and sampling {machine.decode_reach:.0%}, and {machine.bandwidth:.2g} bytes/s",
-    ]
+        tuple(_notes(stage, shape, lengths, machine, c)),
+    )
+
+
+def _notes(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, c: Cost) -> list[str]:
+    """Whether the memory is too small for the rows of a pass, or large enough for more, which are faster."""
+    now, most = rows_at_most(stage), fitting(stage, shape, lengths, machine)
+    by_micro_batch = stage.settings.loss_mean == "micro_batch"
+    if machine.memory and too_large(c.memory, machine):
+        note = f"the memory is too much for {machine.memory / GIB:.0f} GiB ({machine.name.split(' (')[0]}): "
+        note += f"{most} rows a pass fit (micro_batch={most})" if most else remedy(stage, shape, lengths, machine)
+        if most and by_micro_batch:
+            note += ", which changes the loss (loss_mean=micro_batch)"
+        return [note]
+    if most > now and not by_micro_batch:  # there it would be another loss
+        wider = cost(with_rows(stage, most), shape, lengths, machine)
+        seconds = sum(c.seconds.values())
+        if (saved := seconds - sum(wider.seconds.values())) > 0.05 * seconds:
+            gib = short(sum(wider.memory.values()) / GIB)
+            return [f"{short(saved)} s less with micro_batch={most}, which takes {gib} GiB"]
+    return []

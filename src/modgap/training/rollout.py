@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, Style, contrastive_prompt, training_prompt
 from modgap.core.recipe import Settings, Stage
+from modgap.core.record import RESTORE, RolloutRow, iter_rows
 from modgap.training.events import Sampled, TrainablePolicy
 from modgap.training.objective import eligible_rows, group_advantages, has_spread, overlong_penalty
 
@@ -65,6 +67,38 @@ def hold_out(problems: Sequence[Problem], count: int) -> tuple[list[Problem], li
     ranked = sorted(problems, key=lambda problem: hashlib.sha256(problem.id.encode()).digest())
     chosen = {problem.id for problem in ranked[:count]}
     return [p for p in problems if p.id not in chosen], [p for p in problems if p.id in chosen]
+
+
+def check_rollouts(folder: Path, number: int, stage: Stage, problems: Sequence[Problem]) -> None:
+    """Refuse a stage whose first recorded rollout is not one that it can have drawn.
+
+    Args:
+        folder: The stage's folder.
+        number: Which stage of its recipe it is.
+        stage: The stage.
+        problems: What it is trained on.
+
+    Raises:
+        UserError: The rollouts are of another run: other problems, views or seeds.
+    """
+    row = next(iter_rows(folder / "rollouts.jsonl", RolloutRow), None)
+    if row is None:
+        return
+    seed = stage.settings.seed
+    # The first prompt that is short enough is drawn in the first epoch.
+    draws = (sample_seed(seed, f"stage{number}", "draw", at) for at in range(len(problems) * len(stage.views)))
+    why = ""
+    if row.problem_id not in {problem.id for problem in problems}:
+        why = "it does not train on this problem"
+    elif row.view not in stage.views:
+        why = f"its views are {', '.join(stage.views)}"
+    elif row.seed and all(row.seed != sample_seed(draw, row.problem_id, row.view, row.sample) for draw in draws):
+        why = f"its seed does not follow from the run's seed {seed}"
+    if why:
+        raise UserError(
+            f"{folder / 'rollouts.jsonl'} is of another run than the manifest.json beside it: line 1 "
+            f"({row.problem_id}, {row.view}, sample {row.sample}): {why}. Remedy: {RESTORE}."
+        )
 
 
 class DataOrder:

@@ -209,22 +209,3 @@ def estimate(stage: Stage, shape: Shape, layout: Layout, image: int = 256) -> Es
         gathered if layout.gpus > 1 else 2.0 * shape.parameters, resident,
         2.0 * shape.parameters / layout.tensor_parallel if layout.gpu_memory else 0.0,
     )  # fmt: skip
-
-
-def describe(estimate: Estimate, layout: Layout, steps: int) -> list[str]:
-    """The estimate in lines for a reader."""
-    e, gib = estimate, lambda n: f"{n / GIB:.0f} GiB" if n >= 10 * GIB else f"{n / GIB:.2g} GiB"
-    phases = ", ".join(f"{name} {value:.2g}" for name, value in e.flops.items())
-    lines = [
-        f"a step: {e.rows:,} responses; at most {e.prompt_tokens:,} prompt and {e.response_tokens:,} response tokens "
-        f"({e.response_tokens * steps:,} response tokens in {steps} steps); what dynamic sampling drops comes on top",
-        f"FLOPs a step at most: {e.total_flops:.2g} ({phases}); {e.total_flops * steps:.2g} in {steps} steps",
-        f"memory a GPU, update: about {gib(e.update_bytes)} (state {gib(e.state_bytes)}, gathered weights "
-        f"{gib(e.gathered_bytes)}, activations and logits of {layout.micro_batch} rows {gib(e.activation_bytes)})",
-    ]
-    if layout.gpu_memory:
-        lines.append(
-            f"memory a GPU, rollout: {layout.gpu_memory:.0%} of it for vLLM (weights {gib(e.rollout_weights)} of that, "
-            f"the rest for the cache), and {gib(e.rollout_bytes)} that the trainer leaves there"
-        )
-    return lines

@@ -14,18 +14,16 @@ Legend: B rows, T response tokens, V vocabulary.
 
 from __future__ import annotations
 
-import gc
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from modgap.core.errors import UserError
 from modgap.core.recipe import Settings
 from modgap.training.events import TrainablePolicy
 from modgap.training.objective import (
@@ -38,8 +36,6 @@ from modgap.training.objective import (
 )
 from modgap.training.rollout import Batch
 
-R = TypeVar("R")
-
 
 def computing(policy: TrainablePolicy) -> torch.autocast:
     """bf16 autocast on a GPU, nothing on a CPU.
@@ -49,51 +45,6 @@ def computing(policy: TrainablePolicy) -> torch.autocast:
     """
     kind = policy.device.type
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda", cache_enabled=False)
-
-
-class MicroBatch:
-    """Rows of one forward pass, halved when memory runs out.
-
-    Args:
-        size: Where it starts.
-        note: Is told when it is halved.
-        let_go: Gives back memory that is kept for later, and says whether there was any; called before rows are halved.
-
-    Attributes:
-        size: Rows now.
-        limit: The same, but `None` until memory ran out: who knows better how many fit may choose.
-    """
-
-    def __init__(self, size: int, note: Callable[[str], None], let_go: Callable[[], bool] = lambda: False) -> None:
-        self.size = size
-        self.limit: int | None = None
-        self._note, self._let_go = note, let_go
-
-    def run(self, what: str, work: Callable[[int], R]) -> R:
-        """Do the work with rows of this size; out of memory, do it again from the start, if need be with half of them.
-
-        Raises:
-            UserError: One row is too many.
-        """
-        while True:
-            try:
-                return work(self.size)
-            except torch.OutOfMemoryError:
-                pass
-            # Outside of the handler: the exception held the frames, and with them the memory.
-            found = self._let_go()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            if found:
-                continue
-            if self.size <= 1:
-                raise UserError(
-                    f"out of memory in the {what} with one row at a time: give a smaller max_response_tokens, "
-                    "gradient_checkpointing=true, lora_rank=16 or freeze_vision=true with --set."
-                )
-            self.size = self.limit = self.size // 2
-            self._note(f"out of memory in the {what}: halved to {self.size} rows at a time")
 
 
 @dataclass

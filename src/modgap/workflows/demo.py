@@ -41,11 +41,12 @@ def run_demo(out: Path, *, seed: int = 0) -> ReportSummary:
     data = out / "data"
     run = RunFolder(out)
     resolved = {"seed": seed, "train": _TRAIN, "test": _TEST, "synthetic": VERSION}
-    run.start("demo", resolved)
-    if not (data / "train.json").exists():  # written last
-        say(f"drawing {_TRAIN + _TEST} geometry problems", started)
-        with progress_bars() as bars:
-            write_dataset(data, _TRAIN, _TEST, seed, progress=bars.counter("drawing problems"))
+    with run.lock():
+        run.start("demo", resolved)
+        if not (data / "train.json").exists():  # written last
+            say(f"drawing {_TRAIN + _TEST} geometry problems", started)
+            with progress_bars() as bars:
+                write_dataset(data, _TRAIN, _TEST, seed, progress=bars.counter("drawing problems"))
     numbers = run_study(
         data,
         "tiny",

@@ -12,20 +12,21 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from modgap.analysis.results import Summary
 from modgap.core import registry
-from modgap.core.engine import Completion, Engine, Request, Sampling
+from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling
 from modgap.core.errors import UsageError, UserError
 from modgap.core.problem import Problem
-from modgap.core.progress import progress_bars
+from modgap.core.progress import progress_bars, say
 from modgap.core.prompt import Style, evaluation_prompt, structural_conditions
-from modgap.core.record import ProblemRow, Response, RunFolder
+from modgap.core.record import Key, ProblemRow, Response, RunFolder
 from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
 from modgap.grading.answer import Mode
+from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
 from modgap.workflows.grade import Progress, grade_held
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def evaluate(
     views: str | Iterable[str] = DEFAULT_VIEWS,
     samples: int = 4,
     sampling: Sampling | None = None,
+    kept: Collection[str] = (),
+    pixels: Sequence[int] | None = None,
     style: Style = "aligned",
     mode: Mode | None = None,
     identity: Mapping[str, Any] | None = None,
@@ -132,6 +135,9 @@ def evaluate(
         views: Names of views.
         samples: Responses per problem and view.
         sampling: Temperature, token limit, seed.
+        kept: Those of `temperature`, `max_tokens`, `seed` and `samples` that nobody asked for: a run that exists keeps
+            its own.
+        pixels: Least and most pixels of an image that the engine takes, for the record.
         style: Wording of the prompts.
         mode: Grading mode. If not given, `strict`; but a run that was complete already and was graded in another mode
             since (`modgap grade`) keeps that one.
@@ -143,7 +149,8 @@ def evaluate(
         The summary, also in `out/summary.json`.
 
     Raises:
-        UserError: The folder holds another run or a data set, a view is unknown, or two problems have the same id.
+        UserError: The folder holds another run or a data set, has lost its manifest or has another run's, a view is
+            unknown, or two problems have the same id.
     """
     chosen = parse_views(views)
     check_views(problems, chosen)
@@ -159,7 +166,7 @@ def evaluate(
         **(identity or {}),
         "views": [view.name for view in chosen],
         "samples": samples,
-        "temperature": sampling.temperature,
+        "temperature": "model" if sampling.temperature is None else sampling.temperature,
         "max_tokens": sampling.max_tokens,
         "seed": sampling.seed,
         "style": style,
@@ -167,12 +174,72 @@ def evaluate(
     }
     data = fingerprint(problems)
     with run.lock():
-        run.start("eval", resolved, given, data_fingerprint=data)
+        resolved |= _as_begun(run, resolved, data, kept)
+        existed = run.start("eval", resolved, given, data_fingerprint=data)
+        samples = resolved["samples"]
+        done = run.resume({problem.id for problem in problems}, _prompts(problems, chosen, style))
+        sampling = _record_sampling(run, resolved, pixels, new=not existed or not done)
         run.write_problems(problem_row(problem, style) for problem in problems)
-        answered = _answer(run, problems, chosen, engine, samples, sampling, style, progress)
+        answered = _answer(run, problems, chosen, engine, samples, sampling, style, progress, done)
         if mode is None:
             mode = "strict" if answered else _graded_in(run)
         return grade_held(run, mode, progress=progress)
+
+
+def _as_begun(run: RunFolder, resolved: Mapping[str, Any], data: str, kept: Collection[str]) -> dict[str, Any]:
+    """The sampling with which a run was begun, as far as nobody asks for another one now."""
+    if not kept or not run.manifest_path.exists():
+        return {}
+    manifest = run.manifest()
+    before: dict[str, Any] = manifest.get("resolved", {})
+    if manifest.get("kind") != "eval":
+        return {}
+    same = manifest.get("fingerprints", {}).get("data_fingerprint") == data and all(
+        before.get(name) == json.loads(json.dumps(value, default=str))
+        for name, value in resolved.items()
+        if name not in kept
+    )
+    # What has no response yet and is of another model, say, is begun anew.
+    return {name: before[name] for name in kept if name in before} if same or not run.unanswered() else {}
+
+
+def _record_sampling(
+    run: RunFolder, resolved: Mapping[str, Any], pixels: Sequence[int] | None, *, new: bool
+) -> Sampling:
+    """Say and record how responses are sampled.
+
+    Returns:
+        What the engine is given.
+    """
+    plain = new or resolved.get("engine") != "openai" or "sampling" in run.manifest()
+    if plain and "sampling" not in run.manifest():
+        names = ("temperature", "max_tokens", "samples", "seed")
+        told = {name: resolved[name] for name in names} | PLAIN
+        run.note("sampling", told | ({"pixels": list(pixels)} if pixels else {}))
+    manifest = run.manifest()
+    say(f"sampling: {sampling_words(sampling_of(manifest))}")
+    for warning in greedy_words(manifest):
+        say(f"warning: {warning}")
+    temperature = resolved["temperature"]
+    return Sampling(
+        temperature=None if temperature == "model" else temperature,
+        max_tokens=resolved["max_tokens"],
+        seed=resolved["seed"],
+        plain=plain,
+    )
+
+
+def _prompts(problems: Sequence[Problem], views: Sequence[View], style: Style) -> Callable[[Response], str | None]:
+    """What gives the prompt that a response must have; `None` where the data set has no such view of the problem."""
+    by_id = {problem.id: problem for problem in problems}
+    by_name = {view.name: view for view in views}
+
+    @functools.cache
+    def words(problem_id: str, view: str) -> str | None:
+        problem = by_id[problem_id]
+        return evaluation_prompt(problem, view, style).text if has_view(problem, by_name[view]) else None
+
+    return lambda response: words(response.problem_id, response.view)
 
 
 def _graded_in(run: RunFolder) -> Mode:
@@ -221,9 +288,9 @@ def _answer(
     sampling: Sampling,
     style: Style,
     progress: Progress | None,
+    done: Collection[Key],
 ) -> int:
     """Make the responses that are not there yet; returns how many were made."""
-    done = run.resume()
     requests: list[Request] = []
     for number, problem in enumerate(problems):  # views of a problem side by side: its image is prepared once
         for view in views:
@@ -241,13 +308,23 @@ def _answer(
     if not requests:
         return 0
     before = count
-    with run.appending() as writer:
-        for completion in engine.generate(requests, sampling):
-            writer.write(_response(completion))
-            count += 1
-            if progress:
-                progress("answering", count, total)
+    try:
+        with run.appending() as writer:
+            for completion in engine.generate(requests, sampling):
+                writer.write(_response(completion))
+                count += 1
+                if progress:
+                    progress("answering", count, total)
+    finally:
+        _record_refused(run, getattr(engine, "refused", ()))
     return count - before
+
+
+def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
+    """Record which parts of the sampling the engine's server does not take, and so applies its own of."""
+    told: dict[str, Any] = run.manifest().get("sampling", {})
+    if left := sorted({*told.get("left_to_server", ()), *refused}):
+        run.note("sampling", told | {"left_to_server": left})
 
 
 def _image(view: View, problem: Problem, problems: Sequence[Problem], number: int) -> Callable[[], Image] | None:

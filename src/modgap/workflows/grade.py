@@ -23,6 +23,7 @@ from modgap.grading.judge import JudgeMode, Undecided
 from modgap.grading.mathverse import Case, grade_without_judge
 from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
+from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.workflows.judge_stage import CHECK, SEED, settle_all
 
 BATCH = 256
@@ -54,8 +55,9 @@ def grade_run(
         The summary, also written to the run folder.
 
     Raises:
-        UserError: It is no evaluation run, another process is writing it, its problems have no rules in that mode, or
-            the judge cannot go on. The grades are then what they were.
+        UserError: It is no evaluation run, its responses are of another run than its manifest, another process is
+            writing it, its problems have no rules in that mode, or the judge cannot go on. The grades are then what
+            they were.
     """
     run.manifest()  # before the lock, which would make the folder
     with run.lock():
@@ -76,7 +78,7 @@ def grade_held(
     if not problems:
         raise UserError(f"{run.path} has no problems.jsonl: it is no evaluation run.")
     _check_mode(problems, mode)
-    responses = list(run.responses())
+    responses = list(run.own_responses(problems))
     results = _grade_all(responses, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
     if any(problem.question_type for problem in problems.values()):
@@ -85,11 +87,16 @@ def grade_held(
         )
     rows = [_row(response, problems, mode, verdict) for response, verdict in zip(responses, verdicts, strict=True)]
     run.write_grades(rows, mode)
-    summary = summarise(problems, responses, rows, expected_samples=manifest["resolved"].get("samples"))
+    summary = summarise(problems, responses, rows, expected_samples=manifest.get("resolved", {}).get("samples"))
     imported = read_import_note(run.path)
-    warnings = [*summary.warnings, *imported.warnings, *open_words(rows)]
-    # The mode is that of the grading also where there is nothing to grade.
-    summary = summary.model_copy(update={"mode": mode, "judge": judged, "warnings": warnings})
+    summary = summary.model_copy(
+        update={
+            "mode": mode,  # also where there is nothing to grade
+            "judge": judged,
+            "sampling": sampling_of(manifest),
+            "warnings": [*greedy_words(manifest), *summary.warnings, *imported.warnings, *open_words(rows)],
+        }
+    )
     if mode == "paper":
         summary = _with_original(summary, problems, responses, rows, imported.other_files)
     run.write_summary(summary)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Literal
 
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
-from modgap.core.errors import UserError
+from modgap.core.errors import ServerError, TemperatureRefusedError, UserError
 from modgap.engines.judge import Judge
 from modgap.engines.vllm_start import telling_args
 from modgap.grading.judge import JudgeMode
@@ -149,7 +148,7 @@ def _served(model: str, options: JudgeOptions, mode: JudgeMode) -> Engine:
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """The openai engine, whose errors name the options of `modgap eval`."""
+    """The openai engine of a judge: its errors are worded for `modgap grade`."""
 
     engine: Engine
 
@@ -161,9 +160,13 @@ class _Served:
 
 
 def _about_the_judge(error: UserError) -> UserError:
-    words = str(error).replace("--base-url", "--judge").replace("--model ", "--judge-model ")
-    words = re.sub(r"--temperature [0-9.]+ is not taken by (.*?): give another.*", r"\1 cannot be asked greedily: "
-                   r"give another judge.", words)  # fmt: skip
+    """What a server's failure means for a judge, whose options have other names."""
+    if isinstance(error, TemperatureRefusedError):
+        words = "{server}: {said}. Remedy: {model} cannot be asked greedily: give another judge.".format(**error.values)
+    elif isinstance(error, ServerError):
+        words = error.worded("--judge", "--judge-model")
+    else:
+        words = str(error)
     return UserError(f"the judge: {words}")
 
 

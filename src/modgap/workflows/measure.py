@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.util
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from modgap.analysis.results import Summary
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
+from modgap.core.progress import say
 from modgap.core.prompt import Style, check_style
-from modgap.core.record import read_json
+from modgap.core.record import RunFolder, read_json
 from modgap.core.view import parse_views
 from modgap.engines.vllm_start import parse_engine_args, telling_args
+from modgap.models.folder import image_processor, pixel_limits
 from modgap.workflows.evaluate import Progress, check_views, default_views, evaluate
 
 # The original's pixel limits: 256 to 1280 image tokens.
 _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
-_PAPER_SAMPLING = Sampling(temperature=0.6, max_tokens=4096)
+# The original's sampling, and that of every model and engine where nobody asks for another one.
+_DEFAULT = Sampling(temperature=0.6, max_tokens=4096, seed=42)
+_SAMPLES = 4
 _PAPER_MATHVERSE_TEMPERATURE = 0.8
+
+SAMPLING = ("samples", "temperature", "max_tokens", "seed")
+"""Options of the sampling; a run that exists keeps those that are not given."""
 
 # Options that only a server has.
 _SERVED = ("base_url", "api_key_env", "concurrency", "timeout", "max_retries")
@@ -35,12 +41,15 @@ _SERVED = ("base_url", "api_key_env", "concurrency", "timeout", "max_retries")
 class EvalOptions:
     """How to evaluate; the options of `modgap eval`.
 
+    Where `samples`, `temperature`, `max_tokens` or `seed` is `None`, a run that exists keeps its own.
+
     Attributes:
         views: Comma-separated names of views; `None` takes full-text,image-only, and of MathVerse its five versions.
-        samples: Responses per problem and view.
-        temperature: `None` takes the model's own (paper style: 0.6, MathVerse 0.8).
+        samples: Responses per problem and view; 4 if `None`.
+        temperature: 0.6 if `None`, whatever the model and the engine (MathVerse in paper style: 0.8); `model` takes
+            the model's own, and of a server whatever it applies by itself.
         max_tokens: `None` takes the model's own (paper style: 4096).
-        seed: Each sample's seed is derived from it.
+        seed: Each sample's seed is derived from it; 42 if `None`.
         style: Wording of the prompts.
         engine: What answers.
         engine_args: `key=value` for the engine's own constructor (`vllm`: any argument of `vllm.LLM`); those that can
@@ -57,10 +66,10 @@ class EvalOptions:
     """
 
     views: str | None = None
-    samples: int = 4
-    temperature: float | None = None
+    samples: int | None = None
+    temperature: float | Literal["model"] | None = None
     max_tokens: int | None = None
-    seed: int = 42
+    seed: int | None = None
     style: Style = "aligned"
     engine: str = "hf"
     batch_size: int = 64
@@ -87,7 +96,7 @@ class EvalOptions:
             if option.name in _SERVED and self.engine != "openai" and getattr(self, option.name) != option.default:
                 given = f"--{option.name.replace('_', '-')} {getattr(self, option.name)}"
                 raise UserError(f"{given}: only --engine openai asks a server, and the engine is {self.engine}.")
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise UserError(f"--samples {self.samples}: must be at least 1.")
         for name in ("batch_size", "concurrency", "replicas"):
             if getattr(self, name) < 1:
@@ -99,8 +108,10 @@ class EvalOptions:
             raise UserError(f"--device {self.device} and {several} exclude each other: each replica has its own.")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UserError(f"--max-tokens {self.max_tokens}: must be at least 1.")
-        if self.temperature is not None and not self.temperature >= 0:
-            raise UserError(f"--temperature {self.temperature}: must not be negative; 0 is greedy.")
+        if self.temperature not in (None, "model") and not 0 <= float(self.temperature) < math.inf:
+            raise UserError(
+                f"--temperature {self.temperature}: give a finite number, not negative (0 is greedy), or `model`."
+            )
 
 
 def model_notes(folder: Path) -> dict[str, Any]:
@@ -114,25 +125,60 @@ class _Late:
 
     def __init__(self, make: Callable[[], Engine]) -> None:
         self._make = make
+        self._made: Engine | None = None
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        engine = self._make()
+        engine = self._made = self._make()
         try:
             yield from engine.generate(requests, sampling)
         finally:
             if close := getattr(engine, "close", None):
                 close()  # what holds a GPU or processes gives them back
 
+    @property
+    def refused(self) -> Sequence[str]:
+        """Parts of the sampling that the engine's server does not take."""
+        return getattr(self._made, "refused", ())
 
-def _own_sampling(folder: Path) -> Sampling:
-    """What a model's generation config asks for; temperature 1 and 4096 tokens where it is silent."""
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    """A model's generation_config.json; empty where it has none. Raises `UserError` where it cannot be used."""
     path = folder / "generation_config.json"
     config = read_json(path) if path.exists() else {}
-    temperature = config.get("temperature") if config.get("do_sample", True) else 0.0
-    return Sampling(
-        temperature=1.0 if temperature is None else float(temperature),
-        max_tokens=config.get("max_new_tokens") or _PAPER_SAMPLING.max_tokens,
-    )
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged (it is no object): correct it, or download the model again.")
+    return config
+
+
+def _own_temperature(folder: Path) -> float:
+    """The temperature that a model's generation config asks for; greedy where it asks for none, as in transformers."""
+    config = _generation_config(folder)
+    said, samples = config.get("temperature"), config.get("do_sample")
+    if samples is False:
+        return 0.0
+    if said is None:
+        value = 1.0 if samples else 0.0
+        say(f"--temperature model: {folder} names none in generation_config.json, which means {value:g}"
+            f"{'' if samples else ', greedy'}")  # fmt: skip
+        return value
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < math.inf:
+        raise UserError(
+            f"--temperature model: {folder / 'generation_config.json'} has the temperature {said!r}: correct it, or "
+            "give a number."
+        )
+    return float(said)
+
+
+def _own_max_tokens(folder: Path) -> int:
+    """The longest response that a model's generation config allows."""
+    said = _generation_config(folder).get("max_new_tokens")
+    if said is None:
+        return _DEFAULT.max_tokens
+    if isinstance(said, bool) or not isinstance(said, int) or said < 1:
+        raise UserError(
+            f"{folder / 'generation_config.json'} has max_new_tokens {said!r}: correct it, or give --max-tokens."
+        )
+    return said
 
 
 def evaluate_model(
@@ -161,21 +207,24 @@ def evaluate_model(
     views = options.views or default_views(problems)
     check_views(problems, parse_views(views))  # before the model is looked at
     start = _served(model, options) if options.engine == "openai" else _local(model, options)
-    own = start.sampling
+    temperature = _DEFAULT.temperature
     if options.style == "paper" and any(problem.question_type for problem in problems):
-        own = dataclasses.replace(own, temperature=_PAPER_MATHVERSE_TEMPERATURE)
-    sampling = Sampling(
-        temperature=own.temperature if options.temperature is None else options.temperature,
-        max_tokens=own.max_tokens if options.max_tokens is None else options.max_tokens,
-        seed=options.seed,
-    )
+        temperature = _PAPER_MATHVERSE_TEMPERATURE
+    if options.temperature == "model":
+        temperature = None if start.folder is None else _own_temperature(start.folder)
+    elif options.temperature is not None:
+        temperature = options.temperature
+    own_limit = start.folder is not None and options.style != "paper" and options.max_tokens is None
+    limit = _own_max_tokens(start.folder) if own_limit and start.folder else options.max_tokens or _DEFAULT.max_tokens
     return evaluate(
         problems,
         _Late(start.make),
         out,
         views=views,
-        samples=options.samples,
-        sampling=sampling,
+        samples=_SAMPLES if options.samples is None else options.samples,
+        sampling=Sampling(temperature, limit, _DEFAULT.seed if options.seed is None else options.seed),
+        kept=[name for name in SAMPLING if getattr(options, name) is None],
+        pixels=start.pixels,
         style=options.style,
         identity={"engine": options.engine, **start.identity},
         given={"model": str(model), **(given or {})},
@@ -183,13 +232,31 @@ def evaluate_model(
     )
 
 
+def as_in(run: Path, options: EvalOptions) -> EvalOptions:
+    """The options with the sampling of an evaluation that exists, as far as they ask for none themselves."""
+    folder = RunFolder(run)
+    if not folder.manifest_path.exists():
+        return options
+    before: dict[str, Any] = folder.manifest().get("resolved", {})
+    taken = {name: before[name] for name in SAMPLING if getattr(options, name) is None and name in before}
+    return replace(options, **taken)
+
+
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """How an engine starts: what makes it (picklable, for other processes), the model's sampling, and its identity."""
+    """How an engine starts.
+
+    Attributes:
+        make: Makes it (picklable, for other processes).
+        folder: The model; `None` where a server has it.
+        identity: What makes the run what it is.
+        pixels: Least and most pixels of an image, where they are known.
+    """
 
     make: Callable[[], Engine]
-    sampling: Sampling
+    folder: Path | None
     identity: dict[str, Any]
+    pixels: tuple[int, int] | None = None
 
 
 def _local(model: str | Path, options: EvalOptions) -> _Start:
@@ -209,11 +276,10 @@ def _local(model: str | Path, options: EvalOptions) -> _Start:
         make = functools.partial(_make_hf, folder, pixels, options.device, options.batch_size)
     if options.replicas > 1 or options.ray_address is not None:
         make = functools.partial(_make_replicas, make, options)
-    sampling = _PAPER_SAMPLING if paper else _own_sampling(folder)
     # Named only where there are some, so that runs from before they were recorded can be gone on with.
-    return _Start(
-        make, sampling, {"model_fingerprint": model_fingerprint(folder), **({"engine_args": args} if args else {})}
-    )
+    identity = {"model_fingerprint": model_fingerprint(folder), **({"engine_args": args} if args else {})}
+    known = None if "mm_processor_kwargs" in args else pixels or pixel_limits(image_processor(folder))
+    return _Start(make, folder, identity, known)
 
 
 def _make_hf(folder: Path, pixels: tuple[int, int] | None, device: str | None, batch_size: int) -> Engine:
@@ -259,4 +325,4 @@ def _served(model: str | Path, options: EvalOptions) -> _Start:
             max_retries=options.max_retries,
         )
 
-    return _Start(make, _PAPER_SAMPLING, {"model": str(model)})
+    return _Start(make, None, {"model": str(model)})

@@ -146,7 +146,8 @@ def measure(path: Path) -> dict[str, float]:
     """
     folder = RunFolder(path)
     expected = folder.manifest().get("resolved", {}).get("samples")
-    scores = Scores.of(folder.problems(), folder.responses(), folder.grades(), expected)
+    problems = folder.problems()
+    scores = Scores.of(problems, folder.own_responses(problems or None), folder.grades(), expected)
     paired_P = scores.paired_P
     samples = scores.codes_PVS.shape[2]
     sides = {side: scores.side(side) for side in ("text", "vision")}

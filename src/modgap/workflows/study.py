@@ -22,7 +22,7 @@ from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder, write_json
 from modgap.core.view import parse_views
 from modgap.workflows.evaluate import check_views, default_views, fingerprint, read_problems
-from modgap.workflows.measure import EvalOptions, evaluate_model, model_notes
+from modgap.workflows.measure import EvalOptions, as_in, evaluate_model, model_notes
 from modgap.workflows.train import check_engine, resolve_recipes, train_recipe
 
 
@@ -52,6 +52,12 @@ class Study:
     options: EvalOptions
     given: Mapping[str, Any] | None
 
+    def options_for(self, name: str) -> EvalOptions:
+        """How a recipe is evaluated: what nobody asks for is as in its own evaluation, else as in the base model's."""
+        if (self.out / name / "eval" / "manifest.json").exists():
+            return self.options
+        return as_in(self.out / "base" / "eval", self.options)
+
     def run(self) -> ReportSummary:
         """Do what is not done yet, and report; see `run_study`."""
         from modgap.reporting.page import build_report
@@ -71,7 +77,10 @@ class Study:
                     device=options.device, given=given, bars=bars,
                 )  # fmt: skip
                 say(f"measuring {name}", started)
-                evaluate_model(self.test, final, out / name / "eval", options, given=given, progress=bars.named(name))
+                evaluate_model(
+                    self.test, final, out / name / "eval", self.options_for(name), given=given,
+                    progress=bars.named(name),
+                )  # fmt: skip
             say("writing the report", started)
             numbers = build_report([out], out / "report.html")
             write_json(out / "summary.json", numbers.model_dump(mode="json"))
@@ -114,11 +123,13 @@ def prepare_study(
     check_views(test, parse_views(options.views or default_views(test)))
     run = RunFolder(out)
     identity = {"model": model, "benchmark": benchmark, "engine": engine, "style": options.style}
-    run.start(
-        "study", identity, given, model_fingerprint=model_fingerprint(folder),
-        train_fingerprint=fingerprint(train), test_fingerprint=fingerprint(test),
-    )  # fmt: skip
+    marks = {
+        "model_fingerprint": model_fingerprint(folder),
+        "train_fingerprint": fingerprint(train),
+        "test_fingerprint": fingerprint(test),
+    }
     with run.lock():
+        run.start("study", identity, given, **marks)
         yield Study(out, model, folder, resolved, train, test, engine, options, given)
 
 

@@ -91,15 +91,17 @@ def run_sweep(
         _share_base([folder / "base" for folder in prepared])
         if jobs > 1:
             fixed = ["--data", str(data), "--benchmark", benchmark, "--style", options.style]
-            measured = [*fixed, *([] if limit is None else ["--limit", str(limit)]), *eval_arguments(options)]
+            asked_of = [*fixed, *([] if limit is None else ["--limit", str(limit)])]
             scheduler = Scheduler(jobs, devices)
             for folder, study in prepared.items():
                 if not (folder / "base").is_symlink():
+                    measured = [*asked_of, *eval_arguments(options)]
                     asked = ["eval", *measured, "--model", model, "--out", str(folder / "base" / "eval")]
                     name = f"{folder.name} base"
                     scheduler.add(name, [Step(each, functools.partial(list, asked))], _log(out, name))
                 for recipe in study.recipes.values():
                     name, first = f"{folder.name} {recipe.name}", _begins_as(recipe, study.recipes)
+                    measured = [*asked_of, *eval_arguments(study.options_for(recipe.name))]
                     steps = _recipe_steps(recipe, study, fixed, measured, studies[folder], each)
                     scheduler.add(name, steps, _log(out, name), first and f"{folder.name} {first}")
             if failed := scheduler.run():

@@ -223,18 +223,18 @@ def print_plan(
         return
     check_engine(recipe, engine)
     from modgap.models.static import replays
-    from modgap.training.plan import describe, lengths_of, machine_here
+    from modgap.training.dry_run import StagePlan, plan_lines
+    from modgap.training.plan import costs, lengths_of, machine_here
 
     known, graphs = known_model(model), replays()
     machine = machine_here(known.shape, gpu, graphs) if known.shape else None
-    print(f"{recipe.name}: {recipe.summary}")
-    for number, stage in enumerate(recipe.stages, start=1):
-        print(f"stage {number}: {stage.title}")
-        for name, value in asdict(stage.settings).items():
-            print(f"  {name.replace('reward_', 'reward.')} = {value}")
-        if known.shape is None or machine is None:
-            print(f"  no estimate: the shape of {model} is not known here; give a folder")
-        else:
-            typical = dry_notes(model).get("response_tokens")
+    typical = dry_notes(model).get("response_tokens")
+    stages: list[StagePlan] = []
+    for stage in recipe.stages:
+        settings = [f"{name.replace('reward_', 'reward.')} = {value}" for name, value in asdict(stage.settings).items()]
+        expected = None
+        if known.shape is not None and machine is not None:
             lengths = lengths_of(stage, known.min_pixels, known.max_pixels, typical)
-            print("\n".join(f"  {line}" for line in describe(stage, known.shape, lengths, machine)))
+            expected = costs(stage, known.shape, lengths, machine)
+        stages.append(StagePlan(stage, settings, expected))
+    print("\n".join(plan_lines(recipe, model, stages)))

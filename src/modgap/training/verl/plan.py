@@ -10,7 +10,8 @@ from pathlib import Path
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe, Stage
-from modgap.training.shape import GIB, describe, estimate
+from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
+from modgap.training.shape import GIB, Layout, Shape, estimate
 from modgap.training.verl import compose
 from modgap.training.verl.checks import Model, Overrides
 from modgap.training.verl.config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
@@ -57,8 +58,9 @@ def plan(
     Raises:
         UserError: A stage cannot work; the message names it.
     """
-    lines, configurations = [f"{recipe.name}: {recipe.summary}"], list[Overrides]()
+    configurations, stages = list[Overrides](), list[StagePlan]()
     checked = compose.installed()
+    base = model.path
     for number, stage in enumerate(recipe.stages, start=1):
         try:
             name = f"{recipe.name}-stage{number}"
@@ -70,34 +72,57 @@ def plan(
             raise UserError(f"stage {number} ({stage.title}): {error}") from error
         spread = layout(overrides)
         configurations.append(overrides)
-        lines += [
-            f"stage {number}: {stage.title}, {stage.settings.steps} steps on {spread.gpus} GPUs of {GPU_GIB:.0f} GiB",
-            *(f"  {line}" for line in to_hydra(overrides)),
-        ]
-        if model.shape is None:
-            lines.append(f"  no estimate: the shape of {model.path} is not known here; give a folder")
-        else:
-            cost = estimate(stage, model.shape, spread)
-            lines += [f"  {line}" for line in describe(cost, spread, stage.settings.steps)]
-            if (most := cost.update_bytes / GIB) > GPU_GIB:
-                lines.append(
-                    f"  note: an update's {most:.0f} GiB are more than a GPU of {GPU_GIB:.0f} GiB has: more GPUs, or "
-                    "such that have as much; of the part for rows, a smaller micro_batch or max_response_tokens"
-                )
-            if (most := cost.rollout_bytes / GIB + spread.gpu_memory * GPU_GIB) > GPU_GIB:
-                lines.append(
-                    f"  note: a rollout's {most:.0f} GiB, vLLM's share included, are more than a GPU of {GPU_GIB:.0f} "
-                    "GiB has: a smaller gpu_memory_utilization, or more GPUs"
-                )
+        planned = StagePlan(
+            stage,
+            to_hydra(overrides),
+            None if model.shape is None else costs(stage, model.shape, spread),
+            f", {stage.settings.steps} steps on {spread.gpus} GPUs of {GPU_GIB:.0f} GiB",
+        )
         if problems is not None and (rows := problems * len(files.train)) < overrides["data.train_batch_size"]:
-            lines.append(
-                f"  note: {rows} training prompts are fewer than the {overrides['data.train_batch_size']} of a step: a "
+            planned.notes.append(
+                f"{rows} training prompts are fewer than the {overrides['data.train_batch_size']} of a step: a "
                 "training is refused with them"
             )
-        lines += [f"  note: {note}" for note in notes(stage, model)]
+        planned.notes += notes(stage, model)
+        stages.append(planned)
         model = replace(model, path=str(out.absolute() / f"stage{number}/checkpoints/step_{stage.settings.steps}"))
+    lines = plan_lines(recipe, base, stages)
     if checked:
         lines.append(f"verl {compose.VERSION} accepts every stage's configuration")
     else:
         lines.append("verl is not installed here: its own validation was skipped (docs/engines/verl.md says how to)")
     return lines, configurations
+
+
+def costs(stage: Stage, shape: Shape, spread: Layout) -> Costs:
+    """What a step costs at most, for a reader."""
+    e, steps = estimate(stage, shape, spread), stage.settings.steps
+    update = {
+        "state": e.state_bytes / GIB,
+        "gathered weights": e.gathered_bytes / GIB,
+        f"activations and logits of {spread.micro_batch} rows": e.activation_bytes / GIB,
+    }
+    amounts = [
+        Amount("FLOPs a step at most", e.flops, remark=f"; {e.total_flops * steps:.2g} in {steps} steps"),
+        Amount("memory a GPU, update", update, "GiB"),
+    ]
+    found: list[str] = []
+    if (most := amounts[1].total) > GPU_GIB:
+        found.append(
+            f"an update's {most:.0f} GiB are more than a GPU of {GPU_GIB:.0f} GiB has: more GPUs, or such that have as "
+            "much; of the part for rows, a smaller micro_batch or max_response_tokens"
+        )
+    if spread.gpu_memory:
+        rollout = {"vLLM's share": spread.gpu_memory * GPU_GIB, "what the trainer leaves there": e.rollout_bytes / GIB}
+        remark = f"; weights take {short(e.rollout_weights / GIB)} GiB of vLLM's share, the cache has the rest"
+        amounts.append(Amount("memory a GPU, rollout", rollout, "GiB", remark))
+        if (most := amounts[2].total) > GPU_GIB:
+            found.append(
+                f"a rollout's {most:.0f} GiB, vLLM's share included, are more than a GPU of {GPU_GIB:.0f} GiB has: a "
+                "smaller gpu_memory_utilization, or more GPUs"
+            )
+    tokens = (
+        f"a step: {e.rows:,} responses; at most {e.prompt_tokens:,} prompt and {e.response_tokens:,} response tokens "
+        f"({e.response_tokens * steps:,} response tokens in {steps} steps); what dynamic sampling drops comes on top"
+    )
+    return Costs(tokens, tuple(amounts), notes=tuple(found))

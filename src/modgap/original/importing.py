@@ -1,0 +1,175 @@
+"""What every import of the original's answers does: hold the folder, write the run, grade it twice, print it.
+
+A reader (`import_pgps9k.py`, `import_mathverse.py`) turns the files of one model into a `Source`; the rest is here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from modgap.analysis.results import IMPORT_NOTE, Summary
+from modgap.core.problem import Problem
+from modgap.core.prompt import evaluation_prompt
+from modgap.core.record import Response, RunFolder, holding_place, write_json
+from modgap.workflows.evaluate import fingerprint, problem_row
+from modgap.workflows.grade import Progress, grade_held
+
+NAMED = 5
+"""Most files or rows that a warning names; `import.json` names all."""
+
+F = TypeVar("F")
+
+
+class Source(ABC):
+    """What a reader found of one model: all that makes its run.
+
+    Attributes:
+        places: The files or folders, as they are printed.
+        problems: The problems, those without an answer included.
+        resolved: The arguments that make the run what it is.
+        digests: Name -> digest of the answers: a run of other answers is another run.
+        script: The original's script that grades such answers.
+        tolerance: What strict grading accepts here, for its heading.
+    """
+
+    places: tuple[str, ...]
+    problems: Sequence[Problem]
+    resolved: dict[str, Any]
+    digests: dict[str, str]
+    script: str
+    tolerance: str = ""
+
+    @abstractmethod
+    def responses(self) -> Iterable[Response]:
+        """The responses, problem by problem."""
+
+    @abstractmethod
+    def note(self, run: RunFolder) -> dict[str, Any]:
+        """What `import.json` holds: all that is odd by name, and `warnings` that name some of it.
+
+        Called once the responses are written; what else the run is to hold is written here.
+        """
+
+    @abstractmethod
+    def with_original(self, strict: Summary, paper: Summary) -> Summary:
+        """The strict summary with the original's figures, which the other one holds."""
+
+    @abstractmethod
+    def print_original(self, summary: Summary) -> None:
+        """Print the original's figures in a summary as its script does."""
+
+    def remarks(self, note: Mapping[str, Any]) -> list[str]:
+        """What is printed before the numbers, beside the places."""
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """One run that an import made.
+
+    Attributes:
+        path: The run folder.
+        model: Whose answers it holds; empty where the files' names do not say.
+        source: Where they came from.
+        strict: Its summary, also in summary.json, with the original's figures.
+        paper: Its summary as the original grades.
+        note: What `import.json` holds.
+    """
+
+    path: Path
+    model: str
+    source: Source
+    strict: Summary
+    paper: Summary
+    note: dict[str, Any]
+
+
+def import_runs(
+    by_model: Mapping[str, Sequence[F]],
+    out: Path,
+    read: Callable[[str, Sequence[F], Progress | None], Source],
+    given: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> list[Imported]:
+    """Make a run for each model, and grade it in mode `paper`, then `strict`.
+
+    Args:
+        by_model: Model -> its files.
+        out: The run folder; with several models a folder of run folders, `OUT/MODEL`.
+        read: Makes a source of a model and its files.
+        given: The arguments as the user gave them, for the manifest.
+        progress: Told as it goes.
+
+    Returns:
+        The runs, in the order of the models.
+
+    Raises:
+        UserError: `out` holds another run: one of other answers, too; or what `read` raises.
+    """
+    several = len(by_model) > 1
+    done: list[Imported] = []
+    with holding_place(out, by_model):
+        for model, files in by_model.items():
+            place = out / model.strip("/.").replace("/", "--") if several else out
+            told = _of_model(progress, model) if progress and several else progress
+            done.append(_import(model, read(model, files, told), place, given, told))
+    return done
+
+
+def _of_model(progress: Progress, model: str) -> Progress:
+    """The progress of one of several models, by its name."""
+
+    def told(what: str, done: int, total: int) -> None:
+        progress(f"{model}: {what}", done, total)
+
+    return told
+
+
+def _import(
+    model: str, source: Source, out: Path, given: Mapping[str, Any] | None, progress: Progress | None
+) -> Imported:
+    run = RunFolder(out)
+    with run.lock():
+        run.start("import", source.resolved, given, data_fingerprint=fingerprint(source.problems), **source.digests)
+        run.check_responses({problem.id for problem in source.problems})
+        run.write_problems(problem_row(problem, "paper") for problem in source.problems)
+        run.write_responses(source.responses())
+        note = source.note(run)
+        write_json(run.path / IMPORT_NOTE, note)
+        paper = grade_held(run, "paper", progress)
+        strict = source.with_original(grade_held(run, "strict", progress), paper)
+        run.write_summary(strict)
+    return Imported(out, model, source, strict, paper, note)
+
+
+def response(problem: Problem, view: str, sample: int, text: str) -> Response:
+    """An imported response: the prompt is the original's, and nothing says how the response ended."""
+    prompt = evaluation_prompt(problem, view, "paper").text
+    return Response(problem_id=problem.id, view=view, sample=sample, prompt=prompt, response=text, finish_reason="stop")
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of many names, for a warning."""
+    return ", ".join(names[:NAMED]) + (f" ... (all in {IMPORT_NOTE})" if len(names) > NAMED else "")
+
+
+def print_imported(run: Imported) -> None:
+    """Where the answers came from, then their numbers in both gradings and the original's figures."""
+    from modgap.reporting.terminal import print_summary
+
+    print(f"{run.path}: {run.model or 'model not named'}")
+    for place in run.source.places:
+        print(f"  {place}")
+    for remark in run.source.remarks(run.note):
+        print(remark)
+    print(f"\nGraded strict{run.source.tolerance} (the run's grades and summary):")
+    print_summary(run.strict, run.path.name)
+    print(f"\nGraded as the original's {run.source.script} does (modgap grade --mode paper):")
+    new = [words for words in run.paper.warnings if words not in run.strict.warnings]
+    print_summary(run.paper.model_copy(update={"warnings": new}), run.path.name)
+    run.source.print_original(run.strict)
+    print()

@@ -1,0 +1,101 @@
+"""What `modgap train --dry-run` prints, whatever engine would train: stages, settings, amounts and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from modgap.core.recipe import Recipe, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """What a step needs of one thing: `memory: about 12 GiB (weights 4, activations 8)`.
+
+    Attributes:
+        name: Of what.
+        parts: Part or phase -> how much.
+        unit: Of all numbers; empty for a count.
+        remark: What comes after the parts.
+    """
+
+    name: str
+    parts: Mapping[str, float]
+    unit: str = ""
+    remark: str = ""
+
+    @property
+    def total(self) -> float:
+        """Of all parts."""
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        total = f"about {short(self.total)} {self.unit}" if self.unit else short(self.total)
+        parts = ", ".join(f"{name} {short(value)}" for name, value in self.parts.items())
+        return f"{self.name}: {total} ({parts}){self.remark}"
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a step of a stage costs.
+
+    Attributes:
+        tokens: Responses and tokens of a step, in words.
+        amounts: FLOPs, memory and, where they can be told, seconds.
+        assumed: What the amounts rest on; empty where they are upper bounds.
+        notes: What does not fit, and what would be faster.
+    """
+
+    tokens: str
+    amounts: tuple[Amount, ...]
+    assumed: str = ""
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The costs for a reader."""
+        assumed = [f"assumed: {self.assumed}"] if self.assumed else []
+        return [self.tokens, *map(str, self.amounts), *assumed, *(f"note: {note}" for note in self.notes)]
+
+
+@dataclass(slots=True)
+class StagePlan:
+    """What one stage would do.
+
+    Attributes:
+        stage: The stage.
+        settings: Every setting in force, a line each.
+        costs: What a step costs; `None` where the model's shape is not known.
+        remark: What follows the title.
+        notes: What a reader must know, beside the notes of the costs.
+    """
+
+    stage: Stage
+    settings: Sequence[str]
+    costs: Costs | None
+    remark: str = ""
+    notes: list[str] = field(default_factory=list[str])
+
+
+def plan_lines(recipe: Recipe, model: str, stages: Iterable[StagePlan]) -> list[str]:
+    """A plan for a reader.
+
+    Args:
+        recipe: Its settings resolved.
+        model: The base model.
+        stages: In order.
+    """
+    lines = [f"{recipe.name}: {recipe.summary}"]
+    for number, plan in enumerate(stages, start=1):
+        lines.append(f"stage {number}: {plan.stage.title}{plan.remark}")
+        if plan.costs is None:
+            told = [f"no estimate: the shape of {model} is not known here; give a folder"]
+        else:
+            told = plan.costs.lines()
+        notes = [f"note: {note}" for note in plan.notes]
+        lines += [f"  {line}" for line in (*plan.settings, *told, *notes)]
+    return lines
+
+
+def short(value: float) -> str:
+    """A number in two digits, or in whole ones."""
+    return f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}"
