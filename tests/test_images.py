@@ -19,6 +19,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from folders import png, record, write_folder
+from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
@@ -586,8 +587,8 @@ def test_images_that_cannot_be_used_cost_only_their_own_samples(
         for (name, _, _), error in refused.items():
             assert error and f"problem {name}" in error and f"{name}.png" in error and "\n" not in error
     assert made and "aspect ratio" in str(made["bad_0", "image-only", 0][1])
-    counts = RunFolder(tmp_path / "run").summary()["views"]["image-only"]
-    assert (counts["error"], counts["n_samples"]) == (4, 8)
+    counts = read_summary(tmp_path / "run").views["image-only"]
+    assert (counts.error, counts.n_samples) == (4, 8)
 
 
 def _with_absent(policy: Policy, problems: list[Problem], folder: Path) -> dict[Any, tuple[str, str | None]]:

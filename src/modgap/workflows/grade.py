@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from modgap.analysis.original import original_figures
 from modgap.analysis.original_mathverse import mathverse_figures
+from modgap.analysis.results import Summary, read_import_note
 from modgap.analysis.summary import summarise
 from modgap.core.errors import UserError
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
+from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
 from modgap.engines.judge import Judge
 from modgap.grading.answer import Grade, Mode, extract_answer, grade
@@ -29,8 +30,6 @@ from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.reporting.words import reply_words
 from modgap.workflows.judge_stage import CHECK, SEED, settle_all
 
-IMPORT_NOTE = "import.json"
-"""What an imported run tells its gradings, see `importing`."""
 BATCH = 256
 
 Progress = Callable[[str, int, int], None]
@@ -44,7 +43,7 @@ def grade_run(
     judge: Judge | None = None,
     check: int = CHECK,
     seed: int = SEED,
-) -> dict[str, Any]:
+) -> Summary:
     """Grade the responses of a run, again if need be, and summarise them. The model is not needed.
 
     Args:
@@ -57,7 +56,7 @@ def grade_run(
         seed: Which of them.
 
     Returns:
-        The summary, also written to the run folder; `judge` in it says what the judge did, see `judge_stage`.
+        The summary, also written to the run folder.
 
     Raises:
         UserError: It is no evaluation run, its responses are of another run than its manifest, another process is
@@ -76,7 +75,7 @@ def grade_held(
     judge: Judge | None = None,
     check: int = CHECK,
     seed: int = SEED,
-) -> dict[str, Any]:
+) -> Summary:
     """`grade_run` for a caller that holds the run's lock."""
     manifest = run.manifest()
     problems = run.problems()
@@ -97,19 +96,41 @@ def grade_held(
     rows = [_row(response, problems, mode, verdict) for response, verdict in zip(responses, verdicts, strict=True)]
     run.write_grades(rows, mode)
     summary = summarise(problems, responses, rows, expected_samples=manifest.get("resolved", {}).get("samples"))
-    summary["mode"] = mode  # also where there is nothing to grade
-    summary["judge"] = judged
-    summary["sampling"] = sampling_of(manifest)
-    summary["warnings"] = [*greedy_words(manifest), *summary["warnings"]]
-    note = run.path / IMPORT_NOTE
-    imported = read_json(note) if note.exists() else {}
-    summary["warnings"] += imported.get("warnings", [])
-    summary["warnings"] += [*open_words(rows), *reply_words(responses, rows)]
-    if mode == "paper" and not all(problem.question_type for problem in problems.values()):
-        summary["original"] = original_figures(responses, rows, imported.get("other_files"))
-    if mode == "paper" and "mathverse" in summary:
-        summary["mathverse"]["original"] = mathverse_figures(problems, responses, rows)
+    imported = read_import_note(run.path)
+    summary = summary.model_copy(
+        update={
+            "mode": mode,  # also where there is nothing to grade
+            "judge": judged,
+            "sampling": sampling_of(manifest),
+            "warnings": [
+                *greedy_words(manifest),
+                *summary.warnings,
+                *imported.warnings,
+                *open_words(rows),
+                *reply_words(responses, rows),
+            ],
+        }
+    )
+    if mode == "paper":
+        summary = _with_original(summary, problems, responses, rows, imported.other_files)
     run.write_summary(summary)
+    return summary
+
+
+def _with_original(
+    summary: Summary,
+    problems: Mapping[str, ProblemRow],
+    responses: Sequence[Response],
+    rows: Sequence[GradeRow],
+    other_files: Mapping[str, Mapping[str, int]] | None,
+) -> Summary:
+    """The summary with the figures that the original prints: of MathVerse's problems, and of others."""
+    if not all(problem.question_type for problem in problems.values()):
+        summary = summary.model_copy(update={"original": original_figures(responses, rows, other_files)})
+    if summary.mathverse:
+        original = mathverse_figures(problems, responses, rows)
+        mathverse = summary.mathverse.model_copy(update={"original": original})
+        summary = summary.model_copy(update={"mathverse": mathverse})
     return summary
 
 
