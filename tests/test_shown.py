@@ -68,7 +68,7 @@ def test_whatever_a_view_shows_is_a_part_of_the_fingerprint(own: dict[str, Any])
 def test_each_view_is_graded_by_its_own_answer(tmp_path: Path) -> None:
     problem = replace(WHOLE, shown={"image-only": Shown(None, answer="8")})
     summary = evaluate([problem], ScriptedEngine(lambda *_: "\\boxed{8}"), tmp_path, samples=1)
-    assert {view: row["correct"] for view, row in summary["views"].items()} == {"full-text": 0, "image-only": 1}
+    assert {view: row.correct for view, row in summary.views.items()} == {"full-text": 0, "image-only": 1}
     assert RunFolder(tmp_path).problems()["p"].answers == {"image-only": "8"}
 
 

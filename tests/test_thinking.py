@@ -167,9 +167,9 @@ def test_the_chat_template_may_open_the_thinking(tmp_path: Path, opened: str) ->
     summary = evaluate(asked, Says(SAID, opened), tmp_path, views="question-only", samples=1)
     assert outcomes(RunFolder(tmp_path)) == RIGHT
     words = f"1 response was {CUT_THINKING}: a box in it is no answer."
-    assert (words in summary["warnings"]) == (not opened)
+    assert (words in summary.warnings) == (not opened)
     numbers = build_report([tmp_path], tmp_path / "report.html")
-    assert (words in numbers["warnings"]) == (not opened)
+    assert (words in numbers.warnings) == (not opened)
 
 
 def test_models_that_open_their_thinking_themselves_are_graded_as_before(tmp_path: Path) -> None:

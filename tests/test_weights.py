@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem

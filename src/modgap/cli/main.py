@@ -407,7 +407,7 @@ def study(
             benchmark=benchmark, engine=engine, settings=settings, limit=limit, options=options, given=given(),
         )  # fmt: skip
         numbers = studies[out] if out in studies else build_report(list(studies), out / "report.html")
-        write_json(out / "summary.json", numbers)
+        write_json(out / "summary.json", numbers.model_dump(mode="json"))
     print_numbers(numbers)
     print(f"report: {(out / 'report.html').resolve()}")
 

@@ -513,13 +513,9 @@ class RunFolder:
         """The grades of the last grading, or of the last one in a mode; empty before the first."""
         return list(iter_rows(self._grades_path(mode), GradeRow))
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Replace summary.json."""
-        write_json(self._file("summary.json"), summary)
-
-    def summary(self) -> dict[str, Any]:
-        """The numbers of the run."""
-        return read_json(self._file("summary.json"))
+    def write_summary(self, summary: BaseModel) -> None:
+        """Replace summary.json; `analysis.results` says what it holds, and reads it."""
+        write_json(self._file("summary.json"), summary.model_dump(mode="json"))
 
 
 class ResponseWriter:

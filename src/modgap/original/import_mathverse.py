@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.analysis.original_mathverse import print_mathverse
+from modgap.analysis.results import Summary
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem, Shown, split_grader
 from modgap.core.record import Response, RunFolder, iter_rows, write_text
@@ -126,13 +127,17 @@ class GenerationSource(Source):
             odd[f"of {len(wanted):,} are missing"] = missing
         return _note(self._files, odd, scored, self._views, with_gold=self._with_gold)
 
-    def original(self, summary: dict[str, Any]) -> dict[str, Any]:
+    def with_original(self, strict: Summary, paper: Summary) -> Summary:
         """The breakdown by version has the original's figures."""
-        return summary["mathverse"]
+        if not strict.mathverse or not paper.mathverse:
+            return strict
+        breakdown = strict.mathverse.model_copy(update={"original": paper.mathverse.original})
+        return strict.model_copy(update={"mathverse": breakdown})
 
-    def print_original(self, figures: Mapping[str, Any]) -> None:
+    def print_original(self, summary: Summary) -> None:
         """Print them as `eval-results.py` does."""
-        print_mathverse(figures)
+        if summary.mathverse and summary.mathverse.original:
+            print_mathverse(summary.mathverse.original)
 
     def remarks(self, note: Mapping[str, Any]) -> list[str]:
         """How far the original's verdicts are ours."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from modgap.analysis.results import Summary
 from modgap.core import registry
 from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling
 from modgap.core.errors import UsageError, UserError
@@ -149,7 +150,7 @@ def evaluate(
     identity: Mapping[str, Any] | None = None,
     given: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Ask a model every problem in every view, grade the answers and summarise them.
 
     Args:
@@ -210,13 +211,13 @@ def evaluate(
         return grade_held(run, mode, progress=progress)
 
 
-def check_not_all_failed(run: RunFolder, summary: Mapping[str, Any]) -> None:
+def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
     """End with the cause where there is not one response: such a run has no numbers.
 
     Raises:
         UserError: Every sample failed.
     """
-    if any(row["error"] < row["n_samples"] for row in summary["views"].values()):
+    if any(row.error < row.n_samples for row in summary.views.values()):
         return
     causes: Counter[str] = Counter()
     for response in run.responses():

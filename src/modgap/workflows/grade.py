@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
+from modgap.analysis.results import Summary, read_import_note
 from modgap.analysis.summary import summarise
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.problem import split_grader
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
+from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
 from modgap.engines.judge import Judge
 from modgap.grading.answer import Mode, extract_answer
@@ -30,8 +31,6 @@ from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.reporting.words import reply_words
 from modgap.workflows.judge_stage import CHECK, SEED, settle_all
 
-IMPORT_NOTE = "import.json"
-"""What an imported run tells its gradings, see `importing`."""
 BATCH = 256
 
 Progress = Callable[[str, int, int], None]
@@ -45,7 +44,7 @@ def grade_run(
     judge: Judge | None = None,
     check: int = CHECK,
     seed: int = SEED,
-) -> dict[str, Any]:
+) -> Summary:
     """Grade the responses of a run, again if need be, and summarise them. The model is not needed.
 
     Args:
@@ -58,7 +57,7 @@ def grade_run(
         seed: Which of them.
 
     Returns:
-        The summary, also written to the run folder; `judge` in it says what the judge did, see `judge_stage`.
+        The summary, also written to the run folder.
 
     Raises:
         UserError: It is no evaluation run, its responses are of another run than its manifest, another process is
@@ -77,7 +76,7 @@ def grade_held(
     judge: Judge | None = None,
     check: int = CHECK,
     seed: int = SEED,
-) -> dict[str, Any]:
+) -> Summary:
     """`grade_run` for a caller that holds the run's lock."""
     manifest = run.manifest()
     problems = run.problems()
@@ -100,22 +99,29 @@ def grade_held(
     rows = [_row(response, problems, mode, verdict) for response, verdict in zip(responses, verdicts, strict=True)]
     run.write_grades(rows, mode)
     summary = summarise(problems, responses, rows, expected_samples=manifest.get("resolved", {}).get("samples"))
-    summary["mode"] = mode  # also where there is nothing to grade
-    summary["judge"] = judged
-    summary["sampling"] = sampling_of(manifest)
-    summary["warnings"] = [*greedy_words(manifest), *summary["warnings"]]
-    note = run.path / IMPORT_NOTE
-    imported = read_json(note) if note.exists() else {}
-    summary["warnings"] += imported.get("warnings", [])
-    summary["warnings"] += [*open_words(rows), *reply_words(responses, rows)]
+    imported = read_import_note(run.path)
+    summary = summary.model_copy(
+        update={
+            "mode": mode,  # also where there is nothing to grade
+            "judge": judged,
+            "sampling": sampling_of(manifest),
+            "warnings": [
+                *greedy_words(manifest),
+                *summary.warnings,
+                *imported.warnings,
+                *open_words(rows),
+                *reply_words(responses, rows),
+            ],
+        }
+    )
     if mode == "paper":
         for with_figures in _paper_figures(problems):
-            summary = with_figures(summary, problems, responses, rows, imported.get("other_files"))
+            summary = with_figures(summary, problems, responses, rows, imported.other_files)
     run.write_summary(summary)
     return summary
 
 
-def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., dict[str, Any]]]:
+def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., Summary]]:
     """What adds the original's figures to a summary, for each data set that the problems are of."""
     graders = sorted({problem.grader for problem in problems.values()})
     paths = dict.fromkeys(registry.data_set_of([grader]).paper_figures for grader in graders)

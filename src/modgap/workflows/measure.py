@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from modgap.analysis.results import Summary
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import UserError
@@ -197,7 +198,7 @@ def evaluate_model(
     given: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     warn_of_images: bool = True,
-) -> dict[str, Any]:
+) -> Summary:
     """Measure a model on problems.
 
     Args:

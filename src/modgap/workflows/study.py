@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modgap.analysis.results import ReportSummary
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
@@ -57,7 +58,7 @@ class Study:
             return self.options
         return as_in(self.out / "base" / "eval", self.options)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> ReportSummary:
         """Do what is not done yet, and report; see `run_study`."""
         from modgap.reporting.page import build_report
 
@@ -83,7 +84,7 @@ class Study:
                 )  # fmt: skip
             say("writing the report", started)
             numbers = build_report([out], out / "report.html")
-            write_json(out / "summary.json", numbers)
+            write_json(out / "summary.json", numbers.model_dump(mode="json"))
         return numbers
 
 
@@ -153,7 +154,7 @@ def run_study(
     limit: int | None = None,
     options: EvalOptions | None = None,
     given: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> ReportSummary:
     """Measure a base model, train it with each recipe, measure each result, and report them side by side.
 
     Args:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modgap.analysis.results import ReportSummary
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
@@ -40,7 +41,7 @@ def run_sweep(
     limit: int | None = None,
     options: EvalOptions | None = None,
     given: Mapping[str, Any] | None = None,
-) -> dict[Path, dict[str, Any]]:
+) -> dict[Path, ReportSummary]:
     """Run a study, or one for each training seed, several jobs at a time.
 
     Args:
