@@ -801,11 +801,11 @@ def test_a_folder_is_for_one_recipe_and_for_no_other_kind_of_run(
     ("change", "views", "message"),
     [
         (
-            {"prompts": {"full-text": "AB = 3. Find AB."}},
+            {"shown": {"full-text": Shown("AB = 3. Find AB.")}},
             ("full-text",),
             "validation .*no prompt.*'image-only'.*eval_ev",
         ),
-        ({"prompts": {"image-only": "Find AB."}}, ("image-only", "full-text"), "stage 2 .*no prompt.*'full-text'"),
+        ({"shown": {"image-only": Shown("Find AB.")}}, ("image-only", "full-text"), "stage 2 .*no prompt.*'full-text'"),
         ({"image": None}, ("full-text",), r"stage 1 .*problem prob_0 has no diagram.*\(7 more"),
         ({"image": None}, ("text-only",), "validation .*no diagram.*eval_every=0"),
         ({"image": Path("nowhere.png")}, ("image-only",), "no file nowhere.png"),
