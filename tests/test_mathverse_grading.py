@@ -537,6 +537,13 @@ FLOODS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("piece", ["C or ", "(C), ", "option C, ", "not the ", "A is "])
+def test_a_flood_of_letters_takes_no_time(piece: str) -> None:
+    start = time.perf_counter()
+    verdict(piece * (1900 // len(piece)) + "?", "C", "multi-choice")
+    assert time.perf_counter() - start < 2  # a hang, not a slow machine
+
+
 def test_floods_take_no_time() -> None:
     for name, text in FLOODS.items():
         for kind in ("multi-choice", "free-form"):

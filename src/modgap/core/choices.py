@@ -27,7 +27,9 @@ _INLINE = r"(?:^|(?<=[\s.,;)\]]))(?:\({0}\)|{0}\s*[.:)])"
 
 _ALONE = re.compile(r"[(\[{]*\s*([A-Ha-h])\s*[)\]}]*\s*[.:]?")
 _LEADING = re.compile(r"[{(\[]*\s*([A-H])\s*[)\]}]*\s*[.:)]|[{]*\s*[(\[]\s*([A-H])\s*[)\]]")
-_SEVERAL = re.compile(r"[(\[{]*\s*[A-H]\s*[)\]}]*(?:\s*(?:,|;|/|&|\band\b|\bor\b|\n)\s*[(\[{]*\s*[A-H]\s*[)\]}]*)+[.]?")
+_SEVERAL = re.compile(  # possessive, since both sides of a letter take the same spaces
+    r"[(\[{]*+\s*+[A-H]\s*+[)\]}]*+(?:\s*+(?:,|;|/|&|\band\b|\bor\b|\n)\s*+[(\[{]*+\s*+[A-H]\s*+[)\]}]*+)++[.]?"
+)
 _LEADING_LETTER = re.compile(r"[(\[]?\s*([A-Ha-h])(?:\s*[)\]])?(?![A-Za-z0-9'])")
 _TRAILING_LETTER = re.compile(r"(?<![A-Za-z0-9\\])(?:[(\[]\s*)?([A-Ha-h])(?:\s*[)\]])?[.:]?$")
 _SEPARATOR = re.compile(
