@@ -154,6 +154,9 @@ def _point_without_brackets(answer: Form, gold: Form, close: Close) -> bool | No
     """`2, -2` for the point `(2, -2)`: in that order."""
     if _may_be_the_same_range(answer, gold) or "{}" in (answer.sign, gold.sign):
         return None
+    names = [part.name for part in (answer if answer.kind == "list" else gold).parts]
+    if all(names) and names != sorted(names):
+        return None  # `y = 1, x = 2` for the point (1, 2)
     if "()" not in (answer.sign, gold.sign) or "or" in (answer.sign, gold.sign) or len(answer.parts) != len(gold.parts):
         return False
     return _all(same_form(a, g, close) for a, g in zip(answer.parts, gold.parts, strict=True))
