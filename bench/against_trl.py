@@ -29,15 +29,15 @@ import transformers
 from made import MODELS, machine, make_policy, picture, write
 from transformers import ProcessorMixin, TrainerCallback
 
-from modgap.core.grading import reward
 from modgap.core.problem import Problem
 from modgap.core.prompt import training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
+from modgap.grading.answer import reward
 from modgap.models.policy import Policy
+from modgap.training.events import Event
 from modgap.training.local import train
-from modgap.training.protocol import Event
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.28}
 

@@ -14,10 +14,10 @@ import time
 import atheris
 
 with atheris.instrument_imports(include=["modgap"]):
-    from modgap.core import choices, comparison, forms, formula, judge, number  # noqa: F401
-    from modgap.core.grading import grade, well_formatted
-    from modgap.core.judge import Undecided, parse_verdict
-    from modgap.core.mathverse_grading import Case, grade_by_rule
+    from modgap.grading import choices, compare, forms, formula, judge, number  # noqa: F401
+    from modgap.grading.answer import grade, well_formatted
+    from modgap.grading.judge import Undecided, parse_verdict
+    from modgap.grading.mathverse import Case, grade_by_rule
 
 MODES = ("strict", "relative", "exact", "paper")
 KINDS = ("multi-choice", "free-form")

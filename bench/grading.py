@@ -30,12 +30,12 @@ from mathruler.grader import extract_boxed_content, grade_answer
 
 import test_grading
 import test_mathverse_grading
-from modgap.core.forms import read_form
-from modgap.core.formula import evaluate
-from modgap.core.grading import Mode, grade
-from modgap.core.greek import canonical
-from modgap.core.judge import JudgeMode, Undecided
-from modgap.core.mathverse_grading import Case, grade_by_rule
+from modgap.grading.answer import Mode, grade
+from modgap.grading.forms import read_form
+from modgap.grading.formula import evaluate
+from modgap.grading.greek import canonical
+from modgap.grading.judge import JudgeMode, Undecided
+from modgap.grading.mathverse import Case, grade_by_rule
 
 Verdict = bool | None
 Grader = Callable[[Case], Verdict]

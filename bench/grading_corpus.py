@@ -27,9 +27,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from modgap.core.grading import grade, reward
-from modgap.core.judge import Undecided
-from modgap.core.mathverse_grading import Case, grade_by_rule
+from modgap.grading.answer import grade, reward
+from modgap.grading.judge import Undecided
+from modgap.grading.mathverse import Case, grade_by_rule
 from modgap.rewards import compute_score
 
 Verdict = tuple[str, str]

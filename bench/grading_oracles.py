@@ -24,9 +24,9 @@ from pathlib import Path
 
 from mathruler.grader import grade_answer
 
-from modgap.core.grading import extract_answer
-from modgap.core.judge import Undecided
-from modgap.core.mathverse_grading import Case, grade_by_rule
+from modgap.grading.answer import extract_answer
+from modgap.grading.judge import Undecided
+from modgap.grading.mathverse import Case, grade_by_rule
 
 MAX_CHARS = 200
 OTHERS = 20

@@ -32,7 +32,7 @@ from modgap.core.prompt import evaluation_prompt
 from modgap.core.view import get_view
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.inference.hf import HfEngine
+from modgap.engines.hf import HfEngine
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
 from modgap.models.quiet import quiet

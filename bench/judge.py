@@ -34,10 +34,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from mathverse_data import VERSIONS, rows, write_parquet
 from modgap.core.record import RunFolder
-from modgap.evaluation import read_problems
-from modgap.grading_runs import grade_run
-from modgap.judging import JudgeOptions, make_judge
-from modgap.measure import EvalOptions, evaluate_model
+from modgap.workflows.evaluate import read_problems
+from modgap.workflows.grade import grade_run
+from modgap.workflows.judging import JudgeOptions, make_judge
+from modgap.workflows.measure import EvalOptions, evaluate_model
 
 WORDS = ("increasing", "an isosceles triangle", "they never meet", "the second quadrant", "Yes, by symmetry")
 VOCABULARY = 151_936

@@ -21,7 +21,7 @@ from PIL import Image
 from modgap.core.problem import Problem
 from modgap.models.load import load_policy, tiny_folder
 from modgap.models.policy import Policy
-from modgap.training.estimate import SHAPES, Shape
+from modgap.training.shape import SHAPES, Shape
 
 QWEN_3B = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
 # As the 3B has it, windows, grouped keys, a vocabulary beyond the tokenizer's and all, but small: for trying scripts.

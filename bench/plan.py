@@ -30,11 +30,11 @@ from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.policy import Policy
-from modgap.study import dry_notes, known_model
-from modgap.training.estimate import Shape
+from modgap.training.events import Event
 from modgap.training.local import train
-from modgap.training.local_plan import cost, gpu, lengths_of, this_cpu
-from modgap.training.protocol import Event
+from modgap.training.plan import cost, gpu, lengths_of, this_cpu
+from modgap.training.shape import Shape
+from modgap.workflows.study import dry_notes, known_model
 
 Point = dict[str, Any]
 # The second of three is where a thing stays while another grows.

@@ -26,10 +26,10 @@ from cards import Cards
 from vllm_speed import PIXELS, Fixed, requests, write_shape
 
 from modgap.core.engine import Engine, Request, Sampling
-from modgap.inference.replicas import ReplicaEngine
-from modgap.inference.vllm_engine import VllmEngine
-from modgap.measure import _make_hf
+from modgap.engines.replicas import ReplicaEngine
+from modgap.engines.vllm import VllmEngine
 from modgap.models.load import tiny_folder
+from modgap.workflows.measure import _make_hf
 
 SAMPLING = Sampling(temperature=0.6, max_tokens=256, seed=42)
 

@@ -26,8 +26,8 @@ import browser
 from modgap.core.engine import Request, Sampling, sample_seed
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.evaluation import evaluate
-from modgap.inference.scripted import ScriptedEngine
+from modgap.engines.scripted import ScriptedEngine
+from modgap.workflows.evaluate import evaluate
 
 WORDS = (
     "In the triangle the side AB is 7 and the angle ABC is 90 degrees, so that by Pythagoras the other one follows. "
@@ -69,7 +69,7 @@ def main() -> None:
         print(f"made in {time.process_time() - start:.1f} s", file=sys.stderr)
         page = root / "report.html"
         if given.profile:
-            from modgap.report.page import build_report
+            from modgap.reporting.page import build_report
 
             profile = cProfile.Profile()
             profile.runcall(build_report, folders, page)

@@ -2,7 +2,7 @@
 
 Simulates the change of the gap of one recipe: problems differ in difficulty, each seed moves both views by an amount of
 its own and each problem a little differently, 4 samples a view. The truth is the mean over all seeds and problems. Five
-ways to make the interval; `modgap.core.seeds` has the last one.
+ways to make the interval; `modgap.analysis.seeds` has the last one.
 
 In the last rows problems spread little, which is where intervals are too narrow most easily: normal values whose shares
 of problem, seed and the rest have the standard deviations that the row says, in points.
@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from modgap.core.resampling import student_critical
-from modgap.core.seeds import crossed_variances, over_seeds
+from modgap.analysis.resampling import student_critical
+from modgap.analysis.seeds import crossed_variances, over_seeds
 
 Floats = npt.NDArray[np.float64]
 SAMPLES = 4

@@ -20,10 +20,10 @@ from typing import Any
 from modgap.core.recipe import Recipe
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.evaluation import read_problems
-from modgap.measure import EvalOptions, evaluate_model
 from modgap.models.load import tiny_folder
-from modgap.study import dry_notes, resolve_recipe, train_recipe
+from modgap.workflows.evaluate import read_problems
+from modgap.workflows.measure import EvalOptions, evaluate_model
+from modgap.workflows.study import dry_notes, resolve_recipe, train_recipe
 
 VIEWS = ("full-text", "image-only")
 

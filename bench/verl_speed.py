@@ -31,7 +31,7 @@ from PIL import Image
 from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.study import train_recipe
+from modgap.workflows.study import train_recipe
 
 TWINS, PLAIN = "1", "2"
 """Gold answers: they tell the reward whether a problem's right responses have twins."""

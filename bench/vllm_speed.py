@@ -9,7 +9,7 @@ values), whose responses have lengths drawn from a seeded long-tailed distributi
 
 Loops, on one engine after another:
 
-* `ours`: every sample is asked for at once, see `modgap.inference.vllm_engine`;
+* `ours`: every sample is asked for at once, see `modgap.engines.vllm`;
 * `chunks`: the original's loop (`inference.py` of its MathVerse evaluation): `LLM.generate` of 16 prompts with all of
   their samples, and the next 16 when the last of them is done;
 * `chunks16`: as `chunks`, with at most 16 samples at work, as the original sets `max_num_seqs`.
@@ -40,9 +40,9 @@ from PIL import Image, ImageDraw
 from modgap.core.engine import Request, Sampling
 from modgap.core.prompt import Prompt, evaluation_prompt
 from modgap.datasets.synthetic import write_dataset
-from modgap.evaluation import read_problems
-from modgap.inference.vllm_engine import VllmEngine
+from modgap.engines.vllm import VllmEngine
 from modgap.models.load import tiny_folder
+from modgap.workflows.evaluate import read_problems
 
 PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
 CHUNK, CHUNK_SEQS = 16, 16

@@ -13,10 +13,10 @@ import re
 import sys
 from pathlib import Path
 
-from modgap.cli import app
-from modgap.report.cells import read_cells
-from modgap.report.seed_tables import as_markdown, seed_tables
-from modgap.report.seeds import seed_numbers
+from modgap.analysis.cells import read_cells
+from modgap.analysis.seed_summary import seed_numbers
+from modgap.cli.main import app
+from modgap.reporting.seed_tables import as_markdown, seed_tables
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

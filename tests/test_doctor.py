@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modgap import doctor
+from modgap.cli import doctor
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:

@@ -18,9 +18,7 @@ from modgap.cli import main
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
 from modgap.models.load import tiny_folder
-from modgap.study import known_model, print_plan, resolve_recipe
-from modgap.training.estimate import SHAPES, Shape
-from modgap.training.local_plan import (
+from modgap.training.plan import (
     BEGINNING,
     WAITING,
     Cost,
@@ -38,6 +36,8 @@ from modgap.training.local_plan import (
     with_rows,
     with_twins,
 )
+from modgap.training.shape import SHAPES, Shape
+from modgap.workflows.study import known_model, print_plan, resolve_recipe
 
 QWEN = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
 LENGTHS = Lengths(image=256, prompt=396, twin=356, response=400, longest=800)
@@ -240,7 +240,7 @@ def test_the_dry_run_prints_cost_and_assumptions(capsys: pytest.CaptureFixture[s
 
 
 def test_counting_needs_no_torch() -> None:
-    code = "import sys, modgap.training.local_plan; sys.exit('torch' in sys.modules)"
+    code = "import sys, modgap.training.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -20,10 +20,10 @@ from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.record import RunFolder
 from modgap.core.view import VIEWS
-from modgap.evaluation import evaluate, fingerprint, read_problems
-from modgap.grading_runs import grade_run
-from modgap.inference.scripted import ScriptedEngine
-from modgap.measure import EvalOptions, evaluate_model
+from modgap.engines.scripted import ScriptedEngine
+from modgap.workflows.evaluate import evaluate, fingerprint, read_problems
+from modgap.workflows.grade import grade_run
+from modgap.workflows.measure import EvalOptions, evaluate_model
 
 
 @pytest.fixture

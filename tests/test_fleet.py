@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from modgap import fleet, jobs
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
-from modgap.fleet import read_models, run_fleet, run_names
-from modgap.measure import EvalOptions
+from modgap.workflows import job
+from modgap.workflows import jobs as fleet
+from modgap.workflows.jobs import read_models, run_fleet, run_names
+from modgap.workflows.measure import EvalOptions
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +90,7 @@ class Machine:
         monkeypatch.setattr(jobs, "visible_accelerators", lambda: devices)
         monkeypatch.setattr(jobs, "_end_group", lambda child: None)
         monkeypatch.setattr(fleet, "POLL_S", 0.001)
-        monkeypatch.setattr(jobs.subprocess, "Popen", self.start)
+        monkeypatch.setattr(job.subprocess, "Popen", self.start)
 
     def start(self, command: list[str], *, env: dict[str, str], stdout: Any, **_: Any) -> Child:
         model, device = command[command.index("--model") + 1], env["CUDA_VISIBLE_DEVICES"]
@@ -239,22 +240,22 @@ def test_whatever_ends_the_fleet_ends_its_jobs(
 
 
 def test_a_model_or_a_list_but_not_both(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from modgap import cli
+    from modgap.cli import main
 
     asked = ["eval", "--data", str(data), "--out", str(tmp_path / "x")]
     for more in ([], ["--model", "tiny", "--models", "list.txt"]):
-        assert cli.main([*asked, *more]) == 2
+        assert main.main([*asked, *more]) == 2
         assert capsys.readouterr().err.startswith("modgap: give one of --model and --models")
 
 
 def test_problems_are_read_to_check_them_and_let_go_before_the_models_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modgap import cli, evaluation
+    from modgap.workflows import evaluate
 
     read: list[Any] = []
     held: list[int] = []
-    original = evaluation.read_problems
+    original = evaluate.read_problems
 
     def reading(*given: Any, **more: Any) -> Any:
         read.append(original(*given, **more))
@@ -268,5 +269,5 @@ def test_problems_are_read_to_check_them_and_let_go_before_the_models_run(
     monkeypatch.setattr(evaluation, "read_problems", reading)
     monkeypatch.setattr(fleet, "evaluate_models", run)
     asked = ["eval", "--data", str(data), "--benchmark", "synthetic", "--out", str(tmp_path / "x")]
-    assert cli.main([*asked, "--models", "list.txt"]) == 0
+    assert main.main([*asked, "--models", "list.txt"]) == 0
     assert held == [3, 0]

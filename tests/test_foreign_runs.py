@@ -18,11 +18,11 @@ from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.record import Response, RunFolder
-from modgap.evaluation import evaluate
-from modgap.grading_runs import grade_run
-from modgap.importing import import_answers
-from modgap.inference.scripted import ScriptedEngine
-from modgap.report.page import build_report
+from modgap.engines.scripted import ScriptedEngine
+from modgap.original.import_pgps9k import import_answers
+from modgap.reporting.page import build_report
+from modgap.workflows.evaluate import evaluate
+from modgap.workflows.grade import grade_run
 
 PROBLEMS = [Problem(f"p{n}", "Find x.", f"{n}.000", semantic=(f"AB = {n}",)) for n in range(3)]
 VIEWS = "text-only,question-only"  # no diagram is needed
@@ -243,8 +243,8 @@ def import_in_turns(barrier: Any, folder: Path, gold: Path, out: Path, told: Any
 
 def begin_studies_in_turns(barrier: Any, style: Any, data: Path, out: Path, told: Any) -> None:
     """The same with studies, which are only begun."""
-    from modgap.measure import EvalOptions
-    from modgap.study import prepare_study
+    from modgap.workflows.measure import EvalOptions
+    from modgap.workflows.study import prepare_study
 
     options = EvalOptions(style=style)
     for number in range(STUDIES):

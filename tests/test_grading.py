@@ -15,9 +15,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from modgap.core.grading import extract_answer, grade, reward, well_formatted
-from modgap.core.number import MAX_CHARS, decimal_comma_readings, parse_number, readings
-from modgap.core.paper_grading import extract_boxed_content
+from modgap.grading.answer import extract_answer, grade, reward, well_formatted
+from modgap.grading.number import MAX_CHARS, decimal_comma_readings, parse_number, readings
+from modgap.grading.paper import extract_boxed_content
 
 # gold: boxes that state it (to 5e-3) | after `!`, boxes that do not | after `?`, boxes that do in one of two readings
 TABLE = r"""
@@ -495,7 +495,7 @@ def test_exact_is_mathruler_on_plain_arithmetic(expression: tuple[str, float], o
 
 def test_sympy_is_loaded_for_the_original_modes_only() -> None:
     code = (
-        "import sys; from modgap.core.grading import grade; import modgap.rewards; grade(r'\\boxed{5}', '5');"
+        "import sys; from modgap.grading.answer import grade; import modgap.rewards; grade(r'\\boxed{5}', '5');"
         "assert not {'sympy', 'mathruler', 'torch', 'numpy'} & set(sys.modules); grade(r'\\boxed{5}', '5', 'paper');"
         "assert 'mathruler' in sys.modules"
     )
@@ -511,7 +511,7 @@ def test_sympy_is_loaded_for_the_original_modes_only() -> None:
 def test_shared_tables_do_not_change_what_mathruler_normalises(text: str | list[str]) -> None:
     from mathruler.grader import _normalize as original
 
-    from modgap.core.paper_grading import _safe_grade_answer
+    from modgap.grading.paper import _safe_grade_answer
 
     def outcome(normalise: object) -> object:
         try:

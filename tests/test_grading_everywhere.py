@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from modgap.core.grading import grade
-from modgap.core.mathverse_grading import Case, grade_all, grade_by_rule
-from modgap.core.symbolic import SymbolicPool
+from modgap.grading.answer import grade
+from modgap.grading.mathverse import Case, grade_all, grade_by_rule
+from modgap.grading.symbolic import SymbolicPool
 
 ANSWERS = [
     "5", "5.004", "2\\sqrt{3}", "(C)", "C: 120°", "120", "none", "(-2, 1]", "y = 2x+3", "2x+3=y",
@@ -95,7 +95,7 @@ def test_the_symbolic_stage_works_in_threads_and_in_daemons() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (pip install 'modgap[ray]')")
 def test_ray_workers(expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # What Ray reads when it is imported, once for all tests.
-    from modgap.inference.ray_cluster import _ENVIRONMENT
+    from modgap.engines.ray import _ENVIRONMENT
 
     for name, value in _ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -104,8 +104,8 @@ def test_ray_workers(expected: list[str], monkeypatch: pytest.MonkeyPatch) -> No
     arguments = (ANSWERS, GOLDS, QUESTION)
 
     def remotely(*given: Any) -> list[str]:  # of this function: sent by value, as what a script defines is
-        from modgap.core.grading import grade
-        from modgap.core.mathverse_grading import Case, grade_by_rule
+        from modgap.grading.answer import grade
+        from modgap.grading.mathverse import Case, grade_by_rule
 
         answers, golds, question = given
         responses = [(f"<think>a</think> \\boxed{{{answer}}}", gold) for answer in answers for gold in golds]

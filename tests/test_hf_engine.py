@@ -27,7 +27,7 @@ from modgap.core.prompt import Prompt, evaluation_prompt
 from modgap.core.view import get_view
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.inference.hf import HfEngine
+from modgap.engines.hf import HfEngine
 from modgap.models.decode import Generated, begin, decode_step, sample_batch
 from modgap.models.encode import EncodedPrompt
 from modgap.models.load import load_policy

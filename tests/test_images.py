@@ -28,18 +28,18 @@ from modgap.core.prompt import Prompt
 from modgap.core.record import RunFolder
 from modgap.core.view import VIEWS, parse_views
 from modgap.datasets import pgps9k
-from modgap.datasets.prepare import write_parquet
+from modgap.datasets.parquet import write_parquet
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.evaluation import _image, evaluate, fingerprint, warn_about_images
-from modgap.inference.chat import to_messages
-from modgap.inference.hf import HfEngine
-from modgap.inference.ray_cluster import Cluster
-from modgap.inference.scripted import ScriptedEngine
+from modgap.engines.chat import to_messages
+from modgap.engines.hf import HfEngine
+from modgap.engines.ray import Cluster
+from modgap.engines.scripted import ScriptedEngine
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
 from modgap.recipes.paper import full_text
-from modgap.report.viewer import _embed
+from modgap.reporting.viewer import _embed
 from modgap.training.setup import check_prompts, digest
+from modgap.workflows.evaluate import _image, evaluate, fingerprint, warn_about_images
 
 # pytest puts its own filters in front of those that `core.images` sets.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")

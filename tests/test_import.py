@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 
 from folders import png, record, write_folder
-from modgap.answer_folders import describe
+from modgap.analysis import power
 from modgap.cli import main
-from modgap.core import planning
 from modgap.core.errors import UserError
-from modgap.core.grading import grade
 from modgap.core.record import RunFolder
-from modgap.grading_runs import grade_run
-from modgap.importing import Imported, import_answers
-from modgap.power import measure, plan
+from modgap.grading.answer import grade
+from modgap.original.import_pgps9k import Imported, import_answers
+from modgap.original.pgps9k import describe
+from modgap.workflows.grade import grade_run
+from modgap.workflows.power import measure, plan
 
 FULL, IMAGE = "new_9k_m_full_cond_max4096_n4_tmp_0.6_bs16", "new_9k_m_4096_tmp_0.6"
 
@@ -457,7 +457,7 @@ def test_a_pilot_run_gives_the_assumptions_that_describe_it(tmp_path: Path) -> N
     assert 0 < measured["consistency"] < 1 and 0 < measured["correlation"] <= 1
     points = 100 * float(rates_VP[0].mean() - rates_VP[1].mean())
     expected = 100 * float(np.std(rates_VP[0] - rates_VP[1], ddof=1))
-    assert planning.difference_sd(points, 4, **measured) == pytest.approx(expected, rel=0.02)
+    assert power.difference_sd(points, 4, **measured) == pytest.approx(expected, rel=0.02)
     mine = plan(10, run=run, consistency=0.1)
     assert mine.assumptions == measured | {"consistency": 0.1} and mine.sources["consistency"] == "given"
     assert mine.sources["correlation"] == str(run)
@@ -474,9 +474,9 @@ def test_power_prints_a_table_that_agrees_with_planning(capsys: pytest.CaptureFi
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()[:1].isdigit()]
     assert [row[0] for row in rows] == ["1", "2", "4", "8", "16"]
     for row in rows:
-        needed = planning.problems_needed(5, int(row[0]), 0.8, 0.99)
+        needed = power.problems_needed(5, int(row[0]), 0.8, 0.99)
         assert row[1:3] == [f"{needed:,}", f"{2 * int(row[0]) * needed:,}"]
-        assert row[3] == f"{100 * planning.power(5, 400, int(row[0]), 0.99):.1f}%"
+        assert row[3] == f"{100 * power.power(5, 400, int(row[0]), 0.99):.1f}%"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modgap.core.grading import Grade
-from modgap.core.judge import Undecided, max_tokens, parse_verdict, settle, unsettled
-from modgap.core.mathverse_grading import Case, grade_all, grade_by_rule
 from modgap.core.prompt import judge_prompt
+from modgap.grading.answer import Grade
+from modgap.grading.judge import Undecided, max_tokens, parse_verdict, settle, unsettled
+from modgap.grading.mathverse import Case, grade_all, grade_by_rule
 
 CASE = Undecided("a rhombus", "a square", "What is it?", "strict")
 

@@ -13,9 +13,9 @@ from modgap.cli import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt, judge_prompt
-from modgap.grading_runs import grade_run
-from modgap.inference.text import HfTextEngine, VllmTextEngine, token_ids
-from modgap.judging import JudgeOptions, make_judge
+from modgap.engines.text import HfTextEngine, VllmTextEngine, token_ids
+from modgap.workflows.grade import grade_run
+from modgap.workflows.judging import JudgeOptions, make_judge
 from test_judge_run import many
 from tiny_judge import make_judge_model
 

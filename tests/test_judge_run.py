@@ -18,21 +18,21 @@ from typing import Any
 
 import pytest
 
+from modgap.analysis.agreement import Agreement
 from modgap.cli import main
-from modgap.core import symbolic
-from modgap.core.agreement import Agreement
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
-from modgap.core.grading import grade
-from modgap.core.mathverse_grading import Case, grade_all
 from modgap.core.prompt import judge_prompt
 from modgap.core.record import ProblemRow, Response, RunFolder
-from modgap.core.symbolic import SKIPPED
-from modgap.core.verdicts import VerdictFile
-from modgap.grading_runs import grade_run
-from modgap.inference.judge import Judge
-from modgap.judging import JudgeOptions, make_judge
-from modgap.report.page import build_report
+from modgap.engines.judge import Judge
+from modgap.grading import symbolic
+from modgap.grading.answer import grade
+from modgap.grading.mathverse import Case, grade_all
+from modgap.grading.symbolic import SKIPPED
+from modgap.grading.verdicts import VerdictFile
+from modgap.reporting.page import build_report
+from modgap.workflows.grade import grade_run
+from modgap.workflows.judging import JudgeOptions, make_judge
 
 CHOICES = "What is the angle?\nChoices:\nA:40°\nB:60°\nC:120°\nD:x"
 # Problem -> question type, question, gold, and the content of the box of each sample.

@@ -31,15 +31,15 @@ from modgap.core.prompt import Prompt, contrastive_prompt, training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.core.record import RunFolder
 from modgap.models import tree
-from modgap.models.build import Size, build_tiny
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
+from modgap.testbed.build import Size, build_tiny
 from modgap.training import checkpoint as checkpoint_module
 from modgap.training import local, rollout, update
 from modgap.training.checkpoint import LastStep
+from modgap.training.events import Event
 from modgap.training.local import final_checkpoint, train
 from modgap.training.log import StageLog
-from modgap.training.protocol import Event
 from modgap.training.rollout import Batch, DataOrder, draw_size, hold_out, score
 from modgap.training.setup import check_prompts, digest, identity
 from modgap.training.update import MicroBatch, SharedVision, TokenStats, computing, gradients, old_logprobs

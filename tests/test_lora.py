@@ -18,19 +18,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from modgap import measure
 from modgap.core import registry
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
-from modgap.core.model_folder import ADAPTER
 from modgap.core.prompt import Prompt
-from modgap.inference.hf import HfEngine
-from modgap.inference.vllm_start import adapter_arguments
-from modgap.models.build import Size, build_tiny
+from modgap.engines.hf import HfEngine
+from modgap.engines.vllm_start import adapter_arguments
+from modgap.models.folder import ADAPTER
 from modgap.models.load import check_model, load_policy, model_fingerprint
 from modgap.models.lora import merge_adapter, read_adapter, write_without_adapter
 from modgap.models.policy import Policy
-from modgap.training import verl_merge
+from modgap.testbed.build import Size, build_tiny
+from modgap.training.verl import merge
+from modgap.workflows import measure
 
 SIZE = Size(text_width=128, text_layers=2, text_mlp=192, vision_width=128, vision_layers=2, vision_mlp=160)
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8))
@@ -282,8 +282,8 @@ def test_what_verl_trained_with_lora_is_in_what_is_converted(
     (actor / "huggingface" / "config.json").touch()
     (actor / "model_world_size_1_rank_0.pt").touch()
     with pytest.raises(UserError, match="the adapter of a LoRA training"):
-        verl_merge.merge(tmp_path, tmp_path / "out")
-    out = verl_merge.merge(tmp_path, tmp_path / "out", merge_adapter=merge_adapter)
+        merge.merge(tmp_path, tmp_path / "out")
+    out = merge.merge(tmp_path, tmp_path / "out", merge_adapter=merge_adapter)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step_3", "out"]
     assert not (out / "lora_adapter").exists() and "LoRA merged" in (out / "README.md").read_text()
     check_model(out)
@@ -366,7 +366,7 @@ def test_vllm_answers_as_the_adapters_did(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'modgap[vllm]'")
     from modgap.core.prompt import evaluation_prompt
     from modgap.datasets.synthetic import write_dataset
-    from modgap.evaluation import read_problems
+    from modgap.workflows.evaluate import read_problems
 
     policy = load_policy("tiny", device="cuda", lora=8)
     rng = torch.Generator().manual_seed(0)

@@ -24,6 +24,8 @@ from PIL import Image
 
 import mathverse_data as made
 from folders import png
+from modgap.analysis.mathverse import mathverse_tables
+from modgap.analysis.original_mathverse import mathverse_lines
 from modgap.cli import main
 from modgap.core.engine import Request
 from modgap.core.errors import UserError
@@ -33,18 +35,16 @@ from modgap.core.record import RunFolder
 from modgap.core.view import VERSION_VIEWS, VERSIONS, parse_versions
 from modgap.datasets import mathverse
 from modgap.datasets.mathverse_rows import files_of
-from modgap.evaluation import evaluate, fingerprint, read_problems
-from modgap.generation_files import generation_files
-from modgap.grading_runs import grade_run
-from modgap.importing_mathverse import JUDGE, import_generations
-from modgap.inference.scripted import ScriptedEngine
-from modgap.measure import EvalOptions, evaluate_model
-from modgap.original_mathverse import mathverse_lines
-from modgap.report.collect import collect
-from modgap.report.mathverse import mathverse_tables
-from modgap.report.page import build_report, numbers_of
-from modgap.report.pictures import read_picture
-from modgap.report.viewer import viewer_data
+from modgap.engines.scripted import ScriptedEngine
+from modgap.original.import_mathverse import JUDGE, import_generations
+from modgap.original.mathverse import generation_files
+from modgap.reporting.collect import collect
+from modgap.reporting.page import build_report, numbers_of
+from modgap.reporting.pictures import read_picture
+from modgap.reporting.viewer import viewer_data
+from modgap.workflows.evaluate import evaluate, fingerprint, read_problems
+from modgap.workflows.grade import grade_run
+from modgap.workflows.measure import EvalOptions, evaluate_model
 
 FIVE = tuple(VERSION_VIEWS)
 Rows = list[dict[str, Any]]
@@ -397,7 +397,7 @@ def test_a_version_of_mathverses_is_no_view_of_other_problems(tmp_path: Path) ->
 
 
 def test_the_defaults_are_the_originals(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modgap.measure._make_hf", lambda *_: ScriptedEngine(lambda *_: "\\boxed{A}"))
+    monkeypatch.setattr("modgap.workflows.measure._make_hf", lambda *_: ScriptedEngine(lambda *_: "\\boxed{A}"))
     problems = read_problems("mathverse", data, limit=2)
     evaluate_model(problems, "tiny", tmp_path / "run", EvalOptions(style="paper"))
     resolved = RunFolder(tmp_path / "run").manifest()["resolved"]

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modgap.core.choices import named_letters, parse_choices
-from modgap.core.comparison import same_form
-from modgap.core.forms import read_form
-from modgap.core.formula import evaluate
-from modgap.core.grading import Grade
-from modgap.core.judge import Undecided
-from modgap.core.mathverse_grading import Case, grade_all, grade_by_rule
-from modgap.core.symbolic import SymbolicPool
+from modgap.grading.answer import Grade
+from modgap.grading.choices import named_letters, parse_choices
+from modgap.grading.compare import same_form
+from modgap.grading.forms import read_form
+from modgap.grading.formula import evaluate
+from modgap.grading.judge import Undecided
+from modgap.grading.mathverse import Case, grade_all, grade_by_rule
+from modgap.grading.symbolic import SymbolicPool
 
 QUESTION = "Then angle CED is ()\nChoices:\nA:40°\nB:60°\nC:120°\nD:2\\sqrt{3}"
 
@@ -626,7 +626,7 @@ def test_what_algebra_does_not_prove_goes_to_the_judge_and_is_an_error_without_o
 
 
 def test_without_math_verify_the_stage_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modgap.core.symbolic.available", lambda: False)
+    monkeypatch.setattr("modgap.grading.symbolic.available", lambda: False)
     with SymbolicPool() as pool:
         grades = grade_all(CASES, symbolic=pool)
     assert grades[1].outcome == "error" and "modgap[mathverse]" in grades[1].reason

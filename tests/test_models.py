@@ -20,14 +20,14 @@ from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import INSTRUCTION, Prompt
-from modgap.inference.hf import HfEngine
-from modgap.measure import EvalOptions, evaluate_model
+from modgap.engines.hf import HfEngine
 from modgap.models import flash, load
-from modgap.models.build import Size, build_tiny
 from modgap.models.decode import Generated, pick, uniforms
 from modgap.models.encode import EncodedPrompt
 from modgap.models.load import check_folder, load_policy, model_fingerprint, resolve
 from modgap.models.policy import Policy
+from modgap.testbed.build import Size, build_tiny
+from modgap.workflows.measure import EvalOptions, evaluate_model
 
 CORPUS = [
     f"In this problem, AB = {n}, m \\angle CAB = {n + 20}, B is on line AC.\n"

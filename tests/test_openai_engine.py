@@ -32,10 +32,10 @@ from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import SYSTEM, Prompt
 from modgap.core.record import RunFolder
-from modgap.evaluation import evaluate
-from modgap.inference.chat import UnreadableReply, read_reply
-from modgap.inference.failures import refused_parameter
-from modgap.inference.openai_api import OpenAIEngine
+from modgap.engines.chat import UnreadableReply, read_reply
+from modgap.engines.failures import refused_parameter
+from modgap.engines.openai import OpenAIEngine
+from modgap.workflows.evaluate import evaluate
 
 KEY = "sk-very-secret-0123456789"
 FAULTS = (

@@ -24,9 +24,9 @@ from folders import CORNER_DIAGRAMS, CORNERS, png, real_folder, record, write_fo
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import contrastive_prompt, evaluation_prompt, training_prompt
+from modgap.datasets import parquet as module
 from modgap.datasets import pgps9k
-from modgap.datasets import prepare as module
-from modgap.datasets.prepare import VARIANTS, prepare, write_parquet
+from modgap.datasets.parquet import VARIANTS, prepare, write_parquet
 
 INSTRUCTION = (
     r"You should FIRST think about the reasoning process as an internal monologue and then provide the final answer. "
@@ -255,7 +255,7 @@ def test_a_file_holds_the_rows_that_went_in(found: list[Problem], variant: str, 
 def test_pandas_is_not_imported(tmp_path: Path) -> None:
     """To load it takes longer than to write a thousand rows, and most of Arrow's constructors do so unasked."""
     code = (
-        "import sys; from modgap.datasets.prepare import prepare; prepare(sys.argv[1], sys.argv[2], 'contrastive');"
+        "import sys; from modgap.datasets.parquet import prepare; prepare(sys.argv[1], sys.argv[2], 'contrastive');"
         "print(sorted({'pandas', 'datasets', 'torch'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, str(write_folder(tmp_path / "d")), str(tmp_path / "out")]
@@ -281,7 +281,7 @@ def test_ten_thousand_problems_fit_in_memory(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "d", train={f"p{number}": record() for number in range(10_000)})
     (folder / "Diagram_Visual" / "img_1.png").write_bytes(png() + os.urandom(25_000))
     code = (
-        "import sys; from modgap.datasets.prepare import prepare;"
+        "import sys; from modgap.datasets.parquet import prepare;"
         "print(prepare(sys.argv[1], sys.argv[2], 'contrastive').rows['train']);"
         # Not ru_maxrss: that one starts with what the parent, this test run, holds.
         "print(next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) // 1024)"

@@ -12,10 +12,9 @@ from PIL import Image
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
 from modgap.datasets.synthetic import make_problem
-from modgap.models.build import Size
 from modgap.models.load import load_policy
-from modgap.models.pretrain import Schedule, Trainer, new_head, patchify
-from modgap.pretraining.data import (
+from modgap.testbed.build import Size
+from modgap.testbed.data import (
     CELL,
     CHARACTERS,
     MIXTURE,
@@ -29,8 +28,9 @@ from modgap.pretraining.data import (
     marks_of,
     texts_of,
 )
-from modgap.pretraining.exam import fitness
-from modgap.pretraining.run import pretrain
+from modgap.testbed.exam import fitness
+from modgap.testbed.run import pretrain
+from modgap.testbed.train import Schedule, Trainer, new_head, patchify
 
 PLAN = Plan(problems=12, seed=3, batch=8)
 SMALL = Size(text_width=128, text_layers=1, text_mlp=128, vision_width=64, vision_layers=1, vision_mlp=64)

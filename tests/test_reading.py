@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folders import real_folder
-from modgap.core.reading import compare, read_clauses, transcription
+from modgap.analysis.transcription import compare, read_clauses, transcription
 from modgap.datasets.synthetic import make_problem
 
 CONDITIONS = ("C is on line AB", "AB = 7", r"m \angle ABC = 35", "DE = 3x-5", r"AB \parallel DE")

@@ -31,13 +31,13 @@ from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
 from modgap.datasets.synthetic import write_dataset
-from modgap.evaluation import read_problems
-from modgap.inference import replicas, scripted
-from modgap.inference.ray_cluster import Cluster
-from modgap.inference.replica_queue import MOST_SILENCES
-from modgap.inference.replicas import MOST_FAILURES, ReplicaEngine
-from modgap.measure import EvalOptions, _make_hf, accelerators_each
+from modgap.engines import replicas, scripted
+from modgap.engines.ray import Cluster
+from modgap.engines.replica_queue import MOST_SILENCES
+from modgap.engines.replicas import MOST_FAILURES, ReplicaEngine
 from modgap.models.load import tiny_folder
+from modgap.workflows.evaluate import read_problems
+from modgap.workflows.measure import EvalOptions, _make_hf, accelerators_each
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=40, seed=3)
 

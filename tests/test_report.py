@@ -18,20 +18,20 @@ from PIL import Image
 from rich.console import Console
 
 from browser import CHROMIUM, Browser
+from modgap.analysis.summary import Scores, summarise
 from modgap.core.errors import UserError
+from modgap.core.progress import print_check
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets.faults import Fault, Report
-from modgap.display import print_check
-from modgap.report import export, tables
-from modgap.report.charts import scale
-from modgap.report.collect import collect
-from modgap.report.judged import doubt_words
-from modgap.report.page import build_report
-from modgap.report.paper import RECIPES, model_size, paper_tables
-from modgap.report.summary import Scores, summarise
-from modgap.report.terminal import print_numbers, print_summary
-from modgap.report.viewer import embed_json
+from modgap.reporting import export, tables
+from modgap.reporting.charts import scale
+from modgap.reporting.collect import collect
+from modgap.reporting.judged import doubt_words
+from modgap.reporting.page import build_report
+from modgap.reporting.paper import RECIPES, model_size, paper_tables
+from modgap.reporting.terminal import print_numbers, print_summary
+from modgap.reporting.viewer import embed_json
 
 HOSTILE = (
     "</script><script>document.title='broken'</script><!-- <img src=x onerror=\"document.title='broken'\">"

@@ -14,22 +14,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from modgap.analysis.cells import read_cells, write_cells
+from modgap.analysis.gap import paired_gap
+from modgap.analysis.resampling import student_critical, student_two_sided
+from modgap.analysis.seeds import over_seeds, pooled_p_values
 from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
-from modgap.core.resampling import student_critical, student_two_sided
-from modgap.core.seeds import over_seeds, pooled_p_values
-from modgap.core.stats import paired_gap
 from modgap.datasets.synthetic import write_dataset
-from modgap.measure import EvalOptions
-from modgap.report.cells import read_cells, write_cells
-from modgap.report.collect import collect
-from modgap.report.curves import averaged
-from modgap.report.export import write_tables
-from modgap.report.figures import draw
-from modgap.report.page import build_report, numbers_of
-from modgap.report.terminal import print_numbers
-from modgap.study import resolve_recipe, run_study
+from modgap.reporting.collect import collect
+from modgap.reporting.curves import averaged
+from modgap.reporting.export import write_tables
+from modgap.reporting.figures import draw
+from modgap.reporting.page import build_report, numbers_of
+from modgap.reporting.terminal import print_numbers
 from modgap.training.setup import identity
+from modgap.workflows.measure import EvalOptions
+from modgap.workflows.study import resolve_recipe, run_study
 
 ROOT = Path(__file__).parent.parent
 POINTS = (-200.0, 200.0)

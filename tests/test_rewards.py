@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modgap.core.record import ProblemRow, Response, RunFolder
-from modgap.grading_runs import grade_run
 from modgap.rewards import compute_score, gap_reward
+from modgap.workflows.grade import grade_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 

@@ -16,14 +16,14 @@ from modgap.core.engine import PLAIN, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.record import RunFolder
-from modgap.evaluation import evaluate
-from modgap.grading_runs import grade_run
-from modgap.inference.scripted import ScriptedEngine
-from modgap.jobs import eval_arguments
-from modgap.measure import EvalOptions, as_in, evaluate_model
+from modgap.engines.scripted import ScriptedEngine
 from modgap.models.load import tiny_folder
-from modgap.report.page import build_report
-from modgap.report.sampling import greedy_words, sampling_of
+from modgap.reporting.page import build_report
+from modgap.reporting.sampling import greedy_words, sampling_of
+from modgap.workflows.evaluate import evaluate
+from modgap.workflows.grade import grade_run
+from modgap.workflows.job import eval_arguments
+from modgap.workflows.measure import EvalOptions, as_in, evaluate_model
 
 PROBLEMS = [Problem(f"p{n}", "Find x.", f"{n}.000", semantic=(f"AB = {n}",)) for n in range(3)]
 VIEWS = "text-only,question-only"
@@ -45,7 +45,7 @@ class Recording(ScriptedEngine):
 def engine(monkeypatch: pytest.MonkeyPatch) -> Recording:
     """Takes the place of the model that would be loaded."""
     made = Recording()
-    monkeypatch.setattr("modgap.measure._make_hf", lambda *_: made)
+    monkeypatch.setattr("modgap.workflows.measure._make_hf", lambda *_: made)
     return made
 
 

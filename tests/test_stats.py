@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modgap.core.planning import difference_sd, power, problems_needed
-from modgap.core.resampling import t_quantile
-from modgap.core.stats import accuracy, gap_change, holm, majority_vote, mcnemar, paired_gap, pass_at_k
+from modgap.analysis.gap import accuracy, gap_change, holm, majority_vote, mcnemar, paired_gap, pass_at_k
+from modgap.analysis.power import difference_sd, power, problems_needed
+from modgap.analysis.resampling import t_quantile
 
 counts = st.lists(st.integers(0, 4), min_size=1, max_size=30)
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30)
@@ -109,7 +109,7 @@ def test_the_bootstrap_is_seeded_and_its_two_ways_of_drawing_agree(monkeypatch: 
     text, vision = rng.binomial(4, 0.6, 300) / 4, rng.binomial(4, 0.4, 300) / 4
     drawn_by_value = paired_gap(text, vision)
     assert paired_gap(text, vision) == drawn_by_value
-    monkeypatch.setattr("modgap.core.resampling.FEW_ROWS", 0)
+    monkeypatch.setattr("modgap.analysis.resampling.FEW_ROWS", 0)
     drawn_by_row = paired_gap(text, vision)
     assert (drawn_by_row.ci_low, drawn_by_row.ci_high) == pytest.approx(
         (drawn_by_value.ci_low, drawn_by_value.ci_high), abs=0.4

@@ -20,8 +20,8 @@ from modgap.core.errors import UserError
 from modgap.core.recipe import Settings
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
-from modgap.measure import EvalOptions
-from modgap.study import resolve_recipe, resolve_recipes, run_study
+from modgap.workflows.measure import EvalOptions
+from modgap.workflows.study import resolve_recipe, resolve_recipes, run_study
 
 # At this temperature most groups are mixed, so that two are soon found.
 SETTINGS = (

@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from modgap import sweep
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
-from modgap.jobs import eval_arguments, visible_accelerators
-from modgap.measure import EvalOptions
-from modgap.study import prepare_study, resolve_recipes
-from modgap.sweep import Jobs, Step, _begins_as, parse_seeds, run_sweep
+from modgap.workflows import sweep
+from modgap.workflows.job import eval_arguments, visible_accelerators
+from modgap.workflows.measure import EvalOptions
+from modgap.workflows.study import prepare_study, resolve_recipes
+from modgap.workflows.sweep import Jobs, Step, _begins_as, parse_seeds, run_sweep
 
 QUICK = ("steps=1", "prompts_per_step=2", "mini_batch=2", "max_refills=1", "eval_every=0", "validation_problems=0",
          "max_response_tokens=16", "overlong_buffer=8")  # fmt: skip
@@ -253,7 +253,7 @@ def test_whatever_ends_a_sweep_ends_its_jobs_in_order(
 
 
 def test_options_become_the_arguments_that_give_them() -> None:
-    from modgap.cli import app
+    from modgap.cli.main import app
 
     options = EvalOptions(views="image-only", samples=2, temperature=0.0, engine_args=("a=1", "b=2"), batch_size=7)
     words = ["eval", "--data", "d", "--model", "m", "--out", "o", *eval_arguments(options)]

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from modgap.core.engine import Completion, FinishReason, Request, Sampling
-from modgap.core.grading import Mode, grade
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
 from modgap.core.record import RunFolder
 from modgap.core.thinking import CUT_THINKING, UnknownPart, graded_text, message_text, opened_by
-from modgap.evaluation import evaluate
-from modgap.grading_runs import grade_run
-from modgap.inference.chat import refuses_system
-from modgap.inference.vllm_engine import VllmEngine
-from modgap.report.page import build_report
+from modgap.engines.chat import refuses_system
+from modgap.engines.vllm import VllmEngine
+from modgap.grading.answer import Mode, grade
+from modgap.reporting.page import build_report
+from modgap.workflows.evaluate import evaluate
+from modgap.workflows.grade import grade_run
 
 BOX = "Maybe \\boxed{14}, wait"
 

@@ -15,9 +15,9 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.models.load import tiny_folder
-from modgap.training.estimate import SHAPES, Layout, estimate, image_tokens, shape_of
-from modgap.training.verl_config import Files, Model, layout, stage_overrides, to_hydra
-from modgap.training.verl_plan import plan, stage_files
+from modgap.training.shape import SHAPES, Layout, estimate, image_tokens, shape_of
+from modgap.training.verl.config import Files, Model, layout, stage_overrides, to_hydra
+from modgap.training.verl.plan import plan, stage_files
 
 SEVEN = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
 MODEL = Model("Qwen/Qwen2.5-VL-7B-Instruct", SEVEN)
@@ -102,15 +102,15 @@ def test_the_reward_is_the_built_in_one_or_the_users() -> None:
     path, function = "reward.custom_reward_function.path", "+reward.custom_reward_function.reward_kwargs.function"
     assert overrides()[path] == "pkg://modgap.rewards"
     own = overrides("reward.function=mine:score")
-    assert own[path] == "pkg://modgap.training.verl_reward" and own[function] == "mine:score"
+    assert own[path] == "pkg://modgap.training.verl.reward" and own[function] == "mine:score"
 
 
 def test_a_reward_of_the_users_is_scored_as_in_the_local_engine() -> None:
-    from modgap.training.verl_reward import compute_score
+    from modgap.training.verl.reward import compute_score
 
-    got = compute_score("9k", "<think>a</think>\\boxed{2}", "2", function="modgap.core.grading:reward", ignored=1)
+    got = compute_score("9k", "<think>a</think>\\boxed{2}", "2", function="modgap.grading.answer:reward", ignored=1)
     assert got == {"score": 1.0, "acc": 1.0, "format": 1.0}
-    assert compute_score("9k", None, "2", function="modgap.core.grading:reward")["acc"] == 0.0
+    assert compute_score("9k", None, "2", function="modgap.grading.answer:reward")["acc"] == 0.0
 
 
 # Passing on

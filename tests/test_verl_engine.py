@@ -18,16 +18,16 @@ import pytest
 from folders import png
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
+from modgap.core.processes import watched
 from modgap.core.recipe import Recipe, Settings, Stage
-from modgap.datasets.prepare import write_parquet
+from modgap.datasets.parquet import write_parquet
 from modgap.models.load import tiny_folder
 from modgap.training.checkpoint import final_checkpoint
-from modgap.training.protocol import Event
-from modgap.training.verl_config import Model
-from modgap.training.verl_engine import Tools, train
-from modgap.training.verl_log import metrics_line, why
-from modgap.training.verl_merge import actor_folder
-from modgap.training.verl_process import watched
+from modgap.training.events import Event
+from modgap.training.verl.config import Model
+from modgap.training.verl.engine import Tools, train
+from modgap.training.verl.log import metrics_line, why
+from modgap.training.verl.merge import actor_folder
 
 SETTINGS = Settings(
     steps=4, prompts_per_step=4, mini_batch=4, samples_per_prompt=2, micro_batch=2, save_every=2, eval_every=1,
@@ -244,7 +244,7 @@ def test_whatever_a_child_started_ends_with_it(tmp_path: Path) -> None:
 def test_killing_the_engine_ends_the_child(tmp_path: Path) -> None:
     """SIGTERM, as a scheduler sends it."""
     code = (
-        "from pathlib import Path; from modgap.training.verl_process import watched; import sys;"
+        "from pathlib import Path; from modgap.core.processes import watched; import sys;"
         f"watched(['sh', '-c', 'echo $$; exec sleep 60'], Path({str(tmp_path / 'log')!r}), {{}})"
     )
     engine = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -258,14 +258,14 @@ def test_an_engine_that_is_killed_outright_takes_everything_with_it(tmp_path: Pa
     """SIGKILL leaves it no time; the child sees that its parent is gone. One of its own has lost the mark, as Ray's
     agents do."""
     child = (
-        "from modgap.training.verl_process import end_with_parent; end_with_parent(0.05); import os, subprocess, time;"
+        "from modgap.core.processes import end_with_parent; end_with_parent(0.05); import os, subprocess, time;"
         "p = subprocess.Popen(['sleep', '60'], start_new_session=True);"
         "q = subprocess.Popen(['sleep', '60'], start_new_session=True, env={});"
         "print(os.getpid(), p.pid, q.pid, flush=True);"
         "time.sleep(60)"
     )
     code = (
-        "from pathlib import Path; from modgap.training.verl_process import watched; import sys;"
+        "from pathlib import Path; from modgap.core.processes import watched; import sys;"
         f"watched([sys.executable, '-c', {child!r}], Path({str(tmp_path / 'log')!r}), {{}})"
     )
     engine = subprocess.Popen([sys.executable, "-c", code])

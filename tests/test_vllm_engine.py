@@ -23,16 +23,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modgap import measure
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, evaluation_prompt
 from modgap.core.record import RunFolder
-from modgap.inference import vllm_engine, vllm_start
-from modgap.inference.vllm_engine import VllmEngine, _Feed, _Prepared, complete, image_name, messages
-from modgap.inference.vllm_start import check_names, explain, parse_engine_args, pixel_arguments, telling_args
-from modgap.measure import EvalOptions
+from modgap.engines import vllm as vllm_engine
+from modgap.engines import vllm_start
+from modgap.engines.vllm import VllmEngine, _Feed, _Prepared, complete, image_name, messages
+from modgap.engines.vllm_start import check_names, explain, parse_engine_args, pixel_arguments, telling_args
+from modgap.workflows import measure
+from modgap.workflows.measure import EvalOptions
 
 
 def request(number: int, samples: tuple[int, ...] = (0,), **changes: Any) -> Request:
@@ -243,7 +244,7 @@ def test_the_log_stays_where_a_message_names_it(tmp_path: Path, monkeypatch: pyt
 def test_the_guard_ends_what_it_was_told_of_when_our_process_is_killed(tmp_path: Path) -> None:
     program = (
         "import subprocess, sys, time\n"
-        "from modgap.inference.vllm_start import _start_guard\n"
+        "from modgap.engines.vllm_start import _start_guard\n"
         "guard = _start_guard()\n"
         "child = subprocess.Popen(['sleep', '60'])\n"
         "guard.stdin.write(f'{child.pid}\\n'.encode()); guard.stdin.flush()\n"
@@ -475,7 +476,7 @@ def real() -> Any:
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> list[Request]:
     from modgap.datasets.synthetic import write_dataset
-    from modgap.evaluation import read_problems
+    from modgap.workflows.evaluate import read_problems
 
     folder = tmp_path_factory.mktemp("data")
     write_dataset(folder, train=2, test=24, seed=3)
@@ -494,7 +495,7 @@ def by_key(completions: Any) -> dict[tuple[str, str, int], Completion]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("changes", [{}, {"system": None}, {"system": None, "prefill": "<think>"}])
 def test_vllm_says_what_transformers_says(real: VllmEngine, asked: list[Request], changes: dict[str, Any]) -> None:
-    from modgap.inference.hf import HfEngine
+    from modgap.engines.hf import HfEngine
     from modgap.models.load import load_policy
 
     prompts = [replace(one, prompt=replace(one.prompt, **changes)) for one in asked]

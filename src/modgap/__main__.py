@@ -1,5 +1,5 @@
 """`python -m modgap`."""
 
-from modgap.cli import run
+from modgap.cli.main import run
 
 run()

@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modgap.core.grading import Tolerance, reward
 from modgap.core.thinking import message_text, reasoning_of
+from modgap.grading.answer import Tolerance, reward
 
 Message = Mapping[str, Any]
 GOLD_COLUMNS = ("ground_truth", "answer", "solution")

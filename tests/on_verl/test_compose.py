@@ -16,9 +16,9 @@ from modgap.cli import main
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe, apply_settings
-from modgap.training.estimate import SHAPES
-from modgap.training.verl_compose import VERSION, compose
-from modgap.training.verl_config import Files, Model, stage_overrides
+from modgap.training.shape import SHAPES
+from modgap.training.verl.compose import VERSION, compose
+from modgap.training.verl.config import Files, Model, stage_overrides
 
 MODEL = Model("Qwen/Qwen2.5-VL-7B-Instruct", SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"])
 FILES = Files(("/data/a b/train.parquet",), "/data/v.parquet", "/out/verl", "/out/metrics.jsonl", "/out/tensorboard")
@@ -73,7 +73,7 @@ def test_the_rewards_tolerance_and_a_users_own_arrive(tmp_path: Path) -> None:
 
     exact: Any = get_custom_reward_fn(composed("reward.tolerance=exact"))
     assert exact("9k", "<think>a</think>\\boxed{4.53}", "4.500")["acc"] == 0.0
-    own: Any = get_custom_reward_fn(composed("reward.function=modgap.core.grading:reward"))
+    own: Any = get_custom_reward_fn(composed("reward.function=modgap.grading.answer:reward"))
     assert own("9k", "<think>a</think>\\boxed{4.5}", "4.500")["acc"] == 1.0
 
 
@@ -113,12 +113,12 @@ def test_the_plugin_is_registered_as_verls_engine_and_agent_loop() -> None:
     from verl.models.transformers import qwen2_vl
     from verl.workers.engine.base import EngineRegistry
 
-    from modgap.training import verl_plugin
+    from modgap.training.verl import plugin
 
-    assert _agent_loop_registry["modgap"]["_target_"] == "modgap.training.verl_rollout.TwinAgentLoop"
+    assert _agent_loop_registry["modgap"]["_target_"] == "modgap.training.verl.rollout.TwinAgentLoop"
     for backend in ("fsdp", "fsdp2"):
-        assert EngineRegistry._engines["language_model"][backend]["cuda", "modgap"] is verl_plugin.ContrastiveEngine
-    assert qwen2_vl._get_input_embeds is verl_plugin.input_embeds
+        assert EngineRegistry._engines["language_model"][backend]["cuda", "modgap"] is plugin.ContrastiveEngine
+    assert qwen2_vl._get_input_embeds is plugin.input_embeds
 
 
 @pytest.mark.slow

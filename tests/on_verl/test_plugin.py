@@ -32,7 +32,7 @@ from modgap.models.load import load_policy, tiny_folder
 from modgap.training.objective import eligible_rows
 from modgap.training.rollout import Batch
 from modgap.training.update import gradients, old_logprobs
-from modgap.training.verl_merge import merge
+from modgap.training.verl.merge import merge
 
 SETTINGS = Settings(
     prompts_per_step=4, samples_per_prompt=2, mini_batch=4, micro_batch=2, max_prompt_tokens=512,
@@ -246,7 +246,7 @@ def test_positions_are_those_of_the_local_engine() -> None:
     from transformers import AutoConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
-    from modgap.training.verl_plugin import positions
+    from modgap.training.verl.plugin import positions
 
     case = Case([0.0] * 8, SETTINGS)
     processor: Any = SimpleNamespace(config=AutoConfig.from_pretrained(tiny_folder()))
@@ -258,7 +258,7 @@ def test_positions_are_those_of_the_local_engine() -> None:
 
 
 def test_equal_images_are_told_from_others() -> None:
-    from modgap.training.verl_plugin import distinct_images
+    from modgap.training.verl.plugin import distinct_images
 
     a, b = torch.rand(4, 6), torch.rand(4, 6)
     wide, tall = [1, 1, 4], [1, 4, 1]
@@ -267,7 +267,7 @@ def test_equal_images_are_told_from_others() -> None:
 
 
 def test_a_twin_shows_the_prompts_images() -> None:
-    from modgap.training.verl_rollout import twin_messages
+    from modgap.training.verl.rollout import twin_messages
 
     shown = {"type": "image", "image": object()}
     raw = [{"role": "user", "content": [shown, {"type": "text", "text": "AB = 3. Find AB."}]}]
@@ -282,10 +282,10 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     from verl.utils.dataset.rl_dataset import RLHFDataset
     from verl.workers.rollout.replica import TokenOutput
 
-    from modgap.datasets.prepare import write_parquet
-    from modgap.training.verl_compose import compose
-    from modgap.training.verl_config import Files, Model, stage_overrides
-    from modgap.training.verl_rollout import TwinAgentLoop
+    from modgap.datasets.parquet import write_parquet
+    from modgap.training.verl.compose import compose
+    from modgap.training.verl.config import Files, Model, stage_overrides
+    from modgap.training.verl.rollout import TwinAgentLoop
 
     problem = Problem(id="p", question="Find AB.", answer="3.000", image=picture(1), semantic=("AB = 3", "BC = 4"))
     write_parquet([problem], tmp_path / "t.parquet", variant, "aligned")

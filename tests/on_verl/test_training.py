@@ -30,7 +30,7 @@ from transformers import AutoTokenizer
 
 from modgap.models.load import tiny_folder
 from modgap.rewards import compute_score
-from modgap.training.verl_log import DROPPED_REWARD
+from modgap.training.verl.log import DROPPED_REWARD
 
 pytestmark = [
     pytest.mark.slow,

@@ -29,13 +29,13 @@ DATASETS: dict[str, str] = {
     "mathverse": "modgap.datasets.mathverse:read",
 }
 INFERENCE_ENGINES: dict[str, str] = {
-    "hf": "modgap.inference.hf:HfEngine",
-    "vllm": "modgap.inference.vllm_engine:VllmEngine",
-    "openai": "modgap.inference.openai_api:OpenAIEngine",
+    "hf": "modgap.engines.hf:HfEngine",
+    "vllm": "modgap.engines.vllm:VllmEngine",
+    "openai": "modgap.engines.openai:OpenAIEngine",
 }
 TRAINING_ENGINES: dict[str, str] = {
     "local": "modgap.training.local:train",
-    "verl": "modgap.training.verl_engine:train",
+    "verl": "modgap.training.verl.engine:train",
 }
 
 # Module to the extra that brings it, for a message when it is missing.

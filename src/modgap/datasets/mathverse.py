@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modgap.core.errors import UserError
-from modgap.core.mathverse_grading import Case, grade_by_rule
 from modgap.core.problem import Problem
 from modgap.core.view import ALL_VIEWS, VERSION_VIEWS
 from modgap.datasets.faults import Counts, Fault, Progress, Report, inspections, named, unusual_images
 from modgap.datasets.mathverse_rows import Row, files_of, line_of, scan, take_images
+from modgap.grading.mathverse import Case, grade_by_rule
 
 if TYPE_CHECKING:
     from modgap.core.images import Inspection

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
-from modgap.core.mathverse_grading import FREE_FORM, MULTI_CHOICE, question_type_of
 from modgap.core.view import VERSIONS
 from modgap.datasets.faults import Fault, json_type
+from modgap.grading.mathverse import FREE_FORM, MULTI_CHOICE, question_type_of
 
 HUB_ID = "AI4Math/MathVerse"
 _NEEDED = ("problem_index", "problem_version", "question", "answer", "question_type")

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core.errors import UserError, unknown
-from modgap.core.number import parse_number
 from modgap.core.problem import Problem
 from modgap.core.view import DEFAULT_VIEWS, VIEWS
 from modgap.datasets.faults import (
@@ -44,6 +43,7 @@ from modgap.datasets.faults import (
     unusual_images,
 )
 from modgap.datasets.json_file import JsonObject, parse, where_and_why
+from modgap.grading.number import parse_number
 
 if TYPE_CHECKING:
     from modgap.core.images import Inspection

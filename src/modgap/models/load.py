@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modgap.core.errors import UserError
-from modgap.core.model_folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
+from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
 from modgap.models.weights import Weights, check_weights, damaged, refuse_adapter, refuse_misfits
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modgap.core.errors import UserError
-from modgap.core.model_folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
+from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
 from modgap.models.weights import INDEX, find_weights
 
 _LINEAR = r"layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)"

@@ -24,8 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from modgap.models.casts import Casts, moved
 from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.encode import EncodedPrompt, Encoder
+from modgap.models.files import save_folder
 from modgap.models.patches import pixel_values
-from modgap.models.save import save_folder
 from modgap.models.static import StaticSampler, wanted
 from modgap.models.tree import tree_hidden
 from modgap.models.vision import encode_images

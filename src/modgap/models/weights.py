@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
-from modgap.core.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from modgap.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 CONVERT = "see docs/engines/any-checkpoint.md"
 _SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

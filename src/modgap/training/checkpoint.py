@@ -29,7 +29,7 @@ import torch
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe
 from modgap.core.record import RESTORE, RunFolder, read_json, write_json
-from modgap.training.protocol import TrainablePolicy
+from modgap.training.events import TrainablePolicy
 
 Pointer = str
 """`last` or `best`."""

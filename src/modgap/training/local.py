@@ -39,8 +39,8 @@ from modgap.training.checkpoint import (
     start_run,
     step_folder,
 )
+from modgap.training.events import LoadPolicy, Progress, TrainablePolicy, TrainResult
 from modgap.training.log import Clock, StageLog, Teller, group_metrics
-from modgap.training.protocol import LoadPolicy, Progress, TrainablePolicy, TrainResult
 from modgap.training.rollout import (
     MOST_DRAWN,
     Batch,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modgap.training.protocol import Event, EventKind, Progress
+from modgap.training.events import Event, EventKind, Progress
 from modgap.training.rollout import Group
 
 

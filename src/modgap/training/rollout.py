@@ -24,15 +24,15 @@ from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, Style, contrastive_prompt, training_prompt
 from modgap.core.recipe import Settings, Stage
 from modgap.core.record import RESTORE, RolloutRow, iter_rows
+from modgap.training.events import Sampled, TrainablePolicy
 from modgap.training.objective import eligible_rows, group_advantages, has_spread, overlong_penalty
-from modgap.training.protocol import Sampled, TrainablePolicy
 
 MOST_DRAWN = 3
 """How many times its prompts a step draws at once, at most."""
 
 
 class Scored(Protocol):
-    """A reward and its parts, as `modgap.core.grading.reward` gives it."""
+    """A reward and its parts, as `modgap.grading.answer.reward` gives it."""
 
     @property
     def score(self) -> float:

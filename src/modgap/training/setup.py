@@ -13,13 +13,13 @@ import torch
 
 from modgap.core import registry
 from modgap.core.errors import UserError
-from modgap.core.grading import reward as graded_reward
 from modgap.core.images import CONVERTED, inspect_all, is_plain
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, Style, contrastive_prompt, training_prompt
 from modgap.core.recipe import NAMES, Recipe, Settings
 from modgap.core.view import get_view
-from modgap.training.protocol import LoadPolicy, TrainablePolicy
+from modgap.grading.answer import reward as graded_reward
+from modgap.training.events import LoadPolicy, TrainablePolicy
 from modgap.training.rollout import RewardFunction
 
 VALIDATION_VIEW = "image-only"

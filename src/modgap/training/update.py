@@ -27,6 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings
+from modgap.training.events import TrainablePolicy
 from modgap.training.objective import (
     ContrastiveKl,
     contrastive_kl,
@@ -35,7 +36,6 @@ from modgap.training.objective import (
     row_weights,
     weighted_sum,
 )
-from modgap.training.protocol import TrainablePolicy
 from modgap.training.rollout import Batch
 
 R = TypeVar("R")

@@ -1,0 +1,221 @@
+r"""Whether a model read a diagram: the clauses that it wrote down against the conditions of the problem.
+
+`AB = 7, m \angle CBA = 35` is taken apart into facts that do not depend on how they are written: `BA` is `AB`,
+`\angle ABC` is `\angle CBA`, `15 = AC = ED` says `AC = 15` and `DE = 15`, `\perp` and `\parallel` are symmetric,
+degrees and units are dropped, values are compared as numbers or, where they have letters, as formulas (`12+x` is
+`x + 12`).
+
+What the answer needs are the conditions with a value, a number or an expression, that the question does not state. Two
+readings of "read":
+
+* `read_right`: each of them is written, at the right name. One that is missing or has another value is a misreading.
+* `values_right`: the values are there, at whatever names: for models that see the numbers and mix up the points.
+
+More than is needed may be written: a model goes on to derive facts, and these cannot be told from invented ones. So a
+quantity that gets its right value and, later, another one (`AB = 2x+4`, `AB = 10`) is read right. The paper has no such
+analysis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Final, Literal
+
+from modgap.grading.formula import evaluate
+from modgap.grading.number import UNITS, clean
+
+ReadingVerdict = Literal["read_right", "misread", "unreadable", "nothing_to_read"]
+Fact = tuple[str, str, str]
+"""A relation (`=` value, `~` equal quantities, `perp`, `parallel`) and its two sides."""
+
+MAX_CHARS: Final = 6_000
+"""So much of a response is searched: conditions are asked for first."""
+MAX_CLAUSE: Final = 400
+
+_NAME = (
+    r"(?:m ?)?\\angle ?(?:(?:[A-Z]'?){1,3}|[0-9]{1,2})(?![A-Za-z0-9])"
+    r"|(?:[ml] ?)?(?:(?:major|minor) ?)?\\widehat ?(?:[A-Z]'?){2,3}(?![A-Za-z0-9])"
+    r"|line [A-Za-z](?![A-Za-z0-9])|(?<![A-Za-z0-9\\])(?:[A-Z]'?){2}(?![A-Za-z0-9])"
+)
+_POINT, _NUMBER = re.compile(r"[A-Z]'?"), re.compile(r"[0-9]+")
+_QUANTITY = re.compile(_NAME)
+_LAST_QUANTITY = re.compile(rf"(?:^|(?<![0-9+*/^(}}-])(?<![0-9+*/^(}}-] ))(?<![0-9\\])({_NAME})$")
+_FIRST_QUANTITY = re.compile(rf"({_NAME})(?= *$| +[a-z]{{2}})")
+_SPELLINGS = (
+    (re.compile(r"\*\*|__|`|\$|\\[()\[\]]|</?think>"), " "),
+    (re.compile(r"(?:∠|\\measuredangle(?![A-Za-z])|(?<![\\A-Za-z])[Aa]ngle\b) *"), r"\\angle "),
+    (re.compile(r"(?:\\(?:overarc|wideparen|overparen)(?![A-Za-z])|(?<![\\A-Za-z])[Aa]rc\b|⌒) *"), r"\\widehat "),
+    (re.compile(r"⟂|⊥|\b(?:is |are )?perpendicular to\b"), r" \\perp "),
+    (re.compile(r"∥|\b(?:is |are )?parallel to\b"), r" \\parallel "),
+    (re.compile(r"\\cong(?![A-Za-z])|≅|\b(?:is|are) congruent to\b"), " = "),
+    (re.compile(r"\\(?:overline|overleftrightarrow|overrightarrow|bar|mathrm|text)(?![A-Za-z])"), " "),
+    (re.compile(r"(\\angle|\\widehat) *\{ *([A-Z0-9 ]{1,8}?) *\}|\{ *([A-Z]{2}) *\}"), r"\1 \2\3 "),
+    (re.compile(r"\|([A-Z]{2})\|"), r"\1"),
+    (re.compile(r"(?<![A-Za-z])([A-Z]) (?=[A-Z](?![A-Za-z]))"), r"\1"),
+    (
+        re.compile(
+            rf"({_NAME})(?: *:| +(?:is equal to|equals?|measures|has (?:a )?(?:length|measure)(?: of)?|is))"
+            r" *(?=[-0-9.(\\]|[a-z](?![A-Za-z]))"
+        ),
+        r"\1 = ",
+    ),
+)  # fmt: skip
+_SEPARATOR = re.compile(
+    r",(?![0-9]{3}(?![0-9]))|[;\n]|\.(?![0-9])|\\(?:implies|Rightarrow|to|quad|\\)(?![A-Za-z])|=>|⇒|→"
+    r"|\b(?:and|where|so|with|while|since|because|then|thus|therefore|hence|but|if)\b"
+)
+_PROMISING = re.compile(r"[=:≅∥⊥⟂]|\\(?:perp|parallel|cong)|\b(?:is|are|equals?|measures|has) ")
+_SIGN = re.compile(r"=|\\perp(?![A-Za-z])|\\parallel(?![A-Za-z])")
+_AFTER_VALUE = re.compile(r"\(?(?:^|(?<=[ 0-9}(]))[A-Za-z]{2,}(?![A-Za-z]).*|°")
+_UNIT = re.compile(r"(?<=[0-9}) ])[ {]+(?:" + "|".join(sorted(UNITS, key=len, reverse=True)) + r")\b.*")
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One clause: its facts, and the value that it gives to a quantity, if it gives one."""
+
+    facts: frozenset[Fact]
+    value: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a transcription compares with the conditions.
+
+    Attributes:
+        verdict: `read_right`, `misread`, `unreadable` (no clause found in it) or `nothing_to_read` (no condition has a
+            value that the question does not state).
+        values_right: Whether all needed values are written, at whatever names; as often as they are needed.
+        clauses: Conditions, those without a value among them.
+        clauses_read: Those that are written.
+        needed: Conditions with a value, those left out that the question states.
+        contradicted: Needed ones that are missing while their quantity is given another value.
+    """
+
+    verdict: ReadingVerdict
+    values_right: bool
+    clauses: int
+    clauses_read: int
+    needed: int
+    contradicted: int
+
+
+def read_clauses(text: str) -> list[Clause]:
+    """The clauses that a text states, in its order; words around them are passed over."""
+    return [clause for part in _SEPARATOR.split(text) if _PROMISING.search(part) and (clause := _clause(part.strip()))]
+
+
+def transcription(response: str) -> str:
+    r"""The part of a response that may hold conditions: all before the last box, `MAX_CHARS` characters at most."""
+    return response[: response.rfind("\\boxed") % (len(response) + 1)][:MAX_CHARS]
+
+
+def compare(response: str, conditions: Sequence[str], question: str = "") -> Reading:
+    """Compare what a response states with the conditions of its problem.
+
+    Args:
+        response: As the model wrote it.
+        conditions: Clauses in PGPS9K's grammar; structural ones in words state nothing here.
+        question: What it states need not be transcribed.
+    """
+    clauses = [clause for words in conditions for clause in read_clauses(words)]
+    given = {fact for clause in read_clauses(question) for fact in clause.facts}
+    needed = [clause for clause in clauses if clause.value is not None and not _holds(given, clause)]
+    said = read_clauses(transcription(response)) if clauses else []
+    facts = {fact for clause in said for fact in clause.facts}
+    missing = [clause for clause in needed if not _holds(facts, clause)]
+    named = {side for relation, side, _ in facts if relation == "="}
+    wanted = Counter(value for clause in needed if (value := clause.value))
+    lacking = wanted - Counter(value for sign, _, value in facts if sign == "=")
+    verdict: ReadingVerdict = (
+        "nothing_to_read" if not needed else "unreadable" if not said else "misread" if missing else "read_right"
+    )
+    return Reading(
+        verdict=verdict,
+        values_right=verdict in ("read_right", "misread") and not lacking,
+        clauses=len(clauses),
+        clauses_read=sum(_holds(facts, clause) for clause in clauses),
+        needed=len(needed),
+        contradicted=sum(any(side in named for _, side, _ in clause.facts) for clause in missing),
+    )
+
+
+def _holds(facts: set[Fact], clause: Clause) -> bool:
+    """Whether the facts say all of a clause; an angle may be called by its vertex alone."""
+    return all(fact in facts or (fact[0], _vertex(fact[1]), fact[2]) in facts for fact in clause.facts)
+
+
+def _vertex(quantity: str) -> str:
+    points = _POINT.findall(quantity)
+    return f"angle {points[1]}" if quantity.startswith("angle ") and len(points) == 3 else quantity
+
+
+# ---- one clause -----------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=16384)  # samples of one problem say the same things
+def _clause(text: str) -> Clause | None:
+    """A clause with one kind of sign; None if no quantity stands beside it, and for what is too long to be a clause."""
+    if len(text) > MAX_CLAUSE:
+        return None
+    for pattern, spelling in _SPELLINGS:
+        text = pattern.sub(spelling, text)
+    if not _SIGN.search(text):
+        return None
+    text = clean(text).lstrip(" -*#>([")
+    signs = {sign.lstrip("\\") for sign in _SIGN.findall(text)}
+    if len(signs) != 1:
+        return None
+    sign = signs.pop()
+    parts = [part.strip() for part in _SIGN.split(text)]
+    quantities = list(_quantities(parts))
+    names = sorted({name for name in quantities if name})
+    if sign != "=":
+        facts = frozenset((sign, a, b) for a, b in combinations(names, 2))
+        return Clause(facts) if facts else None
+    values = [value for part, name in zip(parts, quantities, strict=True) if not name and (value := _value(part))]
+    if names and values:
+        return Clause(frozenset(("=", name, value) for name in names for value in values), values[0])
+    pairs = frozenset(("~", a, b) for a, b in combinations(names, 2))
+    return Clause(pairs) if pairs else None
+
+
+def _quantities(parts: Sequence[str]) -> Iterator[str | None]:
+    """The quantity that each side of a relation is, None for a side that is none."""
+    for number, part in enumerate(parts):
+        match = _QUANTITY.fullmatch(part)
+        if match is None and number == 0:
+            match = _LAST_QUANTITY.search(part)
+        elif match is None and number == len(parts) - 1:
+            match = _FIRST_QUANTITY.match(part)
+        yield _canonical(match[0]) if match else None
+
+
+def _canonical(name: str) -> str:
+    r"""One spelling: `angle ABC`, `arc AB`, `major arc AB`, `line l`, `AB`; points in the order that sorts first."""
+    if name.startswith("line"):
+        return f"line {name[-1]}"
+    parts = _POINT.findall(name) or _NUMBER.findall(name)
+    points = min("".join(parts), "".join(parts[::-1]))
+    if "\\angle" in name:
+        return f"angle {points}"
+    if "\\widehat" in name:
+        return f"{'length of ' if name[0] == 'l' else ''}{'major ' if 'major' in name else ''}arc {points}"
+    return points
+
+
+def _value(text: str) -> str | None:
+    """A key that two spellings of one number or expression share; None for what is neither."""
+    text = _AFTER_VALUE.sub("", _UNIT.sub("", text)).strip(" .:!?")
+    if ")" in text and "(" not in text:
+        text = text[: text.index(")")].strip()
+    if not text or _QUANTITY.search(text):
+        return None
+    values = evaluate(text)
+    if values is None:
+        return None
+    numbers = values.numbers if values.letters else values.numbers[:1]
+    return " ".join("-" if number is None else f"{number:.6g}" for number in numbers)

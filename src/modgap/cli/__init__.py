@@ -1,0 +1,1 @@
+"""The command line: arguments in, words out. What it does is in `modgap.workflows`."""

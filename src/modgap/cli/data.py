@@ -1,0 +1,221 @@
+"""The commands around data and the testbed model: `data`, `import`, `power`, `model`. Parses first, imports late."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from modgap.core.errors import UserError
+
+data_app = App(name="data", help="Make, check and prepare problems.", help_format="plaintext")
+model_app = App(name="model", help="Make the testbed model.", help_format="plaintext")
+
+Benchmark = Literal["pgps9k", "synthetic", "pairs", "mathverse"]
+StyleName = Literal["paper", "aligned"]
+EngineArgs = Annotated[tuple[str, ...], Parameter(name="--engine-arg", negative=(), consume_multiple=True)]
+
+
+@data_app.command
+def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> None:
+    """Make plane-geometry problems with their diagrams, in PGPS9K's layout.
+
+    Args:
+        out: Folder to write.
+        train: Problems of the train split.
+        test: Problems of the test split.
+        seed: The same seed gives the same files.
+    """
+    from modgap.core.progress import progress_bars
+    from modgap.datasets.synthetic import write_dataset
+
+    if train < 0 or test < 0 or train + test == 0:
+        raise UserError(f"--train {train} --test {test}: give at least one problem.")
+    with progress_bars() as bars:
+        write_dataset(out, train, test, seed, progress=bars.counter("drawing problems"))
+    print(f"{train} train and {test} test problems in {out}")
+
+
+@data_app.command
+def check(folder: Path, *, benchmark: Benchmark = "pgps9k") -> int:
+    """Validate a data set: counts, every fault by name (exit 1 if there is any), and what is unusual about its images.
+
+    Args:
+        folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or JSON.
+        benchmark: Which layout.
+    """
+    from modgap.core.progress import print_check, progress_bars
+    from modgap.datasets import mathverse, pairs, pgps9k
+
+    layout = {"pairs": pairs, "mathverse": mathverse}.get(benchmark, pgps9k)
+    with progress_bars() as bars:
+        report = layout.check(folder, progress=bars.counter("checking diagrams"))
+    print_check(report)
+    return 0 if report.ok else 1
+
+
+@data_app.command
+def prepare(
+    folder: Path,
+    *,
+    out: Path,
+    variant: Literal["full-text", "no-text", "contrastive"],
+    style: StyleName = "aligned",
+) -> None:
+    """Write the training parquet files of a variant, in verl's format.
+
+    Args:
+        folder: A folder in PGPS9K's layout.
+        out: Folder for train.parquet and test.parquet.
+        variant: Conditions in the text, conditions in the image only, or both for the contrastive KL.
+        style: `paper` equals the original scripts' output value for value.
+    """
+    from modgap.core.progress import progress_bars, warn
+    from modgap.datasets.parquet import prepare as write
+
+    with progress_bars() as bars:
+        done = write(folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn)
+    print(done)
+
+
+def import_answers(
+    *folders: Path, out: Path, gt: Path | None = None, view: str | None = None, results_root: Path | None = None
+) -> None:
+    """Make a run of the original repository's answers, and grade it; needs no diagrams.
+
+    PGPS9K: folders of qprob_N_attemptJ.txt. MathVerse: files *_generations.jsonl, scored or not.
+
+    Args:
+        folders: Answer folders, or files of generations or folders of them; a model's kinds are the views of one run.
+            Several models make several runs, OUT/MODEL.
+        out: Run folder.
+        gt: PGPS9K's test.json. Generations carry their gold answers; with MathVerse's own files (parquet or JSON)
+            they get subjects, images and the problems without an answer as well.
+        view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any other image-only.
+        results_root: Also every folder below this one that holds answers.
+    """
+    from modgap.core.progress import progress_bars
+    from modgap.original.import_mathverse import import_generations, print_generations
+    from modgap.original.import_pgps9k import import_answers as import_folders
+    from modgap.original.import_pgps9k import print_imported
+    from modgap.original.mathverse import generation_files
+
+    if files := generation_files(folders, results_root):
+        if view is not None:
+            raise UserError(f"--view {view}: generations say their versions themselves; leave it out.")
+        with progress_bars() as bars:
+            made = import_generations(files, out, gt=gt, given=given(), progress=bars)
+        for run in made:
+            print_generations(run)
+        return
+    if gt is None:
+        raise UserError("--gt is missing: answer folders need the data set's test.json.")
+    with progress_bars() as bars:
+        runs = import_folders(folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars)
+    for run in runs:
+        print_imported(run)
+
+
+def power(
+    *,
+    gap: float,
+    problems: int | None = None,
+    samples: int | None = None,
+    text_accuracy: float | None = None,
+    consistency: float | None = None,
+    correlation: float | None = None,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    run: Path | None = None,
+) -> None:
+    """How many problems, and samples of each, it takes to detect a gap.
+
+    The paired two-sided test in the normal approximation: a problem's chance of being solved varies over problems,
+    alike in both views; more samples take away the noise within a problem, only more problems that between them.
+
+    Args:
+        gap: The gap to detect, in percentage points.
+        problems: Problems that there are: the chance to detect the gap with them.
+        samples: Samples of each problem in each view, beside 1, 2, 4 and 8.
+        text_accuracy: Accuracy in the text-centric view, 0 to 1; 0.6 if neither it nor --run is given.
+        consistency: How alike a problem's samples are: 0 if all problems are equally hard, 1 if each is solved always
+            or never; 0.6 if not given.
+        correlation: Between a problem's chances in the two views; 0.6 if not given.
+        power: The chance to detect it that is asked for.
+        alpha: Size of the test.
+        run: An evaluation that these three are measured on, where they are not given.
+    """
+    from modgap.workflows.power import plan, print_plan
+
+    print_plan(
+        plan(
+            gap, problems=problems, samples=samples, text_accuracy=text_accuracy, consistency=consistency,
+            correlation=correlation, target=power, alpha=alpha, run=run,
+        )
+    )  # fmt: skip
+
+
+@model_app.command
+def pretrain(
+    *,
+    out: Path,
+    phase: str = "data,glyphs,mixture,final",
+    problems: int = 200_000,
+    glyph_steps: int = 700,
+    mixture_steps: int = 3500,
+    batch: int = 256,
+    seed: int = 1,
+    minutes: float = float("inf"),
+    workers: int | None = None,
+    eval_every: int = 250,
+    final_problems: int = 1000,
+    pick: str | None = None,
+) -> None:
+    """Make the testbed model from nothing: its data, its eyes, its skills, its model card. Minutes on a GPU.
+
+    The defaults made the bundled checkpoint. `python -m modgap.pretraining --help` has every option.
+
+    Args:
+        out: Folder; what is complete in it is kept, and the same command goes on.
+        phase: Comma-separated, of data, glyphs, mixture, final.
+        problems: Training problems.
+        glyph_steps: Steps in which the vision tower learns to see characters.
+        mixture_steps: Steps in which the whole model learns to read and to solve.
+        batch: Rows a step.
+        seed: Of the data, the weights and the batches.
+        minutes: Stop training after so many; the same command goes on.
+        workers: Processes that make the data.
+        eval_every: Steps between checkpoints with their figures.
+        final_problems: Held-out problems for the model card.
+        pick: The checkpoint to take (step_2250), in the place of the one nearest to the middle of the bands.
+    """
+    from modgap.testbed.data import Plan
+    from modgap.testbed.run import pretrain as make
+
+    plan = Plan(problems=problems, glyph_steps=glyph_steps, mixture_steps=mixture_steps, batch=batch, seed=seed)
+    phases = [name.strip() for name in phase.split(",") if name.strip()]
+    make(
+        out, plan, phases, workers or os.cpu_count() or 2, minutes, eval_every, final_problems=final_problems, pick=pick
+    )
+
+
+def versions_as_views(benchmark: str, views: str | None, problem_versions: str | None) -> str | None:
+    """The views that `--problem-versions` asks for; those of `--views` where it is not given."""
+    from modgap.core.view import parse_versions
+
+    if problem_versions is None:
+        return views
+    if benchmark != "mathverse":
+        raise UserError(f"--problem-versions {problem_versions}: only --benchmark mathverse has versions; use --views.")
+    if views is not None:
+        raise UserError("--problem-versions and --views say the same thing twice: give one of them.")
+    return ",".join(parse_versions(problem_versions))
+
+
+def given() -> dict[str, str]:
+    """The command line as it was given, for manifests."""
+    return {"command": shlex.join(sys.argv)}

@@ -1,0 +1,111 @@
+"""What went wrong with a request to a served model: its cause in one line, and whether to ask again."""
+
+from __future__ import annotations
+
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import openai
+
+from modgap.core.engine import PLAIN
+from modgap.engines.chat import UNKNOWN_FIELD, UnreadableReply, refuses_system
+
+# `Unknown name "seed"`, `loc: [body, seed], msg: Extra inputs are not permitted`, `top_k must be positive`; not
+# an echo of the request.
+_REFUSALS = {
+    name: re.compile(
+        rf"\b(unknown|unsupported|unrecognized|unexpected|invalid|extra|not supported)\b.{{0,40}}\b{name}\b"
+        rf"|\b{name}\b.{{0,40}}\b(unsupported|unknown|invalid|extra|not|cannot|must|should)\b",
+        re.I,
+    )
+    for name in ("seed", *PLAIN)
+}
+# The same where no field is named.
+_UNKNOWN_FIELD = re.compile(
+    r"(unknown|unrecognized|unexpected|unsupported) (request |keyword )?(field|argument|parameter|key)"
+    r"|extra (inputs|fields) (are )?not (permitted|allowed)|additional properties are not allowed",
+    re.I,
+)
+# llama.cpp answers 500 where a chat template refuses its messages.
+_SYSTEM_STATUS = (400, 404, 422, 500, 501)
+_TRANSIENT_STATUS = (408, 409, 425, 429)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same request may work later: 429, 5xx, a timeout, a dropped connection, an unreadable reply."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in _TRANSIENT_STATUS or error.status_code >= 500
+    return isinstance(error, openai.APIConnectionError | TimeoutError | UnreadableReply)
+
+
+def never_connected(error: Exception) -> bool:
+    """Whether nothing listens at the address (or it has no such name), as opposed to a connection that broke."""
+    # By name: the client's transport is httpx in one release and httpx2 in another.
+    return isinstance(error, openai.APIConnectionError) and type(error.__cause__).__name__ == "ConnectError"
+
+
+def no_credit(error: Exception) -> bool:
+    """Whether the account has run dry, which looks like a rate limit and does not pass."""
+    if not isinstance(error, openai.APIStatusError):
+        return False
+    return error.status_code == 402 or "insufficient_quota" in (error.code, error.type)
+
+
+def refused_parameter(error: Exception) -> str | None:
+    """Which parameter of ours a server does not take, or `system` for the system turn, if that is what it says."""
+    if not isinstance(error, openai.APIStatusError):  # routers give the refusal of another server with status 200
+        return "system" if isinstance(error, UnreadableReply) and refuses_system(str(error)) else None
+    said = _message(error)
+    if error.status_code not in (400, 422):
+        return "system" if error.status_code in _SYSTEM_STATUS and refuses_system(said) else None
+    if "max_completion_tokens" in said:
+        return "max_tokens"
+    if "chat_template_kwargs" in said:
+        return "chat_template_kwargs"
+    if "continue_final_message" in said or "add_generation_prompt" in said:
+        return "continue_final_message"
+    if error.param in ("temperature", "seed", *PLAIN):
+        return error.param
+    if named := next((name for name, refusal in _REFUSALS.items() if refusal.search(said)), None):
+        return named
+    if refuses_system(said):
+        return "system"
+    return UNKNOWN_FIELD if _UNKNOWN_FIELD.search(said) else None
+
+
+def cause(error: Exception) -> str:
+    """One line that says what happened, in the server's own words where it has some."""
+    if isinstance(error, openai.APIStatusError):
+        said = f"HTTP {error.status_code}: {_message(error)}"
+    elif isinstance(error, TimeoutError | openai.APITimeoutError):
+        said = "no reply in time"
+    elif never_connected(error):
+        said = f"no connection ({error.__cause__})"
+    elif isinstance(error, openai.APIConnectionError):
+        said = f"the connection broke ({type(error.__cause__).__name__}: {error.__cause__})"
+    else:
+        said = str(error) or type(error).__name__
+    return " ".join(said.split())
+
+
+def retry_after(error: Exception) -> float:
+    """Seconds that the server asks to wait, given as seconds or as an HTTP date; 0 where it does not ask."""
+    if not isinstance(error, openai.APIStatusError):
+        return 0.0
+    asked = error.response.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", asked):
+        return float(asked)
+    try:
+        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return 0.0
+
+
+def _message(error: openai.APIStatusError) -> str:
+    """The server's own words: `error.message`, `message` or `detail` of its JSON, or the body as it is."""
+    body: Any = error.body
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("detail") or body
+    return str(body or "").strip() or error.response.reason_phrase or "no message"

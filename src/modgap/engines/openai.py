@@ -1,0 +1,394 @@
+"""Answers prompts with any server that speaks OpenAI's chat completions: vLLM, SGLang, llama.cpp, commercial APIs.
+
+The original evaluated with vLLM in its own process only. Here a sample is one HTTP request with a seed of its own, at
+most `concurrency` of them are under way, and whatever a busy server does to one of them costs a retry, not the run:
+
+* tried again, with exponential backoff and full jitter: 429, 5xx, timeouts, dropped connections, unreadable replies;
+* recorded as failed and made again by the next run: what the retries did not mend, and any other refusal;
+* ending the run at once with a remedy: what no retry mends (key, model, credit, address), or a server that is gone.
+
+The key is read from the environment when the requests start. It is stored nowhere and cut out of all that comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import random
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from modgap.core.engine import Completion, Request, Sampling, sample_seed
+from modgap.core.errors import UserError
+from modgap.engines.chat import Dialect, Reply, UnreadableReply, read_reply, to_messages
+from modgap.engines.failures import cause, is_transient, never_connected, no_credit, refused_parameter, retry_after
+
+_OPENAI_URL = "https://api.openai.com/v1"
+_NO_KEY = "no-key-needed"
+_SHORTEST_KEY = 8
+_CONNECT_SECONDS = 10.0
+_LONGEST_CAUSE = 300
+_LONGEST_BACKOFF = 30.0
+_LONGEST_RETRY_AFTER = 120.0
+
+Messages = list[Any]
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the requests took so far.
+
+    Attributes:
+        prompt_tokens: Tokens of all prompts answered, as the server counts them.
+        completion_tokens: Tokens sampled, as the server counts them.
+        completions: Responses received.
+        failures: Samples that failed for good.
+        retries: Requests made again.
+        prices: Price of a million prompt and of a million completion tokens, if known.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    completions: int = 0
+    failures: int = 0
+    retries: int = 0
+    prices: tuple[float, float] | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """What the tokens cost, in the prices' currency; `None` without prices."""
+        if self.prices is None:
+            return None
+        return (self.prompt_tokens * self.prices[0] + self.completion_tokens * self.prices[1]) / 1e6
+
+
+class OpenAIEngine:
+    """The `openai` engine.
+
+    Args:
+        model: The model's name on the server.
+        base_url: Where the server is, up to `/v1`; `OPENAI_BASE_URL` or OpenAI's own if not given.
+        api_key_env: The environment variable that holds the key. A server over plain http needs none.
+        concurrency: Most requests under way at once.
+        timeout: Seconds that one request may take, the server's queue included.
+        max_retries: How often a request is made again before its sample fails.
+        backoff: Seconds; the n-th wait is drawn from 0 to `backoff * 2**n`, at most 30, and added to what the server
+            asks for in `Retry-After` (of which at most 120 are honoured).
+        prices: Price of a million prompt and of a million completion tokens, for `usage.cost`.
+        raw: Send a prompt's text as a raw completion, without a chat template, a system turn or an image.
+        extra_body: Parameters beyond OpenAI's, for servers that take them; left out where one says that it does not.
+
+    Attributes:
+        usage: Tokens, failures and retries so far, over all calls of `generate`.
+
+    Raises:
+        UserError: The address or a number is bad, or the key is not set.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        *,
+        concurrency: int = 32,
+        timeout: float = 600.0,
+        max_retries: int = 8,
+        backoff: float = 0.5,
+        prices: tuple[float, float] | None = None,
+        raw: bool = False,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        for name, value, least in (("concurrency", concurrency, 1), ("max-retries", max_retries, 0)):
+            if value < least:
+                raise UserError(f"--{name} {value}: must be at least {least}.")
+        if timeout <= 0:
+            raise UserError(f"--timeout {timeout}: must be more than 0 seconds.")
+        self._url = (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL).strip()
+        self._plain = _check_url(self._url)
+        self._model = model
+        self._api_key_env = api_key_env
+        self._concurrency = concurrency
+        self._timeout = timeout
+        self._max_retries = max_retries
+        self._backoff = backoff
+        self._random = random.Random()
+        self._dialect = Dialect(extra_body)
+        self._raw = raw
+        # Whether the server ever answered, and how many samples in a row failed for good on retryable errors.
+        self._reached = False
+        self._failed_in_a_row = 0
+        self.usage = Usage(prices=prices)
+        self._key()
+
+    @property
+    def refused(self) -> Sequence[str]:
+        """Parts of the sampling that the server does not take, and of which it applies its own."""
+        return self._dialect.refused
+
+    def _key(self) -> str:
+        key = os.environ.get(self._api_key_env, "").strip()
+        if not key and not self._plain:
+            raise UserError(
+                f"{self._url} needs a key and {self._api_key_env} is not set: export {self._api_key_env}=..., or name "
+                "another variable with --api-key-env."
+            )
+        return key or _NO_KEY
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Completion, None, None]:
+        """Every wanted sample of every request, each as soon as it is there.
+
+        The requests are made by an event loop in a thread, so that this works in a notebook, too. Leaving the iterator
+        early (an interrupt, `close`) drops what is under way and ends the thread.
+
+        Raises:
+            UserError: Nothing more can be had from the server; what was there before has been yielded.
+        """
+        results: queue.SimpleQueue[Completion | BaseException | None] = queue.SimpleQueue()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self._answer_all(requests, sampling, results.put))
+        thread = threading.Thread(target=_drive, args=(loop, task, results.put), name="modgap-openai", daemon=True)
+        thread.start()
+        try:
+            while (item := results.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: all is done
+                loop.call_soon_threadsafe(task.cancel)
+            thread.join()
+
+    async def _answer_all(
+        self, requests: Sequence[Request], sampling: Sampling, emit: Callable[[Completion], None]
+    ) -> None:
+        """As many workers as requests may be under way, which share one list of jobs."""
+        jobs = _jobs(requests)
+        turn = asyncio.Lock()
+
+        async def work(client: openai.AsyncOpenAI) -> None:
+            while True:
+                async with turn:  # an image is encoded once for its samples, beside the loop
+                    job = await asyncio.to_thread(next, jobs, None)
+                if job is None:
+                    return
+                request, messages, sample = job
+                if isinstance(messages, str):
+                    emit(self._unasked(request, sample, messages, sampling))
+                else:
+                    emit(await self._answer(client, request, messages, sample, sampling))
+
+        async with self._client() as client:
+            count = min(self._concurrency, sum(len(request.samples) for request in requests))
+            workers = [asyncio.create_task(work(client)) for _ in range(count)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    def _client(self) -> openai.AsyncOpenAI:
+        timeout = openai.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_SECONDS))
+        # A proxy named in the environment is not asked for a server on this machine.
+        local = urlsplit(self._url).hostname in ("localhost", "127.0.0.1", "::1")
+        return openai.AsyncOpenAI(
+            api_key=self._key(),
+            base_url=self._url,
+            max_retries=0,  # ours are bounded, jittered and told apart
+            timeout=timeout,
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, timeout=timeout),
+        )
+
+    async def _answer(
+        self, client: openai.AsyncOpenAI, request: Request, messages: Messages, sample: int, sampling: Sampling
+    ) -> Completion:
+        """One sample: asked for until it is there or has failed for good."""
+        seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
+        attempt = 0
+        while True:
+            parameters = self._dialect.parameters(request.prompt, sampling, seed)
+            turns = [] if self._raw else self._dialect.messages(messages)
+            try:
+                async with asyncio.timeout(self._timeout):
+                    if self._raw:
+                        sent = await client.completions.with_raw_response.create(
+                            model=self._model, prompt=request.prompt.text, **parameters
+                        )
+                    else:
+                        sent = await client.chat.completions.with_raw_response.create(
+                            model=self._model, messages=turns, **parameters
+                        )
+                self._reached = True
+                reply = read_reply(sent.content, request.prompt.prefill)
+                self._failed_in_a_row = 0
+                break
+            except (openai.APIError, TimeoutError, UnreadableReply) as error:
+                if self._dialect.adapt(refused_parameter(error), parameters, turns):
+                    continue
+                await self._raise_if_hopeless(client, error, sampling)
+                self._reached = self._reached or isinstance(error, openai.APIStatusError)
+                if is_transient(error) and attempt < self._max_retries:
+                    await asyncio.sleep(self._wait(error, attempt))
+                    attempt += 1
+                    self.usage.retries += 1
+                    continue
+                reply = self._failed(error, attempt)
+                break
+        self._count(reply)
+        return Completion(
+            request=request,
+            sample=sample,
+            text=self._without_key(reply.text),
+            finish_reason=reply.finish_reason,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            image_tokens=reply.image_tokens,
+            seed=seed,
+            error=reply.error,
+            left_out=() if self._raw else tuple(self._dialect.left_out(request.prompt, turns, parameters)),
+        )
+
+    def _unasked(self, request: Request, sample: int, error: str, sampling: Sampling) -> Completion:
+        """The record of a sample whose image cannot be sent."""
+        seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
+        self.usage.failures += 1
+        return Completion(request, sample, "", "error", 0, 0, seed, error=error)
+
+    def _wait(self, error: Exception, attempt: int) -> float:
+        """Seconds until the next attempt: what the server asks for, and full jitter so that not all come at once."""
+        jitter = self._random.uniform(0, min(_LONGEST_BACKOFF, self._backoff * 2**attempt))
+        return min(retry_after(error), _LONGEST_RETRY_AFTER) + jitter
+
+    async def _raise_if_hopeless(self, client: openai.AsyncOpenAI, error: Exception, sampling: Sampling) -> None:
+        """End the run for what no retry mends, with the remedy."""
+        status = getattr(error, "status_code", None)
+        said = self._cause(error)
+        remedy = ""
+        if status == 401 or (status == 403 and not self._reached):
+            remedy = f"check the key in {self._api_key_env} (--api-key-env names another variable)"
+        elif no_credit(error):
+            remedy = "add credit to the account; the same command then goes on"
+        elif status == 404:
+            remedy = await self._models(client)
+        elif refused_parameter(error) == "temperature":
+            remedy = (
+                f"--temperature {sampling.temperature} is not taken by {self._model}: give another (often only 1), or "
+                "--temperature model, which sends none"
+            )
+        elif never_connected(error) and not self._reached:
+            remedy = "start the server, or correct --base-url"
+        if remedy:
+            raise UserError(f"{self._url}: {said}. Remedy: {remedy}.") from None
+
+    async def _models(self, client: openai.AsyncOpenAI) -> str:
+        """The remedy for a 404: which models there are, if the server says so."""
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                names = sorted([model.id async for model in client.models.list()])
+        except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError):
+            names = []
+        if not names:
+            return f"check --model {self._model}, and that --base-url ends where the API starts (mostly in /v1)"
+        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        return f"--model {self._model} is not one of the server's models: {shown}"
+
+    def _failed(self, error: Exception, attempts: int) -> Reply:
+        """The record of a sample that failed for good; the end of the run where the server is gone."""
+        said = self._cause(error)
+        if is_transient(error):
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row > max(64, 2 * self._concurrency):
+                raise UserError(
+                    f"{self._url} has failed {self._failed_in_a_row} samples in a row ({said}). "
+                    "Remedy: see to the server; the same command then goes on."
+                )
+        tries = f" (tried {attempts + 1} times)" if attempts else ""
+        return Reply("", "error", error=said + tries)
+
+    def _count(self, reply: Reply) -> None:
+        failed = reply.finish_reason == "error"
+        self.usage.failures += failed
+        self.usage.completions += not failed
+        self.usage.prompt_tokens += reply.prompt_tokens
+        self.usage.completion_tokens += reply.completion_tokens
+
+    def _cause(self, error: Exception) -> str:
+        said = self._without_key(cause(error))  # before it is cut, so that no half of a key is left
+        return said if len(said) <= _LONGEST_CAUSE else said[: _LONGEST_CAUSE - 3] + "..."
+
+    def _without_key(self, text: str) -> str:
+        """The text, without the key if a server sent that back; `EMPTY` and its like are words, not keys."""
+        key = self._key()
+        return text.replace(key, "[key]") if len(key) >= _SHORTEST_KEY and key != _NO_KEY else text
+
+
+def _jobs(requests: Sequence[Request]) -> Iterator[tuple[Request, Messages | str, int]]:
+    """Every sample with its messages, which are made once for each request, or with why there are none."""
+    for request in requests:
+        try:
+            messages: Messages | str = to_messages(request)
+        except Exception as error:  # its image cannot be decoded
+            messages = request.refusal(error)
+        for sample in request.samples:
+            yield request, messages, sample
+
+
+def served_models(base_url: str, api_key_env: str = "OPENAI_API_KEY", timeout: float = _CONNECT_SECONDS) -> list[str]:
+    """The names of the models that a server has.
+
+    Raises:
+        UserError: The address is bad, nobody answers there, or not with a list.
+    """
+    engine = OpenAIEngine("", base_url, api_key_env, timeout=timeout, max_retries=0)
+
+    async def ask() -> list[str]:
+        async with engine._client() as client, asyncio.timeout(timeout):
+            return sorted([model.id async for model in client.models.list()])
+
+    try:
+        with ThreadPoolExecutor(1) as thread:  # a notebook's thread has an event loop of its own
+            return thread.submit(lambda: asyncio.run(ask())).result()
+    except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{base_url}: {engine._cause(error)}. Remedy: start the server, correct --base-url (mostly it ends in /v1) "
+            "or name the model."
+        ) from None
+
+
+def _check_url(url: str) -> bool:
+    """Whether an address is plain http, whose servers (on this machine, on a cluster) mostly want no key.
+
+    Raises:
+        UserError: It is none, or has a password in it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"--base-url {url!r} is no address: write it like http://localhost:8000/v1.")
+    if parts.username or parts.password or parts.query:
+        raise UserError(f"--base-url of {parts.hostname}: keys belong into an environment variable (--api-key-env).")
+    return parts.scheme == "http"
+
+
+def _drive(
+    loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], emit: Callable[[BaseException | None], None]
+) -> None:
+    """Run the task to its end, in a thread of its own; its error and then `None` are the last that is emitted."""
+    try:
+        loop.run_until_complete(task)
+    except asyncio.CancelledError:
+        pass
+    except BaseException as error:
+        emit(error)
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+        emit(None)

@@ -1,0 +1,182 @@
+"""Language models without pictures: what a judge is. Greedy answers of a few tokens, batched.
+
+Prompts go through the model's chat template with thinking switched off (`enable_thinking=False`, which Qwen3's template
+knows and others ignore); as they are where there is none, or where raw completions are asked for (the original's way).
+A `<think>` with which the template ends is put before the answer, so that thinking that was cut off is no verdict.
+Text inside a prompt that looks like one of the template's own markers is defused before, in `core.prompt`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modgap.core.engine import Completion, Request, Sampling
+from modgap.core.errors import UserError
+from modgap.core.prompt import Prompt
+from modgap.core.thinking import opened_by
+from modgap.engines.vllm import VllmEngine, _Prepared, messages
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NO_THINKING = {"enable_thinking": False}
+"""Arguments of the chat template."""
+_TAIL = 16  # tokens in which the end of a prompt is looked for a `<think>`
+
+
+def token_ids(tokenizer: Any, prompt: Prompt, raw: bool) -> list[int]:
+    """A prompt as the model gets it."""
+    if raw or not tokenizer.chat_template:
+        return list(tokenizer(prompt.text)["input_ids"])
+    messages = [{"role": "system", "content": prompt.system}] if prompt.system is not None else []
+    messages.append({"role": "user", "content": prompt.text})
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **NO_THINKING)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _check_greedy(requests: Sequence[Request], sampling: Sampling) -> None:
+    assert sampling.temperature == 0 and all(len(request.samples) == 1 for request in requests)
+
+
+def _check_text(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no model (no config.json): give a folder of a language model, or its hub id.")
+    if (folder / "adapter_config.json").is_file():  # transformers would apply it, whether or not it is merged already
+        raise UserError(f"{folder} holds a LoRA adapter beside whole weights: merge it, or remove the adapter_* files.")
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'} is not valid JSON ({error}): copy the model again.") from None
+
+
+class HfTextEngine:
+    """A causal language model of transformers, in this process; for small judges, and without a server.
+
+    Args:
+        folder: The model, in Hugging Face form.
+        batch_size: Prompts answered together; halved by itself when memory runs out.
+        device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
+        raw: Without the chat template.
+
+    Raises:
+        UserError: The folder holds no such model, or there is no such device.
+    """
+
+    def __init__(self, folder: Path, batch_size: int = 16, device: str | None = None, *, raw: bool = False) -> None:
+        _check_text(folder)
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
+            # CPUs are slow or wrong in half precision.
+            dtype = "auto" if name.startswith("cuda") else torch.float32
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+            self._model: Any = loaded[0].to(name).eval()
+        except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{folder} cannot be loaded as a language model on {name} ({said}): give a text model such as "
+                "Qwen/Qwen3-8B, or --judge-engine vllm, which takes any model that vLLM serves."
+            ) from error
+        if lacking := sorted(loaded[1]["missing_keys"]):
+            raise UserError(
+                f"{folder} lacks {len(lacking)} of the weights of its model ({', '.join(lacking[:3])}), which would be "
+                "random: copy the judge's model again."
+            )
+        self._batch_size = batch_size
+        self._raw = raw
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        """The greedy answer to each request, shortest prompts first."""
+        _check_greedy(requests, sampling)
+        encoded = [(request, token_ids(self._tokenizer, request.prompt, self._raw)) for request in requests]
+        encoded.sort(key=lambda pair: len(pair[1]))
+        while encoded:
+            batch, rest = encoded[: self._batch_size], encoded[self._batch_size :]
+            completions = self._answer(batch, sampling.max_tokens)
+            if completions is None:
+                continue  # with a smaller batch
+            yield from completions
+            encoded = rest
+
+    def _answer(self, batch: list[tuple[Request, list[int]]], max_tokens: int) -> list[Completion] | None:
+        """One batch; `None` where memory ran out and the batch size was lowered."""
+        import torch
+
+        padded = self._tokenizer.pad({"input_ids": [ids for _, ids in batch]}, return_tensors="pt")
+        try:
+            with torch.inference_mode():
+                out = self._model.generate(
+                    **padded.to(self._model.device), do_sample=False, max_new_tokens=max_tokens, temperature=None,
+                    top_p=None, top_k=None, pad_token_id=self._tokenizer.pad_token_id,
+                )  # fmt: skip
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise UserError(
+                    "the judge does not fit into the GPU's memory: free some, or take a smaller one."
+                ) from None
+            self._batch_size = max(1, len(batch) // 2)
+            print(f"modgap: out of memory, the judge's batch size lowered to {self._batch_size}", file=sys.stderr)
+            out = None
+        if out is None:
+            torch.cuda.empty_cache()
+            return None
+        return [
+            self._completion(request, ids, row[padded["input_ids"].shape[1] :].tolist())
+            for (request, ids), row in zip(batch, out, strict=True)
+        ]
+
+    def _completion(self, request: Request, ids: list[int], new: list[int]) -> Completion:
+        stops = self._model.generation_config.eos_token_id
+        stops = {stops} if isinstance(stops, int) else set(stops or ())
+        end = next((n for n, token in enumerate(new) if token in stops), None)
+        said = new if end is None else new[:end]
+        opened = opened_by(self._tokenizer.decode(ids[-_TAIL:]))
+        text = opened + self._tokenizer.decode(said, skip_special_tokens=True)
+        reason = "length" if end is None else "stop"
+        return Completion(request, request.samples[0], text, reason, len(ids), len(said), seed=0, opened=opened)
+
+
+class VllmTextEngine(VllmEngine):
+    """Any model that vLLM serves, in processes of its own, asked in words alone.
+
+    The five shots are in front of every question; vLLM's prefix cache makes their keys and values once.
+
+    Args:
+        folder: The model, in Hugging Face form.
+        args: As for `VllmEngine`.
+        raw: Without the chat template.
+    """
+
+    def __init__(self, folder: Path, args: Sequence[str] = (), *, raw: bool = False) -> None:
+        super().__init__(folder, args=args)
+        self._raw = raw
+
+    def _prepare(self, request: Request, image: Image | None) -> _Prepared:
+        from vllm.renderers import ChatParams  # pyright: ignore[reportMissingImports] - an extra
+
+        assert image is None
+        renderer = self.llm.llm_engine.renderer
+        if self._raw or not has_template(self.llm):
+            given = {"prompt": request.prompt.text}
+            return _Prepared(request, renderer.render_cmpl([given], renderer.default_cmpl_tok_params))
+        params = ChatParams(
+            chat_template=getattr(self.llm, "chat_template", None),
+            chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False, "tokenize": False}
+            | NO_THINKING,
+        )
+        _, prompt = renderer.render_messages(messages(request.prompt, None), params)
+        shown = prompt.get("prompt")
+        opened = opened_by(shown) if isinstance(shown, str) else ""
+        return _Prepared(request, renderer.render_cmpl([prompt], renderer.default_chat_tok_params), opened=opened)
+
+
+def has_template(llm: Any) -> bool:
+    """Whether a model of vLLM has a chat template; a base model has none, and goes on with the shots by itself."""
+    return bool(getattr(llm, "chat_template", None) or getattr(llm.get_tokenizer(), "chat_template", None))

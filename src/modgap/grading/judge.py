@@ -1,0 +1,117 @@
+"""The judge's part of grading: what it is asked, and how its verdict is read. No engine: that is passed in.
+
+The words are `core.prompt.judge_prompt`. A verdict that says neither 0 nor 1, says both, or never came is an `error`
+with its text as the reason; it is not `wrong`.
+
+Paper mode keeps the original's rules: the judge sees the last 10 characters of the answer and may write 2 tokens, the
+first 0 or 1 in them counts, and anything else, a failure too, is 0. The original sends the prompt as a raw completion,
+without a chat template; a judge that is asked through a chat template must not think (or be given room for it: what
+follows `</think>` is read).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from modgap.core.prompt import Prompt, judge_prompt
+from modgap.grading.answer import Grade
+
+JudgeMode = Literal["strict", "relative", "paper"]
+Ask = Callable[[Sequence[Prompt]], Iterable[str | None]]
+"""Asks a judge all prompts (batched, temperature 0) and gives what it wrote to each, None for a failure."""
+
+TEMPERATURE: Final = 0.0
+PAPER_MAX_TOKENS: Final = 2
+MAX_TOKENS: Final = 16
+
+_OPEN: Final = "rules cannot compare"
+_NEXT_SHOT = re.compile(r"\[(?:Question|Standard Answer|Model_answer)\]")
+_SAID = re.compile(r"jud(?:ge?|e)?ment\W*(?:is\W*)?([01])(?![0-9.]*[0-9])", re.IGNORECASE)
+_BARE = re.compile(r"[\s*_`#>:({\[\\$\"']*(?:boxed\{|text\{)*([01])(?![0-9.]*[0-9]|[A-Za-z])")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?[A-Za-z]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """What the rules could not decide: a matter for a judge.
+
+    Attributes:
+        answer: The model's answer.
+        gold: The gold answer.
+        question: The question with its choices.
+        mode: The grading mode.
+        symbolic: Whether a symbolic comparison makes sense: a free-form answer that is no prose.
+        note: Why the symbolic stage did not look at it, where it should have.
+    """
+
+    answer: str
+    gold: str
+    question: str
+    mode: JudgeMode
+    symbolic: bool = False
+    note: str = ""
+
+    def prompt(self) -> Prompt:
+        """What the judge is asked."""
+        return judge_prompt(self.question, self.gold, self.answer, "paper" if self.mode == "paper" else "aligned")
+
+
+def max_tokens(mode: JudgeMode) -> int:
+    """How many tokens the judge may write."""
+    return PAPER_MAX_TOKENS if mode == "paper" else MAX_TOKENS
+
+
+def parse_verdict(text: str, mode: JudgeMode = "strict") -> bool | None:
+    """What a judge said: True consistent, False not, None unreadable.
+
+    Args:
+        text: All that it wrote.
+        mode: `paper`: the first 0 or 1 anywhere. Else a bare `1`, `**1**`, `1. They are the same`, `Judgement: 1`, or
+            the only number of the first line; `10`, `0 or 1` and prose are unreadable. What follows the first line
+            that says anything, the next shot that a base model invents, does not count.
+    """
+    if mode == "paper":
+        found = re.search(r"[01]", text.strip())
+        return found[0] == "1" if found else None
+    if "<think>" in text and "</think>" not in text:
+        return None  # cut off while thinking
+    text = _NEXT_SHOT.split(text.rpartition("</think>")[2], maxsplit=1)[0].strip()
+    if said := set(_SAID.findall(text)):
+        return said == {"1"} if len(said) == 1 else None
+    line = text.splitlines()[0] if text else ""
+    numbers = set(_NUMBER.findall(line))
+    if {"0", "1"} <= numbers:
+        return None
+    if bare := _BARE.match(line):
+        return bare[1] == "1"
+    return numbers == {"1"} if numbers in ({"0"}, {"1"}) else None
+
+
+def settle(case: Undecided, said: str | None, error: str = "") -> Grade:
+    """The grade that a judge's words give.
+
+    Args:
+        case: What it was asked.
+        said: What it wrote; None if it failed.
+        error: Why it failed.
+    """
+    verdict = None if said is None else parse_verdict(said, case.mode)
+    if verdict is None and case.mode != "paper":
+        failed = f"the judge failed{f': {error}' if error else ''}"
+        reason = failed if said is None else f"the judge's verdict {said[:80]!r} is neither 0 nor 1"
+        return Grade("error", case.answer, None, "judge", reason)
+    return Grade("correct" if verdict else "wrong", case.answer, None, "judge")
+
+
+def unsettled(case: Undecided) -> Grade:
+    """The grade of a case for which there is no judge."""
+    reason = f"{_OPEN} {case.answer[:60]!r} with the gold {case.gold[:60]!r}; give a judge"
+    return Grade("error", case.answer, None, "judge", f"{reason}{f' ({case.note})' if case.note else ''}")
+
+
+def is_open(stage: str, reason: str) -> bool:
+    """Whether a grade of this stage and reason waits for a judge, see `unsettled`."""
+    return stage == "judge" and reason.startswith(_OPEN)

@@ -1,0 +1,1 @@
+"""The original repository's answer folders and generation files: read, and imported as runs."""

@@ -1,0 +1,345 @@
+"""Reads run folders, training folders and study folders into plain data, without the data set and without a model.
+
+A report knows a folder by what is in it: `responses.jsonl` is an evaluation, `train_log.jsonl` a training stage, a
+folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study. A folder of studies (`seed0/`, `seed1/`) is
+all of them, and so is one of evaluations (the --out of `modgap eval --models`). A file is the `cells.json` of an
+earlier report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from modgap.analysis.cells import Sweep, read_cells
+from modgap.core.errors import UserError
+from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder, read_json
+
+IMPORT_NOTE = "import.json"
+"""What an imported run holds beside its manifest: the `warnings` of its import."""
+ROLLOUTS_SHOWN = 40
+"""How many rollouts of a stage are read, evenly spaced through the file (which may hold hundreds of thousands)."""
+MOST_NAMED = 6
+"""A note names at most so many folders."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRun:
+    """An evaluation: what was asked, said and graded.
+
+    Attributes:
+        name: How the report calls it: the recipe in a study, else the folder.
+        path: Its folder.
+        manifest: manifest.json, empty where there is none.
+        problems: By id; problems that the file lacks are made up from the grades (id and gold only).
+        responses: The last response of each sample, in the file's order.
+        grades: The grade of each sample.
+        base: The model that the study of this run started from; empty for a run outside a study.
+    """
+
+    name: str
+    path: Path
+    manifest: dict[str, Any]
+    problems: dict[str, ProblemRow]
+    responses: list[Response]
+    grades: dict[Key, GradeRow]
+    base: str = ""
+
+    @property
+    def model(self) -> str:
+        """The model as it was given; in a study the one that it started from."""
+        return self.base or model_of(self.manifest)
+
+    @property
+    def mode(self) -> str:
+        """How it was graded."""
+        return " and ".join(dict.fromkeys(row.mode for row in self.grades.values())) or "not graded"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStage:
+    """One stage of a training run.
+
+    Attributes:
+        recipe: The recipe or folder that it belongs to.
+        title: `stage1`, or the folder's name where it stands alone.
+        path: Its folder.
+        manifest: manifest.json, empty where there is none.
+        log: The lines of train_log.jsonl, nested numbers flattened to `outer.inner`, one line a step (the last wins).
+        rollouts: Some lines of rollouts.jsonl, in order.
+    """
+
+    recipe: str
+    title: str
+    path: Path
+    manifest: dict[str, Any]
+    log: list[dict[str, Any]]
+    rollouts: list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Collection:
+    """Everything that one report shows, in the order to show it; the first evaluation is the one to compare with.
+
+    `sweeps` are the tables over seeds: those read from a `cells.json`, then those that `page.numbers_of` finds.
+    """
+
+    evals: list[EvalRun] = field(default_factory=list)
+    stages: list[TrainStage] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def collect(paths: Sequence[Path | str]) -> Collection:
+    """Read the folders that a report is about.
+
+    Args:
+        paths: Evaluation runs, training runs, recipe folders, studies, folders of studies or of evaluations,
+            `cells.json` files, in any mixture.
+
+    Raises:
+        UserError: A folder is none of these, or a file in it is broken; one line that says which and what to give.
+    """
+    found = Collection()
+    for path in map(Path, paths):
+        before = len(found.evals) + len(found.stages)
+        if path.is_file() and path.suffix == ".json":
+            found.sweeps += read_cells(path)
+            continue
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder: give the --out of modgap eval, train or study.")
+        if _is_eval(path) or _is_stage(path) or _parts(path):
+            _add_recipe(found, path, _folder_name(path))
+        else:
+            _add_study(found, path)
+            for study in _studies(path):
+                _add_study(found, study)
+            runs = [part for part in path.iterdir() if _is_eval(part)]
+            for run in sorted(runs, key=lambda run: (str(_manifest(run).get("created", "~")), run.name)):
+                _add_recipe(found, run, run.name)
+        if len(found.evals) + len(found.stages) == before:
+            inside = _named(list(_runs_below(path)))
+            raise UserError(
+                f"{path} is no run: it has no responses.jsonl (modgap eval), train_log.jsonl (modgap train) or "
+                f"RECIPE/eval (modgap study); give {f'the runs in it: {inside}' if inside else 'one that does'}."
+            )
+    _say_hidden(found, [path for path in map(Path, paths) if path.is_dir()])
+    _tell_apart(found)
+    return found
+
+
+def read_eval(path: Path | str, name: str | None = None) -> EvalRun:
+    """Read one evaluation folder.
+
+    Raises:
+        UserError: A line that is not the last cannot be read, or a response is of another run than the manifest.
+    """
+    path = Path(path)
+    folder = RunFolder(path)
+    problems = folder.problems()
+    responses = {row.key: row for row in folder.own_responses(problems or None)}
+    grades = {row.key: row for row in folder.grades()}
+    for row in grades.values():
+        if row.problem_id not in problems:
+            problems[row.problem_id] = ProblemRow(id=row.problem_id, answer=row.gold)
+    for row in responses.values():
+        if row.problem_id not in problems:
+            problems[row.problem_id] = ProblemRow(id=row.problem_id, answer="")
+    return EvalRun(name or _folder_name(path), path, _manifest(path), problems, list(responses.values()), grades)
+
+
+def read_stage(path: Path | str, recipe: str) -> TrainStage:
+    """Read one training stage: its log, and some of its rollouts.
+
+    Raises:
+        UserError: A line of the log that is not the last cannot be read.
+    """
+    path = Path(path)
+    log: dict[Any, dict[str, Any]] = {}
+    for number, row in enumerate(_json_lines(path / "train_log.jsonl"), start=1):
+        log[row.get("step", number)] = {"step": number, **_flatten(row)}
+    rollouts = list(_spaced_lines(path / "rollouts.jsonl", ROLLOUTS_SHOWN))
+    return TrainStage(recipe, path.name, path, _manifest(path), list(log.values()), rollouts)
+
+
+# Recognising folders
+
+
+def _is_eval(path: Path) -> bool:
+    return (path / "responses.jsonl").is_file()
+
+
+def _is_stage(path: Path) -> bool:
+    return (path / "train_log.jsonl").is_file()
+
+
+def _parts(path: Path) -> list[Path]:
+    """The evaluation and the stages directly below a recipe's folder, in order."""
+    if not path.is_dir():
+        return []
+    stages = [part for part in path.iterdir() if re.fullmatch(r"stage\d+", part.name) and _is_stage(part)]
+    stages.sort(key=lambda part: int(part.name.removeprefix("stage")))
+    return stages + ([path / "eval"] if _is_eval(path / "eval") else [])
+
+
+def _runs_below(path: Path, depth: int = 3) -> Iterator[Path]:
+    """Every evaluation and training stage below a folder, at most `depth` folders down, in the order of their names."""
+    for part in sorted(child for child in path.iterdir() if child.is_dir()):
+        if _is_eval(part) or _is_stage(part):
+            yield part
+        if depth > 1:
+            yield from _runs_below(part, depth - 1)
+
+
+def _named(runs: Sequence[Path]) -> str:
+    more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
+    return ", ".join(map(str, runs[:MOST_NAMED])) + more
+
+
+def _say_hidden(found: Collection, paths: Sequence[Path]) -> None:
+    """Note the runs below the given folders that this report does not show."""
+    shown = {part.path.resolve() for part in (*found.evals, *found.stages)}
+    for path in paths:
+        if hidden := [run for run in _runs_below(path) if run.resolve() not in shown]:
+            found.notes.append(f"{path} also holds runs that are not shown here, give them, too: {_named(hidden)}.")
+
+
+def model_of(manifest: dict[str, Any]) -> str:
+    """The model's name: as given, or, in imports and older runs, as resolved."""
+    resolved = manifest.get("resolved", {})
+    return str(manifest.get("given", {}).get("model") or resolved.get("model") or resolved.get("start") or "")
+
+
+def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> None:
+    for part in [path, *_parts(path)]:
+        if _is_stage(part):
+            found.stages.append(read_stage(part, name))
+        if _is_eval(part):
+            run = replace(read_eval(part, name), base=base)
+            found.evals.append(run)
+            if not run.manifest:
+                found.notes.append(
+                    f"{name} has no manifest.json: its model, data and sampling are not known, nor whether it is "
+                    "complete; put the file back from a copy."
+                )
+            note = part / IMPORT_NOTE
+            imported = read_json(note).get("warnings", []) if note.is_file() else []
+            found.notes += [f"{name}, imported: {warning}" for warning in imported]
+            if run.responses and not run.grades:
+                found.notes.append(f"{name} is not graded yet: give `modgap grade {part}`, or finish its evaluation.")
+
+
+def _add_study(found: Collection, path: Path) -> None:
+    """The base model first, then the recipes in the order in which they were begun."""
+    begun = {part: _begun(part) for part in path.iterdir() if _parts(part)}
+    base = model_of(_manifest(path))
+    for part in sorted(begun, key=lambda part: (part.name != "base", begun[part], part.name)):
+        _add_recipe(found, part, part.name, base)
+        if not _is_eval(part / "eval"):
+            found.notes.append(f"{part.name} is trained or in training, but not evaluated yet.")
+
+
+def _studies(path: Path) -> list[Path]:
+    """The studies directly below a folder, in the order of their names: those of several seeds."""
+    return [part for part in sorted(path.iterdir()) if part.is_dir() and _manifest(part).get("kind") == "study"]
+
+
+def _begun(part: Path) -> str:
+    return min(str(_manifest(folder).get("created", "~")) for folder in _parts(part))
+
+
+def _folder_name(path: Path) -> str:
+    path = Path(os.path.abspath(path))
+    return path.parent.name if path.name == "eval" and path.parent.name else path.name
+
+
+def _tell_apart(found: Collection) -> None:
+    """Give evaluations and trainings of one name (two studies' `base`) the folder above as well."""
+    _tell_stages_apart(found)
+    names = [run.name for run in found.evals]
+    twice = {name for name in names if names.count(name) > 1}
+    used: set[str] = set()
+    for position, run in enumerate(found.evals):
+        name = f"{Path(os.path.abspath(run.path)).parent.parent.name}/{run.name}" if run.name in twice else run.name
+        unique, number = name, 1
+        while unique in used:
+            number += 1
+            unique = f"{name} ({number})"
+        used.add(unique)
+        if unique != run.name:
+            found.evals[position] = replace(run, name=unique)
+
+
+def _tell_stages_apart(found: Collection) -> None:
+    folders: dict[str, dict[Path, None]] = {}
+    for stage in found.stages:
+        folders.setdefault(stage.recipe, {})[stage.path.parent] = None
+    for position, stage in enumerate(found.stages):
+        alike = list(folders[stage.recipe])
+        if len(alike) > 1:
+            above = [Path(os.path.abspath(folder)).parent.name for folder in alike]
+            number = alike.index(stage.path.parent)
+            twice = f" ({above[: number + 1].count(above[number])})" if above.count(above[number]) > 1 else ""
+            found.stages[position] = replace(stage, recipe=f"{above[number]}/{stage.recipe}{twice}")
+
+
+# Reading files
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    folder = RunFolder(path)
+    return folder.manifest() if folder.manifest_path.is_file() else {}
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                return  # torn by a kill
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path} line {number}: not valid JSON ({error}).") from None
+            if isinstance(row, dict):
+                yield row
+
+
+def _flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _spaced_lines(path: Path, count: int) -> Iterator[dict[str, Any]]:
+    """About `count` lines, evenly spaced by bytes, so that a file of any length costs the same."""
+    if not path.is_file():
+        return
+    size = path.stat().st_size
+    seen = -1
+    with path.open("rb") as file:
+        for part in range(count):
+            file.seek(size * part // count)
+            if part:
+                file.readline()
+            start = file.tell()
+            line = file.readline()
+            if start <= seen or not line.endswith(b"\n"):
+                continue
+            seen = start
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row

@@ -1,0 +1,158 @@
+"""A report's numbers in the shape of the paper's tables: accuracy of each view and the gap, by model size and recipe.
+
+A row is there for each recipe of the paper; what no run of this report fills is an em dash. Which recipe and size a run
+is of is told from its name and from the model's name, never from its numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from modgap.core import registry
+from modgap.reporting import tables as t
+
+RECIPES = {
+    "base": "no training",
+    "full-text": "full-text",
+    "no-text": "no-text",
+    "mix": "mix",
+    "curriculum": "curriculum",
+    "kl": "KL",
+    "kl-curriculum": "KL + curriculum",
+}
+"""The paper's recipes in its order."""
+VERSIONS = {
+    "text-dominant": "Text Dominant",
+    "text-lite": "Text Lite",
+    "vision-intensive": "Vision Intensive",
+    "vision-dominant": "Vision Dominant",
+    "vision-only": "Vision Only",
+}
+"""MathVerse's versions, text-centric first."""
+EMPTY = "—"
+_SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,3}(?:\.\d+)?)\s?[bB](?![A-Za-z0-9])")
+
+
+def model_size(model: str) -> str | None:
+    """The size that a model's name tells: `7B` of `Qwen/Qwen2.5-VL-7B-Instruct` and of `qwen2_5_vl_7b_kl`."""
+    sizes = _SIZE.findall(re.sub(r"[_/-]", " ", model))
+    return f"{sizes[-1]}B" if sizes else None
+
+
+def told_recipe(name: str, model: str) -> str | None:
+    """The recipe that a run's or a model's name holds; the longest where it holds several; `None` where none.
+
+    Recipes that are not the paper's are told, too: `kl-forward` is no `kl`.
+    """
+    for text in (name, model):
+        words = re.sub(r"[^a-z]+", "-", text.lower())
+        known = [*RECIPES, *(recipe for recipe in registry.RECIPES if recipe not in RECIPES)]
+        found = [recipe for recipe in known if re.search(rf"(?:^|-){recipe}(?:-|$)", words)]
+        if found:
+            return max(found, key=len)
+    return None
+
+
+def paper_tables(numbers: Mapping[str, Any]) -> list[t.Table]:
+    """The paper's tables, filled with what the runs have.
+
+    Args:
+        numbers: As `build_report` returns them.
+
+    Returns:
+        PGPS9K (text-centric and vision-centric view, gap and relative gap) and MathVerse by version: each where a run
+        is of its kind, the first also where there is no run at all.
+    """
+    runs = _placed(numbers)
+    mathverse = {key: summary for key, summary in runs.items() if _versions(summary)}
+    others = {key: summary for key, summary in runs.items() if key not in mathverse}
+    tables = [_views(others)] if others or not mathverse else []
+    return [*tables, _mathverse(mathverse)] if mathverse else tables
+
+
+def _placed(numbers: Mapping[str, Any]) -> dict[tuple[str, str, str], Any]:
+    """Model, recipe and run -> summary. A run that tells no recipe is the base of its model if that has no other."""
+    placed: dict[tuple[str, str, str], Any] = {}
+    taken = {
+        (_model(numbers, name), told_recipe(name, numbers["models"].get(name, "")), bool(_versions(summary)))
+        for name, summary in numbers["runs"].items()
+    }
+    for name, summary in numbers["runs"].items():
+        model = _model(numbers, name)
+        recipe = told_recipe(name, numbers["models"].get(name, ""))
+        base = (model, "base", bool(_versions(summary)))  # of each benchmark one
+        if recipe is None and base not in taken:
+            recipe = "base"
+            taken.add(base)
+        placed[model, recipe or name, name] = summary
+    return placed
+
+
+def _model(numbers: Mapping[str, Any], name: str) -> str:
+    model = numbers["models"].get(name, "")
+    return model_size(model) or model_size(name) or model.rstrip("/").rsplit("/", 1)[-1] or "model"
+
+
+def _rows(runs: Mapping[tuple[str, str, str], Any], cells: Any) -> tuple[tuple[str, ...], ...]:
+    """A row for each of the paper's recipes and then for each other run, model by model, small ones first."""
+    models = sorted(dict.fromkeys(model for model, _, _ in runs), key=_order)
+    rows: list[tuple[str, ...]] = []
+    for model in models:
+        of_model: dict[str, list[tuple[str, Any]]] = {}
+        for (other, recipe, name), summary in runs.items():
+            if other == model:
+                of_model.setdefault(recipe, []).append((name, summary))
+        for recipe in [*RECIPES, *(recipe for recipe in of_model if recipe not in RECIPES)]:
+            found = of_model.get(recipe, [])
+            words = RECIPES.get(recipe, recipe)
+            for name, summary in found:
+                rows.append((model, f"{words} ({name})" if len(found) > 1 else words, *cells(summary)))
+            if not found:
+                rows.append((model, words, *cells(None)))
+    return tuple(rows)
+
+
+def _order(model: str) -> tuple[float, str]:
+    return (float(model[:-1]) if model_size(model) == model else 0.0, model)
+
+
+def _views(runs: Mapping[tuple[str, str, str], Any]) -> t.Table:
+    def cells(summary: Any) -> tuple[str, ...]:
+        gap = summary["gap"] if summary else None
+        if not gap:
+            return (EMPTY,) * 5
+        return (
+            t.percent(gap["text_accuracy"]),
+            t.percent(gap["vision_accuracy"]),
+            t.signed(gap["points"]),
+            t.interval(gap["ci_low"], gap["ci_high"]),
+            _known(t.percent(gap["relative"])),
+        )
+
+    head = ("model", "recipe", "text-centric %", "vision-centric %", "gap", "95% interval", "relative gap %")
+    return t.Table("Accuracy of both views and the gap, by model and recipe", head, _rows(runs, cells), left=2)
+
+
+def _versions(summary: Any) -> dict[str, Any]:
+    """MathVerse's versions among the views of a run."""
+    named = {re.sub(r"[ _]", "-", view.lower()): row for view, row in summary["views"].items()}
+    return {version: named[version] for version in VERSIONS if version in named}
+
+
+def _mathverse(runs: Mapping[tuple[str, str, str], Any]) -> t.Table:
+    def cells(summary: Any) -> tuple[str, ...]:
+        rows = _versions(summary) if summary else {}
+        gap = summary["gap"] if rows else None
+        return (
+            *(_known(t.percent(rows[version]["accuracy"])) if version in rows else EMPTY for version in VERSIONS),
+            t.signed(gap["points"]) if gap else EMPTY,
+        )
+
+    head = ("model", "recipe", *VERSIONS.values(), "gap")
+    return t.Table("MathVerse, accuracy by version in percent", head, _rows(runs, cells), left=2)
+
+
+def _known(text: str) -> str:
+    return EMPTY if text == "–" else text

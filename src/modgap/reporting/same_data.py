@@ -1,0 +1,69 @@
+"""Which runs of a report were asked the same problems: only those stand in one comparison.
+
+Data is told by its fingerprint in the manifest. An import has the fingerprint of what its files say of the problems,
+and older runs have none: those are compared by the problems themselves (id, question and gold answer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modgap.reporting import tables as t
+from modgap.reporting.collect import EvalRun
+
+MOST_NAMED = 4
+"""A note names at most so many runs of one data."""
+
+
+def groups(runs: Sequence[EvalRun]) -> list[list[str]]:
+    """The runs' names by their data, in the runs' order; one list where all have the same."""
+    found: list[list[EvalRun]] = []
+    for run in runs:
+        alike = next((group for group in found if _same(group[0], run)), None)
+        if alike is None:
+            found.append([run])
+        else:
+            alike.append(run)
+    return [[run.name for run in group] for group in found]
+
+
+def data_words(runs: Sequence[EvalRun]) -> list[str]:
+    """A warning where runs of different data stand side by side."""
+    parts = groups(runs)
+    if len(parts) < 2:
+        return []
+    of_name = {run.name: run for run in runs}
+    told = "; ".join(f"{_names(names)} ({_about(of_name[names[0]])})" for names in parts)
+    return [
+        f"Measured on different data: {told}. Their accuracies and gaps do not compare; a change of the gap is over "
+        "the problems that two runs share, if any."
+    ]
+
+
+def _same(first: EvalRun, second: EvalRun) -> bool:
+    marks = [run.manifest.get("fingerprints", {}).get("data_fingerprint") for run in (first, second)]
+    if all(marks):
+        if marks[0] == marks[1]:
+            return True
+        if all(run.manifest.get("kind") != "import" for run in (first, second)):
+            return False
+    return _keys(first) == _keys(second)
+
+
+def _keys(run: EvalRun) -> set[tuple[str, str, str]]:
+    return {(row.id, row.question, row.answer) for row in run.problems.values()}
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def _about(run: EvalRun) -> str:
+    """`mathverse, 788 problems, data 2f0c`: what tells the data from others."""
+    benchmark = run.manifest.get("given", {}).get("benchmark")
+    if not benchmark and any(row.question_type for row in run.problems.values()):
+        benchmark = "mathverse"
+    mark = run.manifest.get("fingerprints", {}).get("data_fingerprint")
+    count = t.counted(len(run.problems), "problem")
+    return ", ".join([*([str(benchmark)] if benchmark else []), count, *([f"data {mark[:8]}"] if mark else [])])

@@ -1,0 +1,158 @@
+"""Recognises runs of several studies, and of `cells.json`, as seeds of one recipe, from their manifests alone.
+
+Runs stand in one table when they have the same base model, problems, way of evaluating and grading; they are seeds of
+one recipe when every setting of every stage and the training data are the same, too, but for the seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modgap.analysis.cells import SeedRun, Sweep, Variant
+from modgap.core import registry
+from modgap.core.record import read_json
+
+if TYPE_CHECKING:
+    from modgap.analysis.summary import Scores
+    from modgap.reporting.collect import Collection, EvalRun, TrainStage
+
+
+def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
+    """The tables over seeds that runs and `cells.json` files make: those where a recipe has at least two seeds.
+
+    Args:
+        found: The runs, and what was read from files.
+        scores: Of each evaluation.
+    """
+    stages: dict[Path, list[TrainStage]] = {}
+    for stage in found.stages:
+        stages.setdefault(stage.path.parent, []).append(stage)
+    tables: dict[str, Sweep] = {}
+    for sweep in found.sweeps:
+        _join(tables, sweep)
+    trained = [(run, score) for run, score in zip(found.evals, scores, strict=True) if _complete(run, stages)]
+    for run, score in trained:
+        _add(tables, run, score, stages[run.path.parent])
+    for run, score in zip(found.evals, scores, strict=True):
+        if run.path.parent not in stages:
+            base = run.manifest.get("resolved", {}).get("model_fingerprint")
+            sweep = tables.get(_key(run, base)) if base else None
+            if sweep and _is_whole(run, score, sweep):
+                if not sweep.model:  # the recipes do not say what they started from: their study is not finished
+                    sweep = tables[_key(run, base)] = replace(sweep, model=run.model)
+                sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, _right(score)))
+    kept = [sweep for sweep in tables.values() if any(len(variant.runs) > 1 for variant in sweep.recipes)]
+    for sweep in kept:
+        _sort(sweep)
+    return kept
+
+
+def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool:
+    """Whether a run is the evaluation of a trained recipe, all of whose stages are here with their manifests."""
+    parts = stages.get(run.path.parent, ())
+    whole = all(part.manifest.get("fingerprints", {}).get("model") and part.log for part in parts)
+    return bool(parts) and whole and len(parts) == len(_recipe_manifest(run).get("stages", parts))
+
+
+def _recipe_manifest(run: EvalRun) -> dict[str, Any]:
+    path = run.path.parent / "manifest.json"
+    return read_json(path).get("resolved", {}) if path.is_file() else {}
+
+
+def _join(tables: dict[str, Sweep], read: Sweep) -> None:
+    """Put a sweep that was read from a file where its like is already."""
+    sweep = tables.setdefault(json.dumps([read.base, read.evaluation], sort_keys=True), read)
+    if sweep is read:
+        return
+    sweep.untrained.extend(read.untrained)
+    sweep.notes.extend(note for note in read.notes if note not in sweep.notes)
+    for variant in read.recipes:
+        for run in variant.runs:
+            _add_run(sweep, variant, run)
+
+
+def _add_run(sweep: Sweep, like: Variant, run: SeedRun) -> None:
+    """Put a run with the others of its recipe, settings and data; the first of a seed counts."""
+    alike = [v for v in sweep.recipes if (v.recipe, v.data, v.stages) == (like.recipe, like.data, like.stages)]
+    variant = alike[0] if alike else replace(like, runs=[])
+    if not alike:
+        sweep.recipes.append(variant)
+    if twice := [other.name for other in variant.runs if other.seed == run.seed]:
+        sweep.notes.append(f"Seed {run.seed} of {like.recipe} is there twice: {twice[0]} counts, {run.name} does not.")
+        return
+    variant.runs.append(run)
+
+
+def _add(tables: dict[str, Sweep], run: EvalRun, score: Scores, stages: Sequence[TrainStage]) -> None:
+    """Put the run of a recipe where it belongs."""
+    marks: dict[str, Any] = stages[0].manifest["fingerprints"]
+    key = _key(run, str(marks["model"]))
+    if key not in tables:
+        sides = {side: [score.views[v] for v in score.side(side)] for side in ("text", "vision")}
+        asked_P = _asked(score)
+        if not all(sides.values()) or not asked_P.any():
+            return
+        problems = [row.id for row, asked in zip(score.problems, asked_P, strict=True) if asked]
+        tables[key] = Sweep(run.base, str(marks["model"]), _evaluation(run), problems, sides, [], [])
+    sweep = tables[key]
+    if not _is_whole(run, score, sweep):
+        return
+    recipe = str(_recipe_manifest(run).get("recipe") or run.path.parent.name)
+    settings = [{k: v for k, v in stage.manifest["resolved"].items() if k != "seed"} for stage in stages]
+    data = {name: mark for name, mark in marks.items() if name != "model"}
+    seeds = [stage.manifest["resolved"].get("seed") for stage in stages]
+    seed = seeds[0] if len(set(seeds)) == 1 else "/".join(map(str, seeds))
+    steps = sum(len(stage.log) for stage in stages)
+    seconds = round(sum(float(row.get("time_total") or 0.0) for stage in stages for row in stage.log), 1)
+    _add_run(sweep, Variant(recipe, data, settings, []), SeedRun(run.name, seed, steps, seconds, _right(score)))
+
+
+def _key(run: EvalRun, base: str) -> str:
+    return json.dumps([base, _evaluation(run)], sort_keys=True)
+
+
+def _evaluation(run: EvalRun) -> dict[str, Any]:
+    """How a run was evaluated and graded: everything that must be the same in one table but the model."""
+    resolved: dict[str, Any] = run.manifest.get("resolved", {})
+    asked = {name: value for name, value in resolved.items() if name not in ("model_fingerprint", "model")}
+    data = run.manifest.get("fingerprints", {}).get("data_fingerprint")
+    return {**asked, "data_fingerprint": data, "mode": run.mode}
+
+
+def _is_whole(run: EvalRun, score: Scores, sweep: Sweep) -> bool:
+    """Whether every problem is complete in both views; if not, the table does without the run and says so."""
+    paired = int((score.paired_P & _asked(score)).sum())
+    if paired == len(sweep.problems):
+        return True
+    sweep.notes.append(
+        f"{run.name} is not in the table over seeds: {paired:,} of its {len(sweep.problems):,} problems are complete "
+        "in both views."
+    )
+    return False
+
+
+def _asked(score: Scores) -> NDArray[np.bool_]:
+    """Problems that the data set has in every view of both sides."""
+    return ~np.logical_or.reduce(score.absent_PV[:, score.side("text") + score.side("vision")], axis=1)
+
+
+def _right(score: Scores) -> dict[str, NDArray[np.int64]]:
+    asked_P = _asked(score)
+    whole_V = np.logical_and.reduce(score.complete_PV[asked_P], axis=0)
+    counts_PV = score.correct_PVS[asked_P].sum(axis=2).astype(np.int64)
+    return {view: counts_PV[:, v] for v, view in enumerate(score.views) if whole_V[v]}
+
+
+def _sort(sweep: Sweep) -> None:
+    """Recipes in the order of the registry, runs by seed."""
+    order = list(registry.RECIPES)
+    sweep.recipes.sort(key=lambda v: (order.index(v.recipe) if v.recipe in order else len(order), v.recipe))
+    for variant in sweep.recipes:
+        variant.runs.sort(key=lambda run: (isinstance(run.seed, str), run.seed))

@@ -1,0 +1,188 @@
+"""The summary of runs in a terminal: the same cells as the page, in at most 80 columns; plain text when piped."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modgap.analysis.mathverse import mathverse_tables
+from modgap.core.record import RunFolder
+from modgap.reporting import tables as t
+from modgap.reporting.judged import doubt_words, judge_words
+from modgap.reporting.seed_tables import narrow_table
+from modgap.reporting.words import gap_words, meaning_words, reading_words
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MANY = 8
+"""More runs than these are left to the page where there is a table over seeds."""
+
+
+def print_numbers(numbers: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what `build_report` returns.
+
+    Args:
+        numbers: As `build_report` or `numbers_of` return them.
+        console: Where to; standard output by default, without colour or box characters unless it is a terminal.
+    """
+    from rich.console import Console
+
+    console = console or Console()
+    print_line(console, numbers["headline"]["title"], "bold")
+    for sentence in numbers["headline"]["lede"]:
+        print_line(console, sentence)
+    for warning in numbers["warnings"]:
+        print_line(console, f"Note: {warning}", "yellow")
+    for part in numbers["seeds"]:
+        console.print()
+        console.print(as_rich(narrow_table(part), plain=not console.is_terminal))
+    runs = numbers["runs"]
+    if not runs:
+        return
+    for name, summary in runs.items():
+        for sentence in judge_words(summary.get("judge")):
+            print_line(console, f"{name}: {sentence}" if len(runs) > 1 else sentence)
+    if numbers["seeds"] and len(runs) > MANY:
+        return print_line(console, f"The {len(runs)} runs one by one are on the page.")
+    for table in (
+        _counts(runs),
+        _gaps(runs, numbers["changes"]),
+        t.passes_table(runs),
+        *mathverse_tables(runs, narrow=True),
+    ):
+        if table is not None and table.rows:
+            console.print()
+            console.print(as_rich(table, plain=not console.is_terminal))
+
+
+def print_summary(
+    summary: Mapping[str, Any],
+    name: str = "run",
+    console: Console | None = None,
+    run: Path | None = None,
+    prices: tuple[float, float] | None = None,
+) -> None:
+    """Print one run's summary.json: its views and its gap.
+
+    Args:
+        summary: What to print.
+        name: What the run is called.
+        console: Where to; standard output by default.
+        run: Its folder, to end with what it took and with the command that makes its report.
+        prices: What a million tokens of its prompts and of its responses cost.
+    """
+    from rich.console import Console
+
+    console = console or Console()
+    gap = summary["gap"]
+    if gap:
+        reading = summary.get("reading")  # older summaries have none
+        print_line(console, "".join(words for words, _ in gap_words(gap, reading)), "bold")
+        for sentence in [*meaning_words(gap), *reading_words(reading)]:
+            print_line(console, sentence)
+    for sentence in judge_words(summary.get("judge")):
+        print_line(console, sentence)
+    for warning in [*doubt_words(summary.get("judge")), *summary["warnings"]]:
+        print_line(console, f"Note: {warning}", "yellow")
+    for table in (_counts({name: summary}), *mathverse_tables({name: summary}, named=False, narrow=True)):
+        console.print(as_rich(table, plain=not console.is_terminal))
+    if run is not None:
+        _print_spent(console, run, prices)
+        command = shlex.join(["modgap", "report", str(run), "--out", str(run / "report.html")])
+        console.print(f"\nreport it: {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_spent(console: Console, run: Path, prices: tuple[float, float] | None) -> None:
+    """What the responses took, and what became of the requests that failed."""
+    count, tokens, failed = 0, [0, 0], Counter[str]()
+    for row in RunFolder(run).responses():
+        count += 1
+        tokens[0] += row.prompt_tokens
+        tokens[1] += row.completion_tokens
+        if row.finish_reason == "error":
+            failed[row.error or "no reason given"] += 1
+    console.print()
+    words = f"Tokens: {tokens[0]:,} of prompts and {tokens[1]:,} of responses"
+    if prices:
+        cost = sum(number * price for number, price in zip(tokens, prices, strict=True)) / 1e6
+        words += f", which cost {cost:.4g} at {prices[0]:g} and {prices[1]:g} a million"
+    print_line(console, f"{words}.")
+    if failed:
+        (first, _), kinds = failed.most_common(1)[0], len(failed) - 1
+        more = f" and {kinds} other reason{'s' * (kinds > 1)}" if kinds else ""
+        print_line(
+            console,
+            f"{failed.total():,} of {count:,} requests failed for good ({' '.join(first.split())[:200]}{more}): "
+            "the same command makes them again.",
+            "yellow",
+        )
+
+
+def print_line(console: Console, words: str, style: str | None = None) -> None:
+    """A line as it is: nothing in it is markup."""
+    console.print(words, style=style, markup=False, highlight=False)
+
+
+def as_rich(table: t.Table, *, plain: bool = False) -> Any:
+    """A table for rich.
+
+    Args:
+        table: The cells.
+        plain: Without box characters, for a pipe or a file.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(
+        title=Text(table.caption), title_justify="left", title_style="dim", box=None if plain else box.SIMPLE_HEAD,
+        pad_edge=False, padding=(0, 1),
+    )  # fmt: skip
+    for number, name in enumerate(table.head):
+        left = number < table.left
+        if not left and table.rows and all(len(name) > len(row[number]) for row in table.rows):
+            name = "\n".join(name.rsplit(" ", 1))  # room for long names of runs
+        shown.add_column(Text(name), justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    for row in table.rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    return shown
+
+
+def _counts(runs: Mapping[str, Any]) -> t.Table:
+    """Accuracy and all four counts with their denominator, narrow."""
+    several = len(runs) > 1
+    rows: list[tuple[str, ...]] = []
+    for name, summary in runs.items():
+        for view, row in summary["views"].items():
+            cells = (percent_with_interval(row), *(str(row[outcome]) for outcome in t.OUTCOMES), str(row["n_samples"]))
+            rows.append((*((name,) if several else ()), view, *cells))
+    head = (*(("run",) if several else ()), "view", "accuracy %", "right", "wrong", "none", "error", "of")
+    modes = t.modes(runs)
+    graded = ", ".join(f"{mode} ({', '.join(names)})" if len(modes) > 1 else mode for mode, names in modes.items())
+    caption = f"Accuracy by view (95% interval), and samples by outcome{f'; graded {graded}' if graded else ''}"
+    return t.Table(caption, head, tuple(rows), left=2 if several else 1)
+
+
+def percent_with_interval(row: Mapping[str, Any]) -> str:
+    """`61.2 (58.1 to 64.3)`."""
+    return f"{t.percent(row['accuracy'])} ({t.interval(row['ci_low'], row['ci_high'], 100)})"
+
+
+def points_with_interval(value: Mapping[str, Any]) -> str:
+    """`+16.4 (13.9 to 18.8)`."""
+    return f"{t.signed(value['points'])} ({t.interval(value['ci_low'], value['ci_high'])})"
+
+
+def _gaps(runs: Mapping[str, Any], changes: Mapping[str, Any]) -> t.Table:
+    rows: list[tuple[str, ...]] = []
+    for name, summary in runs.items():
+        gap, change = summary["gap"], changes.get(name)
+        if gap:
+            cells = [points_with_interval(value) if value else "" for value in (gap, change)]
+            rows.append((name, *(cells if changes else cells[:1]), t.p_text(gap["p_value"]), str(gap["n_problems"])))
+    change_head = (f"change from {next(iter(runs))}",) if changes else ()
+    return t.Table("Gap in points (95% interval)", ("run", "gap", *change_head, "p", "problems"), tuple(rows))

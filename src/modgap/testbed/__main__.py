@@ -1,0 +1,54 @@
+"""`python -m modgap.pretraining`: the options of `run.pretrain`, parsed with the standard library alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+from modgap.testbed.data import Plan
+from modgap.testbed.run import PHASES, pretrain
+
+
+def _mixture(text: str) -> dict[str, float]:
+    return {name.strip(): float(weight) for name, _, weight in (part.partition("=") for part in text.split(","))}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse and run; 0 done, 1 bad input."""
+    parser = argparse.ArgumentParser("python -m modgap.pretraining", description="Make the testbed checkpoint.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--phase", default=",".join(PHASES), help=f"comma-separated, of {', '.join(PHASES)}")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--eval-every", type=int, default=500)
+    parser.add_argument("--eval-problems", type=int, default=300)
+    parser.add_argument("--final-problems", type=int, default=1000)
+    parser.add_argument("--init", type=Path)
+    parser.add_argument("--pick")
+    kinds: dict[str, Any] = {
+        "mixture": _mixture,
+        "levels": lambda text: tuple(int(level) for level in text.split(",")),
+    }
+    plan = Plan()
+    for field in fields(Plan):
+        default = getattr(plan, field.name)
+        assert field.default is not MISSING or field.default_factory is not MISSING
+        option = "--" + field.name.replace("_", "-")
+        parser.add_argument(option, type=kinds.get(field.name, type(default)), default=default)
+    given = vars(parser.parse_args(arguments))
+    plan = replace(plan, **{field.name: given.pop(field.name) for field in fields(Plan)})
+    phases = [name.strip() for name in given.pop("phase").split(",")]
+    try:
+        pretrain(given.pop("out"), plan, phases, **given)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

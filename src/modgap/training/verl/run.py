@@ -1,0 +1,62 @@
+"""verl in a process of its own: `python -m modgap.training.verl.run OVERRIDES.json`. Started by `verl_engine.py`.
+
+Prints one line that begins with `modgap-error: ` before it ends in an error, for whoever reads its log. Multi-node:
+with RAY_ADDRESS set it joins that cluster (`ray job submit` sets it), or one that `ray start` has started here;
+otherwise it starts a cluster of this machine.
+"""
+
+# verl has an environment of its own.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ERROR = "modgap-error: "
+
+
+def main(path: str) -> int:
+    """Compose, validate and train.
+
+    Args:
+        path: A JSON object of overrides, as `stage_overrides` gives them.
+
+    Returns:
+        0 done, 1 failed.
+    """
+    from modgap.core.processes import end_with_parent
+    from modgap.training.verl.compose import compose
+
+    end_with_parent()
+    try:
+        overrides = json.loads(Path(path).read_text(encoding="utf-8"))
+        config = compose(overrides)
+        import ray
+        from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+
+        try:
+            run_ppo(config, task_runner_class=TaskRunnerV1)
+        finally:
+            ray.shutdown()
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        print(f"{ERROR}{cause(error)}", flush=True)
+        return 1
+    return 0
+
+
+def cause(error: BaseException) -> str:
+    """The innermost reason in one line; Ray wraps a worker's error in its own, traceback and all."""
+    inner = getattr(error, "cause", None) or error.__cause__
+    if isinstance(inner, BaseException) and inner is not error:
+        return cause(inner)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:400]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,202 @@
+"""Responses -> grades -> summary, again and again, without the model that answered.
+
+Problems with a question type (MathVerse) go through `core.mathverse_grading`: rules, then the symbolic pool, then a
+judge; all others through `core.grading`. Grades are replaced atomically when all are there, and a judge's verdicts are
+kept as they come (`core.verdicts`), so that a grading that was interrupted asks only what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast, get_args
+
+from modgap.analysis.original import original_figures
+from modgap.analysis.original_mathverse import mathverse_figures
+from modgap.analysis.summary import summarise
+from modgap.core.errors import UserError
+from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
+from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
+from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
+from modgap.engines.judge import Judge
+from modgap.grading.answer import Grade, Mode, extract_answer, grade
+from modgap.grading.judge import JudgeMode, Undecided
+from modgap.grading.mathverse import Case, grade_without_judge
+from modgap.grading.symbolic import SymbolicPool
+from modgap.reporting.judged import open_words
+from modgap.reporting.sampling import greedy_words, sampling_of
+from modgap.reporting.words import reply_words
+from modgap.workflows.judge_stage import CHECK, SEED, settle_all
+
+IMPORT_NOTE = "import.json"
+"""What an imported run tells its gradings, see `importing`."""
+BATCH = 256
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+def grade_run(
+    run: RunFolder,
+    mode: Mode = "strict",
+    progress: Progress | None = None,
+    judge: Judge | None = None,
+    check: int = CHECK,
+    seed: int = SEED,
+) -> dict[str, Any]:
+    """Grade the responses of a run, again if need be, and summarise them. The model is not needed.
+
+    Args:
+        run: The run folder.
+        mode: `strict`, `relative`, `exact` or `paper`.
+        progress: Told as it goes.
+        judge: Settles what the rules leave open (MathVerse); see `judging.make_judge`. Without one, the verdicts of the
+            judge that this mode was last graded with are used, and what it was not asked waits for a judge.
+        check: How many of the answers that the rules decided the judge is asked about as well.
+        seed: Which of them.
+
+    Returns:
+        The summary, also written to the run folder; `judge` in it says what the judge did, see `judge_stage`.
+
+    Raises:
+        UserError: It is no evaluation run, its responses are of another run than its manifest, another process is
+            writing it, its problems have no rules in that mode, or the judge cannot go on. The grades are then what
+            they were.
+    """
+    run.manifest()  # before the lock, which would make the folder
+    with run.lock():
+        return grade_held(run, mode, progress, judge, check, seed)
+
+
+def grade_held(
+    run: RunFolder,
+    mode: Mode,
+    progress: Progress | None = None,
+    judge: Judge | None = None,
+    check: int = CHECK,
+    seed: int = SEED,
+) -> dict[str, Any]:
+    """`grade_run` for a caller that holds the run's lock."""
+    manifest = run.manifest()
+    problems = run.problems()
+    if not problems:
+        raise UserError(f"{run.path} has no problems.jsonl: it is no evaluation run.")
+    _check_mode(problems, mode)
+    responses = list(run.own_responses(problems))
+    paper = manifest["resolved"].get("style") == "paper"
+    texts = [response.response for response in responses]
+    if mode not in ("paper", "exact"):  # these reproduce the original, which has no rule on thinking
+        texts = _texts(responses, problems, paper_style=paper)
+    results = _grade_all(responses, texts, problems, mode, progress)
+    judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
+    if any(problem.question_type for problem in problems.values()):
+        verdicts, judged = settle_all(
+            run, problems, responses, results, cast("JudgeMode", mode), judge, check, seed, progress
+        )
+    rows = [_row(response, problems, mode, verdict) for response, verdict in zip(responses, verdicts, strict=True)]
+    run.write_grades(rows, mode)
+    summary = summarise(problems, responses, rows, expected_samples=manifest.get("resolved", {}).get("samples"))
+    summary["mode"] = mode  # also where there is nothing to grade
+    summary["judge"] = judged
+    summary["sampling"] = sampling_of(manifest)
+    summary["warnings"] = [*greedy_words(manifest), *summary["warnings"]]
+    note = run.path / IMPORT_NOTE
+    imported = read_json(note) if note.exists() else {}
+    summary["warnings"] += imported.get("warnings", [])
+    summary["warnings"] += [*open_words(rows), *reply_words(responses, rows)]
+    if mode == "paper" and not all(problem.question_type for problem in problems.values()):
+        summary["original"] = original_figures(responses, rows, imported.get("other_files"))
+    if mode == "paper" and "mathverse" in summary:
+        summary["mathverse"]["original"] = mathverse_figures(problems, responses, rows)
+    run.write_summary(summary)
+    return summary
+
+
+def _check_mode(problems: Mapping[str, ProblemRow], mode: Mode) -> None:
+    modes = get_args(JudgeMode)
+    if mode not in modes and any(problem.question_type for problem in problems.values()):
+        raise UserError(f"--mode {mode}: MathVerse problems are not graded so; choose from {', '.join(modes)}.")
+
+
+def _texts(responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool) -> list[str]:
+    """The text of each response that the rules read: that the prompt opened its thinking is seen in the record.
+
+    A server does not show the prompt that its chat template makes. There the run's own replies tell: if most of those
+    that ended by themselves close thinking that they did not open, the template opens it.
+    """
+    ended = [response.response for response in responses if response.finish_reason == "stop" and response.response]
+    by_template = 2 * sum(map(closes_unopened, ended)) > len(ended)
+    texts: list[str] = []
+    for response in responses:
+        prefill, cut = response.prefill, response.finish_reason == "length"
+        if not prefill and paper_style and problems[response.problem_id].question_type:
+            prefill = PAPER_MATHVERSE_PREFILL  # records of older versions do not name it
+        opened = prefill.rstrip().endswith(OPEN) or (by_template and cut)
+        texts.append(graded_text(response.response, cut=cut, opened=opened))
+    return texts
+
+
+def _grade_all(
+    responses: Sequence[Response],
+    texts: Sequence[str],
+    problems: Mapping[str, ProblemRow],
+    mode: Mode,
+    progress: Progress | None,
+) -> list[Grade | Undecided]:
+    """What is known of each response without a judge."""
+    results: list[Grade | Undecided] = []
+    with SymbolicPool(workers=min(4, os.cpu_count() or 1)) as symbolic:
+        for start in range(0, len(responses), BATCH):
+            part = slice(start, start + BATCH)
+            results += _grade_batch(responses[part], texts[part], problems, mode, symbolic)
+            if progress:
+                progress("grading", len(results), len(responses))
+    return results
+
+
+def _grade_batch(
+    responses: Sequence[Response],
+    texts: Sequence[str],
+    problems: Mapping[str, ProblemRow],
+    mode: Mode,
+    symbolic: SymbolicPool,
+) -> list[Grade | Undecided]:
+    results: dict[int, Grade | Undecided] = {}
+    cases: dict[int, Case] = {}
+    for number, (response, text) in enumerate(zip(responses, texts, strict=True)):
+        problem = problems[response.problem_id]
+        if response.finish_reason == "error":
+            results[number] = Grade("error", None, None, "engine", response.error or "")
+        elif problem.question_type:
+            gold, question = problem.gold_of(response.view), problem.question_of(response.view)
+            cases[number] = Case(text, gold, question, problem.question_type)
+        else:
+            results[number] = grade(text, problem.gold_of(response.view), mode)
+    if cases:
+        found = grade_without_judge(
+            list(cases.values()), cast("JudgeMode", mode), None if mode == "paper" else symbolic
+        )
+        results |= zip(cases, found, strict=True)
+    for number, (response, text) in enumerate(zip(responses, texts, strict=True)):
+        result = results[number]
+        if text == response.response or not isinstance(result, Grade) or result.outcome != "no_answer":
+            continue
+        if response.finish_reason == "length" and extract_answer(response.response) is not None:
+            results[number] = replace(result, reason=CUT_THINKING)
+    return [results[number] for number in range(len(responses))]
+
+
+def _row(response: Response, problems: Mapping[str, ProblemRow], mode: Mode, verdict: Grade) -> GradeRow:
+    return GradeRow(
+        problem_id=response.problem_id,
+        view=response.view,
+        sample=response.sample,
+        outcome=verdict.outcome,
+        answer=verdict.answer,
+        gold=problems[response.problem_id].gold_of(response.view),
+        stage=verdict.stage,
+        mode=mode,
+        value=verdict.value,
+        reason=verdict.reason,
+    )

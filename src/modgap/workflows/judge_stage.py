@@ -1,0 +1,169 @@
+"""The last stage of MathVerse grading: a judge settles what rules leave open, and is itself held against the rules.
+
+Where rules decide, they are the better grader; so a seeded sample of the answers that they decided goes to the judge as
+well, and its agreement with them says how far its other verdicts can be trusted. The original has no such check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from modgap.analysis.agreement import Agreement
+from modgap.core.record import Key, ProblemRow, Response, RunFolder
+from modgap.engines.judge import Judge, Recalled, Said
+from modgap.grading.answer import Grade, extract_answer
+from modgap.grading.judge import JudgeMode, Undecided, parse_verdict, settle, unsettled
+from modgap.grading.verdicts import VerdictFile
+
+CHECK = 200
+"""How many answers that the rules decided a judge is asked about as well, unless told otherwise."""
+SEED = 42
+MOST_SHOWN = 50
+"""Disagreements that a summary lists."""
+KINDS = ("consistent", "different", "unreadable", "failed", "waiting")
+"""What can become of a sample that rules leave open; `waiting`: no judge was asked about it."""
+
+
+def settle_all(
+    run: RunFolder,
+    problems: Mapping[str, ProblemRow],
+    responses: Sequence[Response],
+    results: Sequence[Grade | Undecided],
+    mode: JudgeMode,
+    judge: Judge | None = None,
+    check: int = CHECK,
+    seed: int = SEED,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[list[Grade], dict[str, Any]]:
+    """Settle what is undecided, and say what the judge did.
+
+    Args:
+        run: The run, where verdicts are kept.
+        problems: By id.
+        responses: What the model said.
+        results: What the rules made of each.
+        mode: The grading mode.
+        judge: Whom to ask; if not given, the verdicts of the last one that was asked in this mode.
+        check: How many answers that the rules decided to ask about as well.
+        seed: Which of them.
+        progress: Told as it goes.
+
+    Returns:
+        One grade for each response, and what summary.json has as `judge`: `judge` (its name, `None` if there is none),
+        `asked` (questions put to it this time), `samples` (that the rules left open), how many of these became what
+        (`KINDS`), and `check`: `samples` and `seed` (as chosen), `table` (`both_right`, `rules_only`, `judge_only`,
+        `both_wrong`), `agreement` (share) and `kappa` (Cohen's; `None` where undefined), `unreadable` and `failed`
+        (which are in no cell), `stages` (the agreement by deciding stage) and up to 50 `disagreements`.
+    """
+    file = VerdictFile(run)
+    by_key = {
+        response.key: (response, result) for response, result in zip(responses, results, strict=True)
+    }  # of a sample that comes twice the last one
+    undecided = {key: result for key, (_, result) in by_key.items() if isinstance(result, Undecided)}
+    last = file.last(mode) if judge is None else None
+    answers = judge if last is None else Recalled(last["judge"], last["tokens"])
+    if last is not None:
+        check, seed = last["check"], last["seed"]
+    checked = _to_check(by_key, problems, mode, check, seed) if answers else {}
+    said = answers.answer({**undecided, **checked}, mode, file, progress) if answers else {}
+    if judge is not None:
+        file.remember(mode, {"judge": judge.name, "tokens": judge.tokens(mode), "check": check, "seed": seed})
+    grades = [
+        result if isinstance(result, Grade) else _settled(result, said.get(response.key, Said(None)))
+        for response, result in zip(responses, results, strict=True)
+    ]
+    kinds = Counter(_kind(case, said.get(key, Said(None))) for key, case in undecided.items())
+    return grades, {
+        "judge": answers.name if answers else None,
+        "asked": judge.asked if judge else 0,
+        "samples": len(undecided),
+        **{kind: kinds[kind] for kind in KINDS},
+        "check": _compare(by_key, checked, said, seed) if checked else None,
+    }
+
+
+def _settled(case: Undecided, said: Said) -> Grade:
+    waits = said.text is None and not said.error
+    return unsettled(case) if waits else settle(case, said.text, said.error)
+
+
+def _kind(case: Undecided, said: Said) -> str:
+    if said.text is None:
+        return "failed" if said.error else "waiting"
+    verdict = parse_verdict(said.text, case.mode)
+    return "unreadable" if verdict is None else "consistent" if verdict else "different"
+
+
+def _to_check(
+    by_key: Mapping[Key, tuple[Response, Grade | Undecided]],
+    problems: Mapping[str, ProblemRow],
+    mode: JudgeMode,
+    check: int,
+    seed: int,
+) -> dict[Key, Undecided]:
+    """A seeded sample of the answers that the rules decided, as the judge is asked about them.
+
+    Which ones does not depend on the order of the responses, and more responses change it little.
+    """
+    decided = [
+        key
+        for key, (_, result) in by_key.items()
+        if isinstance(result, Grade) and result.outcome in ("correct", "wrong") and problems[key[0]].question_type
+    ]
+    decided.sort(key=lambda key: hashlib.sha256(repr((seed, *key)).encode()).digest())
+    cases: dict[Key, Undecided] = {}
+    for key in decided[:check]:
+        response, result = by_key[key]
+        assert isinstance(result, Grade)
+        # A grade may hold only the letter that was read in an answer; the judge sees what the model wrote.
+        answer = result.answer if mode == "paper" else extract_answer(response.response)
+        problem = problems[key[0]]
+        cases[key] = Undecided(answer or "", problem.gold_of(key[1]), problem.question_of(key[1]), mode)
+    return cases
+
+
+def _compare(
+    by_key: Mapping[Key, tuple[Response, Grade | Undecided]],
+    checked: Mapping[Key, Undecided],
+    said: Mapping[Key, Said],
+    seed: int,
+) -> dict[str, Any]:
+    """The rules' verdicts against the judge's."""
+    kinds: Counter[str] = Counter()
+    pairs: list[tuple[bool, bool]] = []
+    stages: dict[str, list[bool]] = {}
+    apart: list[dict[str, Any]] = []
+    for key, case in checked.items():
+        kind = _kind(case, said.get(key, Said(None)))
+        kinds[kind] += 1
+        rule = by_key[key][1]
+        assert isinstance(rule, Grade)
+        if kind not in ("consistent", "different"):
+            continue
+        right = kind == "consistent"
+        pairs.append((rule.correct, right))
+        stages.setdefault(rule.stage, []).append(rule.correct == right)
+        if rule.correct != right:
+            names = dict(zip(("problem_id", "view", "sample"), key, strict=True))
+            words = {"answer": case.answer, "gold": case.gold, "stage": rule.stage}
+            apart.append({**names, **words, "rules": rule.outcome, "judge": "correct" if right else "wrong"})
+    agreement = Agreement.of(pairs)
+    return {
+        "samples": len(checked),
+        "seed": seed,
+        "unreadable": kinds["unreadable"],
+        "failed": kinds["failed"] + kinds["waiting"],
+        "table": {
+            "both_right": agreement.both,
+            "rules_only": agreement.first_only,
+            "judge_only": agreement.second_only,
+            "both_wrong": agreement.neither,
+        },
+        "agreement": agreement.share,
+        "kappa": agreement.kappa,
+        "stages": {stage: {"samples": len(same), "agree": sum(same)} for stage, same in sorted(stages.items())},
+        "disagreements": apart[:MOST_SHOWN],
+    }
