@@ -1051,8 +1051,10 @@ def test_a_chained_recipe_trains_on_a_gpu(options: dict[str, Any], tiny: Path, t
     run(Recipe("chained", stages), tiny, tmp_path, loader=load_policy)
     rows = [row for n in (1, 2) for row in log_of(tmp_path / f"stage{n}")]
     assert all(row["grad_norm"] > 0 for row in rows if row["updates"]) and any(row["updates"] for row in rows)
-    before, after = weights_of(tiny), weights_of(tmp_path / "stage2" / "checkpoints" / "step_2")
-    assert before.keys() == after.keys() and any(not torch.equal(before[n].float(), after[n].float()) for n in before)
+    # As loaded: transformers may write either of two layouts of the names.
+    last = tmp_path / "stage2" / "checkpoints" / "step_2"
+    before, after = (load_policy(folder, device="cpu").model.state_dict() for folder in (tiny, last))
+    assert any(not torch.equal(before[name], after[name].float()) for name in before)
 
 
 @pytest.mark.gpu
