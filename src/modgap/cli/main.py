@@ -1,7 +1,8 @@
 """The command line. Parses first, imports late: `modgap --help` loads no torch.
 
-Every command is a thin wrapper around a typed function of the package. Those around data and the testbed model are in
-`cli_data.py`, those around results in `cli_results.py`; the reference, `docs/cli.md`, is generated from all three.
+Every command is a thin wrapper around a typed function of the package. Those around data and the
+testbed model are in `cli_data.py`, those around results in `cli_results.py`; the reference,
+`docs/cli.md`, is generated from all three.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"modgap: {' '.join(str(error).split())} See modgap --help.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("modgap: interrupted; what is done is kept, give the same command again.", file=sys.stderr)
+        print(
+            "modgap: interrupted; what is done is kept, give the same command again.",
+            file=sys.stderr,
+        )
         return 130
     except SystemExit as error:
         # What rich makes of a broken pipe on its console.
@@ -83,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         usage = isinstance(error, UsageError)
-        print(f"modgap: {_one_line(error)}{' See modgap --help.' if usage else ''}", file=sys.stderr)
+        print(
+            f"modgap: {_one_line(error)}{' See modgap --help.' if usage else ''}", file=sys.stderr
+        )
         return 2 if usage else 1
     return status if isinstance(status, int) else 0
 
@@ -93,17 +99,23 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; check the path and its permissions, or give another one."
+        return (
+            f"{error.filename}: {error.strerror}; check the path and its permissions, or give"
+            " another one."
+        )
     return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
 
 
 def run() -> None:
     """The console script."""
-    # OpenMP threads that spin while they wait slow a busy machine down tenfold; read when torch is loaded.
+    # OpenMP threads that spin while they wait slow a busy machine down tenfold; read when torch is
+    # loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # Nor are numpy's own worth a tenth of a second of each processor, which is what they spin once it is imported.
+    # Nor are numpy's own worth a tenth of a second of each processor, which is what they spin once
+    # it is imported.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-    # What ends a job (kill, timeout, Slurm) ends it as Ctrl-C does, so that engines give back their processes and GPUs.
+    # What ends a job (kill, timeout, Slurm) ends it as Ctrl-C does, so that engines give back their
+    # processes and GPUs.
     signal.signal(signal.SIGTERM, _interrupt)
     status = main()
     gc.freeze()  # so that the interpreter, which ends, does not look through all that is loaded for cycles
@@ -116,7 +128,8 @@ def _interrupt(*_: object) -> None:
 
 @app.command
 def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
-    """From nothing to a report on a laptop, offline: make problems, train two recipes, measure the gap.
+    """From nothing to a report on a laptop, offline: make problems, train two recipes, measure the
+    gap.
 
     Args:
         out: Folder for everything it makes; an interrupted demo goes on there.
@@ -153,18 +166,25 @@ def train(
     """Train a model with a recipe.
 
     Args:
-        recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; to take the KL apart kl-forward,
-            kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or full-text-continued.
-        data: The data set; its train split is trained on. May be left out with --benchmark synthetic.
-        model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
+        recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; to take the KL apart
+            kl-forward, kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or
+            full-text-continued.
+        data: The data set; its train split is trained on. May be left out with --benchmark
+            synthetic.
+        model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
+            qwen2_5_vl_7b.
         out: Run folder; stages go to its stage1, stage2 and so on. Only a dry run goes without.
-        engine: What trains: `local` in one process, `verl` on many GPUs (in an environment of its own).
+        engine: What trains: `local` in one process, `verl` on many GPUs (in an environment of its
+            own).
         benchmark: Layout of the data set.
-        settings: A setting, key=value or stageN.key=value; verl.KEY=value is any of verl's own; repeatable.
+        settings: A setting, key=value or stageN.key=value; verl.KEY=value is any of verl's own;
+            repeatable.
         style: Wording of the prompts.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
-        dry_run: Print the resolved recipe with tokens, FLOPs, memory and time a step (verl: its configuration, too).
-        gpu: GPU that a dry run of the local engine is to expect, such as H100 or 4090; the one here if not given.
+        dry_run: Print the resolved recipe with tokens, FLOPs, memory and time a step (verl: its
+            configuration, too).
+        gpu: GPU that a dry run of the local engine is to expect, such as H100 or 4090; the one here
+            if not given.
     """
     from modgap.core.progress import progress_bars, say
     from modgap.models.load import resolve
@@ -193,7 +213,15 @@ def train(
     plan = resolve_recipe(recipe, settings, model_notes(resolve(model)))
     with progress_bars() as bars:
         final = train_recipe(
-            plan, problems, model, out, engine=engine, style=style, device=device, given=given(), bars=bars
+            plan,
+            problems,
+            model,
+            out,
+            engine=engine,
+            style=style,
+            device=device,
+            given=given(),
+            bars=bars,
         )
     print(f"final checkpoint: {final}")
     if plan.stages[-1].settings.validation_problems and plan.stages[-1].settings.eval_every:
@@ -233,22 +261,26 @@ def evaluate(
     """Ask a model every test problem in several views, grade the answers and print the gap.
 
     Args:
-        data: The data set; of MathVerse a parquet or JSON file, a folder of them, or its Hugging Face id. Left out with
-            --benchmark synthetic, it is that benchmark's own problems.
-        model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
-        models: In the place of --model a file with one a line (blank lines and # are left out): each becomes a run in
-            OUT/NAME, as many at a time as there are accelerators for.
+        data: The data set; of MathVerse a parquet or JSON file, a folder of them, or its Hugging
+            Face id. Left out with --benchmark synthetic, it is that benchmark's own problems.
+        model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
+            qwen2_5_vl_7b.
+        models: In the place of --model a file with one a line (blank lines and # are left out):
+            each becomes a run in OUT/NAME, as many at a time as there are accelerators for.
         out: Run folder; an interrupted run goes on there.
         benchmark: Layout of the data set.
-        engine: What answers: `hf` and `vllm` load the model here, `openai` asks an OpenAI-compatible server for it.
-        views: Comma-separated: full-text, image-only (the default), and the controls text-only, question-only,
-            blank-image, swapped-image, transcribe. Of MathVerse: its versions, see --problem-versions.
-        problem_versions: Of MathVerse, in the place of --views: text, vision, or a comma list of text-dominant,
-            text-lite, vision-intensive, vision-dominant, vision-only (these five if not given), text-only.
-        samples: Responses per problem and view; 4 if not given. What is not given of samples, temperature, max-tokens
-            and seed, a run that exists keeps as it was begun.
-        temperature: 0.6 if not given, for every model and engine (MathVerse in paper style 0.8); 0 is greedy; `model`
-            takes the model's own, and of a server whatever it applies by itself.
+        engine: What answers: `hf` and `vllm` load the model here, `openai` asks an
+            OpenAI-compatible server for it.
+        views: Comma-separated: full-text, image-only (the default), and the controls text-only,
+            question-only, blank-image, swapped-image, transcribe. Of MathVerse: its versions, see
+            --problem-versions.
+        problem_versions: Of MathVerse, in the place of --views: text, vision, or a comma list of
+            text-dominant, text-lite, vision-intensive, vision-dominant, vision-only (these five if
+            not given), text-only.
+        samples: Responses per problem and view; 4 if not given. What is not given of samples,
+            temperature, max-tokens and seed, a run that exists keeps as it was begun.
+        temperature: 0.6 if not given, for every model and engine (MathVerse in paper style 0.8); 0
+            is greedy; `model` takes the model's own, and of a server whatever it applies by itself.
         max_tokens: Longest response; the model's own (paper style: 4096) if not given.
         seed: Each sample's seed is derived from it; 42 if not given.
         limit: Only the first so many problems.
@@ -260,9 +292,12 @@ def evaluate(
         concurrency: Most requests under way at once (openai).
         timeout: Seconds that one request may take (openai).
         max_retries: Most retries of one request (openai).
-        prices: What a million tokens of prompts and of responses cost, e.g. 0.15,0.60, to be told the run's cost.
-        engine_args: key=value for the engine's own constructor, e.g. gpu_memory_utilization=0.8 (vllm); repeatable.
-        replicas: Engines that share the work, one an accelerator; more than one needs Ray (hf, vllm).
+        prices: What a million tokens of prompts and of responses cost, e.g. 0.15,0.60, to be told
+            the run's cost.
+        engine_args: key=value for the engine's own constructor, e.g. gpu_memory_utilization=0.8
+            (vllm); repeatable.
+        replicas: Engines that share the work, one an accelerator; more than one needs Ray (hf,
+            vllm).
         ray_address: An existing Ray cluster to run the replicas on, e.g. auto.
     """
     from modgap.core.progress import progress_bars
@@ -306,19 +341,22 @@ def _prices(text: str | None) -> tuple[float, float] | None:
             raise ValueError
     except ValueError:
         raise UsageError(
-            f"--prices {text}: give what a million tokens of prompts and of responses cost, as 0.15,0.60."
+            f"--prices {text}: give what a million tokens of prompts and of responses cost, as"
+            " 0.15,0.60."
         ) from None
     return prompt, response
 
 
 @app.command
 def convert(checkpoint: Path, *, out: Path) -> None:
-    """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16), through verl's own merger; also of verl 0.5.
+    """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16), through verl's own merger;
+    also of verl 0.5.
 
     The adapter of a LoRA training is merged, in fp32.
 
     Args:
-        checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps (the last one then).
+        checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps
+            (the last one then).
         out: The folder.
     """
     from modgap.models.lora import merge_adapter
@@ -356,11 +394,12 @@ def study(
     """Measure a model, train it with several recipes, measure each, and report them side by side.
 
     Args:
-        data: The data set: train split for training, test split for measuring. May be left out with --benchmark
-            synthetic.
+        data: The data set: train split for training, test split for measuring. May be left out with
+            --benchmark synthetic.
         model: The base model of every recipe.
-        recipes: Comma-separated: full-text, no-text, mix, curriculum, kl, kl-curriculum; kl-forward, kl-full-vocab,
-            kl-unclamped, kl-strong, kl-forward-strong, full-text-continued.
+        recipes: Comma-separated: full-text, no-text, mix, curriculum, kl, kl-curriculum;
+            kl-forward, kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong,
+            full-text-continued.
         out: Study folder; an interrupted study goes on there.
         engine: What trains: `local` or `verl`.
         eval_engine: What answers.
@@ -406,7 +445,9 @@ def study(
             data, model, names, out, seeds=None if seeds is None else parse_seeds(seeds), jobs=jobs,
             benchmark=benchmark, engine=engine, settings=settings, limit=limit, options=options, given=given(),
         )  # fmt: skip
-        numbers = studies[out] if out in studies else build_report(list(studies), out / "report.html")
+        numbers = (
+            studies[out] if out in studies else build_report(list(studies), out / "report.html")
+        )
         write_json(out / "summary.json", numbers.model_dump(mode="json"))
     print_numbers(numbers)
     print(f"report: {(out / 'report.html').resolve()}")

@@ -33,22 +33,25 @@ def grade(
 
     Args:
         run: Run folder of an evaluation.
-        mode: `strict` (within 0.005), `relative` (or 1%), `paper` (the original's verdicts), `exact` (no tolerance).
-        judge: What settles the MathVerse answers that rules cannot compare: the URL of an OpenAI-compatible server
-            (http://localhost:8000/v1), or a model that is loaded here (Qwen/Qwen3-8B, a folder). Its verdicts are kept
-            in the run: a grading that was interrupted goes on, and one without --judge goes by them.
+        mode: `strict` (within 0.005), `relative` (or 1%), `paper` (the original's verdicts),
+            `exact` (no tolerance).
+        judge: What settles the MathVerse answers that rules cannot compare: the URL of an
+            OpenAI-compatible server (http://localhost:8000/v1), or a model that is loaded here
+            (Qwen/Qwen3-8B, a folder). Its verdicts are kept in the run: a grading that was
+            interrupted goes on, and one without --judge goes by them.
         judge_engine: `openai` for a URL; for a model `vllm` where it is installed, else `hf`.
         judge_model: The judge's name on the server; the only model that it serves if not given.
-        judge_check: How many answers that the rules decided to ask the judge about as well, to report how far it agrees
-            with them; 0 for none.
-        judge_max_tokens: How many tokens the judge may write: 16 if not given (paper mode: always 2). One whose
-            thinking cannot be switched off needs thousands.
+        judge_check: How many answers that the rules decided to ask the judge about as well, to
+            report how far it agrees with them; 0 for none.
+        judge_max_tokens: How many tokens the judge may write: 16 if not given (paper mode: always
+            2). One whose thinking cannot be switched off needs thousands.
         seed: Of the choice of answers for --judge-check.
         api_key_env: Name of the environment variable that holds the key (openai).
         concurrency: Most requests under way at once (openai).
         timeout: Seconds that one request may take (openai).
         max_retries: Most retries of one request (openai).
-        engine_args: key=value for vLLM's own constructor, e.g. gpu_memory_utilization=0.8 (vllm); repeatable.
+        engine_args: key=value for vLLM's own constructor, e.g. gpu_memory_utilization=0.8 (vllm);
+            repeatable.
         batch_size: Questions answered together (hf).
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given (hf).
     """
@@ -61,7 +64,10 @@ def grade(
 
     folder, asked = RunFolder(run), None
     if judge is None and (judge_engine or judge_model or judge_max_tokens):
-        raise UsageError("--judge-engine, --judge-model and --judge-max-tokens say how to ask a judge: give --judge.")
+        raise UsageError(
+            "--judge-engine, --judge-model and --judge-max-tokens say how to ask a judge: give"
+            " --judge."
+        )
     if judge is not None:
         from modgap.workflows.judging import JudgeOptions, make_judge
 
@@ -75,7 +81,9 @@ def grade(
     with progress_bars() as bars:
         summary = grade_run(folder, mode, progress=bars, judge=asked, check=judge_check, seed=seed)
     if asked and summary.judge is None:
-        say("nothing in this run is for a judge: its problems are graded as numbers, by rules alone")
+        say(
+            "nothing in this run is for a judge: its problems are graded as numbers, by rules alone"
+        )
     print_summary(summary, run.name)
     if summary.original:
         print_original(summary.original)
@@ -93,13 +101,15 @@ def report(
     """One HTML page from runs, training runs or studies, and their numbers on the terminal.
 
     Args:
-        runs: Run folders, studies, folders of studies, or the cells.json of an earlier report; the first evaluation is
-            the one that the others are compared with.
+        runs: Run folders, studies, folders of studies, or the cells.json of an earlier report; the
+            first evaluation is the one that the others are compared with.
         out: The page.
         images: Most diagrams that the page embeds.
-        figures: Also write the charts (PNG, SVG) and the tables (Markdown, LaTeX, CSV) to OUT_figures/; with several
-            seeds cells.json, too, from which the table over seeds can be made again.
-        template: `paper` also lays the numbers into the shape of the paper's tables, on the page and as OUT.md.
+        figures: Also write the charts (PNG, SVG) and the tables (Markdown, LaTeX, CSV) to
+            OUT_figures/; with several seeds cells.json, too, from which the table over seeds can be
+            made again.
+        template: `paper` also lays the numbers into the shape of the paper's tables, on the page
+            and as OUT.md.
     """
     from modgap.reporting.page import build_report
     from modgap.reporting.terminal import print_numbers

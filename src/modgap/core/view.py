@@ -1,7 +1,7 @@
 """Views: the ways to show one problem, and which side of the gap each is on.
 
-The gap is accuracy(text-centric) - accuracy(vision-centric) over the same problems. Controls are on neither side; they
-tell reading from reasoning, and both from guessing.
+The gap is accuracy(text-centric) - accuracy(vision-centric) over the same problems. Controls are on
+neither side; they tell reading from reasoning, and both from guessing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class View:
         name: Its name on the command line and in records.
         side: Which side of the gap it is on.
         conditions: Whether the conditions are written in the prompt.
-        picture: Which image goes with it: the problem's own, none, a blank one of the same size, or another problem's.
+        picture: Which image goes with it: the problem's own, none, a blank one of the same size, or
+            another problem's.
         transcribe: Whether the model is asked to write the conditions down before it solves.
     """
 
@@ -58,7 +59,9 @@ VERSIONS: dict[str, str] = {
     "Vision Only": "vision-only",
     "Text Only": "text-only",
 }
-"""MathVerse's versions of a problem -> the views that they are; Text Only is the control of that name."""
+"""MathVerse's versions of a problem -> the views that they are; Text Only is the control of that
+name.
+"""
 
 VERSION_VIEWS: dict[str, View] = {
     view.name: view
@@ -101,7 +104,8 @@ def parse_views(names: str | Iterable[str]) -> tuple[View, ...]:
 
 
 def parse_versions(names: str) -> tuple[str, ...]:
-    """The views of MathVerse's versions: `text`, `vision` (a side), or names such as `Text Lite` or `text-lite`.
+    """The views of MathVerse's versions: `text`, `vision` (a side), or names such as `Text Lite` or
+    `text-lite`.
 
     Raises:
         UserError: There is no such version; the message lists the choices.
@@ -116,5 +120,7 @@ def parse_versions(names: str) -> tuple[str, ...]:
         elif part:
             raise unknown("problem version", part, ("text", "vision", *VERSIONS.values()))
     if not found:
-        raise UserError(f"no problem version given: choose from text, vision, {', '.join(VERSIONS.values())}.")
+        raise UserError(
+            f"no problem version given: choose from text, vision, {', '.join(VERSIONS.values())}."
+        )
     return tuple(dict.fromkeys(found))

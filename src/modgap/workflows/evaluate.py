@@ -1,4 +1,5 @@
-"""Problems x views x engine -> responses; resumable at every step. Grades and summary are `grade`' part.
+"""Problems x views x engine -> responses; resumable at every step. Grades and summary are `grade`'
+part.
 
 ```
 problems = read_problems("pgps9k", Path("PGPS9K"))
@@ -44,12 +45,17 @@ def locate(benchmark: str, data: Path | None) -> Path:
     if data is not None:
         return data
     if not entry.own_data:
-        raise UsageError(f"--data is missing: {benchmark} needs its folder or file; --benchmark synthetic needs none.")
+        raise UsageError(
+            f"--data is missing: {benchmark} needs its folder or file; --benchmark synthetic needs"
+            " none."
+        )
     with progress_bars() as bars:
         return registry.load(entry.own_data)(bars.counter(f"drawing the {benchmark} benchmark"))
 
 
-def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | None = None) -> list[Problem]:
+def read_problems(
+    benchmark: str, data: Path, split: str = "test", limit: int | None = None
+) -> list[Problem]:
     """The problems of a benchmark.
 
     Args:
@@ -63,7 +69,9 @@ def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | 
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: must be at least 1.")
-    problems: list[Problem] = list(registry.DATASETS.load(benchmark)(data, split=split, limit=limit))
+    problems: list[Problem] = list(
+        registry.DATASETS.load(benchmark)(data, split=split, limit=limit)
+    )
     if not problems:
         raise UserError(
             f"{data} has no problems in the split {split!r}: add some, or give another --data "
@@ -73,7 +81,8 @@ def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | 
 
 
 def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -> None:
-    """Name the images that are shown otherwise than they are stored, or that cannot be shown, one line for each kind.
+    """Name the images that are shown otherwise than they are stored, or that cannot be shown, one
+    line for each kind.
 
     Args:
         problems: Whose images.
@@ -89,8 +98,9 @@ def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -
 def fingerprint(problems: Iterable[Problem]) -> str:
     """16 hex digits that change when a problem's words, its answer or its diagram change.
 
-    A diagram that was shown otherwise before transparency, orientation and depth were heeded (see `core.images`) has a
-    digest of its own, so that responses from before and after are not taken for those of one run.
+    A diagram that was shown otherwise before transparency, orientation and depth were heeded (see
+    `core.images`) has a digest of its own, so that responses from before and after are not taken
+    for those of one run.
     """
     digest, seen = hashlib.sha256(), dict[tuple[Path, int], str]()
     for problem in problems:
@@ -98,19 +108,33 @@ def fingerprint(problems: Iterable[Problem]) -> str:
         own_images = problem.own_images
         if problem.image is not None and not own_images:
             # A file has the longer digest that it has had since the first runs.
-            image = _image_digest(problem, problem.image, seen, 64 if isinstance(problem.image, Path) else 16)
-        fields = (problem.id, problem.question, problem.answer, problem.structural, problem.semantic, image)
+            image = _image_digest(
+                problem, problem.image, seen, 64 if isinstance(problem.image, Path) else 16
+            )
+        fields = (
+            problem.id,
+            problem.question,
+            problem.answer,
+            problem.structural,
+            problem.semantic,
+            image,
+        )
         digest.update(json.dumps([*fields, problem.own_words], sort_keys=True).encode())
         own_questions, own_answers = problem.own_questions, problem.own_answers
         if own_images or own_questions or own_answers or problem.grader:
-            views = {view: _image_digest(problem, image, seen) for view, image in own_images.items()}
+            views = {
+                view: _image_digest(problem, image, seen) for view, image in own_images.items()
+            }
             more = (views, own_questions, own_answers, recorded_grader(problem.grader))
             digest.update(json.dumps(more, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
-def _image_digest(problem: Problem, image: Path | bytes, seen: dict[tuple[Path, int], str], size: int = 16) -> str:
-    """Digest of an encoded diagram, of `size` bytes; a file that several problems or versions show is read once.
+def _image_digest(
+    problem: Problem, image: Path | bytes, seen: dict[tuple[Path, int], str], size: int = 16
+) -> str:
+    """Digest of an encoded diagram, of `size` bytes; a file that several problems or versions show
+    is read once.
 
     Raises:
         UserError: The file cannot be read.
@@ -132,7 +156,9 @@ def _image_digest(problem: Problem, image: Path | bytes, seen: dict[tuple[Path, 
 def _content_digest(data: bytes, size: int) -> str:
     from modgap.core.images import CONVERTED, is_plain
 
-    return hashlib.blake2b(data, digest_size=size).hexdigest() + ("" if is_plain(data) else CONVERTED)
+    return hashlib.blake2b(data, digest_size=size).hexdigest() + (
+        "" if is_plain(data) else CONVERTED
+    )
 
 
 def evaluate(
@@ -160,12 +186,12 @@ def evaluate(
         views: Names of views.
         samples: Responses per problem and view.
         sampling: Temperature, token limit, seed.
-        kept: Those of `temperature`, `max_tokens`, `seed` and `samples` that nobody asked for: a run that exists keeps
-            its own.
+        kept: Those of `temperature`, `max_tokens`, `seed` and `samples` that nobody asked for: a
+            run that exists keeps its own.
         pixels: Least and most pixels of an image that the engine takes, for the record.
         style: Wording of the prompts.
-        mode: Grading mode. If not given, `strict`; but a run that was complete already and was graded in another mode
-            since (`modgap grade`) keeps that one.
+        mode: Grading mode. If not given, `strict`; but a run that was complete already and was
+            graded in another mode since (`modgap grade`) keeps that one.
         identity: What else makes the run what it is: the model and its fingerprint.
         given: The arguments as the user gave them, for the manifest.
         progress: Told after each response.
@@ -174,8 +200,8 @@ def evaluate(
         The summary, also in `out/summary.json`.
 
     Raises:
-        UserError: The folder holds another run or a data set, has lost its manifest or has another run's, a view is
-            unknown, or two problems have the same id.
+        UserError: The folder holds another run or a data set, has lost its manifest or has another
+            run's, a view is unknown, or two problems have the same id.
     """
     chosen = parse_views(views)
     check_views(problems, chosen)
@@ -183,7 +209,10 @@ def evaluate(
     if samples < 1:
         raise UserError(f"--samples {samples}: must be at least 1.")
     if again := [name for name, count in Counter(p.id for p in problems).items() if count > 1]:
-        raise UserError(f"{len(again)} ids of problems are given twice or more ({', '.join(again[:3])}): rename them.")
+        raise UserError(
+            f"{len(again)} ids of problems are given twice or more ({', '.join(again[:3])}): rename"
+            " them."
+        )
     if any((out / name).exists() for name in ("train.json", "test.json")):
         raise UserError(f"--out {out}: that is a data set; give another --out.")
     run = RunFolder(out)
@@ -228,12 +257,14 @@ def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
         (cause, _), others = causes.most_common(1)[0], len(causes) - 1
         more = f", and {others} other reason{'s' if others > 1 else ''}" if others else ""
         raise UserError(
-            f"all {causes.total():,} samples failed ({cause}{more}): {run.path} has no number. See to the cause; the "
-            "same command then makes them again."
+            f"all {causes.total():,} samples failed ({cause}{more}): {run.path} has no number. See"
+            " to the cause; the same command then makes them again."
         )
 
 
-def _as_begun(run: RunFolder, resolved: Mapping[str, Any], data: str, kept: Collection[str]) -> dict[str, Any]:
+def _as_begun(
+    run: RunFolder, resolved: Mapping[str, Any], data: str, kept: Collection[str]
+) -> dict[str, Any]:
     """The sampling with which a run was begun, as far as nobody asks for another one now."""
     if not kept or not run.manifest_path.exists():
         return {}
@@ -247,7 +278,11 @@ def _as_begun(run: RunFolder, resolved: Mapping[str, Any], data: str, kept: Coll
         if name not in kept
     )
     # What has no response yet and is of another model, say, is begun anew.
-    return {name: before[name] for name in kept if name in before} if same or not run.unanswered() else {}
+    return (
+        {name: before[name] for name in kept if name in before}
+        if same or not run.unanswered()
+        else {}
+    )
 
 
 def _record_sampling(
@@ -276,8 +311,12 @@ def _record_sampling(
     )
 
 
-def _prompts(problems: Sequence[Problem], views: Sequence[View], style: Style) -> Callable[[Response], str | None]:
-    """What gives the prompt that a response must have; `None` where the data set has no such view of the problem."""
+def _prompts(
+    problems: Sequence[Problem], views: Sequence[View], style: Style
+) -> Callable[[Response], str | None]:
+    """What gives the prompt that a response must have; `None` where the data set has no such view
+    of the problem.
+    """
     by_id = {problem.id: problem for problem in problems}
 
     @functools.cache
@@ -300,10 +339,12 @@ def default_views(problems: Sequence[Problem]) -> str:
 
 
 def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
-    """Refuse views that the data set does not have at all; those that only some problems have are the summary's matter.
+    """Refuse views that the data set does not have at all; those that only some problems have are
+    the summary's matter.
 
     Raises:
-        UserError: A view is a version of MathVerse's and the problems are others, or no problem has it.
+        UserError: A view is a version of MathVerse's and the problems are others, or no problem has
+            it.
     """
     versions = any(problem.views for problem in problems)
     known = {name for problem in problems for name in (*problem.views, *problem.own_words)}
@@ -311,13 +352,14 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
     for view in views:
         if not versions and view.name in VERSION_VIEWS and view.name not in there:
             raise UserError(
-                f"the view {view.name!r} is a version of MathVerse's, and these problems have none: choose from "
-                f"{', '.join(VIEWS)}, or give --benchmark mathverse."
+                f"the view {view.name!r} is a version of MathVerse's, and these problems have none:"
+                f" choose from {', '.join(VIEWS)}, or give --benchmark mathverse."
             )
         if versions and view.name not in there:
             raise UserError(
-                f"no problem has the version {view.name!r}: the data has {', '.join(there)}; choose from these with "
-                "--problem-versions (or --views), or give --data with a file that has it."
+                f"no problem has the version {view.name!r}: the data has {', '.join(there)}; choose"
+                " from these with --problem-versions (or --views), or give --data with a file that"
+                " has it."
             )
 
 
@@ -334,7 +376,9 @@ def _answer(
 ) -> int:
     """Make the responses that are not there yet; returns how many were made."""
     requests: list[Request] = []
-    for number, problem in enumerate(problems):  # views of a problem side by side: its image is prepared once
+    for number, problem in enumerate(
+        problems
+    ):  # views of a problem side by side: its image is prepared once
         for view in views:
             if not problem.has_view(view.name):
                 continue
@@ -363,7 +407,9 @@ def _answer(
 
 
 def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
-    """Record which parts of the sampling the engine's server does not take, and so applies its own of."""
+    """Record which parts of the sampling the engine's server does not take, and so applies its own
+    of.
+    """
     told: dict[str, Any] = run.manifest().get("sampling", {})
     if left := sorted({*told.get("left_to_server", ()), *refused}):
         run.note("sampling", told | {"left_to_server": left})
@@ -377,7 +423,8 @@ def _image(
         return None, ""
     if problem.image_of(view.name) is None:
         raise UserError(
-            f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other --views."
+            f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other"
+            " --views."
         )
     if view.picture == "blank":
         return functools.partial(_blank, problem), problem.image_name()
@@ -385,9 +432,15 @@ def _image(
         others = (problems[(number + step) % len(problems)] for step in range(1, len(problems)))
         other = next((p for p in others if p.image is not None and p.image != problem.image), None)
         if other is None:
-            raise UserError("the view 'swapped-image' needs at least two problems with different diagrams.")
+            raise UserError(
+                "the view 'swapped-image' needs at least two problems with different diagrams."
+            )
         return other.open_image, f"{other.image_name()} of problem {other.id}"
-    opener = functools.partial(problem.open_image, view.name) if problem.own_images else problem.open_image
+    opener = (
+        functools.partial(problem.open_image, view.name)
+        if problem.own_images
+        else problem.open_image
+    )
     return opener, problem.image_name(view.name)
 
 
@@ -405,7 +458,11 @@ def problem_row(problem: Problem, style: Style) -> ProblemRow:
         question=problem.question,
         type=problem.type,
         leaky=problem.leaky,
-        image=str(problem.image.resolve()) if isinstance(problem.image, Path) else problem.image_at or None,
+        image=(
+            str(problem.image.resolve())
+            if isinstance(problem.image, Path)
+            else problem.image_at or None
+        ),
         conditions=(*structural_conditions(problem, style), *problem.semantic),
         grader=problem.grader,
         subject=problem.labels.get("subject", ""),
@@ -435,5 +492,7 @@ def _response(completion: Completion) -> Response:
 
 
 def _sound(text: str) -> str:
-    """Text that UTF-8 can hold: a server may send half of a surrogate pair, which becomes a question mark."""
+    """Text that UTF-8 can hold: a server may send half of a surrogate pair, which becomes a
+    question mark.
+    """
     return text.encode("utf-8", "replace").decode()

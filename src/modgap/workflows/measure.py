@@ -1,4 +1,7 @@
-"""From a model's name to its measured gap: which engine answers, with which sampling. What `modgap eval` does."""
+"""From a model's name to its measured gap: which engine answers, with which sampling.
+
+What `modgap eval` does.
+"""
 
 from __future__ import annotations
 
@@ -49,21 +52,25 @@ _SERVED = ("base_url", "api_key_env", "concurrency", "timeout", "max_retries")
 class EvalOptions:
     """How to evaluate; the options of `modgap eval`.
 
-    Where `samples`, `temperature`, `max_tokens` or `seed` is `None`, a run that exists keeps its own.
+    Where `samples`, `temperature`, `max_tokens` or `seed` is `None`, a run that exists keeps its
+    own.
 
     Attributes:
-        views: Comma-separated names of views; `None` takes full-text,image-only, and of MathVerse its five versions.
+        views: Comma-separated names of views; `None` takes full-text,image-only, and of MathVerse
+            its five versions.
         samples: Responses per problem and view; 4 if `None`.
-        temperature: 0.6 if `None`, whatever the model and the engine (MathVerse in paper style: 0.8); `model` takes
-            the model's own, and of a server whatever it applies by itself.
+        temperature: 0.6 if `None`, whatever the model and the engine (MathVerse in paper style:
+            0.8); `model` takes the model's own, and of a server whatever it applies by itself.
         max_tokens: `None` takes the model's own (paper style: 4096).
         seed: Each sample's seed is derived from it; 42 if `None`.
         style: Wording of the prompts.
         engine: What answers.
-        engine_args: `key=value` for the engine's own constructor (`vllm`: any argument of `vllm.LLM`); those that can
-            change answers are a part of what makes the run.
-        replicas: Engines that share the work, one an accelerator (`hf`, `vllm`); more than one needs Ray.
-        ray_address: An existing Ray cluster (`auto`, `ray://...`); one of our own on this machine if `None`.
+        engine_args: `key=value` for the engine's own constructor (`vllm`: any argument of
+            `vllm.LLM`); those that can change answers are a part of what makes the run.
+        replicas: Engines that share the work, one an accelerator (`hf`, `vllm`); more than one
+            needs Ray.
+        ray_address: An existing Ray cluster (`auto`, `ray://...`); one of our own on this machine
+            if `None`.
         batch_size: Responses sampled together (`hf`).
         device: `None` takes the best there is (`hf`).
         base_url: Where the server is (`openai`); the client's own default if `None`.
@@ -98,32 +105,57 @@ class EvalOptions:
         check_style(self.style)
         registry.INFERENCE_ENGINES.load(self.engine)
         if self.engine_args and self.engine != "vllm":
-            raise UserError(f"--engine-arg {self.engine_args[0]}: only --engine vllm takes these, not {self.engine}.")
+            raise UserError(
+                f"--engine-arg {self.engine_args[0]}: only --engine vllm takes these, not"
+                f" {self.engine}."
+            )
         parse_engine_args(self.engine_args)
         for option in fields(self):
-            if option.name in _SERVED and self.engine != "openai" and getattr(self, option.name) != option.default:
+            if (
+                option.name in _SERVED
+                and self.engine != "openai"
+                and getattr(self, option.name) != option.default
+            ):
                 given = f"--{option.name.replace('_', '-')} {getattr(self, option.name)}"
-                raise UserError(f"{given}: only --engine openai asks a server, and the engine is {self.engine}.")
+                raise UserError(
+                    f"{given}: only --engine openai asks a server, and the engine is {self.engine}."
+                )
         if self.samples is not None and self.samples < 1:
             raise UserError(f"--samples {self.samples}: must be at least 1.")
         for name in ("batch_size", "concurrency", "replicas"):
             if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1.")
-        several = "--ray-address" if self.ray_address is not None else "--replicas" if self.replicas > 1 else ""
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1."
+                )
+        several = (
+            "--ray-address"
+            if self.ray_address is not None
+            else "--replicas"
+            if self.replicas > 1
+            else ""
+        )
         if several and self.engine == "openai":
-            raise UserError(f"{several} is for the engines hf and vllm: the server of openai has --concurrency.")
+            raise UserError(
+                f"{several} is for the engines hf and vllm: the server of openai has --concurrency."
+            )
         if several and self.device is not None and ":" in self.device:
-            raise UserError(f"--device {self.device} and {several} exclude each other: each replica has its own.")
+            raise UserError(
+                f"--device {self.device} and {several} exclude each other: each replica has its"
+                " own."
+            )
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UserError(f"--max-tokens {self.max_tokens}: must be at least 1.")
         if self.temperature not in (None, "model") and not 0 <= float(self.temperature) < math.inf:
             raise UserError(
-                f"--temperature {self.temperature}: give a finite number, not negative (0 is greedy), or `model`."
+                f"--temperature {self.temperature}: give a finite number, not negative (0 is"
+                " greedy), or `model`."
             )
 
 
 def model_notes(folder: Path) -> dict[str, Any]:
-    """What a model folder says of itself to modgap (`modgap.json`): the testbed brings training defaults of its own."""
+    """What a model folder says of itself to modgap (`modgap.json`): the testbed brings training
+    defaults of its own.
+    """
     path = folder / "modgap.json"
     return read_json(path) if path.exists() else {}
 
@@ -150,16 +182,23 @@ class _Late:
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:
-    """A model's generation_config.json; empty where it has none. Raises `UserError` where it cannot be used."""
+    """A model's generation_config.json; empty where it has none.
+
+    Raises `UserError` where it cannot be used.
+    """
     path = folder / "generation_config.json"
     config = read_json(path) if path.exists() else {}
     if not isinstance(config, dict):
-        raise UserError(f"{path} is damaged (it is no object): correct it, or download the model again.")
+        raise UserError(
+            f"{path} is damaged (it is no object): correct it, or download the model again."
+        )
     return config
 
 
 def _own_temperature(folder: Path) -> float:
-    """The temperature that a model's generation config asks for; greedy where it asks for none, as in transformers."""
+    """The temperature that a model's generation config asks for; greedy where it asks for none, as
+    in transformers.
+    """
     config = _generation_config(folder)
     said, samples = config.get("temperature"), config.get("do_sample")
     if samples is False:
@@ -171,8 +210,8 @@ def _own_temperature(folder: Path) -> float:
         return value
     if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < math.inf:
         raise UserError(
-            f"--temperature model: {folder / 'generation_config.json'} has the temperature {said!r}: correct it, or "
-            "give a number."
+            f"--temperature model: {folder / 'generation_config.json'} has the temperature"
+            f" {said!r}: correct it, or give a number."
         )
     return float(said)
 
@@ -184,7 +223,8 @@ def _own_max_tokens(folder: Path) -> int:
         return _DEFAULT.max_tokens
     if isinstance(said, bool) or not isinstance(said, int) or said < 1:
         raise UserError(
-            f"{folder / 'generation_config.json'} has max_new_tokens {said!r}: correct it, or give --max-tokens."
+            f"{folder / 'generation_config.json'} has max_new_tokens {said!r}: correct it, or give"
+            " --max-tokens."
         )
     return said
 
@@ -214,7 +254,8 @@ def evaluate_model(
         The summary.
 
     Raises:
-        UserError: The model or an option cannot be used, or every sample failed; what was made is in `out`.
+        UserError: The model or an option cannot be used, or every sample failed; what was made is
+            in `out`.
     """
     options.check()
     views = options.views or default_views(problems)
@@ -224,20 +265,28 @@ def evaluate_model(
         warn_about_images(problems, chosen)
     start = _served(model, options) if options.engine == "openai" else _local(model, options)
     of_paper = registry.data_set_of(problem.grader for problem in problems).paper_temperature
-    temperature = of_paper if options.style == "paper" and of_paper is not None else _DEFAULT.temperature
+    temperature = (
+        of_paper if options.style == "paper" and of_paper is not None else _DEFAULT.temperature
+    )
     if options.temperature == "model":
         temperature = None if start.folder is None else _own_temperature(start.folder)
     elif options.temperature is not None:
         temperature = options.temperature
     own_limit = start.folder is not None and options.style != "paper" and options.max_tokens is None
-    limit = _own_max_tokens(start.folder) if own_limit and start.folder else options.max_tokens or _DEFAULT.max_tokens
+    limit = (
+        _own_max_tokens(start.folder)
+        if own_limit and start.folder
+        else options.max_tokens or _DEFAULT.max_tokens
+    )
     summary = evaluate(
         problems,
         _Late(start.make),
         out,
         views=views,
         samples=_SAMPLES if options.samples is None else options.samples,
-        sampling=Sampling(temperature, limit, _DEFAULT.seed if options.seed is None else options.seed),
+        sampling=Sampling(
+            temperature, limit, _DEFAULT.seed if options.seed is None else options.seed
+        ),
         kept=[name for name in SAMPLING if getattr(options, name) is None],
         pixels=start.pixels,
         style=options.style,
@@ -250,12 +299,16 @@ def evaluate_model(
 
 
 def as_in(run: Path, options: EvalOptions) -> EvalOptions:
-    """The options with the sampling of an evaluation that exists, as far as they ask for none themselves."""
+    """The options with the sampling of an evaluation that exists, as far as they ask for none
+    themselves.
+    """
     folder = RunFolder(run)
     if not folder.manifest_path.exists():
         return options
     before: dict[str, Any] = folder.manifest().get("resolved", {})
-    taken = {name: before[name] for name in SAMPLING if getattr(options, name) is None and name in before}
+    taken = {
+        name: before[name] for name in SAMPLING if getattr(options, name) is None and name in before
+    }
     return replace(options, **taken)
 
 
@@ -295,13 +348,21 @@ def _local(model: str | Path, options: EvalOptions) -> _Start:
         make = functools.partial(_make_hf, folder, pixels, options.device, options.batch_size)
     if options.replicas > 1 or options.ray_address is not None:
         make = functools.partial(_make_replicas, make, options)
-    # Named only where there are some, so that runs from before they were recorded can be gone on with.
-    identity = {"model_fingerprint": model_fingerprint(folder), **({"engine_args": args} if args else {})}
-    known = None if "mm_processor_kwargs" in args else pixels or pixel_limits(image_processor(folder))
+    # Named only where there are some, so that runs from before they were recorded can be gone on
+    # with.
+    identity = {
+        "model_fingerprint": model_fingerprint(folder),
+        **({"engine_args": args} if args else {}),
+    }
+    known = (
+        None if "mm_processor_kwargs" in args else pixels or pixel_limits(image_processor(folder))
+    )
     return _Start(make, folder, identity, known)
 
 
-def _make_hf(folder: Path, pixels: tuple[int, int] | None, device: str | None, batch_size: int) -> Engine:
+def _make_hf(
+    folder: Path, pixels: tuple[int, int] | None, device: str | None, batch_size: int
+) -> Engine:
     from modgap.models.load import load_policy
 
     policy = load_policy(folder, device=device, pixels=pixels)
@@ -312,8 +373,11 @@ def _make_vllm(folder: Path, pixels: tuple[int, int] | None, args: Sequence[str]
     return vllm_engine(folder, pixels, args)
 
 
-def vllm_engine(folder: Path, pixels: tuple[int, int] | None = None, args: Sequence[str] = ()) -> Engine:
-    """The `vllm` engine; an adapter that the folder keeps is applied beside the weights, see `models/lora.py`.
+def vllm_engine(
+    folder: Path, pixels: tuple[int, int] | None = None, args: Sequence[str] = ()
+) -> Engine:
+    """The `vllm` engine; an adapter that the folder keeps is applied beside the weights, see
+    `models/lora.py`.
 
     Args:
         folder: The model.
@@ -338,8 +402,8 @@ def vllm_engine(folder: Path, pixels: tuple[int, int] | None = None, args: Seque
         write_without_adapter(folder, Path(base.name), half)
     except OSError as error:
         raise UserError(
-            f"the weights without their adapter cannot be written to {base.name} ({error}): set TMPDIR to a "
-            "folder with room for them, or give --engine-arg dtype=float32."
+            f"the weights without their adapter cannot be written to {base.name} ({error}): set"
+            " TMPDIR to a folder with room for them, or give --engine-arg dtype=float32."
         ) from error
     engine = make(Path(base.name), pixels=pixels, args=args, adapter=folder / ADAPTER)
     for weights in Path(base.name).glob("*.safetensors"):

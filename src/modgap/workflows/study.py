@@ -1,7 +1,8 @@
-"""Data -> training -> evaluation -> report, for one model and several recipes, resumable at every step.
+"""Data -> training -> evaluation -> report, for one model and several recipes, resumable at every
+step.
 
-`run_study` trains and measures several recipes from one base model and reports them side by side. What can be refused
-is refused by `prepare_study`, before anything runs.
+`run_study` trains and measures several recipes from one base model and reports them side by side.
+What can be refused is refused by `prepare_study`, before anything runs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ from modgap.core.progress import progress_bars, say
 from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder, write_json
 from modgap.core.view import parse_views
-from modgap.workflows.evaluate import check_views, default_views, fingerprint, read_problems, warn_about_images
+from modgap.workflows.evaluate import (
+    check_views,
+    default_views,
+    fingerprint,
+    read_problems,
+    warn_about_images,
+)
 from modgap.workflows.measure import EvalOptions, as_in, evaluate_model, model_notes
 from modgap.workflows.train import check_engine, check_training_data, resolve_recipes, train_recipe
 
@@ -53,7 +60,9 @@ class Study:
     given: Mapping[str, Any] | None
 
     def options_for(self, name: str) -> EvalOptions:
-        """How a recipe is evaluated: what nobody asks for is as in its own evaluation, else as in the base model's."""
+        """How a recipe is evaluated: what nobody asks for is as in its own evaluation, else as in
+        the base model's.
+        """
         if (self.out / name / "eval" / "manifest.json").exists():
             return self.options
         return as_in(self.out / "base" / "eval", self.options)
@@ -103,7 +112,8 @@ def prepare_study(
     given: Mapping[str, Any] | None = None,
     look_at_images: bool = True,
 ) -> Generator[Study]:
-    """Check a study, and hold its folder until the block ends. The arguments and errors of `run_study`.
+    """Check a study, and hold its folder until the block ends. The arguments and errors of
+    `run_study`.
 
     With `look_at_images`, unusual images are named, and all that are trained on are decoded.
     """
@@ -122,8 +132,9 @@ def prepare_study(
     test = read_problems(benchmark, data, "test", limit)
     if shared := {problem.id for problem in train} & {problem.id for problem in test}:
         raise UserError(
-            f"{len(shared)} test problems are in train, too ({min(shared)} for one), and a study must not measure on "
-            "what it trained on: give a data set with two splits, or use modgap train and modgap eval."
+            f"{len(shared)} test problems are in train, too ({min(shared)} for one), and a study"
+            " must not measure on what it trained on: give a data set with two splits, or use"
+            " modgap train and modgap eval."
         )
     check_views(test, parse_views(options.views or default_views(test)))
     if look_at_images:
@@ -155,13 +166,15 @@ def run_study(
     options: EvalOptions | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> ReportSummary:
-    """Measure a base model, train it with each recipe, measure each result, and report them side by side.
+    """Measure a base model, train it with each recipe, measure each result, and report them side by
+    side.
 
     Args:
         data: The data set: its train split is trained on, its test split measured on.
         model: The base model of every recipe.
         recipes: Names of recipes.
-        out: Study folder: `base/eval/`, `RECIPE/stageN/`, `RECIPE/eval/`, `summary.json`, `report.html`.
+        out: Study folder: `base/eval/`, `RECIPE/stageN/`, `RECIPE/eval/`, `summary.json`,
+            `report.html`.
         benchmark: Layout of the data set.
         engine: What trains.
         settings: `key=value` for every recipe.
@@ -173,7 +186,8 @@ def run_study(
         The numbers of the report, also in `out/summary.json`.
 
     Raises:
-        UserError: A recipe or setting is unknown, the data is faulty, or the folder holds another study.
+        UserError: A recipe or setting is unknown, the data is faulty, or the folder holds another
+            study.
     """
     with prepare_study(
         data, model, recipes, out, benchmark=benchmark, engine=engine, settings=settings, limit=limit, options=options,
@@ -183,12 +197,15 @@ def run_study(
 
 
 def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> None:
-    """Let a recipe begin with the finished stages of another one that began alike (`kl` with that of `full-text`).
+    """Let a recipe begin with the finished stages of another one that began alike (`kl` with that
+    of `full-text`).
 
-    The same model, problems, seed and settings give the same stage, on a CPU to the bit: training it again would only
-    cost time. The shared stage is a relative link.
+    The same model, problems, seed and settings give the same stage, on a CPU to the bit: training
+    it again would only cost time. The shared stage is a relative link.
     """
-    validation = {max(stage.settings.validation_problems for stage in r.stages) for r in recipes.values()}
+    validation = {
+        max(stage.settings.validation_problems for stage in r.stages) for r in recipes.values()
+    }
     if len(validation) > 1:
         return  # what is held out of train depends on the whole recipe
     for number in range(1, len(recipe.stages) + 1):
@@ -201,7 +218,9 @@ def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> No
             alike = other.stages[:number] == recipe.stages[:number]
             if alike and other is not recipe and (theirs / "result.json").exists():
                 mine.parent.mkdir(parents=True, exist_ok=True)
-                mine.symlink_to(Path("..") / other.name / f"stage{number}", target_is_directory=True)
+                mine.symlink_to(
+                    Path("..") / other.name / f"stage{number}", target_is_directory=True
+                )
                 say(f"{recipe.name} begins with stage {number} of {other.name}")
                 break
         else:

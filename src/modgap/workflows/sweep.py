@@ -1,9 +1,11 @@
-"""Studies with several jobs at a time, and for several training seeds: `modgap study --seeds 0,1,2 --jobs 8`.
+"""Studies with several jobs at a time, and for several training seeds: `modgap study --seeds 0,1,2
+--jobs 8`.
 
-With seeds, `OUT/seedN/` is a study like any other. All of them are checked and held first; then the jobs are
-`modgap train` and `modgap eval` in processes of their own, which share the visible accelerators; at the end the studies
-are gone through one by one, which finds everything there and writes what is still missing: the reports. A recipe that
-begins as another one does waits for it and takes its stages; the base model is measured in the first study.
+With seeds, `OUT/seedN/` is a study like any other. All of them are checked and held first; then the
+jobs are `modgap train` and `modgap eval` in processes of their own, which share the visible
+accelerators; at the end the studies are gone through one by one, which finds everything there and
+writes what is still missing: the reports. A recipe that begins as another one does waits for it and
+takes its stages; the base model is measured in the first study.
 
 ```
 run_sweep(Path("PGPS9K"), "tiny", ["full-text", "kl"], Path("runs/sweep"), seeds=(0, 1, 2), jobs=6)
@@ -45,7 +47,8 @@ def run_sweep(
     """Run a study, or one for each training seed, several jobs at a time.
 
     Args:
-        data: As in `run_study`, and so are model, recipes, benchmark, engine, settings, limit, options and given.
+        data: As in `run_study`, and so are model, recipes, benchmark, engine, settings, limit,
+            options and given.
         model: The base model.
         recipes: Names of recipes.
         out: Study folder; with seeds it gets one for each, `seedN/`.
@@ -62,21 +65,28 @@ def run_sweep(
         The numbers of each study's report, by its folder.
 
     Raises:
-        UserError: As `run_study`, before anything runs; or a job failed, which the message names with its log.
+        UserError: As `run_study`, before anything runs; or a job failed, which the message names
+            with its log.
     """
     options = options or EvalOptions()
     options.check()
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: must be at least 1.")
     if jobs > 1 and engine == "verl":
-        raise UserError(f"--jobs {jobs}: a training of --engine verl takes all visible GPUs: leave --jobs out.")
+        raise UserError(
+            f"--jobs {jobs}: a training of --engine verl takes all visible GPUs: leave --jobs out."
+        )
     devices, each = accelerators_for(options) if jobs > 1 else ([], 0)
     studies = {out: list(settings)}
     if seeds is not None:
         if not seeds or len(set(seeds)) != len(seeds):
             raise UserError(f"--seeds {','.join(map(str, seeds))}: give each seed once.")
-        if clash := [s for s in settings if s.partition("=")[0].strip().rpartition(".")[2] == "seed"]:
-            raise UserError(f"--set {clash[0]} and --seeds exclude each other: leave one of them out.")
+        if clash := [
+            s for s in settings if s.partition("=")[0].strip().rpartition(".")[2] == "seed"
+        ]:
+            raise UserError(
+                f"--set {clash[0]} and --seeds exclude each other: leave one of them out."
+            )
         studies = {out / f"seed{seed}": [*settings, f"seed={seed}"] for seed in seeds}
     with contextlib.ExitStack() as held:
         prepared = {
@@ -96,9 +106,18 @@ def run_sweep(
             for folder, study in prepared.items():
                 if not (folder / "base").is_symlink():
                     measured = [*asked_of, *eval_arguments(options)]
-                    asked = ["eval", *measured, "--model", model, "--out", str(folder / "base" / "eval")]
+                    asked = [
+                        "eval",
+                        *measured,
+                        "--model",
+                        model,
+                        "--out",
+                        str(folder / "base" / "eval"),
+                    ]
                     name = f"{folder.name} base"
-                    scheduler.add(name, [Step(each, functools.partial(list, asked))], _log(out, name))
+                    scheduler.add(
+                        name, [Step(each, functools.partial(list, asked))], _log(out, name)
+                    )
                 for recipe in study.recipes.values():
                     name, first = f"{folder.name} {recipe.name}", _begins_as(recipe, study.recipes)
                     measured = [*asked_of, *eval_arguments(study.options_for(recipe.name))]
@@ -106,8 +125,9 @@ def run_sweep(
                     scheduler.add(name, steps, _log(out, name), first and f"{folder.name} {first}")
             if failed := scheduler.run():
                 raise UserError(
-                    f"{len(failed)} of {len(scheduler.jobs)} jobs failed, the first is {failed[0].name}: "
-                    f"{failed[0].error}; what is done is kept, give the same command again."
+                    f"{len(failed)} of {len(scheduler.jobs)} jobs failed, the first is"
+                    f" {failed[0].name}: {failed[0].error}; what is done is kept, give the same"
+                    " command again."
                 )
         return {folder: study.run() for folder, study in prepared.items()}
 
@@ -117,7 +137,9 @@ def _log(out: Path, name: str) -> Path:
 
 
 def _share_base(bases: Sequence[Path]) -> None:
-    """Let all studies have the base model's evaluation of one of them: training seeds do not change it."""
+    """Let all studies have the base model's evaluation of one of them: training seeds do not change
+    it.
+    """
     for base in bases:
         if not base.exists():
             base.unlink(missing_ok=True)  # a link to one that is gone
@@ -128,7 +150,12 @@ def _share_base(bases: Sequence[Path]) -> None:
 
 
 def _recipe_steps(
-    recipe: Recipe, study: Study, fixed: Sequence[str], measured: Sequence[str], settings: Sequence[str], each: int
+    recipe: Recipe,
+    study: Study,
+    fixed: Sequence[str],
+    measured: Sequence[str],
+    settings: Sequence[str],
+    each: int,
 ) -> list[Step]:
     """Train a recipe, then measure its last checkpoint."""
     out = study.out / recipe.name
@@ -136,7 +163,11 @@ def _recipe_steps(
     def train() -> list[str]:
         share_stages(study.out, recipe, study.recipes)
         where = [] if study.options.device is None else ["--device", study.options.device]
-        chosen = [part for setting in settings_for(recipe, study.recipes, settings) for part in ("--set", setting)]
+        chosen = [
+            part
+            for setting in settings_for(recipe, study.recipes, settings)
+            for part in ("--set", setting)
+        ]
         words = ["--model", study.model, "--out", str(out), "--engine", study.engine]
         return ["train", recipe.name, *fixed, *words, *where, *chosen]
 
@@ -150,7 +181,9 @@ def _recipe_steps(
 
 
 def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:
-    """The recipe whose stages another one can begin with: the most stages in common, and the least to wait for."""
+    """The recipe whose stages another one can begin with: the most stages in common, and the least
+    to wait for.
+    """
 
     def common(other: Recipe) -> int:
         pairs = list(zip(recipe.stages, other.stages, strict=False))
@@ -160,10 +193,15 @@ def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:
     earlier = [
         other
         for other in plans.values()
-        if (len(other.stages), order.index(other.name)) < (len(recipe.stages), order.index(recipe.name))
+        if (len(other.stages), order.index(other.name))
+        < (len(recipe.stages), order.index(recipe.name))
         and common(other)
     ]
-    return max(earlier, key=lambda other: (common(other), -len(other.stages))).name if earlier else None
+    return (
+        max(earlier, key=lambda other: (common(other), -len(other.stages))).name
+        if earlier
+        else None
+    )
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -176,4 +214,6 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in parts)
     except ValueError:
-        raise UserError(f"--seeds {text}: give whole numbers, comma-separated, e.g. 0,1,2.") from None
+        raise UserError(
+            f"--seeds {text}: give whole numbers, comma-separated, e.g. 0,1,2."
+        ) from None

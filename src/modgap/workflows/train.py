@@ -32,25 +32,31 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of a name in the registry, or at `module:object` or `path/to/file.py:object`.
 
     Raises:
-        UserError: There is none, it is no `Recipe` (or function that returns one), or its name is no folder's.
+        UserError: There is none, it is no `Recipe` (or function that returns one), or its name is
+            no folder's.
     """
     found = registry.RECIPES.load(name)
     recipe = found() if callable(found) else found
     if not isinstance(recipe, Recipe):
         raise UserError(
-            f"the recipe {name!r} is a {type(recipe).__name__}: give a `Recipe` or a function that returns one."
+            f"the recipe {name!r} is a {type(recipe).__name__}: give a `Recipe` or a function that"
+            " returns one."
         )
     if not _FOLDER_NAME.fullmatch(recipe.name):
         raise UserError(
-            f"the recipe {name!r} is named {recipe.name!r}, and its runs go to a folder of that name: use letters, "
-            "digits, '.', '_' and '-' only."
+            f"the recipe {name!r} is named {recipe.name!r}, and its runs go to a folder of that"
+            " name: use letters, digits, '.', '_' and '-' only."
         )
     return recipe
 
 
-def resolve_recipe(name: str, settings: Iterable[str], notes: Mapping[str, Any] | None = None) -> Recipe:
+def resolve_recipe(
+    name: str, settings: Iterable[str], notes: Mapping[str, Any] | None = None
+) -> Recipe:
     """A recipe with its settings: the paper's, then the model's own defaults, then the user's."""
-    return apply_settings(with_defaults(find_recipe(name), (notes or {}).get("training", {})), settings)
+    return apply_settings(
+        with_defaults(find_recipe(name), (notes or {}).get("training", {})), settings
+    )
 
 
 def resolve_recipes(
@@ -65,13 +71,21 @@ def resolve_recipes(
     for name in dict.fromkeys(names):
         recipe = resolve_recipe(name, (), notes)
         if recipe.name in plain:
-            raise UserError(f"two recipes are named {recipe.name!r}, which names their folder: rename one of them.")
+            raise UserError(
+                f"two recipes are named {recipe.name!r}, which names their folder: rename one of"
+                " them."
+            )
         plain[recipe.name] = recipe
     apply_settings(max(plain.values(), key=lambda recipe: len(recipe.stages)), settings)
-    return {name: apply_settings(recipe, settings_for(recipe, plain, settings)) for name, recipe in plain.items()}
+    return {
+        name: apply_settings(recipe, settings_for(recipe, plain, settings))
+        for name, recipe in plain.items()
+    }
 
 
-def settings_for(recipe: Recipe, recipes: Mapping[str, Recipe], settings: Sequence[str]) -> list[str]:
+def settings_for(
+    recipe: Recipe, recipes: Mapping[str, Recipe], settings: Sequence[str]
+) -> list[str]:
     """The settings without those of stages that only other recipes have."""
     most = max(len(other.stages) for other in recipes.values())
     absent = {f"stage{number}" for number in range(len(recipe.stages) + 1, most + 1)}
@@ -86,7 +100,9 @@ def dry_notes(model: str) -> dict[str, Any]:
 
 
 def known_model(name: str) -> Any:
-    """A model as `training.verl.plan` needs it, from what is at hand: its path, shape and pixel limits."""
+    """A model as `training.verl.plan` needs it, from what is at hand: its path, shape and pixel
+    limits.
+    """
     from modgap.models.load import ALIASES, check_files, check_name, tiny_folder
     from modgap.training.shape import SHAPES, shape_of
     from modgap.training.verl.config import Model
@@ -102,8 +118,13 @@ def known_model(name: str) -> Any:
     if processor := image_processor(folder):
         least, most = processor.get("min_pixels"), processor.get("max_pixels")
         size = processor.get("size") or {"shortest_edge": least, "longest_edge": most}
-        size = {"min_pixels": size.get("shortest_edge") or 56 * 56, "max_pixels": size.get("longest_edge") or 12845056}
-    return Model(str(folder.absolute()), shape_of(json.loads((folder / "config.json").read_text())), **size)
+        size = {
+            "min_pixels": size.get("shortest_edge") or 56 * 56,
+            "max_pixels": size.get("longest_edge") or 12845056,
+        }
+    return Model(
+        str(folder.absolute()), shape_of(json.loads((folder / "config.json").read_text())), **size
+    )
 
 
 def check_engine(recipe: Recipe, engine: str) -> None:
@@ -181,7 +202,10 @@ def train_recipe(
 
 
 def check_training_data(recipes: Iterable[Recipe], train: Sequence[Problem], style: Style) -> None:
-    """Refuse problems that a recipe cannot be trained on, as each training does at its start. Raises `UserError`."""
+    """Refuse problems that a recipe cannot be trained on, as each training does at its start.
+
+    Raises `UserError`.
+    """
     from modgap.training.rollout import hold_out
     from modgap.training.setup import check_prompts, unusable_images
 
@@ -204,7 +228,9 @@ def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:
             bars(f"training {name}{stage}", event.step, event.steps, note)
             if event.kind == "step" and not bars.shown:  # a log file gets a line a step
                 told = ("reward", "accuracy", "kept_groups", "validation_accuracy")
-                words = ", ".join(f"{key} {event.metrics[key]:.3g}" for key in told if key in event.metrics)
+                words = ", ".join(
+                    f"{key} {event.metrics[key]:.3g}" for key in told if key in event.metrics
+                )
                 say(f"{name}{stage} step {event.step} of {event.steps}: {words}")
 
     return show
@@ -218,7 +244,8 @@ def print_plan(
     problems: Sequence[Problem] | None = None,
     gpu: str | None = None,
 ) -> None:
-    """Print what a recipe would do: each stage with the settings in force, and what a step of it costs.
+    """Print what a recipe would do: each stage with the settings in force, and what a step of it
+    costs.
 
     Args:
         recipe: Its settings resolved.
@@ -251,7 +278,10 @@ def print_plan(
     typical = dry_notes(model).get("response_tokens")
     stages: list[StagePlan] = []
     for stage in recipe.stages:
-        settings = [f"{name.replace('reward_', 'reward.')} = {value}" for name, value in asdict(stage.settings).items()]
+        settings = [
+            f"{name.replace('reward_', 'reward.')} = {value}"
+            for name, value in asdict(stage.settings).items()
+        ]
         expected = None
         if known.shape is not None and machine is not None:
             lengths = lengths_of(stage, known.min_pixels, known.max_pixels, typical)
