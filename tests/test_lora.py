@@ -22,6 +22,7 @@ from modgap.core import registry
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
+from modgap.engines import vllm
 from modgap.engines.hf import HfEngine
 from modgap.engines.vllm_start import adapter_arguments
 from modgap.models.folder import ADAPTER
@@ -30,7 +31,6 @@ from modgap.models.lora import merge_adapter, read_adapter, write_without_adapte
 from modgap.models.policy import Policy
 from modgap.testbed.build import Size, build_tiny
 from modgap.training.verl import merge
-from modgap.workflows import measure
 
 SIZE = Size(text_width=128, text_layers=2, text_mlp=192, vision_width=128, vision_layers=2, vision_mlp=160)
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8))
@@ -314,7 +314,7 @@ def test_vllm_gets_the_model_without_the_adapter_and_the_adapter(
     started: None, checkpoint: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    engine: Any = measure.vllm_engine(checkpoint)
+    engine: Any = vllm.load_engine(checkpoint)
     before = load_file(tiny / "model.safetensors")
     assert engine.state.keys() == before.keys()
     assert all(torch.equal(engine.state[name], before[name]) for name in before)
@@ -332,18 +332,18 @@ def test_vllm_gets_the_model_without_the_adapter_and_the_adapter(
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_vllm_in_another_type(dtype: str, started: None, checkpoint: Path) -> None:
-    engine: Any = measure.vllm_engine(checkpoint, args=[f"dtype={dtype}"])
+    engine: Any = vllm.load_engine(checkpoint, args=[f"dtype={dtype}"])
     if dtype == "float32":  # exact as it is
         assert engine.folder == checkpoint and engine.adapter is None
         assert adapter_arguments(checkpoint, None, {"dtype": dtype}) == {}
     else:
         assert engine.state["model.embed_tokens.weight"].dtype == torch.float16
-        with pytest.raises(UserError, match=r"measure\.vllm_engine"):
+        with pytest.raises(UserError, match=r"vllm\.load_engine"):
             adapter_arguments(checkpoint, None, {"dtype": dtype})
 
 
 def test_other_models_go_to_vllm_as_they_are(started: None, tiny: Path) -> None:
-    engine: Any = measure.vllm_engine(tiny)
+    engine: Any = vllm.load_engine(tiny)
     assert engine.folder == tiny and engine.adapter is None and adapter_arguments(tiny, None, {}) == {}
 
 
@@ -390,7 +390,7 @@ def test_vllm_answers_as_the_adapters_did(tmp_path: Path) -> None:
     args = ["enforce_eager=true", "max_num_seqs=32", "max_model_len=2048", "gpu_memory_utilization=0.3"]
     for name, path in (("vllm", folder), ("base", load_policy("tiny").source)):
         assert path is not None
-        engine: Any = measure.vllm_engine(path, args=args)
+        engine: Any = vllm.load_engine(path, args=args)
         answers[name] = said(engine)
         engine.close()
     same = {

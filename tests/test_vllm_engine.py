@@ -23,8 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from asking import evaluate_model
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, evaluation_prompt
 from modgap.core.record import RunFolder
@@ -32,8 +34,6 @@ from modgap.engines import vllm as vllm_engine
 from modgap.engines import vllm_start
 from modgap.engines.vllm import VllmEngine, _Feed, _Prepared, complete, image_name, messages
 from modgap.engines.vllm_start import check_names, explain, parse_engine_args, pixel_arguments, telling_args
-from modgap.workflows import measure
-from modgap.workflows.measure import EvalOptions
 
 
 def request(number: int, samples: tuple[int, ...] = (0,), **changes: Any) -> Request:
@@ -84,12 +84,12 @@ def test_a_run_goes_on_under_the_same_answers_only(tmp_path: Path, monkeypatch: 
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name == "vllm" or find(name, *more))
-    monkeypatch.setattr(measure, "_make_vllm", Engine)
+    monkeypatch.setattr(vllm_engine, "load_engine", Engine)
 
     def ask(*args: str, out: Path) -> None:
         options = EvalOptions(engine="vllm", samples=1, max_tokens=8, views="question-only", engine_args=args)
         with pytest.raises(KeyboardInterrupt):
-            measure.evaluate_model(problems, "tiny", out, options)
+            evaluate_model(problems, "tiny", out, options)
 
     ask("quantization=fp8", out=tmp_path / "run")
     with pytest.raises(UserError, match=r"engine_args was \{'quantization': 'fp8'\}, now \{'dtype': 'float16'\}"):

@@ -60,11 +60,34 @@ class EngineEntry(Entry):
         package: The package that must be installed for it; empty where every installation has what it needs.
         options: Options of `modgap eval` that this engine takes and not every engine does.
         served: Whether a server holds the model, so that nothing is loaded here.
+        as_is: Whether it reads a model folder with code of its own, so that only what lies in the files counts.
     """
 
     package: str = ""
     options: tuple[str, ...] = ()
     served: bool = False
+    as_is: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TrainEntry(Entry):
+    """An engine that trains; the object is `run(recipe, problems, folder, out, job, progress)` -> `TrainResult`.
+
+    Attributes:
+        plan: `module:function` of `--dry-run`: (recipe, model, out, problems=, gpu=) -> lines.
+        plan_takes: Which of `problems` and `gpu` that function uses.
+        check: `module:function` that refuses an environment in which it cannot work, before anything is written.
+        as_is: As of an `EngineEntry`.
+        passed: Whether it takes settings of its own, `verl.KEY=value`.
+        exclusive: Whether one training takes all visible accelerators.
+    """
+
+    plan: str = ""
+    plan_takes: tuple[str, ...] = ()
+    check: str = ""
+    as_is: bool = False
+    passed: bool = False
+    exclusive: bool = False
 
 
 E = TypeVar("E", bound=Entry)
@@ -172,7 +195,7 @@ INFERENCE_ENGINES = Registry(
     "modgap.engines",
     EngineEntry,
     {
-        "hf": EngineEntry("modgap.engines.hf:HfEngine", options=(*_LOCAL, "replicas", "ray_address")),
+        "hf": EngineEntry("modgap.engines.hf:HfEngine", options=(*_LOCAL, "replicas", "ray_address"), as_is=False),
         "vllm": EngineEntry(
             "modgap.engines.vllm:VllmEngine",
             extra="vllm",
@@ -187,10 +210,23 @@ INFERENCE_ENGINES = Registry(
 TRAINING_ENGINES = Registry(
     "training engine",
     "",
-    Entry,
+    TrainEntry,
     {
-        "local": Entry("modgap.training.local:train"),
-        "verl": Entry("modgap.training.verl.engine:train", extra="verl"),
+        "local": TrainEntry(
+            "modgap.training.local:run",
+            check="modgap.training.local:check_environment",
+            plan="modgap.training.plan:dry_run",
+            plan_takes=("gpu",),
+        ),
+        "verl": TrainEntry(
+            "modgap.training.verl.engine:run",
+            extra="verl",
+            plan="modgap.training.verl.plan:dry_run",
+            plan_takes=("problems",),
+            as_is=True,
+            passed=True,
+            exclusive=True,
+        ),
     },
 )
 

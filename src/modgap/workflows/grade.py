@@ -8,7 +8,7 @@ are kept as they come (`grading.verdicts`), so that a grading that was interrupt
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast, get_args
 
@@ -16,6 +16,8 @@ from modgap.analysis.original import original_figures
 from modgap.analysis.original_mathverse import mathverse_figures
 from modgap.analysis.summary import summarise
 from modgap.core.errors import UserError
+from modgap.core.options import JUDGE_CHECK, JUDGE_SEED
+from modgap.core.progress import Progress
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
 from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
@@ -27,14 +29,11 @@ from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
 from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.reporting.words import reply_words
-from modgap.workflows.judge_stage import CHECK, SEED, settle_all
+from modgap.workflows.judge_stage import settle_all
 
 IMPORT_NOTE = "import.json"
 """What an imported run tells its gradings, see `importing`."""
 BATCH = 256
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 def grade_run(
@@ -42,8 +41,8 @@ def grade_run(
     mode: Mode = "strict",
     progress: Progress | None = None,
     judge: Judge | None = None,
-    check: int = CHECK,
-    seed: int = SEED,
+    check: int = JUDGE_CHECK,
+    seed: int = JUDGE_SEED,
 ) -> dict[str, Any]:
     """Grade the responses of a run, again if need be, and summarise them. The model is not needed.
 
@@ -74,8 +73,8 @@ def grade_held(
     mode: Mode,
     progress: Progress | None = None,
     judge: Judge | None = None,
-    check: int = CHECK,
-    seed: int = SEED,
+    check: int = JUDGE_CHECK,
+    seed: int = JUDGE_SEED,
 ) -> dict[str, Any]:
     """`grade_run` for a caller that holds the run's lock."""
     manifest = run.manifest()
