@@ -158,9 +158,8 @@ def _as_given(values: Mapping[str, Any], command: App) -> dict[str, Any]:
     """
     several: set[str] = set()
     for argument in command.assemble_argument_collection():
-        if argument.token_count()[1]:
+        if argument.parse and argument.token_count()[1]:
             several.update(name.lstrip("-") for name in argument.names)
-            several.add(argument.field_info.name)
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -120,6 +120,8 @@ def training_question(
             `In this problem, .`, `geo9k-contrastive.py` asks about the image.
     """
     view = get_view(view) if isinstance(view, str) else view
+    if view.words is not None:
+        return view.words(problem)
     if problem.prompts or view.name in VERSION_VIEWS:
         return _own_words(problem, view)
     if not view.conditions:
@@ -164,7 +166,7 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
         return _paper_mathverse(problem, view)
     if view.transcribe:
         return Prompt(f"{training_question(problem, view, style)}\n{TRANSCRIBE_INSTRUCTION}", has_image=has_image)
-    if style == "aligned" or problem.prompts:
+    if style == "aligned" or problem.prompts or view.words is not None:
         return training_prompt(problem, view, style)
     if view.conditions:
         # The original appends ", " to every structural condition, so one without a semantic clause keeps it.

@@ -62,7 +62,8 @@ def viewer_data(
     types = sorted({row.type for row, _ in problems.values()})
     number_of = {name: number for number, name in enumerate(types)}
     views = [score.views for score in scores]
-    asked = [view for view in ALL_VIEWS if any(view in of_run for of_run in views)]
+    every = dict.fromkeys(view for of_run in views for view in of_run)
+    asked = [view for view in ALL_VIEWS if view in every] + [view for view in every if view not in ALL_VIEWS]
     index: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
     for slug, (row, members) in problems.items():

@@ -404,7 +404,9 @@ def evaluate_with(
         resolved |= _as_begun(run, resolved, data, plan.kept)
         existed = run.start("eval", resolved, plan.given, data_fingerprint=data)
         if plan.options:
-            run.note("options", {**plan.options} | {name: resolved[name] for name in (*SAMPLING, "views", "style")})
+            in_force = {name: resolved[name] for name in SAMPLING}
+            asked_views = plan.options.get("views") or resolved["views"]
+            run.note("options", {**plan.options, **in_force, "views": asked_views})
         done = run.resume({problem.id for problem in problems}, _prompts(problems, chosen, plan.style))
         sampling = _record_sampling(run, resolved, plan.pixels, new=not existed or not done)
         run.write_problems(problem_row(problem, plan.style) for problem in problems)

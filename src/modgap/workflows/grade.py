@@ -10,19 +10,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 from modgap.analysis.original import original_figures
 from modgap.analysis.original_mathverse import mathverse_figures
 from modgap.analysis.summary import summarise
-from modgap.core.errors import UserError
-from modgap.core.options import JUDGE_CHECK, JUDGE_SEED
-from modgap.core.progress import Progress
+from modgap.core.errors import UserError, unknown
+from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions
+from modgap.core.progress import SILENT, Progress
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
+from modgap.core.run import Run
 from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
 from modgap.engines.judge import Judge
-from modgap.grading.answer import Grade, Mode, extract_answer, grade
+from modgap.grading.answer import Grade, Mode, extract_answer
+from modgap.grading.answer import grade as grade_number
 from modgap.grading.judge import JudgeMode, Undecided
 from modgap.grading.mathverse import Case, grade_without_judge
 from modgap.grading.symbolic import SymbolicPool
@@ -30,10 +33,44 @@ from modgap.reporting.judged import open_words
 from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.reporting.words import reply_words
 from modgap.workflows.judge_stage import settle_all
+from modgap.workflows.judging import make_judge
 
 IMPORT_NOTE = "import.json"
 """What an imported run tells its gradings, see `importing`."""
 BATCH = 256
+
+
+def grade(
+    run: Run | Path | str,
+    *,
+    mode: Mode = "strict",
+    judge: JudgeOptions | str | None = None,
+    progress: Progress = SILENT,
+) -> Run:
+    """Grade the responses of a run again; the model is not needed.
+
+    Args:
+        run: The run or its folder.
+        mode: `strict` (within 0.005), `relative` (or 1%), `paper` (the original's verdicts), `exact` (no tolerance).
+        judge: What settles the MathVerse answers that rules cannot compare: a model, the URL of a server, or options.
+            Without one the verdicts of the judge that this mode was last graded with are used.
+        progress: Called after each part.
+
+    Returns:
+        The run, with its new grades and summary.
+
+    Raises:
+        UserError: As `grade_run`; or the judge cannot be used.
+    """
+    modes = get_args(Mode)
+    if mode not in modes:
+        raise unknown("mode", mode, modes)
+    graded = run if isinstance(run, Run) else Run(run)
+    graded.folder.manifest()  # before the judge is looked for
+    options = JudgeOptions(judge) if isinstance(judge, str) else judge or JudgeOptions()
+    asked = None if options.judge is None else make_judge(options)
+    grade_run(graded.folder, mode, progress, asked, options.check, options.seed)
+    return graded
 
 
 def grade_run(
@@ -171,7 +208,7 @@ def _grade_batch(
             gold, question = problem.gold_of(response.view), problem.question_of(response.view)
             cases[number] = Case(text, gold, question, problem.question_type)
         else:
-            results[number] = grade(text, problem.gold_of(response.view), mode)
+            results[number] = grade_number(text, problem.gold_of(response.view), mode)
     if cases:
         found = grade_without_judge(
             list(cases.values()), cast("JudgeMode", mode), None if mode == "paper" else symbolic
