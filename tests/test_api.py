@@ -97,6 +97,26 @@ def test_an_engine_with_an_identity_of_its_own_is_told_from_others(data: Path, t
         modgap.evaluate(problems, Named(right_from_text), tmp_path / "run", options=options)
 
 
+def test_an_engine_object_stays_open_and_runs_of_older_versions_resume(data: Path, tmp_path: Path) -> None:
+    class Closing(ScriptedEngine):
+        def close(self) -> None:
+            raise AssertionError("the caller closes what it opened")
+
+    problems, options = modgap.load_problems(data, limit=1), modgap.EvalOptions(samples=1)
+    run = modgap.evaluate(problems, Closing(right_from_text), tmp_path / "run", options=options)
+    rows = [response.model_copy(update={"run": ""}) for response in run.responses]
+    path = run.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["resolved"]["engine"], manifest["options"]
+    path.write_text(json.dumps(manifest))
+    (run.path / "responses.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    more = modgap.EvalOptions(samples=1)
+    again = modgap.evaluate(problems, Closing(lambda *_: "never asked"), tmp_path / "run", options=more)
+    assert again.summary["views"] == run.summary["views"] and "engine" not in again.manifest["resolved"]
+    with pytest.raises(UserError, match="an engine object answers alone"):
+        modgap.evaluate(problems, Closing(right_from_text), tmp_path / "x", options=modgap.EvalOptions(replicas=2))
+
+
 def test_a_table_has_a_row_for_each_sample(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = modgap.evaluate(
         modgap.load_problems(data), ScriptedEngine(right_from_text), tmp_path / "run",

@@ -233,10 +233,15 @@ def evaluate(
     if warn_of_images:
         warn_about_images(problems, chosen)
     if isinstance(model, str | Path):
-        name, start = options.engine, engine_start(model, options)
+        start = engine_start(model, options)
+        engine: Engine = _Late(start.make)
+        identity = {"engine": options.engine, **start.identity}
         given = {"model": str(model), **(given or {})}
     else:
-        name, start = _name_of(model), Start(lambda: model, identity=dict(getattr(model, "identity", {})))
+        if options.replicas > 1 or options.ray_address is not None:
+            raise UserError("an engine object answers alone: leave out replicas and ray_address, or name an engine.")
+        start, engine = Start(lambda: model), model
+        identity = _identity_of(model, RunFolder(out))
     sampling = _sampling(problems, options, start.folder)
     plan = EvalPlan(
         views=[view.name for view in chosen],
@@ -245,18 +250,23 @@ def evaluate(
         kept=[name for name in SAMPLING if getattr(options, name) is None],
         pixels=start.pixels,
         style=options.style,
-        identity={"engine": name, **start.identity},
+        identity=identity,
         given=given or {},
-        options=as_json(options) | {"engine": name},
+        options=as_json(options) | {"engine": identity.get("engine")},
     )
     run = Run(out)
-    summary = evaluate_with(problems, _Late(start.make), run.path, plan, progress)
+    summary = evaluate_with(problems, engine, run.path, plan, progress)
     check_not_all_failed(run.folder, summary)
     return run
 
 
-def _name_of(engine: object) -> str:
-    return f"{type(engine).__module__}:{type(engine).__qualname__}"
+def _identity_of(engine: object, run: RunFolder) -> dict[str, Any]:
+    """What tells an engine object from others: its class, and what it says of itself."""
+    identity = {"engine": f"{type(engine).__module__}:{type(engine).__qualname__}", **getattr(engine, "identity", {})}
+    before = run.manifest().get("resolved", {}) if run.manifest_path.exists() else {}
+    if before and "engine" not in before:
+        del identity["engine"]  # older manifests lack this key and must still resume
+    return identity
 
 
 def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | None) -> Sampling:
@@ -463,7 +473,9 @@ def _record_sampling(
     Returns:
         What the engine is given.
     """
-    plain = new or resolved.get("engine") != "openai" or "sampling" in run.manifest()
+    entry = registry.INFERENCE_ENGINES.get(resolved.get("engine", ""))
+    served = entry is not None and entry.served
+    plain = new or not served or "sampling" in run.manifest()
     if plain and "sampling" not in run.manifest():
         names = ("temperature", "max_tokens", "samples", "seed")
         told = {name: resolved[name] for name in names} | PLAIN
