@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from asking import evaluate
 from folders import png, record, write_folder
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.images import MOST_ASPECT, decode, inspect, is_plain, plain_bytes, to_rgb

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from modgap.core import registry
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
@@ -304,10 +303,7 @@ class Started:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = registry.find
-    monkeypatch.setattr(
-        registry, "find", lambda kind, name, table: Started if name == "vllm" else find(kind, name, table)
-    )
+    monkeypatch.setattr(vllm, "VllmEngine", Started)
 
 
 def test_vllm_gets_the_model_without_the_adapter_and_the_adapter(

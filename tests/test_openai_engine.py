@@ -27,7 +27,7 @@ import pytest
 from PIL import Image
 
 from asking import evaluate
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core import registry
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
 from modgap.core.errors import ServerError, UserError

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from asking import evaluate_model
-from modgap.cli import main
+from modgap.cli.main import main
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions

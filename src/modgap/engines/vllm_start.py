@@ -126,7 +126,7 @@ def adapter_arguments(folder: Path, adapter: Path | None, given: Mapping[str, An
         if has_adapter(folder) and given.get("dtype") not in FULL_PRECISION:
             raise UserError(
                 f"{folder} holds a LoRA adapter merged into its weights, which vLLM would round: start it with "
-                "modgap.workflows.measure.vllm_engine, which applies the adapter beside them, or give dtype=float32."
+                "modgap.engines.vllm.load_engine, which applies the adapter beside them, or give dtype=float32."
             )
         return {}
     rank = int(json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"])

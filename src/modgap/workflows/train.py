@@ -213,5 +213,8 @@ def print_plan(
         UserError: It cannot work.
     """
     check_engine(recipe, engine)
-    lines = registry.load(registry.TRAINING_ENGINES.entry(engine).plan)
+    entry = registry.TRAINING_ENGINES.entry(engine)
+    if not entry.plan:
+        raise UserError(f"--dry-run: the engine {engine} has no plan: its `TrainEntry` names none.")
+    lines = registry.load(entry.plan)
     print("\n".join(lines(recipe, model, out, problems=problems, gpu=gpu)))
