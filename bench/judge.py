@@ -139,17 +139,18 @@ def ask(run: Path, mode: Any, options: JudgeOptions) -> dict[str, Any]:
         RunFolder(run), mode, judge=make_judge(options), check=options.check, seed=options.seed,
         progress=lambda what, done, total: marks.append((time.perf_counter(), done)) if what == "judging" else None,
     )  # fmt: skip
-    judged, asked = summary["judge"], marks[1:]
+    judged, asked = summary.judge, marks[1:]
+    assert judged is not None and judged.check is not None
     # From when the engine was up and the first answer came, hence without that answer.
     seconds = asked[-1][0] - asked[0][0]
     grades = [json.loads(line) for line in (run / "grades.jsonl").read_text().splitlines()]
     return {
-        "asked": judged["asked"],
+        "asked": judged.asked,
         "questions_per_s": round((asked[-1][1] - asked[0][1]) / seconds, 1),
         "seconds": round(seconds, 2),
         "with_start_and_rules_s": round(time.perf_counter() - started, 1),
-        **{kind: judged[kind] for kind in ("samples", "consistent", "different", "unreadable", "failed", "waiting")},
-        "check": {key: judged["check"][key] for key in ("samples", "unreadable", "failed", "table")},
+        **judged.model_dump(include={"samples", "consistent", "different", "unreadable", "failed", "waiting"}),
+        "check": judged.check.model_dump(include={"samples", "unreadable", "failed", "table"}),
         "outcomes_of_stage_judge": Counter(grade["outcome"] for grade in grades if grade["stage"] == "judge"),
     }
 

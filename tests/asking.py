@@ -6,18 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from modgap.analysis.results import Summary
 from modgap.core.options import EvalOptions, StudySpec
 from modgap.core.progress import SILENT
 from modgap.workflows import evaluate as workflow
 
 
-def evaluate(problems: Any, engine: Any, out: Path, *, progress: Any = SILENT, **plan: Any) -> dict[str, Any]:
+def evaluate(problems: Any, engine: Any, out: Path, *, progress: Any = SILENT, **plan: Any) -> Summary:
     """The summary of an evaluation with an engine; the keywords are those of `EvalPlan`."""
     given = {name: value for name, value in plan.items() if value is not None}
     return workflow.evaluate_with(problems, engine, out, workflow.EvalPlan(**given), progress)
 
 
-def evaluate_model(problems: Any, model: Any, out: Path, options: EvalOptions, **more: Any) -> dict[str, Any]:
+def evaluate_model(problems: Any, model: Any, out: Path, options: EvalOptions, **more: Any) -> Summary:
     """The summary of an evaluation of a model."""
     return workflow.evaluate(problems, model, out, options=options, **more).summary
 

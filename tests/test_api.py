@@ -58,9 +58,9 @@ for found in pkgutil.walk_packages(modgap.__path__, "modgap."):
         with contextlib.suppress(ImportError):
             importlib.import_module(found.name)
 """
-    names = "[getattr(modgap, name) for name in modgap.__all__ if name != 'grade_answer']"
+    names = "[getattr(modgap, name) for name in modgap.__all__]"
     check = """
-absent = [n for n in modgap.__all__ if n not in ("__version__", "grade_answer") and not callable(getattr(modgap, n))]
+absent = [n for n in modgap.__all__ if n != "__version__" and not callable(getattr(modgap, n))]
 assert not absent, absent
 """
     code = f"import modgap\n{names if first == 'names' else ''}\n{modules}\n{check}"
@@ -72,15 +72,15 @@ def test_a_notebook_measures_grades_and_reports(data: Path, tmp_path: Path) -> N
     assert [problem.id for problem in problems] == ["prob_0", "prob_1"]
     options = modgap.EvalOptions(samples=2, views="full-text,image-only")
     run = modgap.evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run", options=options)
-    assert run.summary["views"]["full-text"]["accuracy"] == 1.0
-    assert run.summary["views"]["image-only"]["accuracy"] == 0.0
+    assert run.summary.views["full-text"].accuracy == 1.0
+    assert run.summary.views["image-only"].accuracy == 0.0
     assert len(run.responses) == len(run.grades) == 8 and set(run.problems) == {"prob_0", "prob_1"}
     assert run.manifest["resolved"]["engine"] == "modgap.engines.scripted:ScriptedEngine"
     assert run.manifest["options"]["samples"] == 2 and run.manifest["options"]["seed"] == 42
     again = modgap.load_run(run.path)
     assert again.summary == run.summary
     graded = modgap.grade(again, mode="relative")
-    assert graded.summary["mode"] == "relative" and {grade.mode for grade in graded.grades} == {"relative"}
+    assert graded.summary.mode == "relative" and {grade.mode for grade in graded.grades} == {"relative"}
     numbers = modgap.report(graded, out=tmp_path / "page.html")
     assert (tmp_path / "page.html").exists() and numbers
 
@@ -112,7 +112,7 @@ def test_an_engine_object_stays_open_and_runs_of_older_versions_resume(data: Pat
     (run.path / "responses.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
     more = modgap.EvalOptions(samples=1)
     again = modgap.evaluate(problems, Closing(lambda *_: "never asked"), tmp_path / "run", options=more)
-    assert again.summary["views"] == run.summary["views"] and "engine" not in again.manifest["resolved"]
+    assert again.summary.views == run.summary.views and "engine" not in again.manifest["resolved"]
     with pytest.raises(UserError, match="an engine object answers alone"):
         modgap.evaluate(problems, Closing(right_from_text), tmp_path / "x", options=modgap.EvalOptions(replicas=2))
 
@@ -157,7 +157,7 @@ def test_the_tiny_model_is_measured_and_trained(tmp_path: Path) -> None:
     problems = modgap.load_problems(tmp_path / "data", "synthetic")
     options = modgap.EvalOptions(samples=1, max_tokens=8)
     run = modgap.evaluate(problems, "tiny", tmp_path / "run", options=options)
-    assert run.summary["samples_per_problem"] == 1 and len(run.responses) == 4
+    assert run.summary.samples_per_problem == 1 and len(run.responses) == 4
     train = modgap.load_problems(tmp_path / "data", "synthetic", split="train")
     settings = {
         "steps": 1, "prompts_per_step": 2, "samples_per_prompt": 2, "mini_batch": 2, "max_response_tokens": 8,
@@ -166,7 +166,7 @@ def test_the_tiny_model_is_measured_and_trained(tmp_path: Path) -> None:
     trained = modgap.train("full-text", train, "tiny", tmp_path / "trained", settings=settings)
     assert (trained.final / "config.json").exists()
     again = modgap.evaluate(problems, trained.final, tmp_path / "after", options=options)
-    assert set(again.summary["views"]) == set(run.summary["views"])
+    assert set(again.summary.views) == set(run.summary.views)
 
 
 # Engines and views from outside the package
@@ -236,9 +236,7 @@ def test_an_engine_in_a_file_answers(
 def test_an_engine_is_given_the_model_and_the_options(outside: Path, data: Path, tmp_path: Path) -> None:
     problems = modgap.load_problems(data, limit=1)
     options = modgap.EvalOptions(engine=f"{outside}:Chosen", samples=1, temperature=0.25)
-    assert (
-        modgap.evaluate(problems, "25", tmp_path / "a", options=options).summary["views"]["full-text"]["accuracy"] == 1
-    )
+    assert modgap.evaluate(problems, "25", tmp_path / "a", options=options).summary.views["full-text"].accuracy == 1
 
 
 @pytest.mark.parametrize(
@@ -270,7 +268,7 @@ def test_an_engine_may_be_an_entry_point(
     run = modgap.evaluate(
         modgap.load_problems(data, limit=1), "m", tmp_path / "run", options=modgap.EvalOptions(engine="echo", samples=1)
     )
-    assert run.summary["views"]["full-text"]["accuracy"] == 1
+    assert run.summary.views["full-text"].accuracy == 1
     sys.modules.pop(outside.stem)
 
 
@@ -289,7 +287,7 @@ def test_a_view_in_a_file_is_asked_in_its_own_words(outside: Path, data: Path, t
     run = modgap.evaluate(problems, engine, tmp_path / "run", options=options)
     assert seen[0].startswith("Without a picture and in my words: Find x.\n")
     assert run.manifest["resolved"]["views"] == ["full-text", "hint"]
-    assert run.summary["views"]["hint"]["side"] == "control"
+    assert run.summary.views["hint"].side == "control"
     resumed = modgap.evaluate(problems, engine, tmp_path / "run", options=options)
     assert len(resumed.responses) == 2 and len(seen) == 1
     modgap.report(run, out=tmp_path / "page.html")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from asking import evaluate, evaluate_model
 from folders import write_folder
+from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
@@ -61,11 +62,11 @@ class Stopping:
 
 def test_the_summary_is_the_arithmetic_of_the_answers(problems: list[Problem], tmp_path: Path) -> None:
     summary = evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run", samples=2)
-    text, image = summary["views"]["full-text"], summary["views"]["image-only"]
-    assert (text["n_problems"], text["n_samples"], text["correct"], text["accuracy"]) == (6, 12, 12, 1.0)
-    assert (image["correct"], image["wrong"], image["no_answer"], image["error"]) == (3, 9, 0, 0)
-    assert summary["gap"]["points"] == pytest.approx(75.0)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["gap"] == summary["gap"]
+    text, image = summary.views["full-text"], summary.views["image-only"]
+    assert (text.n_problems, text.n_samples, text.correct, text.accuracy) == (6, 12, 12, 1.0)
+    assert (image.correct, image.wrong, image.no_answer, image.error) == (3, 9, 0, 0)
+    assert summary.gap.points == pytest.approx(75.0)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary.model_dump(mode="json")
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 23])
@@ -116,7 +117,7 @@ def test_grading_again_needs_no_model_and_keeps_every_sample(problems: list[Prob
     evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run", samples=2)
     for mode in ("paper", "relative", "exact", "strict"):
         summary = grade_run(RunFolder(tmp_path / "run"), mode)
-        assert summary["views"]["full-text"]["correct"] == 12
+        assert summary.views["full-text"].correct == 12
         rows = RunFolder(tmp_path / "run").grades()
         assert {row.mode for row in rows} == {mode} and len({row.key for row in rows}) == len(rows) == 24
 
@@ -129,9 +130,9 @@ def test_an_engine_error_is_an_error_not_a_wrong_answer(problems: list[Problem],
                     yield Completion(request, sample, "", "error", 0, 0, seed=0, error="timeout")
 
     summary = evaluate(problems, Failing(right_from_text), tmp_path / "run", samples=1)
-    assert (summary["views"]["image-only"]["error"], summary["views"]["image-only"]["wrong"]) == (6, 0)
+    assert (summary.views["image-only"].error, summary.views["image-only"].wrong) == (6, 0)
     again = evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run", samples=1)
-    assert again["views"]["image-only"]["error"] == 0
+    assert again.views["image-only"].error == 0
 
 
 def test_half_a_surrogate_pair_does_not_kill_the_run(problems: list[Problem], tmp_path: Path) -> None:
@@ -146,14 +147,14 @@ def test_half_a_surrogate_pair_does_not_kill_the_run(problems: list[Problem], tm
     rows = {row.key: row for row in RunFolder(tmp_path / "run").responses()}
     assert rows["prob_0", "full-text", 0].response == "x? \\boxed{3}"
     assert rows["prob_0", "image-only", 0].error == "lost ?"
-    assert summary["views"]["full-text"]["correct"] == 1
+    assert summary.views["full-text"].correct == 1
 
 
 def test_a_first_try_that_failed_does_not_pin_its_arguments(problems: list[Problem], tmp_path: Path) -> None:
     engine = ScriptedEngine(right_from_text)
     with pytest.raises(KeyboardInterrupt):
         evaluate(problems, Stopping(engine, 0), tmp_path / "run", samples=2)
-    assert evaluate(problems, engine, tmp_path / "run", samples=1)["samples_per_problem"] == 1
+    assert evaluate(problems, engine, tmp_path / "run", samples=1).samples_per_problem == 1
     with pytest.raises(UserError, match="samples was 1, now 2"):
         evaluate(problems, engine, tmp_path / "run", samples=2)
 
@@ -187,12 +188,12 @@ def test_a_users_grading_is_kept_until_something_new_is_answered(problems: list[
     engine, run = ScriptedEngine(right_from_text), RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         evaluate(problems, Stopping(engine, 9), run.path, samples=1)
-    assert grade_run(run, "relative")["mode"] == "relative"
-    assert evaluate(problems, engine, run.path, samples=1)["mode"] == "strict"
+    assert grade_run(run, "relative").mode == "relative"
+    assert evaluate(problems, engine, run.path, samples=1).mode == "strict"
     grade_run(run, "paper")
-    assert evaluate(problems, engine, run.path, samples=1)["mode"] == run.grades()[0].mode == "paper"
-    assert evaluate(problems, engine, run.path, samples=1, mode="strict")["mode"] == "strict"
-    assert next(iter(run.summary().items())) == ("mode", "strict")
+    assert evaluate(problems, engine, run.path, samples=1).mode == run.grades()[0].mode == "paper"
+    assert evaluate(problems, engine, run.path, samples=1, mode="strict").mode == "strict"
+    assert read_summary(run.path).mode == "strict"
 
 
 @pytest.mark.parametrize("cut", [4, 45])

@@ -15,6 +15,7 @@ import pytest
 
 from asking import evaluate, spec
 from folders import record, write_folder
+from modgap.analysis.results import read_summary
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
@@ -102,7 +103,7 @@ def test_commands_on_a_run_that_lost_its_manifest(tmp_path: Path) -> None:
             act()
     assert files(tmp_path / "run") == before
     numbers = build_report([tmp_path / "run"], tmp_path / "r.html")
-    assert "run has no manifest.json: its model, data and sampling are not known" in numbers["warnings"][0]
+    assert "run has no manifest.json: its model, data and sampling are not known" in numbers.warnings[0]
 
 
 # ---- another run's manifest ------------------------------------------------------------------------------------------
@@ -289,7 +290,7 @@ def test_of_two_imports_at_once_one_wins_and_its_folder_is_whole(tmp_path: Path)
         winner, run = the_one_winner(outcome), RunFolder(tmp_path / str(number))
         assert run.manifest()["resolved"]["model"] == re.sub("new_9k_(.*)_4096.*", r"\1", winner)
         assert {row.response for row in run.responses()} == {f"\\boxed{{5}} {winner}"}
-        assert len(run.grades()) == 40 and run.summary()["views"]["image-only"]["correct"] == 40
+        assert len(run.grades()) == 40 and read_summary(run.path).views["image-only"].correct == 40
 
 
 def test_of_two_studies_at_once_one_wins_and_the_manifest_is_its_own(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "vllm", "ray", "verl", "datasets", "pandas", "matplotlib", "sympy")
+HEAVY = ("torch", "transformers", "vllm", "ray", "verl", "datasets", "pandas", "matplotlib", "sympy", "scipy")
 
 
 def test_core_imports_nothing_of_ours() -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from folders import png, record, write_folder
 from modgap.analysis import power
+from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
@@ -76,12 +77,12 @@ def test_two_folder_kinds_are_the_two_views_of_one_run(
     folders = both_views(tmp_path)
     out = tmp_path / "run"
     assert main(["import", *map(str, folders), "--gt", str(gt), "--out", str(out)]) == 0
-    summary = RunFolder(out).summary()
-    assert {view: (row["correct"], row["n_samples"]) for view, row in summary["views"].items()} == {
+    summary = read_summary(out)
+    assert {view: (row.correct, row.n_samples) for view, row in summary.views.items()} == {
         "full-text": (3, 4),
         "image-only": (1, 4),
     }
-    assert summary["gap"]["points"] == pytest.approx(50.0)
+    assert summary.gap.points == pytest.approx(50.0)
     # By hand: 10 + 14 + 11 + 12 characters; 6 + 10 + 0 + 15.
     expected = {
         "full-text": {"total": 4, "correct": 4, "none": 0, "accuracy": 1.0, "average_length": 11.75, "pass_at_1": 1.0},
@@ -94,13 +95,13 @@ def test_two_folder_kinds_are_the_two_views_of_one_run(
             "pass_at_1": 0.25,
         },
     }
-    assert summary["original"] == expected
+    assert json.loads((out / "summary.json").read_text())["original"] == expected
     printed = capsys.readouterr().out
     assert "Accuracy: 0.2500\nTotal   : 4\nCorrect : 1\nNone    : 2\navg len: 7.75\nPass@1  : 0.2500\n" in printed
     assert "50.0 points" in printed and str(folders[0]) in printed
 
     assert main(["grade", str(out), "--mode", "paper"]) == 0
-    assert RunFolder(out).summary()["original"] == expected
+    assert json.loads((out / "summary.json").read_text())["original"] == expected
     assert "avg len: 11.75" in capsys.readouterr().out
     assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
     assert (tmp_path / "report.html").stat().st_size > 10_000
@@ -151,16 +152,16 @@ def test_whatever_is_odd_is_named_and_still_in_the_originals_figures(tmp_path: P
     )
     (folder / "folder_1_x").mkdir()
     (run,) = import_answers([folder], gt, tmp_path / "run")
-    assert run.strict["views"]["image-only"]["missing_samples"] == 3
-    figures = run.strict["original"]["image-only"]
-    assert (figures["total"], figures["correct"], figures["none"]) == (5, 4, 1)
-    assert figures["average_length"] == (10 + 11 + 14 + 4 + 9 + 6) / 5
-    warnings = " ".join(run.strict["warnings"])
+    assert run.strict.views["image-only"].missing_samples == 3
+    figures = run.strict.original["image-only"]
+    assert (figures.total, figures.correct, figures.none) == (5, 4, 1)
+    assert figures.average_length == (10 + 11 + 14 + 4 + 9 + 6) / 5
+    warnings = " ".join(run.strict.warnings)
     for name in ("prob_1_attempt1", "prob_2_attempt1", "prob_2_attempt2", "prob_3_attempt0", "prob_2_copy", "notes"):
         assert f"{name}.txt" in warnings, name
     assert "not UTF-8" in warnings and "qprob_2_attempt0.txt" in warnings and "attempt99999" in warnings
     assert "Only image-only answers" in warnings
-    assert warnings in " ".join(grade_run(RunFolder(run.path), "relative")["warnings"])
+    assert warnings in " ".join(grade_run(RunFolder(run.path), "relative").warnings)
 
 
 def test_a_warning_is_short_and_the_note_is_complete(tmp_path: Path, gt: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_warning_is_short_and_the_note_is_complete(tmp_path: Path, gt: Path) -
     note = json.loads((run.path / "import.json").read_text())
     named = [name for some in note["files"]["image-only"].values() for name in some]
     assert sorted(named) == sorted(names[2:])
-    assert max(map(len, run.strict["warnings"])) < 300
+    assert max(map(len, run.strict.warnings)) < 300
 
 
 def test_attempts_that_the_other_view_lacks_are_left_out_and_named(tmp_path: Path, gt: Path) -> None:
@@ -177,16 +178,16 @@ def test_attempts_that_the_other_view_lacks_are_left_out_and_named(tmp_path: Pat
     for number in (1, 2):
         (folders[0] / f"qprob_{number}_attempt2.txt").write_text("\\boxed{7.07}")
     (run,) = import_answers(folders, gt, tmp_path / "run")
-    assert run.strict["gap"]["n_problems"] == 2 and run.strict["views"]["full-text"]["n_samples"] == 4
-    assert run.strict["original"]["full-text"]["total"] == 6 and run.strict["original"]["full-text"]["correct"] == 5
-    assert "qprob_2_attempt2.txt" in " ".join(run.strict["warnings"])
+    assert run.strict.gap.n_problems == 2 and run.strict.views["full-text"].n_samples == 4
+    assert run.strict.original["full-text"].total == 6 and run.strict.original["full-text"].correct == 5
+    assert "qprob_2_attempt2.txt" in " ".join(run.strict.warnings)
 
 
 def test_different_sampling_of_the_two_views_is_said(tmp_path: Path, gt: Path) -> None:
     full, image = both_views(tmp_path)
     image = image.rename(tmp_path / "new_9k_m_512_tmp_1.0")
     (run,) = import_answers([full, image], gt, tmp_path / "run")
-    assert "temperature full-text 0.6, image-only 1.0" in " ".join(run.strict["warnings"])
+    assert "temperature full-text 0.6, image-only 1.0" in " ".join(run.strict.warnings)
 
 
 # ---- whose answers, and to which view ------------------------------------------------------------------------------
@@ -224,9 +225,7 @@ def test_every_folder_below_a_root_and_a_run_for_each_model(tmp_path: Path, gt: 
         (Path("out/m"), "m"),
         (Path("out/org--b"), "org/b"),
     ]
-    assert set(runs[0].strict["views"]) == {"full-text", "image-only"} and set(runs[1].strict["views"]) == {
-        "image-only"
-    }
+    assert set(runs[0].strict.views) == {"full-text", "image-only"} and set(runs[1].strict.views) == {"image-only"}
     alone = import_answers([root / FULL, root / FULL], gt, tmp_path / "alone", results_root=None)
     assert [run.path for run in alone] == [tmp_path / "alone"]
     with pytest.raises(UserError, match="give another --out"):
@@ -283,7 +282,7 @@ def test_a_gold_file_needs_nothing_but_answers(tmp_path: Path) -> None:
     (run,) = import_answers(
         [write_answers(tmp_path / IMAGE, {"qprob_1_attempt0.txt": "\\boxed{25}"})], gt, tmp_path / "r"
     )
-    assert run.strict["views"]["image-only"]["accuracy"] == 1.0
+    assert run.strict.views["image-only"].accuracy == 1.0
 
 
 @pytest.mark.parametrize("absolute", [False, True])
@@ -298,7 +297,7 @@ def test_a_diagram_out_of_its_folder_is_left_out_and_named(tmp_path: Path, absol
     (run,) = import_answers([write_answers(tmp_path / IMAGE, {"qprob_1_attempt0.txt": "25"})], gt, tmp_path / "run")
     recorded = RunFolder(run.path).problems()
     assert recorded["prob_1"].image is None and str(recorded["prob_2"].image).endswith("img_1.png")
-    assert "1 problems name a diagram out of Diagram_Visual/" in " ".join(run.strict["warnings"])
+    assert "1 problems name a diagram out of Diagram_Visual/" in " ".join(run.strict.warnings)
     assert json.loads((run.path / "import.json").read_text())["diagrams_outside"] == ["prob_1"]
 
 

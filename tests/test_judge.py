@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modgap.core.prompt import judge_prompt
-from modgap.grading.answer import Grade
+from modgap.grading.grade import Grade
 from modgap.grading.judge import Undecided, max_tokens, parse_verdict, settle, unsettled
 from modgap.grading.mathverse import Case, grade_all, grade_by_rule
 

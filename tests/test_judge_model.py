@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
@@ -102,14 +103,14 @@ def test_thinking_is_switched_off_and_raw_is_raw(model: Path) -> None:
 def test_a_run_is_judged_by_a_model_that_is_loaded_here(model: Path, tmp_path: Path) -> None:
     run = many(tmp_path / "run", 9)
     assert main(["grade", str(run.path), "--judge", str(model), "--judge-engine", "hf", "--device", "cpu"]) == 0
-    judged = run.summary()["judge"]
-    assert (judged["samples"], judged["consistent"], judged["asked"]) == (9, 9, 9)
-    assert judged["judge"].startswith(f"hf:{model} (")
+    judged = read_summary(run.path).judge
+    assert (judged.samples, judged.consistent, judged.asked) == (9, 9, 9)
+    assert judged.judge.startswith(f"hf:{model} (")
     # Complete: the model is not even loaded again.
     other = make_judge(JudgeOptions(str(model), "hf", device="no such device"))
-    assert grade_run(run, judge=other)["judge"] == judged | {"asked": 0}
+    assert grade_run(run, judge=other).judge == judged.model_copy(update={"asked": 0})
     paper = grade_run(run, "paper", judge=make_judge(JudgeOptions(str(model), "hf", device="cpu")))
-    assert paper["judge"]["consistent"] == 9
+    assert paper.judge.consistent == 9
     rows = [json.loads(line) for line in (run.path / "judge.jsonl").read_text().splitlines()]
     assert {(row["mode"], row["said"]) for row in rows} == {("strict", "1"), ("paper", "1")}
 
@@ -146,8 +147,8 @@ def test_vllm_judges_as_transformers_does(model: Path, tmp_path: Path) -> None:
     arguments = ("gpu_memory_utilization=0.3", "max_model_len=2048", "dtype=float32")
     for mode in ("strict", "paper"):
         judge = make_judge(JudgeOptions(str(model), "vllm", engine_args=arguments))
-        judged = grade_run(run, mode, judge=judge)["judge"]  # type: ignore[arg-type]
-        assert (judged["samples"], judged["consistent"], judged["asked"]) == (40, 40, 40)
+        judged = grade_run(run, mode, judge=judge).judge  # type: ignore[arg-type]
+        assert (judged.samples, judged.consistent, judged.asked) == (40, 40, 40)
     for raw in (False, True):
         engine = VllmTextEngine(model, arguments, raw=raw)
         ours, theirs = (

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from modgap.analysis.agreement import Agreement
+from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
@@ -53,7 +54,7 @@ def write_run(
     run = RunFolder(path)
     run.start("eval", {"samples": samples, "views": list(views)})
     run.write_problems(
-        ProblemRow(id=name, answer=gold, question=question, question_type=kind)
+        ProblemRow(id=name, answer=gold, question=question, grader=f"mathverse:{kind}" if kind else "")
         for name in problems
         for kind, question, gold, _ in [PROBLEMS[name]]
     )
@@ -100,13 +101,9 @@ def test_what_waits_for_a_judge_is_an_error_and_the_summary_says_how_to_settle_i
     summary = grade_run(run)
     waiting = [key for key, grade in by_key(run).items() if grade == ("error", "judge")]
     monkeypatch.setattr(symbolic, "available", lambda: False)
-    assert (
-        ("prose", 1) in waiting
-        and ("interval", 3) in waiting
-        and len(waiting) == summary["views"]["full-text"]["error"]
-    )
+    assert ("prose", 1) in waiting and ("interval", 3) in waiting and len(waiting) == summary.views["full-text"].error
     assert by_key(run)["count", 0] == ("correct", "symbolic")
-    (said,) = [line for line in summary["warnings"] if "wait for a judge" in line]
+    (said,) = [line for line in summary.warnings if "wait for a judge" in line]
     assert said.startswith(f"{len(waiting)} samples") and "modgap grade RUN --judge" in said and "pip" not in said
     assert main(["grade", str(run.path)]) == 0
     assert f"{len(waiting) + 1} samples wait for a judge" in " ".join(capsys.readouterr().out.split())
@@ -119,7 +116,7 @@ def test_without_math_verify_the_stage_is_skipped_and_that_is_said_once(
     run = write_run(tmp_path / "run")
     summary = grade_run(run)
     assert by_key(run)["count", 0] == ("error", "judge")
-    assert sum(SKIPPED in line for line in summary["warnings"]) == 1
+    assert sum(SKIPPED in line for line in summary.warnings) == 1
 
 
 def test_mathverse_has_no_exact_mode_and_the_old_grades_stay(tmp_path: Path) -> None:
@@ -266,11 +263,11 @@ def test_a_judge_settles_what_rules_leave_open(server: JudgeServer, tmp_path: Pa
     assert by_key(run)["interval", 3] == ("correct", "judge")
     assert by_key(run)["prose", 1] == ("wrong", "judge")
     assert not any(grade == ("error", "judge") for grade in by_key(run).values())
-    judged = summary["judge"]
-    assert judged["judge"] == f"openai:Qwen/Qwen3-8B at {server.url}"
-    assert judged["samples"] == before["judge"]["waiting"] == judged["consistent"] + judged["different"] > 3
-    assert before["judge"]["judge"] is None and judged["check"] is None
-    assert not any("wait for a judge" in line for line in summary["warnings"])
+    judged = summary.judge
+    assert judged.judge == f"openai:Qwen/Qwen3-8B at {server.url}"
+    assert judged.samples == before.judge.waiting == judged.consistent + judged.different > 3
+    assert before.judge.judge is None and judged.check is None
+    assert not any("wait for a judge" in line for line in summary.warnings)
     for body in server.bodies:  # batched as a chat, greedy, and without thinking
         assert body["path"] == "/v1/chat/completions" and body["temperature"] == 0 and body["max_tokens"] == 16
         assert body["chat_template_kwargs"] == {"enable_thinking": False}
@@ -280,7 +277,7 @@ def test_a_judge_settles_what_rules_leave_open(server: JudgeServer, tmp_path: Pa
 def test_equal_answers_to_a_problem_are_one_question(server: JudgeServer, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", ["prose"], views=("full-text", "image-only", "text-only"))
     summary = grade_run(run, judge=judge(server), check=0)
-    assert summary["judge"]["samples"] == 3 * summary["judge"]["asked"] == 3 * len(server.bodies)
+    assert summary.judge.samples == 3 * summary.judge.asked == 3 * len(server.bodies)
     assert max(server.answered.values()) == 1
 
 
@@ -292,7 +289,7 @@ def test_paper_mode_asks_raw_completions_of_two_tokens_and_counts_a_failure_as_w
     summary = grade_run(run, "paper", judge=judge(server, max_tokens=99), check=0)
     assert by_key(run)["prose", 1] == ("wrong", "judge")  # failed
     assert by_key(run)["prose", 2] == ("correct", "judge")
-    assert summary["judge"]["failed"] == 1 and "error" not in {outcome for outcome, _ in by_key(run).values()}
+    assert summary.judge.failed == 1 and "error" not in {outcome for outcome, _ in by_key(run).values()}
     for body in server.bodies:
         assert body["path"] == "/v1/completions" and body["max_tokens"] == 2 and "chat_template_kwargs" not in body
         assert len(last_case(body["prompt"])[1]) <= 10
@@ -302,15 +299,15 @@ def test_garbage_is_an_error_with_its_words_and_counted_apart(server: JudgeServe
     run = write_run(tmp_path / "run", ["prose"])
     server.says = lambda prompt: "They are both lovely." if "rhombus" in prompt else None if "quad" in prompt else "0"
     summary = grade_run(run, judge=judge(server), check=0)
-    judged = summary["judge"]
-    assert (judged["unreadable"], judged["failed"], judged["different"]) == (1, 1, judged["samples"] - 2)
+    judged = summary.judge
+    assert (judged.unreadable, judged.failed, judged.different) == (1, 1, judged.samples - 2)
     reasons = {row.sample: (row.outcome, row.reason) for row in run.grades() if row.stage == "judge"}
     assert reasons[1] == ("error", "the judge's verdict 'They are both lovely.' is neither 0 nor 1")
     assert reasons[2][0] == "error" and reasons[2][1].startswith("the judge failed: HTTP 500: told to fail")
     # What failed is asked again; what could not be read is not, for it would be the same.
     server.says, asked = by_characters, len(server.bodies)
-    again = grade_run(run, judge=judge(server), check=0)["judge"]
-    assert (again["unreadable"], again["failed"], again["asked"]) == (1, 0, 1)
+    again = grade_run(run, judge=judge(server), check=0).judge
+    assert (again.unreadable, again.failed, again.asked) == (1, 0, 1)
     assert len(server.bodies) == asked + 1
 
 
@@ -319,7 +316,7 @@ def many(path: Path, count: int = 60) -> RunFolder:
     run = RunFolder(path)
     run.start("eval", {"samples": 1, "views": ["full-text"]})
     run.write_problems(
-        ProblemRow(id=f"p{n}", answer="a square", question=f"What is {n}?", question_type="free-form")
+        ProblemRow(id=f"p{n}", answer="a square", question=f"What is {n}?", grader="mathverse:free-form")
         for n in range(count)
     )
     with run.appending() as writer:
@@ -333,10 +330,10 @@ def many(path: Path, count: int = 60) -> RunFolder:
 def test_a_judge_that_fails_three_times_in_ten_is_asked_until_it_answers(server: JudgeServer, tmp_path: Path) -> None:
     run, dice = many(tmp_path / "run"), random.Random(1)
     server.says = lambda prompt: None if dice.random() < 0.3 else "0"
-    failed = grade_run(run, judge=judge(server))["judge"]["failed"]
+    failed = grade_run(run, judge=judge(server)).judge.failed
     assert 5 < failed < 35
     rounds = 0
-    while grade_run(run, judge=judge(server))["judge"]["failed"]:
+    while grade_run(run, judge=judge(server)).judge.failed:
         rounds += 1
         assert rounds < 20
     assert set(server.answered.values()) == {1} and len(server.answered) == 60
@@ -390,7 +387,7 @@ def test_judging_that_is_killed_goes_on_and_asks_each_question_once(server: Judg
         torn.write(b'{"judge": "op')
     server.says = lambda prompt: "1"
     summary = grade_run(run, judge=judge(server))
-    assert summary["judge"]["consistent"] == 100 and summary["judge"]["asked"] == 100 - kept
+    assert summary.judge.consistent == 100 and summary.judge.asked == 100 - kept
     assert len(server.answered) == 100
     assert sum(server.answered.values()) <= 101  # the one that was under way
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -404,56 +401,49 @@ def test_a_grading_without_a_judge_goes_by_the_verdicts_of_the_last_one(server: 
     grade_run(run, "paper")
     again = grade_run(run)
     assert run.grades() == grades and len(server.bodies) == asked
-    assert again["judge"] == judged["judge"] | {"asked": 0}
+    assert again.judge == judged.judge.model_copy(update={"asked": 0})
     # Another judge is asked anew, and is then the last one.
     server.models, server.says = ["other"], lambda prompt: "1"
-    assert grade_run(run, judge=judge(server))["judge"]["different"] == 0
-    assert grade_run(run)["judge"]["judge"] == f"openai:other at {server.url}"
+    assert grade_run(run, judge=judge(server)).judge.different == 0
+    assert grade_run(run).judge.judge == f"openai:other at {server.url}"
     # What came since waits.
     with run.appending() as writer:
         writer.write(Response(problem_id="prose", view="full-text", sample=7, prompt="p", finish_reason="stop",
                               response="\\boxed{a kite, surely}"))  # fmt: skip
-    assert grade_run(run)["judge"]["waiting"] == 1
+    assert grade_run(run).judge.waiting == 1
 
 
 def test_more_room_is_another_question(server: JudgeServer, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", ["prose"])
     server.says = lambda prompt: "<think>so"
-    assert grade_run(run, judge=judge(server), check=0)["judge"]["unreadable"] > 0
+    assert grade_run(run, judge=judge(server), check=0).judge.unreadable > 0
     server.says = lambda prompt: "<think>so 1</think> 0"
-    assert grade_run(run, judge=judge(server, max_tokens=4096), check=0)["judge"]["unreadable"] == 0
+    assert grade_run(run, judge=judge(server, max_tokens=4096), check=0).judge.unreadable == 0
     assert server.bodies[-1]["max_tokens"] == 4096
 
 
 def test_a_server_that_knows_no_template_arguments_is_asked_without(server: JudgeServer, tmp_path: Path) -> None:
     server.takes_template_arguments = False
     run = many(tmp_path / "run", 40)
-    assert grade_run(run, judge=judge(server))["judge"]["failed"] == 0
+    assert grade_run(run, judge=judge(server)).judge.failed == 0
     assert "chat_template_kwargs" not in server.bodies[-1]
 
 
 # ---- the judge against the rules -------------------------------------------------------------------------------------
 def test_agreement_with_the_rules_is_counted_on_answers_that_they_decided(server: JudgeServer, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    check = grade_run(run, judge=judge(server), check=100)["judge"]["check"]
+    check = grade_run(run, judge=judge(server), check=100).judge.check
     decided = [row for row in run.grades() if row.stage != "judge" and row.problem_id != "number"
                and row.outcome in ("correct", "wrong")]  # fmt: skip
-    assert (
-        check["samples"]
-        == len(decided)
-        == sum(check["table"].values())
-        == sum(part["samples"] for part in check["stages"].values())
-    )
+    assert check.samples == len(decided) == check.table.count == sum(part.samples for part in check.stages.values())
     # This judge compares characters: it misses the value of a choice and is right about the rest.
     right = sum(row.outcome == "correct" for row in decided)
-    assert check["table"] == {
-        "both_right": right - 1, "rules_only": 1, "judge_only": 0, "both_wrong": len(decided) - right
-    }  # fmt: skip
-    (apart,) = check["disagreements"]
-    assert (apart["problem_id"], apart["answer"], apart["rules"], apart["judge"]) == (
+    assert check.table.cells() == (right - 1, 1, 0, len(decided) - right)
+    (apart,) = check.disagreements
+    assert (apart.problem_id, apart.answer, apart.rules, apart.judge) == (
         "letters", "120^\\circ", "correct", "wrong"
     )  # fmt: skip
-    assert 0.5 < check["kappa"] < 1 and check["agreement"] == 1 - 1 / len(decided)
+    assert 0.5 < check.kappa < 1 and check.agreement == 1 - 1 / len(decided)
 
 
 def test_the_choice_of_checked_answers_is_seeded_and_bounded(server: JudgeServer, tmp_path: Path) -> None:
@@ -462,7 +452,7 @@ def test_the_choice_of_checked_answers_is_seeded_and_bounded(server: JudgeServer
     def asked(check: int, seed: int) -> set[str]:
         server.bodies.clear()
         VerdictFile(run).path.unlink(missing_ok=True)
-        assert grade_run(run, judge=judge(server), check=check, seed=seed)["judge"]["check"]["samples"] == check
+        assert grade_run(run, judge=judge(server), check=check, seed=seed).judge.check.samples == check
         return {body["asked"] for body in server.bodies}
 
     assert asked(3, 1) == asked(3, 1) != asked(3, 2)
@@ -546,13 +536,13 @@ def test_an_answer_that_never_came_is_a_failure_which_is_asked_again(tmp_path: P
             for request in requests[: len(requests) - loses[0]]:
                 yield Completion(request, request.samples[0], "1", "stop", 1, 1, 0)
 
-    judged = grade_run(run, judge=Judge("j", lambda mode: Engine()))["judge"]
-    assert (judged["consistent"], judged["failed"], judged["asked"]) == (3, 1, 3)
+    judged = grade_run(run, judge=Judge("j", lambda mode: Engine())).judge
+    assert (judged.consistent, judged.failed, judged.asked) == (3, 1, 3)
     (failed,) = [row for row in run.grades() if row.outcome == "error"]
     assert failed.reason == "the judge failed: its engine gave no answer"
     loses[0] = 0
-    judged = grade_run(run, judge=Judge("j", lambda mode: Engine()))["judge"]
-    assert (judged["consistent"], judged["failed"], judged["asked"]) == (4, 0, 1)
+    judged = grade_run(run, judge=Judge("j", lambda mode: Engine())).judge
+    assert (judged.consistent, judged.failed, judged.asked) == (4, 0, 1)
 
 
 def test_a_server_of_several_models_wants_one_named(server: JudgeServer) -> None:
@@ -570,7 +560,7 @@ def test_a_run_without_mathverse_problems_needs_no_judge(
     assert capsys.readouterr().err.splitlines() == [
         "nothing in this run is for a judge: its problems are graded as numbers, by rules alone"
     ]
-    assert not server.bodies and run.summary()["judge"] is None
+    assert not server.bodies and read_summary(run.path).judge is None
 
 
 def test_the_page_and_the_terminal_show_what_the_judge_did(
@@ -581,8 +571,8 @@ def test_the_page_and_the_terminal_show_what_the_judge_did(
     out = " ".join(capsys.readouterr().out.split())
     assert f"Judge openai:Qwen/Qwen3-8B at {server.url}: of" in out and "Cohen's kappa" in out
     numbers = build_report([run.path], tmp_path / "report.html")
-    assert numbers["runs"]["run"]["judge"] == run.summary()["judge"]
+    assert numbers.runs["run"].judge == read_summary(run.path).judge
     page = (tmp_path / "report.html").read_text()
     assert "The judge against the rules" in page and "What the judge made of" in page
     grade_run(run, "relative")  # a grading that no judge had part in
-    assert not build_report([run.path], tmp_path / "report.html")["runs"]["run"]["judge"]["judge"]
+    assert not build_report([run.path], tmp_path / "report.html").runs["run"].judge.judge

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from modgap.core.errors import UserError
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, Shown
 from modgap.core.prompt import Prompt, contrastive_prompt, training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.core.record import RunFolder
@@ -829,8 +829,11 @@ def test_words_and_diagrams_are_looked_for_first(
 def test_what_is_not_shown_need_not_be_there() -> None:
     faulty = [replace(problem, image=None) for problem in PROBLEMS]
     check_prompts(recipe(views=("text-only",), eval_every=0), faulty, faulty, "aligned")
-    own = [replace(problem, prompts={"full-text": "AB = 3. Find AB."}) for problem in PROBLEMS]
+    own = [replace(problem, shown={"full-text": Shown("AB = 3. Find AB.")}) for problem in PROBLEMS]
     check_prompts(recipe(eval_every=0), own, own, "aligned")
+    apart = [replace(problem, shown={"full-text": Shown(None, image=problem.image)}) for problem in PROBLEMS]
+    with pytest.raises(UserError, match="images of its own for some views, and training shows one image"):
+        check_prompts(recipe(eval_every=0), apart, [], "aligned")
     with pytest.raises(UserError, match="no prompt for the view 'image-only'"):
         check_prompts(recipe(True, eval_every=0), own, [], "aligned")  # the twin
 

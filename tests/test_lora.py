@@ -369,7 +369,7 @@ def test_vllm_answers_as_the_adapters_did(tmp_path: Path) -> None:
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
             if "lora_B" in name:
-                parameter.copy_(4e-3 * torch.randn(parameter.shape, generator=rng))
+                parameter.copy_(3e-2 * torch.randn(parameter.shape, generator=rng))
     folder = policy.save(tmp_path / "checkpoint")
     write_dataset(tmp_path / "data", train=2, test=60, seed=3)
     asked = [
@@ -394,4 +394,4 @@ def test_vllm_answers_as_the_adapters_did(tmp_path: Path) -> None:
         for name, one in answers.items()
     }
     print(same)
-    assert same["hf"] >= 0.9 and same["vllm"] >= 0.85 and same["base"] <= 0.6
+    assert same["hf"] >= 0.9 and same["vllm"] >= 0.85 and same["base"] <= 0.7

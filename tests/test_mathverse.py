@@ -30,7 +30,7 @@ from modgap.cli.main import main
 from modgap.core.engine import Request
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, split_grader
 from modgap.core.prompt import INSTRUCTION, SYSTEM, evaluation_prompt
 from modgap.core.record import RunFolder
 from modgap.core.view import VERSION_VIEWS, VERSIONS, parse_versions
@@ -85,18 +85,20 @@ def test_a_problem_has_the_words_and_the_image_of_each_version(data: Path, rows:
     assert [problem.id for problem in problems] == [str(number) for number in range(1, 9)]
     by_key = {(row["problem_index"], VERSIONS[row["problem_version"]]): row for row in rows}
     for problem in problems:
-        assert list(problem.prompts) == [*FIVE, "text-only"] and list(problem.images) == list(FIVE)
-        for view, words in problem.prompts.items():
+        assert list(problem.own_words) == [*FIVE, "text-only"] and list(problem.own_images) == list(FIVE)
+        assert problem.views == (*FIVE, "text-only") and problem.image_of("text-only") is None
+        for view, words in problem.own_words.items():
             row = by_key[problem.id, view]
             assert words == row["question"]
-            assert problem.questions.get(view, problem.question) == row.get("question_for_eval", row["question"])
-            assert problem.answers.get(view, problem.answer) == row["answer"]
-            assert problem.question_type == row["question_type"] and problem.subject == row["metadata"]["subject"]
+            assert problem.question_of(view) == row.get("question_for_eval", row["question"])
+            assert problem.gold_of(view) == row["answer"]
+            assert problem.grader == f"mathverse:{row['question_type']}"
+            assert problem.labels == {"subject": row["metadata"]["subject"]}
             if view != "text-only":
                 assert problem.image_bytes(view) == row["image"]["bytes"]
-        assert problem.prompts["vision-only"] == "" and not problem.leaky
+        assert problem.words_of("vision-only") == "" and not problem.leaky
         # Versions that show the same image share its bytes.
-        assert problem.images["text-dominant"] is problem.images["vision-dominant"]
+        assert problem.image_of("text-dominant") is problem.image_of("vision-dominant")
 
 
 def test_every_layout_gives_the_same_problems(data: Path, rows: Rows, tmp_path: Path) -> None:
@@ -148,13 +150,14 @@ def test_images_in_files_are_read_once_and_an_absent_one_is_named(
     shared = [row | {"image": row["image"] | {"path": f"{row['problem_index']}.png"}} for row in with_images(rows)[:4]]
     problems = list(mathverse.read(made.write_json(tmp_path / "testmini.json", shared)))
     file = tmp_path / "images" / "1.png"
-    assert list(problems[0].images.values()) == [file] * 4
+    assert list(problems[0].own_images.values()) == [file] * 4
     opened: list[Path] = []
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda path, *a, **k: (opened.append(path), real(path, *a, **k))[1])
     before = fingerprint(problems)
     assert opened == [file]
-    assert before == fingerprint([replace(problems[0], images=dict.fromkeys(problems[0].images, file.read_bytes()))])
+    shown = {view: replace(of_view, image=file.read_bytes()) for view, of_view in problems[0].shown.items()}
+    assert before == fingerprint([replace(problems[0], shown=shown)])
     file.unlink()
     with pytest.raises(UserError, match=r"^problem 1: the diagram .*1\.png cannot be read .*`modgap data check`.*$"):
         fingerprint(problems)
@@ -163,10 +166,10 @@ def test_images_in_files_are_read_once_and_an_absent_one_is_named(
 def test_golds_and_questions_may_differ_by_version(rows: Rows, tmp_path: Path) -> None:
     odd = changed(with_images(rows), 4, answer="C", question_for_eval="Pick.\nChoices:\nA:1\nB:2\nC:3")
     problem = next(mathverse.read(made.write_parquet(tmp_path / "x.parquet", odd)))
-    assert problem.answers["vision-only"] == "C" != problem.answer
+    assert problem.own_answers == {"vision-only": "C"} and problem.answer != "C"
     summary = evaluate([problem], ScriptedEngine(lambda *_: "\\boxed{C}"), tmp_path / "run", views=FIVE, samples=1)
     gold = rows[0]["answer"]
-    right = {view: row["correct"] for view, row in summary["views"].items()}
+    right = {view: row.correct for view, row in summary.views.items()}
     assert right == {view: int(gold == "C" or view == "vision-only") for view in FIVE}
 
 
@@ -177,7 +180,7 @@ def test_golds_and_questions_may_differ_by_version(rows: Rows, tmp_path: Path) -
 def test_a_question_type_is_read_however_it_is_spelled(rows: Rows, tmp_path: Path, words: str, free: str) -> None:
     spelled = [row | {"question_type": words if row["question_type"] == "multi-choice" else free} for row in rows]
     file = made.write_json(tmp_path / "testmini.json", [row | {"image": None} for row in spelled])
-    types = {problem.id: problem.question_type for problem in mathverse.read(file)}
+    types = {problem.id: split_grader(problem.grader)[1] for problem in mathverse.read(file)}
     assert types == {row["problem_index"]: row["question_type"] for row in rows}
     assert set(types.values()) == {"multi-choice", "free-form"}
 
@@ -307,11 +310,11 @@ def test_real_records() -> None:
     problems = list(mathverse.read(name))
     assert len(problems) == len(records) == 50 and mathverse.check(name).errors == []
     for problem, record in zip(problems, records, strict=True):
-        assert (problem.id, problem.answer, problem.prompts) == (
+        assert (problem.id, problem.answer, problem.own_words) == (
             record["problem_index"], record["answer"], {"text-only": record["question"]},
         )  # fmt: skip
-        assert problem.question == record["question"] and problem.question_type == record["question_type"]
-        assert problem.subject == record["metadata"]["subject"] and not problem.images
+        assert problem.question == record["question"] and problem.grader == f"mathverse:{record['question_type']}"
+        assert problem.labels == {"subject": record["metadata"]["subject"]} and not problem.own_images
 
 
 # ---- asking --------------------------------------------------------------------------------------------------------
@@ -321,13 +324,13 @@ def test_paper_style_asks_the_whole_question_and_aligned_the_versions_own(data: 
     for problem in read_problems("mathverse", data, limit=3):
         for view in (*FIVE, "text-only"):
             paper, aligned = (evaluation_prompt(problem, view, style) for style in ("paper", "aligned"))
-            whole = problem.questions.get(view, problem.question)
+            whole = problem.question_of(view)
             assert paper.text == (
                 f"{whole}\nYou FIRST think step-by-step inside <think></think>, "
                 "then wrap the final answer in \\boxed{}."
             )
             assert (paper.system, paper.prefill) == (None, "<think>")
-            own = problem.prompts[view]
+            own = problem.words_of(view)
             assert aligned.text == (f"{own}\n{INSTRUCTION}" if own else INSTRUCTION)
             assert (aligned.system, aligned.prefill) == (SYSTEM, "")
             assert paper.has_image == aligned.has_image == (view != "text-only")
@@ -426,8 +429,8 @@ def test_the_summary_is_the_arithmetic_of_the_answers(data: Path, rows: Rows, tm
     how = right_in("text-dominant", "text-lite", "vision-intensive")
     problems = read_problems("mathverse", data)
     summary = evaluate(problems, answers(rows, how), tmp_path / "run", views=[*FIVE, "text-only"], samples=2)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == json.loads(json.dumps(summary))
-    parts = summary["mathverse"]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary.model_dump(mode="json")
+    parts = summary.mathverse
     # Problems 3 and 6 of 8 are lucky once in two samples in the views that are not all right.
     lucky = 2 * 0.5 / 8
     expected = {
@@ -437,34 +440,34 @@ def test_the_summary_is_the_arithmetic_of_the_answers(data: Path, rows: Rows, tm
         "vision-dominant": lucky,
         "vision-only": lucky,
     }
-    assert {view: parts["versions"][view]["accuracy"] for view in FIVE} == pytest.approx(expected)
-    assert parts["text"]["accuracy"] == 1 and parts["text"]["n_samples"] == 32 and parts["text"]["n_problems"] == 8
-    assert parts["vision"]["accuracy"] == pytest.approx((1 + 2 * lucky) / 3)
-    assert parts["overall"]["accuracy"] == pytest.approx((3 + 2 * lucky) / 5) and parts["overall"]["n_samples"] == 80
-    assert summary["gap"]["points"] == pytest.approx(100 * (1 - parts["vision"]["accuracy"]))
-    assert summary["gap"]["n_problems"] == 8 and summary["gap"]["vision_views"] == list(FIVE[2:])
-    kinds = parts["question_types"]
-    assert kinds["multi-choice"]["text"]["n_problems"] == kinds["free-form"]["text"]["n_problems"] == 4
-    for key in ("question_types", "subjects"):
-        assert sum(part["overall"]["correct"] for part in parts[key].values()) == parts["overall"]["correct"]
-        assert sum(part["gap"]["n_problems"] for part in parts[key].values()) == 8
+    assert {view: parts.versions[view].accuracy for view in FIVE} == pytest.approx(expected)
+    assert parts.text.accuracy == 1 and parts.text.n_samples == 32 and parts.text.n_problems == 8
+    assert parts.vision.accuracy == pytest.approx((1 + 2 * lucky) / 3)
+    assert parts.overall.accuracy == pytest.approx((3 + 2 * lucky) / 5) and parts.overall.n_samples == 80
+    assert summary.gap.points == pytest.approx(100 * (1 - parts.vision.accuracy))
+    assert summary.gap.n_problems == 8 and summary.gap.vision_views == list(FIVE[2:])
+    kinds = parts.question_types
+    assert kinds["multi-choice"].text.n_problems == kinds["free-form"].text.n_problems == 4
+    for by_name in (parts.question_types, parts.subjects):
+        assert sum(part.overall.correct for part in by_name.values()) == parts.overall.correct
+        assert sum(part.gap.n_problems for part in by_name.values()) == 8
     # Five versions of a problem are one cluster: all right or all wrong together says no more than one version does.
     together = evaluate(
         problems, answers(rows, lambda row, _: right_in(*(FIVE if int(row["problem_index"]) % 2 else ()))(row, 1)),
         tmp_path / "together", views=FIVE, samples=1,
-    )["mathverse"]  # fmt: skip
-    alone, all_five = together["versions"]["text-lite"], together["overall"]
-    assert alone["accuracy"] == all_five["accuracy"] == 0.5
-    assert all_five["ci_low"] == pytest.approx(alone["ci_low"], abs=1e-9)
+    ).mathverse  # fmt: skip
+    alone, all_five = together.versions["text-lite"], together.overall
+    assert alone.accuracy == all_five.accuracy == 0.5
+    assert all_five.ci_low == pytest.approx(alone.ci_low, abs=1e-9)
 
 
 def test_a_version_that_some_problems_lack_is_left_out_and_said(rows: Rows, tmp_path: Path) -> None:
     some = [r for r in with_images(rows) if r["problem_version"] != "Text Lite" or int(r["problem_index"]) > 3]
     problems = read_problems("mathverse", made.write_parquet(tmp_path / "x.parquet", some))
     summary = evaluate(problems, answers(some, right_in()), tmp_path / "run", views=FIVE, samples=1)
-    assert summary["views"]["text-lite"]["n_problems"] == 5 and summary["views"]["text-lite"]["missing_samples"] == 0
-    assert summary["gap"]["n_problems"] == 5
-    said = " ".join(summary["warnings"])
+    assert summary.views["text-lite"].n_problems == 5 and summary.views["text-lite"].missing_samples == 0
+    assert summary.gap.n_problems == 5
+    said = " ".join(summary.warnings)
     assert "text-lite is over 5 of 8 problems: the data has no such version of the others." in said
     assert "not finished" not in said and "gap is over the 5 of 8 problems" in said
 
@@ -475,8 +478,8 @@ def test_what_only_a_judge_can_tell_is_an_error_that_says_so(rows: Rows, data: P
     grades = RunFolder(tmp_path / "run").grades()
     waiting = [row for row in grades if row.stage == "judge"]
     assert waiting and {row.outcome for row in waiting} == {"error"} and all("judge" in row.reason for row in waiting)
-    assert any(f"{len(waiting)} samples wait for a judge" in w and "--judge" in w for w in summary["warnings"])
-    assert sum(row["error"] for row in summary["views"].values()) == len(waiting)
+    assert any(f"{len(waiting)} samples wait for a judge" in w and "--judge" in w for w in summary.warnings)
+    assert sum(row.error for row in summary.views.values()) == len(waiting)
 
 
 def test_a_text_only_run_has_no_empty_table(rows: Rows, data: Path, tmp_path: Path) -> None:
@@ -498,7 +501,7 @@ def test_the_viewer_shows_each_picture_with_the_views_that_saw_it(rows: Rows, da
         captions = [caption for _, caption in detail["m"]]
         assert captions == ["text-dominant, text-lite, vision-intensive, vision-dominant", "vision-only"]
         sizes = [Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size for uri, _ in detail["m"]]
-        images = [Image.open(io.BytesIO(problem.images[view])) for view in ("text-lite", "vision-only")]
+        images = [Image.open(io.BytesIO(problem.image_bytes(view))) for view in ("text-lite", "vision-only")]
         assert [width / height for width, height in sizes] == pytest.approx(
             [image.width / image.height for image in images], rel=0.02
         )
@@ -521,8 +524,8 @@ def test_the_report_has_the_tables(rows: Rows, data: Path, tmp_path: Path) -> No
     numbers = build_report([run], tmp_path / "r.html", template="paper", figures=True)
     page = (tmp_path / "r.html").read_text()
     assert "MathVerse by side, question type and subject" in page and "Solid Geometry" in page
-    [table] = numbers["paper"]  # nothing of PGPS9K, no table of it
-    assert table["caption"].startswith("MathVerse") and table["rows"][0][:4] == ("7B", "no training", "25.0", "100.0")
+    [table] = numbers.paper  # nothing of PGPS9K, no table of it
+    assert table.caption.startswith("MathVerse") and table.rows[0][:4] == ("7B", "no training", "25.0", "100.0")
     assert (tmp_path / "r_figures" / "table-mathverse-1.csv").exists()
     # The page shows what Vision Only shows, read again out of the parquet file.
     places = [row.image or "" for row in RunFolder(run).problems().values()]
@@ -530,7 +533,7 @@ def test_the_report_has_the_tables(rows: Rows, data: Path, tmp_path: Path) -> No
     assert [read_picture(place) for place in places] == shown
     with pytest.raises(OSError, match="holds no image"):
         read_picture(places[0].partition("#")[0] + "#999")
-    assert numbers["runs"]["qwen2_5_vl_7b"]["mathverse"]["text"]["accuracy"] == 0.625
+    assert numbers.runs["qwen2_5_vl_7b"].mathverse.text.accuracy == 0.625
 
 
 def test_end_to_end_with_a_real_model(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -593,10 +596,10 @@ def test_text_and_vision_files_are_one_run(rows: Rows, tmp_path: Path) -> None:
     lines = [line for of in SIDES for line in generations(rows, of, varied)]
     wanted = {(x["problem_index"], VERSIONS[x["problem_version"]], x["sample_id"]): x["prediction"] for x in lines}
     assert {row.key: row.response for row in RunFolder(tmp_path / "run").responses()} == wanted
-    assert run.strict["gap"]["n_problems"] == 8 and run.strict["mathverse"]["text"]["n_samples"] == 8 * 2 * TRIES
+    assert run.strict.gap.n_problems == 8 and run.strict.mathverse.text.n_samples == 8 * 2 * TRIES
     problem = RunFolder(tmp_path / "run").problems()["2"]
     row = next(row for row in rows if row["problem_index"] == "2" and row["problem_version"] == "Vision Only")
-    assert problem.gold_of("vision-only") == row["answer"] and problem.question_type == row["question_type"]
+    assert problem.gold_of("vision-only") == row["answer"] and problem.grader == f"mathverse:{row['question_type']}"
     assert problem.question_of("vision-only") == row["question_for_eval"]
 
 
@@ -658,7 +661,7 @@ def test_the_originals_verdicts_are_compared_and_kept(rows: Rows, tmp_path: Path
     assert (note["rows"], note["by_rule"], note["agree"]) == (len(lines), len(decided), len(decided) - 1)
     assert note["by_judge"] == len(waiting)
     assert note["differ"] == [f"{turned[0]} {turned[1]} sample {turned[2]}: the original 0, our rules correct"]
-    assert any("another verdict by our rules" in warning for warning in run.strict["warnings"])
+    assert any("another verdict by our rules" in warning for warning in run.strict.warnings)
     for row in RunFolder(tmp_path / "run").grades("paper"):
         if row.key in waiting:
             assert (row.outcome, row.stage) == ("correct" if of[row.key]["correct"] else "wrong", "judge")
@@ -666,7 +669,7 @@ def test_the_originals_verdicts_are_compared_and_kept(rows: Rows, tmp_path: Path
             assert row.outcome == grades[row.key].outcome
     # A later grading in that mode goes by them, too; strict does not, and says what waits.
     again = grade_run(RunFolder(tmp_path / "run"), "paper")
-    assert again["mathverse"] == run.paper["mathverse"] and again["judge"]["judge"] == JUDGE
+    assert again.mathverse == run.paper.mathverse and again.judge.judge == JUDGE
     strict = RunFolder(tmp_path / "run").grades("strict")
     assert all(row.outcome == "error" for row in strict if row.stage == "judge")
 
@@ -683,8 +686,8 @@ def test_with_gold_problems_are_the_data_sets(rows: Rows, data: Path, tmp_path: 
     assert odd["have another question than --gt"] == ["1 vision-intensive sample 1"]
     assert odd["match no problem and version of --gt and are left out"] == ["77 vision-dominant sample 0"]
     assert len(odd["of 48 are missing"]) == 4
-    assert set(run.strict["mathverse"]["subjects"]) == {row["metadata"]["subject"] for row in rows}
-    assert run.strict["gap"] is None and "Only vision versions" in " ".join(run.strict["warnings"])
+    assert set(run.strict.mathverse.subjects) == {row["metadata"]["subject"] for row in rows}
+    assert run.strict.gap is None and "Only vision versions" in " ".join(run.strict.warnings)
     row = RunFolder(tmp_path / "run").problems()["1"]
     assert row.gold_of("vision-intensive") == rows[2]["answer"]
 
@@ -728,7 +731,7 @@ def test_a_torn_last_line_is_left_out_and_named(rows: Rows, tmp_path: Path) -> N
     path.write_text(path.read_text()[:-20])
     [run] = import_generations(generation_files([path]), tmp_path / "run")
     assert len(list(RunFolder(tmp_path / "run").responses())) == 3
-    assert any("torn" in warning for warning in run.strict["warnings"])
+    assert any("torn" in warning for warning in run.strict.warnings)
 
 
 def test_imports_of_two_kinds_and_answer_folders_without_gold(
@@ -773,7 +776,7 @@ def test_prompts_are_the_originals_but_for_two_named_slips(original: Path, data:
                 f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{ours.text}<|im_end|>\n"
                 f"<|im_start|>assistant\n{ours.prefill}"
             )
-            theirs = space["build_prompt"](problem.questions.get(view, problem.question))
+            theirs = space["build_prompt"](problem.question_of(view))
             assert chat == theirs.replace("You should FIRST", "You FIRST").replace("\\boxed{ }", "\\boxed{}")
 
 
@@ -794,6 +797,6 @@ def test_figures_equal_what_the_original_prints(original: Path, rows: Rows, tmp_
         [sys.executable, str(original / "eval-results.py"), "--full", str(scored)],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert printed.partition("\n")[2] == "\n".join(mathverse_lines(run.paper["mathverse"]["original"])) + "\n"
-    assert ("text-only" in run.paper["views"]) == (of == "full")
-    assert plain.paper["mathverse"]["original"]["overall"]["total"] < len(lines)  # empty predictions do not count there
+    assert printed.partition("\n")[2] == "\n".join(mathverse_lines(run.paper.mathverse.original)) + "\n"
+    assert ("text-only" in run.paper.views) == (of == "full")
+    assert plain.paper.mathverse.original.overall.total < len(lines)  # empty predictions do not count there

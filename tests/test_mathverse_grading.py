@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modgap.grading.answer import Grade
 from modgap.grading.choices import named_letters, parse_choices
 from modgap.grading.compare import same_form
 from modgap.grading.forms import read_form
 from modgap.grading.formula import evaluate
+from modgap.grading.grade import Grade
 from modgap.grading.judge import Undecided
 from modgap.grading.mathverse import Case, grade_all, grade_by_rule
 from modgap.grading.symbolic import SymbolicPool

@@ -27,6 +27,7 @@ import pytest
 from PIL import Image
 
 from asking import evaluate
+from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core import registry
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
@@ -223,7 +224,7 @@ def test_an_image_that_cannot_be_decoded_costs_only_its_own_samples(server: Serv
     failed = [row for row in rows if row.finish_reason == "error"]
     assert {row.problem_id for row in failed} == {"prob_2"} and len(failed) == 4
     assert all("problem prob_2: its diagram cannot be decoded" in str(row.error) for row in failed)
-    assert summary["views"]["image-only"]["error"] == 2 and client.usage.failures == 4
+    assert summary.views["image-only"].error == 2 and client.usage.failures == 4
 
 
 def test_a_hostile_server_costs_retries_and_no_sample(server: Server, tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_a_hostile_server_costs_retries_and_no_sample(server: Server, tmp_path: 
             assert after >= earliest - 0.02
     assert (client.usage.completions, client.usage.failures) == (len(wanted), 0)
     assert client.usage.prompt_tokens == 11 * len(wanted)
-    assert summary["views"]["full-text"]["correct"] == count * samples
+    assert summary.views["full-text"].correct == count * samples
 
 
 @pytest.mark.parametrize(
@@ -506,7 +507,7 @@ def test_a_server_that_takes_no_system_turn_beside_an_image(
     }  # fmt: skip
     assert len(server.bodies) <= 18 + 3
     assert capsys.readouterr().err.count("takes no system turn") == 1
-    assert any("12 samples were asked without the system turn" in words for words in summary["warnings"])
+    assert any("12 samples were asked without the system turn" in words for words in summary.warnings)
 
 
 def test_a_run_of_which_every_sample_failed_has_no_gap_and_ends_with_the_cause(
@@ -522,16 +523,16 @@ def test_a_run_of_which_every_sample_failed_has_no_gap_and_ends_with_the_cause(
     said = capsys.readouterr()
     assert "all 4 samples failed (HTTP 400: no such thing)" in said.err and "gap" not in said.out
     assert main(["grade", str(run)]) == 0
-    assert RunFolder(run).summary()["gap"] is None
+    assert read_summary(run).gap is None
     assert "There is no gap: no sample of the text and vision side could be graded." in capsys.readouterr().out
     # One side alone is no gap either, and the same command makes what failed again.
     server.reply = lambda body: completion() if "In this problem" in words(body) else (400, {"error": {"message": "x"}})
     assert main(command) == 0
     assert "no sample of the vision side" in " ".join(capsys.readouterr().out.split())
-    assert RunFolder(run).summary()["gap"] is None
+    assert read_summary(run).gap is None
     server.reply = lambda body: completion()
     assert main(command) == 0
-    assert RunFolder(run).summary()["gap"]["n_problems"] == 2
+    assert read_summary(run).gap.n_problems == 2
 
 
 @pytest.mark.parametrize(

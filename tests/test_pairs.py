@@ -64,7 +64,7 @@ def test_other_ways_to_write_the_same(tmp_path: Path) -> None:
     report = pairs.check(file)
     assert report.faults == [] and report.splits["test"].problems == 6 and report.splits["test"].images == 2
     problems = list(pairs.read(file))
-    assert all(problem.prompts == PROMPTS for problem in problems)
+    assert all(problem.own_words == PROMPTS for problem in problems)
     assert problems[3].image_bytes() == png("red") and problems[4].image is None
 
 

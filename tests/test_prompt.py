@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from folders import CORNERS, record
 from modgap.core.errors import UserError
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, Shown
 from modgap.core.prompt import (
     INSTRUCTION,
     check_style,
@@ -224,7 +224,7 @@ def test_which_controls_have_an_image() -> None:
 
 
 def test_own_words_are_used_verbatim_in_every_style() -> None:
-    own = Problem("p", "q", "1", prompts={"full-text": "AB = 7. Find x.", "image-only": "Find x."})
+    own = Problem("p", "q", "1", shown={"full-text": Shown("AB = 7. Find x."), "image-only": Shown("Find x.")})
     for style in ("paper", "aligned"):
         assert training_question(own, "full-text", style) == "AB = 7. Find x."
         assert evaluation_prompt(own, "image-only", style).text == "Find x.\n" + TRAINING_INSTRUCTION
@@ -235,7 +235,7 @@ def test_own_words_are_used_verbatim_in_every_style() -> None:
 
 
 def test_own_words_that_are_missing_are_named() -> None:
-    own = Problem("p7", "q", "1", prompts={"full-text": "AB = 7. Find x."})
+    own = Problem("p7", "q", "1", shown={"full-text": Shown("AB = 7. Find x.")})
     with pytest.raises(UserError, match=r"p7 has no prompt for the view 'image-only' \(it has full-text\)"):
         evaluation_prompt(own, "image-only")
 

@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from browser import CHROMIUM, Browser
+from modgap.analysis.results import JudgeCheck, JudgeSummary, JudgeTable, PairTable, Summary, read_summary
 from modgap.analysis.scores import Scores
 from modgap.analysis.summary import summarise
 from modgap.cli.data import print_check
@@ -93,7 +94,7 @@ def write_run(
     return run
 
 
-def summary_of(run: RunFolder, samples: int | None = None) -> dict[str, Any]:
+def summary_of(run: RunFolder, samples: int | None = None) -> Summary:
     return summarise(run.problems(), run.responses(), run.grades(), samples)
 
 
@@ -106,14 +107,13 @@ def both(text: str, vision: str) -> dict[str, str]:
 
 def test_counts_share_one_denominator_and_an_error_is_not_left_out(tmp_path: Path) -> None:
     run = write_run(tmp_path, {"a": both("cwnE", "wwww"), "b": both("cccc", "cwww")})
-    view = summary_of(run)["views"]["full-text"]
-    assert [view[key] for key in ("correct", "wrong", "no_answer", "error")] == [5, 1, 1, 1]
-    assert view["n_samples"] == sum(view[key] for key in ("correct", "wrong", "no_answer", "error")) == 8
-    assert view["accuracy"] == 5 / 8
-    assert view["truncated"] == 1
+    view = summary_of(run).views["full-text"]
+    assert (view.correct, view.wrong, view.no_answer, view.error) == view.by_outcome() == (5, 1, 1, 1)
+    assert view.n_samples == sum(view.by_outcome()) == 8
+    assert view.accuracy == 5 / 8
+    assert view.truncated == 1
     assert any(
-        "could not be graded, which count as not right: full-text 1 of 8" in words
-        for words in summary_of(run)["warnings"]
+        "could not be graded, which count as not right: full-text 1 of 8" in words for words in summary_of(run).warnings
     )
 
 
@@ -121,70 +121,70 @@ def test_gap_is_text_minus_vision_and_its_table_adds_up(tmp_path: Path) -> None:
     run = write_run(
         tmp_path, {"a": both("cc", "cc"), "b": both("cc", "ww"), "c": both("cw", "cc"), "d": both("nn", "ww")}
     )
-    gap = summary_of(run)["gap"]
-    assert gap["points"] == pytest.approx(100 * (5 / 8 - 4 / 8))
-    assert gap["table"] == {"both": 1, "text_only": 1, "vision_only": 1, "neither": 1}  # half right is not right
-    assert gap["ci_low"] <= gap["points"] <= gap["ci_high"]
+    gap = summary_of(run).gap
+    assert gap.points == pytest.approx(100 * (5 / 8 - 4 / 8))
+    assert gap.table == PairTable(both=1, text_only=1, vision_only=1, neither=1)  # half right is not right
+    assert gap.ci_low <= gap.points <= gap.ci_high
 
 
 def test_unfinished_problems_leave_the_pair_and_the_summary_says_so(tmp_path: Path) -> None:
     run = write_run(tmp_path, {"a": both("cc", "ww"), "b": both("cc", "c"), "c": {"full-text": "ww"}}, samples=2)
     summary = summary_of(run, 2)
-    assert summary["gap"]["n_problems"] == 1
-    assert summary["views"]["full-text"]["n_problems"] == 3
-    assert summary["views"]["image-only"]["n_problems"] == 1
-    assert summary["views"]["image-only"]["missing_samples"] == 3
-    assert any("image-only is not finished: 3 of 6" in words for words in summary["warnings"])
-    assert any("over the 1 of 3 problems" in words for words in summary["warnings"])
+    assert summary.gap.n_problems == 1
+    assert summary.views["full-text"].n_problems == 3
+    assert summary.views["image-only"].n_problems == 1
+    assert summary.views["image-only"].missing_samples == 3
+    assert any("image-only is not finished: 3 of 6" in words for words in summary.warnings)
+    assert any("over the 1 of 3 problems" in words for words in summary.warnings)
 
 
 def test_samples_asked_but_made_for_no_problem_are_missing(tmp_path: Path) -> None:
     summary = summary_of(write_run(tmp_path, {"a": both("c", "w")}, samples=4), 4)
-    assert summary["gap"] is None
-    assert summary["views"]["full-text"]["accuracy"] is None
-    assert summary["views"]["full-text"]["missing_samples"] == 3
+    assert summary.gap is None
+    assert summary.views["full-text"].accuracy is None
+    assert summary.views["full-text"].missing_samples == 3
 
 
 def test_an_ungraded_response_is_missing_not_wrong(tmp_path: Path) -> None:
     run = write_run(tmp_path, {"a": both("cc", "ww"), "b": both("cc", "cc")})
     kept = [row for row in run.grades() if row.key != ("b", "image-only", 1)]
     summary = summarise(run.problems(), run.responses(), kept)
-    assert summary["views"]["image-only"]["n_problems"] == 1
-    assert summary["views"]["image-only"]["missing_samples"] == 1
+    assert summary.views["image-only"].n_problems == 1
+    assert summary.views["image-only"].missing_samples == 1
 
 
 def test_majority_goes_with_the_most_frequent_answer_not_with_the_rate(tmp_path: Path) -> None:
     # Two agree on the right answer, the wrong ones differ: the vote is right although half the samples are wrong.
-    view = summary_of(write_run(tmp_path, {"a": both("wcwc", "nnnn")}))["views"]
-    assert view["full-text"]["maj_at_k"] == 1.0
-    assert view["image-only"]["maj_at_k"] == 0.0
-    assert view["full-text"]["pass_at_k"] == {"1": 0.5, "2": pytest.approx(5 / 6), "3": 1.0, "4": 1.0}
+    view = summary_of(write_run(tmp_path, {"a": both("wcwc", "nnnn")})).views
+    assert view["full-text"].maj_at_k == 1.0
+    assert view["image-only"].maj_at_k == 0.0
+    assert view["full-text"].pass_at_k == {"1": 0.5, "2": pytest.approx(5 / 6), "3": 1.0, "4": 1.0}
 
 
 def test_leaky_questions_are_reported_apart(tmp_path: Path) -> None:
     run = write_run(tmp_path, {"a": both("cc", "cc"), "b": both("cc", "ww")})
     run.write_problems([ProblemRow(id="a", answer="5", leaky=True), ProblemRow(id="b", answer="5")])
-    leaky = summary_of(run)["leaky"]
-    assert (leaky["leaky"]["points"], leaky["clean"]["points"]) == (0.0, 100.0)
+    leaky = summary_of(run).leaky
+    assert (leaky["leaky"].points, leaky["clean"].points) == (0.0, 100.0)
 
 
 def test_types_carry_holm_corrected_p_values(tmp_path: Path) -> None:
     run = write_run(tmp_path, {f"{kind}{i}": both("c", "w" if kind == "x" else "c") for kind in "xy" for i in range(8)})
     run.write_problems(ProblemRow(id=row.id, answer="5", type=row.id[0]) for row in run.problems().values())
-    types = {row["type"]: row for row in summary_of(run)["types"]}
-    assert types["x"]["p_holm"] == pytest.approx(2 * types["x"]["p_value"])
-    assert types["y"]["points"] == 0
+    types = {row.type: row for row in summary_of(run).types}
+    assert types["x"].p_holm == pytest.approx(2 * types["x"].p_value)
+    assert types["y"].points == 0
 
 
 def test_summary_is_json_without_nan(tmp_path: Path) -> None:
     for number, verdicts in enumerate(({"a": both("n", "n")}, {"a": {"image-only": "e"}}, {"a": both("c", "c")})):
-        json.dumps(summary_of(write_run(tmp_path / str(number), verdicts)), allow_nan=False)
+        json.dumps(summary_of(write_run(tmp_path / str(number), verdicts)).model_dump(mode="json"), allow_nan=False)
 
 
 # What a reader must know before the numbers
 
 
-def printed(summary: Mapping[str, Any], width: int = 200) -> str:
+def printed(summary: Summary, width: int = 200) -> str:
     console = Console(file=io.StringIO(), width=width)
     print_summary(summary, console=console)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -196,7 +196,7 @@ def test_runs_graded_by_different_rules_are_not_compared_in_silence(tmp_path: Pa
         write_run(tmp_path / name, verdicts, mode=mode)
     numbers = build_report([tmp_path / name for name in ("r1", "r2", "rp")], tmp_path / "r.html")
     note = "Graded by different rules: r1 and r2 paper, rp strict; modgap grade RUN --mode paper makes them alike."
-    assert note in numbers["warnings"]
+    assert note in numbers.warnings
     assert note in (tmp_path / "r.html").read_text()
     console = Console(file=io.StringIO(), width=200)
     print_numbers(numbers, console)
@@ -204,14 +204,14 @@ def test_runs_graded_by_different_rules_are_not_compared_in_silence(tmp_path: Pa
     assert f"Note: {note}" in text
     assert "graded paper (r1, r2), strict (rp)" in text
     alike = build_report([tmp_path / name for name in ("r1", "r2")], tmp_path / "r.html")
-    assert not any("rules" in words for words in alike["warnings"])
+    assert not any("rules" in words for words in alike.warnings)
 
 
 def test_the_terminal_says_how_a_run_was_graded(tmp_path: Path) -> None:
     summary = summary_of(write_run(tmp_path, {"a": both("c", "w")}, mode="paper"))
-    assert summary["mode"] == "paper"
+    assert summary.mode == "paper"
     assert "samples by outcome; graded paper view" in " ".join(printed(summary).split())
-    assert "graded" not in printed({key: value for key, value in summary.items() if key != "mode"})  # an older one
+    assert "graded" not in printed(summary.model_copy(update={"mode": ""}))  # an older one
 
 
 @pytest.mark.parametrize(
@@ -224,23 +224,23 @@ def test_the_terminal_says_how_a_run_was_graded(tmp_path: Path) -> None:
 def test_problems_that_are_all_alike_give_no_certain_gap(tmp_path: Path, letters: str, words: str, of_two: str) -> None:
     verdicts = {name: both(letters, letters) for name in "abcde"}
     summary = summary_of(write_run(tmp_path / "one", verdicts))
-    assert summary["gap"]["degenerate"] is True
-    assert (summary["gap"]["ci_low"], summary["gap"]["ci_high"]) == (0.0, 0.0)
+    assert summary.gap.degenerate is True
+    assert (summary.gap.ci_low, summary.gap.ci_high) == (0.0, 0.0)
     assert "gap 0.0 points, 95% interval –\n" in printed(summary)
     assert words in printed(summary)
     write_run(tmp_path / "two", verdicts)
     numbers = build_report([tmp_path / "one", tmp_path / "two"], tmp_path / "r.html")
     assert "0.0 to 0.0" not in (tmp_path / "r.html").read_text()
-    assert of_two in " ".join([*numbers["headline"]["lede"], *numbers["warnings"]])
-    assert "The change of the gap from one to two has no interval" in " ".join(numbers["warnings"])
-    assert numbers["changes"]["two"]["degenerate"] is True
+    assert of_two in " ".join([*numbers.headline.lede, *numbers.warnings])
+    assert "The change of the gap from one to two has no interval" in " ".join(numbers.warnings)
+    assert numbers.changes["two"].degenerate is True
 
 
 def test_an_interval_with_a_width_is_shown(tmp_path: Path) -> None:
     summary = summary_of(write_run(tmp_path, {"a": both("c", "w"), "b": both("c", "c"), "c": both("c", "c")}))
-    assert summary["gap"]["degenerate"] is False
+    assert summary.gap.degenerate is False
     assert "95% interval –" not in printed(summary)
-    assert not summary["warnings"]
+    assert not summary.warnings
 
 
 def gaps_report(tmp_path: Path, **runs: tuple[int, int]) -> str:
@@ -248,7 +248,7 @@ def gaps_report(tmp_path: Path, **runs: tuple[int, int]) -> str:
     for name, (text, vision) in runs.items():
         letters = {f"p{i}": both("c" if i < text else "w", "c" if i >= 10 - vision else "w") for i in range(10)}
         write_run(tmp_path / name, letters)
-    return " ".join(build_report([tmp_path / name for name in runs], tmp_path / "r.html")["headline"]["lede"])
+    return " ".join(build_report([tmp_path / name for name in runs], tmp_path / "r.html").headline.lede)
 
 
 def test_the_smallest_gap_is_the_one_nearest_to_zero(tmp_path: Path) -> None:
@@ -275,16 +275,16 @@ def test_a_negative_gap_that_may_be_chance_is_not_put_into_words(tmp_path: Path)
 def test_there_is_no_share_of_a_gap_that_may_not_be(tmp_path: Path) -> None:
     turned = {f"t{i}": both("ww", "cc") for i in range(12)}  # as many the other way round
     run = write_run(tmp_path / "run", MORE_LOST | turned, said=MORE_SAID, conditions=CONDITIONS)
-    headline = build_report([run.path], tmp_path / "r.html")["headline"]
-    assert "of it is reading" not in headline["title"]
-    assert "Of the 16 problems lost in the image" in " ".join(headline["lede"])  # the counts stay
+    headline = build_report([run.path], tmp_path / "r.html").headline
+    assert "of it is reading" not in headline.title
+    assert "Of the 16 problems lost in the image" in " ".join(headline.lede)  # the counts stay
 
 
 def test_one_is_no_plural(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_check(Report(tmp_path, {}, [Fault("train.json", "p", "odd", "is odd", severity="warning")]))
     assert capsys.readouterr().out.splitlines()[-1].startswith("0 errors, 1 warning in ")
     run = write_run(tmp_path / "run", {"a": both("c", "w")}, said=SAID | {"a": SAID["names"]}, conditions=CONDITIONS)
-    lede = " ".join(build_report([run.path], tmp_path / "r.html")["headline"]["lede"])
+    lede = " ".join(build_report([run.path], tmp_path / "r.html").headline.lede)
     assert "Over 1 problem with 1 sample in each view." in lede
     assert "Of the 1 problem lost in the image, 1 was misread" in lede
     assert [counted(n, "sample") for n in (0, 1, 1200)] == ["0 samples", "1 sample", "1,200 samples"]
@@ -303,20 +303,27 @@ def test_runs_of_different_data_are_not_compared_in_silence(tmp_path: Path, mark
         verdicts = {f"{kind}{i}": both("c", "w" if kind == "m" and i < 3 else "c") for i in range(5)}
         write_run(tmp_path / name, verdicts, data=marks["sm".index(kind)])
     numbers = build_report([tmp_path / name for name in ("mv", "syn", "again")], tmp_path / "r.html")
-    [note] = [words for words in numbers["warnings"] if words.startswith("Measured on different data: ")]
+    [note] = [words for words in numbers.warnings if words.startswith("Measured on different data: ")]
     assert note.split(": ")[1].startswith("mv, again (5 problems") and "; syn (5 problems" in note
-    lede = " ".join(numbers["headline"]["lede"])
+    lede = " ".join(numbers.headline.lede)
     assert "Smallest gap of the others: again," in lede and "syn" not in lede
     alike = build_report([tmp_path / name for name in ("mv", "again")], tmp_path / "r.html")
-    assert not any("different data" in words for words in alike["warnings"])
+    assert not any("different data" in words for words in alike.warnings)
 
 
-def verdicts_of(open_: tuple[int, int], table: tuple[int, int, int, int], kappa: float | None) -> dict[str, Any]:
+def verdicts_of(
+    open_: tuple[int, int], table: tuple[int, int, int, int], kappa: float | None, judge: str | None = "openai:j"
+) -> JudgeSummary:
     """A summary's `judge`: right and wrong of what rules leave open, the 2x2 table and kappa."""
-    cells = dict(zip(("both_right", "rules_only", "judge_only", "both_wrong"), table, strict=True))
-    check = {"table": cells, "kappa": kappa, "agreement": 0.5, "samples": sum(table), "unreadable": 0, "failed": 0}
-    counts = {"consistent": open_[0], "different": open_[1], "unreadable": 0, "failed": 0, "waiting": 0}
-    return {"judge": "openai:j", "samples": sum(open_), **counts, "check": check}
+    both_right, rules_only, judge_only, both_wrong = table
+    cells = JudgeTable(both_right=both_right, rules_only=rules_only, judge_only=judge_only, both_wrong=both_wrong)
+    check = JudgeCheck(
+        samples=sum(table), seed=0, unreadable=0, failed=0, table=cells, agreement=0.5, kappa=kappa, stages={},
+    )  # fmt: skip
+    return JudgeSummary(
+        judge=judge, samples=sum(open_), consistent=open_[0], different=open_[1], unreadable=0, failed=0, waiting=0,
+        check=check,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -331,17 +338,17 @@ def verdicts_of(open_: tuple[int, int], table: tuple[int, int, int, int], kappa:
         (verdicts_of((30, 30), (45, 5, 5, 45), 0.8), ""),
         (verdicts_of((3, 3), (3, 3, 3, 3), 0.0), ""),  # too few to tell
         (verdicts_of((5, 0), (3, 0, 0, 0), None), ""),
-        (verdicts_of((60, 0), (16, 0, 84, 0), 0.0) | {"judge": None}, ""),
+        (verdicts_of((60, 0), (16, 0, 84, 0), 0.0, judge=None), ""),
         (None, ""),
     ],
 )
-def test_a_useless_judge_draws_a_warning(judged: dict[str, Any] | None, words: str, tmp_path: Path) -> None:
+def test_a_useless_judge_draws_a_warning(judged: JudgeSummary | None, words: str, tmp_path: Path) -> None:
     found = doubt_words(judged)
     assert bool(found) == bool(words) and all(words in line for line in found)
     run = write_run(tmp_path / "one", {"a": both("c", "w")})
-    run.write_summary(summary_of(run) | {"judge": judged})
-    assert build_report([run.path], tmp_path / "r.html")["warnings"] == found
-    assert ("Note: The judge" in printed(run.summary())) == bool(found)
+    run.write_summary(summary_of(run).model_copy(update={"judge": judged}))
+    assert build_report([run.path], tmp_path / "r.html").warnings == found
+    assert ("Note: The judge" in printed(read_summary(run.path))) == bool(found)
 
 
 # Reading or reasoning
@@ -360,30 +367,29 @@ MORE_LOST = {name: both("cc", "ww") for name in MORE_SAID}
 
 def test_lost_problems_are_misread_or_read_right_and_what_cannot_be_read_counts_apart(tmp_path: Path) -> None:
     run = write_run(tmp_path, LOST, said=SAID, conditions=CONDITIONS)
-    reading = summary_of(run)["reading"]
-    assert reading["source"] == "image-only"
-    assert {key: reading[key] for key in ("n_problems", "misread", "read_right", "unreadable", "nothing_to_read")} == {
-        "n_problems": 4, "misread": 2, "read_right": 1, "unreadable": 1, "nothing_to_read": 0,
-    }  # fmt: skip
-    assert reading["share_misread"] == pytest.approx(2 / 3)  # of the three that could be read
-    assert reading["ci_low"] < 2 / 3 < reading["ci_high"]
-    assert (reading["values"]["misread"], reading["values"]["read_right"]) == (1, 2)
-    assert reading["solved"]["n_problems"] == 0
-    title = build_report([tmp_path], tmp_path / "r.html")["headline"]["title"]
+    reading = summary_of(run).reading
+    assert reading.source == "image-only"
+    assert (reading.n_problems, reading.misread, reading.read_right) == (4, 2, 1)
+    assert (reading.unreadable, reading.nothing_to_read) == (1, 0)
+    assert reading.share_misread == pytest.approx(2 / 3)  # of the three that could be read
+    assert reading.ci_low < 2 / 3 < reading.ci_high
+    assert (reading.values.misread, reading.values.read_right) == (1, 2)
+    assert reading.solved.n_problems == 0
+    title = build_report([tmp_path], tmp_path / "r.html").headline.title
     assert "reading" not in title  # 3 problems tell too little for a share
     run = write_run(tmp_path / "more", MORE_LOST, said=MORE_SAID, conditions=CONDITIONS)
-    assert build_report([run.path], tmp_path / "r.html")["headline"]["title"].endswith("; 33 to 67% of it is reading")
+    assert build_report([run.path], tmp_path / "r.html").headline.title.endswith("; 33 to 67% of it is reading")
 
 
 def test_problems_solved_in_both_views_are_read_by_the_same_rule(tmp_path: Path) -> None:
     solved = {f"{name} too": both("cc", "cc") for name in SAID}
     said = SAID | {f"{name} too": text for name, text in SAID.items()}
     run = write_run(tmp_path, LOST | solved, said=said, conditions=CONDITIONS)
-    reading = summary_of(run)["reading"]
-    assert {key: reading["solved"][key] for key in ("misread", "read_right", "unreadable")} == {
-        key: reading[key] for key in ("misread", "read_right", "unreadable")
-    }
-    lede = " ".join(build_report([tmp_path], tmp_path / "r.html")["headline"]["lede"])
+    reading = summary_of(run).reading
+    solved_part = reading.solved
+    assert (solved_part.misread, solved_part.read_right) == (reading.misread, reading.read_right) == (2, 1)
+    assert solved_part.unreadable == reading.unreadable == 1
+    lede = " ".join(build_report([tmp_path], tmp_path / "r.html").headline.lede)
     assert "By the same rule it misread 2 of 3 problems that it solves in both views (1 in their numbers)." in lede
 
 
@@ -391,8 +397,8 @@ def test_of_a_lost_problem_only_its_wrong_samples_are_read(tmp_path: Path) -> No
     run = write_run(tmp_path, {"a": both("ccc", "wwc")}, said={"a": SAID["right"]}, conditions=CONDITIONS)
     rows = list(run.responses())
     rows = [r.model_copy(update={"response": SAID["numbers"]}) if r.sample == 2 else r for r in rows]
-    reading = summarise(run.problems(), rows, run.grades())["reading"]
-    assert (reading["misread"], reading["read_right"]) == (0, 1)
+    reading = summarise(run.problems(), rows, run.grades()).reading
+    assert (reading.misread, reading.read_right) == (0, 1)
 
 
 def test_the_view_transcribe_is_what_tells_if_it_is_there(tmp_path: Path) -> None:
@@ -401,16 +407,16 @@ def test_the_view_transcribe_is_what_tells_if_it_is_there(tmp_path: Path) -> Non
         row.model_copy(update={"response": SAID["right" if row.view == "transcribe" else "numbers"]})
         for row in run.responses()
     ]
-    reading = summarise(run.problems(), rows, run.grades())["reading"]
-    assert (reading["source"], reading["read_right"]) == ("transcribe", 1)
+    reading = summarise(run.problems(), rows, run.grades()).reading
+    assert (reading.source, reading.read_right) == ("transcribe", 1)
 
 
 def test_without_conditions_or_without_words_nothing_is_said_of_reading(tmp_path: Path) -> None:
     for name, fields in (("a", {"said": SAID}), ("b", {"conditions": CONDITIONS})):
         run = write_run(tmp_path / name, {"right": both("cc", "ww")}, **fields)
-        assert summary_of(run)["reading"] is None
+        assert summary_of(run).reading is None
         numbers = build_report([run.path], tmp_path / f"{name}.html")
-        assert "reading" not in numbers["headline"]["title"]
+        assert "reading" not in numbers.headline.title
         hint = "--views full-text,image-only,transcribe" in (tmp_path / f"{name}.html").read_text()
         assert hint == ("conditions" in fields)  # another view helps only where there is something to compare with
 
@@ -473,7 +479,7 @@ def test_the_papers_tables_have_a_row_for_each_recipe_and_dashes_for_what_was_no
     assert "| 7B | no-text | 100.0 | 25.0 | +75.0 |" in (tmp_path / "r.md").read_text()
     assert 'id="paper"' in (tmp_path / "r.html").read_text()
     assert (tmp_path / "r_figures" / "table-paper-1.tex").is_file()
-    json.dumps(numbers, allow_nan=False)
+    json.dumps(numbers.model_dump(mode="json"), allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -501,8 +507,8 @@ def test_the_model_and_the_notes_of_an_import_are_on_the_page(tmp_path: Path) ->
         text = (run.path / name).read_text().replace(run.mark(), "")  # as before responses had a mark
         (tmp_path / "old" / name).write_text(text)
     numbers = build_report([run.path, tmp_path / "old"], tmp_path / "r.html")
-    assert numbers["warnings"][0] == "run, imported: 3 files match no problem."
-    assert numbers["models"] == {"run": "some/model", "old": "older/model"}
+    assert numbers.warnings[0] == "run, imported: 3 files match no problem."
+    assert numbers.models == {"run": "some/model", "old": "older/model"}
     assert ">some/model<" in (tmp_path / "r.html").read_text()
 
 
@@ -529,28 +535,28 @@ def study(tmp_path: Path) -> Path:
 
 def test_a_study_is_read_whole_and_stages_follow_each_other(study: Path, tmp_path: Path) -> None:
     numbers = build_report([study], tmp_path / "report.html")
-    assert list(numbers["runs"]) == ["base", "kl"]
-    first, second = numbers["training"]["kl"]
-    assert [x for x, _ in first["metrics"]["reward"] + second["metrics"]["reward"]] == [1, 2, 3, 4, 5]
-    assert second["metrics"]["contrastive_kl"] == [(4, 0.5), (5, 0.5)]
-    assert first["metrics"]["time.rollout"] == [(1, 1.0), (2, 1.0), (3, 1.0)]
-    change = numbers["changes"]["kl"]
-    assert change["points"] == pytest.approx(-100 / 3)
-    assert change["n_problems"] == 3
-    json.dumps(numbers, allow_nan=False)
+    assert list(numbers.runs) == ["base", "kl"]
+    first, second = numbers.training["kl"]
+    assert [x for x, _ in first.metrics["reward"] + second.metrics["reward"]] == [1, 2, 3, 4, 5]
+    assert second.metrics["contrastive_kl"] == [(4, 0.5), (5, 0.5)]
+    assert first.metrics["time.rollout"] == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    change = numbers.changes["kl"]
+    assert change.points == pytest.approx(-100 / 3)
+    assert change.n_problems == 3
+    json.dumps(numbers.model_dump(mode="json"), allow_nan=False)
     assert len(collect([study]).stages[0].rollouts) == 40  # evenly spaced, however long the file
 
 
 def test_runs_of_other_problems_are_not_paired(tmp_path: Path) -> None:
     write_run(tmp_path / "one", {"a": both("cc", "ww")})
     write_run(tmp_path / "two", {"a": both("cc", "cc")}, question="Another question of the same id.")
-    assert build_report([tmp_path / "one", tmp_path / "two"], tmp_path / "r.html")["changes"] == {}
+    assert build_report([tmp_path / "one", tmp_path / "two"], tmp_path / "r.html").changes == {}
 
 
 def test_what_is_not_evaluated_or_graded_yet_is_said(study: Path, tmp_path: Path) -> None:
     write_stage(study / "mix" / "stage1")
     (study / "kl" / "eval" / "grades.jsonl").unlink()
-    warnings = "\n".join(build_report([study], tmp_path / "r.html")["warnings"])
+    warnings = "\n".join(build_report([study], tmp_path / "r.html").warnings)
     assert "mix is trained or in training, but not evaluated yet." in warnings
     assert "kl is not graded yet: give `modgap grade " in warnings
 
@@ -561,7 +567,7 @@ def test_a_recipe_that_made_no_update_is_said_to_have_learned_nothing(study: Pat
     write_stage(study / "half" / "stage1", 3, updates=2)
     write_stage(study / "half" / "stage2", 1, updates=0)
     write_stage(study / "mix" / "stage1", 3, updates=1)
-    found = [words for words in build_report([study], tmp_path / "r.html")["warnings"] if "no update" in words]
+    found = [words for words in build_report([study], tmp_path / "r.html").warnings if "no update" in words]
     assert sorted(found) == [
         "half, stage2: no update in 1 step, so this stage changed no weights.",
         "idle: no update in 5 steps, so its weights are those of the base model.",
@@ -574,14 +580,14 @@ def test_all_that_a_folder_holds_is_shown_or_named(tmp_path: Path) -> None:
     write_stage(run / "stage1", 2)
     write_run(run / "eval", {"a": both("c", "c")})
     numbers = build_report([run], tmp_path / "r.html")
-    assert [summary["gap"]["points"] for summary in numbers["runs"].values()] == [100.0, 0.0]
-    assert list(numbers["training"]) == ["run"]
+    assert [summary.gap.points for summary in numbers.runs.values()] == [100.0, 0.0]
+    assert list(numbers.training) == ["run"]
     assert "Reward" in (tmp_path / "r.html").read_text()
-    assert not any("not shown" in words for words in numbers["warnings"])
+    assert not any("not shown" in words for words in numbers.warnings)
     write_run(run / "eval-hard", {"a": both("c", "w")})
     hint = f"{run} also holds runs that are not shown here, give them, too: {run / 'eval-hard'}."
-    assert hint in build_report([run], tmp_path / "r.html")["warnings"]
-    assert len(build_report([run, run / "eval-hard"], tmp_path / "r.html")["runs"]) == 3
+    assert hint in build_report([run], tmp_path / "r.html").warnings
+    assert len(build_report([run, run / "eval-hard"], tmp_path / "r.html").runs) == 3
     assert not any("not shown" in note for note in collect([run, run / "eval-hard"]).notes)
 
 
@@ -638,7 +644,7 @@ def test_terminal_fits_80_columns_and_is_plain_in_a_pipe(study: Path, tmp_path: 
     console = Console(file=io.StringIO(), width=80)
     print_numbers(numbers, console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert numbers["headline"]["title"] in printed
+    assert numbers.headline.title in printed
     assert max(map(len, printed.splitlines())) <= 80
     assert "\x1b" not in printed
     assert "…" not in printed
@@ -648,7 +654,7 @@ def test_the_terminal_says_of_one_run_how_much_is_reading(tmp_path: Path) -> Non
     summary = summary_of(write_run(tmp_path, MORE_LOST, said=MORE_SAID, conditions=CONDITIONS))
     for known, words in (
         (summary, "33 to 67% of it is reading\nOf the 16 problems"),
-        ({**summary, "reading": None}, ""),
+        (summary.model_copy(update={"reading": None}), ""),
     ):
         console = Console(file=io.StringIO(), width=200)
         print_summary(known, console=console)
@@ -885,7 +891,7 @@ def test_a_run_of_any_name_has_its_chart(name: str, tmp_path: Path) -> None:
     for run in (name, "other"):
         write_run(tmp_path / "runs" / run, {"a": both("cc", "ww"), "b": both("cw", "cc")})
     numbers = build_report([tmp_path / "runs"], tmp_path / "r.html")
-    assert set(numbers["runs"]) == {name, "other"}
+    assert set(numbers.runs) == {name, "other"}
     label = f"{name}: text-centric 75.0 percent"
     assert label in html.unescape((tmp_path / "r.html").read_text())
 

@@ -17,7 +17,8 @@ from rich.console import Console
 from asking import spec
 from modgap.analysis.cells import read_cells, write_cells
 from modgap.analysis.gap import paired_gap
-from modgap.analysis.resampling import student_critical, student_two_sided
+from modgap.analysis.resampling import student_critical
+from modgap.analysis.results import ReportSummary, SeedRow, SeedTable
 from modgap.analysis.seeds import over_seeds, pooled_p_values
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
@@ -38,16 +39,6 @@ POINTS = (-200.0, 200.0)
 
 
 # The statistics
-
-
-@pytest.mark.parametrize(
-    ("freedom", "tail", "t"),
-    [(1, 0.05, 12.7062), (2, 0.05, 4.30265), (3, 0.05, 3.18245), (7, 0.01, 3.49948), (999, 0.05, 1.96234)],
-)
-def test_students_distribution_is_the_tables(freedom: float, tail: float, t: float) -> None:
-    assert student_critical(tail, freedom) == pytest.approx(t, rel=1e-5)
-    assert student_two_sided(t, freedom) == pytest.approx(tail, rel=1e-4)
-    assert student_critical(tail, freedom + 0.5) < student_critical(tail, freedom)
 
 
 def crossed(rng: np.random.Generator, seeds: int, problems: int, sd: float, mean: float = 0.0) -> Any:
@@ -206,47 +197,47 @@ def cells_text(written: list[Path], tmp_path_factory: pytest.TempPathFactory) ->
     return path.read_text()
 
 
-def table_of(paths: Sequence[Path], cells: Path) -> dict[str, Any]:
+def table_of(paths: Sequence[Path], cells: Path) -> SeedTable:
     """The table over seeds as a report has it; and its `cells.json`."""
     found = collect(paths)
     numbers, _ = numbers_of(found)
     write_cells(found.sweeps, cells)
-    (table,) = numbers["seeds"]
+    (table,) = numbers.seeds
     return table
 
 
-def rows_of(numbers: dict[str, Any]) -> dict[str, Any]:
-    (table,) = numbers["seeds"]
-    return {row["recipe"]: row for row in table["rows"]}
+def rows_of(numbers: ReportSummary) -> dict[str, SeedRow]:
+    (table,) = numbers.seeds
+    return {row.recipe: row for row in table.rows}
 
 
 def test_studies_that_differ_in_the_seed_make_one_table(studies: list[Path], tmp_path: Path) -> None:
     numbers = build_report(studies, tmp_path / "r.html")
     rows = rows_of(numbers)
     assert list(rows) == ["base", "full-text", "kl", "full-text-continued"]  # in the order of the registry
-    assert rows["base"]["seeds"] == [] and rows["base"]["change"] is None
+    assert rows["base"].seeds == [] and rows["base"].change is None
     for name, steps, seconds in (("full-text", 2, 2), ("kl", 4, 6), ("full-text-continued", 4, 6)):
         row = rows[name]
-        assert (row["seeds"], row["steps"], row["seconds"]) == ([0, 1, 2], steps, seconds)
-        runs = [numbers["runs"][f"seed{seed}/{name}"]["gap"] for seed in range(3)]
-        assert row["gap"]["seeds"] == pytest.approx([gap["points"] for gap in runs])
-        assert row["text"]["value"] == pytest.approx(np.mean([gap["text_accuracy"] for gap in runs]))
-        changes = [numbers["changes"][f"seed{seed}/{name}"]["points"] for seed in range(3)]
-        assert row["change"]["gap"]["value"] == pytest.approx(np.mean(changes))
-        assert row["change"]["gap"]["p_value"] <= row["change"]["gap"]["p_holm"]
-    (control,) = numbers["seeds"][0]["controls"]
-    assert (control["recipe"], control["control"], control["seeds"]) == ("kl", "full-text-continued", [0, 1, 2])
-    difference = rows["kl"]["gap"]["value"] - rows["full-text-continued"]["gap"]["value"]
-    assert control["change"]["gap"]["value"] == pytest.approx(difference)
-    json.dumps(numbers, allow_nan=False)
+        assert (row.seeds, row.steps, row.seconds) == ([0, 1, 2], steps, seconds)
+        runs = [numbers.runs[f"seed{seed}/{name}"].gap for seed in range(3)]
+        assert list(row.gap.seeds) == pytest.approx([gap.points for gap in runs])
+        assert row.text.value == pytest.approx(np.mean([gap.text_accuracy for gap in runs]))
+        changes = [numbers.changes[f"seed{seed}/{name}"].points for seed in range(3)]
+        assert row.change.gap.value == pytest.approx(np.mean(changes))
+        assert row.change.gap.p_value <= row.change.gap.p_holm
+    (control,) = numbers.seeds[0].controls
+    assert (control.recipe, control.control, control.seeds) == ("kl", "full-text-continued", [0, 1, 2])
+    difference = rows["kl"].gap.value - rows["full-text-continued"].gap.value
+    assert control.change.gap.value == pytest.approx(difference)
+    json.dumps(numbers.model_dump(mode="json"), allow_nan=False)
 
 
 def test_the_best_of_several_seeds_is_not_the_headline(studies: list[Path], tmp_path: Path) -> None:
     numbers = build_report(studies, tmp_path / "r.html")
-    said = " ".join(numbers["headline"]["lede"])
+    said = " ".join(numbers.headline.lede)
     assert "Smallest gap" not in said and "seed1" not in said
     assert "The gap is smaller than the base model's beyond chance after kl (−" in said
-    assert "has no interval" not in " ".join(numbers["warnings"])  # the base model again is no change
+    assert "has no interval" not in " ".join(numbers.warnings)  # the base model again is no change
     page = (tmp_path / "r.html").read_text()
     assert 'id="seeds"' in page
     charts = draw(numbers)
@@ -261,11 +252,11 @@ def test_the_best_of_several_seeds_is_not_the_headline(studies: list[Path], tmp_
 
 def test_one_seed_makes_no_table_over_seeds(tmp_path: Path) -> None:
     numbers = build_report(write_studies(tmp_path / "s", 1), tmp_path / "r.html")
-    assert numbers["seeds"] == [] and 'id="seeds"' not in (tmp_path / "r.html").read_text()
+    assert numbers.seeds == [] and 'id="seeds"' not in (tmp_path / "r.html").read_text()
 
 
 def test_a_folder_of_studies_is_all_of_them(studies: list[Path], tmp_path: Path) -> None:
-    assert rows_of(build_report([studies[0].parent], tmp_path / "r.html"))["kl"]["seeds"] == [0, 1, 2]
+    assert rows_of(build_report([studies[0].parent], tmp_path / "r.html"))["kl"].seeds == [0, 1, 2]
 
 
 def test_no_seed_of_several_has_figures_of_its_own(studies: list[Path], tmp_path: Path) -> None:
@@ -285,7 +276,7 @@ def test_cells_make_the_same_table_again_without_the_runs(studies: list[Path], t
     kept.parent.mkdir()
     (tmp_path / "r_figures" / "cells.json").rename(kept)
     again = build_report([kept], tmp_path / "again.html", figures=True)
-    assert again["seeds"] == numbers["seeds"] and again["runs"] == {}
+    assert again.seeds == numbers.seeds and again.runs == {}
     assert (tmp_path / "again_figures" / "cells.json").read_text() == kept.read_text()
     for name in ("table-seeds.md", "table-seeds.tex", "table-seeds-views.csv", "table-seeds-controls.md"):
         assert (tmp_path / "again_figures" / name).read_text() == (tmp_path / "r_figures" / name).read_text()
@@ -294,7 +285,7 @@ def test_cells_make_the_same_table_again_without_the_runs(studies: list[Path], t
     assert (tmp_path / "again_figures" / "seeds-accuracy.svg").exists()
     page = (tmp_path / "again.html").read_text()
     assert (
-        "base: Text 68.8, image 43.8: gap 25.0" in again["headline"]["title"]
+        "base: Text 68.8, image 43.8: gap 25.0" in again.headline.title
         and 'id="seeds"' in page
         and 'id="accuracy"' not in page
     )
@@ -305,37 +296,37 @@ def test_recipes_that_differ_in_their_term_are_compared_with_the_first(studies: 
     for seed in (1, 2):
         write_recipe(studies[seed], "kl-unclamped", seed, (0.85, 0.6))
     numbers = build_report(studies, tmp_path / "r.html")
-    rows = {(row["recipe"], row["control"]): row for row in numbers["seeds"][0]["controls"]}
-    assert {pair: (row["kind"], row["seeds"]) for pair, row in rows.items()} == {
+    rows = {(row.recipe, row.control): row for row in numbers.seeds[0].controls}
+    assert {pair: (row.kind, row.seeds) for pair, row in rows.items()} == {
         ("kl", "full-text-continued"): ("without", [0, 1, 2]),
         ("kl-unclamped", "full-text-continued"): ("without", [1, 2]),
         ("kl-unclamped", "kl"): ("other", [1, 2]),
     }
     other, gaps = (
         rows["kl-unclamped", "kl"],
-        {row["recipe"]: row["gap"]["seeds"] for row in numbers["seeds"][0]["rows"]},
+        {row.recipe: row.gap.seeds for row in numbers.seeds[0].rows},
     )
     mean = np.mean(np.subtract(gaps["kl-unclamped"], gaps["kl"][1:]))
-    assert other["change"]["gap"]["value"] == pytest.approx(mean)
+    assert other.change.gap.value == pytest.approx(mean)
     assert "What is different in that term of kl-unclamped changes the gap by +" in (tmp_path / "r.html").read_text()
 
 
 def test_a_kept_table_goes_on_with_further_seeds(studies: list[Path], tmp_path: Path) -> None:
-    def table(*paths: Path) -> dict[str, Any]:
+    def table(*paths: Path) -> SeedTable:
         found = table_of(paths, tmp_path / "grown.json")
-        for row in found["rows"]:
-            del row["runs"]  # a study by itself names its runs without its own name
-        return found
+        # A study by itself names its runs without its own name.
+        rows = [row.model_copy(update={"runs": []}) for row in found.rows]
+        return found.model_copy(update={"rows": rows})
 
     whole = table(*studies)
     table_of(studies[:2], cells := tmp_path / "cells.json")
     assert table(cells, studies[2]) == whole
     assert table(tmp_path / "grown.json") == whole
     twice = table(cells, *studies)
-    assert [row["seeds"] for row in twice["rows"][1:]] == [[0, 1, 2]] * 3
-    assert sum("is there twice" in note for note in twice["notes"]) == 6
-    rows = build_report([cells, studies[2]], tmp_path / "r.html")["seeds"][0]["rows"]
-    assert [row["seeds"] for row in rows] == [row["seeds"] for row in whole["rows"]]
+    assert [row.seeds for row in twice.rows[1:]] == [[0, 1, 2]] * 3
+    assert sum("is there twice" in note for note in twice.notes) == 6
+    rows = build_report([cells, studies[2]], tmp_path / "r.html").seeds[0].rows
+    assert [row.seeds for row in rows] == [row.seeds for row in whole.rows]
 
 
 def test_the_csv_has_no_stars(studies: list[Path], tmp_path: Path) -> None:
@@ -348,13 +339,13 @@ def test_other_settings_are_another_row_that_says_what_differs(studies: list[Pat
     for seed in range(2):
         write_recipe(tmp_path / f"strong{seed}", "kl", seed, (0.9, 0.8), "kl_coef=0.1", "stage2.lr=0.5")
     rows = rows_of(build_report([*studies, tmp_path / "strong0", tmp_path / "strong1"], tmp_path / "r.html"))
-    assert rows["kl (kl_coef=0.01, stage2.lr=1e-06)"]["seeds"] == [0, 1, 2]
-    assert rows["kl (kl_coef=0.1, stage2.lr=0.5)"]["seeds"] == [0, 1]
+    assert rows["kl (kl_coef=0.01, stage2.lr=1e-06)"].seeds == [0, 1, 2]
+    assert rows["kl (kl_coef=0.1, stage2.lr=0.5)"].seeds == [0, 1]
 
 
 def test_what_was_evaluated_otherwise_is_no_seed(studies: list[Path], tmp_path: Path) -> None:
     write_recipe(tmp_path / "other", "kl", 5, (0.9, 0.4), temperature=0.1)
-    assert rows_of(build_report([*studies, tmp_path / "other"], tmp_path / "r.html"))["kl"]["seeds"] == [0, 1, 2]
+    assert rows_of(build_report([*studies, tmp_path / "other"], tmp_path / "r.html"))["kl"].seeds == [0, 1, 2]
 
 
 def test_an_unfinished_run_and_a_seed_that_comes_twice_are_left_out_and_named(
@@ -364,19 +355,19 @@ def test_an_unfinished_run_and_a_seed_that_comes_twice_are_left_out_and_named(
     responses.write_text("".join(responses.read_text().splitlines(keepends=True)[:-2]))
     write_recipe(tmp_path / "again", "full-text", 2, (0.9, 0.4))
     numbers = build_report([*studies, tmp_path / "again"], tmp_path / "r.html")
-    assert rows_of(numbers)["kl"]["seeds"] == [0, 2] and rows_of(numbers)["full-text"]["seeds"] == [0, 1, 2]
-    said = "\n".join(numbers["warnings"])
+    assert rows_of(numbers)["kl"].seeds == [0, 2] and rows_of(numbers)["full-text"].seeds == [0, 1, 2]
+    said = "\n".join(numbers.warnings)
     assert "seed1/kl is not in the table over seeds: 23 of its 24 problems are complete" in said
     assert "Seed 2 of full-text is there twice: seed2/full-text counts, again/full-text does not." in said
-    assert numbers["seeds"][0]["controls"][0]["seeds"] == [0, 2]
+    assert numbers.seeds[0].controls[0].seeds == [0, 2]
 
 
 def test_curves_are_means_over_seeds(studies: list[Path], tmp_path: Path) -> None:
     numbers = build_report(studies, tmp_path / "r.html")
-    assert len(numbers["training"]) == 9
-    curves = averaged(numbers["training"], numbers["seeds"])
+    assert len(numbers.training) == 9
+    curves = averaged(numbers.training, numbers.seeds)
     assert sorted(curves) == ["full-text", "full-text-continued", "kl"]
-    assert [part["metrics"]["reward"] for part in curves["kl"]] == [[(1, 1.0), (2, 1.0)], [(3, 1.0), (4, 1.0)]]
+    assert [part.metrics["reward"] for part in curves["kl"]] == [[(1, 1.0), (2, 1.0)], [(3, 1.0), (4, 1.0)]]
 
 
 @pytest.mark.parametrize(
@@ -419,11 +410,11 @@ def test_real_studies_of_two_seeds_share_a_stage_and_make_a_table(tmp_path: Path
     numbers, _ = numbers_of(found)
     rows = rows_of(numbers)
     assert list(rows) == ["base", "kl", "full-text-continued"]
-    assert all(rows[name]["seeds"] == [0, 1] and rows[name]["steps"] == 2 for name in recipes)
-    assert all(rows[name]["seconds"] > 0 for name in recipes)
-    assert [(row["recipe"], row["control"]) for row in numbers["seeds"][0]["controls"]] == [recipes]
+    assert all(rows[name].seeds == [0, 1] and rows[name].steps == 2 for name in recipes)
+    assert all(rows[name].seconds > 0 for name in recipes)
+    assert [(row.recipe, row.control) for row in numbers.seeds[0].controls] == [recipes]
     write_cells(found.sweeps, tmp_path / "cells.json")
-    assert numbers_of(collect([tmp_path / "cells.json"]))[0]["seeds"] == numbers["seeds"]
+    assert numbers_of(collect([tmp_path / "cells.json"]))[0].seeds == numbers.seeds
 
 
 # What is committed

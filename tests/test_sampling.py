@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from asking import evaluate, evaluate_model
+from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.engine import PLAIN, Sampling
 from modgap.core.errors import UserError
@@ -145,9 +146,9 @@ def test_the_sampling_is_said_recorded_and_on_the_page(
     )
     assert capsys.readouterr().err == said
     expected = {"temperature": 0.6, "max_tokens": 256, "samples": 2, "seed": 42, "pixels": [37632, 62720], **PLAIN}
-    assert RunFolder(tmp_path / "run").manifest()["sampling"] == summary["sampling"] == expected
+    assert RunFolder(tmp_path / "run").manifest()["sampling"] == summary.sampling == expected
     numbers = build_report([tmp_path / "run"], tmp_path / "r.html")
-    assert numbers["sampling"] == {"run": expected}
+    assert numbers.sampling == {"run": expected}
     page = (tmp_path / "r.html").read_text()
     assert "How the responses were sampled" in page and ">37632 to 62720<" in page
 
@@ -165,7 +166,7 @@ def test_several_samples_near_temperature_0_are_warned_of(
     assert (words in capsys.readouterr().err) == warned
     told = [summary, grade_run(RunFolder(tmp_path / "run"), "paper")]
     told.append(build_report([tmp_path / "run"], tmp_path / "r.html"))
-    assert [words in " ".join(each["warnings"]) for each in told] == [warned] * 3
+    assert [words in " ".join(each.warnings) for each in told] == [warned] * 3
 
 
 # ---- what a run keeps ------------------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def test_runs_that_were_sampled_differently_are_not_compared_without_a_note(
 ) -> None:
     folders = [run_of(tmp_path / "a"), run_of(tmp_path / "b", **changes)]
     numbers = build_report(folders, tmp_path / "r.html")
-    notes = [words for words in numbers["warnings"] if words.startswith("Sampled differently")]
+    notes = [words for words in numbers.warnings if words.startswith("Sampled differently")]
     assert len(notes) == bool(said) and all(said in words for words in notes)
 
 
@@ -318,7 +319,7 @@ def test_a_server_is_told_all_of_the_sampling(tmp_path: Path, server: Server) ->
     summary = serve(tmp_path / "run", server)
     assert len(server.taken) == 12
     assert all(names_sent(body) == {"temperature": 0.6, **PLAIN} for body in server.taken)
-    assert summary["sampling"] == {
+    assert summary.sampling == {
         "temperature": 0.6, "max_tokens": 4096, "samples": 2, "seed": 42, "pixels": "the server's", **PLAIN,
     }  # fmt: skip
 
@@ -329,7 +330,7 @@ def test_the_servers_own_temperature_is_asked_for_by_sending_none(tmp_path: Path
     assert all(names_sent(body) == PLAIN for body in server.taken)
     run = RunFolder(tmp_path / "run")
     assert run.manifest()["resolved"]["temperature"] == "model"
-    assert run.summary()["sampling"]["temperature"] == "the server's"
+    assert read_summary(run.path).sampling["temperature"] == "the server's"
     with pytest.raises(UserError, match=r"temperature was 'model', now 0\.6"):
         serve(tmp_path / "run", server, temperature=0.6)
 
@@ -376,24 +377,25 @@ def test_what_a_server_does_not_take_is_left_out_said_and_recorded(
     server.refuse = REFUSALS[how]
     left = LEFT.get(how, NOT_OPENAIS)
     summary = serve(tmp_path / "run", server, concurrency=2)
-    assert summary["views"]["text-only"]["error"] == 0 and len(server.taken) == 12
+    assert summary.views["text-only"].error == 0 and len(server.taken) == 12
     kept = {name: value for name, value in PLAIN.items() if name not in left}
     assert all(names_sent(body) == {"temperature": 0.6, **kept} for body in server.taken)
     assert server.refused <= 2 * len(left)
     said = [line for line in capsys.readouterr().err.splitlines() if "this server takes no" in line]
     assert all(sum(name in line for line in said) == 1 for name in left), said
-    assert summary["sampling"] == sampling_of(RunFolder(tmp_path / "run").manifest())
-    assert {name for name in PLAIN if summary["sampling"][name] == "the server's"} == set(left)
+    assert summary.sampling == sampling_of(RunFolder(tmp_path / "run").manifest())
+    assert {name for name in PLAIN if summary.sampling[name] == "the server's"} == set(left)
     numbers = build_report([tmp_path / "run"], tmp_path / "r.html")
-    assert numbers["sampling"]["run"] == summary["sampling"]
+    assert numbers.sampling["run"] == summary.sampling
 
 
 def test_another_refusal_is_no_refusal_of_the_sampling(tmp_path: Path, server: Server) -> None:
     server.refuse = lambda body: {
         "error": {"message": f"This model's maximum context length is 9 tokens. {json.dumps(names_sent(body))}"}
     }
-    summary = serve(tmp_path / "run", server)
-    assert summary["views"]["text-only"]["error"] == 6
+    with pytest.raises(UserError, match="all 12 samples failed"):
+        serve(tmp_path / "run", server)
+    assert read_summary(tmp_path / "run").views["text-only"].error == 6
     assert "left_to_server" not in RunFolder(tmp_path / "run").manifest()["sampling"]
 
 
@@ -408,4 +410,4 @@ def test_a_served_run_from_before_goes_on_as_it_began(tmp_path: Path, server: Se
     server.taken.clear()
     serve(tmp_path / "run", server)
     assert [names_sent(body) for body in server.taken] == [{"temperature": 1.1}] * 5
-    assert run.summary()["sampling"]["top_k"] == "the server's"
+    assert read_summary(run.path).sampling["top_k"] == "the server's"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from modgap.analysis.gap import accuracy, gap_change, holm, majority_vote, mcnemar, paired_gap, pass_at_k
 from modgap.analysis.power import difference_sd, power, problems_needed
-from modgap.analysis.resampling import t_quantile
+from modgap.analysis.resampling import student_critical
 
 counts = st.lists(st.integers(0, 4), min_size=1, max_size=30)
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30)
@@ -35,7 +36,7 @@ def test_accuracy_is_a_mean_over_problems_whatever_their_samples() -> None:
 
 def test_one_sample_a_problem_gives_wilson_with_students_quantile() -> None:
     correct, n, p = [1] * 30 + [0] * 70, 100, 0.3
-    z2 = t_quantile(0.975, 99) ** 2
+    z2 = student_critical(0.05, 99) ** 2
     effective = n - 1  # r (1 - r) / se^2 with the K / (K - 1) of the standard error
     centre, half = (
         p + z2 / (2 * effective),
@@ -63,9 +64,19 @@ def test_the_interval_of_an_accuracy_covers_the_truth(a: float, b: float, proble
     assert 0.93 <= np.mean([e.ci_low <= a / (a + b) <= e.ci_high for e in intervals]) <= 0.97
 
 
-def test_quantiles_of_student() -> None:
-    for freedom, quantile in ((1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (100, 1.984)):
-        assert t_quantile(0.975, freedom) == pytest.approx(quantile, rel=0.01)
+@pytest.mark.parametrize(
+    ("tail", "of_freedom"),
+    [
+        (0.05, {1: 12.7062, 2: 4.30265, 3: 3.18245, 5: 2.57058, 10: 2.22814, 100: 1.98397, 999: 1.96234}),
+        (0.01, {1: 63.6567, 2: 9.92484, 3: 5.84091, 7: 3.49948, 10: 3.16927, 100: 2.62589}),
+        (0.001, {1: 636.619, 2: 31.5991, 3: 12.9240, 5: 6.86883, 10: 4.58689, 100: 3.39049}),
+    ],
+)
+def test_quantiles_of_student_are_the_tables(tail: float, of_freedom: dict[int, float]) -> None:
+    for freedom, t in of_freedom.items():
+        assert student_critical(tail, freedom) == pytest.approx(t, rel=3e-6)
+        assert student_critical(tail, freedom + 0.5) < student_critical(tail, freedom)
+    assert student_critical(tail, math.inf) == pytest.approx(-NormalDist().inv_cdf(tail / 2))
 
 
 # ---- the gap --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 from asking import evaluate
 from modgap.core.engine import Completion, FinishReason, Request, Sampling
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, Shown
 from modgap.core.prompt import Prompt
 from modgap.core.record import RunFolder
 from modgap.core.thinking import CUT_THINKING, UnknownPart, graded_text, message_text, opened_by
@@ -134,8 +134,8 @@ RIGHT = dict.fromkeys(SAID, "correct") | {"cut": "no_answer"}
 
 
 def problems(**fields: Any) -> list[Problem]:
-    prompts = {"text-only": "Find x."}
-    return [Problem(id=name, question="Find x.", answer="14", prompts=prompts, **fields) for name in SAID]
+    shown = {"text-only": Shown("Find x.")}
+    return [Problem(id=name, question="Find x.", answer="14", shown=shown, **fields) for name in SAID]
 
 
 def outcomes(run: RunFolder) -> dict[str, str]:
@@ -146,7 +146,7 @@ def outcomes(run: RunFolder) -> dict[str, str]:
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_prefill_that_was_cut_off_is_no_answer_also_in_older_runs(tmp_path: Path, mode: Mode, recorded: bool) -> None:
     run = RunFolder(tmp_path / "run")
-    asked = problems(question_type="free-form")
+    asked = problems(grader="mathverse:free-form", views=("text-only",))
     evaluate(asked, Says(SAID), run.path, views="text-only", samples=1, style="paper")
     assert {row.prefill for row in run.responses()} == {"<think>"}
     if not recorded:
@@ -167,9 +167,9 @@ def test_the_chat_template_may_open_the_thinking(tmp_path: Path, opened: str) ->
     summary = evaluate(asked, Says(SAID, opened), tmp_path, views="question-only", samples=1)
     assert outcomes(RunFolder(tmp_path)) == RIGHT
     words = f"1 response was {CUT_THINKING}: a box in it is no answer."
-    assert (words in summary["warnings"]) == (not opened)
+    assert (words in summary.warnings) == (not opened)
     numbers = build_report([tmp_path], tmp_path / "report.html")
-    assert (words in numbers["warnings"]) == (not opened)
+    assert (words in numbers.warnings) == (not opened)
 
 
 def test_models_that_open_their_thinking_themselves_are_graded_as_before(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import modgap
 
 problems = modgap.load_problems("PGPS9K")
 run = modgap.evaluate(problems, "Qwen/Qwen2.5-VL-3B-Instruct", "runs/base")
-run.summary["gap"]
+run.summary.gap
 ```
 
 Importing this package loads nothing else: each name is imported when it is first used.
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from modgap.core.version import __version__
 
 if TYPE_CHECKING:
+    from modgap.analysis.run import Run, load_run
     from modgap.core.options import EvalOptions, JudgeOptions, StudySpec, TrainOptions
     from modgap.core.problem import Problem
     from modgap.core.recipe import Recipe, Settings
-    from modgap.core.run import Run, load_run
     from modgap.core.view import View
     from modgap.grading.graders import grade_answer
     from modgap.workflows.evaluate import evaluate, load_problems
@@ -44,8 +44,8 @@ _HOMES = {
     "Problem": "modgap.core.problem",
     "Recipe": "modgap.core.recipe",
     "Settings": "modgap.core.recipe",
-    "Run": "modgap.core.run",
-    "load_run": "modgap.core.run",
+    "Run": "modgap.analysis.run",
+    "load_run": "modgap.analysis.run",
     "View": "modgap.core.view",
     "grade_answer": "modgap.grading.graders",
     "evaluate": "modgap.workflows.evaluate",

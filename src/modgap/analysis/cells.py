@@ -15,23 +15,22 @@ sweeps[]                 one for each base model and way of evaluating
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from modgap.analysis.results import Result, Seed, Settings, first_fault
 from modgap.core.errors import UserError
 from modgap.core.record import write_text
 
 FORMAT = "modgap cells 1"
 ABOUT = "Right samples of each problem, a digit each; `modgap report` makes the table over seeds from this file."
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-Settings = dict[str, Any]
-"""Stage settings as the manifest of a training stage has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class SeedRun:
     """
 
     name: str
-    seed: int | str | None
+    seed: Seed
     steps: int
     seconds: float
     right: dict[str, NDArray[np.int64]]
@@ -65,7 +64,7 @@ class Variant:
     """
 
     recipe: str
-    data: dict[str, Any]
+    data: Settings
     stages: list[Settings]
     runs: list[SeedRun]
 
@@ -87,7 +86,7 @@ class Sweep:
 
     model: str
     base: str
-    evaluation: dict[str, Any]
+    evaluation: Settings
     problems: list[str]
     sides: dict[str, list[str]]
     untrained: list[SeedRun]
@@ -104,10 +103,48 @@ class Sweep:
         return np.mean([run.right[view] for view in self.sides[side]], axis=0) / self.samples
 
 
+# ---- the file -------------------------------------------------------------------------------------------------------
+class _Run(Result):
+    name: str
+    seed: Seed
+    steps: int
+    seconds: float
+    right: dict[str, str]
+
+
+class _Recipe(Result):
+    recipe: str
+    data: Settings
+    stages: list[Settings]
+    runs: list[_Run]
+
+
+class _Sides(Result):
+    text: list[str]
+    vision: list[str]
+
+
+class _Sweep(Result):
+    model: str
+    base: str
+    evaluation: Settings
+    sides: _Sides
+    notes: list[str]
+    problems: list[str]
+    untrained: list[_Run]
+    recipes: list[_Recipe]
+
+
+class _Cells(Result):
+    format: str = FORMAT
+    about: str = ABOUT
+    sweeps: list[_Sweep]
+
+
 def write_cells(sweeps: Sequence[Sweep], path: Path) -> None:
     """Write `cells.json`: one line for each run, so that a change shows in a diff."""
-    told = {"format": FORMAT, "about": ABOUT, "sweeps": [_sweep(sweep) for sweep in sweeps]}
-    write_text(path, _pretty(told) + "\n")
+    cells = _Cells(sweeps=[_written(sweep) for sweep in sweeps])
+    write_text(path, _pretty(cells.model_dump(mode="json")) + "\n")
 
 
 def read_cells(path: Path) -> list[Sweep]:
@@ -124,57 +161,64 @@ def read_cells(path: Path) -> list[Sweep]:
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise UserError(f"{path} is no file of {FORMAT!r}: {remedy}.")
     try:
-        return [_read_sweep(sweep) for sweep in told["sweeps"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {remedy}.") from None
+        return [_read(sweep) for sweep in _Cells.model_validate(told).sweeps]
+    except ValidationError as error:  # also a ValueError
+        raise UserError(f"{path} is damaged ({first_fault(error)}): {remedy}.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}.") from None
 
 
-def _sweep(sweep: Sweep) -> dict[str, Any]:
-    return {
-        "model": sweep.model, "base": sweep.base, "evaluation": sweep.evaluation, "sides": sweep.sides,
-        "notes": sweep.notes, "problems": sweep.problems,
-        "untrained": [_run(sweep, run) for run in sweep.untrained],
-        "recipes": [
-            {"recipe": v.recipe, "data": v.data, "stages": v.stages, "runs": [_run(sweep, run) for run in v.runs]}
+def _written(sweep: Sweep) -> _Sweep:
+    def line(run: SeedRun) -> _Run:
+        right = {view: _digits(counts_P, sweep.samples) for view, counts_P in run.right.items()}
+        return _Run(name=run.name, seed=run.seed, steps=run.steps, seconds=run.seconds, right=right)
+
+    return _Sweep(
+        model=sweep.model,
+        base=sweep.base,
+        evaluation=sweep.evaluation,
+        sides=_Sides(text=sweep.sides["text"], vision=sweep.sides["vision"]),
+        notes=sweep.notes,
+        problems=sweep.problems,
+        untrained=[line(run) for run in sweep.untrained],
+        recipes=[
+            _Recipe(recipe=v.recipe, data=v.data, stages=v.stages, runs=[line(run) for run in v.runs])
             for v in sweep.recipes
         ],
-    }  # fmt: skip
+    )
 
 
-def _run(sweep: Sweep, run: SeedRun) -> dict[str, Any]:
-    right = {view: _digits(counts, sweep.samples) for view, counts in run.right.items()}
-    return {"name": run.name, "seed": run.seed, "steps": run.steps, "seconds": run.seconds, "right": right}
+def _read(sweep: _Sweep) -> Sweep:
+    samples = sweep.evaluation.get("samples")
+    if not sweep.problems or not sweep.sides.text or not sweep.sides.vision:
+        raise ValueError("no problems or views")
+    if not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"{samples!r} samples of each problem")
+    if empty := [variant.recipe for variant in sweep.recipes if not variant.runs]:
+        raise ValueError(f"{empty[0]} has no runs")
+
+    def read(line: _Run) -> SeedRun:
+        if missing := [view for view in (*sweep.sides.text, *sweep.sides.vision) if view not in line.right]:
+            raise ValueError(f"{line.name} has no view {missing[0]}")
+        right = {view: _counts(digits, samples, len(sweep.problems)) for view, digits in line.right.items()}
+        return SeedRun(line.name, line.seed, line.steps, line.seconds, right)
+
+    return Sweep(
+        model=sweep.model,
+        base=sweep.base,
+        evaluation=sweep.evaluation,
+        problems=sweep.problems,
+        sides={"text": sweep.sides.text, "vision": sweep.sides.vision},
+        untrained=[read(line) for line in sweep.untrained],
+        recipes=[Variant(v.recipe, v.data, v.stages, [read(line) for line in v.runs]) for v in sweep.recipes],
+        notes=sweep.notes,
+    )
 
 
 def _digits(counts_P: NDArray[np.int64], samples: int) -> str:
     if samples < len(DIGITS):
         return "".join(DIGITS[count] for count in counts_P)
     return " ".join(map(str, counts_P))
-
-
-def _read_sweep(told: Mapping[str, Any]) -> Sweep:
-    samples, problems = int(told["evaluation"]["samples"]), [str(name) for name in told["problems"]]
-    sides = {side: [str(view) for view in told["sides"][side]] for side in ("text", "vision")}
-
-    def run(row: Mapping[str, Any]) -> SeedRun:
-        right = {view: _counts(digits, samples, len(problems)) for view, digits in row["right"].items()}
-        if missing := [view for views in sides.values() for view in views if view not in right]:
-            raise ValueError(f"{row['name']} has no view {missing[0]}")
-        return SeedRun(str(row["name"]), row["seed"], int(row["steps"]), float(row["seconds"]), right)
-
-    if not problems or not all(sides.values()) or samples < 1:
-        raise ValueError("no problems, views or samples")
-    recipes = [
-        Variant(str(v["recipe"]), dict(v["data"]), [dict(s) for s in v["stages"]], [run(row) for row in v["runs"]])
-        for v in told["recipes"]
-    ]
-    if not all(variant.runs for variant in recipes):
-        raise ValueError("a recipe without runs")
-    untrained = [run(row) for row in told["untrained"]]
-    return Sweep(
-        str(told["model"]), str(told["base"]), dict(told["evaluation"]), problems, sides, untrained, recipes,
-        [str(note) for note in told["notes"]],
-    )  # fmt: skip
 
 
 def _counts(digits: str, samples: int, problems: int) -> NDArray[np.int64]:

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modgap.analysis.resampling import Floats, bootstrap_interval, cluster_sums, sign_flip, t_quantile
+from modgap.analysis.resampling import Floats, bootstrap_interval, cluster_sums, sign_flip, student_critical
+from modgap.core.text import degenerate
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,10 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class GapChange:
-    """How the gap changed from checkpoint a to checkpoint b, in points; `points = after - before`."""
+    """How the gap changed from checkpoint a to checkpoint b, in points; `points = after - before`.
+
+    `degenerate` is whether the interval has no width: then all problems are alike, and it says nothing.
+    """
 
     points: float
     ci_low: float
@@ -76,6 +80,7 @@ class GapChange:
     before: float
     after: float
     n_problems: int
+    degenerate: bool
 
 
 # ---- one view -------------------------------------------------------------------------------------------------------
@@ -133,7 +138,7 @@ def accuracy(
         effective = trials
     else:
         effective = value * (1 - value) / variance
-    t2 = t_quantile(0.5 + level / 2, k - 1) ** 2
+    t2 = student_critical(1 - level, k - 1) ** 2
     centre = (value + t2 / (2 * effective)) / (1 + t2 / effective)
     half = math.sqrt(t2 * (value * (1 - value) / effective + t2 / (4 * effective**2))) / (1 + t2 / effective)
     low = 0.0 if value == 0 else max(0.0, centre - half)
@@ -258,7 +263,14 @@ def gap_change(
     low, high = bootstrap_interval(change_P, clusters, resamples, seed, level, (-200.0, 200.0))
     p_value = sign_flip(cluster_sums(change_P[:, None], clusters)[:, 0], resamples, np.random.default_rng([seed, 1]))
     return GapChange(
-        float(change_P.mean()), low, high, p_value, float(before_P.mean()), float(after_P.mean()), len(change_P)
+        points=float(change_P.mean()),
+        ci_low=low,
+        ci_high=high,
+        p_value=p_value,
+        before=float(before_P.mean()),
+        after=float(after_P.mean()),
+        n_problems=len(change_P),
+        degenerate=degenerate(low, high),
     )
 
 

@@ -8,70 +8,79 @@ of the gap; Text Only stands by itself (the original's own figures count it ther
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modgap.analysis import gap as stats
+from modgap.analysis.results import Bucket, GapPart, MathversePart, MathverseSets, MathverseSummary
 from modgap.analysis.scores import Scores
+from modgap.core.problem import split_grader
 from modgap.core.record import OUTCOMES
 from modgap.core.view import VERSIONS
+from modgap.grading.mathverse import NAME
 
 
-def breakdown(scores: Scores, gap_of: Callable[[NDArray[np.bool_]], Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """The breakdown of a run; `None` where its problems have no question types, that is, are not MathVerse's.
+def breakdown(scores: Scores, gap_of: Callable[[NDArray[np.bool_]], GapPart | None]) -> MathverseSummary | None:
+    """The breakdown of a run; `None` where none of its problems is MathVerse's.
 
     Args:
         scores: The verdicts.
         gap_of: The gap over some problems, of those that are complete on both sides; `None` for none.
-
-    Returns:
-        `overall`, `text`, `vision`, `versions` (view -> ...), each with `accuracy`, `ci_low`, `ci_high` (`None` where
-        nothing is complete), `n_problems`, `n_samples` and the four outcomes; `question_types` and `subjects` (name ->
-        the same parts, and `gap`).
     """
-    if not any(problem.question_type for problem in scores.problems):
+    graders = [split_grader(problem.grader) for problem in scores.problems]
+    if not any(name == NAME for name, _ in graders):
         return None
-    kinds_P, subjects_P = (
-        np.array([getattr(problem, key) for problem in scores.problems], object) for key in ("question_type", "subject")
-    )
     everything_P = np.ones(len(scores.problems), np.bool_)
-    found = _parts(scores, everything_P)
-    for key, names_P in (("question_types", kinds_P), ("subjects", subjects_P)):
-        names = sorted({name for name in names_P if name})
-        found[key] = {
-            name: _parts(scores, names_P == name) | {"gap": gap_of(scores.paired_P & (names_P == name))}
-            for name in names
-        }
+    return MathverseSummary(
+        **dict(_sets(scores, everything_P)),
+        question_types=_by(scores, [kind if name == NAME else "" for name, kind in graders], gap_of),
+        subjects=_by(scores, [problem.subject for problem in scores.problems], gap_of),
+    )
+
+
+def _by(
+    scores: Scores, names: list[str], gap_of: Callable[[NDArray[np.bool_]], GapPart | None]
+) -> dict[str, MathversePart]:
+    """The parts that problems fall into by a name that each has; problems without one are in none."""
+    names_P = np.array(names, object)
+    found: dict[str, MathversePart] = {}
+    for name in sorted({name for name in names if name}):
+        keep_P = names_P == name
+        found[name] = MathversePart(**dict(_sets(scores, keep_P)), gap=gap_of(scores.paired_P & keep_P))
     return found
 
 
-def _parts(scores: Scores, keep_P: NDArray[np.bool_]) -> dict[str, Any]:
+def _sets(scores: Scores, keep_P: NDArray[np.bool_]) -> MathverseSets:
     text, vision = scores.side("text"), scores.side("vision")
     versions = [v for v, view in enumerate(scores.views) if view in VERSIONS.values()]
-    return {
-        "overall": _bucket(scores, keep_P, text + vision),
-        "text": _bucket(scores, keep_P, text),
-        "vision": _bucket(scores, keep_P, vision),
-        "versions": {scores.views[v]: _bucket(scores, keep_P, [v]) for v in versions},
-    }
+    return MathverseSets(
+        overall=_bucket(scores, keep_P, text + vision),
+        text=_bucket(scores, keep_P, text),
+        vision=_bucket(scores, keep_P, vision),
+        versions={scores.views[v]: _bucket(scores, keep_P, [v]) for v in versions},
+    )
 
 
-def _bucket(scores: Scores, keep_P: NDArray[np.bool_], views: list[int]) -> dict[str, Any]:
+def _bucket(scores: Scores, keep_P: NDArray[np.bool_], views: list[int]) -> Bucket:
     """Accuracy over some problems in some views, of those that are complete; each problem weighs the same."""
     counted_PV = scores.complete_PV[:, views] & keep_P[:, None]
     codes_PVS = np.where(counted_PV[:, :, None], scores.codes_PVS[:, views], -1)
     samples_P = (codes_PVS >= 0).sum(axis=(1, 2))
-    row: dict[str, Any] = {
-        "n_problems": int((samples_P > 0).sum()),
-        "n_samples": int(samples_P.sum()),
-        **{outcome: int((codes_PVS == code).sum()) for code, outcome in enumerate(OUTCOMES)},
-        "accuracy": None, "ci_low": None, "ci_high": None,
-    }  # fmt: skip
-    if row["n_samples"]:
+    correct, wrong, no_answer, error = (int((codes_PVS == code).sum()) for code in range(len(OUTCOMES)))
+    accuracy = None
+    if samples_P.any():
         right_P = (codes_PVS == 0).sum(axis=(1, 2))
         accuracy = stats.accuracy(right_P[samples_P > 0], samples_P[samples_P > 0])
-        row |= {"accuracy": accuracy.value, "ci_low": accuracy.ci_low, "ci_high": accuracy.ci_high}
-    return row
+    return Bucket(
+        n_problems=int((samples_P > 0).sum()),
+        n_samples=int(samples_P.sum()),
+        correct=correct,
+        wrong=wrong,
+        no_answer=no_answer,
+        error=error,
+        accuracy=accuracy.value if accuracy else None,
+        ci_low=accuracy.ci_low if accuracy else None,
+        ci_high=accuracy.ci_high if accuracy else None,
+    )

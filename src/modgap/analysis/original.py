@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
-from modgap.core.record import GradeRow, Response
+from modgap.analysis.results import OriginalFigures, Summary
+from modgap.core.record import GradeRow, ProblemRow, Response
 
 
 def original_figures(
     responses: Iterable[Response],
     grades: Iterable[GradeRow],
     other_files: Mapping[str, Mapping[str, int]] | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, OriginalFigures]:
     """What the original prints, for each view.
 
     Args:
@@ -27,10 +27,6 @@ def original_figures(
         grades: Their grades in mode `paper`.
         other_files: View -> `total`, `correct`, `none` and `characters` of files that are no responses of the run but
             that the original counts; see `importing`.
-
-    Returns:
-        View -> `total`, `correct`, `none`, and (`None` without a trial) `accuracy`, `average_length` in characters and
-        `pass_at_1`.
     """
     counts = {view: Counter(dict(other)) for view, other in (other_files or {}).items()}
     outcomes = {row.key: row.outcome for row in grades}
@@ -45,29 +41,40 @@ def original_figures(
     return {view: _figures(of_view) for view, of_view in counts.items()}
 
 
-def _figures(counts: Counter[str]) -> dict[str, Any]:
+def with_figures(
+    summary: Summary,
+    problems: Mapping[str, ProblemRow],
+    responses: Iterable[Response],
+    grades: Iterable[GradeRow],
+    other_files: Mapping[str, Mapping[str, int]] | None = None,
+) -> Summary:
+    """The summary with them, as `original`; they need nothing of the problems."""
+    return summary.model_copy(update={"original": original_figures(responses, grades, other_files)})
+
+
+def _figures(counts: Counter[str]) -> OriginalFigures:
     total, correct = counts["total"], counts["correct"]
     trials = np.arange(total - correct + 1, total + 1)
-    return {
-        "total": total,
-        "correct": correct,
-        "none": counts["none"],
-        "accuracy": correct / total if total else None,
-        "average_length": counts["characters"] / total if total else None,
-        "pass_at_1": float(1 - np.prod(1 - 1 / trials)) if total else None,
-    }
+    return OriginalFigures(
+        total=total,
+        correct=correct,
+        none=counts["none"],
+        accuracy=correct / total if total else None,
+        average_length=counts["characters"] / total if total else None,
+        pass_at_1=float(1 - np.prod(1 - 1 / trials)) if total else None,
+    )
 
 
-def print_original(figures: Mapping[str, Mapping[str, Any]]) -> None:
+def print_original(figures: Mapping[str, OriginalFigures]) -> None:
     """Print them in the original's own words, digits and order, one block for each view."""
     for view, row in figures.items():
         print(f"\n=== {view}, as the original's eval.py prints it ===")
-        if not row["total"]:
+        if not row.total:
             print("No data.")
             continue
-        print(f"Accuracy: {row['accuracy']:.4f}")
-        print(f"Total   : {row['total']}")
-        print(f"Correct : {row['correct']}")
-        print(f"None    : {row['none']}")
-        print(f"avg len: {row['average_length']}")
-        print(f"Pass@1  : {row['pass_at_1']:.4f}")
+        print(f"Accuracy: {row.accuracy:.4f}")
+        print(f"Total   : {row.total}")
+        print(f"Correct : {row.correct}")
+        print(f"None    : {row.none}")
+        print(f"avg len: {row.average_length}")
+        print(f"Pass@1  : {row.pass_at_1:.4f}")

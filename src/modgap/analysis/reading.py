@@ -13,29 +13,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from modgap.analysis import gap
+from modgap.analysis.results import Clauses, ReadingPart, ReadingShares, ReadingSummary
 from modgap.analysis.scores import Scores
 from modgap.analysis.transcription import Reading, compare
 
 SOURCE = "transcribe"
 
 
-def decompose(scores: Scores) -> dict[str, Any] | None:
-    """How the lost problems of a run were read.
+def decompose(scores: Scores) -> ReadingSummary | None:
+    """How the lost problems of a run were read, and beside them those solved in both views.
 
-    Returns:
-        `source` (the view that the transcriptions are from); the part of the lost problems, with `n_problems`,
-        `read_right`, `misread`, `unreadable`, `nothing_to_read`, `share_misread` with its interval (of those that could
-        be read), `values` (the same by values alone), `clauses` (`n`, `read`, `contradicted`: per clause and sample);
-        and `solved`, the same part of the problems solved in both views. `None` where nothing was lost, no condition
-        is recorded or no response holds a clause.
+    `None` where nothing was lost, no condition is recorded or no response holds a clause.
     """
     lost, solved = (_part(_readings(scores, group)) for group in "tb")
-    if not lost["n_problems"] or all(part["n_problems"] == part["unreadable"] for part in (lost, solved)):
+    if not lost.n_problems or all(part.n_problems == part.unreadable for part in (lost, solved)):
         return None
-    return {"source": ", ".join(scores.views[v] for v in _sources(scores)), **lost, "solved": solved}
+    return ReadingSummary(source=", ".join(scores.views[v] for v in _sources(scores)), **dict(lost), solved=solved)
 
 
 def lost_problems(scores: Scores) -> dict[str, str]:
@@ -86,34 +81,34 @@ def _kind(readings: Sequence[Reading]) -> str:
     return "names" if 2 * sum(reading.values_right for reading in readable) > len(readable) else "numbers"
 
 
-def _part(readings: Mapping[str, Sequence[Reading]]) -> dict[str, Any]:
+def _part(readings: Mapping[str, Sequence[Reading]]) -> ReadingPart:
     """The counts and shares of some problems."""
     kinds = Counter(_kind(rows) for rows in readings.values() if rows)
     counted = [x for rows in readings.values() for x in rows if x.verdict != "unreadable"]
-    return {
-        "n_problems": kinds.total(),
-        "nothing_to_read": len(readings) - kinds.total(),
-        "unreadable": kinds["none"],
-        **_shares(kinds["numbers"] + kinds["names"], kinds["right"]),
-        "values": _shares(kinds["numbers"], kinds["names"] + kinds["right"]),
-        "clauses": {
-            "n": sum(x.clauses for x in counted),
-            "read": sum(x.clauses_read for x in counted),
-            "contradicted": sum(x.contradicted for x in counted),
-        },
-    }
+    return ReadingPart(
+        n_problems=kinds.total(),
+        nothing_to_read=len(readings) - kinds.total(),
+        unreadable=kinds["none"],
+        **dict(_shares(kinds["numbers"] + kinds["names"], kinds["right"])),
+        values=_shares(kinds["numbers"], kinds["names"] + kinds["right"]),
+        clauses=Clauses(
+            n=sum(x.clauses for x in counted),
+            read=sum(x.clauses_read for x in counted),
+            contradicted=sum(x.contradicted for x in counted),
+        ),
+    )
 
 
-def _shares(misread: int, right: int) -> dict[str, Any]:
+def _shares(misread: int, right: int) -> ReadingShares:
     """Problems misread and read right, with the share of the former.
 
     The interval is that of an accuracy: it keeps its width where all problems agree, as a bootstrap cannot.
     """
     share = gap.accuracy([1] * misread + [0] * right, 1) if misread + right else None
-    return {
-        "read_right": right,
-        "misread": misread,
-        "share_misread": share.value if share else None,
-        "ci_low": share.ci_low if share else None,
-        "ci_high": share.ci_high if share else None,
-    }
+    return ReadingShares(
+        read_right=right,
+        misread=misread,
+        share_misread=share.value if share else None,
+        ci_low=share.ci_low if share else None,
+        ci_high=share.ci_high if share else None,
+    )

@@ -1,4 +1,4 @@
-"""Resampling of problems: bootstrap intervals, sign flips, sums by cluster; Student's distribution; numpy only.
+"""Resampling of problems: bootstrap intervals, sign flips, sums by cluster; Student's quantile.
 
 Made for many resamples of many problems: 10,000 of each take 0.2 s with four samples a problem, and 4 s at worst, in
 bounded memory. Source: Hesterberg (2015), arXiv:1411.5279. The paper has no intervals.
@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+SEED: Final = 42
+"""Of every bootstrap in a summary: the same records give the same interval."""
 FEW_ROWS: Final = 256
 BLOCK: Final = 2_000_000  # numbers that are drawn at once: bounds the memory to some 100 MB
 _NORMAL = NormalDist()
@@ -50,7 +52,7 @@ def bootstrap_interval(
     if k == 1:
         return everything
     sums_RK = _resampled_sums(rows_CK, resamples, np.random.default_rng(seed))
-    tail = _NORMAL.cdf(-math.sqrt(k / (k - 1)) * t_quantile(0.5 + level / 2, k - 1))
+    tail = _NORMAL.cdf(-math.sqrt(k / (k - 1)) * student_critical(1 - level, k - 1))
     low, high = np.quantile(sums_RK[:, 0] / sums_RK[:, 1], [tail, 1 - tail])
     return float(low), float(high)
 
@@ -87,72 +89,13 @@ def sign_flip(sums_C: Floats, flips: int, rng: np.random.Generator) -> float:
     return (1 + hits) / (1 + flips)
 
 
-def t_quantile(probability: float, freedom: float) -> float:
-    """Student's quantile for a probability above one half: exact for 1 and 2 degrees, else Cornish-Fisher (to 0.5%)."""
-    if freedom == 1:
-        return math.tan(math.pi * (probability - 0.5))
-    if freedom == 2:
-        return (2 * probability - 1) * math.sqrt(2 / (4 * probability * (1 - probability)))
-    z = _NORMAL.inv_cdf(probability)
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
-
-
-def student_two_sided(t: float, freedom: float) -> float:
-    """P(|T| >= |t|) of Student's distribution; `freedom` may be fractional, and infinite.
-
-    By the continued fraction of the incomplete beta function (Abramowitz and Stegun 26.5.8, evaluated as Lentz does).
-    """
-    if math.isinf(freedom):
-        return 2 * _NORMAL.cdf(-abs(t))
-    x = freedom / (freedom + t * t)
-    a, b = freedom / 2, 0.5
-    if x > (a + 1) / (a + b + 2):  # the fraction converges fast on the other side
-        return 1.0 - _beta_share(1 - x, b, a)
-    return _beta_share(x, a, b)
-
-
 def student_critical(tail: float, freedom: float) -> float:
-    """The t with P(|T| >= t) = `tail`: 2.2 for 0.05 and 11 degrees of freedom, which may be fractional.
+    """The t with P(|T| >= t) = `tail` of Student's distribution: 2.2 for 0.05 and 11 degrees of freedom.
 
-    In closed form for 1 and 2 degrees, by Cornish-Fisher from 100 on, else by Newton's method on the logarithms of
-    both, between which the curve is bent one way only.
+    The degrees of freedom may be fractional, and infinite.
     """
-    if freedom in (1, 2) or freedom >= 100:
-        return t_quantile(1 - tail / 2, freedom)
-    peak = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
-    t = -_NORMAL.inv_cdf(tail / 2)
-    for _ in range(60):
-        found = student_two_sided(t, freedom)
-        density = math.exp(peak - (freedom + 1) / 2 * math.log1p(t * t / freedom))
-        step = math.log(found / tail) * found / (2 * density * t)
-        t *= math.exp(step)
-        if abs(step) < 1e-10:
-            break
-    return t
+    # Imported late: it takes a quarter of a second, and most commands need none of it. `scipy.stats` takes longer, and
+    # its quantile is this function behind checks that cost 50 times as much.
+    from scipy.special import stdtrit
 
-
-def _beta_share(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), for x up to about (a + 1) / (a + b + 2)."""
-    if x <= 0:
-        return 0.0
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    c, d = 1.0, 1.0 / _away(1 - (a + b) * x / (a + 1))
-    total = d
-    for m in range(1, 1000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d, c = 1.0 / _away(1 + term * d), _away(1 + term / c)
-            total *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return front * total / a
-
-
-def _away(value: float) -> float:
-    return value if abs(value) >= 1e-300 else 1e-300
+    return -float(stdtrit(freedom, tail / 2))

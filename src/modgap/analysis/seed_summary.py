@@ -13,51 +13,71 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modgap.analysis import gap
-from modgap.analysis.cells import SeedRun, Settings, Sweep, Variant
-from modgap.analysis.seeds import SeedsEstimate, over_seeds, pooled_p_values
+from modgap.analysis.cells import SeedRun, Sweep, Variant
+from modgap.analysis.resampling import SEED, Floats
+from modgap.analysis.results import Seed, SeedChanges, SeedControl, SeedRow, SeedTable, Settings
+from modgap.analysis.seeds import SeedsChange, SeedsEstimate, over_seeds, pooled_p_values
 
-SEED = 42
-"""Of the bootstrap, where there is no second seed."""
 _CONTRASTIVE = ("contrastive", "kl_coef", "kl_estimator", "kl_clamp")
-_QUESTIONS = ("gap", "text", "vision")
+Kind = Literal["without", "other"]
 
 
-def seed_numbers(sweep: Sweep) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What is right in both views minus what it is compared with, `[seeds, problems]`."""
+
+    text_SP: Floats
+    vision_SP: Floats
+
+    def points(self, question: str) -> Floats:
+        """The values of one question: `gap`, `text` or `vision`."""
+        parts = {"gap": self.text_SP - self.vision_SP, "text": self.text_SP, "vision": self.vision_SP}
+        return 100 * parts[question]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A contrastive recipe, its control, and the seeds that both have."""
+
+    recipe: str
+    control: str
+    kind: Kind
+    seeds: list[Seed]
+    change: _Change
+
+
+def seed_numbers(sweep: Sweep) -> SeedTable:
     """The numbers of one table over seeds.
 
-    Returns:
-        `model`, `n_problems`, `samples`, `mode`, `text_views`, `vision_views`, `notes`; `rows`, the base model first,
-        each with `recipe` (its label), `seeds`, `runs` (their names), `steps`, `seconds` (means over seeds; `None` for
-        the base model), `text` and `vision` (accuracies), `gap` and `change` (of each of the three against the base
-        model, in points; `None` where there is none); and `controls`, the same change against the recipe without the
-        contrastive term. An estimate is `analysis.seeds.SeedsEstimate` as a mapping; changes have `p_holm`, too, and
-        `p_pooled` (corrected as well), for which the seeds of all recipes are taken to spread alike.
+    Corrected p-values are over the recipes, and over the controls of one kind; `p_pooled` takes the seeds of all of
+    them to spread alike.
     """
     base = _repeated(sweep) if sweep.untrained else None
     labels = _labels(sweep.recipes)
     rows = [_row(sweep, base.name, [base], None)] if base else []
-    rows += [_row(sweep, label, v.runs, base) for label, v in zip(labels, sweep.recipes, strict=True)]
-    controls = _controls(sweep, labels)
-    _correct([row["change"] for row in rows if row["change"]])
-    for kind in ("without", "other"):  # two questions
-        _correct([row["change"] for row in controls if row["kind"] == kind])
-    return {
-        "model": sweep.model,
-        "n_problems": len(sweep.problems),
-        "samples": sweep.samples,
-        "mode": sweep.evaluation.get("mode", ""),
-        "text_views": sweep.sides["text"],
-        "vision_views": sweep.sides["vision"],
-        "rows": rows,
-        "controls": controls,
-        "notes": sweep.notes,
-    }
+    changes: list[SeedChanges | None] = [None] * len(sweep.recipes)
+    if base:
+        changes = [*_corrected([_against(sweep, variant.runs, base) for variant in sweep.recipes])]
+    for label, variant, change in zip(labels, sweep.recipes, changes, strict=True):
+        rows.append(_row(sweep, label, variant.runs, change))
+    return SeedTable(
+        model=sweep.model,
+        n_problems=len(sweep.problems),
+        samples=sweep.samples,
+        mode=str(sweep.evaluation.get("mode") or ""),
+        text_views=sweep.sides["text"],
+        vision_views=sweep.sides["vision"],
+        rows=rows,
+        controls=_controls(sweep, labels),
+        notes=sweep.notes,
+    )
 
 
 def _repeated(sweep: Sweep) -> SeedRun:
@@ -69,56 +89,69 @@ def _repeated(sweep: Sweep) -> SeedRun:
     return SeedRun("base", None, 0, 0.0, right)
 
 
-def _row(sweep: Sweep, label: str, runs: Sequence[SeedRun], base: SeedRun | None) -> dict[str, Any]:
+def _row(sweep: Sweep, label: str, runs: Sequence[SeedRun], change: SeedChanges | None) -> SeedRow:
     text_SP, vision_SP = (np.stack([sweep.rates(run, side) for run in runs]) for side in ("text", "vision"))
     trained = runs[0].seed is not None
-    change = None
-    if base:
-        before = {side: sweep.rates(base, side)[None] for side in ("text", "vision")}
-        change = _change(text_SP - before["text"], vision_SP - before["vision"])
-    return {
-        "recipe": label,
-        "seeds": [run.seed for run in runs] if trained else [],
-        "runs": [run.name for run in runs] if trained else [],
-        "steps": float(np.mean([run.steps for run in runs])) if trained else None,
-        "seconds": round(float(np.mean([run.seconds for run in runs])), 1) if trained else None,
-        "text": _accuracy(text_SP, sweep.samples * len(sweep.sides["text"])),
-        "vision": _accuracy(vision_SP, sweep.samples * len(sweep.sides["vision"])),
-        "gap": _told(over_seeds(100 * (text_SP - vision_SP), (-100.0, 100.0), SEED)),
-        "change": change,
-    }
+    return SeedRow(
+        recipe=label,
+        seeds=[run.seed for run in runs] if trained else [],
+        runs=[run.name for run in runs] if trained else [],
+        steps=float(np.mean([run.steps for run in runs])) if trained else None,
+        seconds=round(float(np.mean([run.seconds for run in runs])), 1) if trained else None,
+        text=_accuracy(text_SP, sweep.samples * len(sweep.sides["text"])),
+        vision=_accuracy(vision_SP, sweep.samples * len(sweep.sides["vision"])),
+        gap=over_seeds(100 * (text_SP - vision_SP), (-100.0, 100.0), SEED),
+        change=change,
+    )
 
 
-def _accuracy(rates_SP: NDArray[np.float64], samples: int) -> dict[str, Any]:
-    found = _told(over_seeds(rates_SP, (0.0, 1.0), SEED))
-    if len(rates_SP) == 1:  # as everywhere else in a report
-        one = gap.accuracy(rates_SP[0] * samples, samples)
-        found |= {"ci_low": one.ci_low, "ci_high": one.ci_high}
-    return found
+def _accuracy(rates_SP: NDArray[np.float64], samples: int) -> SeedsEstimate:
+    found = over_seeds(rates_SP, (0.0, 1.0), SEED)
+    if len(rates_SP) > 1:
+        return found
+    one = gap.accuracy(rates_SP[0] * samples, samples)  # as everywhere else in a report
+    return dataclasses.replace(found, ci_low=one.ci_low, ci_high=one.ci_high)
 
 
-def _change(text_SP: NDArray[np.float64], vision_SP: NDArray[np.float64]) -> dict[str, Any]:
-    """Changes of both accuracies and of the gap, in points."""
-    values = {"gap": text_SP - vision_SP, "text": text_SP, "vision": vision_SP}
-    limits = {"gap": 200.0, "text": 100.0, "vision": 100.0}
-    return {
-        name: _told(over_seeds(100 * x_SP, (-limits[name], limits[name]), SEED)) | {"values": 100 * x_SP}
-        for name, x_SP in values.items()
-    }
+def _against(sweep: Sweep, runs: Sequence[SeedRun], base: SeedRun) -> _Change:
+    """Each seed of a recipe minus the base model."""
+    text_SP, vision_SP = (
+        np.stack([sweep.rates(run, side) for run in runs]) - sweep.rates(base, side)[None]
+        for side in ("text", "vision")
+    )
+    return _Change(text_SP, vision_SP)
 
 
-def _told(estimate: SeedsEstimate) -> dict[str, Any]:
-    return dataclasses.asdict(estimate) | {"seeds": list(estimate.seeds)}
+def _corrected(changes: Sequence[_Change]) -> list[SeedChanges]:
+    """The changes of several recipes with their intervals; p-values are corrected over the recipes."""
+    gaps = _question([change.points("gap") for change in changes], 200.0)
+    texts = _question([change.points("text") for change in changes], 100.0)
+    visions = _question([change.points("vision") for change in changes], 100.0)
+    return [
+        SeedChanges(gap=of_gap, text=of_text, vision=of_vision)
+        for of_gap, of_text, of_vision in zip(gaps, texts, visions, strict=True)
+    ]
 
 
-def _correct(changes: Sequence[dict[str, Any]]) -> None:
-    """Add the corrected p-values; the values that they are computed from go."""
-    for question in _QUESTIONS:
-        asked = [change[question] for change in changes]
-        own = gap.holm([change["p_value"] for change in asked])
-        pooled = gap.holm(pooled_p_values([change.pop("values") for change in asked]))
-        for change, p_holm, p_pooled in zip(asked, own, pooled, strict=True):
-            change |= {"p_holm": p_holm, "p_pooled": p_pooled}
+def _question(values: Sequence[Floats], limit: float) -> list[SeedsChange]:
+    """One question asked of several recipes, `[seeds, problems]` of each; the largest change that there can be."""
+    estimates = [over_seeds(x_SP, (-limit, limit), SEED) for x_SP in values]
+    own = gap.holm([estimate.p_value for estimate in estimates])
+    pooled = gap.holm(pooled_p_values(values))
+    return [
+        SeedsChange(
+            value=estimate.value,
+            ci_low=estimate.ci_low,
+            ci_high=estimate.ci_high,
+            p_value=estimate.p_value,
+            seeds=estimate.seeds,
+            sd=estimate.sd,
+            n_problems=estimate.n_problems,
+            p_holm=p_holm,
+            p_pooled=p_pooled,
+        )
+        for estimate, p_holm, p_pooled in zip(estimates, own, pooled, strict=True)
+    ]
 
 
 # Recipes and their controls
@@ -152,33 +185,39 @@ def _differing(variant: Variant, alike: Sequence[Variant]) -> str:
     return ", ".join(words)
 
 
-def _controls(sweep: Sweep, labels: Sequence[str]) -> list[dict[str, Any]]:
+def _controls(sweep: Sweep, labels: Sequence[str]) -> list[SeedControl]:
     """Each contrastive recipe against the same one without that term or with another, over the seeds that both have."""
-    rows: list[dict[str, Any]] = []
+    pairs: list[_Pair] = []
     for label, variant in zip(labels, sweep.recipes, strict=True):
         for other_label, other, kind in _controls_of(variant, labels, sweep.recipes):
             of_seed = {run.seed: run for run in other.runs}
-            pairs = [(run, of_seed[run.seed]) for run in variant.runs if run.seed in of_seed]
-            if pairs:
-                text_SP, vision_SP = (
-                    np.stack([sweep.rates(run, side) - sweep.rates(control, side) for run, control in pairs])
-                    for side in ("text", "vision")
-                )
-                rows.append(
-                    {
-                        "recipe": label,
-                        "control": other_label,
-                        "kind": kind,
-                        "seeds": [run.seed for run, _ in pairs],
-                        "change": _change(text_SP, vision_SP),
-                    }
-                )
-    return rows
+            both = [(run, of_seed[run.seed]) for run in variant.runs if run.seed in of_seed]
+            if both:
+                seeds: list[Seed] = [run.seed for run, _ in both]
+                pairs.append(_Pair(label, other_label, kind, seeds, _difference(sweep, both)))
+    # Without the term and with another one are two questions, corrected apart.
+    changes: dict[int, SeedChanges] = {}
+    for kind in ("without", "other"):
+        asked = [number for number, pair in enumerate(pairs) if pair.kind == kind]
+        changes |= zip(asked, _corrected([pairs[number].change for number in asked]), strict=True)
+    return [
+        SeedControl(recipe=pair.recipe, control=pair.control, kind=pair.kind, seeds=pair.seeds, change=changes[number])
+        for number, pair in enumerate(pairs)
+    ]
+
+
+def _difference(sweep: Sweep, pairs: Sequence[tuple[SeedRun, SeedRun]]) -> _Change:
+    """Each run minus its control."""
+    text_SP, vision_SP = (
+        np.stack([sweep.rates(run, side) - sweep.rates(control, side) for run, control in pairs])
+        for side in ("text", "vision")
+    )
+    return _Change(text_SP, vision_SP)
 
 
 def _controls_of(
     variant: Variant, labels: Sequence[str], recipes: Sequence[Variant]
-) -> Iterator[tuple[str, Variant, str]]:
+) -> Iterator[tuple[str, Variant, Kind]]:
     """What a contrastive recipe is compared with: all without the term, and the first with another one."""
     if not _contrastive(variant):
         return
@@ -187,7 +226,9 @@ def _controls_of(
         for label, other in zip(labels, recipes, strict=True)
         if other.data == variant.data and [*map(_plain, other.stages)] == [*map(_plain, variant.stages)]
     ]
-    yield from ((label, other, "without") for label, other in alike if not _contrastive(other))
+    for label, other in alike:
+        if not _contrastive(other):
+            yield label, other, "without"
     label, first = next(pair for pair in alike if _contrastive(pair[1]))
     if first is not variant:
         yield label, first, "other"

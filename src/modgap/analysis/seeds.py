@@ -59,6 +59,19 @@ class SeedsEstimate:
     n_problems: int
 
 
+@dataclass(frozen=True, slots=True)
+class SeedsChange(SeedsEstimate):
+    """A change over seeds and problems, among those of several recipes.
+
+    Attributes:
+        p_holm: The p-value, corrected over the recipes (Holm).
+        p_pooled: The same if the seeds of all recipes spread alike; see `pooled_p_values`.
+    """
+
+    p_holm: float
+    p_pooled: float
+
+
 def over_seeds(values: npt.ArrayLike, limits: tuple[float, float], seed: int = 0, level: float = 0.95) -> SeedsEstimate:
     """The mean over seeds and problems, with its interval.
 

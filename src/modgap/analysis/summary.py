@@ -1,16 +1,12 @@
 """Records -> the numbers of a run: what summary.json holds and every page, terminal and figure shows.
 
-Units: accuracies and rates are shares from 0 to 1, and so are their intervals; gaps (`points` and its interval) are
-percentage points.
-
 Denominators: accuracy is over all samples of a problem, with those that have no answer or could not be graded among
 them and counted beside it. A problem counts in a view when all of its samples are there and graded, and in the gap when
-it is complete in every view of both sides; what is left out is said in `warnings`.
+it is complete in every view of both sides; what is left out is said in `warnings`. Fields and units are in `results`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,14 +17,13 @@ from numpy.typing import NDArray
 from modgap.analysis import gap as stats
 from modgap.analysis import mathverse
 from modgap.analysis.reading import decompose
+from modgap.analysis.resampling import SEED
+from modgap.analysis.results import GapPart, GapSummary, PairTable, Summary, TokenQuantiles, TypeGap, ViewSummary
 from modgap.analysis.scores import Scores
 from modgap.analysis.warnings import warnings
 from modgap.core.record import OUTCOMES, GradeRow, ProblemRow, Response
 from modgap.core.text import degenerate
 from modgap.core.view import ALL_VIEWS
-
-SEED = 42
-"""Of the bootstrap: the same records give the same interval."""
 
 
 def summarise(
@@ -36,7 +31,7 @@ def summarise(
     responses: Iterable[Response],
     grades: Iterable[GradeRow],
     expected_samples: int | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """The summary of a run from its records.
 
     Args:
@@ -44,11 +39,6 @@ def summarise(
         responses: What the model said.
         grades: One for each response.
         expected_samples: Samples asked of each problem and view; by default the most that any has.
-
-    Returns:
-        `mode` (how it was graded), `views`, `gap` (`None` unless both sides are there), `leaky`, `types`, `mathverse`
-        (of its problems only, see `mathverse.breakdown`), `reading` (see `reading.decompose`), `warnings`,
-        `n_problems`, `samples_per_problem`; see the module for units and denominators.
     """
     grades = list(grades)
     return summarise_run(Scores.of(problems, responses, grades, expected_samples), mode_of(grades))
@@ -59,59 +49,65 @@ def mode_of(grades: Iterable[GradeRow]) -> str:
     return " and ".join(dict.fromkeys(row.mode for row in grades))
 
 
-def summarise_run(scores: Scores, mode: str = "") -> dict[str, Any]:
+def summarise_run(scores: Scores, mode: str = "") -> Summary:
     """The summary of arranged scores; see `summarise`."""
-    views = {name: _view(scores, v) for v, name in enumerate(scores.views)}
     paired_P = scores.paired_P
-    gap = _gap(scores, paired_P) if paired_P.any() else None
-    summary: dict[str, Any] = {
-        "mode": mode,
-        "n_problems": len(scores.problems),
-        "samples_per_problem": scores.codes_PVS.shape[2],
-        "views": views,
-        "gap": gap,
-        "leaky": _leaky(scores, paired_P) if gap else {},
-        "types": _types(scores, paired_P) if gap else [],
-        "reading": decompose(scores) if gap else None,
-        "pairable": bool(scores.side("text") and scores.side("vision")),
-    }
-    if parts := mathverse.breakdown(scores, lambda keep_P: _part(scores, keep_P)):
-        summary["mathverse"] = parts
-    return summary | {"warnings": warnings({"": summary})}
+    has_gap = bool(paired_P.any())
+    summary = Summary(
+        mode=mode,
+        n_problems=len(scores.problems),
+        samples_per_problem=scores.codes_PVS.shape[2],
+        views={name: _view(scores, v) for v, name in enumerate(scores.views)},
+        gap=_gap(scores, paired_P) if has_gap else None,
+        leaky=_leaky(scores, paired_P) if has_gap else {},
+        types=_types(scores, paired_P) if has_gap else [],
+        reading=decompose(scores) if has_gap else None,
+        pairable=bool(scores.side("text") and scores.side("vision")),
+        mathverse=mathverse.breakdown(scores, lambda keep_P: _part(scores, keep_P)),
+    )
+    return summary.model_copy(update={"warnings": warnings({"": summary})})
 
 
-def _view(scores: Scores, v: int) -> dict[str, Any]:
+def _view(scores: Scores, v: int) -> ViewSummary:
     """One view, over the problems that are complete in it."""
     name, complete_P = scores.views[v], scores.complete_PV[:, v]
     codes_PS, tokens_PS, cut_PS = (x[complete_P, v] for x in (scores.codes_PVS, scores.tokens_PVS, scores.cut_PVS))
-    count = codes_PS.size
-    row: dict[str, Any] = {
-        "side": ALL_VIEWS[name].side if name in ALL_VIEWS else "control",
-        "n_problems": int(complete_P.sum()),
-        "n_samples": count,
-        **{outcome: int((codes_PS == code).sum()) for code, outcome in enumerate(OUTCOMES)},
-        "accuracy": None, "ci_low": None, "ci_high": None,
-        "truncated": int(cut_PS.sum()),
-        "truncation_rate": None, "no_answer_rate": None, "error_rate": None,
-        "mean_completion_tokens": 0.0,
-        "completion_tokens": {"p10": 0.0, "p50": 0.0, "p90": 0.0},
-        "pass_at_k": {}, "maj_at_k": None,
-        "missing_samples": int((scores.codes_PVS[:, v] < 0)[~scores.absent_PV[:, v]].sum()),
-        "absent_problems": int(scores.absent_PV[:, v].sum()),
-    }  # fmt: skip
-    if count == 0:
+    missing_PS = scores.codes_PVS[:, v] < 0
+    absent_P = scores.absent_PV[:, v]
+    correct, wrong, no_answer, error = (int((codes_PS == code).sum()) for code in range(len(OUTCOMES)))
+    row = ViewSummary(
+        side=ALL_VIEWS[name].side if name in ALL_VIEWS else "control",
+        n_problems=int(complete_P.sum()),
+        n_samples=codes_PS.size,
+        correct=correct,
+        wrong=wrong,
+        no_answer=no_answer,
+        error=error,
+        truncated=int(cut_PS.sum()),
+        missing_samples=int(missing_PS[~absent_P].sum()),
+        absent_problems=int(absent_P.sum()),
+    )
+    if codes_PS.size == 0:
         return row
     samples = codes_PS.shape[1]
     right_P = (codes_PS == 0).sum(axis=1)
     accuracy = stats.accuracy(right_P, samples)
-    row |= {"accuracy": accuracy.value, "ci_low": accuracy.ci_low, "ci_high": accuracy.ci_high}
-    row |= {f"{key}_rate": row[outcome] / count for key, outcome in _RATES.items()}
-    row["mean_completion_tokens"] = float(tokens_PS.mean())
-    row["completion_tokens"] = {f"p{q}": float(np.percentile(tokens_PS, q)) for q in (10, 50, 90)}
-    row["pass_at_k"] = {str(k): stats.pass_at_k(samples, right_P, k) for k in range(1, samples + 1)}
     voted = zip(scores.votes_PVS[complete_P, v], codes_PS, strict=True)
-    row["maj_at_k"] = float(np.mean([_vote_is_right(votes_S, codes_S) for votes_S, codes_S in voted]))
-    return row
+    p10, p50, p90 = (float(np.percentile(tokens_PS, q)) for q in (10, 50, 90))
+    return row.model_copy(
+        update={
+            "accuracy": accuracy.value,
+            "ci_low": accuracy.ci_low,
+            "ci_high": accuracy.ci_high,
+            "truncation_rate": row.truncated / row.n_samples,
+            "no_answer_rate": row.no_answer / row.n_samples,
+            "error_rate": row.error / row.n_samples,
+            "mean_completion_tokens": float(tokens_PS.mean()),
+            "completion_tokens": TokenQuantiles(p10=p10, p50=p50, p90=p90),
+            "pass_at_k": {str(k): stats.pass_at_k(samples, right_P, k) for k in range(1, samples + 1)},
+            "maj_at_k": float(np.mean([_vote_is_right(votes_S, codes_S) for votes_S, codes_S in voted])),
+        }
+    )
 
 
 def _vote_is_right(votes_S: NDArray[np.object_], codes_S: NDArray[np.int8]) -> bool:
@@ -126,72 +122,85 @@ def _vote_is_right(votes_S: NDArray[np.object_], codes_S: NDArray[np.int8]) -> b
     return bool(codes_S[first] == 0)
 
 
-_RATES = {"truncation": "truncated", "no_answer": "no_answer", "error": "error"}
-
-
-def _gap(scores: Scores, keep_P: NDArray[np.bool_]) -> dict[str, Any]:
+def _gap(scores: Scores, keep_P: NDArray[np.bool_]) -> GapSummary:
     """The gap over some problems that are complete on both sides."""
-    text_P, vision_P = (scores.rates(side)[keep_P] for side in ("text", "vision"))
-    gap = stats.paired_gap(text_P, vision_P, seed=SEED)
-    sides: dict[str, Any] = {}
-    for side, rates_P in (("text", text_P), ("vision", vision_P)):
-        samples = scores.codes_PVS.shape[2] * len(scores.side(side))
-        accuracy = stats.accuracy(np.rint(rates_P * samples), samples)
-        ends = {f"{side}_ci_low": accuracy.ci_low, f"{side}_ci_high": accuracy.ci_high}
-        sides |= {f"{side}_accuracy": accuracy.value, **ends}
+    gap = stats.paired_gap(scores.rates("text")[keep_P], scores.rates("vision")[keep_P], seed=SEED)
+    text, vision = _accuracy(scores, "text", keep_P), _accuracy(scores, "vision", keep_P)
     (both, text_only), (vision_only, neither) = gap.table
-    return {
-        "text_views": [scores.views[v] for v in scores.side("text")],
-        "vision_views": [scores.views[v] for v in scores.side("vision")],
-        "n_problems": gap.n_problems,
-        **sides,
-        "points": gap.points,
-        "ci_low": gap.ci_low,
-        "ci_high": gap.ci_high,
-        "degenerate": degenerate(gap.ci_low, gap.ci_high),
-        "p_value": gap.p_value,
-        "relative": gap.relative,
-        "table": {"both": both, "text_only": text_only, "vision_only": vision_only, "neither": neither},
-        "p_vision_given_text": gap.p_vision_given_text,
-        "p_text_given_vision": gap.p_text_given_vision,
-    }
+    return GapSummary(
+        text_views=[scores.views[v] for v in scores.side("text")],
+        vision_views=[scores.views[v] for v in scores.side("vision")],
+        n_problems=gap.n_problems,
+        text_accuracy=text.value,
+        text_ci_low=text.ci_low,
+        text_ci_high=text.ci_high,
+        vision_accuracy=vision.value,
+        vision_ci_low=vision.ci_low,
+        vision_ci_high=vision.ci_high,
+        points=gap.points,
+        ci_low=gap.ci_low,
+        ci_high=gap.ci_high,
+        degenerate=degenerate(gap.ci_low, gap.ci_high),
+        p_value=gap.p_value,
+        relative=gap.relative,
+        table=PairTable(both=both, text_only=text_only, vision_only=vision_only, neither=neither),
+        p_vision_given_text=gap.p_vision_given_text,
+        p_text_given_vision=gap.p_text_given_vision,
+    )
 
 
-_PART = ("n_problems", "text_accuracy", "vision_accuracy", "points", "ci_low", "ci_high", "degenerate", "p_value")
+def _accuracy(scores: Scores, side: str, keep_P: NDArray[np.bool_]) -> stats.Estimate:
+    """The accuracy on one side of the gap, over some problems that are complete there."""
+    samples = scores.codes_PVS.shape[2] * len(scores.side(side))
+    return stats.accuracy(np.rint(scores.rates(side)[keep_P] * samples), samples)
 
 
-def _part(scores: Scores, keep_P: NDArray[np.bool_]) -> dict[str, Any] | None:
+def _part(scores: Scores, keep_P: NDArray[np.bool_]) -> GapPart | None:
     """The gap of a part of the problems, in short; `None` for an empty part."""
     if not keep_P.any():
         return None
     gap = _gap(scores, keep_P)
-    return {key: gap[key] for key in _PART}
+    return GapPart(
+        n_problems=gap.n_problems,
+        text_accuracy=gap.text_accuracy,
+        vision_accuracy=gap.vision_accuracy,
+        points=gap.points,
+        ci_low=gap.ci_low,
+        ci_high=gap.ci_high,
+        degenerate=gap.degenerate,
+        p_value=gap.p_value,
+    )
 
 
-def _leaky(scores: Scores, paired_P: NDArray[np.bool_]) -> dict[str, Any]:
+def _leaky(scores: Scores, paired_P: NDArray[np.bool_]) -> dict[str, GapPart | None]:
     leaky_P = np.array([problem.leaky for problem in scores.problems])
     return {"leaky": _part(scores, paired_P & leaky_P), "clean": _part(scores, paired_P & ~leaky_P)}
 
 
-def _types(scores: Scores, paired_P: NDArray[np.bool_]) -> list[dict[str, Any]]:
+def _types(scores: Scores, paired_P: NDArray[np.bool_]) -> list[TypeGap]:
     """The gap of each problem type, largest types first, with Holm's correction over the types."""
     types_P = np.array([problem.type for problem in scores.problems], object)
-    rows = [{"type": name, **(_part(scores, paired_P & (types_P == name)) or {})} for name in sorted(set(types_P))]
-    rows = sorted((row for row in rows if "points" in row), key=lambda row: -row["n_problems"])
-    for row, corrected in zip(rows, stats.holm([row["p_value"] for row in rows]), strict=True):
-        row["p_holm"] = float(corrected)
-    return rows
+    parts: dict[str, GapPart] = {}
+    for name in sorted(set(types_P)):
+        if part := _part(scores, paired_P & (types_P == name)):
+            parts[name] = part
+    ordered = sorted(parts.items(), key=lambda item: -item[1].n_problems)
+    corrected = stats.holm([part.p_value for _, part in ordered])
+    return [
+        TypeGap(type=name, **part.model_dump(), p_holm=p_holm)
+        for (name, part), p_holm in zip(ordered, corrected, strict=True)
+    ]
 
 
-def changes(runs: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
+def changes(runs: Mapping[str, Scores]) -> dict[str, stats.GapChange]:
     """Change of the gap of each run against the first one, over the problems that are complete in both.
 
     Returns:
-        Name -> the fields of `stats.GapChange` (points; negative is a smaller gap) and `degenerate` (an interval of no
-        width); only for runs that share problems (the same id, question and gold answer) with the first one.
+        Name -> the change (negative is a smaller gap); only for runs that share problems (the same id, question and
+        gold answer) with the first one.
     """
     names: Sequence[str] = list(runs)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, stats.GapChange] = {}
     if len(names) < 2:
         return found
     before = runs[names[0]]
@@ -202,14 +211,13 @@ def changes(runs: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
         shared = [key for key in before_at if key in after_at]
         if shared:
             old, new = [before_at[key] for key in shared], [after_at[key] for key in shared]
-            change = stats.gap_change(
+            found[name] = stats.gap_change(
                 before.rates("text")[old],
                 before.rates("vision")[old],
                 after.rates("text")[new],
                 after.rates("vision")[new],
                 seed=SEED,
             )
-            found[name] = dataclasses.asdict(change) | {"degenerate": degenerate(change.ci_low, change.ci_high)}
     return found
 
 

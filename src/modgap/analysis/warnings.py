@@ -3,61 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from modgap.analysis.results import GapPart, GapSummary, Summary, ViewSummary
 from modgap.core.text import degenerate, percent
 
 MUCH_CUT = 0.05
 """The share of truncated responses from which a report warns."""
 
 
-def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def warnings(runs: Mapping[str, Summary]) -> list[str]:
     """What a reader must know before the numbers: one line for each kind of trouble, over all runs.
 
     Args:
         runs: Name -> summary; a single run is not named.
     """
     several = len(runs) > 1
-    rows = [
-        (f"{name} {view}" if several else view, row, summary)
-        for name, summary in runs.items()
-        for view, row in summary["views"].items()
-    ]
     words: list[str] = []
-    for what, row, summary in rows:
-        has_view = summary["n_problems"] - row.get("absent_problems", 0)  # older summaries do not say
-        if row["missing_samples"]:
-            words.append(
-                f"{what} is not finished: {row['missing_samples']:,} of "
-                f"{has_view * summary['samples_per_problem']:,} samples are missing or not graded; its "
-                f"numbers are over the {row['n_problems']:,} of {has_view:,} problems that are complete."
-            )
-        if has_view < summary["n_problems"]:
-            words.append(
-                f"{what} is over {has_view:,} of {summary['n_problems']:,} problems: the data has no such version of "
-                "the others."
-            )
+    rows: list[tuple[str, ViewSummary]] = []
     for name, summary in runs.items():
-        paired = summary["gap"]["n_problems"] if summary["gap"] else 0
-        if failed := _failed_sides(summary):
-            of = f" of {name}" if several else ""
-            words.append(f"There is no gap{of}: no sample of the {' and '.join(failed)} side could be graded.")
-        elif summary["pairable"] and paired < summary["n_problems"]:
-            of = f" of {name}" if several else ""
-            words.append(
-                f"The gap{of} is over the {paired:,} of {summary['n_problems']:,} problems that are complete in both "
-                "views."
-            )
-        gap = summary["gap"]
-        if gap and seen(gap) and degenerate(gap["ci_low"], gap["ci_high"]):
-            of = f" of {name}" if several else ""
-            words.append(
-                f"The gap{of} has no interval (–): all {gap['n_problems']:,} problems have the same difference between "
-                "the views; too few are distinct for resampling to show a spread."
-            )
-    if some := [f"{what} {row['error']:,} of {row['n_samples']:,}" for what, row, _ in rows if row["error"]]:
+        for view, row in summary.views.items():
+            what = f"{name} {view}" if several else view
+            rows.append((what, row))
+            words += _incomplete(what, row, summary)
+    for name, summary in runs.items():
+        words += _unpaired(f" of {name}" if several else "", summary)
+    if some := [f"{what} {row.error:,} of {row.n_samples:,}" for what, row in rows if row.error]:
         words.append(f"Samples that could not be graded, which count as not right: {', '.join(some)}.")
-    cut = [(what, row["truncation_rate"]) for what, row, _ in rows if (row["truncation_rate"] or 0) >= MUCH_CUT]
+    cut = [(what, row.truncation_rate) for what, row in rows if (row.truncation_rate or 0) >= MUCH_CUT]
     if cut:
         words.append(
             f"Responses cut at the token limit, which lowers accuracy (a larger --max-tokens shows by how much): "
@@ -66,16 +38,54 @@ def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return words
 
 
-def _failed_sides(summary: Mapping[str, Any]) -> list[str]:
+def _failed_sides(summary: Summary) -> list[str]:
     """The sides of the gap of which every sample failed."""
-    sides = {side: [row for row in summary["views"].values() if row["side"] == side] for side in ("text", "vision")}
-    return [
-        side
-        for side, rows in sides.items()
-        if any(row["n_samples"] for row in rows) and all(row["error"] == row["n_samples"] for row in rows)
-    ]
+    failed: list[str] = []
+    for side in ("text", "vision"):
+        rows = [row for row in summary.views.values() if row.side == side]
+        asked = any(row.n_samples for row in rows)
+        if asked and all(row.error == row.n_samples for row in rows):
+            failed.append(side)
+    return failed
 
 
-def seen(gap: Mapping[str, Any]) -> bool:
+def _incomplete(what: str, row: ViewSummary, summary: Summary) -> list[str]:
+    """What a view lacks: samples that were asked for, and problems that the data does not have in it."""
+    words: list[str] = []
+    has_view = summary.n_problems - row.absent_problems
+    if row.missing_samples:
+        words.append(
+            f"{what} is not finished: {row.missing_samples:,} of {has_view * summary.samples_per_problem:,} samples "
+            f"are missing or not graded; its numbers are over the {row.n_problems:,} of {has_view:,} problems that are "
+            "complete."
+        )
+    if has_view < summary.n_problems:
+        words.append(
+            f"{what} is over {has_view:,} of {summary.n_problems:,} problems: the data has no such version of "
+            "the others."
+        )
+    return words
+
+
+def _unpaired(of: str, summary: Summary) -> list[str]:
+    """What the gap of a run lacks: problems, and an interval."""
+    words: list[str] = []
+    gap = summary.gap
+    paired = gap.n_problems if gap else 0
+    if failed := _failed_sides(summary):
+        words.append(f"There is no gap{of}: no sample of the {' and '.join(failed)} side could be graded.")
+    elif summary.pairable and paired < summary.n_problems:
+        words.append(
+            f"The gap{of} is over the {paired:,} of {summary.n_problems:,} problems that are complete in both views."
+        )
+    if gap and seen(gap) and degenerate(gap.ci_low, gap.ci_high):
+        words.append(
+            f"The gap{of} has no interval (–): all {gap.n_problems:,} problems have the same difference between "
+            "the views; too few are distinct for resampling to show a spread."
+        )
+    return words
+
+
+def seen(gap: GapSummary | GapPart) -> bool:
     """Whether any sample is right, so that a gap could be seen."""
-    return bool(gap["text_accuracy"] or gap["vision_accuracy"])
+    return bool(gap.text_accuracy or gap.vision_accuracy)

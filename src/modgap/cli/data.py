@@ -211,11 +211,12 @@ def pretrain(
 
 def versions_as_views(benchmark: str, views: str | None, problem_versions: str | None) -> str | None:
     """The views that `--problem-versions` asks for; those of `--views` where it is not given."""
-    from modgap.core.view import parse_versions
+    from modgap.core.registry import DATASETS
+    from modgap.core.view import VERSION_VIEWS, parse_versions
 
     if problem_versions is None:
         return views
-    if benchmark != "mathverse":
+    if not VERSION_VIEWS.keys() & DATASETS.entry(benchmark).views:
         raise UserError(f"--problem-versions {problem_versions}: only --benchmark mathverse has versions; use --views.")
     if views is not None:
         raise UserError("--problem-versions and --views say the same thing twice: give one of them.")

@@ -37,13 +37,13 @@ def grade(run: Path, *, mode: Mode = "strict", options: JudgeOptions | None = No
         asked = make_judge(options)
     with progress_bars() as bars:
         summary = grade_run(folder, mode, progress=bars, judge=asked, check=options.check, seed=options.seed)
-    if asked and summary["judge"] is None:
+    if asked and summary.judge is None:
         say("nothing in this run is for a judge: its problems are graded as numbers, by rules alone")
     print_summary(summary, run.name)
-    if "original" in summary:
-        print_original(summary["original"])
-    if figures := summary.get("mathverse", {}).get("original"):
-        print_mathverse(figures)
+    if summary.original:
+        print_original(summary.original)
+    if summary.mathverse and summary.mathverse.original:
+        print_mathverse(summary.mathverse.original)
 
 
 def report(

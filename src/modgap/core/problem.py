@@ -39,6 +39,32 @@ def _contents(path: Path) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """What one view shows of a problem, where the data set itself says so.
+
+    Attributes:
+        words: Its words, verbatim; they override the rules of `core.prompt`, also where they are empty (the image of
+            MathVerse's Vision Only holds the whole text). `None` leaves them to the rules, if no view of the problem
+            has words of its own.
+        question: Its whole question, with its choices, which a judge reads; `None` for the problem's.
+        answer: Its gold answer; `None` for the problem's.
+        image: Its image. Where one view of a problem has an image of its own, `None` means that this view has no image:
+            the problem's would show what the view leaves out.
+    """
+
+    words: str | None
+    question: str | None = None
+    answer: str | None = None
+    image: Path | bytes | None = None
+
+
+def split_grader(grader: str) -> tuple[str, str]:
+    """The name of a grader, and the kind of answer that it grades: `mathverse` and `free-form`."""
+    name, _, kind = grader.partition(":")
+    return name, kind
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One problem of a data set.
 
@@ -53,13 +79,12 @@ class Problem:
         split: The split it was read from.
         index: Its position in the split, from 0.
         choices: The choices of a multiple-choice form, unused in free-form evaluation.
-        prompts: View name to the words of that view, verbatim; overrides the rules of `core.prompt` (data set `pairs`).
+        shown: View name to what that view shows, where the data set says so (`pairs`, `mathverse`).
         solution: A worked answer for supervised warm-up; synthetic problems have one.
-        images: View name to the image of that view, where views have images of their own (MathVerse); else `image`.
-        question_type: `multi-choice` or `free-form` where the data set grades the two apart (MathVerse), else empty.
-        subject: Subject, for breakdowns (MathVerse).
-        questions: View name to the whole question of that view, with its choices, where it is not `question`.
-        answers: View name to the gold answer of that view, where it is not `answer`.
+        grader: What grades it, a name of `grading.graders` and after a colon the kind of answer
+            (`mathverse:free-form`); empty for a number.
+        views: The views that the data set has of it; empty where every view can be made of it.
+        labels: What it is counted by in breakdowns, e.g. `subject`; records keep that one.
         image_at: Where `image` lies, `FILE.parquet#ROW`, for reports, where it was read out of a table.
     """
 
@@ -73,25 +98,65 @@ class Problem:
     split: str = "test"
     index: int = 0
     choices: tuple[float, ...] = ()
-    prompts: Mapping[str, str] = field(default_factory=dict[str, str])
+    shown: Mapping[str, Shown] = field(default_factory=dict[str, Shown])
     solution: str | None = None
-    images: Mapping[str, Path | bytes] = field(default_factory=dict[str, "Path | bytes"])
-    question_type: str = ""
-    subject: str = ""
-    questions: Mapping[str, str] = field(default_factory=dict[str, str])
-    answers: Mapping[str, str] = field(default_factory=dict[str, str])
+    grader: str = ""
+    views: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
     image_at: str = ""
 
     @property
     def leaky(self) -> bool:
         """Whether the question itself carries a number or an equation, so that every view shows that condition."""
-        if self.question_type:  # MathVerse: `question` is the whole text, of which a version shows what it will
+        if self.views:  # `question` is the whole text, of which each view shows what the data set chose
             return False
         return bool(_STATED.search(_NAMED_BY_NUMBER.sub("", self.question)))
 
+    @property
+    def own_words(self) -> dict[str, str]:
+        """View -> its words, of the views that have words of their own; they may be empty."""
+        return {view: shown.words for view, shown in self.shown.items() if shown.words is not None}
+
+    @property
+    def own_images(self) -> dict[str, Path | bytes]:
+        """View -> its image, of the views that have an image of their own; empty where the views share one."""
+        return {view: shown.image for view, shown in self.shown.items() if shown.image is not None}
+
+    @property
+    def own_questions(self) -> dict[str, str]:
+        """View -> its whole question, where that is not the problem's."""
+        return {view: self.question_of(view) for view in self.shown if self.question_of(view) != self.question}
+
+    @property
+    def own_answers(self) -> dict[str, str]:
+        """View -> its gold answer, where that is not the problem's."""
+        return {view: self.gold_of(view) for view in self.shown if self.gold_of(view) != self.answer}
+
+    def has_view(self, view: str) -> bool:
+        """Whether the data set has this view of the problem."""
+        return not self.views or view in self.views
+
+    def words_of(self, view: str) -> str | None:
+        """The words that the data set has for a view; `None` where the rules of `core.prompt` make them."""
+        shown = self.shown.get(view)
+        return shown.words if shown else None
+
+    def question_of(self, view: str) -> str:
+        """The whole question of a view: its own, or the problem's."""
+        shown = self.shown.get(view)
+        return self.question if shown is None or shown.question is None else shown.question
+
+    def gold_of(self, view: str) -> str:
+        """The gold answer of a view: its own, or the problem's."""
+        shown = self.shown.get(view)
+        return self.answer if shown is None or shown.answer is None else shown.answer
+
     def image_of(self, view: str = "") -> Path | bytes | None:
         """The image of a view: its own, or the problem's where the views share one."""
-        return self.images.get(view) if self.images and view else self.image
+        if not view or not self.own_images:
+            return self.image
+        shown = self.shown.get(view)
+        return shown.image if shown else None
 
     def image_bytes(self, view: str = "") -> bytes:
         """The encoded diagram as it lies on disk.

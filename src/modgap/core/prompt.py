@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from modgap.core import registry
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import Problem
 from modgap.core.view import VERSION_VIEWS, View, get_view
@@ -122,7 +123,7 @@ def training_question(
     view = get_view(view) if isinstance(view, str) else view
     if view.words is not None:
         return view.words(problem)
-    if problem.prompts or view.name in VERSION_VIEWS:
+    if problem.own_words or view.name in VERSION_VIEWS:
         return _own_words(problem, view)
     if not view.conditions:
         if view.picture == "none":
@@ -139,7 +140,7 @@ def contrastive_question(problem: Problem, style: Style = "aligned") -> str:
 
     Aligned style asks the image-only question as evaluation words it, so that what is trained is what is measured.
     """
-    if style == "paper" and not problem.prompts:
+    if style == "paper" and not problem.own_words:
         return f"Based on these conditions in the image, answer the question: {problem.question}"
     return training_question(problem, "image-only", style)
 
@@ -162,11 +163,11 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
     """The prompt of an evaluation. Aligned style: the words of training, to the letter."""
     view = get_view(view) if isinstance(view, str) else view
     has_image = view.picture != "none"
-    if style == "paper" and problem.question_type:
-        return _paper_mathverse(problem, view)
+    if style == "paper" and (own := registry.data_set_of([problem.grader]).paper_prompt):
+        return registry.load(own)(problem, view)
     if view.transcribe:
         return Prompt(f"{training_question(problem, view, style)}\n{TRANSCRIBE_INSTRUCTION}", has_image=has_image)
-    if style == "aligned" or problem.prompts or view.words is not None:
+    if style == "aligned" or problem.own_words or view.words is not None:
         return training_prompt(problem, view, style)
     if view.conditions:
         # The original appends ", " to every structural condition, so one without a semantic clause keeps it.
@@ -177,27 +178,27 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
     return Prompt(text + PAPER_EVALUATION_INSTRUCTION, has_image=has_image)
 
 
-def _paper_mathverse(problem: Problem, view: View) -> Prompt:
+def paper_mathverse(problem: Problem, view: View) -> Prompt:
     """MathVerse as the original asks it: `question_for_eval` in every version, the whole text in Vision Only, too."""
     _own_words(problem, view)  # refuses a view that the problem does not have
-    question = problem.questions.get(view.name, problem.question)
-    text = f"{question}\n{PAPER_MATHVERSE_INSTRUCTION}"
+    text = f"{problem.question_of(view.name)}\n{PAPER_MATHVERSE_INSTRUCTION}"
     return Prompt(text, system=None, prefill=PAPER_MATHVERSE_PREFILL, has_image=view.picture != "none")
 
 
 def _own_words(problem: Problem, view: View) -> str:
     """The user's own words for a view; a control takes those of the view it is derived from."""
-    if not problem.prompts:
+    own = problem.own_words
+    if not own:
         raise UserError(
             f"the view {view.name!r} is a version of MathVerse's, which problem {problem.id} does not have."
         )
-    name = view.name if view.name in problem.prompts else "full-text" if view.conditions else "image-only"
-    if name not in problem.prompts:
+    name = view.name if view.name in own else "full-text" if view.conditions else "image-only"
+    if name not in own:
         raise UserError(
-            f"problem {problem.id} has no prompt for the view {name!r} (it has {', '.join(sorted(problem.prompts))}): "
+            f"problem {problem.id} has no prompt for the view {name!r} (it has {', '.join(sorted(own))}): "
             "add it to the file, or choose other --views."
         )
-    return problem.prompts[name]
+    return own[name]
 
 
 # The judge: MathVerse's official five shots, as the original sends them (its raw completion prompt).

@@ -28,9 +28,9 @@ import time
 from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError
@@ -46,8 +46,25 @@ class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+_FIRST_GRADER = "mathverse:"
+
+
+def recorded_grader(grader: str) -> str:
+    """A problem's grader as run folders and fingerprints have it.
+
+    The first grader beside that of numbers was MathVerse's, and runs recorded only the kind of answer: `free-form` is
+    `mathverse:free-form`. Any other grader is recorded with its name, and so with a colon.
+    """
+    if grader.startswith(_FIRST_GRADER):
+        return grader.removeprefix(_FIRST_GRADER)
+    return f"{grader}:" if grader and ":" not in grader else grader
+
+
 class ProblemRow(_Row):
-    """One line of problems.jsonl."""
+    """One line of problems.jsonl.
+
+    The key of `grader` is `question_type`, and its values are those of `recorded_grader`, as in the first runs.
+    """
 
     id: str
     answer: str
@@ -56,11 +73,27 @@ class ProblemRow(_Row):
     leaky: bool = False
     image: str | None = None
     conditions: tuple[str, ...] = ()
-    question_type: str = ""
+    grader: Annotated[
+        str,
+        PlainSerializer(recorded_grader),
+        Field(validation_alias=AliasChoices("question_type", "grader"), serialization_alias="question_type"),
+    ] = ""
     subject: str = ""
     views: tuple[str, ...] = ()
     questions: dict[str, str] = {}
     answers: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_grader(cls, fields: Any) -> Any:
+        """A record without a grader's name is of the first one; what is no string is refused by its type."""
+        if not isinstance(fields, dict):
+            return fields
+        row = cast("dict[str, Any]", fields)
+        kind = row.get("question_type")
+        if isinstance(kind, str) and kind and ":" not in kind:
+            return row | {"question_type": f"{_FIRST_GRADER}{kind}"}
+        return row
 
     def has_view(self, view: str) -> bool:
         """Whether the data set has this view of the problem; where `views` is empty, it has every view."""
@@ -388,7 +421,7 @@ class RunFolder:
 
     def write_problems(self, rows: Iterable[ProblemRow]) -> None:
         """Record the problems of the run."""
-        write_text(self._file("problems.jsonl"), "".join(row.model_dump_json() + "\n" for row in rows))
+        write_text(self._file("problems.jsonl"), "".join(row.model_dump_json(by_alias=True) + "\n" for row in rows))
 
     def problems(self) -> dict[str, ProblemRow]:
         """The problems of the run by id."""
@@ -480,13 +513,9 @@ class RunFolder:
         """The grades of the last grading, or of the last one in a mode; empty before the first."""
         return list(iter_rows(self._grades_path(mode), GradeRow))
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Replace summary.json."""
-        write_json(self._file("summary.json"), summary)
-
-    def summary(self) -> dict[str, Any]:
-        """The numbers of the run."""
-        return read_json(self._file("summary.json"))
+    def write_summary(self, summary: BaseModel) -> None:
+        """Replace summary.json; `analysis.results` says what it holds, and reads it."""
+        write_json(self._file("summary.json"), summary.model_dump(mode="json"))
 
 
 class ResponseWriter:

@@ -7,17 +7,13 @@ brings what the table says of ours.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from modgap.core.errors import UserError, unknown
+from modgap.core.errors import unknown
+from modgap.core.loading import load as load
+from modgap.core.view import DEFAULT_VIEWS, VERSION_VIEWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +39,28 @@ class DatasetEntry(Entry):
         own_data: `module:function` that gives the folder of problems that need no `--data`: (progress) -> path; empty
             where a data set has to be given.
         splits: Whether there is a train split beside the test split.
-        paper_temperature: Temperature of the paper's evaluation, where it is not 0.6.
+        grader: The name of the grader of its problems (`grading.graders`), by which `data_set_of` finds the entry;
+            empty for the grader of numbers.
+        views: The views that are asked unless others are named.
+        paper_prompt: `module:function` of the prompts of paper style: (problem, view) -> `Prompt`; empty where
+            `core.prompt` has the rules.
+        paper_temperature: Temperature of the paper's evaluation; `None` for that of every evaluation.
+        paper_figures: `module:function` of the original's own figures, for a run that is graded in mode `paper`:
+            (summary, problems, responses, grades, other files of an import) -> the summary with them.
+
+    What is asked of a run folder, or of problems without the name of their data set, is looked up by their grader among
+    our own entries (`data_set_of`): `views` and what begins with `paper` have no effect in an entry without a grader of
+    its own.
     """
 
     check: str = ""
     own_data: str = ""
     splits: bool = True
+    grader: str = ""
+    views: tuple[str, ...] = DEFAULT_VIEWS
+    paper_prompt: str = ""
     paper_temperature: float | None = None
+    paper_figures: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +184,11 @@ RECIPES = Registry(
         "full-text-continued": Entry("modgap.recipes.kl_variants:full_text_continued"),
     },
 )
-_PGPS9K = DatasetEntry("modgap.datasets.pgps9k:read", check="modgap.datasets.pgps9k:check")
+_PGPS9K = DatasetEntry(
+    "modgap.datasets.pgps9k:read",
+    check="modgap.datasets.pgps9k:check",
+    paper_figures="modgap.analysis.original:with_figures",
+)
 DATASETS = Registry(
     "benchmark",
     "modgap.datasets",
@@ -184,10 +199,34 @@ DATASETS = Registry(
         "synthetic": replace(_PGPS9K, own_data="modgap.datasets.synthetic.benchmark:benchmark_folder"),
         "pairs": DatasetEntry("modgap.datasets.pairs:read", check="modgap.datasets.pairs:check", splits=False),
         "mathverse": DatasetEntry(
-            "modgap.datasets.mathverse:read", check="modgap.datasets.mathverse:check", paper_temperature=0.8
+            "modgap.datasets.mathverse:read",
+            check="modgap.datasets.mathverse:check",
+            grader="mathverse",
+            views=tuple(VERSION_VIEWS),
+            paper_prompt="modgap.core.prompt:paper_mathverse",
+            paper_temperature=0.8,
+            paper_figures="modgap.analysis.original_mathverse:with_figures",
         ),
     },
 )
+
+
+def data_set_of(graders: Iterable[str]) -> DatasetEntry:
+    """Our entry for problems that come without their data set's name, such as those of a run folder.
+
+    Args:
+        graders: What grades them (`Problem.grader`).
+
+    Returns:
+        The data set with a grader of its own that is among them; PGPS9K, which has the paper's rules, if none is.
+    """
+    names = {grader.partition(":")[0] for grader in graders}
+    for entry in DATASETS.values():
+        if entry.grader and entry.grader in names:
+            return entry
+    return _PGPS9K
+
+
 _LOCAL = ("batch_size", "device")
 _SERVED = ("base_url", "api_key_env", "concurrency", "timeout", "max_retries")
 INFERENCE_ENGINES = Registry(
@@ -229,52 +268,3 @@ TRAINING_ENGINES = Registry(
         ),
     },
 )
-
-# Package to the extra that brings it, for a message when it is missing.
-_EXTRAS = {"vllm": "vllm", "verl": "verl", "openai": "openai", "ray": "ray", "modelscope": "modelscope"}
-
-
-def load(path: str) -> Any:
-    """The object at `module:object` or `path/to/file.py:object`.
-
-    Raises:
-        UserError: The module needs a package that is not installed (the message names the extra), or does not exist.
-    """
-    module_name, sign, name = path.rpartition(":")
-    if not sign or not module_name or not name:
-        raise UserError(f"{path!r} names no object: write it as module:object or path/to/file.py:object.")
-    module = _from_file(path, module_name) if module_name.endswith(".py") else _imported(path, module_name)
-    # Outside of the handler: an AttributeError while a user's module is imported is that module's bug, and tells where.
-    if not hasattr(module, name):
-        raise UserError(f"cannot import {path!r}: {module_name} has no {name!r}.")
-    return getattr(module, name)
-
-
-def _imported(path: str, module_name: str) -> ModuleType:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in _EXTRAS:
-            raise UserError(f"{missing} is not installed: pip install 'modgap[{_EXTRAS[missing]}]'.") from error
-        raise UserError(f"cannot import {path!r}: no module named {error.name!r}.") from error
-
-
-def _from_file(path: str, file_name: str) -> ModuleType:
-    """The module in a file, executed once in a process."""
-    file = Path(file_name).resolve()
-    if not file.is_file():
-        raise UserError(f"cannot import {path!r}: the file {file_name} does not exist.")
-    name = f"modgap_file_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None, "a name that ends in .py has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from modgap.core.errors import UserError, unknown
-from modgap.core.registry import load
+from modgap.core.loading import load
 
 if TYPE_CHECKING:
     from modgap.core.problem import Problem

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modgap.core.errors import UserError
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, Shown
 from modgap.core.view import ALL_VIEWS, VERSION_VIEWS
 from modgap.datasets.faults import Counts, Fault, Progress, Report, inspections, named, unusual_images
 from modgap.datasets.mathverse_rows import Row, files_of, line_of, scan, take_images
-from modgap.grading.mathverse import Case, grade_by_rule
+from modgap.grading.mathverse import Case, grade_by_rule, grader_of
 
 if TYPE_CHECKING:
     from modgap.core.images import Inspection
@@ -116,21 +116,24 @@ def _problem(name: str, rows: list[Row], index: int) -> Problem:
     """A problem from its rows, Text Dominant first where it is there."""
     first = rows[0]
     told = max(rows, key=lambda row: row.view == "vision-only")  # its image says all that there is to say
-    images = {row.view: row.image for row in rows if isinstance(row.image, Path | bytes) and row.view in VERSION_VIEWS}
+    shown: dict[str, Shown] = {}
+    for row in rows:
+        image = row.image if isinstance(row.image, Path | bytes) and row.view in VERSION_VIEWS else None
+        question = row.whole if row.whole != first.whole else None
+        answer = row.answer if row.answer != first.answer else None
+        shown[row.view] = Shown(row.question, question, answer, image)
     return Problem(
         id=name,
         question=first.whole,
         answer=first.answer,
-        image=images.get(told.view),
+        image=shown[told.view].image,
         image_at=f"{told.file.absolute()}#{told.number}" if isinstance(told.image, bytes) else "",
         type=": ".join(part for part in (first.subject, first.subfield) if part),
         index=index,
-        prompts={row.view: row.question for row in rows},
-        images=images,
-        question_type=first.question_type,
-        subject=first.subject,
-        questions={row.view: row.whole for row in rows if row.whole != first.whole},
-        answers={row.view: row.answer for row in rows if row.answer != first.answer},
+        shown=shown,
+        grader=grader_of(first.question_type),
+        views=tuple(shown),
+        labels={"subject": first.subject} if first.subject else {},
     )
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core.errors import UserError, unknown
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, Shown
 from modgap.core.view import DEFAULT_VIEWS, VIEWS
 from modgap.datasets.faults import (
     Counts,
@@ -94,8 +94,9 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
             report.faults.append(item)
             continue
         line, problem = item
-        counts.add(problem, bare=len(set(problem.prompts.values())) < len(problem.prompts))
-        if not set(DEFAULT_VIEWS) <= set(problem.prompts):
+        prompts = problem.own_words
+        counts.add(problem, bare=len(set(prompts.values())) < len(prompts))
+        if not prompts.keys() >= set(DEFAULT_VIEWS):
             unpaired.append(problem.id)
         if problem.image is not None:
             shown.setdefault(problem.image, []).append((line, problem.id))
@@ -247,7 +248,8 @@ def _problem(folder: Path, name: str, value: JsonObject) -> tuple[Problem, Compl
         if value.get(key) is not None and (complaint := text_fault(value[key], may_be_empty=True)):
             complaints.append((complaint[0], f"{key} {complaint[1]}"))
     question = value.get("question") or prompts.get("image-only") or next(iter(prompts.values()), "")
-    return Problem(name, question, answer, image, type=value.get("type") or "", prompts=prompts), complaints
+    shown = {view: Shown(words) for view, words in prompts.items()}
+    return Problem(name, question, answer, image, type=value.get("type") or "", shown=shown), complaints
 
 
 def _answer(value: JsonObject) -> tuple[str, Complaints]:

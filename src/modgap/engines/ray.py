@@ -62,7 +62,8 @@ class Cluster:
             raise UserError("--replicas needs Ray: pip install 'modgap[ray]'.") from error
         self.ray: Any = ray
         self._address, self._session = address, None
-        self._ours = not ray.is_initialized()
+        # pyright takes this file for the package `ray` where that is not installed.
+        self._ours = not ray.is_initialized()  # pyright: ignore[reportAttributeAccessIssue]
         if self._ours:
             _read_again()
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

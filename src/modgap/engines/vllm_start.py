@@ -256,8 +256,11 @@ class Running:
                     f"vLLM cannot be imported (no module named {error.name!r}): install it again."
                 ) from None
             raise UserError("vllm is not installed: pip install 'modgap[vllm]'.") from None
-        known = {field.name for field in dataclasses.fields(vllm.EngineArgs)}
-        known |= {name for name, p in inspect.signature(vllm.LLM).parameters.items() if p.kind is not p.VAR_KEYWORD}
+        # pyright takes engines/vllm.py for the package `vllm` where that is not installed.
+        engine_args: Any = vllm.EngineArgs  # pyright: ignore[reportAttributeAccessIssue]
+        llm: Any = vllm.LLM  # pyright: ignore[reportAttributeAccessIssue]
+        known = {field.name for field in dataclasses.fields(engine_args)}
+        known |= {name for name, p in inspect.signature(llm).parameters.items() if p.kind is not p.VAR_KEYWORD}
         check_names(given, known)
         if not current_platform.device_type:
             raise UserError(explain(None, "Failed to infer device type"))
@@ -271,7 +274,7 @@ class Running:
         if limits := pixel_arguments(folder, pixels):
             arguments["mm_processor_kwargs"] = {**limits, **(given.get("mm_processor_kwargs") or {})}
         try:
-            return vllm.LLM(model=str(folder), **arguments)
+            return llm(model=str(folder), **arguments)
         finally:
             _quieten(self._log)
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Literal, get_args
 
-from modgap.core.record import Outcome
+from modgap.grading.grade import Grade
 from modgap.grading.number import MAX_CHARS, decimal_comma_readings, parse_number, readings
 
 Mode = Literal["strict", "relative", "paper", "exact"]
@@ -47,31 +47,6 @@ _THINK_TAG = re.compile(r"<\s{0,9}(/?)\s{0,9}think(?:ing)?\s{0,9}>", re.IGNORECA
 _PERCENT = re.compile(r"%|％|\bpercent\b")
 _QUOTES = frozenset("`'\"“”‘’")
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,9}(?:(\{)|([+-]?[0-9.][0-9.,]{0,30}))|\\[{}]|[{}]")
-
-
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """The verdict on one response.
-
-    Attributes:
-        outcome: `correct`, `wrong`, `no_answer` or `error` (could not be graded).
-        answer: The content of the box, None if there is none.
-        value: The number it states, None if it states none.
-        stage: What decided: `no-box`, `empty`, `length`, `not-a-number`, `strict`, `relative`, `grade_answer`,
-            `one-percent`, `undecided`, `gold`.
-        reason: For `error`: why it could not be graded.
-    """
-
-    outcome: Outcome
-    answer: str | None
-    value: float | None
-    stage: str
-    reason: str = ""
-
-    @property
-    def correct(self) -> bool:
-        """Whether the outcome is `correct`."""
-        return self.outcome == "correct"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from modgap.core.prompt import Prompt, judge_prompt
-from modgap.grading.answer import Grade
+from modgap.grading.grade import Grade
 
 JudgeMode = Literal["strict", "relative", "paper"]
 Ask = Callable[[Sequence[Prompt]], Iterable[str | None]]

@@ -23,9 +23,10 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, get_args
 
 from modgap.grading import choices, judge
-from modgap.grading.answer import ABSOLUTE, RELATIVE, ROUNDING, Grade, extract_answer
+from modgap.grading.answer import ABSOLUTE, RELATIVE, ROUNDING, extract_answer
 from modgap.grading.compare import Close, for_algebra, same_form
 from modgap.grading.forms import Form, read_form
+from modgap.grading.grade import Grade
 from modgap.grading.greek import canonical
 from modgap.grading.judge import Ask, JudgeMode, Undecided
 from modgap.grading.number import MAX_CHARS, decimal_comma_readings
@@ -38,6 +39,8 @@ _QUESTION_TYPES: Final = {
     "freeform": FREE_FORM, "openended": FREE_FORM,
 }  # fmt: skip
 PAPER_TOLERANCE: Final = 0.05
+NAME: Final = "mathverse"
+"""This grader's name, see `Problem.grader` and `graders`."""
 
 _DECIMAL_COMMA = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d)")
 _LONE_COMMA = re.compile(r"[^,;()\[\]]*\d(?:,|\{,\})\d[^,;()\[\]]*")
@@ -64,6 +67,11 @@ class Case:
 def question_type_of(text: str) -> str | None:
     """`multi-choice` or `free-form`, as data sets spell it (`multi_choice`, `Multiple Choice`); None for any other."""
     return _QUESTION_TYPES.get(re.sub(r"[\W_]+", "", text).casefold())
+
+
+def grader_of(question_type: str) -> str:
+    """The grader of a problem of that type, as `Problem.grader` names it."""
+    return f"{NAME}:{question_type}"
 
 
 class Symbolic(Protocol):

@@ -34,7 +34,7 @@ from itertools import islice
 from types import FunctionType, SimpleNamespace
 from typing import Any, Final, Literal
 
-from modgap.grading.answer import Grade
+from modgap.grading.grade import Grade
 from modgap.grading.number import parse_number
 
 MAX_CHARS: Final = 1000

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from modgap.core.errors import UserError
+from modgap.models.decoder import DecoderModel
 from modgap.models.layers import normed, rotated, turned
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
-    from modgap.models.policy import Policy
 
 
 MOST_ROWS = 2048
@@ -140,7 +140,7 @@ class _Cache:
         self.added = [(kept(k), kept(v)) for k, v in self.added]
 
 
-def decode_step(policy: Policy, tokens_PG: Tensor, cache: Cache, cos_PD: Tensor, sin_PD: Tensor) -> Tensor:
+def decode_step(policy: DecoderModel, tokens_PG: Tensor, cache: Cache, cos_PD: Tensor, sin_PD: Tensor) -> Tensor:
     """Logits `[P*G, V]` after one more token for each sample, which the cache takes in.
 
     As few kernels as it takes: with a handful of rows each costs its launch.
@@ -188,7 +188,7 @@ class Start:
     sin: Tensor
 
 
-def begin(policy: Policy, prompts: Sequence[EncodedPrompt], n: int) -> Start:
+def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Start:
     """Run the prompts, each once, and make ready for n new tokens.
 
     Raises:
@@ -220,7 +220,7 @@ def begin(policy: Policy, prompts: Sequence[EncodedPrompt], n: int) -> Start:
     return Start(prefix, logits, lengths, cos, sin)
 
 
-def _rotary_table(policy: Policy, start_P: Tensor, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def _rotary_table(policy: DecoderModel, start_P: Tensor, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines `[P, n, D]` of the n positions from each start; text has one position in all three axes."""
     positions = (start_P[:, None] + torch.arange(n, device=start_P.device)).expand(3, -1, -1)
     cos, sin = policy.decoder.rotary_emb(like, positions)
@@ -234,7 +234,7 @@ def flat_seeds(seeds: Sequence[Sequence[int]]) -> list[int]:
 
 
 def sample_batch(
-    policy: Policy,
+    policy: DecoderModel,
     prompts: Sequence[EncodedPrompt],
     seeds: Sequence[Sequence[int]],
     temperature: float,
@@ -314,7 +314,7 @@ def free_memory(device: torch.device) -> float:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def rows_at_once(policy: Policy, prompt_tokens: int, max_new_tokens: int, held: int = 0) -> int:
+def rows_at_once(policy: DecoderModel, prompt_tokens: int, max_new_tokens: int, held: int = 0) -> int:
     """How many samples fit into one batch: 64 on a CPU, what a sixth of the free memory and `held` holds on a GPU.
 
     A sixth, for `static.py` rounds numbers of prompts up by as much as a half and takes no batch above a quarter.
@@ -326,7 +326,7 @@ def rows_at_once(policy: Policy, prompt_tokens: int, max_new_tokens: int, held: 
     return max(1, min(MOST_ROWS, int((free_memory(policy.device) + held) / 6) // each))
 
 
-def bytes_of_token(policy: Policy) -> int:
+def bytes_of_token(policy: DecoderModel) -> int:
     """Of its keys and values, in autocast's type where that is on."""
     config, kind = policy.model.config.text_config, policy.device.type
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modgap.models.casts import Casts, moved
 from modgap.models.decode import Generated, rows_at_once, sample_batch
+from modgap.models.decoder import Features
 from modgap.models.encode import EncodedPrompt, Encoder
 from modgap.models.files import save_folder
 from modgap.models.patches import pixel_values
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 # Logits are computed in chunks of about this many numbers where gradients would keep them all (1 GB in fp32).
 _LOGIT_CHUNK = 2**28
-
-Features = Sequence[Tensor | None]
 
 
 class Policy:

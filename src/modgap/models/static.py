@@ -46,10 +46,10 @@ from modgap.models.decode import (
     pick,
     uniforms,
 )
+from modgap.models.decoder import DecoderModel
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
-    from modgap.models.policy import Policy
 
 SWITCH = "MODGAP_CUDA_GRAPHS"
 # Of new tokens and of prefixes: room starts at and doubles from the first, prefixes are multiples of the second.
@@ -118,7 +118,7 @@ class _State:
         return keys, values
 
 
-def advance(policy: Policy, state: _State, eos: Tensor) -> None:
+def advance(policy: DecoderModel, state: _State, eos: Tensor) -> None:
     """One step, all of it on the device: pick a token for each row, write it down, run the decoder on it."""
     P, G, temperature, place = state.key.prompts, state.key.samples, state.key.temperature, state.place
     logps_BV = policy.token_logps(state.logits, temperature or 1.0)
@@ -144,7 +144,7 @@ class StaticSampler:
     """
 
     def __init__(
-        self, policy: Policy, capture: bool | None = None, most_graphs: int = 48, compact_above: int = 32
+        self, policy: DecoderModel, capture: bool | None = None, most_graphs: int = 48, compact_above: int = 32
     ) -> None:
         self._held = weakref.ref(policy)  # the policy holds this: a cycle would keep its memory for a while
         self.capture = policy.device.type == "cuda" if capture is None else capture
@@ -158,7 +158,7 @@ class StaticSampler:
         self.replays = 0
 
     @property
-    def _policy(self) -> Policy:
+    def _policy(self) -> DecoderModel:
         policy = self._held()
         assert policy is not None, "its policy is gone"
         return policy

@@ -27,18 +27,18 @@ from torch.utils.checkpoint import checkpoint
 
 from modgap.models import flash
 from modgap.models.casts import moved
+from modgap.models.decoder import DecoderModel, Features
 from modgap.models.layers import gated_mlp, normed, rotated, turned
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
-    from modgap.models.policy import Features, Policy
 
 # Fewer leading tokens in common than these are not worth a span.
 _SHORTEST = 16
 
 
 def tree_hidden(
-    policy: Policy, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
+    policy: DecoderModel, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
 ) -> Tensor:
     """Hidden states `[N, C]` that predict the response tokens, row by row; rows with one prompt object share it."""
     image_token = policy.model.config.image_token_id

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from modgap.analysis.original_mathverse import print_mathverse
+from modgap.analysis.results import Summary
 from modgap.core.errors import UserError
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, Shown, split_grader
 from modgap.core.record import Response, RunFolder, iter_rows, write_text
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets import mathverse
 from modgap.grading.judge import PAPER_MAX_TOKENS, Undecided
-from modgap.grading.mathverse import Case, grade_by_rule
+from modgap.grading.mathverse import Case, grade_by_rule, grader_of
 from modgap.grading.verdicts import VerdictFile, VerdictRow, question_id
 from modgap.original.importing import Imported, Source, import_runs, response, some_of
 from modgap.original.mathverse import GenerationFile, GenerationRow, Generations, by_model, read_generations
@@ -86,7 +87,7 @@ class GenerationSource(Source):
         if golds is not None:
             odd |= _against_gold(rows, golds)
             known = {problem.id: problem for problem in golds}
-            rows = {key: row for key, row in rows.items() if key[0] in known and key[1] in known[key[0]].prompts}
+            rows = {key: row for key, row in rows.items() if key[0] in known and key[1] in known[key[0]].views}
             if not rows:
                 raise UserError(f"no row of {files[0].path} is to a problem of --gt: is it the same data set?")
         self._files, self._rows, self._odd, self._samples = files, rows, odd, samples
@@ -107,7 +108,7 @@ class GenerationSource(Source):
     def _wanted(self) -> Iterator[tuple[Problem, Key]]:
         """Every sample that the run should have."""
         for problem in self.problems:
-            for view in (view for view in self._views if view in problem.prompts):
+            for view in (view for view in self._views if view in problem.views):
                 for sample in range(self._samples):
                     yield problem, (problem.id, view, sample)
 
@@ -126,13 +127,17 @@ class GenerationSource(Source):
             odd[f"of {len(wanted):,} are missing"] = missing
         return _note(self._files, odd, scored, self._views, with_gold=self._with_gold)
 
-    def original(self, summary: dict[str, Any]) -> dict[str, Any]:
+    def with_original(self, strict: Summary, paper: Summary) -> Summary:
         """The breakdown by version has the original's figures."""
-        return summary["mathverse"]
+        if not strict.mathverse or not paper.mathverse:
+            return strict
+        breakdown = strict.mathverse.model_copy(update={"original": paper.mathverse.original})
+        return strict.model_copy(update={"mathverse": breakdown})
 
-    def print_original(self, figures: Mapping[str, Any]) -> None:
+    def print_original(self, summary: Summary) -> None:
         """Print them as `eval-results.py` does."""
-        print_mathverse(figures)
+        if summary.mathverse and summary.mathverse.original:
+            print_mathverse(summary.mathverse.original)
 
     def remarks(self, note: Mapping[str, Any]) -> list[str]:
         """How far the original's verdicts are ours."""
@@ -184,10 +189,9 @@ def _problems_of_rows(rows: Any) -> list[Problem]:
                 question=whole.question,
                 answer=whole.answer,
                 index=index,
-                prompts={view: row.question for view, row in by_view.items()},
-                question_type=whole.question_type,
-                questions={view: row.question for view, row in by_view.items() if row.question != whole.question},
-                answers={view: row.answer for view, row in by_view.items() if row.answer != whole.answer},
+                shown={view: Shown(row.question, row.question, row.answer) for view, row in by_view.items()},
+                grader=grader_of(whole.question_type),
+                views=tuple(by_view),
             )
         )
     return found
@@ -199,12 +203,12 @@ def _against_gold(rows: Mapping[Key, GenerationRow], golds: Sequence[Problem]) -
     problems = {problem.id: problem for problem in golds}
     for key, row in rows.items():
         problem = problems.get(row.problem_id)
-        if problem is None or row.view not in problem.prompts:
+        if problem is None or row.view not in problem.views:
             odd.setdefault("match no problem and version of --gt and are left out", []).append(_named(key))
             continue
-        if row.answer != problem.answers.get(row.view, problem.answer):
+        if row.answer != problem.gold_of(row.view):
             odd.setdefault("have another gold answer than --gt, by which they are graded", []).append(_named(key))
-        if row.question != problem.questions.get(row.view, problem.question):
+        if row.question != problem.question_of(row.view):
             odd.setdefault("have another question than --gt", []).append(_named(key))
     return odd
 
@@ -227,9 +231,8 @@ def _keep_verdicts(
     agree, differ, apart, judged = 0, list[str](), list[str](), 0
     for key, row in scored.items():
         problem = by_id[row.problem_id]
-        gold = problem.answers.get(row.view, problem.answer)
-        question = problem.questions.get(row.view, problem.question)
-        result = grade_by_rule(Case(row.prediction, gold, question, problem.question_type), "paper")
+        gold, question = problem.gold_of(row.view), problem.question_of(row.view)
+        result = grade_by_rule(Case(row.prediction, gold, question, split_grader(problem.grader)[1]), "paper")
         if not isinstance(result, Undecided):
             if result.correct == row.correct:
                 agree += 1

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.analysis.original import print_original
+from modgap.analysis.results import Summary
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.record import Response, RunFolder
@@ -132,13 +133,13 @@ class AnswerSource(Source):
         """All odd files by name, and the warnings that name some of them."""
         return _notes(self._read, self.problems, self._samples, self._outside)
 
-    def original(self, summary: dict[str, Any]) -> dict[str, Any]:
+    def with_original(self, strict: Summary, paper: Summary) -> Summary:
         """The summary itself has the original's figures, for each view."""
-        return summary
+        return strict.model_copy(update={"original": paper.original})
 
-    def print_original(self, figures: Mapping[str, Any]) -> None:
+    def print_original(self, summary: Summary) -> None:
         """Print them as `eval.py` does."""
-        print_original(figures)
+        print_original(summary.original or {})
 
 
 def _digest(answers: Answers) -> str:

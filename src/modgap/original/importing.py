@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modgap.analysis.results import IMPORT_NOTE, Summary
 from modgap.core.problem import Problem
 from modgap.core.prompt import evaluation_prompt
 from modgap.core.record import Response, RunFolder, holding_place, write_json
 from modgap.workflows.evaluate import fingerprint, problem_row
-from modgap.workflows.grade import IMPORT_NOTE, Progress, grade_held
+from modgap.workflows.grade import Progress, grade_held
 
 NAMED = 5
 """Most files or rows that a warning names; `import.json` names all."""
@@ -54,12 +55,12 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def original(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """The part of a summary that holds the original's figures under `original`."""
+    def with_original(self, strict: Summary, paper: Summary) -> Summary:
+        """The strict summary with the original's figures, which the other one holds."""
 
     @abstractmethod
-    def print_original(self, figures: Mapping[str, Any]) -> None:
-        """Print the original's figures as its script does."""
+    def print_original(self, summary: Summary) -> None:
+        """Print the original's figures in a summary as its script does."""
 
     def remarks(self, note: Mapping[str, Any]) -> list[str]:
         """What is printed before the numbers, beside the places."""
@@ -82,8 +83,8 @@ class Imported:
     path: Path
     model: str
     source: Source
-    strict: dict[str, Any]
-    paper: dict[str, Any]
+    strict: Summary
+    paper: Summary
     note: dict[str, Any]
 
 
@@ -140,8 +141,7 @@ def _import(
         note = source.note(run)
         write_json(run.path / IMPORT_NOTE, note)
         paper = grade_held(run, "paper", progress)
-        strict = grade_held(run, "strict", progress)
-        source.original(strict)["original"] = source.original(paper)["original"]
+        strict = source.with_original(grade_held(run, "strict", progress), paper)
         run.write_summary(strict)
     return Imported(out, model, source, strict, paper, note)
 
@@ -169,7 +169,7 @@ def print_imported(run: Imported) -> None:
     print(f"\nGraded strict{run.source.tolerance} (the run's grades and summary):")
     print_summary(run.strict, run.path.name)
     print(f"\nGraded as the original's {run.source.script} does (modgap grade --mode paper):")
-    said = run.strict["warnings"]
-    print_summary(run.paper | {"warnings": [w for w in run.paper["warnings"] if w not in said]}, run.path.name)
-    run.source.print_original(run.source.original(run.strict)["original"])
+    new = [words for words in run.paper.warnings if words not in run.strict.warnings]
+    print_summary(run.paper.model_copy(update={"warnings": new}), run.path.name)
+    run.source.print_original(run.strict)
     print()

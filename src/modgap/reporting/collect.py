@@ -11,21 +11,75 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modgap.analysis.cells import Sweep, read_cells
-from modgap.core.errors import UserError
-from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder, read_json
+from pydantic import ConfigDict, Field, ValidationError
 
-IMPORT_NOTE = "import.json"
-"""What an imported run holds beside its manifest: the `warnings` of its import."""
+from modgap.analysis.cells import Sweep, read_cells
+from modgap.analysis.results import Result, Settings, first_fault, read_import_note
+from modgap.core.errors import UserError
+from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder
+
 ROLLOUTS_SHOWN = 40
 """How many rollouts of a stage are read, evenly spaced through the file (which may hold hundreds of thousands)."""
+TEXTS = ("prompt", "response")
+"""Fields of a rollout that are shown in full."""
+NOT_SHOWN = ("seed",)
+"""Fields of a rollout that tell a reader nothing."""
 MOST_NAMED = 6
 """A note names at most so many folders."""
+
+
+class Manifest(Result):
+    """What a report reads of manifest.json; nothing is known of a folder without one.
+
+    Attributes:
+        kind: `eval`, `train`, `study`, `import`.
+        created: When the run began.
+        given: The arguments as the user gave them.
+        resolved: The arguments that make the run what it is.
+        fingerprints: Of the model and the data.
+        whole: The whole file; empty where there is none.
+    """
+
+    # A folder may hold another program's manifest.json, which is none of ours but must not stop a report.
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    kind: str = ""
+    created: str = ""
+    given: Settings = Field(default_factory=dict)
+    resolved: Settings = Field(default_factory=dict)
+    fingerprints: dict[str, str | None] = Field(default_factory=dict)
+    whole: Settings = Field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The whole file as the page shows it; empty where there is none."""
+        return json.dumps(self.whole, indent=2, ensure_ascii=False) if self.whole else ""
+
+    @property
+    def model(self) -> str:
+        """The model's name: as given, or, in imports and older runs, as resolved."""
+        return str(self.given.get("model") or self.resolved.get("model") or self.resolved.get("start") or "")
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """A line of train_log.jsonl: the step and every number of it, nested ones as `outer.inner`."""
+
+    step: int
+    numbers: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A line of rollouts.jsonl: `texts` (prompt and response), and what else it says, short."""
+
+    facts: dict[str, object]
+    texts: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +89,7 @@ class EvalRun:
     Attributes:
         name: How the report calls it: the recipe in a study, else the folder.
         path: Its folder.
-        manifest: manifest.json, empty where there is none.
+        manifest: What its manifest.json says.
         problems: By id; problems that the file lacks are made up from the grades (id and gold only).
         responses: The last response of each sample, in the file's order.
         grades: The grade of each sample.
@@ -44,7 +98,7 @@ class EvalRun:
 
     name: str
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     problems: dict[str, ProblemRow]
     responses: list[Response]
     grades: dict[Key, GradeRow]
@@ -53,7 +107,7 @@ class EvalRun:
     @property
     def model(self) -> str:
         """The model as it was given; in a study the one that it started from."""
-        return self.base or model_of(self.manifest)
+        return self.base or self.manifest.model
 
     @property
     def mode(self) -> str:
@@ -69,17 +123,17 @@ class TrainStage:
         recipe: The recipe or folder that it belongs to.
         title: `stage1`, or the folder's name where it stands alone.
         path: Its folder.
-        manifest: manifest.json, empty where there is none.
-        log: The lines of train_log.jsonl, nested numbers flattened to `outer.inner`, one line a step (the last wins).
+        manifest: What its manifest.json says.
+        log: The lines of train_log.jsonl, one a step (the last wins).
         rollouts: Some lines of rollouts.jsonl, in order.
     """
 
     recipe: str
     title: str
     path: Path
-    manifest: dict[str, Any]
-    log: list[dict[str, Any]]
-    rollouts: list[dict[str, Any]]
+    manifest: Manifest
+    log: list[LogRow]
+    rollouts: list[Rollout]
 
 
 @dataclass(slots=True)
@@ -120,7 +174,7 @@ def collect(paths: Sequence[Path | str]) -> Collection:
             for study in _studies(path):
                 _add_study(found, study)
             runs = [part for part in path.iterdir() if _is_eval(part)]
-            for run in sorted(runs, key=lambda run: (str(_manifest(run).get("created", "~")), run.name)):
+            for run in sorted(runs, key=lambda run: (read_manifest(run).created or "~", run.name)):
                 _add_recipe(found, run, run.name)
         if len(found.evals) + len(found.stages) == before:
             inside = _named(list(_runs_below(path)))
@@ -150,7 +204,14 @@ def read_eval(path: Path | str, name: str | None = None) -> EvalRun:
     for row in responses.values():
         if row.problem_id not in problems:
             problems[row.problem_id] = ProblemRow(id=row.problem_id, answer="")
-    return EvalRun(name or _folder_name(path), path, _manifest(path), problems, list(responses.values()), grades)
+    return EvalRun(
+        name=name or _folder_name(path),
+        path=path,
+        manifest=read_manifest(path),
+        problems=problems,
+        responses=list(responses.values()),
+        grades=grades,
+    )
 
 
 def read_stage(path: Path | str, recipe: str) -> TrainStage:
@@ -160,11 +221,14 @@ def read_stage(path: Path | str, recipe: str) -> TrainStage:
         UserError: A line of the log that is not the last cannot be read.
     """
     path = Path(path)
-    log: dict[Any, dict[str, Any]] = {}
+    log: dict[int, LogRow] = {}
     for number, row in enumerate(_json_lines(path / "train_log.jsonl"), start=1):
-        log[row.get("step", number)] = {"step": number, **_flatten(row)}
-    rollouts = list(_spaced_lines(path / "rollouts.jsonl", ROLLOUTS_SHOWN))
-    return TrainStage(recipe, path.name, path, _manifest(path), list(log.values()), rollouts)
+        step = row.get("step", number)
+        if not isinstance(step, int):
+            raise UserError(f"{path / 'train_log.jsonl'}: the step {step!r} is no whole number: correct that line.")
+        log[step] = LogRow(step, _numbers(row))
+    rollouts = [_rollout(row) for row in _spaced_lines(path / "rollouts.jsonl", ROLLOUTS_SHOWN)]
+    return TrainStage(recipe, path.name, path, read_manifest(path), list(log.values()), rollouts)
 
 
 # Recognising folders
@@ -209,12 +273,6 @@ def _say_hidden(found: Collection, paths: Sequence[Path]) -> None:
             found.notes.append(f"{path} also holds runs that are not shown here, give them, too: {_named(hidden)}.")
 
 
-def model_of(manifest: dict[str, Any]) -> str:
-    """The model's name: as given, or, in imports and older runs, as resolved."""
-    resolved = manifest.get("resolved", {})
-    return str(manifest.get("given", {}).get("model") or resolved.get("model") or resolved.get("start") or "")
-
-
 def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> None:
     for part in [path, *_parts(path)]:
         if _is_stage(part):
@@ -222,14 +280,12 @@ def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> Non
         if _is_eval(part):
             run = replace(read_eval(part, name), base=base)
             found.evals.append(run)
-            if not run.manifest:
+            if not run.manifest.whole:
                 found.notes.append(
                     f"{name} has no manifest.json: its model, data and sampling are not known, nor whether it is "
                     "complete; put the file back from a copy."
                 )
-            note = part / IMPORT_NOTE
-            imported = read_json(note).get("warnings", []) if note.is_file() else []
-            found.notes += [f"{name}, imported: {warning}" for warning in imported]
+            found.notes += [f"{name}, imported: {warning}" for warning in read_import_note(part).warnings]
             if run.responses and not run.grades:
                 found.notes.append(f"{name} is not graded yet: give `modgap grade {part}`, or finish its evaluation.")
 
@@ -237,7 +293,7 @@ def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> Non
 def _add_study(found: Collection, path: Path) -> None:
     """The base model first, then the recipes in the order in which they were begun."""
     begun = {part: _begun(part) for part in path.iterdir() if _parts(part)}
-    base = model_of(_manifest(path))
+    base = read_manifest(path).model
     for part in sorted(begun, key=lambda part: (part.name != "base", begun[part], part.name)):
         _add_recipe(found, part, part.name, base)
         if not _is_eval(part / "eval"):
@@ -246,11 +302,11 @@ def _add_study(found: Collection, path: Path) -> None:
 
 def _studies(path: Path) -> list[Path]:
     """The studies directly below a folder, in the order of their names: those of several seeds."""
-    return [part for part in sorted(path.iterdir()) if part.is_dir() and _manifest(part).get("kind") == "study"]
+    return [part for part in sorted(path.iterdir()) if part.is_dir() and read_manifest(part).kind == "study"]
 
 
 def _begun(part: Path) -> str:
-    return min(str(_manifest(folder).get("created", "~")) for folder in _parts(part))
+    return min(read_manifest(folder).created or "~" for folder in _parts(part))
 
 
 def _folder_name(path: Path) -> str:
@@ -291,9 +347,22 @@ def _tell_stages_apart(found: Collection) -> None:
 # Reading files
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> Manifest:
+    """What the manifest.json of a folder says; nothing where it has none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     folder = RunFolder(path)
-    return folder.manifest() if folder.manifest_path.is_file() else {}
+    if not folder.manifest_path.is_file():
+        return Manifest()
+    whole = folder.manifest()
+    try:
+        return Manifest.model_validate({**whole, "whole": whole})
+    except ValidationError as error:
+        raise UserError(
+            f"{folder.manifest_path} is damaged ({first_fault(error)}): put the file back from a copy."
+        ) from None
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -311,14 +380,20 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def _flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _numbers(row: Mapping[str, object], prefix: str = "") -> dict[str, float]:
+    """The numbers of a line of a log; those of an object in it as `outer.inner`."""
+    found: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
+            found |= _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[prefix + name] = float(value)
+    return found
+
+
+def _rollout(row: Mapping[str, object]) -> Rollout:
+    facts = {name: value for name, value in row.items() if name not in (*TEXTS, *NOT_SHOWN)}
+    return Rollout(facts, {name: str(row[name]) for name in TEXTS if row.get(name)})
 
 
 def _spaced_lines(path: Path, count: int) -> Iterator[dict[str, Any]]:

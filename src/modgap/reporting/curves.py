@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
-from modgap.reporting.collect import TrainStage
+from modgap.analysis.results import LoggedStage, SeedTable
+from modgap.reporting.collect import Rollout, TrainStage
 
 MAX_POINTS = 300
 """Longer curves are drawn as the means of this many bins."""
@@ -33,43 +33,35 @@ MAIN: dict[str, tuple[str, str]] = {
 }
 """Metric -> title and what it is; in the order of the page."""
 _NOT_DRAWN = {"step", "stage", "epoch"}
-_TEXTS = ("prompt", "response")
 
 
-def logged(stages: Sequence[TrainStage]) -> dict[str, list[dict[str, Any]]]:
-    """The numbers of all logs.
-
-    Returns:
-        Recipe -> its stages in order, each with `stage` (its title), `after` (steps of the stages before it) and
-        `metrics` (name -> `[step, value]` pairs, steps counted over the stages).
-    """
-    recipes: dict[str, list[dict[str, Any]]] = {}
+def logged(stages: Sequence[TrainStage]) -> dict[str, list[LoggedStage]]:
+    """The numbers of all logs: recipe -> its stages in order."""
+    recipes: dict[str, list[LoggedStage]] = {}
     done: dict[str, int] = {}
     for stage in stages:
         if not stage.log:
             continue
         after = done.get(stage.recipe, 0)
-        metrics: dict[str, list[tuple[float, float]]] = {}
+        metrics: dict[str, list[tuple[int, float]]] = {}
         for row in stage.log:
-            for name, value in row.items():
-                if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NOT_DRAWN:
-                    metrics.setdefault(name, []).append((after + row["step"], float(value)))
-        recipes.setdefault(stage.recipe, []).append({"stage": stage.title, "after": after, "metrics": metrics})
-        done[stage.recipe] = after + max(int(row["step"]) for row in stage.log)
+            for name, value in row.numbers.items():
+                if name not in _NOT_DRAWN:
+                    metrics.setdefault(name, []).append((after + row.step, value))
+        recipes.setdefault(stage.recipe, []).append(LoggedStage(stage=stage.title, after=after, metrics=metrics))
+        done[stage.recipe] = after + max(row.step for row in stage.log)
     return recipes
 
 
-def averaged(
-    recipes: Mapping[str, list[dict[str, Any]]], seeds: Sequence[Mapping[str, Any]]
-) -> dict[str, list[dict[str, Any]]]:
+def averaged(recipes: Mapping[str, list[LoggedStage]], seeds: Sequence[SeedTable]) -> dict[str, list[LoggedStage]]:
     """The numbers of all logs with the seeds of a recipe taken together: at each step the mean of those that have it.
 
     Args:
         recipes: As `logged` returns them.
-        seeds: The tables over seeds, see `seeds.seed_numbers`.
+        seeds: The tables over seeds.
     """
-    label_of = {run: row["recipe"] for table in seeds for row in table["rows"] for run in row["runs"]}
-    together: dict[str, list[list[dict[str, Any]]]] = {}
+    label_of = {run: row.recipe for table in seeds for row in table.rows for run in row.runs}
+    together: dict[str, list[list[LoggedStage]]] = {}
     for name, parts in recipes.items():
         together.setdefault(label_of.get(name, name), []).append(parts)
     return {
@@ -78,16 +70,16 @@ def averaged(
     }
 
 
-def _mean(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _mean(stages: Sequence[LoggedStage]) -> LoggedStage:
     """One stage of several seeds."""
-    metrics: dict[str, list[tuple[float, float]]] = {}
-    for name in dict.fromkeys(name for stage in stages for name in stage["metrics"]):
-        values: dict[float, list[float]] = {}
+    metrics: dict[str, list[tuple[int, float]]] = {}
+    for name in dict.fromkeys(name for stage in stages for name in stage.metrics):
+        values: dict[int, list[float]] = {}
         for stage in stages:
-            for step, value in stage["metrics"].get(name, []):
+            for step, value in stage.metrics.get(name, []):
                 values.setdefault(step, []).append(value)
         metrics[name] = [(step, fmean(values[step])) for step in sorted(values)]
-    return {**stages[0], "metrics": metrics}
+    return stages[0].model_copy(update={"metrics": metrics})
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,23 +145,23 @@ def line(name: str, colour: int, points: Sequence[tuple[float, float]]) -> Line:
     return Line(name, colour, tuple(kept))
 
 
-def training(recipes: Mapping[str, list[dict[str, Any]]]) -> Training | None:
+def training(recipes: Mapping[str, list[LoggedStage]]) -> Training | None:
     """The panels of what `logged` found; `None` where nothing was logged."""
-    every = dict.fromkeys(name for parts in recipes.values() for part in parts for name in part["metrics"])
+    every = dict.fromkeys(name for parts in recipes.values() for part in parts for name in part.metrics)
     panels: list[Panel] = []
     for name in [*(name for name in MAIN if name in every), *sorted(name for name in every if name not in MAIN)]:
         lines: list[Line] = []
         for number, (recipe, parts) in enumerate(recipes.items()):
             for part in parts:
-                label = recipe if len(parts) == 1 else f"{recipe}, {part['stage']}"
-                lines.append(line(label, number, part["metrics"].get(name, [])))
+                label = recipe if len(parts) == 1 else f"{recipe}, {part.stage}"
+                lines.append(line(label, number, part.metrics.get(name, [])))
         title, note = MAIN.get(name, (name.replace("_", " ").replace(".", ": "), ""))
         if drawn := tuple(line for line in lines if line.points):
             panels.append(Panel(name, title, note, drawn))
     if not panels:
         return None
     starts = [
-        f"{recipe} starts {part['stage']} after step {part['after']}."
+        f"{recipe} starts {part.stage} after step {part.after}."
         for recipe, parts in recipes.items()
         for part in parts[1:]
     ]
@@ -177,28 +169,38 @@ def training(recipes: Mapping[str, list[dict[str, Any]]]) -> Training | None:
     return Training(tuple(panels), named, " ".join(starts))
 
 
-def rollouts(stages: Sequence[TrainStage]) -> list[dict[str, Any]]:
-    """The sampled rollouts of each stage: a title made of its short fields, and its long ones as texts."""
-    shown: list[dict[str, Any]] = []
+@dataclass(frozen=True, slots=True)
+class ShownRollout:
+    """A sampled rollout: a title made of its short fields, and its long ones with their names."""
+
+    title: str
+    texts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownStage:
+    """The sampled rollouts of a stage."""
+
+    name: str
+    rows: tuple[ShownRollout, ...]
+
+
+def rollouts(stages: Sequence[TrainStage]) -> list[ShownStage]:
+    """The sampled rollouts of each stage that has some."""
+    shown: list[ShownStage] = []
     for stage in stages:
-        rows = [
-            {
-                "title": " · ".join(
-                    f"{name.replace('_', ' ')} {_short(value)}"
-                    for name, value in row.items()
-                    if name not in (*_TEXTS, "seed") and value is not None
-                ),
-                "texts": [(name, str(row[name])) for name in _TEXTS if row.get(name)],
-            }
-            for row in stage.rollouts
-        ]
-        if rows:
+        if stage.rollouts:
             name = stage.recipe if stage.title == stage.recipe else f"{stage.recipe}, {stage.title}"
-            shown.append({"name": name, "rows": rows})
+            shown.append(ShownStage(name, tuple(map(_rollout, stage.rollouts))))
     return shown
 
 
-def _short(value: Any) -> str:
+def _rollout(row: Rollout) -> ShownRollout:
+    facts = [f"{name.replace('_', ' ')} {_short(value)}" for name, value in row.facts.items() if value is not None]
+    return ShownRollout(" · ".join(facts), tuple(row.texts.items()))
+
+
+def _short(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from modgap.analysis.cells import Sweep, write_cells
+from modgap.analysis.results import ReportSummary
 from modgap.core.record import write_text
 from modgap.core.text import as_utf8
 from modgap.reporting import tables as t
@@ -82,7 +82,7 @@ def _plain(cell: str) -> str:
     return "" if cell in ("–", "—") else cell.replace("−", "-").removeprefix("+").removesuffix("*")
 
 
-def write_seeds(numbers: Mapping[str, Any], sweeps: Sequence[Sweep], folder: Path, source: str) -> list[Path]:
+def write_seeds(numbers: ReportSummary, sweeps: Sequence[Sweep], folder: Path, source: str) -> list[Path]:
     """Write the tables over seeds as one Markdown page, and `cells.json`, from which `modgap report` makes it again.
 
     Args:
@@ -96,11 +96,11 @@ def write_seeds(numbers: Mapping[str, Any], sweeps: Sequence[Sweep], folder: Pat
     """
     pages = folder / "cells.json", folder / "seeds.md"
     write_cells(sweeps, pages[0])
-    write_text(pages[1], as_utf8(as_markdown(numbers["seeds"], source)))
+    write_text(pages[1], as_utf8(as_markdown(numbers.seeds, source)))
     return list(pages)
 
 
-def write_tables(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
+def write_tables(numbers: ReportSummary, folder: Path) -> list[Path]:
     """Write every table of a report as `table-NAME.tex`, `.csv` and `.md`.
 
     Args:
@@ -114,11 +114,11 @@ def write_tables(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
     from modgap.reporting.paper import paper_tables
 
     named = t.every_table(numbers)
-    for number, part in enumerate(numbers["seeds"], start=1):
-        several = f"-{number}" if len(numbers["seeds"]) > 1 else ""
+    for number, part in enumerate(numbers.seeds, start=1):
+        several = f"-{number}" if len(numbers.seeds) > 1 else ""
         named |= {f"{name}{several}": table for name, table in seed_tables(part).items()}
-    named |= {f"mathverse-{number}": table for number, table in enumerate(mathverse_tables(numbers["runs"]), start=1)}
-    if "paper" in numbers:
+    named |= {f"mathverse-{number}": table for number, table in enumerate(mathverse_tables(numbers.runs), start=1)}
+    if numbers.paper is not None:
         named |= {f"paper-{number}": table for number, table in enumerate(paper_tables(numbers), start=1)}
     written: list[Path] = []
     for name, table in named.items():

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from modgap.analysis.reading import KINDS
+from modgap.analysis.results import ReportSummary
 from modgap.core.text import counted
 from modgap.reporting import panels
 from modgap.reporting.curves import MAIN, Panel, averaged, training
@@ -84,7 +85,7 @@ class Chart:
         self.titles[name] = words
 
 
-def write_figures(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
+def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
     """Write every chart that the numbers have as `NAME.png` (200 dpi) and `NAME.svg`.
 
     Args:
@@ -113,12 +114,12 @@ def write_figures(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
     return written
 
 
-def inlined(numbers: Mapping[str, Any]) -> dict[str, str]:
+def inlined(numbers: ReportSummary) -> dict[str, str]:
     """Name -> the chart as an SVG element of the page."""
     return {name: _inline(chart, f"chart{at}") for at, (name, chart) in enumerate(draw(numbers).items())}
 
 
-def draw(numbers: Mapping[str, Any]) -> dict[str, Chart]:
+def draw(numbers: ReportSummary) -> dict[str, Chart]:
     """Name -> chart, of those that the numbers have.
 
     The names are `accuracy`, `gap`, `types-RUN`, `reading-RUN`, `lengths`, `truncation`, `seeds-accuracy`,
@@ -130,28 +131,28 @@ def draw(numbers: Mapping[str, Any]) -> dict[str, Chart]:
         return dict(_all_charts(numbers))
 
 
-def _all_charts(numbers: Mapping[str, Any]) -> Iterator[tuple[str, Chart]]:
-    runs: Mapping[str, Any] = numbers["runs"]
+def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
+    runs = numbers.runs
     if rows := panels.accuracies(runs):
         yield "accuracy", _rows(rows, "Accuracy (%), with 95% intervals", most=100)
         yield "gap", _rows(panels.gaps(runs), "Gap (points), with 95% intervals")
-    of_seeds = {run for part in numbers["seeds"] for row in part["rows"] if len(row["runs"]) > 1 for run in row["runs"]}
+    of_seeds = {run for part in numbers.seeds for row in part.rows if len(row.runs) > 1 for run in row.runs}
     for name, summary in runs.items():
         alone = name not in of_seeds
         if rows := panels.types(summary):
             yield f"types-{name}", _rows(rows, f"{name}: gap by type (points)", written=alone)
-        if summary["reading"]:
-            yield f"reading-{name}", _bars(panels.reading_bars(summary["reading"]), name, written=alone)
+        if summary.reading:
+            yield f"reading-{name}", _bars(panels.reading_bars(summary.reading), name, written=alone)
     if rows := panels.lengths(runs):
         yield "lengths", _rows(rows, "Tokens: median, 10th to 90th percentile")
         yield "truncation", _rows(panels.truncation(runs), "Cut at the token limit (% of responses)", most=100)
-    for number, part in enumerate(numbers["seeds"], start=1):
-        several = f"-{number}" if len(numbers["seeds"]) > 1 else ""
+    for number, part in enumerate(numbers.seeds, start=1):
+        several = f"-{number}" if len(numbers.seeds) > 1 else ""
         words = "Accuracy (%), means over seeds"
-        yield f"seeds-accuracy{several}", _rows(panels.seed_sides(part["rows"]), words, most=100)
-        if rows := panels.seed_changes(part["rows"]):
+        yield f"seeds-accuracy{several}", _rows(panels.seed_sides(part.rows), words, most=100)
+        if rows := panels.seed_changes(part.rows):
             yield f"seeds-change{several}", _rows(rows, "Change of the gap (points)")
-    if curves := training(averaged(numbers["training"], numbers["seeds"])):
+    if curves := training(averaged(numbers.training, numbers.seeds)):
         for panel in curves.panels:
             yield f"training-{panel.metric}", _curves(panel, curves.recipes, written=panel.metric in MAIN)
 
@@ -177,6 +178,7 @@ def _row_axes(names: Sequence[str], shown: Sequence[str], above: int, xlabel: st
     right = axes.secondary_yaxis("right")
     right.set_yticks(middles, list(shown), color=COLOURS["ink"])
     right.spines["right"].set_visible(False)
+    right.grid(visible=False)
     axes.set_xlabel(xlabel)
     return figure, axes, middles
 

@@ -7,9 +7,9 @@ with them there, or that says the same of everything, is no judge of the rest: b
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from modgap.core.record import GradeRow, read_json
+from modgap.analysis.results import JudgeCheck, JudgeSummary, JudgeTable, Summary, read_summary
+from modgap.core.record import GradeRow
 from modgap.core.text import counted, percent
 from modgap.grading.judge import is_open
 from modgap.grading.symbolic import SKIPPED
@@ -20,37 +20,42 @@ POOR_KAPPA = 0.4
 """Agreement with the rules below it draws a warning: fair at best by the usual reading (Landis and Koch, 1977)."""
 ENOUGH = 20
 """From so many verdicts on a judge is judged."""
-_CELLS = ("both_right", "rules_only", "judge_only", "both_wrong")
 
 
-def judged(run: EvalRun) -> dict[str, Any] | None:
-    """What a run's summary.json says of a judge; `None` where it is of another grading, or of none."""
-    path = run.path / "summary.json"
-    summary: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return summary.get("judge") if summary.get("mode") == run.mode else None
+def judged(run: EvalRun) -> JudgeSummary | None:
+    """What a run's summary.json says of a judge; `None` where it is of another grading, or of none.
+
+    Raises:
+        UserError: The file is damaged, or another program's.
+    """
+    if not (run.path / "summary.json").is_file():
+        return None
+    summary = read_summary(run.path)
+    return summary.judge if summary.mode == run.mode else None
 
 
-def judge_tables(runs: Mapping[str, Mapping[str, Any]]) -> list[t.Table]:
+def judge_tables(runs: Mapping[str, Summary]) -> list[t.Table]:
     """The verdicts on what rules leave open, and the judge against the rules; none where no judge was asked."""
-    told = {name: run["judge"] for name, run in runs.items() if run.get("judge") and run["judge"]["judge"]}
-    if not told:
-        return []
-    verdicts = tuple(
-        (name, row["judge"], *(f"{row[key]:,}" for key in ("samples", "consistent", "different", "unreadable")),
-         f"{row['failed'] + row['waiting']:,}")
-        for name, row in told.items()
-    )  # fmt: skip
-    head = ("run", "judge", "left open by rules", "right", "wrong", "unreadable", "no verdict")
-    tables = [t.Table("What the judge made of the samples that rules cannot compare", head, verdicts, left=2)]
-    checks = {name: row["check"] for name, row in told.items() if row["check"]}
-    rows = tuple(
-        (name, *(f"{check['table'][cell]:,}" for cell in _CELLS), f"{check['unreadable'] + check['failed']:,}",
-         percent(check["agreement"]), "–" if check["kappa"] is None else f"{check['kappa']:.2f}")
-        for name, check in checks.items()
-    )  # fmt: skip
-    if rows:
+    verdicts: list[tuple[str, ...]] = []
+    checks: list[tuple[str, ...]] = []
+    for name, summary in runs.items():
+        judge = summary.judge
+        if not judge or not judge.judge:
+            continue
+        counts = (judge.samples, judge.consistent, judge.different, judge.unreadable, judge.failed + judge.waiting)
+        verdicts.append((name, judge.judge, *(f"{count:,}" for count in counts)))
+        if check := judge.check:
+            counts = (*check.table.cells(), check.unreadable + check.failed)
+            kappa = "–" if check.kappa is None else f"{check.kappa:.2f}"
+            checks.append((name, *(f"{count:,}" for count in counts), percent(check.agreement), kappa))
+    tables: list[t.Table] = []
+    if verdicts:
+        head = ("run", "judge", "left open by rules", "right", "wrong", "unreadable", "no verdict")
+        caption = "What the judge made of the samples that rules cannot compare"
+        tables.append(t.Table(caption, head, tuple(verdicts), left=2))
+    if checks:
         head = ("run", "both right", "only the rules", "only the judge", "both wrong", "no verdict", "agree %", "kappa")
-        tables.append(t.Table("The judge against the rules, on answers that the rules decided", head, rows))
+        tables.append(t.Table("The judge against the rules, on answers that the rules decided", head, tuple(checks)))
     return tables
 
 
@@ -68,67 +73,64 @@ def open_words(grades: Iterable[GradeRow]) -> list[str]:
     return [f"{words} {skipped:,} of them may need none: {SKIPPED} first." if skipped else words]
 
 
-def judge_words(judged: Mapping[str, Any] | None) -> list[str]:
-    """What a judge did, from summary.json's `judge`; none where no judge was asked."""
-    if not judged or not judged["judge"]:
+def judge_words(judged: JudgeSummary | None) -> list[str]:
+    """What a judge did; none where no judge was asked."""
+    if not judged or not judged.judge:
         return []
     words = (
-        f"Judge {judged['judge']}: of {counted(judged['samples'], 'sample')} that rules leave open "
-        f"{judged['consistent']:,} right and {judged['different']:,} wrong"
+        f"Judge {judged.judge}: of {counted(judged.samples, 'sample')} that rules leave open "
+        f"{judged.consistent:,} right and {judged.different:,} wrong"
     )
-    parts = [
-        f"{judged[kind]:,} {what}"
-        for kind, what in (
-            ("unreadable", "with a verdict that cannot be read"),
-            ("failed", "failed, which the same command asks again"),
-            ("waiting", "not asked about"),
-        )
-        if judged[kind]
-    ]
-    return [f"{'; '.join([words, *parts])}.", *_check_words(judged["check"])]
+    others = (
+        (judged.unreadable, "with a verdict that cannot be read"),
+        (judged.failed, "failed, which the same command asks again"),
+        (judged.waiting, "not asked about"),
+    )
+    parts = [f"{count:,} {what}" for count, what in others if count]
+    return [f"{'; '.join([words, *parts])}.", *_check_words(judged.check)]
 
 
-def _check_words(check: Mapping[str, Any] | None) -> list[str]:
+def _check_words(check: JudgeCheck | None) -> list[str]:
     if not check:
         return []
-    table = check["table"]
-    count = sum(table.values())
-    if not count:
-        asked = counted(check["samples"], "answer")
+    table = check.table
+    if not table.count:
+        asked = counted(check.samples, "answer")
         return [f"Of {asked} that the rules decided the judge gave no verdict that can be read."]
-    kappa = "not defined" if check["kappa"] is None else f"{check['kappa']:.2f}"
-    left = check["unreadable"] + check["failed"]
+    kappa = "not defined" if check.kappa is None else f"{check.kappa:.2f}"
+    left = check.unreadable + check.failed
     return [
-        f"On {counted(count, 'answer')} that the rules decided it agrees with them in "
-        f"{percent(check['agreement'])}% (Cohen's kappa {kappa}): both right {table['both_right']:,}, only the rules "
-        f"{table['rules_only']:,}, only the judge {table['judge_only']:,}, both wrong {table['both_wrong']:,}"
+        f"On {counted(table.count, 'answer')} that the rules decided it agrees with them in "
+        f"{percent(check.agreement)}% (Cohen's kappa {kappa}): both right {table.both_right:,}, only the rules "
+        f"{table.rules_only:,}, only the judge {table.judge_only:,}, both wrong {table.both_wrong:,}"
         f"{f'; {left:,} without a verdict' if left else ''}."
     ]
 
 
-def doubt_words(judged: Mapping[str, Any] | None, of: str = "") -> list[str]:
+def doubt_words(judged: JudgeSummary | None, of: str = "") -> list[str]:
     """A warning where a judge's verdicts are not to be trusted: one line, none where nothing speaks against it.
 
     Args:
         judged: As for `judge_words`.
         of: The run, where there are several.
     """
-    if not judged or not judged["judge"]:
+    if not judged or not judged.judge:
         return []
-    table = (judged["check"] or {}).get("table") or dict.fromkeys(_CELLS, 0)
-    right = judged["consistent"] + table["both_right"] + table["judge_only"]
-    wrong = judged["different"] + table["both_wrong"] + table["rules_only"]
+    check = judged.check
+    table = check.table if check else JudgeTable()
+    right = judged.consistent + table.both_right + table.judge_only
+    wrong = judged.different + table.both_wrong + table.rules_only
     who = f"{of}: the judge" if of else "The judge"
-    settled = judged["consistent"] + judged["different"]
+    settled = judged.consistent + judged.different
     rest = f"do not trust the {settled:,} verdicts on what rules leave open; " if settled else ""
     rest += "another --judge may do better."
     if right + wrong >= ENOUGH and not (right and wrong):
         only = "right" if right else "wrong"
         return [f"{who} called all {right + wrong:,} answers {only}, so nothing shows that it can tell: {rest}"]
-    kappa, count = (judged["check"] or {}).get("kappa"), sum(table.values())
-    if kappa is None or kappa >= POOR_KAPPA or count < ENOUGH:
+    kappa = check.kappa if check else None
+    if kappa is None or kappa >= POOR_KAPPA or table.count < ENOUGH:
         return []
     return [
-        f"{who} hardly agrees with the rules on {count:,} answers that these decided (Cohen's kappa {kappa:.2f}; 0 is "
-        f"chance): {rest}"
+        f"{who} hardly agrees with the rules on {table.count:,} answers that these decided (Cohen's kappa {kappa:.2f}; "
+        f"0 is chance): {rest}"
     ]

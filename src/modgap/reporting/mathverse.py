@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from modgap.analysis.results import Bucket, MathverseSets, Summary
 from modgap.core.text import interval, percent, signed
 from modgap.core.view import VERSIONS
 from modgap.reporting import tables as t
 
-SETS = ("overall", "text", "vision")
 _TITLES = {view: version for version, view in VERSIONS.items()}
 
 
-def mathverse_tables(
-    runs: Mapping[str, Mapping[str, Any]], *, named: bool = True, narrow: bool = False
-) -> list[t.Table]:
+def mathverse_tables(runs: Mapping[str, Summary], *, named: bool = True, narrow: bool = False) -> list[t.Table]:
     """The breakdown of each run of MathVerse's as tables; none where no run is one.
 
     Args:
@@ -23,21 +20,26 @@ def mathverse_tables(
         named: Whether the runs' names are shown.
         narrow: For a terminal: versions by their initials, fewer columns.
     """
-    found = {name: summary for name, summary in runs.items() if summary.get("mathverse")}
+    found = {name: (summary.mathverse, summary.gap) for name, summary in runs.items() if summary.mathverse}
     if not found:
         return []
     sets: list[tuple[str, ...]] = []
     versions: list[tuple[str, ...]] = []
-    shown = [view for view in _TITLES if any(view in summary["mathverse"]["versions"] for summary in found.values())]
-    for name, summary in found.items():
+    shown = [view for view in _TITLES if any(view in whole.versions for whole, _ in found.values())]
+    for name, (whole, gap_of_all) in found.items():
         first = (name,) if named else ()
-        for part, of_part in _every_part(summary).items():
-            sets += [
-                (*first, part, which, *_cells(of_part[which], narrow)) for which in SETS if of_part[which]["n_samples"]
-            ]
-            accuracies = (percent(of_part["versions"].get(view, {}).get("accuracy")) for view in shown)
-            gap = of_part["gap"]
-            points = (signed(gap["points"]), interval(gap["ci_low"], gap["ci_high"])) if gap else ("–", "–")
+        parts = whole.question_types | whole.subjects
+        gaps = {"all": gap_of_all} | {part: of_part.gap for part, of_part in parts.items()}
+        everything: dict[str, MathverseSets] = {"all": whole, **parts}
+        for part, of_part in everything.items():
+            for which, bucket in (("overall", of_part.overall), ("text", of_part.text), ("vision", of_part.vision)):
+                if bucket.n_samples:
+                    sets.append((*first, part, which, *_cells(bucket, narrow)))
+            accuracies = (
+                percent(of_part.versions[view].accuracy if view in of_part.versions else None) for view in shown
+            )
+            gap = gaps[part]
+            points = (signed(gap.points), interval(gap.ci_low, gap.ci_high)) if gap else ("–", "–")
             versions.append((*first, part, *accuracies, *points))
     titles = [_TITLES[view] for view in shown]
     short = ["".join(word[0] for word in title.split()) for title in titles]
@@ -62,12 +64,7 @@ def mathverse_tables(
     return [table for table in tables if table.rows]  # of a Text Only run there are no sides
 
 
-def _cells(row: Mapping[str, Any], narrow: bool) -> tuple[str, ...]:
-    value, spread = percent(row["accuracy"]), interval(row["ci_low"], row["ci_high"], 100)
-    shown = (f"{value} ({spread})",) if narrow else (value, spread, str(row["n_problems"]))
-    return (*shown, str(row["correct"]), str(row["n_samples"]))
-
-
-def _every_part(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    whole = summary["mathverse"]
-    return {"all": {**whole, "gap": summary["gap"]}, **whole["question_types"], **whole["subjects"]}
+def _cells(row: Bucket, narrow: bool) -> tuple[str, ...]:
+    value, spread = percent(row.accuracy), interval(row.ci_low, row.ci_high, 100)
+    shown = (f"{value} ({spread})",) if narrow else (value, spread, str(row.n_problems))
+    return (*shown, str(row.correct), str(row.n_samples))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from importlib.resources import files
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.reading import KINDS
+from modgap.analysis.results import PaperTable, ReportSummary, Summary
 from modgap.analysis.scores import Scores
 from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.summary import changes, mode_of, summarise_run
@@ -31,7 +31,7 @@ from modgap.core.text import as_utf8, percent
 from modgap.core.version import __version__
 from modgap.reporting import panels
 from modgap.reporting import tables as t
-from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect, model_of
+from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect
 from modgap.reporting.curves import averaged, logged, rollouts
 from modgap.reporting.curves import training as training_panels
 from modgap.reporting.figures import inlined, write_figures
@@ -47,7 +47,10 @@ from modgap.reporting.words import change_words, graded_words, headline, reply_w
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
+Parts = dict[str, Any]
+"""What the template is given, by the names that it uses."""
 IMAGES = 200
 """Most diagrams that a page embeds, unless told otherwise."""
 TEMPLATES = ("full", "paper")
@@ -60,7 +63,7 @@ def build_report(
     images: int = IMAGES,
     figures: bool = False,
     template: str = "full",
-) -> dict[str, Any]:
+) -> ReportSummary:
     """Make the report of runs, trainings and studies.
 
     Args:
@@ -73,11 +76,7 @@ def build_report(
             as Markdown in `OUT.md`.
 
     Returns:
-        The numbers of the page: `runs` (name -> summary), `changes` (name -> change of the gap against the first run),
-        `training` (see `curves.logged`), `models` (name -> the model's name), `sampling` (name -> how it was sampled,
-        see `sampling.sampling_of`), `seeds` (tables over seeds, see
-        `seeds.seed_numbers`; empty where no recipe has two seeds), `headline`, `warnings`; with the template `paper`
-        also `paper`, its tables as head and rows.
+        The numbers of the page.
 
     Raises:
         UserError: A folder is no run, or there is no such template; one line that says which.
@@ -103,32 +102,33 @@ def build_report(
     return numbers
 
 
-def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
+def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
     """The numbers of a collection, as `build_report` returns them, and the scores that they were made from."""
     scores = [Scores.of(run.problems, run.responses, run.grades.values(), _samples_asked(run)) for run in found.evals]
-    runs = {
-        run.name: summarise_run(score, mode_of(run.grades.values())) | {"judge": judged(run)}
-        for run, score in zip(found.evals, scores, strict=True)
-    }
+    runs: dict[str, Summary] = {}
+    for run, score in zip(found.evals, scores, strict=True):
+        summary = summarise_run(score, mode_of(run.grades.values()))
+        runs[run.name] = summary.model_copy(update={"judge": judged(run)})
     changed = changes(dict(zip(runs, scores, strict=True)))
     training = logged(found.stages)
     found.sweeps = find_sweeps(found, scores)
     again = {run.name for sweep in found.sweeps for run in sweep.untrained}  # the base model, once in each study
-    numbers: dict[str, Any] = {
-        "runs": runs,
-        "changes": changed,
-        "training": training,
-        "models": {run.name: run.model for run in found.evals},
-        "sampling": {run.name: sampling_of(run.manifest) for run in found.evals},
-        "seeds": [seed_numbers(sweep) for sweep in found.sweeps],
-        "warnings": [
+    seeds = [seed_numbers(sweep) for sweep in found.sweeps]
+    numbers = ReportSummary(
+        runs=runs,
+        changes=changed,
+        training=training,
+        models={run.name: run.model for run in found.evals},
+        sampling={run.name: sampling_of(run.manifest.whole) for run in found.evals},
+        seeds=seeds,
+        warnings=[
             *found.notes,
             *(note for sweep in found.sweeps for note in sweep.notes),
             *data_words(found.evals),
             *unequal_words(found.evals),
-            *(x for run in found.evals for x in greedy_words(run.manifest, run.name if len(runs) > 1 else "")),
+            *(x for run in found.evals for x in greedy_words(run.manifest.whole, run.name if len(runs) > 1 else "")),
             *graded_words(runs),
-            *(x for name, run in runs.items() for x in doubt_words(run["judge"], name if len(runs) > 1 else "")),
+            *(x for name, run in runs.items() for x in doubt_words(run.judge, name if len(runs) > 1 else "")),
             *training_words(training),
             *warnings(runs),
             *open_words(row for run in found.evals for row in run.grades.values()),
@@ -139,8 +139,8 @@ def numbers_of(found: Collection) -> tuple[dict[str, Any], list[Scores]]:
             ),
             *change_words({name: x for name, x in changed.items() if name not in again}, next(iter(runs), "")),
         ],
-    }
-    numbers["headline"] = headline(numbers, found)
+        headline=headline(runs, changed, seeds, found),
+    )
     return numbers, scores
 
 
@@ -156,22 +156,62 @@ def _page() -> Template:
     return environment.get_template("report.html.jinja")
 
 
-def render(found: Collection, images: int = IMAGES, template: str = "full") -> tuple[dict[str, Any], str]:
+def render(found: Collection, images: int = IMAGES, template: str = "full") -> tuple[ReportSummary, str]:
     """The numbers and the page of a collection; see `build_report`."""
+    numbers, scores = numbers_of(found)
+    paper = paper_tables(numbers) if template == "paper" and numbers.runs else []
+    if template == "paper":
+        rows = [PaperTable(caption=x.caption, head=x.head, rows=x.rows) for x in paper]
+        numbers = numbers.model_copy(update={"paper": rows})
+    parts = _frame() | _charts(found, numbers) | _viewer(found, scores, images)
+    return numbers, as_utf8(_page().render(**parts, tables=_tables(found, numbers, paper)))
+
+
+def _frame() -> Parts:
+    """What every page has: style, script and where it comes from."""
     from markupsafe import Markup
 
-    numbers, scores = numbers_of(found)
-    paper = paper_tables(numbers) if template == "paper" and numbers["runs"] else []
-    if template == "paper":
-        numbers["paper"] = [{"caption": x.caption, "head": x.head, "rows": x.rows} for x in paper]
-    runs: dict[str, Any] = numbers["runs"]
     folder = files("modgap.reporting") / "templates"
     script = (folder / "viewer.js").read_text(encoding="utf-8")
-    index, blocks, packed = viewer_data(found.evals, scores, images) if runs else (None, [], False)
-    tables: dict[str, list[Any]] = {
+    return {
+        "version": __version__,
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+        "css": Markup((folder / "report.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+
+
+def _charts(found: Collection, numbers: ReportSummary) -> Parts:
+    """The words and charts of the page."""
+    from markupsafe import Markup
+
+    runs = numbers.runs
+    return {
+        "headline": numbers.headline,
+        "warnings": numbers.warnings,
+        "runs": list(runs),
+        "charts": {name: Markup(chart) for name, chart in inlined(numbers).items()},
+        "seeds": [[table.html() for table in seed_tables(part).values()] for part in numbers.seeds],
+        "seeds_note": READING,
+        "pairs": panels.pairs(runs),
+        "readings": panels.readings(runs),
+        "legend": KINDS,
+        "unread": [run.name for run in found.evals if _unread(run, runs[run.name])],
+        "types": {name: t.type_table(summary).html() for name, summary in runs.items() if panels.types(summary)},
+        "curves": training_panels(averaged(numbers.training, numbers.seeds)),
+        "rollouts": rollouts(found.stages),
+        "manifests": [_manifest(part) for part in (*found.evals, *found.stages) if part.manifest.whole],
+    }
+
+
+def _tables(found: Collection, numbers: ReportSummary, paper: Sequence[t.Table]) -> dict[str, list[Markup]]:
+    """The tables of each section as HTML."""
+    runs = numbers.runs
+    sections: dict[str, list[t.Table | None]] = {
         "accuracy": [
             t.accuracy_table(runs),
-            t.gap_table(runs, numbers["changes"]),
+            t.gap_table(runs, numbers.changes),
             t.passes_table(runs),
             *mathverse_tables(runs),
             *judge_tables(runs),
@@ -182,55 +222,45 @@ def render(found: Collection, images: int = IMAGES, template: str = "full") -> t
         "paper": [*paper],
         "provenance": [_provenance(found), sampling_table(found.evals)],
     }
-    page = _page().render(
-        version=__version__,
-        made=time.strftime("%Y-%m-%d %H:%M"),
-        css=Markup((folder / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        headline=numbers["headline"],
-        warnings=numbers["warnings"],
-        runs=list(runs),
-        charts={name: Markup(chart) for name, chart in inlined(numbers).items()},
-        seeds=[[table.html() for table in seed_tables(part).values()] for part in numbers["seeds"]],
-        seeds_note=READING,
-        pairs=panels.pairs(runs),
-        readings=panels.readings(runs),
-        legend=KINDS,
-        unread=[run.name for run in found.evals if _unread(run, runs[run.name])],
-        types={name: t.type_table(summary).html() for name, summary in runs.items() if panels.types(summary)},
-        curves=training_panels(averaged(numbers["training"], numbers["seeds"])),
-        rollouts=rollouts(found.stages),
-        tables={part: [x.html() for x in some if x is not None and x.rows] for part, some in tables.items()},
-        type_names=index["types"] if index else [],
-        index=Markup(embed_json(index)) if index else "",
-        blocks=[Markup(block) for block in blocks],
-        packed=packed,
-        manifests=[_manifest(part) for part in (*found.evals, *found.stages) if part.manifest],
-    )
-    return numbers, as_utf8(page)
+    return {
+        section: [table.html() for table in tables if table is not None and table.rows]
+        for section, tables in sections.items()
+    }
 
 
-def _unread(run: EvalRun, summary: dict[str, Any]) -> bool:
+def _viewer(found: Collection, scores: Sequence[Scores], images: int) -> Parts:
+    """The data of the problem viewer; empty without an evaluation."""
+    from markupsafe import Markup
+
+    if not found.evals:
+        return {"type_names": [], "index": "", "blocks": [], "packed": False}
+    index, blocks, packed = viewer_data(found.evals, scores, images)
+    return {
+        "type_names": index["types"],
+        "index": Markup(embed_json(index)),
+        "blocks": [Markup(block) for block in blocks],
+        "packed": packed,
+    }
+
+
+def _unread(run: EvalRun, summary: Summary) -> bool:
     """Whether problems were lost whose conditions are recorded, and no response tells how they were read."""
-    lost = summary["gap"] and summary["gap"]["table"]["text_only"]
-    return bool(lost and not summary["reading"] and any(row.conditions for row in run.problems.values()))
+    lost = summary.gap.table.text_only if summary.gap else 0
+    return bool(lost and not summary.reading and any(row.conditions for row in run.problems.values()))
 
 
 # Provenance
 
 
 def _samples_asked(run: EvalRun) -> int | None:
-    return run.manifest.get("resolved", {}).get("samples")
+    return run.manifest.resolved.get("samples")
 
 
 def _provenance(found: Collection) -> t.Table:
     rows: list[tuple[str, ...]] = []
     for part in (*found.evals, *found.stages):
         done = f"graded {part.mode}" if isinstance(part, EvalRun) else f"{len(part.log)} steps"
-        rows.append(
-            (_title(part), str(part.path), model_of(part.manifest), done, str(part.manifest.get("created", "")))
-        )
+        rows.append((_title(part), str(part.path), part.manifest.model, done, part.manifest.created))
     return t.Table("What the numbers were made from", ("run", "folder", "model", "done", "begun"), tuple(rows), left=5)
 
 
@@ -239,4 +269,4 @@ def _title(part: EvalRun | TrainStage) -> str:
 
 
 def _manifest(part: EvalRun | TrainStage) -> dict[str, str]:
-    return {"name": _title(part), "text": json.dumps(part.manifest, indent=2, ensure_ascii=False)}
+    return {"name": _title(part), "text": part.manifest.text}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from modgap.analysis.reading import KINDS
+from modgap.analysis.results import GapSummary, PairTable, ReadingSummary, SeedRow, Summary, TypeGap, ViewSummary
+from modgap.analysis.seeds import SeedsChange
 from modgap.core.text import counted, interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.words import reading_words
@@ -90,154 +91,161 @@ class Bar:
         return f"{self.name}, {self.n_problems} problems: {'; '.join(piece.label for piece in self.pieces)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What the page says of a run in words, with the table of its pairs or where transcriptions come from."""
+
+    name: str
+    sentence: str
+    table: PairTable | None = None
+    source: str = ""
+
+
 def _side(side: str, value: float, low: float, high: float, seeds: Sequence[float] = ()) -> Mark:
     """A mark of one side; the axis is in percent, the summary in shares."""
     label = f"{SIDES[side]} {percent(value)} percent, 95% interval {interval(low, high, 100)}"
     return Mark(100 * value, 100 * low, 100 * high, label, side, tuple(100 * seed for seed in seeds))
 
 
-def accuracies(runs: Mapping[str, Any]) -> list[Row]:
+def accuracies(runs: Mapping[str, Summary]) -> list[Row]:
     """Both sides of each run on one line."""
     rows: list[Row] = []
     for name, summary in runs.items():
-        gap = summary["gap"]
+        gap = summary.gap
         if gap:
-            marks = tuple(
-                _side(side, gap[f"{side}_accuracy"], gap[f"{side}_ci_low"], gap[f"{side}_ci_high"]) for side in SIDES
-            )
-            rows.append(Row(name, marks, f"{percent(gap['text_accuracy'])} / {percent(gap['vision_accuracy'])}"))
+            text = _side("text", gap.text_accuracy, gap.text_ci_low, gap.text_ci_high)
+            vision = _side("vision", gap.vision_accuracy, gap.vision_ci_low, gap.vision_ci_high)
+            rows.append(Row(name, (text, vision), f"{percent(gap.text_accuracy)} / {percent(gap.vision_accuracy)}"))
     return rows
 
 
-def seed_sides(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+def seed_sides(rows: Sequence[SeedRow]) -> list[Row]:
     """Both sides of each recipe of a table over seeds, with a tick for each seed."""
     found: list[Row] = []
     for row in rows:
-        several = len(row["seeds"]) > 1
+        several = len(row.seeds) > 1
         marks = tuple(
-            _side(side, part["value"], part["ci_low"], part["ci_high"], part["seeds"] if several else ())
-            for side, part in ((side, row[side]) for side in SIDES)
+            _side(side, part.value, part.ci_low, part.ci_high, part.seeds if several else ())
+            for side, part in (("text", row.text), ("vision", row.vision))
         )
-        shown = f"{percent(row['text']['value'])} / {percent(row['vision']['value'])}"
-        found.append(Row(row["recipe"], marks, shown))
+        found.append(Row(row.recipe, marks, f"{percent(row.text.value)} / {percent(row.vision.value)}"))
     return found
 
 
-def seed_changes(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+def seed_changes(rows: Sequence[SeedRow]) -> list[Row]:
     """The change of the gap of each recipe of a table over seeds, with a tick for each seed."""
     found: list[Row] = []
     for row in rows:
-        if row["change"]:
-            change = row["change"]["gap"]
-            seeds = change["seeds"] if len(change["seeds"]) > 1 else ()
-            found.append(_points(row["recipe"], change["value"], change, seeds=seeds))
+        if row.change:
+            change = row.change.gap
+            seeds = change.seeds if len(change.seeds) > 1 else ()
+            found.append(_points(row.recipe, change.value, change, seeds=seeds))
     return found
 
 
 def _points(
     name: str,
     value: float | None,
-    part: Mapping[str, Any],
+    part: GapSummary | TypeGap | SeedsChange,
     *,
     note: str = "",
     words: str = "",
     seeds: Sequence[float] = (),
 ) -> Row:
     """A row of points with the interval that `part` holds; `words` say more of it in its label."""
-    spread = interval(part["ci_low"], part["ci_high"])
+    spread = interval(part.ci_low, part.ci_high)
     label = f"{signed(value)} points, 95% interval {spread}{', ' if words else ''}{words}"
-    mark = Mark(value, part["ci_low"], part["ci_high"], label, seeds=tuple(seeds))
+    mark = Mark(value, part.ci_low, part.ci_high, label, seeds=tuple(seeds))
     return Row(name, (mark,), signed(value), spread, note)
 
 
-def gaps(runs: Mapping[str, Any]) -> list[Row]:
+def gaps(runs: Mapping[str, Summary]) -> list[Row]:
     """The gap of each run."""
-    return [_points(name, summary["gap"]["points"], summary["gap"]) for name, summary in runs.items() if summary["gap"]]
+    return [_points(name, summary.gap.points, summary.gap) for name, summary in runs.items() if summary.gap]
 
 
-def types(summary: Mapping[str, Any]) -> list[Row]:
+def types(summary: Summary) -> list[Row]:
     """The gap of each problem type of a run; none where it has one type only."""
-    if len(summary["types"]) < 2:
+    if len(summary.types) < 2:
         return []
     rows: list[Row] = []
-    for row in summary["types"]:
-        problems = counted(row["n_problems"], "problem")
-        text, vision = percent(row["text_accuracy"]), percent(row["vision_accuracy"])
+    for row in summary.types:
+        problems = counted(row.n_problems, "problem")
+        text, vision = percent(row.text_accuracy), percent(row.vision_accuracy)
         words = f"{problems}, text {text} percent, image {vision} percent"
         note = f"{problems}, {text} / {vision}"
-        rows.append(_points(row["type"] or "(none)", row["points"], row, note=note, words=words))
+        rows.append(_points(row.type or "(none)", row.points, row, note=note, words=words))
     return rows
 
 
-def pairs(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def pairs(runs: Mapping[str, Summary]) -> list[Part]:
     """Problems by outcome in both views, with the rates that follow, run by run."""
-    parts = []
+    parts: list[Part] = []
     for name, summary in runs.items():
-        gap = summary["gap"]
+        gap = summary.gap
         if gap:
-            rates = [
-                f"P({a} right | {b} right) = {percent(gap[key])}%"
-                for a, b, key in (("image", "text", "p_vision_given_text"), ("text", "image", "p_text_given_vision"))
-                if gap[key] is not None
-            ]
-            relative = [f"relative gap {percent(gap['relative'])}%"] if gap["relative"] is not None else []
-            sentence = "; ".join([*rates, *relative, f"McNemar p {t.p_text(gap['p_value'])}"]) + "."
-            parts.append({"name": name, "table": gap["table"], "sentence": sentence})
+            rates = (
+                ("P(image right | text right) =", gap.p_vision_given_text),
+                ("P(text right | image right) =", gap.p_text_given_vision),
+                ("relative gap", gap.relative),
+            )
+            words = [f"{what} {percent(rate)}%" for what, rate in rates if rate is not None]
+            parts.append(Part(name, "; ".join([*words, f"McNemar p {t.p_text(gap.p_value)}"]) + ".", table=gap.table))
     return parts
 
 
-def _answered(runs: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+def _answered(runs: Mapping[str, Summary]) -> Iterator[tuple[str, str, str, ViewSummary]]:
     """Run, view, colour and numbers of each view that has a response."""
     for name, summary in runs.items():
-        for view, row in summary["views"].items():
-            if row["n_samples"]:
-                yield name, view, {"text": "text", "vision": "vision"}.get(row["side"], "control"), row
+        for view, row in summary.views.items():
+            if row.n_samples:
+                yield name, view, row.side, row
 
 
-def lengths(runs: Mapping[str, Any]) -> list[Row]:
+def lengths(runs: Mapping[str, Summary]) -> list[Row]:
     """Tokens of the responses of each view of each run: the median, and the 10th to the 90th percentile."""
     rows: list[Row] = []
     for name, view, colour, row in _answered(runs):
-        low, middle, high = (row["completion_tokens"][key] for key in ("p10", "p50", "p90"))
+        low, middle, high = row.completion_tokens.p10, row.completion_tokens.p50, row.completion_tokens.p90
         words = f"{low:.0f} to {high:.0f}"
         label = f"{view}, median {middle:.0f} tokens, 10th to 90th percentile {words}"
         rows.append(Row(name, (Mark(middle, low, high, label, colour),), f"{middle:.0f}", words, f"{view} view"))
     return rows
 
 
-def truncation(runs: Mapping[str, Any]) -> list[Row]:
+def truncation(runs: Mapping[str, Summary]) -> list[Row]:
     """The share of responses that was cut, of each view of each run."""
     rows: list[Row] = []
     for name, view, colour, row in _answered(runs):
-        share = 100 * row["truncation_rate"]
+        share = 100 * (row.truncation_rate or 0.0)
         mark = Mark(share, 0.0, share, f"{view}, {share:.1f} percent cut", colour)
-        words = f"{row['truncated']} of {row['n_samples']}"
+        words = f"{row.truncated} of {row.n_samples}"
         rows.append(Row(name, (mark,), f"{share:.1f}", words, f"{view} view"))
     return rows
 
 
-def reading_bars(reading: Mapping[str, Any]) -> list[Bar]:
+def reading_bars(reading: ReadingSummary) -> list[Bar]:
     """How problems were read, as bars of 100 percent: those lost in the image, and those solved in both views."""
     bars: list[Bar] = []
-    for part, words in ((reading, "lost in the image"), (reading["solved"], "solved in both views")):
-        if not part["n_problems"]:
+    for part, words in ((reading, "lost in the image"), (reading.solved, "solved in both views")):
+        if not part.n_problems:
             continue
-        numbers = part["values"]["misread"]
-        counts = (numbers, part["misread"] - numbers, part["read_right"], part["unreadable"])
+        numbers = part.values.misread
+        counts = (numbers, part.misread - numbers, part.read_right, part.unreadable)
         pieces: list[Piece] = []
         start = 0.0
         for (kind, label), count in zip(KINDS.items(), counts, strict=True):
-            share = 100 * count / part["n_problems"]
+            share = 100 * count / part.n_problems
             pieces.append(Piece(kind, count, start, share, f"{count} {label}"))
             start += share
-        bars.append(Bar(words, part["n_problems"], tuple(pieces)))
+        bars.append(Bar(words, part.n_problems, tuple(pieces)))
     return bars
 
 
-def readings(runs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def readings(runs: Mapping[str, Summary]) -> list[Part]:
     """How problems were read in words, run by run."""
-    return [
-        {"name": name, "source": summary["reading"]["source"], "sentence": reading_words(summary["reading"])[0]}
-        for name, summary in runs.items()
-        if summary["reading"]
-    ]
+    parts: list[Part] = []
+    for name, summary in runs.items():
+        if summary.reading:
+            parts.append(Part(name, reading_words(summary.reading)[0], source=summary.reading.source))
+    return parts

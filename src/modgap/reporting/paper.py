@@ -7,9 +7,9 @@ is of is told from its name and from the model's name, never from its numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
+from modgap.analysis.results import ReportSummary, Summary, ViewSummary
 from modgap.core import registry
 from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
@@ -33,6 +33,8 @@ VERSIONS = {
 }
 """MathVerse's versions, text-centric first."""
 EMPTY = "—"
+Place = tuple[str, str, str]
+"""Where a run stands: model, recipe, and its own name."""
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,3}(?:\.\d+)?)\s?[bB](?![A-Za-z0-9])")
 
 
@@ -56,11 +58,11 @@ def told_recipe(name: str, model: str) -> str | None:
     return None
 
 
-def paper_tables(numbers: Mapping[str, Any]) -> list[t.Table]:
+def paper_tables(numbers: ReportSummary) -> list[t.Table]:
     """The paper's tables, filled with what the runs have.
 
     Args:
-        numbers: As `build_report` returns them.
+        numbers: Of the report.
 
     Returns:
         PGPS9K (text-centric and vision-centric view, gap and relative gap) and MathVerse by version: each where a run
@@ -73,16 +75,16 @@ def paper_tables(numbers: Mapping[str, Any]) -> list[t.Table]:
     return [*tables, _mathverse(mathverse)] if mathverse else tables
 
 
-def _placed(numbers: Mapping[str, Any]) -> dict[tuple[str, str, str], Any]:
+def _placed(numbers: ReportSummary) -> dict[Place, Summary]:
     """Model, recipe and run -> summary. A run that tells no recipe is the base of its model if that has no other."""
-    placed: dict[tuple[str, str, str], Any] = {}
+    placed: dict[Place, Summary] = {}
     taken = {
-        (_model(numbers, name), told_recipe(name, numbers["models"].get(name, "")), bool(_versions(summary)))
-        for name, summary in numbers["runs"].items()
+        (_model(numbers, name), told_recipe(name, numbers.models.get(name, "")), bool(_versions(summary)))
+        for name, summary in numbers.runs.items()
     }
-    for name, summary in numbers["runs"].items():
+    for name, summary in numbers.runs.items():
         model = _model(numbers, name)
-        recipe = told_recipe(name, numbers["models"].get(name, ""))
+        recipe = told_recipe(name, numbers.models.get(name, ""))
         base = (model, "base", bool(_versions(summary)))  # of each benchmark one
         if recipe is None and base not in taken:
             recipe = "base"
@@ -91,17 +93,19 @@ def _placed(numbers: Mapping[str, Any]) -> dict[tuple[str, str, str], Any]:
     return placed
 
 
-def _model(numbers: Mapping[str, Any], name: str) -> str:
-    model = numbers["models"].get(name, "")
+def _model(numbers: ReportSummary, name: str) -> str:
+    model = numbers.models.get(name, "")
     return model_size(model) or model_size(name) or model.rstrip("/").rsplit("/", 1)[-1] or "model"
 
 
-def _rows(runs: Mapping[tuple[str, str, str], Any], cells: Any) -> tuple[tuple[str, ...], ...]:
+def _rows(
+    runs: Mapping[Place, Summary], cells: Callable[[Summary | None], tuple[str, ...]]
+) -> tuple[tuple[str, ...], ...]:
     """A row for each of the paper's recipes and then for each other run, model by model, small ones first."""
     models = sorted(dict.fromkeys(model for model, _, _ in runs), key=_order)
     rows: list[tuple[str, ...]] = []
     for model in models:
-        of_model: dict[str, list[tuple[str, Any]]] = {}
+        of_model: dict[str, list[tuple[str, Summary]]] = {}
         for (other, recipe, name), summary in runs.items():
             if other == model:
                 of_model.setdefault(recipe, []).append((name, summary))
@@ -119,36 +123,36 @@ def _order(model: str) -> tuple[float, str]:
     return (float(model[:-1]) if model_size(model) == model else 0.0, model)
 
 
-def _views(runs: Mapping[tuple[str, str, str], Any]) -> t.Table:
-    def cells(summary: Any) -> tuple[str, ...]:
-        gap = summary["gap"] if summary else None
+def _views(runs: Mapping[Place, Summary]) -> t.Table:
+    def cells(summary: Summary | None) -> tuple[str, ...]:
+        gap = summary.gap if summary else None
         if not gap:
             return (EMPTY,) * 5
         return (
-            percent(gap["text_accuracy"]),
-            percent(gap["vision_accuracy"]),
-            signed(gap["points"]),
-            interval(gap["ci_low"], gap["ci_high"]),
-            _known(percent(gap["relative"])),
+            percent(gap.text_accuracy),
+            percent(gap.vision_accuracy),
+            signed(gap.points),
+            interval(gap.ci_low, gap.ci_high),
+            _known(percent(gap.relative)),
         )
 
     head = ("model", "recipe", "text-centric %", "vision-centric %", "gap", "95% interval", "relative gap %")
     return t.Table("Accuracy of both views and the gap, by model and recipe", head, _rows(runs, cells), left=2)
 
 
-def _versions(summary: Any) -> dict[str, Any]:
+def _versions(summary: Summary) -> dict[str, ViewSummary]:
     """MathVerse's versions among the views of a run."""
-    named = {re.sub(r"[ _]", "-", view.lower()): row for view, row in summary["views"].items()}
+    named = {re.sub(r"[ _]", "-", view.lower()): row for view, row in summary.views.items()}
     return {version: named[version] for version in VERSIONS if version in named}
 
 
-def _mathverse(runs: Mapping[tuple[str, str, str], Any]) -> t.Table:
-    def cells(summary: Any) -> tuple[str, ...]:
+def _mathverse(runs: Mapping[Place, Summary]) -> t.Table:
+    def cells(summary: Summary | None) -> tuple[str, ...]:
         rows = _versions(summary) if summary else {}
-        gap = summary["gap"] if rows else None
+        gap = summary.gap if summary and rows else None
         return (
-            *(_known(percent(rows[version]["accuracy"])) if version in rows else EMPTY for version in VERSIONS),
-            signed(gap["points"]) if gap else EMPTY,
+            *(_known(percent(rows[version].accuracy)) if version in rows else EMPTY for version in VERSIONS),
+            signed(gap.points) if gap else EMPTY,
         )
 
     head = ("model", "recipe", *VERSIONS.values(), "gap")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from modgap.core.problem import split_grader
 from modgap.core.text import counted
 from modgap.reporting.collect import EvalRun
 
@@ -41,11 +42,11 @@ def data_words(runs: Sequence[EvalRun]) -> list[str]:
 
 
 def _same(first: EvalRun, second: EvalRun) -> bool:
-    marks = [run.manifest.get("fingerprints", {}).get("data_fingerprint") for run in (first, second)]
+    marks = [run.manifest.fingerprints.get("data_fingerprint") for run in (first, second)]
     if all(marks):
         if marks[0] == marks[1]:
             return True
-        if all(run.manifest.get("kind") != "import" for run in (first, second)):
+        if all(run.manifest.kind != "import" for run in (first, second)):
             return False
     return _keys(first) == _keys(second)
 
@@ -61,9 +62,9 @@ def _names(names: Sequence[str]) -> str:
 
 def _about(run: EvalRun) -> str:
     """`mathverse, 788 problems, data 2f0c`: what tells the data from others."""
-    benchmark = run.manifest.get("given", {}).get("benchmark")
-    if not benchmark and any(row.question_type for row in run.problems.values()):
-        benchmark = "mathverse"
-    mark = run.manifest.get("fingerprints", {}).get("data_fingerprint")
+    benchmark = run.manifest.given.get("benchmark")
+    if not benchmark:
+        benchmark = next((name for row in run.problems.values() if (name := split_grader(row.grader)[0])), "")
+    mark = run.manifest.fingerprints.get("data_fingerprint")
     count = counted(len(run.problems), "problem")
     return ", ".join([*([str(benchmark)] if benchmark else []), count, *([f"data {mark[:8]}"] if mark else [])])

@@ -72,7 +72,7 @@ def greedy_words(manifest: Mapping[str, Any], name: str = "") -> list[str]:
 
 def unequal_words(runs: Sequence[EvalRun]) -> list[str]:
     """A warning where runs that stand side by side were sampled differently; at most one."""
-    every = {run.name: sampling_of(run.manifest) for run in runs}
+    every = {run.name: sampling_of(run.manifest.whole) for run in runs}
     told: list[str] = []
     for name in dict.fromkeys(name for sampling in every.values() for name in sampling):
         by_value: dict[str, list[str]] = {}
@@ -89,7 +89,7 @@ def unequal_words(runs: Sequence[EvalRun]) -> list[str]:
 
 def sampling_table(runs: Sequence[EvalRun]) -> t.Table:
     """The sampling beside each run."""
-    every = {run.name: sampling_of(run.manifest) for run in runs}
+    every = {run.name: sampling_of(run.manifest.whole) for run in runs}
     names = list(dict.fromkeys(name for sampling in every.values() for name in sampling))
     rows = [
         (run, *(_value(name, sampling[name]) if name in sampling else "–" for name in names))

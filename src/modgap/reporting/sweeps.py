@@ -10,14 +10,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modgap.analysis.cells import SeedRun, Sweep, Variant
+from modgap.analysis.results import Settings
 from modgap.core import registry
-from modgap.core.record import read_json
+from modgap.reporting.collect import read_manifest
 
 if TYPE_CHECKING:
     from modgap.analysis.scores import Scores
@@ -42,11 +43,12 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
         _add(tables, run, score, stages[run.path.parent])
     for run, score in zip(found.evals, scores, strict=True):
         if run.path.parent not in stages:
-            base = run.manifest.get("resolved", {}).get("model_fingerprint")
-            sweep = tables.get(_key(run, base)) if base else None
+            base = run.manifest.resolved.get("model_fingerprint")
+            key = _key(run, base) if base else ""
+            sweep = tables.get(key)
             if sweep and _is_whole(run, score, sweep):
                 if not sweep.model:  # the recipes do not say what they started from: their study is not finished
-                    sweep = tables[_key(run, base)] = replace(sweep, model=run.model)
+                    sweep = tables[key] = replace(sweep, model=run.model)
                 sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, _right(score)))
     kept = [sweep for sweep in tables.values() if any(len(variant.runs) > 1 for variant in sweep.recipes)]
     for sweep in kept:
@@ -57,13 +59,12 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
 def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool:
     """Whether a run is the evaluation of a trained recipe, all of whose stages are here with their manifests."""
     parts = stages.get(run.path.parent, ())
-    whole = all(part.manifest.get("fingerprints", {}).get("model") and part.log for part in parts)
-    return bool(parts) and whole and len(parts) == len(_recipe_manifest(run).get("stages", parts))
+    whole = all(part.manifest.fingerprints.get("model") and part.log for part in parts)
+    return bool(parts) and whole and len(parts) == len(_recipe_settings(run).get("stages", parts))
 
 
-def _recipe_manifest(run: EvalRun) -> dict[str, Any]:
-    path = run.path.parent / "manifest.json"
-    return read_json(path).get("resolved", {}) if path.is_file() else {}
+def _recipe_settings(run: EvalRun) -> Settings:
+    return read_manifest(run.path.parent).resolved
 
 
 def _join(tables: dict[str, Sweep], read: Sweep) -> None:
@@ -92,7 +93,7 @@ def _add_run(sweep: Sweep, like: Variant, run: SeedRun) -> None:
 
 def _add(tables: dict[str, Sweep], run: EvalRun, score: Scores, stages: Sequence[TrainStage]) -> None:
     """Put the run of a recipe where it belongs."""
-    marks: dict[str, Any] = stages[0].manifest["fingerprints"]
+    marks = stages[0].manifest.fingerprints
     key = _key(run, str(marks["model"]))
     if key not in tables:
         sides = {side: [score.views[v] for v in score.side(side)] for side in ("text", "vision")}
@@ -104,13 +105,13 @@ def _add(tables: dict[str, Sweep], run: EvalRun, score: Scores, stages: Sequence
     sweep = tables[key]
     if not _is_whole(run, score, sweep):
         return
-    recipe = str(_recipe_manifest(run).get("recipe") or run.path.parent.name)
-    settings = [{k: v for k, v in stage.manifest["resolved"].items() if k != "seed"} for stage in stages]
+    recipe = str(_recipe_settings(run).get("recipe") or run.path.parent.name)
+    settings = [{k: v for k, v in stage.manifest.resolved.items() if k != "seed"} for stage in stages]
     data = {name: mark for name, mark in marks.items() if name != "model"}
-    seeds = [stage.manifest["resolved"].get("seed") for stage in stages]
+    seeds = [stage.manifest.resolved.get("seed") for stage in stages]
     seed = seeds[0] if len(set(seeds)) == 1 else "/".join(map(str, seeds))
     steps = sum(len(stage.log) for stage in stages)
-    seconds = round(sum(float(row.get("time_total") or 0.0) for stage in stages for row in stage.log), 1)
+    seconds = round(sum(row.numbers.get("time_total", 0.0) for stage in stages for row in stage.log), 1)
     _add_run(sweep, Variant(recipe, data, settings, []), SeedRun(run.name, seed, steps, seconds, _right(score)))
 
 
@@ -118,11 +119,10 @@ def _key(run: EvalRun, base: str) -> str:
     return json.dumps([base, _evaluation(run)], sort_keys=True)
 
 
-def _evaluation(run: EvalRun) -> dict[str, Any]:
+def _evaluation(run: EvalRun) -> Settings:
     """How a run was evaluated and graded: everything that must be the same in one table but the model."""
-    resolved: dict[str, Any] = run.manifest.get("resolved", {})
-    asked = {name: value for name, value in resolved.items() if name not in ("model_fingerprint", "model")}
-    data = run.manifest.get("fingerprints", {}).get("data_fingerprint")
+    asked = {name: value for name, value in run.manifest.resolved.items() if name not in ("model_fingerprint", "model")}
+    data = run.manifest.fingerprints.get("data_fingerprint")
     return {**asked, "data_fingerprint": data, "mode": run.mode}
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup, escape
 
-from modgap.core.record import OUTCOMES
+from modgap.analysis.gap import GapChange
+from modgap.analysis.results import ReportSummary, Summary
 from modgap.core.text import interval, percent, signed
 
 LONG = 40
@@ -72,12 +72,12 @@ class Table:
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
-def modes(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """How runs were graded -> their names; older summaries do not say."""
+def modes(runs: Mapping[str, Summary]) -> dict[str, list[str]]:
+    """How runs were graded -> their names; runs without a grade are in none."""
     found: dict[str, list[str]] = {}
     for name, summary in runs.items():
-        if summary.get("mode"):
-            found.setdefault(summary["mode"], []).append(name)
+        if summary.mode:
+            found.setdefault(summary.mode, []).append(name)
     return found
 
 
@@ -86,30 +86,30 @@ def p_text(value: float | None) -> str:
     return "–" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def accuracy_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+def accuracy_table(runs: Mapping[str, Summary]) -> Table:
     """Accuracy of each view of each run, with all four counts and the denominator."""
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
-        for view, row in summary["views"].items():
+        for view, row in summary.views.items():
             rows.append(
                 (
                     name,
                     view,
-                    percent(row["accuracy"]),
-                    interval(row["ci_low"], row["ci_high"], 100),
-                    *(str(row[outcome]) for outcome in OUTCOMES),
-                    str(row["n_samples"]),
-                    str(row["n_problems"]),
-                    percent(row["truncation_rate"]),
+                    percent(row.accuracy),
+                    interval(row.ci_low, row.ci_high, 100),
+                    *map(str, row.by_outcome()),
+                    str(row.n_samples),
+                    str(row.n_problems),
+                    percent(row.truncation_rate),
                 )
             )
     counts = ("correct", "wrong", "no answer", "error", "samples", "problems", "cut %")
     return Table("Accuracy by view", ("run", "view", "accuracy %", "95% interval", *counts), tuple(rows), left=2)
 
 
-def passes_table(runs: Mapping[str, Mapping[str, Any]]) -> Table | None:
+def passes_table(runs: Mapping[str, Summary]) -> Table | None:
     """pass@k and maj@k of each view; `None` where there is one sample a problem."""
-    ks = sorted({int(k) for summary in runs.values() for row in summary["views"].values() for k in row["pass_at_k"]})
+    ks = sorted({int(k) for summary in runs.values() for row in summary.views.values() for k in row.pass_at_k})
     if not ks or ks[-1] == 1:
         return None
     if len(ks) > 6:  # powers of two, and all
@@ -118,36 +118,36 @@ def passes_table(runs: Mapping[str, Mapping[str, Any]]) -> Table | None:
         (
             name,
             view,
-            *(percent(row["pass_at_k"].get(str(k))) for k in ks),
-            percent(row["maj_at_k"]),
-            f"{row['mean_completion_tokens']:.0f}",
+            *(percent(row.pass_at_k.get(str(k))) for k in ks),
+            percent(row.maj_at_k),
+            f"{row.mean_completion_tokens:.0f}",
         )
         for name, summary in runs.items()
-        for view, row in summary["views"].items()
+        for view, row in summary.views.items()
     ]
     head = ("run", "view", *(f"pass@{k}" for k in ks), "majority", "mean tokens")
     return Table("With several samples a problem, percent", head, tuple(rows), left=2)
 
 
-def gap_table(runs: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Mapping[str, Any]] | None = None) -> Table:
+def gap_table(runs: Mapping[str, Summary], changes: Mapping[str, GapChange] | None = None) -> Table:
     """The gap of each run, and its change against the first one where that could be paired."""
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
-        gap = summary["gap"]
+        gap = summary.gap
         if gap is None:
             continue
         row = (
             name,
-            percent(gap["text_accuracy"]),
-            percent(gap["vision_accuracy"]),
-            signed(gap["points"]),
-            interval(gap["ci_low"], gap["ci_high"]),
-            p_text(gap["p_value"]),
-            str(gap["n_problems"]),
+            percent(gap.text_accuracy),
+            percent(gap.vision_accuracy),
+            signed(gap.points),
+            interval(gap.ci_low, gap.ci_high),
+            p_text(gap.p_value),
+            str(gap.n_problems),
         )
         if changes:
             change = changes.get(name)
-            row += (signed(change["points"]), interval(change["ci_low"], change["ci_high"])) if change else ("", "")
+            row += (signed(change.points), interval(change.ci_low, change.ci_high)) if change else ("", "")
         rows.append(row)
     head = ("run", "text %", "image %", "gap", "95% interval", "p (McNemar)", "problems")
     base = next(iter(runs), "")
@@ -158,38 +158,38 @@ def gap_table(runs: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Mappi
     )
 
 
-def type_table(summary: Mapping[str, Any]) -> Table:
+def type_table(summary: Summary) -> Table:
     """The gap of each problem type."""
     rows = [
         (
-            row["type"] or "(none)",
-            str(row["n_problems"]),
-            percent(row["text_accuracy"]),
-            percent(row["vision_accuracy"]),
-            signed(row["points"]),
-            p_text(row["p_holm"]),
+            row.type or "(none)",
+            str(row.n_problems),
+            percent(row.text_accuracy),
+            percent(row.vision_accuracy),
+            signed(row.points),
+            p_text(row.p_holm),
         )
-        for row in summary["types"]
+        for row in summary.types
     ]
     return Table("By problem type", ("type", "problems", "text %", "image %", "gap", "p (Holm)"), tuple(rows))
 
 
-def leaky_table(runs: Mapping[str, Mapping[str, Any]]) -> Table | None:
+def leaky_table(runs: Mapping[str, Summary]) -> Table | None:
     """The gap where the question itself states a number or an equation, and where it does not."""
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
         for key, words in (("clean", "no condition"), ("leaky", "a number or an equation")):
-            part = summary["leaky"].get(key)
+            part = summary.leaky.get(key)
             if part:
                 rows.append(
                     (
                         name,
                         words,
-                        str(part["n_problems"]),
-                        percent(part["text_accuracy"]),
-                        percent(part["vision_accuracy"]),
-                        signed(part["points"]),
-                        interval(part["ci_low"], part["ci_high"]),
+                        str(part.n_problems),
+                        percent(part.text_accuracy),
+                        percent(part.vision_accuracy),
+                        signed(part.points),
+                        interval(part.ci_low, part.ci_high),
                     )
                 )
     if not any(row[1] != "no condition" for row in rows):
@@ -198,24 +198,24 @@ def leaky_table(runs: Mapping[str, Mapping[str, Any]]) -> Table | None:
     return Table("Questions that give conditions away in every view, and the others", head, tuple(rows), left=2)
 
 
-def reading_table(runs: Mapping[str, Mapping[str, Any]]) -> Table | None:
+def reading_table(runs: Mapping[str, Summary]) -> Table | None:
     """How the problems lost in the image were read, and those solved in both views beside them."""
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
-        reading = summary["reading"]
-        for part, words in ((reading, "lost in the image"), (reading and reading["solved"], "solved in both")):
-            if part and part["n_problems"]:
-                values, clauses = part["values"], part["clauses"]
+        reading = summary.reading
+        for part, words in ((reading, "lost in the image"), (reading and reading.solved, "solved in both")):
+            if part and part.n_problems:
+                values, clauses = part.values, part.clauses
                 rows.append(
                     (
                         name,
                         words,
-                        *(str(part[key]) for key in ("n_problems", "misread", "read_right", "unreadable")),
-                        percent(part["share_misread"]),
-                        interval(part["ci_low"], part["ci_high"], 100),
-                        percent(values["share_misread"]),
-                        interval(values["ci_low"], values["ci_high"], 100),
-                        percent(clauses["read"] / clauses["n"] if clauses["n"] else None),
+                        *map(str, (part.n_problems, part.misread, part.read_right, part.unreadable)),
+                        percent(part.share_misread),
+                        interval(part.ci_low, part.ci_high, 100),
+                        percent(values.share_misread),
+                        interval(values.ci_low, values.ci_high, 100),
+                        percent(clauses.read / clauses.n if clauses.n else None),
                     )
                 )
     if not rows:
@@ -227,20 +227,20 @@ def reading_table(runs: Mapping[str, Mapping[str, Any]]) -> Table | None:
     )
 
 
-def controls_table(runs: Mapping[str, Mapping[str, Any]]) -> Table | None:
+def controls_table(runs: Mapping[str, Summary]) -> Table | None:
     """Accuracy of the controls between the two views of the gap; `None` where no run has a control."""
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
-        views = summary["views"]
-        if any(row["side"] == "control" for row in views.values()):
+        views = summary.views
+        if any(row.side == "control" for row in views.values()):
             rows += [
                 (
                     name,
                     view,
                     MEANINGS.get(view, ""),
-                    percent(row["accuracy"]),
-                    interval(row["ci_low"], row["ci_high"], 100),
-                    str(row["n_problems"]),
+                    percent(row.accuracy),
+                    interval(row.ci_low, row.ci_high, 100),
+                    str(row.n_problems),
                 )
                 for view, row in views.items()
             ]
@@ -248,12 +248,12 @@ def controls_table(runs: Mapping[str, Mapping[str, Any]]) -> Table | None:
     return Table("Accuracy of every view, and what it tells", head, tuple(rows), left=3) if rows else None
 
 
-def every_table(numbers: Mapping[str, Any]) -> dict[str, Table]:
+def every_table(numbers: ReportSummary) -> dict[str, Table]:
     """All tables that the numbers of a report have, by name."""
-    runs: Mapping[str, Any] = numbers["runs"]
+    runs = numbers.runs
     tables = {
         "accuracy": accuracy_table(runs),
-        "gap": gap_table(runs, numbers["changes"]),
+        "gap": gap_table(runs, numbers.changes),
         "passes": passes_table(runs),
         "leaky": leaky_table(runs),
         "reading": reading_table(runs),

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.analysis.gap import GapChange
+from modgap.analysis.results import GapSummary, ReportSummary, Summary, ViewSummary
 from modgap.core.record import RunFolder
 from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
@@ -23,7 +25,7 @@ MANY = 8
 """More runs than these are left to the page where there is a table over seeds."""
 
 
-def print_numbers(numbers: Mapping[str, Any], console: Console | None = None) -> None:
+def print_numbers(numbers: ReportSummary, console: Console | None = None) -> None:
     """Print what `build_report` returns.
 
     Args:
@@ -33,25 +35,25 @@ def print_numbers(numbers: Mapping[str, Any], console: Console | None = None) ->
     from rich.console import Console
 
     console = console or Console()
-    print_line(console, numbers["headline"]["title"], "bold")
-    for sentence in numbers["headline"]["lede"]:
+    print_line(console, numbers.headline.title, "bold")
+    for sentence in numbers.headline.lede:
         print_line(console, sentence)
-    for warning in numbers["warnings"]:
+    for warning in numbers.warnings:
         print_line(console, f"Note: {warning}", "yellow")
-    for part in numbers["seeds"]:
+    for part in numbers.seeds:
         console.print()
         console.print(as_rich(narrow_table(part), plain=not console.is_terminal))
-    runs = numbers["runs"]
+    runs = numbers.runs
     if not runs:
         return
     for name, summary in runs.items():
-        for sentence in judge_words(summary.get("judge")):
+        for sentence in judge_words(summary.judge):
             print_line(console, f"{name}: {sentence}" if len(runs) > 1 else sentence)
-    if numbers["seeds"] and len(runs) > MANY:
+    if numbers.seeds and len(runs) > MANY:
         return print_line(console, f"The {len(runs)} runs one by one are on the page.")
     for table in (
         _counts(runs),
-        _gaps(runs, numbers["changes"]),
+        _gaps(runs, numbers.changes),
         t.passes_table(runs),
         *mathverse_tables(runs, narrow=True),
     ):
@@ -61,7 +63,7 @@ def print_numbers(numbers: Mapping[str, Any], console: Console | None = None) ->
 
 
 def print_summary(
-    summary: Mapping[str, Any],
+    summary: Summary,
     name: str = "run",
     console: Console | None = None,
     run: Path | None = None,
@@ -79,15 +81,14 @@ def print_summary(
     from rich.console import Console
 
     console = console or Console()
-    gap = summary["gap"]
+    gap = summary.gap
     if gap:
-        reading = summary.get("reading")  # older summaries have none
-        print_line(console, "".join(words for words, _ in gap_words(gap, reading)), "bold")
-        for sentence in [*meaning_words(gap), *reading_words(reading)]:
+        print_line(console, "".join(words for words, _ in gap_words(gap, summary.reading)), "bold")
+        for sentence in [*meaning_words(gap), *reading_words(summary.reading)]:
             print_line(console, sentence)
-    for sentence in judge_words(summary.get("judge")):
+    for sentence in judge_words(summary.judge):
         print_line(console, sentence)
-    for warning in [*doubt_words(summary.get("judge")), *summary["warnings"]]:
+    for warning in [*doubt_words(summary.judge), *summary.warnings]:
         print_line(console, f"Note: {warning}", "yellow")
     for table in (_counts({name: summary}), *mathverse_tables({name: summary}, named=False, narrow=True)):
         console.print(as_rich(table, plain=not console.is_terminal))
@@ -153,13 +154,13 @@ def as_rich(table: t.Table, *, plain: bool = False) -> Any:
     return shown
 
 
-def _counts(runs: Mapping[str, Any]) -> t.Table:
+def _counts(runs: Mapping[str, Summary]) -> t.Table:
     """Accuracy and all four counts with their denominator, narrow."""
     several = len(runs) > 1
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
-        for view, row in summary["views"].items():
-            cells = (percent_with_interval(row), *(str(row[outcome]) for outcome in t.OUTCOMES), str(row["n_samples"]))
+        for view, row in summary.views.items():
+            cells = (percent_with_interval(row), *map(str, row.by_outcome()), str(row.n_samples))
             rows.append((*((name,) if several else ()), view, *cells))
     head = (*(("run",) if several else ()), "view", "accuracy %", "right", "wrong", "none", "error", "of")
     modes = t.modes(runs)
@@ -168,22 +169,22 @@ def _counts(runs: Mapping[str, Any]) -> t.Table:
     return t.Table(caption, head, tuple(rows), left=2 if several else 1)
 
 
-def percent_with_interval(row: Mapping[str, Any]) -> str:
+def percent_with_interval(row: ViewSummary) -> str:
     """`61.2 (58.1 to 64.3)`."""
-    return f"{percent(row['accuracy'])} ({interval(row['ci_low'], row['ci_high'], 100)})"
+    return f"{percent(row.accuracy)} ({interval(row.ci_low, row.ci_high, 100)})"
 
 
-def points_with_interval(value: Mapping[str, Any]) -> str:
+def points_with_interval(value: GapSummary | GapChange) -> str:
     """`+16.4 (13.9 to 18.8)`."""
-    return f"{signed(value['points'])} ({interval(value['ci_low'], value['ci_high'])})"
+    return f"{signed(value.points)} ({interval(value.ci_low, value.ci_high)})"
 
 
-def _gaps(runs: Mapping[str, Any], changes: Mapping[str, Any]) -> t.Table:
+def _gaps(runs: Mapping[str, Summary], changes: Mapping[str, GapChange]) -> t.Table:
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
-        gap, change = summary["gap"], changes.get(name)
+        gap, change = summary.gap, changes.get(name)
         if gap:
             cells = [points_with_interval(value) if value else "" for value in (gap, change)]
-            rows.append((name, *(cells if changes else cells[:1]), t.p_text(gap["p_value"]), str(gap["n_problems"])))
+            rows.append((name, *(cells if changes else cells[:1]), t.p_text(gap.p_value), str(gap.n_problems)))
     change_head = (f"change from {next(iter(runs))}",) if changes else ()
     return t.Table("Gap in points (95% interval)", ("run", "gap", *change_head, "p", "problems"), tuple(rows))

@@ -10,12 +10,12 @@ import base64
 import gzip
 import io
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from modgap.analysis.reading import KINDS, lost_problems
 from modgap.analysis.scores import Scores
-from modgap.core.record import ProblemRow
+from modgap.core.record import GradeRow, ProblemRow, Response
 from modgap.core.view import ALL_VIEWS
 from modgap.reporting.collect import EvalRun
 from modgap.reporting.pictures import pictures_of_views, read_picture
@@ -32,7 +32,7 @@ _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
 _ABSENT = ("no diagram recorded", "image not found", "image not embedded: the report holds {limit} at most")
 
 
-def embed_json(value: Any) -> str:
+def embed_json(value: object) -> str:
     """JSON that is safe as the text of a `<script>` element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character, escape in _ESCAPES.items():
@@ -41,9 +41,37 @@ def embed_json(value: Any) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def viewer_data(
-    runs: Sequence[EvalRun], scores: Sequence[Scores], images: int
-) -> tuple[dict[str, Any], list[str], bool]:
+Json = dict[str, object]
+"""An object for viewer.js, which says what its keys are."""
+Sample = tuple[Response, GradeRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A problem, and which of the runs have it."""
+
+    row: ProblemRow
+    runs: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the viewer shows of one run.
+
+    Attributes:
+        views: Names, in order.
+        groups: Paired problem -> its group, see `Scores.groups`.
+        readings: Lost problem -> how it was read.
+        samples: Problem and view -> its graded responses.
+    """
+
+    views: tuple[str, ...]
+    groups: dict[str, str]
+    readings: dict[str, str]
+    samples: dict[tuple[str, str], list[Sample]]
+
+
+def viewer_data(runs: Sequence[EvalRun], scores: Sequence[Scores], images: int) -> tuple[Json, list[str], bool]:
     """What the viewer shows.
 
     Args:
@@ -55,57 +83,35 @@ def viewer_data(
         The index, the blocks as text for `<script>` elements, and whether the blocks are packed (gzip and base64).
     """
     problems = _merge(runs)
-    groups = [score.groups() for score in scores]
-    chosen = _choose(problems, groups, images)
-    readings = [lost_problems(score) for score in scores]
-    samples = [_samples(run) for run in runs]
-    types = sorted({row.type for row, _ in problems.values()})
+    shown = [
+        Shown(score.views, score.groups(), lost_problems(score), _samples(run))
+        for run, score in zip(runs, scores, strict=True)
+    ]
+    chosen = _choose(problems, [run.groups for run in shown], images)
+    types = sorted({member.row.type for member in problems.values()})
     number_of = {name: number for number, name in enumerate(types)}
-    views = [score.views for score in scores]
-    every = dict.fromkeys(view for of_run in views for view in of_run)
+    every = dict.fromkeys(view for run in shown for view in run.views)
     asked = [view for view in ALL_VIEWS if view in every] + [view for view in every if view not in ALL_VIEWS]
-    index: list[dict[str, Any]] = []
-    details: list[dict[str, Any]] = []
-    for slug, (row, members) in problems.items():
-        prompts: dict[str, int] = {}
-        entries: list[Any] = []
-        marks: list[Any] = []
-        for number, member in enumerate(members):
-            if not member:
-                entries.append(None)
-                marks.append(None)
-                continue
-            shown = [_view(samples[number].get((row.id, view), []), prompts) for view in views[number]]
-            entries.append({"v": shown})
-            marks.append(["".join(_mark(sample) for sample in view["s"]) for view in shown])
+    index: list[Json] = []
+    details: list[Json] = []
+    for slug, member in problems.items():
+        row = member.row
+        entries, marks, prompts = _responses(member, shown)
         pictures, absent = (_pictures(row, asked) if slug in chosen else ([], 2)) if row.image else ([], 0)
-        index.append(
-            {
-                "i": slug,
-                "q": row.question,
-                "a": row.answer,
-                "t": number_of[row.type],
-                "l": int(row.leaky),
-                "g": [group.get(row.id, "-") if member else "-" for group, member in zip(groups, members, strict=True)],
-                "o": marks,
-                "d": [found.get(row.id, "") if member else "" for found, member in zip(readings, members, strict=True)],
-                "m": absent,
-            }
-        )
-        details.append({"c": ", ".join(row.conditions), "m": pictures, "p": list(prompts), "r": entries})
-    head = {
+        entry: Json = {"i": slug, "q": row.question, "a": row.answer, "t": number_of[row.type], "l": int(row.leaky)}
+        has_it = [*zip(shown, member.runs, strict=True)]
+        entry["g"] = [run.groups.get(row.id, "-") if has else "-" for run, has in has_it]
+        entry["o"] = marks
+        entry["d"] = [run.readings.get(row.id, "") if has else "" for run, has in has_it]
+        entry["m"] = absent
+        index.append(entry)
+        details.append({"c": ", ".join(row.conditions), "m": pictures, "p": prompts, "r": entries})
+    head: Json = {
         "block": BLOCK,
         "types": types,
         "kinds": KINDS,
         "images": [words.format(limit=images) for words in _ABSENT],
-        "runs": [
-            {
-                "name": run.name,
-                "views": list(names),
-                "sides": [ALL_VIEWS[v].side if v in ALL_VIEWS else "control" for v in names],
-            }
-            for run, names in zip(runs, views, strict=True)
-        ],
+        "runs": [_head(run.name, of_run.views) for run, of_run in zip(runs, shown, strict=True)],
         "problems": index,
     }
     blocks = [embed_json(details[start : start + BLOCK]) for start in range(0, len(details), BLOCK)]
@@ -113,31 +119,52 @@ def viewer_data(
     return head, [_pack(block) for block in blocks] if packed else blocks, packed
 
 
-def _merge(runs: Sequence[EvalRun]) -> dict[str, tuple[Any, list[bool]]]:
+def _head(name: str, views: Sequence[str]) -> Json:
+    sides = [ALL_VIEWS[view].side if view in ALL_VIEWS else "control" for view in views]
+    return {"name": name, "views": list(views), "sides": sides}
+
+
+def _responses(member: Member, shown: Sequence[Shown]) -> tuple[list[Json | None], list[list[str] | None], list[str]]:
+    """The responses to a problem of each run, their outcomes in letters, and the prompts that they refer to."""
+    prompts: dict[str, int] = {}
+    entries: list[Json | None] = []
+    marks: list[list[str] | None] = []
+    for run, has_it in zip(shown, member.runs, strict=True):
+        if not has_it:
+            entries.append(None)
+            marks.append(None)
+            continue
+        of_views = [run.samples.get((member.row.id, view), []) for view in run.views]
+        entries.append({"v": [_view(samples, prompts) for samples in of_views]})
+        marks.append(["".join(_mark(sample) for sample in samples) for samples in of_views])
+    return entries, marks, list(prompts)
+
+
+def _merge(runs: Sequence[EvalRun]) -> dict[str, Member]:
     """Slug -> the problem and which runs have it; problems of one id but other words are kept apart."""
-    found: dict[tuple[str, str, str], tuple[Any, list[bool]]] = {}
+    found: dict[tuple[str, str, str], Member] = {}
     for number, run in enumerate(runs):
         for row in run.problems.values():
             key = (row.id, row.question, row.answer)
             if key not in found:
-                found[key] = (row, [False] * len(runs))
-            found[key][1][number] = True
-    merged: dict[str, tuple[Any, list[bool]]] = {}
-    for (name, _, _), entry in found.items():
+                found[key] = Member(row, [False] * len(runs))
+            found[key].runs[number] = True
+    merged: dict[str, Member] = {}
+    for (name, _, _), member in found.items():
         slug, number = name, 1
         while slug in merged:
             number += 1
             slug = f"{name}~{number}"
-        merged[slug] = entry
+        merged[slug] = member
     return merged
 
 
-def _choose(problems: dict[str, tuple[Any, list[bool]]], groups: Sequence[dict[str, str]], limit: int) -> set[str]:
+def _choose(problems: Mapping[str, Member], groups: Sequence[dict[str, str]], limit: int) -> set[str]:
     """Which problems get their diagram embedded: in turn from each outcome, in the order of the problems."""
     queues: dict[str, list[str]] = {}
-    for slug, (row, members) in problems.items():
-        if row.image:
-            group = groups[0].get(row.id, "-") if members[0] else "-"
+    for slug, member in problems.items():
+        if member.row.image:
+            group = groups[0].get(member.row.id, "-") if member.runs[0] else "-"
             queues.setdefault(group, []).append(slug)
     chosen: list[str] = []
     for rank in range(max(map(len, queues.values()), default=0)):
@@ -147,8 +174,8 @@ def _choose(problems: dict[str, tuple[Any, list[bool]]], groups: Sequence[dict[s
     return set(chosen[:limit])
 
 
-def _samples(run: EvalRun) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
-    found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+def _samples(run: EvalRun) -> dict[tuple[str, str], list[Sample]]:
+    found: dict[tuple[str, str], list[Sample]] = {}
     for row in sorted(run.responses, key=lambda row: row.sample):
         grade = run.grades.get(row.key)
         if grade is not None:
@@ -156,28 +183,23 @@ def _samples(run: EvalRun) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
     return found
 
 
-def _view(samples: list[tuple[Any, ...]], prompts: dict[str, int]) -> dict[str, Any]:
-    shown: list[list[Any]] = []
+def _view(samples: Sequence[Sample], prompts: dict[str, int]) -> Json:
+    """The samples of a view, and the number of their prompt; prompts that are new get the next one."""
+    shown: list[list[object]] = []
     number = -1
     for row, grade in samples:
         number = prompts.setdefault(row.prompt, len(prompts))
-        shown.append(
-            [
-                row.response,
-                grade.outcome[0],
-                grade.answer,
-                grade.stage,
-                row.finish_reason,
-                row.completion_tokens,
-                *([row.error] if row.error else []),
-            ]
-        )
+        fields = [
+            row.response, grade.outcome[0], grade.answer, grade.stage, row.finish_reason, row.completion_tokens,
+        ]  # fmt: skip
+        shown.append([*fields, row.error] if row.error else fields)
     return {"p": number, "s": shown}
 
 
-def _mark(sample: list[Any]) -> str:
+def _mark(sample: Sample) -> str:
     """The outcome's first letter, capital if the response was cut at the limit."""
-    return sample[1].upper() if sample[4] == "length" else sample[1]
+    row, grade = sample
+    return grade.outcome[0].upper() if row.finish_reason == "length" else grade.outcome[0]
 
 
 def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
@@ -187,7 +209,7 @@ def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, st
     """
     assert row.image is not None
     of_views: dict[str, str] = {}
-    if row.question_type:
+    if row.views:
         try:
             of_views = pictures_of_views(row.image, asked)
         except (OSError, ValueError, KeyError):

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from modgap.analysis.gap import GapChange
+from modgap.analysis.results import (
+    GapPart,
+    GapSummary,
+    Headline,
+    LoggedStage,
+    ReadingSummary,
+    SeedRow,
+    SeedTable,
+    Summary,
+)
 from modgap.analysis.warnings import seen
 from modgap.core.record import GradeRow, Response
 from modgap.core.text import counted, degenerate, interval, percent, points, signed
@@ -27,54 +38,91 @@ FEW_LOST = 10
 """Of fewer lost problems that could be read a headline gives no share."""
 
 
-def headline(numbers: Mapping[str, Any], found: Collection) -> dict[str, Any]:
-    """The answer in words: `title`, `kicker`, `answer` (pieces of a sentence, each with its side), `lede`."""
-    with_gap = {name: s["gap"] for name, s in numbers["runs"].items() if s["gap"]}
-    over_seeds = [words for table in numbers["seeds"] for words in seed_words(table)]
+Pieces = list[tuple[str, str]]
+"""A sentence in pieces, each with the side that it is about: `t`, `v`, `g` (the gap), `i` (its interval) or none."""
+
+
+def headline(
+    runs: Mapping[str, Summary], changes: Mapping[str, GapChange], seeds: Sequence[SeedTable], found: Collection
+) -> Headline:
+    """The answer in words.
+
+    Args:
+        runs: Name -> summary.
+        changes: Name -> change of the gap against the first run's.
+        seeds: The tables over seeds.
+        found: What the report is about.
+    """
+    with_gap = {name: summary.gap for name, summary in runs.items() if summary.gap}
     if with_gap:
-        first, gap = next(iter(with_gap.items()))
-        summary = numbers["runs"][first]
-        pieces = gap_words(gap, summary["reading"])
-        lede = [_over(gap, summary), *reading_words(summary["reading"])]
-        if len(with_gap) > 1:
-            pieces.insert(0, (f"{first}: ", ""))
-        if len(with_gap) > 1:
-            # The best of several seeds is the luckiest one: with seeds, recipes are compared and not runs.
-            alike = next((names for names in groups(found.evals) if first in names), [first])
-            compared = {name: gap for name, gap in with_gap.items() if name in alike}
-            lede += over_seeds or _comparison(compared, numbers["changes"], first)
-    elif over_seeds:
-        first_row = numbers["seeds"][0]["rows"][0]
-        pieces = [(f"{first_row['recipe']}: ", ""), *gap_words(_as_gap(first_row), None)]
-        lede = over_seeds
-    elif numbers["runs"]:
-        name, summary = next(iter(numbers["runs"].items()))
-        shares = [f"{view} {percent(row['accuracy'])}" for view, row in summary["views"].items() if row["n_samples"]]
-        pieces = [(f"{', '.join(shares)} percent correct" if shares else f"{name}: nothing to measure yet", "")]
-        lede = ["A gap needs the same problems in a text-centric and in a vision-centric view."]
+        pieces, lede = _answer_of_runs(runs, with_gap, changes, seeds, found)
+    elif over_seeds := _over_seeds(seeds):
+        first_row = seeds[0].rows[0]
+        pieces, lede = [(f"{first_row.recipe}: ", ""), *gap_words(_as_gap(first_row), None)], over_seeds
+    elif runs:
+        pieces, lede = _answer_without_gap(runs)
     else:
         steps = sum(len(stage.log) for stage in found.stages)
         recipes = ", ".join(dict.fromkeys(stage.recipe for stage in found.stages))
         pieces = [(f"Training of {recipes}: {counted(steps, 'step')} logged", "")]
         lede = ["Evaluate the checkpoints with modgap eval, and give that run, too, to see the gap."]
+    return Headline(title="".join(words for words, _ in pieces), kicker=_kicker(seeds, found), answer=pieces, lede=lede)
+
+
+def _over_seeds(seeds: Sequence[SeedTable]) -> list[str]:
+    return [words for table in seeds for words in seed_words(table)]
+
+
+def _answer_of_runs(
+    runs: Mapping[str, Summary],
+    gaps: Mapping[str, GapSummary],
+    changes: Mapping[str, GapChange],
+    seeds: Sequence[SeedTable],
+    found: Collection,
+) -> tuple[Pieces, list[str]]:
+    """The first run's gap, and how the others compare with it."""
+    first, gap = next(iter(gaps.items()))
+    summary = runs[first]
+    pieces = gap_words(gap, summary.reading)
+    lede = [_over(gap, summary), *reading_words(summary.reading)]
+    if len(gaps) > 1:
+        pieces.insert(0, (f"{first}: ", ""))
+        # The best of several seeds is the luckiest one: with seeds, recipes are compared and not runs.
+        alike = next((names for names in groups(found.evals) if first in names), [first])
+        compared = {name: gap for name, gap in gaps.items() if name in alike}
+        lede += _over_seeds(seeds) or _comparison(compared, changes, first)
+    return pieces, lede
+
+
+def _answer_without_gap(runs: Mapping[str, Summary]) -> tuple[Pieces, list[str]]:
+    """The accuracy of each view of the first run."""
+    name, summary = next(iter(runs.items()))
+    shares = [f"{view} {percent(row.accuracy)}" for view, row in summary.views.items() if row.n_samples]
+    words = f"{', '.join(shares)} percent correct" if shares else f"{name}: nothing to measure yet"
+    return [(words, "")], ["A gap needs the same problems in a text-centric and in a vision-centric view."]
+
+
+def _kicker(seeds: Sequence[SeedTable], found: Collection) -> str:
+    """What the report is about, and how it was graded."""
     modes = ", ".join(dict.fromkeys(run.mode for run in found.evals))
     named = ", ".join([run.name for run in found.evals] or list(dict.fromkeys(s.recipe for s in found.stages)))
-    if numbers["seeds"]:
-        named = ", ".join(dict.fromkeys(row["recipe"] for table in numbers["seeds"] for row in table["rows"]))
-        modes = modes or ", ".join(dict.fromkeys(table["mode"] for table in numbers["seeds"]))
-    return {
-        "title": "".join(words for words, _ in pieces),
-        "kicker": f"Modality gap report · {named}" + (f" · graded {modes}" if modes else ""),
-        "answer": pieces,
-        "lede": lede,
-    }
+    if seeds:
+        named = ", ".join(dict.fromkeys(row.recipe for table in seeds for row in table.rows))
+        modes = modes or ", ".join(dict.fromkeys(table.mode for table in seeds))
+    return f"Modality gap report · {named}" + (f" · graded {modes}" if modes else "")
 
 
-def _as_gap(row: Mapping[str, Any]) -> dict[str, Any]:
+def _as_gap(row: SeedRow) -> GapPart:
     """A row of a table over seeds as `gap_words` takes it."""
-    gap = row["gap"]
-    sides = {f"{side}_accuracy": row[side]["value"] for side in ("text", "vision")}
-    return {**sides, "points": gap["value"], "ci_low": gap["ci_low"], "ci_high": gap["ci_high"]}
+    return GapPart(
+        n_problems=row.gap.n_problems,
+        text_accuracy=row.text.value,
+        vision_accuracy=row.vision.value,
+        points=row.gap.value,
+        ci_low=row.gap.ci_low,
+        ci_high=row.gap.ci_high,
+        p_value=row.gap.p_value,
+    )
 
 
 def reply_words(responses: Iterable[Response], grades: Iterable[GradeRow], of: str = "") -> list[str]:
@@ -100,94 +148,94 @@ def _were(count: int) -> str:
     return "was" if count == 1 else "were"
 
 
-def reading_words(reading: Mapping[str, Any] | None) -> list[str]:
+def reading_words(reading: ReadingSummary | None) -> list[str]:
     """What became of the lost problems, as one sentence; none where that is not known."""
     if not reading:
         return []
-    lost = reading["n_problems"] + reading["nothing_to_read"]
-    numbers = reading["values"]["misread"]
-    were = "was" if reading["misread"] == 1 else "were"
-    words = f"Of the {counted(lost, 'problem')} lost in the image, {reading['misread']:,} {were} misread"
-    if reading["misread"]:
-        words += f" ({numbers:,} in their numbers, {reading['misread'] - numbers:,} only in the names of points)"
-    words += f" and {reading['read_right']:,} read right and solved wrong"
-    words += "".join(
-        f"; {reading[key]:,} {what}"
-        for key, what in (("unreadable", "wrote no condition down"), ("nothing_to_read", "had none to read"))
-        if reading[key]
-    )
-    solved = reading["solved"]
-    if known := solved["misread"] + solved["read_right"]:
+    lost = reading.n_problems + reading.nothing_to_read
+    numbers = reading.values.misread
+    were = "was" if reading.misread == 1 else "were"
+    words = f"Of the {counted(lost, 'problem')} lost in the image, {reading.misread:,} {were} misread"
+    if reading.misread:
+        words += f" ({numbers:,} in their numbers, {reading.misread - numbers:,} only in the names of points)"
+    words += f" and {reading.read_right:,} read right and solved wrong"
+    if reading.unreadable:
+        words += f"; {reading.unreadable:,} wrote no condition down"
+    if reading.nothing_to_read:
+        words += f"; {reading.nothing_to_read:,} had none to read"
+    solved = reading.solved
+    if known := solved.misread + solved.read_right:
         words += (
-            f". By the same rule it misread {solved['misread']:,} of {counted(known, 'problem')} that it solves in "
-            f"both views ({solved['values']['misread']:,} in their numbers)"
+            f". By the same rule it misread {solved.misread:,} of {counted(known, 'problem')} that it solves in "
+            f"both views ({solved.values.misread:,} in their numbers)"
         )
     return [f"{words}."]
 
 
-def _share_words(gap: Mapping[str, Any], reading: Mapping[str, Any] | None) -> str:
+def _share_words(gap: GapSummary | GapPart, reading: ReadingSummary | None) -> str:
     """How much of the gap is reading: by values alone, and by values at their names.
 
     Empty where that is not known, where few problems tell, and where there may be no gap for it to be a share of.
     """
-    if not reading or gap["ci_low"] <= 0 or 2 * reading["unreadable"] > reading["n_problems"]:
+    if not reading or gap.ci_low <= 0 or 2 * reading.unreadable > reading.n_problems:
         return ""
-    if reading["n_problems"] - reading["unreadable"] < FEW_LOST:
+    if reading.n_problems - reading.unreadable < FEW_LOST:
         return ""
-    low, high = (f"{100 * part['share_misread']:.0f}" for part in (reading["values"], reading))
+    # Something could be read, so both shares are known.
+    low, high = (f"{100 * (part.share_misread or 0):.0f}" for part in (reading.values, reading))
     return f"{low if low == high else f'{low} to {high}'}% of it is reading"
 
 
-def gap_words(gap: Mapping[str, Any], reading: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def gap_words(gap: GapSummary | GapPart, reading: ReadingSummary | None) -> Pieces:
     """The answer as pieces of a sentence, each with the side that it is about."""
     share = _share_words(gap, reading)
     return [
-        (f"Text {percent(gap['text_accuracy'])}", "t"),
+        (f"Text {percent(gap.text_accuracy)}", "t"),
         (", ", ""),
-        (f"image {percent(gap['vision_accuracy'])}", "v"),
+        (f"image {percent(gap.vision_accuracy)}", "v"),
         (": ", ""),
-        (f"gap {points(gap['points'])} points", "g"),
+        (f"gap {points(gap.points)} points", "g"),
         (", ", ""),
-        (f"95% interval {interval(gap['ci_low'], gap['ci_high'])}{';' if share else ''}", "i"),
+        (f"95% interval {interval(gap.ci_low, gap.ci_high)}{';' if share else ''}", "i"),
         *([(" ", ""), (share, "i")] if share else []),
     ]
 
 
-def _over(gap: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    lost = gap["table"]["text_only"]
-    right = lost + gap["table"]["both"]
-    samples = counted(summary["samples_per_problem"], "sample")
-    words = f"Over {counted(gap['n_problems'], 'problem')} with {samples} in each view."
+def _over(gap: GapSummary, summary: Summary) -> str:
+    lost = gap.table.text_only
+    right = lost + gap.table.both
+    samples = counted(summary.samples_per_problem, "sample")
+    words = f"Over {counted(gap.n_problems, 'problem')} with {samples} in each view."
     if right:
         words += f" Of the {right:,} it solves from text, it loses {lost:,} when the conditions are only in the image."
     return " ".join([words, *meaning_words(gap)])
 
 
-def meaning_words(gap: Mapping[str, Any]) -> list[str]:
+def meaning_words(gap: GapSummary) -> list[str]:
     """What a gap does not say by itself: sentences, none where it is a plain one."""
     if not seen(gap):
         return ["No sample is right in either view, so there is no gap to see."]
     words: list[str] = []
     if _turned(gap):
         words.append("It answers better from the image than from text.")
-    if not degenerate(gap["ci_low"], gap["ci_high"]) and gap["ci_low"] <= 0 <= gap["ci_high"]:
+    if not degenerate(gap.ci_low, gap.ci_high) and gap.ci_low <= 0 <= gap.ci_high:
         words.append("The interval holds 0: these problems do not show a gap for certain.")
     return words
 
 
-def _turned(gap: Mapping[str, Any]) -> bool:
+def _turned(gap: GapSummary) -> bool:
     """Whether the image is the better side beyond chance."""
-    return gap["ci_high"] < 0 and points(gap["points"]).startswith("−")
+    return gap.ci_high < 0 and points(gap.points).startswith("−")
 
 
-def _comparison(gaps: Mapping[str, Any], change: Mapping[str, Any], first: str) -> list[str]:
+def _comparison(gaps: Mapping[str, GapSummary], change: Mapping[str, GapChange], first: str) -> list[str]:
     """The smallest gap among the others by its size, and whether text accuracy was paid for it."""
     others = {name: gap for name, gap in gaps.items() if name != first and seen(gap)}
     blank = [name for name in gaps if name != first and name not in others]
     nothing = [f"No sample of {_and(blank)} is right in either view, so there is no gap to see."] if blank else []
     if not others:
         return nothing
-    sizes = {name: round(abs(gap["points"]), 1) for name, gap in others.items()}  # as they are shown
+    sizes = {name: round(abs(gap.points), 1) for name, gap in others.items()}  # as they are shown
     best = [name for name, size in sizes.items() if size == min(sizes.values())]
     named = _and([_gap_of(name, others[name]) for name in best])
     smallest = f"Smallest gap{'s' if len(best) > 1 else ''} of the others: {named}."
@@ -198,31 +246,31 @@ def _comparison(gaps: Mapping[str, Any], change: Mapping[str, Any], first: str) 
     ]
 
 
-def _gap_of(name: str, gap: Mapping[str, Any]) -> str:
-    shown = points(gap["points"])
+def _gap_of(name: str, gap: GapSummary) -> str:
+    shown = points(gap.points)
     meaning = ", so it answers better from the image than from text" if _turned(gap) else ""
-    sides = f"text {percent(gap['text_accuracy'])}, image {percent(gap['vision_accuracy'])}"
+    sides = f"text {percent(gap.text_accuracy)}, image {percent(gap.vision_accuracy)}"
     return f"{name}, {shown} points ({sides}{meaning})"
 
 
-def _moved(name: str, change: Mapping[str, Any], first: str) -> str:
+def _moved(name: str, change: Mapping[str, GapChange], first: str) -> str:
     """How a run's gap differs from the first one's; empty where they share no problem."""
     moved = change.get(name)
     if not moved:
         return ""
     words = (
-        f"Against {first} the gap of {name} changes by {signed(moved['points'])} points, 95% interval "
-        f"{interval(moved['ci_low'], moved['ci_high'])}, over {counted(moved['n_problems'], 'shared problem')}."
+        f"Against {first} the gap of {name} changes by {signed(moved.points)} points, 95% interval "
+        f"{interval(moved.ci_low, moved.ci_high)}, over {counted(moved.n_problems, 'shared problem')}."
     )
-    if not degenerate(moved["ci_low"], moved["ci_high"]) and moved["ci_low"] <= 0 <= moved["ci_high"]:
+    if not moved.degenerate and moved.ci_low <= 0 <= moved.ci_high:
         words += " That interval holds 0: it may be chance."
     return words
 
 
-def _paid(name: str, gap: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+def _paid(name: str, gap: GapSummary, base: GapSummary) -> str:
     """A warning where a run has the smaller gap and the lower text accuracy; else empty."""
-    fall = 100 * (base["text_accuracy"] - gap["text_accuracy"])
-    if gap["points"] >= base["points"] or fall < 1:
+    fall = 100 * (base.text_accuracy - gap.text_accuracy)
+    if gap.points >= base.points or fall < 1:
         return ""
     return (
         f"Mind that {name} is {points(fall)} points less accurate from text: part of a smaller gap can be lost text "
@@ -235,7 +283,7 @@ def _and(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
-def graded_words(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def graded_words(runs: Mapping[str, Summary]) -> list[str]:
     """A warning where runs that stand side by side were graded by different rules."""
     modes = t.modes(runs)
     if len({rule for mode in modes for rule in mode.split(" and ")}) < 2:
@@ -246,9 +294,9 @@ def graded_words(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def change_words(changes: Mapping[str, Mapping[str, Any]], first: str) -> list[str]:
+def change_words(changes: Mapping[str, GapChange], first: str) -> list[str]:
     """Why a change of the gap has no interval."""
-    alike = [name for name, change in changes.items() if degenerate(change["ci_low"], change["ci_high"])]
+    alike = [name for name, change in changes.items() if change.degenerate]
     if not alike:
         return []
     return [
@@ -257,7 +305,7 @@ def change_words(changes: Mapping[str, Mapping[str, Any]], first: str) -> list[s
     ]
 
 
-def training_words(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def training_words(training: Mapping[str, Sequence[LoggedStage]]) -> list[str]:
     """Recipes and stages that learned nothing.
 
     Args:
@@ -265,7 +313,7 @@ def training_words(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[
     """
     words: list[str] = []
     for recipe, stages in training.items():
-        logged = [(stage["stage"], stage["metrics"]["updates"]) for stage in stages if "updates" in stage["metrics"]]
+        logged = [(stage.stage, stage.metrics["updates"]) for stage in stages if "updates" in stage.metrics]
         idle = [(title, len(rows)) for title, rows in logged if not sum(value for _, value in rows)]
         if len(idle) == len(stages):
             steps = sum(count for _, count in idle)

@@ -85,6 +85,11 @@ def _check(
                 continue
             if absence := _absence(problem):
                 faults[problem.id] = f"problem {problem.id} {absence}: give it its diagram, or leave it out."
+            elif problem.own_images:  # the problem's image may show what the view leaves out
+                faults[problem.id] = (
+                    f"problem {problem.id} has images of its own for some views, and training shows one image in every "
+                    "view: train on another data set."
+                )
             elif problem.image is not None and (fault := unusable.get(problem.image)):
                 faults[problem.id] = (
                     f"problem {problem.id}: {problem.image_name()} {fault}: replace it, or leave the problem out; "
@@ -163,7 +168,7 @@ def digest(problems: Sequence[Problem]) -> str:
     told = hashlib.sha256()
     for p in problems:
         image = None if p.image is None or _absence(p) else _image_digest(p.image_bytes())
-        told.update(repr((p.id, p.question, p.answer, p.structural, p.semantic, dict(p.prompts), image)).encode())
+        told.update(repr((p.id, p.question, p.answer, p.structural, p.semantic, p.own_words, image)).encode())
     return told.hexdigest()[:16]
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
+from modgap.analysis.results import ReportSummary
 from modgap.core.options import EvalOptions, StudySpec
 from modgap.core.progress import progress_bars, say
 from modgap.core.record import RunFolder
@@ -27,7 +27,7 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-def run_demo(out: Path, *, seed: int = 0) -> dict[str, Any]:
+def run_demo(out: Path, *, seed: int = 0) -> ReportSummary:
     """Make problems, train the testbed model with two recipes, and report the gap of each against the base.
 
     Args:

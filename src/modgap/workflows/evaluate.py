@@ -3,7 +3,7 @@
 ```
 problems = load_problems("PGPS9K")
 run = evaluate(problems, "tiny", Path("runs/base"), options=EvalOptions(samples=4))
-run.summary["gap"]
+run.summary.gap
 ```
 
 `evaluate` chooses the engine and resolves the sampling; `evaluate_with` asks an engine that is there.
@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from modgap.analysis.results import Summary
+from modgap.analysis.run import Run
 from modgap.core import registry
 from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start
 from modgap.core.errors import UsageError, UserError
@@ -27,8 +29,7 @@ from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
 from modgap.core.prompt import Style, evaluation_prompt, structural_conditions
-from modgap.core.record import Key, ProblemRow, Response, RunFolder
-from modgap.core.run import Run
+from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
 from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
 from modgap.grading.answer import Mode
 from modgap.models.folder import own_max_tokens, own_temperature
@@ -126,14 +127,16 @@ def fingerprint(problems: Iterable[Problem]) -> str:
     digest, seen = hashlib.sha256(), dict[tuple[Path, int], str]()
     for problem in problems:
         image = None
-        if problem.image is not None and not problem.images:
+        own_images = problem.own_images
+        if problem.image is not None and not own_images:
             # A file has the longer digest that it has had since the first runs.
             image = _image_digest(problem, problem.image, seen, 64 if isinstance(problem.image, Path) else 16)
         fields = (problem.id, problem.question, problem.answer, problem.structural, problem.semantic, image)
-        digest.update(json.dumps([*fields, dict(problem.prompts)], sort_keys=True).encode())
-        if problem.images or problem.question_type:
-            views = {view: _image_digest(problem, image, seen) for view, image in problem.images.items()}
-            more = (views, dict(problem.questions), dict(problem.answers), problem.question_type)
+        digest.update(json.dumps([*fields, problem.own_words], sort_keys=True).encode())
+        own_questions, own_answers = problem.own_questions, problem.own_answers
+        if own_images or own_questions or own_answers or problem.grader:
+            views = {view: _image_digest(problem, image, seen) for view, image in own_images.items()}
+            more = (views, own_questions, own_answers, recorded_grader(problem.grader))
             digest.update(json.dumps(more, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
@@ -271,9 +274,8 @@ def _identity_of(engine: object, run: RunFolder) -> dict[str, Any]:
 
 def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | None) -> Sampling:
     """The sampling that the options ask for, with the defaults of the problems, the model and the style."""
-    temperature = _DEFAULT.temperature
-    if options.style == "paper" and any(problem.question_type for problem in problems):
-        temperature = registry.DATASETS["mathverse"].paper_temperature
+    of_paper = registry.data_set_of(problem.grader for problem in problems).paper_temperature
+    temperature = of_paper if options.style == "paper" and of_paper is not None else _DEFAULT.temperature
     if options.temperature == "model":
         temperature = None if folder is None else own_temperature(folder)
     elif options.temperature is not None:
@@ -373,7 +375,7 @@ def as_in(run: Path, options: EvalOptions) -> EvalOptions:
 
 def evaluate_with(
     problems: Sequence[Problem], engine: Engine, out: Path, plan: EvalPlan, progress: Progress = SILENT
-) -> dict[str, Any]:
+) -> Summary:
     """`evaluate` with an engine and every value resolved.
 
     Args:
@@ -426,13 +428,13 @@ def evaluate_with(
         return grade_held(run, mode, progress=progress)
 
 
-def check_not_all_failed(run: RunFolder, summary: Mapping[str, Any]) -> None:
+def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
     """End with the cause where there is not one response: such a run has no numbers.
 
     Raises:
         UserError: Every sample failed.
     """
-    if any(row["error"] < row["n_samples"] for row in summary["views"].values()):
+    if any(row.error < row.n_samples for row in summary.views.values()):
         return
     causes: Counter[str] = Counter()
     for response in run.responses():
@@ -496,12 +498,11 @@ def _record_sampling(
 def _prompts(problems: Sequence[Problem], views: Sequence[View], style: Style) -> Callable[[Response], str | None]:
     """What gives the prompt that a response must have; `None` where the data set has no such view of the problem."""
     by_id = {problem.id: problem for problem in problems}
-    by_name = {view.name: view for view in views}
 
     @functools.cache
     def words(problem_id: str, view: str) -> str | None:
         problem = by_id[problem_id]
-        return evaluation_prompt(problem, view, style).text if has_view(problem, by_name[view]) else None
+        return evaluation_prompt(problem, view, style).text if problem.has_view(view) else None
 
     return lambda response: words(response.problem_id, response.view)
 
@@ -512,14 +513,9 @@ def _graded_in(run: RunFolder) -> Mode:
     return next((mode for mode in get_args(Mode) if {mode} == modes), "strict")
 
 
-def has_view(problem: Problem, view: View) -> bool:
-    """Whether the data set has this view of the problem: of MathVerse the versions that its files hold."""
-    return not problem.question_type or view.name in problem.prompts
-
-
 def default_views(problems: Sequence[Problem]) -> str:
-    """The views that are asked unless others are named: of MathVerse its five versions with an image."""
-    return ",".join(VERSION_VIEWS if any(problem.question_type for problem in problems) else DEFAULT_VIEWS)
+    """The views that are asked unless others are named: those of the problems' data set."""
+    return ",".join(registry.data_set_of(problem.grader for problem in problems).views)
 
 
 def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
@@ -528,8 +524,9 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
     Raises:
         UserError: A view is a version of MathVerse's and the problems are others, or no problem has it.
     """
-    versions = any(problem.question_type for problem in problems)
-    there = [name for name in ALL_VIEWS if any(name in problem.prompts for problem in problems)]
+    versions = any(problem.views for problem in problems)
+    known = {name for problem in problems for name in (*problem.views, *problem.own_words)}
+    there = [name for name in ALL_VIEWS if name in known]
     for view in views:
         if not versions and view.name in VERSION_VIEWS and view.name not in there:
             raise UserError(
@@ -556,14 +553,14 @@ def _answer(
     requests: list[Request] = []
     for number, problem in enumerate(problems):  # views of a problem side by side: its image is prepared once
         for view in views:
-            if not has_view(problem, view):
+            if not problem.has_view(view.name):
                 continue
             wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
             if wanted:
                 image, name = _image(view, problem, problems, number)
                 prompt = evaluation_prompt(problem, view, style)
                 requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
-    total = samples * sum(has_view(problem, view) for problem in problems for view in views)
+    total = samples * sum(problem.has_view(view.name) for problem in problems for view in views)
     count = total - sum(len(request.samples) for request in requests)
     progress("answering", count, total)
     if not requests:
@@ -605,7 +602,7 @@ def _image(
         if other is None:
             raise UserError("the view 'swapped-image' needs at least two problems with different diagrams.")
         return other.open_image, f"{other.image_name()} of problem {other.id}"
-    opener = functools.partial(problem.open_image, view.name) if problem.images else problem.open_image
+    opener = functools.partial(problem.open_image, view.name) if problem.own_images else problem.open_image
     return opener, problem.image_name(view.name)
 
 
@@ -625,11 +622,11 @@ def problem_row(problem: Problem, style: Style) -> ProblemRow:
         leaky=problem.leaky,
         image=str(problem.image.resolve()) if isinstance(problem.image, Path) else problem.image_at or None,
         conditions=(*structural_conditions(problem, style), *problem.semantic),
-        question_type=problem.question_type,
-        subject=problem.subject,
-        views=tuple(problem.prompts) if problem.question_type else (),
-        questions=dict(problem.questions),
-        answers=dict(problem.answers),
+        grader=problem.grader,
+        subject=problem.labels.get("subject", ""),
+        views=problem.views,
+        questions=problem.own_questions,
+        answers=problem.own_answers,
     )
 
 

@@ -1,33 +1,34 @@
 """Responses -> grades -> summary, again and again, without the model that answered.
 
-Problems with a question type (MathVerse) go through `grading.mathverse`: rules, then the symbolic pool, then a
-judge; all others through `grading.answer`. Grades are replaced atomically when all are there, and a judge's verdicts
-are kept as they come (`grading.verdicts`), so that a grading that was interrupted asks only what is missing.
+Each problem names its grader (`grading.graders`): rules, and for MathVerse then the symbolic pool and a judge. Grades
+are replaced atomically when all are there, and a judge's verdicts are kept as they come (`grading.verdicts`), so that a
+grading that was interrupted asks only what is missing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
-from modgap.analysis.original import original_figures
-from modgap.analysis.original_mathverse import mathverse_figures
+from modgap.analysis.results import Summary, read_import_note
+from modgap.analysis.run import Run
 from modgap.analysis.summary import summarise
+from modgap.core import registry
 from modgap.core.errors import UserError, unknown
 from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions
+from modgap.core.problem import split_grader
 from modgap.core.progress import SILENT, Progress
-from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, read_json
-from modgap.core.run import Run
+from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
 from modgap.engines.judge import Judge
-from modgap.grading.answer import Grade, Mode, extract_answer
-from modgap.grading.answer import grade as grade_number
+from modgap.grading.answer import Mode, extract_answer
+from modgap.grading.grade import Grade
+from modgap.grading.graders import find_grader
 from modgap.grading.judge import JudgeMode, Undecided
-from modgap.grading.mathverse import Case, grade_without_judge
+from modgap.grading.mathverse import Case
 from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
 from modgap.reporting.sampling import greedy_words, sampling_of
@@ -35,8 +36,6 @@ from modgap.reporting.words import reply_words
 from modgap.workflows.judge_stage import settle_all
 from modgap.workflows.judging import make_judge
 
-IMPORT_NOTE = "import.json"
-"""What an imported run tells its gradings, see `importing`."""
 BATCH = 256
 
 
@@ -80,7 +79,7 @@ def grade_run(
     judge: Judge | None = None,
     check: int = JUDGE_CHECK,
     seed: int = JUDGE_SEED,
-) -> dict[str, Any]:
+) -> Summary:
     """Grade the responses of a run, again if need be, and summarise them. The model is not needed.
 
     Args:
@@ -93,7 +92,7 @@ def grade_run(
         seed: Which of them.
 
     Returns:
-        The summary, also written to the run folder; `judge` in it says what the judge did, see `judge_stage`.
+        The summary, also written to the run folder.
 
     Raises:
         UserError: It is no evaluation run, its responses are of another run than its manifest, another process is
@@ -112,13 +111,15 @@ def grade_held(
     judge: Judge | None = None,
     check: int = JUDGE_CHECK,
     seed: int = JUDGE_SEED,
-) -> dict[str, Any]:
+) -> Summary:
     """`grade_run` for a caller that holds the run's lock."""
     manifest = run.manifest()
     problems = run.problems()
     if not problems:
         raise UserError(f"{run.path} has no problems.jsonl: it is no evaluation run.")
-    _check_mode(problems, mode)
+    graders = [find_grader(name) for name in sorted({problem.grader for problem in problems.values()})]
+    for grader in graders:
+        grader.check_mode(mode, f"--mode {mode}")
     responses = list(run.own_responses(problems))
     paper = manifest["resolved"].get("style") == "paper"
     texts = [response.response for response in responses]
@@ -126,33 +127,40 @@ def grade_held(
         texts = _texts(responses, problems, paper_style=paper)
     results = _grade_all(responses, texts, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
-    if any(problem.question_type for problem in problems.values()):
+    if any(grader.judged for grader in graders):
         verdicts, judged = settle_all(
             run, problems, responses, results, cast("JudgeMode", mode), judge, check, seed, progress
         )
     rows = [_row(response, problems, mode, verdict) for response, verdict in zip(responses, verdicts, strict=True)]
     run.write_grades(rows, mode)
     summary = summarise(problems, responses, rows, expected_samples=manifest.get("resolved", {}).get("samples"))
-    summary["mode"] = mode  # also where there is nothing to grade
-    summary["judge"] = judged
-    summary["sampling"] = sampling_of(manifest)
-    summary["warnings"] = [*greedy_words(manifest), *summary["warnings"]]
-    note = run.path / IMPORT_NOTE
-    imported = read_json(note) if note.exists() else {}
-    summary["warnings"] += imported.get("warnings", [])
-    summary["warnings"] += [*open_words(rows), *reply_words(responses, rows)]
-    if mode == "paper" and not all(problem.question_type for problem in problems.values()):
-        summary["original"] = original_figures(responses, rows, imported.get("other_files"))
-    if mode == "paper" and "mathverse" in summary:
-        summary["mathverse"]["original"] = mathverse_figures(problems, responses, rows)
+    imported = read_import_note(run.path)
+    summary = summary.model_copy(
+        update={
+            "mode": mode,  # also where there is nothing to grade
+            "judge": judged,
+            "sampling": sampling_of(manifest),
+            "warnings": [
+                *greedy_words(manifest),
+                *summary.warnings,
+                *imported.warnings,
+                *open_words(rows),
+                *reply_words(responses, rows),
+            ],
+        }
+    )
+    if mode == "paper":
+        for with_figures in _paper_figures(problems):
+            summary = with_figures(summary, problems, responses, rows, imported.other_files)
     run.write_summary(summary)
     return summary
 
 
-def _check_mode(problems: Mapping[str, ProblemRow], mode: Mode) -> None:
-    modes = get_args(JudgeMode)
-    if mode not in modes and any(problem.question_type for problem in problems.values()):
-        raise UserError(f"--mode {mode}: MathVerse problems are not graded so; choose from {', '.join(modes)}.")
+def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., Summary]]:
+    """What adds the original's figures to a summary, for each data set that the problems are of."""
+    graders = sorted({problem.grader for problem in problems.values()})
+    paths = dict.fromkeys(registry.data_set_of([grader]).paper_figures for grader in graders)
+    return [registry.load(path) for path in paths if path]
 
 
 def _texts(responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool) -> list[str]:
@@ -166,8 +174,8 @@ def _texts(responses: Sequence[Response], problems: Mapping[str, ProblemRow], *,
     texts: list[str] = []
     for response in responses:
         prefill, cut = response.prefill, response.finish_reason == "length"
-        if not prefill and paper_style and problems[response.problem_id].question_type:
-            prefill = PAPER_MATHVERSE_PREFILL  # records of older versions do not name it
+        if not prefill and paper_style:
+            prefill = find_grader(problems[response.problem_id].grader).paper_prefill
         opened = prefill.rstrip().endswith(OPEN) or (by_template and cut)
         texts.append(graded_text(response.response, cut=cut, opened=opened))
     return texts
@@ -200,20 +208,19 @@ def _grade_batch(
 ) -> list[Grade | Undecided]:
     results: dict[int, Grade | Undecided] = {}
     cases: dict[int, Case] = {}
+    by_grader: dict[str, list[int]] = {}
     for number, (response, text) in enumerate(zip(responses, texts, strict=True)):
         problem = problems[response.problem_id]
         if response.finish_reason == "error":
             results[number] = Grade("error", None, None, "engine", response.error or "")
-        elif problem.question_type:
-            gold, question = problem.gold_of(response.view), problem.question_of(response.view)
-            cases[number] = Case(text, gold, question, problem.question_type)
-        else:
-            results[number] = grade_number(text, problem.gold_of(response.view), mode)
-    if cases:
-        found = grade_without_judge(
-            list(cases.values()), cast("JudgeMode", mode), None if mode == "paper" else symbolic
-        )
-        results |= zip(cases, found, strict=True)
+            continue
+        grader, kind = split_grader(problem.grader)
+        gold, question = problem.gold_of(response.view), problem.question_of(response.view)
+        cases[number] = Case(text, gold, question, kind)
+        by_grader.setdefault(grader, []).append(number)
+    for grader, numbers in by_grader.items():
+        found = find_grader(grader).grade([cases[number] for number in numbers], mode, symbolic)
+        results |= zip(numbers, found, strict=True)
     for number, (response, text) in enumerate(zip(responses, texts, strict=True)):
         result = results[number]
         if text == response.response or not isinstance(result, Grade) or result.outcome != "no_answer":

@@ -1,4 +1,4 @@
-"""The last stage of MathVerse grading: a judge settles what rules leave open, and is itself held against the rules.
+"""The last stage of a grading with a judge: it settles what rules leave open, and is itself held against the rules.
 
 Where rules decide, they are the better grader; so a seeded sample of the answers that they decided goes to the judge as
 well, and its agreement with them says how far its other verdicts can be trusted. The original has no such check.
@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 from modgap.analysis.agreement import Agreement
+from modgap.analysis.results import Disagreement, JudgeCheck, JudgeSummary, JudgeTable, StageAgreement
 from modgap.core.options import JUDGE_CHECK, JUDGE_SEED
 from modgap.core.record import Key, ProblemRow, Response, RunFolder
 from modgap.engines.judge import Judge, Recalled, Said
-from modgap.grading.answer import Grade, extract_answer
+from modgap.grading.answer import extract_answer
+from modgap.grading.grade import Grade
+from modgap.grading.graders import find_grader
 from modgap.grading.judge import JudgeMode, Undecided, parse_verdict, settle, unsettled
 from modgap.grading.verdicts import VerdictFile
 
 MOST_SHOWN = 50
 """Disagreements that a summary lists."""
-KINDS = ("consistent", "different", "unreadable", "failed", "waiting")
+Kind = Literal["consistent", "different", "unreadable", "failed", "waiting"]
 """What can become of a sample that rules leave open; `waiting`: no judge was asked about it."""
 
 
@@ -35,7 +38,7 @@ def settle_all(
     check: int = JUDGE_CHECK,
     seed: int = JUDGE_SEED,
     progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[list[Grade], dict[str, Any]]:
+) -> tuple[list[Grade], JudgeSummary]:
     """Settle what is undecided, and say what the judge did.
 
     Args:
@@ -50,11 +53,7 @@ def settle_all(
         progress: Told as it goes.
 
     Returns:
-        One grade for each response, and what summary.json has as `judge`: `judge` (its name, `None` if there is none),
-        `asked` (questions put to it this time), `samples` (that the rules left open), how many of these became what
-        (`KINDS`), and `check`: `samples` and `seed` (as chosen), `table` (`both_right`, `rules_only`, `judge_only`,
-        `both_wrong`), `agreement` (share) and `kappa` (Cohen's; `None` where undefined), `unreadable` and `failed`
-        (which are in no cell), `stages` (the agreement by deciding stage) and up to 50 `disagreements`.
+        One grade for each response, and what the judge did.
     """
     file = VerdictFile(run)
     by_key = {
@@ -74,13 +73,17 @@ def settle_all(
         for response, result in zip(responses, results, strict=True)
     ]
     kinds = Counter(_kind(case, said.get(key, Said(None))) for key, case in undecided.items())
-    return grades, {
-        "judge": answers.name if answers else None,
-        "asked": judge.asked if judge else 0,
-        "samples": len(undecided),
-        **{kind: kinds[kind] for kind in KINDS},
-        "check": _compare(by_key, checked, said, seed) if checked else None,
-    }
+    return grades, JudgeSummary(
+        judge=answers.name if answers else None,
+        asked=judge.asked if judge else 0,
+        samples=len(undecided),
+        consistent=kinds["consistent"],
+        different=kinds["different"],
+        unreadable=kinds["unreadable"],
+        failed=kinds["failed"],
+        waiting=kinds["waiting"],
+        check=_compare(by_key, checked, said, seed) if checked else None,
+    )
 
 
 def _settled(case: Undecided, said: Said) -> Grade:
@@ -88,7 +91,7 @@ def _settled(case: Undecided, said: Said) -> Grade:
     return unsettled(case) if waits else settle(case, said.text, said.error)
 
 
-def _kind(case: Undecided, said: Said) -> str:
+def _kind(case: Undecided, said: Said) -> Kind:
     if said.text is None:
         return "failed" if said.error else "waiting"
     verdict = parse_verdict(said.text, case.mode)
@@ -109,7 +112,9 @@ def _to_check(
     decided = [
         key
         for key, (_, result) in by_key.items()
-        if isinstance(result, Grade) and result.outcome in ("correct", "wrong") and problems[key[0]].question_type
+        if isinstance(result, Grade)
+        and result.outcome in ("correct", "wrong")
+        and find_grader(problems[key[0]].grader).judged
     ]
     decided.sort(key=lambda key: hashlib.sha256(repr((seed, *key)).encode()).digest())
     cases: dict[Key, Undecided] = {}
@@ -128,12 +133,12 @@ def _compare(
     checked: Mapping[Key, Undecided],
     said: Mapping[Key, Said],
     seed: int,
-) -> dict[str, Any]:
+) -> JudgeCheck:
     """The rules' verdicts against the judge's."""
-    kinds: Counter[str] = Counter()
+    kinds: Counter[Kind] = Counter()
     pairs: list[tuple[bool, bool]] = []
     stages: dict[str, list[bool]] = {}
-    apart: list[dict[str, Any]] = []
+    apart: list[Disagreement] = []
     for key, case in checked.items():
         kind = _kind(case, said.get(key, Said(None)))
         kinds[kind] += 1
@@ -145,23 +150,33 @@ def _compare(
         pairs.append((rule.correct, right))
         stages.setdefault(rule.stage, []).append(rule.correct == right)
         if rule.correct != right:
-            names = dict(zip(("problem_id", "view", "sample"), key, strict=True))
-            words = {"answer": case.answer, "gold": case.gold, "stage": rule.stage}
-            apart.append({**names, **words, "rules": rule.outcome, "judge": "correct" if right else "wrong"})
+            problem_id, view, sample = key
+            apart.append(
+                Disagreement(
+                    problem_id=problem_id,
+                    view=view,
+                    sample=sample,
+                    answer=case.answer,
+                    gold=case.gold,
+                    stage=rule.stage,
+                    rules=rule.outcome,
+                    judge="correct" if right else "wrong",
+                )
+            )
     agreement = Agreement.of(pairs)
-    return {
-        "samples": len(checked),
-        "seed": seed,
-        "unreadable": kinds["unreadable"],
-        "failed": kinds["failed"] + kinds["waiting"],
-        "table": {
-            "both_right": agreement.both,
-            "rules_only": agreement.first_only,
-            "judge_only": agreement.second_only,
-            "both_wrong": agreement.neither,
-        },
-        "agreement": agreement.share,
-        "kappa": agreement.kappa,
-        "stages": {stage: {"samples": len(same), "agree": sum(same)} for stage, same in sorted(stages.items())},
-        "disagreements": apart[:MOST_SHOWN],
-    }
+    return JudgeCheck(
+        samples=len(checked),
+        seed=seed,
+        unreadable=kinds["unreadable"],
+        failed=kinds["failed"] + kinds["waiting"],
+        table=JudgeTable(
+            both_right=agreement.both,
+            rules_only=agreement.first_only,
+            judge_only=agreement.second_only,
+            both_wrong=agreement.neither,
+        ),
+        agreement=agreement.share,
+        kappa=agreement.kappa,
+        stages={stage: StageAgreement(samples=len(same), agree=sum(same)) for stage, same in sorted(stages.items())},
+        disagreements=apart[:MOST_SHOWN],
+    )

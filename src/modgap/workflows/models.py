@@ -22,7 +22,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
@@ -155,7 +154,7 @@ def print_fleet(runs: Mapping[str, Path], failed: Mapping[str, str], out: Path) 
     from modgap.reporting.terminal import print_numbers
 
     if runs:
-        numbers: dict[str, Any] = numbers_of(collect(list(runs.values())))[0]
+        numbers = numbers_of(collect(list(runs.values())))[0]
         print_numbers(numbers)
         words = ["modgap", "report", *map(str, runs.values()), "--out", str(out / "report.html")]
         print(f"\nreport them: {shlex.join(words)}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from modgap.analysis.results import ReportSummary
+from modgap.analysis.run import Run
 from modgap.core.errors import UserError
-from modgap.core.run import Run
 
 
 def report(
@@ -15,7 +15,7 @@ def report(
     images: int = 200,
     figures: bool = False,
     template: str = "full",
-) -> dict[str, Any]:
+) -> ReportSummary:
     """Write one HTML page from runs, training runs or studies.
 
     Args:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modgap.analysis.results import ReportSummary
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions, StudySpec, TrainOptions, as_json
@@ -62,7 +63,7 @@ class Study:
             return options
         return as_in(out / "base" / "eval", options)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> ReportSummary:
         """Do what is not done yet, and report; see `run_study`."""
         from modgap.reporting.page import build_report
 
@@ -88,7 +89,7 @@ class Study:
                 )  # fmt: skip
             say("writing the report", started)
             numbers = build_report([out], out / "report.html")
-            write_json(out / "summary.json", numbers)
+            write_json(out / "summary.json", numbers.model_dump(mode="json"))
         return numbers
 
 
@@ -140,7 +141,7 @@ def prepare_study(
         yield Study(spec, folder, resolved, train, test, given)
 
 
-def run_study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def run_study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportSummary:
     """Measure a base model, train it with each recipe, measure each result, and report them side by side.
 
     Writes `base/eval/`, `RECIPE/stageN/`, `RECIPE/eval/`, `summary.json` and `report.html` into `spec.out`. Neither

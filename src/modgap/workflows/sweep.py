@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from modgap.analysis.results import ReportSummary
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import StudySpec
@@ -31,7 +32,7 @@ from modgap.workflows.study import Study, prepare_study, run_study, share_stages
 from modgap.workflows.train import settings_for
 
 
-def study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportSummary:
     """Measure a model, train it with several recipes, measure each, and report them side by side.
 
     Writes `report.html` and `summary.json` into `spec.out`; with `seeds` one report of all their studies. An
@@ -53,11 +54,11 @@ def study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> dict[st
         return run_study(spec, given=given)
     studies = run_sweep(spec, given=given)
     numbers = studies[spec.out] if spec.out in studies else build_report(list(studies), spec.out / "report.html")
-    write_json(spec.out / "summary.json", numbers)
+    write_json(spec.out / "summary.json", numbers.model_dump(mode="json"))
     return numbers
 
 
-def run_sweep(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> dict[Path, dict[str, Any]]:
+def run_sweep(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> dict[Path, ReportSummary]:
     """Run a study, or one for each training seed, several jobs at a time.
 
     Args:

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.analysis.results import Summary, read_summary
 from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 
@@ -52,9 +53,9 @@ class Run:
         return self.folder.grades()
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """The numbers of the last grading, as in `summary.json`."""
-        return self.folder.summary()
+        return read_summary(self.path)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row for each sample: problem, view, sample, outcome, answer, gold, response, tokens.

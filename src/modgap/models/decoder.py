@@ -1,0 +1,57 @@
+"""What sampling (`decode.py`, `static.py`) and scoring (`tree.py`) need of a model; `policy.Policy` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from modgap.models.encode import EncodedPrompt
+
+Features = Sequence[Tensor | None]
+"""For each prompt `[merged tokens, hidden]`, or `None` without an image."""
+
+
+class DecoderModel(Protocol):
+    """A model seen from its language model.
+
+    Attributes:
+        model: The transformers model, for its config.
+        eos_token_ids: Tokens that end a response.
+    """
+
+    model: Any
+    eos_token_ids: list[int]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' type."""
+        ...
+
+    @property
+    def decoder(self) -> Any:
+        """The language model without its head."""
+        ...
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits `[..., vocabulary]` of hidden states `[..., hidden]`."""
+        ...
+
+    def image_features(self, prompts: Sequence[EncodedPrompt]) -> list[Tensor | None]:
+        """Features of each prompt's image."""
+        ...
+
+    def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> tuple[Tensor, Tensor]:
+        """Embeddings `[B, L, hidden]` and M-RoPE positions `[3, B, L]` of padded prompts."""
+        ...
+
+    def token_logps(self, logits: Tensor, temperature: float) -> Tensor:
+        """Log-probabilities of logits / temperature, banned tokens at minus infinity."""
+        ...
