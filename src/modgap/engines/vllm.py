@@ -289,7 +289,7 @@ class VllmEngine:
 
     def parameters(self, request: Request, sample: int, sampling: Sampling) -> Any:
         """The `vllm.SamplingParams` of one sample. Nothing else of the model's generation config is taken."""
-        from vllm import SamplingParams  # pyright: ignore[reportAttributeAccessIssue] - an extra  # pyright: ignore[reportMissingImports] - an extra
+        from vllm import SamplingParams  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]  # extra
         from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports] - an extra
 
         return SamplingParams(
