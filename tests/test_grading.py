@@ -57,12 +57,12 @@ TABLE = r"""
 25.000: \{25\} ; \left\{25\right\} ; \lbrace 25 \rbrace ; x = \{25\} ; **25** ; x = **25** ; **Answer:** 25 ; *25* ; `25` ; __25__ ; \phantom{0}25 ; \hspace{2mm}25 ; \mathop{25} ; 25\tag{1}
 25.000: \begin{aligned}x &= 25\end{aligned} ; \begin{align*}x &= 25\end{align*} ; \begin{array}{rl} x &= 30 - 5 \\ &= 25 \end{array} ; \begin{gathered} x = 25 \end{gathered} ; x = \begin{aligned} 25 \end{aligned} ; \begin{array}{rcl} x & = & 25 \end{array} ; \begin{cases} x = 25 \end{cases} ; \begin{array}{l} AB = 25 \end{array}
 25.000: \begin{aligned}2x &= 50 \\[2pt] x &= 25 \\ \end{aligned} ; \begin{equation} x = 25 \end{equation} ; \begin{alignedat}{2} x &= 25 \end{alignedat}
-25.000: 25\textdegree ; 25^{\text{°}} ; 25\text{°} ; \ang{25} ; 25\deg ; \SI{25}{cm} ; 25\,\mathrm{cm}\textsuperscript{2} ; 25{}^{\circ} ; 25˚ ; |-25| ; \left|-25\right| ; \lvert -25 \rvert ; |20 - 45| ; 5|{-5}| ; \abs{-25}
+25.000: 25^{\,\circ} ; |AB| = 25 ; 25\textdegree ; 25^{\text{°}} ; 25\text{°} ; \ang{25} ; 25\deg ; \SI{25}{cm} ; 25\,\mathrm{cm}\textsuperscript{2} ; 25{}^{\circ} ; 25˚ ; |-25| ; \left|-25\right| ; \lvert -25 \rvert ; |20 - 45| ; 5|{-5}| ; \abs{-25}
 25.000: 25'' ; 25' ; 25^{\prime} ; 25" ; 25′ ; 25″ ; x = 25'' ; A'B' = 25 ; A^{\prime}B^{\prime} = 25 ; 25 (cm) ; 25 [cm] ; 25\,[\mathrm{cm}^2] ; 25 \text{ cms} ; 25 \text{ kms} ; 25 sq. cm ; 25 units^2 ; 25 unit squared
 25.000: 25度 ; 25厘米 ; 25平方厘米 ; 25 平方米 ; 25\text{立方厘米} ; 25米 ; 25千米 ; 25毫米 ; 25分米 ; 25公里 ; 25个单位 ; 面积 = 25平方厘米 ; 面积是25平方米 ; 25㎝ ; 25㎠ ; 25㎡ ; 25㎞ ; 25㎤ ; 25。 ; 25厘米。 ; ２５ ; 5\sqrt{25}米 ; 25（厘米）
 25.000! x \not= 25 ; x \ne 25 ; x \neq 25 ; x ≠ 25 ; x \not\approx 25 ; x != 25 ; not 25 ; x ≉ 25 ; x \text{ is not } 25 ; \lnot 25 ; x <> 25 ; \not=25 ; x \not\equiv 25 ; x \not \cong 25 ; \text{x is not equal to } 25 ; x = \not 25
 25.000! x \text{ cannot be } = 25 ; x \text{ isn't } = 25 ; x =/= 25 ; x ≠ 25 ; x不是25 ; \text{The answer is not } 25 ; \cancel{25} ; 25 \text{ is wrong} ; \pm \approx 25 ; x \ge \approx 25 ; \text{other than } 25
-25.000! \{25, 30\} ; \{24\} ; |25 ; |25, 30| ; -|25| ; 25^\circ 30' ; 25'6'' ; 25 \over 2 ; \textcolor{blue}{24} ; 25.0\ldots 30 ; 25, \ldots ; 25度30 ; \text{x = 25 or } 30 ; x = 25 = 30 ; \text{Answer: } 25 : 5 ; 25:00 ; 25²\text{度}
+25.000! |x| = 25 ; \lvert x \rvert = 25 ; 25 \text{ squared} ; 25 cubed ; \{25, 30\} ; \{24\} ; |25 ; |25, 30| ; -|25| ; 25^\circ 30' ; 25'6'' ; 25 \over 2 ; \textcolor{blue}{24} ; 25.0\ldots 30 ; 25, \ldots ; 25度30 ; \text{x = 25 or } 30 ; x = 25 = 30 ; \text{Answer: } 25 : 5 ; 25:00 ; 25²\text{度}
 25.000! \begin{aligned} x &= 25 \\ y &= 30 \end{aligned} ; \begin{aligned} x &= 30 \\ x &= 25 \end{aligned} ; \begin{aligned} x &> 3 \\ x &= 25 \end{aligned} ; \begin{array}{cc} 25 & 30 \end{array} ; \begin{array}{cc} 2 & 5 \end{array} ; \begin{array}{cc} \sqrt{25} & 5 \end{array} ; \begin{cases} 25 & x > 0 \\ 25 & x < 0 \end{cases}
 2.500: {5 \over 2} ; 5 \over 2 ; x = {10 \over 4} ; {{5} \over {2}} ; \nicefrac{5}{2} ; \sfrac{5}{2} ; \tfrac{5}{2} ; \cfrac{5}{2} ; 2{\frac{1}{2}} ; 2{\frac12} ; 2{1 \over 2} ; 2\nicefrac12 ; 2\frac{{1}}{{2}} ; 2.4\overline{9} ; 2{.}5
 2.500: 2.500\ldots ; 2.5\dots ; 2.5... ; 2.5… ; 2.500\cdots\text{ cm} ; \frac{5}{2} = 2.5\ldots ; 1.\overline{6} + \frac{5}{6} ; 2.49\bar{9}
@@ -159,6 +159,11 @@ def test_the_table_is_large() -> None:
         (r"<Think>a</THINK>\boxed{5}", "5"),
         ("< think\n>\\boxed{4}", None),
         (r"<thinking>\boxed{4}", None),
+        (r"[THINK]\boxed{4}", None),
+        (r"[THINK]\boxed{4}[/THINK]\boxed{5}", "5"),
+        (r"◁think▷\boxed{4}", None),
+        (r"<|begin_of_thought|>\boxed{4}<|end_of_thought|>\boxed{5}", "5"),
+        (r"<seed:think>\boxed{4}", None),
         (r"<thinking>\boxed{4}</thinking>\boxed{5}", "5"),
         (r"<thinker>\boxed{5}", "5"),
         (r"<think>a</think>It took many `<think>` tags: \boxed{5}", "5"),

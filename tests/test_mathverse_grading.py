@@ -101,7 +101,11 @@ y = f(-x) :: y=f(-x) ;; f(-x) ;; f(-x) = y !! y = -f(x) ;; y = f(x) ;; y = g(-x)
 f(x+1) :: f(1+x) ;; y = f(x + 1) !! f(x)+1 ;; f(x-1) ;; f(x)+f(1) ;; g(x+1)
 g(f(x)) :: g(f(x)) !! f(g(x)) ;; f(x) ;; g(x)
 f \circ g :: f \circ g ;; f\circ g ?? g \circ f
-f(x) = 2x :: y = 2x ;; 2x ;; f(x)=x+x !! f(x) = 3x ;; g(x) = 3x ?? g(x) = 2x ;; f(t) = 2t
+f(x) = 2x :: y = 2x ;; 2x ;; f(x)=x+x !! f(x) = 3x ;; g(x) = 3x ?? g(x) = 2x ;; f(t) = 2t ;; f(y) = 2x
+y = 2x + 1 :: f(x) = 1 + 2x ;; 2x + 1 ?? f(y) = 1 + 2x
+45^\circ :: 45° ;; 45 ?? 45' ;; 45''
+5 ft :: 5' ;; 5 feet ?? 5'' ;; 5 in
+(1, 2) :: (x, y) = (1, 2) ;; 1, 2 ;; x = 1, y = 2 ?? \{1, 2\} ;; (y, x) = (1, 2) ;; y = 1, x = 2
 f^{-1}(x) = \frac{x-3}{2} :: \frac{x-3}{2} ;; y = \frac{x-3}{2} ;; f^{-1}(x) = \frac{x}{2} - 1.5 !! 2x+3 ;; f^{-1}(x) = 2x+3 ?? f(x) = \frac{x-3}{2}
 A' :: A' ;; A^{\prime} ;; A′ !! B' ;; A ;; A''
 \tan^{-1}(\frac{a}{b}) :: \arctan\frac{a}{b} ;; \operatorname{arctan}(a/b) ?? \arctan\frac{b}{a} ;; \frac{b}{a}
@@ -174,6 +178,8 @@ LETTERS = [
         ("C", box, True)
         for box in ("Option B is not correct, the answer is C", "The answer is C, not B", "C: 60", "(C) 60")
     ],
+    *[("C", box, True) for box in (r"\{C\}", "Option B is wrong, so choose option C")],
+    *[("C", box, False) for box in ("option C or D", "The answer is C and D", "C. 120, D. 60", "The answer is C/D")],
     *[("A", box, False) for box in ("C, 60", "C = 60", "60 (C)", "C 60", "C, 61", "61, C", "C - 61")],
     *[(gold, "C", True) for gold in ("C, 120°", "120° (C)", "C = 120", "\\text{C}\\ 120^\\circ")],
 ]
@@ -208,7 +214,28 @@ def test_a_letter_and_another_choices_value_are_for_the_judge(box: str) -> None:
     assert grade_all([case(box, "C", "multi-choice")], symbolic=_Everything(True))[0].stage == "judge"
 
 
-@pytest.mark.parametrize("box", ["C, 61", "C = 61", "C - x", "option C is wrong", "not C", "The answer is not C"])
+DENIALS = [
+    *(
+        "Not option C",
+        "rule out option C",
+        "option C fails",
+        "The wrong answer is C",
+        "Don't choose option C",
+        "C: false",
+    ),
+    *(
+        "Choice C does not work",
+        "other than option C",
+        "Option C is clearly wrong",
+        "Answer is C? No, B",
+        r"\text{C, because } 120",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "box", ["C, 61", "C = 61", "C - x", "option C is wrong", "not C", "The answer is not C", *DENIALS]
+)
 def test_a_letter_with_no_choices_value_or_denied_is_not_right(box: str) -> None:
     assert verdict(box, "C", "multi-choice") is None
     assert verdict(box, "B", "multi-choice") is not True
@@ -508,6 +535,13 @@ FLOODS = {
     "digits": "9" * 100_000,
     "numbers": "1 " * 50_000,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", ["C or ", "(C), ", "option C, ", "not the ", "A is "])
+def test_a_flood_of_letters_takes_no_time(piece: str) -> None:
+    start = time.perf_counter()
+    verdict(piece * (1900 // len(piece)) + "?", "C", "multi-choice")
+    assert time.perf_counter() - start < 2  # a hang, not a slow machine
 
 
 def test_floods_take_no_time() -> None:

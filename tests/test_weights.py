@@ -329,3 +329,9 @@ def broken_for(head: Callable[[Tensor], Tensor], row: int) -> Callable[[Tensor],
         return logits
 
     return broken
+
+
+def test_weights_that_are_stored_as_integers_are_refused(folder: Path) -> None:
+    rewrite(folder, lambda state: state | {UP: state[UP].to(torch.int8)})
+    with pytest.raises(UserError, match=f"1 of the weights .* stored as I8 .{UP}.*quantization_config"):
+        check_model(folder)

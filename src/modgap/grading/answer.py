@@ -43,7 +43,13 @@ LAST_BOXES: Final = 8
 MAX_BRACES: Final = 10_000
 
 _CLOSE = "</think>"
-_THINK_TAG = re.compile(r"<\s{0,9}(/?)\s{0,9}think(?:ing)?\s{0,9}>", re.IGNORECASE)
+# Models open their thinking with `<think>`, `<thinking>`, `<thought>`, `<seed:think>`, `[THINK]`, `◁think▷` and
+# `<|begin_of_thought|>`, and close it accordingly.
+_THINK_TAG = re.compile(
+    r"<\s{0,9}(?P<a>/?)\s{0,9}(?:seed:)?(?:think(?:ing)?|thought)\s{0,9}>|[\[◁](?P<b>/?)think[\]▷]"
+    r"|<\|(?:begin|(?P<c>end))_of_thought\|>",
+    re.IGNORECASE,
+)
 _PERCENT = re.compile(r"%|％|\bpercent\b")
 _QUOTES = frozenset("`'\"“”‘’")
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,9}(?:(\{)|([+-]?[0-9.][0-9.,]{0,30}))|\\[{}]|[{}]")
@@ -77,7 +83,7 @@ def _after_thinking(response: str) -> str:
     for tag in _THINK_TAG.finditer(response, start):
         if _quoted(response, tag.start(), tag.end()):
             continue
-        if tag[1]:
+        if any(tag.groups()):
             start, opened = tag.end(), len(response)
         else:
             opened = min(opened, tag.start())
@@ -92,9 +98,10 @@ def extract_answer(response: str) -> str | None:
     r"""The content of the last balanced `\boxed{}` (or `\fbox{}`, or `\boxed 7`) after the last `</think>`.
 
     Without `</think>` the response is searched from its start. What stands after a `<think>` that is never closed is
-    thinking that was cut off and holds no answer. The tags are known in any case, with spaces, and as `<thinking>`; one
-    in quotation marks or backticks is a mention. Nested boxes give the inner one; `\{` and `\}` do not count as
-    braces. To bound the time, the last 8 boxes and 10,000 braces are looked at.
+    thinking that was cut off and holds no answer. The tags are known in any case, with spaces, and as other models
+    write them (`<thinking>`, `[THINK]`); one in quotation marks or backticks is a mention. Nested boxes give the inner
+    one; `\{` and `\}` do not count as braces. To bound the time, the last 8 boxes and 10,000 braces are looked
+    at.
 
     Returns:
         The stripped content, None if there is no balanced box.

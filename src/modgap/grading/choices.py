@@ -27,7 +27,9 @@ _INLINE = r"(?:^|(?<=[\s.,;)\]]))(?:\({0}\)|{0}\s*[.:)])"
 
 _ALONE = re.compile(r"[(\[{]*\s*([A-Ha-h])\s*[)\]}]*\s*[.:]?")
 _LEADING = re.compile(r"[{(\[]*\s*([A-H])\s*[)\]}]*\s*[.:)]|[{]*\s*[(\[]\s*([A-H])\s*[)\]]")
-_SEVERAL = re.compile(r"[(\[{]*\s*[A-H]\s*[)\]}]*(?:\s*(?:,|;|/|&|\band\b|\bor\b|\n)\s*[(\[{]*\s*[A-H]\s*[)\]}]*)+[.]?")
+_SEVERAL = re.compile(  # possessive, since both sides of a letter take the same spaces
+    r"[(\[{]*+\s*+[A-H]\s*+[)\]}]*+(?:\s*+(?:,|;|/|&|\band\b|\bor\b|\n)\s*+[(\[{]*+\s*+[A-H]\s*+[)\]}]*+)++[.]?"
+)
 _LEADING_LETTER = re.compile(r"[(\[]?\s*([A-Ha-h])(?:\s*[)\]])?(?![A-Za-z0-9'])")
 _TRAILING_LETTER = re.compile(r"(?<![A-Za-z0-9\\])(?:[(\[]\s*)?([A-Ha-h])(?:\s*[)\]])?[.:]?$")
 _SEPARATOR = re.compile(
@@ -35,14 +37,33 @@ _SEPARATOR = re.compile(
     r"|\b(?:and|or|i\.e\.|which is|is)(?![a-z]))\s*"
 )
 _JOINING = re.compile(r"\{\s*(and|or|is|i\.e\.)\s*\}")
+_WORDS_IN_BRACES = re.compile(r"(?<![\\A-Za-z^_])\{\s*([A-H]\)?[,.;]?\s+[A-Za-z ,]{1,40})\s*\}")
 _LETTER_IN_BRACES = re.compile(r"\{\s*([(\[]?\s*[A-Ha-h]\s*[)\]]?\s*[.,;:=-]?)\s*\}")
 _MARKED_LETTER = re.compile(
     r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|bf|rm)\*?\s*\{\s*(\(?[A-H]\)?[.:]?)\s*\}|\*\*(\(?[A-H]\)?[.:]?)\*\*"
 )
-_DENIED = re.compile(
-    r"\b(?:not|isn't|neither|except|excluding)\s+(?:(?:the|an?|option|choice|answer)\s+)*\(?[A-H]\b"
-    r"|\b[A-H]\)?\s+(?:is\s+(?:not|wrong|incorrect|false|impossible)|isn't|cannot|can't)\b"
+# `not B`, `option B is not correct`: what is said of another letter stays.
+_DENIED_LETTER = re.compile(
+    r"(?:\bnot|n't|\bneither|\bnor|\bexcept|\bexcluding|\bbut|\bother\s+than)\s+(?:(?:the|an?|option|choice|answer)\s+)*\(?[A-H]\b"
+    r"|(?:\b(?:the|option|choice|answer)\s+)*\b[A-H]\)?\s+(?:is|was)?\s*(?:clearly|definitely)?\s*"
+    r"(?:not|n't|isn't|wrong|incorrect|false|impossible|invalid|out|rejected|cannot|can't)\b(?:\s+(?:correct|right|true|be))*",
+    re.IGNORECASE,
 )
+# Words with which a letter in a sentence may not be the answer: only a judge can tell.
+_DENIED = re.compile(
+    r"\\(?:not|neg|lnot|neq?)(?![a-z])|[≠¬✗✘]|n't\b|\b(?:not|no|nor|never|neither|none|cannot|except|excep?ting|but|without"
+    r"|exclud\w+|eliminat\w+|reject\w*|discard\w*|rul(?:e|ed|ing)\s+out|fail\w*|other\s+than|rather\s+than|instead|unlike"
+    r"|wrong|incorrect|false|impossible|invalid|untrue|out|between)\b",
+    re.IGNORECASE,
+)
+_VERDICT = re.compile(
+    r"[\s(:{-]*(?:is\s+)?(?:false|wrong|incorrect|impossible|invalid|rejected|no|not|x)[\s).}!]*", re.IGNORECASE
+)
+_NEXT = re.compile(
+    r"\s*(?:,|;|/|&|\||\n|\b(?:and|or)\b)+\s*(?:(?:option|choice|answer)\s+)?[({\[]*\s*([A-H])(?![A-Za-z0-9'=])",
+    re.IGNORECASE,
+)
+_NEXT_LEADING = re.compile(r"(?:,|;|\n|\b(?:and|or)\b)\s*[({\[]*\s*([A-H])\s*[)\]}]*\s*[.:)]")
 _BRACES = re.compile(r"[{}]")
 _NAMED = re.compile(
     r"\b(?:answer|option|choice)\b\s*(?:is|would be|should be)?\s*(?:option|choice)?"
@@ -131,6 +152,8 @@ def read_choice(answer: str, choices: Mapping[str, str], same: Same) -> Named:
     whole = _letters_of_value(named_by_value(text, choices, same))
     if any(_alike(text, choice) for choice in choices.values()):
         return Named("choice-value", (whole,))
+    if _NAMED.search(text) and _DENIED.search(text):
+        return Named("letter", (None,))
     for letter, values, firm in sorted(_letters_beside(text), key=lambda beside: beside[0].islower()):
         if letter.upper() not in choices:
             continue
@@ -158,6 +181,7 @@ def _letters_of_value(letter: str | None) -> frozenset[str] | None:
 def _letters_beside(answer: str) -> Iterator[tuple[str, list[str], bool]]:
     """A letter at either end, what the rest may be, and whether a separator or brackets divide the two."""
     text = canonical(answer.replace("\n", " , ").replace("\\\\", " , "))
+    text = _WORDS_IN_BRACES.sub(r" \1 ", text)
     text = _JOINING.sub(r" \1 ", _LETTER_IN_BRACES.sub(r" \1 ", text)).strip()
     while text.startswith("{") and text.endswith("}") and text.count("{") == 1:
         text = text[1:-1].strip()
@@ -188,18 +212,41 @@ def named_letters(answer: str, choices: Mapping[str, str]) -> frozenset[str]:
         choices: The question's choices; a letter beyond them is none (`E` is a point where there are four choices).
     """
     text = canonical(answer[:MAX_CHARS].replace("\n", " , ").replace("**", "")).strip()
+    text = re.sub(r"\\(?=[{}])", "", text)  # `\{C\}`
     text = re.sub(r"[{]\s*([^{}]*?)\s*[}]", r"\1", text).strip()
     if match := _ALONE.fullmatch(text):
         found = {match[1].upper()}
     elif _SEVERAL.fullmatch(text):
         found = set(re.findall(r"[A-H]", text))
     elif match := _LEADING.match(text):
-        found = {match[1] or match[2]}
+        found = _leading(text, match, choices)
     else:
-        named = _NAMED.finditer(_DENIED.sub(" ", text))
-        found = {match[1].upper() for match in named if match[1].isupper() or match[1] not in "ah"}
+        rest = _DENIED_LETTER.sub(" ", text)
+        found = set[str]() if _DENIED.search(rest) else _in_sentence(rest)
     allowed = set(choices) or set(LETTERS)
     return frozenset(found) if found <= allowed else frozenset()
+
+
+def _leading(text: str, match: re.Match[str], choices: Mapping[str, str]) -> set[str]:
+    """The letter that an answer opens with, and those of further choices (`A. 40, C. 80`); none of `C: false`."""
+    letter, rest = match[1] or match[2], text[match.end() :]
+    if _alike(rest, choices.get(letter, "")):
+        return {letter}
+    return set[str]() if _VERDICT.fullmatch(rest) else {letter, *_NEXT_LEADING.findall(rest)}
+
+
+def _in_sentence(text: str) -> set[str]:
+    """The letters of `the answer is C`, or of `option C or D`."""
+    found: set[str] = set()
+    for match in _NAMED.finditer(text):
+        if match[1].islower() and match[1] in "ah":
+            continue
+        found.add(match[1].upper())
+        at = match.end()
+        while other := _NEXT.match(text, at):
+            found.add(other[1].upper())
+            at = other.end()
+    return found
 
 
 def named_by_value(answer: str, choices: Mapping[str, str], same: Same) -> str | None:

@@ -25,6 +25,7 @@ _GREEK = f"(?:{'|'.join(LOWER)})$"
 _OVERLINE = re.compile(r"\\overline(?![a-z])")
 _MATHEMATICAL = re.compile(r"[\d+*/^=<>|':!°]")
 _VARIABLES = frozenset("xyz")
+_ARGUMENTS = frozenset("txyz")
 _INVERSE = re.compile(r"arc(?:sin|cos|tan|cot|sec|csc)|\^\s*\{\s*-\s*1\s*\}")
 _DENIAL = re.compile(r"\\(?:not|neq?)(?![a-z])|\\(?:lnot|neg)(?![a-z])|[≉≢¬≇]|\bnot\s+[\d.\\-]")
 # Algebra would read a denial as a statement, and a decimal comma as a decimal point.
@@ -151,8 +152,11 @@ def _is_bound(form: Form) -> bool:
 
 def _point_without_brackets(answer: Form, gold: Form, close: Close) -> bool | None:
     """`2, -2` for the point `(2, -2)`: in that order."""
-    if _may_be_the_same_range(answer, gold):
+    if _may_be_the_same_range(answer, gold) or "{}" in (answer.sign, gold.sign):
         return None
+    names = [part.name for part in (answer if answer.kind == "list" else gold).parts]
+    if all(names) and names != sorted(names):
+        return None  # `y = 1, x = 2` for the point (1, 2)
     if "()" not in (answer.sign, gold.sign) or "or" in (answer.sign, gold.sign) or len(answer.parts) != len(gold.parts):
         return False
     return _all(same_form(a, g, close) for a, g in zip(answer.parts, gold.parts, strict=True))
@@ -208,6 +212,8 @@ def _same_kind(answer: Form, gold: Form, close: Close) -> bool | None:
     a, b, c, d = (side for side in sides if side is not None)
     if gold.kind == "inequality":
         return same_relation((a, b), (c, d), directed=gold.sign != "!=")
+    if _names_other_variable(answer) or _names_other_variable(gold):
+        return None
     same = _same_function(answer, gold) or same_relation((a, b), (c, d))
     return None if _other_functions(answer, gold, bool(same)) else same
 
@@ -268,7 +274,16 @@ def _other_functions(answer: Form, gold: Form, same: bool) -> bool:
     if len(names) != 2 or names[0] is None or names[1] is None:
         return False
     other_name, other_variable = (names[0][n].replace(" ", "") != names[1][n].replace(" ", "") for n in (1, 2))
-    return other_name if same else other_variable
+    return other_name or other_variable if same else other_variable
+
+
+def _names_other_variable(equation: Form) -> bool:
+    """`f(y) = 2x + 1`: what it says of f depends on what x is."""
+    for name, side in (equation.parts, equation.parts[::-1]):
+        function, values = FUNCTION_SIDE.fullmatch(name.name), evaluate(side.text)
+        if function and values and function[2] not in values.letters and values.letters & _ARGUMENTS:
+            return True
+    return False
 
 
 def _same_function(answer: Form, gold: Form) -> bool:
@@ -333,6 +348,8 @@ def _same_label(answer: str, gold: str) -> bool:
 def _formula_of_equation(answer: Form, gold: Form) -> bool | None:
     """`y = 2x + 3` against `2x + 3`: the same where one side is a single letter that the other does not have."""
     equation, formula = (answer, gold) if answer.kind == "equation" else (gold, answer)
+    if _names_other_variable(equation):
+        return None
     for name, side in (equation.parts, equation.parts[::-1]):
         values, other = evaluate(side.text), evaluate(formula.text)
         if LETTER.fullmatch(name.text) and values and other and name.text not in values.letters:

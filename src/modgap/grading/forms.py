@@ -89,8 +89,8 @@ class Form:
         other: Of a number that does not say if an angle is in degrees (`\sin 30`), its value in radians; else NaN.
         seconds: Of a time, since midnight.
         parts: Of a list or a bracket; the two sides of an equation, or of an inequality, smaller first.
-        sign: `<`, `<=` or `!=` of an inequality, the brackets of a bracket, `or`, `and` or `,` of a list, `a` or `p` of
-            a time.
+        sign: `<`, `<=` or `!=` of an inequality, the brackets of a bracket, `or`, `and`, `,` or `{}` of a list, `a` or
+            `p` of a time.
         units: Those that the whole answer states.
     """
 
@@ -121,7 +121,7 @@ def _read(text: str) -> Form:
     text = _NOT_EQUAL.sub(r"\\ne ", _REALS.sub(" all real numbers ", text)).replace("{:}", ":")
     flat = _WRAPPED.sub(r" \1 ", _WRAPPED_UNIT.sub(_without_unit, text.replace("$", " ")))
     flat = _unbrace(canonical(flat.replace("\\{", "\\lbrace ").replace("\\}", "\\rbrace ")))
-    if flat.startswith("\\lbrace") and flat.endswith("\\rbrace"):
+    if is_set := flat.startswith("\\lbrace") and flat.endswith("\\rbrace"):
         flat = flat[len("\\lbrace") : -len("\\rbrace")].strip()
     values = readings(text)
     if values and not _TIME.fullmatch(flat) and not (":" in flat and _read_ratio(flat)):
@@ -130,7 +130,7 @@ def _read(text: str) -> Form:
         return Form("words", flat)  # a matrix
     parts = _split(flat, _SEPARATOR)
     if 1 < len(parts) <= MAX_PARTS:
-        joiner = "or" if re.search(r"\bor\b", flat, re.IGNORECASE) else ","
+        joiner = "{}" if is_set else "or" if re.search(r"\bor\b", flat, re.IGNORECASE) else ","
         return Form("list", flat, parts=tuple(_read_part(part) for part in parts), sign=joiner)
     return _read_part(flat)
 
@@ -197,7 +197,7 @@ def _read_part(text: str, labelled: bool = False) -> Form:
         rest = text[match.end() :]
         ratio = _read_ratio(rest) if ":" in match[0] else None
         return ratio or _read_part(rest, labelled=True)
-    if match := _POINT_NAME.match(text):
+    if (match := _POINT_NAME.match(text)) and _in_order(match[1]):
         return _read_part(text[match.end() :], labelled=True)
     match = _LABEL.match(text)
     if match and not labelled and not (match[1] and evaluate(match[1])):  # `xy = 1` names nothing
@@ -220,6 +220,12 @@ def _read_part(text: str, labelled: bool = False) -> Form:
         if 1 < len(items) <= MAX_PARTS:
             return Form("bracket", text, parts=tuple(_read_part(item) for item in items), sign=text[0] + text[-1])
     return _read_equation(text)
+
+
+def _in_order(names: str) -> bool:
+    """Whether the letters of a point are in the order of the alphabet: `(y, x) = (1, 2)` is not the point (1, 2)."""
+    letters = re.findall("[a-z]", names)
+    return letters == sorted(letters)
 
 
 def _read_ratio(text: str) -> Form | None:

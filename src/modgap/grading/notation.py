@@ -81,7 +81,7 @@ _DELIMITERS = re.compile(r"\\?\$|\\[()\[\]]")
 _DEGREE_SIGN = r"\\(?:circ|textdegree|degrees?|deg)(?![A-Za-z])"
 _DEGREES = re.compile(
     r"\^\s*(?:\{\s*\{\s*o\s*\}\s*\}|\{\s*o\s*\}|o(?![A-Za-z]))"
-    rf"|\^\s*\{{\s*(?:\{{\s*{_DEGREE_SIGN}\s*\}}|{_DEGREE_SIGN})\s*\}}|\^?\s*{_DEGREE_SIGN}"
+    rf"|\^\s*\{{(?:\s|\\[,;:! ])*(?:\{{\s*{_DEGREE_SIGN}\s*\}}|{_DEGREE_SIGN})\s*\}}|\^?\s*{_DEGREE_SIGN}"
 )
 _PRIMES = re.compile(r"(?:\^\s*)?(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s*(?:\{\s*('+)\s*\}|('+))")
 _EMPHASIS = re.compile(

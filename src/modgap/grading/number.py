@@ -62,6 +62,9 @@ _DEGREE_WORDS = re.compile(r"(?<=[0-9)}])\s*(?:\{\s*deg(?:rees?)?\.?\s*\}|deg(?:
 _NUMBERED = re.compile(r"_\s*\{?\s*\w{1,3}\s*\}?|\\angle\s*\{?\s*[0-9]{1,2}")
 _NAME = re.compile(r"(?:[^\W0-9]|[\\_{}()|' +/.])*")
 _SET_BRACE = re.compile(r"\\(?:[{}]|[lr]brace(?![A-Za-z]))")
+_SIZE = re.compile(
+    r"[\s{]*\|[\s{]*[a-z][\s}]*\|[\s}]*"
+)  # `|x| = 5` does not say which of the two x is; `|AB|` is a length
 _TAKES_ARGUMENT = re.compile(r"(?:\\(?!approx|cong|sim|equiv|doteq|therefore)[A-Za-z]+|[\^_])\s*$")
 
 
@@ -120,9 +123,14 @@ UNITS = frozenset(_UNIT_WORDS.split())
 _UNIT = re.compile(r"\s*(?:([A-Za-z]+)\.?|\^\s*\{?\s*-?[0-9]\s*\}?|\\?%|°|'{1,2}|\x22|[/*{}()\[\]])")
 
 
+_POWER_ALONE = re.compile(r"[\s{}]*(?:squared|cubed)[\s{}]*")  # `5 squared` is 25
+
+
 def _is_unit(tail: str) -> bool:
     """Whether `tail` consists of unit words, their exponents and separators only."""
     if tail.count("(") != tail.count(")") or tail.count("[") != tail.count("]"):
+        return False
+    if _POWER_ALONE.fullmatch(tail):
         return False
     at, word = 0, True  # an exponent has to follow a word: `5^2` never comes here, `5 ^2` must not pass
     while at < len(tail):
@@ -559,7 +567,7 @@ def _stated(text: str) -> tuple[float, ...]:
 
 
 def _is_name(side: str) -> bool:
-    return bool(_NAME.fullmatch(_NUMBERED.sub("", side))) and not _BOUND.search(side)
+    return bool(_NAME.fullmatch(_NUMBERED.sub("", side))) and not _BOUND.search(side) and not _SIZE.fullmatch(side)
 
 
 def _agree(value: float, other: float, rounding: float = 0.0) -> bool:

@@ -37,6 +37,7 @@ _POWERS_AFTER: Final = {"squared": 2, "cubed": 3}
 _TOKEN = re.compile(r"\\[A-Za-z]+|[A-Za-z]+|\^\s*\{?\s*-?[0-9]\s*\}?|\S")
 _EXPONENT = re.compile(r"-?[0-9]")
 _PART = re.compile(r"[,;]|\\\\|\b(?:and|or)\b", re.IGNORECASE)
+_PRIMES = re.compile(r"(?<=[0-9}])\s*('{1,2}|\")")  # no degrees; feet and inches where a gold answer has them
 _BEARING = re.compile(r"(?<=°)[\s{]*T[\s}]*$")
 _DOLLARS = re.compile(r"\\\$\s*(?=[0-9.])")
 
@@ -48,7 +49,8 @@ def stated_units(text: str) -> frozenset[str]:
         text: The answer as it is written; a list has those of all its parts.
     """
     text = text[:MAX_CHARS]
-    found = {unit for part in _PART.split(clean(text)) if (unit := _unit_at_end(part))}
+    cleaned = _PRIMES.sub(lambda match: " in " if len(match[1]) > 1 or match[1] == '"' else " ft ", clean(text))
+    found = {unit for part in _PART.split(cleaned) if (unit := _unit_at_end(part))}
     return frozenset(found | {"$"} if _DOLLARS.search(text) else found)
 
 

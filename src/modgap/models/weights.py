@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ _ADAPTERS = re.compile(r"\.base_layer\.|\.lora_|\.modules_to_save\.|\.original_m
 _FOREIGN = 0.1
 _NAMED = 3
 _HEAD = "lm_head.weight"
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,14 @@ class Weights:
         places: The file of each weight and its name there, by its name without those of wrappers.
         shapes: By the same name.
         wrappers: The names of wrappers that were left out.
+        coded: Types of the weights that are no plain floating-point numbers, by the same name.
     """
 
     folder: Path
     places: Mapping[str, tuple[Path, str]]
     shapes: Mapping[str, tuple[int, ...]]
     wrappers: tuple[str, ...]
+    coded: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @contextmanager
     def opened(self) -> Generator[dict[str, Any]]:
@@ -141,10 +144,12 @@ def find_weights(folder: Path) -> Weights:
     from safetensors import SafetensorError, safe_open
 
     stored: dict[str, tuple[Path, tuple[int, ...]]] = {}
+    types: dict[str, str] = {}
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 stored |= {name: (path, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+                types |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise damaged(folder, error) from error
     if inner := sorted(name for name in stored if _ADAPTERS.search(name)):
@@ -162,6 +167,7 @@ def find_weights(folder: Path) -> Weights:
         {names[name]: (path, name) for name, (path, _) in stored.items()},
         {names[name]: shape for name, (_, shape) in stored.items()},
         tuple(sorted(wrappers)),
+        {names[name]: kind for name, kind in types.items() if kind not in _FLOATS},
     )
 
 
@@ -214,6 +220,12 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
     config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
     if getattr(config, "quantization_config", None):
         return weights  # its names are those of the method
+    if weights.coded:
+        name, kind = next(iter(weights.coded.items()))
+        raise UserError(
+            f"{len(weights.coded)} of the weights in {folder} are stored as {kind} ({name}), and its config.json has "
+            f"no quantization_config to read them by: give the unquantized model, {CONVERT}"
+        )
     empty = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
     embedding = next((name for name in empty if name.endswith("embed_tokens.weight")), None)
     if config.tie_word_embeddings and embedding and _HEAD in empty:
