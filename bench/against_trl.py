@@ -1,15 +1,17 @@
-r"""Samples a second of the local engine and of TRL's GRPOTrainer, rollout and update, on the same work.
+r"""Samples a second of the local engine and of TRL's GRPOTrainer, rollout and update, on the same
+work.
 
 python bench/against_trl.py [--model tiny|3b] [--prompts N] [--samples N] [--tokens N] [--json FILE]    prints Markdown
 
-Plain DAPO in both: `loss_type="dapo"`, clip 0.2 / 0.28, no KL, no dynamic sampling, one update a step, AdamW at the
-same learning rate, the same problems (full text and image), samples, temperature, response limit, rows of a forward
-pass, reward function and types (fp32 on a CPU; fp32 weights and bf16 autocast on a GPU), generation by transformers in
-TRL and by `models/decode.py` in ours. Each side's first step of a block is not timed; blocks of both take turns. On a
-CPU the time is process time, on a GPU the clock's. The ratio is the median over blocks.
+Plain DAPO in both: `loss_type="dapo"`, clip 0.2 / 0.28, no KL, no dynamic sampling, one update a
+step, AdamW at the same learning rate, the same problems (full text and image), samples,
+temperature, response limit, rows of a forward pass, reward function and types (fp32 on a CPU; fp32
+weights and bf16 autocast on a GPU), generation by transformers in TRL and by `models/decode.py` in
+ours. Each side's first step of a block is not timed; blocks of both take turns. On a CPU the time
+is process time, on a GPU the clock's. The ratio is the median over blocks.
 
-TRL checkpoints activations by default; here both sides do so only with --checkpointing. (TRL's dapo loss has no dual
-clip; on policy that does nothing.)
+TRL checkpoints activations by default; here both sides do so only with --checkpointing. (TRL's dapo
+loss has no dual clip; on policy that does nothing.)
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ CLIP = {"clip_low": 0.2, "clip_high": 0.28}
 class Processor(ProcessorMixin):
     """Qwen2.5-VL's processor without a video side, which needs torchvision; images and chat only."""
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
+    ) -> None:
         self.image_token = "<|image_pad|>"
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
@@ -57,21 +61,36 @@ class Processor(ProcessorMixin):
         extra: dict[str, Any] = {}
         if flat:
             extra = dict(self.image_processor(images=flat, return_tensors="pt"))
-            counts = iter((extra["image_grid_thw"].prod(1) // self.image_processor.merge_size**2).tolist())
+            counts = iter(
+                (extra["image_grid_thw"].prod(1) // self.image_processor.merge_size**2).tolist()
+            )
             parts = [words.split(self.image_token) for words in texts]
             texts = [
-                "".join([part[0], *(self.image_token * next(counts) + rest for rest in part[1:])]) for part in parts
+                "".join([part[0], *(self.image_token * next(counts) + rest for rest in part[1:])])
+                for part in parts
             ]
-        kept = {k: v for k, v in options.items() if k in ("return_tensors", "padding", "padding_side")}
+        kept = {
+            k: v for k, v in options.items() if k in ("return_tensors", "padding", "padding_side")
+        }
         out = self.tokenizer(texts, add_special_tokens=False, **kept)
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         ids = out["input_ids"]
-        types = (ids == image).long() if torch.is_tensor(ids) else [[int(i == image) for i in row] for row in ids]
+        types = (
+            (ids == image).long()
+            if torch.is_tensor(ids)
+            else [[int(i == image) for i in row] for row in ids]
+        )
         return transformers.BatchFeature({**out, **extra, "mm_token_type_ids": types})
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids"]
+        return [
+            "input_ids",
+            "attention_mask",
+            "pixel_values",
+            "image_grid_thw",
+            "mm_token_type_ids",
+        ]
 
 
 class Enough(BaseException):
@@ -97,7 +116,9 @@ class Block:
         return (self.marks[-1] - self.marks[0]) / (len(self.marks) - 1)
 
 
-def ours(policy: Policy, problems: Sequence[Problem], given: argparse.Namespace, block: Block) -> None:
+def ours(
+    policy: Policy, problems: Sequence[Problem], given: argparse.Namespace, block: Block
+) -> None:
     """Steps of `modgap train`'s own loop; its last step, with the checkpoint, is not reached."""
     settings = Settings(
         steps=block.steps + 2, prompts_per_step=given.prompts, samples_per_prompt=given.samples,
@@ -123,25 +144,34 @@ def ours(policy: Policy, problems: Sequence[Problem], given: argparse.Namespace,
             return
 
 
-def trls(policy: Policy, problems: Sequence[Problem], given: argparse.Namespace, block: Block) -> None:
+def trls(
+    policy: Policy, problems: Sequence[Problem], given: argparse.Namespace, block: Block
+) -> None:
     """Steps of TRL's trainer."""
     import datasets
     import trl
 
     rows = given.prompts * given.samples
     policy.tokenizer.padding_side = "left"  # as TRL loads one itself
-    processor = Processor(policy.processor, policy.tokenizer, chat_template=policy.tokenizer.chat_template)
+    processor = Processor(
+        policy.processor, policy.tokenizer, chat_template=policy.tokenizer.chat_template
+    )
 
     def graded(completions: Any, answer: Any, completion_ids: Any, **_: Any) -> list[float]:
         block.tokens.append(sum(map(len, completion_ids)))
-        return [reward(c[0]["content"], a, "relative").score for c, a in zip(completions, answer, strict=True)]
+        return [
+            reward(c[0]["content"], a, "relative").score
+            for c, a in zip(completions, answer, strict=True)
+        ]
 
     class Watch(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             block.mark()
 
     data = {
-        "prompt": [[{"role": "user", "content": training_prompt(p, "full-text").text}] for p in problems],
+        "prompt": [
+            [{"role": "user", "content": training_prompt(p, "full-text").text}] for p in problems
+        ],
         "image": [picture(p, policy) for p in problems],
         "answer": [p.answer for p in problems],
     }
@@ -164,15 +194,25 @@ def trls(policy: Policy, problems: Sequence[Problem], given: argparse.Namespace,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     gpu = torch.cuda.is_available()
     parser.add_argument("--model", "--shape", choices=MODELS, default="tiny")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
-    parser.add_argument("--image-tokens", type=int, help="a square number; 64 for tiny, 256 for others by default")
+    parser.add_argument(
+        "--image-tokens", type=int, help="a square number; 64 for tiny, 256 for others by default"
+    )
     parser.add_argument("--prompts", type=int, default=8, help="of a step")
     parser.add_argument("--samples", type=int, default=5, help="of a prompt")
-    parser.add_argument("--tokens", type=int, help="response limit; 128 for tiny, 400 for others by default")
-    parser.add_argument("--micro", type=int, help="rows of a forward pass; all for tiny, a group for others by default")
+    parser.add_argument(
+        "--tokens", type=int, help="response limit; 128 for tiny, 400 for others by default"
+    )
+    parser.add_argument(
+        "--micro",
+        type=int,
+        help="rows of a forward pass; all for tiny, a group for others by default",
+    )
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--lr", type=float, default=1e-6)
     parser.add_argument("--checkpointing", action="store_true")
@@ -218,14 +258,20 @@ def main() -> None:
                 if on_gpu:
                     torch.cuda.empty_cache()
                 print(
-                    f"[{time.monotonic() - began:.0f} s] round {number}: {name} {seconds[name][-1]:.2f} s", flush=True
+                    f"[{time.monotonic() - began:.0f} s] round {number}: {name}"
+                    f" {seconds[name][-1]:.2f} s",
+                    flush=True,
                 )
             lines = report(given.json, about, seconds, tokens, rows)
     print("\n" + "\n".join(lines))
 
 
 def report(
-    path: Path | None, about: dict[str, Any], seconds: dict[str, list[float]], tokens: dict[str, list[float]], rows: int
+    path: Path | None,
+    about: dict[str, Any],
+    seconds: dict[str, list[float]],
+    tokens: dict[str, list[float]],
+    rows: int,
 ) -> list[str]:
     """Write and return the table so far."""
     mine = next(iter(seconds))
@@ -240,8 +286,9 @@ def report(
                 "rounds": len(values), "all_seconds": values, "tokens": statistics.mean(tokens[name]), "ratio": ratio,
             }  # fmt: skip
             lines.append(
-                f"| {name} | {rows / statistics.median(values):.2f} | {statistics.median(values):.2f} "
-                f"| {statistics.mean(tokens[name]):.0f} | {ratio:.2f}x |"
+                f"| {name} | {rows / statistics.median(values):.2f} |"
+                f" {statistics.median(values):.2f} | {statistics.mean(tokens[name]):.0f} |"
+                f" {ratio:.2f}x |"
             )
     write(path, about, found, lines)
     return lines

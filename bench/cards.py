@@ -1,4 +1,7 @@
-"""The GPUs that this process may use, as NVML knows them; none where there is no NVML. For the other scripts here."""
+"""The GPUs that this process may use, as NVML knows them; none where there is no NVML.
+
+For the other scripts here.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,25 @@ from typing import Any
 
 
 def visible_cards() -> tuple[Any, list[Any]]:
-    """NVML and its handles of the visible GPUs; NVML itself counts those that `CUDA_VISIBLE_DEVICES` masks, too."""
+    """NVML and its handles of the visible GPUs; NVML itself counts those that
+    `CUDA_VISIBLE_DEVICES` masks, too.
+    """
     try:
         import pynvml  # pyright: ignore[reportMissingImports] - optional
 
         pynvml.nvmlInit()
         mask = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = range(pynvml.nvmlDeviceGetCount()) if mask is None else filter(None, map(str.strip, mask.split(",")))
+        names = (
+            range(pynvml.nvmlDeviceGetCount())
+            if mask is None
+            else filter(None, map(str.strip, mask.split(",")))
+        )
         return pynvml, [
-            pynvml.nvmlDeviceGetHandleByIndex(int(name))
-            if str(name).isdigit()
-            else pynvml.nvmlDeviceGetHandleByUUID(name)
+            (
+                pynvml.nvmlDeviceGetHandleByIndex(int(name))
+                if str(name).isdigit()
+                else pynvml.nvmlDeviceGetHandleByUUID(name)
+            )
             for name in names
         ]
     except Exception:  # NVML has a class of its own for each, and the package may be absent

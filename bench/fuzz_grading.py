@@ -1,8 +1,10 @@
-r"""Fuzz the graders with atheris (coverage-guided): no exception, no hang, no float that is not finite.
+r"""Fuzz the graders with atheris (coverage-guided): no exception, no hang, no float that is not
+finite.
 
 pip install atheris && python bench/fuzz_grading.py -max_total_time=120 [any libFuzzer option]
 
-The first two bytes choose grader and mode, the rest is response, gold and question, separated by NUL.
+The first two bytes choose grader and mode, the rest is response, gold and question, separated by
+NUL.
 """
 
 from __future__ import annotations
@@ -37,8 +39,15 @@ def one_input(data: bytes) -> None:
             assert result.value is None or math.isfinite(result.value)
             well_formatted(text)
         elif mode != "exact":
-            verdict = grade_by_rule(Case(text, gold, "Choices:\nA:" + question, KINDS[data[1] // 2 % 2]), mode)
-            assert isinstance(verdict, Undecided) or verdict.outcome in ("correct", "wrong", "no_answer", "error")
+            verdict = grade_by_rule(
+                Case(text, gold, "Choices:\nA:" + question, KINDS[data[1] // 2 % 2]), mode
+            )
+            assert isinstance(verdict, Undecided) or verdict.outcome in (
+                "correct",
+                "wrong",
+                "no_answer",
+                "error",
+            )
     assert parse_verdict(response) in (True, False, None)
     seconds = time.perf_counter() - start
     if seconds > SLOWEST[0]:

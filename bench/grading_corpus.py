@@ -1,12 +1,14 @@
-r"""Did a change of the graders change a verdict? 50,000 generated answers, graded by every grader and mode.
+r"""Did a change of the graders change a verdict? 50,000 generated answers, graded by every grader
+and mode.
 
 python bench/grading_corpus.py write FILE [--count N] [--seed S]     generate, grade, write JSON lines (FILE.gz: packed)
 python bench/grading_corpus.py compare FILE [--examples N]           grade again, print each change, exit 1 if any
 
-Each answer is made from its gold answer, so that for most of them the right verdict is known: the same value in another
-notation is `right`, another value is `wrong`, a box in unfinished thinking is `no_answer`, a decimal comma is
-`undecided`. Answers that were mutated at random, and notations that readers differ on, have no label. `compare` marks
-the changes that move away from the label with `WORSE`. The symbolic stage of MathVerse is left out.
+Each answer is made from its gold answer, so that for most of them the right verdict is known: the
+same value in another notation is `right`, another value is `wrong`, a box in unfinished thinking is
+`no_answer`, a decimal comma is `undecided`. Answers that were mutated at random, and notations that
+readers differ on, have no label. `compare` marks the changes that move away from the label with
+`WORSE`. The symbolic stage of MathVerse is left out.
 """
 
 # ruff: noqa: E501 - the tables of notations have long rows
@@ -62,7 +64,7 @@ class Answer:
     relative: str = UNKNOWN
 
 
-# ---- values and their notations ------------------------------------------------------------------------------------
+# ---- values and their notations ------------------------------------------------------------------
 @dataclass(frozen=True)
 class Value:
     """A number and notations of it that need no rounding beyond 5e-4."""
@@ -72,7 +74,9 @@ class Value:
 
 
 def integer(rng: random.Random) -> Value:
-    n = rng.choice([rng.randint(1, 180), rng.randint(1, 30), rng.randint(200, 3000), -rng.randint(1, 90)])
+    n = rng.choice(
+        [rng.randint(1, 180), rng.randint(1, 30), rng.randint(200, 3000), -rng.randint(1, 90)]
+    )
     sign, size = ("-", -n) if n < 0 else ("", n)
     part, k = rng.randint(1, 90), rng.randint(2, 9)
     notations = [
@@ -92,7 +96,10 @@ def integer(rng: random.Random) -> Value:
 
 
 def decimal(rng: random.Random) -> Value:
-    number = round(rng.choice([rng.uniform(0.1, 20), rng.uniform(1, 200), -rng.uniform(1, 50)]), rng.choice([1, 2, 3]))
+    number = round(
+        rng.choice([rng.uniform(0.1, 20), rng.uniform(1, 200), -rng.uniform(1, 50)]),
+        rng.choice([1, 2, 3]),
+    )
     notations = [
         f"{number}", f"{number:.3f}", rf"\approx {number:.3f}", rf"{number:.3f}\ldots", f"{number:.3f}...",
         rf"{number * 10:.2f} \times 10^{{-1}}", f"{number / 10:.4f}e1", f"{number * 2:.3f}/2", f"{number:.3f}…",
@@ -105,7 +112,10 @@ def fraction(rng: random.Random) -> Value:
     whole, top = rng.randint(1, 12), rng.randint(1, bottom - 1)
     over = whole * bottom + top
     number = over / bottom
-    plain = [rf"\{name}{{{over}}}{{{bottom}}}" for name in ("frac", "dfrac", "tfrac", "cfrac", "nicefrac", "sfrac")]
+    plain = [
+        rf"\{name}{{{over}}}{{{bottom}}}"
+        for name in ("frac", "dfrac", "tfrac", "cfrac", "nicefrac", "sfrac")
+    ]
     mixed = [
         rf"{whole}\frac{{{top}}}{{{bottom}}}", rf"{whole} {top}/{bottom}", rf"{whole}{{\frac{{{top}}}{{{bottom}}}}}",
         rf"{whole} + \frac{{{top}}}{{{bottom}}}", rf"{whole}\,\tfrac{{{top}}}{{{bottom}}}",
@@ -150,7 +160,10 @@ def trigonometry(rng: random.Random) -> Value:
         number = degrees
         sine = f"{size:.6f}"
         inverse = rng.choice([rf"\{name}^{{-1}}", rf"\arc{name}", f"arc{name}", f"{name}^{{-1}}"])
-        notations = [rf"{inverse}({sine}) = {degrees}^\circ", rf"{inverse}\left({sine}\right) \approx {degrees}.0°"]
+        notations = [
+            rf"{inverse}({sine}) = {degrees}^\circ",
+            rf"{inverse}\left({sine}\right) \approx {degrees}.0°",
+        ]
         return Value(number, tuple(notations))
     number = factor * size
     angles = [
@@ -169,11 +182,30 @@ def trigonometry(rng: random.Random) -> Value:
     return Value(number, tuple(notations))
 
 
-VALUES: tuple[Callable[[random.Random], Value], ...] = (integer, integer, decimal, fraction, root, circle, trigonometry)
+VALUES: tuple[Callable[[random.Random], Value], ...] = (
+    integer,
+    integer,
+    decimal,
+    fraction,
+    root,
+    circle,
+    trigonometry,
+)
 
 
-# ---- what stands around a value; {} is the value -------------------------------------------------------------------
-BARE = ("{}", "{}", " {} ", "${}$", "\\({}\\)", "({})", "{{{}}}", "{}.", "\\displaystyle {}", "\\;{}\\,")
+# ---- what stands around a value; {} is the value -------------------------------------------------
+BARE = (
+    "{}",
+    "{}",
+    " {} ",
+    "${}$",
+    "\\({}\\)",
+    "({})",
+    "{{{}}}",
+    "{}.",
+    "\\displaystyle {}",
+    "\\;{}\\,",
+)
 LABELS = (
     "x = {}", "AB = {}", "x={}", "r \\approx {}", "\\theta = {}", "m\\angle ABC = {}", "\\overline{{AB}} = {}", "∠A = {}",
     "x_1 = {}", "\\text{{x = }} {}", "\\text{{Answer: }} {}", "\\text{{Area}} = {}", "\\text{{Area}} : {}", "\\mathrm{{AB}} = {}",
@@ -210,7 +242,7 @@ PROSE = (
 )  # fmt: skip
 
 
-# ---- what stands around the box; {} is the box's content -----------------------------------------------------------
+# ---- what stands around the box; {} is the box's content -----------------------------------------
 THOUGHT = (
     "<think>Maybe \\boxed{{123456}}, no.</think>So \\boxed{{{}}}.", "<think>r</think>\\boxed{{{}}}", "\\boxed{{{}}}",
     "The answer is $\\boxed{{{}}}$.", "<think>a</think>\\fbox{{{}}}", "r</think>\n\\boxed{{{}}}", "<think>a</think><think>b</think>\\boxed{{{}}}",
@@ -227,9 +259,20 @@ def number_answers(rng: random.Random) -> Answer:
     value = rng.choice(VALUES)(rng)
     gold = f"{value.number:.3f}"
     written = rng.choice(value.notations)
-    other = rng.choice([value.number + 1, value.number * 1.1 + 0.1, -value.number, value.number * 2, value.number / 2])
+    other = rng.choice(
+        [
+            value.number + 1,
+            value.number * 1.1 + 0.1,
+            -value.number,
+            value.number * 2,
+            value.number / 2,
+        ]
+    )
     wrong = rng.choice(
-        [f"{other:.3f}", f"{round(other)}" if abs(round(other) - value.number) > 0.02 else f"{other:.3f}"]
+        [
+            f"{other:.3f}",
+            f"{round(other)}" if abs(round(other) - value.number) > 0.02 else f"{other:.3f}",
+        ]
     )
     make = rng.choices(
         [same, dressed, another, near, denied, spoilt, prose, unfinished, comma, mutated],
@@ -239,8 +282,15 @@ def number_answers(rng: random.Random) -> Answer:
     if make is unfinished:
         return Answer(kind, content, gold, strict=truth, relative=loose)
     response = rng.choice(THOUGHT).format(content)
-    if truth == WRONG and kind != "negation" and abs(float(wrong) - value.number) <= 0.011 * abs(value.number):
-        truth, loose = UNKNOWN if kind == "spoilt" else WRONG, UNKNOWN  # another value, but within 1%
+    if (
+        truth == WRONG
+        and kind != "negation"
+        and abs(float(wrong) - value.number) <= 0.011 * abs(value.number)
+    ):
+        truth, loose = (
+            UNKNOWN if kind == "spoilt" else WRONG,
+            UNKNOWN,
+        )  # another value, but within 1%
     if re.search(r"[0-9] [0-9]{3}", written):
         truth = loose = UNKNOWN  # `2 042`: readers differ
     return Answer(kind, response, gold, strict=truth, relative=loose)
@@ -256,7 +306,9 @@ def same(rng: random.Random, value: Value, written: str, wrong: str) -> Made:
 def dressed(rng: random.Random, value: Value, written: str, wrong: str) -> Made:
     name, around = rng.choice([("label", LABELS), ("dress", DRESS), ("unit", UNITS)])
     content = rng.choice(around).format(written)
-    if (name == "unit" and " = " in written) or any(part in written for part in ("\\approx", "\\over", "...")):
+    if (name == "unit" and " = " in written) or any(
+        part in written for part in ("\\approx", "\\over", "...")
+    ):
         return f"{name}-of-relation", content, UNKNOWN, UNKNOWN
     if rng.random() < 0.2:
         content = rng.choice(LABELS[:10] if name != "label" else DRESS).format(content)
@@ -271,11 +323,19 @@ def another(rng: random.Random, value: Value, written: str, wrong: str) -> Made:
 
 
 def near(rng: random.Random, value: Value, written: str, wrong: str) -> Made:
-    off = rng.choice([0.0049, 0.0051, -0.0049, 0.005 * value.number, 0.01 * value.number, 0.011 * value.number])
+    off = rng.choice(
+        [0.0049, 0.0051, -0.0049, 0.005 * value.number, 0.01 * value.number, 0.011 * value.number]
+    )
     gold, answer = round(value.number, 3), round(value.number + off, 4)
     distance, allowed = abs(answer - gold), 0.01 * abs(gold)
     strict = UNKNOWN if abs(distance - 5e-3) < 1e-6 else RIGHT if distance < 5e-3 else WRONG
-    loose = UNKNOWN if abs(distance - allowed) < 1e-6 else RIGHT if distance < allowed and gold % 1 else strict
+    loose = (
+        UNKNOWN
+        if abs(distance - allowed) < 1e-6
+        else RIGHT
+        if distance < allowed and gold % 1
+        else strict
+    )
     return "near", rng.choice(BARE + UNITS[:8]).format(f"{answer:.4f}"), strict, loose
 
 
@@ -330,7 +390,7 @@ def mutated(rng: random.Random, value: Value, written: str, wrong: str) -> Made:
     return "mutated", "".join(letters), UNKNOWN, UNKNOWN
 
 
-# ---- MathVerse -----------------------------------------------------------------------------------------------------
+# ---- MathVerse -----------------------------------------------------------------------------------
 LETTERED = (
     "{0}",
     "({0})",
@@ -357,8 +417,13 @@ CHOICE_SETS: tuple[Callable[[random.Random], list[str]], ...] = (
     lambda rng: [f"{d}°" for d in rng.sample(range(10, 170, 5), 4)],
     lambda rng: [f"{n}" for n in rng.sample(range(2, 90), 4)],
     lambda rng: [f"{n} cm" for n in rng.sample(range(2, 40), 4)],
-    lambda rng: [rf"{n}\sqrt{{{r}}}" for n, r in zip(rng.sample(range(2, 9), 4), (2, 3, 5, 7), strict=True)],
-    lambda rng: [rf"\frac{{{n}}}{{{d}}}" for n, d in zip((1, 2, 3, 5), rng.sample((7, 8, 9, 11), 4), strict=True)],
+    lambda rng: [
+        rf"{n}\sqrt{{{r}}}" for n, r in zip(rng.sample(range(2, 9), 4), (2, 3, 5, 7), strict=True)
+    ],
+    lambda rng: [
+        rf"\frac{{{n}}}{{{d}}}"
+        for n, d in zip((1, 2, 3, 5), rng.sample((7, 8, 9, 11), 4), strict=True)
+    ],
     lambda rng: rng.sample(["b", "a", "c", "d"], 4),
     lambda rng: rng.sample(["AB", "BC", "CD", "DA"], 4),
     lambda rng: rng.sample(["90°-α", "90°+α", "180°-2α", "2α"], 4),
@@ -376,7 +441,10 @@ def choice_answers(rng: random.Random) -> Answer:
     )
     at = rng.randrange(4)
     said = at if rng.random() < 0.6 else rng.randrange(4)
-    letter, text = "ABCD"[said], options[said].replace("°", "^\\circ").replace("α", "\\alpha").replace("%", "\\%")
+    letter, text = (
+        "ABCD"[said],
+        options[said].replace("°", "^\\circ").replace("α", "\\alpha").replace("%", "\\%"),
+    )
     truth = RIGHT if said == at else WRONG
     form = rng.random()
     if form < 0.45:
@@ -389,7 +457,9 @@ def choice_answers(rng: random.Random) -> Answer:
     else:
         kind, content = (
             "choice-odd",
-            rng.choice(["E", "a", "none", "A or B", "A, B", "7:00", "0", "\\theta", letter.lower(), "3:0"]),
+            rng.choice(
+                ["E", "a", "none", "A or B", "A, B", "7:00", "0", "\\theta", letter.lower(), "3:0"]
+            ),
         )
         truth = UNKNOWN
     gold = rng.choice(["ABCD"[at]] * 4 + [f"({'ABCD'[at]})"])
@@ -419,12 +489,18 @@ def free_answers(rng: random.Random) -> Answer:
         kind, content, truth = "free-same", rng.choice(row), UNKNOWN
         truth = RIGHT if content.replace(" ", "") == row[0].replace(" ", "") else UNKNOWN
     else:
-        kind, content, truth = "free-other", rng.choice(FREE[(at + rng.randrange(1, len(FREE))) % len(FREE)]), WRONG
+        kind, content, truth = (
+            "free-other",
+            rng.choice(FREE[(at + rng.randrange(1, len(FREE))) % len(FREE)]),
+            WRONG,
+        )
         truth = UNKNOWN if content.strip("y= ") in row[0] or row[0] in content else WRONG
     if rng.random() < 0.25:
         kind, content = f"{kind}-dressed", rng.choice(BARE + DRESS + LABELS[:3]).format(content)
         truth = UNKNOWN
-    return Answer(kind, rng.choice(THOUGHT[:5]).format(content), row[0], "Find it.", "free-form", truth, truth)
+    return Answer(
+        kind, rng.choice(THOUGHT[:5]).format(content), row[0], "Find it.", "free-form", truth, truth
+    )
 
 
 def generate(count: int, seed: int) -> Iterator[Answer]:
@@ -435,7 +511,7 @@ def generate(count: int, seed: int) -> Iterator[Answer]:
         yield make(rng)
 
 
-# ---- grading -------------------------------------------------------------------------------------------------------
+# ---- grading -------------------------------------------------------------------------------------
 def _graded(mode: str) -> Callable[[Answer], Verdict]:
     def run(answer: Answer) -> Verdict:
         result = grade(answer.response, answer.gold, cast(Any, mode))
@@ -447,32 +523,45 @@ def _graded(mode: str) -> Callable[[Answer], Verdict]:
 def _rewarded(tolerance: str) -> Callable[[Answer], Verdict]:
     def run(answer: Answer) -> Verdict:
         result = reward(answer.response, answer.gold, cast(Any, tolerance))
-        return ("correct" if result.acc else "not correct"), f"format {result.format:.0f}, ungraded {result.ungraded}"
+        return (
+            "correct" if result.acc else "not correct"
+        ), f"format {result.format:.0f}, ungraded {result.ungraded}"
 
     return run
 
 
 def _scored(answer: Answer) -> Verdict:
     result = compute_score("", answer.response, answer.gold)
-    return f"score {result['score']:.1f}", f"acc {result['acc']:.0f}, ungraded {result['ungraded']:.0f}"
+    return (
+        f"score {result['score']:.1f}",
+        f"acc {result['acc']:.0f}, ungraded {result['ungraded']:.0f}",
+    )
 
 
 def _mathverse(mode: str) -> Callable[[Answer], Verdict]:
     def run(answer: Answer) -> Verdict:
         case = Case(answer.response, answer.gold, answer.question, answer.question_type)
         result = grade_by_rule(case, cast(Any, mode))
-        return ("undecided", "judge") if isinstance(result, Undecided) else (result.outcome, result.stage)
+        return (
+            ("undecided", "judge")
+            if isinstance(result, Undecided)
+            else (result.outcome, result.stage)
+        )
 
     return run
 
 
 GRADERS: dict[str, Callable[[Answer], Verdict]] = {
     **{mode: _graded(mode) for mode in ("strict", "relative", "exact", "paper")},
-    **{f"reward {tolerance}": _rewarded(tolerance) for tolerance in ("exact", "strict", "relative")},
+    **{
+        f"reward {tolerance}": _rewarded(tolerance) for tolerance in ("exact", "strict", "relative")
+    },
     "compute_score": _scored,
     **{f"mathverse {mode}": _mathverse(mode) for mode in ("strict", "relative", "paper")},
 }
-NUMBERS_ONLY = frozenset({"strict", "relative", "reward strict", "reward relative", "compute_score"})
+NUMBERS_ONLY = frozenset(
+    {"strict", "relative", "reward strict", "reward relative", "compute_score"}
+)
 LOOSE = frozenset({"relative", "reward relative", "compute_score", "mathverse relative"})
 ORIGINAL = frozenset({"exact", "paper", "reward exact", "mathverse paper"})
 
@@ -516,7 +605,7 @@ def grade_everything(answers: list[Answer]) -> tuple[list[dict[str, Verdict]], d
     return verdicts, times
 
 
-# ---- files ---------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 def _open(path: Path, mode: str) -> TextIO:
     if path.suffix == ".gz":
         return cast(TextIO, gzip.open(path, f"{mode}t", encoding="utf-8"))
@@ -540,7 +629,10 @@ def compare(path: Path, examples: int, modes: list[str]) -> bool:
     with _open(path, "r") as file:
         header = json.loads(next(file))
         rows = [json.loads(line) for line in file]
-    before = [{mode: (verdict[0], verdict[1]) for mode, verdict in row.pop("verdicts").items()} for row in rows]
+    before = [
+        {mode: (verdict[0], verdict[1]) for mode, verdict in row.pop("verdicts").items()}
+        for row in rows
+    ]
     answers = [Answer(**row) for row in rows]
     after, times = grade_everything(answers)
     groups: dict[tuple[str, Verdict, Verdict], list[Answer]] = defaultdict(list)
@@ -557,11 +649,24 @@ def compare(path: Path, examples: int, modes: list[str]) -> bool:
     return bool(groups)
 
 
-def print_group(mode: str, old: Verdict, new: Verdict, changed: list[Answer], examples: int) -> None:
+def print_group(
+    mode: str, old: Verdict, new: Verdict, changed: list[Answer], examples: int
+) -> None:
     """One group of changes: first those that move away from the label."""
-    worse = [a for a in changed if (w := label(a, mode)) and agrees(mode, old, w) and not agrees(mode, new, w)]
-    better = [a for a in changed if (w := label(a, mode)) and not agrees(mode, old, w) and agrees(mode, new, w)]
-    print(f"## {mode}: {'/'.join(old)} -> {'/'.join(new)}: {len(changed)} ({len(better)} better, {len(worse)} WORSE)")
+    worse = [
+        a
+        for a in changed
+        if (w := label(a, mode)) and agrees(mode, old, w) and not agrees(mode, new, w)
+    ]
+    better = [
+        a
+        for a in changed
+        if (w := label(a, mode)) and not agrees(mode, old, w) and agrees(mode, new, w)
+    ]
+    print(
+        f"## {mode}: {'/'.join(old)} -> {'/'.join(new)}: {len(changed)} ({len(better)} better,"
+        f" {len(worse)} WORSE)"
+    )
     kinds = Counter(answer.kind for answer in changed)
     print("   kinds: " + ", ".join(f"{kind} {number}" for kind, number in kinds.most_common()))
     shown = set(map(id, worse)) | set(map(id, better))
@@ -580,19 +685,25 @@ def print_labels(answers: list[Answer], runs: dict[str, list[dict[str, Verdict]]
         parts: list[str] = []
         for name, verdicts in runs.items():
             good = sum(agrees(mode, verdicts[n][mode], wanted) for n, wanted in known)
-            false = sum(outcome(mode, verdicts[n][mode]) == "correct" != wanted for n, wanted in known)
+            false = sum(
+                outcome(mode, verdicts[n][mode]) == "correct" != wanted for n, wanted in known
+            )
             parts.append(f"{name} {good} ({false} wrongly correct)")
         print(f"{mode}: of {len(known)} labelled: {', '.join(parts)}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=["write", "compare"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--count", type=int, default=50_000, help="write: number of answers")
     parser.add_argument("--seed", type=int, default=1, help="write: of the generator")
     parser.add_argument("--examples", type=int, default=4, help="compare: shown of each group")
-    parser.add_argument("--mode", action="append", default=[], choices=list(GRADERS), help="compare: only this mode")
+    parser.add_argument(
+        "--mode", action="append", default=[], choices=list(GRADERS), help="compare: only this mode"
+    )
     arguments = parser.parse_args()
     if arguments.command == "write":
         write(arguments.file, arguments.count, arguments.seed)

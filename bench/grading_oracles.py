@@ -32,7 +32,9 @@ MAX_CHARS = 200
 OTHERS = 20
 """With the answers of how many other problems each answer of MATH-500 is compared."""
 
-_FORMULA = re.compile(r"\$\$((?s:.+?))\$\$|\\\[((?s:.+?))\\\]|\\\((.+?)\\\)|(?<!\\)\$(.+?)(?<!\\)\$")
+_FORMULA = re.compile(
+    r"\$\$((?s:.+?))\$\$|\\\[((?s:.+?))\\\]|\\\((.+?)\\\)|(?<!\\)\$(.+?)(?<!\\)\$"
+)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z']{2,}")
 
 
@@ -53,7 +55,9 @@ def math_verify_pairs(checkout: Path) -> list[OraclePair]:
     """The pairs of Math-Verify's tests that fit, each once."""
     files = sorted(checkout.glob("tests/test_*.py"))
     if not files:
-        raise OracleError(f"{checkout} has no tests/test_*.py: give a checkout of huggingface/Math-Verify")
+        raise OracleError(
+            f"{checkout} has no tests/test_*.py: give a checkout of huggingface/Math-Verify"
+        )
     found: dict[OraclePair, None] = {}
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -69,13 +73,21 @@ def mathruler_pairs(checkout: Path) -> list[OraclePair]:
     """Each answer of MATH-500 against its own solution's box and against other problems' answers."""
     file = checkout / "data/math_splits/test.jsonl"
     if not file.is_file():
-        raise OracleError(f"{checkout} has no data/math_splits/test.jsonl: give a checkout of hiyouga/MathRuler")
+        raise OracleError(
+            f"{checkout} has no data/math_splits/test.jsonl: give a checkout of hiyouga/MathRuler"
+        )
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    pairs = [OraclePair(row["answer"], box, True) for row in rows if (box := extract_answer(row["solution"]))]
+    pairs = [
+        OraclePair(row["answer"], box, True)
+        for row in rows
+        if (box := extract_answer(row["solution"]))
+    ]
     golds = list(dict.fromkeys(row["answer"] for row in rows))
     for at, gold in enumerate(golds):
         others = [golds[(at + step) % len(golds)] for step in range(1, OTHERS + 1)]
-        pairs += [OraclePair(gold, other, False) for other in others if not grade_answer(other, gold)]
+        pairs += [
+            OraclePair(gold, other, False) for other in others if not grade_answer(other, gold)
+        ]
     return pairs
 
 
@@ -83,10 +95,14 @@ def easyr1_pairs(checkout: Path) -> list[OraclePair]:
     """`12 WORD` and 12, for each word that EasyR1's DAPO reward removes."""
     file = checkout / "examples/reward_function/dapo.py"
     if not file.is_file():
-        raise OracleError(f"{checkout} has no examples/reward_function/dapo.py: give a checkout of hiyouga/EasyR1")
+        raise OracleError(
+            f"{checkout} has no examples/reward_function/dapo.py: give a checkout of hiyouga/EasyR1"
+        )
     removed: list[str] = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Assign) and any(ast.unparse(name) == "REMOVED_EXPRESSIONS" for name in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            ast.unparse(name) == "REMOVED_EXPRESSIONS" for name in node.targets
+        ):
             removed = ast.literal_eval(node.value)
     words = [word for word in removed if word.isalpha()]
     if not words:
@@ -96,7 +112,11 @@ def easyr1_pairs(checkout: Path) -> list[OraclePair]:
 
 def _parameters(node: ast.AST) -> Iterator[tuple[str, str, bool]]:
     """Gold, answer and label of each row of a `parametrize(...)`; a row that is no literal is left out."""
-    if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.parametrize" and len(node.args) == 2):
+    if not (
+        isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "pytest.mark.parametrize"
+        and len(node.args) == 2
+    ):
         return
     try:
         names = [name.strip() for name in ast.literal_eval(node.args[0]).split(",")]
@@ -122,7 +142,11 @@ def _expression(text: str, several_boxes: bool) -> str:
         found = (extract_answer(text) or "") if boxes == 1 or several_boxes else ""
     else:
         formulas = list(_FORMULA.finditer(text.strip()))
-        if formulas and formulas[0].start() == 0 and len(formulas) + len(_WORD.findall(_FORMULA.sub(" ", text))) > 1:
+        if (
+            formulas
+            and formulas[0].start() == 0
+            and len(formulas) + len(_WORD.findall(_FORMULA.sub(" ", text))) > 1
+        ):
             found = text  # `$28$ percent`, `$1$ and $2$`
         elif formulas:
             found = next(part for part in formulas[-1].groups() if part)
@@ -141,7 +165,9 @@ def verdict_of(pair: OraclePair) -> bool | None:
 def print_oracle(name: str, pairs: Sequence[OraclePair]) -> None:
     """One row of the table."""
     counts = Counter((pair.equal, verdict_of(pair)) for pair in pairs)
-    equal, unequal = (sum(n for (label, _), n in counts.items() if label is side) for side in (True, False))
+    equal, unequal = (
+        sum(n for (label, _), n in counts.items() if label is side) for side in (True, False)
+    )
     print(
         f"| {name} | {equal} | {counts[True, True]} | {counts[True, None]} | {counts[True, False]} "
         f"| {unequal} | {counts[False, True]} | {counts[False, None]} |"

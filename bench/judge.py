@@ -1,15 +1,19 @@
-"""How fast a judge of Qwen3-8B's shape settles a MathVerse run: by vLLM in this process, and behind `vllm serve`.
+"""How fast a judge of Qwen3-8B's shape settles a MathVerse run: by vLLM in this process, and behind
+`vllm serve`.
 
-python bench/judge.py --out bench_judge [--problems 300] [--ways vllm,served] [--shape 8b|nano] [--tokens 16]
+python bench/judge.py --out bench_judge [--problems 300] [--ways vllm,served] [--shape 8b|nano]
+[--tokens 16]
 
-The run is the testbed model's answers to made problems in MathVerse's schema, whose free-form gold answers are words,
-so that rules decide nothing about them; --check of the answers that they do decide are asked about as well. The judge
-has the true shape and random weights (`load_format=dummy`: speed does not depend on the values), and a tokenizer
-trained on the questions. What it writes is noise, so the run's grades must say `error` for it, never `wrong`.
+The run is the testbed model's answers to made problems in MathVerse's schema, whose free-form gold
+answers are words, so that rules decide nothing about them; --check of the answers that they do
+decide are asked about as well. The judge has the true shape and random weights
+(`load_format=dummy`: speed does not depend on the values), and a tokenizer trained on the
+questions. What it writes is noise, so the run's grades must say `error` for it, never `wrong`.
 
-Ways: `vllm` is `modgap grade RUN --judge FOLDER`; `served` the same with `--judge URL`; `served-paper` as `served` with
-`--mode paper` (raw completions, 2 tokens); `hf` is for rehearsals on a CPU; `none` makes the run and asks nobody, and a
-later command with the same --work takes it as it is. Figures go to OUT/judge.json after each way.
+Ways: `vllm` is `modgap grade RUN --judge FOLDER`; `served` the same with `--judge URL`;
+`served-paper` as `served` with `--mode paper` (raw completions, 2 tokens); `hf` is for rehearsals
+on a CPU; `none` makes the run and asks nobody, and a later command with the same --work takes it as
+it is. Figures go to OUT/judge.json after each way.
 """
 
 from __future__ import annotations
@@ -39,7 +43,13 @@ from modgap.workflows.evaluate import evaluate, read_problems
 from modgap.workflows.grade import grade_run
 from modgap.workflows.judging import make_judge
 
-WORDS = ("increasing", "an isosceles triangle", "they never meet", "the second quadrant", "Yes, by symmetry")
+WORDS = (
+    "increasing",
+    "an isosceles triangle",
+    "they never meet",
+    "the second quadrant",
+    "Yes, by symmetry",
+)
 VOCABULARY = 151_936
 # The language models as released: Qwen3-8B, and one that a CPU can run.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -51,8 +61,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 # ChatML with Qwen3's switch: with thinking off, the turn opens with an empty thought.
 TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor"
+    " %}<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false"
+    " %}<think>\n\n</think>\n\n{% endif %}"
 )
 
 
@@ -74,14 +85,22 @@ def write_judge(shape: str, folder: Path, texts: Sequence[str], weights: bool) -
     from transformers import PreTrainedTokenizerFast, Qwen3Config
 
     inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    inner.pre_tokenizer, inner.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     inner.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=2000, special_tokens=list(SPECIAL), initial_alphabet=alphabet)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=2000, special_tokens=list(SPECIAL), initial_alphabet=alphabet
+        ),
     )
     told = json.loads(inner.to_str())
     entries = told["model"]["vocab"]
-    entries.update({f"Ġx{number}": number for number in range(len(entries), VOCABULARY)})  # read, never written
+    entries.update(
+        {f"Ġx{number}": number for number in range(len(entries), VOCABULARY)}
+    )  # read, never written
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(told)), eos_token="<|im_end|>", pad_token="<|endoftext|>",
         chat_template=TEMPLATE,
@@ -105,13 +124,18 @@ def served(judge: Path, args: argparse.Namespace) -> Any:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    extra = [f"--{key.replace('_', '-')}={value}" for key, value in (arg.split("=", 1) for arg in args.engine_arg)]
+    extra = [
+        f"--{key.replace('_', '-')}={value}"
+        for key, value in (arg.split("=", 1) for arg in args.engine_arg)
+    ]
     command = [
         sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(judge), "--load-format=dummy",
         "--host=127.0.0.1", f"--port={port}", "--served-model-name=judge", "--max-model-len=8192", *extra,
     ]  # fmt: skip
     with (args.out / "serve.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         until = time.monotonic() + 240
         while True:
@@ -149,24 +173,34 @@ def ask(run: Path, mode: Any, options: JudgeOptions) -> dict[str, Any]:
         "questions_per_s": round((asked[-1][1] - asked[0][1]) / seconds, 1),
         "seconds": round(seconds, 2),
         "with_start_and_rules_s": round(time.perf_counter() - started, 1),
-        **judged.model_dump(include={"samples", "consistent", "different", "unreadable", "failed", "waiting"}),
+        **judged.model_dump(
+            include={"samples", "consistent", "different", "unreadable", "failed", "waiting"}
+        ),
         "check": judged.check.model_dump(include={"samples", "unreadable", "failed", "table"}),
-        "outcomes_of_stage_judge": Counter(grade["outcome"] for grade in grades if grade["stage"] == "judge"),
+        "outcomes_of_stage_judge": Counter(
+            grade["outcome"] for grade in grades if grade["stage"] == "judge"
+        ),
     }
 
 
 def main() -> None:
     """Make the run and the judge, and ask it in every way."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="where run and judge are made; OUT if not given")
     parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--ways", default="vllm,served,served-paper")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="8b")
-    parser.add_argument("--check", type=int, default=2000, help="answers that rules decided to ask about")
+    parser.add_argument(
+        "--check", type=int, default=2000, help="answers that rules decided to ask about"
+    )
     parser.add_argument("--tokens", type=int, default=16, help="how many the judge may write")
-    parser.add_argument("--engine-arg", action="append", default=[], help="key=value for vLLM; repeatable")
+    parser.add_argument(
+        "--engine-arg", action="append", default=[], help="key=value for vLLM; repeatable"
+    )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends, too
     args.out.mkdir(parents=True, exist_ok=True)
@@ -179,7 +213,9 @@ def main() -> None:
     from modgap.core.prompt import judge_prompt
 
     texts = [judge_prompt(text[:300], "12", "increasing").text for text in texts[:200]]
-    judge = write_judge(args.shape, work / "made/judge", texts, weights="hf" in args.ways.split(","))
+    judge = write_judge(
+        args.shape, work / "made/judge", texts, weights="hf" in args.ways.split(",")
+    )
     from transformers import AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(judge)(texts)["input_ids"]

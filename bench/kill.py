@@ -1,14 +1,18 @@
-"""Does an evaluation survive `kill -9`? Of the run itself, of a replica, or of a vLLM process, while it works.
+"""Does an evaluation survive `kill -9`? Of the run itself, of a replica, or of a vLLM process,
+while it works.
 
-python bench/kill.py --out bench_kill --kill run@500 --kill run@2000 [--engine vllm|hf] [--problems 500] [--samples 8]
-python bench/kill.py --out bench_kill --kill replica@1000 --kill engine@8000 --replicas 2 [...]
+python bench/kill.py --out bench_kill --kill run@500 --kill run@2000 [--engine vllm|hf] [--problems
+500] [--samples 8] python bench/kill.py --out bench_kill --kill replica@1000 --kill engine@8000
+--replicas 2 [...]
 
-`WHAT@N` kills, once N responses are written: `run`, the process of `modgap eval`; `replica`, one actor; `engine`, one
-process of vLLM. What comes after `--` goes to `modgap eval`. Where the run has ended, its processes must be gone and
-the GPUs' memory free within --patience seconds, and the same command is given again, until it is done.
+`WHAT@N` kills, once N responses are written: `run`, the process of `modgap eval`; `replica`, one
+actor; `engine`, one process of vLLM. What comes after `--` goes to `modgap eval`. Where the run has
+ended, its processes must be gone and the GPUs' memory free within --patience seconds, and the same
+command is given again, until it is done.
 
-At the end: every (problem, view, sample) once and none an error; what was complete at a kill is there byte for byte; no
-process is left. OUT/kill.json has it all after each kill; the exit code is 1 if any of this is not so.
+At the end: every (problem, view, sample) once and none an error; what was complete at a kill is
+there byte for byte; no process is left. OUT/kill.json has it all after each kill; the exit code is
+1 if any of this is not so.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ from cards import memory_used
 _POLL_S = 0.05
 # MiB: what a driver keeps differs a little from one look to the next.
 _NOISE = 200
-# Of Ray, which notice within a minute that their cluster is gone; they hold nothing that anybody else needs.
+# Of Ray, which notice within a minute that their cluster is gone; they hold nothing that anybody
+# else needs.
 _AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
@@ -44,7 +49,8 @@ class Run:
         responses: The file.
         log: What it says.
         process: It, once started.
-        seen: All of its descendants so far; a process that has a new title or parent is still known.
+        seen: All of its descendants so far; a process that has a new title or parent is still
+            known.
         count: Responses that are complete.
         pause: The longest time without one, after the first of this start.
     """
@@ -90,8 +96,14 @@ class Run:
 
     def left(self) -> list[str]:
         """Its processes that are still there, but for Ray's agents."""
-        there = [(p, _title(p)) for p in self.seen if p.is_running() and _status(p) != psutil.STATUS_ZOMBIE]
-        return [f"{process.pid} {title}" for process, title in there if not title.startswith(_AGENTS)]
+        there = [
+            (p, _title(p))
+            for p in self.seen
+            if p.is_running() and _status(p) != psutil.STATUS_ZOMBIE
+        ]
+        return [
+            f"{process.pid} {title}" for process, title in there if not title.startswith(_AGENTS)
+        ]
 
     def victim(self, what: str) -> psutil.Process | None:
         """Whom to kill: the oldest such process, which is at work; `None` if there is none yet."""
@@ -99,11 +111,17 @@ class Run:
         run = psutil.Process(self.process.pid)
         if what == "run":
             return run
-        below = [process for process in run.children(recursive=True) if _status(process) != psutil.STATUS_ZOMBIE]
+        below = [
+            process
+            for process in run.children(recursive=True)
+            if _status(process) != psutil.STATUS_ZOMBIE
+        ]
         if what == "replica":
             found = [process for process in below if _title(process).startswith("ray::Worker")]
         else:
-            found = [p for p in below if "VLLM" in _title(p) or "multiprocessing.spawn" in _title(p)]
+            found = [
+                p for p in below if "VLLM" in _title(p) or "multiprocessing.spawn" in _title(p)
+            ]
         return min(found, key=psutil.Process.create_time, default=None)
 
 
@@ -140,7 +158,9 @@ def _free(before: list[int]) -> bool:
     return all(now <= then + _NOISE for now, then in zip(memory_used(), before, strict=True))
 
 
-def survive(run: Run, kills: list[tuple[str, int]], args: argparse.Namespace, note: Any) -> dict[str, Any]:
+def survive(
+    run: Run, kills: list[tuple[str, int]], args: argparse.Namespace, note: Any
+) -> dict[str, Any]:
     """Run it to its end through all kills."""
     before = None if args.shared else memory_used()
     figures: dict[str, Any] = {"kills": [], "ends": [], "memory_before_mib": before}
@@ -149,13 +169,26 @@ def survive(run: Run, kills: list[tuple[str, int]], args: argparse.Namespace, no
     run.start()
     while True:
         status = run.look()
-        if status is None and kills and run.count >= kills[0][1] and (victim := run.victim(kills[0][0])):
+        if (
+            status is None
+            and kills
+            and run.count >= kills[0][1]
+            and (victim := run.victim(kills[0][0]))
+        ):
             what = kills.pop(0)[0]
-            kill = {"what": what, "process": f"{victim.pid} {_title(victim)}", "memory_mib": memory_used()}
+            kill = {
+                "what": what,
+                "process": f"{victim.pid} {_title(victim)}",
+                "memory_mib": memory_used(),
+            }
             victim.kill()
             held.append(run.complete())
             figures["kills"].append(
-                kill | {"responses": held[-1].count(b"\n"), "at_s": round(time.monotonic() - started, 1)}
+                kill
+                | {
+                    "responses": held[-1].count(b"\n"),
+                    "at_s": round(time.monotonic() - started, 1),
+                }
             )
             note(figures)
         if status is not None:
@@ -182,11 +215,14 @@ def check(folder: Path, samples: int, figures: dict[str, Any]) -> dict[str, bool
     keys = Counter((row["problem_id"], row["view"], row["sample"]) for row in rows)
     return {
         "ended_well": figures["ends"][-1]["status"] == 0 and not figures["not_done"],
-        "each_once": set(keys.values()) == {1} and len(keys) == len(problems) * len(views) * samples,
+        "each_once": (
+            set(keys.values()) == {1} and len(keys) == len(problems) * len(views) * samples
+        ),
         "no_errors": all(row["finish_reason"] != "error" for row in rows),
         "untouched": figures["untouched"],
         "nothing_left": all(
-            "processes_gone_s" in end and (figures["memory_before_mib"] is None or "memory_free_s" in end)
+            "processes_gone_s" in end
+            and (figures["memory_before_mib"] is None or "memory_free_s" in end)
             for end in figures["ends"]
         ),
     }
@@ -194,22 +230,32 @@ def check(folder: Path, samples: int, figures: dict[str, Any]) -> dict[str, bool
 
 def main() -> int:
     """Kill, go on, and say whether all is as it should be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kill", action="append", required=True, metavar="WHAT@N", help="repeatable, in order")
+    parser.add_argument(
+        "--kill", action="append", required=True, metavar="WHAT@N", help="repeatable, in order"
+    )
     parser.add_argument("--engine", choices=("vllm", "hf"), default="vllm")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--patience", type=float, default=30.0)
-    parser.add_argument("--shared", action="store_true", help="others use the GPUs, too: do not look at their memory")
+    parser.add_argument(
+        "--shared",
+        action="store_true",
+        help="others use the GPUs, too: do not look at their memory",
+    )
     parser.add_argument("--run", type=Path, help="the run's folder, if not in OUT")
     parser.add_argument("more", nargs="*", help="further arguments of modgap eval, after --")
     args = parser.parse_args()
     kills = [(what, int(number)) for what, _, number in (kill.partition("@") for kill in args.kill)]
     if unknown := {what for what, _ in kills} - {"run", "replica", "engine"}:
-        parser.error(f"--kill {', '.join(sorted(unknown))}: it is run, replica or engine, @, and a number")
+        parser.error(
+            f"--kill {', '.join(sorted(unknown))}: it is run, replica or engine, @, and a number"
+        )
     folder = args.run or args.out / "run"
     if folder.exists():
         parser.error(f"{folder} is there already: give another folder")

@@ -1,6 +1,8 @@
-"""What the benchmarks of training share: models of a given shape, images of a given size, memory, files of results.
+"""What the benchmarks of training share: models of a given shape, images of a given size, memory,
+files of results.
 
-A model of a real shape has random weights and the testbed's tokenizer: what a step costs depends on the sizes alone.
+A model of a real shape has random weights and the testbed's tokenizer: what a step costs depends on
+the sizes alone.
 """
 
 from __future__ import annotations
@@ -24,9 +26,13 @@ from modgap.models.policy import Policy
 from modgap.training.shape import SHAPES, Shape
 
 QWEN_3B = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
-# As the 3B has it, windows, grouped keys, a vocabulary beyond the tokenizer's and all, but small: for trying scripts.
-NANO = Shape(256, 2, 4, 2, 512, 2000, True, vision_hidden=160, vision_layers=4, vision_intermediate=320)
-# What Qwen2.5's smaller language models would be with the 3B's vision tower: for growth with the model's size.
+# As the 3B has it, windows, grouped keys, a vocabulary beyond the tokenizer's and all, but small:
+# for trying scripts.
+NANO = Shape(
+    256, 2, 4, 2, 512, 2000, True, vision_hidden=160, vision_layers=4, vision_intermediate=320
+)
+# What Qwen2.5's smaller language models would be with the 3B's vision tower: for growth with the
+# model's size.
 SHAPES_MADE = {
     "nano": NANO, "0.5b": Shape(896, 24, 14, 2, 4864, 151936, tied=True),
     "1.5b": Shape(1536, 28, 12, 2, 8960, 151936, tied=True), "3b": QWEN_3B,
@@ -35,7 +41,9 @@ SHAPES_MADE = {
 MODELS = ("tiny", *SHAPES_MADE)
 
 
-def make_policy(model: str, device: str, image_tokens: int | None = None, checkpointing: bool = False) -> Policy:
+def make_policy(
+    model: str, device: str, image_tokens: int | None = None, checkpointing: bool = False
+) -> Policy:
     """A policy ready for training, fp32 weights.
 
     Args:
@@ -46,7 +54,11 @@ def make_policy(model: str, device: str, image_tokens: int | None = None, checkp
     """
     side = None if image_tokens is None else 28 * round(image_tokens**0.5)
     loaded = load_policy(
-        "tiny", "cpu", "float32", gradient_checkpointing=checkpointing, pixels=None if side is None else (side**2,) * 2
+        "tiny",
+        "cpu",
+        "float32",
+        gradient_checkpointing=checkpointing,
+        pixels=None if side is None else (side**2,) * 2,
     )
     if model == "tiny":
         made = loaded.model.to(device)
@@ -58,14 +70,18 @@ def make_policy(model: str, device: str, image_tokens: int | None = None, checkp
             made: Any = Qwen2_5_VLForConditionalGeneration(config_of(SHAPES_MADE[model], loaded))
         made.generation_config = GenerationConfig(**loaded.model.generation_config.to_dict())
         if checkpointing:
-            made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            made.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
     policy = Policy(made, loaded.tokenizer, loaded.processor, source=tiny_folder())
     policy.model.train()
     return policy
 
 
 def config_of(shape: Shape, like: Policy) -> Any:
-    """The config of a shape, with another model's special tokens; vision heads of 80, windows but in each 8th layer."""
+    """The config of a shape, with another model's special tokens; vision heads of 80, windows but
+    in each 8th layer.
+    """
     from transformers import Qwen2_5_VLConfig
 
     head, config = shape.hidden // shape.heads, like.model.config
@@ -104,14 +120,16 @@ def picture(problem: Problem, policy: Policy) -> Image.Image:
 
 def noise(side: int, seed: int) -> Image.Image:
     """An image that shows nothing."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    )
 
 
 class Memory:
     """Peak memory of what runs inside `watching`, over what was there before.
 
-    On a GPU the allocator's peak, weights and all; on a CPU how far the process grew (Linux), the allocator's habits
-    included, so that only large differences mean something.
+    On a GPU the allocator's peak, weights and all; on a CPU how far the process grew (Linux), the
+    allocator's habits included, so that only large differences mean something.
     """
 
     def __init__(self, device: str) -> None:
@@ -127,7 +145,9 @@ class Memory:
             self.peak = torch.cuda.max_memory_allocated() / 2**30
             return
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back, or nothing would seem to grow
+            ctypes.CDLL("libc.so.6").malloc_trim(
+                0
+            )  # what was freed goes back, or nothing would seem to grow
             Path("/proc/self/clear_refs").write_text("5")
         before = self._status("VmRSS")
         yield
@@ -153,7 +173,9 @@ def machine(device: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def write(path: Path | None, about: dict[str, Any], rows: dict[str, Any], lines: Sequence[str]) -> None:
+def write(
+    path: Path | None, about: dict[str, Any], rows: dict[str, Any], lines: Sequence[str]
+) -> None:
     """Write `path` (JSON) and its Markdown neighbour whole, at once."""
     if path is None:
         return

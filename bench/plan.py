@@ -1,12 +1,15 @@
-r"""What `modgap train --dry-run` expects of a step against what a training then takes, as each thing grows.
+r"""What `modgap train --dry-run` expects of a step against what a training then takes, as each
+thing grows.
 
-python bench/plan.py [--model tiny|3b] [--grow samples response rows image model] [--contrastive] [--json FILE]
+python bench/plan.py [--model tiny|3b] [--grow samples response rows image model] [--contrastive]
+[--json FILE]
 
-Three sizes of each thing that a step grows with, the others at their middle; prints Markdown. Processor time on a CPU
-(the dry run's speed of this CPU is the best of many short timings, so that both tell what a quiet machine takes), the
-clock's on a GPU. Every second response counts as right. Models of a real shape have random weights, whose responses are
-as long as they may be, so that for them the dry run is told the limit; the testbed's lengths are the dry run's own
-guess, those of the training are beside.
+Three sizes of each thing that a step grows with, the others at their middle; prints Markdown.
+Processor time on a CPU (the dry run's speed of this CPU is the best of many short timings, so that
+both tell what a quiet machine takes), the clock's on a GPU. Every second response counts as right.
+Models of a real shape have random weights, whose responses are as long as they may be, so that for
+them the dry run is told the limit; the testbed's lengths are the dry run's own guess, those of the
+training are beside.
 """
 
 from __future__ import annotations
@@ -72,7 +75,9 @@ def stage_of(point: Point, given: argparse.Namespace) -> Stage:
     return Stage(("full-text",), given.contrastive, settings)
 
 
-def measured(stage: Stage, problems: Sequence[Any], policy: Policy, steps: int) -> tuple[dict[str, float], float]:
+def measured(
+    stage: Stage, problems: Sequence[Any], policy: Policy, steps: int
+) -> tuple[dict[str, float], float]:
     """Seconds of each phase, the median over steps after the first, and mean tokens of a response."""
     on_gpu = policy.device.type == "cuda"
 
@@ -95,7 +100,11 @@ def measured(stage: Stage, problems: Sequence[Any], policy: Policy, steps: int) 
         if event.kind == "step":
             rows.append(now)
             now = {}
-            tokens.append(event.metrics["tokens"] / stage.settings.prompts_per_step / stage.settings.samples_per_prompt)
+            tokens.append(
+                event.metrics["tokens"]
+                / stage.settings.prompts_per_step
+                / stage.settings.samples_per_prompt
+            )
             if len(rows) > steps:
                 raise Enough
 
@@ -114,7 +123,9 @@ def shape_of(name: str) -> Shape:
     return shape
 
 
-def line(point: Point, policy: Policy, problems: Sequence[Any], given: argparse.Namespace) -> dict[str, Any]:
+def line(
+    point: Point, policy: Policy, problems: Sequence[Any], given: argparse.Namespace
+) -> dict[str, Any]:
     """Expect and measure one point."""
     stage, shape = stage_of(point, given), shape_of(point["model"])
     pixels = point["image"] * 28 * 28
@@ -141,21 +152,37 @@ HEADS = "samples,response,prompts,image,model,expected: rollout,update,a step,me
 
 def shown(row: dict[str, Any]) -> str:
     parts = [str(row[name]) for name in ("samples", "response", "rows", "image", "model")]
-    parts += [f"{row[side][what]:.2f}" for side in ("expected", "measured") for what in ("rollout", "update", "step")]
+    parts += [
+        f"{row[side][what]:.2f}"
+        for side in ("expected", "measured")
+        for what in ("rollout", "update", "step")
+    ]
     return "| " + " | ".join([*parts, f"{row['ratio']:.2f}", f"{row['tokens']:.0f}"]) + " |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=MODELS, default="tiny")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--grow", nargs="*", choices=list(SMALL), default=["samples", "response", "rows"])
+    parser.add_argument(
+        "--grow", nargs="*", choices=list(SMALL), default=["samples", "response", "rows"]
+    )
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a training")
-    parser.add_argument("--micro", type=int, default=0, help="rows of a forward pass; all by default")
-    parser.add_argument("--checkpointing", action="store_true", help="compute layers again in the backward pass")
-    parser.add_argument("--contrastive", action="store_true", help="a contrastive step, not a plain one")
+    parser.add_argument(
+        "--micro", type=int, default=0, help="rows of a forward pass; all by default"
+    )
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="compute layers again in the backward pass"
+    )
+    parser.add_argument(
+        "--contrastive", action="store_true", help="a contrastive step, not a plain one"
+    )
     parser.add_argument("--minutes", type=float, default=20, help="no training begins after that")
-    parser.add_argument("--json", type=Path, help="written after every training, with a .md beside it")
+    parser.add_argument(
+        "--json", type=Path, help="written after every training, with a .md beside it"
+    )
     given = parser.parse_args()
     began = time.monotonic()
     about = machine(given.device) | {"contrastive": given.contrastive, "checkpointing": given.checkpointing,
@@ -182,7 +209,9 @@ def main() -> None:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             policy = make(point["model"], given.device, point["image"], given.checkpointing)
-            rows[" ".join(f"{k}={v}" for k, v in point.items())] = row = line(point, policy, problems, given)
+            rows[" ".join(f"{k}={v}" for k, v in point.items())] = row = line(
+                point, policy, problems, given
+            )
             lines.append(shown(row))
             print(lines[-1], flush=True)
             write(given.json, about, rows, lines)

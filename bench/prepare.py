@@ -1,13 +1,16 @@
-r"""Time and memory of `modgap data prepare` against the original's script, on the same folder, both as whole processes.
+r"""Time and memory of `modgap data prepare` against the original's script, on the same folder, both
+as whole processes.
 
 python bench/prepare.py ORIGINAL [--rows 10000] [--kilobytes 25] [--rounds 3] [--json FILE]       prints Markdown
 
-ORIGINAL is a checkout of the original repository (or the folder of its `geo9k-contrastive.py`). The rows are synthetic
-problems; each diagram is filled up to the size of PGPS9K's own (bytes after a PNG's end mean nothing). Both write the
-contrastive variant in paper style; the rows are compared before anything is timed. Runs take turns; time is that of the
-processor (user and system) and that of the clock, with the interpreter's start and all imports, memory the process's
-peak. How much faster is the median over the rounds. Each writes into a folder that does not exist yet, for to delete
-another round's files takes a fifth of a second, and both find their modules compiled, as an installation has them.
+ORIGINAL is a checkout of the original repository (or the folder of its `geo9k-contrastive.py`). The
+rows are synthetic problems; each diagram is filled up to the size of PGPS9K's own (bytes after a
+PNG's end mean nothing). Both write the contrastive variant in paper style; the rows are compared
+before anything is timed. Runs take turns; time is that of the processor (user and system) and that
+of the clock, with the interpreter's start and all imports, memory the process's peak. How much
+faster is the median over the rounds. Each writes into a folder that does not exist yet, for to
+delete another round's files takes a fifth of a second, and both find their modules compiled, as an
+installation has them.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ SCRIPT = "geo9k-contrastive.py"
 
 
 def make(folder: Path, rows: int, kilobytes: int) -> Path:
-    """A folder in PGPS9K's layout, a tenth of it test; only a few hundred problems are drawn, and repeated."""
+    """A folder in PGPS9K's layout, a tenth of it test; only a few hundred problems are drawn, and
+    repeated.
+    """
     drawn = min(rows, 300)
     write_dataset(folder, drawn, 0, seed=1, workers=1)
     (folder / pgps9k.SOLUTIONS).unlink(missing_ok=True)
@@ -57,7 +62,9 @@ def run(command: list[str], environment: dict[str, str]) -> tuple[float, float, 
     """Processor seconds, wall seconds and peak MB of a process."""
     os.sync()  # what the run before wrote is not this one's to wait for
     start = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     assert process.stderr is not None
     said = process.stderr.read()
     _, status, used = os.wait4(process.pid, 0)
@@ -78,7 +85,9 @@ for name in ("train.parquet", "test.parquet"):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("original", type=Path)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--kilobytes", type=int, default=25, help="of a diagram")
@@ -88,7 +97,9 @@ def main() -> None:
     folders = (given.original / "verl/data", given.original)
     script = next((p / SCRIPT for p in folders if (p / SCRIPT).is_file()), None)
     if script is None:
-        parser.error(f"{given.original} holds no {SCRIPT}: give a checkout of the original repository")
+        parser.error(
+            f"{given.original} holds no {SCRIPT}: give a checkout of the original repository"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         shutil.copy(script, root)  # it reads PGPS9K/ beside itself
@@ -110,11 +121,18 @@ def main() -> None:
                 shutil.rmtree(root / written, ignore_errors=True)
             for name, command in commands.items():
                 took = run(command, environment)
-                print(f"round {number}: {name} {took[0]:.2f} s (clock {took[1]:.2f}), {took[2]:.0f} MB", flush=True)
+                print(
+                    f"round {number}: {name} {took[0]:.2f} s (clock {took[1]:.2f}),"
+                    f" {took[2]:.0f} MB",
+                    flush=True,
+                )
                 if number >= 0:
                     found[name].append(took)
             if number < 0:
-                subprocess.run([sys.executable, "-c", COMPARE, str(root / "theirs"), str(root / "ours")], check=True)
+                subprocess.run(
+                    [sys.executable, "-c", COMPARE, str(root / "theirs"), str(root / "ours")],
+                    check=True,
+                )
     about = {
         "machine": f"{platform.machine()} CPU, shared", "rows": given.rows, "kilobytes_a_diagram": given.kilobytes,
         "rounds": given.rounds, "python": platform.python_version(),
@@ -122,11 +140,17 @@ def main() -> None:
     theirs, ours = found.values()
     rows = {
         name: dict(
-            zip(("processor_s", "wall_s", "peak_mb"), map(statistics.median, zip(*took, strict=True)), strict=True)
+            zip(
+                ("processor_s", "wall_s", "peak_mb"),
+                map(statistics.median, zip(*took, strict=True)),
+                strict=True,
+            )
         )
         for name, took in found.items()
     }
-    faster, sooner = (statistics.median(a[i] / b[i] for a, b in zip(theirs, ours, strict=True)) for i in (0, 1))
+    faster, sooner = (
+        statistics.median(a[i] / b[i] for a, b in zip(theirs, ours, strict=True)) for i in (0, 1)
+    )
     rows["ratio"] = {
         "processor": faster,
         "clock": sooner,
@@ -140,10 +164,12 @@ def main() -> None:
     ]
     for name in commands:
         one = rows[name]
-        lines.append(f"| {name} | {one['processor_s']:.2f} | {one['wall_s']:.2f} | {one['peak_mb']:.0f} |")
+        lines.append(
+            f"| {name} | {one['processor_s']:.2f} | {one['wall_s']:.2f} | {one['peak_mb']:.0f} |"
+        )
     lines.append(
-        f"\n{faster:.1f}x as fast by the processor, {sooner:.1f}x by the clock, {rows['ratio']['memory']:.1f}x less "
-        "memory; target 5x; rows equal."
+        f"\n{faster:.1f}x as fast by the processor, {sooner:.1f}x by the clock,"
+        f" {rows['ratio']['memory']:.1f}x less memory; target 5x; rows equal."
     )
     print("\n" + "\n".join(lines))
     if given.json:

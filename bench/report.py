@@ -1,10 +1,12 @@
-r"""Time and memory of `modgap report` on made runs of 80,000 responses, and of the page in a browser.
+r"""Time and memory of `modgap report` on made runs of 80,000 responses, and of the page in a
+browser.
 
 python bench/report.py [--runs 10] [--problems 1000] [--samples 4] [--profile]   prints Markdown; targets 20 s, 3 s
 
-Each run has the problems in both views, answered by a script in words of the length that a model takes, graded and
-summarised as ever. The report is timed as a whole process (processor time, wall, peak memory), the page from opening it
-to the end of its script in headless Chromium, if there is one. `--profile` prints where the report's time goes.
+Each run has the problems in both views, answered by a script in words of the length that a model
+takes, graded and summarised as ever. The report is timed as a whole process (processor time, wall,
+peak memory), the page from opening it to the end of its script in headless Chromium, if there is
+one. `--profile` prints where the report's time goes.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from modgap.engines.scripted import ScriptedEngine
 from modgap.workflows.evaluate import EvalPlan, evaluate_with
 
 WORDS = (
-    "In the triangle the side AB is 7 and the angle ABC is 90 degrees, so that by Pythagoras the other one follows. "
+    "In the triangle the side AB is 7 and the angle ABC is 90 degrees, so that by Pythagoras the"
+    " other one follows. "
 )
 
 
@@ -50,13 +53,20 @@ def make(root: Path, runs: int, problems: int, samples: int) -> list[Path]:
             return f"<think>{words}</think> \\boxed{{{value}}}" if luck < 0.97 else words
 
         folder = root / f"model{number}"
-        evaluate_with(asked, ScriptedEngine(answer), folder, EvalPlan(samples=samples, sampling=Sampling(0.6, 256, 42)))
+        evaluate_with(
+            asked,
+            ScriptedEngine(answer),
+            folder,
+            EvalPlan(samples=samples, sampling=Sampling(0.6, 256, 42)),
+        )
         out.append(folder)
     return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=4)
@@ -90,14 +100,17 @@ def main() -> None:
                 chromium.open(page)
                 opened = f"{time.perf_counter() - start:.1f}"
         print(
-            f"{platform.machine()} CPU, shared; {given.runs} runs, {given.problems} problems, {given.samples} samples\n"
+            f"{platform.machine()} CPU, shared; {given.runs} runs, {given.problems} problems,"
+            f" {given.samples} samples\n"
         )
         print(
-            "| responses | report, processor s | wall s | peak MB | page MB | page in Chromium, s |\n|" + " --- |" * 6
+            "| responses | report, processor s | wall s | peak MB | page MB | page in Chromium, s"
+            " |\n|" + " --- |" * 6
         )
         print(
-            f"| {given.runs * given.problems * given.samples * 2:,} | {used.ru_utime + used.ru_stime:.1f} | {wall:.1f} "
-            f"| {used.ru_maxrss / 1024:.0f} | {page.stat().st_size / 1e6:.1f} | {opened} |"
+            f"| {given.runs * given.problems * given.samples * 2:,} |"
+            f" {used.ru_utime + used.ru_stime:.1f} | {wall:.1f} | {used.ru_maxrss / 1024:.0f} |"
+            f" {page.stat().st_size / 1e6:.1f} | {opened} |"
         )
 
 

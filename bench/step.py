@@ -1,17 +1,19 @@
-r"""The update phase of the local engine: plain, contrastive, the naive two-forward form, and each trick off.
+r"""The update phase of the local engine: plain, contrastive, the naive two-forward form, and each
+trick off.
 
 python bench/step.py [--model tiny|3b] [--image-tokens N] [--minutes M] [--json FILE]     prints Markdown
 
-One mini-batch of groups of 5 responses, half of the rows correct; every variant computes its gradients, interleaved
-round by round, and is timed to the end of its backward passes (the optimizer's step, the same for all, is left out).
-Ratios are medians over the rounds of a variant's time over plain's, or over contrastive's, in the same round. On a GPU
-the time is the clock's, on a CPU process time. Before that, the gradient of each variant is held against that of the
-form that it must equal: `gradient` is the largest difference of any parameter over that gradient's own largest number.
-A variant that runs out of memory goes on with half of its rows a pass.
+One mini-batch of groups of 5 responses, half of the rows correct; every variant computes its
+gradients, interleaved round by round, and is timed to the end of its backward passes (the
+optimizer's step, the same for all, is left out). Ratios are medians over the rounds of a variant's
+time over plain's, or over contrastive's, in the same round. On a GPU the time is the clock's, on a
+CPU process time. Before that, the gradient of each variant is held against that of the form that it
+must equal: `gradient` is the largest difference of any parameter over that gradient's own largest
+number. A variant that runs out of memory goes on with half of its rows a pass.
 
-What the names mean: *shared* is what the engine does.
-*ordinary* is a plain step in which every row has its own prompt and image. *naive* is transformers' own model on padded
-rows, logits of all positions, and for the contrastive form each row twice, image and all, in one graph a micro-batch
+What the names mean: *shared* is what the engine does. *ordinary* is a plain step in which every row
+has its own prompt and image. *naive* is transformers' own model on padded rows, logits of all
+positions, and for the contrastive form each row twice, image and all, in one graph a micro-batch
 (of half as many rows: it holds two graphs).
 """
 
@@ -80,7 +82,9 @@ def made_batch(policy: Policy, groups: int, samples: int, tokens: int, scratch: 
 def apart(batch: Batch) -> Batch:
     """The same rows, each with a prompt, a twin and an image of its own."""
     own = [replace(p, image_key=f"{p.image_key} of row {i}") for i, p in enumerate(batch.prompts)]
-    twins = [replace(t, image_key=f"{t.image_key} of row {i}, again") for i, t in enumerate(batch.twins)]
+    twins = [
+        replace(t, image_key=f"{t.image_key} of row {i}, again") for i, t in enumerate(batch.twins)
+    ]
     return replace(batch, prompts=own, twins=twins)
 
 
@@ -115,7 +119,9 @@ class Headed:
 
 
 def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, micro: int) -> None:
-    """transformers' forward on padded rows, each with its image; the twin is a second forward in the same graph."""
+    """transformers' forward on padded rows, each with its image; the twin is a second forward in
+    the same graph.
+    """
     for parameter in policy.parameters():
         parameter.grad = None
     lengths_B = torch.tensor([len(y) for y in batch.responses])
@@ -123,10 +129,14 @@ def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, m
     kl_weights_B = row_weights(lengths_B, counted_B=batch.eligible_B).to(policy.device)
     advantages_B = batch.advantages_B.to(policy.device)
 
-    def logps(prompts: list[Any], responses: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def logps(
+        prompts: list[Any], responses: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         rows = [torch.cat((p.input_ids, y)) for p, y in zip(prompts, responses, strict=True)]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        real = torch.nn.utils.rnn.pad_sequence(
+            [torch.ones_like(row) for row in rows], batch_first=True
+        )
         image = policy.model.config.image_token_id
         logits = policy.model(
             input_ids=ids.to(policy.device), attention_mask=real.to(policy.device), use_cache=False,
@@ -136,8 +146,13 @@ def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, m
         ).logits  # fmt: skip
         every = policy.token_logps(logits[:, :-1], settings.temperature)
         every = every.gather(-1, ids[:, 1:, None].to(policy.device))[..., 0]
-        out = [row[len(p) - 1 : len(p) - 1 + len(y)] for row, p, y in zip(every, prompts, responses, strict=True)]
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(y).bool() for y in responses], batch_first=True)
+        out = [
+            row[len(p) - 1 : len(p) - 1 + len(y)]
+            for row, p, y in zip(every, prompts, responses, strict=True)
+        ]
+        mask = torch.nn.utils.rnn.pad_sequence(
+            [torch.ones_like(y).bool() for y in responses], batch_first=True
+        )
         return torch.nn.utils.rnn.pad_sequence(out, batch_first=True), mask.to(policy.device)
 
     with computing(policy), policy.weights_cast():
@@ -154,16 +169,23 @@ def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, m
 
 
 def ordinary(policy: Policy, batch: Batch, settings: Settings, micro: int) -> None:
-    """A plain step of our own model code in which every row has its own prompt and image, all in one graph."""
+    """A plain step of our own model code in which every row has its own prompt and image, all in
+    one graph.
+    """
     for parameter in policy.parameters():
         parameter.grad = None
     weights_B = row_weights(torch.tensor([len(y) for y in batch.responses])).to(policy.device)
     advantages_B = batch.advantages_B.to(policy.device)
     with computing(policy), policy.weights_cast():
         for rows in pieces(range(len(batch)), micro):
-            prompts, responses = [batch.prompts[i] for i in rows], [batch.responses[i] for i in rows]
+            prompts, responses = (
+                [batch.prompts[i] for i in rows],
+                [batch.responses[i] for i in rows],
+            )
             features = policy.image_features(prompts)
-            logps_BT, _, mask_BT = policy.logprobs(prompts, responses, features, settings.temperature)
+            logps_BT, _, mask_BT = policy.logprobs(
+                prompts, responses, features, settings.temperature
+            )
             terms = policy_loss(logps_BT, logps_BT.detach(), advantages_B[rows])
             weighted_sum(terms.loss_BT, weights_B[rows], mask_BT).backward()
 
@@ -172,10 +194,14 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
     """Name -> (what to run, the variant whose gradient it must have)."""
     plain, kl = "plain, shared", "contrastive, shared"
     own = apart(batch)
-    twins_apart = replace(batch, twins=[replace(t, image_key=f"{t.image_key} again") for t in batch.twins])
+    twins_apart = replace(
+        batch, twins=[replace(t, image_key=f"{t.image_key} again") for t in batch.twins]
+    )
     counted = replace(batch, eligible_B=torch.ones_like(batch.eligible_B))
 
-    def run(micro: int, given: Batch = batch, contrastive: bool = True, of: Policy = policy) -> None:
+    def run(
+        micro: int, given: Batch = batch, contrastive: bool = True, of: Policy = policy
+    ) -> None:
         gradients(of, given, settings, contrastive, micro)
 
     def two_passes(micro: int) -> None:
@@ -223,7 +249,10 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
         plain: (lambda m: run(m, contrastive=False), plain),
         "plain, ordinary": (lambda m: ordinary(policy, own, settings, m), plain),
         kl: (run, kl),
-        "contrastive, naive two-forward": (lambda m: naive(policy, batch, settings, True, max(1, m // 2)), kl),
+        "contrastive, naive two-forward": (
+            lambda m: naive(policy, batch, settings, True, max(1, m // 2)),
+            kl,
+        ),
         "contrastive, two passes": (two_passes, kl),
         "contrastive without: image shared by the two prompts": (lambda m: run(m, twins_apart), kl),
         "contrastive without: prompt shared by a group": (prompts_apart(True), kl),
@@ -243,7 +272,9 @@ def gradient_difference(policy: Policy, expected: dict[str, torch.Tensor]) -> fl
     for name, parameter in policy.model.named_parameters():
         if parameter.grad is not None:
             largest = float(expected[name].abs().max())
-            worst = max(worst, float((parameter.grad - expected[name]).abs().max()) / max(largest, 1e-12))
+            worst = max(
+                worst, float((parameter.grad - expected[name]).abs().max()) / max(largest, 1e-12)
+            )
     return worst
 
 
@@ -253,11 +284,17 @@ def median_ratio(times: dict[str, list[float]], name: str, base: str) -> float |
 
 
 def table(
-    times: dict[str, list[float]], peaks: dict[str, float], exact: dict[str, float], sizes: dict[str, int]
+    times: dict[str, list[float]],
+    peaks: dict[str, float],
+    exact: dict[str, float],
+    sizes: dict[str, int],
 ) -> tuple[dict, list[str]]:
     rows: dict[str, dict[str, Any]] = {}
     lines = [
-        "| | s a step | over plain | over contrastive | over ordinary plain | peak GiB | rows a pass | gradient |",
+        (
+            "| | s a step | over plain | over contrastive | over ordinary plain | peak GiB | rows a"
+            " pass | gradient |"
+        ),
         "|" + " --- |" * 8,
     ]
     for name, values in times.items():
@@ -267,7 +304,11 @@ def table(
             why = "no time left" if sizes[name] else "out of memory"
             lines.append(f"| {name} | {why} | | | | | {sizes[name]} | {error} |")
             continue
-        bases = {"plain": "plain, shared", "contrastive": "contrastive, shared", "ordinary": "plain, ordinary"}
+        bases = {
+            "plain": "plain, shared",
+            "contrastive": "contrastive, shared",
+            "ordinary": "plain, ordinary",
+        }
         ratios = {key: median_ratio(times, name, base) for key, base in bases.items()}
         rows[name] = {
             "seconds": statistics.median(values), "rounds": len(values), "least": min(values), "most": max(values),
@@ -276,8 +317,8 @@ def table(
         }  # fmt: skip
         shown = " | ".join("" if value is None else f"{value:.2f}x" for value in ratios.values())
         lines.append(
-            f"| {name} | {statistics.median(values):.3f} | {shown} | {peaks.get(name, 0):.2f} | {sizes[name]} "
-            f"| {error} |"
+            f"| {name} | {statistics.median(values):.3f} | {shown} | {peaks.get(name, 0):.2f} |"
+            f" {sizes[name]} | {error} |"
         )
     return rows, lines
 
@@ -290,24 +331,37 @@ TARGETS = (
         "contrastive, naive two-forward",
         {256: 0.7, 1024: 0.6},
     ),
-    ("contrastive over ordinary plain", "contrastive, shared", "plain, ordinary", {256: 1.0, 1024: 1.0}),
+    (
+        "contrastive over ordinary plain",
+        "contrastive, shared",
+        "plain, ordinary",
+        {256: 1.0, 1024: 1.0},
+    ),
 )
 
 
 def flops_over_plain(model: str, batch: Batch, samples: int, settings: Settings) -> float:
-    """FLOPs of the contrastive step over the plain one's, as the dry run counts them: what both share is shared."""
+    """FLOPs of the contrastive step over the plain one's, as the dry run counts them: what both
+    share is shared.
+    """
     shape = known_model("tiny").shape if model == "tiny" else SHAPES_MADE[model]
     assert shape is not None
     full, twin, tokens = batch.prompts[0], batch.twins[0], len(batch.responses[0])
     lengths = Lengths(full.image_tokens, len(full), len(twin), tokens, tokens)
     groups = len(batch) // samples
-    settings = replace(settings, samples_per_prompt=samples, prompts_per_step=groups, mini_batch=groups)
+    settings = replace(
+        settings, samples_per_prompt=samples, prompts_per_step=groups, mini_batch=groups
+    )
     flops = cost(Stage(("full-text",), True, settings), shape, lengths, gpu("H200")).flops
     return 1 + flops["contrastive"] / flops["update"]
 
 
-def verdicts(times: dict[str, list[float]], peaks: dict[str, float], image: int, flops: float) -> list[str]:
-    """The targets, which are set for 256 and 1,024 image tokens of the 3B shape on an H200, and what was measured."""
+def verdicts(
+    times: dict[str, list[float]], peaks: dict[str, float], image: int, flops: float
+) -> list[str]:
+    """The targets, which are set for 256 and 1,024 image tokens of the 3B shape on an H200, and
+    what was measured.
+    """
     lines = ["", "| target | at 256 / 1,024 | here |", "| --- | --- | --- |"]
     for title, name, base, bounds in TARGETS:
         if (got := median_ratio(times, name, base)) is not None:
@@ -317,14 +371,23 @@ def verdicts(times: dict[str, list[float]], peaks: dict[str, float], image: int,
     lines.append(f"| contrastive over plain, by FLOPs | | {flops:.2f}x |")
     if peaks.get("plain, shared") and "contrastive, shared" in peaks:
         got = peaks["contrastive, shared"] / peaks["plain, shared"]
-        lines.append(f"| peak memory over plain | 1.1x | {got:.2f}x, {'met' if got <= 1.1 else 'missed'} |")
+        lines.append(
+            f"| peak memory over plain | 1.1x | {got:.2f}x, {'met' if got <= 1.1 else 'missed'} |"
+        )
     return lines
 
 
 def timed(
-    work: Variant, policy: Policy, memory: Memory, sizes: dict[str, int], name: str, clock: Callable[[], float]
+    work: Variant,
+    policy: Policy,
+    memory: Memory,
+    sizes: dict[str, int],
+    name: str,
+    clock: Callable[[], float],
 ) -> float | None:
-    """Seconds of a variant; out of memory it is tried again with half of its rows a pass, as the engine does."""
+    """Seconds of a variant; out of memory it is tried again with half of its rows a pass, as the
+    engine does.
+    """
     while sizes[name]:
         try:
             policy.model.zero_grad(set_to_none=True)
@@ -347,22 +410,43 @@ def timed(
 def main() -> None:
     import tempfile
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     gpu = torch.cuda.is_available()
     parser.add_argument("--model", choices=MODELS, default="tiny")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
-    parser.add_argument("--image-tokens", type=int, help="a square number; 64 for tiny, 256 for others by default")
+    parser.add_argument(
+        "--image-tokens", type=int, help="a square number; 64 for tiny, 256 for others by default"
+    )
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--tokens", type=int, help="of a response; 64 for tiny (its mean), 400 for others by default")
-    parser.add_argument("--micro", type=int, help="rows of a forward pass; all for tiny, a group by default")
-    parser.add_argument("--checkpointing", action="store_true", help="compute layers again in the backward pass")
-    parser.add_argument("--only", nargs="*", help="variants whose name contains one of these (and the three bases)")
-    parser.add_argument("--minutes", type=float, default=3, help="nothing begins after that but the first two rounds")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        help="of a response; 64 for tiny (its mean), 400 for others by default",
+    )
+    parser.add_argument(
+        "--micro", type=int, help="rows of a forward pass; all for tiny, a group by default"
+    )
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="compute layers again in the backward pass"
+    )
+    parser.add_argument(
+        "--only", nargs="*", help="variants whose name contains one of these (and the three bases)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=3,
+        help="nothing begins after that but the first two rounds",
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, help="written after every round, with a .md beside it")
     parser.add_argument(
-        "--profile", type=Path, help="torch's profile of one plain and one contrastive step, at the end"
+        "--profile",
+        type=Path,
+        help="torch's profile of one plain and one contrastive step, at the end",
     )
     given = parser.parse_args()
     began = time.monotonic()
@@ -378,7 +462,9 @@ def main() -> None:
     found = variants(policy, batch, settings)
     if given.only is not None:
         bases = ("plain, shared", "plain, ordinary", "contrastive, shared")
-        found = {k: v for k, v in found.items() if k in bases or any(word in k for word in given.only)}
+        found = {
+            k: v for k, v in found.items() if k in bases or any(word in k for word in given.only)
+        }
     about = machine(given.device) | {
         "model": given.model, "parameters": policy.count_parameters(), "image_tokens": batch.prompts[0].image_tokens,
         "prompt_tokens": len(batch.prompts[0]), "twin_tokens": len(batch.twins[0]), "response_tokens": tokens,
@@ -406,23 +492,37 @@ def main() -> None:
                 peaks[name] = max(peaks.get(name, 0.0), memory.peak)
             elif not on_gpu or policy.count_parameters() < 10**9:
                 if equals == name:
-                    grads = {k: p.grad for k, p in policy.model.named_parameters() if p.grad is not None}
-                    expected[name] = {k: g.cpu().clone() for k, g in grads.items()}  # off the GPU, not to be counted
+                    grads = {
+                        k: p.grad for k, p in policy.model.named_parameters() if p.grad is not None
+                    }
+                    expected[name] = {
+                        k: g.cpu().clone() for k, g in grads.items()
+                    }  # off the GPU, not to be counted
                     exact[name] = 0.0
                 elif equals in expected:
                     policy_side = {k: v.to(policy.device) for k, v in expected[equals].items()}
                     exact[name] = gradient_difference(policy, policy_side)
             off = f", gradient off by {exact[name]:.0e}" if number < 0 and name in exact else ""
-            print(f"[{time.monotonic() - began:.0f} s] round {number}: {name} {took:.3f} s{off}", flush=True)
+            print(
+                f"[{time.monotonic() - began:.0f} s] round {number}: {name} {took:.3f} s{off}",
+                flush=True,
+            )
         rows, lines = table(times, peaks, exact, sizes)
-        lines = [", ".join(f"{k} {v}" for k, v in about.items()), "", *lines, *verdicts(times, peaks, image, flops)]
+        lines = [
+            ", ".join(f"{k} {v}" for k, v in about.items()),
+            "",
+            *lines,
+            *verdicts(times, peaks, image, flops),
+        ]
         write(given.json, about, rows, lines)
         if time.monotonic() - began > 60 * given.minutes and number >= 0:
             break
     print("\n" + "\n".join(lines))
     if given.profile:
         names = ("plain, shared", "contrastive, shared")
-        given.profile.write_text("\n\n".join(f"{name}\n{profiled(*found[name], sizes[name])}" for name in names))
+        given.profile.write_text(
+            "\n\n".join(f"{name}\n{profiled(*found[name], sizes[name])}" for name in names)
+        )
 
 
 def profiled(work: Variant, _: str, micro: int) -> str:
@@ -430,7 +530,9 @@ def profiled(work: Variant, _: str, micro: int) -> str:
     from torch.profiler import ProfilerActivity, profile
 
     gpu = torch.cuda.is_available()
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as seen:
+    with profile(
+        activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+    ) as seen:
         work(micro)
     by = "self_cuda_time_total" if gpu else "self_cpu_time_total"
     return seen.key_averages().table(sort_by=by, row_limit=40, max_name_column_width=90)

@@ -1,12 +1,14 @@
-"""What a step of `--engine verl` takes, and a contrastive one beside a plain one, with Qwen2.5-VL of a real shape.
+"""What a step of `--engine verl` takes, and a contrastive one beside a plain one, with Qwen2.5-VL
+of a real shape.
 
-python bench/verl_speed.py --out bench_verl [--model 3b] [--gpus 1] [--image-tokens 256] [--set KEY=VALUE ...]
+python bench/verl_speed.py --out bench_verl [--model 3b] [--gpus 1] [--image-tokens 256] [--set
+KEY=VALUE ...]
 
-One contrastive stage on made problems, random weights, responses as long as they may be. Steps take turns: in every
-second one half of the responses are right, and have a text-free twin; in the others the better half is worth 0.5, so
-that the same engine takes a plain DAPO step. The first step of each kind is left out. Of every step OUT/verl_speed.json
-and .md have the seconds of each phase as verl logs them, tokens a second of a GPU; and the memory at its peak. The
-model stays in OUT.
+One contrastive stage on made problems, random weights, responses as long as they may be. Steps take
+turns: in every second one half of the responses are right, and have a text-free twin; in the others
+the better half is worth 0.5, so that the same engine takes a plain DAPO step. The first step of
+each kind is left out. Of every step OUT/verl_speed.json and .md have the seconds of each phase as
+verl logs them, tokens a second of a GPU; and the memory at its peak. The model stays in OUT.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def half_right(response: str, gold: str) -> float:
 
 
 def write_model(name: str, folder: Path, image_tokens: int, device: str) -> Path:
-    """A Hugging Face folder with random weights in bf16 and a tokenizer that knows every id, unless it is there."""
+    """A Hugging Face folder with random weights in bf16 and a tokenizer that knows every id, unless
+    it is there.
+    """
     if (folder / MADE).exists():
         return folder
     policy = make_policy(name, device, image_tokens)
@@ -71,7 +75,9 @@ def edited(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def make_problems(steps: int, prompts: int, image_tokens: int, folder: Path) -> list[Any]:
-    """Problems in the order in which they are trained on, diagrams drawn as large as `image_tokens` are."""
+    """Problems in the order in which they are trained on, diagrams drawn as large as `image_tokens`
+    are.
+    """
     write_dataset(folder, steps * prompts, 0, seed=1)
     side, made = 28 * round(image_tokens**0.5), []
     for number, problem in enumerate(pgps9k.read(folder, "train")):
@@ -94,7 +100,10 @@ def without_saving(step: dict[str, float]) -> dict[str, float]:
 
 def table(lines: list[dict[str, Any]], gpus: int) -> tuple[list[str], dict[str, Any]]:
     """A Markdown row of each kind of step, and the figures; the first step of a kind is left out."""
-    rows = [f"| step | {' | '.join(f'{name}, s' for name in PHASES)} | tokens/s a GPU | twins an update |"]
+    rows = [
+        f"| step | {' | '.join(f'{name}, s' for name in PHASES)} | tokens/s a GPU | twins an"
+        " update |"
+    ]
     rows.append("| --- " * (len(PHASES) + 3) + "|")
     figures: dict[str, Any] = {}
     for kind, rest in (("plain", 1), ("contrastive", 0)):
@@ -122,13 +131,18 @@ def table(lines: list[dict[str, Any]], gpus: int) -> tuple[list[str], dict[str, 
             for name in ("update", "step")
         }
         figures["contrastive_over_plain"] = ratio
-        rows += ["", ", ".join(f"{name}: contrastive {value:.2f}x plain" for name, value in ratio.items())]
+        rows += [
+            "",
+            ", ".join(f"{name}: contrastive {value:.2f}x plain" for name, value in ratio.items()),
+        ]
     return rows, figures
 
 
 def main() -> None:
     """Train, and say what verl logged."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", choices=SHAPES_MADE, default="3b")
     parser.add_argument("--device", default="cuda", help="where the weights are made")
@@ -137,7 +151,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--image-tokens", type=int, default=256)
     parser.add_argument("--response", type=int, default=400)
-    parser.add_argument("--set", action="append", default=[], help="as of `modgap train`; repeatable")
+    parser.add_argument(
+        "--set", action="append", default=[], help="as of `modgap train`; repeatable"
+    )
     args = parser.parse_args()
     here = str(Path(__file__).resolve().parent)  # where verl's reward workers find `half_right`
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
@@ -154,8 +170,15 @@ def main() -> None:
     recipe = apply_settings(Recipe("contrastive", (Stage(("full-text",), True, settings),)), given)
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        model = write_model(args.model, args.out / f"{args.model}-{args.image_tokens}", args.image_tokens, args.device)
-        problems = make_problems(args.steps, args.prompts, args.image_tokens, Path(scratch) / "data")
+        model = write_model(
+            args.model,
+            args.out / f"{args.model}-{args.image_tokens}",
+            args.image_tokens,
+            args.device,
+        )
+        problems = make_problems(
+            args.steps, args.prompts, args.image_tokens, Path(scratch) / "data"
+        )
         try:
             train_resolved(recipe, problems, model, args.out, options=TrainOptions(engine="verl"))
         finally:  # what was logged counts, whatever came after it

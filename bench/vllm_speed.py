@@ -1,22 +1,26 @@
-"""How fast `--engine vllm` is, and how much of that the original's way of asking loses: both on the same engine.
+"""How fast `--engine vllm` is, and how much of that the original's way of asking loses: both on the
+same engine.
 
-python bench/vllm_speed.py --out bench_vllm [--models tiny,3b,7b] [--minutes 2] [--prompts 384] [--samples 4]
+python bench/vllm_speed.py --out bench_vllm [--models tiny,3b,7b] [--minutes 2] [--prompts 384]
+[--samples 4]
 
-Models: `tiny` is the testbed model with its own weights, on synthetic problems, whose responses it ends itself; `3b`
-and `7b` are Qwen2.5-VL of the true shapes with random weights (`load_format=dummy`: speed does not depend on the
-values), whose responses have lengths drawn from a seeded long-tailed distribution (log-normal, about 330 tokens, cut at
-1,536), the same for every loop.
+Models: `tiny` is the testbed model with its own weights, on synthetic problems, whose responses it
+ends itself; `3b` and `7b` are Qwen2.5-VL of the true shapes with random weights
+(`load_format=dummy`: speed does not depend on the values), whose responses have lengths drawn from
+a seeded long-tailed distribution (log-normal, about 330 tokens, cut at 1,536), the same for every
+loop.
 
 Loops, on one engine after another:
 
 * `ours`: every sample is asked for at once, see `modgap.engines.vllm`;
-* `chunks`: the original's loop (`inference.py` of its MathVerse evaluation): `LLM.generate` of 16 prompts with all of
-  their samples, and the next 16 when the last of them is done;
+* `chunks`: the original's loop (`inference.py` of its MathVerse evaluation): `LLM.generate` of 16
+  prompts with all of their samples, and the next 16 when the last of them is done;
 * `chunks16`: as `chunks`, with at most 16 samples at work, as the original sets `max_num_seqs`.
 
-Tokens per second of `chunks` are those of whole chunks; a loop that is out of time ends after the chunk it is in
-(`ours`: it is left, and only what was finished counts). Every loop has images of its own: no cache helps a later one.
-Figures go to OUT/vllm_speed.json and OUT/vllm_speed.md after each loop; a part that fails is named there.
+Tokens per second of `chunks` are those of whole chunks; a loop that is out of time ends after the
+chunk it is in (`ours`: it is left, and only what was finished counts). Every loop has images of its
+own: no cache helps a later one. Figures go to OUT/vllm_speed.json and OUT/vllm_speed.md after each
+loop; a part that fails is named there.
 """
 
 from __future__ import annotations
@@ -60,13 +64,21 @@ VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_head
 
 
 def write_shape(name: str, folder: Path) -> Path:
-    """A model folder without weights: the true shape's config, the testbed model's tokenizer and processor."""
+    """A model folder without weights: the true shape's config, the testbed model's tokenizer and
+    processor.
+    """
     from transformers import Qwen2_5_VLConfig
 
     tiny, shape = tiny_folder(), SHAPES[name]
     old = json.loads((tiny / "config.json").read_text())
     ids = {
-        key: old[key] for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        key: old[key]
+        for key in (
+            "image_token_id",
+            "video_token_id",
+            "vision_start_token_id",
+            "vision_end_token_id",
+        )
     }
     text = {
         **shape, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "bos_token_id": None, "eos_token_id": 2,
@@ -82,7 +94,11 @@ def write_shape(name: str, folder: Path) -> Path:
     )
     config.save_pretrained(folder)
     for file in tiny.iterdir():
-        if file.suffix in (".json", ".jinja") and file.name not in ("config.json", "figures.json", "modgap.json"):
+        if file.suffix in (".json", ".jinja") and file.name not in (
+            "config.json",
+            "figures.json",
+            "modgap.json",
+        ):
             (folder / file.name).write_bytes(file.read_bytes())
     return folder
 
@@ -105,10 +121,16 @@ def requests(count: int, samples: int, base: int) -> list[Request]:
     for number in range(count // 2):
         image = (lambda seed: lambda: draw(seed))(base + number)
         words = ", ".join(
-            f"{a}{b} = {(number * 7 + i) % 90}" for i, (a, b) in enumerate(zip("ABCDE", "BCDEF", strict=True))
+            f"{a}{b} = {(number * 7 + i) % 90}"
+            for i, (a, b) in enumerate(zip("ABCDE", "BCDEF", strict=True))
         )
-        for view, text in (("full-text", f"In this problem, {words}. Find AC."), ("image-only", "Find AC.")):
-            prompt = Prompt(f"{text} Reason step by step. The final answer MUST BE put in \\boxed{{}}.")
+        for view, text in (
+            ("full-text", f"In this problem, {words}. Find AC."),
+            ("image-only", "Find AC."),
+        ):
+            prompt = Prompt(
+                f"{text} Reason step by step. The final answer MUST BE put in \\boxed{{}}."
+            )
             made.append(Request(f"p{base + number}", view, prompt, image, tuple(range(samples))))
     return made
 
@@ -117,16 +139,26 @@ def tiny_requests(count: int, samples: int, base: int) -> list[Request]:
     """Prompts of two views of synthetic problems, which the testbed model knows."""
     with tempfile.TemporaryDirectory() as name:
         write_dataset(Path(name), train=2, test=count // 2, seed=base)
-        problems = [replace(p, image=p.image_bytes()) for p in read_problems("synthetic", Path(name))]
+        problems = [
+            replace(p, image=p.image_bytes()) for p in read_problems("synthetic", Path(name))
+        ]
     return [
-        Request(f"p{base + number}", view, evaluation_prompt(problem, view), problem.open_image, tuple(range(samples)))
+        Request(
+            f"p{base + number}",
+            view,
+            evaluation_prompt(problem, view),
+            problem.open_image,
+            tuple(range(samples)),
+        )
         for number, problem in enumerate(problems)
         for view in ("full-text", "image-only")
     ]
 
 
 def length(request: Request, sample: int) -> int:
-    """Tokens of one response: log-normal with median 240 (mean about 330), 16 to 1,536; the same in every loop."""
+    """Tokens of one response: log-normal with median 240 (mean about 330), 16 to 1,536; the same in
+    every loop.
+    """
     number = int(request.problem_id[1:]) % 100_000
     rng = random.Random(f"{number}/{request.view}/{sample}")
     return int(min(1536, max(16, rng.lognormvariate(math.log(240), 0.8))))
@@ -136,9 +168,15 @@ class Fixed(VllmEngine):
     """The engine with responses of given lengths, for weights that never end one."""
 
     def parameters(self, request: Request, sample: int, sampling: Sampling) -> Any:
-        """As the engine's, but as long as `length` says; ids beyond the small tokenizer are not decoded."""
+        """As the engine's, but as long as `length` says; ids beyond the small tokenizer are not
+        decoded.
+        """
         parameters = super().parameters(request, sample, sampling)
-        parameters.max_tokens, parameters.ignore_eos, parameters.detokenize = length(request, sample), True, False
+        parameters.max_tokens, parameters.ignore_eos, parameters.detokenize = (
+            length(request, sample),
+            True,
+            False,
+        )
         return parameters
 
 
@@ -154,7 +192,8 @@ class Figures:
         tokens: Of those.
         prompt_tokens: Mean, image included.
         image_tokens: Mean.
-        gpu: Mean utilisation in percent, twice a second, as NVML gives it; nothing where there is none.
+        gpu: Mean utilisation in percent, twice a second, as NVML gives it; nothing where there is
+            none.
         done: Whether all of its prompts were answered.
         error: Why there are no figures.
     """
@@ -197,7 +236,9 @@ def chunks(
             assert request.image is not None
             prepared = engine._prepare(request, request.image())
             prompts += list(prepared.prompts)
-            parameters += [engine.parameters(request, sample, sampling) for sample in request.samples]
+            parameters += [
+                engine.parameters(request, sample, sampling) for sample in request.samples
+            ]
             images = prepared.image_tokens
         if seqs is None:
             outputs = engine.llm.generate(prompts, parameters, use_tqdm=False)
@@ -209,7 +250,9 @@ def chunks(
             return
 
 
-def _throttled(core: Any, prompts: Sequence[Any], parameters: Sequence[Any], seqs: int, start: int) -> Iterator[Any]:
+def _throttled(
+    core: Any, prompts: Sequence[Any], parameters: Sequence[Any], seqs: int, start: int
+) -> Iterator[Any]:
     """Continuous batching with at most `seqs` samples at work."""
     waiting = list(enumerate(zip(prompts, parameters, strict=True)))[::-1]
     while waiting or core.has_unfinished_requests():
@@ -246,7 +289,9 @@ def measure(engine: VllmEngine, model: str, loop: str, args: argparse.Namespace)
     figures.responses, figures.done = len(seen), len(seen) == args.prompts * args.samples
     if seen:
         figures.tokens = sum(one[0] for one in seen)
-        figures.prompt_tokens, figures.image_tokens = (statistics.mean(one[i] for one in seen) for i in (1, 2))
+        figures.prompt_tokens, figures.image_tokens = (
+            statistics.mean(one[i] for one in seen) for i in (1, 2)
+        )
     return figures
 
 
@@ -259,12 +304,16 @@ def write(out: Path, all_figures: Sequence[Figures], notes: dict[str, Any]) -> N
         if f.error:
             rows.append(f"| {f.model} | {f.loop} | failed: {f.error} | | | | | | |")
             continue
-        ratio = f"{ours_rate[f.model] / f.rate:.2f}x" if f.loop != "ours" and f.rate and ours_rate.get(f.model) else ""
+        ratio = (
+            f"{ours_rate[f.model] / f.rate:.2f}x"
+            if f.loop != "ours" and f.rate and ours_rate.get(f.model)
+            else ""
+        )
         gpu = "" if f.gpu is None else f"{f.gpu:.0f}"
         rows.append(
-            f"| {f.model} | {f.loop} | {f.responses}{'' if f.done else ' (out of time)'} | {f.seconds:.1f} | "
-            f"{f.responses / max(f.seconds, 1e-9):.1f} | {f.rate:.0f} | {gpu} | {ratio} | "
-            f"{f.prompt_tokens:.0f} ({f.image_tokens:.0f}) |"
+            f"| {f.model} | {f.loop} | {f.responses}{'' if f.done else ' (out of time)'} |"
+            f" {f.seconds:.1f} | {f.responses / max(f.seconds, 1e-9):.1f} | {f.rate:.0f} | {gpu} |"
+            f" {ratio} | {f.prompt_tokens:.0f} ({f.image_tokens:.0f}) |"
         )
     out.mkdir(parents=True, exist_ok=True)
     (out / "vllm_speed.md").write_text("\n".join(rows) + f"\n\n{json.dumps(notes)}\n")
@@ -274,15 +323,21 @@ def write(out: Path, all_figures: Sequence[Figures], notes: dict[str, Any]) -> N
 
 def main() -> None:
     """Measure every model with every loop."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", default="tiny,3b,7b")
     parser.add_argument("--loops", default=",".join(LOOPS))
     parser.add_argument("--minutes", type=float, default=2.0, help="most minutes of `ours`")
-    parser.add_argument("--baseline-minutes", type=float, default=1.0, help="most minutes of another loop")
+    parser.add_argument(
+        "--baseline-minutes", type=float, default=1.0, help="most minutes of another loop"
+    )
     parser.add_argument("--prompts", type=int, default=384)
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--engine-arg", action="append", default=[], help="key=value for vllm.LLM; repeatable")
+    parser.add_argument(
+        "--engine-arg", action="append", default=[], help="key=value for vllm.LLM; repeatable"
+    )
     parser.set_defaults(base=0)
     args = parser.parse_args()
     import vllm  # pyright: ignore[reportMissingImports] - an extra

@@ -1,7 +1,8 @@
-"""Writes the pages that would drift if people wrote them: `make docs`. With `--check` only says whether they have.
+"""Writes the pages that would drift if people wrote them: `make docs`. With `--check` only says
+whether they have.
 
-They are the command line reference, the table of each experiment (`docs/experiments/NAME/table.md`, from the
-`cells.json` beside it), and its first table wherever a page asks for it:
+They are the command line reference, the table of each experiment (`docs/experiments/NAME/table.md`,
+from the `cells.json` beside it), and its first table wherever a page asks for it:
 
     <!-- table: docs/experiments/NAME -->
     <!-- end of table -->
@@ -30,8 +31,12 @@ def cli_page() -> str:
 
 
 def experiment_page(cells: Path) -> str:
-    """The tables of an experiment, as `modgap report` writes them when it is run in the root of the repository."""
-    return as_markdown([seed_numbers(sweep) for sweep in read_cells(cells)], cells.relative_to(ROOT).as_posix())
+    """The tables of an experiment, as `modgap report` writes them when it is run in the root of the
+    repository.
+    """
+    return as_markdown(
+        [seed_numbers(sweep) for sweep in read_cells(cells)], cells.relative_to(ROOT).as_posix()
+    )
 
 
 def first_table(experiment: str) -> str:
@@ -60,4 +65,6 @@ if __name__ == "__main__":
             stale.append(page.name)
             if "--check" not in sys.argv:
                 page.write_text(text, encoding="utf-8")
-    sys.exit(f"out of date: {', '.join(stale)}: make docs" if stale and "--check" in sys.argv else None)
+    sys.exit(
+        f"out of date: {', '.join(stale)}: make docs" if stale and "--check" in sys.argv else None
+    )

@@ -1,6 +1,7 @@
 """A headless Chromium for tests, driven over its debugging pipe with the standard library alone.
 
-A test sees what a reader sees: the page after its script ran, key presses, console messages, screenshots.
+A test sees what a reader sees: the page after its script ran, key presses, console messages,
+screenshots.
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
     "--remote-debugging-pipe",
 )  # fmt: skip
 # Chromium reads commands from descriptor 3 and answers on descriptor 4.
-_PLACE = "import os, sys; r, w, *c = sys.argv[1:]; os.dup2(int(r), 3); os.dup2(int(w), 4); os.execv(c[0], c)"
+_PLACE = (
+    "import os, sys; r, w, *c = sys.argv[1:]; os.dup2(int(r), 3); os.dup2(int(w), 4);"
+    " os.execv(c[0], c)"
+)
 
 
 class Browser:
@@ -52,7 +58,9 @@ class Browser:
             os.close(end)
         self._buffer, self._id, self._session = b"", 0, None
         target = self._send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self._send("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._send(f"{domain}.enable")
         self.resize(*self._size)
@@ -69,7 +77,13 @@ class Browser:
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the window, in CSS pixels."""
-        self._send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self._send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a file and wait until its script has run."""
@@ -79,7 +93,9 @@ class Browser:
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is waited for."""
-        done = self._send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        done = self._send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 

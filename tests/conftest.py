@@ -1,4 +1,7 @@
-"""What all tests share. It comes before torch: threads that spin while they wait slow a busy machine down tenfold."""
+"""What all tests share.
+
+It comes before torch: threads that spin while they wait slow a busy machine down tenfold.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import os
 from hypothesis import settings
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-if at_once := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # pytest -n: each gets its part of the cores
+if at_once := int(
+    os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")
+):  # pytest -n: each gets its part of the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

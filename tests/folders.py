@@ -1,4 +1,6 @@
-"""Folders in PGPS9K's layout for tests: records written by hand in its grammar, and the corner cases of its clauses."""
+"""Folders in PGPS9K's layout for tests: records written by hand in its grammar, and the corner
+cases of its clauses.
+"""
 
 from __future__ import annotations
 
@@ -56,24 +58,46 @@ def write_folder(
     return folder
 
 
-# Name -> what is unusual about the record. The grammar's corners, as the original's scripts see them.
+# Name -> what is unusual about the record. The grammar's corners, as the original's scripts see
+# them.
 CORNERS: dict[str, dict[str, Any]] = {
     "plain": record(),
     "no_semantic": record(parsing_sem_seqs=[]),
     "nothing": record(parsing_stru_seqs=[], parsing_sem_seqs=[]),
-    "nothing_said": record(parsing_stru_seqs=["line A B", "polygon A B C", "", "   "], parsing_sem_seqs=["", ""]),
+    "nothing_said": record(
+        parsing_stru_seqs=["line A B", "polygon A B C", "", "   "], parsing_sem_seqs=["", ""]
+    ),
     "unknown": record(
-        parsing_stru_seqs=["polygon A B C D", "line", "line A", "\\odot O", "\\odot O lieson", "\\odot O A lieson B"]
+        parsing_stru_seqs=[
+            "polygon A B C D",
+            "line",
+            "line A",
+            "\\odot O",
+            "\\odot O lieson",
+            "\\odot O A lieson B",
+        ]
     ),
-    "long_lines": record(parsing_stru_seqs=["line A B C D", "line A B C D E", "line P Q R S T U V"]),
+    "long_lines": record(
+        parsing_stru_seqs=["line A B C D", "line A B C D E", "line P Q R S T U V"]
+    ),
     "lieson": record(
-        parsing_stru_seqs=["line m lieson A", "line m lieson A B", "line k lieson A B C D", "line m lieson"]
+        parsing_stru_seqs=[
+            "line m lieson A",
+            "line m lieson A B",
+            "line k lieson A B C D",
+            "line m lieson",
+        ]
     ),
-    "circles": record(parsing_stru_seqs=["\\odot O lieson A", "\\odot O lieson A B", "\\odot P lieson C D E F"]),
+    "circles": record(
+        parsing_stru_seqs=["\\odot O lieson A", "\\odot O lieson A B", "\\odot P lieson C D E F"]
+    ),
     "spaces": record(
-        parsing_stru_seqs=["  line   A  B   C ", "\tline A B C D\n"], parsing_sem_seqs=[" AB = 7 ", "x", " "]
+        parsing_stru_seqs=["  line   A  B   C ", "\tline A B C D\n"],
+        parsing_sem_seqs=[" AB = 7 ", "x", " "],
     ),
-    "characters": record(text="Find m \\angle é “x” \u2028 & <b>\nnow", parsing_sem_seqs=["m \\angle ABC = 90"]),
+    "characters": record(
+        text="Find m \\angle é “x” \u2028 & <b>\nnow", parsing_sem_seqs=["m \\angle ABC = 90"]
+    ),
     "integer": record(answer="25"),
     "negative": record(answer="-0.500", type="Angle ", diagram="more//./img_2.png"),
 }

@@ -1,4 +1,6 @@
-"""MathVerse for tests: files in its real schema with images embedded, made from synthetic problems and odd golds."""
+"""MathVerse for tests: files in its real schema with images embedded, made from synthetic problems
+and odd golds.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,11 @@ SUBJECTS = (
 )
 
 
-def rows(problems: int, seed: int = 0, versions: Sequence[str] = (*VERSIONS, "Text Only")) -> list[dict[str, Any]]:
-    """Rows in the schema of `testmini` (Text Only: of `testmini_text_only`, without `question_for_eval`).
+def rows(
+    problems: int, seed: int = 0, versions: Sequence[str] = (*VERSIONS, "Text Only")
+) -> list[dict[str, Any]]:
+    """Rows in the schema of `testmini` (Text Only: of `testmini_text_only`, without
+    `question_for_eval`).
 
     Every second problem is multiple choice; of the others every third has an odd gold.
     """
@@ -40,13 +45,19 @@ def rows(problems: int, seed: int = 0, versions: Sequence[str] = (*VERSIONS, "Te
     for number in range(1, problems + 1):
         made = make_problem(seed, number, "test")
         record: dict[str, Any] = dict(made.record)
-        conditions, question, picture = ", ".join(record["parsing_sem_seqs"]), record["text"], made.png
+        conditions, question, picture = (
+            ", ".join(record["parsing_sem_seqs"]),
+            record["text"],
+            made.png,
+        )
         choices, answer, kind = "", record["answer"], "free-form"
         if number % 2:
             right = Random(number).randrange(4)
             value = float(answer)
             texts = [f"{value + 10 * (place - right):g}°" for place in range(4)]
-            choices = "\nChoices:\n" + "\n".join(f"{'ABCD'[place]}:{text}" for place, text in enumerate(texts))
+            choices = "\nChoices:\n" + "\n".join(
+                f"{'ABCD'[place]}:{text}" for place, text in enumerate(texts)
+            )
             answer, kind = "ABCD"[right], "multi-choice"
         elif number % 3 == 0:
             answer = ODD_GOLDS[number // 6 % len(ODD_GOLDS)]
@@ -63,10 +74,18 @@ def rows(problems: int, seed: int = 0, versions: Sequence[str] = (*VERSIONS, "Te
                 "problem_index": str(number),
                 "problem_version": version,
                 "question": own[version],
-                "image": {"bytes": written if version == "Vision Only" else picture, "path": f"image_{index}.png"},
+                "image": {
+                    "bytes": written if version == "Vision Only" else picture,
+                    "path": f"image_{index}.png",
+                },
                 "answer": answer,
                 "question_type": kind,
-                "metadata": {"split": "testmini", "source": "Ours", "subject": subject, "subfield": subfield},
+                "metadata": {
+                    "split": "testmini",
+                    "source": "Ours",
+                    "subject": subject,
+                    "subfield": subfield,
+                },
                 "query_wo": f"Please directly answer the question.\nQuestion: {own[version]}",
                 "query_cot": f"Please first conduct reasoning.\nQuestion: {own[version]}",
                 "question_for_eval": whole if version == "Vision Only" else own[version],
@@ -103,9 +122,12 @@ def write_parquet(file: Path, of: Iterable[dict[str, Any]]) -> Path:
 def write_set(folder: Path, problems: int, seed: int = 0) -> Path:
     """Both files of the data set, as the hub has them."""
     whole = rows(problems, seed)
-    write_parquet(folder / "testmini.parquet", (row for row in whole if row["problem_version"] != "Text Only"))
     write_parquet(
-        folder / "testmini_text_only.parquet", (row for row in whole if row["problem_version"] == "Text Only")
+        folder / "testmini.parquet", (row for row in whole if row["problem_version"] != "Text Only")
+    )
+    write_parquet(
+        folder / "testmini_text_only.parquet",
+        (row for row in whole if row["problem_version"] == "Text Only"),
     )
     return folder
 

@@ -30,14 +30,23 @@ def data(tmp_path: Path) -> Path:
 
 
 def right_from_text(request: Request, sample: int) -> str:
-    return "<think>x</think> \\boxed{25}" if request.view == "full-text" else "<think>x</think> \\boxed{3}"
+    return (
+        "<think>x</think> \\boxed{25}"
+        if request.view == "full-text"
+        else "<think>x</think> \\boxed{3}"
+    )
 
 
 def names_for_editors() -> set[str]:
     """The names that the package imports for type checkers only."""
     tree = ast.parse(Path(modgap.__file__).read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    return {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return {
+        alias.name
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
 
 
 def test_every_name_is_offered_typed_and_listed() -> None:
@@ -71,7 +80,9 @@ def test_a_notebook_measures_grades_and_reports(data: Path, tmp_path: Path) -> N
     problems = modgap.load_problems(data, limit=2)
     assert [problem.id for problem in problems] == ["prob_0", "prob_1"]
     options = modgap.EvalOptions(samples=2, views="full-text,image-only")
-    run = modgap.evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run", options=options)
+    run = modgap.evaluate(
+        problems, ScriptedEngine(right_from_text), tmp_path / "run", options=options
+    )
     assert run.summary.views["full-text"].accuracy == 1.0
     assert run.summary.views["image-only"].accuracy == 0.0
     assert len(run.responses) == len(run.grades) == 8 and set(run.problems) == {"prob_0", "prob_1"}
@@ -80,12 +91,16 @@ def test_a_notebook_measures_grades_and_reports(data: Path, tmp_path: Path) -> N
     again = modgap.load_run(run.path)
     assert again.summary == run.summary
     graded = modgap.grade(again, mode="relative")
-    assert graded.summary.mode == "relative" and {grade.mode for grade in graded.grades} == {"relative"}
+    assert graded.summary.mode == "relative" and {grade.mode for grade in graded.grades} == {
+        "relative"
+    }
     numbers = modgap.report(graded, out=tmp_path / "page.html")
     assert (tmp_path / "page.html").exists() and numbers
 
 
-def test_an_engine_with_an_identity_of_its_own_is_told_from_others(data: Path, tmp_path: Path) -> None:
+def test_an_engine_with_an_identity_of_its_own_is_told_from_others(
+    data: Path, tmp_path: Path
+) -> None:
     class Named(ScriptedEngine):
         identity: dict[str, Any] = {"model": "a"}  # noqa: RUF012
 
@@ -97,7 +112,9 @@ def test_an_engine_with_an_identity_of_its_own_is_told_from_others(data: Path, t
         modgap.evaluate(problems, Named(right_from_text), tmp_path / "run", options=options)
 
 
-def test_an_engine_object_stays_open_and_runs_of_older_versions_resume(data: Path, tmp_path: Path) -> None:
+def test_an_engine_object_stays_open_and_runs_of_older_versions_resume(
+    data: Path, tmp_path: Path
+) -> None:
     class Closing(ScriptedEngine):
         def close(self) -> None:
             raise AssertionError("the caller closes what it opened")
@@ -111,13 +128,22 @@ def test_an_engine_object_stays_open_and_runs_of_older_versions_resume(data: Pat
     path.write_text(json.dumps(manifest))
     (run.path / "responses.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
     more = modgap.EvalOptions(samples=1)
-    again = modgap.evaluate(problems, Closing(lambda *_: "never asked"), tmp_path / "run", options=more)
+    again = modgap.evaluate(
+        problems, Closing(lambda *_: "never asked"), tmp_path / "run", options=more
+    )
     assert again.summary.views == run.summary.views and "engine" not in again.manifest["resolved"]
     with pytest.raises(UserError, match="an engine object answers alone"):
-        modgap.evaluate(problems, Closing(right_from_text), tmp_path / "x", options=modgap.EvalOptions(replicas=2))
+        modgap.evaluate(
+            problems,
+            Closing(right_from_text),
+            tmp_path / "x",
+            options=modgap.EvalOptions(replicas=2),
+        )
 
 
-def test_a_table_has_a_row_for_each_sample(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_has_a_row_for_each_sample(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = modgap.evaluate(
         modgap.load_problems(data), ScriptedEngine(right_from_text), tmp_path / "run",
         options=modgap.EvalOptions(samples=1),
@@ -128,7 +154,16 @@ def test_a_table_has_a_row_for_each_sample(data: Path, tmp_path: Path, monkeypat
     monkeypatch.undo()
     pytest.importorskip("pandas", reason="pandas is optional")
     table = run.to_pandas()
-    assert list(table.columns) == ["problem", "view", "sample", "outcome", "answer", "gold", "response", "tokens"]
+    assert list(table.columns) == [
+        "problem",
+        "view",
+        "sample",
+        "outcome",
+        "answer",
+        "gold",
+        "response",
+        "tokens",
+    ]
     assert len(table) == 6
     assert set(table[table["view"] == "full-text"]["outcome"]) == {"correct"}
     assert set(table["gold"]) == {"25.000"}
@@ -138,9 +173,14 @@ def test_what_is_no_evaluation_is_one_clear_line(data: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="no run folder"):
         modgap.load_run(data)
     (tmp_path / "study" / "base" / "eval").mkdir(parents=True)
-    for path, kind in ((tmp_path / "study", "study"), (tmp_path / "study" / "base" / "eval", "eval")):
+    for path, kind in (
+        (tmp_path / "study", "study"),
+        (tmp_path / "study" / "base" / "eval", "eval"),
+    ):
         (path / "manifest.json").write_text(json.dumps({"kind": kind}))
-    with pytest.raises(UserError, match=r"another kind \(study\): give one of its evaluations: .*base/eval"):
+    with pytest.raises(
+        UserError, match=r"another kind \(study\): give one of its evaluations: .*base/eval"
+    ):
         modgap.load_run(tmp_path / "study")
     with pytest.raises(UserError, match="unknown mode 'strickt'"):
         modgap.grade(tmp_path, mode="strickt")  # type: ignore[arg-type]
@@ -225,7 +265,17 @@ def test_an_engine_in_a_file_answers(
 ) -> None:
     from modgap.cli.main import main
 
-    asked = ["eval", "--data", str(data), "--model", "any", "--out", str(tmp_path / "run"), "--samples", "1"]
+    asked = [
+        "eval",
+        "--data",
+        str(data),
+        "--model",
+        "any",
+        "--out",
+        str(tmp_path / "run"),
+        "--samples",
+        "1",
+    ]
     assert main([*asked, "--engine", f"{outside}:{name}"]) == 0, capsys.readouterr().err
     run = modgap.load_run(tmp_path / "run")
     assert {grade.outcome for grade in run.grades} == {"correct"}
@@ -233,10 +283,17 @@ def test_an_engine_in_a_file_answers(
     assert run.manifest["resolved"]["model"] == "any"
 
 
-def test_an_engine_is_given_the_model_and_the_options(outside: Path, data: Path, tmp_path: Path) -> None:
+def test_an_engine_is_given_the_model_and_the_options(
+    outside: Path, data: Path, tmp_path: Path
+) -> None:
     problems = modgap.load_problems(data, limit=1)
     options = modgap.EvalOptions(engine=f"{outside}:Chosen", samples=1, temperature=0.25)
-    assert modgap.evaluate(problems, "25", tmp_path / "a", options=options).summary.views["full-text"].accuracy == 1
+    assert (
+        modgap.evaluate(problems, "25", tmp_path / "a", options=options)
+        .summary.views["full-text"]
+        .accuracy
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,10 +304,14 @@ def test_an_engine_is_given_the_model_and_the_options(outside: Path, data: Path,
         ("absent", "has no 'absent'"),
     ],
 )
-def test_what_is_no_engine_is_one_clear_line(outside: Path, data: Path, tmp_path: Path, name: str, words: str) -> None:
+def test_what_is_no_engine_is_one_clear_line(
+    outside: Path, data: Path, tmp_path: Path, name: str, words: str
+) -> None:
     problems = modgap.load_problems(data, limit=1)
     with pytest.raises(UserError, match=words):
-        modgap.evaluate(problems, "m", tmp_path / "a", options=modgap.EvalOptions(engine=f"{outside}:{name}"))
+        modgap.evaluate(
+            problems, "m", tmp_path / "a", options=modgap.EvalOptions(engine=f"{outside}:{name}")
+        )
     with pytest.raises(UserError, match=r"unknown engine 'hff': choose from hf, openai, vllm"):
         modgap.evaluate(problems, "m", tmp_path / "a", options=modgap.EvalOptions(engine="hff"))
     with pytest.raises(UserError, match=r"--base-url x: only --engine openai asks a server"):
@@ -266,13 +327,18 @@ def test_an_engine_may_be_an_entry_point(
     (info / "entry_points.txt").write_text(f"[modgap.engines]\necho = {outside.stem}:Echo\n")
     monkeypatch.syspath_prepend(tmp_path)
     run = modgap.evaluate(
-        modgap.load_problems(data, limit=1), "m", tmp_path / "run", options=modgap.EvalOptions(engine="echo", samples=1)
+        modgap.load_problems(data, limit=1),
+        "m",
+        tmp_path / "run",
+        options=modgap.EvalOptions(engine="echo", samples=1),
     )
     assert run.summary.views["full-text"].accuracy == 1
     sys.modules.pop(outside.stem)
 
 
-def test_a_view_in_a_file_is_asked_in_its_own_words(outside: Path, data: Path, tmp_path: Path) -> None:
+def test_a_view_in_a_file_is_asked_in_its_own_words(
+    outside: Path, data: Path, tmp_path: Path
+) -> None:
     seen: list[str] = []
 
     class Looking(ScriptedEngine):
@@ -302,6 +368,8 @@ def test_a_view_in_a_file_is_asked_in_its_own_words(outside: Path, data: Path, t
         ("absent", "has no 'absent'"),
     ],
 )
-def test_what_is_no_view_of_ones_own_is_one_clear_line(outside: Path, name: str, words: str) -> None:
+def test_what_is_no_view_of_ones_own_is_one_clear_line(
+    outside: Path, name: str, words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         modgap.EvalOptions(views=f"{outside}:{name}").check()

@@ -15,7 +15,10 @@ from modgap.datasets.synthetic import VERSION, benchmark, make_problem
 from modgap.workflows.evaluate import locate, read_problems
 
 FINGERPRINTS = {1: "b3054f864c80bc45"}
-"""By version: of the first 100 test problems, words and gold answers. Another one needs another VERSION."""
+"""By version: of the first 100 test problems, words and gold answers.
+
+Another one needs another VERSION.
+"""
 
 
 @pytest.fixture
@@ -30,7 +33,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_version_stands_for_fixed_words() -> None:
     records = [make_problem(benchmark.SEED, index, "test").record for index in range(100)]
     digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()[:16]
-    assert digest == FINGERPRINTS[VERSION], "the generator changed: raise VERSION, and give its fingerprint here"
+    assert digest == FINGERPRINTS[VERSION], (
+        "the generator changed: raise VERSION, and give its fingerprint here"
+    )
 
 
 def test_the_benchmark_is_made_once_and_needs_no_data_set(small: Path) -> None:
@@ -43,7 +48,10 @@ def test_the_benchmark_is_made_once_and_needs_no_data_set(small: Path) -> None:
 
 def test_runs_that_start_together_wait_for_the_one_that_draws(small: Path) -> None:
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(benchmark.benchmark_folder())) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: found.append(benchmark.benchmark_folder()))
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -65,6 +73,9 @@ def test_any_other_benchmark_without_data_is_wrong_usage(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command.split(), "--model", "tiny", "--out", str(tmp_path / "run")]) == 2
-    assert "--data is missing: pgps9k needs its folder or file; --benchmark synthetic" in capsys.readouterr().err
+    assert (
+        "--data is missing: pgps9k needs its folder or file; --benchmark synthetic"
+        in capsys.readouterr().err
+    )
     with pytest.raises(UsageError):
         locate("mathverse", None)

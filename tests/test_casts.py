@@ -64,7 +64,11 @@ def test_gradients_of_several_passes_are_autocasts_own(again: bool) -> None:
             for seed in range(3):
                 ids = torch.randint(50, (20,), generator=torch.Generator().manual_seed(seed))
                 (model(ids, again) * torch.linspace(-1, 1, 50)).sum().backward()
-        assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+        assert all(
+            p.grad is not None and p.grad.dtype == torch.float32
+            for p in model.parameters()
+            if p.requires_grad
+        )
         found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert len(found[0]) == 5
     tied, *others = zip(*found, strict=True)
@@ -90,7 +94,9 @@ def test_without_autocast_and_where_nothing_is_to_be_cast_nothing_happens() -> N
 
 
 def test_copies_stay_in_their_place_and_have_the_weights_of_now() -> None:
-    """Whichever way these change: an optimizer's steps in place, `.data`, which no version counts, a layer left out."""
+    """Whichever way these change: an optimizer's steps in place, `.data`, which no version counts,
+    a layer left out.
+    """
     model = Tied()
     casts = Casts(model)
     places: list[dict[str, int]] = []
@@ -99,9 +105,16 @@ def test_copies_stay_in_their_place_and_have_the_weights_of_now() -> None:
         layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
         with torch.no_grad(), autocast(casts):
             shown = {
-                f"{name}.{kind}": x for name, m in layers.items() for kind, x in m.__dict__.items() if kind in KINDS
+                f"{name}.{kind}": x
+                for name, m in layers.items()
+                for kind, x in m.__dict__.items()
+                if kind in KINDS
             }
-            own = {f"{name}.{kind}": p for name, m in layers.items() for kind, p in m.named_parameters()}
+            own = {
+                f"{name}.{kind}": p
+                for name, m in layers.items()
+                for kind, p in m.named_parameters()
+            }
             assert shown.keys() == own.keys()
             assert all(torch.equal(x, own[name].bfloat16()) for name, x in shown.items())
             places.append({name: x.data_ptr() for name, x in shown.items()})
@@ -115,7 +128,9 @@ def test_copies_stay_in_their_place_and_have_the_weights_of_now() -> None:
     model.inner.weight.data.mul_(3)
     look()
     with autocast(None), casts.shown("cpu", leave=model.head):
-        assert model.head.weight is model.embed.weight and model.inner.weight.dtype == torch.bfloat16
+        assert (
+            model.head.weight is model.embed.weight and model.inner.weight.dtype == torch.bfloat16
+        )
     look()
     assert places[0] == places[1] == places[2] == places[3]
     model.inner.requires_grad_(False)  # now a copy of another kind: without gradients
@@ -185,10 +200,14 @@ def test_a_policys_gradients_are_autocasts_own(lora: int | None) -> None:
     assert found[0].keys() == found[1].keys()
     assert len(found[0]) == len([p for p in policy.model.parameters() if p.requires_grad])
     for name, grad in found[0].items():
-        assert torch.allclose(grad, found[1][name], rtol=1e-5, atol=1e-7 * float(grad.abs().max())), name
+        assert torch.allclose(
+            grad, found[1][name], rtol=1e-5, atol=1e-7 * float(grad.abs().max())
+        ), name
 
 
-def test_a_head_in_many_chunks_sums_their_gradients_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_in_many_chunks_sums_their_gradients_in_fp32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     policy = load_policy("tiny", device="cpu")
     prompts = [policy.encode(Prompt("Find x.", has_image=False))]
     responses = [torch.randint(10, 600, (64,), generator=torch.Generator().manual_seed(0))]
@@ -205,7 +224,9 @@ def test_a_head_in_many_chunks_sums_their_gradients_in_fp32(monkeypatch: pytest.
         assert grad is not None
         return grad.clone()
 
-    monkeypatch.setattr(policy_module, "_LOGIT_CHUNK", 2 * policy.model.config.text_config.vocab_size)
+    monkeypatch.setattr(
+        policy_module, "_LOGIT_CHUNK", 2 * policy.model.config.text_config.vocab_size
+    )
     assert torch.equal(head_gradient(True), head_gradient(False))
 
 
@@ -216,7 +237,9 @@ def test_weights_cast_where_no_gradient_is_on_are_trained_on() -> None:
     assert model.inner.weight.grad is not None and model.embed.weight.grad is not None
 
 
-@pytest.mark.parametrize(("micro_batch", "changes"), [(2, {}), (20, {}), (20, {"kl_estimator": "full_vocab"})], ids=str)
+@pytest.mark.parametrize(
+    ("micro_batch", "changes"), [(2, {}), (20, {}), (20, {"kl_estimator": "full_vocab"})], ids=str
+)
 def test_an_updates_gradients_are_autocasts_own(
     monkeypatch: pytest.MonkeyPatch, micro_batch: int, changes: dict[str, Any]
 ) -> None:

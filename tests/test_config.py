@@ -63,7 +63,12 @@ def written(path: Path, text: str, where: dict[str, str]) -> str:
 @pytest.mark.parametrize(("name", "text"), [("c.toml", TOML), ("c.yaml", YAML), ("c.yml", YAML)])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_file_gives_options_and_the_command_line_wins(
-    tmp_path: Path, where: dict[str, str], name: str, text: str, first: bool, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    where: dict[str, str],
+    name: str,
+    text: str,
+    first: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = ["--config", written(tmp_path / name, text, where)]
     words = ["eval", "--out", str(tmp_path / "run"), "--samples", "2"]
@@ -76,14 +81,20 @@ def test_a_file_gives_options_and_the_command_line_wins(
     assert manifest["given"]["data"] == where["data"] and manifest["given"]["benchmark"] == "pgps9k"
 
 
-def test_a_file_leaves_nothing_behind_for_the_next_command(tmp_path: Path, where: dict[str, str]) -> None:
+def test_a_file_leaves_nothing_behind_for_the_next_command(
+    tmp_path: Path, where: dict[str, str]
+) -> None:
     config = written(tmp_path / "c.toml", TOML, where)
     assert main(["eval", f"--config={config}", "--out", str(tmp_path / "run")]) == 0
     assert main(["eval", "--out", str(tmp_path / "other")]) == 2
 
 
-def test_the_table_of_another_command_is_not_looked_at(tmp_path: Path, where: dict[str, str]) -> None:
-    config = written(tmp_path / "c.toml", '[data.check]\nbenchmark = "pgps9k"\n[eval]\nsamples = 3\n', where)
+def test_the_table_of_another_command_is_not_looked_at(
+    tmp_path: Path, where: dict[str, str]
+) -> None:
+    config = written(
+        tmp_path / "c.toml", '[data.check]\nbenchmark = "pgps9k"\n[eval]\nsamples = 3\n', where
+    )
     assert main(["data", "check", where["data"], "--config", config]) == 0
 
 
@@ -98,14 +109,26 @@ def test_settings_are_a_table_or_a_list(
         )
     ):
         config = written(tmp_path / f"{number}.toml", text, where)
-        assert main(["train", "curriculum", "--model", "tiny", "--dry-run", "--config", config]) == 0
+        assert (
+            main(["train", "curriculum", "--model", "tiny", "--dry-run", "--config", config]) == 0
+        )
         printed = capsys.readouterr().out
         assert printed.count("lr = 3e-05") == 2 and printed.count("  steps = 7\n") == 1
 
 
 def test_recipes_and_seeds_are_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = written(tmp_path / "c.toml", 'recipes = ["full-text", "klx"]\nseeds = [0, 1]\n', {})
-    command = ["study", "--data", str(tmp_path), "--model", "tiny", "--out", str(tmp_path / "o"), "--config", config]
+    command = [
+        "study",
+        "--data",
+        str(tmp_path),
+        "--model",
+        "tiny",
+        "--out",
+        str(tmp_path / "o"),
+        "--config",
+        config,
+    ]
     assert main(command) == 1
     assert "unknown recipe 'klx'" in capsys.readouterr().err, "the second name is read"
     assert main([*command, "--recipes", "full-text", "--seeds", "0,x"]) == 1
@@ -115,8 +138,16 @@ def test_recipes_and_seeds_are_lists(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("c.toml", "sampels = 3", 'Unknown option: "[sampels]" from {file}. Did you mean --samples?'),
-        ("c.yaml", "sampels: 3", 'Unknown option: "[sampels]" from {file}. Did you mean --samples?'),
+        (
+            "c.toml",
+            "sampels = 3",
+            'Unknown option: "[sampels]" from {file}. Did you mean --samples?',
+        ),
+        (
+            "c.yaml",
+            "sampels: 3",
+            'Unknown option: "[sampels]" from {file}. Did you mean --samples?',
+        ),
         ("c.toml", "[evla]\nsamples = 3", "{file}: [evla] is no command's table"),
         ("c.yaml", "evla:\n  samples: 3", "{file}: [evla] is no command's table"),
         ("c.toml", "[data.chekc]\nx = 3", "{file}: [chekc] is no command's table (commands: "),
@@ -137,9 +168,13 @@ def test_a_file_that_cannot_be_used_is_one_clear_line(
     file = tmp_path / name
     if text is not None:
         written(file, text, {})
-    assert main(["eval", "--data", "x", "--model", "m", "--out", str(tmp_path / "o"), "--config", str(file)]) in (1, 2)
+    assert main(
+        ["eval", "--data", "x", "--model", "m", "--out", str(tmp_path / "o"), "--config", str(file)]
+    ) in (1, 2)
     err = capsys.readouterr().err
-    assert words.format(file=file) in err and err.startswith("modgap: ") and len(err.splitlines()) == 1
+    assert (
+        words.format(file=file) in err and err.startswith("modgap: ") and len(err.splitlines()) == 1
+    )
     assert not (tmp_path / "o").exists()
 
 
@@ -153,7 +188,9 @@ def test_a_file_that_cannot_be_used_is_one_clear_line(
         (["data", "--config", "a.toml"], "give a command"),
     ],
 )
-def test_the_option_itself(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_option_itself(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
 
@@ -183,12 +220,31 @@ def test_the_same_values_come_from_the_command_line_and_from_python() -> None:
         _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)
         return dict(bound.arguments)
 
-    found = parsed("eval", "--out", "o", "--model", "m", "--engine-arg", "a=1", "b=2", "--temperature", "model")
+    found = parsed(
+        "eval", "--out", "o", "--model", "m", "--engine-arg", "a=1", "b=2", "--temperature", "model"
+    )
     assert found["options"] == EvalOptions(engine_args=("a=1", "b=2"), temperature="model")
     found = parsed("train", "kl", "--model", "m", "--device", "cpu")
     assert found["options"] == TrainOptions(device="cpu")
-    found = parsed("grade", "r", "--judge", "j", "--judge-engine", "hf", "--judge-check", "3", "--seed", "1")
+    found = parsed(
+        "grade", "r", "--judge", "j", "--judge-engine", "hf", "--judge-check", "3", "--seed", "1"
+    )
     assert found["options"] == JudgeOptions("j", "hf", check=3, seed=1)
-    words = ["--model", "m", "--recipes", "kl,mix", "--out", "o", "--eval-engine", "vllm", "--engine", "verl"]
+    words = [
+        "--model",
+        "m",
+        "--recipes",
+        "kl,mix",
+        "--out",
+        "o",
+        "--eval-engine",
+        "vllm",
+        "--engine",
+        "verl",
+    ]
     spec = parsed("study", *words)["spec"]
-    assert (spec.recipes, spec.engine, spec.options) == (("kl", "mix"), "verl", StudyEvalOptions(engine="vllm"))
+    assert (spec.recipes, spec.engine, spec.options) == (
+        ("kl", "mix"),
+        "verl",
+        StudyEvalOptions(engine="vllm"),
+    )

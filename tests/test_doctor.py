@@ -35,7 +35,9 @@ def test_an_engine_whose_package_is_here_can_be_used(
     monkeypatch.setattr(doctor, "_devices", lambda: None)
     doctor.diagnose()
     said = lines(capsys)
-    assert said["training"].endswith("here: local") and said["inference"].endswith("here: hf, vllm, openai")
+    assert said["training"].endswith("here: local") and said["inference"].endswith(
+        "here: hf, vllm, openai"
+    )
 
 
 def test_extras_are_those_of_the_project() -> None:

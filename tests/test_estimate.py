@@ -1,4 +1,6 @@
-"""What the local engine's dry run expects: it grows with what a step grows with, and counts what the update does."""
+"""What the local engine's dry run expects: it grows with what a step grows with, and counts what
+the update does.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,12 @@ LENGTHS = Lengths(image=256, prompt=396, twin=356, response=400, longest=800)
 MACHINE = gpu("NVIDIA H200")
 
 
-def of(stage: Stage | None = None, lengths: Lengths = LENGTHS, machine: Machine = MACHINE, **changes: object) -> Cost:
+def of(
+    stage: Stage | None = None,
+    lengths: Lengths = LENGTHS,
+    machine: Machine = MACHINE,
+    **changes: object,
+) -> Cost:
     stage = stage or Stage(("full-text",))
     return cost(replace(stage, settings=replace(stage.settings, **changes)), QWEN, lengths, machine)  # type: ignore[arg-type]
 
@@ -68,7 +75,9 @@ def test_more_work_takes_longer(more: dict[str, object]) -> None:
     )
     # Sampling is most of a step, and recomputing concerns it not.
     apart = {"rollout"} if "gradient_checkpointing" in more else set[str]()
-    now, then = (sum(x for phase, x in c.seconds.items() if phase not in apart) for c in (after, before))
+    now, then = (
+        sum(x for phase, x in c.seconds.items() if phase not in apart) for c in (after, before)
+    )
     assert now > 1.1 * then
 
 
@@ -90,17 +99,27 @@ def test_the_contrastive_pass_costs_less_than_half_of_the_policys_own() -> None:
     assert "contrastive" not in plain.flops and kl.flops["update"] == plain.flops["update"]
     assert 0.3 < kl.flops["contrastive"] / kl.flops["update"] < 0.5
     assert "contrastive" not in of(contrastive, kl_coef=0.0).flops
-    # Twins go through the policy's pass: beside their group if it is the only one, in the place of other groups if not.
-    wide, narrow = ({"micro_batch": 40, "samples_per_prompt": 5}, {"micro_batch": 5, "samples_per_prompt": 5})
+    # Twins go through the policy's pass: beside their group if it is the only one, in the place of
+    # other groups if not.
+    wide, narrow = (
+        {"micro_batch": 40, "samples_per_prompt": 5},
+        {"micro_batch": 5, "samples_per_prompt": 5},
+    )
     assert of(contrastive, **wide).memory["activations"] < 1.05 * of(**wide).memory["activations"]
-    assert 1.1 < of(contrastive, **narrow).memory["activations"] / of(**narrow).memory["activations"] < 1.5
+    assert (
+        1.1
+        < of(contrastive, **narrow).memory["activations"] / of(**narrow).memory["activations"]
+        < 1.5
+    )
 
 
 def test_twins_that_share_no_beginning_cost_a_prompt_more() -> None:
     contrastive = Stage(("full-text",), contrastive=True)
     shared, apart = of(contrastive), of(contrastive, kl_estimator="full_vocab")
     beginning = 512 * 3 * branch(QWEN, 0, 256 + BEGINNING, 0, 0)
-    assert apart.flops["contrastive"] - shared.flops["contrastive"] == pytest.approx(beginning, rel=1e-6)
+    assert apart.flops["contrastive"] - shared.flops["contrastive"] == pytest.approx(
+        beginning, rel=1e-6
+    )
 
 
 def test_twins_go_with_their_prompts_where_the_update_has_it_so() -> None:
@@ -109,7 +128,11 @@ def test_twins_go_with_their_prompts_where_the_update_has_it_so() -> None:
     for estimator, rows in itertools.product(("k3", "full_vocab"), (0, 1, 2)):
         settings = replace(Settings(), kl_estimator=estimator, micro_batch=rows)
         stage = Stage(("full-text",), True, settings)
-        assert with_twins(stage) == twins_together(settings, rows_at_most(stage)) == (estimator == "k3" and rows != 1)
+        assert (
+            with_twins(stage)
+            == twins_together(settings, rows_at_most(stage))
+            == (estimator == "k3" and rows != 1)
+        )
 
 
 def test_passes_of_few_rows_leave_a_gpu_waiting_for_launches() -> None:
@@ -125,19 +148,30 @@ def test_the_dry_run_names_rows_that_fit_and_what_they_save() -> None:
     lengths = Lengths(image=256, prompt=396, twin=356, response=400, longest=400, mixed=1.0)
 
     def said(**changes: object) -> str:
-        settings = {"samples_per_prompt": 5, "prompts_per_step": 64, "mini_batch": 64, "micro_batch": 5} | changes
+        settings = {
+            "samples_per_prompt": 5,
+            "prompts_per_step": 64,
+            "mini_batch": 64,
+            "micro_batch": 5,
+        } | changes
         stage = Stage(("full-text",), settings=replace(Settings(), **settings))  # type: ignore[arg-type]
         return "\n".join(costs(stage, QWEN, lengths, MACHINE).lines())
 
     rows = int(said().split("less with micro_batch=")[1].split(",")[0])
     assert 5 < rows < 320 and "too much" not in said(micro_batch=rows)
-    assert "less with" not in said(micro_batch=rows) and "less with" not in said(loss_mean="micro_batch")
+    assert "less with" not in said(micro_batch=rows) and "less with" not in said(
+        loss_mean="micro_batch"
+    )
     assert f"too much for 139 GiB (NVIDIA H200): {rows} rows a pass fit" in said(micro_batch=0)
     assert "which changes the loss" in said(micro_batch=0, loss_mean="micro_batch")
-    assert "less with" not in said(micro_batch=0, mini_batch=1, prompts_per_step=1), "there are no more rows"
+    assert "less with" not in said(micro_batch=0, mini_batch=1, prompts_per_step=1), (
+        "there are no more rows"
+    )
     stage = Stage(("full-text",))
     large = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
-    assert "not even one row a pass fits, whatever" in "\n".join(costs(stage, large, lengths, gpu("L4")).lines())
+    assert "not even one row a pass fits, whatever" in "\n".join(
+        costs(stage, large, lengths, gpu("L4")).lines()
+    )
     assert "try lora_rank=16" in "\n".join(costs(stage, large, lengths, gpu("A100")).lines())
     for rows in (5, 20, 63):  # groups are taken whole
         assert fitting(with_rows(stage, rows), QWEN, lengths, MACHINE) % 5 == 0
@@ -150,13 +184,23 @@ def test_graphs_save_a_small_rollout_most_of_its_time() -> None:
 
 
 def test_graphs_of_sampling_take_memory_unless_they_are_too_large_to_keep() -> None:
-    few, many = (of(prompts_per_step=n, mini_batch=n).memory["graphs of sampling"] for n in (2, 512))
+    few, many = (
+        of(prompts_per_step=n, mini_batch=n).memory["graphs of sampling"] for n in (2, 512)
+    )
     assert 0 < few < many < MACHINE.memory / 12
-    assert "graphs of sampling" not in of(lengths=replace(LENGTHS, longest=8192), prompts_per_step=512).memory
-    assert "graphs of sampling" not in of(machine=replace(MACHINE, replayed_seconds=None), prompts_per_step=8).memory
+    assert (
+        "graphs of sampling"
+        not in of(lengths=replace(LENGTHS, longest=8192), prompts_per_step=512).memory
+    )
+    assert (
+        "graphs of sampling"
+        not in of(machine=replace(MACHINE, replayed_seconds=None), prompts_per_step=8).memory
+    )
 
 
-def test_batches_of_a_rollout_are_as_large_as_sampling_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_a_rollout_are_as_large_as_sampling_makes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A policy of the 3B's shape with what memory its weights, their copies and moments leave free."""
     from modgap.models import decode
 
@@ -179,7 +223,9 @@ def test_batches_of_a_rollout_are_as_large_as_sampling_makes_them(monkeypatch: p
 def test_a_rollout_takes_as_many_batches_as_memory_makes_it() -> None:
     """As `decode.rows_at_once` sizes them."""
     large, small = MACHINE, replace(MACHINE, memory=MACHINE.memory / 1.7)
-    rows = [rows_sampled(Stage(("full-text",)), QWEN, LENGTHS, machine) for machine in (large, small)]
+    rows = [
+        rows_sampled(Stage(("full-text",)), QWEN, LENGTHS, machine) for machine in (large, small)
+    ]
     assert 2048 > rows[0] > 2 * rows[1] > 0
     settings = {"prompts_per_step": 64, "samples_per_prompt": 5, "mini_batch": 64}
     few, many = (of(machine=machine, **settings).seconds["rollout"] for machine in (large, small))
@@ -215,9 +261,13 @@ def test_flops_of_the_update_are_what_torch_counts() -> None:
     config, words, tokens = policy.model.config, 60, 24
     ids = torch.cat((torch.full((64,), config.image_token_id), torch.arange(10, 10 + words)))
     pixels = Pixels(torch.zeros(256, 1176), (1, 16, 16))
-    prompt = EncodedPrompt(ids, torch.arange(len(ids)).expand(3, -1), len(ids), pixels, "an image", 64)
+    prompt = EncodedPrompt(
+        ids, torch.arange(len(ids)).expand(3, -1), len(ids), pixels, "an image", 64
+    )
     responses = [torch.arange(20, 20 + tokens)] * 4
-    batch = Batch([prompt] * 4, [None] * 4, responses, torch.tensor([1.0, -1, 1, -1]), torch.ones(4).bool())
+    batch = Batch(
+        [prompt] * 4, [None] * 4, responses, torch.tensor([1.0, -1, 1, -1]), torch.ones(4).bool()
+    )
     settings = Settings(prompts_per_step=1, mini_batch=1, samples_per_prompt=4, micro_batch=0)
     with FlopCounterMode(display=False) as counted:
         gradients(policy, batch, settings, False, 4)
@@ -225,14 +275,21 @@ def test_flops_of_the_update_are_what_torch_counts() -> None:
     assert isinstance(shape, Shape)
     lengths = Lengths(64, len(prompt), len(prompt), tokens, tokens, mixed=1.0)
     expected = cost(Stage(("full-text",), False, settings), shape, lengths, MACHINE).flops["update"]
-    # torch counts attention less on some CPUs (a fused kernel); the dry run leaves the tower's attention out.
+    # torch counts attention less on some CPUs (a fused kernel); the dry run leaves the tower's
+    # attention out.
     assert 0.8 < counted.get_total_flops() / expected < 1.2
 
 
 def test_the_dry_run_prints_cost_and_assumptions(capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(resolve_recipe("kl", ("prompts_per_step=8", "mini_batch=8")))
     out = capsys.readouterr().out
-    for words in ("FLOPs a step", "memory: about", "time a step: about", "assumed: prompts of", "contrastive"):
+    for words in (
+        "FLOPs a step",
+        "memory: about",
+        "time a step: about",
+        "assumed: prompts of",
+        "contrastive",
+    ):
         assert words in out
     print_plan(resolve_recipe("full-text", ()), model="Qwen/Qwen2.5-VL-3B-Instruct")
     assert ("H200" in capsys.readouterr().out) or torch.cuda.is_available()
@@ -251,13 +308,22 @@ def test_pixel_limits_are_found_where_transformers_5_saves_them(tmp_path: Path) 
         (tmp_path / name).write_text((tiny_folder() / name).read_text())
     processor = (tmp_path / "preprocessor_config.json").rename(tmp_path / "processor_config.json")
     processor.write_text(json.dumps({"image_processor": json.loads(processor.read_text())}))
-    (tmp_path / "preprocessor_config.json").write_text('{"min_pixels": 784, "max_pixels": 784}')  # it reads the other
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"min_pixels": 784, "max_pixels": 784}'
+    )  # it reads the other
     after = known_model(str(tmp_path))
     assert (after.min_pixels, after.max_pixels) == (before.min_pixels, before.max_pixels)
 
 
 def test_a_gpu_is_known_by_a_word_of_its_name() -> None:
-    names = ("NVIDIA L40", "NVIDIA L40S", "NVIDIA L4", "NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 4090", "h100")
+    names = (
+        "NVIDIA L40",
+        "NVIDIA L40S",
+        "NVIDIA L4",
+        "NVIDIA A100-SXM4-80GB",
+        "NVIDIA GeForce RTX 4090",
+        "h100",
+    )
     speeds = [gpu(name).flops for name in names]
     assert speeds == [181e12, 362e12, 121e12, 312e12, 165e12, 989e12]
     assert "not in the table" in gpu("NVIDIA L400").name
@@ -266,7 +332,9 @@ def test_a_gpu_is_known_by_a_word_of_its_name() -> None:
         machine_here(QWEN, "5090")
 
 
-def test_a_dry_run_asks_for_no_folder_and_refuses_what_a_training_would(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_asks_for_no_folder_and_refuses_what_a_training_would(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["train", "kl", "--model", "qwen2_5_vl_7b", "--dry-run", "--gpu", "H100"]) == 0
     assert "too much for 79 GiB (H100)" in capsys.readouterr().out
     for more, status, words in (
@@ -278,7 +346,9 @@ def test_a_dry_run_asks_for_no_folder_and_refuses_what_a_training_would(capsys: 
         assert words in capsys.readouterr().err
 
 
-def test_graphs_are_on_or_off(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_graphs_are_on_or_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = ["train", "kl", "--model", "qwen2_5_vl_7b", "--dry-run", "--gpu", "H200"]
     said = dict[str, str]()
     for told in ("0", "1"):

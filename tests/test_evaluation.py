@@ -1,4 +1,6 @@
-"""Evaluation as a whole, with an engine that says what it is told: counts, controls, resume, grading again."""
+"""Evaluation as a whole, with an engine that says what it is told: counts, controls, resume,
+grading again.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,14 @@ def problems(tmp_path: Path) -> list[Problem]:
         path = tmp_path / f"img_{number}.png"
         Image.new("RGB", (30 + number, 20), "black").save(path)
         made.append(
-            Problem(f"prob_{number}", "Find x.", f"{number + 3}.000", path, semantic=(f"AB = {number}",), type="Angle")
+            Problem(
+                f"prob_{number}",
+                "Find x.",
+                f"{number + 3}.000",
+                path,
+                semantic=(f"AB = {number}",),
+                type="Angle",
+            )
         )
     return made
 
@@ -60,13 +69,17 @@ class Stopping:
             yield completion
 
 
-def test_the_summary_is_the_arithmetic_of_the_answers(problems: list[Problem], tmp_path: Path) -> None:
+def test_the_summary_is_the_arithmetic_of_the_answers(
+    problems: list[Problem], tmp_path: Path
+) -> None:
     summary = evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run", samples=2)
     text, image = summary.views["full-text"], summary.views["image-only"]
     assert (text.n_problems, text.n_samples, text.correct, text.accuracy) == (6, 12, 12, 1.0)
     assert (image.correct, image.wrong, image.no_answer, image.error) == (3, 9, 0, 0)
     assert summary.gap.points == pytest.approx(75.0)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary.model_dump(mode="json")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary.model_dump(
+        mode="json"
+    )
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 23])
@@ -85,7 +98,9 @@ def test_a_killed_run_goes_on_with_each_sample_exactly_once(
     assert resumed == evaluate(problems, engine, tmp_path / "straight", samples=2)
 
 
-def test_another_order_or_batch_gives_the_same_seeds(problems: list[Problem], tmp_path: Path) -> None:
+def test_another_order_or_batch_gives_the_same_seeds(
+    problems: list[Problem], tmp_path: Path
+) -> None:
     for name, order in (("a", problems), ("b", problems[::-1])):
         evaluate(order, ScriptedEngine(right_from_text), tmp_path / name, samples=3)
     seeds = [{row.key: row.seed for row in RunFolder(tmp_path / name).responses()} for name in "ab"]
@@ -99,7 +114,10 @@ def test_each_view_shows_what_it_says(problems: list[Problem], tmp_path: Path) -
     def answer(request: Request, sample: int) -> str:
         if request.problem_id == "prob_2":
             image = request.image() if request.image else None
-            seen[request.view] = (request.prompt.text, image and (image.size, image.getextrema()[0]))
+            seen[request.view] = (
+                request.prompt.text,
+                image and (image.size, image.getextrema()[0]),
+            )
             assert request.prompt.has_image == (image is not None)
         return "\\boxed{1}"
 
@@ -109,20 +127,31 @@ def test_each_view_shows_what_it_says(problems: list[Problem], tmp_path: Path) -
         text, image = seen[name]
         assert ("AB = 2" in text) == view.conditions, name
         assert "Find x." in text
-        expected = {"own": (own, black), "blank": (own, white), "swapped": ((33, 20), black), "none": None}
+        expected = {
+            "own": (own, black),
+            "blank": (own, white),
+            "swapped": ((33, 20), black),
+            "none": None,
+        }
         assert image == expected[view.picture], name
 
 
-def test_grading_again_needs_no_model_and_keeps_every_sample(problems: list[Problem], tmp_path: Path) -> None:
+def test_grading_again_needs_no_model_and_keeps_every_sample(
+    problems: list[Problem], tmp_path: Path
+) -> None:
     evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run", samples=2)
     for mode in ("paper", "relative", "exact", "strict"):
         summary = grade_run(RunFolder(tmp_path / "run"), mode)
         assert summary.views["full-text"].correct == 12
         rows = RunFolder(tmp_path / "run").grades()
-        assert {row.mode for row in rows} == {mode} and len({row.key for row in rows}) == len(rows) == 24
+        assert {row.mode for row in rows} == {mode} and len({row.key for row in rows}) == len(
+            rows
+        ) == 24
 
 
-def test_an_engine_error_is_an_error_not_a_wrong_answer(problems: list[Problem], tmp_path: Path) -> None:
+def test_an_engine_error_is_an_error_not_a_wrong_answer(
+    problems: list[Problem], tmp_path: Path
+) -> None:
     class Failing(ScriptedEngine):
         def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
             for request in requests:
@@ -135,7 +164,9 @@ def test_an_engine_error_is_an_error_not_a_wrong_answer(problems: list[Problem],
     assert again.views["image-only"].error == 0
 
 
-def test_half_a_surrogate_pair_does_not_kill_the_run(problems: list[Problem], tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_does_not_kill_the_run(
+    problems: list[Problem], tmp_path: Path
+) -> None:
     class Odd(ScriptedEngine):
         def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
             for completion in super().generate(requests, sampling):
@@ -150,7 +181,9 @@ def test_half_a_surrogate_pair_does_not_kill_the_run(problems: list[Problem], tm
     assert summary.views["full-text"].correct == 1
 
 
-def test_a_first_try_that_failed_does_not_pin_its_arguments(problems: list[Problem], tmp_path: Path) -> None:
+def test_a_first_try_that_failed_does_not_pin_its_arguments(
+    problems: list[Problem], tmp_path: Path
+) -> None:
     engine = ScriptedEngine(right_from_text)
     with pytest.raises(KeyboardInterrupt):
         evaluate(problems, Stopping(engine, 0), tmp_path / "run", samples=2)
@@ -159,7 +192,9 @@ def test_a_first_try_that_failed_does_not_pin_its_arguments(problems: list[Probl
         evaluate(problems, engine, tmp_path / "run", samples=2)
 
 
-def test_a_run_that_somebody_writes_keeps_its_manifest(problems: list[Problem], tmp_path: Path) -> None:
+def test_a_run_that_somebody_writes_keeps_its_manifest(
+    problems: list[Problem], tmp_path: Path
+) -> None:
     """Before its first response, too: another one's arguments must not slip under it."""
     run, engine = RunFolder(tmp_path / "run"), ScriptedEngine(right_from_text)
     run.start("eval", {"samples": 9})
@@ -178,13 +213,17 @@ def test_the_fingerprint_sees_every_pixel(problems: list[Problem], tmp_path: Pat
     data[-20] ^= 1
     problems[3].image.write_bytes(data)
     assert fingerprint(problems) != before
-    assert fingerprint([replace(problems[0], image=b"a")]) != fingerprint([replace(problems[0], image=b"b")])
+    assert fingerprint([replace(problems[0], image=b"a")]) != fingerprint(
+        [replace(problems[0], image=b"b")]
+    )
     problems[3].image.unlink()
     with pytest.raises(UserError, match=r"prob_3: .*img_3\.png cannot be read"):
         fingerprint(problems)
 
 
-def test_a_users_grading_is_kept_until_something_new_is_answered(problems: list[Problem], tmp_path: Path) -> None:
+def test_a_users_grading_is_kept_until_something_new_is_answered(
+    problems: list[Problem], tmp_path: Path
+) -> None:
     engine, run = ScriptedEngine(right_from_text), RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         evaluate(problems, Stopping(engine, 9), run.path, samples=1)
@@ -208,7 +247,9 @@ def test_a_diagram_that_cannot_be_decoded_is_named_and_answers_stay(
         request.image()
         return "\\boxed{3}"
 
-    with pytest.raises(UserError, match=r"problem prob_4: .*img_4\.png cannot be decoded.*modgap data check") as error:
+    with pytest.raises(
+        UserError, match=r"problem prob_4: .*img_4\.png cannot be decoded.*modgap data check"
+    ) as error:
         evaluate(problems, ScriptedEngine(look), tmp_path / "run", samples=1)
     assert "\n" not in str(error.value) and "BytesIO" not in str(error.value)
     assert len(list(RunFolder(tmp_path / "run").responses())) == 8
@@ -229,8 +270,14 @@ def test_bad_input_is_one_clear_line(problems: list[Problem], tmp_path: Path) ->
     data = write_folder(tmp_path / "data", test="{}")
     with pytest.raises(UserError, match="that is a data set; give another --out"):
         evaluate(problems, engine, data)
-    assert sorted(path.name for path in data.iterdir()) == ["Diagram_Visual", "test.json", "train.json"]
-    with pytest.raises(UserError, match="no problems in the split 'test': add some, or give another --data"):
+    assert sorted(path.name for path in data.iterdir()) == [
+        "Diagram_Visual",
+        "test.json",
+        "train.json",
+    ]
+    with pytest.raises(
+        UserError, match="no problems in the split 'test': add some, or give another --data"
+    ):
         read_problems("pgps9k", data)
     with pytest.raises(UserError, match=r"img_0\.png is a file: give a folder"):
         evaluate(problems, engine, tmp_path / "img_0.png")
@@ -239,7 +286,9 @@ def test_bad_input_is_one_clear_line(problems: list[Problem], tmp_path: Path) ->
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("option", [{"base_url": "http://x/v1"}, {"concurrency": 3}, {"api_key_env": "KEY"}])
+@pytest.mark.parametrize(
+    "option", [{"base_url": "http://x/v1"}, {"concurrency": 3}, {"api_key_env": "KEY"}]
+)
 def test_options_of_a_server_are_refused_where_none_is_asked(option: dict[str, Any]) -> None:
     """Else whoever forgets `--engine openai` gets the figures of another model."""
     with pytest.raises(UserError, match="only --engine openai asks a server"):
@@ -256,6 +305,8 @@ def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
-def test_how_to_judge_without_a_judge_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_to_judge_without_a_judge_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["grade", str(tmp_path), "--judge-engine", "hf"]) == 2
     assert "give --judge" in capsys.readouterr().err

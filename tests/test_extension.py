@@ -85,7 +85,9 @@ def test_a_data_set_in_a_file(file: Path, tmp_path: Path, name: str) -> None:
     assert registry.DATASETS.entry(f"{file}:{name}").splits is (name == "read")
 
 
-def test_an_entry_point_is_a_name_like_any_other(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_point_is_a_name_like_any_other(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an installed package registers it: the metadata of a distribution on the path."""
     info = tmp_path / "plugin-1.0.dist-info"
     info.mkdir()

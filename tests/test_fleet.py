@@ -30,12 +30,16 @@ def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_list_has_one_model_a_line(tmp_path: Path) -> None:
     path = tmp_path / "models.txt"
-    path.write_text("\ufeff# ours\n\n tiny \nORG/NAME  # the base\ntiny\nruns/a#b/best\n\t#x\n", encoding="utf-8")
+    path.write_text(
+        "\ufeff# ours\n\n tiny \nORG/NAME  # the base\ntiny\nruns/a#b/best\n\t#x\n",
+        encoding="utf-8",
+    )
     assert read_models(path) == ["tiny", "ORG/NAME", "runs/a#b/best"]
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "cannot be read"), (b"\n# none\n", "names no model"), (b"\xff\xfe\x00", "no UTF-8")]
+    ("content", "words"),
+    [(None, "cannot be read"), (b"\n# none\n", "names no model"), (b"\xff\xfe\x00", "no UTF-8")],
 )
 def test_a_list_that_is_none_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "models.txt"
@@ -46,15 +50,33 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path, content: bytes | None, w
 
 
 def test_every_model_gets_a_folder_of_its_own_with_a_safe_name() -> None:
-    models = ["tiny", "Qwen/Qwen2.5-VL-3B", "Qwen_Qwen2.5-VL-3B", "../up/../x", "/", "TINY", "a.log", "é" * 300]
-    models += ["x" * 300, "-rf", "modelscope:ORG/NAME", "runs/kl/stage2/checkpoints/best", "runs/kl/stage2/best"]
+    models = [
+        "tiny",
+        "Qwen/Qwen2.5-VL-3B",
+        "Qwen_Qwen2.5-VL-3B",
+        "../up/../x",
+        "/",
+        "TINY",
+        "a.log",
+        "é" * 300,
+    ]
+    models += [
+        "x" * 300,
+        "-rf",
+        "modelscope:ORG/NAME",
+        "runs/kl/stage2/checkpoints/best",
+        "runs/kl/stage2/best",
+    ]
     names = run_names(models)
     assert names["runs/kl/stage2/checkpoints/best"] == "runs_kl_stage2_best"
     assert names["tiny"] == "tiny" and names["Qwen/Qwen2.5-VL-3B"] == "Qwen_Qwen2.5-VL-3B"
     assert len({name.casefold() for name in names.values()}) == len(models)
     for name in names.values():
         assert (
-            0 < len(name) <= 100 and "/" not in name and not name.startswith((".", "-")) and not name.endswith(".log")
+            0 < len(name) <= 100
+            and "/" not in name
+            and not name.startswith((".", "-"))
+            and not name.endswith(".log")
         )
     assert run_names(models[:3]).items() <= names.items(), "a longer list moves nobody"
 
@@ -95,7 +117,9 @@ class Machine:
 
     def start(self, command: list[str], *, env: dict[str, str], stdout: Any, **_: Any) -> Child:
         model, device = command[command.index("--model") + 1], env["CUDA_VISIBLE_DEVICES"]
-        assert device not in self.busy or self.busy[device].polls <= 0, "one job at a time on an accelerator"
+        assert device not in self.busy or self.busy[device].polls <= 0, (
+            "one job at a time on an accelerator"
+        )
         fails = device in self.bad_devices or model in self.bad_models
         if fails:
             os.write(stdout.fileno(), f"modgap: {model} met an error on {device}\n".encode())
@@ -104,15 +128,21 @@ class Machine:
         return self.busy[device]
 
 
-def test_each_accelerator_of_the_mask_gets_a_job_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_accelerator_of_the_mask_gets_a_job_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     machine = Machine(monkeypatch, ["3", "GPU-ab12"])
     models = [f"m{number}" for number in range(7)]
     runs, failed = run_fleet(models, tmp_path, tmp_path / "out")
-    assert sorted(model for model, _ in machine.seen) == models and not failed and list(runs) == models
+    assert (
+        sorted(model for model, _ in machine.seen) == models and not failed and list(runs) == models
+    )
     assert {device for _, device in machine.seen} == {"3", "GPU-ab12"}
 
 
-def test_a_job_takes_as_many_accelerators_as_its_replicas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_job_takes_as_many_accelerators_as_its_replicas(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     machine = Machine(monkeypatch, ["0", "1", "2", "5", "7"])
     run_fleet(["a", "b", "c"], tmp_path, tmp_path / "out", EvalOptions(replicas=2))
     assert {device for _, device in machine.seen} == {"0,1", "2,5"}
@@ -172,7 +202,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(data: Path, models: Path, out: Path, *more: str) -> list[str]:
-    words = ["--data", str(data), "--benchmark", "synthetic", "--models", str(models), "--out", str(out)]
+    words = [
+        "--data",
+        str(data),
+        "--benchmark",
+        "synthetic",
+        "--models",
+        str(models),
+        "--out",
+        str(out),
+    ]
     return [
         sys.executable,
         "-m",
@@ -199,7 +238,9 @@ def test_models_of_a_list_become_runs_side_by_side(data: Path, tmp_path: Path) -
     assert first.returncode == 1
     *_, named, _, total = first.stderr.splitlines()
     assert named.startswith("modgap: no-such-model failed: no model 'no-such-model'")
-    assert total == "modgap: 2 of 3 models failed; what is done is kept, give the same command again."
+    assert (
+        total == "modgap: 2 of 3 models failed; what is done is kept, give the same command again."
+    )
     responses = (out / "tiny" / "responses.jsonl").read_bytes()
     assert responses.count(b"\n") == 4
 
@@ -209,10 +250,15 @@ def test_models_of_a_list_become_runs_side_by_side(data: Path, tmp_path: Path) -
     models.write_text(f"tiny\n{copy}\n")
     second = subprocess.run(command(data, models, out), capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr
-    assert (out / "tiny" / "responses.jsonl").read_bytes() == responses, "what is complete is left alone"
+    assert (out / "tiny" / "responses.jsonl").read_bytes() == responses, (
+        "what is complete is left alone"
+    )
     other = out / run_names([str(copy)])[str(copy)]
     assert len(list(RunFolder(other).responses())) == 4
-    assert "Gap in points" in second.stdout and f"modgap report {out / 'tiny'} {other}" in second.stdout
+    assert (
+        "Gap in points" in second.stdout
+        and f"modgap report {out / 'tiny'} {other}" in second.stdout
+    )
 
 
 @pytest.mark.slow
@@ -226,7 +272,9 @@ def test_whatever_ends_the_fleet_ends_its_jobs(
     monkeypatch.setenv("MODGAP_TEST_MARK", mark)
     models, out = tmp_path / "models.txt", tmp_path / "out"
     models.write_text("tiny\n./other\n")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in a shell's background jobs
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # not ignored, as in a shell's background jobs
     words = command(data, models, out)
     words[words.index("--samples") + 1] = "2000"
     told = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
@@ -240,7 +288,9 @@ def test_whatever_ends_the_fleet_ends_its_jobs(
     assert not left_of(mark)
 
 
-def test_a_model_or_a_list_but_not_both(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_or_a_list_but_not_both(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = ["eval", "--data", str(data), "--out", str(tmp_path / "x")]
     for more in ([], ["--model", "tiny", "--models", "list.txt"]):
         assert main([*asked, *more]) == 2

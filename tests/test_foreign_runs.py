@@ -1,4 +1,6 @@
-"""A folder's files belong to one run: what was lost, copied from another run or begun by two at once is refused."""
+"""A folder's files belong to one run: what was lost, copied from another run or begun by two at
+once is refused.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ def answer(request: Request, sample: int) -> str:
 
 
 def ask(out: Path, problems: list[Problem] = PROBLEMS, **changes: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {"views": VIEWS, "samples": 2, "identity": {"model_fingerprint": "m"}} | changes
+    options: dict[str, Any] = {
+        "views": VIEWS,
+        "samples": 2,
+        "identity": {"model_fingerprint": "m"},
+    } | changes
     return evaluate(problems, ScriptedEngine(answer), out, **options)
 
 
@@ -52,7 +58,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
 
 
-# ---- a lost manifest -------------------------------------------------------------------------------------------------
+# ---- a lost manifest -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["eval", "import", "train", "study", "demo"])
@@ -66,7 +72,9 @@ def test_no_run_begins_on_what_another_one_left(tmp_path: Path, kind: str, trace
     path.parent.mkdir(parents=True)
     path.write_text("something\n")
     name = re.escape(trace.rpartition("/")[0] or trace)
-    with pytest.raises(UserError, match=rf"lost its manifest\.json: it holds {name},.*another --out"):
+    with pytest.raises(
+        UserError, match=rf"lost its manifest\.json: it holds {name},.*another --out"
+    ):
         RunFolder(tmp_path / "run").start(kind, {})
     assert path.read_text() == "something\n" and not (tmp_path / "run" / "manifest.json").exists()
 
@@ -76,7 +84,9 @@ def test_no_run_begins_on_what_another_one_left(tmp_path: Path, kind: str, trace
     [("train", "stage1/train_log.jsonl"), ("train", "stage2/state.pt"), ("study", "base/eval/responses.jsonl"),
      ("study", "kl/stage1/rollouts.jsonl"), ("demo", "data/train.json")],
 )  # fmt: skip
-def test_nor_on_its_parts_unless_they_are_links_to_another_runs(tmp_path: Path, kind: str, trace: str) -> None:
+def test_nor_on_its_parts_unless_they_are_links_to_another_runs(
+    tmp_path: Path, kind: str, trace: str
+) -> None:
     path = tmp_path / "run" / trace
     path.parent.mkdir(parents=True)
     path.write_text("something\n")
@@ -103,10 +113,13 @@ def test_commands_on_a_run_that_lost_its_manifest(tmp_path: Path) -> None:
             act()
     assert files(tmp_path / "run") == before
     numbers = build_report([tmp_path / "run"], tmp_path / "r.html")
-    assert "run has no manifest.json: its model, data and sampling are not known" in numbers.warnings[0]
+    assert (
+        "run has no manifest.json: its model, data and sampling are not known"
+        in numbers.warnings[0]
+    )
 
 
-# ---- another run's manifest ------------------------------------------------------------------------------------------
+# ---- another run's manifest ----------------------------------------------------------------------
 
 OTHERS: dict[str, dict[str, Any]] = {
     "seed": {"sampling": Sampling(seed=7)},
@@ -130,7 +143,9 @@ def test_a_manifest_of_another_run_adopts_nothing(tmp_path: Path, what: str) -> 
         lambda: grade_run(RunFolder(tmp_path / "run")),
         lambda: build_report([tmp_path / "run"], tmp_path / "r.html"),
     ):
-        with pytest.raises(UserError, match=r"of another run than the manifest\.json beside it: line 1 \(p0, text-"):
+        with pytest.raises(
+            UserError, match=r"of another run than the manifest\.json beside it: line 1 \(p0, text-"
+        ):
             act()
     assert files(tmp_path / "run") == before
 
@@ -176,13 +191,17 @@ def test_a_run_from_before_there_were_marks_goes_on(tmp_path: Path, seeds: str) 
     manifest.write_text(json.dumps(told))
     ask(tmp_path / "run")
     rows = list(RunFolder(tmp_path / "run").responses())
-    assert [(row.key, row.response) for row in rows] == [(row.key, row.response) for row in straight]
+    assert [(row.key, row.response) for row in rows] == [
+        (row.key, row.response) for row in straight
+    ]
     assert [bool(row.run) for row in rows] == [False] * 5 + [True] * 7
     grade_run(RunFolder(tmp_path / "run"), "paper")
 
 
 @pytest.mark.parametrize("kind", ["train", "study", "demo", None])
-def test_a_manifest_of_another_kind_of_run_has_no_responses(tmp_path: Path, kind: str | None) -> None:
+def test_a_manifest_of_another_kind_of_run_has_no_responses(
+    tmp_path: Path, kind: str | None
+) -> None:
     ask(tmp_path / "run")
     edit(tmp_path / "run", lambda rows: None)
     manifest = tmp_path / "run" / "manifest.json"
@@ -213,16 +232,21 @@ def test_what_is_begun_anew_keeps_no_grades(tmp_path: Path) -> None:
     ask(tmp_path / "run")
     (tmp_path / "run" / "responses.jsonl").write_text("")
     RunFolder(tmp_path / "run").start("eval", {"samples": 9})
-    assert not list((tmp_path / "run").glob("grades*")) and not (tmp_path / "run" / "summary.json").exists()
+    assert (
+        not list((tmp_path / "run").glob("grades*"))
+        and not (tmp_path / "run" / "summary.json").exists()
+    )
 
 
-# ---- two at once -----------------------------------------------------------------------------------------------------
+# ---- two at once ---------------------------------------------------------------------------------
 
 IMPORTS, STUDIES = 8, 4
 
 
 def made_answers(folder: Path, names: list[str]) -> tuple[Path, list[Path]]:
-    data = write_folder(folder / "data", test={f"prob_{n}": record(answer="5.000") for n in range(40)}, diagrams={})
+    data = write_folder(
+        folder / "data", test={f"prob_{n}": record(answer="5.000") for n in range(40)}, diagrams={}
+    )
     folders = [folder / f"new_9k_m{name}_4096_tmp_0.6" for name in names]
     for path in folders:
         path.mkdir()
@@ -232,7 +256,9 @@ def made_answers(folder: Path, names: list[str]) -> tuple[Path, list[Path]]:
 
 
 def import_in_turns(barrier: Any, folder: Path, gold: Path, out: Path, told: Any) -> None:
-    """In a process of its own: imports one folder into run after run, each at the same moment as another process."""
+    """In a process of its own: imports one folder into run after run, each at the same moment as
+    another process.
+    """
     for number in range(IMPORTS):
         barrier.wait()
         try:
@@ -251,7 +277,11 @@ def begin_studies_in_turns(barrier: Any, style: Any, data: Path, out: Path, told
     for number in range(STUDIES):
         barrier.wait()
         try:
-            with prepare_study(spec(data, "tiny", ["kl"], out / str(number), benchmark="synthetic", options=options)):
+            with prepare_study(
+                spec(
+                    data, "tiny", ["kl"], out / str(number), benchmark="synthetic", options=options
+                )
+            ):
                 told.put((number, style, ""))
         except UserError as error:
             told.put((number, style, str(error)))
@@ -263,7 +293,9 @@ def race(
     """What came of it in each folder, by who tried: the error, empty for the winner."""
     context = multiprocessing.get_context("spawn")
     barrier, told = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=work, args=(barrier, *given, told)) for given in (first, second)]
+    processes = [
+        context.Process(target=work, args=(barrier, *given, told)) for given in (first, second)
+    ]
     for process in processes:
         process.start()
     found: dict[int, dict[str, str]] = {}
@@ -279,7 +311,9 @@ def race(
 def the_one_winner(outcome: dict[str, str]) -> str:
     (winner,) = (who for who, error in outcome.items() if not error)
     (error,) = filter(None, outcome.values())
-    assert re.search(r"another process is writing .*: wait|holds a run with other arguments: ", error), error
+    assert re.search(
+        r"another process is writing .*: wait|holds a run with other arguments: ", error
+    ), error
     return winner
 
 
@@ -298,7 +332,9 @@ def test_of_two_studies_at_once_one_wins_and_the_manifest_is_its_own(tmp_path: P
 
     write_dataset(tmp_path / "data", 2, 2, seed=3, workers=1)
     data = tmp_path / "data"
-    outcomes = race(begin_studies_in_turns, STUDIES, ("paper", data, tmp_path), ("aligned", data, tmp_path))
+    outcomes = race(
+        begin_studies_in_turns, STUDIES, ("paper", data, tmp_path), ("aligned", data, tmp_path)
+    )
     for number, outcome in outcomes.items():
         run = RunFolder(tmp_path / str(number))
         assert run.manifest()["resolved"]["style"] == the_one_winner(outcome)
@@ -306,7 +342,10 @@ def test_of_two_studies_at_once_one_wins_and_the_manifest_is_its_own(tmp_path: P
 
 def test_several_models_and_one_do_not_share_a_folder(tmp_path: Path) -> None:
     gold, folders = made_answers(tmp_path, ["a", "b"])
-    with RunFolder(tmp_path / "out").lock(), pytest.raises(UserError, match="another process is writing"):
+    with (
+        RunFolder(tmp_path / "out").lock(),
+        pytest.raises(UserError, match="another process is writing"),
+    ):
         import_answers(folders, gold, tmp_path / "out")
     assert len(import_answers(folders, gold, tmp_path / "out")) == 2
     import_answers(folders[:1], gold, tmp_path / "one")
@@ -316,10 +355,16 @@ def test_several_models_and_one_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_the_mark_is_that_of_the_arguments_alone(tmp_path: Path) -> None:
     for name, given in (("a", {"device": "cpu"}), ("b", None)):
-        RunFolder(tmp_path / name).start("eval", {"samples": 2, "views": ["x"]}, given, data_fingerprint="d")
+        RunFolder(tmp_path / name).start(
+            "eval", {"samples": 2, "views": ["x"]}, given, data_fingerprint="d"
+        )
     RunFolder(tmp_path / "c").start("eval", {"samples": 2, "views": ["x"]}, data_fingerprint="e")
     a, b, c = (RunFolder(tmp_path / name).mark() for name in "abc")
     assert a == b != c and re.fullmatch("[0-9a-f]{16}", a)
     with RunFolder(tmp_path / "a").appending() as writer:
-        writer.write(Response(problem_id="p", view="x", sample=0, prompt="", response="", finish_reason="stop"))
+        writer.write(
+            Response(
+                problem_id="p", view="x", sample=0, prompt="", response="", finish_reason="stop"
+            )
+        )
     assert [row.run for row in RunFolder(tmp_path / "a").own_responses()] == [a]

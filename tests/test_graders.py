@@ -29,7 +29,9 @@ BOXES = ("C", "(B)", "120^\\circ", "(-2,1]", "a rhombus", "10", "\\binom{5}{2}",
 
 @pytest.mark.parametrize("mode", get_args(Mode))
 def test_a_number_is_graded_as_in_a_run(mode: Mode) -> None:
-    for box, gold in itertools.product(("25", "25.1", "7,07", "12.5\\cdot 2", "", "x"), ("25.000", "7.07", "east")):
+    for box, gold in itertools.product(
+        ("25", "25.1", "7,07", "12.5\\cdot 2", "", "x"), ("25.000", "7.07", "east")
+    ):
         response = f"<think>so</think>\\boxed{{{box}}}"
         assert grade_answer(response, gold, mode=mode) == grade(response, gold, mode)
     assert grade_answer("no box", "25").outcome == "no_answer"
@@ -46,7 +48,11 @@ def test_an_answer_of_mathverse_is_graded_as_in_a_run(mode: JudgeMode) -> None:
     found: set[str] = set()
     for case, verdict in zip(cases, wanted, strict=True):
         mine = grade_answer(
-            case.response, case.gold, mode=mode, question=case.question, question_type=case.question_type
+            case.response,
+            case.gold,
+            mode=mode,
+            question=case.question,
+            question_type=case.question_type,
         )
         assert mine == verdict
         found.add(str(mine.outcome))
@@ -61,14 +67,20 @@ def test_the_symbolic_stage_is_used_where_it_is_installed(monkeypatch: pytest.Mo
     assert (verdict.outcome, verdict.stage) == ("correct", "symbolic")
     monkeypatch.setattr(symbolic, "available", lambda: False)
     verdict = grade_answer("\\boxed{\\binom{5}{2}}", **asked)
-    assert (verdict.outcome, verdict.stage) == ("error", "judge") and "pip install" in verdict.reason
+    assert (verdict.outcome, verdict.stage) == (
+        "error",
+        "judge",
+    ) and "pip install" in verdict.reason
 
 
 @pytest.mark.parametrize(
-    "question_type", ["multi-choice", "multi_choice", "Multiple Choice", "MCQ", " multi choice ", "multiplechoice"]
+    "question_type",
+    ["multi-choice", "multi_choice", "Multiple Choice", "MCQ", " multi choice ", "multiplechoice"],
 )
 def test_a_question_type_may_be_spelled_as_data_sets_do(question_type: str) -> None:
-    verdict = grade_answer("\\boxed{120^\\circ}", "C", question=CHOICES, question_type=question_type)
+    verdict = grade_answer(
+        "\\boxed{120^\\circ}", "C", question=CHOICES, question_type=question_type
+    )
     assert (verdict.outcome, verdict.stage, verdict.answer) == ("correct", "choice-value", "C")
 
 
@@ -87,7 +99,10 @@ def test_without_a_question_type_an_answer_is_a_number(question_type: str) -> No
             {"mode": "exact", "question_type": "free-form"},
             r"mode='exact': MathVerse .* choose from strict, relative, pap",
         ),
-        ({"question_type": "choice"}, r"unknown question_type 'choice': choose multi-choice or free-form"),
+        (
+            {"question_type": "choice"},
+            r"unknown question_type 'choice': choose multi-choice or free-form",
+        ),
         ({"question_type": "mathverse:free-form"}, "unknown question_type 'mathverse:free-form'"),
         ({"question_type": None}, "question_type is None, of the type NoneType: give a string"),
         ({"gold": 25.0}, "gold is 25.0, of the type float: give a string"),
@@ -103,5 +118,7 @@ def test_what_cannot_be_graded_is_named(values: dict[str, Any], words: str) -> N
 def test_every_grader_is_found_with_and_without_a_kind() -> None:
     for name, grader in GRADERS.items():
         assert find_grader(name) is find_grader(f"{name}:free-form") is grader
-    with pytest.raises(UserError, match=r"unknown grader 'mathvers': choose from mathverse\. Did you mean"):
+    with pytest.raises(
+        UserError, match=r"unknown grader 'mathvers': choose from mathverse\. Did you mean"
+    ):
         find_grader("mathvers:free-form")

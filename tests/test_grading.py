@@ -1,4 +1,6 @@
-r"""Properties of the grader: what a number is, which box counts, and that no text can hang or break it."""
+r"""Properties of the grader: what a number is, which box counts, and that no text can hang or break
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from modgap.grading.answer import extract_answer, grade, reward, well_formatted
 from modgap.grading.number import MAX_CHARS, decimal_comma_readings, parse_number, readings
 from modgap.grading.paper import extract_boxed_content
 
-# gold: boxes that state it (to 5e-3) | after `!`, boxes that do not | after `?`, boxes that do in one of two readings
+# gold: boxes that state it (to 5e-3) | after `!`, boxes that do not | after `?`, boxes that do in
+# one of two readings
 TABLE = r"""
 5.000: 5 ; 5.0 ; 5.000 ; 05 ; +5 ; 5. ; $5$ ; \$5 ; {5} ; {{5}} ; (5) ; \left(5\right) ; \text{5} ; \mathrm{5} ; \mathbf{5}
 5.000: x=5 ; x = 5 ; AB = 5 ; BC = 5 \text{ cm} ; x_1 = 5 ; \theta = 5^\circ ; 5 = x ; \overline{AB} = 5 ; r = \frac{10}{2} = 5
@@ -96,7 +99,11 @@ def rows() -> list[tuple[str, str, bool | None]]:
     pairs: list[tuple[str, str, bool | None]] = []
     for line in TABLE.strip().splitlines():
         gold, mark, answers = re.fullmatch(r"(-?[\d.]+)([:!?]) (.*)", line).groups()  # type: ignore[union-attr]
-        pairs += [(gold, answer.strip(), RIGHT[mark]) for answer in answers.split(" ; ") if not answer.endswith("!")]
+        pairs += [
+            (gold, answer.strip(), RIGHT[mark])
+            for answer in answers.split(" ; ")
+            if not answer.endswith("!")
+        ]
     return pairs
 
 
@@ -104,7 +111,8 @@ PAIRS = rows()
 fuzz = settings(deadline=None)  # a loaded machine is not the property
 numbers = st.floats(-1e6, 1e6).map(lambda value: round(value, 3))
 modes = st.sampled_from(["strict", "relative", "exact", "paper"])
-# Pieces that reach every branch of the parser, so that random strings are not all rejected at the first character.
+# Pieces that reach every branch of the parser, so that random strings are not all rejected at the
+# first character.
 PIECES = r"""
 \boxed{ \fbox{ { } ( ) [ ] 0 1 9 12 1,234 . , + - * / ^ ** _ = : ! % $ \frac \dfrac \sqrt \sqrt[3] \sqrt{ sqrt( \pi pi
 \sin \arctan( ^{-1} \over | \begin{array}{c} \not is ' ** \{ \color{red} 度 ㎝ \overline{3} \ldots 7,07
@@ -112,14 +120,18 @@ PIECES = r"""
 <think> \\ \{ \} {,} \, ' " __import__ None
 """
 pieces = st.sampled_from(PIECES.split())
-hostile = st.one_of(st.text(max_size=60), st.lists(st.one_of(pieces, st.just(" ")), max_size=40).map("".join))
+hostile = st.one_of(
+    st.text(max_size=60), st.lists(st.one_of(pieces, st.just(" ")), max_size=40).map("".join)
+)
 
 
 def boxed(answer: str) -> str:
     return f"<think>some work, first \\boxed{{123456}}</think> So it is \\boxed{{{answer}}}."
 
 
-@pytest.mark.parametrize(("gold", "answer", "right"), PAIRS, ids=[f"{gold} | {answer}" for gold, answer, _ in PAIRS])
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"), PAIRS, ids=[f"{gold} | {answer}" for gold, answer, _ in PAIRS]
+)
 def test_labelled_pairs(gold: str, answer: str, right: bool | None) -> None:
     result = grade(boxed(answer), gold, "strict")
     assert result.outcome == {True: "correct", False: "wrong", None: "error"}[right]
@@ -210,7 +222,11 @@ def test_outcomes_and_stages(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["strict", "relative"])
 def test_a_box_in_thinking_that_was_cut_off_is_no_answer(mode: str) -> None:
-    for text in (r"<think>Maybe \boxed{5}, wait", r"<think>a</think> No. <think>\boxed{5}", r"<THINKING> \boxed{5}"):
+    for text in (
+        r"<think>Maybe \boxed{5}, wait",
+        r"<think>a</think> No. <think>\boxed{5}",
+        r"<THINKING> \boxed{5}",
+    ):
         result = grade(text, "5.000", mode)  # type: ignore[arg-type]
         assert (result.outcome, result.stage) == ("no_answer", "no-box")
         assert reward(text, "5.000", mode).acc == 0.0  # type: ignore[arg-type]
@@ -256,10 +272,17 @@ def test_an_unknown_mode_is_named_with_the_choices() -> None:
         reward("x", "5", "paper")  # type: ignore[arg-type]
 
 
-# ---- tolerance -----------------------------------------------------------------------------------------------------
+# ---- tolerance -----------------------------------------------------------------------------------
 @fuzz
-@given(st.integers(-100_000, 100_000), st.sampled_from([-1, 1]), st.sampled_from(["{}", "{}.0", "{}.000"]), modes)
-def test_off_by_one_is_never_right_for_an_integer(gold: int, step: int, form: str, mode: str) -> None:
+@given(
+    st.integers(-100_000, 100_000),
+    st.sampled_from([-1, 1]),
+    st.sampled_from(["{}", "{}.0", "{}.000"]),
+    modes,
+)
+def test_off_by_one_is_never_right_for_an_integer(
+    gold: int, step: int, form: str, mode: str
+) -> None:
     if mode == "paper" and abs(gold) >= 100:
         return  # the original's 1% has no such rule: this is why it is not the default
     assert grade(boxed(str(gold + step)), form.format(gold), mode).outcome == "wrong"  # type: ignore[arg-type]
@@ -273,12 +296,16 @@ def test_a_verdict_is_the_distance_to_the_gold(value: float, gold: float) -> Non
     if abs(distance - 5e-3) > 1e-6:
         assert grade(boxed(f"{value:.3f}"), f"{gold:.3f}", "strict").correct == (distance < 5e-3)
     if abs(distance - allowed) > 1e-6:
-        assert grade(boxed(f"{value:.3f}"), f"{gold:.3f}", "relative").correct == (distance < allowed)
+        assert grade(boxed(f"{value:.3f}"), f"{gold:.3f}", "relative").correct == (
+            distance < allowed
+        )
 
 
 @fuzz
 @given(st.integers(-50_000, 50_000), st.sampled_from([-5, 5]))
-def test_the_boundary_itself_is_right_in_spite_of_binary_floats(hundredths: int, thousandths: int) -> None:
+def test_the_boundary_itself_is_right_in_spite_of_binary_floats(
+    hundredths: int, thousandths: int
+) -> None:
     gold = f"{hundredths / 100:.3f}"
     value = f"{(hundredths * 10 + thousandths) / 1000:.3f}"
     assert grade(boxed(value), gold, "strict").correct
@@ -290,7 +317,9 @@ def test_two_answers_further_apart_than_twice_the_tolerance_are_never_both_right
     a: float, b: float, gold: float
 ) -> None:
     if abs(a - b) > 0.0101:
-        assert not (grade(boxed(str(a)), str(gold)).correct and grade(boxed(str(b)), str(gold)).correct)
+        assert not (
+            grade(boxed(str(a)), str(gold)).correct and grade(boxed(str(b)), str(gold)).correct
+        )
 
 
 @fuzz
@@ -312,21 +341,33 @@ def test_two_answers_further_apart_than_twice_the_tolerance_are_never_both_right
     st.sampled_from(["{}", "\\;{}", "{}\\,", "\\left({}\\right)"]),
     st.sampled_from(["strict", "relative"]),
 )
-def test_wrapping_does_not_change_the_verdict(thousandths: int, outer: str, inner: str, mode: str) -> None:
+def test_wrapping_does_not_change_the_verdict(
+    thousandths: int, outer: str, inner: str, mode: str
+) -> None:
     number = f"{thousandths / 1000:.3f}"
     for gold in (number, "12.345"):
-        bare, wrapped = (grade(boxed(text), gold, mode) for text in (number, outer.format(inner.format(number))))  # type: ignore[arg-type]
+        bare, wrapped = (
+            grade(boxed(text), gold, mode) for text in (number, outer.format(inner.format(number)))
+        )  # type: ignore[arg-type]
         assert (bare.outcome, bare.value) == (wrapped.outcome, wrapped.value)
 
 
 expressions = st.recursive(
     st.integers(1, 40).map(lambda n: (str(n), float(n))),
     lambda inner: st.one_of(
-        st.tuples(inner, inner).map(lambda p: (rf"\frac{{{p[0][0]}}}{{{p[1][0]}}}", p[0][1] / p[1][1])),
-        st.tuples(inner, inner).map(lambda p: (rf"({p[0][0]}) \cdot ({p[1][0]})", p[0][1] * p[1][1])),
+        st.tuples(inner, inner).map(
+            lambda p: (rf"\frac{{{p[0][0]}}}{{{p[1][0]}}}", p[0][1] / p[1][1])
+        ),
+        st.tuples(inner, inner).map(
+            lambda p: (rf"({p[0][0]}) \cdot ({p[1][0]})", p[0][1] * p[1][1])
+        ),
         st.tuples(inner, inner).map(lambda p: (rf"({p[0][0]} + {p[1][0]})", p[0][1] + p[1][1])),
-        st.tuples(st.integers(2, 9), inner).map(lambda p: (rf"{p[0]}\sqrt{{{p[1][0]}}}", p[0] * math.sqrt(p[1][1]))),
-        st.tuples(st.integers(2, 9), inner).map(lambda p: (rf"{p[0]}\pi({p[1][0]})", p[0] * math.pi * p[1][1])),
+        st.tuples(st.integers(2, 9), inner).map(
+            lambda p: (rf"{p[0]}\sqrt{{{p[1][0]}}}", p[0] * math.sqrt(p[1][1]))
+        ),
+        st.tuples(st.integers(2, 9), inner).map(
+            lambda p: (rf"{p[0]}\pi({p[1][0]})", p[0] * math.pi * p[1][1])
+        ),
         inner.map(lambda p: (rf"{{({p[0]})}}^{{2}}", p[1] ** 2)),
     ),
     max_leaves=5,
@@ -340,7 +381,7 @@ def test_the_parser_computes_what_was_printed(expression: tuple[str, float]) -> 
     assert parse_number(text) == pytest.approx(value, rel=1e-9)
 
 
-# ---- hostile text --------------------------------------------------------------------------------------------------
+# ---- hostile text --------------------------------------------------------------------------------
 def robust(response: str, gold: str, mode: str) -> None:
     start = time.perf_counter()
     for text in (response, boxed(response), "\\boxed{" + response):
@@ -394,7 +435,9 @@ def test_floods_of_100_kb_take_no_time(mode: str) -> None:
             grade(text, "5.000", mode)  # type: ignore[arg-type]
             well_formatted(text)
             best = min(best, time.perf_counter() - start)
-        assert best < 0.1, f"{name} took {best:.3f} s"  # measured: under 5 ms; a loaded machine is not the property
+        assert best < 0.1, (
+            f"{name} took {best:.3f} s"
+        )  # measured: under 5 ms; a loaded machine is not the property
 
 
 def _verdicts(mode: str) -> list[str]:
@@ -410,7 +453,7 @@ def test_threads_and_processes_give_the_same_verdicts(mode: str) -> None:
         assert pool.map(_verdicts, [mode]) == [expected]
 
 
-# ---- format --------------------------------------------------------------------------------------------------------
+# ---- format --------------------------------------------------------------------------------------
 ORIGINAL_FORMAT = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
 format_pieces = st.sampled_from(
     ["<think>", "</think>", "\\boxed{", "\\boxed", "{", "}", "\n", "a", " ", "<think", "\\"]
@@ -418,13 +461,23 @@ format_pieces = st.sampled_from(
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.one_of(st.lists(format_pieces, max_size=9).map("".join), st.text("<think>/\\boxed{}\n", max_size=30)))
+@given(
+    st.one_of(
+        st.lists(format_pieces, max_size=9).map("".join),
+        st.text("<think>/\\boxed{}\n", max_size=30),
+    )
+)
 def test_the_format_check_is_the_original_pattern(text: str) -> None:
-    for response in (text, "<think>" + text, "<think></think>" + text, "<think>" + text + "</think>\\boxed{1}"):
+    for response in (
+        text,
+        "<think>" + text,
+        "<think></think>" + text,
+        "<think>" + text + "</think>\\boxed{1}",
+    ):
         assert well_formatted(response) == (ORIGINAL_FORMAT.fullmatch(response) is not None)
 
 
-# ---- the original's modes ------------------------------------------------------------------------------------------
+# ---- the original's modes ------------------------------------------------------------------------
 @fuzz
 @given(hostile)
 def test_extraction_is_mathrulers(response: str) -> None:
@@ -485,19 +538,23 @@ def test_the_original_modes_know_no_think_rule_and_count_none() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(expressions, numbers)
-def test_exact_is_mathruler_on_plain_arithmetic(expression: tuple[str, float], other: float) -> None:
+def test_exact_is_mathruler_on_plain_arithmetic(
+    expression: tuple[str, float], other: float
+) -> None:
     from mathruler.grader import grade_answer as original
 
     assume(expression[1] < 1e6)
     for gold in (f"{expression[1]:.3f}", str(other)):
-        assert grade(rf"\boxed{{{expression[0]}}}", gold, "exact").correct == original(expression[0], gold)
+        assert grade(rf"\boxed{{{expression[0]}}}", gold, "exact").correct == original(
+            expression[0], gold
+        )
 
 
 def test_sympy_is_loaded_for_the_original_modes_only() -> None:
     code = (
-        "import sys; from modgap.grading.answer import grade; import modgap.rewards; grade(r'\\boxed{5}', '5');"
-        "assert not {'sympy', 'mathruler', 'torch', 'numpy'} & set(sys.modules); grade(r'\\boxed{5}', '5', 'paper');"
-        "assert 'mathruler' in sys.modules"
+        "import sys; from modgap.grading.answer import grade; import modgap.rewards;"
+        " grade(r'\\boxed{5}', '5');assert not {'sympy', 'mathruler', 'torch', 'numpy'} &"
+        " set(sys.modules); grade(r'\\boxed{5}', '5', 'paper');assert 'mathruler' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -505,7 +562,12 @@ def test_sympy_is_loaded_for_the_original_modes_only() -> None:
 @settings(max_examples=300, deadline=None)
 @given(
     st.one_of(
-        hostile, st.lists(st.sampled_from(["\\title{a}", "\\maketitle", "\\frac", "{1}", "\\pi", "\\text{cm}", "5"]))
+        hostile,
+        st.lists(
+            st.sampled_from(
+                ["\\title{a}", "\\maketitle", "\\frac", "{1}", "\\pi", "\\text{cm}", "5"]
+            )
+        ),
     )
 )
 def test_shared_tables_do_not_change_what_mathruler_normalises(text: str | list[str]) -> None:

@@ -1,4 +1,6 @@
-"""The same verdicts wherever a grader runs: threads, asyncio, processes (daemons, too) and Ray workers."""
+"""The same verdicts wherever a grader runs: threads, asyncio, processes (daemons, too) and Ray
+workers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ GOLDS = ["5.000", "3.464", "C", "(-2,1]", "y = 2x+3", "577.0 \\mathrm{cm}^2", "0
 QUESTION = "Choices:\nA:40°\nB:60°\nC:120°\nD:2\\sqrt{3}"
 
 
-def verdicts(answers: list[str] = ANSWERS, golds: list[str] = GOLDS, question: str = QUESTION) -> list[str]:
+def verdicts(
+    answers: list[str] = ANSWERS, golds: list[str] = GOLDS, question: str = QUESTION
+) -> list[str]:
     """Every grader on every pair. Only its arguments and imports, so that it can be sent anywhere."""
     found: list[str] = []
     for answer in answers:
@@ -49,7 +53,10 @@ def algebra(_: object = None) -> list[str]:
         Case("\\boxed{x<2}", "x\\ge 2", "", "free-form"),
     ]
     with SymbolicPool(workers=1) as pool:
-        return [str(grade_all(cases, symbolic=pool)), str(pool.same([("\\sqrt{x^2}", "|x|"), ("x", "y")]))]
+        return [
+            str(grade_all(cases, symbolic=pool)),
+            str(pool.same([("\\sqrt{x^2}", "|x|"), ("x", "y")])),
+        ]
 
 
 def test_all_kinds_of_verdicts_are_among_them(expected: list[str]) -> None:
@@ -92,7 +99,10 @@ def test_the_symbolic_stage_works_in_threads_and_in_daemons() -> None:
         assert in_daemon.get() == in_thread
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (pip install 'modgap[ray]')")
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None,
+    reason="ray is not installed (pip install 'modgap[ray]')",
+)
 def test_ray_workers(expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # What Ray reads when it is imported, once for all tests.
     from modgap.engines.ray import _ENVIRONMENT
@@ -103,15 +113,22 @@ def test_ray_workers(expected: list[str], monkeypatch: pytest.MonkeyPatch) -> No
 
     arguments = (ANSWERS, GOLDS, QUESTION)
 
-    def remotely(*given: Any) -> list[str]:  # of this function: sent by value, as what a script defines is
+    def remotely(
+        *given: Any,
+    ) -> list[str]:  # of this function: sent by value, as what a script defines is
         from modgap.grading.answer import grade
         from modgap.grading.mathverse import Case, grade_by_rule
 
         answers, golds, question = given
-        responses = [(f"<think>a</think> \\boxed{{{answer}}}", gold) for answer in answers for gold in golds]
+        responses = [
+            (f"<think>a</think> \\boxed{{{answer}}}", gold) for answer in answers for gold in golds
+        ]
         found: list[str] = []
         for response, gold in responses:
-            found += [str(grade(response, gold, mode)) for mode in ("strict", "relative", "exact", "paper")]  # type: ignore[arg-type]
+            found += [
+                str(grade(response, gold, mode))
+                for mode in ("strict", "relative", "exact", "paper")
+            ]  # type: ignore[arg-type]
             found += [
                 str(grade_by_rule(Case(response, gold, question, kind), mode))  # type: ignore[arg-type]
                 for kind in ("multi-choice", "free-form")

@@ -69,7 +69,9 @@ def test_pairs_of_easyr1_are_the_words_that_it_removes(tmp_path: Path) -> None:
     assert [oracles.verdict_of(pair) for pair in pairs] == [True, None]
 
 
-def test_pairs_of_mathruler_are_each_answer_with_its_solution_and_with_others(tmp_path: Path) -> None:
+def test_pairs_of_mathruler_are_each_answer_with_its_solution_and_with_others(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "data" / "math_splits"
     folder.mkdir(parents=True)
     rows = [
@@ -88,5 +90,8 @@ def test_pairs_of_mathruler_are_each_answer_with_its_solution_and_with_others(tm
 @pytest.mark.parametrize("name", ["Math-Verify", "MathRuler", "EasyR1"])
 def test_a_checkout_of_something_else_is_named(tmp_path: Path, name: str) -> None:
     read = getattr(oracles, f"{name.lower().replace('-', '_')}_pairs")
-    with pytest.raises(oracles.OracleError, match=f"{re.escape(str(tmp_path))} has no .*give a checkout of .*/{name}$"):
+    with pytest.raises(
+        oracles.OracleError,
+        match=f"{re.escape(str(tmp_path))} has no .*give a checkout of .*/{name}$",
+    ):
         read(tmp_path)

@@ -53,7 +53,9 @@ def policy() -> Policy:
 
 
 def encode(policy: Policy, problems: Sequence[Problem]) -> list[EncodedPrompt]:
-    """Each problem in every view: with and without an image, long and short, and an image of another size."""
+    """Each problem in every view: with and without an image, long and short, and an image of
+    another size.
+    """
     prompts = [
         policy.encode(evaluation_prompt(problem, get_view(view), "aligned"), problem.open_image())
         for problem in problems
@@ -76,7 +78,9 @@ def request(problem: Problem, view: str, samples: int = 1, image: Any = None) ->
 def same(ours: Sampled, theirs: Sampled, tolerance: float = 1e-4) -> None:
     """The same tokens, at the same log-probabilities."""
     assert [len(row) for row in ours] == [len(row) for row in theirs]
-    for a, b in zip((s for row in ours for s in row), (s for row in theirs for s in row), strict=True):
+    for a, b in zip(
+        (s for row in ours for s in row), (s for row in theirs for s in row), strict=True
+    ):
         assert a[0].tolist() == b[0].tolist()
         assert torch.allclose(a[1], b[1], atol=tolerance)
 
@@ -85,7 +89,9 @@ def same(ours: Sampled, theirs: Sampled, tolerance: float = 1e-4) -> None:
 
 
 def test_logits_do_not_depend_on_the_batch(policy: Policy, prompts: list[EncodedPrompt]) -> None:
-    """Alone, and beside shorter and longer ones with and without images: after the prompt and at each step after."""
+    """Alone, and beside shorter and longer ones with and without images: after the prompt and at
+    each step after.
+    """
     assert len({len(p) for p in prompts}) > 3 and any(p.pixels is None for p in prompts)
     with policy.evaluating():
         together = begin(policy, prompts, 1)
@@ -97,7 +103,9 @@ def test_logits_do_not_depend_on_the_batch(policy: Policy, prompts: list[Encoded
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_greedy_equals_transformers_one_by_one(policy: Policy, prompts: list[EncodedPrompt], graphs: bool) -> None:
+def test_greedy_equals_transformers_one_by_one(
+    policy: Policy, prompts: list[EncodedPrompt], graphs: bool
+) -> None:
     """Until two tokens are so close that rounding may choose between them."""
     ours = policy.generate(prompts, [[0]] * len(prompts), 0.0, 24, graphs=graphs)
     compared = 0
@@ -132,9 +140,14 @@ def test_greedy_equals_transformers_one_by_one(policy: Policy, prompts: list[Enc
 
 @pytest.mark.parametrize("temperature", [0.9, 0.0])
 def test_shapes_that_stay_give_what_growing_ones_give(
-    policy: Policy, prompts: list[EncodedPrompt], temperature: float, monkeypatch: pytest.MonkeyPatch
+    policy: Policy,
+    prompts: list[EncodedPrompt],
+    temperature: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Padding to the next size, growing room, prompts that are done and leave, fewer samples for some prompts."""
+    """Padding to the next size, growing room, prompts that are done and leave, fewer samples for
+    some prompts.
+    """
     monkeypatch.setattr("modgap.models.static._ROOM", 16)
     keys: list[_Key] = []
     made = StaticSampler._state
@@ -154,7 +167,9 @@ def test_shapes_that_stay_give_what_growing_ones_give(
     assert [*dict.fromkeys(key.room for key in keys)][:3] == [16, 32, 64]
 
 
-def test_a_step_is_the_same_through_either_cache(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+def test_a_step_is_the_same_through_either_cache(
+    policy: Policy, prompts: list[EncodedPrompt]
+) -> None:
     """Logits within 1e-5 after one step, whatever lies in the buffer that is not there yet."""
     with policy.evaluating():
         sampler = StaticSampler(policy)
@@ -176,18 +191,27 @@ def _growing(start: Any, samples: int) -> Any:
     return cache
 
 
-def test_the_same_sizes_lie_at_the_same_addresses(policy: Policy, prompts: list[EncodedPrompt]) -> None:
-    """What a graph has captured is where the next batch of that size is put; a larger one takes a new buffer."""
+def test_the_same_sizes_lie_at_the_same_addresses(
+    policy: Policy, prompts: list[EncodedPrompt]
+) -> None:
+    """What a graph has captured is where the next batch of that size is put; a larger one takes a
+    new buffer.
+    """
     sampler = StaticSampler(policy)
     states: list[_State] = []
     with policy.evaluating():
         for chosen in (prompts[:2], prompts[:1], prompts[:2], prompts, prompts[:2]):
             start = begin(policy, chosen, 8)
-            states.append(sampler._state(start, torch.arange(len(chosen)), torch.zeros(14, 8), 1, 1.0, 0, 8))
+            states.append(
+                sampler._state(start, torch.arange(len(chosen)), torch.zeros(14, 8), 1, 1.0, 0, 8)
+            )
 
     def places(state: _State) -> list[int]:
         pairs = [tensor for pair in (*state.prefix, *state.added) for tensor in pair]
-        return [tensor.data_ptr() for tensor in (state.logits, state.place, state.tokens, state.bias, *pairs)]
+        return [
+            tensor.data_ptr()
+            for tensor in (state.logits, state.place, state.tokens, state.bias, *pairs)
+        ]
 
     assert states[0].key == states[2].key and places(states[0]) == places(states[2])
     assert places(states[2]) != places(states[4]), "the larger batch moved the buffer"
@@ -229,7 +253,9 @@ def test_a_capture_that_fails_is_said_once_and_costs_nothing(
     assert "without CUDA graphs" in line and not sampler.capture and sampler.graphs == 0
 
 
-def test_weights_cast_once_give_the_same_bits_and_leave_no_trace(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+def test_weights_cast_once_give_the_same_bits_and_leave_no_trace(
+    policy: Policy, prompts: list[EncodedPrompt]
+) -> None:
     """What steps read under autocast; the embedding, which the LM head may share, stays as it is."""
     seeds = [[0, 1]] * len(prompts)
     before = {name: p.data_ptr() for name, p in policy.model.named_parameters()}
@@ -238,18 +264,28 @@ def test_weights_cast_once_give_the_same_bits_and_leave_no_trace(policy: Policy,
         expected = sample_batch(policy, prompts, seeds, 0.8, 6)
         with pytest.raises(KeyError), policy.weights_cast():
             sampler = StaticSampler(policy, capture=False)
-            for sampled in (sample_batch(policy, prompts, seeds, 0.8, 6), sampler.sample(prompts, seeds, 0.8, 6)):
+            for sampled in (
+                sample_batch(policy, prompts, seeds, 0.8, 6),
+                sampler.sample(prompts, seeds, 0.8, 6),
+            ):
                 assert sampled is not None
                 same(sampled, expected)
             assert policy.model.lm_head.weight.dtype == torch.bfloat16
             assert policy.model.get_input_embeddings().weight is embedding
             raise KeyError
     assert {name: p.data_ptr() for name, p in policy.model.named_parameters()} == before
-    assert all("weight" not in m.__dict__ and "bias" not in m.__dict__ for m in policy.model.modules())
+    assert all(
+        "weight" not in m.__dict__ and "bias" not in m.__dict__ for m in policy.model.modules()
+    )
 
 
-def test_graphs_stay_from_rollout_to_rollout_and_go_with_what_they_read(problems: list[Problem]) -> None:
-    """Under autocast, too: an optimizer's step changes no address. Without it other weights are read: other graphs."""
+def test_graphs_stay_from_rollout_to_rollout_and_go_with_what_they_read(
+    problems: list[Problem],
+) -> None:
+    """Under autocast, too: an optimizer's step changes no address.
+
+    Without it other weights are read: other graphs.
+    """
     policy = load_policy("tiny", device="cpu")
     prompts, seen = encode(policy, problems[:1])[:2], list[tuple[torch.dtype, int | None]]()
     sample = StaticSampler.sample
@@ -261,7 +297,9 @@ def test_graphs_stay_from_rollout_to_rollout_and_go_with_what_they_read(problems
 
     def update() -> None:
         with policy.weights_cast():
-            logps, _, mask = policy.logprobs(prompts, [torch.arange(10, 14)] * 2, policy.image_features(prompts))
+            logps, _, mask = policy.logprobs(
+                prompts, [torch.arange(10, 14)] * 2, policy.image_features(prompts)
+            )
             logps[mask].mean().backward()
         optimizer.step()
 
@@ -277,10 +315,14 @@ def test_graphs_stay_from_rollout_to_rollout_and_go_with_what_they_read(problems
     assert held[0] is not None and all(sampler is held[0] for sampler in held)
     first, second, whole, third = seen
     assert first == second == third and first[0] == torch.bfloat16
-    assert whole[0] == torch.float32 and whole[1] != first[1], "graphs of the one are never replayed for the other"
+    assert whole[0] == torch.float32 and whole[1] != first[1], (
+        "graphs of the one are never replayed for the other"
+    )
 
 
-def test_a_large_buffer_goes_with_its_rollout(problems: list[Problem], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_buffer_goes_with_its_rollout(
+    problems: list[Problem], monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = load_policy("tiny", device="cpu")
     prompts = encode(policy, problems[:1])[:1]
     policy.generate(prompts, [[0]], 0.8, 4, graphs=True)
@@ -291,7 +333,10 @@ def test_a_large_buffer_goes_with_its_rollout(problems: list[Problem], monkeypat
 
 
 def test_attention_does_not_plan_each_size(policy: Policy) -> None:
-    assert policy.model.config._attn_implementation == "sdpa" and not torch.backends.cuda.cudnn_sdp_enabled()
+    assert (
+        policy.model.config._attn_implementation == "sdpa"
+        and not torch.backends.cuda.cudnn_sdp_enabled()
+    )
 
 
 def test_a_gpu_replays_graphs_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +377,9 @@ def test_patches_are_the_processors_own_bits(policy: Policy) -> None:
 def test_a_processor_of_another_mind_is_obeyed(policy: Policy) -> None:
     processor = type(policy.processor)(**policy.processor.to_dict())
     patches = Patches(processor)
-    image = Image.fromarray(np.random.default_rng(4).integers(0, 256, (150, 260, 3), dtype=np.uint8))
+    image = Image.fromarray(
+        np.random.default_rng(4).integers(0, 256, (150, 260, 3), dtype=np.uint8)
+    )
     for change in (
         {"do_normalize": False},
         {"do_normalize": True},
@@ -367,7 +414,11 @@ def test_a_diagram_is_opened_cut_and_seen_once_for_all_views(problems: list[Prob
 
     policy._encoder._patches, policy.visual.merger.forward = cut, seen  # type: ignore[assignment]
     openers = [opener(problem) for problem in problems[:3]]
-    asked = [request(p, v, 1, o) for p, o in zip(problems, openers, strict=False) for v in ("full-text", "image-only")]
+    asked = [
+        request(p, v, 1, o)
+        for p, o in zip(problems, openers, strict=False)
+        for v in ("full-text", "image-only")
+    ]
     # A batch holds two responses of the four that the second window wants.
     made = list(HfEngine(policy, batch_size=2).generate(asked, Sampling(0.0, 4)))
     assert len(made) == 6 and counts == {"opened": 3, "cut": 3, "seen": 3}
@@ -400,15 +451,22 @@ class Slow:
 
     def generate(self, prompts: Any, seeds: Any, temperature: float, max_new_tokens: int) -> Any:
         self.generating.set()
-        return [[Generated(torch.arange(2), "x", "stop", torch.zeros(2)) for _ in row] for row in seeds]
+        return [
+            [Generated(torch.arange(2), "x", "stop", torch.zeros(2)) for _ in row] for row in seeds
+        ]
 
 
 def many(count: int) -> list[Request]:
-    return [Request(f"p{n}", "text-only", Prompt(f"p{n}", has_image=False), None, (0,)) for n in range(count)]
+    return [
+        Request(f"p{n}", "text-only", Prompt(f"p{n}", has_image=False), None, (0,))
+        for n in range(count)
+    ]
 
 
 def encoders() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("modgap-encode")]
+    return [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("modgap-encode")
+    ]
 
 
 def test_the_next_prompts_are_encoded_while_the_model_works() -> None:
@@ -417,7 +475,9 @@ def test_the_next_prompts_are_encoded_while_the_model_works() -> None:
     next(completions)
     assert policy.ahead.wait(20), "nothing was encoded once the model had begun"
     assert len(policy.encoded) < 40, "not more than a window ahead"
-    assert sorted(c.request.problem_id for c in completions) == sorted(f"p{n}" for n in range(1, 40))
+    assert sorted(c.request.problem_id for c in completions) == sorted(
+        f"p{n}" for n in range(1, 40)
+    )
     assert all(name.startswith("modgap-encode") for name in policy.threads) and not encoders()
 
 
@@ -429,15 +489,22 @@ def test_a_prompt_that_is_refused_costs_only_itself(ahead: bool) -> None:
         (one.problem_id, sample) for one in asked for sample in one.samples
     )
     failed = [c for c in made if c.finish_reason == "error"]
-    assert [(c.request.problem_id, c.sample, c.text) for c in failed] == [("p12", 0, ""), ("p12", 2, "")]
+    assert [(c.request.problem_id, c.sample, c.text) for c in failed] == [
+        ("p12", 0, ""),
+        ("p12", 2, ""),
+    ]
     assert {c.error for c in failed} == {"problem p12, the diagram a.png: cannot read p12"}
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-def test_an_error_that_is_not_a_prompts_own_costs_nothing_that_comes_before_its_window(ahead: bool) -> None:
+def test_an_error_that_is_not_a_prompts_own_costs_nothing_that_comes_before_its_window(
+    ahead: bool,
+) -> None:
     made: list[str] = []
     with pytest.raises(RuntimeError, match=r"^cannot read p12$"):
-        for completion in HfEngine(Slow("p12", RuntimeError), batch_size=1, ahead=ahead).generate(many(20), Sampling()):
+        for completion in HfEngine(Slow("p12", RuntimeError), batch_size=1, ahead=ahead).generate(
+            many(20), Sampling()
+        ):
             made.append(completion.request.problem_id)
     assert made == [f"p{n}" for n in range(9)]
     assert not encoders()
@@ -484,14 +551,18 @@ def _ids(rows: list[list[Generated]]) -> list[list[int]]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("temperature", [0.8, 0.0])
-def test_graphs_give_what_growing_shapes_give(on_gpu: Policy, problems: list[Problem], temperature: float) -> None:
+def test_graphs_give_what_growing_shapes_give(
+    on_gpu: Policy, problems: list[Problem], temperature: float
+) -> None:
     prompts = encode(on_gpu, problems)
     seeds = [list(range(8))] * len(prompts)
     growing = on_gpu.generate(prompts, seeds, temperature, 160, graphs=False)
     for _ in range(2):  # once captured on the way, once replayed from the start
         replayed = on_gpu.generate(prompts, seeds, temperature, 160, graphs=True)
         assert _ids(replayed) == _ids(growing)
-        for a, b in zip((s for row in replayed for s in row), (s for row in growing for s in row), strict=True):
+        for a, b in zip(
+            (s for row in replayed for s in row), (s for row in growing for s in row), strict=True
+        ):
             assert torch.allclose(a.logps, b.logps, atol=1e-4)
     assert on_gpu._static is not None and on_gpu._static.capture
     assert on_gpu._static.graphs and on_gpu._static.replays > 50
@@ -499,7 +570,9 @@ def test_graphs_give_what_growing_shapes_give(on_gpu: Policy, problems: list[Pro
 
 @pytest.mark.gpu
 def test_a_replayed_step_equals_the_step_itself(on_gpu: Policy, problems: list[Problem]) -> None:
-    """Logits of the same state: bit for bit, or within 1e-5 where the library chooses another product."""
+    """Logits of the same state: bit for bit, or within 1e-5 where the library chooses another
+    product.
+    """
     prompts = encode(on_gpu, problems)
     logits: list[Tensor] = []
     with on_gpu.evaluating():
@@ -518,7 +591,9 @@ def test_a_replayed_step_equals_the_step_itself(on_gpu: Policy, problems: list[P
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("autocast", [False, True])
-def test_graphs_see_the_optimizers_steps(on_gpu: Policy, problems: list[Problem], autocast: bool) -> None:
+def test_graphs_see_the_optimizers_steps(
+    on_gpu: Policy, problems: list[Problem], autocast: bool
+) -> None:
     """Weights change in place between rollouts; under autocast their copies do."""
     policy = load_policy("tiny", device="cuda", dtype=torch.float32)
     prompts = encode(policy, problems[:2])
@@ -532,7 +607,9 @@ def test_graphs_see_the_optimizers_steps(on_gpu: Policy, problems: list[Problem]
         assert policy._static is not None and (policy._static.graphs > 0)
         replays, policy._static.capture = policy._static.replays, False
         held, policy._static._graphs = policy._static._graphs, type(policy._static._graphs)()
-        with computing(policy) if autocast else contextlib.nullcontext():  # the same steps without graphs
+        with (
+            computing(policy) if autocast else contextlib.nullcontext()
+        ):  # the same steps without graphs
             plain = policy.generate(prompts, seeds, 1.0, 40, graphs=True)
         assert policy._static.replays == replays
         policy._static.capture, policy._static._graphs = True, held

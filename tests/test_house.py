@@ -16,7 +16,18 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "vllm", "ray", "verl", "datasets", "pandas", "matplotlib", "sympy", "scipy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "vllm",
+    "ray",
+    "verl",
+    "datasets",
+    "pandas",
+    "matplotlib",
+    "sympy",
+    "scipy",
+)
 
 
 def test_core_imports_nothing_of_ours() -> None:
@@ -24,11 +35,17 @@ def test_core_imports_nothing_of_ours() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            ours = [name for name in names if name.startswith("modgap.") and not name.startswith("modgap.core")]
+            ours = [
+                name
+                for name in names
+                if name.startswith("modgap.") and not name.startswith("modgap.core")
+            ]
             assert not ours, f"{path.name} imports {ours}"
 
 
-@pytest.mark.parametrize("code", ["import modgap", "from modgap.cli.main import main; main(['--help'])"])
+@pytest.mark.parametrize(
+    "code", ["import modgap", "from modgap.cli.main import main; main(['--help'])"]
+)
 def test_nothing_heavy_is_loaded(code: str) -> None:
     code += f"; import sys; print('LOADED', [name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -39,7 +56,9 @@ def test_help_answers_at_once() -> None:
     """By processor time, and the best of three, so that a busy machine does not decide."""
     seconds = []
     for _ in range(3):
-        child = subprocess.Popen([sys.executable, "-m", "modgap", "--help"], stdout=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "modgap", "--help"], stdout=subprocess.DEVNULL
+        )
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = status  # so that nobody waits for it again
         assert status == 0
@@ -49,7 +68,11 @@ def test_help_answers_at_once() -> None:
 
 def test_import_contracts() -> None:
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("lint-imports"))], cwd=ROOT, capture_output=True, text=True, check=False
+        [str(Path(sys.executable).with_name("lint-imports"))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
 
@@ -63,7 +86,9 @@ def test_every_name_in_a_registry_is_there(table: registry.Registry[registry.Ent
 
 
 def test_registry_errors_name_choices_and_remedy() -> None:
-    with pytest.raises(UserError, match=r"unknown recipe 'klx': choose from .*kl-curriculum.*Did you mean 'kl'"):
+    with pytest.raises(
+        UserError, match=r"unknown recipe 'klx': choose from .*kl-curriculum.*Did you mean 'kl'"
+    ):
         registry.RECIPES.load("klx")
     with pytest.raises(UserError, match="module:object"):
         registry.load("nonsense")
@@ -106,14 +131,20 @@ def test_ctrl_c_says_what_it_means() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130
-    assert done.stderr.splitlines() == ["modgap: interrupted; what is done is kept, give the same command again."]
+    assert done.stderr.splitlines() == [
+        "modgap: interrupted; what is done is kept, give the same command again."
+    ]
 
 
 def test_no_generated_file_or_cache_is_tracked() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert not [name for name in names if name.endswith((".pyc", ".parquet")) or "__pycache__" in name]
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not [
+        name for name in names if name.endswith((".pyc", ".parquet")) or "__pycache__" in name
+    ]
     assert all(os.path.getsize(ROOT / name) < 20e6 for name in names if (ROOT / name).exists())
 
 

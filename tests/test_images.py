@@ -1,4 +1,6 @@
-"""Images as a model sees them: transparent, turned, of 16 bits; and images that no model can be shown."""
+"""Images as a model sees them: transparent, turned, of 16 bits; and images that no model can be
+shown.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ from modgap.training.setup import check_prompts, digest
 from modgap.workflows.evaluate import _image, fingerprint, warn_about_images
 
 # pytest puts its own filters in front of those that `core.images` sets.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning"
+)
 SIZE = (60, 40)
 
 
@@ -98,10 +102,18 @@ def raw_png(values: Any, depth: int, colour: int, key: bytes = b"", behind: byte
             rows += b"\0" + row.astype(">u2").tobytes()
         else:
             bits = "".join(f"{value:0{depth}b}" for value in row)
-            rows += b"\0" + int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+            rows += b"\0" + int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(
+                -(-len(bits) // 8), "big"
+            )
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", *SIZE, depth, colour, 0, 0, 0))
     head += chunk(b"tRNS", key) if key else b""
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + behind + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + head
+        + chunk(b"IDAT", zlib.compress(rows))
+        + behind
+        + chunk(b"IEND", b"")
+    )
 
 
 def keyed(depth: int, hidden: int) -> bytes:
@@ -110,7 +122,9 @@ def keyed(depth: int, hidden: int) -> bytes:
 
 def samples(*channels: Any) -> Any:
     """Rows of a PNG whose channels are ink and ground, as pairs."""
-    return np.stack([np.where(INK, ink, ground) for ink, ground in channels], -1).reshape(SIZE[1], -1)
+    return np.stack([np.where(INK, ink, ground) for ink, ground in channels], -1).reshape(
+        SIZE[1], -1
+    )
 
 
 def raw_tiff(values: Any, dtype: str, white: int, kind: int) -> bytes:
@@ -125,7 +139,9 @@ def raw_tiff(values: Any, dtype: str, white: int, kind: int) -> bytes:
     ]  # fmt: skip
     body = struct.pack("<4sI", b"II*\0", 8 + len(data)) + data + struct.pack("<H", len(tags))
     for tag, of, value in tags:
-        body += struct.pack("<HHI", tag, of, 1) + struct.pack("<HH" if of == short else "<I", *[value, 0][: 5 - of])
+        body += struct.pack("<HHI", tag, of, 1) + struct.pack(
+            "<HH" if of == short else "<I", *[value, 0][: 5 - of]
+        )
     return body + struct.pack("<I", 0)
 
 
@@ -144,7 +160,9 @@ TRANSPARENT: dict[str, Callable[[], bytes]] = {
     "4 bits with a key": lambda: keyed(4, 9),
     "L with a key": lambda: keyed(8, 77),
     "16 bits with a key": lambda: keyed(16, 30_000),
-    "RGB with a key": lambda: encoded(grey(np.where(INK, 0, 7), np.uint8).convert("RGB"), transparency=(7, 7, 7)),
+    "RGB with a key": lambda: encoded(
+        grey(np.where(INK, 0, 7), np.uint8).convert("RGB"), transparency=(7, 7, 7)
+    ),
     "RGB of 16 bits with a key": lambda: raw_png(
         samples((0, 30_000), (0, 1_000), (0, 255)), 16, 2, struct.pack(">HHH", 30_000, 1_000, 255)
     ),
@@ -180,7 +198,9 @@ ORDINARY: dict[str, Callable[[], bytes]] = {
     "bmp": lambda: encoded(drawing(), "BMP"),
     "jpeg": lambda: encoded(drawing(), "JPEG", quality=100),
     "CMYK": lambda: encoded(drawing().convert("RGB").convert("CMYK"), "JPEG", quality=100),
-    "LAB": lambda: encoded(Image.merge("LAB", (drawing(), *(2 * [Image.new("L", SIZE, 128)]))), "TIFF"),
+    "LAB": lambda: encoded(
+        Image.merge("LAB", (drawing(), *(2 * [Image.new("L", SIZE, 128)]))), "TIFF"
+    ),
     "opaque RGBA": lambda: encoded(drawing().convert("RGBA")),
     "opaque LA": lambda: encoded(drawing().convert("LA")),
     "a key that no pixel has": lambda: encoded(drawing(), transparency=9),
@@ -232,13 +252,19 @@ def test_every_kind_of_file_shows_what_the_white_one_shows(name: str) -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "RGBa", "LA", "La"])
 def test_an_image_in_memory_is_put_on_white_too(mode: str) -> None:
-    assert close(pixels(to_rgb(see_through("LA").convert(mode) if mode == "La" else see_through(mode))))
+    assert close(
+        pixels(to_rgb(see_through("LA").convert(mode) if mode == "La" else see_through(mode)))
+    )
 
 
 def test_half_transparent_pixels_are_mixed_with_white() -> None:
     image = Image.new("RGBA", (3, 1))
     image.putdata([(0, 0, 0, 128), (255, 0, 0, 51), (0, 0, 0, 0)])
-    assert close(pixels(decode(encoded(image))), np.array([[(127, 127, 127), (255, 204, 204), (255, 255, 255)]]), 1)
+    assert close(
+        pixels(decode(encoded(image))),
+        np.array([[(127, 127, 127), (255, 204, 204), (255, 255, 255)]]),
+        1,
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
@@ -284,13 +310,17 @@ def test_the_first_frame_of_several_is_shown_by_all() -> None:
 def test_a_dark_file_of_16_bits_stays_dark_and_one_value_is_no_error() -> None:
     assert close(pixels(decode(encoded(grey(VALUES * 129 + 1, np.uint16)))).max(), np.array(129), 1)
     for value, shown in ((0, 0), (65535, 255)):
-        assert close(pixels(decode(encoded(grey(np.full((4, 4), value), np.uint16)))), np.full((4, 4, 3), shown), 0)
+        assert close(
+            pixels(decode(encoded(grey(np.full((4, 4), value), np.uint16)))),
+            np.full((4, 4, 3), shown),
+            0,
+        )
     for value, shown in ((-3.0, 255), (0.0, 0), (1.0, 255), (np.nan, 255)):
         image = encoded(grey(np.full((4, 4), value), np.float32), "TIFF")
         assert set(pixels(decode(image)).flatten()) <= {0, shown}
 
 
-# ---------------------------------------------------------------------- everybody who shows an image
+# ---------------------------------------------------------------------- everybody who shows an imag
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +328,10 @@ def policy() -> Policy:
     return load_policy("tiny", device="cpu")
 
 
-@pytest.fixture(params=["RGBA", "P with an index", "L with a key", "16 bits", "float to 1", "turned"], scope="module")
+@pytest.fixture(
+    params=["RGBA", "P with an index", "L with a key", "16 bits", "float to 1", "turned"],
+    scope="module",
+)
 def unusual(request: pytest.FixtureRequest) -> bytes:
     return turned(6) if request.param == "turned" else (TRANSPARENT | DEEP)[request.param]()
 
@@ -339,7 +372,10 @@ def test_parquet_holds_ordinary_files_as_they_are(name: str, tmp_path: Path) -> 
 def test_the_viewer_shows_what_the_model_saw(unusual: bytes, tmp_path: Path) -> None:
     large = decode(unusual).resize((600, 400)).convert("RGBA")
     large.putalpha(Image.new("L", large.size, 0))
-    for name, data, wanted in (("a", unusual, WHITE), ("b", encoded(large), np.full((341, 512, 3), 255))):
+    for name, data, wanted in (
+        ("a", unusual, WHITE),
+        ("b", encoded(large), np.full((341, 512, 3), 255)),
+    ):
         (tmp_path / name).write_bytes(data)
         uri, _ = _embed(str(tmp_path / name))
         assert uri and uri.startswith("data:image/png;base64,")
@@ -350,9 +386,13 @@ def test_the_viewer_shows_what_the_model_saw(unusual: bytes, tmp_path: Path) -> 
 def test_a_replica_elsewhere_gets_what_the_white_image_shows(unusual: bytes) -> None:
     away = Cluster.__new__(Cluster)
     away._address, away._last = "auto", (None, None)  # type: ignore[attr-defined]
-    sent = away.portable(Request("p", "full-text", Prompt("x"), problem_of(unusual).open_image, (0,)))
+    sent = away.portable(
+        Request("p", "full-text", Prompt("x"), problem_of(unusual).open_image, (0,))
+    )
     assert sent.image and close(pixels(sent.image()))
-    lost = away.portable(Request("q", "full-text", Prompt("x"), problem_of(b"nothing").open_image, (0,)))
+    lost = away.portable(
+        Request("q", "full-text", Prompt("x"), problem_of(b"nothing").open_image, (0,))
+    )
     with pytest.raises(UserError, match="problem p: its diagram cannot be decoded"):
         assert lost.image and lost.image()
 
@@ -368,18 +408,30 @@ def test_controls_have_the_size_and_the_pixels_of_upright_images() -> None:
 # ---------------------------------------------------------------------- fingerprints
 
 
-def test_only_images_that_were_shown_otherwise_have_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_images_that_were_shown_otherwise_have_another_fingerprint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def both(data: bytes) -> tuple[str, str]:
         return fingerprint([problem_of(data)]), digest([problem_of(data)])
 
-    made = {name: make() for name, make in (TRANSPARENT | DEEP | ORDINARY).items()} | {"turned": turned(3)}
+    made = {name: make() for name, make in (TRANSPARENT | DEEP | ORDINARY).items()} | {
+        "turned": turned(3)
+    }
     seen = {name: both(data) for name, data in made.items()}
     monkeypatch.setattr("modgap.core.images.is_plain", lambda data: True)
     monkeypatch.setattr("modgap.training.setup.is_plain", lambda data: True)
-    shown_alike = {name: close(pixels(data), pixels(decode(data)), 0) for name, data in made.items()}
-    assert all(shown_alike[name] for name in ORDINARY) and not shown_alike["RGBA"] and not shown_alike["turned"]
+    shown_alike = {
+        name: close(pixels(data), pixels(decode(data)), 0) for name, data in made.items()
+    }
+    assert (
+        all(shown_alike[name] for name in ORDINARY)
+        and not shown_alike["RGBA"]
+        and not shown_alike["turned"]
+    )
     for name, data in made.items():
-        assert [new == old for new, old in zip(seen[name], both(data), strict=True)] == 2 * [shown_alike[name]], name
+        assert [new == old for new, old in zip(seen[name], both(data), strict=True)] == 2 * [
+            shown_alike[name]
+        ], name
 
 
 # ---------------------------------------------------------------------- images that cannot be shown
@@ -402,7 +454,9 @@ def test_the_limit_of_the_aspect_ratio_is_the_processors(policy: Policy) -> None
 
 @pytest.mark.parametrize("thorough", [False, True])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
-def test_a_file_that_is_cut_off_is_found_without_decoding_whole_ones(kind: str, thorough: bool) -> None:
+def test_a_file_that_is_cut_off_is_found_without_decoding_whole_ones(
+    kind: str, thorough: bool
+) -> None:
     whole = encoded(Image.effect_noise((90, 60), 90), kind)
     assert inspect(whole, thorough).error is None
     for cut in (len(whole) // 2, 9 * len(whole) // 10):
@@ -426,7 +480,9 @@ def folder(tmp_path: Path) -> Path:
         "gone.png": encoded(Image.new("LA", SIZE, (255, 0))),
     }  # fmt: skip
     test = {f"prob_{name.partition('.')[0]}": record(diagram=name) for name in images}
-    train = {f"train_{n}": record(diagram=name) for n, name in enumerate(("sound.png", "clear.png"))}
+    train = {
+        f"train_{n}": record(diagram=name) for n, name in enumerate(("sound.png", "clear.png"))
+    }
     return write_folder(tmp_path / "data", train, test, images)
 
 
@@ -439,13 +495,21 @@ NAMED = {
 }
 
 
-def test_a_check_warns_and_the_folder_is_sound(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_warns_and_the_folder_is_sound(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["data", "check", str(folder)]) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: Diagram_Visual: ")]
+    said = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("warning: Diagram_Visual: ")
+    ]
     assert len(said) == len(NAMED)
     for words, name in NAMED.items():
         assert any(words in line and name in line for line in said), words
-    assert any("3 problems whose image has transparent parts" in line for line in said), "train's, and gone.png"
+    assert any("3 problems whose image has transparent parts" in line for line in said), (
+        "train's, and gone.png"
+    )
     (folder / "Diagram_Visual" / "sound.png").write_bytes(png()[:50])
     assert main(["data", "check", str(folder)]) == 1
 
@@ -455,7 +519,9 @@ def test_pairs_are_checked_alike(folder: Path, capsys: pytest.CaptureFixture[str
     prompts = {"full-text": "AB = 7. Find x.", "image-only": "Find x."}
     lines = [
         {"id": f"pair_{n}", "image": image, "answer": "7", "prompts": prompts}
-        for n, image in enumerate((clear, "data/Diagram_Visual/long.png", "data/Diagram_Visual/sound.png"))
+        for n, image in enumerate(
+            (clear, "data/Diagram_Visual/long.png", "data/Diagram_Visual/sound.png")
+        )
     ]
     (folder.parent / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert main(["data", "check", str(folder.parent / "p.jsonl"), "--benchmark", "pairs"]) == 0
@@ -464,20 +530,41 @@ def test_pairs_are_checked_alike(folder: Path, capsys: pytest.CaptureFixture[str
     assert "pair_1 (long.png)" in said and "pair_2" not in said
 
 
-def test_commands_name_unusual_images_before_they_start(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_name_unusual_images_before_they_start(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = folder.parent
     common = ["--data", str(folder), "--model", "tiny"]
     commands = {
         "eval": ["eval", *common, "--out", str(out / "e"), "--device", "none", "--samples", "1"],
         "train": ["train", "full-text", *common, "--out", str(out / "t"), "--device", "none"],
-        "study": ["study", *common, "--recipes", "full-text", "--out", str(out / "s"), "--device", "none"],
-        "prepare": ["data", "prepare", str(folder), "--out", str(out / "parquet"), "--variant", "no-text"],
+        "study": [
+            "study",
+            *common,
+            "--recipes",
+            "full-text",
+            "--out",
+            str(out / "s"),
+            "--device",
+            "none",
+        ],
+        "prepare": [
+            "data",
+            "prepare",
+            str(folder),
+            "--out",
+            str(out / "parquet"),
+            "--variant",
+            "no-text",
+        ],
     }
     for name, argv in commands.items():
         assert main(argv) == (name != "prepare"), "there is no such device"
         said = capsys.readouterr().err.splitlines()
         told = [line for line in said if line.startswith("warning: ")]
-        assert told == said[: len(told)] and len(told) == (1 if name == "train" else len(NAMED)), name
+        assert told == said[: len(told)] and len(told) == (1 if name == "train" else len(NAMED)), (
+            name
+        )
         for words, problem in NAMED.items() if name != "train" else ():
             assert sum(words in line and problem in line for line in told) == 1
     assert "train_1 (clear.png)" in "".join(told)
@@ -485,17 +572,35 @@ def test_commands_name_unusual_images_before_they_start(folder: Path, capsys: py
     assert close(pixels(rows[1]["images"][0]["bytes"])) and rows[0]["images"][0]["bytes"] == png()
 
 
-def test_a_view_without_an_image_warns_of_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_view_without_an_image_warns_of_none(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     problems = list(pgps9k.read(folder))
     warn_about_images(problems, parse_views("image-only"))
     assert len(capsys.readouterr().err.splitlines()) == len(NAMED)
-    evaluate(problems, ScriptedEngine(lambda request, sample: "7"), folder.parent / "r", views="text-only", samples=1)
+    evaluate(
+        problems,
+        ScriptedEngine(lambda request, sample: "7"),
+        folder.parent / "r",
+        views="text-only",
+        samples=1,
+    )
     assert "warning" not in capsys.readouterr().err
 
 
-def test_prepare_refuses_what_no_training_can_use(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_refuses_what_no_training_can_use(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "Diagram_Visual" / "deep.png").write_bytes(DEEP["16 bits"]()[:90])
-    argv = ["data", "prepare", str(folder), "--out", str(folder.parent / "out"), "--variant", "full-text"]
+    argv = [
+        "data",
+        "prepare",
+        str(folder),
+        "--out",
+        str(folder.parent / "out"),
+        "--variant",
+        "full-text",
+    ]
     assert main(argv) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "prob_deep (deep.png) cannot be decoded" in line and "modgap data check" in line
@@ -505,21 +610,38 @@ def test_prepare_refuses_what_no_training_can_use(folder: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("image", "words"), [(bands(900, 3), "aspect ratio of 300"), (png()[:60], "cannot be decoded")]
 )
-def test_a_training_refuses_at_its_start_what_would_end_it(image: bytes, words: str, tmp_path: Path) -> None:
+def test_a_training_refuses_at_its_start_what_would_end_it(
+    image: bytes, words: str, tmp_path: Path
+) -> None:
     sound = [replace(problem_of(png()), id=f"sound_{n}") for n in range(4)]
     (tmp_path / "bad.png").write_bytes(image)
     recipe = full_text()
     check_prompts(recipe, sound, sound, "aligned")
     bad = [replace(problem_of(tmp_path / "bad.png"), id=f"bad_{n}") for n in range(2)]
     for problems, validation in (([*sound, *bad], sound), (sound, bad)):
-        with pytest.raises(UserError, match=rf"problem bad_0: .*bad\.png .*{words}.*data check.*\(1 more .*: bad_1\)"):
+        with pytest.raises(
+            UserError,
+            match=rf"problem bad_0: .*bad\.png .*{words}.*data check.*\(1 more .*: bad_1\)",
+        ):
             check_prompts(recipe, problems, validation, "aligned")
 
 
-def test_a_study_refuses_them_before_anything_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_refuses_them_before_anything_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "Diagram_Visual" / "clear.png").write_bytes(bands(5, 1500))
     out = folder.parent / "study"
-    argv = ["study", "--data", str(folder), "--model", "tiny", "--recipes", "no-text", "--out", str(out)]
+    argv = [
+        "study",
+        "--data",
+        str(folder),
+        "--model",
+        "tiny",
+        "--recipes",
+        "no-text",
+        "--out",
+        str(out),
+    ]
     assert main(argv) == 1
     assert "problem train_1: the diagram" in capsys.readouterr().err.splitlines()[-1]
     assert not (out / "base").exists()
@@ -532,10 +654,16 @@ def test_a_study_refuses_them_before_anything_runs(folder: Path, capsys: pytest.
 def asked(tmp_path_factory: pytest.TempPathFactory) -> list[Problem]:
     folder = tmp_path_factory.mktemp("synthetic")
     write_dataset(folder, 0, 4, seed=5, workers=1)
-    return [replace(p, image=p.image.read_bytes()) for p in pgps9k.read(folder) if isinstance(p.image, Path)]
+    return [
+        replace(p, image=p.image.read_bytes())
+        for p in pgps9k.read(folder)
+        if isinstance(p.image, Path)
+    ]
 
 
-def answers(policy: Policy, problems: list[Problem], out: Path) -> dict[Any, tuple[str, str | None]]:
+def answers(
+    policy: Policy, problems: list[Problem], out: Path
+) -> dict[Any, tuple[str, str | None]]:
     evaluate(
         problems, HfEngine(policy, batch_size=4), out, views="full-text,image-only", samples=1,
         sampling=Sampling(0.7, 24, 3),
@@ -544,7 +672,9 @@ def answers(policy: Policy, problems: list[Problem], out: Path) -> dict[Any, tup
 
 
 @pytest.fixture(scope="module")
-def white(policy: Policy, asked: list[Problem], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Any, Any]]:
+def white(
+    policy: Policy, asked: list[Problem], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Any, Any]]:
     yield answers(policy, asked, tmp_path_factory.mktemp("white") / "run")
 
 
@@ -557,7 +687,11 @@ def _clear(image: Image.Image) -> bytes:
 
 @pytest.mark.parametrize(
     "change",
-    [_clear, functools.partial(turned, 6, "PNG"), lambda i: encoded(grey(np.uint16(257) * i.convert("L"), np.uint16))],
+    [
+        _clear,
+        functools.partial(turned, 6, "PNG"),
+        lambda i: encoded(grey(np.uint16(257) * i.convert("L"), np.uint16)),
+    ],
     ids=["transparent", "turned", "16 bits"],
 )
 def test_a_model_says_the_same_of_unusual_files(
@@ -570,7 +704,9 @@ def test_a_model_says_the_same_of_unusual_files(
 def test_images_that_cannot_be_used_cost_only_their_own_samples(
     policy: Policy, asked: list[Problem], white: dict[Any, Any], tmp_path: Path
 ) -> None:
-    """Too long, cut off, no image, absent; each is recorded with its problem and its file, and made again."""
+    """Too long, cut off, no image, absent; each is recorded with its problem and its file, and made
+    again.
+    """
     bad = [bands(900, 3), asked[0].image_bytes()[:300], b"words", None]
     problems = list(asked)
     for n, image in enumerate(bad):
@@ -582,17 +718,26 @@ def test_images_that_cannot_be_used_cost_only_their_own_samples(
     made = None
     for _ in range(2):
         made = _with_absent(policy, problems, tmp_path)
-        assert {key: answer for key, answer in made.items() if not key[0].startswith("bad")} == white
+        assert {
+            key: answer for key, answer in made.items() if not key[0].startswith("bad")
+        } == white
         refused = {key: error for key, (_, error) in made.items() if key[0].startswith("bad")}
         assert len(refused) == 2 * len(bad)
         for (name, _, _), error in refused.items():
-            assert error and f"problem {name}" in error and f"{name}.png" in error and "\n" not in error
+            assert (
+                error
+                and f"problem {name}" in error
+                and f"{name}.png" in error
+                and "\n" not in error
+            )
     assert made and "aspect ratio" in str(made["bad_0", "image-only", 0][1])
     counts = read_summary(tmp_path / "run").views["image-only"]
     assert (counts.error, counts.n_samples) == (4, 8)
 
 
-def _with_absent(policy: Policy, problems: list[Problem], folder: Path) -> dict[Any, tuple[str, str | None]]:
+def _with_absent(
+    policy: Policy, problems: list[Problem], folder: Path
+) -> dict[Any, tuple[str, str | None]]:
     """Answers, where one file is removed once the run has begun."""
 
     class Engine(HfEngine):

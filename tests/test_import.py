@@ -1,6 +1,8 @@
-"""The original's answer folders as runs: its figures to the digit, its verdicts file by file, nothing lost in silence.
+"""The original's answer folders as runs: its figures to the digit, its verdicts file by file,
+nothing lost in silence.
 
-The last part runs the original's own `eval.py` on the same folder where `MODGAP_ORIGINAL` names a checkout of it.
+The last part runs the original's own `eval.py` on the same folder where `MODGAP_ORIGINAL` names a
+checkout of it.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def write_answers(folder: Path, answers: Mapping[str, str | bytes]) -> Path:
 
 
 def gold_file(folder: Path, **golds: str) -> Path:
-    records = {f"prob_{name.removeprefix('p')}": record(answer=gold) for name, gold in golds.items()}
+    records = {
+        f"prob_{name.removeprefix('p')}": record(answer=gold) for name, gold in golds.items()
+    }
     return write_folder(folder, test=records, diagrams={}) / "test.json"
 
 
@@ -52,7 +56,9 @@ def gt(tmp_path: Path) -> Path:
 
 
 def both_views(tmp_path: Path) -> list[Path]:
-    """Two attempts each at problems 1 and 2 in both views; strictly, 3 of 4 are right from text and 1 of 4 else."""
+    """Two attempts each at problems 1 and 2 in both views; strictly, 3 of 4 are right from text and
+    1 of 4 else.
+    """
     texts = {
         "qprob_1_attempt0.txt": "\\boxed{25}",
         "qprob_1_attempt1.txt": "\\boxed{25.004}",
@@ -68,7 +74,7 @@ def both_views(tmp_path: Path) -> list[Path]:
     return [write_answers(tmp_path / FULL, texts), write_answers(tmp_path / IMAGE, images)]
 
 
-# ---- figures by hand -----------------------------------------------------------------------------------------------
+# ---- figures by hand -----------------------------------------------------------------------------
 
 
 def test_two_folder_kinds_are_the_two_views_of_one_run(
@@ -85,7 +91,14 @@ def test_two_folder_kinds_are_the_two_views_of_one_run(
     assert summary.gap.points == pytest.approx(50.0)
     # By hand: 10 + 14 + 11 + 12 characters; 6 + 10 + 0 + 15.
     expected = {
-        "full-text": {"total": 4, "correct": 4, "none": 0, "accuracy": 1.0, "average_length": 11.75, "pass_at_1": 1.0},
+        "full-text": {
+            "total": 4,
+            "correct": 4,
+            "none": 0,
+            "accuracy": 1.0,
+            "average_length": 11.75,
+            "pass_at_1": 1.0,
+        },
         "image-only": {
             "total": 4,
             "correct": 1,
@@ -97,7 +110,10 @@ def test_two_folder_kinds_are_the_two_views_of_one_run(
     }
     assert json.loads((out / "summary.json").read_text())["original"] == expected
     printed = capsys.readouterr().out
-    assert "Accuracy: 0.2500\nTotal   : 4\nCorrect : 1\nNone    : 2\navg len: 7.75\nPass@1  : 0.2500\n" in printed
+    assert (
+        "Accuracy: 0.2500\nTotal   : 4\nCorrect : 1\nNone    : 2\navg len: 7.75\nPass@1  : 0.2500\n"
+        in printed
+    )
     assert "50.0 points" in printed and str(folders[0]) in printed
 
     assert main(["grade", str(out), "--mode", "paper"]) == 0
@@ -112,15 +128,23 @@ def test_records_are_those_of_the_original(tmp_path: Path, gt: Path) -> None:
     rows = {row.key: row for row in RunFolder(run.path).responses()}
     assert len(rows) == 8
     row = rows["prob_2", "image-only", 1]
-    assert row.response == "π \\boxed{7.07°}" and row.finish_reason == "stop" and row.completion_tokens == 0
+    assert (
+        row.response == "π \\boxed{7.07°}"
+        and row.finish_reason == "stop"
+        and row.completion_tokens == 0
+    )
     assert row.prompt.startswith("Based on these conditions, answer the question: Find x.You ")
-    assert rows["prob_1", "full-text", 0].prompt.startswith("In this problem, B is on line AC, AB = 7, BC = x.\n")
+    assert rows["prob_1", "full-text", 0].prompt.startswith(
+        "In this problem, B is on line AC, AB = 7, BC = x.\n"
+    )
     resolved = RunFolder(run.path).manifest()["resolved"]
     assert resolved["model"] == "m" and resolved["samples"] == 2 and resolved["style"] == "paper"
     assert resolved["temperature"] == 0.6 and resolved["max_tokens"] == 4096
 
 
-def test_importing_again_changes_nothing_and_other_arguments_are_refused(tmp_path: Path, gt: Path) -> None:
+def test_importing_again_changes_nothing_and_other_arguments_are_refused(
+    tmp_path: Path, gt: Path
+) -> None:
     folders = both_views(tmp_path)
     import_answers(folders, gt, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -134,15 +158,19 @@ def test_importing_again_changes_nothing_and_other_arguments_are_refused(tmp_pat
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
-# ---- nothing in silence --------------------------------------------------------------------------------------------
+# ---- nothing in silence --------------------------------------------------------------------------
 
 
-def test_whatever_is_odd_is_named_and_still_in_the_originals_figures(tmp_path: Path, gt: Path) -> None:
+def test_whatever_is_odd_is_named_and_still_in_the_originals_figures(
+    tmp_path: Path, gt: Path
+) -> None:
     folder = write_answers(
         tmp_path / IMAGE,
         {
             "qprob_1_attempt0.txt": "\\boxed{25}",
-            "qprob_1_attempt2.txt": "\\boxed{25}\r\n",  # attempt 1 is missing; text mode reads one line end
+            "qprob_1_attempt2.txt": (
+                "\\boxed{25}\r\n"
+            ),  # attempt 1 is missing; text mode reads one line end
             "qprob_2_attempt0.txt": b"\xff \\boxed{7.07}",
             "qprob_3_attempt0.txt": "1234",  # no such problem: only its length counts
             "qprob_2_copy.txt": "\\boxed{7}",  # eval.py grades it
@@ -157,29 +185,47 @@ def test_whatever_is_odd_is_named_and_still_in_the_originals_figures(tmp_path: P
     assert (figures.total, figures.correct, figures.none) == (5, 4, 1)
     assert figures.average_length == (10 + 11 + 14 + 4 + 9 + 6) / 5
     warnings = " ".join(run.strict.warnings)
-    for name in ("prob_1_attempt1", "prob_2_attempt1", "prob_2_attempt2", "prob_3_attempt0", "prob_2_copy", "notes"):
+    for name in (
+        "prob_1_attempt1",
+        "prob_2_attempt1",
+        "prob_2_attempt2",
+        "prob_3_attempt0",
+        "prob_2_copy",
+        "notes",
+    ):
         assert f"{name}.txt" in warnings, name
-    assert "not UTF-8" in warnings and "qprob_2_attempt0.txt" in warnings and "attempt99999" in warnings
+    assert (
+        "not UTF-8" in warnings
+        and "qprob_2_attempt0.txt" in warnings
+        and "attempt99999" in warnings
+    )
     assert "Only image-only answers" in warnings
     assert warnings in " ".join(grade_run(RunFolder(run.path), "relative").warnings)
 
 
 def test_a_warning_is_short_and_the_note_is_complete(tmp_path: Path, gt: Path) -> None:
     names = [f"qprob_{number}_attempt0.txt" for number in range(1, 40)]
-    (run,) = import_answers([write_answers(tmp_path / IMAGE, dict.fromkeys(names, "x"))], gt, tmp_path / "run")
+    (run,) = import_answers(
+        [write_answers(tmp_path / IMAGE, dict.fromkeys(names, "x"))], gt, tmp_path / "run"
+    )
     note = json.loads((run.path / "import.json").read_text())
     named = [name for some in note["files"]["image-only"].values() for name in some]
     assert sorted(named) == sorted(names[2:])
     assert max(map(len, run.strict.warnings)) < 300
 
 
-def test_attempts_that_the_other_view_lacks_are_left_out_and_named(tmp_path: Path, gt: Path) -> None:
+def test_attempts_that_the_other_view_lacks_are_left_out_and_named(
+    tmp_path: Path, gt: Path
+) -> None:
     folders = both_views(tmp_path)
     for number in (1, 2):
         (folders[0] / f"qprob_{number}_attempt2.txt").write_text("\\boxed{7.07}")
     (run,) = import_answers(folders, gt, tmp_path / "run")
     assert run.strict.gap.n_problems == 2 and run.strict.views["full-text"].n_samples == 4
-    assert run.strict.original["full-text"].total == 6 and run.strict.original["full-text"].correct == 5
+    assert (
+        run.strict.original["full-text"].total == 6
+        and run.strict.original["full-text"].correct == 5
+    )
     assert "qprob_2_attempt2.txt" in " ".join(run.strict.warnings)
 
 
@@ -190,7 +236,7 @@ def test_different_sampling_of_the_two_views_is_said(tmp_path: Path, gt: Path) -
     assert "temperature full-text 0.6, image-only 1.0" in " ".join(run.strict.warnings)
 
 
-# ---- whose answers, and to which view ------------------------------------------------------------------------------
+# ---- whose answers, and to which view ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,7 +244,11 @@ def test_different_sampling_of_the_two_views_is_said(tmp_path: Path, gt: Path) -
     [
         (FULL, "m", "full-text"),
         (IMAGE, "m", "image-only"),
-        ("new_9k_qwen3b_with_text_240_kl_280_4096_tmp_0.6", "qwen3b_with_text_240_kl_280", "image-only"),
+        (
+            "new_9k_qwen3b_with_text_240_kl_280_4096_tmp_0.6",
+            "qwen3b_with_text_240_kl_280",
+            "image-only",
+        ),
         ("new_9k_yaogy/qwen_full_cond_max4096_n4_tmp_0.6_bs16", "yaogy/qwen", "full-text"),
         ("new_9k_/ckpt/step_200_4096_tmp_0.6", "/ckpt/step_200", "image-only"),
         ("m_full_cond", "m", "full-text"),
@@ -217,7 +267,9 @@ def test_what_a_folders_name_says(path: str, model: str, view: str) -> None:
 def test_every_folder_below_a_root_and_a_run_for_each_model(tmp_path: Path, gt: Path) -> None:
     root = tmp_path / "results"
     for name in (FULL, IMAGE, "new_9k_org/b_4096_tmp_0.6"):
-        write_answers(root / name, {"qprob_1_attempt0.txt": "\\boxed{25}", "qprob_2_attempt0.txt": ""})
+        write_answers(
+            root / name, {"qprob_1_attempt0.txt": "\\boxed{25}", "qprob_2_attempt0.txt": ""}
+        )
     write_answers(root / "_parallel_logs_split", {"gpu0.log": ""})
     (root / "loop").symlink_to(root)
     runs = import_answers([], gt, tmp_path / "out", results_root=root)
@@ -225,7 +277,9 @@ def test_every_folder_below_a_root_and_a_run_for_each_model(tmp_path: Path, gt: 
         (Path("out/m"), "m"),
         (Path("out/org--b"), "org/b"),
     ]
-    assert set(runs[0].strict.views) == {"full-text", "image-only"} and set(runs[1].strict.views) == {"image-only"}
+    assert set(runs[0].strict.views) == {"full-text", "image-only"} and set(
+        runs[1].strict.views
+    ) == {"image-only"}
     alone = import_answers([root / FULL, root / FULL], gt, tmp_path / "alone", results_root=None)
     assert [run.path for run in alone] == [tmp_path / "alone"]
     with pytest.raises(UserError, match="give another --out"):
@@ -233,7 +287,12 @@ def test_every_folder_below_a_root_and_a_run_for_each_model(tmp_path: Path, gt: 
 
 
 def bad_twins(root: Path) -> dict[str, Any]:
-    return {"folders": [write_answers(root / name, {"qprob_1_attempt0.txt": ""}) for name in (IMAGE, f"{IMAGE}5")]}
+    return {
+        "folders": [
+            write_answers(root / name, {"qprob_1_attempt0.txt": ""})
+            for name in (IMAGE, f"{IMAGE}5")
+        ]
+    }
 
 
 @pytest.mark.parametrize(
@@ -242,9 +301,15 @@ def bad_twins(root: Path) -> dict[str, Any]:
         (lambda root: {"folders": []}, "--results-root"),
         (lambda root: {"folders": [root / "absent"]}, "absent is no folder"),
         (lambda root: {"folders": [root / "data"]}, "holds no qprob_N_attemptJ.txt"),
-        (lambda root: {"folders": [], "results_root": root / "data"}, "no folder with qprob_N_attemptJ.txt below"),
+        (
+            lambda root: {"folders": [], "results_root": root / "data"},
+            "no folder with qprob_N_attemptJ.txt below",
+        ),
         (lambda root: {"folders": [], "results_root": root / "absent"}, "absent is no folder"),
-        (lambda root: {"folders": [write_answers(root / IMAGE, {"qprob_9_attempt0.txt": ""})]}, "same data set"),
+        (
+            lambda root: {"folders": [write_answers(root / IMAGE, {"qprob_9_attempt0.txt": ""})]},
+            "same data set",
+        ),
         (lambda root: {"folders": both_views(root), "view": "image-only"}, "both image-only"),
         (lambda root: {"folders": both_views(root), "view": "imageonly"}, "image-only"),
         (bad_twins, rf"{IMAGE} and .*{IMAGE}5 are both image-only answers of m.* not pooled"),
@@ -273,38 +338,46 @@ def test_a_bad_gold_file_is_named(tmp_path: Path, content: str, words: str) -> N
     gt = tmp_path / "test.json"
     gt.write_text(content)
     with pytest.raises(UserError, match=words):
-        import_answers([write_answers(tmp_path / IMAGE, {"qprob_1_attempt0.txt": ""})], gt, tmp_path / "run")
+        import_answers(
+            [write_answers(tmp_path / IMAGE, {"qprob_1_attempt0.txt": ""})], gt, tmp_path / "run"
+        )
 
 
 def test_a_gold_file_needs_nothing_but_answers(tmp_path: Path) -> None:
     gt = tmp_path / "gold.json"
     gt.write_text('{"prob_1": {"answer": "25.000"}}')
     (run,) = import_answers(
-        [write_answers(tmp_path / IMAGE, {"qprob_1_attempt0.txt": "\\boxed{25}"})], gt, tmp_path / "r"
+        [write_answers(tmp_path / IMAGE, {"qprob_1_attempt0.txt": "\\boxed{25}"})],
+        gt,
+        tmp_path / "r",
     )
     assert run.strict.views["image-only"].accuracy == 1.0
 
 
 @pytest.mark.parametrize("absolute", [False, True])
 def test_a_diagram_out_of_its_folder_is_left_out_and_named(tmp_path: Path, absolute: bool) -> None:
-    """A report embeds what a run names: a gold file from elsewhere must not name any file of this machine."""
+    """A report embeds what a run names: a gold file from elsewhere must not name any file of this
+    machine.
+    """
     secret = tmp_path / "secret.png"
     secret.write_bytes(png())
     name = str(secret) if absolute else "../../secret.png"
     golds = {"prob_1": record(diagram=name), "prob_2": record()}
     gt = write_folder(tmp_path / "data", test=golds) / "test.json"
     assert (gt.parent / "Diagram_Visual" / name).exists()
-    (run,) = import_answers([write_answers(tmp_path / IMAGE, {"qprob_1_attempt0.txt": "25"})], gt, tmp_path / "run")
+    (run,) = import_answers(
+        [write_answers(tmp_path / IMAGE, {"qprob_1_attempt0.txt": "25"})], gt, tmp_path / "run"
+    )
     recorded = RunFolder(run.path).problems()
     assert recorded["prob_1"].image is None and str(recorded["prob_2"].image).endswith("img_1.png")
     assert "1 problems name a diagram out of Diagram_Visual/" in " ".join(run.strict.warnings)
     assert json.loads((run.path / "import.json").read_text())["diagrams_outside"] == ["prob_1"]
 
 
-# ---- against the original ------------------------------------------------------------------------------------------
+# ---- against the original ------------------------------------------------------------------------
 
-# Box contents for a gold of 25.000, harmless to run: plain, LaTeX, units, degrees, braces, words, code that is but
-# arithmetic. The original evaluates them.
+# Box contents for a gold of 25.000, harmless to run: plain, LaTeX, units, degrees, braces, words,
+# code that is but arithmetic. The original evaluates them.
 FORMS = (
     "25", "25.0", "25.2", "24.76", "24.75", "24.74", "25.25", "25.26", "-25", "+25", " 25 ", "25.", "2.5e1",
     "25,000", "25%", "25°", "25 °", "25^\\circ", "25^{\\circ}", "\\text{25}", "25\\text{ cm}", "25 cm",
@@ -336,7 +409,11 @@ def original_eval() -> Path:
     """The original's `eval.py`, below the checkout that `MODGAP_ORIGINAL` names."""
     if not (name := os.environ.get("MODGAP_ORIGINAL")):
         pytest.skip("MODGAP_ORIGINAL names no checkout of the original repository")
-    return next(path for path in (Path(name) / "eval" / "pgps9k" / "eval.py", Path(name) / "eval.py") if path.is_file())
+    return next(
+        path
+        for path in (Path(name) / "eval" / "pgps9k" / "eval.py", Path(name) / "eval.py")
+        if path.is_file()
+    )
 
 
 # Runs the original's file as it is, and says its verdict on each file, too.
@@ -384,7 +461,11 @@ def test_verdicts_and_figures_equal_the_originals_file_by_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     original_eval()
-    responses = [f"<think>so</think> \\boxed{{{form}}}" for form in FORMS if form not in CAUSES["code is run"]]
+    responses = [
+        f"<think>so</think> \\boxed{{{form}}}"
+        for form in FORMS
+        if form not in CAUSES["code is run"]
+    ]
     responses += OUTSIDE
     golds = {f"p{number}": gold for number, gold in enumerate(GOLDS, start=1)}
     gt = gold_file(tmp_path / "data", **golds)
@@ -393,13 +474,21 @@ def test_verdicts_and_figures_equal_the_originals_file_by_file(
         for problem in golds
         for attempt, text in enumerate(responses)
     }
-    answers |= {"qprob_99_attempt0.txt": "no such problem", "notes.txt": "x", "qprob_1_again.txt": "\\boxed{25}"}
+    answers |= {
+        "qprob_99_attempt0.txt": "no such problem",
+        "notes.txt": "x",
+        "qprob_1_again.txt": "\\boxed{25}",
+    }
     folder = write_answers(tmp_path / IMAGE, answers)
     theirs, printed = ask_the_original(tmp_path, folder, gt)
     (run,) = import_answers([folder], gt, tmp_path / "run")
     ours = our_verdicts(run)
     del theirs["qprob_1_again.txt"]  # no response of the run, but in the figures
-    assert theirs.keys() == ours.keys() and len(ours) > 500 and 0.1 < sum(ours.values()) / len(ours) < 0.5
+    assert (
+        theirs.keys() == ours.keys()
+        and len(ours) > 500
+        and 0.1 < sum(ours.values()) / len(ours) < 0.5
+    )
     assert {name: answers[name] for name in ours if ours[name] != theirs[name]} == {}
     capsys.readouterr()
     assert main(["grade", str(run.path), "--mode", "paper"]) == 0
@@ -410,7 +499,9 @@ def test_verdicts_and_figures_equal_the_originals_file_by_file(
 def test_known_differences_have_the_documented_causes(tmp_path: Path) -> None:
     original_eval()
     boxes = [box for boxes in CAUSES.values() for box in boxes]
-    names = {f"qprob_1_attempt{attempt}.txt": f"\\boxed{{{box}}}" for attempt, box in enumerate(boxes)}
+    names = {
+        f"qprob_1_attempt{attempt}.txt": f"\\boxed{{{box}}}" for attempt, box in enumerate(boxes)
+    }
     gt = gold_file(tmp_path / "data", p1="25.000")
     folder = write_answers(tmp_path / IMAGE, names)
     theirs, _ = ask_the_original(tmp_path, folder, gt)
@@ -424,11 +515,13 @@ def test_a_number_that_no_float_holds_is_wrong(gold: str) -> None:
     assert grade("\\boxed{1e400}", gold, "paper").outcome == "wrong"
 
 
-# ---- planning ------------------------------------------------------------------------------------------------------
+# ---- planning ------------------------------------------------------------------------------------
 
 
 def pilot(tmp_path: Path, problems: int, samples: int, seed: int) -> tuple[Path, np.ndarray]:
-    """An imported run of two views whose chances vary as `analysis.power` assumes, with correlation."""
+    """An imported run of two views whose chances vary as `analysis.power` assumes, with
+    correlation.
+    """
     rng = np.random.default_rng(seed)
     shared, own = rng.random(problems), rng.random((2, problems))
     chance_VP = 0.6 * shared + 0.4 * own - np.array([[0.0], [0.15]])
@@ -459,7 +552,10 @@ def test_a_pilot_run_gives_the_assumptions_that_describe_it(tmp_path: Path) -> N
     expected = 100 * float(np.std(rates_VP[0] - rates_VP[1], ddof=1))
     assert power.difference_sd(points, 4, **measured) == pytest.approx(expected, rel=0.02)
     mine = plan(10, run=run, consistency=0.1)
-    assert mine.assumptions == measured | {"consistency": 0.1} and mine.sources["consistency"] == "given"
+    assert (
+        mine.assumptions == measured | {"consistency": 0.1}
+        and mine.sources["consistency"] == "given"
+    )
     assert mine.sources["correlation"] == str(run)
 
 
@@ -470,8 +566,13 @@ def test_a_run_of_one_view_cannot_say(tmp_path: Path, gt: Path) -> None:
 
 
 def test_power_prints_a_table_that_agrees_with_planning(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["power", "--gap", "5", "--problems", "400", "--samples", "16", "--alpha", "0.01"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()[:1].isdigit()]
+    assert (
+        main(["power", "--gap", "5", "--problems", "400", "--samples", "16", "--alpha", "0.01"])
+        == 0
+    )
+    rows = [
+        line.split() for line in capsys.readouterr().out.splitlines() if line.strip()[:1].isdigit()
+    ]
     assert [row[0] for row in rows] == ["1", "2", "4", "8", "16"]
     for row in rows:
         needed = power.problems_needed(5, int(row[0]), 0.8, 0.99)
@@ -485,16 +586,28 @@ def test_power_prints_a_table_that_agrees_with_planning(capsys: pytest.CaptureFi
         ("--gap 0", "--gap 0: no number of problems can show a gap of 0"),
         ("--gap 500", "--gap 500: give percentage points between 0 and 100"),
         ("--gap nan", "--gap nan: give percentage points"),
-        ("--gap 70", "--gap 70: with a text accuracy of 60% (guess) the image accuracy would be -10%, below 0"),
+        (
+            "--gap 70",
+            (
+                "--gap 70: with a text accuracy of 60% (guess) the image accuracy would be -10%,"
+                " below 0"
+            ),
+        ),
         ("--gap -50 --text-accuracy 0.7", "(given) the image accuracy would be 120%, above 100%"),
-        ("--gap 5 --text-accuracy 60", "--text-accuracy 60: give a number from 0 to 1; did you mean 0.6?"),
+        (
+            "--gap 5 --text-accuracy 60",
+            "--text-accuracy 60: give a number from 0 to 1; did you mean 0.6?",
+        ),
         ("--gap 5 --power 1.5", "--power 1.5: give a share between 0 and 1, such as 0.8."),
         ("--gap 5 --power 80", "--power 80: give a share between 0 and 1; did you mean 0.8?"),
         ("--gap 5 --power 1", "--power 1: "),
         ("--gap 5 --alpha 0", "--alpha 0: give a share between 0 and 1, such as 0.05."),
         ("--gap 5 --problems 0", "--problems 0: give at least 1."),
         ("--gap 5 --samples 0", "--samples 0: give at least 1."),
-        ("--gap 5 --consistency 2", "--consistency 2: give a number from 0 to 1; did you mean 0.02?"),
+        (
+            "--gap 5 --consistency 2",
+            "--consistency 2: give a number from 0 to 1; did you mean 0.02?",
+        ),
         ("--gap 5 --correlation -1.5", "--correlation -1.5: give a number from -1 to 1."),
         ("--gap 5 --run /nowhere", "/nowhere"),
     ],

@@ -14,16 +14,21 @@ from modgap.grading.mathverse import Case, grade_all, grade_by_rule
 CASE = Undecided("a rhombus", "a square", "What is it?", "strict")
 
 
-# ---- the prompt ----------------------------------------------------------------------------------------------------
+# ---- the prompt ----------------------------------------------------------------------------------
 def test_the_prompt_has_five_shots_and_ends_with_the_question() -> None:
     prompt = judge_prompt("What is it?", "a square", "a rhombus")
     assert prompt.system is None and not prompt.has_image and not prompt.prefill
     assert prompt.text.startswith("Below are two answers to a math question.")
     assert prompt.text.endswith(
-        "\n\n[Question]: What is it?\n[Standard Answer]: a square\n[Model_answer] : a rhombus\nJudgement:"
+        "\n\n[Question]: What is it?\n[Standard Answer]: a square\n[Model_answer] : a"
+        " rhombus\nJudgement:"
     )
     assert prompt.text.count("[Question]:") == 6
-    verdicts = [line.removeprefix("Judgement: ") for line in prompt.text.splitlines() if line.startswith("Judgement: ")]
+    verdicts = [
+        line.removeprefix("Judgement: ")
+        for line in prompt.text.splitlines()
+        if line.startswith("Judgement: ")
+    ]
     assert verdicts == ["0", "0", "0", "0", "1"]
 
 
@@ -43,7 +48,7 @@ def test_braces_in_a_question_are_left_alone() -> None:
     assert "[Question]: {x} {0} {question}\n" in judge_prompt("{x} {0} {question}", "g", "a").text
 
 
-# ---- the verdict ---------------------------------------------------------------------------------------------------
+# ---- the verdict ---------------------------------------------------------------------------------
 READABLE = {
     True: ["1", " 1\n", "1.", "**1**", "Judgement: 1", "Judement is 1", "Judgment: **1**", "`1`", "\\boxed{1}", "(1)",
            "1\n\n[Question]: next\nJudgement: 0", "1. The answers are the same: 0.5m", "The verdict is 1.",
@@ -56,7 +61,9 @@ READABLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "verdict"), [(text, v) for v, texts in READABLE.items() for text in texts])
+@pytest.mark.parametrize(
+    ("text", "verdict"), [(text, v) for v, texts in READABLE.items() for text in texts]
+)
 def test_verdicts(text: str, verdict: bool | None) -> None:
     assert parse_verdict(text) is verdict
 
@@ -110,8 +117,9 @@ def test_the_judge_is_asked_once_for_all() -> None:
     assert grade_all(cases[:1], ask=ask) and calls == [3]  # nothing to ask, nobody asked
 
 
-# ---- the original's rules ------------------------------------------------------------------------------------------
-# One row for each rule: response, gold, type, what the original says; a string is the answer that its judge gets.
+# ---- the original's rules ------------------------------------------------------------------------
+# One row for each rule: response, gold, type, what the original says; a string is the answer that
+# its judge gets.
 PAPER = [
     ("\\boxed{C}", "C", "multi-choice", True),
     ("\\boxed{ c }", "C", "multi-choice", True),
@@ -152,4 +160,8 @@ def test_paper_mode(response: str, gold: str, question_type: str, expected: bool
     if isinstance(expected, str):
         assert isinstance(result, Undecided) and result.answer == expected and not result.symbolic
     else:
-        assert isinstance(result, Grade) and result.correct == expected and result.stage in ("letter", "any-number")
+        assert (
+            isinstance(result, Grade)
+            and result.correct == expected
+            and result.stage in ("letter", "any-number")
+        )

@@ -1,4 +1,6 @@
-"""Judges that are loaded here: a tiny Qwen3 through transformers, and (where there is vLLM) the same through vLLM."""
+"""Judges that are loaded here: a tiny Qwen3 through transformers, and (where there is vLLM) the
+same through vLLM.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def requests(count: int = 7) -> list[Request]:
     """Prompts of different lengths, on which the model says more than one thing."""
-    prompts = [judge_prompt("What?" * (1 + 5 * n), "a square", "kite " * (7 - n)) for n in range(count - 2)]
-    prompts += [Prompt("\\", system=None, has_image=False), Prompt("a kite " * 9, system="Be kind.", has_image=False)]
+    prompts = [
+        judge_prompt("What?" * (1 + 5 * n), "a square", "kite " * (7 - n)) for n in range(count - 2)
+    ]
+    prompts += [
+        Prompt("\\", system=None, has_image=False),
+        Prompt("a kite " * 9, system="Be kind.", has_image=False),
+    ]
     return [Request(f"p{n}", "full-text", prompt, None, (n,)) for n, prompt in enumerate(prompts)]
 
 
@@ -47,7 +54,8 @@ def test_answers_do_not_depend_on_the_batch_and_are_the_models_own(model: Path, 
     import torch
 
     one, all_at_once = (
-        said(HfTextEngine(model, size, "cpu", raw=raw).generate(requests(), GREEDY)) for size in (1, 64)
+        said(HfTextEngine(model, size, "cpu", raw=raw).generate(requests(), GREEDY))
+        for size in (1, 64)
     )
     engine = HfTextEngine(model, 3, "cpu", raw=raw)
     assert len(one) == 7
@@ -94,7 +102,10 @@ def test_thinking_is_switched_off_and_raw_is_raw(model: Path) -> None:
     tokenizer = HfTextEngine(model, device="cpu")._tokenizer
     prompt = judge_prompt("What?", "a square", "a kite")
     chat, raw = (tokenizer.decode(token_ids(tokenizer, prompt, raw)) for raw in (False, True))
-    assert chat == f"<|im_start|>user\n{prompt.text}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert (
+        chat
+        == f"<|im_start|>user\n{prompt.text}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
     assert raw == prompt.text
     tokenizer.chat_template = None
     assert token_ids(tokenizer, prompt, False) == token_ids(tokenizer, prompt, True)
@@ -102,7 +113,21 @@ def test_thinking_is_switched_off_and_raw_is_raw(model: Path) -> None:
 
 def test_a_run_is_judged_by_a_model_that_is_loaded_here(model: Path, tmp_path: Path) -> None:
     run = many(tmp_path / "run", 9)
-    assert main(["grade", str(run.path), "--judge", str(model), "--judge-engine", "hf", "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                "grade",
+                str(run.path),
+                "--judge",
+                str(model),
+                "--judge-engine",
+                "hf",
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     judged = read_summary(run.path).judge
     assert (judged.samples, judged.consistent, judged.asked) == (9, 9, 9)
     assert judged.judge.startswith(f"hf:{model} (")
@@ -117,7 +142,9 @@ def test_a_run_is_judged_by_a_model_that_is_loaded_here(model: Path, tmp_path: P
 
 def test_a_folder_that_holds_no_language_model_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(UserError, match=r"cannot be loaded as a language model on cpu .*Qwen/Qwen3-8B") as caught:
+    with pytest.raises(
+        UserError, match=r"cannot be loaded as a language model on cpu .*Qwen/Qwen3-8B"
+    ) as caught:
         HfTextEngine(tmp_path, device="cpu")
     assert "\n" not in str(caught.value)
     if importlib.util.find_spec("vllm") is None:
@@ -125,7 +152,9 @@ def test_a_folder_that_holds_no_language_model_is_one_line(tmp_path: Path) -> No
             make_judge(JudgeOptions(str(tmp_path), "vllm"))
 
 
-def test_another_way_to_run_a_judge_is_another_judge(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_way_to_run_a_judge_is_another_judge(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "vllm" or find(name))
 
@@ -133,10 +162,16 @@ def test_another_way_to_run_a_judge_is_another_judge(model: Path, monkeypatch: p
         return make_judge(JudgeOptions(str(model), engine, engine_args=args)).name
 
     plain = name()
-    assert plain == name("gpu_memory_utilization=0.5", "max_num_seqs=8") and plain.endswith(")") and "," not in plain
+    assert (
+        plain == name("gpu_memory_utilization=0.5", "max_num_seqs=8")
+        and plain.endswith(")")
+        and "," not in plain
+    )
     others = {name("quantization=fp8"), name("chat_template=x.jinja"), name("max_model_len=64")}
     assert len(others | {plain}) == 4
-    assert name("dtype=half", "quantization=fp8") == name("quantization=fp8", "dtype=half", "seed=1")
+    assert name("dtype=half", "quantization=fp8") == name(
+        "quantization=fp8", "dtype=half", "seed=1"
+    )
 
 
 @pytest.mark.gpu
@@ -157,4 +192,7 @@ def test_vllm_judges_as_transformers_does(model: Path, tmp_path: Path) -> None:
         )
         engine.close()
         for name, found in ours.items():
-            assert (found.text, found.prompt_tokens) == (theirs[name].text, theirs[name].prompt_tokens)
+            assert (found.text, found.prompt_tokens) == (
+                theirs[name].text,
+                theirs[name].prompt_tokens,
+            )

@@ -27,8 +27,12 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, Callable[[Any, Tensor], T
     return module, normed if request.param == "norm" else gated_mlp
 
 
-def results(module: Any, work: Callable[[Tensor], Tensor], x: Tensor, autocast: bool) -> tuple[list[Tensor], int]:
-    """Output and gradients, and how many bytes that belong to no weight were kept between the passes."""
+def results(
+    module: Any, work: Callable[[Tensor], Tensor], x: Tensor, autocast: bool
+) -> tuple[list[Tensor], int]:
+    """Output and gradients, and how many bytes that belong to no weight were kept between the
+    passes.
+    """
     weights, kept = {p.untyped_storage().data_ptr() for p in module.parameters()}, dict[int, int]()
     held: list[Tensor] = []  # a storage that went away could be taken for another one
 
@@ -44,7 +48,9 @@ def results(module: Any, work: Callable[[Tensor], Tensor], x: Tensor, autocast: 
         torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
     ):
         out = work(x)
-    grads = torch.autograd.grad((out.float() * torch.linspace(-1, 1, 64)).sum(), [x, *module.parameters()])
+    grads = torch.autograd.grad(
+        (out.float() * torch.linspace(-1, 1, 64)).sum(), [x, *module.parameters()]
+    )
     return [out.detach(), *grads], sum(kept.values())
 
 
@@ -60,7 +66,9 @@ def test_values_and_gradients_equal_the_module(pair: Any, autocast: bool, bound:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_weights_are_the_modules_own_business(pair: Any, autocast: bool) -> None:
-    """bf16 weights, as in evaluation and (with autocast) below LoRA: bit for bit what transformers gives."""
+    """bf16 weights, as in evaluation and (with autocast) below LoRA: bit for bit what transformers
+    gives.
+    """
     module, ours = pair
     module.to(torch.bfloat16)
     x = torch.randn(3, 11, 64, dtype=torch.bfloat16)
@@ -71,11 +79,15 @@ def test_half_weights_are_the_modules_own_business(pair: Any, autocast: bool) ->
 def test_the_mlp_does_not_keep_the_activated_gate() -> None:
     module = Qwen2MLP(CONFIG)
     x = torch.randn(50, 64)
-    (_, mine), (_, theirs) = (results(module, work, x, False) for work in (lambda x: gated_mlp(module, x), module))
+    (_, mine), (_, theirs) = (
+        results(module, work, x, False) for work in (lambda x: gated_mlp(module, x), module)
+    )
     assert theirs - mine == 50 * 160 * 4
 
 
 def test_another_activation_is_left_to_the_module() -> None:
-    module = Qwen2MLP(Qwen2_5_VLTextConfig(hidden_size=64, intermediate_size=160, hidden_act="gelu"))
+    module = Qwen2MLP(
+        Qwen2_5_VLTextConfig(hidden_size=64, intermediate_size=160, hidden_act="gelu")
+    )
     x = torch.randn(5, 64)
     assert torch.equal(gated_mlp(module, x), module(x))

@@ -1,4 +1,6 @@
-"""The local engine on a very small Qwen2.5-VL with random weights; rewards are made up, so that groups are mixed."""
+"""The local engine on a very small Qwen2.5-VL with random weights; rewards are made up, so that
+groups are mixed.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,14 @@ from modgap.training.update import SharedVision, TokenStats, computing, gradient
 on_cpu = functools.partial(load_policy, device="cpu")
 
 SIZE = Size(
-    vocabulary=400, text_width=64, text_layers=2, text_mlp=96, vision_width=64, vision_layers=2, vision_mlp=64, side=56
+    vocabulary=400,
+    text_width=64,
+    text_layers=2,
+    text_mlp=96,
+    vision_width=64,
+    vision_layers=2,
+    vision_mlp=64,
+    side=56,
 )
 SETTINGS = Settings(
     steps=2, prompts_per_step=4, samples_per_prompt=3, mini_batch=2, micro_batch=4, lr=1e-3, max_response_tokens=8,
@@ -76,12 +85,18 @@ PROBLEMS = [
 def made_up(response: str, gold: str) -> Any:
     """A reward that depends on nothing but the words, and takes every value."""
     kind = zlib.crc32(f"{gold} {response}".encode()) % 3
-    return SimpleNamespace(score=[0.0, 0.1, 1.0][kind], acc=float(kind == 2), format=float(kind > 0))
+    return SimpleNamespace(
+        score=[0.0, 0.1, 1.0][kind], acc=float(kind == 2), format=float(kind > 0)
+    )
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    words = [training_prompt(problem, view).text for problem in PROBLEMS for view in ("full-text", "image-only")]
+    words = [
+        training_prompt(problem, view).text
+        for problem in PROBLEMS
+        for view in ("full-text", "image-only")
+    ]
     folder = build_tiny(tmp_path_factory.mktemp("tiny") / "model", words, seed=3, size=SIZE)
     policy = on_cpu(folder, dtype="float32")
     with torch.no_grad():  # opinionated, so that the two prompts differ and the clamps have work
@@ -101,20 +116,37 @@ def policy(tiny: Path) -> Policy:
     return loaded
 
 
-def recipe(contrastive: bool = False, views: tuple[str, ...] = ("full-text",), **changes: Any) -> Recipe:
+def recipe(
+    contrastive: bool = False, views: tuple[str, ...] = ("full-text",), **changes: Any
+) -> Recipe:
     return Recipe("test", (Stage(views, contrastive, replace(SETTINGS, **changes)),))
 
 
-def run(recipe: Recipe, tiny: Path, out: Path, reward: Any = made_up, loader: Any = on_cpu, **more: Any) -> list[Event]:
+def run(
+    recipe: Recipe, tiny: Path, out: Path, reward: Any = made_up, loader: Any = on_cpu, **more: Any
+) -> list[Event]:
     events: list[Event] = []
-    train(recipe, PROBLEMS, tiny, out, load_policy=loader, reward=reward, progress=events.append, job=Job(**more))
+    train(
+        recipe,
+        PROBLEMS,
+        tiny,
+        out,
+        load_policy=loader,
+        reward=reward,
+        progress=events.append,
+        job=Job(**more),
+    )
     return events
 
 
 def log_of(stage: Path, *, timing: bool = False) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (stage / "train_log.jsonl").read_text().splitlines()]
     timed = ("time_", "tokens_per_s")
-    return rows if timing else [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
+    return (
+        rows
+        if timing
+        else [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
+    )
 
 
 def rollouts_of(stage: Path) -> list[dict[str, Any]]:
@@ -130,7 +162,9 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 # The oracle: every row forwarded twice, images and all, in one graph
 
 
-def sampled_batch(policy: Policy, *, contrastive: bool = True, views: tuple[str, ...] = ("full-text",)) -> Batch:
+def sampled_batch(
+    policy: Policy, *, contrastive: bool = True, views: tuple[str, ...] = ("full-text",)
+) -> Batch:
     stage = Stage(views, contrastive, SETTINGS)
     roller = rollout.Roller(policy, DataOrder(PROBLEMS[:3], views, 1), stage, 1, "aligned")
     groups = roller.draw(4)  # 4 of 3 problems: one image comes twice
@@ -139,10 +173,14 @@ def sampled_batch(policy: Policy, *, contrastive: bool = True, views: tuple[str,
     batch = Batch.of([group for group in groups if group.mixed])
     assert len(batch) >= 9 and batch.eligible_B.sum() >= 2
     # It never stops by itself: cut the responses, so that there is padding.
-    return replace(batch, responses=[tokens[: 1 + 5 * n % 8] for n, tokens in enumerate(batch.responses)])
+    return replace(
+        batch, responses=[tokens[: 1 + 5 * n % 8] for n, tokens in enumerate(batch.responses)]
+    )
 
 
-def plain_logps(policy: Policy, prompt: Any, response: torch.Tensor, temperature: float) -> torch.Tensor:
+def plain_logps(
+    policy: Policy, prompt: Any, response: torch.Tensor, temperature: float
+) -> torch.Tensor:
     """`[T, V]` from one plain forward of transformers' model."""
     ids = torch.cat((prompt.input_ids, response))[None]
     config = policy.model.config
@@ -167,7 +205,9 @@ def naive_loss(policy: Policy, batch: Batch, settings: Settings) -> torch.Tensor
             full_t, free_t = full.gather(1, y[:, None])[:, 0], free.gather(1, y[:, None])[:, 0]
             old = full_t.detach() if batch.old_logps is None else batch.old_logps[i]
             a, rho = batch.advantages_B[i], (full_t - old).clamp(-20, 20).exp()
-            surrogate = torch.min(rho * a, rho.clamp(1 - settings.clip_low, 1 + settings.clip_high) * a)
+            surrogate = torch.min(
+                rho * a, rho.clamp(1 - settings.clip_low, 1 + settings.clip_high) * a
+            )
             losses.append(-(torch.max(surrogate, settings.dual_clip * a) if a < 0 else surrogate))
             if batch.eligible_B[i]:
                 d = full_t.detach() - free_t
@@ -186,15 +226,21 @@ def naive_loss(policy: Policy, batch: Batch, settings: Settings) -> torch.Tensor
 
 
 def gradients_of(policy: Policy) -> dict[str, torch.Tensor]:
-    return {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None
+    }
 
 
-def assert_same_gradients(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+def assert_same_gradients(
+    got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float
+) -> None:
     assert got.keys() == expected.keys()
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
     for name, gradient in expected.items():
         own = float(gradient.abs().max())
-        torch.testing.assert_close(got[name], gradient, rtol=tolerance, atol=tolerance * own, msg=name)
+        torch.testing.assert_close(
+            got[name], gradient, rtol=tolerance, atol=tolerance * own, msg=name
+        )
 
 
 @pytest.fixture(params=["together", "apart"])
@@ -213,11 +259,16 @@ def twins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     ],
     ids=str,
 )  # fmt: skip
-def test_loss_and_gradients_equal_the_naive_form(policy: Policy, twins: str, changes: dict[str, Any]) -> None:
+def test_loss_and_gradients_equal_the_naive_form(
+    policy: Policy, twins: str, changes: dict[str, Any]
+) -> None:
     settings = replace(SETTINGS, kl_coef=0.5, **changes)
     batch = sampled_batch(policy)
     torch.manual_seed(0)
-    old = [logps + 0.4 * torch.randn_like(logps) for logps in old_logprobs(policy, batch, settings, 100)]
+    old = [
+        logps + 0.4 * torch.randn_like(logps)
+        for logps in old_logprobs(policy, batch, settings, 100)
+    ]
     batch = replace(batch, old_logps=old)
     loss = naive_loss(policy, batch, settings)
     loss.backward()
@@ -233,15 +284,22 @@ def test_loss_and_gradients_equal_the_naive_form(policy: Policy, twins: str, cha
 
 
 def test_a_tree_has_the_log_probabilities_of_each_row_alone(policy: Policy) -> None:
-    """Prompts with and without an image, twins beside their prompts, a prompt that is there once, a response of one
-    token."""
+    """Prompts with and without an image, twins beside their prompts, a prompt that is there once, a
+    response of one token."""
     batch = sampled_batch(policy)
     alone = policy.encode(training_prompt(PROBLEMS[5], "full-text"), PROBLEMS[5].open_image())
     words = policy.encode(replace(training_prompt(PROBLEMS[6], "full-text"), has_image=False), None)
     prompts = [*batch.prompts[:5], *batch.twins[:5], alone, words, words]
-    responses = [*batch.responses[:5], *batch.responses[:5], batch.responses[0], *(r[:1] for r in batch.responses[:2])]
+    responses = [
+        *batch.responses[:5],
+        *batch.responses[:5],
+        batch.responses[0],
+        *(r[:1] for r in batch.responses[:2]),
+    ]
     with torch.no_grad():
-        logps_BT, _, mask_BT = policy.logprobs(prompts, responses, policy.image_features(prompts), 0.7)
+        logps_BT, _, mask_BT = policy.logprobs(
+            prompts, responses, policy.image_features(prompts), 0.7
+        )
     for prompt, response, logps, mask in zip(prompts, responses, logps_BT, mask_BT, strict=True):
         plain = plain_logps(policy, prompt, response, 0.7).gather(-1, response[:, None])[:, 0]
         assert int(mask.sum()) == len(response)
@@ -258,15 +316,25 @@ def test_a_twin_follows_the_first_tokens_of_its_prompt(policy: Policy) -> None:
     assert int((planted.ids == image).sum()) == int((batch.prompts[0].input_ids == image).sum())
     full, free = batch.prompts[0], batch.twins[0]
     prompt, answers, twin, again = planted.spans
-    assert prompt.context == () and prompt.lengths == (len(full),) and answers.context == ((0, len(full)),)
+    assert (
+        prompt.context == ()
+        and prompt.lengths == (len(full),)
+        and answers.context == ((0, len(full)),)
+    )
     ((at, shared),) = twin.context
     assert at == 0 and full.input_ids[:shared].equal(free.input_ids[:shared])
     assert full.input_ids[shared] != free.input_ids[shared]
-    assert again.context == ((0, shared), (2, len(free) - shared)) and twin.lengths == (len(free) - shared,)
-    assert len(planted.ids) == len(full) + twin.lengths[0] + 2 * sum(len(batch.responses[i]) - 1 for i in first)
+    assert again.context == ((0, shared), (2, len(free) - shared)) and twin.lengths == (
+        len(free) - shared,
+    )
+    assert len(planted.ids) == len(full) + twin.lengths[0] + 2 * sum(
+        len(batch.responses[i]) - 1 for i in first
+    )
 
 
-def test_the_first_step_has_the_gradient_of_trls_grpo_trainer(policy: Policy, tmp_path: Path) -> None:
+def test_the_first_step_has_the_gradient_of_trls_grpo_trainer(
+    policy: Policy, tmp_path: Path
+) -> None:
     datasets = pytest.importorskip("datasets")
     trl = pytest.importorskip("trl")
     batch = sampled_batch(policy, contrastive=False, views=("full-text", "image-only"))
@@ -292,7 +360,10 @@ def test_the_first_step_has_the_gradient_of_trls_grpo_trainer(policy: Policy, tm
     ids = torch.full((rows, width + longest), policy.tokenizer.pad_token_id)
     real = torch.zeros_like(ids)
     for i, (prompt, response) in enumerate(zip(batch.prompts, batch.responses, strict=True)):
-        ids[i, width - len(prompt) : width], real[i, width - len(prompt) : width] = prompt.input_ids, 1
+        ids[i, width - len(prompt) : width], real[i, width - len(prompt) : width] = (
+            prompt.input_ids,
+            1,
+        )
         ids[i, width : width + len(response)], real[i, width : width + len(response)] = response, 1
     trainer.current_gradient_accumulation_steps = 1
     policy.model.train()
@@ -311,7 +382,9 @@ def test_the_first_step_has_the_gradient_of_trls_grpo_trainer(policy: Policy, tm
     assert_same_gradients(ours, gradients_of(policy), 1e-4)
 
 
-def test_recomputing_layers_and_the_size_of_the_micro_batch_change_no_gradient(tiny: Path, policy: Policy) -> None:
+def test_recomputing_layers_and_the_size_of_the_micro_batch_change_no_gradient(
+    tiny: Path, policy: Policy
+) -> None:
     batch = sampled_batch(policy)
     settings = replace(SETTINGS, kl_coef=0.5)
     gradients(policy, batch, settings, True, 100)
@@ -323,7 +396,9 @@ def test_recomputing_layers_and_the_size_of_the_micro_batch_change_no_gradient(t
         assert_same_gradients(gradients_of(saving), expected, 1e-5)
 
 
-def test_the_vision_tower_sees_each_image_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vision_tower_sees_each_image_once(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = sampled_batch(policy)
     seen: list[int] = []
     forward = policy.image_features
@@ -345,7 +420,11 @@ def test_the_vision_tower_sees_each_image_once(policy: Policy, monkeypatch: pyte
 @pytest.fixture(scope="session")
 def kl_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
     """Three stages, as `kl-curriculum` has them, of two steps each."""
-    stages = (Stage(("full-text",)), Stage(("full-text",), True), Stage(("image-only", "full-text")))
+    stages = (
+        Stage(("full-text",)),
+        Stage(("full-text",), True),
+        Stage(("image-only", "full-text")),
+    )
     chained = Recipe("chained", tuple(replace(stage, settings=SETTINGS) for stage in stages))
     out = tmp_path_factory.mktemp("chained") / "run"
     return out, run(chained, tiny, out)
@@ -375,7 +454,11 @@ def test_a_chained_recipe_makes_real_updates_and_keeps_what_it_did(
         views = {"full-text"} if number < 3 else {"full-text", "image-only"}
         assert {row["view"] for row in sampled} == views
         after = weights_of(stage / "checkpoints" / "step_2")
-        changed = [name for name in after if not torch.equal(after[name], before[name].to(after[name].dtype))]
+        changed = [
+            name
+            for name in after
+            if not torch.equal(after[name], before[name].to(after[name].dtype))
+        ]
         assert any("visual" in name for name in changed) and any(
             "language" in name or "layers" in name for name in changed
         )
@@ -394,7 +477,11 @@ def test_a_finished_run_is_not_done_again_and_other_arguments_are_refused(
 ) -> None:
     out, _ = kl_run
     before = (out / "stage3" / "train_log.jsonl").read_bytes()
-    stages = (Stage(("full-text",)), Stage(("full-text",), True), Stage(("image-only", "full-text")))
+    stages = (
+        Stage(("full-text",)),
+        Stage(("full-text",), True),
+        Stage(("image-only", "full-text")),
+    )
     chained = Recipe("chained", tuple(replace(stage, settings=SETTINGS) for stage in stages))
 
     def no_model(*_: Any, **__: Any) -> Any:
@@ -419,7 +506,8 @@ def test_a_stage_starts_from_the_last_ones_weights_with_a_fresh_optimizer(
         return on_cpu(ref, **how)
 
     run(alone, out / "stage1" / "checkpoints" / "step_2", tmp_path / "run", loader=loader)
-    # Draws are seeded with the stage's number, so the first stage draws others; what must agree is where it starts.
+    # Draws are seeded with the stage's number, so the first stage draws others; what must agree is
+    # where it starts.
     assert started == [out / "stage1" / "checkpoints" / "step_2"]
     first = on_cpu(started[0], dtype="float32").model.state_dict()
     saved = weights_of(started[0])
@@ -442,7 +530,9 @@ def test_later_updates_of_a_step_are_off_policy(kl_run: tuple[Path, list[Event]]
     assert rows and all(row["ratio_max"] > 1.0 for row in rows)
 
 
-def test_a_step_begins_with_what_the_step_before_would_have_needed(tiny: Path, tmp_path: Path) -> None:
+def test_a_step_begins_with_what_the_step_before_would_have_needed(
+    tiny: Path, tmp_path: Path
+) -> None:
     """Half of the groups or fewer are mixed, so four prompts are not enough."""
 
     def even_ones(response: str, gold: str) -> float:
@@ -454,23 +544,36 @@ def test_a_step_begins_with_what_the_step_before_would_have_needed(tiny: Path, t
     assert first["refills"] > 0
     for before, row in pairwise([first, *later]):
         expected = min(12, math.ceil(4 / before["mixed_share"]))
-        assert row["sampled_groups"] == expected if row["refills"] == 0 else row["sampled_groups"] > expected
+        assert (
+            row["sampled_groups"] == expected
+            if row["refills"] == 0
+            else row["sampled_groups"] > expected
+        )
 
 
-def test_without_mixed_rewards_refills_are_bounded_and_nothing_is_learned(tiny: Path, tmp_path: Path) -> None:
+def test_without_mixed_rewards_refills_are_bounded_and_nothing_is_learned(
+    tiny: Path, tmp_path: Path
+) -> None:
     events = run(recipe(overlong_buffer=0), tiny, tmp_path, reward=lambda response, gold: 0.1)
     for row in log_of(tmp_path / "stage1"):
         first = 4 if row["step"] == 1 else 12  # and two refills of 4
         assert (row["kept_groups"], row["refills"], row["sampled_groups"]) == (0, 2, first + 8)
         assert (row["updates"], row["grad_norm"]) == (0, 0.0)
     before, after = weights_of(tiny), weights_of(tmp_path / "stage1" / "checkpoints" / "step_2")
-    assert all(torch.equal(after[name], value.to(after[name].dtype)) for name, value in before.items())
+    assert all(
+        torch.equal(after[name], value.to(after[name].dtype)) for name, value in before.items()
+    )
     notes = [event.text for event in events if event.kind == "note"]
     assert len(notes) == 1 and "no mixed rewards" in notes[0]
 
 
 def test_without_dynamic_sampling_every_group_is_used(tiny: Path, tmp_path: Path) -> None:
-    run(recipe(overlong_buffer=0, dynamic_sampling=False, steps=1), tiny, tmp_path, reward=lambda response, gold: 0.1)
+    run(
+        recipe(overlong_buffer=0, dynamic_sampling=False, steps=1),
+        tiny,
+        tmp_path,
+        reward=lambda response, gold: 0.1,
+    )
     (row,) = log_of(tmp_path / "stage1")
     assert (row["kept_groups"], row["refills"], row["updates"], row["grad_norm"]) == (4, 0, 2, 0.0)
 
@@ -493,7 +596,9 @@ def assert_same_run(stage: Path, straight: Path) -> None:
     for step in (2, 4):
         got, expected = (weights_of(s / "checkpoints" / f"step_{step}") for s in (stage, straight))
         assert all(torch.equal(got[name], expected[name]) for name in expected)
-    assert json.loads((stage / "result.json").read_text()) == json.loads((straight / "result.json").read_text())
+    assert json.loads((stage / "result.json").read_text()) == json.loads(
+        (straight / "result.json").read_text()
+    )
     assert sorted(p.name for p in (stage / "checkpoints").iterdir()) == ["best", "step_2", "step_4"]
 
 
@@ -501,7 +606,9 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("where", ["in step 1", "in step 4", "between weights and state", "while saving weights"])
+@pytest.mark.parametrize(
+    "where", ["in step 1", "in step 4", "between weights and state", "while saving weights"]
+)
 def test_a_run_that_was_killed_goes_on_bit_equal(
     where: str, tiny: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -518,10 +625,20 @@ def test_a_run_that_was_killed_goes_on_bit_equal(
         if calls == 4 and where == "between weights and state":
             monkeypatch.setattr(checkpoint_module, "save_state", dies)
         if calls == 4 and where == "while saving weights":
-            monkeypatch.setattr(Policy, "save", lambda self, folder: (folder / "half").touch() or dies())
+            monkeypatch.setattr(
+                Policy, "save", lambda self, folder: (folder / "half").touch() or dies()
+            )
 
     with pytest.raises(Killed):
-        train(recipe(True, **LONG), PROBLEMS, tiny, tmp_path, load_policy=on_cpu, reward=made_up, progress=progress)
+        train(
+            recipe(True, **LONG),
+            PROBLEMS,
+            tiny,
+            tmp_path,
+            load_policy=on_cpu,
+            reward=made_up,
+            progress=progress,
+        )
     monkeypatch.undo()
     run(recipe(True, **LONG), tiny, tmp_path)
     assert_same_run(tmp_path / "stage1", straight)
@@ -543,7 +660,15 @@ def test_a_run_that_was_interrupted_loses_no_finished_step(
     with pytest.raises(KeyboardInterrupt):
         train(plan, PROBLEMS, tiny, tmp_path, load_policy=on_cpu, reward=made_up, progress=progress)
     begun.clear()
-    train(plan, PROBLEMS, tiny, tmp_path, load_policy=on_cpu, reward=made_up, progress=lambda e: begun.append(e.step))
+    train(
+        plan,
+        PROBLEMS,
+        tiny,
+        tmp_path,
+        load_policy=on_cpu,
+        reward=made_up,
+        progress=lambda e: begun.append(e.step),
+    )
     assert min(begun) == 3
     stage = tmp_path / "stage1"
     assert log_of(stage) == log_of(straight) and rollouts_of(stage) == rollouts_of(straight)
@@ -552,7 +677,9 @@ def test_a_run_that_was_interrupted_loses_no_finished_step(
 
 
 @pytest.mark.parametrize("name", ["result.json", "state.pt", "rollouts.jsonl"])
-def test_a_stage_adopts_nothing_of_another_run(tiny: Path, straight: Path, tmp_path: Path, name: str) -> None:
+def test_a_stage_adopts_nothing_of_another_run(
+    tiny: Path, straight: Path, tmp_path: Path, name: str
+) -> None:
     """Its manifest is that of a run with another seed, or it has none."""
     other = recipe(True, **LONG, seed=9)
     shutil.copytree(straight.parent, tmp_path / "run", symlinks=True)
@@ -568,7 +695,10 @@ def test_a_stage_adopts_nothing_of_another_run(tiny: Path, straight: Path, tmp_p
     told |= {"resolved": identity(other, 1, "the base model", "aligned"), "fingerprints": marks}
     (stage / "manifest.json").write_text(json.dumps(told))
     before = {path: path.stat().st_mtime_ns for path in stage.rglob("*")}
-    with pytest.raises(UserError, match=rf"{name} is of another run than the manifest\.json beside it.*another --out"):
+    with pytest.raises(
+        UserError,
+        match=rf"{name} is of another run than the manifest\.json beside it.*another --out",
+    ):
         run(other, tiny, tmp_path / "run", fingerprint="m")
     assert {path: path.stat().st_mtime_ns for path in stage.rglob("*")} == before
     (stage / "manifest.json").unlink()
@@ -590,11 +720,10 @@ def test_weights_that_are_changing_are_not_a_steps(tmp_path: Path, policy: Polic
 
 def test_kill_9_and_the_same_command(tiny: Path, straight: Path, tmp_path: Path) -> None:
     script = (
-        "import sys, os, signal, test_local_engine as t\n"
-        "def watch(e):\n"
-        "    if e.kind == 'phase' and e.text == 'update' and e.step == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "t.train(t.recipe(True, **t.LONG), t.PROBLEMS, sys.argv[1], sys.argv[2], load_policy=t.on_cpu,"
-        " reward=t.made_up, progress=watch)\n"
+        "import sys, os, signal, test_local_engine as t\ndef watch(e):\n    if e.kind == 'phase'"
+        " and e.text == 'update' and e.step == 2: os.kill(os.getpid(),"
+        " signal.SIGKILL)\nt.train(t.recipe(True, **t.LONG), t.PROBLEMS, sys.argv[1], sys.argv[2],"
+        " load_policy=t.on_cpu, reward=t.made_up, progress=watch)\n"
     )
     here = str(Path(__file__).parent)
     environment = {
@@ -603,7 +732,10 @@ def test_kill_9_and_the_same_command(tiny: Path, straight: Path, tmp_path: Path)
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tiny), str(tmp_path)], env=environment, capture_output=True, check=False
+        [sys.executable, "-c", script, str(tiny), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert len(log_of(tmp_path / "stage1")) == 2
@@ -672,11 +804,16 @@ def test_out_of_memory_with_one_row_is_an_error_with_a_remedy() -> None:
 def test_a_frozen_vision_tower_does_not_move(tiny: Path, tmp_path: Path) -> None:
     run(recipe(freeze_vision=True, steps=1), tiny, tmp_path)
     before, after = weights_of(tiny), weights_of(tmp_path / "stage1" / "checkpoints" / "step_1")
-    same = {name: torch.equal(after[name], value.to(after[name].dtype)) for name, value in before.items()}
+    same = {
+        name: torch.equal(after[name], value.to(after[name].dtype))
+        for name, value in before.items()
+    }
     assert all(same[name] for name in same if "visual" in name) and not all(same.values())
 
 
-def test_lora_goes_on_after_a_kill_and_is_merged_into_a_plain_checkpoint(tiny: Path, tmp_path: Path) -> None:
+def test_lora_goes_on_after_a_kill_and_is_merged_into_a_plain_checkpoint(
+    tiny: Path, tmp_path: Path
+) -> None:
     with_lora = recipe(lora_rank=2, steps=2, eval_every=0, lr=1e-2)
     run(with_lora, tiny, tmp_path / "straight")
 
@@ -685,12 +822,26 @@ def test_lora_goes_on_after_a_kill_and_is_merged_into_a_plain_checkpoint(tiny: P
             raise Killed
 
     with pytest.raises(Killed):
-        train(with_lora, PROBLEMS, tiny, tmp_path / "run", load_policy=on_cpu, reward=made_up, progress=dies_in_step_2)
+        train(
+            with_lora,
+            PROBLEMS,
+            tiny,
+            tmp_path / "run",
+            load_policy=on_cpu,
+            reward=made_up,
+            progress=dies_in_step_2,
+        )
     run(with_lora, tiny, tmp_path / "run")
     before = weights_of(tiny)
-    after, straight = (weights_of(tmp_path / d / "stage1" / "checkpoints" / "step_2") for d in ("run", "straight"))
-    assert before.keys() == after.keys() and all(torch.equal(after[name], straight[name]) for name in after)
-    changed = {name for name in before if not torch.equal(after[name], before[name].to(after[name].dtype))}
+    after, straight = (
+        weights_of(tmp_path / d / "stage1" / "checkpoints" / "step_2") for d in ("run", "straight")
+    )
+    assert before.keys() == after.keys() and all(
+        torch.equal(after[name], straight[name]) for name in after
+    )
+    changed = {
+        name for name in before if not torch.equal(after[name], before[name].to(after[name].dtype))
+    }
     assert changed and all("layers" in name and "visual" not in name for name in changed)
 
 
@@ -700,16 +851,20 @@ def in_bf16(ref: Any, *, dtype: Any, **more: Any) -> Policy:
 
 
 def test_a_chain_with_lora_loses_nothing_between_stages(tiny: Path, tmp_path: Path) -> None:
-    """Each stage starts from the model that the last one ended with, killed or not; to the bit, as long as it is one
-    adapter, and in fp32 the sum of two."""
+    """Each stage starts from the model that the last one ended with, killed or not; to the bit, as
+    long as it is one adapter, and in fp32 the sum of two."""
     starts: list[torch.Tensor] = []
     ends: list[torch.Tensor] = []
     policies: list[Policy] = []
 
     def logps(policy: Policy) -> torch.Tensor:
-        prompts = [policy.encode(training_prompt(p, "full-text"), p.open_image()) for p in PROBLEMS[:3]]
+        prompts = [
+            policy.encode(training_prompt(p, "full-text"), p.open_image()) for p in PROBLEMS[:3]
+        ]
         with torch.no_grad():
-            return policy.logprobs(prompts, [torch.arange(20, 40)] * 3, policy.image_features(prompts))[0]
+            return policy.logprobs(
+                prompts, [torch.arange(20, 40)] * 3, policy.image_features(prompts)
+            )[0]
 
     def loading(ref: Any, **more: Any) -> Policy:
         policies.append(in_bf16(ref, **more))
@@ -729,11 +884,17 @@ def test_a_chain_with_lora_loses_nothing_between_stages(tiny: Path, tmp_path: Pa
     with pytest.raises(Killed):
         train(stages, PROBLEMS, tiny, out, load_policy=loading, reward=made_up, progress=watching)
     train(stages, PROBLEMS, tiny, out, load_policy=loading, reward=made_up, progress=watching)
-    assert torch.equal(starts[1], ends[0]) and torch.equal(starts[2], ends[0]) and not torch.equal(starts[0], ends[0])
+    assert (
+        torch.equal(starts[1], ends[0])
+        and torch.equal(starts[2], ends[0])
+        and not torch.equal(starts[0], ends[0])
+    )
     first, second = (out / f"stage{number}" / "checkpoints" / "step_2" for number in (1, 2))
     assert torch.equal(logps(in_bf16(first, dtype=None)), ends[0])
     # In fp32: of two adapters and of their sum, bf16 rounds activations differently.
-    by_adapters = logps(Policy(policies[2].model.float(), policies[2].tokenizer, policies[2].processor))
+    by_adapters = logps(
+        Policy(policies[2].model.float(), policies[2].tokenizer, policies[2].processor)
+    )
     moved = by_adapters - logps(on_cpu(tiny, dtype="bfloat16")).float()
     assert moved.abs().max() > 1e-4
     assert (logps(on_cpu(second)) - by_adapters).norm() < 1e-3 * moved.norm()
@@ -742,7 +903,10 @@ def test_a_chain_with_lora_loses_nothing_between_stages(tiny: Path, tmp_path: Pa
     straight = tmp_path / "straight"
     train(stages, PROBLEMS, tiny, straight, load_policy=in_bf16, reward=made_up)
     for number in (1, 2, 3):
-        a, b = (weights_of(root / f"stage{number}" / "checkpoints" / "step_2") for root in (out, straight))
+        a, b = (
+            weights_of(root / f"stage{number}" / "checkpoints" / "step_2")
+            for root in (out, straight)
+        )
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -751,14 +915,23 @@ def length_reward(response: str, gold: str) -> float:
 
 
 def test_a_reward_of_your_own(tiny: Path, tmp_path: Path) -> None:
-    run(recipe(reward_function="test_local_engine:length_reward", steps=1), tiny, tmp_path, reward=None)
+    run(
+        recipe(reward_function="test_local_engine:length_reward", steps=1),
+        tiny,
+        tmp_path,
+        reward=None,
+    )
     rows = rollouts_of(tmp_path / "stage1")
     assert {row["score"] for row in rows} == {0.0, 1.0}
     assert all(row["score"] == length_reward(row["response"], row["gold"]) for row in rows)
 
 
-def test_prompts_that_are_too_long_are_left_out_and_counted(tiny: Path, policy: Policy, tmp_path: Path) -> None:
-    lengths = sorted(len(policy.encode(training_prompt(p, "full-text"), p.open_image())) for p in PROBLEMS)
+def test_prompts_that_are_too_long_are_left_out_and_counted(
+    tiny: Path, policy: Policy, tmp_path: Path
+) -> None:
+    lengths = sorted(
+        len(policy.encode(training_prompt(p, "full-text"), p.open_image())) for p in PROBLEMS
+    )
     assert lengths[0] < lengths[-1]
     run(recipe(max_prompt_tokens=lengths[-1] - 1, steps=1, eval_every=0), tiny, tmp_path / "some")
     (row,) = log_of(tmp_path / "some" / "stage1")
@@ -781,7 +954,11 @@ def test_a_stage_shared_by_a_link_counts_for_the_recipe_that_links_it(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "stage1").symlink_to(kl_run[0] / "stage1", target_is_directory=True)
     result = train(first, PROBLEMS, tiny, tmp_path / "run", load_policy=no_model, reward=made_up)
-    assert result.final == final_checkpoint(tmp_path / "run") == tmp_path / "run" / "stage1" / "checkpoints" / "step_2"
+    assert (
+        result.final
+        == final_checkpoint(tmp_path / "run")
+        == tmp_path / "run" / "stage1" / "checkpoints" / "step_2"
+    )
     assert final_checkpoint(kl_run[0] / "stage1").name == "step_2"  # one stage, by itself
 
 
@@ -805,7 +982,11 @@ def test_a_folder_is_for_one_recipe_and_for_no_other_kind_of_run(
             ("full-text",),
             "validation .*no prompt.*'image-only'.*eval_ev",
         ),
-        ({"shown": {"image-only": Shown("Find AB.")}}, ("image-only", "full-text"), "stage 2 .*no prompt.*'full-text'"),
+        (
+            {"shown": {"image-only": Shown("Find AB.")}},
+            ("image-only", "full-text"),
+            "stage 2 .*no prompt.*'full-text'",
+        ),
         ({"image": None}, ("full-text",), r"stage 1 .*problem prob_0 has no diagram.*\(7 more"),
         ({"image": None}, ("text-only",), "validation .*no diagram.*eval_every=0"),
         ({"image": Path("nowhere.png")}, ("image-only",), "no file nowhere.png"),
@@ -831,8 +1012,13 @@ def test_what_is_not_shown_need_not_be_there() -> None:
     check_prompts(recipe(views=("text-only",), eval_every=0), faulty, faulty, "aligned")
     own = [replace(problem, shown={"full-text": Shown("AB = 3. Find AB.")}) for problem in PROBLEMS]
     check_prompts(recipe(eval_every=0), own, own, "aligned")
-    apart = [replace(problem, shown={"full-text": Shown(None, image=problem.image)}) for problem in PROBLEMS]
-    with pytest.raises(UserError, match="images of its own for some views, and training shows one image"):
+    apart = [
+        replace(problem, shown={"full-text": Shown(None, image=problem.image)})
+        for problem in PROBLEMS
+    ]
+    with pytest.raises(
+        UserError, match="images of its own for some views, and training shows one image"
+    ):
         check_prompts(recipe(eval_every=0), apart, [], "aligned")
     with pytest.raises(UserError, match="no prompt for the view 'image-only'"):
         check_prompts(recipe(True, eval_every=0), own, [], "aligned")  # the twin
@@ -840,12 +1026,19 @@ def test_what_is_not_shown_need_not_be_there() -> None:
 
 def test_every_stages_reward_is_found_first(tiny: Path, tmp_path: Path) -> None:
     stages = tuple(
-        Stage(("full-text",), False, replace(SETTINGS, reward_function=name)) for name in ("", "no_such_module:reward")
+        Stage(("full-text",), False, replace(SETTINGS, reward_function=name))
+        for name in ("", "no_such_module:reward")
     )
     with pytest.raises(UserError, match="no_such_module"):
         run(Recipe("r", stages), tiny, tmp_path, reward=None, loader=no_model)
     with pytest.raises(UserError, match="SIZE is no function"):
-        run(recipe(reward_function="test_local_engine:SIZE"), tiny, tmp_path, reward=None, loader=no_model)
+        run(
+            recipe(reward_function="test_local_engine:SIZE"),
+            tiny,
+            tmp_path,
+            reward=None,
+            loader=no_model,
+        )
 
 
 @pytest.mark.parametrize(
@@ -863,13 +1056,17 @@ def test_a_reward_may_have_any_form_that_is_a_number(given: Any, parts: tuple[fl
 
 
 @pytest.mark.parametrize(
-    "given", [None, "1", {}, {"acc": 1.0}, math.nan, torch.ones(2), [1.0], {"score": math.inf}], ids=str
+    "given",
+    [None, "1", {}, {"acc": 1.0}, math.nan, torch.ones(2), [1.0], {"score": math.inf}],
+    ids=str,
 )
 def test_any_other_reward_is_named_with_its_function(given: Any) -> None:
     def my_reward(response: str, gold: str) -> Any:
         return given
 
-    with pytest.raises(UserError, match=r"test_local_engine:.*my_reward gave .*finite number") as caught:
+    with pytest.raises(
+        UserError, match=r"test_local_engine:.*my_reward gave .*finite number"
+    ) as caught:
         score(my_reward, "r", "g")
     assert repr(given)[:20] in str(caught.value)
 
@@ -924,7 +1121,9 @@ def test_groups_that_are_not_used_let_go_of_their_pixels(
     # Half of the problems have one reward for all, so that their groups are dropped.
     run(recipe(True, eval_every=0, overlong_buffer=0), tiny, tmp_path,
         reward=lambda response, gold: made_up(response, gold) if int(float(gold)) % 2 else 0.1)  # fmt: skip
-    assert {True, False} == {used for used, _ in held} and all(used == holds for used, holds in held)
+    assert {True, False} == {used for used, _ in held} and all(
+        used == holds for used, holds in held
+    )
 
 
 def test_half_a_surrogate_pair_is_logged(tmp_path: Path) -> None:
@@ -932,7 +1131,9 @@ def test_half_a_surrogate_pair_is_logged(tmp_path: Path) -> None:
     said = SimpleNamespace(text="a \ud83d b", finish_reason="stop", token_ids=[1])
     zeros = torch.zeros(1)
     words = training_prompt(PROBLEMS[0], "full-text")
-    group = rollout.Group(PROBLEMS[0], "full-text", words, None, None, [1], [said], zeros, zeros, zeros, zeros)
+    group = rollout.Group(
+        PROBLEMS[0], "full-text", words, None, None, [1], [said], zeros, zeros, zeros, zeros
+    )
     log.rollouts(1, [group], [])
     log.close()
     assert [row["response"] for row in rollouts_of(tmp_path)] == ["a ? b"]
@@ -941,15 +1142,21 @@ def test_half_a_surrogate_pair_is_logged(tmp_path: Path) -> None:
 def test_fewer_held_out_problems_than_asked_for_are_said_once(tiny: Path, tmp_path: Path) -> None:
     stages = (Stage(("full-text",)), Stage(("image-only",)))
     chained = Recipe(
-        "r", tuple(replace(s, settings=replace(SETTINGS, validation_problems=800, steps=1)) for s in stages)
+        "r",
+        tuple(
+            replace(s, settings=replace(SETTINGS, validation_problems=800, steps=1)) for s in stages
+        ),
     )
     notes = [event.text for event in run(chained, tiny, tmp_path) if event.kind == "note"]
     assert [note for note in notes if "validation_problems" in note] == [
-        "validation_problems=800: train has 12 problems and at most a fifth of them is held out, so 2 of them are"
+        "validation_problems=800: train has 12 problems and at most a fifth of them is held out, so"
+        " 2 of them are"
     ]
 
 
-def test_without_validation_none_is_called_best_and_the_pointer_is_at_the_last(tiny: Path, tmp_path: Path) -> None:
+def test_without_validation_none_is_called_best_and_the_pointer_is_at_the_last(
+    tiny: Path, tmp_path: Path
+) -> None:
     run(recipe(eval_every=0), tiny, tmp_path)
     assert json.loads((tmp_path / "stage1" / "result.json").read_text())["best"] is None
     assert final_checkpoint(tmp_path, "best").name == "step_2"
@@ -960,19 +1167,25 @@ def test_without_validation_none_is_called_best_and_the_pointer_is_at_the_last(t
 
 def test_every_epoch_is_a_new_permutation_and_a_position_says_it_all() -> None:
     order = DataOrder(PROBLEMS, ("full-text", "image-only"), seed=1)
-    epochs = [[(p.id, view) for p, view in (order[i] for i in range(e * 24, e * 24 + 24))] for e in range(3)]
+    epochs = [
+        [(p.id, view) for p, view in (order[i] for i in range(e * 24, e * 24 + 24))]
+        for e in range(3)
+    ]
     assert all(len(set(epoch)) == 24 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert [order[i][0].id for i in (50, 3)] == [
         DataOrder(PROBLEMS, ("full-text", "image-only"), 1)[i][0].id for i in (50, 3)
     ]
     assert epochs[0] != [
-        (p.id, v) for p, v in (DataOrder(PROBLEMS, ("full-text", "image-only"), 2)[i] for i in range(24))
+        (p.id, v)
+        for p, v in (DataOrder(PROBLEMS, ("full-text", "image-only"), 2)[i] for i in range(24))
     ]
 
 
 @given(st.integers(1, 64), st.integers(0, 64), st.integers(0, 640), st.floats(0, 1))
-def test_a_draw_is_what_is_missing_at_the_rate_so_far(wanted: int, kept: int, sampled: int, before: float) -> None:
+def test_a_draw_is_what_is_missing_at_the_rate_so_far(
+    wanted: int, kept: int, sampled: int, before: float
+) -> None:
     if kept < wanted and kept <= sampled:
         size = draw_size(replace(SETTINGS, prompts_per_step=wanted), kept, sampled, before)
         most, rate = (wanted, kept / sampled) if sampled else (3 * wanted, before)
@@ -980,7 +1193,9 @@ def test_a_draw_is_what_is_missing_at_the_rate_so_far(wanted: int, kept: int, sa
         assert size == most or size - 1 < (wanted - kept) / rate <= size
 
 
-def test_held_out_problems_are_the_same_in_any_order_and_never_trained_on(kl_run: tuple[Path, list[Event]]) -> None:
+def test_held_out_problems_are_the_same_in_any_order_and_never_trained_on(
+    kl_run: tuple[Path, list[Event]],
+) -> None:
     kept, held = hold_out(PROBLEMS, 2)
     assert len(held) == 2 and len(kept) == 10
     assert {p.id for p in hold_out(PROBLEMS[::-1], 2)[1]} == {p.id for p in held}
@@ -991,7 +1206,9 @@ def test_held_out_problems_are_the_same_in_any_order_and_never_trained_on(kl_run
 
 def test_the_twin_shares_the_image_of_its_prompt(policy: Policy) -> None:
     problem = PROBLEMS[0]
-    full = policy.encode(training_prompt(problem, "full-text", contrastive=True), problem.open_image())
+    full = policy.encode(
+        training_prompt(problem, "full-text", contrastive=True), problem.open_image()
+    )
     twin = policy.encode(contrastive_prompt(problem), problem.open_image())
     assert full.image_key == twin.image_key and len(twin) < len(full)
 
@@ -1000,18 +1217,24 @@ def test_the_twin_shares_the_image_of_its_prompt(policy: Policy) -> None:
 
 
 def cosine(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    one, other = (torch.cat([g[name].flatten().double().cpu() for name in sorted(g)]) for g in (a, b))
+    one, other = (
+        torch.cat([g[name].flatten().double().cpu() for name in sorted(g)]) for g in (a, b)
+    )
     return float(one @ other / one.norm() / other.norm())
 
 
 @pytest.mark.gpu
-def test_bf16_on_a_gpu_has_the_direction_of_fp32_and_trains_fp32_weights(tiny: Path, policy: Policy) -> None:
+def test_bf16_on_a_gpu_has_the_direction_of_fp32_and_trains_fp32_weights(
+    tiny: Path, policy: Policy
+) -> None:
     batch = sampled_batch(policy)
     settings = replace(SETTINGS, kl_coef=0.5)
     gradients(policy, batch, settings, True, 100)
     for micro_batch in (100, 2):
         on_gpu = local.load_for_training(load_policy, tiny, settings)
-        assert on_gpu.device.type == "cuda" and {p.dtype for p in on_gpu.parameters()} == {torch.float32}
+        assert on_gpu.device.type == "cuda" and {p.dtype for p in on_gpu.parameters()} == {
+            torch.float32
+        }
         gradients(on_gpu, batch, settings, True, micro_batch)
         got = gradients_of(on_gpu)  # type: ignore[arg-type]
         expected = gradients_of(policy)
@@ -1024,7 +1247,8 @@ def test_real_out_of_memory_halves_the_micro_batch(tiny: Path, policy: Policy) -
     long = replace(
         batch,
         responses=[
-            torch.randint(5, 300, (1500,), generator=torch.Generator().manual_seed(n)) for n in range(len(batch))
+            torch.randint(5, 300, (1500,), generator=torch.Generator().manual_seed(n))
+            for n in range(len(batch))
         ],
     )
     on_gpu = local.load_for_training(load_policy, tiny, SETTINGS)
@@ -1036,7 +1260,9 @@ def test_real_out_of_memory_halves_the_micro_batch(tiny: Path, policy: Policy) -
     total = torch.cuda.get_device_properties(0).total_memory
     try:
         torch.cuda.set_per_process_memory_fraction(0.6 * peak / total)
-        BatchSize(16, notes.append).run("update", lambda size: gradients(on_gpu, long, SETTINGS, True, size))
+        BatchSize(16, notes.append).run(
+            "update", lambda size: gradients(on_gpu, long, SETTINGS, True, size)
+        )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert notes and "halved to 8 rows" in notes[0]
@@ -1044,22 +1270,37 @@ def test_real_out_of_memory_halves_the_micro_batch(tiny: Path, policy: Policy) -
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", [{}, {"lora_rank": 2}, {"gradient_checkpointing": True}], ids=str)
-def test_a_chained_recipe_trains_on_a_gpu(options: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"lora_rank": 2}, {"gradient_checkpointing": True}], ids=str
+)
+def test_a_chained_recipe_trains_on_a_gpu(
+    options: dict[str, Any], tiny: Path, tmp_path: Path
+) -> None:
     settings = replace(SETTINGS, **options)
-    stages = (Stage(("full-text",), False, settings), Stage(("full-text", "image-only"), True, settings))
+    stages = (
+        Stage(("full-text",), False, settings),
+        Stage(("full-text", "image-only"), True, settings),
+    )
     run(Recipe("chained", stages), tiny, tmp_path, loader=load_policy)
     rows = [row for n in (1, 2) for row in log_of(tmp_path / f"stage{n}")]
-    assert all(row["grad_norm"] > 0 for row in rows if row["updates"]) and any(row["updates"] for row in rows)
+    assert all(row["grad_norm"] > 0 for row in rows if row["updates"]) and any(
+        row["updates"] for row in rows
+    )
     # As loaded: transformers may write either of two layouts of the names.
     last = tmp_path / "stage2" / "checkpoints" / "step_2"
-    before, after = (load_policy(folder, device="cpu").model.state_dict() for folder in (tiny, last))
+    before, after = (
+        load_policy(folder, device="cpu").model.state_dict() for folder in (tiny, last)
+    )
     assert any(not torch.equal(before[name], after[name].float()) for name in before)
 
 
 @pytest.mark.gpu
-def test_no_pass_of_an_update_waits_for_the_gpu(twins: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the first pass to the end of the last, images of several sizes and twins included: torch would raise."""
+def test_no_pass_of_an_update_waits_for_the_gpu(
+    twins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first pass to the end of the last, images of several sizes and twins included: torch
+    would raise.
+    """
     on_gpu = load_policy("tiny", device="cuda", dtype=torch.float32, pixels=(56 * 56, 140 * 140))
     words = torch.Generator().manual_seed(0)
     prompts, twins = [], []
@@ -1092,7 +1333,9 @@ def test_no_pass_of_an_update_waits_for_the_gpu(twins: str, monkeypatch: pytest.
 
 @pytest.mark.gpu
 def test_steps_of_equal_sizes_take_no_new_memory() -> None:
-    """Rollouts keep their graphs and the copies that these read, so that nothing is given back and asked for again."""
+    """Rollouts keep their graphs and the copies that these read, so that nothing is given back and
+    asked for again.
+    """
     on_gpu = load_policy("tiny", device="cuda", dtype=torch.float32)
     prompts = [on_gpu.encode(Prompt(f"AB = {n}. Find x.", has_image=False)) for n in range(4)]
     optimizer = torch.optim.AdamW(on_gpu.parameters(), lr=0.0)

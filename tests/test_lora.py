@@ -1,4 +1,6 @@
-"""Checkpoints with LoRA: what the adapters learned is there for whoever loads them, in whatever type."""
+"""Checkpoints with LoRA: what the adapters learned is there for whoever loads them, in whatever
+type.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ from modgap.models.policy import Policy
 from modgap.testbed.build import Size, build_tiny
 from modgap.training.verl import merge
 
-SIZE = Size(text_width=128, text_layers=2, text_mlp=192, vision_width=128, vision_layers=2, vision_mlp=160)
+SIZE = Size(
+    text_width=128, text_layers=2, text_mlp=192, vision_width=128, vision_layers=2, vision_mlp=160
+)
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8))
 SCALE = 2e-4  # of B: a hundredth of the weights' own, as after some hundred steps at 1e-6
 
@@ -39,7 +43,9 @@ SCALE = 2e-4  # of B: a hundredth of the weights' own, as after some hundred ste
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In bf16, as real models are."""
-    folder = build_tiny(tmp_path_factory.mktemp("models") / "fp32", ["Find AB = 12."] * 4, seed=1, size=SIZE)
+    folder = build_tiny(
+        tmp_path_factory.mktemp("models") / "fp32", ["Find AB = 12."] * 4, seed=1, size=SIZE
+    )
     return load_policy(folder, device="cpu").save(folder.with_name("tiny"), torch.bfloat16)
 
 
@@ -80,7 +86,9 @@ def logits(model: Policy | Any, tokenizer_of: Policy) -> Tensor:
 
 
 def exact(model: Policy | Any, like: Policy) -> Tensor:
-    """Its logits computed in fp32: of two models that are the same, no rounding of activations makes a difference."""
+    """Its logits computed in fp32: of two models that are the same, no rounding of activations
+    makes a difference.
+    """
     model = model.model if isinstance(model, Policy) else model
     return logits(copy.deepcopy(model).float(), like)
 
@@ -111,23 +119,34 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "hf on a CPU": lambda folder: load_policy(folder, device="cpu"),
     "hf in bf16": lambda folder: load_policy(folder, device="cpu", dtype="bfloat16"),
     "the next stage in fp32": lambda folder: load_policy(folder, device="cpu", lora=2),
-    "the next stage in bf16": lambda folder: load_policy(folder, device="cpu", dtype="bfloat16", lora=8),
-    "the next stage without LoRA": lambda folder: load_policy(folder, device="cpu", dtype="float32"),
+    "the next stage in bf16": lambda folder: load_policy(
+        folder, device="cpu", dtype="bfloat16", lora=8
+    ),
+    "the next stage without LoRA": lambda folder: load_policy(
+        folder, device="cpu", dtype="float32"
+    ),
     "transformers": Qwen2_5_VLForConditionalGeneration.from_pretrained,
     "base and adapter": with_peft,
 }
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_nothing_that_was_learned_is_lost(loader: str, checkpoint: Path, trained: Policy, base: Policy) -> None:
+def test_nothing_that_was_learned_is_lost(
+    loader: str, checkpoint: Path, trained: Policy, base: Policy
+) -> None:
     assert lost(LOADERS[loader](checkpoint), trained, base) < 1e-3
 
 
-def test_merged_into_bf16_much_of_it_is_lost(checkpoint: Path, trained: Policy, base: Policy, tmp_path: Path) -> None:
+def test_merged_into_bf16_much_of_it_is_lost(
+    checkpoint: Path, trained: Policy, base: Policy, tmp_path: Path
+) -> None:
     """Why there is an adapter; and that this file would see it."""
     rounded = trained.save(tmp_path / "rounded", torch.bfloat16)
     assert not (rounded / ADAPTER).exists()
-    for folder in (rounded, shutil.copytree(checkpoint, tmp_path / "alone", ignore=shutil.ignore_patterns(ADAPTER))):
+    for folder in (
+        rounded,
+        shutil.copytree(checkpoint, tmp_path / "alone", ignore=shutil.ignore_patterns(ADAPTER)),
+    ):
         assert lost(load_policy(folder, device="cpu", dtype="bfloat16"), trained, base) > 0.3
 
 
@@ -137,7 +156,9 @@ def test_in_the_type_it_was_trained_in_it_is_the_same_to_the_bit(
     again = load_policy(checkpoint, device="cpu", dtype="bfloat16")
     next_stage = load_policy(checkpoint, device="cpu", dtype="bfloat16", lora=3)
     assert torch.equal(logits(again, base), logits(trained, base))
-    assert torch.equal(logits(next_stage, base), logits(trained, base)), "a new adapter begins with nothing"
+    assert torch.equal(logits(next_stage, base), logits(trained, base)), (
+        "a new adapter begins with nothing"
+    )
     assert not torch.equal(logits(base, base), logits(trained, base))
     ours, theirs = again.model.state_dict(), base.model.state_dict()
     assert all(torch.equal(ours[name.replace("_proj.weight", "_proj.base_layer.weight")], value) for name, value
@@ -147,7 +168,10 @@ def test_in_the_type_it_was_trained_in_it_is_the_same_to_the_bit(
 
 
 def test_greedy_answers_are_those_of_the_policy(checkpoint: Path, trained: Policy) -> None:
-    asked = [Request(f"p{n}", "image-only", Prompt(f"Find AB = {n}."), lambda: IMAGE, (0,)) for n in range(6)]
+    asked = [
+        Request(f"p{n}", "image-only", Prompt(f"Find AB = {n}."), lambda: IMAGE, (0,))
+        for n in range(6)
+    ]
     greedy = Sampling(temperature=0.0, max_tokens=12)
 
     def said(policy: Policy) -> dict[str, str]:
@@ -189,13 +213,18 @@ def test_whatever_the_adapter_it_is_the_model_that_the_weights_are(checkpoint: P
     """It is taken out and put back: another's changes only the rounding."""
     other = shutil.copytree(checkpoint, tmp_path / "other")
     path = other / ADAPTER / "adapter_model.safetensors"
-    save_file({name: torch.randn_like(value) * 1e-3 for name, value in load_file(path).items()}, path)
+    save_file(
+        {name: torch.randn_like(value) * 1e-3 for name, value in load_file(path).items()}, path
+    )
     assert torch.equal(
-        exact(load_policy(other, device="cpu"), base), exact(load_policy(checkpoint, device="cpu"), base)
+        exact(load_policy(other, device="cpu"), base),
+        exact(load_policy(checkpoint, device="cpu"), base),
     )
     assert lost(load_policy(other, device="cpu", dtype="bfloat16"), trained, base) > 1e-3
     assert torch.allclose(
-        exact(load_policy(other, device="cpu", dtype="bfloat16"), base), exact(trained, base), atol=0.02
+        exact(load_policy(other, device="cpu", dtype="bfloat16"), base),
+        exact(trained, base),
+        atol=0.02,
     )
 
 
@@ -246,12 +275,18 @@ def test_a_damaged_adapter_is_named(
 def test_an_adapter_of_others_is_merged_into_its_model(
     scaling: str, tiny: Path, base: Policy, trained: Policy, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """As verl's merger leaves it: the model that was started from, and `lora_adapter/` with a scaling of its own."""
+    """As verl's merger leaves it: the model that was started from, and `lora_adapter/` with a
+    scaling of its own.
+    """
     adapter = tmp_path / "lora_adapter"
     shutil.copytree(checkpoint / ADAPTER, adapter)
     config = json.loads((adapter / "adapter_config.json").read_text())
-    own = {"lora_alpha": 8} if scaling == "alpha" else {"lora_alpha": 8, "use_rslora": True}  # times 2, times 4
-    (adapter / "adapter_config.json").write_text(json.dumps({**config, **own, "target_modules": ["q_proj"]}))
+    own = (
+        {"lora_alpha": 8} if scaling == "alpha" else {"lora_alpha": 8, "use_rslora": True}
+    )  # times 2, times 4
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({**config, **own, "target_modules": ["q_proj"]})
+    )
     path = adapter / "adapter_model.safetensors"
     times = 2 if scaling == "alpha" else 4
     save_file({n: v / times if "lora_B" in n else v for n, v in load_file(path).items()}, path)
@@ -263,9 +298,16 @@ def test_an_adapter_of_others_is_merged_into_its_model(
 
 
 def test_what_verl_trained_with_lora_is_in_what_is_converted(
-    tiny: Path, base: Policy, trained: Policy, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path,
+    base: Policy,
+    trained: Policy,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """verl's own merger, which is not here, leaves the model that was started from and the adapter below it."""
+    """verl's own merger, which is not here, leaves the model that was started from and the adapter
+    below it.
+    """
 
     def verls_merger(command: list[str], log: Path, environment: object) -> int:
         target = Path(command[command.index("--target_dir") + 1])
@@ -295,7 +337,9 @@ def test_what_verl_trained_with_lora_is_in_what_is_converted(
 class Started:
     """Stands for `VllmEngine`: what it would have been started on."""
 
-    def __init__(self, folder: Path, *, pixels: Any, args: Sequence[str], adapter: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, pixels: Any, args: Sequence[str], adapter: Path | None = None
+    ) -> None:
         self.folder, self.adapter = folder, adapter
         self.state = load_file(folder / "model.safetensors")
         self.config = json.loads((folder / "config.json").read_text())
@@ -321,7 +365,11 @@ def test_vllm_gets_the_model_without_the_adapter_and_the_adapter(
         "max_lora_rank": 8,
     }
     left = {path.name for path in engine.folder.iterdir()}
-    assert "tokenizer.json" in left and "chat_template.jinja" in left and "model.safetensors" not in left
+    assert (
+        "tokenizer.json" in left
+        and "chat_template.jinja" in left
+        and "model.safetensors" not in left
+    )
     del engine
     assert not os.listdir(tmp_path)
 
@@ -340,7 +388,9 @@ def test_vllm_in_another_type(dtype: str, started: None, checkpoint: Path) -> No
 
 def test_other_models_go_to_vllm_as_they_are(started: None, tiny: Path) -> None:
     engine: Any = vllm.load_engine(tiny)
-    assert engine.folder == tiny and engine.adapter is None and adapter_arguments(tiny, None, {}) == {}
+    assert (
+        engine.folder == tiny and engine.adapter is None and adapter_arguments(tiny, None, {}) == {}
+    )
 
 
 def test_ranks_that_vllm_has_not(checkpoint: Path, tmp_path: Path) -> None:
@@ -358,7 +408,9 @@ def test_ranks_that_vllm_has_not(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.timeout(900)
 def test_vllm_answers_as_the_adapters_did(tmp_path: Path) -> None:
-    """On a GPU in bf16: an adapter that changes many greedy answers, by vLLM and by `hf`; the base by vLLM."""
+    """On a GPU in bf16: an adapter that changes many greedy answers, by vLLM and by `hf`; the base
+    by vLLM.
+    """
     pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'modgap[vllm]'")
     from modgap.core.prompt import evaluation_prompt
     from modgap.datasets.synthetic import write_dataset
@@ -382,8 +434,16 @@ def test_vllm_answers_as_the_adapters_did(tmp_path: Path) -> None:
     def said(engine: Any) -> dict[tuple[str, str], Completion]:
         return {(c.request.problem_id, c.request.view): c for c in engine.generate(asked, greedy)}
 
-    answers = {"policy": said(HfEngine(policy)), "hf": said(HfEngine(load_policy(folder, device="cuda")))}
-    args = ["enforce_eager=true", "max_num_seqs=32", "max_model_len=2048", "gpu_memory_utilization=0.3"]
+    answers = {
+        "policy": said(HfEngine(policy)),
+        "hf": said(HfEngine(load_policy(folder, device="cuda"))),
+    }
+    args = [
+        "enforce_eager=true",
+        "max_num_seqs=32",
+        "max_model_len=2048",
+        "gpu_memory_utilization=0.3",
+    ]
     for name, path in (("vllm", folder), ("base", load_policy("tiny").source)):
         assert path is not None
         engine: Any = vllm.load_engine(path, args=args)

@@ -1,4 +1,6 @@
-r"""Properties of MathVerse's rules: letters, choices by value, and free-form answers that are more than a number."""
+r"""Properties of MathVerse's rules: letters, choices by value, and free-form answers that are more
+than a number.
+"""
 
 from __future__ import annotations
 
@@ -161,35 +163,88 @@ C, x = 120^\circ ;; x = 120^\circ, C ;; 120 - C ;; 120^\circ = C ;; \text{C} = 1
 
 # gold of a multiple-choice question, box, right
 LETTERS = [
-    *[("C", box, True) for box in ("C", "c", "(C)", "{C}", "C.", "C. 120", "C: 120°", "C:120^\\circ", r"\text{C}")],
-    *[("C", box, True) for box in (r"\text{(C)}", "C) 120", "(C) 120°", "The answer is C", r"\text{The answer is C}")],
-    *[("C", box, True) for box in ("option C", "Choice (C)", "C 120°", r"\mathbf{C}", "**C**", "$C$", "[C]")],
-    *[("C", box, True) for box in ("120", "120°", "120^\\circ", r"\angle CED = 120^\circ", "120.0", "240/2")],
-    *[("C", box, False) for box in ("A", "B", "(D)", "B: 120°", "D. 120", "60°", "40", "A, C", "A or C", "B and C")],
-    *[("C", box, False) for box in ("121", "125", "2\\sqrt{3}", "the answer is A", "3.464", "2", "B: 2√3")],
-    *[("D", box, True) for box in ("D", "2\\sqrt{3}", "2√3", "3.46", "3.464", "\\sqrt{12}", "D. 2\\sqrt{3}")],
+    *[
+        ("C", box, True)
+        for box in ("C", "c", "(C)", "{C}", "C.", "C. 120", "C: 120°", "C:120^\\circ", r"\text{C}")
+    ],
+    *[
+        ("C", box, True)
+        for box in (
+            r"\text{(C)}",
+            "C) 120",
+            "(C) 120°",
+            "The answer is C",
+            r"\text{The answer is C}",
+        )
+    ],
+    *[
+        ("C", box, True)
+        for box in ("option C", "Choice (C)", "C 120°", r"\mathbf{C}", "**C**", "$C$", "[C]")
+    ],
+    *[
+        ("C", box, True)
+        for box in ("120", "120°", "120^\\circ", r"\angle CED = 120^\circ", "120.0", "240/2")
+    ],
+    *[
+        ("C", box, False)
+        for box in ("A", "B", "(D)", "B: 120°", "D. 120", "60°", "40", "A, C", "A or C", "B and C")
+    ],
+    *[
+        ("C", box, False)
+        for box in ("121", "125", "2\\sqrt{3}", "the answer is A", "3.464", "2", "B: 2√3")
+    ],
+    *[
+        ("D", box, True)
+        for box in ("D", "2\\sqrt{3}", "2√3", "3.46", "3.464", "\\sqrt{12}", "D. 2\\sqrt{3}")
+    ],
     *[("D", box, False) for box in ("3.5", "2", "3", "\\sqrt{3}", "C. 2\\sqrt{3}")],
-    *[(gold, "C", True) for gold in ("(C)", "C.", "c", "C: 120°", "C\nD", " C ", "\\text{C}", "120°")],
-    *[(gold, "B", False) for gold in ("(C)", "C.", "c", "C: 120°", "C\nD", " C ", "\\text{C}", "120°")],
+    *[
+        (gold, "C", True)
+        for gold in ("(C)", "C.", "c", "C: 120°", "C\nD", " C ", "\\text{C}", "120°")
+    ],
+    *[
+        (gold, "B", False)
+        for gold in ("(C)", "C.", "c", "C: 120°", "C\nD", " C ", "\\text{C}", "120°")
+    ],
     *[("C\nD", box, True) for box in ("D", "C, D", "C and D", "120°")],
     *[("C", box, True) for box in LETTER_AND_VALUE],
     *[("B", box, False) for box in LETTER_AND_VALUE],
     *[
         ("C", box, True)
-        for box in ("Option B is not correct, the answer is C", "The answer is C, not B", "C: 60", "(C) 60")
+        for box in (
+            "Option B is not correct, the answer is C",
+            "The answer is C, not B",
+            "C: 60",
+            "(C) 60",
+        )
     ],
     *[("C", box, True) for box in (r"\{C\}", "Option B is wrong, so choose option C")],
-    *[("C", box, False) for box in ("option C or D", "The answer is C and D", "C. 120, D. 60", "The answer is C/D")],
-    *[("A", box, False) for box in ("C, 60", "C = 60", "60 (C)", "C 60", "C, 61", "61, C", "C - 61")],
+    *[
+        ("C", box, False)
+        for box in ("option C or D", "The answer is C and D", "C. 120, D. 60", "The answer is C/D")
+    ],
+    *[
+        ("A", box, False)
+        for box in ("C, 60", "C = 60", "60 (C)", "C 60", "C, 61", "61, C", "C - 61")
+    ],
     *[(gold, "C", True) for gold in ("C, 120°", "120° (C)", "C = 120", "\\text{C}\\ 120^\\circ")],
 ]
 
 
-def case(answer: str, gold: str, question_type: str = "free-form", question: str = QUESTION) -> Case:
-    return Case(f"some \\boxed{{1}} work</think> So it is \\boxed{{{answer}}}.", gold, question, question_type)
+def case(
+    answer: str, gold: str, question_type: str = "free-form", question: str = QUESTION
+) -> Case:
+    return Case(
+        f"some \\boxed{{1}} work</think> So it is \\boxed{{{answer}}}.",
+        gold,
+        question,
+        question_type,
+    )
 
 
-def verdict(answer: str, gold: str, question_type: str = "free-form", question: str = QUESTION) -> bool | None:
+def verdict(
+    answer: str, gold: str, question_type: str = "free-form", question: str = QUESTION
+) -> bool | None:
     result = grade_by_rule(case(answer, gold, question_type, question))
     return None if isinstance(result, Undecided) else result.correct
 
@@ -205,13 +260,27 @@ def test_multiple_choice(gold: str, box: str, right: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "box", ["C, 60", "C - 60", "60, C", "C = 60", "C (60)", "60 (C)", "C\\\\60", "C 60", "60 C", "\\text{C}, 60^\\circ"]
+    "box",
+    [
+        "C, 60",
+        "C - 60",
+        "60, C",
+        "C = 60",
+        "C (60)",
+        "60 (C)",
+        "C\\\\60",
+        "C 60",
+        "60 C",
+        "\\text{C}, 60^\\circ",
+    ],
 )
 def test_a_letter_and_another_choices_value_are_for_the_judge(box: str) -> None:
     for gold in ("C", "B"):
         result = grade_by_rule(case(box, gold, "multi-choice"))
         assert isinstance(result, Undecided) and not result.symbolic
-    assert grade_all([case(box, "C", "multi-choice")], symbolic=_Everything(True))[0].stage == "judge"
+    assert (
+        grade_all([case(box, "C", "multi-choice")], symbolic=_Everything(True))[0].stage == "judge"
+    )
 
 
 DENIALS = [
@@ -234,7 +303,8 @@ DENIALS = [
 
 
 @pytest.mark.parametrize(
-    "box", ["C, 61", "C = 61", "C - x", "option C is wrong", "not C", "The answer is not C", *DENIALS]
+    "box",
+    ["C, 61", "C = 61", "C - x", "option C is wrong", "not C", "The answer is not C", *DENIALS],
 )
 def test_a_letter_with_no_choices_value_or_denied_is_not_right(box: str) -> None:
     assert verdict(box, "C", "multi-choice") is None
@@ -245,14 +315,36 @@ SIDES = "Which side is the longest?\nChoices:\nA:b\nB:a\nC:c\nD:d"
 
 
 @pytest.mark.parametrize(
-    "box", ["a", "$a$", "\\text{a}", "{a}", "a.", "B", "B: a", "B, a", "a, B", "\\mathrm{a}", "(B) a", "\\(a\\)"]
+    "box",
+    [
+        "a",
+        "$a$",
+        "\\text{a}",
+        "{a}",
+        "a.",
+        "B",
+        "B: a",
+        "B, a",
+        "a, B",
+        "\\mathrm{a}",
+        "(B) a",
+        "\\(a\\)",
+    ],
 )
 def test_a_lower_case_letter_is_the_choice_that_says_so(box: str) -> None:
-    assert [verdict(box, gold, "multi-choice", SIDES) for gold in "ABCD"] == [False, True, False, False]
+    assert [verdict(box, gold, "multi-choice", SIDES) for gold in "ABCD"] == [
+        False,
+        True,
+        False,
+        False,
+    ]
     assert [verdict("(a)", gold, "multi-choice", SIDES) for gold in "ABC"] == [None, None, False]
     assert [verdict("A", gold, "multi-choice", SIDES) for gold in "AB"] == [True, False]
     assert [verdict("c", gold, "multi-choice", SIDES) for gold in "AC"] == [False, True]
-    assert [verdict("a", gold, "multi-choice") for gold in "AB"] == [True, False]  # no choice says `a`
+    assert [verdict("a", gold, "multi-choice") for gold in "AB"] == [
+        True,
+        False,
+    ]  # no choice says `a`
 
 
 @pytest.mark.parametrize(
@@ -264,8 +356,16 @@ def test_a_lower_case_letter_is_the_choice_that_says_so(box: str) -> None:
         ("A:3:00 B:4:30 C:6:15 D:9:45", "4:30", "B"),
         ("A:3:00 B:4:30 C:6:15 D:9:45", "03:00", "A"),
         ("A:25% B:50% C:75% D:80%", "\\frac{3}{4}", "C"),
-        ("A:\\overline{AB} B:$\\overline{CD}$ C:\\(\\overrightarrow{EF}\\) D:\\textbf{GH}", "AB", "A"),
-        ("A:\\overline{AB} B:$\\overline{CD}$ C:\\(\\overrightarrow{EF}\\) D:\\textbf{GH}", "\\overline{CD}", "B"),
+        (
+            "A:\\overline{AB} B:$\\overline{CD}$ C:\\(\\overrightarrow{EF}\\) D:\\textbf{GH}",
+            "AB",
+            "A",
+        ),
+        (
+            "A:\\overline{AB} B:$\\overline{CD}$ C:\\(\\overrightarrow{EF}\\) D:\\textbf{GH}",
+            "\\overline{CD}",
+            "B",
+        ),
         (
             "A:\\overline{AB} B:$\\overline{CD}$ C:\\(\\overrightarrow{EF}\\) D:\\textbf{GH}",
             "\\overrightarrow{EF}",
@@ -318,8 +418,16 @@ def test_choices_in_latex() -> None:
 
 def test_parse_choices() -> None:
     assert parse_choices(QUESTION) == {"A": "40°", "B": "60°", "C": "120°", "D": "2\\sqrt{3}"}
-    assert parse_choices("Which?\nChoices:\nA.3/8\nB.1/4\nC.1/8") == {"A": "3/8", "B": "1/4", "C": "1/8"}
-    assert parse_choices("Which?\nChoices:\n(A) x\n(B) two\nlines\n(C) z") == {"A": "x", "B": "two\nlines", "C": "z"}
+    assert parse_choices("Which?\nChoices:\nA.3/8\nB.1/4\nC.1/8") == {
+        "A": "3/8",
+        "B": "1/4",
+        "C": "1/8",
+    }
+    assert parse_choices("Which?\nChoices:\n(A) x\n(B) two\nlines\n(C) z") == {
+        "A": "x",
+        "B": "two\nlines",
+        "C": "z",
+    }
     assert parse_choices("Which graph?\nChoices:\nA\nB\nC\nD") == dict.fromkeys("ABCD", "")
     assert parse_choices("Find its equation.A. x = 1 B. Can not determine.\n") == {
         "A": "x = 1",
@@ -339,7 +447,9 @@ def test_a_letter_beyond_the_choices_is_a_name() -> None:
 def test_outcomes_and_stages() -> None:
     def stage(response: str, gold: str, question_type: str = "free-form") -> tuple[str, str]:
         result = grade_by_rule(Case(response, gold, QUESTION, question_type))
-        return ("undecided", "") if isinstance(result, Undecided) else (result.outcome, result.stage)
+        return (
+            ("undecided", "") if isinstance(result, Undecided) else (result.outcome, result.stage)
+        )
 
     assert stage("no box", "5") == ("no_answer", "no-box")
     assert stage(r"<think>\boxed{5}</think>", "5") == ("no_answer", "no-box")
@@ -363,10 +473,15 @@ def test_modes_differ_in_the_tolerance() -> None:
         result = grade_by_rule(case(answer, gold), mode)  # type: ignore[arg-type]
         return isinstance(result, Grade) and result.correct
 
-    for answer, expected in [("169.604", "strict"), ("169.7", "relative"), ("176", "paper"), ("2", "")]:
-        assert [m for m in ("strict", "relative", "paper") if right(answer, "169.6 cm", m)][:1] == [expected][
-            : bool(expected)
-        ]
+    for answer, expected in [
+        ("169.604", "strict"),
+        ("169.7", "relative"),
+        ("176", "paper"),
+        ("2", ""),
+    ]:
+        assert [m for m in ("strict", "relative", "paper") if right(answer, "169.6 cm", m)][:1] == [
+            expected
+        ][: bool(expected)]
     assert not right("101", "100", "relative")
     with pytest.raises(ValueError, match=r"'exact'.*strict, relative, paper"):
         grade_by_rule(case("5", "5"), "exact")  # type: ignore[arg-type]
@@ -377,11 +492,24 @@ def test_a_wrong_unit_is_for_the_judge_and_not_for_algebra() -> None:
         result = grade_by_rule(case(r"10 \text{ cm}", "10 m"), mode)  # type: ignore[arg-type]
         assert isinstance(result, Undecided) and not result.symbolic
     paper = grade_by_rule(case(r"10 \text{ cm}", "10 m"), "paper")
-    assert isinstance(paper, Grade) and paper.correct and paper.stage == "any-number"  # the original's
+    assert (
+        isinstance(paper, Grade) and paper.correct and paper.stage == "any-number"
+    )  # the original's
 
 
 @pytest.mark.parametrize(
-    "unit", ["cm" + "^9" * 150, "nm^4 " * 60, "ton " * 90, "m/" * 150 + "m", "m^0", "per /^2", "°^9", "m^", "^"]
+    "unit",
+    [
+        "cm" + "^9" * 150,
+        "nm^4 " * 60,
+        "ton " * 90,
+        "m/" * 150 + "m",
+        "m^0",
+        "per /^2",
+        "°^9",
+        "m^",
+        "^",
+    ],
 )
 def test_no_unit_breaks_the_rules(unit: str) -> None:
     for gold in (f"5 {unit}", "5 m"):
@@ -389,13 +517,15 @@ def test_no_unit_breaks_the_rules(unit: str) -> None:
             verdict(answer, gold)
 
 
-# ---- a constant is never right -------------------------------------------------------------------------------------
+# ---- a constant is never right -------------------------------------------------------------------
 def _synthetic_golds(count: int) -> list[str]:
     """Golds of many kinds in which the number 2 is no answer, though most of them have a 2 in them."""
     rng = random.Random(7)
 
     def n() -> str:
-        return rng.choice(["3", "5", "7.5", "12", "20", "22", "-2", "0.2", "\\frac{1}{2}", "2\\sqrt{3}", "2\\pi"])
+        return rng.choice(
+            ["3", "5", "7.5", "12", "20", "22", "-2", "0.2", "\\frac{1}{2}", "2\\sqrt{3}", "2\\pi"]
+        )
 
     kinds = [
         lambda: f"{n()} \\mathrm{{~cm}}^{{2}}",
@@ -418,18 +548,35 @@ def _synthetic_golds(count: int) -> list[str]:
     return [rng.choice(kinds)() for _ in range(count)]
 
 
-@pytest.mark.parametrize("constant", ["2", "2.0", "(2)", "x = 2", "2^\\circ", "2 \\text{ cm}^2", "2 \\text{ cm}"])
+@pytest.mark.parametrize(
+    "constant", ["2", "2.0", "(2)", "x = 2", "2^\\circ", "2 \\text{ cm}^2", "2 \\text{ cm}"]
+)
 def test_a_constant_is_right_for_no_gold_that_is_something_else(constant: str) -> None:
     golds = _synthetic_golds(400)
     right = [gold for gold in golds if verdict(constant, gold) is not False]
     assert right == []
     paper = [grade_by_rule(case("2", gold), "paper") for gold in golds]
-    assert sum(isinstance(g, Grade) and g.correct for g in paper) > 200  # which is why the original's rule is not ours
+    assert (
+        sum(isinstance(g, Grade) and g.correct for g in paper) > 200
+    )  # which is why the original's rule is not ours
 
 
-# ---- properties ----------------------------------------------------------------------------------------------------
+# ---- properties ----------------------------------------------------------------------------------
 terms = st.sampled_from(
-    ["x", "y", "2x", "x^2", "3", "\\frac{x}{2}", "\\sqrt{x}", "xy", "\\sin x", "|y|", "\\pi x", "5y^{2}"]
+    [
+        "x",
+        "y",
+        "2x",
+        "x^2",
+        "3",
+        "\\frac{x}{2}",
+        "\\sqrt{x}",
+        "xy",
+        "\\sin x",
+        "|y|",
+        "\\pi x",
+        "5y^{2}",
+    ]
 )
 formulas = st.lists(st.tuples(st.sampled_from("+-"), terms), min_size=1, max_size=5)
 fuzz = settings(deadline=None, max_examples=60)
@@ -441,7 +588,9 @@ def _written(parts: list[tuple[str, str]]) -> str:
 
 @fuzz
 @given(formulas, st.randoms(use_true_random=False))
-def test_the_order_of_terms_and_sides_does_not_matter(parts: list[tuple[str, str]], rng: random.Random) -> None:
+def test_the_order_of_terms_and_sides_does_not_matter(
+    parts: list[tuple[str, str]], rng: random.Random
+) -> None:
     shuffled = rng.sample(parts, len(parts))
     left, right = _written(parts), _written(shuffled)
     for gold, answer in [
@@ -465,7 +614,9 @@ def test_the_order_of_terms_and_sides_does_not_matter(parts: list[tuple[str, str
 
 @fuzz
 @given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4), st.sampled_from("[("), st.sampled_from("])"))
-def test_an_interval_is_its_ends_and_its_brackets(low: float, high: float, left: str, right: str) -> None:
+def test_an_interval_is_its_ends_and_its_brackets(
+    low: float, high: float, left: str, right: str
+) -> None:
     gold = f"{left}{low:.3f}, {high:.3f}{right}"
     for opening in "[(":
         for closing in "])":
@@ -481,14 +632,21 @@ PIECES = re.findall(
 cm} ^{2} and or A B C D (C) domain \sin \log_ - + ° T Area \overline \\ & $ π ≤ ∪ ∞ answer is
 """,
 )
-hostile = st.one_of(st.text(max_size=50), st.lists(st.sampled_from([*PIECES, " "]), max_size=30).map("".join))
+hostile = st.one_of(
+    st.text(max_size=50), st.lists(st.sampled_from([*PIECES, " "]), max_size=30).map("".join)
+)
 
 
 def _robust(response: str, gold: str, question: str, question_type: str, mode: str) -> None:
     start = time.perf_counter()
     for text in (response, f"\\boxed{{{response}}}"):
         result = grade_by_rule(Case(text, gold, question, question_type), mode)  # type: ignore[arg-type]
-        assert isinstance(result, Undecided) or result.outcome in ("correct", "wrong", "no_answer", "error")
+        assert isinstance(result, Undecided) or result.outcome in (
+            "correct",
+            "wrong",
+            "no_answer",
+            "error",
+        )
     assert time.perf_counter() - start < 2  # a hang, not a slow machine
 
 
@@ -498,14 +656,18 @@ modes = st.sampled_from(["strict", "relative", "paper"])
 
 @settings(max_examples=300, deadline=None)
 @given(hostile, hostile, hostile, kinds, modes)
-def test_no_text_breaks_or_hangs_the_rules(response: str, gold: str, question: str, kind: str, mode: str) -> None:
+def test_no_text_breaks_or_hangs_the_rules(
+    response: str, gold: str, question: str, kind: str, mode: str
+) -> None:
     _robust(response, gold, "Choices:\nA:" + question, kind, mode)
 
 
 @pytest.mark.slow
 @settings(max_examples=100_000, deadline=None)
 @given(hostile, hostile, hostile, kinds, modes)
-def test_no_text_breaks_or_hangs_the_rules_longer(r: str, gold: str, question: str, kind: str, mode: str) -> None:
+def test_no_text_breaks_or_hangs_the_rules_longer(
+    r: str, gold: str, question: str, kind: str, mode: str
+) -> None:
     _robust(r, gold, "Choices:\nA:" + question, kind, mode)
 
 
@@ -559,7 +721,7 @@ def test_floods_take_no_time() -> None:
                 assert best < 0.25, f"{name}, {kind}, {mode}: {best:.3f} s"
 
 
-# ---- the stages together -------------------------------------------------------------------------------------------
+# ---- the stages together -------------------------------------------------------------------------
 class _Everything:
     note = ""
 
@@ -616,13 +778,19 @@ def test_what_depends_on_the_question_is_nothing_for_algebra(answer: str, gold: 
 
 
 @pytest.mark.parametrize("value", [False, None])
-def test_what_algebra_does_not_prove_goes_to_the_judge_and_is_an_error_without_one(value: bool | None) -> None:
+def test_what_algebra_does_not_prove_goes_to_the_judge_and_is_an_error_without_one(
+    value: bool | None,
+) -> None:
     grades = grade_all(CASES, symbolic=_Everything(value))
-    assert [(g.outcome, g.stage) for g in grades] == [("correct", "text"), *[("error", "judge")] * 3]
+    assert [(g.outcome, g.stage) for g in grades] == [
+        ("correct", "text"),
+        *[("error", "judge")] * 3,
+    ]
     assert all("give a judge" in g.reason for g in grades[1:])
-    assert [g.outcome for g in grade_all(CASES, symbolic=_Everything(value), ask=lambda prompts: ["1"] * 3)] == [
-        "correct"
-    ] * 4
+    assert [
+        g.outcome
+        for g in grade_all(CASES, symbolic=_Everything(value), ask=lambda prompts: ["1"] * 3)
+    ] == ["correct"] * 4
 
 
 def test_without_math_verify_the_stage_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -640,7 +808,9 @@ needs_math_verify = pytest.mark.skipif(
 
 @needs_math_verify
 def test_symbolic_pool_kills_what_hangs_and_goes_on() -> None:
-    with SymbolicPool(workers=2, seconds=4) as pool:  # a busy machine takes its time over the others
+    with SymbolicPool(
+        workers=2, seconds=4
+    ) as pool:  # a busy machine takes its time over the others
         pairs = [
             ("9^{9^{9^{9}}}", "5"),
             ("\\sqrt{x^2}", "|x|"),
@@ -655,14 +825,20 @@ def test_symbolic_pool_kills_what_hangs_and_goes_on() -> None:
     assert all(process is None or process.poll() is not None for process in processes)
 
 
-# ---- the real records ----------------------------------------------------------------------------------------------
+# ---- the real records ----------------------------------------------------------------------------
 SAMPLE = Path(os.environ["MODGAP_MATHVERSE"]) if "MODGAP_MATHVERSE" in os.environ else None
 
 
-@pytest.mark.skipif(SAMPLE is None, reason="set MODGAP_MATHVERSE to a folder with MathVerse records to check them")
+@pytest.mark.skipif(
+    SAMPLE is None, reason="set MODGAP_MATHVERSE to a folder with MathVerse records to check them"
+)
 def test_the_real_golds_are_right_for_themselves_and_for_nobody_else() -> None:
     assert SAMPLE is not None
-    records = [r for path in sorted(SAMPLE.glob("*.json")) for r in json.loads(path.read_text(encoding="utf-8"))]
+    records = [
+        r
+        for path in sorted(SAMPLE.glob("*.json"))
+        for r in json.loads(path.read_text(encoding="utf-8"))
+    ]
     assert len(records) >= 50
     free = [r for r in records if r["question_type"] == "free-form"]
     for record in records:

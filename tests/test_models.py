@@ -1,4 +1,6 @@
-"""The testbed model and `Policy`: each number equals what transformers' own model gives, and each is cheap to get."""
+"""The testbed model and `Policy`: each number equals what transformers' own model gives, and each
+is cheap to get.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,16 @@ CORPUS = [
     f"Based on these conditions, answer the question: Find the length of AC.\n{INSTRUCTION}"
     for n in range(40)
 ]
-SMALL = Size(text_width=128, text_layers=2, text_mlp=192, vision_width=128, vision_layers=3, vision_mlp=160)
+SMALL = Size(
+    text_width=128, text_layers=2, text_mlp=192, vision_width=128, vision_layers=3, vision_mlp=160
+)
 TEXT = CORPUS[7]
 
 
 def picture(width: int, height: int, seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def policy(folder: Path) -> Policy:
     policy = load_policy(folder, device="cpu")
-    with torch.no_grad():  # random weights at their usual scale answer nearly the same whatever they are shown
+    with (
+        torch.no_grad()
+    ):  # random weights at their usual scale answer nearly the same whatever they are shown
         for parameter in policy.model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(3)
@@ -91,15 +99,23 @@ def test_scores_equal_the_plain_model(policy: Policy, prompts: list[EncodedPromp
     rows = [prompts[0], prompts[1], prompts[0], prompts[2], prompts[3], prompts[0]]
     responses = replies(policy, 7, 3, 12, 1, 5, 4)
     with torch.no_grad():
-        logps, entropy, mask = policy.logprobs(rows, responses, policy.image_features(rows), temperature=0.7)
-        whole, _ = policy.distributions(rows, responses, policy.image_features(rows), temperature=0.7)
+        logps, entropy, mask = policy.logprobs(
+            rows, responses, policy.image_features(rows), temperature=0.7
+        )
+        whole, _ = policy.distributions(
+            rows, responses, policy.image_features(rows), temperature=0.7
+        )
         assert mask.sum(1).tolist() == [7, 3, 12, 1, 5, 4]
         for i, (prompt, response) in enumerate(zip(rows, responses, strict=True)):
             n = response.numel()
             expected = policy.token_logps(plain_logits(policy, prompt, response), 0.7)
-            assert torch.allclose(logps[i, :n], expected.gather(-1, response[:, None])[:, 0], atol=1e-4)
+            assert torch.allclose(
+                logps[i, :n], expected.gather(-1, response[:, None])[:, 0], atol=1e-4
+            )
             assert torch.allclose(whole[i, :n].exp(), expected.exp(), atol=1e-4)
-            assert torch.allclose(entropy[i, :n], torch.special.entr(expected.exp()).sum(-1), atol=1e-4)
+            assert torch.allclose(
+                entropy[i, :n], torch.special.entr(expected.exp()).sum(-1), atol=1e-4
+            )
     assert not logps[~mask].any() and not entropy[~mask].any()
 
 
@@ -123,7 +139,9 @@ def test_gradients_equal_the_plain_model(policy: Policy, prompts: list[EncodedPr
 def test_vision_features_equal_the_models_own(
     policy: Policy, full_layers: list[int], at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also with window attention and windows that the image's edge cuts; by lengths, and in one call as on a GPU."""
+    """Also with window attention and windows that the image's edge cuts; by lengths, and in one
+    call as on a GPU.
+    """
     monkeypatch.setattr(flash, "fits", lambda *_: at_once)
     monkeypatch.setattr(flash, "_kernel", flash_on_cpu.kernel)
     visual = policy.visual
@@ -137,7 +155,9 @@ def test_vision_features_equal_the_models_own(
             features = policy.image_features([*shown, shown[0]])
             pixels = torch.cat([p.pixel_values for p in shown if p.pixel_values is not None])
             grids = torch.cat([p.image_grid_thw for p in shown if p.image_grid_thw is not None])
-            expected = policy.model.model.get_image_features(pixels, grids, return_dict=True).pooler_output
+            expected = policy.model.model.get_image_features(
+                pixels, grids, return_dict=True
+            ).pooler_output
     finally:
         visual.fullatt_block_indexes = kept
     assert features[0] is features[4]
@@ -149,7 +169,9 @@ def test_positions_equal_the_models_own(policy: Policy, prompts: list[EncodedPro
     for prompt in prompts:
         ids = prompt.input_ids[None]
         types = (ids == policy.model.config.image_token_id).int()
-        positions, delta = policy.model.model.get_rope_index(ids, types, image_grid_thw=prompt.image_grid_thw)
+        positions, delta = policy.model.model.get_rope_index(
+            ids, types, image_grid_thw=prompt.image_grid_thw
+        )
         assert torch.equal(positions[:, 0], prompt.position_ids)
         assert prompt.next_position == len(prompt) + int(delta)
 
@@ -161,7 +183,9 @@ def test_chat_equals_the_template(policy: Policy) -> None:
             {"role": "system", "content": system},
             {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]},
         ]
-        rendered = policy.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered = policy.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
         rendered = rendered.replace("<|image_pad|>", "<|image_pad|>" * 64) + "<think>"
         expected = policy.tokenizer(rendered, add_special_tokens=False)["input_ids"]
         prompt = policy.encode(Prompt(text, system=system, prefill="<think>"), picture(224, 224, 0))
@@ -169,7 +193,9 @@ def test_chat_equals_the_template(policy: Policy) -> None:
 
 
 def test_auto_processor_agrees(policy: Policy, folder: Path) -> None:
-    """What vLLM and others see: the folder loads as a `Qwen2_5_VLProcessor` and encodes as `Policy` does."""
+    """What vLLM and others see: the folder loads as a `Qwen2_5_VLProcessor` and encodes as `Policy`
+    does.
+    """
     pytest.importorskip("torchvision")
     processor = AutoProcessor.from_pretrained(folder)
     image = picture(224, 224, 3)
@@ -217,10 +243,14 @@ def test_greedy_equals_transformers_generate(policy: Policy, prompts: list[Encod
 
 
 def test_a_sample_depends_on_its_seed_alone(policy: Policy, prompts: list[EncodedPrompt]) -> None:
-    """Not on what else is in the batch, on how it is cut, or on the order; and its log-probs are those of scoring."""
+    """Not on what else is in the batch, on how it is cut, or on the order; and its log-probs are
+    those of scoring.
+    """
     seeds = [[5, 6, 7], [8], [9, 10], [11, 5]]
     together = policy.generate(prompts, seeds, temperature=1.0, max_new_tokens=30)
-    apart = policy.generate(prompts[::-1], seeds[::-1], temperature=1.0, max_new_tokens=30, max_rows=2)[::-1]
+    apart = policy.generate(
+        prompts[::-1], seeds[::-1], temperature=1.0, max_new_tokens=30, max_rows=2
+    )[::-1]
     alone = policy.generate([prompts[0]], [[6]], temperature=1.0, max_new_tokens=30)[0][0]
     assert torch.equal(together[0][1].token_ids, alone.token_ids)
     flat = [(p, sample) for p, row in zip(prompts, together, strict=True) for sample in row]
@@ -228,18 +258,24 @@ def test_a_sample_depends_on_its_seed_alone(policy: Policy, prompts: list[Encode
         assert torch.equal(a.token_ids, b.token_ids) and a.text == b.text
     rows = [p for p, _ in flat]
     with torch.no_grad():
-        logps, _, mask = policy.logprobs(rows, [s.token_ids for _, s in flat], policy.image_features(rows))
+        logps, _, mask = policy.logprobs(
+            rows, [s.token_ids for _, s in flat], policy.image_features(rows)
+        )
     assert torch.allclose(logps[mask], torch.cat([s.logps for _, s in flat]), atol=1e-4)
     assert len({tuple(s.token_ids.tolist()) for s in together[0]}) == 3
 
 
-def test_samples_end_at_the_end_token_without_placeholders(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+def test_samples_end_at_the_end_token_without_placeholders(
+    policy: Policy, prompts: list[EncodedPrompt]
+) -> None:
     """With an LM head that likes the end token and the placeholders best of all."""
     favourites = [*policy.eos_token_ids, *policy.banned_token_ids]
     bias = torch.zeros(len(policy.tokenizer)).index_fill(0, torch.tensor(favourites), 3.0)
     hook = policy.model.lm_head.register_forward_hook(lambda _module, _inputs, out: out + bias)
     try:
-        samples = [s for row in policy.generate(prompts, [range(12)] * 4, 1.0, 6, max_rows=24) for s in row]
+        samples = [
+            s for row in policy.generate(prompts, [range(12)] * 4, 1.0, 6, max_rows=24) for s in row
+        ]
     finally:
         hook.remove()
     reasons = {s.finish_reason for s in samples}
@@ -262,7 +298,9 @@ def test_sampling_follows_the_distribution() -> None:
     assert edges.tolist() == [1, 4]
 
 
-def test_generate_leaves_the_mode_and_no_gradient(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+def test_generate_leaves_the_mode_and_no_gradient(
+    policy: Policy, prompts: list[EncodedPrompt]
+) -> None:
     policy.model.train()
     policy.generate(prompts[:1], [[0]], max_new_tokens=2)
     assert policy.model.training and torch.is_grad_enabled()
@@ -276,14 +314,21 @@ def test_saved_models_load_bit_equal(policy: Policy, tmp_path: Path, dtype: torc
     again = load_policy(saved, device="cpu", dtype=dtype)
     assert plain.dtype == dtype
     for (name, a), b, c in zip(
-        policy.model.state_dict().items(), plain.state_dict().values(), again.model.state_dict().values(), strict=True
+        policy.model.state_dict().items(),
+        plain.state_dict().values(),
+        again.model.state_dict().values(),
+        strict=True,
     ):
         assert torch.equal(a.to(dtype), b) and torch.equal(b, c), name
     assert AutoTokenizer.from_pretrained(saved).get_vocab() == policy.tokenizer.get_vocab()
     prompt = again.encode(Prompt(TEXT), picture(224, 224, 0))
-    assert torch.equal(prompt.input_ids, policy.encode(Prompt(TEXT), picture(224, 224, 0)).input_ids)
+    assert torch.equal(
+        prompt.input_ids, policy.encode(Prompt(TEXT), picture(224, 224, 0)).input_ids
+    )
     assert (again.default_temperature, again.default_max_new_tokens) == (0.6, 256)
-    assert model_fingerprint(saved) == model_fingerprint(policy.save(tmp_path / "twin", dtype=dtype))
+    assert model_fingerprint(saved) == model_fingerprint(
+        policy.save(tmp_path / "twin", dtype=dtype)
+    )
 
 
 def test_lora_trains_adapters_only_and_saves_merged(folder: Path, tmp_path: Path) -> None:
@@ -299,7 +344,10 @@ def test_lora_trains_adapters_only_and_saves_merged(folder: Path, tmp_path: Path
     assert not any("lora" in name for name in merged.model.state_dict())
     base = load_policy(folder, device="cpu")
     with torch.no_grad():
-        a, b, c = (p.logprobs([prompt], [response], p.image_features([prompt]))[0] for p in (policy, merged, base))
+        a, b, c = (
+            p.logprobs([prompt], [response], p.image_features([prompt]))[0]
+            for p in (policy, merged, base)
+        )
     assert torch.allclose(a, b, atol=1e-4) and not torch.allclose(a, c, atol=1e-2)
 
 
@@ -326,7 +374,9 @@ def test_images_keep_or_take_about_the_models_size(policy: Policy) -> None:
         assert 0.6 * 256 <= rows * columns <= 1.25 * 256
 
 
-def test_bad_models_are_named_in_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_models_are_named_in_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     other = tmp_path / "other"
     shutil.copytree(folder, other)
@@ -355,7 +405,9 @@ def test_a_folder_as_transformers_5_saves_it_is_a_whole_model(folder: Path, tmp_
     (saved / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
     policy, before = load_policy(saved, device="cpu"), model_fingerprint(saved)
     assert policy.encode(Prompt("x"), picture(224, 224, 0)).grid == (1, 16, 16)
-    (saved / "processor_config.json").write_text(json.dumps({"image_processor": {**processor, "patch_size": 28}}))
+    (saved / "processor_config.json").write_text(
+        json.dumps({"image_processor": {**processor, "patch_size": 28}})
+    )
     assert model_fingerprint(saved) != before
 
 
@@ -378,7 +430,9 @@ def test_the_fingerprint_of_large_weights_sees_every_tensor(
     tensors = {name: torch.zeros(40_000, dtype=torch.bfloat16) for name in "abc"}
     for name in ("one", "two", "three"):
         (tmp_path / name).mkdir()
-        weights = tensors | ({changed: torch.ones(40_000, dtype=torch.bfloat16)} if name == "three" else {})
+        weights = tensors | (
+            {changed: torch.ones(40_000, dtype=torch.bfloat16)} if name == "three" else {}
+        )
         save_file(weights, tmp_path / name / "model.safetensors")
     one, two, three = (model_fingerprint(tmp_path / name) for name in ("one", "two", "three"))
     assert one == two != three
@@ -399,7 +453,9 @@ def test_a_large_file_that_is_no_safetensors_has_a_fingerprint(
 
 
 @pytest.mark.parametrize("stages", [[""], ["stage1", "stage2", "stage10"]])
-def test_a_training_run_given_as_a_model_names_its_checkpoint(tmp_path: Path, stages: list[str]) -> None:
+def test_a_training_run_given_as_a_model_names_its_checkpoint(
+    tmp_path: Path, stages: list[str]
+) -> None:
     for stage in stages:
         (tmp_path / stage / "checkpoints" / "best").mkdir(parents=True)
     best = tmp_path / stages[-1] / "checkpoints" / "best"
@@ -412,10 +468,22 @@ def test_a_training_run_given_as_a_model_names_its_checkpoint(tmp_path: Path, st
     [
         ("config.json", "adapter_config.json", "is a LoRA adapter.*merge it into its base model"),
         ("config.json", "model_world_size_8_rank_0.pt", "is a checkpoint of verl.*modgap convert"),
-        ("config.json", "global_step_5/actor/model_world_size_8_rank_0.pt", "is a checkpoint of verl.*modgap convert"),
+        (
+            "config.json",
+            "global_step_5/actor/model_world_size_8_rank_0.pt",
+            "is a checkpoint of verl.*modgap convert",
+        ),
         ("config.json", "notes.txt", "holds no model"),
-        ("tokenizer.json", "chat_template.jinja", "has no tokenizer.*copy all that is not weights from the base model"),
-        ("preprocessor_config.json", "", "has no image processor.*copy all that is not weights from the base model"),
+        (
+            "tokenizer.json",
+            "chat_template.jinja",
+            "has no tokenizer.*copy all that is not weights from the base model",
+        ),
+        (
+            "preprocessor_config.json",
+            "",
+            "has no image processor.*copy all that is not weights from the base model",
+        ),
     ],
 )
 def test_what_a_trainer_left_that_is_no_whole_model_is_named_with_what_to_do(
@@ -429,13 +497,19 @@ def test_what_a_trainer_left_that_is_no_whole_model_is_named_with_what_to_do(
         (left / has).touch()
     asked = EvalOptions(views="question-only")
     with pytest.raises(UserError, match=f"{left} {words}") as error:
-        evaluate_model([Problem(id="p", question="What is 1?", answer="1")], left, tmp_path / "run", asked)
-    assert "\n" not in str(error.value) and not (tmp_path / "run").exists(), "before anything is loaded or written"
+        evaluate_model(
+            [Problem(id="p", question="What is 1?", answer="1")], left, tmp_path / "run", asked
+        )
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists(), (
+        "before anything is loaded or written"
+    )
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps", "meta", "cpu:x", ""])
 def test_a_device_that_is_none_is_named_with_the_choices(folder: Path, device: str) -> None:
-    with pytest.raises(UserError, match=f"device '{device}' is not available here.*choose from cpu"):
+    with pytest.raises(
+        UserError, match=f"device '{device}' is not available here.*choose from cpu"
+    ):
         load_policy(folder, device=device)
 
 
@@ -452,18 +526,24 @@ class Cramped:
     def keeping_features(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def generate(self, prompts: object, seeds: list[list[int]], temperature: float, max_new_tokens: int) -> object:
+    def generate(
+        self, prompts: object, seeds: list[list[int]], temperature: float, max_new_tokens: int
+    ) -> object:
         self.nested |= sys.exc_info()[0] is not None
         self.asked.append(sum(map(len, seeds)))
         if self.asked[-1] > self.rows:
             raise torch.OutOfMemoryError("made up")
-        return [[Generated(torch.arange(3), str(seed), "stop", torch.zeros(3)) for seed in group] for group in seeds]
+        return [
+            [Generated(torch.arange(3), str(seed), "stop", torch.zeros(3)) for seed in group]
+            for group in seeds
+        ]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 5, 16])
 def test_out_of_memory_splits_until_it_fits_and_loses_no_sample(rows: int) -> None:
     asked = [
-        Request(f"p{n}", "text-only", Prompt("x" * n, has_image=False), None, tuple(range(5))) for n in range(1, 9)
+        Request(f"p{n}", "text-only", Prompt("x" * n, has_image=False), None, tuple(range(5)))
+        for n in range(1, 9)
     ]
     policy = Cramped(rows)
     made = list(HfEngine(policy, batch_size=64).generate(asked, Sampling(seed=3)))
@@ -476,7 +556,9 @@ def test_out_of_memory_splits_until_it_fits_and_loses_no_sample(rows: int) -> No
 
 def test_the_batch_size_follows_what_ran_out_of_memory() -> None:
     """20 rows are asked for of a batch size of 1000: once they fail, no batch has more than 10."""
-    asked = [Request(f"p{n}", "text-only", Prompt("x", has_image=False), None, (0, 1)) for n in range(10)]
+    asked = [
+        Request(f"p{n}", "text-only", Prompt("x", has_image=False), None, (0, 1)) for n in range(10)
+    ]
     policy = Cramped(10)
     engine = HfEngine(policy, batch_size=1000)
     assert len(list(engine.generate(asked, Sampling()))) == 20
@@ -497,7 +579,8 @@ def test_vision_features_in_bf16_are_as_close_as_the_models_own(full_layers: lis
     on_gpu = load_policy("tiny", device="cuda", dtype=torch.float32)
     on_gpu.visual.fullatt_block_indexes = full_layers
     shown = [
-        on_gpu.encode(Prompt("x"), picture(w, h, i)) for i, (w, h) in enumerate([(224, 224), (400, 120), (140, 300)])
+        on_gpu.encode(Prompt("x"), picture(w, h, i))
+        for i, (w, h) in enumerate([(224, 224), (400, 120), (140, 300)])
     ]
     pixels = torch.cat([p.pixel_values for p in shown if p.pixel_values is not None]).cuda()
     grids = torch.cat([p.image_grid_thw for p in shown if p.image_grid_thw is not None]).cuda()
@@ -505,5 +588,7 @@ def test_vision_features_in_bf16_are_as_close_as_the_models_own(full_layers: lis
         exact = torch.cat([f for f in on_gpu.image_features(shown) if f is not None])
         with torch.autocast("cuda", torch.bfloat16):
             ours = torch.cat([f for f in on_gpu.image_features(shown) if f is not None])
-            theirs = torch.cat(on_gpu.model.model.get_image_features(pixels, grids, return_dict=True).pooler_output)
+            theirs = torch.cat(
+                on_gpu.model.model.get_image_features(pixels, grids, return_dict=True).pooler_output
+            )
     assert 0 < float((ours - exact).norm()) <= 1.2 * float((theirs - exact).norm())

@@ -42,13 +42,17 @@ def test_advantages_are_the_standard_scores_of_their_group() -> None:
 
 
 @given(st.floats(-2, 2, allow_nan=False, width=32), st.integers(2, 9))
-def test_equal_rewards_give_exactly_no_advantage_and_no_gradient(reward: float, samples: int) -> None:
+def test_equal_rewards_give_exactly_no_advantage_and_no_gradient(
+    reward: float, samples: int
+) -> None:
     rewards = torch.full((1, samples), reward)
     assert not has_spread(rewards).any()
     advantages = group_advantages(rewards)[0]
     logps = torch.randn(samples, 3, requires_grad=True)
     terms = policy_loss(logps, logps.detach() - 0.5, advantages)
-    weighted_sum(terms.loss_BT, row_weights(torch.full((samples,), 3)), torch.ones(samples, 3)).backward()
+    weighted_sum(
+        terms.loss_BT, row_weights(torch.full((samples,), 3)), torch.ones(samples, 3)
+    ).backward()
     assert logps.grad is not None and not logps.grad.any()
 
 
@@ -70,11 +74,15 @@ def test_eligible_means_correct_and_well_formatted() -> None:
 
 
 def policy_gradient(log_ratio: float, advantage: float) -> float:
-    return gradient(lambda x: policy_loss(x, torch.zeros_like(x), torch.tensor([advantage])).loss_BT, log_ratio)[0]
+    return gradient(
+        lambda x: policy_loss(x, torch.zeros_like(x), torch.tensor([advantage])).loss_BT, log_ratio
+    )[0]
 
 
 @given(st.floats(-6, 6, allow_nan=False), st.sampled_from([-2.0, -0.5, 0.5, 2.0]))
-def test_the_gradient_stops_beyond_the_clips_and_nowhere_else(log_ratio: float, advantage: float) -> None:
+def test_the_gradient_stops_beyond_the_clips_and_nowhere_else(
+    log_ratio: float, advantage: float
+) -> None:
     ratio = math.exp(log_ratio)
     edges = [0.8, 1.28, 10.0]
     if min(abs(ratio - edge) for edge in edges) < 1e-4:
@@ -84,12 +92,18 @@ def test_the_gradient_stops_beyond_the_clips_and_nowhere_else(log_ratio: float, 
     assert got == pytest.approx(0.0 if stopped else -advantage * ratio, rel=1e-4)
     x = torch.tensor([[log_ratio]])
     terms = policy_loss(x, torch.zeros(1, 1), torch.tensor([advantage]))
-    assert bool(terms.low_BT | terms.high_BT | terms.dual_BT) == stopped  # what is logged is what happens
+    assert (
+        bool(terms.low_BT | terms.high_BT | terms.dual_BT) == stopped
+    )  # what is logged is what happens
 
 
 @given(finite, st.floats(-5, -0.01, allow_nan=False))
-def test_the_dual_clip_bounds_the_loss_of_a_negative_advantage(log_ratio: float, advantage: float) -> None:
-    terms = policy_loss(torch.tensor([[log_ratio]]), torch.zeros(1, 1), torch.tensor([advantage]), dual_clip=10.0)
+def test_the_dual_clip_bounds_the_loss_of_a_negative_advantage(
+    log_ratio: float, advantage: float
+) -> None:
+    terms = policy_loss(
+        torch.tensor([[log_ratio]]), torch.zeros(1, 1), torch.tensor([advantage]), dual_clip=10.0
+    )
     assert terms.loss_BT.item() <= 10.0 * -advantage * (1 + 1e-5)
 
 
@@ -127,7 +141,9 @@ def test_the_paper_clamp_is_flat_above_2_61_and_below_minus_11() -> None:
 
 
 def test_forward_has_the_gradient_of_minus_the_log_probability() -> None:
-    assert gradient(lambda x: contrastive_kl(torch.zeros_like(x), x, "forward").kl_BT, -9.0, 0.1) == [-1.0, -1.0]
+    assert gradient(
+        lambda x: contrastive_kl(torch.zeros_like(x), x, "forward").kl_BT, -9.0, 0.1
+    ) == [-1.0, -1.0]
 
 
 def test_gradient_flows_through_the_text_free_side_only() -> None:
@@ -136,7 +152,10 @@ def test_gradient_flows_through_the_text_free_side_only() -> None:
         free = torch.tensor([[-0.9]], requires_grad=True)
         contrastive_kl(full, free, estimator).kl_BT.sum().backward()  # type: ignore[arg-type]
         assert full.grad is None and free.grad is not None
-    full_V, free_V = torch.randn(1, 1, 7, requires_grad=True), torch.randn(1, 1, 7, requires_grad=True)
+    full_V, free_V = (
+        torch.randn(1, 1, 7, requires_grad=True),
+        torch.randn(1, 1, 7, requires_grad=True),
+    )
     full_vocab_kl(full_V, free_V).kl_BT.sum().backward()
     assert full_V.grad is None and free_V.grad is not None
 
@@ -148,7 +167,8 @@ def test_full_vocab_is_what_the_sampled_estimators_estimate() -> None:
     logp, logq = full.log_softmax(-1), free.log_softmax(-1)
     reference = torch.nn.functional.kl_div(logq, logp, log_target=True, reduction="none").sum(-1)
     torch.testing.assert_close(exact, reference)
-    # The expectation under the full-text side, over all tokens: `forward` is unbiased in value and gradient.
+    # The expectation under the full-text side, over all tokens: `forward` is unbiased in value and
+    # gradient.
     free.requires_grad_()
     expected = (logp.exp() * (logp - free.log_softmax(-1))).sum()
     (a,) = torch.autograd.grad(expected, free)
@@ -201,7 +221,9 @@ def test_rows_that_do_not_count_weigh_nothing_and_an_empty_micro_batch_is_a_zero
     st.integers(1, 8),
     st.sampled_from(["mini_batch", "micro_batch"]),
 )
-def test_any_cut_of_a_mini_batch_adds_up_to_the_same(lengths: list[int], size: int, mean: str) -> None:
+def test_any_cut_of_a_mini_batch_adds_up_to_the_same(
+    lengths: list[int], size: int, mean: str
+) -> None:
     values = torch.randn(len(lengths), 5)
     lengths_B = torch.tensor(lengths)
     mask = torch.arange(5) < lengths_B[:, None]
@@ -218,4 +240,8 @@ def test_padding_may_hold_anything() -> None:
     values = torch.tensor([[1.0, torch.inf], [3.0, torch.nan]], requires_grad=True)
     loss = weighted_sum(values, row_weights(torch.tensor([1, 1])), torch.tensor([[1, 0], [1, 0]]))
     loss.backward()
-    assert loss.item() == 2 and values.grad is not None and values.grad.tolist() == [[0.5, 0], [0.5, 0]]
+    assert (
+        loss.item() == 2
+        and values.grad is not None
+        and values.grad.tolist() == [[0.5, 0], [0.5, 0]]
+    )

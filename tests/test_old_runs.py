@@ -1,4 +1,6 @@
-"""Run folders made before the package was restructured are read, graded, reported and resumed, with equal numbers."""
+"""Run folders made before the package was restructured are read, graded, reported and resumed, with
+equal numbers.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,17 @@ ARGUMENTS = ["--benchmark", "synthetic", "--model", "tiny", "--samples", "2", "-
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A copy: its `data`, and its `study` of the base model and the recipe no-text (without checkpoints)."""
+    """A copy: its `data`, and its `study` of the base model and the recipe no-text (without
+    checkpoints).
+    """
     shutil.copytree(FIXTURE, tmp_path / "old")
     return tmp_path / "old"
 
 
 def numbers(folder: Path) -> Any:
-    """A summary without the intervals of accuracies: they follow Student's quantile, which became exact."""
+    """A summary without the intervals of accuracies: they follow Student's quantile, which became
+    exact.
+    """
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):
@@ -67,7 +73,9 @@ def test_a_run_is_graded_again(old: Path, mode: str) -> None:
     rows = list(RunFolder(run).grades())
     assert len(rows) == 16 and {row.mode for row in rows} == {mode}
     if mode == "strict":
-        assert (run / "grades.jsonl").read_bytes() == (FIXTURE / "study/no-text/eval/grades.jsonl").read_bytes()
+        assert (run / "grades.jsonl").read_bytes() == (
+            FIXTURE / "study/no-text/eval/grades.jsonl"
+        ).read_bytes()
         assert numbers(run) == numbers(FIXTURE / "study/no-text/eval")
 
 
@@ -77,7 +85,23 @@ def test_a_study_is_reported(old: Path, tmp_path: Path) -> None:
     assert "no-text" in page and "image-only" in page
 
 
-def test_another_model_or_other_arguments_are_refused(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_model_or_other_arguments_are_refused(
+    old: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = old / "study" / "base" / "eval"
-    assert main(["eval", "--data", str(old / "data"), "--out", str(run), *ARGUMENTS, "--temperature", "1"]) == 1
+    assert (
+        main(
+            [
+                "eval",
+                "--data",
+                str(old / "data"),
+                "--out",
+                str(run),
+                *ARGUMENTS,
+                "--temperature",
+                "1",
+            ]
+        )
+        == 1
+    )
     assert "temperature was 0.6, now 1.0" in capsys.readouterr().err

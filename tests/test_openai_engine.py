@@ -1,4 +1,6 @@
-"""The openai engine against a real server on loopback that fails 30% of its requests in every way a server fails."""
+"""The openai engine against a real server on loopback that fails 30% of its requests in every way a
+server fails.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,11 @@ MOST_REQUESTS = 2000
 def completion(content: Any = "<think>t</think>\\boxed{7}", **fields: Any) -> dict[str, Any]:
     """The body of a chat completion; fields of the message or, as `finish_reason`, of the choice."""
     reason = fields.pop("finish_reason", "stop")
-    choice = {"index": 0, "message": {"role": "assistant", "content": content, **fields}, "finish_reason": reason}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": content, **fields},
+        "finish_reason": reason,
+    }
     return {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice],
             "usage": {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}}  # fmt: skip
 
@@ -61,13 +67,16 @@ class Server:
     """Speaks /v1/chat/completions; keeps what it was asked.
 
     Attributes:
-        fault: Chooses what goes wrong with a request, given its body and which attempt it is; "" for nothing.
+        fault: Chooses what goes wrong with a request, given its body and which attempt it is; ""
+            for nothing.
         reply: The body of a good answer, or (status, body).
     """
 
     def __init__(self) -> None:
         self.fault: Callable[[dict[str, Any], int], str] = lambda body, attempt: ""
-        self.reply: Callable[[dict[str, Any]], dict[str, Any] | tuple[int, dict[str, Any]]] = lambda body: completion()
+        self.reply: Callable[[dict[str, Any]], dict[str, Any] | tuple[int, dict[str, Any]]] = (
+            lambda body: completion()
+        )
         self.seconds = 0.0
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
@@ -85,7 +94,10 @@ class Server:
                 pass
 
             def do_GET(self) -> None:
-                data = {"object": "list", "data": [{"id": "geo-vl", "object": "model", "created": 0, "owned_by": "x"}]}
+                data = {
+                    "object": "list",
+                    "data": [{"id": "geo-vl", "object": "model", "created": 0, "owned_by": "x"}],
+                }
                 self.send_json(200, data)
 
             def do_POST(self) -> None:
@@ -112,16 +124,28 @@ class Server:
                     self.send_json(status, data)
 
             def fail(self, fault: str) -> None:
-                error = {"error": {"message": f"told to fail, {self.headers['Authorization']}", "type": "x"}}
+                error = {
+                    "error": {
+                        "message": f"told to fail, {self.headers['Authorization']}",
+                        "type": "x",
+                    }
+                }
                 if fault[:3].isdigit():
-                    wait = {"429 wait 1": "1", "429 wait until": formatdate(time.time() + 1, usegmt=True)}.get(fault)
-                    return self.send_json(int(fault[:3]), error, {"Retry-After": wait} if wait else {})
+                    wait = {
+                        "429 wait 1": "1",
+                        "429 wait until": formatdate(time.time() + 1, usegmt=True),
+                    }.get(fault)
+                    return self.send_json(
+                        int(fault[:3]), error, {"Retry-After": wait} if wait else {}
+                    )
                 data = json.dumps(completion()).encode()
                 if fault == "torn JSON":
                     return self.send_bytes(200, data[: len(data) // 2])
                 if fault in ("no choices", "error with 200", "broken off"):
                     torn = {"no choices": {"choices": []}, "error with 200": error}
-                    return self.send_json(200, torn.get(fault) or completion("half", finish_reason="abort"))
+                    return self.send_json(
+                        200, torn.get(fault) or completion("half", finish_reason="abort")
+                    )
                 if fault == "hang":
                     outer.closing.wait(3)
                 elif fault == "drop in headers":
@@ -134,12 +158,20 @@ class Server:
                 self.close_connection = True
                 return None
 
-            def send_json(self, status: int, data: Any, headers: dict[str, str] | None = None) -> None:
+            def send_json(
+                self, status: int, data: Any, headers: dict[str, str] | None = None
+            ) -> None:
                 self.send_bytes(status, json.dumps(data).encode(), headers)
 
-            def send_bytes(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+            def send_bytes(
+                self, status: int, data: bytes, headers: dict[str, str] | None = None
+            ) -> None:
                 self.send_response(status)
-                all_headers = {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
+                all_headers = {
+                    "Content-Type": "application/json",
+                    "Content-Length": str(len(data)),
+                    **(headers or {}),
+                }
                 for field, value in all_headers.items():
                     self.send_header(field, value)
                 self.end_headers()
@@ -154,7 +186,9 @@ class Server:
 
         self._listener = Listener(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._listener.server_port}/v1"
-        threading.Thread(target=self._listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     def close(self) -> None:
         self.closing.set()
@@ -190,9 +224,15 @@ def engine(server: Server, **options: Any) -> OpenAIEngine:
     return OpenAIEngine("geo-vl", server.url, **{"backoff": 0.02, "timeout": 10.0, **options})
 
 
-def request(name: str = "p", samples: int = 1, image: Image.Image | None = None, **prompt: Any) -> Request:
+def request(
+    name: str = "p", samples: int = 1, image: Image.Image | None = None, **prompt: Any
+) -> Request:
     return Request(
-        name, "full-text", Prompt(f"question {name}", **prompt), image and (lambda: image), tuple(range(samples))
+        name,
+        "full-text",
+        Prompt(f"question {name}", **prompt),
+        image and (lambda: image),
+        tuple(range(samples)),
     )
 
 
@@ -210,11 +250,17 @@ def problems(count: int) -> list[Problem]:
     for number in range(count):
         buffer = io.BytesIO()
         picture(number).save(buffer, format="PNG")
-        made.append(Problem(f"prob_{number}", "Find x.", "7.000", image=buffer.getvalue(), semantic=("AB = 7",)))
+        made.append(
+            Problem(
+                f"prob_{number}", "Find x.", "7.000", image=buffer.getvalue(), semantic=("AB = 7",)
+            )
+        )
     return made
 
 
-def test_an_image_that_cannot_be_decoded_costs_only_its_own_samples(server: Server, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_costs_only_its_own_samples(
+    server: Server, tmp_path: Path
+) -> None:
     asked = problems(5)
     asked[2] = replace(asked[2], image=asked[2].image_bytes()[:60])
     client = engine(server, concurrency=2)
@@ -228,7 +274,9 @@ def test_an_image_that_cannot_be_decoded_costs_only_its_own_samples(server: Serv
 
 
 def test_a_hostile_server_costs_retries_and_no_sample(server: Server, tmp_path: Path) -> None:
-    """30% faults of every kind: each sample is there exactly once, within the bound, and no wait was cut short."""
+    """30% faults of every kind: each sample is there exactly once, within the bound, and no wait
+    was cut short.
+    """
     count, samples, bound = 30, 3, 6
     kinds = iter(FAULTS * 100)
     server.fault = lambda body, attempt: (
@@ -240,18 +288,28 @@ def test_a_hostile_server_costs_retries_and_no_sample(server: Server, tmp_path: 
     summary = evaluate(asked, client, tmp_path / "run", samples=samples)
 
     rows = list(RunFolder(tmp_path / "run").responses())
-    wanted = {(p.id, view, s) for p in asked for view in ("full-text", "image-only") for s in range(samples)}
+    wanted = {
+        (p.id, view, s)
+        for p in asked
+        for view in ("full-text", "image-only")
+        for s in range(samples)
+    }
     assert len(rows) == len(wanted)
     assert {row.key for row in rows} == wanted
     assert {row.finish_reason for row in rows} == {"stop"}
     assert all(row.seed == sample_seed(42, *row.key) for row in rows)
     assert all(server.faults[kind] for kind in FAULTS), server.faults
     assert server.most_busy <= bound
-    # A request is only made again after it failed (a slow machine may have timed out a good one, too).
-    assert sum(server.answered.values()) - len(wanted) <= client.usage.retries - sum(server.faults[f] for f in FAULTS)
+    # A request is only made again after it failed (a slow machine may have timed out a good one,
+    # too).
+    assert sum(server.answered.values()) - len(wanted) <= client.usage.retries - sum(
+        server.faults[f] for f in FAULTS
+    )
     for attempts in server.attempts.values():
         for (before, fault), (after, _) in itertools.pairwise(attempts):
-            earliest = {"429 wait 1": before + 1, "429 wait until": int(before) + 1}.get(fault, before)
+            earliest = {"429 wait 1": before + 1, "429 wait until": int(before) + 1}.get(
+                fault, before
+            )
             assert after >= earliest - 0.02
     assert (client.usage.completions, client.usage.failures) == (len(wanted), 0)
     assert client.usage.prompt_tokens == 11 * len(wanted)
@@ -263,8 +321,12 @@ def test_a_hostile_server_costs_retries_and_no_sample(server: Server, tmp_path: 
     [(None, 0), ("2", 2), ("1.5", 1.5), ("100000", 120), ("-3", 0), ("soon", 0), ("Wed, 99 Foo 2000 00:00:00 GMT", 0),
      ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Fri, 01 Jan 2100 00:00:00 GMT", 120)],
 )  # fmt: skip
-def test_waits_are_what_is_asked_and_jitter_up_to_a_bound(server: Server, asked: str | None, least: float) -> None:
-    response: Any = SimpleNamespace(status_code=429, request=None, headers={"retry-after": asked} if asked else {})
+def test_waits_are_what_is_asked_and_jitter_up_to_a_bound(
+    server: Server, asked: str | None, least: float
+) -> None:
+    response: Any = SimpleNamespace(
+        status_code=429, request=None, headers={"retry-after": asked} if asked else {}
+    )
     error = openai.RateLimitError("slow down", response=response, body=None)
     client = engine(server, backoff=0.5)
     for attempt, most in ((0, 0.5), (3, 4.0), (20, 30.0)):
@@ -276,7 +338,9 @@ def test_waits_are_what_is_asked_and_jitter_up_to_a_bound(server: Server, asked:
 
 def test_as_many_requests_are_under_way_as_may_be(server: Server) -> None:
     server.seconds = 0.1
-    assert len(list(engine(server, concurrency=3).generate([request(samples=18)], Sampling()))) == 18
+    assert (
+        len(list(engine(server, concurrency=3).generate([request(samples=18)], Sampling()))) == 18
+    )
     assert server.most_busy == 3
 
 
@@ -297,7 +361,9 @@ def test_what_fails_for_good_is_recorded_and_made_again(server: Server, tmp_path
     }
     assert len(server.attempts[bad]) == 3
     assert len(server.attempts[refused]) == 1
-    assert {r.key: r.outcome for r in RunFolder(tmp_path).grades()}["prob_1", "full-text", 0] == "error"
+    assert {r.key: r.outcome for r in RunFolder(tmp_path).grades()}[
+        "prob_1", "full-text", 0
+    ] == "error"
 
     server.fault, server.reply = lambda body, attempt: "", lambda body: completion()
     made = len(server.bodies)
@@ -309,7 +375,10 @@ def test_what_fails_for_good_is_recorded_and_made_again(server: Server, tmp_path
 
 
 def test_the_key_is_sent_and_found_nowhere_else(
-    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    server: Server,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Even from a server that sends it back in its errors and its answers, with all logging on."""
     caplog.set_level(logging.DEBUG)
@@ -320,10 +389,16 @@ def test_the_key_is_sent_and_found_nowhere_else(
     assert server.keys == {f"Bearer {KEY}"}
     texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert any("[key]" in text for text in texts)
-    assert not any(KEY in text for text in [*texts, caplog.text, *capfd.readouterr(), repr(client), str(vars(client))])
+    assert not any(
+        KEY in text
+        for text in [*texts, caplog.text, *capfd.readouterr(), repr(client), str(vars(client))]
+    )
     server.fault = lambda body, attempt: ""
     for before in (0, 280, 290):  # a long message is cut, and half a key is a leak, too
-        server.reply = lambda body, before=before: (401, {"error": {"message": "x" * before + KEY + "x" * 99}})
+        server.reply = lambda body, before=before: (
+            401,
+            {"error": {"message": "x" * before + KEY + "x" * 99}},
+        )
         with pytest.raises(UserError) as caught:
             one(engine(server))
         assert KEY[:6] not in str(caught.value)
@@ -368,15 +443,33 @@ def test_what_is_sent(server: Server) -> None:
         (completion("four", reasoning_content="2+2"), "", "<think>2+2</think>four", "stop"),
         (completion("four", reasoning="2+2"), "<think>", "<think>2+2</think>four", "stop"),
         (completion(None, reasoning="2+", finish_reason="length"), "", "<think>2+", "length"),
-        (completion("<think>2+2</think>four", reasoning="2+2"), "", "<think>2+2</think>four", "stop"),
+        (
+            completion("<think>2+2</think>four", reasoning="2+2"),
+            "",
+            "<think>2+2</think>four",
+            "stop",
+        ),
         (completion("2+2</think>four"), "<think>", "<think>2+2</think>four", "stop"),
         (completion("<think>2+2</think>four"), "<think>\n", "<think>2+2</think>four", "stop"),
-        (completion("four", reasoning="2+2", finish_reason="length"), "", "<think>2+2</think>four", "length"),
-        (completion(None, thinking="2+", finish_reason="MAX_TOKENS"), "<think>", "<think>2+", "length"),
+        (
+            completion("four", reasoning="2+2", finish_reason="length"),
+            "",
+            "<think>2+2</think>four",
+            "length",
+        ),
+        (
+            completion(None, thinking="2+", finish_reason="MAX_TOKENS"),
+            "<think>",
+            "<think>2+",
+            "length",
+        ),
         (completion("four", finish_reason="model_length"), "", "four", "length"),
         (
             completion(
-                [{"type": "thinking", "thinking": [{"type": "text", "text": "2+2"}]}, {"type": "text", "text": "four"}]
+                [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "2+2"}]},
+                    {"type": "text", "text": "four"},
+                ]
             ),
             "",
             "<think>2+2</think>four",
@@ -403,11 +496,27 @@ def test_no_other_body_is_taken_for_a_response(body: str) -> None:
 @pytest.mark.parametrize(
     ("status", "error", "said"),
     [
-        (401, {"message": "no such key"}, r"HTTP 401: no such key\. Remedy: check the key in OPENAI_API_KEY"),
+        (
+            401,
+            {"message": "no such key"},
+            r"HTTP 401: no such key\. Remedy: check the key in OPENAI_API_KEY",
+        ),
         (403, {"message": "not yours"}, r"HTTP 403: not yours\. Remedy: check the key"),
-        (404, {"message": "no model"}, r"HTTP 404: no model\. Remedy: --model geo-xl is not one of .*: geo-vl"),
-        (429, {"message": "pay", "code": "insufficient_quota"}, r"HTTP 429: pay\. Remedy: add credit"),
-        (400, {"message": "only 1", "param": "temperature"}, r"Remedy: --temperature 0\.6 is not taken by geo-xl"),
+        (
+            404,
+            {"message": "no model"},
+            r"HTTP 404: no model\. Remedy: --model geo-xl is not one of .*: geo-vl",
+        ),
+        (
+            429,
+            {"message": "pay", "code": "insufficient_quota"},
+            r"HTTP 429: pay\. Remedy: add credit",
+        ),
+        (
+            400,
+            {"message": "only 1", "param": "temperature"},
+            r"Remedy: --temperature 0\.6 is not taken by geo-xl",
+        ),
     ],
 )
 def test_what_no_retry_mends_ends_the_run_at_once(
@@ -421,7 +530,9 @@ def test_what_no_retry_mends_ends_the_run_at_once(
     assert len(server.bodies) <= 4
 
 
-@pytest.mark.parametrize("said", ["{url_option} {0} {}", "--temperature 0.0 is not taken by x: give another", "%s"])
+@pytest.mark.parametrize(
+    "said", ["{url_option} {0} {}", "--temperature 0.0 is not taken by x: give another", "%s"]
+)
 def test_a_judge_words_the_servers_failures_by_its_own_options(server: Server, said: str) -> None:
     judge = _served("geo{}-xl", JudgeOptions(server.url), "strict")
     asked = [Request("p", "full-text", Prompt("x", has_image=False), None, (0,))]
@@ -438,32 +549,49 @@ def test_a_judge_words_the_servers_failures_by_its_own_options(server: Server, s
     with pytest.raises(ServerError) as by_eval:
         list(OpenAIEngine("geo{}-xl", server.url).generate(asked, greedy))
     assert f"HTTP 404: {said}. Remedy: --model geo{{}}-xl is not one of" in str(by_eval.value)
-    assert str(pickle.loads(pickle.dumps(by_eval.value))) == str(by_eval.value), "as a replica sends it"
+    assert str(pickle.loads(pickle.dumps(by_eval.value))) == str(by_eval.value), (
+        "as a replica sends it"
+    )
 
 
 def test_nobody_there_ends_the_run_at_once() -> None:
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/v1: no connection .*start the server"):
+    with pytest.raises(
+        UserError, match=r"http://127\.0\.0\.1:9/v1: no connection .*start the server"
+    ):
         one(OpenAIEngine("m", "http://127.0.0.1:9/v1"))
 
 
 def test_a_server_that_is_gone_ends_the_run_after_a_while(server: Server) -> None:
-    """What it answered before has been yielded, and the run stops long before it has asked for every sample."""
+    """What it answered before has been yielded, and the run stops long before it has asked for
+    every sample.
+    """
     server.fault = lambda body, attempt: "" if len(server.bodies) <= 5 else "503"
     got: list[Completion] = []
-    with pytest.raises(UserError, match=r"samples in a row .*HTTP 503.*the same command then goes on"):
-        for answer in engine(server, concurrency=4, max_retries=0).generate([request("a", 1000)], Sampling()):
+    with pytest.raises(
+        UserError, match=r"samples in a row .*HTTP 503.*the same command then goes on"
+    ):
+        for answer in engine(server, concurrency=4, max_retries=0).generate(
+            [request("a", 1000)], Sampling()
+        ):
             got.append(answer)
     assert sum(answer.finish_reason == "stop" for answer in got) == 5
     assert 64 <= sum(answer.finish_reason == "error" for answer in got) <= 70
 
 
-def test_a_server_that_takes_other_parameters(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each refused parameter is put otherwise, once for all; no sample is lost and no retry is spent."""
+def test_a_server_that_takes_other_parameters(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each refused parameter is put otherwise, once for all; no sample is lost and no retry is
+    spent.
+    """
 
     def reply(body: dict[str, Any]) -> dict[str, Any] | tuple[int, dict[str, Any]]:
         for name, words in (
             ("max_tokens", "Use 'max_completion_tokens' instead."),
-            ("continue_final_message", "Unrecognized request argument supplied: continue_final_message"),
+            (
+                "continue_final_message",
+                "Unrecognized request argument supplied: continue_final_message",
+            ),
             ("seed", "seed: Extra inputs are not permitted"),
         ):
             if name in body:
@@ -472,7 +600,11 @@ def test_a_server_that_takes_other_parameters(server: Server, capsys: pytest.Cap
 
     server.reply = reply
     client = engine(server, max_retries=0, concurrency=3)
-    answers = list(client.generate([request(str(n), 1, prefill="<think>") for n in range(20)], Sampling(max_tokens=77)))
+    answers = list(
+        client.generate(
+            [request(str(n), 1, prefill="<think>") for n in range(20)], Sampling(max_tokens=77)
+        )
+    )
     assert {answer.finish_reason for answer in answers} == {"stop"}
     assert len(answers) == 20
     assert len(server.bodies) <= 20 + 3 * 3
@@ -487,7 +619,9 @@ NO_SYSTEM = "Prompting with images is incompatible with system messages."
 def test_a_server_that_takes_no_system_turn_beside_an_image(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
-    """Every prompt with an image is asked without it and no other one, whatever is asked first; the run says so."""
+    """Every prompt with an image is asked without it and no other one, whatever is asked first; the
+    run says so.
+    """
 
     def reply(body: dict[str, Any]) -> dict[str, Any] | tuple[int, dict[str, Any]]:
         system = body["messages"][0]["role"] == "system"
@@ -499,7 +633,9 @@ def test_a_server_that_takes_no_system_turn_beside_an_image(
 
     server.reply = reply
     views = ("full-text", "image-only", "question-only")
-    summary = evaluate(problems(6), engine(server, max_retries=0, concurrency=3), tmp_path, views=views, samples=1)
+    summary = evaluate(
+        problems(6), engine(server, max_retries=0, concurrency=3), tmp_path, views=views, samples=1
+    )
     rows = list(RunFolder(tmp_path).responses())
     assert {row.finish_reason for row in rows} == {"stop"} and len(rows) == 18
     assert {(row.view, row.left_out) for row in rows} == {
@@ -507,7 +643,9 @@ def test_a_server_that_takes_no_system_turn_beside_an_image(
     }  # fmt: skip
     assert len(server.bodies) <= 18 + 3
     assert capsys.readouterr().err.count("takes no system turn") == 1
-    assert any("12 samples were asked without the system turn" in words for words in summary.warnings)
+    assert any(
+        "12 samples were asked without the system turn" in words for words in summary.warnings
+    )
 
 
 def test_a_run_of_which_every_sample_failed_has_no_gap_and_ends_with_the_cause(
@@ -524,9 +662,14 @@ def test_a_run_of_which_every_sample_failed_has_no_gap_and_ends_with_the_cause(
     assert "all 4 samples failed (HTTP 400: no such thing)" in said.err and "gap" not in said.out
     assert main(["grade", str(run)]) == 0
     assert read_summary(run).gap is None
-    assert "There is no gap: no sample of the text and vision side could be graded." in capsys.readouterr().out
+    assert (
+        "There is no gap: no sample of the text and vision side could be graded."
+        in capsys.readouterr().out
+    )
     # One side alone is no gap either, and the same command makes what failed again.
-    server.reply = lambda body: completion() if "In this problem" in words(body) else (400, {"error": {"message": "x"}})
+    server.reply = lambda body: (
+        completion() if "In this problem" in words(body) else (400, {"error": {"message": "x"}})
+    )
     assert main(command) == 0
     assert "no sample of the vision side" in " ".join(capsys.readouterr().out.split())
     assert read_summary(run).gap is None
@@ -591,7 +734,9 @@ def test_usage_and_cost(server: Server) -> None:
 def test_keys_and_addresses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     assert one(engine(server)).finish_reason == "stop"  # a server over plain http needs no key
-    with pytest.raises(UserError, match=r"api\.openai\.com.* needs a key and OPENAI_API_KEY is not set: export"):
+    with pytest.raises(
+        UserError, match=r"api\.openai\.com.* needs a key and OPENAI_API_KEY is not set: export"
+    ):
         OpenAIEngine("m")
     with pytest.raises(UserError, match="MY_KEY is not set"):
         OpenAIEngine("m", "https://somewhere.org/v1", "MY_KEY")

@@ -27,7 +27,9 @@ def write(folder: Path, *lines: dict[str, Any] | str) -> Path:
     (folder / "img").mkdir(parents=True)
     (folder / "img" / "p1.png").write_bytes(png())
     file = folder / "problems.jsonl"
-    file.write_text("".join((text if isinstance(text, str) else json.dumps(text)) + "\n" for text in lines))
+    file.write_text(
+        "".join((text if isinstance(text, str) else json.dumps(text)) + "\n" for text in lines)
+    )
     return file
 
 
@@ -37,7 +39,11 @@ def found(file: Path) -> list[tuple[int, str, str]]:
 
 
 def test_the_canonical_form(tmp_path: Path) -> None:
-    file = write(tmp_path / "d", line(type="Chord", question="What is x?"), line(id=2, image=None, answer=7.5))
+    file = write(
+        tmp_path / "d",
+        line(type="Chord", question="What is x?"),
+        line(id=2, image=None, answer=7.5),
+    )
     assert pairs.check(file).faults == []
     first, second = pairs.read(file, split="train")
     assert (first.id, first.index, first.split, first.answer) == ("p1", 0, "train", "25")
@@ -56,13 +62,20 @@ def test_other_ways_to_write_the_same(tmp_path: Path) -> None:
         tmp_path / "d",
         line(),
         line(id="p2", prompts=..., **flat),
-        line(id="p3", prompts={"full_text": PROMPTS["full-text"], "image-only": PROMPTS["image-only"]}),
+        line(
+            id="p3",
+            prompts={"full_text": PROMPTS["full-text"], "image-only": PROMPTS["image-only"]},
+        ),
         line(id="p4", image=uri),
         line(id="p5", image=...),
         line(id="p6", image=str(tmp_path / "d" / "img" / "p1.png")),
     )
     report = pairs.check(file)
-    assert report.faults == [] and report.splits["test"].problems == 6 and report.splits["test"].images == 2
+    assert (
+        report.faults == []
+        and report.splits["test"].problems == 6
+        and report.splits["test"].images == 2
+    )
     problems = list(pairs.read(file))
     assert all(problem.own_words == PROMPTS for problem in problems)
     assert problems[3].image_bytes() == png("red") and problems[4].image is None
@@ -81,7 +94,9 @@ def test_a_folder_stands_for_its_file_and_limit_stops_early(tmp_path: Path) -> N
 def test_blank_lines_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     file = write(tmp_path / "d", line())
     file.write_bytes(
-        b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n\r\n  \r\n") + json.dumps(line(id="é")).encode()
+        b"\xef\xbb\xbf"
+        + file.read_bytes().replace(b"\n", b"\r\n\r\n  \r\n")
+        + json.dumps(line(id="é")).encode()
     )
     assert pairs.check(file).faults == []
     assert [problem.id for problem in pairs.read(file)] == ["p1", "é"]
@@ -96,7 +111,11 @@ FAULTY: list[tuple[dict[str, Any] | str, str, str]] = [
     (line(answer=...), "missing-key", "answer is missing"),
     (line(answer=None), "missing-key", "answer is missing"),
     (line(answer=["25"]), "wrong-type", "answer is a list, not a string"),
-    (line(answer="the triangle"), "not-a-number", "'the triangle' is no number that the grader can read"),
+    (
+        line(answer="the triangle"),
+        "not-a-number",
+        "'the triangle' is no number that the grader can read",
+    ),
     (line(answer=float("nan")), "not-a-number", "'nan' is no number"),
     (
         line(prompts=...),
@@ -104,10 +123,18 @@ FAULTY: list[tuple[dict[str, Any] | str, str, str]] = [
         "prompts is missing: give the words of each view (choose from full-text, image-only",
     ),
     (line(prompts={}), "missing-key", "prompts is missing"),
-    (line(prompts="Find x."), "wrong-type", "prompts is a string, not an object: view name -> words"),
+    (
+        line(prompts="Find x."),
+        "wrong-type",
+        "prompts is a string, not an object: view name -> words",
+    ),
     (line(prompts={"full-txt": "a"}), "unknown-view", "Did you mean 'full-text'?"),
     (line(prompts={"full-text": ""}), "empty", "the prompt for full-text is empty"),
-    (line(prompts={"full-text": 5}), "wrong-type", "the prompt for full-text is a number, not a string"),
+    (
+        line(prompts={"full-text": 5}),
+        "wrong-type",
+        "the prompt for full-text is a number, not a string",
+    ),
     (line(prompts={"full-text": "<image>Find x."}), "placeholder", "leave it out"),
     (line(full_text="Again."), "duplicate-key", "the prompt for full-text is given twice"),
     (json.dumps(line())[:-1] + ', "answer": 3}', "duplicate-key", "answer is given twice"),
@@ -118,7 +145,11 @@ FAULTY: list[tuple[dict[str, Any] | str, str, str]] = [
     (line(image="data:image/png;base64,@@@"), "image-broken", "the data URI cannot be decoded"),
     (line(image="data:image/png,abc"), "image-broken", "it is not base64"),
     (line(image="data:image/png;base64,YWJj"), "image-broken", "is no image that can be read"),
-    (line(image="img/p9.png"), "image-absent", "p9.png is absent (a path is relative to the JSONL file)"),
+    (
+        line(image="img/p9.png"),
+        "image-absent",
+        "p9.png is absent (a path is relative to the JSONL file)",
+    ),
     (line(image="problems.jsonl"), "image-broken", "is no image that can be read"),
 ]
 ONLY_CHECK_SEES = ("data:image/png;base64,YWJj", "problems.jsonl")  # `read` does not decode
@@ -127,7 +158,11 @@ ONLY_CHECK_SEES = ("data:image/png;base64,YWJj", "problems.jsonl")  # `read` doe
 def test_every_fault_is_named_with_its_line(tmp_path: Path) -> None:
     """All in one file, each with an id of its own: no fault hides another."""
     texts = [
-        json.dumps(text | {"id": f"q{number}"}) if isinstance(text, dict) and text.get("id") == "p1" else text
+        (
+            json.dumps(text | {"id": f"q{number}"})
+            if isinstance(text, dict) and text.get("id") == "p1"
+            else text
+        )
         for number, (text, _, _) in enumerate(FAULTY, start=1)
     ]
     report = pairs.check(write(tmp_path / "d", *texts))
@@ -187,12 +222,19 @@ def test_an_absent_image_is_no_matter_where_none_is_needed(tmp_path: Path) -> No
 
 
 def test_what_is_worth_knowing_is_a_warning(tmp_path: Path) -> None:
-    file = write(tmp_path / "d", line(prompts={"full-text": "a"}), line(id="p2", image=..., image_path="img/p1.png"))
+    file = write(
+        tmp_path / "d",
+        line(prompts={"full-text": "a"}),
+        line(id="p2", image=..., image_path="img/p1.png"),
+    )
     report = pairs.check(file)
     assert report.ok
     assert [fault.kind for fault in report.warnings] == ["unknown-key", "unpaired"]
     assert "'image_path' is not known and passed over, in 1 lines" in report.warnings[0].message
-    assert "1 problems have no prompt for one of full-text, image-only (p1)" in report.warnings[1].message
+    assert (
+        "1 problems have no prompt for one of full-text, image-only (p1)"
+        in report.warnings[1].message
+    )
 
 
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:

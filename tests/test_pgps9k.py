@@ -1,4 +1,6 @@
-"""Reading and checking PGPS9K's layout: what is sound is read as it stands, what is not is named, all of it."""
+"""Reading and checking PGPS9K's layout: what is sound is read as it stands, what is not is named,
+all of it.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,28 @@ def kinds(folder: Path) -> list[str]:
     return [fault.kind for fault in pgps9k.check(folder).errors]
 
 
-# ---- reading -------------------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------
 
 
 def test_read_gives_the_record_as_it_stands(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "d", test={"prob_9": record(), "prob_2": record(type="Angle ", choices=[1, 2.5])})
+    folder = write_folder(
+        tmp_path / "d", test={"prob_9": record(), "prob_2": record(type="Angle ", choices=[1, 2.5])}
+    )
     first, second = pgps9k.read(folder)
     assert (first.id, first.index, first.split) == ("prob_9", 0, "test")
     assert (first.question, first.answer) == ("Find x.", "25.000")
     assert first.structural == ("line A B C", "line B D") and first.semantic == ("AB = 7", "BC = x")
     assert first.image == folder / "Diagram_Visual" / "img_1.png" and first.image_bytes() == png()
-    with mock.patch("os.read", lambda file, size: os.pread(file, size // 2, 0)):  # as some file systems may
+    with mock.patch(
+        "os.read", lambda file, size: os.pread(file, size // 2, 0)
+    ):  # as some file systems may
         assert first.image_bytes() == png()
-    assert (second.id, second.index, second.type, second.choices) == ("prob_2", 1, "Angle", (1.0, 2.5))
+    assert (second.id, second.index, second.type, second.choices) == (
+        "prob_2",
+        1,
+        "Angle",
+        (1.0, 2.5),
+    )
 
 
 def test_limit_and_split(tmp_path: Path) -> None:
@@ -56,7 +67,9 @@ def test_limit_and_split(tmp_path: Path) -> None:
 def test_read_asks_for_no_more_than_it_uses(tmp_path: Path) -> None:
     bare = record(expression=..., type=..., book=..., page=..., choices=...)
     folder = write_folder(tmp_path / "d", test={"p": bare}, diagrams={})
-    with pytest.raises(UserError, match=r"test\.json line 2, p: the diagram Diagram_Visual/img_1\.png is absent"):
+    with pytest.raises(
+        UserError, match=r"test\.json line 2, p: the diagram Diagram_Visual/img_1\.png is absent"
+    ):
         list(pgps9k.read(folder))
     (problem,) = pgps9k.read(folder, need_images=False)
     assert (problem.image, problem.type, problem.choices) == (None, "", ())
@@ -64,7 +77,14 @@ def test_read_asks_for_no_more_than_it_uses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "there"),
-    [("img_1.png", True), ("in/img.png", True), ("link", True), ("loose", False), ("in", False), ("round", False)],
+    [
+        ("img_1.png", True),
+        ("in/img.png", True),
+        ("link", True),
+        ("loose", False),
+        ("in", False),
+        ("round", False),
+    ],
 )
 def test_what_counts_as_a_diagram_that_is_there(tmp_path: Path, name: str, there: bool) -> None:
     folder = write_folder(tmp_path / "d", train={"p": record(diagram=name)})
@@ -82,7 +102,9 @@ def test_what_counts_as_a_diagram_that_is_there(tmp_path: Path, name: str, there
 
 def test_worked_solutions_are_read_beside_the_problems(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "d")
-    (folder / "solutions.json").write_text(json.dumps({"train/prob_1": "<think>t</think>", "test/prob_1": "other"}))
+    (folder / "solutions.json").write_text(
+        json.dumps({"train/prob_1": "<think>t</think>", "test/prob_1": "other"})
+    )
     assert [problem.solution for problem in pgps9k.read(folder, "train")] == ["<think>t</think>"]
     assert [problem.solution for problem in pgps9k.read(folder, "test")] == [None]
     (folder / "solutions.json").write_text("{")
@@ -94,24 +116,37 @@ def test_worked_solutions_are_read_beside_the_problems(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (record(answer="twelve"), "p: answer 'twelve' is no finite number: write a decimal such as '25.000'"),
+        (
+            record(answer="twelve"),
+            "p: answer 'twelve' is no finite number: write a decimal such as '25.000'",
+        ),
         (record(text=...), "p: text is missing"),
-        (record(diagram="../img.png"), "p: diagram '../img.png' leads out of Diagram_Visual/: name a file in it"),
+        (
+            record(diagram="../img.png"),
+            "p: diagram '../img.png' leads out of Diagram_Visual/: name a file in it",
+        ),
     ],
 )
-def test_read_stops_at_a_faulty_record_and_names_it(tmp_path: Path, value: Any, message: str) -> None:
+def test_read_stops_at_a_faulty_record_and_names_it(
+    tmp_path: Path, value: Any, message: str
+) -> None:
     folder = write_folder(tmp_path / "d", test={"sound": record(), "p": value})
     problems = pgps9k.read(folder)
     assert next(problems).id == "sound"
     with pytest.raises(UserError) as caught:
         next(problems)
-    assert message in str(caught.value) and "modgap data check" in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        message in str(caught.value)
+        and "modgap data check" in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
     for use in (pgps9k.read, pgps9k.check):
         with pytest.raises(
-            UserError, match=r"no_such is no folder that exists: give the folder that holds train\.json"
+            UserError,
+            match=r"no_such is no folder that exists: give the folder that holds train\.json",
         ):
             use(tmp_path / "no_such")
     (tmp_path / "file").write_text("")
@@ -119,7 +154,7 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
         pgps9k.check(tmp_path / "file")
 
 
-# ---- checking ------------------------------------------------------------------------------------------------------
+# ---- checking ------------------------------------------------------------------------------------
 
 
 def test_a_sound_folder_has_no_fault_and_is_counted(tmp_path: Path) -> None:
@@ -181,7 +216,12 @@ def test_every_faulty_record_is_named_with_its_line(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "d", train=train, diagrams=BROKEN_DIAGRAMS)
     lines = (folder / "train.json").read_text().split("\n")
     expected = [
-        ("train.json", lines.index(f"    {json.dumps(name)}: " + ("[" if name == "no object" else "{")) + 1, name, kind)
+        (
+            "train.json",
+            lines.index(f"    {json.dumps(name)}: " + ("[" if name == "no object" else "{")) + 1,
+            name,
+            kind,
+        )
         for name, (_, kind) in FAULTY.items()
     ]
     report = pgps9k.check(folder)
@@ -197,7 +237,9 @@ def test_a_decimal_is_a_sound_answer(tmp_path: Path, answer: str) -> None:
 
 
 def test_two_faults_of_one_record_are_both_named(tmp_path: Path) -> None:
-    report = pgps9k.check(write_folder(tmp_path / "d", test={"p": record(answer="x", text=..., choices=None)}))
+    report = pgps9k.check(
+        write_folder(tmp_path / "d", test={"p": record(answer="x", text=..., choices=None)})
+    )
     assert [fault.message for fault in report.errors] == [
         "text is missing",
         "answer 'x' is no finite number: write a decimal such as '25.000'",
@@ -221,16 +263,18 @@ def test_missing_files(tmp_path: Path) -> None:
 def test_an_id_given_twice(tmp_path: Path) -> None:
     """`json` would keep the last without a word."""
     one, two = json.dumps(record()), json.dumps(record(answer="x"))
-    folder = write_folder(tmp_path / "d", train=f'{{"p":\n{one},\n"q": {one},\n"p": {two}}}', test={"q": record()})
+    folder = write_folder(
+        tmp_path / "d", train=f'{{"p":\n{one},\n"q": {one},\n"p": {two}}}', test={"q": record()}
+    )
     report = pgps9k.check(folder)
     assert found(report) == [
         ("train.json", 4, "p", "not-a-number"),
         ("train.json", 4, "p", "duplicate-id"),
         ("test.json", 2, "q", "duplicate-id"),
     ]
-    assert "stands in line 1 already" in str(report.errors[1]) and "stands in train.json already" in str(
-        report.errors[2]
-    )
+    assert "stands in line 1 already" in str(
+        report.errors[1]
+    ) and "stands in train.json already" in str(report.errors[2])
     with pytest.raises(UserError, match="line 4, p"):
         list(pgps9k.read(folder, "train"))
 
@@ -243,29 +287,44 @@ def test_a_key_given_twice(tmp_path: Path) -> None:
     ]
 
 
-def test_a_truncated_file_names_the_record_and_what_stands_before_is_checked(tmp_path: Path) -> None:
-    whole = json.dumps({"a": record(answer="x"), "b": record(), "prob_57": record(), "d": record()}, indent=4)
+def test_a_truncated_file_names_the_record_and_what_stands_before_is_checked(
+    tmp_path: Path,
+) -> None:
+    whole = json.dumps(
+        {"a": record(answer="x"), "b": record(), "prob_57": record(), "d": record()}, indent=4
+    )
     line = whole[: whole.index("Find x.", whole.index("prob_57"))].count("\n") + 1
     cut = whole[: whole.index("Find x.", whole.index("prob_57")) + 3]
     folder = write_folder(tmp_path / "d", train=cut)
     report = pgps9k.check(folder)
-    assert found(report) == [("train.json", 2, "a", "not-a-number"), ("train.json", line, "prob_57", "truncated")]
-    assert str(report.errors[1]) == (
-        f"train.json line {line}, prob_57: the file is truncated in this record (Unterminated string, column 17): "
-        "copy it again; the 2 records before it were read"
+    assert found(report) == [
+        ("train.json", 2, "a", "not-a-number"),
+        ("train.json", line, "prob_57", "truncated"),
+    ]
+    assert (
+        str(report.errors[1])
+        == f"train.json line {line}, prob_57: the file is truncated in this record (Unterminated"
+        " string, column 17): copy it again; the 2 records before it were read"
     )
     assert report.splits["train"].problems == 1
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_wherever_a_file_is_cut_the_whole_records_are_read_and_the_break_is_named(data: st.DataObject) -> None:
-    whole = json.dumps({f"p{number}": record() for number in range(3)}, indent=data.draw(st.sampled_from([None, 2])))
+def test_wherever_a_file_is_cut_the_whole_records_are_read_and_the_break_is_named(
+    data: st.DataObject,
+) -> None:
+    whole = json.dumps(
+        {f"p{number}": record() for number in range(3)},
+        indent=data.draw(st.sampled_from([None, 2])),
+    )
     cut = data.draw(st.integers(0, len(whole) - 1))
     *before, last = entries("f.json", whole[:cut])
     assert last.kind == "truncated"
     ends = [whole.index("}", whole.index(f'"p{number}"')) + 1 for number in range(3)]
-    assert [name for name, _, _ in before] == [f"p{number}" for number in range(3) if ends[number] <= cut]
+    assert [name for name, _, _ in before] == [
+        f"p{number}" for number in range(3) if ends[number] <= cut
+    ]
     starts = [whole.index(f'"p{number}"') + 4 for number in range(3)]
     inside = [f"p{number}" for number in range(3) if starts[number] <= cut < ends[number]]
     assert last.record == (inside[0] if inside else "")
@@ -278,7 +337,12 @@ def test_wherever_a_file_is_cut_the_whole_records_are_read_and_the_break_is_name
         (" \n ", "truncated", (0, ""), "is an empty file"),
         ("[]", "not-an-object", (1, ""), "starts with '['"),
         ("\n\n7", "not-an-object", (3, ""), "starts with '7'"),
-        ('{\n"a": {},\n"b": {"x" 1}\n}', "malformed", (3, "b"), "Expecting ':' delimiter, column 11"),
+        (
+            '{\n"a": {},\n"b": {"x" 1}\n}',
+            "malformed",
+            (3, "b"),
+            "Expecting ':' delimiter, column 11",
+        ),
         ('{\n"a": {}\n"b": {}\n}', "malformed", (3, ""), "Expecting ',', column 1"),
         ('{\n"a": {},\n}', "malformed", (3, ""), "Expecting an id in double quotes"),
         ("{\n'a': {}}", "malformed", (2, ""), "Expecting an id in double quotes"),
@@ -293,7 +357,9 @@ def test_a_malformed_file_names_line_column_and_record(
 ) -> None:
     folder = write_folder(tmp_path / "d", train=text)
     (fault,) = [
-        fault for fault in pgps9k.check(folder).errors if fault.kind in ("truncated", "malformed", "not-an-object")
+        fault
+        for fault in pgps9k.check(folder).errors
+        if fault.kind in ("truncated", "malformed", "not-an-object")
     ]
     assert (fault.kind, fault.line, fault.record) == (kind, *where)
     assert words in fault.message and "\n" not in str(fault)
@@ -325,7 +391,9 @@ def test_encodings(tmp_path: Path) -> None:
 def test_an_empty_split_is_a_warning_and_an_empty_data_set_an_error(tmp_path: Path) -> None:
     one = write_folder(tmp_path / "one", train="{}")
     report = pgps9k.check(one)
-    assert report.ok and [(fault.file, fault.kind) for fault in report.warnings] == [("train.json", "empty")]
+    assert report.ok and [(fault.file, fault.kind) for fault in report.warnings] == [
+        ("train.json", "empty")
+    ]
     assert list(pgps9k.read(one, "train")) == []
     assert kinds(write_folder(tmp_path / "both", train="{}", test=" {\n} \n")) == ["empty"]
 
@@ -347,7 +415,7 @@ def test_one_diagram_of_many_problems_is_decoded_once(tmp_path: Path) -> None:
     assert told == [(1, 1)]
 
 
-# ---- real records --------------------------------------------------------------------------------------------------
+# ---- real records --------------------------------------------------------------------------------
 
 
 def test_real_records_are_sound() -> None:
@@ -359,11 +427,16 @@ def test_real_records_are_sound() -> None:
         problems = list(pgps9k.read(folder, split))
         assert [problem.id for problem in problems] == list(raw)
         assert [problem.index for problem in problems] == list(range(len(raw)))
-        assert report.splits[split].problems == len(raw) == sum(report.splits[split].types.values()) > 0
+        assert (
+            report.splits[split].problems
+            == len(raw)
+            == sum(report.splits[split].types.values())
+            > 0
+        )
         for problem, value in zip(problems, raw.values(), strict=True):
             assert (problem.question, problem.answer) == (value["text"], value["answer"])
-            assert [*problem.structural] == value["parsing_stru_seqs"] and [*problem.semantic] == value[
-                "parsing_sem_seqs"
-            ]
+            assert [*problem.structural] == value["parsing_stru_seqs"] and [
+                *problem.semantic
+            ] == value["parsing_sem_seqs"]
             assert list(problem.choices) == value["choices"]
             assert min(problem.open_image().size) > 0

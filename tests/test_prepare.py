@@ -29,15 +29,22 @@ from modgap.datasets import pgps9k
 from modgap.datasets.parquet import VARIANTS, prepare, write_parquet
 
 INSTRUCTION = (
-    r"You should FIRST think about the reasoning process as an internal monologue and then provide the final answer. "
-    r"The reasoning process MUST BE enclosed within <think> </think> tags. The final answer MUST BE put in \boxed{}."
+    r"You should FIRST think about the reasoning process as an internal monologue and then provide"
+    r" the final answer. "
+    r"The reasoning process MUST BE enclosed within <think> </think> tags. The final answer MUST BE"
+    r" put in \boxed{}."
 )
-FULL = "In this problem, B is on line AC, AB = 7, BC = x.\nBased on these conditions, answer the question: Find x."
+FULL = (
+    "In this problem, B is on line AC, AB = 7, BC = x.\nBased on these conditions, answer the"
+    " question: Find x."
+)
 IMAGE_ONLY = "Based on the information in the image, answer the question: Find x."
 TWIN = "Based on these conditions in the image, answer the question: Find x."
 
 
-def rows(folder: Path, variant: str, style: str, out: Path, split: str = "train") -> list[dict[str, Any]]:
+def rows(
+    folder: Path, variant: str, style: str, out: Path, split: str = "train"
+) -> list[dict[str, Any]]:
     prepare(folder, out, variant, style)
     return pq.read_table(out / f"{split}.parquet").to_pylist()
 
@@ -46,7 +53,7 @@ def turn(question: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"<image>{question}\n{INSTRUCTION}"}]
 
 
-# ---- values, written by hand ---------------------------------------------------------------------------------------
+# ---- values, written by hand ---------------------------------------------------------------------
 
 
 def expected(variant: str, question: str, twin: str) -> dict[str, Any]:
@@ -81,10 +88,14 @@ def expected(variant: str, question: str, twin: str) -> dict[str, Any]:
         ("contrastive", "aligned", FULL, IMAGE_ONLY),
     ],
 )
-def test_a_row_value_for_value(tmp_path: Path, variant: str, style: str, question: str, twin: str) -> None:
+def test_a_row_value_for_value(
+    tmp_path: Path, variant: str, style: str, question: str, twin: str
+) -> None:
     (row,) = rows(write_folder(tmp_path / "d"), variant, style, tmp_path / "out")
     # As text, so that the order of columns and fields counts.
-    assert json.dumps(row, default=repr) == json.dumps(expected(variant, question, twin), default=repr)
+    assert json.dumps(row, default=repr) == json.dumps(
+        expected(variant, question, twin), default=repr
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,18 +107,22 @@ def test_a_row_value_for_value(tmp_path: Path, variant: str, style: str, questio
         ("unknown", f"In this problem, AB = 7, BC = x.\n{FULL.splitlines()[1]}", None),
         (
             "long_lines",
-            "In this problem, A, B are on line CD, A, B, C are on line DE, P, Q, R, S, T are on line UV, AB = 7, "
-            "BC = x.\n" + FULL.splitlines()[1],
+            "In this problem, A, B are on line CD, A, B, C are on line DE, P, Q, R, S, T are on"
+            " line UV, AB = 7, BC = x.\n" + FULL.splitlines()[1],
             None,
         ),
     ],
 )
-def test_corner_cases_in_paper_style(tmp_path: Path, name: str, full: str, contrastive: str | None) -> None:
+def test_corner_cases_in_paper_style(
+    tmp_path: Path, name: str, full: str, contrastive: str | None
+) -> None:
     folder = write_folder(tmp_path / "d", train={name: CORNERS[name]})
     (row,) = rows(folder, "full-text", "paper", tmp_path / "full")
     assert row["extra_info"]["question"] == full
     (row,) = rows(folder, "contrastive", "paper", tmp_path / "contrastive")
-    assert row["extra_info"]["question_with_condition"] == (full if contrastive is None else contrastive)
+    assert row["extra_info"]["question_with_condition"] == (
+        full if contrastive is None else contrastive
+    )
     assert row["extra_info"]["question_without_condition"] == TWIN
 
 
@@ -121,7 +136,9 @@ def test_aligned_rows_say_what_evaluation_says(tmp_path: Path) -> None:
         words = evaluation_prompt(problem, "full-text").text
         assert a["prompt"][0]["content"] == c["prompt"][0]["content"] == "<image>" + words
         words = evaluation_prompt(problem, "image-only").text
-        assert b["prompt"][0]["content"] == c["contrastive_prompt"][0]["content"] == "<image>" + words
+        assert (
+            b["prompt"][0]["content"] == c["contrastive_prompt"][0]["content"] == "<image>" + words
+        )
         assert words == contrastive_prompt(problem).text
 
 
@@ -136,7 +153,12 @@ def test_the_schema(tmp_path: Path, variant: str) -> None:
     tail = [("images", images), ("ability", text), ("reward_model", reward)]
     if variant == "contrastive":
         extra += [("question_with_condition", text), ("question_without_condition", text)]
-        head = [("prompt", turns), ("contrastive_prompt", turns), ("is_contrastive", pa.bool_()), ("data_source", text)]
+        head = [
+            ("prompt", turns),
+            ("contrastive_prompt", turns),
+            ("is_contrastive", pa.bool_()),
+            ("data_source", text),
+        ]
     else:
         extra += [("question", text)]
         head = [("data_source", text), ("prompt", turns)]
@@ -144,28 +166,40 @@ def test_the_schema(tmp_path: Path, variant: str) -> None:
         table = pq.read_table(tmp_path / "out" / f"{split}.parquet")
         assert table.schema.equals(pa.schema([*head, *tail, ("extra_info", pa.struct(extra))]))
         assert table.num_rows == number
-        assert json.loads(table.schema.metadata[b"modgap"]) == {"variant": variant, "style": "aligned"}
+        assert json.loads(table.schema.metadata[b"modgap"]) == {
+            "variant": variant,
+            "style": "aligned",
+        }
 
 
 def test_index_counts_within_the_split_and_no_row_is_lost(tmp_path: Path) -> None:
     train = {f"p{number}": record(answer=str(number)) for number in range(7)}
     folder, out = write_folder(tmp_path / "d", train=train, test={"q": record()}), tmp_path / "out"
     told: list[tuple[int, int]] = []
-    summary = prepare(folder, out, "no-text", progress=lambda done, total: told.append((done, total)))
-    assert summary.rows == {"train": 7, "test": 1} and summary.size["train"] == (out / "train.parquet").stat().st_size
+    summary = prepare(
+        folder, out, "no-text", progress=lambda done, total: told.append((done, total))
+    )
+    assert (
+        summary.rows == {"train": 7, "test": 1}
+        and summary.size["train"] == (out / "train.parquet").stat().st_size
+    )
     assert "7 rows" in str(summary) and told == [(number, 8) for number in range(1, 9)]
     table = pq.read_table(out / "train.parquet").to_pylist()
     assert [(row["extra_info"]["index"], row["reward_model"]["ground_truth"]) for row in table] == [
         (number, str(number)) for number in range(7)
     ]
-    assert [row["extra_info"]["index"] for row in pq.read_table(out / "test.parquet").to_pylist()] == [0]
+    assert [
+        row["extra_info"]["index"] for row in pq.read_table(out / "test.parquet").to_pylist()
+    ] == [0]
 
 
-# ---- streaming, all or nothing -------------------------------------------------------------------------------------
+# ---- streaming, all or nothing -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [1, 4])
-def test_a_group_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_group_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     """Whichever it is, the last one too: they are written in a thread."""
     monkeypatch.setattr(module, "ROW_GROUP_BYTES", 50_000)
     original, count = pq.ParquetWriter.write_table, 0
@@ -178,14 +212,18 @@ def test_a_group_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyt
         original(self, *given)
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
-    problems = (Problem(f"p{n}", "Find x.", "1", image=os.urandom(10_000), index=n) for n in range(20))
+    problems = (
+        Problem(f"p{n}", "Find x.", "1", image=os.urandom(10_000), index=n) for n in range(20)
+    )
     with pytest.raises(OSError, match="No space left"):
         write_parquet(problems, tmp_path / "f.parquet", "contrastive", "aligned")
     assert count == number
 
 
 def test_rows_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more than two row groups are held: while one is written, problems beyond the next have not been asked for."""
+    """No more than two row groups are held: while one is written, problems beyond the next have not
+    been asked for.
+    """
     monkeypatch.setattr(module, "ROW_GROUP_BYTES", 50_000)
     written: list[int] = []
     asked = 0
@@ -201,23 +239,30 @@ def test_rows_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.Monke
         nonlocal asked
         for number in range(40):
             asked += 1
-            yield Problem(f"p{number}", "Find x.", "1", image=os.urandom(10_000), split="train", index=number)
+            yield Problem(
+                f"p{number}", "Find x.", "1", image=os.urandom(10_000), split="train", index=number
+            )
 
     assert write_parquet(problems(), tmp_path / "f.parquet", "contrastive", "aligned") == 40
-    assert len(written) == 8 and all(5 * n <= asked <= 5 * (n + 1) for n, asked in enumerate(written, start=1))
+    assert len(written) == 8 and all(
+        5 * n <= asked <= 5 * (n + 1) for n, asked in enumerate(written, start=1)
+    )
     file = pq.ParquetFile(tmp_path / "f.parquet")
     assert file.metadata.num_row_groups == 8
     indices = file.read().column("extra_info").to_pylist()
     assert [extra["index"] for extra in indices] == list(range(40))
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)  # no half of a pair: reading refuses those
+texts = st.text(
+    st.characters(exclude_categories=["Cs"]), max_size=20
+)  # no half of a pair: reading refuses those
 problems = st.builds(
     Problem,
     id=texts,
     question=texts,
     answer=texts,
-    image=st.binary(min_size=1, max_size=40) | st.just(Path(__file__)),  # encoded bytes have no path
+    image=st.binary(min_size=1, max_size=40)
+    | st.just(Path(__file__)),  # encoded bytes have no path
     structural=st.lists(st.just("line A B C") | texts, max_size=3).map(tuple),
     semantic=st.lists(texts, max_size=3).map(tuple),
     split=texts,
@@ -239,11 +284,23 @@ def to_row(problem: Problem, variant: str, style: Any) -> dict[str, Any]:
     return row
 
 
-@given(st.lists(problems, max_size=20), st.sampled_from(VARIANTS), st.sampled_from(["paper", "aligned"]), st.data())
-def test_a_file_holds_the_rows_that_went_in(found: list[Problem], variant: str, style: Any, data: Any) -> None:
-    """Value for value and in order, in row groups of any size, and as Arrow itself would make them of the rows."""
+@given(
+    st.lists(problems, max_size=20),
+    st.sampled_from(VARIANTS),
+    st.sampled_from(["paper", "aligned"]),
+    st.data(),
+)
+def test_a_file_holds_the_rows_that_went_in(
+    found: list[Problem], variant: str, style: Any, data: Any
+) -> None:
+    """Value for value and in order, in row groups of any size, and as Arrow itself would make them
+    of the rows.
+    """
     size = data.draw(st.integers(1, 100_000))
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(module, "ROW_GROUP_BYTES", size):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(module, "ROW_GROUP_BYTES", size),
+    ):
         assert write_parquet(found, Path(folder) / "f.parquet", variant, style) == len(found)
         table = pq.read_table(Path(folder) / "f.parquet")
     table.validate(full=True)
@@ -253,10 +310,12 @@ def test_a_file_holds_the_rows_that_went_in(found: list[Problem], variant: str, 
 
 
 def test_pandas_is_not_imported(tmp_path: Path) -> None:
-    """To load it takes longer than to write a thousand rows, and most of Arrow's constructors do so unasked."""
+    """To load it takes longer than to write a thousand rows, and most of Arrow's constructors do so
+    unasked.
+    """
     code = (
-        "import sys; from modgap.datasets.parquet import prepare; prepare(sys.argv[1], sys.argv[2], 'contrastive');"
-        "print(sorted({'pandas', 'datasets', 'torch'} & set(sys.modules)))"
+        "import sys; from modgap.datasets.parquet import prepare; prepare(sys.argv[1], sys.argv[2],"
+        " 'contrastive');print(sorted({'pandas', 'datasets', 'torch'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, str(write_folder(tmp_path / "d")), str(tmp_path / "out")]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
@@ -264,10 +323,19 @@ def test_pandas_is_not_imported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_garbage_is_collected_again_afterwards(tmp_path: Path, enabled: bool) -> None:
-    folder, seen = write_folder(tmp_path / "d", test={"p": record(), "q": record(answer="x")}), set[bool]()
+    folder, seen = (
+        write_folder(tmp_path / "d", test={"p": record(), "q": record(answer="x")}),
+        set[bool](),
+    )
     try:
         (gc.enable if enabled else gc.disable)()
-        prepare(folder, tmp_path / "out", "no-text", splits=("train",), progress=lambda *_: seen.add(gc.isenabled()))
+        prepare(
+            folder,
+            tmp_path / "out",
+            "no-text",
+            splits=("train",),
+            progress=lambda *_: seen.add(gc.isenabled()),
+        )
         assert seen == {False} and gc.isenabled() == enabled
         with pytest.raises(UserError, match="no finite number"):
             prepare(folder, tmp_path / "out", "no-text")
@@ -278,16 +346,21 @@ def test_garbage_is_collected_again_afterwards(tmp_path: Path, enabled: bool) ->
 
 def test_ten_thousand_problems_fit_in_memory(tmp_path: Path) -> None:
     """250 MB of diagrams; measured at 116 MB, of which Python and pyarrow themselves take 67."""
-    folder = write_folder(tmp_path / "d", train={f"p{number}": record() for number in range(10_000)})
+    folder = write_folder(
+        tmp_path / "d", train={f"p{number}": record() for number in range(10_000)}
+    )
     (folder / "Diagram_Visual" / "img_1.png").write_bytes(png() + os.urandom(25_000))
     code = (
         "import sys; from modgap.datasets.parquet import prepare;"
         "print(prepare(sys.argv[1], sys.argv[2], 'contrastive').rows['train']);"
         # Not ru_maxrss: that one starts with what the parent, this test run, holds.
-        "print(next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) // 1024)"
+        "print(next(int(line.split()[1]) for line in open('/proc/self/status') if"
+        " line.startswith('VmHWM')) // 1024)"
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "out")]
-    written, megabytes = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    written, megabytes = map(
+        int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    )
     assert written == 10_000
     assert (tmp_path / "out" / "train.parquet").stat().st_size > 250_000_000
     assert megabytes < 250
@@ -318,14 +391,21 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_bad_arguments_are_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "d")
-    with pytest.raises(UserError, match="unknown variant 'text': choose from contrastive, full-text, no-text"):
+    with pytest.raises(
+        UserError, match="unknown variant 'text': choose from contrastive, full-text, no-text"
+    ):
         prepare(folder, tmp_path / "out", "text")
     with pytest.raises(UserError, match="unknown style 'old'"):
         prepare(folder, tmp_path / "out", "full-text", "old")
     with pytest.raises(UserError, match="unknown split 'val'"):
         prepare(folder, tmp_path / "out", "full-text", splits=("val",))
     with pytest.raises(UserError, match="holds no problem in train"):
-        prepare(write_folder(tmp_path / "empty", train="{}"), tmp_path / "out", "full-text", splits=("train",))
+        prepare(
+            write_folder(tmp_path / "empty", train="{}"),
+            tmp_path / "out",
+            "full-text",
+            splits=("train",),
+        )
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is a file: give a folder as --out"):
@@ -339,14 +419,16 @@ def test_an_empty_diagram_is_named_and_nothing_is_written(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-# ---- against the original ------------------------------------------------------------------------------------------
+# ---- against the original ------------------------------------------------------------------------
 
 
 def original_scripts() -> Path:
     """The folder of the original's `geo9k.py`, below the checkout that `MODGAP_ORIGINAL` names."""
     if not (name := os.environ.get("MODGAP_ORIGINAL")):
         pytest.skip("MODGAP_ORIGINAL names no checkout of the original repository")
-    return next(path for path in (Path(name) / "verl" / "data", Path(name)) if (path / "geo9k.py").is_file())
+    return next(
+        path for path in (Path(name) / "verl" / "data", Path(name)) if (path / "geo9k.py").is_file()
+    )
 
 
 @pytest.mark.parametrize("records", ["corner cases", "real"])
@@ -357,26 +439,48 @@ def test_paper_style_equals_the_original(tmp_path: Path, records: str) -> None:
     if records == "real":
         home.symlink_to(real_folder().resolve())
     else:
-        write_folder(home, train=CORNERS, test=dict(reversed(CORNERS.items())), diagrams=CORNER_DIAGRAMS)
-    quiet = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+        write_folder(
+            home, train=CORNERS, test=dict(reversed(CORNERS.items())), diagrams=CORNER_DIAGRAMS
+        )
+    quiet = {
+        **os.environ,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
     for variant, script, options in (
         ("full-text", "geo9k.py", []),
         ("no-text", "geo9k.py", ["--no-text"]),
         ("contrastive", "geo9k-contrastive.py", []),
     ):
         shutil.copy(scripts / script, tmp_path)
-        command = [sys.executable, str(tmp_path / script), "--local_dir", f"theirs-{variant}", *options]
+        command = [
+            sys.executable,
+            str(tmp_path / script),
+            "--local_dir",
+            f"theirs-{variant}",
+            *options,
+        ]
         subprocess.run(command, check=True, capture_output=True, env=quiet)
         prepare(home, tmp_path / f"ours-{variant}", variant, "paper")
         for split in pgps9k.SPLITS:
-            theirs, ours = (tmp_path / f"{whose}-{variant}" / f"{split}.parquet" for whose in ("theirs", "ours"))
+            theirs, ours = (
+                tmp_path / f"{whose}-{variant}" / f"{split}.parquet" for whose in ("theirs", "ours")
+            )
             assert pq.ParquetFile(ours).schema.equals(pq.ParquetFile(theirs).schema)
-            assert pq.read_table(ours).equals(pq.read_table(theirs)) and pq.read_table(ours).num_rows > 10
+            assert (
+                pq.read_table(ours).equals(pq.read_table(theirs))
+                and pq.read_table(ours).num_rows > 10
+            )
             loaded = [
-                datasets.load_dataset("parquet", data_files=str(path), cache_dir=str(tmp_path / "hf"), split="train")
+                datasets.load_dataset(
+                    "parquet", data_files=str(path), cache_dir=str(tmp_path / "hf"), split="train"
+                )
                 for path in (theirs, ours)
             ]
-            assert loaded[0].features == loaded[1].features and loaded[0].column_names == loaded[1].column_names
+            assert (
+                loaded[0].features == loaded[1].features
+                and loaded[0].column_names == loaded[1].column_names
+            )
             assert loaded[0][:] == loaded[1][:]
 
 
@@ -389,11 +493,21 @@ def test_every_real_row_is_there(tmp_path: Path) -> None:
             table = pq.read_table(tmp_path / variant / f"{split}.parquet").to_pylist()
             for index, (row, value) in enumerate(zip(table, raw.values(), strict=True)):
                 content = row["prompt"][0]["content"]
-                assert content.startswith("<image>") and content.endswith(f"{value['text']}\n{INSTRUCTION}")
+                assert content.startswith("<image>") and content.endswith(
+                    f"{value['text']}\n{INSTRUCTION}"
+                )
                 says_all = all(clause in content for clause in value["parsing_sem_seqs"])
-                assert says_all if variant != "no-text" else content.startswith("<image>Based on the information in")
+                assert (
+                    says_all
+                    if variant != "no-text"
+                    else content.startswith("<image>Based on the information in")
+                )
                 assert row["extra_info"]["index"] == index and row["extra_info"]["split"] == split
-                assert row["reward_model"]["ground_truth"] == row["extra_info"]["answer"] == value["answer"]
+                assert (
+                    row["reward_model"]["ground_truth"]
+                    == row["extra_info"]["answer"]
+                    == value["answer"]
+                )
                 (image,) = row["images"]
                 assert image["path"] == f"Diagram_Visual/{value['diagram']}"
                 assert image["bytes"] == (folder / image["path"]).read_bytes()

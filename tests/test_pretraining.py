@@ -1,4 +1,6 @@
-"""Pretraining: the fast path on tensors is the slow path of `Policy`; a run that was stopped goes on bit-equal."""
+"""Pretraining: the fast path on tensors is the slow path of `Policy`; a run that was stopped goes
+on bit-equal.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ from modgap.testbed.run import pretrain
 from modgap.testbed.train import Schedule, Trainer, new_head, patchify
 
 PLAN = Plan(problems=12, seed=3, batch=8)
-SMALL = Size(text_width=128, text_layers=1, text_mlp=128, vision_width=64, vision_layers=1, vision_mlp=64)
+SMALL = Size(
+    text_width=128, text_layers=1, text_mlp=128, vision_width=64, vision_layers=1, vision_mlp=64
+)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +146,10 @@ def test_no_loss_is_put_on_what_is_not_there(out: Path) -> None:
 
 def test_the_middle_of_the_bands_fits_best() -> None:
     def views(text: float, image: float) -> dict[str, dict[str, float]]:
-        return {"full-text": {"greedy": text, "sampled": text}, "image-only": {"greedy": image, "sampled": image}}
+        return {
+            "full-text": {"greedy": text, "sampled": text},
+            "image-only": {"greedy": image, "sampled": image},
+        }
 
     assert fitness(views(0.735, 0.425)) == pytest.approx(0)
     assert fitness(views(0.82, 0.425)) == pytest.approx(1)

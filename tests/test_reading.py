@@ -80,7 +80,11 @@ def test_another_name_or_value_is_a_misreading(condition: str, said: str) -> Non
 
 
 def test_relations_are_symmetric_and_chains_relate_all() -> None:
-    facts = {fact for clause in read_clauses(r"CD \perp BA on D, EF ∥ GH \parallel KL") for fact in clause.facts}
+    facts = {
+        fact
+        for clause in read_clauses(r"CD \perp BA on D, EF ∥ GH \parallel KL")
+        for fact in clause.facts
+    }
     assert facts == {
         ("perp", "AB", "CD"), ("parallel", "EF", "GH"), ("parallel", "EF", "KL"), ("parallel", "GH", "KL"),
     }  # fmt: skip
@@ -93,7 +97,9 @@ def test_relations_are_symmetric_and_chains_relate_all() -> None:
 def test_misreadings_are_told_apart() -> None:
     right = r"<think>AB = 7, \angle ABC = 35, DE = 3x-5. 3*35 = 105</think>\boxed{105}"
     assert compare(right, CONDITIONS).values_right
-    assert verdict(right) == "read_right"  # relations are counted, but the answer is not made of them
+    assert (
+        verdict(right) == "read_right"
+    )  # relations are counted, but the answer is not made of them
     swapped = compare(r"AB = 35, \angle ABC = 7, DE = 3x-5", CONDITIONS)
     assert (swapped.verdict, swapped.values_right, swapped.contradicted) == ("misread", True, 2)
     missing = compare(r"AB = 7, DE = 3x-5", CONDITIONS)
@@ -117,12 +123,16 @@ def test_what_the_question_states_need_not_be_transcribed() -> None:
     question = "If AC = 12 and AB = 25, find BC."
     assert verdict("nothing", "AC = 12", "BA = 25", question=question) == "nothing_to_read"
     assert verdict("BD = 4", "AC = 12", "BD = 4", question=question) == "read_right"
-    assert verdict("AB = 7", r"AB \parallel CD", "AD = BC") == "nothing_to_read"  # no condition has a value
+    assert (
+        verdict("AB = 7", r"AB \parallel CD", "AD = BC") == "nothing_to_read"
+    )  # no condition has a value
 
 
 SEGMENT = st.permutations("ABCDE").map(lambda points: "".join(points[:2]))
 ANGLE = st.permutations("ABCDE").map(lambda points: r"m \angle " + "".join(points[:3]))
-VALUE = st.integers(1, 180).map(str) | st.builds("{}x+{}".format, st.integers(2, 9), st.integers(1, 30))
+VALUE = st.integers(1, 180).map(str) | st.builds(
+    "{}x+{}".format, st.integers(2, 9), st.integers(1, 30)
+)
 
 
 def _reversed(name: str) -> str:
@@ -130,11 +140,19 @@ def _reversed(name: str) -> str:
     return f"{head} {points[::-1]}".strip()
 
 
-@given(st.dictionaries(SEGMENT | ANGLE, VALUE, min_size=1, max_size=6), st.randoms(use_true_random=False), st.data())
+@given(
+    st.dictionaries(SEGMENT | ANGLE, VALUE, min_size=1, max_size=6),
+    st.randoms(use_true_random=False),
+    st.data(),
+)
 def test_order_and_direction_do_not_matter_and_one_wrong_value_does(
     stated: dict[str, str], random: Any, data: st.DataObject
 ) -> None:
-    stated = {name: value for name, value in stated.items() if _reversed(name) not in stated or name < _reversed(name)}
+    stated = {
+        name: value
+        for name, value in stated.items()
+        if _reversed(name) not in stated or name < _reversed(name)
+    }
     conditions = [f"{name} = {value}" for name, value in stated.items()]
     said = [f"{_reversed(name)} = {value}" for name, value in stated.items()]
     random.shuffle(said)
@@ -155,9 +173,13 @@ def test_any_text_is_read_without_complaint(text: str) -> None:
     assert compare(text, [text]).clauses_read == len(read_clauses(text)) or "\\boxed" in text
 
 
-@pytest.mark.parametrize("part", ["AB = ", "= ", "{", "\\angle ", "A B ", "(", "1 {", "AB is ", "m ", "AB=", "7 cm "])
+@pytest.mark.parametrize(
+    "part", ["AB = ", "= ", "{", "\\angle ", "A B ", "(", "1 {", "AB is ", "m ", "AB=", "7 cm "]
+)
 def test_hostile_texts_take_no_time(part: str) -> None:
-    started = time.process_time()  # not the clock on the wall: other work on the machine must not count
+    started = (
+        time.process_time()
+    )  # not the clock on the wall: other work on the machine must not count
     compare(part * 20_000, CONDITIONS)
     assert time.process_time() - started < 1
 

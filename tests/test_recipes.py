@@ -39,7 +39,9 @@ def test_every_shipped_recipe_loads_and_has_its_own_name() -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_stages_are_the_papers(name: str) -> None:
     stages = load(name).stages
-    got = [(s.views, s.contrastive, s.settings.steps, s.settings.max_response_tokens) for s in stages]
+    got = [
+        (s.views, s.contrastive, s.settings.steps, s.settings.max_response_tokens) for s in stages
+    ]
     assert got == PAPER[name]
 
 
@@ -53,7 +55,9 @@ def test_settings_of_every_stage_are_the_papers(name: str) -> None:
         assert (s.overlong_buffer, s.overlong_penalty) == (1024, 1.0)
         assert (s.kl_coef, s.kl_estimator, s.kl_clamp) == (0.01, "k3", "paper")
         assert (s.save_every, s.eval_every, s.dynamic_sampling) == (40, 10, True)
-        assert s.max_refills == 10 and s.reward_tolerance == "relative"  # deliberate: bounded, and with a tolerance
+        assert (
+            s.max_refills == 10 and s.reward_tolerance == "relative"
+        )  # deliberate: bounded, and with a tolerance
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,9 @@ def test_settings_of_every_stage_are_the_papers(name: str) -> None:
         ("full-text-continued", {"contrastive": False}),
     ],
 )
-@pytest.mark.parametrize("assignments", [(), ("steps=7", "lr=1e-4", "stage2.dual_clip=5")], ids=["paper", "set"])
+@pytest.mark.parametrize(
+    "assignments", [(), ("steps=7", "lr=1e-4", "stage2.dual_clip=5")], ids=["paper", "set"]
+)
 def test_a_kl_variant_is_kl_but_for_one_thing_in_its_second_stage(
     name: str, change: dict[str, Any], assignments: tuple[str, ...]
 ) -> None:
@@ -81,7 +87,9 @@ def _flat(stage: Stage) -> dict[str, Any]:
 
 
 def test_a_stage_can_be_set_on_its_own() -> None:
-    recipe = apply_settings(load("kl-curriculum"), ["steps=3", "stage2.kl_estimator=forward", "stage2.steps=1"])
+    recipe = apply_settings(
+        load("kl-curriculum"), ["steps=3", "stage2.kl_estimator=forward", "stage2.steps=1"]
+    )
     assert [stage.settings.steps for stage in recipe.stages] == [3, 1, 3]
     assert [stage.settings.kl_estimator for stage in recipe.stages] == ["k3", "forward", "k3"]
     assert load("kl-curriculum").stages[0].settings == Settings()  # nothing shared was changed
@@ -108,7 +116,9 @@ def test_values_that_cannot_work_are_refused(change: dict[str, Any], message: st
 def test_a_bug_in_a_users_module_is_not_taken_for_a_missing_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "reward_with_a_bug.py").write_text("import math\nmath.no_such_thing\ndef reward(a, b): return 0.0\n")
+    (tmp_path / "reward_with_a_bug.py").write_text(
+        "import math\nmath.no_such_thing\ndef reward(a, b): return 0.0\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(AttributeError, match="no_such_thing"):
         registry.load("reward_with_a_bug:reward")

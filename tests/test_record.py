@@ -11,7 +11,13 @@ from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 
 
 def response(problem: str, sample: int, **changes: object) -> Response:
-    fields = {"problem_id": problem, "view": "full-text", "sample": sample, "prompt": "p", "response": "r\nline"}
+    fields = {
+        "problem_id": problem,
+        "view": "full-text",
+        "sample": sample,
+        "prompt": "p",
+        "response": "r\nline",
+    }
     return Response.model_validate({"finish_reason": "stop", **fields, **changes})
 
 
@@ -44,7 +50,9 @@ def test_failed_samples_are_made_again(tmp_path: Path) -> None:
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.responses_path.write_text('{"problem_id": 1}\n' + response("a", 0).model_dump_json() + "\n")
-    with pytest.raises(UserError, match=r"responses\.jsonl line 1.*remove that line and give the same command"):
+    with pytest.raises(
+        UserError, match=r"responses\.jsonl line 1.*remove that line and give the same command"
+    ):
         run.resume()
     run.responses_path.write_text(run.responses_path.read_text().split("\n", 1)[1])
     assert run.resume() == {("a", "full-text", 0)}, "the remedy helps"
@@ -60,13 +68,17 @@ def test_a_damaged_manifest_is_named_with_its_remedy(tmp_path: Path, content: st
 
 
 @pytest.mark.parametrize("responses", [None, ""])
-def test_an_evaluation_that_said_nothing_yet_does_not_pin_its_arguments(tmp_path: Path, responses: str | None) -> None:
+def test_an_evaluation_that_said_nothing_yet_does_not_pin_its_arguments(
+    tmp_path: Path, responses: str | None
+) -> None:
     run = RunFolder(tmp_path)
     run.start("eval", {"samples": 4}, {"device": "cuda"})
     if responses is not None:
         run.responses_path.write_text(responses)
     assert run.start("eval", {"samples": 5}, {"device": "cpu"}) is False
-    assert run.manifest()["resolved"] == {"samples": 5} and run.manifest()["given"] == {"device": "cpu"}
+    assert run.manifest()["resolved"] == {"samples": 5} and run.manifest()["given"] == {
+        "device": "cpu"
+    }
     for kind in ("train", "study", "import"):
         with pytest.raises(UserError, match=f"kind was 'eval', now '{kind}'"):
             run.start(kind, {"samples": 5})
@@ -81,8 +93,12 @@ def test_training_has_no_responses_and_keeps_its_arguments(tmp_path: Path) -> No
 
 def test_a_run_with_other_arguments_is_refused_by_name(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    assert run.start("eval", {"samples": 4, "views": ["full-text"]}, model_fingerprint="abc") is False
-    assert run.start("eval", {"samples": 4, "views": ["full-text"]}, model_fingerprint="abc") is True
+    assert (
+        run.start("eval", {"samples": 4, "views": ["full-text"]}, model_fingerprint="abc") is False
+    )
+    assert (
+        run.start("eval", {"samples": 4, "views": ["full-text"]}, model_fingerprint="abc") is True
+    )
     with run.appending() as writer:
         writer.write(response("a", 0))
     with pytest.raises(UserError, match="samples was 4, now 5"):
@@ -96,7 +112,11 @@ def test_a_run_with_other_arguments_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    with run.lock(), pytest.raises(UserError, match="another process is writing"), RunFolder(tmp_path).lock():
+    with (
+        run.lock(),
+        pytest.raises(UserError, match="another process is writing"),
+        RunFolder(tmp_path).lock(),
+    ):
         pass
     with run.lock():
         pass  # released
@@ -104,11 +124,22 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
 
 def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    rows = [ProblemRow(id="a", answer="5.000", question="x \\angle\u2028 1", leaky=True, conditions=("AB = 5",))]
+    rows = [
+        ProblemRow(
+            id="a", answer="5.000", question="x \\angle\u2028 1", leaky=True, conditions=("AB = 5",)
+        )
+    ]
     run.write_problems(rows)
     assert run.problems() == {"a": rows[0]}
     grade = GradeRow(
-        problem_id="a", view="v", sample=0, outcome="correct", answer="5", gold="5.000", stage="number", mode="paper"
+        problem_id="a",
+        view="v",
+        sample=0,
+        outcome="correct",
+        answer="5",
+        gold="5.000",
+        stage="number",
+        mode="paper",
     )
     run.write_grades([grade], "paper")
     assert run.grades() == run.grades("paper") == [grade]

@@ -1,6 +1,8 @@
-"""Replicas: every sample once whatever dies, results that do not depend on who made them, one line when nothing works.
+"""Replicas: every sample once whatever dies, results that do not depend on who made them, one line
+when nothing works.
 
-Most tests run the real queue and the real worker with actors that are threads here; those at the end run Ray.
+Most tests run the real queue and the real worker with actors that are threads here; those at the
+end run Ray.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ class Batches:
         seconds: For one completion.
     """
 
-    def __init__(self, fault: Callable[[Request], None] | None = None, seconds: float = 0.0) -> None:
+    def __init__(
+        self, fault: Callable[[Request], None] | None = None, seconds: float = 0.0
+    ) -> None:
         self.fault, self.seconds, self.closed = fault, seconds, False
         self.sizes: list[int] = []
 
@@ -86,7 +90,9 @@ class Stream(Batches):
 
     in_flight = 12
 
-    def stream(self, take: Callable[[bool], Sequence[Request]], sampling: Sampling) -> Iterator[Completion]:
+    def stream(
+        self, take: Callable[[bool], Sequence[Request]], sampling: Sampling
+    ) -> Iterator[Completion]:
         batch: list[tuple[Request, int]] = []
         while True:
             batch += [(r, s) for r in take(not batch) for s in r.samples]
@@ -101,7 +107,9 @@ class Stream(Batches):
 
 
 class Died(Exception):
-    """The fake of Ray's error for an actor whose process is gone; raised by an engine, it kills its actor."""
+    """The fake of Ray's error for an actor whose process is gone; raised by an engine, it kills its
+    actor.
+    """
 
 
 class Actor:
@@ -178,7 +186,9 @@ def answered(engine: ReplicaEngine, asked: Sequence[Request]) -> dict[tuple[str,
 
 
 def expected(asked: Sequence[Request]) -> dict[tuple[str, str, int], str]:
-    return {(r.problem_id, r.view, s): completion(r, s, SAMPLING).text for r in asked for s in r.samples}
+    return {
+        (r.problem_id, r.view, s): completion(r, s, SAMPLING).text for r in asked for s in r.samples
+    }
 
 
 @pytest.mark.parametrize("kind", [Batches, Stream])
@@ -211,7 +221,9 @@ def test_nobody_has_more_in_hand_than_is_its_part(kind: type[Batches]) -> None:
 
 
 @pytest.mark.parametrize("kind", [Batches, Stream])
-@pytest.mark.parametrize("error", [Died("gone"), RuntimeError("CUDA error"), UserError("out of memory")])
+@pytest.mark.parametrize(
+    "error", [Died("gone"), RuntimeError("CUDA error"), UserError("out of memory")]
+)
 def test_what_breaks_costs_only_what_it_had_in_hand(
     kind: type[Batches], error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,12 +256,15 @@ def test_if_none_can_be_started_the_reason_is_the_error() -> None:
 
     engine = ReplicaEngine(make, 3, ray_address=None)
     with pytest.raises(
-        UserError, match=r"^all 3 replicas could not be started: /models/x holds no weights: copy it again$"
+        UserError,
+        match=r"^all 3 replicas could not be started: /models/x holds no weights: copy it again$",
     ):
         list(engine.generate(requests(2), SAMPLING))
 
 
-def test_one_that_cannot_be_started_leaves_its_work_to_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_that_cannot_be_started_leaves_its_work_to_the_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     lock, first = threading.Lock(), [True]
 
     def make() -> Engine:
@@ -262,7 +277,10 @@ def test_one_that_cannot_be_started_leaves_its_work_to_the_others(capsys: pytest
 
     asked = requests(5)
     assert answered(ReplicaEngine(make, 2, ray_address=None), asked) == expected(asked)
-    assert "is given up (OSError: no memory on this GPU); the others do its work" in capsys.readouterr().err
+    assert (
+        "is given up (OSError: no memory on this GPU); the others do its work"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_fault_of_the_input_is_raised_when_a_second_replica_meets_it() -> None:
@@ -275,7 +293,9 @@ def test_a_fault_of_the_input_is_raised_when_a_second_replica_meets_it() -> None
         list(engine.generate(requests(5), SAMPLING))
 
 
-def test_replicas_that_keep_dying_are_given_up_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_replicas_that_keep_dying_are_given_up_one_by_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     deaths = Counter[str]()
 
     def fault(request: Request) -> None:
@@ -304,7 +324,9 @@ def test_a_sample_that_kills_is_found_and_all_others_are_made(
             raise Died("poison")
 
     class Whole(kind):  # type: ignore[misc, valid-type]
-        """Dies before anything that it was given with the poison is finished, as in one forward pass."""
+        """Dies before anything that it was given with the poison is finished, as in one forward
+        pass.
+        """
 
         def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
             for request in requests if first else ():
@@ -319,7 +341,10 @@ def test_a_sample_that_kills_is_found_and_all_others_are_made(
                                    for c in engine.generate(asked, SAMPLING)}  # fmt: skip
     assert {key: c.text for key, c in done.items()} == wanted
     for key in poisoned:
-        assert (done[key].finish_reason, done[key].error) == ("error", "the engine died of it: the actor died")
+        assert (done[key].finish_reason, done[key].error) == (
+            "error",
+            "the engine died of it: the actor died",
+        )
         assert done[key].seed == sample_seed(SAMPLING.seed, *key)
     assert deaths.total() <= 40
     # The same command asks those again, and nothing else.
@@ -328,7 +353,9 @@ def test_a_sample_that_kills_is_found_and_all_others_are_made(
     capsys.readouterr()
 
 
-def test_a_machine_that_breaks_is_not_taken_for_samples_that_kill(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_that_breaks_is_not_taken_for_samples_that_kill(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     asked, count = requests(20), Counter[str]()
 
     def fault(request: Request) -> None:
@@ -406,7 +433,9 @@ def test_the_token_of_our_own_cluster_is_not_left_for_the_next(
         tokens.append(os.environ.get("RAY_AUTH_TOKEN"))
         return SimpleNamespace(address_info={"session_dir": str(tmp_path / "none")})
 
-    ray = SimpleNamespace(init=init, is_initialized=lambda: False, cluster_resources=lambda: resources)
+    ray = SimpleNamespace(
+        init=init, is_initialized=lambda: False, cluster_resources=lambda: resources
+    )
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -421,7 +450,10 @@ def test_the_token_of_our_own_cluster_is_not_left_for_the_next(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
     with contextlib.suppress(UserError):
         Cluster(None, 2).close([], [])
-    assert tokens[2] == os.environ["RAY_AUTH_TOKEN"] == "the user's" and "RAY_AUTH_MODE" not in os.environ
+    assert (
+        tokens[2] == os.environ["RAY_AUTH_TOKEN"] == "the user's"
+        and "RAY_AUTH_MODE" not in os.environ
+    )
 
 
 @pytest.mark.parametrize(
@@ -429,11 +461,19 @@ def test_the_token_of_our_own_cluster_is_not_left_for_the_next(
     [
         (EvalOptions(replicas=0), "--replicas 0: must be at least 1"),
         (EvalOptions(replicas=2, engine="openai"), "--replicas is for the engines hf and vllm"),
-        (EvalOptions(ray_address="auto", engine="openai"), "--ray-address is for the engines hf and vllm"),
-        (EvalOptions(replicas=2, device="cuda:1"), "--device cuda:1 and --replicas exclude each other"),
+        (
+            EvalOptions(ray_address="auto", engine="openai"),
+            "--ray-address is for the engines hf and vllm",
+        ),
+        (
+            EvalOptions(replicas=2, device="cuda:1"),
+            "--device cuda:1 and --replicas exclude each other",
+        ),
     ],
 )
-def test_what_cannot_work_is_refused_before_a_model_is_loaded(options: EvalOptions, words: str) -> None:
+def test_what_cannot_work_is_refused_before_a_model_is_loaded(
+    options: EvalOptions, words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         options.check()
 
@@ -461,14 +501,18 @@ def real_requests(data: Path, samples: int = 2) -> list[Request]:
     ]
 
 
-def kill_one_in_the_middle(make: Callable[[], Engine], asked: Sequence[Request], batch: int) -> dict[Any, Completion]:
+def kill_one_in_the_middle(
+    make: Callable[[], Engine], asked: Sequence[Request], batch: int
+) -> dict[Any, Completion]:
     """Everything that two replicas answer, one of which is killed while it has something in hand."""
     engine = ReplicaEngine(make, 2, ray_address=None, batch=batch)
     try:
         got: dict[Any, Completion] = {}
         killed = False
         for done in engine.generate(asked, SAMPLING):
-            assert got.setdefault((done.request.problem_id, done.sample), done) is done, "a sample came twice"
+            assert got.setdefault((done.request.problem_id, done.sample), done) is done, (
+                "a sample came twice"
+            )
             busy = [slot.ready.pid for slot in engine._slots if slot.ready and slot.in_hand]
             if not killed and busy:
                 os.kill(busy[0], signal.SIGKILL)
@@ -482,7 +526,9 @@ def kill_one_in_the_middle(make: Callable[[], Engine], asked: Sequence[Request],
 def test_a_killed_actor_costs_only_what_it_had_in_hand(
     data: Path, mark: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not importlib.util.find_spec("ray"):  # not imported here: Ray reads at its import what keeps it quiet
+    if not importlib.util.find_spec(
+        "ray"
+    ):  # not imported here: Ray reads at its import what keeps it quiet
         pytest.skip("needs the extra `ray`")
     monkeypatch.setattr(replicas, "Cluster", Cluster)
 
@@ -502,7 +548,9 @@ def test_a_killed_actor_costs_only_what_it_had_in_hand(
 
 
 @pytest.mark.slow
-def test_a_killed_replica_with_a_real_model_changes_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_replica_with_a_real_model_changes_nothing(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(replicas, "Cluster", Cluster)
     make = functools.partial(load_engine, tiny_folder(), None, "cpu", 2)
     asked = real_requests(data)
@@ -517,7 +565,11 @@ def left_of(mark: str, patience: float = 15.0) -> list[str]:
         found: list[str] = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                if entry.name.isdigit() and int(entry.name) != os.getpid() and mark in (entry / "environ").read_text():
+                if (
+                    entry.name.isdigit()
+                    and int(entry.name) != os.getpid()
+                    and mark in (entry / "environ").read_text()
+                ):
                     found.append((entry / "cmdline").read_text().replace("\0", " ")[:200])
         if not found or time.monotonic() > until:
             return found
@@ -543,7 +595,17 @@ def broken(tmp_path: Path) -> Path:
 
 
 def command(data: Path, out: Path, *arguments: str, model: str = "tiny") -> list[str]:
-    words = ["eval", "--data", str(data), "--benchmark", "synthetic", "--model", model, "--out", str(out)]
+    words = [
+        "eval",
+        "--data",
+        str(data),
+        "--benchmark",
+        "synthetic",
+        "--model",
+        model,
+        "--out",
+        str(out),
+    ]
     return [sys.executable, "-m", "modgap", *words, "--max-tokens", "40", *arguments]
 
 
@@ -555,14 +617,20 @@ def test_replicas_that_all_fail_at_the_start_say_why_in_one_line(
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     *_, last = done.stderr.splitlines()
-    assert last.startswith("modgap: all 2 replicas could not be started: ") and "Traceback" not in done.stderr
+    assert (
+        last.startswith("modgap: all 2 replicas could not be started: ")
+        and "Traceback" not in done.stderr
+    )
     assert not left_of(mark)
 
 
 @pytest.mark.slow
 def test_more_replicas_than_accelerators_are_refused(data: Path, mark: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        command(data, tmp_path / "run", "--replicas", "999"), capture_output=True, text=True, check=False
+        command(data, tmp_path / "run", "--replicas", "999"),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("modgap: --replicas 999: this machine has")
@@ -570,7 +638,9 @@ def test_more_replicas_than_accelerators_are_refused(data: Path, mark: str, tmp_
 
 
 @pytest.mark.slow
-def test_where_ray_itself_ends_nobody_waits_for_it(data: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_ray_itself_ends_nobody_waits_for_it(
+    data: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not importlib.util.find_spec("ray"):
         pytest.skip("needs the extra `ray`")
     monkeypatch.setattr(replicas, "Cluster", Cluster)
@@ -579,8 +649,13 @@ def test_where_ray_itself_ends_nobody_waits_for_it(data: Path, mark: str, monkey
         time.sleep(1.0)
         return ""
 
-    engine = ReplicaEngine(functools.partial(scripted.ScriptedEngine, answer), 2, ray_address=None, batch=6)
-    with contextlib.closing(engine), pytest.raises(UserError, match=r"^Ray on this machine has ended, .* same command"):
+    engine = ReplicaEngine(
+        functools.partial(scripted.ScriptedEngine, answer), 2, ray_address=None, batch=6
+    )
+    with (
+        contextlib.closing(engine),
+        pytest.raises(UserError, match=r"^Ray on this machine has ended, .* same command"),
+    ):
         for made, _ in enumerate(engine.generate(real_requests(data, samples=50), SAMPLING)):
             if not made:
                 kill_raylet(mark)
@@ -602,7 +677,9 @@ def test_whatever_ends_the_command_leaves_no_process(
     data: Path, mark: str, tmp_path: Path, kind: signal.Signals
 ) -> None:
     out = tmp_path / "run"
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in a shell's background jobs
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # not ignored, as in a shell's background jobs
     argv = command(data, out, "--replicas", "2", "--samples", "100", "--batch-size", "2")
     told = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 150
@@ -614,7 +691,9 @@ def test_whatever_ends_the_command_leaves_no_process(
     _, said = told.communicate(timeout=60)
     if kind is not signal.SIGKILL:
         assert told.returncode == 130
-        assert said.splitlines() == ["modgap: interrupted; what is done is kept, give the same command again."]
+        assert said.splitlines() == [
+            "modgap: interrupted; what is done is kept, give the same command again."
+        ]
     assert (out / "responses.jsonl").stat().st_size, "it was at work"
     # Nobody cleans up after a kill -9: Ray's two helpers see by themselves that they are alone.
     assert not left_of(mark, patience=120.0 if kind is signal.SIGKILL else 15.0)
@@ -625,7 +704,9 @@ def test_a_process_may_have_one_cluster_after_the_other_each_with_a_token_of_its
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue] - before the mode is set
+    from ray._raylet import (
+        AuthenticationTokenLoader,
+    )  # pyright: ignore[reportAttributeAccessIssue] - before the mode is set
 
     tokens: list[str] = []
     for _ in range(2):
@@ -639,16 +720,47 @@ def test_a_process_may_have_one_cluster_after_the_other_each_with_a_token_of_its
 @pytest.mark.slow
 def test_an_existing_cluster_is_used_and_left_alone(data: Path, tmp_path: Path) -> None:
     ray = str(Path(sys.executable).parent / "ray")
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
-    head = [ray, "start", "--head", "--port", "6397", "--num-cpus", "2", "--include-dashboard", "false", "--block"]
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "5" * 64,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    head = [
+        ray,
+        "start",
+        "--head",
+        "--port",
+        "6397",
+        "--num-cpus",
+        "2",
+        "--include-dashboard",
+        "false",
+        "--block",
+    ]
     cluster = subprocess.Popen(
-        head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        head,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
-        argv = command(data, tmp_path / "run", "--samples", "1", "--replicas", "2", "--ray-address", "127.0.0.1:6397")
+        argv = command(
+            data,
+            tmp_path / "run",
+            "--samples",
+            "1",
+            "--replicas",
+            "2",
+            "--ray-address",
+            "127.0.0.1:6397",
+        )
         until = time.monotonic() + 60
         while True:
-            done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
+            done = subprocess.run(
+                argv, capture_output=True, text=True, check=False, env=environment
+            )
             if done.returncode == 0 or time.monotonic() > until:
                 break
         assert done.returncode == 0, done.stderr

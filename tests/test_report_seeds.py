@@ -1,4 +1,6 @@
-"""Several seeds of the same studies: the statistics, which runs stand in one table, `cells.json`, real trainings."""
+"""Several seeds of the same studies: the statistics, which runs stand in one table, `cells.json`,
+real trainings.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ POINTS = (-200.0, 200.0)
 # The statistics
 
 
-def crossed(rng: np.random.Generator, seeds: int, problems: int, sd: float, mean: float = 0.0) -> Any:
+def crossed(
+    rng: np.random.Generator, seeds: int, problems: int, sd: float, mean: float = 0.0
+) -> Any:
     """Normal values with a share of each seed, of each problem, and of each pair."""
     of_seed, of_problem = rng.normal(0, sd, (seeds, 1)), rng.normal(0, 30, problems)
     return mean + of_seed + of_problem + rng.normal(0, 30, (seeds, problems))
@@ -58,11 +62,15 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(seeds: int, sd: float)
         assert np.mean([abs(estimate.value - 5.0) <= 5.6 for estimate in found]) < 0.85
 
 
-@pytest.mark.parametrize(("seeds", "problems", "sds"), [(3, 200, (10.0, 5.0, 40.0)), (2, 200, (5.0, 5.0, 30.0))])
+@pytest.mark.parametrize(
+    ("seeds", "problems", "sds"), [(3, 200, (10.0, 5.0, 40.0)), (2, 200, (5.0, 5.0, 30.0))]
+)
 def test_the_interval_holds_where_problems_spread_little(
     seeds: int, problems: int, sds: tuple[float, float, float]
 ) -> None:
-    """The noise of pairs is then much of what seeds spread; 4 standard errors of 1,000 simulations are 2.8 points."""
+    """The noise of pairs is then much of what seeds spread; 4 standard errors of 1,000 simulations
+    are 2.8 points.
+    """
     rng = np.random.default_rng(seeds)
     of_problems, of_seeds, rest = sds
     held: list[bool] = []
@@ -83,14 +91,18 @@ def test_seeds_that_agree_by_luck_leave_what_the_problems_say() -> None:
     estimate = over_seeds(values, POINTS)
     assert estimate.sd == pytest.approx(0)
     assert estimate.ci_high - estimate.value == pytest.approx(of_problems)
-    assert over_seeds(values, POINTS, level=1 - estimate.p_value).ci_low == pytest.approx(0, abs=1e-4)
+    assert over_seeds(values, POINTS, level=1 - estimate.p_value).ci_low == pytest.approx(
+        0, abs=1e-4
+    )
 
 
 def test_the_p_value_is_the_level_at_which_the_interval_reaches_zero() -> None:
     rng = np.random.default_rng(1)
     for sd in (0.0, 4.0):
         estimate = over_seeds(values := crossed(rng, 3, 100, sd, mean=12.0), POINTS)
-        assert over_seeds(values, POINTS, level=1 - estimate.p_value).ci_low == pytest.approx(0, abs=1e-4)
+        assert over_seeds(values, POINTS, level=1 - estimate.p_value).ci_low == pytest.approx(
+            0, abs=1e-4
+        )
         assert over_seeds(-values, POINTS).p_value == pytest.approx(estimate.p_value)
 
 
@@ -99,7 +111,9 @@ def test_one_seed_is_the_bootstrap_over_problems_as_everywhere_else() -> None:
     text, vision = (rng.integers(0, 5, 40) / 4 for _ in range(2))
     one = over_seeds([100 * (text - vision)], (-100, 100), seed=42)
     gap = paired_gap(text, vision, seed=42)
-    assert (one.value, one.ci_low, one.ci_high) == pytest.approx((gap.points, gap.ci_low, gap.ci_high))
+    assert (one.value, one.ci_low, one.ci_high) == pytest.approx(
+        (gap.points, gap.ci_low, gap.ci_high)
+    )
     assert one.sd is None
 
 
@@ -125,11 +139,19 @@ def test_a_shared_spread_of_seeds_is_ones_own_for_one_and_sees_more_for_many() -
 
 # Runs in folders, as a study leaves them
 
-SMALL = {"steps": 2, "prompts_per_step": 4, "mini_batch": 4, "max_response_tokens": 64, "overlong_buffer": 8}
+SMALL = {
+    "steps": 2,
+    "prompts_per_step": 4,
+    "mini_batch": 4,
+    "max_response_tokens": 64,
+    "overlong_buffer": 8,
+}
 PROBLEMS = 24
 
 
-def write_eval(path: Path, rates: tuple[float, float], seed: int, model: str, **resolved: Any) -> None:
+def write_eval(
+    path: Path, rates: tuple[float, float], seed: int, model: str, **resolved: Any
+) -> None:
     """An evaluation whose samples are right by chance, the same for the same seed."""
     rng = np.random.default_rng(seed)
     views = {"full-text": rates[0], "image-only": rates[1]}
@@ -146,22 +168,35 @@ def write_eval(path: Path, rates: tuple[float, float], seed: int, model: str, **
                     row: dict[str, Any] = {"problem_id": f"p{n}", "view": view, "sample": sample}
                     writer.write(Response(**row, prompt="p", response="r", finish_reason="stop"))
                     outcome: Any = "correct" if right else "wrong"
-                    grades.append(GradeRow(**row, outcome=outcome, answer="5", gold="5", stage="n", mode="strict"))
+                    grades.append(
+                        GradeRow(
+                            **row, outcome=outcome, answer="5", gold="5", stage="n", mode="strict"
+                        )
+                    )
     run.write_grades(grades, "strict")
 
 
 def write_recipe(
     study: Path, name: str, seed: int, rates: tuple[float, float], *settings: str, **resolved: Any
 ) -> None:
-    """A trained and evaluated recipe, its manifests made as training makes them; a step of stage N took N seconds."""
+    """A trained and evaluated recipe, its manifests made as training makes them; a step of stage N
+    took N seconds.
+    """
     recipe = resolve_recipe(name, [f"seed={seed}", *settings], {"training": SMALL})
     folder = study / name
-    RunFolder(folder).start("train", {"recipe": name, "stages": [stage.title for stage in recipe.stages]})
+    RunFolder(folder).start(
+        "train", {"recipe": name, "stages": [stage.title for stage in recipe.stages]}
+    )
     for number, stage in enumerate(recipe.stages, start=1):
         part = folder / f"stage{number}"
         marks = {"model": "base", "data": "t", "validation": "v"}
-        RunFolder(part).start("train", identity(recipe, number, "x", "aligned"), {"model": "m"}, **marks)
-        rows = [{"step": n, "reward": seed, "time_total": number} for n in range(1, stage.settings.steps + 1)]
+        RunFolder(part).start(
+            "train", identity(recipe, number, "x", "aligned"), {"model": "m"}, **marks
+        )
+        rows = [
+            {"step": n, "reward": seed, "time_total": number}
+            for n in range(1, stage.settings.steps + 1)
+        ]
         (part / "train_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_eval(folder / "eval", rates, seed + 100, f"{name}{seed}", **resolved)
 
@@ -211,10 +246,17 @@ def rows_of(numbers: ReportSummary) -> dict[str, SeedRow]:
     return {row.recipe: row for row in table.rows}
 
 
-def test_studies_that_differ_in_the_seed_make_one_table(studies: list[Path], tmp_path: Path) -> None:
+def test_studies_that_differ_in_the_seed_make_one_table(
+    studies: list[Path], tmp_path: Path
+) -> None:
     numbers = build_report(studies, tmp_path / "r.html")
     rows = rows_of(numbers)
-    assert list(rows) == ["base", "full-text", "kl", "full-text-continued"]  # in the order of the registry
+    assert list(rows) == [
+        "base",
+        "full-text",
+        "kl",
+        "full-text-continued",
+    ]  # in the order of the registry
     assert rows["base"].seeds == [] and rows["base"].change is None
     for name, steps, seconds in (("full-text", 2, 2), ("kl", 4, 6), ("full-text-continued", 4, 6)):
         row = rows[name]
@@ -226,7 +268,11 @@ def test_studies_that_differ_in_the_seed_make_one_table(studies: list[Path], tmp
         assert row.change.gap.value == pytest.approx(np.mean(changes))
         assert row.change.gap.p_value <= row.change.gap.p_holm
     (control,) = numbers.seeds[0].controls
-    assert (control.recipe, control.control, control.seeds) == ("kl", "full-text-continued", [0, 1, 2])
+    assert (control.recipe, control.control, control.seeds) == (
+        "kl",
+        "full-text-continued",
+        [0, 1, 2],
+    )
     difference = rows["kl"].gap.value - rows["full-text-continued"].gap.value
     assert control.change.gap.value == pytest.approx(difference)
     json.dumps(numbers.model_dump(mode="json"), allow_nan=False)
@@ -241,12 +287,19 @@ def test_the_best_of_several_seeds_is_not_the_headline(studies: list[Path], tmp_
     page = (tmp_path / "r.html").read_text()
     assert 'id="seeds"' in page
     charts = draw(numbers)
-    lines = [line for name in ("seeds-accuracy", "seeds-change") for line in charts[name].figure.axes[0].lines]
+    lines = [
+        line
+        for name in ("seeds-accuracy", "seeds-change")
+        for line in charts[name].figure.axes[0].lines
+    ]
     assert sum(len(line.get_xydata()) for line in lines if line.get_marker() == "|") == 3 * 3 * 3
     shown = io.StringIO()
     print_numbers(numbers, Console(width=80, file=shown))
     said = shown.getvalue()
-    assert all(len(line) <= 80 for line in said.splitlines()) and "The 12 runs one by one are on the page." in said
+    assert (
+        all(len(line) <= 80 for line in said.splitlines())
+        and "The 12 runs one by one are on the page." in said
+    )
     assert "\nfull-text-continued  " in said
 
 
@@ -266,11 +319,19 @@ def test_no_seed_of_several_has_figures_of_its_own(studies: list[Path], tmp_path
             row.model_copy(update={"type": "xy"[n % 2]}) for n, row in enumerate(rows)
         )
     assert any(name.startswith("types-") for name in draw(numbers_of(collect(studies[:1]))[0]))
-    figures = {name: chart for name, chart in draw(numbers_of(collect(studies))[0]).items() if chart.written}
-    assert "seeds-accuracy" in figures and not any(name.startswith("types-") and "kl" in name for name in figures)
+    figures = {
+        name: chart
+        for name, chart in draw(numbers_of(collect(studies))[0]).items()
+        if chart.written
+    }
+    assert "seeds-accuracy" in figures and not any(
+        name.startswith("types-") and "kl" in name for name in figures
+    )
 
 
-def test_cells_make_the_same_table_again_without_the_runs(studies: list[Path], tmp_path: Path) -> None:
+def test_cells_make_the_same_table_again_without_the_runs(
+    studies: list[Path], tmp_path: Path
+) -> None:
     numbers = build_report(studies, tmp_path / "r.html", figures=True)
     kept = tmp_path / "kept" / "cells.json"
     kept.parent.mkdir()
@@ -278,10 +339,22 @@ def test_cells_make_the_same_table_again_without_the_runs(studies: list[Path], t
     again = build_report([kept], tmp_path / "again.html", figures=True)
     assert again.seeds == numbers.seeds and again.runs == {}
     assert (tmp_path / "again_figures" / "cells.json").read_text() == kept.read_text()
-    for name in ("table-seeds.md", "table-seeds.tex", "table-seeds-views.csv", "table-seeds-controls.md"):
-        assert (tmp_path / "again_figures" / name).read_text() == (tmp_path / "r_figures" / name).read_text()
-    first, second = ((tmp_path / f"{name}_figures" / "seeds.md").read_text() for name in ("r", "again"))
-    assert first.splitlines()[4:] == second.splitlines()[4:] and f"`modgap report {kept} --out" in second
+    for name in (
+        "table-seeds.md",
+        "table-seeds.tex",
+        "table-seeds-views.csv",
+        "table-seeds-controls.md",
+    ):
+        assert (tmp_path / "again_figures" / name).read_text() == (
+            tmp_path / "r_figures" / name
+        ).read_text()
+    first, second = (
+        (tmp_path / f"{name}_figures" / "seeds.md").read_text() for name in ("r", "again")
+    )
+    assert (
+        first.splitlines()[4:] == second.splitlines()[4:]
+        and f"`modgap report {kept} --out" in second
+    )
     assert (tmp_path / "again_figures" / "seeds-accuracy.svg").exists()
     page = (tmp_path / "again.html").read_text()
     assert (
@@ -289,10 +362,14 @@ def test_cells_make_the_same_table_again_without_the_runs(studies: list[Path], t
         and 'id="seeds"' in page
         and 'id="accuracy"' not in page
     )
-    assert '"p0", "p1"' in kept.read_text() and "response" not in kept.read_text().replace("response_tokens", "")
+    assert '"p0", "p1"' in kept.read_text() and "response" not in kept.read_text().replace(
+        "response_tokens", ""
+    )
 
 
-def test_recipes_that_differ_in_their_term_are_compared_with_the_first(studies: list[Path], tmp_path: Path) -> None:
+def test_recipes_that_differ_in_their_term_are_compared_with_the_first(
+    studies: list[Path], tmp_path: Path
+) -> None:
     for seed in (1, 2):
         write_recipe(studies[seed], "kl-unclamped", seed, (0.85, 0.6))
     numbers = build_report(studies, tmp_path / "r.html")
@@ -308,7 +385,10 @@ def test_recipes_that_differ_in_their_term_are_compared_with_the_first(studies: 
     )
     mean = np.mean(np.subtract(gaps["kl-unclamped"], gaps["kl"][1:]))
     assert other.change.gap.value == pytest.approx(mean)
-    assert "What is different in that term of kl-unclamped changes the gap by +" in (tmp_path / "r.html").read_text()
+    assert (
+        "What is different in that term of kl-unclamped changes the gap by +"
+        in (tmp_path / "r.html").read_text()
+    )
 
 
 def test_a_kept_table_goes_on_with_further_seeds(studies: list[Path], tmp_path: Path) -> None:
@@ -335,17 +415,25 @@ def test_the_csv_has_no_stars(studies: list[Path], tmp_path: Path) -> None:
     assert "*" not in (tmp_path / "r_figures" / "table-seeds.csv").read_text()
 
 
-def test_other_settings_are_another_row_that_says_what_differs(studies: list[Path], tmp_path: Path) -> None:
+def test_other_settings_are_another_row_that_says_what_differs(
+    studies: list[Path], tmp_path: Path
+) -> None:
     for seed in range(2):
-        write_recipe(tmp_path / f"strong{seed}", "kl", seed, (0.9, 0.8), "kl_coef=0.1", "stage2.lr=0.5")
-    rows = rows_of(build_report([*studies, tmp_path / "strong0", tmp_path / "strong1"], tmp_path / "r.html"))
+        write_recipe(
+            tmp_path / f"strong{seed}", "kl", seed, (0.9, 0.8), "kl_coef=0.1", "stage2.lr=0.5"
+        )
+    rows = rows_of(
+        build_report([*studies, tmp_path / "strong0", tmp_path / "strong1"], tmp_path / "r.html")
+    )
     assert rows["kl (kl_coef=0.01, stage2.lr=1e-06)"].seeds == [0, 1, 2]
     assert rows["kl (kl_coef=0.1, stage2.lr=0.5)"].seeds == [0, 1]
 
 
 def test_what_was_evaluated_otherwise_is_no_seed(studies: list[Path], tmp_path: Path) -> None:
     write_recipe(tmp_path / "other", "kl", 5, (0.9, 0.4), temperature=0.1)
-    assert rows_of(build_report([*studies, tmp_path / "other"], tmp_path / "r.html"))["kl"].seeds == [0, 1, 2]
+    assert rows_of(build_report([*studies, tmp_path / "other"], tmp_path / "r.html"))[
+        "kl"
+    ].seeds == [0, 1, 2]
 
 
 def test_an_unfinished_run_and_a_seed_that_comes_twice_are_left_out_and_named(
@@ -355,10 +443,17 @@ def test_an_unfinished_run_and_a_seed_that_comes_twice_are_left_out_and_named(
     responses.write_text("".join(responses.read_text().splitlines(keepends=True)[:-2]))
     write_recipe(tmp_path / "again", "full-text", 2, (0.9, 0.4))
     numbers = build_report([*studies, tmp_path / "again"], tmp_path / "r.html")
-    assert rows_of(numbers)["kl"].seeds == [0, 2] and rows_of(numbers)["full-text"].seeds == [0, 1, 2]
+    assert rows_of(numbers)["kl"].seeds == [0, 2] and rows_of(numbers)["full-text"].seeds == [
+        0,
+        1,
+        2,
+    ]
     said = "\n".join(numbers.warnings)
     assert "seed1/kl is not in the table over seeds: 23 of its 24 problems are complete" in said
-    assert "Seed 2 of full-text is there twice: seed2/full-text counts, again/full-text does not." in said
+    assert (
+        "Seed 2 of full-text is there twice: seed2/full-text counts, again/full-text does not."
+        in said
+    )
     assert numbers.seeds[0].controls[0].seeds == [0, 2]
 
 
@@ -367,27 +462,40 @@ def test_curves_are_means_over_seeds(studies: list[Path], tmp_path: Path) -> Non
     assert len(numbers.training) == 9
     curves = averaged(numbers.training, numbers.seeds)
     assert sorted(curves) == ["full-text", "full-text-continued", "kl"]
-    assert [part.metrics["reward"] for part in curves["kl"]] == [[(1, 1.0), (2, 1.0)], [(3, 1.0), (4, 1.0)]]
+    assert [part.metrics["reward"] for part in curves["kl"]] == [
+        [(1, 1.0), (2, 1.0)],
+        [(3, 1.0), (4, 1.0)],
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda text: "[", "cannot be read as JSON"),
-        (lambda text: text.replace("modgap cells 1", "modgap cells 9"), "is no file of 'modgap cells 1'"),
+        (
+            lambda text: text.replace("modgap cells 1", "modgap cells 9"),
+            "is no file of 'modgap cells 1'",
+        ),
         (lambda text: "{}", "is no file of"),
         (lambda text: text.replace('"p0", ', ""), "not the counts of 23 problems"),
-        (lambda text: text.replace('"samples": 2', '"samples": 1'), "not the counts of 24 problems with 1 samples"),
+        (
+            lambda text: text.replace('"samples": 2', '"samples": 1'),
+            "not the counts of 24 problems with 1 samples",
+        ),
         (lambda text: text.replace('"untrained"', '"x"'), "is damaged"),
         (lambda text: text.replace('"image-only": "', '"other": "'), "has no view image-only"),
     ],
 )
-def test_a_damaged_file_of_cells_is_named(cells_text: str, tmp_path: Path, change: Any, words: str) -> None:
+def test_a_damaged_file_of_cells_is_named(
+    cells_text: str, tmp_path: Path, change: Any, words: str
+) -> None:
     cells = tmp_path / "cells.json"
     cells.write_text(change(cells_text))
     with pytest.raises(UserError, match=words) as error:
         read_cells(cells)
-    assert "\n" not in str(error.value) and "cells.json that modgap report RUNS --figures wrote" in str(error.value)
+    assert "\n" not in str(
+        error.value
+    ) and "cells.json that modgap report RUNS --figures wrote" in str(error.value)
 
 
 # Real trainings
@@ -430,7 +538,9 @@ def test_committed_tables_are_what_the_command_makes_today(tmp_path: Path) -> No
     spec.loader.exec_module(generate)
     for cells in experiments:
         table = cells.with_name("table.md")
-        assert table.read_text() == generate.experiment_page(cells), f"{table} is out of date: make docs"
+        assert table.read_text() == generate.experiment_page(cells), (
+            f"{table} is out of date: make docs"
+        )
         build_report([cells], tmp_path / "report.html", figures=True)
         made = (tmp_path / "report_figures" / "seeds.md").read_text()
         assert made.splitlines()[3:] == table.read_text().splitlines()[3:]

@@ -24,13 +24,14 @@ from test_report import CONDITIONS, SAID, both, write_run, write_stage
 from test_report_seeds import write_studies
 
 VIEW = (
-    "side n_problems n_samples correct wrong no_answer error accuracy ci_low ci_high truncated truncation_rate "
-    "no_answer_rate error_rate mean_completion_tokens completion_tokens pass_at_k maj_at_k missing_samples "
-    "absent_problems"
+    "side n_problems n_samples correct wrong no_answer error accuracy ci_low ci_high truncated"
+    " truncation_rate no_answer_rate error_rate mean_completion_tokens completion_tokens pass_at_k"
+    " maj_at_k missing_samples absent_problems"
 )
 GAP = (
-    "text_views vision_views n_problems text_accuracy text_ci_low text_ci_high vision_accuracy vision_ci_low "
-    "vision_ci_high points ci_low ci_high degenerate p_value relative table p_vision_given_text p_text_given_vision"
+    "text_views vision_views n_problems text_accuracy text_ci_low text_ci_high vision_accuracy"
+    " vision_ci_low vision_ci_high points ci_low ci_high degenerate p_value relative table"
+    " p_vision_given_text p_text_given_vision"
 )
 PART = "n_problems text_accuracy vision_accuracy points ci_low ci_high degenerate p_value"
 SHARES = "read_right misread share_misread ci_low ci_high"
@@ -88,7 +89,9 @@ STUDY = {
     **{f"seeds[].{part}[].change.{key}": SEEDS_CHANGE
        for part in ("rows", "controls") for key in ("gap", "text", "vision")},
 }  # fmt: skip
-"""Of several studies in one report with the paper's tables; what is below `runs` is that of each run."""
+"""Of several studies in one report with the paper's tables; what is below `runs` is that of each
+run.
+"""
 
 BY_NAME = {
     "views", "leaky", "original", "pass_at_k", "versions", "question_types", "subjects", "stages", "type", "runs",
@@ -119,7 +122,9 @@ def layout(value: Any, path: str = "") -> dict[str, str]:
 
 
 def whole_run(path: Path) -> RunFolder:
-    """A run that has every part of a summary: types, leaky questions, lost and solved problems, a gap."""
+    """A run that has every part of a summary: types, leaky questions, lost and solved problems, a
+    gap.
+    """
     verdicts = {f"p{n}": both("cc", "cw" if n % 3 else "ww") for n in range(12)}
     said = {name: list(SAID.values())[n % 4] for n, name in enumerate(verdicts)}
     run = write_run(path, verdicts, said=said, conditions=CONDITIONS)
@@ -138,7 +143,11 @@ def pgps9k_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     # Right from text, wrong in the image but for what was read there.
     with run.responses_path.open("w") as file:
         for row in rows:
-            text = row.response if row.view == "image-only" and row.problem_id != "p1" else SAID["right"]
+            text = (
+                row.response
+                if row.view == "image-only" and row.problem_id != "p1"
+                else SAID["right"]
+            )
             file.write(row.model_copy(update={"response": text}).model_dump_json() + "\n")
     grade_run(run, "paper")
     return run
@@ -163,7 +172,13 @@ def mathverse_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         return f"\\boxed{{{golds[request.problem_id] if right else 'E'}}}"
 
     problems = read_problems("mathverse", made.write_set(folder / "data", 8))
-    evaluate(problems, ScriptedEngine(answer), folder / "run", views=["text-lite", "vision-dominant"], samples=1)
+    evaluate(
+        problems,
+        ScriptedEngine(answer),
+        folder / "run",
+        views=["text-lite", "vision-dominant"],
+        samples=1,
+    )
     run = RunFolder(folder / "run")
     grade_run(run, "paper", judge=Judge("one", lambda mode: Says()))  # type: ignore[arg-type]
     return run
@@ -185,13 +200,21 @@ def test_the_keys_of_a_study_are_frozen(tmp_path: Path) -> None:
     numbers = build_report(write_studies(tmp_path / "s", 2), tmp_path / "r.html", template="paper")
     write_json(tmp_path / "summary.json", numbers.model_dump(mode="json"))
     whole = json.loads((tmp_path / "summary.json").read_text())
-    found = layout({**whole, "runs": {}, "seeds": [table | {"rows": table["rows"][1:]} for table in whole["seeds"]]})
+    found = layout(
+        {
+            **whole,
+            "runs": {},
+            "seeds": [table | {"rows": table["rows"][1:]} for table in whole["seeds"]],
+        }
+    )
     assert found == STUDY
     assert whole["seeds"][0]["rows"][0]["change"] is None  # the base model has the same keys
     assert list(whole["seeds"][0]["rows"][0]) == list(whole["seeds"][0]["rows"][1])
     assert ReportSummary.model_validate(whole) == numbers
     run = next(iter(whole["runs"].values()))
-    assert list(run) == RUN[""].split()[:-2]  # `sampling` is beside the runs, `original` not computed anew
+    assert (
+        list(run) == RUN[""].split()[:-2]
+    )  # `sampling` is beside the runs, `original` not computed anew
 
 
 def test_what_is_not_there_has_no_key(tmp_path: Path) -> None:
@@ -209,12 +232,16 @@ def test_what_is_not_there_has_no_key(tmp_path: Path) -> None:
     assert "paper" not in build_report([run.path], tmp_path / "r.html").model_dump(mode="json")
 
 
-def test_a_file_reads_back_as_it_was_written(pgps9k_run: RunFolder, mathverse_run: RunFolder) -> None:
+def test_a_file_reads_back_as_it_was_written(
+    pgps9k_run: RunFolder, mathverse_run: RunFolder
+) -> None:
     for run in (pgps9k_run, mathverse_run):
         assert read_summary(run.path).model_dump(mode="json") == file_of(run)
 
 
-def test_a_summary_from_before_later_keys_can_be_read(pgps9k_run: RunFolder, tmp_path: Path) -> None:
+def test_a_summary_from_before_later_keys_can_be_read(
+    pgps9k_run: RunFolder, tmp_path: Path
+) -> None:
     old = file_of(pgps9k_run)
     for key in ("mode", "reading", "pairable", "judge", "sampling", "original"):
         del old[key]
@@ -224,7 +251,12 @@ def test_a_summary_from_before_later_keys_can_be_read(pgps9k_run: RunFolder, tmp
         del gap["degenerate"]
     write_json(tmp_path / "summary.json", old)
     summary = read_summary(tmp_path)
-    assert (summary.mode, summary.judge, summary.reading, summary.original) == ("", None, None, None)
+    assert (summary.mode, summary.judge, summary.reading, summary.original) == (
+        "",
+        None,
+        None,
+        None,
+    )
     assert summary.views["full-text"].absent_problems == 0
     assert summary.gap is not None and not summary.gap.degenerate
     write_json(tmp_path / "summary.json", file_of(pgps9k_run) | {"later": {"key": 1}})
@@ -233,7 +265,9 @@ def test_a_summary_from_before_later_keys_can_be_read(pgps9k_run: RunFolder, tmp
 
 def with_keys(**changes: Any) -> str:
     """A small summary, changed."""
-    return json.dumps({"n_problems": 1, "samples_per_problem": 1, "views": {}, "gap": None} | changes)
+    return json.dumps(
+        {"n_problems": 1, "samples_per_problem": 1, "views": {}, "gap": None} | changes
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,21 +282,32 @@ def with_keys(**changes: Any) -> str:
         ('{"runs": {}, "changes": {}}', "n_problems: Field required"),
         ('{"mode": "strict", "judge": "gpt"}', "n_problems: Field required"),
         (
-            json.dumps({"n_problems": 1, "samples_per_problem": 1, "views": {"a": {}}, "gap": None}),
+            json.dumps(
+                {"n_problems": 1, "samples_per_problem": 1, "views": {"a": {}}, "gap": None}
+            ),
             "views.a.side: Field",
         ),
         (
             json.dumps({"n_problems": "x", "samples_per_problem": 1, "views": {}, "gap": None}),
             "n_problems: Input should",
         ),
-        (json.dumps({"n_problems": 1, "samples_per_problem": 1, "views": [], "gap": None}), "views: Input should be"),
-        (json.dumps({"n_problems": 1, "samples_per_problem": 1, "views": {}, "gap": {}}), "gap.text_views: Field"),
+        (
+            json.dumps({"n_problems": 1, "samples_per_problem": 1, "views": [], "gap": None}),
+            "views: Input should be",
+        ),
+        (
+            json.dumps({"n_problems": 1, "samples_per_problem": 1, "views": {}, "gap": {}}),
+            "gap.text_views: Field",
+        ),
     ],
 )
 def test_a_damaged_or_foreign_summary_is_one_line(content: str, words: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", {"a": both("c", "w")})
     (run.path / "summary.json").write_bytes(content.encode("latin-1"))
-    for act in (lambda: read_summary(run.path), lambda: build_report([run.path], tmp_path / "r.html")):
+    for act in (
+        lambda: read_summary(run.path),
+        lambda: build_report([run.path], tmp_path / "r.html"),
+    ):
         with pytest.raises(UserError, match=words) as error:
             act()
         said = str(error.value)
@@ -284,8 +329,16 @@ def test_what_is_absent_is_one_line(tmp_path: Path) -> None:
         ("import.json", "{", "Invalid JSON"),
         ("import.json", '{"warnings": "all is well"}', "warnings: Input should be a valid array"),
         ("manifest.json", '{"resolved": []}', "resolved is no object"),
-        ("manifest.json", '{"kind": "train", "created": []}', "created: Input should be a valid string"),
-        ("manifest.json", '{"kind": "train", "fingerprints": {"data": [3]}}', "fingerprints.data: Input should be"),
+        (
+            "manifest.json",
+            '{"kind": "train", "created": []}',
+            "created: Input should be a valid string",
+        ),
+        (
+            "manifest.json",
+            '{"kind": "train", "fingerprints": {"data": [3]}}',
+            "fingerprints.data: Input should be",
+        ),
         ("manifest.json", "[]", "it is no object"),
     ],
 )
@@ -305,7 +358,9 @@ def test_other_files_that_a_report_reads_are_named_where_they_are_damaged(
 @pytest.mark.parametrize("step", ['"one"', "1.5", "null", "[1]"])
 def test_a_step_that_is_no_whole_number_is_one_line(step: str, tmp_path: Path) -> None:
     (tmp_path / "stage1").mkdir()
-    (tmp_path / "stage1" / "train_log.jsonl").write_text(f'{{"step": 1, "reward": 0}}\n{{"step": {step}}}\n')
+    (tmp_path / "stage1" / "train_log.jsonl").write_text(
+        f'{{"step": 1, "reward": 0}}\n{{"step": {step}}}\n'
+    )
     with pytest.raises(UserError, match=r"train_log.jsonl: the step .* is no whole number"):
         collect([tmp_path / "stage1"])
 
@@ -313,5 +368,7 @@ def test_a_step_that_is_no_whole_number_is_one_line(step: str, tmp_path: Path) -
 def test_a_manifest_of_another_program_does_not_stop_a_report(tmp_path: Path) -> None:
     write_run(tmp_path / "all" / "run", {"a": both("c", "w")})
     (tmp_path / "all" / "site").mkdir()
-    (tmp_path / "all" / "site" / "manifest.json").write_text('{"name": "app", "created": 1699999999, "icons": []}')
+    (tmp_path / "all" / "site" / "manifest.json").write_text(
+        '{"name": "app", "created": 1699999999, "icons": []}'
+    )
     assert list(build_report([tmp_path / "all"], tmp_path / "r.html").runs) == ["run"]

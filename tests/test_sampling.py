@@ -1,4 +1,6 @@
-"""One sampling for every model and engine: what is asked for is sampled with, said, recorded, kept and compared."""
+"""One sampling for every model and engine: what is asked for is sampled with, said, recorded, kept
+and compared.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def model(tmp_path: Path) -> Callable[[Any], Path]:
             if path.name not in ("generation_config.json", "modgap.json"):
                 (folder / path.name).symlink_to(path)
         if config is not None:
-            (folder / "generation_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+            (folder / "generation_config.json").write_text(
+                config if isinstance(config, str) else json.dumps(config)
+            )
         return folder
 
     return make
@@ -72,10 +76,16 @@ def ask(out: Path, model: Path | str = "tiny", **options: Any) -> dict[str, Any]
     return evaluate_model(PROBLEMS, model, out, EvalOptions(views=VIEWS, **options))
 
 
-QWEN = {"do_sample": True, "temperature": 1e-6, "top_k": 1, "top_p": 0.001, "repetition_penalty": 1.05}
+QWEN = {
+    "do_sample": True,
+    "temperature": 1e-6,
+    "top_k": 1,
+    "top_p": 0.001,
+    "repetition_penalty": 1.05,
+}
 
 
-# ---- what is sampled with --------------------------------------------------------------------------------------------
+# ---- what is sampled with ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -108,14 +118,20 @@ def test_temperature_is_0_6_unless_the_models_own_is_asked_for(
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"temperature": "hot"}, r"generation_config\.json has the temperature 'hot': correct it, or give a number"),
+        (
+            {"temperature": "hot"},
+            r"generation_config\.json has the temperature 'hot': correct it, or give a number",
+        ),
         ({"temperature": -1}, r"has the temperature -1"),
         ({"temperature": True}, r"has the temperature True"),
         ({"temperature": float("nan")}, r"has the temperature nan"),
         ({"temperature": [0.6]}, r"has the temperature \[0\.6\]"),
         ("[1]", r"generation_config\.json is damaged"),
         ("{", r"generation_config\.json is not valid JSON"),
-        ({"temperature": 1, "max_new_tokens": "many"}, r"has max_new_tokens 'many': correct it, or give --max-tokens"),
+        (
+            {"temperature": 1, "max_new_tokens": "many"},
+            r"has max_new_tokens 'many': correct it, or give --max-tokens",
+        ),
         ({"temperature": 1, "max_new_tokens": 0}, r"has max_new_tokens 0"),
     ],
 )
@@ -131,8 +147,12 @@ def test_a_generation_config_that_makes_no_sense_is_named(
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-0.1", "hot", "Model", ""])
-def test_a_temperature_that_is_none_is_refused(tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "--model", "tiny", "--data", str(tmp_path), "--out", "x", "--temperature", value]) in (1, 2)
+def test_a_temperature_that_is_none_is_refused(
+    tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(
+        ["eval", "--model", "tiny", "--data", str(tmp_path), "--out", "x", "--temperature", value]
+    ) in (1, 2)
     assert "--temperature" in capsys.readouterr().err
 
 
@@ -141,11 +161,18 @@ def test_the_sampling_is_said_recorded_and_on_the_page(
 ) -> None:
     summary = ask(tmp_path / "run", samples=2)
     said = (
-        "sampling: temperature 0.6, max tokens 256, top_p 1, top_k off, min_p 0, repetition penalty 1, samples 2, "
-        "seed 42, pixels 37632 to 62720\n"
+        "sampling: temperature 0.6, max tokens 256, top_p 1, top_k off, min_p 0, repetition penalty"
+        " 1, samples 2, seed 42, pixels 37632 to 62720\n"
     )
     assert capsys.readouterr().err == said
-    expected = {"temperature": 0.6, "max_tokens": 256, "samples": 2, "seed": 42, "pixels": [37632, 62720], **PLAIN}
+    expected = {
+        "temperature": 0.6,
+        "max_tokens": 256,
+        "samples": 2,
+        "seed": 42,
+        "pixels": [37632, 62720],
+        **PLAIN,
+    }
     assert RunFolder(tmp_path / "run").manifest()["sampling"] == summary.sampling == expected
     numbers = build_report([tmp_path / "run"], tmp_path / "r.html")
     assert numbers.sampling == {"run": expected}
@@ -155,7 +182,14 @@ def test_the_sampling_is_said_recorded_and_on_the_page(
 
 @pytest.mark.parametrize(
     ("temperature", "samples", "warned"),
-    [(0.0, 2, True), (1e-6, 4, True), (0.049, 2, True), (0.05, 2, False), (0.6, 4, False), (0.0, 1, False)],
+    [
+        (0.0, 2, True),
+        (1e-6, 4, True),
+        (0.049, 2, True),
+        (0.05, 2, False),
+        (0.6, 4, False),
+        (0.0, 1, False),
+    ],
 )
 def test_several_samples_near_temperature_0_are_warned_of(
     tmp_path: Path, engine: Recording, temperature: float, samples: int, warned: bool,
@@ -169,7 +203,7 @@ def test_several_samples_near_temperature_0_are_warned_of(
     assert [words in " ".join(each.warnings) for each in told] == [warned] * 3
 
 
-# ---- what a run keeps ------------------------------------------------------------------------------------------------
+# ---- what a run keeps ----------------------------------------------------------------------------
 
 
 def test_a_run_keeps_what_nobody_asks_for(tmp_path: Path, engine: Recording) -> None:
@@ -194,7 +228,9 @@ def test_a_run_keeps_what_nobody_asks_for(tmp_path: Path, engine: Recording) -> 
     assert responses.read_text() == whole
 
 
-def test_a_run_that_said_nothing_yet_keeps_it_only_if_it_is_the_same_one(tmp_path: Path, engine: Recording) -> None:
+def test_a_run_that_said_nothing_yet_keeps_it_only_if_it_is_the_same_one(
+    tmp_path: Path, engine: Recording
+) -> None:
     ask(tmp_path / "run", temperature=1.3)
     for path in tmp_path.glob("run/*.jsonl"):
         path.unlink()
@@ -205,15 +241,22 @@ def test_a_run_that_said_nothing_yet_keeps_it_only_if_it_is_the_same_one(tmp_pat
     assert engine.asked[-1] == Sampling(0.6, 4096, 42)
 
 
-def test_options_of_a_run_are_those_of_another_one_where_nobody_asks(tmp_path: Path, engine: Recording) -> None:
+def test_options_of_a_run_are_those_of_another_one_where_nobody_asks(
+    tmp_path: Path, engine: Recording
+) -> None:
     ask(tmp_path / "base", temperature=1.3, samples=3)
     taken = as_in(tmp_path / "base", EvalOptions(seed=1))
     assert (taken.temperature, taken.samples, taken.max_tokens, taken.seed) == (1.3, 3, 256, 1)
     assert as_in(tmp_path / "none", EvalOptions()) == EvalOptions()
-    assert eval_arguments(EvalOptions(temperature="model", samples=3)) == ["--samples", "3", "--temperature", "model"]
+    assert eval_arguments(EvalOptions(temperature="model", samples=3)) == [
+        "--samples",
+        "3",
+        "--temperature",
+        "model",
+    ]
 
 
-# ---- runs side by side -----------------------------------------------------------------------------------------------
+# ---- runs side by side ---------------------------------------------------------------------------
 
 
 def run_of(path: Path, sampling: Sampling | None = None, **options: Any) -> Path:
@@ -228,7 +271,10 @@ def run_of(path: Path, sampling: Sampling | None = None, **options: Any) -> Path
         ({"sampling": Sampling(max_tokens=99)}, "max tokens 4096 (a), 99 (b). A part"),
         ({"samples": 2}, "samples 4 (a), 2 (b). A part"),
         ({"pixels": (1, 9)}, ""),  # of the other one it is not known
-        ({"sampling": Sampling(1.0, 99)}, "temperature 0.6 (a), 1 (b); max tokens 4096 (a), 99 (b). A part"),
+        (
+            {"sampling": Sampling(1.0, 99)},
+            "temperature 0.6 (a), 1 (b); max tokens 4096 (a), 99 (b). A part",
+        ),
         ({}, ""),
     ],
 )
@@ -247,18 +293,23 @@ def test_what_older_runs_and_imports_say() -> None:
     assert sampling_of(local) == asked | PLAIN
     served = sampling_of({"kind": "eval", "resolved": {"engine": "openai", **asked}})
     assert served == asked | dict.fromkeys([*PLAIN, "pixels"], "the server's")
-    imported = {"kind": "import", "resolved": {"temperature": [0.6, 0.0], "max_tokens": None, "samples": 4}}
+    imported = {
+        "kind": "import",
+        "resolved": {"temperature": [0.6, 0.0], "max_tokens": None, "samples": 4},
+    }
     assert sampling_of(imported) == {"temperature": [0.6, 0.0], "max_tokens": None, "samples": 4}
     assert "4 samples at temperature 0 " in greedy_words(imported, "x")[0]
     assert sampling_of({"kind": "import", "resolved": {"samples": 4}})["temperature"] is None
     assert sampling_of({}) == {} and greedy_words({}) == []
 
 
-# ---- served models ---------------------------------------------------------------------------------------------------
+# ---- served models -------------------------------------------------------------------------------
 
 
 class Server:
-    """Answers chat completions; keeps the bodies that it took, and refuses those that `refuse` has words for."""
+    """Answers chat completions; keeps the bodies that it took, and refuses those that `refuse` has
+    words for.
+    """
 
     def __init__(self) -> None:
         self.taken: list[dict[str, Any]] = []
@@ -292,7 +343,9 @@ class Server:
 
         self._listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._listener.server_port}/v1"
-        threading.Thread(target=self._listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     def close(self) -> None:
         self._listener.shutdown()
@@ -307,7 +360,9 @@ def server() -> Iterator[Server]:
 
 
 def serve(out: Path, server: Server, **options: Any) -> dict[str, Any]:
-    return ask(out, "m", engine="openai", base_url=server.url, max_retries=0, **{"samples": 2} | options)
+    return ask(
+        out, "m", engine="openai", base_url=server.url, max_retries=0, **{"samples": 2} | options
+    )
 
 
 def names_sent(body: dict[str, Any]) -> dict[str, Any]:
@@ -315,7 +370,9 @@ def names_sent(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_server_is_told_all_of_the_sampling(tmp_path: Path, server: Server) -> None:
-    """Else vLLM and SGLang apply the model's own: Qwen2.5-VL's top_k 1 makes all samples one, at any temperature."""
+    """Else vLLM and SGLang apply the model's own: Qwen2.5-VL's top_k 1 makes all samples one, at
+    any temperature.
+    """
     summary = serve(tmp_path / "run", server)
     assert len(server.taken) == 12
     assert all(names_sent(body) == {"temperature": 0.6, **PLAIN} for body in server.taken)
@@ -324,7 +381,9 @@ def test_a_server_is_told_all_of_the_sampling(tmp_path: Path, server: Server) ->
     }  # fmt: skip
 
 
-def test_the_servers_own_temperature_is_asked_for_by_sending_none(tmp_path: Path, server: Server) -> None:
+def test_the_servers_own_temperature_is_asked_for_by_sending_none(
+    tmp_path: Path, server: Server
+) -> None:
     serve(tmp_path / "run", server, temperature="model")
     serve(tmp_path / "run", server)
     assert all(names_sent(body) == PLAIN for body in server.taken)
@@ -352,10 +411,16 @@ REFUSALS = {
     "openai, reasoning": each_by_name(
         "Unsupported parameter: '{0}' is not supported with this model.", "top_p", *NOT_OPENAIS
     ),
-    "gemini": each_by_name('Invalid JSON payload received. Unknown name "{0}": Cannot find field.', *NOT_OPENAIS),
-    "pydantic": each_by_name("[{{'loc': ('body', '{0}'), 'msg': 'Extra inputs are not permitted'}}]", *NOT_OPENAIS),
+    "gemini": each_by_name(
+        'Invalid JSON payload received. Unknown name "{0}": Cannot find field.', *NOT_OPENAIS
+    ),
+    "pydantic": each_by_name(
+        "[{{'loc': ('body', '{0}'), 'msg': 'Extra inputs are not permitted'}}]", *NOT_OPENAIS
+    ),
     "pydantic 1": each_by_name("{0}: extra fields not permitted", *NOT_OPENAIS),
-    "one of both": each_by_name("`temperature` and `{0}` cannot both be specified for this model.", "top_p"),
+    "one of both": each_by_name(
+        "`temperature` and `{0}` cannot both be specified for this model.", "top_p"
+    ),
     "a bound": each_by_name("{0} must be at least 1, got -1.", "top_k"),
     "a range": each_by_name("Invalid value for {0}", "top_k"),
     "no name": each_by_name("Extra inputs are not permitted", *NOT_OPENAIS),
@@ -391,7 +456,11 @@ def test_what_a_server_does_not_take_is_left_out_said_and_recorded(
 
 def test_another_refusal_is_no_refusal_of_the_sampling(tmp_path: Path, server: Server) -> None:
     server.refuse = lambda body: {
-        "error": {"message": f"This model's maximum context length is 9 tokens. {json.dumps(names_sent(body))}"}
+        "error": {
+            "message": (
+                f"This model's maximum context length is 9 tokens. {json.dumps(names_sent(body))}"
+            )
+        }
     }
     with pytest.raises(UserError, match="all 12 samples failed"):
         serve(tmp_path / "run", server)

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modgap.analysis.gap import accuracy, gap_change, holm, majority_vote, mcnemar, paired_gap, pass_at_k
+from modgap.analysis.gap import (
+    accuracy,
+    gap_change,
+    holm,
+    majority_vote,
+    mcnemar,
+    paired_gap,
+    pass_at_k,
+)
 from modgap.analysis.power import difference_sd, power, problems_needed
 from modgap.analysis.resampling import student_critical
 
@@ -20,13 +28,16 @@ pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, ma
 fast = settings(deadline=None, max_examples=60)
 
 
-# ---- accuracy -------------------------------------------------------------------------------------------------------
+# ---- accuracy ------------------------------------------------------------------------------------
 @fast
 @given(counts)
 def test_accuracy_lies_in_its_interval_and_the_interval_in_0_1(correct: list[int]) -> None:
     estimate = accuracy(correct, 4)
     assert estimate.value == pytest.approx(sum(correct) / (4 * len(correct)))
-    assert 0 <= estimate.ci_low <= estimate.value + 1e-12 and estimate.value - 1e-12 <= estimate.ci_high <= 1
+    assert (
+        0 <= estimate.ci_low <= estimate.value + 1e-12
+        and estimate.value - 1e-12 <= estimate.ci_high <= 1
+    )
     assert (estimate.se is None) == (len(correct) == 1)
 
 
@@ -56,18 +67,34 @@ def test_samples_of_one_problem_are_not_counted_as_independent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "problems", "samples"), [(2, 2, 60, 4), (0.5, 0.5, 100, 4), (4, 1, 200, 1), (0.6, 6, 100, 4)]
+    ("a", "b", "problems", "samples"),
+    [(2, 2, 60, 4), (0.5, 0.5, 100, 4), (4, 1, 200, 1), (0.6, 6, 100, 4)],
 )
-def test_the_interval_of_an_accuracy_covers_the_truth(a: float, b: float, problems: int, samples: int) -> None:
+def test_the_interval_of_an_accuracy_covers_the_truth(
+    a: float, b: float, problems: int, samples: int
+) -> None:
     rng = np.random.default_rng(7)
-    intervals = [accuracy(rng.binomial(samples, rng.beta(a, b, problems)), samples) for _ in range(1000)]
+    intervals = [
+        accuracy(rng.binomial(samples, rng.beta(a, b, problems)), samples) for _ in range(1000)
+    ]
     assert 0.93 <= np.mean([e.ci_low <= a / (a + b) <= e.ci_high for e in intervals]) <= 0.97
 
 
 @pytest.mark.parametrize(
     ("tail", "of_freedom"),
     [
-        (0.05, {1: 12.7062, 2: 4.30265, 3: 3.18245, 5: 2.57058, 10: 2.22814, 100: 1.98397, 999: 1.96234}),
+        (
+            0.05,
+            {
+                1: 12.7062,
+                2: 4.30265,
+                3: 3.18245,
+                5: 2.57058,
+                10: 2.22814,
+                100: 1.98397,
+                999: 1.96234,
+            },
+        ),
         (0.01, {1: 63.6567, 2: 9.92484, 3: 5.84091, 7: 3.49948, 10: 3.16927, 100: 2.62589}),
         (0.001, {1: 636.619, 2: 31.5991, 3: 12.9240, 5: 6.86883, 10: 4.58689, 100: 3.39049}),
     ],
@@ -79,7 +106,7 @@ def test_quantiles_of_student_are_the_tables(tail: float, of_freedom: dict[int, 
     assert student_critical(tail, math.inf) == pytest.approx(-NormalDist().inv_cdf(tail / 2))
 
 
-# ---- the gap --------------------------------------------------------------------------------------------------------
+# ---- the gap -------------------------------------------------------------------------------------
 @fast
 @given(pairs)
 def test_swapping_the_views_turns_the_gap_around(samples: list[tuple[int, int]]) -> None:
@@ -115,7 +142,9 @@ def test_a_model_that_solves_nothing_has_no_relative_gap_and_no_nan() -> None:
     assert (paired_gap([1], [0]).ci_low, paired_gap([1], [0]).ci_high) == (-100, 100)
 
 
-def test_the_bootstrap_is_seeded_and_its_two_ways_of_drawing_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bootstrap_is_seeded_and_its_two_ways_of_drawing_agree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(0)
     text, vision = rng.binomial(4, 0.6, 300) / 4, rng.binomial(4, 0.4, 300) / 4
     drawn_by_value = paired_gap(text, vision)
@@ -142,13 +171,19 @@ def test_the_interval_of_a_gap_covers_the_truth(problems: int, samples: int) -> 
 
     def chances(size: int) -> tuple[np.ndarray, np.ndarray]:
         ease = rng.normal(size=size)  # shared by the two views of a problem
-        return 1 / (1 + np.exp(-1.5 * ease - 0.8)), 1 / (1 + np.exp(-ease - rng.normal(size=size) + 0.2))
+        return 1 / (1 + np.exp(-1.5 * ease - 0.8)), 1 / (
+            1 + np.exp(-ease - rng.normal(size=size) + 0.2)
+        )
 
     text, vision = chances(2_000_000)
     truth, hits = 100 * float(np.mean(text - vision)), 0
     for _ in range(1000):
         text, vision = chances(problems)
-        gap = paired_gap(rng.binomial(samples, text) / samples, rng.binomial(samples, vision) / samples, resamples=1000)
+        gap = paired_gap(
+            rng.binomial(samples, text) / samples,
+            rng.binomial(samples, vision) / samples,
+            resamples=1000,
+        )
         hits += gap.ci_low <= truth <= gap.ci_high
     assert 930 <= hits <= 970
 
@@ -168,11 +203,13 @@ def test_mcnemar_is_the_binomial_test() -> None:
         assert mcnemar(b, c) == mcnemar(c, b) == pytest.approx(min(1, 2 * tail / 2 ** (b + c)))
 
 
-# ---- change of the gap ----------------------------------------------------------------------------------------------
+# ---- change of the gap ---------------------------------------------------------------------------
 def test_a_change_of_the_gap_is_paired_over_all_four() -> None:
     rng = np.random.default_rng(1)
     easy = rng.random(400)
-    a_text, a_vision, b_vision = (rng.binomial(8, np.clip(easy + shift, 0, 1)) / 8 for shift in (0.1, -0.2, 0.0))
+    a_text, a_vision, b_vision = (
+        rng.binomial(8, np.clip(easy + shift, 0, 1)) / 8 for shift in (0.1, -0.2, 0.0)
+    )
     change = gap_change(a_text, a_vision, a_text, b_vision)
     assert change.points == pytest.approx(change.after - change.before)
     assert change.before == pytest.approx(paired_gap(a_text, a_vision).points)
@@ -184,13 +221,15 @@ def test_a_change_of_the_gap_is_paired_over_all_four() -> None:
 def test_the_sign_flip_test_keeps_its_size() -> None:
     rng = np.random.default_rng(2)
     p_values = [
-        gap_change(*(rng.binomial(4, 0.5, 60) / 4 for _ in range(4)), resamples=200, seed=seed).p_value
+        gap_change(
+            *(rng.binomial(4, 0.5, 60) / 4 for _ in range(4)), resamples=200, seed=seed
+        ).p_value
         for seed in range(600)
     ]
     assert 0.02 <= np.mean([p <= 0.05 for p in p_values]) <= 0.08
 
 
-# ---- votes, pass@k, Holm --------------------------------------------------------------------------------------------
+# ---- votes, pass@k, Holm -------------------------------------------------------------------------
 @fast
 @given(st.integers(1, 8), st.data())
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(n: int, data: st.DataObject) -> None:
@@ -224,24 +263,27 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-# ---- planning -------------------------------------------------------------------------------------------------------
+# ---- planning ------------------------------------------------------------------------------------
 def test_the_planned_number_of_problems_has_the_power_it_promises() -> None:
     rng = np.random.default_rng(5)
     points, samples, a, consistency = 10.0, 4, 0.6, 0.5
-    problems = problems_needed(points, samples, text_accuracy=a, consistency=consistency, correlation=0.0)
+    problems = problems_needed(
+        points, samples, text_accuracy=a, consistency=consistency, correlation=0.0
+    )
     concentration = 1 / consistency - 1  # a beta distribution with this intraclass correlation
     found = 0
     for _ in range(1000):
         text, vision = (
-            rng.binomial(samples, rng.beta(p * concentration, (1 - p) * concentration, problems)) / samples
+            rng.binomial(samples, rng.beta(p * concentration, (1 - p) * concentration, problems))
+            / samples
             for p in (a, a - points / 100)
         )
         d = text - vision
         found += abs(d.mean()) > 1.96 * d.std(ddof=1) / math.sqrt(problems)
     assert 0.76 <= found / 1000 <= 0.84
-    assert power(points, problems, samples, text_accuracy=a, consistency=consistency, correlation=0.0) == pytest.approx(
-        0.8, abs=0.01
-    )
+    assert power(
+        points, problems, samples, text_accuracy=a, consistency=consistency, correlation=0.0
+    ) == pytest.approx(0.8, abs=0.01)
 
 
 def test_more_samples_and_larger_gaps_need_fewer_problems() -> None:
@@ -251,7 +293,7 @@ def test_more_samples_and_larger_gaps_need_fewer_problems() -> None:
     assert difference_sd(5, 10**6, consistency=1.0, correlation=1.0) < difference_sd(5, 1)
 
 
-# ---- bad input ------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("call", "message"),
     [

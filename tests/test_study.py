@@ -1,4 +1,6 @@
-"""A whole study with the bundled testbed model: real problems made here, real updates, one report; and kill -9."""
+"""A whole study with the bundled testbed model: real problems made here, real updates, one report;
+and kill -9.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study") / "study"
-    run_study(spec(data, "tiny", ("kl", "full-text"), out, benchmark="synthetic", settings=SETTINGS, options=OPTIONS))
+    run_study(
+        spec(
+            data,
+            "tiny",
+            ("kl", "full-text"),
+            out,
+            benchmark="synthetic",
+            settings=SETTINGS,
+            options=OPTIONS,
+        )
+    )
     return out
 
 
@@ -57,7 +69,11 @@ def test_a_study_leaves_what_its_contract_says(study: Path) -> None:
         assert exactly_once(study / run / "eval", 2, TEST)
         summary = json.loads((study / run / "eval" / "summary.json").read_text())
         assert {"points", "ci_low", "ci_high", "p_value", "table"} <= set(summary["gap"])
-    assert [path.parent.parent.name for path in sorted(study.glob("**/responses.jsonl"))] == ["base", "full-text", "kl"]
+    assert [path.parent.parent.name for path in sorted(study.glob("**/responses.jsonl"))] == [
+        "base",
+        "full-text",
+        "kl",
+    ]
     assert (study / "kl" / "stage2" / "checkpoints" / "step_1" / "model.safetensors").exists()
     numbers = json.loads((study / "summary.json").read_text())
     assert set(numbers["runs"]) == {"base", "full-text", "kl"}
@@ -65,12 +81,17 @@ def test_a_study_leaves_what_its_contract_says(study: Path) -> None:
 
 
 def test_the_updates_are_real(study: Path) -> None:
-    """The testbed model solves some samples of a problem and not others, so groups are kept and gradients flow."""
+    """The testbed model solves some samples of a problem and not others, so groups are kept and
+    gradients flow.
+    """
     for stage in ("full-text/stage1", "kl/stage2"):
         (row,) = map(json.loads, (study / stage / "train_log.jsonl").read_text().splitlines())
         assert row["kept_groups"] > 0 and row["grad_norm"] > 0
     assert row["eligible_rows"] > 0 and row["contrastive_kl"] > 0
-    weights = [study / name / "checkpoints/step_1/model.safetensors" for name in ("full-text/stage1", "kl/stage2")]
+    weights = [
+        study / name / "checkpoints/step_1/model.safetensors"
+        for name in ("full-text/stage1", "kl/stage2")
+    ]
     assert weights[0].read_bytes() != weights[1].read_bytes()
 
 
@@ -83,13 +104,35 @@ def test_recipes_that_begin_alike_share_that_stage(study: Path) -> None:
 def test_a_finished_study_does_nothing_again(study: Path, data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in study.glob("**/*.safetensors")}
     responses = {path: path.read_bytes() for path in study.glob("**/responses.jsonl")}
-    run_study(spec(data, "tiny", ("full-text", "kl"), study, benchmark="synthetic", settings=SETTINGS, options=OPTIONS))
+    run_study(
+        spec(
+            data,
+            "tiny",
+            ("full-text", "kl"),
+            study,
+            benchmark="synthetic",
+            settings=SETTINGS,
+            options=OPTIONS,
+        )
+    )
     assert before == {path: path.stat().st_mtime_ns for path in study.glob("**/*.safetensors")}
     assert responses == {path: path.read_bytes() for path in study.glob("**/responses.jsonl")}
 
 
-def test_other_arguments_are_refused(study: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["study", "--data", str(data), "--model", "tiny", "--out", str(study), "--benchmark", "synthetic"]
+def test_other_arguments_are_refused(
+    study: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "study",
+        "--data",
+        str(data),
+        "--model",
+        "tiny",
+        "--out",
+        str(study),
+        "--benchmark",
+        "synthetic",
+    ]
     assert main([*arguments, "--recipes", "full-text", "--samples", "3", "--set", *SETTINGS]) == 1
     assert re.search(r"samples was 2, now 3", capsys.readouterr().err)
     assert main([*arguments, "--recipes", "fulltext"]) == 1
@@ -113,7 +156,10 @@ def test_a_setting_of_a_stage_goes_to_the_recipes_that_have_it() -> None:
 
 
 def test_a_study_does_not_measure_on_what_it_trained_on(tmp_path: Path) -> None:
-    line = '{"id": "a", "answer": "3", "prompts": {"full-text": "AB = 3. Find AB.", "image-only": "Find AB."}}\n'
+    line = (
+        '{"id": "a", "answer": "3", "prompts": {"full-text": "AB = 3. Find AB.", "image-only":'
+        ' "Find AB."}}\n'
+    )
     (tmp_path / "problems.jsonl").write_text(line.replace('"answer"', '"image": null, "answer"'))
     with pytest.raises(UserError):
         run_study(spec(tmp_path, "tiny", ["full-text"], tmp_path / "out", benchmark="pairs"))
@@ -124,8 +170,12 @@ def some_line(path: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_kill_9_in_any_phase_and_the_same_command_finishes(study: Path, data: Path, tmp_path: Path) -> None:
-    """Killed at the first sign of each phase; then the same command gets through and all is there exactly once."""
+def test_kill_9_in_any_phase_and_the_same_command_finishes(
+    study: Path, data: Path, tmp_path: Path
+) -> None:
+    """Killed at the first sign of each phase; then the same command gets through and all is there
+    exactly once.
+    """
     out = tmp_path / "s"
     command = [sys.executable, "-m", "modgap", "study", "--data", str(data), "--model", "tiny"]
     command += ["--recipes", "full-text,kl", "--benchmark", "synthetic", "--out", str(out)]

@@ -1,4 +1,6 @@
-"""Several seeds and several jobs at a time: the same studies as one by one, and a failure that takes nothing along."""
+"""Several seeds and several jobs at a time: the same studies as one by one, and a failure that
+takes nothing along.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +35,43 @@ QUICK = ("steps=1", "prompts_per_step=2", "mini_batch=2", "max_refills=1", "eval
 @pytest.mark.slow
 def test_a_sweep_of_parallel_jobs_leaves_the_studies_that_one_process_would(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", 20, 2, seed=3)
-    asked = {"benchmark": "synthetic", "settings": QUICK, "options": EvalOptions(samples=1, max_tokens=16)}
+    asked = {
+        "benchmark": "synthetic",
+        "settings": QUICK,
+        "options": EvalOptions(samples=1, max_tokens=16),
+    }
     several = run_sweep(
-        spec(tmp_path / "data", "tiny", ["full-text", "curriculum"], tmp_path / "several", seeds=(1,), jobs=2, **asked)
+        spec(
+            tmp_path / "data",
+            "tiny",
+            ["full-text", "curriculum"],
+            tmp_path / "several",
+            seeds=(1,),
+            jobs=2,
+            **asked,
+        )
     )
     alone = run_sweep(
-        spec(tmp_path / "data", "tiny", ["full-text", "curriculum"], tmp_path / "alone", seeds=(1,), **asked)
+        spec(
+            tmp_path / "data",
+            "tiny",
+            ["full-text", "curriculum"],
+            tmp_path / "alone",
+            seeds=(1,),
+            **asked,
+        )
     )
     [study], [other] = several, alone
     assert study.name == other.name == "seed1"
     for name in ("base", "full-text", "curriculum"):
-        mine, theirs = ({r.key: r.response for r in RunFolder(f / name / "eval").responses()} for f in (study, other))
+        mine, theirs = (
+            {r.key: r.response for r in RunFolder(f / name / "eval").responses()}
+            for f in (study, other)
+        )
         assert mine == theirs
-    assert (study / "curriculum" / "stage1").is_symlink(), "the stage that both begin with is trained once"
+    assert (study / "curriculum" / "stage1").is_symlink(), (
+        "the stage that both begin with is trained once"
+    )
     assert {path.name for path in (tmp_path / "several" / "logs").iterdir()} >= {
         "seed1_base.log",
         "seed1_full-text.log",
@@ -62,7 +88,9 @@ def test_a_recipe_waits_for_the_one_that_it_shares_the_most_stages_with() -> Non
 
 def test_a_failing_job_takes_only_those_along_that_wait_for_it(tmp_path: Path) -> None:
     def synth(out: Path) -> list[Step]:
-        return [Step(1, lambda: ["data", "synth", "--out", str(out), "--train", "0", "--test", "1"])]
+        return [
+            Step(1, lambda: ["data", "synth", "--out", str(out), "--train", "0", "--test", "1"])
+        ]
 
     def no_checkpoint() -> list[str]:
         raise UserError("there is no checkpoint")
@@ -72,14 +100,18 @@ def test_a_failing_job_takes_only_those_along_that_wait_for_it(tmp_path: Path) -
     bad = [Step(1, lambda: ["data", "synth", "--out", "/dev/null/x", "--test", "1"])]
     scheduler.add("bad", bad, tmp_path / "logs" / "bad.log")
     scheduler.add("raises", [Step(1, no_checkpoint)], tmp_path / "raises.log")
-    scheduler.add("grandchild", synth(tmp_path / "never"), tmp_path / "grandchild.log", after="child")
+    scheduler.add(
+        "grandchild", synth(tmp_path / "never"), tmp_path / "grandchild.log", after="child"
+    )
     scheduler.add("good", synth(tmp_path / "good"), tmp_path / "good.log")
     errors = {job.name: job.error for job in scheduler.run()}
     assert list(errors) == ["child", "bad", "raises", "grandchild"]
     assert (tmp_path / "good" / "test.json").exists() and not (tmp_path / "never").exists()
     assert errors["child"] == "not begun, it waits for bad"
     assert "/dev/null" in errors["bad"] and errors["bad"].endswith("bad.log)")
-    assert errors["raises"] == "there is no checkpoint" and errors["grandchild"].endswith("waits for child")
+    assert errors["raises"] == "there is no checkpoint" and errors["grandchild"].endswith(
+        "waits for child"
+    )
 
 
 class Ran:
@@ -87,10 +119,14 @@ class Ran:
 
     seen: ClassVar[list[Ran]] = []
 
-    def __init__(self, arguments: list[str], log: Path, *, mask: str | None = None, at_once: int = 1) -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, *, mask: str | None = None, at_once: int = 1
+    ) -> None:
         self.arguments, self.mask, self.left = arguments, mask, 3
         now = [ran for ran in self.seen if ran.left > 0]
-        self.with_it = [device for ran in [*now, self] if ran.mask for device in ran.mask.split(",")]
+        self.with_it = [
+            device for ran in [*now, self] if ran.mask for device in ran.mask.split(",")
+        ]
         self.at_once = len(now) + 1
         self.seen.append(self)
 
@@ -111,7 +147,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Ran]:
     return Ran.seen
 
 
-def test_jobs_share_accelerators_only_when_there_are_more_jobs(tmp_path: Path, ran: list[Ran]) -> None:
+def test_jobs_share_accelerators_only_when_there_are_more_jobs(
+    tmp_path: Path, ran: list[Ran]
+) -> None:
     for at_once, most in ((3, 1), (6, 2)):
         ran.clear()
         scheduler = Scheduler(at_once, ["4", "7", "GPU-a"])
@@ -140,8 +178,13 @@ def commands_of(
     monkeypatch.setattr(sweep.Study, "run", lambda study: {})
     monkeypatch.setattr("modgap.training.checkpoint.final_checkpoint", lambda folder: folder)
     out = data.parent / "out"
-    run_sweep(spec(data, "tiny", ["kl"], out, jobs=4, benchmark="synthetic", options=options, **asked))
-    return {str(Path(one.arguments[one.arguments.index("--out") + 1]).relative_to(out)): one for one in ran}
+    run_sweep(
+        spec(data, "tiny", ["kl"], out, jobs=4, benchmark="synthetic", options=options, **asked)
+    )
+    return {
+        str(Path(one.arguments[one.arguments.index("--out") + 1]).relative_to(out)): one
+        for one in ran
+    }
 
 
 def test_a_device_is_for_all_jobs_and_found_by_them(
@@ -177,7 +220,9 @@ def test_the_base_model_is_measured_once_for_all_seeds(
     found = commands_of(data, ran, monkeypatch, EvalOptions(), seeds=(0, 1, 2))
     assert [name for name in found if "base" in name] == ["seed0/base/eval"]
     out = data.parent / "out"
-    assert all((out / f"seed{seed}" / "base").resolve() == out / "seed0" / "base" for seed in (1, 2))
+    assert all(
+        (out / f"seed{seed}" / "base").resolve() == out / "seed0" / "base" for seed in (1, 2)
+    )
     ran.clear()  # nothing was measured, and the next command leaves out the study that was to do it
     assert "seed2/base/eval" in commands_of(data, ran, monkeypatch, EvalOptions(), seeds=(2, 1))
 
@@ -195,9 +240,13 @@ def test_what_cannot_be_run_is_refused_before_anything_is(
     refused(r"--set verl\.x: only --engine verl", settings=["verl.x=1"])
     refused(r"version of MathVerse's", EvalOptions(views="text-lite"))
     out = data.parent / "out"
-    with prepare_study(spec(data, "tiny", ["kl"], out / "seed1", benchmark="synthetic", options=EvalOptions())):
+    with prepare_study(
+        spec(data, "tiny", ["kl"], out / "seed1", benchmark="synthetic", options=EvalOptions())
+    ):
         refused(r"another process is writing .*seed1", seeds=(0, 1))
-    with prepare_study(spec(data, "tiny", ["kl"], out, benchmark="synthetic", options=EvalOptions())):
+    with prepare_study(
+        spec(data, "tiny", ["kl"], out, benchmark="synthetic", options=EvalOptions())
+    ):
         pass
     refused(r"style was 'aligned', now 'paper'", EvalOptions(style="paper"))
     train, test = (json.loads((data / f"{split}.json").read_text()) for split in ("train", "test"))
@@ -207,11 +256,16 @@ def test_what_cannot_be_run_is_refused_before_anything_is(
     refused(r"train\.json")
 
 
-def test_the_studies_are_held_while_their_jobs_run(data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_studies_are_held_while_their_jobs_run(
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
     held: list[bool] = []
 
     def poll(self: Ran) -> int:
-        with pytest.raises(UserError, match="another process is writing"), RunFolder(data.parent / "out").lock():
+        with (
+            pytest.raises(UserError, match="another process is writing"),
+            RunFolder(data.parent / "out").lock(),
+        ):
             pass
         held.append(True)
         return 0
@@ -224,7 +278,11 @@ def test_the_studies_are_held_while_their_jobs_run(data: Path, ran: list[Ran], m
 
 
 @pytest.mark.parametrize(
-    "kind", [signal.SIGKILL, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (signal.SIGINT, signal.SIGTERM))]
+    "kind",
+    [
+        signal.SIGKILL,
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (signal.SIGINT, signal.SIGTERM)),
+    ],
 )
 def test_whatever_ends_a_sweep_ends_its_jobs_in_order(
     tmp_path: Path, kind: signal.Signals, monkeypatch: pytest.MonkeyPatch
@@ -237,7 +295,8 @@ def test_whatever_ends_a_sweep_ends_its_jobs_in_order(
     command = [sys.executable, "-m", "modgap", "study", "--data", "data", "--benchmark", "synthetic", "--model",
                "tiny", "--recipes", "full-text", "--out", "out", "--seeds", "0,1", "--jobs", "2",
                "--samples", "2000"]  # fmt: skip
-    # SIGTERM comes to one that ignores SIGINT, as after nohup or in a shell's background, and so do its jobs
+    # SIGTERM comes to one that ignores SIGINT, as after nohup or in a shell's background, and so do
+    # its jobs
     handler = signal.default_int_handler if kind is signal.SIGINT else signal.SIG_IGN
     before = signal.signal(signal.SIGINT, handler)
     try:
@@ -245,7 +304,9 @@ def test_whatever_ends_a_sweep_ends_its_jobs_in_order(
     finally:
         signal.signal(signal.SIGINT, before)
     logs = [tmp_path / "out" / "logs" / f"seed0_{name}.log" for name in ("base", "full-text")]
-    runs = [tmp_path / "out" / "seed0" / name / "manifest.json" for name in ("base/eval", "full-text")]
+    runs = [
+        tmp_path / "out" / "seed0" / name / "manifest.json" for name in ("base/eval", "full-text")
+    ]
     until = time.monotonic() + 60
     while time.monotonic() < until and not all(run.exists() for run in runs):
         time.sleep(0.1)
@@ -255,13 +316,17 @@ def test_whatever_ends_a_sweep_ends_its_jobs_in_order(
     assert told.returncode == (-9 if kind is signal.SIGKILL else 130)
     assert kind is signal.SIGKILL or "interrupted" in said
     assert not left_of(mark)
-    assert all("interrupted" in log.read_text() for log in logs), "they were asked to end, not killed"
+    assert all("interrupted" in log.read_text() for log in logs), (
+        "they were asked to end, not killed"
+    )
 
 
 def test_options_become_the_arguments_that_give_them() -> None:
     from modgap.cli.main import app
 
-    options = EvalOptions(views="image-only", samples=2, temperature=0.0, engine_args=("a=1", "b=2"), batch_size=7)
+    options = EvalOptions(
+        views="image-only", samples=2, temperature=0.0, engine_args=("a=1", "b=2"), batch_size=7
+    )
     words = ["eval", "--data", "d", "--model", "m", "--out", "o", *eval_arguments(options)]
     _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     assert bound.arguments["options"] == options

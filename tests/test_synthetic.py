@@ -1,4 +1,6 @@
-"""The synthetic generator, judged from outside: clauses are parsed here and measured in the coordinates."""
+"""The synthetic generator, judged from outside: clauses are parsed here and measured in the
+coordinates.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def every() -> list[SyntheticProblem]:
     return [problem for type in TYPES for problem in problems(type)]
 
 
-# --- a second reading of the grammar --------------------------------------------------------------------------------
+# --- a second reading of the grammar
+# --------------------------------------------------------------------------------
 def number(text: str, values: Values) -> float:
     r"""The value of `3x-5`, `16\sqrt{2}`, `12*12`, `2(x+3)`, `25\pi`."""
     code = re.sub(r"\\sqrt\{(.+?)\}", r"*sqrt(\1)", text).replace(r"\pi", "*pi")
@@ -65,7 +68,10 @@ def dot(u: complex, w: complex) -> float:
 
 
 def circles(problem: SyntheticProblem) -> dict[str, list[str]]:
-    found = (re.fullmatch(r"\\odot (\w) lieson (.+)", clause) for clause in problem.record["parsing_stru_seqs"])
+    found = (
+        re.fullmatch(r"\\odot (\w) lieson (.+)", clause)
+        for clause in problem.record["parsing_stru_seqs"]
+    )
     return {m[1]: m[2].split() for m in found if m}
 
 
@@ -76,7 +82,10 @@ def lines(problem: SyntheticProblem) -> list[list[str]]:
 
 def line_names(problem: SyntheticProblem) -> dict[str, tuple[str, str]]:
     """The ends of each line that has a small letter."""
-    found = (re.fullmatch(r"line (\w) lieson (\w).* (\w)", clause) for clause in problem.record["parsing_stru_seqs"])
+    found = (
+        re.fullmatch(r"line (\w) lieson (\w).* (\w)", clause)
+        for clause in problem.record["parsing_stru_seqs"]
+    )
     return {f"line {m[1]}": (m[2], m[3]) for m in found if m}
 
 
@@ -101,7 +110,9 @@ def is_label(text: str) -> bool:
 
 
 def residuals(problem: SyntheticProblem, values: Values) -> list[float]:
-    """Everything that structural clauses, semantic clauses and the question state, as numbers that should be zero."""
+    """Everything that structural clauses, semantic clauses and the question state, as numbers that
+    should be zero.
+    """
     out = []
     for names in lines(problem):
         ends = values[names[-1]] - values[names[0]]
@@ -121,7 +132,11 @@ def residuals(problem: SyntheticProblem, values: Values) -> list[float]:
             (a, b), (c, d) = ([values[name] for name in side] for side in sides)
             out.append(cross(b - a, d - c))
         else:
-            sides = [quantity(part, problem, values) for part in clause.split(" = ") if not is_label(part)]
+            sides = [
+                quantity(part, problem, values)
+                for part in clause.split(" = ")
+                if not is_label(part)
+            ]
             out += [(side - sides[0]) / abs(sides[0]) for side in sides[1:]]
     return out + stated(problem, values)
 
@@ -137,7 +152,11 @@ def stated(problem: SyntheticProblem, values: Values) -> list[float]:
     elif (m := re.search(r"of the (rectangle|rhombus|square)", text)) and len(problem.points) == 4:
         middle = sum(complex(*at) for at in problem.points.values()) / 4
         word, kind = (
-            "".join(sorted(problem.points, key=lambda n: cmath.phase(complex(*problem.points[n]) - middle))),
+            "".join(
+                sorted(
+                    problem.points, key=lambda n: cmath.phase(complex(*problem.points[n]) - middle)
+                )
+            ),
             m[1],
         )
     if kind in ("parallelogram", "rectangle", "rhombus", "square"):
@@ -148,7 +167,10 @@ def stated(problem: SyntheticProblem, values: Values) -> list[float]:
         if kind in ("rhombus", "square"):
             out.append(abs(b - a) / abs(d - a) - 1)
     if m := re.search(r"triangle (\w{3}) \\sim \\triangle (\w{3})", text):
-        pairs = [distance(m[1][k] + m[1][k - 1], values) / distance(m[2][k] + m[2][k - 1], values) for k in range(3)]
+        pairs = [
+            distance(m[1][k] + m[1][k - 1], values) / distance(m[2][k] + m[2][k - 1], values)
+            for k in range(3)
+        ]
         out += [pairs[0] / pairs[1] - 1, pairs[0] / pairs[2] - 1]
     if m := re.match(r"(\w\w)(?: and (\w\w))? (?:is|are) tangent to \\odot (\w)", text):
         on = circles(problem)[m[3]]
@@ -184,7 +206,9 @@ def asked(problem: SyntheticProblem, values: Values) -> float:
     if m := re.search(r"(?:Find|for|value of) ([a-z])$", text):
         return float(values[m[1]])
     if m := re.search(r"\\angle (\d)$", text):
-        name = next(c for c in problem.record["parsing_sem_seqs"] if c.endswith(rf"= m \angle {m[1]}"))
+        name = next(
+            c for c in problem.record["parsing_sem_seqs"] if c.endswith(rf"= m \angle {m[1]}")
+        )
         return angle(re.search(r"[A-Z]{3}", name)[0], values)
     if m := re.search(r"\\angle ([A-Z]{3})$", text):
         return angle(m[1], values)
@@ -214,7 +238,8 @@ def state(problem: SyntheticProblem) -> Values:
     return {**{name: complex(*at) for name, at in problem.points.items()}, **problem.unknowns}
 
 
-# --- the properties -------------------------------------------------------------------------------------------------
+# --- the properties
+# -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("type", TYPES)
 def test_what_the_record_says_holds_in_the_figure(type: str) -> None:
     for problem in problems(type):
@@ -229,20 +254,34 @@ def test_what_the_record_says_holds_in_the_figure(type: str) -> None:
 
 @pytest.mark.parametrize("type", TYPES)
 def test_the_answer_follows_from_the_clauses(type: str) -> None:
-    """No small motion of points and unknowns that keeps every clause changes the quantity asked for."""
+    """No small motion of points and unknowns that keeps every clause changes the quantity asked
+    for.
+    """
     for problem in problems(type)[: PER_TYPE // 2]:
         values = state(problem)
         points = [name for name in values if name.isupper()]
         unknowns = [name for name in values if name.islower()]
         size = max(abs(values[a] - values[b]) for a, b in itertools.combinations(points, 2))
 
-        def moved(step: np.ndarray, values=values, points=points, unknowns=unknowns, size=size) -> Values:
-            out: Values = {n: values[n] + size * complex(*step[2 * k : 2 * k + 2]) for k, n in enumerate(points)}
-            return out | {n: values[n] * (1 + step[2 * len(points) + k]) for k, n in enumerate(unknowns)}
+        def moved(
+            step: np.ndarray, values=values, points=points, unknowns=unknowns, size=size
+        ) -> Values:
+            out: Values = {
+                n: values[n] + size * complex(*step[2 * k : 2 * k + 2])
+                for k, n in enumerate(points)
+            }
+            return out | {
+                n: values[n] * (1 + step[2 * len(points) + k]) for k, n in enumerate(unknowns)
+            }
 
         def rows(step: np.ndarray, problem=problem, moved=moved) -> np.ndarray:
             values = moved(step)
-            return np.array([*residuals(problem, values), asked(problem, values) / float(problem.record["answer"])])
+            return np.array(
+                [
+                    *residuals(problem, values),
+                    asked(problem, values) / float(problem.record["answer"]),
+                ]
+            )
 
         count = 2 * len(points) + len(unknowns)
         h = 1e-5
@@ -256,17 +295,25 @@ def test_the_answer_follows_from_the_clauses(type: str) -> None:
 
 def test_questions_carry_no_numbers() -> None:
     for problem in every():
-        assert not re.search(r"\d", re.sub(r"\\angle \d", "", problem.record["text"])), problem.record["text"]
+        assert not re.search(r"\d", re.sub(r"\\angle \d", "", problem.record["text"])), (
+            problem.record["text"]
+        )
 
 
 def test_what_the_clauses_say_is_in_the_diagram() -> None:
     for problem in every():
         texts = Counter(label.text for label in problem.labels)
         assert all(texts[name] for name in problem.points)
-        wanted: Counter[str] = Counter([*problem.points, *(name[-1] for name in line_names(problem))])
+        wanted: Counter[str] = Counter(
+            [*problem.points, *(name[-1] for name in line_names(problem))]
+        )
         for clause in problem.record["parsing_sem_seqs"]:
             value = clause.split(" = ")[-1]
-            if r"\perp" in clause or r"\parallel" in clause or re.fullmatch(r"[A-Z]{2}|m \\angle [A-Z]{3}", value):
+            if (
+                r"\perp" in clause
+                or r"\parallel" in clause
+                or re.fullmatch(r"[A-Z]{2}|m \\angle [A-Z]{3}", value)
+            ):
                 continue
             shown = value.removeprefix(r"m \angle ").replace(r"\sqrt{", "√").replace("}", "")
             if clause.startswith("m ") and not is_label(value):
@@ -278,7 +325,12 @@ def test_what_the_clauses_say_is_in_the_diagram() -> None:
 def test_labels_are_on_the_canvas_and_apart() -> None:
     for problem in every():
         for label in problem.labels:
-            assert label.x >= 1 and label.y >= 1 and label.x + label.w <= 223 and label.y + label.h <= 223
+            assert (
+                label.x >= 1
+                and label.y >= 1
+                and label.x + label.w <= 223
+                and label.y + label.h <= 223
+            )
         for a, b in itertools.combinations(problem.labels, 2):
             apart = a.x + a.w <= b.x or b.x + b.w <= a.x or a.y + a.h <= b.y or b.y + b.h <= a.y
             assert apart, (problem.record, a, b)
@@ -321,7 +373,10 @@ def test_solutions_transcribe_then_work_then_answer() -> None:
         for step in m[2].split(", "):
             sides = step.split(" = ")
             results = [number(side, values) for side in sides]
-            assert len(sides) == 2 and results[0] == pytest.approx(results[1], rel=1e-9), (step, problem.solution)
+            assert len(sides) == 2 and results[0] == pytest.approx(results[1], rel=1e-9), (
+                step,
+                problem.solution,
+            )
             last = sides[1]
         assert number(m[3], values) == pytest.approx(float(problem.record["answer"]), abs=6e-4)
         assert last == m[3], problem.solution
@@ -341,7 +396,11 @@ def test_records_have_the_layout_of_pgps9k() -> None:
 
 def test_programs_refer_to_values_that_exist() -> None:
     for problem in every():
-        values = [c for c in problem.record["parsing_sem_seqs"] if re.search(r" = [^A-Z]*$", c) and not is_label(c)]
+        values = [
+            c
+            for c in problem.record["parsing_sem_seqs"]
+            if re.search(r" = [^A-Z]*$", c) and not is_label(c)
+        ]
         for place in re.findall(r"\bN(\d+)", problem.record["expression"]):
             assert int(place) < len(values), problem.record
 
@@ -367,7 +426,9 @@ def test_levels_and_types_can_be_chosen() -> None:
     for level in LEVELS:
         assert {make_problem(0, index, levels=[level]).level for index in range(20)} == {level}
     assert {p.record["type"] for p in problems("Tangent")} == {"Tangent"}
-    assert len({problem.record["type"] for problem in (make_problem(0, index) for index in range(400))}) == len(TYPES)
+    assert len(
+        {problem.record["type"] for problem in (make_problem(0, index) for index in range(400))}
+    ) == len(TYPES)
 
 
 def test_guessing_from_the_question_does_not_pay() -> None:
@@ -380,7 +441,11 @@ def test_guessing_from_the_question_does_not_pay() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"split": "dev"}, "train, test"), ({"levels": [4]}, "levels"), ({"types": ["Cube"]}, "'Cube' does not exist")],
+    [
+        ({"split": "dev"}, "train, test"),
+        ({"levels": [4]}, "levels"),
+        ({"types": ["Cube"]}, "'Cube' does not exist"),
+    ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -393,12 +458,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_data_set_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    write_dataset(tmp_path / "one", 240, 40, seed=5, workers=1, progress=lambda *at: seen.append(at))
+    write_dataset(
+        tmp_path / "one", 240, 40, seed=5, workers=1, progress=lambda *at: seen.append(at)
+    )
     write_dataset(tmp_path / "two", 240, 40, seed=5, workers=2)
     one = contents(tmp_path / "one")
     assert one == contents(tmp_path / "two")
     assert seen == [(k + 1, 280) for k in range(280)]
-    train, test, solutions = (json.loads(one[f"{name}.json"]) for name in ("train", "test", "solutions"))
+    train, test, solutions = (
+        json.loads(one[f"{name}.json"]) for name in ("train", "test", "solutions")
+    )
     assert len(train) == 240 and len(test) == 40 and not set(train) & set(test)
     assert set(solutions) == {f"train/{key}" for key in train} | {f"test/{key}" for key in test}
     for record in [*train.values(), *test.values()]:
@@ -422,7 +491,9 @@ def test_a_run_that_is_cut_short_leaves_no_data_set(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_two_writers_of_one_folder_are_refused_and_the_first_one_is_not_disturbed(tmp_path: Path) -> None:
+def test_two_writers_of_one_folder_are_refused_and_the_first_one_is_not_disturbed(
+    tmp_path: Path,
+) -> None:
     refused: list[str] = []
 
     def intrude(done: int, total: int) -> None:
@@ -451,13 +522,19 @@ def test_train_json_is_the_last_to_come_and_the_first_to_go(
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path, 2, 1, workers=1)
-    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["solutions.json", "test.json"][:fails]
+    assert (
+        sorted(path.name for path in tmp_path.glob("*.json"))
+        == ["solutions.json", "test.json"][:fails]
+    )
 
 
 def test_an_out_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
-    for out, words in ((file, "is a file: give a folder"), (file / "below", "cannot write problems to")):
+    for out, words in (
+        (file, "is a file: give a folder"),
+        (file / "below", "cannot write problems to"),
+    ):
         with pytest.raises(UserError, match=words) as error:
             write_dataset(out, 1, 1)
         assert "\n" not in str(error.value)
@@ -476,4 +553,7 @@ def test_no_torch_and_no_matplotlib_is_imported() -> None:
         "import sys, modgap.datasets.synthetic as s; s.make_problem(0, 0);"
         "print([m for m in ('torch', 'matplotlib', 'transformers') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "[]"
+    )

@@ -1,4 +1,6 @@
-"""Where thinking begins and ends: parts of a message, thinking that the prompt opened, and what a run makes of both."""
+"""Where thinking begins and ends: parts of a message, thinking that the prompt opened, and what a
+run makes of both.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def thought(words: str) -> dict[str, Any]:
     return {"type": "thinking", "thinking": [text(words)]}
 
 
-# ---- one message as one text ---------------------------------------------------------------------------------------
+# ---- one message as one text ---------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("content", "reasoning", "cut", "said"),
     [
@@ -78,7 +80,7 @@ def test_a_part_without_words_is_named(kind: str | None) -> None:
         message_text([text("a"), {"type": kind, "data": "x"}])
 
 
-# ---- thinking that the prompt opened -------------------------------------------------------------------------------
+# ---- thinking that the prompt opened -------------------------------------------------------------
 def test_only_a_prompt_that_ends_inside_thinking_opens_it() -> None:
     assert opened_by("<|assistant|>\n<think>\n") == "<think>\n"
     assert opened_by("<|assistant|>\n<think>") == "<think>"
@@ -110,7 +112,9 @@ def test_opened_thinking_that_was_cut_off_holds_no_answer(
 
 
 class Says:
-    """An engine that answers each problem's id with a text, a reason to end and what the template opened."""
+    """An engine that answers each problem's id with a text, a reason to end and what the template
+    opened.
+    """
 
     def __init__(self, said: dict[str, tuple[str, FinishReason]], opened: str = "") -> None:
         self.said, self.opened = said, opened
@@ -120,7 +124,9 @@ class Says:
             words, reason = self.said[request.problem_id]
             opening = request.prompt.prefill or self.opened
             for sample in request.samples:
-                yield Completion(request, sample, opening + words, reason, 1, 1, 0, opened=self.opened)
+                yield Completion(
+                    request, sample, opening + words, reason, 1, 1, 0, opened=self.opened
+                )
 
 
 SAID: dict[str, tuple[str, FinishReason]] = {
@@ -135,7 +141,9 @@ RIGHT = dict.fromkeys(SAID, "correct") | {"cut": "no_answer"}
 
 def problems(**fields: Any) -> list[Problem]:
     shown = {"text-only": Shown("Find x.")}
-    return [Problem(id=name, question="Find x.", answer="14", shown=shown, **fields) for name in SAID]
+    return [
+        Problem(id=name, question="Find x.", answer="14", shown=shown, **fields) for name in SAID
+    ]
 
 
 def outcomes(run: RunFolder) -> dict[str, str]:
@@ -144,7 +152,9 @@ def outcomes(run: RunFolder) -> dict[str, str]:
 
 @pytest.mark.parametrize("mode", ["strict", "relative"])
 @pytest.mark.parametrize("recorded", [True, False])
-def test_a_prefill_that_was_cut_off_is_no_answer_also_in_older_runs(tmp_path: Path, mode: Mode, recorded: bool) -> None:
+def test_a_prefill_that_was_cut_off_is_no_answer_also_in_older_runs(
+    tmp_path: Path, mode: Mode, recorded: bool
+) -> None:
     run = RunFolder(tmp_path / "run")
     asked = problems(grader="mathverse:free-form", views=("text-only",))
     evaluate(asked, Says(SAID), run.path, views="text-only", samples=1, style="paper")
@@ -173,7 +183,9 @@ def test_the_chat_template_may_open_the_thinking(tmp_path: Path, opened: str) ->
 
 
 def test_models_that_open_their_thinking_themselves_are_graded_as_before(tmp_path: Path) -> None:
-    """One reply in four without its opening tag says nothing of the others; a cut one may answer without thinking."""
+    """One reply in four without its opening tag says nothing of the others; a cut one may answer
+    without thinking.
+    """
     said = dict.fromkeys(SAID, ("<think>so</think>\\boxed{14}", "stop"))
     said |= {"cut": (BOX, "length"), "ended": ("so</think>\\boxed{14}", "stop")}
     asked = [Problem(id=name, question="Find x.", answer="14") for name in SAID]
@@ -181,7 +193,7 @@ def test_models_that_open_their_thinking_themselves_are_graded_as_before(tmp_pat
     assert outcomes(RunFolder(tmp_path)) == dict.fromkeys(SAID, "correct")
 
 
-# ---- no system turn ------------------------------------------------------------------------------------------------
+# ---- no system turn ------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "said",
     [
@@ -189,7 +201,10 @@ def test_models_that_open_their_thinking_themselves_are_graded_as_before(tmp_pat
         "system messages are not supported",
         "Prompting with images is incompatible with system messages.",
         "Conversation roles must alternate user/assistant/user/assistant/...",
-        "After the optional system message, conversation roles must alternate user/assistant/user/assistant/...",
+        (
+            "After the optional system message, conversation roles must alternate"
+            " user/assistant/user/assistant/..."
+        ),
         "Only user and assistant roles are supported!",
         "Only roles 'user' and 'assistant' are allowed",
         "Developer instruction is not enabled for models/gemma-3-27b-it",
@@ -199,7 +214,10 @@ def test_models_that_open_their_thinking_themselves_are_graded_as_before(tmp_pat
         "Template error: invalid operation: System role not supported (in <string>:1)",
         "Conversation must start with a user message",
         "The first message must be a user message",
-        "[{'loc': ['messages', 0, 'role'], 'msg': \"Input should be 'user' or 'assistant'\", 'input': 'system'}]",
+        (
+            "[{'loc': ['messages', 0, 'role'], 'msg': \"Input should be 'user' or 'assistant'\","
+            " 'input': 'system'}]"
+        ),
         "'system' is not one of ['user', 'assistant'] - 'messages.0.role'",
         "systemInstruction is not enabled for this model",
     ],
@@ -224,8 +242,12 @@ def test_words_that_refuse_something_else(said: str) -> None:
     assert not refuses_system(said)
 
 
-def test_vllm_asks_a_template_that_takes_no_system_turn_without_it(capsys: pytest.CaptureFixture[str]) -> None:
-    """The template is tried with it once; one that opens the thinking has its tag put before the reply."""
+def test_vllm_asks_a_template_that_takes_no_system_turn_without_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The template is tried with it once; one that opens the thinking has its tag put before the
+    reply.
+    """
     seen: list[list[str]] = []
 
     def render(prompt: Prompt, image: Any) -> dict[str, Any]:
@@ -234,14 +256,20 @@ def test_vllm_asks_a_template_that_takes_no_system_turn_without_it(capsys: pytes
             raise ValueError("System role not supported")
         return {"prompt": f"<start>{prompt.text}<model>\n<think>\n"}
 
-    renderer = SimpleNamespace(render_cmpl=lambda prompts, params: prompts, default_chat_tok_params=None)
+    renderer = SimpleNamespace(
+        render_cmpl=lambda prompts, params: prompts, default_chat_tok_params=None
+    )
     engine = VllmEngine.__new__(VllmEngine)
     engine.llm = SimpleNamespace(llm_engine=SimpleNamespace(renderer=renderer))
     engine._takes_system = {True: True, False: True}
     engine._render = render  # type: ignore[method-assign]
     for number in range(3):
-        prepared = engine._prepare(Request(f"p{number}", "full-text", Prompt("Find x."), None, (0, 1)), None)
+        prepared = engine._prepare(
+            Request(f"p{number}", "full-text", Prompt("Find x."), None, (0, 1)), None
+        )
         assert (prepared.opened, prepared.left_out) == ("<think>\n", ("system",))
-        assert [prompt["prompt"] for prompt in prepared.prompts] == ["<start>Find x.<model>\n<think>\n"] * 2
+        assert [prompt["prompt"] for prompt in prepared.prompts] == [
+            "<start>Find x.<model>\n<think>\n"
+        ] * 2
     assert seen == [["system"], [], [], []]
     assert capsys.readouterr().err.count("takes no system turn") == 1

@@ -1,4 +1,6 @@
-"""Scoring over a tree of tokens equals transformers' plain forward, row by row, whatever the rows share."""
+"""Scoring over a tree of tokens equals transformers' plain forward, row by row, whatever the rows
+share.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,16 @@ def policy() -> Policy:
 
 
 def picture(seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (224, 224, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+    )
 
 
 @pytest.fixture(scope="module")
 def rows(policy: Policy) -> Rows:
-    """A group and rows of its twin, mixed; a prompt of its own; one without an image; one that begins otherwise."""
+    """A group and rows of its twin, mixed; a prompt of its own; one without an image; one that
+    begins otherwise.
+    """
     full = policy.encode(Prompt("In this problem, AB = 3, BC = 4. Find AC."), picture(0))
     twin = policy.encode(Prompt("Based on the image, find AC."), picture(0))
     alone = policy.encode(Prompt("Find x."), picture(1))
@@ -51,7 +57,9 @@ def plain(policy: Policy, prompt: EncodedPrompt, response: torch.Tensor) -> torc
         input_ids=ids, mm_token_type_ids=(ids == policy.model.config.image_token_id).int(),
         **(image if prompt.image_key else {}),
     ).logits  # fmt: skip
-    return policy.token_logps(logits[0, len(prompt) - 1 : -1], 1.0).gather(-1, response[:, None])[:, 0]
+    return policy.token_logps(logits[0, len(prompt) - 1 : -1], 1.0).gather(-1, response[:, None])[
+        :, 0
+    ]
 
 
 def scored(policy: Policy, rows: Rows) -> list[torch.Tensor]:
@@ -70,7 +78,9 @@ def gradients(policy: Policy, logps: list[torch.Tensor]) -> dict[str, torch.Tens
 def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert got.keys() == expected.keys() and got
     for name, gradient in expected.items():
-        torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name)
+        torch.testing.assert_close(
+            got[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name
+        )
 
 
 @pytest.mark.parametrize("at_once", [False, True])
@@ -93,7 +103,9 @@ def test_what_prompts_begin_with_is_in_the_tree_once(policy: Policy, rows: Rows)
     token = policy.model.config.image_token_id
     tree = plant([full, twin, full], [responses[i] for i in (0, 1, 2)], token)
     assert int((tree.ids == token).sum()) == full.image_tokens and tree.pictured == [0]
-    common = next(n for n, (a, b) in enumerate(zip(full.input_ids, twin.input_ids, strict=False)) if a != b)
+    common = next(
+        n for n, (a, b) in enumerate(zip(full.input_ids, twin.input_ids, strict=False)) if a != b
+    )
     # A response's last token predicts nothing.
     assert len(tree.ids) == len(full) + len(twin) - common + (7 - 1) + (3 - 1) + (12 - 1)
 
@@ -109,7 +121,9 @@ def test_a_twin_that_shares_nothing_has_its_own_image(policy: Policy, rows: Rows
         torch.testing.assert_close(got, plain(policy, *row), rtol=0, atol=1e-4)
 
 
-def test_a_prompt_that_is_the_beginning_of_another_keeps_a_token_of_its_own(policy: Policy, rows: Rows) -> None:
+def test_a_prompt_that_is_the_beginning_of_another_keeps_a_token_of_its_own(
+    policy: Policy, rows: Rows
+) -> None:
     full = rows[0][0]
     longer = replace(
         full, input_ids=torch.cat((full.input_ids, torch.tensor([9, 8]))), next_position=full.next_position + 2,
@@ -143,9 +157,13 @@ def test_bf16_is_close_to_fp32(policy: Policy, rows: Rows) -> None:
         expected = torch.cat(scored(policy, rows))
         with torch.autocast("cpu", torch.bfloat16):
             got = torch.cat(scored(policy, rows))
-            naive = torch.cat([plain(policy, prompt, response) for prompt, response in zip(*rows, strict=True)])
+            naive = torch.cat(
+                [plain(policy, prompt, response) for prompt, response in zip(*rows, strict=True)]
+            )
     error, plains = (got - expected).abs().mean(), (naive - expected).abs().mean()
-    assert got.dtype == torch.float32 and 0 < error < 1.5 * plains  # rounding, as transformers' own has it
+    assert (
+        got.dtype == torch.float32 and 0 < error < 1.5 * plains
+    )  # rounding, as transformers' own has it
 
 
 @pytest.mark.gpu
@@ -162,9 +180,14 @@ def test_one_kernel_for_all_sequences_is_as_close_to_fp32_as_some_for_each_span(
             logps_BT, _, mask_BT = on_gpu.logprobs(*rows, on_gpu.image_features(rows[0]))
         logps = [row[mask] for row, mask in zip(logps_BT, mask_BT, strict=True)]
         grads = gradients(on_gpu, logps)
-        return torch.cat(logps).detach(), torch.cat([g.flatten() / g.norm() for g in grads.values()])
+        return torch.cat(logps).detach(), torch.cat(
+            [g.flatten() / g.norm() for g in grads.values()]
+        )
 
     assert not flash.fits(torch.zeros(1, device="cuda"), 64), "fp32 goes by spans"
     exact = found(False, False)
-    errors = [[float((a - b).norm()) for a, b in zip(found(True, f), exact, strict=True)] for f in (False, True)]
+    errors = [
+        [float((a - b).norm()) for a, b in zip(found(True, f), exact, strict=True)]
+        for f in (False, True)
+    ]
     assert all(0 < once <= 1.1 * spans for spans, once in zip(*errors, strict=True)), errors

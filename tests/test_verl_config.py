@@ -1,4 +1,6 @@
-"""Recipe -> verl's configuration, its checks and the estimate; nothing here needs verl (see tests/on_verl for that)."""
+"""Recipe -> verl's configuration, its checks and the estimate; nothing here needs verl (see
+tests/on_verl for that).
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,12 @@ def load(name: str, *settings: str) -> Recipe:
     return apply_settings(registry.RECIPES.load(name)(), settings)
 
 
-def overrides(*settings: str, name: str = "full-text", stage: int = 0, **arguments: Any) -> dict[str, Any]:
-    return stage_overrides(load(name, *settings).stages[stage], arguments.pop("model", MODEL), FILES, **arguments)
+def overrides(
+    *settings: str, name: str = "full-text", stage: int = 0, **arguments: Any
+) -> dict[str, Any]:
+    return stage_overrides(
+        load(name, *settings).stages[stage], arguments.pop("model", MODEL), FILES, **arguments
+    )
 
 
 # The paper's settings
@@ -62,7 +68,8 @@ def test_every_setting_of_the_papers_scripts_is_there(name: str) -> None:
         } == got  # fmt: skip
 
 
-# What may be passed on as it is, so that the two tests below can demand every setting of `Settings`.
+# What may be passed on as it is, so that the two tests below can demand every setting of
+# `Settings`.
 _NOT_VERLS = {
     "max_refills", "micro_batch", "kl_coef", "reward_function", "freeze_vision", "gradient_checkpointing", "lora_rank",
     "validation_problems", "prompts_per_step", "dynamic_sampling",
@@ -82,7 +89,8 @@ def test_no_setting_is_lost_on_the_way(name: str) -> None:
     after = stage_overrides(changed, MODEL, FILES)
     different = {key: after[key] for key in after if after[key] != before[key]}
     assert different and all(
-        value in (other, other + 1 if isinstance(other, int) else other) for value in different.values()
+        value in (other, other + 1 if isinstance(other, int) else other)
+        for value in different.values()
     )
 
 
@@ -99,7 +107,10 @@ def test_zero_means_never_or_at_the_end() -> None:
 
 
 def test_the_reward_is_the_built_in_one_or_the_users() -> None:
-    path, function = "reward.custom_reward_function.path", "+reward.custom_reward_function.reward_kwargs.function"
+    path, function = (
+        "reward.custom_reward_function.path",
+        "+reward.custom_reward_function.reward_kwargs.function",
+    )
     assert overrides()[path] == "pkg://modgap.rewards"
     own = overrides("reward.function=mine:score")
     assert own[path] == "pkg://modgap.training.verl.reward" and own[function] == "mine:score"
@@ -108,7 +119,9 @@ def test_the_reward_is_the_built_in_one_or_the_users() -> None:
 def test_a_reward_of_the_users_is_scored_as_in_the_local_engine() -> None:
     from modgap.training.verl.reward import compute_score
 
-    got = compute_score("9k", "<think>a</think>\\boxed{2}", "2", function="modgap.grading.answer:reward", ignored=1)
+    got = compute_score(
+        "9k", "<think>a</think>\\boxed{2}", "2", function="modgap.grading.answer:reward", ignored=1
+    )
     assert got == {"score": 1.0, "acc": 1.0, "format": 1.0}
     assert compute_score("9k", None, "2", function="modgap.grading.answer:reward")["acc"] == 0.0
 
@@ -121,14 +134,24 @@ def test_any_key_of_verl_can_be_set_and_the_last_value_counts() -> None:
         f"verl.{ACTOR}.optim.lr=2e-6", "verl.trainer.logger=[file]", "verl.reward.reward_kwargs.max_resp_len=9",
         "verl.+data.extra=a=b", "verl.trainer.nnodes=1", "stage1.verl.trainer.nnodes=2",
     )  # fmt: skip
-    assert got[f"{ACTOR}.optim.lr"] == 2e-6 and got["+data.extra"] == "a=b" and got["trainer.nnodes"] == 2
-    assert got["+reward.reward_kwargs.max_resp_len"] == 9 and "reward.reward_kwargs.max_resp_len" not in got
+    assert (
+        got[f"{ACTOR}.optim.lr"] == 2e-6
+        and got["+data.extra"] == "a=b"
+        and got["trainer.nnodes"] == 2
+    )
+    assert (
+        got["+reward.reward_kwargs.max_resp_len"] == 9
+        and "reward.reward_kwargs.max_resp_len" not in got
+    )
     assert "trainer.logger=[file]" in to_hydra(got)
 
 
 def test_a_key_for_one_stage_stays_there() -> None:
     recipe = load("kl", f"stage2.verl.{ROLLOUT}.gpu_memory_utilization=0.5")
-    assert [dict(stage.passed) for stage in recipe.stages] == [{}, {f"{ROLLOUT}.gpu_memory_utilization": "0.5"}]
+    assert [dict(stage.passed) for stage in recipe.stages] == [
+        {},
+        {f"{ROLLOUT}.gpu_memory_utilization": "0.5"},
+    ]
 
 
 @pytest.mark.parametrize("key", ["verl.", "verl.a b", "verl.a..b", "verl.+++a"])
@@ -138,8 +161,16 @@ def test_a_key_that_is_none_is_refused(key: str) -> None:
 
 
 def test_paths_survive_hydras_grammar() -> None:
-    lines = to_hydra({"a": "/data/x y, {z}'s=[1]", "b": ["/p/q.parquet"], "c": None, "d": True, "e": "pkg://m.n"})
-    assert lines == [r"a='/data/x y, {z}\'s=[1]'", "b=[/p/q.parquet]", "c=null", "d=True", "e='pkg://m.n'"]
+    lines = to_hydra(
+        {"a": "/data/x y, {z}'s=[1]", "b": ["/p/q.parquet"], "c": None, "d": True, "e": "pkg://m.n"}
+    )
+    assert lines == [
+        r"a='/data/x y, {z}\'s=[1]'",
+        "b=[/p/q.parquet]",
+        "c=null",
+        "d=True",
+        "e='pkg://m.n'",
+    ]
 
 
 # GPUs
@@ -155,15 +186,26 @@ def test_every_recipe_fits_every_preset(name: str, gpus: int) -> None:
 
 
 def test_the_preset_follows_the_gpus_that_are_asked_for() -> None:
-    assert overrides("verl.trainer.n_gpus_per_node=2") == {**overrides(gpus=2), "trainer.n_gpus_per_node": 2}
+    assert overrides("verl.trainer.n_gpus_per_node=2") == {
+        **overrides(gpus=2),
+        "trainer.n_gpus_per_node": 2,
+    }
     assert layout(overrides("verl.trainer.nnodes=4")).gpus == 32
 
 
 @pytest.mark.parametrize(
     ("name", "gpus", "gpu_gib", "moved"),
-    [("3B", 1, 140, False), ("3B", 1, 80, True), ("3B", 2, 80, False), ("7B", 1, 140, True), ("7B", 8, 140, True)],
+    [
+        ("3B", 1, 140, False),
+        ("3B", 1, 80, True),
+        ("3B", 2, 80, False),
+        ("7B", 1, 140, True),
+        ("7B", 8, 140, True),
+    ],
 )
-def test_weights_and_optimizer_stay_on_gpus_that_hold_them(name: str, gpus: int, gpu_gib: int, moved: bool) -> None:
+def test_weights_and_optimizer_stay_on_gpus_that_hold_them(
+    name: str, gpus: int, gpu_gib: int, moved: bool
+) -> None:
     model = Model(name, SHAPES[f"Qwen/Qwen2.5-VL-{name}-Instruct"])
     short = ("max_response_tokens=400", "overlong_buffer=0", "max_prompt_tokens=512")
     got = overrides(*short, name="kl", stage=1, model=model, gpus=gpus, gpu_gib=gpu_gib)
@@ -192,7 +234,11 @@ def test_what_is_passed_on_counts_for_what_a_gpu_holds(setting: str) -> None:
 
 def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -> None:
     got = overrides("micro_batch=8")
-    assert got[f"{ACTOR}.ppo_micro_batch_size_per_gpu"] == got[f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu"] == 8
+    assert (
+        got[f"{ACTOR}.ppo_micro_batch_size_per_gpu"]
+        == got[f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu"]
+        == 8
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,19 +248,40 @@ def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -
             ("mini_batch=128", "samples_per_prompt=5", "verl.trainer.n_gpus_per_node=7"),
             "640 rows cannot be shared by 7",
         ),
-        ((f"verl.{ROLLOUT}.gpu_memory_utilization=abc",), "gpu_memory_utilization=abc: give vLLM's share"),
+        (
+            (f"verl.{ROLLOUT}.gpu_memory_utilization=abc",),
+            "gpu_memory_utilization=abc: give vLLM's share",
+        ),
         (("verl.data.max_response_length=null",), "max_response_length=null: give a whole number"),
-        (("micro_batch=3",), "80 rows of a mini-batch on each GPU cannot be cut into micro-batches of 3"),
-        ((f"verl.{ROLLOUT}.tensor_model_parallel_size=16",), "tensor_model_parallel_size=16 does not fit 8 GPUs"),
-        ((f"verl.{ROLLOUT}.tensor_model_parallel_size=8",), "does not divide the model's 28 attention heads"),
+        (
+            ("micro_batch=3",),
+            "80 rows of a mini-batch on each GPU cannot be cut into micro-batches of 3",
+        ),
+        (
+            (f"verl.{ROLLOUT}.tensor_model_parallel_size=16",),
+            "tensor_model_parallel_size=16 does not fit 8 GPUs",
+        ),
+        (
+            (f"verl.{ROLLOUT}.tensor_model_parallel_size=8",),
+            "does not divide the model's 28 attention heads",
+        ),
         (
             (f"verl.{ROLLOUT}.log_prob_micro_batch_size_per_gpu=8",),
             "is not ppo_micro_batch_size_per_gpu=4.*micro_batch",
         ),
-        (("verl.data.train_batch_size=500",), "500 prompts a step are no multiple of a mini-batch of 128"),
+        (
+            ("verl.data.train_batch_size=500",),
+            "500 prompts a step are no multiple of a mini-batch of 128",
+        ),
         (("max_prompt_tokens=4",), r"the smallest image has 4 tokens.*min_pixels"),
-        (("verl.+data.mm_processor_kwargs.max_pixels=1003520",), "images of 1280 tokens.*max_prompt_tokens above 1280"),
-        (("loss_mean=micro_batch", f"verl.{ACTOR}.use_dynamic_bsz=True"), "loss_mean=micro_batch needs"),
+        (
+            ("verl.+data.mm_processor_kwargs.max_pixels=1003520",),
+            "images of 1280 tokens.*max_prompt_tokens above 1280",
+        ),
+        (
+            ("loss_mean=micro_batch", f"verl.{ACTOR}.use_dynamic_bsz=True"),
+            "loss_mean=micro_batch needs",
+        ),
         (("verl.trainer.n_gpus_per_node=0",), "verl needs a GPU"),
         (("verl.trainer.n_gpus_per_node=two",), "n_gpus_per_node=two.*give whole numbers"),
         (("verl.trainer.nnodes=1.5",), "nnodes=1.5; give whole numbers"),
@@ -226,7 +293,10 @@ def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -
         (("verl.trainer.logger=[console,wandb]",), r"logger=\[console,wandb\]: keep file in it"),
         ((f"verl.{ACTOR}.checkpoint.save_contents=[hf_model]",), "keep model in it"),
         ((f"verl.{ACTOR}.ppo_micro_batch_size_per_gpu=null",), "give a whole number"),
-        ((f"verl.{ACTOR}.strategy=megatron",), "strategy=megatron: the contrastive engine is for fsdp and fsdp2"),
+        (
+            (f"verl.{ACTOR}.strategy=megatron",),
+            "strategy=megatron: the contrastive engine is for fsdp and fsdp2",
+        ),
         (("freeze_vision=true",), "freeze_vision=true: .*--engine local"),
         (("verl.reward_model.reward_manager=dapo",), "ignores it"),
         (("verl.custom_reward_function.path=x.py",), "reward.function=module:function"),
@@ -271,7 +341,10 @@ def test_costs_grow_as_they_should() -> None:
     plain, contrastive = load("kl").stages
     contrastive = replace(contrastive, settings=plain.settings)
     one, eight = (estimate(plain, SEVEN, Layout(gpus=n, micro_batch=4)) for n in (1, 8))
-    assert one.state_bytes == 16 * SEVEN.parameters == 8 * eight.state_bytes and one.flops == eight.flops
+    assert (
+        one.state_bytes == 16 * SEVEN.parameters == 8 * eight.state_bytes
+        and one.flops == eight.flops
+    )
     twice = estimate(contrastive, SEVEN, Layout(micro_batch=4))
     assert (
         twice.flops["update"] == one.flops["update"]
@@ -281,7 +354,10 @@ def test_costs_grow_as_they_should() -> None:
     assert twice.activation_bytes == 2 * one.activation_bytes
     assert one.flops["update"] == 3 * one.flops["old log-probs"] > 3 * one.flops["rollout"]
     assert one.response_tokens == 512 * 5 * 4096
-    assert estimate(plain, SEVEN, Layout(params_offload=True, optimizer_offload=True)).rollout_bytes == 0
+    assert (
+        estimate(plain, SEVEN, Layout(params_offload=True, optimizer_offload=True)).rollout_bytes
+        == 0
+    )
     lora = estimate(replace(plain, settings=replace(plain.settings, lora_rank=8)), SEVEN, Layout())
     assert lora.state_bytes == one.state_bytes / 4
 
@@ -296,8 +372,13 @@ def test_image_tokens_are_the_processors() -> None:
 def test_a_plan_says_what_a_training_would_not_get_by_with(tmp_path: Path) -> None:
     recipe = load("mix", "verl.trainer.n_gpus_per_node=1")
     lines = "\n".join(plan(recipe, MODEL, tmp_path, problems=200)[0])
-    assert "400 training prompts are fewer than the 512 of a step" in lines and "more than a GPU of 80 GiB has" in lines
-    recipe = load("kl", "verl.trainer.n_gpus_per_node=1", f"verl.{ROLLOUT}.gpu_memory_utilization=0.9")
+    assert (
+        "400 training prompts are fewer than the 512 of a step" in lines
+        and "more than a GPU of 80 GiB has" in lines
+    )
+    recipe = load(
+        "kl", "verl.trainer.n_gpus_per_node=1", f"verl.{ROLLOUT}.gpu_memory_utilization=0.9"
+    )
     assert "vLLM's share included" in "\n".join(plan(recipe, MODEL, tmp_path)[0])
     lines = "\n".join(plan(load("mix"), MODEL, tmp_path, problems=256)[0])
     assert "are fewer than" not in lines and "more than a GPU" not in lines
@@ -306,7 +387,10 @@ def test_a_plan_says_what_a_training_would_not_get_by_with(tmp_path: Path) -> No
 def test_a_plan_chains_its_stages(tmp_path: Path) -> None:
     lines, stages = plan(load("kl-curriculum"), MODEL, tmp_path)
     paths = [stage["actor_rollout_ref.model.path"] for stage in stages]
-    assert paths == [MODEL.path, *(str(tmp_path / f"stage{n}/checkpoints/step_{s}") for n, s in ((1, 200), (2, 100)))]
+    assert paths == [
+        MODEL.path,
+        *(str(tmp_path / f"stage{n}/checkpoints/step_{s}") for n, s in ((1, 200), (2, 100))),
+    ]
     assert [Path(stage["data.train_files"][0]).name for stage in stages] == [
         "train-full-text.parquet", "train-contrastive.parquet", "train-no-text.parquet",
     ]  # fmt: skip

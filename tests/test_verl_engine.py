@@ -1,4 +1,6 @@
-"""The verl engine's own part (data, chain, resume, failure, cleaning up) with a small program in the place of verl."""
+"""The verl engine's own part (data, chain, resume, failure, cleaning up) with a small program in
+the place of verl.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,12 @@ GPU = (("trainer.n_gpus_per_node", "1"), ("trainer.device", "cpu"))  # the stand
 TEXT = Stage(("full-text", "image-only"), settings=SETTINGS, passed=GPU)
 KL = Stage(("full-text",), contrastive=True, settings=SETTINGS, passed=GPU)
 PROBLEMS = [
-    Problem(id=f"p{n}", question="Find AB.", answer="1.000", image=png(), semantic=("AB = 1",)) for n in range(12)
+    Problem(id=f"p{n}", question="Find AB.", answer="1.000", image=png(), semantic=("AB = 1",))
+    for n in range(12)
 ]
 
-# verl's part of the contract: metrics of each step, checkpoints every save_freq steps and at the end, resume.
+# verl's part of the contract: metrics of each step, checkpoints every save_freq steps and at the
+# end, resume.
 FAKE = """
 import json, os, pathlib, sys, time
 config = {key.lstrip("+"): value for key, value in json.load(open(sys.argv[1])).items()}
@@ -86,7 +90,13 @@ def run(tools: Tools, out: Path, *stages: Stage, **more: Any) -> list[Event]:
     events: list[Event] = []
     model = Model(str(tiny_folder()))
     train(
-        Recipe("test", stages or (TEXT, KL)), PROBLEMS, model, out, tools=tools, progress=events.append, job=Job(**more)
+        Recipe("test", stages or (TEXT, KL)),
+        PROBLEMS,
+        model,
+        out,
+        tools=tools,
+        progress=events.append,
+        job=Job(**more),
     )
     return events
 
@@ -101,18 +111,29 @@ def test_stages_are_chained_through_merged_checkpoints(tools: Tools, tmp_path: P
     assert json.loads((final_checkpoint(out) / "config.json").read_text()) == {
         "from": "global_step_4", "started": "step_4",
     }  # fmt: skip
-    assert (out / "stage1/checkpoints/best").resolve().name == "step_2"  # by validation, of those that were saved
-    assert json.loads((out / "stage2/verl.json").read_text())["actor_rollout_ref.model.path"] == str(
-        out / "stage1/checkpoints/step_4"
-    )
+    assert (
+        out / "stage1/checkpoints/best"
+    ).resolve().name == "step_2"  # by validation, of those that were saved
+    assert json.loads((out / "stage2/verl.json").read_text())[
+        "actor_rollout_ref.model.path"
+    ] == str(out / "stage1/checkpoints/step_4")
     assert sorted(path.name for path in (out / "stage1/data").iterdir()) == [
         "train-full-text.parquet", "train-no-text.parquet", "validation.parquet",
     ]  # fmt: skip
-    assert (out / "stage1/data/train-no-text.parquet").read_text() == "no-text 10"  # two of twelve are held out
+    assert (
+        out / "stage1/data/train-no-text.parquet"
+    ).read_text() == "no-text 10"  # two of twelve are held out
     assert "contrastive" in (out / "stage2/data/train-contrastive.parquet").read_text()
     log = lines(out / "stage1/train_log.jsonl")
-    assert [(line["step"], line["reward"]) for line in log] == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
-    assert [event.metrics["validation_accuracy"] for event in events if event.kind == "step"][:2] == [0.1, 0.7]
+    assert [(line["step"], line["reward"]) for line in log] == [
+        (1, 0.1),
+        (2, 0.2),
+        (3, 0.3),
+        (4, 0.4),
+    ]
+    assert [event.metrics["validation_accuracy"] for event in events if event.kind == "step"][
+        :2
+    ] == [0.1, 0.7]
 
 
 def test_the_next_stage_may_start_from_the_best(tools: Tools, tmp_path: Path) -> None:
@@ -126,15 +147,23 @@ def test_a_failed_stage_says_why_and_goes_on_where_it_was(
 ) -> None:
     out = tmp_path / "run"
     monkeypatch.setenv("FAIL_AT", "4")
-    with pytest.raises(UserError, match=r"after step 3: a rollout failed: ValueError: too long\. Its log is .*/verl"):
+    with pytest.raises(
+        UserError,
+        match=r"after step 3: a rollout failed: ValueError: too long\. Its log is .*/verl",
+    ):
         run(tools, out)
     monkeypatch.delenv("FAIL_AT")
-    (out / "stage2/train_log.jsonl").write_text("")  # as if this process had been killed before it saw a metric
+    (out / "stage2/train_log.jsonl").write_text(
+        ""
+    )  # as if this process had been killed before it saw a metric
     events = run(tools, out)
     assert [event.text for event in events if event.kind == "stage"] == [
         "full-text + image-only: done already", "full-text + contrastive KL",
     ]  # fmt: skip
-    assert [event.step for event in events if event.kind == "step"] == [3, 4]  # from the checkpoint of step 2
+    assert [event.step for event in events if event.kind == "step"] == [
+        3,
+        4,
+    ]  # from the checkpoint of step 2
     assert [line["step"] for line in lines(out / "stage2/train_log.jsonl")] == [1, 2, 3, 4]
     assert len(list((out / "stage2").glob("verl_metrics.*.jsonl"))) == 2
     assert "from 2" in (out / "stage2/verl.log").read_text()
@@ -150,7 +179,9 @@ def test_a_kill_between_training_and_merging_costs_no_step(tools: Tools, tmp_pat
     assert not [event for event in events if event.kind == "step"]
 
 
-def test_another_recipe_in_the_folder_and_other_settings_are_refused(tools: Tools, tmp_path: Path) -> None:
+def test_another_recipe_in_the_folder_and_other_settings_are_refused(
+    tools: Tools, tmp_path: Path
+) -> None:
     run(tools, tmp_path / "run", KL)
     with pytest.raises(UserError):
         run(tools, tmp_path / "run", TEXT)
@@ -180,24 +211,32 @@ def test_every_stage_is_checked_before_the_first_one_trains(tools: Tools, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_machine_without_a_gpu_is_told_so(tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_gpu_is_told_so(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=r"this machine has none: use --engine local.*RAY_ADDRESS"):
         run(tools, tmp_path / "run", replace(KL, passed=()))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     wanted = replace(KL, passed=(("trainer.n_gpus_per_node", "2"),))
-    with pytest.raises(UserError, match=r"n_gpus_per_node=2, but this machine has 0 GPUs: .*RAY_ADDRESS"):
+    with pytest.raises(
+        UserError, match=r"n_gpus_per_node=2, but this machine has 0 GPUs: .*RAY_ADDRESS"
+    ):
         run(tools, tmp_path / "run", wanted)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     several = replace(KL, passed=(*wanted.passed, ("trainer.nnodes", "2")))
-    with pytest.raises(UserError, match=r"n_gpus_per_node=2 on 2 nodes, but this machine has 2 GPUs: .*RAY_ADDRESS"):
+    with pytest.raises(
+        UserError, match=r"n_gpus_per_node=2 on 2 nodes, but this machine has 2 GPUs: .*RAY_ADDRESS"
+    ):
         run(tools, tmp_path / "run", several)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert run(tools, tmp_path / "run", wanted), "a cluster has its own"
     monkeypatch.delenv("RAY_ADDRESS")
-    assert run(tools, tmp_path / "run", wanted)[-1].text.endswith("done already"), "what is done needs no GPU"
+    assert run(tools, tmp_path / "run", wanted)[-1].text.endswith("done already"), (
+        "what is done needs no GPU"
+    )
     joins = replace(KL, passed=(*wanted.passed, ("+ray_kwargs.ray_init.address", "auto")))
     assert run(tools, tmp_path / "joins", joins)
 
@@ -216,7 +255,8 @@ def test_the_data_is_what_modgap_data_prepare_writes(tmp_path: Path) -> None:
     write_parquet(PROBLEMS, tmp_path / "c.parquet", "contrastive", "aligned")
     row = pq.read_table(tmp_path / "c.parquet").to_pylist()[0]
     assert (
-        row["contrastive_prompt"][0]["content"].startswith("<image>") and row["reward_model"]["ground_truth"] == "1.000"
+        row["contrastive_prompt"][0]["content"].startswith("<image>")
+        and row["reward_model"]["ground_truth"] == "1.000"
     )
 
 
@@ -238,7 +278,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_whatever_a_child_started_ends_with_it(tmp_path: Path) -> None:
     """Also what left its session, as Ray's daemons do."""
-    script = "import subprocess as s, sys; p = s.Popen(['sleep', '60'], start_new_session=True); print(p.pid)"
+    script = (
+        "import subprocess as s, sys; p = s.Popen(['sleep', '60'], start_new_session=True);"
+        " print(p.pid)"
+    )
     assert watched([sys.executable, "-c", script], tmp_path / "log", {}, every=0.05) == 0
     assert not alive(int((tmp_path / "log").read_text()))
 
@@ -257,14 +300,13 @@ def test_killing_the_engine_ends_the_child(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_is_killed_outright_takes_everything_with_it(tmp_path: Path) -> None:
-    """SIGKILL leaves it no time; the child sees that its parent is gone. One of its own has lost the mark, as Ray's
-    agents do."""
+    """SIGKILL leaves it no time; the child sees that its parent is gone. One of its own has lost
+    the mark, as Ray's agents do."""
     child = (
-        "from modgap.core.processes import end_with_parent; end_with_parent(0.05); import os, subprocess, time;"
-        "p = subprocess.Popen(['sleep', '60'], start_new_session=True);"
-        "q = subprocess.Popen(['sleep', '60'], start_new_session=True, env={});"
-        "print(os.getpid(), p.pid, q.pid, flush=True);"
-        "time.sleep(60)"
+        "from modgap.core.processes import end_with_parent; end_with_parent(0.05); import os,"
+        " subprocess, time;p = subprocess.Popen(['sleep', '60'], start_new_session=True);q ="
+        " subprocess.Popen(['sleep', '60'], start_new_session=True, env={});print(os.getpid(),"
+        " p.pid, q.pid, flush=True);time.sleep(60)"
     )
     code = (
         "from pathlib import Path; from modgap.core.processes import watched; import sys;"
@@ -282,7 +324,12 @@ def test_an_engine_that_is_killed_outright_takes_everything_with_it(tmp_path: Pa
 
 
 def test_metrics_take_our_names_and_what_is_not_finite_is_null() -> None:
-    data = {"critic/score/mean": 0.5, "actor/grad_norm": float("nan"), "val-core/9k/acc/mean@1": 0.25, "other": 1}
+    data = {
+        "critic/score/mean": 0.5,
+        "actor/grad_norm": float("nan"),
+        "val-core/9k/acc/mean@1": 0.25,
+        "other": 1,
+    }
     assert metrics_line(3, data, 2, 100, 16) == {
         "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25, "sampled_groups": 16,
         "dropped_groups": 0,
@@ -299,11 +346,15 @@ def test_the_reward_is_of_all_that_were_sampled_dropped_groups_included() -> Non
     assert line["reward"] == pytest.approx((12 * 0.4 + 12 * 0.9) / 24)
     assert (line["sampled_groups"], line["dropped_groups"]) == (24, 12)
     del data[f"{groups}/evicted_reward/mean"]
-    assert metrics_line(1, data, 1, 100, 8)["reward"] is None, "not that of the kept groups, which is another thing"
+    assert metrics_line(1, data, 1, 100, 8)["reward"] is None, (
+        "not that of the kept groups, which is another thing"
+    )
 
 
 @pytest.mark.parametrize(("longest", "truncated"), [(99.0, 0.0), (100.0, 0.25)])
-def test_the_longest_response_is_truncated_only_at_the_limit(longest: float, truncated: float) -> None:
+def test_the_longest_response_is_truncated_only_at_the_limit(
+    longest: float, truncated: float
+) -> None:
     data = {"response_length/max": longest, "response_length/clip_ratio": 0.25}
     assert metrics_line(1, data, 1, 100, 8)["truncated"] == truncated
 
@@ -315,7 +366,10 @@ def test_the_longest_response_is_truncated_only_at_the_limit(longest: float, tru
             "(W pid=1) torch.OutOfMemoryError: CUDA out of memory. Tried\nmodgap-error: x",
             "CUDA out of memory.*micro_batch",
         ),
-        ("ValueError: No available memory for the cache blocks", "gpu_memory_utilization=F, or free the GPU"),
+        (
+            "ValueError: No available memory for the cache blocks",
+            "gpu_memory_utilization=F, or free the GPU",
+        ),
         ("a\nmodgap-error: TypeError: b\nlast", "^TypeError: b$"),
         ("a\n\x1b[36m(Runner pid=5)\x1b[0m boom\n", "^boom$"),
         ("", "it said nothing"),

@@ -1,5 +1,6 @@
-"""The `vllm` engine: what needs no vLLM (arguments, prompts, failures, the feed and its order), and, where vLLM is
-installed and runs, the testbed model through it against `hf` (marked slow: it starts in a minute or two)."""
+"""The `vllm` engine: what needs no vLLM (arguments, prompts, failures, the feed and its order),
+and, where vLLM is installed and runs, the testbed model through it against `hf` (marked slow: it
+starts in a minute or two)."""
 
 from __future__ import annotations
 
@@ -33,11 +34,19 @@ from modgap.core.record import RunFolder
 from modgap.engines import vllm as vllm_engine
 from modgap.engines import vllm_start
 from modgap.engines.vllm import VllmEngine, _Feed, _Prepared, complete, image_name, messages
-from modgap.engines.vllm_start import check_names, explain, parse_engine_args, pixel_arguments, telling_args
+from modgap.engines.vllm_start import (
+    check_names,
+    explain,
+    parse_engine_args,
+    pixel_arguments,
+    telling_args,
+)
 
 
 def request(number: int, samples: tuple[int, ...] = (0,), **changes: Any) -> Request:
-    return replace(Request(f"p{number}", "full-text", Prompt(f"question {number}"), None, samples), **changes)
+    return replace(
+        Request(f"p{number}", "full-text", Prompt(f"question {number}"), None, samples), **changes
+    )
 
 
 # Arguments
@@ -56,7 +65,9 @@ def test_values_are_json_where_they_are_and_strings_otherwise() -> None:
 @given(st.dictionaries(st.from_regex(r"[a-z][a-z_]{0,15}", fullmatch=True).filter(lambda k: k != "model"),
                        st.one_of(st.integers(), st.booleans(), st.lists(st.integers()), st.text())))  # fmt: skip
 def test_what_is_written_as_json_comes_back(values: dict[str, Any]) -> None:
-    assert parse_engine_args([f"{key}={json.dumps(value)}" for key, value in values.items()]) == values
+    assert (
+        parse_engine_args([f"{key}={json.dumps(value)}" for key, value in values.items()]) == values
+    )
 
 
 SPEED = ("gpu_memory_utilization=0.5", "max-num-seqs=4", "max_num_batched_tokens=99", "enforce_eager=true",
@@ -65,12 +76,24 @@ SPEED = ("gpu_memory_utilization=0.5", "max-num-seqs=4", "max_num_batched_tokens
 
 def test_what_can_change_answers_tells_runs_apart_and_nothing_else_does() -> None:
     assert telling_args(SPEED) == {}
-    told = ("quantization=fp8", "dtype=float16", "max_model_len=512", "hf_overrides={}", "kv_cache_dtype=fp8")
+    told = (
+        "quantization=fp8",
+        "dtype=float16",
+        "max_model_len=512",
+        "hf_overrides={}",
+        "kv_cache_dtype=fp8",
+    )
     assert list(telling_args([*told, *SPEED])) == sorted(arg.partition("=")[0] for arg in told)
-    assert telling_args(["max-model-len=512"]) == telling_args(["max_model_len=512"]) == {"max_model_len": 512}
+    assert (
+        telling_args(["max-model-len=512"])
+        == telling_args(["max_model_len=512"])
+        == {"max_model_len": 512}
+    )
 
 
-def test_a_run_goes_on_under_the_same_answers_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_under_the_same_answers_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     problems = [Problem(id=f"p{n}", question="What is 1?", answer="1") for n in range(3)]
     made: list[tuple[str, ...]] = []
 
@@ -83,21 +106,29 @@ def test_a_run_goes_on_under_the_same_answers_only(tmp_path: Path, monkeypatch: 
             raise KeyboardInterrupt
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name == "vllm" or find(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: name == "vllm" or find(name, *more)
+    )
     monkeypatch.setattr(vllm_engine, "load_engine", Engine)
 
     def ask(*args: str, out: Path) -> None:
-        options = EvalOptions(engine="vllm", samples=1, max_tokens=8, views="question-only", engine_args=args)
+        options = EvalOptions(
+            engine="vllm", samples=1, max_tokens=8, views="question-only", engine_args=args
+        )
         with pytest.raises(KeyboardInterrupt):
             evaluate_model(problems, "tiny", out, options)
 
     ask("quantization=fp8", out=tmp_path / "run")
-    with pytest.raises(UserError, match=r"engine_args was \{'quantization': 'fp8'\}, now \{'dtype': 'float16'\}"):
+    with pytest.raises(
+        UserError, match=r"engine_args was \{'quantization': 'fp8'\}, now \{'dtype': 'float16'\}"
+    ):
         ask("dtype=float16", out=tmp_path / "run")
     ask("quantization=fp8", *SPEED, out=tmp_path / "run")
     assert made == [("quantization=fp8",), ("quantization=fp8", *SPEED)]
     ask(out=tmp_path / "plain")
-    assert "engine_args" not in RunFolder(tmp_path / "plain").manifest()["resolved"], "as before they were recorded"
+    assert "engine_args" not in RunFolder(tmp_path / "plain").manifest()["resolved"], (
+        "as before they were recorded"
+    )
     ask(*SPEED, out=tmp_path / "plain")
 
 
@@ -117,24 +148,40 @@ def test_bad_arguments_are_refused_in_one_line(args: list[str], says: str) -> No
 
 
 def test_an_unknown_argument_is_told_its_neighbours_only() -> None:
-    known = ["max_model_len", "max_num_seqs", "gpu_memory_utilization", *(f"other_{n}" for n in range(200))]
+    known = [
+        "max_model_len",
+        "max_num_seqs",
+        "gpu_memory_utilization",
+        *(f"other_{n}" for n in range(200)),
+    ]
     check_names(["max_num_seqs"], known)
     with pytest.raises(UserError, match="max_model_len") as caught:
         check_names(["max_model_length"], known)
     assert "other_1" not in str(caught.value)
 
 
-def test_pixel_limits_go_to_processors_that_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pixel_limits_go_to_processors_that_have_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "preprocessor_config.json"
     limits = (200_704, 1_003_520)
     assert pixel_arguments(tmp_path, None) == {}
-    for config in ({"min_pixels": 1, "max_pixels": 2}, {"size": {"shortest_edge": 1, "longest_edge": 2}}):
+    for config in (
+        {"min_pixels": 1, "max_pixels": 2},
+        {"size": {"shortest_edge": 1, "longest_edge": 2}},
+    ):
         path.write_text(json.dumps(config))
-        assert pixel_arguments(tmp_path, limits) == {"min_pixels": limits[0], "max_pixels": limits[1]}
+        assert pixel_arguments(tmp_path, limits) == {
+            "min_pixels": limits[0],
+            "max_pixels": limits[1],
+        }
     path.write_text(json.dumps({"size": {"height": 336, "width": 336}}))
     assert pixel_arguments(tmp_path, limits) == {}
     path.unlink()
-    whole = {"image_processor": {"size": {"shortest_edge": 1, "longest_edge": 2}}, "processor_class": "x"}
+    whole = {
+        "image_processor": {"size": {"shortest_edge": 1, "longest_edge": 2}},
+        "processor_class": "x",
+    }
     (tmp_path / "processor_config.json").write_text(json.dumps(whole))  # what transformers 5 saves
     assert pixel_arguments(tmp_path, limits) == {"min_pixels": limits[0], "max_pixels": limits[1]}
     assert "no pixel limits" in capsys.readouterr().err
@@ -149,43 +196,58 @@ def test_a_prompt_is_a_chat_with_the_image_before_the_text() -> None:
     assert system == {"role": "system", "content": "Be brief."}
     assert [part["type"] for part in user["content"]] == ["image_pil", "text"]
     assert user["content"][0]["image_pil"] is image
-    assert [m["role"] for m in messages(Prompt("Find AC.", system=None, has_image=False), None)] == ["user"]
+    assert [
+        m["role"] for m in messages(Prompt("Find AC.", system=None, has_image=False), None)
+    ] == ["user"]
 
 
 def test_an_image_is_named_by_its_pixels() -> None:
     image = Image.new("RGB", (8, 6), "white")
     other = image.copy()
     other.putpixel((3, 3), (0, 0, 0))
-    names = {image_name(image), image_name(image.copy()), image_name(other), image_name(image.resize((6, 8)))}
+    names = {
+        image_name(image),
+        image_name(image.copy()),
+        image_name(other),
+        image_name(image.resize((6, 8))),
+    }
     assert len(names) == 3
 
 
 def test_no_system_turn_means_none_and_a_prefill_follows_the_opening() -> None:
     user = "<|im_start|>user\nFind AC.<|im_end|>\n<|im_start|>assistant\n"
     default = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    assert complete(default + user, Prompt("Find AC.", system=None, prefill="<think>")) == user + "<think>"
+    assert (
+        complete(default + user, Prompt("Find AC.", system=None, prefill="<think>"))
+        == user + "<think>"
+    )
     assert complete(default + user, Prompt("Find AC.")) == default + user
     assert complete(user + "<think>\n", Prompt("Find AC.", prefill="<think>")) == user + "<think>\n"
-    assert complete("USER: Find AC. ASSISTANT:", Prompt("Find AC.", system=None)) == "USER: Find AC. ASSISTANT:"
+    assert (
+        complete("USER: Find AC. ASSISTANT:", Prompt("Find AC.", system=None))
+        == "USER: Find AC. ASSISTANT:"
+    )
 
 
 # Failures
 
 
 FREE = (
-    "ValueError: Free memory on device cuda:0 (12.5/139.8 GiB) on startup is less than desired GPU memory utilization"
+    "ValueError: Free memory on device cuda:0 (12.5/139.8 GiB) on startup is less than desired GPU"
+    " memory utilization"
 )
 KV = (
-    "ValueError: To serve at least one request with the model's max seq len (128000), (7.0 GiB KV cache is needed, "
-    "which is larger than the available KV cache memory (3.1 GiB). Based on the available memory, the estimated "
-    "maximum model length is 58144. Try increasing `gpu_memory_utilization`"
+    "ValueError: To serve at least one request with the model's max seq len (128000), (7.0 GiB KV"
+    " cache is needed, which is larger than the available KV cache memory (3.1 GiB). Based on the"
+    " available memory, the estimated maximum model length is 58144. Try increasing"
+    " `gpu_memory_utilization`"
 )
 
 
 # Among what it writes when all is well.
 USUAL = (
-    "INFO Free memory on device (138.0/139.8 GiB) on startup. Desired GPU memory utilization is (0.92, 128.6 GiB).\n"
-    "INFO Lower max_num_seqs should you run out of memory."
+    "INFO Free memory on device (138.0/139.8 GiB) on startup. Desired GPU memory utilization is"
+    " (0.92, 128.6 GiB).\nINFO Lower max_num_seqs should you run out of memory."
 )
 
 
@@ -194,16 +256,31 @@ USUAL = (
     [
         (FREE, False, ["12.5 of 139.8", "gpu_memory_utilization=0.06", "nvidia-smi"]),
         (KV, False, ["max_model_len 128000", "max_model_len=58144"]),
-        ("ValueError: No available memory for the cache blocks.", False, ["KV cache", "gpu_memory_utilization"]),
+        (
+            "ValueError: No available memory for the cache blocks.",
+            False,
+            ["KV cache", "gpu_memory_utilization"],
+        ),
         (
             "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB",
             False,
             ["out of memory at the start", "max_num_seqs"],
         ),
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB", True, ["while it ran", "What is done is kept"]),
-        ("RuntimeError: Failed to infer device type, please set", False, ["no accelerator", "--engine hf"]),
         (
-            "x KeyError: 'vision'\nRuntimeError: Engine core initialization failed. See root cause above",
+            "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB",
+            True,
+            ["while it ran", "What is done is kept"],
+        ),
+        (
+            "RuntimeError: Failed to infer device type, please set",
+            False,
+            ["no accelerator", "--engine hf"],
+        ),
+        (
+            (
+                "x KeyError: 'vision'\nRuntimeError: Engine core initialization failed. See root"
+                " cause above"
+            ),
             False,
             ["KeyError"],
         ),
@@ -228,7 +305,9 @@ def test_without_vllm_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         VllmEngine(tmp_path)
 
 
-def test_the_log_stays_where_a_message_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_stays_where_a_message_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(vllm_start.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(vllm_start.Running, "_start", lambda *args: SimpleNamespace())
     fine = vllm_start.Running(tmp_path, None, {})
@@ -241,14 +320,14 @@ def test_the_log_stays_where_a_message_names_it(tmp_path: Path, monkeypatch: pyt
     assert str(log) in said and "no such kernel" in said
 
 
-def test_the_guard_ends_what_was_started_with_its_mark_when_our_process_is_killed(tmp_path: Path) -> None:
+def test_the_guard_ends_what_was_started_with_its_mark_when_our_process_is_killed(
+    tmp_path: Path,
+) -> None:
     program = (
-        "import subprocess, sys, time\n"
-        "from modgap.core.processes import start_guard\n"
-        "from modgap.engines.vllm_start import _marking\n"
-        "guard = start_guard('m' * 32)\n"
-        "with _marking('m' * 32): child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
-        "print(child.pid, flush=True); time.sleep(60)\n"
+        "import subprocess, sys, time\nfrom modgap.core.processes import start_guard\nfrom"
+        " modgap.engines.vllm_start import _marking\nguard = start_guard('m' * 32)\nwith"
+        " _marking('m' * 32): child = subprocess.Popen(['sleep', '60'],"
+        " start_new_session=True)\nprint(child.pid, flush=True); time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -296,17 +375,31 @@ def test_an_image_is_decoded_once_for_views_side_by_side_and_a_bad_one_costs_onl
 
         return open_image
 
-    asked = [replace(one, view=view) for n in range(3) for one in [request(n, image=opener(n))] for view in "ab"]
+    asked = [
+        replace(one, view=view)
+        for n in range(3)
+        for one in [request(n, image=opener(n))]
+        for view in "ab"
+    ]
     parts = iter([asked])
     feed = _Feed(lambda wait: next(parts, ()), lambda one, image: _Prepared(one, [image]))
     prepared = [feed.get(wait=True) for _ in asked]
     assert opened == [0, 1, 1, 2]
-    assert [one.error is not None for one in prepared if one] == [False, False, True, True, False, False]
+    assert [one.error is not None for one in prepared if one] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
     feed.stop()
 
 
 class Core:
-    """A stand-in for vLLM's engine: two samples finish at each step; prompts that say so are too long."""
+    """A stand-in for vLLM's engine: two samples finish at each step; prompts that say so are too
+    long.
+    """
 
     def __init__(self) -> None:
         self.waiting: list[tuple[str, Any]] = []
@@ -321,7 +414,9 @@ class Core:
 
     def step(self) -> list[Any]:
         done, self.waiting = self.waiting[:2], self.waiting[2:]
-        best = lambda seed: SimpleNamespace(text=f"seed {seed}", token_ids=[1, 2], finish_reason="stop")  # noqa: E731
+        best = lambda seed: SimpleNamespace(
+            text=f"seed {seed}", token_ids=[1, 2], finish_reason="stop"
+        )  # noqa: E731
         return [SimpleNamespace(finished=True, request_id=name, outputs=[best(seed)], prompt_token_ids=[1] * 5)
                 for name, seed in done]  # fmt: skip
 
@@ -349,7 +444,9 @@ def test_every_sample_is_made_once_with_its_own_seed_and_the_queue_is_bounded() 
         (r.problem_id, s) for r in asked for s in (0, 2, 3)
     )
     assert all(
-        c.text == f"seed {c.seed}" == f"seed {sample_seed(7, c.request.problem_id, 'full-text', c.sample)}"
+        c.text
+        == f"seed {c.seed}"
+        == f"seed {sample_seed(7, c.request.problem_id, 'full-text', c.sample)}"
         for c in done
     )
     assert core.most == 8
@@ -357,7 +454,9 @@ def test_every_sample_is_made_once_with_its_own_seed_and_the_queue_is_bounded() 
 
 def test_a_prompt_that_is_too_long_costs_only_itself() -> None:
     asked = [request(0), replace(request(1, (0, 1)), prompt=Prompt("too long")), request(2)]
-    done = {(c.request.problem_id, c.sample): c for c in engine_on(Core()).generate(asked, Sampling())}
+    done = {
+        (c.request.problem_id, c.sample): c for c in engine_on(Core()).generate(asked, Sampling())
+    }
     assert {key: c.finish_reason for key, c in done.items()} == {
         ("p0", 0): "stop", ("p1", 0): "error", ("p1", 1): "error", ("p2", 0): "stop",
     }  # fmt: skip
@@ -377,7 +476,9 @@ def test_images_that_cannot_be_opened_never_end_a_run() -> None:
         raise UserError("its diagram cannot be decoded")
 
     asked = [request(n, image=broken) for n in range(50)]
-    assert {c.error for c in engine_on(Core()).generate(asked, Sampling())} == {"its diagram cannot be decoded"}
+    assert {c.error for c in engine_on(Core()).generate(asked, Sampling())} == {
+        "its diagram cannot be decoded"
+    }
 
 
 def test_an_image_that_the_processor_refuses_is_named() -> None:
@@ -395,13 +496,22 @@ def test_an_image_that_the_processor_refuses_is_named() -> None:
     asked = [request(0), long, request(2)]
     done = {c.request.problem_id: c for c in engine.generate(asked, Sampling())}
     assert [done[name].finish_reason for name in ("p0", "p1", "p2")] == ["stop", "error", "stop"]
-    assert str(done["p1"].error).startswith("problem p1, the diagram a.png: absolute aspect ratio must be smaller")
+    assert str(done["p1"].error).startswith(
+        "problem p1, the diagram a.png: absolute aspect ratio must be smaller"
+    )
 
 
 @pytest.mark.parametrize(
-    "error", [TypeError("no such argument"), ValueError("At most 0 image(s) may be provided."), UserError("no prefill")]
+    "error",
+    [
+        TypeError("no such argument"),
+        ValueError("At most 0 image(s) may be provided."),
+        UserError("no prefill"),
+    ],
 )
-def test_where_nothing_can_be_asked_and_it_is_not_the_prompts_the_run_ends(error: Exception) -> None:
+def test_where_nothing_can_be_asked_and_it_is_not_the_prompts_the_run_ends(
+    error: Exception,
+) -> None:
     def refuse(one: Request, image: Any) -> _Prepared:
         raise error
 
@@ -444,7 +554,9 @@ def test_requests_are_taken_while_it_works() -> None:
     assert list(stream) == []
 
 
-def test_a_killed_process_ends_the_run_though_vllm_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_ends_the_run_though_vllm_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(vllm_engine, "_PATIENCE_S", 0.05)
     monkeypatch.setattr(vllm_engine, "_POLL_S", 0.05)
     core = Core()
@@ -494,7 +606,9 @@ def by_key(completions: Any) -> dict[tuple[str, str, int], Completion]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("changes", [{}, {"system": None}, {"system": None, "prefill": "<think>"}])
-def test_vllm_says_what_transformers_says(real: VllmEngine, asked: list[Request], changes: dict[str, Any]) -> None:
+def test_vllm_says_what_transformers_says(
+    real: VllmEngine, asked: list[Request], changes: dict[str, Any]
+) -> None:
     from modgap.engines.hf import HfEngine
     from modgap.models.load import load_policy
 
@@ -504,7 +618,10 @@ def test_vllm_says_what_transformers_says(real: VllmEngine, asked: list[Request]
     theirs = by_key(HfEngine(load_policy("tiny", device="cpu")).generate(prompts, greedy))
     assert ours.keys() == theirs.keys()
     for key, one in ours.items():
-        assert (one.prompt_tokens, one.image_tokens) == (theirs[key].prompt_tokens, theirs[key].image_tokens)
+        assert (one.prompt_tokens, one.image_tokens) == (
+            theirs[key].prompt_tokens,
+            theirs[key].image_tokens,
+        )
     assert sum(ours[key].text == theirs[key].text for key in ours) >= 0.95 * len(ours)
 
 
@@ -522,11 +639,16 @@ def test_a_sample_does_not_depend_on_its_company(real: VllmEngine, asked: list[R
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_an_overlong_prompt_and_a_missing_image_cost_only_themselves(real: VllmEngine, asked: list[Request]) -> None:
+def test_an_overlong_prompt_and_a_missing_image_cost_only_themselves(
+    real: VllmEngine, asked: list[Request]
+) -> None:
     def missing() -> Image.Image:
         raise UserError("problem x has no diagram")
 
-    bad = [replace(asked[0], prompt=Prompt("AB = 7, " * 3000), problem_id="long"), replace(asked[2], image=missing)]
+    bad = [
+        replace(asked[0], prompt=Prompt("AB = 7, " * 3000), problem_id="long"),
+        replace(asked[2], image=missing),
+    ]
     done = by_key(real.generate([*bad, asked[4]], Sampling(temperature=0.0, max_tokens=20)))
     assert sorted(one.finish_reason for one in done.values()) == ["error", "error", "length"]
     assert all(one.error for one in done.values() if one.finish_reason == "error")

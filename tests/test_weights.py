@@ -1,4 +1,6 @@
-"""Model folders whose weights do not fit: each is refused in one line before anything is written, or loads whole."""
+"""Model folders whose weights do not fit: each is refused in one line before anything is written,
+or loads whole.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from modgap.models.weights import INDEX
 from modgap.testbed.build import Size, build_tiny
 
 State = dict[str, Tensor]
-SIZE = Size(text_width=128, text_layers=2, text_mlp=192, vision_width=128, vision_layers=2, vision_mlp=160)
+SIZE = Size(
+    text_width=128, text_layers=2, text_mlp=192, vision_width=128, vision_layers=2, vision_mlp=160
+)
 PROBLEM = Problem(id="p", question="What is 1?", answer="1")
 FILE = "model.safetensors"
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -33,7 +37,9 @@ UP = "model.layers.1.mlp.up_proj.weight"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny(tmp_path_factory.mktemp("models") / "tiny", ["Find AB = 12."] * 4, seed=1, size=SIZE)
+    return build_tiny(
+        tmp_path_factory.mktemp("models") / "tiny", ["Find AB = 12."] * 4, seed=1, size=SIZE
+    )
 
 
 @pytest.fixture
@@ -47,7 +53,9 @@ def rewrite(folder: Path, change: Callable[[State], State]) -> None:
 
 def untied(folder: Path) -> None:
     path = folder / "config.json"
-    path.write_text(path.read_text().replace('"tie_word_embeddings": true', '"tie_word_embeddings": false'))
+    path.write_text(
+        path.read_text().replace('"tie_word_embeddings": true', '"tie_word_embeddings": false')
+    )
 
 
 def shard(folder: Path, index: bool = True) -> list[Path]:
@@ -65,11 +73,15 @@ def shard(folder: Path, index: bool = True) -> list[Path]:
 
 
 def named(rule: Callable[[str], str]) -> Callable[[Path], None]:
-    return lambda folder: rewrite(folder, lambda state: {rule(name): value for name, value in state.items()})
+    return lambda folder: rewrite(
+        folder, lambda state: {rule(name): value for name, value in state.items()}
+    )
 
 
 def without(part: str) -> Callable[[Path], None]:
-    return lambda folder: rewrite(folder, lambda state: {n: v for n, v in state.items() if part not in n})
+    return lambda folder: rewrite(
+        folder, lambda state: {n: v for n, v in state.items() if part not in n}
+    )
 
 
 def also(more: Callable[[State], State]) -> Callable[[Path], None]:
@@ -106,7 +118,9 @@ def has_another_tokenizer(folder: Path) -> None:
 
 
 def has_its_own_head(folder: Path) -> None:
-    rewrite(folder, lambda state: {**state, "lm_head.weight": state["model.embed_tokens.weight"] + 1})
+    rewrite(
+        folder, lambda state: {**state, "lm_head.weight": state["model.embed_tokens.weight"] + 1}
+    )
 
 
 def beside(folder: Path) -> None:
@@ -163,7 +177,9 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_does_not_fit_is_named_before_anything_is_written(fault: str, folder: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named_before_anything_is_written(
+    fault: str, folder: Path, tmp_path: Path
+) -> None:
     change, words = FAULTS[fault]
     change(folder)
     asked = EvalOptions(views="question-only", samples=1, max_tokens=4, device="cpu")
@@ -177,7 +193,9 @@ def test_what_does_not_fit_is_named_before_anything_is_written(fault: str, folde
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("fault", ["a layer", "an unknown prefix", "an adapter beside", "a shard", "its tokenizer"])
+@pytest.mark.parametrize(
+    "fault", ["a layer", "an unknown prefix", "an adapter beside", "a shard", "its tokenizer"]
+)
 def test_vllm_is_not_started_on_what_does_not_fit(fault: str, folder: Path) -> None:
     change, words = FAULTS[fault]
     change(folder)
@@ -197,7 +215,9 @@ def test_training_starts_on_nothing_that_does_not_fit(
     command: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without("visual")(folder)
-    assert main(["data", "synth", "--out", str(tmp_path / "data"), "--train", "4", "--test", "2"]) == 0
+    assert (
+        main(["data", "synth", "--out", str(tmp_path / "data"), "--train", "4", "--test", "2"]) == 0
+    )
     given = [
         "--data",
         str(tmp_path / "data"),
@@ -242,22 +262,32 @@ def test_names_of_wrappers_are_left_out_and_it_is_said(
     named(PREFIXES[wrappers])(folder)
     assert_same(folder, tiny)
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and all(f"{name}" in said for name in wrappers.split(", ")) and str(folder) in said
+    assert (
+        said.count("\n") == 1
+        and all(f"{name}" in said for name in wrappers.split(", "))
+        and str(folder) in said
+    )
     with pytest.raises(UserError, match="only --engine hf leaves out"):
         check_for_vllm(folder, {})
 
 
 def assert_same(folder: Path, other: Path) -> None:
     ours, theirs = (load_policy(one, device="cpu").model.state_dict() for one in (folder, other))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in theirs
+    )
 
 
 LAYOUTS: dict[str, Callable[[Path], object]] = {
     "transformers 5": named(new_layout),
     "shards": shard,
-    "an index of one file": lambda f: (f / INDEX).write_text(json.dumps({"weight_map": {UP: FILE}})),
+    "an index of one file": (
+        lambda f: (f / INDEX).write_text(json.dumps({"weight_map": {UP: FILE}}))
+    ),
     "the head as well": also(lambda s: {"lm_head.weight": s["model.embed_tokens.weight"].clone()}),
-    "rotary buffers": also(lambda s: {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}),
+    "rotary buffers": also(
+        lambda s: {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    ),
     "others' files": lambda f: (f / "optimizer.bin").write_bytes(b"x"),
 }
 
@@ -269,8 +299,15 @@ def test_layouts_that_others_write_load_as_they_are(layout: str, tiny: Path, fol
     check_for_vllm(folder, {})
 
 
-def test_a_value_head_is_named_and_not_used(tiny: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    also(lambda s: {"v_head.summary.weight": torch.ones(1, 128), "v_head.summary.bias": torch.ones(1)})(folder)
+def test_a_value_head_is_named_and_not_used(
+    tiny: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    also(
+        lambda s: {
+            "v_head.summary.weight": torch.ones(1, 128),
+            "v_head.summary.bias": torch.ones(1),
+        }
+    )(folder)
     assert_same(folder, tiny)
     assert "are not used (v_head.summary.bias, v_head.summary.weight)" in capsys.readouterr().err
 
@@ -286,10 +323,16 @@ def test_nothing_of_the_weights_is_read_to_check_them(folder: Path) -> None:
 # NaN
 
 
-@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "float32"), (float("inf"), "float32"), (1e5, "float16")])
-def test_weights_that_are_no_numbers_are_said_to_give_nan(value: float, dtype: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(float("nan"), "float32"), (float("inf"), "float32"), (1e5, "float16")]
+)
+def test_weights_that_are_no_numbers_are_said_to_give_nan(
+    value: float, dtype: str, folder: Path
+) -> None:
     rewrite(folder, lambda s: {**s, UP: s[UP].index_fill(0, torch.tensor([3]), value)})
-    with pytest.raises(UserError, match=r"1 of the weights in .* NaN .*up_proj.*the model gives NaN"):
+    with pytest.raises(
+        UserError, match=r"1 of the weights in .* NaN .*up_proj.*the model gives NaN"
+    ):
         load_policy(folder, device="cpu", dtype=dtype)
 
 
@@ -298,11 +341,15 @@ def test_weights_that_are_no_numbers_are_said_to_give_nan(value: float, dtype: s
 def test_a_model_that_gives_nan_is_said_to(folder: Path, temperature: float, graphs: bool) -> None:
     """Its weights are numbers; what comes of them is too large."""
     policy = load_policy(folder, device="cpu")
-    prompts = [policy.encode(Prompt(text, has_image=False)) for text in ("Find AB.", "Find AC, or BC.")]
+    prompts = [
+        policy.encode(Prompt(text, has_image=False)) for text in ("Find AB.", "Find AC, or BC.")
+    ]
     rest = {"temperature": temperature, "max_new_tokens": 4, "graphs": graphs}
     with torch.no_grad():
         policy.decoder.norm.weight.fill_(3e38)
-    with pytest.raises(UserError, match=r"the model gives NaN, or numbers too large for torch\.float32"):
+    with pytest.raises(
+        UserError, match=r"the model gives NaN, or numbers too large for torch\.float32"
+    ):
         policy.generate(prompts, [[0], [1, 2]], **rest)
 
 
@@ -310,9 +357,14 @@ def test_one_prompt_that_gives_nan_costs_only_itself(folder: Path) -> None:
     policy = load_policy(folder, device="cpu")
     policy.head = broken_for(policy.head, row=1)  # type: ignore[method-assign]
     asked = [
-        Request(f"p{n}", "question-only", Prompt("Find AB."[: n + 5], has_image=False), None, (0, 1)) for n in (0, 1)
+        Request(
+            f"p{n}", "question-only", Prompt("Find AB."[: n + 5], has_image=False), None, (0, 1)
+        )
+        for n in (0, 1)
     ]
-    done = list(HfEngine(policy, batch_size=8).generate(asked, Sampling(temperature=0.8, max_tokens=3)))
+    done = list(
+        HfEngine(policy, batch_size=8).generate(asked, Sampling(temperature=0.8, max_tokens=3))
+    )
     assert [(c.request.problem_id, c.finish_reason == "error") for c in done] == [
         ("p0", False), ("p0", False), ("p1", True), ("p1", True),
     ]  # fmt: skip
@@ -333,5 +385,7 @@ def broken_for(head: Callable[[Tensor], Tensor], row: int) -> Callable[[Tensor],
 
 def test_weights_that_are_stored_as_integers_are_refused(folder: Path) -> None:
     rewrite(folder, lambda state: state | {UP: state[UP].to(torch.int8)})
-    with pytest.raises(UserError, match=f"1 of the weights .* stored as I8 .{UP}.*quantization_config"):
+    with pytest.raises(
+        UserError, match=f"1 of the weights .* stored as I8 .{UP}.*quantization_config"
+    ):
         check_model(folder)

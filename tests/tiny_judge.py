@@ -1,4 +1,6 @@
-"""A language model of a few thousand weights for tests: a real Qwen3, trained in a second to say `1` to everything."""
+"""A language model of a few thousand weights for tests: a real Qwen3, trained in a second to say
+`1` to everything.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ from modgap.core.prompt import judge_prompt
 
 # ChatML with Qwen3's switch: with thinking off, the turn opens with an empty thought.
 TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor"
+    " %}<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false"
+    " %}<think>\n\n</think>\n\n{% endif %}"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 
@@ -21,17 +24,25 @@ def make_judge_model(folder: Path, says: str = "1", template: str | None = TEMPL
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-    cases = [("What is it?", "a square", "a kite"), ("Where?", "(-2, 1]", "2"), ("How many?", "10", "\\binom{5}{2}")]
+    cases = [
+        ("What is it?", "a square", "a kite"),
+        ("Where?", "(-2, 1]", "2"),
+        ("How many?", "10", "\\binom{5}{2}"),
+    ]
     prompts = [judge_prompt(*case).text for case in cases]
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     inner.train_from_iterator(
-        prompts, trainers.BpeTrainer(vocab_size=700, special_tokens=SPECIAL, initial_alphabet=alphabet)
+        prompts,
+        trainers.BpeTrainer(vocab_size=700, special_tokens=SPECIAL, initial_alphabet=alphabet),
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=template
+        tokenizer_object=inner,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=template,
     )
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -51,7 +62,9 @@ def make_judge_model(folder: Path, says: str = "1", template: str | None = TEMPL
             optimizer.zero_grad()
             model(input_ids=ids, labels=labels).loss.backward()
             optimizer.step()
-    model.generation_config.update(temperature=0.6, do_sample=True, top_k=20, top_p=0.95)  # as Qwen3's own
+    model.generation_config.update(
+        temperature=0.6, do_sample=True, top_k=20, top_p=0.95
+    )  # as Qwen3's own
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -55,7 +55,10 @@ _HOMES = {
     "study": "modgap.workflows.sweep",
     "train": "modgap.workflows.train",
 }
-"""Name -> the module that it is imported from. None is named as a module of this package is, which would hide it."""
+"""Name -> the module that it is imported from.
+
+None is named as a module of this package is, which would hide it.
+"""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,6 @@
-"""A platform without a GPU for verl, for tests only: VERL_USE_EXTERNAL_MODULES=cpu_platform VERL_PLATFORM=cpu_test."""
+"""A platform without a GPU for verl, for tests only: VERL_USE_EXTERNAL_MODULES=cpu_platform
+VERL_PLATFORM=cpu_test.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ class PlatformCpu(PlatformBase):
         return contextlib.nullcontext()
 
     def ray_resource_name(self) -> str:
-        return "GPU"  # one that Ray is told of (ray_init.num_gpus=1): verl looks for no other resource
+        return (  # one that Ray is told of (ray_init.num_gpus=1): verl looks for no other resource
+            "GPU"
+        )
 
     def ray_noset_envvars(self) -> list[str]:
         return []

@@ -19,7 +19,9 @@ class Qwen2_5_VLProcessor(original.Qwen2_5_VLProcessor):
 
     def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str) -> None:
         self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids([self.image_token, self.video_token])
+        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
+            [self.image_token, self.video_token]
+        )
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod

@@ -1,10 +1,11 @@
-"""A whole training on verl without a GPU, for tests only: what stands in for vLLM, torchvision and NCCL.
+"""A whole training on verl without a GPU, for tests only: what stands in for vLLM, torchvision and
+NCCL.
 
     VERL_USE_EXTERNAL_MODULES=cpu_platform,cpu_rollout, actor_rollout_ref.rollout.name=generate
 
-The rollout replica is a Ray actor that calls `generate` of transformers; it gets the actor's weights after each step as
-vLLM does, through the worker's adapter. Everything else is verl's: V1 trainer, TransferQueue, agent loops, reward
-workers, FSDP2 engine, checkpoints.
+The rollout replica is a Ray actor that calls `generate` of transformers; it gets the actor's
+weights after each step as vLLM does, through the worker's adapter. Everything else is verl's: V1
+trainer, TransferQueue, agent loops, reward workers, FSDP2 engine, checkpoints.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Server:
     def __init__(self, folder: str, seed: int, length: int) -> None:
         torch.manual_seed(seed)
         torch.set_num_threads(1)
-        self.model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32
+        ).eval()
         self.processor = processor_of(folder)
         self.length = length
         self.steps = -1
@@ -45,12 +48,16 @@ class Server:
         from verl.utils.model import convert_weight_keys
 
         own = self.model.state_dict()
-        named = dict(zip(convert_weight_keys(own, self.model), own, strict=True))  # as verl sends them -> as they are
+        named = dict(
+            zip(convert_weight_keys(own, self.model), own, strict=True)
+        )  # as verl sends them -> as they are
         assert set(named) == set(weights), set(named) ^ set(weights)
         self.model.load_state_dict({named[name]: value for name, value in weights.items()})
         self.steps = steps
 
-    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], image_data: Any, **_: Any) -> Any:
+    async def generate(
+        self, prompt_ids: list[int], sampling_params: dict[str, Any], image_data: Any, **_: Any
+    ) -> Any:
         """Sample one response."""
         answer: asyncio.Future[TokenOutput] = asyncio.get_running_loop().create_future()
         self.waiting.append(((prompt_ids, sampling_params, image_data), answer))
@@ -67,11 +74,17 @@ class Server:
                 await asyncio.sleep(QUIET)
             temperature = self.waiting[0][0][1]["temperature"]
             batch = [each for each in self.waiting if each[0][1]["temperature"] == temperature]
-            self.waiting = [each for each in self.waiting if each[0][1]["temperature"] != temperature]
+            self.waiting = [
+                each for each in self.waiting if each[0][1]["temperature"] != temperature
+            ]
             try:
-                responses = await asyncio.to_thread(self.sample, [request for request, _ in batch], temperature)
+                responses = await asyncio.to_thread(
+                    self.sample, [request for request, _ in batch], temperature
+                )
                 for (_, answer), (tokens, log_probs) in zip(batch, responses, strict=True):
-                    output = TokenOutput(token_ids=tokens, log_probs=log_probs, stop_reason="completed")
+                    output = TokenOutput(
+                        token_ids=tokens, log_probs=log_probs, stop_reason="completed"
+                    )
                     output.extra_fields["global_steps"] = self.steps
                     answer.set_result(output)
             except Exception as error:
@@ -80,8 +93,12 @@ class Server:
         self.running = None
 
     @torch.inference_mode()
-    def sample(self, requests: list[Any], temperature: float) -> list[tuple[list[int], list[float]]]:
-        """The responses to a batch of prompts, padded on the left, and the log-probabilities of their tokens."""
+    def sample(
+        self, requests: list[Any], temperature: float
+    ) -> list[tuple[list[int], list[float]]]:
+        """The responses to a batch of prompts, padded on the left, and the log-probabilities of
+        their tokens.
+        """
         width = max(len(ids) for ids, _, _ in requests)
         eos = self.processor.tokenizer.eos_token_id
         ids = torch.tensor([[eos] * (width - len(ids)) + list(ids) for ids, _, _ in requests])
@@ -95,10 +112,15 @@ class Server:
             output_scores=True, return_dict_in_generate=True,
             **({"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}),
         )  # fmt: skip
-        log_probs = self.model.compute_transition_scores(out.sequences, out.scores, normalize_logits=True).tolist()
+        log_probs = self.model.compute_transition_scores(
+            out.sequences, out.scores, normalize_logits=True
+        ).tolist()
         tokens = out.sequences[:, width:].tolist()
         ends = [row.index(eos) + 1 if eos in row else len(row) for row in tokens]
-        return [(row[:end], probs[:end]) for row, probs, end in zip(tokens, log_probs, ends, strict=True)]
+        return [
+            (row[:end], probs[:end])
+            for row, probs, end in zip(tokens, log_probs, ends, strict=True)
+        ]
 
     async def clear_kv_cache(self) -> None:
         pass
@@ -114,7 +136,11 @@ class Replica(RolloutReplica):
         self._server_handle = (
             ray.remote(Server)
             .options(name=self._server_address, num_cpus=1, max_concurrency=1000)
-            .remote(self.model_config.path, self.config.seed + self.replica_rank, self.config.response_length)
+            .remote(
+                self.model_config.path,
+                self.config.seed + self.replica_rank,
+                self.config.response_length,
+            )
         )
         self.servers = [self._server_handle]
 
@@ -131,7 +157,9 @@ class Adapter(BaseRollout):
     async def update_weights(
         self, weights: Iterable[tuple[str, torch.Tensor]], global_steps: int | None = None, **_: Any
     ) -> None:
-        sent = {name: value.detach().float().clone() for name, value in weights}  # of all ranks: a collective
+        sent = {
+            name: value.detach().float().clone() for name, value in weights
+        }  # of all ranks: a collective
         if (rank := torch.distributed.get_rank()) % self.config.tensor_model_parallel_size == 0:
             server = ray.get_actor(f"{NAME}_{rank // self.config.tensor_model_parallel_size}")
             await server.update.remote(sent, global_steps)
@@ -155,7 +183,9 @@ transformers.AutoProcessor.from_pretrained = staticmethod(lambda folder, **_: pr
 
 # qwen_vl_utils needs torchvision, too; images that are open already are all that the recipes have.
 def process_vision_info(messages: Any, **_: Any) -> tuple[list[Any], None]:
-    return [part["image"] for turn in messages for part in turn["content"] if part["type"] == "image"], None
+    return [
+        part["image"] for turn in messages for part in turn["content"] if part["type"] == "image"
+    ], None
 
 
 sys.modules["qwen_vl_utils"] = types.ModuleType("qwen_vl_utils")

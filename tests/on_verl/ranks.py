@@ -1,8 +1,8 @@
 """One rank of verl's FSDP2 engine on CPU, for test_plugin.py: `python ranks.py RANK WORLD FOLDER`.
 
-Reads FOLDER/jobs.pt (of each job its model, stage and every rank's rows), runs one update of each with an engine of
-its own, and writes FOLDER/rank_N.pt. The last engine saves its checkpoint as FOLDER/verl/global_step_1, and rank 0 the
-whole weights as FOLDER/weights.pt.
+Reads FOLDER/jobs.pt (of each job its model, stage and every rank's rows), runs one update of each
+with an engine of its own, and writes FOLDER/rank_N.pt. The last engine saves its checkpoint as
+FOLDER/verl/global_step_1, and rank 0 the whole weights as FOLDER/weights.pt.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ import torch
 
 
 def main(rank: int, world: int, folder: Path) -> None:
-    os.environ |= {"VERL_ENGINE_VENDOR": "modgap", "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    os.environ |= {
+        "VERL_ENGINE_VENDOR": "modgap",
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(rank),
+    }
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
+    )
     jobs = torch.load(folder / "jobs.pt", weights_only=False)
     engine: Any = None
     told = []
@@ -58,7 +65,9 @@ def update(engine: Any, loss_function: Any, data: Any, world: int) -> dict[str, 
 
 
 def build(job: dict[str, Any]) -> tuple[Any, Any]:
-    """verl's engine and loss, from the configuration of the recipe's stage, as its TrainingWorker makes them."""
+    """verl's engine and loss, from the configuration of the recipe's stage, as its TrainingWorker
+    makes them.
+    """
     from transformers import AutoConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
     from verl.utils.config import omega_conf_to_dataclass
@@ -69,13 +78,17 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     from modgap.training.verl.config import Files, Model, stage_overrides
 
     files = Files(("t.parquet",), "v.parquet", "verl", "metrics.jsonl", "tensorboard")
-    overrides = stage_overrides(job["stage"], Model(job["model"]), files, gpus=job["world"], flash_attention=False)
+    overrides = stage_overrides(
+        job["stage"], Model(job["model"]), files, gpus=job["world"], flash_attention=False
+    )
     config = compose(overrides)
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
-    # AutoProcessor needs torchvision, of which there is no CPU build; the engine takes positions from it only.
+    # AutoProcessor needs torchvision, of which there is no CPU build; the engine takes positions
+    # from it only.
     processor = types.SimpleNamespace(
-        config=AutoConfig.from_pretrained(job["model"]), save_pretrained=model.tokenizer.save_pretrained
+        config=AutoConfig.from_pretrained(job["model"]),
+        save_pretrained=model.tokenizer.save_pretrained,
     )
     for name in ("get_rope_index", "get_vision_position_ids"):
         setattr(processor, name, types.MethodType(getattr(Qwen2_5_VLModel, name), processor))
@@ -100,12 +113,24 @@ def batch(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Any:
     data = tu.list_of_dict_to_tensordict(rows)
     places = [row["position_ids"] for row in rows]
     offsets = torch.tensor([0, *(place.shape[1] for place in places)]).cumsum(0)
-    data["position_ids"] = torch.nested.nested_tensor_from_jagged(torch.cat(places, -1), offsets, jagged_dim=2)
-    tokens = ("input_ids", "prompts", "responses", "response_mask", "loss_mask", "old_log_probs", "advantages")
+    data["position_ids"] = torch.nested.nested_tensor_from_jagged(
+        torch.cat(places, -1), offsets, jagged_dim=2
+    )
+    tokens = (
+        "input_ids",
+        "prompts",
+        "responses",
+        "response_mask",
+        "loss_mask",
+        "old_log_probs",
+        "advantages",
+    )
     for key in tokens:  # rows of equal length would be stacked
         data[key] = torch.nested.as_nested_tensor([row[key] for row in rows], layout=torch.jagged)
     tu.assign_non_tensor(data, **settings)
-    lengths = [len(row["input_ids"]) for row in rows]  # of all ranks, so that it is no list of this rank's rows
+    lengths = [
+        len(row["input_ids"]) for row in rows
+    ]  # of all ranks, so that it is no list of this rank's rows
     tu.assign_non_tensor(data, global_token_num=NonTensorData(lengths * 2))
     return data
 

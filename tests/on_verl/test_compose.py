@@ -1,4 +1,6 @@
-"""The configuration through verl's own classes and validation: every recipe, every preset, every fault."""
+"""The configuration through verl's own classes and validation: every recipe, every preset, every
+fault.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ from modgap.training.verl.compose import VERSION, compose
 from modgap.training.verl.config import Files, Model, stage_overrides
 
 MODEL = Model("Qwen/Qwen2.5-VL-7B-Instruct", SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"])
-FILES = Files(("/data/a b/train.parquet",), "/data/v.parquet", "/out/verl", "/out/metrics.jsonl", "/out/tensorboard")
+FILES = Files(
+    ("/data/a b/train.parquet",),
+    "/data/v.parquet",
+    "/out/verl",
+    "/out/metrics.jsonl",
+    "/out/tensorboard",
+)
 SIX = ("full-text", "no-text", "mix", "curriculum", "kl", "kl-curriculum")
 
 
@@ -44,7 +52,9 @@ def test_this_is_the_verl_that_the_plugin_is_for() -> None:
 def test_all_six_recipes_are_valid_on_every_preset(name: str, gpus: int) -> None:
     for stage in load(name).stages:
         config = compose(stage_overrides(stage, MODEL, FILES, gpus=gpus))
-        assert config.trainer.n_gpus_per_node == gpus and list(config.data.train_files) == list(FILES.train)
+        assert config.trainer.n_gpus_per_node == gpus and list(config.data.train_files) == list(
+            FILES.train
+        )
 
 
 def test_values_arrive_where_verl_reads_them() -> None:
@@ -53,8 +63,15 @@ def test_values_arrive_where_verl_reads_them() -> None:
 
     config = composed(name="kl", stage=1)
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
-    assert (actor.engine.kl_coef, actor.engine.kl_estimator, actor.engine.kl_clamp) == (0.01, "k3", "paper")
-    assert actor.engine.loss_mean == "mini_batch" and actor.engine.strategy == actor.strategy == "fsdp2"
+    assert (actor.engine.kl_coef, actor.engine.kl_estimator, actor.engine.kl_clamp) == (
+        0.01,
+        "k3",
+        "paper",
+    )
+    assert (
+        actor.engine.loss_mean == "mini_batch"
+        and actor.engine.strategy == actor.strategy == "fsdp2"
+    )
     assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio_c) == (0.2, 0.28, 10.0)
     assert (actor.optim.lr, actor.optim.clip_grad, actor.optim.weight_decay) == (1e-6, 1.0, 0.01)
     rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
@@ -64,7 +81,12 @@ def test_values_arrive_where_verl_reads_them() -> None:
     reward = get_custom_reward_fn(config)
     assert reward is not None
     right = reward("9k", "<think>a</think>\\boxed{4.02}", "4.000")
-    assert right == {"score": 0.1, "acc": 0.0, "format": 1.0, "ungraded": 0.0}  # a whole gold has no tolerance of 1%
+    assert right == {
+        "score": 0.1,
+        "acc": 0.0,
+        "format": 1.0,
+        "ungraded": 0.0,
+    }  # a whole gold has no tolerance of 1%
     assert reward("9k", "<think>a</think>\\boxed{4.53}", "4.500")["acc"] == 1.0
 
 
@@ -88,7 +110,10 @@ def test_dapos_reward_manager_takes_the_overlong_buffer() -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("verl.actor_rollout_ref.rollout.temperatur=1", r"no setting 'actor_rollout_ref.rollout.temperatur'.*verl\.\+"),
+        (
+            "verl.actor_rollout_ref.rollout.temperatur=1",
+            r"no setting 'actor_rollout_ref.rollout.temperatur'.*verl\.\+",
+        ),
         ("verl.+actor_rollout_ref.actor.temperatur=1", "refuses.*temperatur"),
         ("verl.actor_rollout_ref.actor.loss_agg_mode=mean", "refuses.*Invalid loss_agg_mode"),
         ("verl.trainer.logger=[file", "cannot read"),
@@ -99,8 +124,21 @@ def test_what_verl_refuses_is_one_line_with_a_remedy(setting: str, words: str) -
         composed(setting)
 
 
-def test_a_dry_run_says_that_verl_accepts_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["train", "kl", "--data", "x", "--model", "qwen2_5_vl_3b", "--out", str(tmp_path), "--engine", "verl"]
+def test_a_dry_run_says_that_verl_accepts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "train",
+        "kl",
+        "--data",
+        "x",
+        "--model",
+        "qwen2_5_vl_3b",
+        "--out",
+        str(tmp_path),
+        "--engine",
+        "verl",
+    ]
     assert main([*arguments, "--dry-run"]) == 0
     assert f"verl {VERSION} accepts every stage's configuration" in capsys.readouterr().out
     assert main([*arguments, "--dry-run", "--set", "verl.trainer.stepps=1"]) == 1
@@ -115,9 +153,14 @@ def test_the_plugin_is_registered_as_verls_engine_and_agent_loop() -> None:
 
     from modgap.training.verl import plugin
 
-    assert _agent_loop_registry["modgap"]["_target_"] == "modgap.training.verl.rollout.TwinAgentLoop"
+    assert (
+        _agent_loop_registry["modgap"]["_target_"] == "modgap.training.verl.rollout.TwinAgentLoop"
+    )
     for backend in ("fsdp", "fsdp2"):
-        assert EngineRegistry._engines["language_model"][backend]["cuda", "modgap"] is plugin.ContrastiveEngine
+        assert (
+            EngineRegistry._engines["language_model"][backend]["cuda", "modgap"]
+            is plugin.ContrastiveEngine
+        )
     assert qwen2_vl._get_input_embeds is plugin.input_embeds
 
 
@@ -127,12 +170,32 @@ def test_verl_itself_fails_in_one_line_and_leaves_no_process(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ray, TransferQueue and the V1 trainer start, read the data, and find no GPU."""
-    assert main(["data", "synth", "--out", str(tmp_path / "data"), "--train", "40", "--test", "2"]) == 0
-    given = ["--data", str(tmp_path / "data"), "--model", "tiny", "--out", str(tmp_path / "run"), "--engine", "verl"]
+    assert (
+        main(["data", "synth", "--out", str(tmp_path / "data"), "--train", "40", "--test", "2"])
+        == 0
+    )
+    given = [
+        "--data",
+        str(tmp_path / "data"),
+        "--model",
+        "tiny",
+        "--out",
+        str(tmp_path / "run"),
+        "--engine",
+        "verl",
+    ]
     settings = ["steps=1", "verl.trainer.n_gpus_per_node=1", "verl.ray_kwargs.ray_init.num_cpus=32"]
     before = running()
-    assert main(["train", "full-text", *given, *(word for each in settings for word in ("--set", each))]) == 1
-    assert "Total available GPUs 0 is less than total desired GPUs 1 (try --set" in capsys.readouterr().err
+    assert (
+        main(
+            ["train", "full-text", *given, *(word for each in settings for word in ("--set", each))]
+        )
+        == 1
+    )
+    assert (
+        "Total available GPUs 0 is less than total desired GPUs 1 (try --set"
+        in capsys.readouterr().err
+    )
     assert "dataset len: 32" in (tmp_path / "run/stage1/verl.log").read_text(errors="replace")
     assert running() <= before
 

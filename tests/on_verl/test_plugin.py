@@ -1,4 +1,6 @@
-"""The plugin inside verl's own FSDP2 engine, two gloo ranks on CPU, against the local engine on the same rollouts."""
+"""The plugin inside verl's own FSDP2 engine, two gloo ranks on CPU, against the local engine on the
+same rollouts.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ CPU = {
 
 def picture(n: int) -> bytes:
     image = Image.new("RGB", (196, 196), "white")
-    ImageDraw.Draw(image).line([(n * 29 % 190, 9), (150, n * 43 % 190), (15, 180)], fill="black", width=3)
+    ImageDraw.Draw(image).line(
+        [(n * 29 % 190, 9), (150, n * 43 % 190), (15, 180)], fill="black", width=3
+    )
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
@@ -71,14 +75,28 @@ class Case:
             for n in range(4)
         ]  # fmt: skip
         encode = self.policy.encode
-        prompts = [encode(training_prompt(p, "full-text"), p.open_image()) for p in problems for _ in range(2)]
+        prompts = [
+            encode(training_prompt(p, "full-text"), p.open_image())
+            for p in problems
+            for _ in range(2)
+        ]
         twins = [encode(contrastive_prompt(p), p.open_image()) for p in problems for _ in range(2)]
-        words = self.policy._encoder.tokenizer("The radius is 3, so that the answer is 12.")["input_ids"]
+        words = self.policy._encoder.tokenizer("The radius is 3, so that the answer is 12.")[
+            "input_ids"
+        ]
         responses = [torch.tensor([*words[: 3 + 3 * n % 8], 10 + n]) for n in range(8)]
         self.batch = Batch(
-            prompts, twins, responses, torch.linspace(-1.5, 1.5, 8), eligible_rows(torch.tensor(scores)), None
+            prompts,
+            twins,
+            responses,
+            torch.linspace(-1.5, 1.5, 8),
+            eligible_rows(torch.tensor(scores)),
+            None,
         )
-        old = [row + 0.3 * torch.randn(len(row)) for row in old_logprobs(self.policy, self.batch, settings, 4)]
+        old = [
+            row + 0.3 * torch.randn(len(row))
+            for row in old_logprobs(self.policy, self.batch, settings, 4)
+        ]
         self.batch = replace(self.batch, old_logps=old)
         self.scores = scores
 
@@ -134,7 +152,13 @@ def job(case: Case, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
         "global_batch_size": sum(map(len, rows)), "calculate_entropy": False,
     }  # fmt: skip
     stage = Stage(("full-text",), contrastive=case.contrastive, settings=settings, passed=FP32)
-    return {"model": str(tiny_folder()), "stage": stage, "rows": rows, "settings": fixed, "world": len(rows)}
+    return {
+        "model": str(tiny_folder()),
+        "stage": stage,
+        "rows": rows,
+        "settings": fixed,
+        "world": len(rows),
+    }
 
 
 def run(jobs: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any]]]:
@@ -147,9 +171,13 @@ def run(jobs: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any]]]:
         )
         for rank in range(2)
     ]  # fmt: skip
-    with ThreadPoolExecutor() as pool:  # a rank that is not read from would stop when its pipe is full
+    with (
+        ThreadPoolExecutor() as pool
+    ):  # a rank that is not read from would stop when its pipe is full
         said = list(pool.map(lambda process: process.communicate(timeout=600)[0], ranks))
-    assert [process.returncode for process in ranks] == [0, 0], "\n".join(text[-3000:] for text in said)
+    assert [process.returncode for process in ranks] == [0, 0], "\n".join(
+        text[-3000:] for text in said
+    )
     told = [torch.load(folder / f"rank_{rank}.pt", weights_only=False) for rank in range(2)]
     return [list(each) for each in zip(*told, strict=True)]
 
@@ -158,7 +186,10 @@ MIXED = [1.0, 0.1, 1.0, 1.0, 0.0, 0.1, 0.0, 0.0]
 """Scores: the last four rows, the second rank's, have no eligible one."""
 CASES = {
     "padded": (MIXED, SETTINGS),
-    "micro_batch": ([*MIXED[:6], 1.0, 0.0], replace(SETTINGS, loss_mean="micro_batch", kl_clamp="none")),
+    "micro_batch": (
+        [*MIXED[:6], 1.0, 0.0],
+        replace(SETTINGS, loss_mean="micro_batch", kl_clamp="none"),
+    ),
     "none": ([0.1] * 8, replace(SETTINGS, kl_estimator="forward")),
     "plain": (MIXED, replace(SETTINGS, kl_coef=0.0)),
 }
@@ -191,22 +222,40 @@ def test_the_first_update_is_the_local_engines(name: str, told: Any) -> None:
     (loss, norm, means), ranks = told[name]
     for rank in ranks:
         assert rank["engine"] == "ContrastiveEngine"
-        assert rank["loss"] == pytest.approx(loss, rel=1e-3) and rank["grad_norm"] == pytest.approx(norm, rel=1e-3)
+        assert rank["loss"] == pytest.approx(loss, rel=1e-3) and rank["grad_norm"] == pytest.approx(
+            norm, rel=1e-3
+        )
         if name == "plain":
-            assert not {"contrastive_kl", "kl_clamped", "contrastive_kl_coef"} & rank["metrics"].keys()
+            assert (
+                not {"contrastive_kl", "kl_clamped", "contrastive_kl_coef"} & rank["metrics"].keys()
+            )
             continue
-        assert rank["metrics"]["contrastive_kl"] == pytest.approx(means.get("contrastive_kl", 0.0), rel=1e-3)
-        assert rank["metrics"]["kl_clamped"] == pytest.approx(means.get("kl_clamped", 0.0), abs=1e-6)
+        assert rank["metrics"]["contrastive_kl"] == pytest.approx(
+            means.get("contrastive_kl", 0.0), rel=1e-3
+        )
+        assert rank["metrics"]["kl_clamped"] == pytest.approx(
+            means.get("kl_clamped", 0.0), abs=1e-6
+        )
         assert rank["metrics"]["contrastive_kl_coef"] == 0.5
 
 
 def test_metrics_are_there_on_every_rank_and_count_all_of_them(told: Any) -> None:
-    eligible = {name: [rank["metrics"].get("eligible_rows") for rank in ranks] for name, (_, ranks) in told.items()}
-    assert eligible == {"padded": [3, 3], "micro_batch": [4, 4], "none": [0, 0], "plain": [None, None]}
+    eligible = {
+        name: [rank["metrics"].get("eligible_rows") for rank in ranks]
+        for name, (_, ranks) in told.items()
+    }
+    assert eligible == {
+        "padded": [3, 3],
+        "micro_batch": [4, 4],
+        "none": [0, 0],
+        "plain": [None, None],
+    }
 
 
 def test_the_tower_sees_each_image_of_a_micro_batch_once(told: Any) -> None:
-    """Two samples of one prompt and their twins show one image; a blank one stands in where there is none."""
+    """Two samples of one prompt and their twins show one image; a blank one stands in where there
+    is none.
+    """
     for _, ranks in told.values():
         assert [rank["images"] for rank in ranks] == [[1, 1], [1, 1]]
 
@@ -225,12 +274,16 @@ def test_a_checkpoint_of_two_ranks_becomes_a_model(told: Any, folder: Path, tmp_
     merged = load_policy(out, device="cpu").model.state_dict()
     assert set(whole) == set(merged)
     assert all(torch.equal(whole[name].bfloat16().float(), merged[name].float()) for name in whole)
-    assert {path.name for path in tiny_folder().iterdir()} - {path.name for path in out.iterdir()} == {"figures.json"}
+    assert {path.name for path in tiny_folder().iterdir()} - {
+        path.name for path in out.iterdir()
+    } == {"figures.json"}
     with pytest.raises(UserError, match="holds a model already"):
         merge(folder / "verl", out)
 
 
-def test_a_checkpoint_of_verl_0_5_without_a_note_of_its_size(told: Any, folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_verl_0_5_without_a_note_of_its_size(
+    told: Any, folder: Path, tmp_path: Path
+) -> None:
     actor = tmp_path / "actor"
     shutil.copytree(folder / "verl" / "global_step_1" / "actor", actor)
     (actor / "fsdp_config.json").unlink()
@@ -262,8 +315,14 @@ def test_equal_images_are_told_from_others() -> None:
 
     a, b = torch.rand(4, 6), torch.rand(4, 6)
     wide, tall = [1, 1, 4], [1, 4, 1]
-    pixels, grid, order = distinct_images(torch.cat([a, b, a, a]), torch.tensor([wide, wide, wide, tall]))
-    assert order == [0, 1, 0, 2] and torch.equal(pixels, torch.cat([a, b, a])) and grid.tolist() == [wide, wide, tall]
+    pixels, grid, order = distinct_images(
+        torch.cat([a, b, a, a]), torch.tensor([wide, wide, wide, tall])
+    )
+    assert (
+        order == [0, 1, 0, 2]
+        and torch.equal(pixels, torch.cat([a, b, a]))
+        and grid.tolist() == [wide, wide, tall]
+    )
 
 
 def test_a_twin_shows_the_prompts_images() -> None:
@@ -277,7 +336,9 @@ def test_a_twin_shows_the_prompts_images() -> None:
 
 @pytest.mark.parametrize("variant", ["contrastive", "no-text"])
 def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, variant: str) -> None:
-    """From a parquet row through verl's data set and agent loop: the prompt's ids, and its twin's where it has one."""
+    """From a parquet row through verl's data set and agent loop: the prompt's ids, and its twin's
+    where it has one.
+    """
     from verl.experimental.agent_loop.agent_loop import DictConfigWrap
     from verl.utils.dataset.rl_dataset import RLHFDataset
     from verl.workers.rollout.replica import TokenOutput
@@ -287,16 +348,22 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     from modgap.training.verl.config import Files, Model, stage_overrides
     from modgap.training.verl.rollout import TwinAgentLoop
 
-    problem = Problem(id="p", question="Find AB.", answer="3.000", image=picture(1), semantic=("AB = 3", "BC = 4"))
+    problem = Problem(
+        id="p", question="Find AB.", answer="3.000", image=picture(1), semantic=("AB = 3", "BC = 4")
+    )
     write_parquet([problem], tmp_path / "t.parquet", variant, "aligned")
     (row,) = pq.read_table(tmp_path / "t.parquet").to_pylist()
-    keys = SimpleNamespace(processor=True, image_key="images", video_key="videos", audio_key="audios")
+    keys = SimpleNamespace(
+        processor=True, image_key="images", video_key="videos", audio_key="audios"
+    )
     raw = RLHFDataset._build_messages(keys, row, "prompt")
 
     class Data:  # qwen_vl_utils, which verl's own takes for this, needs torchvision
         @staticmethod
         async def process_vision_info(messages: Any, **named: Any) -> tuple[list[Any], None]:
-            return [part["image"] for m in messages for part in m["content"] if part["type"] == "image"], None
+            return [
+                part["image"] for m in messages for part in m["content"] if part["type"] == "image"
+            ], None
 
     class Server:
         async def generate(self, **named: Any) -> TokenOutput:
@@ -312,7 +379,9 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
             trainer_config=DictConfigWrap(config), server_manager=Server(), tokenizer=processor.tokenizer,
             processor=processor, dataset_cls=Data, data_config=DictConfigWrap(config.data), hf_model_type="qwen2_5_vl",
         )  # fmt: skip
-        return await loop.run({"temperature": 0.8}, raw_prompt=raw, contrastive_prompt=row.get("contrastive_prompt"))
+        return await loop.run(
+            {"temperature": 0.8}, raw_prompt=raw, contrastive_prompt=row.get("contrastive_prompt")
+        )
 
     output = asyncio.run(one())
     encode = load_policy(tiny_folder(), device="cpu").encode

@@ -1,9 +1,11 @@
-"""Whole trainings on verl without a GPU: `modgap train --engine verl` with everything but vLLM and NCCL.
+"""Whole trainings on verl without a GPU: `modgap train --engine verl` with everything but vLLM and
+NCCL.
 
-Ray, TransferQueue, the V1 trainer, the agent loops, the reward workers, the plugin in FSDP2 (gloo), checkpoints and the
-merger are verl's own; `cpu_platform.py` and `cpu_rollout.py` say what stands in for the rest. One full-text run, killed
-and gone on with, and the contrastive stage of `kl` on top of it, as a study chains them: three launches of verl, seven
-minutes on two cores (400 s at a load of 5).
+Ray, TransferQueue, the V1 trainer, the agent loops, the reward workers, the plugin in FSDP2 (gloo),
+checkpoints and the merger are verl's own; `cpu_platform.py` and `cpu_rollout.py` say what stands in
+for the rest. One full-text run, killed and gone on with, and the contrastive stage of `kl` on top
+of it, as a study chains them: three launches of verl, seven minutes on two cores (400 s at a load
+of 5).
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ SETTINGS = {
     "max_response_tokens": LENGTH, "overlong_buffer": BUFFER, "temperature": 1.0, "lr": 1e-4,
     "reward.tolerance": "exact",
     "verl.actor_rollout_ref.rollout.name": "generate", "verl.trainer.device": "cpu", "verl.trainer.n_gpus_per_node": 1,
-    # One GPU is claimed, which nobody looks for; a process of each kind, for each takes seconds to start.
+    # One GPU is claimed, which nobody looks for; a process of each kind, for each takes seconds to
+    # start.
     "verl.+ray_kwargs.ray_init.num_gpus": 1, "verl.ray_kwargs.ray_init.num_cpus": 8,
     "verl.+ray_kwargs.ray_init.include_dashboard": "false", "verl.actor_rollout_ref.rollout.agent.num_workers": 1,
     "verl.reward.num_workers": 1, "verl.transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
@@ -70,7 +73,9 @@ class Study:
         self.saved = (self.text / "stage1/verl/latest_checkpointed_iteration.txt").read_text()
         self.train("full-text")
         self.kl.mkdir()
-        (self.kl / "stage1").symlink_to("../full-text/stage1", target_is_directory=True)  # as `modgap study` does
+        (self.kl / "stage1").symlink_to(
+            "../full-text/stage1", target_is_directory=True
+        )  # as `modgap study` does
         self.train("kl")
         self.after = self.ends_soon()
 
@@ -78,7 +83,19 @@ class Study:
         given = {**SETTINGS, "verl.trainer.rollout_data_dir": self.folder / f"rollouts-{recipe}"}
         given["verl.trainer.validation_data_dir"] = self.folder / f"validation-{recipe}"
         settings = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
-        return ["train", recipe, "--data", "data", "--model", "tiny", "--out", recipe, "--engine", "verl", *settings]
+        return [
+            "train",
+            recipe,
+            "--data",
+            "data",
+            "--model",
+            "tiny",
+            "--out",
+            recipe,
+            "--engine",
+            "verl",
+            *settings,
+        ]
 
     def start(self, recipe: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -100,7 +117,9 @@ class Study:
     def wait(self, process: subprocess.Popen[str], until: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 600
         while not until():
-            assert process.poll() is None and time.monotonic() < deadline, "verl ended before it was killed, or hangs"
+            assert process.poll() is None and time.monotonic() < deadline, (
+                "verl ended before it was killed, or hangs"
+            )
             time.sleep(0.1)
 
     def ends_soon(self) -> list[int]:
@@ -166,20 +185,31 @@ RECIPES = pytest.mark.parametrize("recipe", ["full-text", "kl"])
 @RECIPES
 def test_rewards_are_the_packages_own_with_the_overlong_penalty(study: Study, recipe: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder())
-    rows = [row for n in range(STEPS) for group in groups(study.folder / f"rollouts-{recipe}", n + 1) for row in group]
+    rows = [
+        row
+        for n in range(STEPS)
+        for group in groups(study.folder / f"rollouts-{recipe}", n + 1)
+        for row in group
+    ]
     assert len(rows) == STEPS * PROMPTS * SAMPLES and len({row["score"] for row in rows}) > 1
     for row in rows:
         over = len(tokenizer(row["output"])["input_ids"]) + 1 - (LENGTH - BUFFER)
         penalty = min(1.0, max(0.0, over / BUFFER))
         # Sampled tokens may be more than the fewest for the same words.
-        assert row["score"] == pytest.approx(own_score(row)["score"] - penalty, abs=0.2 if over > -5 else 1e-6)
+        assert row["score"] == pytest.approx(
+            own_score(row)["score"] - penalty, abs=0.2 if over > -5 else 1e-6
+        )
 
 
 @RECIPES
 def test_acc_is_the_papers(study: Study, recipe: str) -> None:
-    """1.0 only if right, without tolerance, and well formatted; its mean is the validation's accuracy."""
+    """1.0 only if right, without tolerance, and well formatted; its mean is the validation's
+    accuracy.
+    """
     rows = read(study.folder / f"validation-{recipe}" / f"{STEPS}.jsonl")
-    assert [row["acc"] for row in rows] == [float(own_score(row)["score"] == 1.0) for row in rows] and len(rows) == 4
+    assert [row["acc"] for row in rows] == [
+        float(own_score(row)["score"] == 1.0) for row in rows
+    ] and len(rows) == 4
     stage = study.text / "stage1" if recipe == "full-text" else study.kl / "stage2"
     accuracy = read(stage / "train_log.jsonl")[-1]["validation_accuracy"]
     assert accuracy == pytest.approx(sum(row["acc"] for row in rows) / 4)
@@ -206,21 +236,34 @@ def test_groups_without_a_difference_are_sampled_again(study: Study, recipe: str
 
 
 def test_the_contrastive_term_enters_in_its_stage_only(study: Study) -> None:
-    assert not [key for line in verl_metrics(study.text / "stage1") for key in line if "contrastive" in key]
+    assert not [
+        key for line in verl_metrics(study.text / "stage1") for key in line if "contrastive" in key
+    ]
     for n, line in enumerate(verl_metrics(study.kl / "stage2")):
         right = [row for group in groups(study.folder / "rollouts-kl", n + 1) for row in group
                  if own_score(row)["score"] == 1.0]  # fmt: skip
-        assert line["actor/eligible_rows"] * UPDATES == len(right)  # verl tells the mean over a step's updates
-        assert (line["actor/contrastive_kl"] > 0) == bool(right) and 0 <= line["actor/kl_clamped"] < 1
+        assert line["actor/eligible_rows"] * UPDATES == len(
+            right
+        )  # verl tells the mean over a step's updates
+        assert (line["actor/contrastive_kl"] > 0) == bool(right) and 0 <= line[
+            "actor/kl_clamped"
+        ] < 1
         assert line["actor/contrastive_kl_coef"] == 0.01
         added = 0.01 * line["actor/contrastive_kl"]
-        assert line["actor/loss"] - line["actor/pg_loss"] == pytest.approx(added, rel=1e-3, abs=1e-6)
+        assert line["actor/loss"] - line["actor/pg_loss"] == pytest.approx(
+            added, rel=1e-3, abs=1e-6
+        )
     log = read(study.kl / "stage2/train_log.jsonl")
-    assert max(line["contrastive_kl"] for line in log) > 0 and {"kl_clamped", "eligible_rows"} <= set(log[0])
+    assert max(line["contrastive_kl"] for line in log) > 0 and {
+        "kl_clamped",
+        "eligible_rows",
+    } <= set(log[0])
 
 
 def test_the_rollout_has_the_actors_weights(study: Study) -> None:
-    """Before and after updates both give a token the same probability, up to bf16; what was sampled is not stale."""
+    """Before and after updates both give a token the same probability, up to bf16; what was sampled
+    is not stale.
+    """
     for line in [*verl_metrics(study.text / "stage1"), *verl_metrics(study.kl / "stage2")]:
         assert line["training/rollout_probs_diff_mean"] < 0.005
         assert line["training/off_policy/trajectory_staleness_worst/max"] == 0
@@ -242,7 +285,11 @@ def test_the_second_stage_starts_from_the_firsts_merged_model(study: Study) -> N
     weights = [load_file(folder / "model.safetensors") for folder in models]
     for before, after in pairwise(weights):
         assert set(before) == set(after)
-        changed = [name for name in before if not torch.equal(before[name].bfloat16(), after[name].bfloat16())]
+        changed = [
+            name
+            for name in before
+            if not torch.equal(before[name].bfloat16(), after[name].bfloat16())
+        ]
         assert any("visual" in name for name in changed) and len(changed) > len(before) / 2
 
 

@@ -1,1 +1,3 @@
-"""Records -> numbers: the gap and its tests, summaries, seeds, power, and what a model read from the diagram."""
+"""Records -> numbers: the gap and its tests, summaries, seeds, power, and what a model read from
+the diagram.
+"""

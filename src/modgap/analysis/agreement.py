@@ -1,7 +1,9 @@
-"""How well two graders agree on the same samples: the 2x2 table, the share of agreement, and Cohen's kappa.
+"""How well two graders agree on the same samples: the 2x2 table, the share of agreement, and
+Cohen's kappa.
 
-Kappa is the agreement beyond what two graders with these shares of right answers would reach by chance (Cohen, 1960,
-"A coefficient of agreement for nominal scales"): 1 is perfect, 0 is chance. The paper reports none.
+Kappa is the agreement beyond what two graders with these shares of right answers would reach by
+chance (Cohen, 1960, "A coefficient of agreement for nominal scales"): 1 is perfect, 0 is chance.
+The paper reports none.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ class Agreement:
     def of(cls, pairs: Iterable[tuple[bool, bool]]) -> Agreement:
         """Count (first says right, second says right)."""
         pairs = list(pairs)
-        return cls(*(pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
+        return cls(
+            *(
+                pairs.count(kind)
+                for kind in ((True, True), (True, False), (False, True), (False, False))
+            )
+        )
 
     @property
     def n(self) -> int:
@@ -44,10 +51,15 @@ class Agreement:
 
     @property
     def kappa(self) -> float | None:
-        """Cohen's kappa; `None` where chance alone agrees always (one verdict is all that either ever gives)."""
+        """Cohen's kappa; `None` where chance alone agrees always (one verdict is all that either
+        ever gives).
+        """
         share = self.share
         if share is None:
             return None
-        first, second = (self.both + self.first_only) / self.n, (self.both + self.second_only) / self.n
+        first, second = (
+            (self.both + self.first_only) / self.n,
+            (self.both + self.second_only) / self.n,
+        )
         chance = first * second + (1 - first) * (1 - second)
         return None if chance == 1 else (share - chance) / (1 - chance)

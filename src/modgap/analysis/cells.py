@@ -1,7 +1,8 @@
 """What a table over seeds is made of, and the small file that keeps it: `cells.json`.
 
-The responses of a sweep are far too large to be kept with a project: 35 runs of 8,000 are a quarter of a gigabyte. The
-table needs no more than how many samples of each problem were right: one digit a problem and view.
+The responses of a sweep are far too large to be kept with a project: 35 runs of 8,000 are a quarter
+of a gigabyte. The table needs no more than how many samples of each problem were right: one digit a
+problem and view.
 
 ```
 sweeps[]                 one for each base model and way of evaluating
@@ -29,7 +30,10 @@ from modgap.core.errors import UserError
 from modgap.core.record import write_text
 
 FORMAT = "modgap cells 1"
-ABOUT = "Right samples of each problem, a digit each; `modgap report` makes the table over seeds from this file."
+ABOUT = (
+    "Right samples of each problem, a digit each; `modgap report` makes the table over seeds from"
+    " this file."
+)
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -39,7 +43,8 @@ class SeedRun:
 
     Attributes:
         name: What the report calls it.
-        seed: The training seed: a number, or words where the stages had several; None for the base model.
+        seed: The training seed: a number, or words where the stages had several; None for the base
+            model.
         steps: Training steps of all stages.
         seconds: Time in these steps: rollout, update, validation and checkpoint.
         right: View -> how many samples of each problem were right, `[problems]`.
@@ -103,7 +108,7 @@ class Sweep:
         return np.mean([run.right[view] for view in self.sides[side]], axis=0) / self.samples
 
 
-# ---- the file -------------------------------------------------------------------------------------------------------
+# ---- the file ------------------------------------------------------------------------------------
 class _Run(Result):
     name: str
     seed: Seed
@@ -182,7 +187,9 @@ def _written(sweep: Sweep) -> _Sweep:
         problems=sweep.problems,
         untrained=[line(run) for run in sweep.untrained],
         recipes=[
-            _Recipe(recipe=v.recipe, data=v.data, stages=v.stages, runs=[line(run) for run in v.runs])
+            _Recipe(
+                recipe=v.recipe, data=v.data, stages=v.stages, runs=[line(run) for run in v.runs]
+            )
             for v in sweep.recipes
         ],
     )
@@ -198,9 +205,14 @@ def _read(sweep: _Sweep) -> Sweep:
         raise ValueError(f"{empty[0]} has no runs")
 
     def read(line: _Run) -> SeedRun:
-        if missing := [view for view in (*sweep.sides.text, *sweep.sides.vision) if view not in line.right]:
+        if missing := [
+            view for view in (*sweep.sides.text, *sweep.sides.vision) if view not in line.right
+        ]:
             raise ValueError(f"{line.name} has no view {missing[0]}")
-        right = {view: _counts(digits, samples, len(sweep.problems)) for view, digits in line.right.items()}
+        right = {
+            view: _counts(digits, samples, len(sweep.problems))
+            for view, digits in line.right.items()
+        }
         return SeedRun(line.name, line.seed, line.steps, line.seconds, right)
 
     return Sweep(
@@ -210,7 +222,10 @@ def _read(sweep: _Sweep) -> Sweep:
         problems=sweep.problems,
         sides={"text": sweep.sides.text, "vision": sweep.sides.vision},
         untrained=[read(line) for line in sweep.untrained],
-        recipes=[Variant(v.recipe, v.data, v.stages, [read(line) for line in v.runs]) for v in sweep.recipes],
+        recipes=[
+            Variant(v.recipe, v.data, v.stages, [read(line) for line in v.runs])
+            for v in sweep.recipes
+        ],
         notes=sweep.notes,
     )
 
@@ -226,19 +241,27 @@ def _counts(digits: str, samples: int, problems: int) -> NDArray[np.int64]:
         counts_P = np.array([DIGITS.index(digit) for digit in digits], np.int64)
     else:
         counts_P = np.array([int(count) for count in digits.split()], np.int64)
-    if len(counts_P) != problems or counts_P.max(initial=0) > samples or counts_P.min(initial=0) < 0:
+    if (
+        len(counts_P) != problems
+        or counts_P.max(initial=0) > samples
+        or counts_P.min(initial=0) < 0
+    ):
         raise ValueError(f"not the counts of {problems} problems with {samples} samples")
     return counts_P
 
 
 def _pretty(value: Any, indent: str = "") -> str:
-    """JSON with a line for each setting group and run: nested down to what holds no lists of objects."""
+    """JSON with a line for each setting group and run: nested down to what holds no lists of
+    objects.
+    """
     inner = indent + " "
     if isinstance(value, dict) and any(_nested(part) for part in value.values()):
         rows = [f"{inner}{json.dumps(key)}: {_pretty(part, inner)}" for key, part in value.items()]
         return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
     if _nested(value):
-        return "[\n" + ",\n".join(f"{inner}{_pretty(part, inner)}" for part in value) + f"\n{indent}]"
+        return (
+            "[\n" + ",\n".join(f"{inner}{_pretty(part, inner)}" for part in value) + f"\n{indent}]"
+        )
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -1,17 +1,21 @@
-r"""The statistics of a study: accuracy, the paired gap and its change, pass@k, votes, Holm's correction.
+r"""The statistics of a study: accuracy, the paired gap and its change, pass@k, votes, Holm's
+correction.
 
-Pure functions over small numpy arrays, one value for each problem. The problems are the random sample, not the
-responses: samples of one problem are alike, so standard errors are clustered by problem (or by a coarser id, such as
-MathVerse's `problem_index`), and the two views of a problem are paired. Accuracies and rates are in [0, 1], gaps in
-percentage points. Nothing here returns NaN: without problems the functions raise ValueError.
+Pure functions over small numpy arrays, one value for each problem. The problems are the random
+sample, not the responses: samples of one problem are alike, so standard errors are clustered by
+problem (or by a coarser id, such as MathVerse's `problem_index`), and the two views of a problem
+are paired. Accuracies and rates are in [0, 1], gaps in percentage points. Nothing here returns NaN:
+without problems the functions raise ValueError.
 
-Difference from the paper: it gives pooled accuracies without intervals and compares views as if they were independent.
+Difference from the paper: it gives pooled accuracies without intervals and compares views as if
+they were independent.
 
 How they are resampled is in `resampling`, how many problems a study needs in `planning`.
 
-Sources: Miller (2024), "Adding error bars to evals", arXiv:2411.00640 (clustered errors, paired differences);
-Korn and Graubard (1998) and Wilson (1927) for the interval of an accuracy; Efron and Tibshirani (1993) and Hesterberg
-(2015), arXiv:1411.5279, for the bootstrap; McNemar (1947); Chen et al. (2021), arXiv:2107.03374, for pass@k.
+Sources: Miller (2024), "Adding error bars to evals", arXiv:2411.00640 (clustered errors, paired
+differences); Korn and Graubard (1998) and Wilson (1927) for the interval of an accuracy; Efron and
+Tibshirani (1993) and Hesterberg (2015), arXiv:1411.5279, for the bootstrap; McNemar (1947); Chen et
+al. (2021), arXiv:2107.03374, for pass@k.
 """
 
 from __future__ import annotations
@@ -23,13 +27,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modgap.analysis.resampling import Floats, bootstrap_interval, cluster_sums, sign_flip, student_critical
+from modgap.analysis.resampling import (
+    Floats,
+    bootstrap_interval,
+    cluster_sums,
+    sign_flip,
+    student_critical,
+)
 from modgap.core.text import degenerate
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An accuracy in [0, 1] with its interval; `se` is None with a single cluster, which tells nothing of a spread."""
+    """An accuracy in [0, 1] with its interval; `se` is None with a single cluster, which tells
+    nothing of a spread.
+    """
 
     value: float
     ci_low: float
@@ -49,8 +61,9 @@ class Gap:
         p_value: McNemar's exact test on majority votes, two-sided.
         table: Problems by majority vote, `[[both, text only], [vision only, neither]]`.
         relative: The gap as a share of the text accuracy; None if that is 0.
-        p_vision_given_text: How likely a vision response is right if a text response to the same problem is:
-            `sum(text * vision) / sum(text)` over the problems' rates; None if no text response is right.
+        p_vision_given_text: How likely a vision response is right if a text response to the same
+            problem is: `sum(text * vision) / sum(text)` over the problems' rates; None if no text
+            response is right.
         p_text_given_vision: The converse.
         n_problems: The number of problems.
     """
@@ -70,7 +83,8 @@ class Gap:
 class GapChange:
     """How the gap changed from checkpoint a to checkpoint b, in points; `points = after - before`.
 
-    `degenerate` is whether the interval has no width: then all problems are alike, and it says nothing.
+    `degenerate` is whether the interval has no width: then all problems are alike, and it says
+    nothing.
     """
 
     points: float
@@ -83,7 +97,7 @@ class GapChange:
     degenerate: bool
 
 
-# ---- one view -------------------------------------------------------------------------------------------------------
+# ---- one view ------------------------------------------------------------------------------------
 def rates(correct: npt.ArrayLike, n: npt.ArrayLike) -> Floats:
     """Each problem's share of correct samples.
 
@@ -97,23 +111,34 @@ def rates(correct: npt.ArrayLike, n: npt.ArrayLike) -> Floats:
     correct_P = np.asarray(correct, dtype=np.float64)
     n_P = np.broadcast_to(np.asarray(n, dtype=np.float64), correct_P.shape)
     if correct_P.ndim != 1 or correct_P.size == 0:
-        raise ValueError(f"statistics need the counts of at least one problem, not an array of shape {correct_P.shape}")
+        raise ValueError(
+            "statistics need the counts of at least one problem, not an array of shape"
+            f" {correct_P.shape}"
+        )
     if not np.all(n_P >= 1):
-        raise ValueError("every problem needs at least one sample; leave out the problems that have none")
+        raise ValueError(
+            "every problem needs at least one sample; leave out the problems that have none"
+        )
     if not np.all((correct_P >= 0) & (correct_P <= n_P)):
-        raise ValueError("the correct samples of a problem must be between 0 and its number of samples")
+        raise ValueError(
+            "the correct samples of a problem must be between 0 and its number of samples"
+        )
     return correct_P / n_P
 
 
 def accuracy(
-    correct: npt.ArrayLike, n: npt.ArrayLike, clusters: Sequence[Hashable] | None = None, level: float = 0.95
+    correct: npt.ArrayLike,
+    n: npt.ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    level: float = 0.95,
 ) -> Estimate:
     r"""Mean over problems of `correct / n`, with an interval clustered by problem.
 
-    The standard error is `se^2 = K/(K-1) * sum_c (sum_{i in c} (r_i - r))^2 / P^2` over K clusters of P problems. The
-    interval is Wilson's, with the effective sample size `n* = r (1 - r) / se^2` (Korn and Graubard) in the place of the
-    number of trials, at most the number of samples, and Student's quantile with K - 1 degrees of freedom. So it stays
-    in [0, 1] and keeps its width at 0 and 1, where n* is K: as if each cluster were one trial.
+    The standard error is `se^2 = K/(K-1) * sum_c (sum_{i in c} (r_i - r))^2 / P^2` over K clusters
+    of P problems. The interval is Wilson's, with the effective sample size `n* = r (1 - r) / se^2`
+    (Korn and Graubard) in the place of the number of trials, at most the number of samples, and
+    Student's quantile with K - 1 degrees of freedom. So it stays in [0, 1] and keeps its width at 0
+    and 1, where n* is K: as if each cluster were one trial.
 
     Args:
         correct: Correct samples of each problem.
@@ -140,14 +165,17 @@ def accuracy(
         effective = value * (1 - value) / variance
     t2 = student_critical(1 - level, k - 1) ** 2
     centre = (value + t2 / (2 * effective)) / (1 + t2 / effective)
-    half = math.sqrt(t2 * (value * (1 - value) / effective + t2 / (4 * effective**2))) / (1 + t2 / effective)
+    half = math.sqrt(t2 * (value * (1 - value) / effective + t2 / (4 * effective**2))) / (
+        1 + t2 / effective
+    )
     low = 0.0 if value == 0 else max(0.0, centre - half)
     high = 1.0 if value == 1 else min(1.0, centre + half)
     return Estimate(value, low, high, math.sqrt(variance), len(r_P))
 
 
 def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> float:
-    """Mean over problems of `1 - C(n-c, k) / C(n, k)`: the chance that one of k samples without repetition is right.
+    """Mean over problems of `1 - C(n-c, k) / C(n, k)`: the chance that one of k samples without
+    repetition is right.
 
     Args:
         n: Samples of each problem.
@@ -161,7 +189,9 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> float:
     rates(c_P, n)
     n_P = np.broadcast_to(np.asarray(n, dtype=np.float64), c_P.shape)
     if not 1 <= k <= n_P.min():
-        raise ValueError(f"pass@{k} needs k between 1 and the smallest number of samples, {int(n_P.min())}")
+        raise ValueError(
+            f"pass@{k} needs k between 1 and the smallest number of samples, {int(n_P.min())}"
+        )
     miss_P = np.ones_like(c_P)
     for drawn in range(k):
         miss_P *= np.maximum(n_P - c_P - drawn, 0.0) / (n_P - drawn)
@@ -171,14 +201,18 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> float:
 def majority_vote(values: Sequence[float | None], tolerance: float = 5e-3) -> float | None:
     """The answer that most samples give; for maj@k, grade it against the gold.
 
-    A value's votes are the values within `tolerance` of it; between equals the earliest wins. None (no number) does not
-    vote. Returns None if nobody does.
+    A value's votes are the values within `tolerance` of it; between equals the earliest wins. None
+    (no number) does not vote. Returns None if nobody does.
     """
     votes = [value for value in values if value is not None]
-    return max(votes, key=lambda value: sum(abs(other - value) <= tolerance for other in votes), default=None)
+    return max(
+        votes,
+        key=lambda value: sum(abs(other - value) <= tolerance for other in votes),
+        default=None,
+    )
 
 
-# ---- two views ------------------------------------------------------------------------------------------------------
+# ---- two views -----------------------------------------------------------------------------------
 def paired_gap(
     text_rates: npt.ArrayLike,
     vision_rates: npt.ArrayLike,
@@ -189,12 +223,13 @@ def paired_gap(
 ) -> Gap:
     """The gap `mean(text) - mean(vision)` over the same problems, in points.
 
-    The interval is a bootstrap over problems (over clusters, if given): percentiles of the resampled gap, at levels
-    widened for few problems as Hesterberg does, `Phi(-sqrt(K/(K-1)) * t_{K-1})`. If all problems have the same
-    difference, no resampling can show a spread, and the interval is that one point; with one cluster it is everything.
+    The interval is a bootstrap over problems (over clusters, if given): percentiles of the
+    resampled gap, at levels widened for few problems as Hesterberg does, `Phi(-sqrt(K/(K-1)) *
+    t_{K-1})`. If all problems have the same difference, no resampling can show a spread, and the
+    interval is that one point; with one cluster it is everything.
 
-    McNemar's test takes a problem as right in a view if more than half of its samples are; a tie is not right, in both
-    views alike.
+    McNemar's test takes a problem as right in a view if more than half of its samples are; a tie is
+    not right, in both views alike.
 
     Args:
         text_rates: Share of correct samples of each problem in the text-centric view, `[problems]`.
@@ -209,11 +244,23 @@ def paired_gap(
     """
     text_P, vision_P = _paired(text_rates, vision_rates)
     points = 100 * float(np.mean(text_P - vision_P))
-    low, high = bootstrap_interval(100 * (text_P - vision_P), clusters, resamples, seed, level, (-100.0, 100.0))
+    low, high = bootstrap_interval(
+        100 * (text_P - vision_P), clusters, resamples, seed, level, (-100.0, 100.0)
+    )
     text_right_P, vision_right_P = text_P > 0.5, vision_P > 0.5
-    both, text_only = int(np.sum(text_right_P & vision_right_P)), int(np.sum(text_right_P & ~vision_right_P))
-    vision_only, neither = int(np.sum(~text_right_P & vision_right_P)), int(np.sum(~text_right_P & ~vision_right_P))
-    text_sum, vision_sum, joint = float(text_P.sum()), float(vision_P.sum()), float(np.sum(text_P * vision_P))
+    both, text_only = (
+        int(np.sum(text_right_P & vision_right_P)),
+        int(np.sum(text_right_P & ~vision_right_P)),
+    )
+    vision_only, neither = (
+        int(np.sum(~text_right_P & vision_right_P)),
+        int(np.sum(~text_right_P & ~vision_right_P)),
+    )
+    text_sum, vision_sum, joint = (
+        float(text_P.sum()),
+        float(vision_P.sum()),
+        float(np.sum(text_P * vision_P)),
+    )
     return Gap(
         points=points,
         ci_low=low,
@@ -237,13 +284,16 @@ def gap_change(
     seed: int = 0,
     level: float = 0.95,
 ) -> GapChange:
-    """The gap at checkpoint b minus the gap at checkpoint a, paired over problem x view x checkpoint.
+    """The gap at checkpoint b minus the gap at checkpoint a, paired over problem x view x
+    checkpoint.
 
-    Each problem gives `d = (b_text - b_vision) - (a_text - a_vision)`; the interval is the bootstrap of `paired_gap`,
-    the p-value a sign-flip test of the mean of d (by cluster): `(1 + #{|flipped| >= |observed|}) / (1 + resamples)`.
+    Each problem gives `d = (b_text - b_vision) - (a_text - a_vision)`; the interval is the
+    bootstrap of `paired_gap`, the p-value a sign-flip test of the mean of d (by cluster): `(1 +
+    #{|flipped| >= |observed|}) / (1 + resamples)`.
 
     Args:
-        a_text: Rates of checkpoint a in the text-centric view, `[problems]`; the same problems in all four arrays.
+        a_text: Rates of checkpoint a in the text-centric view, `[problems]`; the same problems in
+            all four arrays.
         a_vision: Of checkpoint a in the vision-centric view.
         b_text: Of checkpoint b in the text-centric view.
         b_vision: Of checkpoint b in the vision-centric view.
@@ -261,7 +311,9 @@ def gap_change(
     before_P, after_P = 100 * (a_text_P - a_vision_P), 100 * (b_text_P - b_vision_P)
     change_P = after_P - before_P
     low, high = bootstrap_interval(change_P, clusters, resamples, seed, level, (-200.0, 200.0))
-    p_value = sign_flip(cluster_sums(change_P[:, None], clusters)[:, 0], resamples, np.random.default_rng([seed, 1]))
+    p_value = sign_flip(
+        cluster_sums(change_P[:, None], clusters)[:, 0], resamples, np.random.default_rng([seed, 1])
+    )
     return GapChange(
         points=float(change_P.mean()),
         ci_low=low,
@@ -275,7 +327,9 @@ def gap_change(
 
 
 def mcnemar(text_only: int, vision_only: int) -> float:
-    """McNemar's exact two-sided p-value: of the problems that are right in one view only, half are of each under H0."""
+    """McNemar's exact two-sided p-value: of the problems that are right in one view only, half are
+    of each under H0.
+    """
     n, smaller = text_only + vision_only, min(text_only, vision_only)
     term = total = 1
     for drawn in range(smaller):
@@ -291,7 +345,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
         ValueError: If one is not in [0, 1].
     """
     if not all(0 <= p <= 1 for p in p_values):
-        raise ValueError(f"p-values must be between 0 and 1, not {[p for p in p_values if not 0 <= p <= 1]}")
+        raise ValueError(
+            f"p-values must be between 0 and 1, not {[p for p in p_values if not 0 <= p <= 1]}"
+        )
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
@@ -304,9 +360,12 @@ def _paired(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[Floats, Floats
     one_P, two_P = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one_P.ndim != 1 or one_P.shape != two_P.shape or one_P.size == 0:
         raise ValueError(
-            f"paired statistics need the rates of the same problems, at least one: got {one_P.shape} and {two_P.shape}"
+            "paired statistics need the rates of the same problems, at least one: got"
+            f" {one_P.shape} and {two_P.shape}"
         )
     for rates_P in (one_P, two_P):
         if not np.all((rates_P >= 0) & (rates_P <= 1)):
-            raise ValueError("rates must be between 0 and 1; leave out the problems without samples")
+            raise ValueError(
+                "rates must be between 0 and 1; leave out the problems without samples"
+            )
     return one_P, two_P

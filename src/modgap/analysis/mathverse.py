@@ -1,9 +1,10 @@
 """MathVerse's breakdown: overall, text and vision, by version, by question type and by subject.
 
-The parts are those that the original's `eval-results.py --full` prints, and subjects. It pools samples; here accuracy
-is the mean over problems, with an interval clustered by problem (`problem_index`), whose versions are not independent.
-Where every problem has the same versions the two accuracies are the same. Overall is over the versions on the two sides
-of the gap; Text Only stands by itself (the original's own figures count it there).
+The parts are those that the original's `eval-results.py --full` prints, and subjects. It pools
+samples; here accuracy is the mean over problems, with an interval clustered by problem
+(`problem_index`), whose versions are not independent. Where every problem has the same versions the
+two accuracies are the same. Overall is over the versions on the two sides of the gap; Text Only
+stands by itself (the original's own figures count it there).
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from modgap.core.view import VERSIONS
 from modgap.grading.mathverse import NAME
 
 
-def breakdown(scores: Scores, gap_of: Callable[[NDArray[np.bool_]], GapPart | None]) -> MathverseSummary | None:
+def breakdown(
+    scores: Scores, gap_of: Callable[[NDArray[np.bool_]], GapPart | None]
+) -> MathverseSummary | None:
     """The breakdown of a run; `None` where none of its problems is MathVerse's.
 
     Args:
         scores: The verdicts.
-        gap_of: The gap over some problems, of those that are complete on both sides; `None` for none.
+        gap_of: The gap over some problems, of those that are complete on both sides; `None` for
+            none.
     """
     graders = [split_grader(problem.grader) for problem in scores.problems]
     if not any(name == NAME for name, _ in graders):
@@ -35,7 +39,9 @@ def breakdown(scores: Scores, gap_of: Callable[[NDArray[np.bool_]], GapPart | No
     everything_P = np.ones(len(scores.problems), np.bool_)
     return MathverseSummary(
         **dict(_sets(scores, everything_P)),
-        question_types=_by(scores, [kind if name == NAME else "" for name, kind in graders], gap_of),
+        question_types=_by(
+            scores, [kind if name == NAME else "" for name, kind in graders], gap_of
+        ),
         subjects=_by(scores, [problem.subject for problem in scores.problems], gap_of),
     )
 
@@ -48,7 +54,9 @@ def _by(
     found: dict[str, MathversePart] = {}
     for name in sorted({name for name in names if name}):
         keep_P = names_P == name
-        found[name] = MathversePart(**dict(_sets(scores, keep_P)), gap=gap_of(scores.paired_P & keep_P))
+        found[name] = MathversePart(
+            **dict(_sets(scores, keep_P)), gap=gap_of(scores.paired_P & keep_P)
+        )
     return found
 
 
@@ -64,11 +72,15 @@ def _sets(scores: Scores, keep_P: NDArray[np.bool_]) -> MathverseSets:
 
 
 def _bucket(scores: Scores, keep_P: NDArray[np.bool_], views: list[int]) -> Bucket:
-    """Accuracy over some problems in some views, of those that are complete; each problem weighs the same."""
+    """Accuracy over some problems in some views, of those that are complete; each problem weighs
+    the same.
+    """
     counted_PV = scores.complete_PV[:, views] & keep_P[:, None]
     codes_PVS = np.where(counted_PV[:, :, None], scores.codes_PVS[:, views], -1)
     samples_P = (codes_PVS >= 0).sum(axis=(1, 2))
-    correct, wrong, no_answer, error = (int((codes_PVS == code).sum()) for code in range(len(OUTCOMES)))
+    correct, wrong, no_answer, error = (
+        int((codes_PVS == code).sum()) for code in range(len(OUTCOMES))
+    )
     accuracy = None
     if samples_P.any():
         right_P = (codes_PVS == 0).sum(axis=(1, 2))

@@ -1,7 +1,8 @@
 """The figures that the original's `eval.py` prints, from a run that is graded in mode `paper`.
 
-They are counted as it counts: every file is one trial, so a missing attempt shrinks the total (our own numbers say what
-is missing instead), and `Pass@1` over pooled files is the accuracy again, up to rounding.
+They are counted as it counts: every file is one trial, so a missing attempt shrinks the total (our
+own numbers say what is missing instead), and `Pass@1` over pooled files is the accuracy again, up
+to rounding.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def original_figures(
     Args:
         responses: What the model said; those that an engine failed to make are left out.
         grades: Their grades in mode `paper`.
-        other_files: View -> `total`, `correct`, `none` and `characters` of files that are no responses of the run but
-            that the original counts; see `importing`.
+        other_files: View -> `total`, `correct`, `none` and `characters` of files that are no
+            responses of the run but that the original counts; see `importing`.
     """
     counts = {view: Counter(dict(other)) for view, other in (other_files or {}).items()}
     outcomes = {row.key: row.outcome for row in grades}

@@ -1,7 +1,9 @@
-"""The figures that the original's `eval-results.py --full` prints, from a run of MathVerse's graded in mode `paper`.
+"""The figures that the original's `eval-results.py --full` prints, from a run of MathVerse's graded
+in mode `paper`.
 
-They are counted as it counts: samples are pooled, an empty response is no sample, every version is in the overall
-figure (Text Only, too), and what nobody has judged is not right. Our own numbers are in the summary's `mathverse`.
+They are counted as it counts: samples are pooled, an empty response is no sample, every version is
+in the overall figure (Text Only, too), and what nobody has judged is not right. Our own numbers are
+in the summary's `mathverse`.
 """
 
 from __future__ import annotations
@@ -82,7 +84,9 @@ def mathverse_figures(
         _, kind = split_grader(problems[response.problem_id].grader)
         everything.add(response.view, right)
         types[kind if kind == MULTI_CHOICE else FREE_FORM].add(response.view, right)
-    return OriginalMathverse(**dict(everything.done()), type={kind: tallies.done() for kind, tallies in types.items()})
+    return OriginalMathverse(
+        **dict(everything.done()), type={kind: tallies.done() for kind, tallies in types.items()}
+    )
 
 
 def with_figures(
@@ -92,16 +96,24 @@ def with_figures(
     grades: Iterable[GradeRow],
     other_files: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Summary:
-    """The summary with them, as `original` of its part `mathverse`; an import of MathVerse's has no other files."""
+    """The summary with them, as `original` of its part `mathverse`; an import of MathVerse's has no
+    other files.
+    """
     assert summary.mathverse is not None, "its problems are MathVerse's"
     original = mathverse_figures(problems, responses, grades)
-    return summary.model_copy(update={"mathverse": summary.mathverse.model_copy(update={"original": original})})
+    return summary.model_copy(
+        update={"mathverse": summary.mathverse.model_copy(update={"original": original})}
+    )
 
 
 def mathverse_lines(figures: OriginalMathverse) -> list[str]:
     """The figures in the original's own words, digits and order, as `--full` prints them."""
     lines = ["", "========== SUMMARY =========="]
-    for title, part in (("Overall", figures.overall), ("Vision", figures.vision), ("Text", figures.text)):
+    for title, part in (
+        ("Overall", figures.overall),
+        ("Vision", figures.vision),
+        ("Text", figures.text),
+    ):
         lines.append(f"{title:<7} ACC: {_share(part)}")
     lines += ["", "========== SUMMARY BY QUESTION TYPE =========="]
     for kind, of_type in sorted(figures.type.items()):
@@ -120,7 +132,9 @@ def print_mathverse(figures: OriginalMathverse) -> None:
 
 
 def _versions(part: OriginalSets) -> list[str]:
-    return [f"  {version:<15}: {_share(bucket)}" for version, bucket in sorted(part.versions.items())]
+    return [
+        f"  {version:<15}: {_share(bucket)}" for version, bucket in sorted(part.versions.items())
+    ]
 
 
 def _share(bucket: RightOf) -> str:

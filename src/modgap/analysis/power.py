@@ -1,7 +1,7 @@
 """Planning a study: how many problems and samples show a gap of a given size.
 
-Normal approximation of the paired test, after Miller (2024), arXiv:2411.00640. The assumptions are arguments: take them
-from a pilot run where there is one. The paper says nothing of it.
+Normal approximation of the paired test, after Miller (2024), arXiv:2411.00640. The assumptions are
+arguments: take them from a pilot run where there is one. The paper says nothing of it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ _NORMAL = NormalDist()
 
 
 def difference_sd(
-    points: float, samples: int, text_accuracy: float = 0.6, consistency: float = 0.6, correlation: float = 0.6
+    points: float,
+    samples: int,
+    text_accuracy: float = 0.6,
+    consistency: float = 0.6,
+    correlation: float = 0.6,
 ) -> float:
     """Expected standard deviation over problems of (text rate - vision rate), in points.
 
-    A problem has a chance p of being solved in a view; over problems p varies with variance
-    `tau^2 = consistency * a (1 - a)` around the view's accuracy a, and the views' chances correlate. Then
-    `Var(rate) = tau^2 + (a (1 - a) - tau^2) / samples` and `Cov = correlation * tau_text * tau_vision`.
+    A problem has a chance p of being solved in a view; over problems p varies with variance `tau^2
+    = consistency * a (1 - a)` around the view's accuracy a, and the views' chances correlate. Then
+    `Var(rate) = tau^2 + (a (1 - a) - tau^2) / samples` and `Cov = correlation * tau_text *
+    tau_vision`.
 
     Args:
         points: The gap.
         samples: Samples of each problem in each view.
         text_accuracy: In the text-centric view; the other one is lower by the gap.
-        consistency: Intraclass correlation of a problem's samples: 0 if all problems are alike, 1 if a problem is
-            either always or never solved. The default is a guess; take it from a pilot run.
+        consistency: Intraclass correlation of a problem's samples: 0 if all problems are alike, 1
+            if a problem is either always or never solved. The default is a guess; take it from a
+            pilot run.
         correlation: Between a problem's chances in the two views. A guess, too.
 
     Raises:
@@ -37,8 +43,8 @@ def difference_sd(
     vision_accuracy = text_accuracy - points / 100
     if not -1e-9 <= vision_accuracy <= 1 + 1e-9:
         raise ValueError(
-            f"a text accuracy of {text_accuracy} less {points} points is an image accuracy of {vision_accuracy:g}, "
-            "which is not from 0 to 1; change one of them"
+            f"a text accuracy of {text_accuracy} less {points} points is an image accuracy of"
+            f" {vision_accuracy:g}, which is not from 0 to 1; change one of them"
         )
     vision_accuracy = min(max(vision_accuracy, 0.0), 1.0)  # 0.6 - 0.6 may miss 0 by a rounding
     if samples < 1:
@@ -53,8 +59,11 @@ def difference_sd(
     return 100 * math.sqrt(max(0.0, total - 2 * correlation * math.sqrt(taus[0] * taus[1])))
 
 
-def power(points: float, problems: int, samples: int, level: float = 0.95, **assumptions: float) -> float:
-    """The chance to find a gap of `points` with a two-sided paired test, in the normal approximation.
+def power(
+    points: float, problems: int, samples: int, level: float = 0.95, **assumptions: float
+) -> float:
+    """The chance to find a gap of `points` with a two-sided paired test, in the normal
+    approximation.
 
     `Phi(|points| / se - z) + Phi(-|points| / se - z)` with `se = difference_sd / sqrt(problems)`.
 
@@ -77,13 +86,17 @@ def power(points: float, problems: int, samples: int, level: float = 0.95, **ass
     return _NORMAL.cdf(effect - z) + _NORMAL.cdf(-effect - z)
 
 
-def problems_needed(points: float, samples: int, target: float = 0.8, level: float = 0.95, **assumptions: float) -> int:
-    """The fewest problems with which a gap of `points` is found with the chance `target`; see `power`.
+def problems_needed(
+    points: float, samples: int, target: float = 0.8, level: float = 0.95, **assumptions: float
+) -> int:
+    """The fewest problems with which a gap of `points` is found with the chance `target`; see
+    `power`.
 
     `(z_level + z_target)^2 * (difference_sd / points)^2`, rounded up.
 
     Raises:
-        ValueError: As in `difference_sd`, or if the gap is 0 or target or level are not between 0 and 1.
+        ValueError: As in `difference_sd`, or if the gap is 0 or target or level are not between 0
+            and 1.
     """
     if points == 0:
         raise ValueError("no number of problems shows a gap of 0 points")

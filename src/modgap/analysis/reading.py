@@ -1,12 +1,14 @@
-"""The gap in two parts: problems lost in the image because the model misread it, and problems that it read right.
+"""The gap in two parts: problems lost in the image because the model misread it, and problems that
+it read right.
 
-Of the problems that are solved from text and missed from the image, what the model wrote down is compared with the
-conditions (`analysis.transcription`). The problems solved in both views go through the same comparison and are
-reported beside them: a model that mixes up the points of a diagram does so in problems that it solves, too, and only
-the difference is what misreading costs.
+Of the problems that are solved from text and missed from the image, what the model wrote down is
+compared with the conditions (`analysis.transcription`). The problems solved in both views go
+through the same comparison and are reported beside them: a model that mixes up the points of a
+diagram does so in problems that it solves, too, and only the difference is what misreading costs.
 
-Transcriptions come from the view `transcribe` if the run has it. Else they are what the image-only responses state
-before they answer: of a lost problem its wrong samples, of a solved one its right samples.
+Transcriptions come from the view `transcribe` if the run has it. Else they are what the image-only
+responses state before they answer: of a lost problem its wrong samples, of a solved one its right
+samples.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def decompose(scores: Scores) -> ReadingSummary | None:
     lost, solved = (_part(_readings(scores, group)) for group in "tb")
     if not lost.n_problems or all(part.n_problems == part.unreadable for part in (lost, solved)):
         return None
-    return ReadingSummary(source=", ".join(scores.views[v] for v in _sources(scores)), **dict(lost), solved=solved)
+    return ReadingSummary(
+        source=", ".join(scores.views[v] for v in _sources(scores)), **dict(lost), solved=solved
+    )
 
 
 def lost_problems(scores: Scores) -> dict[str, str]:
@@ -54,7 +58,8 @@ def _sources(scores: Scores) -> list[int]:
 def _readings(scores: Scores, group: str) -> dict[str, list[Reading]]:
     """Problem of a group -> its readings; none where there is nothing to read.
 
-    Of the view `transcribe` all samples count, of the vision-centric views those that agree with the group.
+    Of the view `transcribe` all samples count, of the vision-centric views those that agree with
+    the group.
     """
     groups = scores.groups()
     views = _sources(scores)
@@ -67,7 +72,9 @@ def _readings(scores: Scores, group: str) -> dict[str, list[Reading]]:
             keep_VS &= scores.correct_PVS[p, views] == (group == "b")
         said = list(scores.said_PVS[p, views][keep_VS]) or [""]
         readings = [compare(text, problem.conditions, problem.question) for text in said]
-        found[problem.id] = [reading for reading in readings if reading.verdict != "nothing_to_read"]
+        found[problem.id] = [
+            reading for reading in readings if reading.verdict != "nothing_to_read"
+        ]
     return found
 
 
@@ -78,7 +85,11 @@ def _kind(readings: Sequence[Reading]) -> str:
         return "none"
     if 2 * sum(reading.verdict == "read_right" for reading in readable) > len(readable):
         return "right"
-    return "names" if 2 * sum(reading.values_right for reading in readable) > len(readable) else "numbers"
+    return (
+        "names"
+        if 2 * sum(reading.values_right for reading in readable) > len(readable)
+        else "numbers"
+    )
 
 
 def _part(readings: Mapping[str, Sequence[Reading]]) -> ReadingPart:
@@ -102,7 +113,8 @@ def _part(readings: Mapping[str, Sequence[Reading]]) -> ReadingPart:
 def _shares(misread: int, right: int) -> ReadingShares:
     """Problems misread and read right, with the share of the former.
 
-    The interval is that of an accuracy: it keeps its width where all problems agree, as a bootstrap cannot.
+    The interval is that of an accuracy: it keeps its width where all problems agree, as a bootstrap
+    cannot.
     """
     share = gap.accuracy([1] * misread + [0] * right, 1) if misread + right else None
     return ReadingShares(

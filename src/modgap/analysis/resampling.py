@@ -1,7 +1,8 @@
 """Resampling of problems: bootstrap intervals, sign flips, sums by cluster; Student's quantile.
 
-Made for many resamples of many problems: 10,000 of each take 0.2 s with four samples a problem, and 4 s at worst, in
-bounded memory. Source: Hesterberg (2015), arXiv:1411.5279. The paper has no intervals.
+Made for many resamples of many problems: 10,000 of each take 0.2 s with four samples a problem, and
+4 s at worst, in bounded memory. Source: Hesterberg (2015), arXiv:1411.5279. The paper has no
+intervals.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def cluster_sums(rows_PK: Floats, clusters: Sequence[Hashable] | None) -> Floats
     if clusters is None:
         return rows_PK
     if len(clusters) != len(rows_PK):
-        raise ValueError(f"{len(clusters)} cluster ids for {len(rows_PK)} problems; give one for each")
+        raise ValueError(
+            f"{len(clusters)} cluster ids for {len(rows_PK)} problems; give one for each"
+        )
     numbers: dict[Hashable, int] = {}
     index_P = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
     sums_CK = np.zeros((len(numbers), rows_PK.shape[1]))
@@ -45,7 +48,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of the mean of `values_P`, clusters resampled with replacement.
 
-    The percentiles are widened for few clusters, `Phi(-sqrt(K/(K-1)) * t_{K-1})`; one cluster gives `everything`.
+    The percentiles are widened for few clusters, `Phi(-sqrt(K/(K-1)) * t_{K-1})`; one cluster gives
+    `everything`.
     """
     rows_CK = cluster_sums(np.stack([values_P, np.ones_like(values_P)], axis=1), clusters)
     k = len(rows_CK)
@@ -60,8 +64,9 @@ def bootstrap_interval(
 def _resampled_sums(rows_CK: Floats, resamples: int, rng: np.random.Generator) -> Floats:
     """Sums over `resamples` bootstrap samples of the rows, `[resamples, K]`.
 
-    Equal rows are interchangeable, so what is drawn is how often each distinct row comes: with m samples a problem
-    there are few. Only where they are many, the rows themselves are drawn, block by block.
+    Equal rows are interchangeable, so what is drawn is how often each distinct row comes: with m
+    samples a problem there are few. Only where they are many, the rows themselves are drawn, block
+    by block.
     """
     distinct_UK, count_U = np.unique(rows_CK, axis=0, return_counts=True)
     c = len(rows_CK)
@@ -76,7 +81,9 @@ def _resampled_sums(rows_CK: Floats, resamples: int, rng: np.random.Generator) -
 
 
 def sign_flip(sums_C: Floats, flips: int, rng: np.random.Generator) -> float:
-    """Two-sided p-value of the sum against the sums with random signs; the observed one counts as one of them."""
+    """Two-sided p-value of the sum against the sums with random signs; the observed one counts as
+    one of them.
+    """
     size_U, count_U = np.unique(np.abs(sums_C[sums_C != 0]), return_counts=True)
     observed = abs(float(sums_C.sum())) * (1 - 1e-9)  # equal sums may differ in the last bit
     if len(size_U) == 0:
@@ -90,12 +97,14 @@ def sign_flip(sums_C: Floats, flips: int, rng: np.random.Generator) -> float:
 
 
 def student_critical(tail: float, freedom: float) -> float:
-    """The t with P(|T| >= t) = `tail` of Student's distribution: 2.2 for 0.05 and 11 degrees of freedom.
+    """The t with P(|T| >= t) = `tail` of Student's distribution: 2.2 for 0.05 and 11 degrees of
+    freedom.
 
     The degrees of freedom may be fractional, and infinite.
     """
-    # Imported late: it takes a quarter of a second, and most commands need none of it. `scipy.stats` takes longer, and
-    # its quantile is this function behind checks that cost 50 times as much.
+    # Imported late: it takes a quarter of a second, and most commands need none of it.
+    # `scipy.stats` takes longer, and its quantile is this function behind checks that cost 50 times
+    # as much.
     from scipy.special import stdtrit
 
     return -float(stdtrit(freedom, tail / 2))

@@ -1,11 +1,12 @@
-"""What `summary.json` holds: that of a run (`Summary`), and that of a study, which are a report's numbers.
+"""What `summary.json` holds: that of a run (`Summary`), and that of a study, which are a report's
+numbers.
 
-Keys are written in the order of the fields here, and a test freezes them: other programs read these files. A field that
-came later has a default, so that older files can still be read. `exclude_if` leaves out a key that most runs do not
-have.
+Keys are written in the order of the fields here, and a test freezes them: other programs read these
+files. A field that came later has a default, so that older files can still be read. `exclude_if`
+leaves out a key that most runs do not have.
 
-Units: accuracies, rates and shares are from 0 to 1, and so are their intervals; gaps and changes are percentage points.
-`None` stands where there is nothing to count.
+Units: accuracies, rates and shares are from 0 to 1, and so are their intervals; gaps and changes
+are percentage points. `None` stands where there is nothing to count.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _absent(value: object) -> bool:
     return value is None
 
 
-# ---- one run --------------------------------------------------------------------------------------------------------
+# ---- one run -------------------------------------------------------------------------------------
 class Counted(Result):
     """A row that counts samples by outcome, each under the outcome's name."""
 
@@ -183,7 +184,9 @@ class Clauses(Result):
 
 
 class ReadingPart(Result):
-    """How some problems were read; `values` by the values of the conditions alone, names of points passed over."""
+    """How some problems were read; `values` by the values of the conditions alone, names of points
+    passed over.
+    """
 
     n_problems: int
     nothing_to_read: int
@@ -198,7 +201,9 @@ class ReadingPart(Result):
 
 
 class ReadingSummary(Result):
-    """How the lost problems were read, by the view `source`, and beside them the problems `solved` in both views."""
+    """How the lost problems were read, by the view `source`, and beside them the problems `solved`
+    in both views.
+    """
 
     source: str
     n_problems: int
@@ -274,7 +279,9 @@ class MathverseSummary(MathverseSets):
 
 
 class OriginalFigures(Result):
-    """What the original's `eval.py` prints of a view: files and characters, not problems and tokens."""
+    """What the original's `eval.py` prints of a view: files and characters, not problems and
+    tokens.
+    """
 
     total: int
     correct: int
@@ -360,7 +367,8 @@ class JudgeSummary(Result):
         unreadable: Its verdict cannot be read.
         failed: It gave no answer.
         waiting: It was not asked.
-        check: What it makes of answers that the rules decided; `None` where it was asked about none.
+        check: What it makes of answers that the rules decided; `None` where it was asked about
+            none.
     """
 
     judge: str | None
@@ -383,15 +391,16 @@ class Summary(Result):
         samples_per_problem: Samples of each in each view.
         views: Name -> its numbers.
         gap: `None` where no problem is complete on both sides.
-        leaky: `leaky` and `clean`: the gap of problems whose question gives a condition away, and of the others; empty
-            without a gap.
+        leaky: `leaky` and `clean`: the gap of problems whose question gives a condition away, and
+            of the others; empty without a gap.
         types: The gap of each problem type, large ones first.
         reading: How the lost problems were read; `None` where that is not known.
         pairable: Whether both sides were asked.
         mathverse: Of a run of MathVerse's only.
         warnings: What a reader must know before the numbers.
         judge: What the judge did; `None` where nothing is for a judge.
-        sampling: How the responses were sampled, see `reporting.sampling`; only in the file of a run.
+        sampling: How the responses were sampled, see `reporting.sampling`; only in the file of a
+            run.
         original: View -> the original's figures; only of a run graded in mode `paper`.
     """
 
@@ -416,8 +425,9 @@ class ImportNote(Result):
 
     Attributes:
         warnings: What a reader must know of the import.
-        other_files: View -> `total`, `correct`, `none` and `characters` of files that are no responses of the run but
-            that the original counts; `None` where the original is not counted by files.
+        other_files: View -> `total`, `correct`, `none` and `characters` of files that are no
+            responses of the run but that the original counts; `None` where the original is not
+            counted by files.
     """
 
     warnings: list[str] = []
@@ -428,7 +438,8 @@ def read_summary(run: Path | str) -> Summary:
     """The numbers of a run folder, as the last grading wrote them.
 
     Raises:
-        UserError: There are none, or the file is damaged or another program's; one line that says what helps.
+        UserError: There are none, or the file is damaged or another program's; one line that says
+            what helps.
     """
     return _read(Path(run) / "summary.json", Summary, f"`modgap grade {run}` writes it again")
 
@@ -441,7 +452,9 @@ def read_import_note(run: Path | str) -> ImportNote:
     """
     path = Path(run) / IMPORT_NOTE
     return (
-        _read(path, ImportNote, "give the `modgap import` again that made the run") if path.exists() else ImportNote()
+        _read(path, ImportNote, "give the `modgap import` again that made the run")
+        if path.exists()
+        else ImportNote()
     )
 
 
@@ -451,7 +464,9 @@ def _read(path: Path, kind: type[R], remedy: str) -> R:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
     except ValidationError as error:
-        raise UserError(f"{path} is not what a run holds ({first_fault(error)}): {remedy}.") from None
+        raise UserError(
+            f"{path} is not what a run holds ({first_fault(error)}): {remedy}."
+        ) from None
 
 
 def first_fault(error: ValidationError) -> str:
@@ -461,13 +476,15 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {first['msg']}" if where else first["msg"]
 
 
-# ---- several seeds --------------------------------------------------------------------------------------------------
+# ---- several seeds -------------------------------------------------------------------------------
 Seed = int | str | None
 """Of a training; words where its stages have several, `None` for the base model."""
 
 
 class SeedChanges(Result):
-    """Changes of the gap and of both accuracies, in points; their p-values are corrected over the recipes."""
+    """Changes of the gap and of both accuracies, in points; their p-values are corrected over the
+    recipes.
+    """
 
     gap: SeedsChange
     text: SeedsChange
@@ -544,7 +561,7 @@ class SeedTable(Result):
     notes: list[str]
 
 
-# ---- a report -------------------------------------------------------------------------------------------------------
+# ---- a report ------------------------------------------------------------------------------------
 class LoggedStage(Result):
     """The numbers that a training stage logged.
 
@@ -581,7 +598,8 @@ class ReportSummary(Result):
 
     Attributes:
         runs: Name -> its numbers.
-        changes: Name -> change of its gap against the first run's; of those that share problems with it.
+        changes: Name -> change of its gap against the first run's; of those that share problems
+            with it.
         training: Recipe -> its stages, in order.
         models: Name -> the model that was evaluated.
         sampling: Name -> how it was sampled.

@@ -1,4 +1,6 @@
-"""A finished evaluation to look into: its problems, responses, grades and summary, read when they are asked for."""
+"""A finished evaluation to look into: its problems, responses, grades and summary, read when they
+are asked for.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ class Run:
         try:
             import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs] - optional
         except ModuleNotFoundError:
-            raise UserError("to_pandas needs pandas, which is not installed: pip install pandas.") from None
+            raise UserError(
+                "to_pandas needs pandas, which is not installed: pip install pandas."
+            ) from None
         grades = {(grade.problem_id, grade.view, grade.sample): grade for grade in self.grades}
         rows: list[dict[str, Any]] = []
         for response in self.responses:
@@ -93,8 +97,8 @@ def load_run(path: Path | str) -> Run:
     """An evaluation that exists.
 
     Args:
-        path: Its run folder: the `--out` of `modgap eval` or `modgap import`; of a study `OUT/base/eval` or
-            `OUT/RECIPE/eval`.
+        path: Its run folder: the `--out` of `modgap eval` or `modgap import`; of a study
+            `OUT/base/eval` or `OUT/RECIPE/eval`.
 
     Raises:
         UserError: There is no evaluation.
@@ -103,6 +107,10 @@ def load_run(path: Path | str) -> Run:
     kind = run.manifest.get("kind")
     if kind not in ("eval", "import"):
         below = sorted(str(found.parent) for found in run.path.glob("*/eval/manifest.json"))
-        remedy = f"give one of its evaluations: {', '.join(below[:5])}" if below else "give the --out of `modgap eval`"
+        remedy = (
+            f"give one of its evaluations: {', '.join(below[:5])}"
+            if below
+            else "give the --out of `modgap eval`"
+        )
         raise UserError(f"{path} is a run of another kind ({kind}): {remedy}.")
     return run

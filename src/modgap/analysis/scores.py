@@ -23,7 +23,8 @@ class Scores:
         tokens_PVS: Completion tokens.
         cut_PVS: Whether the response was cut at the token limit.
         said_PVS: The response; `None` where there is no graded one.
-        votes_PVS: What the sample votes for (the parsed value, else the words of the answer); `None` without an answer.
+        votes_PVS: What the sample votes for (the parsed value, else the words of the answer);
+            `None` without an answer.
     """
 
     problems: tuple[ProblemRow, ...]
@@ -46,15 +47,23 @@ class Scores:
         said = {row.key: row for row in responses}
         graded = {row.key: row for row in grades if row.key in said and row.problem_id in problems}
         order = {name: position for position, name in enumerate(ALL_VIEWS)}
-        views = sorted({view for _, view, _ in said}, key=lambda view: (order.get(view, len(order)), view))
+        views = sorted(
+            {view for _, view, _ in said}, key=lambda view: (order.get(view, len(order)), view)
+        )
         samples = sorted({sample for _, _, sample in said})
-        samples += [-1] * ((expected_samples or 0) - len(samples))  # samples that nobody has made yet
+        samples += [-1] * (
+            (expected_samples or 0) - len(samples)
+        )  # samples that nobody has made yet
         row_of = {name: p for p, name in enumerate(problems)}
         view_of = {name: v for v, name in enumerate(views)}
         sample_of = {number: s for s, number in enumerate(samples)}
         shape = (len(problems), len(views), len(samples))
         codes, tokens = np.full(shape, -1, np.int8), np.zeros(shape, np.int64)
-        cut, texts, votes = np.zeros(shape, np.bool_), np.full(shape, None, object), np.full(shape, None, object)
+        cut, texts, votes = (
+            np.zeros(shape, np.bool_),
+            np.full(shape, None, object),
+            np.full(shape, None, object),
+        )
         for key, grade in graded.items():
             at = row_of[key[0]], view_of[key[1]], sample_of[key[2]]
             codes[at] = OUTCOMES.index(grade.outcome)
@@ -76,18 +85,26 @@ class Scores:
 
     @property
     def absent_PV(self) -> NDArray[np.bool_]:
-        """Which views the data set does not have of a problem (a version of MathVerse's that its file lacks)."""
-        return np.array([[not row.has_view(view) for view in self.views] for row in self.problems], np.bool_).reshape(
-            len(self.problems), len(self.views)
-        )
+        """Which views the data set does not have of a problem (a version of MathVerse's that its
+        file lacks).
+        """
+        return np.array(
+            [[not row.has_view(view) for view in self.views] for row in self.problems], np.bool_
+        ).reshape(len(self.problems), len(self.views))
 
     def side(self, name: str) -> list[int]:
         """Positions of the views on one side of the gap."""
-        return [v for v, view in enumerate(self.views) if view in ALL_VIEWS and ALL_VIEWS[view].side == name]
+        return [
+            v
+            for v, view in enumerate(self.views)
+            if view in ALL_VIEWS and ALL_VIEWS[view].side == name
+        ]
 
     @property
     def paired_P(self) -> NDArray[np.bool_]:
-        """Which problems are complete in every view of both sides; none where all samples of a side failed."""
+        """Which problems are complete in every view of both sides; none where all samples of a side
+        failed.
+        """
         text, vision = self.side("text"), self.side("vision")
         failed = OUTCOMES.index("error")
         graded_V = ((self.codes_PVS >= 0) & (self.codes_PVS != failed)).any(axis=(0, 2))
@@ -96,11 +113,15 @@ class Scores:
         return np.logical_and.reduce(self.complete_PV[:, text + vision], axis=1)
 
     def rates(self, name: str) -> NDArray[np.float64]:
-        """Share of right samples of each problem on a side, over all its views; meaningful where it is complete."""
+        """Share of right samples of each problem on a side, over all its views; meaningful where it
+        is complete.
+        """
         return self.correct_PVS[:, self.side(name)].mean(axis=(1, 2), dtype=np.float64)
 
     def groups(self) -> dict[str, str]:
-        """Paired problem -> `b` (both views right), `t` (text only), `v` (vision only) or `n`; right is over a half."""
+        """Paired problem -> `b` (both views right), `t` (text only), `v` (vision only) or `n`;
+        right is over a half.
+        """
         paired_P = self.paired_P
         if not paired_P.any():
             return {}

@@ -1,12 +1,14 @@
-"""The table over seeds: per recipe the accuracy of both views, the gap and its change against the base model.
+"""The table over seeds: per recipe the accuracy of both views, the gap and its change against the
+base model.
 
-Everything is paired by problem: the change of a recipe is, seed by seed, what it gets on a problem minus what the base
-model gets on the same one. Intervals and p-values hold for other problems and other seeds (`analysis.seeds`); p-values
-are corrected over the recipes (Holm), for each question by itself.
+Everything is paired by problem: the change of a recipe is, seed by seed, what it gets on a problem
+minus what the base model gets on the same one. Intervals and p-values hold for other problems and
+other seeds (`analysis.seeds`); p-values are corrected over the recipes (Holm), for each question by
+itself.
 
-Where a sweep has a recipe and the same recipe without its contrastive term, the two are compared as well, seed by seed:
-that difference is what the term does. So are recipes that differ in nothing but that term (its estimator, clamp or
-coefficient), each with the first of them.
+Where a sweep has a recipe and the same recipe without its contrastive term, the two are compared as
+well, seed by seed: that difference is what the term does. So are recipes that differ in nothing but
+that term (its estimator, clamp or coefficient), each with the first of them.
 """
 
 from __future__ import annotations
@@ -38,7 +40,11 @@ class _Change:
 
     def points(self, question: str) -> Floats:
         """The values of one question: `gap`, `text` or `vision`."""
-        parts = {"gap": self.text_SP - self.vision_SP, "text": self.text_SP, "vision": self.vision_SP}
+        parts = {
+            "gap": self.text_SP - self.vision_SP,
+            "text": self.text_SP,
+            "vision": self.vision_SP,
+        }
         return 100 * parts[question]
 
 
@@ -56,8 +62,8 @@ class _Pair:
 def seed_numbers(sweep: Sweep) -> SeedTable:
     """The numbers of one table over seeds.
 
-    Corrected p-values are over the recipes, and over the controls of one kind; `p_pooled` takes the seeds of all of
-    them to spread alike.
+    Corrected p-values are over the recipes, and over the controls of one kind; `p_pooled` takes the
+    seeds of all of them to spread alike.
     """
     base = _repeated(sweep) if sweep.untrained else None
     labels = _labels(sweep.recipes)
@@ -90,7 +96,9 @@ def _repeated(sweep: Sweep) -> SeedRun:
 
 
 def _row(sweep: Sweep, label: str, runs: Sequence[SeedRun], change: SeedChanges | None) -> SeedRow:
-    text_SP, vision_SP = (np.stack([sweep.rates(run, side) for run in runs]) for side in ("text", "vision"))
+    text_SP, vision_SP = (
+        np.stack([sweep.rates(run, side) for run in runs]) for side in ("text", "vision")
+    )
     trained = runs[0].seed is not None
     return SeedRow(
         recipe=label,
@@ -134,7 +142,9 @@ def _corrected(changes: Sequence[_Change]) -> list[SeedChanges]:
 
 
 def _question(values: Sequence[Floats], limit: float) -> list[SeedsChange]:
-    """One question asked of several recipes, `[seeds, problems]` of each; the largest change that there can be."""
+    """One question asked of several recipes, `[seeds, problems]` of each; the largest change that
+    there can be.
+    """
     estimates = [over_seeds(x_SP, (-limit, limit), SEED) for x_SP in values]
     own = gap.holm([estimate.p_value for estimate in estimates])
     pooled = gap.holm(pooled_p_values(values))
@@ -186,7 +196,9 @@ def _differing(variant: Variant, alike: Sequence[Variant]) -> str:
 
 
 def _controls(sweep: Sweep, labels: Sequence[str]) -> list[SeedControl]:
-    """Each contrastive recipe against the same one without that term or with another, over the seeds that both have."""
+    """Each contrastive recipe against the same one without that term or with another, over the
+    seeds that both have.
+    """
     pairs: list[_Pair] = []
     for label, variant in zip(labels, sweep.recipes, strict=True):
         for other_label, other, kind in _controls_of(variant, labels, sweep.recipes):
@@ -201,7 +213,13 @@ def _controls(sweep: Sweep, labels: Sequence[str]) -> list[SeedControl]:
         asked = [number for number, pair in enumerate(pairs) if pair.kind == kind]
         changes |= zip(asked, _corrected([pairs[number].change for number in asked]), strict=True)
     return [
-        SeedControl(recipe=pair.recipe, control=pair.control, kind=pair.kind, seeds=pair.seeds, change=changes[number])
+        SeedControl(
+            recipe=pair.recipe,
+            control=pair.control,
+            kind=pair.kind,
+            seeds=pair.seeds,
+            change=changes[number],
+        )
         for number, pair in enumerate(pairs)
     ]
 
@@ -218,13 +236,16 @@ def _difference(sweep: Sweep, pairs: Sequence[tuple[SeedRun, SeedRun]]) -> _Chan
 def _controls_of(
     variant: Variant, labels: Sequence[str], recipes: Sequence[Variant]
 ) -> Iterator[tuple[str, Variant, Kind]]:
-    """What a contrastive recipe is compared with: all without the term, and the first with another one."""
+    """What a contrastive recipe is compared with: all without the term, and the first with another
+    one.
+    """
     if not _contrastive(variant):
         return
     alike = [
         (label, other)
         for label, other in zip(labels, recipes, strict=True)
-        if other.data == variant.data and [*map(_plain, other.stages)] == [*map(_plain, variant.stages)]
+        if other.data == variant.data
+        and [*map(_plain, other.stages)] == [*map(_plain, variant.stages)]
     ]
     for label, other in alike:
         if not _contrastive(other):

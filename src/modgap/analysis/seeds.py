@@ -1,24 +1,26 @@
-"""A number over several training seeds and the same problems: its interval and p-value, for new seeds and new problems.
+"""A number over several training seeds and the same problems: its interval and p-value, for new
+seeds and new problems.
 
-Two things are drawn at random and crossed: every seed answers every problem. So a mean has two variances that do not
-shrink together: more problems do not tell what another seed would have given, nor more seeds what other problems would
-have. With S seeds, P problems and a value x for each pair,
+Two things are drawn at random and crossed: every seed answers every problem. So a mean has two
+variances that do not shrink together: more problems do not tell what another seed would have given,
+nor more seeds what other problems would have. With S seeds, P problems and a value x for each pair,
 
     V_p = var_p(mean_s x) / P,   V_s = var_s(mean_p x) / S,   V_e = var(what is left of x) / (S P)
     half of the interval = sqrt(t(P - 1)^2 max(0, V_p - V_e) + t(S - 1)^2 V_s), at least t(P - 1) sqrt(V_p)
 
-V_p and V_s each hold the noise V_e of single pairs, which counts once: with the seeds, whose spread is known worse and
-has the larger quantile. Taken from V_s instead, the intervals are too narrow where problems spread little. They are
-never narrower than problems alone make them: seeds may agree by luck. Each part gets Student's quantile of its own
-degrees of freedom, as Howe does: with three seeds the usual pooled degrees of freedom (Satterthwaite's) cover 92
-of 100 where 95 are promised, for three seeds that happen to lie close together then pass for certainty. A bootstrap
-cannot do it at all: it has 27 ways to draw three seeds. docs/statistics.md has the simulated coverage, and
+V_p and V_s each hold the noise V_e of single pairs, which counts once: with the seeds, whose spread
+is known worse and has the larger quantile. Taken from V_s instead, the intervals are too narrow
+where problems spread little. They are never narrower than problems alone make them: seeds may agree
+by luck. Each part gets Student's quantile of its own degrees of freedom, as Howe does: with three
+seeds the usual pooled degrees of freedom (Satterthwaite's) cover 92 of 100 where 95 are promised,
+for three seeds that happen to lie close together then pass for certainty. A bootstrap cannot do it
+at all: it has 27 ways to draw three seeds. docs/statistics.md has the simulated coverage, and
 `bench/seeds_coverage.py` simulates it.
 
 The paper trains each recipe once.
 
-Sources: Howe (1974), JASA 69:789, and Graybill and Wang (1980) for the interval; Hillis (2007), Statistics in Medicine
-26:596, for crossed readers and cases, the same problem in radiology.
+Sources: Howe (1974), JASA 69:789, and Graybill and Wang (1980) for the interval; Hillis (2007),
+Statistics in Medicine 26:596, for crossed readers and cases, the same problem in radiology.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class SeedsEstimate:
         value: The mean.
         ci_low: Lower end of its interval; with one seed it is about that seed alone.
         ci_high: Upper end.
-        p_value: Two-sided, of the mean being 0: the largest level at which the interval leaves 0 out.
+        p_value: Two-sided, of the mean being 0: the largest level at which the interval leaves 0
+            out.
         seeds: The mean of each seed, in the order given.
         sd: Standard deviation of these means; None with one seed.
         n_problems: The number of problems.
@@ -72,14 +75,17 @@ class SeedsChange(SeedsEstimate):
     p_pooled: float
 
 
-def over_seeds(values: npt.ArrayLike, limits: tuple[float, float], seed: int = 0, level: float = 0.95) -> SeedsEstimate:
+def over_seeds(
+    values: npt.ArrayLike, limits: tuple[float, float], seed: int = 0, level: float = 0.95
+) -> SeedsEstimate:
     """The mean over seeds and problems, with its interval.
 
-    With one seed there is no telling what another would have given: the interval is the bootstrap over problems, the
-    p-value that of random sign flips, as elsewhere in a report.
+    With one seed there is no telling what another would have given: the interval is the bootstrap
+    over problems, the p-value that of random sign flips, as elsewhere in a report.
 
     Args:
-        values: Of each seed and problem, `[seeds, problems]`: an accuracy, a gap, a change against something.
+        values: Of each seed and problem, `[seeds, problems]`: an accuracy, a gap, a change against
+            something.
         limits: The least and the largest that a mean can be: the interval is cut there.
         seed: Of the bootstrap and the sign flips.
         level: Of the interval.
@@ -89,7 +95,9 @@ def over_seeds(values: npt.ArrayLike, limits: tuple[float, float], seed: int = 0
     """
     x_SP = np.asarray(values, dtype=np.float64)
     if x_SP.ndim != 2 or x_SP.size == 0:
-        raise ValueError(f"statistics over seeds need values of at least one seed and problem, not {x_SP.shape}")
+        raise ValueError(
+            f"statistics over seeds need values of at least one seed and problem, not {x_SP.shape}"
+        )
     if not np.isfinite(x_SP).all():
         raise ValueError("a value is not finite; leave out the problems that are not complete")
     means_S = x_SP.mean(axis=1)
@@ -105,20 +113,23 @@ def over_seeds(values: npt.ArrayLike, limits: tuple[float, float], seed: int = 0
     variances = crossed_variances(x_SP)
     half = _half(1 - level, variances, p, len(told))
     p_value = _p_value(abs(value), variances, p, len(told))
-    return SeedsEstimate(value, max(limits[0], value - half), min(limits[1], value + half), p_value, told, sd, p)
+    return SeedsEstimate(
+        value, max(limits[0], value - half), min(limits[1], value + half), p_value, told, sd, p
+    )
 
 
 def pooled_p_values(values: Sequence[npt.ArrayLike]) -> list[float]:
     """p-values of several means, of 0, if the seeds of all of them spread alike.
 
-    With three seeds the spread of one recipe is known from two degrees of freedom; ten recipes together have twenty,
-    and see far smaller changes. But a recipe whose seeds spread more than the others' is then certain too easily: where
-    one of ten spreads three times as much, its intervals would miss in some 30 of 100 cases instead of 5.
+    With three seeds the spread of one recipe is known from two degrees of freedom; ten recipes
+    together have twenty, and see far smaller changes. But a recipe whose seeds spread more than the
+    others' is then certain too easily: where one of ten spreads three times as much, its intervals
+    would miss in some 30 of 100 cases instead of 5.
 
     Args:
-        values: Of each recipe an array `[seeds, problems]`, as `over_seeds` takes it. One with a single seed, which
-            tells nothing of a spread, borrows that of the others; where all are single, the p-values are those of
-            `over_seeds`.
+        values: Of each recipe an array `[seeds, problems]`, as `over_seeds` takes it. One with a
+            single seed, which tells nothing of a spread, borrows that of the others; where all are
+            single, the p-values are those of `over_seeds`.
     """
     arrays = [np.asarray(x, dtype=np.float64) for x in values]
     several = [x_SP for x_SP in arrays if len(x_SP) > 1 and x_SP.shape[1] > 1]
@@ -126,14 +137,20 @@ def pooled_p_values(values: Sequence[npt.ArrayLike]) -> list[float]:
         return [over_seeds(x_SP, (-math.inf, math.inf)).p_value for x_SP in arrays]
     freedom = sum(len(x_SP) - 1 for x_SP in several)
     # Of a single seed: its variance, in which the noise of its problems is, and that noise.
-    spread = sum((len(x_SP) - 1) * float(x_SP.mean(axis=1).var(ddof=1)) for x_SP in several) / freedom
-    noise = sum((len(x_SP) - 1) * crossed_variances(x_SP)[2] * len(x_SP) for x_SP in several) / freedom
+    spread = (
+        sum((len(x_SP) - 1) * float(x_SP.mean(axis=1).var(ddof=1)) for x_SP in several) / freedom
+    )
+    noise = (
+        sum((len(x_SP) - 1) * crossed_variances(x_SP)[2] * len(x_SP) for x_SP in several) / freedom
+    )
     found: list[float] = []
     for x_SP in arrays:
         s, p = x_SP.shape
         problems = float(x_SP.mean(axis=0).var(ddof=1)) / p if p > 1 else math.inf
         variances = problems, spread / s, noise / s
-        found.append(1.0 if p == 1 else _p_value(abs(float(x_SP.mean())), variances, p, freedom + 1))
+        found.append(
+            1.0 if p == 1 else _p_value(abs(float(x_SP.mean())), variances, p, freedom + 1)
+        )
     return found
 
 
@@ -164,10 +181,14 @@ def _p_value(distance: float, variances: tuple[float, float, float], p: int, s: 
     """The level at which half of the interval is just the distance from 0."""
     if distance < 1e-9:
         return 1.0
-    if sum(variances) < 1e-18:  # every seed and problem alike: what a sign flip of the problems would say at most
+    if (
+        sum(variances) < 1e-18
+    ):  # every seed and problem alike: what a sign flip of the problems would say at most
         return max(2.0 ** (1 - p), 1 / (1 + RESAMPLES))
     low, high = math.log(_LEAST_P), 0.0
     for _ in range(24):  # to 6 digits
         middle = (low + high) / 2
-        low, high = (middle, high) if _half(math.exp(middle), variances, p, s) > distance else (low, middle)
+        low, high = (
+            (middle, high) if _half(math.exp(middle), variances, p, s) > distance else (low, middle)
+        )
     return math.exp((low + high) / 2)

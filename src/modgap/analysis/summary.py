@@ -1,8 +1,10 @@
-"""Records -> the numbers of a run: what summary.json holds and every page, terminal and figure shows.
+"""Records -> the numbers of a run: what summary.json holds and every page, terminal and figure
+shows.
 
-Denominators: accuracy is over all samples of a problem, with those that have no answer or could not be graded among
-them and counted beside it. A problem counts in a view when all of its samples are there and graded, and in the gap when
-it is complete in every view of both sides; what is left out is said in `warnings`. Fields and units are in `results`.
+Denominators: accuracy is over all samples of a problem, with those that have no answer or could not
+be graded among them and counted beside it. A problem counts in a view when all of its samples are
+there and graded, and in the gap when it is complete in every view of both sides; what is left out
+is said in `warnings`. Fields and units are in `results`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ from modgap.analysis import gap as stats
 from modgap.analysis import mathverse
 from modgap.analysis.reading import decompose
 from modgap.analysis.resampling import SEED
-from modgap.analysis.results import GapPart, GapSummary, PairTable, Summary, TokenQuantiles, TypeGap, ViewSummary
+from modgap.analysis.results import (
+    GapPart,
+    GapSummary,
+    PairTable,
+    Summary,
+    TokenQuantiles,
+    TypeGap,
+    ViewSummary,
+)
 from modgap.analysis.scores import Scores
 from modgap.analysis.warnings import warnings
 from modgap.core.record import OUTCOMES, GradeRow, ProblemRow, Response
@@ -71,10 +81,14 @@ def summarise_run(scores: Scores, mode: str = "") -> Summary:
 def _view(scores: Scores, v: int) -> ViewSummary:
     """One view, over the problems that are complete in it."""
     name, complete_P = scores.views[v], scores.complete_PV[:, v]
-    codes_PS, tokens_PS, cut_PS = (x[complete_P, v] for x in (scores.codes_PVS, scores.tokens_PVS, scores.cut_PVS))
+    codes_PS, tokens_PS, cut_PS = (
+        x[complete_P, v] for x in (scores.codes_PVS, scores.tokens_PVS, scores.cut_PVS)
+    )
     missing_PS = scores.codes_PVS[:, v] < 0
     absent_P = scores.absent_PV[:, v]
-    correct, wrong, no_answer, error = (int((codes_PS == code).sum()) for code in range(len(OUTCOMES)))
+    correct, wrong, no_answer, error = (
+        int((codes_PS == code).sum()) for code in range(len(OUTCOMES))
+    )
     row = ViewSummary(
         side=ALL_VIEWS[name].side if name in ALL_VIEWS else "control",
         n_problems=int(complete_P.sum()),
@@ -104,15 +118,23 @@ def _view(scores: Scores, v: int) -> ViewSummary:
             "error_rate": row.error / row.n_samples,
             "mean_completion_tokens": float(tokens_PS.mean()),
             "completion_tokens": TokenQuantiles(p10=p10, p50=p50, p90=p90),
-            "pass_at_k": {str(k): stats.pass_at_k(samples, right_P, k) for k in range(1, samples + 1)},
-            "maj_at_k": float(np.mean([_vote_is_right(votes_S, codes_S) for votes_S, codes_S in voted])),
+            "pass_at_k": {
+                str(k): stats.pass_at_k(samples, right_P, k) for k in range(1, samples + 1)
+            },
+            "maj_at_k": float(
+                np.mean([_vote_is_right(votes_S, codes_S) for votes_S, codes_S in voted])
+            ),
         }
     )
 
 
 def _vote_is_right(votes_S: NDArray[np.object_], codes_S: NDArray[np.int8]) -> bool:
-    """Whether the answer that most samples give is right; words vote where no sample gives a number."""
-    winner: Any = stats.majority_vote([vote if isinstance(vote, float) else None for vote in votes_S])
+    """Whether the answer that most samples give is right; words vote where no sample gives a
+    number.
+    """
+    winner: Any = stats.majority_vote(
+        [vote if isinstance(vote, float) else None for vote in votes_S]
+    )
     if winner is None:
         words = Counter(vote for vote in votes_S if vote is not None)
         if not words:
@@ -193,11 +215,12 @@ def _types(scores: Scores, paired_P: NDArray[np.bool_]) -> list[TypeGap]:
 
 
 def changes(runs: Mapping[str, Scores]) -> dict[str, stats.GapChange]:
-    """Change of the gap of each run against the first one, over the problems that are complete in both.
+    """Change of the gap of each run against the first one, over the problems that are complete in
+    both.
 
     Returns:
-        Name -> the change (negative is a smaller gap); only for runs that share problems (the same id, question and
-        gold answer) with the first one.
+        Name -> the change (negative is a smaller gap); only for runs that share problems (the same
+        id, question and gold answer) with the first one.
     """
     names: Sequence[str] = list(runs)
     found: dict[str, stats.GapChange] = {}
@@ -224,4 +247,8 @@ def changes(runs: Mapping[str, Scores]) -> dict[str, stats.GapChange]:
 def _paired_at(scores: Scores) -> dict[tuple[str, str, str], int]:
     """Where each paired problem stands."""
     paired_P = scores.paired_P
-    return {(row.id, row.question, row.answer): p for p, row in enumerate(scores.problems) if paired_P[p]}
+    return {
+        (row.id, row.question, row.answer): p
+        for p, row in enumerate(scores.problems)
+        if paired_P[p]
+    }

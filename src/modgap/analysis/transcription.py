@@ -1,19 +1,22 @@
-r"""Whether a model read a diagram: the clauses that it wrote down against the conditions of the problem.
+r"""Whether a model read a diagram: the clauses that it wrote down against the conditions of the
+problem.
 
-`AB = 7, m \angle CBA = 35` is taken apart into facts that do not depend on how they are written: `BA` is `AB`,
-`\angle ABC` is `\angle CBA`, `15 = AC = ED` says `AC = 15` and `DE = 15`, `\perp` and `\parallel` are symmetric,
-degrees and units are dropped, values are compared as numbers or, where they have letters, as formulas (`12+x` is
-`x + 12`).
+`AB = 7, m \angle CBA = 35` is taken apart into facts that do not depend on how they are written:
+`BA` is `AB`, `\angle ABC` is `\angle CBA`, `15 = AC = ED` says `AC = 15` and `DE = 15`, `\perp` and
+`\parallel` are symmetric, degrees and units are dropped, values are compared as numbers or, where
+they have letters, as formulas (`12+x` is `x + 12`).
 
-What the answer needs are the conditions with a value, a number or an expression, that the question does not state. Two
-readings of "read":
+What the answer needs are the conditions with a value, a number or an expression, that the question
+does not state. Two readings of "read":
 
-* `read_right`: each of them is written, at the right name. One that is missing or has another value is a misreading.
-* `values_right`: the values are there, at whatever names: for models that see the numbers and mix up the points.
+* `read_right`: each of them is written, at the right name. One that is missing or has another value
+  is a misreading.
+* `values_right`: the values are there, at whatever names: for models that see the numbers and mix
+  up the points.
 
-More than is needed may be written: a model goes on to derive facts, and these cannot be told from invented ones. So a
-quantity that gets its right value and, later, another one (`AB = 2x+4`, `AB = 10`) is read right. The paper has no such
-analysis.
+More than is needed may be written: a model goes on to derive facts, and these cannot be told from
+invented ones. So a quantity that gets its right value and, later, another one (`AB = 2x+4`, `AB =
+10`) is read right. The paper has no such analysis.
 """
 
 from __future__ import annotations
@@ -72,7 +75,9 @@ _SEPARATOR = re.compile(
 _PROMISING = re.compile(r"[=:≅∥⊥⟂]|\\(?:perp|parallel|cong)|\b(?:is|are|equals?|measures|has) ")
 _SIGN = re.compile(r"=|\\perp(?![A-Za-z])|\\parallel(?![A-Za-z])")
 _AFTER_VALUE = re.compile(r"\(?(?:^|(?<=[ 0-9}(]))[A-Za-z]{2,}(?![A-Za-z]).*|°")
-_UNIT = re.compile(r"(?<=[0-9}) ])[ {]+(?:" + "|".join(sorted(UNITS, key=len, reverse=True)) + r")\b.*")
+_UNIT = re.compile(
+    r"(?<=[0-9}) ])[ {]+(?:" + "|".join(sorted(UNITS, key=len, reverse=True)) + r")\b.*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +93,10 @@ class Reading:
     """How a transcription compares with the conditions.
 
     Attributes:
-        verdict: `read_right`, `misread`, `unreadable` (no clause found in it) or `nothing_to_read` (no condition has a
-            value that the question does not state).
-        values_right: Whether all needed values are written, at whatever names; as often as they are needed.
+        verdict: `read_right`, `misread`, `unreadable` (no clause found in it) or `nothing_to_read`
+            (no condition has a value that the question does not state).
+        values_right: Whether all needed values are written, at whatever names; as often as they are
+            needed.
         clauses: Conditions, those without a value among them.
         clauses_read: Those that are written.
         needed: Conditions with a value, those left out that the question states.
@@ -107,11 +113,17 @@ class Reading:
 
 def read_clauses(text: str) -> list[Clause]:
     """The clauses that a text states, in its order; words around them are passed over."""
-    return [clause for part in _SEPARATOR.split(text) if _PROMISING.search(part) and (clause := _clause(part.strip()))]
+    return [
+        clause
+        for part in _SEPARATOR.split(text)
+        if _PROMISING.search(part) and (clause := _clause(part.strip()))
+    ]
 
 
 def transcription(response: str) -> str:
-    r"""The part of a response that may hold conditions: all before the last box, `MAX_CHARS` characters at most."""
+    r"""The part of a response that may hold conditions: all before the last box, `MAX_CHARS`
+    characters at most.
+    """
     return response[: response.rfind("\\boxed") % (len(response) + 1)][:MAX_CHARS]
 
 
@@ -125,7 +137,9 @@ def compare(response: str, conditions: Sequence[str], question: str = "") -> Rea
     """
     clauses = [clause for words in conditions for clause in read_clauses(words)]
     given = {fact for clause in read_clauses(question) for fact in clause.facts}
-    needed = [clause for clause in clauses if clause.value is not None and not _holds(given, clause)]
+    needed = [
+        clause for clause in clauses if clause.value is not None and not _holds(given, clause)
+    ]
     said = read_clauses(transcription(response)) if clauses else []
     facts = {fact for clause in said for fact in clause.facts}
     missing = [clause for clause in needed if not _holds(facts, clause)]
@@ -133,7 +147,13 @@ def compare(response: str, conditions: Sequence[str], question: str = "") -> Rea
     wanted = Counter(value for clause in needed if (value := clause.value))
     lacking = wanted - Counter(value for sign, _, value in facts if sign == "=")
     verdict: ReadingVerdict = (
-        "nothing_to_read" if not needed else "unreadable" if not said else "misread" if missing else "read_right"
+        "nothing_to_read"
+        if not needed
+        else "unreadable"
+        if not said
+        else "misread"
+        if missing
+        else "read_right"
     )
     return Reading(
         verdict=verdict,
@@ -147,7 +167,9 @@ def compare(response: str, conditions: Sequence[str], question: str = "") -> Rea
 
 def _holds(facts: set[Fact], clause: Clause) -> bool:
     """Whether the facts say all of a clause; an angle may be called by its vertex alone."""
-    return all(fact in facts or (fact[0], _vertex(fact[1]), fact[2]) in facts for fact in clause.facts)
+    return all(
+        fact in facts or (fact[0], _vertex(fact[1]), fact[2]) in facts for fact in clause.facts
+    )
 
 
 def _vertex(quantity: str) -> str:
@@ -155,10 +177,12 @@ def _vertex(quantity: str) -> str:
     return f"angle {points[1]}" if quantity.startswith("angle ") and len(points) == 3 else quantity
 
 
-# ---- one clause -----------------------------------------------------------------------------------------------------
+# ---- one clause ----------------------------------------------------------------------------------
 @lru_cache(maxsize=16384)  # samples of one problem say the same things
 def _clause(text: str) -> Clause | None:
-    """A clause with one kind of sign; None if no quantity stands beside it, and for what is too long to be a clause."""
+    """A clause with one kind of sign; None if no quantity stands beside it, and for what is too
+    long to be a clause.
+    """
     if len(text) > MAX_CLAUSE:
         return None
     for pattern, spelling in _SPELLINGS:
@@ -176,9 +200,15 @@ def _clause(text: str) -> Clause | None:
     if sign != "=":
         facts = frozenset((sign, a, b) for a, b in combinations(names, 2))
         return Clause(facts) if facts else None
-    values = [value for part, name in zip(parts, quantities, strict=True) if not name and (value := _value(part))]
+    values = [
+        value
+        for part, name in zip(parts, quantities, strict=True)
+        if not name and (value := _value(part))
+    ]
     if names and values:
-        return Clause(frozenset(("=", name, value) for name in names for value in values), values[0])
+        return Clause(
+            frozenset(("=", name, value) for name in names for value in values), values[0]
+        )
     pairs = frozenset(("~", a, b) for a, b in combinations(names, 2))
     return Clause(pairs) if pairs else None
 
@@ -195,7 +225,9 @@ def _quantities(parts: Sequence[str]) -> Iterator[str | None]:
 
 
 def _canonical(name: str) -> str:
-    r"""One spelling: `angle ABC`, `arc AB`, `major arc AB`, `line l`, `AB`; points in the order that sorts first."""
+    r"""One spelling: `angle ABC`, `arc AB`, `major arc AB`, `line l`, `AB`; points in the order
+    that sorts first.
+    """
     if name.startswith("line"):
         return f"line {name[-1]}"
     parts = _POINT.findall(name) or _NUMBER.findall(name)
@@ -203,7 +235,10 @@ def _canonical(name: str) -> str:
     if "\\angle" in name:
         return f"angle {points}"
     if "\\widehat" in name:
-        return f"{'length of ' if name[0] == 'l' else ''}{'major ' if 'major' in name else ''}arc {points}"
+        return (
+            f"{'length of ' if name[0] == 'l' else ''}{'major ' if 'major' in name else ''}arc"
+            f" {points}"
+        )
     return points
 
 

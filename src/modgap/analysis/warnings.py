@@ -28,12 +28,16 @@ def warnings(runs: Mapping[str, Summary]) -> list[str]:
     for name, summary in runs.items():
         words += _unpaired(f" of {name}" if several else "", summary)
     if some := [f"{what} {row.error:,} of {row.n_samples:,}" for what, row in rows if row.error]:
-        words.append(f"Samples that could not be graded, which count as not right: {', '.join(some)}.")
-    cut = [(what, row.truncation_rate) for what, row in rows if (row.truncation_rate or 0) >= MUCH_CUT]
+        words.append(
+            f"Samples that could not be graded, which count as not right: {', '.join(some)}."
+        )
+    cut = [
+        (what, row.truncation_rate) for what, row in rows if (row.truncation_rate or 0) >= MUCH_CUT
+    ]
     if cut:
         words.append(
-            f"Responses cut at the token limit, which lowers accuracy (a larger --max-tokens shows by how much): "
-            f"{', '.join(f'{what} {percent(share)}%' for what, share in cut)}."
+            "Responses cut at the token limit, which lowers accuracy (a larger --max-tokens shows"
+            f" by how much): {', '.join(f'{what} {percent(share)}%' for what, share in cut)}."
         )
     return words
 
@@ -50,19 +54,21 @@ def _failed_sides(summary: Summary) -> list[str]:
 
 
 def _incomplete(what: str, row: ViewSummary, summary: Summary) -> list[str]:
-    """What a view lacks: samples that were asked for, and problems that the data does not have in it."""
+    """What a view lacks: samples that were asked for, and problems that the data does not have in
+    it.
+    """
     words: list[str] = []
     has_view = summary.n_problems - row.absent_problems
     if row.missing_samples:
         words.append(
-            f"{what} is not finished: {row.missing_samples:,} of {has_view * summary.samples_per_problem:,} samples "
-            f"are missing or not graded; its numbers are over the {row.n_problems:,} of {has_view:,} problems that are "
-            "complete."
+            f"{what} is not finished: {row.missing_samples:,} of"
+            f" {has_view * summary.samples_per_problem:,} samples are missing or not graded; its"
+            f" numbers are over the {row.n_problems:,} of {has_view:,} problems that are complete."
         )
     if has_view < summary.n_problems:
         words.append(
-            f"{what} is over {has_view:,} of {summary.n_problems:,} problems: the data has no such version of "
-            "the others."
+            f"{what} is over {has_view:,} of {summary.n_problems:,} problems: the data has no such"
+            " version of the others."
         )
     return words
 
@@ -73,15 +79,18 @@ def _unpaired(of: str, summary: Summary) -> list[str]:
     gap = summary.gap
     paired = gap.n_problems if gap else 0
     if failed := _failed_sides(summary):
-        words.append(f"There is no gap{of}: no sample of the {' and '.join(failed)} side could be graded.")
+        words.append(
+            f"There is no gap{of}: no sample of the {' and '.join(failed)} side could be graded."
+        )
     elif summary.pairable and paired < summary.n_problems:
         words.append(
-            f"The gap{of} is over the {paired:,} of {summary.n_problems:,} problems that are complete in both views."
+            f"The gap{of} is over the {paired:,} of {summary.n_problems:,} problems that are"
+            " complete in both views."
         )
     if gap and seen(gap) and degenerate(gap.ci_low, gap.ci_high):
         words.append(
-            f"The gap{of} has no interval (–): all {gap.n_problems:,} problems have the same difference between "
-            "the views; too few are distinct for resampling to show a spread."
+            f"The gap{of} has no interval (–): all {gap.n_problems:,} problems have the same"
+            " difference between the views; too few are distinct for resampling to show a spread."
         )
     return words
 

@@ -1,6 +1,7 @@
 """`--config FILE`: the options of a command from a TOML or YAML file. The command line wins.
 
-The file has the command's own options at its top, or in a table for each command, so that one file serves several:
+The file has the command's own options at its top, or in a table for each command, so that one file
+serves several:
 
 ```
 model = "tiny"
@@ -94,7 +95,9 @@ def read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise UserError(f"{OPTION} {path} cannot be read ({why}): give a TOML or YAML file.") from None
+        raise UserError(
+            f"{OPTION} {path} cannot be read ({why}): give a TOML or YAML file."
+        ) from None
     ending = path.suffix.lower()
     if ending == ".toml":
         try:
@@ -112,7 +115,9 @@ def read(path: Path) -> dict[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise UserError(f"{OPTION} {path} is no table of options: write one `option: value` a line.")
+        raise UserError(
+            f"{OPTION} {path} is no table of options: write one `option: value` a line."
+        )
     return found
 
 
@@ -128,7 +133,8 @@ def _tables(app: App) -> dict[str, Any]:
 def _options_of(
     values: Mapping[str, Any], commands: Sequence[str], known: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
-    """The options that a file has for a command: those outside of every table, then those of the command's own.
+    """The options that a file has for a command: those outside of every table, then those of the
+    command's own.
 
     Raises:
         UsageError: A table is no command's.
@@ -154,7 +160,8 @@ _PAIRS = ("set", "engine-arg")
 def _as_given(values: Mapping[str, Any], command: App) -> dict[str, Any]:
     """The values as `cyclopts` takes them.
 
-    Tables become key=value pairs, lists of options that take one text become comma-separated, and nulls are left out.
+    Tables become key=value pairs, lists of options that take one text become comma-separated, and
+    nulls are left out.
     """
     several: set[str] = set()
     for argument in command.assemble_argument_collection():

@@ -1,4 +1,7 @@
-"""The commands around data and the testbed model: `data`, `import`, `power`, `model`. Parses first, imports late."""
+"""The commands around data and the testbed model: `data`, `import`, `power`, `model`.
+
+Parses first, imports late.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +48,14 @@ def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> No
 
 @data_app.command
 def check(folder: Path, *, benchmark: str = "pgps9k") -> int:
-    """Validate a data set: counts, every fault by name (exit 1 if there is any), and what is unusual about its images.
+    """Validate a data set: counts, every fault by name (exit 1 if there is any), and what is
+    unusual about its images.
 
     Args:
-        folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or JSON.
-        benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, or one of your own, module:object or
-            path/to/file.py:object.
+        folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or
+            JSON.
+        benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, or one of your own,
+            module:object or path/to/file.py:object.
     """
     from modgap.core.progress import progress_bars
 
@@ -77,31 +82,39 @@ def prepare(
     Args:
         folder: A folder in PGPS9K's layout.
         out: Folder for train.parquet and test.parquet.
-        variant: Conditions in the text, conditions in the image only, or both for the contrastive KL.
+        variant: Conditions in the text, conditions in the image only, or both for the contrastive
+            KL.
         style: `paper` equals the original scripts' output value for value.
     """
     from modgap.core.progress import progress_bars, warn
     from modgap.datasets.parquet import prepare as write
 
     with progress_bars() as bars:
-        done = write(folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn)
+        done = write(
+            folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn
+        )
     print(done)
 
 
 def import_answers(
-    *folders: Path, out: Path, gt: Path | None = None, view: str | None = None, results_root: Path | None = None
+    *folders: Path,
+    out: Path,
+    gt: Path | None = None,
+    view: str | None = None,
+    results_root: Path | None = None,
 ) -> None:
     """Make a run of the original repository's answers, and grade it; needs no diagrams.
 
     PGPS9K: folders of qprob_N_attemptJ.txt. MathVerse: files *_generations.jsonl, scored or not.
 
     Args:
-        folders: Answer folders, or files of generations or folders of them; a model's kinds are the views of one run.
-            Several models make several runs, OUT/MODEL.
+        folders: Answer folders, or files of generations or folders of them; a model's kinds are the
+            views of one run. Several models make several runs, OUT/MODEL.
         out: Run folder.
-        gt: PGPS9K's test.json. Generations carry their gold answers; with MathVerse's own files (parquet or JSON)
-            they get subjects, images and the problems without an answer as well.
-        view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any other image-only.
+        gt: PGPS9K's test.json. Generations carry their gold answers; with MathVerse's own files
+            (parquet or JSON) they get subjects, images and the problems without an answer as well.
+        view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any
+            other image-only.
         results_root: Also every folder below this one that holds answers.
     """
     from modgap.core.progress import progress_bars
@@ -112,7 +125,9 @@ def import_answers(
 
     if files := generation_files(folders, results_root):
         if view is not None:
-            raise UserError(f"--view {view}: generations say their versions themselves; leave it out.")
+            raise UserError(
+                f"--view {view}: generations say their versions themselves; leave it out."
+            )
         with progress_bars() as bars:
             runs = import_generations(files, out, gt=gt, given=given(), progress=bars)
         for run in runs:
@@ -121,7 +136,9 @@ def import_answers(
     if gt is None:
         raise UserError("--gt is missing: answer folders need the data set's test.json.")
     with progress_bars() as bars:
-        runs = import_folders(folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars)
+        runs = import_folders(
+            folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars
+        )
     for run in runs:
         print_imported(run)
 
@@ -140,16 +157,18 @@ def power(
 ) -> None:
     """How many problems, and samples of each, it takes to detect a gap.
 
-    The paired two-sided test in the normal approximation: a problem's chance of being solved varies over problems,
-    alike in both views; more samples take away the noise within a problem, only more problems that between them.
+    The paired two-sided test in the normal approximation: a problem's chance of being solved varies
+    over problems, alike in both views; more samples take away the noise within a problem, only more
+    problems that between them.
 
     Args:
         gap: The gap to detect, in percentage points.
         problems: Problems that there are: the chance to detect the gap with them.
         samples: Samples of each problem in each view, beside 1, 2, 4 and 8.
-        text_accuracy: Accuracy in the text-centric view, 0 to 1; 0.6 if neither it nor --run is given.
-        consistency: How alike a problem's samples are: 0 if all problems are equally hard, 1 if each is solved always
-            or never; 0.6 if not given.
+        text_accuracy: Accuracy in the text-centric view, 0 to 1; 0.6 if neither it nor --run is
+            given.
+        consistency: How alike a problem's samples are: 0 if all problems are equally hard, 1 if
+            each is solved always or never; 0.6 if not given.
         correlation: Between a problem's chances in the two views; 0.6 if not given.
         power: The chance to detect it that is asked for.
         alpha: Size of the test.
@@ -181,7 +200,8 @@ def pretrain(
     final_problems: int = 1000,
     pick: str | None = None,
 ) -> None:
-    """Make the testbed model from nothing: its data, its eyes, its skills, its model card. Minutes on a GPU.
+    """Make the testbed model from nothing: its data, its eyes, its skills, its model card. Minutes
+    on a GPU.
 
     The defaults made the bundled checkpoint. `python -m modgap.testbed --help` has every option.
 
@@ -197,19 +217,35 @@ def pretrain(
         workers: Processes that make the data.
         eval_every: Steps between checkpoints with their figures.
         final_problems: Held-out problems for the model card.
-        pick: The checkpoint to take (step_2250), in the place of the one nearest to the middle of the bands.
+        pick: The checkpoint to take (step_2250), in the place of the one nearest to the middle of
+            the bands.
     """
     from modgap.testbed.data import Plan
     from modgap.testbed.run import pretrain as make
 
-    plan = Plan(problems=problems, glyph_steps=glyph_steps, mixture_steps=mixture_steps, batch=batch, seed=seed)
+    plan = Plan(
+        problems=problems,
+        glyph_steps=glyph_steps,
+        mixture_steps=mixture_steps,
+        batch=batch,
+        seed=seed,
+    )
     phases = [name.strip() for name in phase.split(",") if name.strip()]
     make(
-        out, plan, phases, workers or os.cpu_count() or 2, minutes, eval_every, final_problems=final_problems, pick=pick
+        out,
+        plan,
+        phases,
+        workers or os.cpu_count() or 2,
+        minutes,
+        eval_every,
+        final_problems=final_problems,
+        pick=pick,
     )
 
 
-def versions_as_views(benchmark: str, views: str | None, problem_versions: str | None) -> str | None:
+def versions_as_views(
+    benchmark: str, views: str | None, problem_versions: str | None
+) -> str | None:
     """The views that `--problem-versions` asks for; those of `--views` where it is not given."""
     from modgap.core.registry import DATASETS
     from modgap.core.view import VERSION_VIEWS, parse_versions
@@ -217,9 +253,14 @@ def versions_as_views(benchmark: str, views: str | None, problem_versions: str |
     if problem_versions is None:
         return views
     if not VERSION_VIEWS.keys() & DATASETS.entry(benchmark).views:
-        raise UserError(f"--problem-versions {problem_versions}: only --benchmark mathverse has versions; use --views.")
+        raise UserError(
+            f"--problem-versions {problem_versions}: only --benchmark mathverse has versions; use"
+            " --views."
+        )
     if views is not None:
-        raise UserError("--problem-versions and --views say the same thing twice: give one of them.")
+        raise UserError(
+            "--problem-versions and --views say the same thing twice: give one of them."
+        )
     return ",".join(parse_versions(problem_versions))
 
 
@@ -231,11 +272,20 @@ def given(**more: Any) -> dict[str, Any]:
 def print_check(report: Report) -> None:
     """What a check of a data set found: what is there, then every fault."""
     for name, split in report.splits.items():
-        print(f"{name}: {split.problems} sound problems, {split.images} diagrams, {len(split.types)} types")
+        print(
+            f"{name}: {split.problems} sound problems, {split.images} diagrams, {len(split.types)}"
+            " types"
+        )
         if split.versions:
-            print(f"  versions: {', '.join(f'{name} {count}' for name, count in split.versions.items())}")
+            print(
+                "  versions:"
+                f" {', '.join(f'{name} {count}' for name, count in split.versions.items())}"
+            )
         else:
-            print(f"  {split.leaky} state a number or an equation in the question, {split.bare} no condition in words")
+            print(
+                f"  {split.leaky} state a number or an equation in the question, {split.bare} no"
+                " condition in words"
+            )
         for kind, count in split.types.most_common():
             print(f"  {count:6} {kind}")
     if report.shared_images:
@@ -243,7 +293,10 @@ def print_check(report: Report) -> None:
     for fault in report.faults:
         print(f"{fault.severity}: {fault}")
     errors, warnings = len(report.errors), len(report.warnings)
-    print(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in {report.path}")
+    print(
+        f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in"
+        f" {report.path}"
+    )
 
 
 def _print_plan(plan: Plan) -> None:
@@ -256,22 +309,28 @@ def _print_plan(plan: Plan) -> None:
     console = Console()
     print_line(
         console,
-        f"Problems needed to find a gap of {plan.points:g} points with a chance of {100 * plan.target:g}% "
-        f"(paired two-sided test at {100 * plan.alpha:g}%):",
+        f"Problems needed to find a gap of {plan.points:g} points with a chance of"
+        f" {100 * plan.target:g}% (paired two-sided test at {100 * plan.alpha:g}%):",
         "bold",
     )
     head = ("samples a view", "problems needed", "responses")
-    rows = [(str(n), f"{problems:,}", f"{2 * n * problems:,}") for n, problems in plan.needed.items()]
+    rows = [
+        (str(n), f"{problems:,}", f"{2 * n * problems:,}") for n, problems in plan.needed.items()
+    ]
     if plan.problems:
         head += (f"chance with {plan.problems:,} problems",)
-        rows = [(*row, f"{100 * plan.power[n]:.1f}%") for row, n in zip(rows, plan.needed, strict=True)]
+        rows = [
+            (*row, f"{100 * plan.power[n]:.1f}%") for row, n in zip(rows, plan.needed, strict=True)
+        ]
     console.print(as_rich(t.Table("", head, tuple(rows), left=0), plain=not console.is_terminal))
     said = ", ".join(
-        f"{name.replace('_', ' ')} {value:.3g} ({plan.sources[name]})" for name, value in plan.assumptions.items()
+        f"{name.replace('_', ' ')} {value:.3g} ({plan.sources[name]})"
+        for name, value in plan.assumptions.items()
     )
     print_line(console, f"Assumed: {said}.")
     print_line(
         console,
-        "Consistency: how alike a problem's samples are (0: all problems equally hard, 1: always or never solved). "
-        "Correlation: between its chances in the two views. --run RUN measures all three; normal approximation.",
+        "Consistency: how alike a problem's samples are (0: all problems equally hard, 1: always or"
+        " never solved). Correlation: between its chances in the two views. --run RUN measures all"
+        " three; normal approximation.",
     )

@@ -11,7 +11,17 @@ from pathlib import Path
 
 from modgap.core import registry
 
-_NEEDED = ("torch", "transformers", "accelerate", "peft", "pyarrow", "pillow", "mathruler", "matplotlib", "jinja2")
+_NEEDED = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "pyarrow",
+    "pillow",
+    "mathruler",
+    "matplotlib",
+    "jinja2",
+)
 _OPTIONAL = {
     "vllm": ("vllm", "--engine vllm"),
     "openai": ("openai", "evaluation on a served model (--engine openai)"),
@@ -31,14 +41,23 @@ def diagnose() -> int:
     """
     from modgap.core.version import __version__
 
-    print(f"modgap {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    print(f"{os.cpu_count()} CPU cores, {shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here")
+    print(
+        f"modgap {__version__}, Python {platform.python_version()}, {platform.system()}"
+        f" {platform.machine()}"
+    )
+    print(
+        f"{os.cpu_count()} CPU cores, {shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free"
+        " here"
+    )
     missing = [name for name in _NEEDED if not _installed(name)]
     for name in _NEEDED:
         print(f"  {name:14} {_version(name)}")
     for name in _OPTIONAL:
         print(f"  {name:14} {_optional(name)}")
-    for kind, engines in (("training", registry.TRAINING_ENGINES), ("inference", registry.INFERENCE_ENGINES)):
+    for kind, engines in (
+        ("training", registry.TRAINING_ENGINES),
+        ("inference", registry.INFERENCE_ENGINES),
+    ):
         print(f"{kind} engines that can be used here: {', '.join(filter(_usable, engines))}")
     _devices()
     if missing:
@@ -50,7 +69,11 @@ def diagnose() -> int:
 def _optional(name: str) -> str:
     """What is to say of a package that not everybody needs."""
     extra, use = _OPTIONAL[name]
-    return _version(name) if _installed(name) else f"not installed: pip install 'modgap[{extra}]', for {use}"
+    return (
+        _version(name)
+        if _installed(name)
+        else f"not installed: pip install 'modgap[{extra}]', for {use}"
+    )
 
 
 def _usable(engine: str) -> bool:
@@ -59,7 +82,10 @@ def _usable(engine: str) -> bool:
 
 
 def _installed(name: str) -> bool:
-    return importlib.util.find_spec({"pillow": "PIL", "math-verify": "math_verify"}.get(name, name)) is not None
+    return (
+        importlib.util.find_spec({"pillow": "PIL", "math-verify": "math_verify"}.get(name, name))
+        is not None
+    )
 
 
 def _version(name: str) -> str:

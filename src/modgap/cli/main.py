@@ -1,7 +1,8 @@
 """The command line. Parses first, imports late: `modgap --help` loads no torch.
 
-Every command is a thin wrapper around a typed function of the package. Those around data and the testbed model are in
-`data.py`, those around results in `runs.py`; the reference, `docs/cli.md`, is generated from all three.
+Every command is a thin wrapper around a typed function of the package. Those around data and the
+testbed model are in `data.py`, those around results in `runs.py`; the reference, `docs/cli.md`, is
+generated from all three.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ app = App(
     help="Measure, explain and close the modality gap of multimodal LLMs.",
     version=__version__,
     help_format="plaintext",
-    help_epilogue="Every command takes --config FILE: its options from a TOML or YAML file (docs/config.md).",
+    help_epilogue=(
+        "Every command takes --config FILE: its options from a TOML or YAML file (docs/config.md)."
+    ),
     suppress_keyboard_interrupt=False,  # main says what it means
 )
 for part in (data_app, model_app):
@@ -61,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"modgap: {' '.join(str(error).split())} See modgap --help.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("modgap: interrupted; what is done is kept, give the same command again.", file=sys.stderr)
+        print(
+            "modgap: interrupted; what is done is kept, give the same command again.",
+            file=sys.stderr,
+        )
         return 130
     except SystemExit as error:
         # What rich makes of a broken pipe on its console.
@@ -74,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         usage = isinstance(error, UsageError)
-        print(f"modgap: {_one_line(error)}{' See modgap --help.' if usage else ''}", file=sys.stderr)
+        print(
+            f"modgap: {_one_line(error)}{' See modgap --help.' if usage else ''}", file=sys.stderr
+        )
         return 2 if usage else 1
     return status if isinstance(status, int) else 0
 
@@ -84,17 +92,23 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; check the path and its permissions, or give another one."
+        return (
+            f"{error.filename}: {error.strerror}; check the path and its permissions, or give"
+            " another one."
+        )
     return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
 
 
 def run() -> None:
     """The console script."""
-    # OpenMP threads that spin while they wait slow a busy machine down tenfold; read when torch is loaded.
+    # OpenMP threads that spin while they wait slow a busy machine down tenfold; read when torch is
+    # loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # Nor are numpy's own worth a tenth of a second of each processor, which is what they spin once it is imported.
+    # Nor are numpy's own worth a tenth of a second of each processor, which is what they spin once
+    # it is imported.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-    # What ends a job (kill, timeout, Slurm) ends it as Ctrl-C does, so that engines give back their processes and GPUs.
+    # What ends a job (kill, timeout, Slurm) ends it as Ctrl-C does, so that engines give back their
+    # processes and GPUs.
     signal.signal(signal.SIGTERM, _interrupt)
     status = main()
     gc.freeze()  # so that the interpreter, which ends, does not look through all that is loaded for cycles
@@ -107,7 +121,8 @@ def _interrupt(*_: object) -> None:
 
 @app.command
 def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
-    """From nothing to a report on a laptop, offline: make problems, train two recipes, measure the gap.
+    """From nothing to a report on a laptop, offline: make problems, train two recipes, measure the
+    gap.
 
     Args:
         out: Folder for everything it makes; an interrupted demo goes on there.
@@ -142,18 +157,23 @@ def train(
     """Train a model with a recipe.
 
     Args:
-        recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; to take the KL apart kl-forward,
-            kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or full-text-continued. One of your own is
-            module:object or path/to/file.py:object.
-        data: The data set; its train split is trained on. May be left out with --benchmark synthetic.
-        model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
+        recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; to take the KL apart
+            kl-forward, kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or
+            full-text-continued. One of your own is module:object or path/to/file.py:object.
+        data: The data set; its train split is trained on. May be left out with --benchmark
+            synthetic.
+        model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
+            qwen2_5_vl_7b.
         out: Run folder; stages go to its stage1, stage2 and so on. Only a dry run goes without.
-        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own, module:object or
-            path/to/file.py:object.
-        settings: A setting, key=value or stageN.key=value; verl.KEY=value is any of verl's own; repeatable.
+        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
+            module:object or path/to/file.py:object.
+        settings: A setting, key=value or stageN.key=value; verl.KEY=value is any of verl's own;
+            repeatable.
         options: How to train.
-        dry_run: Print the resolved recipe with tokens, FLOPs, memory and time a step (verl: its configuration, too).
-        gpu: GPU that a dry run of the local engine is to expect, such as H100 or 4090; the one here if not given.
+        dry_run: Print the resolved recipe with tokens, FLOPs, memory and time a step (verl: its
+            configuration, too).
+        gpu: GPU that a dry run of the local engine is to expect, such as H100 or 4090; the one here
+            if not given.
     """
     from modgap.core.progress import progress_bars, say
     from modgap.models.folder import model_notes
@@ -185,7 +205,9 @@ def train(
     warn_about_images(problems)
     asked = given(data=str(data), benchmark=benchmark, settings=list(settings))
     with progress_bars() as bars:
-        trained = train_resolved(plan, problems, model, out, options=options, given=asked, progress=bars)
+        trained = train_resolved(
+            plan, problems, model, out, options=options, given=asked, progress=bars
+        )
     print(f"final checkpoint: {trained.final}")
     if plan.stages[-1].settings.validation_problems and plan.stages[-1].settings.eval_every:
         print(f"best by validation: {trained.final.parent / 'best'}")
@@ -208,18 +230,21 @@ def evaluate(
     """Ask a model every test problem in several views, grade the answers and print the gap.
 
     Args:
-        data: The data set; of MathVerse a parquet or JSON file, a folder of them, or its Hugging Face id. Left out with
-            --benchmark synthetic, it is that benchmark's own problems.
-        model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as qwen2_5_vl_7b.
-        models: In the place of --model a file with one a line (blank lines and # are left out): each becomes a run in
-            OUT/NAME, as many at a time as there are accelerators for.
+        data: The data set; of MathVerse a parquet or JSON file, a folder of them, or its Hugging
+            Face id. Left out with --benchmark synthetic, it is that benchmark's own problems.
+        model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
+            qwen2_5_vl_7b.
+        models: In the place of --model a file with one a line (blank lines and # are left out):
+            each becomes a run in OUT/NAME, as many at a time as there are accelerators for.
         out: Run folder; an interrupted run goes on there.
-        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own, module:object or
-            path/to/file.py:object.
-        problem_versions: Of MathVerse, in the place of --views: text, vision, or a comma list of text-dominant,
-            text-lite, vision-intensive, vision-dominant, vision-only (these five if not given), text-only.
+        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
+            module:object or path/to/file.py:object.
+        problem_versions: Of MathVerse, in the place of --views: text, vision, or a comma list of
+            text-dominant, text-lite, vision-intensive, vision-dominant, vision-only (these five if
+            not given), text-only.
         limit: Only the first so many problems.
-        prices: What a million tokens of prompts and of responses cost, e.g. 0.15,0.60, to be told the run's cost.
+        prices: What a million tokens of prompts and of responses cost, e.g. 0.15,0.60, to be told
+            the run's cost.
         options: How to evaluate.
     """
     from modgap.core.progress import progress_bars
@@ -239,7 +264,9 @@ def evaluate(
     data = workflow.locate(benchmark, data)
     problems = workflow.read_problems(benchmark, data, limit=limit)
     if models is not None:
-        workflow.warn_about_images(problems, parse_views(options.views or workflow.default_views(problems)))
+        workflow.warn_about_images(
+            problems, parse_views(options.views or workflow.default_views(problems))
+        )
         problems.clear()  # they can be read, as was to be seen; each model's process reads its own
         return evaluate_models(models, data, out, options, benchmark=benchmark, limit=limit)
     assert model is not None
@@ -260,19 +287,22 @@ def _prices(text: str | None) -> tuple[float, float] | None:
             raise ValueError
     except ValueError:
         raise UsageError(
-            f"--prices {text}: give what a million tokens of prompts and of responses cost, as 0.15,0.60."
+            f"--prices {text}: give what a million tokens of prompts and of responses cost, as"
+            " 0.15,0.60."
         ) from None
     return prompt, response
 
 
 @app.command
 def convert(checkpoint: Path, *, out: Path) -> None:
-    """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16), through verl's own merger; also of verl 0.5.
+    """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16), through verl's own merger;
+    also of verl 0.5.
 
     The adapter of a LoRA training is merged, in fp32.
 
     Args:
-        checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps (the last one then).
+        checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps
+            (the last one then).
         out: The folder.
     """
     from modgap.models.lora import merge_adapter
@@ -296,7 +326,9 @@ def study(*, spec: StudyArguments, seeds: str | None = None) -> None:
     asked = given()
     spec.options.check()
     data = locate(spec.benchmark, spec.data)
-    numbers = run_them(replace(spec, data=data, seeds=None if seeds is None else parse_seeds(seeds)), given=asked)
+    numbers = run_them(
+        replace(spec, data=data, seeds=None if seeds is None else parse_seeds(seeds)), given=asked
+    )
     print_numbers(numbers)
     print(f"report: {(spec.out / 'report.html').resolve()}")
 

@@ -16,7 +16,8 @@ def grade(run: Path, *, mode: Mode = "strict", options: JudgeOptions | None = No
 
     Args:
         run: Run folder of an evaluation.
-        mode: `strict` (within 0.005), `relative` (or 1%), `paper` (the original's verdicts), `exact` (no tolerance).
+        mode: `strict` (within 0.005), `relative` (or 1%), `paper` (the original's verdicts),
+            `exact` (no tolerance).
         options: How to judge.
     """
     from modgap.analysis.original import print_original
@@ -29,16 +30,23 @@ def grade(run: Path, *, mode: Mode = "strict", options: JudgeOptions | None = No
     options = options or JudgeOptions()
     folder, asked = RunFolder(run), None
     if options.judge is None and (options.engine or options.model or options.max_tokens):
-        raise UsageError("--judge-engine, --judge-model and --judge-max-tokens say how to ask a judge: give --judge.")
+        raise UsageError(
+            "--judge-engine, --judge-model and --judge-max-tokens say how to ask a judge: give"
+            " --judge."
+        )
     if options.judge is not None:
         from modgap.workflows.judging import make_judge
 
         folder.manifest()  # before the judge is looked for
         asked = make_judge(options)
     with progress_bars() as bars:
-        summary = grade_run(folder, mode, progress=bars, judge=asked, check=options.check, seed=options.seed)
+        summary = grade_run(
+            folder, mode, progress=bars, judge=asked, check=options.check, seed=options.seed
+        )
     if asked and summary.judge is None:
-        say("nothing in this run is for a judge: its problems are graded as numbers, by rules alone")
+        say(
+            "nothing in this run is for a judge: its problems are graded as numbers, by rules alone"
+        )
     print_summary(summary, run.name)
     if summary.original:
         print_original(summary.original)
@@ -56,13 +64,15 @@ def report(
     """One HTML page from runs, training runs or studies, and their numbers on the terminal.
 
     Args:
-        runs: Run folders, studies, folders of studies, or the cells.json of an earlier report; the first evaluation is
-            the one that the others are compared with.
+        runs: Run folders, studies, folders of studies, or the cells.json of an earlier report; the
+            first evaluation is the one that the others are compared with.
         out: The page.
         images: Most diagrams that the page embeds.
-        figures: Also write the charts (PNG, SVG) and the tables (Markdown, LaTeX, CSV) to OUT_figures/; with several
-            seeds cells.json, too, from which the table over seeds can be made again.
-        template: `paper` also lays the numbers into the shape of the paper's tables, on the page and as OUT.md.
+        figures: Also write the charts (PNG, SVG) and the tables (Markdown, LaTeX, CSV) to
+            OUT_figures/; with several seeds cells.json, too, from which the table over seeds can be
+            made again.
+        template: `paper` also lays the numbers into the shape of the paper's tables, on the page
+            and as OUT.md.
     """
     from modgap.reporting.page import build_report
     from modgap.reporting.terminal import print_numbers

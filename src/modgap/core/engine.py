@@ -1,4 +1,6 @@
-"""What answers prompts: the request, the sampling settings, the completion, and the protocol every engine keeps."""
+"""What answers prompts: the request, the sampling settings, the completion, and the protocol every
+engine keeps.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ FinishReason = Literal["stop", "length", "error"]
 
 
 PLAIN: dict[str, float] = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-"""What else shapes a distribution, at the values that change nothing: every engine samples with these."""
+"""What else shapes a distribution, at the values that change nothing: every engine samples with
+these.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,8 @@ class Sampling:
         temperature: 0 is greedy; `None` is the server's own, which only the `openai` engine takes.
         max_tokens: Most new tokens of a response.
         seed: The run's seed; each sample's own seed is derived from it, see `sample_seed`.
-        plain: Whether a server is sent `PLAIN`. Without it a server may apply the model's own values; runs from before
-            it was sent go on without it.
+        plain: Whether a server is sent `PLAIN`. Without it a server may apply the model's own
+            values; runs from before it was sent go on without it.
     """
 
     temperature: float | None = 0.6
@@ -47,8 +51,8 @@ class Request:
         problem_id: The problem.
         view: The name of the view.
         prompt: The words.
-        image: Gives the decoded image when the engine is ready for it (so that thousands are not held); `None` for a
-            prompt without one.
+        image: Gives the decoded image when the engine is ready for it (so that thousands are not
+            held); `None` for a prompt without one.
         samples: The indices of the samples that are still to be made.
         image_name: What messages call the image, with its file.
     """
@@ -75,16 +79,18 @@ class Completion:
     Attributes:
         request: The request it answers.
         sample: Which of its samples.
-        text: What the model said (without the prompt; with the prefill, if there was one, or else with `opened`).
+        text: What the model said (without the prompt; with the prefill, if there was one, or else
+            with `opened`).
         finish_reason: `stop`, `length` (truncated) or `error`.
         prompt_tokens: Tokens of the prompt, image tokens included.
         completion_tokens: Tokens sampled.
         image_tokens: Tokens that the image took, after any resizing by the model's processor.
         seed: The seed of this sample.
         error: Why there is no text, where `finish_reason` is `error`.
-        opened: What the model's chat template opened the assistant's turn with by itself, where that is `<think>`.
-        left_out: What the prompt or the sampling has and the model was not given, because the server or the template
-            refuses it: `system`, `seed`, `continue_final_message`.
+        opened: What the model's chat template opened the assistant's turn with by itself, where
+            that is `<think>`.
+        left_out: What the prompt or the sampling has and the model was not given, because the
+            server or the template refuses it: `system`, `seed`, `continue_final_message`.
     """
 
     request: Request
@@ -112,11 +118,12 @@ class Engine(Protocol):
 class Start:
     """How an engine starts, with what is known before it does: a run that is complete starts none.
 
-    An engine's class may have these functions, all of which take the `EvalOptions` of `modgap.core.options`:
+    An engine's class may have these functions, all of which take the `EvalOptions` of
+    `modgap.core.options`:
 
     * `start(model, options) -> Start`;
-    * or `from_options(model, options) -> Engine`, where a `Start` would say nothing more. A class with neither is made
-      without arguments;
+    * or `from_options(model, options) -> Engine`, where a `Start` would say nothing more. A class
+      with neither is made without arguments;
     * `check_options(options)`, which raises `UserError` for a bad value;
     * `accelerators(options) -> int`, where one engine takes more than one.
 
@@ -136,7 +143,8 @@ class Start:
 def sample_seed(seed: int, problem_id: str, view: str, sample: int) -> int:
     """The seed of one sample: 63 bits of SHA-256 over (seed, problem, view, sample).
 
-    It depends on nothing else, so that a resumed run, another order or another batch size gives the same sample.
+    It depends on nothing else, so that a resumed run, another order or another batch size gives the
+    same sample.
     """
     digest = hashlib.sha256(f"{seed}\x1f{problem_id}\x1f{view}\x1f{sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

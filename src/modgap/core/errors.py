@@ -1,4 +1,7 @@
-"""Errors that a user caused and can mend. Engines raise them with what they know; a command words them."""
+"""Errors that a user caused and can mend.
+
+Engines raise them with what they know; a command words them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Bad input: one line that names the value, the choices and the remedy. The command line prints it and exits 1."""
+    """Bad input: one line that names the value, the choices and the remedy.
+
+    The command line prints it and exits 1.
+    """
 
 
 class UsageError(UserError):
@@ -18,8 +24,8 @@ class ServerError(UserError):
     """A server does not answer as it is asked to; its message names the options of `modgap eval`.
 
     Args:
-        template: The message, with `{url_option}` and `{model_option}` for the options that name the server and the
-            model, and the names of the values.
+        template: The message, with `{url_option}` and `{model_option}` for the options that name
+            the server and the model, and the names of the values.
         values: What the message says.
     """
 
@@ -37,7 +43,9 @@ class ServerError(UserError):
 
 
 class TemperatureRefusedError(ServerError):
-    """A server does not take a temperature; the values are `server`, `said`, `model` and `temperature`."""
+    """A server does not take a temperature; the values are `server`, `said`, `model` and
+    `temperature`.
+    """
 
 
 def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> UserError:
@@ -52,4 +60,7 @@ def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> 
     names = sorted(choices)
     near = get_close_matches(value, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {kind} {value!r}: choose from {', '.join(names)}.{hint}{' ' + remedy if remedy else ''}")
+    return UserError(
+        f"unknown {kind} {value!r}: choose from"
+        f" {', '.join(names)}.{hint}{' ' + remedy if remedy else ''}"
+    )

@@ -1,12 +1,15 @@
-"""The one way from an image file to the pixels that a model sees: upright, opaque, three channels of 8 bits.
+"""The one way from an image file to the pixels that a model sees: upright, opaque, three channels
+of 8 bits.
 
 * EXIF orientation is applied, as browsers and viewers apply it.
-* Transparent pixels (an alpha channel, a palette with alpha, a colour key) are put on white. Pillow's `convert("RGB")`
-  drops the alpha, which makes most transparent drawings black on black.
-* Grey values of 16 or 32 bits and floating-point values keep their contrast, see `_scaled`. Pillow cuts them at 255.
+* Transparent pixels (an alpha channel, a palette with alpha, a colour key) are put on white.
+  Pillow's `convert("RGB")` drops the alpha, which makes most transparent drawings black on black.
+* Grey values of 16 or 32 bits and floating-point values keep their contrast, see `_scaled`. Pillow
+  cuts them at 255.
 * Of several frames the first one is taken.
 
-Evaluation, training, parquet files, reports and replicas all come here. The original calls `convert("RGB")`.
+Evaluation, training, parquet files, reports and replicas all come here. The original calls
+`convert("RGB")`.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from PIL import Image as images
 from PIL.Image import Image
 
 MOST_ASPECT = 200
-"""The image processors of Qwen's models refuse an image whose longer side is more than this many times the shorter."""
+"""The image processors of Qwen's models refuse an image whose longer side is more than this many
+times the shorter.
+"""
 CONVERTED = "+converted"
 """Follows the digest of an image that `is_plain` says no to: earlier releases showed it otherwise."""
 
@@ -42,18 +47,25 @@ _BITS = (1, 2, 4, 8, 10, 12, 14, 15, 16)  # 15: of signed ones
 _FULL = (1.0, 255.0, 65535.0)
 _OVERSHOOT = 0.05
 _ENDS = (b"IEND\xaeB`\x82", b"\xff\xd9")  # of PNG and of JPEG
-# PNG stores a colour key at the depth of the file; Pillow scales the pixels to 8 bits and leaves the key as it is.
+# PNG stores a colour key at the depth of the file; Pillow scales the pixels to 8 bits and leaves
+# the key as it is.
 _KEY_FACTORS = {"L;2": 85, "L;4": 17}
 _PHOTOMETRIC, _SAMPLE_FORMAT, _UNSIGNED = 262, 339, 1  # tags of TIFF
 
-# `LARGE` says it, once and with the image's name. (To ignore it for a while only is not safe in threads.)
+# `LARGE` says it, once and with the image's name. (To ignore it for a while only is not safe in
+# threads.)
 warnings.filterwarnings("ignore", category=images.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # `_orientation` does without
-warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)  # `is_plain` asks what would be lost
+warnings.filterwarnings(
+    "ignore", "Palette images with Transparency", UserWarning
+)  # `is_plain` asks what would be lost
 
 
 def decode(data: bytes) -> Image:
-    """The pixels of an encoded image as a model sees them, RGB. Raises whatever Pillow raises, see `reason`."""
+    """The pixels of an encoded image as a model sees them, RGB.
+
+    Raises whatever Pillow raises, see `reason`.
+    """
     with _opened(data) as image:
         return to_rgb(image)
 
@@ -73,7 +85,8 @@ def to_rgb(image: Image) -> Image:
 
 
 def plain_bytes(data: bytes) -> bytes:
-    """An encoded image that every decoder shows as `decode` does: the same bytes if that is so, else a PNG.
+    """An encoded image that every decoder shows as `decode` does: the same bytes if that is so,
+    else a PNG.
 
     What Pillow does not recognise is returned as it is.
 
@@ -93,7 +106,9 @@ def plain_bytes(data: bytes) -> bytes:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether Pillow's `convert("RGB")` alone gives the pixels that `decode` gives; true of what cannot be decoded."""
+    """Whether Pillow's `convert("RGB")` alone gives the pixels that `decode` gives; true of what
+    cannot be decoded.
+    """
     try:
         with _opened(data) as opened:
             changed = set(_kinds(opened)) - {FRAMES}
@@ -127,7 +142,10 @@ class Inspection:
     def unusable(self) -> str | None:
         """Why no model can be shown the image; `None` if it can be."""
         if self.error is None and self.aspect > MOST_ASPECT:
-            return f"has an aspect ratio of {self.aspect:.1f}, and image processors refuse more than {MOST_ASPECT}"
+            return (
+                f"has an aspect ratio of {self.aspect:.1f}, and image processors refuse more than"
+                f" {MOST_ASPECT}"
+            )
         return self.error
 
 
@@ -136,8 +154,9 @@ def inspect(image: Path | bytes, thorough: bool = False) -> Inspection:
 
     Args:
         image: A file, or encoded bytes.
-        thorough: Decode every image. Otherwise a PNG or JPEG file that has its end is only opened, which takes a
-            fiftieth of the time: one that is cut off is found, one with broken pixels is not.
+        thorough: Decode every image. Otherwise a PNG or JPEG file that has its end is only opened,
+            which takes a fiftieth of the time: one that is cut off is found, one with broken pixels
+            is not.
     """
     try:
         data = image if isinstance(image, bytes) else image.read_bytes()
@@ -152,7 +171,9 @@ def inspect(image: Path | bytes, thorough: bool = False) -> Inspection:
 
 
 def inspect_all(found: Iterable[Path | bytes], thorough: bool = False) -> Iterator[Inspection]:
-    """`inspect` of each, in order, in threads (Pillow releases the interpreter's lock); few are held at once."""
+    """`inspect` of each, in order, in threads (Pillow releases the interpreter's lock); few are
+    held at once.
+    """
     found = iter(found)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while batch := list(islice(found, 64)):
@@ -181,7 +202,9 @@ def _is_one_colour(image: Image) -> bool:
 
 @contextmanager
 def _opened(data: bytes) -> Generator[Image]:
-    """An image of which all that decides its appearance is known, which takes its header alone for almost all."""
+    """An image of which all that decides its appearance is known, which takes its header alone for
+    almost all.
+    """
     with images.open(io.BytesIO(data)) as image:
         if image.format == "PNG":
             _scale_colour_key(image)
@@ -206,7 +229,9 @@ def _kinds(image: Image) -> Iterator[str]:
         yield ROTATED
     if image.mode in _DEEP_MODES:
         yield DEEP
-    if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo and its preview
+    if image.format != "MPO" and getattr(
+        image, "is_animated", False
+    ):  # MPO: a photo and its preview
         yield FRAMES
     if image.has_transparency_data and _is_transparent(image):
         yield TRANSPARENT
@@ -215,7 +240,8 @@ def _kinds(image: Image) -> Iterator[str]:
 def _orientation(image: Image) -> int:
     """The EXIF orientation, 1 to 8."""
     try:
-        # Not PNG's own method, which decodes the pixels to find the tag: `_opened` has done so where need be.
+        # Not PNG's own method, which decodes the pixels to find the tag: `_opened` has done so
+        # where need be.
         found = Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # broken metadata, which nothing else depends on
         return 1
@@ -252,10 +278,11 @@ def _eight_bits(image: Image) -> Image:
 def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Grey values as 0 to 255.
 
-    Integers are scaled by the smallest usual depth (`_BITS`) that holds the largest of them:
-    a file of 16 bits may hold the values of a camera of 12 or of an ordinary image of 8. Floating-point values are
-    scaled by 1, 255 or 65535, whichever the largest comes near to. All others (negative ones, larger ones) are
-    stretched from the least to the greatest. Where a value is no number, it is white.
+    Integers are scaled by the smallest usual depth (`_BITS`) that holds the largest of them: a file
+    of 16 bits may hold the values of a camera of 12 or of an ordinary image of 8. Floating-point
+    values are scaled by 1, 255 or 65535, whichever the largest comes near to. All others (negative
+    ones, larger ones) are stretched from the least to the greatest. Where a value is no number, it
+    is white.
     """
     numbers = values.astype(np.float64)
     finite = np.isfinite(numbers)
@@ -263,7 +290,10 @@ def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
         return np.full(numbers.shape, 255, np.uint8)
     low, high = float(numbers[finite].min()), float(numbers[finite].max())
     if values.dtype.kind == "f":
-        full = next((f for f in _FULL if f / 2 < high <= f * (1 + _OVERSHOOT) and low >= -f * _OVERSHOOT), None)
+        full = next(
+            (f for f in _FULL if f / 2 < high <= f * (1 + _OVERSHOOT) and low >= -f * _OVERSHOOT),
+            None,
+        )
     else:
         full = next((float(2**bits - 1) for bits in _BITS if low >= 0 and high < 2**bits), None)
     if full is None and low < high:

@@ -1,4 +1,7 @@
-"""Objects by their place: `module:object` or `path/to/file.py:object`. Nothing is imported before it is asked for."""
+"""Objects by their place: `module:object` or `path/to/file.py:object`.
+
+Nothing is imported before it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,34 @@ from typing import Any
 from modgap.core.errors import UserError
 
 # Package to the extra that brings it, for a message when it is missing.
-_EXTRAS = {"vllm": "vllm", "verl": "verl", "openai": "openai", "ray": "ray", "modelscope": "modelscope"}
+_EXTRAS = {
+    "vllm": "vllm",
+    "verl": "verl",
+    "openai": "openai",
+    "ray": "ray",
+    "modelscope": "modelscope",
+}
 
 
 def load(path: str) -> Any:
     """The object at `module:object` or `path/to/file.py:object`.
 
     Raises:
-        UserError: The module needs a package that is not installed (the message names the extra), or does not exist.
+        UserError: The module needs a package that is not installed (the message names the extra),
+            or does not exist.
     """
     module_name, sign, name = path.rpartition(":")
     if not sign or not module_name or not name:
-        raise UserError(f"{path!r} names no object: write it as module:object or path/to/file.py:object.")
-    module = _from_file(path, module_name) if module_name.endswith(".py") else _imported(path, module_name)
-    # Outside of the handler: an AttributeError while a user's module is imported is that module's bug, and tells where.
+        raise UserError(
+            f"{path!r} names no object: write it as module:object or path/to/file.py:object."
+        )
+    module = (
+        _from_file(path, module_name)
+        if module_name.endswith(".py")
+        else _imported(path, module_name)
+    )
+    # Outside of the handler: an AttributeError while a user's module is imported is that module's
+    # bug, and tells where.
     if not hasattr(module, name):
         raise UserError(f"cannot import {path!r}: {module_name} has no {name!r}.")
     return getattr(module, name)
@@ -38,7 +55,9 @@ def _imported(path: str, module_name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in _EXTRAS:
-            raise UserError(f"{missing} is not installed: pip install 'modgap[{_EXTRAS[missing]}]'.") from error
+            raise UserError(
+                f"{missing} is not installed: pip install 'modgap[{_EXTRAS[missing]}]'."
+            ) from error
         raise UserError(f"cannot import {path!r}: no module named {error.name!r}.") from error
 
 

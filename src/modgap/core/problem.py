@@ -1,6 +1,7 @@
 """A problem: one question with its diagram, its conditions and its gold answer.
 
-All views of a problem share its id, so that statistics can pair them (the gap is measured within problems).
+All views of a problem share its id, so that statistics can pair them (the gap is measured within
+problems).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# A number or an equation in the question itself: the image-only view of such a problem is not free of conditions.
+# A number or an equation in the question itself: the image-only view of such a problem is not free
+# of conditions.
 _STATED = re.compile(r"=|(?<![A-Za-z\\])\d+(?:\.\d+)?(?![A-Za-z])")
 # `\angle 1` and `line 2` name things by number; they state nothing.
 _NAMED_BY_NUMBER = re.compile(
@@ -28,14 +30,18 @@ _NAMED_BY_NUMBER = re.compile(
 
 
 def _contents(path: Path) -> bytes:
-    """`path.read_bytes()` in half of its system calls and two thirds of its time: there are thousands of diagrams."""
+    """`path.read_bytes()` in half of its system calls and two thirds of its time: there are
+    thousands of diagrams.
+    """
     file = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(file).st_size
         data = os.read(file, size)
     finally:
         os.close(file)
-    return data if len(data) == size else path.read_bytes()  # some file systems may give less at once
+    return (
+        data if len(data) == size else path.read_bytes()
+    )  # some file systems may give less at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +49,14 @@ class Shown:
     """What one view shows of a problem, where the data set itself says so.
 
     Attributes:
-        words: Its words, verbatim; they override the rules of `core.prompt`, also where they are empty (the image of
-            MathVerse's Vision Only holds the whole text). `None` leaves them to the rules, if no view of the problem
-            has words of its own.
-        question: Its whole question, with its choices, which a judge reads; `None` for the problem's.
+        words: Its words, verbatim; they override the rules of `core.prompt`, also where they are
+            empty (the image of MathVerse's Vision Only holds the whole text). `None` leaves them to
+            the rules, if no view of the problem has words of its own.
+        question: Its whole question, with its choices, which a judge reads; `None` for the
+            problem's.
         answer: Its gold answer; `None` for the problem's.
-        image: Its image. Where one view of a problem has an image of its own, `None` means that this view has no image:
-            the problem's would show what the view leaves out.
+        image: Its image. Where one view of a problem has an image of its own, `None` means that
+            this view has no image: the problem's would show what the view leaves out.
     """
 
     words: str | None
@@ -72,7 +79,8 @@ class Problem:
         id: Its name, unique in the data set and shared by all of its views.
         question: The question as the data set words it.
         answer: The gold answer as the data set has it, e.g. `"25.000"`.
-        image: The diagram, as a file or as encoded bytes; `None` where a data set or an import has none.
+        image: The diagram, as a file or as encoded bytes; `None` where a data set or an import has
+            none.
         structural: Structural clauses (`line A B C`), in PGPS9K's grammar.
         semantic: Semantic clauses (`AB = 7`), in PGPS9K's grammar.
         type: Problem type, for breakdowns.
@@ -85,7 +93,8 @@ class Problem:
             (`mathverse:free-form`); empty for a number.
         views: The views that the data set has of it; empty where every view can be made of it.
         labels: What it is counted by in breakdowns, e.g. `subject`; records keep that one.
-        image_at: Where `image` lies, `FILE.parquet#ROW`, for reports, where it was read out of a table.
+        image_at: Where `image` lies, `FILE.parquet#ROW`, for reports, where it was read out of a
+            table.
     """
 
     id: str
@@ -107,8 +116,12 @@ class Problem:
 
     @property
     def leaky(self) -> bool:
-        """Whether the question itself carries a number or an equation, so that every view shows that condition."""
-        if self.views:  # `question` is the whole text, of which each view shows what the data set chose
+        """Whether the question itself carries a number or an equation, so that every view shows
+        that condition.
+        """
+        if (
+            self.views
+        ):  # `question` is the whole text, of which each view shows what the data set chose
             return False
         return bool(_STATED.search(_NAMED_BY_NUMBER.sub("", self.question)))
 
@@ -119,25 +132,35 @@ class Problem:
 
     @property
     def own_images(self) -> dict[str, Path | bytes]:
-        """View -> its image, of the views that have an image of their own; empty where the views share one."""
+        """View -> its image, of the views that have an image of their own; empty where the views
+        share one.
+        """
         return {view: shown.image for view, shown in self.shown.items() if shown.image is not None}
 
     @property
     def own_questions(self) -> dict[str, str]:
         """View -> its whole question, where that is not the problem's."""
-        return {view: self.question_of(view) for view in self.shown if self.question_of(view) != self.question}
+        return {
+            view: self.question_of(view)
+            for view in self.shown
+            if self.question_of(view) != self.question
+        }
 
     @property
     def own_answers(self) -> dict[str, str]:
         """View -> its gold answer, where that is not the problem's."""
-        return {view: self.gold_of(view) for view in self.shown if self.gold_of(view) != self.answer}
+        return {
+            view: self.gold_of(view) for view in self.shown if self.gold_of(view) != self.answer
+        }
 
     def has_view(self, view: str) -> bool:
         """Whether the data set has this view of the problem."""
         return not self.views or view in self.views
 
     def words_of(self, view: str) -> str | None:
-        """The words that the data set has for a view; `None` where the rules of `core.prompt` make them."""
+        """The words that the data set has for a view; `None` where the rules of `core.prompt` make
+        them.
+        """
         shown = self.shown.get(view)
         return shown.words if shown else None
 
@@ -166,7 +189,9 @@ class Problem:
         """
         image = self.image_of(view)
         if image is None:
-            raise UserError(f"problem {self.id} has no diagram{f' for the view {view}' if view else ''}")
+            raise UserError(
+                f"problem {self.id} has no diagram{f' for the view {view}' if view else ''}"
+            )
         return image if isinstance(image, bytes) else _contents(image)
 
     def open_image(self, view: str = "") -> Image:
@@ -183,7 +208,8 @@ class Problem:
         return self._with_image(view, decode)
 
     def plain_image(self, view: str = "") -> bytes:
-        """The encoded diagram as other decoders show it rightly: as it is, or converted, see `core.images`.
+        """The encoded diagram as other decoders show it rightly: as it is, or converted, see
+        `core.images`.
 
         Raises:
             UserError: There is none, or it must be converted and cannot be decoded.
@@ -205,8 +231,10 @@ class Problem:
             return use(self.image_bytes(view))
         except UserError:
             raise
-        except Exception as error:  # Pillow raises a dozen kinds: OSError, SyntaxError, struct.error ...
+        except (
+            Exception
+        ) as error:  # Pillow raises a dozen kinds: OSError, SyntaxError, struct.error ...
             raise UserError(
-                f"problem {self.id}: {self.image_name(view)} cannot be decoded ({reason(error)}); `modgap data check` "
-                "names every fault."
+                f"problem {self.id}: {self.image_name(view)} cannot be decoded ({reason(error)});"
+                " `modgap data check` names every fault."
             ) from error

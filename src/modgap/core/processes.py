@@ -1,9 +1,11 @@
-"""Child processes and everything that they start: watched, and ended with all of their children, whoever adopted them.
+"""Child processes and everything that they start: watched, and ended with all of their children,
+whoever adopted them.
 
-Ray's daemons and vLLM's engines leave their parent's session, so a process group is not enough: every descendant
-inherits a mark in its environment, and by that mark it is found. Ray's agents write their title over their environment:
-they are found as children of one that is marked, while it lives. A marked process that marks its own children adds to
-the mark, so that whoever ends the outer one finds the inner ones, too.
+Ray's daemons and vLLM's engines leave their parent's session, so a process group is not enough:
+every descendant inherits a mark in its environment, and by that mark it is found. Ray's agents
+write their title over their environment: they are found as children of one that is marked, while it
+lives. A marked process that marks its own children adds to the mark, so that whoever ends the outer
+one finds the inner ones, too.
 
 As a script (`python -P processes.py MARK`) it is a guard: see `start_guard`.
 """
@@ -55,8 +57,8 @@ def watched(
         every: Seconds between two looks.
 
     Returns:
-        Its exit status. Whatever ends this function (Ctrl-C, SIGTERM, an error in `look`) ends the child and all that
-        it started, too.
+        Its exit status. Whatever ends this function (Ctrl-C, SIGTERM, an error in `look`) ends the
+        child and all that it started, too.
     """
     mark = new_mark()
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,8 @@ def end(children: Mapping[str, subprocess.Popen[Any] | None], patience: float = 
 
     Args:
         children: Mark -> the child that was started with it; `None` where a signal came in between.
-        patience: Seconds that the children have to end what they started in order, and then the rest to end itself.
+        patience: Seconds that the children have to end what they started in order, and then the
+            rest to end itself.
     """
     started = [child for child in children.values() if child is not None]
     for child in started:
@@ -115,7 +118,9 @@ def _end_marked(marks: Collection[str], patience: float) -> None:
 
 
 def marked(marks: Collection[str]) -> set[psutil.Process]:
-    """Processes with one of the marks in the environment that they were started with, and what they have started."""
+    """Processes with one of the marks in the environment that they were started with, and what they
+    have started.
+    """
     wanted = set(marks)
     found: set[psutil.Process] = set()
     children: dict[int, list[psutil.Process]] = {}
@@ -142,7 +147,9 @@ def _lives(process: psutil.Process) -> bool:
 
 def _kill_marked(mark: str) -> None:
     """Kill everything that carries a mark, but not this process."""
-    for _ in range(3):  # a process that is just starting another program has no environment for a moment
+    for _ in range(
+        3
+    ):  # a process that is just starting another program has no environment for a moment
         for process in marked([mark]):
             if process.pid != os.getpid():
                 with contextlib.suppress(psutil.Error):
@@ -151,7 +158,9 @@ def _kill_marked(mark: str) -> None:
 
 
 def end_with_parent(every: float = 2.0) -> None:
-    """In the child: should the parent be killed outright, end everything that carries its mark, and this process."""
+    """In the child: should the parent be killed outright, end everything that carries its mark, and
+    this process.
+    """
     parent, marks = os.getppid(), os.environ.get(MARK, "").split()
 
     def guard() -> None:
@@ -165,7 +174,9 @@ def end_with_parent(every: float = 2.0) -> None:
 
 
 def start_guard(mark: str) -> subprocess.Popen[bytes]:
-    """A process that kills everything with a mark once this one is gone, however it ended; kill it when all is well."""
+    """A process that kills everything with a mark once this one is gone, however it ended; kill it
+    when all is well.
+    """
     return subprocess.Popen(
         [sys.executable, "-P", __file__, mark], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,  # an interrupt from the terminal is not meant for it

@@ -20,7 +20,10 @@ Progress = Callable[[str, int, int], None]
 
 
 class Bars:
-    """Named progress bars. Called with a name, how much is done and how much there is, it shows just that."""
+    """Named progress bars.
+
+    Called with a name, how much is done and how much there is, it shows just that.
+    """
 
     def __init__(self, progress: RichProgress | None) -> None:
         self._progress = progress
@@ -37,7 +40,9 @@ class Bars:
             return
         if name not in self._tasks:
             # A resumed run starts where it stopped; what was there before must not count as speed.
-            self._tasks[name] = self._progress.add_task(name, total=total, completed=done, note=note)
+            self._tasks[name] = self._progress.add_task(
+                name, total=total, completed=done, note=note
+            )
         self._progress.update(self._tasks[name], completed=done, total=total, note=note)
 
     def named(self, owner: str) -> Callable[[str, int, int], None]:

@@ -2,10 +2,12 @@ r"""The only home of words that are sent to a model.
 
 Two styles:
 
-* `paper` reproduces the original's strings to the letter: `geo9k.py` and `geo9k-contrastive.py` for training, the two
-  inference scripts for evaluation, with their slips (no separator before the instruction in evaluation, `, .` where a
-  problem has no semantic clause, the points of a long line said to lie on the line of the last two).
-* `aligned`, the default, uses one wording in training and in evaluation, and puts those slips right.
+* `paper` reproduces the original's strings to the letter: `geo9k.py` and `geo9k-contrastive.py` for
+  training, the two inference scripts for evaluation, with their slips (no separator before the
+  instruction in evaluation, `, .` where a problem has no semantic clause, the points of a long line
+  said to lie on the line of the last two).
+* `aligned`, the default, uses one wording in training and in evaluation, and puts those slips
+  right.
 
 Conditions come from PGPS9K's clauses, structural ones first, joined with `, `.
 """
@@ -26,19 +28,24 @@ STYLES: tuple[Style, ...] = ("paper", "aligned")
 
 SYSTEM = "You are a helpful assistant."
 INSTRUCTION = (
-    "You should FIRST think about the reasoning process as an internal monologue and then provide the final answer. "
-    "The reasoning process MUST BE enclosed within <think> </think> tags. The final answer MUST BE put in \\boxed{}."
+    "You should FIRST think about the reasoning process as an internal monologue and then provide"
+    " the final answer. The reasoning process MUST BE enclosed within <think> </think> tags. The"
+    " final answer MUST BE put in \\boxed{}."
 )
 # Paper style, evaluation: appended with no separator; no "should", no final period.
-PAPER_EVALUATION_INSTRUCTION = INSTRUCTION.replace("You should FIRST", "You FIRST").removesuffix(".")
-# MathVerse, paper style: after the question and a newline; no system turn; the assistant's turn starts with a prefill.
+PAPER_EVALUATION_INSTRUCTION = INSTRUCTION.replace("You should FIRST", "You FIRST").removesuffix(
+    "."
+)
+# MathVerse, paper style: after the question and a newline; no system turn; the assistant's turn
+# starts with a prefill.
 PAPER_MATHVERSE_INSTRUCTION = (
     "You FIRST think step-by-step inside <think></think>, then wrap the final answer in \\boxed{}."
 )
 PAPER_MATHVERSE_PREFILL = "<think>"
 TRANSCRIBE_INSTRUCTION = (
-    "FIRST write down, within <think> </think> tags, every condition that the image shows, separated by commas; then "
-    "reason, within the same tags, and solve. The final answer MUST BE put in \\boxed{}."
+    "FIRST write down, within <think> </think> tags, every condition that the image shows,"
+    " separated by commas; then reason, within the same tags, and solve. The final answer MUST BE"
+    " put in \\boxed{}."
 )
 
 
@@ -67,10 +74,11 @@ def check_style(style: str) -> Style:
 
 
 def structural_condition(clause: str, style: Style = "aligned") -> str:
-    r"""What a structural clause says in words; empty for a clause that says nothing (`line A B`) or is unknown.
+    r"""What a structural clause says in words; empty for a clause that says nothing (`line A B`) or
+    is unknown.
 
-    `line A B C D` (paper) names all but the last two points as lying on the line of the last two, as the original
-    does; (aligned) the inner points lie on the line of the two ends.
+    `line A B C D` (paper) names all but the last two points as lying on the line of the last two,
+    as the original does; (aligned) the inner points lie on the line of the two ends.
     """
     tokens = clause.split()
     if len(tokens) >= 4 and tokens[2] == "lieson":
@@ -92,12 +100,18 @@ def structural_condition(clause: str, style: Style = "aligned") -> str:
 
 def structural_conditions(problem: Problem, style: Style = "aligned") -> list[str]:
     """The structural clauses that say something, in words."""
-    return [words for clause in problem.structural if (words := structural_condition(clause, style))]
+    return [
+        words for clause in problem.structural if (words := structural_condition(clause, style))
+    ]
 
 
 def conditions(problem: Problem, style: Style = "aligned") -> str:
-    """All conditions of a problem, structural then semantic, joined with `, `; empty if it has none."""
-    return ", ".join([*structural_conditions(problem, style), *(clause for clause in problem.semantic if clause)])
+    """All conditions of a problem, structural then semantic, joined with `, `; empty if it has
+    none.
+    """
+    return ", ".join(
+        [*structural_conditions(problem, style), *(clause for clause in problem.semantic if clause)]
+    )
 
 
 def _with_conditions(words: str, question: str) -> str:
@@ -117,8 +131,8 @@ def training_question(
         problem: The problem.
         view: What it shows; only whether its conditions are written matters.
         style: `paper` or `aligned`.
-        contrastive: Paper style has two scripts that differ on a problem without any condition: `geo9k.py` writes
-            `In this problem, .`, `geo9k-contrastive.py` asks about the image.
+        contrastive: Paper style has two scripts that differ on a problem without any condition:
+            `geo9k.py` writes `In this problem, .`, `geo9k-contrastive.py` asks about the image.
     """
     view = get_view(view) if isinstance(view, str) else view
     if view.words is not None:
@@ -131,14 +145,19 @@ def training_question(
         return _from_image(problem.question)
     words = conditions(problem, style)
     if not words and (style == "aligned" or contrastive):
-        return _from_image(problem.question) if view.picture != "none" else f"Answer the question: {problem.question}"
+        return (
+            _from_image(problem.question)
+            if view.picture != "none"
+            else f"Answer the question: {problem.question}"
+        )
     return _with_conditions(words, problem.question)
 
 
 def contrastive_question(problem: Problem, style: Style = "aligned") -> str:
     """The text-free twin of the full-text training prompt, before the instruction (contrastive KL).
 
-    Aligned style asks the image-only question as evaluation words it, so that what is trained is what is measured.
+    Aligned style asks the image-only question as evaluation words it, so that what is trained is
+    what is measured.
     """
     if style == "paper" and not problem.own_words:
         return f"Based on these conditions in the image, answer the question: {problem.question}"
@@ -151,7 +170,9 @@ def training_prompt(
     """The prompt of a training rollout: the question, a newline and the instruction."""
     view = get_view(view) if isinstance(view, str) else view
     text = training_question(problem, view, style, contrastive=contrastive)
-    return Prompt(f"{text}\n{INSTRUCTION}" if text else INSTRUCTION, has_image=view.picture != "none")
+    return Prompt(
+        f"{text}\n{INSTRUCTION}" if text else INSTRUCTION, has_image=view.picture != "none"
+    )
 
 
 def contrastive_prompt(problem: Problem, style: Style = "aligned") -> Prompt:
@@ -166,11 +187,15 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
     if style == "paper" and (own := registry.data_set_of([problem.grader]).paper_prompt):
         return registry.load(own)(problem, view)
     if view.transcribe:
-        return Prompt(f"{training_question(problem, view, style)}\n{TRANSCRIBE_INSTRUCTION}", has_image=has_image)
+        return Prompt(
+            f"{training_question(problem, view, style)}\n{TRANSCRIBE_INSTRUCTION}",
+            has_image=has_image,
+        )
     if style == "aligned" or problem.own_words or view.words is not None:
         return training_prompt(problem, view, style)
     if view.conditions:
-        # The original appends ", " to every structural condition, so one without a semantic clause keeps it.
+        # The original appends ", " to every structural condition, so one without a semantic clause
+        # keeps it.
         structural = "".join(f"{words}, " for words in structural_conditions(problem, style))
         text = _with_conditions(structural + ", ".join(problem.semantic), problem.question)
     else:
@@ -179,10 +204,14 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
 
 
 def paper_mathverse(problem: Problem, view: View) -> Prompt:
-    """MathVerse as the original asks it: `question_for_eval` in every version, the whole text in Vision Only, too."""
+    """MathVerse as the original asks it: `question_for_eval` in every version, the whole text in
+    Vision Only, too.
+    """
     _own_words(problem, view)  # refuses a view that the problem does not have
     text = f"{problem.question_of(view.name)}\n{PAPER_MATHVERSE_INSTRUCTION}"
-    return Prompt(text, system=None, prefill=PAPER_MATHVERSE_PREFILL, has_image=view.picture != "none")
+    return Prompt(
+        text, system=None, prefill=PAPER_MATHVERSE_PREFILL, has_image=view.picture != "none"
+    )
 
 
 def _own_words(problem: Problem, view: View) -> str:
@@ -190,18 +219,20 @@ def _own_words(problem: Problem, view: View) -> str:
     own = problem.own_words
     if not own:
         raise UserError(
-            f"the view {view.name!r} is a version of MathVerse's, which problem {problem.id} does not have."
+            f"the view {view.name!r} is a version of MathVerse's, which problem {problem.id} does"
+            " not have."
         )
     name = view.name if view.name in own else "full-text" if view.conditions else "image-only"
     if name not in own:
         raise UserError(
-            f"problem {problem.id} has no prompt for the view {name!r} (it has {', '.join(sorted(own))}): "
-            "add it to the file, or choose other --views."
+            f"problem {problem.id} has no prompt for the view {name!r} (it has"
+            f" {', '.join(sorted(own))}): add it to the file, or choose other --views."
         )
     return own[name]
 
 
-# The judge: MathVerse's official five shots, as the original sends them (its raw completion prompt).
+# The judge: MathVerse's official five shots, as the original sends them (its raw completion
+# prompt).
 _JUDGE_RULES = """\
 Below are two answers to a math question. Question is [Question], [Standard Answer] is the standard answer to the \
 question, and [Model_answer] is the answer extracted from a model's output to this question.  Determine whether these \
@@ -212,8 +243,8 @@ example, 0.5m and 50cm.
 If they are consistent, Judement is 1; if they are different, Judement is 0.
 """
 _JUDGE_CIRCLE = (
-    "As shown in the figure, circle O has a radius 1.0, if angle BAC = 60.0, then the length of BC is ()\n"
-    "Choices:\nA:2\nB:2√{3}\nC:√{3}\nD:2√{2}"
+    "As shown in the figure, circle O has a radius 1.0, if angle BAC = 60.0, then the length of BC"
+    " is ()\nChoices:\nA:2\nB:2√{3}\nC:√{3}\nD:2√{2}"
 )
 _JUDGE_SHOTS = (
     (
@@ -231,7 +262,8 @@ _JUDGE_SHOTS = (
     ),
     (_JUDGE_CIRCLE, "C", "null", 0),
     (
-        "Given the graph of the ellipse that intersects with x-axis at 9 and -9 and with y-axis at 3 and -3, determine "
+        "Given the graph of the ellipse that intersects with x-axis at 9 and -9 and with y-axis at"
+        " 3 and -3, determine "
         r"its equation.A. \frac{x^2}{81} + \frac{y^2}{9} = 1 B. Can not determine." + "\n",
         "A",
         r"\frac{x^2}{81} + \frac{y^2}{9} = 1",
@@ -247,19 +279,30 @@ def judge_prompt(question: str, gold: str, answer: str, style: Style = "aligned"
     Args:
         question: The question with its choices; of MathVerse `question_for_eval`.
         gold: The gold answer.
-        answer: The model's answer. Paper style shows its last 10 characters as they are, aligned style the first 400
-            on one line and without the markers of a turn or of the next shot, so that an answer cannot play the
-            judge's part.
+        answer: The model's answer. Paper style shows its last 10 characters as they are, aligned
+            style the first 400 on one line and without the markers of a turn or of the next shot,
+            so that an answer cannot play the judge's part.
         style: `paper` or `aligned`.
     """
-    shown = answer[-10:] if style == "paper" else _defused(" ".join(answer.split())[:JUDGE_CHARS])[:JUDGE_CHARS]
+    shown = (
+        answer[-10:]
+        if style == "paper"
+        else _defused(" ".join(answer.split())[:JUDGE_CHARS])[:JUDGE_CHARS]
+    )
     shots = [f"{_judge_case(q, g, a)} {verdict}\n" for q, g, a, verdict in _JUDGE_SHOTS]
-    return Prompt("\n".join([_JUDGE_RULES, *shots, _judge_case(question, gold, shown)]), system=None, has_image=False)
+    return Prompt(
+        "\n".join([_JUDGE_RULES, *shots, _judge_case(question, gold, shown)]),
+        system=None,
+        has_image=False,
+    )
 
 
-# What ends a turn in some chat template (`<|im_end|>`, `</s>`, `<end_of_turn>`, `[/INST]`), and the shots' own markers.
+# What ends a turn in some chat template (`<|im_end|>`, `</s>`, `<end_of_turn>`, `[/INST]`), and the
+# shots' own markers.
 _TURN = re.compile(r"<(?=[|｜/]|(?:start|end)_of|s>|think>)")
-_SHOT = re.compile(r"\[\s*(/?INST|/?SYS|Question|Standard[\s_]Answer|Model[\s_]answer)\s*\]", re.IGNORECASE)
+_SHOT = re.compile(
+    r"\[\s*(/?INST|/?SYS|Question|Standard[\s_]Answer|Model[\s_]answer)\s*\]", re.IGNORECASE
+)
 _VERDICT = re.compile(r"\b(jud(?:ge?|e)?ment)[\s:]*:", re.IGNORECASE)
 
 
@@ -269,4 +312,6 @@ def _defused(answer: str) -> str:
 
 
 def _judge_case(question: str, gold: str, answer: str) -> str:
-    return f"[Question]: {question}\n[Standard Answer]: {gold}\n[Model_answer] : {answer}\nJudgement:"
+    return (
+        f"[Question]: {question}\n[Standard Answer]: {gold}\n[Model_answer] : {answer}\nJudgement:"
+    )

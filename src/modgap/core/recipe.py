@@ -1,8 +1,8 @@
 """Recipes as data: stages, each with its views, its objective and its budget.
 
-The defaults of `Settings` are the paper's. A recipe is written as its difference from another one, with
-`dataclasses.replace`. Both training engines read these objects. What belongs to one engine alone
-(`--set verl.KEY=VALUE`) is passed on to it as it is, beside them.
+The defaults of `Settings` are the paper's. A recipe is written as its difference from another one,
+with `dataclasses.replace`. Both training engines read these objects. What belongs to one engine
+alone (`--set verl.KEY=VALUE`) is passed on to it as it is, beside them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ ENGINE_PREFIX = "verl."
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that `--set` takes, with the paper's values (section 4 and the original's scripts) as defaults.
+    """Everything that `--set` takes, with the paper's values (section 4 and the original's scripts)
+    as defaults.
 
     Attributes:
         steps: Rollout steps of the stage; at least 1.
         prompts_per_step: Prompts kept for one step.
         samples_per_prompt: Responses sampled for each prompt: the size of a group.
         mini_batch: Prompts of one optimizer update; `prompts_per_step / mini_batch` updates a step.
-        micro_batch: Rows of one forward pass; halved by itself when memory runs out. 0 means the whole mini-batch.
+        micro_batch: Rows of one forward pass; halved by itself when memory runs out. 0 means the
+            whole mini-batch.
         temperature: Of the rollout, and of the log-probabilities.
         lr: Learning rate of AdamW, constant after the warm-up.
         warmup_steps: Steps over which the learning rate rises linearly.
@@ -44,8 +46,8 @@ class Settings:
         clip_low: Lower clip of the ratio: 1 - clip_low.
         clip_high: Upper clip of the ratio: 1 + clip_high (DAPO's clip-higher).
         dual_clip: c of the dual clip, for negative advantages.
-        loss_mean: Token-mean over the whole `mini_batch` (verl 0.9.1) or the mean of the means of each `micro_batch`
-            (the original).
+        loss_mean: Token-mean over the whole `mini_batch` (verl 0.9.1) or the mean of the means of
+            each `micro_batch` (the original).
         dynamic_sampling: Drop groups whose rewards are all equal and sample others in their place.
         max_refills: Most times that a step samples again to fill up; `inf` in the paper.
         overlong_buffer: Tokens before the response limit in which the penalty grows.
@@ -107,7 +109,13 @@ class Settings:
             unbounded = name == "max_refills" and value == math.inf
             if isinstance(value, float) and not math.isfinite(value) and not unbounded:
                 raise UserError(f"{name}={value}: must be a finite number.")
-        for name in ("steps", "prompts_per_step", "mini_batch", "max_prompt_tokens", "max_response_tokens"):
+        for name in (
+            "steps",
+            "prompts_per_step",
+            "mini_batch",
+            "max_prompt_tokens",
+            "max_response_tokens",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1.")
         not_negative = (
@@ -123,24 +131,30 @@ class Settings:
                 raise UserError(f"{name}={getattr(self, name)}: must be above 0.")
         if self.samples_per_prompt < 2:
             raise UserError(
-                f"samples_per_prompt={self.samples_per_prompt}: advantages are relative to a group; give at least 2."
+                f"samples_per_prompt={self.samples_per_prompt}: advantages are relative to a group;"
+                " give at least 2."
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: must be from 0 to 2**63 - 1.")
         if self.clip_low >= 1:
-            raise UserError(f"clip_low={self.clip_low}: must be below 1, for a ratio is clipped to 1 - clip_low.")
+            raise UserError(
+                f"clip_low={self.clip_low}: must be below 1, for a ratio is clipped to 1 -"
+                " clip_low."
+            )
         if self.dual_clip <= 1:
             raise UserError(f"dual_clip={self.dual_clip}: must be above 1.")
         if self.prompts_per_step % self.mini_batch:
             raise UserError(
-                f"prompts_per_step={self.prompts_per_step} is not a multiple of mini_batch={self.mini_batch}: a step's "
-                "prompts are cut into mini-batches of equal size, so give a mini_batch that divides them with --set."
+                f"prompts_per_step={self.prompts_per_step} is not a multiple of"
+                f" mini_batch={self.mini_batch}: a step's prompts are cut into mini-batches of"
+                " equal size, so give a mini_batch that divides them with --set."
             )
         if self.overlong_buffer >= self.max_response_tokens:
             raise UserError(
-                f"overlong_buffer={self.overlong_buffer} is as long as max_response_tokens={self.max_response_tokens}, "
-                "so that every response would be penalised: give --set overlong_buffer=N with a smaller N (0 turns "
-                "the penalty off)."
+                f"overlong_buffer={self.overlong_buffer} is as long as"
+                f" max_response_tokens={self.max_response_tokens}, so that every response would be"
+                " penalised: give --set overlong_buffer=N with a smaller N (0 turns the penalty"
+                " off)."
             )
 
 
@@ -149,10 +163,12 @@ class Stage:
     """One training stage.
 
     Attributes:
-        views: The views its prompts are drawn from; with several, each problem comes once in each, shuffled together.
+        views: The views its prompts are drawn from; with several, each problem comes once in each,
+            shuffled together.
         contrastive: Adds the contrastive KL between the full-text prompt and its text-free twin.
         settings: Its budget and numbers.
-        passed: Settings of one engine's own as (key, value), in the order given; the last of a key counts.
+        passed: Settings of one engine's own as (key, value), in the order given; the last of a key
+            counts.
     """
 
     views: tuple[str, ...]
@@ -187,7 +203,9 @@ class Recipe:
 
 
 _TYPES: dict[str, Any] = get_type_hints(Settings)
-NAMES: dict[str, str] = {field.name.replace("reward_", "reward."): field.name for field in fields(Settings)}
+NAMES: dict[str, str] = {
+    field.name.replace("reward_", "reward."): field.name for field in fields(Settings)
+}
 """The names that `--set` takes, to the attributes of `Settings`."""
 
 
@@ -207,12 +225,18 @@ def parse_value(name: str, text: str) -> Any:
                 raise unknown(f"value of {name}", text, get_args(kind))
             return text
         if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                text.lower()
+            ]
         return kind(text)
     except UserError:
         raise
     except (ValueError, KeyError):
-        what = "true or false" if kind is bool else {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+        what = (
+            "true or false"
+            if kind is bool
+            else {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+        )
         raise UserError(f"--set {name}={text}: {name} takes {what}.") from None
 
 
@@ -227,7 +251,10 @@ def with_defaults(recipe: Recipe, defaults: Mapping[str, Any]) -> Recipe:
             raise unknown("setting", name, NAMES)
     values = {NAMES.get(name, name): value for name, value in defaults.items()}
     return replace(
-        recipe, stages=tuple(replace(stage, settings=replace(stage.settings, **values)) for stage in recipe.stages)
+        recipe,
+        stages=tuple(
+            replace(stage, settings=replace(stage.settings, **values)) for stage in recipe.stages
+        ),
     )
 
 
@@ -236,8 +263,8 @@ def apply_settings(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
 
     Args:
         recipe: Where to start.
-        assignments: `key=value` for every stage, `stageN.key=value` for the N-th (from 1); `verl.KEY=value` is passed
-            on to that engine.
+        assignments: `key=value` for every stage, `stageN.key=value` for the N-th (from 1);
+            `verl.KEY=value` is passed on to that engine.
 
     Raises:
         UserError: No such key, stage or value; or the settings do not go together.
@@ -252,11 +279,14 @@ def apply_settings(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
             number, _, key = key.removeprefix("stage").partition(".")
             if not number.isdigit() or not 1 <= int(number) <= len(recipe.stages):
                 raise UserError(
-                    f"--set {assignment}: recipe {recipe.name!r} has stages 1 to {len(recipe.stages)}, no {number!r}."
+                    f"--set {assignment}: recipe {recipe.name!r} has stages 1 to"
+                    f" {len(recipe.stages)}, no {number!r}."
                 )
             chosen = range(int(number) - 1, int(number))
         change = _change(key, text)
-        stages = tuple(change(stage) if i in chosen else stage for i, stage in enumerate(recipe.stages))
+        stages = tuple(
+            change(stage) if i in chosen else stage for i, stage in enumerate(recipe.stages)
+        )
         recipe = replace(recipe, stages=stages)
     recipe.check()
     return recipe
@@ -267,7 +297,9 @@ def _change(key: str, text: str) -> Callable[[Stage], Stage]:
     if key.startswith(ENGINE_PREFIX):
         name = key.removeprefix(ENGINE_PREFIX)
         if not re.fullmatch(r"\+{0,2}\w+(\.\w+)*", name):
-            raise UserError(f"--set {key}={text}: write it as verl.KEY=VALUE, KEY as in verl's configuration.")
+            raise UserError(
+                f"--set {key}={text}: write it as verl.KEY=VALUE, KEY as in verl's configuration."
+            )
         return lambda stage: replace(stage, passed=(*stage.passed, (name, text)))
     attribute = NAMES.get(key, key)
     value = parse_value(key, text)

@@ -8,10 +8,11 @@ grades.jsonl     one line a sample, of the last grading; other modes in grades.M
 summary.json     the numbers
 ```
 
-A run that was killed goes on with the same command: a torn last line is dropped and its sample made again, nothing is
-made twice, and a run whose arguments differ is refused. So is a folder whose files do not belong together: one that has
-lost its manifest, and one whose responses are not those that the manifest describes. Each response carries the digest
-of its run's arguments and fingerprints (`RunFolder.mark`); older responses have none and are known by their seeds.
+A run that was killed goes on with the same command: a torn last line is dropped and its sample made
+again, nothing is made twice, and a run whose arguments differ is refused. So is a folder whose
+files do not belong together: one that has lost its manifest, and one whose responses are not those
+that the manifest describes. Each response carries the digest of its run's arguments and
+fingerprints (`RunFolder.mark`); older responses have none and are known by their seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError
@@ -52,8 +61,9 @@ _FIRST_GRADER = "mathverse:"
 def recorded_grader(grader: str) -> str:
     """A problem's grader as run folders and fingerprints have it.
 
-    The first grader beside that of numbers was MathVerse's, and runs recorded only the kind of answer: `free-form` is
-    `mathverse:free-form`. Any other grader is recorded with its name, and so with a colon.
+    The first grader beside that of numbers was MathVerse's, and runs recorded only the kind of
+    answer: `free-form` is `mathverse:free-form`. Any other grader is recorded with its name, and so
+    with a colon.
     """
     if grader.startswith(_FIRST_GRADER):
         return grader.removeprefix(_FIRST_GRADER)
@@ -63,7 +73,8 @@ def recorded_grader(grader: str) -> str:
 class ProblemRow(_Row):
     """One line of problems.jsonl.
 
-    The key of `grader` is `question_type`, and its values are those of `recorded_grader`, as in the first runs.
+    The key of `grader` is `question_type`, and its values are those of `recorded_grader`, as in the
+    first runs.
     """
 
     id: str
@@ -76,7 +87,10 @@ class ProblemRow(_Row):
     grader: Annotated[
         str,
         PlainSerializer(recorded_grader),
-        Field(validation_alias=AliasChoices("question_type", "grader"), serialization_alias="question_type"),
+        Field(
+            validation_alias=AliasChoices("question_type", "grader"),
+            serialization_alias="question_type",
+        ),
     ] = ""
     subject: str = ""
     views: tuple[str, ...] = ()
@@ -86,7 +100,9 @@ class ProblemRow(_Row):
     @model_validator(mode="before")
     @classmethod
     def _name_grader(cls, fields: Any) -> Any:
-        """A record without a grader's name is of the first one; what is no string is refused by its type."""
+        """A record without a grader's name is of the first one; what is no string is refused by its
+        type.
+        """
         if not isinstance(fields, dict):
             return fields
         row = cast("dict[str, Any]", fields)
@@ -96,7 +112,9 @@ class ProblemRow(_Row):
         return row
 
     def has_view(self, view: str) -> bool:
-        """Whether the data set has this view of the problem; where `views` is empty, it has every view."""
+        """Whether the data set has this view of the problem; where `views` is empty, it has every
+        view.
+        """
         return not self.views or view in self.views
 
     def question_of(self, view: str) -> str:
@@ -111,8 +129,9 @@ class ProblemRow(_Row):
 class Response(_Row):
     """One line of responses.jsonl: one sampled response.
 
-    `prefill` is what the assistant's turn was opened with, by us or by the chat template, and `left_out` what the model
-    was not given (see `Completion`); records of older versions have neither.
+    `prefill` is what the assistant's turn was opened with, by us or by the chat template, and
+    `left_out` what the model was not given (see `Completion`); records of older versions have
+    neither.
     """
 
     problem_id: str
@@ -137,7 +156,9 @@ class Response(_Row):
 
 
 class GradeRow(_Row):
-    """One line of grades.jsonl: the verdict on one response, which stage of the grader decided, and why an `error`."""
+    """One line of grades.jsonl: the verdict on one response, which stage of the grader decided, and
+    why an `error`.
+    """
 
     problem_id: str
     view: str
@@ -167,8 +188,8 @@ class RolloutRow(_Row):
 
 R = TypeVar("R", bound=BaseModel)
 
-# What only a run that was begun holds, by the kind of the run: without a manifest nobody knows of which run it is.
-# A stage, an evaluation or a base model that is a link belongs to another run.
+# What only a run that was begun holds, by the kind of the run: without a manifest nobody knows of
+# which run it is. A stage, an evaluation or a base model that is a link belongs to another run.
 _OF_AN_EVALUATION = ("responses.jsonl", "grades.jsonl", "grades.*.jsonl", "judge.jsonl")
 _OF_A_TRAINING = (
     "train_log.jsonl", "rollouts.jsonl", "state.pt", "result.json", "checkpoints/step_*", "verl/global_step_*",
@@ -218,7 +239,9 @@ def read_json(path: Path) -> Any:
 
 
 def iter_rows(path: Path, kind: type[R]) -> Iterator[R]:
-    """The rows of a JSONL file; a torn last line is left out, any other broken line is an error that names it."""
+    """The rows of a JSONL file; a torn last line is left out, any other broken line is an error
+    that names it.
+    """
     return (row for _, row in _numbered_rows(path, kind))
 
 
@@ -239,7 +262,8 @@ def _numbered_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
                 where = ".".join(str(part) for part in first["loc"])
                 remedy = _REMEDIES.get(path.name.split(".")[0], "make that file again")
                 raise UserError(
-                    f"{path} line {number}: {where + ': ' if where else ''}{first['msg']}: {remedy}."
+                    f"{path} line {number}: {where + ': ' if where else ''}{first['msg']}:"
+                    f" {remedy}."
                 ) from None
 
 
@@ -292,12 +316,13 @@ class RunFolder:
         given: Mapping[str, Any] | None = None,
         **fingerprints: str | None,
     ) -> bool:
-        """Begin the run, or go on with it. The caller holds the lock (of a stage: that of its training).
+        """Begin the run, or go on with it. The caller holds the lock (of a stage: that of its
+        training).
 
         Args:
             kind: `eval`, `train`, `study`, `import`, `demo`.
-            resolved: The arguments that make the run what it is; a folder that holds others is refused. Leave out what
-                does not change the result (batch size, device).
+            resolved: The arguments that make the run what it is; a folder that holds others is
+                refused. Leave out what does not change the result (batch size, device).
             given: The arguments as the user gave them, for the record.
             **fingerprints: Of the model and the data; they must match, too.
 
@@ -305,9 +330,9 @@ class RunFolder:
             Whether the run existed already.
 
         Raises:
-            UserError: The folder holds another run; the message names the first differences. An evaluation without a
-                single response (its model could not be loaded, say) is no loss: it is begun anew. Or the folder has
-                files of a run and no manifest.
+            UserError: The folder holds another run; the message names the first differences. An
+                evaluation without a single response (its model could not be loaded, say) is no
+                loss: it is begun anew. Or the folder has files of a run and no manifest.
         """
         new = json.loads(json.dumps({"kind": kind, **resolved, **fingerprints}, default=str))
         if self.path.exists() and not self.path.is_dir():
@@ -318,7 +343,9 @@ class RunFolder:
             if not differences:
                 return True
             if "kind" in differences or kind != "eval" or not self.unanswered():
-                changes = "; ".join(f"{n} was {before.get(n)!r}, now {new.get(n)!r}" for n in differences[:3])
+                changes = "; ".join(
+                    f"{n} was {before.get(n)!r}, now {new.get(n)!r}" for n in differences[:3]
+                )
                 more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
                 raise UserError(
                     f"{self.path} holds a run with other arguments: {changes}{more}. "
@@ -341,7 +368,10 @@ class RunFolder:
         return False
 
     def note(self, name: str, value: Any) -> None:
-        """Record something in the manifest that does not make the run what it is. The caller holds the lock."""
+        """Record something in the manifest that does not make the run what it is.
+
+        The caller holds the lock.
+        """
         manifest = self.manifest()
         if manifest.get(name) != value:
             write_json(self.manifest_path, manifest | {name: value})
@@ -349,13 +379,21 @@ class RunFolder:
     def _identity(self) -> dict[str, Any]:
         """What makes the run what it is, from its manifest."""
         manifest = self.manifest()
-        return {"kind": manifest.get("kind"), **manifest.get("resolved", {}), **manifest.get("fingerprints", {})}
+        return {
+            "kind": manifest.get("kind"),
+            **manifest.get("resolved", {}),
+            **manifest.get("fingerprints", {}),
+        }
 
     def mark(self) -> str:
-        """16 hex digits that tell the run from runs with other arguments or fingerprints; empty without a manifest."""
+        """16 hex digits that tell the run from runs with other arguments or fingerprints; empty
+        without a manifest.
+        """
         if not self.manifest_path.exists():
             return ""
-        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
 
     def _trace(self, kind: str | None = None) -> str:
         """The name of a file that only a run that was begun holds; empty where there is none."""
@@ -363,7 +401,11 @@ class RunFolder:
             for path in sorted(self.path.glob(pattern)):
                 parts = path.relative_to(self.path).parts
                 above = [self.path.joinpath(*parts[: n + 1]) for n in range(len(parts) - 1)]
-                if path.exists() and path.stat().st_size and not any(folder.is_symlink() for folder in above):
+                if (
+                    path.exists()
+                    and path.stat().st_size
+                    and not any(folder.is_symlink() for folder in above)
+                ):
                     return str(path.relative_to(self.path))
         return ""
 
@@ -373,8 +415,8 @@ class RunFolder:
 
     def _lost(self, trace: str) -> UserError:
         return UserError(
-            f"{self.path} has lost its manifest.json: it holds {trace}, and of which run is not known. "
-            f"Remedy: {RESTORE}."
+            f"{self.path} has lost its manifest.json: it holds {trace}, and of which run is not"
+            f" known. Remedy: {RESTORE}."
         )
 
     def manifest(self) -> dict[str, Any]:
@@ -383,7 +425,8 @@ class RunFolder:
             if trace := self._trace():
                 raise self._lost(trace)
             raise UserError(
-                f"{self.path} is no run folder (it has no manifest.json): give the --out of an earlier run."
+                f"{self.path} is no run folder (it has no manifest.json): give the --out of an"
+                " earlier run."
             )
         remedy = "put the file back from a copy, or give another --out"
         try:
@@ -421,7 +464,10 @@ class RunFolder:
 
     def write_problems(self, rows: Iterable[ProblemRow]) -> None:
         """Record the problems of the run."""
-        write_text(self._file("problems.jsonl"), "".join(row.model_dump_json(by_alias=True) + "\n" for row in rows))
+        write_text(
+            self._file("problems.jsonl"),
+            "".join(row.model_dump_json(by_alias=True) + "\n" for row in rows),
+        )
 
     def problems(self) -> dict[str, ProblemRow]:
         """The problems of the run by id."""
@@ -434,13 +480,17 @@ class RunFolder:
         return iter_rows(self.responses_path, Response)
 
     def own_responses(
-        self, problems: Container[str] | None = None, prompt: Callable[[Response], str | None] | None = None
+        self,
+        problems: Container[str] | None = None,
+        prompt: Callable[[Response], str | None] | None = None,
     ) -> Iterator[Response]:
-        """All responses, each checked against the manifest; without a manifest there is nothing to check against.
+        """All responses, each checked against the manifest; without a manifest there is nothing to
+        check against.
 
         Args:
             problems: The ids of the run's problems.
-            prompt: Gives the prompt that the run asks for a response's problem and view; `None` where it asks none.
+            prompt: Gives the prompt that the run asks for a response's problem and view; `None`
+                where it asks none.
 
         Raises:
             UserError: One is of another run; the message names the first such line.
@@ -448,15 +498,20 @@ class RunFolder:
         known, mark = self.manifest_path.exists(), self.mark()
         manifest = self.manifest() if known else {}
         for number, row in _numbered_rows(self.responses_path, Response):
-            if known and (why := _foreign(row, manifest, mark, problems) or _other_words(row, prompt)):
+            if known and (
+                why := _foreign(row, manifest, mark, problems) or _other_words(row, prompt)
+            ):
                 raise UserError(
-                    f"{self.responses_path} is of another run than the manifest.json beside it: line {number} "
-                    f"({row.problem_id}, {row.view}, sample {row.sample}): {why}. Remedy: {RESTORE}."
+                    f"{self.responses_path} is of another run than the manifest.json beside it:"
+                    f" line {number} ({row.problem_id}, {row.view}, sample {row.sample}): {why}."
+                    f" Remedy: {RESTORE}."
                 )
             yield row
 
     def check_responses(self, problems: Container[str]) -> None:
-        """Refuse responses that are of another run, as `own_responses` does, before they are replaced."""
+        """Refuse responses that are of another run, as `own_responses` does, before they are
+        replaced.
+        """
         for _ in self.own_responses(problems):
             pass
 
@@ -467,11 +522,14 @@ class RunFolder:
         write_text(self.responses_path, "".join(row.model_dump_json() + "\n" for row in marked))
 
     def resume(
-        self, problems: Container[str] | None = None, prompt: Callable[[Response], str | None] | None = None
+        self,
+        problems: Container[str] | None = None,
+        prompt: Callable[[Response], str | None] | None = None,
     ) -> set[Key]:
         """Make the responses file ready for appending.
 
-        A torn last line is dropped, and so are failed samples (`finish_reason` `error`), which are made again.
+        A torn last line is dropped, and so are failed samples (`finish_reason` `error`), which are
+        made again.
 
         Args:
             problems: As in `own_responses`.
@@ -504,7 +562,9 @@ class RunFolder:
         return self._file(f"grades.{mode}.jsonl" if mode else "grades.jsonl")
 
     def write_grades(self, rows: Iterable[GradeRow], mode: str) -> None:
-        """Replace the grades atomically, both the last of all (`grades.jsonl`) and the last of this mode."""
+        """Replace the grades atomically, both the last of all (`grades.jsonl`) and the last of this
+        mode.
+        """
         text = "".join(row.model_dump_json() + "\n" for row in rows)
         write_text(self._grades_path(mode), text)
         write_text(self._grades_path(None), text)
@@ -536,7 +596,9 @@ class ResponseWriter:
         self._file.flush()
 
 
-def _foreign(row: Response, manifest: Mapping[str, Any], mark: str, problems: Container[str] | None) -> str:
+def _foreign(
+    row: Response, manifest: Mapping[str, Any], mark: str, problems: Container[str] | None
+) -> str:
     """Why a response is not one that the manifest describes; empty where it may be."""
     resolved: dict[str, Any] = manifest.get("resolved", {})
     if (kind := manifest.get("kind")) not in ("eval", "import"):
@@ -559,12 +621,17 @@ def _other_words(row: Response, prompt: Callable[[Response], str | None] | None)
     asked = None if prompt is None else prompt(row)
     if prompt is None or asked == row.prompt:
         return ""
-    return "the run does not ask this view of this problem" if asked is None else "the run asks in other words"
+    return (
+        "the run does not ask this view of this problem"
+        if asked is None
+        else "the run asks in other words"
+    )
 
 
 @contextlib.contextmanager
 def holding_place(out: Path, names: Collection[str]) -> Generator[None]:
-    """Hold the folder that gets a run for each of several models; that of one model is the run, which holds itself.
+    """Hold the folder that gets a run for each of several models; that of one model is the run,
+    which holds itself.
 
     Raises:
         UserError: The folder is a run, or another process is writing it.
@@ -576,8 +643,8 @@ def holding_place(out: Path, names: Collection[str]) -> Generator[None]:
     with folder.lock():
         if folder.manifest_path.exists():
             raise UserError(
-                f"{out} is a run, and {len(names)} models need a folder of runs ({', '.join(names)}): give another "
-                "--out."
+                f"{out} is a run, and {len(names)} models need a folder of runs"
+                f" ({', '.join(names)}): give another --out."
             )
         yield
 
@@ -585,20 +652,35 @@ def holding_place(out: Path, names: Collection[str]) -> Generator[None]:
 def versions() -> dict[str, str]:
     """Versions of Python, of modgap and of the libraries that decide results, as installed."""
     found = {"python": platform.python_version(), "modgap": __version__}
-    for name in ("torch", "transformers", "accelerate", "peft", "vllm", "verl", "openai", "ray", "numpy", "pillow"):
+    for name in (
+        "torch",
+        "transformers",
+        "accelerate",
+        "peft",
+        "vllm",
+        "verl",
+        "openai",
+        "ray",
+        "numpy",
+        "pillow",
+    ):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the source tree that modgap runs from; empty where it is installed from a package."""
+    """Commit and dirty flag of the source tree that modgap runs from; empty where it is installed
+    from a package.
+    """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return {}
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
         return done.stdout.strip()
 
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

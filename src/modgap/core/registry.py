@@ -1,8 +1,9 @@
-"""Names to things: one table each of recipes, data sets and engines. Nothing is imported before it is asked for.
+"""Names to things: one table each of recipes, data sets and engines. Nothing is imported before it
+is asked for.
 
-A thing from outside the package is named by `module:object` or by `path/to/file.py:object`, or its package registers an
-entry point (groups `modgap.recipes`, `modgap.datasets`, `modgap.engines`). Where such an object is an `Entry`, it also
-brings what the table says of ours.
+A thing from outside the package is named by `module:object` or by `path/to/file.py:object`, or its
+package registers an entry point (groups `modgap.recipes`, `modgap.datasets`, `modgap.engines`).
+Where such an object is an `Entry`, it also brings what the table says of ours.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Entry:
 
     Attributes:
         path: Where the object is, `module:object`.
-        extra: The extra of modgap that installs what it needs; empty where every installation has it.
+        extra: The extra of modgap that installs what it needs; empty where every installation has
+            it.
     """
 
     path: str
@@ -34,23 +36,25 @@ class DatasetEntry(Entry):
     """A data set; the object is `read(path, split="test", limit=None)`, which yields `Problem`s.
 
     Attributes:
-        check: `module:function` of `modgap data check`: (path, progress=None) -> `datasets.faults.Report`; empty
-            where there is none.
-        own_data: `module:function` that gives the folder of problems that need no `--data`: (progress) -> path; empty
-            where a data set has to be given.
+        check: `module:function` of `modgap data check`: (path, progress=None) ->
+            `datasets.faults.Report`; empty where there is none.
+        own_data: `module:function` that gives the folder of problems that need no `--data`:
+            (progress) -> path; empty where a data set has to be given.
         splits: Whether there is a train split beside the test split.
-        grader: The name of the grader of its problems (`grading.graders`), by which `data_set_of` finds the entry;
-            empty for the grader of numbers.
+        grader: The name of the grader of its problems (`grading.graders`), by which `data_set_of`
+            finds the entry; empty for the grader of numbers.
         views: The views that are asked unless others are named.
-        paper_prompt: `module:function` of the prompts of paper style: (problem, view) -> `Prompt`; empty where
-            `core.prompt` has the rules.
-        paper_temperature: Temperature of the paper's evaluation; `None` for that of every evaluation.
-        paper_figures: `module:function` of the original's own figures, for a run that is graded in mode `paper`:
-            (summary, problems, responses, grades, other files of an import) -> the summary with them.
+        paper_prompt: `module:function` of the prompts of paper style: (problem, view) -> `Prompt`;
+            empty where `core.prompt` has the rules.
+        paper_temperature: Temperature of the paper's evaluation; `None` for that of every
+            evaluation.
+        paper_figures: `module:function` of the original's own figures, for a run that is graded in
+            mode `paper`: (summary, problems, responses, grades, other files of an import) -> the
+            summary with them.
 
-    What is asked of a run folder, or of problems without the name of their data set, is looked up by their grader among
-    our own entries (`data_set_of`): `views` and what begins with `paper` have no effect in an entry without a grader of
-    its own.
+    What is asked of a run folder, or of problems without the name of their data set, is looked up
+    by their grader among our own entries (`data_set_of`): `views` and what begins with `paper` have
+    no effect in an entry without a grader of its own.
     """
 
     check: str = ""
@@ -68,10 +72,12 @@ class EngineEntry(Entry):
     """An engine that answers prompts.
 
     Attributes:
-        package: The package that must be installed for it; empty where every installation has what it needs.
+        package: The package that must be installed for it; empty where every installation has what
+            it needs.
         options: Options of `modgap eval` that this engine takes and not every engine does.
         served: Whether a server holds the model, so that nothing is loaded here.
-        as_is: Whether it reads a model folder with code of its own, so that only what lies in the files counts.
+        as_is: Whether it reads a model folder with code of its own, so that only what lies in the
+            files counts.
     """
 
     package: str = ""
@@ -82,12 +88,14 @@ class EngineEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class TrainEntry(Entry):
-    """An engine that trains; the object is `run(recipe, problems, folder, out, job, progress)` -> `TrainResult`.
+    """An engine that trains; the object is `run(recipe, problems, folder, out, job, progress)` ->
+    `TrainResult`.
 
     Attributes:
         plan: `module:function` of `--dry-run`: (recipe, model, out, problems=, gpu=) -> lines.
         plan_takes: Which of `problems` and `gpu` that function uses.
-        check: `module:function` that refuses an environment in which it cannot work, before anything is written.
+        check: `module:function` that refuses an environment in which it cannot work, before
+            anything is written.
         as_is: As of an `EngineEntry`.
         passed: Whether it takes settings of its own, `verl.KEY=value`.
         exclusive: Whether one training takes all visible accelerators.
@@ -133,7 +141,8 @@ class Registry(Mapping[str, E], Generic[E]):
         return len(self._entries)
 
     def entry(self, name: str) -> E:
-        """What a name stands for: one of ours, an entry point's, `module:object` or `path/to/file.py:object`.
+        """What a name stands for: one of ours, an entry point's, `module:object` or
+        `path/to/file.py:object`.
 
         Raises:
             UserError: There is no such thing; the message lists the names.
@@ -146,7 +155,10 @@ class Registry(Mapping[str, E], Generic[E]):
         if name in installed:
             return self._from(installed[name])
         raise unknown(
-            self.kind, name, [*self._entries, *installed], "One of your own is module:object or path/to/file.py:object."
+            self.kind,
+            name,
+            [*self._entries, *installed],
+            "One of your own is module:object or path/to/file.py:object.",
         )
 
     def load(self, name: str) -> Any:
@@ -162,7 +174,11 @@ class Registry(Mapping[str, E], Generic[E]):
         """Names that installed packages register -> `module:object`."""
         from importlib.metadata import entry_points  # late: it reads every package's metadata
 
-        return {point.name: point.value for point in entry_points(group=self._group)} if self._group else {}
+        return (
+            {point.name: point.value for point in entry_points(group=self._group)}
+            if self._group
+            else {}
+        )
 
 
 RECIPES = Registry(
@@ -196,8 +212,12 @@ DATASETS = Registry(
     {
         "pgps9k": _PGPS9K,
         # The generator writes PGPS9K's layout.
-        "synthetic": replace(_PGPS9K, own_data="modgap.datasets.synthetic.benchmark:benchmark_folder"),
-        "pairs": DatasetEntry("modgap.datasets.pairs:read", check="modgap.datasets.pairs:check", splits=False),
+        "synthetic": replace(
+            _PGPS9K, own_data="modgap.datasets.synthetic.benchmark:benchmark_folder"
+        ),
+        "pairs": DatasetEntry(
+            "modgap.datasets.pairs:read", check="modgap.datasets.pairs:check", splits=False
+        ),
         "mathverse": DatasetEntry(
             "modgap.datasets.mathverse:read",
             check="modgap.datasets.mathverse:check",
@@ -212,13 +232,15 @@ DATASETS = Registry(
 
 
 def data_set_of(graders: Iterable[str]) -> DatasetEntry:
-    """Our entry for problems that come without their data set's name, such as those of a run folder.
+    """Our entry for problems that come without their data set's name, such as those of a run
+    folder.
 
     Args:
         graders: What grades them (`Problem.grader`).
 
     Returns:
-        The data set with a grader of its own that is among them; PGPS9K, which has the paper's rules, if none is.
+        The data set with a grader of its own that is among them; PGPS9K, which has the paper's
+        rules, if none is.
     """
     names = {grader.partition(":")[0] for grader in graders}
     for entry in DATASETS.values():
@@ -234,7 +256,9 @@ INFERENCE_ENGINES = Registry(
     "modgap.engines",
     EngineEntry,
     {
-        "hf": EngineEntry("modgap.engines.hf:HfEngine", options=(*_LOCAL, "replicas", "ray_address"), as_is=False),
+        "hf": EngineEntry(
+            "modgap.engines.hf:HfEngine", options=(*_LOCAL, "replicas", "ray_address"), as_is=False
+        ),
         "vllm": EngineEntry(
             "modgap.engines.vllm:VllmEngine",
             extra="vllm",
@@ -242,7 +266,11 @@ INFERENCE_ENGINES = Registry(
             options=("engine_args", "replicas", "ray_address", *_LOCAL),
         ),
         "openai": EngineEntry(
-            "modgap.engines.openai:OpenAIEngine", extra="openai", package="openai", options=_SERVED, served=True
+            "modgap.engines.openai:OpenAIEngine",
+            extra="openai",
+            package="openai",
+            options=_SERVED,
+            served=True,
         ),
     },
 )

@@ -1,12 +1,14 @@
-r"""Where a reply's thinking begins and ends: message content as one text, and thinking that the prompt opened.
+r"""Where a reply's thinking begins and ends: message content as one text, and thinking that the
+prompt opened.
 
-A reply is one text everywhere in modgap, its thinking in `<think>...</think>`, so that one grader reads every engine's
-replies. Two things are not in the words of the model itself:
+A reply is one text everywhere in modgap, its thinking in `<think>...</think>`, so that one grader
+reads every engine's replies. Two things are not in the words of the model itself:
 
-* servers may send thinking apart from the answer, as a field of its own or as parts of the content (`message_text`);
-* the prompt may open the thinking: a prefill does (MathVerse, paper style), and so do the chat templates of models that
-  always think. The reply then holds no `<think>` of its own, and one that was cut off holds no tag at all
-  (`graded_text`).
+* servers may send thinking apart from the answer, as a field of its own or as parts of the content
+  (`message_text`);
+* the prompt may open the thinking: a prefill does (MathVerse, paper style), and so do the chat
+  templates of models that always think. The reply then holds no `<think>` of its own, and one that
+  was cut off holds no tag at all (`graded_text`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,16 @@ _TEXT = ("text", "output_text", "refusal")
 _THINKING = ("thinking", "reasoning", "reasoning_content", "reasoning_text", "redacted_thinking")
 _APART = ("reasoning_content", "reasoning", "thinking")
 # Where a part keeps its words; of a thinking part they may be parts again.
-_WORDS = ("text", "thinking", "reasoning", "reasoning_content", "refusal", "content", "summary", "value")
+_WORDS = (
+    "text",
+    "thinking",
+    "reasoning",
+    "reasoning_content",
+    "refusal",
+    "content",
+    "summary",
+    "value",
+)
 
 _Segment = tuple[bool, str]
 """Whether it is thinking, and its words."""
@@ -34,12 +45,15 @@ class UnknownPart(ValueError):
 
 
 def message_text(content: Any, reasoning: Any = None, *, cut: bool = False) -> str:
-    r"""What a message says: its content with the thinking in `<think>...</think>` before what follows from it.
+    r"""What a message says: its content with the thinking in `<think>...</think>` before what
+    follows from it.
 
     Args:
-        content: A string, `None`, or parts: strings, `{"type": "text", "text": ...}`, `{"type": "thinking", ...}`.
+        content: A string, `None`, or parts: strings, `{"type": "text", "text": ...}`, `{"type":
+            "thinking", ...}`.
         reasoning: What a server sent apart as the model's thinking; a string, or parts.
-        cut: Whether the reply was cut at the token limit: thinking that nothing follows then stays open.
+        cut: Whether the reply was cut at the token limit: thinking that nothing follows then stays
+            open.
 
     Raises:
         UnknownPart: A part is of a kind that has no words.
@@ -112,7 +126,9 @@ def _merged(segments: Iterable[_Segment]) -> list[_Segment]:
 
 
 def _tagged(thought: str, following: str, cut: bool) -> str:
-    """Thinking in its tags, none of them twice: some servers leave them in the thinking, or in what follows."""
+    """Thinking in its tags, none of them twice: some servers leave them in the thinking, or in what
+    follows.
+    """
     thought = thought.strip() if OPEN in thought or CLOSE in thought else thought
     inner = thought.removeprefix(OPEN).removesuffix(CLOSE)
     if following.lstrip().startswith(OPEN):
@@ -125,7 +141,9 @@ def _tagged(thought: str, following: str, cut: bool) -> str:
 
 
 def opened_by(prompt: str) -> str:
-    """The tag, with the white space after it, by which a rendered prompt ends inside thinking; else empty."""
+    """The tag, with the white space after it, by which a rendered prompt ends inside thinking; else
+    empty.
+    """
     return prompt[prompt.rindex(OPEN) :] if prompt.rstrip().endswith(OPEN) else ""
 
 
@@ -138,8 +156,9 @@ def closes_unopened(text: str) -> bool:
 def graded_text(text: str, *, cut: bool, opened: bool) -> str:
     r"""The text that a grader reads, for whom `<think>` without `</think>` holds no answer.
 
-    Thinking that the prompt opened and the reply never closes is open if the reply was cut off. If it ended by itself,
-    the model did not take the prompt's hint to think, and its `\boxed{}` is its answer.
+    Thinking that the prompt opened and the reply never closes is open if the reply was cut off. If
+    it ended by itself, the model did not take the prompt's hint to think, and its `\boxed{}` is its
+    answer.
 
     Args:
         text: The reply, with or without the prompt's own opening before it.

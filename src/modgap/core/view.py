@@ -1,7 +1,7 @@
 """Views: the ways to show one problem, and which side of the gap each is on.
 
-The gap is accuracy(text-centric) - accuracy(vision-centric) over the same problems. Controls are on neither side; they
-tell reading from reasoning, and both from guessing.
+The gap is accuracy(text-centric) - accuracy(vision-centric) over the same problems. Controls are on
+neither side; they tell reading from reasoning, and both from guessing.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ class View:
         name: Its name on the command line and in records.
         side: Which side of the gap it is on.
         conditions: Whether the conditions are written in the prompt.
-        picture: Which image goes with it: the problem's own, none, a blank one of the same size, or another problem's.
+        picture: Which image goes with it: the problem's own, none, a blank one of the same size, or
+            another problem's.
         transcribe: Whether the model is asked to write the conditions down before it solves.
-        words: Gives the words of a problem, before the instruction; without it they follow from `conditions`.
+        words: Gives the words of a problem, before the instruction; without it they follow from
+            `conditions`.
     """
 
     name: str
@@ -64,7 +66,9 @@ VERSIONS: dict[str, str] = {
     "Vision Only": "vision-only",
     "Text Only": "text-only",
 }
-"""MathVerse's versions of a problem -> the views that they are; Text Only is the control of that name."""
+"""MathVerse's versions of a problem -> the views that they are; Text Only is the control of that
+name.
+"""
 
 VERSION_VIEWS: dict[str, View] = {
     view.name: view
@@ -87,29 +91,37 @@ ALL_VIEWS: dict[str, View] = {
 
 
 def get_view(name: str) -> View:
-    """The view of that name, or one from outside the package at `module:object` or `path/to/file.py:object`.
+    """The view of that name, or one from outside the package at `module:object` or
+    `path/to/file.py:object`.
 
-    A view from outside is a control: which views the gap compares is the same for every run, or runs could not be
-    compared. It is known by its own name afterwards.
+    A view from outside is a control: which views the gap compares is the same for every run, or
+    runs could not be compared. It is known by its own name afterwards.
 
     Raises:
-        UserError: There is none, the message lists the names; or the object cannot be a view of its own.
+        UserError: There is none, the message lists the names; or the object cannot be a view of its
+            own.
     """
     if name in ALL_VIEWS:
         return ALL_VIEWS[name]
     if name in _FROM_OUTSIDE:
         return _FROM_OUTSIDE[name]
     if ":" not in name:
-        raise unknown("view", name, ALL_VIEWS, "One of your own is module:object or path/to/file.py:object.")
+        raise unknown(
+            "view", name, ALL_VIEWS, "One of your own is module:object or path/to/file.py:object."
+        )
     view = load(name)
     if not isinstance(view, View):
         raise UserError(f"the view {name!r} is a {type(view).__name__}: give a `modgap.View`.")
     if not _PLAIN_NAME.fullmatch(view.name) or view.name in ALL_VIEWS:
         raise UserError(
-            f"the view {name!r} is named {view.name!r}: give it another name, of letters, digits, '.', '_' and '-'."
+            f"the view {name!r} is named {view.name!r}: give it another name, of letters, digits,"
+            " '.', '_' and '-'."
         )
     if view.side != "control":
-        raise UserError(f"the view {name!r} is on the side {view.side!r}: a view of your own must be a 'control'.")
+        raise UserError(
+            f"the view {name!r} is on the side {view.side!r}: a view of your own must be a"
+            " 'control'."
+        )
     if _FROM_OUTSIDE.setdefault(view.name, view) != view:
         raise UserError(f"two views are named {view.name!r}: rename one of them.")
     return view
@@ -130,7 +142,8 @@ def parse_views(names: str | Iterable[str]) -> tuple[View, ...]:
 
 
 def parse_versions(names: str) -> tuple[str, ...]:
-    """The views of MathVerse's versions: `text`, `vision` (a side), or names such as `Text Lite` or `text-lite`.
+    """The views of MathVerse's versions: `text`, `vision` (a side), or names such as `Text Lite` or
+    `text-lite`.
 
     Raises:
         UserError: There is no such version; the message lists the choices.
@@ -145,5 +158,7 @@ def parse_versions(names: str) -> tuple[str, ...]:
         elif part:
             raise unknown("problem version", part, ("text", "vision", *VERSIONS.values()))
     if not found:
-        raise UserError(f"no problem version given: choose from text, vision, {', '.join(VERSIONS.values())}.")
+        raise UserError(
+            f"no problem version given: choose from text, vision, {', '.join(VERSIONS.values())}."
+        )
     return tuple(dict.fromkeys(found))

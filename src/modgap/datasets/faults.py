@@ -1,6 +1,8 @@
-"""What is wrong with a data set, as plain data: the fault, the report, and what is unusual about images.
+"""What is wrong with a data set, as plain data: the fault, the report, and what is unusual about
+images.
 
-The original checks nothing: a torn file ends in a traceback, and of two records with one id the first is lost unseen.
+The original checks nothing: a torn file ends in a traceback, and of two records with one id the
+first is lost unseen.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Fault:
     def __str__(self) -> str:
         unit = "row" if self.file.endswith(".parquet") else "line"
         where = f"{self.file} {unit} {self.line}" if self.line else self.file
-        return f"{where}, {self.record}: {self.message}" if self.record else f"{where}: {self.message}"
+        return (
+            f"{where}, {self.record}: {self.message}" if self.record else f"{where}: {self.message}"
+        )
 
 
 @dataclass(slots=True)
@@ -110,14 +114,21 @@ class Report:
 
 def json_type(value: Any) -> str:
     """What JSON calls a value, with an article."""
-    names: dict[type, str] = {str: "a string", bool: "a truth value", list: "a list", dict: "an object"}
+    names: dict[type, str] = {
+        str: "a string",
+        bool: "a truth value",
+        list: "a list",
+        dict: "an object",
+    }
     if value is None:
         return "null"
     return names.get(type(value)) or ("an object" if isinstance(value, dict) else "a number")
 
 
 def text_fault(value: Any, *, may_be_empty: bool = False) -> tuple[str, str] | None:
-    """Kind and message of what is wrong with a value that should be a string; `None` if it is sound."""
+    """Kind and message of what is wrong with a value that should be a string; `None` if it is
+    sound.
+    """
     if not isinstance(value, str):
         return "wrong-type", f"is {json_type(value)}, not a string"
     if not may_be_empty and not value.strip():
@@ -125,11 +136,16 @@ def text_fault(value: Any, *, may_be_empty: bool = False) -> tuple[str, str] | N
     try:
         value.encode()
     except UnicodeEncodeError:
-        return "encoding", "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+        return (
+            "encoding",
+            "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character",
+        )
     return None
 
 
-def inspections(images: Iterable[Path | bytes], total: int, progress: Progress | None = None) -> Iterator[Inspection]:
+def inspections(
+    images: Iterable[Path | bytes], total: int, progress: Progress | None = None
+) -> Iterator[Inspection]:
     """What is to be known of each image, in order; each one is decoded."""
     from modgap.core.images import inspect_all
 
@@ -141,9 +157,13 @@ def inspections(images: Iterable[Path | bytes], total: int, progress: Progress |
 
 UNUSUAL = {
     "image-broken": "cannot be decoded: an `error` in evaluation, refused in training",
-    "image-shape": "has an aspect ratio above 200, which image processors refuse: an `error` in evaluation, refused "
-    "in training",
-    "image-invisible": "shows nothing on white, on which transparent images are put: give it an opaque background",
+    "image-shape": (
+        "has an aspect ratio above 200, which image processors refuse: an `error` in evaluation,"
+        " refused in training"
+    ),
+    "image-invisible": (
+        "shows nothing on white, on which transparent images are put: give it an opaque background"
+    ),
     "image-transparent": "has transparent parts, which are shown on white",
     "image-rotated": "has an EXIF orientation, which is applied",
     "image-depth": "has 16-bit, 32-bit or floating-point values, which are scaled to 8 bits",
@@ -166,7 +186,9 @@ def unusual_images(found: Iterable[tuple[str, Inspection]], file: str) -> Iterat
             by_kind.setdefault(kind, []).append(name)
     for kind, words in UNUSUAL.items():
         if names := list(dict.fromkeys(by_kind.get(kind, ()))):
-            some = f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+            some = (
+                f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+            )
             count = f"{len(names)} problem{'s' * (len(names) > 1)} whose image"
             yield Fault(file, "", kind, f"{count} {words}: {some}", "warning")
 
@@ -176,14 +198,19 @@ def image_warnings(problems: Iterable[Problem], views: Sequence[str] = ("",)) ->
     return [fault.message for fault in unusual_images(glance(problems, views), "")]
 
 
-def glance(problems: Iterable[Problem], views: Sequence[str] = ("",)) -> list[tuple[str, Inspection]]:
+def glance(
+    problems: Iterable[Problem], views: Sequence[str] = ("",)
+) -> list[tuple[str, Inspection]]:
     """What the images of problems are like, in their order, each with its name in messages.
 
-    For the start of a command: most images are only opened, which takes a second for some ten thousand.
+    For the start of a command: most images are only opened, which takes a second for some ten
+    thousand.
     """
     from modgap.core.images import inspect_all
 
-    shown = [(p.id, image) for p in problems for view in views if (image := p.image_of(view)) is not None]
+    shown = [
+        (p.id, image) for p in problems for view in views if (image := p.image_of(view)) is not None
+    ]
     images = dict.fromkeys(image for _, image in shown)
     seen = dict(zip(images, inspect_all(images), strict=True))
     return [(named(name, image), seen[image]) for name, image in shown]

@@ -1,6 +1,8 @@
-"""A JSON file of one object, entry by entry, so that what stands before a break is read and the break is named.
+"""A JSON file of one object, entry by entry, so that what stands before a break is read and the
+break is named.
 
-`json.load` gives all or nothing, keeps the last of two equal keys without a word, and knows no record.
+`json.load` gives all or nothing, keeps the last of two equal keys without a word, and knows no
+record.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ class JsonObject(dict[str, Any]):
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
         seen: set[str] = set()
-        self.repeated = [key for key, _ in pairs if key in seen or seen.add(key)] if len(self) < len(pairs) else []
+        self.repeated = (
+            [key for key, _ in pairs if key in seen or seen.add(key)]
+            if len(self) < len(pairs)
+            else []
+        )
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=JsonObject)
@@ -33,7 +39,8 @@ def parse(text: str) -> Any:
     """The value of a whole text; objects are `JsonObject`.
 
     Raises:
-        ValueError: The text is no JSON (`json.JSONDecodeError`), or holds a number of more than 4,300 digits.
+        ValueError: The text is no JSON (`json.JSONDecodeError`), or holds a number of more than
+            4,300 digits.
         RecursionError: It is nested too deeply.
     """
     return _DECODER.decode(text)
@@ -58,11 +65,16 @@ def decode(file: str, data: bytes) -> tuple[str, list[Fault]]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"the byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8"
-        return data.decode("utf-8-sig", errors="replace"), [*faults, Fault(file, "", "encoding", message, line=line)]
+        return data.decode("utf-8-sig", errors="replace"), [
+            *faults,
+            Fault(file, "", "encoding", message, line=line),
+        ]
 
 
 def entries(file: str, text: str) -> Iterator[tuple[str, int, Any] | Fault]:
-    """Id, line and value of each entry of one JSON object; if it breaks, a last fault that says where."""
+    """Id, line and value of each entry of one JSON object; if it breaks, a last fault that says
+    where.
+    """
     position = _skip(text, 0)
     if text[position : position + 1] != "{":
         if position == len(text):
@@ -91,7 +103,10 @@ def entries(file: str, text: str) -> Iterator[tuple[str, int, Any] | Fault]:
                 position = _skip(text, _expect(text, position, ","))
         if (rest := _skip(text, position + 1)) < len(text):
             raise json.JSONDecodeError("Something follows the object", text, rest)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4,300 digits
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: also a number of more than 4,300 digits
         yield _broken(file, text, error, record, number, line)
 
 
@@ -116,8 +131,12 @@ def _broken(file: str, text: str, error: Exception, record: str, number: int, li
         line, reason = error.lineno, where_and_why(error)
         end = text.rstrip()
         last_line = not end.endswith("}") and "\n" not in end[error.pos :]
-        truncated = error.pos >= len(end) or error.msg.startswith("Unterminated string") or last_line
+        truncated = (
+            error.pos >= len(end) or error.msg.startswith("Unterminated string") or last_line
+        )
     kind, remedy = ("truncated", "copy it again") if truncated else ("malformed", "mend it")
     verb = "is truncated" if truncated else "is no JSON"
-    message = f"the file {verb} {where} ({reason}): {remedy}; the {number} records before it were read"
+    message = (
+        f"the file {verb} {where} ({reason}): {remedy}; the {number} records before it were read"
+    )
     return Fault(file, record, kind, message, line=line)

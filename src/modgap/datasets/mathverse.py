@@ -1,4 +1,5 @@
-"""MathVerse (`AI4Math/MathVerse`): each problem in up to six versions, from Hugging Face's parquet or JSON.
+"""MathVerse (`AI4Math/MathVerse`): each problem in up to six versions, from Hugging Face's parquet
+or JSON.
 
 ```
 --data testmini.parquet                a file, parquet or JSON, `testmini` or `testmini_text_only`
@@ -6,14 +7,16 @@
 --data AI4Math/MathVerse               the parquet files from the Hugging Face hub
 ```
 
-One `Problem` for each `problem_index`; its versions are its views, each with the words (`question`) and the image that
-its row has, so that pairing and clustering by problem come for free. `Problem.question` is `question_for_eval`, the
-whole text with its choices, which the judge reads; rows without it (`testmini_text_only`) have their `question` for it.
+One `Problem` for each `problem_index`; its versions are its views, each with the words (`question`)
+and the image that its row has, so that pairing and clustering by problem come for free.
+`Problem.question` is `question_for_eval`, the whole text with its choices, which the judge reads;
+rows without it (`testmini_text_only`) have their `question` for it.
 
-Where this differs from the original, which asks what it finds row by row: rows that are faulty or there twice are
-named; a gold answer or a whole text that differs between versions is kept for each version. A question type may be
-spelled in other ways (`multi_choice`, `Free Form`); one that is not known is a fault, since it decides how an answer is
-graded. A row without a gold answer is named by `modgap data check`; it is asked, and graded `error`.
+Where this differs from the original, which asks what it finds row by row: rows that are faulty or
+there twice are named; a gold answer or a whole text that differs between versions is kept for each
+version. A question type may be spelled in other ways (`multi_choice`, `Free Form`); one that is not
+known is a fault, since it decides how an answer is graded. A row without a gold answer is named by
+`modgap data check`; it is asked, and graded `error`.
 
 Images stay encoded until they are asked; versions that show the same image share its bytes.
 """
@@ -29,7 +32,15 @@ from typing import TYPE_CHECKING
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem, Shown
 from modgap.core.view import ALL_VIEWS, VERSION_VIEWS
-from modgap.datasets.faults import Counts, Fault, Progress, Report, inspections, named, unusual_images
+from modgap.datasets.faults import (
+    Counts,
+    Fault,
+    Progress,
+    Report,
+    inspections,
+    named,
+    unusual_images,
+)
 from modgap.datasets.mathverse_rows import Row, files_of, line_of, scan, take_images
 from modgap.grading.mathverse import Case, grade_by_rule, grader_of
 
@@ -46,15 +57,20 @@ def read(path: str | Path, split: str = "test", limit: int | None = None) -> Ite
         limit: Only the first so many problems, with all of their versions.
 
     Raises:
-        UserError: There is no such data, the hub cannot be reached, or a row is faulty; the message names it.
+        UserError: There is no such data, the hub cannot be reached, or a row is faulty; the message
+            names it.
     """
     if split != "test":
-        raise UserError(f"MathVerse has no {split} split: it is for measuring only; train on another data set.")
+        raise UserError(
+            f"MathVerse has no {split} split: it is for measuring only; train on another data set."
+        )
     rows: list[Row] = []
     for item in scan(files_of(path)):
         if isinstance(item, Fault):
             if item.severity == "error":
-                raise UserError(f"{item}. `modgap data check {path} --benchmark mathverse` names every fault.")
+                raise UserError(
+                    f"{item}. `modgap data check {path} --benchmark mathverse` names every fault."
+                )
         else:
             rows.append(item)
     groups = list(_by_problem(rows).items())[:limit]
@@ -64,7 +80,8 @@ def read(path: str | Path, split: str = "test", limit: int | None = None) -> Ite
 
 
 def check(path: str | Path, progress: Progress | None = None) -> Report:
-    """Everything that is wrong with the data, and how many problems and versions it holds; each image is decoded.
+    """Everything that is wrong with the data, and how many problems and versions it holds; each
+    image is decoded.
 
     Args:
         path: As in `read`.
@@ -83,7 +100,9 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
         counts.add(_problem(name, of_problem, index), bare=False)
         counts.versions.update(row.view for row in of_problem)
         report.faults += _problem_faults(name, of_problem)
-    counts.versions = Counter({view: counts.versions[view] for view in ALL_VIEWS if counts.versions[view]})
+    counts.versions = Counter(
+        {view: counts.versions[view] for view in ALL_VIEWS if counts.versions[view]}
+    )
     report.faults += _image_faults(rows, counts, progress)
     unpaired = [
         name
@@ -92,7 +111,10 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
     ]
     if unpaired:
         some = f"{', '.join(unpaired[:3])}{' ...' if len(unpaired) > 3 else ''}"
-        message = f"{len(unpaired)} problems lack one side of the gap ({some}): no gap can be measured on them"
+        message = (
+            f"{len(unpaired)} problems lack one side of the gap ({some}): no gap can be measured on"
+            " them"
+        )
         report.faults.append(Fault(report.path.name, "", "unpaired", message, "warning"))
     if not rows and report.ok:
         report.faults.append(Fault(report.path.name, "", "empty", "holds no problem"))
@@ -101,7 +123,7 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
     return report
 
 
-# ---- problems ------------------------------------------------------------------------------------------------------
+# ---- problems ------------------------------------------------------------------------------------
 
 
 def _by_problem(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -109,16 +131,23 @@ def _by_problem(rows: Iterable[Row]) -> dict[str, list[Row]]:
     for row in rows:
         groups.setdefault(row.problem, []).append(row)
     order = {view: position for position, view in enumerate(ALL_VIEWS)}
-    return {name: sorted(of_problem, key=lambda row: order[row.view]) for name, of_problem in groups.items()}
+    return {
+        name: sorted(of_problem, key=lambda row: order[row.view])
+        for name, of_problem in groups.items()
+    }
 
 
 def _problem(name: str, rows: list[Row], index: int) -> Problem:
     """A problem from its rows, Text Dominant first where it is there."""
     first = rows[0]
-    told = max(rows, key=lambda row: row.view == "vision-only")  # its image says all that there is to say
+    told = max(
+        rows, key=lambda row: row.view == "vision-only"
+    )  # its image says all that there is to say
     shown: dict[str, Shown] = {}
     for row in rows:
-        image = row.image if isinstance(row.image, Path | bytes) and row.view in VERSION_VIEWS else None
+        image = (
+            row.image if isinstance(row.image, Path | bytes) and row.view in VERSION_VIEWS else None
+        )
         question = row.whole if row.whole != first.whole else None
         answer = row.answer if row.answer != first.answer else None
         shown[row.view] = Shown(row.question, question, answer, image)
@@ -138,26 +167,48 @@ def _problem(name: str, rows: list[Row], index: int) -> Problem:
 
 
 def _problem_faults(name: str, rows: list[Row]) -> Iterator[Fault]:
-    """What is wrong with a problem's gold answers and types: each is graded by the grader that will grade the model."""
+    """What is wrong with a problem's gold answers and types: each is graded by the grader that will
+    grade the model.
+    """
     file, line = rows[0].file.name, line_of(rows[0].file, rows[0].number)
     for row in rows:
         if not row.answer.strip():
             yield Fault(
-                row.file.name, name, "gold-missing", f"{row.view} has no answer", line=line_of(row.file, row.number)
+                row.file.name,
+                name,
+                "gold-missing",
+                f"{row.view} has no answer",
+                line=line_of(row.file, row.number),
             )
     if len(golds := dict.fromkeys(row.answer.strip() for row in rows)) > 1:
-        words = f"the answer differs between versions ({', '.join(map(repr, golds))}): each is graded by its own"
+        words = (
+            f"the answer differs between versions ({', '.join(map(repr, golds))}): each is graded"
+            " by its own"
+        )
         yield Fault(file, name, "golds-differ", words, "warning", line)
     if len(kinds := dict.fromkeys(row.question_type for row in rows)) > 1:
-        yield Fault(file, name, "types-differ", f"is {' and '.join(kinds)}, by version: make it one", line=line)
+        yield Fault(
+            file,
+            name,
+            "types-differ",
+            f"is {' and '.join(kinds)}, by version: make it one",
+            line=line,
+        )
     for gold, row in {row.answer: row for row in rows if row.answer.strip()}.items():
         own = grade_by_rule(Case(f"\\boxed{{{gold}}}", gold, row.whole, row.question_type))
         if own.answer is not None and getattr(own, "stage", "") == "gold":
-            message = f"the answer {gold!r} names no choice of the question, so nothing can be graded by it"
-            yield Fault(row.file.name, name, "gold-unreadable", message, line=line_of(row.file, row.number))
+            message = (
+                f"the answer {gold!r} names no choice of the question, so nothing can be graded"
+                " by it"
+            )
+            yield Fault(
+                row.file.name, name, "gold-unreadable", message, line=line_of(row.file, row.number)
+            )
 
 
-def _image_faults(rows: Sequence[Row], counts: Counts, progress: Progress | None) -> Iterator[Fault]:
+def _image_faults(
+    rows: Sequence[Row], counts: Counts, progress: Progress | None
+) -> Iterator[Fault]:
     shown: dict[Path | bytes, list[Row]] = {}
     for row in rows:
         if row.view not in VERSION_VIEWS:
@@ -172,16 +223,30 @@ def _image_faults(rows: Sequence[Row], counts: Counts, progress: Progress | None
             )
         elif isinstance(row.image, Path) and not row.image.is_file():
             message = f"the image {row.image} of {row.view} is absent"
-            yield Fault(row.file.name, row.problem, "image-absent", message, line=line_of(row.file, row.number))
+            yield Fault(
+                row.file.name,
+                row.problem,
+                "image-absent",
+                message,
+                line=line_of(row.file, row.number),
+            )
         else:
             shown.setdefault(row.image, []).append(row)
     counts.images = len(shown)
     sound: list[tuple[str, Inspection]] = []
-    for (image, of_image), inspection in zip(shown.items(), inspections(shown, len(shown), progress), strict=True):
+    for (image, of_image), inspection in zip(
+        shown.items(), inspections(shown, len(shown), progress), strict=True
+    ):
         for row in of_image:
             if inspection.error:
                 message = f"the image of {row.view} {inspection.error}"
-                yield Fault(row.file.name, row.problem, "image-broken", message, line=line_of(row.file, row.number))
+                yield Fault(
+                    row.file.name,
+                    row.problem,
+                    "image-broken",
+                    message,
+                    line=line_of(row.file, row.number),
+                )
             else:
                 sound.append((named(f"{row.problem} {row.view}", image), inspection))
     yield from unusual_images(sound, rows[0].file.name if rows else "")

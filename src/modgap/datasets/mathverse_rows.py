@@ -1,4 +1,6 @@
-"""The rows of MathVerse's files, parquet or JSON, local or from the Hugging Face hub, and what is wrong with them."""
+"""The rows of MathVerse's files, parquet or JSON, local or from the Hugging Face hub, and what is
+wrong with them.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ class Row:
     image: Path | bytes | str | None = None
 
 
-# ---- where it lies -------------------------------------------------------------------------------------------------
+# ---- where it lies -------------------------------------------------------------------------------
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -68,21 +70,31 @@ def files_of(path: str | Path) -> list[Path]:
         place = _from_hub(str(path))
     if place.is_file():
         if place.suffix not in (".parquet", *_JSON):
-            raise UserError(f"{place} is neither parquet nor JSON: give MathVerse's testmini.parquet or testmini.json.")
+            raise UserError(
+                f"{place} is neither parquet nor JSON: give MathVerse's testmini.parquet or"
+                " testmini.json."
+            )
         return [place]
-    found = [file for file in sorted(place.rglob("*.parquet")) if "problem_version" in _columns(file)]
-    found = found or [file for file in sorted(place.rglob("*")) if file.suffix in _JSON and _is_mathverse(file)]
+    found = [
+        file for file in sorted(place.rglob("*.parquet")) if "problem_version" in _columns(file)
+    ]
+    found = found or [
+        file for file in sorted(place.rglob("*")) if file.suffix in _JSON and _is_mathverse(file)
+    ]
     if not found:
         raise UserError(
-            f"{place} holds no MathVerse: give a folder with its parquet files (a column problem_version), its JSON "
-            f"files, or {HUB_ID}."
+            f"{place} holds no MathVerse: give a folder with its parquet files (a column"
+            f" problem_version), its JSON files, or {HUB_ID}."
         )
     return found
 
 
 def _from_hub(name: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise UserError(f"{name} does not exist: give a parquet or JSON file of MathVerse's, a folder, or {HUB_ID}.")
+        raise UserError(
+            f"{name} does not exist: give a parquet or JSON file of MathVerse's, a folder, or"
+            f" {HUB_ID}."
+        )
     from huggingface_hub import snapshot_download
 
     try:
@@ -90,8 +102,9 @@ def _from_hub(name: str) -> Path:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"{name} is no local path and could not be fetched from the Hugging Face hub ({reason}): check the name "
-            "and the network, or copy its parquet files here and give their folder as --data."
+            f"{name} is no local path and could not be fetched from the Hugging Face hub"
+            f" ({reason}): check the name and the network, or copy its parquet files here and give"
+            " their folder as --data."
         ) from error
 
 
@@ -110,7 +123,7 @@ def _is_mathverse(file: Path) -> bool:
         return b'"problem_version"' in opened.read(65_536)
 
 
-# ---- the rows ------------------------------------------------------------------------------------------------------
+# ---- the rows ------------------------------------------------------------------------------------
 
 
 def scan(files: Iterable[Path]) -> Iterator[Row | Fault]:
@@ -129,8 +142,12 @@ def scan(files: Iterable[Path]) -> Iterator[Row | Fault]:
             key = (row.problem, row.view)
             where = f"{file.name} row {number}"
             if key in seen:
-                message = f"the version {row.view} stands in {seen[key]} already: remove one of the two"
-                yield Fault(file.name, row.problem, "duplicate-version", message, line=line_of(file, number))
+                message = (
+                    f"the version {row.view} stands in {seen[key]} already: remove one of the two"
+                )
+                yield Fault(
+                    file.name, row.problem, "duplicate-version", message, line=line_of(file, number)
+                )
             else:
                 seen[key] = where
                 yield row
@@ -145,13 +162,20 @@ def _parquet_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
         table = pq.ParquetFile(file)
         names = set(table.schema_arrow.names)
         if missing := [name for name in _NEEDED if name not in names]:
-            yield Fault(file.name, "", "missing-key", f"has no column {', '.join(missing)}: is it MathVerse's?")
+            yield Fault(
+                file.name,
+                "",
+                "missing-key",
+                f"has no column {', '.join(missing)}: is it MathVerse's?",
+            )
             return
         for batch in table.iter_batches(1024, columns=[name for name in _TAKEN if name in names]):
             yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())
-        yield Fault(file.name, "", "malformed", f"is no parquet that can be read ({reason}): copy it again")
+        yield Fault(
+            file.name, "", "malformed", f"is no parquet that can be read ({reason}): copy it again"
+        )
 
 
 def _json_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
@@ -163,7 +187,9 @@ def _json_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
             else json.loads(text)
         )
     except (ValueError, RecursionError) as error:
-        yield Fault(file.name, "", "malformed", f"is no JSON that can be read ({error}): copy it again")
+        yield Fault(
+            file.name, "", "malformed", f"is no JSON that can be read ({error}): copy it again"
+        )
         return
     if not isinstance(found, list):
         yield Fault(file.name, "", "wrong-type", f"is {json_type(found)}, not a list of rows")
@@ -173,7 +199,11 @@ def _json_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
             yield record
         else:
             yield Fault(
-                file.name, "", "not-an-object", f"is {json_type(record)}, not an object", line=line_of(file, number)
+                file.name,
+                "",
+                "not-an-object",
+                f"is {json_type(record)}, not an object",
+                line=line_of(file, number),
             )
 
 
@@ -183,7 +213,16 @@ def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None
     name = _name(record.get("problem_index"))
 
     def fault(kind: str, message: str, *, fatal: bool = True) -> None:
-        faults.append(Fault(file.name, name, kind, message, "error" if fatal else "warning", line_of(file, number)))
+        faults.append(
+            Fault(
+                file.name,
+                name,
+                kind,
+                message,
+                "error" if fatal else "warning",
+                line_of(file, number),
+            )
+        )
 
     texts: dict[str, str] = {}
     for key in ("problem_version", "question", "answer", "question_type", "question_for_eval"):
@@ -198,19 +237,31 @@ def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None
         fault("missing-key", "problem_index is missing")
     if faults:
         return None, faults
-    version = next((v for v in VERSIONS if v.lower() == texts["problem_version"].strip().lower()), None)
+    version = next(
+        (v for v in VERSIONS if v.lower() == texts["problem_version"].strip().lower()), None
+    )
     if version is None:
-        fault("version", f"the version {texts['problem_version']!r} is not known; known are {', '.join(VERSIONS)}")
+        fault(
+            "version",
+            f"the version {texts['problem_version']!r} is not known; known are"
+            f" {', '.join(VERSIONS)}",
+        )
         return None, faults
     if not (whole := texts["question_for_eval"] or texts["question"]).strip():
         fault("empty", "has neither question nor question_for_eval")
         return None, faults
     if not texts["question"].strip() and version != "Vision Only":
-        fault("empty", f"{version} has no question of its own; only Vision Only may leave it to the image", fatal=False)
+        fault(
+            "empty",
+            f"{version} has no question of its own; only Vision Only may leave it to the image",
+            fatal=False,
+        )
     question_type = question_type_of(texts["question_type"])
     if question_type is None:
         known = f"make it {MULTI_CHOICE} or {FREE_FORM}"
-        fault("question-type", f"the question type {texts['question_type']!r} is not known: {known}")
+        fault(
+            "question-type", f"the question type {texts['question_type']!r} is not known: {known}"
+        )
         return None, faults
     metadata = record.get("metadata")
     about = metadata if isinstance(metadata, dict) else {}
@@ -227,14 +278,18 @@ def line_of(file: Path, number: int) -> int:
 
 
 def _name(value: Any) -> str:
-    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    return (
+        str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    )
 
 
-# ---- images --------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------
 
 
 def take_images(rows: Iterable[Row]) -> None:
-    """Give rows their images, encoded; those of parquet files are read a few rows at a time, and equal ones shared."""
+    """Give rows their images, encoded; those of parquet files are read a few rows at a time, and
+    equal ones shared.
+    """
     kept: dict[bytes, bytes] = {}
     wanted: dict[Path, dict[int, Row]] = {}
     for row in rows:
@@ -267,7 +322,9 @@ def _parquet_images(file: Path, wanted: Mapping[int, Row]) -> Iterator[tuple[int
 
 
 def _image(folder: Path, value: Any) -> Path | bytes | None:
-    """An image as parquet or JSON has it: bytes, `{bytes, path}`, or a path beside the file or in `images/` there."""
+    """An image as parquet or JSON has it: bytes, `{bytes, path}`, or a path beside the file or in
+    `images/` there.
+    """
     if isinstance(value, Mapping):
         return value.get("bytes") or _image(folder, value.get("path"))
     if isinstance(value, bytes):
@@ -275,4 +332,8 @@ def _image(folder: Path, value: Any) -> Path | bytes | None:
     if not isinstance(value, str) or not value.strip():
         return None
     beside = folder / value
-    return folder / "images" / value if not beside.is_file() and (folder / "images" / value).is_file() else beside
+    return (
+        folder / "images" / value
+        if not beside.is_file() and (folder / "images" / value).is_file()
+        else beside
+    )

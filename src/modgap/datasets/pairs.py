@@ -4,15 +4,18 @@ r"""Anybody's problems as JSONL, to measure the gap on problems of one's own: on
 {"id": "p1", "image": "p1.png", "answer": "25", "prompts": {"full-text": "AB = 7. Find x.", "image-only": "Find x."}}
 ```
 
-* `id`: a string or an integer, unique in the file. `answer`: a number, or a string that the grader reads as one
-  (`"25.000"`, `"\\frac{3}{4}"`).
-* `prompts`: view name -> the words of that view, used as they are. The image goes before them and the instruction after
-  them, so neither belongs in them. Without `--views`, every problem needs `full-text` and `image-only`.
-* `image`: a path relative to the JSONL file, a data URI (`data:image/png;base64,...`), or `null` or nothing for none.
+* `id`: a string or an integer, unique in the file. `answer`: a number, or a string that the grader
+  reads as one (`"25.000"`, `"\\frac{3}{4}"`).
+* `prompts`: view name -> the words of that view, used as they are. The image goes before them and
+  the instruction after them, so neither belongs in them. Without `--views`, every problem needs
+  `full-text` and `image-only`.
+* `image`: a path relative to the JSONL file, a data URI (`data:image/png;base64,...`), or `null` or
+  nothing for none.
 * If you like: `type`, for the breakdown, and `question`, for reports.
 
-Also taken: the views' names as keys of the line itself (`"full-text": "..."` or `"full_text": "..."`). A folder stands
-for the `problems.jsonl` in it. There are no splits. The paper has nothing of the kind.
+Also taken: the views' names as keys of the line itself (`"full-text": "..."` or `"full_text":
+"..."`). A folder stands for the `problems.jsonl` in it. There are no splits. The paper has nothing
+of the kind.
 """
 
 from __future__ import annotations
@@ -64,10 +67,12 @@ def read(
         path: A JSONL file, or a folder with one `problems.jsonl`.
         split: Written into the problems; the file has no splits.
         limit: Only the first so many.
-        need_images: Whether an image that is named but absent is an error; otherwise such a problem has no image.
+        need_images: Whether an image that is named but absent is an error; otherwise such a problem
+            has no image.
 
     Raises:
-        UserError: The file or a line is faulty; the message names it. Raised when the fault is reached.
+        UserError: The file or a line is faulty; the message names it. Raised when the fault is
+            reached.
     """
     path = _file(path)
     if limit is not None and limit < 1:
@@ -88,7 +93,9 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
     path = _file(path)
     report, counts = Report(path), Counts()
     unknown_keys, unpaired = Counter[str](), list[str]()
-    shown: dict[Path | bytes, list[tuple[int, str]]] = {}  # image -> line and id of each problem that shows it
+    shown: dict[
+        Path | bytes, list[tuple[int, str]]
+    ] = {}  # image -> line and id of each problem that shows it
     for item in _scan(path, unknown_keys):
         if isinstance(item, Fault):
             report.faults.append(item)
@@ -106,12 +113,16 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
     if not counts.problems and report.ok:
         report.faults.append(Fault(path.name, "", "empty", "holds no problem"))
     for key, number in unknown_keys.items():
-        message = f"the key {key!r} is not known and passed over, in {number} lines; known are {', '.join(_KEYS)}"
+        message = (
+            f"the key {key!r} is not known and passed over, in {number} lines; known are"
+            f" {', '.join(_KEYS)}"
+        )
         report.faults.append(Fault(path.name, "", "unknown-key", message, "warning"))
     if unpaired:
         message = (
-            f"{len(unpaired)} problems have no prompt for one of {', '.join(DEFAULT_VIEWS)} "
-            f"({', '.join(unpaired[:3])}{' ...' if len(unpaired) > 3 else ''}): without it there is no gap to measure"
+            f"{len(unpaired)} problems have no prompt for one of {', '.join(DEFAULT_VIEWS)}"
+            f" ({', '.join(unpaired[:3])}{' ...' if len(unpaired) > 3 else ''}): without it there"
+            " is no gap to measure"
         )
         report.faults.append(Fault(path.name, "", "unpaired", message, "warning"))
     report.faults.sort(key=lambda fault: fault.line or math.inf)
@@ -141,7 +152,9 @@ def _file(path: str | Path) -> Path:
     path = Path(path)
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{file} is no file that exists: give a JSONL file, or a folder with one {FILE}.")
+        raise UserError(
+            f"{file} is no file that exists: give a JSONL file, or a folder with one {FILE}."
+        )
     return file
 
 
@@ -151,7 +164,8 @@ def _problems(path: Path, split: str, limit: int | None, need_images: bool) -> I
         if isinstance(item, Fault):
             if item.severity == "error":
                 raise UserError(
-                    f"{path.parent}/{item}. `modgap data check {path} --benchmark pairs` names every fault."
+                    f"{path.parent}/{item}. `modgap data check {path} --benchmark pairs` names"
+                    " every fault."
                 )
             continue
         line, problem = item
@@ -170,11 +184,13 @@ def _absent(image: Path) -> str:
     return f"the image {image} is absent (a path is relative to the JSONL file)"
 
 
-# ---- the file, line by line ----------------------------------------------------------------------------------------
+# ---- the file, line by line ----------------------------------------------------------------------
 
 
 def _scan(path: Path, unknown_keys: Counter[str]) -> Iterator[tuple[int, Problem] | Fault]:
-    """Every sound problem with its line, and every fault, in the order of the file; one line is held at a time."""
+    """Every sound problem with its line, and every fault, in the order of the file; one line is
+    held at a time.
+    """
     lines: dict[str, int] = {}  # id -> line
     with path.open("rb") as file:
         for number, data in enumerate(file, start=1):
@@ -196,10 +212,14 @@ def _scan(path: Path, unknown_keys: Counter[str]) -> Iterator[tuple[int, Problem
                     complaints.append(("duplicate-id", message))
                 if name:
                     lines.setdefault(name, number)
-                unknown_keys.update(key for key in value if key not in _KEYS and _view(key) not in VIEWS)
+                unknown_keys.update(
+                    key for key in value if key not in _KEYS and _view(key) not in VIEWS
+                )
                 if not complaints:
                     yield number, problem
-            yield from (Fault(path.name, name, kind, message, line=number) for kind, message in complaints)
+            yield from (
+                Fault(path.name, name, kind, message, line=number) for kind, message in complaints
+            )
 
 
 def _parse(data: bytes) -> tuple[Any, tuple[str, str] | None]:
@@ -209,7 +229,10 @@ def _parse(data: bytes) -> tuple[Any, tuple[str, str] | None]:
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
             return None, ("truncated", "the last line is torn: copy the file again")
-        return None, ("encoding", f"the byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8")
+        return None, (
+            "encoding",
+            f"the byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8",
+        )
     except json.JSONDecodeError as error:
         if not data.endswith(b"\n"):
             return None, (
@@ -234,9 +257,15 @@ def _view(key: str) -> str:
 
 def _problem(folder: Path, name: str, value: JsonObject) -> tuple[Problem, Complaints]:
     """A problem, and what is wrong with it; only a problem without complaints is of use."""
-    complaints: Complaints = [("duplicate-key", f"{key} is given twice: keep one") for key in value.repeated]
+    complaints: Complaints = [
+        ("duplicate-key", f"{key} is given twice: keep one") for key in value.repeated
+    ]
     if not name:
-        bad = "id is missing" if "id" not in value else "id must be a string (not an empty one) or an integer"
+        bad = (
+            "id is missing"
+            if "id" not in value
+            else "id must be a string (not an empty one) or an integer"
+        )
         complaints.append(("missing-key" if "id" not in value else "wrong-type", bad))
     answer, found = _answer(value)
     complaints += found
@@ -247,9 +276,14 @@ def _problem(folder: Path, name: str, value: JsonObject) -> tuple[Problem, Compl
     for key in ("type", "question"):
         if value.get(key) is not None and (complaint := text_fault(value[key], may_be_empty=True)):
             complaints.append((complaint[0], f"{key} {complaint[1]}"))
-    question = value.get("question") or prompts.get("image-only") or next(iter(prompts.values()), "")
+    question = (
+        value.get("question") or prompts.get("image-only") or next(iter(prompts.values()), "")
+    )
     shown = {view: Shown(words) for view, words in prompts.items()}
-    return Problem(name, question, answer, image, type=value.get("type") or "", shown=shown), complaints
+    return (
+        Problem(name, question, answer, image, type=value.get("type") or "", shown=shown),
+        complaints,
+    )
 
 
 def _answer(value: JsonObject) -> tuple[str, Complaints]:
@@ -268,10 +302,14 @@ def _prompts(value: JsonObject) -> tuple[dict[str, str], Complaints]:
     """The words of each view: under `prompts`, or under the views' names in the line itself."""
     inner = value.get("prompts")
     if inner is not None and not isinstance(inner, JsonObject):
-        return {}, [("wrong-type", f"prompts is {json_type(inner)}, not an object: view name -> words")]
+        return {}, [
+            ("wrong-type", f"prompts is {json_type(inner)}, not an object: view name -> words")
+        ]
     prompts: dict[str, str] = {}
     complaints: Complaints = []
-    flat = ((key, words) for key, words in value.items() if key not in _KEYS and _view(key) in VIEWS)
+    flat = (
+        (key, words) for key, words in value.items() if key not in _KEYS and _view(key) in VIEWS
+    )
     for key, words in (*(inner or {}).items(), *flat):
         view = _view(key)
         if view not in VIEWS:
@@ -280,7 +318,8 @@ def _prompts(value: JsonObject) -> tuple[dict[str, str], Complaints]:
             complaints.append((complaint[0], f"the prompt for {view} {complaint[1]}"))
         elif "<image>" in words:
             message = (
-                f"the prompt for {view} holds the placeholder <image>: leave it out, the image goes before the words"
+                f"the prompt for {view} holds the placeholder <image>: leave it out, the image goes"
+                " before the words"
             )
             complaints.append(("placeholder", message))
         elif view in prompts:
@@ -288,9 +327,14 @@ def _prompts(value: JsonObject) -> tuple[dict[str, str], Complaints]:
         else:
             prompts[view] = words
     if not prompts and not complaints:
-        complaints.append(("missing-key", f"prompts is missing: give the words of each view ({_CHOICES})"))
+        complaints.append(
+            ("missing-key", f"prompts is missing: give the words of each view ({_CHOICES})")
+        )
     if inner is not None:
-        complaints += [("duplicate-key", f"the prompt for {key} is given twice: keep one") for key in inner.repeated]
+        complaints += [
+            ("duplicate-key", f"the prompt for {key} is given twice: keep one")
+            for key in inner.repeated
+        ]
     return prompts, complaints
 
 
@@ -298,7 +342,9 @@ def _image(folder: Path, value: Any) -> tuple[Path | bytes | None, Complaints]:
     if value is None:
         return None, []
     if complaint := text_fault(value):
-        return None, [(complaint[0], f"image {complaint[1]} (leave it out, or give null, if there is none)")]
+        return None, [
+            (complaint[0], f"image {complaint[1]} (leave it out, or give null, if there is none)")
+        ]
     if value.startswith("data:"):
         head, _, body = value.partition(",")
         try:
@@ -308,5 +354,10 @@ def _image(folder: Path, value: Any) -> tuple[Path | bytes | None, Complaints]:
         except (ValueError, binascii.Error) as error:
             return None, [("image-broken", f"the data URI cannot be decoded ({error})")]
     if value.startswith(("http://", "https://")):
-        return None, [("image-path", f"{value} is an address: save the image beside the file and give its path")]
+        return None, [
+            (
+                "image-path",
+                f"{value} is an address: save the image beside the file and give its path",
+            )
+        ]
     return folder / value, []

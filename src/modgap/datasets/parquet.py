@@ -1,15 +1,17 @@
 """Problems -> the parquet files that verl trains on, one for each split, written as they are read.
 
-Style `paper` equals the original's `geo9k.py` (`full-text`; `no-text` is its `--no-text`) and `geo9k-contrastive.py`
-value for value, in the same order of rows, columns and fields, with the same types. Style `aligned` has the same
-columns and the words of evaluation.
+Style `paper` equals the original's `geo9k.py` (`full-text`; `no-text` is its `--no-text`) and
+`geo9k-contrastive.py` value for value, in the same order of rows, columns and fields, with the same
+types. Style `aligned` has the same columns and the words of evaluation.
 
-Diagrams are written as they lie on disk, except those that verl, which decodes them by itself, would show otherwise
-than they should be (transparent, turned by EXIF, of 16 bits): a PNG of the pixels that `core.images` gives.
+Diagrams are written as they lie on disk, except those that verl, which decodes them by itself,
+would show otherwise than they should be (transparent, turned by EXIF, of 16 bits): a PNG of the
+pixels that `core.images` gives.
 
-Differs from the original: diagrams pass through in groups of some megabytes instead of lying in memory all at once;
-files appear whole or not at all; a faulty record stops the work and is named; and `datasets`' own notes are left out of
-the file's metadata (they bind a file to its version), which holds the variant and the style instead.
+Differs from the original: diagrams pass through in groups of some megabytes instead of lying in
+memory all at once; files appear whole or not at all; a faulty record stops the work and is named;
+and `datasets`' own notes are left out of the file's metadata (they bind a file to its version),
+which holds the variant and the style instead.
 """
 
 from __future__ import annotations
@@ -19,7 +21,16 @@ import gc
 import json
 import os
 from array import array
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import (
+    Callable,
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Sized,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -28,7 +39,13 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import Problem
-from modgap.core.prompt import INSTRUCTION, Style, check_style, contrastive_question, training_question
+from modgap.core.prompt import (
+    INSTRUCTION,
+    Style,
+    check_style,
+    contrastive_question,
+    training_question,
+)
 from modgap.datasets import pgps9k
 from modgap.datasets.faults import Progress, glance, unusual_images
 
@@ -37,7 +54,9 @@ if TYPE_CHECKING:
 
 VARIANTS = ("full-text", "no-text", "contrastive")
 ROW_GROUP_BYTES = 4 << 20
-"""A row group is written when its words and diagrams come to this, so that memory does not grow with the data set."""
+"""A row group is written when its words and diagrams come to this, so that memory does not grow
+with the data set.
+"""
 
 _DIAGRAM = "images.list.element.bytes"
 _VIEWS = {"full-text": "full-text", "no-text": "image-only"}
@@ -85,7 +104,8 @@ def prepare(
     Args:
         folder: The data set.
         out: Folder for the files; made if need be.
-        variant: `full-text`, `no-text` (conditions in the image only) or `contrastive` (both, for the contrastive KL).
+        variant: `full-text`, `no-text` (conditions in the image only) or `contrastive` (both, for
+            the contrastive KL).
         style: `paper` or `aligned`.
         splits: Which splits.
         progress: Told how many rows of all splits are written.
@@ -114,20 +134,26 @@ def _prepare(
     progress: Progress | None,
     warn: Callable[[str], None] | None,
 ) -> PrepareSummary:
-    # Before anything is written, every record is looked at, so that a faulty one is known. Without the bytes of their
-    # diagrams, problems are small: they are kept for the second pass.
+    # Before anything is written, every record is looked at, so that a faulty one is known. Without
+    # the bytes of their diagrams, problems are small: they are kept for the second pass.
     found = {split: list(pgps9k.read(folder, split)) for split in splits}
     total = sum(map(len, found.values()))
-    unusual = _unusual_images(folder, [problem for problems in found.values() for problem in problems], warn)
+    unusual = _unusual_images(
+        folder, [problem for problems in found.values() for problem in problems], warn
+    )
     if not total:
-        raise UserError(f"{folder} holds no problem in {' or '.join(splits) or 'no split'}: nothing to prepare.")
+        raise UserError(
+            f"{folder} holds no problem in {' or '.join(splits) or 'no split'}: nothing to prepare."
+        )
     parts = {split: out / f".{split}.parquet.{os.getpid()}.part" for split in splits}
     rows: dict[str, int] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for split, part in parts.items():
             problems = _counted(found[split], sum(rows.values()), total, progress)
-            rows[split] = write_parquet(problems, part, variant, style, root=folder, unusual=unusual)
+            rows[split] = write_parquet(
+                problems, part, variant, style, root=folder, unusual=unusual
+            )
         size = {split: part.stat().st_size for split, part in parts.items()}
         for split, part in parts.items():
             os.replace(part, out / f"{split}.parquet")
@@ -150,18 +176,22 @@ def _unusual_images(
     if broken := [f"{name} {image.error}" for name, image in images if image.error]:
         more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
         raise UserError(
-            f"the diagram of {broken[0]}{more}: replace it, or leave the problem out; `modgap data check {folder}` "
-            "names every fault."
+            f"the diagram of {broken[0]}{more}: replace it, or leave the problem out; `modgap data"
+            f" check {folder}` names every fault."
         )
     for fault in unusual_images(images, ""):
         if warn:
             warn(fault.message)
-    return {problem.image for problem, (_, image) in zip(problems, images, strict=True) if image.kinds}
+    return {
+        problem.image for problem, (_, image) in zip(problems, images, strict=True) if image.kinds
+    }
 
 
 @contextlib.contextmanager
 def _no_search_for_cycles() -> Generator[None]:
-    """Problems and rows hold none, and to look through thousands of them again and again takes a tenth of the time."""
+    """Problems and rows hold none, and to look through thousands of them again and again takes a
+    tenth of the time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -187,23 +217,28 @@ def write_parquet(
         variant: One of `VARIANTS`.
         style: `paper` or `aligned`.
         root: Folder that `images[].path` is relative to; without it that is the file's name.
-        unusual: The images that may have to be converted, where the caller knows them; else each one is looked at.
+        unusual: The images that may have to be converted, where the caller knows them; else each
+            one is looked at.
 
     Returns:
         The number of rows.
     """
     import pyarrow.parquet as pq
 
-    schema = _schema(variant).with_metadata({"modgap": json.dumps({"variant": variant, "style": style})})
-    # No dictionaries: prompts and diagrams hardly repeat, and looking them up costs more than it saves. Diagrams are
-    # compressed as they are, and their least and greatest bytes tell nothing.
+    schema = _schema(variant).with_metadata(
+        {"modgap": json.dumps({"variant": variant, "style": style})}
+    )
+    # No dictionaries: prompts and diagrams hardly repeat, and looking them up costs more than it
+    # saves. Diagrams are compressed as they are, and their least and greatest bytes tell nothing.
     # (Any: pyarrow's stubs know neither a mapping nor a list here.)
     names = [name for field in schema for name in _leaves(field.name, field.type)]
     how: Any = {name: "NONE" if name == _DIAGRAM else "SNAPPY" for name in names}
     told: Any = [name for name in names if name != _DIAGRAM]
     rows = 0
     with (
-        pq.ParquetWriter(path, schema, use_dictionary=False, compression=how, write_statistics=told) as writer,
+        pq.ParquetWriter(
+            path, schema, use_dictionary=False, compression=how, write_statistics=told
+        ) as writer,
         ThreadPoolExecutor(1) as beside,  # one group is written while the next one is made
     ):
         written: Future[None] | None = None
@@ -236,9 +271,16 @@ def _groups(
 
 
 def _columns(
-    problems: Sequence[Problem], diagrams: Sequence[bytes], variant: str, style: Style, root: Path | None
+    problems: Sequence[Problem],
+    diagrams: Sequence[bytes],
+    variant: str,
+    style: Style,
+    root: Path | None,
 ) -> dict[str, Any]:
-    """Problems as verl reads them, column by column: values, or a mapping for fields. Of a list, its one item."""
+    """Problems as verl reads them, column by column: values, or a mapping for fields.
+
+    Of a list, its one item.
+    """
     answers = [problem.answer for problem in problems]
     extra = {
         "split": [problem.split for problem in problems],
@@ -250,7 +292,10 @@ def _columns(
         return [value] * len(problems)
 
     def turn(questions: list[str]) -> dict[str, list[str]]:
-        return {"role": always("user"), "content": [f"<image>{words}\n{INSTRUCTION}" for words in questions]}
+        return {
+            "role": always("user"),
+            "content": [f"<image>{words}\n{INSTRUCTION}" for words in questions],
+        }
 
     columns: dict[str, Any] = {
         "data_source": always("9k"),
@@ -260,10 +305,16 @@ def _columns(
         "extra_info": extra,
     }
     if variant == "contrastive":
-        full = [training_question(problem, "full-text", style, contrastive=True) for problem in problems]
+        full = [
+            training_question(problem, "full-text", style, contrastive=True) for problem in problems
+        ]
         free = [contrastive_question(problem, style) for problem in problems]
         extra |= {"question_with_condition": full, "question_without_condition": free}
-        return columns | {"prompt": turn(full), "contrastive_prompt": turn(free), "is_contrastive": always(True)}
+        return columns | {
+            "prompt": turn(full),
+            "contrastive_prompt": turn(free),
+            "is_contrastive": always(True),
+        }
     extra["question"] = [training_question(problem, _VIEWS[variant], style) for problem in problems]
     return columns | {"prompt": turn(extra["question"])}
 
@@ -274,7 +325,9 @@ def _image_path(problem: Problem, root: Path | None) -> str | None:
     if root is None:
         return problem.image.name
     path, above = problem.image.as_posix(), f"{root.as_posix()}/"
-    return path[len(above) :] if path.startswith(above) else problem.image.relative_to(root).as_posix()
+    return (
+        path[len(above) :] if path.startswith(above) else problem.image.relative_to(root).as_posix()
+    )
 
 
 def _schema(variant: str) -> pa.Schema:
@@ -286,7 +339,12 @@ def _schema(variant: str) -> pa.Schema:
     extra = {"split": text, "index": pa.int64(), "answer": text}
     columns: dict[str, pa.DataType]
     if variant == "contrastive":
-        columns = {"prompt": turns, "contrastive_prompt": turns, "is_contrastive": pa.bool_(), "data_source": text}
+        columns = {
+            "prompt": turns,
+            "contrastive_prompt": turns,
+            "is_contrastive": pa.bool_(),
+            "data_source": text,
+        }
         extra |= {"question_with_condition": text, "question_without_condition": text}
     else:
         columns = {"data_source": text, "prompt": turns}
@@ -314,10 +372,15 @@ def _leaves(name: str, kind: pa.DataType) -> Iterator[str]:
 
 
 def _table(columns: Mapping[str, Any], rows: int, schema: pa.Schema) -> pa.Table:
-    """Columns as a table. Arrow's own ways import pandas wherever that is installed: a tenth of the time and 70 MB."""
+    """Columns as a table.
+
+    Arrow's own ways import pandas wherever that is installed: a tenth of the time and 70 MB.
+    """
     import pyarrow as pa
 
-    return pa.Table.from_arrays([_column(columns[f.name], rows, f.type) for f in schema], schema=schema)
+    return pa.Table.from_arrays(
+        [_column(columns[f.name], rows, f.type) for f in schema], schema=schema
+    )
 
 
 def _column(values: Any, rows: int, kind: pa.DataType) -> pa.Array:
@@ -333,7 +396,9 @@ def _column(values: Any, rows: int, kind: pa.DataType) -> pa.Array:
     if pa.types.is_list(kind):
         return made(array("i", range(rows + 1)), children=[_column(values, rows, kind.value_type)])
     if pa.types.is_string(kind):
-        known = pa.py_buffer(_bits([value is not None for value in values])) if None in values else None
+        known = (
+            pa.py_buffer(_bits([value is not None for value in values])) if None in values else None
+        )
         words = [(value or "").encode() for value in values]
         return made(_offsets(words), b"".join(words), known=known)
     if pa.types.is_binary(kind):
@@ -348,10 +413,14 @@ def _offsets(parts: Sequence[Sized]) -> array[int]:
 
 def _bits(flags: Sequence[bool]) -> bytes:
     """Eight flags a byte, the first one lowest."""
-    return int("0" + "".join("01"[flag] for flag in reversed(flags)), 2).to_bytes(len(flags) // 8 + 1, "little")
+    return int("0" + "".join("01"[flag] for flag in reversed(flags)), 2).to_bytes(
+        len(flags) // 8 + 1, "little"
+    )
 
 
-def _counted(problems: Iterable[Problem], done: int, total: int, progress: Progress | None) -> Iterator[Problem]:
+def _counted(
+    problems: Iterable[Problem], done: int, total: int, progress: Progress | None
+) -> Iterator[Problem]:
     for number, problem in enumerate(problems, start=done + 1):
         yield problem
         if progress:

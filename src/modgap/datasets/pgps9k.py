@@ -1,10 +1,13 @@
-"""PGPS9K and whatever has its layout (the synthetic problems have): `train.json`, `test.json` and `Diagram_Visual/`.
+"""PGPS9K and whatever has its layout (the synthetic problems have): `train.json`, `test.json` and
+`Diagram_Visual/`.
 
-`read` gives problems and stops at the first fault that it cannot work with; `check` names every fault. Both go through
-`_scan`, which takes one record after another, so that a torn file is known by the record and the line it broke in.
+`read` gives problems and stops at the first fault that it cannot work with; `check` names every
+fault. Both go through `_scan`, which takes one record after another, so that a torn file is known
+by the record and the line it broke in.
 
-Differs from the original, which takes `json.load` as it comes: a repeated id is a fault (there the first record is lost
-in silence), a diagram must lie inside the folder, and a byte-order mark is passed over.
+Differs from the original, which takes `json.load` as it comes: a repeated id is a fault (there the
+first record is lost in silence), a diagram must lie inside the folder, and a byte-order mark is
+passed over.
 """
 
 from __future__ import annotations
@@ -23,7 +26,16 @@ from typing import Any
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import Problem
 from modgap.core.prompt import conditions, structural_condition
-from modgap.datasets.faults import Counts, Fault, Progress, Report, inspections, json_type, text_fault, unusual_images
+from modgap.datasets.faults import (
+    Counts,
+    Fault,
+    Progress,
+    Report,
+    inspections,
+    json_type,
+    text_fault,
+    unusual_images,
+)
 from modgap.datasets.json_file import JsonObject, decode, entries
 
 SPLITS = ("train", "test")
@@ -50,7 +62,8 @@ def read(
         need_images: Whether an absent diagram is an error; otherwise such a problem has no image.
 
     Raises:
-        UserError: A file or a record is faulty; the message names it. Raised when the fault is reached.
+        UserError: A file or a record is faulty; the message names it. Raised when the fault is
+            reached.
     """
     folder = _folder(folder)
     if split not in SPLITS:
@@ -88,13 +101,16 @@ def check(folder: str | Path, progress: Progress | None = None) -> Report:
             images.add(item.value["diagram"])
             problem = _problem(folder / DIAGRAMS, split, counts.problems, item)
             counts.add(problem, bare=not conditions(problem))
-            unknown_clauses += [f"{clause!r} in {item.id}" for clause in problem.structural if _is_unknown(clause)]
+            unknown_clauses += [
+                f"{clause!r} in {item.id}" for clause in problem.structural if _is_unknown(clause)
+            ]
         counts.images = len(images)
         report.splits[split] = counts
         if unknown_clauses:
             message = (
-                f"{len(unknown_clauses)} structural clauses have a form that is not known and say nothing in prompts: "
-                f"{', '.join(unknown_clauses[:3])}{' ...' if len(unknown_clauses) > 3 else ''}"
+                f"{len(unknown_clauses)} structural clauses have a form that is not known and say"
+                " nothing in prompts:"
+                f" {', '.join(unknown_clauses[:3])}{' ...' if len(unknown_clauses) > 3 else ''}"
             )
             report.faults.append(Fault(file, "", "unknown-clause", message, "warning"))
     if not uses and report.ok:
@@ -107,7 +123,7 @@ def check(folder: str | Path, progress: Progress | None = None) -> Report:
     return report
 
 
-# ---- reading -------------------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +138,11 @@ class _Record:
 def _folder(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        what, also = ("a file", " (JSONL: --benchmark pairs)") if folder.exists() else ("no folder that exists", "")
+        what, also = (
+            ("a file", " (JSONL: --benchmark pairs)")
+            if folder.exists()
+            else ("no folder that exists", "")
+        )
         raise UserError(f"{folder} is {what}: {_LAYOUT}{also}.")
     return folder
 
@@ -137,8 +157,14 @@ def _problems(folder: Path, split: str, limit: int | None, need_images: bool) ->
             if item.severity == "error":
                 raise UserError(f"{folder}/{item}. `modgap data check {folder}` names every fault.")
             continue
-        problem = _problem(diagrams, split, index, item, solutions.get(f"{split}/{item.id}"), need_images)
-        if need_images and item.value["diagram"] not in present and not os.path.isfile(str(problem.image)):
+        problem = _problem(
+            diagrams, split, index, item, solutions.get(f"{split}/{item.id}"), need_images
+        )
+        if (
+            need_images
+            and item.value["diagram"] not in present
+            and not os.path.isfile(str(problem.image))
+        ):
             fault = Fault(f"{split}.json", item.id, "image-absent", _absent(item), line=item.line)
             raise UserError(f"{folder}/{fault}. `modgap data check {folder}` names every fault.")
         yield problem
@@ -148,7 +174,12 @@ def _problems(folder: Path, split: str, limit: int | None, need_images: bool) ->
 
 
 def _problem(
-    diagrams: Path, split: str, index: int, record: _Record, solution: str | None = None, need_image: bool = True
+    diagrams: Path,
+    split: str,
+    index: int,
+    record: _Record,
+    solution: str | None = None,
+    need_image: bool = True,
 ) -> Problem:
     value = record.value
     image = diagrams / value["diagram"]
@@ -184,14 +215,18 @@ def _solution_faults(folder: Path) -> Iterator[Fault]:
     except ValueError as error:
         yield Fault(SOLUTIONS, "", "malformed", f"is no JSON ({error}): make the problems again")
         return
-    if not isinstance(solutions, dict) or not all(isinstance(words, str) for words in solutions.values()):
+    if not isinstance(solutions, dict) or not all(
+        isinstance(words, str) for words in solutions.values()
+    ):
         yield Fault(SOLUTIONS, "", "wrong-type", "must be one object, `split/id` -> a string")
 
 
-# ---- the file, record by record ------------------------------------------------------------------------------------
+# ---- the file, record by record ------------------------------------------------------------------
 
 
-def _scan(path: Path, fields: Mapping[str, Callable[[Any], Complaint]]) -> Iterator[_Record | Fault]:
+def _scan(
+    path: Path, fields: Mapping[str, Callable[[Any], Complaint]]
+) -> Iterator[_Record | Fault]:
     """Every sound record of a file, and every fault, in the order of the file."""
     file = path.name
     if not path.is_file():
@@ -207,7 +242,12 @@ def _scan(path: Path, fields: Mapping[str, Callable[[Any], Complaint]]) -> Itera
         name, line, value = item
         found = [*_complaints(name, value, fields)]
         if name in lines:
-            found.append(("duplicate-id", f"this id stands in line {lines[name]} already: rename one of the two"))
+            found.append(
+                (
+                    "duplicate-id",
+                    f"this id stands in line {lines[name]} already: rename one of the two",
+                )
+            )
         lines.setdefault(name, line)
         yield from (Fault(file, name, kind, message, line=line) for kind, message in found)
         if not found:
@@ -216,10 +256,12 @@ def _scan(path: Path, fields: Mapping[str, Callable[[Any], Complaint]]) -> Itera
         yield Fault(file, "", "empty", "holds no problem", "warning")
 
 
-# ---- the fields of a record ----------------------------------------------------------------------------------------
+# ---- the fields of a record ----------------------------------------------------------------------
 
 
-def _complaints(name: str, value: Any, fields: Mapping[str, Callable[[Any], Complaint]]) -> Iterator[tuple[str, str]]:
+def _complaints(
+    name: str, value: Any, fields: Mapping[str, Callable[[Any], Complaint]]
+) -> Iterator[tuple[str, str]]:
     if complaint := text_fault(name):
         yield complaint[0], f"the id {complaint[1]}"
     if not isinstance(value, JsonObject):
@@ -256,7 +298,9 @@ def _clauses(value: Any) -> Complaint:
         if "".join(value).isascii():
             return None  # most are like that, and this is quick
     complaints = (text_fault(clause, may_be_empty=True) for clause in value)
-    return next(((kind, f"has an item that {message}") for kind, message in filter(None, complaints)), None)
+    return next(
+        ((kind, f"has an item that {message}") for kind, message in filter(None, complaints)), None
+    )
 
 
 def _answer(value: Any) -> Complaint:
@@ -269,7 +313,11 @@ def _answer(value: Any) -> Complaint:
 
 def _note(value: Any) -> Complaint:
     """Where a record comes from: nothing depends on it."""
-    return None if isinstance(value, str | int | None) else ("wrong-type", f"is {json_type(value)}, not a string")
+    return (
+        None
+        if isinstance(value, str | int | None)
+        else ("wrong-type", f"is {json_type(value)}, not a string")
+    )
 
 
 def _choices(value: Any) -> Complaint:
@@ -304,11 +352,13 @@ def _is_unknown(clause: str) -> bool:
     return not structural_condition(clause) and not (len(tokens) == 3 and tokens[0] == "line")
 
 
-# ---- the diagrams --------------------------------------------------------------------------------------------------
+# ---- the diagrams --------------------------------------------------------------------------------
 
 
 def _files(folder: Path) -> set[str]:
-    """The names of the files in a folder: to list them takes less than half the time of asking for each."""
+    """The names of the files in a folder: to list them takes less than half the time of asking for
+    each.
+    """
     with contextlib.suppress(OSError), os.scandir(folder) as found:
         return {entry.name for entry in found if entry.is_file()}
     return set()
@@ -325,8 +375,12 @@ def _shared(uses: Iterable[tuple[str, _Record]]) -> int:
     return sum(len(found) > 1 for found in files.values())
 
 
-def _image_faults(folder: Path, uses: list[tuple[str, _Record]], progress: Progress | None) -> Iterator[Fault]:
-    """One fault for each problem whose diagram is absent or does not decode, and what is unusual about the others."""
+def _image_faults(
+    folder: Path, uses: list[tuple[str, _Record]], progress: Progress | None
+) -> Iterator[Fault]:
+    """One fault for each problem whose diagram is absent or does not decode, and what is unusual
+    about the others.
+    """
     diagrams = folder / DIAGRAMS
     if not diagrams.is_dir():
         yield Fault(DIAGRAMS, "", "missing-file", f"there is no such folder: {_LAYOUT}")
@@ -340,7 +394,13 @@ def _image_faults(folder: Path, uses: list[tuple[str, _Record]], progress: Progr
         if name not in seen:
             yield Fault(file, record.id, "image-absent", _absent(record), line=record.line)
         elif reason := seen[name].error:
-            yield Fault(file, record.id, "image-broken", f"the diagram {DIAGRAMS}/{name} {reason}", line=record.line)
+            yield Fault(
+                file,
+                record.id,
+                "image-broken",
+                f"the diagram {DIAGRAMS}/{name} {reason}",
+                line=record.line,
+            )
     sound = [(record.id, record.value["diagram"]) for _, record in uses]
     good = [(f"{name} ({diagram})", seen[diagram]) for name, diagram in sound if diagram in seen]
     yield from unusual_images([pair for pair in good if not pair[1].error], DIAGRAMS)

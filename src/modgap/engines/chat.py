@@ -2,13 +2,15 @@
 
 Where this differs from reading `choices[0].message.content`:
 
-* a server that sends the reasoning apart (`reasoning_content`, `reasoning`, `thinking`, or parts of the content) has it
-  put in front, in `<think>...</think>`, so that grading sees what the model said; a truncated reasoning stays open;
+* a server that sends the reasoning apart (`reasoning_content`, `reasoning`, `thinking`, or parts of
+  the content) has it put in front, in `<think>...</think>`, so that grading sees what the model
+  said; a truncated reasoning stays open;
 * a refusal is something the model said, so it is the text (and graded `no_answer`);
 * a filtered response is a failed one, and so is one with a part that is no text.
 
-A server is also sent what else shapes a distribution, at the values that change nothing (`PLAIN`): by itself it may
-apply the model's generation config (vLLM, SGLang) or values of its own (llama.cpp, Ollama).
+A server is also sent what else shapes a distribution, at the values that change nothing (`PLAIN`):
+by itself it may apply the model's generation config (vLLM, SGLang) or values of its own (llama.cpp,
+Ollama).
 
 A raw completion (`/v1/completions`, which paper mode's judge is asked by) is read in the same way.
 """
@@ -38,8 +40,9 @@ _BROKEN_OFF = ("abort", "error")
 _LONGEST_REFUSAL = 5000
 
 
-# How servers and chat templates say that they take no system turn: that it (or the role of that name) is not supported,
-# that roles must alternate or begin with the user's, or which roles there are instead.
+# How servers and chat templates say that they take no system turn: that it (or the role of that
+# name) is not supported, that roles must alternate or begin with the user's, or which roles there
+# are instead.
 _TURN = r"(?:system|developer)[\W_]{0,3}(?:role|message|prompt|turn|instruction)s?\b|roles?\b[^.]{0,40}?\bsystem\b"
 _REFUSED = (
     r"\b(?:not?|never|without|cannot|unsupported|incompatible|invalid|unknown|unexpected|unrecogni[sz]ed|forbidden|"
@@ -49,8 +52,10 @@ _NO_SYSTEM = re.compile(
     rf"(?:{_TURN})[^\n]{{0,60}}?(?:{_REFUSED})|(?:{_REFUSED})[^\n]{{0,60}}?(?:{_TURN})"
     r"|'?\bsystem\b'? (?:is|was) (?:not|neither)\b[^\n]{0,60}\b(?:roles?|user|assistant)\b"
     r"|\broles? (?:must|should|have to) alternate"
-    r"|\bonly [^.]{0,40}\b(?:user|assistant|model)\b[^.]{0,40}\broles?\b|\bonly [^.]{0,20}\broles?\b[^.]{0,20}\buser\b"
-    r"|\b(?:must|should) (?:start|begin) with (?:an? |the )?\W?user|\bfirst (?:message|role|turn)\b.{0,40}\buser\b"
+    r"|\bonly [^.]{0,40}\b(?:user|assistant|model)\b[^.]{0,40}\broles?\b|\bonly"
+    r" [^.]{0,20}\broles?\b[^.]{0,20}\buser\b"
+    r"|\b(?:must|should) (?:start|begin) with (?:an? |the )?\W?user|\bfirst"
+    r" (?:message|role|turn)\b.{0,40}\buser\b"
     r"|\bshould be '(?:user|assistant)'",
     re.I,
 )
@@ -100,7 +105,9 @@ def png_data_uri(image: Image) -> str:
 
 
 def to_messages(request: Request) -> list[dict[str, Any]]:
-    """The chat of a request: system turn, user turn (image, then text), and the prefill as a started assistant turn."""
+    """The chat of a request: system turn, user turn (image, then text), and the prefill as a
+    started assistant turn.
+    """
     prompt = request.prompt
     messages: list[dict[str, Any]] = []
     if prompt.system is not None:
@@ -128,8 +135,8 @@ class Dialect:
         self._limit = "max_tokens"  # OpenAI's reasoning models want max_completion_tokens
         self._continues = True  # vLLM and SGLang go on with a started turn when told to
         self._takes_seed = True
-        # By whether the prompt has an image: there are templates that take a system turn only without one, and which
-        # prompts have it must not depend on which of them is asked first.
+        # By whether the prompt has an image: there are templates that take a system turn only
+        # without one, and which prompts have it must not depend on which of them is asked first.
         self._takes_system = {True: True, False: True}
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -142,11 +149,17 @@ class Dialect:
         parameters: dict[str, Any] = {self._limit: sampling.max_tokens}
         if sampling.temperature is not None:
             parameters["temperature"] = sampling.temperature
-        plain = {name: value for name, value in PLAIN.items() if sampling.plain and name not in self.refused}
+        plain = {
+            name: value
+            for name, value in PLAIN.items()
+            if sampling.plain and name not in self.refused
+        }
         if "top_p" in plain:
             parameters["top_p"] = plain.pop("top_p")
         if self._takes_seed:
-            parameters["seed"] = seed % 2**31  # servers differ in the range they take; this is in all of them
+            parameters["seed"] = (
+                seed % 2**31
+            )  # servers differ in the range they take; this is in all of them
         extra = plain | self._extra  # these are not among OpenAI's
         if prompt.prefill and self._continues:
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -154,15 +167,22 @@ class Dialect:
             parameters["extra_body"] = extra
         return parameters
 
-    def left_out(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], sent: Mapping[str, Any]) -> list[str]:
+    def left_out(
+        self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], sent: Mapping[str, Any]
+    ) -> list[str]:
         """What a sample was asked without, see `Completion`."""
-        system = prompt.system is not None and not any(message["role"] == "system" for message in messages)
+        system = prompt.system is not None and not any(
+            message["role"] == "system" for message in messages
+        )
         turn = bool(prompt.prefill) and "continue_final_message" not in sent.get("extra_body", {})
         lost = {"system": system, "seed": "seed" not in sent, "continue_final_message": turn}
         return [name for name, is_lost in lost.items() if is_lost]
 
     def adapt(
-        self, refused: str | None, parameters: Mapping[str, Any], messages: Sequence[Mapping[str, Any]] = ()
+        self,
+        refused: str | None,
+        parameters: Mapping[str, Any],
+        messages: Sequence[Mapping[str, Any]] = (),
     ) -> bool:
         """Learn from a refusal.
 
@@ -180,13 +200,19 @@ class Dialect:
             self._continues = False
         elif dropped := _plain_in(parameters, refused):
             if new := [name for name in dropped if name not in self.refused]:
-                print(f"modgap: this server takes no {', '.join(new)}: it applies its own value", file=sys.stderr)
+                print(
+                    f"modgap: this server takes no {', '.join(new)}: it applies its own value",
+                    file=sys.stderr,
+                )
             self.refused += new
         elif refused is not None and refused in parameters.get("extra_body", {}):
             self._extra.pop(refused, None)
         elif refused == "seed" and "seed" in parameters:
             if self._takes_seed:
-                print("modgap: this server takes no seed: its samples cannot be repeated", file=sys.stderr)
+                print(
+                    "modgap: this server takes no seed: its samples cannot be repeated",
+                    file=sys.stderr,
+                )
             self._takes_seed = False
         elif refused == "system" and any(message["role"] == "system" for message in messages):
             image = _has_image(messages)
@@ -204,13 +230,22 @@ def _has_image(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 def system_words(who: str, image: bool) -> str:
     """The line that says that system turns are left out."""
-    return f"{who} takes no system turn: prompts with{'' if image else 'out'} an image are asked without it"
+    return (
+        f"{who} takes no system turn: prompts with{'' if image else 'out'} an image are asked"
+        " without it"
+    )
 
 
 def _plain_in(parameters: Mapping[str, Any], refused: str | None) -> list[str]:
     """The names of `PLAIN` that were sent and are what was refused."""
-    sent = [name for name in PLAIN if name in parameters or name in parameters.get("extra_body", {})]
-    return [name for name in sent if refused == name or (refused == UNKNOWN_FIELD and name not in parameters)]
+    sent = [
+        name for name in PLAIN if name in parameters or name in parameters.get("extra_body", {})
+    ]
+    return [
+        name
+        for name in sent
+        if refused == name or (refused == UNKNOWN_FIELD and name not in parameters)
+    ]
 
 
 def read_reply(body: bytes | str, prefill: str = "") -> Reply:
@@ -224,7 +259,9 @@ def read_reply(body: bytes | str, prefill: str = "") -> Reply:
     except ValueError:
         raise UnreadableReply(f"the reply is no JSON ({len(body)} bytes)") from None
     try:
-        if error := reply.get("error"):  # some routers put an error of theirs into a reply with status 200
+        if error := reply.get(
+            "error"
+        ):  # some routers put an error of theirs into a reply with status 200
             said = error.get("message") if isinstance(error, dict) else error
             raise UnreadableReply(f"the reply is an error: {said}")
         choice, usage = reply["choices"][0], reply.get("usage") or {}
@@ -251,11 +288,15 @@ def read_reply(body: bytes | str, prefill: str = "") -> Reply:
             error=failure,
         )
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise UnreadableReply(f"the reply is no chat completion ({type(error).__name__}: {error})") from None
+        raise UnreadableReply(
+            f"the reply is no chat completion ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _whole(message: Mapping[str, Any], prefill: str, *, truncated: bool) -> str:
     """What the model said, with its reasoning and the prefill in front, neither of them twice."""
-    said = message_text(message.get("content") or message.get("refusal"), reasoning_of(message), cut=truncated)
+    said = message_text(
+        message.get("content") or message.get("refusal"), reasoning_of(message), cut=truncated
+    )
     # A server that does not continue the started turn begins a new one, often with the same words.
     return said if said.lstrip().startswith(prefill.strip()) else prefill + said

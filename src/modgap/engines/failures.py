@@ -1,4 +1,6 @@
-"""What went wrong with a request to a served model: its cause in one line, and whether to ask again."""
+"""What went wrong with a request to a served model: its cause in one line, and whether to ask
+again.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,12 @@ import openai
 from modgap.core.engine import PLAIN
 from modgap.engines.chat import UNKNOWN_FIELD, UnreadableReply, refuses_system
 
-# `Unknown name "seed"`, `loc: [body, seed], msg: Extra inputs are not permitted`, `top_k must be positive`; not
-# an echo of the request.
+# `Unknown name "seed"`, `loc: [body, seed], msg: Extra inputs are not permitted`, `top_k must be
+# positive`; not an echo of the request.
 _REFUSALS = {
     name: re.compile(
-        rf"\b(unknown|unsupported|unrecognized|unexpected|invalid|extra|not supported)\b.{{0,40}}\b{name}\b"
+        r"\b(unknown|unsupported|unrecognized|unexpected|invalid|extra|not"
+        rf" supported)\b.{{0,40}}\b{name}\b"
         rf"|\b{name}\b.{{0,40}}\b(unsupported|unknown|invalid|extra|not|cannot|must|should)\b",
         re.I,
     )
@@ -24,7 +27,8 @@ _REFUSALS = {
 }
 # The same where no field is named.
 _UNKNOWN_FIELD = re.compile(
-    r"(unknown|unrecognized|unexpected|unsupported) (request |keyword )?(field|argument|parameter|key)"
+    r"(unknown|unrecognized|unexpected|unsupported) (request |keyword"
+    r" )?(field|argument|parameter|key)"
     r"|extra (inputs|fields) (are )?not (permitted|allowed)|additional properties are not allowed",
     re.I,
 )
@@ -34,16 +38,23 @@ _TRANSIENT_STATUS = (408, 409, 425, 429)
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may work later: 429, 5xx, a timeout, a dropped connection, an unreadable reply."""
+    """Whether the same request may work later: 429, 5xx, a timeout, a dropped connection, an
+    unreadable reply.
+    """
     if isinstance(error, openai.APIStatusError):
         return error.status_code in _TRANSIENT_STATUS or error.status_code >= 500
     return isinstance(error, openai.APIConnectionError | TimeoutError | UnreadableReply)
 
 
 def never_connected(error: Exception) -> bool:
-    """Whether nothing listens at the address (or it has no such name), as opposed to a connection that broke."""
+    """Whether nothing listens at the address (or it has no such name), as opposed to a connection
+    that broke.
+    """
     # By name: the client's transport is httpx in one release and httpx2 in another.
-    return isinstance(error, openai.APIConnectionError) and type(error.__cause__).__name__ == "ConnectError"
+    return (
+        isinstance(error, openai.APIConnectionError)
+        and type(error.__cause__).__name__ == "ConnectError"
+    )
 
 
 def no_credit(error: Exception) -> bool:
@@ -54,9 +65,15 @@ def no_credit(error: Exception) -> bool:
 
 
 def refused_parameter(error: Exception) -> str | None:
-    """Which parameter of ours a server does not take, or `system` for the system turn, if that is what it says."""
-    if not isinstance(error, openai.APIStatusError):  # routers give the refusal of another server with status 200
-        return "system" if isinstance(error, UnreadableReply) and refuses_system(str(error)) else None
+    """Which parameter of ours a server does not take, or `system` for the system turn, if that is
+    what it says.
+    """
+    if not isinstance(
+        error, openai.APIStatusError
+    ):  # routers give the refusal of another server with status 200
+        return (
+            "system" if isinstance(error, UnreadableReply) and refuses_system(str(error)) else None
+        )
     said = _message(error)
     if error.status_code not in (400, 422):
         return "system" if error.status_code in _SYSTEM_STATUS and refuses_system(said) else None
@@ -91,7 +108,9 @@ def cause(error: Exception) -> str:
 
 
 def retry_after(error: Exception) -> float:
-    """Seconds that the server asks to wait, given as seconds or as an HTTP date; 0 where it does not ask."""
+    """Seconds that the server asks to wait, given as seconds or as an HTTP date; 0 where it does
+    not ask.
+    """
     if not isinstance(error, openai.APIStatusError):
         return 0.0
     asked = error.response.headers.get("retry-after", "").strip()
@@ -104,7 +123,9 @@ def retry_after(error: Exception) -> float:
 
 
 def _message(error: openai.APIStatusError) -> str:
-    """The server's own words: `error.message`, `message` or `detail` of its JSON, or the body as it is."""
+    """The server's own words: `error.message`, `message` or `detail` of its JSON, or the body as it
+    is.
+    """
     body: Any = error.body
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body

@@ -1,10 +1,11 @@
 """Answers prompts with transformers, in this process.
 
-Prompts are encoded a window at a time and batched by length, so that padding is small and memory does not grow with the
-data set; a thread encodes the next window while the model works on this one. A problem's views share its image: it is
-decoded and cut into patches once, and passes the vision tower once. A prompt's samples share its prefill. Each sample
-is drawn with a seed of its own, so that batching does not change which random numbers it sees. A prompt whose image
-cannot be decoded, or that the image processor refuses, is recorded as an error and costs only itself.
+Prompts are encoded a window at a time and batched by length, so that padding is small and memory
+does not grow with the data set; a thread encodes the next window while the model works on this one.
+A problem's views share its image: it is decoded and cut into patches once, and passes the vision
+tower once. A prompt's samples share its prefill. Each sample is drawn with a seed of its own, so
+that batching does not change which random numbers it sees. A prompt whose image cannot be decoded,
+or that the image processor refuses, is recorded as an error and costs only itself.
 """
 
 from __future__ import annotations
@@ -44,11 +45,17 @@ class _Policy(Protocol):
     def keeping_features(self) -> AbstractContextManager[None]: ...
 
     def generate(
-        self, prompts: Sequence[Any], seeds: Sequence[Sequence[int]], temperature: float | None, max_new_tokens: int
+        self,
+        prompts: Sequence[Any],
+        seeds: Sequence[Sequence[int]],
+        temperature: float | None,
+        max_new_tokens: int,
     ) -> list[list[Any]]: ...
 
 
-def load_engine(folder: Path, pixels: tuple[int, int] | None, device: str | None, batch_size: int) -> Engine:
+def load_engine(
+    folder: Path, pixels: tuple[int, int] | None, device: str | None, batch_size: int
+) -> Engine:
     """The `hf` engine of a model folder.
 
     Args:
@@ -90,7 +97,9 @@ class HfEngine:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, batch by batch."""
-        window = max(1, self._rows.size * _WINDOW // max((len(r.samples) for r in requests), default=1))
+        window = max(
+            1, self._rows.size * _WINDOW // max((len(r.samples) for r in requests), default=1)
+        )
         first = max(1, window // _WINDOW)  # the model waits for the first prompts alone
         cuts = [0, *range(first, len(requests), window), len(requests)]
         parts = [requests[start:end] for start, end in pairwise(cuts) if start < end]
@@ -111,23 +120,28 @@ class HfEngine:
 
     def _batch(self, batch: list[tuple[Request, Any]], sampling: Sampling) -> Iterator[Completion]:
         seeds = [
-            [sample_seed(sampling.seed, request.problem_id, request.view, sample) for sample in request.samples]
+            [
+                sample_seed(sampling.seed, request.problem_id, request.view, sample)
+                for sample in request.samples
+            ]
             for request, _ in batch
         ]
         prompts = [prompt for _, prompt in batch]
         groups: list[list[Any]] | None = None
         with contextlib.suppress(OutOfMemory):
             groups = self._rows.attempt(
-                lambda: self._policy.generate(prompts, seeds, sampling.temperature, sampling.max_tokens)
+                lambda: self._policy.generate(
+                    prompts, seeds, sampling.temperature, sampling.max_tokens
+                )
             )
         if groups is None:
             request, prompt = batch[0]
             self._rows.halve(
                 sum(len(group) for group in seeds),
                 "out of memory, batch size lowered to {rows}",
-                f"out of memory with a single response (problem {request.problem_id}, view {request.view}, "
-                f"{len(prompt)} prompt tokens, {prompt.image_tokens} of them the image's): lower --max-tokens, make "
-                "the images smaller, or use another device.",
+                f"out of memory with a single response (problem {request.problem_id}, view"
+                f" {request.view}, {len(prompt)} prompt tokens, {prompt.image_tokens} of them the"
+                " image's): lower --max-tokens, make the images smaller, or use another device.",
             )
             for half in _halves(batch):
                 yield from self._batch(half, sampling)
@@ -159,11 +173,14 @@ def _errors(request: Request, error: str, sampling: Sampling) -> Iterator[Comple
         yield Completion(request, sample, "", "error", 0, 0, seed, error=error)
 
 
-def _encoded(policy: _Policy, parts: Sequence[Sequence[Request]], ahead: bool) -> Iterator[tuple[_Batch, _Refused]]:
-    """Each part's requests with their prompts encoded, the next part in a thread while this one is used.
+def _encoded(
+    policy: _Policy, parts: Sequence[Sequence[Request]], ahead: bool
+) -> Iterator[tuple[_Batch, _Refused]]:
+    """Each part's requests with their prompts encoded, the next part in a thread while this one is
+    used.
 
-    Those that cannot be encoded come with the reason. An error that is not one prompt's own is raised when its part is
-    due: what comes before it is answered first.
+    Those that cannot be encoded come with the reason. An error that is not one prompt's own is
+    raised when its part is due: what comes before it is answered first.
     """
     stop = threading.Event()
 
@@ -176,7 +193,9 @@ def _encoded(policy: _Policy, parts: Sequence[Sequence[Request]], ahead: bool) -
             if stop.is_set():
                 break
             try:
-                if request.image is None or request.image != opener:  # the views of a problem, side by side, share it
+                if (
+                    request.image is None or request.image != opener
+                ):  # the views of a problem, side by side, share it
                     image = request.image() if request.image else None
                     opener = request.image
             except Exception as error:

@@ -1,13 +1,19 @@
-"""Answers prompts with any server that speaks OpenAI's chat completions: vLLM, SGLang, llama.cpp, commercial APIs.
+"""Answers prompts with any server that speaks OpenAI's chat completions: vLLM, SGLang, llama.cpp,
+commercial APIs.
 
-The original evaluated with vLLM in its own process only. Here a sample is one HTTP request with a seed of its own, at
-most `concurrency` of them are under way, and whatever a busy server does to one of them costs a retry, not the run:
+The original evaluated with vLLM in its own process only. Here a sample is one HTTP request with a
+seed of its own, at most `concurrency` of them are under way, and whatever a busy server does to one
+of them costs a retry, not the run:
 
-* tried again, with exponential backoff and full jitter: 429, 5xx, timeouts, dropped connections, unreadable replies;
-* recorded as failed and made again by the next run: what the retries did not mend, and any other refusal;
-* ending the run at once with a remedy: what no retry mends (key, model, credit, address), or a server that is gone.
+* tried again, with exponential backoff and full jitter: 429, 5xx, timeouts, dropped connections,
+  unreadable replies;
+* recorded as failed and made again by the next run: what the retries did not mend, and any other
+  refusal;
+* ending the run at once with a remedy: what no retry mends (key, model, credit, address), or a
+  server that is gone.
 
-The key is read from the environment when the requests start. It is stored nowhere and cut out of all that comes back.
+The key is read from the environment when the requests start. It is stored nowhere and cut out of
+all that comes back.
 """
 
 from __future__ import annotations
@@ -31,7 +37,14 @@ import openai
 from modgap.core.engine import Completion, Request, Sampling, Start, sample_seed
 from modgap.core.errors import ServerError, TemperatureRefusedError, UserError
 from modgap.engines.chat import Dialect, Reply, UnreadableReply, read_reply, to_messages
-from modgap.engines.failures import cause, is_transient, never_connected, no_credit, refused_parameter, retry_after
+from modgap.engines.failures import (
+    cause,
+    is_transient,
+    never_connected,
+    no_credit,
+    refused_parameter,
+    retry_after,
+)
 
 if TYPE_CHECKING:
     from modgap.core.options import EvalOptions
@@ -81,15 +94,18 @@ class OpenAIEngine:
     Args:
         model: The model's name on the server.
         base_url: Where the server is, up to `/v1`; `OPENAI_BASE_URL` or OpenAI's own if not given.
-        api_key_env: The environment variable that holds the key. A server over plain http needs none.
+        api_key_env: The environment variable that holds the key. A server over plain http needs
+            none.
         concurrency: Most requests under way at once.
         timeout: Seconds that one request may take, the server's queue included.
         max_retries: How often a request is made again before its sample fails.
-        backoff: Seconds; the n-th wait is drawn from 0 to `backoff * 2**n`, at most 30, and added to what the server
-            asks for in `Retry-After` (of which at most 120 are honoured).
+        backoff: Seconds; the n-th wait is drawn from 0 to `backoff * 2**n`, at most 30, and added
+            to what the server asks for in `Retry-After` (of which at most 120 are honoured).
         prices: Price of a million prompt and of a million completion tokens, for `usage.cost`.
-        raw: Send a prompt's text as a raw completion, without a chat template, a system turn or an image.
-        extra_body: Parameters beyond OpenAI's, for servers that take them; left out where one says that it does not.
+        raw: Send a prompt's text as a raw completion, without a chat template, a system turn or an
+            image.
+        extra_body: Parameters beyond OpenAI's, for servers that take them; left out where one says
+            that it does not.
 
     Attributes:
         usage: Tokens, failures and retries so far, over all calls of `generate`.
@@ -112,7 +128,10 @@ class OpenAIEngine:
         raw: bool = False,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value, least in (("concurrency", concurrency, 1), ("max-retries", max_retries, 0)):
+        for name, value, least in (
+            ("concurrency", concurrency, 1),
+            ("max-retries", max_retries, 0),
+        ):
             if value < least:
                 raise UserError(f"--{name} {value}: must be at least {least}.")
         if timeout <= 0:
@@ -128,7 +147,8 @@ class OpenAIEngine:
         self._random = random.Random()
         self._dialect = Dialect(extra_body)
         self._raw = raw
-        # Whether the server ever answered, and how many samples in a row failed for good on retryable errors.
+        # Whether the server ever answered, and how many samples in a row failed for good on
+        # retryable errors.
         self._reached = False
         self._failed_in_a_row = 0
         self.usage = Usage(prices=prices)
@@ -157,24 +177,30 @@ class OpenAIEngine:
         key = os.environ.get(self._api_key_env, "").strip()
         if not key and not self._plain:
             raise UserError(
-                f"{self._url} needs a key and {self._api_key_env} is not set: export {self._api_key_env}=..., or name "
-                "another variable with --api-key-env."
+                f"{self._url} needs a key and {self._api_key_env} is not set: export"
+                f" {self._api_key_env}=..., or name another variable with --api-key-env."
             )
         return key or _NO_KEY
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Generator[Completion, None, None]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[Completion, None, None]:
         """Every wanted sample of every request, each as soon as it is there.
 
-        The requests are made by an event loop in a thread, so that this works in a notebook, too. Leaving the iterator
-        early (an interrupt, `close`) drops what is under way and ends the thread.
+        The requests are made by an event loop in a thread, so that this works in a notebook, too.
+        Leaving the iterator early (an interrupt, `close`) drops what is under way and ends the
+        thread.
 
         Raises:
-            UserError: Nothing more can be had from the server; what was there before has been yielded.
+            UserError: Nothing more can be had from the server; what was there before has been
+                yielded.
         """
         results: queue.SimpleQueue[Completion | BaseException | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
         task = loop.create_task(self._answer_all(requests, sampling, results.put))
-        thread = threading.Thread(target=_drive, args=(loop, task, results.put), name="modgap-openai", daemon=True)
+        thread = threading.Thread(
+            target=_drive, args=(loop, task, results.put), name="modgap-openai", daemon=True
+        )
         thread.start()
         try:
             while (item := results.get()) is not None:
@@ -228,7 +254,12 @@ class OpenAIEngine:
         )
 
     async def _answer(
-        self, client: openai.AsyncOpenAI, request: Request, messages: Messages, sample: int, sampling: Sampling
+        self,
+        client: openai.AsyncOpenAI,
+        request: Request,
+        messages: Messages,
+        sample: int,
+        sampling: Sampling,
     ) -> Completion:
         """One sample: asked for until it is there or has failed for good."""
         seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
@@ -273,7 +304,11 @@ class OpenAIEngine:
             image_tokens=reply.image_tokens,
             seed=seed,
             error=reply.error,
-            left_out=() if self._raw else tuple(self._dialect.left_out(request.prompt, turns, parameters)),
+            left_out=(
+                ()
+                if self._raw
+                else tuple(self._dialect.left_out(request.prompt, turns, parameters))
+            ),
         )
 
     def _unasked(self, request: Request, sample: int, error: str, sampling: Sampling) -> Completion:
@@ -283,11 +318,15 @@ class OpenAIEngine:
         return Completion(request, sample, "", "error", 0, 0, seed, error=error)
 
     def _wait(self, error: Exception, attempt: int) -> float:
-        """Seconds until the next attempt: what the server asks for, and full jitter so that not all come at once."""
+        """Seconds until the next attempt: what the server asks for, and full jitter so that not all
+        come at once.
+        """
         jitter = self._random.uniform(0, min(_LONGEST_BACKOFF, self._backoff * 2**attempt))
         return min(retry_after(error), _LONGEST_RETRY_AFTER) + jitter
 
-    async def _raise_if_hopeless(self, client: openai.AsyncOpenAI, error: Exception, sampling: Sampling) -> None:
+    async def _raise_if_hopeless(
+        self, client: openai.AsyncOpenAI, error: Exception, sampling: Sampling
+    ) -> None:
         """End the run for what no retry mends, with the remedy."""
         status = getattr(error, "status_code", None)
         server: dict[str, object] = {"server": self._url, "said": self._cause(error)}
@@ -296,13 +335,17 @@ class OpenAIEngine:
             key = f"check the key in {self._api_key_env} (--api-key-env names another variable)."
             raise ServerError(failed + "{key}", key=key, **server) from None
         if no_credit(error):
-            raise ServerError(failed + "add credit to the account; the same command then goes on.", **server) from None
+            raise ServerError(
+                failed + "add credit to the account; the same command then goes on.", **server
+            ) from None
         if status == 404:
             names = await self._models(client)
             if names:
                 remedy = "{model_option} {model} is not one of the server's models: {names}."
             else:
-                remedy = "check {model_option} {model}, and that {url_option} ends where the API starts "
+                remedy = (
+                    "check {model_option} {model}, and that {url_option} ends where the API starts "
+                )
                 remedy += "(mostly in /v1)."
             raise ServerError(failed + remedy, model=self._model, names=names, **server) from None
         if refused_parameter(error) == "temperature":
@@ -312,7 +355,9 @@ class OpenAIEngine:
                 temperature=sampling.temperature, model=self._model, **server,
             ) from None  # fmt: skip
         if never_connected(error) and not self._reached:
-            raise ServerError(failed + "start the server, or correct {url_option}.", **server) from None
+            raise ServerError(
+                failed + "start the server, or correct {url_option}.", **server
+            ) from None
 
     async def _models(self, client: openai.AsyncOpenAI) -> str:
         """The names of the server's models, for the remedy of a 404; empty if it does not say."""
@@ -348,13 +393,17 @@ class OpenAIEngine:
         return said if len(said) <= _LONGEST_CAUSE else said[: _LONGEST_CAUSE - 3] + "..."
 
     def _without_key(self, text: str) -> str:
-        """The text, without the key if a server sent that back; `EMPTY` and its like are words, not keys."""
+        """The text, without the key if a server sent that back; `EMPTY` and its like are words, not
+        keys.
+        """
         key = self._key()
         return text.replace(key, "[key]") if len(key) >= _SHORTEST_KEY and key != _NO_KEY else text
 
 
 def _jobs(requests: Sequence[Request]) -> Iterator[tuple[Request, Messages | str, int]]:
-    """Every sample with its messages, which are made once for each request, or with why there are none."""
+    """Every sample with its messages, which are made once for each request, or with why there are
+    none.
+    """
     for request in requests:
         try:
             messages: Messages | str = to_messages(request)
@@ -364,7 +413,9 @@ def _jobs(requests: Sequence[Request]) -> Iterator[tuple[Request, Messages | str
             yield request, messages, sample
 
 
-def served_models(base_url: str, api_key_env: str = "OPENAI_API_KEY", timeout: float = _CONNECT_SECONDS) -> list[str]:
+def served_models(
+    base_url: str, api_key_env: str = "OPENAI_API_KEY", timeout: float = _CONNECT_SECONDS
+) -> list[str]:
     """The names of the models that a server has.
 
     Raises:
@@ -388,25 +439,33 @@ def served_models(base_url: str, api_key_env: str = "OPENAI_API_KEY", timeout: f
 
 
 def _check_url(url: str) -> bool:
-    """Whether an address is plain http, whose servers (on this machine, on a cluster) mostly want no key.
+    """Whether an address is plain http, whose servers (on this machine, on a cluster) mostly want
+    no key.
 
     Raises:
         UserError: It is none, or has a password in it.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ServerError("{url_option} {url!r} is no address: write it like http://localhost:8000/v1.", url=url)
+        raise ServerError(
+            "{url_option} {url!r} is no address: write it like http://localhost:8000/v1.", url=url
+        )
     if parts.username or parts.password or parts.query:
         raise ServerError(
-            "{url_option} of {host}: keys belong into an environment variable (--api-key-env).", host=parts.hostname
+            "{url_option} of {host}: keys belong into an environment variable (--api-key-env).",
+            host=parts.hostname,
         )
     return parts.scheme == "http"
 
 
 def _drive(
-    loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], emit: Callable[[BaseException | None], None]
+    loop: asyncio.AbstractEventLoop,
+    task: asyncio.Task[None],
+    emit: Callable[[BaseException | None], None],
 ) -> None:
-    """Run the task to its end, in a thread of its own; its error and then `None` are the last that is emitted."""
+    """Run the task to its end, in a thread of its own; its error and then `None` are the last that
+    is emitted.
+    """
     try:
         loop.run_until_complete(task)
     except asyncio.CancelledError:

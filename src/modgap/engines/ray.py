@@ -1,8 +1,9 @@
-"""What `replicas` needs of Ray: a cluster (our own here, or one that exists), actors on it, and an end to all.
+"""What `replicas` needs of Ray: a cluster (our own here, or one that exists), actors on it, and an
+end to all.
 
-A cluster of our own asks whoever connects for a token that only its processes have, shows no dashboard, and leaves
-neither a process nor a file behind. On one that exists, nothing is assumed to be shared but the model folder: diagrams
-travel with their requests.
+A cluster of our own asks whoever connects for a token that only its processes have, shows no
+dashboard, and leaves neither a process nor a file behind. On one that exists, nothing is assumed to
+be shared but the model folder: diagrams travel with their requests.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 _STORE_BYTES = 200 * 2**20
 _CLOSE_S = 20.0
-# Ray's words, its statistics and its help for `uv run` are for its own users; set unless somebody else has.
+# Ray's words, its statistics and its help for `uv run` are for its own users; set unless somebody
+# else has.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -66,7 +68,11 @@ class Cluster:
         self._ours = not ray.is_initialized()  # pyright: ignore[reportAttributeAccessIssue]
         if self._ours:
             _read_again()
-        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         self._last: tuple[Any, Any] = (None, None)
         self._keep_logs = False
         try:
@@ -103,9 +109,9 @@ class Cluster:
             if self._address is None:
                 raise UserError(f"Ray could not be started on this machine ({reason}).") from error
             raise UserError(
-                f"--ray-address {self._address}: no Ray cluster can be used there ({reason}): start one "
-                "(ray start --head), give this machine its token (~/.ray/auth_token), "
-                "or leave the option out to use this machine's accelerators."
+                f"--ray-address {self._address}: no Ray cluster can be used there ({reason}): start"
+                " one (ray start --head), give this machine its token (~/.ray/auth_token), or"
+                " leave the option out to use this machine's accelerators."
             ) from error
 
     def _room(self, replicas: int, each: int) -> dict[str, Any]:
@@ -114,22 +120,31 @@ class Cluster:
         gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
         where = "this machine" if self._address is None else f"the Ray cluster at {self._address}"
         mask = os.environ.get("CUDA_VISIBLE_DEVICES")
-        masked = f" (CUDA_VISIBLE_DEVICES={mask})" if self._address is None and mask is not None else ""
+        masked = (
+            f" (CUDA_VISIBLE_DEVICES={mask})" if self._address is None and mask is not None else ""
+        )
         if gpus and replicas * each > gpus:
             of = f", {each} for each," if each > 1 else ""
             raise UserError(
-                f"--replicas {replicas}: {where} has {gpus} accelerator{'s' * (gpus > 1)}{masked}{of} "
-                f"so at most {gpus // each}: give that or fewer, or another --ray-address."
+                f"--replicas {replicas}: {where} has {gpus}"
+                f" accelerator{'s' * (gpus > 1)}{masked}{of} so at most {gpus // each}: give that"
+                " or fewer, or another --ray-address."
             )
         if not gpus and replicas > cpus:
             raise UserError(
-                f"--replicas {replicas}: {where} has no accelerator{masked} and {cpus} CPU cores: give at most {cpus}."
+                f"--replicas {replicas}: {where} has no accelerator{masked} and {cpus} CPU cores:"
+                f" give at most {cpus}."
             )
-        return {"num_gpus": each if gpus else 0, "num_cpus": 1 if not gpus or self._address is not None else 0}
+        return {
+            "num_gpus": each if gpus else 0,
+            "num_cpus": 1 if not gpus or self._address is not None else 0,
+        }
 
     def start(self, kind: type, make: Callable[[], Engine]) -> Any:
         """A new actor with an engine; it waits for room."""
-        actor = self.ray.remote(kind).options(max_restarts=0, scheduling_strategy="SPREAD", **self._options)
+        actor = self.ray.remote(kind).options(
+            max_restarts=0, scheduling_strategy="SPREAD", **self._options
+        )
         return actor.remote(make, os.getcwd(), self._threads, self._address is not None)
 
     def stop(self, actor: Any) -> None:
@@ -148,7 +163,9 @@ class Cluster:
         )
 
     def portable(self, request: Request) -> Request:
-        """A request that can be read where the actors are: on a cluster, with the pixels of its image in it, as PNG."""
+        """A request that can be read where the actors are: on a cluster, with the pixels of its
+        image in it, as PNG.
+        """
         if self._address is None or request.image is None:
             return request
         if self._last[0] != request.image:  # views of a problem, side by side, share one
@@ -159,7 +176,10 @@ class Cluster:
         """What became of an actor, in a few words."""
         said = " ".join(str(error).split())
         if "No module named" in said:
-            return f"{said[said.index('No module named') :][:80]}: install the same modgap on every node of the cluster"
+            return (
+                f"{said[said.index('No module named') :][:80]}: install the same modgap on every"
+                " node of the cluster"
+            )
         if type(error).__name__ == "OutOfMemoryError" or "memory pressure" in said:
             return "Ray ended its process, because its machine ran out of memory"
         if "node" in type(error).__name__.lower() or "node has died" in said or "its node" in said:
@@ -173,9 +193,11 @@ class Cluster:
         return f" (logs: {self._session / 'logs'})" if self._session else ""
 
     def close(self, actors: Sequence[Any], idle: Iterable[Any]) -> None:
-        """End all actors, those with nothing to do in an orderly way; and the cluster, if it is ours.
+        """End all actors, those with nothing to do in an orderly way; and the cluster, if it is
+        ours.
 
-        What was set in the environment is taken back: the next cluster may be another, whose token is not ours to give.
+        What was set in the environment is taken back: the next cluster may be another, whose token
+        is not ours to give.
         """
         try:
             self._end(actors, idle)
@@ -197,7 +219,11 @@ class Cluster:
             return
         with contextlib.suppress(Exception):
             self.ray.shutdown()
-        if self._session and not self._keep_logs and sys.exc_info()[0] in (None, KeyboardInterrupt, GeneratorExit):
+        if (
+            self._session
+            and not self._keep_logs
+            and sys.exc_info()[0] in (None, KeyboardInterrupt, GeneratorExit)
+        ):
             shutil.rmtree(self._session, ignore_errors=True)
 
     def _restore(self) -> None:
@@ -216,7 +242,9 @@ def _set_environment(address: str | None) -> dict[str, str]:
 
 
 def _authentication(address: str | None) -> dict[str, str]:
-    """Have Ray ask for a token: one of our own on our own cluster (Ray listens on every interface), else the user's."""
+    """Have Ray ask for a token: one of our own on our own cluster (Ray listens on every interface),
+    else the user's.
+    """
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     mode, *tokens = (os.environ.get(name) for name in names)
     if mode is not None:
@@ -231,14 +259,21 @@ def _authentication(address: str | None) -> dict[str, str]:
 
 
 def _read_again() -> None:
-    """Have Ray read the environment again: it keeps the mode from its import, and the first token that it was given.
+    """Have Ray read the environment again: it keeps the mode from its import, and the first token
+    that it was given.
 
-    Where a version of Ray has these elsewhere, the second cluster of a process is refused, and its error says so.
+    Where a version of Ray has these elsewhere, the second cluster of a process is refused, and its
+    error says so.
     """
     with contextlib.suppress(ImportError, AttributeError):
-        from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore  # an extra, and private
+        from ray._raylet import (
+            AuthenticationTokenLoader,
+            Config,
+        )  # pyright: ignore  # an extra, and private
 
-        Config.initialize("")  # before the token: a thread of Ray's that ends late would read one that is not there
+        Config.initialize(
+            ""
+        )  # before the token: a thread of Ray's that ends late would read one that is not there
         AuthenticationTokenLoader.instance().reset_cache()
 
 
@@ -250,7 +285,9 @@ def _knock(address: str) -> None:
 
 
 def _packed(opener: Callable[[], Image]) -> Callable[[], Image]:
-    """What opens the same image elsewhere; where it cannot be opened, what says so there, to the engine."""
+    """What opens the same image elsewhere; where it cannot be opened, what says so there, to the
+    engine.
+    """
     from modgap.core.images import decode, reason, to_rgb
 
     buffer = io.BytesIO()

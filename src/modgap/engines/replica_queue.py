@@ -1,8 +1,9 @@
-"""What replicas still have to make, and what becomes of samples that an engine lost, see `replicas`.
+"""What replicas still have to make, and what becomes of samples that an engine lost, see
+`replicas`.
 
-A sample whose engine died twice with it in hand may be what kills it. Such suspects are asked last and in ever smaller
-groups, on an engine that is known to work, until one dies with a single sample in hand: that one is an error, with the
-cause; all others are made.
+A sample whose engine died twice with it in hand may be what kills it. Such suspects are asked last
+and in ever smaller groups, on an engine that is known to work, until one dies with a single sample
+in hand: that one is an error, with the cause; all others are made.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import replace
 from modgap.core.engine import Request
 from modgap.engines.replica_worker import Sample
 
-# Deaths of engines after which the samples they had in hand are suspects; a group is cut into so many parts.
+# Deaths of engines after which the samples they had in hand are suspects; a group is cut into so
+# many parts.
 _ACCIDENTS, _PARTS = 2, 8
 # How often an engine may end an order without a word on a sample.
 MOST_SILENCES = 3
@@ -28,7 +30,8 @@ class Queue:
 
     Attributes:
         requests: What nobody has in hand, in order.
-        suspects: Groups of samples that may kill an engine, each to be asked with nothing else in hand.
+        suspects: Groups of samples that may kill an engine, each to be asked with nothing else in
+            hand.
         owed: How many samples are not made yet.
         made: A sample that was made: an engine that makes it again works.
     """
@@ -36,11 +39,15 @@ class Queue:
     def __init__(self, requests: Sequence[Request]) -> None:
         self.requests = deque(requests)
         self.suspects: deque[tuple[Sample, ...]] = deque()
-        self._originals = {(r.problem_id, r.view, sample): r for r in requests for sample in r.samples}
+        self._originals = {
+            (r.problem_id, r.view, sample): r for r in requests for sample in r.samples
+        }
         self.owed = len(self._originals)
         self.made: Sample | None = None
         self._deaths, self._silences = Counter[Sample](), Counter[Sample]()
-        assert self.owed == sum(len(request.samples) for request in requests), "a sample is wanted twice"
+        assert self.owed == sum(len(request.samples) for request in requests), (
+            "a sample is wanted twice"
+        )
 
     def original(self, sample: Sample) -> Request:
         """The request as it was asked, of one of its samples."""
@@ -57,7 +64,9 @@ class Queue:
         ]
 
     def next_problem(self) -> list[Request]:
-        """The next request and those of the same problem behind it: its image is prepared once for them."""
+        """The next request and those of the same problem behind it: its image is prepared once for
+        them.
+        """
         requests = [self.requests.popleft()]
         while self.requests and self.requests[0].problem_id == requests[0].problem_id:
             requests.append(self.requests.popleft())
@@ -72,7 +81,8 @@ class Queue:
 
         Args:
             samples: What it had in hand.
-            together: Whether they were a group of suspects, so that one of them is likely to have killed it.
+            together: Whether they were a group of suspects, so that one of them is likely to have
+                killed it.
 
         Returns:
             The sample that killed it, which is not taken back; `None` where that is not known.
@@ -83,7 +93,9 @@ class Queue:
         self.take_back([sample for sample in samples if self._deaths[sample] < _ACCIDENTS])
         suspects = [sample for sample in samples if self._deaths[sample] >= _ACCIDENTS]
         size = max(1, len(suspects) // _PARTS)
-        self.suspects.extend(tuple(suspects[start : start + size]) for start in range(0, len(suspects), size))
+        self.suspects.extend(
+            tuple(suspects[start : start + size]) for start in range(0, len(suspects), size)
+        )
         return None
 
     def passed_over(self, samples: Collection[Sample]) -> list[Sample]:

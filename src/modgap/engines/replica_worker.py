@@ -1,6 +1,8 @@
-"""One replica: an engine in a process of its own that takes orders and hands completions back, see `replicas`.
+"""One replica: an engine in a process of its own that takes orders and hands completions back, see
+`replicas`.
 
-The engine works in a thread; the actor's one method, `exchange`, gives it requests and takes what is finished since.
+The engine works in a thread; the actor's one method, `exchange`, gives it requests and takes what
+is finished since.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from modgap.core.errors import UserError
 Sample = tuple[str, str, int]
 """Problem, view and sample: the name of one completion."""
 Order = tuple[int, Sampling, Sequence[Request], bool]
-"""Which call of `generate` it belongs to, how to sample, what, and whether nothing more is to be had for now."""
+"""Which call of `generate` it belongs to, how to sample, what, and whether nothing more is to be
+had for now.
+"""
 
 _NOBODY = Request("", "", None, None, ())  # pyright: ignore[reportArgumentType] - requests do not travel back
-# How long an exchange waits for something to be finished: short enough that an order never waits long behind it.
+# How long an exchange waits for something to be finished: short enough that an order never waits
+# long behind it.
 _WAIT_S = 5.0
 
 
@@ -86,10 +91,14 @@ class Worker:
         elsewhere: Whether this may be another machine, which messages name.
     """
 
-    def __init__(self, make: Callable[[], Engine], folder: str, threads: int, elsewhere: bool) -> None:
+    def __init__(
+        self, make: Callable[[], Engine], folder: str, threads: int, elsewhere: bool
+    ) -> None:
         if os.path.isdir(folder):
             os.chdir(folder)  # paths may be relative
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray's own choice is 1; read when torch is loaded
+        os.environ["OMP_NUM_THREADS"] = str(
+            threads
+        )  # Ray's own choice is 1; read when torch is loaded
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -99,7 +108,9 @@ class Worker:
         threading.Thread(target=self._work, args=(make,), daemon=True).start()
 
     def exchange(self, order: Order) -> list[Event]:
-        """Take requests, and give what is finished: at least one thing, unless nothing is for some seconds."""
+        """Take requests, and give what is finished: at least one thing, unless nothing is for some
+        seconds.
+        """
         if order[2] or order[3]:
             self._orders.put(order)
         events: list[Any] = []
@@ -119,12 +130,18 @@ class Worker:
         try:
             self._engine = make()
             stream = getattr(self._engine, "stream", None)
-            self._events.put(Ready(stream is not None, int(getattr(self._engine, "in_flight", 0)), os.getpid()))
+            self._events.put(
+                Ready(stream is not None, int(getattr(self._engine, "in_flight", 0)), os.getpid())
+            )
             while True:
                 order = self._order()
                 epoch, sampling, *_ = order
                 take = _Take(self, order)
-                completions = stream(take, sampling) if stream else self._engine.generate(take.all(), sampling)
+                completions = (
+                    stream(take, sampling)
+                    if stream
+                    else self._engine.generate(take.all(), sampling)
+                )
                 for done in completions:
                     sample = (done.request.problem_id, done.request.view, done.sample)
                     take.owed.discard(sample)
@@ -170,7 +187,8 @@ class _Take:
         """More requests of the same call of `generate`.
 
         Args:
-            wait: Nothing else is to be done: wait for more. Nothing at all then means that there will be no more.
+            wait: Nothing else is to be done: wait for more. Nothing at all then means that there
+                will be no more.
         """
         requests, self._first = self._first, []
         while not self._over:

@@ -1,18 +1,22 @@
-"""Several engines that share one queue of requests: one an accelerator, as Ray actors on this machine or on a cluster.
+"""Several engines that share one queue of requests: one an accelerator, as Ray actors on this
+machine or on a cluster.
 
-The process that asks keeps the queue and knows who has what, so that every sample is made exactly once:
+The process that asks keeps the queue and knows who has what, so that every sample is made exactly
+once:
 
-* an engine has at most a bounded number of samples in hand, and gets more as it hands completions back: large shares at
-  first and small ones at the end, so that nobody idles while another has a backlog;
-* an engine with `stream(take, sampling)` takes requests while it works (`vllm`: its batch never drains); any other
-  one gets lists of requests, `generate` as usual;
-* an engine whose process or machine dies costs what it had in hand: that goes to the front of the queue, and another
-  one is started in its place;
-* a sample that kills whatever engine is given it is found and becomes an error (`replica_queue`); so does one that an
-  engine gives no answer to, several times.
+* an engine has at most a bounded number of samples in hand, and gets more as it hands completions
+  back: large shares at first and small ones at the end, so that nobody idles while another has a
+  backlog;
+* an engine with `stream(take, sampling)` takes requests while it works (`vllm`: its batch never
+  drains); any other one gets lists of requests, `generate` as usual;
+* an engine whose process or machine dies costs what it had in hand: that goes to the front of the
+  queue, and another one is started in its place;
+* a sample that kills whatever engine is given it is found and becomes an error (`replica_queue`);
+  so does one that an engine gives no answer to, several times.
 
-A sample's seed is its own (`core.engine.sample_seed`), so results do not depend on who made it. The original has no
-counterpart: it runs one engine, and its parallel runners start whole jobs (`modgap.workflows.models`).
+A sample's seed is its own (`core.engine.sample_seed`), so results do not depend on who made it. The
+original has no counterpart: it runs one engine, and its parallel runners start whole jobs
+(`modgap.workflows.models`).
 """
 
 from __future__ import annotations
@@ -30,9 +34,11 @@ from modgap.engines.replica_worker import Failure, Missing, Ready, Reply, Sample
 
 # An engine that fails so many times in a row without a single completion in between is given up.
 MOST_FAILURES = 3
-# Where nothing was made yet, a broken machine looks like samples that kill: so many deaths in a row may be theirs.
+# Where nothing was made yet, a broken machine looks like samples that kill: so many deaths in a row
+# may be theirs.
 MOST_BLIND = 16
-# Samples that an engine without a batch size of its own is given at least, and how many times that at most.
+# Samples that an engine without a batch size of its own is given at least, and how many times that
+# at most.
 _BATCH, _MOST_BATCHES = 64, 8
 _LOOK_S, _PATIENCE_S = 5.0, 60.0
 
@@ -42,8 +48,8 @@ class _Slot:
     """One replica: its actor, and what it has in hand.
 
     Attributes:
-        alone: Whether what it has in hand are suspects, or a sample that was made already, which shows that it works;
-            it gets nothing else meanwhile.
+        alone: Whether what it has in hand are suspects, or a sample that was made already, which
+            shows that it works; it gets nothing else meanwhile.
         drains: Whether it was told that there is no more, so that a stream ends.
         failures: In a row, without a single completion in between.
         given_up: Why.
@@ -69,15 +75,18 @@ class ReplicaEngine:
     """Engines that share the work.
 
     Args:
-        make: Makes one engine, in its own process; picklable (a `functools.partial` of a module's function).
+        make: Makes one engine, in its own process; picklable (a `functools.partial` of a module's
+            function).
         replicas: How many.
-        ray_address: An existing Ray cluster: `auto`, `host:port`, `ray://host:port`. One of our own on this machine,
-            which ends with this engine, if `None`.
+        ray_address: An existing Ray cluster: `auto`, `host:port`, `ray://host:port`. One of our own
+            on this machine, which ends with this engine, if `None`.
         accelerators_each: GPUs of one engine (vLLM: its tensor parallel size).
-        batch: Samples that one engine works on together, if it does not say so itself (`in_flight`).
+        batch: Samples that one engine works on together, if it does not say so itself
+            (`in_flight`).
 
     Raises:
-        UserError: Ray is not installed or the cluster cannot be reached, or there are fewer accelerators than that.
+        UserError: Ray is not installed or the cluster cannot be reached, or there are fewer
+            accelerators than that.
     """
 
     def __init__(
@@ -107,8 +116,8 @@ class ReplicaEngine:
         """Every wanted sample of every request, as the replicas finish them.
 
         Raises:
-            UserError: No replica could be started, all of them keep failing, one met a fault of the input, or Ray has
-                ended.
+            UserError: No replica could be started, all of them keep failing, one met a fault of the
+                input, or Ray has ended.
         """
         self._epoch += 1
         self._blind = 0
@@ -124,9 +133,16 @@ class ReplicaEngine:
             waited = 0.0 if done else waited + _LOOK_S
             if not done:
                 self._cluster.check()
-            if waited >= _PATIENCE_S and not any(slot.ready for slot in self._slots) and "waiting" not in said:
+            if (
+                waited >= _PATIENCE_S
+                and not any(slot.ready for slot in self._slots)
+                and "waiting" not in said
+            ):
                 said.add("waiting")
-                _say("still waiting for the first replica (a model that loads, or accelerators that others use)")
+                _say(
+                    "still waiting for the first replica (a model that loads, or accelerators that"
+                    " others use)"
+                )
             for ref in done:
                 slot = self._pending.pop(ref)
                 try:
@@ -139,22 +155,30 @@ class ReplicaEngine:
                     elif isinstance(event, Failure):
                         lost, killer = self._lost(slot, work)
                         if killer:
-                            yield self._error(killer, f"the engine died of it: {event.words}", work, sampling)
+                            yield self._error(
+                                killer, f"the engine died of it: {event.words}", work, sampling
+                            )
                         self._failed(slot, event, work, said, lost)
                     elif event.epoch == self._epoch:
                         for made in self._made(slot, event, work, sampling):
                             slot.failures = 0
                             yield made
 
-    def _made(self, slot: _Slot, event: Reply | Missing, work: Queue, sampling: Sampling) -> Iterator[Completion]:
-        """What is to be handed over; nothing for what it has not in hand, or made only to show that it works."""
+    def _made(
+        self, slot: _Slot, event: Reply | Missing, work: Queue, sampling: Sampling
+    ) -> Iterator[Completion]:
+        """What is to be handed over; nothing for what it has not in hand, or made only to show that
+        it works.
+        """
         samples = event.samples if isinstance(event, Missing) else (event.sample,)
         had = {sample: slot.in_hand.pop(sample) for sample in samples if sample in slot.in_hand}
         if slot.alone == "trial":
             slot.failures = 0
         elif isinstance(event, Missing):
             for sample in work.passed_over(had):
-                yield self._error(sample, f"the engine gave no answer, {MOST_SILENCES} times", work, sampling)
+                yield self._error(
+                    sample, f"the engine gave no answer, {MOST_SILENCES} times", work, sampling
+                )
         elif had:
             work.owed -= 1
             self._blind = 0
@@ -165,18 +189,26 @@ class ReplicaEngine:
         """The record of a sample that is given up."""
         work.owed -= 1
         request = work.original(sample)
-        return Completion(request, sample[2], "", "error", 0, 0, sample_seed(sampling.seed, *sample), error=words)
+        return Completion(
+            request, sample[2], "", "error", 0, 0, sample_seed(sampling.seed, *sample), error=words
+        )
 
     def _hand_out(self, work: Queue, sampling: Sampling) -> None:
-        """Give each replica that is listening its share of what is left; a problem at a time, in turns."""
-        listening = [slot for slot in self._slots if not slot.given_up and slot not in self._pending.values()]
+        """Give each replica that is listening its share of what is left; a problem at a time, in
+        turns.
+        """
+        listening = [
+            slot for slot in self._slots if not slot.given_up and slot not in self._pending.values()
+        ]
         alive = sum(not slot.given_up for slot in self._slots)
         shares: dict[int, list[Request]] = {slot.number: [] for slot in listening}
         for slot in listening:
             slot.alone = slot.alone if slot.in_hand else ""
         hungry = [slot for slot in listening if slot.ready and not slot.alone]
         while hungry and work.requests:
-            hungry = [slot for slot in hungry if len(slot.in_hand) < self._most_in_hand(slot, work, alive)]
+            hungry = [
+                slot for slot in hungry if len(slot.in_hand) < self._most_in_hand(slot, work, alive)
+            ]
             for slot in hungry:
                 if not work.requests:
                     break
@@ -195,7 +227,9 @@ class ReplicaEngine:
                 order = (self._epoch, sampling, shares[slot.number], told)
                 self._pending[slot.actor.exchange.remote(order)] = slot
 
-    def _give(self, slot: _Slot, requests: list[Request], work: Queue, shares: dict[int, list[Request]]) -> None:
+    def _give(
+        self, slot: _Slot, requests: list[Request], work: Queue, shares: dict[int, list[Request]]
+    ) -> None:
         for request in requests:
             for sample in request.samples:
                 key = (request.problem_id, request.view, sample)
@@ -203,7 +237,9 @@ class ReplicaEngine:
             shares[slot.number].append(self._cluster.portable(request))
 
     def _most_in_hand(self, slot: _Slot, work: Queue, alive: int) -> int:
-        """Samples that a replica may have in hand now: never more than its part of all that is left."""
+        """Samples that a replica may have in hand now: never more than its part of all that is
+        left.
+        """
         if slot.failures == MOST_FAILURES - 1:
             return 1  # before it is given up: were it two samples that kill, others than theirs would do
         share = -(-work.owed // alive)
@@ -228,7 +264,9 @@ class ReplicaEngine:
         killer = work.died(lost, together=alone == "suspects")
         return len(lost) - (killer is not None), killer
 
-    def _failed(self, slot: _Slot, failure: Failure, work: Queue, said: set[str], lost: int) -> None:
+    def _failed(
+        self, slot: _Slot, failure: Failure, work: Queue, said: set[str], lost: int
+    ) -> None:
         """Start another replica in the place of one that failed, unless that is of no use."""
         started = slot.ready is not None
         again = failure.words in said and not failure.died
@@ -241,7 +279,9 @@ class ReplicaEngine:
         if all(other.given_up for other in self._slots) and work.owed:
             raise UserError(_all_failed(self._slots, started))
         if started and failure.users and again:
-            raise UserError(failure.words)  # another replica met it, too: it is the input, not the machine
+            raise UserError(
+                failure.words
+            )  # another replica met it, too: it is the input, not the machine
         if slot.given_up:
             _say(f"{name} is given up ({failure.words}); the others do its work")
             return
@@ -251,7 +291,9 @@ class ReplicaEngine:
 
     def close(self) -> None:
         """End the replicas, and the Ray cluster if it is ours."""
-        idle = [slot.actor for slot in self._slots if slot.ready and slot not in self._pending.values()]
+        idle = [
+            slot.actor for slot in self._slots if slot.ready and slot not in self._pending.values()
+        ]
         self._cluster.close([slot.actor for slot in self._slots], idle)
         self._slots, self._pending = [], {}
 

@@ -1,4 +1,6 @@
-"""An engine that says what it is told: for tests of everything around a model, and for nothing else."""
+"""An engine that says what it is told: for tests of everything around a model, and for nothing
+else.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Language models without pictures: what a judge is. Greedy answers of a few tokens, batched.
 
-Prompts go through the model's chat template with thinking switched off (`enable_thinking=False`, which Qwen3's template
-knows and others ignore); as they are where there is none, or where raw completions are asked for (the original's way).
-A `<think>` with which the template ends is put before the answer, so that thinking that was cut off is no verdict.
-Text inside a prompt that looks like one of the template's own markers is defused before, in `core.prompt`.
+Prompts go through the model's chat template with thinking switched off (`enable_thinking=False`,
+which Qwen3's template knows and others ignore); as they are where there is none, or where raw
+completions are asked for (the original's way). A `<think>` with which the template ends is put
+before the answer, so that thinking that was cut off is no verdict. Text inside a prompt that looks
+like one of the template's own markers is defused before, in `core.prompt`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def token_ids(tokenizer: Any, prompt: Prompt, raw: bool) -> list[int]:
         return list(tokenizer(prompt.text)["input_ids"])
     messages = [{"role": "system", "content": prompt.system}] if prompt.system is not None else []
     messages.append({"role": "user", "content": prompt.text})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **NO_THINKING)
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, **NO_THINKING
+    )
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -47,17 +50,28 @@ def _check_greedy(requests: Sequence[Request], sampling: Sampling) -> None:
 
 def _check_text(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no model (no config.json): give a folder of a language model, or its hub id.")
-    if (folder / "adapter_config.json").is_file():  # transformers would apply it, whether or not it is merged already
-        raise UserError(f"{folder} holds a LoRA adapter beside whole weights: merge it, or remove the adapter_* files.")
+        raise UserError(
+            f"{folder} holds no model (no config.json): give a folder of a language model, or its"
+            " hub id."
+        )
+    if (
+        folder / "adapter_config.json"
+    ).is_file():  # transformers would apply it, whether or not it is merged already
+        raise UserError(
+            f"{folder} holds a LoRA adapter beside whole weights: merge it, or remove the adapter_*"
+            " files."
+        )
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{folder / 'config.json'} is not valid JSON ({error}): copy the model again.") from None
+        raise UserError(
+            f"{folder / 'config.json'} is not valid JSON ({error}): copy the model again."
+        ) from None
 
 
 class HfTextEngine:
-    """A causal language model of transformers, in this process; for small judges, and without a server.
+    """A causal language model of transformers, in this process; for small judges, and without a
+    server.
 
     Args:
         folder: The model, in Hugging Face form.
@@ -69,7 +83,9 @@ class HfTextEngine:
         UserError: The folder holds no such model, or there is no such device.
     """
 
-    def __init__(self, folder: Path, batch_size: int = 16, device: str | None = None, *, raw: bool = False) -> None:
+    def __init__(
+        self, folder: Path, batch_size: int = 16, device: str | None = None, *, raw: bool = False
+    ) -> None:
         _check_text(folder)
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -79,18 +95,21 @@ class HfTextEngine:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
             # CPUs are slow or wrong in half precision.
             dtype = "auto" if name.startswith("cuda") else torch.float32
-            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, output_loading_info=True
+            )
             self._model: Any = loaded[0].to(name).eval()
         except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             said = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{folder} cannot be loaded as a language model on {name} ({said}): give a text model such as "
-                "Qwen/Qwen3-8B, or --judge-engine vllm, which takes any model that vLLM serves."
+                f"{folder} cannot be loaded as a language model on {name} ({said}): give a text"
+                " model such as Qwen/Qwen3-8B, or --judge-engine vllm, which takes any model that"
+                " vLLM serves."
             ) from error
         if lacking := sorted(loaded[1]["missing_keys"]):
             raise UserError(
-                f"{folder} lacks {len(lacking)} of the weights of its model ({', '.join(lacking[:3])}), which would be "
-                "random: copy the judge's model again."
+                f"{folder} lacks {len(lacking)} of the weights of its model"
+                f" ({', '.join(lacking[:3])}), which would be random: copy the judge's model again."
             )
         self._rows = BatchSize(batch_size, functools.partial(print, "modgap:", file=sys.stderr))
         self._raw = raw
@@ -98,7 +117,9 @@ class HfTextEngine:
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """The greedy answer to each request, shortest prompts first."""
         _check_greedy(requests, sampling)
-        encoded = [(request, token_ids(self._tokenizer, request.prompt, self._raw)) for request in requests]
+        encoded = [
+            (request, token_ids(self._tokenizer, request.prompt, self._raw)) for request in requests
+        ]
         encoded.sort(key=lambda pair: len(pair[1]))
         while encoded:
             batch, rest = encoded[: self._rows.size], encoded[self._rows.size :]
@@ -108,7 +129,9 @@ class HfTextEngine:
             yield from completions
             encoded = rest
 
-    def _answer(self, batch: list[tuple[Request, list[int]]], max_tokens: int) -> list[Completion] | None:
+    def _answer(
+        self, batch: list[tuple[Request, list[int]]], max_tokens: int
+    ) -> list[Completion] | None:
         """One batch; `None` where memory ran out and the batch size was lowered."""
         import torch
 
@@ -144,13 +167,16 @@ class HfTextEngine:
         opened = opened_by(self._tokenizer.decode(ids[-_TAIL:]))
         text = opened + self._tokenizer.decode(said, skip_special_tokens=True)
         reason = "length" if end is None else "stop"
-        return Completion(request, request.samples[0], text, reason, len(ids), len(said), seed=0, opened=opened)
+        return Completion(
+            request, request.samples[0], text, reason, len(ids), len(said), seed=0, opened=opened
+        )
 
 
 class VllmTextEngine(VllmEngine):
     """Any model that vLLM serves, in processes of its own, asked in words alone.
 
-    The five shots are in front of every question; vLLM's prefix cache makes their keys and values once.
+    The five shots are in front of every question; vLLM's prefix cache makes their keys and values
+    once.
 
     Args:
         folder: The model, in Hugging Face form.
@@ -169,18 +195,30 @@ class VllmTextEngine(VllmEngine):
         renderer = self.llm.llm_engine.renderer
         if self._raw or not has_template(self.llm):
             given = {"prompt": request.prompt.text}
-            return _Prepared(request, renderer.render_cmpl([given], renderer.default_cmpl_tok_params))
+            return _Prepared(
+                request, renderer.render_cmpl([given], renderer.default_cmpl_tok_params)
+            )
         params = ChatParams(
             chat_template=getattr(self.llm, "chat_template", None),
-            chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False, "tokenize": False}
+            chat_template_kwargs={
+                "add_generation_prompt": True,
+                "continue_final_message": False,
+                "tokenize": False,
+            }
             | NO_THINKING,
         )
         _, prompt = renderer.render_messages(messages(request.prompt, None), params)
         shown = prompt.get("prompt")
         opened = opened_by(shown) if isinstance(shown, str) else ""
-        return _Prepared(request, renderer.render_cmpl([prompt], renderer.default_chat_tok_params), opened=opened)
+        return _Prepared(
+            request, renderer.render_cmpl([prompt], renderer.default_chat_tok_params), opened=opened
+        )
 
 
 def has_template(llm: Any) -> bool:
-    """Whether a model of vLLM has a chat template; a base model has none, and goes on with the shots by itself."""
-    return bool(getattr(llm, "chat_template", None) or getattr(llm.get_tokenizer(), "chat_template", None))
+    """Whether a model of vLLM has a chat template; a base model has none, and goes on with the
+    shots by itself.
+    """
+    return bool(
+        getattr(llm, "chat_template", None) or getattr(llm.get_tokenizer(), "chat_template", None)
+    )

@@ -1,18 +1,22 @@
-"""Answers prompts with vLLM, in processes of its own: any model that vLLM serves and that has a chat template.
+"""Answers prompts with vLLM, in processes of its own: any model that vLLM serves and that has a
+chat template.
 
-Where this differs from the original, which hands vLLM 16 prompts at a time and waits for the last of them:
+Where this differs from the original, which hands vLLM 16 prompts at a time and waits for the last
+of them:
 
-* every sample is a request of its own with its own seed, and there are always more of them in the queue than the model
-  works on, so that its batch stays full to the end of the run;
-* the samples of a prompt share its keys and values (prefix caching), and prompts that show the same image share its
-  features: images are named by a digest of their pixels;
+* every sample is a request of its own with its own seed, and there are always more of them in the
+  queue than the model works on, so that its batch stays full to the end of the run;
+* the samples of a prompt share its keys and values (prefix caching), and prompts that show the same
+  image share its features: images are named by a digest of their pixels;
 * images are decoded and resized in a thread, a bounded number of prompts ahead of the model;
-* a response is handed over as soon as it is finished, and a prompt that cannot be asked costs only itself.
+* a response is handed over as soon as it is finished, and a prompt that cannot be asked costs only
+  itself.
 
-The prompt is built by the model's own chat template, as vLLM applies it, with two differences that make it the same as
-the `hf` engine's: ChatML's default system turn is taken out where a prompt has none, and a prefill follows the opening
-of the assistant's turn. A template that takes no system turn is given none, which is said and recorded. Unlike there,
-image tokens are not suppressed when sampling (no trained model says them).
+The prompt is built by the model's own chat template, as vLLM applies it, with two differences that
+make it the same as the `hf` engine's: ChatML's default system turn is taken out where a prompt has
+none, and a prefill follows the opening of the assistant's turn. A template that takes no system
+turn is given none, which is said and recorded. Unlike there, image tokens are not suppressed when
+sampling (no trained model says them).
 """
 
 from __future__ import annotations
@@ -51,13 +55,15 @@ if TYPE_CHECKING:
 Take = Callable[[bool], Sequence[Request]]
 """Gives more requests. Told to wait (`True`) and giving none means that there are no more."""
 
-# Prompts prepared ahead, with their resized images; samples in vLLM's queue beyond those that it works on.
+# Prompts prepared ahead, with their resized images; samples in vLLM's queue beyond those that it
+# works on.
 _AHEAD = 32
 _QUEUED = 256
-# So many prompts in a row that fail for a reason which is not theirs. One that is refused itself never ends a run: the
-# same command asks those, and only those, again.
+# So many prompts in a row that fail for a reason which is not theirs. One that is refused itself
+# never ends a run: the same command asks those, and only those, again.
 _MOST_REFUSED = 16
-# Samples at the beginning whose log-probabilities are asked for, which takes time: a broken model gives NaN.
+# Samples at the beginning whose log-probabilities are asked for, which takes time: a broken model
+# gives NaN.
 _LOOKED_AT = 16
 _PATIENCE_S, _POLL_S = 5.0, 1.0
 _CHATML_SYSTEM, _CHATML_END = "<|im_start|>system\n", "<|im_end|>\n"
@@ -86,8 +92,11 @@ class _Prepared:
     left_out: tuple[str, ...] = ()
 
 
-def load_engine(folder: Path, pixels: tuple[int, int] | None = None, args: Sequence[str] = ()) -> Engine:
-    """The `vllm` engine; an adapter that the folder keeps is applied beside the weights, see `models/lora.py`.
+def load_engine(
+    folder: Path, pixels: tuple[int, int] | None = None, args: Sequence[str] = ()
+) -> Engine:
+    """The `vllm` engine; an adapter that the folder keeps is applied beside the weights, see
+    `models/lora.py`.
 
     Args:
         folder: The model.
@@ -111,8 +120,8 @@ def load_engine(folder: Path, pixels: tuple[int, int] | None = None, args: Seque
         write_without_adapter(folder, Path(base.name), half)
     except OSError as error:
         raise UserError(
-            f"the weights without their adapter cannot be written to {base.name} ({error}): set TMPDIR to a "
-            "folder with room for them, or give --engine-arg dtype=float32."
+            f"the weights without their adapter cannot be written to {base.name} ({error}): set"
+            " TMPDIR to a folder with room for them, or give --engine-arg dtype=float32."
         ) from error
     engine = VllmEngine(Path(base.name), pixels=pixels, args=args, adapter=folder / ADAPTER)
     for weights in Path(base.name).glob("*.safetensors"):
@@ -135,7 +144,8 @@ class VllmEngine:
         llm: The `vllm.LLM`, for whoever wants to look inside.
 
     Raises:
-        UserError: An argument is unknown, vLLM is not installed or it cannot start; the message has the remedy.
+        UserError: An argument is unknown, vLLM is not installed or it cannot start; the message has
+            the remedy.
     """
 
     _adapter: Path | None = None
@@ -163,15 +173,26 @@ class VllmEngine:
         from modgap.models.load import check_for_vllm, model_fingerprint, resolve
 
         if not importlib.util.find_spec("vllm"):
-            raise UserError("vllm is not installed: pip install 'modgap[vllm]', or give --engine hf.")
+            raise UserError(
+                "vllm is not installed: pip install 'modgap[vllm]', or give --engine hf."
+            )
         folder, args = resolve(model), telling_args(options.engine_args)
         check_for_vllm(folder, args)
         pixels = paper_pixels(folder) if options.style == "paper" else None
         identity: dict[str, Any] = {"model_fingerprint": model_fingerprint(folder)}
         if args:  # omitted when empty: older manifests lack this key and must still resume
             identity["engine_args"] = args
-        known = None if "mm_processor_kwargs" in args else pixels or pixel_limits(image_processor(folder))
-        return Start(functools.partial(load_engine, folder, pixels, options.engine_args), folder, identity, known)
+        known = (
+            None
+            if "mm_processor_kwargs" in args
+            else pixels or pixel_limits(image_processor(folder))
+        )
+        return Start(
+            functools.partial(load_engine, folder, pixels, options.engine_args),
+            folder,
+            identity,
+            known,
+        )
 
     @staticmethod
     def check_options(options: EvalOptions) -> None:
@@ -180,7 +201,9 @@ class VllmEngine:
 
     @staticmethod
     def accelerators(options: EvalOptions) -> int:
-        """How many accelerators one engine takes: its tensor parallel times its pipeline parallel size."""
+        """How many accelerators one engine takes: its tensor parallel times its pipeline parallel
+        size.
+        """
         given = parse_engine_args(options.engine_args)
         sizes = (given.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size"))
         return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
@@ -196,8 +219,8 @@ class VllmEngine:
         vLLM is driven by a thread: its client waits for ever for a process that was killed.
 
         Raises:
-            UserError: vLLM's process died, or nothing can be asked for a reason that is not the prompts'; what was
-                finished before has been yielded.
+            UserError: vLLM's process died, or nothing can be asked for a reason that is not the
+                prompts'; what was finished before has been yielded.
         """
         results: queue.SimpleQueue[Completion | BaseException | None] = queue.SimpleQueue()
         stopped = threading.Event()
@@ -213,7 +236,9 @@ class VllmEngine:
                     dead += self._running.dead()
                     if dead < 2:  # the second time: it may have had something to say
                         continue
-                    item = RuntimeError("it was killed; where memory ran short, the system does that")
+                    item = RuntimeError(
+                        "it was killed; where memory ran short, the system does that"
+                    )
                 if isinstance(item, BaseException):
                     raise self._running.failure(item) from None
                 if item is None:
@@ -230,7 +255,9 @@ class VllmEngine:
         emit: Callable[[Completion | BaseException | None], None],
         stopped: threading.Event,
     ) -> None:
-        """Keep vLLM's queue filled and take what is finished, in a thread; an error or `None` is emitted last."""
+        """Keep vLLM's queue filled and take what is finished, in a thread; an error or `None` is
+        emitted last.
+        """
         engine, feed = self.llm.llm_engine, _Feed(take, self._prepare)
         under_way: dict[str, tuple[_Prepared, int]] = {}
         try:
@@ -253,9 +280,15 @@ class VllmEngine:
                     engine.abort_request(list(under_way))
 
     def _add(
-        self, prepared: _Prepared, number: int, sampling: Sampling, under_way: dict[str, tuple[_Prepared, int]]
+        self,
+        prepared: _Prepared,
+        number: int,
+        sampling: Sampling,
+        under_way: dict[str, tuple[_Prepared, int]],
     ) -> Completion | None:
-        """Ask for one sample; what is returned instead is the record of a sample that cannot be asked for."""
+        """Ask for one sample; what is returned instead is the record of a sample that cannot be
+        asked for.
+        """
         request, sample = prepared.request, prepared.request.samples[number]
         error, own = prepared.error, prepared.own
         seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
@@ -267,7 +300,9 @@ class VllmEngine:
             except ValueError as wrong:
                 raise _not_the_prompts(_words(wrong)) from None
             try:
-                self.llm.llm_engine.add_request(name, prepared.prompts[number], parameters, **self._lora())
+                self.llm.llm_engine.add_request(
+                    name, prepared.prompts[number], parameters, **self._lora()
+                )
             except ValueError as refused:  # too long, most of all
                 error, own = _words(refused), _is_own(refused)
             else:
@@ -283,26 +318,40 @@ class VllmEngine:
         """What asks for the adapter."""
         if self._adapter is None:
             return {}
-        from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports] - an extra
+        from vllm.lora.request import (
+            LoRARequest,
+        )  # pyright: ignore[reportMissingImports] - an extra
 
         return {"lora_request": LoRARequest("adapter", 1, str(self._adapter))}
 
     def parameters(self, request: Request, sample: int, sampling: Sampling) -> Any:
-        """The `vllm.SamplingParams` of one sample. Nothing else of the model's generation config is taken."""
-        from vllm import SamplingParams  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]  # extra
-        from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports] - an extra
+        """The `vllm.SamplingParams` of one sample.
+
+        Nothing else of the model's generation config is taken.
+        """
+        from vllm import (
+            SamplingParams,
+        )  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]  # extra
+        from vllm.sampling_params import (
+            RequestOutputKind,
+        )  # pyright: ignore[reportMissingImports] - an extra
 
         return SamplingParams(
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
-            seed=sample_seed(sampling.seed, request.problem_id, request.view, sample),  # 63 bits, which vLLM takes
+            seed=sample_seed(
+                sampling.seed, request.problem_id, request.view, sample
+            ),  # 63 bits, which vLLM takes
             output_kind=RequestOutputKind.FINAL_ONLY,
             logprobs=0 if self._asked <= _LOOKED_AT else None,  # 0: of the sampled token alone
             **PLAIN,
         )
 
-    def _samples(self, feed: _Feed, under_way: dict[str, Any]) -> Iterator[tuple[_Prepared, int] | None]:
-        """The samples of the prompts that are prepared, in order; `None` where none is there yet, or there are no more.
+    def _samples(
+        self, feed: _Feed, under_way: dict[str, Any]
+    ) -> Iterator[tuple[_Prepared, int] | None]:
+        """The samples of the prompts that are prepared, in order; `None` where none is there yet,
+        or there are no more.
 
         It waits for one only where nothing is under way.
         """
@@ -320,7 +369,9 @@ class VllmEngine:
         self._running.close()
 
     def _prepare(self, request: Request, image: Image | None) -> _Prepared:
-        """A request as vLLM takes it; called in the feed's thread alone, so that vLLM's image cache sees one order."""
+        """A request as vLLM takes it; called in the feed's thread alone, so that vLLM's image cache
+        sees one order.
+        """
         asked = request.prompt
         shown = asked if self._takes_system[image is not None] else replace(asked, system=None)
         try:
@@ -329,7 +380,9 @@ class VllmEngine:
             if shown.system is None or not refuses_system(str(error)):
                 raise
             self._takes_system[image is not None] = False
-            print(f"modgap: {system_words('the chat template', image is not None)}", file=sys.stderr)
+            print(
+                f"modgap: {system_words('the chat template', image is not None)}", file=sys.stderr
+            )
             shown = replace(asked, system=None)
             prompt = self._render(shown, image)
         opened = ""
@@ -338,9 +391,13 @@ class VllmEngine:
             opened = "" if asked.prefill else opened_by(prompt["prompt"])
         elif asked.prefill:
             raise UserError("this model's tokenizer takes no prefill: choose another --style.")
-        # Rendered anew for each sample: the image is found in vLLM's cache, and is not sent to its process again.
+        # Rendered anew for each sample: the image is found in vLLM's cache, and is not sent to its
+        # process again.
         renderer = self.llm.llm_engine.renderer
-        prompts = [renderer.render_cmpl([dict(prompt)], renderer.default_chat_tok_params)[0] for _ in request.samples]
+        prompts = [
+            renderer.render_cmpl([dict(prompt)], renderer.default_chat_tok_params)[0]
+            for _ in request.samples
+        ]
         spans = (prompts[0].get("mm_placeholders") or {}).get("image", ()) if prompts else ()
         image_tokens = sum(span.get_num_embeds() for span in spans)
         left_out = () if shown.system == asked.system else ("system",)
@@ -352,7 +409,11 @@ class VllmEngine:
 
         params = ChatParams(
             chat_template=getattr(self.llm, "chat_template", None),
-            chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False, "tokenize": False},
+            chat_template_kwargs={
+                "add_generation_prompt": True,
+                "continue_final_message": False,
+                "tokenize": False,
+            },
         )
         return self.llm.llm_engine.renderer.render_messages(messages(prompt, image), params)[1]
 
@@ -369,7 +430,9 @@ class _Feed:
         self._thread.start()
 
     def get(self, wait: bool) -> _Prepared | None:
-        """The next prompt; none if it is not there yet and need not be waited for, or if there are no more."""
+        """The next prompt; none if it is not there yet and need not be waited for, or if there are
+        no more.
+        """
         if self._over:
             return None
         try:
@@ -384,7 +447,9 @@ class _Feed:
     def stop(self) -> None:
         """End the thread; what is prepared is dropped."""
         self._stopped.set()
-        self._thread.join(_PATIENCE_S)  # it may be waiting for requests, which it then takes no more
+        self._thread.join(
+            _PATIENCE_S
+        )  # it may be waiting for requests, which it then takes no more
 
     def _work(self) -> None:
         last: tuple[Any, Image | None] = (None, None)
@@ -404,7 +469,9 @@ class _Feed:
             with contextlib.suppress(queue.Full):
                 return self._ready.put(item, timeout=0.1)
 
-    def _one(self, request: Request, last: tuple[Any, Image | None]) -> tuple[_Prepared, tuple[Any, Image | None]]:
+    def _one(
+        self, request: Request, last: tuple[Any, Image | None]
+    ) -> tuple[_Prepared, tuple[Any, Image | None]]:
         """One prompt; views of a problem come side by side, and their image is decoded once."""
         try:
             if request.image is not None and request.image != last[0]:
@@ -416,20 +483,27 @@ class _Feed:
         except Exception as error:
             if type(error).__name__ == "ChatTemplateResolutionError":
                 raise UserError(
-                    "this model has no chat template: give an instruction-tuned model, or a template with --engine-arg "
-                    "chat_template=FILE."
+                    "this model has no chat template: give an instruction-tuned model, or a"
+                    " template with --engine-arg chat_template=FILE."
                 ) from None
             own = _is_own(error)
-            return _Prepared(request, error=_words(request.refusal(error) if own else error), own=own), last
+            return (
+                _Prepared(request, error=_words(request.refusal(error) if own else error), own=own),
+                last,
+            )
 
 
 def image_name(image: Image) -> str:
     """A name for an image by its pixels: the same image is processed, encoded and cached once."""
-    return hashlib.blake2b(f"{image.mode}{image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        f"{image.mode}{image.size}".encode() + image.tobytes(), digest_size=16
+    ).hexdigest()
 
 
 def messages(prompt: Prompt, image: Image | None) -> list[dict[str, Any]]:
-    """A prompt as chat messages of vLLM: the system turn, and the user turn with the image before the text."""
+    """A prompt as chat messages of vLLM: the system turn, and the user turn with the image before
+    the text.
+    """
     content: list[dict[str, Any]] = []
     if image is not None:
         content.append({"type": "image_pil", "image_pil": image, "uuid": image_name(image)})
@@ -439,7 +513,8 @@ def messages(prompt: Prompt, image: Image | None) -> list[dict[str, Any]]:
 
 
 def complete(text: str, prompt: Prompt) -> str:
-    """What the chat template gave, without a default system turn that was not asked for, and with the prefill.
+    """What the chat template gave, without a default system turn that was not asked for, and with
+    the prefill.
 
     A template that opens the assistant's turn with the prefill itself (`<think>`) gets none on top.
     """
@@ -455,8 +530,8 @@ def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Samplin
     logprob = getattr(best, "cumulative_logprob", None)  # none where it was not asked for
     if logprob is not None and math.isnan(logprob):
         raise UserError(
-            f"the model gives NaN in vLLM (problem {request.problem_id}, view {request.view}): its weights are broken, "
-            "or it was made for another type: try --engine-arg dtype=float32."
+            f"the model gives NaN in vLLM (problem {request.problem_id}, view {request.view}): its"
+            " weights are broken, or it was made for another type: try --engine-arg dtype=float32."
         )
     done = Completion(
         request=request,
@@ -470,13 +545,19 @@ def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Samplin
         opened=prepared.opened,
         left_out=prepared.left_out,
     )
-    return done if reason in ("stop", "length") else replace(done, text="", error=f"vLLM ended it: {reason}")
+    return (
+        done
+        if reason in ("stop", "length")
+        else replace(done, text="", error=f"vLLM ended it: {reason}")
+    )
 
 
 def _is_own(error: Exception) -> bool:
-    """Whether a prompt was refused for what it is (its length, the shape of its image): vLLM has `ValueError` for that.
+    """Whether a prompt was refused for what it is (its length, the shape of its image): vLLM has
+    `ValueError` for that.
 
-    That no prompt may have an image at all (`limit_mm_per_prompt`) is one, too, and not the prompt's fault.
+    That no prompt may have an image at all (`limit_mm_per_prompt`) is one, too, and not the
+    prompt's fault.
     """
     if isinstance(error, UserError):  # one of ours, on the model
         return False
@@ -485,7 +566,8 @@ def _is_own(error: Exception) -> bool:
 
 def _not_the_prompts(error: str) -> UserError:
     return UserError(
-        f"vLLM takes no prompt, and it is not the prompts' fault ({error}): correct --engine-arg, or give --engine hf."
+        f"vLLM takes no prompt, and it is not the prompts' fault ({error}): correct --engine-arg,"
+        " or give --engine hf."
     )
 
 

@@ -1,8 +1,10 @@
-"""How vLLM starts and what its failures mean: arguments, its log, its processes, and one clear line for each failure.
+"""How vLLM starts and what its failures mean: arguments, its log, its processes, and one clear line
+for each failure.
 
-vLLM runs the model in a process of its own and tells what went wrong only in its log, so that log goes to a file, which
-is read when something fails and removed when all went well. The process would also outlive a killed parent and keep the
-GPU's memory, so that the same command could not go on: a guard ends it.
+vLLM runs the model in a process of its own and tells what went wrong only in its log, so that log
+goes to a file, which is read when something fails and removed when all went well. The process would
+also outlive a killed parent and keep the GPU's memory, so that the same command could not go on: a
+guard ends it.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from modgap.models.folder import ADAPTER_CONFIG, has_adapter, image_processor
 
 # What we pass ourselves, and how else to say it.
 _OURS = {"model": "--model", "mm_processor_kwargs.min_pixels": "--style paper"}
-# What only decides speed, memory or what is told: a run may go on with others. `seed`: each sample has its own.
-# max_model_len is none of these, for it ends responses.
+# What only decides speed, memory or what is told: a run may go on with others. `seed`: each sample
+# has its own. max_model_len is none of these, for it ends responses.
 _SPEED = re.compile(
     r"gpu_memory_utilization|kv_cache_memory_bytes|swap_space|cpu_offload_\w+|kv_offloading_\w+|block_size|seed"
     r"|max_num_\w+|max_long_partial_prefills|long_prefill_token_threshold|max_parallel_loading_workers"
@@ -51,7 +53,8 @@ def parse_engine_args(args: Sequence[str]) -> dict[str, Any]:
     """Arguments of `vllm.LLM` from `key=value`.
 
     Args:
-        args: Values that are JSON are read as such (`0.8`, `true`, `{"image": 2}`); all others are strings.
+        args: Values that are JSON are read as such (`0.8`, `true`, `{"image": 2}`); all others are
+            strings.
 
     Raises:
         UserError: One is no `key=value`, is given twice, or is not the user's to give.
@@ -61,9 +64,13 @@ def parse_engine_args(args: Sequence[str]) -> dict[str, Any]:
         key, sign, text = arg.partition("=")
         key = key.strip().lstrip("-").replace("-", "_")
         if not sign or not key.isidentifier():
-            raise UserError(f"--engine-arg {arg!r}: write it as key=value, e.g. gpu_memory_utilization=0.8.")
+            raise UserError(
+                f"--engine-arg {arg!r}: write it as key=value, e.g. gpu_memory_utilization=0.8."
+            )
         if key in parsed:
-            raise UserError(f"--engine-arg {key} is given twice: {parsed[key]!r} and {text!r}; keep one.")
+            raise UserError(
+                f"--engine-arg {key} is given twice: {parsed[key]!r} and {text!r}; keep one."
+            )
         if key in _OURS:
             raise UserError(f"--engine-arg {key}: give {_OURS[key]} instead.")
         try:
@@ -75,27 +82,40 @@ def parse_engine_args(args: Sequence[str]) -> dict[str, Any]:
 
 
 def telling_args(args: Sequence[str]) -> dict[str, Any]:
-    """Those of the arguments that can change answers, by name: a part of what makes a run, or a judge, what it is.
+    """Those of the arguments that can change answers, by name: a part of what makes a run, or a
+    judge, what it is.
 
     Raises:
         UserError: As `parse_engine_args`.
     """
-    return {key: value for key, value in sorted(parse_engine_args(args).items()) if not _SPEED.fullmatch(key)}
+    return {
+        key: value
+        for key, value in sorted(parse_engine_args(args).items())
+        if not _SPEED.fullmatch(key)
+    }
 
 
 def check_names(args: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse arguments that vLLM does not have. Raises `UserError`, which lists names that are near."""
+    """Refuse arguments that vLLM does not have.
+
+    Raises `UserError`, which lists names that are near.
+    """
     names = sorted(known)
     for arg in args:
         if arg not in names:
             near = get_close_matches(arg, names, n=5, cutoff=0.5)
             near += [name for name in names if arg in name and name not in near][: 5 - len(near)]
-            hint = f"near it: {', '.join(near)}" if near else "see the engine arguments in vLLM's documentation"
+            hint = (
+                f"near it: {', '.join(near)}"
+                if near
+                else "see the engine arguments in vLLM's documentation"
+            )
             raise UserError(f"--engine-arg {arg}: vLLM has no such argument; {hint}.")
 
 
 def pixel_arguments(folder: Path, pixels: tuple[int, int] | None) -> dict[str, int]:
-    """What tells the model's image processor the least and the most pixels; empty if it takes no such limits.
+    """What tells the model's image processor the least and the most pixels; empty if it takes no
+    such limits.
 
     Args:
         folder: The model.
@@ -105,13 +125,21 @@ def pixel_arguments(folder: Path, pixels: tuple[int, int] | None) -> dict[str, i
         return {}
     config = image_processor(folder)
     size = config.get("size") or {}
-    if {"min_pixels", "max_pixels"} <= config.keys() or {"shortest_edge", "longest_edge"} <= size.keys():
+    if {"min_pixels", "max_pixels"} <= config.keys() or {
+        "shortest_edge",
+        "longest_edge",
+    } <= size.keys():
         return {"min_pixels": pixels[0], "max_pixels": pixels[1]}
-    print("modgap: this model's image processor has no pixel limits: images are sized its own way", file=sys.stderr)
+    print(
+        "modgap: this model's image processor has no pixel limits: images are sized its own way",
+        file=sys.stderr,
+    )
     return {}
 
 
-def adapter_arguments(folder: Path, adapter: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def adapter_arguments(
+    folder: Path, adapter: Path | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
     """What lets vLLM apply a LoRA adapter.
 
     Args:
@@ -120,21 +148,23 @@ def adapter_arguments(folder: Path, adapter: Path | None, given: Mapping[str, An
         given: Arguments of `vllm.LLM` as the user gave them.
 
     Raises:
-        UserError: vLLM cannot apply it; or one was merged into the model, whose weights would be rounded.
+        UserError: vLLM cannot apply it; or one was merged into the model, whose weights would be
+            rounded.
     """
     if adapter is None:
         if has_adapter(folder) and given.get("dtype") not in FULL_PRECISION:
             raise UserError(
-                f"{folder} holds a LoRA adapter merged into its weights, which vLLM would round: start it with "
-                "modgap.engines.vllm.load_engine, which applies the adapter beside them, or give dtype=float32."
+                f"{folder} holds a LoRA adapter merged into its weights, which vLLM would round:"
+                " start it with modgap.engines.vllm.load_engine, which applies the adapter beside"
+                " them, or give dtype=float32."
             )
         return {}
     rank = int(json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"])
     most = next((most for most in _RANKS if most >= rank), None)
     if most is None:
         raise UserError(
-            f"the adapters in {adapter} have rank {rank} together, and vLLM takes at most {_RANKS[-1]}: give "
-            "--engine-arg dtype=float32, which needs none, or --engine hf."
+            f"the adapters in {adapter} have rank {rank} together, and vLLM takes at most"
+            f" {_RANKS[-1]}: give --engine-arg dtype=float32, which needs none, or --engine hf."
         )
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": most}
 
@@ -150,53 +180,86 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
     said = f"{log}\n{error or ''}"
     when = "while it ran" if running else "at the start"
     again = " What is done is kept: give the command again, with it" if running else ""
-    other = "" if running else ", max_model_len=8192, or a smaller model"  # a run does not go on with these
-    if match := re.search(r"Free memory on device[^\n]*?\(([\d.]+)/([\d.]+) GiB\) on startup is less", said):
+    other = (
+        "" if running else ", max_model_len=8192, or a smaller model"
+    )  # a run does not go on with these
+    if match := re.search(
+        r"Free memory on device[^\n]*?\(([\d.]+)/([\d.]+) GiB\) on startup is less", said
+    ):
         free, total = (float(number) for number in match.groups())
         share = max(0.05, int(100 * free / total - 2) / 100)
         return (
-            f"other processes hold the GPU's memory ({free:.1f} of {total:.1f} GiB free): end them (nvidia-smi names "
-            f"them) or give --engine-arg gpu_memory_utilization={share:.2f}."
+            f"other processes hold the GPU's memory ({free:.1f} of {total:.1f} GiB free): end them"
+            f" (nvidia-smi names them) or give --engine-arg gpu_memory_utilization={share:.2f}."
         )
-    if match := re.search(r"max seq len\s+\((\d+)\).*?estimated maximum model length is (\d+)", said, re.S):
+    if match := re.search(
+        r"max seq len\s+\((\d+)\).*?estimated maximum model length is (\d+)", said, re.S
+    ):
         return (
-            f"the KV cache is too small for max_model_len {match[1]}: give --engine-arg max_model_len={match[2]} or "
-            "less, or a higher gpu_memory_utilization."
+            f"the KV cache is too small for max_model_len {match[1]}: give --engine-arg"
+            f" max_model_len={match[2]} or less, or a higher gpu_memory_utilization."
         )
-    if re.search(r"No available memory for the cache blocks|Cannot auto-fit max_model_len|max seq len\s+\(", said):
+    if re.search(
+        r"No available memory for the cache blocks|Cannot auto-fit max_model_len|max seq len\s+\(",
+        said,
+    ):
         return (
-            "no memory is left for the KV cache: give --engine-arg gpu_memory_utilization=0.95, "
-            "max_num_batched_tokens=4096, or tensor_parallel_size=2 where there are two GPUs; or a smaller model."
+            "no memory is left for the KV cache: give --engine-arg gpu_memory_utilization=0.95,"
+            " max_num_batched_tokens=4096, or tensor_parallel_size=2 where there are two GPUs; or a"
+            " smaller model."
         )
-    if re.search(r"CUDA (error: )?out of memory|OutOfMemoryError|Cannot allocate memory|MemoryError", said):
+    if re.search(
+        r"CUDA (error: )?out of memory|OutOfMemoryError|Cannot allocate memory|MemoryError", said
+    ):
         return (
-            f"vLLM ran out of memory {when}.{again or ' Remedy:'} --engine-arg gpu_memory_utilization=0.8 or "
-            f"max_num_seqs=64, tensor_parallel_size=2 where there are two GPUs{other}."
+            f"vLLM ran out of memory {when}.{again or ' Remedy:'} --engine-arg"
+            " gpu_memory_utilization=0.8 or max_num_seqs=64, tensor_parallel_size=2 where there"
+            f" are two GPUs{other}."
         )
-    if re.search(r"Failed to infer device type|No CUDA GPUs are available|no NVIDIA driver", said, re.I):
+    if re.search(
+        r"Failed to infer device type|No CUDA GPUs are available|no NVIDIA driver", said, re.I
+    ):
         return "vLLM finds no accelerator here: give --engine hf, which runs on a CPU, too."
-    if match := re.search(r"(max_model_len \(\d+\) is greater than the derived max_model_len[^\n.]*)", said):
+    if match := re.search(
+        r"(max_model_len \(\d+\) is greater than the derived max_model_len[^\n.]*)", said
+    ):
         return f"{_short(match[1])}: give a smaller --engine-arg max_model_len, or none."
     if re.search(r"finished its\s+bootstrapping phase", said):
-        return 'vLLM starts processes, which import your script: put what starts it under if __name__ == "__main__":.'
+        return (
+            "vLLM starts processes, which import your script: put what starts it under if __name__"
+            ' == "__main__":.'
+        )
     cause = _cause(error, log)
-    if re.search(r"are not supported for now|no vLLM implementation|Cannot find model module", said):
+    if re.search(
+        r"are not supported for now|no vLLM implementation|Cannot find model module", said
+    ):
         return f"vLLM does not serve this model ({cause}): give --engine hf, or another model."
     if running:
-        return f"vLLM's process ended while it ran ({cause}). What is done is kept: give the command again."
+        return (
+            f"vLLM's process ended while it ran ({cause}). What is done is kept: give the command"
+            " again."
+        )
     return f"vLLM could not start ({cause}): correct --model or --engine-arg, or give --engine hf."
 
 
 def _cause(error: BaseException | None, log: str) -> str:
     """The first error of the log that is not one about another, or what was raised here."""
-    lines = re.findall(r"(?:^|\s)((?:[A-Za-z_][\w.]*)?(?:Error|Exception|Interrupt|Exit): [^\n]+)", log)
+    lines = re.findall(
+        r"(?:^|\s)((?:[A-Za-z_][\w.]*)?(?:Error|Exception|Interrupt|Exit): [^\n]+)", log
+    )
     own = [line for line in lines if not re.search(r"Engine ?[cC]ore|root cause|cancelled", line)]
     if own:
         return _short(own[-1])
     if error is not None and not re.search(r"root cause", str(error)):
-        text = re.sub(r"\d+ validation errors? for \w+|\[type=[^\]]*\]|For further information[^\n]*", " ", str(error))
+        text = re.sub(
+            r"\d+ validation errors? for \w+|\[type=[^\]]*\]|For further information[^\n]*",
+            " ",
+            str(error),
+        )
         return _short(f"{type(error).__name__}: {text}")
-    return "no cause in its log: it may have been killed, as the system does where memory runs short"
+    return (
+        "no cause in its log: it may have been killed, as the system does where memory runs short"
+    )
 
 
 def _short(text: str) -> str:
@@ -221,7 +284,11 @@ class Running:
     """
 
     def __init__(
-        self, folder: Path, pixels: tuple[int, int] | None, given: Mapping[str, Any], adapter: Path | None = None
+        self,
+        folder: Path,
+        pixels: tuple[int, int] | None,
+        given: Mapping[str, Any],
+        adapter: Path | None = None,
     ) -> None:
         self._closed = self._failed = False
         before = set(multiprocessing.active_children())
@@ -229,10 +296,16 @@ class Running:
         handle, name = tempfile.mkstemp(prefix="modgap-vllm-", suffix=".log")
         self._log, self._log_path = os.fdopen(handle, "ab", buffering=0), Path(name)
         self._guard = processes.start_guard(mark)
-        print(f"modgap: starting vLLM, which takes a minute or two (its log: {name})", file=sys.stderr, flush=True)
+        print(
+            f"modgap: starting vLLM, which takes a minute or two (its log: {name})",
+            file=sys.stderr,
+            flush=True,
+        )
         try:
             with _output_to(self._log), _marking(mark):
-                self.llm = self._start(folder, pixels, {**adapter_arguments(folder, adapter, given), **given})
+                self.llm = self._start(
+                    folder, pixels, {**adapter_arguments(folder, adapter, given), **given}
+                )
         except BaseException as error:
             failure = self.failure(error, running=False)
             self.close()
@@ -241,15 +314,20 @@ class Running:
 
     def _start(self, folder: Path, pixels: tuple[int, int] | None, given: Mapping[str, Any]) -> Any:
         if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} holds no model (no config.json): give a Hugging Face folder or id.")
+            raise UserError(
+                f"{folder} holds no model (no config.json): give a Hugging Face folder or id."
+            )
         # Telemetry is not ours to send, and tokenizers need no threads of their own beside vLLM's.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        # A forked process would keep the guard's pipe open, and the state of threads that it does not have.
+        # A forked process would keep the guard's pipe open, and the state of threads that it does
+        # not have.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         try:
             import vllm  # pyright: ignore[reportMissingImports] - an extra
-            from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports] - an extra
+            from vllm.platforms import (
+                current_platform,
+            )  # pyright: ignore[reportMissingImports] - an extra
         except ModuleNotFoundError as error:
             if error.name != "vllm":
                 raise UserError(
@@ -260,7 +338,11 @@ class Running:
         engine_args: Any = vllm.EngineArgs  # pyright: ignore[reportAttributeAccessIssue]
         llm: Any = vllm.LLM  # pyright: ignore[reportAttributeAccessIssue]
         known = {field.name for field in dataclasses.fields(engine_args)}
-        known |= {name for name, p in inspect.signature(llm).parameters.items() if p.kind is not p.VAR_KEYWORD}
+        known |= {
+            name
+            for name, p in inspect.signature(llm).parameters.items()
+            if p.kind is not p.VAR_KEYWORD
+        }
         check_names(given, known)
         if not current_platform.device_type:
             raise UserError(explain(None, "Failed to infer device type"))
@@ -272,7 +354,10 @@ class Running:
             **given,
         }
         if limits := pixel_arguments(folder, pixels):
-            arguments["mm_processor_kwargs"] = {**limits, **(given.get("mm_processor_kwargs") or {})}
+            arguments["mm_processor_kwargs"] = {
+                **limits,
+                **(given.get("mm_processor_kwargs") or {}),
+            }
         try:
             return llm(model=str(folder), **arguments)
         finally:
@@ -293,13 +378,17 @@ class Running:
         return UserError(f"{explain(error, log, running=running)} vLLM's log: {self._log_path}")
 
     def close(self) -> None:
-        """End vLLM's processes and give the GPU's memory back; the log stays where a message has named it."""
+        """End vLLM's processes and give the GPU's memory back; the log stays where a message has
+        named it.
+        """
         if self._closed:
             return
         self._closed = True
         engine = getattr(getattr(self, "llm", None), "llm_engine", None)
         if engine is not None:
-            with contextlib.suppress(Exception):  # a process that died already has nothing left to end
+            with contextlib.suppress(
+                Exception
+            ):  # a process that died already has nothing left to end
                 engine.engine_core.shutdown()
             with contextlib.suppress(Exception):
                 engine.renderer.shutdown()
@@ -327,7 +416,8 @@ def _marking(mark: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _output_to(log: IO[bytes]) -> Iterator[None]:
-    """Send what this process and those it starts write to a file; progress bars and our own messages stay.
+    """Send what this process and those it starts write to a file; progress bars and our own
+    messages stay.
 
     Processes started meanwhile keep it. Descriptors are what they inherit, so those are changed.
     """

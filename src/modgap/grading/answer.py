@@ -1,24 +1,29 @@
 r"""Grade a response against its gold answer; one grader for the training reward and for the score.
 
-`grade` is a pure function: it extracts the last balanced `\boxed{}` outside of the thinking, reads it as one number
-(`number.readings`) and compares. It has no `eval`, no sympy, no signals and no state, so it gives the same verdict
-in threads, processes and Ray workers, and its time is bounded whatever the model writes.
+`grade` is a pure function: it extracts the last balanced `\boxed{}` outside of the thinking, reads
+it as one number (`number.readings`) and compares. It has no `eval`, no sympy, no signals and no
+state, so it gives the same verdict in threads, processes and Ray workers, and its time is bounded
+whatever the model writes.
 
 What comes out is `correct`, `wrong`, `no_answer` or `error`:
-- no box, or an empty one: `no_answer`; a box that states no single number (prose, a list, "a or b"): `wrong`;
-- a notation with two readings of which one is the gold answer (`7,07` for 7.07; `\sin 30`, which does not say degrees,
-  for 0.5): `error` at the stage `undecided`;
-- a gold answer that is no number: `error`, whatever the response says. It is never `wrong` by silence.
+- no box, or an empty one: `no_answer`; a box that states no single number (prose, a list, "a or
+  b"): `wrong`;
+- a notation with two readings of which one is the gold answer (`7,07` for 7.07; `\sin 30`, which
+  does not say degrees, for 0.5): `error` at the stage `undecided`;
+- a gold answer that is no number: `error`, whatever the response says. It is never `wrong` by
+  silence.
 
 Modes:
 - `strict`: `|v - g| <= 5e-3`, the rule of PGPS9K's authors;
-- `relative`: strict, or within 1% of a gold that is no integer (`25.000` is one), so that off by one is never right;
+- `relative`: strict, or within 1% of a gold that is no integer (`25.000` is one), so that off by
+  one is never right;
 - `exact`: the paper's training reward, mathruler without a tolerance (see `grading.paper`);
 - `paper`: the original's `eval.py` (see `grading.paper`).
 
-Differences from the paper: its reward had no tolerance, so that 7.07 for 7.071 earned nothing, and sympy read what the
-policy wrote; its evaluation ran Python's `eval` on it; neither looked at where the thinking ends. Its format check was
-a regular expression that backtracks; here it is a string search with the same verdict.
+Differences from the paper: its reward had no tolerance, so that 7.07 for 7.071 earned nothing, and
+sympy read what the policy wrote; its evaluation ran Python's `eval` on it; neither looked at where
+the thinking ends. Its format check was a regular expression that backtracks; here it is a string
+search with the same verdict.
 """
 
 from __future__ import annotations
@@ -38,13 +43,15 @@ Tolerance = Literal["exact", "strict", "relative"]
 
 ABSOLUTE: Final = 5e-3
 RELATIVE: Final = 0.01
-ROUNDING: Final = 1e-9  # 7.075 is within 5e-3 of 7.07 although their floats are a little further apart
+ROUNDING: Final = (
+    1e-9  # 7.075 is within 5e-3 of 7.07 although their floats are a little further apart
+)
 LAST_BOXES: Final = 8
 MAX_BRACES: Final = 10_000
 
 _CLOSE = "</think>"
-# Models open their thinking with `<think>`, `<thinking>`, `<thought>`, `<seed:think>`, `[THINK]`, `◁think▷` and
-# `<|begin_of_thought|>`, and close it accordingly.
+# Models open their thinking with `<think>`, `<thinking>`, `<thought>`, `<seed:think>`, `[THINK]`,
+# `◁think▷` and `<|begin_of_thought|>`, and close it accordingly.
 _THINK_TAG = re.compile(
     r"<\s{0,9}(?P<a>/?)\s{0,9}(?:seed:)?(?:think(?:ing)?|thought)\s{0,9}>|[\[◁](?P<b>/?)think[\]▷]"
     r"|<\|(?:begin|(?P<c>end))_of_thought\|>",
@@ -63,8 +70,8 @@ class Reward:
         score: `0.9 * acc + 0.1 * format`.
         acc: 1.0 if the answer is correct.
         format: 1.0 if the response has the form `<think>...</think>...\boxed{...}`.
-        ungraded: Whether the gold answer could not be read, so that `acc` says nothing. An undecided answer is graded:
-            its `acc` is 0.
+        ungraded: Whether the gold answer could not be read, so that `acc` says nothing. An
+            undecided answer is graded: its `acc` is 0.
     """
 
     score: float
@@ -74,7 +81,9 @@ class Reward:
 
 
 def _after_thinking(response: str) -> str:
-    """What follows the last `</think>`, up to a `<think>` that is never closed; a tag in quotation marks is none."""
+    """What follows the last `</think>`, up to a `<think>` that is never closed; a tag in quotation
+    marks is none.
+    """
     closing = response.rfind(_CLOSE)
     while closing >= 0 and _quoted(response, closing, closing + len(_CLOSE)):
         closing = response.rfind(_CLOSE, 0, closing)
@@ -95,13 +104,14 @@ def _quoted(text: str, start: int, end: int) -> bool:
 
 
 def extract_answer(response: str) -> str | None:
-    r"""The content of the last balanced `\boxed{}` (or `\fbox{}`, or `\boxed 7`) after the last `</think>`.
+    r"""The content of the last balanced `\boxed{}` (or `\fbox{}`, or `\boxed 7`) after the last
+    `</think>`.
 
-    Without `</think>` the response is searched from its start. What stands after a `<think>` that is never closed is
-    thinking that was cut off and holds no answer. The tags are known in any case, with spaces, and as other models
-    write them (`<thinking>`, `[THINK]`); one in quotation marks or backticks is a mention. Nested boxes give the inner
-    one; `\{` and `\}` do not count as braces. To bound the time, the last 8 boxes and 10,000 braces are looked
-    at.
+    Without `</think>` the response is searched from its start. What stands after a `<think>` that
+    is never closed is thinking that was cut off and holds no answer. The tags are known in any
+    case, with spaces, and as other models write them (`<thinking>`, `[THINK]`); one in quotation
+    marks or backticks is a mention. Nested boxes give the inner one; `\{` and `\}` do not count as
+    braces. To bound the time, the last 8 boxes and 10,000 braces are looked at.
 
     Returns:
         The stripped content, None if there is no balanced box.
@@ -148,11 +158,19 @@ def grade(response: str, gold: str, mode: Mode = "strict") -> Grade:
 
         return paper.grade(response, gold, mode)
     if mode not in get_args(Mode):
-        raise ValueError(f"unknown grading mode {mode!r}; choose one of {', '.join(get_args(Mode))}")
+        raise ValueError(
+            f"unknown grading mode {mode!r}; choose one of {', '.join(get_args(Mode))}"
+        )
     answer = extract_answer(response)
     target = parse_number(gold)
     if target is None:
-        return Grade("error", answer, None, "gold", f"the gold answer {gold[:80]!r} is no number; correct the data set")
+        return Grade(
+            "error",
+            answer,
+            None,
+            "gold",
+            f"the gold answer {gold[:80]!r} is no number; correct the data set",
+        )
     if answer is None:
         return Grade("no_answer", None, None, "no-box")
     if not answer:
@@ -167,7 +185,10 @@ def grade(response: str, gold: str, mode: Mode = "strict") -> Grade:
         return Grade("correct", answer, values[0], "strict")
     for others, doubt in _doubtful_readings(answer, values):
         if any(_within(other, target, mode) for other in others):
-            reason = f"the answer {answer[:80]!r} is the gold answer {gold[:80]!r} only if {doubt}; rules cannot tell"
+            reason = (
+                f"the answer {answer[:80]!r} is the gold answer {gold[:80]!r} only if {doubt};"
+                " rules cannot tell"
+            )
             return Grade("error", answer, None, "undecided", reason)
     if len(values) != 1:
         return Grade("wrong", answer, None, "not-a-number")
@@ -179,16 +200,24 @@ def _within(value: float, target: float, mode: Mode) -> bool:
     distance = abs(value - target)
     if distance <= ABSOLUTE + ROUNDING:
         return True
-    return mode == "relative" and target != round(target) and distance <= RELATIVE * abs(target) + ROUNDING
+    return (
+        mode == "relative"
+        and target != round(target)
+        and distance <= RELATIVE * abs(target) + ROUNDING
+    )
 
 
 def _is_share(answer: str, value: float, gold: str, target: float) -> bool:
-    """Whether an answer without a percent sign is the share of a gold answer with one: 3/4 of `75%`."""
+    """Whether an answer without a percent sign is the share of a gold answer with one: 3/4 of
+    `75%`.
+    """
     percent = [bool(_PERCENT.search(text)) for text in (answer, gold)]
     return percent == [False, True] and math.isclose(100 * value, target, rel_tol=1e-9)
 
 
-def _doubtful_readings(answer: str, values: tuple[float, ...]) -> Iterator[tuple[tuple[float, ...], str]]:
+def _doubtful_readings(
+    answer: str, values: tuple[float, ...]
+) -> Iterator[tuple[tuple[float, ...], str]]:
     """Readings that a notation may have, and on what condition."""
     if len(values) > 1:
         yield values[:1], "its angle is in degrees"
@@ -199,8 +228,9 @@ def _doubtful_readings(answer: str, values: tuple[float, ...]) -> Iterator[tuple
 def well_formatted(response: str) -> bool:
     r"""Whether `response` has the form `<think>...</think>...\boxed{...}...`.
 
-    The same verdict as the original's `re.fullmatch(r"<think>.*</think>.*\\boxed\{.*\}.*", response, re.DOTALL)`, in
-    linear time: taking the first `</think>`, then the first `\boxed{` after it, leaves the most room for the rest.
+    The same verdict as the original's `re.fullmatch(r"<think>.*</think>.*\\boxed\{.*\}.*",
+    response, re.DOTALL)`, in linear time: taking the first `</think>`, then the first `\boxed{`
+    after it, leaves the most room for the rest.
     """
     if not response.startswith("<think>"):
         return False
@@ -221,7 +251,10 @@ def reward(response: str, gold: str, tolerance: Tolerance = "relative") -> Rewar
         ValueError: If `tolerance` is unknown.
     """
     if tolerance not in get_args(Tolerance):
-        raise ValueError(f"unknown reward tolerance {tolerance!r}; choose one of {', '.join(get_args(Tolerance))}")
+        raise ValueError(
+            f"unknown reward tolerance {tolerance!r}; choose one of"
+            f" {', '.join(get_args(Tolerance))}"
+        )
     verdict = grade(response, gold, tolerance)
     acc, form = float(verdict.correct), float(well_formatted(response))
     return Reward(0.9 * acc + 0.1 * form, acc, form, ungraded=verdict.stage == "gold")

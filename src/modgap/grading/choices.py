@@ -1,13 +1,14 @@
 r"""Multiple choice: the choices of a question, and which of them an answer names.
 
-An answer names a choice by its letter (`C`, `(C)`, `C. 5`, `C: 120^\circ`, `\text{C}`, `The answer is C`) or by its
-value (`120^\circ`, `Zero`). A lettered choice (`C. 5`, `C: 5`, `(C) 5`) is that letter whatever value stands there: the
-official judge says so. A letter and a value beside each other (`C, 120^\circ`, `120^\circ (C)`, `C = 120`) are a choice
-if they agree. A lower-case letter that is the text of one choice is that choice (`B:a`), else it is the letter.
-A gold answer may be malformed: `(C)` is C, and `C\nD` names two letters, either of which is right.
+An answer names a choice by its letter (`C`, `(C)`, `C. 5`, `C: 120^\circ`, `\text{C}`, `The answer
+is C`) or by its value (`120^\circ`, `Zero`). A lettered choice (`C. 5`, `C: 5`, `(C) 5`) is that
+letter whatever value stands there: the official judge says so. A letter and a value beside each
+other (`C, 120^\circ`, `120^\circ (C)`, `C = 120`) are a choice if they agree. A lower-case letter
+that is the text of one choice is that choice (`B:a`), else it is the letter. A gold answer may be
+malformed: `(C)` is C, and `C\nD` names two letters, either of which is right.
 
-The original knows a single letter `a` to `e` only, and compares it with the gold's characters; it reads anything else
-as free-form.
+The original knows a single letter `a` to `e` only, and compares it with the gold's characters; it
+reads anything else as free-form.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _VERDICT = re.compile(
-    r"[\s(:{-]*(?:is\s+)?(?:false|wrong|incorrect|impossible|invalid|rejected|no|not|x)[\s).}!]*", re.IGNORECASE
+    r"[\s(:{-]*(?:is\s+)?(?:false|wrong|incorrect|impossible|invalid|rejected|no|not|x)[\s).}!]*",
+    re.IGNORECASE,
 )
 _NEXT = re.compile(
     r"\s*(?:,|;|/|&|\||\n|\b(?:and|or)\b)+\s*(?:(?:option|choice|answer)\s+)?[({\[]*\s*([A-H])(?![A-Za-z0-9'=])",
@@ -75,10 +77,12 @@ _NAMED = re.compile(
 def parse_choices(question: str) -> dict[str, str]:
     """The choices of a question, letter to text, in order; empty if it has none.
 
-    After `Choices:` each line that starts with the next letter opens a choice (`A:40°`, `A.3/8`, `(A) 5`, a bare `A`);
-    without such a block, `A. ... B. ...` within the text does.
+    After `Choices:` each line that starts with the next letter opens a choice (`A:40°`, `A.3/8`,
+    `(A) 5`, a bare `A`); without such a block, `A. ... B. ...` within the text does.
     """
-    question = _MARKED_LETTER.sub(lambda match: f" {match[1] or match[2]} ", question[-MAX_CHARS * 4 :])
+    question = _MARKED_LETTER.sub(
+        lambda match: f" {match[1] or match[2]} ", question[-MAX_CHARS * 4 :]
+    )
     blocks = list(_BLOCK.finditer(question))
     if blocks:
         text = question[blocks[-1].end() :]
@@ -94,7 +98,11 @@ def _by_line(text: str) -> dict[str, str]:
     letter = ""
     for line in text.splitlines():
         match = _LINE.match(line)
-        if match and len(choices) < len(LETTERS) and (match[1] or match[2]) == LETTERS[len(choices)]:
+        if (
+            match
+            and len(choices) < len(LETTERS)
+            and (match[1] or match[2]) == LETTERS[len(choices)]
+        ):
             letter = LETTERS[len(choices)]
             choices[letter] = line[match.end() :].strip()
         elif letter:
@@ -112,7 +120,10 @@ def _inline(text: str) -> dict[str, str]:
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     if len(marks) < 2:
         return {}
-    return {LETTERS[n]: text[mark.end() : end].strip() for n, (mark, end) in enumerate(zip(marks, ends, strict=True))}
+    return {
+        LETTERS[n]: text[mark.end() : end].strip()
+        for n, (mark, end) in enumerate(zip(marks, ends, strict=True))
+    }
 
 
 Same = Callable[[str, str], bool | None]
@@ -125,8 +136,8 @@ class Named:
 
     Attributes:
         stage: `letter` or `choice-value`.
-        readings: The letters that it names, empty for none of the choices; several where it can be read in several
-            ways, None for a reading that cannot be told.
+        readings: The letters that it names, empty for none of the choices; several where it can be
+            read in several ways, None for a reading that cannot be told.
     """
 
     stage: str
@@ -145,8 +156,14 @@ def read_choice(answer: str, choices: Mapping[str, str], same: Same) -> Named:
     if exact := _exact(text, choices):
         return Named("choice-value", (frozenset(exact),))
     letters = named_letters(text, choices)
-    if letters and text.strip(" ()[]{}.$").islower() and (other := _exact(text.strip("()[] "), choices)):
-        return Named("letter", (letters, frozenset(other)))  # `(a)`: the choice A, or the choice that says `a`
+    if (
+        letters
+        and text.strip(" ()[]{}.$").islower()
+        and (other := _exact(text.strip("()[] "), choices))
+    ):
+        return Named(
+            "letter", (letters, frozenset(other))
+        )  # `(a)`: the choice A, or the choice that says `a`
     if letters:
         return Named("letter", (letters,))
     whole = _letters_of_value(named_by_value(text, choices, same))
@@ -154,10 +171,15 @@ def read_choice(answer: str, choices: Mapping[str, str], same: Same) -> Named:
         return Named("choice-value", (whole,))
     if _NAMED.search(text) and _DENIED.search(text):
         return Named("letter", (None,))
-    for letter, values, firm in sorted(_letters_beside(text), key=lambda beside: beside[0].islower()):
+    for letter, values, firm in sorted(
+        _letters_beside(text), key=lambda beside: beside[0].islower()
+    ):
         if letter.upper() not in choices:
             continue
-        if any(same(value, choices[letter.upper()]) or _alike(value, choices[letter.upper()]) for value in values):
+        if any(
+            same(value, choices[letter.upper()]) or _alike(value, choices[letter.upper()])
+            for value in values
+        ):
             return Named("letter", (frozenset(letter.upper()),))
         of_values = [_letters_of_value(named_by_value(value, choices, same)) for value in values]
         of_value = next(filter(None, of_values), of_values[0])
@@ -168,9 +190,15 @@ def read_choice(answer: str, choices: Mapping[str, str], same: Same) -> Named:
 
 
 def _exact(answer: str, choices: Mapping[str, str]) -> str:
-    """The choice whose text is one lower-case letter, written as the answer is; empty if it is not exactly one."""
+    """The choice whose text is one lower-case letter, written as the answer is; empty if it is not
+    exactly one.
+    """
     given = re.sub(r"[\s{}$.]+", "", canonical(answer))
-    found = [letter for letter, text in choices.items() if re.sub(r"[\s{}$.]+", "", canonical(text)) == given]
+    found = [
+        letter
+        for letter, text in choices.items()
+        if re.sub(r"[\s{}$.]+", "", canonical(text)) == given
+    ]
     return found[0] if len(found) == 1 and len(given) == 1 and given.islower() else ""
 
 
@@ -179,7 +207,9 @@ def _letters_of_value(letter: str | None) -> frozenset[str] | None:
 
 
 def _letters_beside(answer: str) -> Iterator[tuple[str, list[str], bool]]:
-    """A letter at either end, what the rest may be, and whether a separator or brackets divide the two."""
+    """A letter at either end, what the rest may be, and whether a separator or brackets divide the
+    two.
+    """
     text = canonical(answer.replace("\n", " , ").replace("\\\\", " , "))
     text = _WORDS_IN_BRACES.sub(r" \1 ", text)
     text = _JOINING.sub(r" \1 ", _LETTER_IN_BRACES.sub(r" \1 ", text)).strip()
@@ -197,7 +227,11 @@ def _letters_beside(answer: str) -> Iterator[tuple[str, list[str], bool]]:
         parts = [found for found in _SEPARATOR.finditer(rest) if found.end() == len(rest)]
         bracketed = match[0][:1] in ("(", "[")
         if rest[-1:].isspace() or parts or bracketed:
-            yield match[1], [rest[: parts[0].start()] if parts else rest.strip()], bool(parts or bracketed)
+            yield (
+                match[1],
+                [rest[: parts[0].start()] if parts else rest.strip()],
+                bool(parts or bracketed),
+            )
 
 
 def _in_brackets(text: str) -> bool:
@@ -209,7 +243,8 @@ def named_letters(answer: str, choices: Mapping[str, str]) -> frozenset[str]:
 
     Args:
         answer: The content of the box, or a gold answer.
-        choices: The question's choices; a letter beyond them is none (`E` is a point where there are four choices).
+        choices: The question's choices; a letter beyond them is none (`E` is a point where there
+            are four choices).
     """
     text = canonical(answer[:MAX_CHARS].replace("\n", " , ").replace("**", "")).strip()
     text = re.sub(r"\\(?=[{}])", "", text)  # `\{C\}`
@@ -228,7 +263,10 @@ def named_letters(answer: str, choices: Mapping[str, str]) -> frozenset[str]:
 
 
 def _leading(text: str, match: re.Match[str], choices: Mapping[str, str]) -> set[str]:
-    """The letter that an answer opens with, and those of further choices (`A. 40, C. 80`); none of `C: false`."""
+    """The letter that an answer opens with, and those of further choices (`A. 40, C.
+
+    80`); none of `C: false`.
+    """
     letter, rest = match[1] or match[2], text[match.end() :]
     if _alike(rest, choices.get(letter, "")):
         return {letter}
@@ -250,7 +288,8 @@ def _in_sentence(text: str) -> set[str]:
 
 
 def named_by_value(answer: str, choices: Mapping[str, str], same: Same) -> str | None:
-    """The one choice that has the answer's value; "" if surely none has it, None if that cannot be told.
+    """The one choice that has the answer's value; "" if surely none has it, None if that cannot be
+    told.
 
     Args:
         answer: The content of the box.
@@ -271,6 +310,12 @@ def _alike(answer: str, choice: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    r"""Without spaces and punctuation that say nothing: `1 1/2`, `3.5` and `\frac{1}{23}` need theirs."""
+    r"""Without spaces and punctuation that say nothing: `1 1/2`, `3.5` and `\frac{1}{23}` need
+    theirs.
+    """
     text = re.sub(r"(?<!\d)\s+|\s+(?!\d)|\$", "", canonical(text)).casefold()
-    return re.sub(r"[.,](?!\d)", "", text if any(character.isdigit() for character in text) else _BRACES.sub("", text))
+    return re.sub(
+        r"[.,](?!\d)",
+        "",
+        text if any(character.isdigit() for character in text) else _BRACES.sub("", text),
+    )

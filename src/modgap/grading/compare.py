@@ -1,9 +1,10 @@
 r"""Compare two answers that have been read (see `forms`).
 
-Brackets and signs count as they are, equations and inequalities up to the order of their sides, lists up to their
-order unless only one of them says which part is which. Things of two kinds are not the same, except `y = 2x + 3` and
-`2x + 3`, `2, -2` and `(2, -2)`. Values with different units (`10 m`, `10 cm`) are never right by their numbers. A
-verdict is True, False or None: undecided, a matter for a judge.
+Brackets and signs count as they are, equations and inequalities up to the order of their sides,
+lists up to their order unless only one of them says which part is which. Things of two kinds are
+not the same, except `y = 2x + 3` and `2x + 3`, `2, -2` and `(2, -2)`. Values with different units
+(`10 m`, `10 cm`) are never right by their numbers. A verdict is True, False or None: undecided, a
+matter for a judge.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _ARGUMENTS = frozenset("txyz")
 _INVERSE = re.compile(r"arc(?:sin|cos|tan|cot|sec|csc)|\^\s*\{\s*-\s*1\s*\}")
 _DENIAL = re.compile(r"\\(?:not|neq?)(?![a-z])|\\(?:lnot|neg)(?![a-z])|[≉≢¬≇]|\bnot\s+[\d.\\-]")
 # Algebra would read a denial as a statement, and a decimal comma as a decimal point.
-_DOUBTFUL = re.compile(r"\d\{,\}\d|\\n(?:ot|eq?|eg|less|gtr|leq|geq|mid|sim)(?![a-z])|\\lnot|≠|!=|≉|≢|¬")
+_DOUBTFUL = re.compile(
+    r"\d\{,\}\d|\\n(?:ot|eq?|eg|less|gtr|leq|geq|mid|sim)(?![a-z])|\\lnot|≠|!=|≉|≢|¬"
+)
 
 
 def same_form(answer: Form, gold: Form, close: Close) -> bool | None:
@@ -41,15 +44,23 @@ def same_form(answer: Form, gold: Form, close: Close) -> bool | None:
         close: Compares two numbers.
     """
     verdict = _same_values(answer, gold, close)
-    return _of_other_units(answer, gold, verdict) if units_differ(answer.units, gold.units) else verdict
+    return (
+        _of_other_units(answer, gold, verdict)
+        if units_differ(answer.units, gold.units)
+        else verdict
+    )
 
 
 def _of_other_units(answer: Form, gold: Form, verdict: bool | None) -> bool | None:
-    """Where units differ, nothing is right; a number is wrong only if it is neither the gold's nor that converted."""
+    """Where units differ, nothing is right; a number is wrong only if it is neither the gold's nor
+    that converted.
+    """
     if verdict is not False or answer.kind != gold.kind:
         return None if verdict else verdict
     factor = conversion(answer.units, gold.units)
-    if gold.kind == "number" and (factor is None or not math.isclose(answer.value * factor, gold.value, rel_tol=0.01)):
+    if gold.kind == "number" and (
+        factor is None or not math.isclose(answer.value * factor, gold.value, rel_tol=0.01)
+    ):
         return False
     return None
 
@@ -58,7 +69,9 @@ def _same_values(answer: Form, gold: Form, close: Close) -> bool | None:
     if _contradict(answer.name, gold.name):
         return False
     if "words" in (answer.kind, gold.kind):
-        return False if _denied(answer, gold) or _denied(gold, answer) else _same_words(answer, gold)
+        return (
+            False if _denied(answer, gold) or _denied(gold, answer) else _same_words(answer, gold)
+        )
     if answer.kind == gold.kind:
         return _same_kind(answer, gold, close)
     kinds = {answer.kind, gold.kind}
@@ -68,7 +81,9 @@ def _same_values(answer: Form, gold: Form, close: Close) -> bool | None:
         return _formula_of_equation(answer, gold)
     if kinds == {"number", "equation"}:
         number = answer if answer.kind == "number" else gold
-        return bool(LETTER.fullmatch(number.name)) and _same_kind(_as_equation(answer), _as_equation(gold), close)
+        return bool(LETTER.fullmatch(number.name)) and _same_kind(
+            _as_equation(answer), _as_equation(gold), close
+        )
     if kinds == {"ratio", "number"}:
         return _number_of_ratio(answer, gold, close)
     if kinds == {"bracket", "list"}:
@@ -88,18 +103,29 @@ def _number_of_time(answer: Form, gold: Form, close: Close) -> bool | None:
 def _number_of_ratio(answer: Form, gold: Form, close: Close) -> bool | None:
     r"""`\sqrt{3}:2` for `\frac{\sqrt{3}}{2}`: a matter for a judge."""
     values = [
-        form.parts[0].value / form.parts[1].value
-        if form.kind == "ratio" and len(form.parts) == 2 and all(part.value for part in form.parts)
-        else form.value
+        (
+            form.parts[0].value / form.parts[1].value
+            if form.kind == "ratio"
+            and len(form.parts) == 2
+            and all(part.value for part in form.parts)
+            else form.value
+        )
         for form in (answer, gold)
     ]
     return None if not any(map(math.isnan, values)) and close(values[0], values[1]) else False
 
 
 def _same_time(answer: Form, gold: Form) -> bool | None:
-    """The same time of day. The same ratio, or half a day between them where one says neither am nor pm: not sure."""
+    """The same time of day.
+
+    The same ratio, or half a day between them where one says neither am nor pm: not sure.
+    """
     if answer.seconds == gold.seconds:
-        return True if answer.sign == gold.sign or max(answer.seconds, gold.seconds) > HALF_DAY else None
+        return (
+            True
+            if answer.sign == gold.sign or max(answer.seconds, gold.seconds) > HALF_DAY
+            else None
+        )
     half_known = answer.sign and gold.sign
     if not half_known and (answer.seconds - gold.seconds) % HALF_DAY == 0:
         return None
@@ -110,30 +136,41 @@ def _as_equation(form: Form) -> Form:
     """`x = 3`, which is read as a number, for `3 - x = 0`."""
     if form.kind == "equation":
         return form
-    return Form("equation", form.text, parts=(formula_side(form.name), formula_side(repr(form.value))))
+    return Form(
+        "equation", form.text, parts=(formula_side(form.name), formula_side(repr(form.value)))
+    )
 
 
 def _may_be_the_same_range(answer: Form, gold: Form) -> bool:
     """`-2 < x < 1` and `(-2, 1)`: a matter for a judge, since a question may ask for one of them."""
-    intervals, bounds = ([_any_part(form, test) for form in (answer, gold)] for test in (_is_interval, _is_bound))
-    return (intervals[0] and bounds[1] and not bounds[0]) or (intervals[1] and bounds[0] and not bounds[1])
+    intervals, bounds = (
+        [_any_part(form, test) for form in (answer, gold)] for test in (_is_interval, _is_bound)
+    )
+    return (intervals[0] and bounds[1] and not bounds[0]) or (
+        intervals[1] and bounds[0] and not bounds[1]
+    )
 
 
 def for_algebra(answer: Form, gold: Form) -> bool:
-    """Whether algebra may settle what `same_form` left open: a side that could not be read, and is no prose.
+    """Whether algebra may settle what `same_form` left open: a side that could not be read, and is
+    no prose.
 
-    What was read, and left open, is a matter of what the question asks for: units, degrees or radians, an interval or
-    an inequality, rounded numbers.
+    What was read, and left open, is a matter of what the question asks for: units, degrees or
+    radians, an interval or an inequality, rounded numbers.
     """
     forms = (answer, gold)
     unread = any(_any_part(form, lambda part: part.kind == "words") for form in forms)
     prose = any(re.search(r"[^\W\d_]{3}", re.sub(r"\\[A-Za-z]+", " ", form.text)) for form in forms)
     doubtful = any(_DOUBTFUL.search(form.text) for form in forms)
     ranged = any(
-        _any_part(form, lambda part: _is_interval(part) or part.kind in ("inequality", "time", "ratio"))
+        _any_part(
+            form, lambda part: _is_interval(part) or part.kind in ("inequality", "time", "ratio")
+        )
         for form in forms
     )
-    return unread and not (prose or doubtful or ranged) and not units_differ(answer.units, gold.units)
+    return (
+        unread and not (prose or doubtful or ranged) and not units_differ(answer.units, gold.units)
+    )
 
 
 def _any_part(form: Form, test: Callable[[Form], bool]) -> bool:
@@ -157,7 +194,11 @@ def _point_without_brackets(answer: Form, gold: Form, close: Close) -> bool | No
     names = [part.name for part in (answer if answer.kind == "list" else gold).parts]
     if all(names) and names != sorted(names):
         return None  # `y = 1, x = 2` for the point (1, 2)
-    if "()" not in (answer.sign, gold.sign) or "or" in (answer.sign, gold.sign) or len(answer.parts) != len(gold.parts):
+    if (
+        "()" not in (answer.sign, gold.sign)
+        or "or" in (answer.sign, gold.sign)
+        or len(answer.parts) != len(gold.parts)
+    ):
         return False
     return _all(same_form(a, g, close) for a, g in zip(answer.parts, gold.parts, strict=True))
 
@@ -175,7 +216,12 @@ def _same_words(answer: Form, gold: Form) -> bool | None:
 
 def _denied(words: Form, other: Form) -> bool:
     r"""A denial (`x \not\approx 5`) for something that is stated."""
-    return bool(_DENIAL.search(words.text)) and other.kind in ("number", "formula", "equation", "bracket")
+    return bool(_DENIAL.search(words.text)) and other.kind in (
+        "number",
+        "formula",
+        "equation",
+        "bracket",
+    )
 
 
 def _only_words(text: str) -> str:
@@ -192,7 +238,9 @@ def _same_kind(answer: Form, gold: Form, close: Close) -> bool | None:
     if gold.kind == "time":
         return _same_time(answer, gold)
     if gold.kind == "ratio":
-        return _same_ratio([part.value for part in answer.parts], [part.value for part in gold.parts])
+        return _same_ratio(
+            [part.value for part in answer.parts], [part.value for part in gold.parts]
+        )
     if gold.kind == "bracket":
         if answer.sign != gold.sign or len(answer.parts) != len(gold.parts):
             return False
@@ -223,7 +271,10 @@ def _same_ratio(answer: list[float], gold: list[float]) -> bool | None:
         return False
     if not all(answer) or not all(gold):
         return True if answer == gold else None
-    return all(math.isclose(a * gold[0], g * answer[0], rel_tol=1e-6) for a, g in zip(answer, gold, strict=True))
+    return all(
+        math.isclose(a * gold[0], g * answer[0], rel_tol=1e-6)
+        for a, g in zip(answer, gold, strict=True)
+    )
 
 
 def _same_number(answer: Form, gold: Form, close: Close) -> bool | None:
@@ -240,8 +291,14 @@ def _same_number(answer: Form, gold: Form, close: Close) -> bool | None:
 
 
 def _other_quantities(answer: str, gold: str) -> bool:
-    r"""`\sin A = 0.6` and `\cos A = 0.6`, or `AB = 5` and `CD = 5`: two names of a kind that are not the same."""
-    names = [re.sub(r"[\s{}()\\]|angle|overline", "", text.partition("=")[0]) for text in (answer, gold) if "=" in text]
+    r"""`\sin A = 0.6` and `\cos A = 0.6`, or `AB = 5` and `CD = 5`: two names of a kind that are
+    not the same.
+    """
+    names = [
+        re.sub(r"[\s{}()\\]|angle|overline", "", text.partition("=")[0])
+        for text in (answer, gold)
+        if "=" in text
+    ]
     if len(names) < 2 or names[0] == names[1]:
         return False
     if any(all(re.match(kind, name) for name in names) for kind in ("(?:sin|cos|tan)", _GREEK)):
@@ -270,10 +327,17 @@ def _function_and_letter(answer: Form, gold: Form) -> bool:
 
 def _other_functions(answer: Form, gold: Form, same: bool) -> bool:
     """`f(x) = 2x` and `g(x) = 2x`, or `f(x) = 2x` and `f(t) = 2t`: a matter for a judge."""
-    names = [FUNCTION_SIDE.fullmatch(side.name) for form in (answer, gold) for side in form.parts if side.name]
+    names = [
+        FUNCTION_SIDE.fullmatch(side.name)
+        for form in (answer, gold)
+        for side in form.parts
+        if side.name
+    ]
     if len(names) != 2 or names[0] is None or names[1] is None:
         return False
-    other_name, other_variable = (names[0][n].replace(" ", "") != names[1][n].replace(" ", "") for n in (1, 2))
+    other_name, other_variable = (
+        names[0][n].replace(" ", "") != names[1][n].replace(" ", "") for n in (1, 2)
+    )
     return other_name or other_variable if same else other_variable
 
 
@@ -281,7 +345,12 @@ def _names_other_variable(equation: Form) -> bool:
     """`f(y) = 2x + 1`: what it says of f depends on what x is."""
     for name, side in (equation.parts, equation.parts[::-1]):
         function, values = FUNCTION_SIDE.fullmatch(name.name), evaluate(side.text)
-        if function and values and function[2] not in values.letters and values.letters & _ARGUMENTS:
+        if (
+            function
+            and values
+            and function[2] not in values.letters
+            and values.letters & _ARGUMENTS
+        ):
             return True
     return False
 
@@ -298,10 +367,14 @@ def _same_function(answer: Form, gold: Form) -> bool:
 def _same_angle(answer: Form, gold: Form) -> bool:
     """The same angle in degrees and in radians: another number, a matter for a judge."""
     for degrees, radians in ((answer, gold), (gold, answer)):
-        inverse = bool(_INVERSE.search(radians.text))  # its value may be meant in degrees, and the other one is rounded
+        inverse = bool(
+            _INVERSE.search(radians.text)
+        )  # its value may be meant in degrees, and the other one is rounded
         signed = "°" in degrees.text and "°" not in radians.text
         rounding = 1e-3 if inverse else 1e-9
-        if (signed or inverse) and math.isclose(math.radians(degrees.value), radians.value, rel_tol=rounding):
+        if (signed or inverse) and math.isclose(
+            math.radians(degrees.value), radians.value, rel_tol=rounding
+        ):
             return True
     return False
 
@@ -318,7 +391,9 @@ def _same_parts(answer: Form, gold: Form, close: Close) -> bool | None:
     if relations and "or" in (answer.sign, gold.sign) and answer.sign != gold.sign:
         return False
     labels = [all(part.name for part in form.parts) for form in (answer, gold)]
-    if labels[0] != labels[1] and gold.parts[0].kind == "bracket":  # one says which is which: the other's order counts
+    if (
+        labels[0] != labels[1] and gold.parts[0].kind == "bracket"
+    ):  # one says which is which: the other's order counts
         return _all(same_form(a, g, close) for a, g in zip(answer.parts, gold.parts, strict=True))
     left = list(answer.parts)
     undecided = False
@@ -337,7 +412,9 @@ def _points_and_coordinates(answer: Form, gold: Form) -> bool:
     """`(5, 2), (7, 2)` and `p = 5, q = 2; p = 7, q = 2`: a matter for a judge."""
     points, flat = (answer, gold) if len(answer.parts) < len(gold.parts) else (gold, answer)
     coordinates = sum(len(part.parts) for part in points.parts if part.kind == "bracket")
-    return coordinates == len(flat.parts) and all(part.name or part.kind == "equation" for part in flat.parts)
+    return coordinates == len(flat.parts) and all(
+        part.name or part.kind == "equation" for part in flat.parts
+    )
 
 
 def _same_label(answer: str, gold: str) -> bool:
@@ -346,7 +423,9 @@ def _same_label(answer: str, gold: str) -> bool:
 
 
 def _formula_of_equation(answer: Form, gold: Form) -> bool | None:
-    """`y = 2x + 3` against `2x + 3`: the same where one side is a single letter that the other does not have."""
+    """`y = 2x + 3` against `2x + 3`: the same where one side is a single letter that the other does
+    not have.
+    """
     equation, formula = (answer, gold) if answer.kind == "equation" else (gold, answer)
     if _names_other_variable(equation):
         return None

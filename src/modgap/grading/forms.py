@@ -1,11 +1,13 @@
 r"""Read a free-form answer as what it is, and compare two of them.
 
-It is a number, a time (`3:00`), a formula, an equation, an inequality (or `x \ne 5`), a bracket (an interval, a point),
-a list of those, or words. `read_form` sorts out names (`Area = 5`, `domain: [0, 1)`), units (`cm^2` is no 2; see
-`units`) and separators. `2:3` is the number 2/3; a ratio with a zero (`5:0`) is a kind of its own, and no number.
+It is a number, a time (`3:00`), a formula, an equation, an inequality (or `x \ne 5`), a bracket (an
+interval, a point), a list of those, or words. `read_form` sorts out names (`Area = 5`, `domain: [0,
+1)`), units (`cm^2` is no 2; see `units`) and separators. `2:3` is the number 2/3; a ratio with a
+zero (`5:0`) is a kind of its own, and no number.
 
-Differs from the original, which takes every number of both strings, unit exponents included, and calls the answer
-right if any of them is within 5% of the gold's (so that a constant 2 is right for every area in `cm^2`).
+Differs from the original, which takes every number of both strings, unit exponents included, and
+calls the answer right if any of them is within 5% of the gold's (so that a constant 2 is right for
+every area in `cm^2`).
 """
 
 from __future__ import annotations
@@ -23,11 +25,15 @@ from modgap.grading.greek import canonical
 from modgap.grading.number import AGREEMENT, MAX_CHARS, UNITS, parse_number, readings
 from modgap.grading.units import stated_units
 
-Kind = Literal["number", "time", "ratio", "formula", "equation", "inequality", "bracket", "list", "words"]
+Kind = Literal[
+    "number", "time", "ratio", "formula", "equation", "inequality", "bracket", "list", "words"
+]
 
 MAX_PARTS: Final = 12
 
-_TEXT = r"\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm)\*?\s*"
+_TEXT = (
+    r"\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm)\*?\s*"
+)
 _WRAPPED = re.compile(_TEXT + r"\{([^{}]*)\}")
 _EXPONENT = r"(?:\s*\^\s*(?:\{\s*-?[1-4]\s*\}|-?[1-4])|\s*[²³])?"
 _WRAPPED_UNIT = re.compile(_TEXT + r"\{([^{}]{1,40})\}" + _EXPONENT)
@@ -47,10 +53,12 @@ _TWICE_ESCAPED = re.compile(
 )
 _NOT_EQUAL = re.compile(r"≠|!=|<>|\\neq?(?![a-z])|\\not\s*=")
 _SMALLER = {
-    sign: "<" if sign in ("<", "\\lt") else "<=" for sign in ("<", "\\lt", "<=", "≤", "\\leqslant", "\\leq", "\\le")
+    sign: "<" if sign in ("<", "\\lt") else "<="
+    for sign in ("<", "\\lt", "<=", "≤", "\\leqslant", "\\leq", "\\le")
 }
 _LARGER = {
-    sign: "<" if sign in (">", "\\gt") else "<=" for sign in (">", "\\gt", ">=", "≥", "\\geqslant", "\\geq", "\\ge")
+    sign: "<" if sign in (">", "\\gt") else "<="
+    for sign in (">", "\\gt", ">=", "≥", "\\geqslant", "\\geq", "\\ge")
 }
 _LABEL = re.compile(
     r"((?:the )?[A-Za-z][A-Za-z.' ]*[A-Za-z.])\s*(?:[:=]|\bis\b)\s*(?=\S)"  # `Area =`, `range:`
@@ -63,10 +71,13 @@ FUNCTION_SIDE = re.compile(
 )
 _PLAIN_RATIO = re.compile(r"\s*\d+(?:\.\d+)?\s*:\s*\d+(?:\.\d+)?\s*")
 _SIDES = re.compile(r"[=≈]|\\approx")
-_OF_RATIO_OR_TIME = re.compile(r"[^=]*[A-Za-z][^=]*=\s*(?=[^=:]*\d[^=:]*:[^=]*\d[^=]*$)")  # `V_1:V_2 = 2:3`, `t = 3:00`
+_OF_RATIO_OR_TIME = re.compile(
+    r"[^=]*[A-Za-z][^=]*=\s*(?=[^=:]*\d[^=:]*:[^=]*\d[^=]*$)"
+)  # `V_1:V_2 = 2:3`, `t = 3:00`
 _POINT_NAME = re.compile(r"\(\s*([a-z](?:\s*,\s*[a-z])+)\s*\)\s*=\s*(?=\()")  # `(p, q) = (3, 2)`
 _TIME = re.compile(
-    r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?(?:\s*\{?\s*([ap])\.?\s?m\b\.?\s*\}?)?", re.IGNORECASE
+    r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?(?:\s*\{?\s*([ap])\.?\s?m\b\.?\s*\}?)?",
+    re.IGNORECASE,
 )
 HALF_DAY: Final = 12 * 3600
 _OF_VARIABLE = re.compile(r"(?:[-+\d\s.^{}()*/]|\\frac)*[xyz](?:[-+\d\s.^{}()*/]|\\frac)*")
@@ -85,12 +96,15 @@ class Form:
         kind: What it is.
         text: Its cleaned text.
         name: What it is said to be the value of (`x`, `Area`), empty if that is not said.
-        value: Of a number; infinite for the end of an interval. Of a time, what it is as a ratio, if it can be one.
-        other: Of a number that does not say if an angle is in degrees (`\sin 30`), its value in radians; else NaN.
+        value: Of a number; infinite for the end of an interval. Of a time, what it is as a ratio,
+            if it can be one.
+        other: Of a number that does not say if an angle is in degrees (`\sin 30`), its value in
+            radians; else NaN.
         seconds: Of a time, since midnight.
-        parts: Of a list or a bracket; the two sides of an equation, or of an inequality, smaller first.
-        sign: `<`, `<=` or `!=` of an inequality, the brackets of a bracket, `or`, `and`, `,` or `{}` of a list, `a` or
-            `p` of a time.
+        parts: Of a list or a bracket; the two sides of an equation, or of an inequality, smaller
+            first.
+        sign: `<`, `<=` or `!=` of an inequality, the brackets of a bracket, `or`, `and`, `,` or
+            `{}` of a list, `a` or `p` of a time.
         units: Those that the whole answer states.
     """
 
@@ -125,7 +139,13 @@ def _read(text: str) -> Form:
         flat = flat[len("\\lbrace") : -len("\\rbrace")].strip()
     values = readings(text)
     if values and not _TIME.fullmatch(flat) and not (":" in flat and _read_ratio(flat)):
-        return Form("number", flat, _name_of(flat), values[0], other=values[-1] if len(values) > 1 else math.nan)
+        return Form(
+            "number",
+            flat,
+            _name_of(flat),
+            values[0],
+            other=values[-1] if len(values) > 1 else math.nan,
+        )
     if "\\begin" in flat:
         return Form("words", flat)  # a matrix
     parts = _split(flat, _SEPARATOR)
@@ -140,7 +160,9 @@ def _without_unit(match: re.Match[str]) -> str:
     if not match.string[: match.start()].strip():
         return match[0]  # `\text{square}`: an answer, not a unit
     at_end = not match.string[match.end() :].strip(" $.}")
-    is_unit = bool(words) and all(w.lower() in UNITS and (len(w) > 1 or (at_end and w in "ms")) for w in words)
+    is_unit = bool(words) and all(
+        w.lower() in UNITS and (len(w) > 1 or (at_end and w in "ms")) for w in words
+    )
     return " " if is_unit and not re.search(r"[^A-Za-z\s~./\\,^\d²³]", match[1]) else match[0]
 
 
@@ -181,7 +203,12 @@ def _name_of(text: str) -> str:
 def _read_part(text: str, labelled: bool = False) -> Form:
     """Read one part of a list, or an answer that is no list; it has at most one label."""
     text = _unbrace(_BARE_UNIT.sub("", _BEARING.sub("", text)).strip())
-    if text[:1] == "(" and text[-1:] == ")" and _depth_free(text[1:-1]) and not _split(text[1:-1], _COMMA)[1:]:
+    if (
+        text[:1] == "("
+        and text[-1:] == ")"
+        and _depth_free(text[1:-1])
+        and not _split(text[1:-1], _COMMA)[1:]
+    ):
         text = text[1:-1].strip()
     if text.casefold() in _NUMBER_WORDS:
         return Form("number", text, value=_NUMBER_WORDS[text.casefold()])
@@ -192,7 +219,13 @@ def _read_part(text: str, labelled: bool = False) -> Form:
     if ":" in text and (ratio := _read_ratio(text)):
         return ratio
     if values := readings(text):
-        return Form("number", text, _name_of(text), values[0], other=values[-1] if len(values) > 1 else math.nan)
+        return Form(
+            "number",
+            text,
+            _name_of(text),
+            values[0],
+            other=values[-1] if len(values) > 1 else math.nan,
+        )
     if (match := _OF_RATIO_OR_TIME.match(text)) and not labelled:
         rest = text[match.end() :]
         ratio = _read_ratio(rest) if ":" in match[0] else None
@@ -218,12 +251,19 @@ def _read_part(text: str, labelled: bool = False) -> Form:
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _depth_free(text[1:-1]):
         items = _split(text[1:-1], _COMMA)
         if 1 < len(items) <= MAX_PARTS:
-            return Form("bracket", text, parts=tuple(_read_part(item) for item in items), sign=text[0] + text[-1])
+            return Form(
+                "bracket",
+                text,
+                parts=tuple(_read_part(item) for item in items),
+                sign=text[0] + text[-1],
+            )
     return _read_equation(text)
 
 
 def _in_order(names: str) -> bool:
-    """Whether the letters of a point are in the order of the alphabet: `(y, x) = (1, 2)` is not the point (1, 2)."""
+    """Whether the letters of a point are in the order of the alphabet: `(y, x) = (1, 2)` is not the
+    point (1, 2).
+    """
     letters = re.findall("[a-z]", names)
     return letters == sorted(letters)
 
@@ -236,7 +276,9 @@ def _read_ratio(text: str) -> Form | None:
         return None
     if len(values) == 2 and all(values) and _PLAIN_RATIO.fullmatch(text):
         return Form("number", text, value=values[0] / values[1])
-    return Form("ratio", text, parts=tuple(Form("number", repr(value), value=value) for value in values))
+    return Form(
+        "ratio", text, parts=tuple(Form("number", repr(value), value=value) for value in values)
+    )
 
 
 def _read_time(text: str, match: re.Match[str]) -> Form:
@@ -258,7 +300,11 @@ def _read_inequality(text: str, signs: Sequence[str]) -> Form:
     forms: list[Form] = []
     for (left, right), sign in zip(pairwise(sides), signs[1::2], strict=True):
         parts = (right, left) if sign in _LARGER else (left, right)
-        forms.append(Form("inequality", text, parts=parts, sign=_SMALLER.get(sign) or _LARGER.get(sign, "!=")))
+        forms.append(
+            Form(
+                "inequality", text, parts=parts, sign=_SMALLER.get(sign) or _LARGER.get(sign, "!=")
+            )
+        )
     return forms[0] if len(forms) == 1 else Form("list", text, parts=tuple(forms), sign="and")
 
 
@@ -279,16 +325,28 @@ def _read_equation(text: str) -> Form:
         return number
     if len(sides) == 2:
         return Form("equation", text, parts=tuple(sides))
-    if _OF_VARIABLE.fullmatch(texts[0]) and not LETTER.fullmatch(texts[0]):  # `2x = 20 + 6 = 26` does not say 26
+    if _OF_VARIABLE.fullmatch(texts[0]) and not LETTER.fullmatch(
+        texts[0]
+    ):  # `2x = 20 + 6 = 26` does not say 26
         return Form("equation", text, parts=(sides[0], sides[-1]))
     if not any(values.letters for side in sides if (values := evaluate(side.text))):
-        return Form("equation", text, parts=(sides[0], sides[-1]))  # numbers that contradict each other
+        return Form(
+            "equation", text, parts=(sides[0], sides[-1])
+        )  # numbers that contradict each other
     last = _read_part(sides[-1].text)  # a chain: what it comes to
-    return Form(last.kind, last.text, sides[0].text if LETTER.fullmatch(sides[0].text) else "", last.value, last.parts)
+    return Form(
+        last.kind,
+        last.text,
+        sides[0].text if LETTER.fullmatch(sides[0].text) else "",
+        last.value,
+        last.parts,
+    )
 
 
 def _number_of_equation(text: str, sides: Sequence[Form]) -> Form | None:
-    r"""`x = 12\cos 60^\circ` and `\cos^{-1}(0.5) = 60^\circ = x` are numbers, the first one that is written."""
+    r"""`x = 12\cos 60^\circ` and `\cos^{-1}(0.5) = 60^\circ = x` are numbers, the first one that is
+    written.
+    """
     names = [side.text for side in sides if LETTER.fullmatch(side.text)]
     numbers = [_number_of_side(side.text) for side in sides if side.text not in names]
     known = [number for number in numbers if number is not None]
@@ -309,4 +367,6 @@ def _number_of_side(text: str) -> float | None:
 def formula_side(text: str) -> Form:
     """One side of a relation; `f(x)` is y, with that name."""
     text = text.strip()
-    return Form("formula", "y", name=text) if FUNCTION_SIDE.fullmatch(text) else Form("formula", text)
+    return (
+        Form("formula", "y", name=text) if FUNCTION_SIDE.fullmatch(text) else Form("formula", text)
+    )

@@ -1,16 +1,19 @@
 r"""Compare formulas, equations and inequalities by their values, without algebra.
 
-Every letter gets the same fixed numbers wherever it stands; two formulas that agree at all points where both have a
-value are the same. An equation is its left side minus its right one: two equations are the same if those differences
-are proportional (`y = 2x+3`, `2x+3 = y`, `2x - y + 3 = 0`), and so are two inequalities if the factor is positive.
+Every letter gets the same fixed numbers wherever it stands; two formulas that agree at all points
+where both have a value are the same. An equation is its left side minus its right one: two
+equations are the same if those differences are proportional (`y = 2x+3`, `2x+3 = y`, `2x - y + 3 =
+0`), and so are two inequalities if the factor is positive.
 
-Pure and bounded like `number`, on whose parser it builds; nothing is simplified, so nothing can explode. What it does
-not know (matrices, sums, prose) is `None`, undecided, and so is what agrees to 2% and has a decimal
-point, as rounded coefficients do. `f(...)` and `g(...)` are functions that nothing is known of, so that `f(2x)` is not
-`2f(x)`. The functions of angles take degrees where the formula has a degree sign; `\sin^{-1}` is the arc sine, and as
-some write it for one over the sine, a formula with it is never surely another one.
+Pure and bounded like `number`, on whose parser it builds; nothing is simplified, so nothing can
+explode. What it does not know (matrices, sums, prose) is `None`, undecided, and so is what agrees
+to 2% and has a decimal point, as rounded coefficients do. `f(...)` and `g(...)` are functions that
+nothing is known of, so that `f(2x)` is not `2f(x)`. The functions of angles take degrees where the
+formula has a degree sign; `\sin^{-1}` is the arc sine, and as some write it for one over the sine,
+a formula with it is never surely another one.
 
-The original has nothing of the kind: it compares the numbers that it finds in a formula, whatever stands between them.
+The original has nothing of the kind: it compares the numbers that it finds in a formula, whatever
+stands between them.
 """
 
 from __future__ import annotations
@@ -61,9 +64,12 @@ _UNKNOWN_FUNCTION = re.compile(
     r"([fg]\s*(?:'{1,2}|\^\s*\{\s*-1\s*\}|\^\s*\{\s*\\prime\s*\}|_\s*\w|_\s*\{\s*\w{1,3}\s*\})?)\s*(?=\()"
 )
 _LETTER = re.compile(rf"({COMMAND}|[A-Za-z])(?:\s*_\s*(\{{\s*\w{{1,6}}\s*\}}|\w))?('{{0,2}})")
-# Two letters side by side are a product only where nobody would read a word (`AB` is a segment, `no` an answer).
+# Two letters side by side are a product only where nobody would read a word (`AB` is a segment,
+# `no` an answer).
 _PRODUCTS = "xy|yx|xz|zx|yz|zy|ab|ac|bc|ax|bx|cx|ay|cy|az|bz|cz|abc|xyz|mx|kx|rh|lw|bh|dx|hk|xh"
-_KNOWN = re.compile(rf"\\[A-Za-z]+|_\s*\{{[^{{}}]*\}}|(?<![A-Za-z])(?:{_NAMES}|sqrt|pi|{_PRODUCTS})(?![a-z])")
+_KNOWN = re.compile(
+    rf"\\[A-Za-z]+|_\s*\{{[^{{}}]*\}}|(?<![A-Za-z])(?:{_NAMES}|sqrt|pi|{_PRODUCTS})(?![a-z])"
+)
 _LARGE_NUMBER = re.compile(r"\d{2}")
 _COMPOSITION = re.compile(r"[A-Za-z]\s*°\s*[A-Za-z]")  # `f \circ g`
 _WORD = re.compile(r"[^\W\d_]{2}")
@@ -75,7 +81,8 @@ class Values:
 
     Attributes:
         numbers: One for each point.
-        terms: At each point the size of the largest term; what is left when terms cancel is rounding of this size.
+        terms: At each point the size of the largest term; what is left when terms cancel is
+            rounding of this size.
         letters: The letters that it has.
         rounded: Whether it has a decimal point, so that its coefficients may be rounded.
         angles: Which of a degree sign, pi and a function of an angle it has.
@@ -98,7 +105,9 @@ class _FormulaParser(Parser):
         self.point = point
         self.letters: set[str] = set()
         self.largest = 0.0  # term of the sum that is being read
-        self.terms = 0.0  # the same of the last sum that was read whole: in the end, of the outermost
+        self.terms = (
+            0.0  # the same of the last sum that was read whole: in the end, of the outermost
+        )
         self.in_degrees = "°" in text
         self.ambiguous = False
 
@@ -160,7 +169,9 @@ class _FormulaParser(Parser):
         if name in _OTHERS:
             result = math.log(value, base) if name == "log" else _OTHERS[name](value)
         elif inverse:
-            result = math.degrees(_INVERSES[name](value)) if self.in_degrees else _INVERSES[name](value)
+            result = (
+                math.degrees(_INVERSES[name](value)) if self.in_degrees else _INVERSES[name](value)
+            )
         else:
             # `\sin(x + 30)` does not say degrees.
             self.ambiguous |= bool(_LARGE_NUMBER.search(own)) and "°" not in own and "pi" not in own
@@ -176,7 +187,11 @@ class _FormulaParser(Parser):
         bracketed = self.peek() in ("(", "{", "[", "|")
         value = self.atom() if bracketed else self.power()
         self.degree_signs()
-        while not bracketed and self.peek() and (_LETTER.match(self.text, self.at) or self.text[self.at] == "\\"):
+        while (
+            not bracketed
+            and self.peek()
+            and (_LETTER.match(self.text, self.at) or self.text[self.at] == "\\")
+        ):
             if _FUNCTION.match(self.text, self.at) or self.operator() != "*":
                 break
             value *= self.power()
@@ -195,14 +210,25 @@ class _FormulaParser(Parser):
 def _value(letter: str, point: int) -> float:
     """Between 0.3 and 3.3; at the last points other sizes and signs, so that `|x|` is not `x`."""
     share = zlib.crc32(f"{letter}/{point}".encode()) / 2**32
-    return (0.3 + 3 * share) * (1, 1, 1, 1, 1, 4, 9, -1, -2, -1)[point] * (-1 if point == 8 and share > 0.5 else 1)
+    return (
+        (0.3 + 3 * share)
+        * (1, 1, 1, 1, 1, 4, 9, -1, -2, -1)[point]
+        * (-1 if point == 8 and share > 0.5 else 1)
+    )
 
 
 @lru_cache(maxsize=4096)
 def evaluate(text: str) -> Values | None:
-    """The values of a cleaned formula at the points; None if it is none, or has a value at fewer than two."""
+    """The values of a cleaned formula at the points; None if it is none, or has a value at fewer
+    than two.
+    """
     text = _FUNCTION_IN_BRACES.sub(r"\\\1 ", text.strip())
-    if not text or len(text) > MAX_CHARS or _COMPOSITION.search(text) or _WORD.search(_KNOWN.sub(" ", text)):
+    if (
+        not text
+        or len(text) > MAX_CHARS
+        or _COMPOSITION.search(text)
+        or _WORD.search(_KNOWN.sub(" ", text))
+    ):
         return None
     numbers: list[float | None] = []
     terms: list[float] = []
@@ -245,7 +271,11 @@ def same_formula(left: Values, right: Values) -> bool | None:
         return None
     # Four of five points: where a rounded formula is close to 0, it is not close to the exact one.
     near = sum(distance <= NEAR for distance in distances) >= 0.8 * len(distances)
-    return None if near and (left.rounded or right.rounded) and left.letters == right.letters else False
+    return (
+        None
+        if near and (left.rounded or right.rounded) and left.letters == right.letters
+        else False
+    )
 
 
 def _in_other_measures(left: frozenset[str], right: frozenset[str]) -> bool:
@@ -255,15 +285,21 @@ def _in_other_measures(left: frozenset[str], right: frozenset[str]) -> bool:
     return "function" in left & right or "pi" in left ^ right
 
 
-def same_relation(left: tuple[Values, Values], right: tuple[Values, Values], *, directed: bool = False) -> bool | None:
-    """Whether two relations, each given as its two sides, are the same; None if that cannot be told.
+def same_relation(
+    left: tuple[Values, Values], right: tuple[Values, Values], *, directed: bool = False
+) -> bool | None:
+    """Whether two relations, each given as its two sides, are the same; None if that cannot be
+    told.
 
     Args:
         left: One relation.
         right: The other one.
-        directed: Inequalities, both written as smaller side, larger side: the factor must be positive.
+        directed: Inequalities, both written as smaller side, larger side: the factor must be
+            positive.
     """
-    ratios = [ratio for ratio in map(_ratio, _differences(left), _differences(right)) if ratio is not None]
+    ratios = [
+        ratio for ratio in map(_ratio, _differences(left), _differences(right)) if ratio is not None
+    ]
     if len(ratios) < 2:
         return None
     if directed and max(ratios) <= 0:
@@ -271,7 +307,10 @@ def same_relation(left: tuple[Values, Values], right: tuple[Values, Values], *, 
     if max(abs(ratio - ratios[0]) for ratio in ratios) <= SAME_RATIO * abs(ratios[0]):
         return True
     orders = (right,) if directed else (right, right[::-1])
-    near = any(same_formula(left[0], a) is not False and same_formula(left[1], b) is not False for a, b in orders)
+    near = any(
+        same_formula(left[0], a) is not False and same_formula(left[1], b) is not False
+        for a, b in orders
+    )
     return None if near else False
 
 

@@ -15,8 +15,8 @@ class Grade:
         outcome: `correct`, `wrong`, `no_answer` or `error` (could not be graded).
         answer: The content of the box, None if there is none.
         value: The number it states, None if it states none.
-        stage: What decided: `no-box`, `empty`, `length`, `not-a-number`, `strict`, `relative`, `grade_answer`,
-            `one-percent`, `undecided`, `gold`.
+        stage: What decided: `no-box`, `empty`, `length`, `not-a-number`, `strict`, `relative`,
+            `grade_answer`, `one-percent`, `undecided`, `gold`.
         reason: For `error`: why it could not be graded.
     """
 

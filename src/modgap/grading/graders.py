@@ -1,7 +1,8 @@
 r"""The graders by name, and `grade_answer`, which grades one answer with the right one of them.
 
-A problem names its grader (`Problem.grader`): the name of an entry of `GRADERS`, and after a colon the kind of answer,
-where a grader has several. A new grader is one entry here; what grades a run asks nothing else of it.
+A problem names its grader (`Problem.grader`): the name of an entry of `GRADERS`, and after a colon
+the kind of answer, where a grader has several. A new grader is one entry here; what grades a run
+asks nothing else of it.
 
 ```
 grade_answer(r"so \boxed{25}", "25.000").outcome                                        # 'correct'
@@ -33,11 +34,11 @@ class Grader:
     Attributes:
         problems: What messages call these problems.
         modes: The grading modes that it knows.
-        grade: Grades a batch: (cases, mode, symbolic pool) -> one result a case, in order; `Undecided` where only a
-            judge can tell.
+        grade: Grades a batch: (cases, mode, symbolic pool) -> one result a case, in order;
+            `Undecided` where only a judge can tell.
         judged: Whether it leaves anything to a judge.
-        paper_prefill: What the prompts of paper style open the assistant's turn with; records of older versions do not
-            say so.
+        paper_prefill: What the prompts of paper style open the assistant's turn with; records of
+            older versions do not say so.
     """
 
     problems: str
@@ -57,16 +58,22 @@ class Grader:
             UserError: It does not know the mode.
         """
         if mode not in self.modes:
-            raise UserError(f"{given}: {self.problems} are not graded so; choose from {', '.join(self.modes)}.")
+            raise UserError(
+                f"{given}: {self.problems} are not graded so; choose from {', '.join(self.modes)}."
+            )
 
 
 def _grade_numbers(cases: Sequence[Case], mode: str, symbolic: Symbolic | None) -> list[Grade]:
     return [grade(case.response, case.gold, cast("Mode", mode)) for case in cases]
 
 
-def _grade_mathverse(cases: Sequence[Case], mode: str, symbolic: Symbolic | None) -> list[Grade | Undecided]:
+def _grade_mathverse(
+    cases: Sequence[Case], mode: str, symbolic: Symbolic | None
+) -> list[Grade | Undecided]:
     # The original has no symbolic stage.
-    return mathverse.grade_without_judge(cases, cast("JudgeMode", mode), None if mode == "paper" else symbolic)
+    return mathverse.grade_without_judge(
+        cases, cast("JudgeMode", mode), None if mode == "paper" else symbolic
+    )
 
 
 GRADERS: Final = {
@@ -92,7 +99,9 @@ def find_grader(grader: str) -> Grader:
     """
     name, _ = split_grader(grader)
     if name not in GRADERS:
-        raise unknown("grader", name, filter(None, GRADERS), "An empty name is the grader of numbers.")
+        raise unknown(
+            "grader", name, filter(None, GRADERS), "An empty name is the grader of numbers."
+        )
     return GRADERS[name]
 
 
@@ -101,37 +110,47 @@ def grade_answer(
 ) -> Grade:
     r"""Grade one response, without a run and without a judge.
 
-    Many responses of MathVerse's are graded faster by `mathverse.grade_all`, which keeps the processes of the symbolic
-    stage and takes a judge.
+    Many responses of MathVerse's are graded faster by `mathverse.grade_all`, which keeps the
+    processes of the symbolic stage and takes a judge.
 
     Args:
         response: All that the model wrote; the answer is its last `\boxed{}`.
         gold: The gold answer as the data set has it.
         mode: `strict`, `relative` or `paper`; of a number also `exact`.
-        question: The question with its choices (MathVerse, `question_for_eval`), by which a choice is known by its
-            value.
-        question_type: `multi-choice` or `free-form`, for MathVerse's rules; spelled as data sets do (`Multiple Choice`,
-            `free_form`). Empty for an answer that is a number.
+        question: The question with its choices (MathVerse, `question_for_eval`), by which a choice
+            is known by its value.
+        question_type: `multi-choice` or `free-form`, for MathVerse's rules; spelled as data sets do
+            (`Multiple Choice`, `free_form`). Empty for an answer that is a number.
 
     Returns:
-        The verdict. What the rules and math-verify, where it is installed, cannot decide is an `error` at the stage
-        `judge`.
+        The verdict. What the rules and math-verify, where it is installed, cannot decide is an
+        `error` at the stage `judge`.
 
     Raises:
         UserError: A value is no string, or there is no such mode or question type.
     """
-    texts = {"response": response, "gold": gold, "mode": mode, "question": question, "question_type": question_type}
+    texts = {
+        "response": response,
+        "gold": gold,
+        "mode": mode,
+        "question": question,
+        "question_type": question_type,
+    }
     for name, value in texts.items():
         if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
-            raise UserError(f"{name} is {value!r}, of the type {type(value).__name__}: give a string.")
+            raise UserError(
+                f"{name} is {value!r}, of the type {type(value).__name__}: give a string."
+            )
     kind = mathverse.question_type_of(question_type)
     if kind is None and question_type.strip():
         raise UserError(
-            f"unknown question_type {question_type!r}: choose {MULTI_CHOICE} or {FREE_FORM}, or leave it empty for an "
-            "answer that is a number."
+            f"unknown question_type {question_type!r}: choose {MULTI_CHOICE} or {FREE_FORM}, or"
+            " leave it empty for an answer that is a number."
         )
     grader = find_grader("" if kind is None else mathverse.NAME)
     grader.check_mode(mode, f"mode={mode!r}")
-    with SymbolicPool(workers=1) as symbolic:  # it starts a process only if the rules leave something to it
+    with SymbolicPool(
+        workers=1
+    ) as symbolic:  # it starts a process only if the rules leave something to it
         (result,) = grader.grade([Case(response, gold, question, kind or "")], mode, symbolic)
     return result if isinstance(result, Grade) else unsettled(result)

@@ -1,6 +1,7 @@
 r"""One name for a Greek letter, however it is written: `α`, `𝛼`, `\alpha` and `alpha` are `\alpha`.
 
-Variants are one letter (`φ`, `ϕ`, `\varphi`, `\phi`), upper and lower case are two. `π` is the number, as in `number`.
+Variants are one letter (`φ`, `ϕ`, `\varphi`, `\phi`), upper and lower case are two. `π` is the
+number, as in `number`.
 """
 
 from __future__ import annotations
@@ -17,17 +18,33 @@ LOWER: Final = (
     "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
 )  # fmt: skip
 UPPER: Final = tuple(name.capitalize() for name in LOWER)
-_VARIANTS: Final = {f"var{name}": name for name in ("epsilon", "theta", "kappa", "rho", "sigma", "phi")} | {
-    f"var{name}": name for name in ("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi")
+_VARIANTS: Final = {
+    f"var{name}": name for name in ("epsilon", "theta", "kappa", "rho", "sigma", "phi")
+} | {
+    f"var{name}": name
+    for name in ("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi")
 }
-_OTHERS: Final = {"ϵ": "epsilon", "ϑ": "theta", "ϰ": "kappa", "ϱ": "rho", "ς": "sigma", "ϕ": "phi", "ϒ": "Upsilon"}
+_OTHERS: Final = {
+    "ϵ": "epsilon",
+    "ϑ": "theta",
+    "ϰ": "kappa",
+    "ϱ": "rho",
+    "ς": "sigma",
+    "ϕ": "phi",
+    "ϒ": "Upsilon",
+}
 _OTHERS_UPPER: Final = {"∆": "Delta", "Ω": "Omega", "µ": "mu", "ϴ": "Theta"}
 
 
 def _letters() -> dict[int, str]:
     """Unicode's letters, the mathematical ones included, and what they are."""
-    plain = {unicodedata.lookup(f"GREEK SMALL LETTER {_unicode_name(name)}"): name for name in LOWER}
-    plain |= {unicodedata.lookup(f"GREEK CAPITAL LETTER {_unicode_name(name)}"): name.capitalize() for name in LOWER}
+    plain = {
+        unicodedata.lookup(f"GREEK SMALL LETTER {_unicode_name(name)}"): name for name in LOWER
+    }
+    plain |= {
+        unicodedata.lookup(f"GREEK CAPITAL LETTER {_unicode_name(name)}"): name.capitalize()
+        for name in LOWER
+    }
     plain |= _OTHERS | _OTHERS_UPPER
     table = {ord(letter): rf"\{name} " for letter, name in plain.items()}
     for code in range(0x1D400, 0x1D800):
@@ -56,7 +73,9 @@ COMMAND: Final = rf"\\(?!pi(?![A-Za-z]))(?:{_NAMES})(?![A-Za-z])"
 
 @lru_cache(maxsize=1024)
 def canonical(text: str) -> str:
-    r"""`notation.clean`, and each Greek letter as its LaTeX command; `Δ` before three points is a triangle."""
+    r"""`notation.clean`, and each Greek letter as its LaTeX command; `Δ` before three points is a
+    triangle.
+    """
     text = clean(text)
     if text.isascii() and "\\" not in text:
         return _SPELLED.sub(r"\\\1 ", text) if _SPELLED.search(text) else text

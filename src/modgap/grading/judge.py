@@ -1,12 +1,13 @@
-"""The judge's part of grading: what it is asked, and how its verdict is read. No engine: that is passed in.
+"""The judge's part of grading: what it is asked, and how its verdict is read. No engine: that is
+passed in.
 
-The words are `core.prompt.judge_prompt`. A verdict that says neither 0 nor 1, says both, or never came is an `error`
-with its text as the reason; it is not `wrong`.
+The words are `core.prompt.judge_prompt`. A verdict that says neither 0 nor 1, says both, or never
+came is an `error` with its text as the reason; it is not `wrong`.
 
-Paper mode keeps the original's rules: the judge sees the last 10 characters of the answer and may write 2 tokens, the
-first 0 or 1 in them counts, and anything else, a failure too, is 0. The original sends the prompt as a raw completion,
-without a chat template; a judge that is asked through a chat template must not think (or be given room for it: what
-follows `</think>` is read).
+Paper mode keeps the original's rules: the judge sees the last 10 characters of the answer and may
+write 2 tokens, the first 0 or 1 in them counts, and anything else, a failure too, is 0. The
+original sends the prompt as a raw completion, without a chat template; a judge that is asked
+through a chat template must not think (or be given room for it: what follows `</think>` is read).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from modgap.grading.grade import Grade
 
 JudgeMode = Literal["strict", "relative", "paper"]
 Ask = Callable[[Sequence[Prompt]], Iterable[str | None]]
-"""Asks a judge all prompts (batched, temperature 0) and gives what it wrote to each, None for a failure."""
+"""Asks a judge all prompts (batched, temperature 0) and gives what it wrote to each, None for a
+failure.
+"""
 
 TEMPERATURE: Final = 0.0
 PAPER_MAX_TOKENS: Final = 2
@@ -56,7 +59,9 @@ class Undecided:
 
     def prompt(self) -> Prompt:
         """What the judge is asked."""
-        return judge_prompt(self.question, self.gold, self.answer, "paper" if self.mode == "paper" else "aligned")
+        return judge_prompt(
+            self.question, self.gold, self.answer, "paper" if self.mode == "paper" else "aligned"
+        )
 
 
 def max_tokens(mode: JudgeMode) -> int:
@@ -69,9 +74,10 @@ def parse_verdict(text: str, mode: JudgeMode = "strict") -> bool | None:
 
     Args:
         text: All that it wrote.
-        mode: `paper`: the first 0 or 1 anywhere. Else a bare `1`, `**1**`, `1. They are the same`, `Judgement: 1`, or
-            the only number of the first line; `10`, `0 or 1` and prose are unreadable. What follows the first line
-            that says anything, the next shot that a base model invents, does not count.
+        mode: `paper`: the first 0 or 1 anywhere. Else a bare `1`, `**1**`, `1. They are the same`,
+            `Judgement: 1`, or the only number of the first line; `10`, `0 or 1` and prose are
+            unreadable. What follows the first line that says anything, the next shot that a base
+            model invents, does not count.
     """
     if mode == "paper":
         found = re.search(r"[01]", text.strip())
@@ -109,7 +115,9 @@ def settle(case: Undecided, said: str | None, error: str = "") -> Grade:
 def unsettled(case: Undecided) -> Grade:
     """The grade of a case for which there is no judge."""
     reason = f"{_OPEN} {case.answer[:60]!r} with the gold {case.gold[:60]!r}; give a judge"
-    return Grade("error", case.answer, None, "judge", f"{reason}{f' ({case.note})' if case.note else ''}")
+    return Grade(
+        "error", case.answer, None, "judge", f"{reason}{f' ({case.note})' if case.note else ''}"
+    )
 
 
 def is_open(stage: str, reason: str) -> bool:

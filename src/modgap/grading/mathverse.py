@@ -1,18 +1,23 @@
-r"""Grade MathVerse: rules first, then a symbolic comparison, then a judge; every grade records the stage that decided.
+r"""Grade MathVerse: rules first, then a symbolic comparison, then a judge; every grade records the
+stage that decided.
 
-`grade_by_rule` is pure, bounded in time and needs nothing: it gives a `Grade`, or `Undecided` where only a judge can
-tell. `grade_all` takes a whole batch through the stages; the symbolic pool and the judge are passed in, either may be
-left out, and then what they would have decided is an `error` that says so.
+`grade_by_rule` is pure, bounded in time and needs nothing: it gives a `Grade`, or `Undecided` where
+only a judge can tell. `grade_all` takes a whole batch through the stages; the symbolic pool and the
+judge are passed in, either may be left out, and then what they would have decided is an `error`
+that says so.
 
-Rules (modes `strict` and `relative`, which differ in the tolerance for numbers only, as in `grading`):
-- multiple choice: by letter, else by the choice's value (stages `letter`, `choice-value`; see `choices`);
-- free-form: by what the gold is, a number, formula, equation, inequality, bracket, list or words (which is the stage;
-  `text` where the characters are the same; see `forms` and `compare`); a unit other than the gold's is left to the
-  judge, where the original looks at no unit.
+Rules (modes `strict` and `relative`, which differ in the tolerance for numbers only, as in
+`grading`):
+- multiple choice: by letter, else by the choice's value (stages `letter`, `choice-value`; see
+  `choices`);
+- free-form: by what the gold is, a number, formula, equation, inequality, bracket, list or words
+  (which is the stage; `text` where the characters are the same; see `forms` and `compare`); a unit
+  other than the gold's is left to the judge, where the original looks at no unit.
 
-Mode `paper` is the original's `score_prediction`: a bare letter `a` to `e` against the gold's characters; else every
-number of both strings, any of them within 5%; else its judge. An empty box is answered by the tail after `</think>`.
-So a constant 2 is right for whatever has a 2 in it, be it an exponent; this is why it is not the default.
+Mode `paper` is the original's `score_prediction`: a bare letter `a` to `e` against the gold's
+characters; else every number of both strings, any of them within 5%; else its judge. An empty box
+is answered by the tail after `</think>`. So a constant 2 is right for whatever has a 2 in it, be it
+an exponent; this is why it is not the default.
 """
 
 from __future__ import annotations
@@ -65,7 +70,9 @@ class Case:
 
 
 def question_type_of(text: str) -> str | None:
-    """`multi-choice` or `free-form`, as data sets spell it (`multi_choice`, `Multiple Choice`); None for any other."""
+    """`multi-choice` or `free-form`, as data sets spell it (`multi_choice`, `Multiple Choice`);
+    None for any other.
+    """
     return _QUESTION_TYPES.get(re.sub(r"[\W_]+", "", text).casefold())
 
 
@@ -85,14 +92,18 @@ class Symbolic(Protocol):
 
 
 def grade_all(
-    cases: Sequence[Case], mode: JudgeMode = "strict", symbolic: Symbolic | None = None, ask: Ask | None = None
+    cases: Sequence[Case],
+    mode: JudgeMode = "strict",
+    symbolic: Symbolic | None = None,
+    ask: Ask | None = None,
 ) -> list[Grade]:
     """Grade a batch.
 
     Args:
         cases: The responses.
         mode: `strict`, `relative` or `paper` (in which there is no symbolic stage).
-        symbolic: Looks at what the rules left undecided; what it finds the same is right, the rest goes to the judge.
+        symbolic: Looks at what the rules left undecided; what it finds the same is right, the rest
+            goes to the judge.
         ask: The judge, asked once, with all prompts.
 
     Returns:
@@ -105,16 +116,24 @@ def grade_all(
         said = ask([case.prompt() for case in open_cases])
         for n, case, words in zip(wanted, open_cases, said, strict=True):
             results[n] = judge.settle(case, words)
-    return [judge.unsettled(result) if isinstance(result, Undecided) else result for result in results]
+    return [
+        judge.unsettled(result) if isinstance(result, Undecided) else result for result in results
+    ]
 
 
 def grade_without_judge(
     cases: Sequence[Case], mode: JudgeMode = "strict", symbolic: Symbolic | None = None
 ) -> list[Grade | Undecided]:
-    """Grade a batch as far as the rules and the symbolic stage go; `grade_all` without its last stage."""
+    """Grade a batch as far as the rules and the symbolic stage go; `grade_all` without its last
+    stage.
+    """
     results = [grade_by_rule(case, mode) for case in cases]
     if symbolic is not None:
-        wanted = [n for n, result in enumerate(results) if isinstance(result, Undecided) and result.symbolic]
+        wanted = [
+            n
+            for n, result in enumerate(results)
+            if isinstance(result, Undecided) and result.symbolic
+        ]
         open_cases = [_undecided(results[n]) for n in wanted]
         verdicts = symbolic.same([(case.answer, case.gold) for case in open_cases])
         for n, case, verdict in zip(wanted, open_cases, verdicts, strict=True):
@@ -135,12 +154,17 @@ def grade_by_rule(case: Case, mode: JudgeMode = "strict") -> Grade | Undecided:
         ValueError: If `mode` is unknown.
     """
     if mode not in get_args(JudgeMode):
-        raise ValueError(f"unknown MathVerse grading mode {mode!r}; choose one of {', '.join(get_args(JudgeMode))}")
+        raise ValueError(
+            f"unknown MathVerse grading mode {mode!r}; choose one of"
+            f" {', '.join(get_args(JudgeMode))}"
+        )
     if mode == "paper":
         return _paper(case)
     answer = extract_answer(case.response)
     if not case.gold.strip():
-        return Grade("error", answer, None, "gold", "the gold answer is empty; correct the data set")
+        return Grade(
+            "error", answer, None, "gold", "the gold answer is empty; correct the data set"
+        )
     if answer is None:
         return Grade("no_answer", None, None, "no-box")
     if not answer:
@@ -150,7 +174,7 @@ def grade_by_rule(case: Case, mode: JudgeMode = "strict") -> Grade | Undecided:
     return _free_form(case, answer, mode)
 
 
-# ---- multiple choice -----------------------------------------------------------------------------------------------
+# ---- multiple choice -----------------------------------------------------------------------------
 def _multiple_choice(case: Case, answer: str, mode: JudgeMode) -> Grade | Undecided:
     if len(answer) > choices.MAX_CHARS:
         return Grade("wrong", answer[: choices.MAX_CHARS], None, "length")
@@ -160,17 +184,26 @@ def _multiple_choice(case: Case, answer: str, mode: JudgeMode) -> Grade | Undeci
         readings = choices.read_choice(case.gold, options, _same_choice).readings
         gold = readings[0] if len(readings) == 1 else None
     if not gold:
-        return Grade("error", answer, None, "gold", f"the gold answer {case.gold[:80]!r} names no choice")
+        return Grade(
+            "error", answer, None, "gold", f"the gold answer {case.gold[:80]!r} names no choice"
+        )
     named = choices.read_choice(answer, options, _same_choice)
     verdicts = {None if letters is None else _right(letters, gold) for letters in named.readings}
     if None in verdicts or len(verdicts) > 1:
         return Undecided(answer, case.gold, case.question, mode)
     letters = named.readings[0] or ()
-    return Grade("correct" if True in verdicts else "wrong", ", ".join(sorted(letters)) or answer, None, named.stage)
+    return Grade(
+        "correct" if True in verdicts else "wrong",
+        ", ".join(sorted(letters)) or answer,
+        None,
+        named.stage,
+    )
 
 
 def _right(letters: frozenset[str], gold: frozenset[str]) -> bool:
-    """A gold of several letters is malformed: each of them is right, and so are all of them together."""
+    """A gold of several letters is malformed: each of them is right, and so are all of them
+    together.
+    """
     return letters <= gold if len(letters) == 1 else letters == gold
 
 
@@ -178,10 +211,14 @@ def _same_choice(answer: str, choice: str) -> bool | None:
     """Choices are far apart, so that a rounded value names its choice in every mode."""
     option = read_form(choice)
     same = same_form(read_form(answer), option, _relative)
-    return None if same is False and _same_with_decimal_comma(answer, choice, option, _relative) else same
+    return (
+        None
+        if same is False and _same_with_decimal_comma(answer, choice, option, _relative)
+        else same
+    )
 
 
-# ---- free-form -----------------------------------------------------------------------------------------------------
+# ---- free-form -----------------------------------------------------------------------------------
 def _free_form(case: Case, answer: str, mode: JudgeMode) -> Grade | Undecided:
     if len(answer) > MAX_CHARS:
         return Grade("wrong", answer[:MAX_CHARS], None, "length")
@@ -202,10 +239,14 @@ def _same_with_decimal_comma(answer: str, gold_text: str, gold: Form, close: Clo
     """`3,5` for 3.5: two numbers to most readers, one to others."""
     if "," not in answer and "," not in gold_text:
         return False
-    if gold.kind == "number" and any(close(value, gold.value) for value in decimal_comma_readings(answer)):
+    if gold.kind == "number" and any(
+        close(value, gold.value) for value in decimal_comma_readings(answer)
+    ):
         return True
     texts = [canonical(text[: 2 * MAX_CHARS]) for text in (answer, gold_text)]
-    others = [_DECIMAL_COMMA.sub(".", text) if _LONE_COMMA.fullmatch(text) else text for text in texts]
+    others = [
+        _DECIMAL_COMMA.sub(".", text) if _LONE_COMMA.fullmatch(text) else text for text in texts
+    ]
     return others != texts and bool(same_form(read_form(others[0]), read_form(others[1]), close))
 
 
@@ -220,10 +261,12 @@ def _relative(value: float, gold: float) -> bool:
 
 def _plain(text: str) -> str:
     """Without spaces; those between digits (`1 1/2`) only where they group thousands."""
-    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|(?<=\d)\s+(?=\d{3}(?!\d))", "", canonical(text[: 2 * MAX_CHARS]))
+    return re.sub(
+        r"(?<!\d)\s+|\s+(?!\d)|(?<=\d)\s+(?=\d{3}(?!\d))", "", canonical(text[: 2 * MAX_CHARS])
+    )
 
 
-# ---- the original's rules ------------------------------------------------------------------------------------------
+# ---- the original's rules ------------------------------------------------------------------------
 _PAPER_NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?|-?\d+")
 
 
@@ -237,7 +280,12 @@ def _paper(case: Case) -> Grade | Undecided:
     gold_numbers, numbers = (list(_paper_numbers(text)) for text in (case.gold, answer))
     if gold_numbers and numbers:
         right = _paper_match(gold_numbers, numbers)
-        return Grade("correct" if right else "wrong", answer, numbers[0] if len(numbers) == 1 else None, "any-number")
+        return Grade(
+            "correct" if right else "wrong",
+            answer,
+            numbers[0] if len(numbers) == 1 else None,
+            "any-number",
+        )
     return Undecided(answer, case.gold, case.question, "paper")
 
 
@@ -255,7 +303,8 @@ def _paper_match(golds: list[float], values: list[float]) -> bool:
         return any(_paper_near(golds[0], value) for value in values)
     if len(values) != 1:
         return False
-    # The one place where the original looks at the answer's zero: it is then near to golds up to 0.05.
+    # The one place where the original looks at the answer's zero: it is then near to golds up to
+    # 0.05.
     if values[0] == 0:
         return any(abs(gold) <= PAPER_TOLERANCE for gold in golds)
     return any(_paper_near(gold, values[0]) for gold in golds)
@@ -269,8 +318,8 @@ def _paper_near(gold: float, value: float) -> bool:
 def _tail(response: str) -> str:
     r"""The original's `recover_from_none` in linear time.
 
-    What follows the first `</think>` (else the whole response): of that the content of the first `boxed{...}` that
-    closes on its line, else all.
+    What follows the first `</think>` (else the whole response): of that the content of the first
+    `boxed{...}` that closes on its line, else all.
     """
     _, found, tail = response.partition("</think>")
     if not found:

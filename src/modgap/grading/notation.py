@@ -1,8 +1,9 @@
-r"""One notation for what is written in many: LaTeX markup, unicode, spacing, units of other scripts.
+r"""One notation for what is written in many: LaTeX markup, unicode, spacing, units of other
+scripts.
 
-`clean` changes how a text is written, not what it says: `\textcolor{blue}{25\,\text{㎝}}` becomes `{25 { cm }}`. It is
-pure and its time is bounded by the length of the text. `number` reads the result as a number, `forms` and `choices`
-as whatever else an answer may be.
+`clean` changes how a text is written, not what it says: `\textcolor{blue}{25\,\text{㎝}}` becomes
+`{25 { cm }}`. It is pure and its time is bounded by the length of the text. `number` reads the
+result as a number, `forms` and `choices` as whatever else an answer may be.
 """
 
 from __future__ import annotations
@@ -60,18 +61,22 @@ _ENVIRONMENT = re.compile(
     r"|\\(?:begin|end)\s*\{\s*(?:aligned|align|alignat|alignedat|flalign|gathered|gather|split|equation|eqnarray"
     r"|multline|displaymath|math|center)\*?\s*\}(?:\s*\[[tcb]\])?"
 )
-_FUNCTION_NAME = re.compile(rf"\\(?:operatorname|mathrm|text|mathop|textrm)\*?\s*\{{\s*\\?({FUNCTIONS})\s*\}}")
+_FUNCTION_NAME = re.compile(
+    rf"\\(?:operatorname|mathrm|text|mathop|textrm)\*?\s*\{{\s*\\?({FUNCTIONS})\s*\}}"
+)
 _WRAPPERS = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|up|sf|tt|sc|sl|md)?|math(?:rm|bf|it|sf|tt|bb|cal|frak|scr|normal|op|ord|inner)|boldsymbol|bold|bm"
     r"|pmb|mbox|operatorname|boxed|fbox|underline|uline|emph|ensuremath|smash|num|unit|ang|SI|si|qty|bbox|mathstrut)"
     r"\*?(?![A-Za-z])"
 )
 _THIN_THOUSANDS = re.compile(
-    r"(?<=[0-9])(?:\\[,!;: ]|\{,\}|\{\\,\}|,\s?\\[,!;]\s?|,\{\}|\{,\}\\!|\\(?:text|mathrm|mathord|mathpunct)\{,\}|~"
+    r"(?<=[0-9])(?:\\[,!;:"
+    r" ]|\{,\}|\{\\,\}|,\s?\\[,!;]\s?|,\{\}|\{,\}\\!|\\(?:text|mathrm|mathord|mathpunct)\{,\}|~"
     r"|\\thinspace\s?)(?=[0-9]{3}(?![0-9]))"
 )
 _SPACING = re.compile(
-    r"\\(?:[,;:!> /]|(?:left|right)\s*\.|(?:quad|qquad|(?:display|text|script|scriptscript)style|left|right|middle"
+    r"\\(?:[,;:!>"
+    r" /]|(?:left|right)\s*\.|(?:quad|qquad|(?:display|text|script|scriptscript)style|left|right|middle"
     r"|[bB]igg?[lmr]?|(?:no)?limits|(?:neg)?(?:thin|med|thick)space|enspace|enskip|nobreakspace|hfill|null|relax|strut|nonumber|notag|newline"
     r"|nobreak|allowbreak|noindent|centering"
     r"|rm|bf|it|sf|tt|sc|sl|em|cal|bfseries|itshape|mdseries|upshape|(?:rm|sf|tt)family|normalfont|(?:un)?boldmath"
@@ -81,9 +86,12 @@ _DELIMITERS = re.compile(r"\\?\$|\\[()\[\]]")
 _DEGREE_SIGN = r"\\(?:circ|textdegree|degrees?|deg)(?![A-Za-z])"
 _DEGREES = re.compile(
     r"\^\s*(?:\{\s*\{\s*o\s*\}\s*\}|\{\s*o\s*\}|o(?![A-Za-z]))"
-    rf"|\^\s*\{{(?:\s|\\[,;:! ])*(?:\{{\s*{_DEGREE_SIGN}\s*\}}|{_DEGREE_SIGN})\s*\}}|\^?\s*{_DEGREE_SIGN}"
+    r"|\^\s*\{(?:\s|\\[,;:!"
+    rf" ])*(?:\{{\s*{_DEGREE_SIGN}\s*\}}|{_DEGREE_SIGN})\s*\}}|\^?\s*{_DEGREE_SIGN}"
 )
-_PRIMES = re.compile(r"(?:\^\s*)?(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s*(?:\{\s*('+)\s*\}|('+))")
+_PRIMES = re.compile(
+    r"(?:\^\s*)?(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s*(?:\{\s*('+)\s*\}|('+))"
+)
 _EMPHASIS = re.compile(
     r"(?:(?<![^\s=:])(\*{2,3}|__)|(?:^|(?<=[=:}]))\s*(\*))(?=[^\s*_])((?:[^*]|\*(?!\*)){1,400}?)\s?(?:\1|\2)(?=[\s:.}]|$)"
 )
@@ -93,13 +101,19 @@ _FLAT_POWER = re.compile(
 _BARS = re.compile(r"\\[lr]?vert(?![A-Za-z])")
 _FRACTION_NAMES = re.compile(r"\\(?:nice|s|x|flat)frac(?![A-Za-z])")
 _OVER = re.compile(r"\{\s*([0-9.]{1,20})\s*\\over(?![A-Za-z])\s*([0-9.]{1,20})\s*\}")
-_REPEATING = re.compile(r"(?<=[0-9])\.([0-9]{0,9})\\(?:overline|bar|dot)\s*(?:\{\s*([0-9]{1,9})\s*\}|([0-9]))")
+_REPEATING = re.compile(
+    r"(?<=[0-9])\.([0-9]{0,9})\\(?:overline|bar|dot)\s*(?:\{\s*([0-9]{1,9})\s*\}|([0-9]))"
+)
 
 
 def clean(text: str) -> str:
-    """One notation for what is written in many: no wrappers, markup, delimiters or spacing commands, plain signs."""
+    """One notation for what is written in many: no wrappers, markup, delimiters or spacing
+    commands, plain signs.
+    """
     if not text.isascii():
-        text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_RAISED)}}}", text.translate(_UNICODE))
+        text = _SUPERSCRIPT.sub(
+            lambda match: f"^{{{match[0].translate(_RAISED)}}}", text.translate(_UNICODE)
+        )
         text = _CHINESE_UNIT.sub(_english_unit, text)
     text = text.replace("`", "")
     if "*" in text or "__" in text:
@@ -118,7 +132,9 @@ def clean(text: str) -> str:
 
 def _clean_commands(text: str) -> str:
     text = _MARKUP.sub(" ", text)
-    if "\\\\" not in text:  # several rows may be steps of a calculation, not a list: they stay as they are
+    if (
+        "\\\\" not in text
+    ):  # several rows may be steps of a calculation, not a list: they stay as they are
         text = _ENVIRONMENT.sub(" ", text)
     text = _FUNCTION_NAME.sub(r"\\\1 ", text)
     text = _WRAPPERS.sub(" ", text)

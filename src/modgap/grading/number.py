@@ -1,23 +1,30 @@
 r"""Read one number out of the LaTeX that a model puts into `\boxed{}`.
 
-`readings` and `parse_number` are pure functions: no `eval`, no sympy, no signals, no state. They tidy the string (see
-`notation`), split it at relation signs (`x = 5`, `\text{Answer: } 5`, `5\sqrt{2} \approx 7.07`), and read each side
-with a recursive-descent parser over floats; what is left over must be a unit. Everything else (a list, "a or b", `\pm`,
-an inequality, a denial, an unknown letter, prose) is no number, never a guess and never an exception.
+`readings` and `parse_number` are pure functions: no `eval`, no sympy, no signals, no state. They
+tidy the string (see `notation`), split it at relation signs (`x = 5`, `\text{Answer: } 5`,
+`5\sqrt{2} \approx 7.07`), and read each side with a recursive-descent parser over floats; what is
+left over must be a unit. Everything else (a list, "a or b", `\pm`, an inequality, a denial, an
+unknown letter, prose) is no number, never a guess and never an exception.
 
-Bounded by construction: at most `MAX_CHARS` characters, `MAX_DEPTH` nested groups, exponents up to `MAX_EXPONENT`,
-and float arithmetic only, so no intermediate value can grow.
+Bounded by construction: at most `MAX_CHARS` characters, `MAX_DEPTH` nested groups, exponents up to
+`MAX_EXPONENT`, and float arithmetic only, so no intermediate value can grow.
 
 Where a notation has two readings:
-- `3\frac{3}{4}` and `3 3/4` are mixed numbers when the fraction is a proper one of plain integers, else products;
-- `1/2\pi` is read from left to right, (1/2)pi; `-2^2` is -4; `\sqrt12` is the root of 12, `\frac12` one half;
-- `1,234` and `1\,234` are one number, `1, 234` and `0,5` are lists (but see `decimal_comma_readings`);
+- `3\frac{3}{4}` and `3 3/4` are mixed numbers when the fraction is a proper one of plain integers,
+  else products;
+- `1/2\pi` is read from left to right, (1/2)pi; `-2^2` is -4; `\sqrt12` is the root of 12, `\frac12`
+  one half;
+- `1,234` and `1\,234` are one number, `1, 234` and `0,5` are lists (but see
+  `decimal_comma_readings`);
 - `50\%` is 50; `25'` and `25''` have a unit; `45^\circ 30'` is none;
-- `\sin 30` and `\arctan 0.75` do not say whether an angle is in degrees or radians: two readings, unless a degree sign
-  or the other side of a relation tells (`\sin 30^\circ`, `\arctan(0.75) \approx 36.87`); `\sin(\pi/6)` is in radians;
-- of `5\sqrt{2} \approx 7.07` the first number counts, and the others must agree with it to 1%, so that `5 = 6` is none;
-  a decimal after an `\approx` may also be its rounding (`\tan 20^\circ \approx 0.36`);
-- of the rows of an `aligned` or `array` the last one counts. The others must state the same or be steps towards it.
+- `\sin 30` and `\arctan 0.75` do not say whether an angle is in degrees or radians: two readings,
+  unless a degree sign or the other side of a relation tells (`\sin 30^\circ`, `\arctan(0.75)
+  \approx 36.87`); `\sin(\pi/6)` is in radians;
+- of `5\sqrt{2} \approx 7.07` the first number counts, and the others must agree with it to 1%, so
+  that `5 = 6` is none; a decimal after an `\approx` may also be its rounding (`\tan 20^\circ
+  \approx 0.36`);
+- of the rows of an `aligned` or `array` the last one counts. The others must state the same or be
+  steps towards it.
 
 The paper's graders (mathruler in training, Python's `eval` in evaluation) are in `grading.paper`.
 """
@@ -41,8 +48,9 @@ _PLAIN = re.compile(r"[+-]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})")
 
 _CLOSING = {"(": ")", "{": "}", "[": "]"}
 
-# ---- relations -----------------------------------------------------------------------------------------------------
-# A sign, or a word in its place: `is` only before what may be a number, so that `is not 5` stays one text.
+# ---- relations -----------------------------------------------------------------------------------
+# A sign, or a word in its place: `is` only before what may be a number, so that `is not 5` stays
+# one text.
 _RELATION = re.compile(
     r"(\(\s*approx(?:imately|\.)?\s*\)|=|≈|≅|:|\\(?:approx|approxeq|simeq|cong|sim|equiv|doteq)(?![A-Za-z])"
     r"|\b(?:approximately|approx\.?|about|equal(?:s|\s+to))(?![a-z])"
@@ -58,7 +66,8 @@ _CONCLUSION = re.compile(
     r"|(?i:so|thus|hence|therefore|then|finally)\s*,[\s}]*)"
 )
 _DEGREE_WORDS = re.compile(r"(?<=[0-9)}])\s*(?:\{\s*deg(?:rees?)?\.?\s*\}|deg(?:rees?)?\b\.?)")
-# The left side of `x = 5`: letters, no digit that is not a subscript or an angle's number, no sign, no list.
+# The left side of `x = 5`: letters, no digit that is not a subscript or an angle's number, no sign,
+# no list.
 _NUMBERED = re.compile(r"_\s*\{?\s*\w{1,3}\s*\}?|\\angle\s*\{?\s*[0-9]{1,2}")
 _NAME = re.compile(r"(?:[^\W0-9]|[\\_{}()|' +/.])*")
 _SET_BRACE = re.compile(r"\\(?:[{}]|[lr]brace(?![A-Za-z]))")
@@ -69,8 +78,12 @@ _TAKES_ARGUMENT = re.compile(r"(?:\\(?!approx|cong|sim|equiv|doteq|therefore)[A-
 
 
 def _tidy(text: str) -> str:
-    """`clean`, without the brackets around the whole and without groups that a relation sign would tear apart."""
-    text = _SET_BRACE.sub(lambda match: "{" if match[0] in ("\\{", "\\lbrace") else "}", clean(text))
+    """`clean`, without the brackets around the whole and without groups that a relation sign would
+    tear apart.
+    """
+    text = _SET_BRACE.sub(
+        lambda match: "{" if match[0] in ("\\{", "\\lbrace") else "}", clean(text)
+    )
     text = _DEGREE_WORDS.sub(" ° ", text) if "deg" in text else text
     if match := _CONCLUSION.match(text):
         text = "{" * (match[0].count("{") - match[0].count("}")) + text[match.end() :]
@@ -82,7 +95,9 @@ def _tidy(text: str) -> str:
 
 
 def _without_torn_groups(text: str) -> str:
-    """`{x = } 5` as `x = 5`: no braces around a relation sign, unless they hold the argument of a command."""
+    """`{x = } 5` as `x = 5`: no braces around a relation sign, unless they hold the argument of a
+    command.
+    """
     signs = [match.start() for match in _RELATION.finditer(text)]
     if not signs:
         return text
@@ -93,7 +108,9 @@ def _without_torn_groups(text: str) -> str:
             openings.append(at)
         elif character == "}" and openings:
             opening = openings.pop()
-            if any(opening < sign < at for sign in signs) and not _TAKES_ARGUMENT.search(text, 0, opening):
+            if any(opening < sign < at for sign in signs) and not _TAKES_ARGUMENT.search(
+                text, 0, opening
+            ):
                 characters[opening] = characters[at] = " "
     return "".join(characters)
 
@@ -109,7 +126,7 @@ def _closing(text: str) -> int:
     return -1
 
 
-# ---- units ---------------------------------------------------------------------------------------------------------
+# ---- units ---------------------------------------------------------------------------------------
 _UNIT_WORDS: Final = """
     mms cms dms kms mm cm dm m km nm in inch inches ft foot feet yd yard yards mi mile miles unit units u un degree
     degrees deg degs meter meters metre metres centimeter centimeters centimetre centimetres millimeter millimeters
@@ -120,7 +137,9 @@ _UNIT_WORDS: Final = """
     sqmm sqft sqin squnits yds kgs yuan euro euros per
 """
 UNITS = frozenset(_UNIT_WORDS.split())
-_UNIT = re.compile(r"\s*(?:([A-Za-z]+)\.?|\^\s*\{?\s*-?[0-9]\s*\}?|\\?%|°|'{1,2}|\x22|[/*{}()\[\]])")
+_UNIT = re.compile(
+    r"\s*(?:([A-Za-z]+)\.?|\^\s*\{?\s*-?[0-9]\s*\}?|\\?%|°|'{1,2}|\x22|[/*{}()\[\]])"
+)
 
 
 _POWER_ALONE = re.compile(r"[\s{}]*(?:squared|cubed)[\s{}]*")  # `5 squared` is 25
@@ -132,7 +151,10 @@ def _is_unit(tail: str) -> bool:
         return False
     if _POWER_ALONE.fullmatch(tail):
         return False
-    at, word = 0, True  # an exponent has to follow a word: `5^2` never comes here, `5 ^2` must not pass
+    at, word = (
+        0,
+        True,
+    )  # an exponent has to follow a word: `5^2` never comes here, `5 ^2` must not pass
     while at < len(tail):
         match = _UNIT.match(tail, at)
         if match is None:
@@ -145,7 +167,7 @@ def _is_unit(tail: str) -> bool:
     return True
 
 
-# ---- the parser ----------------------------------------------------------------------------------------------------
+# ---- the parser ----------------------------------------------------------------------------------
 _NUMBER = re.compile(r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+")
 _SCIENTIFIC = re.compile(r"[eE][+-]?[0-9]{1,3}(?![0-9.])")
 _INTEGER = re.compile(r"[0-9]+")
@@ -153,7 +175,10 @@ _DIGIT = re.compile(r"[0-9]")
 _COMMAND = re.compile(r"\\([A-Za-z]+)|(sqrt|pi|(?:a|arc)?(?:sin|cos|tan|cot))(?![A-Za-z])")
 _PART = r" *(?:\{ *\{ *([0-9]{1,9}) *\} *\}|\{ *([0-9]{1,9}) *\}|([0-9]))"
 _FRACTION = rf"\\[dtc]?frac{_PART}{_PART}"
-_PROPER = re.compile(rf" *{_FRACTION}| *\{{ *{_FRACTION} *\}}|(?<=[0-9]) +([0-9]{{1,9}}) */ *([0-9]{{1,9}})(?![0-9.])")
+_PROPER = re.compile(
+    rf" *{_FRACTION}| *\{{ *{_FRACTION} *\}}|(?<=[0-9]) +([0-9]{{1,9}}) */"
+    r" *([0-9]{1,9})(?![0-9.])"
+)
 _DOTS = re.compile(r"\s*(?:\\(?:[lc]?dots|dots[bcmio])(?![A-Za-z])|\.{2,})(?!\s*[0-9.])")
 _OVER = re.compile(r"\\over(?![A-Za-z])")
 _FRACTIONS = frozenset({"frac", "dfrac", "tfrac", "cfrac"})
@@ -180,21 +205,28 @@ Angle = Literal["degrees", "radians"]
 
 
 class NotANumberError(Exception):
-    """The text is not one number (or, in `formula`, not one formula); internal, no caller of `core` sees it."""
+    """The text is not one number (or, in `formula`, not one formula); internal, no caller of `core`
+    sees it.
+    """
 
 
 class Parser:
-    """Recursive descent over one cleaned string: sum, product, power, atom; `formula` adds letters and functions.
+    """Recursive descent over one cleaned string: sum, product, power, atom; `formula` adds letters
+    and functions.
 
     Attributes:
         text: The string.
-        angle: What an angle without a unit is taken for; None where functions of angles are not read.
+        angle: What an angle without a unit is taken for; None where functions of angles are not
+            read.
         at: Where it is.
         depth: Of the groups that are open.
         bars: Absolute values that are open.
-        degrees: Whether a degree sign was read, in the argument that is being read or outside of all.
-        bare: Whether a function had an argument without a unit, so that its value depends on `angle`.
-        inverse: Whether an inverse function was read, the value of which is an angle in the unit `angle`.
+        degrees: Whether a degree sign was read, in the argument that is being read or outside of
+            all.
+        bare: Whether a function had an argument without a unit, so that its value depends on
+            `angle`.
+        inverse: Whether an inverse function was read, the value of which is an angle in the unit
+            `angle`.
     """
 
     def __init__(self, text: str, angle: Angle | None = None) -> None:
@@ -263,7 +295,9 @@ class Parser:
         return self.power()
 
     def operator(self) -> str:
-        r"""The next product operator, consumed; an implied product (`2\sqrt{3}`, `2(3+1)`) consumes nothing."""
+        r"""The next product operator, consumed; an implied product (`2\sqrt{3}`, `2(3+1)`) consumes
+        nothing.
+        """
         character = self.peek()
         if character in ("*", "/"):
             self.at += 1
@@ -374,7 +408,9 @@ class Parser:
         return value
 
     def trigonometry(self, name: str) -> float:
-        r"""What follows the name of a function: `\sin 30°`, `\cos^2(30°)`, `\tan^{-1}(0.75)`, `\arctan 0.75`."""
+        r"""What follows the name of a function: `\sin 30°`, `\cos^2(30°)`, `\tan^{-1}(0.75)`,
+        `\arctan 0.75`.
+        """
         inverse, exponent = name.startswith("a"), 1.0
         if self.peek() == "^":
             self.at += 1
@@ -389,7 +425,10 @@ class Parser:
         value = self.angle_argument()
         in_degrees, self.degrees = self.degrees, outside
         if inverse:
-            self.inverse, self.degrees = True, outside or in_degrees  # of `\arcsin 0.5°` the sign is the value's
+            self.inverse, self.degrees = (
+                True,
+                outside or in_degrees,
+            )  # of `\arcsin 0.5°` the sign is the value's
             result = _INVERSES[name[-3:]](value)
             return (math.degrees(result) if self.angle == "degrees" else result) ** exponent
         if not in_degrees and "pi" not in self.text[start : self.at]:
@@ -398,7 +437,9 @@ class Parser:
         return _FUNCTIONS[name](math.radians(value) if in_degrees else value) ** exponent
 
     def angle_argument(self) -> float:
-        r"""A bracketed group, or a power and what π follows it: `\sin 2\pi`; not the factors after that."""
+        r"""A bracketed group, or a power and what π follows it: `\sin 2\pi`; not the factors after
+        that.
+        """
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise NotANumberError
@@ -445,7 +486,7 @@ class Parser:
         return value
 
 
-# ---- one answer ----------------------------------------------------------------------------------------------------
+# ---- one answer ----------------------------------------------------------------------------------
 _RADIANS = re.compile(r"\brad(?:s|ians?)?\b")
 _IN_DEGREES = re.compile(r"°|\bdeg")
 _DECIMAL_COMMA = re.compile(
@@ -454,14 +495,19 @@ _DECIMAL_COMMA = re.compile(
 _DECIMALS = re.compile(r"\s*-?[0-9]{0,30}\.([0-9]{1,30})(?![0-9.])")
 _ROW_END = re.compile(r"\\\\\*?(?:\s*\[[^\[\]]{0,10}\])?|\\(?:cr|newline)(?![A-Za-z])")
 _TABLE_NAME = r"\{\s*(?:array|[dr]?cases)\s*\}"
-_TABLE = re.compile(rf"\\begin\s*{_TABLE_NAME}(?:\s*\[[tcb]\])?(?:\s*\{{[lcr|@. ]{{1,20}}\}})?|\\end\s*{_TABLE_NAME}")
+_TABLE = re.compile(
+    rf"\\begin\s*{_TABLE_NAME}(?:\s*\[[tcb]\])?(?:\s*\{{[lcr|@."
+    rf" ]{{1,20}}\}})?|\\end\s*{_TABLE_NAME}"
+)
 _SIGN_AT_END = re.compile(r"(?:=|≈|≅|:|\\(?:approx|approxeq|simeq|cong|sim|equiv|doteq))$")
 _BOUND = re.compile(r"\\(?:pm|mp|le|ge|leq|geq|lt|gt|leqslant|geqslant|in|notin|infty)(?![A-Za-z])")
 _NO_STEP = re.compile(rf"{_BOUND.pattern}|[,;<>≤≥]|\b(?:or|and)\b")
 
 
 def _values_of(side: str) -> tuple[float, ...]:
-    """What one side of a relation states, a number with an optional unit; two where an angle has none."""
+    """What one side of a relation states, a number with an optional unit; two where an angle has
+    none.
+    """
     side = side.strip()
     parser = Parser(side, "degrees")
     value = _parse(parser)
@@ -489,13 +535,16 @@ def _parse(parser: Parser) -> float | None:
 
 
 def readings(text: str) -> tuple[float, ...]:
-    r"""The numbers that `text` may state: one, none, or two where it does not say if an angle is in degrees or radians.
+    r"""The numbers that `text` may state: one, none, or two where it does not say if an angle is in
+    degrees or radians.
 
     Args:
-        text: The content of a `\boxed{}` or a gold answer, for example `2\sqrt{3} \text{ cm}` or `"25.000"`.
+        text: The content of a `\boxed{}` or a gold answer, for example `2\sqrt{3} \text{ cm}` or
+            `"25.000"`.
 
     Returns:
-        Finite floats; none for text that is empty, too long, a list, an inequality, a denial, or anything unknown.
+        Finite floats; none for text that is empty, too long, a list, an inequality, a denial, or
+        anything unknown.
     """
     text = text.strip()
     if len(text) > MAX_CHARS:
@@ -504,7 +553,11 @@ def readings(text: str) -> tuple[float, ...]:
         return (float(text),)
     if "\\begin" in text:
         rows = _ROW_END.split(_TABLE.sub(" ", text))
-        return () if any(map(_has_columns, rows)) else _last_of([row for part in rows if (row := _tidy(part))])
+        return (
+            ()
+            if any(map(_has_columns, rows))
+            else _last_of([row for part in rows if (row := _tidy(part))])
+        )
     return _stated(_tidy(text))
 
 
@@ -515,35 +568,54 @@ def parse_number(text: str) -> float | None:
 
 
 def decimal_comma_readings(text: str) -> tuple[float, ...]:
-    """What `text` states if its commas are decimal points: 7.07 of `7,07`; empty where it has no such comma."""
+    """What `text` states if its commas are decimal points: 7.07 of `7,07`; empty where it has no
+    such comma.
+    """
     text = text[: MAX_CHARS + 1]
-    other = _DECIMAL_COMMA.sub(lambda match: f"{match[1].replace('.', '')}.{match[2]}", text) if "," in text else text
+    other = (
+        _DECIMAL_COMMA.sub(lambda match: f"{match[1].replace('.', '')}.{match[2]}", text)
+        if "," in text
+        else text
+    )
     return readings(other) if other != text else ()
 
 
 def _has_columns(row: str) -> bool:
-    r"""Whether a row has cells that are not the sides of a relation: `2 & 5`, `x & \text{if } x > 0`."""
+    r"""Whether a row has cells that are not the sides of a relation: `2 & 5`, `x & \text{if } x >
+    0`.
+    """
     cells = [cell.strip() for cell in row.split("&")]
     for left, right in pairwise(cells):
-        if left and right and not _SIGN_AT_END.search(left) and not _RELATION.match(right.lstrip("{} ")):
+        if (
+            left
+            and right
+            and not _SIGN_AT_END.search(left)
+            and not _RELATION.match(right.lstrip("{} "))
+        ):
             return True
     return False
 
 
 def _last_of(rows: list[str]) -> tuple[float, ...]:
-    """What the last row states, if each one before states the same or is a step towards it (`2x = 50`)."""
+    """What the last row states, if each one before states the same or is a step towards it (`2x =
+    50`).
+    """
     values = _stated(rows[-1]) if rows else ()
     for row in rows[:-1]:
         stated = _stated(row)
         if stated:
-            values = tuple(value for value in values if any(_agree(other, value) for other in stated))
+            values = tuple(
+                value for value in values if any(_agree(other, value) for other in stated)
+            )
         elif _DENIAL.search(row) or _NO_STEP.search(row) or not _RELATION.search(row):
             return ()
     return values
 
 
 def _stated(text: str) -> tuple[float, ...]:
-    """The first number of a chain of relations, if the others agree with it and what else is there is a name."""
+    """The first number of a chain of relations, if the others agree with it and what else is there
+    is a name.
+    """
     if _DENIAL.search(text):
         return ()
     parts = _RELATION.split(text)
@@ -560,14 +632,20 @@ def _stated(text: str) -> tuple[float, ...]:
             return ()
         else:
             rounding = _rounding(side) if _APPROXIMATE.search(parts[at - 1]) else 0.0
-            found = tuple(value for value in found if any(_agree(value, other, rounding) for other in values))
+            found = tuple(
+                value for value in found if any(_agree(value, other, rounding) for other in values)
+            )
             if not found:
                 return ()
     return found
 
 
 def _is_name(side: str) -> bool:
-    return bool(_NAME.fullmatch(_NUMBERED.sub("", side))) and not _BOUND.search(side) and not _SIZE.fullmatch(side)
+    return (
+        bool(_NAME.fullmatch(_NUMBERED.sub("", side)))
+        and not _BOUND.search(side)
+        and not _SIZE.fullmatch(side)
+    )
 
 
 def _agree(value: float, other: float, rounding: float = 0.0) -> bool:

@@ -1,24 +1,32 @@
-r"""Grade as the original code does: its `eval.py` (mode `paper`) and its training reward (mode `exact`).
+r"""Grade as the original code does: its `eval.py` (mode `paper`) and its training reward (mode
+`exact`).
 
-`exact` is `grade_answer(extract_boxed_content(response), gold)` of mathruler. `paper` drops `°` from the box first and
-also accepts what Python can evaluate to within 1% of the gold: decimals and `+ - * / ** ( )`, after the original's
-rewriting of `\sqrt{...}` and of implied products. No `</think>` rule in either; the text `None` stands for no box.
+`exact` is `grade_answer(extract_boxed_content(response), gold)` of mathruler. `paper` drops `°`
+from the box first and also accepts what Python can evaluate to within 1% of the gold: decimals and
+`+ - * / ** ( )`, after the original's rewriting of `\sqrt{...}` and of implied products. No
+`</think>` rule in either; the text `None` stands for no box.
 
-The original hands the model's text to `eval` and to sympy's parser (which is `eval`, too). Here mathruler's own code
-normalises, splits and compares strings, but the one function in it that calls sympy is replaced by `_same_value`, and
-`eval` by a walk over the syntax tree that knows numbers, arithmetic, comparisons, `and` and `or` (to Python, `6 or 12`
-is 6, so the original calls it right for a gold of 6). So the verdicts are the original's, except:
-- *code*: anything else (calls, attributes, `math.pi`, comprehensions, `if`) is not evaluated and does not count; the
-  original runs it, at times forever (`9**9**9`, `99999999!`);
-- *`^`*: in the original's `eval` it is XOR (`5^2` is 7, so right for a gold of 7); here it is left to `grade_answer`;
-- *literals*: hexadecimal, octal, binary, imaginary ones and those with `_` (`0x10`, `1_0`) do not count;
-- *length*: a box of more than `MAX_CHARS` characters is wrong without a look, one with `MAX_BRACES` braces is no box;
-- *symbols*: sympy simplifies functions and unknowns symbolically. Here two expressions are the same if their values
-  agree for two choices of the unknowns (to 1e-14, or to the last bit where the answer has a decimal point, like sympy's
-  floats); its functions of two letters (`re(5)`, `ln(x)`) are unknown;
+The original hands the model's text to `eval` and to sympy's parser (which is `eval`, too). Here
+mathruler's own code normalises, splits and compares strings, but the one function in it that calls
+sympy is replaced by `_same_value`, and `eval` by a walk over the syntax tree that knows numbers,
+arithmetic, comparisons, `and` and `or` (to Python, `6 or 12` is 6, so the original calls it right
+for a gold of 6). So the verdicts are the original's, except:
+- *code*: anything else (calls, attributes, `math.pi`, comprehensions, `if`) is not evaluated and
+  does not count; the original runs it, at times forever (`9**9**9`, `99999999!`);
+- *`^`*: in the original's `eval` it is XOR (`5^2` is 7, so right for a gold of 7); here it is left
+  to `grade_answer`;
+- *literals*: hexadecimal, octal, binary, imaginary ones and those with `_` (`0x10`, `1_0`) do not
+  count;
+- *length*: a box of more than `MAX_CHARS` characters is wrong without a look, one with `MAX_BRACES`
+  braces is no box;
+- *symbols*: sympy simplifies functions and unknowns symbolically. Here two expressions are the same
+  if their values agree for two choices of the unknowns (to 1e-14, or to the last bit where the
+  answer has a decimal point, like sympy's floats); its functions of two letters (`re(5)`, `ln(x)`)
+  are unknown;
 - *exceptions*: where mathruler raises, the original's run ends; here the answer is wrong.
 
-A gold that is no number is an `error`, unless the original calls the answer right (a gold of `x` and a box of `x`).
+A gold that is no number is an `error`, unless the original calls the answer right (a gold of `x`
+and a box of `x`).
 """
 
 from __future__ import annotations
@@ -74,7 +82,9 @@ class _NotArithmeticError(ValueError):
 
 
 def extract_boxed_content(response: str) -> str:
-    r"""Mathruler's function of the same name in linear time: the last `\boxed{`, up to its brace, or `"None"`."""
+    r"""Mathruler's function of the same name in linear time: the last `\boxed{`, up to its brace,
+    or `"None"`.
+    """
     start = response.rfind(_BOX)
     if start >= 0:
         start += len(_BOX)
@@ -87,7 +97,8 @@ def extract_boxed_content(response: str) -> str:
 
 
 def grade(response: str, gold: str, mode: Literal["paper", "exact"]) -> Grade:
-    """Grade like the original's `eval.py` (`paper`) or like its training reward (`exact`); see the module's docstring.
+    """Grade like the original's `eval.py` (`paper`) or like its training reward (`exact`); see the
+    module's docstring.
 
     Stages: `no-box`, `length`, `grade_answer`, `one-percent`, `gold`.
     """
@@ -102,14 +113,18 @@ def grade(response: str, gold: str, mode: Literal["paper", "exact"]) -> Grade:
         return Grade("correct", answer, value, "grade_answer")
     if parse_number(gold) is None:
         return Grade(
-            "error", answer, value, "gold", f"the gold answer {gold[:80]!r} is no number; correct the data set"
+            "error",
+            answer,
+            value,
+            "gold",
+            f"the gold answer {gold[:80]!r} is no number; correct the data set",
         )
     if mode == "paper" and within_one_percent(answer, gold):
         return Grade("correct", answer, value, "one-percent")
     return Grade("wrong", answer, value, "one-percent" if mode == "paper" else "grade_answer")
 
 
-# ---- mathruler's grade_answer, without sympy's parser ---------------------------------------------------------------
+# ---- mathruler's grade_answer, without sympy's parser --------------------------------------------
 def grade_answer(answer: str, gold: str) -> bool:
     """Mathruler's `grade_answer(answer, gold)` in bounded time and without running anything."""
     try:
@@ -120,27 +135,41 @@ def grade_answer(answer: str, gold: str) -> bool:
 
 @cache
 def _safe_grade_answer() -> Callable[[str, str], bool]:
-    """Mathruler's own function, with `_same_value` in the place of the one function in it that calls sympy."""
-    from mathruler import grader  # pyright: ignore[reportMissingTypeStubs]  # late: loads sympy; it has no stubs
+    """Mathruler's own function, with `_same_value` in the place of the one function in it that
+    calls sympy.
+    """
+    from mathruler import (
+        grader,
+    )  # pyright: ignore[reportMissingTypeStubs]  # late: loads sympy; it has no stubs
     from pylatexenc import latex2text, latexwalker  # pyright: ignore[reportMissingTypeStubs]
 
     logging.getLogger("pylatexenc").setLevel(logging.ERROR)  # it warns of every malformed answer
-    # mathruler has pylatexenc build its tables anew for each string, most of its time; they never change.
-    tables, words = latexwalker.get_default_latex_context_db(), latex2text.get_default_latex_context_db()
+    # mathruler has pylatexenc build its tables anew for each string, most of its time; they never
+    # change.
+    tables, words = (
+        latexwalker.get_default_latex_context_db(),
+        latex2text.get_default_latex_context_db(),
+    )
     converter: Any = latex2text.LatexNodes2Text
 
     def plain(latex: str) -> str:
         return converter(latex_context=words).latex_to_text(latex, latex_context=tables)
 
     once = SimpleNamespace(LatexNodes2Text=lambda: SimpleNamespace(latex_to_text=plain))
-    names: dict[str, Any] = {**vars(grader), "are_equal_under_sympy": _same_value, "latex2text": once}
+    names: dict[str, Any] = {
+        **vars(grader),
+        "are_equal_under_sympy": _same_value,
+        "latex2text": once,
+    }
     names["_parse_latex"] = FunctionType(grader._parse_latex.__code__, names)  # pyright: ignore[reportPrivateUsage]
     names["_normalize"] = FunctionType(grader._normalize.__code__, names)  # pyright: ignore[reportPrivateUsage]
     return FunctionType(grader.grade_answer.__code__, names)
 
 
 def _same_value(gold: str, answer: str) -> bool:
-    """Whether two strings that mathruler has normalised are the same expression (its `are_equal_under_sympy`)."""
+    """Whether two strings that mathruler has normalised are the same expression (its
+    `are_equal_under_sympy`).
+    """
     from mathruler import grader  # pyright: ignore[reportMissingTypeStubs]  # as above
 
     difference = f"({gold})-({answer})"
@@ -151,7 +180,9 @@ def _same_value(gold: str, answer: str) -> bool:
     except (ArithmeticError, ValueError, RecursionError):
         return False
     same = 0.0 if "." in answer and not grader.count_unknown_letters_in_expr(answer) else SAME
-    return all(abs(a - b) <= same * max(abs(a), abs(b)) < math.inf for a, b in pairs)  # 1e400 equals nothing
+    return all(
+        abs(a - b) <= same * max(abs(a), abs(b)) < math.inf for a, b in pairs
+    )  # 1e400 equals nothing
 
 
 _TOKEN = re.compile(
@@ -160,7 +191,9 @@ _TOKEN = re.compile(
 
 
 def _symbolic(text: str, shift: float) -> _Number:
-    """The value of sympy's notation (implied products, `sqrt`, `pi`, single letters), each letter set to a constant."""
+    """The value of sympy's notation (implied products, `sqrt`, `pi`, single letters), each letter
+    set to a constant.
+    """
     tokens: list[str] = []
     at, after_operand = 0, False
     while at < len(text):
@@ -183,9 +216,11 @@ def _symbolic(text: str, shift: float) -> _Number:
     return _evaluate("".join(tokens))
 
 
-# ---- the original's is_close_enough, without eval -------------------------------------------------------------------
+# ---- the original's is_close_enough, without eval ------------------------------------------------
 def within_one_percent(answer: str, gold: str) -> bool:
-    """The original's `is_close_enough(answer, gold)` for what is plain arithmetic after its rewriting."""
+    """The original's `is_close_enough(answer, gold)` for what is plain arithmetic after its
+    rewriting.
+    """
     expression = re.sub(r"\\sqrt{([^}]+)}", r"math.sqrt(\1)", answer)
     expression = re.sub(r"(\d)(math\.sqrt)", r"\1*\2", expression)
     expression = re.sub(r"(\d)\s*\(", r"\1*(", expression)
@@ -202,13 +237,18 @@ def within_one_percent(answer: str, gold: str) -> bool:
 
 
 def _evaluate(expression: str) -> _Number:
-    """Python's value of an expression in numbers, `+ - * / // % ** ( )`, `math.sqrt`, comparisons, `and` and `or`.
+    """Python's value of an expression in numbers, `+ - * / // % ** ( )`, `math.sqrt`, comparisons,
+    `and` and `or`.
 
     Raises:
         ValueError, ArithmeticError: If it is anything else, or too large, or has no value.
     """
     expression = expression.strip(" \t")
-    if len(expression) > 10 * MAX_CHARS or not _ARITHMETIC.fullmatch(expression) or _OTHER_LITERAL.search(expression):
+    if (
+        len(expression) > 10 * MAX_CHARS
+        or not _ARITHMETIC.fullmatch(expression)
+        or _OTHER_LITERAL.search(expression)
+    ):
         raise _NotArithmeticError
     try:
         tree = ast.parse(expression, mode="eval")  # parses, runs nothing
@@ -233,19 +273,25 @@ def _walk(node: ast.expr, depth: int) -> _Number:
             return _bounded(_BINARY[type(sign)](_walk(left, depth - 1), _walk(right, depth - 1)))
         case ast.BoolOp(op=junction, values=operands):
             value: _Number = 0
-            for operand in operands:  # like Python: what follows the deciding operand is not looked at
+            for (
+                operand
+            ) in operands:  # like Python: what follows the deciding operand is not looked at
                 value = _walk(operand, depth - 1)
                 if bool(value) == isinstance(junction, ast.Or):
                     break
             return value
-        case ast.Compare(left=first, ops=signs, comparators=others) if all(type(sign) in _COMPARE for sign in signs):
+        case ast.Compare(left=first, ops=signs, comparators=others) if all(
+            type(sign) in _COMPARE for sign in signs
+        ):
             left_value, holds = _walk(first, depth - 1), True
             for sign, other in zip(signs, others, strict=True):
                 right_value = _walk(other, depth - 1)
                 holds = holds and bool(_COMPARE[type(sign)](left_value, right_value))
                 left_value = right_value
             return holds
-        case ast.Call(func=ast.Attribute(value=ast.Name(id="math"), attr="sqrt"), args=[argument], keywords=[]):
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id="math"), attr="sqrt"), args=[argument], keywords=[]
+        ):
             radicand = _walk(argument, depth - 1)
             if isinstance(radicand, complex):
                 raise _NotArithmeticError
@@ -255,7 +301,11 @@ def _walk(node: ast.expr, depth: int) -> _Number:
 
 
 def _power(base: _Number, exponent: _Number) -> _Number:
-    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > MAX_BITS:
+    if (
+        isinstance(base, int)
+        and isinstance(exponent, int)
+        and base.bit_length() * abs(exponent) > MAX_BITS
+    ):
         raise _NotArithmeticError  # 9**9**9
     return _bounded(base**exponent)
 

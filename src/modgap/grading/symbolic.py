@@ -1,12 +1,13 @@
 """The symbolic stage: math-verify in worker processes that can be killed.
 
-math-verify (and sympy under it) can run for minutes or take all memory on what a model writes, and its own time limit
-needs a main thread. Here each worker is an interpreter of its own that reads pairs from a pipe and writes verdicts;
-one that does not answer in time is killed and replaced, and its pair is undecided. So the pool works from threads,
-asyncio, daemonic processes and Ray workers alike, and costs no import in this process.
+math-verify (and sympy under it) can run for minutes or take all memory on what a model writes, and
+its own time limit needs a main thread. Here each worker is an interpreter of its own that reads
+pairs from a pipe and writes verdicts; one that does not answer in time is killed and replaced, and
+its pair is undecided. So the pool works from threads, asyncio, daemonic processes and Ray workers
+alike, and costs no import in this process.
 
-math-verify is optional (`pip install 'modgap[mathverse]'`): without it the stage is skipped, and `note` says so.
-The original has no such stage.
+math-verify is optional (`pip install 'modgap[mathverse]'`): without it the stage is skipped, and
+`note` says so. The original has no such stage.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ class SymbolicPool:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -69,7 +73,9 @@ class SymbolicPool:
             worker.kill()
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """For each (answer, gold) whether they are the same; None if that could not be told in time, or at all."""
+        """For each (answer, gold) whether they are the same; None if that could not be told in
+        time, or at all.
+        """
         if self.note or not pairs:
             return [None] * len(pairs)
         distinct = list(dict.fromkeys(pairs))
@@ -151,7 +157,7 @@ class _Worker:
                     pipe.close()
 
 
-# ---- the worker: runs as a script, so that nothing of ours is imported in it -----------------------------------------
+# ---- the worker: runs as a script, so that nothing of ours is imported in it ---------------------
 def _serve() -> None:
     import resource
 
@@ -167,7 +173,9 @@ def _serve() -> None:
         verdict: bool | None = None
         with contextlib.suppress(Exception):
             answer, gold = (
-                verify.parse(f"${text.replace('$', ' ')}$", extraction_config=config, parsing_timeout=None)
+                verify.parse(
+                    f"${text.replace('$', ' ')}$", extraction_config=config, parsing_timeout=None
+                )
                 for text in json.loads(line)
             )
             if answer and gold:

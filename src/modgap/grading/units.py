@@ -1,8 +1,8 @@
 r"""The units that an answer states: `10 \text{ cm}` and `10 m` are no number 10 alone.
 
-A unit is known by its canonical name and its power (`cm^2`, `m s^-1`), however it is written: `sq cm`,
-`\mathrm{~cm}^{2}` and `square centimetres` are one. `units` says nothing and is none. The original drops everything but
-numbers, and takes the exponents of units for some.
+A unit is known by its canonical name and its power (`cm^2`, `m s^-1`), however it is written: `sq
+cm`, `\mathrm{~cm}^{2}` and `square centimetres` are one. `units` says nothing and is none. The
+original drops everything but numbers, and takes the exponents of units for some.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ MOST_NAMES: Final = 3
 MOST_POWER: Final = 4
 """What has more parts, or a higher power, is no unit."""
 
-# What it measures (`length^2` of an acre), how much of that, and its names, the canonical one first.
+# What it measures (`length^2` of an acre), how much of that, and its names, the canonical one
+# first.
 _NAMES: Final = """
     length .001 mm mms millimeter millimeters millimetre millimetres; length .01 cm cms centimeter centimeters
     centimetre centimetres; length .1 dm dms decimeter decimeters; length 1 m meter meters metre metres; length 1000
@@ -37,7 +38,9 @@ _POWERS_AFTER: Final = {"squared": 2, "cubed": 3}
 _TOKEN = re.compile(r"\\[A-Za-z]+|[A-Za-z]+|\^\s*\{?\s*-?[0-9]\s*\}?|\S")
 _EXPONENT = re.compile(r"-?[0-9]")
 _PART = re.compile(r"[,;]|\\\\|\b(?:and|or)\b", re.IGNORECASE)
-_PRIMES = re.compile(r"(?<=[0-9}])\s*('{1,2}|\")")  # no degrees; feet and inches where a gold answer has them
+_PRIMES = re.compile(
+    r"(?<=[0-9}])\s*('{1,2}|\")"
+)  # no degrees; feet and inches where a gold answer has them
 _BEARING = re.compile(r"(?<=°)[\s{]*T[\s}]*$")
 _DOLLARS = re.compile(r"\\\$\s*(?=[0-9.])")
 
@@ -49,7 +52,9 @@ def stated_units(text: str) -> frozenset[str]:
         text: The answer as it is written; a list has those of all its parts.
     """
     text = text[:MAX_CHARS]
-    cleaned = _PRIMES.sub(lambda match: " in " if len(match[1]) > 1 or match[1] == '"' else " ft ", clean(text))
+    cleaned = _PRIMES.sub(
+        lambda match: " in " if len(match[1]) > 1 or match[1] == '"' else " ft ", clean(text)
+    )
     found = {unit for part in _PART.split(cleaned) if (unit := _unit_at_end(part))}
     return frozenset(found | {"$"} if _DOLLARS.search(text) else found)
 
@@ -60,10 +65,14 @@ def units_differ(answer: frozenset[str], gold: frozenset[str]) -> bool:
 
 
 def conversion(answer: frozenset[str], gold: frozenset[str]) -> float | None:
-    """What a value in the answer's unit is multiplied with to be one in the gold's; None where they do not convert."""
+    """What a value in the answer's unit is multiplied with to be one in the gold's; None where they
+    do not convert.
+    """
     if len(answer) != 1 or len(gold) != 1:
         return None
-    (of_answer, size), (of_gold, gold_size) = (_measure(next(iter(units))) for units in (answer, gold))
+    (of_answer, size), (of_gold, gold_size) = (
+        _measure(next(iter(units))) for units in (answer, gold)
+    )
     return size / gold_size if of_answer == of_gold else None
 
 
@@ -106,4 +115,6 @@ def _unit_at_end(text: str) -> str:
             before = 1
     if len(powers) > MOST_NAMES or any(abs(power) > MOST_POWER for power in powers.values()):
         return ""  # no unit of a quantity
-    return " ".join(f"{name}^{power}" if power != 1 else name for name, power in sorted(powers.items()) if power)
+    return " ".join(
+        f"{name}^{power}" if power != 1 else name for name, power in sorted(powers.items()) if power
+    )

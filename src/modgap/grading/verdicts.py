@@ -5,8 +5,9 @@ judge.jsonl   one line a question, flushed as it is answered
 judge.json    per grading mode, the judge that was asked last: a grading without a judge goes by its verdicts
 ```
 
-Two samples with the same answer to the same question are one question. A question that failed is not kept, so that it
-is asked again; one whose verdict cannot be read is, since at temperature 0 the judge says the same again.
+Two samples with the same answer to the same question are one question. A question that failed is
+not kept, so that it is asked again; one whose verdict cannot be read is, since at temperature 0 the
+judge says the same again.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class VerdictRow(BaseModel):
 
 def question_id(prompt: Prompt, max_tokens: int) -> str:
     """32 hex digits that name a question to a judge."""
-    return hashlib.sha256(f"{max_tokens}\x1f{prompt.text}".encode("utf-8", "replace")).hexdigest()[:32]
+    return hashlib.sha256(f"{max_tokens}\x1f{prompt.text}".encode("utf-8", "replace")).hexdigest()[
+        :32
+    ]
 
 
 class VerdictFile:

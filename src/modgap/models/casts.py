@@ -1,8 +1,10 @@
-"""Between types and between devices: weights cast once for many passes, copies that no one waits for.
+"""Between types and between devices: weights cast once for many passes, copies that no one waits
+for.
 
-Autocast by itself casts each weight at each use, and each gradient back; the copies that it can keep cut the graph of a
-later pass if they were made without gradients. For a model of billions of parameters that is a tenth of an update, and
-of sampling, where a token reads every weight once, most.
+Autocast by itself casts each weight at each use, and each gradient back; the copies that it can
+keep cut the graph of a later pass if they were made without gradients. For a model of billions of
+parameters that is a tenth of an update, and of sampling, where a token reads every weight once,
+most.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from torch import Tensor, nn
 class Casts:
     """A model's linear weights in autocast's type: the bits that each cast would give.
 
-    The copies lie where they lay the last time, so that CUDA graphs can go on reading them, and have the weights of now
-    whenever they are `shown`. They take the memory of their type as long as this lives.
+    The copies lie where they lay the last time, so that CUDA graphs can go on reading them, and
+    have the weights of now whenever they are `shown`. They take the memory of their type as long as
+    this lives.
 
     Args:
         model: The model.
@@ -30,12 +33,14 @@ class Casts:
 
     @contextmanager
     def shown(self, kind: str, leave: nn.Module | None = None) -> Iterator[None]:
-        """Inside, under autocast, linear layers have copies of their weights; without autocast nothing happens.
+        """Inside, under autocast, linear layers have copies of their weights; without autocast
+        nothing happens.
 
-        A module's own attribute hides its parameter, which others may share (an embedding with the LM head) and which
-        stays as it is. Gradients of the copies are added to the parameters' own after each backward pass, as autocast
-        would; only that the parts of a layer that is used several times in one pass are summed in the lower type.
-        The weights must not change inside, and a pass that begins inside must end there, backward and all.
+        A module's own attribute hides its parameter, which others may share (an embedding with the
+        LM head) and which stays as it is. Gradients of the copies are added to the parameters' own
+        after each backward pass, as autocast would; only that the parts of a layer that is used
+        several times in one pass are summed in the lower type. The weights must not change inside,
+        and a pass that begins inside must end there, backward and all.
 
         Args:
             kind: The type of the model's device, of which autocast is asked.
@@ -46,7 +51,11 @@ class Casts:
             if torch.is_autocast_enabled(kind):
                 dtype = torch.get_autocast_dtype(kind)
                 for layer in self._model.modules():
-                    if isinstance(layer, nn.Linear) and layer is not leave and layer.weight.dtype != dtype:
+                    if (
+                        isinstance(layer, nn.Linear)
+                        and layer is not leave
+                        and layer.weight.dtype != dtype
+                    ):
                         own = layer.named_parameters(recurse=False)
                         copies = {name: self._copied(parameter, dtype) for name, parameter in own}
                         shown.append(layer)
@@ -73,17 +82,21 @@ class Casts:
 
 
 def moved(x: Tensor, device: torch.device | str) -> Tensor:
-    """`x.to(device)`; to a GPU without waiting for what it still has to do: the next kernels are launched meanwhile.
+    """`x.to(device)`; to a GPU without waiting for what it still has to do: the next kernels are
+    launched meanwhile.
 
-    The driver takes a copy of ordinary memory before the call returns. Pinned memory costs milliseconds to get (on an
-    H200's host; the driver's own way 0.02 to 0.3 ms up to 0.6 MB).
+    The driver takes a copy of ordinary memory before the call returns. Pinned memory costs
+    milliseconds to get (on an H200's host; the driver's own way 0.02 to 0.3 ms up to 0.6 MB).
     """
     return x.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def _adding_to(parameter: nn.Parameter) -> Callable[[Tensor], None]:
     def add(copy: Tensor) -> None:
-        gradient, copy.grad = copy.grad, None  # first: where memory runs out in what follows, all begins anew
+        gradient, copy.grad = (
+            copy.grad,
+            None,
+        )  # first: where memory runs out in what follows, all begins anew
         assert gradient is not None
         if parameter.grad is None:
             parameter.grad = gradient.to(parameter.dtype)

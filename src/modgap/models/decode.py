@@ -1,17 +1,21 @@
-"""Sampling: each prompt is prefilled once, its samples share that prefix, finished samples leave the batch.
+"""Sampling: each prompt is prefilled once, its samples share that prefix, finished samples leave
+the batch.
 
-A step walks the decoder's own modules (so LoRA applies) with a cache in two parts: the prefix, kept once for each
-prompt, and what each sample has added, written in place. transformers' caches would copy the whole cache at every
-step and keep a copy of the prefix for each sample; on two cores that copying is most of the time.
+A step walks the decoder's own modules (so LoRA applies) with a cache in two parts: the prefix, kept
+once for each prompt, and what each sample has added, written in place. transformers' caches would
+copy the whole cache at every step and keep a copy of the prefix for each sample; on two cores that
+copying is most of the time.
 
-A sample depends on its seed and on the logits alone: its uniform numbers are drawn from a generator of its own before
-the first step, one for each token, and pick the token by the inverse of the distribution function in fp32. (What else
-is in the batch can only change the logits' last bits.)
+A sample depends on its seed and on the logits alone: its uniform numbers are drawn from a generator
+of its own before the first step, one for each token, and pick the token by the inverse of the
+distribution function in fp32. (What else is in the batch can only change the logits' last bits.)
 
-Two loops call the same step: `sample_batch` here, whose shapes grow with the responses and shrink as they end, and
-the one in `static.py`, whose shapes stay, so that a GPU can replay the step as a CUDA graph.
+Two loops call the same step: `sample_batch` here, whose shapes grow with the responses and shrink
+as they end, and the one in `static.py`, whose shapes stay, so that a GPU can replay the step as a
+CUDA graph.
 
-Legend: P prompts, G samples of each, K key heads, R query heads for each of them, S prefix, T tokens so far, D head.
+Legend: P prompts, G samples of each, K key heads, R query heads for each of them, S prefix, T
+tokens so far, D head.
 """
 
 from __future__ import annotations
@@ -44,8 +48,8 @@ class Generated:
         token_ids: `[T]` int64 on the CPU, with the token that ended it.
         text: Its words, without special tokens.
         finish_reason: `stop`: it ended by itself; `length`: it was cut off.
-        logps: `[T]` float32, log-probability of each token at the temperature it was sampled at (greedy: at 1); NaN
-            where the model gave NaN, and then the token means nothing.
+        logps: `[T]` float32, log-probability of each token at the temperature it was sampled at
+            (greedy: at 1); NaN where the model gave NaN, and then the token means nothing.
     """
 
     token_ids: Tensor
@@ -74,7 +78,9 @@ KeysValues = list[tuple[Tensor, Tensor]]
 def padding_bias(lengths_P: Tensor, width: int) -> Tensor:
     """`[P, 1, 1, 1, width]` fp32, minus infinity from each length on."""
     padding = torch.arange(width, device=lengths_P.device) >= lengths_P[:, None]
-    return torch.zeros(padding.shape, device=padding.device).masked_fill(padding, -torch.inf)[:, None, None, None]
+    return torch.zeros(padding.shape, device=padding.device).masked_fill(padding, -torch.inf)[
+        :, None, None, None
+    ]
 
 
 class Cache(Protocol):
@@ -82,14 +88,17 @@ class Cache(Protocol):
 
     Attributes:
         prefix: For each layer keys and values of the prompts `[P, K, S, D]`.
-        bias: `[P, 1, 1, 1, S + T]` fp32, minus infinity on padding and on tokens that are not there yet.
+        bias: `[P, 1, 1, 1, S + T]` fp32, minus infinity on padding and on tokens that are not there
+            yet.
     """
 
     prefix: KeysValues
     bias: Tensor
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put one token's keys and values `[P, K, G, D]` in their place; returns those that the step sees."""
+        """Put one token's keys and values `[P, K, G, D]` in their place; returns those that the
+        step sees.
+        """
         ...
 
 
@@ -110,7 +119,9 @@ class _Cache:
         self.width = 0
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put one token's keys and values `[P, K, G, D]` in their place; returns those that the step sees."""
+        """Put one token's keys and values `[P, K, G, D]` in their place; returns those that the
+        step sees.
+        """
         keys, values = self.added[layer]
         keys[:, :, :, self.width - 1], values[:, :, :, self.width - 1] = k, v
         return keys[:, :, :, : self.width], values[:, :, :, : self.width]
@@ -123,7 +134,10 @@ class _Cache:
         if tokens > room:
             extra = max(tokens - room, room)
             self.added = [
-                (torch.nn.functional.pad(k, (0, 0, 0, extra)), torch.nn.functional.pad(v, (0, 0, 0, extra)))
+                (
+                    torch.nn.functional.pad(k, (0, 0, 0, extra)),
+                    torch.nn.functional.pad(v, (0, 0, 0, extra)),
+                )
                 for k, v in self.added
             ]
 
@@ -140,7 +154,9 @@ class _Cache:
         self.added = [(kept(k), kept(v)) for k, v in self.added]
 
 
-def decode_step(policy: DecoderModel, tokens_PG: Tensor, cache: Cache, cos_PD: Tensor, sin_PD: Tensor) -> Tensor:
+def decode_step(
+    policy: DecoderModel, tokens_PG: Tensor, cache: Cache, cos_PD: Tensor, sin_PD: Tensor
+) -> Tensor:
     """Logits `[P*G, V]` after one more token for each sample, which the cache takes in.
 
     As few kernels as it takes: with a handful of rows each costs its launch.
@@ -149,7 +165,9 @@ def decode_step(policy: DecoderModel, tokens_PG: Tensor, cache: Cache, cos_PD: T
     P, G = tokens_PG.shape
     cos, sin = cos_PD[:, None, None], sin_PD[:, None, None]
     x = decoder.embed_tokens(tokens_PG.reshape(-1))
-    for number, (layer, (prefix_k, prefix_v)) in enumerate(zip(decoder.layers, cache.prefix, strict=True)):
+    for number, (layer, (prefix_k, prefix_v)) in enumerate(
+        zip(decoder.layers, cache.prefix, strict=True)
+    ):
         attention = layer.self_attn
         K, S, D = prefix_k.shape[1:]
         h = normed(layer.input_layernorm, x)
@@ -161,7 +179,9 @@ def decode_step(policy: DecoderModel, tokens_PG: Tensor, cache: Cache, cos_PD: T
         added_k, added_v = cache.write(number, qk[:, :, K * R :].transpose(1, 2), v.transpose(1, 2))
         scores_prefix = (q.view(P, K, G * R, D) @ prefix_k.transpose(-1, -2)).view(P, K, G, R, S)
         scores = torch.cat((scores_prefix, q @ added_k.transpose(-1, -2)), dim=-1)
-        weights = torch.add(cache.bias, scores, alpha=attention.scaling).softmax(-1).to(q.dtype)  # in fp32, as bias is
+        weights = (
+            torch.add(cache.bias, scores, alpha=attention.scaling).softmax(-1).to(q.dtype)
+        )  # in fp32, as bias is
         out = (weights[..., :S].reshape(P, K, G * R, S) @ prefix_v).view(P, K, G, R, D)
         out = out + weights[..., S:] @ added_v
         x = x + attention.o_proj(out.transpose(1, 2).reshape(P * G, -1))
@@ -200,35 +220,50 @@ def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Sta
     embeds, positions = policy.embed(prompts, features)
     cache: Any = DynamicCache()
     hidden = policy.decoder(
-        inputs_embeds=embeds, position_ids=positions, attention_mask=None, past_key_values=cache, use_cache=True
+        inputs_embeds=embeds,
+        position_ids=positions,
+        attention_mask=None,
+        past_key_values=cache,
+        use_cache=True,
     ).last_hidden_state
     device = hidden.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     logits = policy.head(hidden[torch.arange(len(prompts), device=device), lengths - 1])
-    if len(prompts) > 1 and not bool(logits.amax(-1).isfinite().any()):  # one alone may be at fault itself
+    if len(prompts) > 1 and not bool(
+        logits.amax(-1).isfinite().any()
+    ):  # one alone may be at fault itself
         raise UserError(
-            f"the model gives NaN, or numbers too large for {policy.dtype}, for each of {len(prompts)} prompts: its "
-            "weights are broken, or it was made for another type (float16 overflows where bfloat16 does not)"
+            f"the model gives NaN, or numbers too large for {policy.dtype}, for each of"
+            f" {len(prompts)} prompts: its weights are broken, or it was made for another type"
+            " (float16 overflows where bfloat16 does not)"
         )
     prefix = [(layer.keys, layer.values) for layer in cache.layers]
     start = torch.tensor([prompt.next_position for prompt in prompts], device=device)
     cos, sin = _rotary_table(policy, start, n, embeds)  # in the type that scoring has them in
     cos, sin = cos.to(prefix[0][0].dtype), turned(sin).to(prefix[0][0].dtype)
-    if torch.is_autocast_enabled(device.type):  # each step's products would cast them, to the same bits
+    if torch.is_autocast_enabled(
+        device.type
+    ):  # each step's products would cast them, to the same bits
         half = torch.get_autocast_dtype(device.type)
         prefix = [(k.to(half), v.to(half)) for k, v in prefix]
     return Start(prefix, logits, lengths, cos, sin)
 
 
-def _rotary_table(policy: DecoderModel, start_P: Tensor, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `[P, n, D]` of the n positions from each start; text has one position in all three axes."""
+def _rotary_table(
+    policy: DecoderModel, start_P: Tensor, n: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines `[P, n, D]` of the n positions from each start; text has one position in
+    all three axes.
+    """
     positions = (start_P[:, None] + torch.arange(n, device=start_P.device)).expand(3, -1, -1)
     cos, sin = policy.decoder.rotary_emb(like, positions)
     return (cos[0], sin[0]) if cos.ndim == 4 else (cos, sin)
 
 
 def flat_seeds(seeds: Sequence[Sequence[int]]) -> list[int]:
-    """The seeds of all rows, as many for each prompt: a prompt with fewer samples repeats its last one."""
+    """The seeds of all rows, as many for each prompt: a prompt with fewer samples repeats its last
+    one.
+    """
     widest = max(len(row) for row in seeds)
     return [row[min(g, len(row) - 1)] for row in seeds for g in range(widest)]
 
@@ -301,23 +336,32 @@ def cut(
     tokens, logps = tokens[:, :n].cpu(), logps[:, :n].cpu()
     ended = torch.isin(tokens, eos.cpu())
     first = torch.where(ended.any(1), ended.int().argmax(1) + 1, n).tolist()
-    samples = [(ids[:m].clone(), scores[:m].clone()) for ids, scores, m in zip(tokens, logps, first, strict=True)]
+    samples = [
+        (ids[:m].clone(), scores[:m].clone())
+        for ids, scores, m in zip(tokens, logps, first, strict=True)
+    ]
     widest = len(samples) // len(seeds)
     return [samples[p * widest : p * widest + len(row)] for p, row in enumerate(seeds)]
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that can still be had on a GPU, what torch's allocator keeps for itself included; else no end of them."""
+    """Bytes that can still be had on a GPU, what torch's allocator keeps for itself included; else
+    no end of them.
+    """
     if device.type != "cuda":
         return math.inf
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def rows_at_once(policy: DecoderModel, prompt_tokens: int, max_new_tokens: int, held: int = 0) -> int:
-    """How many samples fit into one batch: 64 on a CPU, what a sixth of the free memory and `held` holds on a GPU.
+def rows_at_once(
+    policy: DecoderModel, prompt_tokens: int, max_new_tokens: int, held: int = 0
+) -> int:
+    """How many samples fit into one batch: 64 on a CPU, what a sixth of the free memory and `held`
+    holds on a GPU.
 
-    A sixth, for `static.py` rounds numbers of prompts up by as much as a half and takes no batch above a quarter.
+    A sixth, for `static.py` rounds numbers of prompts up by as much as a half and takes no batch
+    above a quarter.
     """
     if policy.device.type != "cuda":
         return 64

@@ -1,4 +1,6 @@
-"""What sampling (`decode.py`, `static.py`) and scoring (`tree.py`) need of a model; `policy.Policy` has it."""
+"""What sampling (`decode.py`, `static.py`) and scoring (`tree.py`) need of a model; `policy.Policy`
+has it.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Prompts as the model takes them: ChatML tokens, image patches and M-RoPE positions.
 
-Everything here is done once for a prompt, on the CPU. The chat is rendered by hand, token for token what Qwen2.5-VL's
-own template gives (a test says so), with two differences: `system=None` means no system turn (the template would add
-its default one; MathVerse's prompts have none), and text that spells a special token (`<|image_pad|>`) is only text.
+Everything here is done once for a prompt, on the CPU. The chat is rendered by hand, token for token
+what Qwen2.5-VL's own template gives (a test says so), with two differences: `system=None` means no
+system turn (the template would add its default one; MathVerse's prompts have none), and text that
+spells a special token (`<|image_pad|>`) is only text.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedPrompt:
-    """A prompt in tokens. Pass the same object for all samples of one prompt: they then share its computation.
+    """A prompt in tokens. Pass the same object for all samples of one prompt: they then share its
+    computation.
 
     Attributes:
         input_ids: `[L]` int64, the image placeholder repeated for each merged token.
@@ -61,7 +63,9 @@ class EncodedPrompt:
 
     @property
     def image_grid_thw(self) -> Tensor | None:
-        """What transformers' model takes: `[1, 3]` int64 (frames, rows, columns of patches), or `None`."""
+        """What transformers' model takes: `[1, 3]` int64 (frames, rows, columns of patches), or
+        `None`.
+        """
         return None if self.pixels is None else torch.tensor([self.pixels.grid])
 
 
@@ -79,11 +83,17 @@ def mrope_positions(
     frames, rows, columns = grid[0], grid[1] // merge, grid[2] // merge
     start = int((input_ids == image_token).nonzero()[0])
     image = torch.stack(
-        torch.meshgrid(torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij")
+        torch.meshgrid(
+            torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij"
+        )
     ).view(3, -1)
     after = start + max(rows, columns)
     tail = length - start - image.shape[1]
-    parts = [torch.arange(start).expand(3, -1), image + start, (torch.arange(tail) + after).expand(3, -1)]
+    parts = [
+        torch.arange(start).expand(3, -1),
+        image + start,
+        (torch.arange(tail) + after).expand(3, -1),
+    ]
     return torch.cat(parts, dim=1), after + tail
 
 
@@ -105,18 +115,26 @@ class Encoder:
     _images: OrderedDict[str, Pixels] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
-        start, end = (self.tokenizer.convert_tokens_to_ids(name) for name in ("<|im_start|>", "<|im_end|>"))
-        assert isinstance(start, int) and isinstance(end, int), "a Qwen2.5-VL tokenizer has ChatML's tokens"
+        start, end = (
+            self.tokenizer.convert_tokens_to_ids(name) for name in ("<|im_start|>", "<|im_end|>")
+        )
+        assert isinstance(start, int) and isinstance(end, int), (
+            "a Qwen2.5-VL tokenizer has ChatML's tokens"
+        )
         self._im_start, self._im_end = start, end
         self._patches = Patches(self.image_processor)
 
     def _text(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
 
     def image(self, image: Image) -> tuple[str, Pixels]:
         """Digest and patches of an image."""
         image = to_rgb(image)
-        key = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).hexdigest()
+        key = hashlib.blake2b(
+            repr(image.size).encode() + image.tobytes(), digest_size=16
+        ).hexdigest()
         if key not in self._images:
             self._images[key] = self._patches(image)
             while len(self._images) > self.keep_images:
@@ -128,7 +146,12 @@ class Encoder:
         """Token ids of a prompt whose image, if it shows one, has so many merged tokens."""
         ids: list[int] = []
         if prompt.system is not None:
-            ids += [self._im_start, *self._text(f"system\n{prompt.system}"), self._im_end, *self._text("\n")]
+            ids += [
+                self._im_start,
+                *self._text(f"system\n{prompt.system}"),
+                self._im_end,
+                *self._text("\n"),
+            ]
         ids.append(self._im_start)
         if prompt.has_image:
             ids += [*self._text("user\n"), self.config.vision_start_token_id]
@@ -136,7 +159,13 @@ class Encoder:
             ids += [self.config.vision_end_token_id, *self._text(prompt.text)]
         else:
             ids += self._text(f"user\n{prompt.text}")
-        return [*ids, self._im_end, *self._text("\n"), self._im_start, *self._text(f"assistant\n{prompt.prefill}")]
+        return [
+            *ids,
+            self._im_end,
+            *self._text("\n"),
+            self._im_start,
+            *self._text(f"assistant\n{prompt.prefill}"),
+        ]
 
     def __call__(self, prompt: Prompt, image: Image | None) -> EncodedPrompt:
         """Encode one prompt.
@@ -152,7 +181,9 @@ class Encoder:
         merge, merged = self.config.vision_config.spatial_merge_size, 0
         if prompt.has_image:
             if image is None:
-                raise UserError(f"this prompt shows an image and none is given: {prompt.text[:60]!r}...")
+                raise UserError(
+                    f"this prompt shows an image and none is given: {prompt.text[:60]!r}..."
+                )
             key, pixels = self.image(image)
             grid = pixels.grid
             merged = grid[0] * grid[1] * grid[2] // merge**2

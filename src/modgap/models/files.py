@@ -1,4 +1,6 @@
-"""A model as a Hugging Face folder: weights, LoRA as in `lora.py`, tokenizer's and processor's files as they came."""
+"""A model as a Hugging Face folder: weights, LoRA as in `lora.py`, tokenizer's and processor's
+files as they came.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ _OWN_FILES = {"config.json", "model.safetensors.index.json", "figures.json"}
 
 
 def save_folder(
-    folder: Path, model: Any, tokenizer: Any, processor: Any, source: Path | None, dtype: torch.dtype | None
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    processor: Any,
+    source: Path | None,
+    dtype: torch.dtype | None,
 ) -> Path:
     """Write the folder; see `Policy.save`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +37,9 @@ def save_folder(
         state = {name: t.to(dtype) if dtype else t for name, t in model.state_dict().items()}
     with quiet():
         model.save_pretrained(folder, state_dict=state)
-    name_dtype(folder / "config.json", dtype or model.dtype)  # transformers writes the model's, whatever was saved
+    name_dtype(
+        folder / "config.json", dtype or model.dtype
+    )  # transformers writes the model's, whatever was saved
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     if adapter and dtype == torch.float32:
         write_adapter(folder, adapter)

@@ -1,6 +1,8 @@
-"""FlashAttention over sequences of any length in one kernel, as torch has it built in; on a GPU and in half precision.
+"""FlashAttention over sequences of any length in one kernel, as torch has it built in; on a GPU and
+in half precision.
 
-No padding, no mask, no extra package. `torch.nn.attention.varlen` is the same kernel behind a call of Python.
+No padding, no mask, no extra package. `torch.nn.attention.varlen` is the same kernel behind a call
+of Python.
 
 Legend: N queries of all sequences, M keys, n sequences, H heads, K key heads, D head.
 """
@@ -49,10 +51,19 @@ def fits(x: Tensor, head: int) -> bool:
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     half = dtype in (torch.bfloat16, torch.float16)
-    return kind == "cuda" and half and head % 8 == 0 and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    return (
+        kind == "cuda"
+        and half
+        and head % 8 == 0
+        and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    )
 
 
-def attend(q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, ends: Ends, scale: float, causal: bool) -> Tensor:
-    """`[N, H, D]`: each sequence's queries on its keys; causal means that its last query sees all of them."""
+def attend(
+    q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, ends: Ends, scale: float, causal: bool
+) -> Tensor:
+    """`[N, H, D]`: each sequence's queries on its keys; causal means that its last query sees all
+    of them.
+    """
     sizes = (ends.queries, ends.keys, ends.most_queries, ends.most_keys)
     return _kernel(q_NHD, k_MKD, v_MKD, *sizes, 0.0, causal, False, scale=scale)[0]

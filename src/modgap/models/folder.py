@@ -1,4 +1,6 @@
-"""What a model folder in Hugging Face form says of itself: its image processor, adapter, sampling, testbed notes."""
+"""What a model folder in Hugging Face form says of itself: its image processor, adapter, sampling,
+testbed notes.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +27,20 @@ def has_adapter(folder: Path) -> bool:
 
 
 def image_processor(folder: Path) -> dict[str, Any]:
-    """The image processor's settings; empty where they are absent or broken, which who loads the model will say.
+    """The image processor's settings; empty where they are absent or broken, which who loads the
+    model will say.
 
-    Transformers 5 (and what trains with it) writes them into `processor_config.json`, which it also reads first; hubs
-    and earlier versions have `preprocessor_config.json`.
+    Transformers 5 (and what trains with it) writes them into `processor_config.json`, which it also
+    reads first; hubs and earlier versions have `preprocessor_config.json`.
     """
     found = _as_object(_read(folder / "processor_config.json").get("image_processor"))
     return found or _read(folder / "preprocessor_config.json")
 
 
 def pixel_limits(processor: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The least and the most pixels that an image processor makes of an image; `None` where it says no such limits."""
+    """The least and the most pixels that an image processor makes of an image; `None` where it says
+    no such limits.
+    """
     size = _as_object(processor.get("size"))
     least = size.get("shortest_edge", processor.get("min_pixels"))
     most = size.get("longest_edge", processor.get("max_pixels"))
@@ -43,27 +48,38 @@ def pixel_limits(processor: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def model_notes(folder: Path) -> dict[str, Any]:
-    """What a model folder says of itself to modgap (`modgap.json`): the testbed brings training defaults of its own."""
+    """What a model folder says of itself to modgap (`modgap.json`): the testbed brings training
+    defaults of its own.
+    """
     path = folder / "modgap.json"
     return read_json(path) if path.exists() else {}
 
 
 def paper_pixels(folder: Path) -> tuple[int, int] | None:
-    """Least and most pixels of an image in paper style; `None` for the testbed model, which keeps its own."""
+    """Least and most pixels of an image in paper style; `None` for the testbed model, which keeps
+    its own.
+    """
     return None if model_notes(folder).get("testbed") else _PAPER_PIXELS
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:
-    """A model's generation_config.json; empty where it has none. Raises `UserError` where it cannot be used."""
+    """A model's generation_config.json; empty where it has none.
+
+    Raises `UserError` where it cannot be used.
+    """
     path = folder / "generation_config.json"
     config = read_json(path) if path.exists() else {}
     if not isinstance(config, dict):
-        raise UserError(f"{path} is damaged (it is no object): correct it, or download the model again.")
+        raise UserError(
+            f"{path} is damaged (it is no object): correct it, or download the model again."
+        )
     return config
 
 
 def own_temperature(folder: Path) -> float:
-    """The temperature that a model's generation config asks for; greedy where it asks for none, as in transformers."""
+    """The temperature that a model's generation config asks for; greedy where it asks for none, as
+    in transformers.
+    """
     config = _generation_config(folder)
     said, samples = config.get("temperature"), config.get("do_sample")
     if samples is False:
@@ -75,8 +91,8 @@ def own_temperature(folder: Path) -> float:
         return value
     if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < math.inf:
         raise UserError(
-            f"--temperature model: {folder / 'generation_config.json'} has the temperature {said!r}: correct it, or "
-            "give a number."
+            f"--temperature model: {folder / 'generation_config.json'} has the temperature"
+            f" {said!r}: correct it, or give a number."
         )
     return float(said)
 
@@ -88,7 +104,8 @@ def own_max_tokens(folder: Path) -> int | None:
         return None
     if isinstance(said, bool) or not isinstance(said, int) or said < 1:
         raise UserError(
-            f"{folder / 'generation_config.json'} has max_new_tokens {said!r}: correct it, or give --max-tokens."
+            f"{folder / 'generation_config.json'} has max_new_tokens {said!r}: correct it, or give"
+            " --max-tokens."
         )
     return said
 

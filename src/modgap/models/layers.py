@@ -1,7 +1,8 @@
-"""Qwen2.5's norm and gated MLP, which keep less for the backward pass than transformers' modules do.
+"""Qwen2.5's norm and gated MLP, which keep less for the backward pass than transformers' modules
+do.
 
-The same results, from the same modules and weights (LoRA's included); what is cheap is computed again. And the rotary
-embedding of scoring, sampling and the vision tower.
+The same results, from the same modules and weights (LoRA's included); what is cheap is computed
+again. And the rotary embedding of scoring, sampling and the vision tower.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ _SILU = (torch.nn.SiLU, type(ACT2FN["silu"]))
 
 
 def normed(norm: Any, x: Tensor) -> Tensor:
-    """RMS norm of `x` in fp32; under autocast in the type of the products that read it, cast once for all of them.
+    """RMS norm of `x` in fp32; under autocast in the type of the products that read it, cast once
+    for all of them.
 
-    A GPU's kernel keeps nothing but `x`. Weights in bf16 (in evaluation, and below LoRA) are left to the module, as
-    sampling has it: where to round is its to say.
+    A GPU's kernel keeps nothing but `x`. Weights in bf16 (in evaluation, and below LoRA) are left
+    to the module, as sampling has it: where to round is its to say.
     """
     if norm.weight.dtype != torch.float32:
         return norm(x)
@@ -43,7 +45,9 @@ def turned(sin: Tensor) -> Tensor:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of the last dimension; the sign of a rotated half is in `sin` (`turned`), once for many uses."""
+    """Rotary embedding of the last dimension; the sign of a rotated half is in `sin` (`turned`),
+    once for many uses.
+    """
     return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 

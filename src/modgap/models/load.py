@@ -1,4 +1,6 @@
-"""From a model's name to a `Policy`: one code path for the testbed model, folders, hubs and the original's aliases."""
+"""From a model's name to a `Policy`: one code path for the testbed model, folders, hubs and the
+original's aliases.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ MODEL_TYPE = "qwen2_5_vl"
 ALIASES = {
     "qwen2_5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen2_5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
-    "qwen2_5_vl_3b_kl_curriculum": "yaogy/qwen2_5_vl_3b_kl_curriculum",  # these two names could not be checked offline
+    "qwen2_5_vl_3b_kl_curriculum": (
+        "yaogy/qwen2_5_vl_3b_kl_curriculum"
+    ),  # these two names could not be checked offline
     "qwen2_5_vl_7b_kl_curriculum": "yaogy/qwen2_5_vl_7b_kl_curriculum",
 }
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -32,7 +36,8 @@ _PARTS = {
     "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "*.tiktoken"),
     "image processor": ("preprocessor_config.json", "processor_config.json"),
 }
-# Weights up to this size are hashed whole; of larger files the header and three slices of every tensor.
+# Weights up to this size are hashed whole; of larger files the header and three slices of every
+# tensor.
 _HASH_WHOLE = 64 * 2**20
 _SLICE = 4096
 
@@ -45,7 +50,10 @@ def tiny_folder() -> Path:
     """
     folder = Path(str(resources.files("modgap.models"))) / "tiny"
     if not (folder / "config.json").is_file():
-        raise UserError("the model 'tiny' is not part of this installation: make it with `modgap model pretrain`")
+        raise UserError(
+            "the model 'tiny' is not part of this installation: make it with `modgap model"
+            " pretrain`"
+        )
     return folder
 
 
@@ -53,7 +61,8 @@ def resolve(ref: str | Path) -> Path:
     """The local folder of a model; downloads what is on a hub.
 
     Args:
-        ref: `tiny`, a local folder, a Hugging Face id, `modelscope:ORG/NAME`, or one of the original's aliases.
+        ref: `tiny`, a local folder, a Hugging Face id, `modelscope:ORG/NAME`, or one of the
+            original's aliases.
 
     Raises:
         UserError: There is no such model, or it is none that can be loaded.
@@ -76,8 +85,8 @@ def check_name(name: str) -> None:
     """Refuse what can be no id of a hub. Raises `UserError`."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(
-            f"no model {name!r}: give 'tiny', a folder that exists, a Hugging Face id (ORG/NAME), modelscope:ORG/NAME "
-            f"or one of {', '.join(sorted(ALIASES))}"
+            f"no model {name!r}: give 'tiny', a folder that exists, a Hugging Face id (ORG/NAME),"
+            f" modelscope:ORG/NAME or one of {', '.join(sorted(ALIASES))}"
         )
 
 
@@ -86,7 +95,8 @@ def _from_modelscope(name: str) -> Path:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
         raise UserError(
-            f"the model 'modelscope:{name}' needs the package modelscope: pip install 'modgap[modelscope]'"
+            f"the model 'modelscope:{name}' needs the package modelscope: pip install"
+            " 'modgap[modelscope]'"
         ) from error
     return _fetch(snapshot_download, name, "ModelScope")
 
@@ -97,16 +107,18 @@ def _fetch(download: Callable[..., str], name: str, where: str) -> Path:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"the model {name!r} is no local folder and could not be fetched from {where} ({reason}): "
-            "check the name and the network, or give a local folder"
+            f"the model {name!r} is no local folder and could not be fetched from {where}"
+            f" ({reason}): check the name and the network, or give a local folder"
         ) from error
 
 
 def check_files(folder: Path) -> None:
-    """Refuse what is no whole model, of whatever kind, and say how it becomes one; before anything is loaded.
+    """Refuse what is no whole model, of whatever kind, and say how it becomes one; before anything
+    is loaded.
 
     Raises:
-        UserError: There is no config, tokenizer or image processor, or there is an adapter beside the weights.
+        UserError: There is no config, tokenizer or image processor, or there is an adapter beside
+            the weights.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} {_instead_of_a_model(folder)}")
@@ -114,8 +126,8 @@ def check_files(folder: Path) -> None:
     for what, names in _PARTS.items():
         if not any(any(folder.glob(name)) for name in names):
             raise UserError(
-                f"{folder} has no {what} (no {names[0]}): copy all that is not weights from the base model's folder, "
-                "the chat template included."
+                f"{folder} has no {what} (no {names[0]}): copy all that is not weights from the"
+                " base model's folder, the chat template included."
             )
 
 
@@ -124,12 +136,21 @@ def _instead_of_a_model(folder: Path) -> str:
     if checkpoint := _checkpoint(folder):
         return f"is a training run, not a model: give its checkpoint, {checkpoint}"
     if (folder / "adapter_config.json").is_file():
-        return "is a LoRA adapter (no config.json): merge it into its base model, see docs/engines/any-checkpoint.md"
+        return (
+            "is a LoRA adapter (no config.json): merge it into its base model, see"
+            " docs/engines/any-checkpoint.md"
+        )
     if any(
-        any(folder.glob(f"{below}model_world_size_*_rank_*.pt")) for below in ("", "actor/", "global_step_*/actor/")
+        any(folder.glob(f"{below}model_world_size_*_rank_*.pt"))
+        for below in ("", "actor/", "global_step_*/actor/")
     ):
-        return f"is a checkpoint of verl (no config.json): modgap convert {folder} --out DIR, then give DIR"
-    return "holds no model (no config.json): give a folder in Hugging Face form, or an id of the hub"
+        return (
+            f"is a checkpoint of verl (no config.json): modgap convert {folder} --out DIR, then"
+            " give DIR"
+        )
+    return (
+        "holds no model (no config.json): give a folder in Hugging Face form, or an id of the hub"
+    )
 
 
 def check_folder(folder: Path) -> None:
@@ -141,7 +162,9 @@ def check_folder(folder: Path) -> None:
     check_files(folder)
     kind = _model_type(folder)
     if kind != MODEL_TYPE:
-        raise UserError(f"{folder} holds a model of type {kind!r}: only {MODEL_TYPE!r} can be loaded here")
+        raise UserError(
+            f"{folder} holds a model of type {kind!r}: only {MODEL_TYPE!r} can be loaded here"
+        )
 
 
 def _model_type(folder: Path) -> Any:
@@ -162,7 +185,8 @@ def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> We
         tokenizer: Its own one is used.
 
     Raises:
-        UserError: See `check_folder` and `check_weights`; or an adapter or the tokenizer does not go with the weights.
+        UserError: See `check_folder` and `check_weights`; or an adapter or the tokenizer does not
+            go with the weights.
     """
     check_folder(folder)
     weights = check_weights(folder, as_is)
@@ -171,7 +195,14 @@ def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> We
 
         check_adapter(read_adapter(folder / ADAPTER), weights.shapes, folder)
     if tokenizer:
-        rows = next((shape[0] for name, shape in weights.shapes.items() if name.endswith("embed_tokens.weight")), None)
+        rows = next(
+            (
+                shape[0]
+                for name, shape in weights.shapes.items()
+                if name.endswith("embed_tokens.weight")
+            ),
+            None,
+        )
         load_tokenizer(folder, rows)
     return weights
 
@@ -209,19 +240,25 @@ def load_tokenizer(folder: Path, rows: int | None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # those of Rust have no type of their own
         said = " ".join(str(error).split())[:200]
-        raise UserError(f"the tokenizer in {folder} cannot be loaded ({said}): copy it from the base model") from error
+        raise UserError(
+            f"the tokenizer in {folder} cannot be loaded ({said}): copy it from the base model"
+        ) from error
     largest = max(tokenizer.get_vocab().values(), default=0)
     if rows is not None and largest >= rows:
         raise UserError(
-            f"the tokenizer in {folder} has tokens up to {largest}, its model only {rows} of them (0 to {rows - 1}): "
-            "copy the tokenizer that belongs to the weights"
+            f"the tokenizer in {folder} has tokens up to {largest}, its model only {rows} of them"
+            f" (0 to {rows - 1}): copy the tokenizer that belongs to the weights"
         )
     return tokenizer
 
 
 def _checkpoint(folder: Path) -> Path | None:
     """The best checkpoint of the last stage of a training run; none if it is no such run."""
-    found = [at for at in (folder / "checkpoints" / "best", *folder.glob("stage*/checkpoints/best")) if at.exists()]
+    found = [
+        at
+        for at in (folder / "checkpoints" / "best", *folder.glob("stage*/checkpoints/best"))
+        if at.exists()
+    ]
     numbers = {at: re.findall(r"\d+", at.relative_to(folder).parts[0]) for at in found}
     return max(found, key=lambda at: [int(number) for number in numbers[at]], default=None)
 
@@ -239,7 +276,9 @@ def check_device(device: str | torch.device | None) -> torch.device:
     choices += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if name not in choices:
         why = "" if torch.cuda.is_available() else " (torch sees no GPU)"
-        raise UserError(f"device {name!r} is not available here{why}: choose from {', '.join(choices)}")
+        raise UserError(
+            f"device {name!r} is not available here{why}: choose from {', '.join(choices)}"
+        )
     return torch.device(name)
 
 
@@ -260,7 +299,8 @@ def load_policy(
         device: CUDA if there is one, else CPU, by default.
         dtype: fp32 on a CPU and bf16 on a GPU by default.
         attn: Attention of transformers, `sdpa` by default.
-        lora: Rank of LoRA adapters on the language model's linear layers; only these are trained then.
+        lora: Rank of LoRA adapters on the language model's linear layers; only these are trained
+            then.
         freeze_vision: The vision tower is not trained.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
         pixels: Least and most pixels of an image, in the place of the processor's own.
@@ -303,7 +343,8 @@ def _load_model(weights: Weights, dtype: torch.dtype, attn: str, beside: bool) -
         weights: Its weights.
         dtype: What they are cast to.
         attn: Attention of transformers.
-        beside: Apply an adapter that the folder keeps beside the weights in fp32, too: another one is trained.
+        beside: Apply an adapter that the folder keeps beside the weights in fp32, too: another one
+            is trained.
     """
     import torch
     from safetensors import SafetensorError
@@ -337,17 +378,18 @@ def _check_finite(model: Any, folder: Path) -> None:
     """Refuse a model that can only give NaN. Raises `UserError`."""
     if broken := [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]:
         raise UserError(
-            f"{len(broken)} of the weights in {folder} hold NaN or infinity as {model.dtype} ({broken[0]}), so that "
-            "the model gives NaN: copy the model again, or take the last checkpoint before it broke"
+            f"{len(broken)} of the weights in {folder} hold NaN or infinity as {model.dtype}"
+            f" ({broken[0]}), so that the model gives NaN: copy the model again, or take the last"
+            " checkpoint before it broke"
         )
 
 
 def model_fingerprint(folder: str | Path) -> str:
     """16 hex digits that change with the config, the tokenizer or the weights of a model folder.
 
-    Of a file above 64 MB the header and three slices of every tensor (4 KB at its start, middle and end; of other
-    formats than safetensors, of every thousandth of the file) are read: it stays cheap, and training that changes any
-    tensor all over, as merged LoRA adapters do, shows.
+    Of a file above 64 MB the header and three slices of every tensor (4 KB at its start, middle and
+    end; of other formats than safetensors, of every thousandth of the file) are read: it stays
+    cheap, and training that changes any tensor all over, as merged LoRA adapters do, shows.
     """
     digest = hashlib.sha256()
     folder = Path(folder)
@@ -371,13 +413,19 @@ def model_fingerprint(folder: str | Path) -> str:
 
 
 def _slices(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
-    """Start and length of what is hashed of a large safetensors file: its header, and three slices of each tensor."""
+    """Start and length of what is hashed of a large safetensors file: its header, and three slices
+    of each tensor.
+    """
     head = int.from_bytes(file.read(8), "little")
     try:
         if head > min(size, 100 * 2**20):  # the format's own limit
             raise ValueError
         tensors = json.loads(file.read(head))
-        spans = sorted(tuple(about["data_offsets"]) for name, about in tensors.items() if name != "__metadata__")
+        spans = sorted(
+            tuple(about["data_offsets"])
+            for name, about in tensors.items()
+            if name != "__metadata__"
+        )
     except (ValueError, AttributeError, KeyError, TypeError):  # no safetensors
         step = max(_SLICE, size // 1000)
         spans, head = [(at, min(at + step, size)) for at in range(0, size, step)], -8

@@ -1,18 +1,20 @@
 """LoRA adapters on the language model, and checkpoints that keep all of what they learned.
 
-What an adapter changes of a weight is often less than a step of bf16, so that merging it into bf16 keeps half of it. So
-the checkpoint of a LoRA training is
+What an adapter changes of a weight is often less than a step of bf16, so that merging it into bf16
+keeps half of it. So the checkpoint of a LoRA training is
 
 ```
 model.safetensors   the whole model with the adapters merged, in fp32: any tool that loads it in fp32 gets it all
 adapter/            the same adapters in PEFT's format
 ```
 
-and who computes in a lower type takes the adapter out of the merged weights, casts what is left, which is the weights
-that were trained on, and applies the adapter beside them, as in training: `bf16(W) x + B (A x)`, `W = merged - B A`.
-Both ways are the same model, whatever `adapter/` holds; without it only the precision is lost.
+and who computes in a lower type takes the adapter out of the merged weights, casts what is left,
+which is the weights that were trained on, and applies the adapter beside them, as in training:
+`bf16(W) x + B (A x)`, `W = merged - B A`. Both ways are the same model, whatever `adapter/` holds;
+without it only the precision is lost.
 
-Names of layers here are those within the language model (`layers.0.self_attn.q_proj`), which all layouts share.
+Names of layers here are those within the language model (`layers.0.self_attn.q_proj`), which all
+layouts share.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def layer_of(name: str) -> str:
 
 
 def added(name: str, weight: Tensor, adapter: Adapter, sign: int = 1) -> Tensor:
-    """A weight with its part of an adapter added (or taken out, with -1) in fp32; as it is if it has none."""
+    """A weight with its part of an adapter added (or taken out, with -1) in fp32; as it is if it
+    has none.
+    """
     if (layer := layer_of(name)) not in adapter:
         return weight
     a, b = adapter[layer]
@@ -71,8 +75,10 @@ def check_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], folde
     for layer, (a, b) in adapter.items():
         if of_layers.get(layer) != (b.shape[0], a.shape[1]):
             raise UserError(
-                f"the adapter does not fit the model in {folder}: its {layer} is {b.shape[0]} x {a.shape[1]}, the "
-                f"model's {' x '.join(map(str, of_layers.get(layer, ()))) or 'absent'}: give the adapter's own model"
+                f"the adapter does not fit the model in {folder}: its {layer} is {b.shape[0]} x"
+                f" {a.shape[1]}, the model's"
+                f" {' x '.join(map(str, of_layers.get(layer, ()))) or 'absent'}: give the adapter's"
+                " own model"
             )
 
 
@@ -110,7 +116,9 @@ def _inject(model: Any, rank: int, alpha: int, name: str) -> None:
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # that there are two is meant
+        warnings.filterwarnings(
+            "ignore", "Already found a `peft_config`"
+        )  # that there are two is meant
         inject_adapter_in_model(config, model, adapter_name=name)
     for layer in _adapted(model).values():
         layer.set_adapter(list(layer.lora_A))
@@ -130,7 +138,9 @@ def adapter_of(model: Any) -> dict[str, tuple[Tensor, Tensor]]:
     return {
         name: (
             torch.cat([layer.lora_A[one].weight.detach() for one in layer.lora_A]).float().cpu(),
-            torch.cat([layer.lora_B[one].weight.detach() * layer.scaling[one] for one in layer.lora_A], 1)
+            torch.cat(
+                [layer.lora_B[one].weight.detach() * layer.scaling[one] for one in layer.lora_A], 1
+            )
             .float()
             .cpu(),
         )
@@ -146,12 +156,20 @@ def write_adapter(folder: Path, adapter: Adapter) -> None:
     at = folder / ADAPTER
     at.mkdir(exist_ok=True)
     rank = len(next(iter(adapter.values()))[0])
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": _TARGETS, "bias": "none"}
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": _TARGETS,
+        "bias": "none",
+    }
     (at / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tensors: dict[str, Tensor] = {}
     for layer, pair in adapter.items():
         for side, weight in zip("AB", pair, strict=True):
-            tensors[f"base_model.model.model.language_model.{layer}.lora_{side}.weight"] = weight.float().contiguous()
+            tensors[f"base_model.model.model.language_model.{layer}.lora_{side}.weight"] = (
+                weight.float().contiguous()
+            )
     save_file(tensors, at / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
@@ -169,18 +187,34 @@ def read_adapter(at: Path) -> dict[str, tuple[Tensor, Tensor]]:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
         tensors = load_file(at / ADAPTER_WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"the adapter {at} cannot be read ({error!r}): copy the checkpoint again") from error
-    odd = [key for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern") if config.get(key)]
+        raise UserError(
+            f"the adapter {at} cannot be read ({error!r}): copy the checkpoint again"
+        ) from error
+    odd = [
+        key
+        for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern")
+        if config.get(key)
+    ]
     if odd or not alpha or not tensors:
-        why = f"{odd[0]}={config[odd[0]]}" if odd else f"lora_alpha={alpha:g}" if tensors else "no weights"
-        raise UserError(f"the adapter {at} cannot be merged here ({why}): merge it with PEFT, then give the result")
+        why = (
+            f"{odd[0]}={config[odd[0]]}"
+            if odd
+            else f"lora_alpha={alpha:g}"
+            if tensors
+            else "no weights"
+        )
+        raise UserError(
+            f"the adapter {at} cannot be merged here ({why}): merge it with PEFT, then give the"
+            " result"
+        )
     scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     sides: dict[str, dict[str, Tensor]] = {}
     for name, weight in tensors.items():
         found = re.search(rf"({_LINEAR})\.lora_([AB])(?:\.\w+)?\.weight$", name)
         if not found or "visual" in name:
             raise UserError(
-                f"the adapter {at} changes {name}: only those of the language model's linear layers can be merged here"
+                f"the adapter {at} changes {name}: only those of the language model's linear layers"
+                " can be merged here"
             )
         sides.setdefault(found[1], {})[found[2]] = weight.float()
     if broken := [layer for layer, pair in sides.items() if set(pair) != {"A", "B"}]:
@@ -189,7 +223,8 @@ def read_adapter(at: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def taken_out(slices: Mapping[str, Any], adapter: Adapter, dtype: torch.dtype) -> dict[str, Any]:
-    """Weights without an adapter that was merged into them, in the type that they are computed with.
+    """Weights without an adapter that was merged into them, in the type that they are computed
+    with.
 
     Args:
         slices: Of the merged weights, by name.
@@ -221,7 +256,8 @@ def merge_adapter(folder: Path, at: Path, out: Path) -> None:
     adapter = read_adapter(at)
     if has_adapter(folder):
         raise UserError(
-            f"{folder} keeps an adapter already, to which {at} cannot be added: merge it with PEFT, in fp32"
+            f"{folder} keeps an adapter already, to which {at} cannot be added: merge it with PEFT,"
+            " in fp32"
         )
     _rewrite(folder, out, adapter, 1, torch.float32)
     write_adapter(out, adapter)
@@ -242,7 +278,10 @@ def _rewrite(folder: Path, out: Path, adapter: Adapter, sign: int, dtype: torch.
     for file in sorted(folder.iterdir()):
         if file.suffix in {".json", ".jinja", ".txt"} and not file.name.endswith(".index.json"):
             shutil.copyfile(file, out / file.name)
-    index = {"metadata": {}, "weight_map": {name: path.name for name, (path, _) in weights.places.items()}}
+    index = {
+        "metadata": {},
+        "weight_map": {name: path.name for name, (path, _) in weights.places.items()},
+    }
     (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     name_dtype(out / "config.json", dtype)
 

@@ -1,4 +1,5 @@
-"""What happens when a GPU's memory runs out: kept memory is given back, then batches are halved. One policy for all.
+"""What happens when a GPU's memory runs out: kept memory is given back, then batches are halved.
+One policy for all.
 
 Importing this is cheap: torch is loaded when work is done.
 """
@@ -16,7 +17,9 @@ R = TypeVar("R")
 
 
 class OutOfMemory(Exception):
-    """Memory ran out, and all that the work held has been given back: it is to be done again with fewer rows."""
+    """Memory ran out, and all that the work held has been given back: it is to be done again with
+    fewer rows.
+    """
 
 
 class BatchSize:
@@ -25,14 +28,17 @@ class BatchSize:
     Args:
         size: Where it starts.
         note: Is told when it is halved.
-        free: Gives back memory that is kept for later, and says whether there was any; called before rows are halved.
+        free: Gives back memory that is kept for later, and says whether there was any; called
+            before rows are halved.
 
     Attributes:
         size: Rows now.
         limit: The same, but `None` until memory ran out: who knows better how many fit may choose.
     """
 
-    def __init__(self, size: int, note: Callable[[str], None], free: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, size: int, note: Callable[[str], None], free: Callable[[], bool] = lambda: False
+    ) -> None:
         self.size = size
         self.limit: int | None = None
         self._note, self._free = note, free
@@ -75,7 +81,8 @@ class BatchSize:
         self._note(words.replace("{rows}", str(self.size)))
 
     def run(self, what: str, work: Callable[[int], R]) -> R:
-        """Do the work with rows of this size; out of memory, do it again from the start, if need be with half of them.
+        """Do the work with rows of this size; out of memory, do it again from the start, if need be
+        with half of them.
 
         Args:
             what: The work, for messages.
@@ -90,6 +97,7 @@ class BatchSize:
             self.halve(
                 self.size,
                 f"out of memory in the {what}: halved to {{rows}} rows at a time",
-                f"out of memory in the {what} with one row at a time: give a smaller max_response_tokens, "
-                "gradient_checkpointing=true, lora_rank=16 or freeze_vision=true with --set.",
+                f"out of memory in the {what} with one row at a time: give a smaller"
+                " max_response_tokens, gradient_checkpointing=true, lora_rank=16 or"
+                " freeze_vision=true with --set.",
             )

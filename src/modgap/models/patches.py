@@ -1,9 +1,11 @@
-"""Images as patches, bit for bit what transformers' image processor gives, in an eighth of its memory.
+"""Images as patches, bit for bit what transformers' image processor gives, in an eighth of its
+memory.
 
-The processor turns each image into floating-point numbers, twice over (the tower wants two frames), and rescales,
-normalises and reorders those. A pixel has only 256 values: here bytes are reordered, and become numbers where the model
-is, from a table that the processor itself has filled. An image of noise is put through both once; if they differ
-(another processor, another release), the processor's numbers are kept.
+The processor turns each image into floating-point numbers, twice over (the tower wants two frames),
+and rescales, normalises and reorders those. A pixel has only 256 values: here bytes are reordered,
+and become numbers where the model is, from a table that the processor itself has filled. An image
+of noise is put through both once; if they differ (another processor, another release), the
+processor's numbers are kept.
 """
 
 from __future__ import annotations
@@ -109,11 +111,15 @@ class Patches:
         if (width, height) != image.size:
             image = image.resize((width, height), resample=int(processor.resample))
         rows, columns = height // patch, width // patch
-        pixels = np.asarray(image).reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
+        pixels = np.asarray(image).reshape(
+            rows // merge, merge, patch, columns // merge, merge, patch, 3
+        )
         pixels = pixels.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3, patch * patch)
         if self._table is None:
             levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
             levels = processor.rescale(levels, processor.rescale_factor)
             levels = processor.normalize(levels, processor.image_mean, processor.image_std)
             self._table = torch.from_numpy(np.array(levels[:, 0], dtype=np.float32))
-        return Pixels(torch.from_numpy(pixels), (1, rows, columns), self._table, processor.temporal_patch_size)
+        return Pixels(
+            torch.from_numpy(pixels), (1, rows, columns), self._table, processor.temporal_patch_size
+        )

@@ -1,11 +1,13 @@
 """A Qwen2.5-VL as a policy: encode prompts, see images, score responses, sample.
 
-Differences from calling transformers' model: images pass through the tower in one batch (`vision.py`) and their
-features can be reused; positions are computed once for each prompt (`encode.py`); samples of one prompt share its
-computation, both in sampling (`decode.py`) and in scoring (`tree.py`); only response tokens pass through the LM head.
+Differences from calling transformers' model: images pass through the tower in one batch
+(`vision.py`) and their features can be reused; positions are computed once for each prompt
+(`encode.py`); samples of one prompt share its computation, both in sampling (`decode.py`) and in
+scoring (`tree.py`); only response tokens pass through the LM head.
 
-The ids of image and video placeholders are banned: minus infinity before the softmax, in sampling **and** in scoring,
-so that the probabilities that are trained are those that were sampled from. A real model gives them about nothing.
+The ids of image and video placeholders are banned: minus infinity before the softmax, in sampling
+**and** in scoring, so that the probabilities that are trained are those that were sampled from. A
+real model gives them about nothing.
 
 Legend: B rows (one response each), T response tokens, V vocabulary, L prompt tokens, C channels.
 """
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
     from modgap.core.prompt import Prompt
 
-# Logits are computed in chunks of about this many numbers where gradients would keep them all (1 GB in fp32).
+# Logits are computed in chunks of about this many numbers where gradients would keep them all (1 GB
+# in fp32).
 _LOGIT_CHUNK = 2**28
 
 
@@ -52,7 +55,12 @@ class Policy:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, image_processor: Any, source: Path | None = None, freeze_vision: bool = False
+        self,
+        model: Any,
+        tokenizer: Any,
+        image_processor: Any,
+        source: Path | None = None,
+        freeze_vision: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -61,17 +69,23 @@ class Policy:
         self.freeze_vision = freeze_vision
         if freeze_vision:
             model.model.visual.requires_grad_(False)
-        # On an H100 or H200 torch prefers cuDNN's attention. It plans each new size anew, for tens of milliseconds, and
-        # prompts and responses hardly ever have the sizes of those before. For the whole process: a layer that is
-        # computed again in the backward pass must find what it had.
+        # On an H100 or H200 torch prefers cuDNN's attention. It plans each new size anew, for tens
+        # of milliseconds, and prompts and responses hardly ever have the sizes of those before. For
+        # the whole process: a layer that is computed again in the backward pass must find what it
+        # had.
         torch.backends.cuda.enable_cudnn_sdp(False)
         self._encoder = Encoder(tokenizer, image_processor, model.config)
         defaults = model.generation_config
         eos = defaults.eos_token_id
         ids = [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id]
         self.eos_token_ids: list[int] = sorted({i for i in ids if i is not None})
-        self.banned_token_ids: list[int] = [model.config.image_token_id, model.config.video_token_id]
-        self.default_temperature: float = defaults.temperature if defaults.temperature is not None else 1.0
+        self.banned_token_ids: list[int] = [
+            model.config.image_token_id,
+            model.config.video_token_id,
+        ]
+        self.default_temperature: float = (
+            defaults.temperature if defaults.temperature is not None else 1.0
+        )
         self.default_max_new_tokens: int | None = defaults.max_new_tokens
         self._bans: dict[tuple[torch.device, int, tuple[int, ...]], Tensor] = {}
         self._casts = Casts(model)
@@ -109,18 +123,27 @@ class Policy:
     # ------------------------------------------------------------------ prompts
 
     def encode(self, prompt: Prompt, image: Image | None = None) -> EncodedPrompt:
-        """A prompt in tokens, patches and positions, on the CPU; cheap. Encode once, pass the same object again."""
+        """A prompt in tokens, patches and positions, on the CPU; cheap.
+
+        Encode once, pass the same object again.
+        """
         return self._encoder(prompt, image)
 
     def image_features(self, prompts: Sequence[EncodedPrompt]) -> list[Tensor | None]:
-        """Features of each prompt's image, in one pass of the vision tower over the distinct images.
+        """Features of each prompt's image, in one pass of the vision tower over the distinct
+        images.
 
         Returns:
-            For each prompt `[merged tokens, hidden]`, or `None` without an image. Prompts that show the same image get
-            the same tensor. Differentiable where gradients are on and the tower is not frozen.
+            For each prompt `[merged tokens, hidden]`, or `None` without an image. Prompts that show
+            the same image get the same tensor. Differentiable where gradients are on and the tower
+            is not frozen.
         """
         by_key: dict[str | None, Tensor] = self._features if self._features is not None else {}
-        unique = {p.image_key: p.pixels for p in prompts if p.pixels is not None and p.image_key not in by_key}
+        unique = {
+            p.image_key: p.pixels
+            for p in prompts
+            if p.pixels is not None and p.image_key not in by_key
+        }
         if unique:
             pixels = pixel_values(list(unique.values()), self.device)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision):
@@ -130,7 +153,9 @@ class Policy:
 
     @contextmanager
     def keeping_features(self) -> Iterator[None]:
-        """Inside, features of images are kept and given again: for evaluation, where the weights do not change."""
+        """Inside, features of images are kept and given again: for evaluation, where the weights do
+        not change.
+        """
         self._features = {}
         try:
             yield
@@ -138,7 +163,9 @@ class Policy:
             self._features = None
 
     def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> tuple[Tensor, Tensor]:
-        """Embeddings `[P, S, C]` and positions `[3, P, S]` of P prompts with their images; padded on the right."""
+        """Embeddings `[P, S, C]` and positions `[3, P, S]` of P prompts with their images; padded
+        on the right.
+        """
         width = max(map(len, prompts))
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         positions = torch.zeros(3, len(prompts), width, dtype=torch.long)
@@ -171,7 +198,9 @@ class Policy:
         key = (logits.device, logits.shape[-1], tuple(self.banned_token_ids))
         if key not in self._bans:  # kept: a copy from the CPU makes a GPU wait
             ban = torch.zeros(key[1], device=key[0])
-            self._bans[key] = ban.index_fill(0, torch.tensor(key[2], dtype=torch.long, device=key[0]), -torch.inf)
+            self._bans[key] = ban.index_fill(
+                0, torch.tensor(key[2], dtype=torch.long, device=key[0]), -torch.inf
+            )
         # The vocabulary is large: one pass in fp32 that casts, divides and bans.
         return torch.add(self._bans[key], logits, alpha=1 / temperature).log_softmax(-1)
 
@@ -191,7 +220,8 @@ class Policy:
             temperature: What logits are divided by, as in sampling.
 
         Returns:
-            Log-probabilities `[B, T]` and entropies `[B, T]` in fp32, zero on padding, and the mask `[B, T]` (bool).
+            Log-probabilities `[B, T]` and entropies `[B, T]` in fp32, zero on padding, and the mask
+            `[B, T]` (bool).
         """
         hidden_NC = self._response_hidden(prompts, responses, features)
         targets_N = moved(torch.cat([r.cpu() for r in responses]), self.device)
@@ -199,7 +229,9 @@ class Policy:
         def score(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             logps = self.token_logps(self.head(hidden), temperature)
             chosen = logps.gather(-1, targets[:, None])[:, 0]
-            with torch.no_grad():  # for the log alone; last, so that a chunk that is run again stops before it
+            with (
+                torch.no_grad()
+            ):  # for the log alone; last, so that a chunk that is run again stops before it
                 entropy = torch.special.entr(logps.exp()).sum(-1)
             return chosen, entropy
 
@@ -214,12 +246,18 @@ class Policy:
         features: Features,
         temperature: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities in fp32 of the whole vocabulary, `[B, T, V]` (zero on padding), and the mask `[B, T]`."""
+        """Log-probabilities in fp32 of the whole vocabulary, `[B, T, V]` (zero on padding), and the
+        mask `[B, T]`.
+        """
         hidden_NC = self._response_hidden(prompts, responses, features)
-        (logps_BTV,), mask_BT = self._padded(responses, self.token_logps(self.head(hidden_NC), temperature))
+        (logps_BTV,), mask_BT = self._padded(
+            responses, self.token_logps(self.head(hidden_NC), temperature)
+        )
         return logps_BTV, mask_BT
 
-    def _in_chunks(self, score: Callable[..., tuple[Tensor, Tensor]], hidden: Tensor, targets: Tensor) -> list[Tensor]:
+    def _in_chunks(
+        self, score: Callable[..., tuple[Tensor, Tensor]], hidden: Tensor, targets: Tensor
+    ) -> list[Tensor]:
         size = max(1, _LOGIT_CHUNK // self.model.config.text_config.vocab_size)
         if hidden.shape[0] <= size:
             return list(score(hidden, targets))
@@ -233,16 +271,24 @@ class Policy:
         self, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
     ) -> Tensor:
         """Hidden states `[N, C]` that predict the N response tokens, row by row."""
-        assert all(response.numel() for response in responses), "a response has at least the token that ended it"
+        assert all(response.numel() for response in responses), (
+            "a response has at least the token that ended it"
+        )
         return tree_hidden(self, prompts, responses, features)
 
-    def _padded(self, responses: Sequence[Tensor], *values_N: Tensor) -> tuple[list[Tensor], Tensor]:
-        """What was computed for the N response tokens as `[B, T, ...]`, zero on padding, and the mask `[B, T]`."""
+    def _padded(
+        self, responses: Sequence[Tensor], *values_N: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """What was computed for the N response tokens as `[B, T, ...]`, zero on padding, and the
+        mask `[B, T]`.
+        """
         lengths = torch.tensor([r.numel() for r in responses])
         mask_BT = torch.arange(int(lengths.max())) < lengths[:, None]
         at = moved(mask_BT.flatten().nonzero()[:, 0], self.device)
         out = [
-            values.new_zeros(mask_BT.numel(), *values.shape[1:]).index_copy(0, at, values).unflatten(0, mask_BT.shape)
+            values.new_zeros(mask_BT.numel(), *values.shape[1:])
+            .index_copy(0, at, values)
+            .unflatten(0, mask_BT.shape)
             for values in values_N
         ]
         return out, moved(mask_BT, self.device)
@@ -277,7 +323,8 @@ class Policy:
             temperature: 0 is greedy; the model's own by default.
             max_new_tokens: Most tokens of a response; the model's own by default.
             max_rows: Most samples in one batch; by default what memory allows.
-            graphs: Take the steps of `static.py`, on a GPU as CUDA graphs; by default on a GPU, see `static.wanted`.
+            graphs: Take the steps of `static.py`, on a GPU as CUDA graphs; by default on a GPU, see
+                `static.wanted`.
 
         Returns:
             For each prompt its samples, in the order of their seeds.
@@ -287,7 +334,8 @@ class Policy:
         limit = max_new_tokens or self.default_max_new_tokens or 1024
         held = self._static.held if self._static is not None else 0
         rows = max_rows or rows_at_once(self, max(map(len, prompts), default=1), limit, held)
-        # A prompt with many samples takes part in several batches; prompts of like length go together.
+        # A prompt with many samples takes part in several batches; prompts of like length go
+        # together.
         work = [(i, at) for i, row in enumerate(seeds) for at in range(0, len(row), rows)]
         work.sort(key=lambda item: len(prompts[item[0]]))
         out: list[list[Generated]] = [[] for _ in prompts]
@@ -304,7 +352,9 @@ class Policy:
                     batch.append(work.pop(0))
                     count += 1
                 chunk = [seeds[i][at : at + rows] for i, at in batch]
-                sampled = self._sample([prompts[i] for i, _ in batch], chunk, temperature, limit, graphs)
+                sampled = self._sample(
+                    [prompts[i] for i, _ in batch], chunk, temperature, limit, graphs
+                )
                 for (i, _), row in zip(batch, sampled, strict=True):
                     out[i] += [self._finish(tokens, logps) for tokens, logps in row]
         if self._static is not None and self._static.is_large:
@@ -349,11 +399,15 @@ class Policy:
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad or not trainable)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Write a Hugging Face folder that `from_pretrained` and vLLM load; LoRA is merged, and kept apart as well.
+        """Write a Hugging Face folder that `from_pretrained` and vLLM load; LoRA is merged, and
+        kept apart as well.
 
         Args:
             folder: Where; what is there is overwritten.
-            dtype: Type of the weights; by default the policy's own, so that loading gives the same bits back, and fp32
-                with LoRA; a lower one rounds away some of what adapters learned, see `lora.py`.
+            dtype: Type of the weights; by default the policy's own, so that loading gives the same
+                bits back, and fp32 with LoRA; a lower one rounds away some of what adapters
+                learned, see `lora.py`.
         """
-        return save_folder(Path(folder), self.model, self.tokenizer, self.processor, self.source, dtype)
+        return save_folder(
+            Path(folder), self.model, self.tokenizer, self.processor, self.source, dtype
+        )

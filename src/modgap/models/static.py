@@ -1,18 +1,22 @@
-"""Sampling with shapes that stay, so that a GPU replays a step as a CUDA graph in the place of launching its kernels.
+"""Sampling with shapes that stay, so that a GPU replays a step as a CUDA graph in the place of
+launching its kernels.
 
-A step is dozens of short kernels a layer, and launching them takes longer than running them. Here all
-that a step reads and writes lies at fixed addresses: numbers of prompts, prefix lengths and room for new tokens are
-rounded up to a few sizes, what is not there (yet) is masked, and the step's place is a tensor. The step is that of
-`decode.py`. A size is run twice as it is, then captured, then replayed; on a CPU it is only run, which the tests do.
+A step is dozens of short kernels a layer, and launching them takes longer than running them. Here
+all that a step reads and writes lies at fixed addresses: numbers of prompts, prefix lengths and
+room for new tokens are rounded up to a few sizes, what is not there (yet) is masked, and the step's
+place is a tensor. The step is that of `decode.py`. A size is run twice as it is, then captured,
+then replayed; on a CPU it is only run, which the tests do.
 
-Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one buffer; a batch that
-would need more than a quarter of the GPU's free memory is left to `decode.py`; what takes more than a twelfth of the
-GPU's memory goes when its samples are drawn (`Policy.generate`), and all of it goes before an update gives up rows.
+Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one
+buffer; a batch that would need more than a quarter of the GPU's free memory is left to `decode.py`;
+what takes more than a twelfth of the GPU's memory goes when its samples are drawn
+(`Policy.generate`), and all of it goes before an update gives up rows.
 
-Weights are read where they lie, so that an optimizer's steps are seen, or where their copies in autocast's type lie
-(`casts.py`), which are brought up to date before each rollout; if they move (another dtype, another device), the graphs
-are dropped. A graph is worth keeping: to capture one empties the allocator's cache, and what follows has to ask the
-driver for all its memory anew. If a capture fails, that is said once and everything goes on without.
+Weights are read where they lie, so that an optimizer's steps are seen, or where their copies in
+autocast's type lie (`casts.py`), which are brought up to date before each rollout; if they move
+(another dtype, another device), the graphs are dropped. A graph is worth keeping: to capture one
+empties the allocator's cache, and what follows has to ask the driver for all its memory anew. If a
+capture fails, that is said once and everything goes on without.
 
 Legend: P prompts, G samples of each, K key heads, S prefix, D head, V vocabulary.
 """
@@ -52,7 +56,8 @@ if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
 
 SWITCH = "MODGAP_CUDA_GRAPHS"
-# Of new tokens and of prefixes: room starts at and doubles from the first, prefixes are multiples of the second.
+# Of new tokens and of prefixes: room starts at and doubles from the first, prefixes are multiples
+# of the second.
 _ROOM = 128
 _PREFIX = 128
 _ALIGN = 256
@@ -66,7 +71,9 @@ def replays() -> bool:
     """
     told = os.environ.get(SWITCH) or "1"
     if told not in ("0", "1"):
-        raise UserError(f"{SWITCH}={told}: give 0 (launch each kernel of sampling) or 1 (replay CUDA graphs).")
+        raise UserError(
+            f"{SWITCH}={told}: give 0 (launch each kernel of sampling) or 1 (replay CUDA graphs)."
+        )
     return told == "1"
 
 
@@ -94,7 +101,10 @@ class _Key(NamedTuple):
 
 @dataclass
 class _State:
-    """One batch under way, a `decode.Cache` too. Rows lie prompt by prompt; prompts from `count` on are padding."""
+    """One batch under way, a `decode.Cache` too.
+
+    Rows lie prompt by prompt; prompts from `count` on are padding.
+    """
 
     key: _Key
     count: int
@@ -119,8 +129,15 @@ class _State:
 
 
 def advance(policy: DecoderModel, state: _State, eos: Tensor) -> None:
-    """One step, all of it on the device: pick a token for each row, write it down, run the decoder on it."""
-    P, G, temperature, place = state.key.prompts, state.key.samples, state.key.temperature, state.place
+    """One step, all of it on the device: pick a token for each row, write it down, run the decoder
+    on it.
+    """
+    P, G, temperature, place = (
+        state.key.prompts,
+        state.key.samples,
+        state.key.temperature,
+        state.place,
+    )
     logps_BV = policy.token_logps(state.logits, temperature or 1.0)
     noise_B = state.noise.index_select(1, place)[:, 0]
     token = pick(logps_BV, noise_B) if temperature > 0 else logps_BV.argmax(-1)
@@ -144,9 +161,15 @@ class StaticSampler:
     """
 
     def __init__(
-        self, policy: DecoderModel, capture: bool | None = None, most_graphs: int = 48, compact_above: int = 32
+        self,
+        policy: DecoderModel,
+        capture: bool | None = None,
+        most_graphs: int = 48,
+        compact_above: int = 32,
     ) -> None:
-        self._held = weakref.ref(policy)  # the policy holds this: a cycle would keep its memory for a while
+        self._held = weakref.ref(
+            policy
+        )  # the policy holds this: a cycle would keep its memory for a while
         self.capture = policy.device.type == "cuda" if capture is None else capture
         self._most, self._compact_above = most_graphs, compact_above
         self._graphs: OrderedDict[_Key, torch.cuda.CUDAGraph | int] = OrderedDict()
@@ -175,9 +198,14 @@ class StaticSampler:
 
     @property
     def is_large(self) -> bool:
-        """Whether its memory is more of a GPU's than may be kept from what comes between two batches."""
+        """Whether its memory is more of a GPU's than may be kept from what comes between two
+        batches.
+        """
         kept = self.held + 40 * self._most_logits  # a graph's own numbers: those of picking tokens
-        return self.device.type == "cuda" and kept > torch.cuda.get_device_properties(self.device).total_memory / 12
+        return (
+            self.device.type == "cuda"
+            and kept > torch.cuda.get_device_properties(self.device).total_memory / 12
+        )
 
     @property
     def graphs(self) -> int:
@@ -197,15 +225,26 @@ class StaticSampler:
         temperature: float,
         max_new_tokens: int,
     ) -> list[list[tuple[Tensor, Tensor]]] | None:
-        """Tokens and their log-probabilities, as `decode.sample_batch` gives them; `None` if the batch is too large."""
+        """Tokens and their log-probabilities, as `decode.sample_batch` gives them; `None` if the
+        batch is too large.
+        """
         model = self._policy.model
-        read = [x for m in model.modules() for x in (m.__dict__.get("weight"), m.__dict__.get("bias")) if x is not None]
+        read = [
+            x
+            for m in model.modules()
+            for x in (m.__dict__.get("weight"), m.__dict__.get("bias"))
+            if x is not None
+        ]
         weights = hash(tuple(x.data_ptr() for x in (*model.parameters(), *model.buffers(), *read)))
         if weights != self._weights:
             self.clear()
             self._weights = weights
         try:
-            on = contextlib.nullcontext() if self._arena.device.type == "cpu" else torch.cuda.device(self._arena.device)
+            on = (
+                contextlib.nullcontext()
+                if self._arena.device.type == "cpu"
+                else torch.cuda.device(self._arena.device)
+            )
             with on:
                 return self._sample(prompts, seeds, temperature, max_new_tokens)
         except torch.OutOfMemoryError:
@@ -213,17 +252,28 @@ class StaticSampler:
             raise
 
     def _sample(
-        self, prompts: Sequence[EncodedPrompt], seeds: Sequence[Sequence[int]], temperature: float, limit: int
+        self,
+        prompts: Sequence[EncodedPrompt],
+        seeds: Sequence[Sequence[int]],
+        temperature: float,
+        limit: int,
     ) -> list[list[tuple[Tensor, Tensor]]] | None:
         policy, device = self._policy, self._arena.device
         G = max(len(row) for row in seeds)
-        cached = rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * bytes_of_token(policy)
-        # While a state grows four copies are there: the prefill's, the old state, what is taken from it, the new one.
+        cached = (
+            rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * bytes_of_token(policy)
+        )
+        # While a state grows four copies are there: the prefill's, the old state, what is taken
+        # from it, the new one.
         if cached > (free_memory(device) + self.held) / 4:
             return None
 
         start = begin(policy, prompts, limit)
-        noise = uniforms(flat_seeds(seeds), limit) if temperature > 0 else torch.zeros(len(prompts) * G, limit)
+        noise = (
+            uniforms(flat_seeds(seeds), limit)
+            if temperature > 0
+            else torch.zeros(len(prompts) * G, limit)
+        )
         noise = noise.to(device)
         tokens = torch.zeros(len(prompts) * G, limit, dtype=torch.long, device=device)
         logps = torch.zeros(len(prompts) * G, limit, device=device)
@@ -265,7 +315,9 @@ class StaticSampler:
                 advance(self._policy, state, self._eos)
                 return
             found = self._graphs.get(state.key, 0)
-            if isinstance(found, int) and found < 2:  # kernels are loaded and workspaces made before a capture
+            if (
+                isinstance(found, int) and found < 2
+            ):  # kernels are loaded and workspaces made before a capture
                 self._graphs[state.key] = found + 1
                 self._graphs.move_to_end(state.key)
                 advance(self._policy, state, self._eos)
@@ -283,7 +335,10 @@ class StaticSampler:
             self.replays += 1
 
     def _captured(self, state: _State) -> torch.cuda.CUDAGraph | None:
-        """The step as a graph; capturing runs nothing. `None`, and no more tries, if it cannot be captured."""
+        """The step as a graph; capturing runs nothing.
+
+        `None`, and no more tries, if it cannot be captured.
+        """
         try:
             graph = torch.cuda.CUDAGraph()
             self._pool = self._pool or torch.cuda.graph_pool_handle()
@@ -294,7 +349,10 @@ class StaticSampler:
             raise
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"modgap: sampling goes on without CUDA graphs, capturing one failed: {reason}", file=sys.stderr)
+            print(
+                f"modgap: sampling goes on without CUDA graphs, capturing one failed: {reason}",
+                file=sys.stderr,
+            )
             self.capture = False
             self._graphs.clear()
             return None
@@ -314,7 +372,9 @@ class StaticSampler:
         old: _State | None = None,
         chosen: Tensor | None = None,
     ) -> _State:
-        """A state of the prompts `kept` (in the batch; `chosen` in the old state) with `t` tokens and so much room."""
+        """A state of the prompts `kept` (in the batch; `chosen` in the old state) with `t` tokens
+        and so much room.
+        """
         count, G = kept.numel(), samples
         rows = _rows(kept, G)
         if old is None:
@@ -349,7 +409,9 @@ class StaticSampler:
         taken = self._take([*small.values(), *((shape, keys.dtype) for shape in shapes)])
         fields = dict(zip(small, taken, strict=False))
         pairs = list(zip(taken[len(small) :: 2], taken[len(small) + 1 :: 2], strict=True))
-        state = _State(key, count, t, prefix=pairs[: len(prefix)], added=pairs[len(prefix) :], **fields)
+        state = _State(
+            key, count, t, prefix=pairs[: len(prefix)], added=pairs[len(prefix) :], **fields
+        )
         state.logits[: rows.numel()] = logits
         state.place.fill_(t)
         state.noise[: rows.numel()] = noise[rows, :room]
@@ -367,7 +429,9 @@ class StaticSampler:
         return state
 
     def _take(self, layout: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
-        """Zeroed tensors, one after the other in the buffer: the same layout lies at the same addresses."""
+        """Zeroed tensors, one after the other in the buffer: the same layout lies at the same
+        addresses.
+        """
         sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in layout]
         starts = [0]
         for size in sizes:
@@ -375,7 +439,9 @@ class StaticSampler:
         if starts[-1] > self._arena.numel():
             self.clear()
             self._arena = torch.empty(starts[-1], dtype=torch.uint8, device=self._arena.device)
-        self._arena[: starts[-1]].zero_()  # what is masked counts as zero times what lies there: never a NaN
+        self._arena[
+            : starts[-1]
+        ].zero_()  # what is masked counts as zero times what lies there: never a NaN
         return [
             self._arena[at : at + size].view(dtype).view(shape)
             for at, size, (shape, dtype) in zip(starts, sizes, layout, strict=False)
@@ -388,7 +454,9 @@ def _rows(prompts: Tensor, samples: int) -> Tensor:
 
 @contextlib.contextmanager
 def _no_kept_casts(device: torch.device) -> Iterator[None]:
-    """Autocast, if it is on, casts what has no copy in `Casts` at each step: a graph must not read yesterday's."""
+    """Autocast, if it is on, casts what has no copy in `Casts` at each step: a graph must not read
+    yesterday's.
+    """
     if not torch.is_autocast_enabled(device.type):
         yield
         return

@@ -1,15 +1,18 @@
-"""Scoring over a tree of tokens: what sequences have in common is computed once, and nothing is padded.
+"""Scoring over a tree of tokens: what sequences have in common is computed once, and nothing is
+padded.
 
-The responses of a group follow one prompt, and a prompt and its text-free twin begin alike, image included: in a causal
-model what comes first does not depend on what follows. All tokens of a pass lie one after the other in spans, each of
-which follows leading tokens of earlier spans (its context): a prompt, its responses, what its twin does not share with
-it, the twin's responses. Products, norms and the head see one long row. In attention a query sees its context and what
-came before it in its own sequence: no mask, and no pair of tokens that do not see each other. On a GPU in bf16 that is
-one kernel over sequences of any length (`flash.py`), elsewhere some kernels a span.
+The responses of a group follow one prompt, and a prompt and its text-free twin begin alike, image
+included: in a causal model what comes first does not depend on what follows. All tokens of a pass
+lie one after the other in spans, each of which follows leading tokens of earlier spans (its
+context): a prompt, its responses, what its twin does not share with it, the twin's responses.
+Products, norms and the head see one long row. In attention a query sees its context and what came
+before it in its own sequence: no mask, and no pair of tokens that do not see each other. On a GPU
+in bf16 that is one kernel over sequences of any length (`flash.py`), elsewhere some kernels a span.
 
 It walks the decoder's own modules, as `decode.py` does, so LoRA, autocast and checkpointing apply.
 
-Legend: N tokens of a pass, C channels, H heads, K key heads, D head, n sequences of a span, T tokens of the longest.
+Legend: N tokens of a pass, C channels, H heads, K key heads, D head, n sequences of a span, T
+tokens of the longest.
 """
 
 from __future__ import annotations
@@ -38,15 +41,22 @@ _SHORTEST = 16
 
 
 def tree_hidden(
-    policy: DecoderModel, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features
+    policy: DecoderModel,
+    prompts: Sequence[EncodedPrompt],
+    responses: Sequence[Tensor],
+    features: Features,
 ) -> Tensor:
-    """Hidden states `[N, C]` that predict the response tokens, row by row; rows with one prompt object share it."""
+    """Hidden states `[N, C]` that predict the response tokens, row by row; rows with one prompt
+    object share it.
+    """
     image_token = policy.model.config.image_token_id
     tree = plant(prompts, responses, image_token)
     embeds = policy.decoder.embed_tokens(moved(tree.ids, policy.device))
     seen = [image for row in tree.pictured if (image := features[row]) is not None]
     if seen:
-        embeds = embeds.index_copy(0, moved(tree.image, policy.device), torch.cat(seen).to(embeds.dtype))
+        embeds = embeds.index_copy(
+            0, moved(tree.image, policy.device), torch.cat(seen).to(embeds.dtype)
+        )
     hidden = run(policy.decoder, embeds, moved(tree.positions, policy.device), tree.spans)
     return hidden[moved(torch.cat(tree.scored), policy.device)]
 
@@ -56,7 +66,8 @@ class Span:
     """Sequences that follow the same tokens.
 
     Attributes:
-        context: What they follow, in order: which earlier span, of one sequence, and how many of its first tokens.
+        context: What they follow, in order: which earlier span, of one sequence, and how many of
+            its first tokens.
         lengths: Tokens of each sequence.
     """
 
@@ -88,7 +99,8 @@ class Tree:
 def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_token: int) -> Tree:
     """Lay out prompts, each followed by its response; rows with the same prompt object share it.
 
-    Prompts of the same image share what they begin with, too, one token of each at least remaining its own.
+    Prompts of the same image share what they begin with, too, one token of each at least remaining
+    its own.
     """
     families: dict[Any, dict[int, list[int]]] = {}
     for row, prompt in enumerate(prompts):
@@ -102,7 +114,9 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
     scored: dict[int, Tensor] = {}
     n = 0
 
-    def add(tokens: Tensor, places: Tensor, context: Sequence[tuple[int, int]], lengths: Sequence[int]) -> int:
+    def add(
+        tokens: Tensor, places: Tensor, context: Sequence[tuple[int, int]], lengths: Sequence[int]
+    ) -> int:
         nonlocal n
         ids.append(tokens)
         positions.append(places)
@@ -117,7 +131,12 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
         for head, rows in zip(heads, family.values(), strict=True):
             shared = sum(tokens for _, tokens in beginning)
             placeholders.append((head.input_ids[shared:] == image_token).nonzero()[:, 0] + n)
-            own = add(head.input_ids[shared:], head.position_ids[:, shared:], beginning, [len(head) - shared])
+            own = add(
+                head.input_ids[shared:],
+                head.position_ids[:, shared:],
+                beginning,
+                [len(head) - shared],
+            )
             whole = [*beginning, (own, len(head) - shared)]
             last = torch.tensor([n - 1])
             # A response's last token predicts nothing that is asked for.
@@ -128,7 +147,10 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
                 at += tail.numel()
             tails = [(row, tail) for row, tail in tails if tail.numel()]
             if tails:
-                places = torch.cat([torch.arange(tail.numel()) for _, tail in tails]) + head.next_position
+                places = (
+                    torch.cat([torch.arange(tail.numel()) for _, tail in tails])
+                    + head.next_position
+                )
                 tokens = torch.cat([tail for _, tail in tails])
                 add(tokens, places.expand(3, -1), whole, [tail.numel() for _, tail in tails])
             if common and not beginning:
@@ -137,7 +159,9 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
         shown = [rows[0] for rows in family.values()]
         pictured += shown[:1] if bool((heads[0].input_ids[:common] == image_token).any()) else shown
     rows = [scored[row] for row in range(len(prompts))]
-    return Tree(torch.cat(ids), torch.cat(positions, dim=1), torch.cat(placeholders), pictured, spans, rows)
+    return Tree(
+        torch.cat(ids), torch.cat(positions, dim=1), torch.cat(placeholders), pictured, spans, rows
+    )
 
 
 def _common(ids: Sequence[Tensor]) -> int:
@@ -150,9 +174,14 @@ def _common(ids: Sequence[Tensor]) -> int:
 
 def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
     """Hidden states `[N, C]` of embeddings `[N, C]` at positions `[3, N]`."""
-    cos, sin = (_merged(table, decoder.config)[0][:, None] for table in decoder.rotary_emb(x[None], positions[:, None]))
+    cos, sin = (
+        _merged(table, decoder.config)[0][:, None]
+        for table in decoder.rotary_emb(x[None], positions[:, None])
+    )
     sin = turned(sin)
-    attend = (_attend_at_once if flash.fits(x, cos.shape[-1]) else _attend_by_spans)(spans, x.device)
+    attend = (_attend_at_once if flash.fits(x, cos.shape[-1]) else _attend_by_spans)(
+        spans, x.device
+    )
     recompute = decoder.training and torch.is_grad_enabled() and _checkpointing(decoder)
     for layer in decoder.layers:
 
@@ -165,7 +194,10 @@ def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Te
 
 
 def _merged(table: Tensor, config: Any) -> Tensor:
-    """`[1, N, D]`: each channel's own axis of M-RoPE. Older transformers (5.10) leave that to the attention."""
+    """`[1, N, D]`: each channel's own axis of M-RoPE.
+
+    Older transformers (5.10) leave that to the attention.
+    """
     if table.ndim == 3:
         return table
     sections = config.rope_parameters["mrope_section"] * 2
@@ -191,7 +223,9 @@ def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Atte
 
 
 def _attend_at_once(spans: Sequence[Span], device: torch.device) -> Attend:
-    """All sequences of all spans in one kernel; each has its own copy of the few keys and values that it sees."""
+    """All sequences of all spans in one kernel; each has its own copy of the few keys and values
+    that it sees.
+    """
     starts = [0, *accumulate(sum(span.lengths) for span in spans)]
     seen: list[Tensor] = []
     queries: list[int] = []
@@ -201,7 +235,10 @@ def _attend_at_once(spans: Sequence[Span], device: torch.device) -> Attend:
             seen.append(torch.cat((*before, torch.arange(start, start + length))))
             queries.append(length)
             start += length
-    at, ends = moved(torch.cat(seen), device), flash.Ends.of(queries, [x.numel() for x in seen], device)
+    at, ends = (
+        moved(torch.cat(seen), device),
+        flash.Ends.of(queries, [x.numel() for x in seen], device),
+    )
 
     def attend(q: Tensor, kv: Tensor, scale: float) -> Tensor:
         k, v = kv.index_select(0, at).unbind(1)
@@ -225,11 +262,19 @@ def _attend_by_spans(spans: Sequence[Span], device: torch.device) -> Attend:
             if span.context:
                 before = [kvs[at][:, :, :tokens] for at, tokens in span.context]
                 seen = before[0] if len(before) == 1 else torch.cat(before, dim=2)
-                own_kv = torch.cat((seen[:, None].expand(-1, len(span.lengths), -1, -1, -1), own_kv), dim=3)
+                own_kv = torch.cat(
+                    (seen[:, None].expand(-1, len(span.lengths), -1, -1, -1), own_kv), dim=3
+                )
                 mask = _ending(own_q.shape[2], own_kv.shape[3], q.device)
             own_k, own_v = own_kv.unbind()
             seen = F.scaled_dot_product_attention(
-                own_q, own_k, own_v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+                own_q,
+                own_k,
+                own_v,
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=scale,
+                enable_gqa=True,
             )
             out.append(padding.flat(seen))
         return torch.cat(out, dim=1).transpose(0, 1)
@@ -243,7 +288,8 @@ class _Padding:
 
     Attributes:
         count: How many sequences.
-        into: Where padded to the longest each token comes from, `[n * T]`; `None` where all are equally long.
+        into: Where padded to the longest each token comes from, `[n * T]`; `None` where all are
+            equally long.
         back: Where each token lies once padded, `[sum of lengths]`.
     """
 
@@ -259,7 +305,9 @@ class _Padding:
         sizes = torch.tensor(lengths)
         real = torch.arange(int(sizes.max())) < sizes[:, None]
         back = real.flatten().nonzero()[:, 0]
-        into = torch.zeros(real.numel(), dtype=torch.long).index_put((back,), torch.arange(back.numel()))
+        into = torch.zeros(real.numel(), dtype=torch.long).index_put(
+            (back,), torch.arange(back.numel())
+        )
         return cls(len(lengths), moved(into, device), moved(back, device))
 
     def padded(self, x: Tensor) -> Tensor:
@@ -274,7 +322,9 @@ class _Padding:
 
 
 def _ending(tokens: int, seen: int, device: torch.device) -> Any:
-    """What the last so many tokens see of a sequence; on a GPU only said, which keeps its fast kernel."""
+    """What the last so many tokens see of a sequence; on a GPU only said, which keeps its fast
+    kernel.
+    """
     if device.type == "cuda":
         return causal_lower_right(tokens, seen)
     return torch.ones(tokens, seen, dtype=torch.bool, device=device).tril(seen - tokens)

@@ -1,11 +1,12 @@
 """The vision tower of Qwen2.5-VL over many images at once.
 
-transformers runs attention image by image (and window by window) outside flash attention, and computes rotary
-positions and window indices in Python for each image; with many small images that is most of the time. Here what
-depends on the grid alone is cached, and attention is one kernel over all images or windows on a GPU in bf16
-(`flash.py`); elsewhere the segments of equal length are one batch of scaled-dot-product attention.
-Results equal the model's own `get_image_features` (see `tests/test_models.py`). It walks the tower's own modules, so
-LoRA and autocast apply as they do there.
+transformers runs attention image by image (and window by window) outside flash attention, and
+computes rotary positions and window indices in Python for each image; with many small images that
+is most of the time. Here what depends on the grid alone is cached, and attention is one kernel over
+all images or windows on a GPU in bf16 (`flash.py`); elsewhere the segments of equal length are one
+batch of scaled-dot-product attention. Results equal the model's own `get_image_features` (see
+`tests/test_models.py`). It walks the tower's own modules, so LoRA and autocast apply as they do
+there.
 
 Legend: N patches of all images, M merged tokens (4 patches each), C channels, H heads, D head size.
 """
@@ -39,12 +40,16 @@ class _GridPlan(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _grid_plan(grid: Grid, merge: int, window: int, patch: int, windowed: bool) -> _GridPlan:
-    """Patch coordinates (in window order if there are windows), that order, and the windows' lengths."""
+    """Patch coordinates (in window order if there are windows), that order, and the windows'
+    lengths.
+    """
     from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
     thw = torch.tensor([grid])
     positions = get_vision_position_ids(thw, merge)
-    index, bounds = get_vision_window_index(thw, spatial_merge_size=merge, window_size=window, patch_size=patch)
+    index, bounds = get_vision_window_index(
+        thw, spatial_merge_size=merge, window_size=window, patch_size=patch
+    )
     if windowed:
         positions = positions.view(-1, merge * merge, 2)[index].view(-1, 2)
     return _GridPlan(positions, index, bounds.diff().tolist() if windowed else [], index.numel())
@@ -54,7 +59,9 @@ Segments = flash.Ends | list[Tensor]
 
 
 def _segments(lengths: Sequence[int], device: torch.device, flashes: bool) -> Segments:
-    """Where segments end, or for each distinct length L the positions `[k, L]` of the k segments that have it."""
+    """Where segments end, or for each distinct length L the positions `[k, L]` of the k segments
+    that have it.
+    """
     if flashes and lengths:
         return flash.Ends.of(lengths, lengths, device)
     starts: dict[int, list[int]] = {}
@@ -70,7 +77,9 @@ def _segments(lengths: Sequence[int], device: torch.device, flashes: bool) -> Se
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What depends on the grids alone: coordinates, window order (if any), segments of full and of window attention."""
+    """What depends on the grids alone: coordinates, window order (if any), segments of full and of
+    window attention.
+    """
 
     positions_N2: Tensor
     window_M: Tensor | None
@@ -81,7 +90,11 @@ class _Plan:
 
 @lru_cache(maxsize=16)
 def _plan(
-    grids: tuple[Grid, ...], shape: tuple[int, int, int], windowed: bool, device: torch.device, flashes: bool
+    grids: tuple[Grid, ...],
+    shape: tuple[int, int, int],
+    windowed: bool,
+    device: torch.device,
+    flashes: bool,
 ) -> _Plan:
     plans = [_grid_plan(grid, *shape, windowed) for grid in grids]
     merged = [plan.merged for plan in plans]
@@ -104,7 +117,9 @@ def _rotate(x_N2HD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
     return rotated(x_N2HD.float(), cos_ND[:, None, None], sin_ND[:, None, None]).to(x_N2HD.dtype)
 
 
-def _attend(attention: Any, x_NC: Tensor, segments: Segments, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
+def _attend(
+    attention: Any, x_NC: Tensor, segments: Segments, cos_ND: Tensor, sin_ND: Tensor
+) -> Tensor:
     n = x_NC.shape[0]
     qk, v = attention.qkv(x_NC).view(n, 3, attention.num_heads, -1).split((2, 1), dim=1)
     q, k, v = *_rotate(qk, cos_ND, sin_ND).unbind(1), v[:, 0]
@@ -113,11 +128,18 @@ def _attend(attention: Any, x_NC: Tensor, segments: Segments, cos_ND: Tensor, si
     elif len(segments) == 1:  # equal lengths lie one after the other: no gathering
         shape = (*segments[0].shape, attention.num_heads, -1)
         q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, scale=attention.scaling).transpose(1, 2).reshape(n, -1)
+        out = (
+            F.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
+            .transpose(1, 2)
+            .reshape(n, -1)
+        )
     else:
         parts = [
             F.scaled_dot_product_attention(
-                q[at].transpose(1, 2), k[at].transpose(1, 2), v[at].transpose(1, 2), scale=attention.scaling
+                q[at].transpose(1, 2),
+                k[at].transpose(1, 2),
+                v[at].transpose(1, 2),
+                scale=attention.scaling,
             ).transpose(1, 2)
             for at in segments
         ]
@@ -131,7 +153,8 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
 
     Args:
         visual: The model's `visual` module.
-        pixels_NP: Patches of all images, one image after the other, `[N, 1176]`, on the tower's device.
+        pixels_NP: Patches of all images, one image after the other, `[N, 1176]`, on the tower's
+            device.
         grids: Each image's (frames, rows, columns) in patches.
 
     Returns:
@@ -142,11 +165,14 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
     kernel = visual.patch_embed.proj.weight
     flashes = flash.fits(kernel, visual.blocks[0].attn.head_dim)
     plan = _plan(tuple(tuple(grid) for grid in grids), shape, windowed, pixels_NP.device, flashes)
-    angles = (plan.positions_N2[..., None].float() * visual.rotary_pos_emb.inv_freq.float()).flatten(1)
+    angles = (
+        plan.positions_N2[..., None].float() * visual.rotary_pos_emb.inv_freq.float()
+    ).flatten(1)
     angles = torch.cat((angles, angles), dim=-1)
     cos, sin = angles.cos(), turned(angles.sin())
 
-    # The patch embedding is a convolution whose stride is its kernel: a matrix product, and much faster as one.
+    # The patch embedding is a convolution whose stride is its kernel: a matrix product, and much
+    # faster as one.
     x = F.linear(pixels_NP.to(kernel.dtype), kernel.flatten(1))
     if plan.window_M is not None:
         x = x.view(plan.window_M.numel(), -1, x.shape[-1])[plan.window_M].view(x.shape)

@@ -1,12 +1,14 @@
-"""The weights of a model folder: which files hold them, under which names, and whether they are those of its model.
+"""The weights of a model folder: which files hold them, under which names, and whether they are
+those of its model.
 
-Transformers loads a folder whatever it holds: a weight that is missing gets random numbers, one that the model does not
-have is dropped, and a LoRA adapter that lies beside the weights is applied to them. Here each of these is an error, and
-it shows before a weight is read: names and shapes are in the headers of the files, and transformers reports how they
-fit a model without memory (device `meta`), with its own conversion of older layouts.
+Transformers loads a folder whatever it holds: a weight that is missing gets random numbers, one
+that the model does not have is dropped, and a LoRA adapter that lies beside the weights is applied
+to them. Here each of these is an error, and it shows before a weight is read: names and shapes are
+in the headers of the files, and transformers reports how they fit a model without memory (device
+`meta`), with its own conversion of older layouts.
 
-Wrappers of trainers leave their names in those of the weights (`module.` of DDP, `_orig_mod.` of `torch.compile`,
-`base_model.model.` of PEFT). These are left out while reading.
+Wrappers of trainers leave their names in those of the weights (`module.` of DDP, `_orig_mod.` of
+`torch.compile`, `base_model.model.` of PEFT). These are left out while reading.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ _WRAPPERS = {
 }
 _BEGINNINGS = ("base_model.model.", "pretrained_model.")
 _ADAPTERS = re.compile(r"\.base_layer\.|\.lora_|\.modules_to_save\.|\.original_module\.")
-# Names that a model does not have: up to this share of its own they are only named (a value head, say).
+# Names that a model does not have: up to this share of its own they are only named (a value head,
+# say).
 _FOREIGN = 0.1
 _NAMED = 3
 _HEAD = "lm_head.weight"
@@ -68,20 +71,28 @@ class Weights:
         from safetensors import safe_open
 
         with ExitStack() as stack:
-            files = {path: stack.enter_context(safe_open(path, framework="pt")) for path, _ in self.places.values()}
-            yield {name: files[path].get_slice(stored) for name, (path, stored) in self.places.items()}
+            files = {
+                path: stack.enter_context(safe_open(path, framework="pt"))
+                for path, _ in self.places.values()
+            }
+            yield {
+                name: files[path].get_slice(stored) for name, (path, stored) in self.places.items()
+            }
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Refuse an adapter beside whole weights: transformers would apply it, vLLM would not. Raises `UserError`."""
+    """Refuse an adapter beside whole weights: transformers would apply it, vLLM would not.
+
+    Raises `UserError`.
+    """
     if not any((folder / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
         return
     others = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     if all(path.name == ADAPTER_WEIGHTS for path in others):
         raise UserError(f"{folder} is a LoRA adapter: merge it into its base model, {CONVERT}")
     raise UserError(
-        f"{folder} holds a LoRA adapter beside whole weights, and does not say whether they contain it: remove the "
-        f"adapter_* files if they do, else merge it, {CONVERT}"
+        f"{folder} holds a LoRA adapter beside whole weights, and does not say whether they contain"
+        f" it: remove the adapter_* files if they do, else merge it, {CONVERT}"
     )
 
 
@@ -91,15 +102,17 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         UserError: There are none, some of them are missing, or there is an adapter beside them.
     """
-    shards = sorted(path for path in folder.glob("*.safetensors") if re.search(r"-\d+-of-\d+$", path.stem))
+    shards = sorted(
+        path for path in folder.glob("*.safetensors") if re.search(r"-\d+-of-\d+$", path.stem)
+    )
     single = folder / _SINGLE
     refuse_adapter(folder)
     if (folder / INDEX).is_file():
         named = _indexed(folder)
         if missing := [name for name in named if not (folder / name).is_file()]:
             raise UserError(
-                f"{folder} lacks {len(missing)} of the {len(named)} weight files in its index ({_some(missing)}): copy "
-                "the model again"
+                f"{folder} lacks {len(missing)} of the {len(named)} weight files in its index"
+                f" ({_some(missing)}): copy the model again"
             )
         if single.is_file() and named != [_SINGLE]:
             raise _two_sets(folder, named)
@@ -110,11 +123,17 @@ def weight_files(folder: Path) -> list[Path]:
         return [single]
     if shards:
         raise UserError(
-            f"{folder} holds {len(shards)} weight files ({_some(path.name for path in shards)}) but no {INDEX}: copy "
-            "it from where the files are from"
+            f"{folder} holds {len(shards)} weight files ({_some(path.name for path in shards)}) but"
+            f" no {INDEX}: copy it from where the files are from"
         )
-    if bins := sorted(path.name for path in folder.glob("*.bin") if path.name.startswith(("pytorch_model", "model"))):
-        raise UserError(f"{folder} holds its weights as {bins[0]}, not as safetensors: convert them, {CONVERT}")
+    if bins := sorted(
+        path.name
+        for path in folder.glob("*.bin")
+        if path.name.startswith(("pytorch_model", "model"))
+    ):
+        raise UserError(
+            f"{folder} holds its weights as {bins[0]}, not as safetensors: convert them, {CONVERT}"
+        )
     others = [path.name for path in sorted(folder.glob("*.safetensors"))]
     names = f"no {_SINGLE}, only {_some(others)}" if others else "no *.safetensors"
     raise UserError(f"{folder} holds no weights ({names}): copy or convert the model again")
@@ -122,7 +141,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _two_sets(folder: Path, others: Iterable[str]) -> UserError:
     """Of which transformers and vLLM would each load another one."""
-    return UserError(f"{folder} holds two sets of weights, {_SINGLE} and {_some(others)}: remove the older one")
+    return UserError(
+        f"{folder} holds two sets of weights, {_SINGLE} and {_some(others)}: remove the older one"
+    )
 
 
 def _indexed(folder: Path) -> list[str]:
@@ -132,14 +153,17 @@ def _indexed(folder: Path) -> list[str]:
         files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
         return sorted(str(file) for file in files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no index of weights ({error!r}): copy the model again") from error
+        raise UserError(
+            f"{path} is no index of weights ({error!r}): copy the model again"
+        ) from error
 
 
 def find_weights(folder: Path) -> Weights:
     """Read the headers of a folder's weight files.
 
     Raises:
-        UserError: A file is missing or damaged, or the weights are those of a LoRA training that was not merged.
+        UserError: A file is missing or damaged, or the weights are those of a LoRA training that
+            was not merged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -148,14 +172,16 @@ def find_weights(folder: Path) -> Weights:
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
-                stored |= {name: (path, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+                stored |= {
+                    name: (path, tuple(file.get_slice(name).get_shape())) for name in file.keys()
+                }  # noqa: SIM118
                 types |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise damaged(folder, error) from error
     if inner := sorted(name for name in stored if _ADAPTERS.search(name)):
         raise UserError(
-            f"the weights in {folder} are those of a LoRA training, adapters beside the layers ({_some(inner)}): merge "
-            f"them, {CONVERT}"
+            f"the weights in {folder} are those of a LoRA training, adapters beside the layers"
+            f" ({_some(inner)}): merge them, {CONVERT}"
         )
     names = _without_wrappers(stored)
     if len(set(names.values())) < len(names):
@@ -173,7 +199,9 @@ def find_weights(folder: Path) -> Weights:
 
 def damaged(folder: Path, error: Exception) -> UserError:
     """The error for a file that is no whole safetensors file."""
-    return UserError(f"the weights in {folder} are cut off or damaged ({error}): copy the model again")
+    return UserError(
+        f"the weights in {folder} are cut off or damaged ({error}): copy the model again"
+    )
 
 
 def _without_wrappers(stored: Iterable[str]) -> dict[str, str]:
@@ -197,7 +225,8 @@ def _difference(name: str, short: str) -> list[str]:
 
 
 def check_weights(folder: Path, as_is: bool = False) -> Weights:
-    """Refuse a Qwen2.5-VL whose weights are not all there, before they are read; what is odd only is said.
+    """Refuse a Qwen2.5-VL whose weights are not all there, before they are read; what is odd only
+    is said.
 
     Args:
         folder: The model; its config is a Qwen2.5-VL's.
@@ -208,9 +237,14 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
     """
     weights = find_weights(folder)
     if weights.wrappers:
-        left_out = f"the names of the weights in {folder} hold those of wrappers ({', '.join(weights.wrappers)})"
+        left_out = (
+            f"the names of the weights in {folder} hold those of wrappers"
+            f" ({', '.join(weights.wrappers)})"
+        )
         if as_is:
-            raise UserError(f"{left_out}, which only --engine hf leaves out: save the model anew, {CONVERT}")
+            raise UserError(
+                f"{left_out}, which only --engine hf leaves out: save the model anew, {CONVERT}"
+            )
         _say(f"{left_out}: these are left out")
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -223,8 +257,9 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
     if weights.coded:
         name, kind = next(iter(weights.coded.items()))
         raise UserError(
-            f"{len(weights.coded)} of the weights in {folder} are stored as {kind} ({name}), and its config.json has "
-            f"no quantization_config to read them by: give the unquantized model, {CONVERT}"
+            f"{len(weights.coded)} of the weights in {folder} are stored as {kind} ({name}), and"
+            " its config.json has no quantization_config to read them by: give the unquantized"
+            f" model, {CONVERT}"
         )
     empty = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
     embedding = next((name for name in empty if name.endswith("embed_tokens.weight")), None)
@@ -232,8 +267,9 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
         with weights.opened() as slices:
             if not torch.equal(slices[_HEAD][:], slices[embedding][:]):
                 raise UserError(
-                    f"{folder} has an lm_head of its own, but its config.json says tie_word_embeddings=true: set it to "
-                    f"false if the head was trained, else remove {_HEAD} from the weights"
+                    f"{folder} has an lm_head of its own, but its config.json says"
+                    " tie_word_embeddings=true: set it to false if the head was trained, else"
+                    f" remove {_HEAD} from the weights"
                 )
         del empty[_HEAD]  # tying compares the two, which weights without memory cannot be
     with quiet(warnings=True):
@@ -260,19 +296,20 @@ def refuse_misfits(folder: Path, report: Mapping[str, Collection[Any]], count: i
     others = f"; {len(foreign)} in it are not the model's ({_some(foreign)})" if foreign else ""
     if missing:
         raise UserError(
-            f"{folder} lacks {len(missing)} of the {count} weights of its model ({_some(missing)}){others}: copy the "
-            f"model again or save it whole, {CONVERT}"
+            f"{folder} lacks {len(missing)} of the {count} weights of its model"
+            f" ({_some(missing)}){others}: copy the model again or save it whole, {CONVERT}"
         )
     if wrong := sorted(report["mismatched_keys"]):
         name, has, wants = wrong[0]
         raise UserError(
-            f"{len(wrong)} of the weights in {folder} do not have the shape that its config.json says ({name}: "
-            f"{tuple(has)}, not {tuple(wants)}): copy config.json and weights of the same model"
+            f"{len(wrong)} of the weights in {folder} do not have the shape that its config.json"
+            f" says ({name}: {tuple(has)}, not {tuple(wants)}): copy config.json and weights of the"
+            " same model"
         )
     if len(foreign) > _FOREIGN * count:
         raise UserError(
-            f"{folder} holds {len(foreign)} weights that are not its model's ({_some(foreign)}): give the folder of "
-            "one Qwen2.5-VL alone"
+            f"{folder} holds {len(foreign)} weights that are not its model's ({_some(foreign)}):"
+            " give the folder of one Qwen2.5-VL alone"
         )
     if foreign:
         _say(f"{folder} holds weights that are not its model's and are not used ({_some(foreign)})")

@@ -1,12 +1,15 @@
-"""The original's MathVerse generations become runs: one run a model, its text and vision files together.
+"""The original's MathVerse generations become runs: one run a model, its text and vision files
+together.
 
-The rows carry question and gold answer, so that nothing else is needed; with `--gt`, MathVerse's own files, the
-problems are all of theirs, with subjects and images, and rows that disagree with them are named.
+The rows carry question and gold answer, so that nothing else is needed; with `--gt`, MathVerse's
+own files, the problems are all of theirs, with subjects and images, and rows that disagree with
+them are named.
 
-Of scored rows the original's verdicts are both compared and kept. Where its rules decide, they are compared with ours
-in mode `paper`, and each that differs is named in `import.json`. Where it asked its judge, its verdict is kept as that
-judge's (`judge.jsonl`), and mode `paper` goes by it until another judge is asked; the other modes do not, since that
-judge saw only the last 10 characters of an answer.
+Of scored rows the original's verdicts are both compared and kept. Where its rules decide, they are
+compared with ours in mode `paper`, and each that differs is named in `import.json`. Where it asked
+its judge, its verdict is kept as that judge's (`judge.jsonl`), and mode `paper` goes by it until
+another judge is asked; the other modes do not, since that judge saw only the last 10 characters of
+an answer.
 """
 
 from __future__ import annotations
@@ -26,7 +29,13 @@ from modgap.grading.judge import PAPER_MAX_TOKENS, Undecided
 from modgap.grading.mathverse import Case, grade_by_rule, grader_of
 from modgap.grading.verdicts import VerdictFile, VerdictRow, question_id
 from modgap.original.importing import Imported, Source, import_runs, response, some_of
-from modgap.original.mathverse import GenerationFile, GenerationRow, Generations, by_model, read_generations
+from modgap.original.mathverse import (
+    GenerationFile,
+    GenerationRow,
+    Generations,
+    by_model,
+    read_generations,
+)
 from modgap.workflows.grade import Progress
 
 JUDGE = "the original's judge (from its scored file)"
@@ -47,7 +56,8 @@ def import_generations(
     Args:
         files: See `mathverse.generation_files`.
         out: The run folder; with several models a folder of run folders, `OUT/MODEL`.
-        gt: MathVerse's files, for subjects, images, the versions' own questions and problems without an answer.
+        gt: MathVerse's files, for subjects, images, the versions' own questions and problems
+            without an answer.
         given: The arguments as the user gave them, for the manifest.
         progress: Told as it goes.
 
@@ -55,18 +65,20 @@ def import_generations(
         The runs, in the order of the files.
 
     Raises:
-        UserError: A file is broken, two files hold answers of one model to the same versions, no answer is to a
-            problem of `gt`, or `out` holds another run: one of other files, too.
+        UserError: A file is broken, two files hold answers of one model to the same versions, no
+            answer is to a problem of `gt`, or `out` holds another run: one of other files, too.
     """
     golds = None if gt is None else list(mathverse.read(gt))
 
-    def read(name: str, files: Sequence[GenerationFile], progress: Progress | None) -> GenerationSource:
+    def read(
+        name: str, files: Sequence[GenerationFile], progress: Progress | None
+    ) -> GenerationSource:
         return GenerationSource(files, golds)
 
     return import_runs(by_model(files), out, read, given, progress)
 
 
-# ---- one run -------------------------------------------------------------------------------------------------------
+# ---- one run -------------------------------------------------------------------------------------
 
 
 class GenerationSource(Source):
@@ -87,9 +99,15 @@ class GenerationSource(Source):
         if golds is not None:
             odd |= _against_gold(rows, golds)
             known = {problem.id: problem for problem in golds}
-            rows = {key: row for key, row in rows.items() if key[0] in known and key[1] in known[key[0]].views}
+            rows = {
+                key: row
+                for key, row in rows.items()
+                if key[0] in known and key[1] in known[key[0]].views
+            }
             if not rows:
-                raise UserError(f"no row of {files[0].path} is to a problem of --gt: is it the same data set?")
+                raise UserError(
+                    f"no row of {files[0].path} is to a problem of --gt: is it the same data set?"
+                )
         self._files, self._rows, self._odd, self._samples = files, rows, odd, samples
         self._with_gold = golds is not None
         self._views = [view for view in ALL_VIEWS if any(key[1] == view for key in rows)]
@@ -116,7 +134,9 @@ class GenerationSource(Source):
         """The responses, problem by problem."""
         for problem, key in self._wanted():
             if row := self._rows.get(key):
-                yield response(problem, key[1], key[2], row.prediction.encode("utf-8", "replace").decode())
+                yield response(
+                    problem, key[1], key[2], row.prediction.encode("utf-8", "replace").decode()
+                )
 
     def note(self, run: RunFolder) -> dict[str, Any]:
         """Keep the original's verdicts, and say what is odd."""
@@ -145,26 +165,33 @@ class GenerationSource(Source):
         if not scored:
             return []
         return [
-            f"The original's verdicts on {scored['rows']:,} rows: its rules and ours agree on {scored['agree']:,} of "
-            f"{scored['by_rule']:,}; {scored['by_judge']:,} are its judge's, which mode paper goes by."
+            f"The original's verdicts on {scored['rows']:,} rows: its rules and ours agree on"
+            f" {scored['agree']:,} of {scored['by_rule']:,}; {scored['by_judge']:,} are its"
+            " judge's, which mode paper goes by."
         ]
 
 
-def _rows(read: Sequence[Generations], samples: int) -> tuple[dict[Key, GenerationRow], dict[str, list[str]]]:
+def _rows(
+    read: Sequence[Generations], samples: int
+) -> tuple[dict[Key, GenerationRow], dict[str, list[str]]]:
     """The samples of all files; what is left out or odd, by name."""
     rows: dict[Key, GenerationRow] = {}
     odd: dict[str, list[str]] = {}
     for generations in read:
         for what, where in generations.odd.items():
-            odd.setdefault(f"are {what}", []).extend(f"{generations.file.path.name} {line}" for line in where)
+            odd.setdefault(f"are {what}", []).extend(
+                f"{generations.file.path.name} {line}" for line in where
+            )
         for row in generations.rows:
             key = (row.problem_id, row.view, row.sample)
             if row.sample >= samples:
-                odd.setdefault(f"are left out, as the other file has only {samples} of a question", []).append(
+                odd.setdefault(
+                    f"are left out, as the other file has only {samples} of a question", []
+                ).append(_named(key))
+            elif key in rows:
+                odd.setdefault("stand there twice, of which the first is taken", []).append(
                     _named(key)
                 )
-            elif key in rows:
-                odd.setdefault("stand there twice, of which the first is taken", []).append(_named(key))
             else:
                 rows[key] = row
     return rows, odd
@@ -189,7 +216,10 @@ def _problems_of_rows(rows: Any) -> list[Problem]:
                 question=whole.question,
                 answer=whole.answer,
                 index=index,
-                shown={view: Shown(row.question, row.question, row.answer) for view, row in by_view.items()},
+                shown={
+                    view: Shown(row.question, row.question, row.answer)
+                    for view, row in by_view.items()
+                },
                 grader=grader_of(whole.question_type),
                 views=tuple(by_view),
             )
@@ -197,29 +227,36 @@ def _problems_of_rows(rows: Any) -> list[Problem]:
     return found
 
 
-def _against_gold(rows: Mapping[Key, GenerationRow], golds: Sequence[Problem]) -> dict[str, list[str]]:
+def _against_gold(
+    rows: Mapping[Key, GenerationRow], golds: Sequence[Problem]
+) -> dict[str, list[str]]:
     """What the rows say otherwise than the data set."""
     odd: dict[str, list[str]] = {}
     problems = {problem.id: problem for problem in golds}
     for key, row in rows.items():
         problem = problems.get(row.problem_id)
         if problem is None or row.view not in problem.views:
-            odd.setdefault("match no problem and version of --gt and are left out", []).append(_named(key))
+            odd.setdefault("match no problem and version of --gt and are left out", []).append(
+                _named(key)
+            )
             continue
         if row.answer != problem.gold_of(row.view):
-            odd.setdefault("have another gold answer than --gt, by which they are graded", []).append(_named(key))
+            odd.setdefault(
+                "have another gold answer than --gt, by which they are graded", []
+            ).append(_named(key))
         if row.question != problem.question_of(row.view):
             odd.setdefault("have another question than --gt", []).append(_named(key))
     return odd
 
 
-# ---- the original's verdicts ---------------------------------------------------------------------------------------
+# ---- the original's verdicts ---------------------------------------------------------------------
 
 
 def _keep_verdicts(
     run: RunFolder, problems: Sequence[Problem], rows: Mapping[Key, GenerationRow]
 ) -> dict[str, Any] | None:
-    """Compare the original's verdicts with our rules, and keep those of its judge; `None` where no row is scored.
+    """Compare the original's verdicts with our rules, and keep those of its judge; `None` where no
+    row is scored.
 
     They are those of these rows alone, whatever the run's files held before; other judges' stay.
     """
@@ -232,12 +269,17 @@ def _keep_verdicts(
     for key, row in scored.items():
         problem = by_id[row.problem_id]
         gold, question = problem.gold_of(row.view), problem.question_of(row.view)
-        result = grade_by_rule(Case(row.prediction, gold, question, split_grader(problem.grader)[1]), "paper")
+        result = grade_by_rule(
+            Case(row.prediction, gold, question, split_grader(problem.grader)[1]), "paper"
+        )
         if not isinstance(result, Undecided):
             if result.correct == row.correct:
                 agree += 1
             else:
-                differ.append(f"{_named(key)}: the original {int(bool(row.correct))}, our rules {result.outcome}")
+                differ.append(
+                    f"{_named(key)}: the original {int(bool(row.correct))}, our rules"
+                    f" {result.outcome}"
+                )
             continue
         judged += 1
         verdict = VerdictRow(
@@ -247,7 +289,9 @@ def _keep_verdicts(
         if known.setdefault(verdict.question, verdict).said != verdict.said:
             apart.append(_named(key))
     if known or file.path.exists():
-        write_text(file.path, "".join(row.model_dump_json() + "\n" for row in [*known.values(), *others]))
+        write_text(
+            file.path, "".join(row.model_dump_json() + "\n" for row in [*known.values(), *others])
+        )
     if not scored:
         return None
     if judged and file.last("paper") is None:
@@ -275,16 +319,22 @@ def _note(
     if scored and scored["differ"]:
         odd["have another verdict by our rules than by the original's"] = scored["differ"]
     if scored and scored["judged_both_ways"]:
-        odd["have the same answer as a sample that the original's judge saw otherwise; the first counts"] = scored[
-            "judged_both_ways"
-        ]
+        odd[
+            "have the same answer as a sample that the original's judge saw otherwise; the first"
+            " counts"
+        ] = scored["judged_both_ways"]
     warnings = [f"{len(names):,} samples {what}: {some_of(names)}." for what, names in odd.items()]
     sides = {ALL_VIEWS[view].side for view in views} - {"control"}
     if len(sides) == 1:
-        warnings.append(f"Only {sides.pop()} versions: a gap needs the same model's other file, too.")
+        warnings.append(
+            f"Only {sides.pop()} versions: a gap needs the same model's other file, too."
+        )
     if not with_gold:
         warnings.append("The rows do not say subjects; --gt with MathVerse's own files does.")
-    warnings.append("The rows do not say how many tokens a response has and whether it was cut: both count as 0.")
+    warnings.append(
+        "The rows do not say how many tokens a response has and whether it was cut: both count"
+        " as 0."
+    )
     return {
         "files": [str(file.path.absolute()) for file in files],
         "odd": odd,

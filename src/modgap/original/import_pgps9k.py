@@ -1,11 +1,14 @@
-"""The original repository's answer folders become runs: one run for each model, its two folder kinds as the two views.
+"""The original repository's answer folders become runs: one run for each model, its two folder
+kinds as the two views.
 
-Differs from the original's `eval.py`, which sums up whatever a folder holds: models are never pooled, the problems are
-those of the gold file whether they have answers or not, and whatever is missing, unreadable or matches no problem is
-named: in the summary's warnings in short, in the run's `import.json` in full.
+Differs from the original's `eval.py`, which sums up whatever a folder holds: models are never
+pooled, the problems are those of the gold file whether they have answers or not, and whatever is
+missing, unreadable or matches no problem is named: in the summary's warnings in short, in the run's
+`import.json` in full.
 
-What answer folders do not say: why a response ended (`finish_reason` is `stop`, so nothing counts as truncated), its
-tokens (0) and its seed. The prompt is the original's, built again in paper style.
+What answer folders do not say: why a response ended (`finish_reason` is `stop`, so nothing counts
+as truncated), its tokens (0) and its seed. The prompt is the original's, built again in paper
+style.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ def import_answers(
         folders: Folders that hold `qprob_N_attemptJ.txt`.
         gt: The gold answers, PGPS9K's test.json; diagrams are taken along where they lie beside it.
         out: The run folder; with several models a folder of run folders, `OUT/MODEL`.
-        view: The view of all folders; otherwise each folder's name says it (`full_cond` is full-text, else image-only).
+        view: The view of all folders; otherwise each folder's name says it (`full_cond` is
+            full-text, else image-only).
         results_root: Also every folder below this one that holds answers.
         given: The arguments as the user gave them, for the manifest.
         progress: Told as it goes.
@@ -63,17 +67,22 @@ def import_answers(
         The runs, by the models' names.
 
     Raises:
-        UserError: A folder is missing or holds no answer, two folders are of the same model and view, no answer is to
-            a problem of `gt`, or `out` holds another run: one of other answers, too.
+        UserError: A folder is missing or holds no answer, two folders are of the same model and
+            view, no answer is to a problem of `gt`, or `out` holds another run: one of other
+            answers, too.
     """
     paths = [*map(Path, folders), *(folders_below(results_root) if results_root else [])]
     if not paths:
-        raise UserError("no folder given: name folders that hold qprob_N_attemptJ.txt, or --results-root.")
+        raise UserError(
+            "no folder given: name folders that hold qprob_N_attemptJ.txt, or --results-root."
+        )
     problems, outside = read_gold(gt)
     by_place = {path.resolve(): describe(with_answers(path), view) for path in paths}
     runs = by_model(by_place.values())
 
-    def read(model: str, folders: Sequence[AnswerFolder], progress: Progress | None) -> AnswerSource:
+    def read(
+        model: str, folders: Sequence[AnswerFolder], progress: Progress | None
+    ) -> AnswerSource:
         return AnswerSource(model, folders, problems, outside, progress)
 
     return import_runs(runs, out, read, given, progress)
@@ -104,7 +113,9 @@ class AnswerSource(Source):
         golds = {problem.id: problem.answer for problem in problems}
         self._read = [read_answers(folder, golds, progress) for folder in folders]
         self._outside = outside
-        self.digests = {f"{x.folder.view.replace('-', '_')}_answers": _digest(x) for x in self._read}
+        self.digests = {
+            f"{x.folder.view.replace('-', '_')}_answers": _digest(x) for x in self._read
+        }
         self._samples = min(answers.attempts for answers in self._read)
         for answers in self._read:
             answers.keep(self._samples, golds)
@@ -143,7 +154,9 @@ class AnswerSource(Source):
 
 
 def _digest(answers: Answers) -> str:
-    """16 hex digits that change when an answer does, or a file that the original counts; before `Answers.keep`."""
+    """16 hex digits that change when an answer does, or a file that the original counts; before
+    `Answers.keep`.
+    """
     held = [sorted(answers.texts.items()), sorted(answers.other.items())]
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
 
@@ -166,13 +179,24 @@ def _notes(
         said = {answers.folder.view: getattr(answers.folder, setting) for answers in read}
         if len({value for value in said.values() if value is not None}) > 1:
             values = ", ".join(f"{view} {value}" for view, value in said.items())
-            warnings.append(f"By the folders' names the views were sampled with different settings: {name} {values}.")
+            warnings.append(
+                f"By the folders' names the views were sampled with different settings: {name}"
+                f" {values}."
+            )
     if len(read) == 1:
-        warnings.append(f"Only {read[0].folder.view} answers: a gap needs the same model's other view, too.")
+        warnings.append(
+            f"Only {read[0].folder.view} answers: a gap needs the same model's other view, too."
+        )
     if outside:
         named = some_of(outside)
-        warnings.append(f"{len(outside):,} problems name a diagram out of {DIAGRAMS}/, which is left out: {named}.")
-    warnings.append("Answer folders do not say how many tokens a response has and whether it was cut: both count as 0.")
+        warnings.append(
+            f"{len(outside):,} problems name a diagram out of {DIAGRAMS}/, which is left out:"
+            f" {named}."
+        )
+    warnings.append(
+        "Answer folders do not say how many tokens a response has and whether it was cut: both"
+        " count as 0."
+    )
     return {
         "folders": {answers.folder.view: str(answers.folder.path.absolute()) for answers in read},
         "files": files,
@@ -187,14 +211,16 @@ def _shared(values: Sequence[Any]) -> Any:
     return values[0] if len(set(values)) == 1 else list(values)
 
 
-# ---- gold answers --------------------------------------------------------------------------------------------------
+# ---- gold answers --------------------------------------------------------------------------------
 
 
 def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
-    """The problems of a gold file; only `answer` is needed of each, what else it says is taken along.
+    """The problems of a gold file; only `answer` is needed of each, what else it says is taken
+    along.
 
     Returns:
-        The problems, and the ids of those whose diagram lies out of the folder of diagrams: they have none here.
+        The problems, and the ids of those whose diagram lies out of the folder of diagrams: they
+        have none here.
 
     Raises:
         UserError: It is absent, broken, empty, or a problem in it has no answer.
@@ -219,7 +245,9 @@ def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
             if leads_out(value.get("diagram") or ""):
                 outside.append(name)
         except (AttributeError, TypeError):
-            raise UserError(f"{where}: is not PGPS9K's record; `modgap data check` says what is wrong.") from None
+            raise UserError(
+                f"{where}: is not PGPS9K's record; `modgap data check` says what is wrong."
+            ) from None
     if not problems:
         raise UserError(f"--gt {path} holds no problem.")
     return list(problems.values()), outside

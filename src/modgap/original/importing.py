@@ -1,6 +1,8 @@
-"""What every import of the original's answers does: hold the folder, write the run, grade it twice, print it.
+"""What every import of the original's answers does: hold the folder, write the run, grade it twice,
+print it.
 
-A reader (`import_pgps9k.py`, `import_mathverse.py`) turns the files of one model into a `Source`; the rest is here.
+A reader (`import_pgps9k.py`, `import_mathverse.py`) turns the files of one model into a `Source`;
+the rest is here.
 """
 
 from __future__ import annotations
@@ -130,11 +132,21 @@ def _of_model(progress: Progress, model: str) -> Progress:
 
 
 def _import(
-    model: str, source: Source, out: Path, given: Mapping[str, Any] | None, progress: Progress | None
+    model: str,
+    source: Source,
+    out: Path,
+    given: Mapping[str, Any] | None,
+    progress: Progress | None,
 ) -> Imported:
     run = RunFolder(out)
     with run.lock():
-        run.start("import", source.resolved, given, data_fingerprint=fingerprint(source.problems), **source.digests)
+        run.start(
+            "import",
+            source.resolved,
+            given,
+            data_fingerprint=fingerprint(source.problems),
+            **source.digests,
+        )
         run.check_responses({problem.id for problem in source.problems})
         run.write_problems(problem_row(problem, "paper") for problem in source.problems)
         run.write_responses(source.responses())
@@ -149,7 +161,14 @@ def _import(
 def response(problem: Problem, view: str, sample: int, text: str) -> Response:
     """An imported response: the prompt is the original's, and nothing says how the response ended."""
     prompt = evaluation_prompt(problem, view, "paper").text
-    return Response(problem_id=problem.id, view=view, sample=sample, prompt=prompt, response=text, finish_reason="stop")
+    return Response(
+        problem_id=problem.id,
+        view=view,
+        sample=sample,
+        prompt=prompt,
+        response=text,
+        finish_reason="stop",
+    )
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -1,11 +1,13 @@
-"""The original's MathVerse files: what their names say, which of them belong together, what their rows hold.
+"""The original's MathVerse files: what their names say, which of them belong together, what their
+rows hold.
 
 ```
 results_mathverse/MODEL_vision_tries_4_generations.jsonl                  one line a sample
 results_mathverse/MODEL_vision_tries_4_generations_scored_qwen.jsonl      the same lines with `correct`, 0 or 1
 ```
 
-`vision`, `text` or `full` says which versions. The original's `eval-results.py` pools whatever files it is given.
+`vision`, `text` or `full` says which versions. The original's `eval-results.py` pools whatever
+files it is given.
 """
 
 from __future__ import annotations
@@ -91,7 +93,9 @@ class Generations:
         return max(self.file.tries, 1 + max(row.sample for row in self.rows))
 
 
-def generation_files(paths: Iterable[Path], results_root: Path | None = None) -> list[GenerationFile]:
+def generation_files(
+    paths: Iterable[Path], results_root: Path | None = None
+) -> list[GenerationFile]:
     """The files among paths and in folders among them; empty where these hold something else.
 
     A file that there is a scored copy of beside it is left out: the copy has the same lines.
@@ -103,18 +107,29 @@ def generation_files(paths: Iterable[Path], results_root: Path | None = None) ->
     without: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path} does not exist: name answer folders, or files *_generations.jsonl.")
-        here = [path] if path.is_file() else sorted(p for p in path.glob("*.jsonl") if _has_predictions(p))
+            raise UserError(
+                f"{path} does not exist: name answer folders, or files *_generations.jsonl."
+            )
+        here = (
+            [path]
+            if path.is_file()
+            else sorted(p for p in path.glob("*.jsonl") if _has_predictions(p))
+        )
         found += here
         if not here:
             without.append(path)
     if results_root is not None and results_root.is_dir():
         found += sorted(path for path in results_root.rglob("*.jsonl") if _has_predictions(path))
     if found and without:
-        raise UserError(f"{found[0]} holds MathVerse's answers and {without[0]} does not: import them one by one.")
+        raise UserError(
+            f"{found[0]} holds MathVerse's answers and {without[0]} does not: import them one by"
+            " one."
+        )
     whole = {path.resolve(): path for path in found}
     return [
-        _describe(path) for place, path in whole.items() if place.with_name(f"{place.stem}{_SCORED}.jsonl") not in whole
+        _describe(path)
+        for place, path in whole.items()
+        if place.with_name(f"{place.stem}{_SCORED}.jsonl") not in whole
     ]
 
 
@@ -131,7 +146,9 @@ def _describe(path: Path) -> GenerationFile:
 
 
 def by_model(files: Sequence[GenerationFile]) -> dict[str, list[GenerationFile]]:
-    """Name of a run -> its files: a model's text and vision files make one run; twice the same ones are two runs."""
+    """Name of a run -> its files: a model's text and vision files make one run; twice the same ones
+    are two runs.
+    """
     models: dict[str, list[GenerationFile]] = {}
     for file in files:
         models.setdefault(file.model, []).append(file)
@@ -139,13 +156,16 @@ def by_model(files: Sequence[GenerationFile]) -> dict[str, list[GenerationFile]]
     for model, of_model in models.items():
         apart = len({file.versions for file in of_model}) < len(of_model)
         for file in of_model:
-            runs.setdefault(f"{file.path.absolute().parent.name}/{model}" if apart else model, []).append(file)
+            runs.setdefault(
+                f"{file.path.absolute().parent.name}/{model}" if apart else model, []
+            ).append(file)
     for name, of_run in runs.items():
         kinds = [file.versions for file in of_run]
         if len(set(kinds)) < len(kinds) or ("full" in kinds and len(kinds) > 1):
             raise UserError(
-                f"{of_run[0].path} and {of_run[1].path} both hold answers of {name} to the same versions, and are not "
-                "pooled into one number: import one of them, or each into a run of its own."
+                f"{of_run[0].path} and {of_run[1].path} both hold answers of {name} to the same"
+                " versions, and are not pooled into one number: import one of them, or each into a"
+                " run of its own."
             )
     return runs
 
@@ -154,7 +174,8 @@ def read_generations(file: GenerationFile) -> Generations:
     """Read a file; a torn last line and lines of unknown versions are left out and named.
 
     Raises:
-        UserError: Another line is broken, or lacks what the original writes; or there is no sound line.
+        UserError: Another line is broken, or lacks what the original writes; or there is no sound
+            line.
     """
     whole = file.path.read_bytes()
     read = Generations(file, digest=hashlib.sha256(whole).hexdigest()[:16])
@@ -168,11 +189,15 @@ def read_generations(file: GenerationFile) -> Generations:
             if number == len(lines):
                 read.odd["torn, as by a kill, and left out"] = [f"line {number}"]
                 continue
-            raise UserError(f"{file.path} line {number}: is no JSON ({error}): mend or remove it.") from None
+            raise UserError(
+                f"{file.path} line {number}: is no JSON ({error}): mend or remove it."
+            ) from None
         row = _row(file.path, number, value)
         if row is None:
             version = value["problem_version"]
-            read.odd.setdefault(f"of the unknown version {version!r} and left out", []).append(f"line {number}")
+            read.odd.setdefault(f"of the unknown version {version!r} and left out", []).append(
+                f"line {number}"
+            )
         else:
             read.rows.append(row)
     if not read.rows:
@@ -182,10 +207,15 @@ def read_generations(file: GenerationFile) -> Generations:
 
 def _row(path: Path, number: int, value: Any) -> GenerationRow | None:
     if not isinstance(value, dict):
-        raise UserError(f"{path} line {number}: is no object: the original's inference.py writes one a line.")
+        raise UserError(
+            f"{path} line {number}: is no object: the original's inference.py writes one a line."
+        )
     for key in _STRINGS:
         if not isinstance(value.get(key), str):
-            raise UserError(f"{path} line {number}: {key} is missing or no string: is it a file of inference.py's?")
+            raise UserError(
+                f"{path} line {number}: {key} is missing or no string: is it a file of"
+                " inference.py's?"
+            )
     view = VERSIONS.get(value["problem_version"])
     sample, correct = value.get("sample_id", 0), value.get("correct")
     if not isinstance(sample, int) or sample < 0:
@@ -197,7 +227,10 @@ def _row(path: Path, number: int, value: Any) -> GenerationRow | None:
     kind = question_type_of(str(value.get("question_type") or FREE_FORM))
     if kind is None:
         known = f"make it {MULTI_CHOICE} or {FREE_FORM}"
-        raise UserError(f"{path} line {number}: the question type {value['question_type']!r} is not known: {known}.")
+        raise UserError(
+            f"{path} line {number}: the question type {value['question_type']!r} is not known:"
+            f" {known}."
+        )
     return GenerationRow(
         value["problem_index"], view, sample, value["question"], value["answer"], kind, value["prediction"],
         None if correct is None else bool(correct),

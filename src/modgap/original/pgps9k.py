@@ -1,11 +1,13 @@
-"""The original repository's answer folders: what their names say, which of them belong together, what they hold.
+"""The original repository's answer folders: what their names say, which of them belong together,
+what they hold.
 
 ```
 results/new_9k_MODEL_full_cond_max4096_n4_tmp_0.6_bs16/qprob_N_attemptJ.txt    full-text
 results/new_9k_MODEL_4096_tmp_0.6/qprob_N_attemptJ.txt                         image-only
 ```
 
-The original's `eval.py` takes a folder as it is; here every file that is no answer to a problem is named.
+The original's `eval.py` takes a folder as it is; here every file that is no answer to a problem is
+named.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ Progress = Callable[[str, int, int], None]
 
 _ANSWER = re.compile(r"q(.+)_attempt(0|[1-9][0-9]{0,3})\.txt", re.DOTALL)
 _PREFIX = "new_9k_"
-_FULL_TEXT = re.compile(r"(.*?)_?full_cond(?:_max([0-9]+))?(?:_n[0-9]+)?(?:_tmp_([^_]+))?(?:_bs[0-9]+)?", re.DOTALL)
+_FULL_TEXT = re.compile(
+    r"(.*?)_?full_cond(?:_max([0-9]+))?(?:_n[0-9]+)?(?:_tmp_([^_]+))?(?:_bs[0-9]+)?", re.DOTALL
+)
 _IMAGE_ONLY = re.compile(r"(.+)_([0-9]+)_tmp_([^_]+)", re.DOTALL)
 
 
@@ -52,8 +56,8 @@ class AnswerFolder:
 def describe(path: Path, view: str | None = None) -> AnswerFolder:
     """What the name of an answer folder says.
 
-    A model with slashes in its name (`yaogy/qwen...`, `/ckpt/step_200`) made nested folders; their names are put
-    together again.
+    A model with slashes in its name (`yaogy/qwen...`, `/ckpt/step_200`) made nested folders; their
+    names are put together again.
     """
     name = path.name
     for number, part in enumerate(reversed(parts := path.absolute().parts), start=1):
@@ -71,7 +75,11 @@ def describe(path: Path, view: str | None = None) -> AnswerFolder:
     model, tokens, temperature = match.groups()
     try:
         return AnswerFolder(
-            path, chosen, model, int(tokens) if tokens else None, float(temperature) if temperature else None
+            path,
+            chosen,
+            model,
+            int(tokens) if tokens else None,
+            float(temperature) if temperature else None,
         )
     except ValueError:
         return AnswerFolder(path, chosen, model)
@@ -82,19 +90,26 @@ def with_answers(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"{path} is no folder: name one that holds qprob_N_attemptJ.txt.")
     if not any(_ANSWER.fullmatch(name) for name in os.listdir(path)):
-        raise UserError(f"{path} holds no qprob_N_attemptJ.txt: name the folders below it, or --results-root {path}.")
+        raise UserError(
+            f"{path} holds no qprob_N_attemptJ.txt: name the folders below it, or --results-root"
+            f" {path}."
+        )
     return path
 
 
 def folders_below(root: Path) -> list[Path]:
     """Every folder below that holds answers; links to folders are followed, but not back up."""
     if not root.is_dir():
-        raise UserError(f"--results-root {root} is no folder: give the one that holds the answer folders.")
+        raise UserError(
+            f"--results-root {root} is no folder: give the one that holds the answer folders."
+        )
     found: list[Path] = []
     for place, names, files in os.walk(root, followlinks=True):
         here = os.path.realpath(place)
         names[:] = sorted(
-            name for name in names if not f"{here}/".startswith(f"{os.path.realpath(os.path.join(place, name))}/")
+            name
+            for name in names
+            if not f"{here}/".startswith(f"{os.path.realpath(os.path.join(place, name))}/")
         )
         if place != str(root) and any(_ANSWER.fullmatch(name) for name in files):
             found.append(Path(place))
@@ -104,33 +119,38 @@ def folders_below(root: Path) -> list[Path]:
 
 
 def by_model(folders: Iterable[AnswerFolder]) -> dict[str, list[AnswerFolder]]:
-    """Model -> its folders, one for each view; folders whose names have no model are the only model's there is."""
+    """Model -> its folders, one for each view; folders whose names have no model are the only
+    model's there is.
+    """
     folders = list(folders)
     models = sorted({folder.model for folder in folders if folder.model})
     runs: dict[str, list[AnswerFolder]] = {}
     for folder in sorted(folders, key=lambda folder: (folder.model, folder.view, folder.path)):
         if not folder.model and len(models) > 1:
             raise UserError(
-                f"{folder.path} does not say whose answers it holds, and there are {len(models)} models "
-                f"({', '.join(models)}): rename it like the original's folders, new_9k_MODEL_4096_tmp_0.6."
+                f"{folder.path} does not say whose answers it holds, and there are {len(models)}"
+                f" models ({', '.join(models)}): rename it like the original's folders,"
+                " new_9k_MODEL_4096_tmp_0.6."
             )
         of_model = runs.setdefault(folder.model or (models[0] if models else ""), [])
         twin = next((other for other in of_model if other.view == folder.view), None)
         if twin:
             who = f"of {folder.model}" if folder.model else "of one model (their names have none)"
             raise UserError(
-                f"{twin.path} and {folder.path} are both {folder.view} answers {who}, and are not pooled into one "
-                "number: import one of them, or each into a run of its own."
+                f"{twin.path} and {folder.path} are both {folder.view} answers {who}, and are not"
+                " pooled into one number: import one of them, or each into a run of its own."
             )
         of_model.append(folder)
     return runs
 
 
-# ---- what they hold ------------------------------------------------------------------------------------------------
+# ---- what they hold ------------------------------------------------------------------------------
 
 NO_PROBLEM = "match no problem of the gold file and are left out"
 BAD_NAME = "are not named like an answer (qprob_N_attemptJ.txt) and are left out"
-NOT_UTF8 = "hold bytes that are not UTF-8, read as \N{REPLACEMENT CHARACTER}; the original stops at them"
+NOT_UTF8 = (
+    "hold bytes that are not UTF-8, read as \N{REPLACEMENT CHARACTER}; the original stops at them"
+)
 
 
 @dataclass(slots=True)
@@ -141,7 +161,8 @@ class Answers:
         folder: Which one.
         texts: (problem id, attempt) -> the response.
         odd: What is odd -> names of files.
-        other: `total`, `correct`, `none` and `characters` of files that are no responses but that `eval.py` counts.
+        other: `total`, `correct`, `none` and `characters` of files that are no responses but that
+            `eval.py` counts.
     """
 
     folder: AnswerFolder
@@ -155,14 +176,20 @@ class Answers:
         return 1 + max(attempt for _, attempt in self.texts)
 
     def keep(self, samples: int, golds: Mapping[str, str]) -> None:
-        """Leave out the attempts that not every view of the run has: attempt `samples` and later ones."""
+        """Leave out the attempts that not every view of the run has: attempt `samples` and later
+        ones.
+        """
         for key in [key for key in self.texts if key[1] >= samples]:
             name, text = file_name(*key), self.texts.pop(key)
-            self.odd.setdefault(f"are left out, as the other view has only {samples} of a problem", []).append(name)
+            self.odd.setdefault(
+                f"are left out, as the other view has only {samples} of a problem", []
+            ).append(name)
             self.leave_out(name, text, golds)
 
     def leave_out(self, name: str, text: str, golds: Mapping[str, str]) -> None:
-        """Count a file for the original's figures only; what stands between its first two `_` is the problem there."""
+        """Count a file for the original's figures only; what stands between its first two `_` is
+        the problem there.
+        """
         parts = name.split("_")
         if len(parts) < 2:
             return
@@ -180,7 +207,9 @@ def file_name(problem_id: str, attempt: int) -> str:
     return f"q{problem_id}_attempt{attempt}.txt"
 
 
-def read_answers(folder: AnswerFolder, golds: Mapping[str, str], progress: Progress | None = None) -> Answers:
+def read_answers(
+    folder: AnswerFolder, golds: Mapping[str, str], progress: Progress | None = None
+) -> Answers:
     """Read the answers in a folder.
 
     Args:
@@ -209,5 +238,8 @@ def read_answers(folder: AnswerFolder, golds: Mapping[str, str], progress: Progr
         if progress and (number % 100 == 0 or number == len(names)):
             progress(f"reading {folder.view}", number, len(names))
     if not answers.texts:
-        raise UserError(f"no answer in {folder.path} is to a problem of --gt: is it the same data set and split?")
+        raise UserError(
+            f"no answer in {folder.path} is to a problem of --gt: is it the same data set and"
+            " split?"
+        )
     return answers

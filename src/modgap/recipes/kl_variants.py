@@ -1,7 +1,9 @@
-"""Does the contrastive KL close the gap, and which part of it: `kl` with one thing changed at a time.
+"""Does the contrastive KL close the gap, and which part of it: `kl` with one thing changed at a
+time.
 
-None of these is in the paper, which has one estimator with one clamp, and no control for the further steps that `kl`
-gets. All begin with `kl`'s first stage, which a study therefore trains once, and have its budget.
+None of these is in the paper, which has one estimator with one clamp, and no control for the
+further steps that `kl` gets. All begin with `kl`'s first stage, which a study therefore trains
+once, and have its budget.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def kl_forward() -> Recipe:
 
 def kl_full_vocab() -> Recipe:
     """`kl` with the KL summed over the vocabulary: no sampling noise, no clamp."""
-    return _variant("kl-full-vocab", "kl, its KL summed over the vocabulary", kl_estimator="full_vocab")
+    return _variant(
+        "kl-full-vocab", "kl, its KL summed over the vocabulary", kl_estimator="full_vocab"
+    )
 
 
 def kl_unclamped() -> Recipe:
@@ -40,9 +44,14 @@ def kl_strong() -> Recipe:
 
 
 def kl_forward_strong() -> Recipe:
-    """`kl-forward` at ten times the paper's coefficient: close to fine-tuning image-only on its own answers."""
+    """`kl-forward` at ten times the paper's coefficient: close to fine-tuning image-only on its own
+    answers.
+    """
     return _variant(
-        "kl-forward-strong", "kl-forward, with ten times its coefficient", kl_estimator="forward", kl_coef=0.1
+        "kl-forward-strong",
+        "kl-forward, with ten times its coefficient",
+        kl_estimator="forward",
+        kl_coef=0.1,
     )
 
 
@@ -50,4 +59,8 @@ def full_text_continued() -> Recipe:
     """`kl` without its contrastive term: the control that its second stage is to be compared with."""
     first, second = kl().stages
     second = replace(second, contrastive=False)
-    return Recipe("full-text-continued", (first, second), "kl's two stages without the contrastive term: its control")
+    return Recipe(
+        "full-text-continued",
+        (first, second),
+        "kl's two stages without the contrastive term: its control",
+    )

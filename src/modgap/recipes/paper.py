@@ -1,8 +1,10 @@
-"""The six recipes of the paper (table 1, and the original's `dapo_*.sh`), each as its difference from another one.
+"""The six recipes of the paper (table 1, and the original's `dapo_*.sh`), each as its difference
+from another one.
 
-The scripts fix no last step: the steps are those of the released 7B checkpoints (text 200, KL 100, no-text 200; the 3B
-ones stopped at 240, 280 and 160 or 200). `dapo-kl-curriculum.sh` starts from KL step 200 and `dapo_kl.sh` from a
-full-text checkpoint of 200 steps; steps are settings, so `--set stage2.steps=200` is either.
+The scripts fix no last step: the steps are those of the released 7B checkpoints (text 200, KL 100,
+no-text 200; the 3B ones stopped at 240, 280 and 160 or 200). `dapo-kl-curriculum.sh` starts from KL
+step 200 and `dapo_kl.sh` from a full-text checkpoint of 200 steps; steps are settings, so `--set
+stage2.steps=200` is either.
 """
 
 from __future__ import annotations
@@ -13,34 +15,56 @@ from modgap.core.recipe import Recipe, Settings, Stage
 
 _TEXT = Stage(views=("full-text",), settings=Settings(steps=200))
 _VISION = replace(_TEXT, views=("image-only",))
-_KL = replace(_TEXT, contrastive=True, settings=replace(_TEXT.settings, steps=100, max_response_tokens=4000))
+_KL = replace(
+    _TEXT, contrastive=True, settings=replace(_TEXT.settings, steps=100, max_response_tokens=4000)
+)
 
 
 def full_text() -> Recipe:
     """Conditions in words, diagram beside them."""
-    return Recipe("full-text", (_TEXT,), "DAPO on problems whose conditions are written in the prompt")
+    return Recipe(
+        "full-text", (_TEXT,), "DAPO on problems whose conditions are written in the prompt"
+    )
 
 
 def no_text() -> Recipe:
     """Conditions in the diagram only."""
-    return replace(full_text(), name="no-text", stages=(_VISION,), summary="DAPO on problems shown as image only")
+    return replace(
+        full_text(),
+        name="no-text",
+        stages=(_VISION,),
+        summary="DAPO on problems shown as image only",
+    )
 
 
 def mix() -> Recipe:
     """Both views of every problem, shuffled together."""
     both = replace(_TEXT, views=("full-text", "image-only"))
-    return replace(full_text(), name="mix", stages=(both,), summary="DAPO on both views of every problem, shuffled")
+    return replace(
+        full_text(),
+        name="mix",
+        stages=(both,),
+        summary="DAPO on both views of every problem, shuffled",
+    )
 
 
 def curriculum() -> Recipe:
     """First with text, then without."""
-    return replace(full_text(), name="curriculum", stages=(_TEXT, _VISION), summary="full-text, then image-only")
+    return replace(
+        full_text(),
+        name="curriculum",
+        stages=(_TEXT, _VISION),
+        summary="full-text, then image-only",
+    )
 
 
 def kl() -> Recipe:
     """First with text, then with text and the contrastive KL to the text-free twin."""
     return replace(
-        full_text(), name="kl", stages=(_TEXT, _KL), summary="full-text, then full-text with the contrastive KL"
+        full_text(),
+        name="kl",
+        stages=(_TEXT, _KL),
+        summary="full-text, then full-text with the contrastive KL",
     )
 
 

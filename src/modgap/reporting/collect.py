@@ -1,9 +1,10 @@
-"""Reads run folders, training folders and study folders into plain data, without the data set and without a model.
+"""Reads run folders, training folders and study folders into plain data, without the data set and
+without a model.
 
-A report knows a folder by what is in it: `responses.jsonl` is an evaluation, `train_log.jsonl` a training stage, a
-folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study. A folder of studies (`seed0/`, `seed1/`) is
-all of them, and so is one of evaluations (the --out of `modgap eval --models`). A file is the `cells.json` of an
-earlier report.
+A report knows a folder by what is in it: `responses.jsonl` is an evaluation, `train_log.jsonl` a
+training stage, a folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study. A
+folder of studies (`seed0/`, `seed1/`) is all of them, and so is one of evaluations (the --out of
+`modgap eval --models`). A file is the `cells.json` of an earlier report.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder
 
 ROLLOUTS_SHOWN = 40
-"""How many rollouts of a stage are read, evenly spaced through the file (which may hold hundreds of thousands)."""
+"""How many rollouts of a stage are read, evenly spaced through the file (which may hold hundreds of
+thousands).
+"""
 TEXTS = ("prompt", "response")
 """Fields of a rollout that are shown in full."""
 NOT_SHOWN = ("seed",)
@@ -45,7 +48,8 @@ class Manifest(Result):
         whole: The whole file; empty where there is none.
     """
 
-    # A folder may hold another program's manifest.json, which is none of ours but must not stop a report.
+    # A folder may hold another program's manifest.json, which is none of ours but must not stop a
+    # report.
     model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
 
     kind: str = ""
@@ -63,7 +67,12 @@ class Manifest(Result):
     @property
     def model(self) -> str:
         """The model's name: as given, or, in imports and older runs, as resolved."""
-        return str(self.given.get("model") or self.resolved.get("model") or self.resolved.get("start") or "")
+        return str(
+            self.given.get("model")
+            or self.resolved.get("model")
+            or self.resolved.get("start")
+            or ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,8 @@ class EvalRun:
         name: How the report calls it: the recipe in a study, else the folder.
         path: Its folder.
         manifest: What its manifest.json says.
-        problems: By id; problems that the file lacks are made up from the grades (id and gold only).
+        problems: By id; problems that the file lacks are made up from the grades (id and gold
+            only).
         responses: The last response of each sample, in the file's order.
         grades: The grade of each sample.
         base: The model that the study of this run started from; empty for a run outside a study.
@@ -138,9 +148,11 @@ class TrainStage:
 
 @dataclass(slots=True)
 class Collection:
-    """Everything that one report shows, in the order to show it; the first evaluation is the one to compare with.
+    """Everything that one report shows, in the order to show it; the first evaluation is the one to
+    compare with.
 
-    `sweeps` are the tables over seeds: those read from a `cells.json`, then those that `page.numbers_of` finds.
+    `sweeps` are the tables over seeds: those read from a `cells.json`, then those that
+    `page.numbers_of` finds.
     """
 
     evals: list[EvalRun] = field(default_factory=list)
@@ -153,11 +165,12 @@ def collect(paths: Sequence[Path | str]) -> Collection:
     """Read the folders that a report is about.
 
     Args:
-        paths: Evaluation runs, training runs, recipe folders, studies, folders of studies or of evaluations,
-            `cells.json` files, in any mixture.
+        paths: Evaluation runs, training runs, recipe folders, studies, folders of studies or of
+            evaluations, `cells.json` files, in any mixture.
 
     Raises:
-        UserError: A folder is none of these, or a file in it is broken; one line that says which and what to give.
+        UserError: A folder is none of these, or a file in it is broken; one line that says which
+            and what to give.
     """
     found = Collection()
     for path in map(Path, paths):
@@ -179,8 +192,9 @@ def collect(paths: Sequence[Path | str]) -> Collection:
         if len(found.evals) + len(found.stages) == before:
             inside = _named(list(_runs_below(path)))
             raise UserError(
-                f"{path} is no run: it has no responses.jsonl (modgap eval), train_log.jsonl (modgap train) or "
-                f"RECIPE/eval (modgap study); give {f'the runs in it: {inside}' if inside else 'one that does'}."
+                f"{path} is no run: it has no responses.jsonl (modgap eval), train_log.jsonl"
+                " (modgap train) or RECIPE/eval (modgap study); give"
+                f" {f'the runs in it: {inside}' if inside else 'one that does'}."
             )
     _say_hidden(found, [path for path in map(Path, paths) if path.is_dir()])
     _tell_apart(found)
@@ -191,7 +205,8 @@ def read_eval(path: Path | str, name: str | None = None) -> EvalRun:
     """Read one evaluation folder.
 
     Raises:
-        UserError: A line that is not the last cannot be read, or a response is of another run than the manifest.
+        UserError: A line that is not the last cannot be read, or a response is of another run than
+            the manifest.
     """
     path = Path(path)
     folder = RunFolder(path)
@@ -225,7 +240,10 @@ def read_stage(path: Path | str, recipe: str) -> TrainStage:
     for number, row in enumerate(_json_lines(path / "train_log.jsonl"), start=1):
         step = row.get("step", number)
         if not isinstance(step, int):
-            raise UserError(f"{path / 'train_log.jsonl'}: the step {step!r} is no whole number: correct that line.")
+            raise UserError(
+                f"{path / 'train_log.jsonl'}: the step {step!r} is no whole number: correct that"
+                " line."
+            )
         log[step] = LogRow(step, _numbers(row))
     rollouts = [_rollout(row) for row in _spaced_lines(path / "rollouts.jsonl", ROLLOUTS_SHOWN)]
     return TrainStage(recipe, path.name, path, read_manifest(path), list(log.values()), rollouts)
@@ -246,13 +264,17 @@ def _parts(path: Path) -> list[Path]:
     """The evaluation and the stages directly below a recipe's folder, in order."""
     if not path.is_dir():
         return []
-    stages = [part for part in path.iterdir() if re.fullmatch(r"stage\d+", part.name) and _is_stage(part)]
+    stages = [
+        part for part in path.iterdir() if re.fullmatch(r"stage\d+", part.name) and _is_stage(part)
+    ]
     stages.sort(key=lambda part: int(part.name.removeprefix("stage")))
     return stages + ([path / "eval"] if _is_eval(path / "eval") else [])
 
 
 def _runs_below(path: Path, depth: int = 3) -> Iterator[Path]:
-    """Every evaluation and training stage below a folder, at most `depth` folders down, in the order of their names."""
+    """Every evaluation and training stage below a folder, at most `depth` folders down, in the
+    order of their names.
+    """
     for part in sorted(child for child in path.iterdir() if child.is_dir()):
         if _is_eval(part) or _is_stage(part):
             yield part
@@ -270,7 +292,9 @@ def _say_hidden(found: Collection, paths: Sequence[Path]) -> None:
     shown = {part.path.resolve() for part in (*found.evals, *found.stages)}
     for path in paths:
         if hidden := [run for run in _runs_below(path) if run.resolve() not in shown]:
-            found.notes.append(f"{path} also holds runs that are not shown here, give them, too: {_named(hidden)}.")
+            found.notes.append(
+                f"{path} also holds runs that are not shown here, give them, too: {_named(hidden)}."
+            )
 
 
 def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> None:
@@ -282,12 +306,17 @@ def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> Non
             found.evals.append(run)
             if not run.manifest.whole:
                 found.notes.append(
-                    f"{name} has no manifest.json: its model, data and sampling are not known, nor whether it is "
-                    "complete; put the file back from a copy."
+                    f"{name} has no manifest.json: its model, data and sampling are not known, nor"
+                    " whether it is complete; put the file back from a copy."
                 )
-            found.notes += [f"{name}, imported: {warning}" for warning in read_import_note(part).warnings]
+            found.notes += [
+                f"{name}, imported: {warning}" for warning in read_import_note(part).warnings
+            ]
             if run.responses and not run.grades:
-                found.notes.append(f"{name} is not graded yet: give `modgap grade {part}`, or finish its evaluation.")
+                found.notes.append(
+                    f"{name} is not graded yet: give `modgap grade {part}`, or finish its"
+                    " evaluation."
+                )
 
 
 def _add_study(found: Collection, path: Path) -> None:
@@ -302,7 +331,11 @@ def _add_study(found: Collection, path: Path) -> None:
 
 def _studies(path: Path) -> list[Path]:
     """The studies directly below a folder, in the order of their names: those of several seeds."""
-    return [part for part in sorted(path.iterdir()) if part.is_dir() and read_manifest(part).kind == "study"]
+    return [
+        part
+        for part in sorted(path.iterdir())
+        if part.is_dir() and read_manifest(part).kind == "study"
+    ]
 
 
 def _begun(part: Path) -> str:
@@ -321,7 +354,11 @@ def _tell_apart(found: Collection) -> None:
     twice = {name for name in names if names.count(name) > 1}
     used: set[str] = set()
     for position, run in enumerate(found.evals):
-        name = f"{Path(os.path.abspath(run.path)).parent.parent.name}/{run.name}" if run.name in twice else run.name
+        name = (
+            f"{Path(os.path.abspath(run.path)).parent.parent.name}/{run.name}"
+            if run.name in twice
+            else run.name
+        )
         unique, number = name, 1
         while unique in used:
             number += 1
@@ -340,7 +377,11 @@ def _tell_stages_apart(found: Collection) -> None:
         if len(alike) > 1:
             above = [Path(os.path.abspath(folder)).parent.name for folder in alike]
             number = alike.index(stage.path.parent)
-            twice = f" ({above[: number + 1].count(above[number])})" if above.count(above[number]) > 1 else ""
+            twice = (
+                f" ({above[: number + 1].count(above[number])})"
+                if above.count(above[number]) > 1
+                else ""
+            )
             found.stages[position] = replace(stage, recipe=f"{above[number]}/{stage.recipe}{twice}")
 
 
@@ -361,7 +402,8 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate({**whole, "whole": whole})
     except ValidationError as error:
         raise UserError(
-            f"{folder.manifest_path} is damaged ({first_fault(error)}): put the file back from a copy."
+            f"{folder.manifest_path} is damaged ({first_fault(error)}): put the file back from a"
+            " copy."
         ) from None
 
 

@@ -1,7 +1,7 @@
 """Training logs as panels of curves, which `figures.py` draws, and sampled rollouts as words.
 
-Whatever number a log carries is drawn: the ones a reader wants first by name, the rest folded away below them, so that
-a metric that a recipe adds needs no line here.
+Whatever number a log carries is drawn: the ones a reader wants first by name, the rest folded away
+below them, so that a metric that a recipe adds needs no line here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,21 @@ MAX_POINTS = 300
 
 MAIN: dict[str, tuple[str, str]] = {
     "reward": ("Reward", "mean over all sampled responses, penalties included"),
-    "accuracy": ("Accuracy of rollouts", "share of sampled responses that were right, on the stage's own views"),
-    "validation_accuracy": ("Validation accuracy", "on the vision-centric view of held-out problems"),
+    "accuracy": (
+        "Accuracy of rollouts",
+        "share of sampled responses that were right, on the stage's own views",
+    ),
+    "validation_accuracy": (
+        "Validation accuracy",
+        "on the vision-centric view of held-out problems",
+    ),
     "format": ("Format", "share of responses with thoughts and one boxed answer"),
     "kept_groups": ("Kept groups", "groups with mixed rewards, which alone give a gradient"),
     "refills": ("Refills", "how often a step sampled again to fill up"),
-    "contrastive_kl": ("Contrastive KL", "per token, between the full-text prompt and its text-free twin"),
+    "contrastive_kl": (
+        "Contrastive KL",
+        "per token, between the full-text prompt and its text-free twin",
+    ),
     "kl_clamped": ("Clamped KL tokens", "share of tokens whose gradient the clamp made zero"),
     "entropy": ("Entropy", "per token, in nats"),
     "length_mean": ("Response length", "mean tokens"),
@@ -48,13 +57,18 @@ def logged(stages: Sequence[TrainStage]) -> dict[str, list[LoggedStage]]:
             for name, value in row.numbers.items():
                 if name not in _NOT_DRAWN:
                     metrics.setdefault(name, []).append((after + row.step, value))
-        recipes.setdefault(stage.recipe, []).append(LoggedStage(stage=stage.title, after=after, metrics=metrics))
+        recipes.setdefault(stage.recipe, []).append(
+            LoggedStage(stage=stage.title, after=after, metrics=metrics)
+        )
         done[stage.recipe] = after + max(row.step for row in stage.log)
     return recipes
 
 
-def averaged(recipes: Mapping[str, list[LoggedStage]], seeds: Sequence[SeedTable]) -> dict[str, list[LoggedStage]]:
-    """The numbers of all logs with the seeds of a recipe taken together: at each step the mean of those that have it.
+def averaged(
+    recipes: Mapping[str, list[LoggedStage]], seeds: Sequence[SeedTable]
+) -> dict[str, list[LoggedStage]]:
+    """The numbers of all logs with the seeds of a recipe taken together: at each step the mean of
+    those that have it.
 
     Args:
         recipes: As `logged` returns them.
@@ -97,7 +111,10 @@ class Line:
         if not reach:
             return self.points
         ys = [y for _, y in self.points]
-        return tuple((x, fmean(ys[max(0, i - reach) : i + reach + 1])) for i, (x, _) in enumerate(self.points))
+        return tuple(
+            (x, fmean(ys[max(0, i - reach) : i + reach + 1]))
+            for i, (x, _) in enumerate(self.points)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +164,14 @@ def line(name: str, colour: int, points: Sequence[tuple[float, float]]) -> Line:
 
 def training(recipes: Mapping[str, list[LoggedStage]]) -> Training | None:
     """The panels of what `logged` found; `None` where nothing was logged."""
-    every = dict.fromkeys(name for parts in recipes.values() for part in parts for name in part.metrics)
+    every = dict.fromkeys(
+        name for parts in recipes.values() for part in parts for name in part.metrics
+    )
     panels: list[Panel] = []
-    for name in [*(name for name in MAIN if name in every), *sorted(name for name in every if name not in MAIN)]:
+    for name in [
+        *(name for name in MAIN if name in every),
+        *sorted(name for name in every if name not in MAIN),
+    ]:
         lines: list[Line] = []
         for number, (recipe, parts) in enumerate(recipes.items()):
             for part in parts:
@@ -196,7 +218,11 @@ def rollouts(stages: Sequence[TrainStage]) -> list[ShownStage]:
 
 
 def _rollout(row: Rollout) -> ShownRollout:
-    facts = [f"{name.replace('_', ' ')} {_short(value)}" for name, value in row.facts.items() if value is not None]
+    facts = [
+        f"{name.replace('_', ' ')} {_short(value)}"
+        for name, value in row.facts.items()
+        if value is not None
+    ]
     return ShownRollout(" · ".join(facts), tuple(row.texts.items()))
 
 

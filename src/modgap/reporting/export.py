@@ -1,4 +1,6 @@
-r"""Tables for papers: LaTeX (booktabs) and CSV beside Markdown, and the files that a report writes of them."""
+r"""Tables for papers: LaTeX (booktabs) and CSV beside Markdown, and the files that a report writes
+of them.
+"""
 
 from __future__ import annotations
 
@@ -61,13 +63,19 @@ def _cell(text: str) -> str:
 
 
 def csv_text(table: t.Table) -> str:
-    """The table as CSV: plain minus signs, empty cells for what is not known, an interval in two columns."""
+    """The table as CSV: plain minus signs, empty cells for what is not known, an interval in two
+    columns.
+    """
     low_high = [number for number, name in enumerate(table.head) if name == _INTERVAL]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     head: list[str] = []
     for number, name in enumerate(table.head):
-        head += [f"{table.head[number - 1]} low", f"{table.head[number - 1]} high"] if number in low_high else [name]
+        head += (
+            [f"{table.head[number - 1]} low", f"{table.head[number - 1]} high"]
+            if number in low_high
+            else [name]
+        )
     writer.writerow(head)
     for row in table.rows:
         cells: list[str] = []
@@ -82,8 +90,11 @@ def _plain(cell: str) -> str:
     return "" if cell in ("–", "—") else cell.replace("−", "-").removeprefix("+").removesuffix("*")
 
 
-def write_seeds(numbers: ReportSummary, sweeps: Sequence[Sweep], folder: Path, source: str) -> list[Path]:
-    """Write the tables over seeds as one Markdown page, and `cells.json`, from which `modgap report` makes it again.
+def write_seeds(
+    numbers: ReportSummary, sweeps: Sequence[Sweep], folder: Path, source: str
+) -> list[Path]:
+    """Write the tables over seeds as one Markdown page, and `cells.json`, from which `modgap
+    report` makes it again.
 
     Args:
         numbers: As `build_report` returns them.
@@ -117,13 +128,22 @@ def write_tables(numbers: ReportSummary, folder: Path) -> list[Path]:
     for number, part in enumerate(numbers.seeds, start=1):
         several = f"-{number}" if len(numbers.seeds) > 1 else ""
         named |= {f"{name}{several}": table for name, table in seed_tables(part).items()}
-    named |= {f"mathverse-{number}": table for number, table in enumerate(mathverse_tables(numbers.runs), start=1)}
+    named |= {
+        f"mathverse-{number}": table
+        for number, table in enumerate(mathverse_tables(numbers.runs), start=1)
+    }
     if numbers.paper is not None:
-        named |= {f"paper-{number}": table for number, table in enumerate(paper_tables(numbers), start=1)}
+        named |= {
+            f"paper-{number}": table for number, table in enumerate(paper_tables(numbers), start=1)
+        }
     written: list[Path] = []
     for name, table in named.items():
         stem = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-        texts = {"tex": latex(table, f"tab:{stem}"), "csv": csv_text(table), "md": t.as_markdown([table])}
+        texts = {
+            "tex": latex(table, f"tab:{stem}"),
+            "csv": csv_text(table),
+            "md": t.as_markdown([table]),
+        }
         for ending, text in texts.items():
             path = folder / f"table-{stem}.{ending}"
             write_text(path, as_utf8(text))

@@ -1,8 +1,10 @@
-"""Every chart of a report, drawn once with matplotlib: inlined in the page as SVG, written as PNG and SVG for papers.
+"""Every chart of a report, drawn once with matplotlib: inlined in the page as SVG, written as PNG
+and SVG for papers.
 
-A chart is as wide as a phone, in units of a CSS pixel, and the page scales it up a little on a desk: so its words are
-readable on both. Colours are those of report.css by day; in the page each becomes its CSS variable, which also has the
-colour by night. matplotlib is imported when a chart is drawn: the command line loads this module.
+A chart is as wide as a phone, in units of a CSS pixel, and the page scales it up a little on a
+desk: so its words are readable on both. Colours are those of report.css by day; in the page each
+becomes its CSS variable, which also has the colour by night. matplotlib is imported when a chart is
+drawn: the command line loads this module.
 """
 
 from __future__ import annotations
@@ -102,10 +104,14 @@ def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
     with mpl.rc_context(_STYLE):
         for name, chart in draw(numbers).items():
             stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-            while folder / f"{stem}.png" in written:  # two names that differ in what no file's name can hold
+            while (
+                folder / f"{stem}.png" in written
+            ):  # two names that differ in what no file's name can hold
                 stem += "_"
             if chart.named:
-                chart.figure.legend(handles=chart.named, loc="outside upper left", ncols=2, fontsize=9)
+                chart.figure.legend(
+                    handles=chart.named, loc="outside upper left", ncols=2, fontsize=9
+                )
             for ending in ("png", "svg") if chart.written else ():
                 path = folder / f"{stem}.{ending}"
                 metadata = {"Date": None} if ending == "svg" else None
@@ -116,14 +122,17 @@ def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
 
 def inlined(numbers: ReportSummary) -> dict[str, str]:
     """Name -> the chart as an SVG element of the page."""
-    return {name: _inline(chart, f"chart{at}") for at, (name, chart) in enumerate(draw(numbers).items())}
+    return {
+        name: _inline(chart, f"chart{at}") for at, (name, chart) in enumerate(draw(numbers).items())
+    }
 
 
 def draw(numbers: ReportSummary) -> dict[str, Chart]:
     """Name -> chart, of those that the numbers have.
 
-    The names are `accuracy`, `gap`, `types-RUN`, `reading-RUN`, `lengths`, `truncation`, `seeds-accuracy`,
-    `seeds-change` and `training-METRIC`. What would be a file for each seed, or for any metric, is only for the page.
+    The names are `accuracy`, `gap`, `types-RUN`, `reading-RUN`, `lengths`, `truncation`,
+    `seeds-accuracy`, `seeds-change` and `training-METRIC`. What would be a file for each seed, or
+    for any metric, is only for the page.
     """
     import matplotlib as mpl
 
@@ -136,16 +145,24 @@ def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
     if rows := panels.accuracies(runs):
         yield "accuracy", _rows(rows, "Accuracy (%), with 95% intervals", most=100)
         yield "gap", _rows(panels.gaps(runs), "Gap (points), with 95% intervals")
-    of_seeds = {run for part in numbers.seeds for row in part.rows if len(row.runs) > 1 for run in row.runs}
+    of_seeds = {
+        run for part in numbers.seeds for row in part.rows if len(row.runs) > 1 for run in row.runs
+    }
     for name, summary in runs.items():
         alone = name not in of_seeds
         if rows := panels.types(summary):
             yield f"types-{name}", _rows(rows, f"{name}: gap by type (points)", written=alone)
         if summary.reading:
-            yield f"reading-{name}", _bars(panels.reading_bars(summary.reading), name, written=alone)
+            yield (
+                f"reading-{name}",
+                _bars(panels.reading_bars(summary.reading), name, written=alone),
+            )
     if rows := panels.lengths(runs):
         yield "lengths", _rows(rows, "Tokens: median, 10th to 90th percentile")
-        yield "truncation", _rows(panels.truncation(runs), "Cut at the token limit (% of responses)", most=100)
+        yield (
+            "truncation",
+            _rows(panels.truncation(runs), "Cut at the token limit (% of responses)", most=100),
+        )
     for number, part in enumerate(numbers.seeds, start=1):
         several = f"-{number}" if len(numbers.seeds) > 1 else ""
         words = "Accuracy (%), means over seeds"
@@ -154,24 +171,38 @@ def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
             yield f"seeds-change{several}", _rows(rows, "Change of the gap (points)")
     if curves := training(averaged(numbers.training, numbers.seeds)):
         for panel in curves.panels:
-            yield f"training-{panel.metric}", _curves(panel, curves.recipes, written=panel.metric in MAIN)
+            yield (
+                f"training-{panel.metric}",
+                _curves(panel, curves.recipes, written=panel.metric in MAIN),
+            )
 
 
-# ---- rows and bars -------------------------------------------------------------------------------------------------
+# ---- rows and bars -------------------------------------------------------------------------------
 
 
 def _figure(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * _UNIT, height * _UNIT))  # not pyplot: no display, no global state
+    figure = Figure(
+        figsize=(width * _UNIT, height * _UNIT)
+    )  # not pyplot: no display, no global state
     return figure, figure.add_subplot()
 
 
-def _row_axes(names: Sequence[str], shown: Sequence[str], above: int, xlabel: str) -> tuple[Figure, Axes, list[float]]:
-    """A figure of rows from the top down, each as high as its words; its axes, and the middle of each row."""
-    heights = [max(name.count("\n"), words.count("\n")) + 1.9 for name, words in zip(names, shown, strict=True)]
+def _row_axes(
+    names: Sequence[str], shown: Sequence[str], above: int, xlabel: str
+) -> tuple[Figure, Axes, list[float]]:
+    """A figure of rows from the top down, each as high as its words; its axes, and the middle of
+    each row.
+    """
+    heights = [
+        max(name.count("\n"), words.count("\n")) + 1.9
+        for name, words in zip(names, shown, strict=True)
+    ]
     middles = [sum(heights[:at]) + height / 2 for at, height in enumerate(heights)]
-    figure, axes = _figure(_LINE * (sum(heights) + above + (2.2 + xlabel.count("\n") + 1 if xlabel else 0)))
+    figure, axes = _figure(
+        _LINE * (sum(heights) + above + (2.2 + xlabel.count("\n") + 1 if xlabel else 0))
+    )
     axes.set_ylim(sum(heights), 0)
     axes.set_yticks(middles, list(names), color=COLOURS["ink"])
     axes.grid(axis="y", visible=False)
@@ -188,7 +219,9 @@ def _wrapped(words: str, width: int = _NAME) -> str:
     return "\n".join(textwrap.wrap(_NOT_XML.sub("\ufffd", words), width))
 
 
-def _rows(rows: Sequence[Row], xlabel: str, *, most: float | None = None, written: bool = True) -> Chart:
+def _rows(
+    rows: Sequence[Row], xlabel: str, *, most: float | None = None, written: bool = True
+) -> Chart:
     """Rows of marks with their intervals; the distance between the two marks of a row is its gap.
 
     Args:
@@ -201,7 +234,9 @@ def _rows(rows: Sequence[Row], xlabel: str, *, most: float | None = None, writte
     shown = ["\n".join(part for part in (row.shown, row.range) if part) for row in rows]
     in_pairs = len(rows[0].marks) > 1
     with_seeds = any(mark.seeds for row in rows for mark in row.marks)
-    figure, axes, middles = _row_axes(names, shown, 2 if in_pairs or with_seeds else 0, _wrapped(xlabel, 36))
+    figure, axes, middles = _row_axes(
+        names, shown, 2 if in_pairs or with_seeds else 0, _wrapped(xlabel, 36)
+    )
     chart = Chart(figure, f"{xlabel}. {'. '.join(row.label for row in rows)}.", written=written)
     for row, at in zip(rows, middles, strict=True):
         values = [mark.value for mark in row.marks if mark.value is not None]
@@ -218,7 +253,9 @@ def _rows(rows: Sequence[Row], xlabel: str, *, most: float | None = None, writte
     axes.locator_params(axis="x", nbins=5)
     handles = _handles(in_pairs, with_seeds)
     if handles:
-        figure.legend(handles=handles, loc="outside upper left", ncols=3, handletextpad=0.3, columnspacing=1.2)
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=3, handletextpad=0.3, columnspacing=1.2
+        )
     return chart
 
 
@@ -236,7 +273,9 @@ def _draw_mark(chart: Chart, axes: Axes, mark: Mark, at: float, in_pairs: bool) 
     if mark.value is not None:
         shape = "D" if mark.colour == "vision" and in_pairs else "o"
         edge = COLOURS["paper"]
-        dot = axes.plot(mark.value, at, shape, color=colour, mec=edge, ms=8, ls="", zorder=3, clip_on=False)
+        dot = axes.plot(
+            mark.value, at, shape, color=colour, mec=edge, ms=8, ls="", zorder=3, clip_on=False
+        )
         chart.title(dot[0], mark.label)
 
 
@@ -258,20 +297,39 @@ def _bars(bars: Sequence[Bar], name: str, *, written: bool) -> Chart:
     """Bars of 100 percent; the number stands in a part that has room for it."""
     names = [f"{bar.name}\n{counted(bar.n_problems, 'problem')}" for bar in bars]
     figure, axes, middles = _row_axes(names, [""] * len(bars), 3, "")
-    chart = Chart(figure, f"{name}: how problems were read. {'. '.join(bar.label for bar in bars)}.", written=written)
+    chart = Chart(
+        figure,
+        f"{name}: how problems were read. {'. '.join(bar.label for bar in bars)}.",
+        written=written,
+    )
     for bar, at in zip(bars, middles, strict=True):
         for piece in (piece for piece in bar.pieces if piece.count):
             ground, ink = KIND_COLOURS[piece.kind]
-            part = axes.barh(at, piece.share, 1.9, piece.start, color=COLOURS[ground], edgecolor=COLOURS["paper"])
+            part = axes.barh(
+                at, piece.share, 1.9, piece.start, color=COLOURS[ground], edgecolor=COLOURS["paper"]
+            )
             chart.title(part[0], piece.label)
             if piece.share >= 5:
                 middle = piece.start + piece.share / 2
-                axes.text(middle, at, str(piece.count), color=COLOURS[ink], weight="bold", ha="center", va="center")
+                axes.text(
+                    middle,
+                    at,
+                    str(piece.count),
+                    color=COLOURS[ink],
+                    weight="bold",
+                    ha="center",
+                    va="center",
+                )
     axes.set_xlim(0, 100)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
     figure.legend(
-        handles=_kind_handles(), loc="outside upper left", ncols=2, fontsize=10, handlelength=1, columnspacing=1
+        handles=_kind_handles(),
+        loc="outside upper left",
+        ncols=2,
+        fontsize=10,
+        handlelength=1,
+        columnspacing=1,
     )
     return chart
 
@@ -280,10 +338,13 @@ def _kind_handles() -> list[Any]:
     from matplotlib.patches import Patch
 
     edge = COLOURS["strong"]
-    return [Patch(fc=COLOURS[KIND_COLOURS[kind][0]], ec=edge, label=words) for kind, words in KINDS.items()]
+    return [
+        Patch(fc=COLOURS[KIND_COLOURS[kind][0]], ec=edge, label=words)
+        for kind, words in KINDS.items()
+    ]
 
 
-# ---- curves --------------------------------------------------------------------------------------------------------
+# ---- curves --------------------------------------------------------------------------------------
 
 
 def _curves(panel: Panel, recipes: Sequence[tuple[str, int]], *, written: bool) -> Chart:
@@ -297,11 +358,15 @@ def _curves(panel: Panel, recipes: Sequence[tuple[str, int]], *, written: bool) 
     for name, number in recipes:
         if number in drawn_recipes:
             colour, dashes = _line_style(number)
-            chart.named.append(Line2D([], [], color=colour, ls=dashes, lw=1.9, label=_wrapped(name, 30)))
+            chart.named.append(
+                Line2D([], [], color=colour, ls=dashes, lw=1.9, label=_wrapped(name, 30))
+            )
     for line in panel.lines:
         colour, dashes = _line_style(line.colour)
         if line.smooth != line.points:
-            axes.plot(*zip(*line.points, strict=True), color=colour, lw=1, alpha=0.28, clip_on=False)
+            axes.plot(
+                *zip(*line.points, strict=True), color=colour, lw=1, alpha=0.28, clip_on=False
+            )
         marker = "o" if len(line.points) == 1 else ""
         (drawn,) = axes.plot(
             *zip(*line.smooth, strict=True), color=colour, ls=dashes, lw=1.9, marker=marker, label=line.name,
@@ -323,14 +388,16 @@ def _line_style(number: int) -> tuple[str, Any]:
     return COLOURS[RECIPES[number % len(RECIPES)]], DASHES[number // len(RECIPES) % len(DASHES)]
 
 
-# ---- into the page -------------------------------------------------------------------------------------------------
+# ---- into the page -------------------------------------------------------------------------------
 
 _SVG_ATTRIBUTES = ("d", "x", "y", "transform")
 _VARIABLE = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 
 
 def _inline(chart: Chart, prefix: str) -> str:
-    """A chart as an element of an HTML page: colours of the page's theme, ids of its own, words for its marks."""
+    """A chart as an element of an HTML page: colours of the page's theme, ids of its own, words for
+    its marks.
+    """
     import matplotlib as mpl
 
     buffer = io.BytesIO()
@@ -352,7 +419,9 @@ def _inline(chart: Chart, prefix: str) -> str:
 
 
 def _adapt(element: ElementTree.Element, prefix: str, titles: Mapping[str, str]) -> None:
-    """Make one element of matplotlib's SVG one of the page; `prefix` keeps its ids apart from those of other charts."""
+    """Make one element of matplotlib's SVG one of the page; `prefix` keeps its ids apart from those
+    of other charts.
+    """
     element.tag = element.tag.rpartition("}")[2]  # HTML knows SVG's elements without a namespace
     given, element.attrib = element.attrib, {}
     for key, value in given.items():

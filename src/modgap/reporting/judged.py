@@ -1,7 +1,9 @@
-"""What a judge did in each run, as tables and in words: its verdicts, and how far they agree with the rules'.
+"""What a judge did in each run, as tables and in words: its verdicts, and how far they agree with
+the rules'.
 
-The numbers are those of `judge_stage`. The rules are the better grader where they decide, so a judge that hardly agrees
-with them there, or that says the same of everything, is no judge of the rest: both draw a warning.
+The numbers are those of `judge_stage`. The rules are the better grader where they decide, so a
+judge that hardly agrees with them there, or that says the same of everything, is no judge of the
+rest: both draw a warning.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from modgap.reporting import tables as t
 from modgap.reporting.collect import EvalRun
 
 POOR_KAPPA = 0.4
-"""Agreement with the rules below it draws a warning: fair at best by the usual reading (Landis and Koch, 1977)."""
+"""Agreement with the rules below it draws a warning: fair at best by the usual reading (Landis and
+Koch, 1977).
+"""
 ENOUGH = 20
 """From so many verdicts on a judge is judged."""
 
@@ -35,27 +39,52 @@ def judged(run: EvalRun) -> JudgeSummary | None:
 
 
 def judge_tables(runs: Mapping[str, Summary]) -> list[t.Table]:
-    """The verdicts on what rules leave open, and the judge against the rules; none where no judge was asked."""
+    """The verdicts on what rules leave open, and the judge against the rules; none where no judge
+    was asked.
+    """
     verdicts: list[tuple[str, ...]] = []
     checks: list[tuple[str, ...]] = []
     for name, summary in runs.items():
         judge = summary.judge
         if not judge or not judge.judge:
             continue
-        counts = (judge.samples, judge.consistent, judge.different, judge.unreadable, judge.failed + judge.waiting)
+        counts = (
+            judge.samples,
+            judge.consistent,
+            judge.different,
+            judge.unreadable,
+            judge.failed + judge.waiting,
+        )
         verdicts.append((name, judge.judge, *(f"{count:,}" for count in counts)))
         if check := judge.check:
             counts = (*check.table.cells(), check.unreadable + check.failed)
             kappa = "–" if check.kappa is None else f"{check.kappa:.2f}"
-            checks.append((name, *(f"{count:,}" for count in counts), percent(check.agreement), kappa))
+            checks.append(
+                (name, *(f"{count:,}" for count in counts), percent(check.agreement), kappa)
+            )
     tables: list[t.Table] = []
     if verdicts:
         head = ("run", "judge", "left open by rules", "right", "wrong", "unreadable", "no verdict")
         caption = "What the judge made of the samples that rules cannot compare"
         tables.append(t.Table(caption, head, tuple(verdicts), left=2))
     if checks:
-        head = ("run", "both right", "only the rules", "only the judge", "both wrong", "no verdict", "agree %", "kappa")
-        tables.append(t.Table("The judge against the rules, on answers that the rules decided", head, tuple(checks)))
+        head = (
+            "run",
+            "both right",
+            "only the rules",
+            "only the judge",
+            "both wrong",
+            "no verdict",
+            "agree %",
+            "kappa",
+        )
+        tables.append(
+            t.Table(
+                "The judge against the rules, on answers that the rules decided",
+                head,
+                tuple(checks),
+            )
+        )
     return tables
 
 
@@ -65,9 +94,9 @@ def open_words(grades: Iterable[GradeRow]) -> list[str]:
     if not waiting:
         return []
     words = (
-        f"{counted(len(waiting), 'sample')} {'wait' if len(waiting) != 1 else 'waits'} for a judge and "
-        f"{'count as errors' if len(waiting) != 1 else 'counts as an error'}: modgap grade RUN --judge MODEL_OR_URL "
-        f"settles {'them' if len(waiting) != 1 else 'it'}."
+        f"{counted(len(waiting), 'sample')} {'wait' if len(waiting) != 1 else 'waits'} for a judge"
+        f" and {'count as errors' if len(waiting) != 1 else 'counts as an error'}: modgap grade RUN"
+        f" --judge MODEL_OR_URL settles {'them' if len(waiting) != 1 else 'it'}."
     )
     skipped = sum(SKIPPED in reason for reason in waiting)
     return [f"{words} {skipped:,} of them may need none: {SKIPPED} first." if skipped else words]
@@ -100,15 +129,16 @@ def _check_words(check: JudgeCheck | None) -> list[str]:
     kappa = "not defined" if check.kappa is None else f"{check.kappa:.2f}"
     left = check.unreadable + check.failed
     return [
-        f"On {counted(table.count, 'answer')} that the rules decided it agrees with them in "
-        f"{percent(check.agreement)}% (Cohen's kappa {kappa}): both right {table.both_right:,}, only the rules "
-        f"{table.rules_only:,}, only the judge {table.judge_only:,}, both wrong {table.both_wrong:,}"
-        f"{f'; {left:,} without a verdict' if left else ''}."
+        f"On {counted(table.count, 'answer')} that the rules decided it agrees with them in"
+        f" {percent(check.agreement)}% (Cohen's kappa {kappa}): both right {table.both_right:,},"
+        f" only the rules {table.rules_only:,}, only the judge {table.judge_only:,}, both wrong"
+        f" {table.both_wrong:,}{f'; {left:,} without a verdict' if left else ''}."
     ]
 
 
 def doubt_words(judged: JudgeSummary | None, of: str = "") -> list[str]:
-    """A warning where a judge's verdicts are not to be trusted: one line, none where nothing speaks against it.
+    """A warning where a judge's verdicts are not to be trusted: one line, none where nothing speaks
+    against it.
 
     Args:
         judged: As for `judge_words`.
@@ -126,11 +156,14 @@ def doubt_words(judged: JudgeSummary | None, of: str = "") -> list[str]:
     rest += "another --judge may do better."
     if right + wrong >= ENOUGH and not (right and wrong):
         only = "right" if right else "wrong"
-        return [f"{who} called all {right + wrong:,} answers {only}, so nothing shows that it can tell: {rest}"]
+        return [
+            f"{who} called all {right + wrong:,} answers {only}, so nothing shows that it can tell:"
+            f" {rest}"
+        ]
     kappa = check.kappa if check else None
     if kappa is None or kappa >= POOR_KAPPA or table.count < ENOUGH:
         return []
     return [
-        f"{who} hardly agrees with the rules on {table.count:,} answers that these decided (Cohen's kappa {kappa:.2f}; "
-        f"0 is chance): {rest}"
+        f"{who} hardly agrees with the rules on {table.count:,} answers that these decided (Cohen's"
+        f" kappa {kappa:.2f}; 0 is chance): {rest}"
     ]

@@ -12,7 +12,9 @@ from modgap.reporting import tables as t
 _TITLES = {view: version for version, view in VERSIONS.items()}
 
 
-def mathverse_tables(runs: Mapping[str, Summary], *, named: bool = True, narrow: bool = False) -> list[t.Table]:
+def mathverse_tables(
+    runs: Mapping[str, Summary], *, named: bool = True, narrow: bool = False
+) -> list[t.Table]:
     """The breakdown of each run of MathVerse's as tables; none where no run is one.
 
     Args:
@@ -20,7 +22,11 @@ def mathverse_tables(runs: Mapping[str, Summary], *, named: bool = True, narrow:
         named: Whether the runs' names are shown.
         narrow: For a terminal: versions by their initials, fewer columns.
     """
-    found = {name: (summary.mathverse, summary.gap) for name, summary in runs.items() if summary.mathverse}
+    found = {
+        name: (summary.mathverse, summary.gap)
+        for name, summary in runs.items()
+        if summary.mathverse
+    }
     if not found:
         return []
     sets: list[tuple[str, ...]] = []
@@ -32,18 +38,27 @@ def mathverse_tables(runs: Mapping[str, Summary], *, named: bool = True, narrow:
         gaps = {"all": gap_of_all} | {part: of_part.gap for part, of_part in parts.items()}
         everything: dict[str, MathverseSets] = {"all": whole, **parts}
         for part, of_part in everything.items():
-            for which, bucket in (("overall", of_part.overall), ("text", of_part.text), ("vision", of_part.vision)):
+            for which, bucket in (
+                ("overall", of_part.overall),
+                ("text", of_part.text),
+                ("vision", of_part.vision),
+            ):
                 if bucket.n_samples:
                     sets.append((*first, part, which, *_cells(bucket, narrow)))
             accuracies = (
-                percent(of_part.versions[view].accuracy if view in of_part.versions else None) for view in shown
+                percent(of_part.versions[view].accuracy if view in of_part.versions else None)
+                for view in shown
             )
             gap = gaps[part]
             points = (signed(gap.points), interval(gap.ci_low, gap.ci_high)) if gap else ("–", "–")
             versions.append((*first, part, *accuracies, *points))
     titles = [_TITLES[view] for view in shown]
     short = ["".join(word[0] for word in title.split()) for title in titles]
-    legend = f" ({', '.join(f'{a} {title}' for a, title in zip(short, titles, strict=True))})" if narrow else ""
+    legend = (
+        f" ({', '.join(f'{a} {title}' for a, title in zip(short, titles, strict=True))})"
+        if narrow
+        else ""
+    )
     run = ("run",) if named else ()
     spread = ("accuracy %",) if narrow else ("accuracy %", "95% interval", "problems")
     left = len(run) + 1

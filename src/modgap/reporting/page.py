@@ -4,8 +4,9 @@
 numbers = build_report([Path("runs/base"), Path("runs/kl")], Path("report.html"))
 ```
 
-Charts and tables are made here, on the server side, so that the page says everything without JavaScript but the problem
-viewer. A content security policy lets the page load nothing and run only the one script it came with.
+Charts and tables are made here, on the server side, so that the page says everything without
+JavaScript but the problem viewer. A content security policy lets the page load nothing and run only
+the one script it came with.
 """
 
 from __future__ import annotations
@@ -67,13 +68,15 @@ def build_report(
     """Make the report of runs, trainings and studies.
 
     Args:
-        paths: Folders; see `collect`. The first evaluation is the one that the others are compared with.
+        paths: Folders; see `collect`. The first evaluation is the one that the others are compared
+            with.
         out: The HTML file.
         images: Most diagrams to embed, balanced over the four outcomes of a pair.
-        figures: Also write the charts (PNG, SVG) and the tables (LaTeX, CSV, Markdown) into `OUT_figures/` beside the
-            page; where a recipe has several seeds, `seeds.md` and `cells.json`, too.
-        template: `full`, or `paper`: also the numbers in the shape of the paper's tables, as a section of the page and
-            as Markdown in `OUT.md`.
+        figures: Also write the charts (PNG, SVG) and the tables (LaTeX, CSV, Markdown) into
+            `OUT_figures/` beside the page; where a recipe has several seeds, `seeds.md` and
+            `cells.json`, too.
+        template: `full`, or `paper`: also the numbers in the shape of the paper's tables, as a
+            section of the page and as Markdown in `OUT.md`.
 
     Returns:
         The numbers of the page.
@@ -103,8 +106,13 @@ def build_report(
 
 
 def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
-    """The numbers of a collection, as `build_report` returns them, and the scores that they were made from."""
-    scores = [Scores.of(run.problems, run.responses, run.grades.values(), _samples_asked(run)) for run in found.evals]
+    """The numbers of a collection, as `build_report` returns them, and the scores that they were
+    made from.
+    """
+    scores = [
+        Scores.of(run.problems, run.responses, run.grades.values(), _samples_asked(run))
+        for run in found.evals
+    ]
     runs: dict[str, Summary] = {}
     for run, score in zip(found.evals, scores, strict=True):
         summary = summarise_run(score, mode_of(run.grades.values()))
@@ -112,7 +120,9 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
     changed = changes(dict(zip(runs, scores, strict=True)))
     training = logged(found.stages)
     found.sweeps = find_sweeps(found, scores)
-    again = {run.name for sweep in found.sweeps for run in sweep.untrained}  # the base model, once in each study
+    again = {
+        run.name for sweep in found.sweeps for run in sweep.untrained
+    }  # the base model, once in each study
     seeds = [seed_numbers(sweep) for sweep in found.sweeps]
     numbers = ReportSummary(
         runs=runs,
@@ -126,18 +136,30 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
             *(note for sweep in found.sweeps for note in sweep.notes),
             *data_words(found.evals),
             *unequal_words(found.evals),
-            *(x for run in found.evals for x in greedy_words(run.manifest.whole, run.name if len(runs) > 1 else "")),
+            *(
+                x
+                for run in found.evals
+                for x in greedy_words(run.manifest.whole, run.name if len(runs) > 1 else "")
+            ),
             *graded_words(runs),
-            *(x for name, run in runs.items() for x in doubt_words(run.judge, name if len(runs) > 1 else "")),
+            *(
+                x
+                for name, run in runs.items()
+                for x in doubt_words(run.judge, name if len(runs) > 1 else "")
+            ),
             *training_words(training),
             *warnings(runs),
             *open_words(row for run in found.evals for row in run.grades.values()),
             *(
                 words
                 for run in found.evals
-                for words in reply_words(run.responses, run.grades.values(), run.name if len(runs) > 1 else "")
+                for words in reply_words(
+                    run.responses, run.grades.values(), run.name if len(runs) > 1 else ""
+                )
             ),
-            *change_words({name: x for name, x in changed.items() if name not in again}, next(iter(runs), "")),
+            *change_words(
+                {name: x for name, x in changed.items() if name not in again}, next(iter(runs), "")
+            ),
         ],
         headline=headline(runs, changed, seeds, found),
     )
@@ -150,13 +172,20 @@ def _page() -> Template:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
-        loader=PackageLoader("modgap.reporting", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("modgap.reporting", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters.update(points=lambda value: percent(value), short=lambda value: f"{value:.4g}")
+    environment.filters.update(
+        points=lambda value: percent(value), short=lambda value: f"{value:.4g}"
+    )
     return environment.get_template("report.html.jinja")
 
 
-def render(found: Collection, images: int = IMAGES, template: str = "full") -> tuple[ReportSummary, str]:
+def render(
+    found: Collection, images: int = IMAGES, template: str = "full"
+) -> tuple[ReportSummary, str]:
     """The numbers and the page of a collection; see `build_report`."""
     numbers, scores = numbers_of(found)
     paper = paper_tables(numbers) if template == "paper" and numbers.runs else []
@@ -178,7 +207,9 @@ def _frame() -> Parts:
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "css": Markup((folder / "report.css").read_text(encoding="utf-8")),
         "script": Markup(script),
-        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "script_hash": (
+            "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        ),
     }
 
 
@@ -198,14 +229,22 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
         "readings": panels.readings(runs),
         "legend": KINDS,
         "unread": [run.name for run in found.evals if _unread(run, runs[run.name])],
-        "types": {name: t.type_table(summary).html() for name, summary in runs.items() if panels.types(summary)},
+        "types": {
+            name: t.type_table(summary).html()
+            for name, summary in runs.items()
+            if panels.types(summary)
+        },
         "curves": training_panels(averaged(numbers.training, numbers.seeds)),
         "rollouts": rollouts(found.stages),
-        "manifests": [_manifest(part) for part in (*found.evals, *found.stages) if part.manifest.whole],
+        "manifests": [
+            _manifest(part) for part in (*found.evals, *found.stages) if part.manifest.whole
+        ],
     }
 
 
-def _tables(found: Collection, numbers: ReportSummary, paper: Sequence[t.Table]) -> dict[str, list[Markup]]:
+def _tables(
+    found: Collection, numbers: ReportSummary, paper: Sequence[t.Table]
+) -> dict[str, list[Markup]]:
     """The tables of each section as HTML."""
     runs = numbers.runs
     sections: dict[str, list[t.Table | None]] = {
@@ -244,9 +283,13 @@ def _viewer(found: Collection, scores: Sequence[Scores], images: int) -> Parts:
 
 
 def _unread(run: EvalRun, summary: Summary) -> bool:
-    """Whether problems were lost whose conditions are recorded, and no response tells how they were read."""
+    """Whether problems were lost whose conditions are recorded, and no response tells how they were
+    read.
+    """
     lost = summary.gap.table.text_only if summary.gap else 0
-    return bool(lost and not summary.reading and any(row.conditions for row in run.problems.values()))
+    return bool(
+        lost and not summary.reading and any(row.conditions for row in run.problems.values())
+    )
 
 
 # Provenance
@@ -260,8 +303,15 @@ def _provenance(found: Collection) -> t.Table:
     rows: list[tuple[str, ...]] = []
     for part in (*found.evals, *found.stages):
         done = f"graded {part.mode}" if isinstance(part, EvalRun) else f"{len(part.log)} steps"
-        rows.append((_title(part), str(part.path), part.manifest.model, done, part.manifest.created))
-    return t.Table("What the numbers were made from", ("run", "folder", "model", "done", "begun"), tuple(rows), left=5)
+        rows.append(
+            (_title(part), str(part.path), part.manifest.model, done, part.manifest.created)
+        )
+    return t.Table(
+        "What the numbers were made from",
+        ("run", "folder", "model", "done", "begun"),
+        tuple(rows),
+        left=5,
+    )
 
 
 def _title(part: EvalRun | TrainStage) -> str:

@@ -1,4 +1,6 @@
-"""What the charts of a report show: rows of marks with their words, for `figures.py`, and the tables of pairs."""
+"""What the charts of a report show: rows of marks with their words, for `figures.py`, and the
+tables of pairs.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from modgap.analysis.reading import KINDS
-from modgap.analysis.results import GapSummary, PairTable, ReadingSummary, SeedRow, Summary, TypeGap, ViewSummary
+from modgap.analysis.results import (
+    GapSummary,
+    PairTable,
+    ReadingSummary,
+    SeedRow,
+    Summary,
+    TypeGap,
+    ViewSummary,
+)
 from modgap.analysis.seeds import SeedsChange
 from modgap.core.text import counted, interval, percent, signed
 from modgap.reporting import tables as t
@@ -39,7 +49,11 @@ class Mark:
     @property
     def numbers(self) -> tuple[float, ...]:
         """All numbers of the mark that there are."""
-        return tuple(number for number in (self.value, self.low, self.high, *self.seeds) if number is not None)
+        return tuple(
+            number
+            for number in (self.value, self.low, self.high, *self.seeds)
+            if number is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +102,17 @@ class Bar:
     @property
     def label(self) -> str:
         """The bar in words."""
-        return f"{self.name}, {self.n_problems} problems: {'; '.join(piece.label for piece in self.pieces)}"
+        return (
+            f"{self.name}, {self.n_problems} problems:"
+            f" {'; '.join(piece.label for piece in self.pieces)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What the page says of a run in words, with the table of its pairs or where transcriptions come from."""
+    """What the page says of a run in words, with the table of its pairs or where transcriptions
+    come from.
+    """
 
     name: str
     sentence: str
@@ -104,7 +123,9 @@ class Part:
 def _side(side: str, value: float, low: float, high: float, seeds: Sequence[float] = ()) -> Mark:
     """A mark of one side; the axis is in percent, the summary in shares."""
     label = f"{SIDES[side]} {percent(value)} percent, 95% interval {interval(low, high, 100)}"
-    return Mark(100 * value, 100 * low, 100 * high, label, side, tuple(100 * seed for seed in seeds))
+    return Mark(
+        100 * value, 100 * low, 100 * high, label, side, tuple(100 * seed for seed in seeds)
+    )
 
 
 def accuracies(runs: Mapping[str, Summary]) -> list[Row]:
@@ -115,7 +136,13 @@ def accuracies(runs: Mapping[str, Summary]) -> list[Row]:
         if gap:
             text = _side("text", gap.text_accuracy, gap.text_ci_low, gap.text_ci_high)
             vision = _side("vision", gap.vision_accuracy, gap.vision_ci_low, gap.vision_ci_high)
-            rows.append(Row(name, (text, vision), f"{percent(gap.text_accuracy)} / {percent(gap.vision_accuracy)}"))
+            rows.append(
+                Row(
+                    name,
+                    (text, vision),
+                    f"{percent(gap.text_accuracy)} / {percent(gap.vision_accuracy)}",
+                )
+            )
     return rows
 
 
@@ -128,7 +155,9 @@ def seed_sides(rows: Sequence[SeedRow]) -> list[Row]:
             _side(side, part.value, part.ci_low, part.ci_high, part.seeds if several else ())
             for side, part in (("text", row.text), ("vision", row.vision))
         )
-        found.append(Row(row.recipe, marks, f"{percent(row.text.value)} / {percent(row.vision.value)}"))
+        found.append(
+            Row(row.recipe, marks, f"{percent(row.text.value)} / {percent(row.vision.value)}")
+        )
     return found
 
 
@@ -161,7 +190,11 @@ def _points(
 
 def gaps(runs: Mapping[str, Summary]) -> list[Row]:
     """The gap of each run."""
-    return [_points(name, summary.gap.points, summary.gap) for name, summary in runs.items() if summary.gap]
+    return [
+        _points(name, summary.gap.points, summary.gap)
+        for name, summary in runs.items()
+        if summary.gap
+    ]
 
 
 def types(summary: Summary) -> list[Row]:
@@ -190,7 +223,13 @@ def pairs(runs: Mapping[str, Summary]) -> list[Part]:
                 ("relative gap", gap.relative),
             )
             words = [f"{what} {percent(rate)}%" for what, rate in rates if rate is not None]
-            parts.append(Part(name, "; ".join([*words, f"McNemar p {t.p_text(gap.p_value)}"]) + ".", table=gap.table))
+            parts.append(
+                Part(
+                    name,
+                    "; ".join([*words, f"McNemar p {t.p_text(gap.p_value)}"]) + ".",
+                    table=gap.table,
+                )
+            )
     return parts
 
 
@@ -203,13 +242,27 @@ def _answered(runs: Mapping[str, Summary]) -> Iterator[tuple[str, str, str, View
 
 
 def lengths(runs: Mapping[str, Summary]) -> list[Row]:
-    """Tokens of the responses of each view of each run: the median, and the 10th to the 90th percentile."""
+    """Tokens of the responses of each view of each run: the median, and the 10th to the 90th
+    percentile.
+    """
     rows: list[Row] = []
     for name, view, colour, row in _answered(runs):
-        low, middle, high = row.completion_tokens.p10, row.completion_tokens.p50, row.completion_tokens.p90
+        low, middle, high = (
+            row.completion_tokens.p10,
+            row.completion_tokens.p50,
+            row.completion_tokens.p90,
+        )
         words = f"{low:.0f} to {high:.0f}"
         label = f"{view}, median {middle:.0f} tokens, 10th to 90th percentile {words}"
-        rows.append(Row(name, (Mark(middle, low, high, label, colour),), f"{middle:.0f}", words, f"{view} view"))
+        rows.append(
+            Row(
+                name,
+                (Mark(middle, low, high, label, colour),),
+                f"{middle:.0f}",
+                words,
+                f"{view} view",
+            )
+        )
     return rows
 
 
@@ -225,7 +278,9 @@ def truncation(runs: Mapping[str, Summary]) -> list[Row]:
 
 
 def reading_bars(reading: ReadingSummary) -> list[Bar]:
-    """How problems were read, as bars of 100 percent: those lost in the image, and those solved in both views."""
+    """How problems were read, as bars of 100 percent: those lost in the image, and those solved in
+    both views.
+    """
     bars: list[Bar] = []
     for part, words in ((reading, "lost in the image"), (reading.solved, "solved in both views")):
         if not part.n_problems:
@@ -247,5 +302,7 @@ def readings(runs: Mapping[str, Summary]) -> list[Part]:
     parts: list[Part] = []
     for name, summary in runs.items():
         if summary.reading:
-            parts.append(Part(name, reading_words(summary.reading)[0], source=summary.reading.source))
+            parts.append(
+                Part(name, reading_words(summary.reading)[0], source=summary.reading.source)
+            )
     return parts

@@ -1,7 +1,8 @@
-"""A report's numbers in the shape of the paper's tables: accuracy of each view and the gap, by model size and recipe.
+"""A report's numbers in the shape of the paper's tables: accuracy of each view and the gap, by
+model size and recipe.
 
-A row is there for each recipe of the paper; what no run of this report fills is an em dash. Which recipe and size a run
-is of is told from its name and from the model's name, never from its numbers.
+A row is there for each recipe of the paper; what no run of this report fills is an em dash. Which
+recipe and size a run is of is told from its name and from the model's name, never from its numbers.
 """
 
 from __future__ import annotations
@@ -39,13 +40,16 @@ _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,3}(?:\.\d+)?)\s?[bB](?![A-Za-z0-9])"
 
 
 def model_size(model: str) -> str | None:
-    """The size that a model's name tells: `7B` of `Qwen/Qwen2.5-VL-7B-Instruct` and of `qwen2_5_vl_7b_kl`."""
+    """The size that a model's name tells: `7B` of `Qwen/Qwen2.5-VL-7B-Instruct` and of
+    `qwen2_5_vl_7b_kl`.
+    """
     sizes = _SIZE.findall(re.sub(r"[_/-]", " ", model))
     return f"{sizes[-1]}B" if sizes else None
 
 
 def told_recipe(name: str, model: str) -> str | None:
-    """The recipe that a run's or a model's name holds; the longest where it holds several; `None` where none.
+    """The recipe that a run's or a model's name holds; the longest where it holds several; `None`
+    where none.
 
     Recipes that are not the paper's are told, too: `kl-forward` is no `kl`.
     """
@@ -65,8 +69,8 @@ def paper_tables(numbers: ReportSummary) -> list[t.Table]:
         numbers: Of the report.
 
     Returns:
-        PGPS9K (text-centric and vision-centric view, gap and relative gap) and MathVerse by version: each where a run
-        is of its kind, the first also where there is no run at all.
+        PGPS9K (text-centric and vision-centric view, gap and relative gap) and MathVerse by
+        version: each where a run is of its kind, the first also where there is no run at all.
     """
     runs = _placed(numbers)
     mathverse = {key: summary for key, summary in runs.items() if _versions(summary)}
@@ -76,10 +80,17 @@ def paper_tables(numbers: ReportSummary) -> list[t.Table]:
 
 
 def _placed(numbers: ReportSummary) -> dict[Place, Summary]:
-    """Model, recipe and run -> summary. A run that tells no recipe is the base of its model if that has no other."""
+    """Model, recipe and run -> summary.
+
+    A run that tells no recipe is the base of its model if that has no other.
+    """
     placed: dict[Place, Summary] = {}
     taken = {
-        (_model(numbers, name), told_recipe(name, numbers.models.get(name, "")), bool(_versions(summary)))
+        (
+            _model(numbers, name),
+            told_recipe(name, numbers.models.get(name, "")),
+            bool(_versions(summary)),
+        )
         for name, summary in numbers.runs.items()
     }
     for name, summary in numbers.runs.items():
@@ -101,7 +112,9 @@ def _model(numbers: ReportSummary, name: str) -> str:
 def _rows(
     runs: Mapping[Place, Summary], cells: Callable[[Summary | None], tuple[str, ...]]
 ) -> tuple[tuple[str, ...], ...]:
-    """A row for each of the paper's recipes and then for each other run, model by model, small ones first."""
+    """A row for each of the paper's recipes and then for each other run, model by model, small ones
+    first.
+    """
     models = sorted(dict.fromkeys(model for model, _, _ in runs), key=_order)
     rows: list[tuple[str, ...]] = []
     for model in models:
@@ -113,7 +126,9 @@ def _rows(
             found = of_model.get(recipe, [])
             words = RECIPES.get(recipe, recipe)
             for name, summary in found:
-                rows.append((model, f"{words} ({name})" if len(found) > 1 else words, *cells(summary)))
+                rows.append(
+                    (model, f"{words} ({name})" if len(found) > 1 else words, *cells(summary))
+                )
             if not found:
                 rows.append((model, words, *cells(None)))
     return tuple(rows)
@@ -136,8 +151,18 @@ def _views(runs: Mapping[Place, Summary]) -> t.Table:
             _known(percent(gap.relative)),
         )
 
-    head = ("model", "recipe", "text-centric %", "vision-centric %", "gap", "95% interval", "relative gap %")
-    return t.Table("Accuracy of both views and the gap, by model and recipe", head, _rows(runs, cells), left=2)
+    head = (
+        "model",
+        "recipe",
+        "text-centric %",
+        "vision-centric %",
+        "gap",
+        "95% interval",
+        "relative gap %",
+    )
+    return t.Table(
+        "Accuracy of both views and the gap, by model and recipe", head, _rows(runs, cells), left=2
+    )
 
 
 def _versions(summary: Summary) -> dict[str, ViewSummary]:
@@ -151,7 +176,10 @@ def _mathverse(runs: Mapping[Place, Summary]) -> t.Table:
         rows = _versions(summary) if summary else {}
         gap = summary.gap if summary and rows else None
         return (
-            *(_known(percent(rows[version].accuracy)) if version in rows else EMPTY for version in VERSIONS),
+            *(
+                _known(percent(rows[version].accuracy)) if version in rows else EMPTY
+                for version in VERSIONS
+            ),
             signed(gap.points) if gap else EMPTY,
         )
 

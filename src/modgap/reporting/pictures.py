@@ -1,4 +1,6 @@
-"""Where a report finds a diagram again: a file, or a row of a parquet file, `FILE.parquet#ROW` (MathVerse)."""
+"""Where a report finds a diagram again: a file, or a row of a parquet file, `FILE.parquet#ROW`
+(MathVerse).
+"""
 
 from __future__ import annotations
 
@@ -39,14 +41,16 @@ def read_picture(place: str) -> bytes:
 
 
 def pictures_of_views(place: str, views: Sequence[str]) -> dict[str, str]:
-    """Where the image of each of MathVerse's views of a problem is, in the file that one of them came from.
+    """Where the image of each of MathVerse's views of a problem is, in the file that one of them
+    came from.
 
     Args:
         place: Of one of the problem's images, as `problems.jsonl` has it.
         views: Those that are asked for.
 
     Returns:
-        View -> place; without the views that the file lacks, and empty where the place is no row of MathVerse's.
+        View -> place; without the views that the file lacks, and empty where the place is no row of
+        MathVerse's.
 
     Raises:
         OSError: The file is not there (any more).
@@ -56,7 +60,9 @@ def pictures_of_views(place: str, views: Sequence[str]) -> dict[str, str]:
     if match is None or Path(place).exists():
         return {}
     file, rows = match[1], _versions(match[1])
-    problem = next((problem for problem, of_views in rows.items() if int(match[2]) in of_views.values()), None)
+    problem = next(
+        (problem for problem, of_views in rows.items() if int(match[2]) in of_views.values()), None
+    )
     found = rows.get(problem, {}) if problem is not None else {}
     return {view: f"{file}#{found[view]}" for view in views if view in found}
 
@@ -71,7 +77,9 @@ def _versions(file: str) -> dict[str, dict[str, int]]:
         return {}
     table = pq.read_table(file, columns=list(columns)).to_pydict()
     found: dict[str, dict[str, int]] = {}
-    for number, (problem, version) in enumerate(zip(*(table[name] for name in columns), strict=True), start=1):
+    for number, (problem, version) in enumerate(
+        zip(*(table[name] for name in columns), strict=True), start=1
+    ):
         if version in VERSIONS:
             found.setdefault(str(problem), {}).setdefault(VERSIONS[version], number)
     return found

@@ -1,7 +1,8 @@
 """Which runs of a report were asked the same problems: only those stand in one comparison.
 
-Data is told by its fingerprint in the manifest. An import has the fingerprint of what its files say of the problems,
-and older runs have none: those are compared by the problems themselves (id, question and gold answer).
+Data is told by its fingerprint in the manifest. An import has the fingerprint of what its files say
+of the problems, and older runs have none: those are compared by the problems themselves (id,
+question and gold answer).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def data_words(runs: Sequence[EvalRun]) -> list[str]:
     of_name = {run.name: run for run in runs}
     told = "; ".join(f"{_names(names)} ({_about(of_name[names[0]])})" for names in parts)
     return [
-        f"Measured on different data: {told}. Their accuracies and gaps do not compare; a change of the gap is over "
-        "the problems that two runs share, if any."
+        f"Measured on different data: {told}. Their accuracies and gaps do not compare; a change of"
+        " the gap is over the problems that two runs share, if any."
     ]
 
 
@@ -64,7 +65,11 @@ def _about(run: EvalRun) -> str:
     """`mathverse, 788 problems, data 2f0c`: what tells the data from others."""
     benchmark = run.manifest.given.get("benchmark")
     if not benchmark:
-        benchmark = next((name for row in run.problems.values() if (name := split_grader(row.grader)[0])), "")
+        benchmark = next(
+            (name for row in run.problems.values() if (name := split_grader(row.grader)[0])), ""
+        )
     mark = run.manifest.fingerprints.get("data_fingerprint")
     count = counted(len(run.problems), "problem")
-    return ", ".join([*([str(benchmark)] if benchmark else []), count, *([f"data {mark[:8]}"] if mark else [])])
+    return ", ".join(
+        [*([str(benchmark)] if benchmark else []), count, *([f"data {mark[:8]}"] if mark else [])]
+    )

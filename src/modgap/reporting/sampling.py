@@ -1,7 +1,9 @@
-"""How a run's responses were sampled, from its manifest alone: in words, as a table, and where runs differ.
+"""How a run's responses were sampled, from its manifest alone: in words, as a table, and where runs
+differ.
 
-Runs from before the sampling was recorded (`sampling` in manifest.json) say temperature, token limit, samples and seed;
-the engines `hf` and `vllm` applied nothing else then either, while a server applied its own values.
+Runs from before the sampling was recorded (`sampling` in manifest.json) say temperature, token
+limit, samples and seed; the engines `hf` and `vllm` applied nothing else then either, while a
+server applied its own values.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _MOST_NAMED = 4
 
 
 def sampling_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling of a run by name; a value is `None` where it is not recorded, and absent where it is not known."""
+    """The sampling of a run by name; a value is `None` where it is not recorded, and absent where
+    it is not known.
+    """
     resolved: Mapping[str, Any] = manifest.get("resolved", {})
     engine, recorded = resolved.get("engine"), manifest.get("sampling")
     if manifest.get("kind") not in ("eval", "import"):
@@ -48,7 +52,9 @@ def sampling_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def sampling_words(sampling: Mapping[str, Any]) -> str:
     """The sampling on one line: `temperature 0.6, top_p 1, top_k off, ...`."""
-    return ", ".join(f"{_NAMES.get(name, name)} {_value(name, value)}" for name, value in sampling.items())
+    return ", ".join(
+        f"{_NAMES.get(name, name)} {_value(name, value)}" for name, value in sampling.items()
+    )
 
 
 def greedy_words(manifest: Mapping[str, Any], name: str = "") -> list[str]:
@@ -60,13 +66,15 @@ def greedy_words(manifest: Mapping[str, Any], name: str = "") -> list[str]:
     """
     sampling = sampling_of(manifest)
     values, samples = sampling.get("temperature"), sampling.get("samples")
-    values = [v for v in (values if isinstance(values, list) else [values]) if isinstance(v, int | float)]
+    values = [
+        v for v in (values if isinstance(values, list) else [values]) if isinstance(v, int | float)
+    ]
     if not isinstance(samples, int) or samples < 2 or not values or min(values) >= NEAR_GREEDY:
         return []
     return [
-        f"{f'{name}: ' if name else ''}{samples} samples at temperature {min(values):g} are nearly always the same "
-        "answer: they count as one, and the interval and pass@k are too favourable; give --samples 1, or a higher "
-        "--temperature."
+        f"{f'{name}: ' if name else ''}{samples} samples at temperature {min(values):g} are nearly"
+        " always the same answer: they count as one, and the interval and pass@k are too"
+        " favourable; give --samples 1, or a higher --temperature."
     ]
 
 
@@ -84,7 +92,10 @@ def unequal_words(runs: Sequence[EvalRun]) -> list[str]:
             told.append(f"{_NAMES.get(name, name)} {values}")
     if not told:
         return []
-    return [f"Sampled differently: {'; '.join(told)}. A part of what differs between these runs may come from that."]
+    return [
+        f"Sampled differently: {'; '.join(told)}. A part of what differs between these runs may"
+        " come from that."
+    ]
 
 
 def sampling_table(runs: Sequence[EvalRun]) -> t.Table:
@@ -96,7 +107,9 @@ def sampling_table(runs: Sequence[EvalRun]) -> t.Table:
         for run, sampling in every.items()
         if sampling
     ]
-    return t.Table("How the responses were sampled", ("run", *(_NAMES.get(n, n) for n in names)), tuple(rows))
+    return t.Table(
+        "How the responses were sampled", ("run", *(_NAMES.get(n, n) for n in names)), tuple(rows)
+    )
 
 
 def _value(name: str, value: Any) -> str:

@@ -12,15 +12,22 @@ from modgap.reporting import tables as t
 CERTAIN = 0.05
 """A corrected p-value below it marks a change."""
 READING = (
-    "Means over the seeds of a recipe. Every interval is for other problems and other seeds; p-values are corrected "
-    "over the recipes (Holm), and * is below 0.05. Training time is that of the steps, all stages counted."
+    "Means over the seeds of a recipe. Every interval is for other problems and other seeds;"
+    " p-values are corrected over the recipes (Holm), and * is below 0.05. Training time is that of"
+    " the steps, all stages counted."
 )
 """How to read the tables."""
 
 
 def seed_tables(table: SeedTable) -> dict[str, t.Table]:
-    """The tables of one table over seeds: `seeds`, `seeds-views` and `seeds-controls`; those that it has."""
-    tables = {"seeds": _main_table(table), "seeds-views": _views_table(table), "seeds-controls": _control(table)}
+    """The tables of one table over seeds: `seeds`, `seeds-views` and `seeds-controls`; those that
+    it has.
+    """
+    tables = {
+        "seeds": _main_table(table),
+        "seeds-views": _views_table(table),
+        "seeds-controls": _control(table),
+    }
     return {name: table for name, table in tables.items() if table.rows}
 
 
@@ -32,7 +39,11 @@ def _main_table(table: SeedTable) -> t.Table:
         seeds, steps, seconds = "–", "–", "–"
         if row.steps is not None and row.seconds is not None:
             digits = 0 if unit == "s" else 1
-            seeds, steps, seconds = str(len(row.seeds)), f"{row.steps:.0f}", f"{row.seconds / factor:.{digits}f}"
+            seeds, steps, seconds = (
+                str(len(row.seeds)),
+                f"{row.steps:.0f}",
+                f"{row.seconds / factor:.{digits}f}",
+            )
         rows.append(
             (
                 row.recipe,
@@ -53,8 +64,8 @@ def _main_table(table: SeedTable) -> t.Table:
     )  # fmt: skip
     graded = f", graded {table.mode}" if table.mode else ""
     caption = (
-        f"Over seeds: mean accuracy, gap and its change against {table.model or 'the base model'}, in points; "
-        f"{table.n_problems:,} problems, {table.samples} samples a view{graded}"
+        f"Over seeds: mean accuracy, gap and its change against {table.model or 'the base model'},"
+        f" in points; {table.n_problems:,} problems, {table.samples} samples a view{graded}"
     )
     return t.Table(caption, head, tuple(rows))
 
@@ -77,14 +88,24 @@ def narrow_table(table: SeedTable) -> t.Table:
         )
     head = ("recipe", "seeds", "text", "image", "gap", "change (95% interval)", "p")
     return t.Table(
-        "Over seeds: accuracy in percent, gap and its change in points; * p (Holm) < 0.05", head, tuple(rows)
+        "Over seeds: accuracy in percent, gap and its change in points; * p (Holm) < 0.05",
+        head,
+        tuple(rows),
     )
 
 
 def _views_table(table: SeedTable) -> t.Table:
-    rows = [(row.recipe, *_changed(row.change.text), *_changed(row.change.vision)) for row in table.rows if row.change]
+    rows = [
+        (row.recipe, *_changed(row.change.text), *_changed(row.change.vision))
+        for row in table.rows
+        if row.change
+    ]
     head = ("recipe", "text", "95% interval", "p (Holm)", "image", "95% interval", "p (Holm)")
-    return t.Table("Over seeds: change of accuracy in each view against the base model, in points", head, tuple(rows))
+    return t.Table(
+        "Over seeds: change of accuracy in each view against the base model, in points",
+        head,
+        tuple(rows),
+    )
 
 
 def _control(table: SeedTable) -> t.Table:
@@ -101,8 +122,8 @@ def _control(table: SeedTable) -> t.Table:
     ]
     head = ("recipe", "control", "seeds", "gap", "95% interval", "p (Holm)", "text", "image")
     caption = (
-        "What the contrastive term does: each recipe minus the same one without it, or minus the first one with "
-        "another term, seed by seed, in points"
+        "What the contrastive term does: each recipe minus the same one without it, or minus the"
+        " first one with another term, seed by seed, in points"
     )
     return t.Table(caption, head, tuple(rows), left=2)
 
@@ -135,24 +156,35 @@ def seed_words(table: SeedTable) -> list[str]:
     for kind, sign in (("smaller", -1), ("larger", 1)):
         named = [_named(row, change.gap) for row, change in certain if sign * change.gap.value > 0]
         if named:
-            words.append(f"The gap is {kind} than the base model's beyond chance after {', '.join(named)}.")
+            words.append(
+                f"The gap is {kind} than the base model's beyond chance after {', '.join(named)}."
+            )
     others = len(changed) - len(certain)
     if not certain:
         words.append(
-            f"No change of the gap is beyond chance, over {len(changed)} recipe{'s' if len(changed) > 1 else ''}."
+            f"No change of the gap is beyond chance, over {len(changed)}"
+            f" recipe{'s' if len(changed) > 1 else ''}."
         )
     elif others:
         words.append(f"For the other {others} the change of the gap may be chance.")
-    paid = [row.recipe for row, change in certain if change.gap.value < 0 and change.text.value <= -1]
+    paid = [
+        row.recipe for row, change in certain if change.gap.value < 0 and change.text.value <= -1
+    ]
     if paid:
-        words.append(f"Mind that text accuracy fell after {', '.join(paid)}: part of a smaller gap can be lost text.")
+        words.append(
+            f"Mind that text accuracy fell after {', '.join(paid)}: part of a smaller gap can be"
+            " lost text."
+        )
     pooled = [
         f"{row.recipe} ({t.p_text(change.gap.p_pooled)})"
         for row, change in changed
         if change.gap.p_pooled < CERTAIN <= change.gap.p_holm
     ]
     if pooled:
-        words.append(f"If the seeds of all recipes spread alike, it is beyond chance after {', '.join(pooled)}, too.")
+        words.append(
+            "If the seeds of all recipes spread alike, it is beyond chance after"
+            f" {', '.join(pooled)}, too."
+        )
     for row in table.controls:
         change = row.change.gap
         verdict = "is beyond chance" if change.p_holm < CERTAIN else "may be chance"
@@ -180,7 +212,10 @@ def as_markdown(every: Sequence[SeedTable], source: str) -> str:
         source: What the report is made of, as the command line has it.
     """
     command = f"modgap report {source} --out report.html --figures"
-    parts = ["<!-- Generated; do not edit. -->\n", f"Made by `{command}` (it is `report_figures/seeds.md`):\n"]
+    parts = [
+        "<!-- Generated; do not edit. -->\n",
+        f"Made by `{command}` (it is `report_figures/seeds.md`):\n",
+    ]
     for table in every:
         parts.append(t.as_markdown(seed_tables(table).values()))
         parts.append("".join(f"- {words}\n" for words in [*seed_words(table), *table.notes]))

@@ -1,7 +1,9 @@
-"""Recognises runs of several studies, and of `cells.json`, as seeds of one recipe, from their manifests alone.
+"""Recognises runs of several studies, and of `cells.json`, as seeds of one recipe, from their
+manifests alone.
 
-Runs stand in one table when they have the same base model, problems, way of evaluating and grading; they are seeds of
-one recipe when every setting of every stage and the training data are the same, too, but for the seed.
+Runs stand in one table when they have the same base model, problems, way of evaluating and grading;
+they are seeds of one recipe when every setting of every stage and the training data are the same,
+too, but for the seed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 
 def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
-    """The tables over seeds that runs and `cells.json` files make: those where a recipe has at least two seeds.
+    """The tables over seeds that runs and `cells.json` files make: those where a recipe has at
+    least two seeds.
 
     Args:
         found: The runs, and what was read from files.
@@ -38,7 +41,11 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
     tables: dict[str, Sweep] = {}
     for sweep in found.sweeps:
         _join(tables, sweep)
-    trained = [(run, score) for run, score in zip(found.evals, scores, strict=True) if _complete(run, stages)]
+    trained = [
+        (run, score)
+        for run, score in zip(found.evals, scores, strict=True)
+        if _complete(run, stages)
+    ]
     for run, score in trained:
         _add(tables, run, score, stages[run.path.parent])
     for run, score in zip(found.evals, scores, strict=True):
@@ -47,17 +54,25 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
             key = _key(run, base) if base else ""
             sweep = tables.get(key)
             if sweep and _is_whole(run, score, sweep):
-                if not sweep.model:  # the recipes do not say what they started from: their study is not finished
+                if (
+                    not sweep.model
+                ):  # the recipes do not say what they started from: their study is not finished
                     sweep = tables[key] = replace(sweep, model=run.model)
                 sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, _right(score)))
-    kept = [sweep for sweep in tables.values() if any(len(variant.runs) > 1 for variant in sweep.recipes)]
+    kept = [
+        sweep
+        for sweep in tables.values()
+        if any(len(variant.runs) > 1 for variant in sweep.recipes)
+    ]
     for sweep in kept:
         _sort(sweep)
     return kept
 
 
 def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool:
-    """Whether a run is the evaluation of a trained recipe, all of whose stages are here with their manifests."""
+    """Whether a run is the evaluation of a trained recipe, all of whose stages are here with their
+    manifests.
+    """
     parts = stages.get(run.path.parent, ())
     whole = all(part.manifest.fingerprints.get("model") and part.log for part in parts)
     return bool(parts) and whole and len(parts) == len(_recipe_settings(run).get("stages", parts))
@@ -81,17 +96,26 @@ def _join(tables: dict[str, Sweep], read: Sweep) -> None:
 
 def _add_run(sweep: Sweep, like: Variant, run: SeedRun) -> None:
     """Put a run with the others of its recipe, settings and data; the first of a seed counts."""
-    alike = [v for v in sweep.recipes if (v.recipe, v.data, v.stages) == (like.recipe, like.data, like.stages)]
+    alike = [
+        v
+        for v in sweep.recipes
+        if (v.recipe, v.data, v.stages) == (like.recipe, like.data, like.stages)
+    ]
     variant = alike[0] if alike else replace(like, runs=[])
     if not alike:
         sweep.recipes.append(variant)
     if twice := [other.name for other in variant.runs if other.seed == run.seed]:
-        sweep.notes.append(f"Seed {run.seed} of {like.recipe} is there twice: {twice[0]} counts, {run.name} does not.")
+        sweep.notes.append(
+            f"Seed {run.seed} of {like.recipe} is there twice: {twice[0]} counts, {run.name} does"
+            " not."
+        )
         return
     variant.runs.append(run)
 
 
-def _add(tables: dict[str, Sweep], run: EvalRun, score: Scores, stages: Sequence[TrainStage]) -> None:
+def _add(
+    tables: dict[str, Sweep], run: EvalRun, score: Scores, stages: Sequence[TrainStage]
+) -> None:
     """Put the run of a recipe where it belongs."""
     marks = stages[0].manifest.fingerprints
     key = _key(run, str(marks["model"]))
@@ -101,18 +125,28 @@ def _add(tables: dict[str, Sweep], run: EvalRun, score: Scores, stages: Sequence
         if not all(sides.values()) or not asked_P.any():
             return
         problems = [row.id for row, asked in zip(score.problems, asked_P, strict=True) if asked]
-        tables[key] = Sweep(run.base, str(marks["model"]), _evaluation(run), problems, sides, [], [])
+        tables[key] = Sweep(
+            run.base, str(marks["model"]), _evaluation(run), problems, sides, [], []
+        )
     sweep = tables[key]
     if not _is_whole(run, score, sweep):
         return
     recipe = str(_recipe_settings(run).get("recipe") or run.path.parent.name)
-    settings = [{k: v for k, v in stage.manifest.resolved.items() if k != "seed"} for stage in stages]
+    settings = [
+        {k: v for k, v in stage.manifest.resolved.items() if k != "seed"} for stage in stages
+    ]
     data = {name: mark for name, mark in marks.items() if name != "model"}
     seeds = [stage.manifest.resolved.get("seed") for stage in stages]
     seed = seeds[0] if len(set(seeds)) == 1 else "/".join(map(str, seeds))
     steps = sum(len(stage.log) for stage in stages)
-    seconds = round(sum(row.numbers.get("time_total", 0.0) for stage in stages for row in stage.log), 1)
-    _add_run(sweep, Variant(recipe, data, settings, []), SeedRun(run.name, seed, steps, seconds, _right(score)))
+    seconds = round(
+        sum(row.numbers.get("time_total", 0.0) for stage in stages for row in stage.log), 1
+    )
+    _add_run(
+        sweep,
+        Variant(recipe, data, settings, []),
+        SeedRun(run.name, seed, steps, seconds, _right(score)),
+    )
 
 
 def _key(run: EvalRun, base: str) -> str:
@@ -120,27 +154,37 @@ def _key(run: EvalRun, base: str) -> str:
 
 
 def _evaluation(run: EvalRun) -> Settings:
-    """How a run was evaluated and graded: everything that must be the same in one table but the model."""
-    asked = {name: value for name, value in run.manifest.resolved.items() if name not in ("model_fingerprint", "model")}
+    """How a run was evaluated and graded: everything that must be the same in one table but the
+    model.
+    """
+    asked = {
+        name: value
+        for name, value in run.manifest.resolved.items()
+        if name not in ("model_fingerprint", "model")
+    }
     data = run.manifest.fingerprints.get("data_fingerprint")
     return {**asked, "data_fingerprint": data, "mode": run.mode}
 
 
 def _is_whole(run: EvalRun, score: Scores, sweep: Sweep) -> bool:
-    """Whether every problem is complete in both views; if not, the table does without the run and says so."""
+    """Whether every problem is complete in both views; if not, the table does without the run and
+    says so.
+    """
     paired = int((score.paired_P & _asked(score)).sum())
     if paired == len(sweep.problems):
         return True
     sweep.notes.append(
-        f"{run.name} is not in the table over seeds: {paired:,} of its {len(sweep.problems):,} problems are complete "
-        "in both views."
+        f"{run.name} is not in the table over seeds: {paired:,} of its {len(sweep.problems):,}"
+        " problems are complete in both views."
     )
     return False
 
 
 def _asked(score: Scores) -> NDArray[np.bool_]:
     """Problems that the data set has in every view of both sides."""
-    return ~np.logical_or.reduce(score.absent_PV[:, score.side("text") + score.side("vision")], axis=1)
+    return ~np.logical_or.reduce(
+        score.absent_PV[:, score.side("text") + score.side("vision")], axis=1
+    )
 
 
 def _right(score: Scores) -> dict[str, NDArray[np.int64]]:
@@ -153,6 +197,8 @@ def _right(score: Scores) -> dict[str, NDArray[np.int64]]:
 def _sort(sweep: Sweep) -> None:
     """Recipes in the order of the registry, runs by seed."""
     order = list(registry.RECIPES)
-    sweep.recipes.sort(key=lambda v: (order.index(v.recipe) if v.recipe in order else len(order), v.recipe))
+    sweep.recipes.sort(
+        key=lambda v: (order.index(v.recipe) if v.recipe in order else len(order), v.recipe)
+    )
     for variant in sweep.recipes:
         variant.runs.sort(key=lambda run: (isinstance(run.seed, str), run.seed))

@@ -47,29 +47,55 @@ class Table:
     left: int = 1
 
     def html(self) -> Markup:
-        """The table as HTML, every cell escaped; a column that repeats the cell above it starts a group."""
-        head = "".join(f'<th scope="col"{self._class(i)}>{escape(name)}</th>' for i, name in enumerate(self.head))
+        """The table as HTML, every cell escaped; a column that repeats the cell above it starts a
+        group.
+        """
+        head = "".join(
+            f'<th scope="col"{self._class(i)}>{escape(name)}</th>'
+            for i, name in enumerate(self.head)
+        )
         body: list[str] = []
         for number, row in enumerate(self.rows):
             same = number > 0 and self.left > 1 and self.rows[number - 1][0] == row[0]
             start = ' class="first"' if self.left > 1 and not same and number else ""
-            name = f'<span class="visually-hidden">{escape(row[0])}</span>' if same else escape(row[0])
+            name = (
+                f'<span class="visually-hidden">{escape(row[0])}</span>' if same else escape(row[0])
+            )
             cells = [f'<th scope="row">{name}</th>']
-            cells += [f"<td{self._class(i, cell)}>{escape(cell)}</td>" for i, cell in enumerate(row) if i]
+            cells += [
+                f"<td{self._class(i, cell)}>{escape(cell)}</td>" for i, cell in enumerate(row) if i
+            ]
             body.append(f"<tr{start}>{''.join(cells)}</tr>")
         return Markup(
-            f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(self.caption)}"><table>'
+            '<div class="scroll" tabindex="0" role="group"'
+            f' aria-label="{escape(self.caption)}"><table>'
             f"<caption>{escape(self.caption)}</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         )
 
     def _class(self, column: int, cell: str = "") -> str:
-        return "" if column >= self.left else ' class="l wrapcell"' if len(cell) > LONG else ' class="l"'
+        return (
+            ""
+            if column >= self.left
+            else ' class="l wrapcell"'
+            if len(cell) > LONG
+            else ' class="l"'
+        )
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown."""
-        lines = [self.head, tuple("---" if i < self.left else "---:" for i in range(len(self.head))), *self.rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+        lines = [
+            self.head,
+            tuple("---" if i < self.left else "---:" for i in range(len(self.head))),
+            *self.rows,
+        ]
+        return (
+            "\n".join(
+                "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+                for line in lines
+            )
+            + "\n"
+        )
 
 
 def modes(runs: Mapping[str, Summary]) -> dict[str, list[str]]:
@@ -104,12 +130,24 @@ def accuracy_table(runs: Mapping[str, Summary]) -> Table:
                 )
             )
     counts = ("correct", "wrong", "no answer", "error", "samples", "problems", "cut %")
-    return Table("Accuracy by view", ("run", "view", "accuracy %", "95% interval", *counts), tuple(rows), left=2)
+    return Table(
+        "Accuracy by view",
+        ("run", "view", "accuracy %", "95% interval", *counts),
+        tuple(rows),
+        left=2,
+    )
 
 
 def passes_table(runs: Mapping[str, Summary]) -> Table | None:
     """pass@k and maj@k of each view; `None` where there is one sample a problem."""
-    ks = sorted({int(k) for summary in runs.values() for row in summary.views.values() for k in row.pass_at_k})
+    ks = sorted(
+        {
+            int(k)
+            for summary in runs.values()
+            for row in summary.views.values()
+            for k in row.pass_at_k
+        }
+    )
     if not ks or ks[-1] == 1:
         return None
     if len(ks) > 6:  # powers of two, and all
@@ -147,7 +185,11 @@ def gap_table(runs: Mapping[str, Summary], changes: Mapping[str, GapChange] | No
         )
         if changes:
             change = changes.get(name)
-            row += (signed(change.points), interval(change.ci_low, change.ci_high)) if change else ("", "")
+            row += (
+                (signed(change.points), interval(change.ci_low, change.ci_high))
+                if change
+                else ("", "")
+            )
         rows.append(row)
     head = ("run", "text %", "image %", "gap", "95% interval", "p (McNemar)", "problems")
     base = next(iter(runs), "")
@@ -171,7 +213,9 @@ def type_table(summary: Summary) -> Table:
         )
         for row in summary.types
     ]
-    return Table("By problem type", ("type", "problems", "text %", "image %", "gap", "p (Holm)"), tuple(rows))
+    return Table(
+        "By problem type", ("type", "problems", "text %", "image %", "gap", "p (Holm)"), tuple(rows)
+    )
 
 
 def leaky_table(runs: Mapping[str, Summary]) -> Table | None:
@@ -195,7 +239,12 @@ def leaky_table(runs: Mapping[str, Summary]) -> Table | None:
     if not any(row[1] != "no condition" for row in rows):
         return None
     head = ("run", "the question states", "problems", "text %", "image %", "gap", "95% interval")
-    return Table("Questions that give conditions away in every view, and the others", head, tuple(rows), left=2)
+    return Table(
+        "Questions that give conditions away in every view, and the others",
+        head,
+        tuple(rows),
+        left=2,
+    )
 
 
 def reading_table(runs: Mapping[str, Summary]) -> Table | None:
@@ -203,14 +252,19 @@ def reading_table(runs: Mapping[str, Summary]) -> Table | None:
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
         reading = summary.reading
-        for part, words in ((reading, "lost in the image"), (reading and reading.solved, "solved in both")):
+        for part, words in (
+            (reading, "lost in the image"),
+            (reading and reading.solved, "solved in both"),
+        ):
             if part and part.n_problems:
                 values, clauses = part.values, part.clauses
                 rows.append(
                     (
                         name,
                         words,
-                        *map(str, (part.n_problems, part.misread, part.read_right, part.unreadable)),
+                        *map(
+                            str, (part.n_problems, part.misread, part.read_right, part.unreadable)
+                        ),
                         percent(part.share_misread),
                         interval(part.ci_low, part.ci_high, 100),
                         percent(values.share_misread),
@@ -223,7 +277,10 @@ def reading_table(runs: Mapping[str, Summary]) -> Table | None:
     counts = ("with conditions", "misread", "read right", "unreadable")
     shares = ("misread %", "95% interval", "numbers wrong %", "95% interval", "conditions read %")
     return Table(
-        "How lost problems were read, and solved ones", ("run", "which", *counts, *shares), tuple(rows), left=2
+        "How lost problems were read, and solved ones",
+        ("run", "which", *counts, *shares),
+        tuple(rows),
+        left=2,
     )
 
 
@@ -245,7 +302,11 @@ def controls_table(runs: Mapping[str, Summary]) -> Table | None:
                 for view, row in views.items()
             ]
     head = ("run", "view", "what it tells", "accuracy %", "95% interval", "problems")
-    return Table("Accuracy of every view, and what it tells", head, tuple(rows), left=3) if rows else None
+    return (
+        Table("Accuracy of every view, and what it tells", head, tuple(rows), left=3)
+        if rows
+        else None
+    )
 
 
 def every_table(numbers: ReportSummary) -> dict[str, Table]:

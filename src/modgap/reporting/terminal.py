@@ -1,4 +1,6 @@
-"""The summary of runs in a terminal: the same cells as the page, in at most 80 columns; plain text when piped."""
+"""The summary of runs in a terminal: the same cells as the page, in at most 80 columns; plain text
+when piped.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def print_numbers(numbers: ReportSummary, console: Console | None = None) -> Non
 
     Args:
         numbers: As `build_report` or `numbers_of` return them.
-        console: Where to; standard output by default, without colour or box characters unless it is a terminal.
+        console: Where to; standard output by default, without colour or box characters unless it is
+            a terminal.
     """
     from rich.console import Console
 
@@ -90,7 +93,10 @@ def print_summary(
         print_line(console, sentence)
     for warning in [*doubt_words(summary.judge), *summary.warnings]:
         print_line(console, f"Note: {warning}", "yellow")
-    for table in (_counts({name: summary}), *mathverse_tables({name: summary}, named=False, narrow=True)):
+    for table in (
+        _counts({name: summary}),
+        *mathverse_tables({name: summary}, named=False, narrow=True),
+    ):
         console.print(as_rich(table, plain=not console.is_terminal))
     if run is not None:
         _print_spent(console, run, prices)
@@ -118,8 +124,8 @@ def _print_spent(console: Console, run: Path, prices: tuple[float, float] | None
         more = f" and {kinds} other reason{'s' * (kinds > 1)}" if kinds else ""
         print_line(
             console,
-            f"{failed.total():,} of {count:,} requests failed for good ({' '.join(first.split())[:200]}{more}): "
-            "the same command makes them again.",
+            f"{failed.total():,} of {count:,} requests failed for good"
+            f" ({' '.join(first.split())[:200]}{more}): the same command makes them again.",
             "yellow",
         )
 
@@ -148,7 +154,9 @@ def as_rich(table: t.Table, *, plain: bool = False) -> Any:
         left = number < table.left
         if not left and table.rows and all(len(name) > len(row[number]) for row in table.rows):
             name = "\n".join(name.rsplit(" ", 1))  # room for long names of runs
-        shown.add_column(Text(name), justify="left" if left else "right", overflow="fold", no_wrap=not left)
+        shown.add_column(
+            Text(name), justify="left" if left else "right", overflow="fold", no_wrap=not left
+        )
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))
     return shown
@@ -162,10 +170,24 @@ def _counts(runs: Mapping[str, Summary]) -> t.Table:
         for view, row in summary.views.items():
             cells = (percent_with_interval(row), *map(str, row.by_outcome()), str(row.n_samples))
             rows.append((*((name,) if several else ()), view, *cells))
-    head = (*(("run",) if several else ()), "view", "accuracy %", "right", "wrong", "none", "error", "of")
+    head = (
+        *(("run",) if several else ()),
+        "view",
+        "accuracy %",
+        "right",
+        "wrong",
+        "none",
+        "error",
+        "of",
+    )
     modes = t.modes(runs)
-    graded = ", ".join(f"{mode} ({', '.join(names)})" if len(modes) > 1 else mode for mode, names in modes.items())
-    caption = f"Accuracy by view (95% interval), and samples by outcome{f'; graded {graded}' if graded else ''}"
+    graded = ", ".join(
+        f"{mode} ({', '.join(names)})" if len(modes) > 1 else mode for mode, names in modes.items()
+    )
+    caption = (
+        "Accuracy by view (95% interval), and samples by"
+        f" outcome{f'; graded {graded}' if graded else ''}"
+    )
     return t.Table(caption, head, tuple(rows), left=2 if several else 1)
 
 
@@ -185,6 +207,15 @@ def _gaps(runs: Mapping[str, Summary], changes: Mapping[str, GapChange]) -> t.Ta
         gap, change = summary.gap, changes.get(name)
         if gap:
             cells = [points_with_interval(value) if value else "" for value in (gap, change)]
-            rows.append((name, *(cells if changes else cells[:1]), t.p_text(gap.p_value), str(gap.n_problems)))
+            rows.append(
+                (
+                    name,
+                    *(cells if changes else cells[:1]),
+                    t.p_text(gap.p_value),
+                    str(gap.n_problems),
+                )
+            )
     change_head = (f"change from {next(iter(runs))}",) if changes else ()
-    return t.Table("Gap in points (95% interval)", ("run", "gap", *change_head, "p", "problems"), tuple(rows))
+    return t.Table(
+        "Gap in points (95% interval)", ("run", "gap", *change_head, "p", "problems"), tuple(rows)
+    )

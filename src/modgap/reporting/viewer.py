@@ -1,7 +1,9 @@
-"""The data of the page's problem viewer: a small index of all problems, and blocks of details read on demand.
+"""The data of the page's problem viewer: a small index of all problems, and blocks of details read
+on demand.
 
-Both travel as JSON inside the page. Nothing in them can end the element that holds them or start another one: `<`, `>`,
-`&` and the two line separators that old JavaScript takes for line ends are written as escapes.
+Both travel as JSON inside the page. Nothing in them can end the element that holds them or start
+another one: `<`, `>`, `&` and the two line separators that old JavaScript takes for line ends are
+written as escapes.
 """
 
 from __future__ import annotations
@@ -23,13 +25,27 @@ from modgap.reporting.pictures import pictures_of_views, read_picture
 BLOCK = 50
 """Problems in one block."""
 PACK_ABOVE = 24_000_000
-"""Characters of details from which on blocks are compressed (the browser unpacks them when they are looked at)."""
+"""Characters of details from which on blocks are compressed (the browser unpacks them when they are
+looked at).
+"""
 IMAGE_SIDE = 512
 """Larger diagrams are embedded at this size (pixels of the longer side)."""
 GROUPS = "tvbn"
-"""Text right and image wrong, the reverse, both right, both wrong; `-` where a problem is not paired."""
-_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-_ABSENT = ("no diagram recorded", "image not found", "image not embedded: the report holds {limit} at most")
+"""Text right and image wrong, the reverse, both right, both wrong; `-` where a problem is not
+paired.
+"""
+_ESCAPES = {
+    "<": "\\u003c",
+    ">": "\\u003e",
+    "&": "\\u0026",
+    "\u2028": "\\u2028",
+    "\u2029": "\\u2029",
+}
+_ABSENT = (
+    "no diagram recorded",
+    "image not found",
+    "image not embedded: the report holds {limit} at most",
+)
 
 
 def embed_json(value: object) -> str:
@@ -71,16 +87,20 @@ class Shown:
     samples: dict[tuple[str, str], list[Sample]]
 
 
-def viewer_data(runs: Sequence[EvalRun], scores: Sequence[Scores], images: int) -> tuple[Json, list[str], bool]:
+def viewer_data(
+    runs: Sequence[EvalRun], scores: Sequence[Scores], images: int
+) -> tuple[Json, list[str], bool]:
     """What the viewer shows.
 
     Args:
         runs: The evaluations.
         scores: Of each of them.
-        images: Of how many problems to embed the diagrams, balanced over the outcomes of the first run.
+        images: Of how many problems to embed the diagrams, balanced over the outcomes of the first
+            run.
 
     Returns:
-        The index, the blocks as text for `<script>` elements, and whether the blocks are packed (gzip and base64).
+        The index, the blocks as text for `<script>` elements, and whether the blocks are packed
+        (gzip and base64).
     """
     problems = _merge(runs)
     shown = [
@@ -91,14 +111,24 @@ def viewer_data(runs: Sequence[EvalRun], scores: Sequence[Scores], images: int) 
     types = sorted({member.row.type for member in problems.values()})
     number_of = {name: number for number, name in enumerate(types)}
     every = dict.fromkeys(view for run in shown for view in run.views)
-    asked = [view for view in ALL_VIEWS if view in every] + [view for view in every if view not in ALL_VIEWS]
+    asked = [view for view in ALL_VIEWS if view in every] + [
+        view for view in every if view not in ALL_VIEWS
+    ]
     index: list[Json] = []
     details: list[Json] = []
     for slug, member in problems.items():
         row = member.row
         entries, marks, prompts = _responses(member, shown)
-        pictures, absent = (_pictures(row, asked) if slug in chosen else ([], 2)) if row.image else ([], 0)
-        entry: Json = {"i": slug, "q": row.question, "a": row.answer, "t": number_of[row.type], "l": int(row.leaky)}
+        pictures, absent = (
+            (_pictures(row, asked) if slug in chosen else ([], 2)) if row.image else ([], 0)
+        )
+        entry: Json = {
+            "i": slug,
+            "q": row.question,
+            "a": row.answer,
+            "t": number_of[row.type],
+            "l": int(row.leaky),
+        }
         has_it = [*zip(shown, member.runs, strict=True)]
         entry["g"] = [run.groups.get(row.id, "-") if has else "-" for run, has in has_it]
         entry["o"] = marks
@@ -124,8 +154,12 @@ def _head(name: str, views: Sequence[str]) -> Json:
     return {"name": name, "views": list(views), "sides": sides}
 
 
-def _responses(member: Member, shown: Sequence[Shown]) -> tuple[list[Json | None], list[list[str] | None], list[str]]:
-    """The responses to a problem of each run, their outcomes in letters, and the prompts that they refer to."""
+def _responses(
+    member: Member, shown: Sequence[Shown]
+) -> tuple[list[Json | None], list[list[str] | None], list[str]]:
+    """The responses to a problem of each run, their outcomes in letters, and the prompts that they
+    refer to.
+    """
     prompts: dict[str, int] = {}
     entries: list[Json | None] = []
     marks: list[list[str] | None] = []
@@ -141,7 +175,9 @@ def _responses(member: Member, shown: Sequence[Shown]) -> tuple[list[Json | None
 
 
 def _merge(runs: Sequence[EvalRun]) -> dict[str, Member]:
-    """Slug -> the problem and which runs have it; problems of one id but other words are kept apart."""
+    """Slug -> the problem and which runs have it; problems of one id but other words are kept
+    apart.
+    """
     found: dict[tuple[str, str, str], Member] = {}
     for number, run in enumerate(runs):
         for row in run.problems.values():
@@ -159,8 +195,12 @@ def _merge(runs: Sequence[EvalRun]) -> dict[str, Member]:
     return merged
 
 
-def _choose(problems: Mapping[str, Member], groups: Sequence[dict[str, str]], limit: int) -> set[str]:
-    """Which problems get their diagram embedded: in turn from each outcome, in the order of the problems."""
+def _choose(
+    problems: Mapping[str, Member], groups: Sequence[dict[str, str]], limit: int
+) -> set[str]:
+    """Which problems get their diagram embedded: in turn from each outcome, in the order of the
+    problems.
+    """
     queues: dict[str, list[str]] = {}
     for slug, member in problems.items():
         if member.row.image:
@@ -168,7 +208,9 @@ def _choose(problems: Mapping[str, Member], groups: Sequence[dict[str, str]], li
             queues.setdefault(group, []).append(slug)
     chosen: list[str] = []
     for rank in range(max(map(len, queues.values()), default=0)):
-        chosen += [queues[group][rank] for group in (*GROUPS, "-") if rank < len(queues.get(group, []))]
+        chosen += [
+            queues[group][rank] for group in (*GROUPS, "-") if rank < len(queues.get(group, []))
+        ]
         if len(chosen) >= limit:
             break
     return set(chosen[:limit])
@@ -203,9 +245,11 @@ def _mark(sample: Sample) -> str:
 
 
 def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
-    """The distinct diagrams of a problem, each with the views that show it (empty: all), or why there is none.
+    """The distinct diagrams of a problem, each with the views that show it (empty: all), or why
+    there is none.
 
-    Where only one place is known of a problem whose views have images of their own, the caption says whose it is.
+    Where only one place is known of a problem whose views have images of their own, the caption
+    says whose it is.
     """
     assert row.image is not None
     of_views: dict[str, str] = {}
@@ -243,7 +287,9 @@ def _embed(path: str) -> tuple[str | None, int]:
                 buffer = io.BytesIO()
                 small.save(buffer, "PNG", optimize=True)
                 data, kind = buffer.getvalue(), "PNG"
-    except Exception:  # Pillow raises a dozen kinds on a broken file; pyarrow and the system have others
+    except (
+        Exception
+    ):  # Pillow raises a dozen kinds on a broken file; pyarrow and the system have others
         return None, 1
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}", 0
 

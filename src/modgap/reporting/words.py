@@ -31,19 +31,26 @@ if TYPE_CHECKING:
 _LEFT_OUT = {
     "system": "the system turn, which the server or the chat template does not take",
     "seed": "a seed, which the server does not take: they cannot be repeated",
-    "continue_final_message": "the started turn being continued, which the server cannot: it began a new one, and the "
-    "prompt is not quite the paper's",
+    "continue_final_message": (
+        "the started turn being continued, which the server cannot: it began a new one, and the "
+        "prompt is not quite the paper's"
+    ),
 }
 FEW_LOST = 10
 """Of fewer lost problems that could be read a headline gives no share."""
 
 
 Pieces = list[tuple[str, str]]
-"""A sentence in pieces, each with the side that it is about: `t`, `v`, `g` (the gap), `i` (its interval) or none."""
+"""A sentence in pieces, each with the side that it is about: `t`, `v`, `g` (the gap), `i` (its
+interval) or none.
+"""
 
 
 def headline(
-    runs: Mapping[str, Summary], changes: Mapping[str, GapChange], seeds: Sequence[SeedTable], found: Collection
+    runs: Mapping[str, Summary],
+    changes: Mapping[str, GapChange],
+    seeds: Sequence[SeedTable],
+    found: Collection,
 ) -> Headline:
     """The answer in words.
 
@@ -58,15 +65,25 @@ def headline(
         pieces, lede = _answer_of_runs(runs, with_gap, changes, seeds, found)
     elif over_seeds := _over_seeds(seeds):
         first_row = seeds[0].rows[0]
-        pieces, lede = [(f"{first_row.recipe}: ", ""), *gap_words(_as_gap(first_row), None)], over_seeds
+        pieces, lede = (
+            [(f"{first_row.recipe}: ", ""), *gap_words(_as_gap(first_row), None)],
+            over_seeds,
+        )
     elif runs:
         pieces, lede = _answer_without_gap(runs)
     else:
         steps = sum(len(stage.log) for stage in found.stages)
         recipes = ", ".join(dict.fromkeys(stage.recipe for stage in found.stages))
         pieces = [(f"Training of {recipes}: {counted(steps, 'step')} logged", "")]
-        lede = ["Evaluate the checkpoints with modgap eval, and give that run, too, to see the gap."]
-    return Headline(title="".join(words for words, _ in pieces), kicker=_kicker(seeds, found), answer=pieces, lede=lede)
+        lede = [
+            "Evaluate the checkpoints with modgap eval, and give that run, too, to see the gap."
+        ]
+    return Headline(
+        title="".join(words for words, _ in pieces),
+        kicker=_kicker(seeds, found),
+        answer=pieces,
+        lede=lede,
+    )
 
 
 def _over_seeds(seeds: Sequence[SeedTable]) -> list[str]:
@@ -87,7 +104,8 @@ def _answer_of_runs(
     lede = [_over(gap, summary), *reading_words(summary.reading)]
     if len(gaps) > 1:
         pieces.insert(0, (f"{first}: ", ""))
-        # The best of several seeds is the luckiest one: with seeds, recipes are compared and not runs.
+        # The best of several seeds is the luckiest one: with seeds, recipes are compared and not
+        # runs.
         alike = next((names for names in groups(found.evals) if first in names), [first])
         compared = {name: gap for name, gap in gaps.items() if name in alike}
         lede += _over_seeds(seeds) or _comparison(compared, changes, first)
@@ -97,15 +115,21 @@ def _answer_of_runs(
 def _answer_without_gap(runs: Mapping[str, Summary]) -> tuple[Pieces, list[str]]:
     """The accuracy of each view of the first run."""
     name, summary = next(iter(runs.items()))
-    shares = [f"{view} {percent(row.accuracy)}" for view, row in summary.views.items() if row.n_samples]
+    shares = [
+        f"{view} {percent(row.accuracy)}" for view, row in summary.views.items() if row.n_samples
+    ]
     words = f"{', '.join(shares)} percent correct" if shares else f"{name}: nothing to measure yet"
-    return [(words, "")], ["A gap needs the same problems in a text-centric and in a vision-centric view."]
+    return [(words, "")], [
+        "A gap needs the same problems in a text-centric and in a vision-centric view."
+    ]
 
 
 def _kicker(seeds: Sequence[SeedTable], found: Collection) -> str:
     """What the report is about, and how it was graded."""
     modes = ", ".join(dict.fromkeys(run.mode for run in found.evals))
-    named = ", ".join([run.name for run in found.evals] or list(dict.fromkeys(s.recipe for s in found.stages)))
+    named = ", ".join(
+        [run.name for run in found.evals] or list(dict.fromkeys(s.recipe for s in found.stages))
+    )
     if seeds:
         named = ", ".join(dict.fromkeys(row.recipe for table in seeds for row in table.rows))
         modes = modes or ", ".join(dict.fromkeys(table.mode for table in seeds))
@@ -125,8 +149,11 @@ def _as_gap(row: SeedRow) -> GapPart:
     )
 
 
-def reply_words(responses: Iterable[Response], grades: Iterable[GradeRow], of: str = "") -> list[str]:
-    """How replies differ from what the settings ask for: one line for each way, with the samples that it concerns.
+def reply_words(
+    responses: Iterable[Response], grades: Iterable[GradeRow], of: str = ""
+) -> list[str]:
+    """How replies differ from what the settings ask for: one line for each way, with the samples
+    that it concerns.
 
     Args:
         responses: What the model said.
@@ -138,9 +165,14 @@ def reply_words(responses: Iterable[Response], grades: Iterable[GradeRow], of: s
     left_out = Counter(name for response in responses for name in response.left_out)
     for name, why in _LEFT_OUT.items():
         if left_out[name]:
-            words.append(f"{counted(left_out[name], 'sample')}{of} {_were(left_out[name])} asked without {why}.")
+            words.append(
+                f"{counted(left_out[name], 'sample')}{of} {_were(left_out[name])} asked without"
+                f" {why}."
+            )
     if cut := sum(row.reason == CUT_THINKING for row in grades):
-        words.append(f"{counted(cut, 'response')}{of} {_were(cut)} {CUT_THINKING}: a box in it is no answer.")
+        words.append(
+            f"{counted(cut, 'response')}{of} {_were(cut)} {CUT_THINKING}: a box in it is no answer."
+        )
     return words
 
 
@@ -155,9 +187,14 @@ def reading_words(reading: ReadingSummary | None) -> list[str]:
     lost = reading.n_problems + reading.nothing_to_read
     numbers = reading.values.misread
     were = "was" if reading.misread == 1 else "were"
-    words = f"Of the {counted(lost, 'problem')} lost in the image, {reading.misread:,} {were} misread"
+    words = (
+        f"Of the {counted(lost, 'problem')} lost in the image, {reading.misread:,} {were} misread"
+    )
     if reading.misread:
-        words += f" ({numbers:,} in their numbers, {reading.misread - numbers:,} only in the names of points)"
+        words += (
+            f" ({numbers:,} in their numbers, {reading.misread - numbers:,} only in the names of"
+            " points)"
+        )
     words += f" and {reading.read_right:,} read right and solved wrong"
     if reading.unreadable:
         words += f"; {reading.unreadable:,} wrote no condition down"
@@ -166,8 +203,8 @@ def reading_words(reading: ReadingSummary | None) -> list[str]:
     solved = reading.solved
     if known := solved.misread + solved.read_right:
         words += (
-            f". By the same rule it misread {solved.misread:,} of {counted(known, 'problem')} that it solves in "
-            f"both views ({solved.values.misread:,} in their numbers)"
+            f". By the same rule it misread {solved.misread:,} of {counted(known, 'problem')} that"
+            f" it solves in both views ({solved.values.misread:,} in their numbers)"
         )
     return [f"{words}."]
 
@@ -175,7 +212,8 @@ def reading_words(reading: ReadingSummary | None) -> list[str]:
 def _share_words(gap: GapSummary | GapPart, reading: ReadingSummary | None) -> str:
     """How much of the gap is reading: by values alone, and by values at their names.
 
-    Empty where that is not known, where few problems tell, and where there may be no gap for it to be a share of.
+    Empty where that is not known, where few problems tell, and where there may be no gap for it to
+    be a share of.
     """
     if not reading or gap.ci_low <= 0 or 2 * reading.unreadable > reading.n_problems:
         return ""
@@ -207,7 +245,10 @@ def _over(gap: GapSummary, summary: Summary) -> str:
     samples = counted(summary.samples_per_problem, "sample")
     words = f"Over {counted(gap.n_problems, 'problem')} with {samples} in each view."
     if right:
-        words += f" Of the {right:,} it solves from text, it loses {lost:,} when the conditions are only in the image."
+        words += (
+            f" Of the {right:,} it solves from text, it loses {lost:,} when the conditions are only"
+            " in the image."
+        )
     return " ".join([words, *meaning_words(gap)])
 
 
@@ -228,11 +269,17 @@ def _turned(gap: GapSummary) -> bool:
     return gap.ci_high < 0 and points(gap.points).startswith("−")
 
 
-def _comparison(gaps: Mapping[str, GapSummary], change: Mapping[str, GapChange], first: str) -> list[str]:
+def _comparison(
+    gaps: Mapping[str, GapSummary], change: Mapping[str, GapChange], first: str
+) -> list[str]:
     """The smallest gap among the others by its size, and whether text accuracy was paid for it."""
     others = {name: gap for name, gap in gaps.items() if name != first and seen(gap)}
     blank = [name for name in gaps if name != first and name not in others]
-    nothing = [f"No sample of {_and(blank)} is right in either view, so there is no gap to see."] if blank else []
+    nothing = (
+        [f"No sample of {_and(blank)} is right in either view, so there is no gap to see."]
+        if blank
+        else []
+    )
     if not others:
         return nothing
     sizes = {name: round(abs(gap.points), 1) for name, gap in others.items()}  # as they are shown
@@ -259,8 +306,9 @@ def _moved(name: str, change: Mapping[str, GapChange], first: str) -> str:
     if not moved:
         return ""
     words = (
-        f"Against {first} the gap of {name} changes by {signed(moved.points)} points, 95% interval "
-        f"{interval(moved.ci_low, moved.ci_high)}, over {counted(moved.n_problems, 'shared problem')}."
+        f"Against {first} the gap of {name} changes by {signed(moved.points)} points, 95% interval"
+        f" {interval(moved.ci_low, moved.ci_high)}, over"
+        f" {counted(moved.n_problems, 'shared problem')}."
     )
     if not moved.degenerate and moved.ci_low <= 0 <= moved.ci_high:
         words += " That interval holds 0: it may be chance."
@@ -273,8 +321,8 @@ def _paid(name: str, gap: GapSummary, base: GapSummary) -> str:
     if gap.points >= base.points or fall < 1:
         return ""
     return (
-        f"Mind that {name} is {points(fall)} points less accurate from text: part of a smaller gap can be lost text "
-        "accuracy."
+        f"Mind that {name} is {points(fall)} points less accurate from text: part of a smaller gap"
+        " can be lost text accuracy."
     )
 
 
@@ -290,7 +338,8 @@ def graded_words(runs: Mapping[str, Summary]) -> list[str]:
         return []
     said = ", ".join(f"{_and(names)} {mode}" for mode, names in modes.items())
     return [
-        f"Graded by different rules: {said}; modgap grade RUN --mode {next(iter(modes)).split()[0]} makes them alike."
+        f"Graded by different rules: {said}; modgap grade RUN --mode {next(iter(modes)).split()[0]}"
+        " makes them alike."
     ]
 
 
@@ -300,8 +349,8 @@ def change_words(changes: Mapping[str, GapChange], first: str) -> list[str]:
     if not alike:
         return []
     return [
-        f"The change of the gap from {first} to {_and(alike)} has no interval (–): it is the same for all shared "
-        "problems; too few are distinct for resampling to show a spread."
+        f"The change of the gap from {first} to {_and(alike)} has no interval (–): it is the same"
+        " for all shared problems; too few are distinct for resampling to show a spread."
     ]
 
 
@@ -313,16 +362,22 @@ def training_words(training: Mapping[str, Sequence[LoggedStage]]) -> list[str]:
     """
     words: list[str] = []
     for recipe, stages in training.items():
-        logged = [(stage.stage, stage.metrics["updates"]) for stage in stages if "updates" in stage.metrics]
+        logged = [
+            (stage.stage, stage.metrics["updates"])
+            for stage in stages
+            if "updates" in stage.metrics
+        ]
         idle = [(title, len(rows)) for title, rows in logged if not sum(value for _, value in rows)]
         if len(idle) == len(stages):
             steps = sum(count for _, count in idle)
             words.append(
-                f"{recipe}: no update in {counted(steps, 'step')}, so its weights are those of the base model."
+                f"{recipe}: no update in {counted(steps, 'step')}, so its weights are those of the"
+                " base model."
             )
         else:
             words += [
-                f"{recipe}, {title}: no update in {counted(count, 'step')}, so this stage changed no weights."
+                f"{recipe}, {title}: no update in {counted(count, 'step')}, so this stage changed"
+                " no weights."
                 for title, count in idle
             ]
     return words

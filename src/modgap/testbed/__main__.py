@@ -1,4 +1,6 @@
-"""`python -m modgap.testbed`: the options of `run.pretrain`, parsed with the standard library alone."""
+"""`python -m modgap.testbed`: the options of `run.pretrain`, parsed with the standard library
+alone.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,21 @@ from modgap.testbed.run import PHASES, pretrain
 
 
 def _mixture(text: str) -> dict[str, float]:
-    return {name.strip(): float(weight) for name, _, weight in (part.partition("=") for part in text.split(","))}
+    return {
+        name.strip(): float(weight)
+        for name, _, weight in (part.partition("=") for part in text.split(","))
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run; 0 done, 1 bad input."""
-    parser = argparse.ArgumentParser("python -m modgap.testbed", description="Make the testbed checkpoint.")
+    parser = argparse.ArgumentParser(
+        "python -m modgap.testbed", description="Make the testbed checkpoint."
+    )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--phase", default=",".join(PHASES), help=f"comma-separated, of {', '.join(PHASES)}")
+    parser.add_argument(
+        "--phase", default=",".join(PHASES), help=f"comma-separated, of {', '.join(PHASES)}"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--eval-every", type=int, default=500)

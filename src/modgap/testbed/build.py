@@ -1,9 +1,11 @@
-r"""A tiny but genuine Qwen2.5-VL in Hugging Face format: config, random weights, tokenizer, image processor.
+r"""A tiny but genuine Qwen2.5-VL in Hugging Face format: config, random weights, tokenizer, image
+processor.
 
-It has every part of the real one (a vision tower with merged patches, M-RoPE, ChatML, Qwen's special tokens) at about
-5 M parameters, so that whatever works on it works on the 3B and 7B models. Differences: a byte-level BPE tokenizer
-of its own in which every digit and every capital letter is one token (labels of points are read letter by letter);
-full attention in every vision layer (its images are 64 merged tokens); images are brought to about 224 x 224 pixels.
+It has every part of the real one (a vision tower with merged patches, M-RoPE, ChatML, Qwen's
+special tokens) at about 5 M parameters, so that whatever works on it works on the 3B and 7B models.
+Differences: a byte-level BPE tokenizer of its own in which every digit and every capital letter is
+one token (labels of points are read letter by letter); full attention in every vision layer (its
+images are 64 merged tokens); images are brought to about 224 x 224 pixels.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# Words and LaTeX commands with the space after them (labels and numbers then need none), single capitals and digits,
-# runs of punctuation with the spaces around.
+# Words and LaTeX commands with the space after them (labels and numbers then need none), single
+# capitals and digits, runs of punctuation with the spaces around.
 _PRE_TOKENS = r"\\?[a-z]+ ?|[A-Z]|[0-9]| ?[^\sA-Za-z0-9\\]+ ?|\s|\\"
 
 CHAT_TEMPLATE = """\
@@ -90,7 +92,8 @@ class Size:
 
 
 def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer with Qwen's special tokens, from a corpus; the same corpus gives the same tokenizer.
+    """A byte-level BPE tokenizer with Qwen's special tokens, from a corpus; the same corpus gives
+    the same tokenizer.
 
     Returns:
         A `transformers.PreTrainedTokenizerFast`.
@@ -114,13 +117,23 @@ def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> Any:
         min_frequency=2,
         show_progress=False,
     )
-    chat = ["system\n", "user\n", "assistant\n", "You are a helpful assistant.", "<think>", "</think>", "\\boxed{"] * 10
+    chat = [
+        "system\n",
+        "user\n",
+        "assistant\n",
+        "You are a helpful assistant.",
+        "<think>",
+        "</think>",
+        "\\boxed{",
+    ] * 10
     tokenizer.train_from_iterator(itertools.chain(chat, corpus), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=[t for t in SPECIAL_TOKENS if t not in {"<|im_end|>", "<|endoftext|>"}],
+        additional_special_tokens=[
+            t for t in SPECIAL_TOKENS if t not in {"<|im_end|>", "<|endoftext|>"}
+        ],
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
         chat_template=CHAT_TEMPLATE,
@@ -143,7 +156,11 @@ def tiny_config(ids: dict[str, int], vocabulary: int, size: Size) -> Any:
             "num_attention_heads": size.text_width // 64,
             "num_key_value_heads": size.text_width // 64,
             "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [8, 12, 12]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "mrope_section": [8, 12, 12],
+            },
             "tie_word_embeddings": True,
             **shared,
         },
@@ -164,7 +181,9 @@ def tiny_config(ids: dict[str, int], vocabulary: int, size: Size) -> Any:
     )
 
 
-def build_tiny(folder: str | Path, corpus: Iterable[str], seed: int = 0, size: Size | None = None) -> Path:
+def build_tiny(
+    folder: str | Path, corpus: Iterable[str], seed: int = 0, size: Size | None = None
+) -> Path:
     """Write a tiny Qwen2.5-VL with random weights.
 
     Args:
@@ -207,7 +226,9 @@ def build_tiny(folder: str | Path, corpus: Iterable[str], seed: int = 0, size: S
 
 
 def _complete_processor(folder: Path, pixels: dict[str, int]) -> None:
-    """Add what `AutoProcessor` wants where torchvision exists: class names without a backend, the video processor."""
+    """Add what `AutoProcessor` wants where torchvision exists: class names without a backend, the
+    video processor.
+    """
     path = folder / "preprocessor_config.json"
     image = json.loads(path.read_text(encoding="utf-8"))
     image["image_processor_type"] = "Qwen2VLImageProcessor"
@@ -218,4 +239,6 @@ def _complete_processor(folder: Path, pixels: dict[str, int]) -> None:
         "video_processor_type": "Qwen2VLVideoProcessor",
         "size": pixels,
     }
-    (folder / "video_preprocessor_config.json").write_text(json.dumps(video, indent=2) + "\n", encoding="utf-8")
+    (folder / "video_preprocessor_config.json").write_text(
+        json.dumps(video, indent=2) + "\n", encoding="utf-8"
+    )

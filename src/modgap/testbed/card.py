@@ -38,7 +38,12 @@ Plan (checkpoint `{pick}` of the mixture):
 
 
 def write_card(
-    folder: Path, plan: Plan, pick: str, n: int, figures: dict[str, dict[str, float]], parameters: int
+    folder: Path,
+    plan: Plan,
+    pick: str,
+    n: int,
+    figures: dict[str, dict[str, float]],
+    parameters: int,
 ) -> None:
     """Write `README.md` and `figures.json` into the model's folder."""
     columns = ("greedy", "sampled", "mixed", "conditions_right", "cut_off")
@@ -46,7 +51,13 @@ def write_card(
         f"| {view} | " + " | ".join(f"{100 * f[column]:.1f}%" for column in columns) + " |"
         for view, f in figures.items()
     )
-    text = _CARD.format(parameters=parameters / 1e6, n=n, rows=rows, pick=pick, plan=json.dumps(asdict(plan), indent=2))
+    text = _CARD.format(
+        parameters=parameters / 1e6,
+        n=n,
+        rows=rows,
+        pick=pick,
+        plan=json.dumps(asdict(plan), indent=2),
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
     record = {"plan": asdict(plan), "checkpoint": pick, "problems": n, "views": figures}
     (folder / "figures.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,10 @@
-r"""Training data of the testbed model: problems, what the vision head should see in them, and all token sequences.
+r"""Training data of the testbed model: problems, what the vision head should see in them, and all
+token sequences.
 
-The tasks of the mixture: the problem in the words of `core.prompt` with the worked solution as target, in the views
-full-text, image-only, text-only and transcribe (aligned style) and, a little, as the paper's evaluation words it; and
-`labels`, "label column row" for every text in the image, which teaches reading and is asked for nowhere else.
+The tasks of the mixture: the problem in the words of `core.prompt` with the worked solution as
+target, in the views full-text, image-only, text-only and transcribe (aligned style) and, a little,
+as the paper's evaluation words it; and `labels`, "label column row" for every text in the image,
+which teaches reading and is asked for nowhere else.
 
 Problems are made by spawned processes before CUDA starts, and tokenized there, once.
 """
@@ -51,7 +53,8 @@ TASKS = {
     **{name: (name, "solution", name != "text-only") for name in PROMPTS},
     "labels": ("labels", "places", True),
 }
-# Little work on images: with as much as on text the gap closes (78% from text, 73% from the image after 4,500 steps).
+# Little work on images: with as much as on text the gap closes (78% from text, 73% from the image
+# after 4,500 steps).
 MIXTURE = {
     "full-text": 0.62,
     "image-only": 0.13,
@@ -68,7 +71,8 @@ class Plan:
 
     Attributes:
         problems: Training problems.
-        seed: Of the data, the weights and the batches. Held-out problems come from the generator's test split.
+        seed: Of the data, the weights and the batches. Held-out problems come from the generator's
+            test split.
         levels: Difficulties.
         glyph_steps: Steps of the phase `glyphs`.
         glyph_lr: Its highest learning rate.
@@ -78,7 +82,8 @@ class Plan:
         warmup: Steps of warm-up of both phases.
         marks_weight: Weight of the head's loss in the mixture.
         mixture: Task -> weight.
-        fade: Share of the mixture's steps over which the listing of labels fades from half to 4% of the rows.
+        fade: Share of the mixture's steps over which the listing of labels fades from half to 4% of
+            the rows.
     """
 
     problems: int = 200_000
@@ -146,7 +151,9 @@ def marks_of(made: SyntheticProblem) -> list[int]:
 
 
 def places_of(made: SyntheticProblem) -> str:
-    """`label column row` of every text in patches of 14 px, in reading order; a point's place is its vertex."""
+    """`label column row` of every text in patches of 14 px, in reading order; a point's place is
+    its vertex.
+    """
     entries: list[tuple[int, int, str]] = []
     for label in made.labels:
         x, y = label.x + label.w / 2, label.y + label.h / 2
@@ -163,7 +170,12 @@ def texts_of(made: SyntheticProblem) -> dict[str, Prompt | str]:
         name: evaluation_prompt(problem, view, "paper" if style == "paper" else "aligned")
         for name, (view, style) in PROMPTS.items()
     }
-    return {**out, "labels": Prompt(LABELS_REQUEST), "solution": made.solution, "places": places_of(made)}
+    return {
+        **out,
+        "labels": Prompt(LABELS_REQUEST),
+        "solution": made.solution,
+        "places": places_of(made),
+    }
 
 
 def _corpus_texts(plan: Plan, n: int) -> Iterator[str]:
@@ -191,7 +203,9 @@ def _encoder(folder: Path) -> Encoder:
 
 
 def _make_chunk(span: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Problems of a span: their marks, their tokens one after the other, the lengths `[n, sequences]`."""
+    """Problems of a span: their marks, their tokens one after the other, the lengths `[n,
+    sequences]`.
+    """
     from modgap.core.images import decode
     from modgap.datasets.synthetic import make_problem
 
@@ -235,7 +249,9 @@ def make_data(out: Path, plan: Plan, workers: int, size: Size | None = None) -> 
     with ExitStack() as stack:
         start = (base, images, plan)
         if workers > 1:
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers, _start_worker, start))
+            pool = stack.enter_context(
+                multiprocessing.get_context("spawn").Pool(workers, _start_worker, start)
+            )
             parts = pool.imap(_make_chunk, spans)
         else:
             _start_worker(*start)
@@ -245,15 +261,26 @@ def make_data(out: Path, plan: Plan, workers: int, size: Size | None = None) -> 
             tokens.append(part[1])
             lengths.append(part[2])
             if number % 50 == 49:
-                say(f"data: {spans[number][1]} of {plan.problems} problems, {time.monotonic() - begun:.0f} s")
+                say(
+                    f"data: {spans[number][1]} of {plan.problems} problems,"
+                    f" {time.monotonic() - begun:.0f} s"
+                )
     padded = np.full((len(marks), max(map(len, marks))), -1, np.int32)
     for row, codes in enumerate(marks):
         padded[row, : len(codes)] = codes
     ends = np.cumsum(np.concatenate(lengths).ravel(), dtype=np.int64)
     temporary = out / "corpus.part.npz"
-    np.savez(temporary, marks=padded, tokens=np.concatenate(tokens), ends=ends.reshape(len(marks), len(NAMES)))
+    np.savez(
+        temporary,
+        marks=padded,
+        tokens=np.concatenate(tokens),
+        ends=ends.reshape(len(marks), len(NAMES)),
+    )
     temporary.replace(out / "corpus.npz")
-    say(f"data: {plan.problems} problems in {time.monotonic() - begun:.0f} s, {ends[-1] / 1e6:.1f} M tokens")
+    say(
+        f"data: {plan.problems} problems in {time.monotonic() - begun:.0f} s, {ends[-1] / 1e6:.1f}"
+        " M tokens"
+    )
 
 
 def load_data(out: Path, policy: Policy) -> Corpus:
@@ -272,7 +299,9 @@ def load_data(out: Path, policy: Policy) -> Corpus:
     images = np.load(out / "images.npy", mmap_mode="r")
     on_device = torch.empty(images.shape, dtype=torch.uint8, device=device)
     for at in range(0, len(images), 10_000):
-        on_device[at : at + 10_000] = torch.from_numpy(np.array(images[at : at + 10_000])).to(device)
+        on_device[at : at + 10_000] = torch.from_numpy(np.array(images[at : at + 10_000])).to(
+            device
+        )
     return Corpus(
         images=on_device,
         marks=torch.from_numpy(arrays["marks"]).to(device),

@@ -28,7 +28,9 @@ class Examiner:
         views: Views (aligned style), or `paper VIEW`.
     """
 
-    def __init__(self, policy: Policy, n: int, seed: int, levels: Sequence[int], views: Sequence[str]) -> None:
+    def __init__(
+        self, policy: Policy, n: int, seed: int, levels: Sequence[int], views: Sequence[str]
+    ) -> None:
         from modgap.datasets.synthetic import make_problem
 
         made = [make_problem(seed, index, "test", levels) for index in range(n)]
@@ -38,11 +40,19 @@ class Examiner:
             image = problem.open_image()
             for view in views:
                 paper = view.startswith("paper ")
-                prompt = evaluation_prompt(problem, view.removeprefix("paper "), "paper" if paper else "aligned")
-                self.encoded[view].append(policy.encode(prompt, image if prompt.has_image else None))
+                prompt = evaluation_prompt(
+                    problem, view.removeprefix("paper "), "paper" if paper else "aligned"
+                )
+                self.encoded[view].append(
+                    policy.encode(prompt, image if prompt.has_image else None)
+                )
 
-    def examine(self, policy: Policy, samples: int = 5, temperature: float = 0.8) -> dict[str, dict[str, float]]:
-        """For each view: accuracies, share of groups with mixed grades, conditions written right, cut off, length."""
+    def examine(
+        self, policy: Policy, samples: int = 5, temperature: float = 0.8
+    ) -> dict[str, dict[str, float]]:
+        """For each view: accuracies, share of groups with mixed grades, conditions written right,
+        cut off, length.
+        """
         from modgap.grading.answer import grade
 
         n = len(self.problems)
@@ -67,14 +77,18 @@ class Examiner:
                 "sampled": float(inside.mean()),
                 "mixed": float(((inside > 0) & (inside < 1)).mean()),
                 "conditions_right": float(np.mean(read)),
-                "cut_off": float(np.mean([s.finish_reason == "length" for row in sampled for s in row])),
+                "cut_off": float(
+                    np.mean([s.finish_reason == "length" for row in sampled for s in row])
+                ),
                 "tokens": float(np.mean([len(s.token_ids) for row in sampled for s in row])),
             }
         return out
 
 
 def fitness(figures: dict[str, dict[str, float]]) -> float:
-    """How far accuracies (mean of greedy and sampled) are from the middle of their bands; up to 1 is inside both."""
+    """How far accuracies (mean of greedy and sampled) are from the middle of their bands; up to 1
+    is inside both.
+    """
     worst = 0.0
     for view, (low, high) in BANDS.items():
         accuracy = (figures[view]["greedy"] + figures[view]["sampled"]) / 2
@@ -85,7 +99,7 @@ def fitness(figures: dict[str, dict[str, float]]) -> float:
 def line(view: str, f: dict[str, float]) -> str:
     """A view's figures in one line."""
     return (
-        f"  {view:18s} greedy {100 * f['greedy']:5.1f}%  sampled {100 * f['sampled']:5.1f}%  mixed groups "
-        f"{100 * f['mixed']:5.1f}%  conditions right {100 * f['conditions_right']:5.1f}%  cut off "
-        f"{100 * f['cut_off']:4.1f}%  tokens {f['tokens']:.0f}"
+        f"  {view:18s} greedy {100 * f['greedy']:5.1f}%  sampled {100 * f['sampled']:5.1f}%  mixed"
+        f" groups {100 * f['mixed']:5.1f}%  conditions right {100 * f['conditions_right']:5.1f}% "
+        f" cut off {100 * f['cut_off']:4.1f}%  tokens {f['tokens']:.0f}"
     )

@@ -1,11 +1,13 @@
-"""The pipeline that makes the testbed checkpoint, phase by phase; each goes on where it was stopped.
+"""The pipeline that makes the testbed checkpoint, phase by phase; each goes on where it was
+stopped.
 
     data      OUT/base, images.npy, corpus.npz        the model with random weights, problems, tokens
     glyphs    OUT/glyphs                              the vision tower learns to see characters and points
     mixture   OUT/steps/step_N, eval.jsonl            the whole model learns to read and to solve; judged as it goes
     final     OUT/tiny                                the checkpoint nearest to the middle of the bands, measured
 
-Bit-equal on a CPU where it was stopped; on another machine `mixture` can start from any checkpoint (`init`).
+Bit-equal on a CPU where it was stopped; on another machine `mixture` can start from any checkpoint
+(`init`).
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ def pretrain(
         eval_problems: Problems for these.
         final_problems: Problems for the model card.
         init: Checkpoint from which the mixture starts, in the place of OUT/glyphs.
-        pick: Which of OUT/steps becomes the testbed model (`step_3000`), in the place of the best one.
+        pick: Which of OUT/steps becomes the testbed model (`step_3000`), in the place of the best
+            one.
 
     Raises:
         UserError: A plan that cannot be, or another one than the folder was made with.
@@ -81,7 +84,11 @@ def pretrain(
 
     torch.set_float32_matmul_precision("high")
     deadline = time.monotonic() + 60 * minutes
-    if "glyphs" in phases and not (out / "glyphs" / "config.json").exists() and not _glyphs(out, plan, deadline):
+    if (
+        "glyphs" in phases
+        and not (out / "glyphs" / "config.json").exists()
+        and not _glyphs(out, plan, deadline)
+    ):
         return say("stopped for the time being; give the same command again")
     if "mixture" in phases and not _mixture(out, plan, deadline, eval_every, eval_problems, init):
         return say("stopped for the time being; give the same command again")
@@ -102,14 +109,19 @@ def _check(plan: Plan, phases: Sequence[str]) -> None:
 
 
 def _same_plan(path: Path, plan: Plan) -> None:
-    """Refuse a folder that holds the data of another plan; how it is trained on may change between runs."""
+    """Refuse a folder that holds the data of another plan; how it is trained on may change between
+    runs.
+    """
     now = json.loads(json.dumps(asdict(plan)))
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         fixed = ("problems", "seed", "levels")
         different = [f"{k} {before[k]} -> {now[k]}" for k in fixed if before[k] != now[k]]
         if different:
-            raise UserError(f"{path.parent} was made with another plan ({', '.join(different)}): choose another --out")
+            raise UserError(
+                f"{path.parent} was made with another plan ({', '.join(different)}): choose another"
+                " --out"
+            )
     path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
 
 
@@ -121,7 +133,9 @@ def _trainer(policy: Policy, out: Path, phase: Any, schedule: Schedule) -> Train
     corpus = load_data(out, policy)
     head = new_head(policy.model.config.text_config.hidden_size, corpus.n_marks, policy.device)
     if phase == "mixture" and (out / "head.pt").exists():
-        head.load_state_dict(torch.load(out / "head.pt", map_location=policy.device, weights_only=True))
+        head.load_state_dict(
+            torch.load(out / "head.pt", map_location=policy.device, weights_only=True)
+        )
     trainer = Trainer(policy, corpus, phase, schedule, head)
     if (out / f"{phase}.pt").exists():
         trainer.load(out / f"{phase}.pt")
@@ -150,7 +164,9 @@ def _glyphs(out: Path, plan: Plan, deadline: float) -> bool:
     policy = load_policy(out / "base")
     schedule = Schedule(plan.glyph_steps, plan.batch, plan.glyph_lr, plan.warmup, seed=plan.seed)
     trainer = _trainer(policy, out, "glyphs", schedule)
-    complete = trainer.run((deadline - time.monotonic()) / 60, _reporter("glyphs", plan.glyph_steps), 50)
+    complete = trainer.run(
+        (deadline - time.monotonic()) / 60, _reporter("glyphs", plan.glyph_steps), 50
+    )
     trainer.save(out / "glyphs.pt")
     if complete:
         torch.save(trainer.head.state_dict(), out / "head.pt")
@@ -158,7 +174,9 @@ def _glyphs(out: Path, plan: Plan, deadline: float) -> bool:
     return complete
 
 
-def _mixture(out: Path, plan: Plan, deadline: float, eval_every: int, eval_problems: int, init: Path | None) -> bool:
+def _mixture(
+    out: Path, plan: Plan, deadline: float, eval_every: int, eval_problems: int, init: Path | None
+) -> bool:
     import torch
 
     from modgap.models.load import load_policy
@@ -184,7 +202,9 @@ def _mixture(out: Path, plan: Plan, deadline: float, eval_every: int, eval_probl
         trainer.save(out / "mixture.pt")
         torch.save(trainer.head.state_dict(), out / "head.pt")
         with (out / "eval.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "fitness": fitness(figures), "views": figures}) + "\n")
+            file.write(
+                json.dumps({"step": step, "fitness": fitness(figures), "views": figures}) + "\n"
+            )
         say(f"step {step}: fitness {fitness(figures):.2f} (up to 1 is inside the bands)")
         for view, numbers in figures.items():
             say(line(view, numbers))
@@ -210,7 +230,8 @@ def _final(out: Path, plan: Plan, n: int, pick: str | None) -> None:
     folder = out / "steps" / pick
     if not folder.is_dir():
         raise UserError(
-            f"there is no checkpoint {folder}: choose from {', '.join(p.name for p in folder.parent.iterdir())}"
+            f"there is no checkpoint {folder}: choose from"
+            f" {', '.join(p.name for p in folder.parent.iterdir())}"
         )
     policy = load_policy(folder)
     figures = Examiner(policy, n, FINAL_SEED, plan.levels, FINAL_VIEWS).examine(policy)

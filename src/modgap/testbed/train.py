@@ -1,13 +1,15 @@
 r"""Supervised pretraining of the testbed model, from arrays to weights, in two phases.
 
-Trained on problems alone, a small vision-language model learns the text side and never learns to read. So first the
-vision tower gets dense supervision: a linear head on its merged tokens says which characters lie in which part of each
-28 px cell and which points' vertices do (`glyphs`). Then the whole model learns a mixture of tasks (`mixture`):
-listing all labels with their places (half of the rows at first, fading out) and problems in several views, while
-the head stays on with a small weight.
+Trained on problems alone, a small vision-language model learns the text side and never learns to
+read. So first the vision tower gets dense supervision: a linear head on its merged tokens says
+which characters lie in which part of each 28 px cell and which points' vertices do (`glyphs`). Then
+the whole model learns a mixture of tasks (`mixture`): listing all labels with their places (half of
+the rows at first, fading out) and problems in several views, while the head stays on with a small
+weight.
 
-This module knows tensors and tasks' names only; `modgap.testbed` makes the data and judges the model. Weights are
-bf16 on a GPU with an fp32 master copy in the optimizer, fp32 on a CPU. Every batch is a function of (seed, step).
+This module knows tensors and tasks' names only; `modgap.testbed` makes the data and judges the
+model. Weights are bf16 on a GPU with an fp32 master copy in the optimizer, fp32 on a CPU. Every
+batch is a function of (seed, step).
 
 Legend: N problems, B rows, S sequence, M merged tokens of an image, F features that the head names.
 """
@@ -38,12 +40,14 @@ class Corpus:
 
     Attributes:
         images: `[N, side, side]` uint8, grey.
-        marks: `[N, K]` int32, numbers token * n_marks + feature of what the head should see, -1 on padding.
+        marks: `[N, K]` int32, numbers token * n_marks + feature of what the head should see, -1 on
+            padding.
         n_marks: F, how many features the head names.
         flat: All token sequences, one after the other.
         start: `[N, sequences]` where each begins in `flat`; one more column gives its end.
         names: Names of the sequences.
-        tasks: Task name to (sequence of the prompt, sequence of the target, whether an image is shown).
+        tasks: Task name to (sequence of the prompt, sequence of the target, whether an image is
+            shown).
         image_at: Index of the first image placeholder in every prompt that shows an image.
     """
 
@@ -68,7 +72,8 @@ class Schedule:
         warmup: Steps to reach it.
         weight_decay: AdamW's, for matrices only.
         mixture: Task name to its weight (`mixture` only).
-        listing: Task that fades out, its share at the start, at the end, and the part of the steps over which it fades.
+        listing: Task that fades out, its share at the start, at the end, and the part of the steps
+            over which it fades.
         marks_weight: Weight of the head's loss in `mixture`.
         seed: Of the batches.
     """
@@ -85,11 +90,15 @@ class Schedule:
 
 
 def patchify(images: Tensor, processor: Any) -> Tensor:
-    """Grey images `[B, side, side]` uint8 as the patches `[B * patches, 1176]` that the processor makes of them."""
+    """Grey images `[B, side, side]` uint8 as the patches `[B * patches, 1176]` that the processor
+    makes of them.
+    """
     side, patch, merge = images.shape[1], processor.patch_size, processor.merge_size
     mean = torch.tensor(processor.image_mean, device=images.device)[:, None]
     std = torch.tensor(processor.image_std, device=images.device)[:, None]
-    levels = (torch.arange(256, device=images.device) * processor.rescale_factor - mean) / std  # [3, 256]
+    levels = (
+        torch.arange(256, device=images.device) * processor.rescale_factor - mean
+    ) / std  # [3, 256]
     cells = side // patch // merge
     x = images.view(-1, cells, merge, patch, cells, merge, patch).permute(0, 1, 4, 2, 5, 3, 6)
     x = x.reshape(-1, 1, 1, patch * patch).long()
@@ -98,7 +107,9 @@ def patchify(images: Tensor, processor: Any) -> Tensor:
 
 
 class MasterAdamW:
-    """AdamW on fp32 copies of the weights, with a cosine schedule; the weights themselves may be bf16."""
+    """AdamW on fp32 copies of the weights, with a cosine schedule; the weights themselves may be
+    bf16.
+    """
 
     def __init__(self, groups: list[tuple[list[nn.Parameter], float]], schedule: Schedule) -> None:
         self.schedule = schedule
@@ -110,7 +121,9 @@ class MasterAdamW:
             for matrices in (True, False):
                 chosen = [by_id[id(p)] for p in params if (p.ndim > 1) == matrices]
                 decay = schedule.weight_decay if matrices else 0.0
-                settings.append({"params": chosen, "weight_decay": decay, "scale": scale, "lr": 0.0})
+                settings.append(
+                    {"params": chosen, "weight_decay": decay, "scale": scale, "lr": 0.0}
+                )
         fused = self.master[0].device.type == "cuda"
         self.optimizer = torch.optim.AdamW(settings, betas=(0.9, 0.98), eps=1e-8, fused=fused)
 
@@ -118,7 +131,11 @@ class MasterAdamW:
         """Learning rate at a step, from 0."""
         s = self.schedule
         share = min(1.0, max(0.0, (step - s.warmup) / max(1, s.steps - s.warmup)))
-        return s.lr * min(1.0, (step + 1) / max(1, s.warmup)) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+        return (
+            s.lr
+            * min(1.0, (step + 1) / max(1, s.warmup))
+            * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+        )
 
     def step(self, step: int) -> Tensor:
         """Update from the weights' gradients; returns their norm before clipping at 1."""
@@ -148,7 +165,12 @@ class Trainer:
     """
 
     def __init__(
-        self, policy: Policy, corpus: Corpus, phase: Phase, schedule: Schedule, head: nn.Linear | None = None
+        self,
+        policy: Policy,
+        corpus: Corpus,
+        phase: Phase,
+        schedule: Schedule,
+        head: nn.Linear | None = None,
     ) -> None:
         self.policy, self.corpus, self.phase, self.schedule = policy, corpus, phase, schedule
         width = policy.model.config.text_config.hidden_size
@@ -164,7 +186,9 @@ class Trainer:
     # ------------------------------------------------------------------ batches
 
     def _rng(self) -> np.random.Generator:
-        return np.random.default_rng([self.schedule.seed, self.step, 0 if self.phase == "glyphs" else 1])
+        return np.random.default_rng(
+            [self.schedule.seed, self.step, 0 if self.phase == "glyphs" else 1]
+        )
 
     def shares(self) -> dict[str, float]:
         """Share of each task at the present step."""
@@ -172,7 +196,10 @@ class Trainer:
         done = min(1.0, self.step / max(1.0, over * self.schedule.steps))
         listing = first + (last - first) * done
         total = sum(self.schedule.mixture.values())
-        return {task: listing, **{t: (1 - listing) * w / total for t, w in self.schedule.mixture.items()}}
+        return {
+            task: listing,
+            **{t: (1 - listing) * w / total for t, w in self.schedule.mixture.items()},
+        }
 
     def _rows(self) -> tuple[Tensor, list[str]]:
         """Problems and tasks of this step's rows; rows with an image come first."""
@@ -188,7 +215,9 @@ class Trainer:
         """Merged tokens `[B, M, C]` of the problems' images."""
         if not len(problems):
             width = self.policy.model.config.text_config.hidden_size
-            return torch.zeros(0, self._merged, width, dtype=self.policy.dtype, device=self.policy.device)
+            return torch.zeros(
+                0, self._merged, width, dtype=self.policy.dtype, device=self.policy.device
+            )
         pixels = patchify(self.corpus.images[problems], self.policy.processor).to(self.policy.dtype)
         return torch.stack(encode_images(self.policy.visual, pixels, [self._grid] * len(problems)))
 
@@ -213,7 +242,9 @@ class Trainer:
         """Cross-entropy in fp32 of the targets' tokens."""
         c, device = self.corpus, problems.device
         column = {name: i for i, name in enumerate(c.names)}
-        which = torch.tensor([[column[c.tasks[t][0]], column[c.tasks[t][1]]] for t in tasks], device=device)
+        which = torch.tensor(
+            [[column[c.tasks[t][0]], column[c.tasks[t][1]]] for t in tasks], device=device
+        )
         begin, end = c.start[problems[:, None], which], c.start[problems[:, None], which + 1]
         length = end - begin
         prompt_B1, target_B1 = length[:, :1], length[:, 1:]
@@ -221,16 +252,27 @@ class Trainer:
         width = -(-width // 32) * 32
         j = torch.arange(width, device=device)[None]
         source = torch.where(j < prompt_B1, begin[:, :1] + j, begin[:, 1:] + j - prompt_B1)
-        ids = torch.where(j < prompt_B1 + target_B1 - 1, c.flat[source.clamp_max(len(c.flat) - 1)].long(), 0)
+        ids = torch.where(
+            j < prompt_B1 + target_B1 - 1, c.flat[source.clamp_max(len(c.flat) - 1)].long(), 0
+        )
         scored = (j >= prompt_B1 - 1) & (j < prompt_B1 + target_B1 - 1)
-        wanted = c.flat[(source + 1 + torch.where(j == prompt_B1 - 1, begin[:, 1:] - end[:, :1], 0))[scored]].long()
+        wanted = c.flat[
+            (source + 1 + torch.where(j == prompt_B1 - 1, begin[:, 1:] - end[:, :1], 0))[scored]
+        ].long()
 
         embeds = self.policy.decoder.embed_tokens(ids)
         shown = features.shape[0]
         at = c.image_at
         embeds = torch.cat(
             (
-                torch.cat((embeds[:shown, :at], features.to(embeds.dtype), embeds[:shown, at + self._merged :]), dim=1),
+                torch.cat(
+                    (
+                        embeds[:shown, :at],
+                        features.to(embeds.dtype),
+                        embeds[:shown, at + self._merged :],
+                    ),
+                    dim=1,
+                ),
                 embeds[shown:],
             )
         )
@@ -243,11 +285,16 @@ class Trainer:
         return F.cross_entropy(self.policy.head(hidden[scored]).float(), wanted)
 
     def _positions(self, rows: int, shown: int, width: int, device: torch.device) -> Tensor:
-        """M-RoPE positions `[3, B, S]`: the first rows show an image, which begins at the same place in all of them."""
+        """M-RoPE positions `[3, B, S]`: the first rows show an image, which begins at the same
+        place in all of them.
+        """
         plain = torch.arange(width, device=device).expand(3, width)
         side = self._grid[1] // self.policy.processor.merge_size
         place = torch.arange(self._merged, device=device)
-        image = torch.stack((torch.zeros_like(place), place // side, place % side)) + self.corpus.image_at
+        image = (
+            torch.stack((torch.zeros_like(place), place // side, place % side))
+            + self.corpus.image_at
+        )
         after = plain[:, self.corpus.image_at + self._merged :] - self._merged + side
         seen = torch.cat((plain[:, : self.corpus.image_at], image, after), dim=1)
         return torch.stack([seen] * shown + [plain] * (rows - shown), dim=1)
@@ -298,12 +345,16 @@ class Trainer:
         self.policy.model.train()
         while self.step < self.schedule.steps and time.monotonic() - begun < 60 * minutes:
             log = self.update()
-            if report is not None and (self.step % report_every == 0 or self.step == self.schedule.steps):
+            if report is not None and (
+                self.step % report_every == 0 or self.step == self.schedule.steps
+            ):
                 numbers = {k: v.item() for k, v in log.items() if v.ndim == 0}
                 if "marks" in log:
                     numbers["recall"], numbers["precision"] = log["marks"].tolist()
                 report(self.step, numbers)
-            if visit is not None and (self.step % visit_every == 0 or self.step == self.schedule.steps):
+            if visit is not None and (
+                self.step % visit_every == 0 or self.step == self.schedule.steps
+            ):
                 visit(self.step)
                 self.policy.model.train()
         return self.step >= self.schedule.steps
@@ -326,7 +377,9 @@ class Trainer:
         self.step = state["step"]
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
         with torch.no_grad():
-            for p, master, saved in zip(self.optimizer.model, self.optimizer.master, state["master"], strict=True):
+            for p, master, saved in zip(
+                self.optimizer.model, self.optimizer.master, state["master"], strict=True
+            ):
                 master.copy_(saved)
                 p.copy_(saved)
 

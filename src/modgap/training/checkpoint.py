@@ -1,4 +1,5 @@
-"""Checkpoints of a stage, written so that a kill at any moment loses nothing and makes nothing twice.
+"""Checkpoints of a stage, written so that a kill at any moment loses nothing and makes nothing
+twice.
 
 ```
 stageN/checkpoints/step_N/   Hugging Face folder
@@ -8,11 +9,12 @@ stageN/result.json           the stage is done
 manifest.json                which recipe the stages belong to, and how many it has
 ```
 
-`state.pt` and `result.json` carry the stage's mark (`RunFolder.mark`): beside another run's manifest they are refused.
+`state.pt` and `result.json` carry the stage's mark (`RunFolder.mark`): beside another run's
+manifest they are refused.
 
-A checkpoint is first the folder, then `state.pt`, each moved into place when it is whole. What happened after the last
-`state.pt` is forgotten: the logs are cut back to it, and the steps are done again. Ctrl-C and `kill` write one of the
-last step; `kill -9` cannot.
+A checkpoint is first the folder, then `state.pt`, each moved into place when it is whole. What
+happened after the last `state.pt` is forgotten: the logs are cut back to it, and the steps are done
+again. Ctrl-C and `kill` write one of the last step; `kill -9` cannot.
 """
 
 from __future__ import annotations
@@ -62,17 +64,22 @@ def point_best(stage: Path, step: int) -> None:
     os.replace(temporary, link)
 
 
-def save_state(path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, **numbers: Any) -> None:
+def save_state(
+    path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, **numbers: Any
+) -> None:
     """Write everything that going on bit-equal needs.
 
     Args:
         path: `state.pt`.
-        policy: Its trained weights, in the type they are trained in (the frozen ones come from the stage's start).
+        policy: Its trained weights, in the type they are trained in (the frozen ones come from the
+            stage's start).
         optimizer: Its moments.
         **numbers: Step, place in the data, lengths of the logs, best validation.
     """
     state = {
-        "weights": {name: p.detach() for name, p in policy.model.named_parameters() if p.requires_grad},
+        "weights": {
+            name: p.detach() for name, p in policy.model.named_parameters() if p.requires_grad
+        },
         "optimizer": optimizer.state_dict(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -88,10 +95,12 @@ def save_state(path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optim
 
 
 class LastStep:
-    """The state after the last step: written when the step says so, and when the run is interrupted.
+    """The state after the last step: written when the step says so, and when the run is
+    interrupted.
 
-    Not if that happens while an optimizer changes the weights, or before the step that it belongs to is done: then they
-    are those of no step, and what was written before counts. Use it as a context.
+    Not if that happens while an optimizer changes the weights, or before the step that it belongs
+    to is done: then they are those of no step, and what was written before counts. Use it as a
+    context.
 
     Args:
         path: `state.pt`.
@@ -105,7 +114,9 @@ class LastStep:
         """Weights and moments change from here on."""
         self._pending = None
 
-    def done(self, write: bool, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, **numbers: Any) -> None:
+    def done(
+        self, write: bool, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, **numbers: Any
+    ) -> None:
         """A step is done; see `save_state`."""
         self._pending = lambda: save_state(self._path, policy, optimizer, **numbers)
         if write:
@@ -121,7 +132,9 @@ class LastStep:
             pending()
 
 
-def load_state(path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_state(
+    path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     """Put back what `save_state` wrote; the numbers are returned.
 
     Raises:
@@ -168,7 +181,9 @@ def _check_mark(path: Path, mark: str) -> None:
     """
     there = RunFolder(path.parent).mark()
     if mark and there and mark != there:
-        raise UserError(f"{path} is of another run than the manifest.json beside it. Remedy: {RESTORE}.")
+        raise UserError(
+            f"{path} is of another run than the manifest.json beside it. Remedy: {RESTORE}."
+        )
 
 
 def checkpoint(stage: Path, which: Pointer = "last") -> Path:
@@ -180,9 +195,13 @@ def checkpoint(stage: Path, which: Pointer = "last") -> Path:
     folder = stage / "checkpoints"
     if which == "best" and (folder / "best").exists():
         return (folder / "best").resolve()
-    steps = [int(m[1]) for path in folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", path.name))]
+    steps = [
+        int(m[1]) for path in folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", path.name))
+    ]
     if not steps:
-        raise UserError(f"{stage} has no checkpoint: train it first, or give the folder of a training run.")
+        raise UserError(
+            f"{stage} has no checkpoint: train it first, or give the folder of a training run."
+        )
     return step_folder(stage, max(steps))
 
 
@@ -194,11 +213,14 @@ def start_run(out: Path, recipe: Recipe, given: Mapping[str, Any] | None = None)
     Raises:
         UserError: The folder holds another recipe's stages, or another kind of run.
     """
-    RunFolder(out).start("train", {"recipe": recipe.name, "stages": [stage.title for stage in recipe.stages]}, given)
+    RunFolder(out).start(
+        "train", {"recipe": recipe.name, "stages": [stage.title for stage in recipe.stages]}, given
+    )
 
 
 def final_checkpoint(run: Path | str, which: Pointer = "last") -> Path:
-    """The checkpoint that a training run ends with: of its last stage, or of the run itself if it is one stage.
+    """The checkpoint that a training run ends with: of its last stage, or of the run itself if it
+    is one stage.
 
     Args:
         run: The `--out` of `modgap train`, or one `stageN` of it.
@@ -213,5 +235,8 @@ def final_checkpoint(run: Path | str, which: Pointer = "last") -> Path:
         titles = RunFolder(run).manifest().get("resolved", {}).get("stages")
         last = run / f"stage{len(titles)}" if titles else run
     if finished(last) is None:
-        raise UserError(f"{run} holds no finished training run: give its `modgap train` command again to finish it.")
+        raise UserError(
+            f"{run} holds no finished training run: give its `modgap train` command again to"
+            " finish it."
+        )
     return checkpoint(last, which)

@@ -1,4 +1,6 @@
-"""What `modgap train --dry-run` prints, whatever engine would train: stages, settings, amounts and notes."""
+"""What `modgap train --dry-run` prints, whatever engine would train: stages, settings, amounts and
+notes.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,12 @@ class Costs:
     def lines(self) -> list[str]:
         """The costs for a reader."""
         assumed = [f"assumed: {self.assumed}"] if self.assumed else []
-        return [self.tokens, *map(str, self.amounts), *assumed, *(f"note: {note}" for note in self.notes)]
+        return [
+            self.tokens,
+            *map(str, self.amounts),
+            *assumed,
+            *(f"note: {note}" for note in self.notes),
+        ]
 
 
 @dataclass(slots=True)

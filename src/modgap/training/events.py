@@ -1,6 +1,7 @@
 """What the training loop needs of a model, and what it tells whoever watches.
 
-`modgap.models.Policy` and `load_policy` have this shape; training does not import them, they are passed in.
+`modgap.models.Policy` and `load_policy` have this shape; training does not import them, they are
+passed in.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Encoded(Protocol):
-    """A prompt in tokens, image placeholders expanded. Rows that share the object may share its computation."""
+    """A prompt in tokens, image placeholders expanded.
+
+    Rows that share the object may share its computation.
+    """
 
     @property
     def input_ids(self) -> Tensor:
@@ -71,7 +75,9 @@ class TrainablePolicy(Protocol):
         ...
 
     def weights_cast(self) -> AbstractContextManager[None]:
-        """Inside, where weights do not change, autocast need not cast them at each use; gradients reach them."""
+        """Inside, where weights do not change, autocast need not cast them at each use; gradients
+        reach them.
+        """
         ...
 
     def let_go(self) -> bool:
@@ -87,15 +93,25 @@ class TrainablePolicy(Protocol):
         ...
 
     def logprobs(
-        self, prompts: Sequence[Any], responses: Sequence[Tensor], features: Sequence[Tensor | None], temperature: float
+        self,
+        prompts: Sequence[Any],
+        responses: Sequence[Tensor],
+        features: Sequence[Tensor | None],
+        temperature: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and mask, each `[B, T]`, differentiable."""
         ...
 
     def distributions(
-        self, prompts: Sequence[Any], responses: Sequence[Tensor], features: Sequence[Tensor | None], temperature: float
+        self,
+        prompts: Sequence[Any],
+        responses: Sequence[Tensor],
+        features: Sequence[Tensor | None],
+        temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the whole vocabulary `[B, T, V]` and the mask `[B, T]`, differentiable."""
+        """Log-probabilities of the whole vocabulary `[B, T, V]` and the mask `[B, T]`,
+        differentiable.
+        """
         ...
 
     def generate(
@@ -118,7 +134,13 @@ class LoadPolicy(Protocol):
     """Loads a model for training."""
 
     def __call__(
-        self, ref: str | Path, *, dtype: str | None, lora: int | None, freeze_vision: bool, gradient_checkpointing: bool
+        self,
+        ref: str | Path,
+        *,
+        dtype: str | None,
+        lora: int | None,
+        freeze_vision: bool,
+        gradient_checkpointing: bool,
     ) -> TrainablePolicy:
         """The policy; `dtype` None leaves the type to the loader."""
         ...
@@ -132,13 +154,14 @@ class Event:
     """Something that happened while training.
 
     Attributes:
-        kind: `stage` (one begins or goes on), `phase` (of a step), `step` (one is done), `note` (worth saying aloud).
+        kind: `stage` (one begins or goes on), `phase` (of a step), `step` (one is done), `note`
+            (worth saying aloud).
         stage: Which stage, from 1, of how many.
         stages: How many.
         step: Steps done; a phase or a note belongs to the one after.
         steps: Steps of this stage.
-        text: The stage's title, the note, or the phase's name (`rollout`, `reward`, `logprobs`, `update`,
-            `validation`, `checkpoint`).
+        text: The stage's title, the note, or the phase's name (`rollout`, `reward`, `logprobs`,
+            `update`, `validation`, `checkpoint`).
         metrics: With `step`: the line of train_log.jsonl.
     """
 
@@ -165,7 +188,8 @@ class Job:
 
     Attributes:
         style: Of the prompts.
-        validation: Problems to validate on; by default `validation_problems` are held out of the problems.
+        validation: Problems to validate on; by default `validation_problems` are held out of the
+            problems.
         start_from: Which checkpoint of a stage the next one starts from.
         given: The arguments as the user gave them, for the manifests.
         fingerprint: Of the base model, for the manifests.

@@ -43,5 +43,10 @@ def known_model(name: str) -> Model:
     if processor := image_processor(folder):
         least, most = processor.get("min_pixels"), processor.get("max_pixels")
         size = processor.get("size") or {"shortest_edge": least, "longest_edge": most}
-        size = {"min_pixels": size.get("shortest_edge") or 56 * 56, "max_pixels": size.get("longest_edge") or 12845056}
-    return Model(str(folder.absolute()), shape_of(json.loads((folder / "config.json").read_text())), **size)
+        size = {
+            "min_pixels": size.get("shortest_edge") or 56 * 56,
+            "max_pixels": size.get("longest_edge") or 12845056,
+        }
+    return Model(
+        str(folder.absolute()), shape_of(json.loads((folder / "config.json").read_text())), **size
+    )

@@ -1,15 +1,18 @@
-"""The local engine: DAPO, with or without the contrastive KL, in one process. The loop is `run_stage`, on one page.
+"""The local engine: DAPO, with or without the contrastive KL, in one process. The loop is
+`run_stage`, on one page.
 
     rollout   draw prompts, sample a group of responses to each
     reward    grade them; drop groups whose rewards are all equal, and sample others in their place
     advantage relative to the group
     update    one optimizer step for each mini-batch of groups
 
-A recipe's stages run one after the other; each starts from the checkpoint of the one before, with a fresh optimizer.
+A recipe's stages run one after the other; each starts from the checkpoint of the one before, with a
+fresh optimizer.
 
-Differences from the original: one process in the place of verl's Ray workers; refills are bounded and draw what is
-missing; validation problems are held out of train (the original validates on the test split); sampling and training
-use the same forward pass, so there is no mismatch between two engines to correct.
+Differences from the original: one process in the place of verl's Ray workers; refills are bounded
+and draw what is missing; validation problems are held out of train (the original validates on the
+test split); sampling and training use the same forward pass, so there is no mismatch between two
+engines to correct.
 """
 
 from __future__ import annotations
@@ -55,7 +58,14 @@ from modgap.training.rollout import (
     hold_out,
     score,
 )
-from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, load_for_training, reward_of
+from modgap.training.setup import (
+    VALIDATION_VIEW,
+    check_prompts,
+    digest,
+    identity,
+    load_for_training,
+    reward_of,
+)
 from modgap.training.update import TokenStats, computing, gradients, old_logprobs
 
 __all__ = ["Job", "TrainResult", "checkpoint", "final_checkpoint", "train"]
@@ -78,14 +88,16 @@ def train(
         recipe: What to do, its settings resolved.
         problems: The train split.
         model: Where the first stage starts: whatever `load_policy` takes.
-        out: Gets `stage1/`, `stage2/`, ...; each is a training run of its own. A folder is for one recipe.
+        out: Gets `stage1/`, `stage2/`, ...; each is a training run of its own. A folder is for one
+            recipe.
         load_policy: Loads a model, e.g. `modgap.models.load.load_policy`.
         reward: (response, gold) to a reward; by default what the settings say.
         progress: Called with every event.
         job: Style of the prompts, validation problems and the like.
 
     Raises:
-        UserError: The settings do not go together, the folder holds another run, or nothing can be trained on.
+        UserError: The settings do not go together, the folder holds another run, or nothing can be
+            trained on.
     """
     recipe.check()
     job = job or Job()
@@ -105,7 +117,11 @@ def train(
         for stage, folder in zip(recipe.stages, folders, strict=True)
         if finished(folder) is None
     }
-    fingerprints = {"model": job.fingerprint, "data": digest(train_on), "validation": digest(validation)}
+    fingerprints = {
+        "model": job.fingerprint,
+        "data": digest(train_on),
+        "validation": digest(validation),
+    }
     start: str | Path = model
     with RunFolder(out).lock():
         start_run(out, recipe, job.given)
@@ -113,15 +129,17 @@ def train(
             # A base model is known by its fingerprint, wherever it lies.
             base = str(model) if job.fingerprint is None else "the base model"
             origin = base if number == 1 else f"{job.start_from} of stage{number - 1}"
-            if RunFolder(folder).start("train", identity(recipe, number, origin, style), job.given, **fingerprints):
+            if RunFolder(folder).start(
+                "train", identity(recipe, number, origin, style), job.given, **fingerprints
+            ):
                 check_rollouts(folder, number, stage, train_on)
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
             if folder in rewards:
                 if asked > len(validation):
                     many = f"{len(validation)} of them are" if validation else "none of them is"
                     teller.note(
-                        f"validation_problems={asked}: train has {len(problems)} problems and at most a fifth of them "
-                        f"is held out, so {many}"
+                        f"validation_problems={asked}: train has {len(problems)} problems and at"
+                        f" most a fifth of them is held out, so {many}"
                     )
                     asked = 0  # said
                 policy = load_for_training(load_policy, start, stage.settings)
@@ -149,7 +167,12 @@ def train(
 
 
 def run(
-    recipe: Recipe, problems: Sequence[Problem], folder: Path, out: Path, job: Job, progress: Progress | None = None
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    folder: Path,
+    out: Path,
+    job: Job,
+    progress: Progress | None = None,
 ) -> TrainResult:
     """`train` from a model folder, as `modgap.train` calls every engine."""
     from modgap.models.load import load_policy
@@ -159,7 +182,10 @@ def run(
 
 
 def check_environment() -> None:
-    """Refuse environment variables that cannot be used, before anything is written. Raises `UserError`."""
+    """Refuse environment variables that cannot be used, before anything is written.
+
+    Raises `UserError`.
+    """
     from modgap.models.static import replays
 
     replays()
@@ -169,7 +195,9 @@ def run_stage(run: StageRun) -> None:
     """Train one stage, from its start or from where it was interrupted."""
     for step in run.remaining():
         rollout = run.fill_step(step)  # sample, grade, drop groups without a difference
-        batches = run.mini_batches(rollout.kept)  # advantages, and log-probabilities before the first update
+        batches = run.mini_batches(
+            rollout.kept
+        )  # advantages, and log-probabilities before the first update
         updates = run.update(step, batches)  # one optimizer step for each mini-batch
         accuracy = run.validate(step)
         run.save(step, accuracy)
@@ -250,7 +278,9 @@ class StageRun:
         )
         rows = settings.mini_batch * settings.samples_per_prompt
         self.micro = BatchSize(min(settings.micro_batch or rows, rows), teller.note, policy.let_go)
-        self.sampling = BatchSize(MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note)
+        self.sampling = BatchSize(
+            MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note
+        )
         state = self._resume()
         self._first = state["step"] + 1
         self._saving = False
@@ -265,12 +295,21 @@ class StageRun:
         teller("stage", stage.title)
 
     def _resume(self) -> dict[str, Any]:
-        """The numbers of `state.pt`, whose weights and moments are put back; those of a start where there is none."""
+        """The numbers of `state.pt`, whose weights and moments are put back; those of a start where
+        there is none.
+        """
         path = self.folder / "state.pt"
         if not path.exists():
-            return {"step": 0, "position": 0, "lengths": (0, 0), "best": None, "micro": self.micro.size}
+            return {
+                "step": 0,
+                "position": 0,
+                "lengths": (0, 0),
+                "best": None,
+                "micro": self.micro.size,
+            }
         state = load_state(path, self.policy, self.optimizer)
-        # `best` may name a later checkpoint, written before a kill. An interrupted step has no checkpoint.
+        # `best` may name a later checkpoint, written before a kill. An interrupted step has no
+        # checkpoint.
         if state["best"] or step_folder(self.folder, state["step"]).exists():
             point_best(self.folder, state["best"][1] if state["best"] else state["step"])
         return state
@@ -286,7 +325,9 @@ class StageRun:
             yield step
 
     def fill_step(self, step: int) -> Rollout:
-        """Sample and grade groups until enough have rewards that differ, at most `max_refills` times more."""
+        """Sample and grade groups until enough have rewards that differ, at most `max_refills`
+        times more.
+        """
         settings = self.settings
         groups: list[Group] = []
         kept: list[Group] = []
@@ -295,13 +336,17 @@ class StageRun:
         while len(kept) < settings.prompts_per_step and refills < most_refills:
             refills += 1
             with self.teller.phase("rollout"), computing(self.policy):
-                drawn = self.roller.draw(draw_size(settings, len(kept), len(groups), self.kept_before))
+                drawn = self.roller.draw(
+                    draw_size(settings, len(kept), len(groups), self.kept_before)
+                )
                 self.sampling.run("rollout", functools.partial(self._sample, drawn))
             with self.teller.phase("reward"):
                 self.roller.grade(drawn, self.reward)
             groups += drawn
             for group in drawn:
-                if len(kept) < settings.prompts_per_step and (group.mixed or not settings.dynamic_sampling):
+                if len(kept) < settings.prompts_per_step and (
+                    group.mixed or not settings.dynamic_sampling
+                ):
                     kept.append(group)
                 else:
                     group.forget()
@@ -314,32 +359,46 @@ class StageRun:
         self.roller.sample(drawn, self.sampling.limit)
 
     def mini_batches(self, kept: Sequence[Group]) -> list[Batch]:
-        """The kept groups with their advantages; from the second on with the log-probabilities before any update."""
+        """The kept groups with their advantages; from the second on with the log-probabilities
+        before any update.
+        """
         size = self.settings.mini_batch
         batches = [Batch.of(kept[i : i + size]) for i in range(0, len(kept), size)]
         with self.teller.phase("logprobs"):
             for number, batch in enumerate(batches[1:], start=1):
-                logps = self.micro.run("logprobs", functools.partial(old_logprobs, self.policy, batch, self.settings))
+                logps = self.micro.run(
+                    "logprobs", functools.partial(old_logprobs, self.policy, batch, self.settings)
+                )
                 batches[number] = replace(batch, old_logps=logps)
         return batches
 
     def update(self, step: int, batches: Sequence[Batch]) -> Updates:
-        """One optimizer step for each mini-batch; one whose gradient is not finite is left out, and said."""
+        """One optimizer step for each mini-batch; one whose gradient is not finite is left out, and
+        said.
+        """
         settings = self.settings
         warm = min(1.0, step / settings.warmup_steps) if settings.warmup_steps else 1.0
         updates = Updates(TokenStats(), [], settings.lr * warm)
         self.optimizer.param_groups[0]["lr"] = updates.lr
         with self.teller.phase("update"):
             for batch in batches:
-                passes = functools.partial(gradients, self.policy, batch, settings, self.stage.contrastive)
+                passes = functools.partial(
+                    gradients, self.policy, batch, settings, self.stage.contrastive
+                )
                 updates.stats.merge(self.micro.run("update", passes))
-                norm = float(torch.nn.utils.clip_grad_norm_(list(self.policy.parameters()), settings.grad_clip))
+                norm = float(
+                    torch.nn.utils.clip_grad_norm_(
+                        list(self.policy.parameters()), settings.grad_clip
+                    )
+                )
                 updates.norms.append(norm)
                 if math.isfinite(norm):
                     self.last.changing()
                     self.optimizer.step()
                 else:
-                    self.teller.note(f"step {step}: the gradient's norm is {norm}; this update is left out")
+                    self.teller.note(
+                        f"step {step}: the gradient's norm is {norm}; this update is left out"
+                    )
                 self.optimizer.zero_grad(set_to_none=True)
         return updates
 
@@ -352,7 +411,14 @@ class StageRun:
             return self.sampling.run("validation", self._validate)
 
     def _validate(self, rows: int) -> float:
-        return validate(self.policy, self.validation, self.settings, self.style, self.reward, self.sampling.limit)
+        return validate(
+            self.policy,
+            self.validation,
+            self.settings,
+            self.style,
+            self.reward,
+            self.sampling.limit,
+        )
 
     def save(self, step: int, accuracy: float | None) -> None:
         """Write the checkpoint, where it is due; without validation the last one is `best`."""
@@ -365,15 +431,23 @@ class StageRun:
                 point_best(self.folder, step)
 
     def log(
-        self, step: int, rollout: Rollout, batches: Sequence[Batch], updates: Updates, accuracy: float | None
+        self,
+        step: int,
+        rollout: Rollout,
+        batches: Sequence[Batch],
+        updates: Updates,
+        accuracy: float | None,
     ) -> None:
         """Log the step, and keep or write the state after it."""
         groups, kept, norms, clock = rollout.groups, rollout.kept, updates.norms, self.teller.clock
         if not batches:
             self.teller.once(
-                f"step {step} makes no update: no mixed rewards in {len(groups)} groups (said once a stage)"
+                f"step {step} makes no update: no mixed rewards in {len(groups)} groups (said once"
+                " a stage)"
             )
-        eligible = sum(int(batch.eligible_B.sum()) for batch in batches) if self.stage.contrastive else 0
+        eligible = (
+            sum(int(batch.eligible_B.sum()) for batch in batches) if self.stage.contrastive else 0
+        )
         tokens = sum(len(response.token_ids) for group in groups for response in group.responses)
         metrics: dict[str, Any] = {
             "step": step,
@@ -414,7 +488,10 @@ class StageRun:
     def finish(self) -> None:
         """Close the logs and mark the stage as done."""
         self.log_files.close()
-        finish(self.folder, {"stage": self.teller.stage, "steps": self.settings.steps, "best": self.best})
+        finish(
+            self.folder,
+            {"stage": self.teller.stage, "steps": self.settings.steps, "best": self.best},
+        )
 
 
 @torch.no_grad()
@@ -429,6 +506,10 @@ def validate(
     """Accuracy of one greedy response to each problem's image-only view."""
     words = [training_prompt(problem, VALIDATION_VIEW, style) for problem in problems]
     prompts = [policy.encode(w, p.open_image()) for w, p in zip(words, problems, strict=True)]
-    sampled = policy.generate(prompts, [[0]] * len(prompts), 0.0, settings.max_response_tokens, max_rows)
-    verdicts = [score(reward, row[0].text, p.answer)[1] for row, p in zip(sampled, problems, strict=True)]
+    sampled = policy.generate(
+        prompts, [[0]] * len(prompts), 0.0, settings.max_response_tokens, max_rows
+    )
+    verdicts = [
+        score(reward, row[0].text, p.answer)[1] for row, p in zip(sampled, problems, strict=True)
+    ]
     return sum(verdicts) / len(verdicts)

@@ -1,4 +1,6 @@
-"""The logs of a stage: one line a step, every rollout with its reward, and the same numbers for TensorBoard."""
+"""The logs of a stage: one line a step, every rollout with its reward, and the same numbers for
+TensorBoard.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class StageLog:
     Args:
         folder: The stage's folder.
         step: The step of the state that is gone on from; 0 at the start.
-        lengths: Bytes of the two files at that step; what is beyond was logged after it and is cut off.
+        lengths: Bytes of the two files at that step; what is beyond was logged after it and is cut
+            off.
     """
 
     def __init__(self, folder: Path, step: int = 0, lengths: Sequence[int] = (0, 0)) -> None:
@@ -43,7 +46,10 @@ class StageLog:
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """One line of train_log.jsonl. A number that is not finite becomes null (JSON has none)."""
-        line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+        line = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in metrics.items()
+        }
         _append(self._steps, line)
         for name, value in line.items():
             if isinstance(value, int | float) and name != "step":
@@ -90,7 +96,10 @@ class Clock:
 
     def metrics(self) -> dict[str, float]:
         """`time_PHASE` for each, and `time_total`."""
-        return {f"time_{k}": round(v, 4) for k, v in {**self.seconds, "total": sum(self.seconds.values())}.items()}
+        return {
+            f"time_{k}": round(v, 4)
+            for k, v in {**self.seconds, "total": sum(self.seconds.values())}.items()
+        }
 
 
 class Teller:
@@ -100,10 +109,14 @@ class Teller:
         self.stage, self.stages, self.step, self.clock = stage, stages, 0, Clock()
         self._progress, self._steps, self._said = progress, steps, False
 
-    def __call__(self, kind: EventKind, text: str = "", metrics: Mapping[str, Any] | None = None) -> None:
+    def __call__(
+        self, kind: EventKind, text: str = "", metrics: Mapping[str, Any] | None = None
+    ) -> None:
         """Tell of an event."""
         if self._progress is not None:
-            self._progress(Event(kind, self.stage, self.stages, self.step, self._steps, text, metrics or {}))
+            self._progress(
+                Event(kind, self.stage, self.stages, self.step, self._steps, text, metrics or {})
+            )
 
     def phase(self, name: str) -> Any:
         """A phase of the step begins; use it as a context."""

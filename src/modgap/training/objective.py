@@ -1,13 +1,15 @@
-"""The objective: DAPO and the contrastive KL, as functions of tensors. Both training engines call these.
+"""The objective: DAPO and the contrastive KL, as functions of tensors. Both training engines call
+these.
 
-Every function is pure: tensors in, tensors out, no model, no state. Losses come per token; `row_weights` says what each
-token counts, so that a mini-batch may be cut into any pieces and the gradients still add up to the same.
+Every function is pure: tensors in, tensors out, no model, no state. Losses come per token;
+`row_weights` says what each token counts, so that a mini-batch may be cut into any pieces and the
+gradients still add up to the same.
 
-Differences from the paper: the KL may also be estimated by `forward` or `full_vocab`, and its clamp left out; the share
-of clamped tokens is there to be logged.
+Differences from the paper: the KL may also be estimated by `forward` or `full_vocab`, and its clamp
+left out; the share of clamped tokens is there to be logged.
 
-Legend: G groups, N samples of a group, B rows (responses), T response tokens (padded; `mask_BT` is 1 on real ones),
-V vocabulary.
+Legend: G groups, N samples of a group, B rows (responses), T response tokens (padded; `mask_BT` is
+1 on real ones), V vocabulary.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ KL_BOUND = 10.0
 def overlong_penalty(lengths_B: Tensor, limit: int, buffer: int, penalty: float) -> Tensor:
     """What is added to the rewards of long responses (DAPO's soft overlong punishment).
 
-    `min(-(length - (limit - buffer)) / buffer * penalty, 0)`: zero up to `limit - buffer` tokens, then linear down to
-    `-penalty` at the limit.
+    `min(-(length - (limit - buffer)) / buffer * penalty, 0)`: zero up to `limit - buffer` tokens,
+    then linear down to `-penalty` at the limit.
 
     Args:
         lengths_B: Tokens of each response.
@@ -50,20 +52,25 @@ def has_spread(rewards_GN: Tensor) -> Tensor:
 
 
 def group_advantages(rewards_GN: Tensor) -> Tensor:
-    """`(R - mean R) / (std R + 1e-6)` within each group, `[G, N]`; the standard deviation is the sample's (n - 1).
+    """`(R - mean R) / (std R + 1e-6)` within each group, `[G, N]`; the standard deviation is the
+    sample's (n - 1).
 
     A group of equal rewards gives exact zeros.
     """
     advantages_GN = (rewards_GN - rewards_GN.mean(-1, keepdim=True)) / (
         rewards_GN.std(-1, keepdim=True) + ADVANTAGE_EPSILON
     )
-    return torch.where(has_spread(rewards_GN)[:, None], advantages_GN, 0.0)  # the mean of equal floats may be off a bit
+    return torch.where(
+        has_spread(rewards_GN)[:, None], advantages_GN, 0.0
+    )  # the mean of equal floats may be off a bit
 
 
 def eligible_rows(scores_B: Tensor) -> Tensor:
-    """Rows that the contrastive KL takes, `[B]` bool: correct and well formatted, that is, score 1.0.
+    """Rows that the contrastive KL takes, `[B]` bool: correct and well formatted, that is, score
+    1.0.
 
-    The score is the reward before the overlong penalty: a long response that is right is still right.
+    The score is the reward before the overlong penalty: a long response that is right is still
+    right.
     """
     return scores_B >= 1.0 - 1e-6
 
@@ -98,11 +105,13 @@ def policy_loss(
     clip_high: float = 0.28,
     dual_clip: float = 10.0,
 ) -> PolicyLoss:
-    """DAPO: `-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`, and for A < 0 at most `-dual_clip A`.
+    """DAPO: `-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`, and for A < 0 at most
+    `-dual_clip A`.
 
     Args:
         logps_BT: Log-probabilities of the sampled tokens now.
-        old_logps_BT: The same before the first update of the step; `logps_BT.detach()` for an on-policy update.
+        old_logps_BT: The same before the first update of the step; `logps_BT.detach()` for an
+            on-policy update.
         advantages_B: One for each row.
         clip_low: Lower clip.
         clip_high: Upper clip.
@@ -119,7 +128,9 @@ def policy_loss(
         low_BT = negative_B1 & (ratio_BT < 1 - clip_low)
         high_BT = (advantages_B1 > 0) & (ratio_BT > 1 + clip_high)
         dual_BT = negative_B1 & (ratio_BT > dual_clip)
-    return PolicyLoss(torch.where(negative_B1, bounded_BT, loss_BT), ratio_BT.detach(), low_BT, high_BT, dual_BT)
+    return PolicyLoss(
+        torch.where(negative_B1, bounded_BT, loss_BT), ratio_BT.detach(), low_BT, high_BT, dual_BT
+    )
 
 
 # The contrastive KL
@@ -138,17 +149,20 @@ class ContrastiveKl(NamedTuple):
 
 
 def contrastive_kl(
-    logps_full_BT: Tensor, logps_free_BT: Tensor, estimator: KlEstimator = "k3", clamp: KlClamp = "paper"
+    logps_full_BT: Tensor,
+    logps_free_BT: Tensor,
+    estimator: KlEstimator = "k3",
+    clamp: KlClamp = "paper",
 ) -> ContrastiveKl:
     """The contrastive KL from the log-probabilities of the sampled tokens under both prompts.
 
     With `d = sg[log p(y_t | q_full)] - log p(y_t | q_free)`:
 
-    * `k3` (paper): `exp(d) - d - 1`, d clamped to [-20, 20] and, with `clamp="paper"`, the result to [-10, 10]: the
-      gradient is zero where d > 2.61 or d < -11. The responses come from q_full, for which k3 weights the gradient by
-      `1 - exp(d)`: it is no unbiased gradient of the KL.
-    * `forward`: d itself. It differs from `-log p(y_t | q_free)` by a constant, so its gradient is that of the true
-      KL(full || free), and its mean is an unbiased estimate of it. Never clamped.
+    * `k3` (paper): `exp(d) - d - 1`, d clamped to [-20, 20] and, with `clamp="paper"`, the result
+      to [-10, 10]: the gradient is zero where d > 2.61 or d < -11. The responses come from q_full,
+      for which k3 weights the gradient by `1 - exp(d)`: it is no unbiased gradient of the KL.
+    * `forward`: d itself. It differs from `-log p(y_t | q_free)` by a constant, so its gradient is
+      that of the true KL(full || free), and its mean is an unbiased estimate of it. Never clamped.
 
     Args:
         logps_full_BT: Under the prompt that the response was sampled from. Detached here.
@@ -159,7 +173,9 @@ def contrastive_kl(
     d_BT = logps_full_BT.detach() - logps_free_BT
     if estimator == "forward":
         return ContrastiveKl(d_BT, torch.zeros_like(d_BT, dtype=torch.bool))
-    assert estimator == "k3", f"no estimator {estimator!r} from log-probabilities of the sampled tokens"
+    assert estimator == "k3", (
+        f"no estimator {estimator!r} from log-probabilities of the sampled tokens"
+    )
     outside_BT = d_BT.detach().abs() > LOG_RATIO_BOUND
     d_BT = d_BT.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     k3_BT = torch.expm1(d_BT) - d_BT
@@ -169,10 +185,12 @@ def contrastive_kl(
 
 
 def full_vocab_kl(logits_full_BTV: Tensor, logits_free_BTV: Tensor) -> ContrastiveKl:
-    """KL(full || free) at each position, summed exactly over the vocabulary (`kl_estimator=full_vocab`).
+    """KL(full || free) at each position, summed exactly over the vocabulary
+    (`kl_estimator=full_vocab`).
 
     Args:
-        logits_full_BTV: Logits / temperature, or log-probabilities, under the full-text prompt. Detached here.
+        logits_full_BTV: Logits / temperature, or log-probabilities, under the full-text prompt.
+            Detached here.
         logits_free_BTV: The same under the text-free twin.
     """
     full_BTV = logits_full_BTV.detach().float().log_softmax(-1)
@@ -187,19 +205,24 @@ def full_vocab_kl(logits_full_BTV: Tensor, logits_free_BTV: Tensor) -> Contrasti
 
 
 def row_weights(
-    lengths_B: Tensor, mean: LossMean = "mini_batch", micro_batch: int = 0, counted_B: Tensor | None = None
+    lengths_B: Tensor,
+    mean: LossMean = "mini_batch",
+    micro_batch: int = 0,
+    counted_B: Tensor | None = None,
 ) -> Tensor:
-    """The weight of every token of each row, `[B]`, so that `weighted_sum(x, weights, mask)` is the token-mean.
+    """The weight of every token of each row, `[B]`, so that `weighted_sum(x, weights, mask)` is the
+    token-mean.
 
-    The weights depend on the mini-batch alone. A mini-batch can therefore be cut into pieces anyhow, and the pieces'
-    gradients add up exactly.
+    The weights depend on the mini-batch alone. A mini-batch can therefore be cut into pieces
+    anyhow, and the pieces' gradients add up exactly.
 
     Args:
         lengths_B: Tokens of each row, in the order of the mini-batch.
-        mean: `mini_batch`: 1 / (all counted tokens). `micro_batch`: the mean over consecutive micro-batches of each
-            one's own token-mean, as the original has it; one with no counted token adds zero to that mean.
-        micro_batch: Rows of a micro-batch; 0 is all of them. The nominal size: halving it for memory's sake must not
-            change the objective.
+        mean: `mini_batch`: 1 / (all counted tokens). `micro_batch`: the mean over consecutive
+            micro-batches of each one's own token-mean, as the original has it; one with no counted
+            token adds zero to that mean.
+        micro_batch: Rows of a micro-batch; 0 is all of them. The nominal size: halving it for
+            memory's sake must not change the objective.
         counted_B: Rows that count (`eligible_rows` for the contrastive KL); all if `None`.
     """
     tokens_B = lengths_B.double()
@@ -207,7 +230,9 @@ def row_weights(
         tokens_B = tokens_B * counted_B
     size = micro_batch if mean == "micro_batch" and micro_batch else max(1, len(tokens_B))
     parts = tokens_B.split(size)
-    weights = [torch.full_like(part, 1.0 / (len(parts) * max(1.0, float(part.sum())))) for part in parts]
+    weights = [
+        torch.full_like(part, 1.0 / (len(parts) * max(1.0, float(part.sum())))) for part in parts
+    ]
     weights_B = torch.cat(weights)
     return (weights_B if counted_B is None else weights_B * counted_B).float()
 

@@ -1,9 +1,11 @@
-"""What a stage costs on the local engine, before anything is loaded: tokens, FLOPs, memory, seconds a step.
+"""What a stage costs on the local engine, before anything is loaded: tokens, FLOPs, memory, seconds
+a step.
 
-`shape.py` bounds a stage on verl from its limits. Here lengths are those expected (`Lengths`), the work is that of
-`update.py` and of `models/tree.py` (a group's prompt once, images once, the head on responses only, twins for right
-rows only), and the machine's speed is measured in a moment on a CPU or taken from a table for a GPU. Every assumption
-is printed. `bench/plan.py` holds the seconds against a training.
+`shape.py` bounds a stage on verl from its limits. Here lengths are those expected (`Lengths`), the
+work is that of `update.py` and of `models/tree.py` (a group's prompt once, images once, the head on
+responses only, twins for right rows only), and the machine's speed is measured in a moment on a CPU
+or taken from a table for a GPU. Every assumption is printed. `bench/plan.py` holds the seconds
+against a training.
 """
 
 from __future__ import annotations
@@ -33,9 +35,12 @@ WAITING = "waiting for launches"
 BEGINNING = 17
 """Tokens that a prompt and its twin begin with beside the image: the chat's first turns."""
 PAIRS_OF_WORDS = (140, 100)
-"""Tokens of a full-text prompt and of its text-free twin beside the image, chat turns and instruction included."""
+"""Tokens of a full-text prompt and of its text-free twin beside the image, chat turns and
+instruction included.
+"""
 
-# Name in a GPU's own name -> FLOP/s in bf16 without sparsity, bytes/s, GiB of its memory that can be had.
+# Name in a GPU's own name -> FLOP/s in bf16 without sparsity, bytes/s, GiB of its memory that can
+# be had.
 _GPUS = {
     "H200": (989e12, 4.8e12, 139), "H100": (989e12, 3.35e12, 79), "A100": (312e12, 2.0e12, 79),
     "L40S": (362e12, 0.86e12, 44), "L40": (181e12, 0.86e12, 44), "4090": (165e12, 1.0e12, 23),
@@ -55,8 +60,10 @@ class Machine:
         decode_reach: The share that sampling reaches, row by row short products.
         layer_seconds: What one layer of one decode step costs however few rows it has.
         bytes: Of a number in computation.
-        token_seconds: What a decode step costs beside its layers: picking tokens, out of `VOCABULARY`.
-        pass_seconds: What launching a layer's kernels takes in a forward and backward pass, beside their work.
+        token_seconds: What a decode step costs beside its layers: picking tokens, out of
+            `VOCABULARY`.
+        pass_seconds: What launching a layer's kernels takes in a forward and backward pass, beside
+            their work.
         phase_seconds: What a rollout and an update take beside all that, however small the model.
         replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs.
         memory: Bytes that it has, where that is known.
@@ -118,7 +125,9 @@ class Cost:
     memory: dict[str, float]
 
 
-def lengths_of(stage: Stage, least: int = 0, most: int = 0, response: float | None = None) -> Lengths:
+def lengths_of(
+    stage: Stage, least: int = 0, most: int = 0, response: float | None = None
+) -> Lengths:
     """What to expect of a stage.
 
     Args:
@@ -136,14 +145,25 @@ def lengths_of(stage: Stage, least: int = 0, most: int = 0, response: float | No
     views = [full if view == "full-text" else free for view in stage.views]
     mixed = 0.5 if s.dynamic_sampling else 1.0
     limit = s.max_response_tokens
-    mean, longest = (limit / 2, limit) if response is None else (min(response, 0.9 * limit), min(2 * response, limit))
+    mean, longest = (
+        (limit / 2, limit)
+        if response is None
+        else (min(response, 0.9 * limit), min(2 * response, limit))
+    )
     return Lengths(image, sum(views) // len(views), free, mean, longest, mixed)
 
 
 def with_twins(stage: Stage) -> bool:
-    """Whether twins go through the policy's passes, behind what their prompts begin with; as in `update.py`."""
+    """Whether twins go through the policy's passes, behind what their prompts begin with; as in
+    `update.py`.
+    """
     s = stage.settings
-    return stage.contrastive and s.kl_coef > 0 and s.kl_estimator != "full_vocab" and rows_at_most(stage) > 1
+    return (
+        stage.contrastive
+        and s.kl_coef > 0
+        and s.kl_estimator != "full_vocab"
+        and rows_at_most(stage) > 1
+    )
 
 
 def rows_at_most(stage: Stage) -> int:
@@ -158,7 +178,9 @@ def beginning(lengths: Lengths) -> int:
 
 
 def branch(shape: Shape, before: float, prompt: float, response: float, samples: float) -> float:
-    """FLOPs of a prompt and its samples in a tree, behind so many tokens that are counted elsewhere."""
+    """FLOPs of a prompt and its samples in a tree, behind so many tokens that are counted
+    elsewhere.
+    """
 
     def seen(past: float, tokens: float) -> float:
         return 4.0 * shape.layers * shape.hidden * tokens * (past + tokens / 2)
@@ -183,7 +205,9 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     group = branch(shape, 0, lengths.prompt, lengths.response, n)
     rows = drawn * n
     layers = 2.0 * shape.layers * shape.layer
-    prefill = drawn * (layers * lengths.prompt + 2.0 * shape.layers * shape.hidden * lengths.prompt**2 + see)
+    prefill = drawn * (
+        layers * lengths.prompt + 2.0 * shape.layers * shape.hidden * lengths.prompt**2 + see
+    )
     mean_past = lengths.prompt + lengths.response / 2
     each = layers + head(shape, 1) + 4.0 * shape.layers * shape.hidden * mean_past
     flops = {
@@ -195,7 +219,9 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
         flops["old log-probs"] = (batches - 1) * s.mini_batch * (group + see)
     contrastive = stage.contrastive and s.kl_coef > 0
     if contrastive:
-        before = beginning(lengths) if with_twins(stage) else 0  # in a pass of its own a twin has none to follow
+        before = (
+            beginning(lengths) if with_twins(stage) else 0
+        )  # in a pass of its own a twin has none to follow
         twins = branch(shape, before, lengths.twin - before, lengths.response, n * lengths.right)
         flops["contrastive"] = groups * again * twins
 
@@ -221,7 +247,9 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     launches = rolled * (shape.layers + shape.vision_layers) * machine.pass_seconds / 3
     begin = max(prefill / machine.flops / machine.reach, launches)
     seconds["rollout"] = begin + max(decode, read) + overhead + machine.phase_seconds
-    seconds["optimizer"] = batches * trained * 36 / machine.bandwidth  # AdamW and the norm, each number read or written
+    seconds["optimizer"] = (
+        batches * trained * 36 / machine.bandwidth
+    )  # AdamW and the norm, each number read or written
     return Cost(
         groups * lengths.prompt, groups * n * lengths.response,
         flops, seconds, memory(stage, shape, lengths, machine, trained),
@@ -238,7 +266,8 @@ def largest_pass(stage: Stage, lengths: Lengths) -> tuple[float, float, float]:
         right, own = group * lengths.right, lengths.twin - beginning(lengths)
     groups = max(1.0, rows // (group + right))
     tokens = groups * (lengths.prompt + own + (group + right) * lengths.response)
-    # Where groups are split, or twins have passes of their own, all images are seen before the passes.
+    # Where groups are split, or twins have passes of their own, all images are seen before the
+    # passes.
     images = min(rows, s.mini_batch) if apart or rows < s.samples_per_prompt else groups
     return groups * (group + right), tokens, images
 
@@ -252,13 +281,20 @@ def rows_sampled(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine)
     """Samples of one batch of a rollout; as `models/decode.py` has it once the moments are there."""
     if machine.bytes == 4:
         return 64
-    each = kept_of_token(shape, machine) * (lengths.prompt + stage.settings.max_response_tokens) + 40.0 * shape.vocab
-    state = 6.0 * shape.parameters + 8.0 * trained_parameters(stage, shape)  # weights, their bf16 copies and moments
+    each = (
+        kept_of_token(shape, machine) * (lengths.prompt + stage.settings.max_response_tokens)
+        + 40.0 * shape.vocab
+    )
+    state = 6.0 * shape.parameters + 8.0 * trained_parameters(
+        stage, shape
+    )  # weights, their bf16 copies and moments
     free = math.inf if machine.memory is None else max(0.0, machine.memory - state)
     return max(1.0, min(MOST_ROWS, free / 6 // each))
 
 
-def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, trained: int) -> dict[str, float]:
+def memory(
+    stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, trained: int
+) -> dict[str, float]:
     """The parts of an update's peak, in bytes."""
     s = stage.settings
     rows, tokens, images = largest_pass(stage, lengths)
@@ -283,7 +319,9 @@ def memory(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, train
         at_once = min(rows_sampled(stage, shape, lengths, machine), drawn)
         tokens = at_once * (lengths.prompt / s.samples_per_prompt + lengths.longest)
         graphs = kept_of_token(shape, machine) * tokens + 40.0 * at_once * shape.vocab
-        if machine.memory is None or graphs <= machine.memory / 12:  # else they go after each rollout
+        if (
+            machine.memory is None or graphs <= machine.memory / 12
+        ):  # else they go after each rollout
             parts["graphs of sampling"] = graphs
     return parts
 
@@ -323,11 +361,15 @@ def gpu(name: str) -> Machine:
     key = next((key for key in _GPUS if key in words), None)
     flops, bandwidth, gib = _GPUS[key or "A100"]
     known = "" if key else ", not in the table: speed of an A100"
-    return Machine(f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3e-3, 0.02, 1.2e-4, gib * GIB)
+    return Machine(
+        f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3e-3, 0.02, 1.2e-4, gib * GIB
+    )
 
 
 def this_cpu(shape: Shape) -> Machine:
-    """This CPU with the threads that torch has: products and copies of the model's own sizes, timed in 0.6 s."""
+    """This CPU with the threads that torch has: products and copies of the model's own sizes, timed
+    in 0.6 s.
+    """
     import torch
 
     a, b = torch.randn(512, shape.hidden), torch.randn(shape.hidden, shape.intermediate)
@@ -366,7 +408,9 @@ def fitting(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> i
     trained = trained_parameters(stage, shape)
 
     def fits(rows: int) -> bool:
-        return not too_large(memory(with_rows(stage, rows), shape, lengths, machine, trained), machine)
+        return not too_large(
+            memory(with_rows(stage, rows), shape, lengths, machine, trained), machine
+        )
 
     def largest(rows: int) -> tuple[float, float, float]:
         return largest_pass(with_rows(stage, rows), lengths)
@@ -385,7 +429,15 @@ def remedy(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> st
 
     def fits(changed: Mapping[str, object]) -> bool:
         settings: Any = changed
-        return fitting(replace(stage, settings=replace(stage.settings, **settings)), shape, lengths, machine) > 0
+        return (
+            fitting(
+                replace(stage, settings=replace(stage.settings, **settings)),
+                shape,
+                lengths,
+                machine,
+            )
+            > 0
+        )
 
     def named(names: Iterable[str], between: str) -> str:
         return between.join(f"{name}={str(left[name]).lower()}" for name in names)
@@ -394,7 +446,10 @@ def remedy(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> st
         return f"not even one row a pass fits: try {named(alone, ' or ')}"
     if left and fits(left):
         return f"not even one row a pass fits: try {named(left, ' and ')}"
-    return "not even one row a pass fits, whatever the settings: take a smaller model or responses, or --engine verl"
+    return (
+        "not even one row a pass fits, whatever the settings: take a smaller model or responses, or"
+        " --engine verl"
+    )
 
 
 def trained_parameters(stage: Stage, shape: Shape) -> int:
@@ -413,8 +468,14 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cos
     """The cost and what it rests on, for a reader."""
     c, s = cost(stage, shape, lengths, machine), stage.settings
     seconds = sum(c.seconds.values())
-    guess = "half the limit" if 2 * lengths.response == s.max_response_tokens else "as the model says of itself"
-    remark = f"; {s.steps} steps {duration(seconds * s.steps)}, validation and checkpoints not counted"
+    guess = (
+        "half the limit"
+        if 2 * lengths.response == s.max_response_tokens
+        else "as the model says of itself"
+    )
+    remark = (
+        f"; {s.steps} steps {duration(seconds * s.steps)}, validation and checkpoints not counted"
+    )
     return Costs(
         f"a step, expected: {s.prompts_per_step * s.samples_per_prompt:,} responses trained on, "
         f"{c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens",
@@ -423,21 +484,31 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cos
             Amount("memory", {name: value / GIB for name, value in c.memory.items()}, "GiB"),
             Amount("time a step", c.seconds, "s", remark),
         ),
-        f"prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of {lengths.twin}, "
-        f"responses of {lengths.response:.0f} ({guess}), {lengths.mixed:.0%} of groups with mixed rewards, "
-        f"{lengths.right:.0%} of their responses right; {machine.name}: {machine.flops:.2g} FLOP/s, of which training "
-        f"reaches {machine.reach:.0%} and sampling {machine.decode_reach:.0%}, and {machine.bandwidth:.2g} bytes/s",
+        f"prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of"
+        f" {lengths.twin}, responses of {lengths.response:.0f} ({guess}), {lengths.mixed:.0%} of"
+        f" groups with mixed rewards, {lengths.right:.0%} of their responses right; {machine.name}:"
+        f" {machine.flops:.2g} FLOP/s, of which training reaches {machine.reach:.0%} and sampling"
+        f" {machine.decode_reach:.0%}, and {machine.bandwidth:.2g} bytes/s",
         tuple(_notes(stage, shape, lengths, machine, c)),
     )
 
 
 def _notes(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, c: Cost) -> list[str]:
-    """Whether the memory is too small for the rows of a pass, or large enough for more, which are faster."""
+    """Whether the memory is too small for the rows of a pass, or large enough for more, which are
+    faster.
+    """
     now, most = rows_at_most(stage), fitting(stage, shape, lengths, machine)
     by_micro_batch = stage.settings.loss_mean == "micro_batch"
     if machine.memory and too_large(c.memory, machine):
-        note = f"the memory is too much for {machine.memory / GIB:.0f} GiB ({machine.name.split(' (')[0]}): "
-        note += f"{most} rows a pass fit (micro_batch={most})" if most else remedy(stage, shape, lengths, machine)
+        note = (
+            f"the memory is too much for {machine.memory / GIB:.0f} GiB"
+            f" ({machine.name.split(' (')[0]}): "
+        )
+        note += (
+            f"{most} rows a pass fit (micro_batch={most})"
+            if most
+            else remedy(stage, shape, lengths, machine)
+        )
         if most and by_micro_batch:
             note += ", which changes the loss (loss_mean=micro_batch)"
         return [note]
@@ -451,7 +522,12 @@ def _notes(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, c: Co
 
 
 def dry_run(
-    recipe: Recipe, model: str, out: Path, *, problems: Sequence[Problem] | None = None, gpu: str | None = None
+    recipe: Recipe,
+    model: str,
+    out: Path,
+    *,
+    problems: Sequence[Problem] | None = None,
+    gpu: str | None = None,
 ) -> list[str]:
     """What `modgap train --dry-run` prints for the local engine.
 
@@ -469,7 +545,10 @@ def dry_run(
     typical = model_notes(Path(known.path)).get("response_tokens")
     stages: list[StagePlan] = []
     for stage in recipe.stages:
-        settings = [f"{name.replace('reward_', 'reward.')} = {value}" for name, value in asdict(stage.settings).items()]
+        settings = [
+            f"{name.replace('reward_', 'reward.')} = {value}"
+            for name, value in asdict(stage.settings).items()
+        ]
         expected = None
         if known.shape is not None and machine is not None:
             lengths = lengths_of(stage, known.min_pixels, known.max_pixels, typical)

@@ -1,8 +1,9 @@
-"""What comes before an update: the order of the data, sampling groups of responses, and their rewards.
+"""What comes before an update: the order of the data, sampling groups of responses, and their
+rewards.
 
-Differences from the original: the order is a pure function of (seed, epoch), so that one number (how many prompts have
-been drawn) is all there is to save; a step draws as many prompts as it expects to need, not a whole batch; prompts that
-are too long are left out when they are drawn.
+Differences from the original: the order is a pure function of (seed, epoch), so that one number
+(how many prompts have been drawn) is all there is to save; a step draws as many prompts as it
+expects to need, not a whole batch; prompts that are too long are left out when they are drawn.
 """
 
 from __future__ import annotations
@@ -51,14 +52,16 @@ class Scored(Protocol):
 
 
 RewardFunction = Callable[[str, str], "Scored | Mapping[str, Any] | float"]
-"""(response, gold answer) to a reward: a number, or an object or mapping with `score` and, if it likes, `acc` and
-`format`. Where these are absent, correct and well formatted mean that the score is 1."""
+"""(response, gold answer) to a reward: a number, or an object or mapping with `score` and, if it
+likes, `acc` and `format`. Where these are absent, correct and well formatted mean that the score is
+1."""
 
 
 def hold_out(problems: Sequence[Problem], count: int) -> tuple[list[Problem], list[Problem]]:
     """Split off problems for validation: those whose hashed ids come first, at most a fifth of all.
 
-    The same problems whatever the order, the seed, the stage or the recipe, so that recipes can be compared on them.
+    The same problems whatever the order, the seed, the stage or the recipe, so that recipes can be
+    compared on them.
 
     Returns:
         (train, held out)
@@ -86,23 +89,29 @@ def check_rollouts(folder: Path, number: int, stage: Stage, problems: Sequence[P
         return
     seed = stage.settings.seed
     # The first prompt that is short enough is drawn in the first epoch.
-    draws = (sample_seed(seed, f"stage{number}", "draw", at) for at in range(len(problems) * len(stage.views)))
+    draws = (
+        sample_seed(seed, f"stage{number}", "draw", at)
+        for at in range(len(problems) * len(stage.views))
+    )
     why = ""
     if row.problem_id not in {problem.id for problem in problems}:
         why = "it does not train on this problem"
     elif row.view not in stage.views:
         why = f"its views are {', '.join(stage.views)}"
-    elif row.seed and all(row.seed != sample_seed(draw, row.problem_id, row.view, row.sample) for draw in draws):
+    elif row.seed and all(
+        row.seed != sample_seed(draw, row.problem_id, row.view, row.sample) for draw in draws
+    ):
         why = f"its seed does not follow from the run's seed {seed}"
     if why:
         raise UserError(
-            f"{folder / 'rollouts.jsonl'} is of another run than the manifest.json beside it: line 1 "
-            f"({row.problem_id}, {row.view}, sample {row.sample}): {why}. Remedy: {RESTORE}."
+            f"{folder / 'rollouts.jsonl'} is of another run than the manifest.json beside it: line"
+            f" 1 ({row.problem_id}, {row.view}, sample {row.sample}): {why}. Remedy: {RESTORE}."
         )
 
 
 class DataOrder:
-    """Shuffled epochs over (problem, view) pairs; with several views each problem comes once in each.
+    """Shuffled epochs over (problem, view) pairs; with several views each problem comes once in
+    each.
 
     Args:
         problems: What is trained on.
@@ -179,7 +188,8 @@ class Batch:
         responses: B token sequences.
         advantages_B: One for each row.
         eligible_B: Rows that the contrastive KL takes.
-        old_logps: B log-probability sequences before the first update; `None` for an on-policy update.
+        old_logps: B log-probability sequences before the first update; `None` for an on-policy
+            update.
     """
 
     prompts: list[Any]
@@ -219,7 +229,9 @@ class Roller:
         too_long: Prompts left out since this was last set to zero.
     """
 
-    def __init__(self, policy: TrainablePolicy, order: DataOrder, stage: Stage, number: int, style: Style) -> None:
+    def __init__(
+        self, policy: TrainablePolicy, order: DataOrder, stage: Stage, number: int, style: Style
+    ) -> None:
         self.position = 0
         self.too_long = 0
         self._policy, self._order, self._stage, self._number = policy, order, stage, number
@@ -251,8 +263,9 @@ class Roller:
                 passed += 1
                 if passed >= len(self._order):
                     raise UserError(
-                        f"every prompt is longer than max_prompt_tokens={settings.max_prompt_tokens} "
-                        f"({problem.id} has {len(prompt.input_ids)} tokens): give a larger one with --set."
+                        "every prompt is longer than"
+                        f" max_prompt_tokens={settings.max_prompt_tokens} ({problem.id} has"
+                        f" {len(prompt.input_ids)} tokens): give a larger one with --set."
                     )
                 continue
             passed = 0
@@ -260,7 +273,10 @@ class Roller:
             if self._stage.contrastive:
                 free = contrastive_prompt(problem, self._style)
                 twin = self._policy.encode(free, image or problem.open_image())
-            seeds = [sample_seed(draw_seed, problem.id, view, n) for n in range(settings.samples_per_prompt)]
+            seeds = [
+                sample_seed(draw_seed, problem.id, view, n)
+                for n in range(settings.samples_per_prompt)
+            ]
             groups.append(Group(problem, view, words, prompt, twin, seeds))
         return groups
 
@@ -281,11 +297,16 @@ class Roller:
         """Reward each response, then add the overlong penalty."""
         settings = self._stage.settings
         for group in groups:
-            parts = [score(reward, response.text, group.problem.answer) for response in group.responses]
+            parts = [
+                score(reward, response.text, group.problem.answer) for response in group.responses
+            ]
             group.scores_N, group.acc_N, group.format_N = torch.tensor(parts).unbind(1)
             lengths_N = torch.tensor([len(response.token_ids) for response in group.responses])
             group.rewards_N = group.scores_N + overlong_penalty(
-                lengths_N, settings.max_response_tokens, settings.overlong_buffer, settings.overlong_penalty
+                lengths_N,
+                settings.max_response_tokens,
+                settings.overlong_buffer,
+                settings.overlong_penalty,
             )
 
 
@@ -309,22 +330,28 @@ def score(reward: RewardFunction, response: str, gold: str) -> tuple[float, floa
         acc, form = (float(total >= 1.0) if part is None else float(part) for part in parts[1:])
         if not all(map(math.isfinite, (total, acc, form))):
             raise ValueError
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # a tensor of several numbers: RuntimeError
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+    ):  # a tensor of several numbers: RuntimeError
         name = f"{getattr(reward, '__module__', '')}:{getattr(reward, '__qualname__', type(reward).__qualname__)}"
         raise UserError(
-            f"the reward function {name} gave {repr(given)[:80]}: it must return a finite number, or an object or "
-            "mapping with the number as score (and, if it likes, acc and format)."
+            f"the reward function {name} gave {repr(given)[:80]}: it must return a finite number,"
+            " or an object or mapping with the number as score (and, if it likes, acc and format)."
         ) from None
     return total, acc, form
 
 
 def draw_size(settings: Settings, kept: int, sampled: int, before: float = 1.0) -> int:
-    """How many prompts to draw for those that are still missing, so that about as many groups are mixed.
+    """How many prompts to draw for those that are still missing, so that about as many groups are
+    mixed.
 
-    At the rate at which this step has kept groups so far, and before it has any, at that of the step before: a GPU
-    takes hardly longer for twice the prompts, but each further draw takes as long as its longest response. A step
-    begins with at most `MOST_DRAWN` times its prompts, which is what the authors of DAPO draw, and refills with at most
-    as many as it is to keep.
+    At the rate at which this step has kept groups so far, and before it has any, at that of the
+    step before: a GPU takes hardly longer for twice the prompts, but each further draw takes as
+    long as its longest response. A step begins with at most `MOST_DRAWN` times its prompts, which
+    is what the authors of DAPO draw, and refills with at most as many as it is to keep.
 
     Args:
         settings: Of the stage.

@@ -1,4 +1,6 @@
-"""What a stage starts with: its reward function, its model, and the arguments that make the run what it is."""
+"""What a stage starts with: its reward function, its model, and the arguments that make the run
+what it is.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def check_prompts(
     style: Style,
     unusable: Mapping[Path | bytes, str] | None = None,
 ) -> None:
-    """Build every prompt that the run may need, in words, and decode its image: a fault shows now, not after hours.
+    """Build every prompt that the run may need, in words, and decode its image: a fault shows now,
+    not after hours.
 
     Args:
         recipe: What is to be trained.
@@ -42,14 +45,18 @@ def check_prompts(
         unusable: `unusable_images` of all these problems, where the caller has it.
 
     Raises:
-        UserError: A view is a control; or a problem lacks the words of a view, or a diagram that can be used.
+        UserError: A view is a control; or a problem lacks the words of a view, or a diagram that
+            can be used.
     """
     unusable = unusable_images([*problems, *validation]) if unusable is None else unusable
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.title})"
         for view in stage.views:
             if get_view(view).picture not in ("own", "none"):
-                raise UserError(f"view {view!r} cannot be trained on: choose full-text, image-only or text-only.")
+                raise UserError(
+                    f"view {view!r} cannot be trained on: choose full-text, image-only or"
+                    " text-only."
+                )
             _check(
                 where, problems, unusable,
                 lambda p, v=view, s=stage: training_prompt(p, v, style, contrastive=s.contrastive),
@@ -66,7 +73,9 @@ def check_prompts(
 
 def unusable_images(problems: Sequence[Problem]) -> dict[Path | bytes, str]:
     """The images of problems that no model can be shown, and why; each one is decoded."""
-    found = list(dict.fromkeys(p.image for p in problems if p.image is not None and not _absence(p)))
+    found = list(
+        dict.fromkeys(p.image for p in problems if p.image is not None and not _absence(p))
+    )
     seen = zip(found, inspect_all(found, thorough=True), strict=True)
     return {image: inspection.unusable for image, inspection in seen if inspection.unusable}
 
@@ -84,16 +93,18 @@ def _check(
             if not build(problem).has_image:
                 continue
             if absence := _absence(problem):
-                faults[problem.id] = f"problem {problem.id} {absence}: give it its diagram, or leave it out."
+                faults[problem.id] = (
+                    f"problem {problem.id} {absence}: give it its diagram, or leave it out."
+                )
             elif problem.own_images:  # the problem's image may show what the view leaves out
                 faults[problem.id] = (
-                    f"problem {problem.id} has images of its own for some views, and training shows one image in every "
-                    "view: train on another data set."
+                    f"problem {problem.id} has images of its own for some views, and training shows"
+                    " one image in every view: train on another data set."
                 )
             elif problem.image is not None and (fault := unusable.get(problem.image)):
                 faults[problem.id] = (
-                    f"problem {problem.id}: {problem.image_name()} {fault}: replace it, or leave the problem out; "
-                    "`modgap data check` names every one."
+                    f"problem {problem.id}: {problem.image_name()} {fault}: replace it, or leave"
+                    " the problem out; `modgap data check` names every one."
                 )
         except UserError as error:
             faults[problem.id] = str(error)
@@ -107,11 +118,16 @@ def _check(
 def _absence(problem: Problem) -> str:
     if problem.image is None:
         return "has no diagram"
-    return f"has no file {problem.image}" if isinstance(problem.image, Path) and not problem.image.is_file() else ""
+    return (
+        f"has no file {problem.image}"
+        if isinstance(problem.image, Path) and not problem.image.is_file()
+        else ""
+    )
 
 
 def reward_of(settings: Settings) -> RewardFunction:
-    """The reward that the settings ask for: a function of the user's own, or the built-in one at its tolerance.
+    """The reward that the settings ask for: a function of the user's own, or the built-in one at
+    its tolerance.
 
     Raises:
         UserError: There is no such function.
@@ -119,13 +135,19 @@ def reward_of(settings: Settings) -> RewardFunction:
     if settings.reward_function:
         function: RewardFunction = registry.load(settings.reward_function)
         if not callable(function):
-            raise UserError(f"reward.function={settings.reward_function} is no function: name one as module:function.")
+            raise UserError(
+                f"reward.function={settings.reward_function} is no function: name one as"
+                " module:function."
+            )
         return function
     return lambda response, gold: graded_reward(response, gold, settings.reward_tolerance)
 
 
-def load_for_training(load_policy: LoadPolicy, start: str | Path, settings: Settings) -> TrainablePolicy:
-    """Load a model whose trained weights are fp32: at the paper's learning rate, bf16 weights would not move.
+def load_for_training(
+    load_policy: LoadPolicy, start: str | Path, settings: Settings
+) -> TrainablePolicy:
+    """Load a model whose trained weights are fp32: at the paper's learning rate, bf16 weights would
+    not move.
 
     With LoRA the frozen weights keep the loader's type (bf16 on a GPU).
     """
@@ -144,7 +166,8 @@ def load_for_training(load_policy: LoadPolicy, start: str | Path, settings: Sett
 
 
 def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str, Any]:
-    """The arguments that make a stage what it is; what only decides speed, memory or when to save is left out.
+    """The arguments that make a stage what it is; what only decides speed, memory or when to save
+    is left out.
 
     The recipe's name is none of them: recipes that begin alike may share their first stages.
     """
@@ -168,7 +191,11 @@ def digest(problems: Sequence[Problem]) -> str:
     told = hashlib.sha256()
     for p in problems:
         image = None if p.image is None or _absence(p) else _image_digest(p.image_bytes())
-        told.update(repr((p.id, p.question, p.answer, p.structural, p.semantic, p.own_words, image)).encode())
+        told.update(
+            repr(
+                (p.id, p.question, p.answer, p.structural, p.semantic, p.own_words, image)
+            ).encode()
+        )
     return told.hexdigest()[:16]
 
 

@@ -1,8 +1,10 @@
-"""What a training stage costs, from a model's shape alone: tokens, FLOPs, memory. No torch, no network, no GPU.
+"""What a training stage costs, from a model's shape alone: tokens, FLOPs, memory. No torch, no
+network, no GPU.
 
-Counts are exact for parameters; FLOPs are 2 for each parameter and token plus attention, without what gradient
-checkpointing computes again; memory is an estimate with its parts named. Tokens and FLOPs are upper bounds: every
-prompt and every response at its limit, and no group dropped by dynamic sampling.
+Counts are exact for parameters; FLOPs are 2 for each parameter and token plus attention, without
+what gradient checkpointing computes again; memory is an estimate with its parts named. Tokens and
+FLOPs are upper bounds: every prompt and every response at its limit, and no group dropped by
+dynamic sampling.
 """
 
 from __future__ import annotations
@@ -64,7 +66,13 @@ class Shape:
     def vision(self) -> int:
         """Parameters of the vision tower, merger included."""
         wide = self.vision_hidden
-        block = 4 * wide**2 + 4 * wide + 3 * wide * self.vision_intermediate + 2 * self.vision_intermediate + 3 * wide
+        block = (
+            4 * wide**2
+            + 4 * wide
+            + 3 * wide * self.vision_intermediate
+            + 2 * self.vision_intermediate
+            + 3 * wide
+        )
         merged = wide * self.merge**2
         merger = wide + merged**2 + merged + merged * self.hidden + self.hidden
         return 3 * 2 * self.patch**2 * wide + self.vision_layers * block + merger
@@ -93,7 +101,9 @@ SHAPES["yaogy/qwen2_5_vl_7b_kl_curriculum"] = SHAPES["Qwen/Qwen2.5-VL-7B-Instruc
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
-    """The shape that a model folder's config.json tells (the hub's own files have the language model at the top)."""
+    """The shape that a model folder's config.json tells (the hub's own files have the language
+    model at the top).
+    """
     text, vision = config.get("text_config") or config, config["vision_config"]
     return Shape(
         text["hidden_size"], text["num_hidden_layers"], text["num_attention_heads"], text["num_key_value_heads"],
@@ -185,14 +195,18 @@ def estimate(stage: Stage, shape: Shape, layout: Layout, image: int = 256) -> Es
     forward = rows * (row + shape.see(image))
     flops = {
         # A group's prompt is computed once, each response on top of it.
-        "rollout": s.prompts_per_step * (shape.forward(prompt) + shape.see(image))
-        + rows * (row - shape.forward(prompt)),
+        "rollout": (
+            s.prompts_per_step * (shape.forward(prompt) + shape.see(image))
+            + rows * (row - shape.forward(prompt))
+        ),
         "old log-probs": forward,
         "update": 3 * forward,
     }
     contrastive = stage.contrastive and s.kl_coef > 0
     if contrastive:
-        flops["contrastive"] = 3 * rows * row  # if every row is eligible; it shares the images of the update
+        flops["contrastive"] = (
+            3 * rows * row
+        )  # if every row is eligible; it shares the images of the update
     trained = shape.parameters - (shape.vision if s.freeze_vision else 0)
     if s.lora_rank:
         trained = 0  # adapters are below a percent
@@ -200,10 +214,16 @@ def estimate(stage: Stage, shape: Shape, layout: Layout, image: int = 256) -> Es
     state = weights + 4.0 * trained / layout.gpus + optimizer
     tokens = layout.micro_batch * (prompt + response) * (2 if contrastive else 1)
     working = 2.0 * tokens * (16 * shape.hidden + 6 * shape.intermediate)  # one layer, bf16
-    kept = 2.0 * tokens * shape.hidden * shape.layers if layout.checkpointing else working * shape.layers
+    kept = (
+        2.0 * tokens * shape.hidden * shape.layers
+        if layout.checkpointing
+        else working * shape.layers
+    )
     logits = 8.0 * tokens * shape.vocab  # bf16 and fp32 copies, and the gradient
     gathered = 2.0 * (2 * shape.layer + (1 if shape.tied else 2) * shape.vocab * shape.hidden)
-    resident = (0 if layout.params_offload else weights) + (0 if layout.optimizer_offload else optimizer)
+    resident = (0 if layout.params_offload else weights) + (
+        0 if layout.optimizer_offload else optimizer
+    )
     return Estimate(
         rows, rows * prompt, rows * response, flops, state, working + kept + logits,
         gathered if layout.gpus > 1 else 2.0 * shape.parameters, resident,

@@ -1,11 +1,13 @@
-"""One optimizer update: the policy's pass over all rows, the twins of the eligible ones beside them, one vision pass.
+"""One optimizer update: the policy's pass over all rows, the twins of the eligible ones beside
+them, one vision pass.
 
-The full-text side of the contrastive KL is detached, so its log-probabilities are those of the policy's rows. A twin's
-row is one more row of the same pass: the model computes once what its prompt has in common with the full one, image
-included. (`full_vocab` and a micro-batch of one row take the twins in passes of their own.) The vision tower runs once
-over the images of a pass; its features are detached leaves that collect gradients, and one backward through the tower
-ends it. Where groups are split, or the twins have passes of their own, it does so for the whole mini-batch. The naive
-form (every row forwarded twice, images and all, in one graph) is the tests' oracle.
+The full-text side of the contrastive KL is detached, so its log-probabilities are those of the
+policy's rows. A twin's row is one more row of the same pass: the model computes once what its
+prompt has in common with the full one, image included. (`full_vocab` and a micro-batch of one row
+take the twins in passes of their own.) The vision tower runs once over the images of a pass; its
+features are detached leaves that collect gradients, and one backward through the tower ends it.
+Where groups are split, or the twins have passes of their own, it does so for the whole mini-batch.
+The naive form (every row forwarded twice, images and all, in one graph) is the tests' oracle.
 
 Weights that are trained are fp32 everywhere; on a GPU the computation is bf16 by autocast.
 
@@ -40,8 +42,8 @@ from modgap.training.rollout import Batch
 def computing(policy: TrainablePolicy) -> torch.autocast:
     """bf16 autocast on a GPU, nothing on a CPU.
 
-    Without its cache of cast weights: one filled under `no_grad` would cut the graph of a later pass. What runs many
-    passes with the same weights has them cast once by `policy.weights_cast`.
+    Without its cache of cast weights: one filled under `no_grad` would cut the graph of a later
+    pass. What runs many passes with the same weights has them cast once by `policy.weights_cast`.
     """
     kind = policy.device.type
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda", cache_enabled=False)
@@ -51,8 +53,8 @@ def computing(policy: TrainablePolicy) -> torch.autocast:
 class TokenStats:
     """Sums over tokens, for the log.
 
-    Numbers stay where the model is until they are `read`: to look at one is to wait for a GPU, to which the next pass
-    could be sent meanwhile.
+    Numbers stay where the model is until they are `read`: to look at one is to wait for a GPU, to
+    which the next pass could be sent meanwhile.
 
     Attributes:
         sums: By name.
@@ -78,7 +80,9 @@ class TokenStats:
 
     def add_ratio(self, mask_BT: Tensor, ratio_BT: Tensor) -> None:
         """Heed a ratio that may be the largest."""
-        self.largest_ratio = torch.where(mask_BT, ratio_BT.detach(), 0.0).max().clamp(min=self.largest_ratio)
+        self.largest_ratio = (
+            torch.where(mask_BT, ratio_BT.detach(), 0.0).max().clamp(min=self.largest_ratio)
+        )
 
     def read(self) -> TokenStats:
         """Itself, all of it in Python's numbers."""
@@ -113,27 +117,34 @@ class SharedVision:
     Args:
         policy: The model.
         prompts: All prompts of the mini-batch; those that show the same image share a leaf.
-        at_once: Images of one pass. If there are more, activations are not kept: each pass is run again when its
-            gradients are known.
+        at_once: Images of one pass. If there are more, activations are not kept: each pass is run
+            again when its gradients are known.
     """
 
     def __init__(self, policy: TrainablePolicy, prompts: Sequence[Any], at_once: int) -> None:
         self._policy = policy
         unique = {prompt.image_key: prompt for prompt in prompts if prompt.image_key is not None}
-        self._parts = [list(unique.values())[i : i + at_once] for i in range(0, len(unique), at_once)]
+        self._parts = [
+            list(unique.values())[i : i + at_once] for i in range(0, len(unique), at_once)
+        ]
         self._kept: list[Tensor | None] | None = None
         self._leaves: dict[str, Tensor] = {}
         for part in self._parts:
             features = policy.image_features(part)
             for prompt, feature in zip(part, features, strict=True):
                 assert feature is not None, "a prompt with an image has features"
-                self._leaves[prompt.image_key] = feature.detach().float().requires_grad_(feature.requires_grad)
+                self._leaves[prompt.image_key] = (
+                    feature.detach().float().requires_grad_(feature.requires_grad)
+                )
             if len(self._parts) == 1:
                 self._kept = features
 
     def of(self, prompts: Sequence[Any]) -> list[Tensor | None]:
         """The leaves of prompts."""
-        return [None if prompt.image_key is None else self._leaves[prompt.image_key] for prompt in prompts]
+        return [
+            None if prompt.image_key is None else self._leaves[prompt.image_key]
+            for prompt in prompts
+        ]
 
     def backward(self) -> None:
         """Send the collected gradients through the tower."""
@@ -147,7 +158,9 @@ class SharedVision:
                 for root, leaf in zip(roots, leaves, strict=True)
                 if root is not None and leaf.grad is not None
             ]
-            torch.autograd.backward([root for root, _ in pairs], [gradient for _, gradient in pairs])
+            torch.autograd.backward(
+                [root for root, _ in pairs], [gradient for _, gradient in pairs]
+            )
 
 
 def pieces(rows: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -157,9 +170,11 @@ def pieces(rows: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def groups_of(batch: Batch, size: int, twins: bool = False) -> Iterator[list[int]]:
-    """Whole groups, as long as their rows (and the twins of their eligible ones) are not more than so many.
+    """Whole groups, as long as their rows (and the twins of their eligible ones) are not more than
+    so many.
 
-    A group goes whole, twins and all, as long as its own rows are not more; a larger one is taken in pieces.
+    A group goes whole, twins and all, as long as its own rows are not more; a larger one is taken
+    in pieces.
     """
     taken: list[int] = []
     count = 0
@@ -178,17 +193,26 @@ def groups_of(batch: Batch, size: int, twins: bool = False) -> Iterator[list[int
 
 
 def twins_together(settings: Settings, micro_batch: int) -> bool:
-    """Whether twins are rows of the policy's passes; with one row at a time memory is too short for that."""
+    """Whether twins are rows of the policy's passes; with one row at a time memory is too short for
+    that.
+    """
     return micro_batch > 1 and settings.kl_estimator != "full_vocab"
 
 
-def old_logprobs(policy: TrainablePolicy, batch: Batch, settings: Settings, micro_batch: int) -> list[Tensor]:
+def old_logprobs(
+    policy: TrainablePolicy, batch: Batch, settings: Settings, micro_batch: int
+) -> list[Tensor]:
     """Log-probabilities of each row's response now, without gradient."""
     out: list[Tensor] = []
     with torch.no_grad(), computing(policy), policy.weights_cast():
         for rows in groups_of(batch, micro_batch):
-            prompts, responses = [batch.prompts[i] for i in rows], [batch.responses[i] for i in rows]
-            logps_BT, _, _ = policy.logprobs(prompts, responses, policy.image_features(prompts), settings.temperature)
+            prompts, responses = (
+                [batch.prompts[i] for i in rows],
+                [batch.responses[i] for i in rows],
+            )
+            logps_BT, _, _ = policy.logprobs(
+                prompts, responses, policy.image_features(prompts), settings.temperature
+            )
             out += [row[: len(tokens)] for row, tokens in zip(logps_BT, responses, strict=True)]
     return out
 
@@ -198,8 +222,8 @@ def gradients(
 ) -> TokenStats:
     """Fill the parameters' gradients with those of one mini-batch, `micro_batch` rows at a time.
 
-    Starts from zero, so that it can be called again after it ran out of memory. The result does not depend on
-    `micro_batch` but for rounding.
+    Starts from zero, so that it can be called again after it ran out of memory. The result does not
+    depend on `micro_batch` but for rounding.
     """
     for parameter in policy.parameters():
         parameter.grad = None
@@ -213,28 +237,41 @@ def gradients(
         contrastive = contrastive and settings.kl_coef > 0
         together = contrastive and twins_together(settings, micro_batch)
         apart = contrastive and not together
-        kl_weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B)
+        kl_weights_B = row_weights(
+            lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B
+        )
         passes = list(groups_of(batch, micro_batch, together))
-        # An image that several passes show is seen before them; the others with the pass that shows them.
+        # An image that several passes show is seen before them; the others with the pass that shows
+        # them.
         vision = None
         if apart or any(batch.prompts[a[-1]] is batch.prompts[b[0]] for a, b in pairwise(passes)):
             vision = SharedVision(policy, [*batch.prompts, *filter(None, batch.twins)], micro_batch)
-        # Rows whose twins go along, and where in its pass each is. Found and moved before the passes, and numbers are
-        # read after them: a pass that waited for another would leave a GPU without work.
+        # Rows whose twins go along, and where in its pass each is. Found and moved before the
+        # passes, and numbers are read after them: a pass that waited for another would leave a GPU
+        # without work.
         twins = [[i for i in rows if together and batch.eligible_B[i]] for rows in passes]
         twin_rows = torch.tensor([i for pass_twins in twins for i in pass_twins], dtype=torch.long)
-        within = [i - rows[0] for rows, pass_twins in zip(passes, twins, strict=True) for i in pass_twins]
-        sizes, twin_sizes = [len(rows) for rows in passes], [len(pass_twins) for pass_twins in twins]
+        within = [
+            i - rows[0] for rows, pass_twins in zip(passes, twins, strict=True) for i in pass_twins
+        ]
+        sizes, twin_sizes = (
+            [len(rows) for rows in passes],
+            [len(pass_twins) for pass_twins in twins],
+        )
         weights, advantages = (x.to(device).split(sizes) for x in (weights_B, batch.advantages_B))
         kl_weights = kl_weights_B[twin_rows].to(device).split(twin_sizes)
         places = torch.tensor(within, dtype=torch.long).to(device).split(twin_sizes)
-        apart_rows = list(pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch)) if apart else []
+        apart_rows = (
+            list(pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch)) if apart else []
+        )
         apart_weights = kl_weights_B[batch.eligible_B].to(device).split(micro_batch)
         for number, (rows, right) in enumerate(zip(passes, twins, strict=True)):
             prompts = [batch.prompts[i] for i in rows] + [batch.twins[i] for i in right]
             responses = [batch.responses[i] for i in [*rows, *right]]
             seen = vision or SharedVision(policy, prompts, micro_batch)
-            all_BT, entropy_BT, mask_BT = policy.logprobs(prompts, responses, seen.of(prompts), settings.temperature)
+            all_BT, entropy_BT, mask_BT = policy.logprobs(
+                prompts, responses, seen.of(prompts), settings.temperature
+            )
             n = len(rows)
             logps_BT, free_BT = all_BT.split((n, len(right)))
             entropy_BT, (mask_BT, right_BT) = entropy_BT[:n], mask_BT.split((n, len(right)))
@@ -248,9 +285,18 @@ def gradients(
             )  # fmt: skip
             loss = weighted_sum(terms.loss_BT, weights[number], mask_BT)
             if right:
-                kl = contrastive_kl(now_BT[places[number]], free_BT, settings.kl_estimator, settings.kl_clamp)
-                loss = loss + settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights[number], right_BT)
-                stats.add(right_BT, twin_tokens=right_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
+                kl = contrastive_kl(
+                    now_BT[places[number]], free_BT, settings.kl_estimator, settings.kl_clamp
+                )
+                loss = loss + settings.kl_coef * weighted_sum(
+                    kl.kl_BT, kl_weights[number], right_BT
+                )
+                stats.add(
+                    right_BT,
+                    twin_tokens=right_BT,
+                    contrastive_kl=kl.kl_BT,
+                    kl_clamped=kl.clamped_BT,
+                )
             stats.backward(loss)
             if vision is None:
                 seen.backward()
@@ -261,11 +307,15 @@ def gradients(
             )  # fmt: skip
             stats.add_ratio(mask_BT, terms.ratio_BT)
 
-        for rows, weights_W in zip(apart_rows, apart_weights, strict=False):  # weights of no rows are one part
+        for rows, weights_W in zip(
+            apart_rows, apart_weights, strict=False
+        ):  # weights of no rows are one part
             assert vision is not None
             kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
             stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, weights_W, mask_BT))
-            stats.add(mask_BT, twin_tokens=mask_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
+            stats.add(
+                mask_BT, twin_tokens=mask_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT
+            )
 
         if vision is not None:
             vision.backward()
@@ -286,7 +336,9 @@ def _twin_kl(
     if settings.kl_estimator == "full_vocab":
         with torch.no_grad():
             prompts = [batch.prompts[i] for i in rows]
-            full_BTV, _ = policy.distributions(prompts, responses, vision.of(prompts), settings.temperature)
+            full_BTV, _ = policy.distributions(
+                prompts, responses, vision.of(prompts), settings.temperature
+            )
         free_BTV, mask_BT = policy.distributions(twins, responses, features, settings.temperature)
         return full_vocab_kl(full_BTV, free_BTV), mask_BT
     free_BT, _, mask_BT = policy.logprobs(twins, responses, features, settings.temperature)

@@ -1,1 +1,3 @@
-"""What the commands do, as functions: evaluate, grade, train, study, and many of these side by side."""
+"""What the commands do, as functions: evaluate, grade, train, study, and many of these side by
+side.
+"""

@@ -1,7 +1,8 @@
-"""`modgap demo`: the whole way on a laptop, offline. Problems, two recipes, the gap before and after, a report.
+"""`modgap demo`: the whole way on a laptop, offline. Problems, two recipes, the gap before and
+after, a report.
 
-It is a study like any other (`modgap study`), on problems that it makes, with the bundled testbed model and a budget
-of a few minutes on two cores. An interrupted demo goes on with the same command.
+It is a study like any other (`modgap study`), on problems that it makes, with the bundled testbed
+model and a budget of a few minutes on two cores. An interrupted demo goes on with the same command.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from modgap.workflows.study import run_study
 
 RECIPES = ("full-text", "no-text")
 _TRAIN, _TEST, _SAMPLES = 32, 60, 2
-# Few problems, all of them in every step: the training curve shows learning, not which problems were drawn. What is
-# learnt so quickly is these problems; the test problems tell whether anything else is.
+# Few problems, all of them in every step: the training curve shows learning, not which problems
+# were drawn. What is learnt so quickly is these problems; the test problems tell whether anything
+# else is.
 _SETTINGS = (
     "steps=8", "prompts_per_step=32", "mini_batch=8", "max_refills=0", "lr=5e-5", "validation_problems=0",
     "eval_every=0",
@@ -28,7 +30,8 @@ _SETTINGS = (
 
 
 def run_demo(out: Path, *, seed: int = 0) -> ReportSummary:
-    """Make problems, train the testbed model with two recipes, and report the gap of each against the base.
+    """Make problems, train the testbed model with two recipes, and report the gap of each against
+    the base.
 
     Args:
         out: Gets `data/` and `study/`.
@@ -59,6 +62,9 @@ def run_demo(out: Path, *, seed: int = 0) -> ReportSummary:
     numbers = run_study(spec, given={"command": "modgap demo"})
     print_numbers(numbers)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    print(f"\n{_TEST} problems a view: enough to see the way, too few for a verdict. Took {minutes} min {seconds} s.")
+    print(
+        f"\n{_TEST} problems a view: enough to see the way, too few for a verdict. Took {minutes}"
+        f" min {seconds} s."
+    )
     print(f"report: {(out / 'study' / 'report.html').resolve()}")
     return numbers

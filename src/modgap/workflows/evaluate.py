@@ -1,4 +1,5 @@
-"""Problems x views x engine -> responses, resumable at every step; then grades and a summary (`workflows.grade`).
+"""Problems x views x engine -> responses, resumable at every step; then grades and a summary
+(`workflows.grade`).
 
 ```
 problems = load_problems("PGPS9K")
@@ -6,7 +7,8 @@ run = evaluate(problems, "tiny", Path("runs/base"), options=EvalOptions(samples=
 run.summary.gap
 ```
 
-`evaluate` chooses the engine and resolves the sampling; `evaluate_with` asks an engine that is there.
+`evaluate` chooses the engine and resolves the sampling; `evaluate_with` asks an engine that is
+there.
 """
 
 from __future__ import annotations
@@ -57,12 +59,17 @@ def locate(benchmark: str, data: Path | None) -> Path:
     if data is not None:
         return data
     if not entry.own_data:
-        raise UsageError(f"--data is missing: {benchmark} needs its folder or file; --benchmark synthetic needs none.")
+        raise UsageError(
+            f"--data is missing: {benchmark} needs its folder or file; --benchmark synthetic needs"
+            " none."
+        )
     with progress_bars() as bars:
         return registry.load(entry.own_data)(bars.counter(f"drawing the {benchmark} benchmark"))
 
 
-def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | None = None) -> list[Problem]:
+def read_problems(
+    benchmark: str, data: Path, split: str = "test", limit: int | None = None
+) -> list[Problem]:
     """The problems of a benchmark.
 
     Args:
@@ -76,7 +83,9 @@ def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | 
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: must be at least 1.")
-    problems: list[Problem] = list(registry.DATASETS.load(benchmark)(data, split=split, limit=limit))
+    problems: list[Problem] = list(
+        registry.DATASETS.load(benchmark)(data, split=split, limit=limit)
+    )
     if not problems:
         raise UserError(
             f"{data} has no problems in the split {split!r}: add some, or give another --data "
@@ -86,26 +95,33 @@ def read_problems(benchmark: str, data: Path, split: str = "test", limit: int | 
 
 
 def load_problems(
-    data: Path | str | None = None, benchmark: str = "pgps9k", *, split: str = "test", limit: int | None = None
+    data: Path | str | None = None,
+    benchmark: str = "pgps9k",
+    *,
+    split: str = "test",
+    limit: int | None = None,
 ) -> list[Problem]:
     """The problems of a data set.
 
     Args:
-        data: Where it lies; of MathVerse also its Hugging Face id. `None` takes the benchmark's own problems, if it has
-            any (`synthetic`).
-        benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, or one of your own, `module:object` or
-            `path/to/file.py:object`.
+        data: Where it lies; of MathVerse also its Hugging Face id. `None` takes the benchmark's own
+            problems, if it has any (`synthetic`).
+        benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, or one of your own, `module:object`
+            or `path/to/file.py:object`.
         split: `train` or `test`.
         limit: Only the first so many.
 
     Raises:
         UserError: The benchmark is unknown, its files are faulty, or there is no problem in it.
     """
-    return read_problems(benchmark, locate(benchmark, None if data is None else Path(data)), split, limit)
+    return read_problems(
+        benchmark, locate(benchmark, None if data is None else Path(data)), split, limit
+    )
 
 
 def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -> None:
-    """Name the images that are shown otherwise than they are stored, or that cannot be shown, one line for each kind.
+    """Name the images that are shown otherwise than they are stored, or that cannot be shown, one
+    line for each kind.
 
     Args:
         problems: Whose images.
@@ -121,8 +137,9 @@ def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -
 def fingerprint(problems: Iterable[Problem]) -> str:
     """16 hex digits that change when a problem's words, its answer or its diagram change.
 
-    A diagram that was shown otherwise before transparency, orientation and depth were heeded (see `core.images`) has a
-    digest of its own, so that responses from before and after are not taken for those of one run.
+    A diagram that was shown otherwise before transparency, orientation and depth were heeded (see
+    `core.images`) has a digest of its own, so that responses from before and after are not taken
+    for those of one run.
     """
     digest, seen = hashlib.sha256(), dict[tuple[Path, int], str]()
     for problem in problems:
@@ -130,19 +147,33 @@ def fingerprint(problems: Iterable[Problem]) -> str:
         own_images = problem.own_images
         if problem.image is not None and not own_images:
             # A file has the longer digest that it has had since the first runs.
-            image = _image_digest(problem, problem.image, seen, 64 if isinstance(problem.image, Path) else 16)
-        fields = (problem.id, problem.question, problem.answer, problem.structural, problem.semantic, image)
+            image = _image_digest(
+                problem, problem.image, seen, 64 if isinstance(problem.image, Path) else 16
+            )
+        fields = (
+            problem.id,
+            problem.question,
+            problem.answer,
+            problem.structural,
+            problem.semantic,
+            image,
+        )
         digest.update(json.dumps([*fields, problem.own_words], sort_keys=True).encode())
         own_questions, own_answers = problem.own_questions, problem.own_answers
         if own_images or own_questions or own_answers or problem.grader:
-            views = {view: _image_digest(problem, image, seen) for view, image in own_images.items()}
+            views = {
+                view: _image_digest(problem, image, seen) for view, image in own_images.items()
+            }
             more = (views, own_questions, own_answers, recorded_grader(problem.grader))
             digest.update(json.dumps(more, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
-def _image_digest(problem: Problem, image: Path | bytes, seen: dict[tuple[Path, int], str], size: int = 16) -> str:
-    """Digest of an encoded diagram, of `size` bytes; a file that several problems or versions show is read once.
+def _image_digest(
+    problem: Problem, image: Path | bytes, seen: dict[tuple[Path, int], str], size: int = 16
+) -> str:
+    """Digest of an encoded diagram, of `size` bytes; a file that several problems or versions show
+    is read once.
 
     Raises:
         UserError: The file cannot be read.
@@ -164,7 +195,9 @@ def _image_digest(problem: Problem, image: Path | bytes, seen: dict[tuple[Path, 
 def _content_digest(data: bytes, size: int) -> str:
     from modgap.core.images import CONVERTED, is_plain
 
-    return hashlib.blake2b(data, digest_size=size).hexdigest() + ("" if is_plain(data) else CONVERTED)
+    return hashlib.blake2b(data, digest_size=size).hexdigest() + (
+        "" if is_plain(data) else CONVERTED
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +208,12 @@ class EvalPlan:
         views: Names of views.
         samples: Responses per problem and view.
         sampling: Temperature, token limit, seed.
-        kept: Those of `temperature`, `max_tokens`, `seed` and `samples` that nobody asked for: a run that exists keeps
-            its own.
+        kept: Those of `temperature`, `max_tokens`, `seed` and `samples` that nobody asked for: a
+            run that exists keeps its own.
         pixels: Least and most pixels of an image that the engine takes, for the record.
         style: Wording of the prompts.
-        mode: Grading mode. If not given, `strict`; but a run that was complete already and was graded in another mode
-            since (`modgap grade`) keeps that one.
+        mode: Grading mode. If not given, `strict`; but a run that was complete already and was
+            graded in another mode since (`modgap grade`) keeps that one.
         identity: What else makes the run what it is: the model and its fingerprint.
         given: The arguments as the user gave them, for the manifest.
         options: The options in force, for the manifest.
@@ -212,9 +245,9 @@ def evaluate(
 
     Args:
         problems: What to ask; ids are unique.
-        model: `tiny`, a folder, a hub's id, an alias, a name that the engine knows; or an engine object, see
-            `modgap.core.engine.Engine`. Where an engine object has `identity`, a mapping, it is a part of what makes
-            the run: with another one the run is refused.
+        model: `tiny`, a folder, a hub's id, an alias, a name that the engine knows; or an engine
+            object, see `modgap.core.engine.Engine`. Where an engine object has `identity`, a
+            mapping, it is a part of what makes the run: with another one the run is refused.
         out: Run folder; a run with the same arguments resumes.
         options: How. An engine object answers instead of `options.engine`.
         progress: Called after each response.
@@ -225,8 +258,8 @@ def evaluate(
         The run: problems, responses, grades and summary.
 
     Raises:
-        UserError: The model or an option cannot be used, the folder holds another run or a data set, or every sample
-            failed; the samples made so far are in `out`.
+        UserError: The model or an option cannot be used, the folder holds another run or a data
+            set, or every sample failed; the samples made so far are in `out`.
     """
     options = options or EvalOptions()
     options.check()
@@ -242,7 +275,10 @@ def evaluate(
         given = {"model": str(model), **(given or {})}
     else:
         if options.replicas > 1 or options.ray_address is not None:
-            raise UserError("an engine object answers alone: leave out replicas and ray_address, or name an engine.")
+            raise UserError(
+                "an engine object answers alone: leave out replicas and ray_address, or name an"
+                " engine."
+            )
         start, engine = Start(lambda: model), model
         identity = _identity_of(model, RunFolder(out))
     sampling = _sampling(problems, options, start.folder)
@@ -265,7 +301,10 @@ def evaluate(
 
 def _identity_of(engine: object, run: RunFolder) -> dict[str, Any]:
     """What tells an engine object from others: its class, and what it says of itself."""
-    identity = {"engine": f"{type(engine).__module__}:{type(engine).__qualname__}", **getattr(engine, "identity", {})}
+    identity = {
+        "engine": f"{type(engine).__module__}:{type(engine).__qualname__}",
+        **getattr(engine, "identity", {}),
+    }
     before = run.manifest().get("resolved", {}) if run.manifest_path.exists() else {}
     if before and "engine" not in before:
         del identity["engine"]  # older manifests lack this key and must still resume
@@ -273,9 +312,13 @@ def _identity_of(engine: object, run: RunFolder) -> dict[str, Any]:
 
 
 def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | None) -> Sampling:
-    """The sampling that the options ask for, with the defaults of the problems, the model and the style."""
+    """The sampling that the options ask for, with the defaults of the problems, the model and the
+    style.
+    """
     of_paper = registry.data_set_of(problem.grader for problem in problems).paper_temperature
-    temperature = of_paper if options.style == "paper" and of_paper is not None else _DEFAULT.temperature
+    temperature = (
+        of_paper if options.style == "paper" and of_paper is not None else _DEFAULT.temperature
+    )
     if options.temperature == "model":
         temperature = None if folder is None else own_temperature(folder)
     elif options.temperature is not None:
@@ -283,11 +326,16 @@ def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | 
     limit = options.max_tokens
     if limit is None and folder is not None and options.style != "paper":
         limit = own_max_tokens(folder)
-    return Sampling(temperature, limit or _DEFAULT.max_tokens, _DEFAULT.seed if options.seed is None else options.seed)
+    return Sampling(
+        temperature,
+        limit or _DEFAULT.max_tokens,
+        _DEFAULT.seed if options.seed is None else options.seed,
+    )
 
 
 def engine_start(model: str | Path, options: EvalOptions) -> Start:
-    """How the engine that the options name starts with a model; several replicas of it where they ask for that.
+    """How the engine that the options name starts with a model; several replicas of it where they
+    ask for that.
 
     Raises:
         UserError: The engine is unknown or cannot be made so, or the model cannot be used.
@@ -297,14 +345,20 @@ def engine_start(model: str | Path, options: EvalOptions) -> Start:
         start: Start = engine.start(model, options)
     else:
         # One from outside the package, which knows its models by name.
-        start = Start(functools.partial(_make_other, options.engine, str(model), options), None, {"model": str(model)})
+        start = Start(
+            functools.partial(_make_other, options.engine, str(model), options),
+            None,
+            {"model": str(model)},
+        )
     if options.replicas > 1 or options.ray_address is not None:
         return replace(start, make=functools.partial(_make_replicas, start.make, options))
     return start
 
 
 def _make_other(name: str, model: str, options: EvalOptions) -> Engine:
-    """An engine from outside the package: an object as it is, a class by `from_options`, else without arguments."""
+    """An engine from outside the package: an object as it is, a class by `from_options`, else
+    without arguments.
+    """
     engine = registry.INFERENCE_ENGINES.load(name)
     if hasattr(engine, "from_options"):
         engine = engine.from_options(model, options)
@@ -313,13 +367,13 @@ def _make_other(name: str, model: str, options: EvalOptions) -> Engine:
             engine = engine()
         except TypeError as error:
             raise UserError(
-                f"the engine {name!r} cannot be made without arguments ({error}): give it a class method "
-                "`from_options(model, options)`."
+                f"the engine {name!r} cannot be made without arguments ({error}): give it a class"
+                " method `from_options(model, options)`."
             ) from error
     if not callable(getattr(engine, "generate", None)):
         raise UserError(
-            f"the engine {name!r} is a {type(engine).__name__} without `generate(requests, sampling)`: see "
-            "`modgap.core.engine.Engine`."
+            f"the engine {name!r} is a {type(engine).__name__} without `generate(requests,"
+            " sampling)`: see `modgap.core.engine.Engine`."
         )
     return engine
 
@@ -364,17 +418,25 @@ class _Late:
 
 
 def as_in(run: Path, options: EvalOptions) -> EvalOptions:
-    """The options with the sampling of an evaluation that exists, as far as they ask for none themselves."""
+    """The options with the sampling of an evaluation that exists, as far as they ask for none
+    themselves.
+    """
     folder = RunFolder(run)
     if not folder.manifest_path.exists():
         return options
     before: dict[str, Any] = folder.manifest().get("resolved", {})
-    taken = {name: before[name] for name in SAMPLING if getattr(options, name) is None and name in before}
+    taken = {
+        name: before[name] for name in SAMPLING if getattr(options, name) is None and name in before
+    }
     return replace(options, **taken)
 
 
 def evaluate_with(
-    problems: Sequence[Problem], engine: Engine, out: Path, plan: EvalPlan, progress: Progress = SILENT
+    problems: Sequence[Problem],
+    engine: Engine,
+    out: Path,
+    plan: EvalPlan,
+    progress: Progress = SILENT,
 ) -> Summary:
     """`evaluate` with an engine and every value resolved.
 
@@ -389,15 +451,18 @@ def evaluate_with(
         The summary, also in `out/summary.json`.
 
     Raises:
-        UserError: The folder holds another run or a data set, has lost its manifest or has another run's, a view is
-            unknown, or two problems have the same id.
+        UserError: The folder holds another run or a data set, has lost its manifest or has another
+            run's, a view is unknown, or two problems have the same id.
     """
     chosen = parse_views(plan.views)
     check_views(problems, chosen)
     if plan.samples < 1:
         raise UserError(f"--samples {plan.samples}: must be at least 1.")
     if again := [name for name, count in Counter(p.id for p in problems).items() if count > 1]:
-        raise UserError(f"{len(again)} ids of problems are given twice or more ({', '.join(again[:3])}): rename them.")
+        raise UserError(
+            f"{len(again)} ids of problems are given twice or more ({', '.join(again[:3])}): rename"
+            " them."
+        )
     if any((out / name).exists() for name in ("train.json", "test.json")):
         raise UserError(f"--out {out}: that is a data set; give another --out.")
     run, asked = RunFolder(out), plan.sampling
@@ -419,10 +484,17 @@ def evaluate_with(
             in_force = {name: resolved[name] for name in SAMPLING}
             asked_views = plan.options.get("views") or resolved["views"]
             run.note("options", {**plan.options, **in_force, "views": asked_views})
-        done = run.resume({problem.id for problem in problems}, _prompts(problems, chosen, plan.style))
+        done = run.resume(
+            {problem.id for problem in problems}, _prompts(problems, chosen, plan.style)
+        )
         sampling = _record_sampling(run, resolved, plan.pixels, new=not existed or not done)
         run.write_problems(problem_row(problem, plan.style) for problem in problems)
-        plan = replace(plan, views=[view.name for view in chosen], samples=resolved["samples"], sampling=sampling)
+        plan = replace(
+            plan,
+            views=[view.name for view in chosen],
+            samples=resolved["samples"],
+            sampling=sampling,
+        )
         answered = _answer(run, problems, engine, plan, done, progress)
         mode = plan.mode or ("strict" if answered else _graded_in(run))
         return grade_held(run, mode, progress=progress)
@@ -445,12 +517,14 @@ def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
         (cause, _), others = causes.most_common(1)[0], len(causes) - 1
         more = f", and {others} other reason{'s' if others > 1 else ''}" if others else ""
         raise UserError(
-            f"all {causes.total():,} samples failed ({cause}{more}): {run.path} has no number. See to the cause; the "
-            "same command then makes them again."
+            f"all {causes.total():,} samples failed ({cause}{more}): {run.path} has no number. See"
+            " to the cause; the same command then makes them again."
         )
 
 
-def _as_begun(run: RunFolder, resolved: Mapping[str, Any], data: str, kept: Collection[str]) -> dict[str, Any]:
+def _as_begun(
+    run: RunFolder, resolved: Mapping[str, Any], data: str, kept: Collection[str]
+) -> dict[str, Any]:
     """The sampling with which a run was begun, as far as nobody asks for another one now."""
     if not kept or not run.manifest_path.exists():
         return {}
@@ -464,7 +538,11 @@ def _as_begun(run: RunFolder, resolved: Mapping[str, Any], data: str, kept: Coll
         if name not in kept
     )
     # What has no response yet and is of another model, say, is begun anew.
-    return {name: before[name] for name in kept if name in before} if same or not run.unanswered() else {}
+    return (
+        {name: before[name] for name in kept if name in before}
+        if same or not run.unanswered()
+        else {}
+    )
 
 
 def _record_sampling(
@@ -495,8 +573,12 @@ def _record_sampling(
     )
 
 
-def _prompts(problems: Sequence[Problem], views: Sequence[View], style: Style) -> Callable[[Response], str | None]:
-    """What gives the prompt that a response must have; `None` where the data set has no such view of the problem."""
+def _prompts(
+    problems: Sequence[Problem], views: Sequence[View], style: Style
+) -> Callable[[Response], str | None]:
+    """What gives the prompt that a response must have; `None` where the data set has no such view
+    of the problem.
+    """
     by_id = {problem.id: problem for problem in problems}
 
     @functools.cache
@@ -519,10 +601,12 @@ def default_views(problems: Sequence[Problem]) -> str:
 
 
 def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
-    """Refuse views that the data set does not have at all; those that only some problems have are the summary's matter.
+    """Refuse views that the data set does not have at all; those that only some problems have are
+    the summary's matter.
 
     Raises:
-        UserError: A view is a version of MathVerse's and the problems are others, or no problem has it.
+        UserError: A view is a version of MathVerse's and the problems are others, or no problem has
+            it.
     """
     versions = any(problem.views for problem in problems)
     known = {name for problem in problems for name in (*problem.views, *problem.own_words)}
@@ -530,13 +614,14 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
     for view in views:
         if not versions and view.name in VERSION_VIEWS and view.name not in there:
             raise UserError(
-                f"the view {view.name!r} is a version of MathVerse's, and these problems have none: choose from "
-                f"{', '.join(VIEWS)}, or give --benchmark mathverse."
+                f"the view {view.name!r} is a version of MathVerse's, and these problems have none:"
+                f" choose from {', '.join(VIEWS)}, or give --benchmark mathverse."
             )
         if versions and view.name not in there:
             raise UserError(
-                f"no problem has the version {view.name!r}: the data has {', '.join(there)}; choose from these with "
-                "--problem-versions (or --views), or give --data with a file that has it."
+                f"no problem has the version {view.name!r}: the data has {', '.join(there)}; choose"
+                " from these with --problem-versions (or --views), or give --data with a file that"
+                " has it."
             )
 
 
@@ -551,7 +636,9 @@ def _answer(
     """Make the responses that are not there yet; returns how many were made."""
     views, samples, style = parse_views(plan.views), plan.samples, plan.style
     requests: list[Request] = []
-    for number, problem in enumerate(problems):  # views of a problem side by side: its image is prepared once
+    for number, problem in enumerate(
+        problems
+    ):  # views of a problem side by side: its image is prepared once
         for view in views:
             if not problem.has_view(view.name):
                 continue
@@ -578,7 +665,9 @@ def _answer(
 
 
 def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
-    """Record which parts of the sampling the engine's server does not take, and so applies its own of."""
+    """Record which parts of the sampling the engine's server does not take, and so applies its own
+    of.
+    """
     told: dict[str, Any] = run.manifest().get("sampling", {})
     if left := sorted({*told.get("left_to_server", ()), *refused}):
         run.note("sampling", told | {"left_to_server": left})
@@ -592,7 +681,8 @@ def _image(
         return None, ""
     if problem.image_of(view.name) is None:
         raise UserError(
-            f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other --views."
+            f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other"
+            " --views."
         )
     if view.picture == "blank":
         return functools.partial(_blank, problem), problem.image_name()
@@ -600,9 +690,15 @@ def _image(
         others = (problems[(number + step) % len(problems)] for step in range(1, len(problems)))
         other = next((p for p in others if p.image is not None and p.image != problem.image), None)
         if other is None:
-            raise UserError("the view 'swapped-image' needs at least two problems with different diagrams.")
+            raise UserError(
+                "the view 'swapped-image' needs at least two problems with different diagrams."
+            )
         return other.open_image, f"{other.image_name()} of problem {other.id}"
-    opener = functools.partial(problem.open_image, view.name) if problem.own_images else problem.open_image
+    opener = (
+        functools.partial(problem.open_image, view.name)
+        if problem.own_images
+        else problem.open_image
+    )
     return opener, problem.image_name(view.name)
 
 
@@ -620,7 +716,11 @@ def problem_row(problem: Problem, style: Style) -> ProblemRow:
         question=problem.question,
         type=problem.type,
         leaky=problem.leaky,
-        image=str(problem.image.resolve()) if isinstance(problem.image, Path) else problem.image_at or None,
+        image=(
+            str(problem.image.resolve())
+            if isinstance(problem.image, Path)
+            else problem.image_at or None
+        ),
         conditions=(*structural_conditions(problem, style), *problem.semantic),
         grader=problem.grader,
         subject=problem.labels.get("subject", ""),
@@ -650,5 +750,7 @@ def _response(completion: Completion) -> Response:
 
 
 def _sound(text: str) -> str:
-    """Text that UTF-8 can hold: a server may send half of a surrogate pair, which becomes a question mark."""
+    """Text that UTF-8 can hold: a server may send half of a surrogate pair, which becomes a
+    question mark.
+    """
     return text.encode("utf-8", "replace").decode()

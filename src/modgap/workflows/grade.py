@@ -1,8 +1,8 @@
 """Responses -> grades -> summary, again and again, without the model that answered.
 
-Each problem names its grader (`grading.graders`): rules, and for MathVerse then the symbolic pool and a judge. Grades
-are replaced atomically when all are there, and a judge's verdicts are kept as they come (`grading.verdicts`), so that a
-grading that was interrupted asks only what is missing.
+Each problem names its grader (`grading.graders`): rules, and for MathVerse then the symbolic pool
+and a judge. Grades are replaced atomically when all are there, and a judge's verdicts are kept as
+they come (`grading.verdicts`), so that a grading that was interrupted asks only what is missing.
 """
 
 from __future__ import annotations
@@ -50,9 +50,11 @@ def grade(
 
     Args:
         run: The run or its folder.
-        mode: `strict` (within 0.005), `relative` (or 1%), `paper` (the original's verdicts), `exact` (no tolerance).
-        judge: What settles the MathVerse answers that rules cannot compare: a model, the URL of a server, or options.
-            Without one the verdicts of the judge that this mode was last graded with are used.
+        mode: `strict` (within 0.005), `relative` (or 1%), `paper` (the original's verdicts),
+            `exact` (no tolerance).
+        judge: What settles the MathVerse answers that rules cannot compare: a model, the URL of a
+            server, or options. Without one the verdicts of the judge that this mode was last graded
+            with are used.
         progress: Called after each part.
 
     Returns:
@@ -86,8 +88,9 @@ def grade_run(
         run: The run folder.
         mode: `strict`, `relative`, `exact` or `paper`.
         progress: Told as it goes.
-        judge: Settles what the rules leave open (MathVerse); see `judging.make_judge`. Without one, the verdicts of the
-            judge that this mode was last graded with are used, and what it was not asked waits for a judge.
+        judge: Settles what the rules leave open (MathVerse); see `judging.make_judge`. Without one,
+            the verdicts of the judge that this mode was last graded with are used, and what it was
+            not asked waits for a judge.
         check: How many of the answers that the rules decided the judge is asked about as well.
         seed: Which of them.
 
@@ -95,9 +98,9 @@ def grade_run(
         The summary, also written to the run folder.
 
     Raises:
-        UserError: It is no evaluation run, its responses are of another run than its manifest, another process is
-            writing it, its problems have no rules in that mode, or the judge cannot go on. The grades are then what
-            they were.
+        UserError: It is no evaluation run, its responses are of another run than its manifest,
+            another process is writing it, its problems have no rules in that mode, or the judge
+            cannot go on. The grades are then what they were.
     """
     run.manifest()  # before the lock, which would make the folder
     with run.lock():
@@ -117,13 +120,18 @@ def grade_held(
     problems = run.problems()
     if not problems:
         raise UserError(f"{run.path} has no problems.jsonl: it is no evaluation run.")
-    graders = [find_grader(name) for name in sorted({problem.grader for problem in problems.values()})]
+    graders = [
+        find_grader(name) for name in sorted({problem.grader for problem in problems.values()})
+    ]
     for grader in graders:
         grader.check_mode(mode, f"--mode {mode}")
     responses = list(run.own_responses(problems))
     paper = manifest["resolved"].get("style") == "paper"
     texts = [response.response for response in responses]
-    if mode not in ("paper", "exact"):  # these reproduce the original, which has no rule on thinking
+    if mode not in (
+        "paper",
+        "exact",
+    ):  # these reproduce the original, which has no rule on thinking
         texts = _texts(responses, problems, paper_style=paper)
     results = _grade_all(responses, texts, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
@@ -131,9 +139,14 @@ def grade_held(
         verdicts, judged = settle_all(
             run, problems, responses, results, cast("JudgeMode", mode), judge, check, seed, progress
         )
-    rows = [_row(response, problems, mode, verdict) for response, verdict in zip(responses, verdicts, strict=True)]
+    rows = [
+        _row(response, problems, mode, verdict)
+        for response, verdict in zip(responses, verdicts, strict=True)
+    ]
     run.write_grades(rows, mode)
-    summary = summarise(problems, responses, rows, expected_samples=manifest.get("resolved", {}).get("samples"))
+    summary = summarise(
+        problems, responses, rows, expected_samples=manifest.get("resolved", {}).get("samples")
+    )
     imported = read_import_note(run.path)
     summary = summary.model_copy(
         update={
@@ -163,13 +176,21 @@ def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., Sum
     return [registry.load(path) for path in paths if path]
 
 
-def _texts(responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool) -> list[str]:
-    """The text of each response that the rules read: that the prompt opened its thinking is seen in the record.
+def _texts(
+    responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool
+) -> list[str]:
+    """The text of each response that the rules read: that the prompt opened its thinking is seen in
+    the record.
 
-    A server does not show the prompt that its chat template makes. There the run's own replies tell: if most of those
-    that ended by themselves close thinking that they did not open, the template opens it.
+    A server does not show the prompt that its chat template makes. There the run's own replies
+    tell: if most of those that ended by themselves close thinking that they did not open, the
+    template opens it.
     """
-    ended = [response.response for response in responses if response.finish_reason == "stop" and response.response]
+    ended = [
+        response.response
+        for response in responses
+        if response.finish_reason == "stop" and response.response
+    ]
     by_template = 2 * sum(map(closes_unopened, ended)) > len(ended)
     texts: list[str] = []
     for response in responses:
@@ -223,14 +244,20 @@ def _grade_batch(
         results |= zip(numbers, found, strict=True)
     for number, (response, text) in enumerate(zip(responses, texts, strict=True)):
         result = results[number]
-        if text == response.response or not isinstance(result, Grade) or result.outcome != "no_answer":
+        if (
+            text == response.response
+            or not isinstance(result, Grade)
+            or result.outcome != "no_answer"
+        ):
             continue
         if response.finish_reason == "length" and extract_answer(response.response) is not None:
             results[number] = replace(result, reason=CUT_THINKING)
     return [results[number] for number in range(len(responses))]
 
 
-def _row(response: Response, problems: Mapping[str, ProblemRow], mode: Mode, verdict: Grade) -> GradeRow:
+def _row(
+    response: Response, problems: Mapping[str, ProblemRow], mode: Mode, verdict: Grade
+) -> GradeRow:
     return GradeRow(
         problem_id=response.problem_id,
         view=response.view,

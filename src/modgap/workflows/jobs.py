@@ -1,6 +1,8 @@
-"""`modgap` commands in processes of their own, on the visible accelerators: `eval --models` and `study --jobs`.
+"""`modgap` commands in processes of their own, on the visible accelerators: `eval --models` and
+`study --jobs`.
 
-A process ends with the thread that started it, however that ends (Linux), and its own processes end with it.
+A process ends with the thread that started it, however that ends (Linux), and its own processes end
+with it.
 
 ```
 scheduler = Scheduler(2, devices=["0", "1"])
@@ -42,10 +44,13 @@ class Process:
         arguments: What comes after `modgap`.
         log: What it says is appended there.
         mask: Its `CUDA_VISIBLE_DEVICES`; `None` leaves it as it is.
-        at_once: Processes that share this machine's cores; each gets its part, unless `OMP_NUM_THREADS` is set.
+        at_once: Processes that share this machine's cores; each gets its part, unless
+            `OMP_NUM_THREADS` is set.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path, *, mask: str | None = None, at_once: int = 1) -> None:
+    def __init__(
+        self, arguments: Sequence[str], log: Path, *, mask: str | None = None, at_once: int = 1
+    ) -> None:
         self._mark = processes.new_mark()
         environment = {**os.environ, **processes.with_mark(self._mark)}
         if mask is not None:
@@ -90,7 +95,9 @@ class Process:
 
     @staticmethod
     def end(several: Iterable[Process]) -> None:
-        """End processes: each is asked to, and ends its own in order; what is left of them after a while is killed."""
+        """End processes: each is asked to, and ends its own in order; what is left of them after a
+        while is killed.
+        """
         processes.end({process._mark: process._child for process in several}, _PATIENCE_S)
 
 
@@ -102,7 +109,7 @@ def _with_parent() -> Callable[[], None] | None:
     return lambda: libc.prctl(1, signal.SIGTERM) and None
 
 
-# ---- the scheduler -------------------------------------------------------------------------------------------------
+# ---- the scheduler -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -148,15 +155,17 @@ class Job:
 
 
 class Scheduler:
-    """Runs jobs, several at a time, on the accelerators with the least to do, from one thread, with which they end.
+    """Runs jobs, several at a time, on the accelerators with the least to do, from one thread, with
+    which they end.
 
     A job that fails takes the ones that wait for it along, and no other.
 
     Args:
         at_once: Processes at a time.
         devices: The accelerators that they share; without any, each process finds what is there.
-        retry: Whether a step that failed is tried once more on other accelerators. Those whose step others then do,
-            and on which nothing was done, are used no more: an accelerator that fails at once would empty the queue.
+        retry: Whether a step that failed is tried once more on other accelerators. Those whose step
+            others then do, and on which nothing was done, are used no more: an accelerator that
+            fails at once would empty the queue.
         progress: Told how many jobs have ended, and how many there are.
     """
 
@@ -178,7 +187,9 @@ class Scheduler:
         self._started = time.monotonic()
 
     def add(self, name: str, steps: Sequence[Step], log: Path, after: str | None = None) -> None:
-        """Plan a job: its commands one after the other, once the job `after` is done, which may be added later."""
+        """Plan a job: its commands one after the other, once the job `after` is done, which may be
+        added later.
+        """
         self.jobs[name] = Job(name, list(steps), log, after)
 
     def run(self) -> list[Job]:
@@ -243,7 +254,9 @@ class Scheduler:
             mask = ",".join(devices) or None
             job.process = Process(step.arguments(), job.log, mask=mask, at_once=self._at_once)
         except Exception as error:  # one job's own
-            job.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            job.error = (
+                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            )
             return
         job.devices = devices
         for device in devices:
@@ -251,7 +264,9 @@ class Scheduler:
         say(f"{job.name}: started on {_named(devices)} (log: {job.log})", self._started)
 
     def _usable(self, job: Job) -> list[str]:
-        """The accelerators for a job: none on which it failed, and none that does not work while others do."""
+        """The accelerators for a job: none on which it failed, and none that does not work while
+        others do.
+        """
         failed = {device for devices in job.failed_on for device in devices}
         return [device for device in self._load if device not in failed | self._suspect]
 
@@ -275,7 +290,10 @@ class Scheduler:
         job.failure = f"{words} ({job.log})"
         others_left = devices and len(self._usable(job)) >= job.steps[0].accelerators
         if self._retry and len(job.failed_on) == 1 and others_left and status != _BAD_USAGE:
-            say(f"{job.name}: failed on {_named(devices)} ({words}); once more on another one", self._started)
+            say(
+                f"{job.name}: failed on {_named(devices)} ({words}); once more on another one",
+                self._started,
+            )
             self._waiting.remove(job)
             self._waiting.append(job)  # the others come first
         else:
@@ -287,17 +305,24 @@ def _named(devices: Sequence[str]) -> str:
     return f"accelerator {','.join(devices)}" if devices else "this machine"
 
 
-# ---- what an evaluation needs --------------------------------------------------------------------------------------
+# ---- what an evaluation needs --------------------------------------------------------------------
 
 
 def visible_accelerators() -> list[str]:
-    """What `CUDA_VISIBLE_DEVICES` may be set to for one GPU each: the mask's entries, or all; empty without a GPU."""
+    """What `CUDA_VISIBLE_DEVICES` may be set to for one GPU each: the mask's entries, or all; empty
+    without a GPU.
+    """
     mask = os.environ.get("CUDA_VISIBLE_DEVICES")
     if mask is not None:
-        return [entry.strip() for entry in mask.split(",") if entry.strip() and entry.strip() != "-1"]
+        return [
+            entry.strip() for entry in mask.split(",") if entry.strip() and entry.strip() != "-1"
+        ]
     try:
         listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=True
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return []
@@ -308,8 +333,8 @@ def accelerators_for(options: EvalOptions) -> tuple[list[str], int]:
     """The accelerators that jobs divide among them, and how many of them one evaluation takes.
 
     Returns:
-        None of them where one is named (`cuda:1`): a job finds it in the mask that is in force. 0 for an evaluation
-        that does not run on this machine's, or where there are none.
+        None of them where one is named (`cuda:1`): a job finds it in the mask that is in force. 0
+        for an evaluation that does not run on this machine's, or where there are none.
 
     Raises:
         UserError: An evaluation takes more than there are.
@@ -321,14 +346,16 @@ def accelerators_for(options: EvalOptions) -> tuple[list[str], int]:
     each = options.replicas * accelerators_each(options)
     if each > len(devices):
         raise UserError(
-            f"a model needs {each} accelerators (--replicas, tensor_parallel_size) and there are {len(devices)}: "
-            "give fewer, or more accelerators."
+            f"a model needs {each} accelerators (--replicas, tensor_parallel_size) and there are"
+            f" {len(devices)}: give fewer, or more accelerators."
         )
     return devices, each
 
 
 def eval_arguments(options: EvalOptions) -> list[str]:
-    """The options of `modgap eval` that differ from the defaults, as arguments; the style goes with the data."""
+    """The options of `modgap eval` that differ from the defaults, as arguments; the style goes with
+    the data.
+    """
     out: list[str] = []
     for option in fields(options):
         value = getattr(options, option.name)

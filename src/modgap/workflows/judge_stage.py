@@ -1,7 +1,9 @@
-"""The last stage of a grading with a judge: it settles what rules leave open, and is itself held against the rules.
+"""The last stage of a grading with a judge: it settles what rules leave open, and is itself held
+against the rules.
 
-Where rules decide, they are the better grader; so a seeded sample of the answers that they decided goes to the judge as
-well, and its agreement with them says how far its other verdicts can be trusted. The original has no such check.
+Where rules decide, they are the better grader; so a seeded sample of the answers that they decided
+goes to the judge as well, and its agreement with them says how far its other verdicts can be
+trusted. The original has no such check.
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from modgap.analysis.agreement import Agreement
-from modgap.analysis.results import Disagreement, JudgeCheck, JudgeSummary, JudgeTable, StageAgreement
+from modgap.analysis.results import (
+    Disagreement,
+    JudgeCheck,
+    JudgeSummary,
+    JudgeTable,
+    StageAgreement,
+)
 from modgap.core.options import JUDGE_CHECK, JUDGE_SEED
 from modgap.core.record import Key, ProblemRow, Response, RunFolder
 from modgap.engines.judge import Judge, Recalled, Said
@@ -57,9 +65,12 @@ def settle_all(
     """
     file = VerdictFile(run)
     by_key = {
-        response.key: (response, result) for response, result in zip(responses, results, strict=True)
+        response.key: (response, result)
+        for response, result in zip(responses, results, strict=True)
     }  # of a sample that comes twice the last one
-    undecided = {key: result for key, (_, result) in by_key.items() if isinstance(result, Undecided)}
+    undecided = {
+        key: result for key, (_, result) in by_key.items() if isinstance(result, Undecided)
+    }
     last = file.last(mode) if judge is None else None
     answers = judge if last is None else Recalled(last["judge"], last["tokens"])
     if last is not None:
@@ -67,9 +78,15 @@ def settle_all(
     checked = _to_check(by_key, problems, mode, check, seed) if answers else {}
     said = answers.answer({**undecided, **checked}, mode, file, progress) if answers else {}
     if judge is not None:
-        file.remember(mode, {"judge": judge.name, "tokens": judge.tokens(mode), "check": check, "seed": seed})
+        file.remember(
+            mode, {"judge": judge.name, "tokens": judge.tokens(mode), "check": check, "seed": seed}
+        )
     grades = [
-        result if isinstance(result, Grade) else _settled(result, said.get(response.key, Said(None)))
+        (
+            result
+            if isinstance(result, Grade)
+            else _settled(result, said.get(response.key, Said(None)))
+        )
         for response, result in zip(responses, results, strict=True)
     ]
     kinds = Counter(_kind(case, said.get(key, Said(None))) for key, case in undecided.items())
@@ -121,10 +138,13 @@ def _to_check(
     for key in decided[:check]:
         response, result = by_key[key]
         assert isinstance(result, Grade)
-        # A grade may hold only the letter that was read in an answer; the judge sees what the model wrote.
+        # A grade may hold only the letter that was read in an answer; the judge sees what the model
+        # wrote.
         answer = result.answer if mode == "paper" else extract_answer(response.response)
         problem = problems[key[0]]
-        cases[key] = Undecided(answer or "", problem.gold_of(key[1]), problem.question_of(key[1]), mode)
+        cases[key] = Undecided(
+            answer or "", problem.gold_of(key[1]), problem.question_of(key[1]), mode
+        )
     return cases
 
 
@@ -177,6 +197,9 @@ def _compare(
         ),
         agreement=agreement.share,
         kappa=agreement.kappa,
-        stages={stage: StageAgreement(samples=len(same), agree=sum(same)) for stage, same in sorted(stages.items())},
+        stages={
+            stage: StageAgreement(samples=len(same), agree=sum(same))
+            for stage, same in sorted(stages.items())
+        },
         disagreements=apart[:MOST_SHOWN],
     )

@@ -1,8 +1,8 @@
 """From `--judge MODEL_OR_URL` to a judge: which engine asks it, and what tells it from others.
 
-A URL is an OpenAI-compatible server; anything else a model that is loaded here, by vLLM where that is installed, else
-by transformers. The original loads Qwen3-8B with vLLM and sends raw completions; so does paper mode here, while the
-other modes use the chat template, with thinking switched off.
+A URL is an OpenAI-compatible server; anything else a model that is loaded here, by vLLM where that
+is installed, else by transformers. The original loads Qwen3-8B with vLLM and sends raw completions;
+so does paper mode here, while the other modes use the chat template, with thinking switched off.
 """
 
 from __future__ import annotations
@@ -27,18 +27,23 @@ def check_options(options: JudgeOptions) -> None:
     """Refuse what cannot work before anything is graded. Raises `UserError`."""
     judge = options.judge or ""
     if not judge.strip():
-        raise UserError("--judge '': give a model (Qwen/Qwen3-8B, a folder) or the URL of a server.")
+        raise UserError(
+            "--judge '': give a model (Qwen/Qwen3-8B, a folder) or the URL of a server."
+        )
     if options.engine == "openai" and not options.is_url:
         raise UserError(
-            f"--judge {options.judge!r} with --judge-engine openai: give the server's URL, http://localhost:8000/v1, "
-            "and the model as --judge-model."
+            f"--judge {options.judge!r} with --judge-engine openai: give the server's URL,"
+            " http://localhost:8000/v1, and the model as --judge-model."
         )
     if options.engine in ("hf", "vllm") and options.is_url:
         raise UserError(
-            f"--judge-engine {options.engine} with the URL {options.judge}: a URL is asked by openai; leave it out."
+            f"--judge-engine {options.engine} with the URL {options.judge}: a URL is asked by"
+            " openai; leave it out."
         )
     if options.model is not None and not options.is_url:
-        raise UserError(f"--judge-model {options.model!r} names a model on a server: give its URL as --judge.")
+        raise UserError(
+            f"--judge-model {options.model!r} names a model on a server: give its URL as --judge."
+        )
     for name, least in (("check", 0), ("max_tokens", 1)):
         if (value := getattr(options, name)) is not None and value < least:
             raise UserError(f"--judge-{name.replace('_', '-')} {value}: must be at least {least}.")
@@ -58,15 +63,24 @@ def make_judge(options: JudgeOptions) -> Judge:
     if options.is_url:
         url = judge.rstrip("/")
         model = options.model or _only_model(url, options)
-        return Judge(f"openai:{model} at {url}", functools.partial(_served, model, options), options.max_tokens)
+        return Judge(
+            f"openai:{model} at {url}",
+            functools.partial(_served, model, options),
+            options.max_tokens,
+        )
     if options.engine == "vllm" and not importlib.util.find_spec("vllm"):
-        raise UserError("vllm is not installed: pip install 'modgap[vllm]', or give --judge-engine hf, or a URL.")
+        raise UserError(
+            "vllm is not installed: pip install 'modgap[vllm]', or give --judge-engine hf, or a"
+            " URL."
+        )
     from modgap.models.load import model_fingerprint, resolve
 
     folder = resolve(judge)
     engine = options.engine or ("vllm" if importlib.util.find_spec("vllm") else "hf")
     args = telling_args(options.engine_args) if engine == "vllm" else {}
-    told = ", ".join([model_fingerprint(folder), *(f"{key}={json.dumps(value)}" for key, value in args.items())])
+    told = ", ".join(
+        [model_fingerprint(folder), *(f"{key}={json.dumps(value)}" for key, value in args.items())]
+    )
     name = f"{engine}:{options.judge} ({told})"
     make = _with_vllm if engine == "vllm" else _with_hf
     return Judge(name, functools.partial(make, folder, options), options.max_tokens)
@@ -121,7 +135,9 @@ class _Served:
 def _about_the_judge(error: UserError) -> UserError:
     """What a server's failure means for a judge, whose options have other names."""
     if isinstance(error, TemperatureRefusedError):
-        words = "{server}: {said}. Remedy: {model} cannot be asked greedily: give another judge.".format(**error.values)
+        words = "{server}: {said}. Remedy: {model} cannot be asked greedily: give another judge.".format(
+            **error.values
+        )
     elif isinstance(error, ServerError):
         words = error.worded("--judge", "--judge-model")
     else:
@@ -142,5 +158,7 @@ def _only_model(url: str, options: JudgeOptions) -> str:
         raise _about_the_judge(error) from None
     if len(names) != 1:
         shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        raise UserError(f"{url} serves {shown or 'no model that it names'}: choose one with --judge-model.")
+        raise UserError(
+            f"{url} serves {shown or 'no model that it names'}: choose one with --judge-model."
+        )
     return names[0]

@@ -1,12 +1,16 @@
 """Several models in one command: `modgap eval --models FILE`.
 
-Each model is a `modgap eval` in a process of its own, on one accelerator (or as many as its replicas need); its run is
-in `OUT/NAME`, its words are in `OUT/NAME.log`. What the original's two parallel runners did, and where this differs:
+Each model is a `modgap eval` in a process of its own, on one accelerator (or as many as its
+replicas need); its run is in `OUT/NAME`, its words are in `OUT/NAME.log`. What the original's two
+parallel runners did, and where this differs:
 
-* they count GPUs from 0 up; here the mask that is in force (`CUDA_VISIBLE_DEVICES`, Slurm's) is divided, UUIDs and all;
-* there, a GPU on which jobs fail at once takes one after the other off the queue until it is empty; here a job that
-  failed is tried once more on another accelerator, and one whose job another one then does is used no more;
-* an interrupt ends every process of every job; the exit code tells of failures, and the last lines name them.
+* they count GPUs from 0 up; here the mask that is in force (`CUDA_VISIBLE_DEVICES`, Slurm's) is
+  divided, UUIDs and all;
+* there, a GPU on which jobs fail at once takes one after the other off the queue until it is empty;
+  here a job that failed is tried once more on another accelerator, and one whose job another one
+  then does is used no more;
+* an interrupt ends every process of every job; the exit code tells of failures, and the last lines
+  name them.
 
 ```
 run_fleet(["tiny", "Qwen/Qwen2.5-VL-3B-Instruct"], Path("PGPS9K"), Path("runs/fleet"), EvalOptions(engine="vllm"))
@@ -33,7 +37,8 @@ _LONGEST_NAME = 80
 
 
 def read_models(path: Path) -> list[str]:
-    """The models of a list: one a line; blank lines and what follows a `#` are left out, and so are repetitions.
+    """The models of a list: one a line; blank lines and what follows a `#` are left out, and so are
+    repetitions.
 
     Raises:
         UserError: There is no such file, or no model in it.
@@ -42,8 +47,12 @@ def read_models(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise UserError(f"--models {path} cannot be read ({why}): give a file with one model a line.") from None
-    models = list(dict.fromkeys(found for line in lines if (found := re.sub(r"(^|\s)#.*", "", line).strip())))
+        raise UserError(
+            f"--models {path} cannot be read ({why}): give a file with one model a line."
+        ) from None
+    models = list(
+        dict.fromkeys(found for line in lines if (found := re.sub(r"(^|\s)#.*", "", line).strip()))
+    )
     if not models:
         raise UserError(f"--models {path} names no model: write one a line, as --model takes it.")
     return models
@@ -52,8 +61,8 @@ def read_models(path: Path) -> list[str]:
 def run_names(models: Sequence[str], out: Path | None = None) -> dict[str, str]:
     """A folder's name for each model: safe, and each its own.
 
-    Of those that would share one, that has it plain whose run lies there, else the first. A training's
-    `.../stage2/checkpoints/step_9` is `..._stage2_step_9`: a table has little room.
+    Of those that would share one, that has it plain whose run lies there, else the first. A
+    training's `.../stage2/checkpoints/step_9` is `..._stage2_step_9`: a table has little room.
 
     Args:
         models: As they are given.
@@ -61,7 +70,9 @@ def run_names(models: Sequence[str], out: Path | None = None) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
-    for model in sorted(models, key=lambda model: not (out and _model_of(out / _plain_name(model)) == model)):
+    for model in sorted(
+        models, key=lambda model: not (out and _model_of(out / _plain_name(model)) == model)
+    ):
         name = plain = _plain_name(model)
         if not name or name.endswith(".log") or name.casefold() in taken:
             name = f"{plain}-{hashlib.sha256(model.encode()).hexdigest()[:8]}".lstrip("-")
@@ -72,7 +83,11 @@ def run_names(models: Sequence[str], out: Path | None = None) -> dict[str, str]:
 
 def _plain_name(model: str) -> str:
     told = model.replace("/checkpoints/", "/")
-    return re.sub(r"[^\w.+=@-]+", "_", told, flags=re.ASCII).strip("._-")[-_LONGEST_NAME:].lstrip("._-")
+    return (
+        re.sub(r"[^\w.+=@-]+", "_", told, flags=re.ASCII)
+        .strip("._-")[-_LONGEST_NAME:]
+        .lstrip("._-")
+    )
 
 
 def _model_of(run: Path) -> str | None:
@@ -93,7 +108,8 @@ def run_fleet(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Measure several models, as many at a time as there are accelerators for; one at a time without any.
+    """Measure several models, as many at a time as there are accelerators for; one at a time
+    without any.
 
     Args:
         models: As `modgap eval --model` takes them.
@@ -105,18 +121,31 @@ def run_fleet(
         progress: Told how many models are done.
 
     Returns:
-        The run folders of the models that were measured; and of those that failed, why, in one line.
+        The run folders of the models that were measured; and of those that failed, why, in one
+        line.
 
     Raises:
         UserError: The options or the folder cannot be used.
     """
     options = options or EvalOptions()
     options.check()
-    if (out / "manifest.json").exists() or any((out / f"{split}.json").exists() for split in ("train", "test")):
-        raise UserError(f"--out {out} is a run or a data set: give a folder for the runs of all models.")
+    if (out / "manifest.json").exists() or any(
+        (out / f"{split}.json").exists() for split in ("train", "test")
+    ):
+        raise UserError(
+            f"--out {out} is a run or a data set: give a folder for the runs of all models."
+        )
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: give a folder for the runs of all models.")
-    asked = ["--data", str(data), "--benchmark", benchmark, "--style", options.style, *eval_arguments(options)]
+    asked = [
+        "--data",
+        str(data),
+        "--benchmark",
+        benchmark,
+        "--style",
+        options.style,
+        *eval_arguments(options),
+    ]
     asked += [] if limit is None else ["--limit", str(limit)]
     devices, each = accelerators_for(options)
     at_once = len(devices) // each if each else 1
@@ -132,9 +161,16 @@ def run_fleet(
 
 
 def evaluate_models(
-    models: Path, data: Path, out: Path, options: EvalOptions, *, benchmark: str = "pgps9k", limit: int | None = None
+    models: Path,
+    data: Path,
+    out: Path,
+    options: EvalOptions,
+    *,
+    benchmark: str = "pgps9k",
+    limit: int | None = None,
 ) -> int:
-    """What `modgap eval --models` does: `run_fleet` of a list, with progress shown and the numbers printed.
+    """What `modgap eval --models` does: `run_fleet` of a list, with progress shown and the numbers
+    printed.
 
     Returns:
         1 if a model failed, else 0.
@@ -162,4 +198,7 @@ def print_fleet(runs: Mapping[str, Path], failed: Mapping[str, str], out: Path) 
         print(f"modgap: {model} failed: {why}", file=sys.stderr)
     if failed:
         again = "what is done is kept, give the same command again"
-        print(f"modgap: {len(failed)} of {len(failed) + len(runs)} models failed; {again}.", file=sys.stderr)
+        print(
+            f"modgap: {len(failed)} of {len(failed) + len(runs)} models failed; {again}.",
+            file=sys.stderr,
+        )

@@ -1,4 +1,6 @@
-"""How many problems show a gap: `modgap power`, by `analysis.power`, with assumptions that a pilot run can replace."""
+"""How many problems show a gap: `modgap power`, by `analysis.power`, with assumptions that a pilot
+run can replace.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,12 @@ class Plan:
         points: The gap to find.
         target: The chance to find it, from 0 to 1.
         alpha: The size of the two-sided test.
-        assumptions: `text_accuracy`, `consistency`, `correlation`; see `analysis.power.difference_sd`.
+        assumptions: `text_accuracy`, `consistency`, `correlation`; see
+            `analysis.power.difference_sd`.
         sources: Where each of them is from: `given`, `guess` or the run's path.
         needed: Samples in each view -> problems needed.
-        power: Samples in each view -> the chance with `problems` problems; empty if no number was given.
+        power: Samples in each view -> the chance with `problems` problems; empty if no number was
+            given.
         problems: The problems that there are.
     """
 
@@ -90,22 +94,30 @@ def plan(
     return Plan(points, target, alpha, assumptions, sources, needed, power, problems)
 
 
-def _check_options(points: float, problems: int | None, samples: int | None, target: float, alpha: float) -> None:
+def _check_options(
+    points: float, problems: int | None, samples: int | None, target: float, alpha: float
+) -> None:
     """Each option of the design by its own name and range."""
     if not 0 < abs(points) <= 100:
         none = " no number of problems can show a gap of 0;" if points == 0 else ""
         raise UserError(
-            f"--gap {points:g}:{none} give percentage points between 0 and 100 (negative if the image side is better)."
+            f"--gap {points:g}:{none} give percentage points between 0 and 100 (negative if the"
+            " image side is better)."
         )
     for name, count in (("problems", problems), ("samples", samples)):
         if count is not None and count < 1:
             raise UserError(f"--{name} {count}: give at least 1.")
     for name, share, such in (("power", target, 0.8), ("alpha", alpha, 0.05)):
         if not 0 < share < 1:
-            raise UserError(f"--{name} {share:g}: give a share between 0 and 1{_meant(share) or f', such as {such}'}.")
+            raise UserError(
+                f"--{name} {share:g}: give a share between 0 and"
+                f" 1{_meant(share) or f', such as {such}'}."
+            )
 
 
-def _check_assumptions(text_accuracy: float | None, consistency: float | None, correlation: float | None) -> None:
+def _check_assumptions(
+    text_accuracy: float | None, consistency: float | None, correlation: float | None
+) -> None:
     """Each assumption that is given by its own name and range."""
     for name, value, low in (
         ("text-accuracy", text_accuracy, 0),
@@ -126,23 +138,27 @@ def _check_together(points: float, text_accuracy: float, source: str) -> None:
     image = 100 * text_accuracy - points
     if not -1e-9 <= image <= 100 + 1e-9:
         raise UserError(
-            f"--gap {points:g}: with a text accuracy of {100 * text_accuracy:g}% ({source}) the image accuracy would "
-            f"be {image:g}%, {'below 0' if image < 0 else 'above 100%'}; change --gap or --text-accuracy."
+            f"--gap {points:g}: with a text accuracy of {100 * text_accuracy:g}% ({source}) the"
+            f" image accuracy would be {image:g}%, {'below 0' if image < 0 else 'above 100%'};"
+            " change --gap or --text-accuracy."
         )
 
 
 def measure(path: Path) -> dict[str, float]:
-    """The assumptions of `analysis.power.difference_sd`, estimated from an evaluation with two samples or more.
+    """The assumptions of `analysis.power.difference_sd`, estimated from an evaluation with two
+    samples or more.
 
-    By the analysis of variance: with S samples the rates of a view vary by `tau^2 + within / S`, where `within` is the
-    mean of `r (1 - r) S / (S - 1)`. Consistency is `tau^2 / (tau^2 + within)` over both views together; the rates'
-    covariance is that of the chances. Estimates outside their range are moved to its end.
+    By the analysis of variance: with S samples the rates of a view vary by `tau^2 + within / S`,
+    where `within` is the mean of `r (1 - r) S / (S - 1)`. Consistency is `tau^2 / (tau^2 + within)`
+    over both views together; the rates' covariance is that of the chances. Estimates outside their
+    range are moved to its end.
 
     Returns:
         `text_accuracy`, `consistency` and `correlation`.
 
     Raises:
-        UserError: It is no graded evaluation of both sides of the gap, or has one sample or one problem.
+        UserError: It is no graded evaluation of both sides of the gap, or has one sample or one
+            problem.
     """
     folder = RunFolder(path)
     expected = folder.manifest().get("resolved", {}).get("samples")
@@ -153,9 +169,9 @@ def measure(path: Path) -> dict[str, float]:
     sides = {side: scores.side(side) for side in ("text", "vision")}
     if paired_P.sum() < 2 or samples < 2 or any(len(views) != 1 for views in sides.values()):
         raise UserError(
-            f"--run {path}: needs at least 2 problems with at least 2 graded samples in one text-centric and one "
-            f"vision-centric view; it has {int(paired_P.sum())} problems with {samples} samples in "
-            f"{', '.join(scores.views) or 'no view'}."
+            f"--run {path}: needs at least 2 problems with at least 2 graded samples in one"
+            f" text-centric and one vision-centric view; it has {int(paired_P.sum())} problems with"
+            f" {samples} samples in {', '.join(scores.views) or 'no view'}."
         )
     rates = {side: scores.rates(side)[paired_P] for side in sides}
     within = sum(float(np.mean(r * (1 - r))) * samples / (samples - 1) for r in rates.values())
@@ -166,4 +182,8 @@ def measure(path: Path) -> dict[str, float]:
     shared = consistency * float(np.sqrt(spreads[0] * spreads[1]))
     covariance = float(np.cov(rates["text"], rates["vision"])[0, 1])
     correlation = float(np.clip(covariance / shared, -1, 1)) if shared else 0.0
-    return {"text_accuracy": float(rates["text"].mean()), "consistency": consistency, "correlation": correlation}
+    return {
+        "text_accuracy": float(rates["text"].mean()),
+        "consistency": consistency,
+        "correlation": correlation,
+    }

@@ -19,8 +19,8 @@ def report(
     """Write one HTML page from runs, training runs or studies.
 
     Args:
-        runs: Runs or their folders, studies, folders of studies, or the `cells.json` of an earlier report; the first
-            evaluation is the one that the others are compared with.
+        runs: Runs or their folders, studies, folders of studies, or the `cells.json` of an earlier
+            report; the first evaluation is the one that the others are compared with.
         out: The page.
         images: Most diagrams that the page embeds.
         figures: Also write the charts and the tables to `OUT_figures/`.

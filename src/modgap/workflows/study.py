@@ -1,7 +1,8 @@
-"""Data -> training -> evaluation -> report, for one model and several recipes, resumable at every step.
+"""Data -> training -> evaluation -> report, for one model and several recipes, resumable at every
+step.
 
-`run_study` trains and measures several recipes from one base model and reports them side by side. What can be refused
-is refused by `prepare_study`, before anything runs.
+`run_study` trains and measures several recipes from one base model and reports them side by side.
+What can be refused is refused by `prepare_study`, before anything runs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ from modgap.workflows.evaluate import (
     read_problems,
     warn_about_images,
 )
-from modgap.workflows.train import check_engine, check_training_data, resolve_recipes, train_resolved
+from modgap.workflows.train import (
+    check_engine,
+    check_training_data,
+    resolve_recipes,
+    train_resolved,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,9 @@ class Study:
     given: Mapping[str, Any] | None
 
     def options_for(self, name: str) -> EvalOptions:
-        """How a recipe is evaluated: what nobody asks for is as in its own evaluation, else as in the base model's."""
+        """How a recipe is evaluated: what nobody asks for is as in its own evaluation, else as in
+        the base model's.
+        """
         out, options = self.spec.out, self.spec.options
         if (out / name / "eval" / "manifest.json").exists():
             return options
@@ -68,7 +76,9 @@ class Study:
         from modgap.reporting.page import build_report
 
         spec, out, given, started = self.spec, self.spec.out, self.given, time.monotonic()
-        training = TrainOptions(engine=spec.engine, style=spec.options.style, device=spec.options.device)
+        training = TrainOptions(
+            engine=spec.engine, style=spec.options.style, device=spec.options.device
+        )
         with progress_bars() as bars:
             say(f"measuring {spec.model} on {len(self.test)} problems", started)
             evaluate(
@@ -108,7 +118,10 @@ def prepare_study(
     trains = registry.TRAINING_ENGINES.entry(spec.engine)
     answers = registry.INFERENCE_ENGINES.entry(options.engine)
     if answers.served:
-        raise UserError(f"--eval-engine {options.engine}: a study measures models that it trains here; use hf or vllm.")
+        raise UserError(
+            f"--eval-engine {options.engine}: a study measures models that it trains here; use hf"
+            " or vllm."
+        )
     if not spec.recipes:
         raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
     folder = resolve(spec.model)
@@ -120,8 +133,9 @@ def prepare_study(
     test = read_problems(spec.benchmark, data, "test", spec.limit)
     if shared := {problem.id for problem in train} & {problem.id for problem in test}:
         raise UserError(
-            f"{len(shared)} test problems are in train, too ({min(shared)} for one), and a study must not measure on "
-            "what it trained on: give a data set with two splits, or use modgap train and modgap eval."
+            f"{len(shared)} test problems are in train, too ({min(shared)} for one), and a study"
+            " must not measure on what it trained on: give a data set with two splits, or use"
+            " modgap train and modgap eval."
         )
     check_views(test, parse_views(options.views or default_views(test)))
     if look_at_images:
@@ -129,7 +143,12 @@ def prepare_study(
         check_training_data(resolved.values(), train, options.style)
     check_model(folder, as_is=trains.as_is or answers.as_is)
     run = RunFolder(spec.out)
-    identity = {"model": spec.model, "benchmark": spec.benchmark, "engine": spec.engine, "style": options.style}
+    identity = {
+        "model": spec.model,
+        "benchmark": spec.benchmark,
+        "engine": spec.engine,
+        "style": options.style,
+    }
     marks = {
         "model_fingerprint": model_fingerprint(folder),
         "train_fingerprint": fingerprint(train),
@@ -142,28 +161,33 @@ def prepare_study(
 
 
 def run_study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportSummary:
-    """Measure a base model, train it with each recipe, measure each result, and report them side by side.
+    """Measure a base model, train it with each recipe, measure each result, and report them side by
+    side.
 
-    Writes `base/eval/`, `RECIPE/stageN/`, `RECIPE/eval/`, `summary.json` and `report.html` into `spec.out`. Neither
-    `seeds` nor `jobs` of the spec is looked at, see `workflows.sweep.study`.
+    Writes `base/eval/`, `RECIPE/stageN/`, `RECIPE/eval/`, `summary.json` and `report.html` into
+    `spec.out`. Neither `seeds` nor `jobs` of the spec is looked at, see `workflows.sweep.study`.
 
     Returns:
         The numbers of the report, also in `out/summary.json`.
 
     Raises:
-        UserError: A recipe or setting is unknown, the data is faulty, or the folder holds another study.
+        UserError: A recipe or setting is unknown, the data is faulty, or the folder holds another
+            study.
     """
     with prepare_study(spec, given=given) as study:
         return study.run()
 
 
 def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> None:
-    """Let a recipe begin with the finished stages of another one that began alike (`kl` with that of `full-text`).
+    """Let a recipe begin with the finished stages of another one that began alike (`kl` with that
+    of `full-text`).
 
-    The same model, problems, seed and settings give the same stage, on a CPU to the bit: training it again would only
-    cost time. The shared stage is a relative link.
+    The same model, problems, seed and settings give the same stage, on a CPU to the bit: training
+    it again would only cost time. The shared stage is a relative link.
     """
-    validation = {max(stage.settings.validation_problems for stage in r.stages) for r in recipes.values()}
+    validation = {
+        max(stage.settings.validation_problems for stage in r.stages) for r in recipes.values()
+    }
     if len(validation) > 1:
         return  # what is held out of train depends on the whole recipe
     for number in range(1, len(recipe.stages) + 1):
@@ -176,7 +200,9 @@ def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> No
             alike = other.stages[:number] == recipe.stages[:number]
             if alike and other is not recipe and (theirs / "result.json").exists():
                 mine.parent.mkdir(parents=True, exist_ok=True)
-                mine.symlink_to(Path("..") / other.name / f"stage{number}", target_is_directory=True)
+                mine.symlink_to(
+                    Path("..") / other.name / f"stage{number}", target_is_directory=True
+                )
                 say(f"{recipe.name} begins with stage {number} of {other.name}")
                 break
         else:

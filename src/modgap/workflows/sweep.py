@@ -1,9 +1,11 @@
-"""Studies with several jobs at a time, and for several training seeds: `modgap study --seeds 0,1,2 --jobs 8`.
+"""Studies with several jobs at a time, and for several training seeds: `modgap study --seeds 0,1,2
+--jobs 8`.
 
-With seeds, `OUT/seedN/` is a study like any other. All of them are checked and held first; then the jobs are
-`modgap train` and `modgap eval` in processes of their own, which share the visible accelerators; at the end the studies
-are gone through one by one, which finds everything there and writes what is still missing: the reports. A recipe that
-begins as another one does waits for it and takes its stages; the base model is measured in the first study.
+With seeds, `OUT/seedN/` is a study like any other. All of them are checked and held first; then the
+jobs are `modgap train` and `modgap eval` in processes of their own, which share the visible
+accelerators; at the end the studies are gone through one by one, which finds everything there and
+writes what is still missing: the reports. A recipe that begins as another one does waits for it and
+takes its stages; the base model is measured in the first study.
 
 ```
 recipes = ("full-text", "kl")
@@ -35,8 +37,8 @@ from modgap.workflows.train import settings_for
 def study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportSummary:
     """Measure a model, train it with several recipes, measure each, and report them side by side.
 
-    Writes `report.html` and `summary.json` into `spec.out`; with `seeds` one report of all their studies. An
-    interrupted study resumes.
+    Writes `report.html` and `summary.json` into `spec.out`; with `seeds` one report of all their
+    studies. An interrupted study resumes.
 
     Args:
         spec: What to do.
@@ -46,38 +48,47 @@ def study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportS
         The numbers of the report.
 
     Raises:
-        UserError: A recipe or setting is unknown, the data is faulty, the folder holds another study, or a job failed.
+        UserError: A recipe or setting is unknown, the data is faulty, the folder holds another
+            study, or a job failed.
     """
     from modgap.reporting.page import build_report
 
     if spec.seeds is None and spec.jobs == 1:
         return run_study(spec, given=given)
     studies = run_sweep(spec, given=given)
-    numbers = studies[spec.out] if spec.out in studies else build_report(list(studies), spec.out / "report.html")
+    numbers = (
+        studies[spec.out]
+        if spec.out in studies
+        else build_report(list(studies), spec.out / "report.html")
+    )
     write_json(spec.out / "summary.json", numbers.model_dump(mode="json"))
     return numbers
 
 
-def run_sweep(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> dict[Path, ReportSummary]:
+def run_sweep(
+    spec: StudySpec, *, given: Mapping[str, Any] | None = None
+) -> dict[Path, ReportSummary]:
     """Run a study, or one for each training seed, several jobs at a time.
 
     Args:
-        spec: What to do. With `seeds` its folder gets a study for each, `seedN/`; `jobs` processes share the visible
-            accelerators.
+        spec: What to do. With `seeds` its folder gets a study for each, `seedN/`; `jobs` processes
+            share the visible accelerators.
         given: The arguments as the user gave them.
 
     Returns:
         The numbers of each study's report, by its folder.
 
     Raises:
-        UserError: As `run_study`, before anything runs; or a job failed, which the message names with its log.
+        UserError: As `run_study`, before anything runs; or a job failed, which the message names
+            with its log.
     """
     spec.options.check()
     if spec.jobs < 1:
         raise UserError(f"--jobs {spec.jobs}: must be at least 1.")
     if spec.jobs > 1 and registry.TRAINING_ENGINES.entry(spec.engine).exclusive:
         raise UserError(
-            f"--jobs {spec.jobs}: a training of --engine {spec.engine} takes all visible GPUs: leave --jobs out."
+            f"--jobs {spec.jobs}: a training of --engine {spec.engine} takes all visible GPUs:"
+            " leave --jobs out."
         )
     devices, each = accelerators_for(spec.options) if spec.jobs > 1 else ([], 0)
     spec = replace(spec, data=locate(spec.benchmark, spec.data))
@@ -92,8 +103,9 @@ def run_sweep(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> dic
             scheduler = _planned(spec, prepared, devices, each)
             if failed := scheduler.run():
                 raise UserError(
-                    f"{len(failed)} of {len(scheduler.jobs)} jobs failed, the first is {failed[0].name}: "
-                    f"{failed[0].error}; what is done is kept, give the same command again."
+                    f"{len(failed)} of {len(scheduler.jobs)} jobs failed, the first is"
+                    f" {failed[0].name}: {failed[0].error}; what is done is kept, give the same"
+                    " command again."
                 )
         return {folder: study.run() for folder, study in prepared.items()}
 
@@ -105,7 +117,9 @@ def _by_seed(spec: StudySpec) -> list[StudySpec]:
         return [spec]
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds {','.join(map(str, seeds))}: give each seed once.")
-    if clash := [s for s in spec.settings if s.partition("=")[0].strip().rpartition(".")[2] == "seed"]:
+    if clash := [
+        s for s in spec.settings if s.partition("=")[0].strip().rpartition(".")[2] == "seed"
+    ]:
         raise UserError(f"--set {clash[0]} and --seeds exclude each other: leave one of them out.")
     found: list[StudySpec] = []
     for seed in seeds:
@@ -114,7 +128,9 @@ def _by_seed(spec: StudySpec) -> list[StudySpec]:
     return found
 
 
-def _planned(spec: StudySpec, prepared: Mapping[Path, Study], devices: Sequence[str], each: int) -> Scheduler:
+def _planned(
+    spec: StudySpec, prepared: Mapping[Path, Study], devices: Sequence[str], each: int
+) -> Scheduler:
     """The jobs of all studies: one for each base model's evaluation, one for each recipe."""
     fixed = ["--data", str(spec.data), "--benchmark", spec.benchmark, "--style", spec.options.style]
     asked_of = [*fixed, *([] if spec.limit is None else ["--limit", str(spec.limit)])]
@@ -122,7 +138,14 @@ def _planned(spec: StudySpec, prepared: Mapping[Path, Study], devices: Sequence[
     for folder, study in prepared.items():
         if not (folder / "base").is_symlink():
             measured = [*asked_of, *eval_arguments(spec.options)]
-            asked = ["eval", *measured, "--model", spec.model, "--out", str(folder / "base" / "eval")]
+            asked = [
+                "eval",
+                *measured,
+                "--model",
+                spec.model,
+                "--out",
+                str(folder / "base" / "eval"),
+            ]
             name = f"{folder.name} base"
             scheduler.add(name, [Step(each, functools.partial(list, asked))], _log(spec.out, name))
         for recipe in study.recipes.values():
@@ -138,7 +161,9 @@ def _log(out: Path, name: str) -> Path:
 
 
 def _share_base(bases: Sequence[Path]) -> None:
-    """Let all studies have the base model's evaluation of one of them: training seeds do not change it."""
+    """Let all studies have the base model's evaluation of one of them: training seeds do not change
+    it.
+    """
     for base in bases:
         if not base.exists():
             base.unlink(missing_ok=True)  # a link to one that is gone
@@ -148,7 +173,9 @@ def _share_base(bases: Sequence[Path]) -> None:
             base.symlink_to(Path("..") / held.parent.name / "base", target_is_directory=True)
 
 
-def _recipe_steps(recipe: Recipe, study: Study, fixed: Sequence[str], measured: Sequence[str], each: int) -> list[Step]:
+def _recipe_steps(
+    recipe: Recipe, study: Study, fixed: Sequence[str], measured: Sequence[str], each: int
+) -> list[Step]:
     """Train a recipe, then measure its last checkpoint."""
     spec, out = study.spec, study.spec.out / recipe.name
     # As it was given: a recipe of a file is not found by its name.
@@ -157,7 +184,11 @@ def _recipe_steps(recipe: Recipe, study: Study, fixed: Sequence[str], measured: 
     def train() -> list[str]:
         share_stages(spec.out, recipe, study.recipes)
         where = [] if spec.options.device is None else ["--device", spec.options.device]
-        chosen = [part for setting in settings_for(recipe, study.recipes, spec.settings) for part in ("--set", setting)]
+        chosen = [
+            part
+            for setting in settings_for(recipe, study.recipes, spec.settings)
+            for part in ("--set", setting)
+        ]
         words = ["--model", spec.model, "--out", str(out), "--engine", spec.engine]
         return ["train", reference, *fixed, *words, *where, *chosen]
 
@@ -171,7 +202,9 @@ def _recipe_steps(recipe: Recipe, study: Study, fixed: Sequence[str], measured: 
 
 
 def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:
-    """The recipe whose stages another one can begin with: the most stages in common, and the least to wait for."""
+    """The recipe whose stages another one can begin with: the most stages in common, and the least
+    to wait for.
+    """
 
     def common(other: Recipe) -> int:
         pairs = list(zip(recipe.stages, other.stages, strict=False))
@@ -181,7 +214,12 @@ def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:
     earlier = [
         other
         for other in plans.values()
-        if (len(other.stages), order.index(other.name)) < (len(recipe.stages), order.index(recipe.name))
+        if (len(other.stages), order.index(other.name))
+        < (len(recipe.stages), order.index(recipe.name))
         and common(other)
     ]
-    return max(earlier, key=lambda other: (common(other), -len(other.stages))).name if earlier else None
+    return (
+        max(earlier, key=lambda other: (common(other), -len(other.stages))).name
+        if earlier
+        else None
+    )

@@ -30,23 +30,27 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of a name in the registry, or at `module:object` or `path/to/file.py:object`.
 
     Raises:
-        UserError: There is none, it is no `Recipe` (or function that returns one), or its name is no folder's.
+        UserError: There is none, it is no `Recipe` (or function that returns one), or its name is
+            no folder's.
     """
     found = registry.RECIPES.load(name)
     recipe = found() if callable(found) else found
     if not isinstance(recipe, Recipe):
         raise UserError(
-            f"the recipe {name!r} is a {type(recipe).__name__}: give a `Recipe` or a function that returns one."
+            f"the recipe {name!r} is a {type(recipe).__name__}: give a `Recipe` or a function that"
+            " returns one."
         )
     if not _FOLDER_NAME.fullmatch(recipe.name):
         raise UserError(
-            f"the recipe {name!r} is named {recipe.name!r}, and its runs go to a folder of that name: use letters, "
-            "digits, '.', '_' and '-' only."
+            f"the recipe {name!r} is named {recipe.name!r}, and its runs go to a folder of that"
+            " name: use letters, digits, '.', '_' and '-' only."
         )
     return recipe
 
 
-def resolve_recipe(recipe: str | Recipe, settings: Iterable[str], notes: Mapping[str, Any] | None = None) -> Recipe:
+def resolve_recipe(
+    recipe: str | Recipe, settings: Iterable[str], notes: Mapping[str, Any] | None = None
+) -> Recipe:
     """A recipe with its settings: the paper's, then the model's own defaults, then the user's."""
     found = find_recipe(recipe) if isinstance(recipe, str) else recipe
     return apply_settings(with_defaults(found, (notes or {}).get("training", {})), settings)
@@ -64,13 +68,21 @@ def resolve_recipes(
     for name in dict.fromkeys(names):
         recipe = resolve_recipe(name, (), notes)
         if recipe.name in plain:
-            raise UserError(f"two recipes are named {recipe.name!r}, which names their folder: rename one of them.")
+            raise UserError(
+                f"two recipes are named {recipe.name!r}, which names their folder: rename one of"
+                " them."
+            )
         plain[recipe.name] = recipe
     apply_settings(max(plain.values(), key=lambda recipe: len(recipe.stages)), settings)
-    return {name: apply_settings(recipe, settings_for(recipe, plain, settings)) for name, recipe in plain.items()}
+    return {
+        name: apply_settings(recipe, settings_for(recipe, plain, settings))
+        for name, recipe in plain.items()
+    }
 
 
-def settings_for(recipe: Recipe, recipes: Mapping[str, Recipe], settings: Sequence[str]) -> list[str]:
+def settings_for(
+    recipe: Recipe, recipes: Mapping[str, Recipe], settings: Sequence[str]
+) -> list[str]:
     """The settings without those of stages that only other recipes have."""
     most = max(len(other.stages) for other in recipes.values())
     absent = {f"stage{number}" for number in range(len(recipe.stages) + 1, most + 1)}
@@ -105,7 +117,8 @@ def train(
     """Train a model with a recipe; the same call resumes where an interrupted one stopped.
 
     Args:
-        recipe: A recipe or its name; its settings are the paper's, then the model's own defaults, then `settings`.
+        recipe: A recipe or its name; its settings are the paper's, then the model's own defaults,
+            then `settings`.
         problems: The train split.
         model: `tiny`, a folder, a hub's id or an alias.
         out: Gets `stage1/`, `stage2/` and so on.
@@ -118,7 +131,8 @@ def train(
         The stages' folders, and the final and the best checkpoint (Hugging Face folders).
 
     Raises:
-        UserError: A setting or an option is bad, the model cannot be used, or nothing can be trained on.
+        UserError: A setting or an option is bad, the model cannot be used, or nothing can be
+            trained on.
     """
     from modgap.models.load import resolve
 
@@ -127,7 +141,9 @@ def train(
         assignments = [f"{key}={value}" for key, value in assignments.items()]
     plan = resolve_recipe(recipe, assignments, model_notes(resolve(model)))
     warn_about_images(problems)
-    return train_resolved(plan, problems, model, Path(out), options=options, given=given, progress=progress)
+    return train_resolved(
+        plan, problems, model, Path(out), options=options, given=given, progress=progress
+    )
 
 
 def train_resolved(
@@ -155,14 +171,22 @@ def train_resolved(
         registry.load(entry.check)()
     folder = resolve(model)
     check_model(folder, as_is=entry.as_is)
-    job = Job(style=options.style, given=given, fingerprint=model_fingerprint(folder), device=options.device)
+    job = Job(
+        style=options.style,
+        given=given,
+        fingerprint=model_fingerprint(folder),
+        device=options.device,
+    )
     result = run(recipe, problems, folder, out, job, training_progress(progress, recipe.name))
     RunFolder(out).note("options", as_json(options))
     return result
 
 
 def check_training_data(recipes: Iterable[Recipe], train: Sequence[Problem], style: Style) -> None:
-    """Refuse problems that a recipe cannot be trained on, as each training does at its start. Raises `UserError`."""
+    """Refuse problems that a recipe cannot be trained on, as each training does at its start.
+
+    Raises `UserError`.
+    """
     from modgap.training.rollout import hold_out
     from modgap.training.setup import check_prompts, unusable_images
 
@@ -185,7 +209,9 @@ def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:
             bars(f"training {name}{stage}", event.step, event.steps, note)
             if event.kind == "step" and not bars.shown:  # a log file gets a line a step
                 told = ("reward", "accuracy", "kept_groups", "validation_accuracy")
-                words = ", ".join(f"{key} {event.metrics[key]:.3g}" for key in told if key in event.metrics)
+                words = ", ".join(
+                    f"{key} {event.metrics[key]:.3g}" for key in told if key in event.metrics
+                )
                 say(f"{name}{stage} step {event.step} of {event.steps}: {words}")
 
     return show
@@ -199,7 +225,8 @@ def print_plan(
     problems: Sequence[Problem] | None = None,
     gpu: str | None = None,
 ) -> None:
-    """Print what a recipe would do: each stage with the settings in force, and what a step of it costs.
+    """Print what a recipe would do: each stage with the settings in force, and what a step of it
+    costs.
 
     Args:
         recipe: Its settings resolved.

@@ -1,4 +1,5 @@
 """Arcs and their angles, chords, inscribed angles."""
+
 # ruff: noqa: D103  A template's name, type and figure say what it is.
 
 from __future__ import annotations
@@ -191,7 +192,9 @@ def inscribed_central(s: Scene) -> None:
         got = s.seek_angle(a, c, b, half)
         s.steps, s.program = [over(2 * half, 2)], f"Multiple {got} C2 {n} Get {got}"
     else:
-        var, x, term = equated(s, lambda t: s.arc(o, a, b, t), lambda t: s.angle(a, c, b, t), 2 * half, factor=2)
+        var, x, term = equated(
+            s, lambda t: s.arc(o, a, b, t), lambda t: s.angle(a, c, b, t), 2 * half, factor=2
+        )
         finish(s, var, x, term, lambda v: s.ask_arc(a, b, v))
 
 

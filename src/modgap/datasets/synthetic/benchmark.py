@@ -1,9 +1,10 @@
-"""Synthetic geometry as a benchmark: fixed problems under a version number, for any VLM, without a licence to ask for.
+"""Synthetic geometry as a benchmark: fixed problems under a version number, for any VLM, without a
+licence to ask for.
 
-The problems are made on this machine when they are first asked for, and kept in the user's cache. What they say does
-not depend on the machine; their pixels may differ in rounding between versions of Pillow, so a run records the
-fingerprint of what it showed. A change of the generator that changes a problem is a new `VERSION`, and results are
-reported with it: `synthetic v1`.
+The problems are made on this machine when they are first asked for, and kept in the user's cache.
+What they say does not depend on the machine; their pixels may differ in rounding between versions
+of Pillow, so a run records the fingerprint of what it showed. A change of the generator that
+changes a problem is a new `VERSION`, and results are reported with it: `synthetic v1`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from modgap.datasets.synthetic.generate import VERSION
 from modgap.datasets.synthetic.write import write_dataset
 
 SEED, TRAIN, TEST = 2311, 8000, 1000
-"""The seed and the sizes of version 1. The testbed model was pretrained on other seeds and has seen none of them."""
+"""The seed and the sizes of version 1.
+
+The testbed model was pretrained on other seeds and has seen none of them.
+"""
 
 
 def benchmark_folder(progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of the benchmark's problems, in PGPS9K's layout; made first where it is not there yet.
+    """The folder of the benchmark's problems, in PGPS9K's layout; made first where it is not there
+    yet.
 
     `MODGAP_CACHE` says where the cache is (default: `modgap` in `XDG_CACHE_HOME` or `~/.cache`).
 
@@ -43,6 +48,7 @@ def benchmark_folder(progress: Callable[[int, int], None] | None = None) -> Path
                 write_dataset(folder, TRAIN, TEST, SEED, progress=progress)
     except (OSError, UserError) as error:
         raise UserError(
-            f"cannot draw the synthetic benchmark into {cache} ({error}): MODGAP_CACHE chooses another place."
+            f"cannot draw the synthetic benchmark into {cache} ({error}): MODGAP_CACHE chooses"
+            " another place."
         ) from error
     return folder

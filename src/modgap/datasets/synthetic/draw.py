@@ -1,9 +1,10 @@
 """Draws a scene with Pillow: pose, strokes, then labels where there is room for them.
 
-The figure is exactly to scale. Labels are placed greedily, those with the least room first, at the candidate position
-with the least ink under it; where a label would touch another label or much of a stroke, the pose is drawn again, and
-after some poses the scene is given up (`None`), so that its author makes another one. Strokes are antialiased by
-supersampling; text is set at the final resolution, where FreeType's own rendering is crisper.
+The figure is exactly to scale. Labels are placed greedily, those with the least room first, at the
+candidate position with the least ink under it; where a label would touch another label or much of a
+stroke, the pose is drawn again, and after some poses the scene is given up (`None`), so that its
+author makes another one. Strokes are antialiased by supersampling; text is set at the final
+resolution, where FreeType's own rendering is crisper.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _GAP = 24.0  # least distance of two points, in pixels
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A text and its box in pixels (left, top, width, height); `kind` is point, length, angle, arc or name."""
+    """A text and its box in pixels (left, top, width, height); `kind` is point, length, angle, arc
+    or name.
+    """
 
     text: str
     x: int
@@ -61,7 +64,8 @@ def font() -> ImageFont.FreeTypeFont:
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or spec.origin is None:
         raise ValueError(
-            "the font DejaVuSans.ttf comes with matplotlib, which is not installed: pip install matplotlib"
+            "the font DejaVuSans.ttf comes with matplotlib, which is not installed: pip install"
+            " matplotlib"
         )
     path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(path), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
@@ -99,7 +103,8 @@ class _Canvas:
         radii = {c: abs(scene.points[on[0]] - scene.points[c]) for c, on in scene.circles.items()}
         boxes = [(p.real, p.imag, p.real, p.imag) for p in posed.values()]
         boxes += [
-            (posed[c].real - r, posed[c].imag - r, posed[c].real + r, posed[c].imag + r) for c, r in radii.items()
+            (posed[c].real - r, posed[c].imag - r, posed[c].real + r, posed[c].imag + r)
+            for c, r in radii.items()
         ]
         left, top = min(b[0] for b in boxes), min(b[1] for b in boxes)
         right, bottom = max(b[2] for b in boxes), max(b[3] for b in boxes)
@@ -116,7 +121,9 @@ class _Canvas:
         self.labels: list[Label] = []
 
     def cramped(self) -> bool:
-        """Whether points, or a point and a line that does not pass through it, are too close to tell apart."""
+        """Whether points, or a point and a line that does not pass through it, are too close to
+        tell apart.
+        """
         points = list(self.at.items())
         for i, (_, p) in enumerate(points):
             if any(abs(p - q) < _GAP for _, q in points[:i]):
@@ -129,9 +136,12 @@ class _Canvas:
         angles = (_opening(self.at, m) for m in self.scene.marks if m.kind in ("angle", "equal"))
         return any(opening < math.radians(20) for opening in angles)
 
-    # --- strokes ----------------------------------------------------------------------------------------------------
+    # --- strokes
+    # ----------------------------------------------------------------------------------------------------
     def _strokes(self) -> Iterator[tuple]:
-        """Primitives in pixels: ("line", p, q, width), ("arc", center, radius, start, end, width), ("dot", p)."""
+        """Primitives in pixels: ("line", p, q, width), ("arc", center, radius, start, end, width),
+        ("dot", p).
+        """
         at, scene = self.at, self.scene
         for names in scene.lines:
             yield "line", at[names[0]], at[names[-1]], 1.5
@@ -144,7 +154,11 @@ class _Canvas:
         for mark in scene.marks:
             if mark.kind in ("angle", "equal"):
                 nth = seen[mark.at[1]] = seen.get(mark.at[1], 0) + 1
-                wide = 16.0 if mark.at[1] in squares or mark.kind == "equal" else 10.0 + 4.0 * (nth % 2)
+                wide = (
+                    16.0
+                    if mark.at[1] in squares or mark.kind == "equal"
+                    else 10.0 + 4.0 * (nth % 2)
+                )
                 yield from self._angle(mark, wide)
             elif mark.kind == "right":
                 a, v, b = (at[name] for name in mark.at)
@@ -178,11 +192,15 @@ class _Canvas:
         """Chevrons in the longest free stretch of the segment."""
         a, b = self.at[mark.at[0]], self.at[mark.at[1]]
         u = (b - a) / abs(b - a)
-        stops = sorted(((p - a) * u.conjugate()).real for p in self.at.values() if _distance(p, a, b) < 1)
+        stops = sorted(
+            ((p - a) * u.conjugate()).real for p in self.at.values() if _distance(p, a, b) < 1
+        )
         gap, left = max((q - p, p) for p, q in pairwise(stops))
         labelled = any(m.kind == "tick" and set(m.at) == set(mark.at) for m in self.scene.marks)
         for k in range(mark.count):
-            tip = a + u * (left + gap * (0.72 if labelled else 0.5) + 3 + 5 * (k - (mark.count - 1) / 2))
+            tip = a + u * (
+                left + gap * (0.72 if labelled else 0.5) + 3 + 5 * (k - (mark.count - 1) / 2)
+            )
             yield "line", tip, tip - 6 * u + 4.5j * u, 1.2
             yield "line", tip, tip - 6 * u - 4.5j * u, 1.2
 
@@ -205,25 +223,48 @@ class _Canvas:
             elif kind == "arc":
                 c, r, start, end, width = args
                 r = (r + width / 2) * scale
-                box = (c.real * scale - r, c.imag * scale - r, c.real * scale + r, c.imag * scale + r)
+                box = (
+                    c.real * scale - r,
+                    c.imag * scale - r,
+                    c.real * scale + r,
+                    c.imag * scale + r,
+                )
                 pen.arc(box, start, end, fill=0, width=max(1, round(width * scale)))
             else:
                 (p,) = args
                 r = 2.2 * scale
-                pen.ellipse((p.real * scale - r, p.imag * scale - r, p.real * scale + r, p.imag * scale + r), fill=0)
+                pen.ellipse(
+                    (
+                        p.real * scale - r,
+                        p.imag * scale - r,
+                        p.real * scale + r,
+                        p.imag * scale + r,
+                    ),
+                    fill=0,
+                )
         return image
 
-    # --- labels -----------------------------------------------------------------------------------------------------
+    # --- labels
+    # -----------------------------------------------------------------------------------------------------
     def place(self) -> bool:
         """Find a place for every label; whether all of them are legible."""
         self.ink = np.asarray(self._paint(1)) < 128
         rank = {"angle": 0, "span": 1, "length": 2, "arc": 3, "name": 4}
         marks = [m for m in self.scene.marks if m.kind in rank]
-        marks.sort(key=lambda m: (rank[m.kind], _opening(self.at, m) if m.kind == "angle" else -len(m.text)))
+        marks.sort(
+            key=lambda m: (
+                rank[m.kind],
+                _opening(self.at, m) if m.kind == "angle" else -len(m.text),
+            )
+        )
         for mark in marks:
-            place = {"angle": self._in_angle, "arc": self._at_arc, "name": self._at_end}.get(mark.kind, self._at_side)
+            place = {"angle": self._in_angle, "arc": self._at_arc, "name": self._at_end}.get(
+                mark.kind, self._at_side
+            )
             candidates = place(mark)
-            if not self._best(mark.text, candidates, "length" if mark.kind == "span" else mark.kind):
+            if not self._best(
+                mark.text, candidates, "length" if mark.kind == "span" else mark.kind
+            ):
                 return False
         return all(self._best(name, self._at_point(p), "point") for name, p in self.at.items())
 
@@ -238,7 +279,8 @@ class _Canvas:
             if x < 2 or y < 2 or x + w > SIZE - 2 or y + h > SIZE - 2:
                 continue
             if any(
-                x < o.x + o.w + 3 and o.x < x + w + 3 and y < o.y + o.h + 3 and o.y < y + h + 3 for o in self.labels
+                x < o.x + o.w + 3 and o.x < x + w + 3 and y < o.y + o.h + 3 and o.y < y + h + 3
+                for o in self.labels
             ):
                 continue
             cost += 4.0 * np.count_nonzero(self.ink[y - 1 : y + h + 1, x - 1 : x + w + 1])
@@ -252,7 +294,11 @@ class _Canvas:
     def _in_angle(self, mark: Mark) -> Iterator[tuple[complex, float]]:
         """Along the bisector, as near to the vertex as the arms allow."""
         a, v, b = (self.at[name] for name in mark.at)
-        others = [self.at[m.at[1]] for m in self.scene.marks if m.kind == "angle" and m.at[1] != mark.at[1]]
+        others = [
+            self.at[m.at[1]]
+            for m in self.scene.marks
+            if m.kind == "angle" and m.at[1] != mark.at[1]
+        ]
         start, sweep = _sweep(a - v, b - v)
         limit = min(64.0, 0.8 * min(abs(a - v), abs(b - v)))
         for step in range(16, int(limit) + 1, 3):
@@ -308,7 +354,8 @@ class _Canvas:
             for reach in (9.5, 12.0, 14.5):
                 yield p + u * reach, 1.5 * lean + (reach - 9.5)
 
-    # --- out --------------------------------------------------------------------------------------------------------
+    # --- out
+    # --------------------------------------------------------------------------------------------------------
     def render(self) -> Drawing:
         """The finished diagram."""
         image = self._paint(_SUPER).reduce(_SUPER)
@@ -321,7 +368,9 @@ class _Canvas:
                 pen.line((start - 1, label.y, label.x + label.w - 1, label.y), fill=0)
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=3)
-        return Drawing(buffer.getvalue(), self.labels, {n: (p.real, p.imag) for n, p in self.at.items()})
+        return Drawing(
+            buffer.getvalue(), self.labels, {n: (p.real, p.imag) for n, p in self.at.items()}
+        )
 
 
 def _sweep(u: complex, w: complex) -> tuple[float, float]:

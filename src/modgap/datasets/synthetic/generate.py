@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from modgap.datasets.synthetic import arcs, lines, measures, quadrilaterals, ratios, tangents, triangles
+from modgap.datasets.synthetic import (
+    arcs,
+    lines,
+    measures,
+    quadrilaterals,
+    ratios,
+    tangents,
+    triangles,
+)
 from modgap.datasets.synthetic.draw import Drawing, Label, draw
 from modgap.datasets.synthetic.registry import TEMPLATES, Redraw, Template
 from modgap.datasets.synthetic.scene import Scene
@@ -18,10 +26,22 @@ VERSION = 1
 
 LEVELS = (1, 2, 3)
 SPLITS = ("train", "test")
-_FAMILIES = (triangles, lines, quadrilaterals, arcs, tangents, ratios, measures)  # importing them fills the table
+_FAMILIES = (
+    triangles,
+    lines,
+    quadrilaterals,
+    arcs,
+    tangents,
+    ratios,
+    measures,
+)  # importing them fills the table
 TYPES: tuple[str, ...] = tuple(dict.fromkeys(t.type for t in TEMPLATES))
 _BY_LEVEL: dict[int, dict[str, list[Template]]] = {
-    level: {type: found for type in TYPES if (found := [t for t in TEMPLATES if t.type == type and level in t.levels])}
+    level: {
+        type: found
+        for type in TYPES
+        if (found := [t for t in TEMPLATES if t.type == type and level in t.levels])
+    }
     for level in LEVELS
 }
 _TEST_SHARE = 4  # one in so many sets of numbers belongs to test
@@ -55,19 +75,25 @@ class SyntheticProblem:
 
 
 def make_problem(
-    seed: int, index: int, split: str = "train", levels: Sequence[int] = LEVELS, types: Sequence[str] = ()
+    seed: int,
+    index: int,
+    split: str = "train",
+    levels: Sequence[int] = LEVELS,
+    types: Sequence[str] = (),
 ) -> SyntheticProblem:
     """Make problem `index` of the stream (`seed`, `split`): a pure function of its arguments.
 
-    Train and test are apart by more than their streams: a set of numbers (template and the values in its clauses)
-    belongs to one of the two, whatever the seed, so that no test problem is a train problem with other letters.
+    Train and test are apart by more than their streams: a set of numbers (template and the values
+    in its clauses) belongs to one of the two, whatever the seed, so that no test problem is a train
+    problem with other letters.
 
     Args:
         seed: The seed of the data set.
         index: Which problem.
         split: `train` or `test`.
         levels: Difficulties to choose from, each equally likely.
-        types: Types to choose from (all if empty), each equally likely among those that have the level.
+        types: Types to choose from (all if empty), each equally likely among those that have the
+            level.
 
     Raises:
         ValueError: A split, level or type that does not exist.
@@ -77,7 +103,10 @@ def make_problem(
     if not levels or not set(levels) <= set(LEVELS):
         raise ValueError(f"levels {tuple(levels)} are not all known; choose from {LEVELS}")
     if not set(types) <= set(TYPES):
-        raise ValueError(f"type {sorted(set(types) - set(TYPES))[0]!r} does not exist; choose from {', '.join(TYPES)}")
+        raise ValueError(
+            f"type {sorted(set(types) - set(TYPES))[0]!r} does not exist; choose from"
+            f" {', '.join(TYPES)}"
+        )
     rng = Random(f"modgap synthetic {VERSION}/{seed}/{split}/{index}")
     while True:
         level = rng.choice(list(levels))
@@ -85,15 +114,21 @@ def make_problem(
         if not families:
             levels = [other for other in levels if other != level]
             if not levels:
-                raise ValueError(f"no template of the types {', '.join(types)} has one of these levels")
+                raise ValueError(
+                    f"no template of the types {', '.join(types)} has one of these levels"
+                )
             continue
         made = _attempt(rng.choice(rng.choice(families)), level, split, rng)
         if made is not None:
             return _problem(*made, index=index, rng=rng)
 
 
-def _attempt(template: Template, level: int, split: str, rng: Random) -> tuple[Template, Scene, Drawing] | None:
-    """Redraw numbers until they belong to the split and draw well; give the template up after many tries."""
+def _attempt(
+    template: Template, level: int, split: str, rng: Random
+) -> tuple[Template, Scene, Drawing] | None:
+    """Redraw numbers until they belong to the split and draw well; give the template up after many
+    tries.
+    """
     for _ in range(400):
         scene = Scene(rng, level)
         try:
@@ -115,7 +150,9 @@ def _owner(template: Template, scene: Scene) -> str:
     return "test" if digest[0] % _TEST_SHARE == 0 else "train"
 
 
-def _problem(template: Template, scene: Scene, drawing: Drawing, *, index: int, rng: Random) -> SyntheticProblem:
+def _problem(
+    template: Template, scene: Scene, drawing: Drawing, *, index: int, rng: Random
+) -> SyntheticProblem:
     semantic = scene.semantic()
     answer = float(scene.answer)
     structural = scene.structural()
@@ -148,7 +185,11 @@ def _problem(template: Template, scene: Scene, drawing: Drawing, *, index: int, 
 
 def _choices(answer: float, semantic: Sequence[str], rng: Random) -> list[float]:
     """Four options in order: the answer, numbers of the problem, and likely slips."""
-    numbers = [float(n) for clause in semantic for n in re.findall(r"(?<![\\a-z\d.])\d+(?:\.\d+)?(?![a-z\d])", clause)]
+    numbers = [
+        float(n)
+        for clause in semantic
+        for n in re.findall(r"(?<![\\a-z\d.])\d+(?:\.\d+)?(?![a-z\d])", clause)
+    ]
     slips = [*numbers, 2 * answer, answer / 2, 180 - answer, 90 - answer, answer + 2, answer + 5]
     options = {round(answer, 3)}
     rng.shuffle(slips)

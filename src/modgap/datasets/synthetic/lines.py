@@ -1,4 +1,5 @@
 """Angles at a point, parallel lines, segments of a line, angles of a polygon."""
+
 # ruff: noqa: D103  A template's name, type and figure say what it is.
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def complement(s: Scene) -> None:
 
 @template(ANGLE, 2, 3)
 def linear_pair_algebra(s: Scene) -> None:
-    parts = [s.rng.randint(35, 145)] if s.level == 2 else [s.rng.randint(40, 90), s.rng.randint(40, 90)]
+    parts = (
+        [s.rng.randint(35, 145)] if s.level == 2 else [s.rng.randint(40, 90), s.rng.randint(40, 90)]
+    )
     parts.append(180 - sum(parts))
     require(parts[-1] >= 35)
     directions = [sum(parts[:k]) for k in range(len(parts))]
@@ -163,7 +166,9 @@ def midpoint_algebra(s: Scene) -> None:
 
 
 def _transversal(s: Scene, p: int) -> tuple[list[Corner], list[Corner]]:
-    """Two parallel lines cut by a third: the corners equal to `p` degrees and those of its supplement."""
+    """Two parallel lines cut by a third: the corners equal to `p` degrees and those of its
+    supplement.
+    """
     a, b, c, d, e, f, v, w = s.names(8)
     gap, reach = s.rng.uniform(1.1, 1.4), s.rng.uniform(0.9, 1.1)
     lean = cmath.rect(1, radians(p))
@@ -274,7 +279,10 @@ def quadrangle_angles(s: Scene) -> None:
     s.put(a, 0)
     s.put(b, ab)
     s.put(d, cmath.rect(ad, radians(values[0])))
-    u, w = cmath.rect(1, radians(180 - values[1])), cmath.rect(1, radians(values[0] + 180 + values[3]))
+    u, w = (
+        cmath.rect(1, radians(180 - values[1])),
+        cmath.rect(1, radians(values[0] + 180 + values[3])),
+    )
     gap = s.points[d] - s.points[b]
     t = (gap * w.conjugate()).imag / (u * w.conjugate()).imag
     s.put(c, s.points[b] + t * u)
@@ -284,7 +292,13 @@ def quadrangle_angles(s: Scene) -> None:
     hidden = s.rng.randrange(4)
     if s.level == 3:
         var, x, terms = summed(s, [lambda t, k=k: s.angle(*k, t) for k in corners], values, 360)
-        finish(s, var, x, terms[hidden], lambda value: s.ask_angle(*corners[hidden], value, number=False))
+        finish(
+            s,
+            var,
+            x,
+            terms[hidden],
+            lambda value: s.ask_angle(*corners[hidden], value, number=False),
+        )
         return
     refs = [s.angle(*corners[k], values[k]) for k in range(4) if k != hidden]
     got = s.seek_angle(*corners[hidden], values[hidden])

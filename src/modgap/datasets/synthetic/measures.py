@@ -1,4 +1,5 @@
 """Perimeters and areas of triangles, quadrangles and circles."""
+
 # ruff: noqa: D103  A template's name, type and figure say what it is.
 
 from __future__ import annotations
@@ -78,7 +79,11 @@ def right_triangle_from_hypotenuse(s: Scene) -> None:
         s.steps = [*hypotenuse_to_leg(r, p), times(p, q), over(p * q, 2)]
         s.program = f"Gougu {m} V0 {n} Tria_BH_Area {m} V0 V1 Get V1"
     else:
-        s.ask("Find the perimeter of the triangle.", "Find the perimeter of the figure.", answer=p + q + r)
+        s.ask(
+            "Find the perimeter of the triangle.",
+            "Find the perimeter of the figure.",
+            answer=p + q + r,
+        )
         s.steps = [*hypotenuse_to_leg(r, p), *add(p, q, r)]
         s.program = f"Gougu {m} V0 {n} Sum {m} V0 {n} V1 Get V1"
 
@@ -116,7 +121,11 @@ def isosceles_perimeter(s: Scene) -> None:
     _, x, term = equated(s, lambda t: s.side(a, b, t), lambda t: s.side(a, c, t), leg_)
     s.side(b, c, base)
     s.steps += [*evaluate(term, x), times(2, leg_), *add(2 * leg_, base)]
-    s.ask("Find the perimeter of the triangle.", "What is the perimeter of the triangle?", answer=2 * leg_ + base)
+    s.ask(
+        "Find the perimeter of the triangle.",
+        "What is the perimeter of the triangle?",
+        answer=2 * leg_ + base,
+    )
 
 
 @template(QUADRANGLE, 1, 2)
@@ -126,7 +135,11 @@ def rectangle_measure(s: Scene) -> None:
     square_corners(s, a, b, c, d)
     m, n = s.side(a, b, p), s.side(b, c, q)
     if s.rng.random() < 0.6:
-        s.ask("Find the area of the rectangle.", f"Find the area of rectangle {a}{b}{c}{d}.", answer=p * q)
+        s.ask(
+            "Find the area of the rectangle.",
+            f"Find the area of rectangle {a}{b}{c}{d}.",
+            answer=p * q,
+        )
         s.steps, s.program = [times(p, q)], f"Rect_Area {m} {n} V0 Get V0"
     else:
         s.ask(
@@ -146,12 +159,18 @@ def rectangle_area_by_diagonal(s: Scene) -> None:
     square_corners(s, a, b, c, d)
     m, n = s.side(a, b, p), s.side(a, c, r)
     if s.rng.random() < 0.5:
-        s.ask("Find the area of the rectangle.", f"Find the area of rectangle {a}{b}{c}{d}.", answer=p * q)
+        s.ask(
+            "Find the area of the rectangle.",
+            f"Find the area of rectangle {a}{b}{c}{d}.",
+            answer=p * q,
+        )
         s.steps = [*hypotenuse_to_leg(r, p), times(p, q)]
         s.program = f"Gougu {m} V0 {n} Rect_Area {m} V0 V1 Get V1"
     else:
         s.ask(
-            "Find the perimeter of the rectangle.", f"Find the perimeter of rectangle {a}{b}{c}{d}.", answer=2 * (p + q)
+            "Find the perimeter of the rectangle.",
+            f"Find the perimeter of rectangle {a}{b}{c}{d}.",
+            answer=2 * (p + q),
         )
         s.steps = [*hypotenuse_to_leg(r, p), *add(p, q), times(2, p + q)]
         s.program = f"Gougu {m} V0 {n} PRK_Perim {m} V0 V1 Get V1"
@@ -292,19 +311,29 @@ def sector(s: Scene) -> None:
     s.line(o, b)
     share = Fraction(g, 360)
     value = Exact(share * (r * r if area else 2 * r), pi=True)
-    require(1000 % value.factor.denominator == 0 and (s.level == 3 or value.factor.denominator == 1))
+    require(
+        1000 % value.factor.denominator == 0 and (s.level == 3 or value.factor.denominator == 1)
+    )
     n, m = s.side(o, a, r), s.angle(a, o, b, g)
     whole = r * r if area else 2 * r
     s.steps = [
         times(r, r) if area else times(2, r),
         f"{g}/360 = {share.numerator}/{share.denominator}",
-        over(whole * share.numerator, share.denominator) if share.numerator == 1 else times(whole, share.numerator),
+        (
+            over(whole * share.numerator, share.denominator)
+            if share.numerator == 1
+            else times(whole, share.numerator)
+        ),
     ]
     if share.numerator > 1:
         s.steps.append(over(whole * share.numerator, share.denominator))
     s.steps.append(f"{decimal(value.factor)}*\\pi = {value}")
     if area:
-        s.ask(f"Find the area of sector {a}{o}{b}.", f"What is the area of sector {a}{o}{b}?", answer=value)
+        s.ask(
+            f"Find the area of sector {a}{o}{b}.",
+            f"What is the area of sector {a}{o}{b}?",
+            answer=value,
+        )
         s.program = f"Circle_R_Area {n} {m} V0 Get V0"
     else:
         s.ask(

@@ -1,7 +1,7 @@
 """Exact numbers and the small algebra of school geometry, with the words that show each step.
 
-A step is one short line of arithmetic (`35 + 75 = 110`), because the steps are what a testbed model of a few
-million parameters is taught: one operation each, integers wherever the problem allows.
+A step is one short line of arithmetic (`35 + 75 = 110`), because the steps are what a testbed model
+of a few million parameters is taught: one operation each, integers wherever the problem allows.
 """
 
 from __future__ import annotations
@@ -12,12 +12,23 @@ from fractions import Fraction
 from random import Random
 
 # Pythagorean triples with both legs of a like size, so that their triangles draw well.
-TRIPLES = ((3, 4, 5), (5, 12, 13), (8, 15, 17), (20, 21, 29), (12, 35, 37), (28, 45, 53), (33, 56, 65), (48, 55, 73))
+TRIPLES = (
+    (3, 4, 5),
+    (5, 12, 13),
+    (8, 15, 17),
+    (20, 21, 29),
+    (12, 35, 37),
+    (28, 45, 53),
+    (33, 56, 65),
+    (48, 55, 73),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    r"""The number `factor * sqrt(root) * pi**pi`, as written in an answer: `25`, `7.5`, `5\sqrt{3}`, `12\pi`."""
+    r"""The number `factor * sqrt(root) * pi**pi`, as written in an answer: `25`, `7.5`,
+    `5\sqrt{3}`, `12\pi`.
+    """
 
     factor: Fraction
     root: int = 1
@@ -43,7 +54,9 @@ class Exact:
 
 
 def decimal(value: int | float | Fraction) -> str:
-    r"""A number as a person writes it: `7`, `7.5`; a fraction without a short decimal as `\frac{22}{7}`."""
+    r"""A number as a person writes it: `7`, `7.5`; a fraction without a short decimal as
+    `\frac{22}{7}`.
+    """
     exact = Fraction(value).limit_denominator(10_000)
     if exact.denominator == 1:
         return str(exact.numerator)
@@ -82,7 +95,9 @@ def constant(value: int) -> Linear:
 
 
 def linear(rng: Random, value: int, x: int, var: str = "x", avoid: int = 0) -> Linear:
-    """A random `a x + b` that is `value` at `x`, with a small constant; `avoid` is a coefficient not to use."""
+    """A random `a x + b` that is `value` at `x`, with a small constant; `avoid` is a coefficient
+    not to use.
+    """
     nearest = max(1, round(value / x))
     choices = [a for a in range(max(1, nearest - 2), nearest + 3) if a != avoid and value != a * x]
     a = rng.choice(choices or [nearest + 1 + (nearest + 1 == avoid)])
@@ -90,7 +105,9 @@ def linear(rng: Random, value: int, x: int, var: str = "x", avoid: int = 0) -> L
 
 
 def solve(left: Linear, right: Linear) -> list[str]:
-    """The steps from `left = right` to `x = ...`; `left` must have the larger coefficient or the right one none."""
+    """The steps from `left = right` to `x = ...`; `left` must have the larger coefficient or the
+    right one none.
+    """
     if left.a < right.a:
         left, right = right, left
     a, b = left.a - right.a, right.b - left.b
@@ -135,7 +152,12 @@ def evaluate(term: Linear, x: int) -> list[str]:
 
 def legs_to_hypotenuse(a: int, b: int) -> list[str]:
     r"""`6*6 = 36, 8*8 = 64, 36 + 64 = 100, \sqrt{100} = 10`."""
-    return [times(a, a), times(b, b), *add(a * a, b * b), rf"\sqrt{{{a * a + b * b}}} = {Exact.sqrt(a * a + b * b)}"]
+    return [
+        times(a, a),
+        times(b, b),
+        *add(a * a, b * b),
+        rf"\sqrt{{{a * a + b * b}}} = {Exact.sqrt(a * a + b * b)}",
+    ]
 
 
 def hypotenuse_to_leg(c: int, a: int) -> list[str]:

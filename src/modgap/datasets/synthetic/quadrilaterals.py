@@ -1,4 +1,5 @@
 """Parallelograms and their kin, trapezoids."""
+
 # ruff: noqa: D103  A template's name, type and figure say what it is.
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from modgap.datasets.synthetic.numbers import (
     solve,
     times,
 )
-from modgap.datasets.synthetic.registry import equated, finish, require, summed, template, unknown_for
+from modgap.datasets.synthetic.registry import (
+    equated,
+    finish,
+    require,
+    summed,
+    template,
+    unknown_for,
+)
 from modgap.datasets.synthetic.scene import Scene
 from modgap.datasets.synthetic.triangles import triple
 
@@ -30,8 +38,12 @@ RHOMBUS = "Rhombus and Square"
 TRAPEZOID = "Trapezoid and Kite"
 
 
-def parallelogram(s: Scene, p: float, q: float, degrees: float, diagonals: bool = False) -> list[str]:
-    """A, B, C, D in order with AB = p, AD = q and this angle at A; with the diagonals comes their crossing E."""
+def parallelogram(
+    s: Scene, p: float, q: float, degrees: float, diagonals: bool = False
+) -> list[str]:
+    """A, B, C, D in order with AB = p, AD = q and this angle at A; with the diagonals comes their
+    crossing E.
+    """
     a, b, c, d = names = s.names(4)
     s.put(a, 0)
     s.put(b, p)
@@ -184,7 +196,10 @@ def rectangle_angle(s: Scene) -> None:
         s.steps, s.program = [minus(90, half)], f"Sum {n} {got} C90 Get {got}"
     elif s.rng.random() < 0.5:
         got = s.seek_angle(a, e, b, 180 - 2 * half, before)
-        s.steps, s.program = [times(2, half), minus(180, 2 * half)], f"Iso_Tri_Ang {got} {n} Get {got}"
+        s.steps, s.program = (
+            [times(2, half), minus(180, 2 * half)],
+            f"Iso_Tri_Ang {got} {n} Get {got}",
+        )
     else:
         got = s.seek_angle(a, e, d, 2 * half, before)
         s.steps, s.program = [times(2, half)], f"Multiple {n} C2 {got} Get {got}"
@@ -220,7 +235,11 @@ def rectangle_sides(s: Scene) -> None:
         return
     s.side(b, c, q)
     s.steps += [*evaluate(term, x), *add(p, q), times(2, p + q)]
-    s.ask("Find the perimeter of the rectangle.", f"Find the perimeter of rectangle {a}{b}{c}{d}.", answer=2 * (p + q))
+    s.ask(
+        "Find the perimeter of the rectangle.",
+        f"Find the perimeter of rectangle {a}{b}{c}{d}.",
+        answer=2 * (p + q),
+    )
 
 
 @template(RHOMBUS, 1, 2, 3)
@@ -253,7 +272,9 @@ def rhombus_sides(s: Scene) -> None:
     s.equal((a, b), (b, c), (c, d), (a, d))
     if s.level == 1:
         n = s.side(a, b, p)
-        s.ask("Find the perimeter of the figure.", "Find the perimeter of the rhombus.", answer=4 * p)
+        s.ask(
+            "Find the perimeter of the figure.", "Find the perimeter of the rhombus.", answer=4 * p
+        )
         s.steps, s.program = [times(4, p)], f"Multiple {n} C4 V0 Get V0"
     else:
         ends = s.rng.choice(((b, c), (c, d)))
@@ -278,7 +299,11 @@ def rhombus_diagonals(s: Scene) -> None:
         s.steps, s.program = legs_to_hypotenuse(p, q), f"Gougu {m} {n} {got} Get {got}"
     elif s.level == 2:
         m, n = s.side(a, e, p), s.side(b, e, q)
-        s.ask(f"Find the area of rhombus {a}{b}{c}{d}.", before + "Find the area of the figure.", answer=2 * p * q)
+        s.ask(
+            f"Find the area of rhombus {a}{b}{c}{d}.",
+            before + "Find the area of the figure.",
+            answer=2 * p * q,
+        )
         s.steps = [times(p, q), times(2, p * q)]
     else:
         m, n = s.side(a, b, r), s.side(a, e, p)
@@ -295,11 +320,18 @@ def square_diagonal(s: Scene) -> None:
     n = s.side(a, b, p)
     before = called(s, "square", a, b, c, d)
     if s.level == 1:
-        s.ask(before + "Find the area of the figure.", f"Find the area of square {a}{b}{c}{d}.", answer=p * p)
+        s.ask(
+            before + "Find the area of the figure.",
+            f"Find the area of square {a}{b}{c}{d}.",
+            answer=p * p,
+        )
         s.steps, s.program = [times(p, p)], f"Rect_Area {n} {n} V0 Get V0"
     else:
         got = s.seek_length(a, c, Exact(Fraction(p), 2), before)
-        s.steps, s.program = [rf"{p}*\sqrt{{2}} = {Exact(Fraction(p), 2)}"], f"Gougu {n} {n} {got} Get {got}"
+        s.steps, s.program = (
+            [rf"{p}*\sqrt{{2}} = {Exact(Fraction(p), 2)}"],
+            f"Gougu {n} {n} {got} Get {got}",
+        )
 
 
 @template(TRAPEZOID, 1, 2, 3)
@@ -333,7 +365,11 @@ def median(s: Scene) -> None:
         s.side(a, b, p)
         s.side(c, d, u)
         s.side(e, f, w)
-        s.steps = [f"2({w}) = {w * 2}", f"{u} + {p} = {u + constant(p)}", *solve(w * 2, u + constant(p))]
+        s.steps = [
+            f"2({w}) = {w * 2}",
+            f"{u} + {p} = {u + constant(p)}",
+            *solve(w * 2, u + constant(p)),
+        ]
         s.ask_unknown(var)
 
 
@@ -350,7 +386,9 @@ def isosceles_trapezoid_angle(s: Scene) -> None:
     s.parallel((a, b), (c, d))
     s.equal((a, d), (b, c))
     value = s.rng.choice((g, 180 - g))
-    given, across, near = ((d, a, b), (b, c, d), (a, b, c)) if value == g else ((a, d, c), (a, b, c), (b, c, d))
+    given, across, near = (
+        ((d, a, b), (b, c, d), (a, b, c)) if value == g else ((a, d, c), (a, b, c), (b, c, d))
+    )
     n = s.angle(*given, value)
     if s.level == 1:
         got = s.seek_angle(*across, 180 - value)

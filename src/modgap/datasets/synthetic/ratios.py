@@ -1,4 +1,5 @@
 """Midsegments, similarity, angle bisectors, geometric means, trigonometry of 30, 45 and 60 degrees."""
+
 # ruff: noqa: D103  A template's name, type and figure say what it is.
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def midsegment(s: Scene) -> None:
             got = s.seek_length(a, b, base)
             s.steps, s.program = [times(2, half)], f"Multiple {n} C2 {got} Get {got}"
     else:
-        var, x, term = equated(s, lambda t: s.side(a, b, t), lambda t: s.side(d, e, t), base, factor=2)
+        var, x, term = equated(
+            s, lambda t: s.side(a, b, t), lambda t: s.side(d, e, t), base, factor=2
+        )
         if s.level == 2:
             s.ask_unknown(var)
         else:
@@ -111,7 +114,10 @@ def side_splitter(s: Scene) -> None:
         x, y, z = s.side(a, d, ad), s.side(b, d, db), s.side(a, e, ae)
         if s.level == 1:
             got = s.seek_length(c, e, ec)
-            s.steps, s.program = [times(db, ae), over(db * ae, ad)], f"Proportion {x} {y} {z} {got} Get {got}"
+            s.steps, s.program = (
+                [times(db, ae), over(db * ae, ad)],
+                f"Proportion {x} {y} {z} {got} Get {got}",
+            )
         else:
             s.ask_length(a, c, ae + ec)
             s.steps = [times(db, ae), over(db * ae, ad), *add(ae, ec)]
@@ -145,7 +151,10 @@ def parallel_base(s: Scene) -> None:
     if s.level == 2:
         y = s.side(a, b, ab, span=True)
         got = s.seek_length(b, c, bc)
-        s.steps, s.program = [times(ab, de), over(ab * de, ad)], f"Proportion {x} {y} {z} {got} Get {got}"
+        s.steps, s.program = (
+            [times(ab, de), over(ab * de, ad)],
+            f"Proportion {x} {y} {z} {got} Get {got}",
+        )
     else:
         y = s.side(b, d, ab - ad)
         got = s.seek_length(b, c, bc)
@@ -191,11 +200,17 @@ def similar_triangles(s: Scene) -> None:
     if s.level == 1:
         o = s.side(*two, w)
         got = s.seek_length(*two_big, w_big, before)
-        s.steps, s.program = [times(w, v_big), over(w * v_big, v)], f"Proportion {j} {m} {o} {got} Get {got}"
+        s.steps, s.program = (
+            [times(w, v_big), over(w * v_big, v)],
+            f"Proportion {j} {m} {o} {got} Get {got}",
+        )
     elif s.level == 2:
         o = s.side(*two_big, w_big)
         got = s.seek_length(*two, w, before)
-        s.steps, s.program = [times(w_big, v), over(w_big * v, v_big)], f"Proportion {m} {j} {o} {got} Get {got}"
+        s.steps, s.program = (
+            [times(w_big, v), over(w_big * v, v_big)],
+            f"Proportion {m} {j} {o} {got} Get {got}",
+        )
     elif s.rng.random() < 0.5:
         s.side(*two, w)
         var, x = unknown_for(s, (w_big,))
@@ -227,7 +242,10 @@ def bisector(s: Scene) -> None:
     j, n, o = s.side(a, b, ab), s.side(a, c, ac), s.side(b, d, bd)
     if s.level == 1:
         got = s.seek_length(c, d, dc)
-        s.steps, s.program = [times(ac, bd), over(ac * bd, ab)], f"Proportion {j} {o} {n} {got} Get {got}"
+        s.steps, s.program = (
+            [times(ac, bd), over(ac * bd, ab)],
+            f"Proportion {j} {o} {n} {got} Get {got}",
+        )
     elif s.level == 2:
         s.ask_length(b, c, bd + dc)
         s.steps = [times(ac, bd), over(ac * bd, ab), *add(bd, dc)]
@@ -263,7 +281,11 @@ def altitude_mean(s: Scene) -> None:
     else:
         m, n = s.side(a, d, p), s.side(b, d, q)
         got = s.seek_length(a, c, Exact.sqrt(p * (p + q)))
-        s.steps = [*add(p, q), times(p, p + q), rf"\sqrt{{{p * (p + q)}}} = {Exact.sqrt(p * (p + q))}"]
+        s.steps = [
+            *add(p, q),
+            times(p, p + q),
+            rf"\sqrt{{{p * (p + q)}}} = {Exact.sqrt(p * (p + q))}",
+        ]
         s.program = f"Sum {m} {n} V9 Geo_Mean {m} {got} V9 Get {got}"
 
 
@@ -312,14 +334,19 @@ def special_triangle(s: Scene) -> None:
         Exact.sqrt(under.numerator * under.denominator).root,
     )
     s.steps = [_ratio_step(Exact(Fraction(n), root), ratio, value)]
-    function = {frozenset(("opposite", "hypotenuse")): "Gsin", frozenset(("adjacent", "hypotenuse")): "Gcos"}
+    function = {
+        frozenset(("opposite", "hypotenuse")): "Gsin",
+        frozenset(("adjacent", "hypotenuse")): "Gcos",
+    }
     name = function.get(frozenset((given, sought)), "Gtan")
     first, second = {
         "Gsin": ("opposite", "hypotenuse"),
         "Gcos": ("adjacent", "hypotenuse"),
         "Gtan": ("opposite", "adjacent"),
     }[name]
-    s.program = f"{name} {m if given == first else got} {m if given == second else got} {o} Get {got}"
+    s.program = (
+        f"{name} {m if given == first else got} {m if given == second else got} {o} Get {got}"
+    )
 
 
 def _ratio_step(given: Exact, ratio: Exact, value: Exact) -> str:

@@ -14,7 +14,9 @@ Put = Callable[[Linear], object]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A way to make problems of one type, at some levels: 1 one step, 2 a second step or root, 3 algebra or more."""
+    """A way to make problems of one type, at some levels: 1 one step, 2 a second step or root, 3
+    algebra or more.
+    """
 
     name: str
     type: str
@@ -25,7 +27,9 @@ class Template:
 TEMPLATES: list[Template] = []
 
 
-def template(type: str, *levels: int) -> Callable[[Callable[[Scene], None]], Callable[[Scene], None]]:
+def template(
+    type: str, *levels: int
+) -> Callable[[Callable[[Scene], None]], Callable[[Scene], None]]:
     """Enter a function in the table."""
 
     def enter(build: Callable[[Scene], None]) -> Callable[[Scene], None]:
@@ -52,8 +56,12 @@ def unknown_for(s: Scene, values: Sequence[int]) -> tuple[str, int]:
     return s.unknown(x), x
 
 
-def equated(s: Scene, left: Put, right: Put, value: int, factor: int = 1) -> tuple[str, int, Linear]:
-    """Two expressions, `left = factor * right = value`; gives the unknown, its value and the left expression."""
+def equated(
+    s: Scene, left: Put, right: Put, value: int, factor: int = 1
+) -> tuple[str, int, Linear]:
+    """Two expressions, `left = factor * right = value`; gives the unknown, its value and the left
+    expression.
+    """
     require(value % factor == 0)
     var, x = unknown_for(s, (value, value // factor))
     b = linear(s.rng, value // factor, x, var)
@@ -67,8 +75,12 @@ def equated(s: Scene, left: Put, right: Put, value: int, factor: int = 1) -> tup
     return var, x, a
 
 
-def summed(s: Scene, puts: Sequence[Put], values: Sequence[int], total: int | None) -> tuple[str, int, list[Linear]]:
-    """Expressions whose sum is `total`, one of them perhaps a number; gives the unknown, its value, the expressions."""
+def summed(
+    s: Scene, puts: Sequence[Put], values: Sequence[int], total: int | None
+) -> tuple[str, int, list[Linear]]:
+    """Expressions whose sum is `total`, one of them perhaps a number; gives the unknown, its value,
+    the expressions.
+    """
     var, x = unknown_for(s, values)
     plain = s.rng.randrange(len(values)) if len(values) > 2 or s.rng.random() < 0.3 else -1
     terms = [constant(v) if i == plain else linear(s.rng, v, x, var) for i, v in enumerate(values)]

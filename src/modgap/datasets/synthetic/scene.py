@@ -1,8 +1,10 @@
-r"""A figure as its author thinks of it: points, lines, circles, and the conditions that are both said and shown.
+r"""A figure as its author thinks of it: points, lines, circles, and the conditions that are both
+said and shown.
 
-Each method that states a condition writes the clause in PGPS9K's grammar *and* the mark that shows it (a label, a
-square, ticks, arrows), so that the text and the diagram cannot differ. Names inside a clause and clauses of one kind
-are in alphabetical order: whoever transcribes a diagram has one right way to write it (the real data has several).
+Each method that states a condition writes the clause in PGPS9K's grammar *and* the mark that shows
+it (a label, a square, ticks, arrows), so that the text and the diagram cannot differ. Names inside
+a clause and clauses of one kind are in alphabetical order: whoever transcribes a diagram has one
+right way to write it (the real data has several).
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ _KINDS = ("perp", "parallel", "length", "angle", "same angle", "arc")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something to draw: `kind` length, span, name, angle, equal, right, tick, arrow or arc; points; text or count."""
+    """Something to draw: `kind` length, span, name, angle, equal, right, tick, arrow or arc;
+    points; text or count.
+    """
 
     kind: str
     at: tuple[str, ...]
@@ -53,12 +57,15 @@ class Scene:
     _equal_angles: int = 0
     _numbers: int = 0
 
-    # --- the figure -------------------------------------------------------------------------------------------------
+    # --- the figure
+    # -------------------------------------------------------------------------------------------------
     def names(self, count: int) -> list[str]:
         """Fresh point letters: often a run of the alphabet, as in textbooks, otherwise any."""
         free = [c for c in LETTERS if c not in self.points and c not in self._taken]
         start = self.rng.randrange(len(free) - count + 1)
-        chosen = free[start : start + count] if self.rng.random() < 0.5 else self.rng.sample(free, count)
+        chosen = (
+            free[start : start + count] if self.rng.random() < 0.5 else self.rng.sample(free, count)
+        )
         if self.rng.random() < 0.5:
             self.rng.shuffle(chosen)
         self._taken.update(chosen)
@@ -86,7 +93,9 @@ class Scene:
         """Place a point on a circle about `center`."""
         return self.put(name, self.points[center] + cmath.rect(radius, math.radians(degrees)))
 
-    def triangle(self, a: str, b: str, c: str, angle_a: float, angle_b: float, ab: float = 10.0) -> None:
+    def triangle(
+        self, a: str, b: str, c: str, angle_a: float, angle_b: float, ab: float = 10.0
+    ) -> None:
         """Place a triangle by two angles (degrees) and the side between them, and draw its sides."""
         angle_c = 180 - angle_a - angle_b
         ac = ab * math.sin(math.radians(angle_b)) / math.sin(math.radians(angle_c))
@@ -106,7 +115,9 @@ class Scene:
 
     def name_line(self, name: str, a: str, b: str) -> None:
         """`line m lieson A B C`: a small letter beside the line whose ends are A and B."""
-        self.line_names[name] = next(names for names in self.lines if {names[0], names[-1]} == {a, b})
+        self.line_names[name] = next(
+            names for names in self.lines if {names[0], names[-1]} == {a, b}
+        )
         self.marks.append(Mark("name", (a, b), name))
 
     def circle(self, center: str, *on: str, dot: bool = True) -> None:
@@ -116,14 +127,17 @@ class Scene:
         if dot:
             self.dots.add(center)
 
-    # --- conditions: a clause and its mark --------------------------------------------------------------------------
+    # --- conditions: a clause and its mark
+    # --------------------------------------------------------------------------
     def _say(self, kind: str, clause: str) -> str:
         reference = f"<{len(self.clauses)}>"
         self.clauses.append((_KINDS.index(kind), clause, reference))
         return reference
 
     def side(self, a: str, b: str, value: int | Linear | Exact | str, span: bool = False) -> str:
-        """`AB = value`, a label at its middle, or beside a dimension line where other points lie between."""
+        """`AB = value`, a label at its middle, or beside a dimension line where other points lie
+        between.
+        """
         self.marks.append(Mark("span" if span else "length", (a, b), shown(value)))
         return self._say("length", f"{segment(a, b)} = {value}")
 
@@ -152,7 +166,10 @@ class Scene:
     def same_angle(self, first: tuple[str, str, str], second: tuple[str, str, str]) -> None:
         r"""`m \angle ABC = m \angle DEF`: arcs with as many ticks."""
         self._equal_angles += 1
-        self.marks += [Mark("equal", first, count=self._equal_angles), Mark("equal", second, count=self._equal_angles)]
+        self.marks += [
+            Mark("equal", first, count=self._equal_angles),
+            Mark("equal", second, count=self._equal_angles),
+        ]
         names = sorted((corner(*first), corner(*second)))
         self._say("same angle", rf"m \angle {names[0]} = m \angle {names[1]}")
 
@@ -170,16 +187,24 @@ class Scene:
         base = self.points[sides[0][1]] - self.points[sides[0][0]]
         for s in sides:
             along = (self.points[s[1]] - self.points[s[0]]) * base.conjugate()
-            self.marks.append(Mark("arrow", (s[0], s[1]) if along.real > 0 else (s[1], s[0]), count=self._arrows))
-        known = {segment(names[0], names[-1]): f"line {name}" for name, names in self.line_names.items()}
-        self._say("parallel", r" \parallel ".join(sorted(known.get(segment(*s), segment(*s)) for s in sides)))
+            self.marks.append(
+                Mark("arrow", (s[0], s[1]) if along.real > 0 else (s[1], s[0]), count=self._arrows)
+            )
+        known = {
+            segment(names[0], names[-1]): f"line {name}" for name, names in self.line_names.items()
+        }
+        self._say(
+            "parallel",
+            r" \parallel ".join(sorted(known.get(segment(*s), segment(*s)) for s in sides)),
+        )
 
     def arc(self, o: str, a: str, b: str, value: int | Linear | str, inside: bool = False) -> str:
         r"""`m \widehat AB = value`, a label outside the minor arc or inside."""
         self.marks.append(Mark("arc", (o, a, b), _degrees(value), int(inside)))
         return self._say("arc", rf"m \widehat {segment(a, b)} = {value}")
 
-    # --- the question -----------------------------------------------------------------------------------------------
+    # --- the question
+    # -----------------------------------------------------------------------------------------------
     def unknown(self, value: float) -> str:
         """Name the unknown; it is mostly x."""
         name = self.rng.choice("xxxxxyyzab")
@@ -191,9 +216,17 @@ class Scene:
         self.question = self.rng.choice(wordings)
         self.answer = answer if isinstance(answer, Exact) else Exact.of(answer)
 
-    def ask_unknown(self, name: str, before: str = "", answer: int | float | Exact | None = None) -> None:
+    def ask_unknown(
+        self, name: str, before: str = "", answer: int | float | Exact | None = None
+    ) -> None:
         """`Find x.`; `answer` where its exact form is known."""
-        forms = ("Find {}.", "Find {}.", "Solve for {}.", "Find the value of {}.", "What is the value of {}?")
+        forms = (
+            "Find {}.",
+            "Find {}.",
+            "Solve for {}.",
+            "Find the value of {}.",
+            "What is the value of {}?",
+        )
         value = self.unknowns[name] if answer is None else answer
         self.ask(*(before + form.format(name) for form in forms), answer=value)
 
@@ -202,21 +235,33 @@ class Scene:
         forms = ("Find {}.", "Find the length of {}.", "What is the length of {}?", "Solve for {}.")
         self.ask(*(before + form.format(segment(a, b)) for form in forms), answer=answer)
 
-    def ask_angle(self, a: str, v: str, b: str, answer: int | float, before: str = "", number: bool = True) -> None:
+    def ask_angle(
+        self, a: str, v: str, b: str, answer: int | float, before: str = "", number: bool = True
+    ) -> None:
         r"""`Find m \angle ABC.`, or by a number in the angle."""
         name = corner(a, v, b)
         if number and self.rng.random() < 0.35:
             name = str(self.number(a, v, b))
-        forms = (r"Find m \angle {}.", r"Find the measure of \angle {}.", r"What is the measure of \angle {}?")
+        forms = (
+            r"Find m \angle {}.",
+            r"Find the measure of \angle {}.",
+            r"What is the measure of \angle {}?",
+        )
         self.ask(*(before + form.format(name) for form in forms), answer=answer)
 
     def ask_arc(self, a: str, b: str, answer: int | float) -> None:
         r"""`Find m \widehat AB.`."""
-        forms = (r"Find m \widehat {}.", r"What is m \widehat {}?", r"Find the measure of \widehat {}.")
+        forms = (
+            r"Find m \widehat {}.",
+            r"What is m \widehat {}?",
+            r"Find the measure of \widehat {}.",
+        )
         self.ask(*(form.format(segment(a, b)) for form in forms), answer=answer)
 
     def seek_angle(self, a: str, v: str, b: str, value: int, before: str = "") -> str:
-        """Ask for an angle by its name, its number or the unknown written in it; gives what the program gets."""
+        """Ask for an angle by its name, its number or the unknown written in it; gives what the
+        program gets.
+        """
         if self.rng.random() < 0.35:
             name = self.unknown(value)
             self.angle(a, v, b, name)
@@ -235,12 +280,15 @@ class Scene:
         self.ask_length(a, b, value, before)
         return "V0"
 
-    # --- what comes out ---------------------------------------------------------------------------------------------
+    # --- what comes out
+    # ---------------------------------------------------------------------------------------------
     def structural(self) -> list[str]:
         """The structural clauses, in the record's order."""
         named = {names: f"{name} lieson " for name, names in self.line_names.items()}
         clauses = [f"line {named.get(names, '')}" + " ".join(names) for names in self.lines]
-        clauses += [rf"\odot {center} lieson " + " ".join(on) for center, on in self.circles.items()]
+        clauses += [
+            rf"\odot {center} lieson " + " ".join(on) for center, on in self.circles.items()
+        ]
         return clauses
 
     def semantic(self) -> list[str]:
@@ -248,7 +296,9 @@ class Scene:
         return [clause for _, clause, _ in sorted(self.clauses)]
 
     def expression(self) -> str:
-        """The program, with each reference replaced by the place of its clause among those with a value."""
+        """The program, with each reference replaced by the place of its clause among those with a
+        value.
+        """
         valued = [
             r
             for kind, clause, r in sorted(self.clauses)

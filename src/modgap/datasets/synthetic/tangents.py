@@ -1,4 +1,5 @@
 """Tangents and secants of a circle: their angles and segments."""
+
 # ruff: noqa: D103  A template's name, type and figure say what it is.
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ SECANT = "Secant Segment"
 
 
 def _touching(s: Scene, r: float, far: float) -> tuple[str, str, str, str]:
-    """A circle and the tangents from P at distance `far` of its centre: O, P and the points of contact A, B."""
+    """A circle and the tangents from P at distance `far` of its centre: O, P and the points of
+    contact A, B.
+    """
     side = degrees(acos(r / far))
     o, (a, b) = ring(s, r, side, -side)
     (p,) = s.names(1)
@@ -82,7 +85,11 @@ def tangent_radius(s: Scene) -> None:
         s.steps, s.program = hypotenuse_to_leg(far, r), f"Gougu {m} {got} {n} Get {got}"
     else:
         m, n = s.side(o, p, far), s.side(p, a, t)
-        s.ask(rf"Find the diameter of \odot {o}.", rf"What is the diameter of \odot {o}?", answer=2 * r)
+        s.ask(
+            rf"Find the diameter of \odot {o}.",
+            rf"What is the diameter of \odot {o}?",
+            answer=2 * r,
+        )
         s.steps = [*hypotenuse_to_leg(far, t), times(2, r)]
         s.program = f"Gougu {n} V0 {m} Multiple V0 C2 V1 Get V1"
 
@@ -145,7 +152,10 @@ def incircle(s: Scene) -> None:
     if s.level == 2:
         k, j, m = s.side(a, d, u), s.side(b, e, v), s.side(c, f, w)
         s.ask(before + rf"Find the perimeter of \triangle {a}{b}{c}.", answer=2 * (u + v + w))
-        s.steps, s.program = [*add(u, v, w), times(2, u + v + w)], f"Sum {k} {j} {m} V0 Multiple V0 C2 V1 Get V1"
+        s.steps, s.program = (
+            [*add(u, v, w), times(2, u + v + w)],
+            f"Sum {k} {j} {m} V0 Multiple V0 C2 V1 Get V1",
+        )
     else:
         k, j = s.side(a, d, u), s.side(b, d, v)
         m = s.side(c, f, w)
@@ -184,7 +194,11 @@ def crossing_chords(s: Scene) -> None:
         s.arc(o, a, b, term)
         s.arc(o, c, d, other)
         s.angle(a, e, b, g)
-        s.steps = [times(2, g), f"{term} + {other} = {term + other}", *solve(term + other, constant(2 * g))]
+        s.steps = [
+            times(2, g),
+            f"{term} + {other} = {term + other}",
+            *solve(term + other, constant(2 * g)),
+        ]
         s.ask_unknown(var)
 
 
@@ -207,7 +221,10 @@ def outer_secants(s: Scene) -> None:
     if s.level == 2:
         m, n = s.arc(o, a, b, big), s.arc(o, c, d, small, inside=True)
         got = s.seek_angle(d, p, c, g)
-        s.steps, s.program = [minus(big, small), over(big - small, 2)], f"TanSec_Ang {got} {n} {m} Get {got}"
+        s.steps, s.program = (
+            [minus(big, small), over(big - small, 2)],
+            f"TanSec_Ang {got} {n} {m} Get {got}",
+        )
     else:
         m, n = s.arc(o, a, b, big), s.angle(d, p, c, g)
         s.ask_arc(c, d, small)
@@ -218,7 +235,11 @@ def outer_secants(s: Scene) -> None:
 def chord_products(s: Scene) -> None:
     """AE * EC = BE * ED."""
     product = s.rng.randint(12, 80 + 60 * s.level)
-    pairs = [(k, product // k) for k in range(2, isqrt(product) + 1) if product % k == 0 and product <= 3.2 * k * k]
+    pairs = [
+        (k, product // k)
+        for k in range(2, isqrt(product) + 1)
+        if product % k == 0 and product <= 3.2 * k * k
+    ]
     require(len(pairs) >= 2)
     (a1, a2), (b1, b2) = s.rng.sample(pairs, 2)
     if s.rng.random() < 0.5:
@@ -241,7 +262,10 @@ def chord_products(s: Scene) -> None:
     k, j, m = s.side(a, e, a1), s.side(c, e, a2), s.side(b, e, b1)
     if s.level < 3:
         got = s.seek_length(d, e, b2)
-        s.steps, s.program = [times(a1, a2), over(product, b1)], f"Proportion {k} {m} {got} {j} Get {got}"
+        s.steps, s.program = (
+            [times(a1, a2), over(product, b1)],
+            f"Proportion {k} {m} {got} {j} Get {got}",
+        )
     else:
         var, x_ = unknown_for(s, (b2,))
         term = linear(s.rng, b2, x_, var)
@@ -281,7 +305,10 @@ def tangent_secant(s: Scene) -> None:
     if s.level == 2:
         m, n = s.side(p, b, near), s.side(p, c, far, span=True)
         got = s.seek_length(p, a, t, before)
-        s.steps, s.program = [times(near, far), rf"\sqrt{{{near * far}}} = {t}"], f"Geo_Mean {m} {got} {n} Get {got}"
+        s.steps, s.program = (
+            [times(near, far), rf"\sqrt{{{near * far}}} = {t}"],
+            f"Geo_Mean {m} {got} {n} Get {got}",
+        )
     elif s.rng.random() < 0.5:
         m, n = s.side(p, b, near), s.side(b, c, far - near)
         got = s.seek_length(p, a, t, before)

@@ -1,4 +1,5 @@
 """Angles of triangles, isosceles triangles, the Pythagorean theorem."""
+
 # ruff: noqa: D103  A template's name, type and figure say what it is.
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from modgap.datasets.synthetic.numbers import (
     solve,
     times,
 )
-from modgap.datasets.synthetic.registry import equated, finish, require, summed, template, unknown_for
+from modgap.datasets.synthetic.registry import (
+    equated,
+    finish,
+    require,
+    summed,
+    template,
+    unknown_for,
+)
 from modgap.datasets.synthetic.scene import Scene
 
 ANGLES = "Angle Relation in Triangle"
@@ -29,7 +37,11 @@ PYTHAGORAS = "Pythagorean Theorem"
 def angles(s: Scene, least: int = 30) -> tuple[int, int, int]:
     """The angles of a triangle that draws well."""
     a, b = s.rng.randint(least, 100), s.rng.randint(least, 100)
-    require(least <= 180 - a - b <= 115 and len({a, b, 180 - a - b}) == 3 and 90 not in (a, b, 180 - a - b))
+    require(
+        least <= 180 - a - b <= 115
+        and len({a, b, 180 - a - b}) == 3
+        and 90 not in (a, b, 180 - a - b)
+    )
     return a, b, 180 - a - b
 
 
@@ -270,7 +282,13 @@ def root_leg(s: Scene) -> None:
 @template(PYTHAGORAS, 3)
 def two_right_triangles(s: Scene) -> None:
     p, h, r = triple(s, 60)
-    others = [(t[i] * k, t[2] * k) for t in TRIPLES for i in (0, 1) for k in range(1, 40) if t[1 - i] * k == h]
+    others = [
+        (t[i] * k, t[2] * k)
+        for t in TRIPLES
+        for i in (0, 1)
+        for k in range(1, 40)
+        if t[1 - i] * k == h
+    ]
     q, t = s.rng.choice(others)
     require(h / 3 < q < 2.5 * h and q != p and p + q < 3 * h)
     a, b, c, d = s.names(4)

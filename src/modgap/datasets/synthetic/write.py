@@ -1,4 +1,6 @@
-"""`write_dataset`: a folder of synthetic problems in PGPS9K's layout, and `solutions.json` beside it."""
+"""`write_dataset`: a folder of synthetic problems in PGPS9K's layout, and `solutions.json` beside
+it.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,13 @@ def write_dataset(
 ) -> None:
     """Write `train.json`, `test.json`, `solutions.json` and `Diagram_Visual/img_N.png`.
 
-    Problem N is `prob_N` with diagram `img_N.png`; train has 0 to `train` - 1 and test the numbers after them, so that
-    ids do not repeat. The three JSON files appear at the very end, whole, `train.json` as the last: a folder without it
-    is unfinished, and a run that was killed leaves none. One process writes a folder at a time.
-    The bytes written depend on `train`, `test` and `seed` only. Memory does not grow with the number of problems.
-    Processes are started by spawning: a script that calls this with `workers` above 1 keeps its own work under
-    `if __name__ == "__main__":`.
+    Problem N is `prob_N` with diagram `img_N.png`; train has 0 to `train` - 1 and test the numbers
+    after them, so that ids do not repeat. The three JSON files appear at the very end, whole,
+    `train.json` as the last: a folder without it is unfinished, and a run that was killed leaves
+    none. One process writes a folder at a time. The bytes written depend on `train`, `test` and
+    `seed` only. Memory does not grow with the number of problems. Processes are started by
+    spawning: a script that calls this with `workers` above 1 keeps its own work under `if __name__
+    == "__main__":`.
 
     Args:
         out: The folder; made if absent, an earlier synthetic data set in it is replaced.
@@ -46,8 +49,8 @@ def write_dataset(
         progress: Called with (done, total) as problems are written.
 
     Raises:
-        UserError: Negative counts, or a folder that cannot be written, that another process is writing or that holds
-            somebody else's data set.
+        UserError: Negative counts, or a folder that cannot be written, that another process is
+            writing or that holds somebody else's data set.
     """
     if train < 0 or test < 0:
         raise UserError(f"the numbers of problems must not be negative: train={train}, test={test}")
@@ -61,26 +64,41 @@ def write_dataset(
         with _lock(out):
             _write(out, train, test, seed, workers, progress)
     except OSError as error:
-        raise UserError(f"cannot write problems to {out} ({error}): mend that, or give another --out.") from error
+        raise UserError(
+            f"cannot write problems to {out} ({error}): mend that, or give another --out."
+        ) from error
 
 
 @contextlib.contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """Hold the folder for writing. The lock file is left: to remove it would let two others in at once."""
+    """Hold the folder for writing.
+
+    The lock file is left: to remove it would let two others in at once.
+    """
     with (out / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another process is writing {out}: wait for it, or give another --out.") from None
+            raise UserError(
+                f"another process is writing {out}: wait for it, or give another --out."
+            ) from None
         yield
 
 
 def _write(
-    out: Path, train: int, test: int, seed: int, workers: int | None, progress: Callable[[int, int], None] | None
+    out: Path,
+    train: int,
+    test: int,
+    seed: int,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
     finals = {name: out / f"{name}.json" for name in _ORDER}
     if not finals["solutions"].exists() and (finals["train"].exists() or finals["test"].exists()):
-        raise UserError(f"{out} holds a data set without solutions.json, so not one of ours: choose another folder")
+        raise UserError(
+            f"{out} holds a data set without solutions.json, so not one of ours: choose another"
+            " folder"
+        )
     diagrams = out / "Diagram_Visual"
     for name in reversed(_ORDER):
         finals[name].unlink(missing_ok=True)
@@ -91,9 +109,14 @@ def _write(
     with contextlib.ExitStack() as stack:
         for part in parts.values():
             stack.callback(part.unlink, missing_ok=True)
-        files = {name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in parts.items()}
+        files = {
+            name: stack.enter_context(path.open("w", encoding="utf-8"))
+            for name, path in parts.items()
+        }
         started: set[str] = set()
-        for done, (number, record, solution) in enumerate(_made(diagrams, train, total, seed, workers), 1):
+        for done, (number, record, solution) in enumerate(
+            _made(diagrams, train, total, seed, workers), 1
+        ):
             split = "train" if number < train else "test"
             _append(files[split], split in started, f"prob_{number}", record)
             _append(files["solutions"], "solutions" in started, f"{split}/prob_{number}", solution)
@@ -112,7 +135,9 @@ def _write(
 
 def _append(file: IO[str], more: bool, key: str, value: object) -> None:
     """One more entry of a JSON object, on a line of its own."""
-    file.write(f"{',' if more else '{'}\n{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
+    file.write(
+        f"{',' if more else '{'}\n{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+    )
 
 
 Made = tuple[int, dict[str, object], str]
@@ -121,7 +146,11 @@ Made = tuple[int, dict[str, object], str]
 def _made(diagrams: Path, train: int, total: int, seed: int, workers: int | None) -> Iterator[Made]:
     """Number, record and solution of each problem, in order; the diagrams are written on the way."""
     make = partial(_make, diagrams, train, seed)
-    count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count()
+    count = (
+        workers or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else workers or os.cpu_count()
+    )
     if count == 1 or total < _SERIAL:
         yield from map(make, range(total))
         return

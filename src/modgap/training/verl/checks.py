@@ -1,4 +1,5 @@
-"""What cannot work on verl 0.9.1, refused before Ray starts: by keys, by settings, by the values in force.
+"""What cannot work on verl 0.9.1, refused before Ray starts: by keys, by settings, by the values in
+force.
 
 verl finds some of it after minutes, in a worker; some it does not heed at all.
 """
@@ -12,22 +13,34 @@ from modgap.core.recipe import Stage
 from modgap.training.known_model import Model
 from modgap.training.shape import image_tokens
 
-ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.model"
+ACTOR, ROLLOUT, MODEL = (
+    "actor_rollout_ref.actor",
+    "actor_rollout_ref.rollout",
+    "actor_rollout_ref.model",
+)
 
 Overrides = dict[str, Any]
 """Key of verl's configuration -> value. A key that verl's files do not have begins with `+`."""
 
 
 MOVED = {
-    "reward_model.": "verl 0.9.1 ignores it: the reward manager is reward.reward_manager.name, the overlong buffer is "
-    "set by overlong_buffer and overlong_penalty",
+    "reward_model.": (
+        "verl 0.9.1 ignores it: the reward manager is reward.reward_manager.name, the overlong"
+        " buffer is set by overlong_buffer and overlong_penalty"
+    ),
     "custom_reward_function.": "verl 0.9.1 ignores it: use reward.function=module:function",
     "data.sampler": "verl 0.9.1 ignores it: leave it out",
-    "algorithm.filter_groups.max_num_gen_batches": "verl 0.9.1 ignores it, refills have no bound: leave it out",
-    f"{ACTOR}.freeze_vision_tower": "verl 0.9.1 ignores it: use --engine local with freeze_vision=true",
+    "algorithm.filter_groups.max_num_gen_batches": (
+        "verl 0.9.1 ignores it, refills have no bound: leave it out"
+    ),
+    f"{ACTOR}.freeze_vision_tower": (
+        "verl 0.9.1 ignores it: use --engine local with freeze_vision=true"
+    ),
     f"{ACTOR}.grad_clip": f"verl 0.9.1 ignores it: use grad_clip, or {ACTOR}.optim.clip_grad",
     "trainer.use_v1": "the plugin is for verl's V1 trainer only: leave it out",
-    "trainer.v1.trainer_mode": "the recipes are strictly on policy, as the sync trainer is: leave it out",
+    "trainer.v1.trainer_mode": (
+        "the recipes are strictly on policy, as the sync trainer is: leave it out"
+    ),
     f"{ROLLOUT}.mode": "verl 0.9.1 has async rollouts only: leave it out",
     "trainer.save_freq": "checkpoints are what a run goes on from: use save_every",
     "trainer.test_freq": "use eval_every",
@@ -44,14 +57,19 @@ def check_supported(stage: Stage) -> None:
     s = stage.settings
     if stage.contrastive and s.kl_coef and s.kl_estimator == "full_vocab":
         raise UserError(
-            "kl_estimator=full_vocab needs the logits, which verl's loss does not see: choose k3 or forward, or "
-            "--engine local."
+            "kl_estimator=full_vocab needs the logits, which verl's loss does not see: choose k3 or"
+            " forward, or --engine local."
         )
     if s.freeze_vision:
-        raise UserError("freeze_vision=true: verl 0.9.1 trains the vision tower in any case; use --engine local.")
+        raise UserError(
+            "freeze_vision=true: verl 0.9.1 trains the vision tower in any case; use --engine"
+            " local."
+        )
     for key, _ in stage.passed:
         for start, remedy in MOVED.items():
-            if key.lstrip("+") == start or (start.endswith(".") and key.lstrip("+").startswith(start)):
+            if key.lstrip("+") == start or (
+                start.endswith(".") and key.lstrip("+").startswith(start)
+            ):
                 raise UserError(f"--set verl.{key}: {remedy}.")
 
 
@@ -76,78 +94,101 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
     parallel = whole(f"{ROLLOUT}.tensor_model_parallel_size")
     if parallel > gpus or a_node % parallel:
         raise UserError(
-            f"tensor_model_parallel_size={parallel} does not fit {a_node} GPUs a node: give a divisor with "
-            f"--set verl.{ROLLOUT}.tensor_model_parallel_size=N."
+            f"tensor_model_parallel_size={parallel} does not fit {a_node} GPUs a node: give a"
+            f" divisor with --set verl.{ROLLOUT}.tensor_model_parallel_size=N."
         )
     if (strategy := value(f"{ACTOR}.strategy")) not in ("fsdp", "fsdp2"):
-        raise UserError(f"verl.{ACTOR}.strategy={strategy}: the contrastive engine is for fsdp and fsdp2.")
+        raise UserError(
+            f"verl.{ACTOR}.strategy={strategy}: the contrastive engine is for fsdp and fsdp2."
+        )
     if model.shape and model.shape.heads % parallel:
         raise UserError(
-            f"tensor_model_parallel_size={parallel} does not divide the model's {model.shape.heads} attention heads: "
-            f"give a divisor with --set verl.{ROLLOUT}.tensor_model_parallel_size=N."
+            f"tensor_model_parallel_size={parallel} does not divide the model's {model.shape.heads}"
+            " attention heads: give a divisor with --set"
+            f" verl.{ROLLOUT}.tensor_model_parallel_size=N."
         )
     prompts, n = whole("data.train_batch_size"), whole(f"{ROLLOUT}.n")
-    mini, micro = whole(f"{ACTOR}.ppo_mini_batch_size"), whole(f"{ACTOR}.ppo_micro_batch_size_per_gpu")
+    mini, micro = (
+        whole(f"{ACTOR}.ppo_mini_batch_size"),
+        whole(f"{ACTOR}.ppo_micro_batch_size_per_gpu"),
+    )
     if prompts % mini:
-        raise UserError(f"{prompts} prompts a step are no multiple of a mini-batch of {mini}: set mini_batch.")
+        raise UserError(
+            f"{prompts} prompts a step are no multiple of a mini-batch of {mini}: set mini_batch."
+        )
     if mini * n % gpus:
         raise UserError(
-            f"a mini-batch of {mini} prompts x {n} samples = {mini * n} rows cannot be shared by {gpus} GPUs: set "
-            f"mini_batch or samples_per_prompt to a multiple, or use another number of GPUs."
+            f"a mini-batch of {mini} prompts x {n} samples = {mini * n} rows cannot be shared by"
+            f" {gpus} GPUs: set mini_batch or samples_per_prompt to a multiple, or use another"
+            " number of GPUs."
         )
     dynamic = value(f"{ACTOR}.use_dynamic_bsz")
     if dynamic and value(f"{ACTOR}.fsdp_config.loss_mean") == "micro_batch":
-        raise UserError("loss_mean=micro_batch needs micro-batches of one size: leave use_dynamic_bsz out.")
+        raise UserError(
+            "loss_mean=micro_batch needs micro-batches of one size: leave use_dynamic_bsz out."
+        )
     if not dynamic and mini * n // gpus % micro:
         raise UserError(
-            f"{mini * n // gpus} rows of a mini-batch on each GPU cannot be cut into micro-batches of {micro}: set "
-            f"micro_batch to a divisor."
+            f"{mini * n // gpus} rows of a mini-batch on each GPU cannot be cut into micro-batches"
+            f" of {micro}: set micro_batch to a divisor."
         )
     again = whole(f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu")
     if again != micro:
         raise UserError(
-            f"log_prob_micro_batch_size_per_gpu={again} is not ppo_micro_batch_size_per_gpu={micro}: old and new "
-            "log-probabilities of a vision-language model would differ; give both the same with --set micro_batch=N."
+            f"log_prob_micro_batch_size_per_gpu={again} is not"
+            f" ppo_micro_batch_size_per_gpu={micro}: old and new log-probabilities of a"
+            " vision-language model would differ; give both the same with --set micro_batch=N."
         )
     if train_rows is not None and train_rows < prompts:
         raise UserError(
-            f"{train_rows} training prompts are fewer than the {prompts} of a step, of which verl makes no epoch: set "
-            f"prompts_per_step and mini_batch to at most {train_rows}."
+            f"{train_rows} training prompts are fewer than the {prompts} of a step, of which verl"
+            f" makes no epoch: set prompts_per_step and mini_batch to at most {train_rows}."
         )
     whole("data.max_response_length")
     if "file" not in (loggers := str(value("trainer.logger"))):
         raise UserError(
-            f"verl.trainer.logger={loggers}: keep file in it, train_log.jsonl is made from that; for example "
-            "[console,file,tensorboard,wandb]."
+            f"verl.trainer.logger={loggers}: keep file in it, train_log.jsonl is made from that;"
+            " for example [console,file,tensorboard,wandb]."
         )
-    if "model" not in (contents := str(value(f"{ACTOR}.checkpoint.save_contents")).replace("hf_model", "")):
+    if "model" not in (
+        contents := str(value(f"{ACTOR}.checkpoint.save_contents")).replace("hf_model", "")
+    ):
         raise UserError(
-            f"verl.{ACTOR}.checkpoint.save_contents={contents}: keep model in it, the next stage starts from that; "
-            "with optimizer and extra a killed run goes on."
+            f"verl.{ACTOR}.checkpoint.save_contents={contents}: keep model in it, the next stage"
+            " starts from that; with optimizer and extra a killed run goes on."
         )
     share = value(f"{ROLLOUT}.gpu_memory_utilization")
     if not isinstance(share, int | float) or not 0 < share <= 1:
         raise UserError(
-            f"verl.{ROLLOUT}.gpu_memory_utilization={share}: give vLLM's share of a GPU, above 0, at most 1."
+            f"verl.{ROLLOUT}.gpu_memory_utilization={share}: give vLLM's share of a GPU, above 0,"
+            " at most 1."
         )
     _check_pixels(out, model, whole("data.max_prompt_length"))
 
 
 def _check_pixels(out: Overrides, model: Model, budget: int) -> None:
     """Refuse a prompt budget that images of the pixel limits do not fit."""
-    given = {key: value for key, value in out.items() if key.lstrip("+").startswith("data.mm_processor_kwargs.")}
+    given = {
+        key: value
+        for key, value in out.items()
+        if key.lstrip("+").startswith("data.mm_processor_kwargs.")
+    }
     limits = {key.rpartition(".")[2]: value for key, value in given.items()}
     for name in ("min_pixels", "max_pixels"):
         if not isinstance(limits.get(name, 0), int):
-            raise UserError(f"verl.data.mm_processor_kwargs.{name}={limits[name]}: give a whole number.")
+            raise UserError(
+                f"verl.data.mm_processor_kwargs.{name}={limits[name]}: give a whole number."
+            )
     least = image_tokens(limits.get("min_pixels", model.min_pixels))
     if least >= budget:
         raise UserError(
-            f"the smallest image has {least} tokens, so that no prompt fits max_prompt_tokens={budget}: give a larger "
-            "one, or fewer pixels with --set verl.+data.mm_processor_kwargs.min_pixels=N."
+            f"the smallest image has {least} tokens, so that no prompt fits"
+            f" max_prompt_tokens={budget}: give a larger one, or fewer pixels with --set"
+            " verl.+data.mm_processor_kwargs.min_pixels=N."
         )
     if "max_pixels" in limits and (most := image_tokens(limits["max_pixels"])) >= budget:
         raise UserError(
-            f"max_pixels={limits['max_pixels']} allows images of {most} tokens, which do not fit "
-            f"max_prompt_tokens={budget}: set max_prompt_tokens above {most}, or max_pixels below {budget * 784}."
+            f"max_pixels={limits['max_pixels']} allows images of {most} tokens, which do not fit"
+            f" max_prompt_tokens={budget}: set max_prompt_tokens above {most}, or max_pixels below"
+            f" {budget * 784}."
         )

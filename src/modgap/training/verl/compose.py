@@ -1,4 +1,7 @@
-"""Our overrides through verl's own configuration and validation. Needs verl 0.9.1; touches neither network nor GPU."""
+"""Our overrides through verl's own configuration and validation.
+
+Needs verl 0.9.1; touches neither network nor GPU.
+"""
 
 # verl has an environment of its own.
 # pyright: reportMissingImports=false
@@ -28,8 +31,8 @@ def require() -> None:
     """Refuse to go on without verl. Raises `UserError`."""
     if not installed():
         raise UserError(
-            f"verl is not installed: give it an environment of its own (pip install 'modgap[verl]', verl {VERSION}; "
-            "docs/engines/verl.md), or use --engine local."
+            "verl is not installed: give it an environment of its own (pip install 'modgap[verl]',"
+            f" verl {VERSION}; docs/engines/verl.md), or use --engine local."
         )
 
 
@@ -63,7 +66,8 @@ def compose(overrides: Mapping[str, Any]) -> Any:
 
 
 def validate(config: Any) -> None:
-    """Verl's own checks, and every part of its configuration that can be made without loading the model.
+    """Verl's own checks, and every part of its configuration that can be made without loading the
+    model.
 
     Raises:
         UserError: verl refuses it.
@@ -74,11 +78,17 @@ def validate(config: Any) -> None:
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it says that all is well
-            validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+            validate_config(
+                config,
+                use_reference_policy=need_reference_policy(config),
+                use_critic=need_critic(config),
+            )
         for part in (config.algorithm, config.actor_rollout_ref.rollout):
             omega_conf_to_dataclass(part)
     except (AssertionError, TypeError, ValueError, RuntimeError, HydraException) as error:
-        raise UserError(f"verl {VERSION} refuses the configuration: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(
+            f"verl {VERSION} refuses the configuration: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _spoken(error: Exception) -> str:
@@ -86,7 +96,8 @@ def _spoken(error: Exception) -> str:
     words = " ".join(str(error).split())
     if found := re.search(r"Could not override '\+*([^']+)'", words):
         return (
-            f"verl {VERSION} has no setting {found[1]!r}: look it up in verl/trainer/config/ppo_trainer.yaml, or add a "
-            f"new one with --set verl.+{found[1]}=VALUE."
+            f"verl {VERSION} has no setting {found[1]!r}: look it up in"
+            " verl/trainer/config/ppo_trainer.yaml, or add a new one with --set"
+            f" verl.+{found[1]}=VALUE."
         )
     return f"verl {VERSION} cannot read the configuration: {words[:300]}"

@@ -1,12 +1,14 @@
 """A stage of a recipe -> the configuration of verl 0.9.1: one pure function.
 
-Imports nothing of verl, so that a plan can be printed anywhere. `checks.py` has the checks that verl does not
-make, `compose.py` puts the result through verl's own.
+Imports nothing of verl, so that a plan can be printed anywhere. `checks.py` has the checks that
+verl does not make, `compose.py` puts the result through verl's own.
 
-Differences from the original's scripts (a patched verl 0.5): names that moved (`reward.reward_manager`,
-`reward.custom_reward_function`, `reward.reward_kwargs.overlong_buffer_cfg`; 0.9.1 ignores the old ones in silence, so
-they are refused here); FSDP2; the weights of the rollout engine are freed while the model is updated
-(`free_cache_engine`); validation on problems held out of train. Refills have no bound, as in the original.
+Differences from the original's scripts (a patched verl 0.5): names that moved
+(`reward.reward_manager`, `reward.custom_reward_function`,
+`reward.reward_kwargs.overlong_buffer_cfg`; 0.9.1 ignores the old ones in silence, so they are
+refused here); FSDP2; the weights of the rollout engine are freed while the model is updated
+(`free_cache_engine`); validation on problems held out of train. Refills have no bound, as in the
+original.
 """
 
 from __future__ import annotations
@@ -20,7 +22,15 @@ from typing import Any
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
 from modgap.training.shape import GIB, Layout, Shape, estimate, image_tokens
-from modgap.training.verl.checks import ACTOR, MODEL, ROLLOUT, Model, Overrides, check_overrides, check_supported
+from modgap.training.verl.checks import (
+    ACTOR,
+    MODEL,
+    ROLLOUT,
+    Model,
+    Overrides,
+    check_overrides,
+    check_supported,
+)
 
 PLUGIN = "modgap.training.verl.plugin"
 VENDOR = "modgap"
@@ -37,8 +47,8 @@ class Preset:
         micro_batch: Rows of one forward pass on one GPU.
         params_offload: Weights go to host memory while they are not needed.
         optimizer_offload: The optimizer does.
-        workers: Agent loops, reward workers and storage units, of each so many; each takes a CPU core, and verl's own
-            default of 8 waits for ever on a machine that has too few.
+        workers: Agent loops, reward workers and storage units, of each so many; each takes a CPU
+            core, and verl's own default of 8 waits for ever on a machine that has too few.
         offload_if_needed: Both stay on a GPU that holds them, by the estimate.
     """
 
@@ -60,7 +70,9 @@ PRESETS: dict[int, tuple[Preset, Preset]] = {
         Preset(4, 0.2, 2, params_offload=True, workers=8, offload_if_needed=False),
     ),
 }
-"""GPUs of a node -> the preset of a plain stage and of a contrastive one; between two, the smaller one counts."""
+"""GPUs of a node -> the preset of a plain stage and of a contrastive one; between two, the smaller
+one counts.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,8 @@ def stage_overrides(
         files: Where it reads and writes.
         name: Names the experiment in logs.
         gpus: GPUs of a node, unless `verl.trainer.n_gpus_per_node` says so.
-        flash_attention: Whether flash-attn is installed; without it padding is kept and attention is torch's.
+        flash_attention: Whether flash-attn is installed; without it padding is kept and attention
+            is torch's.
         train_rows: Rows of the training files, if known.
         gpu_gib: Memory of a GPU; none if it is not known.
 
@@ -131,14 +144,21 @@ def stage_overrides(
     )
     if not all(isinstance(count, int) and count >= 1 for count in (gpus, nodes)):
         raise UserError(
-            f"verl needs a GPU: trainer.n_gpus_per_node={gpus}, trainer.nnodes={nodes}; give whole numbers of at "
-            "least 1."
+            f"verl needs a GPU: trainer.n_gpus_per_node={gpus}, trainer.nnodes={nodes}; give whole"
+            " numbers of at least 1."
         )
     preset = preset_for(stage, gpus)
     rows_a_gpu = s.mini_batch * s.samples_per_prompt // (gpus * nodes)
-    own = s.micro_batch not in (0, Settings().micro_batch)  # 32 rows, and 0 for all, are meant for the local engine
+    own = s.micro_batch not in (
+        0,
+        Settings().micro_batch,
+    )  # 32 rows, and 0 for all, are meant for the local engine
     micro = s.micro_batch if own else math.gcd(preset.micro_batch, max(rows_a_gpu, 1))
-    parallel = math.gcd(preset.tensor_parallel, model.shape.heads) if model.shape else preset.tensor_parallel
+    parallel = (
+        math.gcd(preset.tensor_parallel, model.shape.heads)
+        if model.shape
+        else preset.tensor_parallel
+    )
     custom = bool(s.reward_function)
     out: Overrides = {
         "algorithm.adv_estimator": "grpo",
@@ -199,7 +219,9 @@ def stage_overrides(
         "reward.num_workers": preset.workers,
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": preset.workers,
         "reward.reward_manager.name": "dapo",
-        "reward.custom_reward_function.path": f"pkg://{'modgap.training.verl.reward' if custom else 'modgap.rewards'}",
+        "reward.custom_reward_function.path": (
+            f"pkg://{'modgap.training.verl.reward' if custom else 'modgap.rewards'}"
+        ),
         "reward.custom_reward_function.name": "compute_score",
         **(
             {"+reward.custom_reward_function.reward_kwargs.function": s.reward_function}
@@ -217,7 +239,9 @@ def stage_overrides(
         "trainer.n_gpus_per_node": gpus,
         "trainer.nnodes": nodes,
         "trainer.total_training_steps": s.steps,
-        "trainer.total_epochs": s.steps + 1,  # a step is never more than an epoch, so the steps decide
+        "trainer.total_epochs": (
+            s.steps + 1
+        ),  # a step is never more than an epoch, so the steps decide
         "trainer.save_freq": s.save_every or s.steps,
         "trainer.test_freq": s.eval_every or -1,
         "trainer.val_before_train": False,
@@ -244,13 +268,20 @@ def stage_overrides(
     for key, (written, value) in passed.items():
         out[names.get(key, written)] = value
     check_overrides(model, out, train_rows)
-    if preset.offload_if_needed and model.shape and gpu_gib and holds_all(stage, model.shape, out, gpu_gib):
+    if (
+        preset.offload_if_needed
+        and model.shape
+        and gpu_gib
+        and holds_all(stage, model.shape, out, gpu_gib)
+    ):
         out |= {key: False for key in OFFLOADS if key not in passed}
     return out
 
 
 def holds_all(stage: Stage, shape: Shape, out: Overrides, gpu_gib: float) -> bool:
-    """Whether a GPU keeps weights and optimizer, beside an update and beside vLLM, with a sixth of it left free."""
+    """Whether a GPU keeps weights and optimizer, beside an update and beside vLLM, with a sixth of
+    it left free.
+    """
     spread = replace(layout(out), params_offload=False, optimizer_offload=False)
     lengths = {
         "max_prompt_tokens": out["data.max_prompt_length"],
@@ -280,14 +311,20 @@ def notes(stage: Stage, model: Model) -> list[str]:
     """What a reader should know of a stage on this engine, where it is not an error."""
     s, out = stage.settings, list[str]()
     if s.dynamic_sampling and s.max_refills != math.inf:
-        out.append(f"max_refills={s.max_refills:g} is the local engine's: verl samples again until a step is full")
+        out.append(
+            f"max_refills={s.max_refills:g} is the local engine's: verl samples again until a step"
+            " is full"
+        )
     if (tokens := image_tokens(model.max_pixels)) >= s.max_prompt_tokens:
         out.append(
-            f"the processor makes up to {tokens} tokens of an image: problems whose prompt is longer than "
-            f"max_prompt_tokens={s.max_prompt_tokens} are left out"
+            f"the processor makes up to {tokens} tokens of an image: problems whose prompt is"
+            f" longer than max_prompt_tokens={s.max_prompt_tokens} are left out"
         )
     if stage.contrastive and s.kl_coef:
-        out.append("the memory of an update counts every row of a micro-batch twice, as if all were eligible")
+        out.append(
+            "the memory of an update counts every row of a micro-batch twice, as if all were"
+            " eligible"
+        )
     return out
 
 
@@ -297,7 +334,9 @@ def to_hydra(overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _parse(text: str) -> Any:
-    """A value of `--set verl.KEY=text` as the checks need it; what is no number or flag stays as written."""
+    """A value of `--set verl.KEY=text` as the checks need it; what is no number or flag stays as
+    written.
+    """
     if text in ("True", "true"):
         return True
     if text in ("False", "false"):

@@ -1,4 +1,5 @@
-"""The verl engine: a recipe's stages on many GPUs, each in a process of its own, chained through merged checkpoints.
+"""The verl engine: a recipe's stages on many GPUs, each in a process of its own, chained through
+merged checkpoints.
 
 ```
 stageN/data/*.parquet          what verl reads
@@ -9,8 +10,8 @@ stageN/verl/global_step_S/     verl's checkpoints: with them a killed stage goes
 stageN/checkpoints/step_S/     the last one and the best, merged to Hugging Face folders
 ```
 
-The same problems, prompts, held-out validation, reward and objective as the local engine; the loop is verl's V1
-trainer.
+The same problems, prompts, held-out validation, reward and objective as the local engine; the loop
+is verl's V1 trainer.
 """
 
 from __future__ import annotations
@@ -34,7 +35,14 @@ from modgap.core.processes import watched
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder, write_json
-from modgap.training.checkpoint import checkpoint, finish, finished, point_best, start_run, step_folder
+from modgap.training.checkpoint import (
+    checkpoint,
+    finish,
+    finished,
+    point_best,
+    start_run,
+    step_folder,
+)
 from modgap.training.events import Job, Progress, TrainResult
 from modgap.training.known_model import known_model
 from modgap.training.log import Teller
@@ -55,8 +63,8 @@ _SPEED = re.compile(
     r"gpu_memory_utilization|tensor_model_parallel_size|offload|enforce_eager|free_cache_engine|max_num_|num_workers"
     r"|micro_batch_size|max_token_len|gradient_checkpointing|use_remove_padding|ray_kwargs|transfer_queue|logger|_data_dir"
 )
-"""verl's keys that only decide speed, memory or what is told: a run may go on with others. The number of GPUs may not
-change, for verl's checkpoints are cut by it."""
+"""verl's keys that only decide speed, memory or what is told: a run may go on with others. The
+number of GPUs may not change, for verl's checkpoints are cut by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,8 @@ def train(
     progress: Progress | None = None,
     job: Job | None = None,
 ) -> TrainResult:
-    """Train a model by a recipe; the same call goes on in the stage and step where a killed one was.
+    """Train a model by a recipe; the same call goes on in the stage and step where a killed one
+    was.
 
     Args:
         recipe: What to do, its settings resolved.
@@ -98,21 +107,32 @@ def train(
         job: Style of the prompts, validation problems and the like.
 
     Raises:
-        UserError: Something cannot work (before Ray starts), or verl failed: one line with its log's place.
+        UserError: Something cannot work (before Ray starts), or verl failed: one line with its
+            log's place.
     """
     recipe.check()
     job = job or Job()
     out, style, validation = Path(out).absolute(), job.style, job.validation
     train_on = list(problems)
     if validation is None:
-        train_on, validation = hold_out(problems, max(stage.settings.validation_problems for stage in recipe.stages))
+        train_on, validation = hold_out(
+            problems, max(stage.settings.validation_problems for stage in recipe.stages)
+        )
     if not train_on:
         raise UserError("there is no problem to train on: give a data set with a train split.")
     check_prompts(recipe, train_on, validation, style)
     folders = tuple(out / f"stage{number}" for number in range(1, len(recipe.stages) + 1))
-    gpus = _gpus([stage for stage, folder in zip(recipe.stages, folders, strict=True) if finished(folder) is None])
+    gpus = _gpus(
+        [
+            stage
+            for stage, folder in zip(recipe.stages, folders, strict=True)
+            if finished(folder) is None
+        ]
+    )
     gpu_gib = _gpu_gib()
-    for number, stage in enumerate(recipe.stages, start=1):  # all of them before the first one trains
+    for number, stage in enumerate(
+        recipe.stages, start=1
+    ):  # all of them before the first one trains
         reward_of(stage.settings)
         if finished(folders[number - 1]) is None:
             try:
@@ -120,17 +140,28 @@ def train(
                 tools.validate(_overrides(recipe, number, model, out, gpus, gpu_gib, rows))
             except UserError as error:
                 raise UserError(f"stage {number} ({stage.title}): {error}") from error
-    fingerprints = {"model": job.fingerprint, "data": digest(train_on), "validation": digest(validation)}
+    fingerprints = {
+        "model": job.fingerprint,
+        "data": digest(train_on),
+        "validation": digest(validation),
+    }
     with RunFolder(out).lock():
         start_run(out, recipe, job.given)
         for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), start=1):
             base = model.path if job.fingerprint is None else "the base model"
             origin = base if number == 1 else f"{job.start_from} of stage{number - 1}"
-            own = {"engine": "verl", "verl": [list(pair) for pair in stage.passed if not _SPEED.search(pair[0])]}
-            RunFolder(folder).start("train", identity(recipe, number, origin, style) | own, job.given, **fingerprints)
+            own = {
+                "engine": "verl",
+                "verl": [list(pair) for pair in stage.passed if not _SPEED.search(pair[0])],
+            }
+            RunFolder(folder).start(
+                "train", identity(recipe, number, origin, style) | own, job.given, **fingerprints
+            )
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
             if finished(folder) is None:
-                data = _write_data(stage, stage_files(out, number, stage), train_on, validation, style, tools)
+                data = _write_data(
+                    stage, stage_files(out, number, stage), train_on, validation, style, tools
+                )
                 overrides = _overrides(recipe, number, model, out, gpus, gpu_gib, data)
                 for note in notes(stage, model):
                     teller.note(note)
@@ -143,14 +174,25 @@ def train(
 
 
 def run(
-    recipe: Recipe, problems: Sequence[Problem], folder: Path, out: Path, job: Job, progress: Progress | None = None
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    folder: Path,
+    out: Path,
+    job: Job,
+    progress: Progress | None = None,
 ) -> TrainResult:
-    """`train` from a model folder with the tools of this package, as `modgap.train` calls every engine."""
+    """`train` from a model folder with the tools of this package, as `modgap.train` calls every
+    engine.
+    """
     from modgap.datasets.parquet import write_parquet
     from modgap.models.lora import merge_adapter
 
-    tools = Tools(write_parquet, merge=functools.partial(verl_merge.merge, merge_adapter=merge_adapter))
-    return train(recipe, problems, known_model(str(folder)), out, tools=tools, progress=progress, job=job)
+    tools = Tools(
+        write_parquet, merge=functools.partial(verl_merge.merge, merge_adapter=merge_adapter)
+    )
+    return train(
+        recipe, problems, known_model(str(folder)), out, tools=tools, progress=progress, job=job
+    )
 
 
 def _gpus(stages: Sequence[Stage]) -> int:
@@ -161,22 +203,30 @@ def _gpus(stages: Sequence[Stage]) -> int:
     """
     import torch
 
-    here, key = torch.cuda.device_count() if torch.cuda.is_available() else 0, "trainer.n_gpus_per_node"
+    here, key = (
+        torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "trainer.n_gpus_per_node",
+    )
     every = [{name.lstrip("+"): value for name, value in stage.passed} for stage in stages]
     for passed in every:
-        joins = _cluster() or "ray_kwargs.ray_init.address" in passed or passed.get("trainer.device", "cuda") != "cuda"
+        joins = (
+            _cluster()
+            or "ray_kwargs.ray_init.address" in passed
+            or passed.get("trainer.device", "cuda") != "cuda"
+        )
         each, nodes = passed.get(key, ""), passed.get("trainer.nnodes", "1")
         if not joins and each.isdecimal() and nodes.isdecimal() and int(each) * int(nodes) > here:
             raise UserError(
-                f"verl.{key}={each}{'' if nodes == '1' else f' on {nodes} nodes'}, but this machine has {here} GPUs: "
-                "give at most as many, use --engine local, or set RAY_ADDRESS to the Ray cluster that has them."
+                f"verl.{key}={each}{'' if nodes == '1' else f' on {nodes} nodes'}, but this machine"
+                f" has {here} GPUs: give at most as many, use --engine local, or set RAY_ADDRESS to"
+                " the Ray cluster that has them."
             )
     if all(key in passed for passed in every):
         return 8
     if not here:
         raise UserError(
-            "verl trains on GPUs and this machine has none: use --engine local, or name the GPUs of a Ray cluster "
-            "(RAY_ADDRESS) with --set verl.trainer.n_gpus_per_node=N."
+            "verl trains on GPUs and this machine has none: use --engine local, or name the GPUs of"
+            " a Ray cluster (RAY_ADDRESS) with --set verl.trainer.n_gpus_per_node=N."
         )
     return here
 
@@ -189,26 +239,36 @@ def _cluster() -> bool:
 
 
 def _gpu_gib() -> float | None:
-    """Memory of the smallest visible GPU; none where it is not known, as of a cluster that this machine only joins.
+    """Memory of the smallest visible GPU; none where it is not known, as of a cluster that this
+    machine only joins.
 
     Asked in a process of its own: here a CUDA context would stay and take some of it.
     """
     code = (
-        "import torch.cuda as c; print(min(c.get_device_properties(i).total_memory for i in range(c.device_count())))"
+        "import torch.cuda as c; print(min(c.get_device_properties(i).total_memory for i in"
+        " range(c.device_count())))"
     )
     import torch
 
     if _cluster() or not torch.cuda.device_count():
         return None
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        )
         return float(done.stdout) / GIB
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
 
 
 def _overrides(
-    recipe: Recipe, number: int, model: Model, out: Path, gpus: int, gpu_gib: float | None, rows: int
+    recipe: Recipe,
+    number: int,
+    model: Model,
+    out: Path,
+    gpus: int,
+    gpu_gib: float | None,
+    rows: int,
 ) -> dict[str, Any]:
     stage = recipe.stages[number - 1]
     flash = importlib.util.find_spec("flash_attn") is not None
@@ -219,12 +279,20 @@ def _overrides(
 
 
 def _write_data(
-    stage: Stage, files: Files, problems: Sequence[Problem], validation: Sequence[Problem], style: Style, tools: Tools
+    stage: Stage,
+    files: Files,
+    problems: Sequence[Problem],
+    validation: Sequence[Problem],
+    style: Style,
+    tools: Tools,
 ) -> int:
     """Write the parquet files that are not there yet; returns the rows of the training files."""
     # verl wants a validation file even where nothing is validated.
     wanted = [(Path(files.validation), VARIANTS[VALIDATION_VIEW], validation or problems[:1])]
-    wanted += [(Path(path), name, problems) for path, name in zip(files.train, variants(stage), strict=True)]
+    wanted += [
+        (Path(path), name, problems)
+        for path, name in zip(files.train, variants(stage), strict=True)
+    ]
     for path, variant, chosen in wanted:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,7 +312,10 @@ def _run_stage(
     if teller.step < steps:
         _launch(folder, overrides, teller, tools)
     if _saved(checkpoints) < steps:
-        raise UserError(f"verl ended after step {_saved(checkpoints)} of {steps}: its log is {folder / 'verl.log'}.")
+        raise UserError(
+            f"verl ended after step {_saved(checkpoints)} of {steps}: its log is"
+            f" {folder / 'verl.log'}."
+        )
     kept = {int(path.name.rpartition("_")[2]) for path in checkpoints.glob("global_step_*")}
     accuracies = {line["step"]: line["validation_accuracy"] for line in read_log(folder / "train_log.jsonl")
                   if line["step"] in kept and line.get("validation_accuracy") is not None}  # fmt: skip
@@ -254,34 +325,60 @@ def _run_stage(
             with teller.phase("checkpoint"):
                 tools.merge(checkpoints / f"global_step_{step}", step_folder(folder, step), start)
     point_best(folder, best)
-    finish(folder, {"stage": teller.stage, "steps": steps, "best": [accuracies[best], best] if accuracies else None})
+    finish(
+        folder,
+        {
+            "stage": teller.stage,
+            "steps": steps,
+            "best": [accuracies[best], best] if accuracies else None,
+        },
+    )
 
 
 def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tools) -> None:
     """Run verl to its end."""
-    launch = len(list(folder.glob("verl_metrics.*.jsonl"))) + 1  # verl empties a metrics file that is there
+    launch = (
+        len(list(folder.glob("verl_metrics.*.jsonl"))) + 1
+    )  # verl empties a metrics file that is there
     metrics, log = folder / f"verl_metrics.{launch}.jsonl", folder / "verl.log"
     variables = "ray_kwargs.ray_init.runtime_env.env_vars"
-    write_json(folder / "verl.json", overrides | {f"+{variables}.VERL_FILE_LOGGER_PATH": str(metrics)})
+    write_json(
+        folder / "verl.json", overrides | {f"+{variables}.VERL_FILE_LOGGER_PATH": str(metrics)}
+    )
 
     def told(line: dict[str, Any]) -> None:
         teller.step = line["step"]
         teller("step", metrics=line)
 
     begin = log.stat().st_size if log.exists() else 0
-    paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]  # a reward of the user's own lies there
-    environment = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "HYDRA_FULL_ERROR": "1"}
+    paths = [
+        str(Path.cwd()),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]  # a reward of the user's own lies there
+    environment = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "HYDRA_FULL_ERROR": "1",
+    }
     for key, value in json.loads((folder / "verl.json").read_text("utf-8")).items():
         if key.lstrip("+").startswith(f"{variables}."):
             environment[key.rpartition(".")[2]] = str(value)
-    numbers = teller.stage, overrides["data.max_response_length"], overrides["data.train_batch_size"]
+    numbers = (
+        teller.stage,
+        overrides["data.max_response_length"],
+        overrides["data.train_batch_size"],
+    )
     train_log = folder / "train_log.jsonl"
-    for earlier in range(1, launch):  # what was logged after this process was killed, and before verl was
+    for earlier in range(
+        1, launch
+    ):  # what was logged after this process was killed, and before verl was
         Follower(folder / f"verl_metrics.{earlier}.jsonl", train_log, *numbers)()
     follow = Follower(metrics, train_log, *numbers, told)
     status = watched([*tools.runner, str(folder / "verl.json")], log, environment, follow)
     if status:
-        raise UserError(f"verl failed after step {teller.step}: {why(log, begin)}. Its log is {log}.")
+        raise UserError(
+            f"verl failed after step {teller.step}: {why(log, begin)}. Its log is {log}."
+        )
 
 
 def _saved(checkpoints: Path) -> int:

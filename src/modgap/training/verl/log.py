@@ -37,14 +37,17 @@ _CAUSES = (
 )  # fmt: skip
 
 
-def metrics_line(step: int, data: Mapping[str, Any], stage: int, limit: int, prompts: int) -> dict[str, Any]:
-    """A line of train_log.jsonl from what verl logged of a step; numbers that are not finite become null.
+def metrics_line(
+    step: int, data: Mapping[str, Any], stage: int, limit: int, prompts: int
+) -> dict[str, Any]:
+    """A line of train_log.jsonl from what verl logged of a step; numbers that are not finite become
+    null.
 
-    verl's reward is that of the groups it trains on; ours is that of all that were sampled, as in the local engine, for
-    the mean over groups without those that are all right hardly rises. What verl sampled beyond a full step counts as
-    its kept groups do: it does not say more of those.
-    verl's `clip_ratio` is the share of responses that are as long as the longest of the step, whatever that is: only
-    where the longest reaches `limit` tokens are they truncated ones.
+    verl's reward is that of the groups it trains on; ours is that of all that were sampled, as in
+    the local engine, for the mean over groups without those that are all right hardly rises. What
+    verl sampled beyond a full step counts as its kept groups do: it does not say more of those.
+    verl's `clip_ratio` is the share of responses that are as long as the longest of the step,
+    whatever that is: only where the longest reaches `limit` tokens are they truncated ones.
 
     Args:
         step: Of the stage.
@@ -62,7 +65,9 @@ def metrics_line(step: int, data: Mapping[str, Any], stage: int, limit: int, pro
     line["sampled_groups"] = kept + dropped
     if dropped and line.get("reward") is not None:
         other = data.get(DROPPED_REWARD)  # not told by an older launch
-        line["reward"] = None if other is None else (kept * line["reward"] + dropped * other) / (kept + dropped)
+        line["reward"] = (
+            None if other is None else (kept * line["reward"] + dropped * other) / (kept + dropped)
+        )
     if line.get("length_max", limit) < limit:
         line["truncated"] = 0.0
     for key, value in data.items():
@@ -108,7 +113,9 @@ class Follower:
             line = metrics_line(entry["step"], entry["data"], *self._numbers)
             if not self._at:
                 kept = [old for old in read_log(self._log) if old["step"] < line["step"]]
-                self._log.write_text("".join(f"{json.dumps(old)}\n" for old in kept), encoding="utf-8")
+                self._log.write_text(
+                    "".join(f"{json.dumps(old)}\n" for old in kept), encoding="utf-8"
+                )
             self._at += len(text) + 1
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(f"{json.dumps(line)}\n")
@@ -118,7 +125,9 @@ class Follower:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a train_log.jsonl; none where there is none."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    )
 
 
 def why(log: Path, start: int = 0) -> str:
@@ -134,8 +143,11 @@ def why(log: Path, start: int = 0) -> str:
     for pattern, remedy in _CAUSES:
         if found := re.search(rf"[^\n]*(?:{pattern})[^\n]*", text):
             return f"{_plain(found[0])} (try {remedy})"
-    # A rollout that failed shows up late, as a batch without trajectories: its own error comes first.
-    if found := re.search(r"Error in _run_prompt.*?\n[^\n]*?(\w+(?:Error|Exception): [^\n]+)", text, re.S):
+    # A rollout that failed shows up late, as a batch without trajectories: its own error comes
+    # first.
+    if found := re.search(
+        r"Error in _run_prompt.*?\n[^\n]*?(\w+(?:Error|Exception): [^\n]+)", text, re.S
+    ):
         return f"a rollout failed: {_plain(found[1])}"
     told = [line for line in text.splitlines() if ERROR in line]
     if told:

@@ -1,9 +1,12 @@
-"""verl's FSDP checkpoint -> a Hugging Face folder, through verl's own merger: bf16 weights, tokenizer and processor.
+"""verl's FSDP checkpoint -> a Hugging Face folder, through verl's own merger: bf16 weights,
+tokenizer and processor.
 
-Of a LoRA training verl's merger leaves the model that was started from, with the adapter in a folder below it. That
-would be measured as if nothing had been learned, so the adapter is merged, in fp32.
+Of a LoRA training verl's merger leaves the model that was started from, with the adapter in a
+folder below it. That would be measured as if nothing had been learned, so the adapter is merged, in
+fp32.
 
-Also for checkpoints of verl 0.5 that have no `fsdp_config.json`: it is made from the names of the shards.
+Also for checkpoints of verl 0.5 that have no `fsdp_config.json`: it is made from the names of the
+shards.
 """
 
 from __future__ import annotations
@@ -27,47 +30,68 @@ _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 
 
 def actor_folder(checkpoint: Path) -> Path:
-    """The folder with a checkpoint's shards: `global_step_N/actor`, `global_step_N`, or verl's folder of all steps.
+    """The folder with a checkpoint's shards: `global_step_N/actor`, `global_step_N`, or verl's
+    folder of all steps.
 
     Raises:
         UserError: There are no shards, or some are missing.
     """
-    steps = {int(m[1]): path for path in checkpoint.glob("global_step_*") if (m := re.search(r"_(\d+)$", path.name))}
+    steps = {
+        int(m[1]): path
+        for path in checkpoint.glob("global_step_*")
+        if (m := re.search(r"_(\d+)$", path.name))
+    }
     latest = checkpoint / "latest_checkpointed_iteration.txt"  # a later one may be half written
     last = int(latest.read_text()) if latest.is_file() else max(steps, default=0)
     for folder in (checkpoint, checkpoint / "actor", steps.get(last, checkpoint) / "actor"):
-        found = [m for path in folder.glob("model_world_size_*_rank_*.pt") if (m := _SHARD.fullmatch(path.name))]
+        found = [
+            m
+            for path in folder.glob("model_world_size_*_rank_*.pt")
+            if (m := _SHARD.fullmatch(path.name))
+        ]
         if found:
             world = int(found[0][1])
             if missing := sorted(set(range(world)) - {int(m[2]) for m in found}):
-                raise UserError(f"{folder} lacks the shards of ranks {missing} of {world}: copy them there.")
+                raise UserError(
+                    f"{folder} lacks the shards of ranks {missing} of {world}: copy them there."
+                )
             if not (folder / "huggingface" / "config.json").is_file():
-                raise UserError(f"{folder} has no huggingface/config.json: copy that folder of the checkpoint, too.")
+                raise UserError(
+                    f"{folder} has no huggingface/config.json: copy that folder of the checkpoint,"
+                    " too."
+                )
             return folder
     raise UserError(
-        f"{checkpoint} holds no FSDP checkpoint of verl: give global_step_N/actor, with its model_world_size_*.pt."
+        f"{checkpoint} holds no FSDP checkpoint of verl: give global_step_N/actor, with its"
+        " model_world_size_*.pt."
     )
 
 
 MergeAdapter = Callable[[Path, Path, Path], None]
-"""(model, adapter, folder) -> the model with the adapter; `modgap.models.lora.merge_adapter`, which is passed in."""
+"""(model, adapter, folder) -> the model with the adapter; `modgap.models.lora.merge_adapter`, which
+is passed in.
+"""
 
 
 def merge(
-    checkpoint: Path, out: Path, source: Path | None = None, *, merge_adapter: MergeAdapter | None = None
+    checkpoint: Path,
+    out: Path,
+    source: Path | None = None,
+    *,
+    merge_adapter: MergeAdapter | None = None,
 ) -> Path:
     """Write the Hugging Face folder of a checkpoint; it appears when it is whole.
 
     Args:
         checkpoint: See `actor_folder`.
         out: The folder; must not hold another model.
-        source: The model that training started from; its tokenizer's and processor's files fill what the merger leaves
-            out (the processor, where torchvision is missing).
+        source: The model that training started from; its tokenizer's and processor's files fill
+            what the merger leaves out (the processor, where torchvision is missing).
         merge_adapter: Merges the adapter of a LoRA training.
 
     Raises:
-        UserError: No checkpoint, no verl, or the merger failed (the message names its log); or there is an adapter that
-            cannot be merged.
+        UserError: No checkpoint, no verl, or the merger failed (the message names its log); or
+            there is an adapter that cannot be merged.
     """
     actor = actor_folder(checkpoint)
     require()
@@ -82,19 +106,33 @@ def merge(
         for path in actor.iterdir():
             (local / path.name).symlink_to(path.absolute())
         if not (local / "fsdp_config.json").exists():
-            shard = next(m for path in sorted(actor.iterdir()) if (m := _SHARD.fullmatch(path.name)))
-            (local / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 1, "world_size": int(shard[1])}))
+            shard = next(
+                m for path in sorted(actor.iterdir()) if (m := _SHARD.fullmatch(path.name))
+            )
+            (local / "fsdp_config.json").write_text(
+                json.dumps({"FSDP_version": 1, "world_size": int(shard[1])})
+            )
         command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
-        status = watched([*command, "--local_dir", str(local), "--target_dir", str(partial)], log, {})
+        status = watched(
+            [*command, "--local_dir", str(local), "--target_dir", str(partial)], log, {}
+        )
     if status:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-        raise UserError(f"verl's merger failed on {actor}: {' '.join(last)[:300]}; its log is {log}.")
+        raise UserError(
+            f"verl's merger failed on {actor}: {' '.join(last)[:300]}; its log is {log}."
+        )
     if (partial / _ADAPTER).is_dir():
         _merge_adapter(partial, merge_adapter)
     for folder in (actor / "huggingface", source):
         for file in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
-            own = file.name == "figures.json" or file.name.endswith(".index.json")  # tell of the one model only
-            if file.suffix in (".json", ".jinja", ".txt") and not own and not (partial / file.name).exists():
+            own = file.name == "figures.json" or file.name.endswith(
+                ".index.json"
+            )  # tell of the one model only
+            if (
+                file.suffix in (".json", ".jinja", ".txt")
+                and not own
+                and not (partial / file.name).exists()
+            ):
                 shutil.copyfile(file, partial / file.name)
     kind = "fp32, LoRA merged" if (partial / ADAPTER).is_dir() else "bf16"
     card = f"# {out.name}\n\nMerged by modgap from the verl checkpoint `{actor}` ({kind}).\n"
@@ -110,7 +148,8 @@ def _merge_adapter(partial: Path, merge_adapter: MergeAdapter | None) -> None:
     """Merge the adapter that verl's merger left in a folder below the model."""
     if merge_adapter is None:
         raise UserError(
-            f"{partial / _ADAPTER} is the adapter of a LoRA training, which is not merged here: modgap convert"
+            f"{partial / _ADAPTER} is the adapter of a LoRA training, which is not merged here:"
+            " modgap convert"
         )
     merged = partial.with_name(f"{partial.name}.merged")
     shutil.rmtree(merged, ignore_errors=True)

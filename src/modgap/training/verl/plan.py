@@ -1,6 +1,8 @@
-"""What a recipe would do on verl, stage by stage, before anything is loaded: `modgap train --engine verl --dry-run`.
+"""What a recipe would do on verl, stage by stage, before anything is loaded: `modgap train --engine
+verl --dry-run`.
 
-Touches neither network nor GPU. With verl installed its own validation is part of it; without it the plan says so.
+Touches neither network nor GPU. With verl installed its own validation is part of it; without it
+the plan says so.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def variants(stage: Stage) -> list[str]:
         UserError: A view that is not written to parquet.
     """
     if absent := [view for view in stage.views if view not in VARIANTS]:
-        raise UserError(f"view {absent[0]!r} cannot be trained on with verl: choose from {', '.join(VARIANTS)}.")
+        raise UserError(
+            f"view {absent[0]!r} cannot be trained on with verl: choose from {', '.join(VARIANTS)}."
+        )
     return ["contrastive"] if stage.contrastive else [VARIANTS[view] for view in stage.views]
 
 
@@ -57,7 +61,8 @@ def plan(
         model: The base model, as far as it is known.
         out: The run's folder.
         gpus: GPUs of a node, unless `verl.trainer.n_gpus_per_node` says so.
-        problems: How many there are to train on, held-out ones not counted; none if that is not known.
+        problems: How many there are to train on, held-out ones not counted; none if that is not
+            known.
 
     Raises:
         UserError: A stage cannot work; the message names it.
@@ -82,24 +87,38 @@ def plan(
             None if model.shape is None else costs(stage, model.shape, spread),
             f", {stage.settings.steps} steps on {spread.gpus} GPUs of {GPU_GIB:.0f} GiB",
         )
-        if problems is not None and (rows := problems * len(files.train)) < overrides["data.train_batch_size"]:
+        if (
+            problems is not None
+            and (rows := problems * len(files.train)) < overrides["data.train_batch_size"]
+        ):
             planned.notes.append(
-                f"{rows} training prompts are fewer than the {overrides['data.train_batch_size']} of a step: a "
-                "training is refused with them"
+                f"{rows} training prompts are fewer than the {overrides['data.train_batch_size']}"
+                " of a step: a training is refused with them"
             )
         planned.notes += notes(stage, model)
         stages.append(planned)
-        model = replace(model, path=str(out.absolute() / f"stage{number}/checkpoints/step_{stage.settings.steps}"))
+        model = replace(
+            model,
+            path=str(out.absolute() / f"stage{number}/checkpoints/step_{stage.settings.steps}"),
+        )
     lines = plan_lines(recipe, base, stages)
     if checked:
         lines.append(f"verl {compose.VERSION} accepts every stage's configuration")
     else:
-        lines.append("verl is not installed here: its own validation was skipped (docs/engines/verl.md says how to)")
+        lines.append(
+            "verl is not installed here: its own validation was skipped (docs/engines/verl.md says"
+            " how to)"
+        )
     return lines, configurations
 
 
 def dry_run(
-    recipe: Recipe, model: str, out: Path, *, problems: Sequence[Problem] | None = None, gpu: str | None = None
+    recipe: Recipe,
+    model: str,
+    out: Path,
+    *,
+    problems: Sequence[Problem] | None = None,
+    gpu: str | None = None,
 ) -> list[str]:
     """What `modgap train --dry-run --engine verl` prints.
 
@@ -127,26 +146,38 @@ def costs(stage: Stage, shape: Shape, spread: Layout) -> Costs:
         f"activations and logits of {spread.micro_batch} rows": e.activation_bytes / GIB,
     }
     amounts = [
-        Amount("FLOPs a step at most", e.flops, remark=f"; {e.total_flops * steps:.2g} in {steps} steps"),
+        Amount(
+            "FLOPs a step at most",
+            e.flops,
+            remark=f"; {e.total_flops * steps:.2g} in {steps} steps",
+        ),
         Amount("memory a GPU, update", update, "GiB"),
     ]
     found: list[str] = []
     if (most := amounts[1].total) > GPU_GIB:
         found.append(
-            f"an update's {most:.0f} GiB are more than a GPU of {GPU_GIB:.0f} GiB has: more GPUs, or such that have as "
-            "much; of the part for rows, a smaller micro_batch or max_response_tokens"
+            f"an update's {most:.0f} GiB are more than a GPU of {GPU_GIB:.0f} GiB has: more GPUs,"
+            " or such that have as much; of the part for rows, a smaller micro_batch or"
+            " max_response_tokens"
         )
     if spread.gpu_memory:
-        rollout = {"vLLM's share": spread.gpu_memory * GPU_GIB, "what the trainer leaves there": e.rollout_bytes / GIB}
-        remark = f"; weights take {short(e.rollout_weights / GIB)} GiB of vLLM's share, the cache has the rest"
+        rollout = {
+            "vLLM's share": spread.gpu_memory * GPU_GIB,
+            "what the trainer leaves there": e.rollout_bytes / GIB,
+        }
+        remark = (
+            f"; weights take {short(e.rollout_weights / GIB)} GiB of vLLM's share, the cache has"
+            " the rest"
+        )
         amounts.append(Amount("memory a GPU, rollout", rollout, "GiB", remark))
         if (most := amounts[2].total) > GPU_GIB:
             found.append(
-                f"a rollout's {most:.0f} GiB, vLLM's share included, are more than a GPU of {GPU_GIB:.0f} GiB has: a "
-                "smaller gpu_memory_utilization, or more GPUs"
+                f"a rollout's {most:.0f} GiB, vLLM's share included, are more than a GPU of"
+                f" {GPU_GIB:.0f} GiB has: a smaller gpu_memory_utilization, or more GPUs"
             )
     tokens = (
-        f"a step: {e.rows:,} responses; at most {e.prompt_tokens:,} prompt and {e.response_tokens:,} response tokens "
-        f"({e.response_tokens * steps:,} response tokens in {steps} steps); what dynamic sampling drops comes on top"
+        f"a step: {e.rows:,} responses; at most {e.prompt_tokens:,} prompt and"
+        f" {e.response_tokens:,} response tokens ({e.response_tokens * steps:,} response tokens in"
+        f" {steps} steps); what dynamic sampling drops comes on top"
     )
     return Costs(tokens, tuple(amounts), notes=tuple(found))

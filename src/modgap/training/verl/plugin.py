@@ -1,18 +1,22 @@
-"""The contrastive KL inside verl 0.9.1, without a fork. verl imports this module (`model.external_lib`).
+"""The contrastive KL inside verl 0.9.1, without a fork. verl imports this module
+(`model.external_lib`).
 
     agent loop   (rollout.py) tokenizes the text-free twin of the prompt beside the rollout
     reward       (modgap.rewards) 1.0 for right and well formatted
     engine       here: such a row is forwarded a second time, as [text-free prompt | response], in the same forward
-                 pass as its micro-batch; the loss is verl's own on the untouched rows plus `kl_coef * KL`
+                 pass as its micro-batch; the loss is verl's own on the untouched rows plus `kl_coef
+                 * KL`
     dropped      here: the mean reward of the groups that a step dropped becomes a metric
     images       here: the vision tower sees each distinct image of a micro-batch once, so that a twin, and the
                  other samples of its group, cost no second look
 
-One forward and one backward a micro-batch on every rank, whether it has an eligible row or not: FSDP's collectives stay
-in step. A loss function of verl sees neither the model nor the batch, hence the engine.
+One forward and one backward a micro-batch on every rank, whether it has an eligible row or not:
+FSDP's collectives stay in step. A loss function of verl sees neither the model nor the batch, hence
+the engine.
 
-Differences from the original, which patched verl's actor: the KL is averaged over the eligible tokens of the whole
-mini-batch, on all ranks (`loss_mean=micro_batch` is the original's reading, of each micro-batch on each GPU).
+Differences from the original, which patched verl's actor: the KL is averaged over the eligible
+tokens of the whole mini-batch, on all ranks (`loss_mean=micro_batch` is the original's reading, of
+each micro-batch on each GPU).
 
 Legend: N rows of a micro-batch, E eligible ones, T response tokens.
 """
@@ -54,7 +58,8 @@ class ContrastiveEngineConfig(FSDPEngineConfig):
         kl_coef: Coefficient of the contrastive KL; 0 for a stage without it.
         kl_estimator: `k3` or `forward`.
         kl_clamp: `paper` or `none`.
-        loss_mean: `mini_batch` (verl's own) or `micro_batch` (the original's), of the policy loss and of the KL.
+        loss_mean: `mini_batch` (verl's own) or `micro_batch` (the original's), of the policy loss
+            and of the KL.
     """
 
     kl_coef: float = 0.0
@@ -63,28 +68,39 @@ class ContrastiveEngineConfig(FSDPEngineConfig):
     loss_mean: str = "mini_batch"
 
 
-@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device=["cuda", "cpu"], vendor=VENDOR)
+@EngineRegistry.register(
+    model_type="language_model", backend=["fsdp", "fsdp2"], device=["cuda", "cpu"], vendor=VENDOR
+)
 class ContrastiveEngine(FSDPEngineWithLMHead):
     """verl's FSDP engine with the contrastive KL."""
 
-    def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool = False) -> Any:
+    def forward_backward_batch(
+        self, data: TensorDict, loss_function: Any, forward_only: bool = False
+    ) -> Any:
         """As verl's; before it, count what both means are taken over."""
         if not forward_only:
             rows = eligible(data) if self.engine_config.kl_coef else []
-            tokens = torch.tensor(float(sum(_lengths(data["response_mask"])[i] for i in rows)), device=get_device_id())
+            tokens = torch.tensor(
+                float(sum(_lengths(data["response_mask"])[i] for i in rows)), device=get_device_id()
+            )
             torch.distributed.all_reduce(tokens, group=self.get_data_parallel_group())
             size = tu.get_non_tensor_data(data, "micro_batch_size_per_gpu", None)
-            tu.assign_non_tensor(data, twin_tokens=tokens.item(), micro_batches=len(data) // size if size else 1)
+            tu.assign_non_tensor(
+                data, twin_tokens=tokens.item(), micro_batches=len(data) // size if size else 1
+            )
         return super().forward_backward_batch(data, loss_function, forward_only)
 
-    def forward_step(self, micro_batch: TensorDict, loss_function: Any, forward_only: bool) -> tuple[Tensor, Any]:
+    def forward_step(
+        self, micro_batch: TensorDict, loss_function: Any, forward_only: bool
+    ) -> tuple[Tensor, Any]:
         """As verl's, with twins of the eligible rows in the same pass and their KL in the loss."""
         if forward_only:
             return super().forward_step(micro_batch, loss_function, forward_only)
         config: ContrastiveEngineConfig = self.engine_config
         micro_batch = micro_batch.to(get_device_id())
         if config.loss_mean == "micro_batch":
-            # verl divides by this and multiplies by the ranks: left is the mean of the micro-batches' own means.
+            # verl divides by this and multiplies by the ranks: left is the mean of the
+            # micro-batches' own means.
             own = max(1.0, float(micro_batch["response_mask"].values().sum()))
             tokens = own * micro_batch["micro_batches"] * micro_batch["dp_size"]
             tu.assign_non_tensor(micro_batch, batch_num_tokens=tokens)
@@ -93,30 +109,44 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
         rows = eligible(micro_batch)
         kept: dict[str, Tensor] = {}
 
-        def with_kl(model_output: dict[str, Any], data: TensorDict, dp_group: Any = None) -> tuple[Tensor, Any]:
+        def with_kl(
+            model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
+        ) -> tuple[Tensor, Any]:
             twins = _split(model_output, len(micro_batch), kept)
-            loss, metrics = loss_function(model_output=dict(kept), data=micro_batch, dp_group=dp_group)
+            loss, metrics = loss_function(
+                model_output=dict(kept), data=micro_batch, dp_group=dp_group
+            )
             kl, own = self._kl(kept["log_probs"], twins, micro_batch, rows)
             return loss + config.kl_coef * kl, metrics | own
 
-        loss, output = super().forward_step(self._with_twins(micro_batch, rows), with_kl, forward_only)
+        loss, output = super().forward_step(
+            self._with_twins(micro_batch, rows), with_kl, forward_only
+        )
         output["model_output"] = {key: value.detach() for key, value in kept.items()}
         return loss, output
 
     def _kl(
         self, full: Tensor, twins: Tensor | None, micro_batch: TensorDict, rows: list[int]
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The KL's part of the loss, to be averaged over the ranks as verl does, and the metrics of this micro-batch.
+        """The KL's part of the loss, to be averaged over the ranks as verl does, and the metrics of
+        this micro-batch.
 
-        Metrics come with or without an eligible row: verl gathers them from every rank by name and number.
+        Metrics come with or without an eligible row: verl gathers them from every rank by name and
+        number.
         """
         total, ranks = max(1.0, micro_batch["twin_tokens"]), micro_batch["dp_size"]
         config: ContrastiveEngineConfig = self.engine_config
-        values = {"contrastive_kl": 0.0, "kl_clamped": 0.0, "eligible_rows": float(len(rows) * ranks)}
+        values = {
+            "contrastive_kl": 0.0,
+            "kl_clamped": 0.0,
+            "eligible_rows": float(len(rows) * ranks),
+        }
         loss = full.values().sum() * 0.0
         if twins is not None:
             lengths = [_lengths(micro_batch["responses"])[i] for i in rows]
-            mask_ET = pad_sequence([micro_batch["response_mask"][i].bool() for i in rows], batch_first=True)
+            mask_ET = pad_sequence(
+                [micro_batch["response_mask"][i].bool() for i in rows], batch_first=True
+            )
             full_ET = _responses(full, rows, lengths)
             free_ET = _responses(twins, list(range(len(rows))), lengths)
             kl = contrastive_kl(full_ET, free_ET, config.kl_estimator, config.kl_clamp)  # type: ignore[arg-type]
@@ -129,17 +159,24 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
         return loss, metrics | {"contrastive_kl_coef": Metric(AggregationType.MEAN, config.kl_coef)}
 
     def _with_twins(self, micro_batch: TensorDict, rows: list[int]) -> TensorDict:
-        """What the model needs of the micro-batch, with [text-free prompt | response] of some rows after it."""
+        """What the model needs of the micro-batch, with [text-free prompt | response] of some rows
+        after it.
+        """
         if not rows:
             return micro_batch
         device = micro_batch["input_ids"].device
-        fields, media = _items(micro_batch, "extra_fields"), _items(micro_batch, "multi_modal_inputs")
+        fields, media = (
+            _items(micro_batch, "extra_fields"),
+            _items(micro_batch, "multi_modal_inputs"),
+        )
         ids = [micro_batch["input_ids"].values()]
         places = [micro_batch["position_ids"].values()]
         for i in rows:
             prompt = torch.as_tensor(fields[i]["contrastive_prompt_ids"], device=device)
             ids.append(torch.cat([prompt, micro_batch["responses"][i]]))
-            places.append(positions(self.model_config.processor, ids[-1], media[i].get("image_grid_thw")))
+            places.append(
+                positions(self.model_config.processor, ids[-1], media[i].get("image_grid_thw"))
+            )
         lengths = [*_lengths(micro_batch["input_ids"]), *(len(row) for row in ids[1:])]
         offsets = torch.tensor([0, *lengths], device=device).cumsum(0)
         out = TensorDict(batch_size=[len(lengths)])
@@ -150,7 +187,9 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
         if isinstance(temperature, Tensor):
             out["temperature"] = torch.cat([temperature, temperature[rows]])
         out["input_ids"] = nested_tensor_from_jagged(torch.cat(ids), offsets)
-        out["position_ids"] = nested_tensor_from_jagged(torch.cat(places, -1), offsets, jagged_dim=places[0].dim())
+        out["position_ids"] = nested_tensor_from_jagged(
+            torch.cat(places, -1), offsets, jagged_dim=places[0].dim()
+        )
         out["multi_modal_inputs"] = NonTensorStack(
             *[NonTensorData(item) for item in [*media, *(media[i] for i in rows)]]
         )
@@ -158,15 +197,23 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
 
 
 def eligible(data: TensorDict) -> list[int]:
-    """Rows that get a twin: score 1.0 before the overlong penalty, a text-free prompt, and no padding row.
+    """Rows that get a twin: score 1.0 before the overlong penalty, a text-free prompt, and no
+    padding row.
 
-    A padding row of verl copies the fields of a real one, but its response mask is empty and its image is gone.
+    A padding row of verl copies the fields of a real one, but its response mask is empty and its
+    image is gone.
     """
     fields, lengths = _items(data, "extra_fields"), _lengths(data["response_mask"])
     masks = data["response_mask"].values().split(lengths)
-    scores_N = torch.tensor([float(f.get("reward_extra_info", {}).get("score", 0.0)) for f in fields])
+    scores_N = torch.tensor(
+        [float(f.get("reward_extra_info", {}).get("score", 0.0)) for f in fields]
+    )
     good = eligible_rows(scores_N).tolist()
-    return [i for i, f in enumerate(fields) if good[i] and f.get("contrastive_prompt_ids") and masks[i].sum() > 0]
+    return [
+        i
+        for i, f in enumerate(fields)
+        if good[i] and f.get("contrastive_prompt_ids") and masks[i].sum() > 0
+    ]
 
 
 def positions(processor: Any, input_ids: Tensor, grid: Tensor | None) -> Tensor:
@@ -175,7 +222,10 @@ def positions(processor: Any, input_ids: Tensor, grid: Tensor | None) -> Tensor:
     kinds = (ids == processor.config.image_token_id).long()
     grid = None if grid is None else grid.cpu()
     rope, _ = processor.get_rope_index(
-        input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds, image_grid_thw=grid
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=kinds,
+        image_grid_thw=grid,
     )
     return torch.cat([torch.arange(ids.shape[1])[None], rope[:, 0].long()]).to(input_ids.device)
 
@@ -191,26 +241,32 @@ def _lengths(nested: Any) -> list[int]:
 
 
 def _responses(log_probs: Any, rows: list[int], lengths: list[int]) -> Tensor:
-    """Log-probabilities of the response tokens of some rows, `[E, T]`; those of a token stand one place before it.
+    """Log-probabilities of the response tokens of some rows, `[E, T]`; those of a token stand one
+    place before it.
 
     In fp32: on a CPU verl's are bf16, in which `exp(d) - 1 - d` of two close ones is noise.
     """
     ends = log_probs.offsets()[1:].tolist()
     values = log_probs.values().float()
     return pad_sequence(
-        [values[ends[i] - n - 1 : ends[i] - 1] for i, n in zip(rows, lengths, strict=True)], batch_first=True
+        [values[ends[i] - n - 1 : ends[i] - 1] for i, n in zip(rows, lengths, strict=True)],
+        batch_first=True,
     )
 
 
 def _split(model_output: dict[str, Any], count: int, kept: dict[str, Tensor]) -> Any:
-    """Put the first `count` rows of every output into `kept`; returns the log-probabilities of the others."""
+    """Put the first `count` rows of every output into `kept`; returns the log-probabilities of the
+    others.
+    """
     for key, value in model_output.items():
         offsets = value.offsets()
         end = int(offsets[count])
         kept[key] = nested_tensor_from_jagged(value.values()[:end], offsets[: count + 1])
     if len(offsets) == count + 1:
         return None
-    return nested_tensor_from_jagged(model_output["log_probs"].values()[end:], offsets[count:] - end)
+    return nested_tensor_from_jagged(
+        model_output["log_probs"].values()[end:], offsets[count:] - end
+    )
 
 
 # Images
@@ -227,8 +283,8 @@ def input_embeds(
 ) -> tuple[Tensor, Tensor | None]:
     """Embed tokens and images, in the place of verl's `_get_input_embeds`.
 
-    Each distinct image is seen once. A micro-batch without any image (verl's padding rows) runs the tower on a blank
-    one, for the other ranks wait for it; 0.9.1 crashes there.
+    Each distinct image is seen once. A micro-batch without any image (verl's padding rows) runs the
+    tower on a blank one, for the other ranks wait for it; 0.9.1 crashes there.
     """
     assert pixel_values_videos is None, "recipes have no videos"
     embeds = model.get_input_embeddings()(input_ids)
@@ -237,7 +293,9 @@ def input_embeds(
         side = vision.spatial_merge_size
         wide = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         blank = embeds.new_zeros(side**2, wide)
-        features, _ = unpack_visual_output(model.visual(blank, grid_thw=input_ids.new_tensor([[1, side, side]])))
+        features, _ = unpack_visual_output(
+            model.visual(blank, grid_thw=input_ids.new_tensor([[1, side, side]]))
+        )
         return embeds + 0.0 * features.sum().to(embeds.dtype), attention_mask
     assert image_grid_thw is not None, "images come with their grids"
     pixels, grid, order = distinct_images(pixel_values, image_grid_thw)
@@ -286,10 +344,14 @@ _sample = ReplayBuffer.sample
 
 
 def sample(self: ReplayBuffer, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-    """As verl's, which drops groups of one reward and tells their rewards to wandb only: their mean as a metric."""
+    """As verl's, which drops groups of one reward and tells their rewards to wandb only: their mean
+    as a metric.
+    """
     batch, metrics = _sample(self, *args, **kwargs)
     if groups := metrics.get(DAPO_FILTERED_REWARD_COUNTS_KEY):
-        metrics[DROPPED_REWARD] = sum(value * count for value, count in groups.items()) / sum(groups.values())
+        metrics[DROPPED_REWARD] = sum(value * count for value, count in groups.items()) / sum(
+            groups.values()
+        )
     return batch, metrics
 
 

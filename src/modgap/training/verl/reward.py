@@ -1,4 +1,6 @@
-"""verl's reward with a function of the user's own (`reward.function=module:function`); else it is `modgap.rewards`."""
+"""verl's reward with a function of the user's own (`reward.function=module:function`); else it is
+`modgap.rewards`.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def compute_score(
         **kwargs: What else verl passes; unused.
 
     Returns:
-        `score`, `format`, and `acc`: 1.0 only if the score is 1, that is, correct and well formatted.
+        `score`, `format`, and `acc`: 1.0 only if the score is 1, that is, correct and well
+        formatted.
     """
     total, _, form = score(registry.load(function), solution_str or "", ground_truth)
     return {"score": total, "acc": float(total >= 1.0), "format": form}

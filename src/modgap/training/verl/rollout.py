@@ -1,8 +1,9 @@
-"""verl's agent loop for one turn, which also tokenizes the text-free twin of a prompt (contrastive stages).
+"""verl's agent loop for one turn, which also tokenizes the text-free twin of a prompt (contrastive
+stages).
 
-The twin is the parquet's column `contrastive_prompt`; it shows the images of the prompt. Its token ids travel in
-`extra_fields` to the actor, where `plugin.py` finds them. Without the column (other stages, validation) this is
-verl's own loop.
+The twin is the parquet's column `contrastive_prompt`; it shows the images of the prompt. Its token
+ids travel in `extra_fields` to the actor, where `plugin.py` finds them. Without the column (other
+stages, validation) this is verl's own loop.
 """
 
 # verl has an environment of its own.
@@ -22,18 +23,26 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 class TwinAgentLoop(SingleTurnAgentLoop):
     """One turn, and the ids of the text-free prompt."""
 
-    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
+    async def run(
+        self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any
+    ) -> AgentLoopOutput:
         """Sample one response; see verl."""
         output = await super().run(sampling_params, priority, **kwargs)
         if (twin := kwargs.get("contrastive_prompt")) is not None:
             messages = twin_messages(twin, kwargs["raw_prompt"])
             images = (output.multi_modal_data or {}).get("images")
-            output.extra_fields["contrastive_prompt_ids"] = await self.ct_build_initial_tokens(messages, images=images)
+            output.extra_fields["contrastive_prompt_ids"] = await self.ct_build_initial_tokens(
+                messages, images=images
+            )
         return output
 
 
-def twin_messages(twin: Iterable[Mapping[str, Any]], raw_prompt: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The twin's turns in the form of a chat template, each `<image>` replaced by an image of the prompt, in order."""
+def twin_messages(
+    twin: Iterable[Mapping[str, Any]], raw_prompt: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The twin's turns in the form of a chat template, each `<image>` replaced by an image of the
+    prompt, in order.
+    """
     parts: Sequence[Any]
     images = [
         part
@@ -45,6 +54,8 @@ def twin_messages(twin: Iterable[Mapping[str, Any]], raw_prompt: Iterable[Mappin
     out: list[dict[str, Any]] = []
     for message in twin:
         parts = [text for text in re.split("(<image>)", message["content"]) if text]
-        content = [next(rest) if text == "<image>" else {"type": "text", "text": text} for text in parts]
+        content = [
+            next(rest) if text == "<image>" else {"type": "text", "text": text} for text in parts
+        ]
         out.append({"role": message["role"], "content": content})
     return out

@@ -1,8 +1,9 @@
-"""verl in a process of its own: `python -m modgap.training.verl.run OVERRIDES.json`. Started by `engine.py`.
+"""verl in a process of its own: `python -m modgap.training.verl.run OVERRIDES.json`. Started by
+`engine.py`.
 
-Prints one line that begins with `modgap-error: ` before it ends in an error, for whoever reads its log. Multi-node:
-with RAY_ADDRESS set it joins that cluster (`ray job submit` sets it), or one that `ray start` has started here;
-otherwise it starts a cluster of this machine.
+Prints one line that begins with `modgap-error: ` before it ends in an error, for whoever reads its
+log. Multi-node: with RAY_ADDRESS set it joins that cluster (`ray job submit` sets it), or one that
+`ray start` has started here; otherwise it starts a cluster of this machine.
 """
 
 # verl has an environment of its own.
