@@ -37,11 +37,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from mathverse_data import VERSIONS, rows, write_parquet
+from modgap.core.options import EvalOptions, JudgeOptions
 from modgap.core.record import RunFolder
-from modgap.workflows.evaluate import read_problems
+from modgap.workflows.evaluate import evaluate, read_problems
 from modgap.workflows.grade import grade_run
-from modgap.workflows.judging import JudgeOptions, make_judge
-from modgap.workflows.measure import EvalOptions, evaluate_model
+from modgap.workflows.judging import make_judge
 
 WORDS = (
     "increasing",
@@ -75,7 +75,7 @@ def write_run(folder: Path, problems: int, samples: int) -> Path:
             row["answer"] = WORDS[int(row["problem_index"]) // 2 % len(WORDS)]
     read = read_problems("mathverse", write_parquet(folder / "testmini.parquet", made))
     options = EvalOptions(samples=samples, max_tokens=96, batch_size=512)
-    evaluate_model(read, "tiny", folder / "run", options)
+    evaluate(read, "tiny", folder / "run", options=options)
     return folder / "run"
 
 

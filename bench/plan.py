@@ -34,10 +34,11 @@ from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.policy import Policy
 from modgap.training.events import Event
+from modgap.training.known_model import known_model
 from modgap.training.local import train
 from modgap.training.plan import cost, gpu, lengths_of, this_cpu
 from modgap.training.shape import Shape
-from modgap.workflows.train import dry_notes, known_model
+from modgap.workflows.train import dry_notes
 
 Point = dict[str, Any]
 # The second of three is where a thing stays while another grows.

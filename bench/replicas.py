@@ -29,10 +29,10 @@ from cards import Cards
 from vllm_speed import PIXELS, Fixed, requests, write_shape
 
 from modgap.core.engine import Engine, Request, Sampling
+from modgap.engines.hf import load_engine
 from modgap.engines.replicas import ReplicaEngine
 from modgap.engines.vllm import VllmEngine
 from modgap.models.load import tiny_folder
-from modgap.workflows.measure import _make_hf
 
 SAMPLING = Sampling(temperature=0.6, max_tokens=256, seed=42)
 
@@ -70,7 +70,7 @@ def work(engine: ReplicaEngine, asked: list[Request]) -> dict[str, Any]:
 def maker(args: argparse.Namespace, folder: Path) -> Callable[[], Engine]:
     """What makes one engine, in its actor."""
     if args.engine == "hf":
-        return functools.partial(_make_hf, tiny_folder(), None, None, args.batch_size)
+        return functools.partial(load_engine, tiny_folder(), None, None, args.batch_size)
     given = [f"max_num_seqs={args.seqs}", *args.engine_arg]
     if args.model == "tiny":
         return functools.partial(VllmEngine, tiny_folder(), args=given)

@@ -29,7 +29,7 @@ from modgap.core.engine import Request, Sampling, sample_seed
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.engines.scripted import ScriptedEngine
-from modgap.workflows.evaluate import evaluate
+from modgap.workflows.evaluate import EvalPlan, evaluate_with
 
 WORDS = (
     "In the triangle the side AB is 7 and the angle ABC is 90 degrees, so that by Pythagoras the"
@@ -53,8 +53,11 @@ def make(root: Path, runs: int, problems: int, samples: int) -> list[Path]:
             return f"<think>{words}</think> \\boxed{{{value}}}" if luck < 0.97 else words
 
         folder = root / f"model{number}"
-        evaluate(
-            asked, ScriptedEngine(answer), folder, samples=samples, sampling=Sampling(0.6, 256, 42)
+        evaluate_with(
+            asked,
+            ScriptedEngine(answer),
+            folder,
+            EvalPlan(samples=samples, sampling=Sampling(0.6, 256, 42)),
         )
         out.append(folder)
     return out

@@ -39,11 +39,11 @@ from modgap.models import flash, tree
 from modgap.models import policy as policy_module
 from modgap.models.policy import Policy
 from modgap.training import update
+from modgap.training.known_model import known_model
 from modgap.training.objective import contrastive_kl, policy_loss, row_weights, weighted_sum
 from modgap.training.plan import Lengths, cost, gpu
 from modgap.training.rollout import Batch
 from modgap.training.update import computing, gradients, old_logprobs, pieces
-from modgap.workflows.train import known_model
 
 Variant = Callable[[int], Any]  # with so many rows a pass
 

@@ -20,13 +20,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from modgap.core.options import EvalOptions, TrainOptions
 from modgap.core.recipe import Recipe
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.load import tiny_folder
-from modgap.workflows.evaluate import read_problems
-from modgap.workflows.measure import EvalOptions, evaluate_model
-from modgap.workflows.train import dry_notes, resolve_recipe, train_recipe
+from modgap.workflows.evaluate import evaluate, read_problems
+from modgap.workflows.train import dry_notes, resolve_recipe, train_resolved
 
 VIEWS = ("full-text", "image-only")
 
@@ -146,9 +146,10 @@ def main() -> None:
     jobs += [(run, "verl", recipe(seed, *args.verl_set)) for seed, run in enumerate(verls)]
     options: dict[str, Any] = {"engine": args.eval_engine, "samples": 4}
     for run, engine, chosen in jobs:
-        final = train_recipe(chosen, problems, tiny_folder(), run, engine=engine)
+        training = TrainOptions(engine=engine)
+        final = train_resolved(chosen, problems, tiny_folder(), run, options=training).final
         table(args.out, locals_, verls)
-        evaluate_model(test, final, run / "eval", EvalOptions(**options))
+        evaluate(test, final, run / "eval", options=EvalOptions(**options))
         print("\n".join(table(args.out, locals_, verls)), flush=True)
 
 

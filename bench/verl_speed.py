@@ -30,10 +30,11 @@ import torch
 from made import SHAPES_MADE, make_policy
 from PIL import Image
 
+from modgap.core.options import TrainOptions
 from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.workflows.train import train_recipe
+from modgap.workflows.train import train_resolved
 
 TWINS, PLAIN = "1", "2"
 """Gold answers: they tell the reward whether a problem's right responses have twins."""
@@ -179,7 +180,7 @@ def main() -> None:
             args.steps, args.prompts, args.image_tokens, Path(scratch) / "data"
         )
         try:
-            train_recipe(recipe, problems, model, args.out, engine="verl")
+            train_resolved(recipe, problems, model, args.out, options=TrainOptions(engine="verl"))
         finally:  # what was logged counts, whatever came after it
             files = sorted(args.out.glob("stage1/verl_metrics.*.jsonl"))
             lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]

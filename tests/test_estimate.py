@@ -20,6 +20,7 @@ from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
 from modgap.models.load import tiny_folder
+from modgap.training.known_model import known_model
 from modgap.training.plan import (
     BEGINNING,
     WAITING,
@@ -39,7 +40,7 @@ from modgap.training.plan import (
     with_twins,
 )
 from modgap.training.shape import SHAPES, Shape
-from modgap.workflows.train import known_model, print_plan, resolve_recipe
+from modgap.workflows.train import print_plan, resolve_recipe
 
 QWEN = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
 LENGTHS = Lengths(image=256, prompt=396, twin=356, response=400, longest=800)

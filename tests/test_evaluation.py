@@ -15,18 +15,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from asking import evaluate, evaluate_model
 from folders import write_folder
 from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.record import RunFolder
 from modgap.core.view import VIEWS
 from modgap.engines.scripted import ScriptedEngine
-from modgap.workflows.evaluate import evaluate, fingerprint, read_problems
+from modgap.workflows.evaluate import fingerprint, read_problems
 from modgap.workflows.grade import grade_run
-from modgap.workflows.measure import EvalOptions, evaluate_model
 
 
 @pytest.fixture

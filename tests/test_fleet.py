@@ -15,11 +15,11 @@ import pytest
 
 from modgap.cli.main import main
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
 from modgap.workflows import jobs
 from modgap.workflows import models as fleet
-from modgap.workflows.measure import EvalOptions
 from modgap.workflows.models import read_models, run_fleet, run_names
 
 

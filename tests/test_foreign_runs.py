@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from asking import evaluate, spec
 from folders import record, write_folder
 from modgap.analysis.results import read_summary
 from modgap.core.engine import Request, Sampling
@@ -24,7 +25,6 @@ from modgap.core.record import Response, RunFolder
 from modgap.engines.scripted import ScriptedEngine
 from modgap.original.import_pgps9k import import_answers
 from modgap.reporting.page import build_report
-from modgap.workflows.evaluate import evaluate
 from modgap.workflows.grade import grade_run
 
 PROBLEMS = [Problem(f"p{n}", "Find x.", f"{n}.000", semantic=(f"AB = {n}",)) for n in range(3)]
@@ -270,7 +270,7 @@ def import_in_turns(barrier: Any, folder: Path, gold: Path, out: Path, told: Any
 
 def begin_studies_in_turns(barrier: Any, style: Any, data: Path, out: Path, told: Any) -> None:
     """The same with studies, which are only begun."""
-    from modgap.workflows.measure import EvalOptions
+    from modgap.core.options import EvalOptions
     from modgap.workflows.study import prepare_study
 
     options = EvalOptions(style=style)
@@ -278,7 +278,9 @@ def begin_studies_in_turns(barrier: Any, style: Any, data: Path, out: Path, told
         barrier.wait()
         try:
             with prepare_study(
-                data, "tiny", ["kl"], out / str(number), benchmark="synthetic", options=options
+                spec(
+                    data, "tiny", ["kl"], out / str(number), benchmark="synthetic", options=options
+                )
             ):
                 told.put((number, style, ""))
         except UserError as error:

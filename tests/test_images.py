@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
+from asking import evaluate
 from folders import png, record, write_folder
 from modgap.analysis.results import read_summary
 from modgap.cli.main import main
@@ -42,7 +43,7 @@ from modgap.models.policy import Policy
 from modgap.recipes.paper import full_text
 from modgap.reporting.viewer import _embed
 from modgap.training.setup import check_prompts, digest
-from modgap.workflows.evaluate import _image, evaluate, fingerprint, warn_about_images
+from modgap.workflows.evaluate import _image, fingerprint, warn_about_images
 
 # pytest puts its own filters in front of those that `core.images` sets.
 pytestmark = pytest.mark.filterwarnings(

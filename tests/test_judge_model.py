@@ -17,10 +17,11 @@ from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.options import JudgeOptions
 from modgap.core.prompt import Prompt, judge_prompt
 from modgap.engines.text import HfTextEngine, VllmTextEngine, token_ids
 from modgap.workflows.grade import grade_run
-from modgap.workflows.judging import JudgeOptions, make_judge
+from modgap.workflows.judging import make_judge
 from test_judge_run import many
 from tiny_judge import make_judge_model
 

@@ -23,6 +23,7 @@ from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.options import JudgeOptions
 from modgap.core.prompt import judge_prompt
 from modgap.core.record import ProblemRow, Response, RunFolder
 from modgap.engines.judge import Judge
@@ -33,7 +34,7 @@ from modgap.grading.symbolic import SKIPPED
 from modgap.grading.verdicts import VerdictFile
 from modgap.reporting.page import build_report
 from modgap.workflows.grade import grade_run
-from modgap.workflows.judging import JudgeOptions, make_judge
+from modgap.workflows.judging import make_judge
 
 CHOICES = "What is the angle?\nChoices:\nA:40°\nB:60°\nC:120°\nD:x"
 # Problem -> question type, question, gold, and the content of the box of each sample.

@@ -41,7 +41,7 @@ from modgap.training import checkpoint as checkpoint_module
 from modgap.training import local, rollout, update
 from modgap.training.checkpoint import LastStep
 from modgap.training.events import Event
-from modgap.training.local import final_checkpoint, train
+from modgap.training.local import Job, final_checkpoint, train
 from modgap.training.log import StageLog
 from modgap.training.rollout import Batch, DataOrder, draw_size, hold_out, score
 from modgap.training.setup import check_prompts, digest, identity
@@ -134,7 +134,7 @@ def run(
         load_policy=loader,
         reward=reward,
         progress=events.append,
-        **more,
+        job=Job(**more),
     )
     return events
 
@@ -1002,7 +1002,7 @@ def test_words_and_diagrams_are_looked_for_first(
     with pytest.raises(UserError, match=message):
         train(
             Recipe("r", stages), faulty, tiny, tmp_path, load_policy=no_model, reward=made_up,
-            validation=faulty if "validation" in message else [],
+            job=Job(validation=faulty if "validation" in message else []),
         )  # fmt: skip
     assert not any(tmp_path.iterdir())  # nothing that would refuse another recipe
 

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from modgap.core import registry
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
+from modgap.engines import vllm
 from modgap.engines.hf import HfEngine
 from modgap.engines.vllm_start import adapter_arguments
 from modgap.models.folder import ADAPTER
@@ -32,7 +32,6 @@ from modgap.models.lora import merge_adapter, read_adapter, write_without_adapte
 from modgap.models.policy import Policy
 from modgap.testbed.build import Size, build_tiny
 from modgap.training.verl import merge
-from modgap.workflows import measure
 
 SIZE = Size(
     text_width=128, text_layers=2, text_mlp=192, vision_width=128, vision_layers=2, vision_mlp=160
@@ -348,19 +347,14 @@ class Started:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = registry.Registry.load
-    monkeypatch.setattr(
-        registry.Registry,
-        "load",
-        lambda self, name: Started if name == "vllm" else load(self, name),
-    )
+    monkeypatch.setattr(vllm, "VllmEngine", Started)
 
 
 def test_vllm_gets_the_model_without_the_adapter_and_the_adapter(
     started: None, checkpoint: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    engine: Any = measure.vllm_engine(checkpoint)
+    engine: Any = vllm.load_engine(checkpoint)
     before = load_file(tiny / "model.safetensors")
     assert engine.state.keys() == before.keys()
     assert all(torch.equal(engine.state[name], before[name]) for name in before)
@@ -382,18 +376,18 @@ def test_vllm_gets_the_model_without_the_adapter_and_the_adapter(
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_vllm_in_another_type(dtype: str, started: None, checkpoint: Path) -> None:
-    engine: Any = measure.vllm_engine(checkpoint, args=[f"dtype={dtype}"])
+    engine: Any = vllm.load_engine(checkpoint, args=[f"dtype={dtype}"])
     if dtype == "float32":  # exact as it is
         assert engine.folder == checkpoint and engine.adapter is None
         assert adapter_arguments(checkpoint, None, {"dtype": dtype}) == {}
     else:
         assert engine.state["model.embed_tokens.weight"].dtype == torch.float16
-        with pytest.raises(UserError, match=r"measure\.vllm_engine"):
+        with pytest.raises(UserError, match=r"vllm\.load_engine"):
             adapter_arguments(checkpoint, None, {"dtype": dtype})
 
 
 def test_other_models_go_to_vllm_as_they_are(started: None, tiny: Path) -> None:
-    engine: Any = measure.vllm_engine(tiny)
+    engine: Any = vllm.load_engine(tiny)
     assert (
         engine.folder == tiny and engine.adapter is None and adapter_arguments(tiny, None, {}) == {}
     )
@@ -452,7 +446,7 @@ def test_vllm_answers_as_the_adapters_did(tmp_path: Path) -> None:
     ]
     for name, path in (("vllm", folder), ("base", load_policy("tiny").source)):
         assert path is not None
-        engine: Any = measure.vllm_engine(path, args=args)
+        engine: Any = vllm.load_engine(path, args=args)
         answers[name] = said(engine)
         engine.close()
     same = {

@@ -23,11 +23,13 @@ import pytest
 from PIL import Image
 
 import mathverse_data as made
+from asking import evaluate, evaluate_model
 from folders import png
 from modgap.analysis.original_mathverse import mathverse_lines
 from modgap.cli.main import main
 from modgap.core.engine import Request
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem, split_grader
 from modgap.core.prompt import INSTRUCTION, SYSTEM, evaluation_prompt
 from modgap.core.record import RunFolder
@@ -42,9 +44,8 @@ from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.page import build_report, numbers_of
 from modgap.reporting.pictures import read_picture
 from modgap.reporting.viewer import viewer_data
-from modgap.workflows.evaluate import evaluate, fingerprint, read_problems
+from modgap.workflows.evaluate import fingerprint, read_problems
 from modgap.workflows.grade import grade_run
-from modgap.workflows.measure import EvalOptions, evaluate_model
 
 FIVE = tuple(VERSION_VIEWS)
 Rows = list[dict[str, Any]]
@@ -559,7 +560,7 @@ def test_the_defaults_are_the_originals(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "modgap.workflows.measure._make_hf", lambda *_: ScriptedEngine(lambda *_: "\\boxed{A}")
+        "modgap.engines.hf.load_engine", lambda *_: ScriptedEngine(lambda *_: "\\boxed{A}")
     )
     problems = read_problems("mathverse", data, limit=2)
     evaluate_model(problems, "tiny", tmp_path / "run", EvalOptions(style="paper"))

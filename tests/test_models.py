@@ -18,8 +18,10 @@ from safetensors.torch import save_file
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 import flash_on_cpu
+from asking import evaluate_model
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.prompt import INSTRUCTION, Prompt
 from modgap.engines.hf import HfEngine
@@ -29,7 +31,6 @@ from modgap.models.encode import EncodedPrompt
 from modgap.models.load import check_folder, load_policy, model_fingerprint, resolve
 from modgap.models.policy import Policy
 from modgap.testbed.build import Size, build_tiny
-from modgap.workflows.measure import EvalOptions, evaluate_model
 
 CORPUS = [
     f"In this problem, AB = {n}, m \\angle CAB = {n + 20}, B is on line AC.\n"

@@ -28,19 +28,20 @@ import openai
 import pytest
 from PIL import Image
 
+from asking import evaluate
 from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core import registry
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
 from modgap.core.errors import ServerError, UserError
+from modgap.core.options import JudgeOptions
 from modgap.core.problem import Problem
 from modgap.core.prompt import SYSTEM, Prompt
 from modgap.core.record import RunFolder
 from modgap.engines.chat import UnreadableReply, read_reply
 from modgap.engines.failures import refused_parameter
 from modgap.engines.openai import OpenAIEngine
-from modgap.workflows.evaluate import evaluate
-from modgap.workflows.judging import JudgeOptions, _served
+from modgap.workflows.judging import _served
 
 KEY = "sk-very-secret-0123456789"
 FAULTS = (

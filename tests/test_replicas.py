@@ -30,16 +30,17 @@ from PIL import Image
 
 from modgap.core.engine import Completion, Engine, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
 from modgap.datasets.synthetic import write_dataset
 from modgap.engines import replicas, scripted
+from modgap.engines.hf import load_engine
 from modgap.engines.ray import Cluster
 from modgap.engines.replica_queue import MOST_SILENCES
 from modgap.engines.replicas import MOST_FAILURES, ReplicaEngine
 from modgap.models.load import tiny_folder
-from modgap.workflows.evaluate import read_problems
-from modgap.workflows.measure import EvalOptions, _make_hf, accelerators_each
+from modgap.workflows.evaluate import accelerators_each, read_problems
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=40, seed=3)
 
@@ -551,7 +552,7 @@ def test_a_killed_replica_with_a_real_model_changes_nothing(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replicas, "Cluster", Cluster)
-    make = functools.partial(_make_hf, tiny_folder(), None, "cpu", 2)
+    make = functools.partial(load_engine, tiny_folder(), None, "cpu", 2)
     asked = real_requests(data)
     alone = {(c.request.problem_id, c.sample): c for c in make().generate(asked, SAMPLING)}
     assert kill_one_in_the_middle(make, asked, 2) == alone

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from asking import spec
 from modgap.analysis.cells import read_cells, write_cells
 from modgap.analysis.gap import paired_gap
 from modgap.analysis.resampling import student_critical
 from modgap.analysis.results import ReportSummary, SeedRow, SeedTable
 from modgap.analysis.seeds import over_seeds, pooled_p_values
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.datasets.synthetic import write_dataset
 from modgap.reporting.collect import collect
@@ -31,7 +33,6 @@ from modgap.reporting.figures import draw
 from modgap.reporting.page import build_report, numbers_of
 from modgap.reporting.terminal import print_numbers
 from modgap.training.setup import identity
-from modgap.workflows.measure import EvalOptions
 from modgap.workflows.study import run_study
 from modgap.workflows.train import resolve_recipe
 
@@ -508,10 +509,9 @@ def test_real_studies_of_two_seeds_share_a_stage_and_make_a_table(tmp_path: Path
     )  # fmt: skip
     recipes = ("kl", "full-text-continued")
     for seed in (0, 1):
-        run_study(
+        run_study(spec(
             tmp_path / "data", "tiny", recipes, tmp_path / f"seed{seed}", benchmark="synthetic",
-            settings=(*settings, f"seed={seed}"), options=EvalOptions(samples=1, max_tokens=24),
-        )  # fmt: skip
+            settings=(*settings, f"seed={seed}"), options=EvalOptions(samples=1, max_tokens=24)))  # fmt: skip
         shared = tmp_path / f"seed{seed}" / "full-text-continued" / "stage1"
         assert shared.resolve() == tmp_path / f"seed{seed}" / "kl" / "stage1"
     found = collect([tmp_path / "seed0", tmp_path / "seed1"])

@@ -13,20 +13,21 @@ from typing import Any
 
 import pytest
 
+from asking import evaluate, evaluate_model
 from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.engine import PLAIN, Sampling
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.record import RunFolder
 from modgap.engines.scripted import ScriptedEngine
 from modgap.models.load import tiny_folder
 from modgap.reporting.page import build_report
 from modgap.reporting.sampling import greedy_words, sampling_of
-from modgap.workflows.evaluate import evaluate
+from modgap.workflows.evaluate import as_in
 from modgap.workflows.grade import grade_run
 from modgap.workflows.jobs import eval_arguments
-from modgap.workflows.measure import EvalOptions, as_in, evaluate_model
 
 PROBLEMS = [Problem(f"p{n}", "Find x.", f"{n}.000", semantic=(f"AB = {n}",)) for n in range(3)]
 VIEWS = "text-only,question-only"
@@ -48,7 +49,7 @@ class Recording(ScriptedEngine):
 def engine(monkeypatch: pytest.MonkeyPatch) -> Recording:
     """Takes the place of the model that would be loaded."""
     made = Recording()
-    monkeypatch.setattr("modgap.workflows.measure._make_hf", lambda *_: made)
+    monkeypatch.setattr("modgap.engines.hf.load_engine", lambda *_: made)
     return made
 
 

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from asking import spec
 from modgap.cli.main import main
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.recipe import Settings
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
-from modgap.workflows.measure import EvalOptions
 from modgap.workflows.study import run_study
 from modgap.workflows.train import resolve_recipe, resolve_recipes
 
@@ -45,13 +46,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study") / "study"
     run_study(
-        data,
-        "tiny",
-        ("kl", "full-text"),
-        out,
-        benchmark="synthetic",
-        settings=SETTINGS,
-        options=OPTIONS,
+        spec(
+            data,
+            "tiny",
+            ("kl", "full-text"),
+            out,
+            benchmark="synthetic",
+            settings=SETTINGS,
+            options=OPTIONS,
+        )
     )
     return out
 
@@ -102,13 +105,15 @@ def test_a_finished_study_does_nothing_again(study: Path, data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in study.glob("**/*.safetensors")}
     responses = {path: path.read_bytes() for path in study.glob("**/responses.jsonl")}
     run_study(
-        data,
-        "tiny",
-        ("full-text", "kl"),
-        study,
-        benchmark="synthetic",
-        settings=SETTINGS,
-        options=OPTIONS,
+        spec(
+            data,
+            "tiny",
+            ("full-text", "kl"),
+            study,
+            benchmark="synthetic",
+            settings=SETTINGS,
+            options=OPTIONS,
+        )
     )
     assert before == {path: path.stat().st_mtime_ns for path in study.glob("**/*.safetensors")}
     assert responses == {path: path.read_bytes() for path in study.glob("**/responses.jsonl")}
@@ -157,7 +162,7 @@ def test_a_study_does_not_measure_on_what_it_trained_on(tmp_path: Path) -> None:
     )
     (tmp_path / "problems.jsonl").write_text(line.replace('"answer"', '"image": null, "answer"'))
     with pytest.raises(UserError):
-        run_study(tmp_path, "tiny", ["full-text"], tmp_path / "out", benchmark="pairs")
+        run_study(spec(tmp_path, "tiny", ["full-text"], tmp_path / "out", benchmark="pairs"))
 
 
 def some_line(path: Path) -> bool:

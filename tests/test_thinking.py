@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from asking import evaluate
 from modgap.core.engine import Completion, FinishReason, Request, Sampling
 from modgap.core.problem import Problem, Shown
 from modgap.core.prompt import Prompt
@@ -21,7 +22,6 @@ from modgap.engines.chat import refuses_system
 from modgap.engines.vllm import VllmEngine
 from modgap.grading.answer import Mode, grade
 from modgap.reporting.page import build_report
-from modgap.workflows.evaluate import evaluate
 from modgap.workflows.grade import grade_run
 
 BOX = "Maybe \\boxed{14}, wait"

@@ -25,7 +25,7 @@ from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.datasets.parquet import write_parquet
 from modgap.models.load import tiny_folder
 from modgap.training.checkpoint import final_checkpoint
-from modgap.training.events import Event
+from modgap.training.events import Event, Job
 from modgap.training.verl.config import Model
 from modgap.training.verl.engine import Tools, train
 from modgap.training.verl.log import metrics_line, why
@@ -96,7 +96,7 @@ def run(tools: Tools, out: Path, *stages: Stage, **more: Any) -> list[Event]:
         out,
         tools=tools,
         progress=events.append,
-        **more,
+        job=Job(**more),
     )
     return events
 

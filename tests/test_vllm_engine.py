@@ -24,8 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from asking import evaluate_model
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, evaluation_prompt
 from modgap.core.record import RunFolder
@@ -39,8 +41,6 @@ from modgap.engines.vllm_start import (
     pixel_arguments,
     telling_args,
 )
-from modgap.workflows import measure
-from modgap.workflows.measure import EvalOptions
 
 
 def request(number: int, samples: tuple[int, ...] = (0,), **changes: Any) -> Request:
@@ -109,14 +109,14 @@ def test_a_run_goes_on_under_the_same_answers_only(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: name == "vllm" or find(name, *more)
     )
-    monkeypatch.setattr(measure, "_make_vllm", Engine)
+    monkeypatch.setattr(vllm_engine, "load_engine", Engine)
 
     def ask(*args: str, out: Path) -> None:
         options = EvalOptions(
             engine="vllm", samples=1, max_tokens=8, views="question-only", engine_args=args
         )
         with pytest.raises(KeyboardInterrupt):
-            measure.evaluate_model(problems, "tiny", out, options)
+            evaluate_model(problems, "tiny", out, options)
 
     ask("quantization=fp8", out=tmp_path / "run")
     with pytest.raises(

@@ -14,16 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from asking import evaluate_model
 from modgap.cli.main import main
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
 from modgap.engines.hf import HfEngine
 from modgap.models.load import check_for_vllm, check_model, load_policy
 from modgap.models.weights import INDEX
 from modgap.testbed.build import Size, build_tiny
-from modgap.workflows.measure import EvalOptions, evaluate_model
 
 State = dict[str, Tensor]
 SIZE = Size(

@@ -9,9 +9,9 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from modgap.core import registry
 from modgap.core.errors import UserError
@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 data_app = App(name="data", help="Make, check and prepare problems.", help_format="plaintext")
 model_app = App(name="model", help="Make the testbed model.", help_format="plaintext")
 
-Benchmark = Literal["pgps9k", "synthetic", "pairs", "mathverse"]
 StyleName = Literal["paper", "aligned"]
-EngineArgs = Annotated[
-    tuple[str, ...], Parameter(name="--engine-arg", negative=(), consume_multiple=True)
-]
 
 
 @data_app.command
@@ -51,14 +47,15 @@ def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> No
 
 
 @data_app.command
-def check(folder: Path, *, benchmark: Benchmark = "pgps9k") -> int:
+def check(folder: Path, *, benchmark: str = "pgps9k") -> int:
     """Validate a data set: counts, every fault by name (exit 1 if there is any), and what is
     unusual about its images.
 
     Args:
         folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or
             JSON.
-        benchmark: Which layout.
+        benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, or one of your own,
+            module:object or path/to/file.py:object.
     """
     from modgap.core.progress import progress_bars
 
@@ -267,9 +264,9 @@ def versions_as_views(
     return ",".join(parse_versions(problem_versions))
 
 
-def given() -> dict[str, str]:
-    """The command line as it was given, for manifests."""
-    return {"command": shlex.join(sys.argv)}
+def given(**more: Any) -> dict[str, Any]:
+    """The command line as it was given, for manifests, and what it came to."""
+    return {"command": shlex.join(sys.argv), **more}
 
 
 def print_check(report: Report) -> None:

@@ -5,55 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from modgap.cli.data import EngineArgs
 from modgap.core.errors import UsageError, UserError
+from modgap.core.options import JudgeOptions
 
 Mode = Literal["strict", "relative", "exact", "paper"]
 
 
-def grade(
-    run: Path,
-    *,
-    mode: Mode = "strict",
-    judge: str | None = None,
-    judge_engine: Literal["hf", "vllm", "openai"] | None = None,
-    judge_model: str | None = None,
-    judge_check: int = 200,
-    judge_max_tokens: int | None = None,
-    seed: int = 42,
-    api_key_env: str = "OPENAI_API_KEY",
-    concurrency: int = 32,
-    timeout: float = 600.0,
-    max_retries: int = 8,
-    engine_args: EngineArgs = (),
-    batch_size: int = 16,
-    device: str | None = None,
-) -> None:
+def grade(run: Path, *, mode: Mode = "strict", options: JudgeOptions | None = None) -> None:
     """Grade a run's responses again; no model is needed, and for MathVerse a judge helps.
 
     Args:
         run: Run folder of an evaluation.
         mode: `strict` (within 0.005), `relative` (or 1%), `paper` (the original's verdicts),
             `exact` (no tolerance).
-        judge: What settles the MathVerse answers that rules cannot compare: the URL of an
-            OpenAI-compatible server (http://localhost:8000/v1), or a model that is loaded here
-            (Qwen/Qwen3-8B, a folder). Its verdicts are kept in the run: a grading that was
-            interrupted goes on, and one without --judge goes by them.
-        judge_engine: `openai` for a URL; for a model `vllm` where it is installed, else `hf`.
-        judge_model: The judge's name on the server; the only model that it serves if not given.
-        judge_check: How many answers that the rules decided to ask the judge about as well, to
-            report how far it agrees with them; 0 for none.
-        judge_max_tokens: How many tokens the judge may write: 16 if not given (paper mode: always
-            2). One whose thinking cannot be switched off needs thousands.
-        seed: Of the choice of answers for --judge-check.
-        api_key_env: Name of the environment variable that holds the key (openai).
-        concurrency: Most requests under way at once (openai).
-        timeout: Seconds that one request may take (openai).
-        max_retries: Most retries of one request (openai).
-        engine_args: key=value for vLLM's own constructor, e.g. gpu_memory_utilization=0.8 (vllm);
-            repeatable.
-        batch_size: Questions answered together (hf).
-        device: `cpu`, `cuda`, `cuda:1`; the best there is if not given (hf).
+        options: How to judge.
     """
     from modgap.analysis.original import print_original
     from modgap.analysis.original_mathverse import print_mathverse
@@ -62,24 +27,22 @@ def grade(
     from modgap.reporting.terminal import print_summary
     from modgap.workflows.grade import grade_run
 
+    options = options or JudgeOptions()
     folder, asked = RunFolder(run), None
-    if judge is None and (judge_engine or judge_model or judge_max_tokens):
+    if options.judge is None and (options.engine or options.model or options.max_tokens):
         raise UsageError(
             "--judge-engine, --judge-model and --judge-max-tokens say how to ask a judge: give"
             " --judge."
         )
-    if judge is not None:
-        from modgap.workflows.judging import JudgeOptions, make_judge
+    if options.judge is not None:
+        from modgap.workflows.judging import make_judge
 
         folder.manifest()  # before the judge is looked for
-        asked = make_judge(
-            JudgeOptions(
-                judge, judge_engine, judge_model, judge_max_tokens, judge_check, seed, api_key_env, concurrency,
-                timeout, max_retries, engine_args, batch_size, device,
-            )
-        )  # fmt: skip
+        asked = make_judge(options)
     with progress_bars() as bars:
-        summary = grade_run(folder, mode, progress=bars, judge=asked, check=judge_check, seed=seed)
+        summary = grade_run(
+            folder, mode, progress=bars, judge=asked, check=options.check, seed=options.seed
+        )
     if asked and summary.judge is None:
         say(
             "nothing in this run is for a judge: its problems are graded as numbers, by rules alone"

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
@@ -111,6 +112,32 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, each exactly once."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How an engine starts, with what is known before it does: a run that is complete starts none.
+
+    An engine's class may have these functions, all of which take the `EvalOptions` of
+    `modgap.core.options`:
+
+    * `start(model, options) -> Start`;
+    * or `from_options(model, options) -> Engine`, where a `Start` would say nothing more. A class
+      with neither is made without arguments;
+    * `check_options(options)`, which raises `UserError` for a bad value;
+    * `accelerators(options) -> int`, where one engine takes more than one.
+
+    Attributes:
+        make: Makes the engine (picklable, for other processes).
+        folder: The model; `None` where it is not here.
+        identity: What makes a run what it is, beside the engine's name.
+        pixels: Least and most pixels of an image, where they are known.
+    """
+
+    make: Callable[[], Engine]
+    folder: Path | None = None
+    identity: dict[str, Any] = field(default_factory=dict[str, Any])
+    pixels: tuple[int, int] | None = None
 
 
 def sample_seed(seed: int, problem_id: str, view: str, sample: int) -> int:

@@ -12,7 +12,11 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as RichProgress
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 class Bars:
@@ -21,7 +25,7 @@ class Bars:
     Called with a name, how much is done and how much there is, it shows just that.
     """
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: RichProgress | None) -> None:
         self._progress = progress
         self._tasks: dict[str, Any] = {}
 
@@ -48,6 +52,10 @@ class Bars:
     def counter(self, name: str) -> Callable[[int, int], None]:
         """The bar of one name, as a function of done and total."""
         return lambda done, total: self(name, done, total)
+
+
+SILENT = Bars(None)
+"""Shows nothing."""
 
 
 @contextlib.contextmanager

@@ -135,6 +135,8 @@ def training_question(
             `geo9k.py` writes `In this problem, .`, `geo9k-contrastive.py` asks about the image.
     """
     view = get_view(view) if isinstance(view, str) else view
+    if view.words is not None:
+        return view.words(problem)
     if problem.own_words or view.name in VERSION_VIEWS:
         return _own_words(problem, view)
     if not view.conditions:
@@ -189,7 +191,7 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
             f"{training_question(problem, view, style)}\n{TRANSCRIBE_INSTRUCTION}",
             has_image=has_image,
         )
-    if style == "aligned" or problem.own_words:
+    if style == "aligned" or problem.own_words or view.words is not None:
         return training_prompt(problem, view, style)
     if view.conditions:
         # The original appends ", " to every structural condition, so one without a semantic clause

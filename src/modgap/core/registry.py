@@ -8,17 +8,12 @@ Where such an object is an `Entry`, it also brings what the table says of ours.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from modgap.core.errors import UserError, unknown
+from modgap.core.errors import unknown
+from modgap.core.loading import load as load
 from modgap.core.view import DEFAULT_VIEWS, VERSION_VIEWS
 
 
@@ -81,11 +76,37 @@ class EngineEntry(Entry):
             it needs.
         options: Options of `modgap eval` that this engine takes and not every engine does.
         served: Whether a server holds the model, so that nothing is loaded here.
+        as_is: Whether it reads a model folder with code of its own, so that only what lies in the
+            files counts.
     """
 
     package: str = ""
     options: tuple[str, ...] = ()
     served: bool = False
+    as_is: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TrainEntry(Entry):
+    """An engine that trains; the object is `run(recipe, problems, folder, out, job, progress)` ->
+    `TrainResult`.
+
+    Attributes:
+        plan: `module:function` of `--dry-run`: (recipe, model, out, problems=, gpu=) -> lines.
+        plan_takes: Which of `problems` and `gpu` that function uses.
+        check: `module:function` that refuses an environment in which it cannot work, before
+            anything is written.
+        as_is: As of an `EngineEntry`.
+        passed: Whether it takes settings of its own, `verl.KEY=value`.
+        exclusive: Whether one training takes all visible accelerators.
+    """
+
+    plan: str = ""
+    plan_takes: tuple[str, ...] = ()
+    check: str = ""
+    as_is: bool = False
+    passed: bool = False
+    exclusive: bool = False
 
 
 E = TypeVar("E", bound=Entry)
@@ -236,7 +257,7 @@ INFERENCE_ENGINES = Registry(
     EngineEntry,
     {
         "hf": EngineEntry(
-            "modgap.engines.hf:HfEngine", options=(*_LOCAL, "replicas", "ray_address")
+            "modgap.engines.hf:HfEngine", options=(*_LOCAL, "replicas", "ray_address"), as_is=False
         ),
         "vllm": EngineEntry(
             "modgap.engines.vllm:VllmEngine",
@@ -256,74 +277,22 @@ INFERENCE_ENGINES = Registry(
 TRAINING_ENGINES = Registry(
     "training engine",
     "",
-    Entry,
+    TrainEntry,
     {
-        "local": Entry("modgap.training.local:train"),
-        "verl": Entry("modgap.training.verl.engine:train", extra="verl"),
+        "local": TrainEntry(
+            "modgap.training.local:run",
+            check="modgap.training.local:check_environment",
+            plan="modgap.training.plan:dry_run",
+            plan_takes=("gpu",),
+        ),
+        "verl": TrainEntry(
+            "modgap.training.verl.engine:run",
+            extra="verl",
+            plan="modgap.training.verl.plan:dry_run",
+            plan_takes=("problems",),
+            as_is=True,
+            passed=True,
+            exclusive=True,
+        ),
     },
 )
-
-# Package to the extra that brings it, for a message when it is missing.
-_EXTRAS = {
-    "vllm": "vllm",
-    "verl": "verl",
-    "openai": "openai",
-    "ray": "ray",
-    "modelscope": "modelscope",
-}
-
-
-def load(path: str) -> Any:
-    """The object at `module:object` or `path/to/file.py:object`.
-
-    Raises:
-        UserError: The module needs a package that is not installed (the message names the extra),
-            or does not exist.
-    """
-    module_name, sign, name = path.rpartition(":")
-    if not sign or not module_name or not name:
-        raise UserError(
-            f"{path!r} names no object: write it as module:object or path/to/file.py:object."
-        )
-    module = (
-        _from_file(path, module_name)
-        if module_name.endswith(".py")
-        else _imported(path, module_name)
-    )
-    # Outside of the handler: an AttributeError while a user's module is imported is that module's
-    # bug, and tells where.
-    if not hasattr(module, name):
-        raise UserError(f"cannot import {path!r}: {module_name} has no {name!r}.")
-    return getattr(module, name)
-
-
-def _imported(path: str, module_name: str) -> ModuleType:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in _EXTRAS:
-            raise UserError(
-                f"{missing} is not installed: pip install 'modgap[{_EXTRAS[missing]}]'."
-            ) from error
-        raise UserError(f"cannot import {path!r}: no module named {error.name!r}.") from error
-
-
-def _from_file(path: str, file_name: str) -> ModuleType:
-    """The module in a file, executed once in a process."""
-    file = Path(file_name).resolve()
-    if not file.is_file():
-        raise UserError(f"cannot import {path!r}: the file {file_name} does not exist.")
-    name = f"modgap_file_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None, "a name that ends in .py has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

@@ -7,11 +7,15 @@ neither side; they tell reading from reasoning, and both from guessing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from modgap.core.errors import UserError, unknown
+from modgap.core.loading import load
+
+if TYPE_CHECKING:
+    from modgap.core.problem import Problem
 
 Side = Literal["text", "vision", "control"]
 Picture = Literal["own", "none", "blank", "swapped"]
@@ -28,6 +32,8 @@ class View:
         picture: Which image goes with it: the problem's own, none, a blank one of the same size, or
             another problem's.
         transcribe: Whether the model is asked to write the conditions down before it solves.
+        words: Gives the words of a problem, before the instruction; without it they follow from
+            `conditions`.
     """
 
     name: str
@@ -35,6 +41,7 @@ class View:
     conditions: bool
     picture: Picture = "own"
     transcribe: bool = False
+    words: Callable[[Problem], str] | None = None
 
 
 VIEWS: dict[str, View] = {
@@ -84,14 +91,45 @@ ALL_VIEWS: dict[str, View] = {
 
 
 def get_view(name: str) -> View:
-    """The view of that name.
+    """The view of that name, or one from outside the package at `module:object` or
+    `path/to/file.py:object`.
+
+    A view from outside is a control: which views the gap compares is the same for every run, or
+    runs could not be compared. It is known by its own name afterwards.
 
     Raises:
-        UserError: There is none; the message lists the names.
+        UserError: There is none, the message lists the names; or the object cannot be a view of its
+            own.
     """
-    if name not in ALL_VIEWS:
-        raise unknown("view", name, ALL_VIEWS)
-    return ALL_VIEWS[name]
+    if name in ALL_VIEWS:
+        return ALL_VIEWS[name]
+    if name in _FROM_OUTSIDE:
+        return _FROM_OUTSIDE[name]
+    if ":" not in name:
+        raise unknown(
+            "view", name, ALL_VIEWS, "One of your own is module:object or path/to/file.py:object."
+        )
+    view = load(name)
+    if not isinstance(view, View):
+        raise UserError(f"the view {name!r} is a {type(view).__name__}: give a `modgap.View`.")
+    if not _PLAIN_NAME.fullmatch(view.name) or view.name in ALL_VIEWS:
+        raise UserError(
+            f"the view {name!r} is named {view.name!r}: give it another name, of letters, digits,"
+            " '.', '_' and '-'."
+        )
+    if view.side != "control":
+        raise UserError(
+            f"the view {name!r} is on the side {view.side!r}: a view of your own must be a"
+            " 'control'."
+        )
+    if _FROM_OUTSIDE.setdefault(view.name, view) != view:
+        raise UserError(f"two views are named {view.name!r}: rename one of them.")
+    return view
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FROM_OUTSIDE: dict[str, View] = {}
+"""Views from outside the package that this process has loaded, by their names."""
 
 
 def parse_views(names: str | Iterable[str]) -> tuple[View, ...]:

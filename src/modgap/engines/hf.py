@@ -19,14 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from modgap.core.engine import Completion, Request, Sampling, sample_seed
+from modgap.core.engine import Completion, Engine, Request, Sampling, Start, sample_seed
+from modgap.models.folder import image_processor, paper_pixels, pixel_limits
 from modgap.models.memory import BatchSize, OutOfMemory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from modgap.core.options import EvalOptions
     from modgap.core.prompt import Prompt
 
 # Prompts encoded (image decoded and resized) ahead of the model, in batches.
@@ -50,6 +53,22 @@ class _Policy(Protocol):
     ) -> list[list[Any]]: ...
 
 
+def load_engine(
+    folder: Path, pixels: tuple[int, int] | None, device: str | None, batch_size: int
+) -> Engine:
+    """The `hf` engine of a model folder.
+
+    Args:
+        folder: The model.
+        pixels: Least and most pixels of an image; the processor's own if not given.
+        device: `None` takes the best there is.
+        batch_size: Responses sampled together.
+    """
+    from modgap.models.load import load_policy
+
+    return HfEngine(load_policy(folder, device=device, pixels=pixels), batch_size=batch_size)
+
+
 class HfEngine:
     """The `hf` engine.
 
@@ -63,6 +82,18 @@ class HfEngine:
         self._policy = policy
         self._rows = BatchSize(batch_size, functools.partial(print, "modgap:", file=sys.stderr))
         self._ahead = ahead
+
+    @classmethod
+    def start(cls, model: str | Path, options: EvalOptions) -> Start:
+        """How it starts; the model is found and checked, not loaded. Raises `UserError`."""
+        from modgap.models.load import check_model, model_fingerprint, resolve
+
+        folder = resolve(model)
+        check_model(folder)
+        pixels = paper_pixels(folder) if options.style == "paper" else None
+        make = functools.partial(load_engine, folder, pixels, options.device, options.batch_size)
+        known = pixels or pixel_limits(image_processor(folder))
+        return Start(make, folder, {"model_fingerprint": model_fingerprint(folder)}, known)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, batch by batch."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import queue
 import random
@@ -27,12 +28,13 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import openai
 
-from modgap.core.engine import Completion, Request, Sampling, sample_seed
+from modgap.core.engine import Completion, Request, Sampling, Start, sample_seed
 from modgap.core.errors import ServerError, TemperatureRefusedError, UserError
 from modgap.engines.chat import Dialect, Reply, UnreadableReply, read_reply, to_messages
 from modgap.engines.failures import (
@@ -43,6 +45,9 @@ from modgap.engines.failures import (
     refused_parameter,
     retry_after,
 )
+
+if TYPE_CHECKING:
+    from modgap.core.options import EvalOptions
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _NO_KEY = "no-key-needed"
@@ -148,6 +153,20 @@ class OpenAIEngine:
         self._failed_in_a_row = 0
         self.usage = Usage(prices=prices)
         self._key()
+
+    @classmethod
+    def start(cls, model: str | Path, options: EvalOptions) -> Start:
+        """How it starts; the model is behind the server, and is named and not looked into."""
+        make = functools.partial(
+            cls,
+            str(model),
+            options.base_url,
+            options.api_key_env,
+            concurrency=options.concurrency,
+            timeout=options.timeout,
+            max_retries=options.max_retries,
+        )
+        return Start(make, identity={"model": str(model)})
 
     @property
     def refused(self) -> Sequence[str]:

@@ -22,27 +22,34 @@ sampling (no trained model says them).
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import importlib.util
 import math
 import queue
 import re
 import sys
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modgap.core.engine import PLAIN, Completion, Request, Sampling, sample_seed
+from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start, sample_seed
 from modgap.core.errors import UserError
 from modgap.core.images import to_rgb
+from modgap.core.progress import say
 from modgap.core.thinking import opened_by
 from modgap.engines.chat import refuses_system, system_words
-from modgap.engines.vllm_start import Running, parse_engine_args
+from modgap.engines.vllm_start import FULL_PRECISION, Running, parse_engine_args, telling_args
+from modgap.models.folder import ADAPTER, has_adapter, image_processor, paper_pixels, pixel_limits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from modgap.core.options import EvalOptions
     from modgap.core.prompt import Prompt
 
 Take = Callable[[bool], Sequence[Request]]
@@ -85,6 +92,44 @@ class _Prepared:
     left_out: tuple[str, ...] = ()
 
 
+def load_engine(
+    folder: Path, pixels: tuple[int, int] | None = None, args: Sequence[str] = ()
+) -> Engine:
+    """The `vllm` engine; an adapter that the folder keeps is applied beside the weights, see
+    `models/lora.py`.
+
+    Args:
+        folder: The model.
+        pixels: Least and most pixels of an image.
+        args: Arguments of `vllm.LLM` as `key=value`.
+
+    Raises:
+        UserError: vLLM cannot start.
+    """
+    dtype = parse_engine_args(args).get("dtype", "auto")
+    if not has_adapter(folder) or dtype in FULL_PRECISION:
+        return VllmEngine(folder, pixels=pixels, args=args)
+    import torch
+
+    from modgap.models.lora import write_without_adapter
+
+    say(f"the adapter of {folder} is applied beside its weights, as in training")
+    base = tempfile.TemporaryDirectory(prefix="modgap-base-")
+    try:
+        half = torch.float16 if dtype in ("half", "float16") else torch.bfloat16
+        write_without_adapter(folder, Path(base.name), half)
+    except OSError as error:
+        raise UserError(
+            f"the weights without their adapter cannot be written to {base.name} ({error}): set"
+            " TMPDIR to a folder with room for them, or give --engine-arg dtype=float32."
+        ) from error
+    engine = VllmEngine(Path(base.name), pixels=pixels, args=args, adapter=folder / ADAPTER)
+    for weights in Path(base.name).glob("*.safetensors"):
+        weights.unlink()  # they are loaded; the other files may still be read
+    weakref.finalize(engine, base.cleanup)
+    return engine
+
+
 class VllmEngine:
     """The `vllm` engine.
 
@@ -121,6 +166,47 @@ class VllmEngine:
         self._asked = self._refused = 0
         # By whether the prompt has an image, see `chat.Dialect`.
         self._takes_system = {True: True, False: True}
+
+    @classmethod
+    def start(cls, model: str | Path, options: EvalOptions) -> Start:
+        """How it starts; the model is found and checked, not loaded. Raises `UserError`."""
+        from modgap.models.load import check_for_vllm, model_fingerprint, resolve
+
+        if not importlib.util.find_spec("vllm"):
+            raise UserError(
+                "vllm is not installed: pip install 'modgap[vllm]', or give --engine hf."
+            )
+        folder, args = resolve(model), telling_args(options.engine_args)
+        check_for_vllm(folder, args)
+        pixels = paper_pixels(folder) if options.style == "paper" else None
+        identity: dict[str, Any] = {"model_fingerprint": model_fingerprint(folder)}
+        if args:  # omitted when empty: older manifests lack this key and must still resume
+            identity["engine_args"] = args
+        known = (
+            None
+            if "mm_processor_kwargs" in args
+            else pixels or pixel_limits(image_processor(folder))
+        )
+        return Start(
+            functools.partial(load_engine, folder, pixels, options.engine_args),
+            folder,
+            identity,
+            known,
+        )
+
+    @staticmethod
+    def check_options(options: EvalOptions) -> None:
+        """Refuse arguments that are not `key=value`. Raises `UserError`."""
+        parse_engine_args(options.engine_args)
+
+    @staticmethod
+    def accelerators(options: EvalOptions) -> int:
+        """How many accelerators one engine takes: its tensor parallel times its pipeline parallel
+        size.
+        """
+        given = parse_engine_args(options.engine_args)
+        sizes = (given.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size"))
+        return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, each as soon as it is finished."""
@@ -243,7 +329,9 @@ class VllmEngine:
 
         Nothing else of the model's generation config is taken.
         """
-        from vllm import SamplingParams  # pyright: ignore[reportAttributeAccessIssue] - an extra
+        from vllm import (
+            SamplingParams,
+        )  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]  # extra
         from vllm.sampling_params import (
             RequestOutputKind,
         )  # pyright: ignore[reportMissingImports] - an extra

@@ -155,8 +155,8 @@ def adapter_arguments(
         if has_adapter(folder) and given.get("dtype") not in FULL_PRECISION:
             raise UserError(
                 f"{folder} holds a LoRA adapter merged into its weights, which vLLM would round:"
-                " start it with modgap.workflows.measure.vllm_engine, which applies the adapter"
-                " beside them, or give dtype=float32."
+                " start it with modgap.engines.vllm.load_engine, which applies the adapter beside"
+                " them, or give dtype=float32."
             )
         return {}
     rank = int(json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"])

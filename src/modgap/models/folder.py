@@ -1,14 +1,23 @@
-"""What a model folder in Hugging Face form says of its image processor and of its LoRA adapter."""
+"""What a model folder in Hugging Face form says of itself: its image processor, adapter, sampling,
+testbed notes.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from modgap.core.errors import UserError
+from modgap.core.progress import say
+from modgap.core.record import read_json
+
 ADAPTER = "adapter"
 """Where a checkpoint keeps the LoRA adapter that was merged into its weights; see `models/lora.py`."""
+_PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
+"""The original's pixel limits: 256 to 1280 image tokens."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -36,6 +45,69 @@ def pixel_limits(processor: Mapping[str, Any]) -> tuple[int, int] | None:
     least = size.get("shortest_edge", processor.get("min_pixels"))
     most = size.get("longest_edge", processor.get("max_pixels"))
     return (least, most) if isinstance(least, int) and isinstance(most, int) else None
+
+
+def model_notes(folder: Path) -> dict[str, Any]:
+    """What a model folder says of itself to modgap (`modgap.json`): the testbed brings training
+    defaults of its own.
+    """
+    path = folder / "modgap.json"
+    return read_json(path) if path.exists() else {}
+
+
+def paper_pixels(folder: Path) -> tuple[int, int] | None:
+    """Least and most pixels of an image in paper style; `None` for the testbed model, which keeps
+    its own.
+    """
+    return None if model_notes(folder).get("testbed") else _PAPER_PIXELS
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    """A model's generation_config.json; empty where it has none.
+
+    Raises `UserError` where it cannot be used.
+    """
+    path = folder / "generation_config.json"
+    config = read_json(path) if path.exists() else {}
+    if not isinstance(config, dict):
+        raise UserError(
+            f"{path} is damaged (it is no object): correct it, or download the model again."
+        )
+    return config
+
+
+def own_temperature(folder: Path) -> float:
+    """The temperature that a model's generation config asks for; greedy where it asks for none, as
+    in transformers.
+    """
+    config = _generation_config(folder)
+    said, samples = config.get("temperature"), config.get("do_sample")
+    if samples is False:
+        return 0.0
+    if said is None:
+        value = 1.0 if samples else 0.0
+        say(f"--temperature model: {folder} names none in generation_config.json, which means {value:g}"
+            f"{'' if samples else ', greedy'}")  # fmt: skip
+        return value
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < math.inf:
+        raise UserError(
+            f"--temperature model: {folder / 'generation_config.json'} has the temperature"
+            f" {said!r}: correct it, or give a number."
+        )
+    return float(said)
+
+
+def own_max_tokens(folder: Path) -> int | None:
+    """The longest response that a model's generation config allows; `None` where it does not say."""
+    said = _generation_config(folder).get("max_new_tokens")
+    if said is None:
+        return None
+    if isinstance(said, bool) or not isinstance(said, int) or said < 1:
+        raise UserError(
+            f"{folder / 'generation_config.json'} has max_new_tokens {said!r}: correct it, or give"
+            " --max-tokens."
+        )
+    return said
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import PLAIN
+from modgap.core.registry import INFERENCE_ENGINES
 from modgap.reporting import tables as t
 
 if TYPE_CHECKING:
@@ -35,18 +36,16 @@ def sampling_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     if manifest.get("kind") not in ("eval", "import"):
         return {}
     found: dict[str, Any] = {name: resolved.get(name) for name in ("temperature", "max_tokens")}
-    found |= (
-        dict.fromkeys(PLAIN, SERVERS)
-        if engine == "openai"
-        else PLAIN
-        if engine in ("hf", "vllm")
-        else {}
-    )
+    # Of an engine from outside the package only what was recorded is known.
+    entry = INFERENCE_ENGINES.get(engine) if isinstance(engine, str) else None
+    served = entry is not None and entry.served
+    if entry is not None:
+        found |= dict.fromkeys(PLAIN, SERVERS) if served else PLAIN
     found |= recorded if isinstance(recorded, dict) else {}
     found |= {name: resolved[name] for name in _ASKED if name in resolved}
     if found["temperature"] == "model":
         found["temperature"] = SERVERS
-    if engine == "openai":
+    if served:
         found["pixels"] = SERVERS
     return found | dict.fromkeys(found.pop("left_to_server", ()), SERVERS)
 

@@ -110,7 +110,10 @@ def viewer_data(
     chosen = _choose(problems, [run.groups for run in shown], images)
     types = sorted({member.row.type for member in problems.values()})
     number_of = {name: number for number, name in enumerate(types)}
-    asked = [view for view in ALL_VIEWS if any(view in run.views for run in shown)]
+    every = dict.fromkeys(view for run in shown for view in run.views)
+    asked = [view for view in ALL_VIEWS if view in every] + [
+        view for view in every if view not in ALL_VIEWS
+    ]
     index: list[Json] = []
     details: list[Json] = []
     for slug, member in problems.items():

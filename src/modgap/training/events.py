@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor, device, nn
 
-from modgap.core.prompt import Prompt
+from modgap.core.problem import Problem
+from modgap.core.prompt import Prompt, Style
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -179,6 +180,28 @@ class Progress(Protocol):
     def __call__(self, event: Event) -> None:
         """Told of everything, in order."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """How a recipe is trained, the same for both engines.
+
+    Attributes:
+        style: Of the prompts.
+        validation: Problems to validate on; by default `validation_problems` are held out of the
+            problems.
+        start_from: Which checkpoint of a stage the next one starts from.
+        given: The arguments as the user gave them, for the manifests.
+        fingerprint: Of the base model, for the manifests.
+        device: Where the local engine trains; `None` takes the best there is.
+    """
+
+    style: Style = "aligned"
+    validation: Sequence[Problem] | None = None
+    start_from: Literal["last", "best"] = "last"
+    given: Mapping[str, Any] | None = None
+    fingerprint: str | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -44,7 +44,7 @@ from modgap.training.checkpoint import (
     start_run,
     step_folder,
 )
-from modgap.training.events import LoadPolicy, Progress, TrainablePolicy, TrainResult
+from modgap.training.events import Job, LoadPolicy, Progress, TrainablePolicy, TrainResult
 from modgap.training.log import Clock, StageLog, Teller, group_metrics
 from modgap.training.rollout import (
     MOST_DRAWN,
@@ -68,7 +68,7 @@ from modgap.training.setup import (
 )
 from modgap.training.update import TokenStats, computing, gradients, old_logprobs
 
-__all__ = ["TrainResult", "checkpoint", "final_checkpoint", "train"]
+__all__ = ["Job", "TrainResult", "checkpoint", "final_checkpoint", "train"]
 
 
 def train(
@@ -78,13 +78,9 @@ def train(
     out: Path | str,
     *,
     load_policy: LoadPolicy,
-    style: Style = "aligned",
     reward: RewardFunction | None = None,
-    validation: Sequence[Problem] | None = None,
-    start_from: Literal["last", "best"] = "last",
     progress: Progress | None = None,
-    given: Mapping[str, Any] | None = None,
-    fingerprint: str | None = None,
+    job: Job | None = None,
 ) -> TrainResult:
     """Train a model by a recipe; the same call goes on where a killed one stopped.
 
@@ -95,21 +91,17 @@ def train(
         out: Gets `stage1/`, `stage2/`, ...; each is a training run of its own. A folder is for one
             recipe.
         load_policy: Loads a model, e.g. `modgap.models.load.load_policy`.
-        style: Of the prompts.
         reward: (response, gold) to a reward; by default what the settings say.
-        validation: Problems to validate on; by default `validation_problems` are held out of
-            `problems`.
-        start_from: Which checkpoint of a stage the next one starts from.
-        progress: Is told of everything.
-        given: The arguments as the user gave them, for the manifests.
-        fingerprint: Of the base model, for the manifests.
+        progress: Called with every event.
+        job: Style of the prompts, validation problems and the like.
 
     Raises:
         UserError: The settings do not go together, the folder holds another run, or nothing can be
             trained on.
     """
     recipe.check()
-    out = Path(out)
+    job = job or Job()
+    out, style, validation = Path(out), job.style, job.validation
     train_on = list(problems)
     asked = 0
     if validation is None:
@@ -126,19 +118,19 @@ def train(
         if finished(folder) is None
     }
     fingerprints = {
-        "model": fingerprint,
+        "model": job.fingerprint,
         "data": digest(train_on),
         "validation": digest(validation),
     }
     start: str | Path = model
     with RunFolder(out).lock():
-        start_run(out, recipe, given)
+        start_run(out, recipe, job.given)
         for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), start=1):
             # A base model is known by its fingerprint, wherever it lies.
-            base = str(model) if fingerprint is None else "the base model"
-            origin = base if number == 1 else f"{start_from} of stage{number - 1}"
+            base = str(model) if job.fingerprint is None else "the base model"
+            origin = base if number == 1 else f"{job.start_from} of stage{number - 1}"
             if RunFolder(folder).start(
-                "train", identity(recipe, number, origin, style), given, **fingerprints
+                "train", identity(recipe, number, origin, style), job.given, **fingerprints
             ):
                 check_rollouts(folder, number, stage, train_on)
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
@@ -170,8 +162,33 @@ def train(
             else:
                 teller.step = stage.settings.steps
                 teller("stage", f"{stage.title}: done already")
-            start = checkpoint(folder, start_from)
+            start = checkpoint(folder, job.start_from)
     return TrainResult(out, folders, checkpoint(folders[-1]), checkpoint(folders[-1], "best"))
+
+
+def run(
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    folder: Path,
+    out: Path,
+    job: Job,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """`train` from a model folder, as `modgap.train` calls every engine."""
+    from modgap.models.load import load_policy
+
+    load = functools.partial(load_policy, device=job.device)
+    return train(recipe, problems, folder, out, load_policy=load, progress=progress, job=job)
+
+
+def check_environment() -> None:
+    """Refuse environment variables that cannot be used, before anything is written.
+
+    Raises `UserError`.
+    """
+    from modgap.models.static import replays
+
+    replays()
 
 
 def run_stage(run: StageRun) -> None:

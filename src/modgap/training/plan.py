@@ -13,13 +13,17 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
-from modgap.core.recipe import Stage
-from modgap.training.dry_run import Amount, Costs, short
+from modgap.core.problem import Problem
+from modgap.core.recipe import Recipe, Stage
+from modgap.models.folder import model_notes
+from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
+from modgap.training.known_model import known_model
 from modgap.training.shape import GIB, Shape
 
 MOST_ROWS = 2048
@@ -515,3 +519,39 @@ def _notes(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, c: Co
             gib = short(sum(wider.memory.values()) / GIB)
             return [f"{short(saved)} s less with micro_batch={most}, which takes {gib} GiB"]
     return []
+
+
+def dry_run(
+    recipe: Recipe,
+    model: str,
+    out: Path,
+    *,
+    problems: Sequence[Problem] | None = None,
+    gpu: str | None = None,
+) -> list[str]:
+    """What `modgap train --dry-run` prints for the local engine.
+
+    Args:
+        recipe: Its settings resolved.
+        model: Where it would start.
+        out: Not used, as are `problems`: verl's plan needs them.
+        problems: See `out`.
+        gpu: What it is to run on; by default what is here.
+    """
+    from modgap.models.static import replays
+
+    known = known_model(model)
+    machine = machine_here(known.shape, gpu, replays()) if known.shape else None
+    typical = model_notes(Path(known.path)).get("response_tokens")
+    stages: list[StagePlan] = []
+    for stage in recipe.stages:
+        settings = [
+            f"{name.replace('reward_', 'reward.')} = {value}"
+            for name, value in asdict(stage.settings).items()
+        ]
+        expected = None
+        if known.shape is not None and machine is not None:
+            lengths = lengths_of(stage, known.min_pixels, known.max_pixels, typical)
+            expected = costs(stage, known.shape, lengths, machine)
+        stages.append(StagePlan(stage, settings, expected))
+    return plan_lines(recipe, model, stages)

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 from modgap.analysis.results import ReportSummary
+from modgap.core.options import EvalOptions, StudySpec
 from modgap.core.progress import progress_bars, say
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import VERSION, write_dataset
 from modgap.reporting.terminal import print_numbers
-from modgap.workflows.measure import EvalOptions
 from modgap.workflows.study import run_study
 
 RECIPES = ("full-text", "no-text")
@@ -50,16 +50,16 @@ def run_demo(out: Path, *, seed: int = 0) -> ReportSummary:
             say(f"drawing {_TRAIN + _TEST} geometry problems", started)
             with progress_bars() as bars:
                 write_dataset(data, _TRAIN, _TEST, seed, progress=bars.counter("drawing problems"))
-    numbers = run_study(
-        data,
-        "tiny",
-        RECIPES,
-        out / "study",
+    spec = StudySpec(
+        data=data,
+        model="tiny",
+        recipes=RECIPES,
+        out=out / "study",
         benchmark="synthetic",
         settings=(*_SETTINGS, f"seed={seed}"),
         options=EvalOptions(samples=_SAMPLES, seed=seed),
-        given={"command": "modgap demo"},
     )
+    numbers = run_study(spec, given={"command": "modgap demo"})
     print_numbers(numbers)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     print(

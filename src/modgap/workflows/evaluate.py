@@ -1,10 +1,14 @@
-"""Problems x views x engine -> responses; resumable at every step. Grades and summary are `grade`'
-part.
+"""Problems x views x engine -> responses, resumable at every step; then grades and a summary
+(`workflows.grade`).
 
 ```
-problems = read_problems("pgps9k", Path("PGPS9K"))
-summary = evaluate(problems, engine, Path("runs/base"), views=("full-text", "image-only"), samples=4)
+problems = load_problems("PGPS9K")
+run = evaluate(problems, "tiny", Path("runs/base"), options=EvalOptions(samples=4))
+run.summary.gap
 ```
+
+`evaluate` chooses the engine and resolves the sampling; `evaluate_with` asks an engine that is
+there.
 """
 
 from __future__ import annotations
@@ -13,25 +17,35 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from modgap.analysis.results import Summary
+from modgap.analysis.run import Run
 from modgap.core import registry
-from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling
+from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start
 from modgap.core.errors import UsageError, UserError
+from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem
-from modgap.core.progress import progress_bars, say, warn
+from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
 from modgap.core.prompt import Style, evaluation_prompt, structural_conditions
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
 from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
 from modgap.grading.answer import Mode
+from modgap.models.folder import own_max_tokens, own_temperature
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
-from modgap.workflows.grade import Progress, grade_held
+from modgap.workflows.grade import grade_held
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+SAMPLING = ("samples", "temperature", "max_tokens", "seed")
+"""Options of the sampling; a run that exists keeps those that are not given."""
+_DEFAULT = Sampling(temperature=0.6, max_tokens=4096, seed=42)
+"""The original's sampling, and that of every model and engine where nobody asks for another one."""
+_SAMPLES = 4
 
 
 def locate(benchmark: str, data: Path | None) -> Path:
@@ -78,6 +92,31 @@ def read_problems(
             f"(`modgap data check {data}` counts what it holds)."
         )
     return problems
+
+
+def load_problems(
+    data: Path | str | None = None,
+    benchmark: str = "pgps9k",
+    *,
+    split: str = "test",
+    limit: int | None = None,
+) -> list[Problem]:
+    """The problems of a data set.
+
+    Args:
+        data: Where it lies; of MathVerse also its Hugging Face id. `None` takes the benchmark's own
+            problems, if it has any (`synthetic`).
+        benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, or one of your own, `module:object`
+            or `path/to/file.py:object`.
+        split: `train` or `test`.
+        limit: Only the first so many.
+
+    Raises:
+        UserError: The benchmark is unknown, its files are faulty, or there is no problem in it.
+    """
+    return read_problems(
+        benchmark, locate(benchmark, None if data is None else Path(data)), split, limit
+    )
 
 
 def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -> None:
@@ -161,28 +200,11 @@ def _content_digest(data: bytes, size: int) -> str:
     )
 
 
-def evaluate(
-    problems: Sequence[Problem],
-    engine: Engine,
-    out: Path,
-    *,
-    views: str | Iterable[str] = DEFAULT_VIEWS,
-    samples: int = 4,
-    sampling: Sampling | None = None,
-    kept: Collection[str] = (),
-    pixels: Sequence[int] | None = None,
-    style: Style = "aligned",
-    mode: Mode | None = None,
-    identity: Mapping[str, Any] | None = None,
-    given: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Summary:
-    """Ask a model every problem in every view, grade the answers and summarise them.
+@dataclass(frozen=True, slots=True)
+class EvalPlan:
+    """An evaluation with every value resolved.
 
-    Args:
-        problems: What to ask; ids are unique.
-        engine: What answers.
-        out: The run folder; a run with the same arguments is gone on with.
+    Attributes:
         views: Names of views.
         samples: Responses per problem and view.
         sampling: Temperature, token limit, seed.
@@ -194,7 +216,236 @@ def evaluate(
             graded in another mode since (`modgap grade`) keeps that one.
         identity: What else makes the run what it is: the model and its fingerprint.
         given: The arguments as the user gave them, for the manifest.
-        progress: Told after each response.
+        options: The options in force, for the manifest.
+    """
+
+    views: str | Iterable[str] = DEFAULT_VIEWS
+    samples: int = _SAMPLES
+    sampling: Sampling = field(default_factory=Sampling)
+    kept: Collection[str] = ()
+    pixels: Sequence[int] | None = None
+    style: Style = "aligned"
+    mode: Mode | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    given: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def evaluate(
+    problems: Sequence[Problem],
+    model: str | Path | Engine,
+    out: Path | str,
+    *,
+    options: EvalOptions | None = None,
+    progress: Progress = SILENT,
+    given: Mapping[str, Any] | None = None,
+    warn_of_images: bool = True,
+) -> Run:
+    """Ask a model every problem in every view, grade the answers and summarise them.
+
+    Args:
+        problems: What to ask; ids are unique.
+        model: `tiny`, a folder, a hub's id, an alias, a name that the engine knows; or an engine
+            object, see `modgap.core.engine.Engine`. Where an engine object has `identity`, a
+            mapping, it is a part of what makes the run: with another one the run is refused.
+        out: Run folder; a run with the same arguments resumes.
+        options: How. An engine object answers instead of `options.engine`.
+        progress: Called after each response.
+        given: The arguments as the user gave them, for the manifest.
+        warn_of_images: Whether to look for unusual images first, and to name them.
+
+    Returns:
+        The run: problems, responses, grades and summary.
+
+    Raises:
+        UserError: The model or an option cannot be used, the folder holds another run or a data
+            set, or every sample failed; the samples made so far are in `out`.
+    """
+    options = options or EvalOptions()
+    options.check()
+    views = options.views or default_views(problems)
+    chosen = parse_views(views)
+    check_views(problems, chosen)  # before the model is looked at
+    if warn_of_images:
+        warn_about_images(problems, chosen)
+    if isinstance(model, str | Path):
+        start = engine_start(model, options)
+        engine: Engine = _Late(start.make)
+        identity = {"engine": options.engine, **start.identity}
+        given = {"model": str(model), **(given or {})}
+    else:
+        if options.replicas > 1 or options.ray_address is not None:
+            raise UserError(
+                "an engine object answers alone: leave out replicas and ray_address, or name an"
+                " engine."
+            )
+        start, engine = Start(lambda: model), model
+        identity = _identity_of(model, RunFolder(out))
+    sampling = _sampling(problems, options, start.folder)
+    plan = EvalPlan(
+        views=[view.name for view in chosen],
+        samples=_SAMPLES if options.samples is None else options.samples,
+        sampling=sampling,
+        kept=[name for name in SAMPLING if getattr(options, name) is None],
+        pixels=start.pixels,
+        style=options.style,
+        identity=identity,
+        given=given or {},
+        options=as_json(options) | {"engine": identity.get("engine")},
+    )
+    run = Run(out)
+    summary = evaluate_with(problems, engine, run.path, plan, progress)
+    check_not_all_failed(run.folder, summary)
+    return run
+
+
+def _identity_of(engine: object, run: RunFolder) -> dict[str, Any]:
+    """What tells an engine object from others: its class, and what it says of itself."""
+    identity = {
+        "engine": f"{type(engine).__module__}:{type(engine).__qualname__}",
+        **getattr(engine, "identity", {}),
+    }
+    before = run.manifest().get("resolved", {}) if run.manifest_path.exists() else {}
+    if before and "engine" not in before:
+        del identity["engine"]  # older manifests lack this key and must still resume
+    return identity
+
+
+def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | None) -> Sampling:
+    """The sampling that the options ask for, with the defaults of the problems, the model and the
+    style.
+    """
+    of_paper = registry.data_set_of(problem.grader for problem in problems).paper_temperature
+    temperature = (
+        of_paper if options.style == "paper" and of_paper is not None else _DEFAULT.temperature
+    )
+    if options.temperature == "model":
+        temperature = None if folder is None else own_temperature(folder)
+    elif options.temperature is not None:
+        temperature = options.temperature
+    limit = options.max_tokens
+    if limit is None and folder is not None and options.style != "paper":
+        limit = own_max_tokens(folder)
+    return Sampling(
+        temperature,
+        limit or _DEFAULT.max_tokens,
+        _DEFAULT.seed if options.seed is None else options.seed,
+    )
+
+
+def engine_start(model: str | Path, options: EvalOptions) -> Start:
+    """How the engine that the options name starts with a model; several replicas of it where they
+    ask for that.
+
+    Raises:
+        UserError: The engine is unknown or cannot be made so, or the model cannot be used.
+    """
+    engine = registry.INFERENCE_ENGINES.load(options.engine)
+    if hasattr(engine, "start"):
+        start: Start = engine.start(model, options)
+    else:
+        # One from outside the package, which knows its models by name.
+        start = Start(
+            functools.partial(_make_other, options.engine, str(model), options),
+            None,
+            {"model": str(model)},
+        )
+    if options.replicas > 1 or options.ray_address is not None:
+        return replace(start, make=functools.partial(_make_replicas, start.make, options))
+    return start
+
+
+def _make_other(name: str, model: str, options: EvalOptions) -> Engine:
+    """An engine from outside the package: an object as it is, a class by `from_options`, else
+    without arguments.
+    """
+    engine = registry.INFERENCE_ENGINES.load(name)
+    if hasattr(engine, "from_options"):
+        engine = engine.from_options(model, options)
+    elif isinstance(engine, type):
+        try:
+            engine = engine()
+        except TypeError as error:
+            raise UserError(
+                f"the engine {name!r} cannot be made without arguments ({error}): give it a class"
+                " method `from_options(model, options)`."
+            ) from error
+    if not callable(getattr(engine, "generate", None)):
+        raise UserError(
+            f"the engine {name!r} is a {type(engine).__name__} without `generate(requests,"
+            " sampling)`: see `modgap.core.engine.Engine`."
+        )
+    return engine
+
+
+def _make_replicas(make: Callable[[], Engine], options: EvalOptions) -> Engine:
+    from modgap.engines.replicas import ReplicaEngine
+
+    return ReplicaEngine(
+        make,
+        options.replicas,
+        ray_address=options.ray_address,
+        accelerators_each=accelerators_each(options),
+        batch=options.batch_size,
+    )
+
+
+def accelerators_each(options: EvalOptions) -> int:
+    """How many accelerators one engine takes."""
+    engine = registry.INFERENCE_ENGINES.load(options.engine)
+    return engine.accelerators(options) if hasattr(engine, "accelerators") else 1
+
+
+class _Late:
+    """An engine that is made when the first prompt comes: a run that is complete loads no model."""
+
+    def __init__(self, make: Callable[[], Engine]) -> None:
+        self._make = make
+        self._made: Engine | None = None
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        engine = self._made = self._make()
+        try:
+            yield from engine.generate(requests, sampling)
+        finally:
+            if close := getattr(engine, "close", None):
+                close()  # what holds a GPU or processes gives them back
+
+    @property
+    def refused(self) -> Sequence[str]:
+        """Parts of the sampling that the engine's server does not take."""
+        return getattr(self._made, "refused", ())
+
+
+def as_in(run: Path, options: EvalOptions) -> EvalOptions:
+    """The options with the sampling of an evaluation that exists, as far as they ask for none
+    themselves.
+    """
+    folder = RunFolder(run)
+    if not folder.manifest_path.exists():
+        return options
+    before: dict[str, Any] = folder.manifest().get("resolved", {})
+    taken = {
+        name: before[name] for name in SAMPLING if getattr(options, name) is None and name in before
+    }
+    return replace(options, **taken)
+
+
+def evaluate_with(
+    problems: Sequence[Problem],
+    engine: Engine,
+    out: Path,
+    plan: EvalPlan,
+    progress: Progress = SILENT,
+) -> Summary:
+    """`evaluate` with an engine and every value resolved.
+
+    Args:
+        problems: What to ask; ids are unique.
+        engine: What answers.
+        out: The run folder; a run with the same arguments resumes.
+        plan: How.
+        progress: Called after each response.
 
     Returns:
         The summary, also in `out/summary.json`.
@@ -203,11 +454,10 @@ def evaluate(
         UserError: The folder holds another run or a data set, has lost its manifest or has another
             run's, a view is unknown, or two problems have the same id.
     """
-    chosen = parse_views(views)
+    chosen = parse_views(plan.views)
     check_views(problems, chosen)
-    sampling = sampling or Sampling()
-    if samples < 1:
-        raise UserError(f"--samples {samples}: must be at least 1.")
+    if plan.samples < 1:
+        raise UserError(f"--samples {plan.samples}: must be at least 1.")
     if again := [name for name, count in Counter(p.id for p in problems).items() if count > 1]:
         raise UserError(
             f"{len(again)} ids of problems are given twice or more ({', '.join(again[:3])}): rename"
@@ -215,28 +465,38 @@ def evaluate(
         )
     if any((out / name).exists() for name in ("train.json", "test.json")):
         raise UserError(f"--out {out}: that is a data set; give another --out.")
-    run = RunFolder(out)
+    run, asked = RunFolder(out), plan.sampling
     resolved = {
-        **(identity or {}),
+        **plan.identity,
         "views": [view.name for view in chosen],
-        "samples": samples,
-        "temperature": "model" if sampling.temperature is None else sampling.temperature,
-        "max_tokens": sampling.max_tokens,
-        "seed": sampling.seed,
-        "style": style,
+        "samples": plan.samples,
+        "temperature": "model" if asked.temperature is None else asked.temperature,
+        "max_tokens": asked.max_tokens,
+        "seed": asked.seed,
+        "style": plan.style,
         "problems": len(problems),
     }
     data = fingerprint(problems)
     with run.lock():
-        resolved |= _as_begun(run, resolved, data, kept)
-        existed = run.start("eval", resolved, given, data_fingerprint=data)
-        samples = resolved["samples"]
-        done = run.resume({problem.id for problem in problems}, _prompts(problems, chosen, style))
-        sampling = _record_sampling(run, resolved, pixels, new=not existed or not done)
-        run.write_problems(problem_row(problem, style) for problem in problems)
-        answered = _answer(run, problems, chosen, engine, samples, sampling, style, progress, done)
-        if mode is None:
-            mode = "strict" if answered else _graded_in(run)
+        resolved |= _as_begun(run, resolved, data, plan.kept)
+        existed = run.start("eval", resolved, plan.given, data_fingerprint=data)
+        if plan.options:
+            in_force = {name: resolved[name] for name in SAMPLING}
+            asked_views = plan.options.get("views") or resolved["views"]
+            run.note("options", {**plan.options, **in_force, "views": asked_views})
+        done = run.resume(
+            {problem.id for problem in problems}, _prompts(problems, chosen, plan.style)
+        )
+        sampling = _record_sampling(run, resolved, plan.pixels, new=not existed or not done)
+        run.write_problems(problem_row(problem, plan.style) for problem in problems)
+        plan = replace(
+            plan,
+            views=[view.name for view in chosen],
+            samples=resolved["samples"],
+            sampling=sampling,
+        )
+        answered = _answer(run, problems, engine, plan, done, progress)
+        mode = plan.mode or ("strict" if answered else _graded_in(run))
         return grade_held(run, mode, progress=progress)
 
 
@@ -293,7 +553,9 @@ def _record_sampling(
     Returns:
         What the engine is given.
     """
-    plain = new or resolved.get("engine") != "openai" or "sampling" in run.manifest()
+    entry = registry.INFERENCE_ENGINES.get(resolved.get("engine", ""))
+    served = entry is not None and entry.served
+    plain = new or not served or "sampling" in run.manifest()
     if plain and "sampling" not in run.manifest():
         names = ("temperature", "max_tokens", "samples", "seed")
         told = {name: resolved[name] for name in names} | PLAIN
@@ -366,15 +628,13 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
 def _answer(
     run: RunFolder,
     problems: Sequence[Problem],
-    views: Sequence[View],
     engine: Engine,
-    samples: int,
-    sampling: Sampling,
-    style: Style,
-    progress: Progress | None,
+    plan: EvalPlan,
     done: Collection[Key],
+    progress: Progress,
 ) -> int:
     """Make the responses that are not there yet; returns how many were made."""
+    views, samples, style = parse_views(plan.views), plan.samples, plan.style
     requests: list[Request] = []
     for number, problem in enumerate(
         problems
@@ -389,18 +649,16 @@ def _answer(
                 requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
     total = samples * sum(problem.has_view(view.name) for problem in problems for view in views)
     count = total - sum(len(request.samples) for request in requests)
-    if progress:
-        progress("answering", count, total)
+    progress("answering", count, total)
     if not requests:
         return 0
     before = count
     try:
         with run.appending() as writer:
-            for completion in engine.generate(requests, sampling):
+            for completion in engine.generate(requests, plan.sampling):
                 writer.write(_response(completion))
                 count += 1
-                if progress:
-                    progress("answering", count, total)
+                progress("answering", count, total)
     finally:
         _record_refused(run, getattr(engine, "refused", ()))
     return count - before

@@ -10,13 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
+from typing import cast, get_args
 
 from modgap.analysis.results import Summary, read_import_note
+from modgap.analysis.run import Run
 from modgap.analysis.summary import summarise
 from modgap.core import registry
-from modgap.core.errors import UserError
+from modgap.core.errors import UserError, unknown
+from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions
 from modgap.core.problem import split_grader
+from modgap.core.progress import SILENT, Progress
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
 from modgap.engines.judge import Judge
@@ -29,12 +33,45 @@ from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
 from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.reporting.words import reply_words
-from modgap.workflows.judge_stage import CHECK, SEED, settle_all
+from modgap.workflows.judge_stage import settle_all
+from modgap.workflows.judging import make_judge
 
 BATCH = 256
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+
+def grade(
+    run: Run | Path | str,
+    *,
+    mode: Mode = "strict",
+    judge: JudgeOptions | str | None = None,
+    progress: Progress = SILENT,
+) -> Run:
+    """Grade the responses of a run again; the model is not needed.
+
+    Args:
+        run: The run or its folder.
+        mode: `strict` (within 0.005), `relative` (or 1%), `paper` (the original's verdicts),
+            `exact` (no tolerance).
+        judge: What settles the MathVerse answers that rules cannot compare: a model, the URL of a
+            server, or options. Without one the verdicts of the judge that this mode was last graded
+            with are used.
+        progress: Called after each part.
+
+    Returns:
+        The run, with its new grades and summary.
+
+    Raises:
+        UserError: As `grade_run`; or the judge cannot be used.
+    """
+    modes = get_args(Mode)
+    if mode not in modes:
+        raise unknown("mode", mode, modes)
+    graded = run if isinstance(run, Run) else Run(run)
+    graded.folder.manifest()  # before the judge is looked for
+    options = JudgeOptions(judge) if isinstance(judge, str) else judge or JudgeOptions()
+    asked = None if options.judge is None else make_judge(options)
+    grade_run(graded.folder, mode, progress, asked, options.check, options.seed)
+    return graded
 
 
 def grade_run(
@@ -42,8 +79,8 @@ def grade_run(
     mode: Mode = "strict",
     progress: Progress | None = None,
     judge: Judge | None = None,
-    check: int = CHECK,
-    seed: int = SEED,
+    check: int = JUDGE_CHECK,
+    seed: int = JUDGE_SEED,
 ) -> Summary:
     """Grade the responses of a run, again if need be, and summarise them. The model is not needed.
 
@@ -75,8 +112,8 @@ def grade_held(
     mode: Mode,
     progress: Progress | None = None,
     judge: Judge | None = None,
-    check: int = CHECK,
-    seed: int = SEED,
+    check: int = JUDGE_CHECK,
+    seed: int = JUDGE_SEED,
 ) -> Summary:
     """`grade_run` for a caller that holds the run's lock."""
     manifest = run.manifest()

@@ -25,10 +25,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from modgap.core import processes
+from modgap.core import processes, registry
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions, flag
 from modgap.core.progress import say
-from modgap.workflows.measure import EvalOptions, accelerators_each
+from modgap.workflows.evaluate import accelerators_each
 
 POLL_S = 0.2
 _PATIENCE_S = 20.0
@@ -339,7 +340,8 @@ def accelerators_for(options: EvalOptions) -> tuple[list[str], int]:
         UserError: An evaluation takes more than there are.
     """
     devices = visible_accelerators() if options.device in (None, "cuda") else []
-    if not devices or options.engine == "openai" or options.ray_address is not None:
+    served = registry.INFERENCE_ENGINES.entry(options.engine).served
+    if not devices or served or options.ray_address is not None:
         return devices, 0
     each = options.replicas * accelerators_each(options)
     if each > len(devices):
@@ -354,16 +356,11 @@ def eval_arguments(options: EvalOptions) -> list[str]:
     """The options of `modgap eval` that differ from the defaults, as arguments; the style goes with
     the data.
     """
-    names = {"engine_args": "--engine-arg"}
     out: list[str] = []
     for option in fields(options):
         value = getattr(options, option.name)
         if option.name == "style" or value == option.default:
             continue
-        name = names.get(option.name, "--" + option.name.replace("_", "-"))
-        out += [
-            part
-            for one in (value if isinstance(value, tuple) else (value,))
-            for part in (name, str(one))
-        ]
+        for one in value if isinstance(value, tuple) else (value,):
+            out += [flag(option.name), str(one)]
     return out

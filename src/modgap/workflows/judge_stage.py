@@ -21,6 +21,7 @@ from modgap.analysis.results import (
     JudgeTable,
     StageAgreement,
 )
+from modgap.core.options import JUDGE_CHECK, JUDGE_SEED
 from modgap.core.record import Key, ProblemRow, Response, RunFolder
 from modgap.engines.judge import Judge, Recalled, Said
 from modgap.grading.answer import extract_answer
@@ -29,9 +30,6 @@ from modgap.grading.graders import find_grader
 from modgap.grading.judge import JudgeMode, Undecided, parse_verdict, settle, unsettled
 from modgap.grading.verdicts import VerdictFile
 
-CHECK = 200
-"""How many answers that the rules decided a judge is asked about as well, unless told otherwise."""
-SEED = 42
 MOST_SHOWN = 50
 """Disagreements that a summary lists."""
 Kind = Literal["consistent", "different", "unreadable", "failed", "waiting"]
@@ -45,8 +43,8 @@ def settle_all(
     results: Sequence[Grade | Undecided],
     mode: JudgeMode,
     judge: Judge | None = None,
-    check: int = CHECK,
-    seed: int = SEED,
+    check: int = JUDGE_CHECK,
+    seed: int = JUDGE_SEED,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[list[Grade], JudgeSummary]:
     """Settle what is undecided, and say what the judge did.

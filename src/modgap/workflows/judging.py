@@ -13,91 +13,43 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import ServerError, TemperatureRefusedError, UserError
+from modgap.core.options import JudgeOptions, flag
 from modgap.engines.judge import Judge
 from modgap.engines.vllm_start import telling_args
 from modgap.grading.judge import JudgeMode
-from modgap.workflows.judge_stage import CHECK, SEED
-
-JudgeEngine = Literal["hf", "vllm", "openai"]
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeOptions:
-    """How to judge; the options of `modgap grade`.
-
-    Attributes:
-        judge: A model (folder, hub id) or the URL of a server, up to `/v1`.
-        engine: `openai` for a URL; else `vllm` where it is installed and `hf` where not, if not
-            given.
-        model: The model's name on the server; the only one that it serves if not given.
-        max_tokens: How many tokens the judge may write: 16 if not given, and 2 in paper mode in any
-            case. A judge whose thinking cannot be switched off needs thousands.
-        check: How many of the answers that the rules decided it is asked about as well; 0 for none.
-        seed: Which of them.
-        api_key_env: The environment variable that holds the key (`openai`).
-        concurrency: Most requests under way at once (`openai`).
-        timeout: Seconds that one request may take (`openai`).
-        max_retries: Most retries of one request (`openai`).
-        engine_args: `key=value` for `vllm.LLM`; those that can change answers make it another
-            judge.
-        batch_size: Questions answered together (`hf`).
-        device: `None` takes the best there is (`hf`).
-    """
-
-    judge: str
-    engine: JudgeEngine | None = None
-    model: str | None = None
-    max_tokens: int | None = None
-    check: int = CHECK
-    seed: int = SEED
-    api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = 32
-    timeout: float = 600.0
-    max_retries: int = 8
-    engine_args: tuple[str, ...] = ()
-    batch_size: int = 16
-    device: str | None = None
-
-    @property
-    def is_url(self) -> bool:
-        """Whether the judge is behind a server."""
-        return self.judge.lower().startswith(("http://", "https://"))
-
-    def check_them(self) -> None:
-        """Refuse what cannot work before anything is graded. Raises `UserError`."""
-        if not self.judge.strip():
-            raise UserError(
-                "--judge '': give a model (Qwen/Qwen3-8B, a folder) or the URL of a server."
-            )
-        if self.engine == "openai" and not self.is_url:
-            raise UserError(
-                f"--judge {self.judge!r} with --judge-engine openai: give the server's URL,"
-                " http://localhost:8000/v1, and the model as --judge-model."
-            )
-        if self.engine in ("hf", "vllm") and self.is_url:
-            raise UserError(
-                f"--judge-engine {self.engine} with the URL {self.judge}: a URL is asked by openai;"
-                " leave it out."
-            )
-        if self.model is not None and not self.is_url:
-            raise UserError(
-                f"--judge-model {self.model!r} names a model on a server: give its URL as --judge."
-            )
-        for name, least in (("check", 0), ("max_tokens", 1)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise UserError(
-                    f"--judge-{name.replace('_', '-')} {value}: must be at least {least}."
-                )
-        for name in ("concurrency", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1."
-                )
+def check_options(options: JudgeOptions) -> None:
+    """Refuse what cannot work before anything is graded. Raises `UserError`."""
+    judge = options.judge or ""
+    if not judge.strip():
+        raise UserError(
+            "--judge '': give a model (Qwen/Qwen3-8B, a folder) or the URL of a server."
+        )
+    if options.engine == "openai" and not options.is_url:
+        raise UserError(
+            f"--judge {options.judge!r} with --judge-engine openai: give the server's URL,"
+            " http://localhost:8000/v1, and the model as --judge-model."
+        )
+    if options.engine in ("hf", "vllm") and options.is_url:
+        raise UserError(
+            f"--judge-engine {options.engine} with the URL {options.judge}: a URL is asked by"
+            " openai; leave it out."
+        )
+    if options.model is not None and not options.is_url:
+        raise UserError(
+            f"--judge-model {options.model!r} names a model on a server: give its URL as --judge."
+        )
+    for name, least in (("check", 0), ("max_tokens", 1)):
+        if (value := getattr(options, name)) is not None and value < least:
+            raise UserError(f"--judge-{name.replace('_', '-')} {value}: must be at least {least}.")
+    for name in ("concurrency", "batch_size"):
+        if getattr(options, name) < 1:
+            raise UserError(f"{flag(name)} {getattr(options, name)}: must be at least 1.")
 
 
 def make_judge(options: JudgeOptions) -> Judge:
@@ -106,9 +58,10 @@ def make_judge(options: JudgeOptions) -> Judge:
     Raises:
         UserError: An option is bad, the server does not answer, or there is no such model.
     """
-    options.check_them()
+    check_options(options)
+    judge = options.judge or ""
     if options.is_url:
-        url = options.judge.rstrip("/")
+        url = judge.rstrip("/")
         model = options.model or _only_model(url, options)
         return Judge(
             f"openai:{model} at {url}",
@@ -122,7 +75,7 @@ def make_judge(options: JudgeOptions) -> Judge:
         )
     from modgap.models.load import model_fingerprint, resolve
 
-    folder = resolve(options.judge)
+    folder = resolve(judge)
     engine = options.engine or ("vllm" if importlib.util.find_spec("vllm") else "hf")
     args = telling_args(options.engine_args) if engine == "vllm" else {}
     told = ", ".join(

@@ -28,11 +28,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modgap.core.errors import UserError
-from modgap.core.progress import progress_bars
+from modgap.core.options import EvalOptions
+from modgap.core.progress import Progress, progress_bars
 from modgap.core.record import RunFolder
-from modgap.workflows.evaluate import Progress
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
-from modgap.workflows.measure import EvalOptions
 
 _LONGEST_NAME = 80
 

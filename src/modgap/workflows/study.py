@@ -17,20 +17,29 @@ from typing import Any
 from modgap.analysis.results import ReportSummary
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions, StudySpec, TrainOptions, as_json
 from modgap.core.problem import Problem
 from modgap.core.progress import progress_bars, say
 from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder, write_json
 from modgap.core.view import parse_views
+from modgap.models.folder import model_notes
 from modgap.workflows.evaluate import (
+    as_in,
     check_views,
     default_views,
+    evaluate,
     fingerprint,
+    locate,
     read_problems,
     warn_about_images,
 )
-from modgap.workflows.measure import EvalOptions, as_in, evaluate_model, model_notes
-from modgap.workflows.train import check_engine, check_training_data, resolve_recipes, train_recipe
+from modgap.workflows.train import (
+    check_engine,
+    check_training_data,
+    resolve_recipes,
+    train_resolved,
+)
 
 
 @dataclass(frozen=True)
@@ -38,57 +47,54 @@ class Study:
     """A study that may begin, see `prepare_study`.
 
     Attributes:
-        out: Its folder.
-        model: The base model, as it was given.
+        spec: What was asked for.
         folder: Where the base model is.
         recipes: By name, their settings resolved.
         train: The problems to train on.
         test: The problems to measure on.
-        engine: What trains.
-        options: How to evaluate.
         given: The arguments as the user gave them.
     """
 
-    out: Path
-    model: str
+    spec: StudySpec
     folder: Path
     recipes: dict[str, Recipe]
     train: Sequence[Problem]
     test: Sequence[Problem]
-    engine: str
-    options: EvalOptions
     given: Mapping[str, Any] | None
 
     def options_for(self, name: str) -> EvalOptions:
         """How a recipe is evaluated: what nobody asks for is as in its own evaluation, else as in
         the base model's.
         """
-        if (self.out / name / "eval" / "manifest.json").exists():
-            return self.options
-        return as_in(self.out / "base" / "eval", self.options)
+        out, options = self.spec.out, self.spec.options
+        if (out / name / "eval" / "manifest.json").exists():
+            return options
+        return as_in(out / "base" / "eval", options)
 
     def run(self) -> ReportSummary:
         """Do what is not done yet, and report; see `run_study`."""
         from modgap.reporting.page import build_report
 
-        out, options, given, started = self.out, self.options, self.given, time.monotonic()
+        spec, out, given, started = self.spec, self.spec.out, self.given, time.monotonic()
+        training = TrainOptions(
+            engine=spec.engine, style=spec.options.style, device=spec.options.device
+        )
         with progress_bars() as bars:
-            say(f"measuring {self.model} on {len(self.test)} problems", started)
-            evaluate_model(
-                self.test, self.folder, out / "base" / "eval", options, given=given, progress=bars.named("base"),
-                warn_of_images=False,  # `prepare_study` has
+            say(f"measuring {spec.model} on {len(self.test)} problems", started)
+            evaluate(
+                self.test, self.folder, out / "base" / "eval", options=spec.options, given=given,
+                progress=bars.named("base"), warn_of_images=False,  # `prepare_study` has
             )  # fmt: skip
             for name, recipe in self.recipes.items():
                 share_stages(out, recipe, self.recipes)
                 stages = " -> ".join(stage.title for stage in recipe.stages)
                 say(f"training {name} on {len(self.train)} problems: {stages}", started)
-                final = train_recipe(
-                    recipe, self.train, self.folder, out / name, engine=self.engine, style=options.style,
-                    device=options.device, given=given, bars=bars, warn_of_images=False,
+                trained = train_resolved(
+                    recipe, self.train, self.folder, out / name, options=training, given=given, progress=bars,
                 )  # fmt: skip
                 say(f"measuring {name}", started)
-                evaluate_model(
-                    self.test, final, out / name / "eval", self.options_for(name), given=given,
+                evaluate(
+                    self.test, trained.final, out / name / "eval", options=self.options_for(name), given=given,
                     progress=bars.named(name), warn_of_images=False,
                 )  # fmt: skip
             say("writing the report", started)
@@ -99,37 +105,32 @@ class Study:
 
 @contextlib.contextmanager
 def prepare_study(
-    data: Path,
-    model: str,
-    recipes: Sequence[str],
-    out: Path,
-    *,
-    benchmark: str = "pgps9k",
-    engine: str = "local",
-    settings: Sequence[str] = (),
-    limit: int | None = None,
-    options: EvalOptions | None = None,
-    given: Mapping[str, Any] | None = None,
-    look_at_images: bool = True,
+    spec: StudySpec, *, given: Mapping[str, Any] | None = None, look_at_images: bool = True
 ) -> Generator[Study]:
-    """Check a study, and hold its folder until the block ends. The arguments and errors of
-    `run_study`.
+    """Check a study, and hold its folder until the block ends. The errors of `run_study`.
 
     With `look_at_images`, unusual images are named, and all that are trained on are decoded.
     """
     from modgap.models.load import check_model, model_fingerprint, resolve
 
-    options = options or EvalOptions()
+    options = spec.options
     options.check()
-    registry.TRAINING_ENGINES.load(engine)
-    if not recipes:
+    trains = registry.TRAINING_ENGINES.entry(spec.engine)
+    answers = registry.INFERENCE_ENGINES.entry(options.engine)
+    if answers.served:
+        raise UserError(
+            f"--eval-engine {options.engine}: a study measures models that it trains here; use hf"
+            " or vllm."
+        )
+    if not spec.recipes:
         raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
-    folder = resolve(model)
-    resolved = resolve_recipes(recipes, settings, model_notes(folder))
+    folder = resolve(spec.model)
+    resolved = resolve_recipes(spec.recipes, spec.settings, model_notes(folder))
     for recipe in resolved.values():
-        check_engine(recipe, engine)
-    train = read_problems(benchmark, data, "train")
-    test = read_problems(benchmark, data, "test", limit)
+        check_engine(recipe, spec.engine)
+    data = locate(spec.benchmark, spec.data)
+    train = read_problems(spec.benchmark, data, "train")
+    test = read_problems(spec.benchmark, data, "test", spec.limit)
     if shared := {problem.id for problem in train} & {problem.id for problem in test}:
         raise UserError(
             f"{len(shared)} test problems are in train, too ({min(shared)} for one), and a study"
@@ -140,9 +141,14 @@ def prepare_study(
     if look_at_images:
         warn_about_images([*train, *test])
         check_training_data(resolved.values(), train, options.style)
-    check_model(folder, as_is=engine != "local" or options.engine != "hf")
-    run = RunFolder(out)
-    identity = {"model": model, "benchmark": benchmark, "engine": engine, "style": options.style}
+    check_model(folder, as_is=trains.as_is or answers.as_is)
+    run = RunFolder(spec.out)
+    identity = {
+        "model": spec.model,
+        "benchmark": spec.benchmark,
+        "engine": spec.engine,
+        "style": options.style,
+    }
     marks = {
         "model_fingerprint": model_fingerprint(folder),
         "train_fingerprint": fingerprint(train),
@@ -150,37 +156,16 @@ def prepare_study(
     }
     with run.lock():
         run.start("study", identity, given, **marks)
-        yield Study(out, model, folder, resolved, train, test, engine, options, given)
+        run.note("options", as_json(spec))
+        yield Study(spec, folder, resolved, train, test, given)
 
 
-def run_study(
-    data: Path,
-    model: str,
-    recipes: Sequence[str],
-    out: Path,
-    *,
-    benchmark: str = "pgps9k",
-    engine: str = "local",
-    settings: Sequence[str] = (),
-    limit: int | None = None,
-    options: EvalOptions | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> ReportSummary:
+def run_study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportSummary:
     """Measure a base model, train it with each recipe, measure each result, and report them side by
     side.
 
-    Args:
-        data: The data set: its train split is trained on, its test split measured on.
-        model: The base model of every recipe.
-        recipes: Names of recipes.
-        out: Study folder: `base/eval/`, `RECIPE/stageN/`, `RECIPE/eval/`, `summary.json`,
-            `report.html`.
-        benchmark: Layout of the data set.
-        engine: What trains.
-        settings: `key=value` for every recipe.
-        limit: Only the first so many test problems.
-        options: How to evaluate.
-        given: The arguments as the user gave them.
+    Writes `base/eval/`, `RECIPE/stageN/`, `RECIPE/eval/`, `summary.json` and `report.html` into
+    `spec.out`. Neither `seeds` nor `jobs` of the spec is looked at, see `workflows.sweep.study`.
 
     Returns:
         The numbers of the report, also in `out/summary.json`.
@@ -189,10 +174,7 @@ def run_study(
         UserError: A recipe or setting is unknown, the data is faulty, or the folder holds another
             study.
     """
-    with prepare_study(
-        data, model, recipes, out, benchmark=benchmark, engine=engine, settings=settings, limit=limit, options=options,
-        given=given,
-    ) as study:  # fmt: skip
+    with prepare_study(spec, given=given) as study:
         return study.run()
 
 

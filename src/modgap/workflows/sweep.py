@@ -8,7 +8,8 @@ writes what is still missing: the reports. A recipe that begins as another one d
 takes its stages; the base model is measured in the first study.
 
 ```
-run_sweep(Path("PGPS9K"), "tiny", ["full-text", "kl"], Path("runs/sweep"), seeds=(0, 1, 2), jobs=6)
+recipes = ("full-text", "kl")
+study(StudySpec(data=Path("PGPS9K"), model="tiny", recipes=recipes, out=Path("runs/sweep"), seeds=(0, 1, 2), jobs=6))
 ```
 """
 
@@ -16,49 +17,62 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from modgap.analysis.results import ReportSummary
+from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.options import StudySpec
 from modgap.core.recipe import Recipe
+from modgap.core.record import write_json
+from modgap.workflows.evaluate import locate
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
-from modgap.workflows.measure import EvalOptions
-from modgap.workflows.study import Study, prepare_study, share_stages
+from modgap.workflows.study import Study, prepare_study, run_study, share_stages
 from modgap.workflows.train import settings_for
 
 
+def study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportSummary:
+    """Measure a model, train it with several recipes, measure each, and report them side by side.
+
+    Writes `report.html` and `summary.json` into `spec.out`; with `seeds` one report of all their
+    studies. An interrupted study resumes.
+
+    Args:
+        spec: What to do.
+        given: The arguments as the user gave them, for the manifests.
+
+    Returns:
+        The numbers of the report.
+
+    Raises:
+        UserError: A recipe or setting is unknown, the data is faulty, the folder holds another
+            study, or a job failed.
+    """
+    from modgap.reporting.page import build_report
+
+    if spec.seeds is None and spec.jobs == 1:
+        return run_study(spec, given=given)
+    studies = run_sweep(spec, given=given)
+    numbers = (
+        studies[spec.out]
+        if spec.out in studies
+        else build_report(list(studies), spec.out / "report.html")
+    )
+    write_json(spec.out / "summary.json", numbers.model_dump(mode="json"))
+    return numbers
+
+
 def run_sweep(
-    data: Path,
-    model: str,
-    recipes: Sequence[str],
-    out: Path,
-    *,
-    seeds: Sequence[int] | None = None,
-    jobs: int = 1,
-    benchmark: str = "pgps9k",
-    engine: str = "local",
-    settings: Sequence[str] = (),
-    limit: int | None = None,
-    options: EvalOptions | None = None,
-    given: Mapping[str, Any] | None = None,
+    spec: StudySpec, *, given: Mapping[str, Any] | None = None
 ) -> dict[Path, ReportSummary]:
     """Run a study, or one for each training seed, several jobs at a time.
 
     Args:
-        data: As in `run_study`, and so are model, recipes, benchmark, engine, settings, limit,
-            options and given.
-        model: The base model.
-        recipes: Names of recipes.
-        out: Study folder; with seeds it gets one for each, `seedN/`.
-        seeds: Training seeds; the evaluation's seed is one of the options.
-        jobs: Processes at a time; they share the visible accelerators.
-        benchmark: Layout of the data set.
-        engine: What trains.
-        settings: `key=value` for every recipe.
-        limit: Only the first so many test problems.
-        options: How to evaluate.
+        spec: What to do. With `seeds` its folder gets a study for each, `seedN/`; `jobs` processes
+            share the visible accelerators.
         given: The arguments as the user gave them.
 
     Returns:
@@ -68,61 +82,25 @@ def run_sweep(
         UserError: As `run_study`, before anything runs; or a job failed, which the message names
             with its log.
     """
-    options = options or EvalOptions()
-    options.check()
-    if jobs < 1:
-        raise UserError(f"--jobs {jobs}: must be at least 1.")
-    if jobs > 1 and engine == "verl":
+    spec.options.check()
+    if spec.jobs < 1:
+        raise UserError(f"--jobs {spec.jobs}: must be at least 1.")
+    if spec.jobs > 1 and registry.TRAINING_ENGINES.entry(spec.engine).exclusive:
         raise UserError(
-            f"--jobs {jobs}: a training of --engine verl takes all visible GPUs: leave --jobs out."
+            f"--jobs {spec.jobs}: a training of --engine {spec.engine} takes all visible GPUs:"
+            " leave --jobs out."
         )
-    devices, each = accelerators_for(options) if jobs > 1 else ([], 0)
-    studies = {out: list(settings)}
-    if seeds is not None:
-        if not seeds or len(set(seeds)) != len(seeds):
-            raise UserError(f"--seeds {','.join(map(str, seeds))}: give each seed once.")
-        if clash := [
-            s for s in settings if s.partition("=")[0].strip().rpartition(".")[2] == "seed"
-        ]:
-            raise UserError(
-                f"--set {clash[0]} and --seeds exclude each other: leave one of them out."
-            )
-        studies = {out / f"seed{seed}": [*settings, f"seed={seed}"] for seed in seeds}
+    devices, each = accelerators_for(spec.options) if spec.jobs > 1 else ([], 0)
+    spec = replace(spec, data=locate(spec.benchmark, spec.data))
+    specs = _by_seed(spec)
     with contextlib.ExitStack() as held:
-        prepared = {
-            folder: held.enter_context(
-                prepare_study(
-                    data, model, recipes, folder, benchmark=benchmark, engine=engine, settings=chosen, limit=limit,
-                    options=options, given=given, look_at_images=folder == next(iter(studies)),
-                )
-            )
-            for folder, chosen in studies.items()
-        }  # fmt: skip
+        prepared: dict[Path, Study] = {}
+        for one in specs:
+            ready = prepare_study(one, given=given, look_at_images=one is specs[0])
+            prepared[one.out] = held.enter_context(ready)
         _share_base([folder / "base" for folder in prepared])
-        if jobs > 1:
-            fixed = ["--data", str(data), "--benchmark", benchmark, "--style", options.style]
-            asked_of = [*fixed, *([] if limit is None else ["--limit", str(limit)])]
-            scheduler = Scheduler(jobs, devices)
-            for folder, study in prepared.items():
-                if not (folder / "base").is_symlink():
-                    measured = [*asked_of, *eval_arguments(options)]
-                    asked = [
-                        "eval",
-                        *measured,
-                        "--model",
-                        model,
-                        "--out",
-                        str(folder / "base" / "eval"),
-                    ]
-                    name = f"{folder.name} base"
-                    scheduler.add(
-                        name, [Step(each, functools.partial(list, asked))], _log(out, name)
-                    )
-                for recipe in study.recipes.values():
-                    name, first = f"{folder.name} {recipe.name}", _begins_as(recipe, study.recipes)
-                    measured = [*asked_of, *eval_arguments(study.options_for(recipe.name))]
-                    steps = _recipe_steps(recipe, study, fixed, measured, studies[folder], each)
-                    scheduler.add(name, steps, _log(out, name), first and f"{folder.name} {first}")
+        if spec.jobs > 1:
+            scheduler = _planned(spec, prepared, devices, each)
             if failed := scheduler.run():
                 raise UserError(
                     f"{len(failed)} of {len(scheduler.jobs)} jobs failed, the first is"
@@ -130,6 +108,52 @@ def run_sweep(
                     " command again."
                 )
         return {folder: study.run() for folder, study in prepared.items()}
+
+
+def _by_seed(spec: StudySpec) -> list[StudySpec]:
+    """The study of each training seed; without seeds the one that there is."""
+    seeds = spec.seeds
+    if seeds is None:
+        return [spec]
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UserError(f"--seeds {','.join(map(str, seeds))}: give each seed once.")
+    if clash := [
+        s for s in spec.settings if s.partition("=")[0].strip().rpartition(".")[2] == "seed"
+    ]:
+        raise UserError(f"--set {clash[0]} and --seeds exclude each other: leave one of them out.")
+    found: list[StudySpec] = []
+    for seed in seeds:
+        settings = (*spec.settings, f"seed={seed}")
+        found.append(replace(spec, out=spec.out / f"seed{seed}", settings=settings, seeds=None))
+    return found
+
+
+def _planned(
+    spec: StudySpec, prepared: Mapping[Path, Study], devices: Sequence[str], each: int
+) -> Scheduler:
+    """The jobs of all studies: one for each base model's evaluation, one for each recipe."""
+    fixed = ["--data", str(spec.data), "--benchmark", spec.benchmark, "--style", spec.options.style]
+    asked_of = [*fixed, *([] if spec.limit is None else ["--limit", str(spec.limit)])]
+    scheduler = Scheduler(spec.jobs, devices)
+    for folder, study in prepared.items():
+        if not (folder / "base").is_symlink():
+            measured = [*asked_of, *eval_arguments(spec.options)]
+            asked = [
+                "eval",
+                *measured,
+                "--model",
+                spec.model,
+                "--out",
+                str(folder / "base" / "eval"),
+            ]
+            name = f"{folder.name} base"
+            scheduler.add(name, [Step(each, functools.partial(list, asked))], _log(spec.out, name))
+        for recipe in study.recipes.values():
+            name, first = f"{folder.name} {recipe.name}", _begins_as(recipe, study.recipes)
+            measured = [*asked_of, *eval_arguments(study.options_for(recipe.name))]
+            steps = _recipe_steps(recipe, study, fixed, measured, each)
+            scheduler.add(name, steps, _log(spec.out, name), first and f"{folder.name} {first}")
+    return scheduler
 
 
 def _log(out: Path, name: str) -> Path:
@@ -150,26 +174,23 @@ def _share_base(bases: Sequence[Path]) -> None:
 
 
 def _recipe_steps(
-    recipe: Recipe,
-    study: Study,
-    fixed: Sequence[str],
-    measured: Sequence[str],
-    settings: Sequence[str],
-    each: int,
+    recipe: Recipe, study: Study, fixed: Sequence[str], measured: Sequence[str], each: int
 ) -> list[Step]:
     """Train a recipe, then measure its last checkpoint."""
-    out = study.out / recipe.name
+    spec, out = study.spec, study.spec.out / recipe.name
+    # As it was given: a recipe of a file is not found by its name.
+    reference = dict(zip(study.recipes, dict.fromkeys(spec.recipes), strict=True))[recipe.name]
 
     def train() -> list[str]:
-        share_stages(study.out, recipe, study.recipes)
-        where = [] if study.options.device is None else ["--device", study.options.device]
+        share_stages(spec.out, recipe, study.recipes)
+        where = [] if spec.options.device is None else ["--device", spec.options.device]
         chosen = [
             part
-            for setting in settings_for(recipe, study.recipes, settings)
+            for setting in settings_for(recipe, study.recipes, spec.settings)
             for part in ("--set", setting)
         ]
-        words = ["--model", study.model, "--out", str(out), "--engine", study.engine]
-        return ["train", recipe.name, *fixed, *words, *where, *chosen]
+        words = ["--model", spec.model, "--out", str(out), "--engine", spec.engine]
+        return ["train", reference, *fixed, *words, *where, *chosen]
 
     def measure() -> list[str]:
         from modgap.training.checkpoint import final_checkpoint
@@ -202,18 +223,3 @@ def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:
         if earlier
         else None
     )
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from a comma-separated list.
-
-    Raises:
-        UserError: One of them is no number.
-    """
-    parts: Iterable[str] = (part.strip() for part in text.split(",") if part.strip())
-    try:
-        return tuple(int(part) for part in parts)
-    except ValueError:
-        raise UserError(
-            f"--seeds {text}: give whole numbers, comma-separated, e.g. 0,1,2."
-        ) from None

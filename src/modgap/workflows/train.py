@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem
-from modgap.core.progress import Bars, say
-from modgap.core.prompt import Style
+from modgap.core.progress import SILENT, Bars, say
+from modgap.core.prompt import Style, check_style
 from modgap.core.recipe import Recipe, apply_settings, with_defaults
-from modgap.models.folder import image_processor
+from modgap.core.record import RunFolder
+from modgap.models.folder import model_notes
 from modgap.workflows.evaluate import warn_about_images
-from modgap.workflows.measure import model_notes
 
 if TYPE_CHECKING:
-    from modgap.training.events import Event
+    from modgap.training.events import Event, TrainResult
 
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -51,12 +49,11 @@ def find_recipe(name: str) -> Recipe:
 
 
 def resolve_recipe(
-    name: str, settings: Iterable[str], notes: Mapping[str, Any] | None = None
+    recipe: str | Recipe, settings: Iterable[str], notes: Mapping[str, Any] | None = None
 ) -> Recipe:
     """A recipe with its settings: the paper's, then the model's own defaults, then the user's."""
-    return apply_settings(
-        with_defaults(find_recipe(name), (notes or {}).get("training", {})), settings
-    )
+    found = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    return apply_settings(with_defaults(found, (notes or {}).get("training", {})), settings)
 
 
 def resolve_recipes(
@@ -99,106 +96,90 @@ def dry_notes(model: str) -> dict[str, Any]:
     return model_notes(resolve(model)) if model == "tiny" or Path(model).exists() else {}
 
 
-def known_model(name: str) -> Any:
-    """A model as `training.verl.plan` needs it, from what is at hand: its path, shape and pixel
-    limits.
-    """
-    from modgap.models.load import ALIASES, check_files, check_name, tiny_folder
-    from modgap.training.shape import SHAPES, shape_of
-    from modgap.training.verl.config import Model
-
-    folder = tiny_folder() if name == "tiny" else Path(name)
-    if not (folder / "config.json").is_file():
-        if folder.is_dir():
-            check_files(folder)  # says what is missing
-        name = ALIASES.get(name, name)
-        check_name(name)
-        return Model(name, SHAPES.get(name.removeprefix("modelscope:")))
-    size = {}
-    if processor := image_processor(folder):
-        least, most = processor.get("min_pixels"), processor.get("max_pixels")
-        size = processor.get("size") or {"shortest_edge": least, "longest_edge": most}
-        size = {
-            "min_pixels": size.get("shortest_edge") or 56 * 56,
-            "max_pixels": size.get("longest_edge") or 12845056,
-        }
-    return Model(
-        str(folder.absolute()), shape_of(json.loads((folder / "config.json").read_text())), **size
-    )
-
-
 def check_engine(recipe: Recipe, engine: str) -> None:
     """Refuse settings of another engine's own. Raises `UserError`."""
-    if engine != "verl" and (passed := [key for stage in recipe.stages for key, _ in stage.passed]):
+    passed = [key for stage in recipe.stages for key, _ in stage.passed]
+    if passed and not registry.TRAINING_ENGINES.entry(engine).passed:
         raise UserError(f"--set verl.{passed[0]}: only --engine verl takes verl's own settings.")
 
 
-def train_recipe(
+def train(
+    recipe: Recipe | str,
+    problems: Sequence[Problem],
+    model: str | Path,
+    out: Path | str,
+    *,
+    settings: Iterable[str] | Mapping[str, Any] | None = None,
+    options: TrainOptions | None = None,
+    progress: Bars = SILENT,
+    given: Mapping[str, Any] | None = None,
+) -> TrainResult:
+    """Train a model with a recipe; the same call resumes where an interrupted one stopped.
+
+    Args:
+        recipe: A recipe or its name; its settings are the paper's, then the model's own defaults,
+            then `settings`.
+        problems: The train split.
+        model: `tiny`, a folder, a hub's id or an alias.
+        out: Gets `stage1/`, `stage2/` and so on.
+        settings: `key=value` or `stageN.key=value`, or a mapping of such keys to values.
+        options: Which engine trains, and how.
+        progress: Where to show progress.
+        given: The arguments as the user gave them, for the manifests.
+
+    Returns:
+        The stages' folders, and the final and the best checkpoint (Hugging Face folders).
+
+    Raises:
+        UserError: A setting or an option is bad, the model cannot be used, or nothing can be
+            trained on.
+    """
+    from modgap.models.load import resolve
+
+    assignments = settings or ()
+    if isinstance(assignments, Mapping):
+        assignments = [f"{key}={value}" for key, value in assignments.items()]
+    plan = resolve_recipe(recipe, assignments, model_notes(resolve(model)))
+    warn_about_images(problems)
+    return train_resolved(
+        plan, problems, model, Path(out), options=options, given=given, progress=progress
+    )
+
+
+def train_resolved(
     recipe: Recipe,
     problems: Sequence[Problem],
     model: str | Path,
     out: Path,
     *,
-    engine: str = "local",
-    style: Style = "aligned",
-    device: str | None = None,
+    options: TrainOptions | None = None,
     given: Mapping[str, Any] | None = None,
-    bars: Bars | None = None,
-    warn_of_images: bool = True,
-) -> Path:
-    """Train a model with a recipe.
-
-    Args:
-        recipe: Its settings resolved, see `resolve_recipe`.
-        problems: The train split.
-        model: The base model.
-        out: Gets `stage1/`, `stage2/` and so on.
-        engine: What trains.
-        style: Wording of the prompts.
-        device: `None` takes the best there is.
-        given: The arguments as the user gave them.
-        bars: Where to show progress.
-        warn_of_images: Whether to look for unusual images first, and to name them.
-
-    Returns:
-        The final checkpoint, a Hugging Face folder.
-    """
-    train = registry.TRAINING_ENGINES.load(engine)
-    check_engine(recipe, engine)
-    if warn_of_images:
-        warn_about_images(problems)
+    progress: Bars = SILENT,
+) -> TrainResult:
+    """`train` with a recipe whose settings are resolved, see `resolve_recipe`."""
+    options = options or TrainOptions()
+    check_style(options.style)
+    entry = registry.TRAINING_ENGINES.entry(options.engine)
+    run = registry.load(entry.path)
+    check_engine(recipe, options.engine)
     if any(stage.settings.reward_function for stage in recipe.stages):
         sys.path.insert(0, str(Path.cwd()))  # a reward of the user's own lies where they work
-    from modgap.models.load import check_model, load_policy, model_fingerprint, resolve
+    from modgap.models.load import check_model, model_fingerprint, resolve
+    from modgap.training.events import Job
 
-    if engine == "local":
-        from modgap.models.static import replays
-
-        replays()  # a fault in what the environment says shows before anything is written
+    if entry.check:
+        registry.load(entry.check)()
     folder = resolve(model)
-    check_model(folder, as_is=engine != "local")
-    start: Any = folder
-    own: dict[str, Any] = {"load_policy": functools.partial(load_policy, device=device)}
-    if engine == "verl":
-        from modgap.datasets.parquet import write_parquet
-        from modgap.models.lora import merge_adapter
-        from modgap.training.verl.engine import Tools
-        from modgap.training.verl.merge import merge
-
-        tools = Tools(write_parquet, merge=functools.partial(merge, merge_adapter=merge_adapter))
-        start, own = known_model(str(folder)), {"tools": tools}
-    result = train(
-        recipe,
-        problems,
-        start,
-        out,
-        style=style,
-        progress=training_progress(bars or Bars(None), recipe.name),
+    check_model(folder, as_is=entry.as_is)
+    job = Job(
+        style=options.style,
         given=given,
         fingerprint=model_fingerprint(folder),
-        **own,
+        device=options.device,
     )
-    return result.final
+    result = run(recipe, problems, folder, out, job, training_progress(progress, recipe.name))
+    RunFolder(out).note("options", as_json(options))
+    return result
 
 
 def check_training_data(recipes: Iterable[Recipe], train: Sequence[Problem], style: Style) -> None:
@@ -258,33 +239,9 @@ def print_plan(
     Raises:
         UserError: It cannot work.
     """
-    if engine == "verl":
-        from modgap.training.rollout import hold_out
-        from modgap.training.verl.plan import plan
-
-        held_out = max(stage.settings.validation_problems for stage in recipe.stages)
-        count = None if problems is None else len(hold_out(problems, held_out)[0])
-        print("\n".join(plan(recipe, known_model(model), out, problems=count)[0]))
-        if problems is None:
-            print("the data set is not here: whether it has enough problems was not looked at")
-        return
     check_engine(recipe, engine)
-    from modgap.models.static import replays
-    from modgap.training.dry_run import StagePlan, plan_lines
-    from modgap.training.plan import costs, lengths_of, machine_here
-
-    known, graphs = known_model(model), replays()
-    machine = machine_here(known.shape, gpu, graphs) if known.shape else None
-    typical = dry_notes(model).get("response_tokens")
-    stages: list[StagePlan] = []
-    for stage in recipe.stages:
-        settings = [
-            f"{name.replace('reward_', 'reward.')} = {value}"
-            for name, value in asdict(stage.settings).items()
-        ]
-        expected = None
-        if known.shape is not None and machine is not None:
-            lengths = lengths_of(stage, known.min_pixels, known.max_pixels, typical)
-            expected = costs(stage, known.shape, lengths, machine)
-        stages.append(StagePlan(stage, settings, expected))
-    print("\n".join(plan_lines(recipe, model, stages)))
+    entry = registry.TRAINING_ENGINES.entry(engine)
+    if not entry.plan:
+        raise UserError(f"--dry-run: the engine {engine} has no plan: its `TrainEntry` names none.")
+    lines = registry.load(entry.plan)
+    print("\n".join(lines(recipe, model, out, problems=problems, gpu=gpu)))

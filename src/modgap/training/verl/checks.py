@@ -6,12 +6,12 @@ verl finds some of it after minutes, in a worker; some it does not heed at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Stage
-from modgap.training.shape import Shape, image_tokens
+from modgap.training.known_model import Model
+from modgap.training.shape import image_tokens
 
 ACTOR, ROLLOUT, MODEL = (
     "actor_rollout_ref.actor",
@@ -21,23 +21,6 @@ ACTOR, ROLLOUT, MODEL = (
 
 Overrides = dict[str, Any]
 """Key of verl's configuration -> value. A key that verl's files do not have begins with `+`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """The model of a stage, as far as it is known without loading it.
-
-    Attributes:
-        path: A folder or a Hugging Face id.
-        shape: Its sizes; none for a model that would have to be downloaded.
-        min_pixels: The smallest image that its processor makes.
-        max_pixels: The largest.
-    """
-
-    path: str
-    shape: Shape | None = None
-    min_pixels: int = 56 * 56
-    max_pixels: int = 12845056
 
 
 MOVED = {

@@ -16,6 +16,7 @@ is verl's V1 trainer.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -26,7 +27,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
@@ -42,7 +43,8 @@ from modgap.training.checkpoint import (
     start_run,
     step_folder,
 )
-from modgap.training.events import Progress, TrainResult
+from modgap.training.events import Job, Progress, TrainResult
+from modgap.training.known_model import known_model
 from modgap.training.log import Teller
 from modgap.training.rollout import hold_out
 from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, reward_of
@@ -89,12 +91,8 @@ def train(
     out: Path | str,
     *,
     tools: Tools,
-    style: Style = "aligned",
-    validation: Sequence[Problem] | None = None,
-    start_from: Literal["last", "best"] = "last",
     progress: Progress | None = None,
-    given: Mapping[str, Any] | None = None,
-    fingerprint: str | None = None,
+    job: Job | None = None,
 ) -> TrainResult:
     """Train a model by a recipe; the same call goes on in the stage and step where a killed one
     was.
@@ -105,20 +103,16 @@ def train(
         model: Where the first stage starts, a local folder.
         out: Gets `stage1/`, `stage2/`, ...
         tools: What it calls outside of itself.
-        style: Of the prompts.
-        validation: Problems to validate on; by default `validation_problems` are held out of
-            `problems`.
-        start_from: Which checkpoint of a stage the next one starts from.
-        progress: Is told of everything.
-        given: The arguments as the user gave them, for the manifests.
-        fingerprint: Of the base model, for the manifests.
+        progress: Called with every event.
+        job: Style of the prompts, validation problems and the like.
 
     Raises:
         UserError: Something cannot work (before Ray starts), or verl failed: one line with its
             log's place.
     """
     recipe.check()
-    out = Path(out).absolute()
+    job = job or Job()
+    out, style, validation = Path(out).absolute(), job.style, job.validation
     train_on = list(problems)
     if validation is None:
         train_on, validation = hold_out(
@@ -147,21 +141,21 @@ def train(
             except UserError as error:
                 raise UserError(f"stage {number} ({stage.title}): {error}") from error
     fingerprints = {
-        "model": fingerprint,
+        "model": job.fingerprint,
         "data": digest(train_on),
         "validation": digest(validation),
     }
     with RunFolder(out).lock():
-        start_run(out, recipe, given)
+        start_run(out, recipe, job.given)
         for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), start=1):
-            base = model.path if fingerprint is None else "the base model"
-            origin = base if number == 1 else f"{start_from} of stage{number - 1}"
+            base = model.path if job.fingerprint is None else "the base model"
+            origin = base if number == 1 else f"{job.start_from} of stage{number - 1}"
             own = {
                 "engine": "verl",
                 "verl": [list(pair) for pair in stage.passed if not _SPEED.search(pair[0])],
             }
             RunFolder(folder).start(
-                "train", identity(recipe, number, origin, style) | own, given, **fingerprints
+                "train", identity(recipe, number, origin, style) | own, job.given, **fingerprints
             )
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
             if finished(folder) is None:
@@ -175,8 +169,30 @@ def train(
             else:
                 teller.step = stage.settings.steps
                 teller("stage", f"{stage.title}: done already")
-            model = replace(model, path=str(checkpoint(folder, start_from)))
+            model = replace(model, path=str(checkpoint(folder, job.start_from)))
     return TrainResult(out, folders, checkpoint(folders[-1]), checkpoint(folders[-1], "best"))
+
+
+def run(
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    folder: Path,
+    out: Path,
+    job: Job,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """`train` from a model folder with the tools of this package, as `modgap.train` calls every
+    engine.
+    """
+    from modgap.datasets.parquet import write_parquet
+    from modgap.models.lora import merge_adapter
+
+    tools = Tools(
+        write_parquet, merge=functools.partial(verl_merge.merge, merge_adapter=merge_adapter)
+    )
+    return train(
+        recipe, problems, known_model(str(folder)), out, tools=tools, progress=progress, job=job
+    )
 
 
 def _gpus(stages: Sequence[Stage]) -> int:

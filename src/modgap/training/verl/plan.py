@@ -7,12 +7,16 @@ the plan says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from modgap.core.errors import UserError
+from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
+from modgap.training.known_model import known_model
+from modgap.training.rollout import hold_out
 from modgap.training.shape import GIB, Layout, Shape, estimate
 from modgap.training.verl import compose
 from modgap.training.verl.checks import Model, Overrides
@@ -106,6 +110,31 @@ def plan(
             " how to)"
         )
     return lines, configurations
+
+
+def dry_run(
+    recipe: Recipe,
+    model: str,
+    out: Path,
+    *,
+    problems: Sequence[Problem] | None = None,
+    gpu: str | None = None,
+) -> list[str]:
+    """What `modgap train --dry-run --engine verl` prints.
+
+    Args:
+        recipe: Its settings resolved.
+        model: Where it would start.
+        out: The run's folder.
+        problems: The train split, if it is at hand.
+        gpu: Not used: verl's plan is for the GPUs that its settings name.
+    """
+    held_out = max(stage.settings.validation_problems for stage in recipe.stages)
+    count = None if problems is None else len(hold_out(problems, held_out)[0])
+    lines = plan(recipe, known_model(model), out, problems=count)[0]
+    if problems is None:
+        lines.append("the data set is not here: whether it has enough problems was not looked at")
+    return lines
 
 
 def costs(stage: Stage, shape: Shape, spread: Layout) -> Costs:

@@ -1,0 +1,52 @@
+"""What is known of a model before it is loaded: for plans, and for verl, which loads it itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modgap.models.folder import image_processor
+from modgap.training.shape import SHAPES, Shape, shape_of
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model of a stage, as far as it is known without loading it.
+
+    Attributes:
+        path: A folder or a Hugging Face id.
+        shape: Its sizes; none for a model that would have to be downloaded.
+        min_pixels: The smallest image that its processor makes.
+        max_pixels: The largest.
+    """
+
+    path: str
+    shape: Shape | None = None
+    min_pixels: int = 56 * 56
+    max_pixels: int = 12845056
+
+
+def known_model(name: str) -> Model:
+    """What is known of a model without a download: its path, shape and pixel limits."""
+    from modgap.models.load import ALIASES, check_files, check_name, tiny_folder
+
+    folder = tiny_folder() if name == "tiny" else Path(name)
+    if not (folder / "config.json").is_file():
+        if folder.is_dir():
+            check_files(folder)  # says what is missing
+        name = ALIASES.get(name, name)
+        check_name(name)
+        return Model(name, SHAPES.get(name.removeprefix("modelscope:")))
+    size: dict[str, Any] = {}
+    if processor := image_processor(folder):
+        least, most = processor.get("min_pixels"), processor.get("max_pixels")
+        size = processor.get("size") or {"shortest_edge": least, "longest_edge": most}
+        size = {
+            "min_pixels": size.get("shortest_edge") or 56 * 56,
+            "max_pixels": size.get("longest_edge") or 12845056,
+        }
+    return Model(
+        str(folder.absolute()), shape_of(json.loads((folder / "config.json").read_text())), **size
+    )
