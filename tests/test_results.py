@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import mathverse_data as made
+from asking import evaluate
 from modgap.analysis.results import ReportSummary, Summary, read_import_note, read_summary
 from modgap.core.engine import Completion
 from modgap.core.errors import UserError
@@ -18,7 +19,7 @@ from modgap.engines.judge import Judge
 from modgap.engines.scripted import ScriptedEngine
 from modgap.reporting.collect import collect
 from modgap.reporting.page import build_report
-from modgap.workflows.evaluate import evaluate, read_problems
+from modgap.workflows.evaluate import read_problems
 from modgap.workflows.grade import grade_run
 from test_report import CONDITIONS, SAID, both, write_run, write_stage
 from test_report_seeds import write_studies

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from asking import evaluate
 from folders import png
 from modgap.core import registry
 from modgap.core.errors import UserError
@@ -18,7 +19,7 @@ from modgap.core.prompt import INSTRUCTION, evaluation_prompt
 from modgap.core.record import RunFolder
 from modgap.core.view import DEFAULT_VIEWS, VERSION_VIEWS
 from modgap.engines.scripted import ScriptedEngine
-from modgap.workflows.evaluate import default_views, evaluate, fingerprint, problem_row
+from modgap.workflows.evaluate import default_views, fingerprint, problem_row
 
 WHOLE = Problem("p", "AB = 7. Find x.", "7", png("red"))
 

@@ -266,7 +266,7 @@ def _read_again() -> None:
     error says so.
     """
     with contextlib.suppress(ImportError, AttributeError):
-        from ray._raylet import (
+        from ray._raylet import (  # pyright: ignore[reportMissingImports]
             AuthenticationTokenLoader,
             Config,
         )  # pyright: ignore  # an extra, and private

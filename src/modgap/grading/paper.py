@@ -138,9 +138,7 @@ def _safe_grade_answer() -> Callable[[str, str], bool]:
     """Mathruler's own function, with `_same_value` in the place of the one function in it that
     calls sympy.
     """
-    from mathruler import (
-        grader,
-    )  # pyright: ignore[reportMissingTypeStubs]  # late: loads sympy; it has no stubs
+    from mathruler import grader  # pyright: ignore[reportMissingTypeStubs]
     from pylatexenc import latex2text, latexwalker  # pyright: ignore[reportMissingTypeStubs]
 
     logging.getLogger("pylatexenc").setLevel(logging.ERROR)  # it warns of every malformed answer
