@@ -231,7 +231,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     checkouts = {
-        "Math-Verify": arguments.math_verify, "MathRuler": arguments.mathruler, "EasyR1": arguments.easyr1
+        "Math-Verify": arguments.math_verify, "MathRuler": arguments.mathruler,
+        "EasyR1": arguments.easyr1
     }  # fmt: skip
     try:
         oracles(checkouts, arguments.details)

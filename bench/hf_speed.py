@@ -258,8 +258,9 @@ def main() -> None:
     about = {
         "machine": torch.cuda.get_device_name() if gpu else f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__, "transformers": transformers.__version__, "model": given.model,
-        "dtype": str(policy.dtype), "responses": len(asked) * given.samples, "samples": given.samples, "batch": batch,
-        "max_tokens": given.max_tokens, "temperature": given.temperature, "rounds": given.rounds,
+        "dtype": str(policy.dtype), "responses": len(asked) * given.samples,
+        "samples": given.samples, "batch": batch, "max_tokens": given.max_tokens,
+        "temperature": given.temperature, "rounds": given.rounds,
         "clock": "wall" if gpu else "process",
     }  # fmt: skip
     print(", ".join(f"{key} {value}" for key, value in about.items()) + "\n")

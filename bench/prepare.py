@@ -109,10 +109,11 @@ def main() -> None:
             "PYTHONPYCACHEPREFIX": str(root / "compiled"), "PYTHONDONTWRITEBYTECODE": "",
         }  # fmt: skip
         commands = {
-            "the original's script": [sys.executable, str(root / SCRIPT), "--local_dir", str(root / "theirs")],
+            "the original's script": [sys.executable, str(root / SCRIPT), "--local_dir",
+                                      str(root / "theirs")],
             "modgap data prepare": [
-                sys.executable, "-m", "modgap", "data", "prepare", str(data), "--out", str(root / "ours"),
-                "--variant", "contrastive", "--style", "paper",
+                sys.executable, "-m", "modgap", "data", "prepare", str(data), "--out",
+                str(root / "ours"), "--variant", "contrastive", "--style", "paper",
             ],
         }  # fmt: skip
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
@@ -134,8 +135,9 @@ def main() -> None:
                     check=True,
                 )
     about = {
-        "machine": f"{platform.machine()} CPU, shared", "rows": given.rows, "kilobytes_a_diagram": given.kilobytes,
-        "rounds": given.rounds, "python": platform.python_version(),
+        "machine": f"{platform.machine()} CPU, shared", "rows": given.rows,
+        "kilobytes_a_diagram": given.kilobytes, "rounds": given.rounds,
+        "python": platform.python_version(),
     }  # fmt: skip
     theirs, ours = found.values()
     rows = {

@@ -39,8 +39,8 @@ TWINS, PLAIN = "1", "2"
 """Gold answers: they tell the reward whether a problem's right responses have twins."""
 MADE = "made"
 """Empty file in a model's folder: it is whole."""
-PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_actor", "weights": "update_weights",
-          "step": "step"}  # fmt: skip
+PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_actor",
+          "weights": "update_weights", "step": "step"}  # fmt: skip
 
 
 def half_right(response: str, gold: str) -> float:
@@ -157,10 +157,10 @@ def main() -> None:
     here = str(Path(__file__).resolve().parent)  # where verl's reward workers find `half_right`
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     settings = Settings(
-        steps=args.steps, prompts_per_step=args.prompts, mini_batch=args.prompts // 2, samples_per_prompt=5,
-        max_prompt_tokens=args.image_tokens + 256, max_response_tokens=args.response, overlong_buffer=0,
-        dynamic_sampling=False, save_every=0, eval_every=0, validation_problems=0,
-        reward_function="verl_speed:half_right",
+        steps=args.steps, prompts_per_step=args.prompts, mini_batch=args.prompts // 2,
+        samples_per_prompt=5, max_prompt_tokens=args.image_tokens + 256,
+        max_response_tokens=args.response, overlong_buffer=0, dynamic_sampling=False, save_every=0,
+        eval_every=0, validation_problems=0, reward_function="verl_speed:half_right",
     )  # fmt: skip
     given = [
         f"verl.trainer.n_gpus_per_node={args.gpus}", "verl.data.shuffle=False",

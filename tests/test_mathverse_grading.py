@@ -397,8 +397,10 @@ def test_what_no_choice_says_is_wrong_and_what_may_be_one_is_for_the_judge() -> 
 @pytest.mark.parametrize(
     ("choice", "box"),
     [
-        ("35", "3.5"), ("3.5", "35"), ("5", ".5"), ("11/2", "1 1/2"), ("1 1/2", "11/2"), ("34", "3*4"),
-        ("\\frac{1}{23}", "\\frac{12}{3}"), ("(12)", "(1, 2)"), ("x^{12}", "x^{1}2"), ("12:3", "1:23"),
+        ("35", "3.5"), ("3.5", "35"), ("5", ".5"), ("11/2", "1 1/2"), ("1 1/2", "11/2"),
+        ("34", "3*4"),
+        ("\\frac{1}{23}", "\\frac{12}{3}"), ("(12)", "(1, 2)"), ("x^{12}", "x^{1}2"),
+        ("12:3", "1:23"),
     ],
 )  # fmt: skip
 def test_punctuation_between_digits_says_something(choice: str, box: str) -> None:
@@ -761,7 +763,8 @@ def test_each_stage_gets_what_the_one_before_left() -> None:
     ("answer", "gold"),
     [
         ("(-2, 1]", "-2 < x \\le 1"), ("-2 < x \\le 1", "(-2, 1]"), ("x < 3", "(-\\infty, 3)"),
-        ("x \\ge 0", "[0, \\infty)"),         ("x < 1 \\text{ or } x > 2", "(-\\infty, 1) \\cup (2, \\infty)"),
+        ("x \\ge 0", "[0, \\infty)"),         ("x < 1 \\text{ or } x > 2",
+                                               "(-\\infty, 1) \\cup (2, \\infty)"),
         ("45^\\circ", "\\frac{\\pi}{4}"),
         ("10 cm", "10 m"),         ("y = 0.33x + 1", "y = \\frac{1}{3}x + 1"), ("3,5", "3.5"),
         ("3{,}5", "3.5"), ("4:00 pm", "4:00"), ("0.7501", "75\\%"),         ("x \\not> 5", "x > 5"),

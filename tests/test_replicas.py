@@ -141,8 +141,8 @@ class Threads:
     def __init__(self, address: str | None, replicas: int, each: int) -> None:
         self.actors: list[Actor] = []
         self.ray = SimpleNamespace(
-            wait=lambda refs, timeout: wait(refs, timeout, FIRST_COMPLETED), get=lambda ref: ref.result(),
-            exceptions=SimpleNamespace(RayError=Died),
+            wait=lambda refs, timeout: wait(refs, timeout, FIRST_COMPLETED),
+            get=lambda ref: ref.result(), exceptions=SimpleNamespace(RayError=Died),
         )  # fmt: skip
 
     def start(self, kind: Any, make: Callable[[], Engine]) -> Actor:

@@ -47,8 +47,9 @@ OF_VIEWS = {
 }  # fmt: skip
 RUN = OF_VIEWS | {
     "": "mode n_problems samples_per_problem views gap leaky types reading pairable warnings judge sampling original",
-    "reading": f"source {READING} solved", "reading.values": SHARES, "reading.clauses": "n read contradicted",
-    "reading.solved": READING, "reading.solved.values": SHARES, "reading.solved.clauses": "n read contradicted",
+    "reading": f"source {READING} solved", "reading.values": SHARES,
+    "reading.clauses": "n read contradicted", "reading.solved": READING,
+    "reading.solved.values": SHARES, "reading.solved.clauses": "n read contradicted",
     "original.*": "total correct none accuracy average_length pass_at_1",
 }  # fmt: skip
 """Path -> the keys there, in order: of a run of PGPS9K's kind, graded in mode `paper`."""
@@ -94,8 +95,8 @@ run.
 """
 
 BY_NAME = {
-    "views", "leaky", "original", "pass_at_k", "versions", "question_types", "subjects", "stages", "type", "runs",
-    "changes", "training", "models", "metrics",
+    "views", "leaky", "original", "pass_at_k", "versions", "question_types", "subjects", "stages",
+    "type", "runs", "changes", "training", "models", "metrics",
 }  # fmt: skip
 """What maps names to values: its keys are not frozen."""
 
@@ -158,8 +159,8 @@ class Says:
 
     def generate(self, requests: Any, sampling: Any) -> Iterator[Completion]:
         for request in requests:
-            yield Completion(request, 0, "1", finish_reason="stop", prompt_tokens=1, completion_tokens=1,
-                             image_tokens=0, seed=0)  # fmt: skip
+            yield Completion(request, 0, "1", finish_reason="stop", prompt_tokens=1,
+                             completion_tokens=1, image_tokens=0, seed=0)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ from modgap.training.verl.log import metrics_line, why
 from modgap.training.verl.merge import actor_folder
 
 SETTINGS = Settings(
-    steps=4, prompts_per_step=4, mini_batch=4, samples_per_prompt=2, micro_batch=2, save_every=2, eval_every=1,
-    max_response_tokens=8, overlong_buffer=2, validation_problems=2,
+    steps=4, prompts_per_step=4, mini_batch=4, samples_per_prompt=2, micro_batch=2, save_every=2,
+    eval_every=1, max_response_tokens=8, overlong_buffer=2, validation_problems=2,
 )  # fmt: skip
 GPU = (("trainer.n_gpus_per_node", "1"), ("trainer.device", "cpu"))  # the stand-in needs none
 TEXT = Stage(("full-text", "image-only"), settings=SETTINGS, passed=GPU)
@@ -331,16 +331,16 @@ def test_metrics_take_our_names_and_what_is_not_finite_is_null() -> None:
         "other": 1,
     }
     assert metrics_line(3, data, 2, 100, 16) == {
-        "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25, "sampled_groups": 16,
-        "dropped_groups": 0,
+        "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25,
+        "sampled_groups": 16, "dropped_groups": 0,
     }  # fmt: skip
 
 
 def test_the_reward_is_of_all_that_were_sampled_dropped_groups_included() -> None:
     groups = "training/filter_groups"
     data = {
-        "critic/score/mean": 0.4, f"{groups}/evicted_samples": 12.0, f"{groups}/evicted_reward/mean": 0.9,
-        f"{groups}/discarded_surplus_samples": 4.0,
+        "critic/score/mean": 0.4, f"{groups}/evicted_samples": 12.0,
+        f"{groups}/evicted_reward/mean": 0.9, f"{groups}/discarded_surplus_samples": 4.0,
     }  # fmt: skip
     line = metrics_line(1, data, 1, 100, 8)
     assert line["reward"] == pytest.approx((12 * 0.4 + 12 * 0.9) / 24)
