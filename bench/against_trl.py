@@ -1,7 +1,8 @@
 r"""Samples a second of the local engine and of TRL's GRPOTrainer, rollout and update, on the same
 work.
 
-python bench/against_trl.py [--model tiny|3b] [--prompts N] [--samples N] [--tokens N] [--json FILE]    prints Markdown
+python bench/against_trl.py [--model tiny|3b] [--prompts N] [--samples N] [--tokens N] [--json FILE]
+    prints Markdown
 
 Plain DAPO in both: `loss_type="dapo"`, clip 0.2 / 0.28, no KL, no dynamic sampling, one update a
 step, AdamW at the same learning rate, the same problems (full text and image), samples,
@@ -45,7 +46,7 @@ CLIP = {"clip_low": 0.2, "clip_high": 0.28}
 
 
 class Processor(ProcessorMixin):
-    """Qwen2.5-VL's processor without a video side, which needs torchvision; images and chat only."""
+    """Qwen2.5-VL's processor without its video part, which needs torchvision; images and chat."""
 
     def __init__(
         self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None

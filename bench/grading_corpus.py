@@ -1,8 +1,10 @@
 r"""Did a change of the graders change a verdict? 50,000 generated answers, graded by every grader
 and mode.
 
-python bench/grading_corpus.py write FILE [--count N] [--seed S]     generate, grade, write JSON lines (FILE.gz: packed)
-python bench/grading_corpus.py compare FILE [--examples N]           grade again, print each change, exit 1 if any
+python bench/grading_corpus.py write FILE [--count N] [--seed S]
+    generate, grade, write JSON lines (FILE.gz: packed)
+python bench/grading_corpus.py compare FILE [--examples N]
+    grade again, print each change, exit 1 if any
 
 Each answer is made from its gold answer, so that for most of them the right verdict is known: the
 same value in another notation is `right`, another value is `wrong`, a box in unfinished thinking is
@@ -10,8 +12,6 @@ same value in another notation is `right`, another value is `wrong`, a box in un
 readers differ on, have no label. `compare` marks the changes that move away from the label with
 `WORSE`. The symbolic stage of MathVerse is left out.
 """
-
-# ruff: noqa: E501 - the tables of notations have long rows
 
 from __future__ import annotations
 
@@ -235,10 +235,10 @@ UNITS = (
     "{}^\\circ", "{}^{{\\circ}}", "{}°", "{}\\degree", "{}\\textdegree", "{} degrees", "{} cm",
     "{}\\text{{ cm}}", "{} \\text{{ cm}}^2", "{}\\,\\mathrm{{cm}}^{{2}}", "{} cm²",
     "{} \\text{{ cms}}", "{} \\text{{ kms}}", "{} m", "{} units", "{} sq. cm", "{} square units",
-    "{} units^2", "{} unit squared", "{}度", "{}厘米", "{}平方厘米", "{} 平方米", "{}立方厘米", "{}米", "{}千米",
-    "{}毫米", "{}㎝", "{}㎠", "{}㎡", "{}''", "{}'", '{}"', "{}^{{\\prime}}", "{} (cm)", "{} [cm]",
-    "{}。", "{} inches", "{} in.", "{} \\text{{ feet}}", "{}\\text{{ sq. units}}",
-    "{}\\ \\text{{m}}^2", "{} \\text{{ square meters}}", "{}~\\text{{km}}", "{}%",
+    "{} units^2", "{} unit squared", "{}度", "{}厘米", "{}平方厘米", "{} 平方米", "{}立方厘米",
+    "{}米", "{}千米", "{}毫米", "{}㎝", "{}㎠", "{}㎡", "{}''", "{}'", '{}"', "{}^{{\\prime}}",
+    "{} (cm)", "{} [cm]", "{}。", "{} inches", "{} in.", "{} \\text{{ feet}}",
+    "{}\\text{{ sq. units}}", "{}\\ \\text{{m}}^2", "{} \\text{{ square meters}}", "{}~\\text{{km}}", "{}%",
 )  # fmt: skip
 DENIED = (
     "x \\not= {}", "x \\ne {}", "x \\neq {}", "x ≠ {}", "x \\not\\approx {}", "x != {}",

@@ -165,8 +165,8 @@ def ask(run: Path, mode: Any, options: JudgeOptions) -> dict[str, Any]:
     started = time.perf_counter()
     summary = grade_run(
         RunFolder(run), mode, judge=make_judge(options), check=options.check, seed=options.seed,
-        progress=lambda what, done,
-        total: marks.append((time.perf_counter(), done)) if what == "judging" else None,
+        progress=lambda what, done, total:
+        marks.append((time.perf_counter(), done)) if what == "judging" else None,
     )  # fmt: skip
     judged, asked = summary.judge, marks[1:]
     assert judged is not None and judged.check is not None
@@ -224,9 +224,12 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(judge)(texts)["input_ids"]
-    figures: dict[str, Any] = {"shape": args.shape, "tokens": args.tokens, "ways": {},
-                               "prompt_tokens_about": round(sum(map(len,
-                                                                    words)) / len(words))}  # fmt: skip
+    figures: dict[str, Any] = {
+        "shape": args.shape,
+        "tokens": args.tokens,
+        "ways": {},
+        "prompt_tokens_about": round(sum(map(len, words)) / len(words)),
+    }
     common: dict[str, Any] = {"max_tokens": args.tokens, "check": args.check}
     dummy = ("load_format=dummy", "max_model_len=8192", *args.engine_arg)
     ways = args.ways.split(",")

@@ -192,9 +192,12 @@ def survive(
             )
             note(figures)
         if status is not None:
-            end: dict[str, Any] = {"status": status, "at_s": round(time.monotonic() - started, 1),
-                                   "responses": run.count, "longest_pause_s": round(run.pause,
-                                                                                    1)}  # fmt: skip
+            end: dict[str, Any] = {
+                "status": status,
+                "at_s": round(time.monotonic() - started, 1),
+                "responses": run.count,
+                "longest_pause_s": round(run.pause, 1),
+            }
             figures["ends"].append(end | gone(run, before, args.patience))
             note(figures)
             if status == 0 or len(figures["ends"]) > len(figures["kills"]):

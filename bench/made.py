@@ -107,8 +107,9 @@ def config_of(shape: Shape, like: Policy) -> Any:
         },
         **{
             name: getattr(config, name)
-            for name in ("image_token_id", "video_token_id", "vision_start_token_id",
-                         "vision_end_token_id")
+            for name in (
+                "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
+            )
         },
         tie_word_embeddings=shape.tied, attn_implementation="sdpa", dtype="float32",
     )  # fmt: skip

@@ -78,7 +78,7 @@ def stage_of(point: Point, given: argparse.Namespace) -> Stage:
 def measured(
     stage: Stage, problems: Sequence[Any], policy: Policy, steps: int
 ) -> tuple[dict[str, float], float]:
-    """Seconds of each phase, the median over steps after the first, and mean tokens of a response."""
+    """Median seconds of each phase over steps after the first, and mean tokens of a response."""
     on_gpu = policy.device.type == "cuda"
 
     def clock() -> float:
@@ -139,17 +139,21 @@ def line(
     rolled = expected.seconds["rollout"]
     total = took["rollout"] + update
     return {
-        **point, "expected": {"rollout": rolled, "update": all_expected - rolled,
-                              "step": all_expected},
+        **point,
+        "expected": {"rollout": rolled, "update": all_expected - rolled, "step": all_expected},
         "measured": {"rollout": took["rollout"], "update": update, "step": total},
         "ratio": total / all_expected, "rollout_ratio": took["rollout"] / rolled,
         "update_ratio": update / (all_expected - rolled), "tokens": tokens, "flops": expected.flops,
         "memory_gib": sum(expected.memory.values()) / 2**30,
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if policy.device.type == "cuda" else None,
+        "peak_gib":
+        torch.cuda.max_memory_allocated() / 2**30 if policy.device.type == "cuda" else None,
     }  # fmt: skip
 
 
-HEADS = "samples,response,prompts,image,model,expected: rollout,update,a step,measured: rollout,update,a step,measured / expected,tokens"  # noqa: E501
+HEADS = (
+    "samples,response,prompts,image,model,expected: rollout,update,a step,"
+    "measured: rollout,update,a step,measured / expected,tokens"
+)
 
 
 def shown(row: dict[str, Any]) -> str:

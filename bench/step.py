@@ -1,7 +1,8 @@
 r"""The update phase of the local engine: plain, contrastive, the naive two-forward form, and each
 trick off.
 
-python bench/step.py [--model tiny|3b] [--image-tokens N] [--minutes M] [--json FILE]     prints Markdown
+python bench/step.py [--model tiny|3b] [--image-tokens N] [--minutes M] [--json FILE]
+    prints Markdown
 
 One mini-batch of groups of 5 responses, half of the rows correct; every variant computes its
 gradients, interleaved round by round, and is timed to the end of its backward passes (the

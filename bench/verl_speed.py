@@ -44,7 +44,7 @@ PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_a
 
 
 def half_right(response: str, gold: str) -> float:
-    """Every second response is right (by its bytes); right is 1.0, or 0.5 in a step without twins."""
+    """About half of the responses are right (by their bytes): 1.0, or 0.5 without twins."""
     return zlib.crc32(response.encode()) % 2 * (1.0 if gold == TWINS else 0.5)
 
 
@@ -98,7 +98,7 @@ def without_saving(step: dict[str, float]) -> dict[str, float]:
 
 
 def table(lines: list[dict[str, Any]], gpus: int) -> tuple[list[str], dict[str, Any]]:
-    """A Markdown row of each kind of step, and the figures; the first step of a kind is left out."""
+    """A Markdown row of each kind of step, and the figures, without the first step of a kind."""
     rows = [
         f"| step | {' | '.join(f'{name}, s' for name in PHASES)} | tokens/s a GPU | twins an"
         " update |"
@@ -184,8 +184,12 @@ def main() -> None:
             files = sorted(args.out.glob("stage1/verl_metrics.*.jsonl"))
             lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
             rows, figures = table(lines, args.gpus)
-            (args.out / "verl_speed.json").write_text(json.dumps({"given": vars(args) | {"out": str(args.out)},
-                                                                  "figures": figures}, indent=1) + "\n")  # fmt: skip
+            (args.out / "verl_speed.json").write_text(
+                json.dumps(
+                    {"given": vars(args) | {"out": str(args.out)}, "figures": figures}, indent=1
+                )
+                + "\n"
+            )
             (args.out / "verl_speed.md").write_text("\n".join(rows) + "\n")
             print("\n".join(rows), flush=True)
 

@@ -84,8 +84,10 @@ def write_shape(name: str, folder: Path) -> Path:
     }
     text = {
         **shape, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "bos_token_id": None,
-        "eos_token_id": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6,
-                                               "mrope_section": [16, 24, 24]},
+        "eos_token_id": 2,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24],
+        },
     }  # fmt: skip
     config = Qwen2_5_VLConfig(
         text_config=text,
@@ -301,8 +303,11 @@ def measure(engine: VllmEngine, model: str, loop: str, args: argparse.Namespace)
 def write(out: Path, all_figures: Sequence[Figures], notes: dict[str, Any]) -> None:
     """Both files, anew."""
     ours_rate = {f.model: f.rate for f in all_figures if f.loop == "ours"}
-    rows = ["| model | loop | responses | s | responses/s | tokens/s | GPU % | ours is | prompt tokens (image) |",
-            "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    rows = [
+        "| model | loop | responses | s | responses/s | tokens/s | GPU % | ours is |"
+        " prompt tokens (image) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for f in all_figures:
         if f.error:
             rows.append(f"| {f.model} | {f.loop} | failed: {f.error} | | | | | | |")

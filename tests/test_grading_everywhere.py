@@ -28,7 +28,7 @@ QUESTION = "Choices:\nA:40°\nB:60°\nC:120°\nD:2\\sqrt{3}"
 def verdicts(
     answers: list[str] = ANSWERS, golds: list[str] = GOLDS, question: str = QUESTION
 ) -> list[str]:
-    """Every grader on every pair. Only its arguments and imports, so that it can be sent anywhere."""
+    """Every grader on every pair. Uses only its arguments and imports: it can be sent anywhere."""
     found: list[str] = []
     for answer in answers:
         response = f"<think>a</think> \\boxed{{{answer}}}"

@@ -127,16 +127,14 @@ def samples(*channels: Any) -> Any:
 
 
 def raw_tiff(values: Any, dtype: str, white: int, kind: int) -> bytes:
-    """A TIFF of one channel; `white` is its photometric interpretation, `kind` its sample format."""
+    """A TIFF of one channel: `white`, photometric interpretation; `kind`, sample format."""
     array = np.asarray(values).astype(dtype)
     data = array.tobytes()
     short, long = 3, 4
     tags = [
         (256, long, SIZE[0]), (257, long, SIZE[1]), (258, short, array.dtype.itemsize * 8),
-        (259, short, 1),
-        (262, short, white), (273, long, 8), (277, short, 1), (278, long, SIZE[1]),
-        (279, long, len(data)),
-        (339, short, kind),
+        (259, short, 1), (262, short, white), (273, long, 8), (277, short, 1),
+        (278, long, SIZE[1]), (279, long, len(data)), (339, short, kind),
     ]  # fmt: skip
     body = struct.pack("<4sI", b"II*\0", 8 + len(data)) + data + struct.pack("<H", len(tags))
     for tag, of, value in tags:

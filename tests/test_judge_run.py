@@ -1,4 +1,4 @@
-"""Grading of MathVerse runs: rules, the symbolic pool and a judge behind a real server on loopback."""
+"""Grading of MathVerse runs: rules, the symbolic pool and a judge behind a server on loopback."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def last_case(prompt: str) -> tuple[str, str]:
 
 
 def by_characters(prompt: str) -> str:
-    """The rules' own view of what is the same, for a judge that agrees with them where both apply."""
+    """The rules' own view of what is the same: a judge that agrees with them where both apply."""
     gold, answer = last_case(prompt)
     return str(
         int(
@@ -504,8 +504,16 @@ def test_a_grading_without_a_judge_goes_by_the_verdicts_of_the_last_one(
     assert grade_run(run).judge.judge == f"openai:other at {server.url}"
     # What came since waits.
     with run.appending() as writer:
-        writer.write(Response(problem_id="prose", view="full-text", sample=7, prompt="p",
-                              finish_reason="stop", response="\\boxed{a kite, surely}"))  # fmt: skip
+        writer.write(
+            Response(
+                problem_id="prose",
+                view="full-text",
+                sample=7,
+                prompt="p",
+                finish_reason="stop",
+                response="\\boxed{a kite, surely}",
+            )
+        )
     assert grade_run(run).judge.waiting == 1
 
 

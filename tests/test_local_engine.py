@@ -652,7 +652,7 @@ def test_a_run_that_was_killed_goes_on_bit_equal(
 def test_a_run_that_was_interrupted_loses_no_finished_step(
     phase: str, tiny: Path, straight: Path, tmp_path: Path
 ) -> None:
-    """Ctrl-C in step 4, two steps after the last checkpoint's: it goes on from step 3, bit for bit."""
+    """Ctrl-C in step 4, two steps after the last checkpoint: it resumes at step 3, bit for bit."""
     begun: list[int] = []
 
     def progress(event: Event) -> None:
@@ -1125,8 +1125,8 @@ def test_groups_that_are_not_used_let_go_of_their_pixels(
     monkeypatch.setattr(StageLog, "rollouts", looked_at)
     # Half of the problems have one reward for all, so that their groups are dropped.
     run(recipe(True, eval_every=0, overlong_buffer=0), tiny, tmp_path,
-        reward=lambda response, gold: made_up(response,
-                                              gold) if int(float(gold)) % 2 else 0.1)  # fmt: skip
+        reward=lambda response, gold:
+        made_up(response, gold) if int(float(gold)) % 2 else 0.1)  # fmt: skip
     assert {True, False} == {used for used, _ in held} and all(
         used == holds for used, holds in held
     )

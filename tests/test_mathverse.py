@@ -565,8 +565,9 @@ def test_the_defaults_are_the_originals(
     evaluate_model(problems, "tiny", tmp_path / "run", EvalOptions(style="paper"))
     resolved = RunFolder(tmp_path / "run").manifest()["resolved"]
     assert resolved["views"] == list(FIVE)
-    assert {key: resolved[key] for key in ("samples", "temperature", "max_tokens", "seed",
-                                           "style")} == {
+    assert {
+        key: resolved[key] for key in ("samples", "temperature", "max_tokens", "seed", "style")
+    } == {
         "samples": 4, "temperature": 0.8, "max_tokens": 4096, "seed": 42, "style": "paper",
     }  # fmt: skip
 
@@ -623,8 +624,10 @@ def test_the_summary_is_the_arithmetic_of_the_answers(
     # Five versions of a problem are one cluster: all right or all wrong together says no more than
     # one version does.
     together = evaluate(
-        problems, answers(rows, lambda row,
-                          _: right_in(*(FIVE if int(row["problem_index"]) % 2 else ()))(row, 1)),
+        problems,
+        answers(
+            rows, lambda row, _: right_in(*(FIVE if int(row["problem_index"]) % 2 else ()))(row, 1),
+        ),
         tmp_path / "together", views=FIVE, samples=1,
     ).mathverse  # fmt: skip
     alone, all_five = together.versions["text-lite"], together.overall

@@ -51,7 +51,7 @@ MOST_REQUESTS = 2000
 
 
 def completion(content: Any = "<think>t</think>\\boxed{7}", **fields: Any) -> dict[str, Any]:
-    """The body of a chat completion; fields of the message or, as `finish_reason`, of the choice."""
+    """The body of a chat completion; fields of the message or (`finish_reason`) of the choice."""
     reason = fields.pop("finish_reason", "stop")
     choice = {
         "index": 0,
@@ -112,7 +112,9 @@ class Server:
                     outer.attempts[name].append((time.time(), fault))
                     outer.faults[fault] += 1
                 time.sleep(outer.seconds)
-                with outer.lock:  # before the client can know, so that what is counted is never more than its own count
+                # Before the client can know, so that what is counted is never more than its own
+                # count.
+                with outer.lock:
                     outer.busy -= 1
                     outer.answered[name] += not fault
                 if fault:
@@ -486,10 +488,11 @@ def test_what_the_model_said(reply: dict[str, Any], prefill: str, text: str, rea
     assert (read.prompt_tokens, read.completion_tokens) == (11, 5)
 
 
-@pytest.mark.parametrize("body",
-                         ["", "[]", "null", "{}", "7", '{"choices": [{}]}', '{"choices": [null]}',
-                          "<html>",
-                                  '{"choices": [{"message": {"content": [1]}}]}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    ["", "[]", "null", "{}", "7", '{"choices": [{}]}', '{"choices": [null]}', "<html>",
+     '{"choices": [{"message": {"content": [1]}}]}'],
+)  # fmt: skip
 def test_no_other_body_is_taken_for_a_response(body: str) -> None:
     with pytest.raises(UnreadableReply):
         read_reply(body)

@@ -98,8 +98,8 @@ def test_a_stage_can_be_set_on_its_own() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        *[({name: math.inf}, f"{name}=inf: must be a finite") for name in ("lr", "temperature",
-                                                                           "clip_high")],
+        *[({name: math.inf}, f"{name}=inf: must be a finite")
+          for name in ("lr", "temperature", "clip_high")],
         ({"dual_clip": math.nan}, "dual_clip=nan: must be a finite"),
         ({"max_refills": math.nan}, "max_refills=nan"),
         ({"max_refills": -math.inf}, "max_refills=-inf"),

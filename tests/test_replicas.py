@@ -503,7 +503,7 @@ def real_requests(data: Path, samples: int = 2) -> list[Request]:
 def kill_one_in_the_middle(
     make: Callable[[], Engine], asked: Sequence[Request], batch: int
 ) -> dict[Any, Completion]:
-    """Everything that two replicas answer, one of which is killed while it has something in hand."""
+    """Everything that two replicas answer, one of which is killed while it works on a batch."""
     engine = ReplicaEngine(make, 2, ray_address=None, batch=batch)
     try:
         got: dict[Any, Completion] = {}

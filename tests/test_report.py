@@ -68,7 +68,7 @@ def write_run(
     data: str | None = None,
     **fields: Any,
 ) -> RunFolder:
-    """A run folder, through the API that writes real ones; `said` holds the texts of some problems."""
+    """A run folder, by the API that writes real ones; `said` holds the texts of some problems."""
     run = RunFolder(path)
     asked = samples or len(next(iter(next(iter(verdicts.values())).values())))
     marks = {"data_fingerprint": data} if data else {}
@@ -1067,11 +1067,13 @@ def test_charts_have_the_colours_of_the_page() -> None:
 
 CHARTS = """
 [...document.querySelectorAll('svg.chart')].filter(e => e.getClientRects().length).map(e => ({
-    label: e.getAttribute('aria-label'), words: [...e.querySelectorAll('title')].map(t => t.textContent),
+    label: e.getAttribute('aria-label'), \
+words: [...e.querySelectorAll('title')].map(t => t.textContent),
     sizes: [...e.querySelectorAll('text')].map(t => t.getBoundingClientRect().height),
     inks: [...e.querySelectorAll('text')].map(t => getComputedStyle(t).fill),
     right: Math.max(...[...e.querySelectorAll('text')].map(t => t.getBoundingClientRect().right)),
-    strangers: [...e.querySelectorAll('use')].filter(u => !e.querySelector(u.getAttribute('href'))).length}))"""
+    strangers: [...e.querySelectorAll('use')].filter(\
+u => !e.querySelector(u.getAttribute('href'))).length}))"""
 
 
 def test_charts_on_a_phone_are_readable_by_day_and_night(
@@ -1113,8 +1115,10 @@ def test_a_run_of_any_name_has_its_chart(name: str, tmp_path: Path) -> None:
 
 OUTLINE = "[...document.querySelectorAll('h1, h2, h3, h4, h5')].map(h => Number(h.tagName[1]))"
 NAMELESS = """
-[...document.querySelectorAll('button, select, input, a[href], [role=img], [role=group], img, [tabindex]')].filter(e =>
-    e.getClientRects().length && !e.getAttribute('aria-label') && !e.getAttribute('alt') && !e.textContent.trim()
+[...document.querySelectorAll(\
+'button, select, input, a[href], [role=img], [role=group], img, [tabindex]')].filter(e =>
+    e.getClientRects().length && !e.getAttribute('aria-label') && !e.getAttribute('alt') \
+&& !e.textContent.trim()
     && ![...(e.labels || [])].some(l => l.textContent.trim())
 ).map(e => e.outerHTML)"""
 LOOSE = """

@@ -1,4 +1,4 @@
-"""summary.json: its keys are frozen, older files can be read, and a damaged one is one clear line."""
+"""summary.json: frozen keys, older files can be read, and a damaged one is one clear line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ OF_VIEWS = {
     "leaky.*": PART, "types[]": f"type {PART} p_holm",
 }  # fmt: skip
 RUN = OF_VIEWS | {
-    "": "mode n_problems samples_per_problem views gap leaky types reading pairable warnings judge sampling original",
+    "": "mode n_problems samples_per_problem views gap leaky types reading pairable warnings "
+        "judge sampling original",
     "reading": f"source {READING} solved", "reading.values": SHARES,
     "reading.clauses": "n read contradicted", "reading.solved": READING,
     "reading.solved.values": SHARES, "reading.solved.clauses": "n read contradicted",
@@ -57,7 +58,8 @@ RUN = OF_VIEWS | {
 SETS = {".overall": BUCKET, ".text": BUCKET, ".vision": BUCKET, ".versions.*": BUCKET}
 RIGHT = dict.fromkeys((".overall", ".vision", ".text", ".versions.*"), "correct total")
 MATHVERSE = OF_VIEWS | {
-    "": "mode n_problems samples_per_problem views gap leaky types reading pairable mathverse warnings judge sampling",
+    "": "mode n_problems samples_per_problem views gap leaky types reading pairable mathverse "
+    "warnings judge sampling",
     "judge": "judge asked samples consistent different unreadable failed waiting check",
     "judge.check": "samples seed unreadable failed table agreement kappa stages disagreements",
     "judge.check.table": "both_right rules_only judge_only both_wrong",

@@ -173,7 +173,7 @@ def test_a_prefill_that_was_cut_off_is_no_answer_also_in_older_runs(
 
 @pytest.mark.parametrize("opened", ["<think>\n", ""])
 def test_the_chat_template_may_open_the_thinking(tmp_path: Path, opened: str) -> None:
-    """An engine that sees the rendered prompt says so; of a server the other replies of the run do."""
+    """An engine that sees the rendered prompt says so; a server's other replies of the run do."""
     asked = [Problem(id=name, question="Find x.", answer="14") for name in SAID]
     summary = evaluate(asked, Says(SAID, opened), tmp_path, views="question-only", samples=1)
     assert outcomes(RunFolder(tmp_path)) == RIGHT

@@ -53,17 +53,21 @@ latest = folder / "latest_checkpointed_iteration.txt"
 done = int(latest.read_text()) if latest.exists() else 0
 for path in [*config["data.train_files"], *config["data.val_files"]]:
     assert pathlib.Path(path).stat().st_size
-print("model", config["actor_rollout_ref.model.path"], "vendor", os.environ["VERL_ENGINE_VENDOR"], "from", done)
+print("model", config["actor_rollout_ref.model.path"], "vendor", \
+os.environ["VERL_ENGINE_VENDOR"], "from", done)
 with open(os.environ["VERL_FILE_LOGGER_PATH"], "wb", buffering=0) as metrics:
     for step in range(done + 1, config["trainer.total_training_steps"] + 1):
         if str(step) == os.environ.get("FAIL_AT") and "stage2" in str(folder):
-            print("(AgentLoopWorker pid=7) Error in _run_prompt for uid=1\\nTraceback:\\n  File\\nValueError: too long")
+            print("(AgentLoopWorker pid=7) Error in _run_prompt for uid=1\\nTraceback:\\n  File\\n\
+ValueError: too long")
             print("modgap-error: RuntimeError: no materializable trajectories")
             sys.exit(1)
-        if step % config["trainer.save_freq"] == 0 or step == config["trainer.total_training_steps"]:
+        if step % config["trainer.save_freq"] == 0 or \
+step == config["trainer.total_training_steps"]:
             (folder / f"global_step_{step}").mkdir(parents=True)
             latest.write_text(str(step))
-        data = {"critic/score/mean": step / 10, "val-core/9k/acc/mean@1": [0, .1, .7, .2, .3][step], "actor/loss": 1.0}
+        data = {"critic/score/mean": step / 10, \
+"val-core/9k/acc/mean@1": [0, .1, .7, .2, .3][step], "actor/loss": 1.0}
         metrics.write(json.dumps({"step": step, "data": data}).encode() + b"\\n")
 """
 

@@ -64,10 +64,12 @@ def test_values_are_json_where_they_are_and_strings_otherwise() -> None:
 
 
 @settings(max_examples=40)
-@given(st.dictionaries(st.from_regex(r"[a-z][a-z_]{0,15}",
-                                     fullmatch=True).filter(lambda k: k != "model"),
-                       st.one_of(st.integers(), st.booleans(), st.lists(st.integers()),
-                                 st.text())))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z][a-z_]{0,15}", fullmatch=True).filter(lambda k: k != "model"),
+        st.one_of(st.integers(), st.booleans(), st.lists(st.integers()), st.text()),
+    )
+)
 def test_what_is_written_as_json_comes_back(values: dict[str, Any]) -> None:
     assert (
         parse_engine_args([f"{key}={json.dumps(value)}" for key, value in values.items()]) == values
@@ -418,12 +420,16 @@ class Core:
 
     def step(self) -> list[Any]:
         done, self.waiting = self.waiting[:2], self.waiting[2:]
-        best = lambda seed: SimpleNamespace(
-            text=f"seed {seed}", token_ids=[1, 2], finish_reason="stop"
-        )  # noqa: E731
-        return [SimpleNamespace(finished=True, request_id=name, outputs=[best(seed)],
-                                prompt_token_ids=[1] * 5)
-                for name, seed in done]  # fmt: skip
+
+        def best(seed: Any) -> SimpleNamespace:
+            return SimpleNamespace(text=f"seed {seed}", token_ids=[1, 2], finish_reason="stop")
+
+        return [
+            SimpleNamespace(
+                finished=True, request_id=name, outputs=[best(seed)], prompt_token_ids=[1] * 5
+            )
+            for name, seed in done
+        ]
 
     def abort_request(self, names: list[str]) -> None:
         self.aborted += names

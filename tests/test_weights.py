@@ -142,8 +142,10 @@ def has_a_torn_index(folder: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "one weight": (without(UP),
-                   r"lacks 1 of the \d+ weights of its model \(.*layers\.1\.mlp\.up_proj\.weight\)"),
+    "one weight": (
+        without(UP),
+        r"lacks 1 of the \d+ weights of its model \(.*layers\.1\.mlp\.up_proj\.weight\)",
+    ),
     "a layer": (without("layers.1."), r"lacks 12 of the \d+ weights"),
     "the tower": (without("visual"), r"lacks \d+ of the \d+ weights of its model \(model\.visual"),
     "the language model": (without("model.layers"), r"lacks 24 of the"),
@@ -183,8 +185,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
                       r"the tokenizer in .* has tokens up to \d+, its model only \d+"),
     "a tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"),
                     "tokenizer in .* cannot be loaded"),
-    "tied weights": (has_its_own_head,
-                     "has an lm_head of its own, but its config.json says tie_word_embeddings=true"),
+    "tied weights": (
+        has_its_own_head,
+        "has an lm_head of its own, but its config.json says tie_word_embeddings=true",
+    ),
     "one name each": (also(lambda s: {f"module.{UP}": s[UP].clone()}),
                       "holds the same weights twice"),
 }  # fmt: skip

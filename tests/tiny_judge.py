@@ -19,7 +19,7 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 
 
 def make_judge_model(folder: Path, says: str = "1", template: str | None = TEMPLATE) -> Path:
-    """Write the model; it answers `says`, to chats without thinking and to raw completions alike."""
+    """Write the model; it answers `says`, to chats without thinking and to raw completions."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM

@@ -66,7 +66,8 @@ class Case:
         torch.manual_seed(1)
         self.settings, self.contrastive = settings, settings.kl_coef > 0
         self.policy = load_policy(tiny_folder(), device="cpu", dtype="float32")
-        self.policy.banned_token_ids = []  # verl's actor does not ban the image tokens, its rollout does
+        # verl's actor does not ban the image tokens, its rollout does.
+        self.policy.banned_token_ids = []
         problems = [
             Problem(
                 id=f"p{n}", question=f"Find A{'BCDE'[n]}.", answer=f"{n}.000", image=picture(n),
@@ -271,7 +272,7 @@ def test_the_case_is_one_that_can_tell(told: Any) -> None:
 
 
 def test_a_checkpoint_of_two_ranks_becomes_a_model(told: Any, folder: Path, tmp_path: Path) -> None:
-    """The very weights of the two ranks, rounded to bf16; loaded by the package, processor and all."""
+    """The weights of the two ranks, rounded to bf16; the package loads them with a processor."""
     whole = torch.load(folder / "weights.pt")
     out = merge(folder / "verl", tmp_path / "model", tiny_folder())
     merged = load_policy(out, device="cpu").model.state_dict()
