@@ -238,7 +238,8 @@ UNITS = (
     "{} units^2", "{} unit squared", "{}度", "{}厘米", "{}平方厘米", "{} 平方米", "{}立方厘米",
     "{}米", "{}千米", "{}毫米", "{}㎝", "{}㎠", "{}㎡", "{}''", "{}'", '{}"', "{}^{{\\prime}}",
     "{} (cm)", "{} [cm]", "{}。", "{} inches", "{} in.", "{} \\text{{ feet}}",
-    "{}\\text{{ sq. units}}", "{}\\ \\text{{m}}^2", "{} \\text{{ square meters}}", "{}~\\text{{km}}", "{}%",
+    "{}\\text{{ sq. units}}", "{}\\ \\text{{m}}^2", "{} \\text{{ square meters}}",
+    "{}~\\text{{km}}", "{}%",
 )  # fmt: skip
 DENIED = (
     "x \\not= {}", "x \\ne {}", "x \\neq {}", "x ≠ {}", "x \\not\\approx {}", "x != {}",
