@@ -1,7 +1,8 @@
 r"""Samples a second of the local engine and of TRL's GRPOTrainer, rollout and update, on the same
 work.
 
-python bench/against_trl.py [--model tiny|3b] [--prompts N] [--samples N] [--tokens N] [--json FILE]    prints Markdown
+python bench/against_trl.py [--model tiny|3b] [--prompts N] [--samples N] [--tokens N] [--json FILE]
+    prints Markdown
 
 Plain DAPO in both: `loss_type="dapo"`, clip 0.2 / 0.28, no KL, no dynamic sampling, one update a
 step, AdamW at the same learning rate, the same problems (full text and image), samples,
@@ -45,7 +46,7 @@ CLIP = {"clip_low": 0.2, "clip_high": 0.28}
 
 
 class Processor(ProcessorMixin):
-    """Qwen2.5-VL's processor without a video side, which needs torchvision; images and chat only."""
+    """Qwen2.5-VL's processor without its video part, which needs torchvision; images and chat."""
 
     def __init__(
         self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
@@ -122,9 +123,10 @@ def ours(
     """Steps of `modgap train`'s own loop; its last step, with the checkpoint, is not reached."""
     settings = Settings(
         steps=block.steps + 2, prompts_per_step=given.prompts, samples_per_prompt=given.samples,
-        mini_batch=given.prompts, micro_batch=given.micro, temperature=given.temperature, lr=given.lr,
-        max_response_tokens=given.tokens, max_prompt_tokens=8192, dynamic_sampling=False, overlong_buffer=0,
-        save_every=0, eval_every=0, seed=len(block.tokens), **CLIP,
+        mini_batch=given.prompts, micro_batch=given.micro, temperature=given.temperature,
+        lr=given.lr, max_response_tokens=given.tokens, max_prompt_tokens=8192,
+        dynamic_sampling=False, overlong_buffer=0, save_every=0, eval_every=0,
+        seed=len(block.tokens), **CLIP,
     )  # fmt: skip
 
     def watch(event: Event) -> None:
@@ -180,13 +182,16 @@ def trls(
             model=policy.model, processing_class=processor, reward_funcs=graded,
             train_dataset=datasets.Dataset.from_dict(data), callbacks=[Watch()],
             args=trl.GRPOConfig(
-                output_dir=out, loss_type="dapo", epsilon=CLIP["clip_low"], epsilon_high=CLIP["clip_high"], beta=0.0,
-                temperature=given.temperature, top_k=0, top_p=1.0, learning_rate=given.lr, weight_decay=0.01,
-                lr_scheduler_type="constant", max_grad_norm=1.0, per_device_train_batch_size=given.micro or rows,
-                gradient_accumulation_steps=rows // (given.micro or rows), num_generations=given.samples,
-                max_completion_length=given.tokens, max_steps=block.steps + 1, use_cpu=policy.device.type == "cpu",
-                bf16=policy.device.type == "cuda", gradient_checkpointing=given.checkpointing, report_to=[],
-                save_strategy="no", logging_steps=10**6, disable_tqdm=True, seed=len(block.tokens),
+                output_dir=out, loss_type="dapo", epsilon=CLIP["clip_low"],
+                epsilon_high=CLIP["clip_high"], beta=0.0, temperature=given.temperature, top_k=0,
+                top_p=1.0, learning_rate=given.lr, weight_decay=0.01, lr_scheduler_type="constant",
+                max_grad_norm=1.0, per_device_train_batch_size=given.micro or rows,
+                gradient_accumulation_steps=rows // (given.micro or rows),
+                num_generations=given.samples, max_completion_length=given.tokens,
+                max_steps=block.steps + 1, use_cpu=policy.device.type == "cpu",
+                bf16=policy.device.type == "cuda", gradient_checkpointing=given.checkpointing,
+                report_to=[], save_strategy="no", logging_steps=10**6, disable_tqdm=True,
+                seed=len(block.tokens),
                 optim="adamw_torch_fused" if policy.device.type == "cuda" else "adamw_torch",
             ),
         )  # fmt: skip
@@ -233,9 +238,10 @@ def main() -> None:
     make = functools.partial(make_policy, given.model, given.device, image, given.checkpointing)
     rows = given.prompts * given.samples
     about = machine(given.device) | {
-        "trl": trl.__version__, "model": given.model, "image_tokens": image, "prompts": given.prompts,
-        "samples": given.samples, "response_limit": given.tokens, "rows_of_a_pass": given.micro or rows,
-        "checkpointing": given.checkpointing, "temperature": given.temperature, "steps_of_a_block": given.steps,
+        "trl": trl.__version__, "model": given.model, "image_tokens": image,
+        "prompts": given.prompts, "samples": given.samples, "response_limit": given.tokens,
+        "rows_of_a_pass": given.micro or rows, "checkpointing": given.checkpointing,
+        "temperature": given.temperature, "steps_of_a_block": given.steps,
     }  # fmt: skip
     sides: dict[str, Callable[..., None]] = {"modgap local": ours, f"TRL {trl.__version__}": trls}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -282,8 +288,9 @@ def report(
         if values:
             ratio = statistics.median(b / a for a, b in zip(seconds[mine], values, strict=False))
             found[name] = {
-                "samples_per_s": rows / statistics.median(values), "seconds": statistics.median(values),
-                "rounds": len(values), "all_seconds": values, "tokens": statistics.mean(tokens[name]), "ratio": ratio,
+                "samples_per_s": rows / statistics.median(values),
+                "seconds": statistics.median(values), "rounds": len(values), "all_seconds": values,
+                "tokens": statistics.mean(tokens[name]), "ratio": ratio,
             }  # fmt: skip
             lines.append(
                 f"| {name} | {rows / statistics.median(values):.2f} |"

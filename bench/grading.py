@@ -1,9 +1,12 @@
 r"""Ours against mathruler, math-verify and the original's rules: verdicts and time on the labelled
 pairs of the tests.
 
-python bench/grading.py [--repeat N] [--floods]        prints Markdown; docs/grading.md shows a run of it
-    [--math-verify DIR] [--mathruler DIR] [--easyr1 DIR]   checkouts of other graders: also the pairs that they publish
-    [--oracles-only] [--details]                           only those; and each pair that is not accepted
+python bench/grading.py [--repeat N] [--floods]
+        prints Markdown; docs/grading.md shows a run of it
+    [--math-verify DIR] [--mathruler DIR] [--easyr1 DIR]
+        checkouts of other graders: also the pairs that they publish
+    [--oracles-only] [--details]
+        only those; and each pair that is not accepted
 
 The pairs are ours, the labels state what a reader would say under the strict rule (5e-3 for
 numbers), so that the figures for our own graders say that they do what they are meant to, and those
@@ -231,7 +234,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     checkouts = {
-        "Math-Verify": arguments.math_verify, "MathRuler": arguments.mathruler, "EasyR1": arguments.easyr1
+        "Math-Verify": arguments.math_verify, "MathRuler": arguments.mathruler,
+        "EasyR1": arguments.easyr1,
     }  # fmt: skip
     try:
         oracles(checkouts, arguments.details)

@@ -1,8 +1,10 @@
 r"""Did a change of the graders change a verdict? 50,000 generated answers, graded by every grader
 and mode.
 
-python bench/grading_corpus.py write FILE [--count N] [--seed S]     generate, grade, write JSON lines (FILE.gz: packed)
-python bench/grading_corpus.py compare FILE [--examples N]           grade again, print each change, exit 1 if any
+python bench/grading_corpus.py write FILE [--count N] [--seed S]
+    generate, grade, write JSON lines (FILE.gz: packed)
+python bench/grading_corpus.py compare FILE [--examples N]
+    grade again, print each change, exit 1 if any
 
 Each answer is made from its gold answer, so that for most of them the right verdict is known: the
 same value in another notation is `right`, another value is `wrong`, a box in unfinished thinking is
@@ -10,8 +12,6 @@ same value in another notation is `right`, another value is `wrong`, a box in un
 readers differ on, have no label. `compare` marks the changes that move away from the label with
 `WORSE`. The symbolic stage of MathVerse is left out.
 """
-
-# ruff: noqa: E501 - the tables of notations have long rows
 
 from __future__ import annotations
 
@@ -80,10 +80,11 @@ def integer(rng: random.Random) -> Value:
     sign, size = ("-", -n) if n < 0 else ("", n)
     part, k = rng.randint(1, 90), rng.randint(2, 9)
     notations = [
-        f"{n}", f"{n}.0", f"{n}.000", f"{n + part} - {part}", f"{n - part} + {part}", rf"{sign}\frac{{{size * k}}}{{{k}}}",
-        rf"{sign}\sqrt{{{size * size}}}", rf"{n * k} \div {k}", f"{n * k}/{k}", rf"{n} \times 1", f"{n}.",
-        rf"{sign}{{{size * k} \over {k}}}", rf"{sign}\nicefrac{{{size * k}}}{{{k}}}", rf"{n}{{.}}0", rf"{n}.00\ldots",
-        rf"{n - part} + {part} = {n}", rf"{sign}\frac{{{size * k}}}{{{k}}} = {n}",
+        f"{n}", f"{n}.0", f"{n}.000", f"{n + part} - {part}", f"{n - part} + {part}",
+        rf"{sign}\frac{{{size * k}}}{{{k}}}", rf"{sign}\sqrt{{{size * size}}}",
+        rf"{n * k} \div {k}", f"{n * k}/{k}", rf"{n} \times 1", f"{n}.",
+        rf"{sign}{{{size * k} \over {k}}}", rf"{sign}\nicefrac{{{size * k}}}{{{k}}}", rf"{n}{{.}}0",
+        rf"{n}.00\ldots", rf"{n - part} + {part} = {n}", rf"{sign}\frac{{{size * k}}}{{{k}}} = {n}",
     ]  # fmt: skip
     if n > 0:
         notations += [rf"|-{n}|", rf"\left|{-n}\right|", rf"\lvert -{n} \rvert", rf"+{n}", f"0{n}"]
@@ -101,8 +102,9 @@ def decimal(rng: random.Random) -> Value:
         rng.choice([1, 2, 3]),
     )
     notations = [
-        f"{number}", f"{number:.3f}", rf"\approx {number:.3f}", rf"{number:.3f}\ldots", f"{number:.3f}...",
-        rf"{number * 10:.2f} \times 10^{{-1}}", f"{number / 10:.4f}e1", f"{number * 2:.3f}/2", f"{number:.3f}…",
+        f"{number}", f"{number:.3f}", rf"\approx {number:.3f}", rf"{number:.3f}\ldots",
+        f"{number:.3f}...", rf"{number * 10:.2f} \times 10^{{-1}}", f"{number / 10:.4f}e1",
+        f"{number * 2:.3f}/2", f"{number:.3f}…",
     ]  # fmt: skip
     return Value(number, tuple(notations))
 
@@ -117,13 +119,15 @@ def fraction(rng: random.Random) -> Value:
         for name in ("frac", "dfrac", "tfrac", "cfrac", "nicefrac", "sfrac")
     ]
     mixed = [
-        rf"{whole}\frac{{{top}}}{{{bottom}}}", rf"{whole} {top}/{bottom}", rf"{whole}{{\frac{{{top}}}{{{bottom}}}}}",
-        rf"{whole} + \frac{{{top}}}{{{bottom}}}", rf"{whole}\,\tfrac{{{top}}}{{{bottom}}}",
+        rf"{whole}\frac{{{top}}}{{{bottom}}}", rf"{whole} {top}/{bottom}",
+        rf"{whole}{{\frac{{{top}}}{{{bottom}}}}}", rf"{whole} + \frac{{{top}}}{{{bottom}}}",
+        rf"{whole}\,\tfrac{{{top}}}{{{bottom}}}",
     ]  # fmt: skip
     others = [
-        f"{over}/{bottom}", rf"{{{over} \over {bottom}}}", rf"{over}\over{bottom}", rf"\frac{over if over < 10 else '{' + str(over) + '}'}{bottom}",
-        rf"\frac{{{over}}}{{{bottom}}} \approx {number:.2f}", f"{number:.3f}", f"{number:.4f}", rf"{over} \cdot {bottom}^{{-1}}",
-        rf"\left(\frac{{{over}}}{{{bottom}}}\right)",
+        f"{over}/{bottom}", rf"{{{over} \over {bottom}}}", rf"{over}\over{bottom}",
+        rf"\frac{over if over < 10 else '{' + str(over) + '}'}{bottom}",
+        rf"\frac{{{over}}}{{{bottom}}} \approx {number:.2f}", f"{number:.3f}", f"{number:.4f}",
+        rf"{over} \cdot {bottom}^{{-1}}", rf"\left(\frac{{{over}}}{{{bottom}}}\right)",
     ]  # fmt: skip
     return Value(number, (*plain, *mixed, *others))
 
@@ -132,10 +136,13 @@ def root(rng: random.Random) -> Value:
     factor, radicand = rng.randint(2, 15), rng.choice([2, 3, 5, 6, 7, 10, 11, 13])
     number = factor * math.sqrt(radicand)
     notations = [
-        rf"{factor}\sqrt{{{radicand}}}", rf"{factor} \sqrt {{{radicand}}}", rf"\sqrt{{{factor * factor * radicand}}}",
-        rf"{factor}√{radicand}", f"{factor}*sqrt({radicand})", rf"{factor}\cdot {radicand}^{{1/2}}", f"{number:.3f}",
-        rf"{factor}\sqrt{{{radicand}}} \approx {number:.2f}", rf"\frac{{{factor * radicand}}}{{\sqrt{{{radicand}}}}}",
-        rf"\sqrt{{{factor * factor * radicand}}} = {factor}\sqrt{{{radicand}}}", rf"{factor}{{\sqrt{{{radicand}}}}}",
+        rf"{factor}\sqrt{{{radicand}}}", rf"{factor} \sqrt {{{radicand}}}",
+        rf"\sqrt{{{factor * factor * radicand}}}", rf"{factor}√{radicand}",
+        f"{factor}*sqrt({radicand})", rf"{factor}\cdot {radicand}^{{1/2}}", f"{number:.3f}",
+        rf"{factor}\sqrt{{{radicand}}} \approx {number:.2f}",
+        rf"\frac{{{factor * radicand}}}{{\sqrt{{{radicand}}}}}",
+        rf"\sqrt{{{factor * factor * radicand}}} = {factor}\sqrt{{{radicand}}}",
+        rf"{factor}{{\sqrt{{{radicand}}}}}",
     ]  # fmt: skip
     if radicand < 10:
         notations.append(rf"{factor}\sqrt{radicand}")
@@ -146,8 +153,9 @@ def circle(rng: random.Random) -> Value:
     factor = rng.randint(2, 60)
     number = factor * math.pi
     notations = [
-        rf"{factor}\pi", f"{factor}π", rf"{factor} \cdot \pi", rf"\pi \cdot {factor}", rf"{factor}\pi \approx {number:.2f}",
-        rf"\frac{{{2 * factor}\pi}}{{2}}", f"{factor}*pi", f"{number:.3f}", f"{number:.4f}",
+        rf"{factor}\pi", f"{factor}π", rf"{factor} \cdot \pi", rf"\pi \cdot {factor}",
+        rf"{factor}\pi \approx {number:.2f}", rf"\frac{{{2 * factor}\pi}}{{2}}", f"{factor}*pi",
+        f"{number:.3f}", f"{number:.4f}",
     ]  # fmt: skip
     return Value(number, tuple(notations))
 
@@ -207,50 +215,67 @@ BARE = (
     "\\;{}\\,",
 )
 LABELS = (
-    "x = {}", "AB = {}", "x={}", "r \\approx {}", "\\theta = {}", "m\\angle ABC = {}", "\\overline{{AB}} = {}", "∠A = {}",
-    "x_1 = {}", "\\text{{x = }} {}", "\\text{{Answer: }} {}", "\\text{{Area}} = {}", "\\text{{Area}} : {}", "\\mathrm{{AB}} = {}",
-    "\\text{{Area = }} {}", "\\textbf{{x = }}{}", "\\text{{The answer is }} {}", "\\text{{Length of }} AB = {}", "\\mathbf{{x}} = {}",
-    "x \\text{{ is }} {}", "A'B' = {}", "\\triangle ABC = {}", "{} = x", "\\therefore x = {}",
+    "x = {}", "AB = {}", "x={}", "r \\approx {}", "\\theta = {}", "m\\angle ABC = {}",
+    "\\overline{{AB}} = {}", "∠A = {}", "x_1 = {}", "\\text{{x = }} {}", "\\text{{Answer: }} {}",
+    "\\text{{Area}} = {}", "\\text{{Area}} : {}", "\\mathrm{{AB}} = {}", "\\text{{Area = }} {}",
+    "\\textbf{{x = }}{}", "\\text{{The answer is }} {}", "\\text{{Length of }} AB = {}",
+    "\\mathbf{{x}} = {}", "x \\text{{ is }} {}", "A'B' = {}", "\\triangle ABC = {}", "{} = x",
+    "\\therefore x = {}",
 )  # fmt: skip
 DRESS = (
-    "\\textcolor{{blue}}{{{}}}", "\\color{{red}}{}", "{{\\color{{red}} {}}}", "\\color{{red}}{{{}}}", "\\bf {}", "\\Large {}",
-    "{{\\bf {}}}", "\\mathbf{{{}}}", "\\{{{}\\}}", "\\left\\{{{}\\right\\}}", "\\begin{{aligned}} x &= {} \\end{{aligned}}",
-    "\\begin{{align*}}{}\\end{{align*}}", "\\begin{{array}}{{c}} {} \\end{{array}}", "**{}**", "*{}*", "\\phantom{{0}}{}",
-    "\\hspace{{2mm}}{}", "\\mathop{{{}}}", "\\underline{{{}}}", "\\boldsymbol{{{}}}", "\\text{{{}}}", "\\mathrm{{{}}}",
-    "\\boxed{{{}}}", "\\large{{{}}}", "\\colorbox{{yellow}}{{{}}}", "\\ensuremath{{{}}}", "\\textbf{{{}}}", "`{}`",
+    "\\textcolor{{blue}}{{{}}}", "\\color{{red}}{}", "{{\\color{{red}} {}}}",
+    "\\color{{red}}{{{}}}", "\\bf {}", "\\Large {}", "{{\\bf {}}}", "\\mathbf{{{}}}", "\\{{{}\\}}",
+    "\\left\\{{{}\\right\\}}", "\\begin{{aligned}} x &= {} \\end{{aligned}}",
+    "\\begin{{align*}}{}\\end{{align*}}", "\\begin{{array}}{{c}} {} \\end{{array}}", "**{}**",
+    "*{}*", "\\phantom{{0}}{}", "\\hspace{{2mm}}{}", "\\mathop{{{}}}", "\\underline{{{}}}",
+    "\\boldsymbol{{{}}}", "\\text{{{}}}", "\\mathrm{{{}}}", "\\boxed{{{}}}", "\\large{{{}}}",
+    "\\colorbox{{yellow}}{{{}}}", "\\ensuremath{{{}}}", "\\textbf{{{}}}", "`{}`",
 )  # fmt: skip
 UNITS = (
-    "{}^\\circ", "{}^{{\\circ}}", "{}°", "{}\\degree", "{}\\textdegree", "{} degrees", "{} cm", "{}\\text{{ cm}}", "{} \\text{{ cm}}^2",
-    "{}\\,\\mathrm{{cm}}^{{2}}", "{} cm²", "{} \\text{{ cms}}", "{} \\text{{ kms}}", "{} m", "{} units", "{} sq. cm", "{} square units",
-    "{} units^2", "{} unit squared", "{}度", "{}厘米", "{}平方厘米", "{} 平方米", "{}立方厘米", "{}米", "{}千米", "{}毫米", "{}㎝", "{}㎠", "{}㎡",
-    "{}''", "{}'", '{}"', "{}^{{\\prime}}", "{} (cm)", "{} [cm]", "{}。", "{} inches", "{} in.", "{} \\text{{ feet}}", "{}\\text{{ sq. units}}",
-    "{}\\ \\text{{m}}^2", "{} \\text{{ square meters}}", "{}~\\text{{km}}", "{}%",
+    "{}^\\circ", "{}^{{\\circ}}", "{}°", "{}\\degree", "{}\\textdegree", "{} degrees", "{} cm",
+    "{}\\text{{ cm}}", "{} \\text{{ cm}}^2", "{}\\,\\mathrm{{cm}}^{{2}}", "{} cm²",
+    "{} \\text{{ cms}}", "{} \\text{{ kms}}", "{} m", "{} units", "{} sq. cm", "{} square units",
+    "{} units^2", "{} unit squared", "{}度", "{}厘米", "{}平方厘米", "{} 平方米", "{}立方厘米",
+    "{}米", "{}千米", "{}毫米", "{}㎝", "{}㎠", "{}㎡", "{}''", "{}'", '{}"', "{}^{{\\prime}}",
+    "{} (cm)", "{} [cm]", "{}。", "{} inches", "{} in.", "{} \\text{{ feet}}",
+    "{}\\text{{ sq. units}}", "{}\\ \\text{{m}}^2", "{} \\text{{ square meters}}",
+    "{}~\\text{{km}}", "{}%",
 )  # fmt: skip
 DENIED = (
-    "x \\not= {}", "x \\ne {}", "x \\neq {}", "x ≠ {}", "x \\not\\approx {}", "x != {}", "\\text{{not }} {}", "not {}", "\\neq {}", "x ≉ {}",
-    "x \\text{{ is not }} {}", "\\lnot {}", "x <> {}", "\\not={}", "x \\not \\approx {}", "x \\not\\equiv {}", "x \\not\\cong {}", "≠{}",
+    "x \\not= {}", "x \\ne {}", "x \\neq {}", "x ≠ {}", "x \\not\\approx {}", "x != {}",
+    "\\text{{not }} {}", "not {}", "\\neq {}", "x ≉ {}", "x \\text{{ is not }} {}", "\\lnot {}",
+    "x <> {}", "\\not={}", "x \\not \\approx {}", "x \\not\\equiv {}", "x \\not\\cong {}", "≠{}",
 )  # fmt: skip
 SPOILT = (
-    "{0}, {1}", "{0} \\text{{ or }} {1}", "{0} or {1}", "{1} or {0}", "{0} and {1}", "\\pm {0}", "{0} \\pm 1", "x > {0}", "x \\ge {0}",
-    "({0}, {1})", "[{0}, {1}]", "\\{{{0}, {1}\\}}", "{0} = {1}", "{1} = {0}", "{0} \\approx {1}", "{0} {1}", "{0}x", "x^2 = {0}", "2x = {0}",
-    "{0} \\text{{ to }} {1}", "{0} < {1}", "{0} \\\\ {1}", "\\begin{{aligned}} x &= {0} \\\\ y &= {1} \\end{{aligned}}", "{0} apples", "{0}?",
-    "x = {0}, y = {1}", "-x = {0}", "{0}!", "\\text{{between }} {0} \\text{{ and }} {1}", "{0}:1", "{0} \\ne {1}",
+    "{0}, {1}", "{0} \\text{{ or }} {1}", "{0} or {1}", "{1} or {0}", "{0} and {1}", "\\pm {0}",
+    "{0} \\pm 1", "x > {0}", "x \\ge {0}", "({0}, {1})", "[{0}, {1}]", "\\{{{0}, {1}\\}}",
+    "{0} = {1}", "{1} = {0}", "{0} \\approx {1}", "{0} {1}", "{0}x", "x^2 = {0}", "2x = {0}",
+    "{0} \\text{{ to }} {1}", "{0} < {1}", "{0} \\\\ {1}",
+    "\\begin{{aligned}} x &= {0} \\\\ y &= {1} \\end{{aligned}}", "{0} apples", "{0}?",
+    "x = {0}, y = {1}", "-x = {0}", "{0}!", "\\text{{between }} {0} \\text{{ and }} {1}", "{0}:1",
+    "{0} \\ne {1}",
 )  # fmt: skip
 PROSE = (
-    "\\text{{It is }} {}", "\\text{{about }} {}", "{} \\text{{ approximately}}", "\\text{{The length is }} {} \\text{{ cm}}", "Answer: {}",
-    "The answer is {}", "{} (approx.)", "\\text{{cannot be determined}}", "none", "\\text{{Final answer: }} {}", "So {}", "~{}", "ca. {}",
+    "\\text{{It is }} {}", "\\text{{about }} {}", "{} \\text{{ approximately}}",
+    "\\text{{The length is }} {} \\text{{ cm}}", "Answer: {}", "The answer is {}", "{} (approx.)",
+    "\\text{{cannot be determined}}", "none", "\\text{{Final answer: }} {}", "So {}", "~{}",
+    "ca. {}",
 )  # fmt: skip
 
 
 # ---- what stands around the box; {} is the box's content -----------------------------------------
 THOUGHT = (
-    "<think>Maybe \\boxed{{123456}}, no.</think>So \\boxed{{{}}}.", "<think>r</think>\\boxed{{{}}}", "\\boxed{{{}}}",
-    "The answer is $\\boxed{{{}}}$.", "<think>a</think>\\fbox{{{}}}", "r</think>\n\\boxed{{{}}}", "<think>a</think><think>b</think>\\boxed{{{}}}",
-    "\\boxed{{9876}} no: \\boxed {{{}}}", "<think>a<think>b</think></think>\\boxed{{{}}}", "\\boxed{{{}}}<think>hm, 3?", "<THINK>a</THINK>\\boxed{{{}}}",
+    "<think>Maybe \\boxed{{123456}}, no.</think>So \\boxed{{{}}}.", "<think>r</think>\\boxed{{{}}}",
+    "\\boxed{{{}}}", "The answer is $\\boxed{{{}}}$.", "<think>a</think>\\fbox{{{}}}",
+    "r</think>\n\\boxed{{{}}}", "<think>a</think><think>b</think>\\boxed{{{}}}",
+    "\\boxed{{9876}} no: \\boxed {{{}}}", "<think>a<think>b</think></think>\\boxed{{{}}}",
+    "\\boxed{{{}}}<think>hm, 3?", "<THINK>a</THINK>\\boxed{{{}}}",
 )  # fmt: skip
 OPEN = (
-    "<think>Maybe \\boxed{{{}}}, wait", "<think>\\boxed{{{}}}", "<think>a</think><think>or \\boxed{{{}}}", "Hm. <think> so \\boxed{{{}}}",
-    "<think>a<think>b \\boxed{{{}}}", "<THINK>a \\boxed{{{}}}", "<think >a \\boxed{{{}}}", "<think>\\boxed{{{}}}</think>", "no box: {}", "",
+    "<think>Maybe \\boxed{{{}}}, wait", "<think>\\boxed{{{}}}",
+    "<think>a</think><think>or \\boxed{{{}}}", "Hm. <think> so \\boxed{{{}}}",
+    "<think>a<think>b \\boxed{{{}}}", "<THINK>a \\boxed{{{}}}", "<think >a \\boxed{{{}}}",
+    "<think>\\boxed{{{}}}</think>", "no box: {}", "",
 )  # fmt: skip
 
 
@@ -370,8 +395,9 @@ def comma(rng: random.Random, value: Value, written: str, wrong: str) -> Made:
 
 SCRAPS = [
     *"{}()[]\\$^_,.:;=<>|'\"+-*/!?%&~ \n0123456789abxyzéπ√²°×−≠≈度㎝。",
-    "\\frac", "\\sqrt{", "\\text{", "\\left", "\\right", "\\pm", "^\\circ", "\\over ", "\\sin ", "\\boxed{", "</think>", "<think>", " or ",
-    "\\begin{aligned}", "\\end{aligned}", "\\not", "\\color{red}", "\\\\", "cm", "\\,", "1,234", "\\log ", "\\cos^{-1}", "||",
+    "\\frac", "\\sqrt{", "\\text{", "\\left", "\\right", "\\pm", "^\\circ", "\\over ", "\\sin ",
+    "\\boxed{", "</think>", "<think>", " or ", "\\begin{aligned}", "\\end{aligned}", "\\not",
+    "\\color{red}", "\\\\", "cm", "\\,", "1,234", "\\log ", "\\cos^{-1}", "||",
 ]  # fmt: skip
 
 
@@ -469,16 +495,26 @@ def choice_answers(rng: random.Random) -> Answer:
 
 # Each row: ways to write the same; the first one is the gold.
 FREE = (
-    ("y = 2x+3", "y=2x+3", "2x + 3 = y", "2x - y + 3 = 0", "2x+3"), ("x^2 - 4", "(x-2)(x+2)", "x^2-4", "-4 + x^2"),
-    ("12(x+4)(x+8)", "12x^2+144x+384"), ("(-2,1]", "(-2, 1]", "\\left(-2, 1\\right]"), ("-2 < x \\le 1", "-2<x\\leq 1"),
-    ("y \\le 2x+3", "2x+3 \\ge y"), ("x = 3, x = -3", "3, -3", "-3, 3", "\\pm 3", "x = \\pm 3"), ("(1, 2)", "(1,2)", "M(1, 2)", "\\left(1,2\\right)"),
-    ("577.0 \\mathrm{cm}^2", "577", "577 \\text{ cm}^2", "577 square centimeters"), ("10 m", "10", "10 \\text{ m}", "10 meters"),
-    ("θ", "\\theta", "θ"), ("α", "\\alpha"), ("a/sinα", "\\frac{a}{\\sin\\alpha}", "a / \\sin α"), ("180°-2α", "180^\\circ - 2\\alpha"),
-    ("4:00", "4:00"), ("\\infty", "\\infty", "∞"), ("75%", "75\\%", "75%", "75"), ("3:5", "3:5", "3 : 5"), ("1:2", "1:2"),
-    ("square", "square", "a square", "\\text{square}"), ("yes", "Yes", "\\text{yes}"), ("AB", "AB", "\\overline{AB}"), ("5/12", "\\frac{5}{12}"),
-    ("\\frac{\\sqrt{3}}{2}", "\\sqrt{3}/2", "\\frac{\\sqrt{3}}{2}"), ("2\\pi", "2π", "2\\pi"), ("-\\frac{3}{2}", "-1.5", "-3/2"),
-    ("x^2+y^2=25", "x^2 + y^2 = 25", "25 = x^2 + y^2"), ("f(x) = x^2", "x^2", "y = x^2"), ("[0, \\infty)", "[0, ∞)"), ("x > 3", "3 < x"),
-    ("P = 4s", "4s"), ("5^{\\circ}", "5", "5°"), ("\\frac{3}{4}", "0.75", "3/4"), ("20", "20", "20^\\circ", "x = 20"), ("140", "140°"),
+    ("y = 2x+3", "y=2x+3", "2x + 3 = y", "2x - y + 3 = 0", "2x+3"),
+    ("x^2 - 4", "(x-2)(x+2)", "x^2-4", "-4 + x^2"),
+    ("12(x+4)(x+8)", "12x^2+144x+384"), ("(-2,1]", "(-2, 1]", "\\left(-2, 1\\right]"),
+    ("-2 < x \\le 1", "-2<x\\leq 1"),
+    ("y \\le 2x+3", "2x+3 \\ge y"), ("x = 3, x = -3", "3, -3", "-3, 3", "\\pm 3", "x = \\pm 3"),
+    ("(1, 2)", "(1,2)", "M(1, 2)", "\\left(1,2\\right)"),
+    ("577.0 \\mathrm{cm}^2", "577", "577 \\text{ cm}^2", "577 square centimeters"),
+    ("10 m", "10", "10 \\text{ m}", "10 meters"),
+    ("θ", "\\theta", "θ"), ("α", "\\alpha"), ("a/sinα", "\\frac{a}{\\sin\\alpha}", "a / \\sin α"),
+    ("180°-2α", "180^\\circ - 2\\alpha"),
+    ("4:00", "4:00"), ("\\infty", "\\infty", "∞"), ("75%", "75\\%", "75%", "75"),
+    ("3:5", "3:5", "3 : 5"), ("1:2", "1:2"),
+    ("square", "square", "a square", "\\text{square}"), ("yes", "Yes", "\\text{yes}"),
+    ("AB", "AB", "\\overline{AB}"), ("5/12", "\\frac{5}{12}"),
+    ("\\frac{\\sqrt{3}}{2}", "\\sqrt{3}/2", "\\frac{\\sqrt{3}}{2}"), ("2\\pi", "2π", "2\\pi"),
+    ("-\\frac{3}{2}", "-1.5", "-3/2"),
+    ("x^2+y^2=25", "x^2 + y^2 = 25", "25 = x^2 + y^2"), ("f(x) = x^2", "x^2", "y = x^2"),
+    ("[0, \\infty)", "[0, ∞)"), ("x > 3", "3 < x"),
+    ("P = 4s", "4s"), ("5^{\\circ}", "5", "5°"), ("\\frac{3}{4}", "0.75", "3/4"),
+    ("20", "20", "20^\\circ", "x = 20"), ("140", "140°"),
 )  # fmt: skip
 
 

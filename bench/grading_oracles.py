@@ -1,6 +1,8 @@
-r"""Public test pairs of other graders, read from checkouts of their repositories, and our verdicts on them.
+r"""Public test pairs of other graders, read from checkouts of their repositories, and our verdicts
+on them.
 
-Nothing of a checkout is imported or run: the pairs are read from the files' text (Python by `ast`, rows as JSON).
+Nothing of a checkout is imported or run: the pairs are read from the files' text (Python by `ast`,
+rows as JSON).
 
 | checkout | what it has |
 | --- | --- |
@@ -8,8 +10,9 @@ Nothing of a checkout is imported or run: the pairs are read from the files' tex
 | hiyouga/MathRuler | no test pairs; `data/math_splits/test.jsonl`: the 500 answers of MATH-500, each with the box of its own solution (equal) and with the answers of other problems (unequal unless mathruler finds them the same) |
 | hiyouga/EasyR1 | no test pairs; `examples/reward_function/dapo.py`: the words that its normalization removes, so that `12 WORD` is 12 |
 
-A pair fits if each side comes down to one short expression: the content of its last box (of a gold, of its only one),
-else its last formula, else the whole text, if that is short. The others test how an answer is found in prose.
+A pair fits if each side comes down to one short expression: the content of its last box (of a gold,
+of its only one), else its last formula, else the whole text, if that is short. The others test how
+an answer is found in prose.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
@@ -70,7 +73,7 @@ def math_verify_pairs(checkout: Path) -> list[OraclePair]:
 
 
 def mathruler_pairs(checkout: Path) -> list[OraclePair]:
-    """Each answer of MATH-500 against its own solution's box and against other problems' answers."""
+    """Each answer of MATH-500 with its own solution's box and with other problems' answers."""
     file = checkout / "data/math_splits/test.jsonl"
     if not file.is_file():
         raise OracleError(
@@ -111,7 +114,7 @@ def easyr1_pairs(checkout: Path) -> list[OraclePair]:
 
 
 def _parameters(node: ast.AST) -> Iterator[tuple[str, str, bool]]:
-    """Gold, answer and label of each row of a `parametrize(...)`; a row that is no literal is left out."""
+    """Gold, answer and label of each row of a `parametrize(...)` that is a literal."""
     if not (
         isinstance(node, ast.Call)
         and ast.unparse(node.func) == "pytest.mark.parametrize"

@@ -1,7 +1,8 @@
 r"""Responses a second of the `hf` engine, of a plain transformers loop, and of the engine with its
 tricks off.
 
-python bench/hf_speed.py [--device cuda] [--model tiny] [--data DIR] [--json FILE]       prints Markdown
+python bench/hf_speed.py [--device cuda] [--model tiny] [--data DIR] [--json FILE]
+    prints Markdown
 
 All of them answer the same problems in the same two views with batches of the same size. The plain
 loop is what one writes first: each sample is a row of its own with its prompt and its image,
@@ -256,10 +257,12 @@ def main() -> None:
         asked = requests(data, count, given.samples)
         rows = measure(variants(policy, asked, sampling, batch), given.rounds, gpu)
     about = {
-        "machine": torch.cuda.get_device_name() if gpu else f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": torch.cuda.get_device_name() if gpu
+        else f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__, "transformers": transformers.__version__, "model": given.model,
-        "dtype": str(policy.dtype), "responses": len(asked) * given.samples, "samples": given.samples, "batch": batch,
-        "max_tokens": given.max_tokens, "temperature": given.temperature, "rounds": given.rounds,
+        "dtype": str(policy.dtype), "responses": len(asked) * given.samples,
+        "samples": given.samples, "batch": batch, "max_tokens": given.max_tokens,
+        "temperature": given.temperature, "rounds": given.rounds,
         "clock": "wall" if gpu else "process",
     }  # fmt: skip
     print(", ".join(f"{key} {value}" for key, value in about.items()) + "\n")

@@ -53,10 +53,12 @@ WORDS = (
 VOCABULARY = 151_936
 # The language models as released: Qwen3-8B, and one that a CPU can run.
 SHAPES: dict[str, dict[str, Any]] = {
-    "8b": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960},
-    "nano": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1,
-             "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 8192},
+    "8b": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+           "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+           "max_position_embeddings": 40960},
+    "nano": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+             "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64,
+             "max_position_embeddings": 8192},
 }  # fmt: skip
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 # ChatML with Qwen3's switch: with thinking off, the turn opens with an empty thought.
@@ -102,13 +104,14 @@ def write_judge(shape: str, folder: Path, texts: Sequence[str], weights: bool) -
         {f"Ġx{number}": number for number in range(len(entries), VOCABULARY)}
     )  # read, never written
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(told)), eos_token="<|im_end|>", pad_token="<|endoftext|>",
-        chat_template=TEMPLATE,
+        tokenizer_object=Tokenizer.from_str(json.dumps(told)), eos_token="<|im_end|>",
+        pad_token="<|endoftext|>", chat_template=TEMPLATE,
     )  # fmt: skip
     tokenizer.save_pretrained(folder)
     config = Qwen3Config(
-        **SHAPES[shape], vocab_size=VOCABULARY, tie_word_embeddings=False, architectures=["Qwen3ForCausalLM"],
-        dtype="bfloat16", bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        **SHAPES[shape], vocab_size=VOCABULARY, tie_word_embeddings=False,
+        architectures=["Qwen3ForCausalLM"], dtype="bfloat16", bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     config.save_pretrained(folder)
     if weights:
@@ -129,8 +132,9 @@ def served(judge: Path, args: argparse.Namespace) -> Any:
         for key, value in (arg.split("=", 1) for arg in args.engine_arg)
     ]
     command = [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(judge), "--load-format=dummy",
-        "--host=127.0.0.1", f"--port={port}", "--served-model-name=judge", "--max-model-len=8192", *extra,
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(judge),
+        "--load-format=dummy", "--host=127.0.0.1", f"--port={port}", "--served-model-name=judge",
+        "--max-model-len=8192", *extra,
     ]  # fmt: skip
     with (args.out / "serve.log").open("w") as log:
         process = subprocess.Popen(
@@ -161,7 +165,8 @@ def ask(run: Path, mode: Any, options: JudgeOptions) -> dict[str, Any]:
     started = time.perf_counter()
     summary = grade_run(
         RunFolder(run), mode, judge=make_judge(options), check=options.check, seed=options.seed,
-        progress=lambda what, done, total: marks.append((time.perf_counter(), done)) if what == "judging" else None,
+        progress=lambda what, done, total:
+        marks.append((time.perf_counter(), done)) if what == "judging" else None,
     )  # fmt: skip
     judged, asked = summary.judge, marks[1:]
     assert judged is not None and judged.check is not None
@@ -219,8 +224,12 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(judge)(texts)["input_ids"]
-    figures: dict[str, Any] = {"shape": args.shape, "tokens": args.tokens, "ways": {},
-                               "prompt_tokens_about": round(sum(map(len, words)) / len(words))}  # fmt: skip
+    figures: dict[str, Any] = {
+        "shape": args.shape,
+        "tokens": args.tokens,
+        "ways": {},
+        "prompt_tokens_about": round(sum(map(len, words)) / len(words)),
+    }
     common: dict[str, Any] = {"max_tokens": args.tokens, "check": args.check}
     dummy = ("load_format=dummy", "max_model_len=8192", *args.engine_arg)
     ways = args.ways.split(",")

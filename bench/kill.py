@@ -192,8 +192,12 @@ def survive(
             )
             note(figures)
         if status is not None:
-            end: dict[str, Any] = {"status": status, "at_s": round(time.monotonic() - started, 1),
-                                   "responses": run.count, "longest_pause_s": round(run.pause, 1)}  # fmt: skip
+            end: dict[str, Any] = {
+                "status": status,
+                "at_s": round(time.monotonic() - started, 1),
+                "responses": run.count,
+                "longest_pause_s": round(run.pause, 1),
+            }
             figures["ends"].append(end | gone(run, before, args.patience))
             note(figures)
             if status == 0 or len(figures["ends"]) > len(figures["kills"]):
@@ -260,9 +264,10 @@ def main() -> int:
     if folder.exists():
         parser.error(f"{folder} is there already: give another folder")
     args.out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "modgap", "eval", "--benchmark", "synthetic", "--model", args.model,
-               "--engine", args.engine, "--limit", str(args.problems), "--samples", str(args.samples),
-               "--replicas", str(args.replicas), "--out", str(folder), *args.more]  # fmt: skip
+    command = [sys.executable, "-m", "modgap", "eval", "--benchmark", "synthetic", "--model",
+               args.model, "--engine", args.engine, "--limit", str(args.problems), "--samples",
+               str(args.samples), "--replicas", str(args.replicas), "--out", str(folder),
+               *args.more]  # fmt: skip
     asked = {"command": command[1:], "cores": os.cpu_count()}
 
     def note(figures: dict[str, Any]) -> None:

@@ -88,24 +88,28 @@ def config_of(shape: Shape, like: Policy) -> Any:
     quarter = head // 8
     return Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": shape.vocab, "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
-            "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.kv_heads, "max_position_embeddings": 32768,
-            "rope_parameters": {
+            "vocab_size": shape.vocab, "hidden_size": shape.hidden,
+            "intermediate_size": shape.intermediate, "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
+            "max_position_embeddings": 32768, "rope_parameters": {
                 "rope_type": "default", "rope_theta": 1e6,
                 "mrope_section": [quarter, (head // 2 - quarter) // 2, (head // 2 - quarter) // 2],
             },
             "tie_word_embeddings": shape.tied, "bos_token_id": None,
-            "eos_token_id": config.text_config.eos_token_id, "pad_token_id": config.text_config.pad_token_id,
+            "eos_token_id": config.text_config.eos_token_id,
+            "pad_token_id": config.text_config.pad_token_id,
         },
         vision_config={
             "depth": shape.vision_layers, "hidden_size": shape.vision_hidden,
             "intermediate_size": shape.vision_intermediate, "num_heads": shape.vision_hidden // 80,
-            "out_hidden_size": shape.hidden, "fullatt_block_indexes": list(range(7, shape.vision_layers, 8)) or [1],
+            "out_hidden_size": shape.hidden,
+            "fullatt_block_indexes": list(range(7, shape.vision_layers, 8)) or [1],
         },
         **{
             name: getattr(config, name)
-            for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+            for name in (
+                "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
+            )
         },
         tie_word_embeddings=shape.tied, attn_implementation="sdpa", dtype="float32",
     )  # fmt: skip
@@ -169,7 +173,8 @@ def machine(device: str) -> dict[str, str]:
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} thread"
     return {
         "machine": torch.cuda.get_device_name() if gpu else cpu,
-        "torch": torch.__version__, "transformers": transformers.__version__, "clock": "wall" if gpu else "process",
+        "torch": torch.__version__, "transformers": transformers.__version__,
+        "clock": "wall" if gpu else "process",
     }  # fmt: skip
 
 

@@ -43,7 +43,8 @@ from modgap.workflows.train import dry_notes
 Point = dict[str, Any]
 # The second of three is where a thing stays while another grows.
 SMALL: dict[str, tuple[Any, Any, Any]] = {
-    "samples": (2, 5, 10), "response": (32, 64, 128), "rows": (2, 4, 8), "image": (25, 64, 144), "model": ("tiny",) * 3,
+    "samples": (2, 5, 10), "response": (32, 64, 128), "rows": (2, 4, 8), "image": (25, 64, 144),
+    "model": ("tiny",) * 3,
 }  # fmt: skip
 LARGE: dict[str, tuple[Any, Any, Any]] = {
     "samples": (2, 5, 10), "response": (200, 400, 800), "rows": (2, 4, 8), "image": (64, 256, 1024),
@@ -69,8 +70,8 @@ def stage_of(point: Point, given: argparse.Namespace) -> Stage:
     settings = Settings(
         steps=given.steps + 2, prompts_per_step=point["rows"], mini_batch=point["rows"],
         samples_per_prompt=point["samples"], micro_batch=given.micro, max_prompt_tokens=8192,
-        max_response_tokens=point["response"], dynamic_sampling=False, overlong_buffer=0, save_every=0, eval_every=0,
-        gradient_checkpointing=given.checkpointing,
+        max_response_tokens=point["response"], dynamic_sampling=False, overlong_buffer=0,
+        save_every=0, eval_every=0, gradient_checkpointing=given.checkpointing,
     )  # fmt: skip
     return Stage(("full-text",), given.contrastive, settings)
 
@@ -78,7 +79,7 @@ def stage_of(point: Point, given: argparse.Namespace) -> Stage:
 def measured(
     stage: Stage, problems: Sequence[Any], policy: Policy, steps: int
 ) -> tuple[dict[str, float], float]:
-    """Seconds of each phase, the median over steps after the first, and mean tokens of a response."""
+    """Median seconds of each phase over steps after the first, and mean tokens of a response."""
     on_gpu = policy.device.type == "cuda"
 
     def clock() -> float:
@@ -110,8 +111,8 @@ def measured(
 
     right = itertools.cycle((1.0, 0.0))
     with tempfile.TemporaryDirectory() as out, contextlib.suppress(Enough):
-        train(Recipe("made", (stage,)), problems, "made", out, load_policy=lambda *_, **__: policy, validation=[],
-              reward=lambda response, gold: next(right), progress=watch)  # fmt: skip
+        train(Recipe("made", (stage,)), problems, "made", out, load_policy=lambda *_, **__: policy,
+              validation=[], reward=lambda response, gold: next(right), progress=watch)  # fmt: skip
     named = {name: statistics.median(row.get(name, 0.0) for row in rows[1:]) for name in rows[-1]}
     return named, statistics.mean(tokens[1:])
 
@@ -139,15 +140,21 @@ def line(
     rolled = expected.seconds["rollout"]
     total = took["rollout"] + update
     return {
-        **point, "expected": {"rollout": rolled, "update": all_expected - rolled, "step": all_expected},
-        "measured": {"rollout": took["rollout"], "update": update, "step": total}, "ratio": total / all_expected,
-        "rollout_ratio": took["rollout"] / rolled, "update_ratio": update / (all_expected - rolled),
-        "tokens": tokens, "flops": expected.flops, "memory_gib": sum(expected.memory.values()) / 2**30,
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if policy.device.type == "cuda" else None,
+        **point,
+        "expected": {"rollout": rolled, "update": all_expected - rolled, "step": all_expected},
+        "measured": {"rollout": took["rollout"], "update": update, "step": total},
+        "ratio": total / all_expected, "rollout_ratio": took["rollout"] / rolled,
+        "update_ratio": update / (all_expected - rolled), "tokens": tokens, "flops": expected.flops,
+        "memory_gib": sum(expected.memory.values()) / 2**30,
+        "peak_gib":
+        torch.cuda.max_memory_allocated() / 2**30 if policy.device.type == "cuda" else None,
     }  # fmt: skip
 
 
-HEADS = "samples,response,prompts,image,model,expected: rollout,update,a step,measured: rollout,update,a step,measured / expected,tokens"  # noqa: E501
+HEADS = (
+    "samples,response,prompts,image,model,expected: rollout,update,a step,"
+    "measured: rollout,update,a step,measured / expected,tokens"
+)
 
 
 def shown(row: dict[str, Any]) -> str:
@@ -185,7 +192,8 @@ def main() -> None:
     )
     given = parser.parse_args()
     began = time.monotonic()
-    about = machine(given.device) | {"contrastive": given.contrastive, "checkpointing": given.checkpointing,
+    about = machine(given.device) | {"contrastive": given.contrastive,
+                                     "checkpointing": given.checkpointing,
                                      "rows_of_a_pass": given.micro or "all"}  # fmt: skip
     lines = [
         ", ".join(f"{k} {v}" for k, v in about.items()),

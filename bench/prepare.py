@@ -1,7 +1,8 @@
 r"""Time and memory of `modgap data prepare` against the original's script, on the same folder, both
 as whole processes.
 
-python bench/prepare.py ORIGINAL [--rows 10000] [--kilobytes 25] [--rounds 3] [--json FILE]       prints Markdown
+python bench/prepare.py ORIGINAL [--rows 10000] [--kilobytes 25] [--rounds 3] [--json FILE]
+    prints Markdown
 
 ORIGINAL is a checkout of the original repository (or the folder of its `geo9k-contrastive.py`). The
 rows are synthetic problems; each diagram is filled up to the size of PGPS9K's own (bytes after a
@@ -109,10 +110,12 @@ def main() -> None:
             "PYTHONPYCACHEPREFIX": str(root / "compiled"), "PYTHONDONTWRITEBYTECODE": "",
         }  # fmt: skip
         commands = {
-            "the original's script": [sys.executable, str(root / SCRIPT), "--local_dir", str(root / "theirs")],
+            "the original's script": [
+                sys.executable, str(root / SCRIPT), "--local_dir", str(root / "theirs"),
+            ],
             "modgap data prepare": [
-                sys.executable, "-m", "modgap", "data", "prepare", str(data), "--out", str(root / "ours"),
-                "--variant", "contrastive", "--style", "paper",
+                sys.executable, "-m", "modgap", "data", "prepare", str(data), "--out",
+                str(root / "ours"), "--variant", "contrastive", "--style", "paper",
             ],
         }  # fmt: skip
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
@@ -134,8 +137,9 @@ def main() -> None:
                     check=True,
                 )
     about = {
-        "machine": f"{platform.machine()} CPU, shared", "rows": given.rows, "kilobytes_a_diagram": given.kilobytes,
-        "rounds": given.rounds, "python": platform.python_version(),
+        "machine": f"{platform.machine()} CPU, shared", "rows": given.rows,
+        "kilobytes_a_diagram": given.kilobytes, "rounds": given.rounds,
+        "python": platform.python_version(),
     }  # fmt: skip
     theirs, ours = found.values()
     rows = {

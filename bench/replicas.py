@@ -63,7 +63,8 @@ def work(engine: ReplicaEngine, asked: list[Request]) -> dict[str, Any]:
     return {
         "responses": len(ends), "tokens": tokens, "seconds": round(seconds, 2),
         "responses_per_s": round(len(ends) / seconds, 2), "tokens_per_s": round(tokens / seconds),
-        "last_tenth_took_s": round(seconds - ends[int(0.9 * len(ends))], 2), "gpu_percent": cards.mean(),
+        "last_tenth_took_s": round(seconds - ends[int(0.9 * len(ends))], 2),
+        "gpu_percent": cards.mean(),
     }  # fmt: skip
 
 

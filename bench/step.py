@@ -1,7 +1,8 @@
 r"""The update phase of the local engine: plain, contrastive, the naive two-forward form, and each
 trick off.
 
-python bench/step.py [--model tiny|3b] [--image-tokens N] [--minutes M] [--json FILE]     prints Markdown
+python bench/step.py [--model tiny|3b] [--image-tokens N] [--minutes M] [--json FILE]
+    prints Markdown
 
 One mini-batch of groups of 5 responses, half of the rows correct; every variant computes its
 gradients, interleaved round by round, and is timed to the end of its backward passes (the
@@ -311,9 +312,10 @@ def table(
         }
         ratios = {key: median_ratio(times, name, base) for key, base in bases.items()}
         rows[name] = {
-            "seconds": statistics.median(values), "rounds": len(values), "least": min(values), "most": max(values),
-            **{f"over_{key}": value for key, value in ratios.items()}, "peak_gib": peaks.get(name),
-            "rows_of_a_pass": sizes[name], "gradient_difference": exact.get(name),
+            "seconds": statistics.median(values), "rounds": len(values), "least": min(values),
+            "most": max(values), **{f"over_{key}": value for key, value in ratios.items()},
+            "peak_gib": peaks.get(name), "rows_of_a_pass": sizes[name],
+            "gradient_difference": exact.get(name),
         }  # fmt: skip
         shown = " | ".join("" if value is None else f"{value:.2f}x" for value in ratios.values())
         lines.append(
@@ -466,9 +468,10 @@ def main() -> None:
             k: v for k, v in found.items() if k in bases or any(word in k for word in given.only)
         }
     about = machine(given.device) | {
-        "model": given.model, "parameters": policy.count_parameters(), "image_tokens": batch.prompts[0].image_tokens,
-        "prompt_tokens": len(batch.prompts[0]), "twin_tokens": len(batch.twins[0]), "response_tokens": tokens,
-        "groups": given.groups, "samples": given.samples, "micro_batch": micro, "checkpointing": given.checkpointing,
+        "model": given.model, "parameters": policy.count_parameters(),
+        "image_tokens": batch.prompts[0].image_tokens, "prompt_tokens": len(batch.prompts[0]),
+        "twin_tokens": len(batch.twins[0]), "response_tokens": tokens, "groups": given.groups,
+        "samples": given.samples, "micro_batch": micro, "checkpointing": given.checkpointing,
         "weights": str(policy.dtype), "computed_in": "bfloat16" if on_gpu else "float32",
     }  # fmt: skip
     flops = flops_over_plain(given.model, batch, given.samples, settings)

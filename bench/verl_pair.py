@@ -132,8 +132,9 @@ def main() -> None:
     if not (data / "train.json").exists():
         write_dataset(data, args.pool, args.test, seed=7)
     problems, test = list(pgps9k.read(data, "train")), read_problems("synthetic", data)
-    given = [f"steps={args.steps}", "prompts_per_step=16", "mini_batch=8", "samples_per_prompt=5", "lr=5e-5",
-             "max_refills=20", "validation_problems=0", "eval_every=0", "save_every=0", *args.set]  # fmt: skip
+    given = [f"steps={args.steps}", "prompts_per_step=16", "mini_batch=8", "samples_per_prompt=5",
+             "lr=5e-5", "max_refills=20", "validation_problems=0", "eval_every=0", "save_every=0",
+             *args.set]  # fmt: skip
 
     def recipe(seed: int, *more: str) -> Recipe:
         return resolve_recipe(args.recipe, [*given, f"seed={seed}", *more], dry_notes("tiny"))

@@ -40,12 +40,12 @@ TWINS, PLAIN = "1", "2"
 """Gold answers: they tell the reward whether a problem's right responses have twins."""
 MADE = "made"
 """Empty file in a model's folder: it is whole."""
-PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_actor", "weights": "update_weights",
-          "step": "step"}  # fmt: skip
+PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_actor",
+          "weights": "update_weights", "step": "step"}  # fmt: skip
 
 
 def half_right(response: str, gold: str) -> float:
-    """Every second response is right (by its bytes); right is 1.0, or 0.5 in a step without twins."""
+    """About half of the responses are right (by their bytes): 1.0, or 0.5 without twins."""
     return zlib.crc32(response.encode()) % 2 * (1.0 if gold == TWINS else 0.5)
 
 
@@ -99,7 +99,7 @@ def without_saving(step: dict[str, float]) -> dict[str, float]:
 
 
 def table(lines: list[dict[str, Any]], gpus: int) -> tuple[list[str], dict[str, Any]]:
-    """A Markdown row of each kind of step, and the figures; the first step of a kind is left out."""
+    """A Markdown row of each kind of step, and the figures, without the first step of a kind."""
     rows = [
         f"| step | {' | '.join(f'{name}, s' for name in PHASES)} | tokens/s a GPU | twins an"
         " update |"
@@ -158,10 +158,10 @@ def main() -> None:
     here = str(Path(__file__).resolve().parent)  # where verl's reward workers find `half_right`
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     settings = Settings(
-        steps=args.steps, prompts_per_step=args.prompts, mini_batch=args.prompts // 2, samples_per_prompt=5,
-        max_prompt_tokens=args.image_tokens + 256, max_response_tokens=args.response, overlong_buffer=0,
-        dynamic_sampling=False, save_every=0, eval_every=0, validation_problems=0,
-        reward_function="verl_speed:half_right",
+        steps=args.steps, prompts_per_step=args.prompts, mini_batch=args.prompts // 2,
+        samples_per_prompt=5, max_prompt_tokens=args.image_tokens + 256,
+        max_response_tokens=args.response, overlong_buffer=0, dynamic_sampling=False, save_every=0,
+        eval_every=0, validation_problems=0, reward_function="verl_speed:half_right",
     )  # fmt: skip
     given = [
         f"verl.trainer.n_gpus_per_node={args.gpus}", "verl.data.shuffle=False",
@@ -185,8 +185,12 @@ def main() -> None:
             files = sorted(args.out.glob("stage1/verl_metrics.*.jsonl"))
             lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
             rows, figures = table(lines, args.gpus)
-            (args.out / "verl_speed.json").write_text(json.dumps({"given": vars(args) | {"out": str(args.out)},
-                                                                  "figures": figures}, indent=1) + "\n")  # fmt: skip
+            (args.out / "verl_speed.json").write_text(
+                json.dumps(
+                    {"given": vars(args) | {"out": str(args.out)}, "figures": figures}, indent=1
+                )
+                + "\n"
+            )
             (args.out / "verl_speed.md").write_text("\n".join(rows) + "\n")
             print("\n".join(rows), flush=True)
 

@@ -54,13 +54,15 @@ LOOPS = ("ours", "chunks", "chunks16")
 
 # Qwen2.5-VL as released: the language model's sizes, and whether its embeddings are tied.
 SHAPES: dict[str, dict[str, Any]] = {
-    "3b": {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
-           "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
-    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-           "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
+    "3b": {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+           "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936,
+           "tie_word_embeddings": True},
+    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+           "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
+           "tie_word_embeddings": False},
 }  # fmt: skip
-VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "window_size": 112,
-          "fullatt_block_indexes": [7, 15, 23, 31]}  # fmt: skip
+VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+          "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}  # fmt: skip
 
 
 def write_shape(name: str, folder: Path) -> Path:
@@ -81,8 +83,11 @@ def write_shape(name: str, folder: Path) -> Path:
         )
     }
     text = {
-        **shape, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "bos_token_id": None, "eos_token_id": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        **shape, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "bos_token_id": None,
+        "eos_token_id": 2,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24],
+        },
     }  # fmt: skip
     config = Qwen2_5_VLConfig(
         text_config=text,
@@ -298,8 +303,11 @@ def measure(engine: VllmEngine, model: str, loop: str, args: argparse.Namespace)
 def write(out: Path, all_figures: Sequence[Figures], notes: dict[str, Any]) -> None:
     """Both files, anew."""
     ours_rate = {f.model: f.rate for f in all_figures if f.loop == "ours"}
-    rows = ["| model | loop | responses | s | responses/s | tokens/s | GPU % | ours is | prompt tokens (image) |",
-            "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    rows = [
+        "| model | loop | responses | s | responses/s | tokens/s | GPU % | ours is |"
+        " prompt tokens (image) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for f in all_figures:
         if f.error:
             rows.append(f"| {f.model} | {f.loop} | failed: {f.error} | | | | | | |")
@@ -342,8 +350,8 @@ def main() -> None:
     args = parser.parse_args()
     import vllm  # pyright: ignore[reportMissingImports] - an extra
 
-    notes: dict[str, Any] = {"vllm": vllm.__version__, "engine_args": args.engine_arg, "prompts": args.prompts,
-                             "samples": args.samples}  # fmt: skip
+    notes: dict[str, Any] = {"vllm": vllm.__version__, "engine_args": args.engine_arg,
+                             "prompts": args.prompts, "samples": args.samples}  # fmt: skip
     everything: list[Figures] = []
     for model in args.models.split(","):
         started = time.perf_counter()

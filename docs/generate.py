@@ -1,8 +1,8 @@
-"""Writes the pages that would drift if people wrote them: `make docs`. With `--check` only says
-whether they have.
+"""Writes the pages that would drift if people wrote them: `make docs`.
 
-They are the command line reference, the table of each experiment (`docs/experiments/NAME/table.md`,
-from the `cells.json` beside it), and its first table wherever a page asks for it:
+With `--check` only says whether they have drifted. The pages are the command line reference, the
+table of each experiment (`docs/experiments/NAME/table.md`, from the `cells.json` beside it), and
+its first table wherever a page asks for it:
 
     <!-- table: docs/experiments/NAME -->
     <!-- end of table -->
@@ -31,9 +31,7 @@ def cli_page() -> str:
 
 
 def experiment_page(cells: Path) -> str:
-    """The tables of an experiment, as `modgap report` writes them when it is run in the root of the
-    repository.
-    """
+    """The tables of an experiment, as `modgap report` writes them in the root of the repository."""
     return as_markdown(
         [seed_numbers(sweep) for sweep in read_cells(cells)], cells.relative_to(ROOT).as_posix()
     )

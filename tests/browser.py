@@ -22,9 +22,9 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-    "--remote-debugging-pipe",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-extensions", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
 # Chromium reads commands from descriptor 3 and answers on descriptor 4.
 _PLACE = (
@@ -51,7 +51,8 @@ class Browser:
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (child_reads, child_writes)]
 
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PLACE, *map(str, ends), CHROMIUM, *_FLAGS, f"--user-data-dir={self._home}"],
+            [sys.executable, "-c", _PLACE, *map(str, ends), CHROMIUM, *_FLAGS,
+             f"--user-data-dir={self._home}"],
             pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         for end in (child_reads, child_writes, *ends):

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 
 def kernel(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, query_ends: torch.Tensor, key_ends: torch.Tensor, most_q: int,
-    most_k: int, dropout: float, causal: bool, debug: bool, *, scale: float,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, query_ends: torch.Tensor,
+    key_ends: torch.Tensor, most_q: int, most_k: int, dropout: float, causal: bool, debug: bool, *,
+    scale: float,
 ) -> tuple[torch.Tensor]:  # fmt: skip
     """As `torch.ops.aten._flash_attention_forward`; causal is from the end."""
     assert not dropout and not debug and query_ends.dtype == key_ends.dtype == torch.int32

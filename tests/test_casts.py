@@ -243,7 +243,7 @@ def test_weights_cast_where_no_gradient_is_on_are_trained_on() -> None:
 def test_an_updates_gradients_are_autocasts_own(
     monkeypatch: pytest.MonkeyPatch, micro_batch: int, changes: dict[str, Any]
 ) -> None:
-    """Groups whole and split, twins with their group and apart, a step with old log-probabilities."""
+    """Groups whole and split, twins with their group and apart, old log-probabilities."""
     computing = lambda _: torch.autocast("cpu", torch.bfloat16, cache_enabled=False)  # noqa: E731
     monkeypatch.setattr(update, "computing", computing)
     policy = load_policy("tiny", device="cpu", pixels=SMALL)

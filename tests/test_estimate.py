@@ -201,7 +201,7 @@ def test_graphs_of_sampling_take_memory_unless_they_are_too_large_to_keep() -> N
 def test_batches_of_a_rollout_are_as_large_as_sampling_makes_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A policy of the 3B's shape with what memory its weights, their copies and moments leave free."""
+    """A policy of the 3B's shape; free is what its weights, their copies and moments leave."""
     from modgap.models import decode
 
     stage = Stage(("full-text",))

@@ -1,4 +1,4 @@
-"""Recipes, data sets and engines from outside the package: by module, by file, and by entry point."""
+"""Recipes, data sets and engines from outside the package: by module, file and entry point."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from modgap.core.problem import Problem
 from modgap.core.registry import DatasetEntry
 
 def read(path, split="test", limit=None):
-    problems = [Problem(id=f"{split}{n}", question=f"What is {n} + 1?", answer=str(n + 1)) for n in range(5)]
+    problems = [Problem(id=f"{split}{n}", question=f"What is {n} + 1?", answer=str(n + 1)) \
+for n in range(5)]
     yield from problems[:limit]
 
 ENTRY = DatasetEntry(f"{__file__}:read", splits=False)

@@ -64,8 +64,9 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", ["eval", "import", "train", "study", "demo"])
 @pytest.mark.parametrize(
     "trace",
-    ["responses.jsonl", "grades.jsonl", "grades.paper.jsonl", "judge.jsonl", "train_log.jsonl", "rollouts.jsonl",
-     "state.pt", "result.json", "checkpoints/step_3/config.json", "verl/global_step_2/data.pt"],
+    ["responses.jsonl", "grades.jsonl", "grades.paper.jsonl", "judge.jsonl", "train_log.jsonl",
+     "rollouts.jsonl", "state.pt", "result.json", "checkpoints/step_3/config.json",
+     "verl/global_step_2/data.pt"],
 )  # fmt: skip
 def test_no_run_begins_on_what_another_one_left(tmp_path: Path, kind: str, trace: str) -> None:
     path = tmp_path / "run" / trace
@@ -81,7 +82,8 @@ def test_no_run_begins_on_what_another_one_left(tmp_path: Path, kind: str, trace
 
 @pytest.mark.parametrize(
     ("kind", "trace"),
-    [("train", "stage1/train_log.jsonl"), ("train", "stage2/state.pt"), ("study", "base/eval/responses.jsonl"),
+    [("train", "stage1/train_log.jsonl"), ("train", "stage2/state.pt"),
+     ("study", "base/eval/responses.jsonl"),
      ("study", "kl/stage1/rollouts.jsonl"), ("demo", "data/train.json")],
 )  # fmt: skip
 def test_nor_on_its_parts_unless_they_are_links_to_another_runs(

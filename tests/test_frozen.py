@@ -117,8 +117,8 @@ FROZEN: dict[str, tuple[str, str, list[str]]] = {
         [
             (
                 '{"id":"prob_1","answer":"25.000","question":"Find x.","type":"Line'
-                ' Segment","leaky":false,"image":"FOLDER/set/Diagram_Visual/img_1.png","conditions":["B'
-                ' is on line AC","AB = 7","BC ='
+                ' Segment","leaky":false,"image":"FOLDER/set/Diagram_Visual/img_1.png",'
+                '"conditions":["B is on line AC","AB = 7","BC ='
                 ' x"],"question_type":"","subject":"","views":[],"questions":{},"answers":{}}'
             ),
             r'{"id":"prob_2","answer":"1.5","question":"AB = 7, find \\angle 1.","type":"Line'

@@ -113,12 +113,20 @@ numbers = st.floats(-1e6, 1e6).map(lambda value: round(value, 3))
 modes = st.sampled_from(["strict", "relative", "exact", "paper"])
 # Pieces that reach every branch of the parser, so that random strings are not all rejected at the
 # first character.
-PIECES = r"""
-\boxed{ \fbox{ { } ( ) [ ] 0 1 9 12 1,234 . , + - * / ^ ** _ = : ! % $ \frac \dfrac \sqrt \sqrt[3] \sqrt{ sqrt( \pi pi
-\sin \arctan( ^{-1} \over | \begin{array}{c} \not is ' ** \{ \color{red} 度 ㎝ \overline{3} \ldots 7,07
-\text{ \times \cdot \pm \approx \left \right ^\circ ^{\circ} ° ½ ² ⁻ √ π − × cm x e E or and < 10^ 9**9 </think>
-<think> \\ \{ \} {,} \, ' " __import__ None
-"""
+PIECES = (
+    "\n"
+    r"\boxed{ \fbox{ { } ( ) [ ] 0 1 9 12 1,234 . , + - * / ^ ** _ = : ! % $ \frac \dfrac \sqrt "
+    r"\sqrt[3] \sqrt{ sqrt( \pi pi"
+    "\n"
+    r"\sin \arctan( ^{-1} \over | \begin{array}{c} \not is ' ** \{ \color{red} 度 ㎝ "
+    r"\overline{3} \ldots 7,07"
+    "\n"
+    r"\text{ \times \cdot \pm \approx \left \right ^\circ ^{\circ} ° ½ ² ⁻ √ π − × cm x e E or "
+    r"and < 10^ 9**9 </think>"
+    "\n"
+    r"""<think> \\ \{ \} {,} \, ' " __import__ None"""
+    "\n"
+)
 pieces = st.sampled_from(PIECES.split())
 hostile = st.one_of(
     st.text(max_size=60), st.lists(st.one_of(pieces, st.just(" ")), max_size=40).map("".join)

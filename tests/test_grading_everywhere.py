@@ -18,7 +18,8 @@ from modgap.grading.symbolic import SymbolicPool
 
 ANSWERS = [
     "5", "5.004", "2\\sqrt{3}", "(C)", "C: 120°", "120", "none", "(-2, 1]", "y = 2x+3", "2x+3=y",
-    "y \\le 2x+3", "577 \\text{ cm}^2", "\\frac{1}{2}", "2 or 5", "5^2", "x=\\pm 3", "9**9**9", "", "a rhombus",
+    "y \\le 2x+3", "577 \\text{ cm}^2", "\\frac{1}{2}", "2 or 5", "5^2", "x=\\pm 3", "9**9**9", "",
+    "a rhombus",
 ]  # fmt: skip
 GOLDS = ["5.000", "3.464", "C", "(-2,1]", "y = 2x+3", "577.0 \\mathrm{cm}^2", "0.500", "a square"]
 QUESTION = "Choices:\nA:40°\nB:60°\nC:120°\nD:2\\sqrt{3}"
@@ -27,7 +28,7 @@ QUESTION = "Choices:\nA:40°\nB:60°\nC:120°\nD:2\\sqrt{3}"
 def verdicts(
     answers: list[str] = ANSWERS, golds: list[str] = GOLDS, question: str = QUESTION
 ) -> list[str]:
-    """Every grader on every pair. Only its arguments and imports, so that it can be sent anywhere."""
+    """Every grader on every pair. Uses only its arguments and imports: it can be sent anywhere."""
     found: list[str] = []
     for answer in answers:
         response = f"<think>a</think> \\boxed{{{answer}}}"

@@ -256,7 +256,7 @@ def test_a_capture_that_fails_is_said_once_and_costs_nothing(
 def test_weights_cast_once_give_the_same_bits_and_leave_no_trace(
     policy: Policy, prompts: list[EncodedPrompt]
 ) -> None:
-    """What steps read under autocast; the embedding, which the LM head may share, stays as it is."""
+    """What steps read under autocast; the embedding, which the LM head may share, is unchanged."""
     seeds = [[0, 1]] * len(prompts)
     before = {name: p.data_ptr() for name, p in policy.model.named_parameters()}
     embedding = policy.model.get_input_embeddings().weight

@@ -1,4 +1,4 @@
-"""The house rules: what an import may load, who may import whom, and how the command line speaks."""
+"""The house rules: what an import loads, who may import whom, how the command line speaks."""
 
 from __future__ import annotations
 

@@ -128,14 +128,14 @@ def samples(*channels: Any) -> Any:
 
 
 def raw_tiff(values: Any, dtype: str, white: int, kind: int) -> bytes:
-    """A TIFF of one channel; `white` is its photometric interpretation, `kind` its sample format."""
+    """A TIFF of one channel: `white`, photometric interpretation; `kind`, sample format."""
     array = np.asarray(values).astype(dtype)
     data = array.tobytes()
     short, long = 3, 4
     tags = [
-        (256, long, SIZE[0]), (257, long, SIZE[1]), (258, short, array.dtype.itemsize * 8), (259, short, 1),
-        (262, short, white), (273, long, 8), (277, short, 1), (278, long, SIZE[1]), (279, long, len(data)),
-        (339, short, kind),
+        (256, long, SIZE[0]), (257, long, SIZE[1]), (258, short, array.dtype.itemsize * 8),
+        (259, short, 1), (262, short, white), (273, long, 8), (277, short, 1),
+        (278, long, SIZE[1]), (279, long, len(data)), (339, short, kind),
     ]  # fmt: skip
     body = struct.pack("<4sI", b"II*\0", 8 + len(data)) + data + struct.pack("<H", len(tags))
     for tag, of, value in tags:
@@ -206,9 +206,9 @@ ORDINARY: dict[str, Callable[[], bytes]] = {
     "a key that no pixel has": lambda: encoded(drawing(), transparency=9),
 }
 TURNS = {
-    1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
+    1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
 }  # fmt: skip
 """EXIF orientation -> how a file with it stores an upright image."""
 
@@ -747,7 +747,7 @@ def _with_absent(
 
     (folder / "bad_3.png").write_bytes(png())
     evaluate(
-        problems, Engine(policy, batch_size=4), folder / "run", views="full-text,image-only", samples=1,
-        sampling=Sampling(0.7, 24, 3),
+        problems, Engine(policy, batch_size=4), folder / "run", views="full-text,image-only",
+        samples=1, sampling=Sampling(0.7, 24, 3),
     )  # fmt: skip
     return {row.key: (row.response, row.error) for row in RunFolder(folder / "run").responses()}

@@ -50,14 +50,16 @@ def test_braces_in_a_question_are_left_alone() -> None:
 
 # ---- the verdict ---------------------------------------------------------------------------------
 READABLE = {
-    True: ["1", " 1\n", "1.", "**1**", "Judgement: 1", "Judement is 1", "Judgment: **1**", "`1`", "\\boxed{1}", "(1)",
-           "1\n\n[Question]: next\nJudgement: 0", "1. The answers are the same: 0.5m", "The verdict is 1.",
-           "<think>0 or 1? 1</think>\n\n1", '{"judgement": 1}', "Judgement: 1\nThey agree.", "1 (consistent)"],
-    False: ["0", "0\n", "0.", "Judgement: 0", "They differ, so 0", "<think>1</think> 0", 
+    True: ["1", " 1\n", "1.", "**1**", "Judgement: 1", "Judement is 1", "Judgment: **1**", "`1`",
+           "\\boxed{1}", "(1)", "1\n\n[Question]: next\nJudgement: 0",
+           "1. The answers are the same: 0.5m", "The verdict is 1.",
+           "<think>0 or 1? 1</think>\n\n1", '{"judgement": 1}', "Judgement: 1\nThey agree.",
+           "1 (consistent)"],
+    False: ["0", "0\n", "0.", "Judgement: 0", "They differ, so 0", "<think>1</think> 0",
             "0\n[Question]: a\nJudgement: 1"],
-    None: ["", " ", "10", "01", "2", "0 or 1", "0/1", "yes", "The answers appear consistent.", "1.0", "0.5", "-",
-           "<think>1",
-           "Judgement: 0, no: Judgement: 1", "<think>so 1", "I compare 3 with 1", "1st", "Judgement: 10", "</think>"],
+    None: ["", " ", "10", "01", "2", "0 or 1", "0/1", "yes", "The answers appear consistent.",
+           "1.0", "0.5", "-", "<think>1", "Judgement: 0, no: Judgement: 1", "<think>so 1",
+           "I compare 3 with 1", "1st", "Judgement: 10", "</think>"],
 }  # fmt: skip
 
 

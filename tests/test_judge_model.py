@@ -103,8 +103,8 @@ def test_thinking_is_switched_off_and_raw_is_raw(model: Path) -> None:
     prompt = judge_prompt("What?", "a square", "a kite")
     chat, raw = (tokenizer.decode(token_ids(tokenizer, prompt, raw)) for raw in (False, True))
     assert (
-        chat
-        == f"<|im_start|>user\n{prompt.text}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        chat == f"<|im_start|>user\n{prompt.text}<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )
     assert raw == prompt.text
     tokenizer.chat_template = None

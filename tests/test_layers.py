@@ -1,4 +1,4 @@
-"""The norm and the gated MLP equal transformers' modules, in values and gradients, and keep less."""
+"""The norm and the gated MLP equal transformers' in values and gradients, and keep less."""
 
 from __future__ import annotations
 

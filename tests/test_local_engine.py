@@ -60,8 +60,9 @@ SIZE = Size(
     side=56,
 )
 SETTINGS = Settings(
-    steps=2, prompts_per_step=4, samples_per_prompt=3, mini_batch=2, micro_batch=4, lr=1e-3, max_response_tokens=8,
-    overlong_buffer=2, save_every=1, eval_every=1, validation_problems=2, max_refills=2,
+    steps=2, prompts_per_step=4, samples_per_prompt=3, mini_batch=2, micro_batch=4, lr=1e-3,
+    max_response_tokens=8, overlong_buffer=2, save_every=1, eval_every=1, validation_problems=2,
+    max_refills=2,
 )  # fmt: skip
 
 
@@ -75,8 +76,8 @@ def picture(n: int) -> bytes:
 
 PROBLEMS = [
     Problem(
-        id=f"prob_{n}", question=f"Find the length of A{'BCDEFGH'[n % 7]}.", answer=f"{n}.000", image=picture(n),
-        semantic=(f"AB = {n}", f"BC = {n + 2}"),
+        id=f"prob_{n}", question=f"Find the length of A{'BCDEFGH'[n % 7]}.", answer=f"{n}.000",
+        image=picture(n), semantic=(f"AB = {n}", f"BC = {n + 2}"),
     )
     for n in range(12)
 ]  # fmt: skip
@@ -186,7 +187,8 @@ def plain_logps(
     config = policy.model.config
     logits = policy.model(
         input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=prompt.pixel_values,
-        image_grid_thw=prompt.image_grid_thw, mm_token_type_ids=(ids == config.image_token_id).long(),
+        image_grid_thw=prompt.image_grid_thw,
+        mm_token_type_ids=(ids == config.image_token_id).long(),
     ).logits[0, len(prompt.input_ids) - 1 : -1]  # fmt: skip
     logits = logits / temperature
     logits[:, [config.image_token_id, config.video_token_id]] = -torch.inf
@@ -351,9 +353,10 @@ def test_the_first_step_has_the_gradient_of_trls_grpo_trainer(
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         train_dataset=datasets.Dataset.from_dict({"prompt": ["a"] * rows}),
         args=trl.GRPOConfig(
-            output_dir=str(tmp_path), loss_type="dapo", epsilon=SETTINGS.clip_low, epsilon_high=SETTINGS.clip_high,
-            beta=0.0, temperature=SETTINGS.temperature, per_device_train_batch_size=rows, num_generations=rows,
-            max_completion_length=8, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[],
+            output_dir=str(tmp_path), loss_type="dapo", epsilon=SETTINGS.clip_low,
+            epsilon_high=SETTINGS.clip_high, beta=0.0, temperature=SETTINGS.temperature,
+            per_device_train_batch_size=rows, num_generations=rows, max_completion_length=8,
+            use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[],
         ),
     )  # fmt: skip
     width, longest = (max(map(len, rows)) for rows in (batch.prompts, batch.responses))
@@ -370,9 +373,10 @@ def test_the_first_step_has_the_gradient_of_trls_grpo_trainer(
     loss = trainer.compute_loss(
         policy.model,
         {
-            "prompt_ids": ids[:, :width], "prompt_mask": real[:, :width], "completion_ids": ids[:, width:],
-            "completion_mask": real[:, width:], "advantages": batch.advantages_B,
-            "num_items_in_batch": real[:, width:].sum(), "num_images": [1] * rows,
+            "prompt_ids": ids[:, :width], "prompt_mask": real[:, :width],
+            "completion_ids": ids[:, width:], "completion_mask": real[:, width:],
+            "advantages": batch.advantages_B, "num_items_in_batch": real[:, width:].sum(),
+            "num_images": [1] * rows,
             "pixel_values": torch.cat([prompt.pixel_values for prompt in batch.prompts]),
             "image_grid_thw": torch.cat([prompt.image_grid_thw for prompt in batch.prompts]),
             "mm_token_type_ids": (ids == policy.model.config.image_token_id).long(),
@@ -648,7 +652,7 @@ def test_a_run_that_was_killed_goes_on_bit_equal(
 def test_a_run_that_was_interrupted_loses_no_finished_step(
     phase: str, tiny: Path, straight: Path, tmp_path: Path
 ) -> None:
-    """Ctrl-C in step 4, two steps after the last checkpoint's: it goes on from step 3, bit for bit."""
+    """Ctrl-C in step 4, two steps after the last checkpoint: it resumes at step 3, bit for bit."""
     begun: list[int] = []
 
     def progress(event: Event) -> None:
@@ -1046,7 +1050,8 @@ def test_every_stages_reward_is_found_first(tiny: Path, tmp_path: Path) -> None:
     [
         (0.5, (0.5, 0, 0)), (1, (1, 1, 1)), (True, (1, 1, 1)), (np.float32(1), (1, 1, 1)),
         (torch.tensor(0.25), (0.25, 0, 0)), (np.array(0.25), (0.25, 0, 0)),
-        ({"score": 0.9, "acc": 1.0, "format": 0.0, "ungraded": 0.0}, (0.9, 1, 0)), ({"score": np.int64(1)}, (1, 1, 1)),
+        ({"score": 0.9, "acc": 1.0, "format": 0.0, "ungraded": 0.0}, (0.9, 1, 0)),
+        ({"score": np.int64(1)}, (1, 1, 1)),
         (SimpleNamespace(score=0.1, acc=0.0, format=1.0), (0.1, 0, 1)),
     ],
     ids=str,
@@ -1120,7 +1125,8 @@ def test_groups_that_are_not_used_let_go_of_their_pixels(
     monkeypatch.setattr(StageLog, "rollouts", looked_at)
     # Half of the problems have one reward for all, so that their groups are dropped.
     run(recipe(True, eval_every=0, overlong_buffer=0), tiny, tmp_path,
-        reward=lambda response, gold: made_up(response, gold) if int(float(gold)) % 2 else 0.1)  # fmt: skip
+        reward=lambda response, gold:
+        made_up(response, gold) if int(float(gold)) % 2 else 0.1)  # fmt: skip
     assert {True, False} == {used for used, _ in held} and all(
         used == holds for used, holds in held
     )

@@ -94,7 +94,7 @@ def exact(model: Policy | Any, like: Policy) -> Tensor:
 
 
 def lost(loaded: Policy | Any, trained: Policy, base: Policy) -> float:
-    """The part of what training changed in the logits that is not there, or is otherwise, by norm."""
+    """The part of what training changed in the logits that is absent or different, by norm."""
     learned, found = (exact(one, base) - exact(base, base) for one in (trained, loaded))
     return float((found - learned).norm() / learned.norm())
 
@@ -161,8 +161,11 @@ def test_in_the_type_it_was_trained_in_it_is_the_same_to_the_bit(
     )
     assert not torch.equal(logits(base, base), logits(trained, base))
     ours, theirs = again.model.state_dict(), base.model.state_dict()
-    assert all(torch.equal(ours[name.replace("_proj.weight", "_proj.base_layer.weight")], value) for name, value
-               in theirs.items() if "language_model.layers" in name and name.endswith("_proj.weight"))  # fmt: skip
+    assert all(
+        torch.equal(ours[name.replace("_proj.weight", "_proj.base_layer.weight")], value)
+        for name, value in theirs.items()
+        if "language_model.layers" in name and name.endswith("_proj.weight")
+    )
     trainable = {name for name, p in next_stage.model.named_parameters() if p.requires_grad}
     assert trainable and all("lora_" in name and ".default." in name for name in trainable)
 
@@ -208,8 +211,9 @@ def test_the_fingerprint_changes_with_the_adapter(checkpoint: Path, tmp_path: Pa
         assert model_fingerprint(copied) != before
 
 
-def test_whatever_the_adapter_it_is_the_model_that_the_weights_are(checkpoint: Path, trained: Policy, base: Policy,
-                                                                   tmp_path: Path) -> None:  # fmt: skip
+def test_whatever_the_adapter_it_is_the_model_that_the_weights_are(
+    checkpoint: Path, trained: Policy, base: Policy, tmp_path: Path
+) -> None:
     """It is taken out and put back: another's changes only the rounding."""
     other = shutil.copytree(checkpoint, tmp_path / "other")
     path = other / ADAPTER / "adapter_model.safetensors"
@@ -251,8 +255,10 @@ def tensors(change: Callable[[str, Tensor], tuple[str, Tensor]]) -> Callable[[Pa
         (edited(lora_alpha=0), "cannot be merged here .lora_alpha=0"),
         (edited(modules_to_save=["lm_head"]), "cannot be merged here .modules_to_save"),
         (tensors(lambda n, t: (n.replace("layers", "blocks"), t)), "changes .*blocks"),
-        (tensors(lambda n, t: (n, t[:, :-1].contiguous() if "lora_A" in n else t)), "does not fit .* its layers"),
-        (tensors(lambda n, t: (n.replace(".layers.1.", ".layers.7."), t)), "does not fit .*layers.7.*absent"),
+        (tensors(lambda n, t: (n, t[:, :-1].contiguous() if "lora_A" in n else t)),
+         "does not fit .* its layers"),
+        (tensors(lambda n, t: (n.replace(".layers.1.", ".layers.7."), t)),
+         "does not fit .*layers.7.*absent"),
         (lambda f: (f / ADAPTER / "adapter_model.safetensors").unlink(), "cannot be read"),
         (lambda f: (f / ADAPTER / "adapter_config.json").write_text("{"), "cannot be read"),
     ],

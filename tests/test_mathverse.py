@@ -566,7 +566,9 @@ def test_the_defaults_are_the_originals(
     evaluate_model(problems, "tiny", tmp_path / "run", EvalOptions(style="paper"))
     resolved = RunFolder(tmp_path / "run").manifest()["resolved"]
     assert resolved["views"] == list(FIVE)
-    assert {key: resolved[key] for key in ("samples", "temperature", "max_tokens", "seed", "style")} == {
+    assert {
+        key: resolved[key] for key in ("samples", "temperature", "max_tokens", "seed", "style")
+    } == {
         "samples": 4, "temperature": 0.8, "max_tokens": 4096, "seed": 42, "style": "paper",
     }  # fmt: skip
 
@@ -623,7 +625,10 @@ def test_the_summary_is_the_arithmetic_of_the_answers(
     # Five versions of a problem are one cluster: all right or all wrong together says no more than
     # one version does.
     together = evaluate(
-        problems, answers(rows, lambda row, _: right_in(*(FIVE if int(row["problem_index"]) % 2 else ()))(row, 1)),
+        problems,
+        answers(
+            rows, lambda row, _: right_in(*(FIVE if int(row["problem_index"]) % 2 else ()))(row, 1),
+        ),
         tmp_path / "together", views=FIVE, samples=1,
     ).mathverse  # fmt: skip
     alone, all_five = together.versions["text-lite"], together.overall
@@ -671,8 +676,8 @@ def test_what_only_a_judge_can_tell_is_an_error_that_says_so(
 
 def test_a_text_only_run_has_no_empty_table(rows: Rows, data: Path, tmp_path: Path) -> None:
     summary = evaluate(
-        read_problems("mathverse", data, limit=2), answers(rows, right_in("text-only")), tmp_path / "run",
-        views="text-only", samples=1,
+        read_problems("mathverse", data, limit=2), answers(rows, right_in("text-only")),
+        tmp_path / "run", views="text-only", samples=1,
     )  # fmt: skip
     for narrow in (False, True):
         found = mathverse_tables({"run": summary}, narrow=narrow)
@@ -720,8 +725,8 @@ def test_the_viewer_shows_each_picture_with_the_views_that_saw_it(
 def test_the_report_has_the_tables(rows: Rows, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "qwen2_5_vl_7b"
     evaluate(
-        read_problems("mathverse", data), answers(rows, right_in("text-lite")), run, views=FIVE, samples=1,
-        identity={"model": "Qwen/Qwen2.5-VL-7B-Instruct"},
+        read_problems("mathverse", data), answers(rows, right_in("text-lite")), run, views=FIVE,
+        samples=1, identity={"model": "Qwen/Qwen2.5-VL-7B-Instruct"},
     )  # fmt: skip
     numbers = build_report([run], tmp_path / "r.html", template="paper", figures=True)
     page = (tmp_path / "r.html").read_text()

@@ -575,7 +575,7 @@ def test_out_of_memory_with_one_response_says_what_helps() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("full_layers", [[0, 1, 2], [1]])
 def test_vision_features_in_bf16_are_as_close_as_the_models_own(full_layers: list[int]) -> None:
-    """To those in fp32, by the norm of the error; images of several sizes, windows that edges cut."""
+    """Against fp32, by the norm of the error; images of several sizes, windows that edges cut."""
     on_gpu = load_policy("tiny", device="cuda", dtype=torch.float32)
     on_gpu.visual.fullatt_block_indexes = full_layers
     shown = [

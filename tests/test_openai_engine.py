@@ -45,14 +45,14 @@ from modgap.workflows.judging import _served
 
 KEY = "sk-very-secret-0123456789"
 FAULTS = (
-    "429", "429 wait 1", "429 wait until", "500", "503", "hang", "drop", "drop in headers", "drop in body", "torn JSON",
-    "no choices", "error with 200", "broken off",
+    "429", "429 wait 1", "429 wait until", "500", "503", "hang", "drop", "drop in headers",
+    "drop in body", "torn JSON", "no choices", "error with 200", "broken off",
 )  # fmt: skip
 MOST_REQUESTS = 2000
 
 
 def completion(content: Any = "<think>t</think>\\boxed{7}", **fields: Any) -> dict[str, Any]:
-    """The body of a chat completion; fields of the message or, as `finish_reason`, of the choice."""
+    """The body of a chat completion; fields of the message or (`finish_reason`) of the choice."""
     reason = fields.pop("finish_reason", "stop")
     choice = {
         "index": 0,
@@ -113,7 +113,9 @@ class Server:
                     outer.attempts[name].append((time.time(), fault))
                     outer.faults[fault] += 1
                 time.sleep(outer.seconds)
-                with outer.lock:  # before the client can know, so that what is counted is never more than its own count
+                # Before the client can know, so that what is counted is never more than its own
+                # count.
+                with outer.lock:
                     outer.busy -= 1
                     outer.answered[name] += not fault
                 if fault:
@@ -318,7 +320,8 @@ def test_a_hostile_server_costs_retries_and_no_sample(server: Server, tmp_path: 
 
 @pytest.mark.parametrize(
     ("asked", "least"),
-    [(None, 0), ("2", 2), ("1.5", 1.5), ("100000", 120), ("-3", 0), ("soon", 0), ("Wed, 99 Foo 2000 00:00:00 GMT", 0),
+    [(None, 0), ("2", 2), ("1.5", 1.5), ("100000", 120), ("-3", 0), ("soon", 0),
+     ("Wed, 99 Foo 2000 00:00:00 GMT", 0),
      ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Fri, 01 Jan 2100 00:00:00 GMT", 120)],
 )  # fmt: skip
 def test_waits_are_what_is_asked_and_jitter_up_to_a_bound(
@@ -486,8 +489,11 @@ def test_what_the_model_said(reply: dict[str, Any], prefill: str, text: str, rea
     assert (read.prompt_tokens, read.completion_tokens) == (11, 5)
 
 
-@pytest.mark.parametrize("body", ["", "[]", "null", "{}", "7", '{"choices": [{}]}', '{"choices": [null]}', "<html>",
-                                  '{"choices": [{"message": {"content": [1]}}]}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    ["", "[]", "null", "{}", "7", '{"choices": [{}]}', '{"choices": [null]}', "<html>",
+     '{"choices": [{"message": {"content": [1]}}]}'],
+)  # fmt: skip
 def test_no_other_body_is_taken_for_a_response(body: str) -> None:
     with pytest.raises(UnreadableReply):
         read_reply(body)
@@ -683,13 +689,17 @@ def test_a_run_of_which_every_sample_failed_has_no_gap_and_ends_with_the_cause(
     [
         ({"message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
           "'max_completion_tokens' instead.", "param": "max_tokens"}, "max_tokens"),
-        ({"message": 'Invalid JSON payload received. Unknown name "seed": Cannot find field.'}, "seed"),
-        ({"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
+        ({"message": 'Invalid JSON payload received. Unknown name "seed": Cannot find field.'},
+         "seed"),
+        ({"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"],
+                      "msg": "Extra inputs are not permitted"}]},
          "seed"),
         ({"message": "System role not supported"}, "system"),
-        ({"message": "Unsupported value: 'temperature' does not support 0.6", "param": "temperature"}, "temperature"),
+        ({"message": "Unsupported value: 'temperature' does not support 0.6",
+          "param": "temperature"}, "temperature"),
         ({"message": "This model's maximum context length is 2048 tokens"}, None),
-        ({"detail": [{"loc": ["body", "messages"], "input": {"seed": 5, "max_tokens": 9}, "msg": "bad"}]}, None),
+        ({"detail": [{"loc": ["body", "messages"], "input": {"seed": 5, "max_tokens": 9},
+                      "msg": "bad"}]}, None),
     ],
 )  # fmt: skip
 def test_which_parameter_a_server_refuses(body: dict[str, Any], refused: str | None) -> None:

@@ -134,7 +134,7 @@ def test_marks_lie_where_the_labels_are() -> None:
 
 
 def test_no_loss_is_put_on_what_is_not_there(out: Path) -> None:
-    """A head that starts from "nothing is there" pays for the true marks only, about 7 nats each."""
+    """A head that starts from "no marks" pays for the true marks only, about 7 nats each."""
     t = trainer(out, "glyphs")
     problems = torch.arange(4)
     t.head = new_head(128, N_MARKS, torch.device("cpu"))

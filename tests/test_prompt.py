@@ -94,7 +94,8 @@ def test_what_a_structural_clause_says(clause: str, paper: str, aligned: str) ->
         ("nothing", ""),
         ("nothing_said", ""),
         ("unknown", "AB = 7, BC = x"),
-        ("circles", "In \\odot O, point A lie on \\odot O, In \\odot O, point A, B lie on \\odot O, "
+        ("circles", "In \\odot O, point A lie on \\odot O, "
+                    "In \\odot O, point A, B lie on \\odot O, "
                     "In \\odot P, point C, D, E, F lie on \\odot P, AB = 7, BC = x"),
         ("lieson", "A lie on line m, A, B lie on line m, A, B, C, D lie on line k, AB = 7, BC = x"),
     ],

@@ -86,7 +86,8 @@ def test_relations_are_symmetric_and_chains_relate_all() -> None:
         for fact in clause.facts
     }
     assert facts == {
-        ("perp", "AB", "CD"), ("parallel", "EF", "GH"), ("parallel", "EF", "KL"), ("parallel", "GH", "KL"),
+        ("perp", "AB", "CD"), ("parallel", "EF", "GH"), ("parallel", "EF", "KL"),
+        ("parallel", "GH", "KL"),
     }  # fmt: skip
     assert compare(r"AB is parallel to DE", CONDITIONS).clauses_read == 1
 

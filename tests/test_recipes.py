@@ -98,11 +98,15 @@ def test_a_stage_can_be_set_on_its_own() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        *[({name: math.inf}, f"{name}=inf: must be a finite") for name in ("lr", "temperature", "clip_high")],
-        ({"dual_clip": math.nan}, "dual_clip=nan: must be a finite"), ({"max_refills": math.nan}, "max_refills=nan"),
-        ({"max_refills": -math.inf}, "max_refills=-inf"), ({"clip_low": 1.0}, "clip_low=1.0: must be below 1"),
+        *[({name: math.inf}, f"{name}=inf: must be a finite")
+          for name in ("lr", "temperature", "clip_high")],
+        ({"dual_clip": math.nan}, "dual_clip=nan: must be a finite"),
+        ({"max_refills": math.nan}, "max_refills=nan"),
+        ({"max_refills": -math.inf}, "max_refills=-inf"),
+        ({"clip_low": 1.0}, "clip_low=1.0: must be below 1"),
         ({"seed": -1}, "seed=-1: must be from 0"), ({"seed": 2**63}, "must be from 0"),
-        ({"steps": 0}, "steps=0: must be at least 1"), ({"warmup_steps": -1}, "must not be negative"),
+        ({"steps": 0}, "steps=0: must be at least 1"),
+        ({"warmup_steps": -1}, "must not be negative"),
         ({"prompts_per_step": 4}, "4 is not a multiple of mini_batch=128.*divides them"),
     ],
     ids=str,

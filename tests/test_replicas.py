@@ -142,8 +142,8 @@ class Threads:
     def __init__(self, address: str | None, replicas: int, each: int) -> None:
         self.actors: list[Actor] = []
         self.ray = SimpleNamespace(
-            wait=lambda refs, timeout: wait(refs, timeout, FIRST_COMPLETED), get=lambda ref: ref.result(),
-            exceptions=SimpleNamespace(RayError=Died),
+            wait=lambda refs, timeout: wait(refs, timeout, FIRST_COMPLETED),
+            get=lambda ref: ref.result(), exceptions=SimpleNamespace(RayError=Died),
         )  # fmt: skip
 
     def start(self, kind: Any, make: Callable[[], Engine]) -> Actor:
@@ -504,7 +504,7 @@ def real_requests(data: Path, samples: int = 2) -> list[Request]:
 def kill_one_in_the_middle(
     make: Callable[[], Engine], asked: Sequence[Request], batch: int
 ) -> dict[Any, Completion]:
-    """Everything that two replicas answer, one of which is killed while it has something in hand."""
+    """Everything that two replicas answer, one of which is killed while it works on a batch."""
     engine = ReplicaEngine(make, 2, ray_address=None, batch=batch)
     try:
         got: dict[Any, Completion] = {}

@@ -68,7 +68,7 @@ def write_run(
     data: str | None = None,
     **fields: Any,
 ) -> RunFolder:
-    """A run folder, through the API that writes real ones; `said` holds the texts of some problems."""
+    """A run folder, by the API that writes real ones; `said` holds the texts of some problems."""
     run = RunFolder(path)
     asked = samples or len(next(iter(next(iter(verdicts.values())).values())))
     marks = {"data_fingerprint": data} if data else {}
@@ -98,8 +98,9 @@ def write_run(
                     answered = outcome in ("correct", "wrong")
                     value = {"correct": 5.0, "wrong": 7.0 + sample}.get(outcome)
                     grades.append(
-                        GradeRow(problem_id=name, view=view, sample=sample, outcome=outcome, gold="5.000",
-                                 answer=str(value) if answered else None, value=value, stage="number", mode=mode)
+                        GradeRow(problem_id=name, view=view, sample=sample, outcome=outcome,
+                                 gold="5.000", answer=str(value) if answered else None, value=value,
+                                 stage="number", mode=mode)
                     )  # fmt: skip
     run.write_grades(grades, mode)
     return run
@@ -392,11 +393,12 @@ def verdicts_of(
         both_right=both_right, rules_only=rules_only, judge_only=judge_only, both_wrong=both_wrong
     )
     check = JudgeCheck(
-        samples=sum(table), seed=0, unreadable=0, failed=0, table=cells, agreement=0.5, kappa=kappa, stages={},
+        samples=sum(table), seed=0, unreadable=0, failed=0, table=cells, agreement=0.5, kappa=kappa,
+        stages={},
     )  # fmt: skip
     return JudgeSummary(
-        judge=judge, samples=sum(open_), consistent=open_[0], different=open_[1], unreadable=0, failed=0, waiting=0,
-        check=check,
+        judge=judge, samples=sum(open_), consistent=open_[0], different=open_[1], unreadable=0,
+        failed=0, waiting=0, check=check,
     )  # fmt: skip
 
 
@@ -521,7 +523,8 @@ def test_controls_stand_beside_the_two_views_with_what_they_tell(tmp_path: Path)
     table = tables.controls_table({"run": summary_of(run)})
     assert table is not None
     assert [row[1:4:2] for row in table.rows] == [
-        ("full-text", "100.0"), ("image-only", "0.0"), ("text-only", "100.0"), ("blank-image", "50.0"),
+        ("full-text", "100.0"), ("image-only", "0.0"), ("text-only", "100.0"),
+        ("blank-image", "50.0"),
     ]  # fmt: skip
     assert all(row[2] for row in table.rows)
     assert set(tables.MEANINGS) == set(ALL_VIEWS)
@@ -555,7 +558,8 @@ def test_csv_holds_plain_numbers_and_intervals_in_two_columns() -> None:
     rows = (('he said "a, b"', "+2.0", "−3.0 to 1.0"), ("x", "–", "–"))
     text = export.csv_text(tables.Table("c", ("run", "gap", "95% interval"), rows))
     assert list(csv.reader(io.StringIO(text))) == [
-        ["run", "gap", "gap low", "gap high"], ['he said "a, b"', "2.0", "-3.0", "1.0"], ["x", "", "", ""],
+        ["run", "gap", "gap low", "gap high"], ['he said "a, b"', "2.0", "-3.0", "1.0"],
+        ["x", "", "", ""],
     ]  # fmt: skip
 
 
@@ -600,7 +604,8 @@ def test_the_papers_tables_have_a_row_for_each_recipe_and_dashes_for_what_was_no
 
 @pytest.mark.parametrize(
     ("model", "size"),
-    [("Qwen/Qwen2.5-VL-7B-Instruct", "7B"), ("qwen2_5_vl_3b_kl_curriculum", "3B"), ("/models/llava-1.5-0.5b", "0.5B"),
+    [("Qwen/Qwen2.5-VL-7B-Instruct", "7B"), ("qwen2_5_vl_3b_kl_curriculum", "3B"),
+     ("/models/llava-1.5-0.5b", "0.5B"),
      ("tiny", None), ("/tmp/b/run", None), ("InternVL3-78B", "78B")],
 )  # fmt: skip
 def test_model_sizes_are_told_from_names(model: str, size: str | None) -> None:
@@ -960,7 +965,8 @@ def test_a_link_opens_its_problem_and_keys_move_on(hostile_page: Path, browser: 
 
 @pytest.mark.parametrize(
     ("control", "value", "left"),
-    [("f-group", "t", 1), ("f-group", "b", 1), ("f-outcome", "e", 1), ("f-outcome", "cut", 2), ("f-search", "three", 1),
+    [("f-group", "t", 1), ("f-group", "b", 1), ("f-outcome", "e", 1), ("f-outcome", "cut", 2),
+     ("f-search", "three", 1),
      ("f-type", "0", 3)],
 )  # fmt: skip
 def test_filters_keep_what_they_say(
@@ -1061,11 +1067,13 @@ def test_charts_have_the_colours_of_the_page() -> None:
 
 CHARTS = """
 [...document.querySelectorAll('svg.chart')].filter(e => e.getClientRects().length).map(e => ({
-    label: e.getAttribute('aria-label'), words: [...e.querySelectorAll('title')].map(t => t.textContent),
+    label: e.getAttribute('aria-label'), \
+words: [...e.querySelectorAll('title')].map(t => t.textContent),
     sizes: [...e.querySelectorAll('text')].map(t => t.getBoundingClientRect().height),
     inks: [...e.querySelectorAll('text')].map(t => getComputedStyle(t).fill),
     right: Math.max(...[...e.querySelectorAll('text')].map(t => t.getBoundingClientRect().right)),
-    strangers: [...e.querySelectorAll('use')].filter(u => !e.querySelector(u.getAttribute('href'))).length}))"""
+    strangers: [...e.querySelectorAll('use')].filter(\
+u => !e.querySelector(u.getAttribute('href'))).length}))"""
 
 
 def test_charts_on_a_phone_are_readable_by_day_and_night(
@@ -1107,8 +1115,10 @@ def test_a_run_of_any_name_has_its_chart(name: str, tmp_path: Path) -> None:
 
 OUTLINE = "[...document.querySelectorAll('h1, h2, h3, h4, h5')].map(h => Number(h.tagName[1]))"
 NAMELESS = """
-[...document.querySelectorAll('button, select, input, a[href], [role=img], [role=group], img, [tabindex]')].filter(e =>
-    e.getClientRects().length && !e.getAttribute('aria-label') && !e.getAttribute('alt') && !e.textContent.trim()
+[...document.querySelectorAll(\
+'button, select, input, a[href], [role=img], [role=group], img, [tabindex]')].filter(e =>
+    e.getClientRects().length && !e.getAttribute('aria-label') && !e.getAttribute('alt') \
+&& !e.textContent.trim()
     && ![...(e.labels || [])].some(l => l.textContent.trim())
 ).map(e => e.outerHTML)"""
 LOOSE = """

@@ -504,8 +504,8 @@ def test_a_damaged_file_of_cells_is_named(
 def test_real_studies_of_two_seeds_share_a_stage_and_make_a_table(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", 16, 4, seed=3, workers=1)
     settings = (
-        "steps=1", "prompts_per_step=1", "mini_batch=1", "samples_per_prompt=2", "max_response_tokens=24",
-        "overlong_buffer=0", "eval_every=0", "max_refills=0",
+        "steps=1", "prompts_per_step=1", "mini_batch=1", "samples_per_prompt=2",
+        "max_response_tokens=24", "overlong_buffer=0", "eval_every=0", "max_refills=0",
     )  # fmt: skip
     recipes = ("kl", "full-text-continued")
     for seed in (0, 1):

@@ -1,4 +1,4 @@
-"""summary.json: its keys are frozen, older files can be read, and a damaged one is one clear line."""
+"""summary.json: frozen keys, older files can be read, and a damaged one is one clear line."""
 
 from __future__ import annotations
 
@@ -47,9 +47,11 @@ OF_VIEWS = {
     "leaky.*": PART, "types[]": f"type {PART} p_holm",
 }  # fmt: skip
 RUN = OF_VIEWS | {
-    "": "mode n_problems samples_per_problem views gap leaky types reading pairable warnings judge sampling original",
-    "reading": f"source {READING} solved", "reading.values": SHARES, "reading.clauses": "n read contradicted",
-    "reading.solved": READING, "reading.solved.values": SHARES, "reading.solved.clauses": "n read contradicted",
+    "": "mode n_problems samples_per_problem views gap leaky types reading pairable warnings "
+        "judge sampling original",
+    "reading": f"source {READING} solved", "reading.values": SHARES,
+    "reading.clauses": "n read contradicted", "reading.solved": READING,
+    "reading.solved.values": SHARES, "reading.solved.clauses": "n read contradicted",
     "original.*": "total correct none accuracy average_length pass_at_1",
 }  # fmt: skip
 """Path -> the keys there, in order: of a run of PGPS9K's kind, graded in mode `paper`."""
@@ -57,7 +59,8 @@ RUN = OF_VIEWS | {
 SETS = {".overall": BUCKET, ".text": BUCKET, ".vision": BUCKET, ".versions.*": BUCKET}
 RIGHT = dict.fromkeys((".overall", ".vision", ".text", ".versions.*"), "correct total")
 MATHVERSE = OF_VIEWS | {
-    "": "mode n_problems samples_per_problem views gap leaky types reading pairable mathverse warnings judge sampling",
+    "": "mode n_problems samples_per_problem views gap leaky types reading pairable mathverse "
+    "warnings judge sampling",
     "judge": "judge asked samples consistent different unreadable failed waiting check",
     "judge.check": "samples seed unreadable failed table agreement kappa stages disagreements",
     "judge.check.table": "both_right rules_only judge_only both_wrong",
@@ -95,8 +98,8 @@ run.
 """
 
 BY_NAME = {
-    "views", "leaky", "original", "pass_at_k", "versions", "question_types", "subjects", "stages", "type", "runs",
-    "changes", "training", "models", "metrics",
+    "views", "leaky", "original", "pass_at_k", "versions", "question_types", "subjects", "stages",
+    "type", "runs", "changes", "training", "models", "metrics",
 }  # fmt: skip
 """What maps names to values: its keys are not frozen."""
 
@@ -159,8 +162,8 @@ class Says:
 
     def generate(self, requests: Any, sampling: Any) -> Iterator[Completion]:
         for request in requests:
-            yield Completion(request, 0, "1", finish_reason="stop", prompt_tokens=1, completion_tokens=1,
-                             image_tokens=0, seed=0)  # fmt: skip
+            yield Completion(request, 0, "1", finish_reason="stop", prompt_tokens=1,
+                             completion_tokens=1, image_tokens=0, seed=0)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

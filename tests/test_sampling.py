@@ -377,7 +377,8 @@ def test_a_server_is_told_all_of_the_sampling(tmp_path: Path, server: Server) ->
     assert len(server.taken) == 12
     assert all(names_sent(body) == {"temperature": 0.6, **PLAIN} for body in server.taken)
     assert summary.sampling == {
-        "temperature": 0.6, "max_tokens": 4096, "samples": 2, "seed": 42, "pixels": "the server's", **PLAIN,
+        "temperature": 0.6, "max_tokens": 4096, "samples": 2, "seed": 42, "pixels": "the server's",
+        **PLAIN,
     }  # fmt: skip
 
 

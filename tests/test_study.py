@@ -29,7 +29,8 @@ from modgap.workflows.train import resolve_recipe, resolve_recipes
 
 # At this temperature most groups are mixed, so that two are soon found.
 SETTINGS = (
-    "steps=1", "prompts_per_step=2", "mini_batch=2", "temperature=1.3", "validation_problems=2", "lr=1e-4",
+    "steps=1", "prompts_per_step=2", "mini_batch=2", "temperature=1.3", "validation_problems=2",
+    "lr=1e-4",
 )  # fmt: skip
 TEST = 3  # problems
 OPTIONS = EvalOptions(samples=2, max_tokens=64)  # most answers end before

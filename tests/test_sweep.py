@@ -28,8 +28,8 @@ from modgap.workflows.study import prepare_study
 from modgap.workflows.sweep import _begins_as, run_sweep
 from modgap.workflows.train import resolve_recipes
 
-QUICK = ("steps=1", "prompts_per_step=2", "mini_batch=2", "max_refills=1", "eval_every=0", "validation_problems=0",
-         "max_response_tokens=16", "overlong_buffer=8")  # fmt: skip
+QUICK = ("steps=1", "prompts_per_step=2", "mini_batch=2", "max_refills=1", "eval_every=0",
+         "validation_problems=0", "max_response_tokens=16", "overlong_buffer=8")  # fmt: skip
 
 
 @pytest.mark.slow
@@ -292,9 +292,9 @@ def test_whatever_ends_a_sweep_ends_its_jobs_in_order(
     write_dataset(tmp_path / "data", 20, 2, seed=3)
     mark = f"sweep-{os.getpid()}-{time.monotonic_ns()}"
     monkeypatch.setenv("MODGAP_TEST_MARK", mark)
-    command = [sys.executable, "-m", "modgap", "study", "--data", "data", "--benchmark", "synthetic", "--model",
-               "tiny", "--recipes", "full-text", "--out", "out", "--seeds", "0,1", "--jobs", "2",
-               "--samples", "2000"]  # fmt: skip
+    command = [sys.executable, "-m", "modgap", "study", "--data", "data", "--benchmark",
+               "synthetic", "--model", "tiny", "--recipes", "full-text", "--out", "out", "--seeds",
+               "0,1", "--jobs", "2", "--samples", "2000"]  # fmt: skip
     # SIGTERM comes to one that ignores SIGINT, as after nohup or in a shell's background, and so do
     # its jobs
     handler = signal.default_int_handler if kind is signal.SIGINT else signal.SIG_IGN

@@ -43,9 +43,10 @@ def thought(words: str) -> dict[str, Any]:
         ([text("\\boxed{14}")], None, False, "\\boxed{14}"),
         ([thought("a"), thought("b"), text("c"), thought("d"), text("e")], None, False,
          "<think>ab</think>c<think>d</think>e"),
-        ([{"type": "thinking", "thinking": "a"}, "b", {"text": "c"}], None, False, "<think>a</think>bc"),
-        ([{"type": "reasoning", "summary": [text("a")]}, {"type": "output_text", "text": "b"}], None, False,
-         "<think>a</think>b"),
+        ([{"type": "thinking", "thinking": "a"}, "b", {"text": "c"}], None, False,
+         "<think>a</think>bc"),
+        ([{"type": "reasoning", "summary": [text("a")]}, {"type": "output_text", "text": "b"}],
+         None, False, "<think>a</think>b"),
         ([{"type": "reasoning", "text": "a"}, {"type": "refusal", "refusal": "No."}], None, False,
          "<think>a</think>No."),
         ([{"text": "a", "thought": True}, {"text": "b"}], None, False, "<think>a</think>b"),
@@ -172,7 +173,7 @@ def test_a_prefill_that_was_cut_off_is_no_answer_also_in_older_runs(
 
 @pytest.mark.parametrize("opened", ["<think>\n", ""])
 def test_the_chat_template_may_open_the_thinking(tmp_path: Path, opened: str) -> None:
-    """An engine that sees the rendered prompt says so; of a server the other replies of the run do."""
+    """An engine that sees the rendered prompt says so; a server's other replies of the run do."""
     asked = [Problem(id=name, question="Find x.", answer="14") for name in SAID]
     summary = evaluate(asked, Says(SAID, opened), tmp_path, views="question-only", samples=1)
     assert outcomes(RunFolder(tmp_path)) == RIGHT

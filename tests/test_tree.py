@@ -126,8 +126,11 @@ def test_a_prompt_that_is_the_beginning_of_another_keeps_a_token_of_its_own(
 ) -> None:
     full = rows[0][0]
     longer = replace(
-        full, input_ids=torch.cat((full.input_ids, torch.tensor([9, 8]))), next_position=full.next_position + 2,
-        position_ids=torch.cat((full.position_ids, full.next_position + torch.arange(2).expand(3, -1)), dim=1),
+        full, input_ids=torch.cat((full.input_ids, torch.tensor([9, 8]))),
+        next_position=full.next_position + 2,
+        position_ids=torch.cat(
+            (full.position_ids, full.next_position + torch.arange(2).expand(3, -1)), dim=1
+        ),
     )  # fmt: skip
     pair = ([full, longer], [rows[1][0], rows[1][2]])
     for got, row in zip(scored(policy, pair), zip(*pair, strict=True), strict=True):

@@ -50,17 +50,21 @@ def test_every_setting_of_the_papers_scripts_is_there(name: str) -> None:
         response = 4000 if stage.contrastive else 4096
         assert got | {
             "algorithm.adv_estimator": "grpo", "algorithm.filter_groups.enable": True,
-            "algorithm.filter_groups.metric": "reward", "data.train_batch_size": 512, "data.max_prompt_length": 1024,
-            "data.max_response_length": response, f"{ACTOR}.optim.lr": 1e-6, f"{ACTOR}.ppo_mini_batch_size": 128,
-            f"{ACTOR}.clip_ratio_low": 0.2, f"{ACTOR}.clip_ratio_high": 0.28, f"{ACTOR}.clip_ratio_c": 10.0,
-            f"{ACTOR}.loss_agg_mode": "token-mean", f"{ACTOR}.entropy_coeff": 0, f"{ACTOR}.use_kl_loss": False,
-            f"{ROLLOUT}.n": 5, f"{ROLLOUT}.temperature": 0.8, "reward.reward_manager.name": "dapo",
+            "algorithm.filter_groups.metric": "reward", "data.train_batch_size": 512,
+            "data.max_prompt_length": 1024, "data.max_response_length": response,
+            f"{ACTOR}.optim.lr": 1e-6, f"{ACTOR}.ppo_mini_batch_size": 128,
+            f"{ACTOR}.clip_ratio_low": 0.2, f"{ACTOR}.clip_ratio_high": 0.28,
+            f"{ACTOR}.clip_ratio_c": 10.0, f"{ACTOR}.loss_agg_mode": "token-mean",
+            f"{ACTOR}.entropy_coeff": 0, f"{ACTOR}.use_kl_loss": False, f"{ROLLOUT}.n": 5,
+            f"{ROLLOUT}.temperature": 0.8, "reward.reward_manager.name": "dapo",
             "+reward.reward_kwargs.overlong_buffer_cfg.enable": True,
             "+reward.reward_kwargs.overlong_buffer_cfg.len": 1024,
             "+reward.reward_kwargs.overlong_buffer_cfg.penalty_factor": 1.0,
-            "+reward.reward_kwargs.max_resp_len": response, "trainer.save_freq": 40, "trainer.test_freq": 10,
-            "trainer.n_gpus_per_node": 8, "trainer.nnodes": 1, "trainer.total_training_steps": stage.settings.steps,
-            f"{ACTOR}.fsdp_config.param_offload": stage.contrastive, f"{ACTOR}.fsdp_config.optimizer_offload": True,
+            "+reward.reward_kwargs.max_resp_len": response, "trainer.save_freq": 40,
+            "trainer.test_freq": 10, "trainer.n_gpus_per_node": 8, "trainer.nnodes": 1,
+            "trainer.total_training_steps": stage.settings.steps,
+            f"{ACTOR}.fsdp_config.param_offload": stage.contrastive,
+            f"{ACTOR}.fsdp_config.optimizer_offload": True,
             f"{ACTOR}.ppo_micro_batch_size_per_gpu": 2 if stage.contrastive else 4,
             f"{ROLLOUT}.tensor_model_parallel_size": 4 if stage.contrastive else 2,
             f"{ROLLOUT}.gpu_memory_utilization": 0.2 if stage.contrastive else 0.4,
@@ -71,11 +75,13 @@ def test_every_setting_of_the_papers_scripts_is_there(name: str) -> None:
 # What may be passed on as it is, so that the two tests below can demand every setting of
 # `Settings`.
 _NOT_VERLS = {
-    "max_refills", "micro_batch", "kl_coef", "reward_function", "freeze_vision", "gradient_checkpointing", "lora_rank",
-    "validation_problems", "prompts_per_step", "dynamic_sampling",
+    "max_refills", "micro_batch", "kl_coef", "reward_function", "freeze_vision",
+    "gradient_checkpointing", "lora_rank", "validation_problems", "prompts_per_step",
+    "dynamic_sampling",
 }  # fmt: skip
 _OTHER: dict[str, Any] = {
-    "kl_estimator": "forward", "kl_clamp": "none", "loss_mean": "micro_batch", "reward_tolerance": "exact",
+    "kl_estimator": "forward", "kl_clamp": "none", "loss_mean": "micro_batch",
+    "reward_tolerance": "exact",
 }  # fmt: skip
 
 
@@ -131,8 +137,9 @@ def test_a_reward_of_the_users_is_scored_as_in_the_local_engine() -> None:
 
 def test_any_key_of_verl_can_be_set_and_the_last_value_counts() -> None:
     got = overrides(
-        f"verl.{ACTOR}.optim.lr=2e-6", "verl.trainer.logger=[file]", "verl.reward.reward_kwargs.max_resp_len=9",
-        "verl.+data.extra=a=b", "verl.trainer.nnodes=1", "stage1.verl.trainer.nnodes=2",
+        f"verl.{ACTOR}.optim.lr=2e-6", "verl.trainer.logger=[file]",
+        "verl.reward.reward_kwargs.max_resp_len=9", "verl.+data.extra=a=b", "verl.trainer.nnodes=1",
+        "stage1.verl.trainer.nnodes=2",
     )  # fmt: skip
     assert (
         got[f"{ACTOR}.optim.lr"] == 2e-6

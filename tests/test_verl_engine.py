@@ -32,8 +32,8 @@ from modgap.training.verl.log import metrics_line, why
 from modgap.training.verl.merge import actor_folder
 
 SETTINGS = Settings(
-    steps=4, prompts_per_step=4, mini_batch=4, samples_per_prompt=2, micro_batch=2, save_every=2, eval_every=1,
-    max_response_tokens=8, overlong_buffer=2, validation_problems=2,
+    steps=4, prompts_per_step=4, mini_batch=4, samples_per_prompt=2, micro_batch=2, save_every=2,
+    eval_every=1, max_response_tokens=8, overlong_buffer=2, validation_problems=2,
 )  # fmt: skip
 GPU = (("trainer.n_gpus_per_node", "1"), ("trainer.device", "cpu"))  # the stand-in needs none
 TEXT = Stage(("full-text", "image-only"), settings=SETTINGS, passed=GPU)
@@ -53,17 +53,21 @@ latest = folder / "latest_checkpointed_iteration.txt"
 done = int(latest.read_text()) if latest.exists() else 0
 for path in [*config["data.train_files"], *config["data.val_files"]]:
     assert pathlib.Path(path).stat().st_size
-print("model", config["actor_rollout_ref.model.path"], "vendor", os.environ["VERL_ENGINE_VENDOR"], "from", done)
+print("model", config["actor_rollout_ref.model.path"], "vendor", \
+os.environ["VERL_ENGINE_VENDOR"], "from", done)
 with open(os.environ["VERL_FILE_LOGGER_PATH"], "wb", buffering=0) as metrics:
     for step in range(done + 1, config["trainer.total_training_steps"] + 1):
         if str(step) == os.environ.get("FAIL_AT") and "stage2" in str(folder):
-            print("(AgentLoopWorker pid=7) Error in _run_prompt for uid=1\\nTraceback:\\n  File\\nValueError: too long")
+            print("(AgentLoopWorker pid=7) Error in _run_prompt for uid=1\\nTraceback:\\n  File\\n\
+ValueError: too long")
             print("modgap-error: RuntimeError: no materializable trajectories")
             sys.exit(1)
-        if step % config["trainer.save_freq"] == 0 or step == config["trainer.total_training_steps"]:
+        if step % config["trainer.save_freq"] == 0 or \
+step == config["trainer.total_training_steps"]:
             (folder / f"global_step_{step}").mkdir(parents=True)
             latest.write_text(str(step))
-        data = {"critic/score/mean": step / 10, "val-core/9k/acc/mean@1": [0, .1, .7, .2, .3][step], "actor/loss": 1.0}
+        data = {"critic/score/mean": step / 10, \
+"val-core/9k/acc/mean@1": [0, .1, .7, .2, .3][step], "actor/loss": 1.0}
         metrics.write(json.dumps({"step": step, "data": data}).encode() + b"\\n")
 """
 
@@ -331,16 +335,16 @@ def test_metrics_take_our_names_and_what_is_not_finite_is_null() -> None:
         "other": 1,
     }
     assert metrics_line(3, data, 2, 100, 16) == {
-        "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25, "sampled_groups": 16,
-        "dropped_groups": 0,
+        "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25,
+        "sampled_groups": 16, "dropped_groups": 0,
     }  # fmt: skip
 
 
 def test_the_reward_is_of_all_that_were_sampled_dropped_groups_included() -> None:
     groups = "training/filter_groups"
     data = {
-        "critic/score/mean": 0.4, f"{groups}/evicted_samples": 12.0, f"{groups}/evicted_reward/mean": 0.9,
-        f"{groups}/discarded_surplus_samples": 4.0,
+        "critic/score/mean": 0.4, f"{groups}/evicted_samples": 12.0,
+        f"{groups}/evicted_reward/mean": 0.9, f"{groups}/discarded_surplus_samples": 4.0,
     }  # fmt: skip
     line = metrics_line(1, data, 1, 100, 8)
     assert line["reward"] == pytest.approx((12 * 0.4 + 12 * 0.9) / 24)

@@ -53,25 +53,31 @@ def request(number: int, samples: tuple[int, ...] = (0,), **changes: Any) -> Req
 
 
 def test_values_are_json_where_they_are_and_strings_otherwise() -> None:
-    args = ["gpu_memory_utilization=0.8", "enforce-eager=true", "dtype=float32", 'limit_mm_per_prompt={"image": 2}',
-            "quantization=None", "revision=a=b", "enable_prefix_caching=False"]  # fmt: skip
+    args = ["gpu_memory_utilization=0.8", "enforce-eager=true", "dtype=float32",
+            'limit_mm_per_prompt={"image": 2}', "quantization=None", "revision=a=b",
+            "enable_prefix_caching=False"]  # fmt: skip
     assert parse_engine_args(args) == {
-        "gpu_memory_utilization": 0.8, "enforce_eager": True, "dtype": "float32", "limit_mm_per_prompt": {"image": 2},
-        "quantization": None, "revision": "a=b", "enable_prefix_caching": False,
+        "gpu_memory_utilization": 0.8, "enforce_eager": True, "dtype": "float32",
+        "limit_mm_per_prompt": {"image": 2}, "quantization": None, "revision": "a=b",
+        "enable_prefix_caching": False,
     }  # fmt: skip
 
 
 @settings(max_examples=40)
-@given(st.dictionaries(st.from_regex(r"[a-z][a-z_]{0,15}", fullmatch=True).filter(lambda k: k != "model"),
-                       st.one_of(st.integers(), st.booleans(), st.lists(st.integers()), st.text())))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z][a-z_]{0,15}", fullmatch=True).filter(lambda k: k != "model"),
+        st.one_of(st.integers(), st.booleans(), st.lists(st.integers()), st.text()),
+    )
+)
 def test_what_is_written_as_json_comes_back(values: dict[str, Any]) -> None:
     assert (
         parse_engine_args([f"{key}={json.dumps(value)}" for key, value in values.items()]) == values
     )
 
 
-SPEED = ("gpu_memory_utilization=0.5", "max-num-seqs=4", "max_num_batched_tokens=99", "enforce_eager=true",
-         "tensor_parallel_size=2", "seed=3")  # fmt: skip
+SPEED = ("gpu_memory_utilization=0.5", "max-num-seqs=4", "max_num_batched_tokens=99",
+         "enforce_eager=true", "tensor_parallel_size=2", "seed=3")  # fmt: skip
 
 
 def test_what_can_change_answers_tells_runs_apart_and_nothing_else_does() -> None:
@@ -414,11 +420,16 @@ class Core:
 
     def step(self) -> list[Any]:
         done, self.waiting = self.waiting[:2], self.waiting[2:]
-        best = lambda seed: SimpleNamespace(
-            text=f"seed {seed}", token_ids=[1, 2], finish_reason="stop"
-        )  # noqa: E731
-        return [SimpleNamespace(finished=True, request_id=name, outputs=[best(seed)], prompt_token_ids=[1] * 5)
-                for name, seed in done]  # fmt: skip
+
+        def best(seed: Any) -> SimpleNamespace:
+            return SimpleNamespace(text=f"seed {seed}", token_ids=[1, 2], finish_reason="stop")
+
+        return [
+            SimpleNamespace(
+                finished=True, request_id=name, outputs=[best(seed)], prompt_token_ids=[1] * 5
+            )
+            for name, seed in done
+        ]
 
     def abort_request(self, names: list[str]) -> None:
         self.aborted += names

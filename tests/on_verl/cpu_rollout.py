@@ -107,10 +107,13 @@ class Server:
         seen = self.processor.image_processor(images, return_tensors="pt")
         placeholders = [self.processor.image_token_id, self.processor.video_token_id]
         out = self.model.generate(
-            input_ids=ids, attention_mask=mask, mm_token_type_ids=(ids == placeholders[0]).long(), **seen,
-            max_new_tokens=self.length, suppress_tokens=placeholders, pad_token_id=eos, eos_token_id=eos,
-            output_scores=True, return_dict_in_generate=True,
-            **({"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}),
+            input_ids=ids, attention_mask=mask, mm_token_type_ids=(ids == placeholders[0]).long(),
+            **seen, max_new_tokens=self.length, suppress_tokens=placeholders, pad_token_id=eos,
+            eos_token_id=eos, output_scores=True, return_dict_in_generate=True,
+            **(
+                {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature
+                else {"do_sample": False}
+            ),
         )  # fmt: skip
         log_probs = self.model.compute_transition_scores(
             out.sequences, out.scores, normalize_logits=True

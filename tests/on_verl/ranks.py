@@ -98,8 +98,8 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     settings.use_remove_padding, settings.use_fused_kernels = model.use_remove_padding, False
     actor.optim.total_training_steps = 10
     engine = EngineRegistry.new(
-        model_type="language_model", backend=settings.strategy, model_config=model, engine_config=settings,
-        optimizer_config=actor.optim, checkpoint_config=actor.checkpoint,
+        model_type="language_model", backend=settings.strategy, model_config=model,
+        engine_config=settings, optimizer_config=actor.optim, checkpoint_config=actor.checkpoint,
     )  # fmt: skip
     engine.initialize()
     return engine, functools.partial(ppo_loss, config=actor)

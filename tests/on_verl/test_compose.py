@@ -102,9 +102,9 @@ def test_the_rewards_tolerance_and_a_users_own_arrive(tmp_path: Path) -> None:
 def test_dapos_reward_manager_takes_the_overlong_buffer() -> None:
     config = composed("max_response_tokens=100", "overlong_buffer=20")
     buffer = config.reward.reward_kwargs.overlong_buffer_cfg
-    assert (config.reward.reward_kwargs.max_resp_len, buffer.enable, buffer.len, buffer.penalty_factor) == (
-        100, True, 20, 1.0,
-    )  # fmt: skip
+    assert (
+        config.reward.reward_kwargs.max_resp_len, buffer.enable, buffer.len, buffer.penalty_factor,
+    ) == (100, True, 20, 1.0)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ _PRECISION = "+actor_rollout_ref.actor.fsdp_config.mixed_precision"
 FP32 = tuple((f"{_PRECISION}.{kind}_dtype", "fp32") for kind in ("param", "reduce", "buffer"))
 HERE = Path(__file__).parent
 CPU = {
-    "OMP_NUM_THREADS": "1", "VERL_USE_EXTERNAL_MODULES": "cpu_platform", "VERL_PLATFORM": "cpu_test",
-    "PYTHONPATH": str(HERE),
+    "OMP_NUM_THREADS": "1", "VERL_USE_EXTERNAL_MODULES": "cpu_platform",
+    "VERL_PLATFORM": "cpu_test", "PYTHONPATH": str(HERE),
 }  # fmt: skip
 
 
@@ -66,7 +66,8 @@ class Case:
         torch.manual_seed(1)
         self.settings, self.contrastive = settings, settings.kl_coef > 0
         self.policy = load_policy(tiny_folder(), device="cpu", dtype="float32")
-        self.policy.banned_token_ids = []  # verl's actor does not ban the image tokens, its rollout does
+        # verl's actor does not ban the image tokens, its rollout does.
+        self.policy.banned_token_ids = []
         problems = [
             Problem(
                 id=f"p{n}", question=f"Find A{'BCDE'[n]}.", answer=f"{n}.000", image=picture(n),
@@ -127,7 +128,8 @@ class Case:
                 "old_log_probs": self.batch.old_logps[i],
                 "advantages": self.batch.advantages_B[i].expand(length).clone(),
                 "extra_fields": extra,
-                "multi_modal_inputs": {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw},
+                "multi_modal_inputs": {"pixel_values": prompt.pixel_values,
+                                       "image_grid_thw": prompt.image_grid_thw},
             })  # fmt: skip
         return out
 
@@ -137,7 +139,8 @@ def padding(row: dict[str, Any]) -> dict[str, Any]:
     ids = torch.full((128,), 2)
     return {
         **row, "prompts": ids[:-1], "responses": ids[-1:], "input_ids": ids,
-        "position_ids": torch.arange(128).expand(4, -1).clone(), "response_mask": torch.zeros(1, dtype=torch.int64),
+        "position_ids": torch.arange(128).expand(4, -1).clone(),
+        "response_mask": torch.zeros(1, dtype=torch.int64),
         "loss_mask": torch.zeros(1, dtype=torch.int64), "old_log_probs": torch.zeros(1),
         "advantages": torch.zeros(1), "multi_modal_inputs": {},
     }  # fmt: skip
@@ -147,8 +150,9 @@ def job(case: Case, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
     """One update on as many ranks as there are lists of rows."""
     settings = case.settings
     fixed = {
-        "use_dynamic_bsz": False, "micro_batch_size_per_gpu": settings.micro_batch, "use_remove_padding": False,
-        "use_fused_kernels": False, "temperature": settings.temperature, "pad_token_id": 0,
+        "use_dynamic_bsz": False, "micro_batch_size_per_gpu": settings.micro_batch,
+        "use_remove_padding": False, "use_fused_kernels": False,
+        "temperature": settings.temperature, "pad_token_id": 0,
         "global_batch_size": sum(map(len, rows)), "calculate_entropy": False,
     }  # fmt: skip
     stage = Stage(("full-text",), contrastive=case.contrastive, settings=settings, passed=FP32)
@@ -268,7 +272,7 @@ def test_the_case_is_one_that_can_tell(told: Any) -> None:
 
 
 def test_a_checkpoint_of_two_ranks_becomes_a_model(told: Any, folder: Path, tmp_path: Path) -> None:
-    """The very weights of the two ranks, rounded to bf16; loaded by the package, processor and all."""
+    """The weights of the two ranks, rounded to bf16; the package loads them with a processor."""
     whole = torch.load(folder / "weights.pt")
     out = merge(folder / "verl", tmp_path / "model", tiny_folder())
     merged = load_policy(out, device="cpu").model.state_dict()
@@ -376,8 +380,9 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
 
     async def one() -> Any:
         loop = TwinAgentLoop(
-            trainer_config=DictConfigWrap(config), server_manager=Server(), tokenizer=processor.tokenizer,
-            processor=processor, dataset_cls=Data, data_config=DictConfigWrap(config.data), hf_model_type="qwen2_5_vl",
+            trainer_config=DictConfigWrap(config), server_manager=Server(),
+            tokenizer=processor.tokenizer, processor=processor, dataset_cls=Data,
+            data_config=DictConfigWrap(config.data), hf_model_type="qwen2_5_vl",
         )  # fmt: skip
         return await loop.run(
             {"temperature": 0.8}, raw_prompt=raw, contrastive_prompt=row.get("contrastive_prompt")

@@ -42,16 +42,18 @@ pytestmark = [
 HERE = Path(__file__).parent
 STEPS, PROMPTS, SAMPLES, UPDATES, LENGTH, BUFFER = 2, 2, 4, 2, 96, 16
 SETTINGS = {
-    "steps": STEPS, "prompts_per_step": PROMPTS, "samples_per_prompt": SAMPLES, "mini_batch": PROMPTS // UPDATES,
-    "micro_batch": 2, "save_every": 1, "eval_every": 2, "validation_problems": 4, "max_prompt_tokens": 256,
-    "max_response_tokens": LENGTH, "overlong_buffer": BUFFER, "temperature": 1.0, "lr": 1e-4,
-    "reward.tolerance": "exact",
-    "verl.actor_rollout_ref.rollout.name": "generate", "verl.trainer.device": "cpu", "verl.trainer.n_gpus_per_node": 1,
+    "steps": STEPS, "prompts_per_step": PROMPTS, "samples_per_prompt": SAMPLES,
+    "mini_batch": PROMPTS // UPDATES, "micro_batch": 2, "save_every": 1, "eval_every": 2,
+    "validation_problems": 4, "max_prompt_tokens": 256, "max_response_tokens": LENGTH,
+    "overlong_buffer": BUFFER, "temperature": 1.0, "lr": 1e-4, "reward.tolerance": "exact",
+    "verl.actor_rollout_ref.rollout.name": "generate", "verl.trainer.device": "cpu",
+    "verl.trainer.n_gpus_per_node": 1,
     # One GPU is claimed, which nobody looks for; a process of each kind, for each takes seconds to
     # start.
     "verl.+ray_kwargs.ray_init.num_gpus": 1, "verl.ray_kwargs.ray_init.num_cpus": 8,
-    "verl.+ray_kwargs.ray_init.include_dashboard": "false", "verl.actor_rollout_ref.rollout.agent.num_workers": 1,
-    "verl.reward.num_workers": 1, "verl.transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+    "verl.+ray_kwargs.ray_init.include_dashboard": "false",
+    "verl.actor_rollout_ref.rollout.agent.num_workers": 1, "verl.reward.num_workers": 1,
+    "verl.transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
 }  # fmt: skip
 ENVIRONMENT = {
     **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1",
@@ -99,14 +101,14 @@ class Study:
 
     def start(self, recipe: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "modgap", *self.command(recipe)], cwd=self.folder, env=ENVIRONMENT, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-m", "modgap", *self.command(recipe)], cwd=self.folder,
+            env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
     def modgap(self, *arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "modgap", *arguments], cwd=self.folder, env=ENVIRONMENT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
+            [sys.executable, "-m", "modgap", *arguments], cwd=self.folder, env=ENVIRONMENT,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:]
         return done.stdout
@@ -296,8 +298,8 @@ def test_the_second_stage_starts_from_the_firsts_merged_model(study: Study) -> N
 def test_the_final_model_is_measured_as_it_is(study: Study) -> None:
     model = study.kl / "stage2/checkpoints" / f"step_{STEPS}"
     study.modgap(
-        "eval", "--data", "data", "--model", str(model), "--out", "eval", "--engine", "hf", "--limit", "2",
-        "--samples", "1", "--max-tokens", str(LENGTH),
+        "eval", "--data", "data", "--model", str(model), "--out", "eval", "--engine", "hf",
+        "--limit", "2", "--samples", "1", "--max-tokens", str(LENGTH),
     )  # fmt: skip
     summary = json.loads((study.folder / "eval/summary.json").read_text())
     assert [summary["views"][view]["n_problems"] for view in ("full-text", "image-only")] == [2, 2]
