@@ -20,10 +20,10 @@ test-all: $(READY) ## and the slow tests
 	$(BIN)/python -m pytest -m "not gpu" --timeout 1200
 
 test-verl: $(VERL)/.ready ## the verl engine on CPU, with verl 0.9.1 in .venv-verl
-	$(VERL)/bin/python -m pytest tests/on_verl tests/test_verl_config.py --timeout 1200
+	$(VERL)/bin/python -m pytest tests/training/on_verl tests/training/test_verl_config.py --timeout 1200
 
 test-verl-all: $(VERL)/.ready ## and whole trainings on verl, with a replica in vLLM's place; 10 minutes or more on 2 cores
-	$(VERL)/bin/python -m pytest tests/on_verl tests/test_verl_config.py -m "not gpu" --timeout 1200
+	$(VERL)/bin/python -m pytest tests/training/on_verl tests/training/test_verl_config.py -m "not gpu" --timeout 1200
 
 lint: $(READY) ## style, types, and who may import whom
 	$(BIN)/ruff check .

@@ -1,0 +1,311 @@
+r"""The words that are sent: every string here is written by hand from the rules, none is computed
+by them.
+"""
+
+from __future__ import annotations
+
+import pytest
+from folders import CORNERS, record
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modgap.core.errors import UserError
+from modgap.core.problem import Problem, Shown
+from modgap.core.prompt import (
+    INSTRUCTION,
+    check_style,
+    conditions,
+    contrastive_prompt,
+    contrastive_question,
+    evaluation_prompt,
+    structural_condition,
+    training_prompt,
+    training_question,
+)
+from modgap.core.view import VIEWS
+
+TRAINING_INSTRUCTION = (
+    r"You should FIRST think about the reasoning process as an internal monologue and then provide"
+    r" the final answer. "
+    r"The reasoning process MUST BE enclosed within <think> </think> tags. The final answer MUST BE"
+    r" put in \boxed{}."
+)
+EVALUATION_INSTRUCTION = (
+    r"You FIRST think about the reasoning process as an internal monologue and then provide the"
+    r" final answer. "
+    r"The reasoning process MUST BE enclosed within <think> </think> tags. The final answer MUST BE"
+    r" put in \boxed{}"
+)
+
+
+def problem(name: str = "plain", **changes: object) -> Problem:
+    value = CORNERS[name] | changes if changes else CORNERS[name]
+    return Problem(
+        id="prob_1",
+        question=value["text"],
+        answer=value["answer"],
+        structural=tuple(value["parsing_stru_seqs"]),
+        semantic=tuple(value["parsing_sem_seqs"]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("clause", "paper", "aligned"),
+    [
+        ("line A B", "", ""),
+        ("line A B C", "B is on line AC", "B is on line AC"),
+        ("line A B C D", "A, B are on line CD", "B, C are on line AD"),
+        ("line A B C D E", "A, B, C are on line DE", "B, C, D are on line AE"),
+        ("line m lieson A", "A lie on line m", "A lie on line m"),
+        ("line m lieson A B C", "A, B, C lie on line m", "A, B, C lie on line m"),
+        (
+            "\\odot O lieson A",
+            "In \\odot O, point A lie on \\odot O",
+            "In \\odot O, point A lie on \\odot O",
+        ),
+        (
+            "\\odot O lieson A B",
+            "In \\odot O, point A, B lie on \\odot O",
+            "In \\odot O, point A, B lie on \\odot O",
+        ),
+        ("  line   A  B\tC ", "B is on line AC", "B is on line AC"),
+        # Of no known form: nothing.
+        ("", "", ""),
+        ("line", "", ""),
+        ("line A", "", ""),
+        ("line m lieson", "", ""),
+        ("polygon A B C D", "", ""),
+        ("circle O lieson A B", "", ""),
+        ("\\odot O", "", ""),
+        ("\\odot O lieson", "", ""),
+        ("\\odot O A lieson B", "", ""),
+    ],
+)
+def test_what_a_structural_clause_says(clause: str, paper: str, aligned: str) -> None:
+    assert structural_condition(clause, "paper") == paper
+    assert structural_condition(clause, "aligned") == aligned
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("plain", "B is on line AC, AB = 7, BC = x"),
+        ("no_semantic", "B is on line AC"),
+        ("nothing", ""),
+        ("nothing_said", ""),
+        ("unknown", "AB = 7, BC = x"),
+        ("circles", "In \\odot O, point A lie on \\odot O, "
+                    "In \\odot O, point A, B lie on \\odot O, "
+                    "In \\odot P, point C, D, E, F lie on \\odot P, AB = 7, BC = x"),
+        ("lieson", "A lie on line m, A, B lie on line m, A, B, C, D lie on line k, AB = 7, BC = x"),
+    ],
+)  # fmt: skip
+def test_conditions_are_structural_then_semantic(name: str, words: str) -> None:
+    assert conditions(problem(name), "paper") == words
+    assert conditions(problem(name), "aligned") == words
+
+
+def test_semantic_clauses_are_sent_as_they_are() -> None:
+    assert (
+        conditions(problem("spaces"), "paper")
+        == "B is on line AC, A, B are on line CD,  AB = 7 , x,  "
+    )
+    assert (
+        conditions(problem("long_lines"), "paper")
+        == "A, B are on line CD, A, B, C are on line DE, P, Q, R, S, T are on line UV, AB = 7,"
+        " BC = x"
+    )
+    assert (
+        conditions(problem("long_lines"), "aligned")
+        == "B, C are on line AD, B, C, D are on line AE, Q, R, S, T, U are on line PV, AB = 7,"
+        " BC = x"
+    )
+
+
+def test_training_in_paper_style() -> None:
+    full = training_prompt(problem(), "full-text", "paper")
+    assert full.text == (
+        "In this problem, B is on line AC, AB = 7, BC = x.\nBased on these conditions, answer the"
+        " question: Find x.\n" + TRAINING_INSTRUCTION
+    )
+    assert full.system == "You are a helpful assistant." and full.prefill == "" and full.has_image
+    assert training_prompt(problem(), "image-only", "paper").text == (
+        "Based on the information in the image, answer the question: Find x.\n"
+        + TRAINING_INSTRUCTION
+    )
+    assert contrastive_prompt(problem(), "paper").text == (
+        "Based on these conditions in the image, answer the question: Find x.\n"
+        + TRAINING_INSTRUCTION
+    )
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing_said"])
+def test_training_without_any_condition(name: str) -> None:
+    from_image = "Based on the information in the image, answer the question: Find x."
+    # The two scripts of the original differ here.
+    assert (
+        training_question(problem(name), "full-text", "paper")
+        == "In this problem, .\nBased on these conditions, answer the question: Find x."
+    )
+    assert training_question(problem(name), "full-text", "paper", contrastive=True) == from_image
+    assert training_question(problem(name), "full-text", "aligned") == from_image
+
+
+def test_evaluation_in_paper_style_has_no_separator_before_the_instruction() -> None:
+    assert evaluation_prompt(problem(), "full-text", "paper").text == (
+        "In this problem, B is on line AC, AB = 7, BC = x.\nBased on these conditions, answer the"
+        " question: Find x." + EVALUATION_INSTRUCTION
+    )
+    assert evaluation_prompt(problem(), "image-only", "paper").text == (
+        "Based on these conditions, answer the question: Find x." + EVALUATION_INSTRUCTION
+    )
+
+
+def test_evaluation_in_paper_style_keeps_a_comma_where_there_is_no_semantic_clause() -> None:
+    assert evaluation_prompt(problem("no_semantic"), "full-text", "paper").text == (
+        "In this problem, B is on line AC, .\nBased on these conditions, answer the question:"
+        " Find x." + EVALUATION_INSTRUCTION
+    )
+    assert evaluation_prompt(problem("nothing"), "full-text", "paper").text == (
+        "In this problem, .\nBased on these conditions, answer the question: Find x."
+        + EVALUATION_INSTRUCTION
+    )
+    assert (
+        "B is on line AC.\n"
+        in evaluation_prompt(problem("no_semantic"), "full-text", "aligned").text
+    )
+
+
+def test_aligned_style_to_the_letter() -> None:
+    full = (
+        "In this problem, B is on line AC, AB = 7, BC = x.\nBased on these conditions, answer the"
+        " question: Find x.\n"
+    )
+    image_only = "Based on the information in the image, answer the question: Find x.\n"
+    assert training_prompt(problem(), "full-text").text == full + TRAINING_INSTRUCTION
+    assert training_prompt(problem(), "image-only").text == image_only + TRAINING_INSTRUCTION
+    assert contrastive_prompt(problem()).text == image_only + TRAINING_INSTRUCTION
+    assert INSTRUCTION == TRAINING_INSTRUCTION
+
+
+CLAUSES = st.lists(
+    st.one_of(
+        st.lists(st.sampled_from("ABCDEFG"), min_size=2, max_size=6, unique=True).map(
+            lambda p: "line " + " ".join(p)
+        ),
+        st.lists(st.sampled_from("ABCDEFG"), min_size=1, max_size=5, unique=True).map(
+            lambda p: "\\odot O lieson " + " ".join(p)
+        ),
+        st.lists(st.sampled_from("ABCDEFG"), min_size=1, max_size=5, unique=True).map(
+            lambda p: "line m lieson " + " ".join(p)
+        ),
+    ),
+    max_size=5,
+)
+VALUES = st.lists(
+    st.sampled_from(["AB = 7", "m \\angle ABC = 90", "x = 2y", "AB \\parallel CD"]), max_size=4
+)
+
+
+@given(CLAUSES, VALUES)
+def test_aligned_evaluation_says_what_training_said(
+    structural: list[str], semantic: list[str]
+) -> None:
+    one = Problem("p", "Find x.", "1", structural=tuple(structural), semantic=tuple(semantic))
+    for view in VIEWS.values():
+        if not view.transcribe:
+            assert evaluation_prompt(one, view) == training_prompt(one, view)
+    assert contrastive_question(one) == training_question(one, "image-only")
+
+
+@given(CLAUSES, VALUES, st.sampled_from(["paper", "aligned"]))
+def test_a_view_without_conditions_is_the_same_whatever_the_conditions(
+    structural: list[str], semantic: list[str], style: str
+) -> None:
+    one = Problem("p", "Find x.", "1", structural=tuple(structural), semantic=tuple(semantic))
+    bare = Problem("p", "Find x.", "1")
+    for view in VIEWS.values():
+        if not view.conditions:
+            assert evaluation_prompt(one, view, check_style(style)) == evaluation_prompt(
+                bare, view, check_style(style)
+            )
+    assert contrastive_question(one, check_style(style)) == contrastive_question(
+        bare, check_style(style)
+    )
+
+
+@given(CLAUSES, VALUES, st.sampled_from(["paper", "aligned"]))
+def test_a_view_with_conditions_writes_every_one(
+    structural: list[str], semantic: list[str], style: str
+) -> None:
+    one = Problem("p", "Find x.", "1", structural=tuple(structural), semantic=tuple(semantic))
+    text = training_question(one, "full-text", check_style(style))
+    assert all(clause in text for clause in semantic)
+    said = structural_condition
+    assert all(said(clause, check_style(style)) in text for clause in structural)
+    assert "Find x." in text and ",  " not in text and ", ," not in text
+
+
+@given(st.lists(st.sampled_from("ABCDEFGHIJ"), min_size=3, max_size=8, unique=True))
+def test_aligned_style_puts_the_inner_points_on_the_line_of_its_ends(points: list[str]) -> None:
+    words = structural_condition("line " + " ".join(points))
+    inner, _, line = words.partition(" is on line " if len(points) == 3 else " are on line ")
+    assert line == points[0] + points[-1]
+    assert inner.split(", ") == points[1:-1]
+
+
+def test_which_controls_have_an_image() -> None:
+    shown = {name: evaluation_prompt(problem(), name).has_image for name in VIEWS}
+    assert shown == {
+        "full-text": True, "image-only": True, "text-only": False, "question-only": False,
+        "blank-image": True, "swapped-image": True, "transcribe": True,
+    }  # fmt: skip
+    assert "image" not in evaluation_prompt(problem(), "text-only").text
+    assert training_question(problem(), "question-only") == "Answer the question: Find x."
+    assert training_question(problem("nothing"), "text-only") == "Answer the question: Find x."
+
+
+def test_own_words_are_used_verbatim_in_every_style() -> None:
+    own = Problem(
+        "p", "q", "1", shown={"full-text": Shown("AB = 7. Find x."), "image-only": Shown("Find x.")}
+    )
+    for style in ("paper", "aligned"):
+        assert training_question(own, "full-text", style) == "AB = 7. Find x."
+        assert (
+            evaluation_prompt(own, "image-only", style).text == "Find x.\n" + TRAINING_INSTRUCTION
+        )
+        assert contrastive_question(own, style) == "Find x."
+    # A control takes the words of the view that it is derived from.
+    assert training_question(own, "swapped-image") == "AB = 7. Find x."
+    assert training_question(own, "question-only") == "Find x."
+
+
+def test_own_words_that_are_missing_are_named() -> None:
+    own = Problem("p7", "q", "1", shown={"full-text": Shown("AB = 7. Find x.")})
+    with pytest.raises(
+        UserError, match=r"p7 has no prompt for the view 'image-only' \(it has full-text\)"
+    ):
+        evaluation_prompt(own, "image-only")
+
+
+def test_an_unknown_style_lists_the_styles() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"unknown style 'papper': choose from aligned, paper\. Did you mean 'paper'\?",
+    ):
+        check_style("papper")
+
+
+@pytest.mark.parametrize(
+    ("question", "leaky"),
+    [
+        ("Find x.", False),
+        ("Find m \\angle 1.", False),
+        ("Find \\angle 2 and \\angle 3.", False),
+        ("If AB = CD, find x.", True),
+        ("The area is 25 square inches. Find x.", True),
+        (record()["text"], False),
+    ],
+)
+def test_a_question_that_states_a_condition_is_leaky(question: str, leaky: bool) -> None:
+    assert Problem("p", question, "1").leaky is leaky

@@ -1,0 +1,758 @@
+"""Replicas: every sample once whatever dies, results that do not depend on who made them, one line
+when nothing works.
+
+Most tests run the real queue and the real worker with actors that are threads here; those at the
+end run Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+from processes_left import left_of
+
+from modgap.core.engine import Completion, Engine, Request, Sampling, sample_seed
+from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
+from modgap.core.problem import Problem
+from modgap.core.prompt import Prompt
+from modgap.datasets.synthetic import write_dataset
+from modgap.engines import replicas, scripted
+from modgap.engines.hf import load_engine
+from modgap.engines.ray import Cluster
+from modgap.engines.replica_queue import MOST_SILENCES
+from modgap.engines.replicas import MOST_FAILURES, ReplicaEngine
+from modgap.models.load import tiny_folder
+from modgap.workflows.evaluate import accelerators_each, read_problems
+
+SAMPLING = Sampling(temperature=1.0, max_tokens=40, seed=3)
+
+
+def requests(problems: int, samples: int = 3) -> list[Request]:
+    return [
+        Request(f"p{number}", view, Prompt(f"{number}?"), None, tuple(range(samples)))
+        for number in range(problems)
+        for view in ("full-text", "image-only")
+    ]
+
+
+def completion(request: Request, sample: int, sampling: Sampling) -> Completion:
+    seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
+    return Completion(request, sample, f"{request.prompt.text} {seed}", "stop", 1, 1, seed)
+
+
+class Batches:
+    """An engine without a stream.
+
+    Args:
+        fault: Called before each completion; what it raises, the engine raises.
+        seconds: For one completion.
+    """
+
+    def __init__(
+        self, fault: Callable[[Request], None] | None = None, seconds: float = 0.0
+    ) -> None:
+        self.fault, self.seconds, self.closed = fault, seconds, False
+        self.sizes: list[int] = []
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        self.sizes.append(sum(len(request.samples) for request in requests))
+        for request in requests:
+            for sample in request.samples:
+                time.sleep(self.seconds)
+                if self.fault:
+                    self.fault(request)
+                yield completion(request, sample, sampling)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Stream(Batches):
+    """An engine that takes requests while it works, and is never asked to drain."""
+
+    in_flight = 12
+
+    def stream(
+        self, take: Callable[[bool], Sequence[Request]], sampling: Sampling
+    ) -> Iterator[Completion]:
+        batch: list[tuple[Request, int]] = []
+        while True:
+            batch += [(r, s) for r in take(not batch) for s in r.samples]
+            if not batch:
+                return
+            self.sizes.append(len(batch))
+            request, sample = batch.pop(0)
+            time.sleep(self.seconds)
+            if self.fault:
+                self.fault(request)
+            yield completion(request, sample, sampling)
+
+
+class Died(Exception):
+    """The fake of Ray's error for an actor whose process is gone; raised by an engine, it kills its
+    actor.
+    """
+
+
+class Actor:
+    """A worker in a thread of this process, called as Ray's actors are."""
+
+    def __init__(self, kind: Any, *arguments: Any) -> None:
+        self.dead, self.worker = threading.Event(), kind(*arguments)
+        self.exchange = SimpleNamespace(remote=functools.partial(self._call, "exchange"))
+        self.close = SimpleNamespace(remote=functools.partial(self._call, "close"))
+
+    def _call(self, name: str, *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            result = getattr(self.worker, name)(*arguments)
+            died = [e for e in result or () if getattr(e, "words", "").startswith("Died")]
+            if died or self.dead.is_set():
+                self.dead.set()
+                future.set_exception(Died("the actor died"))
+            else:
+                future.set_result(result)
+
+        threading.Thread(target=work, daemon=True).start()
+        return future
+
+
+class Threads:
+    """In the place of `Cluster`."""
+
+    def __init__(self, address: str | None, replicas: int, each: int) -> None:
+        self.actors: list[Actor] = []
+        self.ray = SimpleNamespace(
+            wait=lambda refs, timeout: wait(refs, timeout, FIRST_COMPLETED),
+            get=lambda ref: ref.result(), exceptions=SimpleNamespace(RayError=Died),
+        )  # fmt: skip
+
+    def start(self, kind: Any, make: Callable[[], Engine]) -> Actor:
+        self.actors.append(Actor(kind, make, os.getcwd(), 1, False))
+        return self.actors[-1]
+
+    def stop(self, actor: Actor) -> None:
+        actor.dead.set()
+
+    def check(self) -> None:
+        pass
+
+    def portable(self, request: Request) -> Request:
+        return pickle.loads(pickle.dumps(request))
+
+    def why(self, error: Exception) -> str:
+        return str(error)
+
+    def close(self, actors: Sequence[Actor], idle: Sequence[Actor]) -> None:
+        for actor in idle:
+            actor.close.remote().result()
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(replicas, "Cluster", Threads)
+
+
+def answered(engine: ReplicaEngine, asked: Sequence[Request]) -> dict[tuple[str, str, int], str]:
+    """Every sample exactly once, each with the request that was asked for it."""
+    got: dict[tuple[str, str, int], str] = {}
+    mine = {id(request) for request in asked}
+    for done in engine.generate(asked, SAMPLING):
+        assert id(done.request) in mine
+        key = (done.request.problem_id, done.request.view, done.sample)
+        assert key not in got, "a sample came twice"
+        got[key] = done.text
+    return got
+
+
+def expected(asked: Sequence[Request]) -> dict[tuple[str, str, int], str]:
+    return {
+        (r.problem_id, r.view, s): completion(r, s, SAMPLING).text for r in asked for s in r.samples
+    }
+
+
+@pytest.mark.parametrize("kind", [Batches, Stream])
+def test_replicas_share_the_work_and_their_number_changes_nothing(kind: type[Batches]) -> None:
+    made: list[Batches] = []
+
+    def make() -> Engine:
+        made.append(kind(seconds=0.001))
+        return made[-1]
+
+    asked = requests(20)
+    engine = ReplicaEngine(make, 3, ray_address=None, batch=6)
+    assert answered(engine, asked) == expected(asked)
+    assert answered(engine, asked[:5]) == expected(asked[:5]), "the same engines answer again"
+    engine.close()
+    assert len(made) == 3 and all(engine.sizes and engine.closed for engine in made)
+
+
+@pytest.mark.parametrize("kind", [Batches, Stream])
+def test_nobody_has_more_in_hand_than_is_its_part(kind: type[Batches]) -> None:
+    slow, fast = kind(seconds=0.02), kind(seconds=0.0005)
+    engines = [slow, fast]
+    engine = ReplicaEngine(engines.pop, 2, ray_address=None, batch=6)
+    asked = requests(40, samples=2)
+    assert len(answered(engine, asked)) == 160
+    assert 2 * sum(slow.sizes) < sum(fast.sizes), "the slow one is not handed half of the work"
+    assert max(slow.sizes) <= (Stream.in_flight + 4 if kind is Stream else 160 // 4 + 4)
+    if kind is Stream:  # topped up while it works, not drained
+        assert sum(size > 4 for size in fast.sizes) > len(fast.sizes) / 2
+
+
+@pytest.mark.parametrize("kind", [Batches, Stream])
+@pytest.mark.parametrize(
+    "error", [Died("gone"), RuntimeError("CUDA error"), UserError("out of memory")]
+)
+def test_what_breaks_costs_only_what_it_had_in_hand(
+    kind: type[Batches], error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count, lock = Counter[str](), threading.Lock()
+
+    def fault(request: Request) -> None:
+        with lock:
+            count["asked"] += 1
+            if count["asked"] == 25:
+                raise error
+
+    made: list[Batches] = []
+
+    def make() -> Engine:
+        made.append(kind(fault, 0.002))
+        return made[-1]
+
+    asked = requests(12)
+    engine = ReplicaEngine(make, 2, ray_address=None, batch=6)
+    assert answered(engine, asked) == expected(asked)
+    assert len(made) == 3, "one was started in its place"
+    assert count["asked"] <= 72 + 1 + 36, "not everything again"
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "samples in hand are done again" in said
+
+
+def test_if_none_can_be_started_the_reason_is_the_error() -> None:
+    def make() -> Engine:
+        raise UserError("/models/x holds no weights: copy it again")
+
+    engine = ReplicaEngine(make, 3, ray_address=None)
+    with pytest.raises(
+        UserError,
+        match=r"^all 3 replicas could not be started: /models/x holds no weights: copy it again$",
+    ):
+        list(engine.generate(requests(2), SAMPLING))
+
+
+def test_one_that_cannot_be_started_leaves_its_work_to_the_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lock, first = threading.Lock(), [True]
+
+    def make() -> Engine:
+        with lock:
+            if first:
+                first.clear()
+                raise OSError("no memory on this GPU")
+        time.sleep(0.05)
+        return Batches()
+
+    asked = requests(5)
+    assert answered(ReplicaEngine(make, 2, ray_address=None), asked) == expected(asked)
+    assert (
+        "is given up (OSError: no memory on this GPU); the others do its work"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_fault_of_the_input_is_raised_when_a_second_replica_meets_it() -> None:
+    def fault(request: Request) -> None:
+        if request.problem_id == "p3":
+            raise UserError("problem p3: its diagram cannot be decoded")
+
+    engine = ReplicaEngine(functools.partial(Batches, fault), 2, ray_address=None)
+    with pytest.raises(UserError, match=r"^problem p3: its diagram cannot be decoded$"):
+        list(engine.generate(requests(5), SAMPLING))
+
+
+def test_replicas_that_keep_dying_are_given_up_one_by_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    deaths = Counter[str]()
+
+    def fault(request: Request) -> None:
+        deaths["all"] += 1
+        raise Died("no kernel for this GPU")
+
+    engine = ReplicaEngine(functools.partial(Batches, fault), 2, ray_address=None, batch=1)
+    got: list[Completion] = []
+    with pytest.raises(UserError, match=r"^all 2 replicas failed again and again: the actor died$"):
+        got += engine.generate(requests(20), SAMPLING)
+    assert deaths["all"] <= 2 * MOST_FAILURES and not got
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("kind", [Batches, Stream])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sample_that_kills_is_found_and_all_others_are_made(
+    kind: type[Batches], replicas: int, first: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deaths = Counter[str]()
+
+    def fault(request: Request) -> None:
+        if request.problem_id in ("p3", "p17") and request.view == "image-only":
+            deaths[request.problem_id] += 1
+            raise Died("poison")
+
+    class Whole(kind):  # type: ignore[misc, valid-type]
+        """Dies before anything that it was given with the poison is finished, as in one forward
+        pass.
+        """
+
+        def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+            for request in requests if first else ():
+                fault(request)
+            yield from super().generate(requests, sampling)
+
+    asked = requests(20)
+    poisoned = {(p, "image-only", n) for p in ("p3", "p17") for n in range(3)}
+    wanted = {key: "" if key in poisoned else text for key, text in expected(asked).items()}
+    engine = ReplicaEngine(functools.partial(Whole, fault), replicas, ray_address=None, batch=12)
+    done: dict[Any, Completion] = {(c.request.problem_id, c.request.view, c.sample): c
+                                   for c in engine.generate(asked, SAMPLING)}  # fmt: skip
+    assert {key: c.text for key, c in done.items()} == wanted
+    for key in poisoned:
+        assert (done[key].finish_reason, done[key].error) == (
+            "error",
+            "the engine died of it: the actor died",
+        )
+        assert done[key].seed == sample_seed(SAMPLING.seed, *key)
+    assert deaths.total() <= 40
+    # The same command asks those again, and nothing else.
+    again = [request for request in asked if (request.problem_id, request.view, 0) in poisoned]
+    assert {c.finish_reason for c in engine.generate(again, SAMPLING)} == {"error"}
+    capsys.readouterr()
+
+
+def test_a_machine_that_breaks_is_not_taken_for_samples_that_kill(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked, count = requests(20), Counter[str]()
+
+    def fault(request: Request) -> None:
+        count["asked"] += 1
+        if count["asked"] > 90:
+            raise Died("off the bus")
+
+    engine = ReplicaEngine(functools.partial(Batches, fault), 1, ray_address=None, batch=64)
+    got: list[Completion] = []
+    with pytest.raises(UserError, match="the only replica failed again and again"):
+        for done in engine.generate(asked, SAMPLING):
+            got.append(done)
+    assert 0 < len(got) <= 90 and {done.finish_reason for done in got} == {"stop"}
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("kind", [Batches, Stream])
+def test_a_sample_without_an_answer_is_asked_again_and_then_an_error(kind: type[Batches]) -> None:
+    seen = Counter[tuple[str, str, int]]()
+
+    def silent(done: Completion) -> bool:
+        key = (done.request.problem_id, done.request.view, done.sample)
+        seen[key] += 1
+        return key == ("p3", "full-text", 0) or (key == ("p5", "full-text", 1) and seen[key] == 1)
+
+    class Silent(kind):  # type: ignore[misc, valid-type]
+        def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+            yield from (done for done in super().generate(requests, sampling) if not silent(done))
+
+        if kind is Stream:
+
+            def stream(self, take: Any, sampling: Sampling) -> Iterator[Completion]:
+                of_kind: Any = super()
+                yield from (done for done in of_kind.stream(take, sampling) if not silent(done))
+
+    engine = ReplicaEngine(Silent, 2, ray_address=None, batch=6)
+    asked = requests(10)
+    got = answered(engine, asked)
+    assert got == expected(asked) | {("p3", "full-text", 0): ""}
+    assert seen["p3", "full-text", 0] == MOST_SILENCES
+    assert seen.total() == len(got) + MOST_SILENCES - 1 + 1
+
+
+def test_what_was_left_behind_is_not_taken_for_an_answer() -> None:
+    engine = ReplicaEngine(functools.partial(Batches, seconds=0.002), 2, ray_address=None)
+    asked = requests(10)
+    next(iter(engine.generate(asked, Sampling(seed=99))))
+    assert answered(engine, asked) == expected(asked)
+
+
+def test_requests_travel_small_and_on_a_cluster_with_their_pixels(tmp_path: Path) -> None:
+    Image.effect_noise((90, 70), 90).convert("RGB").save(tmp_path / "a.png")
+    problem = Problem("p", "Find x.", "1", tmp_path / "a.png", solution="words " * 20)
+    request = Request("p", "full-text", Prompt("Find x."), problem.open_image, (0, 1))
+    here, away = Cluster.__new__(Cluster), Cluster.__new__(Cluster)
+    here._address, away._address, away._last = None, "auto", (None, None)
+    assert len(pickle.dumps(here.portable(request))) < 1500
+    sent = pickle.dumps(away.portable(request))
+    (tmp_path / "a.png").unlink()
+    received = pickle.loads(sent)
+    assert received.image().size == (90, 70) and received.samples == (0, 1)
+    problem_again = Problem("p", "", "1", received.image.args[0])
+    assert list(problem_again.open_image().getdata()) == list(received.image().getdata())
+    textual = Request("p", "text-only", Prompt("Find x."), None, (0,))
+    assert away.portable(textual) is textual
+
+
+@pytest.mark.parametrize("resources", [{"CPU": 4.0}, {"CPU": 0.0}])
+def test_the_token_of_our_own_cluster_is_not_left_for_the_next(
+    resources: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens: list[str | None] = []
+
+    def init(address: str, **options: Any) -> Any:
+        tokens.append(os.environ.get("RAY_AUTH_TOKEN"))
+        return SimpleNamespace(address_info={"session_dir": str(tmp_path / "none")})
+
+    ray = SimpleNamespace(
+        init=init, is_initialized=lambda: False, cluster_resources=lambda: resources
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    before = dict(os.environ)
+    for address in (None, "auto"):
+        with contextlib.suppress(UserError):  # no room
+            Cluster(address, 2).close([], [])
+        assert dict(os.environ) == before
+    assert tokens[0] and tokens[1] is None
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
+    with contextlib.suppress(UserError):
+        Cluster(None, 2).close([], [])
+    assert (
+        tokens[2] == os.environ["RAY_AUTH_TOKEN"] == "the user's"
+        and "RAY_AUTH_MODE" not in os.environ
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (EvalOptions(replicas=0), "--replicas 0: must be at least 1"),
+        (EvalOptions(replicas=2, engine="openai"), "--replicas is for the engines hf and vllm"),
+        (
+            EvalOptions(ray_address="auto", engine="openai"),
+            "--ray-address is for the engines hf and vllm",
+        ),
+        (
+            EvalOptions(replicas=2, device="cuda:1"),
+            "--device cuda:1 and --replicas exclude each other",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_model_is_loaded(
+    options: EvalOptions, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        options.check()
+
+
+def test_an_engine_takes_as_many_accelerators_as_it_is_parallel() -> None:
+    args = ("tensor_parallel_size=2", "pipeline_parallel_size=3", "max_num_seqs=4")
+    assert accelerators_each(EvalOptions(engine="vllm", engine_args=args)) == 6
+    assert accelerators_each(EvalOptions(engine="vllm")) == accelerators_each(EvalOptions()) == 1
+
+
+# With Ray
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("replicas") / "data"
+    write_dataset(folder, 0, 6, seed=2)
+    return folder
+
+
+def real_requests(data: Path, samples: int = 2) -> list[Request]:
+    return [
+        Request(p.id, "image-only", Prompt(p.question), p.open_image, tuple(range(samples)))
+        for p in read_problems("synthetic", data)
+    ]
+
+
+def kill_one_in_the_middle(
+    make: Callable[[], Engine], asked: Sequence[Request], batch: int
+) -> dict[Any, Completion]:
+    """Everything that two replicas answer, one of which is killed while it works on a batch."""
+    engine = ReplicaEngine(make, 2, ray_address=None, batch=batch)
+    try:
+        got: dict[Any, Completion] = {}
+        killed = False
+        for done in engine.generate(asked, SAMPLING):
+            assert got.setdefault((done.request.problem_id, done.sample), done) is done, (
+                "a sample came twice"
+            )
+            busy = [slot.ready.pid for slot in engine._slots if slot.ready and slot.in_hand]
+            if not killed and busy:
+                os.kill(busy[0], signal.SIGKILL)
+                killed = True
+    finally:
+        engine.close()
+    assert killed
+    return got
+
+
+def test_a_killed_actor_costs_only_what_it_had_in_hand(
+    data: Path, mark: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not importlib.util.find_spec(
+        "ray"
+    ):  # not imported here: Ray reads at its import what keeps it quiet
+        pytest.skip("needs the extra `ray`")
+    monkeypatch.setattr(replicas, "Cluster", Cluster)
+
+    def answer(request: Request, sample: int) -> str:  # local, so that it travels whole
+        assert request.image is not None
+        time.sleep(0.02)
+        return f"{request.problem_id} {sample} {request.image().size}"
+
+    asked = real_requests(data, samples=6)
+    make = functools.partial(scripted.ScriptedEngine, answer)
+    alone = {(c.request.problem_id, c.sample): c for c in make().generate(asked, SAMPLING)}
+    assert kill_one_in_the_middle(make, asked, 6) == alone
+    captured = capsys.readouterr()
+    assert "its process died" in captured.err and "done again" in captured.err
+    assert captured.out == "" and len(captured.err.splitlines()) == 1, "nothing of Ray's own words"
+    assert not left_of(mark)
+
+
+@pytest.mark.slow
+def test_a_killed_replica_with_a_real_model_changes_nothing(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "Cluster", Cluster)
+    make = functools.partial(load_engine, tiny_folder(), None, "cpu", 2)
+    asked = real_requests(data)
+    alone = {(c.request.problem_id, c.sample): c for c in make().generate(asked, SAMPLING)}
+    assert kill_one_in_the_middle(make, asked, 2) == alone
+
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A mark in the environment of everything that a test starts."""
+    words = f"replicas-{os.getpid()}-{time.monotonic_ns()}"
+    monkeypatch.setenv("MODGAP_TEST_MARK", words)
+    return words
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A model whose files are there and whose weights cannot be read."""
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_folder(), folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.write_bytes(b"no weights at all")
+    return folder
+
+
+def command(data: Path, out: Path, *arguments: str, model: str = "tiny") -> list[str]:
+    words = [
+        "eval",
+        "--data",
+        str(data),
+        "--benchmark",
+        "synthetic",
+        "--model",
+        model,
+        "--out",
+        str(out),
+    ]
+    return [sys.executable, "-m", "modgap", *words, "--max-tokens", "40", *arguments]
+
+
+@pytest.mark.slow
+def test_replicas_that_all_fail_at_the_start_say_why_in_one_line(
+    data: Path, mark: str, tmp_path: Path, broken: Path
+) -> None:
+    argv = command(data, tmp_path / "run", "--replicas", "2", model=str(broken))
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    *_, last = done.stderr.splitlines()
+    assert (
+        last.startswith("modgap: all 2 replicas could not be started: ")
+        and "Traceback" not in done.stderr
+    )
+    assert not left_of(mark)
+
+
+@pytest.mark.slow
+def test_more_replicas_than_accelerators_are_refused(data: Path, mark: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(data, tmp_path / "run", "--replicas", "999"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("modgap: --replicas 999: this machine has")
+    assert not left_of(mark)
+
+
+@pytest.mark.slow
+def test_where_ray_itself_ends_nobody_waits_for_it(
+    data: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not importlib.util.find_spec("ray"):
+        pytest.skip("needs the extra `ray`")
+    monkeypatch.setattr(replicas, "Cluster", Cluster)
+
+    def answer(request: Request, sample: int) -> str:
+        time.sleep(1.0)
+        return ""
+
+    engine = ReplicaEngine(
+        functools.partial(scripted.ScriptedEngine, answer), 2, ray_address=None, batch=6
+    )
+    with (
+        contextlib.closing(engine),
+        pytest.raises(UserError, match=r"^Ray on this machine has ended, .* same command"),
+    ):
+        for made, _ in enumerate(engine.generate(real_requests(data, samples=50), SAMPLING)):
+            if not made:
+                kill_raylet(mark)
+    assert not left_of(mark)
+
+
+def kill_raylet(mark: str) -> None:
+    """Kill the process without which a machine's actors end and none can be started."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            program = (entry / "cmdline").read_text().split("\0")[0]
+            if program.endswith("/raylet") and mark in (entry / "environ").read_text():
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_the_command_leaves_no_process(
+    data: Path, mark: str, tmp_path: Path, kind: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # not ignored, as in a shell's background jobs
+    argv = command(data, out, "--replicas", "2", "--samples", "100", "--batch-size", "2")
+    told = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 150
+    while time.monotonic() < until and not (
+        (out / "responses.jsonl").exists() and (out / "responses.jsonl").stat().st_size
+    ):
+        time.sleep(0.1)
+    told.send_signal(kind)
+    _, said = told.communicate(timeout=60)
+    if kind is not signal.SIGKILL:
+        assert told.returncode == 130
+        assert said.splitlines() == [
+            "modgap: interrupted; what is done is kept, give the same command again."
+        ]
+    assert (out / "responses.jsonl").stat().st_size, "it was at work"
+    # Nobody cleans up after a kill -9: Ray's two helpers see by themselves that they are alone.
+    assert not left_of(mark, patience=120.0 if kind is signal.SIGKILL else 15.0)
+
+
+@pytest.mark.slow
+def test_a_process_may_have_one_cluster_after_the_other_each_with_a_token_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    from ray._raylet import (
+        AuthenticationTokenLoader,
+    )  # pyright: ignore[reportAttributeAccessIssue] - before the mode is set
+
+    tokens: list[str] = []
+    for _ in range(2):
+        cluster = Cluster(None, 1)
+        tokens.append(os.environ["RAY_AUTH_TOKEN"])
+        cluster.close([], [])
+    sent = str(AuthenticationTokenLoader.instance().get_token_for_http_header())
+    assert tokens[0] != tokens[1] and not any(token in sent for token in tokens)
+
+
+@pytest.mark.slow
+def test_an_existing_cluster_is_used_and_left_alone(data: Path, tmp_path: Path) -> None:
+    ray = str(Path(sys.executable).parent / "ray")
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "5" * 64,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    head = [
+        ray,
+        "start",
+        "--head",
+        "--port",
+        "6397",
+        "--num-cpus",
+        "2",
+        "--include-dashboard",
+        "false",
+        "--block",
+    ]
+    cluster = subprocess.Popen(
+        head,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        argv = command(
+            data,
+            tmp_path / "run",
+            "--samples",
+            "1",
+            "--replicas",
+            "2",
+            "--ray-address",
+            "127.0.0.1:6397",
+        )
+        until = time.monotonic() + 60
+        while True:
+            done = subprocess.run(
+                argv, capture_output=True, text=True, check=False, env=environment
+            )
+            if done.returncode == 0 or time.monotonic() > until:
+                break
+        assert done.returncode == 0, done.stderr
+        assert cluster.poll() is None
+        assert len((tmp_path / "run" / "responses.jsonl").read_text().splitlines()) == 12
+    finally:
+        cluster.terminate()
+        cluster.wait(30)
+    argv = command(data, tmp_path / "other", "--ray-address", "127.0.0.1:6397")
+    wrong = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1 and "no Ray cluster can be used there" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) == 1

@@ -1,0 +1,400 @@
+"""The verl engine's own part (data, chain, resume, failure, cleaning up) with a small program in
+the place of verl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folders import png
+
+from modgap.core.errors import UserError
+from modgap.core.problem import Problem
+from modgap.core.processes import watched
+from modgap.core.recipe import Recipe, Settings, Stage
+from modgap.datasets.parquet import write_parquet
+from modgap.models.load import tiny_folder
+from modgap.training.checkpoint import final_checkpoint
+from modgap.training.events import Event, Job
+from modgap.training.verl.config import Model
+from modgap.training.verl.engine import Tools, train
+from modgap.training.verl.log import metrics_line, why
+from modgap.training.verl.merge import actor_folder
+
+SETTINGS = Settings(
+    steps=4, prompts_per_step=4, mini_batch=4, samples_per_prompt=2, micro_batch=2, save_every=2,
+    eval_every=1, max_response_tokens=8, overlong_buffer=2, validation_problems=2,
+)  # fmt: skip
+GPU = (("trainer.n_gpus_per_node", "1"), ("trainer.device", "cpu"))  # the stand-in needs none
+TEXT = Stage(("full-text", "image-only"), settings=SETTINGS, passed=GPU)
+KL = Stage(("full-text",), contrastive=True, settings=SETTINGS, passed=GPU)
+PROBLEMS = [
+    Problem(id=f"p{n}", question="Find AB.", answer="1.000", image=png(), semantic=("AB = 1",))
+    for n in range(12)
+]
+
+# verl's part of the contract: metrics of each step, checkpoints every save_freq steps and at the
+# end, resume.
+FAKE = """
+import json, os, pathlib, sys, time
+config = {key.lstrip("+"): value for key, value in json.load(open(sys.argv[1])).items()}
+folder = pathlib.Path(config["trainer.default_local_dir"])
+latest = folder / "latest_checkpointed_iteration.txt"
+done = int(latest.read_text()) if latest.exists() else 0
+for path in [*config["data.train_files"], *config["data.val_files"]]:
+    assert pathlib.Path(path).stat().st_size
+print("model", config["actor_rollout_ref.model.path"], "vendor", \
+os.environ["VERL_ENGINE_VENDOR"], "from", done)
+with open(os.environ["VERL_FILE_LOGGER_PATH"], "wb", buffering=0) as metrics:
+    for step in range(done + 1, config["trainer.total_training_steps"] + 1):
+        if str(step) == os.environ.get("FAIL_AT") and "stage2" in str(folder):
+            print("(AgentLoopWorker pid=7) Error in _run_prompt for uid=1\\nTraceback:\\n  File\\n\
+ValueError: too long")
+            print("modgap-error: RuntimeError: no materializable trajectories")
+            sys.exit(1)
+        if step % config["trainer.save_freq"] == 0 or \
+step == config["trainer.total_training_steps"]:
+            (folder / f"global_step_{step}").mkdir(parents=True)
+            latest.write_text(str(step))
+        data = {"critic/score/mean": step / 10, \
+"val-core/9k/acc/mean@1": [0, .1, .7, .2, .3][step], "actor/loss": 1.0}
+        metrics.write(json.dumps({"step": step, "data": data}).encode() + b"\\n")
+"""
+
+
+def write(problems: Any, path: Path, variant: str, style: Any) -> int:
+    path.write_text(f"{variant} {len(problems)}")
+    return len(problems)
+
+
+def merge(checkpoint: Path, out: Path, source: Path) -> Path:
+    out.mkdir(parents=True)
+    (out / "config.json").write_text(json.dumps({"from": checkpoint.name, "started": source.name}))
+    return out
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Tools:
+    script = tmp_path / "fake_verl.py"
+    script.write_text(FAKE)
+    return Tools(write, (sys.executable, str(script)), merge, lambda overrides: None)
+
+
+def run(tools: Tools, out: Path, *stages: Stage, **more: Any) -> list[Event]:
+    events: list[Event] = []
+    model = Model(str(tiny_folder()))
+    train(
+        Recipe("test", stages or (TEXT, KL)),
+        PROBLEMS,
+        model,
+        out,
+        tools=tools,
+        progress=events.append,
+        job=Job(**more),
+    )
+    return events
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_stages_are_chained_through_merged_checkpoints(tools: Tools, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    events = run(tools, out)
+    assert json.loads((final_checkpoint(out) / "config.json").read_text()) == {
+        "from": "global_step_4", "started": "step_4",
+    }  # fmt: skip
+    assert (
+        out / "stage1/checkpoints/best"
+    ).resolve().name == "step_2"  # by validation, of those that were saved
+    assert json.loads((out / "stage2/verl.json").read_text())[
+        "actor_rollout_ref.model.path"
+    ] == str(out / "stage1/checkpoints/step_4")
+    assert sorted(path.name for path in (out / "stage1/data").iterdir()) == [
+        "train-full-text.parquet", "train-no-text.parquet", "validation.parquet",
+    ]  # fmt: skip
+    assert (
+        out / "stage1/data/train-no-text.parquet"
+    ).read_text() == "no-text 10"  # two of twelve are held out
+    assert "contrastive" in (out / "stage2/data/train-contrastive.parquet").read_text()
+    log = lines(out / "stage1/train_log.jsonl")
+    assert [(line["step"], line["reward"]) for line in log] == [
+        (1, 0.1),
+        (2, 0.2),
+        (3, 0.3),
+        (4, 0.4),
+    ]
+    assert [event.metrics["validation_accuracy"] for event in events if event.kind == "step"][
+        :2
+    ] == [0.1, 0.7]
+
+
+def test_the_next_stage_may_start_from_the_best(tools: Tools, tmp_path: Path) -> None:
+    run(tools, tmp_path / "run", start_from="best")
+    overrides = json.loads((tmp_path / "run/stage2/verl.json").read_text())
+    assert Path(overrides["actor_rollout_ref.model.path"]).name == "step_2"
+
+
+def test_a_failed_stage_says_why_and_goes_on_where_it_was(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setenv("FAIL_AT", "4")
+    with pytest.raises(
+        UserError,
+        match=r"after step 3: a rollout failed: ValueError: too long\. Its log is .*/verl",
+    ):
+        run(tools, out)
+    monkeypatch.delenv("FAIL_AT")
+    (out / "stage2/train_log.jsonl").write_text(
+        ""
+    )  # as if this process had been killed before it saw a metric
+    events = run(tools, out)
+    assert [event.text for event in events if event.kind == "stage"] == [
+        "full-text + image-only: done already", "full-text + contrastive KL",
+    ]  # fmt: skip
+    assert [event.step for event in events if event.kind == "step"] == [
+        3,
+        4,
+    ]  # from the checkpoint of step 2
+    assert [line["step"] for line in lines(out / "stage2/train_log.jsonl")] == [1, 2, 3, 4]
+    assert len(list((out / "stage2").glob("verl_metrics.*.jsonl"))) == 2
+    assert "from 2" in (out / "stage2/verl.log").read_text()
+
+
+def test_a_kill_between_training_and_merging_costs_no_step(tools: Tools, tmp_path: Path) -> None:
+    def killed(*arguments: Any) -> Path:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(tools, merge=killed), tmp_path / "run", KL)
+    events = run(replace(tools, runner=("false",)), tmp_path / "run", KL)
+    assert not [event for event in events if event.kind == "step"]
+
+
+def test_another_recipe_in_the_folder_and_other_settings_are_refused(
+    tools: Tools, tmp_path: Path
+) -> None:
+    run(tools, tmp_path / "run", KL)
+    with pytest.raises(UserError):
+        run(tools, tmp_path / "run", TEXT)
+    with pytest.raises(UserError, match="verl"):
+        run(tools, tmp_path / "run", replace(KL, passed=(*GPU, ("data.seed", "7"))))
+
+
+def test_a_run_goes_on_with_other_memory_settings(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a failure for want of memory advises must not be refused in the same folder."""
+    monkeypatch.setenv("FAIL_AT", "4")
+    with pytest.raises(UserError):
+        run(tools, tmp_path / "run")
+    monkeypatch.delenv("FAIL_AT")
+    memory = (("actor_rollout_ref.rollout.gpu_memory_utilization", "0.3"),)
+    smaller = replace(KL, settings=replace(SETTINGS, micro_batch=1), passed=(*GPU, *memory))
+    run(tools, tmp_path / "run", TEXT, smaller)
+    overrides = json.loads((tmp_path / "run/stage2/verl.json").read_text())
+    assert overrides["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"] == 1
+
+
+def test_every_stage_is_checked_before_the_first_one_trains(tools: Tools, tmp_path: Path) -> None:
+    faulty = replace(KL, settings=replace(SETTINGS, prompts_per_step=64, mini_batch=64))
+    with pytest.raises(UserError, match=r"stage 2 .*10 training prompts are fewer than the 64"):
+        run(tools, tmp_path / "run", TEXT, faulty)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_machine_without_a_gpu_is_told_so(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=r"this machine has none: use --engine local.*RAY_ADDRESS"):
+        run(tools, tmp_path / "run", replace(KL, passed=()))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    wanted = replace(KL, passed=(("trainer.n_gpus_per_node", "2"),))
+    with pytest.raises(
+        UserError, match=r"n_gpus_per_node=2, but this machine has 0 GPUs: .*RAY_ADDRESS"
+    ):
+        run(tools, tmp_path / "run", wanted)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    several = replace(KL, passed=(*wanted.passed, ("trainer.nnodes", "2")))
+    with pytest.raises(
+        UserError, match=r"n_gpus_per_node=2 on 2 nodes, but this machine has 2 GPUs: .*RAY_ADDRESS"
+    ):
+        run(tools, tmp_path / "run", several)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert run(tools, tmp_path / "run", wanted), "a cluster has its own"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert run(tools, tmp_path / "run", wanted)[-1].text.endswith("done already"), (
+        "what is done needs no GPU"
+    )
+    joins = replace(KL, passed=(*wanted.passed, ("+ray_kwargs.ray_init.address", "auto")))
+    assert run(tools, tmp_path / "joins", joins)
+
+
+def test_problems_count_once_in_each_view(tools: Tools, tmp_path: Path) -> None:
+    """As in the plan: ten problems in two views are twenty prompts."""
+    many = replace(SETTINGS, prompts_per_step=16, mini_batch=16)
+    assert run(tools, tmp_path / "run", replace(TEXT, settings=many))
+    with pytest.raises(UserError, match="10 training prompts are fewer than the 16"):
+        run(tools, tmp_path / "one", replace(KL, settings=many))
+
+
+def test_the_data_is_what_modgap_data_prepare_writes(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    write_parquet(PROBLEMS, tmp_path / "c.parquet", "contrastive", "aligned")
+    row = pq.read_table(tmp_path / "c.parquet").to_pylist()[0]
+    assert (
+        row["contrastive_prompt"][0]["content"].startswith("<image>")
+        and row["reward_model"]["ground_truth"] == "1.000"
+    )
+
+
+# Processes
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that nobody has waited for yet does not."""
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_whatever_a_child_started_ends_with_it(tmp_path: Path) -> None:
+    """Also what left its session, as Ray's daemons do."""
+    script = (
+        "import subprocess as s, sys; p = s.Popen(['sleep', '60'], start_new_session=True);"
+        " print(p.pid)"
+    )
+    assert watched([sys.executable, "-c", script], tmp_path / "log", {}, every=0.05) == 0
+    assert not alive(int((tmp_path / "log").read_text()))
+
+
+def test_killing_the_engine_ends_the_child(tmp_path: Path) -> None:
+    """SIGTERM, as a scheduler sends it."""
+    code = (
+        "from pathlib import Path; from modgap.core.processes import watched; import sys;"
+        f"watched(['sh', '-c', 'echo $$; exec sleep 60'], Path({str(tmp_path / 'log')!r}), {{}})"
+    )
+    engine = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    wait_for(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text().endswith("\n"))
+    child = int((tmp_path / "log").read_text())
+    os.kill(engine.pid, signal.SIGTERM)
+    assert engine.wait(60) != 0 and not alive(child)
+
+
+def test_an_engine_that_is_killed_outright_takes_everything_with_it(tmp_path: Path) -> None:
+    """SIGKILL leaves it no time; the child sees that its parent is gone. One of its own has lost
+    the mark, as Ray's agents do."""
+    child = (
+        "from modgap.core.processes import end_with_parent; end_with_parent(0.05); import os,"
+        " subprocess, time;p = subprocess.Popen(['sleep', '60'], start_new_session=True);q ="
+        " subprocess.Popen(['sleep', '60'], start_new_session=True, env={});print(os.getpid(),"
+        " p.pid, q.pid, flush=True);time.sleep(60)"
+    )
+    code = (
+        "from pathlib import Path; from modgap.core.processes import watched; import sys;"
+        f"watched([sys.executable, '-c', {child!r}], Path({str(tmp_path / 'log')!r}), {{}})"
+    )
+    engine = subprocess.Popen([sys.executable, "-c", code])
+    wait_for(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text().endswith("\n"))
+    pids = [int(word) for word in (tmp_path / "log").read_text().split()]
+    engine.kill()
+    engine.wait()
+    wait_for(lambda: not any(map(alive, pids)))
+
+
+# What verl says
+
+
+def test_metrics_take_our_names_and_what_is_not_finite_is_null() -> None:
+    data = {
+        "critic/score/mean": 0.5,
+        "actor/grad_norm": float("nan"),
+        "val-core/9k/acc/mean@1": 0.25,
+        "other": 1,
+    }
+    assert metrics_line(3, data, 2, 100, 16) == {
+        "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25,
+        "sampled_groups": 16, "dropped_groups": 0,
+    }  # fmt: skip
+
+
+def test_the_reward_is_of_all_that_were_sampled_dropped_groups_included() -> None:
+    groups = "training/filter_groups"
+    data = {
+        "critic/score/mean": 0.4, f"{groups}/evicted_samples": 12.0,
+        f"{groups}/evicted_reward/mean": 0.9, f"{groups}/discarded_surplus_samples": 4.0,
+    }  # fmt: skip
+    line = metrics_line(1, data, 1, 100, 8)
+    assert line["reward"] == pytest.approx((12 * 0.4 + 12 * 0.9) / 24)
+    assert (line["sampled_groups"], line["dropped_groups"]) == (24, 12)
+    del data[f"{groups}/evicted_reward/mean"]
+    assert metrics_line(1, data, 1, 100, 8)["reward"] is None, (
+        "not that of the kept groups, which is another thing"
+    )
+
+
+@pytest.mark.parametrize(("longest", "truncated"), [(99.0, 0.0), (100.0, 0.25)])
+def test_the_longest_response_is_truncated_only_at_the_limit(
+    longest: float, truncated: float
+) -> None:
+    data = {"response_length/max": longest, "response_length/clip_ratio": 0.25}
+    assert metrics_line(1, data, 1, 100, 8)["truncated"] == truncated
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "(W pid=1) torch.OutOfMemoryError: CUDA out of memory. Tried\nmodgap-error: x",
+            "CUDA out of memory.*micro_batch",
+        ),
+        (
+            "ValueError: No available memory for the cache blocks",
+            "gpu_memory_utilization=F, or free the GPU",
+        ),
+        ("a\nmodgap-error: TypeError: b\nlast", "^TypeError: b$"),
+        ("a\n\x1b[36m(Runner pid=5)\x1b[0m boom\n", "^boom$"),
+        ("", "it said nothing"),
+    ],
+)
+def test_a_failure_is_one_line_with_a_remedy(tmp_path: Path, text: str, words: str) -> None:
+    import re
+
+    (tmp_path / "log").write_text(text)
+    assert re.search(words, why(tmp_path / "log")) and "\n" not in why(tmp_path / "log")
+
+
+def test_a_checkpoint_is_found_in_every_layout_and_missing_shards_are_named(tmp_path: Path) -> None:
+    actor = tmp_path / "global_step_20" / "actor"
+    (actor / "huggingface").mkdir(parents=True)
+    (actor / "huggingface" / "config.json").write_text("{}")
+    for rank in range(2):
+        (actor / f"model_world_size_2_rank_{rank}.pt").touch()
+    assert actor_folder(tmp_path) == actor_folder(actor.parent) == actor_folder(actor) == actor
+    (actor / "model_world_size_2_rank_0.pt").unlink()
+    with pytest.raises(UserError, match=r"lacks the shards of ranks \[0\] of 2"):
+        actor_folder(tmp_path)
+    with pytest.raises(UserError, match="holds no FSDP checkpoint of verl"):
+        actor_folder(tmp_path / "global_step_20" / "actor" / "huggingface")

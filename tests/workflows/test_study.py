@@ -1,0 +1,207 @@
+"""A whole study with the bundled testbed model: real problems made here, real updates, one report;
+and kill -9.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from asking import spec
+
+from modgap.cli.main import main
+from modgap.core.errors import UserError
+from modgap.core.options import EvalOptions
+from modgap.core.recipe import Settings
+from modgap.core.record import RunFolder
+from modgap.datasets.synthetic import write_dataset
+from modgap.workflows.study import run_study
+from modgap.workflows.train import resolve_recipe, resolve_recipes
+
+# At this temperature most groups are mixed, so that two are soon found.
+SETTINGS = (
+    "steps=1", "prompts_per_step=2", "mini_batch=2", "temperature=1.3", "validation_problems=2",
+    "lr=1e-4",
+)  # fmt: skip
+TEST = 3  # problems
+OPTIONS = EvalOptions(samples=2, max_tokens=64)  # most answers end before
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, 24, TEST, seed=3, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "study"
+    run_study(
+        spec(
+            data,
+            "tiny",
+            ("kl", "full-text"),
+            out,
+            benchmark="synthetic",
+            settings=SETTINGS,
+            options=OPTIONS,
+        )
+    )
+    return out
+
+
+def exactly_once(folder: Path, samples: int, problems: int) -> bool:
+    counts = Counter(row.key for row in RunFolder(folder).responses())
+    return set(counts.values()) == {1} and len(counts) == 2 * samples * problems
+
+
+def test_a_study_leaves_what_its_contract_says(study: Path) -> None:
+    for run in ("base", "full-text", "kl"):
+        assert exactly_once(study / run / "eval", 2, TEST)
+        summary = json.loads((study / run / "eval" / "summary.json").read_text())
+        assert {"points", "ci_low", "ci_high", "p_value", "table"} <= set(summary["gap"])
+    assert [path.parent.parent.name for path in sorted(study.glob("**/responses.jsonl"))] == [
+        "base",
+        "full-text",
+        "kl",
+    ]
+    assert (study / "kl" / "stage2" / "checkpoints" / "step_1" / "model.safetensors").exists()
+    numbers = json.loads((study / "summary.json").read_text())
+    assert set(numbers["runs"]) == {"base", "full-text", "kl"}
+    assert "<script" in (study / "report.html").read_text()
+
+
+def test_the_updates_are_real(study: Path) -> None:
+    """The testbed model solves some samples of a problem and not others, so groups are kept and
+    gradients flow.
+    """
+    for stage in ("full-text/stage1", "kl/stage2"):
+        (row,) = map(json.loads, (study / stage / "train_log.jsonl").read_text().splitlines())
+        assert row["kept_groups"] > 0 and row["grad_norm"] > 0
+    assert row["eligible_rows"] > 0 and row["contrastive_kl"] > 0
+    weights = [
+        study / name / "checkpoints/step_1/model.safetensors"
+        for name in ("full-text/stage1", "kl/stage2")
+    ]
+    assert weights[0].read_bytes() != weights[1].read_bytes()
+
+
+def test_recipes_that_begin_alike_share_that_stage(study: Path) -> None:
+    shared = study / "full-text" / "stage1"
+    assert shared.is_symlink() and shared.resolve() == (study / "kl" / "stage1").resolve()
+    assert not os.path.isabs(os.readlink(shared)), "a study can be moved"
+
+
+def test_a_finished_study_does_nothing_again(study: Path, data: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in study.glob("**/*.safetensors")}
+    responses = {path: path.read_bytes() for path in study.glob("**/responses.jsonl")}
+    run_study(
+        spec(
+            data,
+            "tiny",
+            ("full-text", "kl"),
+            study,
+            benchmark="synthetic",
+            settings=SETTINGS,
+            options=OPTIONS,
+        )
+    )
+    assert before == {path: path.stat().st_mtime_ns for path in study.glob("**/*.safetensors")}
+    assert responses == {path: path.read_bytes() for path in study.glob("**/responses.jsonl")}
+
+
+def test_other_arguments_are_refused(
+    study: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "study",
+        "--data",
+        str(data),
+        "--model",
+        "tiny",
+        "--out",
+        str(study),
+        "--benchmark",
+        "synthetic",
+    ]
+    assert main([*arguments, "--recipes", "full-text", "--samples", "3", "--set", *SETTINGS]) == 1
+    assert re.search(r"samples was 2, now 3", capsys.readouterr().err)
+    assert main([*arguments, "--recipes", "fulltext"]) == 1
+    assert "Did you mean 'full-text'" in capsys.readouterr().err
+
+
+def test_settings_come_from_the_paper_then_the_model_then_the_user() -> None:
+    paper = resolve_recipe("kl", [])
+    assert paper.stages[0].settings == Settings(steps=200) and paper.stages[1].settings.steps == 100
+    small = resolve_recipe("kl", ["stage2.lr=1"], {"training": {"steps": 7, "lr": 1e-3}})
+    assert [stage.settings.steps for stage in small.stages] == [7, 7]
+    assert [stage.settings.lr for stage in small.stages] == [1e-3, 1.0]
+
+
+def test_a_setting_of_a_stage_goes_to_the_recipes_that_have_it() -> None:
+    recipes = resolve_recipes(("full-text", "kl"), ["stage2.kl_coef=0.1", "lr=1e-5"])
+    assert recipes["kl"].stages[1].settings.kl_coef == 0.1
+    assert recipes["full-text"].stages[0].settings.lr == 1e-5
+    with pytest.raises(UserError, match="stages 1 to 2"):
+        resolve_recipes(("full-text", "kl"), ["stage3.lr=1"])
+
+
+def test_a_study_does_not_measure_on_what_it_trained_on(tmp_path: Path) -> None:
+    line = (
+        '{"id": "a", "answer": "3", "prompts": {"full-text": "AB = 3. Find AB.", "image-only":'
+        ' "Find AB."}}\n'
+    )
+    (tmp_path / "problems.jsonl").write_text(line.replace('"answer"', '"image": null, "answer"'))
+    with pytest.raises(UserError):
+        run_study(spec(tmp_path, "tiny", ["full-text"], tmp_path / "out", benchmark="pairs"))
+
+
+def some_line(path: Path) -> bool:
+    return path.exists() and b"\n" in path.read_bytes()
+
+
+@pytest.mark.slow
+def test_kill_9_in_any_phase_and_the_same_command_finishes(
+    study: Path, data: Path, tmp_path: Path
+) -> None:
+    """Killed at the first sign of each phase; then the same command gets through and all is there
+    exactly once.
+    """
+    out = tmp_path / "s"
+    command = [sys.executable, "-m", "modgap", "study", "--data", str(data), "--model", "tiny"]
+    command += ["--recipes", "full-text,kl", "--benchmark", "synthetic", "--out", str(out)]
+    command += ["--samples", "2", "--max-tokens", "64", "--set", *SETTINGS]
+    phases: dict[str, Callable[[], bool]] = {
+        "measuring the base": lambda: some_line(out / "base/eval/responses.jsonl"),
+        "sampling": lambda: some_line(out / "full-text/stage1/rollouts.jsonl"),
+        "a checkpoint": lambda: any((out / "full-text/stage1/checkpoints").glob("*step_1*")),
+        "a logged step": lambda: some_line(out / "full-text/stage1/train_log.jsonl"),
+        "measuring a recipe": lambda: some_line(out / "full-text/eval/responses.jsonl"),
+        "the next stage": lambda: any((out / "kl/stage2/checkpoints").glob("*step_1*")),
+    }
+    killed: list[str] = []
+    for phase, begun in phases.items():
+        if begun():  # as soon as the one before it
+            continue
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not begun():
+            time.sleep(0.005)
+        process.kill()
+        if process.wait() == -signal.SIGKILL:
+            killed.append(phase)
+    assert len(killed) >= 2, killed
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    for run in ("base", "full-text", "kl"):
+        assert exactly_once(out / run / "eval", 2, TEST)
+    weights = "kl/stage2/checkpoints/step_1/model.safetensors"
+    assert (out / weights).read_bytes() == (study / weights).read_bytes()
