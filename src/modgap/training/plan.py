@@ -2,8 +2,8 @@
 
 `shape.py` gives upper bounds for verl from a stage's limits. This module uses expected lengths
 (`Lengths`) and the work of `update.py` and `models/tree.py`: a group's prompt once, images once,
-the head on responses only, twins for right rows only. The machine's speed is measured on a CPU (less
-than a second) and taken from a table for a GPU. Every assumption is printed. `bench/plan.py`
+the head on responses only, twins for right rows only. The machine's speed is measured on a CPU (in
+less than a second) and taken from a table for a GPU. Every assumption is printed. `bench/plan.py`
 compares the seconds with a training.
 """
 
@@ -194,8 +194,8 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     """The expected cost of a step of a stage."""
     s, n = stage.settings, stage.settings.samples_per_prompt
     groups, drawn = s.prompts_per_step, s.prompts_per_step / lengths.mixed
-    # Forward, backward to inputs and backward to weights, and forward again with checkpointing. With
-    # an adapter the weights have no gradient.
+    # Forward, backward to inputs and backward to weights, and forward again with checkpointing.
+    # With an adapter the weights have no gradient.
     again = 3.0 + s.gradient_checkpointing - bool(s.lora_rank)
     see = shape.see(lengths.image)
     group = branch(shape, 0, lengths.prompt, lengths.response, n)

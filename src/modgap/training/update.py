@@ -153,12 +153,12 @@ class SharedVision:
                 continue
             roots = self._kept or self._policy.image_features(part)
             used: list[Tensor] = []
-            gradients: list[Tensor] = []
+            received: list[Tensor] = []
             for root, leaf in zip(roots, leaves, strict=True):
                 if root is not None and leaf.grad is not None:
                     used.append(root)
-                    gradients.append(leaf.grad.to(root.dtype))
-            torch.autograd.backward(used, gradients)
+                    received.append(leaf.grad.to(root.dtype))
+            torch.autograd.backward(used, received)
 
 
 def pieces(rows: Sequence[int], size: int) -> Iterator[list[int]]:
