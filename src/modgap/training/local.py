@@ -285,8 +285,8 @@ class StageRun:
             numbers = {"step": 0, "position": 0, "lengths": (0, 0), "best": None}
             return numbers | {"micro": self.micro.size}
         state = load_state(path, self.policy, self.optimizer)
-        # The link `best` may point to a later checkpoint, written before a kill. An interrupted step
-        # has no checkpoint.
+        # The link `best` may point to a later checkpoint, written before a kill. An interrupted
+        # step has no checkpoint.
         if state["best"] or step_folder(self.folder, state["step"]).exists():
             point_best(self.folder, state["best"][1] if state["best"] else state["step"])
         return state

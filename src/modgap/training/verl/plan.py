@@ -35,7 +35,7 @@ def variants(stage: Stage) -> list[str]:
 
 
 def stage_files(out: Path, number: int, stage: Stage) -> Files:
-    """The files of stage `number` of a run; absolute, because Ray's workers run in other folders."""
+    """The files of stage `number` of a run; absolute, since Ray's workers run in other folders."""
     folder = out.absolute() / f"stage{number}"
     return Files(
         tuple(str(folder / "data" / f"train-{name}.parquet") for name in variants(stage)),

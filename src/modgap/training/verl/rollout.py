@@ -1,9 +1,8 @@
-"""verl's agent loop for one turn, which also tokenizes the text-free twin of a prompt (contrastive
-stages).
+"""verl's single-turn agent loop, which also tokenizes the text-free twin of a prompt.
 
-The twin is the parquet's column `contrastive_prompt`; it shows the images of the prompt. Its token
-ids travel in `extra_fields` to the actor, where `plugin.py` finds them. Without the column (other
-stages, validation) this is verl's own loop.
+The twin is the parquet's column `contrastive_prompt` (contrastive stages); it has the images of the
+prompt. Its token ids are passed in `extra_fields` to the actor, where `plugin.py` reads them.
+Without the column (other stages, validation) this is verl's own loop.
 """
 
 # verl has an environment of its own.
@@ -40,8 +39,9 @@ class TwinAgentLoop(SingleTurnAgentLoop):
 def twin_messages(
     twin: Iterable[Mapping[str, Any]], raw_prompt: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The twin's turns in the form of a chat template, each `<image>` replaced by an image of the
-    prompt, in order.
+    """The twin's turns as messages for a chat template.
+
+    Each `<image>` is replaced by an image of the prompt, in order.
     """
     parts: Sequence[Any]
     images = [

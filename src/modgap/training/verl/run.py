@@ -50,7 +50,7 @@ def main(path: str) -> int:
 
 
 def cause(error: BaseException) -> str:
-    """The innermost cause in one line; Ray wraps a worker's error and traceback in its own error."""
+    """The innermost cause in one line; Ray wraps a worker's error and traceback in its own."""
     inner = getattr(error, "cause", None) or error.__cause__
     if isinstance(inner, BaseException) and inner is not error:
         return cause(inner)
