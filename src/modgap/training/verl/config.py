@@ -262,9 +262,11 @@ def stage_overrides(
     for key, (written, value) in passed.items():
         out[names.get(key, written)] = value
     check_overrides(model, out, train_rows)
+    fits = False
     if preset.offload_if_needed and model.shape and gpu_gib:
-        if holds_all(stage, model.shape, out, gpu_gib):
-            out |= {key: False for key in OFFLOADS if key not in passed}
+        fits = holds_all(stage, model.shape, out, gpu_gib)
+    if fits:
+        out |= {key: False for key in OFFLOADS if key not in passed}
     return out
 
 
