@@ -203,13 +203,17 @@ class Batch:
     @classmethod
     def of(cls, groups: Sequence[Group]) -> Batch:
         """The rows of groups, with their advantages."""
-        return cls(
-            [group.prompt for group in groups for _ in group.responses],
-            [group.twin for group in groups for _ in group.responses],
-            [response.token_ids for group in groups for response in group.responses],
-            torch.cat([group_advantages(group.rewards_N[None])[0] for group in groups]),
-            torch.cat([eligible_rows(group.scores_N) for group in groups]),
-        )
+        prompts: list[Any] = []
+        twins: list[Any] = []
+        responses: list[Tensor] = []
+        for group in groups:
+            # Rows of a group share these objects, and with them their computation.
+            prompts += [group.prompt] * len(group.responses)
+            twins += [group.twin] * len(group.responses)
+            responses += [response.token_ids for response in group.responses]
+        advantages = [group_advantages(group.rewards_N[None])[0] for group in groups]
+        eligible = [eligible_rows(group.scores_N) for group in groups]
+        return cls(prompts, twins, responses, torch.cat(advantages), torch.cat(eligible))
 
 
 class Roller:
@@ -344,7 +348,7 @@ def draw_size(settings: Settings, kept: int, sampled: int, before: float = 1.0) 
     """How many prompts to draw so that about as many groups are mixed as the step still needs.
 
     The expected share of mixed groups is the share that this step has kept so far; before its first
-    group it is that of the previous step. Drawing generously pays: a GPU takes hardly longer for
+    group it is that of the previous step. Large draws save time: a GPU takes hardly longer for
     twice the prompts, but each additional draw takes as long as its longest response. A step starts
     with at most `MOST_DRAWN` times its prompts, as the authors of DAPO do, and each refill draws at
     most `prompts_per_step`.

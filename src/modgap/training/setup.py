@@ -177,9 +177,13 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
         settings["max_refills"] = "inf"  # JSON has no infinity
     names = {attribute: name for name, attribute in NAMES.items()}
     return {
-        "stage": number, "views": list(stage.views), "contrastive": stage.contrastive,
-        "start": origin, "style": style, **{names[key]: value for key, value in settings.items()},
-    }  # fmt: skip
+        "stage": number,
+        "views": list(stage.views),
+        "contrastive": stage.contrastive,
+        "start": origin,
+        "style": style,
+        **{names[key]: value for key, value in settings.items()},
+    }
 
 
 def digest(problems: Sequence[Problem]) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from typing import Any
 
 import torch
@@ -245,7 +245,7 @@ def gradients(
         twins: list[list[int]] = [[] for _ in passes]
         if together:
             twins = [[i for i in rows if batch.eligible_B[i]] for rows in passes]
-        twin_rows = torch.tensor([i for pass_twins in twins for i in pass_twins], dtype=torch.long)
+        twin_rows = torch.tensor(list(chain.from_iterable(twins)), dtype=torch.long)
         within: list[int] = []
         for rows, pass_twins in zip(passes, twins, strict=True):
             within += [i - rows[0] for i in pass_twins]

@@ -187,7 +187,7 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
             torch.cat(places, -1), offsets, jagged_dim=places[0].dim()
         )
         out["multi_modal_inputs"] = NonTensorStack(
-            *[NonTensorData(item) for item in [*media, *(media[i] for i in rows)]]
+            *map(NonTensorData, [*media, *(media[i] for i in rows)])
         )
         return out
 

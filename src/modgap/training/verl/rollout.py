@@ -11,7 +11,7 @@ Without the column (other stages, validation) this is verl's own loop.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
@@ -43,19 +43,18 @@ def twin_messages(
 
     Each `<image>` is replaced by an image of the prompt, in order.
     """
-    parts: Sequence[Any]
-    images = [
-        part
-        for message in raw_prompt
-        for part in (message["content"] if not isinstance(message["content"], str) else [])
-        if part.get("type") == "image"
-    ]
+    images: list[Any] = []
+    for message in raw_prompt:
+        if not isinstance(message["content"], str):
+            images += [part for part in message["content"] if part.get("type") == "image"]
     rest = iter(images)
     out: list[dict[str, Any]] = []
     for message in twin:
-        parts = [text for text in re.split("(<image>)", message["content"]) if text]
-        content = [
-            next(rest) if text == "<image>" else {"type": "text", "text": text} for text in parts
-        ]
+        content: list[Any] = []
+        for text in re.split("(<image>)", message["content"]):
+            if text == "<image>":
+                content.append(next(rest))
+            elif text:
+                content.append({"type": "text", "text": text})
         out.append({"role": message["role"], "content": content})
     return out
