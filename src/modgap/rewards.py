@@ -1,11 +1,11 @@
-"""The reward as others call it: verl's signature (`compute_score`) and TRL's (`gap_reward`).
+"""The reward for other frameworks: verl's signature (`compute_score`) and TRL's (`gap_reward`).
 
-Both are `grading.answer.reward`, so that training, evaluation and the two engines cannot drift
-apart. Importing this module loads no torch, no sympy and neither of the two frameworks.
+Both call `grading.answer.reward`, so training, evaluation and the two engines use one rule.
+Importing this module loads neither torch nor sympy nor the two frameworks.
 
-Difference from the paper's `compute_score`, a float without a tolerance: here it is a dict (verl
-logs its other keys), and within 1% of a gold that is no integer counts as right unless
-`tolerance="exact"`.
+Differences from the paper's `compute_score`, which returns a float and has no tolerance: this one
+returns a dict (verl logs its other keys), and an answer within 1% of a gold answer that is not an
+integer counts as right unless `tolerance="exact"`.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ def compute_score(
     """Score one response, with verl's signature for a custom reward function.
 
     Args:
-        data_source: Unused; one rule serves every source.
+        data_source: Unused; every source has the same rule.
         solution_str: The response; None, which a server may return for an empty message, is an
             empty response.
         ground_truth: The gold answer.
         extra_info: Unused.
         tolerance: `exact` (the paper's), `strict` or `relative`; verl passes it from
             `reward_kwargs`.
-        **kwargs: What else verl passes; unused.
+        **kwargs: Other arguments of verl; unused.
 
     Returns:
         `score`: `0.9 * correct + 0.1 * well formatted`. `acc`: 1.0 only if both, that is, if
             `score` is 1. `format`.
-        `ungraded`: 1.0 if the gold answer is no number, so that the response could not be graded.
+        `ungraded`: 1.0 if the gold answer is not a number, so the response could not be graded.
     """
     result = reward(solution_str or "", ground_truth, tolerance)
     return {
@@ -70,16 +70,16 @@ def gap_reward(
             whole or as the content, is an empty response: a server may return null.
         tolerance: As in `compute_score`; bind another one with `functools.partial`.
         **columns: The data set's columns, one value for each completion. The gold answer is
-            `ground_truth`, `answer` or `solution`, the first that is there; `prompts`,
-            `trainer_state` and the like are ignored.
+            `ground_truth`, `answer` or `solution`, the first that exists; `prompts`,
+            `trainer_state` and similar columns are ignored.
 
     Returns:
-        One score for each completion; None (TRL: not scored) where the gold answer is no number,
-        with a warning.
+        One score for each completion; None (TRL: not scored) where the gold answer is not a
+        number, with a warning.
 
     Raises:
-        ValueError: If no gold column is there, its length differs from that of `completions`, or a
-            part of a message is no text.
+        ValueError: If there is no gold column, its length differs from that of `completions`, or a
+            part of a message is not text.
     """
     column = next((name for name in GOLD_COLUMNS if columns.get(name) is not None), None)
     if column is None:
@@ -97,20 +97,18 @@ def gap_reward(
         reward(_text(completion), str(gold), tolerance)
         for completion, gold in zip(completions, golds, strict=True)
     ]
-    if ungraded := [
-        str(gold)[:40] for result, gold in zip(results, golds, strict=True) if result.ungraded
-    ]:
+    paired = zip(results, golds, strict=True)
+    ungraded = [str(gold)[:40] for result, gold in paired if result.ungraded]
+    if ungraded:
         warnings.warn(
-            f"{len(ungraded)} gold answers in {column!r} are no numbers, as {ungraded[0]!r}",
+            f"{len(ungraded)} gold answers in {column!r} are not numbers, such as {ungraded[0]!r}",
             stacklevel=2,
         )
     return [None if result.ungraded else result.score for result in results]
 
 
 def _text(completion: str | Sequence[Message] | None) -> str:
-    """The words of a completion: the string itself, or the content of the conversation's last
-    message.
-    """
+    """The text of a completion: the string, or the content of the conversation's last message."""
     if isinstance(completion, str):
         return completion
     if not completion:

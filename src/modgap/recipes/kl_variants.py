@@ -1,9 +1,8 @@
-"""Does the contrastive KL close the gap, and which part of it: `kl` with one thing changed at a
-time.
+"""Variants of `kl`, each with one change: which part of the contrastive KL closes the gap?
 
-None of these is in the paper, which has one estimator with one clamp, and no control for the
-further steps that `kl` gets. All begin with `kl`'s first stage, which a study therefore trains
-once, and have its budget.
+None of these is in the paper. The paper has one estimator with one clamp, and no control for the
+additional steps of `kl`. All variants have the first stage of `kl`, which a study therefore trains
+once, and the same budget.
 """
 
 from __future__ import annotations
@@ -44,8 +43,9 @@ def kl_strong() -> Recipe:
 
 
 def kl_forward_strong() -> Recipe:
-    """`kl-forward` at ten times the paper's coefficient: close to fine-tuning image-only on its own
-    answers.
+    """`kl-forward` at ten times the paper's coefficient.
+
+    This is close to fine-tuning image-only on the model's own answers.
     """
     return _variant(
         "kl-forward-strong",
@@ -56,7 +56,7 @@ def kl_forward_strong() -> Recipe:
 
 
 def full_text_continued() -> Recipe:
-    """`kl` without its contrastive term: the control that its second stage is to be compared with."""
+    """`kl` without its contrastive term: the control for its second stage."""
     first, second = kl().stages
     second = replace(second, contrastive=False)
     return Recipe(

@@ -1,10 +1,10 @@
-"""The six recipes of the paper (table 1, and the original's `dapo_*.sh`), each as its difference
-from another one.
+"""The six recipes of the paper (table 1, and the original's `dapo_*.sh`).
 
-The scripts fix no last step: the steps are those of the released 7B checkpoints (text 200, KL 100,
-no-text 200; the 3B ones stopped at 240, 280 and 160 or 200). `dapo-kl-curriculum.sh` starts from KL
-step 200 and `dapo_kl.sh` from a full-text checkpoint of 200 steps; steps are settings, so `--set
-stage2.steps=200` is either.
+Each recipe is written as its difference from another one. The scripts do not set a last step. The
+steps here are those of the released 7B checkpoints (text 200, KL 100, no-text 200; the 3B ones
+stopped at 240, 280 and 160 or 200). `dapo-kl-curriculum.sh` starts from KL step 200 and
+`dapo_kl.sh` from a full-text checkpoint of 200 steps. Steps are settings, so `--set
+stage2.steps=200` gives either.
 """
 
 from __future__ import annotations
@@ -29,48 +29,31 @@ def full_text() -> Recipe:
 
 def no_text() -> Recipe:
     """Conditions in the diagram only."""
-    return replace(
-        full_text(),
-        name="no-text",
-        stages=(_VISION,),
-        summary="DAPO on problems shown as image only",
-    )
+    summary = "DAPO on problems shown as image only"
+    return replace(full_text(), name="no-text", stages=(_VISION,), summary=summary)
 
 
 def mix() -> Recipe:
     """Both views of every problem, shuffled together."""
     both = replace(_TEXT, views=("full-text", "image-only"))
-    return replace(
-        full_text(),
-        name="mix",
-        stages=(both,),
-        summary="DAPO on both views of every problem, shuffled",
-    )
+    summary = "DAPO on both views of every problem, shuffled"
+    return replace(full_text(), name="mix", stages=(both,), summary=summary)
 
 
 def curriculum() -> Recipe:
     """First with text, then without."""
-    return replace(
-        full_text(),
-        name="curriculum",
-        stages=(_TEXT, _VISION),
-        summary="full-text, then image-only",
-    )
+    summary = "full-text, then image-only"
+    return replace(full_text(), name="curriculum", stages=(_TEXT, _VISION), summary=summary)
 
 
 def kl() -> Recipe:
     """First with text, then with text and the contrastive KL to the text-free twin."""
-    return replace(
-        full_text(),
-        name="kl",
-        stages=(_TEXT, _KL),
-        summary="full-text, then full-text with the contrastive KL",
-    )
+    summary = "full-text, then full-text with the contrastive KL"
+    return replace(full_text(), name="kl", stages=(_TEXT, _KL), summary=summary)
 
 
 def kl_curriculum() -> Recipe:
     """`kl`, then without text."""
-    return replace(
-        kl(), name="kl-curriculum", stages=(*kl().stages, _VISION),
-        summary="full-text, then full-text with the contrastive KL, then image-only",
-    )  # fmt: skip
+    stages = (*kl().stages, _VISION)
+    summary = "full-text, then full-text with the contrastive KL, then image-only"
+    return replace(kl(), name="kl-curriculum", stages=stages, summary=summary)

@@ -1,20 +1,21 @@
-"""Checkpoints of a stage, written so that a kill at any moment loses nothing and makes nothing
-twice.
+"""Checkpoints of a stage; a kill at any moment loses no saved step and duplicates nothing.
 
 ```
 stageN/checkpoints/step_N/   Hugging Face folder
-stageN/checkpoints/best      link to the one with the highest validation accuracy (the last one, without validation)
-stageN/state.pt              trained weights, optimizer, RNG, place in the data, length of the logs; gone at the end
-stageN/result.json           the stage is done
+stageN/checkpoints/best      link to the one with the highest validation accuracy (without
+                             validation: the last one)
+stageN/state.pt              trained weights, optimizer, RNG, position in the data, length of the
+                             logs; removed at the end
+stageN/result.json           marks the stage as done
 manifest.json                which recipe the stages belong to, and how many it has
 ```
 
-`state.pt` and `result.json` carry the stage's mark (`RunFolder.mark`): beside another run's
+`state.pt` and `result.json` contain the stage's mark (`RunFolder.mark`): beside another run's
 manifest they are refused.
 
-A checkpoint is first the folder, then `state.pt`, each moved into place when it is whole. What
-happened after the last `state.pt` is forgotten: the logs are cut back to it, and the steps are done
-again. Ctrl-C and `kill` write one of the last step; `kill -9` cannot.
+First the checkpoint's folder is written, then `state.pt`; each is moved into place when it is
+complete. Steps after the last `state.pt` are discarded: the logs are cut back to it, and the steps
+run again. Ctrl-C and `kill` write a `state.pt` of the last step; `kill -9` cannot.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def step_folder(stage: Path, step: int) -> Path:
 
 
 def save_weights(policy: TrainablePolicy, stage: Path, step: int) -> Path:
-    """Write the checkpoint of a step; one that is there already is replaced."""
+    """Write the checkpoint of a step; an existing one is replaced."""
     final = step_folder(stage, step)
     temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -56,7 +57,7 @@ def save_weights(policy: TrainablePolicy, stage: Path, step: int) -> Path:
 
 
 def point_best(stage: Path, step: int) -> None:
-    """Let `checkpoints/best` name the checkpoint of a step."""
+    """Link `checkpoints/best` to the checkpoint of a step."""
     link = stage / "checkpoints" / "best"
     temporary = link.with_name(".best.tmp")
     temporary.unlink(missing_ok=True)
@@ -67,19 +68,18 @@ def point_best(stage: Path, step: int) -> None:
 def save_state(
     path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, **numbers: Any
 ) -> None:
-    """Write everything that going on bit-equal needs.
+    """Write everything that a bit-equal resume needs.
 
     Args:
         path: `state.pt`.
-        policy: Its trained weights, in the type they are trained in (the frozen ones come from the
-            stage's start).
-        optimizer: Its moments.
-        **numbers: Step, place in the data, lengths of the logs, best validation.
+        policy: The policy; its trained weights are saved in the type they are trained in. The
+            frozen ones come from the stage's start.
+        optimizer: The optimizer; its moments are saved.
+        **numbers: Step, position in the data, lengths of the logs, best validation.
     """
+    parameters = policy.model.named_parameters()
     state = {
-        "weights": {
-            name: p.detach() for name, p in policy.model.named_parameters() if p.requires_grad
-        },
+        "weights": {name: p.detach() for name, p in parameters if p.requires_grad},
         "optimizer": optimizer.state_dict(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -95,12 +95,11 @@ def save_state(
 
 
 class LastStep:
-    """The state after the last step: written when the step says so, and when the run is
-    interrupted.
+    """The state after the last step, written when a save is due and on an interrupt.
 
-    Not if that happens while an optimizer changes the weights, or before the step that it belongs
-    to is done: then they are those of no step, and what was written before counts. Use it as a
-    context.
+    It is not written if the interrupt comes while an optimizer changes the weights, or before the
+    step of these changes is done. The weights then belong to no step, and the earlier `state.pt`
+    stays. Use it as a context.
 
     Args:
         path: `state.pt`.
@@ -111,13 +110,13 @@ class LastStep:
         self._pending: Callable[[], None] | None = None
 
     def changing(self) -> None:
-        """Weights and moments change from here on."""
+        """Weights and moments are about to change: the pending state is no longer valid."""
         self._pending = None
 
     def done(
         self, write: bool, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, **numbers: Any
     ) -> None:
-        """A step is done; see `save_state`."""
+        """A step is done: write its state now, or keep it for an interrupt; see `save_state`."""
         self._pending = lambda: save_state(self._path, policy, optimizer, **numbers)
         if write:
             self._pending()
@@ -135,10 +134,10 @@ class LastStep:
 def load_state(
     path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Put back what `save_state` wrote; the numbers are returned.
+    """Restore what `save_state` wrote, and return the numbers.
 
     Raises:
-        UserError: It is another run's.
+        UserError: The state is of another run.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)
     _check_mark(path, state.pop("run", ""))
@@ -155,7 +154,7 @@ def load_state(
 
 
 def finish(stage: Path, result: dict[str, Any]) -> None:
-    """Mark the stage as done; its optimizer is needed no more."""
+    """Mark the stage as done; its `state.pt` is no longer needed."""
     write_json(stage / "result.json", result | {"run": RunFolder(stage).mark()})
     (stage / "state.pt").unlink(missing_ok=True)
 
@@ -164,7 +163,7 @@ def finished(stage: Path) -> dict[str, Any] | None:
     """What `finish` wrote, or `None` for a stage that is not done.
 
     Raises:
-        UserError: It is another run's.
+        UserError: The result is of another run.
     """
     path = stage / "result.json"
     if not path.exists():
@@ -177,7 +176,7 @@ def finished(stage: Path) -> dict[str, Any] | None:
 def _check_mark(path: Path, mark: str) -> None:
     """Refuse a stage's file that was written under another manifest; older ones have no mark.
 
-    A stage without a manifest is refused where it is begun.
+    A stage without a manifest is refused where it is started.
     """
     there = RunFolder(path.parent).mark()
     if mark and there and mark != there:
@@ -190,14 +189,13 @@ def checkpoint(stage: Path, which: Pointer = "last") -> Path:
     """The last or the best checkpoint of a stage.
 
     Raises:
-        UserError: It has none.
+        UserError: The stage has no checkpoint.
     """
     folder = stage / "checkpoints"
     if which == "best" and (folder / "best").exists():
         return (folder / "best").resolve()
-    steps = [
-        int(m[1]) for path in folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", path.name))
-    ]
+    named = (re.fullmatch(r"step_(\d+)", path.name) for path in folder.glob("step_*"))
+    steps = [int(match[1]) for match in named if match]
     if not steps:
         raise UserError(
             f"{stage} has no checkpoint: train it first, or give the folder of a training run."
@@ -206,9 +204,10 @@ def checkpoint(stage: Path, which: Pointer = "last") -> Path:
 
 
 def start_run(out: Path, recipe: Recipe, given: Mapping[str, Any] | None = None) -> None:
-    """Begin a training run, or go on with it.
+    """Start a training run, or resume it.
 
-    The number of stages is kept here and not in the stages, which other recipes may share.
+    The run's manifest has the number of stages. The stages' manifests do not, because other recipes
+    may share the stages.
 
     Raises:
         UserError: The folder holds another recipe's stages, or another kind of run.
@@ -219,15 +218,14 @@ def start_run(out: Path, recipe: Recipe, given: Mapping[str, Any] | None = None)
 
 
 def final_checkpoint(run: Path | str, which: Pointer = "last") -> Path:
-    """The checkpoint that a training run ends with: of its last stage, or of the run itself if it
-    is one stage.
+    """The final checkpoint of a training run: of its last stage, or of the run if it is a stage.
 
     Args:
         run: The `--out` of `modgap train`, or one `stageN` of it.
         which: `last` or `best`.
 
     Raises:
-        UserError: It is no training run, or it is not finished.
+        UserError: It is not a training run, or it is not finished.
     """
     run = Path(run)
     last = run

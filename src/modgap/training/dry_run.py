@@ -1,6 +1,4 @@
-"""What `modgap train --dry-run` prints, whatever engine would train: stages, settings, amounts and
-notes.
-"""
+"""The output of `modgap train --dry-run` for every engine: stages, settings, amounts and notes."""
 
 from __future__ import annotations
 
@@ -12,13 +10,13 @@ from modgap.core.recipe import Recipe, Stage
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """What a step needs of one thing: `memory: about 12 GiB (weights 4, activations 8)`.
+    """What a step needs of one resource: `memory: about 12 GiB (weights 4, activations 8)`.
 
     Attributes:
-        name: Of what.
-        parts: Part or phase -> how much.
+        name: The resource.
+        parts: Part or phase -> amount.
         unit: Of all numbers; empty for a count.
-        remark: What comes after the parts.
+        remark: The text after the parts.
     """
 
     name: str
@@ -28,7 +26,7 @@ class Amount:
 
     @property
     def total(self) -> float:
-        """Of all parts."""
+        """The sum of all parts."""
         return sum(self.parts.values())
 
     def __str__(self) -> str:
@@ -43,8 +41,8 @@ class Costs:
 
     Attributes:
         tokens: Responses and tokens of a step, in words.
-        amounts: FLOPs, memory and, where they can be told, seconds.
-        assumed: What the amounts rest on; empty where they are upper bounds.
+        amounts: FLOPs, memory and, where they can be estimated, seconds.
+        assumed: The assumptions behind the amounts; empty where they are upper bounds.
         notes: What does not fit, and what would be faster.
     """
 
@@ -55,13 +53,10 @@ class Costs:
 
     def lines(self) -> list[str]:
         """The costs for a reader."""
-        assumed = [f"assumed: {self.assumed}"] if self.assumed else []
-        return [
-            self.tokens,
-            *map(str, self.amounts),
-            *assumed,
-            *(f"note: {note}" for note in self.notes),
-        ]
+        lines = [self.tokens, *map(str, self.amounts)]
+        if self.assumed:
+            lines.append(f"assumed: {self.assumed}")
+        return [*lines, *(f"note: {note}" for note in self.notes)]
 
 
 @dataclass(slots=True)
@@ -70,10 +65,10 @@ class StagePlan:
 
     Attributes:
         stage: The stage.
-        settings: Every setting in force, a line each.
+        settings: Every setting in force, one line for each.
         costs: What a step costs; `None` where the model's shape is not known.
-        remark: What follows the title.
-        notes: What a reader must know, beside the notes of the costs.
+        remark: The text after the title.
+        notes: Warnings for the reader, beside the notes of the costs.
     """
 
     stage: Stage
@@ -95,14 +90,14 @@ def plan_lines(recipe: Recipe, model: str, stages: Iterable[StagePlan]) -> list[
     for number, plan in enumerate(stages, start=1):
         lines.append(f"stage {number}: {plan.stage.title}{plan.remark}")
         if plan.costs is None:
-            told = [f"no estimate: the shape of {model} is not known here; give a folder"]
+            costs = [f"no estimate: the shape of {model} is not known here; give a folder"]
         else:
-            told = plan.costs.lines()
+            costs = plan.costs.lines()
         notes = [f"note: {note}" for note in plan.notes]
-        lines += [f"  {line}" for line in (*plan.settings, *told, *notes)]
+        lines += [f"  {line}" for line in (*plan.settings, *costs, *notes)]
     return lines
 
 
 def short(value: float) -> str:
-    """A number in two digits, or in whole ones."""
+    """A number with two significant digits, or rounded to an integer from 10 on."""
     return f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}"

@@ -1,7 +1,7 @@
-"""What the training loop needs of a model, and what it tells whoever watches.
+"""What the training loop needs of a model, and the events that it reports.
 
-`modgap.models.Policy` and `load_policy` have this shape; training does not import them, they are
-passed in.
+`modgap.models.Policy` and `load_policy` satisfy these protocols. Training does not import them;
+they are passed in.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Encoded(Protocol):
 
     @property
     def image_key(self) -> str | None:
-        """Names the image: prompts with the same key show the same one."""
+        """Identifies the image: prompts with the same key show the same image."""
         ...
 
 
@@ -48,12 +48,12 @@ class Sampled(Protocol):
 
     @property
     def text(self) -> str:
-        """Its words."""
+        """The decoded text."""
         ...
 
     @property
     def finish_reason(self) -> Literal["stop", "length"]:
-        """Whether it ended by itself."""
+        """`stop` if the model ended the response, `length` if the limit did."""
         ...
 
 
@@ -67,21 +67,22 @@ class TrainablePolicy(Protocol):
 
     @property
     def device(self) -> device:
-        """Where it computes."""
+        """The device of its computation."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What is trained."""
+        """The parameters that are trained."""
         ...
 
     def weights_cast(self) -> AbstractContextManager[None]:
-        """Inside, where weights do not change, autocast need not cast them at each use; gradients
-        reach them.
+        """A context in which the weights are cast once, not at each use.
+
+        Weights must not change inside. Gradients still reach them.
         """
         ...
 
     def let_go(self) -> bool:
-        """Give back the memory that is kept from one rollout to the next; whether there was any."""
+        """Free the memory that is kept between rollouts; returns whether there was any."""
         ...
 
     def encode(self, prompt: Prompt, image: Image | None = None) -> Any:
@@ -109,9 +110,7 @@ class TrainablePolicy(Protocol):
         features: Sequence[Tensor | None],
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the whole vocabulary `[B, T, V]` and the mask `[B, T]`,
-        differentiable.
-        """
+        """Log-probabilities of the vocabulary `[B, T, V]` and mask `[B, T]`, differentiable."""
         ...
 
     def generate(
@@ -122,7 +121,7 @@ class TrainablePolicy(Protocol):
         max_new_tokens: int,
         max_rows: int | None = None,
     ) -> Sequence[Sequence[Sampled]]:
-        """For each prompt one response for each of its seeds."""
+        """One response for each seed of each prompt."""
         ...
 
     def save(self, folder: Path) -> Any:
@@ -142,7 +141,7 @@ class LoadPolicy(Protocol):
         freeze_vision: bool,
         gradient_checkpointing: bool,
     ) -> TrainablePolicy:
-        """The policy; `dtype` None leaves the type to the loader."""
+        """Load the policy; with `dtype` None the loader chooses the type."""
         ...
 
 
@@ -154,11 +153,11 @@ class Event:
     """Something that happened while training.
 
     Attributes:
-        kind: `stage` (one begins or goes on), `phase` (of a step), `step` (one is done), `note`
-            (worth saying aloud).
-        stage: Which stage, from 1, of how many.
-        stages: How many.
-        step: Steps done; a phase or a note belongs to the one after.
+        kind: `stage` (one starts or resumes), `phase` (of a step), `step` (one is done), `note`
+            (a message for the user).
+        stage: The stage's number, from 1.
+        stages: The number of stages.
+        step: Steps done; a phase or a note belongs to the next one.
         steps: Steps of this stage.
         text: The stage's title, the note, or the phase's name (`rollout`, `reward`, `logprobs`,
             `update`, `validation`, `checkpoint`).
@@ -175,10 +174,10 @@ class Event:
 
 
 class Progress(Protocol):
-    """Watches the training, to draw it."""
+    """Receives the events of a training, to show its progress."""
 
     def __call__(self, event: Event) -> None:
-        """Told of everything, in order."""
+        """Called with every event, in order."""
         ...
 
 
@@ -206,10 +205,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a training run ends with.
+    """The result of a training run.
 
     Attributes:
-        out: Its folder.
+        out: The run's folder.
         stages: The stages' folders.
         final: The last checkpoint of the last stage, a Hugging Face folder.
         best: Its checkpoint with the highest validation accuracy.

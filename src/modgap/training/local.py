@@ -1,16 +1,17 @@
-"""The local engine: DAPO, with or without the contrastive KL, in one process. The loop is
-`run_stage`, on one page.
+"""The local engine: DAPO, with or without the contrastive KL, in one process.
+
+The loop is `run_stage`:
 
     rollout   draw prompts, sample a group of responses to each
-    reward    grade them; drop groups whose rewards are all equal, and sample others in their place
+    reward    grade them; replace groups whose rewards are all equal by new ones
     advantage relative to the group
     update    one optimizer step for each mini-batch of groups
 
-A recipe's stages run one after the other; each starts from the checkpoint of the one before, with a
-fresh optimizer.
+A recipe's stages run one after the other. Each starts from the checkpoint of the previous one, with
+a new optimizer.
 
-Differences from the original: one process in the place of verl's Ray workers; refills are bounded
-and draw what is missing; validation problems are held out of train (the original validates on the
+Differences from the original: one process instead of verl's Ray workers; refills are bounded and
+draw only what is missing; validation problems are held out of train (the original validates on the
 test split); sampling and training use the same forward pass, so there is no mismatch between two
 engines to correct.
 """
@@ -82,22 +83,22 @@ def train(
     progress: Progress | None = None,
     job: Job | None = None,
 ) -> TrainResult:
-    """Train a model by a recipe; the same call goes on where a killed one stopped.
+    """Train a model by a recipe; the same call resumes a run that was killed.
 
     Args:
-        recipe: What to do, its settings resolved.
+        recipe: The recipe, its settings resolved.
         problems: The train split.
-        model: Where the first stage starts: whatever `load_policy` takes.
-        out: Gets `stage1/`, `stage2/`, ...; each is a training run of its own. A folder is for one
-            recipe.
+        model: The model that the first stage starts from: anything that `load_policy` accepts.
+        out: The run's folder, for one recipe. `stage1/`, `stage2/`, ... are created in it; each is
+            a training run of its own.
         load_policy: Loads a model, e.g. `modgap.models.load.load_policy`.
         reward: (response, gold) to a reward; by default what the settings say.
         progress: Called with every event.
         job: Style of the prompts, validation problems and the like.
 
     Raises:
-        UserError: The settings do not go together, the folder holds another run, or nothing can be
-            trained on.
+        UserError: The settings contradict each other, the folder holds another run, or there is no
+            problem to train on.
     """
     recipe.check()
     job = job or Job()
@@ -111,7 +112,7 @@ def train(
         raise UserError("there is no problem to train on: give a data set with a train split.")
     check_prompts(recipe, train_on, validation, style)
     folders = tuple(out / f"stage{number}" for number in range(1, len(recipe.stages) + 1))
-    # All of them before the first model is loaded: the last stage's may be what cannot be imported.
+    # Resolve all rewards before the first model is loaded: an import error then shows at once.
     rewards = {
         folder: reward or reward_of(stage.settings)
         for stage, folder in zip(recipe.stages, folders, strict=True)
@@ -141,24 +142,23 @@ def train(
                         f"validation_problems={asked}: train has {len(problems)} problems and at"
                         f" most a fifth of them is held out, so {many}"
                     )
-                    asked = 0  # said
+                    asked = 0  # one note is enough
                 policy = load_for_training(load_policy, start, stage.settings)
                 with LastStep(folder / "state.pt") as last:
                     order = DataOrder(train_on, stage.views, stage.settings.seed)
-                    run_stage(
-                        StageRun(
-                            stage,
-                            folder,
-                            order,
-                            policy,
-                            style=style,
-                            reward=rewards[folder],
-                            validation=validation,
-                            teller=teller,
-                            last=last,
-                        )
+                    run = StageRun(
+                        stage,
+                        folder,
+                        order,
+                        policy,
+                        style=style,
+                        reward=rewards[folder],
+                        validation=validation,
+                        teller=teller,
+                        last=last,
                     )
-                del policy, last  # before the next one is loaded
+                    run_stage(run)
+                del policy, last, run  # free the model before the next one is loaded
             else:
                 teller.step = stage.settings.steps
                 teller("stage", f"{stage.title}: done already")
@@ -195,9 +195,7 @@ def run_stage(run: StageRun) -> None:
     """Train one stage, from its start or from where it was interrupted."""
     for step in run.remaining():
         rollout = run.fill_step(step)  # sample, grade, drop groups without a difference
-        batches = run.mini_batches(
-            rollout.kept
-        )  # advantages, and log-probabilities before the first update
+        batches = run.mini_batches(rollout.kept)  # advantages, log-probabilities before updates
         updates = run.update(step, batches)  # one optimizer step for each mini-batch
         accuracy = run.validate(step)
         run.save(step, accuracy)
@@ -207,12 +205,12 @@ def run_stage(run: StageRun) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What a step sampled.
+    """The samples of a step.
 
     Attributes:
         groups: All groups, in the order they were sampled.
-        kept: Those that are trained on, at most `prompts_per_step`.
-        refills: How often groups were sampled again for want of enough.
+        kept: The groups that are trained on, at most `prompts_per_step`.
+        refills: How many times more groups were sampled because there were too few.
     """
 
     groups: list[Group]
@@ -222,7 +220,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Updates:
-    """What the updates of a step measured.
+    """Measurements of the updates of a step.
 
     Attributes:
         stats: Sums over the tokens of all updates.
@@ -236,17 +234,17 @@ class Updates:
 
 
 class StageRun:
-    """One stage under way: the policy, its optimizer, its place in the data, and its logs.
+    """A running stage: the policy, its optimizer, its position in the data, and its logs.
 
     Args:
-        stage: What to do.
-        folder: The stage's folder; where it has a `state.pt`, the stage resumes from it.
-        order: The prompts.
-        policy: What is trained.
+        stage: The stage.
+        folder: The stage's folder; if it has a `state.pt`, the stage resumes from it.
+        order: The order of the prompts.
+        policy: The policy to train.
         style: Of the prompts.
-        reward: (response, gold) to a reward.
-        validation: Problems to validate on; none to leave it out.
-        teller: Reports to the watcher.
+        reward: (response, gold) -> a reward.
+        validation: Problems to validate on; none for no validation.
+        teller: Reports progress.
         last: Keeps the state of the last step, for an interrupt.
     """
 
@@ -273,7 +271,7 @@ class StageRun:
             lr=settings.lr,
             betas=(0.9, 0.999),
             weight_decay=settings.weight_decay,
-            # Fused makes no copies of the moments, for which a large model has no room.
+            # Fused AdamW makes no copies of the moments; for a large model they would not fit.
             fused=policy.device.type == "cuda" or None,
         )
         rows = settings.mini_batch * settings.samples_per_prompt
@@ -286,36 +284,32 @@ class StageRun:
         self._saving = False
         self.roller.position = state["position"]
         self.best: tuple[float, int] | None = state["best"]
-        # Share of the groups of the step before that were kept; older states do not have it.
+        # Share of the previous step's groups that were mixed; older states do not have it.
         self.kept_before: float = state.get("kept", 1.0)
-        # Halved before, or made smaller by the user since.
+        # Out-of-memory errors may have halved it before, or the user may have made it smaller.
         self.micro.size = min(self.micro.size, state["micro"])
         self.log_files = StageLog(folder, state["step"], state["lengths"])
         teller.step = state["step"]
         teller("stage", stage.title)
 
     def _resume(self) -> dict[str, Any]:
-        """The numbers of `state.pt`, whose weights and moments are put back; those of a start where
-        there is none.
+        """Restore weights and moments from `state.pt`, and return its numbers.
+
+        Without a `state.pt` they are the numbers of a new stage.
         """
         path = self.folder / "state.pt"
         if not path.exists():
-            return {
-                "step": 0,
-                "position": 0,
-                "lengths": (0, 0),
-                "best": None,
-                "micro": self.micro.size,
-            }
+            numbers = {"step": 0, "position": 0, "lengths": (0, 0), "best": None}
+            return numbers | {"micro": self.micro.size}
         state = load_state(path, self.policy, self.optimizer)
-        # `best` may name a later checkpoint, written before a kill. An interrupted step has no
-        # checkpoint.
+        # The link `best` may point to a later checkpoint, written before a kill. An interrupted
+        # step has no checkpoint.
         if state["best"] or step_folder(self.folder, state["step"]).exists():
             point_best(self.folder, state["best"][1] if state["best"] else state["step"])
         return state
 
     def remaining(self) -> Iterator[int]:
-        """The steps that are still to be done, each with a clock of its own."""
+        """The remaining steps; each starts with a new clock."""
         for step in range(self._first, self.settings.steps + 1):
             self.teller.clock = Clock()
             self.roller.too_long = 0
@@ -325,9 +319,7 @@ class StageRun:
             yield step
 
     def fill_step(self, step: int) -> Rollout:
-        """Sample and grade groups until enough have rewards that differ, at most `max_refills`
-        times more.
-        """
+        """Sample and grade groups until enough have different rewards, with bounded refills."""
         settings = self.settings
         groups: list[Group] = []
         kept: list[Group] = []
@@ -336,17 +328,15 @@ class StageRun:
         while len(kept) < settings.prompts_per_step and refills < most_refills:
             refills += 1
             with self.teller.phase("rollout"), computing(self.policy):
-                drawn = self.roller.draw(
-                    draw_size(settings, len(kept), len(groups), self.kept_before)
-                )
+                count = draw_size(settings, len(kept), len(groups), self.kept_before)
+                drawn = self.roller.draw(count)
                 self.sampling.run("rollout", functools.partial(self._sample, drawn))
             with self.teller.phase("reward"):
                 self.roller.grade(drawn, self.reward)
             groups += drawn
             for group in drawn:
-                if len(kept) < settings.prompts_per_step and (
-                    group.mixed or not settings.dynamic_sampling
-                ):
+                usable = group.mixed or not settings.dynamic_sampling
+                if usable and len(kept) < settings.prompts_per_step:
                     kept.append(group)
                 else:
                     group.forget()
@@ -359,8 +349,9 @@ class StageRun:
         self.roller.sample(drawn, self.sampling.limit)
 
     def mini_batches(self, kept: Sequence[Group]) -> list[Batch]:
-        """The kept groups with their advantages; from the second on with the log-probabilities
-        before any update.
+        """The kept groups with their advantages, in mini-batches.
+
+        From the second mini-batch on, with the log-probabilities before any update.
         """
         size = self.settings.mini_batch
         batches = [Batch.of(kept[i : i + size]) for i in range(0, len(kept), size)]
@@ -373,8 +364,9 @@ class StageRun:
         return batches
 
     def update(self, step: int, batches: Sequence[Batch]) -> Updates:
-        """One optimizer step for each mini-batch; one whose gradient is not finite is left out, and
-        said.
+        """One optimizer step for each mini-batch.
+
+        If the gradient is not finite, the optimizer step is skipped with a note.
         """
         settings = self.settings
         warm = min(1.0, step / settings.warmup_steps) if settings.warmup_steps else 1.0
@@ -386,11 +378,8 @@ class StageRun:
                     gradients, self.policy, batch, settings, self.stage.contrastive
                 )
                 updates.stats.merge(self.micro.run("update", passes))
-                norm = float(
-                    torch.nn.utils.clip_grad_norm_(
-                        list(self.policy.parameters()), settings.grad_clip
-                    )
-                )
+                parameters = list(self.policy.parameters())
+                norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip))
                 updates.norms.append(norm)
                 if math.isfinite(norm):
                     self.last.changing()
@@ -403,7 +392,7 @@ class StageRun:
         return updates
 
     def validate(self, step: int) -> float | None:
-        """Accuracy on the validation problems, where it is due."""
+        """Accuracy on the validation problems, if a validation is due."""
         every = self.settings.eval_every
         if not self.validation or not every or not (self._saving or step % every == 0):
             return None
@@ -411,17 +400,11 @@ class StageRun:
             return self.sampling.run("validation", self._validate)
 
     def _validate(self, rows: int) -> float:
-        return validate(
-            self.policy,
-            self.validation,
-            self.settings,
-            self.style,
-            self.reward,
-            self.sampling.limit,
-        )
+        problems, limit = self.validation, self.sampling.limit
+        return validate(self.policy, problems, self.settings, self.style, self.reward, limit)
 
     def save(self, step: int, accuracy: float | None) -> None:
-        """Write the checkpoint, where it is due; without validation the last one is `best`."""
+        """Write the checkpoint, if it is due; without validation the last one is `best`."""
         if not self._saving:
             return
         with self.teller.phase("checkpoint"):
@@ -438,16 +421,16 @@ class StageRun:
         updates: Updates,
         accuracy: float | None,
     ) -> None:
-        """Log the step, and keep or write the state after it."""
+        """Log the step, and write the state after it or keep it for an interrupt."""
         groups, kept, norms, clock = rollout.groups, rollout.kept, updates.norms, self.teller.clock
         if not batches:
             self.teller.once(
                 f"step {step} makes no update: no mixed rewards in {len(groups)} groups (said once"
                 " a stage)"
             )
-        eligible = (
-            sum(int(batch.eligible_B.sum()) for batch in batches) if self.stage.contrastive else 0
-        )
+        eligible = 0
+        if self.stage.contrastive:
+            eligible = sum(int(batch.eligible_B.sum()) for batch in batches)
         tokens = sum(len(response.token_ids) for group in groups for response in group.responses)
         metrics: dict[str, Any] = {
             "step": step,
@@ -488,10 +471,8 @@ class StageRun:
     def finish(self) -> None:
         """Close the logs and mark the stage as done."""
         self.log_files.close()
-        finish(
-            self.folder,
-            {"stage": self.teller.stage, "steps": self.settings.steps, "best": self.best},
-        )
+        stage, steps = self.teller.stage, self.settings.steps
+        finish(self.folder, {"stage": stage, "steps": steps, "best": self.best})
 
 
 @torch.no_grad()
@@ -509,7 +490,8 @@ def validate(
     sampled = policy.generate(
         prompts, [[0]] * len(prompts), 0.0, settings.max_response_tokens, max_rows
     )
-    verdicts = [
-        score(reward, row[0].text, p.answer)[1] for row, p in zip(sampled, problems, strict=True)
-    ]
-    return sum(verdicts) / len(verdicts)
+    accuracies: list[float] = []
+    for responses, problem in zip(sampled, problems, strict=True):
+        _, accuracy, _ = score(reward, responses[0].text, problem.answer)
+        accuracies.append(accuracy)
+    return sum(accuracies) / len(accuracies)

@@ -1,6 +1,4 @@
-"""The logs of a stage: one line a step, every rollout with its reward, and the same numbers for
-TensorBoard.
-"""
+"""The logs of a stage: one line for each step, one for each rollout, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ class StageLog:
 
     Args:
         folder: The stage's folder.
-        step: The step of the state that is gone on from; 0 at the start.
-        lengths: Bytes of the two files at that step; what is beyond was logged after it and is cut
+        step: The step of the state that the stage resumes from; 0 at the start.
+        lengths: Bytes of the two files at that step. Later bytes were logged after it and are cut
             off.
     """
 
@@ -38,18 +36,18 @@ class StageLog:
 
     @property
     def lengths(self) -> list[int]:
-        """Bytes of the two files, on disk."""
+        """Bytes of the two files, after they are flushed to disk."""
         for file in (self._steps, self._rollouts):
             file.flush()
             os.fsync(file.fileno())
         return [self._steps.tell(), self._rollouts.tell()]
 
     def step(self, metrics: Mapping[str, Any]) -> None:
-        """One line of train_log.jsonl. A number that is not finite becomes null (JSON has none)."""
-        line = {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v
-            for k, v in metrics.items()
-        }
+        """One line of train_log.jsonl; a number that is not finite becomes null."""
+        line = dict(metrics)
+        for name, value in metrics.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                line[name] = None  # JSON has neither infinities nor NaN
         _append(self._steps, line)
         for name, value in line.items():
             if isinstance(value, int | float) and name != "step":
@@ -63,13 +61,22 @@ class StageLog:
         for group in groups:
             for n, response in enumerate(group.responses):
                 row = {
-                    "step": step, "problem_id": group.problem.id, "view": group.view, "sample": n,
-                    "prompt": group.words.text, "response": response.text, "gold": group.problem.answer,
-                    "score": float(group.scores_N[n]), "accuracy": float(group.acc_N[n]),
-                    "format": float(group.format_N[n]), "reward": float(group.rewards_N[n]),
-                    "used": id(group) in chosen, "finish_reason": response.finish_reason,
-                    "completion_tokens": len(response.token_ids), "seed": group.seeds[n],
-                }  # fmt: skip
+                    "step": step,
+                    "problem_id": group.problem.id,
+                    "view": group.view,
+                    "sample": n,
+                    "prompt": group.words.text,
+                    "response": response.text,
+                    "gold": group.problem.answer,
+                    "score": float(group.scores_N[n]),
+                    "accuracy": float(group.acc_N[n]),
+                    "format": float(group.format_N[n]),
+                    "reward": float(group.rewards_N[n]),
+                    "used": id(group) in chosen,
+                    "finish_reason": response.finish_reason,
+                    "completion_tokens": len(response.token_ids),
+                    "seed": group.seeds[n],
+                }
                 _append(self._rollouts, row)
 
     def close(self) -> None:
@@ -96,14 +103,12 @@ class Clock:
 
     def metrics(self) -> dict[str, float]:
         """`time_PHASE` for each, and `time_total`."""
-        return {
-            f"time_{k}": round(v, 4)
-            for k, v in {**self.seconds, "total": sum(self.seconds.values())}.items()
-        }
+        seconds = {**self.seconds, "total": sum(self.seconds.values())}
+        return {f"time_{name}": round(value, 4) for name, value in seconds.items()}
 
 
 class Teller:
-    """Tells the watcher where the run is, and times its phases."""
+    """Reports the run's progress and times its phases."""
 
     def __init__(self, progress: Progress | None, stage: int, stages: int, steps: int) -> None:
         self.stage, self.stages, self.step, self.clock = stage, stages, 0, Clock()
@@ -112,30 +117,30 @@ class Teller:
     def __call__(
         self, kind: EventKind, text: str = "", metrics: Mapping[str, Any] | None = None
     ) -> None:
-        """Tell of an event."""
+        """Report an event."""
         if self._progress is not None:
             self._progress(
                 Event(kind, self.stage, self.stages, self.step, self._steps, text, metrics or {})
             )
 
     def phase(self, name: str) -> Any:
-        """A phase of the step begins; use it as a context."""
+        """Report that a phase of the step begins, and time it; use it as a context."""
         self("phase", name)
         return self.clock.phase(name)
 
     def note(self, text: str) -> None:
-        """Something worth saying."""
+        """Report a message for the user."""
         self("note", text)
 
     def once(self, text: str) -> None:
-        """Something worth saying, but not at every step."""
+        """Report a message only the first time that this is called."""
         if not self._said:
             self.note(text)
         self._said = True
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """What the sampled groups were like: rewards, lengths, truncation."""
+    """Metrics of the sampled groups: rewards, lengths, truncation."""
     responses = [response for group in groups for response in group.responses]
     lengths = [len(response.token_ids) for response in responses]
     count = max(1, len(responses))
@@ -155,7 +160,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def _append(file: BinaryIO, row: Mapping[str, Any]) -> None:
-    # A model can say half of a surrogate pair, which no encoding has.
+    # A model can write half of a surrogate pair, which cannot be encoded.
     file.write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
     file.flush()
 

@@ -1,12 +1,11 @@
-"""The objective: DAPO and the contrastive KL, as functions of tensors. Both training engines call
-these.
+"""The objective of both training engines: DAPO and the contrastive KL, as functions of tensors.
 
-Every function is pure: tensors in, tensors out, no model, no state. Losses come per token;
-`row_weights` says what each token counts, so that a mini-batch may be cut into any pieces and the
-gradients still add up to the same.
+Every function is pure: tensors in, tensors out, no model, no state. Losses are per token.
+`row_weights` gives the weight of each token, so a mini-batch can be cut into any pieces and the
+gradients have the same sum.
 
-Differences from the paper: the KL may also be estimated by `forward` or `full_vocab`, and its clamp
-left out; the share of clamped tokens is there to be logged.
+Differences from the paper: the KL can also be estimated by `forward` or `full_vocab`, its clamp can
+be left out, and the share of clamped tokens can be logged.
 
 Legend: G groups, N samples of a group, B rows (responses), T response tokens (padded; `mask_BT` is
 1 on real ones), V vocabulary.
@@ -30,14 +29,14 @@ KL_BOUND = 10.0
 
 
 def overlong_penalty(lengths_B: Tensor, limit: int, buffer: int, penalty: float) -> Tensor:
-    """What is added to the rewards of long responses (DAPO's soft overlong punishment).
+    """The term added to the rewards of long responses (DAPO's soft overlong punishment).
 
     `min(-(length - (limit - buffer)) / buffer * penalty, 0)`: zero up to `limit - buffer` tokens,
     then linear down to `-penalty` at the limit.
 
     Args:
         lengths_B: Tokens of each response.
-        limit: Longest response.
+        limit: Tokens of the longest possible response.
         buffer: Tokens before the limit in which the penalty grows; 0 turns it off.
         penalty: The penalty at the limit.
     """
@@ -52,25 +51,21 @@ def has_spread(rewards_GN: Tensor) -> Tensor:
 
 
 def group_advantages(rewards_GN: Tensor) -> Tensor:
-    """`(R - mean R) / (std R + 1e-6)` within each group, `[G, N]`; the standard deviation is the
-    sample's (n - 1).
+    """`(R - mean R) / (std R + 1e-6)` within each group, `[G, N]`.
 
-    A group of equal rewards gives exact zeros.
+    The standard deviation is the sample's (n - 1). A group of equal rewards gives exact zeros.
     """
     advantages_GN = (rewards_GN - rewards_GN.mean(-1, keepdim=True)) / (
         rewards_GN.std(-1, keepdim=True) + ADVANTAGE_EPSILON
     )
-    return torch.where(
-        has_spread(rewards_GN)[:, None], advantages_GN, 0.0
-    )  # the mean of equal floats may be off a bit
+    # The mean of equal floats may differ from them by rounding.
+    return torch.where(has_spread(rewards_GN)[:, None], advantages_GN, 0.0)
 
 
 def eligible_rows(scores_B: Tensor) -> Tensor:
-    """Rows that the contrastive KL takes, `[B]` bool: correct and well formatted, that is, score
-    1.0.
+    """Rows that the contrastive KL uses, `[B]` bool: correct and well formatted (score 1.0).
 
-    The score is the reward before the overlong penalty: a long response that is right is still
-    right.
+    The score is the reward before the overlong penalty: a long correct response is still correct.
     """
     return scores_B >= 1.0 - 1e-6
 
@@ -82,7 +77,7 @@ class PolicyLoss(NamedTuple):
     """DAPO's loss of each token, and what happened to it.
 
     Attributes:
-        loss_BT: To be summed with `row_weights`.
+        loss_BT: The loss, to be summed with `row_weights`.
         ratio_BT: `exp(log rho)`, no gradient.
         low_BT: Tokens whose gradient the lower clip stops (A < 0 and ratio below 1 - clip_low).
         high_BT: Tokens whose gradient the upper clip stops (A > 0 and ratio above 1 + clip_high).
@@ -105,8 +100,9 @@ def policy_loss(
     clip_high: float = 0.28,
     dual_clip: float = 10.0,
 ) -> PolicyLoss:
-    """DAPO: `-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`, and for A < 0 at most
-    `-dual_clip A`.
+    """DAPO's clipped loss of each token.
+
+    `-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`, and for A < 0 at most `-dual_clip A`.
 
     Args:
         logps_BT: Log-probabilities of the sampled tokens now.
@@ -160,7 +156,7 @@ def contrastive_kl(
 
     * `k3` (paper): `exp(d) - d - 1`, d clamped to [-20, 20] and, with `clamp="paper"`, the result
       to [-10, 10]: the gradient is zero where d > 2.61 or d < -11. The responses come from q_full,
-      for which k3 weights the gradient by `1 - exp(d)`: it is no unbiased gradient of the KL.
+      for which k3 weights the gradient by `1 - exp(d)`: it is a biased gradient of the KL.
     * `forward`: d itself. It differs from `-log p(y_t | q_free)` by a constant, so its gradient is
       that of the true KL(full || free), and its mean is an unbiased estimate of it. Never clamped.
 
@@ -173,9 +169,7 @@ def contrastive_kl(
     d_BT = logps_full_BT.detach() - logps_free_BT
     if estimator == "forward":
         return ContrastiveKl(d_BT, torch.zeros_like(d_BT, dtype=torch.bool))
-    assert estimator == "k3", (
-        f"no estimator {estimator!r} from log-probabilities of the sampled tokens"
-    )
+    assert estimator == "k3", f"{estimator!r} needs more than the sampled tokens' log-probabilities"
     outside_BT = d_BT.detach().abs() > LOG_RATIO_BOUND
     d_BT = d_BT.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     k3_BT = torch.expm1(d_BT) - d_BT
@@ -185,8 +179,9 @@ def contrastive_kl(
 
 
 def full_vocab_kl(logits_full_BTV: Tensor, logits_free_BTV: Tensor) -> ContrastiveKl:
-    """KL(full || free) at each position, summed exactly over the vocabulary
-    (`kl_estimator=full_vocab`).
+    """KL(full || free) at each position, summed exactly over the vocabulary.
+
+    This is `kl_estimator=full_vocab`.
 
     Args:
         logits_full_BTV: Logits / temperature, or log-probabilities, under the full-text prompt.
@@ -201,7 +196,7 @@ def full_vocab_kl(logits_full_BTV: Tensor, logits_free_BTV: Tensor) -> Contrasti
     return ContrastiveKl(kl_BT, torch.zeros_like(kl_BT, dtype=torch.bool))
 
 
-# What each token counts
+# The weight of each token
 
 
 def row_weights(
@@ -210,19 +205,18 @@ def row_weights(
     micro_batch: int = 0,
     counted_B: Tensor | None = None,
 ) -> Tensor:
-    """The weight of every token of each row, `[B]`, so that `weighted_sum(x, weights, mask)` is the
-    token-mean.
+    """The weight of every token of each row, `[B]`: `weighted_sum(x, weights, mask)` is the mean.
 
-    The weights depend on the mini-batch alone. A mini-batch can therefore be cut into pieces
-    anyhow, and the pieces' gradients add up exactly.
+    The weights depend on the mini-batch alone. A mini-batch can therefore be cut into any pieces,
+    and the pieces' gradients have exactly the mini-batch's gradient as their sum.
 
     Args:
         lengths_B: Tokens of each row, in the order of the mini-batch.
         mean: `mini_batch`: 1 / (all counted tokens). `micro_batch`: the mean over consecutive
-            micro-batches of each one's own token-mean, as the original has it; one with no counted
+            micro-batches of each one's own token-mean, as in the original; one without a counted
             token adds zero to that mean.
-        micro_batch: Rows of a micro-batch; 0 is all of them. The nominal size: halving it for
-            memory's sake must not change the objective.
+        micro_batch: Rows of a micro-batch; 0 is all of them. This is the nominal size: halving it
+            to save memory must not change the objective.
         counted_B: Rows that count (`eligible_rows` for the contrastive KL); all if `None`.
     """
     tokens_B = lengths_B.double()
@@ -230,9 +224,10 @@ def row_weights(
         tokens_B = tokens_B * counted_B
     size = micro_batch if mean == "micro_batch" and micro_batch else max(1, len(tokens_B))
     parts = tokens_B.split(size)
-    weights = [
-        torch.full_like(part, 1.0 / (len(parts) * max(1.0, float(part.sum())))) for part in parts
-    ]
+    weights: list[Tensor] = []
+    for part in parts:
+        counted = max(1.0, float(part.sum()))
+        weights.append(torch.full_like(part, 1.0 / (len(parts) * counted)))
     weights_B = torch.cat(weights)
     return (weights_B if counted_B is None else weights_B * counted_B).float()
 

@@ -1,11 +1,10 @@
-"""What a stage costs on the local engine, before anything is loaded: tokens, FLOPs, memory, seconds
-a step.
+"""The cost of a step on the local engine before the model is loaded: tokens, FLOPs, memory, time.
 
-`shape.py` bounds a stage on verl from its limits. Here lengths are those expected (`Lengths`), the
-work is that of `update.py` and of `models/tree.py` (a group's prompt once, images once, the head on
-responses only, twins for right rows only), and the machine's speed is measured in a moment on a CPU
-or taken from a table for a GPU. Every assumption is printed. `bench/plan.py` holds the seconds
-against a training.
+`shape.py` gives upper bounds for verl from a stage's limits. This module uses expected lengths
+(`Lengths`) and the work of `update.py` and `models/tree.py`: a group's prompt once, images once,
+the head on responses only, twins for right rows only. The machine's speed is measured on a CPU (in
+less than a second) and taken from a table for a GPU. Every assumption is printed. `bench/plan.py`
+compares the seconds with a training.
 """
 
 from __future__ import annotations
@@ -29,44 +28,46 @@ from modgap.training.shape import GIB, Shape
 MOST_ROWS = 2048
 """Most samples of a batch; as in `models/decode.py`."""
 VOCABULARY = 152_000
-"""Words of Qwen2.5-VL, for which the cost of picking one was measured."""
+"""Vocabulary of Qwen2.5-VL, for which the cost of choosing a token was measured."""
 WAITING = "waiting for launches"
-"""The phase in which a GPU has run out of kernels: its passes are short of rows."""
+"""The time in which a GPU waits for kernels, because its passes have too few rows."""
 BEGINNING = 17
-"""Tokens that a prompt and its twin begin with beside the image: the chat's first turns."""
+"""Tokens beside the image that a prompt and its twin both start with: the chat's first turns."""
 PAIRS_OF_WORDS = (140, 100)
-"""Tokens of a full-text prompt and of its text-free twin beside the image, chat turns and
-instruction included.
+"""Tokens beside the image of a full-text prompt and of its text-free twin.
+
+Chat turns and instruction are included.
 """
 
-# Name in a GPU's own name -> FLOP/s in bf16 without sparsity, bytes/s, GiB of its memory that can
-# be had.
+# Part of a GPU's name -> FLOP/s in bf16 without sparsity, bytes/s, usable GiB of its memory.
 _GPUS = {
-    "H200": (989e12, 4.8e12, 139), "H100": (989e12, 3.35e12, 79), "A100": (312e12, 2.0e12, 79),
-    "L40S": (362e12, 0.86e12, 44), "L40": (181e12, 0.86e12, 44), "4090": (165e12, 1.0e12, 23),
+    "H200": (989e12, 4.8e12, 139),
+    "H100": (989e12, 3.35e12, 79),
+    "A100": (312e12, 2.0e12, 79),
+    "L40S": (362e12, 0.86e12, 44),
+    "L40": (181e12, 0.86e12, 44),
+    "4090": (165e12, 1.0e12, 23),
     "L4": (121e12, 0.3e12, 22),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """How fast one device is.
+    """The speed of one device.
 
     Attributes:
         name: For a reader.
         flops: FLOP/s of large matrix products.
         bandwidth: Bytes/s of its memory.
         reach: The share of `flops` that training reaches.
-        decode_reach: The share that sampling reaches, row by row short products.
-        layer_seconds: What one layer of one decode step costs however few rows it has.
-        bytes: Of a number in computation.
-        token_seconds: What a decode step costs beside its layers: picking tokens, out of
-            `VOCABULARY`.
-        pass_seconds: What launching a layer's kernels takes in a forward and backward pass, beside
-            their work.
-        phase_seconds: What a rollout and an update take beside all that, however small the model.
+        decode_reach: The share of `flops` that sampling reaches, with its small products.
+        layer_seconds: The least time of one layer in one decode step, for any number of rows.
+        bytes: Bytes of a number in computation.
+        token_seconds: Time of a decode step beside its layers: choosing tokens out of `VOCABULARY`.
+        pass_seconds: Time to launch a layer's kernels in a forward and backward pass.
+        phase_seconds: Fixed time of a rollout and of an update, for any size of model.
         replayed_seconds: `layer_seconds` where steps are replayed as CUDA graphs.
-        memory: Bytes that it has, where that is known.
+        memory: Bytes of its memory, if known.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """What a typical step looks like.
+    """The expected lengths of a step.
 
     Attributes:
         image: Tokens of an image.
@@ -108,14 +109,14 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a step costs.
+    """The cost of a step.
 
     Attributes:
-        prompt_tokens: Of what is trained on; a group's prompt counts once.
-        response_tokens: Of what is trained on.
-        flops: Phase to FLOPs.
-        seconds: Phase to seconds.
-        memory: Part to bytes.
+        prompt_tokens: Prompt tokens that are trained on; a group's prompt counts once.
+        response_tokens: Response tokens that are trained on.
+        flops: Phase -> FLOPs.
+        seconds: Phase -> seconds.
+        memory: Part -> bytes.
     """
 
     prompt_tokens: float
@@ -128,13 +129,14 @@ class Cost:
 def lengths_of(
     stage: Stage, least: int = 0, most: int = 0, response: float | None = None
 ) -> Lengths:
-    """What to expect of a stage.
+    """The expected lengths of a stage.
 
     Args:
-        stage: Its settings resolved.
-        least: Fewest pixels of an image, if the model says so.
+        stage: The stage, its settings resolved.
+        least: Fewest pixels of an image, if the model's folder has a limit.
         most: Most pixels.
-        response: Mean tokens of the model's responses, if it says so; those near the limit are cut.
+        response: Mean tokens of the model's responses, if its folder has them; at most 90% of the
+            limit is used.
     """
     pixels = 256 * 28 * 28
     if most and not least <= pixels <= most:
@@ -145,17 +147,16 @@ def lengths_of(
     views = [full if view == "full-text" else free for view in stage.views]
     mixed = 0.5 if s.dynamic_sampling else 1.0
     limit = s.max_response_tokens
-    mean, longest = (
-        (limit / 2, limit)
-        if response is None
-        else (min(response, 0.9 * limit), min(2 * response, limit))
-    )
+    mean, longest = limit / 2, limit
+    if response is not None:
+        mean, longest = min(response, 0.9 * limit), min(2 * response, limit)
     return Lengths(image, sum(views) // len(views), free, mean, longest, mixed)
 
 
 def with_twins(stage: Stage) -> bool:
-    """Whether twins go through the policy's passes, behind what their prompts begin with; as in
-    `update.py`.
+    """Whether twins are rows of the policy's passes and share their prompts' first tokens.
+
+    As in `update.py`.
     """
     s = stage.settings
     return (
@@ -178,9 +179,7 @@ def beginning(lengths: Lengths) -> int:
 
 
 def branch(shape: Shape, before: float, prompt: float, response: float, samples: float) -> float:
-    """FLOPs of a prompt and its samples in a tree, behind so many tokens that are counted
-    elsewhere.
-    """
+    """FLOPs of a prompt and its samples in a tree, after `before` tokens counted elsewhere."""
 
     def seen(past: float, tokens: float) -> float:
         return 4.0 * shape.layers * shape.hidden * tokens * (past + tokens / 2)
@@ -196,10 +195,11 @@ def head(shape: Shape, tokens: float) -> float:
 
 
 def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost:
-    """Expect what a step of a stage costs."""
+    """The expected cost of a step of a stage."""
     s, n = stage.settings, stage.settings.samples_per_prompt
     groups, drawn = s.prompts_per_step, s.prompts_per_step / lengths.mixed
-    # Forward, and backward to inputs and to weights; under an adapter these have no gradient.
+    # Forward, backward to inputs and backward to weights, and forward again with checkpointing.
+    # With an adapter the weights have no gradient.
     again = 3.0 + s.gradient_checkpointing - bool(s.lora_rank)
     see = shape.see(lengths.image)
     group = branch(shape, 0, lengths.prompt, lengths.response, n)
@@ -219,9 +219,8 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
         flops["old log-probs"] = (batches - 1) * s.mini_batch * (group + see)
     contrastive = stage.contrastive and s.kl_coef > 0
     if contrastive:
-        before = (
-            beginning(lengths) if with_twins(stage) else 0
-        )  # in a pass of its own a twin has none to follow
+        # In passes of their own, twins share no tokens with their prompts.
+        before = beginning(lengths) if with_twins(stage) else 0
         twins = branch(shape, before, lengths.twin - before, lengths.response, n * lengths.right)
         flops["contrastive"] = groups * again * twins
 
@@ -247,13 +246,15 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     launches = rolled * (shape.layers + shape.vision_layers) * machine.pass_seconds / 3
     begin = max(prefill / machine.flops / machine.reach, launches)
     seconds["rollout"] = begin + max(decode, read) + overhead + machine.phase_seconds
-    seconds["optimizer"] = (
-        batches * trained * 36 / machine.bandwidth
-    )  # AdamW and the norm, each number read or written
+    # AdamW and the norm read or write 36 bytes for each parameter.
+    seconds["optimizer"] = batches * trained * 36 / machine.bandwidth
     return Cost(
-        groups * lengths.prompt, groups * n * lengths.response,
-        flops, seconds, memory(stage, shape, lengths, machine, trained),
-    )  # fmt: skip
+        prompt_tokens=groups * lengths.prompt,
+        response_tokens=groups * n * lengths.response,
+        flops=flops,
+        seconds=seconds,
+        memory=memory(stage, shape, lengths, machine, trained),
+    )
 
 
 def largest_pass(stage: Stage, lengths: Lengths) -> tuple[float, float, float]:
@@ -266,8 +267,8 @@ def largest_pass(stage: Stage, lengths: Lengths) -> tuple[float, float, float]:
         right, own = group * lengths.right, lengths.twin - beginning(lengths)
     groups = max(1.0, rows // (group + right))
     tokens = groups * (lengths.prompt + own + (group + right) * lengths.response)
-    # Where groups are split, or twins have passes of their own, all images are seen before the
-    # passes.
+    # Where groups are split, or twins have passes of their own, the vision tower runs over all
+    # images before the passes.
     images = min(rows, s.mini_batch) if apart or rows < s.samples_per_prompt else groups
     return groups * (group + right), tokens, images
 
@@ -278,16 +279,15 @@ def kept_of_token(shape: Shape, machine: Machine) -> float:
 
 
 def rows_sampled(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> float:
-    """Samples of one batch of a rollout; as `models/decode.py` has it once the moments are there."""
+    """Samples of one batch of a rollout, as in `models/decode.py` once the moments exist."""
     if machine.bytes == 4:
         return 64
     each = (
         kept_of_token(shape, machine) * (lengths.prompt + stage.settings.max_response_tokens)
         + 40.0 * shape.vocab
     )
-    state = 6.0 * shape.parameters + 8.0 * trained_parameters(
-        stage, shape
-    )  # weights, their bf16 copies and moments
+    # Weights, their bf16 copies and the moments.
+    state = 6.0 * shape.parameters + 8.0 * trained_parameters(stage, shape)
     free = math.inf if machine.memory is None else max(0.0, machine.memory - state)
     return max(1.0, min(MOST_ROWS, free / 6 // each))
 
@@ -295,7 +295,7 @@ def rows_sampled(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine)
 def memory(
     stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, trained: int
 ) -> dict[str, float]:
-    """The parts of an update's peak, in bytes."""
+    """The parts of an update's peak memory, in bytes."""
     s = stage.settings
     rows, tokens, images = largest_pass(stage, lengths)
     # Of the MLP: gate, up and their product.
@@ -319,17 +319,16 @@ def memory(
         at_once = min(rows_sampled(stage, shape, lengths, machine), drawn)
         tokens = at_once * (lengths.prompt / s.samples_per_prompt + lengths.longest)
         graphs = kept_of_token(shape, machine) * tokens + 40.0 * at_once * shape.vocab
-        if (
-            machine.memory is None or graphs <= machine.memory / 12
-        ):  # else they go after each rollout
+        # Larger ones are freed after each rollout.
+        if machine.memory is None or graphs <= machine.memory / 12:
             parts["graphs of sampling"] = graphs
     return parts
 
 
 def machine_here(shape: Shape, asked: str | None = None, replays: bool = True) -> Machine:
-    """The device that a training would take here, or the GPU that is asked for.
+    """The device that a training would use here, or the GPU that is asked for.
 
-    Without either a large model gets an H200.
+    Without a GPU and without `asked`, an H200 is assumed for a large model.
 
     Args:
         shape: Of the model.
@@ -337,7 +336,7 @@ def machine_here(shape: Shape, asked: str | None = None, replays: bool = True) -
         replays: Whether a GPU replays the steps of sampling as CUDA graphs.
 
     Raises:
-        UserError: The GPU that is asked for is not known.
+        UserError: `asked` is not in the table.
     """
     import torch
 
@@ -356,33 +355,47 @@ def machine_here(shape: Shape, asked: str | None = None, replays: bool = True) -
 
 
 def gpu(name: str) -> Machine:
-    """A GPU by its name; one that the table lacks is taken for an A100."""
+    """A GPU by its name; one that is not in the table is assumed to be an A100."""
     words = re.split(r"[^A-Z0-9]+", name.upper())
     key = next((key for key in _GPUS if key in words), None)
     flops, bandwidth, gib = _GPUS[key or "A100"]
     known = "" if key else ", not in the table: speed of an A100"
     return Machine(
-        f"{name}{known}", flops, bandwidth, 0.4, 0.2, 1e-3, 2, 1e-3, 3e-3, 0.02, 1.2e-4, gib * GIB
+        name=f"{name}{known}",
+        flops=flops,
+        bandwidth=bandwidth,
+        reach=0.4,
+        decode_reach=0.2,
+        layer_seconds=1e-3,
+        bytes=2,
+        token_seconds=1e-3,
+        pass_seconds=3e-3,
+        phase_seconds=0.02,
+        replayed_seconds=1.2e-4,
+        memory=gib * GIB,
     )
 
 
 def this_cpu(shape: Shape) -> Machine:
-    """This CPU with the threads that torch has: products and copies of the model's own sizes, timed
-    in 0.6 s.
-    """
+    """This CPU with torch's threads; matrix products and copies are timed for 0.6 s."""
     import torch
 
     a, b = torch.randn(512, shape.hidden), torch.randn(shape.hidden, shape.intermediate)
     big = torch.randn(1 << 23)
     product, copy = _quickest(lambda: a @ b), _quickest(lambda: big + 1)
     return Machine(
-        f"this CPU, {torch.get_num_threads()} threads", 2.0 * a.numel() * b.shape[1] / product,
-        2.0 * 4 * big.numel() / copy, 0.6, 0.3, 3e-4, 4,
-    )  # fmt: skip
+        name=f"this CPU, {torch.get_num_threads()} threads",
+        flops=2.0 * a.numel() * b.shape[1] / product,
+        bandwidth=2.0 * 4 * big.numel() / copy,
+        reach=0.6,
+        decode_reach=0.3,
+        layer_seconds=3e-4,
+        bytes=4,
+    )
 
 
 def _quickest(work: Callable[[], object], seconds: float = 0.3) -> float:
-    """Seconds of one call, the least of several, so that what else the machine does hardly counts."""
+    """Seconds of one call; the fastest of several, to exclude other load on the machine."""
     work()
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -393,7 +406,7 @@ def _quickest(work: Callable[[], object], seconds: float = 0.3) -> float:
 
 
 def with_rows(stage: Stage, rows: int) -> Stage:
-    """The stage with so many rows of a pass."""
+    """The stage with the given number of rows of a pass."""
     return replace(stage, settings=replace(stage.settings, micro_batch=rows))
 
 
@@ -403,7 +416,7 @@ def too_large(parts: Mapping[str, float], machine: Machine) -> bool:
 
 
 def fitting(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> int:
-    """The most rows of a pass that fit, no more than its groups have; 0 if not even one does."""
+    """The largest number of rows of a pass that fits, at most all rows; 0 if none fits."""
     everything = stage.settings.mini_batch * stage.settings.samples_per_prompt
     trained = trained_parameters(stage, shape)
 
@@ -416,28 +429,21 @@ def fitting(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> i
         return largest_pass(with_rows(stage, rows), lengths)
 
     most = next((rows for rows in range(everything, 0, -1) if fits(rows)), 0)
-    # Passes are of whole groups: of 9 rows with groups of 5, four are never there.
+    # Passes have whole groups: with groups of 5, a limit of 9 rows gives the same pass as one of 5.
     while most > 1 and largest(most - 1) == largest(most):
         most -= 1
     return most
 
 
 def remedy(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> str:
-    """What else would make one row fit: each setting that does so alone, or all that are left."""
+    """What would make one row fit: each setting that suffices alone, or all of them together."""
     changes = {"gradient_checkpointing": True, "lora_rank": 16, "freeze_vision": True}
     left = {name: value for name, value in changes.items() if not getattr(stage.settings, name)}
 
     def fits(changed: Mapping[str, object]) -> bool:
         settings: Any = changed
-        return (
-            fitting(
-                replace(stage, settings=replace(stage.settings, **settings)),
-                shape,
-                lengths,
-                machine,
-            )
-            > 0
-        )
+        changed_stage = replace(stage, settings=replace(stage.settings, **settings))
+        return fitting(changed_stage, shape, lengths, machine) > 0
 
     def named(names: Iterable[str], between: str) -> str:
         return between.join(f"{name}={str(left[name]).lower()}" for name in names)
@@ -460,19 +466,17 @@ def trained_parameters(stage: Stage, shape: Shape) -> int:
 
 
 def duration(seconds: float) -> str:
-    """Minutes, or hours where they are many."""
+    """Minutes, or hours from two hours on."""
     return f"{seconds / 60:.2g} min" if seconds < 2 * 3600 else f"{seconds / 3600:,.0f} h"
 
 
 def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Costs:
-    """The cost and what it rests on, for a reader."""
+    """The cost and its assumptions, for a reader."""
     c, s = cost(stage, shape, lengths, machine), stage.settings
     seconds = sum(c.seconds.values())
-    guess = (
-        "half the limit"
-        if 2 * lengths.response == s.max_response_tokens
-        else "as the model says of itself"
-    )
+    guess = "as the model says of itself"
+    if 2 * lengths.response == s.max_response_tokens:
+        guess = "half the limit"
     remark = (
         f"; {s.steps} steps {duration(seconds * s.steps)}, validation and checkpoints not counted"
     )
@@ -494,9 +498,7 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cos
 
 
 def _notes(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, c: Cost) -> list[str]:
-    """Whether the memory is too small for the rows of a pass, or large enough for more, which are
-    faster.
-    """
+    """Notes on memory: too little for the rows of a pass, or enough for more and faster."""
     now, most = rows_at_most(stage), fitting(stage, shape, lengths, machine)
     by_micro_batch = stage.settings.loss_mean == "micro_batch"
     if machine.memory and too_large(c.memory, machine):
@@ -504,15 +506,14 @@ def _notes(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, c: Co
             f"the memory is too much for {machine.memory / GIB:.0f} GiB"
             f" ({machine.name.split(' (')[0]}): "
         )
-        note += (
-            f"{most} rows a pass fit (micro_batch={most})"
-            if most
-            else remedy(stage, shape, lengths, machine)
-        )
+        if not most:
+            note += remedy(stage, shape, lengths, machine)
+        else:
+            note += f"{most} rows a pass fit (micro_batch={most})"
         if most and by_micro_batch:
             note += ", which changes the loss (loss_mean=micro_batch)"
         return [note]
-    if most > now and not by_micro_batch:  # there it would be another loss
+    if most > now and not by_micro_batch:  # with loss_mean=micro_batch the loss would change
         wider = cost(with_rows(stage, most), shape, lengths, machine)
         seconds = sum(c.seconds.values())
         if (saved := seconds - sum(wider.seconds.values())) > 0.05 * seconds:

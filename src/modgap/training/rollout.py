@@ -1,9 +1,8 @@
-"""What comes before an update: the order of the data, sampling groups of responses, and their
-rewards.
+"""The part of a step before the update: the order of the data, sampled responses, their rewards.
 
-Differences from the original: the order is a pure function of (seed, epoch), so that one number
-(how many prompts have been drawn) is all there is to save; a step draws as many prompts as it
-expects to need, not a whole batch; prompts that are too long are left out when they are drawn.
+Differences from the original: the order is a pure function of (seed, epoch), so only one number
+must be saved (how many prompts have been drawn); a step draws as many prompts as it expects to
+need, not a whole batch; prompts that are too long are left out when they are drawn.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from modgap.training.events import Sampled, TrainablePolicy
 from modgap.training.objective import eligible_rows, group_advantages, has_spread, overlong_penalty
 
 MOST_DRAWN = 3
-"""How many times its prompts a step draws at once, at most."""
+"""A step draws at most this many times `prompts_per_step` at once."""
 
 
 class Scored(Protocol):
@@ -52,16 +51,16 @@ class Scored(Protocol):
 
 
 RewardFunction = Callable[[str, str], "Scored | Mapping[str, Any] | float"]
-"""(response, gold answer) to a reward: a number, or an object or mapping with `score` and, if it
-likes, `acc` and `format`. Where these are absent, correct and well formatted mean that the score is
-1."""
+"""(response, gold answer) -> a reward: a number, or an object or mapping with `score` and
+optionally `acc` and `format`. If these are absent, a response with score 1 counts as correct and
+well formatted."""
 
 
 def hold_out(problems: Sequence[Problem], count: int) -> tuple[list[Problem], list[Problem]]:
     """Split off problems for validation: those whose hashed ids come first, at most a fifth of all.
 
-    The same problems whatever the order, the seed, the stage or the recipe, so that recipes can be
-    compared on them.
+    The choice depends neither on the order nor on the seed, the stage or the recipe, so recipes can
+    be compared on these problems.
 
     Returns:
         (train, held out)
@@ -73,13 +72,13 @@ def hold_out(problems: Sequence[Problem], count: int) -> tuple[list[Problem], li
 
 
 def check_rollouts(folder: Path, number: int, stage: Stage, problems: Sequence[Problem]) -> None:
-    """Refuse a stage whose first recorded rollout is not one that it can have drawn.
+    """Refuse a stage whose first recorded rollout cannot be one of its own.
 
     Args:
         folder: The stage's folder.
-        number: Which stage of its recipe it is.
+        number: The stage's number in its recipe.
         stage: The stage.
-        problems: What it is trained on.
+        problems: The problems it trains on.
 
     Raises:
         UserError: The rollouts are of another run: other problems, views or seeds.
@@ -110,11 +109,10 @@ def check_rollouts(folder: Path, number: int, stage: Stage, problems: Sequence[P
 
 
 class DataOrder:
-    """Shuffled epochs over (problem, view) pairs; with several views each problem comes once in
-    each.
+    """Shuffled epochs over (problem, view) pairs; an epoch has each problem once in each view.
 
     Args:
-        problems: What is trained on.
+        problems: The problems to train on.
         views: The stage's views.
         seed: Of the shuffling.
     """
@@ -127,7 +125,7 @@ class DataOrder:
         return len(self.items)
 
     def __getitem__(self, position: int) -> tuple[Problem, str]:
-        """The item drawn at a position, from 0 without end."""
+        """The item drawn at a position; positions start at 0 and have no end."""
         epoch, at = divmod(position, len(self.items))
         return self.items[_permutation(len(self.items), self._seed, epoch)[at]]
 
@@ -144,7 +142,7 @@ class Group:
 
     Attributes:
         problem: The problem.
-        view: The view that was shown.
+        view: The view of the prompt.
         words: The prompt.
         prompt: The prompt, encoded.
         twin: Its text-free twin, encoded (contrastive stages).
@@ -170,11 +168,11 @@ class Group:
 
     @property
     def mixed(self) -> bool:
-        """Whether its rewards differ, so that it teaches something."""
+        """Whether its rewards differ; otherwise all its advantages are zero."""
         return bool(has_spread(self.rewards_N[None])[0])
 
     def forget(self) -> None:
-        """Let go of the encoded prompts, pixels and all; the words stay, for the log."""
+        """Free the encoded prompts with their pixels; the words stay, for the log."""
         self.prompt = self.twin = None
 
 
@@ -187,7 +185,7 @@ class Batch:
         twins: B text-free twins, or `None`s.
         responses: B token sequences.
         advantages_B: One for each row.
-        eligible_B: Rows that the contrastive KL takes.
+        eligible_B: Rows that the contrastive KL uses.
         old_logps: B log-probability sequences before the first update; `None` for an on-policy
             update.
     """
@@ -205,13 +203,17 @@ class Batch:
     @classmethod
     def of(cls, groups: Sequence[Group]) -> Batch:
         """The rows of groups, with their advantages."""
-        return cls(
-            [group.prompt for group in groups for _ in group.responses],
-            [group.twin for group in groups for _ in group.responses],
-            [response.token_ids for group in groups for response in group.responses],
-            torch.cat([group_advantages(group.rewards_N[None])[0] for group in groups]),
-            torch.cat([eligible_rows(group.scores_N) for group in groups]),
-        )
+        prompts: list[Any] = []
+        twins: list[Any] = []
+        responses: list[Tensor] = []
+        for group in groups:
+            # Rows of a group share these objects, and with them their computation.
+            prompts += [group.prompt] * len(group.responses)
+            twins += [group.twin] * len(group.responses)
+            responses += [response.token_ids for response in group.responses]
+        advantages = [group_advantages(group.rewards_N[None])[0] for group in groups]
+        eligible = [eligible_rows(group.scores_N) for group in groups]
+        return cls(prompts, twins, responses, torch.cat(advantages), torch.cat(eligible))
 
 
 class Roller:
@@ -219,7 +221,7 @@ class Roller:
 
     Args:
         policy: The model that is trained.
-        order: Where prompts come from.
+        order: The order of the prompts.
         stage: The stage.
         number: Its number in the recipe, from 1.
         style: The words' style.
@@ -239,14 +241,14 @@ class Roller:
 
     @property
     def epoch(self) -> float:
-        """How often the data has been seen."""
+        """Epochs of the data drawn so far."""
         return self.position / len(self._order)
 
     def draw(self, count: int) -> list[Group]:
         """The next prompts in the data order, without those that are too long.
 
         Raises:
-            UserError: A whole epoch has none that is short enough.
+            UserError: A whole epoch has no prompt that is short enough.
         """
         settings = self._stage.settings
         groups: list[Group] = []
@@ -330,34 +332,32 @@ def score(reward: RewardFunction, response: str, gold: str) -> tuple[float, floa
         acc, form = (float(total >= 1.0) if part is None else float(part) for part in parts[1:])
         if not all(map(math.isfinite, (total, acc, form))):
             raise ValueError
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        RuntimeError,
-    ):  # a tensor of several numbers: RuntimeError
-        name = f"{getattr(reward, '__module__', '')}:{getattr(reward, '__qualname__', type(reward).__qualname__)}"
+    # float() of a tensor of several numbers raises RuntimeError.
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        # An object that is called has no name of its own.
+        qualified = getattr(reward, "__qualname__", type(reward).__qualname__)
+        name = f"{getattr(reward, '__module__', '')}:{qualified}"
         raise UserError(
             f"the reward function {name} gave {repr(given)[:80]}: it must return a finite number,"
-            " or an object or mapping with the number as score (and, if it likes, acc and format)."
+            " or an object or mapping with the number as score (and optionally acc and format)."
         ) from None
     return total, acc, form
 
 
 def draw_size(settings: Settings, kept: int, sampled: int, before: float = 1.0) -> int:
-    """How many prompts to draw for those that are still missing, so that about as many groups are
-    mixed.
+    """How many prompts to draw so that about as many groups are mixed as the step still needs.
 
-    At the rate at which this step has kept groups so far, and before it has any, at that of the
-    step before: a GPU takes hardly longer for twice the prompts, but each further draw takes as
-    long as its longest response. A step begins with at most `MOST_DRAWN` times its prompts, which
-    is what the authors of DAPO draw, and refills with at most as many as it is to keep.
+    The expected share of mixed groups is the share that this step has kept so far; before its first
+    group it is that of the previous step. Large draws save time: a GPU takes hardly longer for
+    twice the prompts, but each additional draw takes as long as its longest response. A step starts
+    with at most `MOST_DRAWN` times its prompts, as the authors of DAPO do, and each refill draws at
+    most `prompts_per_step`.
 
     Args:
         settings: Of the stage.
         kept: Groups that this step has kept.
         sampled: Groups that it has sampled.
-        before: Share of its groups that the step before kept.
+        before: Share of its groups that the previous step kept.
     """
     rate = kept / sampled if sampled else before
     most = settings.prompts_per_step * (1 if sampled else MOST_DRAWN)

@@ -1,9 +1,8 @@
-"""What a stage starts with: its reward function, its model, and the arguments that make the run
-what it is.
-"""
+"""What a stage starts with: checked prompts, its reward function, its model and its identity."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,19 +33,19 @@ def check_prompts(
     style: Style,
     unusable: Mapping[Path | bytes, str] | None = None,
 ) -> None:
-    """Build every prompt that the run may need, in words, and decode its image: a fault shows now,
-    not after hours.
+    """Build the text of every prompt that the run may need, and decode its image.
+
+    A fault is then reported at the start of the run, not after hours.
 
     Args:
-        recipe: What is to be trained.
-        problems: What it is trained on.
-        validation: What it is validated on.
+        recipe: The recipe.
+        problems: The problems it trains on.
+        validation: The problems it is validated on.
         style: Of the prompts.
-        unusable: `unusable_images` of all these problems, where the caller has it.
+        unusable: `unusable_images` of all these problems, if the caller has it.
 
     Raises:
-        UserError: A view is a control; or a problem lacks the words of a view, or a diagram that
-            can be used.
+        UserError: A view is a control, or a problem lacks the words of a view or a usable diagram.
     """
     unusable = unusable_images([*problems, *validation]) if unusable is None else unusable
     for number, stage in enumerate(recipe.stages, start=1):
@@ -57,26 +56,26 @@ def check_prompts(
                     f"view {view!r} cannot be trained on: choose full-text, image-only or"
                     " text-only."
                 )
-            _check(
-                where, problems, unusable,
-                lambda p, v=view, s=stage: training_prompt(p, v, style, contrastive=s.contrastive),
-            )  # fmt: skip
+            build = functools.partial(
+                training_prompt, view=view, style=style, contrastive=stage.contrastive
+            )
+            _check(where, problems, unusable, build)
         if stage.contrastive:
-            _check(where, problems, unusable, lambda p: contrastive_prompt(p, style))
+            _check(where, problems, unusable, functools.partial(contrastive_prompt, style=style))
         if stage.settings.eval_every:
-            _check(
-                f"the validation of {where}", validation, unusable,
-                lambda p: training_prompt(p, VALIDATION_VIEW, style),
-                " Or turn validation off with --set eval_every=0.",
-            )  # fmt: skip
+            build = functools.partial(training_prompt, view=VALIDATION_VIEW, style=style)
+            remedy = " Or turn validation off with --set eval_every=0."
+            _check(f"the validation of {where}", validation, unusable, build, remedy)
 
 
 def unusable_images(problems: Sequence[Problem]) -> dict[Path | bytes, str]:
-    """The images of problems that no model can be shown, and why; each one is decoded."""
-    found = list(
-        dict.fromkeys(p.image for p in problems if p.image is not None and not _absence(p))
-    )
-    seen = zip(found, inspect_all(found, thorough=True), strict=True)
+    """The images of problems that cannot be used, and why; each image is decoded."""
+    found: dict[Path | bytes, None] = {}  # without duplicates, in order
+    for problem in problems:
+        if problem.image is not None and not _absence(problem):
+            found[problem.image] = None
+    images = list(found)
+    seen = zip(images, inspect_all(images, thorough=True), strict=True)
     return {image: inspection.unusable for image, inspection in seen if inspection.unusable}
 
 
@@ -96,7 +95,7 @@ def _check(
                 faults[problem.id] = (
                     f"problem {problem.id} {absence}: give it its diagram, or leave it out."
                 )
-            elif problem.own_images:  # the problem's image may show what the view leaves out
+            elif problem.own_images:  # the problem's image may show what the view omits
                 faults[problem.id] = (
                     f"problem {problem.id} has images of its own for some views, and training shows"
                     " one image in every view: train on another data set."
@@ -118,16 +117,13 @@ def _check(
 def _absence(problem: Problem) -> str:
     if problem.image is None:
         return "has no diagram"
-    return (
-        f"has no file {problem.image}"
-        if isinstance(problem.image, Path) and not problem.image.is_file()
-        else ""
-    )
+    if isinstance(problem.image, Path) and not problem.image.is_file():
+        return f"has no file {problem.image}"
+    return ""
 
 
 def reward_of(settings: Settings) -> RewardFunction:
-    """The reward that the settings ask for: a function of the user's own, or the built-in one at
-    its tolerance.
+    """The reward that the settings name: the user's function, or the built-in one.
 
     Raises:
         UserError: There is no such function.
@@ -146,12 +142,12 @@ def reward_of(settings: Settings) -> RewardFunction:
 def load_for_training(
     load_policy: LoadPolicy, start: str | Path, settings: Settings
 ) -> TrainablePolicy:
-    """Load a model whose trained weights are fp32: at the paper's learning rate, bf16 weights would
-    not move.
+    """Load a model whose trained weights are fp32.
 
-    With LoRA the frozen weights keep the loader's type (bf16 on a GPU).
+    At the paper's learning rate, updates of bf16 weights would be rounded away. With LoRA the
+    frozen weights keep the loader's type (bf16 on a GPU).
     """
-    torch.manual_seed(settings.seed)  # adapters start at random
+    torch.manual_seed(settings.seed)  # adapters are initialized at random
     policy = load_policy(
         start,
         dtype=None if settings.lora_rank else "float32",
@@ -166,10 +162,10 @@ def load_for_training(
 
 
 def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str, Any]:
-    """The arguments that make a stage what it is; what only decides speed, memory or when to save
-    is left out.
+    """The arguments that identify a stage.
 
-    The recipe's name is none of them: recipes that begin alike may share their first stages.
+    Settings that only change speed, memory or the saving interval are left out. So is the recipe's
+    name: recipes with the same first stages may share them.
     """
     stage = recipe.stages[number - 1]
     settings = asdict(stage.settings)
@@ -178,25 +174,27 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
     if stage.settings.loss_mean == "mini_batch":
         del settings["micro_batch"]
     if math.isinf(stage.settings.max_refills):
-        settings["max_refills"] = "inf"  # JSON has no such number
+        settings["max_refills"] = "inf"  # JSON has no infinity
     names = {attribute: name for name, attribute in NAMES.items()}
     return {
-        "stage": number, "views": list(stage.views), "contrastive": stage.contrastive,
-        "start": origin, "style": style, **{names[key]: value for key, value in settings.items()},
-    }  # fmt: skip
+        "stage": number,
+        "views": list(stage.views),
+        "contrastive": stage.contrastive,
+        "start": origin,
+        "style": style,
+        **{names[key]: value for key, value in settings.items()},
+    }
 
 
 def digest(problems: Sequence[Problem]) -> str:
-    """Changes with what the problems say and with what their images show, not with where these lie."""
-    told = hashlib.sha256()
+    """A digest of the problems' texts and of their images' contents, not of the images' paths."""
+    hasher = hashlib.sha256()
     for p in problems:
         image = None if p.image is None or _absence(p) else _image_digest(p.image_bytes())
-        told.update(
-            repr(
-                (p.id, p.question, p.answer, p.structural, p.semantic, p.own_words, image)
-            ).encode()
-        )
-    return told.hexdigest()[:16]
+        # Manifests record this digest: the order and the types of these fields must not change.
+        fields = (p.id, p.question, p.answer, p.structural, p.semantic, p.own_words, image)
+        hasher.update(repr(fields).encode())
+    return hasher.hexdigest()[:16]
 
 
 def _image_digest(data: bytes) -> str:

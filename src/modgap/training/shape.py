@@ -1,10 +1,9 @@
-"""What a training stage costs, from a model's shape alone: tokens, FLOPs, memory. No torch, no
-network, no GPU.
+"""The cost of a training stage from a model's shape alone: tokens, FLOPs, memory.
 
-Counts are exact for parameters; FLOPs are 2 for each parameter and token plus attention, without
-what gradient checkpointing computes again; memory is an estimate with its parts named. Tokens and
-FLOPs are upper bounds: every prompt and every response at its limit, and no group dropped by
-dynamic sampling.
+Needs no torch, no network and no GPU. Parameter counts are exact. FLOPs are 2 for each parameter
+and token plus attention, without the recomputation of gradient checkpointing. Memory is an
+estimate with named parts. Tokens and FLOPs are upper bounds: every prompt and every response is at
+its limit, and dynamic sampling drops no group.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ class Shape:
         vision_hidden: Width of the vision tower.
         vision_layers: Its layers.
         vision_intermediate: Width of its MLP.
-        patch: Pixels of a patch's side.
-        merge: Patches of a merged token's side.
+        patch: Side of a patch, in pixels.
+        merge: Side of a merged token, in patches.
     """
 
     hidden: int
@@ -59,7 +58,7 @@ class Shape:
 
     @property
     def language(self) -> int:
-        """Parameters that every token meets: the layers, the last norm and the head."""
+        """Parameters that every token passes: the layers, the last norm and the head."""
         return self.layers * self.layer + self.hidden + self.vocab * self.hidden
 
     @property
@@ -79,7 +78,7 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All of them."""
+        """Parameters of the whole model."""
         return self.language + self.vision + (0 if self.tied else self.vocab * self.hidden)
 
     def forward(self, tokens: int) -> float:
@@ -87,7 +86,7 @@ class Shape:
         return 2.0 * self.language * tokens + 2.0 * self.layers * self.hidden * tokens**2
 
     def see(self, image_tokens: int) -> float:
-        """FLOPs of one image through the vision tower (windowed attention is small and left out)."""
+        """FLOPs of one image through the vision tower, without its small windowed attention."""
         return 2.0 * self.vision * image_tokens * self.merge**2
 
 
@@ -101,35 +100,44 @@ SHAPES["yaogy/qwen2_5_vl_7b_kl_curriculum"] = SHAPES["Qwen/Qwen2.5-VL-7B-Instruc
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
-    """The shape that a model folder's config.json tells (the hub's own files have the language
-    model at the top).
+    """The shape in a model folder's config.json.
+
+    The hub's own files have the language model's sizes at the top level.
     """
     text, vision = config.get("text_config") or config, config["vision_config"]
     return Shape(
-        text["hidden_size"], text["num_hidden_layers"], text["num_attention_heads"], text["num_key_value_heads"],
-        text["intermediate_size"], text["vocab_size"], bool(config.get("tie_word_embeddings", False)),
-        vision["hidden_size"], vision["depth"], vision["intermediate_size"],
-        vision.get("patch_size", 14), vision.get("spatial_merge_size", 2),
-    )  # fmt: skip
+        hidden=text["hidden_size"],
+        layers=text["num_hidden_layers"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        intermediate=text["intermediate_size"],
+        vocab=text["vocab_size"],
+        tied=bool(config.get("tie_word_embeddings", False)),
+        vision_hidden=vision["hidden_size"],
+        vision_layers=vision["depth"],
+        vision_intermediate=vision["intermediate_size"],
+        patch=vision.get("patch_size", 14),
+        merge=vision.get("spatial_merge_size", 2),
+    )
 
 
 def image_tokens(pixels: int, patch: int = 14, merge: int = 2) -> int:
-    """Tokens of an image of so many pixels."""
+    """Tokens of an image with the given number of pixels."""
     return pixels // (patch * merge) ** 2
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a stage is spread over GPUs.
+    """How a stage is distributed over GPUs.
 
     Attributes:
         gpus: GPUs that share weights, gradients and optimizer.
         micro_batch: Rows of one forward pass on one GPU.
         tensor_parallel: GPUs that share the rollout's weights.
         gpu_memory: The share of a GPU's memory that the rollout takes (vLLM).
-        params_offload: Weights leave the GPU during the rollout.
-        optimizer_offload: The optimizer does.
-        checkpointing: Activations are computed again in the backward pass.
+        params_offload: Whether weights leave the GPU during the rollout.
+        optimizer_offload: Whether the optimizer's moments do.
+        checkpointing: Whether activations are computed again in the backward pass.
     """
 
     gpus: int = 1
@@ -143,12 +151,12 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one stage costs at most.
+    """Upper bounds of the cost of one stage.
 
     Attributes:
         rows: Responses of a step.
-        prompt_tokens: Of a step; a prompt counts once for each of its responses.
-        response_tokens: Of a step.
+        prompt_tokens: Prompt tokens of a step; a prompt counts once for each of its responses.
+        response_tokens: Response tokens of a step.
         flops: Phase (`rollout`, `old log-probs`, `update`, `contrastive`) to FLOPs of a step.
         state_bytes: fp32 weights, gradients and AdamW's moments on each GPU.
         activation_bytes: Activations and logits of one micro-batch.
@@ -174,17 +182,17 @@ class Estimate:
 
     @property
     def total_flops(self) -> float:
-        """Of a step, all phases."""
+        """FLOPs of all phases of a step."""
         return sum(self.flops.values())
 
 
 def estimate(stage: Stage, shape: Shape, layout: Layout, image: int = 256) -> Estimate:
-    """Bound what a stage costs.
+    """Upper bounds of the cost of a stage.
 
     Args:
-        stage: Its settings resolved.
+        stage: The stage, its settings resolved.
         shape: Of the model.
-        layout: How it is spread.
+        layout: How the stage is distributed over GPUs.
         image: Tokens of an image, part of the prompt.
     """
     s = stage.settings
@@ -204,28 +212,31 @@ def estimate(stage: Stage, shape: Shape, layout: Layout, image: int = 256) -> Es
     }
     contrastive = stage.contrastive and s.kl_coef > 0
     if contrastive:
-        flops["contrastive"] = (
-            3 * rows * row
-        )  # if every row is eligible; it shares the images of the update
+        # As if every row were eligible; twins share the images of the update.
+        flops["contrastive"] = 3 * rows * row
     trained = shape.parameters - (shape.vision if s.freeze_vision else 0)
     if s.lora_rank:
-        trained = 0  # adapters are below a percent
+        trained = 0  # adapters are less than one percent
     weights, optimizer = 4.0 * shape.parameters / layout.gpus, 8.0 * trained / layout.gpus
     state = weights + 4.0 * trained / layout.gpus + optimizer
     tokens = layout.micro_batch * (prompt + response) * (2 if contrastive else 1)
     working = 2.0 * tokens * (16 * shape.hidden + 6 * shape.intermediate)  # one layer, bf16
-    kept = (
-        2.0 * tokens * shape.hidden * shape.layers
-        if layout.checkpointing
-        else working * shape.layers
-    )
+    kept = working * shape.layers
+    if layout.checkpointing:
+        kept = 2.0 * tokens * shape.hidden * shape.layers
     logits = 8.0 * tokens * shape.vocab  # bf16 and fp32 copies, and the gradient
     gathered = 2.0 * (2 * shape.layer + (1 if shape.tied else 2) * shape.vocab * shape.hidden)
-    resident = (0 if layout.params_offload else weights) + (
-        0 if layout.optimizer_offload else optimizer
-    )
+    resident_weights = 0 if layout.params_offload else weights
+    resident_optimizer = 0 if layout.optimizer_offload else optimizer
+    rollout_weights = 2.0 * shape.parameters / layout.tensor_parallel
     return Estimate(
-        rows, rows * prompt, rows * response, flops, state, working + kept + logits,
-        gathered if layout.gpus > 1 else 2.0 * shape.parameters, resident,
-        2.0 * shape.parameters / layout.tensor_parallel if layout.gpu_memory else 0.0,
-    )  # fmt: skip
+        rows=rows,
+        prompt_tokens=rows * prompt,
+        response_tokens=rows * response,
+        flops=flops,
+        state_bytes=state,
+        activation_bytes=working + kept + logits,
+        gathered_bytes=gathered if layout.gpus > 1 else 2.0 * shape.parameters,
+        rollout_bytes=resident_weights + resident_optimizer,
+        rollout_weights=rollout_weights if layout.gpu_memory else 0.0,
+    )

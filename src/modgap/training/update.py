@@ -1,15 +1,14 @@
-"""One optimizer update: the policy's pass over all rows, the twins of the eligible ones beside
-them, one vision pass.
+"""The gradients of one optimizer update: policy loss, contrastive KL, and a shared vision pass.
 
 The full-text side of the contrastive KL is detached, so its log-probabilities are those of the
-policy's rows. A twin's row is one more row of the same pass: the model computes once what its
-prompt has in common with the full one, image included. (`full_vocab` and a micro-batch of one row
-take the twins in passes of their own.) The vision tower runs once over the images of a pass; its
-features are detached leaves that collect gradients, and one backward through the tower ends it.
-Where groups are split, or the twins have passes of their own, it does so for the whole mini-batch.
-The naive form (every row forwarded twice, images and all, in one graph) is the tests' oracle.
+policy's rows. A twin is one more row of the same pass: the tokens that its prompt shares with the
+full one, image included, are computed once. (With `full_vocab`, or with a micro-batch of one row,
+twins have passes of their own.) The vision tower runs once over the images of a pass. Its features
+are detached leaves that collect gradients, and one backward through the tower ends the pass. Where
+groups are split, or twins have passes of their own, this is done for the whole mini-batch. The
+naive form (every row forwarded twice with its image, in one graph) is the tests' oracle.
 
-Weights that are trained are fp32 everywhere; on a GPU the computation is bf16 by autocast.
+Trained weights are always fp32; on a GPU the computation is bf16 by autocast.
 
 Legend: B rows, T response tokens, V vocabulary.
 """
@@ -19,7 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from typing import Any
 
 import torch
@@ -42,8 +41,9 @@ from modgap.training.rollout import Batch
 def computing(policy: TrainablePolicy) -> torch.autocast:
     """bf16 autocast on a GPU, nothing on a CPU.
 
-    Without its cache of cast weights: one filled under `no_grad` would cut the graph of a later
-    pass. What runs many passes with the same weights has them cast once by `policy.weights_cast`.
+    Autocast's cache of cast weights is off: a cache filled under `no_grad` would cut the graph of a
+    later pass. Code that runs many passes with the same weights casts them once with
+    `policy.weights_cast`.
     """
     kind = policy.device.type
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda", cache_enabled=False)
@@ -53,8 +53,8 @@ def computing(policy: TrainablePolicy) -> torch.autocast:
 class TokenStats:
     """Sums over tokens, for the log.
 
-    Numbers stay where the model is until they are `read`: to look at one is to wait for a GPU, to
-    which the next pass could be sent meanwhile.
+    Numbers stay on the model's device until `read`: reading one waits for the GPU, which could
+    receive the next pass in that time.
 
     Attributes:
         sums: By name.
@@ -79,19 +79,19 @@ class TokenStats:
             self.sums[name] += total
 
     def add_ratio(self, mask_BT: Tensor, ratio_BT: Tensor) -> None:
-        """Heed a ratio that may be the largest."""
+        """Update the largest ratio."""
         self.largest_ratio = (
             torch.where(mask_BT, ratio_BT.detach(), 0.0).max().clamp(min=self.largest_ratio)
         )
 
     def read(self) -> TokenStats:
-        """Itself, all of it in Python's numbers."""
+        """Convert all values to Python numbers, and return itself."""
         self.sums = defaultdict(float, {name: float(value) for name, value in self.sums.items()})
         self.largest_ratio, self.loss = float(self.largest_ratio), float(self.loss)
         return self
 
     def merge(self, other: TokenStats) -> None:
-        """Add another's sums, both read."""
+        """Add the sums of another one; both must be read."""
         for name, value in other.sums.items():
             self.sums[name] += value
         self.largest_ratio = max(self.largest_ratio, other.largest_ratio)
@@ -116,17 +116,16 @@ class SharedVision:
 
     Args:
         policy: The model.
-        prompts: All prompts of the mini-batch; those that show the same image share a leaf.
-        at_once: Images of one pass. If there are more, activations are not kept: each pass is run
+        prompts: All prompts of the mini-batch; prompts with the same image share a leaf.
+        at_once: Images of one pass. If there are more, activations are not kept: each pass runs
             again when its gradients are known.
     """
 
     def __init__(self, policy: TrainablePolicy, prompts: Sequence[Any], at_once: int) -> None:
         self._policy = policy
-        unique = {prompt.image_key: prompt for prompt in prompts if prompt.image_key is not None}
-        self._parts = [
-            list(unique.values())[i : i + at_once] for i in range(0, len(unique), at_once)
-        ]
+        by_key = {prompt.image_key: prompt for prompt in prompts if prompt.image_key is not None}
+        unique = list(by_key.values())
+        self._parts = [unique[i : i + at_once] for i in range(0, len(unique), at_once)]
         self._kept: list[Tensor | None] | None = None
         self._leaves: dict[str, Tensor] = {}
         for part in self._parts:
@@ -140,7 +139,7 @@ class SharedVision:
                 self._kept = features
 
     def of(self, prompts: Sequence[Any]) -> list[Tensor | None]:
-        """The leaves of prompts."""
+        """The leaf of each prompt's image; `None` without an image."""
         return [
             None if prompt.image_key is None else self._leaves[prompt.image_key]
             for prompt in prompts
@@ -153,28 +152,26 @@ class SharedVision:
             if all(leaf.grad is None for leaf in leaves):
                 continue
             roots = self._kept or self._policy.image_features(part)
-            pairs = [
-                (root, leaf.grad.to(root.dtype))
-                for root, leaf in zip(roots, leaves, strict=True)
-                if root is not None and leaf.grad is not None
-            ]
-            torch.autograd.backward(
-                [root for root, _ in pairs], [gradient for _, gradient in pairs]
-            )
+            used: list[Tensor] = []
+            received: list[Tensor] = []
+            for root, leaf in zip(roots, leaves, strict=True):
+                if root is not None and leaf.grad is not None:
+                    used.append(root)
+                    received.append(leaf.grad.to(root.dtype))
+            torch.autograd.backward(used, received)
 
 
 def pieces(rows: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Rows, so many at a time."""
+    """Consecutive pieces of at most `size` rows."""
     for start in range(0, len(rows), size):
         yield list(rows[start : start + size])
 
 
 def groups_of(batch: Batch, size: int, twins: bool = False) -> Iterator[list[int]]:
-    """Whole groups, as long as their rows (and the twins of their eligible ones) are not more than
-    so many.
+    """Whole groups, of at most `size` rows together (with `twins`: rows and twins).
 
-    A group goes whole, twins and all, as long as its own rows are not more; a larger one is taken
-    in pieces.
+    A group stays whole, with its twins, if its rows without twins are at most `size`; a larger one
+    is cut into pieces.
     """
     taken: list[int] = []
     count = 0
@@ -193,9 +190,7 @@ def groups_of(batch: Batch, size: int, twins: bool = False) -> Iterator[list[int
 
 
 def twins_together(settings: Settings, micro_batch: int) -> bool:
-    """Whether twins are rows of the policy's passes; with one row at a time memory is too short for
-    that.
-    """
+    """Whether twins are rows of the policy's passes; with one row at a time memory is too small."""
     return micro_batch > 1 and settings.kl_estimator != "full_vocab"
 
 
@@ -206,10 +201,8 @@ def old_logprobs(
     out: list[Tensor] = []
     with torch.no_grad(), computing(policy), policy.weights_cast():
         for rows in groups_of(batch, micro_batch):
-            prompts, responses = (
-                [batch.prompts[i] for i in rows],
-                [batch.responses[i] for i in rows],
-            )
+            prompts = [batch.prompts[i] for i in rows]
+            responses = [batch.responses[i] for i in rows]
             logps_BT, _, _ = policy.logprobs(
                 prompts, responses, policy.image_features(prompts), settings.temperature
             )
@@ -222,8 +215,8 @@ def gradients(
 ) -> TokenStats:
     """Fill the parameters' gradients with those of one mini-batch, `micro_batch` rows at a time.
 
-    Starts from zero, so that it can be called again after it ran out of memory. The result does not
-    depend on `micro_batch` but for rounding.
+    Starts from zero, so it can be called again after it ran out of memory. The result depends on
+    `micro_batch` only by rounding.
     """
     for parameter in policy.parameters():
         parameter.grad = None
@@ -241,29 +234,29 @@ def gradients(
             lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B
         )
         passes = list(groups_of(batch, micro_batch, together))
-        # An image that several passes show is seen before them; the others with the pass that shows
-        # them.
+        # An image that several passes use is encoded before them; other images are encoded in their
+        # pass.
         vision = None
         if apart or any(batch.prompts[a[-1]] is batch.prompts[b[0]] for a, b in pairwise(passes)):
             vision = SharedVision(policy, [*batch.prompts, *filter(None, batch.twins)], micro_batch)
-        # Rows whose twins go along, and where in its pass each is. Found and moved before the
-        # passes, and numbers are read after them: a pass that waited for another would leave a GPU
-        # without work.
-        twins = [[i for i in rows if together and batch.eligible_B[i]] for rows in passes]
-        twin_rows = torch.tensor([i for pass_twins in twins for i in pass_twins], dtype=torch.long)
-        within = [
-            i - rows[0] for rows, pass_twins in zip(passes, twins, strict=True) for i in pass_twins
-        ]
-        sizes, twin_sizes = (
-            [len(rows) for rows in passes],
-            [len(pass_twins) for pass_twins in twins],
-        )
+        # Rows whose twins are in the pass, and their places in it. They are found and moved to the
+        # device before the passes, and numbers are read after them: a pass that waits for another
+        # one leaves the GPU idle.
+        twins: list[list[int]] = [[] for _ in passes]
+        if together:
+            twins = [[i for i in rows if batch.eligible_B[i]] for rows in passes]
+        twin_rows = torch.tensor(list(chain.from_iterable(twins)), dtype=torch.long)
+        within: list[int] = []
+        for rows, pass_twins in zip(passes, twins, strict=True):
+            within += [i - rows[0] for i in pass_twins]
+        sizes = [len(rows) for rows in passes]
+        twin_sizes = [len(pass_twins) for pass_twins in twins]
         weights, advantages = (x.to(device).split(sizes) for x in (weights_B, batch.advantages_B))
         kl_weights = kl_weights_B[twin_rows].to(device).split(twin_sizes)
         places = torch.tensor(within, dtype=torch.long).to(device).split(twin_sizes)
-        apart_rows = (
-            list(pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch)) if apart else []
-        )
+        apart_rows: list[list[int]] = []
+        if apart:
+            apart_rows = list(pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch))
         apart_weights = kl_weights_B[batch.eligible_B].to(device).split(micro_batch)
         for number, (rows, right) in enumerate(zip(passes, twins, strict=True)):
             prompts = [batch.prompts[i] for i in rows] + [batch.twins[i] for i in right]
@@ -280,9 +273,13 @@ def gradients(
             if batch.old_logps is not None:
                 old_BT = pad_sequence([batch.old_logps[i] for i in rows], batch_first=True)
             terms = policy_loss(
-                logps_BT, old_BT, advantages[number],
-                clip_low=settings.clip_low, clip_high=settings.clip_high, dual_clip=settings.dual_clip,
-            )  # fmt: skip
+                logps_BT,
+                old_BT,
+                advantages[number],
+                clip_low=settings.clip_low,
+                clip_high=settings.clip_high,
+                dual_clip=settings.dual_clip,
+            )
             loss = weighted_sum(terms.loss_BT, weights[number], mask_BT)
             if right:
                 kl = contrastive_kl(
@@ -302,14 +299,18 @@ def gradients(
                 seen.backward()
             logps += [row[: len(tokens)] for row, tokens in zip(now_BT, responses, strict=False)]
             stats.add(
-                mask_BT, tokens=mask_BT, entropy=entropy_BT, ratio_mean=terms.ratio_BT, clip_low=terms.low_BT,
-                clip_high=terms.high_BT, clip_dual=terms.dual_BT,
-            )  # fmt: skip
+                mask_BT,
+                tokens=mask_BT,
+                entropy=entropy_BT,
+                ratio_mean=terms.ratio_BT,
+                clip_low=terms.low_BT,
+                clip_high=terms.high_BT,
+                clip_dual=terms.dual_BT,
+            )
             stats.add_ratio(mask_BT, terms.ratio_BT)
 
-        for rows, weights_W in zip(
-            apart_rows, apart_weights, strict=False
-        ):  # weights of no rows are one part
+        # Not strict: without rows, `split` still gives one empty part of weights.
+        for rows, weights_W in zip(apart_rows, apart_weights, strict=False):
             assert vision is not None
             kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
             stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, weights_W, mask_BT))

@@ -1,1 +1,1 @@
-"""The engine `verl`: a recipe as verl's configuration, and what runs inside verl."""
+"""The engine `verl`: a recipe as verl's configuration, and the code that runs inside verl."""

@@ -1,7 +1,6 @@
-"""What cannot work on verl 0.9.1, refused before Ray starts: by keys, by settings, by the values in
-force.
+"""Refuses what cannot work on verl 0.9.1 before Ray starts: keys, settings, and their values.
 
-verl finds some of it after minutes, in a worker; some it does not heed at all.
+verl reports some of it after minutes, in a worker, and silently ignores the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ ACTOR, ROLLOUT, MODEL = (
 )
 
 Overrides = dict[str, Any]
-"""Key of verl's configuration -> value. A key that verl's files do not have begins with `+`."""
+"""Key of verl's configuration -> value. A key that is not in verl's files starts with `+`."""
 
 
 MOVED = {
@@ -42,18 +41,18 @@ MOVED = {
         "the recipes are strictly on policy, as the sync trainer is: leave it out"
     ),
     f"{ROLLOUT}.mode": "verl 0.9.1 has async rollouts only: leave it out",
-    "trainer.save_freq": "checkpoints are what a run goes on from: use save_every",
+    "trainer.save_freq": "a run resumes from its checkpoints: use save_every",
     "trainer.test_freq": "use eval_every",
     "trainer.total_training_steps": "use steps",
     "trainer.total_epochs": "use steps",
     "trainer.default_local_dir": "use --out",
     f"{MODEL}.path": "each stage starts where the one before ended: use --model",
 }
-"""Keys that verl composes and then does not heed, or fails on at run time, or that are ours to say."""
+"""Key -> remedy, for keys that verl accepts but ignores or fails on later, or that we set."""
 
 
 def check_supported(stage: Stage) -> None:
-    """Refuse settings that verl has no counterpart for, and keys that it does not heed."""
+    """Refuse settings that verl has no counterpart for, and keys that it ignores."""
     s = stage.settings
     if stage.contrastive and s.kl_coef and s.kl_estimator == "full_vocab":
         raise UserError(
@@ -66,15 +65,15 @@ def check_supported(stage: Stage) -> None:
             " local."
         )
     for key, _ in stage.passed:
+        name = key.lstrip("+")
         for start, remedy in MOVED.items():
-            if key.lstrip("+") == start or (
-                start.endswith(".") and key.lstrip("+").startswith(start)
-            ):
+            below = start.endswith(".") and name.startswith(start)
+            if name == start or below:
                 raise UserError(f"--set verl.{key}: {remedy}.")
 
 
 def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> None:
-    """Refuse combinations that cannot work, by the values in force.
+    """Refuse combinations of values that cannot work.
 
     Raises:
         UserError: One line that names the values and the remedy.
@@ -108,10 +107,8 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
             f" verl.{ROLLOUT}.tensor_model_parallel_size=N."
         )
     prompts, n = whole("data.train_batch_size"), whole(f"{ROLLOUT}.n")
-    mini, micro = (
-        whole(f"{ACTOR}.ppo_mini_batch_size"),
-        whole(f"{ACTOR}.ppo_micro_batch_size_per_gpu"),
-    )
+    mini = whole(f"{ACTOR}.ppo_mini_batch_size")
+    micro = whole(f"{ACTOR}.ppo_micro_batch_size_per_gpu")
     if prompts % mini:
         raise UserError(
             f"{prompts} prompts a step are no multiple of a mini-batch of {mini}: set mini_batch."
@@ -141,8 +138,8 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
         )
     if train_rows is not None and train_rows < prompts:
         raise UserError(
-            f"{train_rows} training prompts are fewer than the {prompts} of a step, of which verl"
-            f" makes no epoch: set prompts_per_step and mini_batch to at most {train_rows}."
+            f"{train_rows} training prompts are fewer than the {prompts} of a step, and verl needs"
+            f" at least one full step: set prompts_per_step and mini_batch to at most {train_rows}."
         )
     whole("data.max_response_length")
     if "file" not in (loggers := str(value("trainer.logger"))):
@@ -150,12 +147,12 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
             f"verl.trainer.logger={loggers}: keep file in it, train_log.jsonl is made from that;"
             " for example [console,file,tensorboard,wandb]."
         )
-    if "model" not in (
-        contents := str(value(f"{ACTOR}.checkpoint.save_contents")).replace("hf_model", "")
-    ):
+    # `hf_model` is another part of a checkpoint: it does not count as `model`.
+    contents = str(value(f"{ACTOR}.checkpoint.save_contents")).replace("hf_model", "")
+    if "model" not in contents:
         raise UserError(
             f"verl.{ACTOR}.checkpoint.save_contents={contents}: keep model in it, the next stage"
-            " starts from that; with optimizer and extra a killed run goes on."
+            " starts from that; a killed run also needs optimizer and extra to resume."
         )
     share = value(f"{ROLLOUT}.gpu_memory_utilization")
     if not isinstance(share, int | float) or not 0 < share <= 1:
@@ -167,13 +164,11 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
 
 
 def _check_pixels(out: Overrides, model: Model, budget: int) -> None:
-    """Refuse a prompt budget that images of the pixel limits do not fit."""
-    given = {
-        key: value
-        for key, value in out.items()
-        if key.lstrip("+").startswith("data.mm_processor_kwargs.")
-    }
-    limits = {key.rpartition(".")[2]: value for key, value in given.items()}
+    """Refuse a prompt budget that is too small for images at the pixel limits."""
+    limits: dict[str, Any] = {}
+    for key, value in out.items():
+        if key.lstrip("+").startswith("data.mm_processor_kwargs."):
+            limits[key.rpartition(".")[2]] = value
     for name in ("min_pixels", "max_pixels"):
         if not isinstance(limits.get(name, 0), int):
             raise UserError(

@@ -1,6 +1,6 @@
-"""Our overrides through verl's own configuration and validation.
+"""Our overrides, composed and validated by verl.
 
-Needs verl 0.9.1; touches neither network nor GPU.
+Needs verl 0.9.1; uses neither network nor GPU.
 """
 
 # verl has an environment of its own.
@@ -23,12 +23,12 @@ VERSION = "0.9.1"
 
 
 def installed() -> bool:
-    """Whether verl is there."""
+    """Whether verl is installed."""
     return importlib.util.find_spec("verl") is not None
 
 
 def require() -> None:
-    """Refuse to go on without verl. Raises `UserError`."""
+    """Raise `UserError` if verl is not installed."""
     if not installed():
         raise UserError(
             "verl is not installed: give it an environment of its own (pip install 'modgap[verl]',"
@@ -37,7 +37,7 @@ def require() -> None:
 
 
 def compose(overrides: Mapping[str, Any]) -> Any:
-    """The whole configuration that verl would run with.
+    """The complete configuration that verl would run with.
 
     Args:
         overrides: As `stage_overrides` gives them.
@@ -46,7 +46,7 @@ def compose(overrides: Mapping[str, Any]) -> Any:
         An omegaconf `DictConfig`, validated by verl.
 
     Raises:
-        UserError: verl is not installed, knows no such key, or refuses a value.
+        UserError: verl is not installed, does not know a key, or refuses a value.
     """
     require()
     from hydra import compose as hydra_compose
@@ -55,7 +55,7 @@ def compose(overrides: Mapping[str, Any]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of engines that are not installed
+        warnings.simplefilter("ignore")  # warnings about engines that are not installed
         try:
             with initialize_config_module("verl.trainer.config", version_base=None):
                 config = hydra_compose("ppo_trainer", overrides=to_hydra(overrides))
@@ -66,8 +66,7 @@ def compose(overrides: Mapping[str, Any]) -> Any:
 
 
 def validate(config: Any) -> None:
-    """Verl's own checks, and every part of its configuration that can be made without loading the
-    model.
+    """Verl's own checks, and the parts of its configuration that need no loaded model.
 
     Raises:
         UserError: verl refuses it.
@@ -77,7 +76,7 @@ def validate(config: Any) -> None:
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it says that all is well
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints a line on success
             validate_config(
                 config,
                 use_reference_policy=need_reference_policy(config),
@@ -92,7 +91,7 @@ def validate(config: Any) -> None:
 
 
 def _spoken(error: Exception) -> str:
-    """Hydra's words, with our remedy."""
+    """Hydra's message, with a remedy."""
     words = " ".join(str(error).split())
     if found := re.search(r"Could not override '\+*([^']+)'", words):
         return (

@@ -1,11 +1,11 @@
 """A stage of a recipe -> the configuration of verl 0.9.1: one pure function.
 
-Imports nothing of verl, so that a plan can be printed anywhere. `checks.py` has the checks that
-verl does not make, `compose.py` puts the result through verl's own.
+Does not import verl, so a plan can be printed anywhere. `checks.py` has the checks that verl does
+not make, `compose.py` runs verl's own checks on the result.
 
-Differences from the original's scripts (a patched verl 0.5): names that moved
+Differences from the original's scripts (a patched verl 0.5): renamed keys
 (`reward.reward_manager`, `reward.custom_reward_function`,
-`reward.reward_kwargs.overlong_buffer_cfg`; 0.9.1 ignores the old ones in silence, so they are
+`reward.reward_kwargs.overlong_buffer_cfg`; 0.9.1 silently ignores the old ones, so they are
 refused here); FSDP2; the weights of the rollout engine are freed while the model is updated
 (`free_cache_engine`); validation on problems held out of train. Refills have no bound, as in the
 original.
@@ -34,22 +34,22 @@ from modgap.training.verl.checks import (
 
 PLUGIN = "modgap.training.verl.plugin"
 VENDOR = "modgap"
-"""Under this name verl's registry has our engine."""
+"""The name of our engine in verl's registry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What depends on the number of GPUs.
+    """Settings that depend on the number of GPUs.
 
     Attributes:
         tensor_parallel: GPUs of one vLLM engine.
         gpu_memory: Its share of a GPU's memory.
         micro_batch: Rows of one forward pass on one GPU.
-        params_offload: Weights go to host memory while they are not needed.
-        optimizer_offload: The optimizer does.
-        workers: Agent loops, reward workers and storage units, of each so many; each takes a CPU
-            core, and verl's own default of 8 waits for ever on a machine that has too few.
-        offload_if_needed: Both stay on a GPU that holds them, by the estimate.
+        params_offload: Whether weights go to host memory while they are not needed.
+        optimizer_offload: Whether the optimizer's moments do.
+        workers: The number of agent loops, of reward workers and of storage units. Each takes a CPU
+            core, and verl's default of 8 waits forever on a machine that has too few.
+        offload_if_needed: Whether both stay on the GPU if they fit by the estimate.
     """
 
     tensor_parallel: int
@@ -70,8 +70,9 @@ PRESETS: dict[int, tuple[Preset, Preset]] = {
         Preset(4, 0.2, 2, params_offload=True, workers=8, offload_if_needed=False),
     ),
 }
-"""GPUs of a node -> the preset of a plain stage and of a contrastive one; between two, the smaller
-one counts.
+"""GPUs of a node -> the preset of a plain stage and of a contrastive one.
+
+For a number of GPUs that is not here, the next smaller one is used.
 """
 
 
@@ -95,7 +96,7 @@ class Files:
 
 
 def preset_for(stage: Stage, gpus: int) -> Preset:
-    """The preset of a stage on so many GPUs a node."""
+    """The preset of a stage on the given number of GPUs a node."""
     size = max((n for n in PRESETS if n <= gpus), default=1)
     return PRESETS[size][int(stage.contrastive)]
 
@@ -119,29 +120,27 @@ def stage_overrides(
     """The configuration of one stage, as differences from verl's `ppo_trainer`.
 
     Args:
-        stage: Its settings resolved.
-        model: Where it starts.
+        stage: The stage, its settings resolved.
+        model: The model that it starts from.
         files: Where it reads and writes.
-        name: Names the experiment in logs.
+        name: The experiment's name in logs.
         gpus: GPUs of a node, unless `verl.trainer.n_gpus_per_node` says so.
         flash_attention: Whether flash-attn is installed; without it padding is kept and attention
             is torch's.
         train_rows: Rows of the training files, if known.
-        gpu_gib: Memory of a GPU; none if it is not known.
+        gpu_gib: Memory of a GPU; `None` if it is not known.
 
     Returns:
         Key to value, `stage.passed` applied last.
 
     Raises:
-        UserError: What is asked for cannot work; one line with the remedy.
+        UserError: The configuration cannot work; one line with the remedy.
     """
     s = stage.settings
     check_supported(stage)
     passed = {key.lstrip("+"): (key, _parse(value)) for key, value in stage.passed}
-    gpus, nodes = (
-        passed[key][1] if key in passed else default
-        for key, default in (("trainer.n_gpus_per_node", gpus), ("trainer.nnodes", 1))
-    )
+    _, gpus = passed.get("trainer.n_gpus_per_node", ("", gpus))
+    _, nodes = passed.get("trainer.nnodes", ("", 1))
     if not all(isinstance(count, int) and count >= 1 for count in (gpus, nodes)):
         raise UserError(
             f"verl needs a GPU: trainer.n_gpus_per_node={gpus}, trainer.nnodes={nodes}; give whole"
@@ -149,16 +148,12 @@ def stage_overrides(
         )
     preset = preset_for(stage, gpus)
     rows_a_gpu = s.mini_batch * s.samples_per_prompt // (gpus * nodes)
-    own = s.micro_batch not in (
-        0,
-        Settings().micro_batch,
-    )  # 32 rows, and 0 for all, are meant for the local engine
+    # The default of 32 rows, and 0 for all rows, are for the local engine.
+    own = s.micro_batch not in (0, Settings().micro_batch)
     micro = s.micro_batch if own else math.gcd(preset.micro_batch, max(rows_a_gpu, 1))
-    parallel = (
-        math.gcd(preset.tensor_parallel, model.shape.heads)
-        if model.shape
-        else preset.tensor_parallel
-    )
+    parallel = preset.tensor_parallel
+    if model.shape:
+        parallel = math.gcd(parallel, model.shape.heads)
     custom = bool(s.reward_function)
     out: Overrides = {
         "algorithm.adv_estimator": "grpo",
@@ -239,9 +234,8 @@ def stage_overrides(
         "trainer.n_gpus_per_node": gpus,
         "trainer.nnodes": nodes,
         "trainer.total_training_steps": s.steps,
-        "trainer.total_epochs": (
-            s.steps + 1
-        ),  # a step is never more than an epoch, so the steps decide
+        # A step is at most one epoch, so this bound is never reached before the last step.
+        "trainer.total_epochs": s.steps + 1,
         "trainer.save_freq": s.save_every or s.steps,
         "trainer.test_freq": s.eval_every or -1,
         "trainer.val_before_train": False,
@@ -268,19 +262,18 @@ def stage_overrides(
     for key, (written, value) in passed.items():
         out[names.get(key, written)] = value
     check_overrides(model, out, train_rows)
-    if (
-        preset.offload_if_needed
-        and model.shape
-        and gpu_gib
-        and holds_all(stage, model.shape, out, gpu_gib)
-    ):
+    fits = False
+    if preset.offload_if_needed and model.shape and gpu_gib:
+        fits = holds_all(stage, model.shape, out, gpu_gib)
+    if fits:
         out |= {key: False for key in OFFLOADS if key not in passed}
     return out
 
 
 def holds_all(stage: Stage, shape: Shape, out: Overrides, gpu_gib: float) -> bool:
-    """Whether a GPU keeps weights and optimizer, beside an update and beside vLLM, with a sixth of
-    it left free.
+    """Whether weights and optimizer fit on a GPU during an update and beside vLLM.
+
+    A sixth of the memory must stay free.
     """
     spread = replace(layout(out), params_offload=False, optimizer_offload=False)
     lengths = {
@@ -295,7 +288,7 @@ def holds_all(stage: Stage, shape: Shape, out: Overrides, gpu_gib: float) -> boo
 
 
 def layout(overrides: Overrides) -> Layout:
-    """How a configuration spreads a stage, for the estimate."""
+    """How a configuration distributes a stage over GPUs, for the estimate."""
     return Layout(
         gpus=overrides["trainer.n_gpus_per_node"] * overrides["trainer.nnodes"],
         micro_batch=overrides[f"{ACTOR}.ppo_micro_batch_size_per_gpu"],
@@ -308,7 +301,7 @@ def layout(overrides: Overrides) -> Layout:
 
 
 def notes(stage: Stage, model: Model) -> list[str]:
-    """What a reader should know of a stage on this engine, where it is not an error."""
+    """Notes for the reader on a stage on this engine; none of them is an error."""
     s, out = stage.settings, list[str]()
     if s.dynamic_sampling and s.max_refills != math.inf:
         out.append(
@@ -334,8 +327,9 @@ def to_hydra(overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _parse(text: str) -> Any:
-    """A value of `--set verl.KEY=text` as the checks need it; what is no number or flag stays as
-    written.
+    """A value of `--set verl.KEY=text` for the checks.
+
+    A value that is neither a number nor a flag stays as written.
     """
     if text in ("True", "true"):
         return True
@@ -350,7 +344,7 @@ def _parse(text: str) -> Any:
 
 
 class _Raw(str):
-    """Text in Hydra's own grammar (`[a,b]`, `null`): passed on as it is."""
+    """Text in Hydra's own grammar (`[a,b]`, `null`), passed on unchanged."""
 
 
 def _written(value: Any) -> str:

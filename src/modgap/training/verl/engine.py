@@ -1,12 +1,13 @@
-"""The verl engine: a recipe's stages on many GPUs, each in a process of its own, chained through
-merged checkpoints.
+"""The verl engine: a recipe's stages on many GPUs, each stage in a process of its own.
+
+Each stage starts from the merged checkpoint of the previous one.
 
 ```
-stageN/data/*.parquet          what verl reads
+stageN/data/*.parquet          the input of verl
 stageN/verl.json               the configuration, as differences from verl's
-stageN/verl.log                everything that verl and its workers said
+stageN/verl.log                the output of verl and its workers
 stageN/verl_metrics.K.jsonl    all of verl's metrics, of the K-th launch
-stageN/verl/global_step_S/     verl's checkpoints: with them a killed stage goes on
+stageN/verl/global_step_S/     verl's checkpoints: a killed stage resumes from them
 stageN/checkpoints/step_S/     the last one and the best, merged to Hugging Face folders
 ```
 
@@ -60,22 +61,23 @@ WriteParquet = Callable[[Sequence[Problem], Path, str, Style], int]
 
 
 _SPEED = re.compile(
-    r"gpu_memory_utilization|tensor_model_parallel_size|offload|enforce_eager|free_cache_engine|max_num_|num_workers"
-    r"|micro_batch_size|max_token_len|gradient_checkpointing|use_remove_padding|ray_kwargs|transfer_queue|logger|_data_dir"
+    r"gpu_memory_utilization|tensor_model_parallel_size|offload|enforce_eager|free_cache_engine"
+    r"|max_num_|num_workers|micro_batch_size|max_token_len|gradient_checkpointing"
+    r"|use_remove_padding|ray_kwargs|transfer_queue|logger|_data_dir"
 )
-"""verl's keys that only decide speed, memory or what is told: a run may go on with others. The
-number of GPUs may not change, for verl's checkpoints are cut by it."""
+"""verl's keys that change only speed, memory or logging: a run may resume with other values. The
+number of GPUs must not change, because verl's checkpoints are sharded by it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the engine calls outside of itself; tests give their own.
+    """Functions and programs that the engine calls; tests replace them.
 
     Attributes:
         write_parquet: Writes a stage's data.
         runner: The command that trains, given the path of `verl.json`.
         merge: (verl checkpoint, folder, start) -> a Hugging Face folder.
-        validate: Puts a configuration through verl's own checks.
+        validate: Runs verl's own checks on a configuration.
     """
 
     write_parquet: WriteParquet
@@ -94,11 +96,10 @@ def train(
     progress: Progress | None = None,
     job: Job | None = None,
 ) -> TrainResult:
-    """Train a model by a recipe; the same call goes on in the stage and step where a killed one
-    was.
+    """Train a model by a recipe; the same call resumes a run that was killed.
 
     Args:
-        recipe: What to do, its settings resolved.
+        recipe: The recipe, its settings resolved.
         problems: The train split.
         model: Where the first stage starts, a local folder.
         out: Gets `stage1/`, `stage2/`, ...
@@ -107,8 +108,8 @@ def train(
         job: Style of the prompts, validation problems and the like.
 
     Raises:
-        UserError: Something cannot work (before Ray starts), or verl failed: one line with its
-            log's place.
+        UserError: The configuration cannot work (reported before Ray starts), or verl failed: one
+            line with the path of its log.
     """
     recipe.check()
     job = job or Job()
@@ -122,17 +123,11 @@ def train(
         raise UserError("there is no problem to train on: give a data set with a train split.")
     check_prompts(recipe, train_on, validation, style)
     folders = tuple(out / f"stage{number}" for number in range(1, len(recipe.stages) + 1))
-    gpus = _gpus(
-        [
-            stage
-            for stage, folder in zip(recipe.stages, folders, strict=True)
-            if finished(folder) is None
-        ]
-    )
+    staged = zip(recipe.stages, folders, strict=True)
+    gpus = _gpus([stage for stage, folder in staged if finished(folder) is None])
     gpu_gib = _gpu_gib()
-    for number, stage in enumerate(
-        recipe.stages, start=1
-    ):  # all of them before the first one trains
+    # Check all stages before the first one trains.
+    for number, stage in enumerate(recipe.stages, start=1):
         reward_of(stage.settings)
         if finished(folders[number - 1]) is None:
             try:
@@ -196,18 +191,18 @@ def run(
 
 
 def _gpus(stages: Sequence[Stage]) -> int:
-    """GPUs of this machine, or 8 where each of the stages that are to train says how many.
+    """GPUs of this machine, or 8 if every stage that is to train sets its own number.
 
     Raises:
-        UserError: Not so many are here, and there is no sign of a cluster that has them.
+        UserError: This machine has fewer than a stage asks for, and no cluster is set up.
     """
     import torch
 
-    here, key = (
-        torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        "trainer.n_gpus_per_node",
-    )
-    every = [{name.lstrip("+"): value for name, value in stage.passed} for stage in stages]
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    key = "trainer.n_gpus_per_node"
+    every: list[dict[str, str]] = []
+    for stage in stages:
+        every.append({name.lstrip("+"): value for name, value in stage.passed})
     for passed in every:
         joins = (
             _cluster()
@@ -216,10 +211,10 @@ def _gpus(stages: Sequence[Stage]) -> int:
         )
         each, nodes = passed.get(key, ""), passed.get("trainer.nnodes", "1")
         if not joins and each.isdecimal() and nodes.isdecimal() and int(each) * int(nodes) > here:
+            on_nodes = "" if nodes == "1" else f" on {nodes} nodes"
             raise UserError(
-                f"verl.{key}={each}{'' if nodes == '1' else f' on {nodes} nodes'}, but this machine"
-                f" has {here} GPUs: give at most as many, use --engine local, or set RAY_ADDRESS to"
-                " the Ray cluster that has them."
+                f"verl.{key}={each}{on_nodes}, but this machine has {here} GPUs: give at most as"
+                " many, use --engine local, or set RAY_ADDRESS to the Ray cluster that has them."
             )
     if all(key in passed for passed in every):
         return 8
@@ -232,17 +227,17 @@ def _gpus(stages: Sequence[Stage]) -> int:
 
 
 def _cluster() -> bool:
-    """Whether verl joins a Ray cluster: one that is named, or that was started here (`ray start`)."""
+    """Whether verl joins a Ray cluster: a named one, or one started here with `ray start`."""
     named = os.environ.get("RAY_ADDRESS", "")
     folder = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
     return named not in ("", "local") or Path(folder, "ray", "ray_current_cluster").exists()
 
 
 def _gpu_gib() -> float | None:
-    """Memory of the smallest visible GPU; none where it is not known, as of a cluster that this
-    machine only joins.
+    """Memory of the smallest visible GPU, or `None` if it is not known.
 
-    Asked in a process of its own: here a CUDA context would stay and take some of it.
+    It is not known for a cluster that this machine only joins. A separate process reads it: in this
+    one a CUDA context would stay and use some of the memory.
     """
     code = (
         "import torch.cuda as c; print(min(c.get_device_properties(i).total_memory for i in"
@@ -271,11 +266,16 @@ def _overrides(
     rows: int,
 ) -> dict[str, Any]:
     stage = recipe.stages[number - 1]
-    flash = importlib.util.find_spec("flash_attn") is not None
     return stage_overrides(
-        stage, model, stage_files(out, number, stage), name=f"{recipe.name}-stage{number}", gpus=gpus,
-        flash_attention=flash, train_rows=rows, gpu_gib=gpu_gib,
-    )  # fmt: skip
+        stage,
+        model,
+        stage_files(out, number, stage),
+        name=f"{recipe.name}-stage{number}",
+        gpus=gpus,
+        flash_attention=importlib.util.find_spec("flash_attn") is not None,
+        train_rows=rows,
+        gpu_gib=gpu_gib,
+    )
 
 
 def _write_data(
@@ -286,8 +286,8 @@ def _write_data(
     style: Style,
     tools: Tools,
 ) -> int:
-    """Write the parquet files that are not there yet; returns the rows of the training files."""
-    # verl wants a validation file even where nothing is validated.
+    """Write the missing parquet files; returns the number of rows of the training files."""
+    # verl needs a validation file even if nothing is validated.
     wanted = [(Path(files.validation), VARIANTS[VALIDATION_VIEW], validation or problems[:1])]
     wanted += [
         (Path(path), name, problems)
@@ -305,7 +305,7 @@ def _write_data(
 def _run_stage(
     stage: Stage, folder: Path, start: Path, overrides: dict[str, Any], teller: Teller, tools: Tools
 ) -> None:
-    """Train one stage, from its start or from verl's last checkpoint, and merge what it leaves."""
+    """Train one stage, from its start or from verl's last checkpoint, and merge checkpoints."""
     steps, checkpoints = stage.settings.steps, folder / "verl"
     teller.step = _saved(checkpoints)
     teller("stage", stage.title)
@@ -317,44 +317,37 @@ def _run_stage(
             f" {folder / 'verl.log'}."
         )
     kept = {int(path.name.rpartition("_")[2]) for path in checkpoints.glob("global_step_*")}
-    accuracies = {line["step"]: line["validation_accuracy"] for line in read_log(folder / "train_log.jsonl")
-                  if line["step"] in kept and line.get("validation_accuracy") is not None}  # fmt: skip
+    accuracies: dict[int, float] = {}
+    for line in read_log(folder / "train_log.jsonl"):
+        accuracy = line.get("validation_accuracy")
+        if accuracy is not None and line["step"] in kept:
+            accuracies[line["step"]] = accuracy
     best = max(accuracies, key=lambda step: (accuracies[step], step), default=steps)
     for step in sorted({best, steps}):
         if not (step_folder(folder, step) / "config.json").exists():
             with teller.phase("checkpoint"):
                 tools.merge(checkpoints / f"global_step_{step}", step_folder(folder, step), start)
     point_best(folder, best)
-    finish(
-        folder,
-        {
-            "stage": teller.stage,
-            "steps": steps,
-            "best": [accuracies[best], best] if accuracies else None,
-        },
-    )
+    best_pair = [accuracies[best], best] if accuracies else None
+    finish(folder, {"stage": teller.stage, "steps": steps, "best": best_pair})
 
 
 def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tools) -> None:
     """Run verl to its end."""
-    launch = (
-        len(list(folder.glob("verl_metrics.*.jsonl"))) + 1
-    )  # verl empties a metrics file that is there
+    # Each launch has a metrics file of its own: verl overwrites an existing one.
+    launch = len(list(folder.glob("verl_metrics.*.jsonl"))) + 1
     metrics, log = folder / f"verl_metrics.{launch}.jsonl", folder / "verl.log"
     variables = "ray_kwargs.ray_init.runtime_env.env_vars"
-    write_json(
-        folder / "verl.json", overrides | {f"+{variables}.VERL_FILE_LOGGER_PATH": str(metrics)}
-    )
+    logger = {f"+{variables}.VERL_FILE_LOGGER_PATH": str(metrics)}
+    write_json(folder / "verl.json", overrides | logger)
 
-    def told(line: dict[str, Any]) -> None:
+    def report(line: dict[str, Any]) -> None:
         teller.step = line["step"]
         teller("step", metrics=line)
 
     begin = log.stat().st_size if log.exists() else 0
-    paths = [
-        str(Path.cwd()),
-        *filter(None, [os.environ.get("PYTHONPATH")]),
-    ]  # a reward of the user's own lies there
+    # A user's reward function may be in the working directory.
+    paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
@@ -363,17 +356,13 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
     for key, value in json.loads((folder / "verl.json").read_text("utf-8")).items():
         if key.lstrip("+").startswith(f"{variables}."):
             environment[key.rpartition(".")[2]] = str(value)
-    numbers = (
-        teller.stage,
-        overrides["data.max_response_length"],
-        overrides["data.train_batch_size"],
-    )
+    limit, prompts = overrides["data.max_response_length"], overrides["data.train_batch_size"]
+    numbers = teller.stage, limit, prompts
     train_log = folder / "train_log.jsonl"
-    for earlier in range(
-        1, launch
-    ):  # what was logged after this process was killed, and before verl was
+    # If an earlier process was killed before its verl was, verl has logged steps that it missed.
+    for earlier in range(1, launch):
         Follower(folder / f"verl_metrics.{earlier}.jsonl", train_log, *numbers)()
-    follow = Follower(metrics, train_log, *numbers, told)
+    follow = Follower(metrics, train_log, *numbers, report)
     status = watched([*tools.runner, str(folder / "verl.json")], log, environment, follow)
     if status:
         raise UserError(
@@ -382,6 +371,6 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
 
 
 def _saved(checkpoints: Path) -> int:
-    """The last step that verl saved whole; 0 before the first."""
+    """The last step that verl saved completely; 0 before the first."""
     latest = checkpoints / "latest_checkpointed_iteration.txt"
     return int(latest.read_text()) if latest.is_file() else 0

@@ -13,44 +13,65 @@ from modgap.training.verl.run import ERROR
 
 FILTERED = "training/filter_groups"
 METRICS = {
-    "reward": "critic/score/mean", "length_mean": "response_length/mean", "length_max": "response_length/max",
-    "truncated": "response_length/clip_ratio", "loss": "actor/loss", "grad_norm": "actor/grad_norm",
-    "lr": "actor/lr", "entropy": "actor/entropy", "clip_dual": "actor/pg_clipfrac_lower",
-    "contrastive_kl": "actor/contrastive_kl", "kl_clamped": "actor/kl_clamped",
-    "eligible_rows": "actor/eligible_rows", "dropped_groups": f"{FILTERED}/evicted_samples",
-    "epoch": "training/epoch", "time_total": "perf/time_per_step",
-    "time_rollout": "timing_s/gen", "time_logprobs": "timing_s/old_log_prob", "time_update": "timing_s/update_actor",
-    "time_validation": "timing_s/testing", "time_checkpoint": "timing_s/save_checkpoint",
-}  # fmt: skip
+    "reward": "critic/score/mean",
+    "length_mean": "response_length/mean",
+    "length_max": "response_length/max",
+    "truncated": "response_length/clip_ratio",
+    "loss": "actor/loss",
+    "grad_norm": "actor/grad_norm",
+    "lr": "actor/lr",
+    "entropy": "actor/entropy",
+    "clip_dual": "actor/pg_clipfrac_lower",
+    "contrastive_kl": "actor/contrastive_kl",
+    "kl_clamped": "actor/kl_clamped",
+    "eligible_rows": "actor/eligible_rows",
+    "dropped_groups": f"{FILTERED}/evicted_samples",
+    "epoch": "training/epoch",
+    "time_total": "perf/time_per_step",
+    "time_rollout": "timing_s/gen",
+    "time_logprobs": "timing_s/old_log_prob",
+    "time_update": "timing_s/update_actor",
+    "time_validation": "timing_s/testing",
+    "time_checkpoint": "timing_s/save_checkpoint",
+}
 """Our name of a metric -> verl's. `eligible_rows` is verl's mean over the updates of a step."""
 DROPPED_REWARD = f"{FILTERED}/evicted_reward/mean"
-"""The plugin's: the mean reward of the groups that a step dropped."""
+"""Set by the plugin: the mean reward of the groups that a step dropped."""
 
+# A pattern in the log -> what to try.
 _CAUSES = (
-    (r"out of memory|OutOfMemoryError", "a smaller --set micro_batch=N or verl.actor_rollout_ref.rollout."
-     "gpu_memory_utilization=F, or param_offload=True and optimizer_offload=True in verl.actor_rollout_ref.actor."
-     "fsdp_config"),
-    (r"No available memory for the cache blocks|less than desired GPU memory utilization",
-     "another --set verl.actor_rollout_ref.rollout.gpu_memory_utilization=F, or free the GPU"),
-    (r"Total available GPUs .* is less than total desired GPUs|No available node types can fulfill",
-     "--set verl.trainer.n_gpus_per_node=N and verl.trainer.nnodes=N as the cluster has them"),
-)  # fmt: skip
+    (
+        r"out of memory|OutOfMemoryError",
+        "a smaller --set micro_batch=N or"
+        " verl.actor_rollout_ref.rollout.gpu_memory_utilization=F, or param_offload=True and"
+        " optimizer_offload=True in verl.actor_rollout_ref.actor.fsdp_config",
+    ),
+    (
+        r"No available memory for the cache blocks|less than desired GPU memory utilization",
+        "another --set verl.actor_rollout_ref.rollout.gpu_memory_utilization=F, or free the GPU",
+    ),
+    (
+        r"Total available GPUs .* is less than total desired GPUs"
+        r"|No available node types can fulfill",
+        "--set verl.trainer.n_gpus_per_node=N and verl.trainer.nnodes=N as the cluster has them",
+    ),
+)
 
 
 def metrics_line(
     step: int, data: Mapping[str, Any], stage: int, limit: int, prompts: int
 ) -> dict[str, Any]:
-    """A line of train_log.jsonl from what verl logged of a step; numbers that are not finite become
-    null.
+    """A line of train_log.jsonl from verl's metrics of a step.
 
-    verl's reward is that of the groups it trains on; ours is that of all that were sampled, as in
-    the local engine, for the mean over groups without those that are all right hardly rises. What
-    verl sampled beyond a full step counts as its kept groups do: it does not say more of those.
-    verl's `clip_ratio` is the share of responses that are as long as the longest of the step,
-    whatever that is: only where the longest reaches `limit` tokens are they truncated ones.
+    Numbers that are not finite become null. verl's reward is the mean over the groups it trains on.
+    Ours is the mean over all sampled groups, as in the local engine: without the groups that are
+    all right the mean hardly rises. Groups that verl sampled beyond a full step are counted with
+    the reward of the kept ones, because verl does not report their own. verl's `clip_ratio` is the
+    share of responses that are as long as the longest of the step. They are truncated only if the
+    longest has `limit` tokens.
 
     Args:
-        step: Of the stage.
+        step: The step of the stage.
         data: verl's metrics.
         stage: The stage's number.
         limit: Its `max_response_tokens`.
@@ -64,10 +85,11 @@ def metrics_line(
     kept = prompts + data.get(f"{FILTERED}/discarded_surplus_samples", 0)
     line["sampled_groups"] = kept + dropped
     if dropped and line.get("reward") is not None:
-        other = data.get(DROPPED_REWARD)  # not told by an older launch
-        line["reward"] = (
-            None if other is None else (kept * line["reward"] + dropped * other) / (kept + dropped)
-        )
+        other = data.get(DROPPED_REWARD)  # absent in the metrics of older launches
+        if other is None:
+            line["reward"] = None
+        else:
+            line["reward"] = (kept * line["reward"] + dropped * other) / (kept + dropped)
     if line.get("length_max", limit) < limit:
         line["truncated"] = 0.0
     for key, value in data.items():
@@ -81,11 +103,11 @@ class Follower:
 
     Args:
         source: verl's metrics of this launch.
-        log: The run's train_log.jsonl; lines of steps that are done again are dropped.
+        log: The run's train_log.jsonl; lines of repeated steps are dropped.
         stage: The stage's number.
         limit: Its `max_response_tokens`.
         prompts: Its `prompts_per_step`.
-        told: Is given each new line.
+        report: Called with each new line.
     """
 
     def __init__(
@@ -95,13 +117,13 @@ class Follower:
         stage: int,
         limit: int,
         prompts: int,
-        told: Callable[[dict[str, Any]], None] | None = None,
+        report: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self._source, self._log, self._told, self._at = source, log, told, 0
+        self._source, self._log, self._report, self._at = source, log, report, 0
         self._numbers = stage, limit, prompts
 
     def __call__(self) -> None:
-        """Take what is new."""
+        """Read the new lines of the source."""
         if not self._source.exists():
             return
         with self._source.open("rb") as file:
@@ -119,23 +141,23 @@ class Follower:
             self._at += len(text) + 1
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(f"{json.dumps(line)}\n")
-            if self._told:
-                self._told(line)
+            if self._report:
+                self._report(line)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a train_log.jsonl; none where there is none."""
-    return (
-        [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-    )
+    """The lines of a train_log.jsonl; none if there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def why(log: Path, start: int = 0) -> str:
-    """Why verl failed, in a sentence with a remedy where one is known.
+    """Why verl failed, in one sentence, with a remedy if one is known.
 
     Args:
-        log: What it and its workers said.
-        start: Where this launch began.
+        log: The output of verl and its workers.
+        start: The byte at which this launch starts.
     """
     with log.open("rb") as file:
         file.seek(start)
@@ -143,20 +165,20 @@ def why(log: Path, start: int = 0) -> str:
     for pattern, remedy in _CAUSES:
         if found := re.search(rf"[^\n]*(?:{pattern})[^\n]*", text):
             return f"{_plain(found[0])} (try {remedy})"
-    # A rollout that failed shows up late, as a batch without trajectories: its own error comes
+    # A failed rollout is reported late, as a batch without trajectories, so look for its own error
     # first.
     if found := re.search(
         r"Error in _run_prompt.*?\n[^\n]*?(\w+(?:Error|Exception): [^\n]+)", text, re.S
     ):
         return f"a rollout failed: {_plain(found[1])}"
-    told = [line for line in text.splitlines() if ERROR in line]
-    if told:
-        return _plain(told[-1].partition(ERROR)[2])
+    reported = [line for line in text.splitlines() if ERROR in line]
+    if reported:
+        return _plain(reported[-1].partition(ERROR)[2])
     lines = [line for line in text.splitlines() if line.strip()]
     return _plain(lines[-1]) if lines else "it said nothing"
 
 
 def _plain(line: str) -> str:
-    """Without colours and Ray's `(Worker pid=1)`."""
+    """A line without colours and without Ray's `(Worker pid=1)`."""
     line = re.sub(r"\x1b\[[0-9;]*m", "", line)
     return re.sub(r"^\s*\([^)]*pid=[^)]*\)\s*", "", line).strip()[:300]

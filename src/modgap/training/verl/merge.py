@@ -1,11 +1,10 @@
-"""verl's FSDP checkpoint -> a Hugging Face folder, through verl's own merger: bf16 weights,
-tokenizer and processor.
+"""verl's FSDP checkpoint -> a Hugging Face folder (bf16), by verl's own merger.
 
-Of a LoRA training verl's merger leaves the model that was started from, with the adapter in a
-folder below it. That would be measured as if nothing had been learned, so the adapter is merged, in
-fp32.
+The folder has weights, tokenizer and processor. After a LoRA training, verl's merger writes the
+model that the training started from, with the adapter in a subfolder. An evaluation of that folder
+would measure the untrained model, so the adapter is merged, in fp32.
 
-Also for checkpoints of verl 0.5 that have no `fsdp_config.json`: it is made from the names of the
+Checkpoints of verl 0.5 without `fsdp_config.json` also work: the file is made from the names of the
 shards.
 """
 
@@ -30,25 +29,22 @@ _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 
 
 def actor_folder(checkpoint: Path) -> Path:
-    """The folder with a checkpoint's shards: `global_step_N/actor`, `global_step_N`, or verl's
-    folder of all steps.
+    """The folder with a checkpoint's shards.
+
+    `checkpoint` may be `global_step_N/actor`, `global_step_N` or verl's folder of all steps.
 
     Raises:
         UserError: There are no shards, or some are missing.
     """
-    steps = {
-        int(m[1]): path
-        for path in checkpoint.glob("global_step_*")
-        if (m := re.search(r"_(\d+)$", path.name))
-    }
-    latest = checkpoint / "latest_checkpointed_iteration.txt"  # a later one may be half written
+    steps: dict[int, Path] = {}
+    for path in checkpoint.glob("global_step_*"):
+        if match := re.search(r"_(\d+)$", path.name):
+            steps[int(match[1])] = path
+    latest = checkpoint / "latest_checkpointed_iteration.txt"  # a later step may be incomplete
     last = int(latest.read_text()) if latest.is_file() else max(steps, default=0)
     for folder in (checkpoint, checkpoint / "actor", steps.get(last, checkpoint) / "actor"):
-        found = [
-            m
-            for path in folder.glob("model_world_size_*_rank_*.pt")
-            if (m := _SHARD.fullmatch(path.name))
-        ]
+        named = [_SHARD.fullmatch(path.name) for path in folder.glob("model_world_size_*.pt")]
+        found = [match for match in named if match]
         if found:
             world = int(found[0][1])
             if missing := sorted(set(range(world)) - {int(m[2]) for m in found}):
@@ -68,8 +64,8 @@ def actor_folder(checkpoint: Path) -> Path:
 
 
 MergeAdapter = Callable[[Path, Path, Path], None]
-"""(model, adapter, folder) -> the model with the adapter; `modgap.models.lora.merge_adapter`, which
-is passed in.
+"""(model, adapter, folder): writes the model with the adapter merged, as
+`modgap.models.lora.merge_adapter` does. It is passed in.
 """
 
 
@@ -80,13 +76,13 @@ def merge(
     *,
     merge_adapter: MergeAdapter | None = None,
 ) -> Path:
-    """Write the Hugging Face folder of a checkpoint; it appears when it is whole.
+    """Write the Hugging Face folder of a checkpoint; it is moved into place when complete.
 
     Args:
         checkpoint: See `actor_folder`.
         out: The folder; must not hold another model.
-        source: The model that training started from; its tokenizer's and processor's files fill
-            what the merger leaves out (the processor, where torchvision is missing).
+        source: The model that training started from; its tokenizer's and processor's files replace
+            those that the merger leaves out (the processor, if torchvision is missing).
         merge_adapter: Merges the adapter of a LoRA training.
 
     Raises:
@@ -106,12 +102,10 @@ def merge(
         for path in actor.iterdir():
             (local / path.name).symlink_to(path.absolute())
         if not (local / "fsdp_config.json").exists():
-            shard = next(
-                m for path in sorted(actor.iterdir()) if (m := _SHARD.fullmatch(path.name))
-            )
-            (local / "fsdp_config.json").write_text(
-                json.dumps({"FSDP_version": 1, "world_size": int(shard[1])})
-            )
+            named = (_SHARD.fullmatch(path.name) for path in sorted(actor.iterdir()))
+            shard = next(match for match in named if match)
+            fsdp = {"FSDP_version": 1, "world_size": int(shard[1])}
+            (local / "fsdp_config.json").write_text(json.dumps(fsdp))
         command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
         status = watched(
             [*command, "--local_dir", str(local), "--target_dir", str(partial)], log, {}
@@ -125,27 +119,23 @@ def merge(
         _merge_adapter(partial, merge_adapter)
     for folder in (actor / "huggingface", source):
         for file in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
-            own = file.name == "figures.json" or file.name.endswith(
-                ".index.json"
-            )  # tell of the one model only
-            if (
-                file.suffix in (".json", ".jinja", ".txt")
-                and not own
-                and not (partial / file.name).exists()
-            ):
+            # These describe the source model's weights and results, not the merged ones.
+            own = file.name == "figures.json" or file.name.endswith(".index.json")
+            wanted = file.suffix in (".json", ".jinja", ".txt") and not own
+            if wanted and not (partial / file.name).exists():
                 shutil.copyfile(file, partial / file.name)
     kind = "fp32, LoRA merged" if (partial / ADAPTER).is_dir() else "bf16"
     card = f"# {out.name}\n\nMerged by modgap from the verl checkpoint `{actor}` ({kind}).\n"
     (partial / "README.md").write_text(card, encoding="utf-8")
     if out.exists():
-        out.rmdir()  # empty, or this says what lies there
+        out.rmdir()  # fails if it is not empty
     os.replace(partial, out)
     log.unlink()
     return out
 
 
 def _merge_adapter(partial: Path, merge_adapter: MergeAdapter | None) -> None:
-    """Merge the adapter that verl's merger left in a folder below the model."""
+    """Merge the adapter that verl's merger wrote into a subfolder of the model."""
     if merge_adapter is None:
         raise UserError(
             f"{partial / _ADAPTER} is the adapter of a LoRA training, which is not merged here:"

@@ -1,8 +1,7 @@
-"""What a recipe would do on verl, stage by stage, before anything is loaded: `modgap train --engine
-verl --dry-run`.
+"""The plan of a recipe on verl: `modgap train --engine verl --dry-run`.
 
-Touches neither network nor GPU. With verl installed its own validation is part of it; without it
-the plan says so.
+Uses neither network nor GPU and loads no model. If verl is installed, its own validation is part of
+the plan; otherwise the plan says that it was skipped.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from modgap.training.verl.checks import Model, Overrides
 from modgap.training.verl.config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
 
 VARIANTS = {"full-text": "full-text", "image-only": "no-text"}
-"""View -> the variant of the parquet file (`modgap data prepare`) that a plain stage trains on."""
+"""View -> the variant of `modgap data prepare` that a stage without contrastive KL trains on."""
 
 
 def variants(stage: Stage) -> list[str]:
     """The parquet variants that a stage trains on.
 
     Raises:
-        UserError: A view that is not written to parquet.
+        UserError: A view has no parquet variant.
     """
     if absent := [view for view in stage.views if view not in VARIANTS]:
         raise UserError(
@@ -40,7 +39,7 @@ def variants(stage: Stage) -> list[str]:
 
 
 def stage_files(out: Path, number: int, stage: Stage) -> Files:
-    """Where stage `number` of a run reads and writes; absolute, for Ray's workers run elsewhere."""
+    """The files of stage `number` of a run; absolute, since Ray's workers run in other folders."""
     folder = out.absolute() / f"stage{number}"
     return Files(
         tuple(str(folder / "data" / f"train-{name}.parquet") for name in variants(stage)),
@@ -61,8 +60,7 @@ def plan(
         model: The base model, as far as it is known.
         out: The run's folder.
         gpus: GPUs of a node, unless `verl.trainer.n_gpus_per_node` says so.
-        problems: How many there are to train on, held-out ones not counted; none if that is not
-            known.
+        problems: The number of problems to train on, without held-out ones; `None` if unknown.
 
     Raises:
         UserError: A stage cannot work; the message names it.
@@ -138,7 +136,7 @@ def dry_run(
 
 
 def costs(stage: Stage, shape: Shape, spread: Layout) -> Costs:
-    """What a step costs at most, for a reader."""
+    """The upper bounds of a step's cost, for a reader."""
     e, steps = estimate(stage, shape, spread), stage.settings.steps
     update = {
         "state": e.state_bytes / GIB,

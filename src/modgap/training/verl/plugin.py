@@ -1,22 +1,23 @@
-"""The contrastive KL inside verl 0.9.1, without a fork. verl imports this module
-(`model.external_lib`).
+"""The contrastive KL inside verl 0.9.1, without a fork.
+
+verl imports this module (`model.external_lib`).
 
     agent loop   (rollout.py) tokenizes the text-free twin of the prompt beside the rollout
     reward       (modgap.rewards) 1.0 for right and well formatted
-    engine       here: such a row is forwarded a second time, as [text-free prompt | response], in the same forward
-                 pass as its micro-batch; the loss is verl's own on the untouched rows plus `kl_coef
-                 * KL`
+    engine       here: such a row is forwarded a second time, as [text-free prompt | response], in
+                 the same forward pass as its micro-batch; the loss is verl's own on the original
+                 rows plus `kl_coef * KL`
     dropped      here: the mean reward of the groups that a step dropped becomes a metric
-    images       here: the vision tower sees each distinct image of a micro-batch once, so that a twin, and the
-                 other samples of its group, cost no second look
+    images       here: the vision tower encodes each distinct image of a micro-batch once, also for
+                 a twin and the other samples of a group
 
-One forward and one backward a micro-batch on every rank, whether it has an eligible row or not:
-FSDP's collectives stay in step. A loss function of verl sees neither the model nor the batch, hence
-the engine.
+Every rank runs one forward and one backward for each micro-batch, with or without an eligible row,
+so FSDP's collectives stay synchronized. verl's loss functions get neither the model nor the batch,
+so the KL needs an engine of its own.
 
 Differences from the original, which patched verl's actor: the KL is averaged over the eligible
-tokens of the whole mini-batch, on all ranks (`loss_mean=micro_batch` is the original's reading, of
-each micro-batch on each GPU).
+tokens of the whole mini-batch, on all ranks (`loss_mean=micro_batch` averages as the original does,
+over each micro-batch on each GPU).
 
 Legend: N rows of a micro-batch, E eligible ones, T response tokens.
 """
@@ -77,7 +78,7 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Any, forward_only: bool = False
     ) -> Any:
-        """As verl's; before it, count what both means are taken over."""
+        """As verl's, after the tokens and micro-batches of both means are counted."""
         if not forward_only:
             rows = eligible(data) if self.engine_config.kl_coef else []
             tokens = torch.tensor(
@@ -99,7 +100,7 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
         config: ContrastiveEngineConfig = self.engine_config
         micro_batch = micro_batch.to(get_device_id())
         if config.loss_mean == "micro_batch":
-            # verl divides by this and multiplies by the ranks: left is the mean of the
+            # verl divides by this and multiplies by the ranks. The result is the mean of the
             # micro-batches' own means.
             own = max(1.0, float(micro_batch["response_mask"].values().sum()))
             tokens = own * micro_batch["micro_batches"] * micro_batch["dp_size"]
@@ -128,11 +129,10 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
     def _kl(
         self, full: Tensor, twins: Tensor | None, micro_batch: TensorDict, rows: list[int]
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The KL's part of the loss, to be averaged over the ranks as verl does, and the metrics of
-        this micro-batch.
+        """The KL's part of the loss, and the metrics of this micro-batch.
 
-        Metrics come with or without an eligible row: verl gathers them from every rank by name and
-        number.
+        verl averages the loss over the ranks. The metrics are returned also without an eligible
+        row: verl gathers them from every rank and expects the same names and number.
         """
         total, ranks = max(1.0, micro_batch["twin_tokens"]), micro_batch["dp_size"]
         config: ContrastiveEngineConfig = self.engine_config
@@ -141,7 +141,7 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
             "kl_clamped": 0.0,
             "eligible_rows": float(len(rows) * ranks),
         }
-        loss = full.values().sum() * 0.0
+        loss = full.values().sum() * 0.0  # zero, but connected to the graph
         if twins is not None:
             lengths = [_lengths(micro_batch["responses"])[i] for i in rows]
             mask_ET = pad_sequence(
@@ -159,16 +159,12 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
         return loss, metrics | {"contrastive_kl_coef": Metric(AggregationType.MEAN, config.kl_coef)}
 
     def _with_twins(self, micro_batch: TensorDict, rows: list[int]) -> TensorDict:
-        """What the model needs of the micro-batch, with [text-free prompt | response] of some rows
-        after it.
-        """
+        """The model's inputs: the micro-batch, then [text-free prompt | response] of some rows."""
         if not rows:
             return micro_batch
         device = micro_batch["input_ids"].device
-        fields, media = (
-            _items(micro_batch, "extra_fields"),
-            _items(micro_batch, "multi_modal_inputs"),
-        )
+        fields = _items(micro_batch, "extra_fields")
+        media = _items(micro_batch, "multi_modal_inputs")
         ids = [micro_batch["input_ids"].values()]
         places = [micro_batch["position_ids"].values()]
         for i in rows:
@@ -181,7 +177,7 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
         offsets = torch.tensor([0, *lengths], device=device).cumsum(0)
         out = TensorDict(batch_size=[len(lengths)])
         for key, value in micro_batch.items():
-            if isinstance(value, NonTensorData):  # flags, and lists that are none of the rows'
+            if isinstance(value, NonTensorData):  # flags, and lists that are not per row
                 out.set_non_tensor(key, value.data)
         temperature = micro_batch["temperature"]
         if isinstance(temperature, Tensor):
@@ -191,17 +187,16 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
             torch.cat(places, -1), offsets, jagged_dim=places[0].dim()
         )
         out["multi_modal_inputs"] = NonTensorStack(
-            *[NonTensorData(item) for item in [*media, *(media[i] for i in rows)]]
+            *map(NonTensorData, [*media, *(media[i] for i in rows)])
         )
         return out
 
 
 def eligible(data: TensorDict) -> list[int]:
-    """Rows that get a twin: score 1.0 before the overlong penalty, a text-free prompt, and no
-    padding row.
+    """Rows that get a twin: score 1.0 before the overlong penalty, and a text-free prompt.
 
-    A padding row of verl copies the fields of a real one, but its response mask is empty and its
-    image is gone.
+    verl's padding rows are excluded. A padding row copies the fields of a real one, but its
+    response mask is empty and it has no image.
     """
     fields, lengths = _items(data, "extra_fields"), _lengths(data["response_mask"])
     masks = data["response_mask"].values().split(lengths)
@@ -209,15 +204,16 @@ def eligible(data: TensorDict) -> list[int]:
         [float(f.get("reward_extra_info", {}).get("score", 0.0)) for f in fields]
     )
     good = eligible_rows(scores_N).tolist()
-    return [
-        i
-        for i, f in enumerate(fields)
-        if good[i] and f.get("contrastive_prompt_ids") and masks[i].sum() > 0
-    ]
+    rows: list[int] = []
+    for i, row in enumerate(fields):
+        padding = masks[i].sum() == 0
+        if good[i] and row.get("contrastive_prompt_ids") and not padding:
+            rows.append(i)
+    return rows
 
 
 def positions(processor: Any, input_ids: Tensor, grid: Tensor | None) -> Tensor:
-    """Positions of one row as verl's agent loops make them, `[4, L]`: of text, then M-RoPE's three."""
+    """Positions of one row, `[4, L]`, as in verl's agent loops: of text, then M-RoPE's three."""
     ids = input_ids.cpu()[None]
     kinds = (ids == processor.config.image_token_id).long()
     grid = None if grid is None else grid.cpu()
@@ -236,15 +232,15 @@ def _items(data: TensorDict, key: str) -> list[dict[str, Any]]:
 
 
 def _lengths(nested: Any) -> list[int]:
-    """Of the rows of a nested tensor."""
+    """The lengths of a nested tensor's rows."""
     return nested.offsets().diff().tolist()
 
 
 def _responses(log_probs: Any, rows: list[int], lengths: list[int]) -> Tensor:
-    """Log-probabilities of the response tokens of some rows, `[E, T]`; those of a token stand one
-    place before it.
+    """Log-probabilities of the response tokens of some rows, `[E, T]`.
 
-    In fp32: on a CPU verl's are bf16, in which `exp(d) - 1 - d` of two close ones is noise.
+    verl stores a token's log-probability at the position before it. The result is fp32: on a CPU
+    verl's values are bf16, and `exp(d) - 1 - d` of two close bf16 values is noise.
     """
     ends = log_probs.offsets()[1:].tolist()
     values = log_probs.values().float()
@@ -255,8 +251,9 @@ def _responses(log_probs: Any, rows: list[int], lengths: list[int]) -> Tensor:
 
 
 def _split(model_output: dict[str, Any], count: int, kept: dict[str, Tensor]) -> Any:
-    """Put the first `count` rows of every output into `kept`; returns the log-probabilities of the
-    others.
+    """Put the first `count` rows of every output into `kept`; return the others' log-probabilities.
+
+    Returns `None` if there are no others.
     """
     for key, value in model_output.items():
         offsets = value.offsets()
@@ -281,10 +278,10 @@ def input_embeds(
     image_grid_thw: Tensor | None = None,
     video_grid_thw: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Embed tokens and images, in the place of verl's `_get_input_embeds`.
+    """Embed tokens and images, instead of verl's `_get_input_embeds`.
 
-    Each distinct image is seen once. A micro-batch without any image (verl's padding rows) runs the
-    tower on a blank one, for the other ranks wait for it; 0.9.1 crashes there.
+    Each distinct image is encoded once. For a micro-batch without images (verl's padding rows) the
+    tower runs on a blank image, because the other ranks wait for it; verl 0.9.1 crashes there.
     """
     assert pixel_values_videos is None, "recipes have no videos"
     embeds = model.get_input_embeddings()(input_ids)
@@ -323,15 +320,13 @@ def distinct_images(pixel_values: Tensor, grid: Tensor) -> tuple[Tensor, Tensor,
     firsts: list[int] = []
     order: list[int] = []
     for i, image in enumerate(images):
-        same = (
-            n
-            for n, first in enumerate(firsts)
-            if torch.equal(grid[first], grid[i]) and torch.equal(images[first], image)
-        )
-        n = next(same, len(firsts))
-        if n == len(firsts):
+        for n, first in enumerate(firsts):
+            if torch.equal(grid[first], grid[i]) and torch.equal(images[first], image):
+                order.append(n)
+                break
+        else:
+            order.append(len(firsts))
             firsts.append(i)
-        order.append(n)
     return torch.cat([images[i] for i in firsts]), grid[firsts], order
 
 
@@ -344,14 +339,14 @@ _sample = ReplayBuffer.sample
 
 
 def sample(self: ReplayBuffer, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-    """As verl's, which drops groups of one reward and tells their rewards to wandb only: their mean
-    as a metric.
+    """As verl's, with the mean reward of the dropped groups as a metric.
+
+    verl drops groups of equal rewards and reports their rewards to wandb only.
     """
     batch, metrics = _sample(self, *args, **kwargs)
     if groups := metrics.get(DAPO_FILTERED_REWARD_COUNTS_KEY):
-        metrics[DROPPED_REWARD] = sum(value * count for value, count in groups.items()) / sum(
-            groups.values()
-        )
+        total = sum(value * count for value, count in groups.items())
+        metrics[DROPPED_REWARD] = total / sum(groups.values())
     return batch, metrics
 
 

@@ -1,5 +1,6 @@
-"""verl's reward with a function of the user's own (`reward.function=module:function`); else it is
-`modgap.rewards`.
+"""verl's reward by a user's function (`reward.function=module:function`).
+
+Without one, verl uses `modgap.rewards`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def compute_score(
         ground_truth: The gold answer.
         extra_info: Unused.
         function: `module:function`, called as in the local engine: (response, gold).
-        **kwargs: What else verl passes; unused.
+        **kwargs: Other arguments of verl; unused.
 
     Returns:
         `score`, `format`, and `acc`: 1.0 only if the score is 1, that is, correct and well

@@ -1,9 +1,8 @@
-"""verl's agent loop for one turn, which also tokenizes the text-free twin of a prompt (contrastive
-stages).
+"""verl's single-turn agent loop, which also tokenizes the text-free twin of a prompt.
 
-The twin is the parquet's column `contrastive_prompt`; it shows the images of the prompt. Its token
-ids travel in `extra_fields` to the actor, where `plugin.py` finds them. Without the column (other
-stages, validation) this is verl's own loop.
+The twin is the parquet's column `contrastive_prompt` (contrastive stages); it has the images of the
+prompt. Its token ids are passed in `extra_fields` to the actor, where `plugin.py` reads them.
+Without the column (other stages, validation) this is verl's own loop.
 """
 
 # verl has an environment of its own.
@@ -12,7 +11,7 @@ stages, validation) this is verl's own loop.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
@@ -40,22 +39,22 @@ class TwinAgentLoop(SingleTurnAgentLoop):
 def twin_messages(
     twin: Iterable[Mapping[str, Any]], raw_prompt: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The twin's turns in the form of a chat template, each `<image>` replaced by an image of the
-    prompt, in order.
+    """The twin's turns as messages for a chat template.
+
+    Each `<image>` is replaced by an image of the prompt, in order.
     """
-    parts: Sequence[Any]
-    images = [
-        part
-        for message in raw_prompt
-        for part in (message["content"] if not isinstance(message["content"], str) else [])
-        if part.get("type") == "image"
-    ]
+    images: list[Any] = []
+    for message in raw_prompt:
+        if not isinstance(message["content"], str):
+            images += [part for part in message["content"] if part.get("type") == "image"]
     rest = iter(images)
     out: list[dict[str, Any]] = []
     for message in twin:
-        parts = [text for text in re.split("(<image>)", message["content"]) if text]
-        content = [
-            next(rest) if text == "<image>" else {"type": "text", "text": text} for text in parts
-        ]
+        content: list[Any] = []
+        for text in re.split("(<image>)", message["content"]):
+            if text == "<image>":
+                content.append(next(rest))
+            elif text:
+                content.append({"type": "text", "text": text})
         out.append({"role": message["role"], "content": content})
     return out

@@ -1,9 +1,8 @@
-"""verl in a process of its own: `python -m modgap.training.verl.run OVERRIDES.json`. Started by
-`engine.py`.
+"""verl in a process of its own: `python -m modgap.training.verl.run OVERRIDES.json`.
 
-Prints one line that begins with `modgap-error: ` before it ends in an error, for whoever reads its
-log. Multi-node: with RAY_ADDRESS set it joins that cluster (`ray job submit` sets it), or one that
-`ray start` has started here; otherwise it starts a cluster of this machine.
+`engine.py` starts it. On an error it prints one line that starts with `modgap-error: `, for the
+reader of its log. Multi-node: it joins the cluster of RAY_ADDRESS (`ray job submit` sets it), or
+one that `ray start` has started here. Otherwise it starts a cluster on this machine.
 """
 
 # verl has an environment of its own.
@@ -25,7 +24,7 @@ def main(path: str) -> int:
         path: A JSON object of overrides, as `stage_overrides` gives them.
 
     Returns:
-        0 done, 1 failed.
+        0 if the training is done, 1 if it failed.
     """
     from modgap.core.processes import end_with_parent
     from modgap.training.verl.compose import compose
@@ -51,7 +50,7 @@ def main(path: str) -> int:
 
 
 def cause(error: BaseException) -> str:
-    """The innermost reason in one line; Ray wraps a worker's error in its own, traceback and all."""
+    """The innermost cause in one line; Ray wraps a worker's error and traceback in its own."""
     inner = getattr(error, "cause", None) or error.__cause__
     if isinstance(inner, BaseException) and inner is not error:
         return cause(inner)
