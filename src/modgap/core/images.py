@@ -120,9 +120,8 @@ def is_plain(data: bytes) -> bool:
 
 def reason(error: Exception) -> str:
     """Why an image could not be decoded, in a few words."""
-    if isinstance(
-        error, UnidentifiedImageError
-    ):  # its own text names a buffer, which does not help
+    # The exception's own text names a buffer, which does not help.
+    if isinstance(error, UnidentifiedImageError):
         return "it is not an image"
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -293,16 +292,30 @@ def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
     if not finite.any():
         return np.full(numbers.shape, 255, np.uint8)
     low, high = float(numbers[finite].min()), float(numbers[finite].max())
-    if values.dtype.kind == "f":
-        full = next(
-            (f for f in _FULL if f / 2 < high <= f * (1 + _OVERSHOOT) and low >= -f * _OVERSHOOT),
-            None,
-        )
-    else:
-        full = next((float(2**bits - 1) for bits in _BITS if low >= 0 and high < 2**bits), None)
+    find_full = _full_of_floats if values.dtype.kind == "f" else _full_of_integers
+    full = find_full(low, high)
     if full is None and low < high:
         numbers, full = numbers - low, high - low
     elif full is None:
         full = abs(high) or 1.0  # of one value: white, or black where it is not above zero
     numbers = np.nan_to_num(numbers, nan=full, posinf=full, neginf=0.0)
     return np.clip(np.rint(numbers * (255 / full)), 0, 255).astype(np.uint8)
+
+
+def _full_of_floats(low: float, high: float) -> float | None:
+    """The white value near the largest value; `None` where there is no such value."""
+    for full in _FULL:
+        near = full / 2 < high <= full * (1 + _OVERSHOOT)
+        if near and low >= -full * _OVERSHOOT:
+            return full
+    return None
+
+
+def _full_of_integers(low: float, high: float) -> float | None:
+    """The white value of the smallest usual depth that holds the values; `None` if none does."""
+    if low < 0:
+        return None
+    for bits in _BITS:
+        if high < 2**bits:
+            return float(2**bits - 1)
+    return None

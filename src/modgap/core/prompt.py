@@ -285,11 +285,10 @@ def judge_prompt(question: str, gold: str, answer: str, style: Style = "aligned"
             so that an answer cannot impersonate the judge.
         style: `paper` or `aligned`.
     """
-    shown = (
-        answer[-10:]
-        if style == "paper"
-        else _defused(" ".join(answer.split())[:JUDGE_CHARS])[:JUDGE_CHARS]
-    )
+    if style == "paper":
+        shown = answer[-10:]
+    else:
+        shown = _defused(" ".join(answer.split())[:JUDGE_CHARS])[:JUDGE_CHARS]
     shots = [f"{_judge_case(q, g, a)} {verdict}\n" for q, g, a, verdict in _JUDGE_SHOTS]
     return Prompt(
         "\n".join([_JUDGE_RULES, *shots, _judge_case(question, gold, shown)]),

@@ -110,13 +110,10 @@ class Settings:
             unbounded = name == "max_refills" and value == math.inf
             if isinstance(value, float) and not math.isfinite(value) and not unbounded:
                 raise UserError(f"{name}={value}: must be a finite number.")
-        for name in (
-            "steps",
-            "prompts_per_step",
-            "mini_batch",
-            "max_prompt_tokens",
-            "max_response_tokens",
-        ):
+        positive = (
+            "steps", "prompts_per_step", "mini_batch", "max_prompt_tokens", "max_response_tokens",
+        )  # fmt: skip
+        for name in positive:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1.")
         not_negative = (
@@ -233,11 +230,8 @@ def parse_value(name: str, text: str) -> Any:
     except UserError:
         raise
     except (ValueError, KeyError):
-        what = (
-            "true or false"
-            if kind is bool
-            else {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
-        )
+        named = {bool: "true or false", int: "a whole number", float: "a number"}
+        what = named.get(kind, kind.__name__)
         raise UserError(f"--set {name}={text}: {name} takes {what}.") from None
 
 

@@ -409,11 +409,8 @@ class RunFolder:
             for path in sorted(self.path.glob(pattern)):
                 parts = path.relative_to(self.path).parts
                 above = [self.path.joinpath(*parts[: n + 1]) for n in range(len(parts) - 1)]
-                if (
-                    path.exists()
-                    and path.stat().st_size
-                    and not any(folder.is_symlink() for folder in above)
-                ):
+                linked = any(folder.is_symlink() for folder in above)
+                if path.exists() and path.stat().st_size and not linked:
                     return str(path.relative_to(self.path))
         return ""
 
@@ -433,7 +430,7 @@ class RunFolder:
             if trace := self._trace():
                 raise self._lost(trace)
             raise UserError(
-                f"{self.path} is not a run folder (it has no manifest.json): give the --out of an"
+                f"{self.path} is no run folder (it has no manifest.json): give the --out of an"
                 " earlier run."
             )
         remedy = "put the file back from a copy, or give another --out"
@@ -624,11 +621,9 @@ def _other_words(row: Response, prompt: Callable[[Response], str | None] | None)
     asked = None if prompt is None else prompt(row)
     if prompt is None or asked == row.prompt:
         return ""
-    return (
-        "the run does not ask this view of this problem"
-        if asked is None
-        else "the run asks in other words"
-    )
+    if asked is None:
+        return "the run does not ask this view of this problem"
+    return "the run asks in other words"
 
 
 @contextlib.contextmanager
@@ -656,18 +651,11 @@ def holding_place(out: Path, names: Collection[str]) -> Generator[None]:
 def versions() -> dict[str, str]:
     """Versions of Python, of modgap and of the libraries that decide results, as installed."""
     found = {"python": platform.python_version(), "modgap": __version__}
-    for name in (
-        "torch",
-        "transformers",
-        "accelerate",
-        "peft",
-        "vllm",
-        "verl",
-        "openai",
-        "ray",
-        "numpy",
+    libraries = (
+        "torch", "transformers", "accelerate", "peft", "vllm", "verl", "openai", "ray", "numpy",
         "pillow",
-    ):
+    )  # fmt: skip
+    for name in libraries:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

@@ -25,15 +25,8 @@ _THINKING = ("thinking", "reasoning", "reasoning_content", "reasoning_text", "re
 _APART = ("reasoning_content", "reasoning", "thinking")
 # Where a part keeps its words; of a thinking part they may be parts again.
 _WORDS = (
-    "text",
-    "thinking",
-    "reasoning",
-    "reasoning_content",
-    "refusal",
-    "content",
-    "summary",
-    "value",
-)
+    "text", "thinking", "reasoning", "reasoning_content", "refusal", "content", "summary", "value",
+)  # fmt: skip
 
 _Segment = tuple[bool, str]
 """Whether it is thinking, and its words."""

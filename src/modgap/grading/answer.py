@@ -164,13 +164,8 @@ def grade(response: str, gold: str, mode: Mode = "strict") -> Grade:
     answer = extract_answer(response)
     target = parse_number(gold)
     if target is None:
-        return Grade(
-            "error",
-            answer,
-            None,
-            "gold",
-            f"the gold answer {gold[:80]!r} is not a number; correct the data set",
-        )
+        reason = f"the gold answer {gold[:80]!r} is not a number; correct the data set"
+        return Grade("error", answer, None, "gold", reason)
     if answer is None:
         return Grade("no_answer", None, None, "no-box")
     if not answer:

@@ -105,12 +105,9 @@ def _by_line(text: str) -> dict[str, str]:
     letter = ""
     for line in text.splitlines():
         match = _LINE.match(line)
-        if (
-            match
-            and len(choices) < len(LETTERS)
-            and (match[1] or match[2]) == LETTERS[len(choices)]
-        ):
-            letter = LETTERS[len(choices)]
+        following = LETTERS[len(choices)] if len(choices) < len(LETTERS) else ""
+        if match and (match[1] or match[2]) == following:
+            letter = following
             choices[letter] = line[match.end() :].strip()
         elif letter:
             choices[letter] = f"{choices[letter]}\n{line}".strip()
@@ -233,11 +230,8 @@ def _letters_beside(answer: str) -> Iterator[tuple[str, list[str], bool]]:
         parts = [found for found in _SEPARATOR.finditer(rest) if found.end() == len(rest)]
         bracketed = match[0][:1] in ("(", "[")
         if rest[-1:].isspace() or parts or bracketed:
-            yield (
-                match[1],
-                [rest[: parts[0].start()] if parts else rest.strip()],
-                bool(parts or bracketed),
-            )
+            value = rest[: parts[0].start()] if parts else rest.strip()
+            yield match[1], [value], bool(parts or bracketed)
 
 
 def _in_brackets(text: str) -> bool:
@@ -320,8 +314,6 @@ def _alike(answer: str, choice: str) -> bool:
 def _plain(text: str) -> str:
     r"""Remove spaces and punctuation that mean nothing, unlike those of `1 1/2` and `3.5`."""
     text = re.sub(r"(?<!\d)\s+|\s+(?!\d)|\$", "", canonical(text)).casefold()
-    return re.sub(
-        r"[.,](?!\d)",
-        "",
-        text if any(character.isdigit() for character in text) else _BRACES.sub("", text),
-    )
+    if not any(character.isdigit() for character in text):
+        text = _BRACES.sub("", text)
+    return re.sub(r"[.,](?!\d)", "", text)

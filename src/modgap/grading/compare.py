@@ -36,7 +36,7 @@ _DOUBTFUL = re.compile(
 
 
 def same_form(answer: Form, gold: Form, close: Close) -> bool | None:
-    """Whether an answer states what the gold states; None if rules cannot tell.
+    """Whether an answer states what the gold states; None if rules cannot decide.
 
     Args:
         answer: The answer, read.
@@ -44,11 +44,9 @@ def same_form(answer: Form, gold: Form, close: Close) -> bool | None:
         close: Compares two numbers.
     """
     verdict = _same_values(answer, gold, close)
-    return (
-        _of_other_units(answer, gold, verdict)
-        if units_differ(answer.units, gold.units)
-        else verdict
-    )
+    if units_differ(answer.units, gold.units):
+        return _of_other_units(answer, gold, verdict)
+    return verdict
 
 
 def _of_other_units(answer: Form, gold: Form, verdict: bool | None) -> bool | None:
@@ -70,9 +68,9 @@ def _same_values(answer: Form, gold: Form, close: Close) -> bool | None:
     if _contradict(answer.name, gold.name):
         return False
     if "words" in (answer.kind, gold.kind):
-        return (
-            False if _denied(answer, gold) or _denied(gold, answer) else _same_words(answer, gold)
-        )
+        if _denied(answer, gold) or _denied(gold, answer):
+            return False
+        return _same_words(answer, gold)
     if answer.kind == gold.kind:
         return _same_kind(answer, gold, close)
     kinds = {answer.kind, gold.kind}
@@ -119,11 +117,8 @@ def _same_time(answer: Form, gold: Form) -> bool | None:
     None for the same ratio, and for half a day between them where one says neither am nor pm.
     """
     if answer.seconds == gold.seconds:
-        return (
-            True
-            if answer.sign == gold.sign or max(answer.seconds, gold.seconds) > HALF_DAY
-            else None
-        )
+        afternoon = max(answer.seconds, gold.seconds) > HALF_DAY
+        return True if answer.sign == gold.sign or afternoon else None
     half_known = answer.sign and gold.sign
     if not half_known and (answer.seconds - gold.seconds) % HALF_DAY == 0:
         return None
@@ -141,12 +136,12 @@ def _as_equation(form: Form) -> Form:
 
 def _may_be_the_same_range(answer: Form, gold: Form) -> bool:
     """`-2 < x < 1` and `(-2, 1)`: left to a judge, since a question may ask for one of them."""
-    intervals, bounds = (
-        [_any_part(form, test) for form in (answer, gold)] for test in (_is_interval, _is_bound)
-    )
-    return (intervals[0] and bounds[1] and not bounds[0]) or (
-        intervals[1] and bounds[0] and not bounds[1]
-    )
+    intervals = [_any_part(form, _is_interval) for form in (answer, gold)]
+    bounds = [_any_part(form, _is_bound) for form in (answer, gold)]
+    if bounds[0] == bounds[1]:
+        return False
+    # One of them has a bound: the other one may state the same range as an interval.
+    return intervals[0] if bounds[1] else intervals[1]
 
 
 def for_algebra(answer: Form, gold: Form) -> bool:
@@ -325,12 +320,8 @@ def _function_and_letter(answer: Form, gold: Form) -> bool:
 
 def _other_functions(answer: Form, gold: Form, same: bool) -> bool:
     """`f(x) = 2x` and `g(x) = 2x`, or `f(x) = 2x` and `f(t) = 2t`: left to a judge."""
-    names = [
-        FUNCTION_SIDE.fullmatch(side.name)
-        for form in (answer, gold)
-        for side in form.parts
-        if side.name
-    ]
+    sides = [side for side in (*answer.parts, *gold.parts) if side.name]
+    names = [FUNCTION_SIDE.fullmatch(side.name) for side in sides]
     if len(names) != 2 or names[0] is None or names[1] is None:
         return False
     other_name, other_variable = (
@@ -340,7 +331,7 @@ def _other_functions(answer: Form, gold: Form, same: bool) -> bool:
 
 
 def _names_other_variable(equation: Form) -> bool:
-    """`f(y) = 2x + 1`: what it says of f depends on what x is."""
+    """`f(y) = 2x + 1`: what it states about f depends on what x is."""
     for name, side in (equation.parts, equation.parts[::-1]):
         function, values = FUNCTION_SIDE.fullmatch(name.name), evaluate(side.text)
         if (
@@ -401,7 +392,9 @@ def _same_parts(answer: Form, gold: Form, close: Close) -> bool | None:
                 left.remove(candidate)
                 break
             undecided = undecided or verdict is None
-    return True if not left else None if undecided else False
+    if not left:
+        return True
+    return None if undecided else False
 
 
 def _points_and_coordinates(answer: Form, gold: Form) -> bool:
@@ -435,4 +428,6 @@ def _formula_of_equation(answer: Form, gold: Form) -> bool | None:
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
     found = list(verdicts)
-    return False if False in found else None if None in found else True
+    if False in found:
+        return False
+    return None if None in found else True

@@ -141,18 +141,14 @@ def _read(text: str) -> Form:
         flat = flat[len("\\lbrace") : -len("\\rbrace")].strip()
     values = readings(text)
     if values and not _TIME.fullmatch(flat) and not (":" in flat and _read_ratio(flat)):
-        return Form(
-            "number",
-            flat,
-            _name_of(flat),
-            values[0],
-            other=values[-1] if len(values) > 1 else math.nan,
-        )
+        return _number(flat, values)
     if "\\begin" in flat:
         return Form("words", flat)  # a matrix
     parts = _split(flat, _SEPARATOR)
     if 1 < len(parts) <= MAX_PARTS:
-        joiner = "{}" if is_set else "or" if re.search(r"\bor\b", flat, re.IGNORECASE) else ","
+        joiner = "or" if re.search(r"\bor\b", flat, re.IGNORECASE) else ","
+        if is_set:
+            joiner = "{}"
         return Form("list", flat, parts=tuple(_read_part(part) for part in parts), sign=joiner)
     return _read_part(flat)
 
@@ -197,6 +193,12 @@ def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
     return [part.strip() for part in (*parts, text[start:]) if part.strip()]
 
 
+def _number(text: str, values: tuple[float, ...]) -> Form:
+    """A number with one reading, or with two (its angle in degrees, in radians)."""
+    other = values[-1] if len(values) > 1 else math.nan
+    return Form("number", text, _name_of(text), values[0], other=other)
+
+
 def _name_of(text: str) -> str:
     left, sign, _ = text.partition("=")
     return left.strip() if sign and LETTER.fullmatch(left.strip()) else ""
@@ -205,12 +207,8 @@ def _name_of(text: str) -> str:
 def _read_part(text: str, labelled: bool = False) -> Form:
     """Read one part of a list, or an answer that is not a list; it has at most one label."""
     text = _unbrace(_BARE_UNIT.sub("", _BEARING.sub("", text)).strip())
-    if (
-        text[:1] == "("
-        and text[-1:] == ")"
-        and _depth_free(text[1:-1])
-        and not _split(text[1:-1], _COMMA)[1:]
-    ):
+    bracketed = text[:1] == "(" and text[-1:] == ")" and _depth_free(text[1:-1])
+    if bracketed and not _split(text[1:-1], _COMMA)[1:]:
         text = text[1:-1].strip()
     if text.casefold() in _NUMBER_WORDS:
         return Form("number", text, value=_NUMBER_WORDS[text.casefold()])
@@ -221,13 +219,7 @@ def _read_part(text: str, labelled: bool = False) -> Form:
     if ":" in text and (ratio := _read_ratio(text)):
         return ratio
     if values := readings(text):
-        return Form(
-            "number",
-            text,
-            _name_of(text),
-            values[0],
-            other=values[-1] if len(values) > 1 else math.nan,
-        )
+        return _number(text, values)
     if (match := _OF_RATIO_OR_TIME.match(text)) and not labelled:
         rest = text[match.end() :]
         ratio = _read_ratio(rest) if ":" in match[0] else None
@@ -253,12 +245,8 @@ def _read_part(text: str, labelled: bool = False) -> Form:
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _depth_free(text[1:-1]):
         items = _split(text[1:-1], _COMMA)
         if 1 < len(items) <= MAX_PARTS:
-            return Form(
-                "bracket",
-                text,
-                parts=tuple(_read_part(item) for item in items),
-                sign=text[0] + text[-1],
-            )
+            inner = tuple(_read_part(item) for item in items)
+            return Form("bracket", text, parts=inner, sign=text[0] + text[-1])
     return _read_equation(text)
 
 
@@ -334,14 +322,9 @@ def _read_equation(text: str) -> Form:
     # Numbers that contradict each other.
     if not any(values.letters for side in sides if (values := evaluate(side.text))):
         return Form("equation", text, parts=(sides[0], sides[-1]))
-    last = _read_part(sides[-1].text)  # a chain: what it comes to
-    return Form(
-        last.kind,
-        last.text,
-        sides[0].text if LETTER.fullmatch(sides[0].text) else "",
-        last.value,
-        last.parts,
-    )
+    last = _read_part(sides[-1].text)  # the result of a chain
+    name = sides[0].text if LETTER.fullmatch(sides[0].text) else ""
+    return Form(last.kind, last.text, name, last.value, last.parts)
 
 
 def _number_of_equation(text: str, sides: Sequence[Form]) -> Form | None:
@@ -369,6 +352,6 @@ def _number_of_side(text: str) -> float | None:
 def formula_side(text: str) -> Form:
     """One side of a relation; `f(x)` is y, with that name."""
     text = text.strip()
-    return (
-        Form("formula", "y", name=text) if FUNCTION_SIDE.fullmatch(text) else Form("formula", text)
-    )
+    if FUNCTION_SIDE.fullmatch(text):
+        return Form("formula", "y", name=text)
+    return Form("formula", text)

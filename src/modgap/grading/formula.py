@@ -213,11 +213,9 @@ def _value(letter: str, point: int) -> float:
     The last points have other sizes and signs, so that `|x|` is not `x`.
     """
     share = zlib.crc32(f"{letter}/{point}".encode()) / 2**32
-    return (
-        (0.3 + 3 * share)
-        * (1, 1, 1, 1, 1, 4, 9, -1, -2, -1)[point]
-        * (-1 if point == 8 and share > 0.5 else 1)
-    )
+    factor = (1, 1, 1, 1, 1, 4, 9, -1, -2, -1)[point]
+    sign = -1 if point == 8 and share > 0.5 else 1
+    return (0.3 + 3 * share) * factor * sign
 
 
 @lru_cache(maxsize=4096)
@@ -262,11 +260,12 @@ def evaluate(text: str) -> Values | None:
 
 def same_formula(left: Values, right: Values) -> bool | None:
     """Whether two formulas have the same values; None if that cannot be decided."""
-    distances = [
-        abs(a - b) / max(abs(a), abs(b), CANCELLED * max(terms), 1e-12)
-        for a, b, *terms in zip(left.numbers, right.numbers, left.terms, right.terms, strict=True)
-        if a is not None and b is not None
-    ]
+    distances: list[float] = []
+    for a, b, *terms in zip(left.numbers, right.numbers, left.terms, right.terms, strict=True):
+        if a is None or b is None:
+            continue
+        scale = max(abs(a), abs(b), CANCELLED * max(terms), 1e-12)
+        distances.append(abs(a - b) / scale)
     if len(distances) < 2:
         return None
     if max(distances) <= SAME_VALUE:
@@ -275,11 +274,8 @@ def same_formula(left: Values, right: Values) -> bool | None:
         return None
     # Four of five points: where a rounded formula is close to 0, it is not close to the exact one.
     near = sum(distance <= NEAR for distance in distances) >= 0.8 * len(distances)
-    return (
-        None
-        if near and (left.rounded or right.rounded) and left.letters == right.letters
-        else False
-    )
+    may_be_rounded = (left.rounded or right.rounded) and left.letters == right.letters
+    return None if near and may_be_rounded else False
 
 
 def _in_other_measures(left: frozenset[str], right: frozenset[str]) -> bool:

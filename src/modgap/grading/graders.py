@@ -35,7 +35,7 @@ class Grader:
         problems: What messages call these problems.
         modes: The grading modes that it knows.
         grade: Grades a batch: (cases, mode, symbolic pool) -> one result a case, in order;
-            `Undecided` where only a judge can tell.
+            `Undecided` where only a judge can decide.
         judged: Whether it leaves anything to a judge.
         paper_prefill: What the prompts of paper style open the assistant's turn with; records of
             older versions lack it.

@@ -127,11 +127,10 @@ def grade_without_judge(
     """Grade a batch by the rules and the symbolic stage: `grade_all` without the judge."""
     results = [grade_by_rule(case, mode) for case in cases]
     if symbolic is not None:
-        wanted = [
-            n
-            for n, result in enumerate(results)
-            if isinstance(result, Undecided) and result.symbolic
-        ]
+        wanted: list[int] = []
+        for n, result in enumerate(results):
+            if isinstance(result, Undecided) and result.symbolic:
+                wanted.append(n)
         open_cases = [_undecided(results[n]) for n in wanted]
         verdicts = symbolic.same([(case.answer, case.gold) for case in open_cases])
         for n, case, verdict in zip(wanted, open_cases, verdicts, strict=True):
@@ -152,10 +151,8 @@ def grade_by_rule(case: Case, mode: JudgeMode = "strict") -> Grade | Undecided:
         ValueError: If `mode` is unknown.
     """
     if mode not in get_args(JudgeMode):
-        choices_of_mode = ", ".join(get_args(JudgeMode))
-        raise ValueError(
-            f"unknown MathVerse grading mode {mode!r}; choose one of {choices_of_mode}"
-        )
+        modes = ", ".join(get_args(JudgeMode))
+        raise ValueError(f"unknown MathVerse grading mode {mode!r}; choose one of {modes}")
     if mode == "paper":
         return _paper(case)
     answer = extract_answer(case.response)
@@ -190,12 +187,8 @@ def _multiple_choice(case: Case, answer: str, mode: JudgeMode) -> Grade | Undeci
     if None in verdicts or len(verdicts) > 1:
         return Undecided(answer, case.gold, case.question, mode)
     letters = named.readings[0] or ()
-    return Grade(
-        "correct" if True in verdicts else "wrong",
-        ", ".join(sorted(letters)) or answer,
-        None,
-        named.stage,
-    )
+    outcome = "correct" if True in verdicts else "wrong"
+    return Grade(outcome, ", ".join(sorted(letters)) or answer, None, named.stage)
 
 
 def _right(letters: frozenset[str], gold: frozenset[str]) -> bool:
@@ -210,11 +203,9 @@ def _same_choice(answer: str, choice: str) -> bool | None:
     """Choices are far apart, so that a rounded value names its choice in every mode."""
     option = read_form(choice)
     same = same_form(read_form(answer), option, _relative)
-    return (
-        None
-        if same is False and _same_with_decimal_comma(answer, choice, option, _relative)
-        else same
-    )
+    if same is False and _same_with_decimal_comma(answer, choice, option, _relative):
+        return None
+    return same
 
 
 # ---- free-form -----------------------------------------------------------------------------------
@@ -279,12 +270,8 @@ def _paper(case: Case) -> Grade | Undecided:
     gold_numbers, numbers = (list(_paper_numbers(text)) for text in (case.gold, answer))
     if gold_numbers and numbers:
         right = _paper_match(gold_numbers, numbers)
-        return Grade(
-            "correct" if right else "wrong",
-            answer,
-            numbers[0] if len(numbers) == 1 else None,
-            "any-number",
-        )
+        value = numbers[0] if len(numbers) == 1 else None
+        return Grade("correct" if right else "wrong", answer, value, "any-number")
     return Undecided(answer, case.gold, case.question, "paper")
 
 

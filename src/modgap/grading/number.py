@@ -584,12 +584,8 @@ def _has_columns(row: str) -> bool:
     """
     cells = [cell.strip() for cell in row.split("&")]
     for left, right in pairwise(cells):
-        if (
-            left
-            and right
-            and not _SIGN_AT_END.search(left)
-            and not _RELATION.match(right.lstrip("{} "))
-        ):
+        related = _SIGN_AT_END.search(left) or _RELATION.match(right.lstrip("{} "))
+        if left and right and not related:
             return True
     return False
 
@@ -603,9 +599,7 @@ def _last_of(rows: list[str]) -> tuple[float, ...]:
     for row in rows[:-1]:
         stated = _stated(row)
         if stated:
-            values = tuple(
-                value for value in values if any(_agree(other, value) for other in stated)
-            )
+            values = _agreeing(values, stated)
         elif _DENIAL.search(row) or _NO_STEP.search(row) or not _RELATION.search(row):
             return ()
     return values
@@ -632,9 +626,7 @@ def _stated(text: str) -> tuple[float, ...]:
             return ()
         else:
             rounding = _rounding(side) if _APPROXIMATE.search(parts[at - 1]) else 0.0
-            found = tuple(
-                value for value in found if any(_agree(value, other, rounding) for other in values)
-            )
+            found = _agreeing(found, values, rounding)
             if not found:
                 return ()
     return found
@@ -650,6 +642,17 @@ def _is_name(side: str) -> bool:
 
 def _agree(value: float, other: float, rounding: float = 0.0) -> bool:
     return abs(other - value) <= max(AGREEMENT * max(abs(value), abs(other)), rounding, 1e-9)
+
+
+def _agreeing(
+    values: tuple[float, ...], others: tuple[float, ...], rounding: float = 0.0
+) -> tuple[float, ...]:
+    """The values that agree with at least one of the others."""
+    found: list[float] = []
+    for value in values:
+        if any(_agree(value, other, rounding) for other in others):
+            found.append(value)
+    return tuple(found)
 
 
 def _rounding(side: str) -> float:
