@@ -195,8 +195,9 @@ def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
 
 def _number(text: str, values: tuple[float, ...]) -> Form:
     """A number with one reading, or with two (its angle in degrees, in radians)."""
-    other = values[-1] if len(values) > 1 else math.nan
-    return Form("number", text, _name_of(text), values[0], other=other)
+    value, *others = values
+    other = others[-1] if others else math.nan
+    return Form("number", text, _name_of(text), value, other=other)
 
 
 def _name_of(text: str) -> str:
