@@ -1,5 +1,4 @@
-"""What every other part of modgap stands on: problems, views, prompts, recipes, grades, records,
-statistics.
+"""The base of modgap: problems, views, prompts, engines, images, recipes and run folders.
 
 Imports nothing else of modgap and needs no torch.
 """

@@ -1,6 +1,4 @@
-"""What answers prompts: the request, the sampling settings, the completion, and the protocol every
-engine keeps.
-"""
+"""The interface of engines: request, sampling settings, completion, and the engine's protocol."""
 
 from __future__ import annotations
 
@@ -20,8 +18,9 @@ FinishReason = Literal["stop", "length", "error"]
 
 
 PLAIN: dict[str, float] = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-"""What else shapes a distribution, at the values that change nothing: every engine samples with
-these.
+"""The other settings that shape a distribution, at values that change nothing.
+
+Every engine samples with these.
 """
 
 
@@ -31,10 +30,10 @@ class Sampling:
 
     Attributes:
         temperature: 0 is greedy; `None` is the server's own, which only the `openai` engine takes.
-        max_tokens: Most new tokens of a response.
+        max_tokens: The most new tokens of a response.
         seed: The run's seed; each sample's own seed is derived from it, see `sample_seed`.
         plain: Whether a server is sent `PLAIN`. Without it a server may apply the model's own
-            values; runs from before it was sent go on without it.
+            values. Older runs did not send it and resume without it.
     """
 
     temperature: float | None = 0.6
@@ -65,10 +64,10 @@ class Request:
     image_name: str = ""
 
     def refusal(self, error: Exception) -> str:
-        """One line on why this prompt cannot be asked, with the names of its problem and its image."""
+        """One line on why this prompt cannot be asked, naming its problem and its image."""
         words = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UserError):
-            return words  # it names them
+            return words  # it names them already
         return f"problem {self.problem_id}{self.image_name and f', {self.image_name}'}: {words}"
 
 
@@ -79,8 +78,8 @@ class Completion:
     Attributes:
         request: The request it answers.
         sample: Which of its samples.
-        text: What the model said (without the prompt; with the prefill, if there was one, or else
-            with `opened`).
+        text: What the model wrote, without the prompt; with the prefill if there was one, or else
+            with `opened`.
         finish_reason: `stop`, `length` (truncated) or `error`.
         prompt_tokens: Tokens of the prompt, image tokens included.
         completion_tokens: Tokens sampled.
@@ -89,8 +88,8 @@ class Completion:
         error: Why there is no text, where `finish_reason` is `error`.
         opened: What the model's chat template opened the assistant's turn with by itself, where
             that is `<think>`.
-        left_out: What the prompt or the sampling has and the model was not given, because the
-            server or the template refuses it: `system`, `seed`, `continue_final_message`.
+        left_out: Parts of the prompt or the sampling that the model was not given, because the
+            server or the template refuses them: `system`, `seed`, `continue_final_message`.
     """
 
     request: Request
@@ -107,7 +106,7 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Answers prompts. Completions may come in any order; each is yielded as soon as it is there."""
+    """Answers prompts. Completions come in any order; each is yielded as soon as it is ready."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, each exactly once."""

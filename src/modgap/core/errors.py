@@ -1,6 +1,6 @@
-"""Errors that a user caused and can mend.
+"""Errors that a user caused and can fix.
 
-Engines raise them with what they know; a command words them.
+Engines raise them with the values they know; a command formats the message.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class UsageError(UserError):
 
 
 class ServerError(UserError):
-    """A server does not answer as it is asked to; its message names the options of `modgap eval`.
+    """A server does not answer as asked; the message names the options of `modgap eval`.
 
     Args:
         template: The message, with `{url_option}` and `{model_option}` for the options that name
@@ -43,8 +43,9 @@ class ServerError(UserError):
 
 
 class TemperatureRefusedError(ServerError):
-    """A server does not take a temperature; the values are `server`, `said`, `model` and
-    `temperature`.
+    """A server does not take a temperature.
+
+    The values are `server`, `said`, `model` and `temperature`.
     """
 
 

@@ -1,14 +1,13 @@
-"""The one way from an image file to the pixels that a model sees: upright, opaque, three channels
-of 8 bits.
+"""Decode an image file to the pixels that a model sees: upright, opaque, 8-bit RGB.
 
 * EXIF orientation is applied, as browsers and viewers apply it.
 * Transparent pixels (an alpha channel, a palette with alpha, a colour key) are put on white.
-  Pillow's `convert("RGB")` drops the alpha, which makes most transparent drawings black on black.
+  Pillow's `convert("RGB")` drops the alpha, which turns most transparent drawings black on black.
 * Grey values of 16 or 32 bits and floating-point values keep their contrast, see `_scaled`. Pillow
   cuts them at 255.
 * Of several frames the first one is taken.
 
-Evaluation, training, parquet files, reports and replicas all come here. The original calls
+Evaluation, training, parquet files, reports and replicas all use this module. The original calls
 `convert("RGB")`.
 """
 
@@ -33,11 +32,12 @@ from PIL import Image as images
 from PIL.Image import Image
 
 MOST_ASPECT = 200
-"""The image processors of Qwen's models refuse an image whose longer side is more than this many
-times the shorter.
+"""The largest ratio of the longer to the shorter side.
+
+The image processors of Qwen's models refuse images beyond it.
 """
 CONVERTED = "+converted"
-"""Follows the digest of an image that `is_plain` says no to: earlier releases showed it otherwise."""
+"""Appended to the digest of an image that is not plain: older releases decoded it differently."""
 
 TRANSPARENT, INVISIBLE, ROTATED = "image-transparent", "image-invisible", "image-rotated"
 DEEP, FRAMES, SHAPE, LARGE = "image-depth", "image-frames", "image-shape", "image-large"
@@ -52,13 +52,13 @@ _ENDS = (b"IEND\xaeB`\x82", b"\xff\xd9")  # of PNG and of JPEG
 _KEY_FACTORS = {"L;2": 85, "L;4": 17}
 _PHOTOMETRIC, _SAMPLE_FORMAT, _UNSIGNED = 262, 339, 1  # tags of TIFF
 
-# `LARGE` says it, once and with the image's name. (To ignore it for a while only is not safe in
-# threads.)
+# `LARGE` reports it, once and with the image's name. (Ignoring the warning only temporarily is not
+# safe in threads.)
 warnings.filterwarnings("ignore", category=images.DecompressionBombWarning)
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # `_orientation` does without
-warnings.filterwarnings(
-    "ignore", "Palette images with Transparency", UserWarning
-)  # `is_plain` asks what would be lost
+# `_orientation` does without broken EXIF data.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+# `is_plain` checks what would be lost.
+warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
 
 
 def decode(data: bytes) -> Image:
@@ -85,10 +85,10 @@ def to_rgb(image: Image) -> Image:
 
 
 def plain_bytes(data: bytes) -> bytes:
-    """An encoded image that every decoder shows as `decode` does: the same bytes if that is so,
-    else a PNG.
+    """An encoded image that every decoder shows as `decode` does.
 
-    What Pillow does not recognise is returned as it is.
+    The same bytes if that is so already, else a PNG. What Pillow does not recognise is returned as
+    it is.
 
     Raises:
         Exception: It must be converted and cannot be decoded, see `reason`.
@@ -106,8 +106,9 @@ def plain_bytes(data: bytes) -> bytes:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether Pillow's `convert("RGB")` alone gives the pixels that `decode` gives; true of what
-    cannot be decoded.
+    """Whether Pillow's `convert("RGB")` alone gives the pixels that `decode` gives.
+
+    True for an image that cannot be decoded.
     """
     try:
         with _opened(data) as opened:
@@ -119,14 +120,15 @@ def is_plain(data: bytes) -> bool:
 
 def reason(error: Exception) -> str:
     """Why an image could not be decoded, in a few words."""
-    if isinstance(error, UnidentifiedImageError):  # its words name a buffer, which helps nobody
-        return "it is no image"
+    # The exception's own text names a buffer, which does not help.
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is to be known of an image before it is used.
+    """What must be known about an image before it is used.
 
     Attributes:
         error: Why it cannot be decoded; `None` if it can.
@@ -154,9 +156,9 @@ def inspect(image: Path | bytes, thorough: bool = False) -> Inspection:
 
     Args:
         image: A file, or encoded bytes.
-        thorough: Decode every image. Otherwise a PNG or JPEG file that has its end is only opened,
-            which takes a fiftieth of the time: one that is cut off is found, one with broken pixels
-            is not.
+        thorough: Decode every image. Otherwise a PNG or JPEG file with a complete end is only
+            opened, which takes a fiftieth of the time: a truncated file is found, broken pixels are
+            not.
     """
     try:
         data = image if isinstance(image, bytes) else image.read_bytes()
@@ -166,13 +168,15 @@ def inspect(image: Path | bytes, thorough: bool = False) -> Inspection:
             return _inspected(opened, data, thorough)
     except UnidentifiedImageError:
         return Inspection("is no image that can be read")
-    except Exception as error:  # Pillow raises a dozen kinds on a broken file: OSError, SyntaxError, struct.error ...
+    # Pillow raises a dozen kinds on a broken file: OSError, SyntaxError, struct.error ...
+    except Exception as error:
         return Inspection(f"cannot be decoded ({reason(error)})")
 
 
 def inspect_all(found: Iterable[Path | bytes], thorough: bool = False) -> Iterator[Inspection]:
-    """`inspect` of each, in order, in threads (Pillow releases the interpreter's lock); few are
-    held at once.
+    """`inspect` each, in order, in threads (Pillow releases the interpreter's lock).
+
+    Few images are held at once.
     """
     found = iter(found)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -202,14 +206,15 @@ def _is_one_colour(image: Image) -> bool:
 
 @contextmanager
 def _opened(data: bytes) -> Generator[Image]:
-    """An image of which all that decides its appearance is known, which takes its header alone for
-    almost all.
+    """Open an image, with everything read that decides its appearance.
+
+    For almost all images the header is enough.
     """
     with images.open(io.BytesIO(data)) as image:
         if image.format == "PNG":
             _scale_colour_key(image)
             if b"eXIf" in data:
-                image.load()  # the chunk may stand behind the pixels
+                image.load()  # the chunk may come after the pixels
         yield image
 
 
@@ -224,14 +229,13 @@ def _scale_colour_key(image: Any) -> None:
 
 
 def _kinds(image: Image) -> Iterator[str]:
-    """What other decoders may show otherwise than `to_rgb`."""
+    """The properties that other decoders may show differently from `to_rgb`."""
     if _orientation(image) != 1:
         yield ROTATED
     if image.mode in _DEEP_MODES:
         yield DEEP
-    if image.format != "MPO" and getattr(
-        image, "is_animated", False
-    ):  # MPO: a photo and its preview
+    # MPO is a photo and its preview, not an animation.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
         yield FRAMES
     if image.has_transparency_data and _is_transparent(image):
         yield TRANSPARENT
@@ -241,7 +245,7 @@ def _orientation(image: Image) -> int:
     """The EXIF orientation, 1 to 8."""
     try:
         # Not PNG's own method, which decodes the pixels to find the tag: `_opened` has done so
-        # where need be.
+        # where needed.
         found = Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # broken metadata, which nothing else depends on
         return 1
@@ -269,7 +273,7 @@ def _eight_bits(image: Image) -> Image:
         values = values.view(np.uint32)  # Pillow has signed integers only
     grey = _scaled(values)
     if tags.get(_PHOTOMETRIC) == 0:
-        grey = 255 - grey  # in this file 0 is white, which Pillow heeds up to 8 bits
+        grey = 255 - grey  # in this file 0 is white, which Pillow applies only up to 8 bits
     if isinstance(key := image.info.get("transparency"), int):
         grey = np.where(values == key, np.uint8(255), grey)
     return images.fromarray(grey)
@@ -280,25 +284,38 @@ def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
 
     Integers are scaled by the smallest usual depth (`_BITS`) that holds the largest of them: a file
     of 16 bits may hold the values of a camera of 12 or of an ordinary image of 8. Floating-point
-    values are scaled by 1, 255 or 65535, whichever the largest comes near to. All others (negative
-    ones, larger ones) are stretched from the least to the greatest. Where a value is no number, it
-    is white.
+    values are scaled by 1, 255 or 65535, whichever is near the largest. All others (negative ones,
+    larger ones) are stretched from the smallest to the largest. NaN is white.
     """
     numbers = values.astype(np.float64)
     finite = np.isfinite(numbers)
     if not finite.any():
         return np.full(numbers.shape, 255, np.uint8)
     low, high = float(numbers[finite].min()), float(numbers[finite].max())
-    if values.dtype.kind == "f":
-        full = next(
-            (f for f in _FULL if f / 2 < high <= f * (1 + _OVERSHOOT) and low >= -f * _OVERSHOOT),
-            None,
-        )
-    else:
-        full = next((float(2**bits - 1) for bits in _BITS if low >= 0 and high < 2**bits), None)
+    find_full = _full_of_floats if values.dtype.kind == "f" else _full_of_integers
+    full = find_full(low, high)
     if full is None and low < high:
         numbers, full = numbers - low, high - low
     elif full is None:
         full = abs(high) or 1.0  # of one value: white, or black where it is not above zero
     numbers = np.nan_to_num(numbers, nan=full, posinf=full, neginf=0.0)
     return np.clip(np.rint(numbers * (255 / full)), 0, 255).astype(np.uint8)
+
+
+def _full_of_floats(low: float, high: float) -> float | None:
+    """The white value near the largest value; `None` where there is no such value."""
+    for full in _FULL:
+        near = full / 2 < high <= full * (1 + _OVERSHOOT)
+        if near and low >= -full * _OVERSHOOT:
+            return full
+    return None
+
+
+def _full_of_integers(low: float, high: float) -> float | None:
+    """The white value of the smallest usual depth that holds the values; `None` if none does."""
+    if low < 0:
+        return None
+    for bits in _BITS:
+        if high < 2**bits:
+            return float(2**bits - 1)
+    return None

@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# A number or an equation in the question itself: the image-only view of such a problem is not free
-# of conditions.
+# A number or an equation in the question itself: the image-only view of such a problem still states
+# a condition.
 _STATED = re.compile(r"=|(?<![A-Za-z\\])\d+(?:\.\d+)?(?![A-Za-z])")
 # `\angle 1` and `line 2` name things by number; they state nothing.
 _NAMED_BY_NUMBER = re.compile(
-    r"(?:\\angle|\\triangle|angle|line|triangle|figure)s?\s*\d+(?:\s*(?:,|and)\s*(?:\\angle\s*)?\d+)*"
+    r"(?:\\angle|\\triangle|angle|line|triangle|figure)s?\s*\d+(?:\s*(?:,"
+    r"|and)\s*(?:\\angle\s*)?\d+)*"
 )
 
 
 def _contents(path: Path) -> bytes:
-    """`path.read_bytes()` in half of its system calls and two thirds of its time: there are
-    thousands of diagrams.
+    """`path.read_bytes()` in half of its system calls and two thirds of its time.
+
+    There are thousands of diagrams.
     """
     file = os.open(path, os.O_RDONLY)
     try:
@@ -39,9 +41,8 @@ def _contents(path: Path) -> bytes:
         data = os.read(file, size)
     finally:
         os.close(file)
-    return (
-        data if len(data) == size else path.read_bytes()
-    )  # some file systems may give less at once
+    # Some file systems may return less at once.
+    return data if len(data) == size else path.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,9 @@ class Problem:
         grader: What grades it, a name of `grading.graders` and after a colon the kind of answer
             (`mathverse:free-form`); empty for a number.
         views: The views that the data set has of it; empty where every view can be made of it.
-        labels: What it is counted by in breakdowns, e.g. `subject`; records keep that one.
-        image_at: Where `image` lies, `FILE.parquet#ROW`, for reports, where it was read out of a
-            table.
+        labels: The groups that breakdowns count it in, e.g. `subject`; records keep that one.
+        image_at: For reports, the place of an `image` that was read from a table:
+            `FILE.parquet#ROW`.
     """
 
     id: str
@@ -116,12 +117,9 @@ class Problem:
 
     @property
     def leaky(self) -> bool:
-        """Whether the question itself carries a number or an equation, so that every view shows
-        that condition.
-        """
-        if (
-            self.views
-        ):  # `question` is the whole text, of which each view shows what the data set chose
+        """Whether the question itself has a number or an equation, which every view then shows."""
+        # With `views`, `question` is the whole text; each view shows what the data set chose of it.
+        if self.views:
             return False
         return bool(_STATED.search(_NAMED_BY_NUMBER.sub("", self.question)))
 
@@ -132,8 +130,9 @@ class Problem:
 
     @property
     def own_images(self) -> dict[str, Path | bytes]:
-        """View -> its image, of the views that have an image of their own; empty where the views
-        share one.
+        """View -> its image, of the views that have an image of their own.
+
+        Empty where the views share one.
         """
         return {view: shown.image for view, shown in self.shown.items() if shown.image is not None}
 
@@ -158,8 +157,9 @@ class Problem:
         return not self.views or view in self.views
 
     def words_of(self, view: str) -> str | None:
-        """The words that the data set has for a view; `None` where the rules of `core.prompt` make
-        them.
+        """The words that the data set has for a view.
+
+        `None` where the rules of `core.prompt` make them.
         """
         shown = self.shown.get(view)
         return shown.words if shown else None
@@ -208,8 +208,9 @@ class Problem:
         return self._with_image(view, decode)
 
     def plain_image(self, view: str = "") -> bytes:
-        """The encoded diagram as other decoders show it rightly: as it is, or converted, see
-        `core.images`.
+        """The encoded diagram, converted where other decoders would show it wrongly.
+
+        See `core.images`.
 
         Raises:
             UserError: There is none, or it must be converted and cannot be decoded.
@@ -231,9 +232,8 @@ class Problem:
             return use(self.image_bytes(view))
         except UserError:
             raise
-        except (
-            Exception
-        ) as error:  # Pillow raises a dozen kinds: OSError, SyntaxError, struct.error ...
+        # Pillow raises a dozen kinds: OSError, SyntaxError, struct.error ...
+        except Exception as error:
             raise UserError(
                 f"problem {self.id}: {self.image_name(view)} cannot be decoded ({reason(error)});"
                 " `modgap data check` names every fault."

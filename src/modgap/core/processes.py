@@ -1,11 +1,10 @@
-"""Child processes and everything that they start: watched, and ended with all of their children,
-whoever adopted them.
+"""Watch child processes, and end them with everything that they started.
 
 Ray's daemons and vLLM's engines leave their parent's session, so a process group is not enough:
-every descendant inherits a mark in its environment, and by that mark it is found. Ray's agents
-write their title over their environment: they are found as children of one that is marked, while it
-lives. A marked process that marks its own children adds to the mark, so that whoever ends the outer
-one finds the inner ones, too.
+every descendant inherits a mark in its environment and is found by that mark. Ray's agents
+overwrite their environment with their title: they are found as children of a marked process, as
+long as it runs. A marked process that marks its own children adds to the mark, so that ending the
+outer process also finds the inner ones.
 
 As a script (`python -P processes.py MARK`) it is a guard: see `start_guard`.
 """
@@ -53,8 +52,8 @@ def watched(
         command: What to run.
         log: Gets what it says.
         environment: Added to this process's own.
-        look: Called again and again while it runs, and once when it has ended.
-        every: Seconds between two looks.
+        look: Called repeatedly while it runs, and once when it has ended.
+        every: Seconds between two calls of `look`.
 
     Returns:
         Its exit status. Whatever ends this function (Ctrl-C, SIGTERM, an error in `look`) ends the
@@ -66,9 +65,13 @@ def watched(
         child = None
         try:  # a signal may come while it is being started
             child = subprocess.Popen(
-                list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
                 env={**os.environ, **environment, **with_mark(mark)},
-            )  # fmt: skip
+            )
             while child.poll() is None:
                 look()
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -84,12 +87,12 @@ def end(children: Mapping[str, subprocess.Popen[Any] | None], patience: float = 
 
     Args:
         children: Mark -> the child that was started with it; `None` where a signal came in between.
-        patience: Seconds that the children have to end what they started in order, and then the
-            rest to end itself.
+        patience: Seconds that the children have to shut down what they started, and then the same
+            for the processes that are left.
     """
     started = [child for child in children.values() if child is not None]
     for child in started:
-        child.terminate()  # not SIGINT, which a shell may have it ignore
+        child.terminate()  # not SIGINT, which a shell may make it ignore
     deadline = time.monotonic() + patience
     for child in started:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -101,12 +104,13 @@ def end(children: Mapping[str, subprocess.Popen[Any] | None], patience: float = 
 
 
 def _end_marked(marks: Collection[str], patience: float) -> None:
-    """End every process that carries one of the marks: first asked, then killed."""
-    known: set[psutil.Process] = set()  # one whose marked parent has ended is not found again
+    """End every process that carries one of the marks: SIGTERM first, then SIGKILL."""
+    known: set[psutil.Process] = set()  # a process whose marked parent has ended is not found again
     for number in (signal.SIGTERM, signal.SIGKILL):
         sent: set[psutil.Process] = set()
         deadline = time.monotonic() + patience
-        empty = 0  # a process that is just starting another program has no environment for a moment: look twice
+        # Look twice: a process that is starting another program has no environment for a moment.
+        empty = 0
         while empty < 2 and time.monotonic() < deadline:
             known = {process for process in known | marked(marks) if _lives(process)}
             for process in known - sent:
@@ -118,9 +122,7 @@ def _end_marked(marks: Collection[str], patience: float) -> None:
 
 
 def marked(marks: Collection[str]) -> set[psutil.Process]:
-    """Processes with one of the marks in the environment that they were started with, and what they
-    have started.
-    """
+    """Processes with one of the marks in their initial environment, and what they have started."""
     wanted = set(marks)
     found: set[psutil.Process] = set()
     children: dict[int, list[psutil.Process]] = {}
@@ -138,7 +140,7 @@ def marked(marks: Collection[str]) -> set[psutil.Process]:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Whether a process runs: neither a zombie nor gone, and no other one has its number."""
+    """Whether a process runs: not a zombie, not gone, and its number is not reused."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -147,9 +149,8 @@ def _lives(process: psutil.Process) -> bool:
 
 def _kill_marked(mark: str) -> None:
     """Kill everything that carries a mark, but not this process."""
-    for _ in range(
-        3
-    ):  # a process that is just starting another program has no environment for a moment
+    # Look again: a process that is starting another program has no environment for a moment.
+    for _ in range(3):
         for process in marked([mark]):
             if process.pid != os.getpid():
                 with contextlib.suppress(psutil.Error):
@@ -158,8 +159,9 @@ def _kill_marked(mark: str) -> None:
 
 
 def end_with_parent(every: float = 2.0) -> None:
-    """In the child: should the parent be killed outright, end everything that carries its mark, and
-    this process.
+    """In the child: if the parent is killed, end everything that carries its mark.
+
+    That includes this process.
     """
     parent, marks = os.getppid(), os.environ.get(MARK, "").split()
 
@@ -174,18 +176,22 @@ def end_with_parent(every: float = 2.0) -> None:
 
 
 def start_guard(mark: str) -> subprocess.Popen[bytes]:
-    """A process that kills everything with a mark once this one is gone, however it ended; kill it
-    when all is well.
+    """Start a process that kills everything with a mark once this one is gone, however it ended.
+
+    Kill the guard when everything has ended in order.
     """
     return subprocess.Popen(
-        [sys.executable, "-P", __file__, mark], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,  # an interrupt from the terminal is not meant for it
-    )  # fmt: skip
+        [sys.executable, "-P", __file__, mark],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # an interrupt from the terminal must not reach it
+    )
 
 
 @contextlib.contextmanager
 def _termination() -> Generator[None]:
-    """Let SIGTERM end this process as Ctrl-C does, so that the child does not outlive it."""
+    """Make SIGTERM end this process as Ctrl-C does, so that the child does not outlive it."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -202,5 +208,5 @@ def _termination() -> Generator[None]:
 
 
 if __name__ == "__main__":
-    sys.stdin.read()  # its end is that of whoever started this
+    sys.stdin.read()  # ends when the process that started this one ends
     _kill_marked(sys.argv[1])

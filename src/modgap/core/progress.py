@@ -22,7 +22,7 @@ Progress = Callable[[str, int, int], None]
 class Bars:
     """Named progress bars.
 
-    Called with a name, how much is done and how much there is, it shows just that.
+    A call with a name, the amount done and the total shows that bar.
     """
 
     def __init__(self, progress: RichProgress | None) -> None:
@@ -39,7 +39,7 @@ class Bars:
         if self._progress is None:
             return
         if name not in self._tasks:
-            # A resumed run starts where it stopped; what was there before must not count as speed.
+            # A resumed run starts where it stopped; earlier work must not count as speed.
             self._tasks[name] = self._progress.add_task(
                 name, total=total, completed=done, note=note
             )
@@ -86,5 +86,5 @@ def say(message: str, started: float | None = None) -> None:
 
 
 def warn(message: str) -> None:
-    """One line on stderr about something that may make a number other than it seems."""
+    """One line on stderr about something that may make a number misleading."""
     say(f"warning: {message}")

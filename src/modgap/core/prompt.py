@@ -1,13 +1,13 @@
-r"""The only home of words that are sent to a model.
+r"""The only place with words that are sent to a model.
 
 Two styles:
 
-* `paper` reproduces the original's strings to the letter: `geo9k.py` and `geo9k-contrastive.py` for
-  training, the two inference scripts for evaluation, with their slips (no separator before the
+* `paper` reproduces the original's strings exactly: `geo9k.py` and `geo9k-contrastive.py` for
+  training, the two inference scripts for evaluation, with their mistakes (no separator before the
   instruction in evaluation, `, .` where a problem has no semantic clause, the points of a long line
   said to lie on the line of the last two).
-* `aligned`, the default, uses one wording in training and in evaluation, and puts those slips
-  right.
+* `aligned`, the default, uses one wording in training and in evaluation, and corrects those
+  mistakes.
 
 Conditions come from PGPS9K's clauses, structural ones first, joined with `, `.
 """
@@ -74,8 +74,9 @@ def check_style(style: str) -> Style:
 
 
 def structural_condition(clause: str, style: Style = "aligned") -> str:
-    r"""What a structural clause says in words; empty for a clause that says nothing (`line A B`) or
-    is unknown.
+    r"""A structural clause in words.
+
+    Empty for a clause that is unknown or says nothing (`line A B`).
 
     `line A B C D` (paper) names all but the last two points as lying on the line of the last two,
     as the original does; (aligned) the inner points lie on the line of the two ends.
@@ -106,8 +107,9 @@ def structural_conditions(problem: Problem, style: Style = "aligned") -> list[st
 
 
 def conditions(problem: Problem, style: Style = "aligned") -> str:
-    """All conditions of a problem, structural then semantic, joined with `, `; empty if it has
-    none.
+    """All conditions of a problem, structural then semantic, joined with `, `.
+
+    Empty if it has none.
     """
     return ", ".join(
         [*structural_conditions(problem, style), *(clause for clause in problem.semantic if clause)]
@@ -181,7 +183,7 @@ def contrastive_prompt(problem: Problem, style: Style = "aligned") -> Prompt:
 
 
 def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligned") -> Prompt:
-    """The prompt of an evaluation. Aligned style: the words of training, to the letter."""
+    """The prompt of an evaluation; in aligned style exactly the words of training."""
     view = get_view(view) if isinstance(view, str) else view
     has_image = view.picture != "none"
     if style == "paper" and (own := registry.data_set_of([problem.grader]).paper_prompt):
@@ -204,8 +206,9 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
 
 
 def paper_mathverse(problem: Problem, view: View) -> Prompt:
-    """MathVerse as the original asks it: `question_for_eval` in every version, the whole text in
-    Vision Only, too.
+    """MathVerse as the original asks it: `question_for_eval` in every version.
+
+    Vision Only has the whole text, too.
     """
     _own_words(problem, view)  # refuses a view that the problem does not have
     text = f"{problem.question_of(view.name)}\n{PAPER_MATHVERSE_INSTRUCTION}"
@@ -234,12 +237,12 @@ def _own_words(problem: Problem, view: View) -> str:
 # The judge: MathVerse's official five shots, as the original sends them (its raw completion
 # prompt).
 _JUDGE_RULES = """\
-Below are two answers to a math question. Question is [Question], [Standard Answer] is the standard answer to the \
-question, and [Model_answer] is the answer extracted from a model's output to this question.  Determine whether these \
-two answers are consistent.
-Please note that only when the [Model_answer] completely matches the [Standard Answer] means they are consistent. For \
-non-multiple-choice questions, if the meaning is expressed in the same way, it is also considered consistent, for \
-example, 0.5m and 50cm.
+Below are two answers to a math question. Question is [Question], [Standard Answer] is the \
+standard answer to the question, and [Model_answer] is the answer extracted from a model's output \
+to this question.  Determine whether these two answers are consistent.
+Please note that only when the [Model_answer] completely matches the [Standard Answer] means they \
+are consistent. For non-multiple-choice questions, if the meaning is expressed in the same way, it \
+is also considered consistent, for example, 0.5m and 50cm.
 If they are consistent, Judement is 1; if they are different, Judement is 0.
 """
 _JUDGE_CIRCLE = (
@@ -281,14 +284,13 @@ def judge_prompt(question: str, gold: str, answer: str, style: Style = "aligned"
         gold: The gold answer.
         answer: The model's answer. Paper style shows its last 10 characters as they are, aligned
             style the first 400 on one line and without the markers of a turn or of the next shot,
-            so that an answer cannot play the judge's part.
+            so that an answer cannot impersonate the judge.
         style: `paper` or `aligned`.
     """
-    shown = (
-        answer[-10:]
-        if style == "paper"
-        else _defused(" ".join(answer.split())[:JUDGE_CHARS])[:JUDGE_CHARS]
-    )
+    if style == "paper":
+        shown = answer[-10:]
+    else:
+        shown = _defused(" ".join(answer.split())[:JUDGE_CHARS])[:JUDGE_CHARS]
     shots = [f"{_judge_case(q, g, a)} {verdict}\n" for q, g, a, verdict in _JUDGE_SHOTS]
     return Prompt(
         "\n".join([_JUDGE_RULES, *shots, _judge_case(question, gold, shown)]),
@@ -307,7 +309,7 @@ _VERDICT = re.compile(r"\b(jud(?:ge?|e)?ment)[\s:]*:", re.IGNORECASE)
 
 
 def _defused(answer: str) -> str:
-    """An answer whose markers mark nothing any more."""
+    """An answer with its markers made ineffective."""
     return _VERDICT.sub(r"\1", _SHOT.sub(r"(\1)", _TURN.sub("< ", answer)))
 
 

@@ -26,16 +26,17 @@ ENGINE_PREFIX = "verl."
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that `--set` takes, with the paper's values (section 4 and the original's scripts)
-    as defaults.
+    """Everything that `--set` takes, with the paper's values as defaults.
+
+    They are from section 4 and the original's scripts.
 
     Attributes:
         steps: Rollout steps of the stage; at least 1.
         prompts_per_step: Prompts kept for one step.
         samples_per_prompt: Responses sampled for each prompt: the size of a group.
         mini_batch: Prompts of one optimizer update; `prompts_per_step / mini_batch` updates a step.
-        micro_batch: Rows of one forward pass; halved by itself when memory runs out. 0 means the
-            whole mini-batch.
+        micro_batch: Rows of one forward pass; halved automatically when memory runs out. 0 means
+            the whole mini-batch.
         temperature: Of the rollout, and of the log-probabilities.
         lr: Learning rate of AdamW, constant after the warm-up.
         warmup_steps: Steps over which the learning rate rises linearly.
@@ -48,7 +49,7 @@ class Settings:
         dual_clip: c of the dual clip, for negative advantages.
         loss_mean: Token-mean over the whole `mini_batch` (verl 0.9.1) or the mean of the means of
             each `micro_batch` (the original).
-        dynamic_sampling: Drop groups whose rewards are all equal and sample others in their place.
+        dynamic_sampling: Drop groups whose rewards are all equal and sample others instead.
         max_refills: Most times that a step samples again to fill up; `inf` in the paper.
         overlong_buffer: Tokens before the response limit in which the penalty grows.
         overlong_penalty: The penalty at the limit.
@@ -56,7 +57,7 @@ class Settings:
         kl_estimator: `k3` (paper), `forward` or `full_vocab`.
         kl_clamp: `paper` clamps k3 to [-10, 10], `none` does not.
         reward_tolerance: Tolerance of the training reward; `exact` is the paper's.
-        reward_function: A reward of your own, `module:function`, in the place of the built-in one.
+        reward_function: A reward of your own, `module:function`, instead of the built-in one.
         freeze_vision: Train the language model only.
         gradient_checkpointing: Trade compute for memory.
         lora_rank: Rank of LoRA adapters on the language model; 0 trains all weights.
@@ -109,19 +110,16 @@ class Settings:
             unbounded = name == "max_refills" and value == math.inf
             if isinstance(value, float) and not math.isfinite(value) and not unbounded:
                 raise UserError(f"{name}={value}: must be a finite number.")
-        for name in (
-            "steps",
-            "prompts_per_step",
-            "mini_batch",
-            "max_prompt_tokens",
-            "max_response_tokens",
-        ):
+        positive = (
+            "steps", "prompts_per_step", "mini_batch", "max_prompt_tokens", "max_response_tokens",
+        )  # fmt: skip
+        for name in positive:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1.")
         not_negative = (
-            "micro_batch", "lr", "warmup_steps", "weight_decay", "clip_low", "clip_high", "max_refills",
-            "overlong_buffer", "overlong_penalty", "kl_coef", "lora_rank", "save_every", "eval_every",
-            "validation_problems",
+            "micro_batch", "lr", "warmup_steps", "weight_decay", "clip_low", "clip_high",
+            "max_refills", "overlong_buffer", "overlong_penalty", "kl_coef", "lora_rank",
+            "save_every", "eval_every", "validation_problems",
         )  # fmt: skip
         for name in not_negative:
             if getattr(self, name) < 0:
@@ -232,19 +230,16 @@ def parse_value(name: str, text: str) -> Any:
     except UserError:
         raise
     except (ValueError, KeyError):
-        what = (
-            "true or false"
-            if kind is bool
-            else {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
-        )
+        named = {bool: "true or false", int: "a whole number", float: "a number"}
+        what = named.get(kind, kind.__name__)
         raise UserError(f"--set {name}={text}: {name} takes {what}.") from None
 
 
 def with_defaults(recipe: Recipe, defaults: Mapping[str, Any]) -> Recipe:
-    """The recipe with some settings of every stage replaced: what a small model brings along.
+    """The recipe with some settings of every stage replaced, as a small model requires.
 
     Raises:
-        UserError: A name is no setting.
+        UserError: A name is not a setting.
     """
     for name in defaults:
         if NAMES.get(name, name) not in _TYPES:

@@ -2,17 +2,17 @@
 
 ```
 manifest.json    versions, git commit, arguments as given and as resolved, fingerprints
-problems.jsonl   one line a problem: what a grader or a report needs when the data set is gone
-responses.jsonl  one line a sample, flushed as it is made
-grades.jsonl     one line a sample, of the last grading; other modes in grades.MODE.jsonl
+problems.jsonl   one line per problem: what a grader or a report needs when the data set is gone
+responses.jsonl  one line per sample, flushed as it is made
+grades.jsonl     one line per sample, of the last grading; other modes in grades.MODE.jsonl
 summary.json     the numbers
 ```
 
-A run that was killed goes on with the same command: a torn last line is dropped and its sample made
-again, nothing is made twice, and a run whose arguments differ is refused. So is a folder whose
-files do not belong together: one that has lost its manifest, and one whose responses are not those
-that the manifest describes. Each response carries the digest of its run's arguments and
-fingerprints (`RunFolder.mark`); older responses have none and are known by their seeds.
+A run that was killed resumes with the same command: an incomplete last line is dropped and its
+sample made again, nothing is made twice, and a run whose arguments differ is refused. So is a
+folder whose files do not belong together: one that has lost its manifest, and one whose responses
+are not those that the manifest describes. Each response carries the digest of its run's arguments
+and fingerprints (`RunFolder.mark`); older responses have none and are recognised by their seeds.
 """
 
 from __future__ import annotations
@@ -100,8 +100,9 @@ class ProblemRow(_Row):
     @model_validator(mode="before")
     @classmethod
     def _name_grader(cls, fields: Any) -> Any:
-        """A record without a grader's name is of the first one; what is no string is refused by its
-        type.
+        """A record without a grader's name belongs to the first grader.
+
+        A value that is not a string is refused by its type.
         """
         if not isinstance(fields, dict):
             return fields
@@ -112,8 +113,9 @@ class ProblemRow(_Row):
         return row
 
     def has_view(self, view: str) -> bool:
-        """Whether the data set has this view of the problem; where `views` is empty, it has every
-        view.
+        """Whether the data set has this view of the problem.
+
+        Where `views` is empty, it has every view.
         """
         return not self.views or view in self.views
 
@@ -156,8 +158,9 @@ class Response(_Row):
 
 
 class GradeRow(_Row):
-    """One line of grades.jsonl: the verdict on one response, which stage of the grader decided, and
-    why an `error`.
+    """One line of grades.jsonl: the verdict on one response.
+
+    With the stage of the grader that decided, and the reason for an `error`.
     """
 
     problem_id: str
@@ -178,7 +181,7 @@ class GradeRow(_Row):
 
 
 class RolloutRow(_Row):
-    """What tells of which run a line of rollouts.jsonl is."""
+    """The fields by which a line of rollouts.jsonl is assigned to a run."""
 
     problem_id: str
     view: str
@@ -188,11 +191,13 @@ class RolloutRow(_Row):
 
 R = TypeVar("R", bound=BaseModel)
 
-# What only a run that was begun holds, by the kind of the run: without a manifest nobody knows of
-# which run it is. A stage, an evaluation or a base model that is a link belongs to another run.
+# Files that only a started run holds, by the kind of the run: without a manifest it is not known
+# which run they belong to. A stage, an evaluation or a base model that is a link belongs to another
+# run.
 _OF_AN_EVALUATION = ("responses.jsonl", "grades.jsonl", "grades.*.jsonl", "judge.jsonl")
 _OF_A_TRAINING = (
-    "train_log.jsonl", "rollouts.jsonl", "state.pt", "result.json", "checkpoints/step_*", "verl/global_step_*",
+    "train_log.jsonl", "rollouts.jsonl", "state.pt", "result.json", "checkpoints/step_*",
+    "verl/global_step_*",
 )  # fmt: skip
 _TRACES = (*_OF_AN_EVALUATION, *_OF_A_TRAINING)
 _TRACES_BELOW = {
@@ -239,8 +244,9 @@ def read_json(path: Path) -> Any:
 
 
 def iter_rows(path: Path, kind: type[R]) -> Iterator[R]:
-    """The rows of a JSONL file; a torn last line is left out, any other broken line is an error
-    that names it.
+    """The rows of a JSONL file.
+
+    An incomplete last line is left out; any other broken line is an error that names it.
     """
     return (row for _, row in _numbered_rows(path, kind))
 
@@ -252,7 +258,7 @@ def _numbered_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
-                return  # torn by a kill: its sample is made again
+                return  # incomplete after a kill: its sample is made again
             if not line.strip():
                 continue
             try:
@@ -316,8 +322,9 @@ class RunFolder:
         given: Mapping[str, Any] | None = None,
         **fingerprints: str | None,
     ) -> bool:
-        """Begin the run, or go on with it. The caller holds the lock (of a stage: that of its
-        training).
+        """Begin the run, or resume it.
+
+        The caller holds the lock (of a stage: that of its training).
 
         Args:
             kind: `eval`, `train`, `study`, `import`, `demo`.
@@ -331,8 +338,8 @@ class RunFolder:
 
         Raises:
             UserError: The folder holds another run; the message names the first differences. An
-                evaluation without a single response (its model could not be loaded, say) is no
-                loss: it is begun anew. Or the folder has files of a run and no manifest.
+                evaluation without a single response (for example, its model could not be loaded) is
+                replaced instead. Or the folder has files of a run and no manifest.
         """
         new = json.loads(json.dumps({"kind": kind, **resolved, **fingerprints}, default=str))
         if self.path.exists() and not self.path.is_dir():
@@ -349,7 +356,7 @@ class RunFolder:
                 more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
                 raise UserError(
                     f"{self.path} holds a run with other arguments: {changes}{more}. "
-                    "Give the same arguments to go on with it, or another --out."
+                    "Give the same arguments to resume it, or another --out."
                 )
             for stale in [*self.path.glob("grades*.jsonl"), self._file("summary.json")]:
                 stale.unlink(missing_ok=True)  # of the run that is replaced
@@ -386,8 +393,9 @@ class RunFolder:
         }
 
     def mark(self) -> str:
-        """16 hex digits that tell the run from runs with other arguments or fingerprints; empty
-        without a manifest.
+        """16 hex digits that identify the run's arguments and fingerprints.
+
+        Empty without a manifest.
         """
         if not self.manifest_path.exists():
             return ""
@@ -396,21 +404,18 @@ class RunFolder:
         ]
 
     def _trace(self, kind: str | None = None) -> str:
-        """The name of a file that only a run that was begun holds; empty where there is none."""
+        """The name of a file that only a started run holds; empty where there is none."""
         for pattern in (*_TRACES, *_TRACES_BELOW.get(kind or "", ())):
             for path in sorted(self.path.glob(pattern)):
                 parts = path.relative_to(self.path).parts
                 above = [self.path.joinpath(*parts[: n + 1]) for n in range(len(parts) - 1)]
-                if (
-                    path.exists()
-                    and path.stat().st_size
-                    and not any(folder.is_symlink() for folder in above)
-                ):
+                linked = any(folder.is_symlink() for folder in above)
+                if path.exists() and path.stat().st_size and not linked:
                     return str(path.relative_to(self.path))
         return ""
 
     def unanswered(self) -> bool:
-        """Whether no response was recorded: whoever began the run did not get that far."""
+        """Whether no response was recorded: the run did not get that far."""
         return not self.responses_path.exists() or not self.responses_path.stat().st_size
 
     def _lost(self, trace: str) -> UserError:
@@ -420,7 +425,7 @@ class RunFolder:
         )
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest; a `UserError` if this is no run folder, or one whose manifest is damaged."""
+        """The manifest; a `UserError` if this is not a run folder, or the manifest is damaged."""
         if not self.manifest_path.exists():
             if trace := self._trace():
                 raise self._lost(trace)
@@ -484,8 +489,7 @@ class RunFolder:
         problems: Container[str] | None = None,
         prompt: Callable[[Response], str | None] | None = None,
     ) -> Iterator[Response]:
-        """All responses, each checked against the manifest; without a manifest there is nothing to
-        check against.
+        """All responses, each checked against the manifest if there is one.
 
         Args:
             problems: The ids of the run's problems.
@@ -509,9 +513,7 @@ class RunFolder:
             yield row
 
     def check_responses(self, problems: Container[str]) -> None:
-        """Refuse responses that are of another run, as `own_responses` does, before they are
-        replaced.
-        """
+        """Refuse responses of another run, as `own_responses` does, before they are replaced."""
         for _ in self.own_responses(problems):
             pass
 
@@ -528,15 +530,15 @@ class RunFolder:
     ) -> set[Key]:
         """Make the responses file ready for appending.
 
-        A torn last line is dropped, and so are failed samples (`finish_reason` `error`), which are
-        made again.
+        An incomplete last line is dropped, and so are failed samples (`finish_reason` `error`),
+        which are made again.
 
         Args:
             problems: As in `own_responses`.
             prompt: As in `own_responses`.
 
         Returns:
-            The samples that are there.
+            The samples that exist.
 
         Raises:
             UserError: A response is of another run; the file is then as it was.
@@ -562,9 +564,7 @@ class RunFolder:
         return self._file(f"grades.{mode}.jsonl" if mode else "grades.jsonl")
 
     def write_grades(self, rows: Iterable[GradeRow], mode: str) -> None:
-        """Replace the grades atomically, both the last of all (`grades.jsonl`) and the last of this
-        mode.
-        """
+        """Replace the grades atomically: the last of all (`grades.jsonl`) and of this mode."""
         text = "".join(row.model_dump_json() + "\n" for row in rows)
         write_text(self._grades_path(mode), text)
         write_text(self._grades_path(None), text)
@@ -574,7 +574,7 @@ class RunFolder:
         return list(iter_rows(self._grades_path(mode), GradeRow))
 
     def write_summary(self, summary: BaseModel) -> None:
-        """Replace summary.json; `analysis.results` says what it holds, and reads it."""
+        """Replace summary.json; `analysis.results` defines its content, and reads it."""
         write_json(self._file("summary.json"), summary.model_dump(mode="json"))
 
 
@@ -621,17 +621,16 @@ def _other_words(row: Response, prompt: Callable[[Response], str | None] | None)
     asked = None if prompt is None else prompt(row)
     if prompt is None or asked == row.prompt:
         return ""
-    return (
-        "the run does not ask this view of this problem"
-        if asked is None
-        else "the run asks in other words"
-    )
+    if asked is None:
+        return "the run does not ask this view of this problem"
+    return "the run asks in other words"
 
 
 @contextlib.contextmanager
 def holding_place(out: Path, names: Collection[str]) -> Generator[None]:
-    """Hold the folder that gets a run for each of several models; that of one model is the run,
-    which holds itself.
+    """Lock the folder that gets a run for each of several models.
+
+    For one model the folder is the run, which locks itself.
 
     Raises:
         UserError: The folder is a run, or another process is writing it.
@@ -652,26 +651,20 @@ def holding_place(out: Path, names: Collection[str]) -> Generator[None]:
 def versions() -> dict[str, str]:
     """Versions of Python, of modgap and of the libraries that decide results, as installed."""
     found = {"python": platform.python_version(), "modgap": __version__}
-    for name in (
-        "torch",
-        "transformers",
-        "accelerate",
-        "peft",
-        "vllm",
-        "verl",
-        "openai",
-        "ray",
-        "numpy",
+    libraries = (
+        "torch", "transformers", "accelerate", "peft", "vllm", "verl", "openai", "ray", "numpy",
         "pillow",
-    ):
+    )  # fmt: skip
+    for name in libraries:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the source tree that modgap runs from; empty where it is installed
-    from a package.
+    """Commit and dirty flag of the source tree that modgap runs from.
+
+    Empty where modgap is installed from a package.
     """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists() or shutil.which("git") is None:

@@ -1,6 +1,4 @@
-"""Numbers as words: how a count, a share, points and an interval are written, in every table, page
-and message.
-"""
+"""Format counts, shares, points and intervals for every table, page and message."""
 
 from __future__ import annotations
 
@@ -36,8 +34,9 @@ def interval(low: float | None, high: float | None, factor: float = 1.0) -> str:
 
 
 def degenerate(low: float, high: float) -> bool:
-    """Whether a resampled interval has no width: all problems are alike, so no resampling can show
-    a spread.
+    """Whether a resampled interval has no width.
+
+    All problems are then alike, so that resampling cannot show a spread.
     """
     return high - low < 1e-9
 

@@ -1,8 +1,7 @@
-r"""Where a reply's thinking begins and ends: message content as one text, and thinking that the
-prompt opened.
+r"""Where a reply's thinking begins and ends.
 
 A reply is one text everywhere in modgap, its thinking in `<think>...</think>`, so that one grader
-reads every engine's replies. Two things are not in the words of the model itself:
+reads every engine's replies. Two cases need care:
 
 * servers may send thinking apart from the answer, as a field of its own or as parts of the content
   (`message_text`);
@@ -26,34 +25,25 @@ _THINKING = ("thinking", "reasoning", "reasoning_content", "reasoning_text", "re
 _APART = ("reasoning_content", "reasoning", "thinking")
 # Where a part keeps its words; of a thinking part they may be parts again.
 _WORDS = (
-    "text",
-    "thinking",
-    "reasoning",
-    "reasoning_content",
-    "refusal",
-    "content",
-    "summary",
-    "value",
-)
+    "text", "thinking", "reasoning", "reasoning_content", "refusal", "content", "summary", "value",
+)  # fmt: skip
 
 _Segment = tuple[bool, str]
 """Whether it is thinking, and its words."""
 
 
 class UnknownPart(ValueError):
-    """A part of a message's content that is no text (an image, audio); the message names its kind."""
+    """A part of a message's content that is not text (an image, audio); it names the kind."""
 
 
 def message_text(content: Any, reasoning: Any = None, *, cut: bool = False) -> str:
-    r"""What a message says: its content with the thinking in `<think>...</think>` before what
-    follows from it.
+    r"""The text of a message: its content, with the thinking in `<think>...</think>` before it.
 
     Args:
         content: A string, `None`, or parts: strings, `{"type": "text", "text": ...}`, `{"type":
             "thinking", ...}`.
         reasoning: What a server sent apart as the model's thinking; a string, or parts.
-        cut: Whether the reply was cut at the token limit: thinking that nothing follows then stays
-            open.
+        cut: Whether the reply was cut at the token limit: thinking at its end then stays open.
 
     Raises:
         UnknownPart: A part is of a kind that has no words.
@@ -97,7 +87,7 @@ def _segment(part: Mapping[str, Any]) -> _Segment:
         return True, _words(part)
     if kind in _TEXT or (kind is None and "text" in part):
         return False, _words(part)
-    raise UnknownPart(f"a part of kind {kind!r}, which is no text")
+    raise UnknownPart(f"a part of kind {kind!r}, which is not text")
 
 
 def _words(value: Any) -> str:
@@ -109,11 +99,11 @@ def _words(value: Any) -> str:
         return next((words for name in _WORDS if (words := _words(part.get(name)))), "")
     if isinstance(value, Sequence):
         return "".join(_words(part) for part in cast("Sequence[Any]", value))
-    raise TypeError("the words of a part are no text")
+    raise TypeError("the words of a part are not text")
 
 
 def _merged(segments: Iterable[_Segment]) -> list[_Segment]:
-    """Segments of one kind that follow each other as one; those without words left out."""
+    """Join adjacent segments of one kind; leave out those without words."""
     merged: list[_Segment] = []
     for thinking, words in segments:
         if not words:
@@ -126,8 +116,9 @@ def _merged(segments: Iterable[_Segment]) -> list[_Segment]:
 
 
 def _tagged(thought: str, following: str, cut: bool) -> str:
-    """Thinking in its tags, none of them twice: some servers leave them in the thinking, or in what
-    follows.
+    """Thinking in its tags, each of them once.
+
+    Some servers leave tags in the thinking, or in what follows.
     """
     thought = thought.strip() if OPEN in thought or CLOSE in thought else thought
     inner = thought.removeprefix(OPEN).removesuffix(CLOSE)
@@ -141,24 +132,25 @@ def _tagged(thought: str, following: str, cut: bool) -> str:
 
 
 def opened_by(prompt: str) -> str:
-    """The tag, with the white space after it, by which a rendered prompt ends inside thinking; else
-    empty.
+    """The tag, with the white space after it, at the end of a prompt that opens thinking.
+
+    Empty for any other rendered prompt.
     """
     return prompt[prompt.rindex(OPEN) :] if prompt.rstrip().endswith(OPEN) else ""
 
 
 def closes_unopened(text: str) -> bool:
-    """Whether a reply closes thinking that it did not open, so that its prompt must have opened it."""
+    """Whether a reply closes thinking that it did not open: its prompt must have opened it."""
     before, closes, _ = text.partition(CLOSE)
     return bool(closes) and OPEN not in before
 
 
 def graded_text(text: str, *, cut: bool, opened: bool) -> str:
-    r"""The text that a grader reads, for whom `<think>` without `</think>` holds no answer.
+    r"""The text that a grader reads; for it, `<think>` without `</think>` holds no answer.
 
     Thinking that the prompt opened and the reply never closes is open if the reply was cut off. If
-    it ended by itself, the model did not take the prompt's hint to think, and its `\boxed{}` is its
-    answer.
+    the reply ended by itself, the model did not think as the prompt suggested, and its `\boxed{}`
+    is its answer.
 
     Args:
         text: The reply, with or without the prompt's own opening before it.

@@ -1,3 +1,1 @@
-"""When an answer is right: the rules of PGPS9K and MathVerse, the original graders, and a judge's
-verdicts.
-"""
+"""When an answer is right: the rules of PGPS9K and MathVerse, the original graders, a judge."""

@@ -10,13 +10,13 @@ What comes out is `correct`, `wrong`, `no_answer` or `error`:
   b"): `wrong`;
 - a notation with two readings of which one is the gold answer (`7,07` for 7.07; `\sin 30`, which
   does not say degrees, for 0.5): `error` at the stage `undecided`;
-- a gold answer that is no number: `error`, whatever the response says. It is never `wrong` by
-  silence.
+- a gold answer that is not a number: `error`, whatever the response says. It is never silently
+  `wrong`.
 
 Modes:
 - `strict`: `|v - g| <= 5e-3`, the rule of PGPS9K's authors;
-- `relative`: strict, or within 1% of a gold that is no integer (`25.000` is one), so that off by
-  one is never right;
+- `relative`: strict, or within 1% of a gold that is not an integer (`25.000` is one), so that an
+  integer off by one is never right;
 - `exact`: the paper's training reward, mathruler without a tolerance (see `grading.paper`);
 - `paper`: the original's `eval.py` (see `grading.paper`).
 
@@ -43,9 +43,8 @@ Tolerance = Literal["exact", "strict", "relative"]
 
 ABSOLUTE: Final = 5e-3
 RELATIVE: Final = 0.01
-ROUNDING: Final = (
-    1e-9  # 7.075 is within 5e-3 of 7.07 although their floats are a little further apart
-)
+# 7.075 is within 5e-3 of 7.07 although their floats are a little further apart.
+ROUNDING: Final = 1e-9
 LAST_BOXES: Final = 8
 MAX_BRACES: Final = 10_000
 
@@ -81,8 +80,9 @@ class Reward:
 
 
 def _after_thinking(response: str) -> str:
-    """What follows the last `</think>`, up to a `<think>` that is never closed; a tag in quotation
-    marks is none.
+    """What follows the last `</think>`, up to a `<think>` that is never closed.
+
+    A tag in quotation marks is a mention and does not count.
     """
     closing = response.rfind(_CLOSE)
     while closing >= 0 and _quoted(response, closing, closing + len(_CLOSE)):
@@ -104,14 +104,14 @@ def _quoted(text: str, start: int, end: int) -> bool:
 
 
 def extract_answer(response: str) -> str | None:
-    r"""The content of the last balanced `\boxed{}` (or `\fbox{}`, or `\boxed 7`) after the last
-    `</think>`.
+    r"""The content of the last balanced box after the last `</think>`.
 
-    Without `</think>` the response is searched from its start. What stands after a `<think>` that
-    is never closed is thinking that was cut off and holds no answer. The tags are known in any
-    case, with spaces, and as other models write them (`<thinking>`, `[THINK]`); one in quotation
-    marks or backticks is a mention. Nested boxes give the inner one; `\{` and `\}` do not count as
-    braces. To bound the time, the last 8 boxes and 10,000 braces are looked at.
+    A box is `\boxed{}`, `\fbox{}` or `\boxed 7`. Without `</think>` the response is searched from
+    its start. Text after a `<think>` that is never closed is thinking that was cut off and holds no
+    answer. The tags are recognised in any case, with spaces, and as other models write them
+    (`<thinking>`, `[THINK]`); a tag in quotation marks or backticks is a mention. Nested boxes give
+    the inner one; `\{` and `\}` do not count as braces. To bound the time, only the last 8 boxes
+    and 10,000 braces are examined.
 
     Returns:
         The stripped content, None if there is no balanced box.
@@ -127,7 +127,7 @@ def extract_answer(response: str) -> str | None:
         return None
     answer: str | None = None
     answer_start = -1
-    openings: list[int] = []  # where each open group's content starts; of a plain group, -1
+    openings: list[int] = []  # where each open box's content starts; -1 for a plain group
     for token in islice(_BOX_TOKEN.finditer(text, start), MAX_BRACES):
         if token[1]:
             openings.append(token.end())
@@ -146,7 +146,7 @@ def grade(response: str, gold: str, mode: Mode = "strict") -> Grade:
     r"""Grade `response` against `gold`.
 
     Args:
-        response: All that the model wrote, thinking included.
+        response: Everything the model wrote, thinking included.
         gold: The gold answer as the data set has it, for example `"25.000"`.
         mode: `strict`, `relative`, `exact` or `paper`; see the module's docstring.
 
@@ -164,13 +164,8 @@ def grade(response: str, gold: str, mode: Mode = "strict") -> Grade:
     answer = extract_answer(response)
     target = parse_number(gold)
     if target is None:
-        return Grade(
-            "error",
-            answer,
-            None,
-            "gold",
-            f"the gold answer {gold[:80]!r} is no number; correct the data set",
-        )
+        reason = f"the gold answer {gold[:80]!r} is not a number; correct the data set"
+        return Grade("error", answer, None, "gold", reason)
     if answer is None:
         return Grade("no_answer", None, None, "no-box")
     if not answer:
@@ -208,9 +203,7 @@ def _within(value: float, target: float, mode: Mode) -> bool:
 
 
 def _is_share(answer: str, value: float, gold: str, target: float) -> bool:
-    """Whether an answer without a percent sign is the share of a gold answer with one: 3/4 of
-    `75%`.
-    """
+    """Whether an answer is the share of a gold answer in percent: 3/4 for `75%`."""
     percent = [bool(_PERCENT.search(text)) for text in (answer, gold)]
     return percent == [False, True] and math.isclose(100 * value, target, rel_tol=1e-9)
 
@@ -218,7 +211,7 @@ def _is_share(answer: str, value: float, gold: str, target: float) -> bool:
 def _doubtful_readings(
     answer: str, values: tuple[float, ...]
 ) -> Iterator[tuple[tuple[float, ...], str]]:
-    """Readings that a notation may have, and on what condition."""
+    """Possible readings of an ambiguous notation, each with the condition for it."""
     if len(values) > 1:
         yield values[:1], "its angle is in degrees"
         yield values[1:], "its angle is in radians"
@@ -228,7 +221,7 @@ def _doubtful_readings(
 def well_formatted(response: str) -> bool:
     r"""Whether `response` has the form `<think>...</think>...\boxed{...}...`.
 
-    The same verdict as the original's `re.fullmatch(r"<think>.*</think>.*\\boxed\{.*\}.*",
+    Gives the same verdict as the original's `re.fullmatch(r"<think>.*</think>.*\\boxed\{.*\}.*",
     response, re.DOTALL)`, in linear time: taking the first `</think>`, then the first `\boxed{`
     after it, leaves the most room for the rest.
     """
@@ -243,7 +236,7 @@ def reward(response: str, gold: str, tolerance: Tolerance = "relative") -> Rewar
     """The training reward `0.9 * acc + 0.1 * format`.
 
     Args:
-        response: All that the model wrote.
+        response: Everything the model wrote.
         gold: The gold answer.
         tolerance: `exact` (the paper's), `strict` or `relative`.
 

@@ -2,13 +2,13 @@ r"""Multiple choice: the choices of a question, and which of them an answer name
 
 An answer names a choice by its letter (`C`, `(C)`, `C. 5`, `C: 120^\circ`, `\text{C}`, `The answer
 is C`) or by its value (`120^\circ`, `Zero`). A lettered choice (`C. 5`, `C: 5`, `(C) 5`) is that
-letter whatever value stands there: the official judge says so. A letter and a value beside each
-other (`C, 120^\circ`, `120^\circ (C)`, `C = 120`) are a choice if they agree. A lower-case letter
-that is the text of one choice is that choice (`B:a`), else it is the letter. A gold answer may be
+letter whatever value follows: the official judge decides so. A letter and a value beside each other
+(`C, 120^\circ`, `120^\circ (C)`, `C = 120`) are a choice if they agree. A lower-case letter that is
+the text of one choice is that choice (`B:a`); otherwise it is the letter. A gold answer may be
 malformed: `(C)` is C, and `C\nD` names two letters, either of which is right.
 
-The original knows a single letter `a` to `e` only, and compares it with the gold's characters; it
-reads anything else as free-form.
+The original recognises only a single letter `a` to `e`, and compares it with the gold's characters;
+it reads anything else as free-form.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _INLINE = r"(?:^|(?<=[\s.,;)\]]))(?:\({0}\)|{0}\s*[.:)])"
 _ALONE = re.compile(r"[(\[{]*\s*([A-Ha-h])\s*[)\]}]*\s*[.:]?")
 _LEADING = re.compile(r"[{(\[]*\s*([A-H])\s*[)\]}]*\s*[.:)]|[{]*\s*[(\[]\s*([A-H])\s*[)\]]")
 _SEVERAL = re.compile(  # possessive, since both sides of a letter take the same spaces
-    r"[(\[{]*+\s*+[A-H]\s*+[)\]}]*+(?:\s*+(?:,|;|/|&|\band\b|\bor\b|\n)\s*+[(\[{]*+\s*+[A-H]\s*+[)\]}]*+)++[.]?"
+    r"[(\[{]*+\s*+[A-H]\s*+[)\]}]*+(?:\s*+(?:,|;|/|&|\band\b|\bor\b"
+    r"|\n)\s*+[(\[{]*+\s*+[A-H]\s*+[)\]}]*+)++[.]?"
 )
 _LEADING_LETTER = re.compile(r"[(\[]?\s*([A-Ha-h])(?:\s*[)\]])?(?![A-Za-z0-9'])")
 _TRAILING_LETTER = re.compile(r"(?<![A-Za-z0-9\\])(?:[(\[]\s*)?([A-Ha-h])(?:\s*[)\]])?[.:]?$")
@@ -41,19 +42,24 @@ _JOINING = re.compile(r"\{\s*(and|or|is|i\.e\.)\s*\}")
 _WORDS_IN_BRACES = re.compile(r"(?<![\\A-Za-z^_])\{\s*([A-H]\)?[,.;]?\s+[A-Za-z ,]{1,40})\s*\}")
 _LETTER_IN_BRACES = re.compile(r"\{\s*([(\[]?\s*[A-Ha-h]\s*[)\]]?\s*[.,;:=-]?)\s*\}")
 _MARKED_LETTER = re.compile(
-    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|bf|rm)\*?\s*\{\s*(\(?[A-H]\)?[.:]?)\s*\}|\*\*(\(?[A-H]\)?[.:]?)\*\*"
+    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|bf|rm)\*?\s*\{\s*(\(?[A-H]\)?[.:]?)\s*\}"
+    r"|\*\*(\(?[A-H]\)?[.:]?)\*\*"
 )
-# `not B`, `option B is not correct`: what is said of another letter stays.
+# `not B`, `option B is not correct`: a statement about another letter stays.
 _DENIED_LETTER = re.compile(
-    r"(?:\bnot|n't|\bneither|\bnor|\bexcept|\bexcluding|\bbut|\bother\s+than)\s+(?:(?:the|an?|option|choice|answer)\s+)*\(?[A-H]\b"
+    r"(?:\bnot|n't|\bneither|\bnor|\bexcept|\bexcluding|\bbut|\bother\s+than)\s+(?:(?:the|an?"
+    r"|option|choice|answer)\s+)*\(?[A-H]\b"
     r"|(?:\b(?:the|option|choice|answer)\s+)*\b[A-H]\)?\s+(?:is|was)?\s*(?:clearly|definitely)?\s*"
-    r"(?:not|n't|isn't|wrong|incorrect|false|impossible|invalid|out|rejected|cannot|can't)\b(?:\s+(?:correct|right|true|be))*",
+    r"(?:not|n't|isn't|wrong|incorrect|false|impossible|invalid|out|rejected|cannot"
+    r"|can't)\b(?:\s+(?:correct|right|true|be))*",
     re.IGNORECASE,
 )
-# Words with which a letter in a sentence may not be the answer: only a judge can tell.
+# With one of these words a letter in a sentence may not be the answer: only a judge can decide.
 _DENIED = re.compile(
-    r"\\(?:not|neg|lnot|neq?)(?![a-z])|[≠¬✗✘]|n't\b|\b(?:not|no|nor|never|neither|none|cannot|except|excep?ting|but|without"
-    r"|exclud\w+|eliminat\w+|reject\w*|discard\w*|rul(?:e|ed|ing)\s+out|fail\w*|other\s+than|rather\s+than|instead|unlike"
+    r"\\(?:not|neg|lnot|neq?)(?![a-z])|[≠¬✗✘]|n't\b|\b(?:not|no|nor|never|neither|none|cannot"
+    r"|except|excep?ting|but|without"
+    r"|exclud\w+|eliminat\w+|reject\w*|discard\w*|rul(?:e|ed|ing)\s+out|fail\w*|other\s+than"
+    r"|rather\s+than|instead|unlike"
     r"|wrong|incorrect|false|impossible|invalid|untrue|out|between)\b",
     re.IGNORECASE,
 )
@@ -62,7 +68,8 @@ _VERDICT = re.compile(
     re.IGNORECASE,
 )
 _NEXT = re.compile(
-    r"\s*(?:,|;|/|&|\||\n|\b(?:and|or)\b)+\s*(?:(?:option|choice|answer)\s+)?[({\[]*\s*([A-H])(?![A-Za-z0-9'=])",
+    r"\s*(?:,|;|/|&|\||\n|\b(?:and|or)\b)+\s*(?:(?:option|choice"
+    r"|answer)\s+)?[({\[]*\s*([A-H])(?![A-Za-z0-9'=])",
     re.IGNORECASE,
 )
 _NEXT_LEADING = re.compile(r"(?:,|;|\n|\b(?:and|or)\b)\s*[({\[]*\s*([A-H])\s*[)\]}]*\s*[.:)]")
@@ -75,7 +82,7 @@ _NAMED = re.compile(
 
 
 def parse_choices(question: str) -> dict[str, str]:
-    """The choices of a question, letter to text, in order; empty if it has none.
+    """Return the choices of a question, letter to text, in order; empty if it has none.
 
     After `Choices:` each line that starts with the next letter opens a choice (`A:40°`, `A.3/8`,
     `(A) 5`, a bare `A`); without such a block, `A. ... B. ...` within the text does.
@@ -98,12 +105,9 @@ def _by_line(text: str) -> dict[str, str]:
     letter = ""
     for line in text.splitlines():
         match = _LINE.match(line)
-        if (
-            match
-            and len(choices) < len(LETTERS)
-            and (match[1] or match[2]) == LETTERS[len(choices)]
-        ):
-            letter = LETTERS[len(choices)]
+        following = LETTERS[len(choices)] if len(choices) < len(LETTERS) else ""
+        if match and (match[1] or match[2]) == following:
+            letter = following
             choices[letter] = line[match.end() :].strip()
         elif letter:
             choices[letter] = f"{choices[letter]}\n{line}".strip()
@@ -127,7 +131,7 @@ def _inline(text: str) -> dict[str, str]:
 
 
 Same = Callable[[str, str], bool | None]
-"""Whether two answers are the same, None if that cannot be told."""
+"""Whether two answers are the same, None if that cannot be decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ class Named:
     Attributes:
         stage: `letter` or `choice-value`.
         readings: The letters that it names, empty for none of the choices; several where it can be
-            read in several ways, None for a reading that cannot be told.
+            read in several ways, None for a reading that cannot be decided.
     """
 
     stage: str
@@ -156,14 +160,13 @@ def read_choice(answer: str, choices: Mapping[str, str], same: Same) -> Named:
     if exact := _exact(text, choices):
         return Named("choice-value", (frozenset(exact),))
     letters = named_letters(text, choices)
+    # `(a)` is the choice A, or the choice whose text is `a`.
     if (
         letters
         and text.strip(" ()[]{}.$").islower()
         and (other := _exact(text.strip("()[] "), choices))
     ):
-        return Named(
-            "letter", (letters, frozenset(other))
-        )  # `(a)`: the choice A, or the choice that says `a`
+        return Named("letter", (letters, frozenset(other)))
     if letters:
         return Named("letter", (letters,))
     whole = _letters_of_value(named_by_value(text, choices, same))
@@ -190,9 +193,7 @@ def read_choice(answer: str, choices: Mapping[str, str], same: Same) -> Named:
 
 
 def _exact(answer: str, choices: Mapping[str, str]) -> str:
-    """The choice whose text is one lower-case letter, written as the answer is; empty if it is not
-    exactly one.
-    """
+    """The choice whose text is the answer's one lower-case letter; empty unless exactly one is."""
     given = re.sub(r"[\s{}$.]+", "", canonical(answer))
     found = [
         letter
@@ -207,8 +208,10 @@ def _letters_of_value(letter: str | None) -> frozenset[str] | None:
 
 
 def _letters_beside(answer: str) -> Iterator[tuple[str, list[str], bool]]:
-    """A letter at either end, what the rest may be, and whether a separator or brackets divide the
-    two.
+    """Split off a letter at either end.
+
+    Yields:
+        The letter, what the rest may be, and whether a separator or brackets divide the two.
     """
     text = canonical(answer.replace("\n", " , ").replace("\\\\", " , "))
     text = _WORDS_IN_BRACES.sub(r" \1 ", text)
@@ -227,11 +230,8 @@ def _letters_beside(answer: str) -> Iterator[tuple[str, list[str], bool]]:
         parts = [found for found in _SEPARATOR.finditer(rest) if found.end() == len(rest)]
         bracketed = match[0][:1] in ("(", "[")
         if rest[-1:].isspace() or parts or bracketed:
-            yield (
-                match[1],
-                [rest[: parts[0].start()] if parts else rest.strip()],
-                bool(parts or bracketed),
-            )
+            value = rest[: parts[0].start()] if parts else rest.strip()
+            yield match[1], [value], bool(parts or bracketed)
 
 
 def _in_brackets(text: str) -> bool:
@@ -239,12 +239,12 @@ def _in_brackets(text: str) -> bool:
 
 
 def named_letters(answer: str, choices: Mapping[str, str]) -> frozenset[str]:
-    """The letters that an answer names; empty if it names none.
+    """Return the letters that an answer names; empty if it names none.
 
     Args:
         answer: The content of the box, or a gold answer.
-        choices: The question's choices; a letter beyond them is none (`E` is a point where there
-            are four choices).
+        choices: The question's choices; a letter beyond them does not count (`E` is a point where
+            there are four choices).
     """
     text = canonical(answer[:MAX_CHARS].replace("\n", " , ").replace("**", "")).strip()
     text = re.sub(r"\\(?=[{}])", "", text)  # `\{C\}`
@@ -263,9 +263,9 @@ def named_letters(answer: str, choices: Mapping[str, str]) -> frozenset[str]:
 
 
 def _leading(text: str, match: re.Match[str], choices: Mapping[str, str]) -> set[str]:
-    """The letter that an answer opens with, and those of further choices (`A. 40, C.
+    """The letter that an answer opens with, and those of further choices.
 
-    80`); none of `C: false`.
+    `A. 40, C. 80` names two letters, `C: false` names none.
     """
     letter, rest = match[1] or match[2], text[match.end() :]
     if _alike(rest, choices.get(letter, "")):
@@ -288,13 +288,15 @@ def _in_sentence(text: str) -> set[str]:
 
 
 def named_by_value(answer: str, choices: Mapping[str, str], same: Same) -> str | None:
-    """The one choice that has the answer's value; "" if surely none has it, None if that cannot be
-    told.
+    """Return the one choice that has the answer's value.
 
     Args:
         answer: The content of the box.
         choices: The question's choices.
         same: Compares an answer with a choice's text.
+
+    Returns:
+        Its letter; "" if certainly no choice has the value, None if that cannot be decided.
     """
     if literal := [letter for letter, text in choices.items() if _alike(answer, text)]:
         return literal[0] if len(literal) == 1 else None
@@ -310,12 +312,8 @@ def _alike(answer: str, choice: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    r"""Without spaces and punctuation that say nothing: `1 1/2`, `3.5` and `\frac{1}{23}` need
-    theirs.
-    """
+    r"""Remove spaces and punctuation that mean nothing, unlike those of `1 1/2` and `3.5`."""
     text = re.sub(r"(?<!\d)\s+|\s+(?!\d)|\$", "", canonical(text)).casefold()
-    return re.sub(
-        r"[.,](?!\d)",
-        "",
-        text if any(character.isdigit() for character in text) else _BRACES.sub("", text),
-    )
+    if not any(character.isdigit() for character in text):
+        text = _BRACES.sub("", text)
+    return re.sub(r"[.,](?!\d)", "", text)

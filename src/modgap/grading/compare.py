@@ -3,8 +3,8 @@ r"""Compare two answers that have been read (see `forms`).
 Brackets and signs count as they are, equations and inequalities up to the order of their sides,
 lists up to their order unless only one of them says which part is which. Things of two kinds are
 not the same, except `y = 2x + 3` and `2x + 3`, `2, -2` and `(2, -2)`. Values with different units
-(`10 m`, `10 cm`) are never right by their numbers. A verdict is True, False or None: undecided, a
-matter for a judge.
+(`10 m`, `10 cm`) are never right by their numbers. A verdict is True, False or None (undecided, for
+a judge).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DOUBTFUL = re.compile(
 
 
 def same_form(answer: Form, gold: Form, close: Close) -> bool | None:
-    """Whether an answer states what the gold states; None if rules cannot tell.
+    """Whether an answer states what the gold states; None if rules cannot decide.
 
     Args:
         answer: The answer, read.
@@ -44,16 +44,15 @@ def same_form(answer: Form, gold: Form, close: Close) -> bool | None:
         close: Compares two numbers.
     """
     verdict = _same_values(answer, gold, close)
-    return (
-        _of_other_units(answer, gold, verdict)
-        if units_differ(answer.units, gold.units)
-        else verdict
-    )
+    if units_differ(answer.units, gold.units):
+        return _of_other_units(answer, gold, verdict)
+    return verdict
 
 
 def _of_other_units(answer: Form, gold: Form, verdict: bool | None) -> bool | None:
-    """Where units differ, nothing is right; a number is wrong only if it is neither the gold's nor
-    that converted.
+    """The verdict where units differ: never right.
+
+    A number is wrong only if it is neither the gold's nor the gold's converted to its unit.
     """
     if verdict is not False or answer.kind != gold.kind:
         return None if verdict else verdict
@@ -69,9 +68,9 @@ def _same_values(answer: Form, gold: Form, close: Close) -> bool | None:
     if _contradict(answer.name, gold.name):
         return False
     if "words" in (answer.kind, gold.kind):
-        return (
-            False if _denied(answer, gold) or _denied(gold, answer) else _same_words(answer, gold)
-        )
+        if _denied(answer, gold) or _denied(gold, answer):
+            return False
+        return _same_words(answer, gold)
     if answer.kind == gold.kind:
         return _same_kind(answer, gold, close)
     kinds = {answer.kind, gold.kind}
@@ -92,7 +91,7 @@ def _same_values(answer: Form, gold: Form, close: Close) -> bool | None:
 
 
 def _number_of_time(answer: Form, gold: Form, close: Close) -> bool | None:
-    """`4:30` for the number that the ratio 4 to 30 is; `3` for `3:00` is a matter for a judge."""
+    """`4:30` for the number that the ratio 4 to 30 is; `3` for `3:00` is left to a judge."""
     time, number = (answer, gold) if answer.kind == "time" else (gold, answer)
     if math.isnan(time.value):
         hours = number.value * 3600 in (time.seconds, time.seconds - HALF_DAY)
@@ -101,31 +100,25 @@ def _number_of_time(answer: Form, gold: Form, close: Close) -> bool | None:
 
 
 def _number_of_ratio(answer: Form, gold: Form, close: Close) -> bool | None:
-    r"""`\sqrt{3}:2` for `\frac{\sqrt{3}}{2}`: a matter for a judge."""
-    values = [
-        (
-            form.parts[0].value / form.parts[1].value
-            if form.kind == "ratio"
-            and len(form.parts) == 2
-            and all(part.value for part in form.parts)
-            else form.value
-        )
-        for form in (answer, gold)
-    ]
+    r"""`\sqrt{3}:2` for `\frac{\sqrt{3}}{2}` is left to a judge."""
+    values: list[float] = []
+    for form in (answer, gold):
+        is_quotient = form.kind == "ratio" and len(form.parts) == 2
+        if is_quotient and all(part.value for part in form.parts):
+            values.append(form.parts[0].value / form.parts[1].value)
+        else:
+            values.append(form.value)
     return None if not any(map(math.isnan, values)) and close(values[0], values[1]) else False
 
 
 def _same_time(answer: Form, gold: Form) -> bool | None:
-    """The same time of day.
+    """Whether two times of day are the same.
 
-    The same ratio, or half a day between them where one says neither am nor pm: not sure.
+    None for the same ratio, and for half a day between them where one says neither am nor pm.
     """
     if answer.seconds == gold.seconds:
-        return (
-            True
-            if answer.sign == gold.sign or max(answer.seconds, gold.seconds) > HALF_DAY
-            else None
-        )
+        afternoon = max(answer.seconds, gold.seconds) > HALF_DAY
+        return True if answer.sign == gold.sign or afternoon else None
     half_known = answer.sign and gold.sign
     if not half_known and (answer.seconds - gold.seconds) % HALF_DAY == 0:
         return None
@@ -142,20 +135,19 @@ def _as_equation(form: Form) -> Form:
 
 
 def _may_be_the_same_range(answer: Form, gold: Form) -> bool:
-    """`-2 < x < 1` and `(-2, 1)`: a matter for a judge, since a question may ask for one of them."""
-    intervals, bounds = (
-        [_any_part(form, test) for form in (answer, gold)] for test in (_is_interval, _is_bound)
-    )
-    return (intervals[0] and bounds[1] and not bounds[0]) or (
-        intervals[1] and bounds[0] and not bounds[1]
-    )
+    """`-2 < x < 1` and `(-2, 1)`: left to a judge, since a question may ask for one of them."""
+    intervals = [_any_part(form, _is_interval) for form in (answer, gold)]
+    bounds = [_any_part(form, _is_bound) for form in (answer, gold)]
+    if bounds[0] == bounds[1]:
+        return False
+    # One of them has a bound: the other one may state the same range as an interval.
+    return intervals[0] if bounds[1] else intervals[1]
 
 
 def for_algebra(answer: Form, gold: Form) -> bool:
-    """Whether algebra may settle what `same_form` left open: a side that could not be read, and is
-    no prose.
+    """Whether algebra may settle what `same_form` left open: a side is unread and not prose.
 
-    What was read, and left open, is a matter of what the question asks for: units, degrees or
+    Where both sides were read, the verdict depends on what the question asks for: units, degrees or
     radians, an interval or an inequality, rounded numbers.
     """
     forms = (answer, gold)
@@ -225,7 +217,7 @@ def _denied(words: Form, other: Form) -> bool:
 
 
 def _only_words(text: str) -> str:
-    """Without punctuation, where there is nothing but words; else without spaces and backslashes."""
+    """Remove punctuation where there are only words; else spaces and backslashes."""
     text = _OVERLINE.sub("", text).casefold()
     if not _MATHEMATICAL.search(text):
         return re.sub(r"[\W_]+", "", text)
@@ -291,8 +283,9 @@ def _same_number(answer: Form, gold: Form, close: Close) -> bool | None:
 
 
 def _other_quantities(answer: str, gold: str) -> bool:
-    r"""`\sin A = 0.6` and `\cos A = 0.6`, or `AB = 5` and `CD = 5`: two names of a kind that are
-    not the same.
+    r"""Whether two names of one kind differ.
+
+    `\sin A = 0.6` and `\cos A = 0.6`, or `AB = 5` and `CD = 5`.
     """
     names = [
         re.sub(r"[\s{}()\\]|angle|overline", "", text.partition("=")[0])
@@ -326,13 +319,9 @@ def _function_and_letter(answer: Form, gold: Form) -> bool:
 
 
 def _other_functions(answer: Form, gold: Form, same: bool) -> bool:
-    """`f(x) = 2x` and `g(x) = 2x`, or `f(x) = 2x` and `f(t) = 2t`: a matter for a judge."""
-    names = [
-        FUNCTION_SIDE.fullmatch(side.name)
-        for form in (answer, gold)
-        for side in form.parts
-        if side.name
-    ]
+    """`f(x) = 2x` and `g(x) = 2x`, or `f(x) = 2x` and `f(t) = 2t`: left to a judge."""
+    sides = [side for side in (*answer.parts, *gold.parts) if side.name]
+    names = [FUNCTION_SIDE.fullmatch(side.name) for side in sides]
     if len(names) != 2 or names[0] is None or names[1] is None:
         return False
     other_name, other_variable = (
@@ -342,7 +331,7 @@ def _other_functions(answer: Form, gold: Form, same: bool) -> bool:
 
 
 def _names_other_variable(equation: Form) -> bool:
-    """`f(y) = 2x + 1`: what it says of f depends on what x is."""
+    """`f(y) = 2x + 1`: what it states about f depends on what x is."""
     for name, side in (equation.parts, equation.parts[::-1]):
         function, values = FUNCTION_SIDE.fullmatch(name.name), evaluate(side.text)
         if (
@@ -356,7 +345,7 @@ def _names_other_variable(equation: Form) -> bool:
 
 
 def _same_function(answer: Form, gold: Form) -> bool:
-    """`V(t) = 2t` against `V = 2t`: what stands for `V(t)` is the other equation's lone letter."""
+    """`V(t) = 2t` against `V = 2t`: the other equation's lone letter replaces `V(t)`."""
     for first, second in ((answer, gold), (gold, answer)):
         for name, side in (first.parts, first.parts[::-1]):
             if name.name and _formula_of_equation(side, second):
@@ -365,11 +354,10 @@ def _same_function(answer: Form, gold: Form) -> bool:
 
 
 def _same_angle(answer: Form, gold: Form) -> bool:
-    """The same angle in degrees and in radians: another number, a matter for a judge."""
+    """The same angle in degrees and in radians: another number, left to a judge."""
     for degrees, radians in ((answer, gold), (gold, answer)):
-        inverse = bool(
-            _INVERSE.search(radians.text)
-        )  # its value may be meant in degrees, and the other one is rounded
+        # An inverse function's value may be meant in degrees, and the other one is rounded.
+        inverse = bool(_INVERSE.search(radians.text))
         signed = "°" in degrees.text and "°" not in radians.text
         rounding = 1e-3 if inverse else 1e-9
         if (signed or inverse) and math.isclose(
@@ -391,9 +379,8 @@ def _same_parts(answer: Form, gold: Form, close: Close) -> bool | None:
     if relations and "or" in (answer.sign, gold.sign) and answer.sign != gold.sign:
         return False
     labels = [all(part.name for part in form.parts) for form in (answer, gold)]
-    if (
-        labels[0] != labels[1] and gold.parts[0].kind == "bracket"
-    ):  # one says which is which: the other's order counts
+    # Only one says which part is which: the order of the other counts.
+    if labels[0] != labels[1] and gold.parts[0].kind == "bracket":
         return _all(same_form(a, g, close) for a, g in zip(answer.parts, gold.parts, strict=True))
     left = list(answer.parts)
     undecided = False
@@ -405,11 +392,13 @@ def _same_parts(answer: Form, gold: Form, close: Close) -> bool | None:
                 left.remove(candidate)
                 break
             undecided = undecided or verdict is None
-    return True if not left else None if undecided else False
+    if not left:
+        return True
+    return None if undecided else False
 
 
 def _points_and_coordinates(answer: Form, gold: Form) -> bool:
-    """`(5, 2), (7, 2)` and `p = 5, q = 2; p = 7, q = 2`: a matter for a judge."""
+    """`(5, 2), (7, 2)` and `p = 5, q = 2; p = 7, q = 2`: left to a judge."""
     points, flat = (answer, gold) if len(answer.parts) < len(gold.parts) else (gold, answer)
     coordinates = sum(len(part.parts) for part in points.parts if part.kind == "bracket")
     return coordinates == len(flat.parts) and all(
@@ -423,8 +412,9 @@ def _same_label(answer: str, gold: str) -> bool:
 
 
 def _formula_of_equation(answer: Form, gold: Form) -> bool | None:
-    """`y = 2x + 3` against `2x + 3`: the same where one side is a single letter that the other does
-    not have.
+    """Compare `y = 2x + 3` with `2x + 3`.
+
+    They are the same where one side is a single letter that the other side does not have.
     """
     equation, formula = (answer, gold) if answer.kind == "equation" else (gold, answer)
     if _names_other_variable(equation):
@@ -438,4 +428,6 @@ def _formula_of_equation(answer: Form, gold: Form) -> bool | None:
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
     found = list(verdicts)
-    return False if False in found else None if None in found else True
+    if False in found:
+        return False
+    return None if None in found else True

@@ -2,8 +2,8 @@ r"""Read a free-form answer as what it is, and compare two of them.
 
 It is a number, a time (`3:00`), a formula, an equation, an inequality (or `x \ne 5`), a bracket (an
 interval, a point), a list of those, or words. `read_form` sorts out names (`Area = 5`, `domain: [0,
-1)`), units (`cm^2` is no 2; see `units`) and separators. `2:3` is the number 2/3; a ratio with a
-zero (`5:0`) is a kind of its own, and no number.
+1)`), units (`cm^2` is not 2; see `units`) and separators. `2:3` is the number 2/3; a ratio with a
+zero (`5:0`) is a kind of its own, not a number.
 
 Differs from the original, which takes every number of both strings, unit exponents included, and
 calls the answer right if any of them is within 5% of the gold's (so that a constant 2 is right for
@@ -39,7 +39,8 @@ _EXPONENT = r"(?:\s*\^\s*(?:\{\s*-?[1-4]\s*\}|-?[1-4])|\s*[²³])?"
 _WRAPPED_UNIT = re.compile(_TEXT + r"\{([^{}]{1,40})\}" + _EXPONENT)
 _LONG_UNITS = "|".join(sorted((unit for unit in UNITS if len(unit) > 1), key=len, reverse=True))
 _BARE_UNIT = re.compile(
-    rf"(?:(?<=[\d)}}])\s*(?:{_LONG_UNITS})|(?<=\S)\s+[cmk]m)\.?{_EXPONENT}$|(?<=[\d)}}])\s+m\s*\^\s*\{{?\s*[23]\s*\}}?$"
+    rf"(?:(?<=[\d)}}])\s*(?:{_LONG_UNITS})|(?<=\S)\s+[cmk]m)\.?{_EXPONENT}$"
+    rf"|(?<=[\d)}}])\s+m\s*\^\s*\{{?\s*[23]\s*\}}?$"
 )
 _REALS = re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))|ℝ")
 _BEARING = re.compile(r"(?<=[\d°])\s*\{?\s*T\s*\}?$")
@@ -49,7 +50,8 @@ _COMMA = re.compile("[,;]")
 _UNION = re.compile(r"\\cup(?![a-z])|∪|(?<=[)\]])\s*U\s*(?=[(\[])")
 _SIGN = re.compile(r"(<=|>=|<|>|≤|≥|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt|ne)(?![a-z]))")
 _TWICE_ESCAPED = re.compile(
-    r"\\\\(?=(?:[dt]?frac|sqrt|leq?|geq?|neq?|lt|gt|pi|circ|cdot|times|infty|cup|in|pm|text|mathrm|left|right)(?![a-z]))"
+    r"\\\\(?=(?:[dt]?frac|sqrt|leq?|geq?|neq?|lt|gt|pi|circ|cdot|times|infty|cup|in|pm|text|mathrm"
+    r"|left|right)(?![a-z]))"
 )
 _NOT_EQUAL = re.compile(r"≠|!=|<>|\\neq?(?![a-z])|\\not\s*=")
 _SMALLER = {
@@ -71,9 +73,8 @@ FUNCTION_SIDE = re.compile(
 )
 _PLAIN_RATIO = re.compile(r"\s*\d+(?:\.\d+)?\s*:\s*\d+(?:\.\d+)?\s*")
 _SIDES = re.compile(r"[=≈]|\\approx")
-_OF_RATIO_OR_TIME = re.compile(
-    r"[^=]*[A-Za-z][^=]*=\s*(?=[^=:]*\d[^=:]*:[^=]*\d[^=]*$)"
-)  # `V_1:V_2 = 2:3`, `t = 3:00`
+# `V_1:V_2 = 2:3`, `t = 3:00`
+_OF_RATIO_OR_TIME = re.compile(r"[^=]*[A-Za-z][^=]*=\s*(?=[^=:]*\d[^=:]*:[^=]*\d[^=]*$)")
 _POINT_NAME = re.compile(r"\(\s*([a-z](?:\s*,\s*[a-z])+)\s*\)\s*=\s*(?=\()")  # `(p, q) = (3, 2)`
 _TIME = re.compile(
     r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?(?:\s*\{?\s*([ap])\.?\s?m\b\.?\s*\}?)?",
@@ -84,7 +85,8 @@ _OF_VARIABLE = re.compile(r"(?:[-+\d\s.^{}()*/]|\\frac)*[xyz](?:[-+\d\s.^{}()*/]
 LETTER = re.compile(r"[A-Za-z]|\\[A-Za-z]+")
 _NUMBER_WORDS = {
     "zero": 0.0, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0,
-    "six": 6.0, "seven": 7.0, "eight": 8.0, "nine": 9.0, "ten": 10.0, "eleven": 11.0, "twelve": 12.0,
+    "six": 6.0, "seven": 7.0, "eight": 8.0, "nine": 9.0, "ten": 10.0, "eleven": 11.0,
+    "twelve": 12.0,
 }  # fmt: skip
 
 
@@ -98,8 +100,8 @@ class Form:
         name: What it is said to be the value of (`x`, `Area`), empty if that is not said.
         value: Of a number; infinite for the end of an interval. Of a time, what it is as a ratio,
             if it can be one.
-        other: Of a number that does not say if an angle is in degrees (`\sin 30`), its value in
-            radians; else NaN.
+        other: Of a number that does not say whether an angle is in degrees (`\sin 30`), its value
+            in radians; else NaN.
         seconds: Of a time, since midnight.
         parts: Of a list or a bracket; the two sides of an equation, or of an inequality, smaller
             first.
@@ -139,18 +141,14 @@ def _read(text: str) -> Form:
         flat = flat[len("\\lbrace") : -len("\\rbrace")].strip()
     values = readings(text)
     if values and not _TIME.fullmatch(flat) and not (":" in flat and _read_ratio(flat)):
-        return Form(
-            "number",
-            flat,
-            _name_of(flat),
-            values[0],
-            other=values[-1] if len(values) > 1 else math.nan,
-        )
+        return _number(flat, values)
     if "\\begin" in flat:
         return Form("words", flat)  # a matrix
     parts = _split(flat, _SEPARATOR)
     if 1 < len(parts) <= MAX_PARTS:
-        joiner = "{}" if is_set else "or" if re.search(r"\bor\b", flat, re.IGNORECASE) else ","
+        joiner = "or" if re.search(r"\bor\b", flat, re.IGNORECASE) else ","
+        if is_set:
+            joiner = "{}"
         return Form("list", flat, parts=tuple(_read_part(part) for part in parts), sign=joiner)
     return _read_part(flat)
 
@@ -195,20 +193,23 @@ def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
     return [part.strip() for part in (*parts, text[start:]) if part.strip()]
 
 
+def _number(text: str, values: tuple[float, ...]) -> Form:
+    """A number with one reading, or with two (its angle in degrees, in radians)."""
+    value, *others = values
+    other = others[-1] if others else math.nan
+    return Form("number", text, _name_of(text), value, other=other)
+
+
 def _name_of(text: str) -> str:
     left, sign, _ = text.partition("=")
     return left.strip() if sign and LETTER.fullmatch(left.strip()) else ""
 
 
 def _read_part(text: str, labelled: bool = False) -> Form:
-    """Read one part of a list, or an answer that is no list; it has at most one label."""
+    """Read one part of a list, or an answer that is not a list; it has at most one label."""
     text = _unbrace(_BARE_UNIT.sub("", _BEARING.sub("", text)).strip())
-    if (
-        text[:1] == "("
-        and text[-1:] == ")"
-        and _depth_free(text[1:-1])
-        and not _split(text[1:-1], _COMMA)[1:]
-    ):
+    bracketed = text[:1] == "(" and text[-1:] == ")" and _depth_free(text[1:-1])
+    if bracketed and not _split(text[1:-1], _COMMA)[1:]:
         text = text[1:-1].strip()
     if text.casefold() in _NUMBER_WORDS:
         return Form("number", text, value=_NUMBER_WORDS[text.casefold()])
@@ -219,13 +220,7 @@ def _read_part(text: str, labelled: bool = False) -> Form:
     if ":" in text and (ratio := _read_ratio(text)):
         return ratio
     if values := readings(text):
-        return Form(
-            "number",
-            text,
-            _name_of(text),
-            values[0],
-            other=values[-1] if len(values) > 1 else math.nan,
-        )
+        return _number(text, values)
     if (match := _OF_RATIO_OR_TIME.match(text)) and not labelled:
         rest = text[match.end() :]
         ratio = _read_ratio(rest) if ":" in match[0] else None
@@ -251,18 +246,15 @@ def _read_part(text: str, labelled: bool = False) -> Form:
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _depth_free(text[1:-1]):
         items = _split(text[1:-1], _COMMA)
         if 1 < len(items) <= MAX_PARTS:
-            return Form(
-                "bracket",
-                text,
-                parts=tuple(_read_part(item) for item in items),
-                sign=text[0] + text[-1],
-            )
+            inner = tuple(_read_part(item) for item in items)
+            return Form("bracket", text, parts=inner, sign=text[0] + text[-1])
     return _read_equation(text)
 
 
 def _in_order(names: str) -> bool:
-    """Whether the letters of a point are in the order of the alphabet: `(y, x) = (1, 2)` is not the
-    point (1, 2).
+    """Whether the letters of a point are in alphabetical order.
+
+    `(y, x) = (1, 2)` is not the point (1, 2).
     """
     letters = re.findall("[a-z]", names)
     return letters == sorted(letters)
@@ -325,27 +317,21 @@ def _read_equation(text: str) -> Form:
         return number
     if len(sides) == 2:
         return Form("equation", text, parts=tuple(sides))
-    if _OF_VARIABLE.fullmatch(texts[0]) and not LETTER.fullmatch(
-        texts[0]
-    ):  # `2x = 20 + 6 = 26` does not say 26
+    # `2x = 20 + 6 = 26` does not say 26.
+    if _OF_VARIABLE.fullmatch(texts[0]) and not LETTER.fullmatch(texts[0]):
         return Form("equation", text, parts=(sides[0], sides[-1]))
+    # Numbers that contradict each other.
     if not any(values.letters for side in sides if (values := evaluate(side.text))):
-        return Form(
-            "equation", text, parts=(sides[0], sides[-1])
-        )  # numbers that contradict each other
-    last = _read_part(sides[-1].text)  # a chain: what it comes to
-    return Form(
-        last.kind,
-        last.text,
-        sides[0].text if LETTER.fullmatch(sides[0].text) else "",
-        last.value,
-        last.parts,
-    )
+        return Form("equation", text, parts=(sides[0], sides[-1]))
+    last = _read_part(sides[-1].text)  # the result of a chain
+    name = sides[0].text if LETTER.fullmatch(sides[0].text) else ""
+    return Form(last.kind, last.text, name, last.value, last.parts)
 
 
 def _number_of_equation(text: str, sides: Sequence[Form]) -> Form | None:
-    r"""`x = 12\cos 60^\circ` and `\cos^{-1}(0.5) = 60^\circ = x` are numbers, the first one that is
-    written.
+    r"""The first number written in an equation of numbers and at most one letter.
+
+    For example `x = 12\cos 60^\circ` and `\cos^{-1}(0.5) = 60^\circ = x`.
     """
     names = [side.text for side in sides if LETTER.fullmatch(side.text)]
     numbers = [_number_of_side(side.text) for side in sides if side.text not in names]
@@ -367,6 +353,6 @@ def _number_of_side(text: str) -> float | None:
 def formula_side(text: str) -> Form:
     """One side of a relation; `f(x)` is y, with that name."""
     text = text.strip()
-    return (
-        Form("formula", "y", name=text) if FUNCTION_SIDE.fullmatch(text) else Form("formula", text)
-    )
+    if FUNCTION_SIDE.fullmatch(text):
+        return Form("formula", "y", name=text)
+    return Form("formula", text)

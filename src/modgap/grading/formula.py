@@ -1,6 +1,6 @@
 r"""Compare formulas, equations and inequalities by their values, without algebra.
 
-Every letter gets the same fixed numbers wherever it stands; two formulas that agree at all points
+Every letter gets the same fixed numbers wherever it occurs; two formulas that agree at all points
 where both have a value are the same. An equation is its left side minus its right one: two
 equations are the same if those differences are proportional (`y = 2x+3`, `2x+3 = y`, `2x - y + 3 =
 0`), and so are two inequalities if the factor is positive.
@@ -9,11 +9,11 @@ Pure and bounded like `number`, on whose parser it builds; nothing is simplified
 explode. What it does not know (matrices, sums, prose) is `None`, undecided, and so is what agrees
 to 2% and has a decimal point, as rounded coefficients do. `f(...)` and `g(...)` are functions that
 nothing is known of, so that `f(2x)` is not `2f(x)`. The functions of angles take degrees where the
-formula has a degree sign; `\sin^{-1}` is the arc sine, and as some write it for one over the sine,
-a formula with it is never surely another one.
+formula has a degree sign. `\sin^{-1}` is the arc sine; since some write it for one over the sine, a
+formula with it is never certainly a different one.
 
 The original has nothing of the kind: it compares the numbers that it finds in a formula, whatever
-stands between them.
+is between them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ _FUNCTION = re.compile(rf"\\?({_NAMES})(?![a-z])")
 _ANGLE_FUNCTION = re.compile(rf"(?<![A-Za-z])\\?(?:arc)?(?:{'|'.join(_ANGLES)})(?![a-z])")
 _FUNCTION_IN_BRACES = re.compile(rf"\{{\s*({_NAMES})\s*\}}")
 _UNKNOWN_FUNCTION = re.compile(
-    r"([fg]\s*(?:'{1,2}|\^\s*\{\s*-1\s*\}|\^\s*\{\s*\\prime\s*\}|_\s*\w|_\s*\{\s*\w{1,3}\s*\})?)\s*(?=\()"
+    r"([fg]\s*(?:'{1,2}|\^\s*\{\s*-1\s*\}|\^\s*\{\s*\\prime\s*\}|_\s*\w"
+    r"|_\s*\{\s*\w{1,3}\s*\})?)\s*(?=\()"
 )
 _LETTER = re.compile(rf"({COMMAND}|[A-Za-z])(?:\s*_\s*(\{{\s*\w{{1,6}}\s*\}}|\w))?('{{0,2}})")
 # Two letters side by side are a product only where nobody would read a word (`AB` is a segment,
@@ -104,10 +105,9 @@ class _FormulaParser(Parser):
         super().__init__(text)
         self.point = point
         self.letters: set[str] = set()
-        self.largest = 0.0  # term of the sum that is being read
-        self.terms = (
-            0.0  # the same of the last sum that was read whole: in the end, of the outermost
-        )
+        self.largest = 0.0  # the largest term of the sum that is being read
+        # The largest term of the last sum that was read completely: in the end, of the outermost.
+        self.terms = 0.0
         self.in_degrees = "°" in text
         self.ambiguous = False
 
@@ -208,19 +208,21 @@ class _FormulaParser(Parser):
 
 @lru_cache(maxsize=1024)
 def _value(letter: str, point: int) -> float:
-    """Between 0.3 and 3.3; at the last points other sizes and signs, so that `|x|` is not `x`."""
+    """The value of a letter: between 0.3 and 3.3.
+
+    The last points have other sizes and signs, so that `|x|` is not `x`.
+    """
     share = zlib.crc32(f"{letter}/{point}".encode()) / 2**32
-    return (
-        (0.3 + 3 * share)
-        * (1, 1, 1, 1, 1, 4, 9, -1, -2, -1)[point]
-        * (-1 if point == 8 and share > 0.5 else 1)
-    )
+    factor = (1, 1, 1, 1, 1, 4, 9, -1, -2, -1)[point]
+    sign = -1 if point == 8 and share > 0.5 else 1
+    return (0.3 + 3 * share) * factor * sign
 
 
 @lru_cache(maxsize=4096)
 def evaluate(text: str) -> Values | None:
-    """The values of a cleaned formula at the points; None if it is none, or has a value at fewer
-    than two.
+    """Return the values of a cleaned formula at the points.
+
+    None if it is not a formula, or has a value at fewer than two points.
     """
     text = _FUNCTION_IN_BRACES.sub(r"\\\1 ", text.strip())
     if (
@@ -257,12 +259,13 @@ def evaluate(text: str) -> Values | None:
 
 
 def same_formula(left: Values, right: Values) -> bool | None:
-    """Whether two formulas have the same values; None if that cannot be told."""
-    distances = [
-        abs(a - b) / max(abs(a), abs(b), CANCELLED * max(terms), 1e-12)
-        for a, b, *terms in zip(left.numbers, right.numbers, left.terms, right.terms, strict=True)
-        if a is not None and b is not None
-    ]
+    """Whether two formulas have the same values; None if that cannot be decided."""
+    distances: list[float] = []
+    for a, b, *terms in zip(left.numbers, right.numbers, left.terms, right.terms, strict=True):
+        if a is None or b is None:
+            continue
+        scale = max(abs(a), abs(b), CANCELLED * max(terms), 1e-12)
+        distances.append(abs(a - b) / scale)
     if len(distances) < 2:
         return None
     if max(distances) <= SAME_VALUE:
@@ -271,11 +274,8 @@ def same_formula(left: Values, right: Values) -> bool | None:
         return None
     # Four of five points: where a rounded formula is close to 0, it is not close to the exact one.
     near = sum(distance <= NEAR for distance in distances) >= 0.8 * len(distances)
-    return (
-        None
-        if near and (left.rounded or right.rounded) and left.letters == right.letters
-        else False
-    )
+    may_be_rounded = (left.rounded or right.rounded) and left.letters == right.letters
+    return None if near and may_be_rounded else False
 
 
 def _in_other_measures(left: frozenset[str], right: frozenset[str]) -> bool:
@@ -288,11 +288,10 @@ def _in_other_measures(left: frozenset[str], right: frozenset[str]) -> bool:
 def same_relation(
     left: tuple[Values, Values], right: tuple[Values, Values], *, directed: bool = False
 ) -> bool | None:
-    """Whether two relations, each given as its two sides, are the same; None if that cannot be
-    told.
+    """Whether two relations are the same; None if that cannot be decided.
 
     Args:
-        left: One relation.
+        left: One relation, as its two sides.
         right: The other one.
         directed: Inequalities, both written as smaller side, larger side: the factor must be
             positive.

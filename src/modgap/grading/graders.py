@@ -1,8 +1,8 @@
 r"""The graders by name, and `grade_answer`, which grades one answer with the right one of them.
 
 A problem names its grader (`Problem.grader`): the name of an entry of `GRADERS`, and after a colon
-the kind of answer, where a grader has several. A new grader is one entry here; what grades a run
-asks nothing else of it.
+the kind of answer, where a grader has several. A new grader is one entry here; grading a run needs
+nothing else.
 
 ```
 grade_answer(r"so \boxed{25}", "25.000").outcome                                        # 'correct'
@@ -35,10 +35,10 @@ class Grader:
         problems: What messages call these problems.
         modes: The grading modes that it knows.
         grade: Grades a batch: (cases, mode, symbolic pool) -> one result a case, in order;
-            `Undecided` where only a judge can tell.
+            `Undecided` where only a judge can decide.
         judged: Whether it leaves anything to a judge.
         paper_prefill: What the prompts of paper style open the assistant's turn with; records of
-            older versions do not say so.
+            older versions lack it.
     """
 
     problems: str
@@ -110,11 +110,11 @@ def grade_answer(
 ) -> Grade:
     r"""Grade one response, without a run and without a judge.
 
-    Many responses of MathVerse's are graded faster by `mathverse.grade_all`, which keeps the
+    Many responses to MathVerse are graded faster by `mathverse.grade_all`, which keeps the
     processes of the symbolic stage and takes a judge.
 
     Args:
-        response: All that the model wrote; the answer is its last `\boxed{}`.
+        response: Everything the model wrote; the answer is its last `\boxed{}`.
         gold: The gold answer as the data set has it.
         mode: `strict`, `relative` or `paper`; of a number also `exact`.
         question: The question with its choices (MathVerse, `question_for_eval`), by which a choice
@@ -127,7 +127,7 @@ def grade_answer(
         `error` at the stage `judge`.
 
     Raises:
-        UserError: A value is no string, or there is no such mode or question type.
+        UserError: A value is not a string, or there is no such mode or question type.
     """
     texts = {
         "response": response,
@@ -137,7 +137,8 @@ def grade_answer(
         "question_type": question_type,
     }
     for name, value in texts.items():
-        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
+        # Callers need not be typed.
+        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UserError(
                 f"{name} is {value!r}, of the type {type(value).__name__}: give a string."
             )
@@ -149,8 +150,7 @@ def grade_answer(
         )
     grader = find_grader("" if kind is None else mathverse.NAME)
     grader.check_mode(mode, f"mode={mode!r}")
-    with SymbolicPool(
-        workers=1
-    ) as symbolic:  # it starts a process only if the rules leave something to it
+    # The pool starts a process only if the rules leave something to it.
+    with SymbolicPool(workers=1) as symbolic:
         (result,) = grader.grade([Case(response, gold, question, kind or "")], mode, symbolic)
     return result if isinstance(result, Grade) else unsettled(result)

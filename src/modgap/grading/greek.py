@@ -1,7 +1,7 @@
 r"""One name for a Greek letter, however it is written: `α`, `𝛼`, `\alpha` and `alpha` are `\alpha`.
 
-Variants are one letter (`φ`, `ϕ`, `\varphi`, `\phi`), upper and lower case are two. `π` is the
-number, as in `number`.
+Variants are one letter (`φ`, `ϕ`, `\varphi`, `\phi`); upper and lower case are two letters. `π` is
+the number, as in `number`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Final
 from modgap.grading.notation import clean
 
 LOWER: Final = (
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
-    "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda",
+    "mu", "nu", "xi", "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi",
+    "omega",
 )  # fmt: skip
 UPPER: Final = tuple(name.capitalize() for name in LOWER)
 _VARIANTS: Final = {
@@ -73,8 +74,9 @@ COMMAND: Final = rf"\\(?!pi(?![A-Za-z]))(?:{_NAMES})(?![A-Za-z])"
 
 @lru_cache(maxsize=1024)
 def canonical(text: str) -> str:
-    r"""`notation.clean`, and each Greek letter as its LaTeX command; `Δ` before three points is a
-    triangle.
+    r"""`notation.clean`, and each Greek letter as its LaTeX command.
+
+    `Δ` before three points is a triangle.
     """
     text = clean(text)
     if text.isascii() and "\\" not in text:

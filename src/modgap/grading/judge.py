@@ -1,13 +1,13 @@
-"""The judge's part of grading: what it is asked, and how its verdict is read. No engine: that is
-passed in.
+"""The judge's part of grading: what it is asked, and how its verdict is read.
 
-The words are `core.prompt.judge_prompt`. A verdict that says neither 0 nor 1, says both, or never
-came is an `error` with its text as the reason; it is not `wrong`.
+The engine is passed in. The prompt is `core.prompt.judge_prompt`. A verdict that says neither 0 nor
+1, says both, or never arrived is an `error` with its text as the reason; it is not `wrong`.
 
 Paper mode keeps the original's rules: the judge sees the last 10 characters of the answer and may
-write 2 tokens, the first 0 or 1 in them counts, and anything else, a failure too, is 0. The
-original sends the prompt as a raw completion, without a chat template; a judge that is asked
-through a chat template must not think (or be given room for it: what follows `</think>` is read).
+write 2 tokens, the first 0 or 1 in them counts, and anything else, also a failure, is 0. The
+original sends the prompt as a raw completion, without a chat template. A judge that is asked
+through a chat template must not think, or needs enough tokens for it: what follows `</think>` is
+read.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from modgap.grading.grade import Grade
 
 JudgeMode = Literal["strict", "relative", "paper"]
 Ask = Callable[[Sequence[Prompt]], Iterable[str | None]]
-"""Asks a judge all prompts (batched, temperature 0) and gives what it wrote to each, None for a
-failure.
-"""
+"""Asks a judge all prompts (batched, temperature 0); gives each reply, None for a failure."""
 
 TEMPERATURE: Final = 0.0
 PAPER_MAX_TOKENS: Final = 2
@@ -39,15 +37,15 @@ _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?[A-Za-z]*")
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """What the rules could not decide: a matter for a judge.
+    """What the rules could not decide and leave to a judge.
 
     Attributes:
         answer: The model's answer.
         gold: The gold answer.
         question: The question with its choices.
         mode: The grading mode.
-        symbolic: Whether a symbolic comparison makes sense: a free-form answer that is no prose.
-        note: Why the symbolic stage did not look at it, where it should have.
+        symbolic: Whether a symbolic comparison makes sense: a free-form answer that is not prose.
+        note: Why the symbolic stage did not compare it, where it should have.
     """
 
     answer: str
@@ -73,7 +71,7 @@ def parse_verdict(text: str, mode: JudgeMode = "strict") -> bool | None:
     """What a judge said: True consistent, False not, None unreadable.
 
     Args:
-        text: All that it wrote.
+        text: Everything it wrote.
         mode: `paper`: the first 0 or 1 anywhere. Else a bare `1`, `**1**`, `1. They are the same`,
             `Judgement: 1`, or the only number of the first line; `10`, `0 or 1` and prose are
             unreadable. What follows the first line that says anything, the next shot that a base

@@ -1,10 +1,9 @@
-r"""Grade MathVerse: rules first, then a symbolic comparison, then a judge; every grade records the
-stage that decided.
+r"""Grade MathVerse: rules first, then a symbolic comparison, then a judge.
 
-`grade_by_rule` is pure, bounded in time and needs nothing: it gives a `Grade`, or `Undecided` where
-only a judge can tell. `grade_all` takes a whole batch through the stages; the symbolic pool and the
-judge are passed in, either may be left out, and then what they would have decided is an `error`
-that says so.
+Every grade records the stage that decided. `grade_by_rule` is pure, bounded in time and needs
+nothing: it gives a `Grade`, or `Undecided` where only a judge can decide. `grade_all` takes a whole
+batch through the stages. The symbolic pool and the judge are passed in. Either may be left out;
+what it would have decided is then an `error` that says so.
 
 Rules (modes `strict` and `relative`, which differ in the tolerance for numbers only, as in
 `grading`):
@@ -12,12 +11,12 @@ Rules (modes `strict` and `relative`, which differ in the tolerance for numbers 
   `choices`);
 - free-form: by what the gold is, a number, formula, equation, inequality, bracket, list or words
   (which is the stage; `text` where the characters are the same; see `forms` and `compare`); a unit
-  other than the gold's is left to the judge, where the original looks at no unit.
+  other than the gold's is left to the judge, while the original ignores units.
 
 Mode `paper` is the original's `score_prediction`: a bare letter `a` to `e` against the gold's
 characters; else every number of both strings, any of them within 5%; else its judge. An empty box
-is answered by the tail after `</think>`. So a constant 2 is right for whatever has a 2 in it, be it
-an exponent; this is why it is not the default.
+is answered by the tail after `</think>`. So a constant 2 is right for whatever has a 2 in it, even
+an exponent; this is why `paper` is not the default.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ NAME: Final = "mathverse"
 
 _DECIMAL_COMMA = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d)")
 _LONE_COMMA = re.compile(r"[^,;()\[\]]*\d(?:,|\{,\})\d[^,;()\[\]]*")
-"""Text in which one comma stands between digits, and no bracket that it may belong to."""
+"""Text with one comma, between digits, and without brackets that it may belong to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Case:
     """One response to grade.
 
     Attributes:
-        response: All that the model wrote, the prefilled `<think>` or not.
+        response: Everything the model wrote, with or without the prefilled `<think>`.
         gold: The gold answer as the data set has it.
         question: The question with its choices; of MathVerse `question_for_eval`.
         question_type: `multi-choice` or `free-form`.
@@ -70,8 +69,9 @@ class Case:
 
 
 def question_type_of(text: str) -> str | None:
-    """`multi-choice` or `free-form`, as data sets spell it (`multi_choice`, `Multiple Choice`);
-    None for any other.
+    """`multi-choice` or `free-form`; None for any other.
+
+    Data sets spell them in several ways, for example `multi_choice` or `Multiple Choice`.
     """
     return _QUESTION_TYPES.get(re.sub(r"[\W_]+", "", text).casefold())
 
@@ -87,7 +87,7 @@ class Symbolic(Protocol):
     note: str
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """For each (answer, gold): True, False, or None if it cannot tell."""
+        """For each (answer, gold): True, False, or None if undecided."""
         ...
 
 
@@ -102,7 +102,7 @@ def grade_all(
     Args:
         cases: The responses.
         mode: `strict`, `relative` or `paper` (in which there is no symbolic stage).
-        symbolic: Looks at what the rules left undecided; what it finds the same is right, the rest
+        symbolic: Compares what the rules left undecided; what it finds equal is right, the rest
             goes to the judge.
         ask: The judge, asked once, with all prompts.
 
@@ -124,16 +124,13 @@ def grade_all(
 def grade_without_judge(
     cases: Sequence[Case], mode: JudgeMode = "strict", symbolic: Symbolic | None = None
 ) -> list[Grade | Undecided]:
-    """Grade a batch as far as the rules and the symbolic stage go; `grade_all` without its last
-    stage.
-    """
+    """Grade a batch by the rules and the symbolic stage: `grade_all` without the judge."""
     results = [grade_by_rule(case, mode) for case in cases]
     if symbolic is not None:
-        wanted = [
-            n
-            for n, result in enumerate(results)
-            if isinstance(result, Undecided) and result.symbolic
-        ]
+        wanted: list[int] = []
+        for n, result in enumerate(results):
+            if isinstance(result, Undecided) and result.symbolic:
+                wanted.append(n)
         open_cases = [_undecided(results[n]) for n in wanted]
         verdicts = symbolic.same([(case.answer, case.gold) for case in open_cases])
         for n, case, verdict in zip(wanted, open_cases, verdicts, strict=True):
@@ -154,10 +151,8 @@ def grade_by_rule(case: Case, mode: JudgeMode = "strict") -> Grade | Undecided:
         ValueError: If `mode` is unknown.
     """
     if mode not in get_args(JudgeMode):
-        raise ValueError(
-            f"unknown MathVerse grading mode {mode!r}; choose one of"
-            f" {', '.join(get_args(JudgeMode))}"
-        )
+        modes = ", ".join(get_args(JudgeMode))
+        raise ValueError(f"unknown MathVerse grading mode {mode!r}; choose one of {modes}")
     if mode == "paper":
         return _paper(case)
     answer = extract_answer(case.response)
@@ -192,17 +187,14 @@ def _multiple_choice(case: Case, answer: str, mode: JudgeMode) -> Grade | Undeci
     if None in verdicts or len(verdicts) > 1:
         return Undecided(answer, case.gold, case.question, mode)
     letters = named.readings[0] or ()
-    return Grade(
-        "correct" if True in verdicts else "wrong",
-        ", ".join(sorted(letters)) or answer,
-        None,
-        named.stage,
-    )
+    outcome = "correct" if True in verdicts else "wrong"
+    return Grade(outcome, ", ".join(sorted(letters)) or answer, None, named.stage)
 
 
 def _right(letters: frozenset[str], gold: frozenset[str]) -> bool:
-    """A gold of several letters is malformed: each of them is right, and so are all of them
-    together.
+    """Whether the letters are right.
+
+    A gold of several letters is malformed: each of them is right, and so are all of them together.
     """
     return letters <= gold if len(letters) == 1 else letters == gold
 
@@ -211,11 +203,9 @@ def _same_choice(answer: str, choice: str) -> bool | None:
     """Choices are far apart, so that a rounded value names its choice in every mode."""
     option = read_form(choice)
     same = same_form(read_form(answer), option, _relative)
-    return (
-        None
-        if same is False and _same_with_decimal_comma(answer, choice, option, _relative)
-        else same
-    )
+    if same is False and _same_with_decimal_comma(answer, choice, option, _relative):
+        return None
+    return same
 
 
 # ---- free-form -----------------------------------------------------------------------------------
@@ -260,7 +250,7 @@ def _relative(value: float, gold: float) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Without spaces; those between digits (`1 1/2`) only where they group thousands."""
+    """Remove spaces; those between digits (`1 1/2`) only where they group thousands."""
     return re.sub(
         r"(?<!\d)\s+|\s+(?!\d)|(?<=\d)\s+(?=\d{3}(?!\d))", "", canonical(text[: 2 * MAX_CHARS])
     )
@@ -280,12 +270,8 @@ def _paper(case: Case) -> Grade | Undecided:
     gold_numbers, numbers = (list(_paper_numbers(text)) for text in (case.gold, answer))
     if gold_numbers and numbers:
         right = _paper_match(gold_numbers, numbers)
-        return Grade(
-            "correct" if right else "wrong",
-            answer,
-            numbers[0] if len(numbers) == 1 else None,
-            "any-number",
-        )
+        value = numbers[0] if len(numbers) == 1 else None
+        return Grade("correct" if right else "wrong", answer, value, "any-number")
     return Undecided(answer, case.gold, case.question, "paper")
 
 
@@ -303,8 +289,7 @@ def _paper_match(golds: list[float], values: list[float]) -> bool:
         return any(_paper_near(golds[0], value) for value in values)
     if len(values) != 1:
         return False
-    # The one place where the original looks at the answer's zero: it is then near to golds up to
-    # 0.05.
+    # The only place where the original handles an answer of zero: it is near golds up to 0.05.
     if values[0] == 0:
         return any(abs(gold) <= PAPER_TOLERANCE for gold in golds)
     return any(_paper_near(gold, values[0]) for gold in golds)

@@ -1,5 +1,4 @@
-r"""One notation for what is written in many: LaTeX markup, unicode, spacing, units of other
-scripts.
+r"""One notation for many: LaTeX markup, Unicode, spacing, units of other scripts.
 
 `clean` changes how a text is written, not what it says: `\textcolor{blue}{25\,\text{㎝}}` becomes
 `{25 { cm }}`. It is pure and its time is bounded by the length of the text. `number` reads the
@@ -15,14 +14,16 @@ FUNCTIONS: Final = "arcsin|arccos|arctan|arccot|asin|acos|atan|sin|cos|tan|cot|s
 
 _FRACTIONS = "½12 ⅓13 ⅔23 ¼14 ¾34 ⅕15 ⅖25 ⅗35 ⅘45 ⅙16 ⅚56 ⅛18 ⅜38 ⅝58 ⅞78"
 _UNIT_SIGNS = """
-    ㎜ mm; ㎝ cm; ㎞ km; ㎚ nm; ㎟ mm^{2}; ㎠ cm^{2}; ㎡ m^{2}; ㎢ km^{2}; ㎣ mm^{3}; ㎤ cm^{3}; ㎥ m^{3}; ㎦ km^{3};
-    ㎏ kg; ㎎ mg; ㎖ ml; ㎗ dl; ㎘ kl; ㏄ cm^{3}; ℓ l; ㎧ m/s; ㎭ rad; ㏊ ha
+    ㎜ mm; ㎝ cm; ㎞ km; ㎚ nm; ㎟ mm^{2}; ㎠ cm^{2}; ㎡ m^{2}; ㎢ km^{2};
+    ㎣ mm^{3}; ㎤ cm^{3}; ㎥ m^{3}; ㎦ km^{3}; ㎏ kg; ㎎ mg; ㎖ ml; ㎗ dl; ㎘ kl;
+    ㏄ cm^{3}; ℓ l; ㎧ m/s; ㎭ rad; ㏊ ha
 """
 _UNICODE: dict[int, str] = {
     **{ord(c): "-" for c in "−–—‒‐‑﹣"},
     **{ord(c): "*" for c in "×·∙⋅∗✕•"},
     **{ord(c): " " for c in "\u200a\u2002\u2003\u3000\t\n\r"},
-    **{ord(c): "~" for c in "\u00a0\u2009\u202f"},  # no line breaks there: they may group the digits of one number
+    # Spaces without a line break may group the digits of one number.
+    **{ord(c): "~" for c in "\u00a0\u2009\u202f"},
     **{ord(c): "" for c in "\u200b\u200c\u200d\u2060\ufeff\u2061\u2062"},
     **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms of ASCII
     **{ord(c): rf"\frac{{{n}}}{{{d}}}" for c, n, d in _FRACTIONS.split()},
@@ -31,26 +32,29 @@ _UNICODE: dict[int, str] = {
     **{ord(c): r"\ldots " for c in "…⋯"},
     **{ord(c): "'" for c in "′’"},
     **{ord(c): "''" for c in "″”"},
-    ord("÷"): "/", ord("∕"): "/", ord("⁄"): "/", ord("√"): r"\sqrt ", ord("∛"): r"\sqrt[3] ", ord("π"): r"\pi ",
-    ord("𝜋"): r"\pi ", ord("∠"): r"\angle ", ord("△"): r"\triangle ", ord("±"): r"\pm ", ord("。"): ".", ord("﹪"): "%",
+    ord("÷"): "/", ord("∕"): "/", ord("⁄"): "/", ord("√"): r"\sqrt ", ord("∛"): r"\sqrt[3] ",
+    ord("π"): r"\pi ", ord("𝜋"): r"\pi ", ord("∠"): r"\angle ", ord("△"): r"\triangle ",
+    ord("±"): r"\pm ", ord("。"): ".", ord("﹪"): "%",
 }  # fmt: skip
 _SUPERSCRIPT = re.compile("⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _CHINESE_NAMES: Final = """
-    毫米 mm; 厘米 cm; 釐米 cm; 公分 cm; 分米 dm; 千米 km; 公里 km; 米 m; 公尺 m; 英寸 inches; 英尺 feet; 英里 miles;
-    单位 units; 單位 units; 度 \\degree; 弧度 radians; 公顷 hectares; 毫升 ml; 升 l; 千克 kg; 公斤 kg; 克 g; 吨 tons;
-    吋 inches; 英吋 inches; 呎 feet; 英呎 feet; 秒 seconds; 分钟 minutes; 小时 hours; 天 days; 元 yuan
+    毫米 mm; 厘米 cm; 釐米 cm; 公分 cm; 分米 dm; 千米 km; 公里 km; 米 m; 公尺 m;
+    英寸 inches; 英尺 feet; 英里 miles; 单位 units; 單位 units; 度 \\degree;
+    弧度 radians; 公顷 hectares; 毫升 ml; 升 l; 千克 kg; 公斤 kg; 克 g; 吨 tons;
+    吋 inches; 英吋 inches; 呎 feet; 英呎 feet; 秒 seconds; 分钟 minutes;
+    小时 hours; 天 days; 元 yuan
 """
 _CHINESE_UNITS: Final = {row.split()[0]: row.split()[1] for row in _CHINESE_NAMES.split(";")}
 _HAN = "\u4e00-\u9fff"
-_CHINESE_UNIT = re.compile(
-    rf"(?<=[^{_HAN}])(平方|立方)?[个個]?({'|'.join(sorted(_CHINESE_UNITS, key=len, reverse=True))})(?![{_HAN}])"
-)
+_LONGEST_FIRST: Final = "|".join(sorted(_CHINESE_UNITS, key=len, reverse=True))
+_CHINESE_UNIT = re.compile(rf"(?<=[^{_HAN}])(平方|立方)?[个個]?({_LONGEST_FIRST})(?![{_HAN}])")
 _CHINESE_POWERS: Final = {"平方": "square ", "立方": "cubic "}
 
-# Commands that are dropped with their own arguments; what they stand around stays.
+# Commands that are dropped with their own arguments; the text around them stays.
 _MARKUP = re.compile(
-    r"\\(?:textcolor|colorbox|color)\s*(?:\[[^\[\]]{0,20}\]\s*)?\{[^{}]{0,40}\}|\\fcolorbox\s*(?:\{[^{}]{0,40}\}\s*){2}"
+    r"\\(?:textcolor|colorbox|color)\s*(?:\[[^\[\]]{0,20}\]\s*)?\{[^{}]{0,40}\}"
+    r"|\\fcolorbox\s*(?:\{[^{}]{0,40}\}\s*){2}"
     r"|\\color\s+(?:red|blue|green|black|purple|orange|magenta|cyan|teal)(?![a-z])"
     r"|\\(?:style|class|cssId|href|htmlClass)\s*\{[^{}]{0,80}\}"
     r"|\\(?:[hv]?phantom|[hv]space\*?|tag\*?|label)\s*\{[^{}]{0,40}\}|\\bbox\s*\[[^\[\]]{0,40}\]"
@@ -58,15 +62,18 @@ _MARKUP = re.compile(
 )
 _ENVIRONMENT = re.compile(
     r"\\begin\s*\{\s*align(?:ed)?at\*?\s*\}\s*(?:\[[tcb]\]\s*)?\{[^{}]{0,40}\}"
-    r"|\\(?:begin|end)\s*\{\s*(?:aligned|align|alignat|alignedat|flalign|gathered|gather|split|equation|eqnarray"
+    r"|\\(?:begin|end)\s*\{\s*(?:aligned|align|alignat|alignedat|flalign|gathered|gather|split"
+    r"|equation|eqnarray"
     r"|multline|displaymath|math|center)\*?\s*\}(?:\s*\[[tcb]\])?"
 )
 _FUNCTION_NAME = re.compile(
     rf"\\(?:operatorname|mathrm|text|mathop|textrm)\*?\s*\{{\s*\\?({FUNCTIONS})\s*\}}"
 )
 _WRAPPERS = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|up|sf|tt|sc|sl|md)?|math(?:rm|bf|it|sf|tt|bb|cal|frak|scr|normal|op|ord|inner)|boldsymbol|bold|bm"
-    r"|pmb|mbox|operatorname|boxed|fbox|underline|uline|emph|ensuremath|smash|num|unit|ang|SI|si|qty|bbox|mathstrut)"
+    r"\\(?:text(?:bf|it|rm|normal|up|sf|tt|sc|sl|md)?|math(?:rm|bf|it|sf|tt|bb|cal|frak|scr|normal"
+    r"|op|ord|inner)|boldsymbol|bold|bm"
+    r"|pmb|mbox|operatorname|boxed|fbox|underline|uline|emph|ensuremath|smash|num|unit|ang|SI|si"
+    r"|qty|bbox|mathstrut)"
     r"\*?(?![A-Za-z])"
 )
 _THIN_THOUSANDS = re.compile(
@@ -76,10 +83,13 @@ _THIN_THOUSANDS = re.compile(
 )
 _SPACING = re.compile(
     r"\\(?:[,;:!>"
-    r" /]|(?:left|right)\s*\.|(?:quad|qquad|(?:display|text|script|scriptscript)style|left|right|middle"
-    r"|[bB]igg?[lmr]?|(?:no)?limits|(?:neg)?(?:thin|med|thick)space|enspace|enskip|nobreakspace|hfill|null|relax|strut|nonumber|notag|newline"
+    r" /]|(?:left|right)\s*\.|(?:quad|qquad|(?:display|text|script|scriptscript)style|left|right"
+    r"|middle"
+    r"|[bB]igg?[lmr]?|(?:no)?limits|(?:neg)?(?:thin|med|thick)space|enspace|enskip|nobreakspace"
+    r"|hfill|null|relax|strut|nonumber|notag|newline"
     r"|nobreak|allowbreak|noindent|centering"
-    r"|rm|bf|it|sf|tt|sc|sl|em|cal|bfseries|itshape|mdseries|upshape|(?:rm|sf|tt)family|normalfont|(?:un)?boldmath"
+    r"|rm|bf|it|sf|tt|sc|sl|em|cal|bfseries|itshape|mdseries|upshape|(?:rm|sf|tt)family|normalfont"
+    r"|(?:un)?boldmath"
     r"|tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z]))|[~&]"
 )
 _DELIMITERS = re.compile(r"\\?\$|\\[()\[\]]")
@@ -93,10 +103,12 @@ _PRIMES = re.compile(
     r"(?:\^\s*)?(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?|\^\s*(?:\{\s*('+)\s*\}|('+))"
 )
 _EMPHASIS = re.compile(
-    r"(?:(?<![^\s=:])(\*{2,3}|__)|(?:^|(?<=[=:}]))\s*(\*))(?=[^\s*_])((?:[^*]|\*(?!\*)){1,400}?)\s?(?:\1|\2)(?=[\s:.}]|$)"
+    r"(?:(?<![^\s=:])(\*{2,3}|__)|(?:^|(?<=[=:}]))\s*(\*))(?=[^\s*_])((?:[^*]"
+    r"|\*(?!\*)){1,400}?)\s?(?:\1|\2)(?=[\s:.}]|$)"
 )
 _FLAT_POWER = re.compile(
-    r"((?:(?<![\w.])[0-9][0-9.,]{0,30}|[)}])\s{0,3}[{(]?\s{0,3}(?:[mcdk]?m|ft|in|yd|units?))([23])(?![0-9A-Za-z])"
+    r"((?:(?<![\w.])[0-9][0-9.,]{0,30}|[)}])\s{0,3}[{(]?\s{0,3}(?:[mcdk]?m|ft|in|yd"
+    r"|units?))([23])(?![0-9A-Za-z])"
 )
 _BARS = re.compile(r"\\[lr]?vert(?![A-Za-z])")
 _FRACTION_NAMES = re.compile(r"\\(?:nice|s|x|flat)frac(?![A-Za-z])")
@@ -107,8 +119,9 @@ _REPEATING = re.compile(
 
 
 def clean(text: str) -> str:
-    """One notation for what is written in many: no wrappers, markup, delimiters or spacing
-    commands, plain signs.
+    """Write an answer in one notation.
+
+    The result has plain signs, and no wrappers, markup, delimiters or spacing commands.
     """
     if not text.isascii():
         text = _SUPERSCRIPT.sub(
@@ -132,9 +145,8 @@ def clean(text: str) -> str:
 
 def _clean_commands(text: str) -> str:
     text = _MARKUP.sub(" ", text)
-    if (
-        "\\\\" not in text
-    ):  # several rows may be steps of a calculation, not a list: they stay as they are
+    # Several rows may be the steps of a calculation, not a list: they stay as they are.
+    if "\\\\" not in text:
         text = _ENVIRONMENT.sub(" ", text)
     text = _FUNCTION_NAME.sub(r"\\\1 ", text)
     text = _WRAPPERS.sub(" ", text)

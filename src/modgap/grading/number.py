@@ -4,7 +4,7 @@ r"""Read one number out of the LaTeX that a model puts into `\boxed{}`.
 tidy the string (see `notation`), split it at relation signs (`x = 5`, `\text{Answer: } 5`,
 `5\sqrt{2} \approx 7.07`), and read each side with a recursive-descent parser over floats; what is
 left over must be a unit. Everything else (a list, "a or b", `\pm`, an inequality, a denial, an
-unknown letter, prose) is no number, never a guess and never an exception.
+unknown letter, prose) is not a number, never a guess and never an exception.
 
 Bounded by construction: at most `MAX_CHARS` characters, `MAX_DEPTH` nested groups, exponents up to
 `MAX_EXPONENT`, and float arithmetic only, so no intermediate value can grow.
@@ -16,13 +16,13 @@ Where a notation has two readings:
   one half;
 - `1,234` and `1\,234` are one number, `1, 234` and `0,5` are lists (but see
   `decimal_comma_readings`);
-- `50\%` is 50; `25'` and `25''` have a unit; `45^\circ 30'` is none;
+- `50\%` is 50; `25'` and `25''` have a unit; `45^\circ 30'` is not a number;
 - `\sin 30` and `\arctan 0.75` do not say whether an angle is in degrees or radians: two readings,
-  unless a degree sign or the other side of a relation tells (`\sin 30^\circ`, `\arctan(0.75)
+  unless a degree sign or the other side of a relation decides (`\sin 30^\circ`, `\arctan(0.75)
   \approx 36.87`); `\sin(\pi/6)` is in radians;
 - of `5\sqrt{2} \approx 7.07` the first number counts, and the others must agree with it to 1%, so
-  that `5 = 6` is none; a decimal after an `\approx` may also be its rounding (`\tan 20^\circ
-  \approx 0.36`);
+  that `5 = 6` is not a number; a decimal after an `\approx` may also be its rounding
+  (`\tan 20^\circ \approx 0.36`);
 - of the rows of an `aligned` or `array` the last one counts. The others must state the same or be
   steps towards it.
 
@@ -49,17 +49,21 @@ _PLAIN = re.compile(r"[+-]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})")
 _CLOSING = {"(": ")", "{": "}", "[": "]"}
 
 # ---- relations -----------------------------------------------------------------------------------
-# A sign, or a word in its place: `is` only before what may be a number, so that `is not 5` stays
+# A sign, or a word instead of it: `is` only before what may be a number, so that `is not 5` stays
 # one text.
 _RELATION = re.compile(
-    r"(\(\s*approx(?:imately|\.)?\s*\)|=|≈|≅|:|\\(?:approx|approxeq|simeq|cong|sim|equiv|doteq)(?![A-Za-z])"
+    r"(\(\s*approx(?:imately|\.)?\s*\)|=|≈|≅|:|\\(?:approx|approxeq|simeq|cong|sim|equiv"
+    r"|doteq)(?![A-Za-z])"
     r"|\b(?:approximately|approx\.?|about|equal(?:s|\s+to))(?![a-z])"
-    rf"|(?:\bis|是|为|等于)(?=[\s{{}}]*(?:[-+]?\s*(?:[0-9.|(]|\\|{FUNCTIONS}|sqrt|pi)|equal|about|approx)))"
+    rf"|(?:\bis|是|为|等于)(?=[\s{{}}]*(?:[-+]?\s*(?:[0-9.|(]|\\|{FUNCTIONS}|sqrt|pi)|equal|about"
+    rf"|approx)))"
 )
 _APPROXIMATE = re.compile(r"≈|≅|approx|sim|doteq|about")
 _DENIAL = re.compile(
-    r"\\(?:not|centernot|ne|neq|nsim|ncong|napprox|neg|lnot|notin|nequiv)(?![A-Za-z])|[≠≉≇≢≁¬∉\u0338]|!=|<>|=\s*/\s*=|/="
-    r"|(?i:n't\b|\b(?:not|cannot|never|neither|nor|isnt|incorrect|wrong|false|impossible|except|rejected)\b)|不"
+    r"\\(?:not|centernot|ne|neq|nsim|ncong|napprox|neg|lnot|notin|nequiv)(?![A-Za-z])"
+    r"|[≠≉≇≢≁¬∉\u0338]|!=|<>|=\s*/\s*=|/="
+    r"|(?i:n't\b|\b(?:not|cannot|never|neither|nor|isnt|incorrect|wrong|false|impossible|except"
+    r"|rejected)\b)|不"
 )
 _CONCLUSION = re.compile(
     r"[\s{]*(?:\\(?:therefore|Rightarrow|implies|Longrightarrow)(?![A-Za-z])|[∴⇒]"
@@ -71,16 +75,13 @@ _DEGREE_WORDS = re.compile(r"(?<=[0-9)}])\s*(?:\{\s*deg(?:rees?)?\.?\s*\}|deg(?:
 _NUMBERED = re.compile(r"_\s*\{?\s*\w{1,3}\s*\}?|\\angle\s*\{?\s*[0-9]{1,2}")
 _NAME = re.compile(r"(?:[^\W0-9]|[\\_{}()|' +/.])*")
 _SET_BRACE = re.compile(r"\\(?:[{}]|[lr]brace(?![A-Za-z]))")
-_SIZE = re.compile(
-    r"[\s{]*\|[\s{]*[a-z][\s}]*\|[\s}]*"
-)  # `|x| = 5` does not say which of the two x is; `|AB|` is a length
+# `|x| = 5` does not say which of the two x is; `|AB|` is a length.
+_SIZE = re.compile(r"[\s{]*\|[\s{]*[a-z][\s}]*\|[\s}]*")
 _TAKES_ARGUMENT = re.compile(r"(?:\\(?!approx|cong|sim|equiv|doteq|therefore)[A-Za-z]+|[\^_])\s*$")
 
 
 def _tidy(text: str) -> str:
-    """`clean`, without the brackets around the whole and without groups that a relation sign would
-    tear apart.
-    """
+    """`clean`, without outer brackets and without groups that a relation sign would split."""
     text = _SET_BRACE.sub(
         lambda match: "{" if match[0] in ("\\{", "\\lbrace") else "}", clean(text)
     )
@@ -95,9 +96,7 @@ def _tidy(text: str) -> str:
 
 
 def _without_torn_groups(text: str) -> str:
-    """`{x = } 5` as `x = 5`: no braces around a relation sign, unless they hold the argument of a
-    command.
-    """
+    """`{x = } 5` as `x = 5`: no braces around a relation sign, except a command's argument."""
     signs = [match.start() for match in _RELATION.finditer(text)]
     if not signs:
         return text
@@ -128,13 +127,14 @@ def _closing(text: str) -> int:
 
 # ---- units ---------------------------------------------------------------------------------------
 _UNIT_WORDS: Final = """
-    mms cms dms kms mm cm dm m km nm in inch inches ft foot feet yd yard yards mi mile miles unit units u un degree
-    degrees deg degs meter meters metre metres centimeter centimeters centimetre centimetres millimeter millimeters
-    millimetre millimetres kilometer kilometers kilometre kilometres decimeter decimeters s sec secs second seconds
-    min mins minute minutes h hr hrs hour hours day days g kg mg gram grams kilogram kilograms lb lbs oz pound
-    pounds ton tons l ml liter liters litre litres gal gallon gallons acre acres hectare hectares ha rad rads radian
-    radians percent percentage pct dollar dollars usd cent cents mph square squared sq cubic cubed cu cc sqcm sqm sqkm
-    sqmm sqft sqin squnits yds kgs yuan euro euros per
+    mms cms dms kms mm cm dm m km nm in inch inches ft foot feet yd yard yards mi mile miles unit
+    units u un degree degrees deg degs meter meters metre metres centimeter centimeters centimetre
+    centimetres millimeter millimeters millimetre millimetres kilometer kilometers kilometre
+    kilometres decimeter decimeters s sec secs second seconds min mins minute minutes h hr hrs hour
+    hours day days g kg mg gram grams kilogram kilograms lb lbs oz pound pounds ton tons l ml liter
+    liters litre litres gal gallon gallons acre acres hectare hectares ha rad rads radian radians
+    percent percentage pct dollar dollars usd cent cents mph square squared sq cubic cubed cu cc
+    sqcm sqm sqkm sqmm sqft sqin squnits yds kgs yuan euro euros per
 """
 UNITS = frozenset(_UNIT_WORDS.split())
 _UNIT = re.compile(
@@ -151,10 +151,8 @@ def _is_unit(tail: str) -> bool:
         return False
     if _POWER_ALONE.fullmatch(tail):
         return False
-    at, word = (
-        0,
-        True,
-    )  # an exponent has to follow a word: `5^2` never comes here, `5 ^2` must not pass
+    # An exponent has to follow a word: `5^2` never comes here, `5 ^2` must not pass.
+    at, word = 0, True
     while at < len(tail):
         match = _UNIT.match(tail, at)
         if match is None:
@@ -205,24 +203,23 @@ Angle = Literal["degrees", "radians"]
 
 
 class NotANumberError(Exception):
-    """The text is not one number (or, in `formula`, not one formula); internal, no caller of `core`
-    sees it.
-    """
+    """The text is not one number, or in `formula` not one formula; internal to `grading`."""
 
 
 class Parser:
-    """Recursive descent over one cleaned string: sum, product, power, atom; `formula` adds letters
-    and functions.
+    """Recursive descent over one cleaned string: sum, product, power, atom.
+
+    `formula` adds letters and functions.
 
     Attributes:
         text: The string.
-        angle: What an angle without a unit is taken for; None where functions of angles are not
+        angle: The unit assumed for an angle without one; None where functions of angles are not
             read.
-        at: Where it is.
-        depth: Of the groups that are open.
-        bars: Absolute values that are open.
+        at: The current position.
+        depth: The number of open groups.
+        bars: The number of open absolute values.
         degrees: Whether a degree sign was read, in the argument that is being read or outside of
-            all.
+            all arguments.
         bare: Whether a function had an argument without a unit, so that its value depends on
             `angle`.
         inverse: Whether an inverse function was read, the value of which is an angle in the unit
@@ -238,7 +235,7 @@ class Parser:
         self.degrees = self.bare = self.inverse = False
 
     def peek(self) -> str:
-        """The next character that is no space, empty at the end."""
+        """The next character that is not a space, empty at the end."""
         while self.text[self.at : self.at + 1] == " ":
             self.at += 1
         return self.text[self.at : self.at + 1]
@@ -251,7 +248,7 @@ class Parser:
         return match
 
     def expect(self, character: str) -> None:
-        """Consume `character`, or give up."""
+        """Consume `character`, or raise `NotANumberError`."""
         if self.peek() != character:
             raise NotANumberError
         self.at += 1
@@ -295,8 +292,9 @@ class Parser:
         return self.power()
 
     def operator(self) -> str:
-        r"""The next product operator, consumed; an implied product (`2\sqrt{3}`, `2(3+1)`) consumes
-        nothing.
+        r"""Consume the next product operator.
+
+        An implied product (`2\sqrt{3}`, `2(3+1)`) consumes nothing.
         """
         character = self.peek()
         if character in ("*", "/"):
@@ -347,7 +345,7 @@ class Parser:
         return self.exponent_size()
 
     def exponent_size(self) -> float:
-        r"""A literal (`10^12`; no mixed number: `2^3\frac{1}{2}` is a product) or a TeX argument."""
+        r"""A literal or a TeX argument; `2^3\frac{1}{2}` is a product, not a mixed number."""
         match = self.take(_NUMBER) if self.peek() else None
         return float(match[0].replace(",", "")) if match else self.atom()
 
@@ -408,8 +406,9 @@ class Parser:
         return value
 
     def trigonometry(self, name: str) -> float:
-        r"""What follows the name of a function: `\sin 30°`, `\cos^2(30°)`, `\tan^{-1}(0.75)`,
-        `\arctan 0.75`.
+        r"""Read what follows the name of a function.
+
+        For example `\sin 30°`, `\cos^2(30°)`, `\tan^{-1}(0.75)`, `\arctan 0.75`.
         """
         inverse, exponent = name.startswith("a"), 1.0
         if self.peek() == "^":
@@ -425,10 +424,8 @@ class Parser:
         value = self.angle_argument()
         in_degrees, self.degrees = self.degrees, outside
         if inverse:
-            self.inverse, self.degrees = (
-                True,
-                outside or in_degrees,
-            )  # of `\arcsin 0.5°` the sign is the value's
+            # The degree sign of `\arcsin 0.5°` belongs to the value of the function.
+            self.inverse, self.degrees = True, outside or in_degrees
             result = _INVERSES[name[-3:]](value)
             return (math.degrees(result) if self.angle == "degrees" else result) ** exponent
         if not in_degrees and "pi" not in self.text[start : self.at]:
@@ -437,9 +434,7 @@ class Parser:
         return _FUNCTIONS[name](math.radians(value) if in_degrees else value) ** exponent
 
     def angle_argument(self) -> float:
-        r"""A bracketed group, or a power and what π follows it: `\sin 2\pi`; not the factors after
-        that.
-        """
+        r"""A bracketed group, or a power and any π after it (`\sin 2\pi`); no later factors."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise NotANumberError
@@ -490,7 +485,8 @@ class Parser:
 _RADIANS = re.compile(r"\brad(?:s|ians?)?\b")
 _IN_DEGREES = re.compile(r"°|\bdeg")
 _DECIMAL_COMMA = re.compile(
-    r"(?<![0-9.,])([0-9]{1,3}(?:\.[0-9]{3})+|[0-9]{1,30})(?:,|\{,\}|,\\!)([0-9]{1,30})(?![0-9]|[.,][0-9])"
+    r"(?<![0-9.,])([0-9]{1,3}(?:\.[0-9]{3})+|[0-9]{1,30})(?:,|\{,\}|,\\!)([0-9]{1,30})(?![0-9]"
+    r"|[.,][0-9])"
 )
 _DECIMALS = re.compile(r"\s*-?[0-9]{0,30}\.([0-9]{1,30})(?![0-9.])")
 _ROW_END = re.compile(r"\\\\\*?(?:\s*\[[^\[\]]{0,10}\])?|\\(?:cr|newline)(?![A-Za-z])")
@@ -505,8 +501,9 @@ _NO_STEP = re.compile(rf"{_BOUND.pattern}|[,;<>≤≥]|\b(?:or|and)\b")
 
 
 def _values_of(side: str) -> tuple[float, ...]:
-    """What one side of a relation states, a number with an optional unit; two where an angle has
-    none.
+    """What one side of a relation states: a number with an optional unit.
+
+    Two numbers where an angle has no unit.
     """
     side = side.strip()
     parser = Parser(side, "degrees")
@@ -535,8 +532,9 @@ def _parse(parser: Parser) -> float | None:
 
 
 def readings(text: str) -> tuple[float, ...]:
-    r"""The numbers that `text` may state: one, none, or two where it does not say if an angle is in
-    degrees or radians.
+    r"""Return the numbers that `text` may state: one, none or two.
+
+    Two where the text does not say whether an angle is in degrees or radians.
 
     Args:
         text: The content of a `\boxed{}` or a gold answer, for example `2\sqrt{3} \text{ cm}` or
@@ -553,11 +551,9 @@ def readings(text: str) -> tuple[float, ...]:
         return (float(text),)
     if "\\begin" in text:
         rows = _ROW_END.split(_TABLE.sub(" ", text))
-        return (
-            ()
-            if any(map(_has_columns, rows))
-            else _last_of([row for part in rows if (row := _tidy(part))])
-        )
+        if any(map(_has_columns, rows)):
+            return ()
+        return _last_of([row for part in rows if (row := _tidy(part))])
     return _stated(_tidy(text))
 
 
@@ -568,8 +564,9 @@ def parse_number(text: str) -> float | None:
 
 
 def decimal_comma_readings(text: str) -> tuple[float, ...]:
-    """What `text` states if its commas are decimal points: 7.07 of `7,07`; empty where it has no
-    such comma.
+    """What `text` states if its commas are decimal points: 7.07 for `7,07`.
+
+    Empty where it has no such comma.
     """
     text = text[: MAX_CHARS + 1]
     other = (
@@ -581,40 +578,37 @@ def decimal_comma_readings(text: str) -> tuple[float, ...]:
 
 
 def _has_columns(row: str) -> bool:
-    r"""Whether a row has cells that are not the sides of a relation: `2 & 5`, `x & \text{if } x >
-    0`.
+    r"""Whether a row has cells that are not the sides of a relation.
+
+    For example `2 & 5` and `x & \text{if } x > 0`.
     """
     cells = [cell.strip() for cell in row.split("&")]
     for left, right in pairwise(cells):
-        if (
-            left
-            and right
-            and not _SIGN_AT_END.search(left)
-            and not _RELATION.match(right.lstrip("{} "))
-        ):
+        related = _SIGN_AT_END.search(left) or _RELATION.match(right.lstrip("{} "))
+        if left and right and not related:
             return True
     return False
 
 
 def _last_of(rows: list[str]) -> tuple[float, ...]:
-    """What the last row states, if each one before states the same or is a step towards it (`2x =
-    50`).
+    """What the last row states, if each earlier row states the same or is a step towards it.
+
+    A step is for example `2x = 50`.
     """
     values = _stated(rows[-1]) if rows else ()
     for row in rows[:-1]:
         stated = _stated(row)
         if stated:
-            values = tuple(
-                value for value in values if any(_agree(other, value) for other in stated)
-            )
+            values = _agreeing(values, stated)
         elif _DENIAL.search(row) or _NO_STEP.search(row) or not _RELATION.search(row):
             return ()
     return values
 
 
 def _stated(text: str) -> tuple[float, ...]:
-    """The first number of a chain of relations, if the others agree with it and what else is there
-    is a name.
+    """The first number of a chain of relations.
+
+    Empty if another number does not agree with it, or a side is neither a number nor a name.
     """
     if _DENIAL.search(text):
         return ()
@@ -632,9 +626,7 @@ def _stated(text: str) -> tuple[float, ...]:
             return ()
         else:
             rounding = _rounding(side) if _APPROXIMATE.search(parts[at - 1]) else 0.0
-            found = tuple(
-                value for value in found if any(_agree(value, other, rounding) for other in values)
-            )
+            found = _agreeing(found, values, rounding)
             if not found:
                 return ()
     return found
@@ -652,7 +644,18 @@ def _agree(value: float, other: float, rounding: float = 0.0) -> bool:
     return abs(other - value) <= max(AGREEMENT * max(abs(value), abs(other)), rounding, 1e-9)
 
 
+def _agreeing(
+    values: tuple[float, ...], others: tuple[float, ...], rounding: float = 0.0
+) -> tuple[float, ...]:
+    """The values that agree with at least one of the others."""
+    found: list[float] = []
+    for value in values:
+        if any(_agree(value, other, rounding) for other in others):
+            found.append(value)
+    return tuple(found)
+
+
 def _rounding(side: str) -> float:
-    """Half a unit of the last place of a plain decimal: how far `0.36` is from what it rounds."""
+    """Half a unit of the last place of a plain decimal: the rounding error of `0.36`."""
     match = _DECIMALS.match(side)
     return 0.5000001 * 10.0 ** -len(match[1]) if match else 0.0

@@ -1,14 +1,13 @@
-r"""Grade as the original code does: its `eval.py` (mode `paper`) and its training reward (mode
-`exact`).
+r"""Grade as the original code does: `eval.py` (mode `paper`) and the training reward (`exact`).
 
 `exact` is `grade_answer(extract_boxed_content(response), gold)` of mathruler. `paper` drops `°`
 from the box first and also accepts what Python can evaluate to within 1% of the gold: decimals and
 `+ - * / ** ( )`, after the original's rewriting of `\sqrt{...}` and of implied products. No
-`</think>` rule in either; the text `None` stands for no box.
+`</think>` rule in either; the text `None` means no box.
 
-The original hands the model's text to `eval` and to sympy's parser (which is `eval`, too). Here
+The original passes the model's text to `eval` and to sympy's parser (which is `eval`, too). Here
 mathruler's own code normalises, splits and compares strings, but the one function in it that calls
-sympy is replaced by `_same_value`, and `eval` by a walk over the syntax tree that knows numbers,
+sympy is replaced by `_same_value`, and `eval` by a walk over the syntax tree that accepts numbers,
 arithmetic, comparisons, `and` and `or` (to Python, `6 or 12` is 6, so the original calls it right
 for a gold of 6). So the verdicts are the original's, except:
 - *code*: anything else (calls, attributes, `math.pi`, comprehensions, `if`) is not evaluated and
@@ -17,15 +16,15 @@ for a gold of 6). So the verdicts are the original's, except:
   to `grade_answer`;
 - *literals*: hexadecimal, octal, binary, imaginary ones and those with `_` (`0x10`, `1_0`) do not
   count;
-- *length*: a box of more than `MAX_CHARS` characters is wrong without a look, one with `MAX_BRACES`
-  braces is no box;
+- *length*: a box of more than `MAX_CHARS` characters is wrong without a comparison, one with
+  `MAX_BRACES` braces is not a box;
 - *symbols*: sympy simplifies functions and unknowns symbolically. Here two expressions are the same
   if their values agree for two choices of the unknowns (to 1e-14, or to the last bit where the
   answer has a decimal point, like sympy's floats); its functions of two letters (`re(5)`, `ln(x)`)
   are unknown;
 - *exceptions*: where mathruler raises, the original's run ends; here the answer is wrong.
 
-A gold that is no number is an `error`, unless the original calls the answer right (a gold of `x`
+A gold that is not a number is an `error`, unless the original calls the answer right (a gold of `x`
 and a box of `x`).
 """
 
@@ -69,7 +68,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-# Nothing that quotes, assigns, indexes or escapes; no `5or 6`, over which Python's versions differ.
+# Nothing that quotes, assigns, indexes or escapes; no `5or 6`, where versions of Python differ.
 _ARITHMETIC = re.compile(r"[\w.+\-*/%^()<>=!, \t]+")
 _OTHER_LITERAL = re.compile(r"[0-9]_|0[xXbBoO]|[0-9.][jJ]|[0-9.](?:and|or|if|in|is|not|else)")
 _COMMENT = re.compile(r"#[^\n\r\0]*\Z")
@@ -82,8 +81,10 @@ class _NotArithmeticError(ValueError):
 
 
 def extract_boxed_content(response: str) -> str:
-    r"""Mathruler's function of the same name in linear time: the last `\boxed{`, up to its brace,
-    or `"None"`.
+    r"""Mathruler's function of the same name in linear time.
+
+    Returns:
+        The content of the last `\boxed{`, up to its brace, or `"None"`.
     """
     start = response.rfind(_BOX)
     if start >= 0:
@@ -97,10 +98,9 @@ def extract_boxed_content(response: str) -> str:
 
 
 def grade(response: str, gold: str, mode: Literal["paper", "exact"]) -> Grade:
-    """Grade like the original's `eval.py` (`paper`) or like its training reward (`exact`); see the
-    module's docstring.
+    """Grade like the original's `eval.py` (`paper`) or like its training reward (`exact`).
 
-    Stages: `no-box`, `length`, `grade_answer`, `one-percent`, `gold`.
+    See the module's docstring. Stages: `no-box`, `length`, `grade_answer`, `one-percent`, `gold`.
     """
     content = extract_boxed_content(response)
     answer = content.replace("°", "") if mode == "paper" else content
@@ -112,13 +112,8 @@ def grade(response: str, gold: str, mode: Literal["paper", "exact"]) -> Grade:
     if grade_answer(answer, gold):
         return Grade("correct", answer, value, "grade_answer")
     if parse_number(gold) is None:
-        return Grade(
-            "error",
-            answer,
-            value,
-            "gold",
-            f"the gold answer {gold[:80]!r} is no number; correct the data set",
-        )
+        reason = f"the gold answer {gold[:80]!r} is not a number; correct the data set"
+        return Grade("error", answer, value, "gold", reason)
     if mode == "paper" and within_one_percent(answer, gold):
         return Grade("correct", answer, value, "one-percent")
     return Grade("wrong", answer, value, "one-percent" if mode == "paper" else "grade_answer")
@@ -129,7 +124,8 @@ def grade_answer(answer: str, gold: str) -> bool:
     """Mathruler's `grade_answer(answer, gold)` in bounded time and without running anything."""
     try:
         return bool(_safe_grade_answer()(answer, gold))
-    except Exception:  # mathruler raises on odd input (an endless float, deep nesting); the original would stop there
+    # mathruler raises on odd input (an endless float, deep nesting); the original would stop there.
+    except Exception:
         return False
 
 
@@ -142,8 +138,8 @@ def _safe_grade_answer() -> Callable[[str, str], bool]:
     from pylatexenc import latex2text, latexwalker  # pyright: ignore[reportMissingTypeStubs]
 
     logging.getLogger("pylatexenc").setLevel(logging.ERROR)  # it warns of every malformed answer
-    # mathruler has pylatexenc build its tables anew for each string, most of its time; they never
-    # change.
+    # mathruler makes pylatexenc build its tables again for each string, which takes most of its
+    # time; they never change.
     tables, words = (
         latexwalker.get_default_latex_context_db(),
         latex2text.get_default_latex_context_db(),
@@ -165,9 +161,7 @@ def _safe_grade_answer() -> Callable[[str, str], bool]:
 
 
 def _same_value(gold: str, answer: str) -> bool:
-    """Whether two strings that mathruler has normalised are the same expression (its
-    `are_equal_under_sympy`).
-    """
+    """Whether two strings normalised by mathruler are equal (its `are_equal_under_sympy`)."""
     from mathruler import grader  # pyright: ignore[reportMissingTypeStubs]  # as above
 
     difference = f"({gold})-({answer})"
@@ -178,19 +172,20 @@ def _same_value(gold: str, answer: str) -> bool:
     except (ArithmeticError, ValueError, RecursionError):
         return False
     same = 0.0 if "." in answer and not grader.count_unknown_letters_in_expr(answer) else SAME
-    return all(
-        abs(a - b) <= same * max(abs(a), abs(b)) < math.inf for a, b in pairs
-    )  # 1e400 equals nothing
+    # Below infinity: 1e400 equals nothing.
+    return all(abs(a - b) <= same * max(abs(a), abs(b)) < math.inf for a, b in pairs)
 
 
 _TOKEN = re.compile(
-    r"([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+(?:e[+-]?[0-9]+)?)|(sqrt(?=\()|pi|[^\W0-9_])|(\*\*|[-+*/^()])"
+    r"([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+(?:e[+-]?[0-9]+)?)|(sqrt(?=\()|pi|[^\W0-9_])|(\*\*"
+    r"|[-+*/^()])"
 )
 
 
 def _symbolic(text: str, shift: float) -> _Number:
-    """The value of sympy's notation (implied products, `sqrt`, `pi`, single letters), each letter
-    set to a constant.
+    """The value of an expression in sympy's notation, each letter set to a constant.
+
+    The notation has implied products, `sqrt`, `pi` and single letters.
     """
     tokens: list[str] = []
     at, after_operand = 0, False
@@ -216,9 +211,7 @@ def _symbolic(text: str, shift: float) -> _Number:
 
 # ---- the original's is_close_enough, without eval ------------------------------------------------
 def within_one_percent(answer: str, gold: str) -> bool:
-    """The original's `is_close_enough(answer, gold)` for what is plain arithmetic after its
-    rewriting.
-    """
+    """The original's `is_close_enough(answer, gold)`, for plain arithmetic after its rewriting."""
     expression = re.sub(r"\\sqrt{([^}]+)}", r"math.sqrt(\1)", answer)
     expression = re.sub(r"(\d)(math\.sqrt)", r"\1*\2", expression)
     expression = re.sub(r"(\d)\s*\(", r"\1*(", expression)
@@ -235,8 +228,9 @@ def within_one_percent(answer: str, gold: str) -> bool:
 
 
 def _evaluate(expression: str) -> _Number:
-    """Python's value of an expression in numbers, `+ - * / // % ** ( )`, `math.sqrt`, comparisons,
-    `and` and `or`.
+    """Python's value of an arithmetic expression.
+
+    It may have numbers, `+ - * / // % ** ( )`, `math.sqrt`, comparisons, `and` and `or`.
 
     Raises:
         ValueError, ArithmeticError: If it is anything else, or too large, or has no value.
@@ -271,9 +265,8 @@ def _walk(node: ast.expr, depth: int) -> _Number:
             return _bounded(_BINARY[type(sign)](_walk(left, depth - 1), _walk(right, depth - 1)))
         case ast.BoolOp(op=junction, values=operands):
             value: _Number = 0
-            for (
-                operand
-            ) in operands:  # like Python: what follows the deciding operand is not looked at
+            # As in Python, operands after the deciding one are not evaluated.
+            for operand in operands:
                 value = _walk(operand, depth - 1)
                 if bool(value) == isinstance(junction, ast.Or):
                     break

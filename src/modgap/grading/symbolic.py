@@ -73,9 +73,7 @@ class SymbolicPool:
             worker.kill()
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """For each (answer, gold) whether they are the same; None if that could not be told in
-        time, or at all.
-        """
+        """For each (answer, gold) whether they are the same; None if undecided or out of time."""
         if self.note or not pairs:
             return [None] * len(pairs)
         distinct = list(dict.fromkeys(pairs))
@@ -100,7 +98,7 @@ class SymbolicPool:
 
 
 class _Worker:
-    """One interpreter at the other end of a pipe; started when needed, killed when late."""
+    """One interpreter at the other end of a pipe; started when needed, killed on a timeout."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -162,12 +160,13 @@ def _serve() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    import math_verify as mv  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]  # optional, no stubs
+    # Optional, without stubs.
+    import math_verify as mv  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
 
     verify: Any = mv
     config = [verify.LatexExtractionConfig()]
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever sympy prints goes nowhere
+    os.dup2(2, 1)  # whatever sympy prints is discarded
     print("ready", file=out, flush=True)
     for line in sys.stdin:
         verdict: bool | None = None

@@ -1,13 +1,14 @@
-"""The verdicts of judges, kept in the run folder: what was asked once is not asked again.
+"""The verdicts of judges, kept in the run folder: no question is asked twice.
 
 ```
 judge.jsonl   one line a question, flushed as it is answered
-judge.json    per grading mode, the judge that was asked last: a grading without a judge goes by its verdicts
+judge.json    per grading mode, the judge that was asked last: a grading without a judge uses its
+              verdicts
 ```
 
 Two samples with the same answer to the same question are one question. A question that failed is
-not kept, so that it is asked again; one whose verdict cannot be read is, since at temperature 0 the
-judge says the same again.
+not kept, so that it is asked again. One whose verdict cannot be read is kept, since at temperature
+0 the judge would say the same again.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ class VerdictRow(BaseModel):
     """One line of judge.jsonl.
 
     Attributes:
-        judge: Who was asked: engine, model and what tells it from others of that name.
+        judge: Who was asked: engine, model and what distinguishes it from others of that name.
         mode: The grading mode.
         question: Digest of the prompt and of how many tokens the judge may write.
         problem_id: The problem of the sample that the question was asked for; others may share it.
         view: Its view.
         sample: Its number.
-        answer: The answer that the judge was to compare.
-        gold: With what.
+        answer: The answer that the judge had to compare.
+        gold: The gold answer to compare it with.
         said: What it wrote.
     """
 
@@ -60,7 +61,7 @@ def question_id(prompt: Prompt, max_tokens: int) -> str:
 
 
 class VerdictFile:
-    """The verdicts of a run; its lock is the caller's matter.
+    """The verdicts of a run; the caller holds its lock.
 
     Args:
         run: The run folder.
@@ -82,7 +83,7 @@ class VerdictFile:
 
     @contextlib.contextmanager
     def appending(self) -> Generator[Callable[[VerdictRow], None]]:
-        """Append verdicts, each flushed as it is written; a line that a kill tore is dropped first."""
+        """Append verdicts, each flushed as it is written; an incomplete last line is dropped."""
         drop_torn_line(self._rows)
         with self._rows.open("a", encoding="utf-8") as file:
 
@@ -93,10 +94,10 @@ class VerdictFile:
             yield write
 
     def last(self, mode: str) -> dict[str, Any] | None:
-        """What `remember` was told of a mode; `None` where no judge was asked."""
+        """The judge that `remember` recorded for a mode; `None` where no judge was asked."""
         return read_json(self._last).get(mode) if self._last.exists() else None
 
     def remember(self, mode: str, judge: dict[str, Any]) -> None:
-        """Keep which judge a mode goes by."""
+        """Record which judge decides in a mode."""
         known: dict[str, Any] = read_json(self._last) if self._last.exists() else {}
         write_json(self._last, {**known, mode: judge})
