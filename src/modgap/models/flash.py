@@ -46,7 +46,7 @@ class Ends:
 
 
 def fits(x: Tensor, head: int) -> bool:
-    """Whether attention on tensors computed from `x`, with heads of this width, can use this kernel."""
+    """Whether the kernel can attend on tensors computed from `x` with heads of this width."""
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     half = dtype in (torch.bfloat16, torch.float16)
