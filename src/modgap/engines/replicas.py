@@ -1,6 +1,6 @@
-"""Several engines that share one queue of requests: one an accelerator, as Ray actors on this
-machine or on a cluster.
+"""Several engines that share one queue of requests, as Ray actors, one for each accelerator.
 
+The actors are on this machine or on a cluster.
 The process that asks keeps the queue and knows who has what, so that every sample is made exactly
 once:
 
@@ -241,7 +241,9 @@ class ReplicaEngine:
         left.
         """
         if slot.failures == MOST_FAILURES - 1:
-            return 1  # before it is given up: were it two samples that kill, others than theirs would do
+            # The last try before it is given up: two samples that kill it must not look like a
+            # failure of the replica itself.
+            return 1
         share = -(-work.owed // alive)
         assert slot.ready is not None
         if slot.ready.streams:

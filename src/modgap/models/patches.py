@@ -1,10 +1,10 @@
 """Images as patches, bit for bit those of transformers' processor, in an eighth of the memory.
 
-The image processor turns each image into floating-point numbers, twice over (the tower wants two frames),
-and rescales, normalises and reorders those. A pixel has only 256 values: here bytes are reordered
-and converted on the model's device, with a table that the processor itself has filled. A noise
-image is put through both once; if they differ (another processor, another release), the processor's
-numbers are used.
+The image processor turns each image into floating-point numbers, twice over (the tower wants two
+frames), and rescales, normalises and reorders those. A pixel has only 256 values: here bytes are
+reordered and converted on the model's device, with a table that the processor itself has filled. A
+noise image is put through both once; if they differ (another processor, another release), the
+processor's numbers are used.
 """
 
 from __future__ import annotations

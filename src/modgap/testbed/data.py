@@ -1,4 +1,4 @@
-r"""Training data of the testbed model: problems, the vision head's targets, and all token sequences.
+r"""Training data of the testbed model: problems, the vision head's targets, all token sequences.
 
 The mixture has two kinds of tasks. The first is the problem in the words of `core.prompt` with the
 worked solution as target, in the views full-text, image-only, text-only and transcribe (aligned
