@@ -127,8 +127,8 @@ def check_files(folder: Path) -> None:
     for what, names in _PARTS.items():
         if not any(any(folder.glob(name)) for name in names):
             raise UserError(
-                f"{folder} has no {what} (no {names[0]}): copy every file except the weights from"
-                " the base model's folder, the chat template included."
+                f"{folder} has no {what} (no {names[0]}): copy all that is not weights from the"
+                " base model's folder, the chat template included."
             )
 
 
