@@ -231,9 +231,7 @@ class VllmEngine:
         """What asks for the adapter."""
         if self._adapter is None:
             return {}
-        from vllm.lora.request import (
-            LoRARequest,
-        )  # pyright: ignore[reportMissingImports] - an extra
+        from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
         return {"lora_request": LoRARequest("adapter", 1, str(self._adapter))}
 
@@ -243,9 +241,7 @@ class VllmEngine:
         Nothing else of the model's generation config is taken.
         """
         from vllm import SamplingParams  # pyright: ignore[reportAttributeAccessIssue] - an extra
-        from vllm.sampling_params import (
-            RequestOutputKind,
-        )  # pyright: ignore[reportMissingImports] - an extra
+        from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
 
         return SamplingParams(
             temperature=sampling.temperature,

@@ -327,9 +327,7 @@ class Running:
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         try:
             import vllm  # pyright: ignore[reportMissingImports] - an extra
-            from vllm.platforms import (
-                current_platform,
-            )  # pyright: ignore[reportMissingImports] - an extra
+            from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
             if error.name != "vllm":
                 raise UserError(
