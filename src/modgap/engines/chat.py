@@ -153,11 +153,9 @@ class Dialect:
         parameters: dict[str, Any] = {self._limit: sampling.max_tokens}
         if sampling.temperature is not None:
             parameters["temperature"] = sampling.temperature
-        plain = {
-            name: value
-            for name, value in PLAIN.items()
-            if sampling.plain and name not in self.refused
-        }
+        plain: dict[str, Any] = {}
+        if sampling.plain:
+            plain = {name: value for name, value in PLAIN.items() if name not in self.refused}
         if "top_p" in plain:
             parameters["top_p"] = plain.pop("top_p")
         if self._takes_seed:
@@ -241,14 +239,15 @@ def system_words(who: str, image: bool) -> str:
 
 def _plain_in(parameters: Mapping[str, Any], refused: str | None) -> list[str]:
     """The names of `PLAIN` that were sent and are what was refused."""
-    sent = [
-        name for name in PLAIN if name in parameters or name in parameters.get("extra_body", {})
-    ]
-    return [
-        name
-        for name in sent
-        if refused == name or (refused == UNKNOWN_FIELD and name not in parameters)
-    ]
+    extra = parameters.get("extra_body", {})
+    names: list[str] = []
+    for name in PLAIN:
+        sent = name in parameters or name in extra
+        # An unnamed field that is not OpenAI's cannot be one of OpenAI's own parameters.
+        is_refused = refused == name or (refused == UNKNOWN_FIELD and name not in parameters)
+        if sent and is_refused:
+            names.append(name)
+    return names
 
 
 def read_reply(body: bytes | str, prefill: str = "") -> Reply:

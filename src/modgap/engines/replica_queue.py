@@ -38,9 +38,10 @@ class Queue:
     def __init__(self, requests: Sequence[Request]) -> None:
         self.requests = deque(requests)
         self.suspects: deque[tuple[Sample, ...]] = deque()
-        self._originals = {
-            (r.problem_id, r.view, sample): r for r in requests for sample in r.samples
-        }
+        self._originals: dict[Sample, Request] = {}
+        for request in requests:
+            for sample in request.samples:
+                self._originals[request.problem_id, request.view, sample] = request
         self.owed = len(self._originals)
         self.made: Sample | None = None
         self._deaths, self._silences = Counter[Sample](), Counter[Sample]()

@@ -127,11 +127,12 @@ def _inject(model: Any, rank: int, alpha: int, name: str) -> None:
 
 def _adapted(model: Any) -> dict[str, Any]:
     """PEFT's layers by name."""
-    return {
-        found[0]: module
-        for name, module in model.named_modules()
-        if hasattr(module, "lora_A") and (found := re.search(rf"{_LINEAR}$", name))
-    }
+    layers: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        found = re.search(rf"{_LINEAR}$", name)
+        if found and hasattr(module, "lora_A"):
+            layers[found[0]] = module
+    return layers
 
 
 def adapter_of(model: Any) -> dict[str, tuple[Tensor, Tensor]]:

@@ -28,7 +28,7 @@ from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.decoder import Features
 from modgap.models.encode import EncodedPrompt, Encoder
 from modgap.models.files import save_folder
-from modgap.models.patches import pixel_values
+from modgap.models.patches import Pixels, pixel_values
 from modgap.models.static import StaticSampler, wanted
 from modgap.models.tree import tree_hidden
 from modgap.models.vision import encode_images
@@ -138,11 +138,10 @@ class Policy:
             is not frozen.
         """
         by_key: dict[str | None, Tensor] = self._features if self._features is not None else {}
-        unique = {
-            p.image_key: p.pixels
-            for p in prompts
-            if p.pixels is not None and p.image_key not in by_key
-        }
+        unique: dict[str | None, Pixels] = {}
+        for prompt in prompts:
+            if prompt.pixels is not None and prompt.image_key not in by_key:
+                unique[prompt.image_key] = prompt.pixels
         if unique:
             pixels = pixel_values(list(unique.values()), self.device)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision):

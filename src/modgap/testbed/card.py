@@ -48,14 +48,14 @@ def write_card(
 ) -> None:
     """Write `README.md` and `figures.json` into the model's folder."""
     columns = ("greedy", "sampled", "mixed", "conditions_right", "cut_off")
-    rows = "\n".join(
-        f"| {view} | " + " | ".join(f"{100 * f[column]:.1f}%" for column in columns) + " |"
-        for view, f in figures.items()
-    )
+    rows: list[str] = []
+    for view, f in figures.items():
+        cells = [view, *(f"{100 * f[column]:.1f}%" for column in columns)]
+        rows.append(f"| {' | '.join(cells)} |")
     text = _CARD.format(
         parameters=parameters / 1e6,
         n=n,
-        rows=rows,
+        rows="\n".join(rows),
         pick=pick,
         plan=json.dumps(asdict(plan), indent=2),
     )

@@ -214,7 +214,9 @@ class Trainer:
         bounds = np.rint(np.cumsum([shares[n] for n in names]) * rows).astype(int)
         counts = np.diff(bounds, prepend=0)
         problems = self._rng().integers(len(self.corpus.images), size=rows)
-        tasks = [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
+        tasks: list[str] = []
+        for name, count in zip(names, counts, strict=True):
+            tasks += [name] * int(count)
         return torch.from_numpy(problems).to(self.policy.device), tasks
 
     def _features(self, problems: Tensor) -> Tensor:
