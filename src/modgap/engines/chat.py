@@ -2,17 +2,17 @@
 
 Where this differs from reading `choices[0].message.content`:
 
-* a server that sends the reasoning apart (`reasoning_content`, `reasoning`, `thinking`, or parts of
-  the content) has it put in front, in `<think>...</think>`, so that grading sees what the model
-  said; a truncated reasoning stays open;
+* reasoning that a server sends separately (`reasoning_content`, `reasoning`, `thinking`, or parts
+  of the content) is put in front, in `<think>...</think>`, so that grading sees everything that the
+  model said; a truncated reasoning stays open;
 * a refusal is something the model said, so it is the text (and graded `no_answer`);
-* a filtered response is a failed one, and so is one with a part that is no text.
+* a filtered response counts as failed, and so does one with a part that is not text.
 
-A server is also sent what else shapes a distribution, at the values that change nothing (`PLAIN`):
-by itself it may apply the model's generation config (vLLM, SGLang) or values of its own (llama.cpp,
-Ollama).
+A server is also sent the other parameters that shape a distribution, at the values that change
+nothing (`PLAIN`): otherwise it may apply the model's generation config (vLLM, SGLang) or its own
+values (llama.cpp, Ollama).
 
-A raw completion (`/v1/completions`, which paper mode's judge is asked by) is read in the same way.
+A raw completion (`/v1/completions`, which paper mode's judge uses) is read in the same way.
 """
 
 from __future__ import annotations
@@ -33,29 +33,31 @@ from modgap.core.thinking import UnknownPart, message_text, reasoning_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Every other reason ("stop", "eos", none at all) is the model's own end.
+# Every other reason ("stop", "eos", none at all) means that the model ended by itself.
 _TRUNCATED = ("length", "max_tokens", "max_output_tokens", "model_length")  # the last is Mistral's
 _FILTERED = "content_filter"
 _BROKEN_OFF = ("abort", "error")
 _LONGEST_REFUSAL = 5000
 
 
-# How servers and chat templates say that they take no system turn: that it (or the role of that
-# name) is not supported, that roles must alternate or begin with the user's, or which roles there
-# are instead.
-_TURN = r"(?:system|developer)[\W_]{0,3}(?:role|message|prompt|turn|instruction)s?\b|roles?\b[^.]{0,40}?\bsystem\b"
+# How servers and chat templates say that they take no system turn: it (or the role of that name) is
+# not supported, roles must alternate or begin with the user's, or the roles that are allowed.
+_TURN = (
+    r"(?:system|developer)[\W_]{0,3}(?:role|message|prompt|turn|instruction)s?\b"
+    r"|roles?\b[^.]{0,40}?\bsystem\b"
+)
 _REFUSED = (
-    r"\b(?:not?|never|without|cannot|unsupported|incompatible|invalid|unknown|unexpected|unrecogni[sz]ed|forbidden|"
-    r"disallowed|disabled|unavailable|reject(?:s|ed)?)\b|n't\b"
+    r"\b(?:not?|never|without|cannot|unsupported|incompatible|invalid|unknown|unexpected|"
+    r"unrecogni[sz]ed|forbidden|disallowed|disabled|unavailable|reject(?:s|ed)?)\b|n't\b"
 )
 _NO_SYSTEM = re.compile(
     rf"(?:{_TURN})[^\n]{{0,60}}?(?:{_REFUSED})|(?:{_REFUSED})[^\n]{{0,60}}?(?:{_TURN})"
     r"|'?\bsystem\b'? (?:is|was) (?:not|neither)\b[^\n]{0,60}\b(?:roles?|user|assistant)\b"
     r"|\broles? (?:must|should|have to) alternate"
-    r"|\bonly [^.]{0,40}\b(?:user|assistant|model)\b[^.]{0,40}\broles?\b|\bonly"
-    r" [^.]{0,20}\broles?\b[^.]{0,20}\buser\b"
-    r"|\b(?:must|should) (?:start|begin) with (?:an? |the )?\W?user|\bfirst"
-    r" (?:message|role|turn)\b.{0,40}\buser\b"
+    r"|\bonly [^.]{0,40}\b(?:user|assistant|model)\b[^.]{0,40}\broles?\b"
+    r"|\bonly [^.]{0,20}\broles?\b[^.]{0,20}\buser\b"
+    r"|\b(?:must|should) (?:start|begin) with (?:an? |the )?\W?user"
+    r"|\bfirst (?:message|role|turn)\b.{0,40}\buser\b"
     r"|\bshould be '(?:user|assistant)'",
     re.I,
 )
@@ -67,11 +69,11 @@ def refuses_system(said: str) -> bool:
 
 
 UNKNOWN_FIELD = "a field that is not OpenAI's"
-"""What a server refused, where it does not name the field."""
+"""What a server refused, if it does not name the field."""
 
 
 class UnreadableReply(ValueError):
-    """A reply with status 200 that is no completion."""
+    """A reply with status 200 that is not a completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,9 @@ class Reply:
     Attributes:
         text: What the model said, with the prefill.
         finish_reason: `stop`, `length` or `error`.
-        prompt_tokens: As the server counts them; 0 where it does not say.
-        completion_tokens: As the server counts them, reasoning included; 0 where it does not say.
-        image_tokens: 0 where the server does not say, which is the rule.
+        prompt_tokens: As the server counts them; 0 if it does not report them.
+        completion_tokens: As the server counts them, reasoning included; 0 if not reported.
+        image_tokens: 0 if not reported, as with most servers.
         error: Why there is no text.
     """
 
@@ -96,7 +98,7 @@ class Reply:
 
 
 def png_data_uri(image: Image) -> str:
-    """An image as a PNG in a data URI: no pixel changes on the way to the server."""
+    """An image as a PNG in a data URI, which keeps every pixel."""
     from modgap.core.images import to_rgb
 
     buffer = io.BytesIO()
@@ -105,8 +107,10 @@ def png_data_uri(image: Image) -> str:
 
 
 def to_messages(request: Request) -> list[dict[str, Any]]:
-    """The chat of a request: system turn, user turn (image, then text), and the prefill as a
-    started assistant turn.
+    """The chat of a request.
+
+    It has a system turn, a user turn (image, then text), and the prefill as a started assistant
+    turn.
     """
     prompt = request.prompt
     messages: list[dict[str, Any]] = []
@@ -123,7 +127,7 @@ def to_messages(request: Request) -> list[dict[str, Any]]:
 
 
 class Dialect:
-    """How one server wants its parameters: the common way first, then what its refusals teach.
+    """How one server takes its parameters: the common way first, then adapted to its refusals.
 
     Attributes:
         refused: Names of `PLAIN` that it does not take: it applies its own values of these.
@@ -133,10 +137,10 @@ class Dialect:
         self.refused: list[str] = []
         self._extra = dict(extra_body or {})
         self._limit = "max_tokens"  # OpenAI's reasoning models want max_completion_tokens
-        self._continues = True  # vLLM and SGLang go on with a started turn when told to
+        self._continues = True  # vLLM and SGLang continue a started turn if asked to
         self._takes_seed = True
-        # By whether the prompt has an image: there are templates that take a system turn only
-        # without one, and which prompts have it must not depend on which of them is asked first.
+        # Keyed by whether the prompt has an image: some templates take a system turn only without
+        # one, and which prompts keep it must not depend on the order of the requests.
         self._takes_system = {True: True, False: True}
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -149,18 +153,15 @@ class Dialect:
         parameters: dict[str, Any] = {self._limit: sampling.max_tokens}
         if sampling.temperature is not None:
             parameters["temperature"] = sampling.temperature
-        plain = {
-            name: value
-            for name, value in PLAIN.items()
-            if sampling.plain and name not in self.refused
-        }
+        plain: dict[str, Any] = {}
+        if sampling.plain:
+            plain = {name: value for name, value in PLAIN.items() if name not in self.refused}
         if "top_p" in plain:
             parameters["top_p"] = plain.pop("top_p")
         if self._takes_seed:
-            parameters["seed"] = (
-                seed % 2**31
-            )  # servers differ in the range they take; this is in all of them
-        extra = plain | self._extra  # these are not among OpenAI's
+            # Servers accept different ranges; this one is accepted by all.
+            parameters["seed"] = seed % 2**31
+        extra = plain | self._extra  # parameters that OpenAI's API does not have
         if prompt.prefill and self._continues:
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
         if extra:
@@ -170,7 +171,7 @@ class Dialect:
     def left_out(
         self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], sent: Mapping[str, Any]
     ) -> list[str]:
-        """What a sample was asked without, see `Completion`."""
+        """The parts that were left out of a sample's request, see `Completion`."""
         system = prompt.system is not None and not any(
             message["role"] == "system" for message in messages
         )
@@ -189,10 +190,10 @@ class Dialect:
         Args:
             refused: The parameter that the server did not take, or `system`, if it said so.
             parameters: What it was sent.
-            messages: The chat that it was sent; none of a raw completion.
+            messages: The chat that it was sent; empty for a raw completion.
 
         Returns:
-            Whether the request can be put in another way.
+            Whether the request can be sent in another form.
         """
         if refused == "max_tokens" and "max_tokens" in parameters:
             self._limit = "max_completion_tokens"
@@ -229,7 +230,7 @@ def _has_image(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def system_words(who: str, image: bool) -> str:
-    """The line that says that system turns are left out."""
+    """The message that system turns are left out."""
     return (
         f"{who} takes no system turn: prompts with{'' if image else 'out'} an image are asked"
         " without it"
@@ -238,30 +239,30 @@ def system_words(who: str, image: bool) -> str:
 
 def _plain_in(parameters: Mapping[str, Any], refused: str | None) -> list[str]:
     """The names of `PLAIN` that were sent and are what was refused."""
-    sent = [
-        name for name in PLAIN if name in parameters or name in parameters.get("extra_body", {})
-    ]
-    return [
-        name
-        for name in sent
-        if refused == name or (refused == UNKNOWN_FIELD and name not in parameters)
-    ]
+    extra = parameters.get("extra_body", {})
+    names: list[str] = []
+    for name in PLAIN:
+        sent = name in parameters or name in extra
+        # An unnamed field that is not OpenAI's cannot be one of OpenAI's own parameters.
+        is_refused = refused == name or (refused == UNKNOWN_FIELD and name not in parameters)
+        if sent and is_refused:
+            names.append(name)
+    return names
 
 
 def read_reply(body: bytes | str, prefill: str = "") -> Reply:
     """Read the body of a chat completion.
 
     Raises:
-        UnreadableReply: It is broken off, no JSON, or no completion; the message says which.
+        UnreadableReply: It is truncated, not JSON, or not a completion; the message says which.
     """
     try:
         reply = json.loads(body)
     except ValueError:
-        raise UnreadableReply(f"the reply is no JSON ({len(body)} bytes)") from None
+        raise UnreadableReply(f"the reply is not JSON ({len(body)} bytes)") from None
     try:
-        if error := reply.get(
-            "error"
-        ):  # some routers put an error of theirs into a reply with status 200
+        # Some routers send their own errors in a reply with status 200.
+        if error := reply.get("error"):
             said = error.get("message") if isinstance(error, dict) else error
             raise UnreadableReply(f"the reply is an error: {said}")
         choice, usage = reply["choices"][0], reply.get("usage") or {}
@@ -289,12 +290,12 @@ def read_reply(body: bytes | str, prefill: str = "") -> Reply:
         )
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise UnreadableReply(
-            f"the reply is no chat completion ({type(error).__name__}: {error})"
+            f"the reply is not a chat completion ({type(error).__name__}: {error})"
         ) from None
 
 
 def _whole(message: Mapping[str, Any], prefill: str, *, truncated: bool) -> str:
-    """What the model said, with its reasoning and the prefill in front, neither of them twice."""
+    """What the model said, with its reasoning and the prefill in front, each of them once."""
     said = message_text(
         message.get("content") or message.get("refusal"), reasoning_of(message), cut=truncated
     )

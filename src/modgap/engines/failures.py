@@ -1,6 +1,4 @@
-"""What went wrong with a request to a served model: its cause in one line, and whether to ask
-again.
-"""
+"""What went wrong with a request to a served model: its cause in one line, and whether to retry."""
 
 from __future__ import annotations
 
@@ -14,12 +12,12 @@ import openai
 from modgap.core.engine import PLAIN
 from modgap.engines.chat import UNKNOWN_FIELD, UnreadableReply, refuses_system
 
-# `Unknown name "seed"`, `loc: [body, seed], msg: Extra inputs are not permitted`, `top_k must be
-# positive`; not an echo of the request.
+# Matches `Unknown name "seed"`, `loc: [body, seed], msg: Extra inputs are not permitted` and `top_k
+# must be positive`, but not an echo of the request.
 _REFUSALS = {
     name: re.compile(
-        r"\b(unknown|unsupported|unrecognized|unexpected|invalid|extra|not"
-        rf" supported)\b.{{0,40}}\b{name}\b"
+        r"\b(unknown|unsupported|unrecognized|unexpected|invalid|extra|not supported)\b"
+        rf".{{0,40}}\b{name}\b"
         rf"|\b{name}\b.{{0,40}}\b(unsupported|unknown|invalid|extra|not|cannot|must|should)\b",
         re.I,
     )
@@ -27,19 +25,20 @@ _REFUSALS = {
 }
 # The same where no field is named.
 _UNKNOWN_FIELD = re.compile(
-    r"(unknown|unrecognized|unexpected|unsupported) (request |keyword"
-    r" )?(field|argument|parameter|key)"
+    r"(unknown|unrecognized|unexpected|unsupported)"
+    r" (request |keyword )?(field|argument|parameter|key)"
     r"|extra (inputs|fields) (are )?not (permitted|allowed)|additional properties are not allowed",
     re.I,
 )
-# llama.cpp answers 500 where a chat template refuses its messages.
+# llama.cpp answers 500 if a chat template refuses its messages.
 _SYSTEM_STATUS = (400, 404, 422, 500, 501)
 _TRANSIENT_STATUS = (408, 409, 425, 429)
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may work later: 429, 5xx, a timeout, a dropped connection, an
-    unreadable reply.
+    """Whether the same request may work later.
+
+    This holds for 429, 5xx, a timeout, a dropped connection and an unreadable reply.
     """
     if isinstance(error, openai.APIStatusError):
         return error.status_code in _TRANSIENT_STATUS or error.status_code >= 500
@@ -47,8 +46,9 @@ def is_transient(error: Exception) -> bool:
 
 
 def never_connected(error: Exception) -> bool:
-    """Whether nothing listens at the address (or it has no such name), as opposed to a connection
-    that broke.
+    """Whether nothing listens at the address, or it has no such name.
+
+    A connection that broke is another case.
     """
     # By name: the client's transport is httpx in one release and httpx2 in another.
     return (
@@ -58,22 +58,21 @@ def never_connected(error: Exception) -> bool:
 
 
 def no_credit(error: Exception) -> bool:
-    """Whether the account has run dry, which looks like a rate limit and does not pass."""
+    """Whether the account's credit is used up, which looks like a rate limit but does not pass."""
     if not isinstance(error, openai.APIStatusError):
         return False
     return error.status_code == 402 or "insufficient_quota" in (error.code, error.type)
 
 
 def refused_parameter(error: Exception) -> str | None:
-    """Which parameter of ours a server does not take, or `system` for the system turn, if that is
-    what it says.
+    """The parameter of ours that a server says it does not take, `system` for the system turn.
+
+    `None` if it says nothing of that kind.
     """
-    if not isinstance(
-        error, openai.APIStatusError
-    ):  # routers give the refusal of another server with status 200
-        return (
-            "system" if isinstance(error, UnreadableReply) and refuses_system(str(error)) else None
-        )
+    if not isinstance(error, openai.APIStatusError):
+        # Routers pass on the refusal of another server with status 200.
+        refused = isinstance(error, UnreadableReply) and refuses_system(str(error))
+        return "system" if refused else None
     said = _message(error)
     if error.status_code not in (400, 422):
         return "system" if error.status_code in _SYSTEM_STATUS and refuses_system(said) else None
@@ -93,7 +92,7 @@ def refused_parameter(error: Exception) -> str | None:
 
 
 def cause(error: Exception) -> str:
-    """One line that says what happened, in the server's own words where it has some."""
+    """What happened, in one line, in the server's own words if it sent any."""
     if isinstance(error, openai.APIStatusError):
         said = f"HTTP {error.status_code}: {_message(error)}"
     elif isinstance(error, TimeoutError | openai.APITimeoutError):
@@ -108,8 +107,9 @@ def cause(error: Exception) -> str:
 
 
 def retry_after(error: Exception) -> float:
-    """Seconds that the server asks to wait, given as seconds or as an HTTP date; 0 where it does
-    not ask.
+    """Seconds that the server asks to wait, given as seconds or as an HTTP date.
+
+    0 if it does not ask.
     """
     if not isinstance(error, openai.APIStatusError):
         return 0.0
@@ -123,8 +123,9 @@ def retry_after(error: Exception) -> float:
 
 
 def _message(error: openai.APIStatusError) -> str:
-    """The server's own words: `error.message`, `message` or `detail` of its JSON, or the body as it
-    is.
+    """The server's own words.
+
+    They are `error.message`, `message` or `detail` of its JSON, or the body itself.
     """
     body: Any = error.body
     if isinstance(body, dict):

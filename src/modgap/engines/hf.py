@@ -176,8 +176,7 @@ def _errors(request: Request, error: str, sampling: Sampling) -> Iterator[Comple
 def _encoded(
     policy: _Policy, parts: Sequence[Sequence[Request]], ahead: bool
 ) -> Iterator[tuple[_Batch, _Refused]]:
-    """Each part's requests with their prompts encoded, the next part in a thread while this one is
-    used.
+    """Each part's requests with their prompts encoded, one part ahead in a thread.
 
     Those that cannot be encoded come with the reason. An error that is not one prompt's own is
     raised when its part is due: what comes before it is answered first.
@@ -218,8 +217,9 @@ def _encoded(
                 coming = thread.submit(encode, following)
                 yield encoded
             yield coming.result()
-        finally:  # Ctrl-C, an error, a reader who had enough: the thread ends after the prompt it is at
-            stop.set()
+        # Also on Ctrl-C, an error or a consumer that stops early.
+        finally:
+            stop.set()  # the thread ends after its current prompt
 
 
 def _halves(batch: _Batch) -> tuple[_Batch, _Batch]:

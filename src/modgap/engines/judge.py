@@ -1,8 +1,8 @@
-"""Asks a judge: each distinct question once, greedily, every verdict kept as it comes.
+"""Asks a judge: each distinct question once, greedily; every verdict is written as it arrives.
 
-The engine is passed in, as is what tells this judge from others; words and verdicts are
-`grading.judge`'s part. The original asks one prompt after the other; here they are given to the
-engine at once.
+The engine is passed in, and so is the name that identifies the judge; `grading.judge` owns the
+prompts and the reading of verdicts. The original asks one prompt after the other; here the engine
+gets all of them at once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a judge wrote to one case.
+    """What a judge wrote about one case.
 
     Attributes:
-        text: Its words; `None` where it failed, or was never asked.
-        error: Why it failed; empty where it was never asked.
+        text: Its words; `None` if it failed, or was never asked.
+        error: Why it failed; empty if it was never asked.
     """
 
     text: str | None
@@ -33,7 +33,7 @@ class Said:
 
 
 class Answers(Protocol):
-    """What gives a judge's words to cases: a `Judge`, or `Recalled` verdicts of an earlier one."""
+    """A source of a judge's words: a `Judge`, or `Recalled` verdicts of an earlier one."""
 
     name: str
 
@@ -44,7 +44,7 @@ class Answers(Protocol):
         file: VerdictFile,
         progress: Progress | None = None,
     ) -> dict[Key, Said]:
-        """The judge's words to each case."""
+        """The judge's words on each case."""
         ...
 
 
@@ -79,14 +79,14 @@ class Judge:
     """A judge that can be asked.
 
     Args:
-        name: What tells it from others in the run's files: engine, model and, of files, their
+        name: What identifies it in the run's files: engine, model and, for a model folder, its
             fingerprint.
         make: Starts the engine, for a mode; only called when there is something to ask.
-        tokens: How many tokens it may write; what the mode allows if not given. Paper mode takes no
-            other number.
+        tokens: How many tokens it may write; by default what the mode allows. Paper mode ignores
+            another number.
 
     Attributes:
-        asked: How many questions were asked since, as opposed to found in the file.
+        asked: How many questions were asked so far, those found in the file excluded.
     """
 
     def __init__(
@@ -108,25 +108,27 @@ class Judge:
         file: VerdictFile,
         progress: Progress | None = None,
     ) -> dict[Key, Said]:
-        """Ask what is not known yet.
+        """Ask the questions whose verdicts are not known yet.
 
         Args:
             cases: What to judge, by the sample that it is about.
             mode: The grading mode.
             file: Where verdicts are kept.
-            progress: Told after each verdict.
+            progress: Called after each verdict.
 
         Raises:
-            UserError: The engine cannot go on; what was answered until then is kept.
+            UserError: The engine cannot continue; the answers until then are kept.
         """
         tokens = self.tokens(mode)
         questions = {key: question_id(case.prompt(), tokens) for key, case in cases.items()}
         known = {question: Said(text) for question, text in file.said(self.name, mode).items()}
-        first = {
-            question: key for key, question in reversed(questions.items()) if question not in known
-        }
-        first = dict(reversed(first.items()))  # in the order of the cases, for the first of each
-        done, total = len(set(questions.values())) - len(first), len(set(questions.values()))
+        first: dict[str, Key] = {}
+        for key, question in reversed(questions.items()):
+            if question not in known:
+                first[question] = key  # reversed, so that the first case of a question is kept
+        first = dict(reversed(first.items()))  # in the order of the cases again
+        total = len(set(questions.values()))
+        done = total - len(first)
         if progress and total:
             progress("judging", done, total)
         if first:
@@ -150,13 +152,7 @@ class Judge:
                             )
                         else:
                             known[questions[key]] = Said(text)
-                            case = cases[key]
-                            write(
-                                VerdictRow(
-                                    judge=self.name, mode=mode, question=questions[key], problem_id=key[0], view=key[1],
-                                    sample=key[2], answer=case.answer, gold=case.gold, said=text,
-                                )
-                            )  # fmt: skip
+                            write(self._row(mode, questions[key], key, cases[key], text))
                         done += 1
                         self.asked += 1
                         if progress:
@@ -166,3 +162,19 @@ class Judge:
                     close()
         lost = Said(None, "its engine gave no answer")
         return {key: known.get(question, lost) for key, question in questions.items()}
+
+    def _row(
+        self, mode: JudgeMode, question: str, key: Key, case: Undecided, said: str
+    ) -> VerdictRow:
+        problem_id, view, sample = key
+        return VerdictRow(
+            judge=self.name,
+            mode=mode,
+            question=question,
+            problem_id=problem_id,
+            view=view,
+            sample=sample,
+            answer=case.answer,
+            gold=case.gold,
+            said=said,
+        )

@@ -1,9 +1,8 @@
-"""What `replicas` needs of Ray: a cluster (our own here, or one that exists), actors on it, and an
-end to all.
+"""What `replicas` needs of Ray: a cluster, actors on it, and their end.
 
-A cluster of our own asks whoever connects for a token that only its processes have, shows no
-dashboard, and leaves neither a process nor a file behind. On one that exists, nothing is assumed to
-be shared but the model folder: diagrams travel with their requests.
+The cluster is our own on this machine, or an existing one. A cluster of our own requires a token
+that only its processes have, shows no dashboard, and leaves no process and no file behind. On an
+existing one only the model folder is assumed to be shared: images travel with their requests.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ if TYPE_CHECKING:
 
 _STORE_BYTES = 200 * 2**20
 _CLOSE_S = 20.0
-# Ray's words, its statistics and its help for `uv run` are for its own users; set unless somebody
-# else has.
+# Ray's messages, its statistics and its support for `uv run` are for its own users. Each variable
+# is set only if it is not set already.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
-    # An engine's own processes (vLLM has some) end with its actor, however that ends.
+    # An engine's own processes (vLLM has some) end with its actor, however the actor ends.
     "RAY_process_group_cleanup_enabled": "true",
 }
 
 
 class Cluster:
-    """Ray with room for some engines.
+    """Ray with resources for a number of engines.
 
     Args:
         address: An existing cluster; one of our own on this machine if `None`.
@@ -52,7 +51,7 @@ class Cluster:
         accelerators_each: GPUs of one engine.
 
     Raises:
-        UserError: Ray is not installed, the cluster cannot be reached, or there is no such room.
+        UserError: Ray is not installed, the cluster cannot be reached, or it is too small.
     """
 
     def __init__(self, address: str | None, replicas: int, accelerators_each: int = 1) -> None:
@@ -64,7 +63,7 @@ class Cluster:
             raise UserError("--replicas needs Ray: pip install 'modgap[ray]'.") from error
         self.ray: Any = ray
         self._address, self._session = address, None
-        # pyright takes this file for the package `ray` where that is not installed.
+        # pyright takes this file for the package `ray` if that is not installed.
         self._ours = not ray.is_initialized()  # pyright: ignore[reportAttributeAccessIssue]
         if self._ours:
             _read_again()
@@ -115,7 +114,7 @@ class Cluster:
             ) from error
 
     def _room(self, replicas: int, each: int) -> dict[str, Any]:
-        """What an actor asks for."""
+        """The resources that an actor asks for."""
         there = self.ray.cluster_resources()
         gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
         where = "this machine" if self._address is None else f"the Ray cluster at {self._address}"
@@ -141,7 +140,7 @@ class Cluster:
         }
 
     def start(self, kind: type, make: Callable[[], Engine]) -> Any:
-        """A new actor with an engine; it waits for room."""
+        """A new actor with an engine; it waits for resources."""
         actor = self.ray.remote(kind).options(
             max_restarts=0, scheduling_strategy="SPREAD", **self._options
         )
@@ -153,27 +152,28 @@ class Cluster:
             self.ray.kill(actor)
 
     def check(self) -> None:
-        """Refuse to wait for actors that no machine is left to run. Raises `UserError`."""
+        """Refuse to wait for actors if no machine is left to run them. Raises `UserError`."""
         if any(node["Alive"] for node in self.ray.nodes()):
             return
         where = "on this machine" if self._address is None else f"at {self._address}"
         raise UserError(
-            f"Ray {where} has ended, out of memory or killed{self._logs()}: what is done is kept, "
-            "give the same command again."
+            f"Ray {where} has ended, out of memory or killed{self._logs()}: finished work is kept,"
+            " give the same command again to resume."
         )
 
     def portable(self, request: Request) -> Request:
-        """A request that can be read where the actors are: on a cluster, with the pixels of its
-        image in it, as PNG.
+        """A request that can be read where the actors are.
+
+        On an existing cluster it carries the pixels of its image, as PNG.
         """
         if self._address is None or request.image is None:
             return request
-        if self._last[0] != request.image:  # views of a problem, side by side, share one
+        if self._last[0] != request.image:  # consecutive views of a problem share an image
             self._last = (request.image, _packed(request.image))
         return replace(request, image=self._last[1])
 
     def why(self, error: Exception) -> str:
-        """What became of an actor, in a few words."""
+        """Why an actor failed, in a few words."""
         said = " ".join(str(error).split())
         if "No module named" in said:
             return (
@@ -183,7 +183,7 @@ class Cluster:
         if type(error).__name__ == "OutOfMemoryError" or "memory pressure" in said:
             return "Ray ended its process, because its machine ran out of memory"
         if "node" in type(error).__name__.lower() or "node has died" in said or "its node" in said:
-            return "its machine is gone"
+            return "its machine can no longer be reached"
         if "has died" in said or "died unexpectedly" in said or "actor is dead" in said.lower():
             return f"its process died{self._logs()}"
         return f"{type(error).__name__}: {said[:200]}"
@@ -193,11 +193,10 @@ class Cluster:
         return f" (logs: {self._session / 'logs'})" if self._session else ""
 
     def close(self, actors: Sequence[Any], idle: Iterable[Any]) -> None:
-        """End all actors, those with nothing to do in an orderly way; and the cluster, if it is
-        ours.
+        """End all actors, idle ones in an orderly way, and the cluster if it is ours.
 
-        What was set in the environment is taken back: the next cluster may be another, whose token
-        is not ours to give.
+        Environment variables that we set are removed again: the next cluster may be another one,
+        whose token we must not set.
         """
         try:
             self._end(actors, idle)
@@ -234,7 +233,7 @@ class Cluster:
 
 
 def _set_environment(address: str | None) -> dict[str, str]:
-    """Set what Ray reads of the environment, unless somebody else has; returns what was set."""
+    """Set what Ray reads of the environment, if not set already; returns what was set."""
     wanted = {**_ENVIRONMENT, **_authentication(address)}
     new = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(new)
@@ -242,8 +241,9 @@ def _set_environment(address: str | None) -> dict[str, str]:
 
 
 def _authentication(address: str | None) -> dict[str, str]:
-    """Have Ray ask for a token: one of our own on our own cluster (Ray listens on every interface),
-    else the user's.
+    """Have Ray ask for a token: our own one on our own cluster, else the user's.
+
+    Ray listens on every interface.
     """
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     mode, *tokens = (os.environ.get(name) for name in names)
@@ -251,7 +251,7 @@ def _authentication(address: str | None) -> dict[str, str]:
         return {}
     wanted: dict[str, str] = {}
     if address is None and not any(tokens):
-        os.environ.pop("RAY_AUTH_TOKEN", None)  # an empty one is none
+        os.environ.pop("RAY_AUTH_TOKEN", None)  # an empty token counts as none
         wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if address is None or any(tokens) or (Path.home() / ".ray" / "auth_token").exists():
         wanted["RAY_AUTH_MODE"] = "token"
@@ -259,11 +259,10 @@ def _authentication(address: str | None) -> dict[str, str]:
 
 
 def _read_again() -> None:
-    """Have Ray read the environment again: it keeps the mode from its import, and the first token
-    that it was given.
+    """Have Ray read the environment again.
 
-    Where a version of Ray has these elsewhere, the second cluster of a process is refused, and its
-    error says so.
+    It keeps the mode from its import, and the first token that it was given. If a version of Ray
+    has these elsewhere, the second cluster of a process is refused, and its error says so.
     """
     with contextlib.suppress(ImportError, AttributeError):
         from ray._raylet import (  # pyright: ignore[reportMissingImports]
@@ -271,22 +270,22 @@ def _read_again() -> None:
             Config,
         )  # pyright: ignore  # an extra, and private
 
-        Config.initialize(
-            ""
-        )  # before the token: a thread of Ray's that ends late would read one that is not there
+        # Before the token: a thread of Ray's that ends late would read a token that does not exist.
+        Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _knock(address: str) -> None:
-    """Raise `OSError` where nobody listens; Ray takes two minutes to find that out."""
+    """Raise `OSError` if nothing listens there; Ray takes two minutes to notice that."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _packed(opener: Callable[[], Image]) -> Callable[[], Image]:
-    """What opens the same image elsewhere; where it cannot be opened, what says so there, to the
-    engine.
+    """An opener of the same image that works on another machine.
+
+    If the image cannot be opened, it raises the reason there, to the engine.
     """
     from modgap.core.images import decode, reason, to_rgb
 
@@ -304,7 +303,10 @@ def _refuse(why: str) -> Image:
 
 @contextlib.contextmanager
 def _signals_kept() -> Generator[None]:
-    """Ray takes SIGTERM for itself; a program's other plans with it stay, and Ray's print no stack."""
+    """Inside, Ray takes SIGTERM for itself; afterwards the program's own handler is restored.
+
+    Without a handler of the program's own Ray's is kept, and it prints no stack.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

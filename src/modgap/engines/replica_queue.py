@@ -1,9 +1,8 @@
-"""What replicas still have to make, and what becomes of samples that an engine lost, see
-`replicas`.
+"""The samples that replicas still have to make, and those that an engine lost; see `replicas`.
 
-A sample whose engine died twice with it in hand may be what kills it. Such suspects are asked last
+A sample whose engine died twice while working on it may be the cause. Such suspects are asked last
 and in ever smaller groups, on an engine that is known to work, until one dies with a single sample
-in hand: that one is an error, with the cause; all others are made.
+in hand: that sample is an error, with the cause; all others are made.
 """
 
 from __future__ import annotations
@@ -15,33 +14,34 @@ from dataclasses import replace
 from modgap.core.engine import Request
 from modgap.engines.replica_worker import Sample
 
-# Deaths of engines after which the samples they had in hand are suspects; a group is cut into so
-# many parts.
+# After _ACCIDENTS deaths of engines the samples they had in hand are suspects; a group of suspects
+# is cut into _PARTS parts.
 _ACCIDENTS, _PARTS = 2, 8
-# How often an engine may end an order without a word on a sample.
+# How often an engine may end an order without an answer to a sample.
 MOST_SILENCES = 3
 
 
 class Queue:
-    """What is still to be made.
+    """The samples still to be made.
 
     Args:
-        requests: All that is wanted.
+        requests: All requests.
 
     Attributes:
-        requests: What nobody has in hand, in order.
+        requests: Those that no engine has in hand, in order.
         suspects: Groups of samples that may kill an engine, each to be asked with nothing else in
             hand.
         owed: How many samples are not made yet.
-        made: A sample that was made: an engine that makes it again works.
+        made: A sample that was made: asking an engine for it again shows whether the engine works.
     """
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.requests = deque(requests)
         self.suspects: deque[tuple[Sample, ...]] = deque()
-        self._originals = {
-            (r.problem_id, r.view, sample): r for r in requests for sample in r.samples
-        }
+        self._originals: dict[Sample, Request] = {}
+        for request in requests:
+            for sample in request.samples:
+                self._originals[request.problem_id, request.view, sample] = request
         self.owed = len(self._originals)
         self.made: Sample | None = None
         self._deaths, self._silences = Counter[Sample](), Counter[Sample]()
@@ -50,7 +50,7 @@ class Queue:
         )
 
     def original(self, sample: Sample) -> Request:
-        """The request as it was asked, of one of its samples."""
+        """The original request of a sample."""
         return self._originals[sample]
 
     def only(self, samples: Collection[Sample]) -> list[Request]:
@@ -64,8 +64,9 @@ class Queue:
         ]
 
     def next_problem(self) -> list[Request]:
-        """The next request and those of the same problem behind it: its image is prepared once for
-        them.
+        """The next request and those of the same problem behind it.
+
+        Together, because the problem's image is prepared once for all of them.
         """
         requests = [self.requests.popleft()]
         while self.requests and self.requests[0].problem_id == requests[0].problem_id:
@@ -73,7 +74,7 @@ class Queue:
         return requests
 
     def take_back(self, samples: Collection[Sample]) -> None:
-        """Put samples that were lost to the front, request by request."""
+        """Put lost samples back to the front, request by request."""
         self.requests.extendleft(reversed(self.only(samples)))
 
     def died(self, samples: Collection[Sample], *, together: bool) -> Sample | None:
@@ -85,11 +86,11 @@ class Queue:
                 killed it.
 
         Returns:
-            The sample that killed it, which is not taken back; `None` where that is not known.
+            The sample that killed it, which is not taken back; `None` if it is not known.
         """
         if together and len(samples) == 1:
             return next(iter(samples))
-        self._deaths.update(list(samples))  # a mapping would be added up
+        self._deaths.update(list(samples))  # a list, because values of a mapping would be added
         self.take_back([sample for sample in samples if self._deaths[sample] < _ACCIDENTS])
         suspects = [sample for sample in samples if self._deaths[sample] >= _ACCIDENTS]
         size = max(1, len(suspects) // _PARTS)
@@ -99,7 +100,7 @@ class Queue:
         return None
 
     def passed_over(self, samples: Collection[Sample]) -> list[Sample]:
-        """Take back what an engine gave no answer to; returns those that it was asked often enough."""
+        """Take back samples without an answer; returns those that were asked too often."""
         self._silences.update(list(samples))
         self.take_back([sample for sample in samples if self._silences[sample] < MOST_SILENCES])
         return [sample for sample in samples if self._silences[sample] >= MOST_SILENCES]

@@ -1,8 +1,7 @@
-"""One replica: an engine in a process of its own that takes orders and hands completions back, see
-`replicas`.
+"""One replica: an engine in its own process that takes orders and returns completions.
 
-The engine works in a thread; the actor's one method, `exchange`, gives it requests and takes what
-is finished since.
+See `replicas`. The engine works in a thread; the actor's one method, `exchange`, gives it requests
+and takes what has been finished since.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from modgap.core.errors import UserError
 Sample = tuple[str, str, int]
 """Problem, view and sample: the name of one completion."""
 Order = tuple[int, Sampling, Sequence[Request], bool]
-"""Which call of `generate` it belongs to, how to sample, what, and whether nothing more is to be
-had for now.
+"""The number of the call of `generate`, how to sample, the requests, and whether they are the last
+ones for now.
 """
 
-_NOBODY = Request("", "", None, None, ())  # pyright: ignore[reportArgumentType] - requests do not travel back
-# How long an exchange waits for something to be finished: short enough that an order never waits
-# long behind it.
+# Replaces the request of a completion: requests are not sent back.
+_NOBODY = Request("", "", None, None, ())  # pyright: ignore[reportArgumentType]
+# How long an exchange waits for a result: short enough that an order never waits long behind it.
 _WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The engine is there.
+    """The engine has started.
 
     Attributes:
         streams: Whether it takes requests while it works.
-        in_flight: Samples that it works on together; 0 if it does not say.
+        in_flight: Samples that it works on together; 0 if it does not report that.
         pid: Its process, on its machine.
     """
 
@@ -52,7 +51,7 @@ class Failure:
 
     Attributes:
         words: What happened, in one line.
-        users: Whether it is a `UserError`, whose words stand for themselves.
+        users: Whether it is a `UserError`, whose message needs no addition.
         died: Whether the whole process is gone.
     """
 
@@ -72,7 +71,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """The engine has ended what it was given, and said nothing of these."""
+    """The engine has finished its orders without an answer to these samples."""
 
     epoch: int
     samples: tuple[Sample, ...]
@@ -82,23 +81,22 @@ Event = Ready | Failure | Reply | Missing
 
 
 class Worker:
-    """Lives in an actor.
+    """Runs an engine inside an actor.
 
     Args:
         make: Makes the engine.
-        folder: The asking process's working folder: paths may be relative to it.
+        folder: The working folder of the process that asks: paths may be relative to it.
         threads: CPU threads of the engine.
-        elsewhere: Whether this may be another machine, which messages name.
+        elsewhere: Whether this may be another machine; messages then name it.
     """
 
     def __init__(
         self, make: Callable[[], Engine], folder: str, threads: int, elsewhere: bool
     ) -> None:
         if os.path.isdir(folder):
-            os.chdir(folder)  # paths may be relative
-        os.environ["OMP_NUM_THREADS"] = str(
-            threads
-        )  # Ray's own choice is 1; read when torch is loaded
+            os.chdir(folder)
+        # Ray sets it to 1; torch reads it when it is loaded.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -108,8 +106,9 @@ class Worker:
         threading.Thread(target=self._work, args=(make,), daemon=True).start()
 
     def exchange(self, order: Order) -> list[Event]:
-        """Take requests, and give what is finished: at least one thing, unless nothing is for some
-        seconds.
+        """Take requests and return what is finished.
+
+        It returns at least one event, unless nothing is finished for some seconds.
         """
         if order[2] or order[3]:
             self._orders.put(order)
@@ -122,7 +121,7 @@ class Worker:
             return events
 
     def close(self) -> None:
-        """Let the engine give back what it holds."""
+        """Let the engine free its resources."""
         if close := getattr(self._engine, "close", None):
             close()
 
@@ -148,7 +147,7 @@ class Worker:
                     self._events.put(Reply(epoch, sample, replace(done, request=_NOBODY)))
                 if take.owed:
                     self._events.put(Missing(epoch, tuple(sorted(take.owed))))
-        except BaseException as error:  # whatever it is, the asking process decides
+        except BaseException as error:  # the process that asks decides what to do
             self._events.put(self._failure(error))
 
     def _failure(self, error: BaseException) -> Failure:
@@ -166,16 +165,16 @@ class Worker:
         return self._orders.get(block=wait)
 
     def push_back(self, order: Order) -> None:
-        """Give an order back, to be the next one again."""
+        """Put an order back, so that it is the next one again."""
         assert self._next is None
         self._next = order
 
 
 class _Take:
-    """What a streaming engine calls for requests; `all` collects those that are there now.
+    """What a streaming engine calls for requests; `all` collects those that have arrived.
 
     Attributes:
-        owed: Samples that were given out and not answered yet; the worker strikes them off.
+        owed: Samples that were handed out and not answered yet; the worker removes answered ones.
     """
 
     def __init__(self, worker: Worker, first: Order) -> None:
@@ -187,8 +186,8 @@ class _Take:
         """More requests of the same call of `generate`.
 
         Args:
-            wait: Nothing else is to be done: wait for more. Nothing at all then means that there
-                will be no more.
+            wait: The engine is idle: wait for more. An empty answer then means that there will be
+                no more.
         """
         requests, self._first = self._first, []
         while not self._over:

@@ -1,6 +1,6 @@
-"""Several engines that share one queue of requests: one an accelerator, as Ray actors on this
-machine or on a cluster.
+"""Several engines that share one queue of requests, as Ray actors, one for each accelerator.
 
+The actors are on this machine or on a cluster.
 The process that asks keeps the queue and knows who has what, so that every sample is made exactly
 once:
 
@@ -167,7 +167,9 @@ class ReplicaEngine:
     def _made(
         self, slot: _Slot, event: Reply | Missing, work: Queue, sampling: Sampling
     ) -> Iterator[Completion]:
-        """What is to be handed over; nothing for what it has not in hand, or made only to show that
+        """The completions to hand over.
+
+        None for a sample that the replica does not have in hand, or that was made only to show that
         it works.
         """
         samples = event.samples if isinstance(event, Missing) else (event.sample,)
@@ -194,9 +196,7 @@ class ReplicaEngine:
         )
 
     def _hand_out(self, work: Queue, sampling: Sampling) -> None:
-        """Give each replica that is listening its share of what is left; a problem at a time, in
-        turns.
-        """
+        """Give each listening replica its share of what is left, a problem at a time, in turns."""
         listening = [
             slot for slot in self._slots if not slot.given_up and slot not in self._pending.values()
         ]
@@ -237,11 +237,11 @@ class ReplicaEngine:
             shares[slot.number].append(self._cluster.portable(request))
 
     def _most_in_hand(self, slot: _Slot, work: Queue, alive: int) -> int:
-        """Samples that a replica may have in hand now: never more than its part of all that is
-        left.
-        """
+        """Samples that a replica may have in hand now: at most its part of all that is left."""
         if slot.failures == MOST_FAILURES - 1:
-            return 1  # before it is given up: were it two samples that kill, others than theirs would do
+            # A single sample before it is given up: if it was killed by two samples, it can still
+            # make others.
+            return 1
         share = -(-work.owed // alive)
         assert slot.ready is not None
         if slot.ready.streams:

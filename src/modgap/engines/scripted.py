@@ -1,6 +1,4 @@
-"""An engine that says what it is told: for tests of everything around a model, and for nothing
-else.
-"""
+"""An engine with scripted answers, only for tests of everything around a model."""
 
 from __future__ import annotations
 

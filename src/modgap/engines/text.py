@@ -1,10 +1,10 @@
-"""Language models without pictures: what a judge is. Greedy answers of a few tokens, batched.
+"""Language models without images, for judges: greedy answers of a few tokens, in batches.
 
 Prompts go through the model's chat template with thinking switched off (`enable_thinking=False`,
-which Qwen3's template knows and others ignore); as they are where there is none, or where raw
-completions are asked for (the original's way). A `<think>` with which the template ends is put
-before the answer, so that thinking that was cut off is no verdict. Text inside a prompt that looks
-like one of the template's own markers is defused before, in `core.prompt`.
+which Qwen3's template knows and others ignore). Without a template, or if raw completions are
+wanted (the original's way), they are sent unchanged. A `<think>` with which the template ends is
+put before the answer, so that truncated thinking does not count as a verdict. Text inside a prompt
+that looks like one of the template's own markers is made harmless earlier, in `core.prompt`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 NO_THINKING = {"enable_thinking": False}
 """Arguments of the chat template."""
-_TAIL = 16  # tokens in which the end of a prompt is looked for a `<think>`
+_TAIL = 16  # tokens at the end of a prompt that are searched for a `<think>`
 
 
 def token_ids(tokenizer: Any, prompt: Prompt, raw: bool) -> list[int]:
-    """A prompt as the model gets it."""
+    """The token ids that the model gets for a prompt."""
     if raw or not tokenizer.chat_template:
         return list(tokenizer(prompt.text)["input_ids"])
     messages = [{"role": "system", "content": prompt.system}] if prompt.system is not None else []
@@ -54,9 +54,8 @@ def _check_text(folder: Path) -> None:
             f"{folder} holds no model (no config.json): give a folder of a language model, or its"
             " hub id."
         )
-    if (
-        folder / "adapter_config.json"
-    ).is_file():  # transformers would apply it, whether or not it is merged already
+    # transformers would apply the adapter, whether or not it is merged already.
+    if (folder / "adapter_config.json").is_file():
         raise UserError(
             f"{folder} holds a LoRA adapter beside whole weights: merge it, or remove the adapter_*"
             " files."
@@ -70,13 +69,12 @@ def _check_text(folder: Path) -> None:
 
 
 class HfTextEngine:
-    """A causal language model of transformers, in this process; for small judges, and without a
-    server.
+    """A causal language model of transformers, in this process: small judges without a server.
 
     Args:
         folder: The model, in Hugging Face form.
         batch_size: Prompts answered together; halved by itself when memory runs out.
-        device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
+        device: `cpu`, `cuda`, `cuda:1`; by default the best available one.
         raw: Without the chat template.
 
     Raises:
@@ -132,7 +130,7 @@ class HfTextEngine:
     def _answer(
         self, batch: list[tuple[Request, list[int]]], max_tokens: int
     ) -> list[Completion] | None:
-        """One batch; `None` where memory ran out and the batch size was lowered."""
+        """One batch; `None` if memory ran out and the batch size was lowered."""
         import torch
 
         padded = self._tokenizer.pad({"input_ids": [ids for _, ids in batch]}, return_tensors="pt")
@@ -140,9 +138,15 @@ class HfTextEngine:
         def answers() -> Any:
             with torch.inference_mode():
                 return self._model.generate(
-                    **padded.to(self._model.device), do_sample=False, max_new_tokens=max_tokens, temperature=None,
-                    top_p=None, top_k=None, pad_token_id=self._tokenizer.pad_token_id,
-                )  # fmt: skip
+                    **padded.to(self._model.device),
+                    do_sample=False,
+                    max_new_tokens=max_tokens,
+                    # None: a model's own settings would only cause warnings about greedy decoding.
+                    temperature=None,
+                    top_p=None,
+                    top_k=None,
+                    pad_token_id=self._tokenizer.pad_token_id,
+                )
 
         out = None
         with contextlib.suppress(OutOfMemory):
@@ -173,10 +177,9 @@ class HfTextEngine:
 
 
 class VllmTextEngine(VllmEngine):
-    """Any model that vLLM serves, in processes of its own, asked in words alone.
+    """Any model that vLLM serves, in its own processes, asked with text only.
 
-    The five shots are in front of every question; vLLM's prefix cache makes their keys and values
-    once.
+    The five shots precede every question; vLLM's prefix cache computes their keys and values once.
 
     Args:
         folder: The model, in Hugging Face form.
@@ -216,8 +219,9 @@ class VllmTextEngine(VllmEngine):
 
 
 def has_template(llm: Any) -> bool:
-    """Whether a model of vLLM has a chat template; a base model has none, and goes on with the
-    shots by itself.
+    """Whether a model of vLLM has a chat template.
+
+    A base model has none; it continues the pattern of the shots by itself.
     """
     return bool(
         getattr(llm, "chat_template", None) or getattr(llm.get_tokenizer(), "chat_template", None)

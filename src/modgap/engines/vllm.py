@@ -1,6 +1,6 @@
-"""Answers prompts with vLLM, in processes of its own: any model that vLLM serves and that has a
-chat template.
+"""Answers prompts with vLLM, in processes of its own.
 
+It takes any model that vLLM serves and that has a chat template.
 Where this differs from the original, which hands vLLM 16 prompts at a time and waits for the last
 of them:
 
@@ -255,8 +255,9 @@ class VllmEngine:
         emit: Callable[[Completion | BaseException | None], None],
         stopped: threading.Event,
     ) -> None:
-        """Keep vLLM's queue filled and take what is finished, in a thread; an error or `None` is
-        emitted last.
+        """Keep vLLM's queue filled and take what is finished, in a thread.
+
+        An error or `None` is emitted last.
         """
         engine, feed = self.llm.llm_engine, _Feed(take, self._prepare)
         under_way: dict[str, tuple[_Prepared, int]] = {}
@@ -286,9 +287,7 @@ class VllmEngine:
         sampling: Sampling,
         under_way: dict[str, tuple[_Prepared, int]],
     ) -> Completion | None:
-        """Ask for one sample; what is returned instead is the record of a sample that cannot be
-        asked for.
-        """
+        """Ask for one sample; returns its record if it cannot be asked for, else `None`."""
         request, sample = prepared.request, prepared.request.samples[number]
         error, own = prepared.error, prepared.own
         seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
@@ -344,10 +343,10 @@ class VllmEngine:
     def _samples(
         self, feed: _Feed, under_way: dict[str, Any]
     ) -> Iterator[tuple[_Prepared, int] | None]:
-        """The samples of the prompts that are prepared, in order; `None` where none is there yet,
-        or there are no more.
+        """The samples of the prepared prompts, in order.
 
-        It waits for one only where nothing is under way.
+        `None` if none is ready yet, or there are no more. It waits for one only if nothing is under
+        way.
         """
         while True:
             prepared = feed.get(wait=not under_way)
@@ -363,8 +362,9 @@ class VllmEngine:
         self._running.close()
 
     def _prepare(self, request: Request, image: Image | None) -> _Prepared:
-        """A request as vLLM takes it; called in the feed's thread alone, so that vLLM's image cache
-        sees one order.
+        """A request as vLLM takes it.
+
+        It is called only in the feed's thread, so that vLLM's image cache sees one order.
         """
         asked = request.prompt
         shown = asked if self._takes_system[image is not None] else replace(asked, system=None)
@@ -424,8 +424,9 @@ class _Feed:
         self._thread.start()
 
     def get(self, wait: bool) -> _Prepared | None:
-        """The next prompt; none if it is not there yet and need not be waited for, or if there are
-        no more.
+        """The next prompt.
+
+        `None` if it is not ready yet and need not be waited for, or if there are no more.
         """
         if self._over:
             return None
@@ -495,8 +496,9 @@ def image_name(image: Image) -> str:
 
 
 def messages(prompt: Prompt, image: Image | None) -> list[dict[str, Any]]:
-    """A prompt as chat messages of vLLM: the system turn, and the user turn with the image before
-    the text.
+    """A prompt as chat messages of vLLM.
+
+    The system turn, and the user turn with the image before the text.
     """
     content: list[dict[str, Any]] = []
     if image is not None:
@@ -507,8 +509,7 @@ def messages(prompt: Prompt, image: Image | None) -> list[dict[str, Any]]:
 
 
 def complete(text: str, prompt: Prompt) -> str:
-    """What the chat template gave, without a default system turn that was not asked for, and with
-    the prefill.
+    """What the chat template gave, with the prefill and without an unwanted default system turn.
 
     A template that opens the assistant's turn with the prefill itself (`<think>`) gets none on top.
     """
@@ -547,11 +548,10 @@ def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Samplin
 
 
 def _is_own(error: Exception) -> bool:
-    """Whether a prompt was refused for what it is (its length, the shape of its image): vLLM has
-    `ValueError` for that.
+    """Whether a prompt was refused for what it is (its length, the shape of its image).
 
-    That no prompt may have an image at all (`limit_mm_per_prompt`) is one, too, and not the
-    prompt's fault.
+    vLLM has `ValueError` for that. That no prompt may have an image at all (`limit_mm_per_prompt`)
+    is one, too, and not the prompt's fault.
     """
     if isinstance(error, UserError):  # one of ours, on the model
         return False

@@ -1,18 +1,17 @@
-"""Sampling: each prompt is prefilled once, its samples share that prefix, finished samples leave
-the batch.
+"""Sampling: each prompt is prefilled once, its samples share the prefix, finished ones leave.
 
 A step walks the decoder's own modules (so LoRA applies) with a cache in two parts: the prefix, kept
 once for each prompt, and what each sample has added, written in place. transformers' caches would
 copy the whole cache at every step and keep a copy of the prefix for each sample; on two cores that
 copying is most of the time.
 
-A sample depends on its seed and on the logits alone: its uniform numbers are drawn from a generator
-of its own before the first step, one for each token, and pick the token by the inverse of the
+A sample depends only on its seed and on the logits. Its uniform numbers are drawn from its own
+generator before the first step, one for each token, and pick the token by the inverse of the
 distribution function in fp32. (What else is in the batch can only change the logits' last bits.)
 
 Two loops call the same step: `sample_batch` here, whose shapes grow with the responses and shrink
-as they end, and the one in `static.py`, whose shapes stay, so that a GPU can replay the step as a
-CUDA graph.
+as they end, and the one in `static.py`, whose shapes are fixed, so that a GPU can replay the step
+as a CUDA graph.
 
 Legend: P prompts, G samples of each, K key heads, R query heads for each of them, S prefix, T
 tokens so far, D head.
@@ -49,7 +48,7 @@ class Generated:
         text: Its words, without special tokens.
         finish_reason: `stop`: it ended by itself; `length`: it was cut off.
         logps: `[T]` float32, log-probability of each token at the temperature it was sampled at
-            (greedy: at 1); NaN where the model gave NaN, and then the token means nothing.
+            (greedy: at 1); NaN where the model gave NaN, and then the token is meaningless.
     """
 
     token_ids: Tensor
@@ -68,7 +67,7 @@ def pick(logps_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """Tokens by the inverse distribution function; one of probability zero is never picked."""
     cdf = logps_BV.double().exp().cumsum(-1)
     target = uniform_B.to(cdf)[:, None] * cdf[:, -1:]
-    # With NaN any place is as good, but there must be such a token.
+    # With NaN any index will do, but it must be a valid token.
     return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)
 
 
@@ -88,7 +87,7 @@ class Cache(Protocol):
 
     Attributes:
         prefix: For each layer keys and values of the prompts `[P, K, S, D]`.
-        bias: `[P, 1, 1, 1, S + T]` fp32, minus infinity on padding and on tokens that are not there
+        bias: `[P, 1, 1, 1, S + T]` fp32, minus infinity on padding and on tokens that do not exist
             yet.
     """
 
@@ -96,9 +95,7 @@ class Cache(Protocol):
     bias: Tensor
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put one token's keys and values `[P, K, G, D]` in their place; returns those that the
-        step sees.
-        """
+        """Write one token's keys and values `[P, K, G, D]`; returns those that the step sees."""
         ...
 
 
@@ -119,15 +116,13 @@ class _Cache:
         self.width = 0
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put one token's keys and values `[P, K, G, D]` in their place; returns those that the
-        step sees.
-        """
+        """Write one token's keys and values `[P, K, G, D]`; returns those that the step sees."""
         keys, values = self.added[layer]
         keys[:, :, :, self.width - 1], values[:, :, :, self.width - 1] = k, v
         return keys[:, :, :, : self.width], values[:, :, :, : self.width]
 
     def reserve(self, tokens: int) -> None:
-        """Make room for so many tokens a sample; the next step writes the last of them."""
+        """Make room for `tokens` tokens of each sample; the next step writes the last of them."""
         self.bias = torch.nn.functional.pad(self.bias, (0, tokens - self.width))
         self.width = tokens
         room = self.added[0][0].shape[3]
@@ -159,7 +154,7 @@ def decode_step(
 ) -> Tensor:
     """Logits `[P*G, V]` after one more token for each sample, which the cache takes in.
 
-    As few kernels as it takes: with a handful of rows each costs its launch.
+    It uses as few kernels as possible: with a handful of rows the launches dominate.
     """
     decoder = policy.decoder
     P, G = tokens_PG.shape
@@ -179,9 +174,8 @@ def decode_step(
         added_k, added_v = cache.write(number, qk[:, :, K * R :].transpose(1, 2), v.transpose(1, 2))
         scores_prefix = (q.view(P, K, G * R, D) @ prefix_k.transpose(-1, -2)).view(P, K, G, R, S)
         scores = torch.cat((scores_prefix, q @ added_k.transpose(-1, -2)), dim=-1)
-        weights = (
-            torch.add(cache.bias, scores, alpha=attention.scaling).softmax(-1).to(q.dtype)
-        )  # in fp32, as bias is
+        # In fp32, because the bias is fp32.
+        weights = torch.add(cache.bias, scores, alpha=attention.scaling).softmax(-1).to(q.dtype)
         out = (weights[..., :S].reshape(P, K, G * R, S) @ prefix_v).view(P, K, G, R, D)
         out = out + weights[..., S:] @ added_v
         x = x + attention.o_proj(out.transpose(1, 2).reshape(P * G, -1))
@@ -209,7 +203,7 @@ class Start:
 
 
 def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Start:
-    """Run the prompts, each once, and make ready for n new tokens.
+    """Run each prompt once and prepare for n new tokens.
 
     Raises:
         UserError: The model gives NaN for all of several prompts.
@@ -229,9 +223,8 @@ def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Sta
     device = hidden.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     logits = policy.head(hidden[torch.arange(len(prompts), device=device), lengths - 1])
-    if len(prompts) > 1 and not bool(
-        logits.amax(-1).isfinite().any()
-    ):  # one alone may be at fault itself
+    # A single prompt may itself be the cause.
+    if len(prompts) > 1 and not bool(logits.amax(-1).isfinite().any()):
         raise UserError(
             f"the model gives NaN, or numbers too large for {policy.dtype}, for each of"
             f" {len(prompts)} prompts: its weights are broken, or it was made for another type"
@@ -239,11 +232,10 @@ def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Sta
         )
     prefix = [(layer.keys, layer.values) for layer in cache.layers]
     start = torch.tensor([prompt.next_position for prompt in prompts], device=device)
-    cos, sin = _rotary_table(policy, start, n, embeds)  # in the type that scoring has them in
+    cos, sin = _rotary_table(policy, start, n, embeds)  # in the type that scoring uses
     cos, sin = cos.to(prefix[0][0].dtype), turned(sin).to(prefix[0][0].dtype)
-    if torch.is_autocast_enabled(
-        device.type
-    ):  # each step's products would cast them, to the same bits
+    # Cast once here: the products of each step would cast them to the same bits.
+    if torch.is_autocast_enabled(device.type):
         half = torch.get_autocast_dtype(device.type)
         prefix = [(k.to(half), v.to(half)) for k, v in prefix]
     return Start(prefix, logits, lengths, cos, sin)
@@ -252,8 +244,9 @@ def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Sta
 def _rotary_table(
     policy: DecoderModel, start_P: Tensor, n: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `[P, n, D]` of the n positions from each start; text has one position in
-    all three axes.
+    """Cosines and sines `[P, n, D]` of the n positions from each start.
+
+    Text has the same position on all three axes.
     """
     positions = (start_P[:, None] + torch.arange(n, device=start_P.device)).expand(3, -1, -1)
     cos, sin = policy.decoder.rotary_emb(like, positions)
@@ -261,8 +254,9 @@ def _rotary_table(
 
 
 def flat_seeds(seeds: Sequence[Sequence[int]]) -> list[int]:
-    """The seeds of all rows, as many for each prompt: a prompt with fewer samples repeats its last
-    one.
+    """The seeds of all rows, equally many for each prompt.
+
+    A prompt with fewer samples repeats its last seed.
     """
     widest = max(len(row) for row in seeds)
     return [row[min(g, len(row) - 1)] for row in seeds for g in range(widest)]
@@ -289,7 +283,7 @@ def sample_batch(
     logits = start.logits[:, None].expand(P, G, -1).reshape(P * G, -1)
     slot = torch.arange(P * G, device=device).view(P, G)
     done = torch.zeros(P, G, dtype=torch.bool, device=device)
-    look_every = 1 if device.type == "cpu" else 8  # looking makes a GPU wait
+    look_every = 1 if device.type == "cpu" else 8  # reading a result makes a GPU wait
 
     t = 0
     for t in range(max_new_tokens):
@@ -326,9 +320,9 @@ def cut(
     Args:
         tokens: `[P*G, max new tokens]`.
         logps: Their log-probabilities.
-        n: How many have been sampled of the longest.
+        n: How many tokens of the longest sample exist.
         eos: The ids that end a sample.
-        seeds: For each prompt the seeds of its samples: how many samples are wanted.
+        seeds: For each prompt the seeds of its samples; their number is the number of samples.
 
     Returns:
         For each prompt its samples' tokens and log-probabilities, on the CPU.
@@ -345,8 +339,9 @@ def cut(
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that can still be had on a GPU, what torch's allocator keeps for itself included; else
-    no end of them.
+    """Bytes that can still be allocated on a GPU; infinite on other devices.
+
+    What torch's allocator has reserved but does not use is included.
     """
     if device.type != "cuda":
         return math.inf
@@ -357,11 +352,11 @@ def free_memory(device: torch.device) -> float:
 def rows_at_once(
     policy: DecoderModel, prompt_tokens: int, max_new_tokens: int, held: int = 0
 ) -> int:
-    """How many samples fit into one batch: 64 on a CPU, what a sixth of the free memory and `held`
-    holds on a GPU.
+    """How many samples fit into one batch.
 
-    A sixth, for `static.py` rounds numbers of prompts up by as much as a half and takes no batch
-    above a quarter.
+    On a CPU 64; on a GPU what fits into a sixth of the free memory plus `held`. A sixth, because
+    `static.py` rounds numbers of prompts up by as much as a half and accepts no batch above a
+    quarter.
     """
     if policy.device.type != "cuda":
         return 64
@@ -371,7 +366,7 @@ def rows_at_once(
 
 
 def bytes_of_token(policy: DecoderModel) -> int:
-    """Of its keys and values, in autocast's type where that is on."""
+    """Bytes of one token's keys and values, in autocast's type where autocast is on."""
     config, kind = policy.model.config.text_config, policy.device.type
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype

@@ -1,5 +1,6 @@
-"""What sampling (`decode.py`, `static.py`) and scoring (`tree.py`) need of a model; `policy.Policy`
-has it.
+"""The interface that sampling and scoring need of a model.
+
+Sampling is in `decode.py` and `static.py`, scoring in `tree.py`; `policy.Policy` implements it.
 """
 
 from __future__ import annotations

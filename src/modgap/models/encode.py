@@ -1,9 +1,9 @@
 """Prompts as the model takes them: ChatML tokens, image patches and M-RoPE positions.
 
-Everything here is done once for a prompt, on the CPU. The chat is rendered by hand, token for token
-what Qwen2.5-VL's own template gives (a test says so), with two differences: `system=None` means no
-system turn (the template would add its default one; MathVerse's prompts have none), and text that
-spells a special token (`<|image_pad|>`) is only text.
+Everything here is done once for a prompt, on the CPU. The chat is rendered by hand and equals what
+Qwen2.5-VL's own template gives, token for token (a test checks it), with two differences.
+`system=None` means no system turn (the template would add its default one; MathVerse's prompts have
+none). Text that spells a special token (`<|image_pad|>`) is plain text.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedPrompt:
-    """A prompt in tokens. Pass the same object for all samples of one prompt: they then share its
-    computation.
+    """A prompt in tokens.
+
+    Pass the same object for all samples of one prompt: they then share its computation.
 
     Attributes:
         input_ids: `[L]` int64, the image placeholder repeated for each merged token.
         position_ids: `[3, L]` int64, M-RoPE positions (time, row, column).
-        next_position: Position of the first token after the prompt, the same in all three.
+        next_position: Position of the first token after the prompt, the same on all three axes.
         pixels: The image's patches, or `None` without an image.
         image_key: Digest of the image; prompts that show the same image share their features.
         image_tokens: Tokens of the image, 0 without one.
@@ -58,13 +59,14 @@ class EncodedPrompt:
 
     @property
     def pixel_values(self) -> Tensor | None:
-        """What transformers' model takes: `[patches, 1176]` float32, or `None` without an image."""
+        """The input of transformers' model: `[patches, 1176]` float32; `None` without an image."""
         return None if self.pixels is None else pixel_values([self.pixels])
 
     @property
     def image_grid_thw(self) -> Tensor | None:
-        """What transformers' model takes: `[1, 3]` int64 (frames, rows, columns of patches), or
-        `None`.
+        """The input of transformers' model: `[1, 3]` int64 (frames, rows, columns of patches).
+
+        `None` without an image.
         """
         return None if self.pixels is None else torch.tensor([self.pixels.grid])
 
@@ -105,7 +107,7 @@ class Encoder:
         tokenizer: The model's tokenizer.
         image_processor: Its image processor (PIL, so that no torchvision is needed).
         config: The model's config, for the ids of the special tokens.
-        keep_images: How many processed images are remembered, for the other views of a problem.
+        keep_images: How many processed images are cached, for the other views of a problem.
     """
 
     tokenizer: Any
@@ -143,7 +145,7 @@ class Encoder:
         return key, self._images[key]
 
     def tokens(self, prompt: Prompt, merged: int = 0) -> list[int]:
-        """Token ids of a prompt whose image, if it shows one, has so many merged tokens."""
+        """Token ids of a prompt; its image, if it shows one, has `merged` merged tokens."""
         ids: list[int] = []
         if prompt.system is not None:
             ids += [

@@ -1,5 +1,7 @@
-"""A model as a Hugging Face folder: weights, LoRA as in `lora.py`, tokenizer's and processor's
-files as they came.
+"""A model as a Hugging Face folder.
+
+It holds the weights, LoRA as `lora.py` describes, and the tokenizer's and processor's files
+unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from modgap.models.folder import ADAPTER
 from modgap.models.lora import Adapter, adapter_of, added, name_dtype, write_adapter
 from modgap.models.quiet import quiet
 
-# Files of a model folder that are written anew, or that tell of the one model only: never copied.
+# Files that are written anew or that describe only the source model: never copied.
 _OWN_FILES = {"config.json", "model.safetensors.index.json", "figures.json"}
 
 
@@ -37,9 +39,8 @@ def save_folder(
         state = {name: t.to(dtype) if dtype else t for name, t in model.state_dict().items()}
     with quiet():
         model.save_pretrained(folder, state_dict=state)
-    name_dtype(
-        folder / "config.json", dtype or model.dtype
-    )  # transformers writes the model's, whatever was saved
+    # transformers writes the model's dtype, whatever was saved.
+    name_dtype(folder / "config.json", dtype or model.dtype)
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     if adapter and dtype == torch.float32:
         write_adapter(folder, adapter)

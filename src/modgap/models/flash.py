@@ -1,8 +1,7 @@
-"""FlashAttention over sequences of any length in one kernel, as torch has it built in; on a GPU and
-in half precision.
+"""FlashAttention over sequences of any length in one kernel, on a GPU in half precision.
 
-No padding, no mask, no extra package. `torch.nn.attention.varlen` is the same kernel behind a call
-of Python.
+It is the kernel built into torch: no padding, no mask, no extra package.
+`torch.nn.attention.varlen` is the same kernel behind a Python call.
 
 Legend: N queries of all sequences, M keys, n sequences, H heads, K key heads, D head.
 """
@@ -24,7 +23,7 @@ _kernel: Any = torch.ops.aten._flash_attention_forward
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Where sequences end that lie one after the other.
+    """Where concatenated sequences end.
 
     Attributes:
         queries: `[n + 1]` int32, from 0.
@@ -40,14 +39,14 @@ class Ends:
 
     @classmethod
     def of(cls, queries: Sequence[int], keys: Sequence[int], device: torch.device) -> Ends:
-        """Of n sequences with so many queries and keys."""
+        """The ends of n sequences with these numbers of queries and keys."""
         ends = torch.tensor([[0, *accumulate(queries)], [0, *accumulate(keys)]], dtype=torch.int32)
         of_queries, of_keys = moved(ends, device)
         return cls(of_queries, of_keys, max(queries), max(keys))
 
 
 def fits(x: Tensor, head: int) -> bool:
-    """Whether attention of heads so wide on what is computed from `x` can take this kernel."""
+    """Whether the kernel can attend on tensors computed from `x` with heads of this width."""
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     half = dtype in (torch.bfloat16, torch.float16)
@@ -62,8 +61,9 @@ def fits(x: Tensor, head: int) -> bool:
 def attend(
     q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, ends: Ends, scale: float, causal: bool
 ) -> Tensor:
-    """`[N, H, D]`: each sequence's queries on its keys; causal means that its last query sees all
-    of them.
+    """Attention of each sequence's queries on its keys, `[N, H, D]`.
+
+    Causal means that the last query of a sequence sees all of its keys.
     """
     sizes = (ends.queries, ends.keys, ends.most_queries, ends.most_keys)
     return _kernel(q_NHD, k_MKD, v_MKD, *sizes, 0.0, causal, False, scale=scale)[0]

@@ -27,20 +27,17 @@ def has_adapter(folder: Path) -> bool:
 
 
 def image_processor(folder: Path) -> dict[str, Any]:
-    """The image processor's settings; empty where they are absent or broken, which who loads the
-    model will say.
+    """The image processor's settings; empty if missing or invalid, which the model loader reports.
 
-    Transformers 5 (and what trains with it) writes them into `processor_config.json`, which it also
-    reads first; hubs and earlier versions have `preprocessor_config.json`.
+    Transformers 5 (and the trainers that use it) write them into `processor_config.json`, which it
+    also reads first; hubs and earlier versions have `preprocessor_config.json`.
     """
     found = _as_object(_read(folder / "processor_config.json").get("image_processor"))
     return found or _read(folder / "preprocessor_config.json")
 
 
 def pixel_limits(processor: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The least and the most pixels that an image processor makes of an image; `None` where it says
-    no such limits.
-    """
+    """The least and the most pixels of an image after processing; `None` if no limits are given."""
     size = _as_object(processor.get("size"))
     least = size.get("shortest_edge", processor.get("min_pixels"))
     most = size.get("longest_edge", processor.get("max_pixels"))

@@ -1,8 +1,7 @@
-"""Qwen2.5's norm and gated MLP, which keep less for the backward pass than transformers' modules
-do.
+"""Qwen2.5's norm and gated MLP with less memory for the backward pass than transformers' modules.
 
-The same results, from the same modules and weights (LoRA's included); what is cheap is computed
-again. And the rotary embedding of scoring, sampling and the vision tower.
+They give the same results from the same modules and weights (LoRA's included) and recompute what is
+cheap. The rotary embedding of scoring, sampling and the vision tower is here, too.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ _SILU = (torch.nn.SiLU, type(ACT2FN["silu"]))
 
 
 def normed(norm: Any, x: Tensor) -> Tensor:
-    """RMS norm of `x` in fp32; under autocast in the type of the products that read it, cast once
-    for all of them.
+    """RMS norm of `x` in fp32; under autocast cast once to the type of the products that read it.
 
-    A GPU's kernel keeps nothing but `x`. Weights in bf16 (in evaluation, and below LoRA) are left
-    to the module, as sampling has it: where to round is its to say.
+    A GPU's kernel keeps nothing but `x`. With weights in bf16 (in evaluation, and below LoRA) the
+    module itself is called, as in sampling: it decides where to round.
     """
     if norm.weight.dtype != torch.float32:
         return norm(x)
@@ -32,7 +30,7 @@ def normed(norm: Any, x: Tensor) -> Tensor:
 
 
 def gated_mlp(mlp: Any, x: Tensor) -> Tensor:
-    """`mlp(x)`, of which the activated gate is not kept."""
+    """`mlp(x)` without keeping the activated gate for the backward pass."""
     if not isinstance(mlp.act_fn, _SILU):
         return mlp(x)
     return mlp.down_proj(_Gated.apply(mlp.gate_proj(x), mlp.up_proj(x)))
@@ -45,8 +43,9 @@ def turned(sin: Tensor) -> Tensor:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of the last dimension; the sign of a rotated half is in `sin` (`turned`),
-    once for many uses.
+    """Rotary embedding of the last dimension.
+
+    `sin` is `turned`: it holds the sign of the rotated half, computed once for many uses.
     """
     return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 

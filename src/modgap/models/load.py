@@ -1,5 +1,6 @@
-"""From a model's name to a `Policy`: one code path for the testbed model, folders, hubs and the
-original's aliases.
+"""From a model's name to a `Policy`.
+
+One code path for the testbed model, folders, hubs and the original's aliases.
 """
 
 from __future__ import annotations
@@ -25,19 +26,18 @@ MODEL_TYPE = "qwen2_5_vl"
 ALIASES = {
     "qwen2_5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen2_5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
-    "qwen2_5_vl_3b_kl_curriculum": (
-        "yaogy/qwen2_5_vl_3b_kl_curriculum"
-    ),  # these two names could not be checked offline
+    # These two names could not be checked offline.
+    "qwen2_5_vl_3b_kl_curriculum": "yaogy/qwen2_5_vl_3b_kl_curriculum",
     "qwen2_5_vl_7b_kl_curriculum": "yaogy/qwen2_5_vl_7b_kl_curriculum",
 }
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-# What a model needs beside config and weights: one of these, by the makers of tokenizers.
+# What a model needs beside config and weights: one of these files, which differ by tokenizer.
 _PARTS = {
     "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "*.tiktoken"),
     "image processor": ("preprocessor_config.json", "processor_config.json"),
 }
-# Weights up to this size are hashed whole; of larger files the header and three slices of every
-# tensor.
+# Weight files up to this size are hashed whole; of larger ones the header and three slices of every
+# tensor are.
 _HASH_WHOLE = 64 * 2**20
 _SLICE = 4096
 
@@ -65,7 +65,7 @@ def resolve(ref: str | Path) -> Path:
             original's aliases.
 
     Raises:
-        UserError: There is no such model, or it is none that can be loaded.
+        UserError: There is no such model, or it cannot be loaded.
     """
     name = str(ref)
     if name == "tiny":
@@ -82,7 +82,7 @@ def resolve(ref: str | Path) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Refuse what can be no id of a hub. Raises `UserError`."""
+    """Refuse what cannot be an id of a hub. Raises `UserError`."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(
             f"no model {name!r}: give 'tiny', a folder that exists, a Hugging Face id (ORG/NAME),"
@@ -107,14 +107,15 @@ def _fetch(download: Callable[..., str], name: str, where: str) -> Path:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"the model {name!r} is no local folder and could not be fetched from {where}"
+            f"the model {name!r} is not a local folder and could not be fetched from {where}"
             f" ({reason}): check the name and the network, or give a local folder"
         ) from error
 
 
 def check_files(folder: Path) -> None:
-    """Refuse what is no whole model, of whatever kind, and say how it becomes one; before anything
-    is loaded.
+    """Refuse a folder that is not a whole model, of whatever kind, before anything is loaded.
+
+    The error says how it becomes one.
 
     Raises:
         UserError: There is no config, tokenizer or image processor, or there is an adapter beside
@@ -154,7 +155,7 @@ def _instead_of_a_model(folder: Path) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what is no folder with a Qwen2.5-VL.
+    """Refuse a folder that does not hold a Qwen2.5-VL.
 
     Raises:
         UserError: It holds no model, a part of one, or one of another kind.
@@ -177,7 +178,7 @@ def _model_type(folder: Path) -> Any:
 
 
 def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> Weights:
-    """Refuse what would not load as the Qwen2.5-VL that it says it is, before its weights are read.
+    """Refuse a folder that would not load as a Qwen2.5-VL, before its weights are read.
 
     Args:
         folder: The model.
@@ -186,7 +187,7 @@ def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> We
 
     Raises:
         UserError: See `check_folder` and `check_weights`; or an adapter or the tokenizer does not
-            go with the weights.
+            fit the weights.
     """
     check_folder(folder)
     weights = check_weights(folder, as_is)
@@ -195,23 +196,17 @@ def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> We
 
         check_adapter(read_adapter(folder / ADAPTER), weights.shapes, folder)
     if tokenizer:
-        rows = next(
-            (
-                shape[0]
-                for name, shape in weights.shapes.items()
-                if name.endswith("embed_tokens.weight")
-            ),
-            None,
-        )
-        load_tokenizer(folder, rows)
+        embeddings = (name for name in weights.shapes if name.endswith("embed_tokens.weight"))
+        embedding = next(embeddings, None)
+        load_tokenizer(folder, None if embedding is None else weights.shapes[embedding][0])
     return weights
 
 
 def check_for_vllm(folder: Path, args: Mapping[str, Any]) -> None:
-    """Refuse a folder that vLLM would not load as the model that it is meant to be.
+    """Refuse a folder that vLLM would not load as the model it should be.
 
     Args:
-        folder: A model of any kind; of a Qwen2.5-VL all is checked.
+        folder: A model of any kind; of a Qwen2.5-VL everything is checked.
         args: Arguments of `vllm.LLM`.
 
     Raises:
@@ -229,7 +224,7 @@ def load_tokenizer(folder: Path, rows: int | None) -> Any:
 
     Args:
         folder: The model.
-        rows: Of its embedding; `None` where they are not known.
+        rows: Rows of its embedding; `None` if unknown.
 
     Raises:
         UserError: It is damaged, or has tokens that the model does not know.
@@ -238,7 +233,7 @@ def load_tokenizer(folder: Path, rows: int | None) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # those of Rust have no type of their own
+    except Exception as error:  # errors of the Rust tokenizers have no class of their own
         said = " ".join(str(error).split())[:200]
         raise UserError(
             f"the tokenizer in {folder} cannot be loaded ({said}): copy it from the base model"
@@ -253,7 +248,7 @@ def load_tokenizer(folder: Path, rows: int | None) -> Any:
 
 
 def _checkpoint(folder: Path) -> Path | None:
-    """The best checkpoint of the last stage of a training run; none if it is no such run."""
+    """The best checkpoint of the last stage of a training run; `None` if it is not such a run."""
     found = [
         at
         for at in (folder / "checkpoints" / "best", *folder.glob("stage*/checkpoints/best"))
@@ -264,7 +259,7 @@ def _checkpoint(folder: Path) -> Path | None:
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
-    """The device that a name means; CUDA if there is one, else CPU, where none is given.
+    """The device that a name means; without a name CUDA if available, else the CPU.
 
     Raises:
         UserError: There is no such device.
@@ -303,7 +298,7 @@ def load_policy(
             then.
         freeze_vision: The vision tower is not trained.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
-        pixels: Least and most pixels of an image, in the place of the processor's own.
+        pixels: Least and most pixels of an image, instead of the processor's own.
 
     Raises:
         UserError: The model cannot be found, is damaged or of another kind.
@@ -343,8 +338,8 @@ def _load_model(weights: Weights, dtype: torch.dtype, attn: str, beside: bool) -
         weights: Its weights.
         dtype: What they are cast to.
         attn: Attention of transformers.
-        beside: Apply an adapter that the folder keeps beside the weights in fp32, too: another one
-            is trained.
+        beside: Apply the folder's adapter beside the weights in fp32, too, because another one
+            will be trained.
     """
     import torch
     from safetensors import SafetensorError
@@ -360,9 +355,13 @@ def _load_model(weights: Weights, dtype: torch.dtype, attn: str, beside: bool) -
     try:
         with quiet(warnings=True), weights.opened() as slices:
             loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                None, config=config, state_dict=lora.taken_out(slices, adapter, dtype), dtype=dtype,
-                attn_implementation=attn, output_loading_info=True,
-            )  # fmt: skip
+                None,
+                config=config,
+                state_dict=lora.taken_out(slices, adapter, dtype),
+                dtype=dtype,
+                attn_implementation=attn,
+                output_loading_info=True,
+            )
     except SafetensorError as error:
         raise damaged(folder, error) from error
     model, report = loaded
@@ -387,9 +386,10 @@ def _check_finite(model: Any, folder: Path) -> None:
 def model_fingerprint(folder: str | Path) -> str:
     """16 hex digits that change with the config, the tokenizer or the weights of a model folder.
 
-    Of a file above 64 MB the header and three slices of every tensor (4 KB at its start, middle and
-    end; of other formats than safetensors, of every thousandth of the file) are read: it stays
-    cheap, and training that changes any tensor all over, as merged LoRA adapters do, shows.
+    Of a file above 64 MB only the header and three slices of every tensor are read: 4 KB at its
+    start, middle and end (in formats other than safetensors, of every thousandth of the file). So
+    it stays cheap, and training that changes a whole tensor, as merged LoRA adapters do, is still
+    detected.
     """
     digest = hashlib.sha256()
     folder = Path(folder)
@@ -413,8 +413,9 @@ def model_fingerprint(folder: str | Path) -> str:
 
 
 def _slices(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
-    """Start and length of what is hashed of a large safetensors file: its header, and three slices
-    of each tensor.
+    """Start and length of what is hashed of a large safetensors file.
+
+    These are its header and three slices of each tensor.
     """
     head = int.from_bytes(file.read(8), "little")
     try:
@@ -426,7 +427,7 @@ def _slices(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
             for name, about in tensors.items()
             if name != "__metadata__"
         )
-    except (ValueError, AttributeError, KeyError, TypeError):  # no safetensors
+    except (ValueError, AttributeError, KeyError, TypeError):  # not safetensors
         step = max(_SLICE, size // 1000)
         spans, head = [(at, min(at + step, size)) for at in range(0, size, step)], -8
     else:

@@ -1,17 +1,18 @@
 """LoRA adapters on the language model, and checkpoints that keep all of what they learned.
 
-What an adapter changes of a weight is often less than a step of bf16, so that merging it into bf16
-keeps half of it. So the checkpoint of a LoRA training is
+An adapter often changes a weight by less than a step of bf16, so that merging it into bf16 keeps
+half of it. So the checkpoint of a LoRA training is
 
 ```
-model.safetensors   the whole model with the adapters merged, in fp32: any tool that loads it in fp32 gets it all
+model.safetensors   the whole model with the adapters merged, in fp32: loading it in fp32 loses
+                    nothing
 adapter/            the same adapters in PEFT's format
 ```
 
-and who computes in a lower type takes the adapter out of the merged weights, casts what is left,
-which is the weights that were trained on, and applies the adapter beside them, as in training:
+Code that computes in a lower type subtracts the adapter from the merged weights, casts the result
+(the weights that training started from) and applies the adapter beside them, as in training:
 `bf16(W) x + B (A x)`, `W = merged - B A`. Both ways are the same model, whatever `adapter/` holds;
-without it only the precision is lost.
+without it only precision is lost.
 
 Names of layers here are those within the language model (`layers.0.self_attn.q_proj`), which all
 layouts share.
@@ -41,7 +42,7 @@ _TARGETS = rf".*language_model\.{_LINEAR}"
 _TRAINED, _EARLIER = "default", "earlier"
 
 Adapter = Mapping[str, tuple[Tensor, Tensor]]
-"""By layer A `[rank, in]` and B `[out, rank]`, its scaling multiplied in."""
+"""By layer: A `[rank, in]` and B `[out, rank]`, multiplied by its scaling."""
 
 
 def layer_of(name: str) -> str:
@@ -51,8 +52,9 @@ def layer_of(name: str) -> str:
 
 
 def added(name: str, weight: Tensor, adapter: Adapter, sign: int = 1) -> Tensor:
-    """A weight with its part of an adapter added (or taken out, with -1) in fp32; as it is if it
-    has none.
+    """A weight with its part of an adapter added in fp32, or subtracted with `sign=-1`.
+
+    A weight that the adapter does not change is returned as it is.
     """
     if (layer := layer_of(name)) not in adapter:
         return weight
@@ -61,7 +63,7 @@ def added(name: str, weight: Tensor, adapter: Adapter, sign: int = 1) -> Tensor:
 
 
 def check_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Refuse an adapter that is not one of a model.
+    """Refuse an adapter that does not belong to a model.
 
     Args:
         adapter: The adapter.
@@ -88,7 +90,7 @@ def check_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], folde
 def add_lora(model: Any, rank: int) -> None:
     """Inject LoRA adapters (alpha = 2 x rank) into the language model; everything else is frozen.
 
-    An adapter that the model has is still applied.
+    An adapter that the model already has is still applied.
     """
     if rank < 1:
         raise UserError(f"lora rank {rank} is out of range: give a whole number from 1")
@@ -116,9 +118,8 @@ def _inject(model: Any, rank: int, alpha: int, name: str) -> None:
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Already found a `peft_config`"
-        )  # that there are two is meant
+        # A second adapter is intended.
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
         inject_adapter_in_model(config, model, adapter_name=name)
     for layer in _adapted(model).values():
         layer.set_adapter(list(layer.lora_A))
@@ -126,33 +127,30 @@ def _inject(model: Any, rank: int, alpha: int, name: str) -> None:
 
 def _adapted(model: Any) -> dict[str, Any]:
     """PEFT's layers by name."""
-    return {
-        found[0]: module
-        for name, module in model.named_modules()
-        if hasattr(module, "lora_A") and (found := re.search(rf"{_LINEAR}$", name))
-    }
+    layers: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        found = re.search(rf"{_LINEAR}$", name)
+        if found and hasattr(module, "lora_A"):
+            layers[found[0]] = module
+    return layers
 
 
 def adapter_of(model: Any) -> dict[str, tuple[Tensor, Tensor]]:
     """All adapters of a model as one, on the CPU; empty if it has none."""
-    return {
-        name: (
-            torch.cat([layer.lora_A[one].weight.detach() for one in layer.lora_A]).float().cpu(),
-            torch.cat(
-                [layer.lora_B[one].weight.detach() * layer.scaling[one] for one in layer.lora_A], 1
-            )
-            .float()
-            .cpu(),
-        )
-        for name, layer in _adapted(model).items()
-    }
+    merged: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, layer in _adapted(model).items():
+        # Concatenated along the rank: the product of the two is the sum of the adapters.
+        a = [layer.lora_A[one].weight.detach() for one in layer.lora_A]
+        b = [layer.lora_B[one].weight.detach() * layer.scaling[one] for one in layer.lora_A]
+        merged[name] = (torch.cat(a).float().cpu(), torch.cat(b, 1).float().cpu())
+    return merged
 
 
 # ------------------------------------------------------------------ in a folder
 
 
 def write_adapter(folder: Path, adapter: Adapter) -> None:
-    """Write a model folder's `adapter/`, which PEFT and vLLM load, too."""
+    """Write a model folder's `adapter/`, which PEFT and vLLM can load."""
     at = folder / ADAPTER
     at.mkdir(exist_ok=True)
     rank = len(next(iter(adapter.values()))[0])
@@ -180,7 +178,7 @@ def read_adapter(at: Path) -> dict[str, tuple[Tensor, Tensor]]:
         at: Its folder.
 
     Raises:
-        UserError: It is damaged, or does more than add to the language model's linear layers.
+        UserError: It is damaged, or changes more than the language model's linear layers.
     """
     try:
         config = json.loads((at / ADAPTER_CONFIG).read_text(encoding="utf-8"))
@@ -196,13 +194,10 @@ def read_adapter(at: Path) -> dict[str, tuple[Tensor, Tensor]]:
         if config.get(key)
     ]
     if odd or not alpha or not tensors:
-        why = (
-            f"{odd[0]}={config[odd[0]]}"
-            if odd
-            else f"lora_alpha={alpha:g}"
-            if tensors
-            else "no weights"
-        )
+        if odd:
+            why = f"{odd[0]}={config[odd[0]]}"
+        else:
+            why = f"lora_alpha={alpha:g}" if tensors else "no weights"
         raise UserError(
             f"the adapter {at} cannot be merged here ({why}): merge it with PEFT, then give the"
             " result"
@@ -223,13 +218,12 @@ def read_adapter(at: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def taken_out(slices: Mapping[str, Any], adapter: Adapter, dtype: torch.dtype) -> dict[str, Any]:
-    """Weights without an adapter that was merged into them, in the type that they are computed
-    with.
+    """Weights without an adapter that was merged into them, in the type used for computing.
 
     Args:
         slices: Of the merged weights, by name.
         adapter: The adapter.
-        dtype: Of what is returned for the layers that it adapts; the others are as they were.
+        dtype: Of what is returned for the layers that it adapts; the others are unchanged.
     """
     return {
         name: added(name, slice_[:], adapter, -1).to(dtype) if layer_of(name) in adapter else slice_
@@ -238,12 +232,12 @@ def taken_out(slices: Mapping[str, Any], adapter: Adapter, dtype: torch.dtype) -
 
 
 def write_without_adapter(folder: Path, out: Path, dtype: torch.dtype) -> None:
-    """Write the model that a folder's adapter belongs to, for who applies adapters by themselves."""
+    """Write the model that a folder's adapter belongs to, for tools that apply adapters."""
     _rewrite(folder, out, read_adapter(folder / ADAPTER), -1, dtype)
 
 
 def merge_adapter(folder: Path, at: Path, out: Path) -> None:
-    """Write a checkpoint of a model and its adapter, as the top of this module describes.
+    """Write a checkpoint of a model and its adapter, as this module's docstring describes.
 
     Args:
         folder: The model without the adapter.
@@ -251,7 +245,7 @@ def merge_adapter(folder: Path, at: Path, out: Path) -> None:
         out: Gets the checkpoint.
 
     Raises:
-        UserError: The adapter cannot be read, or is none of this model.
+        UserError: The adapter cannot be read, or does not belong to this model.
     """
     adapter = read_adapter(at)
     if has_adapter(folder):

@@ -1,7 +1,7 @@
-"""What happens when a GPU's memory runs out: kept memory is given back, then batches are halved.
-One policy for all.
+"""Handling of a GPU's memory running out: cached memory is freed, then batches are halved.
 
-Importing this is cheap: torch is loaded when work is done.
+All parts of the package use this one policy. Importing this module is cheap: torch is loaded when
+work is done.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ R = TypeVar("R")
 
 
 class OutOfMemory(Exception):
-    """Memory ran out, and all that the work held has been given back: it is to be done again with
-    fewer rows.
-    """
+    """Memory ran out, and all that the work held is free: repeat it with fewer rows."""
 
 
 class BatchSize:
@@ -27,13 +25,14 @@ class BatchSize:
 
     Args:
         size: Where it starts.
-        note: Is told when it is halved.
-        free: Gives back memory that is kept for later, and says whether there was any; called
+        note: Called with a message when it is halved.
+        free: Frees memory that is kept for later and returns whether there was any; called
             before rows are halved.
 
     Attributes:
         size: Rows now.
-        limit: The same, but `None` until memory ran out: who knows better how many fit may choose.
+        limit: The same, but `None` until memory ran out: then a caller with a better estimate may
+            choose the number of rows.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class BatchSize:
                 return work()
             except torch.OutOfMemoryError:
                 pass
-            # Outside of the handler: the exception held the frames, and with them the memory.
+            # Outside the handler: the exception holds the frames, and with them the memory.
             found = self._free()
             gc.collect()
             if torch.cuda.is_available():
@@ -65,12 +64,12 @@ class BatchSize:
                 raise OutOfMemory
 
     def halve(self, rows: int, words: str, alone: str) -> None:
-        """Take half of the rows that were too many from now on.
+        """From now on use half of a number of rows that did not fit.
 
         Args:
-            rows: How many were too many.
-            words: What is noted; `{rows}` in it is the new size.
-            alone: The error where there is nothing to halve.
+            rows: The number of rows that did not fit.
+            words: The note; `{rows}` in it is the new size.
+            alone: The error if a single row did not fit.
 
         Raises:
             UserError: One row is too many.
@@ -81,8 +80,9 @@ class BatchSize:
         self._note(words.replace("{rows}", str(self.size)))
 
     def run(self, what: str, work: Callable[[int], R]) -> R:
-        """Do the work with rows of this size; out of memory, do it again from the start, if need be
-        with half of them.
+        """Do the work with rows of this size.
+
+        When memory runs out it starts again, with half of the rows if freeing memory did not help.
 
         Args:
             what: The work, for messages.

@@ -1,11 +1,10 @@
-"""Images as patches, bit for bit what transformers' image processor gives, in an eighth of its
-memory.
+"""Images as patches, bit for bit those of transformers' processor, in an eighth of the memory.
 
-The processor turns each image into floating-point numbers, twice over (the tower wants two frames),
-and rescales, normalises and reorders those. A pixel has only 256 values: here bytes are reordered,
-and become numbers where the model is, from a table that the processor itself has filled. An image
-of noise is put through both once; if they differ (another processor, another release), the
-processor's numbers are kept.
+The image processor turns each image into floating-point numbers, twice over (the tower wants two
+frames), and rescales, normalises and reorders those. A pixel has only 256 values: here bytes are
+reordered and converted on the model's device, with a table that the processor itself has filled. A
+noise image is put through both once; if they differ (another processor, another release), the
+processor's numbers are used.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Patches:
         processor: A `Qwen2VLImageProcessorPil`.
 
     Attributes:
-        short: Whether the short way gives what the processor gives; `None` before the first image.
+        short: Whether the short way equals the processor; `None` before the first image.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -79,7 +78,7 @@ class Patches:
 
     def __call__(self, image: Image) -> Pixels:
         """The patches of an RGB image."""
-        settings = repr(vars(self._processor))  # its sizes may be set after it was made
+        settings = repr(vars(self._processor))  # its sizes may be changed after it was created
         if settings != self._settings:
             self._settings, self.short, self._table = settings, None, None
         if self.short is None:
@@ -97,7 +96,7 @@ class Patches:
         try:
             short, long = self._short(image), self._long(image)
             return short.grid == long.grid and torch.equal(pixel_values([short]), long.data)
-        except Exception:  # whatever another release renamed: the processor itself still works
+        except Exception:  # another release may have renamed anything: the processor still works
             return False
 
     def _short(self, image: Image) -> Pixels:

@@ -7,7 +7,7 @@ scoring (`tree.py`); only response tokens pass through the LM head.
 
 The ids of image and video placeholders are banned: minus infinity before the softmax, in sampling
 **and** in scoring, so that the probabilities that are trained are those that were sampled from. A
-real model gives them about nothing.
+real model gives them almost no probability.
 
 Legend: B rows (one response each), T response tokens, V vocabulary, L prompt tokens, C channels.
 """
@@ -28,7 +28,7 @@ from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.decoder import Features
 from modgap.models.encode import EncodedPrompt, Encoder
 from modgap.models.files import save_folder
-from modgap.models.patches import pixel_values
+from modgap.models.patches import Pixels, pixel_values
 from modgap.models.static import StaticSampler, wanted
 from modgap.models.tree import tree_hidden
 from modgap.models.vision import encode_images
@@ -70,9 +70,9 @@ class Policy:
         if freeze_vision:
             model.model.visual.requires_grad_(False)
         # On an H100 or H200 torch prefers cuDNN's attention. It plans each new size anew, for tens
-        # of milliseconds, and prompts and responses hardly ever have the sizes of those before. For
-        # the whole process: a layer that is computed again in the backward pass must find what it
-        # had.
+        # of milliseconds, and prompts and responses rarely have a size seen before. Disabled for
+        # the whole process: a layer that is recomputed in the backward pass must use the same
+        # kernel.
         torch.backends.cuda.enable_cudnn_sdp(False)
         self._encoder = Encoder(tokenizer, image_processor, model.config)
         defaults = model.generation_config
@@ -125,13 +125,12 @@ class Policy:
     def encode(self, prompt: Prompt, image: Image | None = None) -> EncodedPrompt:
         """A prompt in tokens, patches and positions, on the CPU; cheap.
 
-        Encode once, pass the same object again.
+        Encode a prompt once and pass the same object for all its samples.
         """
         return self._encoder(prompt, image)
 
     def image_features(self, prompts: Sequence[EncodedPrompt]) -> list[Tensor | None]:
-        """Features of each prompt's image, in one pass of the vision tower over the distinct
-        images.
+        """Features of each prompt's image, in one pass of the tower over the distinct images.
 
         Returns:
             For each prompt `[merged tokens, hidden]`, or `None` without an image. Prompts that show
@@ -139,11 +138,10 @@ class Policy:
             is not frozen.
         """
         by_key: dict[str | None, Tensor] = self._features if self._features is not None else {}
-        unique = {
-            p.image_key: p.pixels
-            for p in prompts
-            if p.pixels is not None and p.image_key not in by_key
-        }
+        unique: dict[str | None, Pixels] = {}
+        for prompt in prompts:
+            if prompt.pixels is not None and prompt.image_key not in by_key:
+                unique[prompt.image_key] = prompt.pixels
         if unique:
             pixels = pixel_values(list(unique.values()), self.device)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision):
@@ -153,9 +151,7 @@ class Policy:
 
     @contextmanager
     def keeping_features(self) -> Iterator[None]:
-        """Inside, features of images are kept and given again: for evaluation, where the weights do
-        not change.
-        """
+        """Inside, features of images are cached, for evaluation: the weights must not change."""
         self._features = {}
         try:
             yield
@@ -163,8 +159,9 @@ class Policy:
             self._features = None
 
     def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> tuple[Tensor, Tensor]:
-        """Embeddings `[P, S, C]` and positions `[3, P, S]` of P prompts with their images; padded
-        on the right.
+        """Embeddings `[P, S, C]` and positions `[3, P, S]` of P prompts with their images.
+
+        They are padded on the right.
         """
         width = max(map(len, prompts))
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -194,9 +191,9 @@ class Policy:
         return self._casts.shown(self.device.type, leave)
 
     def token_logps(self, logits: Tensor, temperature: float) -> Tensor:
-        """Log-probabilities in fp32 of logits / temperature, with the banned ids at minus infinity."""
+        """Log-probabilities in fp32 of logits / temperature, the banned ids at minus infinity."""
         key = (logits.device, logits.shape[-1], tuple(self.banned_token_ids))
-        if key not in self._bans:  # kept: a copy from the CPU makes a GPU wait
+        if key not in self._bans:  # cached: a copy from the CPU makes a GPU wait
             ban = torch.zeros(key[1], device=key[0])
             self._bans[key] = ban.index_fill(
                 0, torch.tensor(key[2], dtype=torch.long, device=key[0]), -torch.inf
@@ -229,9 +226,8 @@ class Policy:
         def score(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             logps = self.token_logps(self.head(hidden), temperature)
             chosen = logps.gather(-1, targets[:, None])[:, 0]
-            with (
-                torch.no_grad()
-            ):  # for the log alone; last, so that a chunk that is run again stops before it
+            # Only for the log. Last, so that recomputing a chunk stops before it.
+            with torch.no_grad():
                 entropy = torch.special.entr(logps.exp()).sum(-1)
             return chosen, entropy
 
@@ -246,8 +242,10 @@ class Policy:
         features: Features,
         temperature: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities in fp32 of the whole vocabulary, `[B, T, V]` (zero on padding), and the
-        mask `[B, T]`.
+        """Log-probabilities in fp32 of the whole vocabulary, and the mask.
+
+        Returns:
+            Log-probabilities `[B, T, V]` (zero on padding) and the mask `[B, T]`.
         """
         hidden_NC = self._response_hidden(prompts, responses, features)
         (logps_BTV,), mask_BT = self._padded(
@@ -279,9 +277,7 @@ class Policy:
     def _padded(
         self, responses: Sequence[Tensor], *values_N: Tensor
     ) -> tuple[list[Tensor], Tensor]:
-        """What was computed for the N response tokens as `[B, T, ...]`, zero on padding, and the
-        mask `[B, T]`.
-        """
+        """Values of the N response tokens as `[B, T, ...]`, zero on padding, and the mask."""
         lengths = torch.tensor([r.numel() for r in responses])
         mask_BT = torch.arange(int(lengths.max())) < lengths[:, None]
         at = moved(mask_BT.flatten().nonzero()[:, 0], self.device)
@@ -297,7 +293,7 @@ class Policy:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No gradients and no dropout inside; the mode from before afterwards."""
+        """Inside, no gradients and no dropout; afterwards the earlier mode is restored."""
         training = self.model.training
         self.model.eval()
         try:
@@ -334,8 +330,8 @@ class Policy:
         limit = max_new_tokens or self.default_max_new_tokens or 1024
         held = self._static.held if self._static is not None else 0
         rows = max_rows or rows_at_once(self, max(map(len, prompts), default=1), limit, held)
-        # A prompt with many samples takes part in several batches; prompts of like length go
-        # together.
+        # A prompt with many samples is part of several batches; prompts of similar length share
+        # a batch.
         work = [(i, at) for i, row in enumerate(seeds) for at in range(0, len(row), rows)]
         work.sort(key=lambda item: len(prompts[item[0]]))
         out: list[list[Generated]] = [[] for _ in prompts]
@@ -362,12 +358,12 @@ class Policy:
         return out
 
     def let_go(self) -> bool:
-        """Give back the memory that is kept from one rollout to the next; whether there was any."""
+        """Free the memory that is kept between rollouts; returns whether there was any."""
         held, self._static = self._static is not None, None
         return held
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: it makes its own graphs, and its own copies of weights."""
+        """The state without graphs and copies of weights: a copied policy makes its own."""
         return {**self.__dict__, "_static": None, "_casts": Casts(self.model)}
 
     def _sample(
@@ -399,11 +395,12 @@ class Policy:
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad or not trainable)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Write a Hugging Face folder that `from_pretrained` and vLLM load; LoRA is merged, and
-        kept apart as well.
+        """Write a Hugging Face folder that `from_pretrained` and vLLM load.
+
+        LoRA is merged into the weights, and its adapter is written as well.
 
         Args:
-            folder: Where; what is there is overwritten.
+            folder: Where; existing files are overwritten.
             dtype: Type of the weights; by default the policy's own, so that loading gives the same
                 bits back, and fp32 with LoRA; a lower one rounds away some of what adapters
                 learned, see `lora.py`.

@@ -1,4 +1,4 @@
-"""No progress bars of transformers for what takes a second."""
+"""Switches off transformers' progress bars for work of about a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def quiet(warnings: bool = False) -> Iterator[None]:
     """Inside, loading and saving show no bars; afterwards bars are as they were.
 
     Args:
-        warnings: No warnings either: for what we report ourselves.
+        warnings: Suppress warnings, too, for problems that we report ourselves.
     """
     from transformers.utils import logging
 

@@ -1,22 +1,21 @@
-"""Sampling with shapes that stay, so that a GPU replays a step as a CUDA graph in the place of
-launching its kernels.
+"""Sampling with fixed shapes, so that a GPU replays a step as a CUDA graph.
 
 A step is dozens of short kernels a layer, and launching them takes longer than running them. Here
-all that a step reads and writes lies at fixed addresses: numbers of prompts, prefix lengths and
-room for new tokens are rounded up to a few sizes, what is not there (yet) is masked, and the step's
-place is a tensor. The step is that of `decode.py`. A size is run twice as it is, then captured,
-then replayed; on a CPU it is only run, which the tests do.
+everything that a step reads and writes lies at fixed addresses: numbers of prompts, prefix lengths
+and room for new tokens are rounded up to a few sizes, entries that do not exist (yet) are masked,
+and the index of the step is a tensor. The step is that of `decode.py`. A size is run twice without
+a graph, then captured, then replayed; on a CPU it is only run, which the tests do.
 
-Bounded: graphs are at most `most_graphs`, the least recently used goes first; all states share one
-buffer; a batch that would need more than a quarter of the GPU's free memory is left to `decode.py`;
-what takes more than a twelfth of the GPU's memory goes when its samples are drawn
-(`Policy.generate`), and all of it goes before an update gives up rows.
+Memory is bounded. There are at most `most_graphs` graphs; the least recently used is dropped first.
+All states share one buffer. A batch that would need more than a quarter of the GPU's free memory is
+left to `decode.py`. All of it is freed when the samples are drawn if it is more than a twelfth of
+the GPU's memory (`Policy.generate`), and in any case before an update uses fewer rows.
 
-Weights are read where they lie, so that an optimizer's steps are seen, or where their copies in
-autocast's type lie (`casts.py`), which are brought up to date before each rollout; if they move
-(another dtype, another device), the graphs are dropped. A graph is worth keeping: to capture one
-empties the allocator's cache, and what follows has to ask the driver for all its memory anew. If a
-capture fails, that is said once and everything goes on without.
+Weights are read at their own addresses, so that an optimizer's steps are seen, or at those of their
+copies in autocast's type (`casts.py`), which are updated before each rollout; if the addresses
+change (another dtype, another device), the graphs are dropped. Keeping graphs pays off: a capture
+empties the allocator's cache, and later work has to ask the driver for all its memory again. If a
+capture fails, one message says so and sampling continues without graphs.
 
 Legend: P prompts, G samples of each, K key heads, S prefix, D head, V vocabulary.
 """
@@ -56,25 +55,24 @@ if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
 
 SWITCH = "MODGAP_CUDA_GRAPHS"
-# Of new tokens and of prefixes: room starts at and doubles from the first, prefixes are multiples
-# of the second.
+# The room for new tokens starts at _ROOM and doubles; prefix lengths are multiples of _PREFIX.
 _ROOM = 128
 _PREFIX = 128
 _ALIGN = 256
 
 
 def replays() -> bool:
-    """Whether GPUs are to replay graphs: unless the environment's MODGAP_CUDA_GRAPHS is 0.
+    """Whether GPUs should replay graphs: unless MODGAP_CUDA_GRAPHS is 0 in the environment.
 
     Raises:
         UserError: It is neither 0 nor 1.
     """
-    told = os.environ.get(SWITCH) or "1"
-    if told not in ("0", "1"):
+    value = os.environ.get(SWITCH) or "1"
+    if value not in ("0", "1"):
         raise UserError(
-            f"{SWITCH}={told}: give 0 (launch each kernel of sampling) or 1 (replay CUDA graphs)."
+            f"{SWITCH}={value}: give 0 (launch each kernel of sampling) or 1 (replay CUDA graphs)."
         )
-    return told == "1"
+    return value == "1"
 
 
 def wanted(device: torch.device) -> bool:
@@ -101,7 +99,7 @@ class _Key(NamedTuple):
 
 @dataclass
 class _State:
-    """One batch under way, a `decode.Cache` too.
+    """One batch that is being sampled; also a `decode.Cache`.
 
     Rows lie prompt by prompt; prompts from `count` on are padding.
     """
@@ -129,15 +127,12 @@ class _State:
 
 
 def advance(policy: DecoderModel, state: _State, eos: Tensor) -> None:
-    """One step, all of it on the device: pick a token for each row, write it down, run the decoder
-    on it.
+    """One step, entirely on the device.
+
+    It picks a token for each row, records it, and runs the decoder on it.
     """
-    P, G, temperature, place = (
-        state.key.prompts,
-        state.key.samples,
-        state.key.temperature,
-        state.place,
-    )
+    P, G = state.key.prompts, state.key.samples
+    temperature, place = state.key.temperature, state.place
     logps_BV = policy.token_logps(state.logits, temperature or 1.0)
     noise_B = state.noise.index_select(1, place)[:, 0]
     token = pick(logps_BV, noise_B) if temperature > 0 else logps_BV.argmax(-1)
@@ -157,7 +152,7 @@ class StaticSampler:
         policy: The policy.
         capture: Whether steps become CUDA graphs; by default on a GPU.
         most_graphs: How many are kept.
-        compact_above: Rows from which on a batch is made smaller once half of its prompts are done.
+        compact_above: Above this number of rows a batch shrinks once half of its prompts are done.
     """
 
     def __init__(
@@ -167,9 +162,8 @@ class StaticSampler:
         most_graphs: int = 48,
         compact_above: int = 32,
     ) -> None:
-        self._held = weakref.ref(
-            policy
-        )  # the policy holds this: a cycle would keep its memory for a while
+        # Weak, because the policy holds this object: a cycle would delay freeing its memory.
+        self._held = weakref.ref(policy)
         self.capture = policy.device.type == "cuda" if capture is None else capture
         self._most, self._compact_above = most_graphs, compact_above
         self._graphs: OrderedDict[_Key, torch.cuda.CUDAGraph | int] = OrderedDict()
@@ -198,10 +192,8 @@ class StaticSampler:
 
     @property
     def is_large(self) -> bool:
-        """Whether its memory is more of a GPU's than may be kept from what comes between two
-        batches.
-        """
-        kept = self.held + 40 * self._most_logits  # a graph's own numbers: those of picking tokens
+        """Whether its memory is too large a part of a GPU's to be kept between two batches."""
+        kept = self.held + 40 * self._most_logits  # a graph's own memory, for picking tokens
         return (
             self.device.type == "cuda"
             and kept > torch.cuda.get_device_properties(self.device).total_memory / 12
@@ -213,7 +205,7 @@ class StaticSampler:
         return sum(not isinstance(graph, int) for graph in self._graphs.values())
 
     def clear(self) -> None:
-        """Let go of all graphs and of the buffer."""
+        """Free all graphs and the buffer."""
         self._graphs.clear()
         self._pool, self._most_logits = None, 0
         self._arena = torch.empty(0, dtype=torch.uint8, device=self._policy.device)
@@ -225,16 +217,15 @@ class StaticSampler:
         temperature: float,
         max_new_tokens: int,
     ) -> list[list[tuple[Tensor, Tensor]]] | None:
-        """Tokens and their log-probabilities, as `decode.sample_batch` gives them; `None` if the
-        batch is too large.
+        """Tokens and their log-probabilities, as `decode.sample_batch` gives them.
+
+        `None` if the batch is too large.
         """
         model = self._policy.model
-        read = [
-            x
-            for m in model.modules()
-            for x in (m.__dict__.get("weight"), m.__dict__.get("bias"))
-            if x is not None
-        ]
+        read: list[Tensor] = []  # the copies of `Casts`, which hide the parameters
+        for module in model.modules():
+            copies = (module.__dict__.get("weight"), module.__dict__.get("bias"))
+            read += [copy for copy in copies if copy is not None]
         weights = hash(tuple(x.data_ptr() for x in (*model.parameters(), *model.buffers(), *read)))
         if weights != self._weights:
             self.clear()
@@ -263,8 +254,8 @@ class StaticSampler:
         cached = (
             rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * bytes_of_token(policy)
         )
-        # While a state grows four copies are there: the prefill's, the old state, what is taken
-        # from it, the new one.
+        # While a state grows there are four copies: the prefill's, the old state, the rows taken
+        # from it, and the new state.
         if cached > (free_memory(device) + self.held) / 4:
             return None
 
@@ -280,7 +271,7 @@ class StaticSampler:
         kept = torch.arange(len(prompts), device=device)
         state = self._state(start, kept, noise, G, temperature, 0, min(_ROOM, limit))
         t = 0
-        look_every = 1 if device.type == "cpu" else 8  # looking makes a GPU wait
+        look_every = 1 if device.type == "cpu" else 8  # reading a result makes a GPU wait
 
         def flush() -> None:
             rows = _rows(kept, G)
@@ -315,9 +306,8 @@ class StaticSampler:
                 advance(self._policy, state, self._eos)
                 return
             found = self._graphs.get(state.key, 0)
-            if (
-                isinstance(found, int) and found < 2
-            ):  # kernels are loaded and workspaces made before a capture
+            # Two plain runs load the kernels and create the workspaces before a capture.
+            if isinstance(found, int) and found < 2:
                 self._graphs[state.key] = found + 1
                 self._graphs.move_to_end(state.key)
                 advance(self._policy, state, self._eos)
@@ -337,7 +327,7 @@ class StaticSampler:
     def _captured(self, state: _State) -> torch.cuda.CUDAGraph | None:
         """The step as a graph; capturing runs nothing.
 
-        `None`, and no more tries, if it cannot be captured.
+        If it cannot be captured, `None`, and nothing is captured from then on.
         """
         try:
             graph = torch.cuda.CUDAGraph()
@@ -350,7 +340,7 @@ class StaticSampler:
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             print(
-                f"modgap: sampling goes on without CUDA graphs, capturing one failed: {reason}",
+                f"modgap: sampling continues without CUDA graphs, capturing one failed: {reason}",
                 file=sys.stderr,
             )
             self.capture = False
@@ -372,8 +362,9 @@ class StaticSampler:
         old: _State | None = None,
         chosen: Tensor | None = None,
     ) -> _State:
-        """A state of the prompts `kept` (in the batch; `chosen` in the old state) with `t` tokens
-        and so much room.
+        """A state of the prompts `kept`, with `t` tokens and room for `room`.
+
+        `kept` are indices in the batch, `chosen` the same prompts' indices in the old state.
         """
         count, G = kept.numel(), samples
         rows = _rows(kept, G)
@@ -381,7 +372,7 @@ class StaticSampler:
             prefix, logits = start.prefix, start.logits[kept].repeat_interleave(G, 0)
             added = [(k[:, :, None, :0], v[:, :, None, :0]) for k, v in prefix]
             done = torch.zeros(rows.numel(), dtype=torch.bool, device=rows.device)
-        else:  # copies: the new state lies where the old one does
+        else:  # copies, because the new state overwrites the old one in the buffer
             assert chosen is not None
             prefix = [(k[chosen], v[chosen]) for k, v in old.prefix]
             added = [(k[chosen, :, :, :t], v[chosen, :, :, :t]) for k, v in old.added]
@@ -429,8 +420,9 @@ class StaticSampler:
         return state
 
     def _take(self, layout: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
-        """Zeroed tensors, one after the other in the buffer: the same layout lies at the same
-        addresses.
+        """Zeroed tensors, one after the other in the buffer.
+
+        The same layout always has the same addresses.
         """
         sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in layout]
         starts = [0]
@@ -439,9 +431,8 @@ class StaticSampler:
         if starts[-1] > self._arena.numel():
             self.clear()
             self._arena = torch.empty(starts[-1], dtype=torch.uint8, device=self._arena.device)
-        self._arena[
-            : starts[-1]
-        ].zero_()  # what is masked counts as zero times what lies there: never a NaN
+        # Masked entries are multiplied by zero, so they must not be NaN.
+        self._arena[: starts[-1]].zero_()
         return [
             self._arena[at : at + size].view(dtype).view(shape)
             for at, size, (shape, dtype) in zip(starts, sizes, layout, strict=False)
@@ -454,8 +445,9 @@ def _rows(prompts: Tensor, samples: int) -> Tensor:
 
 @contextlib.contextmanager
 def _no_kept_casts(device: torch.device) -> Iterator[None]:
-    """Autocast, if it is on, casts what has no copy in `Casts` at each step: a graph must not read
-    yesterday's.
+    """Inside, autocast (if it is on) casts anew at each step what has no copy in `Casts`.
+
+    A graph must not read the casts of earlier weights.
     """
     if not torch.is_autocast_enabled(device.type):
         yield

@@ -1,13 +1,12 @@
-"""Scoring over a tree of tokens: what sequences have in common is computed once, and nothing is
-padded.
+"""Scoring over a tree of tokens: common prefixes are computed once, and nothing is padded.
 
-The responses of a group follow one prompt, and a prompt and its text-free twin begin alike, image
-included: in a causal model what comes first does not depend on what follows. All tokens of a pass
-lie one after the other in spans, each of which follows leading tokens of earlier spans (its
-context): a prompt, its responses, what its twin does not share with it, the twin's responses.
-Products, norms and the head see one long row. In attention a query sees its context and what came
-before it in its own sequence: no mask, and no pair of tokens that do not see each other. On a GPU
-in bf16 that is one kernel over sequences of any length (`flash.py`), elsewhere some kernels a span.
+The responses of a group follow one prompt, and a prompt and its text-free twin begin with the same
+tokens, image included: in a causal model a token does not depend on what follows. All tokens of a
+pass lie one after the other in spans, each of which follows leading tokens of earlier spans (its
+context): a prompt, its responses, the rest of its twin, the twin's responses. Products, norms and
+the head see one long row. In attention a query sees its context and what came before it in its own
+sequence: no mask, and no pair of tokens that do not see each other. On a GPU in bf16 that is one
+kernel over sequences of any length (`flash.py`), elsewhere a few kernels a span.
 
 It walks the decoder's own modules, as `decode.py` does, so LoRA, autocast and checkpointing apply.
 
@@ -36,7 +35,7 @@ from modgap.models.layers import gated_mlp, normed, rotated, turned
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
 
-# Fewer leading tokens in common than these are not worth a span.
+# Prompts with fewer leading tokens in common do not share a span.
 _SHORTEST = 16
 
 
@@ -46,8 +45,9 @@ def tree_hidden(
     responses: Sequence[Tensor],
     features: Features,
 ) -> Tensor:
-    """Hidden states `[N, C]` that predict the response tokens, row by row; rows with one prompt
-    object share it.
+    """Hidden states `[N, C]` that predict the response tokens, row by row.
+
+    Rows with the same prompt object share its computation.
     """
     image_token = policy.model.config.image_token_id
     tree = plant(prompts, responses, image_token)
@@ -66,8 +66,8 @@ class Span:
     """Sequences that follow the same tokens.
 
     Attributes:
-        context: What they follow, in order: which earlier span, of one sequence, and how many of
-            its first tokens.
+        context: What they follow, in order: the index of an earlier span (of one sequence) and how
+            many of its first tokens.
         lengths: Tokens of each sequence.
     """
 
@@ -99,8 +99,8 @@ class Tree:
 def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_token: int) -> Tree:
     """Lay out prompts, each followed by its response; rows with the same prompt object share it.
 
-    Prompts of the same image share what they begin with, too, one token of each at least remaining
-    its own.
+    Prompts of the same image also share their common beginning; at least one token of each prompt
+    is left out of it.
     """
     families: dict[Any, dict[int, list[int]]] = {}
     for row, prompt in enumerate(prompts):
@@ -139,7 +139,7 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
             )
             whole = [*beginning, (own, len(head) - shared)]
             last = torch.tensor([n - 1])
-            # A response's last token predicts nothing that is asked for.
+            # What a response's last token predicts is not scored.
             tails = [(row, responses[row][:-1].cpu()) for row in rows]
             at = n
             for row, tail in tails:
@@ -155,7 +155,7 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
                 add(tokens, places.expand(3, -1), whole, [tail.numel() for _, tail in tails])
             if common and not beginning:
                 beginning = [(own, common)]
-        # The image lies in what all begin with, once, or in each prompt's own part.
+        # The image lies either in the common beginning, once, or in each prompt's own part.
         shown = [rows[0] for rows in family.values()]
         pictured += shown[:1] if bool((heads[0].input_ids[:common] == image_token).any()) else shown
     rows = [scored[row] for row in range(len(prompts))]
@@ -165,7 +165,7 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
 
 
 def _common(ids: Sequence[Tensor]) -> int:
-    """How many leading tokens all have in common, at least one of each left out; 0 if hardly any."""
+    """How many leading tokens all have in common, at least one of each left out; 0 if too few."""
     least = min(len(x) for x in ids) - 1
     same = torch.stack([x[:least] == ids[0][:least] for x in ids[1:]]).all(0)
     common = int(same.int().cumprod(0).sum())
@@ -179,9 +179,8 @@ def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Te
         for table in decoder.rotary_emb(x[None], positions[:, None])
     )
     sin = turned(sin)
-    attend = (_attend_at_once if flash.fits(x, cos.shape[-1]) else _attend_by_spans)(
-        spans, x.device
-    )
+    plan = _attend_at_once if flash.fits(x, cos.shape[-1]) else _attend_by_spans
+    attend = plan(spans, x.device)
     recompute = decoder.training and torch.is_grad_enabled() and _checkpointing(decoder)
     for layer in decoder.layers:
 
@@ -208,7 +207,7 @@ def _checkpointing(decoder: Any) -> bool:
     return any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.layers)
 
 
-# Queries `[N, H, D]`, keys and values `[N, 2, K, D]` and the scale to what is seen, `[N, H, D]`.
+# From queries `[N, H, D]`, keys and values `[N, 2, K, D]` and the scale to the output `[N, H, D]`.
 Attend = Callable[[Tensor, Tensor, float], Tensor]
 
 
@@ -223,8 +222,9 @@ def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Atte
 
 
 def _attend_at_once(spans: Sequence[Span], device: torch.device) -> Attend:
-    """All sequences of all spans in one kernel; each has its own copy of the few keys and values
-    that it sees.
+    """All sequences of all spans in one kernel.
+
+    Each sequence has its own copy of the few keys and values that it sees.
     """
     starts = [0, *accumulate(sum(span.lengths) for span in spans)]
     seen: list[Tensor] = []
@@ -235,10 +235,8 @@ def _attend_at_once(spans: Sequence[Span], device: torch.device) -> Attend:
             seen.append(torch.cat((*before, torch.arange(start, start + length))))
             queries.append(length)
             start += length
-    at, ends = (
-        moved(torch.cat(seen), device),
-        flash.Ends.of(queries, [x.numel() for x in seen], device),
-    )
+    at = moved(torch.cat(seen), device)
+    ends = flash.Ends.of(queries, [x.numel() for x in seen], device)
 
     def attend(q: Tensor, kv: Tensor, scale: float) -> Tensor:
         k, v = kv.index_select(0, at).unbind(1)
@@ -299,7 +297,7 @@ class _Padding:
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> _Padding:
-        """Of sequences so long."""
+        """The padding of sequences of these lengths."""
         if len(set(lengths)) == 1:
             return cls(len(lengths))
         sizes = torch.tensor(lengths)
@@ -322,8 +320,9 @@ class _Padding:
 
 
 def _ending(tokens: int, seen: int, device: torch.device) -> Any:
-    """What the last so many tokens see of a sequence; on a GPU only said, which keeps its fast
-    kernel.
+    """The mask for the last `tokens` of a sequence of `seen` tokens.
+
+    On a GPU it is a description instead of a tensor, which allows the fast kernel.
     """
     if device.type == "cuda":
         return causal_lower_right(tokens, seen)

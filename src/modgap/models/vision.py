@@ -40,8 +40,9 @@ class _GridPlan(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _grid_plan(grid: Grid, merge: int, window: int, patch: int, windowed: bool) -> _GridPlan:
-    """Patch coordinates (in window order if there are windows), that order, and the windows'
-    lengths.
+    """Patch coordinates, the window order, and the windows' lengths.
+
+    The coordinates are in window order if there are windows.
     """
     from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
@@ -59,8 +60,9 @@ Segments = flash.Ends | list[Tensor]
 
 
 def _segments(lengths: Sequence[int], device: torch.device, flashes: bool) -> Segments:
-    """Where segments end, or for each distinct length L the positions `[k, L]` of the k segments
-    that have it.
+    """Where segments end, or for each distinct length L the positions of its segments.
+
+    The positions are `[k, L]` for the k segments of length L.
     """
     if flashes and lengths:
         return flash.Ends.of(lengths, lengths, device)
@@ -77,8 +79,9 @@ def _segments(lengths: Sequence[int], device: torch.device, flashes: bool) -> Se
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What depends on the grids alone: coordinates, window order (if any), segments of full and of
-    window attention.
+    """What depends only on the grids.
+
+    Coordinates, window order (if any), and the segments of full and of window attention.
     """
 
     positions_N2: Tensor
@@ -125,7 +128,7 @@ def _attend(
     q, k, v = *_rotate(qk, cos_ND, sin_ND).unbind(1), v[:, 0]
     if isinstance(segments, flash.Ends):
         out = flash.attend(q, k, v, segments, attention.scaling, causal=False).flatten(1)
-    elif len(segments) == 1:  # equal lengths lie one after the other: no gathering
+    elif len(segments) == 1:  # segments of equal length are contiguous: no gathering needed
         shape = (*segments[0].shape, attention.num_heads, -1)
         q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k, v))
         out = (
@@ -171,8 +174,8 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
     angles = torch.cat((angles, angles), dim=-1)
     cos, sin = angles.cos(), turned(angles.sin())
 
-    # The patch embedding is a convolution whose stride is its kernel: a matrix product, and much
-    # faster as one.
+    # The patch embedding is a convolution whose stride equals its kernel size: it is a matrix
+    # product, which is much faster.
     x = F.linear(pixels_NP.to(kernel.dtype), kernel.flatten(1))
     if plan.window_M is not None:
         x = x.view(plan.window_M.numel(), -1, x.shape[-1])[plan.window_M].view(x.shape)

@@ -1,13 +1,12 @@
-"""The weights of a model folder: which files hold them, under which names, and whether they are
-those of its model.
+"""The weights of a model folder: their files and names, and whether they fit the folder's model.
 
-Transformers loads a folder whatever it holds: a weight that is missing gets random numbers, one
-that the model does not have is dropped, and a LoRA adapter that lies beside the weights is applied
-to them. Here each of these is an error, and it shows before a weight is read: names and shapes are
-in the headers of the files, and transformers reports how they fit a model without memory (device
-`meta`), with its own conversion of older layouts.
+Transformers loads almost any folder: a missing weight gets random numbers, an unknown weight is
+dropped, and a LoRA adapter beside the weights is applied to them. Here each of these is an error,
+and it is raised before a weight is read: names and shapes are in the headers of the files, and
+transformers reports how they fit a model without memory (device `meta`), with its own conversion of
+older layouts.
 
-Wrappers of trainers leave their names in those of the weights (`module.` of DDP, `_orig_mod.` of
+Trainers' wrappers leave their names in those of the weights (`module.` of DDP, `_orig_mod.` of
 `torch.compile`, `base_model.model.` of PEFT). These are left out while reading.
 """
 
@@ -28,7 +27,7 @@ from modgap.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 CONVERT = "see docs/engines/any-checkpoint.md"
 _SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Parts of a name that are a wrapper's, anywhere in it; and beginnings.
+# Parts of a name that a wrapper adds, anywhere in it or (_BEGINNINGS) at its start.
 _WRAPPERS = {
     "module",
     "_orig_mod",
@@ -39,8 +38,8 @@ _WRAPPERS = {
 }
 _BEGINNINGS = ("base_model.model.", "pretrained_model.")
 _ADAPTERS = re.compile(r"\.base_layer\.|\.lora_|\.modules_to_save\.|\.original_module\.")
-# Names that a model does not have: up to this share of its own they are only named (a value head,
-# say).
+# Weights that the model does not have (a value head, for example): up to this share of the model's
+# own they are only reported.
 _FOREIGN = 0.1
 _NAMED = 3
 _HEAD = "lm_head.weight"
@@ -53,10 +52,10 @@ class Weights:
 
     Attributes:
         folder: The folder.
-        places: The file of each weight and its name there, by its name without those of wrappers.
+        places: The file of each weight and its name there, by its name without wrappers.
         shapes: By the same name.
         wrappers: The names of wrappers that were left out.
-        coded: Types of the weights that are no plain floating-point numbers, by the same name.
+        coded: Types of the weights that are not plain floating-point numbers, by the same name.
     """
 
     folder: Path
@@ -140,7 +139,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _two_sets(folder: Path, others: Iterable[str]) -> UserError:
-    """Of which transformers and vLLM would each load another one."""
+    """The error for two sets of weights: transformers and vLLM would each load another one."""
     return UserError(
         f"{folder} holds two sets of weights, {_SINGLE} and {_some(others)}: remove the older one"
     )
@@ -172,10 +171,10 @@ def find_weights(folder: Path) -> Weights:
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
-                stored |= {
-                    name: (path, tuple(file.get_slice(name).get_shape())) for name in file.keys()
-                }  # noqa: SIM118
-                types |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+                for name in file.keys():  # noqa: SIM118 - it is not a mapping
+                    slice_ = file.get_slice(name)
+                    stored[name] = (path, tuple(slice_.get_shape()))
+                    types[name] = slice_.get_dtype()
         except SafetensorError as error:
             raise damaged(folder, error) from error
     if inner := sorted(name for name in stored if _ADAPTERS.search(name)):
@@ -198,7 +197,7 @@ def find_weights(folder: Path) -> Weights:
 
 
 def damaged(folder: Path, error: Exception) -> UserError:
-    """The error for a file that is no whole safetensors file."""
+    """The error for a file that is not a whole safetensors file."""
     return UserError(
         f"the weights in {folder} are cut off or damaged ({error}): copy the model again"
     )
@@ -212,7 +211,7 @@ def _without_wrappers(stored: Iterable[str]) -> dict[str, str]:
         while begins := [begin for begin in _BEGINNINGS if short.startswith(begin)]:
             short = short.removeprefix(begins[0])
         names[name] = short
-    # A module that has the whole model as its `model`, as Lightning's have.
+    # A module with the whole model as its attribute `model`, as in Lightning.
     while any(short.startswith("model.model.") for short in names.values()):
         names = {name: short.removeprefix("model.") for name, short in names.items()}
     return names
@@ -225,8 +224,9 @@ def _difference(name: str, short: str) -> list[str]:
 
 
 def check_weights(folder: Path, as_is: bool = False) -> Weights:
-    """Refuse a Qwen2.5-VL whose weights are not all there, before they are read; what is odd only
-    is said.
+    """Refuse a Qwen2.5-VL whose weights are incomplete, before they are read.
+
+    Oddities that do no harm are only reported.
 
     Args:
         folder: The model; its config is a Qwen2.5-VL's.
@@ -253,7 +253,7 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
 
     config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
     if getattr(config, "quantization_config", None):
-        return weights  # its names are those of the method
+        return weights  # the quantization method has its own names
     if weights.coded:
         name, kind = next(iter(weights.coded.items()))
         raise UserError(
@@ -271,22 +271,27 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
                     " tie_word_embeddings=true: set it to false if the head was trained, else"
                     f" remove {_HEAD} from the weights"
                 )
-        del empty[_HEAD]  # tying compares the two, which weights without memory cannot be
+        del empty[_HEAD]  # tying compares the two, which weights without memory do not allow
     with quiet(warnings=True):
         loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            None, config=config, state_dict=empty, device_map={"": "meta"}, dtype=torch.float32,
-            ignore_mismatched_sizes=True, output_loading_info=True,
-        )  # fmt: skip
+            None,
+            config=config,
+            state_dict=empty,
+            device_map={"": "meta"},
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     refuse_misfits(folder, loaded[1], len(loaded[0].state_dict()))
     return weights
 
 
 def refuse_misfits(folder: Path, report: Mapping[str, Collection[Any]], count: int) -> None:
-    """Say what is wrong with a folder's weights by transformers' loading report.
+    """Raise an error for misfits in transformers' loading report.
 
     Args:
         folder: The folder.
-        report: What `from_pretrained` gives with `output_loading_info`.
+        report: What `from_pretrained` returns with `output_loading_info`.
         count: How many weights the model has.
 
     Raises:
@@ -317,7 +322,7 @@ def refuse_misfits(folder: Path, report: Mapping[str, Collection[Any]], count: i
 
 @cache
 def _say(text: str) -> None:
-    """Once in a process: a folder is looked at before a run and when it is loaded."""
+    """Print a line once per process: a folder is checked before a run and when it is loaded."""
     print(f"modgap: {text}", file=sys.stderr)
 
 

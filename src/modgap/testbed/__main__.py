@@ -1,6 +1,4 @@
-"""`python -m modgap.testbed`: the options of `run.pretrain`, parsed with the standard library
-alone.
-"""
+"""`python -m modgap.testbed`: the options of `run.pretrain`, parsed with argparse."""
 
 from __future__ import annotations
 
@@ -16,14 +14,15 @@ from modgap.testbed.run import PHASES, pretrain
 
 
 def _mixture(text: str) -> dict[str, float]:
-    return {
-        name.strip(): float(weight)
-        for name, _, weight in (part.partition("=") for part in text.split(","))
-    }
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, weight = part.partition("=")
+        weights[name.strip()] = float(weight)
+    return weights
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse and run; 0 done, 1 bad input."""
+    """Parse and run; returns 0 when done, 1 for bad input."""
     parser = argparse.ArgumentParser(
         "python -m modgap.testbed", description="Make the testbed checkpoint."
     )

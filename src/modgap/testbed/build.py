@@ -1,11 +1,11 @@
-r"""A tiny but genuine Qwen2.5-VL in Hugging Face format: config, random weights, tokenizer, image
-processor.
+r"""A tiny but genuine Qwen2.5-VL in Hugging Face format.
 
-It has every part of the real one (a vision tower with merged patches, M-RoPE, ChatML, Qwen's
-special tokens) at about 5 M parameters, so that whatever works on it works on the 3B and 7B models.
-Differences: a byte-level BPE tokenizer of its own in which every digit and every capital letter is
-one token (labels of points are read letter by letter); full attention in every vision layer (its
-images are 64 merged tokens); images are brought to about 224 x 224 pixels.
+It consists of a config, random weights, a tokenizer and an image processor. It has every part of
+the real one (a vision tower with merged patches, M-RoPE, ChatML, Qwen's special tokens) at about
+5 M parameters, so that whatever works on it works on the 3B and 7B models. Differences: its own
+byte-level BPE tokenizer in which every digit and every capital letter is one token (labels of
+points are read letter by letter); full attention in every vision layer (its images are 64 merged
+tokens); images are brought to about 224 x 224 pixels.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# Words and LaTeX commands with the space after them (labels and numbers then need none), single
-# capitals and digits, runs of punctuation with the spaces around.
+# Words and LaTeX commands with the space after them (labels and numbers then need no space token),
+# single capitals and digits, runs of punctuation with the spaces around them.
 _PRE_TOKENS = r"\\?[a-z]+ ?|[A-Z]|[0-9]| ?[^\sA-Za-z0-9\\]+ ?|\s|\\"
 
 CHAT_TEMPLATE = """\
@@ -45,11 +45,13 @@ CHAT_TEMPLATE = """\
 {%- for part in message['content'] -%}
 {%- if part['type'] == 'image' or 'image' in part or 'image_url' in part -%}
 {%- set ns.images = ns.images + 1 -%}
-{%- if add_vision_id is defined and add_vision_id -%}{{- 'Picture ' ~ ns.images ~ ': ' -}}{%- endif -%}
+{%- if add_vision_id is defined and add_vision_id -%}\
+{{- 'Picture ' ~ ns.images ~ ': ' -}}{%- endif -%}
 {{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
 {%- elif part['type'] == 'video' or 'video' in part -%}
 {%- set ns.videos = ns.videos + 1 -%}
-{%- if add_vision_id is defined and add_vision_id -%}{{- 'Video ' ~ ns.videos ~ ': ' -}}{%- endif -%}
+{%- if add_vision_id is defined and add_vision_id -%}\
+{{- 'Video ' ~ ns.videos ~ ': ' -}}{%- endif -%}
 {{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
 {%- elif 'text' in part -%}
 {{- part['text'] -}}
@@ -92,8 +94,9 @@ class Size:
 
 
 def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer with Qwen's special tokens, from a corpus; the same corpus gives
-    the same tokenizer.
+    """A byte-level BPE tokenizer with Qwen's special tokens, trained on a corpus.
+
+    The same corpus gives the same tokenizer.
 
     Returns:
         A `transformers.PreTrainedTokenizerFast`.
@@ -141,7 +144,7 @@ def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> Any:
 
 
 def tiny_config(ids: dict[str, int], vocabulary: int, size: Size) -> Any:
-    """The `Qwen2_5_VLConfig` of those sizes; `ids` are the special tokens' ids."""
+    """The `Qwen2_5_VLConfig` of these sizes; `ids` are the special tokens' ids."""
     from transformers import Qwen2_5_VLConfig
 
     assert size.side % 28 == 0, "a side is a whole number of merged tokens"
@@ -218,7 +221,7 @@ def build_tiny(
     with quiet():
         model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # A quarter more and a quarter less than side^2: a square of that side stays as it is.
+    # A quarter less and a quarter more than side^2: a square of that side keeps its size.
     pixels = {"shortest_edge": size.side**2 * 3 // 4, "longest_edge": size.side**2 * 5 // 4}
     Qwen2VLImageProcessorPil(size=pixels).save_pretrained(folder)
     _complete_processor(folder, pixels)
@@ -226,8 +229,9 @@ def build_tiny(
 
 
 def _complete_processor(folder: Path, pixels: dict[str, int]) -> None:
-    """Add what `AutoProcessor` wants where torchvision exists: class names without a backend, the
-    video processor.
+    """Add what `AutoProcessor` wants if torchvision is installed.
+
+    These are class names without a backend, and the video processor.
     """
     path = folder / "preprocessor_config.json"
     image = json.loads(path.read_text(encoding="utf-8"))

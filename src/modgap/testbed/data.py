@@ -1,10 +1,9 @@
-r"""Training data of the testbed model: problems, what the vision head should see in them, and all
-token sequences.
+r"""Training data of the testbed model: problems, the vision head's targets, all token sequences.
 
-The tasks of the mixture: the problem in the words of `core.prompt` with the worked solution as
-target, in the views full-text, image-only, text-only and transcribe (aligned style) and, a little,
-as the paper's evaluation words it; and `labels`, "label column row" for every text in the image,
-which teaches reading and is asked for nowhere else.
+The mixture has two kinds of tasks. The first is the problem in the words of `core.prompt` with the
+worked solution as target, in the views full-text, image-only, text-only and transcribe (aligned
+style) and, for a small share, as the paper's evaluation words it. The second is `labels`,
+"label column row" for every text in the image: it teaches reading and is used nowhere else.
 
 Problems are made by spawned processes before CUDA starts, and tokenized there, once.
 """
@@ -53,7 +52,7 @@ TASKS = {
     **{name: (name, "solution", name != "text-only") for name in PROMPTS},
     "labels": ("labels", "places", True),
 }
-# Little work on images: with as much as on text the gap closes (78% from text, 73% from the image
+# A small share of image tasks: with equal shares the gap closes (78% from text, 73% from the image
 # after 4,500 steps).
 MIXTURE = {
     "full-text": 0.62,
@@ -67,7 +66,9 @@ MIXTURE = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is made; written to `plan.json`, and a folder made with another plan is refused.
+    """The plan of the data and the training.
+
+    It is written to `plan.json`; a folder made with another plan is refused.
 
     Attributes:
         problems: Training problems.
@@ -101,12 +102,12 @@ class Plan:
 
 
 def say(text: str) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def to_problem(made: SyntheticProblem, name: str, split: str, index: int) -> Problem:
-    """A synthetic problem as any other."""
+    """A synthetic problem as a `Problem`."""
     r: Any = made.record
     return Problem(
         id=name,
@@ -123,7 +124,7 @@ def to_problem(made: SyntheticProblem, name: str, split: str, index: int) -> Pro
 
 
 def marks_of(made: SyntheticProblem) -> list[int]:
-    """What the head should say: token * N_MARKS + feature, for each character and each point."""
+    """The head's targets: token * N_MARKS + feature, for each character and each point."""
     from modgap.datasets.synthetic.draw import font
 
     def cell(x: float, y: float) -> tuple[int, float, float]:
@@ -151,8 +152,9 @@ def marks_of(made: SyntheticProblem) -> list[int]:
 
 
 def places_of(made: SyntheticProblem) -> str:
-    """`label column row` of every text in patches of 14 px, in reading order; a point's place is
-    its vertex.
+    """`label column row` of every text in patches of 14 px, in reading order.
+
+    A point's place is its vertex.
     """
     entries: list[tuple[int, int, str]] = []
     for label in made.labels:
@@ -203,8 +205,10 @@ def _encoder(folder: Path) -> Encoder:
 
 
 def _make_chunk(span: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Problems of a span: their marks, their tokens one after the other, the lengths `[n,
-    sequences]`.
+    """The problems of a span.
+
+    Returns:
+        Their marks, their tokens one after the other, and the lengths `[n, sequences]`.
     """
     from modgap.core.images import decode
     from modgap.datasets.synthetic import make_problem

@@ -1,4 +1,4 @@
-"""Held-out accuracy of a testbed checkpoint, quickly: all samples of all problems in a few batches."""
+"""Held-out accuracy of a testbed checkpoint: all samples of all problems in a few batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modgap.testbed.data import to_problem
 if TYPE_CHECKING:
     from modgap.models.policy import Policy
 
-# The checkpoint that is shipped: room to move on both sides (shares of problems solved).
+# Shares of problems that the shipped checkpoint should solve: recipes can then raise or lower them.
 BANDS = {"full-text": (0.65, 0.82), "image-only": (0.30, 0.55)}
 
 
@@ -50,8 +50,10 @@ class Examiner:
     def examine(
         self, policy: Policy, samples: int = 5, temperature: float = 0.8
     ) -> dict[str, dict[str, float]]:
-        """For each view: accuracies, share of groups with mixed grades, conditions written right,
-        cut off, length.
+        """The figures of each view.
+
+        They are the accuracies, the share of groups with mixed grades, the share of conditions
+        written right, the share cut off, and the length.
         """
         from modgap.grading.answer import grade
 
@@ -61,33 +63,31 @@ class Examiner:
             greedy = policy.generate(prompts, [[0]] * n, 0.0)
             seeds = [[1_000 * i + k for k in range(samples)] for i in range(n)]
             sampled = policy.generate(prompts, seeds, temperature)
-            right = np.array(
-                [
-                    [grade(s.text, p.answer).outcome == "correct" for s in [*a, *b]]
-                    for p, a, b in zip(self.problems, greedy, sampled, strict=True)
-                ]
-            )
+            graded: list[list[bool]] = []
+            for p, a, b in zip(self.problems, greedy, sampled, strict=True):
+                graded.append([grade(s.text, p.answer).outcome == "correct" for s in [*a, *b]])
+            right = np.array(graded)
             read = [
                 a[0].text.startswith(f"<think>{', '.join(p.semantic)}. ")
                 for p, a in zip(self.problems, greedy, strict=True)
             ]
             inside = right[:, 1:].mean(1)
+            every = [s for row in sampled for s in row]
             out[view] = {
                 "greedy": float(right[:, 0].mean()),
                 "sampled": float(inside.mean()),
                 "mixed": float(((inside > 0) & (inside < 1)).mean()),
                 "conditions_right": float(np.mean(read)),
-                "cut_off": float(
-                    np.mean([s.finish_reason == "length" for row in sampled for s in row])
-                ),
-                "tokens": float(np.mean([len(s.token_ids) for row in sampled for s in row])),
+                "cut_off": float(np.mean([s.finish_reason == "length" for s in every])),
+                "tokens": float(np.mean([len(s.token_ids) for s in every])),
             }
         return out
 
 
 def fitness(figures: dict[str, dict[str, float]]) -> float:
-    """How far accuracies (mean of greedy and sampled) are from the middle of their bands; up to 1
-    is inside both.
+    """How far accuracies (mean of greedy and sampled) are from the middle of their bands.
+
+    Up to 1 is inside both bands.
     """
     worst = 0.0
     for view, (low, high) in BANDS.items():

@@ -1,12 +1,13 @@
-"""The pipeline that makes the testbed checkpoint, phase by phase; each goes on where it was
-stopped.
+"""The pipeline that makes the testbed checkpoint, phase by phase; each phase can be resumed.
 
-    data      OUT/base, images.npy, corpus.npz        the model with random weights, problems, tokens
-    glyphs    OUT/glyphs                              the vision tower learns to see characters and points
-    mixture   OUT/steps/step_N, eval.jsonl            the whole model learns to read and to solve; judged as it goes
-    final     OUT/tiny                                the checkpoint nearest to the middle of the bands, measured
+    data      OUT/base, images.npy, corpus.npz    the model with random weights, problems, tokens
+    glyphs    OUT/glyphs                          the vision tower learns characters and points
+    mixture   OUT/steps/step_N, eval.jsonl        the whole model learns to read and to solve, and
+                                                  is examined at regular steps
+    final     OUT/tiny                            the checkpoint nearest to the middle of the bands,
+                                                  examined again
 
-Bit-equal on a CPU where it was stopped; on another machine `mixture` can start from any checkpoint
+A resumed run is bit-equal on a CPU; on another machine `mixture` can start from any checkpoint
 (`init`).
 """
 
@@ -60,16 +61,15 @@ def pretrain(
         plan: What is made.
         phases: Of `PHASES`, in that order.
         workers: Processes that make the data.
-        minutes: Most minutes of training in this call; the rest is done when it is given again.
+        minutes: Most minutes of training in this call; the next call resumes.
         eval_every: Steps of the mixture between checkpoints with their figures.
         eval_problems: Problems for these.
         final_problems: Problems for the model card.
-        init: Checkpoint from which the mixture starts, in the place of OUT/glyphs.
-        pick: Which of OUT/steps becomes the testbed model (`step_3000`), in the place of the best
-            one.
+        init: Checkpoint from which the mixture starts, instead of OUT/glyphs.
+        pick: Which of OUT/steps becomes the testbed model (`step_3000`), instead of the best one.
 
     Raises:
-        UserError: A plan that cannot be, or another one than the folder was made with.
+        UserError: The plan is invalid, or not the one that the folder was made with.
     """
     plan = plan or Plan()
     _check(plan, phases)
@@ -84,14 +84,12 @@ def pretrain(
 
     torch.set_float32_matmul_precision("high")
     deadline = time.monotonic() + 60 * minutes
-    if (
-        "glyphs" in phases
-        and not (out / "glyphs" / "config.json").exists()
-        and not _glyphs(out, plan, deadline)
-    ):
-        return say("stopped for the time being; give the same command again")
+    paused = "stopped for now; give the same command again to resume"
+    has_glyphs = (out / "glyphs" / "config.json").exists()
+    if "glyphs" in phases and not has_glyphs and not _glyphs(out, plan, deadline):
+        return say(paused)
     if "mixture" in phases and not _mixture(out, plan, deadline, eval_every, eval_problems, init):
-        return say("stopped for the time being; give the same command again")
+        return say(paused)
     if "final" in phases:
         _final(out, plan, final_problems, pick)
     return None
@@ -109,8 +107,9 @@ def _check(plan: Plan, phases: Sequence[str]) -> None:
 
 
 def _same_plan(path: Path, plan: Plan) -> None:
-    """Refuse a folder that holds the data of another plan; how it is trained on may change between
-    runs.
+    """Refuse a folder that holds the data of another plan.
+
+    The settings of the training itself may change between runs.
     """
     now = json.loads(json.dumps(asdict(plan)))
     if path.exists():
@@ -139,7 +138,7 @@ def _trainer(policy: Policy, out: Path, phase: Any, schedule: Schedule) -> Train
     trainer = Trainer(policy, corpus, phase, schedule, head)
     if (out / f"{phase}.pt").exists():
         trainer.load(out / f"{phase}.pt")
-        say(f"{phase}: going on from step {trainer.step}")
+        say(f"{phase}: resuming from step {trainer.step}")
     return trainer
 
 

@@ -1,13 +1,13 @@
 r"""Supervised pretraining of the testbed model, from arrays to weights, in two phases.
 
 Trained on problems alone, a small vision-language model learns the text side and never learns to
-read. So first the vision tower gets dense supervision: a linear head on its merged tokens says
-which characters lie in which part of each 28 px cell and which points' vertices do (`glyphs`). Then
+read. So first the vision tower gets dense supervision: a linear head on its merged tokens predicts
+which characters and which points' vertices lie in which part of each 28 px cell (`glyphs`). Then
 the whole model learns a mixture of tasks (`mixture`): listing all labels with their places (half of
-the rows at first, fading out) and problems in several views, while the head stays on with a small
-weight.
+the rows at first, fading out) and problems in several views, while the head's loss is kept with a
+small weight.
 
-This module knows tensors and tasks' names only; `modgap.testbed` makes the data and judges the
+This module knows only tensors and tasks' names; `modgap.testbed` makes the data and examines the
 model. Weights are bf16 on a GPU with an fp32 master copy in the optimizer, fp32 on a CPU. Every
 batch is a function of (seed, step).
 
@@ -90,15 +90,20 @@ class Schedule:
 
 
 def patchify(images: Tensor, processor: Any) -> Tensor:
-    """Grey images `[B, side, side]` uint8 as the patches `[B * patches, 1176]` that the processor
-    makes of them.
+    """The patches that the processor makes of grey images.
+
+    Args:
+        images: `[B, side, side]` uint8.
+        processor: The image processor.
+
+    Returns:
+        `[B * patches, 1176]`.
     """
     side, patch, merge = images.shape[1], processor.patch_size, processor.merge_size
     mean = torch.tensor(processor.image_mean, device=images.device)[:, None]
     std = torch.tensor(processor.image_std, device=images.device)[:, None]
-    levels = (
-        torch.arange(256, device=images.device) * processor.rescale_factor - mean
-    ) / std  # [3, 256]
+    scaled = torch.arange(256, device=images.device) * processor.rescale_factor
+    levels = (scaled - mean) / std  # [3, 256]
     cells = side // patch // merge
     x = images.view(-1, cells, merge, patch, cells, merge, patch).permute(0, 1, 4, 2, 5, 3, 6)
     x = x.reshape(-1, 1, 1, patch * patch).long()
@@ -107,8 +112,9 @@ def patchify(images: Tensor, processor: Any) -> Tensor:
 
 
 class MasterAdamW:
-    """AdamW on fp32 copies of the weights, with a cosine schedule; the weights themselves may be
-    bf16.
+    """AdamW on fp32 copies of the weights, with a cosine schedule.
+
+    The weights themselves may be bf16.
     """
 
     def __init__(self, groups: list[tuple[list[nn.Parameter], float]], schedule: Schedule) -> None:
@@ -154,7 +160,7 @@ class MasterAdamW:
 
 
 class Trainer:
-    """One phase: model, head, optimizer, and where it stands.
+    """One phase: model, head, optimizer, and the step.
 
     Args:
         policy: The model to train; its weights are changed in place.
@@ -208,7 +214,9 @@ class Trainer:
         bounds = np.rint(np.cumsum([shares[n] for n in names]) * rows).astype(int)
         counts = np.diff(bounds, prepend=0)
         problems = self._rng().integers(len(self.corpus.images), size=rows)
-        tasks = [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
+        tasks: list[str] = []
+        for name, count in zip(names, counts, strict=True):
+            tasks += [name] * int(count)
         return torch.from_numpy(problems).to(self.policy.device), tasks
 
     def _features(self, problems: Tensor) -> Tensor:
@@ -222,7 +230,7 @@ class Trainer:
         return torch.stack(encode_images(self.policy.visual, pixels, [self._grid] * len(problems)))
 
     def _marks(self, problems: Tensor) -> Tensor:
-        """What the head should say, `[B, M, F]` of 0 and 1."""
+        """The head's targets, `[B, M, F]` of 0 and 1."""
         codes = self.corpus.marks[problems].long()
         size = self._merged * self.corpus.n_marks
         target = torch.zeros(len(problems), size + 1, device=codes.device)
@@ -263,19 +271,10 @@ class Trainer:
         embeds = self.policy.decoder.embed_tokens(ids)
         shown = features.shape[0]
         at = c.image_at
-        embeds = torch.cat(
-            (
-                torch.cat(
-                    (
-                        embeds[:shown, :at],
-                        features.to(embeds.dtype),
-                        embeds[:shown, at + self._merged :],
-                    ),
-                    dim=1,
-                ),
-                embeds[shown:],
-            )
-        )
+        image = features.to(embeds.dtype)
+        after = embeds[:shown, at + self._merged :]
+        with_image = torch.cat((embeds[:shown, :at], image, after), dim=1)
+        embeds = torch.cat((with_image, embeds[shown:]))
         hidden = self.policy.decoder(
             inputs_embeds=embeds,
             position_ids=self._positions(len(tasks), shown, width, device),
@@ -285,8 +284,9 @@ class Trainer:
         return F.cross_entropy(self.policy.head(hidden[scored]).float(), wanted)
 
     def _positions(self, rows: int, shown: int, width: int, device: torch.device) -> Tensor:
-        """M-RoPE positions `[3, B, S]`: the first rows show an image, which begins at the same
-        place in all of them.
+        """M-RoPE positions `[3, B, S]`.
+
+        The first rows show an image, which begins at the same place in all of them.
         """
         plain = torch.arange(width, device=device).expand(3, width)
         side = self._grid[1] // self.policy.processor.merge_size
@@ -360,7 +360,7 @@ class Trainer:
         return self.step >= self.schedule.steps
 
     def save(self, path: Path) -> None:
-        """Write all that `load` needs to go on bit-equal, whole or not at all."""
+        """Write all that `load` needs for a bit-equal resume, whole or not at all."""
         state = {
             "phase": self.phase,
             "step": self.step,
@@ -371,7 +371,7 @@ class Trainer:
         path.with_suffix(".part").replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a state that `save` wrote in the same phase."""
+        """Resume from a state that `save` wrote in the same phase."""
         state = torch.load(path, map_location=self.policy.device, weights_only=True)
         assert state["phase"] == self.phase, "a state belongs to one phase"
         self.step = state["step"]
