@@ -251,8 +251,9 @@ def _counts(digits: str, samples: int, problems: int) -> NDArray[np.int64]:
 
 
 def _pretty(value: Any, indent: str = "") -> str:
-    """JSON with a line for each setting group and run: nested down to what holds no lists of
-    objects.
+    """JSON with a line for each setting group and run.
+
+    Objects are nested over several lines down to those that hold no lists of objects.
     """
     inner = indent + " "
     if isinstance(value, dict) and any(_nested(part) for part in value.values()):

@@ -1,5 +1,6 @@
-r"""The statistics of a study: accuracy, the paired gap and its change, pass@k, votes, Holm's
-correction.
+r"""The statistics of a study.
+
+Accuracy, the paired gap and its change, pass@k, votes, Holm's correction.
 
 Pure functions over small numpy arrays, one value for each problem. The problems are the random
 sample, not the responses: samples of one problem are alike, so standard errors are clustered by
@@ -39,8 +40,9 @@ from modgap.core.text import degenerate
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An accuracy in [0, 1] with its interval; `se` is None with a single cluster, which tells
-    nothing of a spread.
+    """An accuracy in [0, 1] with its interval.
+
+    `se` is None with a single cluster, which has no spread to estimate.
     """
 
     value: float
@@ -174,8 +176,9 @@ def accuracy(
 
 
 def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> float:
-    """Mean over problems of `1 - C(n-c, k) / C(n, k)`: the chance that one of k samples without
-    repetition is right.
+    """Mean over problems of `1 - C(n-c, k) / C(n, k)`.
+
+    This is the chance that one of k samples, drawn without repetition, is right.
 
     Args:
         n: Samples of each problem.
@@ -284,8 +287,9 @@ def gap_change(
     seed: int = 0,
     level: float = 0.95,
 ) -> GapChange:
-    """The gap at checkpoint b minus the gap at checkpoint a, paired over problem x view x
-    checkpoint.
+    """The gap at checkpoint b minus the gap at checkpoint a.
+
+    Paired over problem x view x checkpoint.
 
     Each problem gives `d = (b_text - b_vision) - (a_text - a_vision)`; the interval is the
     bootstrap of `paired_gap`, the p-value a sign-flip test of the mean of d (by cluster): `(1 +
@@ -327,8 +331,9 @@ def gap_change(
 
 
 def mcnemar(text_only: int, vision_only: int) -> float:
-    """McNemar's exact two-sided p-value: of the problems that are right in one view only, half are
-    of each under H0.
+    """McNemar's exact two-sided p-value.
+
+    Under H0, half of the problems that are right in one view only are right in each view.
     """
     n, smaller = text_only + vision_only, min(text_only, vision_only)
     term = total = 1

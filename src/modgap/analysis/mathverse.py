@@ -49,7 +49,7 @@ def breakdown(
 def _by(
     scores: Scores, names: list[str], gap_of: Callable[[NDArray[np.bool_]], GapPart | None]
 ) -> dict[str, MathversePart]:
-    """The parts that problems fall into by a name that each has; problems without one are in none."""
+    """The parts that problems fall into by a name; problems without one belong to no part."""
     names_P = np.array(names, object)
     found: dict[str, MathversePart] = {}
     for name in sorted({name for name in names if name}):
@@ -72,8 +72,9 @@ def _sets(scores: Scores, keep_P: NDArray[np.bool_]) -> MathverseSets:
 
 
 def _bucket(scores: Scores, keep_P: NDArray[np.bool_], views: list[int]) -> Bucket:
-    """Accuracy over some problems in some views, of those that are complete; each problem weighs
-    the same.
+    """Accuracy over some problems in some views; incomplete ones are left out.
+
+    Each problem has the same weight.
     """
     counted_PV = scores.complete_PV[:, views] & keep_P[:, None]
     codes_PVS = np.where(counted_PV[:, :, None], scores.codes_PVS[:, views], -1)

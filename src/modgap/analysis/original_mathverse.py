@@ -1,5 +1,6 @@
-"""The figures that the original's `eval-results.py --full` prints, from a run of MathVerse's graded
-in mode `paper`.
+"""The figures that the original's `eval-results.py --full` prints.
+
+They are computed from a MathVerse run graded in mode `paper`.
 
 They are counted as it counts: samples are pooled, an empty response is no sample, every version is
 in the overall figure (Text Only, too), and what nobody has judged is not right. Our own numbers are
@@ -96,8 +97,9 @@ def with_figures(
     grades: Iterable[GradeRow],
     other_files: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Summary:
-    """The summary with them, as `original` of its part `mathverse`; an import of MathVerse's has no
-    other files.
+    """The summary with these figures, as `original` of its part `mathverse`.
+
+    An import of MathVerse's has no other files.
     """
     assert summary.mathverse is not None, "its problems are MathVerse's"
     original = mathverse_figures(problems, responses, grades)

@@ -1,5 +1,6 @@
-"""What `summary.json` holds: that of a run (`Summary`), and that of a study, which are a report's
-numbers.
+"""What `summary.json` holds: that of a run (`Summary`), and that of a study.
+
+A study's summary holds the numbers of its report.
 
 Keys are written in the order of the fields here, and a test freezes them: other programs read these
 files. A field that came later has a default, so that older files can still be read. `exclude_if`
@@ -26,7 +27,7 @@ IMPORT_NOTE = "import.json"
 
 
 class Result(BaseModel):
-    """Something that is computed once and read many times; a key that is not known is passed over."""
+    """Something that is computed once and read many times; unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -115,7 +116,7 @@ class PairTable(Result):
 
 
 class GapSummary(Result):
-    """The gap of a run, over the problems that are complete on both sides; see `analysis.gap.Gap`."""
+    """The gap of a run over the problems that are complete on both sides (`analysis.gap.Gap`)."""
 
     text_views: list[str]
     vision_views: list[str]
@@ -184,8 +185,9 @@ class Clauses(Result):
 
 
 class ReadingPart(Result):
-    """How some problems were read; `values` by the values of the conditions alone, names of points
-    passed over.
+    """How some problems were read.
+
+    `values` by the values of the conditions alone; names of points are ignored.
     """
 
     n_problems: int
@@ -201,8 +203,9 @@ class ReadingPart(Result):
 
 
 class ReadingSummary(Result):
-    """How the lost problems were read, by the view `source`, and beside them the problems `solved`
-    in both views.
+    """How the lost problems were read, by the view `source`.
+
+    Beside them are the problems `solved` in both views.
     """
 
     source: str
@@ -279,8 +282,9 @@ class MathverseSummary(MathverseSets):
 
 
 class OriginalFigures(Result):
-    """What the original's `eval.py` prints of a view: files and characters, not problems and
-    tokens.
+    """What the original's `eval.py` prints for a view.
+
+    It counts files and characters, not problems and tokens.
     """
 
     total: int
@@ -482,8 +486,9 @@ Seed = int | str | None
 
 
 class SeedChanges(Result):
-    """Changes of the gap and of both accuracies, in points; their p-values are corrected over the
-    recipes.
+    """Changes of the gap and of both accuracies, in points.
+
+    The p-values are corrected over the recipes.
     """
 
     gap: SeedsChange

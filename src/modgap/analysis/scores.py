@@ -85,8 +85,9 @@ class Scores:
 
     @property
     def absent_PV(self) -> NDArray[np.bool_]:
-        """Which views the data set does not have of a problem (a version of MathVerse's that its
-        file lacks).
+        """Which views of a problem the data set lacks.
+
+        For example, a MathVerse version that the file lacks.
         """
         return np.array(
             [[not row.has_view(view) for view in self.views] for row in self.problems], np.bool_
@@ -102,8 +103,9 @@ class Scores:
 
     @property
     def paired_P(self) -> NDArray[np.bool_]:
-        """Which problems are complete in every view of both sides; none where all samples of a side
-        failed.
+        """Which problems are complete in every view of both sides.
+
+        None are where all samples of a side failed.
         """
         text, vision = self.side("text"), self.side("vision")
         failed = OUTCOMES.index("error")
@@ -113,14 +115,16 @@ class Scores:
         return np.logical_and.reduce(self.complete_PV[:, text + vision], axis=1)
 
     def rates(self, name: str) -> NDArray[np.float64]:
-        """Share of right samples of each problem on a side, over all its views; meaningful where it
-        is complete.
+        """Share of right samples of each problem on a side, over all its views.
+
+        Meaningful only where the problem is complete.
         """
         return self.correct_PVS[:, self.side(name)].mean(axis=(1, 2), dtype=np.float64)
 
     def groups(self) -> dict[str, str]:
-        """Paired problem -> `b` (both views right), `t` (text only), `v` (vision only) or `n`;
-        right is over a half.
+        """Paired problem -> `b` (both views right), `t` (text only), `v` (vision only) or `n`.
+
+        A view is right when over half of its samples are.
         """
         paired_P = self.paired_P
         if not paired_P.any():

@@ -1,12 +1,14 @@
-"""A number over several training seeds and the same problems: its interval and p-value, for new
-seeds and new problems.
+"""A number over several training seeds and the same problems.
+
+Its interval and p-value generalise to new seeds and new problems.
 
 Two things are drawn at random and crossed: every seed answers every problem. So a mean has two
 variances that do not shrink together: more problems do not tell what another seed would have given,
 nor more seeds what other problems would have. With S seeds, P problems and a value x for each pair,
 
     V_p = var_p(mean_s x) / P,   V_s = var_s(mean_p x) / S,   V_e = var(what is left of x) / (S P)
-    half of the interval = sqrt(t(P - 1)^2 max(0, V_p - V_e) + t(S - 1)^2 V_s), at least t(P - 1) sqrt(V_p)
+    half of the interval = sqrt(t(P - 1)^2 max(0, V_p - V_e) + t(S - 1)^2 V_s),
+                           at least t(P - 1) sqrt(V_p)
 
 V_p and V_s each hold the noise V_e of single pairs, which counts once: with the seeds, whose spread
 is known worse and has the larger quantile. Taken from V_s instead, the intervals are too narrow

@@ -1,5 +1,6 @@
-"""Records -> the numbers of a run: what summary.json holds and every page, terminal and figure
-shows.
+"""Records -> the numbers of a run.
+
+This is what summary.json holds and every page, terminal and figure shows.
 
 Denominators: accuracy is over all samples of a problem, with those that have no answer or could not
 be graded among them and counted beside it. A problem counts in a view when all of its samples are
@@ -129,8 +130,9 @@ def _view(scores: Scores, v: int) -> ViewSummary:
 
 
 def _vote_is_right(votes_S: NDArray[np.object_], codes_S: NDArray[np.int8]) -> bool:
-    """Whether the answer that most samples give is right; words vote where no sample gives a
-    number.
+    """Whether the most frequent answer among the samples is right.
+
+    Answers in words are counted only where no sample gives a number.
     """
     winner: Any = stats.majority_vote(
         [vote if isinstance(vote, float) else None for vote in votes_S]
@@ -215,8 +217,9 @@ def _types(scores: Scores, paired_P: NDArray[np.bool_]) -> list[TypeGap]:
 
 
 def changes(runs: Mapping[str, Scores]) -> dict[str, stats.GapChange]:
-    """Change of the gap of each run against the first one, over the problems that are complete in
-    both.
+    """Change of the gap of each run against the first one.
+
+    Computed over the problems that are complete in both.
 
     Returns:
         Name -> the change (negative is a smaller gap); only for runs that share problems (the same

@@ -1,5 +1,6 @@
-r"""Whether a model read a diagram: the clauses that it wrote down against the conditions of the
-problem.
+r"""Whether a model read a diagram.
+
+The clauses that it wrote down are compared with the conditions of the problem.
 
 `AB = 7, m \angle CBA = 35` is taken apart into facts that do not depend on how they are written:
 `BA` is `AB`, `\angle ABC` is `\angle CBA`, `15 = AC = ED` says `AC = 15` and `DE = 15`, `\perp` and
@@ -52,22 +53,31 @@ _FIRST_QUANTITY = re.compile(rf"({_NAME})(?= *$| +[a-z]{{2}})")
 _SPELLINGS = (
     (re.compile(r"\*\*|__|`|\$|\\[()\[\]]|</?think>"), " "),
     (re.compile(r"(?:∠|\\measuredangle(?![A-Za-z])|(?<![\\A-Za-z])[Aa]ngle\b) *"), r"\\angle "),
-    (re.compile(r"(?:\\(?:overarc|wideparen|overparen)(?![A-Za-z])|(?<![\\A-Za-z])[Aa]rc\b|⌒) *"), r"\\widehat "),
+    (
+        re.compile(
+            r"(?:\\(?:overarc|wideparen|overparen)(?![A-Za-z])|(?<![\\A-Za-z])[Aa]rc\b|⌒) *"
+        ),
+        r"\\widehat ",
+    ),
     (re.compile(r"⟂|⊥|\b(?:is |are )?perpendicular to\b"), r" \\perp "),
     (re.compile(r"∥|\b(?:is |are )?parallel to\b"), r" \\parallel "),
     (re.compile(r"\\cong(?![A-Za-z])|≅|\b(?:is|are) congruent to\b"), " = "),
-    (re.compile(r"\\(?:overline|overleftrightarrow|overrightarrow|bar|mathrm|text)(?![A-Za-z])"), " "),
+    (
+        re.compile(r"\\(?:overline|overleftrightarrow|overrightarrow|bar|mathrm|text)(?![A-Za-z])"),
+        " ",
+    ),
     (re.compile(r"(\\angle|\\widehat) *\{ *([A-Z0-9 ]{1,8}?) *\}|\{ *([A-Z]{2}) *\}"), r"\1 \2\3 "),
     (re.compile(r"\|([A-Z]{2})\|"), r"\1"),
     (re.compile(r"(?<![A-Za-z])([A-Z]) (?=[A-Z](?![A-Za-z]))"), r"\1"),
     (
         re.compile(
-            rf"({_NAME})(?: *:| +(?:is equal to|equals?|measures|has (?:a )?(?:length|measure)(?: of)?|is))"
+            rf"({_NAME})(?: *:| +(?:is equal to|equals?|measures"
+            r"|has (?:a )?(?:length|measure)(?: of)?|is))"
             r" *(?=[-0-9.(\\]|[a-z](?![A-Za-z]))"
         ),
         r"\1 = ",
     ),
-)  # fmt: skip
+)
 _SEPARATOR = re.compile(
     r",(?![0-9]{3}(?![0-9]))|[;\n]|\.(?![0-9])|\\(?:implies|Rightarrow|to|quad|\\)(?![A-Za-z])|=>|⇒|→"
     r"|\b(?:and|where|so|with|while|since|because|then|thus|therefore|hence|but|if)\b"
@@ -121,8 +131,9 @@ def read_clauses(text: str) -> list[Clause]:
 
 
 def transcription(response: str) -> str:
-    r"""The part of a response that may hold conditions: all before the last box, `MAX_CHARS`
-    characters at most.
+    r"""The part of a response that may hold conditions.
+
+    Everything before the last box, at most `MAX_CHARS` characters.
     """
     return response[: response.rfind("\\boxed") % (len(response) + 1)][:MAX_CHARS]
 
@@ -180,8 +191,9 @@ def _vertex(quantity: str) -> str:
 # ---- one clause ----------------------------------------------------------------------------------
 @lru_cache(maxsize=16384)  # samples of one problem say the same things
 def _clause(text: str) -> Clause | None:
-    """A clause with one kind of sign; None if no quantity stands beside it, and for what is too
-    long to be a clause.
+    """A clause with one kind of sign.
+
+    None if it has no quantity beside the sign, or if it is too long to be a clause.
     """
     if len(text) > MAX_CLAUSE:
         return None
@@ -225,8 +237,9 @@ def _quantities(parts: Sequence[str]) -> Iterator[str | None]:
 
 
 def _canonical(name: str) -> str:
-    r"""One spelling: `angle ABC`, `arc AB`, `major arc AB`, `line l`, `AB`; points in the order
-    that sorts first.
+    r"""One spelling: `angle ABC`, `arc AB`, `major arc AB`, `line l`, `AB`.
+
+    Points are in the order that sorts first.
     """
     if name.startswith("line"):
         return f"line {name[-1]}"

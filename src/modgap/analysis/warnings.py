@@ -54,8 +54,9 @@ def _failed_sides(summary: Summary) -> list[str]:
 
 
 def _incomplete(what: str, row: ViewSummary, summary: Summary) -> list[str]:
-    """What a view lacks: samples that were asked for, and problems that the data does not have in
-    it.
+    """What a view lacks: missing samples and missing problems.
+
+    Samples that were requested but are absent, and problems that the data lacks in the view.
     """
     words: list[str] = []
     has_view = summary.n_problems - row.absent_problems

@@ -1,5 +1,6 @@
-"""What is wrong with a data set, as plain data: the fault, the report, and what is unusual about
-images.
+"""What is wrong with a data set, as plain data.
+
+The fault, the report, and what is unusual about images.
 
 The original checks nothing: a torn file ends in a traceback, and of two records with one id the
 first is lost unseen.
@@ -126,9 +127,7 @@ def json_type(value: Any) -> str:
 
 
 def text_fault(value: Any, *, may_be_empty: bool = False) -> tuple[str, str] | None:
-    """Kind and message of what is wrong with a value that should be a string; `None` if it is
-    sound.
-    """
+    """Kind and message of the fault of a value that should be a string; `None` if it is sound."""
     if not isinstance(value, str):
         return "wrong-type", f"is {json_type(value)}, not a string"
     if not may_be_empty and not value.strip():

@@ -1,5 +1,6 @@
-"""A JSON file of one object, entry by entry, so that what stands before a break is read and the
-break is named.
+"""A JSON file of one object, read entry by entry.
+
+The entries before a syntax error are read, and the error is reported with its place.
 
 `json.load` gives all or nothing, keeps the last of two equal keys without a word, and knows no
 record.
@@ -72,8 +73,9 @@ def decode(file: str, data: bytes) -> tuple[str, list[Fault]]:
 
 
 def entries(file: str, text: str) -> Iterator[tuple[str, int, Any] | Fault]:
-    """Id, line and value of each entry of one JSON object; if it breaks, a last fault that says
-    where.
+    """Id, line and value of each entry of one JSON object.
+
+    If the object is broken, the last item is a fault that says where.
     """
     position = _skip(text, 0)
     if text[position : position + 1] != "{":

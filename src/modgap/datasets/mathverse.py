@@ -1,10 +1,11 @@
-"""MathVerse (`AI4Math/MathVerse`): each problem in up to six versions, from Hugging Face's parquet
-or JSON.
+"""MathVerse (`AI4Math/MathVerse`): each problem in up to six versions.
+
+Read from Hugging Face's parquet files or from JSON.
 
 ```
---data testmini.parquet                a file, parquet or JSON, `testmini` or `testmini_text_only`
---data FOLDER                          all parquet files below it that are MathVerse's; else its JSON files
---data AI4Math/MathVerse               the parquet files from the Hugging Face hub
+--data testmini.parquet     a file, parquet or JSON, `testmini` or `testmini_text_only`
+--data FOLDER               all parquet files below it that are MathVerse's; else its JSON files
+--data AI4Math/MathVerse    the parquet files from the Hugging Face hub
 ```
 
 One `Problem` for each `problem_index`; its versions are its views, each with the words (`question`)
@@ -80,8 +81,9 @@ def read(path: str | Path, split: str = "test", limit: int | None = None) -> Ite
 
 
 def check(path: str | Path, progress: Progress | None = None) -> Report:
-    """Everything that is wrong with the data, and how many problems and versions it holds; each
-    image is decoded.
+    """Everything that is wrong with the data, and how many problems and versions it holds.
+
+    Each image is decoded.
 
     Args:
         path: As in `read`.
@@ -167,8 +169,9 @@ def _problem(name: str, rows: list[Row], index: int) -> Problem:
 
 
 def _problem_faults(name: str, rows: list[Row]) -> Iterator[Fault]:
-    """What is wrong with a problem's gold answers and types: each is graded by the grader that will
-    grade the model.
+    """What is wrong with a problem's gold answers and types.
+
+    Each is checked with the grader that will grade the model.
     """
     file, line = rows[0].file.name, line_of(rows[0].file, rows[0].number)
     for row in rows:

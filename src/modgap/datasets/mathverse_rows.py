@@ -1,5 +1,6 @@
-"""The rows of MathVerse's files, parquet or JSON, local or from the Hugging Face hub, and what is
-wrong with them.
+"""The rows of MathVerse's files, and what is wrong with them.
+
+The files are parquet or JSON, local or from the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -287,8 +288,9 @@ def _name(value: Any) -> str:
 
 
 def take_images(rows: Iterable[Row]) -> None:
-    """Give rows their images, encoded; those of parquet files are read a few rows at a time, and
-    equal ones shared.
+    """Give rows their images, encoded.
+
+    Images in parquet files are read a few rows at a time, and equal ones are shared.
     """
     kept: dict[bytes, bytes] = {}
     wanted: dict[Path, dict[int, Row]] = {}
@@ -322,8 +324,9 @@ def _parquet_images(file: Path, wanted: Mapping[int, Row]) -> Iterator[tuple[int
 
 
 def _image(folder: Path, value: Any) -> Path | bytes | None:
-    """An image as parquet or JSON has it: bytes, `{bytes, path}`, or a path beside the file or in
-    `images/` there.
+    """An image in one of the forms that parquet and JSON files use.
+
+    Bytes, `{bytes, path}`, or a path beside the file or in `images/` there.
     """
     if isinstance(value, Mapping):
         return value.get("bytes") or _image(folder, value.get("path"))

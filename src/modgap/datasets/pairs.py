@@ -1,7 +1,10 @@
-r"""Anybody's problems as JSONL, to measure the gap on problems of one's own: one object a line.
+r"""Anybody's problems as JSONL, to measure the gap on problems of one's own.
+
+One object a line (the example is wrapped here):
 
 ```
-{"id": "p1", "image": "p1.png", "answer": "25", "prompts": {"full-text": "AB = 7. Find x.", "image-only": "Find x."}}
+{"id": "p1", "image": "p1.png", "answer": "25",
+ "prompts": {"full-text": "AB = 7. Find x.", "image-only": "Find x."}}
 ```
 
 * `id`: a string or an integer, unique in the file. `answer`: a number, or a string that the grader
@@ -188,8 +191,9 @@ def _absent(image: Path) -> str:
 
 
 def _scan(path: Path, unknown_keys: Counter[str]) -> Iterator[tuple[int, Problem] | Fault]:
-    """Every sound problem with its line, and every fault, in the order of the file; one line is
-    held at a time.
+    """Every sound problem with its line, and every fault, in the order of the file.
+
+    Only one line is in memory at a time.
     """
     lines: dict[str, int] = {}  # id -> line
     with path.open("rb") as file:

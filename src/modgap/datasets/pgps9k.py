@@ -1,5 +1,6 @@
-"""PGPS9K and whatever has its layout (the synthetic problems have): `train.json`, `test.json` and
-`Diagram_Visual/`.
+"""PGPS9K and data sets with its layout, such as the synthetic problems.
+
+The layout is `train.json`, `test.json` and `Diagram_Visual/`.
 
 `read` gives problems and stops at the first fault that it cannot work with; `check` names every
 fault. Both go through `_scan`, which takes one record after another, so that a torn file is known
@@ -356,8 +357,9 @@ def _is_unknown(clause: str) -> bool:
 
 
 def _files(folder: Path) -> set[str]:
-    """The names of the files in a folder: to list them takes less than half the time of asking for
-    each.
+    """The names of the files in a folder.
+
+    Listing them takes less than half the time of checking each file.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as found:
         return {entry.name for entry in found if entry.is_file()}
@@ -378,8 +380,9 @@ def _shared(uses: Iterable[tuple[str, _Record]]) -> int:
 def _image_faults(
     folder: Path, uses: list[tuple[str, _Record]], progress: Progress | None
 ) -> Iterator[Fault]:
-    """One fault for each problem whose diagram is absent or does not decode, and what is unusual
-    about the others.
+    """One fault for each problem whose diagram is absent or does not decode.
+
+    Also reports what is unusual about the other diagrams.
     """
     diagrams = folder / DIAGRAMS
     if not diagrams.is_dir():

@@ -1,5 +1,6 @@
-"""The original's MathVerse generations become runs: one run a model, its text and vision files
-together.
+"""Imports the original's MathVerse generations as runs.
+
+Each model becomes one run, made of its text file and its vision file.
 
 The rows carry question and gold answer, so that nothing else is needed; with `--gt`, MathVerse's
 own files, the problems are all of theirs, with subjects and images, and rows that disagree with
@@ -255,8 +256,9 @@ def _against_gold(
 def _keep_verdicts(
     run: RunFolder, problems: Sequence[Problem], rows: Mapping[Key, GenerationRow]
 ) -> dict[str, Any] | None:
-    """Compare the original's verdicts with our rules, and keep those of its judge; `None` where no
-    row is scored.
+    """Compare the original's verdicts with our rules, and keep those of its judge.
+
+    `None` where no row is scored.
 
     They are those of these rows alone, whatever the run's files held before; other judges' stay.
     """
@@ -283,9 +285,16 @@ def _keep_verdicts(
             continue
         judged += 1
         verdict = VerdictRow(
-            judge=JUDGE, mode="paper", question=question_id(result.prompt(), PAPER_MAX_TOKENS), problem_id=key[0],
-            view=key[1], sample=key[2], answer=result.answer, gold=gold, said=str(int(bool(row.correct))),
-        )  # fmt: skip
+            judge=JUDGE,
+            mode="paper",
+            question=question_id(result.prompt(), PAPER_MAX_TOKENS),
+            problem_id=key[0],
+            view=key[1],
+            sample=key[2],
+            answer=result.answer,
+            gold=gold,
+            said=str(int(bool(row.correct))),
+        )
         if known.setdefault(verdict.question, verdict).said != verdict.said:
             apart.append(_named(key))
     if known or file.path.exists():

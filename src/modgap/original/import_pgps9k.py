@@ -1,5 +1,6 @@
-"""The original repository's answer folders become runs: one run for each model, its two folder
-kinds as the two views.
+"""Imports the original repository's answer folders as runs.
+
+Each model becomes one run; its two kinds of folder are the two views.
 
 Differs from the original's `eval.py`, which sums up whatever a folder holds: models are never
 pooled, the problems are those of the gold file whether they have answers or not, and whatever is
@@ -154,8 +155,9 @@ class AnswerSource(Source):
 
 
 def _digest(answers: Answers) -> str:
-    """16 hex digits that change when an answer does, or a file that the original counts; before
-    `Answers.keep`.
+    """16 hex digits that change when an answer or a counted file changes.
+
+    A counted file is one that the original counts. Computed before `Answers.keep`.
     """
     held = [sorted(answers.texts.items()), sorted(answers.other.items())]
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
@@ -215,8 +217,9 @@ def _shared(values: Sequence[Any]) -> Any:
 
 
 def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
-    """The problems of a gold file; only `answer` is needed of each, what else it says is taken
-    along.
+    """The problems of a gold file.
+
+    Only `answer` is required of each; its other fields are kept.
 
     Returns:
         The problems, and the ids of those whose diagram lies out of the folder of diagrams: they

@@ -1,5 +1,6 @@
-"""What every import of the original's answers does: hold the folder, write the run, grade it twice,
-print it.
+"""What every import of the original's answers does.
+
+It locks the folder, writes the run, grades it twice and prints it.
 
 A reader (`import_pgps9k.py`, `import_mathverse.py`) turns the files of one model into a `Source`;
 the rest is here.
@@ -159,7 +160,7 @@ def _import(
 
 
 def response(problem: Problem, view: str, sample: int, text: str) -> Response:
-    """An imported response: the prompt is the original's, and nothing says how the response ended."""
+    """An imported response: the original's prompt, and no record of how the response ended."""
     prompt = evaluation_prompt(problem, view, "paper").text
     return Response(
         problem_id=problem.id,
@@ -177,7 +178,7 @@ def some_of(names: Sequence[str]) -> str:
 
 
 def print_imported(run: Imported) -> None:
-    """Where the answers came from, then their numbers in both gradings and the original's figures."""
+    """Print the answers' source, the numbers of both gradings, and the original's figures."""
     from modgap.reporting.terminal import print_summary
 
     print(f"{run.path}: {run.model or 'model not named'}")

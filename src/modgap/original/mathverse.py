@@ -1,9 +1,10 @@
-"""The original's MathVerse files: what their names say, which of them belong together, what their
-rows hold.
+"""The original's MathVerse files.
+
+What their names mean, which of them belong together, and what their rows hold.
 
 ```
-results_mathverse/MODEL_vision_tries_4_generations.jsonl                  one line a sample
-results_mathverse/MODEL_vision_tries_4_generations_scored_qwen.jsonl      the same lines with `correct`, 0 or 1
+results_mathverse/MODEL_vision_tries_4_generations.jsonl              one line a sample
+results_mathverse/MODEL_vision_tries_4_generations_scored_qwen.jsonl  the same and `correct` (0, 1)
 ```
 
 `vision`, `text` or `full` says which versions. The original's `eval-results.py` pools whatever
@@ -146,8 +147,9 @@ def _describe(path: Path) -> GenerationFile:
 
 
 def by_model(files: Sequence[GenerationFile]) -> dict[str, list[GenerationFile]]:
-    """Name of a run -> its files: a model's text and vision files make one run; twice the same ones
-    are two runs.
+    """Name of a run -> its files.
+
+    A model's text and vision files make one run; files of one kind in two folders make two runs.
     """
     models: dict[str, list[GenerationFile]] = {}
     for file in files:
@@ -232,6 +234,12 @@ def _row(path: Path, number: int, value: Any) -> GenerationRow | None:
             f" {known}."
         )
     return GenerationRow(
-        value["problem_index"], view, sample, value["question"], value["answer"], kind, value["prediction"],
+        value["problem_index"],
+        view,
+        sample,
+        value["question"],
+        value["answer"],
+        kind,
+        value["prediction"],
         None if correct is None else bool(correct),
-    )  # fmt: skip
+    )

@@ -1,5 +1,6 @@
-"""The original repository's answer folders: what their names say, which of them belong together,
-what they hold.
+"""The original repository's answer folders.
+
+What their names mean, which of them belong together, and what they hold.
 
 ```
 results/new_9k_MODEL_full_cond_max4096_n4_tmp_0.6_bs16/qprob_N_attemptJ.txt    full-text
@@ -119,8 +120,9 @@ def folders_below(root: Path) -> list[Path]:
 
 
 def by_model(folders: Iterable[AnswerFolder]) -> dict[str, list[AnswerFolder]]:
-    """Model -> its folders, one for each view; folders whose names have no model are the only
-    model's there is.
+    """Model -> its folders, one for each view.
+
+    Folders whose names have no model belong to the only model that is named.
     """
     folders = list(folders)
     models = sorted({folder.model for folder in folders if folder.model})
@@ -176,9 +178,7 @@ class Answers:
         return 1 + max(attempt for _, attempt in self.texts)
 
     def keep(self, samples: int, golds: Mapping[str, str]) -> None:
-        """Leave out the attempts that not every view of the run has: attempt `samples` and later
-        ones.
-        """
+        """Leave out the attempts that some view of the run lacks: `samples` and later ones."""
         for key in [key for key in self.texts if key[1] >= samples]:
             name, text = file_name(*key), self.texts.pop(key)
             self.odd.setdefault(
@@ -187,8 +187,9 @@ class Answers:
             self.leave_out(name, text, golds)
 
     def leave_out(self, name: str, text: str, golds: Mapping[str, str]) -> None:
-        """Count a file for the original's figures only; what stands between its first two `_` is
-        the problem there.
+        """Count a file for the original's figures only.
+
+        The text between its first two `_` is the problem there.
         """
         parts = name.split("_")
         if len(parts) < 2:

@@ -1,5 +1,6 @@
-"""Reads run folders, training folders and study folders into plain data, without the data set and
-without a model.
+"""Reads run folders, training folders and study folders into plain data.
+
+Needs neither the data set nor a model.
 
 A report knows a folder by what is in it: `responses.jsonl` is an evaluation, `train_log.jsonl` a
 training stage, a folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study. A
@@ -148,8 +149,9 @@ class TrainStage:
 
 @dataclass(slots=True)
 class Collection:
-    """Everything that one report shows, in the order to show it; the first evaluation is the one to
-    compare with.
+    """Everything that one report shows, in the order to show it.
+
+    The first evaluation is the one to compare with.
 
     `sweeps` are the tables over seeds: those read from a `cells.json`, then those that
     `page.numbers_of` finds.
@@ -272,8 +274,9 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _runs_below(path: Path, depth: int = 3) -> Iterator[Path]:
-    """Every evaluation and training stage below a folder, at most `depth` folders down, in the
-    order of their names.
+    """Every evaluation and training stage below a folder, in the order of their names.
+
+    The search goes at most `depth` folders down.
     """
     for part in sorted(child for child in path.iterdir() if child.is_dir()):
         if _is_eval(part) or _is_stage(part):

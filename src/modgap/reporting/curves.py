@@ -67,8 +67,9 @@ def logged(stages: Sequence[TrainStage]) -> dict[str, list[LoggedStage]]:
 def averaged(
     recipes: Mapping[str, list[LoggedStage]], seeds: Sequence[SeedTable]
 ) -> dict[str, list[LoggedStage]]:
-    """The numbers of all logs with the seeds of a recipe taken together: at each step the mean of
-    those that have it.
+    """The numbers of all logs, with the seeds of a recipe pooled.
+
+    The value at a step is the mean over the seeds that have this step.
 
     Args:
         recipes: As `logged` returns them.

@@ -1,5 +1,6 @@
-"""Every chart of a report, drawn once with matplotlib: inlined in the page as SVG, written as PNG
-and SVG for papers.
+"""Every chart of a report, drawn once with matplotlib.
+
+Inlined in the page as SVG, written as PNG and SVG for papers.
 
 A chart is as wide as a phone, in units of a CSS pixel, and the page scales it up a little on a
 desk: so its words are readable on both. Colours are those of report.css by day; in the page each
@@ -32,17 +33,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {
-    "paper": "#f5f7f8", "sunk": "#e8edf0", "ink": "#15202a", "muted": "#50606d", "rule": "#d0d9df", "strong": "#7f8e9a",
-    "text": "#0a5c9e", "vision": "#b84500", "control": "#6b5a8e", "names": "#f0cfb8", "good": "#14703f",
-    "bad": "#a5201a", "warn": "#7a5200", "pink": "#a62a78", "teal": "#00707a",
+    "paper": "#f5f7f8", "sunk": "#e8edf0", "ink": "#15202a", "muted": "#50606d",
+    "rule": "#d0d9df", "strong": "#7f8e9a", "text": "#0a5c9e", "vision": "#b84500",
+    "control": "#6b5a8e", "names": "#f0cfb8", "good": "#14703f", "bad": "#a5201a",
+    "warn": "#7a5200", "pink": "#a62a78", "teal": "#00707a",
 }  # fmt: skip
 """CSS variable of report.css -> its colour by day."""
 RECIPES = ("control", "good", "pink", "warn", "teal", "muted", "bad", "ink")
 """The colours of curves, in the order of recipes; `.r0` to `.r7` in report.css."""
 DASHES = ("-", (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
 """The lines of recipes beyond the eighth, `DASHES[n // 8]`."""
-KIND_COLOURS = {"numbers": ("vision", "paper"), "names": ("names", "ink"), "right": ("text", "paper"),
-                "none": ("sunk", "ink")}  # fmt: skip
+KIND_COLOURS = {
+    "numbers": ("vision", "paper"),
+    "names": ("names", "ink"),
+    "right": ("text", "paper"),
+    "none": ("sunk", "ink"),
+}
 """How a problem was read -> the colours of its part of a bar and of the number in it."""
 _UNIT = 1 / 72
 """Inches of a unit: matplotlib writes SVG with 72 units an inch."""
@@ -52,13 +58,16 @@ _NAME = 24
 """Characters of a line of a row's name."""
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-    "axes.edgecolor": COLOURS["strong"], "axes.labelcolor": COLOURS["muted"], "axes.grid": True, "axes.axisbelow": True,
-    "axes.facecolor": "none", "figure.facecolor": "none", "figure.constrained_layout.use": True,
-    "figure.constrained_layout.h_pad": 3 * _UNIT,
-    "figure.constrained_layout.w_pad": 3 * _UNIT, "font.size": 11, "axes.labelsize": 11, "grid.color": COLOURS["rule"],
-    "grid.linewidth": 1, "legend.fontsize": 11, "legend.frameon": False, "svg.fonttype": "none",
-    "svg.hashsalt": "modgap", "text.color": COLOURS["ink"], "text.parse_math": False, "xtick.color": COLOURS["muted"],
-    "xtick.major.size": 0, "ytick.color": COLOURS["muted"], "ytick.major.size": 0,
+    "axes.edgecolor": COLOURS["strong"], "axes.labelcolor": COLOURS["muted"], "axes.labelsize": 11,
+    "axes.grid": True, "axes.axisbelow": True, "axes.facecolor": "none",
+    "figure.facecolor": "none", "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 3 * _UNIT, "figure.constrained_layout.w_pad": 3 * _UNIT,
+    "font.size": 11, "text.color": COLOURS["ink"], "text.parse_math": False,
+    "grid.color": COLOURS["rule"], "grid.linewidth": 1,
+    "legend.fontsize": 11, "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "modgap",
+    "xtick.color": COLOURS["muted"], "xtick.major.size": 0,
+    "ytick.color": COLOURS["muted"], "ytick.major.size": 0,
 }  # fmt: skip
 
 
@@ -192,8 +201,9 @@ def _figure(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
 def _row_axes(
     names: Sequence[str], shown: Sequence[str], above: int, xlabel: str
 ) -> tuple[Figure, Axes, list[float]]:
-    """A figure of rows from the top down, each as high as its words; its axes, and the middle of
-    each row.
+    """A figure of rows from the top down, each as high as its words.
+
+    Gives the figure, its axes, and the middle of each row.
     """
     heights = [
         max(name.count("\n"), words.count("\n")) + 1.9
@@ -369,9 +379,14 @@ def _curves(panel: Panel, recipes: Sequence[tuple[str, int]], *, written: bool) 
             )
         marker = "o" if len(line.points) == 1 else ""
         (drawn,) = axes.plot(
-            *zip(*line.smooth, strict=True), color=colour, ls=dashes, lw=1.9, marker=marker, label=line.name,
+            *zip(*line.smooth, strict=True),
+            color=colour,
+            ls=dashes,
+            lw=1.9,
+            marker=marker,
+            label=line.name,
             clip_on=False,
-        )  # fmt: skip
+        )
         chart.title(drawn, line.name)
     ys = [y for line in panel.lines for _, y in line.points]
     if min(ys) >= 0 and max(ys) - min(ys) > 0.3 * max(ys):
@@ -395,8 +410,9 @@ _VARIABLE = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 
 
 def _inline(chart: Chart, prefix: str) -> str:
-    """A chart as an element of an HTML page: colours of the page's theme, ids of its own, words for
-    its marks.
+    """A chart as an element of an HTML page.
+
+    It has the colours of the page's theme, ids of its own, and words for its marks.
     """
     import matplotlib as mpl
 
@@ -419,8 +435,9 @@ def _inline(chart: Chart, prefix: str) -> str:
 
 
 def _adapt(element: ElementTree.Element, prefix: str, titles: Mapping[str, str]) -> None:
-    """Make one element of matplotlib's SVG one of the page; `prefix` keeps its ids apart from those
-    of other charts.
+    """Make one element of matplotlib's SVG an element of the page.
+
+    `prefix` keeps its ids apart from those of other charts.
     """
     element.tag = element.tag.rpartition("}")[2]  # HTML knows SVG's elements without a namespace
     given, element.attrib = element.attrib, {}

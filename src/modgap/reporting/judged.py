@@ -1,5 +1,6 @@
-"""What a judge did in each run, as tables and in words: its verdicts, and how far they agree with
-the rules'.
+"""What a judge did in each run, as tables and in words.
+
+Its verdicts, and how far they agree with the rules'.
 
 The numbers are those of `judge_stage`. The rules are the better grader where they decide, so a
 judge that hardly agrees with them there, or that says the same of everything, is no judge of the
@@ -39,8 +40,9 @@ def judged(run: EvalRun) -> JudgeSummary | None:
 
 
 def judge_tables(runs: Mapping[str, Summary]) -> list[t.Table]:
-    """The verdicts on what rules leave open, and the judge against the rules; none where no judge
-    was asked.
+    """The verdicts on what rules leave open, and the judge against the rules.
+
+    Empty where no judge was used.
     """
     verdicts: list[tuple[str, ...]] = []
     checks: list[tuple[str, ...]] = []
@@ -137,8 +139,9 @@ def _check_words(check: JudgeCheck | None) -> list[str]:
 
 
 def doubt_words(judged: JudgeSummary | None, of: str = "") -> list[str]:
-    """A warning where a judge's verdicts are not to be trusted: one line, none where nothing speaks
-    against it.
+    """A warning where a judge's verdicts are not to be trusted.
+
+    One line; empty where nothing speaks against it.
 
     Args:
         judged: As for `judge_words`.

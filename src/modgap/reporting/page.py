@@ -106,8 +106,9 @@ def build_report(
 
 
 def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
-    """The numbers of a collection, as `build_report` returns them, and the scores that they were
-    made from.
+    """The numbers of a collection, as `build_report` returns them.
+
+    Also gives the scores that they were computed from.
     """
     scores = [
         Scores.of(run.problems, run.responses, run.grades.values(), _samples_asked(run))
@@ -283,9 +284,7 @@ def _viewer(found: Collection, scores: Sequence[Scores], images: int) -> Parts:
 
 
 def _unread(run: EvalRun, summary: Summary) -> bool:
-    """Whether problems were lost whose conditions are recorded, and no response tells how they were
-    read.
-    """
+    """Whether lost problems have recorded conditions that no response can be compared with."""
     lost = summary.gap.table.text_only if summary.gap else 0
     return bool(
         lost and not summary.reading and any(row.conditions for row in run.problems.values())

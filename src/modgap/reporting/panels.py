@@ -1,5 +1,6 @@
-"""What the charts of a report show: rows of marks with their words, for `figures.py`, and the
-tables of pairs.
+"""What the charts of a report show, and the tables of pairs.
+
+Rows of marks with their words, for `figures.py`.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a bar: what it is (a name of `KINDS`), how many problems, and its share in percent."""
+    """A part of a bar: its name (one of `KINDS`), the number of problems, its share in percent."""
 
     kind: str
     count: int
@@ -110,8 +111,9 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What the page says of a run in words, with the table of its pairs or where transcriptions
-    come from.
+    """What the page says of a run in words.
+
+    With the table of its pairs, or where transcriptions come from.
     """
 
     name: str
@@ -242,8 +244,9 @@ def _answered(runs: Mapping[str, Summary]) -> Iterator[tuple[str, str, str, View
 
 
 def lengths(runs: Mapping[str, Summary]) -> list[Row]:
-    """Tokens of the responses of each view of each run: the median, and the 10th to the 90th
-    percentile.
+    """Tokens of the responses of each view of each run.
+
+    The median, and the 10th to the 90th percentile.
     """
     rows: list[Row] = []
     for name, view, colour, row in _answered(runs):
@@ -278,8 +281,9 @@ def truncation(runs: Mapping[str, Summary]) -> list[Row]:
 
 
 def reading_bars(reading: ReadingSummary) -> list[Bar]:
-    """How problems were read, as bars of 100 percent: those lost in the image, and those solved in
-    both views.
+    """How problems were read, as bars of 100 percent.
+
+    The bars are the problems lost in the image, and those solved in both views.
     """
     bars: list[Bar] = []
     for part, words in ((reading, "lost in the image"), (reading.solved, "solved in both views")):

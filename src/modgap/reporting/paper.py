@@ -1,5 +1,6 @@
-"""A report's numbers in the shape of the paper's tables: accuracy of each view and the gap, by
-model size and recipe.
+"""A report's numbers in the shape of the paper's tables.
+
+Accuracy of each view and the gap, by model size and recipe.
 
 A row is there for each recipe of the paper; what no run of this report fills is an em dash. Which
 recipe and size a run is of is told from its name and from the model's name, never from its numbers.
@@ -40,16 +41,18 @@ _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,3}(?:\.\d+)?)\s?[bB](?![A-Za-z0-9])"
 
 
 def model_size(model: str) -> str | None:
-    """The size that a model's name tells: `7B` of `Qwen/Qwen2.5-VL-7B-Instruct` and of
-    `qwen2_5_vl_7b_kl`.
+    """The size in a model's name.
+
+    For example, `7B` of `Qwen/Qwen2.5-VL-7B-Instruct` and of `qwen2_5_vl_7b_kl`.
     """
     sizes = _SIZE.findall(re.sub(r"[_/-]", " ", model))
     return f"{sizes[-1]}B" if sizes else None
 
 
 def told_recipe(name: str, model: str) -> str | None:
-    """The recipe that a run's or a model's name holds; the longest where it holds several; `None`
-    where none.
+    """The recipe named in a run's or a model's name; `None` if there is none.
+
+    Where a name holds several, it is the longest.
 
     Recipes that are not the paper's are told, too: `kl-forward` is no `kl`.
     """
@@ -112,8 +115,9 @@ def _model(numbers: ReportSummary, name: str) -> str:
 def _rows(
     runs: Mapping[Place, Summary], cells: Callable[[Summary | None], tuple[str, ...]]
 ) -> tuple[tuple[str, ...], ...]:
-    """A row for each of the paper's recipes and then for each other run, model by model, small ones
-    first.
+    """A row for each of the paper's recipes and then for each other run.
+
+    Models are in order of size, the smallest first.
     """
     models = sorted(dict.fromkeys(model for model, _, _ in runs), key=_order)
     rows: list[tuple[str, ...]] = []

@@ -1,5 +1,6 @@
-"""Where a report finds a diagram again: a file, or a row of a parquet file, `FILE.parquet#ROW`
-(MathVerse).
+"""Where a report finds a diagram again.
+
+The place is a file, or a row of a parquet file, `FILE.parquet#ROW` (MathVerse).
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def read_picture(place: str) -> bytes:
 
 
 def pictures_of_views(place: str, views: Sequence[str]) -> dict[str, str]:
-    """Where the image of each of MathVerse's views of a problem is, in the file that one of them
-    came from.
+    """Where the image of each of MathVerse's views of a problem is.
+
+    All are in the file that one of them came from.
 
     Args:
         place: Of one of the problem's images, as `problems.jsonl` has it.

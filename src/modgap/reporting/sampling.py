@@ -1,5 +1,6 @@
-"""How a run's responses were sampled, from its manifest alone: in words, as a table, and where runs
-differ.
+"""How a run's responses were sampled, from its manifest alone.
+
+In words, as a table, and where runs differ.
 
 Runs from before the sampling was recorded (`sampling` in manifest.json) say temperature, token
 limit, samples and seed; the engines `hf` and `vllm` applied nothing else then either, while a
@@ -27,8 +28,9 @@ _MOST_NAMED = 4
 
 
 def sampling_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling of a run by name; a value is `None` where it is not recorded, and absent where
-    it is not known.
+    """The sampling of a run by name.
+
+    A value is `None` where it is not recorded, and absent where it is not known.
     """
     resolved: Mapping[str, Any] = manifest.get("resolved", {})
     engine, recorded = resolved.get("engine"), manifest.get("sampling")

@@ -20,8 +20,9 @@ READING = (
 
 
 def seed_tables(table: SeedTable) -> dict[str, t.Table]:
-    """The tables of one table over seeds: `seeds`, `seeds-views` and `seeds-controls`; those that
-    it has.
+    """The tables of one table over seeds: `seeds`, `seeds-views` and `seeds-controls`.
+
+    Those without rows are left out.
     """
     tables = {
         "seeds": _main_table(table),
@@ -59,8 +60,8 @@ def _main_table(table: SeedTable) -> t.Table:
             )
         )
     head = (
-        "recipe", "seeds", "steps", f"training {unit}", "text %", "image %", "gap", "95% interval", "sd of seeds",
-        "change", "95% interval", "p (Holm)",
+        "recipe", "seeds", "steps", f"training {unit}", "text %", "image %", "gap",
+        "95% interval", "sd of seeds", "change", "95% interval", "p (Holm)",
     )  # fmt: skip
     graded = f", graded {table.mode}" if table.mode else ""
     caption = (

@@ -1,5 +1,6 @@
-"""Recognises runs of several studies, and of `cells.json`, as seeds of one recipe, from their
-manifests alone.
+"""Recognises runs of several studies, and of `cells.json`, as seeds of one recipe.
+
+Only their manifests are used.
 
 Runs stand in one table when they have the same base model, problems, way of evaluating and grading;
 they are seeds of one recipe when every setting of every stage and the training data are the same,
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
 
 def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
-    """The tables over seeds that runs and `cells.json` files make: those where a recipe has at
-    least two seeds.
+    """The tables over seeds that runs and `cells.json` files make.
+
+    A table needs a recipe with at least two seeds.
 
     Args:
         found: The runs, and what was read from files.
@@ -70,8 +72,9 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
 
 
 def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool:
-    """Whether a run is the evaluation of a trained recipe, all of whose stages are here with their
-    manifests.
+    """Whether a run is the evaluation of a trained recipe.
+
+    All of its stages must be in the report, with their manifests.
     """
     parts = stages.get(run.path.parent, ())
     whole = all(part.manifest.fingerprints.get("model") and part.log for part in parts)
@@ -154,8 +157,9 @@ def _key(run: EvalRun, base: str) -> str:
 
 
 def _evaluation(run: EvalRun) -> Settings:
-    """How a run was evaluated and graded: everything that must be the same in one table but the
-    model.
+    """How a run was evaluated and graded.
+
+    Everything that must be the same in one table except the model.
     """
     asked = {
         name: value
@@ -167,8 +171,9 @@ def _evaluation(run: EvalRun) -> Settings:
 
 
 def _is_whole(run: EvalRun, score: Scores, sweep: Sweep) -> bool:
-    """Whether every problem is complete in both views; if not, the table does without the run and
-    says so.
+    """Whether every problem is complete in both views.
+
+    If not, the table leaves the run out and a note says so.
     """
     paired = int((score.paired_P & _asked(score)).sum())
     if paired == len(sweep.problems):

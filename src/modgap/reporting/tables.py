@@ -47,8 +47,9 @@ class Table:
     left: int = 1
 
     def html(self) -> Markup:
-        """The table as HTML, every cell escaped; a column that repeats the cell above it starts a
-        group.
+        """The table as HTML, every cell escaped.
+
+        With two columns of names, a new value in the first one starts a group.
         """
         head = "".join(
             f'<th scope="col"{self._class(i)}>{escape(name)}</th>'
@@ -285,7 +286,7 @@ def reading_table(runs: Mapping[str, Summary]) -> Table | None:
 
 
 def controls_table(runs: Mapping[str, Summary]) -> Table | None:
-    """Accuracy of the controls between the two views of the gap; `None` where no run has a control."""
+    """Accuracy of the controls between the gap's two views; `None` where no run has a control."""
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
         views = summary.views

@@ -1,5 +1,6 @@
-"""The summary of runs in a terminal: the same cells as the page, in at most 80 columns; plain text
-when piped.
+"""The summary of runs in a terminal.
+
+The same cells as the page, in at most 80 columns; plain text when piped.
 """
 
 from __future__ import annotations
@@ -147,9 +148,13 @@ def as_rich(table: t.Table, *, plain: bool = False) -> Any:
     from rich.text import Text
 
     shown = Table(
-        title=Text(table.caption), title_justify="left", title_style="dim", box=None if plain else box.SIMPLE_HEAD,
-        pad_edge=False, padding=(0, 1),
-    )  # fmt: skip
+        title=Text(table.caption),
+        title_justify="left",
+        title_style="dim",
+        box=None if plain else box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+    )
     for number, name in enumerate(table.head):
         left = number < table.left
         if not left and table.rows and all(len(name) > len(row[number]) for row in table.rows):

@@ -152,8 +152,9 @@ def _as_gap(row: SeedRow) -> GapPart:
 def reply_words(
     responses: Iterable[Response], grades: Iterable[GradeRow], of: str = ""
 ) -> list[str]:
-    """How replies differ from what the settings ask for: one line for each way, with the samples
-    that it concerns.
+    """How replies differ from what the settings ask for.
+
+    One line for each kind, with the number of samples that it concerns.
 
     Args:
         responses: What the model said.

@@ -1,5 +1,6 @@
-"""Synthetic geometry as a benchmark: fixed problems under a version number, for any VLM, without a
-licence to ask for.
+"""Synthetic geometry as a benchmark: fixed problems under a version number, for any VLM.
+
+No licence has to be requested.
 
 The problems are made on this machine when they are first asked for, and kept in the user's cache.
 What they say does not depend on the machine; their pixels may differ in rounding between versions
@@ -26,8 +27,7 @@ The testbed model was pretrained on other seeds and has seen none of them.
 
 
 def benchmark_folder(progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of the benchmark's problems, in PGPS9K's layout; made first where it is not there
-    yet.
+    """The folder of the benchmark's problems, in PGPS9K's layout; created if it does not exist.
 
     `MODGAP_CACHE` says where the cache is (default: `modgap` in `XDG_CACHE_HOME` or `~/.cache`).
 

@@ -126,8 +126,9 @@ def make_problem(
 def _attempt(
     template: Template, level: int, split: str, rng: Random
 ) -> tuple[Template, Scene, Drawing] | None:
-    """Redraw numbers until they belong to the split and draw well; give the template up after many
-    tries.
+    """Redraw numbers until they belong to the split and draw well.
+
+    Gives the template up after many tries.
     """
     for _ in range(400):
         scene = Scene(rng, level)

@@ -166,8 +166,9 @@ def midpoint_algebra(s: Scene) -> None:
 
 
 def _transversal(s: Scene, p: int) -> tuple[list[Corner], list[Corner]]:
-    """Two parallel lines cut by a third: the corners equal to `p` degrees and those of its
-    supplement.
+    """Two parallel lines cut by a third.
+
+    Gives the corners equal to `p` degrees and those equal to its supplement.
     """
     a, b, c, d, e, f, v, w = s.names(8)
     gap, reach = s.rng.uniform(1.1, 1.4), s.rng.uniform(0.9, 1.1)

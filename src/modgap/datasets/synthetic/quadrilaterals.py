@@ -41,8 +41,9 @@ TRAPEZOID = "Trapezoid and Kite"
 def parallelogram(
     s: Scene, p: float, q: float, degrees: float, diagonals: bool = False
 ) -> list[str]:
-    """A, B, C, D in order with AB = p, AD = q and this angle at A; with the diagonals comes their
-    crossing E.
+    """A, B, C, D in order with AB = p, AD = q and this angle at A.
+
+    With the diagonals comes their crossing E.
     """
     a, b, c, d = names = s.names(4)
     s.put(a, 0)

@@ -14,8 +14,9 @@ Put = Callable[[Linear], object]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A way to make problems of one type, at some levels: 1 one step, 2 a second step or root, 3
-    algebra or more.
+    """A way to make problems of one type, at some levels.
+
+    Level 1 is one step, 2 a second step or a root, 3 algebra or more.
     """
 
     name: str
@@ -59,8 +60,9 @@ def unknown_for(s: Scene, values: Sequence[int]) -> tuple[str, int]:
 def equated(
     s: Scene, left: Put, right: Put, value: int, factor: int = 1
 ) -> tuple[str, int, Linear]:
-    """Two expressions, `left = factor * right = value`; gives the unknown, its value and the left
-    expression.
+    """Two expressions, `left = factor * right = value`.
+
+    Gives the unknown, its value and the left expression.
     """
     require(value % factor == 0)
     var, x = unknown_for(s, (value, value // factor))
@@ -78,8 +80,9 @@ def equated(
 def summed(
     s: Scene, puts: Sequence[Put], values: Sequence[int], total: int | None
 ) -> tuple[str, int, list[Linear]]:
-    """Expressions whose sum is `total`, one of them perhaps a number; gives the unknown, its value,
-    the expressions.
+    """Expressions whose sum is `total`, one of them perhaps a number.
+
+    Gives the unknown, its value and the expressions.
     """
     var, x = unknown_for(s, values)
     plain = s.rng.randrange(len(values)) if len(values) > 2 or s.rng.random() < 0.3 else -1

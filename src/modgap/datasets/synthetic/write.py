@@ -1,5 +1,6 @@
-"""`write_dataset`: a folder of synthetic problems in PGPS9K's layout, and `solutions.json` beside
-it.
+"""`write_dataset`: a folder of synthetic problems in PGPS9K's layout.
+
+`solutions.json` is written beside them.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ Made = tuple[int, dict[str, object], str]
 
 
 def _made(diagrams: Path, train: int, total: int, seed: int, workers: int | None) -> Iterator[Made]:
-    """Number, record and solution of each problem, in order; the diagrams are written on the way."""
+    """Number, record and solution of each problem, in order; the diagrams are written meanwhile."""
     make = partial(_make, diagrams, train, seed)
     count = (
         workers or len(os.sched_getaffinity(0))
