@@ -42,7 +42,7 @@ class Agreement:
 
     @property
     def n(self) -> int:
-        """How many samples."""
+        """Number of samples."""
         return self.both + self.first_only + self.second_only + self.neither
 
     @property

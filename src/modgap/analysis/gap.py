@@ -11,7 +11,7 @@ without problems the functions raise ValueError.
 Difference from the paper: it gives pooled accuracies without intervals and compares views as if
 they were independent.
 
-How they are resampled is in `resampling`, how many problems a study needs in `planning`.
+Resampling is in `resampling`; the number of problems that a study needs is in `power`.
 
 Sources: Miller (2024), "Adding error bars to evals", arXiv:2411.00640 (clustered errors, paired
 differences); Korn and Graubard (1998) and Wilson (1927) for the interval of an accuracy; Efron and
@@ -85,8 +85,8 @@ class Gap:
 class GapChange:
     """How the gap changed from checkpoint a to checkpoint b, in points; `points = after - before`.
 
-    `degenerate` is whether the interval has no width: then all problems are alike, and it says
-    nothing.
+    `degenerate` is whether the interval has no width: all problems have the same change, and the
+    interval is not informative.
     """
 
     points: float
@@ -138,7 +138,7 @@ def accuracy(
 
     The standard error is `se^2 = K/(K-1) * sum_c (sum_{i in c} (r_i - r))^2 / P^2` over K clusters
     of P problems. The interval is Wilson's, with the effective sample size `n* = r (1 - r) / se^2`
-    (Korn and Graubard) in the place of the number of trials, at most the number of samples, and
+    (Korn and Graubard) instead of the number of trials, at most the number of samples, and
     Student's quantile with K - 1 degrees of freedom. So it stays in [0, 1] and keeps its width at 0
     and 1, where n* is K: as if each cluster were one trial.
 
@@ -202,10 +202,10 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> float:
 
 
 def majority_vote(values: Sequence[float | None], tolerance: float = 5e-3) -> float | None:
-    """The answer that most samples give; for maj@k, grade it against the gold.
+    """The most frequent answer; for maj@k, grade it against the gold answer.
 
-    A value's votes are the values within `tolerance` of it; between equals the earliest wins. None
-    (no number) does not vote. Returns None if nobody does.
+    A value's votes are the values within `tolerance` of it; in a tie the earliest wins. None (no
+    number) does not vote. Returns None if there is no vote.
     """
     votes = [value for value in values if value is not None]
     return max(
@@ -243,7 +243,7 @@ def paired_gap(
         level: Of the interval.
 
     Raises:
-        ValueError: If the arrays are empty, differ in length or are no rates.
+        ValueError: If the arrays are empty, differ in length or are not rates.
     """
     text_P, vision_P = _paired(text_rates, vision_rates)
     points = 100 * float(np.mean(text_P - vision_P))

@@ -3,8 +3,8 @@
 The parts are those that the original's `eval-results.py --full` prints, and subjects. It pools
 samples; here accuracy is the mean over problems, with an interval clustered by problem
 (`problem_index`), whose versions are not independent. Where every problem has the same versions the
-two accuracies are the same. Overall is over the versions on the two sides of the gap; Text Only
-stands by itself (the original's own figures count it there).
+two accuracies are the same. Overall is over the versions on the two sides of the gap; Text Only is
+reported separately (the original's own figures count it in the overall).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def breakdown(
 
     Args:
         scores: The verdicts.
-        gap_of: The gap over some problems, of those that are complete on both sides; `None` for
-            none.
+        gap_of: The gap over those of some problems that are complete on both sides; `None` if there
+            are none.
     """
     graders = [split_grader(problem.grader) for problem in scores.problems]
     if not any(name == NAME for name, _ in graders):

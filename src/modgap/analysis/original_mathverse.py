@@ -2,9 +2,9 @@
 
 They are computed from a MathVerse run graded in mode `paper`.
 
-They are counted as it counts: samples are pooled, an empty response is no sample, every version is
-in the overall figure (Text Only, too), and what nobody has judged is not right. Our own numbers are
-in the summary's `mathverse`.
+They are counted as it counts: samples are pooled, an empty response is not a sample, every version
+is in the overall figure (Text Only, too), and a sample without a verdict is not right. Our own
+numbers are in the summary's `mathverse`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Tallies:
-    """What is counted of all samples, and of each question type."""
+    """The counts over all samples, and over those of each question type."""
 
     overall: _Tally = field(default_factory=_Tally)
     vision: _Tally = field(default_factory=_Tally)
@@ -72,7 +72,7 @@ def mathverse_figures(
 
     Args:
         problems: The run's problems, by id.
-        responses: What the model said; what an engine failed to make is left out.
+        responses: The responses; those where the engine failed are left out.
         grades: Their grades in mode `paper`.
     """
     outcomes = {row.key: row.outcome for row in grades}

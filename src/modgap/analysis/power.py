@@ -1,7 +1,7 @@
 """Planning a study: how many problems and samples show a gap of a given size.
 
 Normal approximation of the paired test, after Miller (2024), arXiv:2411.00640. The assumptions are
-arguments: take them from a pilot run where there is one. The paper says nothing of it.
+arguments: take them from a pilot run if there is one. The paper has no power analysis.
 """
 
 from __future__ import annotations

@@ -64,9 +64,9 @@ def bootstrap_interval(
 def _resampled_sums(rows_CK: Floats, resamples: int, rng: np.random.Generator) -> Floats:
     """Sums over `resamples` bootstrap samples of the rows, `[resamples, K]`.
 
-    Equal rows are interchangeable, so what is drawn is how often each distinct row comes: with m
-    samples a problem there are few. Only where they are many, the rows themselves are drawn, block
-    by block.
+    Equal rows are interchangeable, so the counts of the distinct rows are drawn: with m samples a
+    problem there are few distinct rows. If there are many, the rows themselves are drawn, block by
+    block.
     """
     distinct_UK, count_U = np.unique(rows_CK, axis=0, return_counts=True)
     c = len(rows_CK)
@@ -104,9 +104,8 @@ def student_critical(tail: float, freedom: float) -> float:
 
     The degrees of freedom may be fractional, and infinite.
     """
-    # Imported late: it takes a quarter of a second, and most commands need none of it.
-    # `scipy.stats` takes longer, and its quantile is this function behind checks that cost 50 times
-    # as much.
+    # Imported late: it takes a quarter of a second, and most commands do not need it. `scipy.stats`
+    # takes longer, and its quantile is this function behind checks that cost 50 times as much.
     from scipy.special import stdtrit
 
     return -float(stdtrit(freedom, tail / 2))

@@ -3,9 +3,9 @@
 Per recipe: the accuracy of both views, the gap and its change against the base model.
 
 Everything is paired by problem: the change of a recipe is, seed by seed, what it gets on a problem
-minus what the base model gets on the same one. Intervals and p-values hold for other problems and
-other seeds (`analysis.seeds`); p-values are corrected over the recipes (Holm), for each question by
-itself.
+minus what the base model gets on the same problem. Intervals and p-values hold for other problems
+and other seeds (`analysis.seeds`); p-values are corrected over the recipes (Holm), separately for
+each question.
 
 Where a sweep has a recipe and the same recipe without its contrastive term, the two are compared as
 well, seed by seed: that difference is what the term does. So are recipes that differ in nothing but
@@ -170,12 +170,12 @@ def _question(values: Sequence[Floats], limit: float) -> list[SeedsChange]:
 
 
 def _labels(variants: Sequence[Variant]) -> list[str]:
-    """The recipes' names; with what sets them apart where a recipe comes with several settings."""
+    """The recipes' names, with the settings in which several variants of a recipe differ."""
     labels: list[str] = []
     for variant in variants:
         alike = [other for other in variants if other.recipe == variant.recipe]
-        told = _differing(variant, alike)
-        labels.append(f"{variant.recipe} ({told})" if told else variant.recipe)
+        differing = _differing(variant, alike)
+        labels.append(f"{variant.recipe} ({differing})" if differing else variant.recipe)
     return labels
 
 

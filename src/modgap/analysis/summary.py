@@ -3,9 +3,9 @@
 This is what summary.json holds and every page, terminal and figure shows.
 
 Denominators: accuracy is over all samples of a problem, with those that have no answer or could not
-be graded among them and counted beside it. A problem counts in a view when all of its samples are
-there and graded, and in the gap when it is complete in every view of both sides; what is left out
-is said in `warnings`. Fields and units are in `results`.
+be graded among them and counted beside it. A problem counts in a view when all of its samples exist
+and are graded, and in the gap when it is complete in every view of both sides; `warnings` reports
+what is left out. Fields and units are in `results`.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def summarise(
 
     Args:
         problems: All problems that were asked, by id.
-        responses: What the model said.
+        responses: The model's responses.
         grades: One for each response.
-        expected_samples: Samples asked of each problem and view; by default the most that any has.
+        expected_samples: Samples requested of each problem and view; by default the most that any
+            has.
     """
     grades = list(grades)
     return summarise_run(Scores.of(problems, responses, grades, expected_samples), mode_of(grades))
@@ -248,7 +249,7 @@ def changes(runs: Mapping[str, Scores]) -> dict[str, stats.GapChange]:
 
 
 def _paired_at(scores: Scores) -> dict[tuple[str, str, str], int]:
-    """Where each paired problem stands."""
+    """The outcome in both views of each paired problem."""
     paired_P = scores.paired_P
     return {
         (row.id, row.question, row.answer): p

@@ -15,9 +15,9 @@ does not state. Two readings of "read":
 * `values_right`: the values are there, at whatever names: for models that see the numbers and mix
   up the points.
 
-More than is needed may be written: a model goes on to derive facts, and these cannot be told from
-invented ones. So a quantity that gets its right value and, later, another one (`AB = 2x+4`, `AB =
-10`) is read right. The paper has no such analysis.
+More than is needed may be written: a model also derives facts, and these cannot be distinguished
+from invented ones. So a quantity that gets its right value and, later, another one (`AB = 2x+4`,
+`AB = 10`) is read right. The paper has no such analysis.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Fact = tuple[str, str, str]
 """A relation (`=` value, `~` equal quantities, `perp`, `parallel`) and its two sides."""
 
 MAX_CHARS: Final = 6_000
-"""So much of a response is searched: conditions are asked for first."""
+"""Characters of a response that are searched: conditions are asked for first."""
 MAX_CLAUSE: Final = 400
 
 _NAME = (
@@ -122,7 +122,7 @@ class Reading:
 
 
 def read_clauses(text: str) -> list[Clause]:
-    """The clauses that a text states, in its order; words around them are passed over."""
+    """The clauses that a text states, in its order; words around them are ignored."""
     return [
         clause
         for part in _SEPARATOR.split(text)
@@ -177,7 +177,7 @@ def compare(response: str, conditions: Sequence[str], question: str = "") -> Rea
 
 
 def _holds(facts: set[Fact], clause: Clause) -> bool:
-    """Whether the facts say all of a clause; an angle may be called by its vertex alone."""
+    """Whether the facts state all of a clause; an angle may be named by its vertex alone."""
     return all(
         fact in facts or (fact[0], _vertex(fact[1]), fact[2]) in facts for fact in clause.facts
     )
@@ -226,7 +226,7 @@ def _clause(text: str) -> Clause | None:
 
 
 def _quantities(parts: Sequence[str]) -> Iterator[str | None]:
-    """The quantity that each side of a relation is, None for a side that is none."""
+    """The quantity on each side of a relation, None for a side without one."""
     for number, part in enumerate(parts):
         match = _QUANTITY.fullmatch(part)
         if match is None and number == 0:

@@ -8,7 +8,7 @@ from modgap.analysis.results import GapPart, GapSummary, Summary, ViewSummary
 from modgap.core.text import degenerate, percent
 
 MUCH_CUT = 0.05
-"""The share of truncated responses from which a report warns."""
+"""A report warns from this share of truncated responses."""
 
 
 def warnings(runs: Mapping[str, Summary]) -> list[str]:

@@ -2,13 +2,13 @@
 
 Each model becomes one run, made of its text file and its vision file.
 
-The rows carry question and gold answer, so that nothing else is needed; with `--gt`, MathVerse's
+The rows hold question and gold answer, so that no other file is needed; with `--gt`, MathVerse's
 own files, the problems are all of theirs, with subjects and images, and rows that disagree with
-them are named.
+them are reported.
 
 Of scored rows the original's verdicts are both compared and kept. Where its rules decide, they are
 compared with ours in mode `paper`, and each that differs is named in `import.json`. Where it asked
-its judge, its verdict is kept as that judge's (`judge.jsonl`), and mode `paper` goes by it until
+its judge, its verdict is kept as that judge's (`judge.jsonl`), and mode `paper` uses it until
 another judge is asked; the other modes do not, since that judge saw only the last 10 characters of
 an answer.
 """
@@ -60,7 +60,7 @@ def import_generations(
         gt: MathVerse's files, for subjects, images, the versions' own questions and problems
             without an answer.
         given: The arguments as the user gave them, for the manifest.
-        progress: Told as it goes.
+        progress: Called as the import advances.
 
     Returns:
         The runs, in the order of the files.
@@ -161,7 +161,7 @@ class GenerationSource(Source):
             print_mathverse(summary.mathverse.original)
 
     def remarks(self, note: Mapping[str, Any]) -> list[str]:
-        """How far the original's verdicts are ours."""
+        """How far the original's verdicts agree with ours."""
         scored = note["scored"]
         if not scored:
             return []
@@ -175,7 +175,7 @@ class GenerationSource(Source):
 def _rows(
     read: Sequence[Generations], samples: int
 ) -> tuple[dict[Key, GenerationRow], dict[str, list[str]]]:
-    """The samples of all files; what is left out or odd, by name."""
+    """The samples of all files, and by name what is left out or irregular."""
     rows: dict[Key, GenerationRow] = {}
     odd: dict[str, list[str]] = {}
     for generations in read:
@@ -203,7 +203,7 @@ def _named(key: Key) -> str:
 
 
 def _problems_of_rows(rows: Any) -> list[Problem]:
-    """The problems that rows tell of: each version's question, answer and type."""
+    """The problems that the rows describe: each version's question, answer and type."""
     first: dict[str, dict[str, GenerationRow]] = {}
     for row in rows:
         first.setdefault(row.problem_id, {}).setdefault(row.view, row)
@@ -231,7 +231,7 @@ def _problems_of_rows(rows: Any) -> list[Problem]:
 def _against_gold(
     rows: Mapping[Key, GenerationRow], golds: Sequence[Problem]
 ) -> dict[str, list[str]]:
-    """What the rows say otherwise than the data set."""
+    """Where the rows differ from the data set."""
     odd: dict[str, list[str]] = {}
     problems = {problem.id: problem for problem in golds}
     for key, row in rows.items():
@@ -260,7 +260,8 @@ def _keep_verdicts(
 
     `None` where no row is scored.
 
-    They are those of these rows alone, whatever the run's files held before; other judges' stay.
+    The verdicts of the original's judge are replaced by those of these rows; other judges' verdicts
+    are kept.
     """
     scored = {key: row for key, row in rows.items() if row.correct is not None}
     by_id = {problem.id: problem for problem in problems}
@@ -323,7 +324,7 @@ def _note(
     *,
     with_gold: bool,
 ) -> dict[str, Any]:
-    """What `import.json` holds: all that is odd by name, and the warnings that name some of it."""
+    """What `import.json` holds: irregularities by name, and the warnings that name some of them."""
     odd = dict(odd)
     if scored and scored["differ"]:
         odd["have another verdict by our rules than by the original's"] = scored["differ"]

@@ -4,12 +4,11 @@ Each model becomes one run; its two kinds of folder are the two views.
 
 Differs from the original's `eval.py`, which sums up whatever a folder holds: models are never
 pooled, the problems are those of the gold file whether they have answers or not, and whatever is
-missing, unreadable or matches no problem is named: in the summary's warnings in short, in the run's
-`import.json` in full.
+missing, unreadable or matches no problem is reported: in short in the summary's warnings, in full
+in the run's `import.json`.
 
-What answer folders do not say: why a response ended (`finish_reason` is `stop`, so nothing counts
-as truncated), its tokens (0) and its seed. The prompt is the original's, built again in paper
-style.
+Answer folders do not record why a response ended (`finish_reason` is `stop`, so nothing counts as
+truncated), its tokens (0) or its seed. The prompt is the original's, built again in paper style.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def import_answers(
             full-text, else image-only).
         results_root: Also every folder below this one that holds answers.
         given: The arguments as the user gave them, for the manifest.
-        progress: Told as it goes.
+        progress: Called as the import advances.
 
     Returns:
         The runs, by the models' names.
@@ -97,7 +96,7 @@ class AnswerSource(Source):
         folders: The folders.
         problems: Those of the gold file.
         outside: Ids of problems whose diagram lies out of the folder of diagrams.
-        progress: Told as it goes.
+        progress: Called as the import advances.
     """
 
     script = "eval.py"
@@ -142,7 +141,7 @@ class AnswerSource(Source):
                         yield response(problem, answers.folder.view, attempt, text)
 
     def note(self, run: RunFolder) -> dict[str, Any]:
-        """All odd files by name, and the warnings that name some of them."""
+        """All irregular files by name, and the warnings that name some of them."""
         return _notes(self._read, self.problems, self._samples, self._outside)
 
     def with_original(self, strict: Summary, paper: Summary) -> Summary:
@@ -166,7 +165,7 @@ def _digest(answers: Answers) -> str:
 def _notes(
     read: Sequence[Answers], problems: Sequence[Problem], samples: int, outside: Sequence[str]
 ) -> dict[str, Any]:
-    """What `import.json` holds: all odd files by name, and the warnings that name some of them."""
+    """What `import.json` holds: all irregular files by name, and the warnings that name some."""
     warnings: list[str] = []
     files: dict[str, dict[str, list[str]]] = {}
     for answers in read:

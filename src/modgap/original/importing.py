@@ -22,18 +22,18 @@ from modgap.workflows.evaluate import fingerprint, problem_row
 from modgap.workflows.grade import Progress, grade_held
 
 NAMED = 5
-"""Most files or rows that a warning names; `import.json` names all."""
+"""The most files or rows that a warning names; `import.json` names all."""
 
 F = TypeVar("F")
 
 
 class Source(ABC):
-    """What a reader found of one model: all that makes its run.
+    """What a reader found of one model: everything that its run is made of.
 
     Attributes:
         places: The files or folders, as they are printed.
         problems: The problems, those without an answer included.
-        resolved: The arguments that make the run what it is.
+        resolved: The arguments that determine the run.
         digests: Name -> digest of the answers: a run of other answers is another run.
         script: The original's script that grades such answers.
         tolerance: What strict grading accepts here, for its heading.
@@ -52,7 +52,7 @@ class Source(ABC):
 
     @abstractmethod
     def note(self, run: RunFolder) -> dict[str, Any]:
-        """What `import.json` holds: all that is odd by name, and `warnings` that name some of it.
+        """What `import.json` holds: irregularities by name, and `warnings` that name some of them.
 
         Called once the responses are written; what else the run is to hold is written here.
         """
@@ -105,7 +105,7 @@ def import_runs(
         out: The run folder; with several models a folder of run folders, `OUT/MODEL`.
         read: Makes a source of a model and its files.
         given: The arguments as the user gave them, for the manifest.
-        progress: Told as it goes.
+        progress: Called as the import advances.
 
     Returns:
         The runs, in the order of the models.
@@ -118,18 +118,18 @@ def import_runs(
     with holding_place(out, by_model):
         for model, files in by_model.items():
             place = out / model.strip("/.").replace("/", "--") if several else out
-            told = _of_model(progress, model) if progress and several else progress
-            done.append(_import(model, read(model, files, told), place, given, told))
+            report = _of_model(progress, model) if progress and several else progress
+            done.append(_import(model, read(model, files, report), place, given, report))
     return done
 
 
 def _of_model(progress: Progress, model: str) -> Progress:
     """The progress of one of several models, by its name."""
 
-    def told(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         progress(f"{model}: {what}", done, total)
 
-    return told
+    return report
 
 
 def _import(

@@ -49,7 +49,7 @@ class GenerationFile:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRow:
-    """One line: a sample, with the question and the gold answer that it was asked and scored with.
+    """One line: a sample, with its question and the gold answer that it was scored against.
 
     Attributes:
         problem_id: `problem_index`.
@@ -79,8 +79,8 @@ class Generations:
     Attributes:
         file: Which one.
         rows: Its sound lines, in order.
-        odd: What is odd -> where (`line 5`).
-        digest: 16 hex digits that change when a byte of it does.
+        odd: Irregularity -> where it is (`line 5`).
+        digest: 16 hex digits that change with any byte of the file.
     """
 
     file: GenerationFile
@@ -90,7 +90,7 @@ class Generations:
 
     @property
     def samples(self) -> int:
-        """How many samples each question should have."""
+        """The number of samples that each question should have."""
         return max(self.file.tries, 1 + max(row.sample for row in self.rows))
 
 
@@ -99,7 +99,7 @@ def generation_files(
 ) -> list[GenerationFile]:
     """The files among paths and in folders among them; empty where these hold something else.
 
-    A file that there is a scored copy of beside it is left out: the copy has the same lines.
+    A file with a scored copy beside it is left out: the copy has the same lines.
 
     Raises:
         UserError: A path does not exist, or some hold generations and others do not.
@@ -173,7 +173,7 @@ def by_model(files: Sequence[GenerationFile]) -> dict[str, list[GenerationFile]]
 
 
 def read_generations(file: GenerationFile) -> Generations:
-    """Read a file; a torn last line and lines of unknown versions are left out and named.
+    """Read a file; an incomplete last line and lines of unknown versions are left out and reported.
 
     Raises:
         UserError: Another line is broken, or lacks what the original writes; or there is no sound
