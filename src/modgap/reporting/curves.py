@@ -1,7 +1,7 @@
 """Training logs as panels of curves, which `figures.py` draws, and sampled rollouts as words.
 
-Whatever number a log carries is drawn: the ones a reader wants first by name, the rest folded away
-below them, so that a metric that a recipe adds needs no line here.
+Every number in a log is drawn: the main ones first, by name, and the others folded away below them,
+so that a metric that a recipe adds needs no line here.
 """
 
 from __future__ import annotations

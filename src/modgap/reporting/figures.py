@@ -77,7 +77,7 @@ class Chart:
 
     Attributes:
         figure: What matplotlib drew.
-        label: The chart in words, for who does not see it.
+        label: The chart in words, for readers who cannot see it.
         titles: Id of a mark in the drawing -> its words, shown when the pointer is over it.
         written: Whether it is also written as a file.
         named: What the legend of a file names, where the page has one legend for several charts.
@@ -115,7 +115,7 @@ def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
             stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
             while (
                 folder / f"{stem}.png" in written
-            ):  # two names that differ in what no file's name can hold
+            ):  # two names that differ only in characters that a file's name cannot hold
                 stem += "_"
             if chart.named:
                 chart.figure.legend(
@@ -140,8 +140,8 @@ def draw(numbers: ReportSummary) -> dict[str, Chart]:
     """Name -> chart, of those that the numbers have.
 
     The names are `accuracy`, `gap`, `types-RUN`, `reading-RUN`, `lengths`, `truncation`,
-    `seeds-accuracy`, `seeds-change` and `training-METRIC`. What would be a file for each seed, or
-    for any metric, is only for the page.
+    `seeds-accuracy`, `seeds-change` and `training-METRIC`. Charts of single seeds, or of other
+    metrics, are only drawn for the page.
     """
     import matplotlib as mpl
 
@@ -225,7 +225,7 @@ def _row_axes(
 
 
 def _wrapped(words: str, width: int = _NAME) -> str:
-    """Words in lines of this many characters, without characters that no XML can hold."""
+    """Words in lines of this many characters, without characters that XML cannot hold."""
     return "\n".join(textwrap.wrap(_NOT_XML.sub("\ufffd", words), width))
 
 
@@ -304,7 +304,7 @@ def _handles(in_pairs: bool, with_seeds: bool) -> list[Any]:
 
 
 def _bars(bars: Sequence[Bar], name: str, *, written: bool) -> Chart:
-    """Bars of 100 percent; the number stands in a part that has room for it."""
+    """Bars of 100 percent; a part that has room for its number shows it."""
     names = [f"{bar.name}\n{counted(bar.n_problems, 'problem')}" for bar in bars]
     figure, axes, middles = _row_axes(names, [""] * len(bars), 3, "")
     chart = Chart(

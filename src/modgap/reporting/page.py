@@ -4,9 +4,8 @@
 numbers = build_report([Path("runs/base"), Path("runs/kl")], Path("report.html"))
 ```
 
-Charts and tables are made here, on the server side, so that the page says everything without
-JavaScript but the problem viewer. A content security policy lets the page load nothing and run only
-the one script it came with.
+Charts and tables are made here, so that the page shows everything except the problem viewer without
+JavaScript. A content security policy lets the page load nothing and run only its own script.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 Parts = dict[str, Any]
-"""What the template is given, by the names that it uses."""
+"""The template's values, by the names that it uses."""
 IMAGES = 200
-"""Most diagrams that a page embeds, unless told otherwise."""
+"""Default for the most diagrams that a page embeds."""
 TEMPLATES = ("full", "paper")
 
 
@@ -71,7 +70,7 @@ def build_report(
         paths: Folders; see `collect`. The first evaluation is the one that the others are compared
             with.
         out: The HTML file.
-        images: Most diagrams to embed, balanced over the four outcomes of a pair.
+        images: The most diagrams to embed, balanced over the four outcomes of a pair.
         figures: Also write the charts (PNG, SVG) and the tables (LaTeX, CSV, Markdown) into
             `OUT_figures/` beside the page; where a recipe has several seeds, `seeds.md` and
             `cells.json`, too.
@@ -82,7 +81,7 @@ def build_report(
         The numbers of the page.
 
     Raises:
-        UserError: A folder is no run, or there is no such template; one line that says which.
+        UserError: A folder is not a run, or the template does not exist; one line that says which.
     """
     if template not in TEMPLATES:
         raise unknown("template", template, TEMPLATES)
@@ -198,7 +197,7 @@ def render(
 
 
 def _frame() -> Parts:
-    """What every page has: style, script and where it comes from."""
+    """What every page has: style, script and provenance."""
     from markupsafe import Markup
 
     folder = files("modgap.reporting") / "templates"

@@ -32,8 +32,8 @@ class Mark:
     """A value with its interval.
 
     Attributes:
-        value: Where the mark stands; `None` where there is no value.
-        low: Begin of the interval.
+        value: The position of the mark; `None` if there is no value.
+        low: Start of the interval.
         high: Its end.
         label: All of it in words.
         colour: A name of `figures.COLOURS`.
@@ -49,7 +49,7 @@ class Mark:
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """All numbers of the mark that there are."""
+        """All numbers that the mark has."""
         return tuple(
             number
             for number in (self.value, self.low, self.high, *self.seeds)
@@ -183,7 +183,7 @@ def _points(
     words: str = "",
     seeds: Sequence[float] = (),
 ) -> Row:
-    """A row of points with the interval that `part` holds; `words` say more of it in its label."""
+    """A row in points with the interval of `part`; `words` are added to its label."""
     spread = interval(part.ci_low, part.ci_high)
     label = f"{signed(value)} points, 95% interval {spread}{', ' if words else ''}{words}"
     mark = Mark(value, part.ci_low, part.ci_high, label, seeds=tuple(seeds))
@@ -200,7 +200,7 @@ def gaps(runs: Mapping[str, Summary]) -> list[Row]:
 
 
 def types(summary: Summary) -> list[Row]:
-    """The gap of each problem type of a run; none where it has one type only."""
+    """The gap of each problem type of a run; empty if it has only one type."""
     if len(summary.types) < 2:
         return []
     rows: list[Row] = []

@@ -2,8 +2,9 @@
 
 Accuracy of each view and the gap, by model size and recipe.
 
-A row is there for each recipe of the paper; what no run of this report fills is an em dash. Which
-recipe and size a run is of is told from its name and from the model's name, never from its numbers.
+There is a row for each recipe of the paper; a cell that no run of this report fills is an em dash.
+The recipe and the size of a run are taken from its name and from the model's name, never from its
+numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ VERSIONS = {
 """MathVerse's versions, text-centric first."""
 EMPTY = "—"
 Place = tuple[str, str, str]
-"""Where a run stands: model, recipe, and its own name."""
+"""The place of a run in a table: model, recipe, and its own name."""
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,3}(?:\.\d+)?)\s?[bB](?![A-Za-z0-9])")
 
 
@@ -54,7 +55,7 @@ def told_recipe(name: str, model: str) -> str | None:
 
     Where a name holds several, it is the longest.
 
-    Recipes that are not the paper's are told, too: `kl-forward` is no `kl`.
+    Recipes that are not the paper's are recognised, too: `kl-forward` is not `kl`.
     """
     for text in (name, model):
         words = re.sub(r"[^a-z]+", "-", text.lower())
@@ -73,7 +74,7 @@ def paper_tables(numbers: ReportSummary) -> list[t.Table]:
 
     Returns:
         PGPS9K (text-centric and vision-centric view, gap and relative gap) and MathVerse by
-        version: each where a run is of its kind, the first also where there is no run at all.
+        version: each if a run is of its kind, the first also if there is no run at all.
     """
     runs = _placed(numbers)
     mathverse = {key: summary for key, summary in runs.items() if _versions(summary)}
@@ -85,7 +86,7 @@ def paper_tables(numbers: ReportSummary) -> list[t.Table]:
 def _placed(numbers: ReportSummary) -> dict[Place, Summary]:
     """Model, recipe and run -> summary.
 
-    A run that tells no recipe is the base of its model if that has no other.
+    A run whose names hold no recipe is the base of its model if that has no other.
     """
     placed: dict[Place, Summary] = {}
     taken = {

@@ -3,8 +3,8 @@
 In words, as a table, and where runs differ.
 
 Runs from before the sampling was recorded (`sampling` in manifest.json) say temperature, token
-limit, samples and seed; the engines `hf` and `vllm` applied nothing else then either, while a
-server applied its own values.
+limit, samples and seed; the engines `hf` and `vllm` applied nothing else then, while a server
+applied its own values.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def sampling_words(sampling: Mapping[str, Any]) -> str:
 
 
 def greedy_words(manifest: Mapping[str, Any], name: str = "") -> list[str]:
-    """A warning where several samples were drawn at a temperature at which they are one.
+    """A warning where several samples were drawn at a temperature that makes them all the same.
 
     Args:
         manifest: The run's.
@@ -82,9 +82,9 @@ def greedy_words(manifest: Mapping[str, Any], name: str = "") -> list[str]:
 
 
 def unequal_words(runs: Sequence[EvalRun]) -> list[str]:
-    """A warning where runs that stand side by side were sampled differently; at most one."""
+    """A warning where runs that are shown together were sampled differently; at most one."""
     every = {run.name: sampling_of(run.manifest.whole) for run in runs}
-    told: list[str] = []
+    differences: list[str] = []
     for name in dict.fromkeys(name for sampling in every.values() for name in sampling):
         by_value: dict[str, list[str]] = {}
         for run, sampling in every.items():
@@ -92,11 +92,11 @@ def unequal_words(runs: Sequence[EvalRun]) -> list[str]:
                 by_value.setdefault(_value(name, sampling[name]), []).append(run)
         if len(by_value) > 1:
             values = ", ".join(f"{value} ({_some(names)})" for value, names in by_value.items())
-            told.append(f"{_NAMES.get(name, name)} {values}")
-    if not told:
+            differences.append(f"{_NAMES.get(name, name)} {values}")
+    if not differences:
         return []
     return [
-        f"Sampled differently: {'; '.join(told)}. A part of what differs between these runs may"
+        f"Sampled differently: {'; '.join(differences)}. A part of what differs between these runs may"
         " come from that."
     ]
 

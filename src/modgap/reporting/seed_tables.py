@@ -148,7 +148,7 @@ def _unit(rows: Sequence[SeedRow]) -> tuple[str, float]:
 
 
 def seed_words(table: SeedTable) -> list[str]:
-    """What the table says, in sentences: which changes are certain, and what is paid for them."""
+    """What the table says, in sentences: which changes are certain, and what they cost."""
     changed = [(row, row.change) for row in table.rows if row.change]
     if not changed:
         return []

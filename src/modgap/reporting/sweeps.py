@@ -2,9 +2,9 @@
 
 Only their manifests are used.
 
-Runs stand in one table when they have the same base model, problems, way of evaluating and grading;
-they are seeds of one recipe when every setting of every stage and the training data are the same,
-too, but for the seed.
+Runs belong to one table when they have the same base model, problems, evaluation settings and
+grading; they are seeds of one recipe when every setting of every stage except the seed, and the
+training data, are the same, too.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _recipe_settings(run: EvalRun) -> Settings:
 
 
 def _join(tables: dict[str, Sweep], read: Sweep) -> None:
-    """Put a sweep that was read from a file where its like is already."""
+    """Merge a sweep that was read from a file into the one with the same key, if there is one."""
     sweep = tables.setdefault(json.dumps([read.base, read.evaluation], sort_keys=True), read)
     if sweep is read:
         return

@@ -1,4 +1,4 @@
-"""The tables of a report, once: the page, the terminal and Markdown show the same cells."""
+"""The tables of a report, made once: the page, the terminal and Markdown show the same cells."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MEANINGS = {
     "vision-dominant": "whether it reads the conditions in the diagram",
     "vision-only": "whether it reads the question in the image, too",
 }
-"""View -> what its accuracy tells."""
+"""View -> what its accuracy shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells as they are shown.
+    """A table with its cells as they are shown.
 
     Attributes:
         caption: What the table says.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MANY = 8
-"""More runs than these are left to the page where there is a table over seeds."""
+"""With a table over seeds, the terminal shows single runs only up to this number."""
 
 
 def print_numbers(numbers: ReportSummary, console: Console | None = None) -> None:
@@ -79,8 +79,8 @@ def print_summary(
         summary: What to print.
         name: What the run is called.
         console: Where to; standard output by default.
-        run: Its folder, to end with what it took and with the command that makes its report.
-        prices: What a million tokens of its prompts and of its responses cost.
+        run: Its folder, to end with the tokens used and with the command that makes its report.
+        prices: The cost of a million tokens of its prompts and of its responses.
     """
     from rich.console import Console
 
@@ -106,7 +106,7 @@ def print_summary(
 
 
 def _print_spent(console: Console, run: Path, prices: tuple[float, float] | None) -> None:
-    """What the responses took, and what became of the requests that failed."""
+    """The tokens that the responses used, and what became of the requests that failed."""
     count, tokens, failed = 0, [0, 0], Counter[str]()
     for row in RunFolder(run).responses():
         count += 1

@@ -3,7 +3,7 @@
 A small index of all problems, and blocks of details that are read on demand.
 
 Both travel as JSON inside the page. Nothing in them can end the element that holds them or start
-another one: `<`, `>`, `&` and the two line separators that old JavaScript takes for line ends are
+another one: `<`, `>`, `&` and the two line separators that old JavaScript treats as line ends are
 written as escapes.
 """
 
@@ -59,7 +59,7 @@ def embed_json(value: object) -> str:
 
 
 Json = dict[str, object]
-"""An object for viewer.js, which says what its keys are."""
+"""An object for viewer.js, which documents its keys."""
 Sample = tuple[Response, GradeRow]
 
 
@@ -96,8 +96,8 @@ def viewer_data(
     Args:
         runs: The evaluations.
         scores: Of each of them.
-        images: Of how many problems to embed the diagrams, balanced over the outcomes of the first
-            run.
+        images: The number of problems whose diagrams are embedded, balanced over the outcomes of
+            the first run.
 
     Returns:
         The index, the blocks as text for `<script>` elements, and whether the blocks are packed
@@ -255,8 +255,8 @@ def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, st
 
     Each has the views that show it (empty: all).
 
-    Where only one place is known of a problem whose views have images of their own, the caption
-    says whose it is.
+    Where a problem's views have images of their own but only one place is known, the caption says
+    whose image it is.
     """
     assert row.image is not None
     of_views: dict[str, str] = {}
