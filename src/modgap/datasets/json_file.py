@@ -2,8 +2,8 @@
 
 The entries before a syntax error are read, and the error is reported with its place.
 
-`json.load` gives all or nothing, keeps the last of two equal keys without a word, and knows no
-record.
+`json.load` gives all or nothing, keeps the last of two equal keys without a message, and has no
+notion of a record.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def parse(text: str) -> Any:
     """The value of a whole text; objects are `JsonObject`.
 
     Raises:
-        ValueError: The text is no JSON (`json.JSONDecodeError`), or holds a number of more than
+        ValueError: The text is not JSON (`json.JSONDecodeError`), or holds a number of more than
             4,300 digits.
         RecursionError: It is nested too deeply.
     """
@@ -48,12 +48,12 @@ def parse(text: str) -> Any:
 
 
 def where_and_why(error: json.JSONDecodeError) -> str:
-    """What the parser stumbled over, and in which column of its line."""
+    """The parser's message, and the column of its line."""
     return f"{error.msg.removesuffix(' at').removesuffix(' starting')}, column {error.colno}"
 
 
 def decode(file: str, data: bytes) -> tuple[str, list[Fault]]:
-    """The text of a file, whatever its encoding, and what is wrong with that."""
+    """The text of a file, whatever its encoding, and the fault of the encoding."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         fault = Fault(file, "", "encoding", "is UTF-16: save it as UTF-8")
         return data.decode("utf-16", errors="replace"), [fault]
@@ -125,7 +125,7 @@ def _expect(text: str, position: int, sign: str) -> int:
 
 
 def _broken(file: str, text: str, error: Exception, record: str, number: int, line: int) -> Fault:
-    """The fault of a file that cannot be parsed on."""
+    """The fault of a file that cannot be parsed further."""
     where = "in this record" if record else "between records"
     reason = str(error) or "nested too deeply"
     truncated = False

@@ -9,17 +9,17 @@ Read from Hugging Face's parquet files or from JSON.
 ```
 
 One `Problem` for each `problem_index`; its versions are its views, each with the words (`question`)
-and the image that its row has, so that pairing and clustering by problem come for free.
+and the image that its row has, so that pairing and clustering by problem need no further code.
 `Problem.question` is `question_for_eval`, the whole text with its choices, which the judge reads;
-rows without it (`testmini_text_only`) have their `question` for it.
+rows without it (`testmini_text_only`) use their `question` instead.
 
-Where this differs from the original, which asks what it finds row by row: rows that are faulty or
-there twice are named; a gold answer or a whole text that differs between versions is kept for each
-version. A question type may be spelled in other ways (`multi_choice`, `Free Form`); one that is not
-known is a fault, since it decides how an answer is graded. A row without a gold answer is named by
-`modgap data check`; it is asked, and graded `error`.
+Differs from the original, which asks what it finds row by row: faulty and repeated rows are
+reported; a gold answer or a whole text that differs between versions is kept for each version. A
+question type may be spelled in other ways (`multi_choice`, `Free Form`); an unknown one is a fault,
+since it decides how an answer is graded. A row without a gold answer is reported by `modgap data
+check`; it is asked, and graded `error`.
 
-Images stay encoded until they are asked; versions that show the same image share its bytes.
+Images stay encoded until they are needed; versions that show the same image share its bytes.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def read(path: str | Path, split: str = "test", limit: int | None = None) -> Ite
 
     Args:
         path: A file, a folder, or a hub id; see the module.
-        split: `test`; MathVerse has nothing to train on.
-        limit: Only the first so many problems, with all of their versions.
+        split: `test`; MathVerse has no training split.
+        limit: The most problems to read, from the first, with all of their versions.
 
     Raises:
-        UserError: There is no such data, the hub cannot be reached, or a row is faulty; the message
-            names it.
+        UserError: The data does not exist, the hub cannot be reached, or a row is faulty; the
+            message names it.
     """
     if split != "test":
         raise UserError(
@@ -87,10 +87,10 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
 
     Args:
         path: As in `read`.
-        progress: Told how many images are decoded.
+        progress: Called with the number of decoded images.
 
     Raises:
-        UserError: There is no such data.
+        UserError: The data does not exist.
     """
     report, counts = Report(Path(path)), Counts()
     rows: list[Row] = []
@@ -140,11 +140,9 @@ def _by_problem(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def _problem(name: str, rows: list[Row], index: int) -> Problem:
-    """A problem from its rows, Text Dominant first where it is there."""
+    """A problem from its rows; Text Dominant is first if it exists."""
     first = rows[0]
-    told = max(
-        rows, key=lambda row: row.view == "vision-only"
-    )  # its image says all that there is to say
+    told = max(rows, key=lambda row: row.view == "vision-only")  # its image shows the whole problem
     shown: dict[str, Shown] = {}
     for row in rows:
         image = (

@@ -23,7 +23,7 @@ _NEEDED = ("problem_index", "problem_version", "question", "answer", "question_t
 _TAKEN = (*_NEEDED, "question_for_eval", "metadata")
 _JSON = (".json", ".jsonl")
 _BATCH = 64
-"""Rows of a parquet file whose images are held at once while they are sorted out."""
+"""Rows of a parquet file whose images are in memory at once while they are assigned."""
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Row:
 
     Attributes:
         file: The file that it is in.
-        number: Which row of it, from 1.
+        number: The row in the file, from 1.
         problem: Its `problem_index`.
         view: The view that its version is.
         question: The version's own words.
@@ -41,7 +41,7 @@ class Row:
         question_type: `multi-choice` or `free-form`.
         subject: Of the problem.
         subfield: Of the problem.
-        image: Its image; of parquet files only after `take_images`.
+        image: Its image; for parquet files only after `take_images`.
     """
 
     file: Path
@@ -61,10 +61,10 @@ class Row:
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """The files of MathVerse that a path means; a hub id is fetched, or found in the hub's cache.
+    """The files of MathVerse at a path; a hub id is fetched, or found in the hub's cache.
 
     Raises:
-        UserError: There is nothing of the kind.
+        UserError: There are no such files.
     """
     place = Path(path)
     if not place.exists():
@@ -128,7 +128,7 @@ def _is_mathverse(file: Path) -> bool:
 
 
 def scan(files: Iterable[Path]) -> Iterator[Row | Fault]:
-    """Every sound row and every fault of the rows by themselves, in the order of the files."""
+    """Every sound row and every fault of single rows, in the order of the files."""
     seen: dict[tuple[str, str], str] = {}
     for file in files:
         records = _parquet_records(file) if file.suffix == ".parquet" else _json_records(file)
@@ -209,7 +209,7 @@ def _json_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
 
 
 def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None, list[Fault]]:
-    """A row, if it is of use, and what is wrong with it."""
+    """A row, if it can be used, and what is wrong with it."""
     faults: list[Fault] = []
     name = _name(record.get("problem_index"))
 
@@ -274,7 +274,7 @@ def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None
 
 
 def line_of(file: Path, number: int) -> int:
-    """Where a row is, for a `Fault`: a row of a JSON list stands in no line that is known."""
+    """Where a row is, for a `Fault`: the line of a row of a JSON list is not known."""
     return 0 if file.suffix == ".json" else number
 
 

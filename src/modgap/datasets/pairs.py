@@ -13,12 +13,12 @@ One object a line (the example is wrapped here):
   the instruction after them, so neither belongs in them. Without `--views`, every problem needs
   `full-text` and `image-only`.
 * `image`: a path relative to the JSONL file, a data URI (`data:image/png;base64,...`), or `null` or
-  nothing for none.
-* If you like: `type`, for the breakdown, and `question`, for reports.
+no key for none.
+* Optional: `type`, for the breakdown, and `question`, for reports.
 
-Also taken: the views' names as keys of the line itself (`"full-text": "..."` or `"full_text":
-"..."`). A folder stands for the `problems.jsonl` in it. There are no splits. The paper has nothing
-of the kind.
+Also accepted: the views' names as keys of the line itself (`"full-text": "..."` or
+`"full_text": "..."`). A folder means the `problems.jsonl` in it. There are no splits. The paper has
+no such format.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ Complaints = list[tuple[str, str]]  # kind and message of each fault
 def read(
     path: str | Path, split: str = "test", limit: int | None = None, need_images: bool = True
 ) -> Iterator[Problem]:
-    """The problems of a file, in its order, read as they are asked for.
+    """The problems of a file, in its order, read lazily.
 
     Args:
         path: A JSONL file, or a folder with one `problems.jsonl`.
         split: Written into the problems; the file has no splits.
-        limit: Only the first so many.
+        limit: The most problems to read, from the first.
         need_images: Whether an image that is named but absent is an error; otherwise such a problem
             has no image.
 
@@ -88,10 +88,10 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
 
     Args:
         path: A JSONL file, or a folder with one `problems.jsonl`.
-        progress: Told how many images are decoded.
+        progress: Called with the number of decoded images.
 
     Raises:
-        UserError: There is no such file.
+        UserError: The file does not exist.
     """
     path = _file(path)
     report, counts = Report(path), Counts()
@@ -249,7 +249,7 @@ def _parse(data: bytes) -> tuple[Any, tuple[str, str] | None]:
 
 
 def _name(value: Any) -> str:
-    """The id as a string; empty if there is none that will do."""
+    """The id as a string; empty if there is no valid one."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and not text_fault(value) else ""
@@ -260,7 +260,7 @@ def _view(key: str) -> str:
 
 
 def _problem(folder: Path, name: str, value: JsonObject) -> tuple[Problem, Complaints]:
-    """A problem, and what is wrong with it; only a problem without complaints is of use."""
+    """A problem, and what is wrong with it; only a problem without complaints can be used."""
     complaints: Complaints = [
         ("duplicate-key", f"{key} is given twice: keep one") for key in value.repeated
     ]

@@ -2,13 +2,13 @@
 
 The layout is `train.json`, `test.json` and `Diagram_Visual/`.
 
-`read` gives problems and stops at the first fault that it cannot work with; `check` names every
-fault. Both go through `_scan`, which takes one record after another, so that a torn file is known
-by the record and the line it broke in.
+`read` gives problems and stops at the first fault that makes a record unusable; `check` reports
+every fault. Both use `_scan`, which reads one record after another, so that the message on a
+truncated file names the record and the line.
 
-Differs from the original, which takes `json.load` as it comes: a repeated id is a fault (there the
-first record is lost in silence), a diagram must lie inside the folder, and a byte-order mark is
-passed over.
+Differs from the original, which uses plain `json.load`: a repeated id is a fault (there the first
+record is lost without a message), a diagram must be inside the folder, and a byte-order mark is
+ignored.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def read(
     Args:
         folder: A folder in PGPS9K's layout.
         split: `train` or `test`.
-        limit: Only the first so many.
+        limit: The most problems to read, from the first.
         need_images: Whether an absent diagram is an error; otherwise such a problem has no image.
 
     Raises:
@@ -79,10 +79,10 @@ def check(folder: str | Path, progress: Progress | None = None) -> Report:
 
     Args:
         folder: A folder in PGPS9K's layout.
-        progress: Told how many diagrams are decoded.
+        progress: Called with the number of decoded diagrams.
 
     Raises:
-        UserError: There is no such folder.
+        UserError: The folder does not exist.
     """
     folder = _folder(folder)
     report = Report(folder)
@@ -129,7 +129,7 @@ def check(folder: str | Path, progress: Progress | None = None) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """One sound entry of a file: its id, the line its id stands in, and what it says."""
+    """One sound entry of a file: its id, the line of its id, and its value."""
 
     id: str
     line: int
@@ -295,9 +295,9 @@ def leads_out(diagram: str) -> bool:
 def _clauses(value: Any) -> Complaint:
     if not isinstance(value, list):
         return "wrong-type", f"is {json_type(value)}, not a list of strings"
-    with contextlib.suppress(TypeError):  # raised for an item that is no string
+    with contextlib.suppress(TypeError):  # raised for an item that is not a string
         if "".join(value).isascii():
-            return None  # most are like that, and this is quick
+            return None  # the common case, checked fast
     complaints = (text_fault(clause, may_be_empty=True) for clause in value)
     return next(
         ((kind, f"has an item that {message}") for kind, message in filter(None, complaints)), None
@@ -313,7 +313,7 @@ def _answer(value: Any) -> Complaint:
 
 
 def _note(value: Any) -> Complaint:
-    """Where a record comes from: nothing depends on it."""
+    """Where a record comes from: not used further."""
     return (
         None
         if isinstance(value, str | int | None)
@@ -344,7 +344,7 @@ _FIELDS: dict[str, Callable[[Any], Complaint]] = {
     "page": _note,
     "choices": _choices,
 }
-# What a prompt and a grade are made of; `read` asks for no more.
+# The fields that prompts and grades need; `read` requires only these.
 _NEEDED = ("diagram", "text", "parsing_stru_seqs", "parsing_sem_seqs", "answer")
 
 

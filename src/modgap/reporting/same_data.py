@@ -37,8 +37,8 @@ def data_words(runs: Sequence[EvalRun]) -> list[str]:
     of_name = {run.name: run for run in runs}
     parts_named = "; ".join(f"{_names(names)} ({_about(of_name[names[0]])})" for names in parts)
     return [
-        f"Measured on different data: {parts_named}. Their accuracies and gaps do not compare; a change of"
-        " the gap is over the problems that two runs share, if any."
+        f"Measured on different data: {parts_named}. Their accuracies and gaps do not compare; a"
+        " change of the gap is over the problems that two runs share, if any."
     ]
 
 

@@ -96,8 +96,8 @@ def unequal_words(runs: Sequence[EvalRun]) -> list[str]:
     if not differences:
         return []
     return [
-        f"Sampled differently: {'; '.join(differences)}. A part of what differs between these runs may"
-        " come from that."
+        f"Sampled differently: {'; '.join(differences)}. A part of what differs between these"
+        " runs may come from that."
     ]
 
 

@@ -2,10 +2,10 @@
 
 No licence has to be requested.
 
-The problems are made on this machine when they are first asked for, and kept in the user's cache.
-What they say does not depend on the machine; their pixels may differ in rounding between versions
-of Pillow, so a run records the fingerprint of what it showed. A change of the generator that
-changes a problem is a new `VERSION`, and results are reported with it: `synthetic v1`.
+The problems are made on this machine when they are first needed, and kept in the user's cache.
+Their text does not depend on the machine; their pixels may differ in rounding between versions of
+Pillow, so a run records the fingerprint of the images it showed. A change of the generator that
+changes a problem needs a new `VERSION`, and results are reported with it: `synthetic v1`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def benchmark_folder(progress: Callable[[int, int], None] | None = None) -> Path
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / f".{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a run beside this one may be making it
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a concurrent run may be making it
             if not (folder / "train.json").exists():  # written last
                 write_dataset(folder, TRAIN, TEST, SEED, progress=progress)
     except (OSError, UserError) as error:

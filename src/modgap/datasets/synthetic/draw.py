@@ -2,8 +2,8 @@
 
 The figure is exactly to scale. Labels are placed greedily, those with the least room first, at the
 candidate position with the least ink under it; where a label would touch another label or much of a
-stroke, the pose is drawn again, and after some poses the scene is given up (`None`), so that its
-author makes another one. Strokes are antialiased by supersampling; text is set at the final
+stroke, the pose is drawn again, and after some poses the scene is given up (`None`), so that the
+caller makes another one. Strokes are antialiased by supersampling; text is set at the final
 resolution, where FreeType's own rendering is crisper.
 """
 

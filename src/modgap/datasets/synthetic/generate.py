@@ -22,7 +22,7 @@ from modgap.datasets.synthetic.registry import TEMPLATES, Redraw, Template
 from modgap.datasets.synthetic.scene import Scene
 
 VERSION = 1
-"""Part of every stream: a change of the generator that changes problems must raise it."""
+"""In the seed of every stream; raise it when a change of the generator changes problems."""
 
 LEVELS = (1, 2, 3)
 SPLITS = ("train", "test")
@@ -44,12 +44,12 @@ _BY_LEVEL: dict[int, dict[str, list[Template]]] = {
     }
     for level in LEVELS
 }
-_TEST_SHARE = 4  # one in so many sets of numbers belongs to test
+_TEST_SHARE = 4  # one of this many sets of numbers belongs to test
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticProblem:
-    r"""A problem, its diagram, and what only its author knows.
+    r"""A problem, its diagram, and its hidden ground truth.
 
     Attributes:
         record: The PGPS9K record (`diagram` is `img_<index>.png`; `write_dataset` renumbers it).
@@ -83,8 +83,8 @@ def make_problem(
 ) -> SyntheticProblem:
     """Make problem `index` of the stream (`seed`, `split`): a pure function of its arguments.
 
-    Train and test are apart by more than their streams: a set of numbers (template and the values
-    in its clauses) belongs to one of the two, whatever the seed, so that no test problem is a train
+    Train and test differ by more than their streams: a set of numbers (template and the values in
+    its clauses) belongs to one of the two, whatever the seed, so that no test problem is a train
     problem with other letters.
 
     Args:
@@ -145,7 +145,7 @@ def _attempt(
 
 
 def _owner(template: Template, scene: Scene) -> str:
-    """The split that a set of numbers belongs to; letters play no part."""
+    """The split that a set of numbers belongs to; letters do not matter."""
     values = sorted(re.sub(r"[A-Z]+", "", clause) for clause in scene.semantic())
     digest = hashlib.sha256(f"{template.name} {values} {float(scene.answer):.3f}".encode()).digest()
     return "test" if digest[0] % _TEST_SHARE == 0 else "train"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
 
-# Pythagorean triples with both legs of a like size, so that their triangles draw well.
+# Pythagorean triples with legs of similar size, so that their triangles draw well.
 TRIPLES = (
     (3, 4, 5),
     (5, 12, 13),

@@ -114,7 +114,7 @@ def parallelogram_angle_algebra(s: Scene) -> None:
     term = next(term for term in terms if term.a)
     value = term.at(x)
     s.steps += evaluate(term, x)
-    if s.rng.random() < 0.5:  # a corner beside the one that the expression stands for
+    if s.rng.random() < 0.5:  # a corner beside the one of the expression
         value = 180 - value
         s.steps.append(minus(180, 180 - value))
     s.ask_angle(*((b, c, d) if value == g else (a, d, c)), value, before, number=False)

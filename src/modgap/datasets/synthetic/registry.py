@@ -1,4 +1,4 @@
-"""The table of templates, and the two shapes that algebra takes in most of them."""
+"""The table of templates, and the two forms of algebra in most of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEMPLATES: list[Template] = []
 def template(
     type: str, *levels: int
 ) -> Callable[[Callable[[Scene], None]], Callable[[Scene], None]]:
-    """Enter a function in the table."""
+    """Add a function to the table."""
 
     def enter(build: Callable[[Scene], None]) -> Callable[[Scene], None]:
         TEMPLATES.append(Template(build.__name__, type, levels, build))
@@ -41,11 +41,11 @@ def template(
 
 
 class Redraw(Exception):
-    """The numbers drawn make no good problem; draw again."""
+    """The numbers drawn do not make a good problem; draw again."""
 
 
 def require(good: bool) -> None:
-    """Give these numbers up unless they are good."""
+    """Reject these numbers unless the condition holds."""
     if not good:
         raise Redraw
 
@@ -96,7 +96,7 @@ def summed(
 
 
 def finish(s: Scene, var: str, x: int, term: Linear, ask: Callable[[int], object]) -> None:
-    """Ask for the unknown or, half of the time, for the quantity that `term` stands for."""
+    """Ask for the unknown or, half of the time, for the quantity of `term`."""
     if s.rng.random() < 0.5 or term.a == 0:
         s.ask_unknown(var)
         return

@@ -4,8 +4,8 @@ Points, lines, circles, and the conditions that are both said and shown.
 
 Each method that states a condition writes the clause in PGPS9K's grammar *and* the mark that shows
 it (a label, a square, ticks, arrows), so that the text and the diagram cannot differ. Names inside
-a clause and clauses of one kind are in alphabetical order: whoever transcribes a diagram has one
-right way to write it (the real data has several).
+a clause and clauses of one kind are in alphabetical order: there is one right transcription of a
+diagram (the real data has several).
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def bow_tie(s: Scene) -> None:
     require(u >= 30 and u != p and t != q)
     s.triangle(a, b, c, p, q)
     ab = abs(s.points[a] - s.points[b])
-    # Triangle CDE stands on the other side of C: angle at E is t, at D is u.
+    # Triangle CDE is on the other side of C: angle at E is t, at D is u.
     size = ab * s.rng.uniform(0.7, 1.1)
     ce, cd = size * sin(radians(u)) / sin(radians(r)), size * sin(radians(t)) / sin(radians(r))
     s.lines = [line for line in s.lines if set(line) == {a, b}]

@@ -19,8 +19,9 @@ from modgap.core.errors import UserError
 from modgap.datasets.synthetic.generate import make_problem
 
 _CHUNK = 32
-_ORDER = ("solutions", "test", "train")  # in which the files appear; they go in the reverse one
-_SERIAL = 256  # fewer problems than this are not worth starting processes
+# The files appear in this order and are removed in the reverse order.
+_ORDER = ("solutions", "test", "train")
+_SERIAL = 256  # below this number of problems, starting processes does not pay
 
 
 def write_dataset(
@@ -74,7 +75,7 @@ def write_dataset(
 def _lock(out: Path) -> Iterator[None]:
     """Hold the folder for writing.
 
-    The lock file is left: to remove it would let two others in at once.
+    The lock file stays: removing it would let two other processes in at once.
     """
     with (out / ".lock").open("w") as file:
         try:
