@@ -142,7 +142,9 @@ def _by_problem(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def _problem(name: str, rows: list[Row], index: int) -> Problem:
     """A problem from its rows; Text Dominant is first if it exists."""
     first = rows[0]
-    told = max(rows, key=lambda row: row.view == "vision-only")  # its image shows the whole problem
+    fullest = max(
+        rows, key=lambda row: row.view == "vision-only"
+    )  # its image shows the whole problem
     shown: dict[str, Shown] = {}
     for row in rows:
         image = (
@@ -155,8 +157,10 @@ def _problem(name: str, rows: list[Row], index: int) -> Problem:
         id=name,
         question=first.whole,
         answer=first.answer,
-        image=shown[told.view].image,
-        image_at=f"{told.file.absolute()}#{told.number}" if isinstance(told.image, bytes) else "",
+        image=shown[fullest.view].image,
+        image_at=f"{fullest.file.absolute()}#{fullest.number}"
+        if isinstance(fullest.image, bytes)
+        else "",
         type=": ".join(part for part in (first.subject, first.subfield) if part),
         index=index,
         shown=shown,

@@ -13,7 +13,7 @@ One object a line (the example is wrapped here):
   the instruction after them, so neither belongs in them. Without `--views`, every problem needs
   `full-text` and `image-only`.
 * `image`: a path relative to the JSONL file, a data URI (`data:image/png;base64,...`), or `null` or
-no key for none.
+  no key for none.
 * Optional: `type`, for the breakdown, and `question`, for reports.
 
 Also accepted: the views' names as keys of the line itself (`"full-text": "..."` or
@@ -243,9 +243,9 @@ def _parse(data: bytes) -> tuple[Any, tuple[str, str] | None]:
                 "truncated",
                 f"the last line is torn ({where_and_why(error)}): copy the file again",
             )
-        return None, ("malformed", f"is no JSON ({where_and_why(error)}): mend it")
+        return None, ("malformed", f"is no JSON ({where_and_why(error)}): fix it")
     except (ValueError, RecursionError) as error:
-        return None, ("malformed", f"is no JSON that can be read ({error}): mend it")
+        return None, ("malformed", f"is no JSON that can be read ({error}): fix it")
 
 
 def _name(value: Any) -> str:

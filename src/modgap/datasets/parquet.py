@@ -158,7 +158,7 @@ def _prepare(
             os.replace(part, out / f"{split}.parquet")
     except OSError as error:
         at_fault = error.filename and Path(error.filename).is_relative_to(folder)
-        remedy = "mend that" if at_fault else "mend that, or choose another --out"
+        remedy = "fix that" if at_fault else "fix that, or choose another --out"
         raise UserError(f"cannot prepare {folder} in {out} ({error}): {remedy}.") from error
     finally:
         for part in parts.values():
@@ -234,11 +234,11 @@ def write_parquet(
     # pyarrow's stubs know neither a mapping nor a list here.)
     names = [name for field in schema for name in _leaves(field.name, field.type)]
     how: Any = {name: "NONE" if name == _DIAGRAM else "SNAPPY" for name in names}
-    told: Any = [name for name in names if name != _DIAGRAM]
+    with_statistics: Any = [name for name in names if name != _DIAGRAM]
     rows = 0
     with (
         pq.ParquetWriter(
-            path, schema, use_dictionary=False, compression=how, write_statistics=told
+            path, schema, use_dictionary=False, compression=how, write_statistics=with_statistics
         ) as writer,
         ThreadPoolExecutor(1) as beside,  # one group is written while the next one is made
     ):

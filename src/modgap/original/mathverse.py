@@ -192,7 +192,7 @@ def read_generations(file: GenerationFile) -> Generations:
                 read.odd["torn, as by a kill, and left out"] = [f"line {number}"]
                 continue
             raise UserError(
-                f"{file.path} line {number}: is no JSON ({error}): mend or remove it."
+                f"{file.path} line {number}: is no JSON ({error}): fix or remove it."
             ) from None
         row = _row(file.path, number, value)
         if row is None:

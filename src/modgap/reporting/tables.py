@@ -20,7 +20,7 @@ MEANINGS = {
     "question-only": "what can be guessed from the question",
     "blank-image": "the same with a blank image: what an image as such changes",
     "swapped-image": "whether a wrong image leads it astray when the text says everything",
-    "transcribe": "image-only, told to write the conditions down first",
+    "transcribe": "image-only, asked to write the conditions down first",
     "text-dominant": "what it solves with everything written, and the diagram",
     "text-lite": "the same without words for what the diagram shows anyway",
     "vision-intensive": "whether it reads how things lie in the diagram",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import radians, sin
 
 from modgap.datasets.synthetic.numbers import (
@@ -107,7 +108,7 @@ def angle_algebra(s: Scene) -> None:
     values = angles(s, 36)
     s.triangle(a, b, c, values[0], values[1])
     corners = [(b, a, c), (a, b, c), (a, c, b)]
-    var, x, terms = summed(s, [lambda t, k=k: s.angle(*k, t) for k in corners], values, 180)
+    var, x, terms = summed(s, [partial(s.angle, *corner) for corner in corners], values, 180)
     k = s.rng.randrange(3)
     if s.level == 2:
         s.ask_unknown(var)

@@ -67,7 +67,7 @@ def write_dataset(
             _write(out, train, test, seed, workers, progress)
     except OSError as error:
         raise UserError(
-            f"cannot write problems to {out} ({error}): mend that, or give another --out."
+            f"cannot write problems to {out} ({error}): fix that, or give another --out."
         ) from error
 
 
