@@ -245,12 +245,11 @@ def _controls_of(
     """
     if not _contrastive(variant):
         return
-    alike = [
-        (label, other)
-        for label, other in zip(labels, recipes, strict=True)
-        if other.data == variant.data
-        and [*map(_plain, other.stages)] == [*map(_plain, variant.stages)]
-    ]
+    plain = [_plain(stage) for stage in variant.stages]
+    alike: list[tuple[str, Variant]] = []
+    for label, other in zip(labels, recipes, strict=True):
+        if other.data == variant.data and [_plain(stage) for stage in other.stages] == plain:
+            alike.append((label, other))
     for label, other in alike:
         if not _contrastive(other):
             yield label, other, "without"

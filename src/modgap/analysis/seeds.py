@@ -186,9 +186,8 @@ def _p_value(distance: float, variances: tuple[float, float, float], p: int, s: 
     """The level at which half of the interval is just the distance from 0."""
     if distance < 1e-9:
         return 1.0
-    if (
-        sum(variances) < 1e-18
-    ):  # every seed and problem alike: what a sign flip of the problems would say at most
+    # All seeds and problems are alike: the smallest p-value that sign flips of the problems give.
+    if sum(variances) < 1e-18:
         return max(2.0 ** (1 - p), 1 / (1 + RESAMPLES))
     low, high = math.log(_LEAST_P), 0.0
     for _ in range(24):  # to 6 digits

@@ -123,11 +123,14 @@ class Reading:
 
 def read_clauses(text: str) -> list[Clause]:
     """The clauses that a text states, in its order; words around them are ignored."""
-    return [
-        clause
-        for part in _SEPARATOR.split(text)
-        if _PROMISING.search(part) and (clause := _clause(part.strip()))
-    ]
+    clauses: list[Clause] = []
+    for part in _SEPARATOR.split(text):
+        if not _PROMISING.search(part):
+            continue
+        clause = _clause(part.strip())
+        if clause:
+            clauses.append(clause)
+    return clauses
 
 
 def transcription(response: str) -> str:
@@ -212,11 +215,11 @@ def _clause(text: str) -> Clause | None:
     if sign != "=":
         facts = frozenset((sign, a, b) for a, b in combinations(names, 2))
         return Clause(facts) if facts else None
-    values = [
-        value
-        for part, name in zip(parts, quantities, strict=True)
-        if not name and (value := _value(part))
-    ]
+    values: list[str] = []
+    for part, name in zip(parts, quantities, strict=True):
+        value = None if name else _value(part)
+        if value:
+            values.append(value)
     if names and values:
         return Clause(
             frozenset(("=", name, value) for name in names for value in values), values[0]

@@ -207,9 +207,12 @@ def glance(
     """
     from modgap.core.images import inspect_all
 
-    shown = [
-        (p.id, image) for p in problems for view in views if (image := p.image_of(view)) is not None
-    ]
+    shown: list[tuple[str, Path | bytes]] = []
+    for problem in problems:
+        for view in views:
+            image = problem.image_of(view)
+            if image is not None:
+                shown.append((problem.id, image))
     images = dict.fromkeys(image for _, image in shown)
     seen = dict(zip(images, inspect_all(images), strict=True))
     return [(named(name, image), seen[image]) for name, image in shown]

@@ -25,12 +25,14 @@ class JsonObject(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
+        self.repeated: list[str] = []
+        if len(self) == len(pairs):
+            return
         seen: set[str] = set()
-        self.repeated = (
-            [key for key, _ in pairs if key in seen or seen.add(key)]
-            if len(self) < len(pairs)
-            else []
-        )
+        for key, _ in pairs:
+            if key in seen:
+                self.repeated.append(key)
+            seen.add(key)
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=JsonObject)
@@ -105,10 +107,8 @@ def entries(file: str, text: str) -> Iterator[tuple[str, int, Any] | Fault]:
                 position = _skip(text, _expect(text, position, ","))
         if (rest := _skip(text, position + 1)) < len(text):
             raise json.JSONDecodeError("Something follows the object", text, rest)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: also a number of more than 4,300 digits
+    # A number of more than 4,300 digits is a ValueError, too.
+    except (ValueError, RecursionError) as error:
         yield _broken(file, text, error, record, number, line)
 
 

@@ -106,11 +106,11 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
         {view: counts.versions[view] for view in ALL_VIEWS if counts.versions[view]}
     )
     report.faults += _image_faults(rows, counts, progress)
-    unpaired = [
-        name
-        for name, of_problem in groups.items()
-        if len({ALL_VIEWS[r.view].side for r in of_problem} - {"control"}) < 2
-    ]
+    unpaired: list[str] = []
+    for name, of_problem in groups.items():
+        sides = {ALL_VIEWS[row.view].side for row in of_problem} - {"control"}
+        if len(sides) < 2:
+            unpaired.append(name)
     if unpaired:
         some = f"{', '.join(unpaired[:3])}{' ...' if len(unpaired) > 3 else ''}"
         message = (
@@ -142,9 +142,8 @@ def _by_problem(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def _problem(name: str, rows: list[Row], index: int) -> Problem:
     """A problem from its rows; Text Dominant is first if it exists."""
     first = rows[0]
-    fullest = max(
-        rows, key=lambda row: row.view == "vision-only"
-    )  # its image shows the whole problem
+    # The image of Vision Only shows the whole problem.
+    fullest = max(rows, key=lambda row: row.view == "vision-only")
     shown: dict[str, Shown] = {}
     for row in rows:
         image = (

@@ -96,9 +96,8 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
     path = _file(path)
     report, counts = Report(path), Counts()
     unknown_keys, unpaired = Counter[str](), list[str]()
-    shown: dict[
-        Path | bytes, list[tuple[int, str]]
-    ] = {}  # image -> line and id of each problem that shows it
+    # Image -> line and id of each problem that shows it.
+    shown: dict[Path | bytes, list[tuple[int, str]]] = {}
     for item in _scan(path, unknown_keys):
         if isinstance(item, Fault):
             report.faults.append(item)
@@ -216,9 +215,9 @@ def _scan(path: Path, unknown_keys: Counter[str]) -> Iterator[tuple[int, Problem
                     complaints.append(("duplicate-id", message))
                 if name:
                     lines.setdefault(name, number)
-                unknown_keys.update(
-                    key for key in value if key not in _KEYS and _view(key) not in VIEWS
-                )
+                for key in value:
+                    if key not in _KEYS and _view(key) not in VIEWS:
+                        unknown_keys[key] += 1
                 if not complaints:
                     yield number, problem
             yield from (
@@ -311,10 +310,11 @@ def _prompts(value: JsonObject) -> tuple[dict[str, str], Complaints]:
         ]
     prompts: dict[str, str] = {}
     complaints: Complaints = []
-    flat = (
-        (key, words) for key, words in value.items() if key not in _KEYS and _view(key) in VIEWS
-    )
-    for key, words in (*(inner or {}).items(), *flat):
+    given = list((inner or {}).items())
+    for key, words in value.items():
+        if key not in _KEYS and _view(key) in VIEWS:
+            given.append((key, words))
+    for key, words in given:
         view = _view(key)
         if view not in VIEWS:
             complaints.append(("unknown-view", str(unknown("view", key, VIEWS)).removesuffix(".")))

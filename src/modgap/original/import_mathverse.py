@@ -99,19 +99,16 @@ class GenerationSource(Source):
         problems = _problems_of_rows(rows.values()) if golds is None else list(golds)
         if golds is not None:
             odd |= _against_gold(rows, golds)
-            known = {problem.id: problem for problem in golds}
-            rows = {
-                key: row
-                for key, row in rows.items()
-                if key[0] in known and key[1] in known[key[0]].views
-            }
+            known = {(problem.id, view) for problem in golds for view in problem.views}
+            rows = {key: row for key, row in rows.items() if key[:2] in known}
             if not rows:
                 raise UserError(
                     f"no row of {files[0].path} is to a problem of --gt: is it the same data set?"
                 )
         self._files, self._rows, self._odd, self._samples = files, rows, odd, samples
         self._with_gold = golds is not None
-        self._views = [view for view in ALL_VIEWS if any(key[1] == view for key in rows)]
+        shown = {view for _, view, _ in rows}
+        self._views = [view for view in ALL_VIEWS if view in shown]
         self.places = tuple(f"from {file.path}" for file in files)
         self.problems = problems
         self.digests = {f"{x.file.versions}_answers".lstrip("_"): x.digest for x in read}

@@ -75,14 +75,19 @@ def averaged(
         recipes: As `logged` returns them.
         seeds: The tables over seeds.
     """
-    label_of = {run: row.recipe for table in seeds for row in table.rows for run in row.runs}
+    label_of: dict[str, str] = {}
+    for table in seeds:
+        for row in table.rows:
+            label_of.update(dict.fromkeys(row.runs, row.recipe))
     together: dict[str, list[list[LoggedStage]]] = {}
     for name, parts in recipes.items():
         together.setdefault(label_of.get(name, name), []).append(parts)
-    return {
-        label: runs[0] if len(runs) == 1 else [_mean(stages) for stages in zip(*runs, strict=False)]
-        for label, runs in together.items()
-    }
+    pooled: dict[str, list[LoggedStage]] = {}
+    for label, runs in together.items():
+        # A seed that is still training has fewer stages.
+        of_stages = zip(*runs, strict=False)
+        pooled[label] = runs[0] if len(runs) == 1 else [_mean(stages) for stages in of_stages]
+    return pooled
 
 
 def _mean(stages: Sequence[LoggedStage]) -> LoggedStage:

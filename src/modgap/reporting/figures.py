@@ -113,9 +113,8 @@ def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
     with mpl.rc_context(_STYLE):
         for name, chart in draw(numbers).items():
             stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-            while (
-                folder / f"{stem}.png" in written
-            ):  # two names that differ only in characters that a file's name cannot hold
+            # Two names may differ only in characters that a file's name cannot hold.
+            while folder / f"{stem}.png" in written:
                 stem += "_"
             if chart.named:
                 chart.figure.legend(
@@ -154,9 +153,11 @@ def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
     if rows := panels.accuracies(runs):
         yield "accuracy", _rows(rows, "Accuracy (%), with 95% intervals", most=100)
         yield "gap", _rows(panels.gaps(runs), "Gap (points), with 95% intervals")
-    of_seeds = {
-        run for part in numbers.seeds for row in part.rows if len(row.runs) > 1 for run in row.runs
-    }
+    of_seeds: set[str] = set()
+    for part in numbers.seeds:
+        for row in part.rows:
+            if len(row.runs) > 1:
+                of_seeds.update(row.runs)
     for name, summary in runs.items():
         alone = name not in of_seeds
         if rows := panels.types(summary):
@@ -192,9 +193,8 @@ def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
 def _figure(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(
-        figsize=(width * _UNIT, height * _UNIT)
-    )  # not pyplot: no display, no global state
+    # Not pyplot: no display, no global state.
+    figure = Figure(figsize=(width * _UNIT, height * _UNIT))
     return figure, figure.add_subplot()
 
 
@@ -224,6 +224,11 @@ def _row_axes(
     return figure, axes, middles
 
 
+def _lines(*parts: str) -> str:
+    """The parts that are not empty, each on a line."""
+    return "\n".join(part for part in parts if part)
+
+
 def _wrapped(words: str, width: int = _NAME) -> str:
     """Words in lines of this many characters, without characters that XML cannot hold."""
     return "\n".join(textwrap.wrap(_NOT_XML.sub("\ufffd", words), width))
@@ -240,8 +245,8 @@ def _rows(
         most: Where the axis ends at most.
         written: See `Chart`.
     """
-    names = ["\n".join(part for part in (_wrapped(row.name), row.note) if part) for row in rows]
-    shown = ["\n".join(part for part in (row.shown, row.range) if part) for row in rows]
+    names = [_lines(_wrapped(row.name), row.note) for row in rows]
+    shown = [_lines(row.shown, row.range) for row in rows]
     in_pairs = len(rows[0].marks) > 1
     with_seeds = any(mark.seeds for row in rows for mark in row.marks)
     figure, axes, middles = _row_axes(
@@ -254,7 +259,10 @@ def _rows(
             axes.plot(values, [at, at], color=COLOURS["strong"], lw=2, clip_on=False)
         for mark in row.marks:
             _draw_mark(chart, axes, mark, at, in_pairs)
-    numbers = [0.0, *(number for row in rows for mark in row.marks for number in mark.numbers)]
+    numbers = [0.0]
+    for row in rows:
+        for mark in row.marks:
+            numbers.extend(mark.numbers)
     low, high = min(numbers), max(numbers)
     room = 0.03 * (high - low) or 1.0
     high = high + room if most is None else min(high + room, most)

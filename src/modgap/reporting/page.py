@@ -14,13 +14,14 @@ import base64
 import functools
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.analysis.gap import GapChange
 from modgap.analysis.reading import KINDS
-from modgap.analysis.results import PaperTable, ReportSummary, Summary
+from modgap.analysis.results import LoggedStage, PaperTable, ReportSummary, Summary
 from modgap.analysis.scores import Scores
 from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.summary import changes, mode_of, summarise_run
@@ -120,9 +121,6 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
     changed = changes(dict(zip(runs, scores, strict=True)))
     training = logged(found.stages)
     found.sweeps = find_sweeps(found, scores)
-    again = {
-        run.name for sweep in found.sweeps for run in sweep.untrained
-    }  # the base model, once in each study
     seeds = [seed_numbers(sweep) for sweep in found.sweeps]
     numbers = ReportSummary(
         runs=runs,
@@ -131,39 +129,37 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         models={run.name: run.model for run in found.evals},
         sampling={run.name: sampling_of(run.manifest.whole) for run in found.evals},
         seeds=seeds,
-        warnings=[
-            *found.notes,
-            *(note for sweep in found.sweeps for note in sweep.notes),
-            *data_words(found.evals),
-            *unequal_words(found.evals),
-            *(
-                x
-                for run in found.evals
-                for x in greedy_words(run.manifest.whole, run.name if len(runs) > 1 else "")
-            ),
-            *graded_words(runs),
-            *(
-                x
-                for name, run in runs.items()
-                for x in doubt_words(run.judge, name if len(runs) > 1 else "")
-            ),
-            *training_words(training),
-            *warnings(runs),
-            *open_words(row for run in found.evals for row in run.grades.values()),
-            *(
-                words
-                for run in found.evals
-                for words in reply_words(
-                    run.responses, run.grades.values(), run.name if len(runs) > 1 else ""
-                )
-            ),
-            *change_words(
-                {name: x for name, x in changed.items() if name not in again}, next(iter(runs), "")
-            ),
-        ],
+        warnings=_warnings(found, runs, changed, training),
         headline=headline(runs, changed, seeds, found),
     )
     return numbers, scores
+
+
+def _warnings(
+    found: Collection,
+    runs: Mapping[str, Summary],
+    changed: Mapping[str, GapChange],
+    training: Mapping[str, list[LoggedStage]],
+) -> list[str]:
+    """What a reader must know before the numbers, in the order of the page."""
+    several = len(runs) > 1
+    words = list(found.notes)
+    for sweep in found.sweeps:
+        words += sweep.notes
+    words += [*data_words(found.evals), *unequal_words(found.evals)]
+    for run in found.evals:
+        words += greedy_words(run.manifest.whole, run.name if several else "")
+    words += graded_words(runs)
+    for name, summary in runs.items():
+        words += doubt_words(summary.judge, name if several else "")
+    words += [*training_words(training), *warnings(runs)]
+    words += open_words(row for run in found.evals for row in run.grades.values())
+    for run in found.evals:
+        words += reply_words(run.responses, run.grades.values(), run.name if several else "")
+    # The base model is evaluated once in each study: these repetitions are not changes.
+    again = {run.name for sweep in found.sweeps for run in sweep.untrained}
+    of_others = {name: change for name, change in changed.items() if name not in again}
+    return words + change_words(of_others, next(iter(runs), ""))
 
 
 @functools.cache

@@ -105,11 +105,11 @@ def sampling_table(runs: Sequence[EvalRun]) -> t.Table:
     """The sampling beside each run."""
     every = {run.name: sampling_of(run.manifest.whole) for run in runs}
     names = list(dict.fromkeys(name for sampling in every.values() for name in sampling))
-    rows = [
-        (run, *(_value(name, sampling[name]) if name in sampling else "–" for name in names))
-        for run, sampling in every.items()
-        if sampling
-    ]
+    rows: list[tuple[str, ...]] = []
+    for run, sampling in every.items():
+        if sampling:
+            values = [_value(name, sampling[name]) if name in sampling else "–" for name in names]
+            rows.append((run, *values))
     return t.Table(
         "How the responses were sampled", ("run", *(_NAMES.get(n, n) for n in names)), tuple(rows)
     )

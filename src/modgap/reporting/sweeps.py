@@ -56,9 +56,8 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
             key = _key(run, base) if base else ""
             sweep = tables.get(key)
             if sweep and _is_whole(run, score, sweep):
-                if (
-                    not sweep.model
-                ):  # the recipes do not say what they started from: their study is not finished
+                # If the study is not finished, its recipes do not say what they started from.
+                if not sweep.model:
                     sweep = tables[key] = replace(sweep, model=run.model)
                 sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, _right(score)))
     kept = [

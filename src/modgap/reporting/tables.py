@@ -141,29 +141,21 @@ def accuracy_table(runs: Mapping[str, Summary]) -> Table:
 
 def passes_table(runs: Mapping[str, Summary]) -> Table | None:
     """pass@k and maj@k of each view; `None` where there is one sample a problem."""
-    ks = sorted(
-        {
-            int(k)
-            for summary in runs.values()
-            for row in summary.views.values()
-            for k in row.pass_at_k
-        }
-    )
+    every: set[int] = set()
+    for summary in runs.values():
+        for row in summary.views.values():
+            every.update(int(k) for k in row.pass_at_k)
+    ks = sorted(every)
     if not ks or ks[-1] == 1:
         return None
     if len(ks) > 6:  # powers of two, and all
         ks = [k for k in ks if k & (k - 1) == 0 or k == ks[-1]]
-    rows = [
-        (
-            name,
-            view,
-            *(percent(row.pass_at_k.get(str(k))) for k in ks),
-            percent(row.maj_at_k),
-            f"{row.mean_completion_tokens:.0f}",
-        )
-        for name, summary in runs.items()
-        for view, row in summary.views.items()
-    ]
+    rows: list[tuple[str, ...]] = []
+    for name, summary in runs.items():
+        for view, row in summary.views.items():
+            passes = [percent(row.pass_at_k.get(str(k))) for k in ks]
+            tokens = f"{row.mean_completion_tokens:.0f}"
+            rows.append((name, view, *passes, percent(row.maj_at_k), tokens))
     head = ("run", "view", *(f"pass@{k}" for k in ks), "majority", "mean tokens")
     return Table("With several samples a problem, percent", head, tuple(rows), left=2)
 

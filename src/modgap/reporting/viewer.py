@@ -294,9 +294,8 @@ def _embed(path: str) -> tuple[str | None, int]:
                 buffer = io.BytesIO()
                 small.save(buffer, "PNG", optimize=True)
                 data, kind = buffer.getvalue(), "PNG"
-    except (
-        Exception
-    ):  # Pillow raises a dozen kinds on a broken file; pyarrow and the system have others
+    # Pillow raises a dozen kinds of error on a broken file; pyarrow and the system have others.
+    except Exception:
         return None, 1
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}", 0
 

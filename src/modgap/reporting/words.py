@@ -363,12 +363,11 @@ def training_words(training: Mapping[str, Sequence[LoggedStage]]) -> list[str]:
     """
     words: list[str] = []
     for recipe, stages in training.items():
-        logged = [
-            (stage.stage, stage.metrics["updates"])
-            for stage in stages
-            if "updates" in stage.metrics
-        ]
-        idle = [(title, len(rows)) for title, rows in logged if not sum(value for _, value in rows)]
+        idle: list[tuple[str, int]] = []
+        for stage in stages:
+            updates = stage.metrics.get("updates")
+            if updates is not None and not sum(value for _, value in updates):
+                idle.append((stage.stage, len(updates)))
         if len(idle) == len(stages):
             steps = sum(count for _, count in idle)
             words.append(

@@ -26,24 +26,22 @@ VERSION = 1
 
 LEVELS = (1, 2, 3)
 SPLITS = ("train", "test")
-_FAMILIES = (
-    triangles,
-    lines,
-    quadrilaterals,
-    arcs,
-    tangents,
-    ratios,
-    measures,
-)  # importing them fills the table
+# Importing these modules fills the table of templates.
+_FAMILIES = (triangles, lines, quadrilaterals, arcs, tangents, ratios, measures)
 TYPES: tuple[str, ...] = tuple(dict.fromkeys(t.type for t in TEMPLATES))
-_BY_LEVEL: dict[int, dict[str, list[Template]]] = {
-    level: {
-        type: found
-        for type in TYPES
-        if (found := [t for t in TEMPLATES if t.type == type and level in t.levels])
-    }
-    for level in LEVELS
-}
+
+
+def _with_level(level: int) -> dict[str, list[Template]]:
+    """Type -> its templates that have the level; the order decides what a draw selects."""
+    found: dict[str, list[Template]] = {}
+    for kind in TYPES:
+        for template in TEMPLATES:
+            if template.type == kind and level in template.levels:
+                found.setdefault(kind, []).append(template)
+    return found
+
+
+_BY_LEVEL = {level: _with_level(level) for level in LEVELS}
 _TEST_SHARE = 4  # one of this many sets of numbers belongs to test
 
 

@@ -301,12 +301,12 @@ class Scene:
 
         This is the place of its clause among those with a value.
         """
-        valued = [
-            r
-            for kind, clause, r in sorted(self.clauses)
-            if _KINDS[kind] in ("length", "angle", "arc")
-            and not all(len(part) == 2 and part.isupper() for part in clause.split(" = "))
-        ]
+        valued: list[str] = []
+        for kind, clause, reference in sorted(self.clauses):
+            # `AB = CD` without a number has no value.
+            only_names = all(len(part) == 2 and part.isupper() for part in clause.split(" = "))
+            if _KINDS[kind] in ("length", "angle", "arc") and not only_names:
+                valued.append(reference)
         program = self.program
         for place, reference in enumerate(valued):
             program = program.replace(reference, f"N{place}")

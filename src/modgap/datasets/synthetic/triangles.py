@@ -283,13 +283,13 @@ def root_leg(s: Scene) -> None:
 @template(PYTHAGORAS, 3)
 def two_right_triangles(s: Scene) -> None:
     p, h, r = triple(s, 60)
-    others = [
-        (t[i] * k, t[2] * k)
-        for t in TRIPLES
-        for i in (0, 1)
-        for k in range(1, 40)
-        if t[1 - i] * k == h
-    ]
+    # Other triples, scaled, that have h as a leg: (the other leg, the hypotenuse).
+    others: list[tuple[int, int]] = []
+    for legs in TRIPLES:
+        for i in (0, 1):
+            for scale in range(1, 40):
+                if legs[1 - i] * scale == h:
+                    others.append((legs[i] * scale, legs[2] * scale))
     q, t = s.rng.choice(others)
     require(h / 3 < q < 2.5 * h and q != p and p + q < 3 * h)
     a, b, c, d = s.names(4)
