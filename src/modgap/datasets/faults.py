@@ -137,7 +137,7 @@ def text_fault(value: Any, *, may_be_empty: bool = False) -> tuple[str, str] | N
     except UnicodeEncodeError:
         return (
             "encoding",
-            "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character",
+            "holds half of a surrogate pair (\\ud800 to \\udfff), which is not a character",
         )
     return None
 

@@ -103,7 +103,7 @@ def _from_hub(name: str) -> Path:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"{name} is no local path and could not be fetched from the Hugging Face hub"
+            f"{name} is not a local path and could not be fetched from the Hugging Face hub"
             f" ({reason}): check the name and the network, or copy its parquet files here and give"
             " their folder as --data."
         ) from error
@@ -175,7 +175,7 @@ def _parquet_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
     except (pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())
         yield Fault(
-            file.name, "", "malformed", f"is no parquet that can be read ({reason}): copy it again"
+            file.name, "", "malformed", f"is not a readable parquet file ({reason}): copy it again"
         )
 
 

@@ -239,7 +239,7 @@ def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
         name, line, value = item
         where = f"{path} line {line}, {name}"
         if name in problems:
-            raise UserError(f"{where}: this id stands there twice; keep one.")
+            raise UserError(f"{where}: this id appears twice; keep one.")
         if not isinstance(value, dict) or not isinstance(value.get("answer"), str):
             raise UserError(f'{where}: has no answer; write {{"answer": "25.000", ...}}.')
         try:

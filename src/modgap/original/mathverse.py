@@ -215,7 +215,7 @@ def _row(path: Path, number: int, value: Any) -> GenerationRow | None:
     for key in _STRINGS:
         if not isinstance(value.get(key), str):
             raise UserError(
-                f"{path} line {number}: {key} is missing or no string: is it a file of"
+                f"{path} line {number}: {key} is missing or not a string: is it a file of"
                 " inference.py's?"
             )
     view = VERSIONS.get(value["problem_version"])
