@@ -57,7 +57,7 @@ def _sources(scores: Scores) -> list[int]:
 
 
 def _readings(scores: Scores, group: str) -> dict[str, list[Reading]]:
-    """Problem of a group -> its readings; none where there is nothing to read.
+    """Problem of a group -> its readings; empty where there is nothing to read.
 
     Of the view `transcribe` all samples count, of the vision-centric views those that agree with
     the group.

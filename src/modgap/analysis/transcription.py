@@ -12,8 +12,8 @@ does not state. Two readings of "read":
 
 * `read_right`: each of them is written, at the right name. One that is missing or has another value
   is a misreading.
-* `values_right`: the values are there, at whatever names: for models that see the numbers and mix
-  up the points.
+* `values_right`: the values are written, at any names: for models that see the numbers and mix up
+the points.
 
 More than is needed may be written: a model also derives facts, and these cannot be distinguished
 from invented ones. So a quantity that gets its right value and, later, another one (`AB = 2x+4`,
@@ -105,7 +105,7 @@ class Reading:
     Attributes:
         verdict: `read_right`, `misread`, `unreadable` (no clause found in it) or `nothing_to_read`
             (no condition has a value that the question does not state).
-        values_right: Whether all needed values are written, at whatever names; as often as they are
+        values_right: Whether all needed values are written, at any names; as often as they are
             needed.
         clauses: Conditions, those without a value among them.
         clauses_read: Those that are written.

@@ -57,7 +57,7 @@ class Row:
     image: Path | bytes | str | None = None
 
 
-# ---- where it lies -------------------------------------------------------------------------------
+# ---- where it is ---------------------------------------------------------------------------------
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -175,7 +175,7 @@ def _parquet_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
     except (pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())
         yield Fault(
-            file.name, "", "malformed", f"is not a readable parquet file ({reason}): copy it again"
+            file.name, "", "malformed", f"is no parquet that can be read ({reason}): copy it again"
         )
 
 

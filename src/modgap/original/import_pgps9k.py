@@ -55,7 +55,7 @@ def import_answers(
 
     Args:
         folders: Folders that hold `qprob_N_attemptJ.txt`.
-        gt: The gold answers, PGPS9K's test.json; diagrams are taken along where they lie beside it.
+        gt: The gold answers, PGPS9K's test.json; diagrams beside it are included.
         out: The run folder; with several models a folder of run folders, `OUT/MODEL`.
         view: The view of all folders; otherwise each folder's name says it (`full_cond` is
             full-text, else image-only).
@@ -95,7 +95,7 @@ class AnswerSource(Source):
         model: Whose answers they hold; empty where no folder's name says.
         folders: The folders.
         problems: Those of the gold file.
-        outside: Ids of problems whose diagram lies out of the folder of diagrams.
+        outside: Ids of problems whose diagram is outside the folder of diagrams.
         progress: Called as the import advances.
     """
 
@@ -221,8 +221,8 @@ def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
     Only `answer` is required of each; its other fields are kept.
 
     Returns:
-        The problems, and the ids of those whose diagram lies out of the folder of diagrams: they
-        have none here.
+        The problems, and the ids of those whose diagram is outside the folder of diagrams: these
+        have no diagram here.
 
     Raises:
         UserError: It is absent, broken, empty, or a problem in it has no answer.

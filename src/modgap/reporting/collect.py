@@ -2,7 +2,7 @@
 
 Needs neither the data set nor a model.
 
-A report knows a folder by what is in it: `responses.jsonl` is an evaluation, `train_log.jsonl` a
+A report recognises a folder by its content: `responses.jsonl` is an evaluation, `train_log.jsonl` a
 training stage, a folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study. A
 folder of studies (`seed0/`, `seed1/`) is all of them, and so is one of evaluations (the --out of
 `modgap eval --models`). A file is the `cells.json` of an earlier report.
@@ -169,7 +169,7 @@ def collect(paths: Sequence[Path | str]) -> Collection:
             evaluations, `cells.json` files, in any combination.
 
     Raises:
-        UserError: A folder is none of these, or a file in it is broken; one line that says which
+        UserError: A folder is not one of these, or a file in it is broken; one line that says which
             and what to give.
     """
     found = Collection()

@@ -100,7 +100,7 @@ class Table:
 
 
 def modes(runs: Mapping[str, Summary]) -> dict[str, list[str]]:
-    """How runs were graded -> their names; runs without a grade are in none."""
+    """How runs were graded -> their names; runs without a grade are left out."""
     found: dict[str, list[str]] = {}
     for name, summary in runs.items():
         if summary.mode:

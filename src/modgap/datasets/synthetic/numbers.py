@@ -1,7 +1,7 @@
 """Exact numbers and the small algebra of school geometry, with the words that show each step.
 
-A step is one short line of arithmetic (`35 + 75 = 110`), because the steps are what a testbed model
-of a few million parameters is taught: one operation each, integers wherever the problem allows.
+A step is one short line of arithmetic (`35 + 75 = 110`), because the testbed model of a few million
+parameters learns these steps: one operation each, integers wherever the problem allows.
 """
 
 from __future__ import annotations

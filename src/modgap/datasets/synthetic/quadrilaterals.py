@@ -1,4 +1,4 @@
-"""Parallelograms and their kin, trapezoids."""
+"""Parallelograms, rectangles, rhombi, squares and trapezoids."""
 
 # ruff: noqa: D103  A template's name, type and figure say what it is.
 
