@@ -1,3 +1,1 @@
-"""Records -> numbers: the gap and its tests, summaries, seeds, power, and what a model read from
-the diagram.
-"""
+"""Turns records into numbers: the gap and its tests, summaries, seeds, power, transcription."""

@@ -1,5 +1,6 @@
-"""How well two graders agree on the same samples: the 2x2 table, the share of agreement, and
-Cohen's kappa.
+"""How well two graders agree on the same samples.
+
+The 2x2 table, the share of agreement, and Cohen's kappa.
 
 Kappa is the agreement beyond what two graders with these shares of right answers would reach by
 chance (Cohen, 1960, "A coefficient of agreement for nominal scales"): 1 is perfect, 0 is chance.
@@ -41,7 +42,7 @@ class Agreement:
 
     @property
     def n(self) -> int:
-        """How many samples."""
+        """Number of samples."""
         return self.both + self.first_only + self.second_only + self.neither
 
     @property
@@ -51,8 +52,9 @@ class Agreement:
 
     @property
     def kappa(self) -> float | None:
-        """Cohen's kappa; `None` where chance alone agrees always (one verdict is all that either
-        ever gives).
+        """Cohen's kappa; `None` where chance agreement is complete.
+
+        This is so where one verdict is all that either grader ever gives.
         """
         share = self.share
         if share is None:

@@ -1,8 +1,8 @@
 """What a table over seeds is made of, and the small file that keeps it: `cells.json`.
 
-The responses of a sweep are far too large to be kept with a project: 35 runs of 8,000 are a quarter
-of a gigabyte. The table needs no more than how many samples of each problem were right: one digit a
-problem and view.
+The responses of a sweep are too large to keep with a project: 35 runs of 8,000 responses are a
+quarter of a gigabyte. The table needs only the number of right samples of each problem and view:
+one digit each.
 
 ```
 sweeps[]                 one for each base model and way of evaluating
@@ -156,17 +156,17 @@ def read_cells(path: Path) -> list[Sweep]:
     """Read `cells.json`.
 
     Raises:
-        UserError: It is no such file, or it is damaged; one line that says what to give.
+        UserError: It is not such a file, or it is damaged; one line that says what to give.
     """
     remedy = "give run folders, or the cells.json that modgap report RUNS --figures wrote"
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): {remedy}.") from None
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is no file of {FORMAT!r}: {remedy}.")
     try:
-        return [_read(sweep) for sweep in _Cells.model_validate(told).sweeps]
+        return [_read(sweep) for sweep in _Cells.model_validate(content).sweeps]
     except ValidationError as error:  # also a ValueError
         raise UserError(f"{path} is damaged ({first_fault(error)}): {remedy}.") from None
     except ValueError as error:
@@ -251,8 +251,9 @@ def _counts(digits: str, samples: int, problems: int) -> NDArray[np.int64]:
 
 
 def _pretty(value: Any, indent: str = "") -> str:
-    """JSON with a line for each setting group and run: nested down to what holds no lists of
-    objects.
+    """JSON with a line for each setting group and run.
+
+    Objects are nested over several lines down to those that hold no lists of objects.
     """
     inner = indent + " "
     if isinstance(value, dict) and any(_nested(part) for part in value.values()):

@@ -1,5 +1,6 @@
-r"""The statistics of a study: accuracy, the paired gap and its change, pass@k, votes, Holm's
-correction.
+r"""The statistics of a study.
+
+Accuracy, the paired gap and its change, pass@k, votes, Holm's correction.
 
 Pure functions over small numpy arrays, one value for each problem. The problems are the random
 sample, not the responses: samples of one problem are alike, so standard errors are clustered by
@@ -10,7 +11,7 @@ without problems the functions raise ValueError.
 Difference from the paper: it gives pooled accuracies without intervals and compares views as if
 they were independent.
 
-How they are resampled is in `resampling`, how many problems a study needs in `planning`.
+Resampling is in `resampling`; the number of problems that a study needs is in `power`.
 
 Sources: Miller (2024), "Adding error bars to evals", arXiv:2411.00640 (clustered errors, paired
 differences); Korn and Graubard (1998) and Wilson (1927) for the interval of an accuracy; Efron and
@@ -39,8 +40,9 @@ from modgap.core.text import degenerate
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An accuracy in [0, 1] with its interval; `se` is None with a single cluster, which tells
-    nothing of a spread.
+    """An accuracy in [0, 1] with its interval.
+
+    `se` is None with a single cluster, which has no spread to estimate.
     """
 
     value: float
@@ -83,8 +85,8 @@ class Gap:
 class GapChange:
     """How the gap changed from checkpoint a to checkpoint b, in points; `points = after - before`.
 
-    `degenerate` is whether the interval has no width: then all problems are alike, and it says
-    nothing.
+    `degenerate` is whether the interval has no width: all problems have the same change, and the
+    interval is not informative.
     """
 
     points: float
@@ -136,7 +138,7 @@ def accuracy(
 
     The standard error is `se^2 = K/(K-1) * sum_c (sum_{i in c} (r_i - r))^2 / P^2` over K clusters
     of P problems. The interval is Wilson's, with the effective sample size `n* = r (1 - r) / se^2`
-    (Korn and Graubard) in the place of the number of trials, at most the number of samples, and
+    (Korn and Graubard) instead of the number of trials, at most the number of samples, and
     Student's quantile with K - 1 degrees of freedom. So it stays in [0, 1] and keeps its width at 0
     and 1, where n* is K: as if each cluster were one trial.
 
@@ -174,8 +176,9 @@ def accuracy(
 
 
 def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> float:
-    """Mean over problems of `1 - C(n-c, k) / C(n, k)`: the chance that one of k samples without
-    repetition is right.
+    """Mean over problems of `1 - C(n-c, k) / C(n, k)`.
+
+    This is the chance that one of k samples, drawn without repetition, is right.
 
     Args:
         n: Samples of each problem.
@@ -199,10 +202,10 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> float:
 
 
 def majority_vote(values: Sequence[float | None], tolerance: float = 5e-3) -> float | None:
-    """The answer that most samples give; for maj@k, grade it against the gold.
+    """The most frequent answer; for maj@k, grade it against the gold answer.
 
-    A value's votes are the values within `tolerance` of it; between equals the earliest wins. None
-    (no number) does not vote. Returns None if nobody does.
+    A value's votes are the values within `tolerance` of it; in a tie the earliest wins. None (no
+    number) does not vote. Returns None if there is no vote.
     """
     votes = [value for value in values if value is not None]
     return max(
@@ -240,7 +243,7 @@ def paired_gap(
         level: Of the interval.
 
     Raises:
-        ValueError: If the arrays are empty, differ in length or are no rates.
+        ValueError: If the arrays are empty, differ in length or are not rates.
     """
     text_P, vision_P = _paired(text_rates, vision_rates)
     points = 100 * float(np.mean(text_P - vision_P))
@@ -284,8 +287,9 @@ def gap_change(
     seed: int = 0,
     level: float = 0.95,
 ) -> GapChange:
-    """The gap at checkpoint b minus the gap at checkpoint a, paired over problem x view x
-    checkpoint.
+    """The gap at checkpoint b minus the gap at checkpoint a.
+
+    Paired over problem x view x checkpoint.
 
     Each problem gives `d = (b_text - b_vision) - (a_text - a_vision)`; the interval is the
     bootstrap of `paired_gap`, the p-value a sign-flip test of the mean of d (by cluster): `(1 +
@@ -327,8 +331,9 @@ def gap_change(
 
 
 def mcnemar(text_only: int, vision_only: int) -> float:
-    """McNemar's exact two-sided p-value: of the problems that are right in one view only, half are
-    of each under H0.
+    """McNemar's exact two-sided p-value.
+
+    Under H0, half of the problems that are right in one view only are right in each view.
     """
     n, smaller = text_only + vision_only, min(text_only, vision_only)
     term = total = 1

@@ -3,8 +3,8 @@
 The parts are those that the original's `eval-results.py --full` prints, and subjects. It pools
 samples; here accuracy is the mean over problems, with an interval clustered by problem
 (`problem_index`), whose versions are not independent. Where every problem has the same versions the
-two accuracies are the same. Overall is over the versions on the two sides of the gap; Text Only
-stands by itself (the original's own figures count it there).
+two accuracies are the same. Overall is over the versions on the two sides of the gap; Text Only is
+reported separately (the original's own figures count it in the overall).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def breakdown(
 
     Args:
         scores: The verdicts.
-        gap_of: The gap over some problems, of those that are complete on both sides; `None` for
-            none.
+        gap_of: The gap over those of some problems that are complete on both sides; `None` if there
+            are none.
     """
     graders = [split_grader(problem.grader) for problem in scores.problems]
     if not any(name == NAME for name, _ in graders):
@@ -49,7 +49,7 @@ def breakdown(
 def _by(
     scores: Scores, names: list[str], gap_of: Callable[[NDArray[np.bool_]], GapPart | None]
 ) -> dict[str, MathversePart]:
-    """The parts that problems fall into by a name that each has; problems without one are in none."""
+    """The parts that problems fall into by a name; problems without one belong to no part."""
     names_P = np.array(names, object)
     found: dict[str, MathversePart] = {}
     for name in sorted({name for name in names if name}):
@@ -72,8 +72,9 @@ def _sets(scores: Scores, keep_P: NDArray[np.bool_]) -> MathverseSets:
 
 
 def _bucket(scores: Scores, keep_P: NDArray[np.bool_], views: list[int]) -> Bucket:
-    """Accuracy over some problems in some views, of those that are complete; each problem weighs
-    the same.
+    """Accuracy over some problems in some views; incomplete ones are left out.
+
+    Each problem has the same weight.
     """
     counted_PV = scores.complete_PV[:, views] & keep_P[:, None]
     codes_PVS = np.where(counted_PV[:, :, None], scores.codes_PVS[:, views], -1)

@@ -24,9 +24,9 @@ def original_figures(
     """What the original prints, for each view.
 
     Args:
-        responses: What the model said; those that an engine failed to make are left out.
+        responses: The responses; those where the engine failed are left out.
         grades: Their grades in mode `paper`.
-        other_files: View -> `total`, `correct`, `none` and `characters` of files that are no
+        other_files: View -> `total`, `correct`, `none` and `characters` of files that are not
             responses of the run but that the original counts; see `importing`.
     """
     counts = {view: Counter(dict(other)) for view, other in (other_files or {}).items()}
@@ -49,7 +49,7 @@ def with_figures(
     grades: Iterable[GradeRow],
     other_files: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Summary:
-    """The summary with them, as `original`; they need nothing of the problems."""
+    """The summary with these figures, as `original`; they do not depend on the problems."""
     return summary.model_copy(update={"original": original_figures(responses, grades, other_files)})
 
 

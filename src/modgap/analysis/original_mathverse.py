@@ -1,9 +1,10 @@
-"""The figures that the original's `eval-results.py --full` prints, from a run of MathVerse's graded
-in mode `paper`.
+"""The figures that the original's `eval-results.py --full` prints.
 
-They are counted as it counts: samples are pooled, an empty response is no sample, every version is
-in the overall figure (Text Only, too), and what nobody has judged is not right. Our own numbers are
-in the summary's `mathverse`.
+They are computed from a MathVerse run graded in mode `paper`.
+
+They are counted as it counts: samples are pooled, an empty response is not a sample, every version
+is in the overall figure (Text Only, too), and a sample without a verdict is not right. Our own
+numbers are in the summary's `mathverse`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Tallies:
-    """What is counted of all samples, and of each question type."""
+    """The counts over all samples, and over those of each question type."""
 
     overall: _Tally = field(default_factory=_Tally)
     vision: _Tally = field(default_factory=_Tally)
@@ -71,7 +72,7 @@ def mathverse_figures(
 
     Args:
         problems: The run's problems, by id.
-        responses: What the model said; what an engine failed to make is left out.
+        responses: The responses; those where the engine failed are left out.
         grades: Their grades in mode `paper`.
     """
     outcomes = {row.key: row.outcome for row in grades}
@@ -96,8 +97,9 @@ def with_figures(
     grades: Iterable[GradeRow],
     other_files: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Summary:
-    """The summary with them, as `original` of its part `mathverse`; an import of MathVerse's has no
-    other files.
+    """The summary with these figures, as `original` of its part `mathverse`.
+
+    An import of MathVerse's has no other files.
     """
     assert summary.mathverse is not None, "its problems are MathVerse's"
     original = mathverse_figures(problems, responses, grades)

@@ -1,7 +1,7 @@
 """Planning a study: how many problems and samples show a gap of a given size.
 
 Normal approximation of the paired test, after Miller (2024), arXiv:2411.00640. The assumptions are
-arguments: take them from a pilot run where there is one. The paper says nothing of it.
+arguments: take them from a pilot run if there is one. The paper has no power analysis.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ def difference_sd(
 def power(
     points: float, problems: int, samples: int, level: float = 0.95, **assumptions: float
 ) -> float:
-    """The chance to find a gap of `points` with a two-sided paired test, in the normal
-    approximation.
+    """The power of a two-sided paired test to find a gap of `points`.
+
+    Computed in the normal approximation.
 
     `Phi(|points| / se - z) + Phi(-|points| / se - z)` with `se = difference_sd / sqrt(problems)`.
 
@@ -89,8 +90,9 @@ def power(
 def problems_needed(
     points: float, samples: int, target: float = 0.8, level: float = 0.95, **assumptions: float
 ) -> int:
-    """The fewest problems with which a gap of `points` is found with the chance `target`; see
-    `power`.
+    """The fewest problems with which a gap of `points` is found with the power `target`.
+
+    See `power`.
 
     `(z_level + z_target)^2 * (difference_sd / points)^2`, rounded up.
 

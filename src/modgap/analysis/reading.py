@@ -1,5 +1,6 @@
-"""The gap in two parts: problems lost in the image because the model misread it, and problems that
-it read right.
+"""The gap in two parts, by how the image was read.
+
+Some lost problems were misread in the image by the model; others were read right.
 
 Of the problems that are solved from text and missed from the image, what the model wrote down is
 compared with the conditions (`analysis.transcription`). The problems solved in both views go
@@ -56,7 +57,7 @@ def _sources(scores: Scores) -> list[int]:
 
 
 def _readings(scores: Scores, group: str) -> dict[str, list[Reading]]:
-    """Problem of a group -> its readings; none where there is nothing to read.
+    """Problem of a group -> its readings; empty where there is nothing to read.
 
     Of the view `transcribe` all samples count, of the vision-centric views those that agree with
     the group.

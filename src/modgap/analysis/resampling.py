@@ -24,7 +24,7 @@ _NORMAL = NormalDist()
 
 
 def cluster_sums(rows_PK: Floats, clusters: Sequence[Hashable] | None) -> Floats:
-    """Sums of the rows of each cluster, `[clusters, K]`, in the order in which the clusters appear."""
+    """Sums of the rows of each cluster, `[clusters, K]`, in order of first appearance."""
     if clusters is None:
         return rows_PK
     if len(clusters) != len(rows_PK):
@@ -64,9 +64,9 @@ def bootstrap_interval(
 def _resampled_sums(rows_CK: Floats, resamples: int, rng: np.random.Generator) -> Floats:
     """Sums over `resamples` bootstrap samples of the rows, `[resamples, K]`.
 
-    Equal rows are interchangeable, so what is drawn is how often each distinct row comes: with m
-    samples a problem there are few. Only where they are many, the rows themselves are drawn, block
-    by block.
+    Equal rows are interchangeable, so the counts of the distinct rows are drawn: with m samples a
+    problem there are few distinct rows. If there are many, the rows themselves are drawn, block by
+    block.
     """
     distinct_UK, count_U = np.unique(rows_CK, axis=0, return_counts=True)
     c = len(rows_CK)
@@ -81,8 +81,9 @@ def _resampled_sums(rows_CK: Floats, resamples: int, rng: np.random.Generator) -
 
 
 def sign_flip(sums_C: Floats, flips: int, rng: np.random.Generator) -> float:
-    """Two-sided p-value of the sum against the sums with random signs; the observed one counts as
-    one of them.
+    """Two-sided p-value of the sum against the sums with random signs.
+
+    The observed sum counts as one of them.
     """
     size_U, count_U = np.unique(np.abs(sums_C[sums_C != 0]), return_counts=True)
     observed = abs(float(sums_C.sum())) * (1 - 1e-9)  # equal sums may differ in the last bit
@@ -97,14 +98,14 @@ def sign_flip(sums_C: Floats, flips: int, rng: np.random.Generator) -> float:
 
 
 def student_critical(tail: float, freedom: float) -> float:
-    """The t with P(|T| >= t) = `tail` of Student's distribution: 2.2 for 0.05 and 11 degrees of
-    freedom.
+    """The t with P(|T| >= t) = `tail` of Student's distribution.
+
+    For example, 2.2 for 0.05 and 11 degrees of freedom.
 
     The degrees of freedom may be fractional, and infinite.
     """
-    # Imported late: it takes a quarter of a second, and most commands need none of it.
-    # `scipy.stats` takes longer, and its quantile is this function behind checks that cost 50 times
-    # as much.
+    # Imported late: it takes a quarter of a second, and most commands do not need it. `scipy.stats`
+    # takes longer, and its quantile is this function behind checks that cost 50 times as much.
     from scipy.special import stdtrit
 
     return -float(stdtrit(freedom, tail / 2))

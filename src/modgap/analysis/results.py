@@ -1,12 +1,13 @@
-"""What `summary.json` holds: that of a run (`Summary`), and that of a study, which are a report's
-numbers.
+"""What `summary.json` holds: that of a run (`Summary`), and that of a study.
+
+A study's summary holds the numbers of its report.
 
 Keys are written in the order of the fields here, and a test freezes them: other programs read these
-files. A field that came later has a default, so that older files can still be read. `exclude_if`
-leaves out a key that most runs do not have.
+files. A field that was added later has a default, so that older files can still be read.
+`exclude_if` leaves out a key that most runs do not have.
 
 Units: accuracies, rates and shares are from 0 to 1, and so are their intervals; gaps and changes
-are percentage points. `None` stands where there is nothing to count.
+are percentage points. `None` means that there is nothing to count.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ IMPORT_NOTE = "import.json"
 
 
 class Result(BaseModel):
-    """Something that is computed once and read many times; a key that is not known is passed over."""
+    """Something that is computed once and read many times; unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -79,7 +80,7 @@ class ViewSummary(Counted):
         completion_tokens: Quantiles over samples.
         pass_at_k: k, in words, -> pass@k.
         maj_at_k: Share of problems whose most frequent answer is right.
-        missing_samples: Samples that were asked for and are missing or not graded.
+        missing_samples: Samples that were requested and are missing or not graded.
         absent_problems: Problems of which the data has no such view.
     """
 
@@ -115,7 +116,7 @@ class PairTable(Result):
 
 
 class GapSummary(Result):
-    """The gap of a run, over the problems that are complete on both sides; see `analysis.gap.Gap`."""
+    """The gap of a run over the problems that are complete on both sides (`analysis.gap.Gap`)."""
 
     text_views: list[str]
     vision_views: list[str]
@@ -184,8 +185,9 @@ class Clauses(Result):
 
 
 class ReadingPart(Result):
-    """How some problems were read; `values` by the values of the conditions alone, names of points
-    passed over.
+    """How some problems were read.
+
+    `values` by the values of the conditions alone; names of points are ignored.
     """
 
     n_problems: int
@@ -201,8 +203,9 @@ class ReadingPart(Result):
 
 
 class ReadingSummary(Result):
-    """How the lost problems were read, by the view `source`, and beside them the problems `solved`
-    in both views.
+    """How the lost problems were read, by the view `source`.
+
+    Beside them are the problems `solved` in both views.
     """
 
     source: str
@@ -279,8 +282,9 @@ class MathverseSummary(MathverseSets):
 
 
 class OriginalFigures(Result):
-    """What the original's `eval.py` prints of a view: files and characters, not problems and
-    tokens.
+    """What the original's `eval.py` prints for a view.
+
+    It counts files and characters, not problems and tokens.
     """
 
     total: int
@@ -300,12 +304,12 @@ class JudgeTable(Result):
     both_wrong: int = 0
 
     def cells(self) -> tuple[int, ...]:
-        """All four, in the order of the fields."""
+        """All four counts, in the order of the fields."""
         return self.both_right, self.rules_only, self.judge_only, self.both_wrong
 
     @property
     def count(self) -> int:
-        """How many answers have a verdict."""
+        """Number of answers with a verdict."""
         return sum(self.cells())
 
 
@@ -336,7 +340,7 @@ class JudgeCheck(Result):
         samples: How many were chosen.
         seed: Of the choice.
         unreadable: Verdicts that cannot be read; they are in no cell of the table.
-        failed: Questions without an answer; nor are they.
+        failed: Questions without an answer; not in the table either.
         table: The verdicts of both.
         agreement: Share of the table on which they agree.
         kappa: Cohen's; `None` where it is not defined.
@@ -359,7 +363,7 @@ class JudgeSummary(Result):
     """What a judge did in the last grading.
 
     Attributes:
-        judge: Its name; `None` where nobody was asked.
+        judge: Its name; `None` where no judge was asked.
         asked: Questions put to it this time.
         samples: Samples that the rules leave open; the next five say what became of them.
         consistent: It called them right.
@@ -367,8 +371,7 @@ class JudgeSummary(Result):
         unreadable: Its verdict cannot be read.
         failed: It gave no answer.
         waiting: It was not asked.
-        check: What it makes of answers that the rules decided; `None` where it was asked about
-            none.
+        check: Its verdicts on answers that the rules decided; `None` where it was asked about none.
     """
 
     judge: str | None
@@ -421,13 +424,13 @@ class Summary(Result):
 
 
 class ImportNote(Result):
-    """What `import.json` tells a grading and a report of an imported run.
+    """What grading and reports read from `import.json` of an imported run.
 
     Attributes:
         warnings: What a reader must know of the import.
-        other_files: View -> `total`, `correct`, `none` and `characters` of files that are no
-            responses of the run but that the original counts; `None` where the original is not
-            counted by files.
+        other_files: View -> `total`, `correct`, `none` and `characters` of files that are not
+            responses of the run but that the original counts; `None` where the original does not
+            count files.
     """
 
     warnings: list[str] = []
@@ -445,7 +448,7 @@ def read_summary(run: Path | str) -> Summary:
 
 
 def read_import_note(run: Path | str) -> ImportNote:
-    """What the import of a run has to say; nothing where it was not imported.
+    """The note of a run's import; empty if the run was not imported.
 
     Raises:
         UserError: The file is damaged.
@@ -482,8 +485,9 @@ Seed = int | str | None
 
 
 class SeedChanges(Result):
-    """Changes of the gap and of both accuracies, in points; their p-values are corrected over the
-    recipes.
+    """Changes of the gap and of both accuracies, in points.
+
+    The p-values are corrected over the recipes.
     """
 
     gap: SeedsChange

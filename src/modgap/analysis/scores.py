@@ -23,8 +23,8 @@ class Scores:
         tokens_PVS: Completion tokens.
         cut_PVS: Whether the response was cut at the token limit.
         said_PVS: The response; `None` where there is no graded one.
-        votes_PVS: What the sample votes for (the parsed value, else the words of the answer);
-            `None` without an answer.
+        votes_PVS: The sample's vote (the parsed value, else the words of the answer); `None`
+            without an answer.
     """
 
     problems: tuple[ProblemRow, ...]
@@ -43,7 +43,7 @@ class Scores:
         grades: Iterable[GradeRow],
         expected_samples: int | None = None,
     ) -> Scores:
-        """Arrange the records of a run; a sample that comes twice counts once, the last one."""
+        """Arrange the records of a run; of a repeated sample only the last record counts."""
         said = {row.key: row for row in responses}
         graded = {row.key: row for row in grades if row.key in said and row.problem_id in problems}
         order = {name: position for position, name in enumerate(ALL_VIEWS)}
@@ -51,9 +51,7 @@ class Scores:
             {view for _, view, _ in said}, key=lambda view: (order.get(view, len(order)), view)
         )
         samples = sorted({sample for _, _, sample in said})
-        samples += [-1] * (
-            (expected_samples or 0) - len(samples)
-        )  # samples that nobody has made yet
+        samples += [-1] * ((expected_samples or 0) - len(samples))  # samples that do not exist yet
         row_of = {name: p for p, name in enumerate(problems)}
         view_of = {name: v for v, name in enumerate(views)}
         sample_of = {number: s for s, number in enumerate(samples)}
@@ -80,13 +78,14 @@ class Scores:
 
     @property
     def complete_PV(self) -> NDArray[np.bool_]:
-        """Whether all samples of a problem in a view are there and graded."""
+        """Whether all samples of a problem in a view exist and are graded."""
         return np.logical_and.reduce(self.codes_PVS >= 0, axis=2) & (self.codes_PVS.shape[2] > 0)
 
     @property
     def absent_PV(self) -> NDArray[np.bool_]:
-        """Which views the data set does not have of a problem (a version of MathVerse's that its
-        file lacks).
+        """Which views of a problem the data set lacks.
+
+        For example, a MathVerse version that the file lacks.
         """
         return np.array(
             [[not row.has_view(view) for view in self.views] for row in self.problems], np.bool_
@@ -102,8 +101,9 @@ class Scores:
 
     @property
     def paired_P(self) -> NDArray[np.bool_]:
-        """Which problems are complete in every view of both sides; none where all samples of a side
-        failed.
+        """Which problems are complete in every view of both sides.
+
+        None are where all samples of a side failed.
         """
         text, vision = self.side("text"), self.side("vision")
         failed = OUTCOMES.index("error")
@@ -113,14 +113,16 @@ class Scores:
         return np.logical_and.reduce(self.complete_PV[:, text + vision], axis=1)
 
     def rates(self, name: str) -> NDArray[np.float64]:
-        """Share of right samples of each problem on a side, over all its views; meaningful where it
-        is complete.
+        """Share of right samples of each problem on a side, over all its views.
+
+        Meaningful only where the problem is complete.
         """
         return self.correct_PVS[:, self.side(name)].mean(axis=(1, 2), dtype=np.float64)
 
     def groups(self) -> dict[str, str]:
-        """Paired problem -> `b` (both views right), `t` (text only), `v` (vision only) or `n`;
-        right is over a half.
+        """Paired problem -> `b` (both views right), `t` (text only), `v` (vision only) or `n`.
+
+        A view is right when over half of its samples are.
         """
         paired_P = self.paired_P
         if not paired_P.any():

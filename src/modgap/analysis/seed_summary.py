@@ -1,10 +1,11 @@
-"""The table over seeds: per recipe the accuracy of both views, the gap and its change against the
-base model.
+"""The table over seeds.
+
+Per recipe: the accuracy of both views, the gap and its change against the base model.
 
 Everything is paired by problem: the change of a recipe is, seed by seed, what it gets on a problem
-minus what the base model gets on the same one. Intervals and p-values hold for other problems and
-other seeds (`analysis.seeds`); p-values are corrected over the recipes (Holm), for each question by
-itself.
+minus what the base model gets on the same problem. Intervals and p-values hold for other problems
+and other seeds (`analysis.seeds`); p-values are corrected over the recipes (Holm), separately for
+each question.
 
 Where a sweep has a recipe and the same recipe without its contrastive term, the two are compared as
 well, seed by seed: that difference is what the term does. So are recipes that differ in nothing but
@@ -87,7 +88,7 @@ def seed_numbers(sweep: Sweep) -> SeedTable:
 
 
 def _repeated(sweep: Sweep) -> SeedRun:
-    """The base model; evaluated several times (once in each study), its samples are taken together."""
+    """The base model. If it was evaluated in each of several studies, its samples are pooled."""
     right: dict[str, Any] = {
         view: np.mean([run.right[view] for run in sweep.untrained], axis=0)
         for view in (*sweep.sides["text"], *sweep.sides["vision"])
@@ -131,7 +132,7 @@ def _against(sweep: Sweep, runs: Sequence[SeedRun], base: SeedRun) -> _Change:
 
 
 def _corrected(changes: Sequence[_Change]) -> list[SeedChanges]:
-    """The changes of several recipes with their intervals; p-values are corrected over the recipes."""
+    """The changes of several recipes with their intervals; p-values are corrected over recipes."""
     gaps = _question([change.points("gap") for change in changes], 200.0)
     texts = _question([change.points("text") for change in changes], 100.0)
     visions = _question([change.points("vision") for change in changes], 100.0)
@@ -142,8 +143,9 @@ def _corrected(changes: Sequence[_Change]) -> list[SeedChanges]:
 
 
 def _question(values: Sequence[Floats], limit: float) -> list[SeedsChange]:
-    """One question asked of several recipes, `[seeds, problems]` of each; the largest change that
-    there can be.
+    """One comparison over several recipes, each given as `[seeds, problems]`.
+
+    `limit` is the largest change that is possible.
     """
     estimates = [over_seeds(x_SP, (-limit, limit), SEED) for x_SP in values]
     own = gap.holm([estimate.p_value for estimate in estimates])
@@ -168,17 +170,17 @@ def _question(values: Sequence[Floats], limit: float) -> list[SeedsChange]:
 
 
 def _labels(variants: Sequence[Variant]) -> list[str]:
-    """The recipes' names; with what sets them apart where a recipe comes with several settings."""
+    """The recipes' names, with the settings in which several variants of a recipe differ."""
     labels: list[str] = []
     for variant in variants:
         alike = [other for other in variants if other.recipe == variant.recipe]
-        told = _differing(variant, alike)
-        labels.append(f"{variant.recipe} ({told})" if told else variant.recipe)
+        differing = _differing(variant, alike)
+        labels.append(f"{variant.recipe} ({differing})" if differing else variant.recipe)
     return labels
 
 
 def _differing(variant: Variant, alike: Sequence[Variant]) -> str:
-    """`kl_coef=0.1, stage2.lr=0.0001`: the settings of a recipe that other runs of it do not share."""
+    """`kl_coef=0.1, stage2.lr=0.0001`: the settings in which runs of one recipe differ."""
     differing: dict[str, dict[int, Any]] = {}
     for number, settings in enumerate(variant.stages):
         for name, value in settings.items():
@@ -196,8 +198,9 @@ def _differing(variant: Variant, alike: Sequence[Variant]) -> str:
 
 
 def _controls(sweep: Sweep, labels: Sequence[str]) -> list[SeedControl]:
-    """Each contrastive recipe against the same one without that term or with another, over the
-    seeds that both have.
+    """Each contrastive recipe against the same one without that term or with another.
+
+    Compared over the seeds that both have.
     """
     pairs: list[_Pair] = []
     for label, variant in zip(labels, sweep.recipes, strict=True):
@@ -236,17 +239,17 @@ def _difference(sweep: Sweep, pairs: Sequence[tuple[SeedRun, SeedRun]]) -> _Chan
 def _controls_of(
     variant: Variant, labels: Sequence[str], recipes: Sequence[Variant]
 ) -> Iterator[tuple[str, Variant, Kind]]:
-    """What a contrastive recipe is compared with: all without the term, and the first with another
-    one.
+    """What a contrastive recipe is compared with.
+
+    These are the same recipe without the term, and the first one with another term.
     """
     if not _contrastive(variant):
         return
-    alike = [
-        (label, other)
-        for label, other in zip(labels, recipes, strict=True)
-        if other.data == variant.data
-        and [*map(_plain, other.stages)] == [*map(_plain, variant.stages)]
-    ]
+    plain = [_plain(stage) for stage in variant.stages]
+    alike: list[tuple[str, Variant]] = []
+    for label, other in zip(labels, recipes, strict=True):
+        if other.data == variant.data and [_plain(stage) for stage in other.stages] == plain:
+            alike.append((label, other))
     for label, other in alike:
         if not _contrastive(other):
             yield label, other, "without"

@@ -1,20 +1,23 @@
-"""A number over several training seeds and the same problems: its interval and p-value, for new
-seeds and new problems.
+"""A number over several training seeds and the same problems.
+
+Its interval and p-value generalise to new seeds and new problems.
 
 Two things are drawn at random and crossed: every seed answers every problem. So a mean has two
-variances that do not shrink together: more problems do not tell what another seed would have given,
-nor more seeds what other problems would have. With S seeds, P problems and a value x for each pair,
+variances that do not shrink together: more problems do not show what another seed would have given,
+and more seeds do not show what other problems would have given. With S seeds, P problems and a
+value x for each pair,
 
     V_p = var_p(mean_s x) / P,   V_s = var_s(mean_p x) / S,   V_e = var(what is left of x) / (S P)
-    half of the interval = sqrt(t(P - 1)^2 max(0, V_p - V_e) + t(S - 1)^2 V_s), at least t(P - 1) sqrt(V_p)
+    half of the interval = sqrt(t(P - 1)^2 max(0, V_p - V_e) + t(S - 1)^2 V_s),
+                           at least t(P - 1) sqrt(V_p)
 
 V_p and V_s each hold the noise V_e of single pairs, which counts once: with the seeds, whose spread
 is known worse and has the larger quantile. Taken from V_s instead, the intervals are too narrow
 where problems spread little. They are never narrower than problems alone make them: seeds may agree
 by luck. Each part gets Student's quantile of its own degrees of freedom, as Howe does: with three
 seeds the usual pooled degrees of freedom (Satterthwaite's) cover 92 of 100 where 95 are promised,
-for three seeds that happen to lie close together then pass for certainty. A bootstrap cannot do it
-at all: it has 27 ways to draw three seeds. docs/statistics.md has the simulated coverage, and
+because three seeds that happen to be close together then look certain. A bootstrap cannot do it: it
+has 27 ways to draw three seeds. docs/statistics.md has the simulated coverage, and
 `bench/seeds_coverage.py` simulates it.
 
 The paper trains each recipe once.
@@ -80,13 +83,13 @@ def over_seeds(
 ) -> SeedsEstimate:
     """The mean over seeds and problems, with its interval.
 
-    With one seed there is no telling what another would have given: the interval is the bootstrap
-    over problems, the p-value that of random sign flips, as elsewhere in a report.
+    One seed does not show what another would have given: the interval is the bootstrap over
+    problems, and the p-value is that of random sign flips, as elsewhere in a report.
 
     Args:
         values: Of each seed and problem, `[seeds, problems]`: an accuracy, a gap, a change against
             something.
-        limits: The least and the largest that a mean can be: the interval is cut there.
+        limits: The smallest and the largest possible mean: the interval is cut there.
         seed: Of the bootstrap and the sign flips.
         level: Of the interval.
 
@@ -102,19 +105,21 @@ def over_seeds(
         raise ValueError("a value is not finite; leave out the problems that are not complete")
     means_S = x_SP.mean(axis=1)
     value, p = float(x_SP.mean()), x_SP.shape[1]
-    told = tuple(float(mean) for mean in means_S)
-    if len(told) == 1:
+    of_seeds = tuple(float(mean) for mean in means_S)
+    if len(of_seeds) == 1:
         low, high = bootstrap_interval(x_SP[0], None, RESAMPLES, seed, level, limits)
         flips = np.random.default_rng([seed, 1])
-        return SeedsEstimate(value, low, high, sign_flip(x_SP[0], RESAMPLES, flips), told, None, p)
+        return SeedsEstimate(
+            value, low, high, sign_flip(x_SP[0], RESAMPLES, flips), of_seeds, None, p
+        )
     sd = float(means_S.std(ddof=1))
     if p == 1:
-        return SeedsEstimate(value, *limits, 1.0, told, sd, p)
+        return SeedsEstimate(value, *limits, 1.0, of_seeds, sd, p)
     variances = crossed_variances(x_SP)
-    half = _half(1 - level, variances, p, len(told))
-    p_value = _p_value(abs(value), variances, p, len(told))
+    half = _half(1 - level, variances, p, len(of_seeds))
+    p_value = _p_value(abs(value), variances, p, len(of_seeds))
     return SeedsEstimate(
-        value, max(limits[0], value - half), min(limits[1], value + half), p_value, told, sd, p
+        value, max(limits[0], value - half), min(limits[1], value + half), p_value, of_seeds, sd, p
     )
 
 
@@ -128,7 +133,7 @@ def pooled_p_values(values: Sequence[npt.ArrayLike]) -> list[float]:
 
     Args:
         values: Of each recipe an array `[seeds, problems]`, as `over_seeds` takes it. One with a
-            single seed, which tells nothing of a spread, borrows that of the others; where all are
+            single seed, which has no spread of its own, uses that of the others; where all are
             single, the p-values are those of `over_seeds`.
     """
     arrays = [np.asarray(x, dtype=np.float64) for x in values]
@@ -136,7 +141,7 @@ def pooled_p_values(values: Sequence[npt.ArrayLike]) -> list[float]:
     if not several:
         return [over_seeds(x_SP, (-math.inf, math.inf)).p_value for x_SP in arrays]
     freedom = sum(len(x_SP) - 1 for x_SP in several)
-    # Of a single seed: its variance, in which the noise of its problems is, and that noise.
+    # For a single seed: its variance, which includes the noise of its problems, and that noise.
     spread = (
         sum((len(x_SP) - 1) * float(x_SP.mean(axis=1).var(ddof=1)) for x_SP in several) / freedom
     )
@@ -181,9 +186,8 @@ def _p_value(distance: float, variances: tuple[float, float, float], p: int, s: 
     """The level at which half of the interval is just the distance from 0."""
     if distance < 1e-9:
         return 1.0
-    if (
-        sum(variances) < 1e-18
-    ):  # every seed and problem alike: what a sign flip of the problems would say at most
+    # All seeds and problems are alike: the smallest p-value that sign flips of the problems give.
+    if sum(variances) < 1e-18:
         return max(2.0 ** (1 - p), 1 / (1 + RESAMPLES))
     low, high = math.log(_LEAST_P), 0.0
     for _ in range(24):  # to 6 digits

@@ -1,10 +1,11 @@
-"""Records -> the numbers of a run: what summary.json holds and every page, terminal and figure
-shows.
+"""Records -> the numbers of a run.
+
+This is what summary.json holds and every page, terminal and figure shows.
 
 Denominators: accuracy is over all samples of a problem, with those that have no answer or could not
-be graded among them and counted beside it. A problem counts in a view when all of its samples are
-there and graded, and in the gap when it is complete in every view of both sides; what is left out
-is said in `warnings`. Fields and units are in `results`.
+be graded among them and counted beside it. A problem counts in a view when all of its samples exist
+and are graded, and in the gap when it is complete in every view of both sides; `warnings` reports
+what is left out. Fields and units are in `results`.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ def summarise(
 
     Args:
         problems: All problems that were asked, by id.
-        responses: What the model said.
+        responses: The model's responses.
         grades: One for each response.
-        expected_samples: Samples asked of each problem and view; by default the most that any has.
+        expected_samples: Samples requested of each problem and view; by default the most that any
+            has.
     """
     grades = list(grades)
     return summarise_run(Scores.of(problems, responses, grades, expected_samples), mode_of(grades))
@@ -129,8 +131,9 @@ def _view(scores: Scores, v: int) -> ViewSummary:
 
 
 def _vote_is_right(votes_S: NDArray[np.object_], codes_S: NDArray[np.int8]) -> bool:
-    """Whether the answer that most samples give is right; words vote where no sample gives a
-    number.
+    """Whether the most frequent answer among the samples is right.
+
+    Answers in words are counted only where no sample gives a number.
     """
     winner: Any = stats.majority_vote(
         [vote if isinstance(vote, float) else None for vote in votes_S]
@@ -215,8 +218,9 @@ def _types(scores: Scores, paired_P: NDArray[np.bool_]) -> list[TypeGap]:
 
 
 def changes(runs: Mapping[str, Scores]) -> dict[str, stats.GapChange]:
-    """Change of the gap of each run against the first one, over the problems that are complete in
-    both.
+    """Change of the gap of each run against the first one.
+
+    Computed over the problems that are complete in both.
 
     Returns:
         Name -> the change (negative is a smaller gap); only for runs that share problems (the same
@@ -245,7 +249,7 @@ def changes(runs: Mapping[str, Scores]) -> dict[str, stats.GapChange]:
 
 
 def _paired_at(scores: Scores) -> dict[tuple[str, str, str], int]:
-    """Where each paired problem stands."""
+    """The outcome in both views of each paired problem."""
     paired_P = scores.paired_P
     return {
         (row.id, row.question, row.answer): p

@@ -1,5 +1,6 @@
-r"""Whether a model read a diagram: the clauses that it wrote down against the conditions of the
-problem.
+r"""Whether a model read a diagram.
+
+The clauses that it wrote down are compared with the conditions of the problem.
 
 `AB = 7, m \angle CBA = 35` is taken apart into facts that do not depend on how they are written:
 `BA` is `AB`, `\angle ABC` is `\angle CBA`, `15 = AC = ED` says `AC = 15` and `DE = 15`, `\perp` and
@@ -11,12 +12,12 @@ does not state. Two readings of "read":
 
 * `read_right`: each of them is written, at the right name. One that is missing or has another value
   is a misreading.
-* `values_right`: the values are there, at whatever names: for models that see the numbers and mix
-  up the points.
+* `values_right`: the values are written, at any names: for models that see the numbers and mix up
+the points.
 
-More than is needed may be written: a model goes on to derive facts, and these cannot be told from
-invented ones. So a quantity that gets its right value and, later, another one (`AB = 2x+4`, `AB =
-10`) is read right. The paper has no such analysis.
+More than is needed may be written: a model also derives facts, and these cannot be distinguished
+from invented ones. So a quantity that gets its right value and, later, another one (`AB = 2x+4`,
+`AB = 10`) is read right. The paper has no such analysis.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Fact = tuple[str, str, str]
 """A relation (`=` value, `~` equal quantities, `perp`, `parallel`) and its two sides."""
 
 MAX_CHARS: Final = 6_000
-"""So much of a response is searched: conditions are asked for first."""
+"""Characters of a response that are searched: conditions are asked for first."""
 MAX_CLAUSE: Final = 400
 
 _NAME = (
@@ -52,22 +53,31 @@ _FIRST_QUANTITY = re.compile(rf"({_NAME})(?= *$| +[a-z]{{2}})")
 _SPELLINGS = (
     (re.compile(r"\*\*|__|`|\$|\\[()\[\]]|</?think>"), " "),
     (re.compile(r"(?:∠|\\measuredangle(?![A-Za-z])|(?<![\\A-Za-z])[Aa]ngle\b) *"), r"\\angle "),
-    (re.compile(r"(?:\\(?:overarc|wideparen|overparen)(?![A-Za-z])|(?<![\\A-Za-z])[Aa]rc\b|⌒) *"), r"\\widehat "),
+    (
+        re.compile(
+            r"(?:\\(?:overarc|wideparen|overparen)(?![A-Za-z])|(?<![\\A-Za-z])[Aa]rc\b|⌒) *"
+        ),
+        r"\\widehat ",
+    ),
     (re.compile(r"⟂|⊥|\b(?:is |are )?perpendicular to\b"), r" \\perp "),
     (re.compile(r"∥|\b(?:is |are )?parallel to\b"), r" \\parallel "),
     (re.compile(r"\\cong(?![A-Za-z])|≅|\b(?:is|are) congruent to\b"), " = "),
-    (re.compile(r"\\(?:overline|overleftrightarrow|overrightarrow|bar|mathrm|text)(?![A-Za-z])"), " "),
+    (
+        re.compile(r"\\(?:overline|overleftrightarrow|overrightarrow|bar|mathrm|text)(?![A-Za-z])"),
+        " ",
+    ),
     (re.compile(r"(\\angle|\\widehat) *\{ *([A-Z0-9 ]{1,8}?) *\}|\{ *([A-Z]{2}) *\}"), r"\1 \2\3 "),
     (re.compile(r"\|([A-Z]{2})\|"), r"\1"),
     (re.compile(r"(?<![A-Za-z])([A-Z]) (?=[A-Z](?![A-Za-z]))"), r"\1"),
     (
         re.compile(
-            rf"({_NAME})(?: *:| +(?:is equal to|equals?|measures|has (?:a )?(?:length|measure)(?: of)?|is))"
+            rf"({_NAME})(?: *:| +(?:is equal to|equals?|measures"
+            r"|has (?:a )?(?:length|measure)(?: of)?|is))"
             r" *(?=[-0-9.(\\]|[a-z](?![A-Za-z]))"
         ),
         r"\1 = ",
     ),
-)  # fmt: skip
+)
 _SEPARATOR = re.compile(
     r",(?![0-9]{3}(?![0-9]))|[;\n]|\.(?![0-9])|\\(?:implies|Rightarrow|to|quad|\\)(?![A-Za-z])|=>|⇒|→"
     r"|\b(?:and|where|so|with|while|since|because|then|thus|therefore|hence|but|if)\b"
@@ -95,7 +105,7 @@ class Reading:
     Attributes:
         verdict: `read_right`, `misread`, `unreadable` (no clause found in it) or `nothing_to_read`
             (no condition has a value that the question does not state).
-        values_right: Whether all needed values are written, at whatever names; as often as they are
+        values_right: Whether all needed values are written, at any names; as often as they are
             needed.
         clauses: Conditions, those without a value among them.
         clauses_read: Those that are written.
@@ -112,17 +122,21 @@ class Reading:
 
 
 def read_clauses(text: str) -> list[Clause]:
-    """The clauses that a text states, in its order; words around them are passed over."""
-    return [
-        clause
-        for part in _SEPARATOR.split(text)
-        if _PROMISING.search(part) and (clause := _clause(part.strip()))
-    ]
+    """The clauses that a text states, in its order; words around them are ignored."""
+    clauses: list[Clause] = []
+    for part in _SEPARATOR.split(text):
+        if not _PROMISING.search(part):
+            continue
+        clause = _clause(part.strip())
+        if clause:
+            clauses.append(clause)
+    return clauses
 
 
 def transcription(response: str) -> str:
-    r"""The part of a response that may hold conditions: all before the last box, `MAX_CHARS`
-    characters at most.
+    r"""The part of a response that may hold conditions.
+
+    Everything before the last box, at most `MAX_CHARS` characters.
     """
     return response[: response.rfind("\\boxed") % (len(response) + 1)][:MAX_CHARS]
 
@@ -166,7 +180,7 @@ def compare(response: str, conditions: Sequence[str], question: str = "") -> Rea
 
 
 def _holds(facts: set[Fact], clause: Clause) -> bool:
-    """Whether the facts say all of a clause; an angle may be called by its vertex alone."""
+    """Whether the facts state all of a clause; an angle may be named by its vertex alone."""
     return all(
         fact in facts or (fact[0], _vertex(fact[1]), fact[2]) in facts for fact in clause.facts
     )
@@ -180,8 +194,9 @@ def _vertex(quantity: str) -> str:
 # ---- one clause ----------------------------------------------------------------------------------
 @lru_cache(maxsize=16384)  # samples of one problem say the same things
 def _clause(text: str) -> Clause | None:
-    """A clause with one kind of sign; None if no quantity stands beside it, and for what is too
-    long to be a clause.
+    """A clause with one kind of sign.
+
+    None if it has no quantity beside the sign, or if it is too long to be a clause.
     """
     if len(text) > MAX_CLAUSE:
         return None
@@ -200,11 +215,11 @@ def _clause(text: str) -> Clause | None:
     if sign != "=":
         facts = frozenset((sign, a, b) for a, b in combinations(names, 2))
         return Clause(facts) if facts else None
-    values = [
-        value
-        for part, name in zip(parts, quantities, strict=True)
-        if not name and (value := _value(part))
-    ]
+    values: list[str] = []
+    for part, name in zip(parts, quantities, strict=True):
+        value = None if name else _value(part)
+        if value:
+            values.append(value)
     if names and values:
         return Clause(
             frozenset(("=", name, value) for name in names for value in values), values[0]
@@ -214,7 +229,7 @@ def _clause(text: str) -> Clause | None:
 
 
 def _quantities(parts: Sequence[str]) -> Iterator[str | None]:
-    """The quantity that each side of a relation is, None for a side that is none."""
+    """The quantity on each side of a relation, None for a side without one."""
     for number, part in enumerate(parts):
         match = _QUANTITY.fullmatch(part)
         if match is None and number == 0:
@@ -225,8 +240,9 @@ def _quantities(parts: Sequence[str]) -> Iterator[str | None]:
 
 
 def _canonical(name: str) -> str:
-    r"""One spelling: `angle ABC`, `arc AB`, `major arc AB`, `line l`, `AB`; points in the order
-    that sorts first.
+    r"""One spelling: `angle ABC`, `arc AB`, `major arc AB`, `line l`, `AB`.
+
+    Points are in the order that sorts first.
     """
     if name.startswith("line"):
         return f"line {name[-1]}"

@@ -8,7 +8,7 @@ from modgap.analysis.results import GapPart, GapSummary, Summary, ViewSummary
 from modgap.core.text import degenerate, percent
 
 MUCH_CUT = 0.05
-"""The share of truncated responses from which a report warns."""
+"""A report warns from this share of truncated responses."""
 
 
 def warnings(runs: Mapping[str, Summary]) -> list[str]:
@@ -54,8 +54,9 @@ def _failed_sides(summary: Summary) -> list[str]:
 
 
 def _incomplete(what: str, row: ViewSummary, summary: Summary) -> list[str]:
-    """What a view lacks: samples that were asked for, and problems that the data does not have in
-    it.
+    """What a view lacks: missing samples and missing problems.
+
+    Samples that were requested but are absent, and problems that the data lacks in the view.
     """
     words: list[str] = []
     has_view = summary.n_problems - row.absent_problems

@@ -1,1 +1,1 @@
-"""Data sets: where problems come from, what is wrong with them, and the files that training reads."""
+"""Data sets: where problems come from, their faults, and the files that training reads."""

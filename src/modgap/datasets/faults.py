@@ -1,8 +1,9 @@
-"""What is wrong with a data set, as plain data: the fault, the report, and what is unusual about
-images.
+"""What is wrong with a data set, as plain data.
 
-The original checks nothing: a torn file ends in a traceback, and of two records with one id the
-first is lost unseen.
+The fault, the report, and what is unusual about images.
+
+The original checks nothing: a truncated file ends in a traceback, and of two records with the same
+id the first is lost without a message.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Severity = Literal["error", "warning"]
 Progress = Callable[[int, int], None]
-"""Called with how much is done and how much there is."""
+"""Called with the number of items done and their total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,10 @@ class Fault:
     Attributes:
         file: Name of the file, relative to the data set.
         record: Id of the problem; empty where the fault is the file's.
-        kind: What sort of fault, a short fixed name (`missing-key`, `truncated`, `image-broken`).
+        kind: The kind of fault, a short fixed name (`missing-key`, `truncated`, `image-broken`).
         message: What is wrong and what to do, one line.
         severity: An `error` makes the data set unfit; a `warning` is worth knowing.
-        line: Where it is, from 1 (of parquet the row); 0 where no line is to blame.
+        line: Its line, from 1 (in parquet the row); 0 if the fault has no line.
     """
 
     file: str
@@ -58,9 +59,9 @@ class Counts:
     Attributes:
         problems: Their number.
         leaky: Those whose question itself states a number or an equation, which no view can hide.
-        bare: Those without any condition in words: full-text and image-only show the same of them.
+        bare: Those without any condition in words: full-text and image-only show the same.
         images: The different diagrams.
-        types: Problems of each type; those without one are not in it.
+        types: Problems of each type; those without a type are not counted.
         versions: Problems that have each version; MathVerse only.
     """
 
@@ -126,9 +127,7 @@ def json_type(value: Any) -> str:
 
 
 def text_fault(value: Any, *, may_be_empty: bool = False) -> tuple[str, str] | None:
-    """Kind and message of what is wrong with a value that should be a string; `None` if it is
-    sound.
-    """
+    """Kind and message of the fault of a value that should be a string; `None` if it is sound."""
     if not isinstance(value, str):
         return "wrong-type", f"is {json_type(value)}, not a string"
     if not may_be_empty and not value.strip():
@@ -138,7 +137,7 @@ def text_fault(value: Any, *, may_be_empty: bool = False) -> tuple[str, str] | N
     except UnicodeEncodeError:
         return (
             "encoding",
-            "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character",
+            "holds half of a surrogate pair (\\ud800 to \\udfff), which is not a character",
         )
     return None
 
@@ -146,7 +145,7 @@ def text_fault(value: Any, *, may_be_empty: bool = False) -> tuple[str, str] | N
 def inspections(
     images: Iterable[Path | bytes], total: int, progress: Progress | None = None
 ) -> Iterator[Inspection]:
-    """What is to be known of each image, in order; each one is decoded."""
+    """The properties of each image, in order; each one is decoded."""
     from modgap.core.images import inspect_all
 
     for done, inspection in enumerate(inspect_all(images, thorough=True), start=1):
@@ -170,7 +169,7 @@ UNUSUAL = {
     "image-frames": "has several frames, of which the first is shown",
     "image-large": "has more pixels than Pillow takes without a warning, and is slow to decode",
 }
-"""What is unusual about images -> what comes of it."""
+"""What is unusual about images -> its consequence."""
 
 
 def unusual_images(found: Iterable[tuple[str, Inspection]], file: str) -> Iterator[Fault]:
@@ -201,16 +200,19 @@ def image_warnings(problems: Iterable[Problem], views: Sequence[str] = ("",)) ->
 def glance(
     problems: Iterable[Problem], views: Sequence[str] = ("",)
 ) -> list[tuple[str, Inspection]]:
-    """What the images of problems are like, in their order, each with its name in messages.
+    """The properties of the problems' images, in order, each with its name in messages.
 
-    For the start of a command: most images are only opened, which takes a second for some ten
+    Made for the start of a command: most images are only opened, which takes a second for about ten
     thousand.
     """
     from modgap.core.images import inspect_all
 
-    shown = [
-        (p.id, image) for p in problems for view in views if (image := p.image_of(view)) is not None
-    ]
+    shown: list[tuple[str, Path | bytes]] = []
+    for problem in problems:
+        for view in views:
+            image = problem.image_of(view)
+            if image is not None:
+                shown.append((problem.id, image))
     images = dict.fromkeys(image for _, image in shown)
     seen = dict(zip(images, inspect_all(images), strict=True))
     return [(named(name, image), seen[image]) for name, image in shown]

@@ -1,8 +1,9 @@
-"""A JSON file of one object, entry by entry, so that what stands before a break is read and the
-break is named.
+"""A JSON file of one object, read entry by entry.
 
-`json.load` gives all or nothing, keeps the last of two equal keys without a word, and knows no
-record.
+The entries before a syntax error are read, and the error is reported with its place.
+
+`json.load` gives all or nothing, keeps the last of two equal keys without a message, and has no
+notion of a record.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ class JsonObject(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
+        self.repeated: list[str] = []
+        if len(self) == len(pairs):
+            return
         seen: set[str] = set()
-        self.repeated = (
-            [key for key, _ in pairs if key in seen or seen.add(key)]
-            if len(self) < len(pairs)
-            else []
-        )
+        for key, _ in pairs:
+            if key in seen:
+                self.repeated.append(key)
+            seen.add(key)
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=JsonObject)
@@ -39,7 +42,7 @@ def parse(text: str) -> Any:
     """The value of a whole text; objects are `JsonObject`.
 
     Raises:
-        ValueError: The text is no JSON (`json.JSONDecodeError`), or holds a number of more than
+        ValueError: The text is not JSON (`json.JSONDecodeError`), or holds a number of more than
             4,300 digits.
         RecursionError: It is nested too deeply.
     """
@@ -47,12 +50,12 @@ def parse(text: str) -> Any:
 
 
 def where_and_why(error: json.JSONDecodeError) -> str:
-    """What the parser stumbled over, and in which column of its line."""
+    """The parser's message, and the column of its line."""
     return f"{error.msg.removesuffix(' at').removesuffix(' starting')}, column {error.colno}"
 
 
 def decode(file: str, data: bytes) -> tuple[str, list[Fault]]:
-    """The text of a file, whatever its encoding, and what is wrong with that."""
+    """The text of a file, whatever its encoding, and the fault of the encoding."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         fault = Fault(file, "", "encoding", "is UTF-16: save it as UTF-8")
         return data.decode("utf-16", errors="replace"), [fault]
@@ -72,8 +75,9 @@ def decode(file: str, data: bytes) -> tuple[str, list[Fault]]:
 
 
 def entries(file: str, text: str) -> Iterator[tuple[str, int, Any] | Fault]:
-    """Id, line and value of each entry of one JSON object; if it breaks, a last fault that says
-    where.
+    """Id, line and value of each entry of one JSON object.
+
+    If the object is broken, the last item is a fault that says where.
     """
     position = _skip(text, 0)
     if text[position : position + 1] != "{":
@@ -103,10 +107,8 @@ def entries(file: str, text: str) -> Iterator[tuple[str, int, Any] | Fault]:
                 position = _skip(text, _expect(text, position, ","))
         if (rest := _skip(text, position + 1)) < len(text):
             raise json.JSONDecodeError("Something follows the object", text, rest)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: also a number of more than 4,300 digits
+    # A number of more than 4,300 digits is a ValueError, too.
+    except (ValueError, RecursionError) as error:
         yield _broken(file, text, error, record, number, line)
 
 
@@ -123,7 +125,7 @@ def _expect(text: str, position: int, sign: str) -> int:
 
 
 def _broken(file: str, text: str, error: Exception, record: str, number: int, line: int) -> Fault:
-    """The fault of a file that cannot be parsed on."""
+    """The fault of a file that cannot be parsed further."""
     where = "in this record" if record else "between records"
     reason = str(error) or "nested too deeply"
     truncated = False
@@ -134,7 +136,7 @@ def _broken(file: str, text: str, error: Exception, record: str, number: int, li
         truncated = (
             error.pos >= len(end) or error.msg.startswith("Unterminated string") or last_line
         )
-    kind, remedy = ("truncated", "copy it again") if truncated else ("malformed", "mend it")
+    kind, remedy = ("truncated", "copy it again") if truncated else ("malformed", "fix it")
     verb = "is truncated" if truncated else "is no JSON"
     message = (
         f"the file {verb} {where} ({reason}): {remedy}; the {number} records before it were read"

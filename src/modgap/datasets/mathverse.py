@@ -1,24 +1,25 @@
-"""MathVerse (`AI4Math/MathVerse`): each problem in up to six versions, from Hugging Face's parquet
-or JSON.
+"""MathVerse (`AI4Math/MathVerse`): each problem in up to six versions.
+
+Read from Hugging Face's parquet files or from JSON.
 
 ```
---data testmini.parquet                a file, parquet or JSON, `testmini` or `testmini_text_only`
---data FOLDER                          all parquet files below it that are MathVerse's; else its JSON files
---data AI4Math/MathVerse               the parquet files from the Hugging Face hub
+--data testmini.parquet     a file, parquet or JSON, `testmini` or `testmini_text_only`
+--data FOLDER               all parquet files below it that are MathVerse's; else its JSON files
+--data AI4Math/MathVerse    the parquet files from the Hugging Face hub
 ```
 
 One `Problem` for each `problem_index`; its versions are its views, each with the words (`question`)
-and the image that its row has, so that pairing and clustering by problem come for free.
+and the image that its row has, so that pairing and clustering by problem need no further code.
 `Problem.question` is `question_for_eval`, the whole text with its choices, which the judge reads;
-rows without it (`testmini_text_only`) have their `question` for it.
+rows without it (`testmini_text_only`) use their `question` instead.
 
-Where this differs from the original, which asks what it finds row by row: rows that are faulty or
-there twice are named; a gold answer or a whole text that differs between versions is kept for each
-version. A question type may be spelled in other ways (`multi_choice`, `Free Form`); one that is not
-known is a fault, since it decides how an answer is graded. A row without a gold answer is named by
-`modgap data check`; it is asked, and graded `error`.
+Differs from the original, which asks what it finds row by row: faulty and repeated rows are
+reported; a gold answer or a whole text that differs between versions is kept for each version. A
+question type may be spelled in other ways (`multi_choice`, `Free Form`); an unknown one is a fault,
+since it decides how an answer is graded. A row without a gold answer is reported by `modgap data
+check`; it is asked, and graded `error`.
 
-Images stay encoded until they are asked; versions that show the same image share its bytes.
+Images stay encoded until they are needed; versions that show the same image share its bytes.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ def read(path: str | Path, split: str = "test", limit: int | None = None) -> Ite
 
     Args:
         path: A file, a folder, or a hub id; see the module.
-        split: `test`; MathVerse has nothing to train on.
-        limit: Only the first so many problems, with all of their versions.
+        split: `test`; MathVerse has no training split.
+        limit: The most problems to read, from the first, with all of their versions.
 
     Raises:
-        UserError: There is no such data, the hub cannot be reached, or a row is faulty; the message
-            names it.
+        UserError: The data does not exist, the hub cannot be reached, or a row is faulty; the
+            message names it.
     """
     if split != "test":
         raise UserError(
@@ -80,15 +81,16 @@ def read(path: str | Path, split: str = "test", limit: int | None = None) -> Ite
 
 
 def check(path: str | Path, progress: Progress | None = None) -> Report:
-    """Everything that is wrong with the data, and how many problems and versions it holds; each
-    image is decoded.
+    """Everything that is wrong with the data, and how many problems and versions it holds.
+
+    Each image is decoded.
 
     Args:
         path: As in `read`.
-        progress: Told how many images are decoded.
+        progress: Called with the number of decoded images.
 
     Raises:
-        UserError: There is no such data.
+        UserError: The data does not exist.
     """
     report, counts = Report(Path(path)), Counts()
     rows: list[Row] = []
@@ -104,11 +106,11 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
         {view: counts.versions[view] for view in ALL_VIEWS if counts.versions[view]}
     )
     report.faults += _image_faults(rows, counts, progress)
-    unpaired = [
-        name
-        for name, of_problem in groups.items()
-        if len({ALL_VIEWS[r.view].side for r in of_problem} - {"control"}) < 2
-    ]
+    unpaired: list[str] = []
+    for name, of_problem in groups.items():
+        sides = {ALL_VIEWS[row.view].side for row in of_problem} - {"control"}
+        if len(sides) < 2:
+            unpaired.append(name)
     if unpaired:
         some = f"{', '.join(unpaired[:3])}{' ...' if len(unpaired) > 3 else ''}"
         message = (
@@ -138,11 +140,10 @@ def _by_problem(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def _problem(name: str, rows: list[Row], index: int) -> Problem:
-    """A problem from its rows, Text Dominant first where it is there."""
+    """A problem from its rows; Text Dominant is first if it exists."""
     first = rows[0]
-    told = max(
-        rows, key=lambda row: row.view == "vision-only"
-    )  # its image says all that there is to say
+    # The image of Vision Only shows the whole problem.
+    fullest = max(rows, key=lambda row: row.view == "vision-only")
     shown: dict[str, Shown] = {}
     for row in rows:
         image = (
@@ -155,8 +156,10 @@ def _problem(name: str, rows: list[Row], index: int) -> Problem:
         id=name,
         question=first.whole,
         answer=first.answer,
-        image=shown[told.view].image,
-        image_at=f"{told.file.absolute()}#{told.number}" if isinstance(told.image, bytes) else "",
+        image=shown[fullest.view].image,
+        image_at=f"{fullest.file.absolute()}#{fullest.number}"
+        if isinstance(fullest.image, bytes)
+        else "",
         type=": ".join(part for part in (first.subject, first.subfield) if part),
         index=index,
         shown=shown,
@@ -167,8 +170,9 @@ def _problem(name: str, rows: list[Row], index: int) -> Problem:
 
 
 def _problem_faults(name: str, rows: list[Row]) -> Iterator[Fault]:
-    """What is wrong with a problem's gold answers and types: each is graded by the grader that will
-    grade the model.
+    """What is wrong with a problem's gold answers and types.
+
+    Each is checked with the grader that will grade the model.
     """
     file, line = rows[0].file.name, line_of(rows[0].file, rows[0].number)
     for row in rows:

@@ -1,5 +1,6 @@
-"""The rows of MathVerse's files, parquet or JSON, local or from the Hugging Face hub, and what is
-wrong with them.
+"""The rows of MathVerse's files, and what is wrong with them.
+
+The files are parquet or JSON, local or from the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _NEEDED = ("problem_index", "problem_version", "question", "answer", "question_t
 _TAKEN = (*_NEEDED, "question_for_eval", "metadata")
 _JSON = (".json", ".jsonl")
 _BATCH = 64
-"""Rows of a parquet file whose images are held at once while they are sorted out."""
+"""Rows of a parquet file whose images are in memory at once while they are assigned."""
 
 
 @dataclass(slots=True)
@@ -31,7 +32,7 @@ class Row:
 
     Attributes:
         file: The file that it is in.
-        number: Which row of it, from 1.
+        number: The row in the file, from 1.
         problem: Its `problem_index`.
         view: The view that its version is.
         question: The version's own words.
@@ -40,7 +41,7 @@ class Row:
         question_type: `multi-choice` or `free-form`.
         subject: Of the problem.
         subfield: Of the problem.
-        image: Its image; of parquet files only after `take_images`.
+        image: Its image; for parquet files only after `take_images`.
     """
 
     file: Path
@@ -56,14 +57,14 @@ class Row:
     image: Path | bytes | str | None = None
 
 
-# ---- where it lies -------------------------------------------------------------------------------
+# ---- where it is ---------------------------------------------------------------------------------
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """The files of MathVerse that a path means; a hub id is fetched, or found in the hub's cache.
+    """The files of MathVerse at a path; a hub id is fetched, or found in the hub's cache.
 
     Raises:
-        UserError: There is nothing of the kind.
+        UserError: There are no such files.
     """
     place = Path(path)
     if not place.exists():
@@ -102,7 +103,7 @@ def _from_hub(name: str) -> Path:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"{name} is no local path and could not be fetched from the Hugging Face hub"
+            f"{name} is not a local path and could not be fetched from the Hugging Face hub"
             f" ({reason}): check the name and the network, or copy its parquet files here and give"
             " their folder as --data."
         ) from error
@@ -127,7 +128,7 @@ def _is_mathverse(file: Path) -> bool:
 
 
 def scan(files: Iterable[Path]) -> Iterator[Row | Fault]:
-    """Every sound row and every fault of the rows by themselves, in the order of the files."""
+    """Every sound row and every fault of single rows, in the order of the files."""
     seen: dict[tuple[str, str], str] = {}
     for file in files:
         records = _parquet_records(file) if file.suffix == ".parquet" else _json_records(file)
@@ -208,7 +209,7 @@ def _json_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
 
 
 def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None, list[Fault]]:
-    """A row, if it is of use, and what is wrong with it."""
+    """A row, if it can be used, and what is wrong with it."""
     faults: list[Fault] = []
     name = _name(record.get("problem_index"))
 
@@ -273,7 +274,7 @@ def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None
 
 
 def line_of(file: Path, number: int) -> int:
-    """Where a row is, for a `Fault`: a row of a JSON list stands in no line that is known."""
+    """Where a row is, for a `Fault`: the line of a row of a JSON list is not known."""
     return 0 if file.suffix == ".json" else number
 
 
@@ -287,8 +288,9 @@ def _name(value: Any) -> str:
 
 
 def take_images(rows: Iterable[Row]) -> None:
-    """Give rows their images, encoded; those of parquet files are read a few rows at a time, and
-    equal ones shared.
+    """Give rows their images, encoded.
+
+    Images in parquet files are read a few rows at a time, and equal ones are shared.
     """
     kept: dict[bytes, bytes] = {}
     wanted: dict[Path, dict[int, Row]] = {}
@@ -322,8 +324,9 @@ def _parquet_images(file: Path, wanted: Mapping[int, Row]) -> Iterator[tuple[int
 
 
 def _image(folder: Path, value: Any) -> Path | bytes | None:
-    """An image as parquet or JSON has it: bytes, `{bytes, path}`, or a path beside the file or in
-    `images/` there.
+    """An image in one of the forms that parquet and JSON files use.
+
+    Bytes, `{bytes, path}`, or a path beside the file or in `images/` there.
     """
     if isinstance(value, Mapping):
         return value.get("bytes") or _image(folder, value.get("path"))

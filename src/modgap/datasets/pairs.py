@@ -1,7 +1,10 @@
-r"""Anybody's problems as JSONL, to measure the gap on problems of one's own: one object a line.
+r"""Anybody's problems as JSONL, to measure the gap on problems of one's own.
+
+One object a line (the example is wrapped here):
 
 ```
-{"id": "p1", "image": "p1.png", "answer": "25", "prompts": {"full-text": "AB = 7. Find x.", "image-only": "Find x."}}
+{"id": "p1", "image": "p1.png", "answer": "25",
+ "prompts": {"full-text": "AB = 7. Find x.", "image-only": "Find x."}}
 ```
 
 * `id`: a string or an integer, unique in the file. `answer`: a number, or a string that the grader
@@ -10,12 +13,12 @@ r"""Anybody's problems as JSONL, to measure the gap on problems of one's own: on
   the instruction after them, so neither belongs in them. Without `--views`, every problem needs
   `full-text` and `image-only`.
 * `image`: a path relative to the JSONL file, a data URI (`data:image/png;base64,...`), or `null` or
-  nothing for none.
-* If you like: `type`, for the breakdown, and `question`, for reports.
+  no key for none.
+* Optional: `type`, for the breakdown, and `question`, for reports.
 
-Also taken: the views' names as keys of the line itself (`"full-text": "..."` or `"full_text":
-"..."`). A folder stands for the `problems.jsonl` in it. There are no splits. The paper has nothing
-of the kind.
+Also accepted: the views' names as keys of the line itself (`"full-text": "..."` or
+`"full_text": "..."`). A folder means the `problems.jsonl` in it. There are no splits. The paper has
+no such format.
 """
 
 from __future__ import annotations
@@ -61,12 +64,12 @@ Complaints = list[tuple[str, str]]  # kind and message of each fault
 def read(
     path: str | Path, split: str = "test", limit: int | None = None, need_images: bool = True
 ) -> Iterator[Problem]:
-    """The problems of a file, in its order, read as they are asked for.
+    """The problems of a file, in its order, read lazily.
 
     Args:
         path: A JSONL file, or a folder with one `problems.jsonl`.
         split: Written into the problems; the file has no splits.
-        limit: Only the first so many.
+        limit: The most problems to read, from the first.
         need_images: Whether an image that is named but absent is an error; otherwise such a problem
             has no image.
 
@@ -85,17 +88,16 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
 
     Args:
         path: A JSONL file, or a folder with one `problems.jsonl`.
-        progress: Told how many images are decoded.
+        progress: Called with the number of decoded images.
 
     Raises:
-        UserError: There is no such file.
+        UserError: The file does not exist.
     """
     path = _file(path)
     report, counts = Report(path), Counts()
     unknown_keys, unpaired = Counter[str](), list[str]()
-    shown: dict[
-        Path | bytes, list[tuple[int, str]]
-    ] = {}  # image -> line and id of each problem that shows it
+    # Image -> line and id of each problem that shows it.
+    shown: dict[Path | bytes, list[tuple[int, str]]] = {}
     for item in _scan(path, unknown_keys):
         if isinstance(item, Fault):
             report.faults.append(item)
@@ -188,8 +190,9 @@ def _absent(image: Path) -> str:
 
 
 def _scan(path: Path, unknown_keys: Counter[str]) -> Iterator[tuple[int, Problem] | Fault]:
-    """Every sound problem with its line, and every fault, in the order of the file; one line is
-    held at a time.
+    """Every sound problem with its line, and every fault, in the order of the file.
+
+    Only one line is in memory at a time.
     """
     lines: dict[str, int] = {}  # id -> line
     with path.open("rb") as file:
@@ -212,9 +215,9 @@ def _scan(path: Path, unknown_keys: Counter[str]) -> Iterator[tuple[int, Problem
                     complaints.append(("duplicate-id", message))
                 if name:
                     lines.setdefault(name, number)
-                unknown_keys.update(
-                    key for key in value if key not in _KEYS and _view(key) not in VIEWS
-                )
+                for key in value:
+                    if key not in _KEYS and _view(key) not in VIEWS:
+                        unknown_keys[key] += 1
                 if not complaints:
                     yield number, problem
             yield from (
@@ -239,13 +242,13 @@ def _parse(data: bytes) -> tuple[Any, tuple[str, str] | None]:
                 "truncated",
                 f"the last line is torn ({where_and_why(error)}): copy the file again",
             )
-        return None, ("malformed", f"is no JSON ({where_and_why(error)}): mend it")
+        return None, ("malformed", f"is no JSON ({where_and_why(error)}): fix it")
     except (ValueError, RecursionError) as error:
-        return None, ("malformed", f"is no JSON that can be read ({error}): mend it")
+        return None, ("malformed", f"is no JSON that can be read ({error}): fix it")
 
 
 def _name(value: Any) -> str:
-    """The id as a string; empty if there is none that will do."""
+    """The id as a string; empty if there is no valid one."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and not text_fault(value) else ""
@@ -256,7 +259,7 @@ def _view(key: str) -> str:
 
 
 def _problem(folder: Path, name: str, value: JsonObject) -> tuple[Problem, Complaints]:
-    """A problem, and what is wrong with it; only a problem without complaints is of use."""
+    """A problem, and what is wrong with it; only a problem without complaints can be used."""
     complaints: Complaints = [
         ("duplicate-key", f"{key} is given twice: keep one") for key in value.repeated
     ]
@@ -307,10 +310,11 @@ def _prompts(value: JsonObject) -> tuple[dict[str, str], Complaints]:
         ]
     prompts: dict[str, str] = {}
     complaints: Complaints = []
-    flat = (
-        (key, words) for key, words in value.items() if key not in _KEYS and _view(key) in VIEWS
-    )
-    for key, words in (*(inner or {}).items(), *flat):
+    given = list((inner or {}).items())
+    for key, words in value.items():
+        if key not in _KEYS and _view(key) in VIEWS:
+            given.append((key, words))
+    for key, words in given:
         view = _view(key)
         if view not in VIEWS:
             complaints.append(("unknown-view", str(unknown("view", key, VIEWS)).removesuffix(".")))

@@ -4,14 +4,14 @@ Style `paper` equals the original's `geo9k.py` (`full-text`; `no-text` is its `-
 `geo9k-contrastive.py` value for value, in the same order of rows, columns and fields, with the same
 types. Style `aligned` has the same columns and the words of evaluation.
 
-Diagrams are written as they lie on disk, except those that verl, which decodes them by itself,
-would show otherwise than they should be (transparent, turned by EXIF, of 16 bits): a PNG of the
-pixels that `core.images` gives.
+Diagrams are written with their bytes on disk, except those that verl, which decodes them itself,
+would show differently (transparent, rotated by EXIF, 16-bit): these become a PNG of the pixels that
+`core.images` gives.
 
-Differs from the original: diagrams pass through in groups of some megabytes instead of lying in
-memory all at once; files appear whole or not at all; a faulty record stops the work and is named;
-and `datasets`' own notes are left out of the file's metadata (they bind a file to its version),
-which holds the variant and the style instead.
+Differs from the original: diagrams are written in groups of some megabytes instead of being in
+memory all at once; files appear whole or not at all; a faulty record stops the command and is
+reported; and the metadata that `datasets` adds (it ties a file to its version) is replaced by the
+variant and the style.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ if TYPE_CHECKING:
 
 VARIANTS = ("full-text", "no-text", "contrastive")
 ROW_GROUP_BYTES = 4 << 20
-"""A row group is written when its words and diagrams come to this, so that memory does not grow
-with the data set.
-"""
+"""A row group is written when its words and diagrams reach this size, so that memory is bounded."""
 
 _DIAGRAM = "images.list.element.bytes"
 _VIEWS = {"full-text": "full-text", "no-text": "image-only"}
@@ -99,16 +97,16 @@ def prepare(
 ) -> PrepareSummary:
     """Write `train.parquet` and `test.parquet` of a folder in PGPS9K's layout.
 
-    Files that are there already are replaced when all of the new ones are complete.
+    Existing files are replaced when all of the new ones are complete.
 
     Args:
         folder: The data set.
-        out: Folder for the files; made if need be.
+        out: Folder for the files; created if it does not exist.
         variant: `full-text`, `no-text` (conditions in the image only) or `contrastive` (both, for
             the contrastive KL).
         style: `paper` or `aligned`.
         splits: Which splits.
-        progress: Told how many rows of all splits are written.
+        progress: Called with the number of written rows of all splits.
         warn: Called with each line on unusual images, before anything is written.
 
     Raises:
@@ -134,8 +132,9 @@ def _prepare(
     progress: Progress | None,
     warn: Callable[[str], None] | None,
 ) -> PrepareSummary:
-    # Before anything is written, every record is looked at, so that a faulty one is known. Without
-    # the bytes of their diagrams, problems are small: they are kept for the second pass.
+    # Every record is checked before anything is written, so that a faulty one stops the command
+    # early. Without the bytes of their diagrams, problems are small: they are kept for the second
+    # pass.
     found = {split: list(pgps9k.read(folder, split)) for split in splits}
     total = sum(map(len, found.values()))
     unusual = _unusual_images(
@@ -159,7 +158,7 @@ def _prepare(
             os.replace(part, out / f"{split}.parquet")
     except OSError as error:
         at_fault = error.filename and Path(error.filename).is_relative_to(folder)
-        remedy = "mend that" if at_fault else "mend that, or choose another --out"
+        remedy = "fix that" if at_fault else "fix that, or choose another --out"
         raise UserError(f"cannot prepare {folder} in {out} ({error}): {remedy}.") from error
     finally:
         for part in parts.values():
@@ -171,7 +170,7 @@ def _prepare(
 def _unusual_images(
     folder: Path, problems: Sequence[Problem], warn: Callable[[str], None] | None
 ) -> set[Path | bytes | None]:
-    """The images that may have to be converted; refuses those that cannot be decoded."""
+    """The images that may need a conversion; refuses those that cannot be decoded."""
     images = glance(problems)
     if broken := [f"{name} {image.error}" for name, image in images if image.error]:
         more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
@@ -189,8 +188,10 @@ def _unusual_images(
 
 @contextlib.contextmanager
 def _no_search_for_cycles() -> Generator[None]:
-    """Problems and rows hold none, and to look through thousands of them again and again takes a
-    tenth of the time.
+    """Pause the garbage collector while problems and rows are built.
+
+    They hold no reference cycles, and scanning thousands of them repeatedly takes a tenth of the
+    time.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -217,8 +218,8 @@ def write_parquet(
         variant: One of `VARIANTS`.
         style: `paper` or `aligned`.
         root: Folder that `images[].path` is relative to; without it that is the file's name.
-        unusual: The images that may have to be converted, where the caller knows them; else each
-            one is looked at.
+        unusual: The images that may need a conversion, if the caller knows them; else each one is
+            inspected.
 
     Returns:
         The number of rows.
@@ -229,15 +230,15 @@ def write_parquet(
         {"modgap": json.dumps({"variant": variant, "style": style})}
     )
     # No dictionaries: prompts and diagrams hardly repeat, and looking them up costs more than it
-    # saves. Diagrams are compressed as they are, and their least and greatest bytes tell nothing.
-    # (Any: pyarrow's stubs know neither a mapping nor a list here.)
+    # saves. Diagrams are compressed already, and statistics of their bytes are useless. (Any:
+    # pyarrow's stubs know neither a mapping nor a list here.)
     names = [name for field in schema for name in _leaves(field.name, field.type)]
     how: Any = {name: "NONE" if name == _DIAGRAM else "SNAPPY" for name in names}
-    told: Any = [name for name in names if name != _DIAGRAM]
+    with_statistics: Any = [name for name in names if name != _DIAGRAM]
     rows = 0
     with (
         pq.ParquetWriter(
-            path, schema, use_dictionary=False, compression=how, write_statistics=told
+            path, schema, use_dictionary=False, compression=how, write_statistics=with_statistics
         ) as writer,
         ThreadPoolExecutor(1) as beside,  # one group is written while the next one is made
     ):
@@ -359,7 +360,7 @@ def _schema(variant: str) -> pa.Schema:
 
 
 def _leaves(name: str, kind: pa.DataType) -> Iterator[str]:
-    """The names that parquet gives to a column and to what lies in it."""
+    """The names that parquet gives to a column and to its nested fields."""
     import pyarrow as pa
 
     if pa.types.is_list(kind):
@@ -374,7 +375,7 @@ def _leaves(name: str, kind: pa.DataType) -> Iterator[str]:
 def _table(columns: Mapping[str, Any], rows: int, schema: pa.Schema) -> pa.Table:
     """Columns as a table.
 
-    Arrow's own ways import pandas wherever that is installed: a tenth of the time and 70 MB.
+    Arrow's own constructors import pandas if it is installed: a tenth of the time and 70 MB.
     """
     import pyarrow as pa
 
@@ -384,7 +385,7 @@ def _table(columns: Mapping[str, Any], rows: int, schema: pa.Schema) -> pa.Table
 
 
 def _column(values: Any, rows: int, kind: pa.DataType) -> pa.Array:
-    """A column out of Arrow's own parts; only a string may be `None`."""
+    """A column built from Arrow buffers; only a string may be `None`."""
     import pyarrow as pa
 
     def made(*buffers: Any, children: Sequence[pa.Array] = (), known: Any = None) -> pa.Array:
@@ -407,12 +408,12 @@ def _column(values: Any, rows: int, kind: pa.DataType) -> pa.Array:
 
 
 def _offsets(parts: Sequence[Sized]) -> array[int]:
-    """Where each part begins among all, and where the last one ends."""
+    """The offset of each part in the concatenation, and the end of the last one."""
     return array("i", accumulate(map(len, parts), initial=0))
 
 
 def _bits(flags: Sequence[bool]) -> bytes:
-    """Eight flags a byte, the first one lowest."""
+    """Eight flags a byte, the first in the lowest bit."""
     return int("0" + "".join("01"[flag] for flag in reversed(flags)), 2).to_bytes(
         len(flags) // 8 + 1, "little"
     )

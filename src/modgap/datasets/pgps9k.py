@@ -1,13 +1,14 @@
-"""PGPS9K and whatever has its layout (the synthetic problems have): `train.json`, `test.json` and
-`Diagram_Visual/`.
+"""PGPS9K and data sets with its layout, such as the synthetic problems.
 
-`read` gives problems and stops at the first fault that it cannot work with; `check` names every
-fault. Both go through `_scan`, which takes one record after another, so that a torn file is known
-by the record and the line it broke in.
+The layout is `train.json`, `test.json` and `Diagram_Visual/`.
 
-Differs from the original, which takes `json.load` as it comes: a repeated id is a fault (there the
-first record is lost in silence), a diagram must lie inside the folder, and a byte-order mark is
-passed over.
+`read` gives problems and stops at the first fault that makes a record unusable; `check` reports
+every fault. Both use `_scan`, which reads one record after another, so that the message on a
+truncated file names the record and the line.
+
+Differs from the original, which uses plain `json.load`: a repeated id is a fault (there the first
+record is lost without a message), a diagram must be inside the folder, and a byte-order mark is
+ignored.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def read(
     Args:
         folder: A folder in PGPS9K's layout.
         split: `train` or `test`.
-        limit: Only the first so many.
+        limit: The most problems to read, from the first.
         need_images: Whether an absent diagram is an error; otherwise such a problem has no image.
 
     Raises:
@@ -78,10 +79,10 @@ def check(folder: str | Path, progress: Progress | None = None) -> Report:
 
     Args:
         folder: A folder in PGPS9K's layout.
-        progress: Told how many diagrams are decoded.
+        progress: Called with the number of decoded diagrams.
 
     Raises:
-        UserError: There is no such folder.
+        UserError: The folder does not exist.
     """
     folder = _folder(folder)
     report = Report(folder)
@@ -128,7 +129,7 @@ def check(folder: str | Path, progress: Progress | None = None) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """One sound entry of a file: its id, the line its id stands in, and what it says."""
+    """One sound entry of a file: its id, the line of its id, and its value."""
 
     id: str
     line: int
@@ -294,9 +295,9 @@ def leads_out(diagram: str) -> bool:
 def _clauses(value: Any) -> Complaint:
     if not isinstance(value, list):
         return "wrong-type", f"is {json_type(value)}, not a list of strings"
-    with contextlib.suppress(TypeError):  # raised for an item that is no string
+    with contextlib.suppress(TypeError):  # raised for an item that is not a string
         if "".join(value).isascii():
-            return None  # most are like that, and this is quick
+            return None  # the common case, checked fast
     complaints = (text_fault(clause, may_be_empty=True) for clause in value)
     return next(
         ((kind, f"has an item that {message}") for kind, message in filter(None, complaints)), None
@@ -312,7 +313,7 @@ def _answer(value: Any) -> Complaint:
 
 
 def _note(value: Any) -> Complaint:
-    """Where a record comes from: nothing depends on it."""
+    """Where a record comes from: not used further."""
     return (
         None
         if isinstance(value, str | int | None)
@@ -343,7 +344,7 @@ _FIELDS: dict[str, Callable[[Any], Complaint]] = {
     "page": _note,
     "choices": _choices,
 }
-# What a prompt and a grade are made of; `read` asks for no more.
+# The fields that prompts and grades need; `read` requires only these.
 _NEEDED = ("diagram", "text", "parsing_stru_seqs", "parsing_sem_seqs", "answer")
 
 
@@ -356,8 +357,9 @@ def _is_unknown(clause: str) -> bool:
 
 
 def _files(folder: Path) -> set[str]:
-    """The names of the files in a folder: to list them takes less than half the time of asking for
-    each.
+    """The names of the files in a folder.
+
+    Listing them takes less than half the time of checking each file.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as found:
         return {entry.name for entry in found if entry.is_file()}
@@ -378,8 +380,9 @@ def _shared(uses: Iterable[tuple[str, _Record]]) -> int:
 def _image_faults(
     folder: Path, uses: list[tuple[str, _Record]], progress: Progress | None
 ) -> Iterator[Fault]:
-    """One fault for each problem whose diagram is absent or does not decode, and what is unusual
-    about the others.
+    """One fault for each problem whose diagram is absent or does not decode.
+
+    Also reports what is unusual about the other diagrams.
     """
     diagrams = folder / DIAGRAMS
     if not diagrams.is_dir():

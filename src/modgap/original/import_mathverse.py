@@ -1,13 +1,14 @@
-"""The original's MathVerse generations become runs: one run a model, its text and vision files
-together.
+"""Imports the original's MathVerse generations as runs.
 
-The rows carry question and gold answer, so that nothing else is needed; with `--gt`, MathVerse's
+Each model becomes one run, made of its text file and its vision file.
+
+The rows hold question and gold answer, so that no other file is needed; with `--gt`, MathVerse's
 own files, the problems are all of theirs, with subjects and images, and rows that disagree with
-them are named.
+them are reported.
 
 Of scored rows the original's verdicts are both compared and kept. Where its rules decide, they are
 compared with ours in mode `paper`, and each that differs is named in `import.json`. Where it asked
-its judge, its verdict is kept as that judge's (`judge.jsonl`), and mode `paper` goes by it until
+its judge, its verdict is kept as that judge's (`judge.jsonl`), and mode `paper` uses it until
 another judge is asked; the other modes do not, since that judge saw only the last 10 characters of
 an answer.
 """
@@ -59,7 +60,7 @@ def import_generations(
         gt: MathVerse's files, for subjects, images, the versions' own questions and problems
             without an answer.
         given: The arguments as the user gave them, for the manifest.
-        progress: Told as it goes.
+        progress: Called as the import advances.
 
     Returns:
         The runs, in the order of the files.
@@ -98,19 +99,16 @@ class GenerationSource(Source):
         problems = _problems_of_rows(rows.values()) if golds is None else list(golds)
         if golds is not None:
             odd |= _against_gold(rows, golds)
-            known = {problem.id: problem for problem in golds}
-            rows = {
-                key: row
-                for key, row in rows.items()
-                if key[0] in known and key[1] in known[key[0]].views
-            }
+            known = {(problem.id, view) for problem in golds for view in problem.views}
+            rows = {key: row for key, row in rows.items() if key[:2] in known}
             if not rows:
                 raise UserError(
                     f"no row of {files[0].path} is to a problem of --gt: is it the same data set?"
                 )
         self._files, self._rows, self._odd, self._samples = files, rows, odd, samples
         self._with_gold = golds is not None
-        self._views = [view for view in ALL_VIEWS if any(key[1] == view for key in rows)]
+        shown = {view for _, view, _ in rows}
+        self._views = [view for view in ALL_VIEWS if view in shown]
         self.places = tuple(f"from {file.path}" for file in files)
         self.problems = problems
         self.digests = {f"{x.file.versions}_answers".lstrip("_"): x.digest for x in read}
@@ -160,7 +158,7 @@ class GenerationSource(Source):
             print_mathverse(summary.mathverse.original)
 
     def remarks(self, note: Mapping[str, Any]) -> list[str]:
-        """How far the original's verdicts are ours."""
+        """How far the original's verdicts agree with ours."""
         scored = note["scored"]
         if not scored:
             return []
@@ -174,7 +172,7 @@ class GenerationSource(Source):
 def _rows(
     read: Sequence[Generations], samples: int
 ) -> tuple[dict[Key, GenerationRow], dict[str, list[str]]]:
-    """The samples of all files; what is left out or odd, by name."""
+    """The samples of all files, and by name what is left out or irregular."""
     rows: dict[Key, GenerationRow] = {}
     odd: dict[str, list[str]] = {}
     for generations in read:
@@ -202,7 +200,7 @@ def _named(key: Key) -> str:
 
 
 def _problems_of_rows(rows: Any) -> list[Problem]:
-    """The problems that rows tell of: each version's question, answer and type."""
+    """The problems that the rows describe: each version's question, answer and type."""
     first: dict[str, dict[str, GenerationRow]] = {}
     for row in rows:
         first.setdefault(row.problem_id, {}).setdefault(row.view, row)
@@ -230,7 +228,7 @@ def _problems_of_rows(rows: Any) -> list[Problem]:
 def _against_gold(
     rows: Mapping[Key, GenerationRow], golds: Sequence[Problem]
 ) -> dict[str, list[str]]:
-    """What the rows say otherwise than the data set."""
+    """Where the rows differ from the data set."""
     odd: dict[str, list[str]] = {}
     problems = {problem.id: problem for problem in golds}
     for key, row in rows.items():
@@ -255,10 +253,12 @@ def _against_gold(
 def _keep_verdicts(
     run: RunFolder, problems: Sequence[Problem], rows: Mapping[Key, GenerationRow]
 ) -> dict[str, Any] | None:
-    """Compare the original's verdicts with our rules, and keep those of its judge; `None` where no
-    row is scored.
+    """Compare the original's verdicts with our rules, and keep those of its judge.
 
-    They are those of these rows alone, whatever the run's files held before; other judges' stay.
+    `None` where no row is scored.
+
+    The verdicts of the original's judge are replaced by those of these rows; other judges' verdicts
+    are kept.
     """
     scored = {key: row for key, row in rows.items() if row.correct is not None}
     by_id = {problem.id: problem for problem in problems}
@@ -283,9 +283,16 @@ def _keep_verdicts(
             continue
         judged += 1
         verdict = VerdictRow(
-            judge=JUDGE, mode="paper", question=question_id(result.prompt(), PAPER_MAX_TOKENS), problem_id=key[0],
-            view=key[1], sample=key[2], answer=result.answer, gold=gold, said=str(int(bool(row.correct))),
-        )  # fmt: skip
+            judge=JUDGE,
+            mode="paper",
+            question=question_id(result.prompt(), PAPER_MAX_TOKENS),
+            problem_id=key[0],
+            view=key[1],
+            sample=key[2],
+            answer=result.answer,
+            gold=gold,
+            said=str(int(bool(row.correct))),
+        )
         if known.setdefault(verdict.question, verdict).said != verdict.said:
             apart.append(_named(key))
     if known or file.path.exists():
@@ -314,7 +321,7 @@ def _note(
     *,
     with_gold: bool,
 ) -> dict[str, Any]:
-    """What `import.json` holds: all that is odd by name, and the warnings that name some of it."""
+    """What `import.json` holds: irregularities by name, and the warnings that name some of them."""
     odd = dict(odd)
     if scored and scored["differ"]:
         odd["have another verdict by our rules than by the original's"] = scored["differ"]

@@ -1,14 +1,14 @@
-"""The original repository's answer folders become runs: one run for each model, its two folder
-kinds as the two views.
+"""Imports the original repository's answer folders as runs.
+
+Each model becomes one run; its two kinds of folder are the two views.
 
 Differs from the original's `eval.py`, which sums up whatever a folder holds: models are never
 pooled, the problems are those of the gold file whether they have answers or not, and whatever is
-missing, unreadable or matches no problem is named: in the summary's warnings in short, in the run's
-`import.json` in full.
+missing, unreadable or matches no problem is reported: in short in the summary's warnings, in full
+in the run's `import.json`.
 
-What answer folders do not say: why a response ended (`finish_reason` is `stop`, so nothing counts
-as truncated), its tokens (0) and its seed. The prompt is the original's, built again in paper
-style.
+Answer folders do not record why a response ended (`finish_reason` is `stop`, so nothing counts as
+truncated), its tokens (0) or its seed. The prompt is the original's, built again in paper style.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def import_answers(
 
     Args:
         folders: Folders that hold `qprob_N_attemptJ.txt`.
-        gt: The gold answers, PGPS9K's test.json; diagrams are taken along where they lie beside it.
+        gt: The gold answers, PGPS9K's test.json; diagrams beside it are included.
         out: The run folder; with several models a folder of run folders, `OUT/MODEL`.
         view: The view of all folders; otherwise each folder's name says it (`full_cond` is
             full-text, else image-only).
         results_root: Also every folder below this one that holds answers.
         given: The arguments as the user gave them, for the manifest.
-        progress: Told as it goes.
+        progress: Called as the import advances.
 
     Returns:
         The runs, by the models' names.
@@ -95,8 +95,8 @@ class AnswerSource(Source):
         model: Whose answers they hold; empty where no folder's name says.
         folders: The folders.
         problems: Those of the gold file.
-        outside: Ids of problems whose diagram lies out of the folder of diagrams.
-        progress: Told as it goes.
+        outside: Ids of problems whose diagram is outside the folder of diagrams.
+        progress: Called as the import advances.
     """
 
     script = "eval.py"
@@ -141,7 +141,7 @@ class AnswerSource(Source):
                         yield response(problem, answers.folder.view, attempt, text)
 
     def note(self, run: RunFolder) -> dict[str, Any]:
-        """All odd files by name, and the warnings that name some of them."""
+        """All irregular files by name, and the warnings that name some of them."""
         return _notes(self._read, self.problems, self._samples, self._outside)
 
     def with_original(self, strict: Summary, paper: Summary) -> Summary:
@@ -154,8 +154,9 @@ class AnswerSource(Source):
 
 
 def _digest(answers: Answers) -> str:
-    """16 hex digits that change when an answer does, or a file that the original counts; before
-    `Answers.keep`.
+    """16 hex digits that change when an answer or a counted file changes.
+
+    A counted file is one that the original counts. Computed before `Answers.keep`.
     """
     held = [sorted(answers.texts.items()), sorted(answers.other.items())]
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
@@ -164,7 +165,7 @@ def _digest(answers: Answers) -> str:
 def _notes(
     read: Sequence[Answers], problems: Sequence[Problem], samples: int, outside: Sequence[str]
 ) -> dict[str, Any]:
-    """What `import.json` holds: all odd files by name, and the warnings that name some of them."""
+    """What `import.json` holds: all irregular files by name, and the warnings that name some."""
     warnings: list[str] = []
     files: dict[str, dict[str, list[str]]] = {}
     for answers in read:
@@ -215,12 +216,13 @@ def _shared(values: Sequence[Any]) -> Any:
 
 
 def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
-    """The problems of a gold file; only `answer` is needed of each, what else it says is taken
-    along.
+    """The problems of a gold file.
+
+    Only `answer` is required of each; its other fields are kept.
 
     Returns:
-        The problems, and the ids of those whose diagram lies out of the folder of diagrams: they
-        have none here.
+        The problems, and the ids of those whose diagram is outside the folder of diagrams: these
+        have no diagram here.
 
     Raises:
         UserError: It is absent, broken, empty, or a problem in it has no answer.
@@ -237,7 +239,7 @@ def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
         name, line, value = item
         where = f"{path} line {line}, {name}"
         if name in problems:
-            raise UserError(f"{where}: this id stands there twice; keep one.")
+            raise UserError(f"{where}: this id appears twice; keep one.")
         if not isinstance(value, dict) or not isinstance(value.get("answer"), str):
             raise UserError(f'{where}: has no answer; write {{"answer": "25.000", ...}}.')
         try:

@@ -1,5 +1,6 @@
-"""What every import of the original's answers does: hold the folder, write the run, grade it twice,
-print it.
+"""What every import of the original's answers does.
+
+It locks the folder, writes the run, grades it twice and prints it.
 
 A reader (`import_pgps9k.py`, `import_mathverse.py`) turns the files of one model into a `Source`;
 the rest is here.
@@ -21,18 +22,18 @@ from modgap.workflows.evaluate import fingerprint, problem_row
 from modgap.workflows.grade import Progress, grade_held
 
 NAMED = 5
-"""Most files or rows that a warning names; `import.json` names all."""
+"""The most files or rows that a warning names; `import.json` names all."""
 
 F = TypeVar("F")
 
 
 class Source(ABC):
-    """What a reader found of one model: all that makes its run.
+    """What a reader found of one model: everything that its run is made of.
 
     Attributes:
         places: The files or folders, as they are printed.
         problems: The problems, those without an answer included.
-        resolved: The arguments that make the run what it is.
+        resolved: The arguments that determine the run.
         digests: Name -> digest of the answers: a run of other answers is another run.
         script: The original's script that grades such answers.
         tolerance: What strict grading accepts here, for its heading.
@@ -51,7 +52,7 @@ class Source(ABC):
 
     @abstractmethod
     def note(self, run: RunFolder) -> dict[str, Any]:
-        """What `import.json` holds: all that is odd by name, and `warnings` that name some of it.
+        """What `import.json` holds: irregularities by name, and `warnings` that name some of them.
 
         Called once the responses are written; what else the run is to hold is written here.
         """
@@ -104,7 +105,7 @@ def import_runs(
         out: The run folder; with several models a folder of run folders, `OUT/MODEL`.
         read: Makes a source of a model and its files.
         given: The arguments as the user gave them, for the manifest.
-        progress: Told as it goes.
+        progress: Called as the import advances.
 
     Returns:
         The runs, in the order of the models.
@@ -117,18 +118,18 @@ def import_runs(
     with holding_place(out, by_model):
         for model, files in by_model.items():
             place = out / model.strip("/.").replace("/", "--") if several else out
-            told = _of_model(progress, model) if progress and several else progress
-            done.append(_import(model, read(model, files, told), place, given, told))
+            report = _of_model(progress, model) if progress and several else progress
+            done.append(_import(model, read(model, files, report), place, given, report))
     return done
 
 
 def _of_model(progress: Progress, model: str) -> Progress:
     """The progress of one of several models, by its name."""
 
-    def told(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         progress(f"{model}: {what}", done, total)
 
-    return told
+    return report
 
 
 def _import(
@@ -159,7 +160,7 @@ def _import(
 
 
 def response(problem: Problem, view: str, sample: int, text: str) -> Response:
-    """An imported response: the prompt is the original's, and nothing says how the response ended."""
+    """An imported response: the original's prompt, and no record of how the response ended."""
     prompt = evaluation_prompt(problem, view, "paper").text
     return Response(
         problem_id=problem.id,
@@ -177,7 +178,7 @@ def some_of(names: Sequence[str]) -> str:
 
 
 def print_imported(run: Imported) -> None:
-    """Where the answers came from, then their numbers in both gradings and the original's figures."""
+    """Print the answers' source, the numbers of both gradings, and the original's figures."""
     from modgap.reporting.terminal import print_summary
 
     print(f"{run.path}: {run.model or 'model not named'}")

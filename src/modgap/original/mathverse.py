@@ -1,9 +1,10 @@
-"""The original's MathVerse files: what their names say, which of them belong together, what their
-rows hold.
+"""The original's MathVerse files.
+
+What their names mean, which of them belong together, and what their rows hold.
 
 ```
-results_mathverse/MODEL_vision_tries_4_generations.jsonl                  one line a sample
-results_mathverse/MODEL_vision_tries_4_generations_scored_qwen.jsonl      the same lines with `correct`, 0 or 1
+results_mathverse/MODEL_vision_tries_4_generations.jsonl              one line a sample
+results_mathverse/MODEL_vision_tries_4_generations_scored_qwen.jsonl  the same and `correct` (0, 1)
 ```
 
 `vision`, `text` or `full` says which versions. The original's `eval-results.py` pools whatever
@@ -48,7 +49,7 @@ class GenerationFile:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRow:
-    """One line: a sample, with the question and the gold answer that it was asked and scored with.
+    """One line: a sample, with its question and the gold answer that it was scored against.
 
     Attributes:
         problem_id: `problem_index`.
@@ -78,8 +79,8 @@ class Generations:
     Attributes:
         file: Which one.
         rows: Its sound lines, in order.
-        odd: What is odd -> where (`line 5`).
-        digest: 16 hex digits that change when a byte of it does.
+        odd: Irregularity -> where it is (`line 5`).
+        digest: 16 hex digits that change with any byte of the file.
     """
 
     file: GenerationFile
@@ -89,7 +90,7 @@ class Generations:
 
     @property
     def samples(self) -> int:
-        """How many samples each question should have."""
+        """The number of samples that each question should have."""
         return max(self.file.tries, 1 + max(row.sample for row in self.rows))
 
 
@@ -98,7 +99,7 @@ def generation_files(
 ) -> list[GenerationFile]:
     """The files among paths and in folders among them; empty where these hold something else.
 
-    A file that there is a scored copy of beside it is left out: the copy has the same lines.
+    A file with a scored copy beside it is left out: the copy has the same lines.
 
     Raises:
         UserError: A path does not exist, or some hold generations and others do not.
@@ -146,8 +147,9 @@ def _describe(path: Path) -> GenerationFile:
 
 
 def by_model(files: Sequence[GenerationFile]) -> dict[str, list[GenerationFile]]:
-    """Name of a run -> its files: a model's text and vision files make one run; twice the same ones
-    are two runs.
+    """Name of a run -> its files.
+
+    A model's text and vision files make one run; files of one kind in two folders make two runs.
     """
     models: dict[str, list[GenerationFile]] = {}
     for file in files:
@@ -171,7 +173,7 @@ def by_model(files: Sequence[GenerationFile]) -> dict[str, list[GenerationFile]]
 
 
 def read_generations(file: GenerationFile) -> Generations:
-    """Read a file; a torn last line and lines of unknown versions are left out and named.
+    """Read a file; an incomplete last line and lines of unknown versions are left out and reported.
 
     Raises:
         UserError: Another line is broken, or lacks what the original writes; or there is no sound
@@ -190,7 +192,7 @@ def read_generations(file: GenerationFile) -> Generations:
                 read.odd["torn, as by a kill, and left out"] = [f"line {number}"]
                 continue
             raise UserError(
-                f"{file.path} line {number}: is no JSON ({error}): mend or remove it."
+                f"{file.path} line {number}: is no JSON ({error}): fix or remove it."
             ) from None
         row = _row(file.path, number, value)
         if row is None:
@@ -213,7 +215,7 @@ def _row(path: Path, number: int, value: Any) -> GenerationRow | None:
     for key in _STRINGS:
         if not isinstance(value.get(key), str):
             raise UserError(
-                f"{path} line {number}: {key} is missing or no string: is it a file of"
+                f"{path} line {number}: {key} is missing or not a string: is it a file of"
                 " inference.py's?"
             )
     view = VERSIONS.get(value["problem_version"])
@@ -232,6 +234,12 @@ def _row(path: Path, number: int, value: Any) -> GenerationRow | None:
             f" {known}."
         )
     return GenerationRow(
-        value["problem_index"], view, sample, value["question"], value["answer"], kind, value["prediction"],
+        value["problem_index"],
+        view,
+        sample,
+        value["question"],
+        value["answer"],
+        kind,
+        value["prediction"],
         None if correct is None else bool(correct),
-    )  # fmt: skip
+    )

@@ -1,13 +1,14 @@
-"""The original repository's answer folders: what their names say, which of them belong together,
-what they hold.
+"""The original repository's answer folders.
+
+What their names mean, which of them belong together, and what they hold.
 
 ```
 results/new_9k_MODEL_full_cond_max4096_n4_tmp_0.6_bs16/qprob_N_attemptJ.txt    full-text
 results/new_9k_MODEL_4096_tmp_0.6/qprob_N_attemptJ.txt                         image-only
 ```
 
-The original's `eval.py` takes a folder as it is; here every file that is no answer to a problem is
-named.
+The original's `eval.py` takes a folder as it is; here every file that is not an answer to a problem
+is reported.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from modgap.core.view import get_view
 from modgap.grading.answer import grade
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with the name of the step, the number of items done, and their total."""
 
 _ANSWER = re.compile(r"q(.+)_attempt(0|[1-9][0-9]{0,3})\.txt", re.DOTALL)
 _PREFIX = "new_9k_"
@@ -57,7 +58,7 @@ def describe(path: Path, view: str | None = None) -> AnswerFolder:
     """What the name of an answer folder says.
 
     A model with slashes in its name (`yaogy/qwen...`, `/ckpt/step_200`) made nested folders; their
-    names are put together again.
+    names are joined again.
     """
     name = path.name
     for number, part in enumerate(reversed(parts := path.absolute().parts), start=1):
@@ -119,8 +120,9 @@ def folders_below(root: Path) -> list[Path]:
 
 
 def by_model(folders: Iterable[AnswerFolder]) -> dict[str, list[AnswerFolder]]:
-    """Model -> its folders, one for each view; folders whose names have no model are the only
-    model's there is.
+    """Model -> its folders, one for each view.
+
+    Folders whose names have no model belong to the only model that is named.
     """
     folders = list(folders)
     models = sorted({folder.model for folder in folders if folder.model})
@@ -160,8 +162,8 @@ class Answers:
     Attributes:
         folder: Which one.
         texts: (problem id, attempt) -> the response.
-        odd: What is odd -> names of files.
-        other: `total`, `correct`, `none` and `characters` of files that are no responses but that
+        odd: Irregularity -> names of files.
+        other: `total`, `correct`, `none` and `characters` of files that are not responses but that
             `eval.py` counts.
     """
 
@@ -172,13 +174,11 @@ class Answers:
 
     @property
     def attempts(self) -> int:
-        """How many answers each problem should have: the largest attempt that any has, plus 1."""
+        """Answers that each problem should have: the largest attempt of all, plus 1."""
         return 1 + max(attempt for _, attempt in self.texts)
 
     def keep(self, samples: int, golds: Mapping[str, str]) -> None:
-        """Leave out the attempts that not every view of the run has: attempt `samples` and later
-        ones.
-        """
+        """Leave out the attempts that some view of the run lacks: `samples` and later ones."""
         for key in [key for key in self.texts if key[1] >= samples]:
             name, text = file_name(*key), self.texts.pop(key)
             self.odd.setdefault(
@@ -187,8 +187,9 @@ class Answers:
             self.leave_out(name, text, golds)
 
     def leave_out(self, name: str, text: str, golds: Mapping[str, str]) -> None:
-        """Count a file for the original's figures only; what stands between its first two `_` is
-        the problem there.
+        """Count a file for the original's figures only.
+
+        The text between its first two `_` is the problem there.
         """
         parts = name.split("_")
         if len(parts) < 2:
@@ -215,10 +216,10 @@ def read_answers(
     Args:
         folder: The folder.
         golds: Problem id -> gold answer.
-        progress: Told as it goes.
+        progress: Called as files are read.
 
     Raises:
-        UserError: None of them is to one of the problems.
+        UserError: None of them answers one of the problems.
     """
     answers = Answers(folder)
     names = sorted(name for name in os.listdir(folder.path) if (folder.path / name).is_file())

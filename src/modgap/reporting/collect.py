@@ -1,7 +1,8 @@
-"""Reads run folders, training folders and study folders into plain data, without the data set and
-without a model.
+"""Reads run folders, training folders and study folders into plain data.
 
-A report knows a folder by what is in it: `responses.jsonl` is an evaluation, `train_log.jsonl` a
+Needs neither the data set nor a model.
+
+A report recognises a folder by its content: `responses.jsonl` is an evaluation, `train_log.jsonl` a
 training stage, a folder of either (`eval/`, `stage1/`) a recipe, a folder of recipes a study. A
 folder of studies (`seed0/`, `seed1/`) is all of them, and so is one of evaluations (the --out of
 `modgap eval --models`). A file is the `cells.json` of an earlier report.
@@ -25,30 +26,28 @@ from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder
 
 ROLLOUTS_SHOWN = 40
-"""How many rollouts of a stage are read, evenly spaced through the file (which may hold hundreds of
-thousands).
-"""
+"""Rollouts of a stage that are read, evenly spaced: a file may hold hundreds of thousands."""
 TEXTS = ("prompt", "response")
 """Fields of a rollout that are shown in full."""
 NOT_SHOWN = ("seed",)
-"""Fields of a rollout that tell a reader nothing."""
+"""Fields of a rollout that are not shown."""
 MOST_NAMED = 6
-"""A note names at most so many folders."""
+"""The most folders that a note names."""
 
 
 class Manifest(Result):
-    """What a report reads of manifest.json; nothing is known of a folder without one.
+    """What a report reads from manifest.json; every field is empty for a folder without one.
 
     Attributes:
         kind: `eval`, `train`, `study`, `import`.
         created: When the run began.
         given: The arguments as the user gave them.
-        resolved: The arguments that make the run what it is.
+        resolved: The arguments that determine the run.
         fingerprints: Of the model and the data.
-        whole: The whole file; empty where there is none.
+        whole: The whole file; empty if it does not exist.
     """
 
-    # A folder may hold another program's manifest.json, which is none of ours but must not stop a
+    # A folder may hold another program's manifest.json. It is not ours, but it must not stop a
     # report.
     model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
 
@@ -61,7 +60,7 @@ class Manifest(Result):
 
     @property
     def text(self) -> str:
-        """The whole file as the page shows it; empty where there is none."""
+        """The whole file as the page shows it; empty if it does not exist."""
         return json.dumps(self.whole, indent=2, ensure_ascii=False) if self.whole else ""
 
     @property
@@ -85,7 +84,7 @@ class LogRow:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A line of rollouts.jsonl: `texts` (prompt and response), and what else it says, short."""
+    """A line of rollouts.jsonl: `texts` (prompt and response), and its other fields, shortened."""
 
     facts: dict[str, object]
     texts: dict[str, str]
@@ -93,14 +92,14 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class EvalRun:
-    """An evaluation: what was asked, said and graded.
+    """An evaluation: its problems, responses and grades.
 
     Attributes:
-        name: How the report calls it: the recipe in a study, else the folder.
+        name: Its name in the report: the recipe in a study, else the folder.
         path: Its folder.
         manifest: What its manifest.json says.
-        problems: By id; problems that the file lacks are made up from the grades (id and gold
-            only).
+        problems: By id; problems that the file lacks are rebuilt from the grades (id and gold
+            answer only).
         responses: The last response of each sample, in the file's order.
         grades: The grade of each sample.
         base: The model that the study of this run started from; empty for a run outside a study.
@@ -116,7 +115,7 @@ class EvalRun:
 
     @property
     def model(self) -> str:
-        """The model as it was given; in a study the one that it started from."""
+        """The model as given; in a study the one that training started from."""
         return self.base or self.manifest.model
 
     @property
@@ -131,7 +130,7 @@ class TrainStage:
 
     Attributes:
         recipe: The recipe or folder that it belongs to.
-        title: `stage1`, or the folder's name where it stands alone.
+        title: `stage1`, or the folder's name if it is the only stage.
         path: Its folder.
         manifest: What its manifest.json says.
         log: The lines of train_log.jsonl, one a step (the last wins).
@@ -148,8 +147,9 @@ class TrainStage:
 
 @dataclass(slots=True)
 class Collection:
-    """Everything that one report shows, in the order to show it; the first evaluation is the one to
-    compare with.
+    """Everything that one report shows, in the order to show it.
+
+    The first evaluation is the one to compare with.
 
     `sweeps` are the tables over seeds: those read from a `cells.json`, then those that
     `page.numbers_of` finds.
@@ -162,14 +162,14 @@ class Collection:
 
 
 def collect(paths: Sequence[Path | str]) -> Collection:
-    """Read the folders that a report is about.
+    """Read the folders of a report.
 
     Args:
         paths: Evaluation runs, training runs, recipe folders, studies, folders of studies or of
-            evaluations, `cells.json` files, in any mixture.
+            evaluations, `cells.json` files, in any combination.
 
     Raises:
-        UserError: A folder is none of these, or a file in it is broken; one line that says which
+        UserError: A folder is not one of these, or a file in it is broken; one line that says which
             and what to give.
     """
     found = Collection()
@@ -205,8 +205,8 @@ def read_eval(path: Path | str, name: str | None = None) -> EvalRun:
     """Read one evaluation folder.
 
     Raises:
-        UserError: A line that is not the last cannot be read, or a response is of another run than
-            the manifest.
+        UserError: A line that is not the last cannot be read, or a response belongs to another run
+            than the manifest.
     """
     path = Path(path)
     folder = RunFolder(path)
@@ -272,8 +272,9 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _runs_below(path: Path, depth: int = 3) -> Iterator[Path]:
-    """Every evaluation and training stage below a folder, at most `depth` folders down, in the
-    order of their names.
+    """Every evaluation and training stage below a folder, in the order of their names.
+
+    The search goes at most `depth` folders down.
     """
     for part in sorted(child for child in path.iterdir() if child.is_dir()):
         if _is_eval(part) or _is_stage(part):
@@ -320,7 +321,7 @@ def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> Non
 
 
 def _add_study(found: Collection, path: Path) -> None:
-    """The base model first, then the recipes in the order in which they were begun."""
+    """The base model first, then the recipes in the order in which they were started."""
     begun = {part: _begun(part) for part in path.iterdir() if _parts(part)}
     base = read_manifest(path).model
     for part in sorted(begun, key=lambda part: (part.name != "base", begun[part], part.name)):
@@ -348,7 +349,7 @@ def _folder_name(path: Path) -> str:
 
 
 def _tell_apart(found: Collection) -> None:
-    """Give evaluations and trainings of one name (two studies' `base`) the folder above as well."""
+    """Prefix equal names of runs and trainings (two studies' `base`) with the parent folder."""
     _tell_stages_apart(found)
     names = [run.name for run in found.evals]
     twice = {name for name in names if names.count(name) > 1}
@@ -389,7 +390,7 @@ def _tell_stages_apart(found: Collection) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """What the manifest.json of a folder says; nothing where it has none.
+    """The content of a folder's manifest.json; empty if it has none.
 
     Raises:
         UserError: The file is damaged.

@@ -1,7 +1,7 @@
 """Training logs as panels of curves, which `figures.py` draws, and sampled rollouts as words.
 
-Whatever number a log carries is drawn: the ones a reader wants first by name, the rest folded away
-below them, so that a metric that a recipe adds needs no line here.
+Every number in a log is drawn: the main ones first, by name, and the others folded away below them,
+so that a metric that a recipe adds needs no line here.
 """
 
 from __future__ import annotations
@@ -67,21 +67,27 @@ def logged(stages: Sequence[TrainStage]) -> dict[str, list[LoggedStage]]:
 def averaged(
     recipes: Mapping[str, list[LoggedStage]], seeds: Sequence[SeedTable]
 ) -> dict[str, list[LoggedStage]]:
-    """The numbers of all logs with the seeds of a recipe taken together: at each step the mean of
-    those that have it.
+    """The numbers of all logs, with the seeds of a recipe pooled.
+
+    The value at a step is the mean over the seeds that have this step.
 
     Args:
         recipes: As `logged` returns them.
         seeds: The tables over seeds.
     """
-    label_of = {run: row.recipe for table in seeds for row in table.rows for run in row.runs}
+    label_of: dict[str, str] = {}
+    for table in seeds:
+        for row in table.rows:
+            label_of.update(dict.fromkeys(row.runs, row.recipe))
     together: dict[str, list[list[LoggedStage]]] = {}
     for name, parts in recipes.items():
         together.setdefault(label_of.get(name, name), []).append(parts)
-    return {
-        label: runs[0] if len(runs) == 1 else [_mean(stages) for stages in zip(*runs, strict=False)]
-        for label, runs in together.items()
-    }
+    pooled: dict[str, list[LoggedStage]] = {}
+    for label, runs in together.items():
+        # A seed that is still training has fewer stages.
+        of_stages = zip(*runs, strict=False)
+        pooled[label] = runs[0] if len(runs) == 1 else [_mean(stages) for stages in of_stages]
+    return pooled
 
 
 def _mean(stages: Sequence[LoggedStage]) -> LoggedStage:

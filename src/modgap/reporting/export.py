@@ -1,5 +1,6 @@
-r"""Tables for papers: LaTeX (booktabs) and CSV beside Markdown, and the files that a report writes
-of them.
+r"""Tables for papers, and the files that a report writes of them.
+
+LaTeX (booktabs) and CSV beside Markdown.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from modgap.reporting.seed_tables import as_markdown, seed_tables
 
 _ESCAPES = str.maketrans(
     {
-        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-        "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "–": "--", "—": "---", "\x00": "",
+        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%",
+        "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+        "−": "$-$", "–": "--", "—": "---", "\x00": "",
     }
 )  # fmt: skip
 _INTERVAL = "95% interval"
@@ -63,8 +65,9 @@ def _cell(text: str) -> str:
 
 
 def csv_text(table: t.Table) -> str:
-    """The table as CSV: plain minus signs, empty cells for what is not known, an interval in two
-    columns.
+    """The table as CSV.
+
+    Plain minus signs, empty cells for unknown values, an interval in two columns.
     """
     low_high = [number for number, name in enumerate(table.head) if name == _INTERVAL]
     buffer = io.StringIO()
@@ -93,8 +96,9 @@ def _plain(cell: str) -> str:
 def write_seeds(
     numbers: ReportSummary, sweeps: Sequence[Sweep], folder: Path, source: str
 ) -> list[Path]:
-    """Write the tables over seeds as one Markdown page, and `cells.json`, from which `modgap
-    report` makes it again.
+    """Write the tables over seeds as one Markdown page, and `cells.json`.
+
+    `modgap report` makes the page again from `cells.json`.
 
     Args:
         numbers: As `build_report` returns them.

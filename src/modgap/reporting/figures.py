@@ -1,5 +1,6 @@
-"""Every chart of a report, drawn once with matplotlib: inlined in the page as SVG, written as PNG
-and SVG for papers.
+"""Every chart of a report, drawn once with matplotlib.
+
+Inlined in the page as SVG, written as PNG and SVG for papers.
 
 A chart is as wide as a phone, in units of a CSS pixel, and the page scales it up a little on a
 desk: so its words are readable on both. Colours are those of report.css by day; in the page each
@@ -32,17 +33,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {
-    "paper": "#f5f7f8", "sunk": "#e8edf0", "ink": "#15202a", "muted": "#50606d", "rule": "#d0d9df", "strong": "#7f8e9a",
-    "text": "#0a5c9e", "vision": "#b84500", "control": "#6b5a8e", "names": "#f0cfb8", "good": "#14703f",
-    "bad": "#a5201a", "warn": "#7a5200", "pink": "#a62a78", "teal": "#00707a",
+    "paper": "#f5f7f8", "sunk": "#e8edf0", "ink": "#15202a", "muted": "#50606d",
+    "rule": "#d0d9df", "strong": "#7f8e9a", "text": "#0a5c9e", "vision": "#b84500",
+    "control": "#6b5a8e", "names": "#f0cfb8", "good": "#14703f", "bad": "#a5201a",
+    "warn": "#7a5200", "pink": "#a62a78", "teal": "#00707a",
 }  # fmt: skip
 """CSS variable of report.css -> its colour by day."""
 RECIPES = ("control", "good", "pink", "warn", "teal", "muted", "bad", "ink")
 """The colours of curves, in the order of recipes; `.r0` to `.r7` in report.css."""
 DASHES = ("-", (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
 """The lines of recipes beyond the eighth, `DASHES[n // 8]`."""
-KIND_COLOURS = {"numbers": ("vision", "paper"), "names": ("names", "ink"), "right": ("text", "paper"),
-                "none": ("sunk", "ink")}  # fmt: skip
+KIND_COLOURS = {
+    "numbers": ("vision", "paper"),
+    "names": ("names", "ink"),
+    "right": ("text", "paper"),
+    "none": ("sunk", "ink"),
+}
 """How a problem was read -> the colours of its part of a bar and of the number in it."""
 _UNIT = 1 / 72
 """Inches of a unit: matplotlib writes SVG with 72 units an inch."""
@@ -52,13 +58,16 @@ _NAME = 24
 """Characters of a line of a row's name."""
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-    "axes.edgecolor": COLOURS["strong"], "axes.labelcolor": COLOURS["muted"], "axes.grid": True, "axes.axisbelow": True,
-    "axes.facecolor": "none", "figure.facecolor": "none", "figure.constrained_layout.use": True,
-    "figure.constrained_layout.h_pad": 3 * _UNIT,
-    "figure.constrained_layout.w_pad": 3 * _UNIT, "font.size": 11, "axes.labelsize": 11, "grid.color": COLOURS["rule"],
-    "grid.linewidth": 1, "legend.fontsize": 11, "legend.frameon": False, "svg.fonttype": "none",
-    "svg.hashsalt": "modgap", "text.color": COLOURS["ink"], "text.parse_math": False, "xtick.color": COLOURS["muted"],
-    "xtick.major.size": 0, "ytick.color": COLOURS["muted"], "ytick.major.size": 0,
+    "axes.edgecolor": COLOURS["strong"], "axes.labelcolor": COLOURS["muted"], "axes.labelsize": 11,
+    "axes.grid": True, "axes.axisbelow": True, "axes.facecolor": "none",
+    "figure.facecolor": "none", "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 3 * _UNIT, "figure.constrained_layout.w_pad": 3 * _UNIT,
+    "font.size": 11, "text.color": COLOURS["ink"], "text.parse_math": False,
+    "grid.color": COLOURS["rule"], "grid.linewidth": 1,
+    "legend.fontsize": 11, "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "modgap",
+    "xtick.color": COLOURS["muted"], "xtick.major.size": 0,
+    "ytick.color": COLOURS["muted"], "ytick.major.size": 0,
 }  # fmt: skip
 
 
@@ -68,7 +77,7 @@ class Chart:
 
     Attributes:
         figure: What matplotlib drew.
-        label: The chart in words, for who does not see it.
+        label: The chart in words, for readers who cannot see it.
         titles: Id of a mark in the drawing -> its words, shown when the pointer is over it.
         written: Whether it is also written as a file.
         named: What the legend of a file names, where the page has one legend for several charts.
@@ -104,9 +113,8 @@ def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
     with mpl.rc_context(_STYLE):
         for name, chart in draw(numbers).items():
             stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-            while (
-                folder / f"{stem}.png" in written
-            ):  # two names that differ in what no file's name can hold
+            # Two names may differ only in characters that a file's name cannot hold.
+            while folder / f"{stem}.png" in written:
                 stem += "_"
             if chart.named:
                 chart.figure.legend(
@@ -131,8 +139,8 @@ def draw(numbers: ReportSummary) -> dict[str, Chart]:
     """Name -> chart, of those that the numbers have.
 
     The names are `accuracy`, `gap`, `types-RUN`, `reading-RUN`, `lengths`, `truncation`,
-    `seeds-accuracy`, `seeds-change` and `training-METRIC`. What would be a file for each seed, or
-    for any metric, is only for the page.
+    `seeds-accuracy`, `seeds-change` and `training-METRIC`. Charts of single seeds, or of other
+    metrics, are only drawn for the page.
     """
     import matplotlib as mpl
 
@@ -145,9 +153,11 @@ def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
     if rows := panels.accuracies(runs):
         yield "accuracy", _rows(rows, "Accuracy (%), with 95% intervals", most=100)
         yield "gap", _rows(panels.gaps(runs), "Gap (points), with 95% intervals")
-    of_seeds = {
-        run for part in numbers.seeds for row in part.rows if len(row.runs) > 1 for run in row.runs
-    }
+    of_seeds: set[str] = set()
+    for part in numbers.seeds:
+        for row in part.rows:
+            if len(row.runs) > 1:
+                of_seeds.update(row.runs)
     for name, summary in runs.items():
         alone = name not in of_seeds
         if rows := panels.types(summary):
@@ -183,17 +193,17 @@ def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
 def _figure(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(
-        figsize=(width * _UNIT, height * _UNIT)
-    )  # not pyplot: no display, no global state
+    # Not pyplot: no display, no global state.
+    figure = Figure(figsize=(width * _UNIT, height * _UNIT))
     return figure, figure.add_subplot()
 
 
 def _row_axes(
     names: Sequence[str], shown: Sequence[str], above: int, xlabel: str
 ) -> tuple[Figure, Axes, list[float]]:
-    """A figure of rows from the top down, each as high as its words; its axes, and the middle of
-    each row.
+    """A figure of rows from the top down, each as high as its words.
+
+    Gives the figure, its axes, and the middle of each row.
     """
     heights = [
         max(name.count("\n"), words.count("\n")) + 1.9
@@ -214,8 +224,13 @@ def _row_axes(
     return figure, axes, middles
 
 
+def _lines(*parts: str) -> str:
+    """The parts that are not empty, each on a line."""
+    return "\n".join(part for part in parts if part)
+
+
 def _wrapped(words: str, width: int = _NAME) -> str:
-    """Words in lines of this many characters, without characters that no XML can hold."""
+    """Words in lines of this many characters, without characters that XML cannot hold."""
     return "\n".join(textwrap.wrap(_NOT_XML.sub("\ufffd", words), width))
 
 
@@ -230,8 +245,8 @@ def _rows(
         most: Where the axis ends at most.
         written: See `Chart`.
     """
-    names = ["\n".join(part for part in (_wrapped(row.name), row.note) if part) for row in rows]
-    shown = ["\n".join(part for part in (row.shown, row.range) if part) for row in rows]
+    names = [_lines(_wrapped(row.name), row.note) for row in rows]
+    shown = [_lines(row.shown, row.range) for row in rows]
     in_pairs = len(rows[0].marks) > 1
     with_seeds = any(mark.seeds for row in rows for mark in row.marks)
     figure, axes, middles = _row_axes(
@@ -244,7 +259,10 @@ def _rows(
             axes.plot(values, [at, at], color=COLOURS["strong"], lw=2, clip_on=False)
         for mark in row.marks:
             _draw_mark(chart, axes, mark, at, in_pairs)
-    numbers = [0.0, *(number for row in rows for mark in row.marks for number in mark.numbers)]
+    numbers = [0.0]
+    for row in rows:
+        for mark in row.marks:
+            numbers.extend(mark.numbers)
     low, high = min(numbers), max(numbers)
     room = 0.03 * (high - low) or 1.0
     high = high + room if most is None else min(high + room, most)
@@ -294,7 +312,7 @@ def _handles(in_pairs: bool, with_seeds: bool) -> list[Any]:
 
 
 def _bars(bars: Sequence[Bar], name: str, *, written: bool) -> Chart:
-    """Bars of 100 percent; the number stands in a part that has room for it."""
+    """Bars of 100 percent; a part that has room for its number shows it."""
     names = [f"{bar.name}\n{counted(bar.n_problems, 'problem')}" for bar in bars]
     figure, axes, middles = _row_axes(names, [""] * len(bars), 3, "")
     chart = Chart(
@@ -369,9 +387,14 @@ def _curves(panel: Panel, recipes: Sequence[tuple[str, int]], *, written: bool) 
             )
         marker = "o" if len(line.points) == 1 else ""
         (drawn,) = axes.plot(
-            *zip(*line.smooth, strict=True), color=colour, ls=dashes, lw=1.9, marker=marker, label=line.name,
+            *zip(*line.smooth, strict=True),
+            color=colour,
+            ls=dashes,
+            lw=1.9,
+            marker=marker,
+            label=line.name,
             clip_on=False,
-        )  # fmt: skip
+        )
         chart.title(drawn, line.name)
     ys = [y for line in panel.lines for _, y in line.points]
     if min(ys) >= 0 and max(ys) - min(ys) > 0.3 * max(ys):
@@ -395,8 +418,9 @@ _VARIABLE = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 
 
 def _inline(chart: Chart, prefix: str) -> str:
-    """A chart as an element of an HTML page: colours of the page's theme, ids of its own, words for
-    its marks.
+    """A chart as an element of an HTML page.
+
+    It has the colours of the page's theme, ids of its own, and words for its marks.
     """
     import matplotlib as mpl
 
@@ -419,8 +443,9 @@ def _inline(chart: Chart, prefix: str) -> str:
 
 
 def _adapt(element: ElementTree.Element, prefix: str, titles: Mapping[str, str]) -> None:
-    """Make one element of matplotlib's SVG one of the page; `prefix` keeps its ids apart from those
-    of other charts.
+    """Make one element of matplotlib's SVG an element of the page.
+
+    `prefix` keeps its ids apart from those of other charts.
     """
     element.tag = element.tag.rpartition("}")[2]  # HTML knows SVG's elements without a namespace
     given, element.attrib = element.attrib, {}

@@ -1,9 +1,10 @@
-"""What a judge did in each run, as tables and in words: its verdicts, and how far they agree with
-the rules'.
+"""What a judge did in each run, as tables and in words.
+
+Its verdicts, and how far they agree with the rules'.
 
 The numbers are those of `judge_stage`. The rules are the better grader where they decide, so a
-judge that hardly agrees with them there, or that says the same of everything, is no judge of the
-rest: both draw a warning.
+judge that hardly agrees with them there, or that gives every answer the same verdict, cannot be
+trusted with the rest: both cause a warning.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ POOR_KAPPA = 0.4
 Koch, 1977).
 """
 ENOUGH = 20
-"""From so many verdicts on a judge is judged."""
+"""The fewest verdicts from which a judge is assessed."""
 
 
 def judged(run: EvalRun) -> JudgeSummary | None:
-    """What a run's summary.json says of a judge; `None` where it is of another grading, or of none.
+    """The judge part of a run's summary.json; `None` if it is from another grading, or absent.
 
     Raises:
         UserError: The file is damaged, or another program's.
@@ -39,8 +40,9 @@ def judged(run: EvalRun) -> JudgeSummary | None:
 
 
 def judge_tables(runs: Mapping[str, Summary]) -> list[t.Table]:
-    """The verdicts on what rules leave open, and the judge against the rules; none where no judge
-    was asked.
+    """The verdicts on what rules leave open, and the judge against the rules.
+
+    Empty where no judge was used.
     """
     verdicts: list[tuple[str, ...]] = []
     checks: list[tuple[str, ...]] = []
@@ -89,7 +91,7 @@ def judge_tables(runs: Mapping[str, Summary]) -> list[t.Table]:
 
 
 def open_words(grades: Iterable[GradeRow]) -> list[str]:
-    """What waits for a judge, and how to settle it: one line, none where nothing waits."""
+    """What waits for a judge, and how to settle it: one line; empty where nothing waits."""
     waiting = [row.reason for row in grades if is_open(row.stage, row.reason)]
     if not waiting:
         return []
@@ -103,7 +105,7 @@ def open_words(grades: Iterable[GradeRow]) -> list[str]:
 
 
 def judge_words(judged: JudgeSummary | None) -> list[str]:
-    """What a judge did; none where no judge was asked."""
+    """What a judge did; empty where no judge was used."""
     if not judged or not judged.judge:
         return []
     words = (
@@ -137,8 +139,9 @@ def _check_words(check: JudgeCheck | None) -> list[str]:
 
 
 def doubt_words(judged: JudgeSummary | None, of: str = "") -> list[str]:
-    """A warning where a judge's verdicts are not to be trusted: one line, none where nothing speaks
-    against it.
+    """A warning where a judge's verdicts are not to be trusted.
+
+    One line; empty where nothing speaks against it.
 
     Args:
         judged: As for `judge_words`.

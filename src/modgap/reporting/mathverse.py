@@ -15,7 +15,7 @@ _TITLES = {view: version for version, view in VERSIONS.items()}
 def mathverse_tables(
     runs: Mapping[str, Summary], *, named: bool = True, narrow: bool = False
 ) -> list[t.Table]:
-    """The breakdown of each run of MathVerse's as tables; none where no run is one.
+    """The breakdown of each MathVerse run as tables; empty if there is no such run.
 
     Args:
         runs: Name -> summary.
@@ -76,7 +76,7 @@ def mathverse_tables(
             left=left,
         ),
     ]
-    return [table for table in tables if table.rows]  # of a Text Only run there are no sides
+    return [table for table in tables if table.rows]  # a Text Only run has no sides
 
 
 def _cells(row: Bucket, narrow: bool) -> tuple[str, ...]:

@@ -4,9 +4,8 @@
 numbers = build_report([Path("runs/base"), Path("runs/kl")], Path("report.html"))
 ```
 
-Charts and tables are made here, on the server side, so that the page says everything without
-JavaScript but the problem viewer. A content security policy lets the page load nothing and run only
-the one script it came with.
+Charts and tables are made here, so that the page shows everything except the problem viewer without
+JavaScript. A content security policy lets the page load nothing and run only its own script.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ import base64
 import functools
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.analysis.gap import GapChange
 from modgap.analysis.reading import KINDS
-from modgap.analysis.results import PaperTable, ReportSummary, Summary
+from modgap.analysis.results import LoggedStage, PaperTable, ReportSummary, Summary
 from modgap.analysis.scores import Scores
 from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.summary import changes, mode_of, summarise_run
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 Parts = dict[str, Any]
-"""What the template is given, by the names that it uses."""
+"""The template's values, by the names that it uses."""
 IMAGES = 200
-"""Most diagrams that a page embeds, unless told otherwise."""
+"""Default for the most diagrams that a page embeds."""
 TEMPLATES = ("full", "paper")
 
 
@@ -71,7 +71,7 @@ def build_report(
         paths: Folders; see `collect`. The first evaluation is the one that the others are compared
             with.
         out: The HTML file.
-        images: Most diagrams to embed, balanced over the four outcomes of a pair.
+        images: The most diagrams to embed, balanced over the four outcomes of a pair.
         figures: Also write the charts (PNG, SVG) and the tables (LaTeX, CSV, Markdown) into
             `OUT_figures/` beside the page; where a recipe has several seeds, `seeds.md` and
             `cells.json`, too.
@@ -82,7 +82,7 @@ def build_report(
         The numbers of the page.
 
     Raises:
-        UserError: A folder is no run, or there is no such template; one line that says which.
+        UserError: A folder is not a run, or the template does not exist; one line that says which.
     """
     if template not in TEMPLATES:
         raise unknown("template", template, TEMPLATES)
@@ -106,8 +106,9 @@ def build_report(
 
 
 def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
-    """The numbers of a collection, as `build_report` returns them, and the scores that they were
-    made from.
+    """The numbers of a collection, as `build_report` returns them.
+
+    Also gives the scores that they were computed from.
     """
     scores = [
         Scores.of(run.problems, run.responses, run.grades.values(), _samples_asked(run))
@@ -120,9 +121,6 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
     changed = changes(dict(zip(runs, scores, strict=True)))
     training = logged(found.stages)
     found.sweeps = find_sweeps(found, scores)
-    again = {
-        run.name for sweep in found.sweeps for run in sweep.untrained
-    }  # the base model, once in each study
     seeds = [seed_numbers(sweep) for sweep in found.sweeps]
     numbers = ReportSummary(
         runs=runs,
@@ -131,39 +129,37 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         models={run.name: run.model for run in found.evals},
         sampling={run.name: sampling_of(run.manifest.whole) for run in found.evals},
         seeds=seeds,
-        warnings=[
-            *found.notes,
-            *(note for sweep in found.sweeps for note in sweep.notes),
-            *data_words(found.evals),
-            *unequal_words(found.evals),
-            *(
-                x
-                for run in found.evals
-                for x in greedy_words(run.manifest.whole, run.name if len(runs) > 1 else "")
-            ),
-            *graded_words(runs),
-            *(
-                x
-                for name, run in runs.items()
-                for x in doubt_words(run.judge, name if len(runs) > 1 else "")
-            ),
-            *training_words(training),
-            *warnings(runs),
-            *open_words(row for run in found.evals for row in run.grades.values()),
-            *(
-                words
-                for run in found.evals
-                for words in reply_words(
-                    run.responses, run.grades.values(), run.name if len(runs) > 1 else ""
-                )
-            ),
-            *change_words(
-                {name: x for name, x in changed.items() if name not in again}, next(iter(runs), "")
-            ),
-        ],
+        warnings=_warnings(found, runs, changed, training),
         headline=headline(runs, changed, seeds, found),
     )
     return numbers, scores
+
+
+def _warnings(
+    found: Collection,
+    runs: Mapping[str, Summary],
+    changed: Mapping[str, GapChange],
+    training: Mapping[str, list[LoggedStage]],
+) -> list[str]:
+    """What a reader must know before the numbers, in the order of the page."""
+    several = len(runs) > 1
+    words = list(found.notes)
+    for sweep in found.sweeps:
+        words += sweep.notes
+    words += [*data_words(found.evals), *unequal_words(found.evals)]
+    for run in found.evals:
+        words += greedy_words(run.manifest.whole, run.name if several else "")
+    words += graded_words(runs)
+    for name, summary in runs.items():
+        words += doubt_words(summary.judge, name if several else "")
+    words += [*training_words(training), *warnings(runs)]
+    words += open_words(row for run in found.evals for row in run.grades.values())
+    for run in found.evals:
+        words += reply_words(run.responses, run.grades.values(), run.name if several else "")
+    # The base model is evaluated once in each study: these repetitions are not changes.
+    again = {run.name for sweep in found.sweeps for run in sweep.untrained}
+    of_others = {name: change for name, change in changed.items() if name not in again}
+    return words + change_words(of_others, next(iter(runs), ""))
 
 
 @functools.cache
@@ -197,7 +193,7 @@ def render(
 
 
 def _frame() -> Parts:
-    """What every page has: style, script and where it comes from."""
+    """What every page has: style, script and provenance."""
     from markupsafe import Markup
 
     folder = files("modgap.reporting") / "templates"
@@ -283,9 +279,7 @@ def _viewer(found: Collection, scores: Sequence[Scores], images: int) -> Parts:
 
 
 def _unread(run: EvalRun, summary: Summary) -> bool:
-    """Whether problems were lost whose conditions are recorded, and no response tells how they were
-    read.
-    """
+    """Whether lost problems have recorded conditions that no response can be compared with."""
     lost = summary.gap.table.text_only if summary.gap else 0
     return bool(
         lost and not summary.reading and any(row.conditions for row in run.problems.values())

@@ -1,5 +1,6 @@
-"""What the charts of a report show: rows of marks with their words, for `figures.py`, and the
-tables of pairs.
+"""What the charts of a report show, and the tables of pairs.
+
+Rows of marks with their words, for `figures.py`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Mark:
     """A value with its interval.
 
     Attributes:
-        value: Where the mark stands; `None` where there is no value.
-        low: Begin of the interval.
+        value: The position of the mark; `None` if there is no value.
+        low: Start of the interval.
         high: Its end.
         label: All of it in words.
         colour: A name of `figures.COLOURS`.
@@ -48,7 +49,7 @@ class Mark:
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """All numbers of the mark that there are."""
+        """All numbers that the mark has."""
         return tuple(
             number
             for number in (self.value, self.low, self.high, *self.seeds)
@@ -82,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a bar: what it is (a name of `KINDS`), how many problems, and its share in percent."""
+    """A part of a bar: its name (one of `KINDS`), the number of problems, its share in percent."""
 
     kind: str
     count: int
@@ -110,8 +111,9 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What the page says of a run in words, with the table of its pairs or where transcriptions
-    come from.
+    """What the page says of a run in words.
+
+    With the table of its pairs, or where transcriptions come from.
     """
 
     name: str
@@ -181,7 +183,7 @@ def _points(
     words: str = "",
     seeds: Sequence[float] = (),
 ) -> Row:
-    """A row of points with the interval that `part` holds; `words` say more of it in its label."""
+    """A row in points with the interval of `part`; `words` are added to its label."""
     spread = interval(part.ci_low, part.ci_high)
     label = f"{signed(value)} points, 95% interval {spread}{', ' if words else ''}{words}"
     mark = Mark(value, part.ci_low, part.ci_high, label, seeds=tuple(seeds))
@@ -198,7 +200,7 @@ def gaps(runs: Mapping[str, Summary]) -> list[Row]:
 
 
 def types(summary: Summary) -> list[Row]:
-    """The gap of each problem type of a run; none where it has one type only."""
+    """The gap of each problem type of a run; empty if it has only one type."""
     if len(summary.types) < 2:
         return []
     rows: list[Row] = []
@@ -242,8 +244,9 @@ def _answered(runs: Mapping[str, Summary]) -> Iterator[tuple[str, str, str, View
 
 
 def lengths(runs: Mapping[str, Summary]) -> list[Row]:
-    """Tokens of the responses of each view of each run: the median, and the 10th to the 90th
-    percentile.
+    """Tokens of the responses of each view of each run.
+
+    The median, and the 10th to the 90th percentile.
     """
     rows: list[Row] = []
     for name, view, colour, row in _answered(runs):
@@ -278,8 +281,9 @@ def truncation(runs: Mapping[str, Summary]) -> list[Row]:
 
 
 def reading_bars(reading: ReadingSummary) -> list[Bar]:
-    """How problems were read, as bars of 100 percent: those lost in the image, and those solved in
-    both views.
+    """How problems were read, as bars of 100 percent.
+
+    The bars are the problems lost in the image, and those solved in both views.
     """
     bars: list[Bar] = []
     for part, words in ((reading, "lost in the image"), (reading.solved, "solved in both views")):

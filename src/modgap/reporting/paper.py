@@ -1,8 +1,10 @@
-"""A report's numbers in the shape of the paper's tables: accuracy of each view and the gap, by
-model size and recipe.
+"""A report's numbers in the shape of the paper's tables.
 
-A row is there for each recipe of the paper; what no run of this report fills is an em dash. Which
-recipe and size a run is of is told from its name and from the model's name, never from its numbers.
+Accuracy of each view and the gap, by model size and recipe.
+
+There is a row for each recipe of the paper; a cell that no run of this report fills is an em dash.
+The recipe and the size of a run are taken from its name and from the model's name, never from its
+numbers.
 """
 
 from __future__ import annotations
@@ -35,23 +37,25 @@ VERSIONS = {
 """MathVerse's versions, text-centric first."""
 EMPTY = "—"
 Place = tuple[str, str, str]
-"""Where a run stands: model, recipe, and its own name."""
+"""The place of a run in a table: model, recipe, and its own name."""
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,3}(?:\.\d+)?)\s?[bB](?![A-Za-z0-9])")
 
 
 def model_size(model: str) -> str | None:
-    """The size that a model's name tells: `7B` of `Qwen/Qwen2.5-VL-7B-Instruct` and of
-    `qwen2_5_vl_7b_kl`.
+    """The size in a model's name.
+
+    For example, `7B` of `Qwen/Qwen2.5-VL-7B-Instruct` and of `qwen2_5_vl_7b_kl`.
     """
     sizes = _SIZE.findall(re.sub(r"[_/-]", " ", model))
     return f"{sizes[-1]}B" if sizes else None
 
 
 def told_recipe(name: str, model: str) -> str | None:
-    """The recipe that a run's or a model's name holds; the longest where it holds several; `None`
-    where none.
+    """The recipe named in a run's or a model's name; `None` if there is none.
 
-    Recipes that are not the paper's are told, too: `kl-forward` is no `kl`.
+    Where a name holds several, it is the longest.
+
+    Recipes that are not the paper's are recognised, too: `kl-forward` is not `kl`.
     """
     for text in (name, model):
         words = re.sub(r"[^a-z]+", "-", text.lower())
@@ -70,7 +74,7 @@ def paper_tables(numbers: ReportSummary) -> list[t.Table]:
 
     Returns:
         PGPS9K (text-centric and vision-centric view, gap and relative gap) and MathVerse by
-        version: each where a run is of its kind, the first also where there is no run at all.
+        version: each if a run is of its kind, the first also if there is no run at all.
     """
     runs = _placed(numbers)
     mathverse = {key: summary for key, summary in runs.items() if _versions(summary)}
@@ -82,7 +86,7 @@ def paper_tables(numbers: ReportSummary) -> list[t.Table]:
 def _placed(numbers: ReportSummary) -> dict[Place, Summary]:
     """Model, recipe and run -> summary.
 
-    A run that tells no recipe is the base of its model if that has no other.
+    A run whose names hold no recipe is the base of its model if that has no other.
     """
     placed: dict[Place, Summary] = {}
     taken = {
@@ -112,8 +116,9 @@ def _model(numbers: ReportSummary, name: str) -> str:
 def _rows(
     runs: Mapping[Place, Summary], cells: Callable[[Summary | None], tuple[str, ...]]
 ) -> tuple[tuple[str, ...], ...]:
-    """A row for each of the paper's recipes and then for each other run, model by model, small ones
-    first.
+    """A row for each of the paper's recipes and then for each other run.
+
+    Models are in order of size, the smallest first.
     """
     models = sorted(dict.fromkeys(model for model, _, _ in runs), key=_order)
     rows: list[tuple[str, ...]] = []

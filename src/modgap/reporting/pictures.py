@@ -1,5 +1,6 @@
-"""Where a report finds a diagram again: a file, or a row of a parquet file, `FILE.parquet#ROW`
-(MathVerse).
+"""Where a report finds a diagram again.
+
+The place is a file, or a row of a parquet file, `FILE.parquet#ROW` (MathVerse).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def read_picture(place: str) -> bytes:
         place: As `problems.jsonl` has it; rows count from 1.
 
     Raises:
-        OSError: It is not there (any more).
-        ValueError: The parquet file is another one by now (pyarrow's errors are of this kind).
+        OSError: It does not exist (any more). ValueError: The parquet file is another one by now
+            (pyarrow's errors are of this kind).
     """
     match = _ROW.fullmatch(place)
     if match is None or Path(place).exists():
@@ -41,19 +42,20 @@ def read_picture(place: str) -> bytes:
 
 
 def pictures_of_views(place: str, views: Sequence[str]) -> dict[str, str]:
-    """Where the image of each of MathVerse's views of a problem is, in the file that one of them
-    came from.
+    """Where the image of each of MathVerse's views of a problem is.
+
+    All are in the file that one of them came from.
 
     Args:
         place: Of one of the problem's images, as `problems.jsonl` has it.
-        views: Those that are asked for.
+        views: The views whose images are needed.
 
     Returns:
-        View -> place; without the views that the file lacks, and empty where the place is no row of
+        View -> place; without the views that the file lacks, and empty if the place is not a row of
         MathVerse's.
 
     Raises:
-        OSError: The file is not there (any more).
+        OSError: The file does not exist (any more).
         ValueError: It is another one by now.
     """
     match = _ROW.fullmatch(place)
@@ -96,7 +98,7 @@ def _groups(file: str) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=2)
 def _images(file: str, group: int) -> Any:
-    """The images of one row group; problems in order ask the same one again and again."""
+    """The images of one row group; problems in order use the same group repeatedly."""
     import pyarrow.parquet as pq
 
     return pq.ParquetFile(file).read_row_group(group, columns=["image"]).column("image")

@@ -1,8 +1,8 @@
-"""Which runs of a report were asked the same problems: only those stand in one comparison.
+"""Which runs of a report were asked the same problems: only those can be compared.
 
-Data is told by its fingerprint in the manifest. An import has the fingerprint of what its files say
-of the problems, and older runs have none: those are compared by the problems themselves (id,
-question and gold answer).
+Data is recognised by its fingerprint in the manifest. An import has the fingerprint of the problems
+in its files, and older runs have none: those are compared by the problems themselves (id, question
+and gold answer).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from modgap.core.text import counted
 from modgap.reporting.collect import EvalRun
 
 MOST_NAMED = 4
-"""A note names at most so many runs of one data."""
+"""The most runs of one data set that a note names."""
 
 
 def groups(runs: Sequence[EvalRun]) -> list[list[str]]:
@@ -30,15 +30,15 @@ def groups(runs: Sequence[EvalRun]) -> list[list[str]]:
 
 
 def data_words(runs: Sequence[EvalRun]) -> list[str]:
-    """A warning where runs of different data stand side by side."""
+    """A warning where runs of different data are shown together."""
     parts = groups(runs)
     if len(parts) < 2:
         return []
     of_name = {run.name: run for run in runs}
-    told = "; ".join(f"{_names(names)} ({_about(of_name[names[0]])})" for names in parts)
+    parts_named = "; ".join(f"{_names(names)} ({_about(of_name[names[0]])})" for names in parts)
     return [
-        f"Measured on different data: {told}. Their accuracies and gaps do not compare; a change of"
-        " the gap is over the problems that two runs share, if any."
+        f"Measured on different data: {parts_named}. Their accuracies and gaps do not compare; a"
+        " change of the gap is over the problems that two runs share, if any."
     ]
 
 
@@ -62,7 +62,7 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _about(run: EvalRun) -> str:
-    """`mathverse, 788 problems, data 2f0c`: what tells the data from others."""
+    """`mathverse, 788 problems, data 2f0c`: what distinguishes the data from others."""
     benchmark = run.manifest.given.get("benchmark")
     if not benchmark:
         benchmark = next(

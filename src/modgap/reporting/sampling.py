@@ -1,9 +1,10 @@
-"""How a run's responses were sampled, from its manifest alone: in words, as a table, and where runs
-differ.
+"""How a run's responses were sampled, from its manifest alone.
+
+In words, as a table, and where runs differ.
 
 Runs from before the sampling was recorded (`sampling` in manifest.json) say temperature, token
-limit, samples and seed; the engines `hf` and `vllm` applied nothing else then either, while a
-server applied its own values.
+limit, samples and seed; the engines `hf` and `vllm` applied nothing else then, while a server
+applied its own values.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ _MOST_NAMED = 4
 
 
 def sampling_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling of a run by name; a value is `None` where it is not recorded, and absent where
-    it is not known.
+    """The sampling of a run by name.
+
+    A value is `None` where it is not recorded, and absent where it is not known.
     """
     resolved: Mapping[str, Any] = manifest.get("resolved", {})
     engine, recorded = resolved.get("engine"), manifest.get("sampling")
@@ -58,7 +60,7 @@ def sampling_words(sampling: Mapping[str, Any]) -> str:
 
 
 def greedy_words(manifest: Mapping[str, Any], name: str = "") -> list[str]:
-    """A warning where several samples were drawn at a temperature at which they are one.
+    """A warning where several samples were drawn at a temperature that makes them all the same.
 
     Args:
         manifest: The run's.
@@ -79,9 +81,9 @@ def greedy_words(manifest: Mapping[str, Any], name: str = "") -> list[str]:
 
 
 def unequal_words(runs: Sequence[EvalRun]) -> list[str]:
-    """A warning where runs that stand side by side were sampled differently; at most one."""
+    """A warning where runs that are shown together were sampled differently; at most one."""
     every = {run.name: sampling_of(run.manifest.whole) for run in runs}
-    told: list[str] = []
+    differences: list[str] = []
     for name in dict.fromkeys(name for sampling in every.values() for name in sampling):
         by_value: dict[str, list[str]] = {}
         for run, sampling in every.items():
@@ -89,12 +91,12 @@ def unequal_words(runs: Sequence[EvalRun]) -> list[str]:
                 by_value.setdefault(_value(name, sampling[name]), []).append(run)
         if len(by_value) > 1:
             values = ", ".join(f"{value} ({_some(names)})" for value, names in by_value.items())
-            told.append(f"{_NAMES.get(name, name)} {values}")
-    if not told:
+            differences.append(f"{_NAMES.get(name, name)} {values}")
+    if not differences:
         return []
     return [
-        f"Sampled differently: {'; '.join(told)}. A part of what differs between these runs may"
-        " come from that."
+        f"Sampled differently: {'; '.join(differences)}. A part of what differs between these"
+        " runs may come from that."
     ]
 
 
@@ -102,11 +104,11 @@ def sampling_table(runs: Sequence[EvalRun]) -> t.Table:
     """The sampling beside each run."""
     every = {run.name: sampling_of(run.manifest.whole) for run in runs}
     names = list(dict.fromkeys(name for sampling in every.values() for name in sampling))
-    rows = [
-        (run, *(_value(name, sampling[name]) if name in sampling else "–" for name in names))
-        for run, sampling in every.items()
-        if sampling
-    ]
+    rows: list[tuple[str, ...]] = []
+    for run, sampling in every.items():
+        if sampling:
+            values = [_value(name, sampling[name]) if name in sampling else "–" for name in names]
+            rows.append((run, *values))
     return t.Table(
         "How the responses were sampled", ("run", *(_NAMES.get(n, n) for n in names)), tuple(rows)
     )

@@ -20,8 +20,9 @@ READING = (
 
 
 def seed_tables(table: SeedTable) -> dict[str, t.Table]:
-    """The tables of one table over seeds: `seeds`, `seeds-views` and `seeds-controls`; those that
-    it has.
+    """The tables of one table over seeds: `seeds`, `seeds-views` and `seeds-controls`.
+
+    Those without rows are left out.
     """
     tables = {
         "seeds": _main_table(table),
@@ -59,8 +60,8 @@ def _main_table(table: SeedTable) -> t.Table:
             )
         )
     head = (
-        "recipe", "seeds", "steps", f"training {unit}", "text %", "image %", "gap", "95% interval", "sd of seeds",
-        "change", "95% interval", "p (Holm)",
+        "recipe", "seeds", "steps", f"training {unit}", "text %", "image %", "gap",
+        "95% interval", "sd of seeds", "change", "95% interval", "p (Holm)",
     )  # fmt: skip
     graded = f", graded {table.mode}" if table.mode else ""
     caption = (
@@ -147,7 +148,7 @@ def _unit(rows: Sequence[SeedRow]) -> tuple[str, float]:
 
 
 def seed_words(table: SeedTable) -> list[str]:
-    """What the table says, in sentences: which changes are certain, and what is paid for them."""
+    """What the table says, in sentences: which changes are certain, and what they cost."""
     changed = [(row, row.change) for row in table.rows if row.change]
     if not changed:
         return []

@@ -1,9 +1,10 @@
-"""Recognises runs of several studies, and of `cells.json`, as seeds of one recipe, from their
-manifests alone.
+"""Recognises runs of several studies, and of `cells.json`, as seeds of one recipe.
 
-Runs stand in one table when they have the same base model, problems, way of evaluating and grading;
-they are seeds of one recipe when every setting of every stage and the training data are the same,
-too, but for the seed.
+Only their manifests are used.
+
+Runs belong to one table when they have the same base model, problems, evaluation settings and
+grading; they are seeds of one recipe when every setting of every stage except the seed, and the
+training data, are the same, too.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
 
 def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
-    """The tables over seeds that runs and `cells.json` files make: those where a recipe has at
-    least two seeds.
+    """The tables over seeds that runs and `cells.json` files make.
+
+    A table needs a recipe with at least two seeds.
 
     Args:
         found: The runs, and what was read from files.
@@ -54,9 +56,8 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
             key = _key(run, base) if base else ""
             sweep = tables.get(key)
             if sweep and _is_whole(run, score, sweep):
-                if (
-                    not sweep.model
-                ):  # the recipes do not say what they started from: their study is not finished
+                # If the study is not finished, its recipes do not say what they started from.
+                if not sweep.model:
                     sweep = tables[key] = replace(sweep, model=run.model)
                 sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, _right(score)))
     kept = [
@@ -70,8 +71,9 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
 
 
 def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool:
-    """Whether a run is the evaluation of a trained recipe, all of whose stages are here with their
-    manifests.
+    """Whether a run is the evaluation of a trained recipe.
+
+    All of its stages must be in the report, with their manifests.
     """
     parts = stages.get(run.path.parent, ())
     whole = all(part.manifest.fingerprints.get("model") and part.log for part in parts)
@@ -83,7 +85,7 @@ def _recipe_settings(run: EvalRun) -> Settings:
 
 
 def _join(tables: dict[str, Sweep], read: Sweep) -> None:
-    """Put a sweep that was read from a file where its like is already."""
+    """Merge a sweep that was read from a file into the one with the same key, if there is one."""
     sweep = tables.setdefault(json.dumps([read.base, read.evaluation], sort_keys=True), read)
     if sweep is read:
         return
@@ -154,8 +156,9 @@ def _key(run: EvalRun, base: str) -> str:
 
 
 def _evaluation(run: EvalRun) -> Settings:
-    """How a run was evaluated and graded: everything that must be the same in one table but the
-    model.
+    """How a run was evaluated and graded.
+
+    Everything that must be the same in one table except the model.
     """
     asked = {
         name: value
@@ -167,8 +170,9 @@ def _evaluation(run: EvalRun) -> Settings:
 
 
 def _is_whole(run: EvalRun, score: Scores, sweep: Sweep) -> bool:
-    """Whether every problem is complete in both views; if not, the table does without the run and
-    says so.
+    """Whether every problem is complete in both views.
+
+    If not, the table leaves the run out and a note says so.
     """
     paired = int((score.paired_P & _asked(score)).sum())
     if paired == len(sweep.problems):

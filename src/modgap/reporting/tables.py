@@ -1,4 +1,4 @@
-"""The tables of a report, once: the page, the terminal and Markdown show the same cells."""
+"""The tables of a report, made once: the page, the terminal and Markdown show the same cells."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ MEANINGS = {
     "question-only": "what can be guessed from the question",
     "blank-image": "the same with a blank image: what an image as such changes",
     "swapped-image": "whether a wrong image leads it astray when the text says everything",
-    "transcribe": "image-only, told to write the conditions down first",
+    "transcribe": "image-only, asked to write the conditions down first",
     "text-dominant": "what it solves with everything written, and the diagram",
     "text-lite": "the same without words for what the diagram shows anyway",
     "vision-intensive": "whether it reads how things lie in the diagram",
     "vision-dominant": "whether it reads the conditions in the diagram",
     "vision-only": "whether it reads the question in the image, too",
 }
-"""View -> what its accuracy tells."""
+"""View -> what its accuracy shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells as they are shown.
+    """A table with its cells as they are shown.
 
     Attributes:
         caption: What the table says.
@@ -47,8 +47,9 @@ class Table:
     left: int = 1
 
     def html(self) -> Markup:
-        """The table as HTML, every cell escaped; a column that repeats the cell above it starts a
-        group.
+        """The table as HTML, every cell escaped.
+
+        With two columns of names, a new value in the first one starts a group.
         """
         head = "".join(
             f'<th scope="col"{self._class(i)}>{escape(name)}</th>'
@@ -99,7 +100,7 @@ class Table:
 
 
 def modes(runs: Mapping[str, Summary]) -> dict[str, list[str]]:
-    """How runs were graded -> their names; runs without a grade are in none."""
+    """How runs were graded -> their names; runs without a grade are left out."""
     found: dict[str, list[str]] = {}
     for name, summary in runs.items():
         if summary.mode:
@@ -140,29 +141,21 @@ def accuracy_table(runs: Mapping[str, Summary]) -> Table:
 
 def passes_table(runs: Mapping[str, Summary]) -> Table | None:
     """pass@k and maj@k of each view; `None` where there is one sample a problem."""
-    ks = sorted(
-        {
-            int(k)
-            for summary in runs.values()
-            for row in summary.views.values()
-            for k in row.pass_at_k
-        }
-    )
+    every: set[int] = set()
+    for summary in runs.values():
+        for row in summary.views.values():
+            every.update(int(k) for k in row.pass_at_k)
+    ks = sorted(every)
     if not ks or ks[-1] == 1:
         return None
     if len(ks) > 6:  # powers of two, and all
         ks = [k for k in ks if k & (k - 1) == 0 or k == ks[-1]]
-    rows = [
-        (
-            name,
-            view,
-            *(percent(row.pass_at_k.get(str(k))) for k in ks),
-            percent(row.maj_at_k),
-            f"{row.mean_completion_tokens:.0f}",
-        )
-        for name, summary in runs.items()
-        for view, row in summary.views.items()
-    ]
+    rows: list[tuple[str, ...]] = []
+    for name, summary in runs.items():
+        for view, row in summary.views.items():
+            passes = [percent(row.pass_at_k.get(str(k))) for k in ks]
+            tokens = f"{row.mean_completion_tokens:.0f}"
+            rows.append((name, view, *passes, percent(row.maj_at_k), tokens))
     head = ("run", "view", *(f"pass@{k}" for k in ks), "majority", "mean tokens")
     return Table("With several samples a problem, percent", head, tuple(rows), left=2)
 
@@ -285,7 +278,7 @@ def reading_table(runs: Mapping[str, Summary]) -> Table | None:
 
 
 def controls_table(runs: Mapping[str, Summary]) -> Table | None:
-    """Accuracy of the controls between the two views of the gap; `None` where no run has a control."""
+    """Accuracy of the controls between the gap's two views; `None` where no run has a control."""
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
         views = summary.views

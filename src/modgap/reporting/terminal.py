@@ -1,5 +1,6 @@
-"""The summary of runs in a terminal: the same cells as the page, in at most 80 columns; plain text
-when piped.
+"""The summary of runs in a terminal.
+
+The same cells as the page, in at most 80 columns; plain text when piped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MANY = 8
-"""More runs than these are left to the page where there is a table over seeds."""
+"""With a table over seeds, the terminal shows single runs only up to this number."""
 
 
 def print_numbers(numbers: ReportSummary, console: Console | None = None) -> None:
@@ -78,8 +79,8 @@ def print_summary(
         summary: What to print.
         name: What the run is called.
         console: Where to; standard output by default.
-        run: Its folder, to end with what it took and with the command that makes its report.
-        prices: What a million tokens of its prompts and of its responses cost.
+        run: Its folder, to end with the tokens used and with the command that makes its report.
+        prices: The cost of a million tokens of its prompts and of its responses.
     """
     from rich.console import Console
 
@@ -105,7 +106,7 @@ def print_summary(
 
 
 def _print_spent(console: Console, run: Path, prices: tuple[float, float] | None) -> None:
-    """What the responses took, and what became of the requests that failed."""
+    """The tokens that the responses used, and what became of the requests that failed."""
     count, tokens, failed = 0, [0, 0], Counter[str]()
     for row in RunFolder(run).responses():
         count += 1
@@ -147,9 +148,13 @@ def as_rich(table: t.Table, *, plain: bool = False) -> Any:
     from rich.text import Text
 
     shown = Table(
-        title=Text(table.caption), title_justify="left", title_style="dim", box=None if plain else box.SIMPLE_HEAD,
-        pad_edge=False, padding=(0, 1),
-    )  # fmt: skip
+        title=Text(table.caption),
+        title_justify="left",
+        title_style="dim",
+        box=None if plain else box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+    )
     for number, name in enumerate(table.head):
         left = number < table.left
         if not left and table.rows and all(len(name) > len(row[number]) for row in table.rows):

@@ -1,8 +1,9 @@
-"""The data of the page's problem viewer: a small index of all problems, and blocks of details read
-on demand.
+"""The data of the page's problem viewer.
+
+A small index of all problems, and blocks of details that are read on demand.
 
 Both travel as JSON inside the page. Nothing in them can end the element that holds them or start
-another one: `<`, `>`, `&` and the two line separators that old JavaScript takes for line ends are
+another one: `<`, `>`, `&` and the two line separators that old JavaScript treats as line ends are
 written as escapes.
 """
 
@@ -58,7 +59,7 @@ def embed_json(value: object) -> str:
 
 
 Json = dict[str, object]
-"""An object for viewer.js, which says what its keys are."""
+"""An object for viewer.js, which documents its keys."""
 Sample = tuple[Response, GradeRow]
 
 
@@ -95,8 +96,8 @@ def viewer_data(
     Args:
         runs: The evaluations.
         scores: Of each of them.
-        images: Of how many problems to embed the diagrams, balanced over the outcomes of the first
-            run.
+        images: The number of problems whose diagrams are embedded, balanced over the outcomes of
+            the first run.
 
     Returns:
         The index, the blocks as text for `<script>` elements, and whether the blocks are packed
@@ -157,8 +158,9 @@ def _head(name: str, views: Sequence[str]) -> Json:
 def _responses(
     member: Member, shown: Sequence[Shown]
 ) -> tuple[list[Json | None], list[list[str] | None], list[str]]:
-    """The responses to a problem of each run, their outcomes in letters, and the prompts that they
-    refer to.
+    """The responses of each run to a problem, with their outcomes and prompts.
+
+    Outcomes are letters; a response refers to its prompt by number.
     """
     prompts: dict[str, int] = {}
     entries: list[Json | None] = []
@@ -175,8 +177,9 @@ def _responses(
 
 
 def _merge(runs: Sequence[EvalRun]) -> dict[str, Member]:
-    """Slug -> the problem and which runs have it; problems of one id but other words are kept
-    apart.
+    """Slug -> the problem and which runs have it.
+
+    Problems that share an id but differ in their words are kept apart.
     """
     found: dict[tuple[str, str, str], Member] = {}
     for number, run in enumerate(runs):
@@ -198,8 +201,9 @@ def _merge(runs: Sequence[EvalRun]) -> dict[str, Member]:
 def _choose(
     problems: Mapping[str, Member], groups: Sequence[dict[str, str]], limit: int
 ) -> set[str]:
-    """Which problems get their diagram embedded: in turn from each outcome, in the order of the
-    problems.
+    """Which problems get their diagram embedded.
+
+    Taken from each outcome in turn, in the order of the problems.
     """
     queues: dict[str, list[str]] = {}
     for slug, member in problems.items():
@@ -226,14 +230,19 @@ def _samples(run: EvalRun) -> dict[tuple[str, str], list[Sample]]:
 
 
 def _view(samples: Sequence[Sample], prompts: dict[str, int]) -> Json:
-    """The samples of a view, and the number of their prompt; prompts that are new get the next one."""
+    """The samples of a view, and the number of their prompt; new prompts get the next number."""
     shown: list[list[object]] = []
     number = -1
     for row, grade in samples:
         number = prompts.setdefault(row.prompt, len(prompts))
         fields = [
-            row.response, grade.outcome[0], grade.answer, grade.stage, row.finish_reason, row.completion_tokens,
-        ]  # fmt: skip
+            row.response,
+            grade.outcome[0],
+            grade.answer,
+            grade.stage,
+            row.finish_reason,
+            row.completion_tokens,
+        ]
         shown.append([*fields, row.error] if row.error else fields)
     return {"p": number, "s": shown}
 
@@ -245,11 +254,12 @@ def _mark(sample: Sample) -> str:
 
 
 def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
-    """The distinct diagrams of a problem, each with the views that show it (empty: all), or why
-    there is none.
+    """The distinct diagrams of a problem, or why there is none.
 
-    Where only one place is known of a problem whose views have images of their own, the caption
-    says whose it is.
+    Each has the views that show it (empty: all).
+
+    Where a problem's views have images of their own but only one place is known, the caption says
+    whose image it is.
     """
     assert row.image is not None
     of_views: dict[str, str] = {}
@@ -272,7 +282,7 @@ def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, st
 
 
 def _embed(path: str) -> tuple[str | None, int]:
-    """A diagram as the model saw it, as a data URI, or why there is none (a position in `_ABSENT`)."""
+    """A diagram as the model saw it, as a data URI, or why it is absent (an index in `_ABSENT`)."""
     from PIL import Image
 
     from modgap.core.images import plain_bytes, to_rgb
@@ -287,9 +297,8 @@ def _embed(path: str) -> tuple[str | None, int]:
                 buffer = io.BytesIO()
                 small.save(buffer, "PNG", optimize=True)
                 data, kind = buffer.getvalue(), "PNG"
-    except (
-        Exception
-    ):  # Pillow raises a dozen kinds on a broken file; pyarrow and the system have others
+    # Pillow raises a dozen kinds of error on a broken file; pyarrow and the system have others.
+    except Exception:
         return None, 1
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}", 0
 

@@ -37,7 +37,7 @@ _LEFT_OUT = {
     ),
 }
 FEW_LOST = 10
-"""Of fewer lost problems that could be read a headline gives no share."""
+"""With fewer lost problems that could be read, a headline gives no share."""
 
 
 Pieces = list[tuple[str, str]]
@@ -152,11 +152,12 @@ def _as_gap(row: SeedRow) -> GapPart:
 def reply_words(
     responses: Iterable[Response], grades: Iterable[GradeRow], of: str = ""
 ) -> list[str]:
-    """How replies differ from what the settings ask for: one line for each way, with the samples
-    that it concerns.
+    """How replies differ from what the settings ask for.
+
+    One line for each kind, with the number of samples that it concerns.
 
     Args:
-        responses: What the model said.
+        responses: The model's responses.
         grades: Their grades.
         of: The run's name, where several are shown.
     """
@@ -181,7 +182,7 @@ def _were(count: int) -> str:
 
 
 def reading_words(reading: ReadingSummary | None) -> list[str]:
-    """What became of the lost problems, as one sentence; none where that is not known."""
+    """What became of the lost problems, as one sentence; empty if that is not known."""
     if not reading:
         return []
     lost = reading.n_problems + reading.nothing_to_read
@@ -212,8 +213,8 @@ def reading_words(reading: ReadingSummary | None) -> list[str]:
 def _share_words(gap: GapSummary | GapPart, reading: ReadingSummary | None) -> str:
     """How much of the gap is reading: by values alone, and by values at their names.
 
-    Empty where that is not known, where few problems tell, and where there may be no gap for it to
-    be a share of.
+    Empty where that is not known, where too few problems could be read, and where there may be no
+    gap.
     """
     if not reading or gap.ci_low <= 0 or 2 * reading.unreadable > reading.n_problems:
         return ""
@@ -253,7 +254,7 @@ def _over(gap: GapSummary, summary: Summary) -> str:
 
 
 def meaning_words(gap: GapSummary) -> list[str]:
-    """What a gap does not say by itself: sentences, none where it is a plain one."""
+    """What a gap does not say by itself, as sentences; empty if nothing needs to be added."""
     if not seen(gap):
         return ["No sample is right in either view, so there is no gap to see."]
     words: list[str] = []
@@ -272,7 +273,7 @@ def _turned(gap: GapSummary) -> bool:
 def _comparison(
     gaps: Mapping[str, GapSummary], change: Mapping[str, GapChange], first: str
 ) -> list[str]:
-    """The smallest gap among the others by its size, and whether text accuracy was paid for it."""
+    """The smallest gap among the others by its size, and whether it cost text accuracy."""
     others = {name: gap for name, gap in gaps.items() if name != first and seen(gap)}
     blank = [name for name in gaps if name != first and name not in others]
     nothing = (
@@ -332,7 +333,7 @@ def _and(names: Sequence[str]) -> str:
 
 
 def graded_words(runs: Mapping[str, Summary]) -> list[str]:
-    """A warning where runs that stand side by side were graded by different rules."""
+    """A warning where runs that are shown together were graded by different rules."""
     modes = t.modes(runs)
     if len({rule for mode in modes for rule in mode.split(" and ")}) < 2:
         return []
@@ -362,12 +363,11 @@ def training_words(training: Mapping[str, Sequence[LoggedStage]]) -> list[str]:
     """
     words: list[str] = []
     for recipe, stages in training.items():
-        logged = [
-            (stage.stage, stage.metrics["updates"])
-            for stage in stages
-            if "updates" in stage.metrics
-        ]
-        idle = [(title, len(rows)) for title, rows in logged if not sum(value for _, value in rows)]
+        idle: list[tuple[str, int]] = []
+        for stage in stages:
+            updates = stage.metrics.get("updates")
+            if updates is not None and not sum(value for _, value in updates):
+                idle.append((stage.stage, len(updates)))
         if len(idle) == len(stages):
             steps = sum(count for _, count in idle)
             words.append(

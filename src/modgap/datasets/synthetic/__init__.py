@@ -1,5 +1,6 @@
-"""Synthetic plane geometry in PGPS9K's layout: exact problems, drawn to scale, as many as are
-wanted.
+"""Synthetic plane geometry in PGPS9K's layout.
+
+Exact problems, drawn to scale, in any number.
 
 `make_problem` makes one, `write_dataset` a folder of them. Differs from PGPS9K: conditions are
 always in the clauses and in the diagram, the question carries no numbers, clauses have one

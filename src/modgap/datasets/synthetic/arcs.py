@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import acos, degrees
 
 from modgap.datasets.synthetic.numbers import (
@@ -89,7 +90,7 @@ def three_arcs(s: Scene) -> None:
         s.ask_arc(c, a, r)
         s.steps, s.program = [*add(p, q), minus(360, p + q)], f"Sum {m} {n} V0 C360 Get V0"
     else:
-        var, x, terms = summed(s, [lambda t, k=k: s.arc(o, *k, t) for k in ends], [p, q, r], 360)
+        var, x, terms = summed(s, [partial(s.arc, o, *end) for end in ends], [p, q, r], 360)
         k = s.rng.randrange(3)
         finish(s, var, x, terms[k], lambda v: s.ask_arc(*ends[k], v))
 

@@ -1,10 +1,11 @@
-"""Synthetic geometry as a benchmark: fixed problems under a version number, for any VLM, without a
-licence to ask for.
+"""Synthetic geometry as a benchmark: fixed problems under a version number, for any VLM.
 
-The problems are made on this machine when they are first asked for, and kept in the user's cache.
-What they say does not depend on the machine; their pixels may differ in rounding between versions
-of Pillow, so a run records the fingerprint of what it showed. A change of the generator that
-changes a problem is a new `VERSION`, and results are reported with it: `synthetic v1`.
+No licence has to be requested.
+
+The problems are made on this machine when they are first needed, and kept in the user's cache.
+Their text does not depend on the machine; their pixels may differ in rounding between versions of
+Pillow, so a run records the fingerprint of the images it showed. A change of the generator that
+changes a problem needs a new `VERSION`, and results are reported with it: `synthetic v1`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ The testbed model was pretrained on other seeds and has seen none of them.
 
 
 def benchmark_folder(progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of the benchmark's problems, in PGPS9K's layout; made first where it is not there
-    yet.
+    """The folder of the benchmark's problems, in PGPS9K's layout; created if it does not exist.
 
     `MODGAP_CACHE` says where the cache is (default: `modgap` in `XDG_CACHE_HOME` or `~/.cache`).
 
@@ -43,7 +43,7 @@ def benchmark_folder(progress: Callable[[int, int], None] | None = None) -> Path
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / f".{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a run beside this one may be making it
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a concurrent run may be making it
             if not (folder / "train.json").exists():  # written last
                 write_dataset(folder, TRAIN, TEST, SEED, progress=progress)
     except (OSError, UserError) as error:

@@ -2,8 +2,8 @@
 
 The figure is exactly to scale. Labels are placed greedily, those with the least room first, at the
 candidate position with the least ink under it; where a label would touch another label or much of a
-stroke, the pose is drawn again, and after some poses the scene is given up (`None`), so that its
-author makes another one. Strokes are antialiased by supersampling; text is set at the final
+stroke, the pose is drawn again, and after some poses the scene is given up (`None`), so that the
+caller makes another one. Strokes are antialiased by supersampling; text is set at the final
 resolution, where FreeType's own rendering is crisper.
 """
 
@@ -33,8 +33,9 @@ _GAP = 24.0  # least distance of two points, in pixels
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A text and its box in pixels (left, top, width, height); `kind` is point, length, angle, arc
-    or name.
+    """A text and its box in pixels (left, top, width, height).
+
+    `kind` is point, length, angle, arc or name.
     """
 
     text: str
@@ -121,8 +122,9 @@ class _Canvas:
         self.labels: list[Label] = []
 
     def cramped(self) -> bool:
-        """Whether points, or a point and a line that does not pass through it, are too close to
-        tell apart.
+        """Whether two things are too close to tell apart.
+
+        These are two points, or a point and a line that does not pass through it.
         """
         points = list(self.at.items())
         for i, (_, p) in enumerate(points):
@@ -136,11 +138,11 @@ class _Canvas:
         angles = (_opening(self.at, m) for m in self.scene.marks if m.kind in ("angle", "equal"))
         return any(opening < math.radians(20) for opening in angles)
 
-    # --- strokes
-    # ----------------------------------------------------------------------------------------------------
+    # --- strokes ----------------------------------------------------------------------------------
     def _strokes(self) -> Iterator[tuple]:
-        """Primitives in pixels: ("line", p, q, width), ("arc", center, radius, start, end, width),
-        ("dot", p).
+        """Primitives in pixels.
+
+        These are ("line", p, q, width), ("arc", center, radius, start, end, width) and ("dot", p).
         """
         at, scene = self.at, self.scene
         for names in scene.lines:
@@ -244,8 +246,7 @@ class _Canvas:
                 )
         return image
 
-    # --- labels
-    # -----------------------------------------------------------------------------------------------------
+    # --- labels -----------------------------------------------------------------------------------
     def place(self) -> bool:
         """Find a place for every label; whether all of them are legible."""
         self.ink = np.asarray(self._paint(1)) < 128
@@ -354,8 +355,7 @@ class _Canvas:
             for reach in (9.5, 12.0, 14.5):
                 yield p + u * reach, 1.5 * lean + (reach - 9.5)
 
-    # --- out
-    # --------------------------------------------------------------------------------------------------------
+    # --- out --------------------------------------------------------------------------------------
     def render(self) -> Drawing:
         """The finished diagram."""
         image = self._paint(_SUPER).reduce(_SUPER)

@@ -22,34 +22,32 @@ from modgap.datasets.synthetic.registry import TEMPLATES, Redraw, Template
 from modgap.datasets.synthetic.scene import Scene
 
 VERSION = 1
-"""Part of every stream: a change of the generator that changes problems must raise it."""
+"""In the seed of every stream; raise it when a change of the generator changes problems."""
 
 LEVELS = (1, 2, 3)
 SPLITS = ("train", "test")
-_FAMILIES = (
-    triangles,
-    lines,
-    quadrilaterals,
-    arcs,
-    tangents,
-    ratios,
-    measures,
-)  # importing them fills the table
+# Importing these modules fills the table of templates.
+_FAMILIES = (triangles, lines, quadrilaterals, arcs, tangents, ratios, measures)
 TYPES: tuple[str, ...] = tuple(dict.fromkeys(t.type for t in TEMPLATES))
-_BY_LEVEL: dict[int, dict[str, list[Template]]] = {
-    level: {
-        type: found
-        for type in TYPES
-        if (found := [t for t in TEMPLATES if t.type == type and level in t.levels])
-    }
-    for level in LEVELS
-}
-_TEST_SHARE = 4  # one in so many sets of numbers belongs to test
+
+
+def _with_level(level: int) -> dict[str, list[Template]]:
+    """Type -> its templates that have the level; the order decides what a draw selects."""
+    found: dict[str, list[Template]] = {}
+    for kind in TYPES:
+        for template in TEMPLATES:
+            if template.type == kind and level in template.levels:
+                found.setdefault(kind, []).append(template)
+    return found
+
+
+_BY_LEVEL = {level: _with_level(level) for level in LEVELS}
+_TEST_SHARE = 4  # one of this many sets of numbers belongs to test
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticProblem:
-    r"""A problem, its diagram, and what only its author knows.
+    r"""A problem, its diagram, and its hidden ground truth.
 
     Attributes:
         record: The PGPS9K record (`diagram` is `img_<index>.png`; `write_dataset` renumbers it).
@@ -83,8 +81,8 @@ def make_problem(
 ) -> SyntheticProblem:
     """Make problem `index` of the stream (`seed`, `split`): a pure function of its arguments.
 
-    Train and test are apart by more than their streams: a set of numbers (template and the values
-    in its clauses) belongs to one of the two, whatever the seed, so that no test problem is a train
+    Train and test differ by more than their streams: a set of numbers (template and the values in
+    its clauses) belongs to one of the two, whatever the seed, so that no test problem is a train
     problem with other letters.
 
     Args:
@@ -126,8 +124,9 @@ def make_problem(
 def _attempt(
     template: Template, level: int, split: str, rng: Random
 ) -> tuple[Template, Scene, Drawing] | None:
-    """Redraw numbers until they belong to the split and draw well; give the template up after many
-    tries.
+    """Redraw numbers until they belong to the split and draw well.
+
+    Gives the template up after many tries.
     """
     for _ in range(400):
         scene = Scene(rng, level)
@@ -144,7 +143,7 @@ def _attempt(
 
 
 def _owner(template: Template, scene: Scene) -> str:
-    """The split that a set of numbers belongs to; letters play no part."""
+    """The split that a set of numbers belongs to; letters do not matter."""
     values = sorted(re.sub(r"[A-Z]+", "", clause) for clause in scene.semantic())
     digest = hashlib.sha256(f"{template.name} {values} {float(scene.answer):.3f}".encode()).digest()
     return "test" if digest[0] % _TEST_SHARE == 0 else "train"

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import cmath
+from functools import partial
 from itertools import pairwise
 from math import pi, radians
 
@@ -77,7 +78,7 @@ def linear_pair_algebra(s: Scene) -> None:
     for end in ends[1:-1]:
         s.line(v, end)
     corners = [(a, v, b) for a, b in pairwise(ends)]
-    var, x, terms = summed(s, [lambda t, k=k: s.angle(*k, t) for k in corners], parts, 180)
+    var, x, terms = summed(s, [partial(s.angle, *corner) for corner in corners], parts, 180)
     k = s.rng.randrange(len(parts))
     finish(s, var, x, terms[k], lambda value: s.ask_angle(*corners[k], value, number=False))
 
@@ -147,7 +148,7 @@ def segment_algebra(s: Scene) -> None:
     a, b, c = _row(s, [p, q])
     s.side(a, c, p + q, span=True)
     ends = [(a, b), (b, c)]
-    var, x, terms = summed(s, [lambda t, k=k: s.side(*k, t) for k in ends], [p, q], p + q)
+    var, x, terms = summed(s, [partial(s.side, *end) for end in ends], [p, q], p + q)
     k = s.rng.randrange(2)
     finish(s, var, x, terms[k], lambda value: s.ask_length(*ends[k], value))
 
@@ -166,8 +167,9 @@ def midpoint_algebra(s: Scene) -> None:
 
 
 def _transversal(s: Scene, p: int) -> tuple[list[Corner], list[Corner]]:
-    """Two parallel lines cut by a third: the corners equal to `p` degrees and those of its
-    supplement.
+    """Two parallel lines cut by a third.
+
+    Gives the corners equal to `p` degrees and those equal to its supplement.
     """
     a, b, c, d, e, f, v, w = s.names(8)
     gap, reach = s.rng.uniform(1.1, 1.4), s.rng.uniform(0.9, 1.1)
@@ -291,7 +293,7 @@ def quadrangle_angles(s: Scene) -> None:
     corners = [(order[k - 1], order[k], order[(k + 1) % 4]) for k in range(4)]
     hidden = s.rng.randrange(4)
     if s.level == 3:
-        var, x, terms = summed(s, [lambda t, k=k: s.angle(*k, t) for k in corners], values, 360)
+        var, x, terms = summed(s, [partial(s.angle, *corner) for corner in corners], values, 360)
         finish(
             s,
             var,

@@ -1,7 +1,7 @@
 """Exact numbers and the small algebra of school geometry, with the words that show each step.
 
-A step is one short line of arithmetic (`35 + 75 = 110`), because the steps are what a testbed model
-of a few million parameters is taught: one operation each, integers wherever the problem allows.
+A step is one short line of arithmetic (`35 + 75 = 110`), because the testbed model of a few million
+parameters learns these steps: one operation each, integers wherever the problem allows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
 
-# Pythagorean triples with both legs of a like size, so that their triangles draw well.
+# Pythagorean triples with legs of similar size, so that their triangles draw well.
 TRIPLES = (
     (3, 4, 5),
     (5, 12, 13),
@@ -26,8 +26,9 @@ TRIPLES = (
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    r"""The number `factor * sqrt(root) * pi**pi`, as written in an answer: `25`, `7.5`,
-    `5\sqrt{3}`, `12\pi`.
+    r"""The number `factor * sqrt(root) * pi**pi`, as written in an answer.
+
+    For example, `25`, `7.5`, `5\sqrt{3}`, `12\pi`.
     """
 
     factor: Fraction
@@ -54,8 +55,9 @@ class Exact:
 
 
 def decimal(value: int | float | Fraction) -> str:
-    r"""A number as a person writes it: `7`, `7.5`; a fraction without a short decimal as
-    `\frac{22}{7}`.
+    r"""A number as a person writes it: `7`, `7.5`.
+
+    A fraction without a short decimal is written as `\frac{22}{7}`.
     """
     exact = Fraction(value).limit_denominator(10_000)
     if exact.denominator == 1:
@@ -95,8 +97,9 @@ def constant(value: int) -> Linear:
 
 
 def linear(rng: Random, value: int, x: int, var: str = "x", avoid: int = 0) -> Linear:
-    """A random `a x + b` that is `value` at `x`, with a small constant; `avoid` is a coefficient
-    not to use.
+    """A random `a x + b` that is `value` at `x`, with a small constant.
+
+    `avoid` is a coefficient not to use.
     """
     nearest = max(1, round(value / x))
     choices = [a for a in range(max(1, nearest - 2), nearest + 3) if a != avoid and value != a * x]
@@ -105,8 +108,9 @@ def linear(rng: Random, value: int, x: int, var: str = "x", avoid: int = 0) -> L
 
 
 def solve(left: Linear, right: Linear) -> list[str]:
-    """The steps from `left = right` to `x = ...`; `left` must have the larger coefficient or the
-    right one none.
+    """The steps from `left = right` to `x = ...`.
+
+    `left` must have the larger coefficient or the right one none.
     """
     if left.a < right.a:
         left, right = right, left

@@ -1,4 +1,4 @@
-"""Parallelograms and their kin, trapezoids."""
+"""Parallelograms, rectangles, rhombi, squares and trapezoids."""
 
 # ruff: noqa: D103  A template's name, type and figure say what it is.
 
@@ -41,8 +41,9 @@ TRAPEZOID = "Trapezoid and Kite"
 def parallelogram(
     s: Scene, p: float, q: float, degrees: float, diagonals: bool = False
 ) -> list[str]:
-    """A, B, C, D in order with AB = p, AD = q and this angle at A; with the diagonals comes their
-    crossing E.
+    """A, B, C, D in order with AB = p, AD = q and this angle at A.
+
+    With the diagonals comes their crossing E.
     """
     a, b, c, d = names = s.names(4)
     s.put(a, 0)
@@ -113,7 +114,7 @@ def parallelogram_angle_algebra(s: Scene) -> None:
     term = next(term for term in terms if term.a)
     value = term.at(x)
     s.steps += evaluate(term, x)
-    if s.rng.random() < 0.5:  # a corner beside the one that the expression stands for
+    if s.rng.random() < 0.5:  # a corner beside the one of the expression
         value = 180 - value
         s.steps.append(minus(180, 180 - value))
     s.ask_angle(*((b, c, d) if value == g else (a, d, c)), value, before, number=False)

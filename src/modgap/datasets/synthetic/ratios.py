@@ -1,4 +1,4 @@
-"""Midsegments, similarity, angle bisectors, geometric means, trigonometry of 30, 45 and 60 degrees."""
+"""Midsegments, similarity, angle bisectors, geometric means, trigonometry of 30, 45 and 60."""
 
 # ruff: noqa: D103  A template's name, type and figure say what it is.
 

@@ -1,4 +1,4 @@
-"""The table of templates, and the two shapes that algebra takes in most of them."""
+"""The table of templates, and the two forms of algebra in most of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ Put = Callable[[Linear], object]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A way to make problems of one type, at some levels: 1 one step, 2 a second step or root, 3
-    algebra or more.
+    """A way to make problems of one type, at some levels.
+
+    Level 1 is one step, 2 a second step or a root, 3 algebra or more.
     """
 
     name: str
@@ -30,7 +31,7 @@ TEMPLATES: list[Template] = []
 def template(
     type: str, *levels: int
 ) -> Callable[[Callable[[Scene], None]], Callable[[Scene], None]]:
-    """Enter a function in the table."""
+    """Add a function to the table."""
 
     def enter(build: Callable[[Scene], None]) -> Callable[[Scene], None]:
         TEMPLATES.append(Template(build.__name__, type, levels, build))
@@ -40,11 +41,11 @@ def template(
 
 
 class Redraw(Exception):
-    """The numbers drawn make no good problem; draw again."""
+    """The numbers drawn do not make a good problem; draw again."""
 
 
 def require(good: bool) -> None:
-    """Give these numbers up unless they are good."""
+    """Reject these numbers unless the condition holds."""
     if not good:
         raise Redraw
 
@@ -59,8 +60,9 @@ def unknown_for(s: Scene, values: Sequence[int]) -> tuple[str, int]:
 def equated(
     s: Scene, left: Put, right: Put, value: int, factor: int = 1
 ) -> tuple[str, int, Linear]:
-    """Two expressions, `left = factor * right = value`; gives the unknown, its value and the left
-    expression.
+    """Two expressions, `left = factor * right = value`.
+
+    Gives the unknown, its value and the left expression.
     """
     require(value % factor == 0)
     var, x = unknown_for(s, (value, value // factor))
@@ -78,8 +80,9 @@ def equated(
 def summed(
     s: Scene, puts: Sequence[Put], values: Sequence[int], total: int | None
 ) -> tuple[str, int, list[Linear]]:
-    """Expressions whose sum is `total`, one of them perhaps a number; gives the unknown, its value,
-    the expressions.
+    """Expressions whose sum is `total`, one of them perhaps a number.
+
+    Gives the unknown, its value and the expressions.
     """
     var, x = unknown_for(s, values)
     plain = s.rng.randrange(len(values)) if len(values) > 2 or s.rng.random() < 0.3 else -1
@@ -93,7 +96,7 @@ def summed(
 
 
 def finish(s: Scene, var: str, x: int, term: Linear, ask: Callable[[int], object]) -> None:
-    """Ask for the unknown or, half of the time, for the quantity that `term` stands for."""
+    """Ask for the unknown or, half of the time, for the quantity of `term`."""
     if s.rng.random() < 0.5 or term.a == 0:
         s.ask_unknown(var)
         return

@@ -1,10 +1,11 @@
-r"""A figure as its author thinks of it: points, lines, circles, and the conditions that are both
-said and shown.
+r"""A figure as its author thinks of it.
+
+Points, lines, circles, and the conditions that are both said and shown.
 
 Each method that states a condition writes the clause in PGPS9K's grammar *and* the mark that shows
 it (a label, a square, ticks, arrows), so that the text and the diagram cannot differ. Names inside
-a clause and clauses of one kind are in alphabetical order: whoever transcribes a diagram has one
-right way to write it (the real data has several).
+a clause and clauses of one kind are in alphabetical order: there is one right transcription of a
+diagram (the real data has several).
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ _KINDS = ("perp", "parallel", "length", "angle", "same angle", "arc")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something to draw: `kind` length, span, name, angle, equal, right, tick, arrow or arc;
-    points; text or count.
+    """Something to draw.
+
+    `kind` is length, span, name, angle, equal, right, tick, arrow or arc; the other fields are its
+    points, and its text or count.
     """
 
     kind: str
@@ -57,8 +60,7 @@ class Scene:
     _equal_angles: int = 0
     _numbers: int = 0
 
-    # --- the figure
-    # -------------------------------------------------------------------------------------------------
+    # --- the figure -------------------------------------------------------------------------------
     def names(self, count: int) -> list[str]:
         """Fresh point letters: often a run of the alphabet, as in textbooks, otherwise any."""
         free = [c for c in LETTERS if c not in self.points and c not in self._taken]
@@ -96,7 +98,7 @@ class Scene:
     def triangle(
         self, a: str, b: str, c: str, angle_a: float, angle_b: float, ab: float = 10.0
     ) -> None:
-        """Place a triangle by two angles (degrees) and the side between them, and draw its sides."""
+        """Place a triangle by two angles (degrees) and the side between them; draw its sides."""
         angle_c = 180 - angle_a - angle_b
         ac = ab * math.sin(math.radians(angle_b)) / math.sin(math.radians(angle_c))
         self.put(a, 0)
@@ -127,16 +129,16 @@ class Scene:
         if dot:
             self.dots.add(center)
 
-    # --- conditions: a clause and its mark
-    # --------------------------------------------------------------------------
+    # --- conditions: a clause and its mark --------------------------------------------------------
     def _say(self, kind: str, clause: str) -> str:
         reference = f"<{len(self.clauses)}>"
         self.clauses.append((_KINDS.index(kind), clause, reference))
         return reference
 
     def side(self, a: str, b: str, value: int | Linear | Exact | str, span: bool = False) -> str:
-        """`AB = value`, a label at its middle, or beside a dimension line where other points lie
-        between.
+        """`AB = value`, as a label at the segment's middle.
+
+        Where other points lie between, the label is beside a dimension line.
         """
         self.marks.append(Mark("span" if span else "length", (a, b), shown(value)))
         return self._say("length", f"{segment(a, b)} = {value}")
@@ -203,8 +205,7 @@ class Scene:
         self.marks.append(Mark("arc", (o, a, b), _degrees(value), int(inside)))
         return self._say("arc", rf"m \widehat {segment(a, b)} = {value}")
 
-    # --- the question
-    # -----------------------------------------------------------------------------------------------
+    # --- the question -----------------------------------------------------------------------------
     def unknown(self, value: float) -> str:
         """Name the unknown; it is mostly x."""
         name = self.rng.choice("xxxxxyyzab")
@@ -259,8 +260,9 @@ class Scene:
         self.ask(*(form.format(segment(a, b)) for form in forms), answer=answer)
 
     def seek_angle(self, a: str, v: str, b: str, value: int, before: str = "") -> str:
-        """Ask for an angle by its name, its number or the unknown written in it; gives what the
-        program gets.
+        """Ask for an angle by its name, its number or the unknown written in it.
+
+        Gives what the program gets.
         """
         if self.rng.random() < 0.35:
             name = self.unknown(value)
@@ -280,8 +282,7 @@ class Scene:
         self.ask_length(a, b, value, before)
         return "V0"
 
-    # --- what comes out
-    # ---------------------------------------------------------------------------------------------
+    # --- what comes out ---------------------------------------------------------------------------
     def structural(self) -> list[str]:
         """The structural clauses, in the record's order."""
         named = {names: f"{name} lieson " for name, names in self.line_names.items()}
@@ -296,15 +297,16 @@ class Scene:
         return [clause for _, clause, _ in sorted(self.clauses)]
 
     def expression(self) -> str:
-        """The program, with each reference replaced by the place of its clause among those with a
-        value.
+        """The program with each reference replaced by a position.
+
+        This is the place of its clause among those with a value.
         """
-        valued = [
-            r
-            for kind, clause, r in sorted(self.clauses)
-            if _KINDS[kind] in ("length", "angle", "arc")
-            and not all(len(part) == 2 and part.isupper() for part in clause.split(" = "))
-        ]
+        valued: list[str] = []
+        for kind, clause, reference in sorted(self.clauses):
+            # `AB = CD` without a number has no value.
+            only_names = all(len(part) == 2 and part.isupper() for part in clause.split(" = "))
+            if _KINDS[kind] in ("length", "angle", "arc") and not only_names:
+                valued.append(reference)
         program = self.program
         for place, reference in enumerate(valued):
             program = program.replace(reference, f"N{place}")

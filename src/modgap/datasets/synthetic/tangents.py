@@ -30,8 +30,9 @@ SECANT = "Secant Segment"
 
 
 def _touching(s: Scene, r: float, far: float) -> tuple[str, str, str, str]:
-    """A circle and the tangents from P at distance `far` of its centre: O, P and the points of
-    contact A, B.
+    """A circle and the tangents from P at distance `far` of its centre.
+
+    Gives O, P and the points of contact A, B.
     """
     side = degrees(acos(r / far))
     o, (a, b) = ring(s, r, side, -side)

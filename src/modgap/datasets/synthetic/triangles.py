@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import radians, sin
 
 from modgap.datasets.synthetic.numbers import (
@@ -107,7 +108,7 @@ def angle_algebra(s: Scene) -> None:
     values = angles(s, 36)
     s.triangle(a, b, c, values[0], values[1])
     corners = [(b, a, c), (a, b, c), (a, c, b)]
-    var, x, terms = summed(s, [lambda t, k=k: s.angle(*k, t) for k in corners], values, 180)
+    var, x, terms = summed(s, [partial(s.angle, *corner) for corner in corners], values, 180)
     k = s.rng.randrange(3)
     if s.level == 2:
         s.ask_unknown(var)
@@ -124,7 +125,7 @@ def bow_tie(s: Scene) -> None:
     require(u >= 30 and u != p and t != q)
     s.triangle(a, b, c, p, q)
     ab = abs(s.points[a] - s.points[b])
-    # Triangle CDE stands on the other side of C: angle at E is t, at D is u.
+    # Triangle CDE is on the other side of C: angle at E is t, at D is u.
     size = ab * s.rng.uniform(0.7, 1.1)
     ce, cd = size * sin(radians(u)) / sin(radians(r)), size * sin(radians(t)) / sin(radians(r))
     s.lines = [line for line in s.lines if set(line) == {a, b}]
@@ -282,13 +283,13 @@ def root_leg(s: Scene) -> None:
 @template(PYTHAGORAS, 3)
 def two_right_triangles(s: Scene) -> None:
     p, h, r = triple(s, 60)
-    others = [
-        (t[i] * k, t[2] * k)
-        for t in TRIPLES
-        for i in (0, 1)
-        for k in range(1, 40)
-        if t[1 - i] * k == h
-    ]
+    # Other triples, scaled, that have h as a leg: (the other leg, the hypotenuse).
+    others: list[tuple[int, int]] = []
+    for legs in TRIPLES:
+        for i in (0, 1):
+            for scale in range(1, 40):
+                if legs[1 - i] * scale == h:
+                    others.append((legs[i] * scale, legs[2] * scale))
     q, t = s.rng.choice(others)
     require(h / 3 < q < 2.5 * h and q != p and p + q < 3 * h)
     a, b, c, d = s.names(4)

@@ -1,5 +1,6 @@
-"""`write_dataset`: a folder of synthetic problems in PGPS9K's layout, and `solutions.json` beside
-it.
+"""`write_dataset`: a folder of synthetic problems in PGPS9K's layout.
+
+`solutions.json` is written beside them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from modgap.core.errors import UserError
 from modgap.datasets.synthetic.generate import make_problem
 
 _CHUNK = 32
-_ORDER = ("solutions", "test", "train")  # in which the files appear; they go in the reverse one
-_SERIAL = 256  # fewer problems than this are not worth starting processes
+# The files appear in this order and are removed in the reverse order.
+_ORDER = ("solutions", "test", "train")
+_SERIAL = 256  # below this number of problems, starting processes does not pay
 
 
 def write_dataset(
@@ -65,7 +67,7 @@ def write_dataset(
             _write(out, train, test, seed, workers, progress)
     except OSError as error:
         raise UserError(
-            f"cannot write problems to {out} ({error}): mend that, or give another --out."
+            f"cannot write problems to {out} ({error}): fix that, or give another --out."
         ) from error
 
 
@@ -73,7 +75,7 @@ def write_dataset(
 def _lock(out: Path) -> Iterator[None]:
     """Hold the folder for writing.
 
-    The lock file is left: to remove it would let two others in at once.
+    The lock file stays: removing it would let two other processes in at once.
     """
     with (out / ".lock").open("w") as file:
         try:
@@ -144,7 +146,7 @@ Made = tuple[int, dict[str, object], str]
 
 
 def _made(diagrams: Path, train: int, total: int, seed: int, workers: int | None) -> Iterator[Made]:
-    """Number, record and solution of each problem, in order; the diagrams are written on the way."""
+    """Number, record and solution of each problem, in order; the diagrams are written meanwhile."""
     make = partial(_make, diagrams, train, seed)
     count = (
         workers or len(os.sched_getaffinity(0))
