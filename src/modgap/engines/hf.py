@@ -176,8 +176,7 @@ def _errors(request: Request, error: str, sampling: Sampling) -> Iterator[Comple
 def _encoded(
     policy: _Policy, parts: Sequence[Sequence[Request]], ahead: bool
 ) -> Iterator[tuple[_Batch, _Refused]]:
-    """Each part's requests with their prompts encoded, the next part in a thread while this one is
-    used.
+    """Each part's requests with their prompts encoded; a thread encodes the next part meanwhile.
 
     Those that cannot be encoded come with the reason. An error that is not one prompt's own is
     raised when its part is due: what comes before it is answered first.
@@ -218,7 +217,8 @@ def _encoded(
                 coming = thread.submit(encode, following)
                 yield encoded
             yield coming.result()
-        finally:  # Ctrl-C, an error, a reader who had enough: the thread ends after the prompt it is at
+        finally:
+            # After Ctrl-C, an error or an early end the thread finishes only its current prompt.
             stop.set()
 
 

@@ -1,15 +1,15 @@
-"""Answers prompts with any server that speaks OpenAI's chat completions: vLLM, SGLang, llama.cpp,
-commercial APIs.
+"""Answers prompts with any server of OpenAI's chat completions.
 
-The original evaluated with vLLM in its own process only. Here a sample is one HTTP request with a
-seed of its own, at most `concurrency` of them are under way, and whatever a busy server does to one
-of them costs a retry, not the run:
+Such servers are vLLM, SGLang, llama.cpp and commercial APIs. The original evaluated with vLLM in
+its own process only. Here a sample is one HTTP request with a seed of its own, at most
+`concurrency` of them are under way, and whatever a busy server does to one of them costs a retry,
+not the run:
 
 * tried again, with exponential backoff and full jitter: 429, 5xx, timeouts, dropped connections,
   unreadable replies;
-* recorded as failed and made again by the next run: what the retries did not mend, and any other
+* recorded as failed and made again by the next run: what the retries did not fix, and any other
   refusal;
-* ending the run at once with a remedy: what no retry mends (key, model, credit, address), or a
+* ending the run at once with a remedy: what no retry fixes (key, model, credit, address), or a
   server that is gone.
 
 The key is read from the environment when the requests start. It is stored nowhere and cut out of
@@ -248,7 +248,7 @@ class OpenAIEngine:
         return openai.AsyncOpenAI(
             api_key=self._key(),
             base_url=self._url,
-            max_retries=0,  # ours are bounded, jittered and told apart
+            max_retries=0,  # ours are bounded, jittered and depend on the error
             timeout=timeout,
             http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, timeout=timeout),
         )
@@ -318,8 +318,9 @@ class OpenAIEngine:
         return Completion(request, sample, "", "error", 0, 0, seed, error=error)
 
     def _wait(self, error: Exception, attempt: int) -> float:
-        """Seconds until the next attempt: what the server asks for, and full jitter so that not all
-        come at once.
+        """Seconds until the next attempt: what the server asks for, with full jitter.
+
+        The jitter keeps the requests from all coming at once.
         """
         jitter = self._random.uniform(0, min(_LONGEST_BACKOFF, self._backoff * 2**attempt))
         return min(retry_after(error), _LONGEST_RETRY_AFTER) + jitter
@@ -327,7 +328,7 @@ class OpenAIEngine:
     async def _raise_if_hopeless(
         self, client: openai.AsyncOpenAI, error: Exception, sampling: Sampling
     ) -> None:
-        """End the run for what no retry mends, with the remedy."""
+        """End the run for what no retry fixes, with the remedy."""
         status = getattr(error, "status_code", None)
         server: dict[str, object] = {"server": self._url, "said": self._cause(error)}
         failed = "{server}: {said}. Remedy: "
@@ -350,8 +351,8 @@ class OpenAIEngine:
             raise ServerError(failed + remedy, model=self._model, names=names, **server) from None
         if refused_parameter(error) == "temperature":
             raise TemperatureRefusedError(
-                failed + "--temperature {temperature} is not taken by {model}: give another (often only 1), or "
-                "--temperature model, which sends none.",
+                failed + "--temperature {temperature} is not taken by {model}: give another (often "
+                "only 1), or --temperature model, which sends none.",
                 temperature=sampling.temperature, model=self._model, **server,
             ) from None  # fmt: skip
         if never_connected(error) and not self._reached:
@@ -369,7 +370,7 @@ class OpenAIEngine:
         return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
     def _failed(self, error: Exception, attempts: int) -> Reply:
-        """The record of a sample that failed for good; the end of the run where the server is gone."""
+        """The record of a sample that failed for good; ends the run where the server is gone."""
         said = self._cause(error)
         if is_transient(error):
             self._failed_in_a_row += 1
@@ -393,16 +394,18 @@ class OpenAIEngine:
         return said if len(said) <= _LONGEST_CAUSE else said[: _LONGEST_CAUSE - 3] + "..."
 
     def _without_key(self, text: str) -> str:
-        """The text, without the key if a server sent that back; `EMPTY` and its like are words, not
-        keys.
+        """The text without the key, which a server may send back.
+
+        `EMPTY` and its like are words, not keys.
         """
         key = self._key()
         return text.replace(key, "[key]") if len(key) >= _SHORTEST_KEY and key != _NO_KEY else text
 
 
 def _jobs(requests: Sequence[Request]) -> Iterator[tuple[Request, Messages | str, int]]:
-    """Every sample with its messages, which are made once for each request, or with why there are
-    none.
+    """Every sample with its messages, or with the reason why there are none.
+
+    The messages are made once for each request.
     """
     for request in requests:
         try:
@@ -432,23 +435,25 @@ def served_models(
             return thread.submit(lambda: asyncio.run(ask())).result()
     except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError) as error:
         raise ServerError(
-            "{server}: {said}. Remedy: start the server, correct {url_option} (mostly it ends in /v1) or name the "
-            "model.",
+            "{server}: {said}. Remedy: start the server, correct {url_option} (mostly it ends in "
+            "/v1) or name the model.",
             server=base_url, said=engine._cause(error),
         ) from None  # fmt: skip
 
 
 def _check_url(url: str) -> bool:
-    """Whether an address is plain http, whose servers (on this machine, on a cluster) mostly want
-    no key.
+    """Whether an address is plain http.
+
+    Such servers (on this machine, on a cluster) mostly want no key.
 
     Raises:
-        UserError: It is none, or has a password in it.
+        UserError: It is not an address, or has a password in it.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ServerError(
-            "{url_option} {url!r} is no address: write it like http://localhost:8000/v1.", url=url
+            "{url_option} {url!r} is not an address: write it like http://localhost:8000/v1.",
+            url=url,
         )
     if parts.username or parts.password or parts.query:
         raise ServerError(
@@ -463,8 +468,9 @@ def _drive(
     task: asyncio.Task[None],
     emit: Callable[[BaseException | None], None],
 ) -> None:
-    """Run the task to its end, in a thread of its own; its error and then `None` are the last that
-    is emitted.
+    """Run the task to its end, in a thread of its own.
+
+    Its error, if any, and then `None` are emitted last.
     """
     try:
         loop.run_until_complete(task)

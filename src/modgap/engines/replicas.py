@@ -1,8 +1,7 @@
-"""Several engines that share one queue of requests: one an accelerator, as Ray actors on this
-machine or on a cluster.
+"""Several engines that share one queue of requests.
 
-The process that asks keeps the queue and knows who has what, so that every sample is made exactly
-once:
+Each has an accelerator and is a Ray actor, on this machine or on a cluster. The process that asks
+keeps the queue and knows who has what, so that every sample is made exactly once:
 
 * an engine has at most a bounded number of samples in hand, and gets more as it hands completions
   back: large shares at first and small ones at the end, so that nobody idles while another has a
@@ -10,7 +9,7 @@ once:
 * an engine with `stream(take, sampling)` takes requests while it works (`vllm`: its batch never
   drains); any other one gets lists of requests, `generate` as usual;
 * an engine whose process or machine dies costs what it had in hand: that goes to the front of the
-  queue, and another one is started in its place;
+  queue, and another one is started;
 * a sample that kills whatever engine is given it is found and becomes an error (`replica_queue`);
   so does one that an engine gives no answer to, several times.
 
@@ -32,7 +31,7 @@ from modgap.engines.ray import Cluster
 from modgap.engines.replica_queue import MOST_SILENCES, Queue
 from modgap.engines.replica_worker import Failure, Missing, Ready, Reply, Sample, Worker
 
-# An engine that fails so many times in a row without a single completion in between is given up.
+# An engine that fails this number of times in a row without any completion is given up.
 MOST_FAILURES = 3
 # Where nothing was made yet, a broken machine looks like samples that kill: so many deaths in a row
 # may be theirs.
@@ -50,7 +49,7 @@ class _Slot:
     Attributes:
         alone: Whether what it has in hand are suspects, or a sample that was made already, which
             shows that it works; it gets nothing else meanwhile.
-        drains: Whether it was told that there is no more, so that a stream ends.
+        drains: Whether it knows that there is no more, so that a stream ends.
         failures: In a row, without a single completion in between.
         given_up: Why.
     """
@@ -167,8 +166,9 @@ class ReplicaEngine:
     def _made(
         self, slot: _Slot, event: Reply | Missing, work: Queue, sampling: Sampling
     ) -> Iterator[Completion]:
-        """What is to be handed over; nothing for what it has not in hand, or made only to show that
-        it works.
+        """What is to be handed over.
+
+        Nothing for a sample that the replica does not have in hand, or made only as a test.
         """
         samples = event.samples if isinstance(event, Missing) else (event.sample,)
         had = {sample: slot.in_hand.pop(sample) for sample in samples if sample in slot.in_hand}
@@ -194,9 +194,7 @@ class ReplicaEngine:
         )
 
     def _hand_out(self, work: Queue, sampling: Sampling) -> None:
-        """Give each replica that is listening its share of what is left; a problem at a time, in
-        turns.
-        """
+        """Give each listening replica its share of what is left, one problem at a time in turns."""
         listening = [
             slot for slot in self._slots if not slot.given_up and slot not in self._pending.values()
         ]
@@ -237,11 +235,10 @@ class ReplicaEngine:
             shares[slot.number].append(self._cluster.portable(request))
 
     def _most_in_hand(self, slot: _Slot, work: Queue, alive: int) -> int:
-        """Samples that a replica may have in hand now: never more than its part of all that is
-        left.
-        """
+        """Samples that a replica may have in hand now: at most its part of all that is left."""
         if slot.failures == MOST_FAILURES - 1:
-            return 1  # before it is given up: were it two samples that kill, others than theirs would do
+            # The last try before the replica is given up: one sample shows whether it can answer.
+            return 1
         share = -(-work.owed // alive)
         assert slot.ready is not None
         if slot.ready.streams:
@@ -267,7 +264,7 @@ class ReplicaEngine:
     def _failed(
         self, slot: _Slot, failure: Failure, work: Queue, said: set[str], lost: int
     ) -> None:
-        """Start another replica in the place of one that failed, unless that is of no use."""
+        """Start another replica instead of one that failed, unless that is of no use."""
         started = slot.ready is not None
         again = failure.words in said and not failure.died
         said.add(failure.words)

@@ -1,8 +1,7 @@
-"""Answers prompts with vLLM, in processes of its own: any model that vLLM serves and that has a
-chat template.
+"""Answers prompts with vLLM, in processes of its own.
 
-Where this differs from the original, which hands vLLM 16 prompts at a time and waits for the last
-of them:
+It takes any model that vLLM serves and that has a chat template. Where this differs from the
+original, which hands vLLM 16 prompts at a time and waits for the last of them:
 
 * every sample is a request of its own with its own seed, and there are always more of them in the
   queue than the model works on, so that its batch stays full to the end of the run;
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from modgap.core.prompt import Prompt
 
 Take = Callable[[bool], Sequence[Request]]
-"""Gives more requests. Told to wait (`True`) and giving none means that there are no more."""
+"""Gives more requests. If it waits (`True`) and gives none, there are no more."""
 
 # Prompts prepared ahead, with their resized images; samples in vLLM's queue beyond those that it
 # works on.
@@ -95,8 +94,9 @@ class _Prepared:
 def load_engine(
     folder: Path, pixels: tuple[int, int] | None = None, args: Sequence[str] = ()
 ) -> Engine:
-    """The `vllm` engine; an adapter that the folder keeps is applied beside the weights, see
-    `models/lora.py`.
+    """The `vllm` engine.
+
+    An adapter in the folder is applied beside the weights, see `models/lora.py`.
 
     Args:
         folder: The model.
@@ -135,13 +135,13 @@ class VllmEngine:
 
     Args:
         folder: The model, a Hugging Face folder.
-        pixels: Least and most pixels of an image, in the place of the processor's own.
+        pixels: Least and most pixels of an image, instead of the processor's own.
         args: Arguments of `vllm.LLM` as `key=value`; values that are JSON are read as such.
         adapter: The folder of a LoRA adapter that is applied to the model, in PEFT's format.
 
     Attributes:
         in_flight: Samples that vLLM is given at once.
-        llm: The `vllm.LLM`, for whoever wants to look inside.
+        llm: The `vllm.LLM`.
 
     Raises:
         UserError: An argument is unknown, vLLM is not installed or it cannot start; the message has
@@ -201,9 +201,7 @@ class VllmEngine:
 
     @staticmethod
     def accelerators(options: EvalOptions) -> int:
-        """How many accelerators one engine takes: its tensor parallel times its pipeline parallel
-        size.
-        """
+        """How many accelerators one engine takes: tensor times pipeline parallel size."""
         given = parse_engine_args(options.engine_args)
         sizes = (given.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size"))
         return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
@@ -255,8 +253,9 @@ class VllmEngine:
         emit: Callable[[Completion | BaseException | None], None],
         stopped: threading.Event,
     ) -> None:
-        """Keep vLLM's queue filled and take what is finished, in a thread; an error or `None` is
-        emitted last.
+        """Keep vLLM's queue filled and take what is finished, in a thread.
+
+        An error or `None` is emitted last.
         """
         engine, feed = self.llm.llm_engine, _Feed(take, self._prepare)
         under_way: dict[str, tuple[_Prepared, int]] = {}
@@ -286,8 +285,10 @@ class VllmEngine:
         sampling: Sampling,
         under_way: dict[str, tuple[_Prepared, int]],
     ) -> Completion | None:
-        """Ask for one sample; what is returned instead is the record of a sample that cannot be
-        asked for.
+        """Ask for one sample.
+
+        Returns:
+            The record of a sample that cannot be asked for; else `None`.
         """
         request, sample = prepared.request, prepared.request.samples[number]
         error, own = prepared.error, prepared.own
@@ -344,10 +345,10 @@ class VllmEngine:
     def _samples(
         self, feed: _Feed, under_way: dict[str, Any]
     ) -> Iterator[tuple[_Prepared, int] | None]:
-        """The samples of the prompts that are prepared, in order; `None` where none is there yet,
-        or there are no more.
+        """The samples of the prepared prompts, in order.
 
-        It waits for one only where nothing is under way.
+        `None` where none is prepared yet, or there are no more. It waits for one only where nothing
+        is under way.
         """
         while True:
             prepared = feed.get(wait=not under_way)
@@ -363,8 +364,9 @@ class VllmEngine:
         self._running.close()
 
     def _prepare(self, request: Request, image: Image | None) -> _Prepared:
-        """A request as vLLM takes it; called in the feed's thread alone, so that vLLM's image cache
-        sees one order.
+        """A request as vLLM takes it.
+
+        Called in the feed's thread alone, so that vLLM's image cache sees one order.
         """
         asked = request.prompt
         shown = asked if self._takes_system[image is not None] else replace(asked, system=None)
@@ -424,8 +426,9 @@ class _Feed:
         self._thread.start()
 
     def get(self, wait: bool) -> _Prepared | None:
-        """The next prompt; none if it is not there yet and need not be waited for, or if there are
-        no more.
+        """The next prompt.
+
+        None if it is not prepared yet and need not be waited for, or if there are no more.
         """
         if self._over:
             return None
@@ -495,8 +498,9 @@ def image_name(image: Image) -> str:
 
 
 def messages(prompt: Prompt, image: Image | None) -> list[dict[str, Any]]:
-    """A prompt as chat messages of vLLM: the system turn, and the user turn with the image before
-    the text.
+    """A prompt as chat messages of vLLM.
+
+    They are the system turn, and the user turn with the image before the text.
     """
     content: list[dict[str, Any]] = []
     if image is not None:
@@ -507,8 +511,7 @@ def messages(prompt: Prompt, image: Image | None) -> list[dict[str, Any]]:
 
 
 def complete(text: str, prompt: Prompt) -> str:
-    """What the chat template gave, without a default system turn that was not asked for, and with
-    the prefill.
+    """The chat template's text with the prefill, without a default system turn.
 
     A template that opens the assistant's turn with the prefill itself (`<think>`) gets none on top.
     """
@@ -547,11 +550,10 @@ def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Samplin
 
 
 def _is_own(error: Exception) -> bool:
-    """Whether a prompt was refused for what it is (its length, the shape of its image): vLLM has
-    `ValueError` for that.
+    """Whether a prompt was refused for what it is: its length, the shape of its image.
 
-    That no prompt may have an image at all (`limit_mm_per_prompt`) is one, too, and not the
-    prompt's fault.
+    vLLM raises `ValueError` for that. It raises the same where no prompt may have an image at all
+    (`limit_mm_per_prompt`), which is not the prompt's fault.
     """
     if isinstance(error, UserError):  # one of ours, on the model
         return False

@@ -1,9 +1,8 @@
-"""How vLLM starts and what its failures mean: arguments, its log, its processes, and one clear line
-for each failure.
+"""How vLLM starts, and one clear line for each of its failures.
 
-vLLM runs the model in a process of its own and tells what went wrong only in its log, so that log
+vLLM runs the model in a process of its own and reports what went wrong only in its log. That log
 goes to a file, which is read when something fails and removed when all went well. The process would
-also outlive a killed parent and keep the GPU's memory, so that the same command could not go on: a
+also outlive a killed parent and keep the GPU's memory, so that the same command could not resume: a
 guard ends it.
 """
 
@@ -82,8 +81,9 @@ def parse_engine_args(args: Sequence[str]) -> dict[str, Any]:
 
 
 def telling_args(args: Sequence[str]) -> dict[str, Any]:
-    """Those of the arguments that can change answers, by name: a part of what makes a run, or a
-    judge, what it is.
+    """Those of the arguments that can change answers, by name.
+
+    They are a part of the identity of a run or a judge.
 
     Raises:
         UserError: As `parse_engine_args`.
@@ -114,8 +114,7 @@ def check_names(args: Iterable[str], known: Iterable[str]) -> None:
 
 
 def pixel_arguments(folder: Path, pixels: tuple[int, int] | None) -> dict[str, int]:
-    """What tells the model's image processor the least and the most pixels; empty if it takes no
-    such limits.
+    """The arguments that limit the pixels of an image; empty if the processor takes no limits.
 
     Args:
         folder: The model.
@@ -376,9 +375,7 @@ class Running:
         return UserError(f"{explain(error, log, running=running)} vLLM's log: {self._log_path}")
 
     def close(self) -> None:
-        """End vLLM's processes and give the GPU's memory back; the log stays where a message has
-        named it.
-        """
+        """End vLLM's processes and free the GPU's memory; a log that a message named is kept."""
         if self._closed:
             return
         self._closed = True
@@ -414,10 +411,10 @@ def _marking(mark: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _output_to(log: IO[bytes]) -> Iterator[None]:
-    """Send what this process and those it starts write to a file; progress bars and our own
-    messages stay.
+    """Send the output of this process and those it starts to a file.
 
-    Processes started meanwhile keep it. Descriptors are what they inherit, so those are changed.
+    Progress bars and our own messages stay. Processes started meanwhile keep it. Descriptors are
+    what they inherit, so those are changed.
     """
     sys.stdout.flush()
     sys.stderr.flush()
