@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from modgap.datasets.faults import Report
     from modgap.workflows.power import Plan
 
-data_app = App(name="data", help="Make, check and prepare problems.", help_format="plaintext")
-model_app = App(name="model", help="Make the testbed model.", help_format="plaintext")
+data_app = App(name="data", help="Make, check and prepare problems.", help_format="markdown")
+model_app = App(name="model", help="Make the testbed model.", help_format="markdown")
 
 StyleName = Literal["paper", "aligned"]
 

@@ -31,7 +31,7 @@ app = App(
     name="modgap",
     help="Measure, explain and close the modality gap of multimodal LLMs.",
     version=__version__,
-    help_format="plaintext",
+    help_format="markdown",
     help_epilogue=(
         "Every command takes --config FILE: its options from a TOML or YAML file (docs/config.md)."
     ),
