@@ -39,7 +39,7 @@ from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.grading.answer import reward
 from modgap.models.policy import Policy
-from modgap.training.events import Event
+from modgap.training.events import Event, Job
 from modgap.training.local import train
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.28}
@@ -140,7 +140,7 @@ def ours(
         try:
             train(
                 Recipe("plain", (Stage(("full-text",), False, settings),)), problems, "made", out,
-                load_policy=lambda *_, **__: policy, validation=[], progress=watch,
+                load_policy=lambda *_, **__: policy, job=Job(validation=[]), progress=watch,
             )  # fmt: skip
         except Enough:
             return

@@ -33,7 +33,7 @@ from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.policy import Policy
-from modgap.training.events import Event
+from modgap.training.events import Event, Job
 from modgap.training.known_model import known_model
 from modgap.training.local import train
 from modgap.training.plan import cost, gpu, lengths_of, this_cpu
@@ -112,7 +112,8 @@ def measured(
     right = itertools.cycle((1.0, 0.0))
     with tempfile.TemporaryDirectory() as out, contextlib.suppress(Enough):
         train(Recipe("made", (stage,)), problems, "made", out, load_policy=lambda *_, **__: policy,
-              validation=[], reward=lambda response, gold: next(right), progress=watch)  # fmt: skip
+              job=Job(validation=[]), reward=lambda response, gold: next(right),
+              progress=watch)  # fmt: skip
     named = {name: statistics.median(row.get(name, 0.0) for row in rows[1:]) for name in rows[-1]}
     return named, statistics.mean(tokens[1:])
 

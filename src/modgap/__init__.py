@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from modgap.workflows.train import train
 
 __all__ = [
-    "EvalOptions", "JudgeOptions", "Problem", "Recipe", "Run", "Settings", "StudySpec", "TrainOptions", "View",
-    "__version__", "evaluate", "grade", "grade_answer", "load_problems", "load_run", "report", "study", "train",
+    "EvalOptions", "JudgeOptions", "Problem", "Recipe", "Run", "Settings", "StudySpec",
+    "TrainOptions", "View", "__version__", "evaluate", "grade", "grade_answer", "load_problems",
+    "load_run", "report", "study", "train",
 ]  # fmt: skip
 
 _HOMES = {

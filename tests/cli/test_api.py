@@ -19,8 +19,8 @@ from modgap.core.errors import UserError
 from modgap.engines.scripted import ScriptedEngine
 
 ASKED = (
-    "evaluate", "train", "grade", "study", "report", "load_problems", "load_run", "grade_answer", "Problem", "View",
-    "Recipe", "Settings",
+    "evaluate", "train", "grade", "study", "report", "load_problems", "load_run", "grade_answer",
+    "Problem", "View", "Recipe", "Settings",
 )  # fmt: skip
 
 
@@ -200,8 +200,9 @@ def test_the_tiny_model_is_measured_and_trained(tmp_path: Path) -> None:
     assert run.summary.samples_per_problem == 1 and len(run.responses) == 4
     train = modgap.load_problems(tmp_path / "data", "synthetic", split="train")
     settings = {
-        "steps": 1, "prompts_per_step": 2, "samples_per_prompt": 2, "mini_batch": 2, "max_response_tokens": 8,
-        "overlong_buffer": 0, "max_refills": 0, "validation_problems": 0, "eval_every": 0, "save_every": 0,
+        "steps": 1, "prompts_per_step": 2, "samples_per_prompt": 2, "mini_batch": 2,
+        "max_response_tokens": 8, "overlong_buffer": 0, "max_refills": 0, "validation_problems": 0,
+        "eval_every": 0, "save_every": 0,
     }  # fmt: skip
     trained = modgap.train("full-text", train, "tiny", tmp_path / "trained", settings=settings)
     assert (trained.final / "config.json").exists()

@@ -438,7 +438,8 @@ def test_real_studies_of_two_seeds_share_a_stage_and_make_a_table(tmp_path: Path
     for seed in (0, 1):
         run_study(spec(
             tmp_path / "data", "tiny", recipes, tmp_path / f"seed{seed}", benchmark="synthetic",
-            settings=(*settings, f"seed={seed}"), options=EvalOptions(samples=1, max_tokens=24)))  # fmt: skip
+            settings=(*settings, f"seed={seed}"),
+            options=EvalOptions(samples=1, max_tokens=24)))  # fmt: skip
         shared = tmp_path / f"seed{seed}" / "full-text-continued" / "stage1"
         assert shared.resolve() == tmp_path / f"seed{seed}" / "kl" / "stage1"
     found = collect([tmp_path / "seed0", tmp_path / "seed1"])

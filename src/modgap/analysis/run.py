@@ -1,6 +1,4 @@
-"""A finished evaluation to look into: its problems, responses, grades and summary, read when they
-are asked for.
-"""
+"""A finished evaluation: its problems, responses, grades and summary, each read at first use."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ class Run:
 
     @functools.cached_property
     def responses(self) -> list[Response]:
-        """The responses, in the order they were made; of a sample that was made twice the last one."""
+        """The responses in the order they were made; of a repeated sample, the last one."""
         return list({response.key: response for response in self.folder.own_responses()}.values())
 
     @property
@@ -68,7 +66,8 @@ class Run:
             UserError: pandas is not installed.
         """
         try:
-            import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs] - optional
+            # An optional dependency.
+            import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
         except ModuleNotFoundError:
             raise UserError(
                 "to_pandas needs pandas, which is not installed: pip install pandas."

@@ -89,12 +89,12 @@ def read(path: Path) -> dict[str, Any]:
     """The values of a configuration file.
 
     Raises:
-        UserError: It cannot be read, or is no table of options.
+        UserError: It cannot be read, or is not a table of options.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(
             f"{OPTION} {path} cannot be read ({why}): give a TOML or YAML file."
         ) from None
@@ -103,7 +103,7 @@ def read(path: Path) -> dict[str, Any]:
         try:
             return tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{OPTION} {path} is no TOML ({error}).") from None
+            raise UserError(f"{OPTION} {path} is not TOML ({error}).") from None
     if ending not in (".yaml", ".yml"):
         raise UserError(f"{OPTION} {path}: name a file that ends in .toml, .yaml or .yml.")
     import yaml
@@ -111,12 +111,12 @@ def read(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{OPTION} {path} is no YAML ({' '.join(str(error).split())}).") from None
+        raise UserError(f"{OPTION} {path} is not YAML ({' '.join(str(error).split())}).") from None
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise UserError(
-            f"{OPTION} {path} is no table of options: write one `option: value` a line."
+            f"{OPTION} {path} is not a table of options: write one `option: value` a line."
         )
     return found
 
@@ -133,11 +133,12 @@ def _tables(app: App) -> dict[str, Any]:
 def _options_of(
     values: Mapping[str, Any], commands: Sequence[str], known: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
-    """The options that a file has for a command: those outside of every table, then those of the
-    command's own.
+    """The options that a file has for a command.
+
+    They are those outside of every table, then those of the command's own table.
 
     Raises:
-        UsageError: A table is no command's.
+        UsageError: A table is not named after a command.
     """
     found: dict[str, Any] = {}
     own: dict[str, Any] = {}
@@ -147,7 +148,9 @@ def _options_of(
             own = inside if commands and key == commands[0] else own
         elif isinstance(value, dict) and key not in _PAIRS:
             names = ", ".join(known) if known else "none"
-            raise UsageError(f"{OPTION} {path}: [{key}] is no command's table (commands: {names}).")
+            raise UsageError(
+                f"{OPTION} {path}: [{key}] is not named after a command (commands: {names})."
+            )
         else:
             found[key] = value
     return {**found, **own}

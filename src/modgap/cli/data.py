@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from modgap.datasets.faults import Report
     from modgap.workflows.power import Plan
 
-data_app = App(name="data", help="Make, check and prepare problems.", help_format="plaintext")
-model_app = App(name="model", help="Make the testbed model.", help_format="plaintext")
+data_app = App(name="data", help="Make, check and prepare problems.", help_format="markdown")
+model_app = App(name="model", help="Make the testbed model.", help_format="markdown")
 
 StyleName = Literal["paper", "aligned"]
 
@@ -48,8 +48,9 @@ def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> No
 
 @data_app.command
 def check(folder: Path, *, benchmark: str = "pgps9k") -> int:
-    """Validate a data set: counts, every fault by name (exit 1 if there is any), and what is
-    unusual about its images.
+    """Validate a data set: its counts, every fault by name, and what is unusual about its images.
+
+    The exit code is 1 if there is a fault.
 
     Args:
         folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or
@@ -178,8 +179,8 @@ def power(
 
     _print_plan(
         plan(
-            gap, problems=problems, samples=samples, text_accuracy=text_accuracy, consistency=consistency,
-            correlation=correlation, target=power, alpha=alpha, run=run,
+            gap, problems=problems, samples=samples, text_accuracy=text_accuracy,
+            consistency=consistency, correlation=correlation, target=power, alpha=alpha, run=run,
         )
     )  # fmt: skip
 
@@ -200,25 +201,24 @@ def pretrain(
     final_problems: int = 1000,
     pick: str | None = None,
 ) -> None:
-    """Make the testbed model from nothing: its data, its eyes, its skills, its model card. Minutes
-    on a GPU.
+    """Train the testbed model from scratch and write its model card; takes minutes on a GPU.
 
     The defaults made the bundled checkpoint. `python -m modgap.testbed --help` has every option.
 
     Args:
-        out: Folder; what is complete in it is kept, and the same command goes on.
+        out: Folder; complete parts in it are kept, and the same command resumes.
         phase: Comma-separated, of data, glyphs, mixture, final.
         problems: Training problems.
         glyph_steps: Steps in which the vision tower learns to see characters.
         mixture_steps: Steps in which the whole model learns to read and to solve.
         batch: Rows a step.
         seed: Of the data, the weights and the batches.
-        minutes: Stop training after so many; the same command goes on.
+        minutes: Stop training after this number of minutes; the same command resumes.
         workers: Processes that make the data.
         eval_every: Steps between checkpoints with their figures.
         final_problems: Held-out problems for the model card.
-        pick: The checkpoint to take (step_2250), in the place of the one nearest to the middle of
-            the bands.
+        pick: The checkpoint to take (step_2250) instead of the one nearest to the middle of the
+            bands.
     """
     from modgap.testbed.data import Plan
     from modgap.testbed.run import pretrain as make

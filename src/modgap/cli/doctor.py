@@ -77,7 +77,7 @@ def _optional(name: str) -> str:
 
 
 def _usable(engine: str) -> bool:
-    """Whether an engine's own package is here; those without one need what every installation has."""
+    """Whether the package that an engine needs, if any, is installed."""
     return engine not in _OPTIONAL or _installed(engine)
 
 

@@ -31,7 +31,7 @@ app = App(
     name="modgap",
     help="Measure, explain and close the modality gap of multimodal LLMs.",
     version=__version__,
-    help_format="plaintext",
+    help_format="markdown",
     help_epilogue=(
         "Every command takes --config FILE: its options from a TOML or YAML file (docs/config.md)."
     ),
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What rich makes of a broken pipe on its console.
         return 0 if isinstance(error.__context__, BrokenPipeError) else int(error.code or 0)
     except BrokenPipeError:
-        # Whoever read the output has seen enough; printing comes last, so the work is done.
+        # The reader of the output closed it; printing comes last, so the work is finished.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """What a person needs of an error; a bug keeps its kind, and says how to see more."""
+    """An error as one line; a bug keeps its type, and says how to see the traceback."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
@@ -104,14 +104,14 @@ def run() -> None:
     # OpenMP threads that spin while they wait slow a busy machine down tenfold; read when torch is
     # loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # Nor are numpy's own worth a tenth of a second of each processor, which is what they spin once
-    # it is imported.
+    # numpy's own threads spin for a tenth of a second on each processor once it is imported.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-    # What ends a job (kill, timeout, Slurm) ends it as Ctrl-C does, so that engines give back their
-    # processes and GPUs.
+    # SIGTERM (kill, timeout, Slurm) ends the run as Ctrl-C does, so that engines end their
+    # processes and free their GPUs.
     signal.signal(signal.SIGTERM, _interrupt)
     status = main()
-    gc.freeze()  # so that the interpreter, which ends, does not look through all that is loaded for cycles
+    # Without this the interpreter searches everything that is loaded for cycles when it exits.
+    gc.freeze()
     sys.exit(status)
 
 
@@ -121,11 +121,10 @@ def _interrupt(*_: object) -> None:
 
 @app.command
 def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
-    """From nothing to a report on a laptop, offline: make problems, train two recipes, measure the
-    gap.
+    """Make problems, train two recipes, measure the gap and report it, offline on a laptop.
 
     Args:
-        out: Folder for everything it makes; an interrupted demo goes on there.
+        out: Folder for everything it makes; an interrupted demo resumes there.
         seed: Of the problems, of the training and of the sampling.
     """
     from modgap.workflows.demo import run_demo
@@ -164,7 +163,7 @@ def train(
             synthetic.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
             qwen2_5_vl_7b.
-        out: Run folder; stages go to its stage1, stage2 and so on. Only a dry run goes without.
+        out: Run folder; stages go to its stage1, stage2 and so on. Only a dry run needs none.
         benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
             module:object or path/to/file.py:object.
         settings: A setting, key=value or stageN.key=value; verl.KEY=value is any of verl's own;
@@ -188,7 +187,7 @@ def train(
     if dry_run:
         at_hand = data is not None and data.exists()
         if data is not None and not at_hand:
-            say(f"--data {data} does not exist; the dry run goes on without it")
+            say(f"--data {data} does not exist; the dry run ignores it")
         counted = at_hand and "problems" in entry.plan_takes
         problems = read_problems(benchmark, locate(benchmark, data), "train") if counted else None
         plan = resolve_recipe(recipe, settings, dry_notes(model))
@@ -234,16 +233,16 @@ def evaluate(
             Face id. Left out with --benchmark synthetic, it is that benchmark's own problems.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
             qwen2_5_vl_7b.
-        models: In the place of --model a file with one a line (blank lines and # are left out):
+        models: Instead of --model a file with one model a line (blank lines and # are left out):
             each becomes a run in OUT/NAME, as many at a time as there are accelerators for.
-        out: Run folder; an interrupted run goes on there.
+        out: Run folder; an interrupted run resumes there.
         benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
             module:object or path/to/file.py:object.
-        problem_versions: Of MathVerse, in the place of --views: text, vision, or a comma list of
+        problem_versions: Of MathVerse, instead of --views: text, vision, or a comma list of
             text-dominant, text-lite, vision-intensive, vision-dominant, vision-only (these five if
             not given), text-only.
-        limit: Only the first so many problems.
-        prices: What a million tokens of prompts and of responses cost, e.g. 0.15,0.60, to be told
+        limit: Only this number of problems, from the first.
+        prices: What a million tokens of prompts and of responses cost, e.g. 0.15,0.60, to print
             the run's cost.
         options: How to evaluate.
     """
@@ -267,7 +266,7 @@ def evaluate(
         workflow.warn_about_images(
             problems, parse_views(options.views or workflow.default_views(problems))
         )
-        problems.clear()  # they can be read, as was to be seen; each model's process reads its own
+        problems.clear()  # reading them was the check; each model's process reads them again
         return evaluate_models(models, data, out, options, benchmark=benchmark, limit=limit)
     assert model is not None
     asked = given(data=str(data), benchmark=benchmark, limit=limit)
@@ -295,10 +294,9 @@ def _prices(text: str | None) -> tuple[float, float] | None:
 
 @app.command
 def convert(checkpoint: Path, *, out: Path) -> None:
-    """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16), through verl's own merger;
-    also of verl 0.5.
+    """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16) with verl's own merger.
 
-    The adapter of a LoRA training is merged, in fp32.
+    Checkpoints of verl 0.5 work as well. The adapter of a LoRA training is merged in fp32.
 
     Args:
         checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps

@@ -1,4 +1,4 @@
-"""The options of the commands and of the functions behind them: each is written down once, here.
+"""The options of the commands and of the functions behind them; each is declared once, here.
 
 A frozen dataclass is both the parameters of a command (`cyclopts` flattens it, and takes the help
 from `Attributes:`) and the argument of the workflow. Imports nothing heavy: `modgap --help` loads
@@ -159,7 +159,7 @@ class EvalOptions:
 
 
 _NEVER_REFUSED = ("batch_size", "device")
-"""Options with which every engine may be given: scripts name them whatever the engine."""
+"""Options that are accepted with every engine: scripts give them whatever the engine is."""
 
 
 @Parameter(name="*")
@@ -185,7 +185,7 @@ def as_json(options: Any) -> dict[str, Any]:
 
 
 def split_names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
-    """The names of a comma-separated option; a list in a configuration file gives a token for each."""
+    """The names of a comma-separated option; a list in a configuration file has one token each."""
     parts = [part.strip() for token in tokens for part in token.value.split(",")]
     return tuple(part for part in parts if part)
 
@@ -194,7 +194,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Seeds from a comma-separated list.
 
     Raises:
-        UserError: One of them is no number.
+        UserError: One of them is not a number.
     """
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
@@ -207,8 +207,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySpec:
-    """A study: one base model, trained with each of several recipes and measured; the options of
-    `modgap study`.
+    """One base model, trained with each of several recipes and measured: what `modgap study` takes.
 
     Attributes:
         data: The data set: train split for training, test split for measuring. May be left out with
@@ -217,11 +216,11 @@ class StudySpec:
         recipes: Comma-separated: full-text, no-text, mix, curriculum, kl, kl-curriculum;
             kl-forward, kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong,
             full-text-continued.
-        out: Study folder; an interrupted study goes on there.
+        out: Study folder; an interrupted study resumes there.
         engine: What trains: `local` or `verl`.
         benchmark: Layout of the data set.
         settings: A setting of every recipe, key=value or stageN.key=value; repeatable.
-        limit: Only the first so many test problems.
+        limit: Only this number of test problems, from the first.
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
         jobs: Trainings and evaluations at a time, which share the visible accelerators.
         options: How to evaluate.
@@ -245,8 +244,9 @@ _NOT_IN_STUDIES = Parameter(parse=False)
 
 @dataclass(frozen=True, slots=True)
 class StudyEvalOptions(EvalOptions):
-    """How `modgap study` evaluates: its `--engine` is the one that trains, and no server has the
-    models trained.
+    """How `modgap study` evaluates.
+
+    `--engine` of a study is the engine that trains. No server has the trained models.
     """
 
     seed: Annotated[
@@ -278,8 +278,8 @@ class JudgeOptions:
     Attributes:
         judge: What settles the MathVerse answers that rules cannot compare: the URL of an
             OpenAI-compatible server (http://localhost:8000/v1), or a model that is loaded here
-            (Qwen/Qwen3-8B, a folder). Its verdicts are kept in the run: a grading that was
-            interrupted goes on, and one without --judge goes by them.
+            (Qwen/Qwen3-8B, a folder). Its verdicts are kept in the run: an interrupted grading
+            resumes, and a grading without --judge uses them.
         engine: `openai` for a URL; for a model `vllm` where it is installed, else `hf`.
         model: The judge's name on the server; the only model that it serves if not given.
         max_tokens: How many tokens the judge may write: 16 if not given (paper mode: always 2). One

@@ -1,5 +1,4 @@
-"""Names to things: one table each of recipes, data sets and engines. Nothing is imported before it
-is asked for.
+"""Tables of recipes, data sets and engines by name; nothing is imported before it is used.
 
 A thing from outside the package is named by `module:object` or by `path/to/file.py:object`, or its
 package registers an entry point (groups `modgap.recipes`, `modgap.datasets`, `modgap.engines`).
@@ -19,7 +18,7 @@ from modgap.core.view import DEFAULT_VIEWS, VERSION_VIEWS
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a name stands for.
+    """What a name refers to.
 
     Attributes:
         path: Where the object is, `module:object`.
@@ -88,8 +87,9 @@ class EngineEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class TrainEntry(Entry):
-    """An engine that trains; the object is `run(recipe, problems, folder, out, job, progress)` ->
-    `TrainResult`.
+    """An engine that trains.
+
+    The object is `run(recipe, problems, folder, out, job, progress)` -> `TrainResult`.
 
     Attributes:
         plan: `module:function` of `--dry-run`: (recipe, model, out, problems=, gpu=) -> lines.
@@ -141,11 +141,12 @@ class Registry(Mapping[str, E], Generic[E]):
         return len(self._entries)
 
     def entry(self, name: str) -> E:
-        """What a name stands for: one of ours, an entry point's, `module:object` or
-        `path/to/file.py:object`.
+        """The entry of a name.
+
+        A name is one of ours, an entry point's, `module:object` or `path/to/file.py:object`.
 
         Raises:
-            UserError: There is no such thing; the message lists the names.
+            UserError: The name is unknown; the message lists the names.
         """
         if name in self._entries:
             return self._entries[name]
@@ -162,7 +163,7 @@ class Registry(Mapping[str, E], Generic[E]):
         )
 
     def load(self, name: str) -> Any:
-        """The object that a name stands for. Raises `UserError` as `entry` and `load` do."""
+        """The object that a name refers to. Raises `UserError` as `entry` and `load` do."""
         return load(self.entry(name).path)
 
     def _from(self, path: str) -> E:
@@ -232,8 +233,7 @@ DATASETS = Registry(
 
 
 def data_set_of(graders: Iterable[str]) -> DatasetEntry:
-    """Our entry for problems that come without their data set's name, such as those of a run
-    folder.
+    """Our entry for problems without their data set's name, such as those of a run folder.
 
     Args:
         graders: What grades them (`Problem.grader`).

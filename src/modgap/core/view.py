@@ -91,9 +91,9 @@ ALL_VIEWS: dict[str, View] = {
 
 
 def get_view(name: str) -> View:
-    """The view of that name, or one from outside the package at `module:object` or
-    `path/to/file.py:object`.
+    """The view of a name.
 
+    A name is one of ours, or `module:object` or `path/to/file.py:object` outside the package.
     A view from outside is a control: which views the gap compares is the same for every run, or
     runs could not be compared. It is known by its own name afterwards.
 
@@ -142,11 +142,13 @@ def parse_views(names: str | Iterable[str]) -> tuple[View, ...]:
 
 
 def parse_versions(names: str) -> tuple[str, ...]:
-    """The views of MathVerse's versions: `text`, `vision` (a side), or names such as `Text Lite` or
-    `text-lite`.
+    """The views of MathVerse's versions.
+
+    Args:
+        names: `text` or `vision` (a side), or names such as `Text Lite` or `text-lite`.
 
     Raises:
-        UserError: There is no such version; the message lists the choices.
+        UserError: A version is unknown; the message lists the choices.
     """
     found: list[str] = []
     for part in (part.strip() for part in names.split(",")):

@@ -2,15 +2,16 @@
 
 Such servers are vLLM, SGLang, llama.cpp and commercial APIs.
 
-The original evaluated with vLLM in its own process only. Here a sample is one HTTP request with a
-seed of its own, at most `concurrency` of them are under way, and whatever a busy server does to one
-of them costs a retry, not the run:
+Such servers are vLLM, SGLang, llama.cpp and commercial APIs. The original evaluated with vLLM in
+its own process only. Here a sample is one HTTP request with a seed of its own, at most
+`concurrency` of them are under way, and whatever a busy server does to one of them costs a retry,
+not the run:
 
 * tried again, with exponential backoff and full jitter: 429, 5xx, timeouts, dropped connections,
   unreadable replies;
-* recorded as failed and made again by the next run: what the retries did not mend, and any other
+* recorded as failed and made again by the next run: what the retries did not fix, and any other
   refusal;
-* ending the run at once with a remedy: what no retry mends (key, model, credit, address), or a
+* ending the run at once with a remedy: what no retry fixes (key, model, credit, address), or a
   server that is gone.
 
 The key is read from the environment when the requests start. It is stored nowhere and cut out of
@@ -249,7 +250,7 @@ class OpenAIEngine:
         return openai.AsyncOpenAI(
             api_key=self._key(),
             base_url=self._url,
-            max_retries=0,  # ours are bounded, jittered and told apart
+            max_retries=0,  # ours are bounded, jittered and depend on the error
             timeout=timeout,
             http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, timeout=timeout),
         )
@@ -329,7 +330,7 @@ class OpenAIEngine:
     async def _raise_if_hopeless(
         self, client: openai.AsyncOpenAI, error: Exception, sampling: Sampling
     ) -> None:
-        """End the run for what no retry mends, with the remedy."""
+        """End the run for what no retry fixes, with the remedy."""
         status = getattr(error, "status_code", None)
         server: dict[str, object] = {"server": self._url, "said": self._cause(error)}
         failed = "{server}: {said}. Remedy: "
@@ -451,7 +452,8 @@ def _check_url(url: str) -> bool:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ServerError(
-            "{url_option} {url!r} is no address: write it like http://localhost:8000/v1.", url=url
+            "{url_option} {url!r} is not an address: write it like http://localhost:8000/v1.",
+            url=url,
         )
     if parts.username or parts.password or parts.query:
         raise ServerError(

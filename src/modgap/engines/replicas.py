@@ -10,7 +10,7 @@ once:
 * an engine with `stream(take, sampling)` takes requests while it works (`vllm`: its batch never
   drains); any other one gets lists of requests, `generate` as usual;
 * an engine whose process or machine dies costs what it had in hand: that goes to the front of the
-  queue, and another one is started in its place;
+  queue, and another one is started;
 * a sample that kills whatever engine is given it is found and becomes an error (`replica_queue`);
   so does one that an engine gives no answer to, several times.
 
@@ -32,7 +32,7 @@ from modgap.engines.ray import Cluster
 from modgap.engines.replica_queue import MOST_SILENCES, Queue
 from modgap.engines.replica_worker import Failure, Missing, Ready, Reply, Sample, Worker
 
-# An engine that fails so many times in a row without a single completion in between is given up.
+# An engine that fails this number of times in a row without any completion is given up.
 MOST_FAILURES = 3
 # Where nothing was made yet, a broken machine looks like samples that kill: so many deaths in a row
 # may be theirs.
@@ -50,7 +50,7 @@ class _Slot:
     Attributes:
         alone: Whether what it has in hand are suspects, or a sample that was made already, which
             shows that it works; it gets nothing else meanwhile.
-        drains: Whether it was told that there is no more, so that a stream ends.
+        drains: Whether it knows that there is no more, so that a stream ends.
         failures: In a row, without a single completion in between.
         given_up: Why.
     """
@@ -267,7 +267,7 @@ class ReplicaEngine:
     def _failed(
         self, slot: _Slot, failure: Failure, work: Queue, said: set[str], lost: int
     ) -> None:
-        """Start another replica in the place of one that failed, unless that is of no use."""
+        """Start another replica instead of one that failed, unless that is of no use."""
         started = slot.ready is not None
         again = failure.words in said and not failure.died
         said.add(failure.words)

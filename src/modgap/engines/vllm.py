@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from modgap.core.prompt import Prompt
 
 Take = Callable[[bool], Sequence[Request]]
-"""Gives more requests. Told to wait (`True`) and giving none means that there are no more."""
+"""Gives more requests. If it waits (`True`) and gives none, there are no more."""
 
 # Prompts prepared ahead, with their resized images; samples in vLLM's queue beyond those that it
 # works on.
@@ -95,8 +95,9 @@ class _Prepared:
 def load_engine(
     folder: Path, pixels: tuple[int, int] | None = None, args: Sequence[str] = ()
 ) -> Engine:
-    """The `vllm` engine; an adapter that the folder keeps is applied beside the weights, see
-    `models/lora.py`.
+    """The `vllm` engine.
+
+    An adapter in the folder is applied beside the weights, see `models/lora.py`.
 
     Args:
         folder: The model.
@@ -135,13 +136,13 @@ class VllmEngine:
 
     Args:
         folder: The model, a Hugging Face folder.
-        pixels: Least and most pixels of an image, in the place of the processor's own.
+        pixels: Least and most pixels of an image, instead of the processor's own.
         args: Arguments of `vllm.LLM` as `key=value`; values that are JSON are read as such.
         adapter: The folder of a LoRA adapter that is applied to the model, in PEFT's format.
 
     Attributes:
         in_flight: Samples that vLLM is given at once.
-        llm: The `vllm.LLM`, for whoever wants to look inside.
+        llm: The `vllm.LLM`.
 
     Raises:
         UserError: An argument is unknown, vLLM is not installed or it cannot start; the message has
@@ -201,9 +202,7 @@ class VllmEngine:
 
     @staticmethod
     def accelerators(options: EvalOptions) -> int:
-        """How many accelerators one engine takes: its tensor parallel times its pipeline parallel
-        size.
-        """
+        """How many accelerators one engine takes: tensor times pipeline parallel size."""
         given = parse_engine_args(options.engine_args)
         sizes = (given.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size"))
         return math.prod(size for size in sizes if isinstance(size, int) and size > 0)

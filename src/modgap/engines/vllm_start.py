@@ -3,7 +3,7 @@
 Here are its arguments, its log, its processes, and one clear line for each failure.
 vLLM runs the model in a process of its own and tells what went wrong only in its log, so that log
 goes to a file, which is read when something fails and removed when all went well. The process would
-also outlive a killed parent and keep the GPU's memory, so that the same command could not go on: a
+also outlive a killed parent and keep the GPU's memory, so that the same command could not resume: a
 guard ends it.
 """
 

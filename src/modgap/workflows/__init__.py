@@ -1,3 +1,1 @@
-"""What the commands do, as functions: evaluate, grade, train, study, and many of these side by
-side.
-"""
+"""The commands as functions: evaluate, grade, train, study, and many of these side by side."""

@@ -1,8 +1,8 @@
-"""`modgap demo`: the whole way on a laptop, offline. Problems, two recipes, the gap before and
-after, a report.
+"""`modgap demo`: problems, two recipes, the gap before and after and a report, on a laptop.
 
-It is a study like any other (`modgap study`), on problems that it makes, with the bundled testbed
-model and a budget of a few minutes on two cores. An interrupted demo goes on with the same command.
+It needs no network. It is a study like any other (`modgap study`), on problems that it makes, with
+the bundled testbed model and a budget of a few minutes on two cores. An interrupted demo resumes
+with the same command.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ _TRAIN, _TEST, _SAMPLES = 32, 60, 2
 # were drawn. What is learnt so quickly is these problems; the test problems tell whether anything
 # else is.
 _SETTINGS = (
-    "steps=8", "prompts_per_step=32", "mini_batch=8", "max_refills=0", "lr=5e-5", "validation_problems=0",
-    "eval_every=0",
+    "steps=8", "prompts_per_step=32", "mini_batch=8", "max_refills=0", "lr=5e-5",
+    "validation_problems=0", "eval_every=0",
 )  # fmt: skip
 
 
 def run_demo(out: Path, *, seed: int = 0) -> ReportSummary:
-    """Make problems, train the testbed model with two recipes, and report the gap of each against
-    the base.
+    """Make problems, train the testbed model with two recipes, and report their gaps.
 
     Args:
         out: Gets `data/` and `study/`.

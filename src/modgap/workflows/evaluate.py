@@ -1,5 +1,6 @@
-"""Problems x views x engine -> responses, resumable at every step; then grades and a summary
-(`workflows.grade`).
+"""Problems x views x engine -> responses, then grades and a summary (`workflows.grade`).
+
+It can be resumed at every step.
 
 ```
 problems = load_problems("PGPS9K")
@@ -7,8 +8,7 @@ run = evaluate(problems, "tiny", Path("runs/base"), options=EvalOptions(samples=
 run.summary.gap
 ```
 
-`evaluate` chooses the engine and resolves the sampling; `evaluate_with` asks an engine that is
-there.
+`evaluate` chooses the engine and resolves the sampling; `evaluate_with` asks an existing engine.
 """
 
 from __future__ import annotations
@@ -120,8 +120,7 @@ def load_problems(
 
 
 def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -> None:
-    """Name the images that are shown otherwise than they are stored, or that cannot be shown, one
-    line for each kind.
+    """Name the images that cannot be shown, or not as they are stored; one line for each kind.
 
     Args:
         problems: Whose images.
@@ -172,8 +171,9 @@ def fingerprint(problems: Iterable[Problem]) -> str:
 def _image_digest(
     problem: Problem, image: Path | bytes, seen: dict[tuple[Path, int], str], size: int = 16
 ) -> str:
-    """Digest of an encoded diagram, of `size` bytes; a file that several problems or versions show
-    is read once.
+    """Digest of an encoded diagram of `size` bytes.
+
+    A file that several problems or versions show is read once.
 
     Raises:
         UserError: The file cannot be read.
@@ -300,7 +300,7 @@ def evaluate(
 
 
 def _identity_of(engine: object, run: RunFolder) -> dict[str, Any]:
-    """What tells an engine object from others: its class, and what it says of itself."""
+    """The identity of an engine object: its class, and what it says of itself."""
     identity = {
         "engine": f"{type(engine).__module__}:{type(engine).__qualname__}",
         **getattr(engine, "identity", {}),
@@ -312,9 +312,7 @@ def _identity_of(engine: object, run: RunFolder) -> dict[str, Any]:
 
 
 def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | None) -> Sampling:
-    """The sampling that the options ask for, with the defaults of the problems, the model and the
-    style.
-    """
+    """The sampling of the options, with the defaults of the problems, the model and the style."""
     of_paper = registry.data_set_of(problem.grader for problem in problems).paper_temperature
     temperature = (
         of_paper if options.style == "paper" and of_paper is not None else _DEFAULT.temperature
@@ -334,8 +332,7 @@ def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | 
 
 
 def engine_start(model: str | Path, options: EvalOptions) -> Start:
-    """How the engine that the options name starts with a model; several replicas of it where they
-    ask for that.
+    """How the engine of the options starts with a model, or its replicas if there are several.
 
     Raises:
         UserError: The engine is unknown or cannot be made so, or the model cannot be used.
@@ -356,8 +353,9 @@ def engine_start(model: str | Path, options: EvalOptions) -> Start:
 
 
 def _make_other(name: str, model: str, options: EvalOptions) -> Engine:
-    """An engine from outside the package: an object as it is, a class by `from_options`, else
-    without arguments.
+    """An engine from outside the package.
+
+    An object is used as it is; a class is made by `from_options`, else without arguments.
     """
     engine = registry.INFERENCE_ENGINES.load(name)
     if hasattr(engine, "from_options"):
@@ -418,9 +416,7 @@ class _Late:
 
 
 def as_in(run: Path, options: EvalOptions) -> EvalOptions:
-    """The options with the sampling of an evaluation that exists, as far as they ask for none
-    themselves.
-    """
+    """The options, with the sampling of an existing evaluation where they give none."""
     folder = RunFolder(run)
     if not folder.manifest_path.exists():
         return options
@@ -576,8 +572,9 @@ def _record_sampling(
 def _prompts(
     problems: Sequence[Problem], views: Sequence[View], style: Style
 ) -> Callable[[Response], str | None]:
-    """What gives the prompt that a response must have; `None` where the data set has no such view
-    of the problem.
+    """A function of a response to the prompt that it must have.
+
+    It gives `None` where the data set has no such view of the problem.
     """
     by_id = {problem.id: problem for problem in problems}
 
@@ -601,8 +598,7 @@ def default_views(problems: Sequence[Problem]) -> str:
 
 
 def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
-    """Refuse views that the data set does not have at all; those that only some problems have are
-    the summary's matter.
+    """Refuse views that no problem has; the summary handles those that only some problems have.
 
     Raises:
         UserError: A view is a version of MathVerse's and the problems are others, or no problem has
@@ -665,9 +661,7 @@ def _answer(
 
 
 def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
-    """Record which parts of the sampling the engine's server does not take, and so applies its own
-    of.
-    """
+    """Record which parts of the sampling the engine's server refuses; it applies its own there."""
     told: dict[str, Any] = run.manifest().get("sampling", {})
     if left := sorted({*told.get("left_to_server", ()), *refused}):
         run.note("sampling", told | {"left_to_server": left})
@@ -750,7 +744,8 @@ def _response(completion: Completion) -> Response:
 
 
 def _sound(text: str) -> str:
-    """Text that UTF-8 can hold: a server may send half of a surrogate pair, which becomes a
-    question mark.
+    """Text that UTF-8 can hold.
+
+    A server may send half of a surrogate pair, which becomes a question mark.
     """
     return text.encode("utf-8", "replace").decode()

@@ -87,7 +87,7 @@ def grade_run(
     Args:
         run: The run folder.
         mode: `strict`, `relative`, `exact` or `paper`.
-        progress: Told as it goes.
+        progress: Called as the work proceeds.
         judge: Settles what the rules leave open (MathVerse); see `judging.make_judge`. Without one,
             the verdicts of the judge that this mode was last graded with are used, and what it was
             not asked waits for a judge.
@@ -98,7 +98,7 @@ def grade_run(
         The summary, also written to the run folder.
 
     Raises:
-        UserError: It is no evaluation run, its responses are of another run than its manifest,
+        UserError: It is not an evaluation run, its responses are of another run than its manifest,
             another process is writing it, its problems have no rules in that mode, or the judge
             cannot go on. The grades are then what they were.
     """
@@ -119,7 +119,7 @@ def grade_held(
     manifest = run.manifest()
     problems = run.problems()
     if not problems:
-        raise UserError(f"{run.path} has no problems.jsonl: it is no evaluation run.")
+        raise UserError(f"{run.path} has no problems.jsonl: it is not an evaluation run.")
     graders = [
         find_grader(name) for name in sorted({problem.grader for problem in problems.values()})
     ]
@@ -179,12 +179,11 @@ def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., Sum
 def _texts(
     responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool
 ) -> list[str]:
-    """The text of each response that the rules read: that the prompt opened its thinking is seen in
-    the record.
+    """The text of each response that the rules read.
 
-    A server does not show the prompt that its chat template makes. There the run's own replies
-    tell: if most of those that ended by themselves close thinking that they did not open, the
-    template opens it.
+    The record shows whether the prompt opened the thinking. A server does not show the prompt that
+    its chat template makes. There the run's own replies decide: if most of those that ended by
+    themselves close thinking that they did not open, the template opens it.
     """
     ended = [
         response.response

@@ -1,8 +1,7 @@
-"""`modgap` commands in processes of their own, on the visible accelerators: `eval --models` and
-`study --jobs`.
+"""`modgap` commands in processes of their own, on the visible accelerators.
 
-A process ends with the thread that started it, however that ends (Linux), and its own processes end
-with it.
+`eval --models` and `study --jobs` use it. A process ends with the thread that started it, however
+that ends (Linux), and its own processes end with it.
 
 ```
 scheduler = Scheduler(2, devices=["0", "1"])
@@ -95,8 +94,9 @@ class Process:
 
     @staticmethod
     def end(several: Iterable[Process]) -> None:
-        """End processes: each is asked to, and ends its own in order; what is left of them after a
-        while is killed.
+        """End processes: each is asked to end, with its own, and is killed if it does not.
+
+        The ones that are asked end their own processes in order.
         """
         processes.end({process._mark: process._child for process in several}, _PATIENCE_S)
 
@@ -155,10 +155,10 @@ class Job:
 
 
 class Scheduler:
-    """Runs jobs, several at a time, on the accelerators with the least to do, from one thread, with
-    which they end.
+    """Runs jobs, several at a time, on the accelerators with the least to do.
 
-    A job that fails takes the ones that wait for it along, and no other.
+    They run from one thread and end with it. A job that fails takes the ones that wait for it
+    along, and no other.
 
     Args:
         at_once: Processes at a time.
@@ -166,7 +166,7 @@ class Scheduler:
         retry: Whether a step that failed is tried once more on other accelerators. Those whose step
             others then do, and on which nothing was done, are used no more: an accelerator that
             fails at once would empty the queue.
-        progress: Told how many jobs have ended, and how many there are.
+        progress: Called with how many jobs have ended, and how many there are.
     """
 
     def __init__(
@@ -187,8 +187,9 @@ class Scheduler:
         self._started = time.monotonic()
 
     def add(self, name: str, steps: Sequence[Step], log: Path, after: str | None = None) -> None:
-        """Plan a job: its commands one after the other, once the job `after` is done, which may be
-        added later.
+        """Plan a job: its commands one after the other, once the job `after` is done.
+
+        The job `after` may be added later.
         """
         self.jobs[name] = Job(name, list(steps), log, after)
 
@@ -264,9 +265,7 @@ class Scheduler:
         say(f"{job.name}: started on {_named(devices)} (log: {job.log})", self._started)
 
     def _usable(self, job: Job) -> list[str]:
-        """The accelerators for a job: none on which it failed, and none that does not work while
-        others do.
-        """
+        """The accelerators for a job: not those on which it failed, nor those that do not work."""
         failed = {device for devices in job.failed_on for device in devices}
         return [device for device in self._load if device not in failed | self._suspect]
 
@@ -281,8 +280,11 @@ class Scheduler:
             for others in job.failed_on:
                 if self._works.isdisjoint(others):
                     self._suspect.update(others)
-                    say(f"{_named(others)} is used no more: what failed there was done on {_named(devices)}",
-                        self._started)  # fmt: skip
+                    say(
+                        f"{_named(others)} is used no more: what failed there was done on"
+                        f" {_named(devices)}",
+                        self._started,
+                    )
             job.failed_on.clear()
             return
         words = process.last_words()
@@ -309,8 +311,9 @@ def _named(devices: Sequence[str]) -> str:
 
 
 def visible_accelerators() -> list[str]:
-    """What `CUDA_VISIBLE_DEVICES` may be set to for one GPU each: the mask's entries, or all; empty
-    without a GPU.
+    """What `CUDA_VISIBLE_DEVICES` may be set to for one GPU each.
+
+    These are the entries of the present mask, or all GPUs; empty without a GPU.
     """
     mask = os.environ.get("CUDA_VISIBLE_DEVICES")
     if mask is not None:
@@ -353,8 +356,9 @@ def accelerators_for(options: EvalOptions) -> tuple[list[str], int]:
 
 
 def eval_arguments(options: EvalOptions) -> list[str]:
-    """The options of `modgap eval` that differ from the defaults, as arguments; the style goes with
-    the data.
+    """The options of `modgap eval` that differ from the defaults, as arguments.
+
+    The style is given with the data.
     """
     out: list[str] = []
     for option in fields(options):

@@ -1,9 +1,8 @@
-"""The last stage of a grading with a judge: it settles what rules leave open, and is itself held
-against the rules.
+"""The last stage of a grading with a judge: it settles what the rules leave open.
 
-Where rules decide, they are the better grader; so a seeded sample of the answers that they decided
-goes to the judge as well, and its agreement with them says how far its other verdicts can be
-trusted. The original has no such check.
+The judge itself is checked against the rules. Where rules decide, they are the better grader; so a
+seeded sample of the answers that they decided goes to the judge as well, and its agreement with
+them says how far its other verdicts can be trusted. The original has no such check.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def settle_all(
         judge: Whom to ask; if not given, the verdicts of the last one that was asked in this mode.
         check: How many answers that the rules decided to ask about as well.
         seed: Which of them.
-        progress: Told as it goes.
+        progress: Called as the work proceeds.
 
     Returns:
         One grade for each response, and what the judge did.

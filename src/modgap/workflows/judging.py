@@ -1,4 +1,4 @@
-"""From `--judge MODEL_OR_URL` to a judge: which engine asks it, and what tells it from others.
+"""From `--judge MODEL_OR_URL` to a judge: which engine asks it, and what identifies it.
 
 A URL is an OpenAI-compatible server; anything else a model that is loaded here, by vLLM where that
 is installed, else by transformers. The original loads Qwen3-8B with vLLM and sends raw completions;
@@ -56,7 +56,7 @@ def make_judge(options: JudgeOptions) -> Judge:
     """The judge that the options name; a model is loaded when the first question comes.
 
     Raises:
-        UserError: An option is bad, the server does not answer, or there is no such model.
+        UserError: An option is bad, the server does not answer, or the model does not exist.
     """
     check_options(options)
     judge = options.judge or ""
@@ -135,9 +135,9 @@ class _Served:
 def _about_the_judge(error: UserError) -> UserError:
     """What a server's failure means for a judge, whose options have other names."""
     if isinstance(error, TemperatureRefusedError):
-        words = "{server}: {said}. Remedy: {model} cannot be asked greedily: give another judge.".format(
-            **error.values
-        )
+        words = (
+            "{server}: {said}. Remedy: {model} cannot be asked greedily: give another judge."
+        ).format(**error.values)
     elif isinstance(error, ServerError):
         words = error.worded("--judge", "--judge-model")
     else:

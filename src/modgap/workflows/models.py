@@ -9,11 +9,12 @@ parallel runners did, and where this differs:
 * there, a GPU on which jobs fail at once takes one after the other off the queue until it is empty;
   here a job that failed is tried once more on another accelerator, and one whose job another one
   then does is used no more;
-* an interrupt ends every process of every job; the exit code tells of failures, and the last lines
+* an interrupt ends every process of every job; the exit code reports failures, and the last lines
   name them.
 
 ```
-run_fleet(["tiny", "Qwen/Qwen2.5-VL-3B-Instruct"], Path("PGPS9K"), Path("runs/fleet"), EvalOptions(engine="vllm"))
+models = ["tiny", "Qwen/Qwen2.5-VL-3B-Instruct"]
+run_fleet(models, Path("PGPS9K"), Path("runs/fleet"), EvalOptions(engine="vllm"))
 ```
 """
 
@@ -37,16 +38,17 @@ _LONGEST_NAME = 80
 
 
 def read_models(path: Path) -> list[str]:
-    """The models of a list: one a line; blank lines and what follows a `#` are left out, and so are
-    repetitions.
+    """The models of a list, one a line.
+
+    Blank lines, what follows a `#` and repetitions are left out.
 
     Raises:
-        UserError: There is no such file, or no model in it.
+        UserError: The file does not exist, or names no model.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(
             f"--models {path} cannot be read ({why}): give a file with one model a line."
         ) from None
@@ -108,17 +110,16 @@ def run_fleet(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Measure several models, as many at a time as there are accelerators for; one at a time
-    without any.
+    """Measure several models, as many at a time as there are accelerators; else one at a time.
 
     Args:
         models: As `modgap eval --model` takes them.
         data: The data set.
-        out: Gets a run folder and a log for each model; a fleet that was interrupted goes on there.
+        out: Gets a run folder and a log for each model; an interrupted fleet resumes there.
         options: How to evaluate, the same for all.
         benchmark: Layout of the data set.
-        limit: Only the first so many problems.
-        progress: Told how many models are done.
+        limit: Only this number of problems, from the first.
+        progress: Called with how many models are done.
 
     Returns:
         The run folders of the models that were measured; and of those that failed, why, in one
@@ -169,8 +170,7 @@ def evaluate_models(
     benchmark: str = "pgps9k",
     limit: int | None = None,
 ) -> int:
-    """What `modgap eval --models` does: `run_fleet` of a list, with progress shown and the numbers
-    printed.
+    """What `modgap eval --models` does: `run_fleet` with progress, then the numbers printed.
 
     Returns:
         1 if a model failed, else 0.

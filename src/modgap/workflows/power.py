@@ -1,5 +1,6 @@
-"""How many problems show a gap: `modgap power`, by `analysis.power`, with assumptions that a pilot
-run can replace.
+"""`modgap power`: how many problems show a gap, by `analysis.power`.
+
+A pilot run can replace its assumptions.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def plan(
         correlation: Between a problem's chances in the two views.
         target: The chance to find it.
         alpha: The size of the test.
-        run: An evaluation whose values stand in for what is not given.
+        run: An evaluation whose values replace what is not given.
 
     Raises:
         UserError: A number is out of range, or the run cannot say.
@@ -145,19 +146,18 @@ def _check_together(points: float, text_accuracy: float, source: str) -> None:
 
 
 def measure(path: Path) -> dict[str, float]:
-    """The assumptions of `analysis.power.difference_sd`, estimated from an evaluation with two
-    samples or more.
+    """The assumptions of `analysis.power.difference_sd`, estimated from an evaluation.
 
-    By the analysis of variance: with S samples the rates of a view vary by `tau^2 + within / S`,
-    where `within` is the mean of `r (1 - r) S / (S - 1)`. Consistency is `tau^2 / (tau^2 + within)`
-    over both views together; the rates' covariance is that of the chances. Estimates outside their
-    range are moved to its end.
+    It needs two samples or more. By the analysis of variance: with S samples the rates of a view
+    vary by `tau^2 + within / S`, where `within` is the mean of `r (1 - r) S / (S - 1)`. Consistency
+    is `tau^2 / (tau^2 + within)` over both views together; the rates' covariance is that of the
+    chances. Estimates outside their range are moved to its end.
 
     Returns:
         `text_accuracy`, `consistency` and `correlation`.
 
     Raises:
-        UserError: It is no graded evaluation of both sides of the gap, or has one sample or one
+        UserError: It is not a graded evaluation of both sides of the gap, or has one sample or one
             problem.
     """
     folder = RunFolder(path)

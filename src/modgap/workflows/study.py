@@ -1,8 +1,8 @@
-"""Data -> training -> evaluation -> report, for one model and several recipes, resumable at every
-step.
+"""Data -> training -> evaluation -> report, for one model and several recipes.
 
-`run_study` trains and measures several recipes from one base model and reports them side by side.
-What can be refused is refused by `prepare_study`, before anything runs.
+It can be resumed at every step. `run_study` trains and measures several recipes from one base model
+and reports them side by side. What can be refused is refused by `prepare_study`, before anything
+runs.
 """
 
 from __future__ import annotations
@@ -63,8 +63,9 @@ class Study:
     given: Mapping[str, Any] | None
 
     def options_for(self, name: str) -> EvalOptions:
-        """How a recipe is evaluated: what nobody asks for is as in its own evaluation, else as in
-        the base model's.
+        """How a recipe is evaluated.
+
+        Options that are not given are those of its own evaluation, else of the base model's.
         """
         out, options = self.spec.out, self.spec.options
         if (out / name / "eval" / "manifest.json").exists():
@@ -90,12 +91,13 @@ class Study:
                 stages = " -> ".join(stage.title for stage in recipe.stages)
                 say(f"training {name} on {len(self.train)} problems: {stages}", started)
                 trained = train_resolved(
-                    recipe, self.train, self.folder, out / name, options=training, given=given, progress=bars,
+                    recipe, self.train, self.folder, out / name, options=training, given=given,
+                    progress=bars,
                 )  # fmt: skip
                 say(f"measuring {name}", started)
                 evaluate(
-                    self.test, trained.final, out / name / "eval", options=self.options_for(name), given=given,
-                    progress=bars.named(name), warn_of_images=False,
+                    self.test, trained.final, out / name / "eval", given=given,
+                    options=self.options_for(name), progress=bars.named(name), warn_of_images=False,
                 )  # fmt: skip
             say("writing the report", started)
             numbers = build_report([out], out / "report.html")
@@ -161,8 +163,7 @@ def prepare_study(
 
 
 def run_study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportSummary:
-    """Measure a base model, train it with each recipe, measure each result, and report them side by
-    side.
+    """Measure a base model, train it with each recipe, measure each result, and report them.
 
     Writes `base/eval/`, `RECIPE/stageN/`, `RECIPE/eval/`, `summary.json` and `report.html` into
     `spec.out`. Neither `seeds` nor `jobs` of the spec is looked at, see `workflows.sweep.study`.
@@ -179,11 +180,11 @@ def run_study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> Rep
 
 
 def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> None:
-    """Let a recipe begin with the finished stages of another one that began alike (`kl` with that
-    of `full-text`).
+    """Let a recipe begin with the finished stages of another one that began alike.
 
-    The same model, problems, seed and settings give the same stage, on a CPU to the bit: training
-    it again would only cost time. The shared stage is a relative link.
+    For example, `kl` begins with the stage of `full-text`. The same model, problems, seed and
+    settings give the same stage, on a CPU to the bit: training it again would only cost time. The
+    shared stage is a relative link.
     """
     validation = {
         max(stage.settings.validation_problems for stage in r.stages) for r in recipes.values()

@@ -1,5 +1,4 @@
-"""Studies with several jobs at a time, and for several training seeds: `modgap study --seeds 0,1,2
---jobs 8`.
+"""Studies with several jobs at a time and for several seeds: `modgap study --seeds 0,1 --jobs 8`.
 
 With seeds, `OUT/seedN/` is a study like any other. All of them are checked and held first; then the
 jobs are `modgap train` and `modgap eval` in processes of their own, which share the visible
@@ -8,8 +7,10 @@ writes what is still missing: the reports. A recipe that begins as another one d
 takes its stages; the base model is measured in the first study.
 
 ```
-recipes = ("full-text", "kl")
-study(StudySpec(data=Path("PGPS9K"), model="tiny", recipes=recipes, out=Path("runs/sweep"), seeds=(0, 1, 2), jobs=6))
+study(StudySpec(
+    data=Path("PGPS9K"), model="tiny", recipes=("full-text", "kl"), out=Path("runs/sweep"),
+    seeds=(0, 1, 2), jobs=6,
+))
 ```
 """
 
@@ -104,7 +105,7 @@ def run_sweep(
             if failed := scheduler.run():
                 raise UserError(
                     f"{len(failed)} of {len(scheduler.jobs)} jobs failed, the first is"
-                    f" {failed[0].name}: {failed[0].error}; what is done is kept, give the same"
+                    f" {failed[0].name}: {failed[0].error}; finished work is kept, give the same"
                     " command again."
                 )
         return {folder: study.run() for folder, study in prepared.items()}
@@ -161,9 +162,7 @@ def _log(out: Path, name: str) -> Path:
 
 
 def _share_base(bases: Sequence[Path]) -> None:
-    """Let all studies have the base model's evaluation of one of them: training seeds do not change
-    it.
-    """
+    """Let all studies share one evaluation of the base model: training seeds do not change it."""
     for base in bases:
         if not base.exists():
             base.unlink(missing_ok=True)  # a link to one that is gone
@@ -202,8 +201,9 @@ def _recipe_steps(
 
 
 def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:
-    """The recipe whose stages another one can begin with: the most stages in common, and the least
-    to wait for.
+    """The recipe whose stages another one can begin with.
+
+    It is the one with the most stages in common, and the least to wait for.
     """
 
     def common(other: Recipe) -> int:

@@ -90,7 +90,7 @@ def settings_for(
 
 
 def dry_notes(model: str) -> dict[str, Any]:
-    """What a model that is at hand says of itself; nothing of one that would have to be downloaded."""
+    """What a local model says of itself; nothing of one that would have to be downloaded."""
     from modgap.models.load import resolve
 
     return model_notes(resolve(model)) if model == "tiny" or Path(model).exists() else {}
@@ -225,8 +225,7 @@ def print_plan(
     problems: Sequence[Problem] | None = None,
     gpu: str | None = None,
 ) -> None:
-    """Print what a recipe would do: each stage with the settings in force, and what a step of it
-    costs.
+    """Print each stage of a recipe with its settings, and what a step of it costs.
 
     Args:
         recipe: Its settings resolved.
