@@ -150,8 +150,9 @@ def trls(
     policy: Policy, problems: Sequence[Problem], given: argparse.Namespace, block: Block
 ) -> None:
     """Steps of TRL's trainer."""
-    import datasets
     import trl
+
+    import datasets
 
     rows = given.prompts * given.samples
     policy.tokenizer.padding_side = "left"  # as TRL loads one itself

@@ -131,9 +131,7 @@ def grade_answer(answer: str, gold: str) -> bool:
 
 @cache
 def _safe_grade_answer() -> Callable[[str, str], bool]:
-    """Mathruler's own function, with `_same_value` in the place of the one function in it that
-    calls sympy.
-    """
+    """Mathruler's own function, with `_same_value` instead of its one function that calls sympy."""
     from mathruler import grader  # pyright: ignore[reportMissingTypeStubs]
     from pylatexenc import latex2text, latexwalker  # pyright: ignore[reportMissingTypeStubs]
 

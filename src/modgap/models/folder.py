@@ -1,6 +1,4 @@
-"""What a model folder in Hugging Face form says of itself: its image processor, adapter, sampling,
-testbed notes.
-"""
+"""What a model folder says of itself: its image processor, adapter, sampling and notes."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from modgap.core.progress import say
 from modgap.core.record import read_json
 
 ADAPTER = "adapter"
-"""Where a checkpoint keeps the LoRA adapter that was merged into its weights; see `models/lora.py`."""
+"""Where a checkpoint keeps the LoRA adapter that was merged into its weights, see `lora.py`."""
 _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
 """The original's pixel limits: 256 to 1280 image tokens."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -45,17 +43,13 @@ def pixel_limits(processor: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def model_notes(folder: Path) -> dict[str, Any]:
-    """What a model folder says of itself to modgap (`modgap.json`): the testbed brings training
-    defaults of its own.
-    """
+    """What a model's `modgap.json` says: the testbed model brings training defaults of its own."""
     path = folder / "modgap.json"
     return read_json(path) if path.exists() else {}
 
 
 def paper_pixels(folder: Path) -> tuple[int, int] | None:
-    """Least and most pixels of an image in paper style; `None` for the testbed model, which keeps
-    its own.
-    """
+    """Least and most pixels of an image in paper style; `None` for the testbed model's own."""
     return None if model_notes(folder).get("testbed") else _PAPER_PIXELS
 
 
@@ -68,14 +62,15 @@ def _generation_config(folder: Path) -> dict[str, Any]:
     config = read_json(path) if path.exists() else {}
     if not isinstance(config, dict):
         raise UserError(
-            f"{path} is damaged (it is no object): correct it, or download the model again."
+            f"{path} is damaged (it is not an object): correct it, or download the model again."
         )
     return config
 
 
 def own_temperature(folder: Path) -> float:
-    """The temperature that a model's generation config asks for; greedy where it asks for none, as
-    in transformers.
+    """The temperature of a model's generation config.
+
+    As in transformers it is greedy where the config names none.
     """
     config = _generation_config(folder)
     said, samples = config.get("temperature"), config.get("do_sample")
@@ -83,8 +78,11 @@ def own_temperature(folder: Path) -> float:
         return 0.0
     if said is None:
         value = 1.0 if samples else 0.0
-        say(f"--temperature model: {folder} names none in generation_config.json, which means {value:g}"
-            f"{'' if samples else ', greedy'}")  # fmt: skip
+        meaning = f"{value:g}" if samples else f"{value:g}, greedy"
+        say(
+            f"--temperature model: {folder} names none in generation_config.json, which means"
+            f" {meaning}"
+        )
         return value
     if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < math.inf:
         raise UserError(
@@ -95,7 +93,7 @@ def own_temperature(folder: Path) -> float:
 
 
 def own_max_tokens(folder: Path) -> int | None:
-    """The longest response that a model's generation config allows; `None` where it does not say."""
+    """The longest response of a model's generation config; `None` where it does not say."""
     said = _generation_config(folder).get("max_new_tokens")
     if said is None:
         return None

@@ -176,9 +176,7 @@ def run(
     job: Job,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """`train` from a model folder with the tools of this package, as `modgap.train` calls every
-    engine.
-    """
+    """`train` with the tools of this package, as `modgap.train` calls every engine."""
     from modgap.datasets.parquet import write_parquet
     from modgap.models.lora import merge_adapter
 
