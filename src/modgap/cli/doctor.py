@@ -34,7 +34,7 @@ _OPTIONAL = {
 
 
 def diagnose() -> int:
-    """Print what works here.
+    """Print what is installed and what works here.
 
     Returns:
         0 if the engines of a plain installation work, else 1.
@@ -67,7 +67,7 @@ def diagnose() -> int:
 
 
 def _optional(name: str) -> str:
-    """What is to say of a package that not everybody needs."""
+    """The state of an optional package."""
     extra, use = _OPTIONAL[name]
     return (
         _version(name)

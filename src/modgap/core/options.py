@@ -28,9 +28,9 @@ EngineArgs = Annotated[
 Set = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=True)]
 
 JUDGE_CHECK = 200
-"""How many answers that the rules decided a judge is asked about as well, by default."""
+"""The default number of answers that the rules decided and a judge is asked about as well."""
 JUDGE_SEED = 42
-"""Which of them, by default."""
+"""The default seed of their choice."""
 
 
 def flag(name: str) -> str:
@@ -47,10 +47,10 @@ class EvalOptions:
         views: Comma-separated: full-text, image-only (the default), and the controls text-only,
             question-only, blank-image, swapped-image, transcribe. Of MathVerse: its versions, see
             --problem-versions. One of your own is module:object or path/to/file.py:object.
-        samples: Responses per problem and view; 4 if not given. What is not given of samples,
-            temperature, max-tokens and seed, a run that exists keeps as it was begun.
+        samples: Responses per problem and view; 4 if not given. An existing run keeps its samples,
+            temperature, max-tokens and seed where they are not given.
         temperature: 0.6 if not given, for every model and engine (MathVerse in paper style 0.8); 0
-            is greedy; `model` takes the model's own, and of a server whatever it applies by itself.
+            is greedy; `model` takes the model's own, or with a server the server's default.
         max_tokens: Longest response; the model's own (paper style: 4096) if not given.
         seed: Each sample's seed is derived from it; 42 if not given.
         style: `paper` words prompts as the original did and takes its pixel limits.
@@ -282,10 +282,10 @@ class JudgeOptions:
             resumes, and a grading without --judge uses them.
         engine: `openai` for a URL; for a model `vllm` where it is installed, else `hf`.
         model: The judge's name on the server; the only model that it serves if not given.
-        max_tokens: How many tokens the judge may write: 16 if not given (paper mode: always 2). One
-            whose thinking cannot be switched off needs thousands.
-        check: How many answers that the rules decided to ask the judge about as well, to report how
-            far it agrees with them; 0 for none.
+        max_tokens: The most tokens that the judge may write: 16 if not given (paper mode: always
+            2). A judge whose thinking cannot be switched off needs thousands.
+        check: Number of answers that the rules decided to ask the judge about as well, to report
+            how far it agrees with them; 0 for none.
         seed: Of the choice of answers for --judge-check.
         api_key_env: Name of the environment variable that holds the key (openai).
         concurrency: Most requests under way at once (openai).

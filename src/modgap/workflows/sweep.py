@@ -1,7 +1,7 @@
 """Studies with several jobs at a time and for several seeds: `modgap study --seeds 0,1 --jobs 8`.
 
-With seeds, `OUT/seedN/` is a study like any other. All of them are checked and held first; then the
-jobs are `modgap train` and `modgap eval` in processes of their own, which share the visible
+With seeds, `OUT/seedN/` is a study like any other. All of them are checked and locked first; then
+the jobs are `modgap train` and `modgap eval` in processes of their own, which share the visible
 accelerators; at the end the studies are gone through one by one, which finds everything there and
 writes what is still missing: the reports. A recipe that begins as another one does waits for it and
 takes its stages; the base model is measured in the first study.
@@ -112,7 +112,7 @@ def run_sweep(
 
 
 def _by_seed(spec: StudySpec) -> list[StudySpec]:
-    """The study of each training seed; without seeds the one that there is."""
+    """The study of each training seed; without seeds the study itself."""
     seeds = spec.seeds
     if seeds is None:
         return [spec]
@@ -165,7 +165,7 @@ def _share_base(bases: Sequence[Path]) -> None:
     """Let all studies share one evaluation of the base model: training seeds do not change it."""
     for base in bases:
         if not base.exists():
-            base.unlink(missing_ok=True)  # a link to one that is gone
+            base.unlink(missing_ok=True)  # a link to a removed one
     held = next((base for base in bases if not base.is_symlink()), None)
     for base in bases:
         if held and base != held and not base.exists():
@@ -177,7 +177,7 @@ def _recipe_steps(
 ) -> list[Step]:
     """Train a recipe, then measure its last checkpoint."""
     spec, out = study.spec, study.spec.out / recipe.name
-    # As it was given: a recipe of a file is not found by its name.
+    # The reference as given: a recipe from a file is not found by its name.
     reference = dict(zip(study.recipes, dict.fromkeys(spec.recipes), strict=True))[recipe.name]
 
     def train() -> list[str]:
