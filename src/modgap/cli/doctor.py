@@ -68,12 +68,10 @@ def diagnose() -> int:
 
 def _optional(name: str) -> str:
     """The state of an optional package."""
+    if _installed(name):
+        return _version(name)
     extra, use = _OPTIONAL[name]
-    return (
-        _version(name)
-        if _installed(name)
-        else f"not installed: pip install 'modgap[{extra}]', for {use}"
-    )
+    return f"not installed: pip install 'modgap[{extra}]', for {use}"
 
 
 def _usable(engine: str) -> bool:

@@ -104,13 +104,9 @@ class EvalOptions:
         for name in ("batch_size", "concurrency", "replicas"):
             if getattr(self, name) < 1:
                 raise UserError(f"{flag(name)} {getattr(self, name)}: must be at least 1.")
-        several = (
-            "--ray-address"
-            if self.ray_address is not None
-            else "--replicas"
-            if self.replicas > 1
-            else ""
-        )
+        several = "--replicas" if self.replicas > 1 else ""
+        if self.ray_address is not None:
+            several = "--ray-address"
         if several and self.device is not None and ":" in self.device:
             raise UserError(
                 f"--device {self.device} and {several} exclude each other: each replica has its"
@@ -133,11 +129,8 @@ class EvalOptions:
                 for name, other in registry.INFERENCE_ENGINES.items()
                 if option.name in other.options
             ]
-            if (
-                not takers
-                or value == option.default
-                or option.name in (*entry.options, *_NEVER_REFUSED)
-            ):
+            accepted = not takers or option.name in (*entry.options, *_NEVER_REFUSED)
+            if accepted or value == option.default:
                 continue
             shown = str(value[0] if isinstance(value, tuple) else value)  # pyright: ignore[reportUnknownArgumentType]
             if option.name in ("replicas", "ray_address"):
@@ -186,8 +179,12 @@ def as_json(options: Any) -> dict[str, Any]:
 
 def split_names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     """The names of a comma-separated option; a list in a configuration file has one token each."""
-    parts = [part.strip() for token in tokens for part in token.value.split(",")]
-    return tuple(part for part in parts if part)
+    names: list[str] = []
+    for token in tokens:
+        for part in token.value.split(","):
+            if name := part.strip():
+                names.append(name)
+    return tuple(names)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

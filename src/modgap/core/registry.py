@@ -173,13 +173,11 @@ class Registry(Mapping[str, E], Generic[E]):
 
     def _installed(self) -> dict[str, str]:
         """Names that installed packages register -> `module:object`."""
+        if not self._group:
+            return {}
         from importlib.metadata import entry_points  # late: it reads every package's metadata
 
-        return (
-            {point.name: point.value for point in entry_points(group=self._group)}
-            if self._group
-            else {}
-        )
+        return {point.name: point.value for point in entry_points(group=self._group)}
 
 
 RECIPES = Registry(

@@ -149,7 +149,7 @@ def parse_versions(names: str) -> tuple[str, ...]:
         UserError: A version is unknown; the message lists the choices.
     """
     found: list[str] = []
-    for part in (part.strip() for part in names.split(",")):
+    for part in map(str.strip, names.split(",")):
         view = re.sub(r"[\s_]+", "-", part.lower())
         if view in ("text", "vision"):
             found += [name for name, of_side in VERSION_VIEWS.items() if of_side.side == view]

@@ -540,11 +540,9 @@ def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Samplin
         opened=prepared.opened,
         left_out=prepared.left_out,
     )
-    return (
-        done
-        if reason in ("stop", "length")
-        else replace(done, text="", error=f"vLLM ended it: {reason}")
-    )
+    if reason in ("stop", "length"):
+        return done
+    return replace(done, text="", error=f"vLLM ended it: {reason}")
 
 
 def _is_own(error: Exception) -> bool:

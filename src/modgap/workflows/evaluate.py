@@ -195,9 +195,8 @@ def _image_digest(
 def _content_digest(data: bytes, size: int) -> str:
     from modgap.core.images import CONVERTED, is_plain
 
-    return hashlib.blake2b(data, digest_size=size).hexdigest() + (
-        "" if is_plain(data) else CONVERTED
-    )
+    digest = hashlib.blake2b(data, digest_size=size).hexdigest()
+    return digest if is_plain(data) else digest + CONVERTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -534,11 +533,9 @@ def _as_begun(
         if name not in kept
     )
     # A run without a response may be begun anew, for example with another model.
-    return (
-        {name: before[name] for name in kept if name in before}
-        if same or not run.unanswered()
-        else {}
-    )
+    if not same and run.unanswered():
+        return {}
+    return {name: before[name] for name in kept if name in before}
 
 
 def _record_sampling(
@@ -605,7 +602,9 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
             it.
     """
     versions = any(problem.views for problem in problems)
-    known = {name for problem in problems for name in (*problem.views, *problem.own_words)}
+    known: set[str] = set()
+    for problem in problems:
+        known.update(problem.views, problem.own_words)
     there = [name for name in ALL_VIEWS if name in known]
     for view in views:
         if not versions and view.name in VERSION_VIEWS and view.name not in there:

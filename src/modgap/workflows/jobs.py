@@ -266,7 +266,7 @@ class Scheduler:
 
     def _usable(self, job: Job) -> list[str]:
         """The accelerators for a job: not those on which it failed, nor those that do not work."""
-        failed = {device for devices in job.failed_on for device in devices}
+        failed = set[str]().union(*job.failed_on)
         return [device for device in self._load if device not in failed | self._suspect]
 
     def _ended(self, job: Job, process: Process, status: int) -> None:

@@ -183,11 +183,9 @@ def _recipe_steps(
     def train() -> list[str]:
         share_stages(spec.out, recipe, study.recipes)
         where = [] if spec.options.device is None else ["--device", spec.options.device]
-        chosen = [
-            part
-            for setting in settings_for(recipe, study.recipes, spec.settings)
-            for part in ("--set", setting)
-        ]
+        chosen: list[str] = []
+        for setting in settings_for(recipe, study.recipes, spec.settings):
+            chosen += ["--set", setting]
         words = ["--model", spec.model, "--out", str(out), "--engine", spec.engine]
         return ["train", reference, *fixed, *words, *where, *chosen]
 
@@ -211,15 +209,15 @@ def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:
         return next((n for n, (mine, theirs) in enumerate(pairs) if mine != theirs), len(pairs))
 
     order = list(plans)
-    earlier = [
-        other
-        for other in plans.values()
-        if (len(other.stages), order.index(other.name))
-        < (len(recipe.stages), order.index(recipe.name))
-        and common(other)
-    ]
-    return (
-        max(earlier, key=lambda other: (common(other), -len(other.stages))).name
-        if earlier
-        else None
-    )
+
+    def rank(other: Recipe) -> tuple[int, int]:
+        return len(other.stages), order.index(other.name)
+
+    # Only recipes of a lower rank, so that two recipes never wait for each other.
+    earlier: list[Recipe] = []
+    for other in plans.values():
+        if rank(other) < rank(recipe) and common(other):
+            earlier.append(other)
+    if not earlier:
+        return None
+    return max(earlier, key=lambda other: (common(other), -len(other.stages))).name
