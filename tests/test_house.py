@@ -132,7 +132,7 @@ def test_ctrl_c_says_what_it_means() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert done.stderr.splitlines() == [
-        "modgap: interrupted; what is done is kept, give the same command again."
+        "modgap: interrupted; finished work is kept, give the same command again."
     ]
 
 

@@ -574,7 +574,7 @@ def test_a_server_that_is_gone_ends_the_run_after_a_while(server: Server) -> Non
     server.fault = lambda body, attempt: "" if len(server.bodies) <= 5 else "503"
     got: list[Completion] = []
     with pytest.raises(
-        UserError, match=r"samples in a row .*HTTP 503.*the same command then goes on"
+        UserError, match=r"samples in a row .*HTTP 503.*the same command then resumes"
     ):
         for answer in engine(server, concurrency=4, max_retries=0).generate(
             [request("a", 1000)], Sampling()

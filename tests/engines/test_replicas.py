@@ -675,7 +675,7 @@ def test_whatever_ends_the_command_leaves_no_process(
     if kind is not signal.SIGKILL:
         assert told.returncode == 130
         assert said.splitlines() == [
-            "modgap: interrupted; what is done is kept, give the same command again."
+            "modgap: interrupted; finished work is kept, give the same command again."
         ]
     assert (out / "responses.jsonl").stat().st_size, "it was at work"
     # Nobody cleans up after a kill -9: Ray's two helpers see by themselves that they are alone.

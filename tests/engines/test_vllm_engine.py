@@ -275,7 +275,7 @@ USUAL = (
         (
             "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB",
             True,
-            ["while it ran", "What is done is kept"],
+            ["while it ran", "Finished work is kept"],
         ),
         (
             "RuntimeError: Failed to infer device type, please set",
@@ -290,7 +290,7 @@ USUAL = (
             False,
             ["KeyError"],
         ),
-        ("", True, ["What is done is kept", "give the command again"]),
+        ("", True, ["Finished work is kept", "give the command again"]),
     ],
 )
 def test_a_failure_is_one_line_with_the_remedy(log: str, running: bool, says: list[str]) -> None:

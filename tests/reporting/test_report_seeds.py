@@ -1,6 +1,4 @@
-"""Several seeds of the same studies: the statistics, which runs stand in one table, `cells.json`,
-real trainings.
-"""
+"""Several seeds of the same studies: statistics, the runs of one table, `cells.json`, trainings."""
 
 from __future__ import annotations
 

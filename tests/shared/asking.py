@@ -1,6 +1,4 @@
-"""Short ways to the workflows for tests: a summary from keywords, and a study from the arguments
-that tests vary.
-"""
+"""Short calls of the workflows for tests: a summary, or a study, from the arguments that vary."""
 
 from __future__ import annotations
 

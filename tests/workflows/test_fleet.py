@@ -39,7 +39,7 @@ def test_a_list_has_one_model_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "cannot be read"), (b"\n# none\n", "names no model"), (b"\xff\xfe\x00", "no UTF-8")],
+    [(None, "cannot be read"), (b"\n# none\n", "names no model"), (b"\xff\xfe\x00", "not UTF-8")],
 )
 def test_a_list_that_is_none_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "models.txt"
@@ -239,7 +239,7 @@ def test_models_of_a_list_become_runs_side_by_side(data: Path, tmp_path: Path) -
     *_, named, _, total = first.stderr.splitlines()
     assert named.startswith("modgap: no-such-model failed: no model 'no-such-model'")
     assert (
-        total == "modgap: 2 of 3 models failed; what is done is kept, give the same command again."
+        total == "modgap: 2 of 3 models failed; finished work is kept, give the same command again."
     )
     responses = (out / "tiny" / "responses.jsonl").read_bytes()
     assert responses.count(b"\n") == 4

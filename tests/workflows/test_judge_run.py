@@ -411,7 +411,7 @@ def test_a_judge_that_dies_costs_nothing_that_it_said(
     (line,) = capsys.readouterr().err.splitlines()
     assert (
         line.startswith(f"modgap: the judge: {server.url} has failed")
-        and "the same command then goes on" in line
+        and "the same command then resumes" in line
     )
     assert [row.model_dump() for row in run.grades()] == before
     server.close()  # another takes its place: to this one questions may still be on their way

@@ -33,11 +33,11 @@ OPTION = "--config"
 
 
 def with_config(app: App, tokens: Sequence[str]) -> list[str]:
-    """The arguments without `--config FILE`, whose values the application is given.
+    """The arguments without `--config FILE`; its values are set on the application.
 
     Raises:
         UserError: The file cannot be read, or does not hold a table of options.
-        UsageError: The option has no file, comes twice, or no command goes with it.
+        UsageError: The option has no file, is given twice, or is given without a command.
     """
     app.config = ()
     rest, files = _split(tokens)

@@ -158,22 +158,22 @@ def power(
 ) -> None:
     """How many problems, and samples of each, it takes to detect a gap.
 
-    The paired two-sided test in the normal approximation: a problem's chance of being solved varies
-    over problems, alike in both views; more samples take away the noise within a problem, only more
-    problems that between them.
+    It plans a paired two-sided test in the normal approximation. The chance of solving a problem
+    varies over problems, equally in both views. More samples reduce the noise within a problem;
+    only more problems reduce the noise between problems.
 
     Args:
         gap: The gap to detect, in percentage points.
-        problems: Problems that there are: the chance to detect the gap with them.
+        problems: Number of problems, to print the chance to detect the gap with them.
         samples: Samples of each problem in each view, beside 1, 2, 4 and 8.
         text_accuracy: Accuracy in the text-centric view, 0 to 1; 0.6 if neither it nor --run is
             given.
         consistency: How alike a problem's samples are: 0 if all problems are equally hard, 1 if
             each is solved always or never; 0.6 if not given.
         correlation: Between a problem's chances in the two views; 0.6 if not given.
-        power: The chance to detect it that is asked for.
+        power: The chance to detect the gap.
         alpha: Size of the test.
-        run: An evaluation that these three are measured on, where they are not given.
+        run: An evaluation from which the three assumptions are estimated where they are not given.
     """
     from modgap.workflows.power import plan
 
@@ -265,12 +265,12 @@ def versions_as_views(
 
 
 def given(**more: Any) -> dict[str, Any]:
-    """The command line as it was given, for manifests, and what it came to."""
+    """The command line as it was given, for manifests, and the arguments resolved."""
     return {"command": shlex.join(sys.argv), **more}
 
 
 def print_check(report: Report) -> None:
-    """What a check of a data set found: what is there, then every fault."""
+    """Print what a check of a data set found: the counts, then every fault."""
     for name, split in report.splits.items():
         print(
             f"{name}: {split.problems} sound problems, {split.images} diagrams, {len(split.types)}"

@@ -34,7 +34,7 @@ _OPTIONAL = {
 
 
 def diagnose() -> int:
-    """Print what works here.
+    """Print what is installed and what works here.
 
     Returns:
         0 if the engines of a plain installation work, else 1.
@@ -67,13 +67,11 @@ def diagnose() -> int:
 
 
 def _optional(name: str) -> str:
-    """What is to say of a package that not everybody needs."""
+    """The state of an optional package."""
+    if _installed(name):
+        return _version(name)
     extra, use = _OPTIONAL[name]
-    return (
-        _version(name)
-        if _installed(name)
-        else f"not installed: pip install 'modgap[{extra}]', for {use}"
-    )
+    return f"not installed: pip install 'modgap[{extra}]', for {use}"
 
 
 def _usable(engine: str) -> bool:

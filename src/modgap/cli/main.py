@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "modgap: interrupted; what is done is kept, give the same command again.",
+            "modgap: interrupted; finished work is kept, give the same command again.",
             file=sys.stderr,
         )
         return 130

@@ -1,6 +1,6 @@
-"""Objects by their place: `module:object` or `path/to/file.py:object`.
+"""Loads objects by their location: `module:object` or `path/to/file.py:object`.
 
-Nothing is imported before it is asked for.
+Nothing is imported before it is used.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def load(path: str) -> Any:
         if module_name.endswith(".py")
         else _imported(path, module_name)
     )
-    # Outside of the handler: an AttributeError while a user's module is imported is that module's
-    # bug, and tells where.
+    # Not a try around the import: an AttributeError inside a user's module is a bug of that module,
+    # and must keep its traceback.
     if not hasattr(module, name):
         raise UserError(f"cannot import {path!r}: {module_name} has no {name!r}.")
     return getattr(module, name)

@@ -28,9 +28,9 @@ EngineArgs = Annotated[
 Set = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=True)]
 
 JUDGE_CHECK = 200
-"""How many answers that the rules decided a judge is asked about as well, by default."""
+"""The default number of answers that the rules decided and a judge is asked about as well."""
 JUDGE_SEED = 42
-"""Which of them, by default."""
+"""The default seed of their choice."""
 
 
 def flag(name: str) -> str:
@@ -47,10 +47,10 @@ class EvalOptions:
         views: Comma-separated: full-text, image-only (the default), and the controls text-only,
             question-only, blank-image, swapped-image, transcribe. Of MathVerse: its versions, see
             --problem-versions. One of your own is module:object or path/to/file.py:object.
-        samples: Responses per problem and view; 4 if not given. What is not given of samples,
-            temperature, max-tokens and seed, a run that exists keeps as it was begun.
+        samples: Responses per problem and view; 4 if not given. An existing run keeps its samples,
+            temperature, max-tokens and seed where they are not given.
         temperature: 0.6 if not given, for every model and engine (MathVerse in paper style 0.8); 0
-            is greedy; `model` takes the model's own, and of a server whatever it applies by itself.
+            is greedy; `model` takes the model's own, or with a server the server's default.
         max_tokens: Longest response; the model's own (paper style: 4096) if not given.
         seed: Each sample's seed is derived from it; 42 if not given.
         style: `paper` words prompts as the original did and takes its pixel limits.
@@ -104,13 +104,9 @@ class EvalOptions:
         for name in ("batch_size", "concurrency", "replicas"):
             if getattr(self, name) < 1:
                 raise UserError(f"{flag(name)} {getattr(self, name)}: must be at least 1.")
-        several = (
-            "--ray-address"
-            if self.ray_address is not None
-            else "--replicas"
-            if self.replicas > 1
-            else ""
-        )
+        several = "--replicas" if self.replicas > 1 else ""
+        if self.ray_address is not None:
+            several = "--ray-address"
         if several and self.device is not None and ":" in self.device:
             raise UserError(
                 f"--device {self.device} and {several} exclude each other: each replica has its"
@@ -133,11 +129,8 @@ class EvalOptions:
                 for name, other in registry.INFERENCE_ENGINES.items()
                 if option.name in other.options
             ]
-            if (
-                not takers
-                or value == option.default
-                or option.name in (*entry.options, *_NEVER_REFUSED)
-            ):
+            accepted = not takers or option.name in (*entry.options, *_NEVER_REFUSED)
+            if accepted or value == option.default:
                 continue
             shown = str(value[0] if isinstance(value, tuple) else value)  # pyright: ignore[reportUnknownArgumentType]
             if option.name in ("replicas", "ray_address"):
@@ -186,8 +179,12 @@ def as_json(options: Any) -> dict[str, Any]:
 
 def split_names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     """The names of a comma-separated option; a list in a configuration file has one token each."""
-    parts = [part.strip() for token in tokens for part in token.value.split(",")]
-    return tuple(part for part in parts if part)
+    names: list[str] = []
+    for token in tokens:
+        for part in token.value.split(","):
+            if name := part.strip():
+                names.append(name)
+    return tuple(names)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -282,10 +279,10 @@ class JudgeOptions:
             resumes, and a grading without --judge uses them.
         engine: `openai` for a URL; for a model `vllm` where it is installed, else `hf`.
         model: The judge's name on the server; the only model that it serves if not given.
-        max_tokens: How many tokens the judge may write: 16 if not given (paper mode: always 2). One
-            whose thinking cannot be switched off needs thousands.
-        check: How many answers that the rules decided to ask the judge about as well, to report how
-            far it agrees with them; 0 for none.
+        max_tokens: The most tokens that the judge may write: 16 if not given (paper mode: always
+            2). A judge whose thinking cannot be switched off needs thousands.
+        check: Number of answers that the rules decided to ask the judge about as well, to report
+            how far it agrees with them; 0 for none.
         seed: Of the choice of answers for --judge-check.
         api_key_env: Name of the environment variable that holds the key (openai).
         concurrency: Most requests under way at once (openai).

@@ -51,9 +51,9 @@ class DatasetEntry(Entry):
             mode `paper`: (summary, problems, responses, grades, other files of an import) -> the
             summary with them.
 
-    What is asked of a run folder, or of problems without the name of their data set, is looked up
-    by their grader among our own entries (`data_set_of`): `views` and what begins with `paper` have
-    no effect in an entry without a grader of its own.
+    A run folder, or problems without the name of their data set, are looked up by their grader
+    among our own entries (`data_set_of`). So `views` and the attributes that begin with `paper`
+    have no effect in an entry without a grader of its own.
     """
 
     check: str = ""
@@ -75,7 +75,7 @@ class EngineEntry(Entry):
             it needs.
         options: Options of `modgap eval` that this engine takes and not every engine does.
         served: Whether a server holds the model, so that nothing is loaded here.
-        as_is: Whether it reads a model folder with code of its own, so that only what lies in the
+        as_is: Whether it reads a model folder with code of its own, so that only the content of the
             files counts.
     """
 
@@ -173,13 +173,11 @@ class Registry(Mapping[str, E], Generic[E]):
 
     def _installed(self) -> dict[str, str]:
         """Names that installed packages register -> `module:object`."""
+        if not self._group:
+            return {}
         from importlib.metadata import entry_points  # late: it reads every package's metadata
 
-        return (
-            {point.name: point.value for point in entry_points(group=self._group)}
-            if self._group
-            else {}
-        )
+        return {point.name: point.value for point in entry_points(group=self._group)}
 
 
 RECIPES = Registry(

@@ -1,7 +1,7 @@
 """Views: the ways to show one problem, and which side of the gap each is on.
 
 The gap is accuracy(text-centric) - accuracy(vision-centric) over the same problems. Controls are on
-neither side; they tell reading from reasoning, and both from guessing.
+neither side; they separate reading from reasoning, and both from guessing.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ VERSIONS: dict[str, str] = {
     "Vision Only": "vision-only",
     "Text Only": "text-only",
 }
-"""MathVerse's versions of a problem -> the views that they are; Text Only is the control of that
-name.
-"""
+"""MathVerse's versions of a problem -> their views; Text Only is the control of that name."""
 
 VERSION_VIEWS: dict[str, View] = {
     view.name: view
@@ -98,8 +96,8 @@ def get_view(name: str) -> View:
     runs could not be compared. It is known by its own name afterwards.
 
     Raises:
-        UserError: There is none, the message lists the names; or the object cannot be a view of its
-            own.
+        UserError: The name is unknown, and the message lists the names; or the object cannot be a
+            view.
     """
     if name in ALL_VIEWS:
         return ALL_VIEWS[name]
@@ -151,7 +149,7 @@ def parse_versions(names: str) -> tuple[str, ...]:
         UserError: A version is unknown; the message lists the choices.
     """
     found: list[str] = []
-    for part in (part.strip() for part in names.split(",")):
+    for part in map(str.strip, names.split(",")):
         view = re.sub(r"[\s_]+", "-", part.lower())
         if view in ("text", "vision"):
             found += [name for name, of_side in VERSION_VIEWS.items() if of_side.side == view]

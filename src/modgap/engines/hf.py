@@ -4,7 +4,7 @@ Prompts are encoded a window at a time and batched by length, so that padding is
 does not grow with the data set; a thread encodes the next window while the model works on this one.
 A problem's views share its image: it is decoded and cut into patches once, and passes the vision
 tower once. A prompt's samples share its prefill. Each sample is drawn with a seed of its own, so
-that batching does not change which random numbers it sees. A prompt whose image cannot be decoded,
+that batching does not change its random numbers. A prompt whose image cannot be decoded,
 or that the image processor refuses, is recorded as an error and costs only itself.
 """
 
@@ -192,9 +192,8 @@ def _encoded(
             if stop.is_set():
                 break
             try:
-                if (
-                    request.image is None or request.image != opener
-                ):  # the views of a problem, side by side, share it
+                # The views of a problem come side by side and share its image.
+                if request.image is None or request.image != opener:
                     image = request.image() if request.image else None
                     opener = request.image
             except Exception as error:
@@ -202,7 +201,7 @@ def _encoded(
                 continue
             try:
                 done.append((request, policy.encode(request.prompt, image)))
-            except ValueError as error:  # its own: another kind is ours, or the machine's
+            except ValueError as error:  # the prompt's own; others are bugs or the machine's
                 refused.append((request, request.refusal(error)))
         return done, refused
 

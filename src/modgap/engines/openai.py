@@ -14,7 +14,7 @@ not the run:
 * ending the run at once with a remedy: what no retry fixes (key, model, credit, address), or a
   server that is gone.
 
-The key is read from the environment when the requests start. It is stored nowhere and cut out of
+The key is read from the environment when the requests start. It is stored nowhere and removed from
 all that comes back.
 """
 
@@ -158,7 +158,7 @@ class OpenAIEngine:
 
     @classmethod
     def start(cls, model: str | Path, options: EvalOptions) -> Start:
-        """How it starts; the model is behind the server, and is named and not looked into."""
+        """How it starts; the server has the model, so only its name is known."""
         make = functools.partial(
             cls,
             str(model),
@@ -187,15 +187,14 @@ class OpenAIEngine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Generator[Completion, None, None]:
-        """Every wanted sample of every request, each as soon as it is there.
+        """Every wanted sample of every request, each as soon as it is finished.
 
         The requests are made by an event loop in a thread, so that this works in a notebook, too.
         Leaving the iterator early (an interrupt, `close`) drops what is under way and ends the
         thread.
 
         Raises:
-            UserError: Nothing more can be had from the server; what was there before has been
-                yielded.
+            UserError: The server answers no more; what was finished before has been yielded.
         """
         results: queue.SimpleQueue[Completion | BaseException | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
@@ -210,14 +209,14 @@ class OpenAIEngine:
                     raise item
                 yield item
         finally:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: all is done
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to cancel
                 loop.call_soon_threadsafe(task.cancel)
             thread.join()
 
     async def _answer_all(
         self, requests: Sequence[Request], sampling: Sampling, emit: Callable[[Completion], None]
     ) -> None:
-        """As many workers as requests may be under way, which share one list of jobs."""
+        """Answer with as many workers as requests may be under way; they share one list of jobs."""
         jobs = _jobs(requests)
         turn = asyncio.Lock()
 
@@ -263,7 +262,7 @@ class OpenAIEngine:
         sample: int,
         sampling: Sampling,
     ) -> Completion:
-        """One sample: asked for until it is there or has failed for good."""
+        """One sample, asked for until it is answered or has failed for good."""
         seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
         attempt = 0
         while True:
@@ -339,7 +338,7 @@ class OpenAIEngine:
             raise ServerError(failed + "{key}", key=key, **server) from None
         if no_credit(error):
             raise ServerError(
-                failed + "add credit to the account; the same command then goes on.", **server
+                failed + "add credit to the account; the same command then resumes.", **server
             ) from None
         if status == 404:
             names = await self._models(client)
@@ -380,7 +379,7 @@ class OpenAIEngine:
             if self._failed_in_a_row > max(64, 2 * self._concurrency):
                 raise UserError(
                     f"{self._url} has failed {self._failed_in_a_row} samples in a row ({said}). "
-                    "Remedy: see to the server; the same command then goes on."
+                    "Remedy: repair the server; the same command then resumes."
                 )
         tries = f" (tried {attempts + 1} times)" if attempts else ""
         return Reply("", "error", error=said + tries)
@@ -422,7 +421,7 @@ def served_models(
     """The names of the models that a server has.
 
     Raises:
-        UserError: The address is bad, nobody answers there, or not with a list.
+        UserError: The address is bad, or no server answers there with a list.
     """
     engine = OpenAIEngine("", base_url, api_key_env, timeout=timeout, max_retries=0)
 

@@ -5,14 +5,14 @@ The process that asks keeps the queue and knows who has what, so that every samp
 once:
 
 * an engine has at most a bounded number of samples in hand, and gets more as it hands completions
-  back: large shares at first and small ones at the end, so that nobody idles while another has a
+  back: large shares at first and small ones at the end, so that none idles while another has a
   backlog;
 * an engine with `stream(take, sampling)` takes requests while it works (`vllm`: its batch never
   drains); any other one gets lists of requests, `generate` as usual;
 * an engine whose process or machine dies costs what it had in hand: that goes to the front of the
   queue, and another one is started;
-* a sample that kills whatever engine is given it is found and becomes an error (`replica_queue`);
-  so does one that an engine gives no answer to, several times.
+* a sample that kills every engine it is given to is found and becomes an error (`replica_queue`);
+  so does one that engines leave unanswered several times.
 
 A sample's seed is its own (`core.engine.sample_seed`), so results do not depend on who made it. The
 original has no counterpart: it runs one engine, and its parallel runners start whole jobs
@@ -34,11 +34,10 @@ from modgap.engines.replica_worker import Failure, Missing, Ready, Reply, Sample
 
 # An engine that fails this number of times in a row without any completion is given up.
 MOST_FAILURES = 3
-# Where nothing was made yet, a broken machine looks like samples that kill: so many deaths in a row
-# may be theirs.
+# Before anything is made, a broken machine looks like samples that kill an engine. This number of
+# deaths in a row is put down to the samples.
 MOST_BLIND = 16
-# Samples that an engine without a batch size of its own is given at least, and how many times that
-# at most.
+# The batch of an engine without a batch size of its own, and the most batches that it has in hand.
 _BATCH, _MOST_BATCHES = 64, 8
 _LOOK_S, _PATIENCE_S = 5.0, 60.0
 
@@ -222,9 +221,9 @@ class ReplicaEngine:
             streams = slot.ready is not None and slot.ready.streams
             last = streams and bool(slot.in_hand) and (not work.requests or bool(slot.alone))
             if shares[slot.number] or slot.in_hand or not slot.ready:
-                told = last and (bool(shares[slot.number]) or not slot.drains)
+                announced = last and (bool(shares[slot.number]) or not slot.drains)
                 slot.drains = last
-                order = (self._epoch, sampling, shares[slot.number], told)
+                order = (self._epoch, sampling, shares[slot.number], announced)
                 self._pending[slot.actor.exchange.remote(order)] = slot
 
     def _give(
@@ -279,9 +278,8 @@ class ReplicaEngine:
         if all(other.given_up for other in self._slots) and work.owed:
             raise UserError(_all_failed(self._slots, started))
         if started and failure.users and again:
-            raise UserError(
-                failure.words
-            )  # another replica met it, too: it is the input, not the machine
+            # Another replica failed in the same way: the input is the cause, not the machine.
+            raise UserError(failure.words)
         if slot.given_up:
             _say(f"{name} is given up ({failure.words}); the others do its work")
             return
@@ -299,7 +297,7 @@ class ReplicaEngine:
 
 
 def _all_failed(slots: Sequence[_Slot], started: bool) -> str:
-    """One line on why there is no replica left."""
+    """One line on why all replicas failed."""
     reasons = list(dict.fromkeys(slot.given_up for slot in slots))
     what = "failed again and again" if started else "could not be started"
     which = "the only replica" if len(slots) == 1 else f"all {len(slots)} replicas"

@@ -15,8 +15,8 @@ of them:
 The prompt is built by the model's own chat template, as vLLM applies it, with two differences that
 make it the same as the `hf` engine's: ChatML's default system turn is taken out where a prompt has
 none, and a prefill follows the opening of the assistant's turn. A template that takes no system
-turn is given none, which is said and recorded. Unlike there, image tokens are not suppressed when
-sampling (no trained model says them).
+turn is given none, which is reported and recorded. Unlike there, image tokens are not suppressed
+when sampling (no trained model samples them).
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ Take = Callable[[bool], Sequence[Request]]
 # works on.
 _AHEAD = 32
 _QUEUED = 256
-# So many prompts in a row that fail for a reason which is not theirs. One that is refused itself
-# never ends a run: the same command asks those, and only those, again.
+# The number of prompts in a row that may fail for a reason which is not their own. A prompt that is
+# refused for its own sake never ends a run: the same command asks only those again.
 _MOST_REFUSED = 16
-# Samples at the beginning whose log-probabilities are asked for, which takes time: a broken model
-# gives NaN.
+# Samples at the beginning whose log-probabilities are asked for, to find a broken model that gives
+# NaN. Asking takes time.
 _LOOKED_AT = 16
 _PATIENCE_S, _POLL_S = 5.0, 1.0
 _CHATML_SYSTEM, _CHATML_END = "<|im_start|>system\n", "<|im_end|>\n"
@@ -78,7 +78,7 @@ class _Prepared:
         prompts: vLLM's input of each of its samples.
         image_tokens: Tokens of the image.
         error: Why it cannot be asked.
-        own: Whether that is the prompt's own fault, so that others may fare better.
+        own: Whether the prompt itself is the cause, so that others may be answered.
         opened: The `<think>` with which the chat template opened the assistant's turn.
         left_out: As of a `Completion`.
     """
@@ -213,9 +213,9 @@ class VllmEngine:
         return self.stream(lambda wait: next(parts, ()), sampling)
 
     def stream(self, take: Take, sampling: Sampling) -> Iterator[Completion]:
-        """As `generate`, of requests that are asked for while it works.
+        """As `generate`, of requests that `take` gives while it works.
 
-        vLLM is driven by a thread: its client waits for ever for a process that was killed.
+        A thread drives vLLM, because its client waits forever for a process that was killed.
 
         Raises:
             UserError: vLLM's process died, or nothing can be asked for a reason that is not the
@@ -233,7 +233,7 @@ class VllmEngine:
                     item = results.get(timeout=_POLL_S)
                 except queue.Empty:
                     dead += self._running.dead()
-                    if dead < 2:  # the second time: it may have had something to say
+                    if dead < 2:  # at the first time its error may still be on the way
                         continue
                     item = RuntimeError(
                         "it was killed; where memory ran short, the system does that"
@@ -276,7 +276,7 @@ class VllmEngine:
         finally:
             feed.stop()
             if under_way:
-                with contextlib.suppress(Exception):  # it is dead
+                with contextlib.suppress(Exception):  # vLLM's process may be dead
                     engine.abort_request(list(under_way))
 
     def _add(
@@ -331,9 +331,8 @@ class VllmEngine:
         return SamplingParams(
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
-            seed=sample_seed(
-                sampling.seed, request.problem_id, request.view, sample
-            ),  # 63 bits, which vLLM takes
+            # 63 bits, which vLLM takes.
+            seed=sample_seed(sampling.seed, request.problem_id, request.view, sample),
             output_kind=RequestOutputKind.FINAL_ONLY,
             logprobs=0 if self._asked <= _LOOKED_AT else None,  # 0: of the sampled token alone
             **PLAIN,
@@ -356,7 +355,7 @@ class VllmEngine:
                 yield prepared, number
 
     def close(self) -> None:
-        """End vLLM's processes and give the GPU's memory back."""
+        """End vLLM's processes and free the GPU's memory."""
         self.llm = None
         self._running.close()
 
@@ -441,9 +440,8 @@ class _Feed:
     def stop(self) -> None:
         """End the thread; what is prepared is dropped."""
         self._stopped.set()
-        self._thread.join(
-            _PATIENCE_S
-        )  # it may be waiting for requests, which it then takes no more
+        # The thread may be waiting for requests; it takes none of them any more.
+        self._thread.join(_PATIENCE_S)
 
     def _work(self) -> None:
         last: tuple[Any, Image | None] = (None, None)
@@ -539,11 +537,9 @@ def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Samplin
         opened=prepared.opened,
         left_out=prepared.left_out,
     )
-    return (
-        done
-        if reason in ("stop", "length")
-        else replace(done, text="", error=f"vLLM ended it: {reason}")
-    )
+    if reason in ("stop", "length"):
+        return done
+    return replace(done, text="", error=f"vLLM ended it: {reason}")
 
 
 def _is_own(error: Exception) -> bool:

@@ -28,10 +28,10 @@ from modgap.core import processes
 from modgap.core.errors import UserError
 from modgap.models.folder import ADAPTER_CONFIG, has_adapter, image_processor
 
-# What we pass ourselves, and how else to say it.
+# Arguments that we pass ourselves, and the option that sets each.
 _OURS = {"model": "--model", "mm_processor_kwargs.min_pixels": "--style paper"}
-# What only decides speed, memory or what is told: a run may go on with others. `seed`: each sample
-# has its own. max_model_len is none of these, for it ends responses.
+# Arguments that change only speed, memory or logging: a run may resume with others. `seed` is among
+# them because each sample has its own. max_model_len is not, because it ends responses.
 _SPEED = re.compile(
     r"gpu_memory_utilization|kv_cache_memory_bytes|swap_space|cpu_offload_\w+|kv_offloading_\w+|block_size|seed"
     r"|max_num_\w+|max_long_partial_prefills|long_prefill_token_threshold|max_parallel_loading_workers"
@@ -57,7 +57,7 @@ def parse_engine_args(args: Sequence[str]) -> dict[str, Any]:
             strings.
 
     Raises:
-        UserError: One is no `key=value`, is given twice, or is not the user's to give.
+        UserError: One is not `key=value`, is given twice, or cannot be set by the user.
     """
     parsed: dict[str, Any] = {}
     for arg in args:
@@ -76,7 +76,7 @@ def parse_engine_args(args: Sequence[str]) -> dict[str, Any]:
         try:
             parsed[key] = json.loads(text)
         except ValueError:
-            # Python's own spelling of three words is meant as such.
+            # Python's spelling of these three values is accepted, too.
             parsed[key] = {"True": True, "False": False, "None": None}.get(text.strip(), text)
     return parsed
 
@@ -99,7 +99,7 @@ def telling_args(args: Sequence[str]) -> dict[str, Any]:
 def check_names(args: Iterable[str], known: Iterable[str]) -> None:
     """Refuse arguments that vLLM does not have.
 
-    Raises `UserError`, which lists names that are near.
+    Raises `UserError`, which lists similar names.
     """
     names = sorted(known)
     for arg in args:
@@ -181,10 +181,9 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
     """
     said = f"{log}\n{error or ''}"
     when = "while it ran" if running else "at the start"
-    again = " What is done is kept: give the command again, with it" if running else ""
-    other = (
-        "" if running else ", max_model_len=8192, or a smaller model"
-    )  # a run does not go on with these
+    again = " Finished work is kept: give the command again, with it" if running else ""
+    # A run cannot be resumed with these.
+    other = "" if running else ", max_model_len=8192, or a smaller model"
     if match := re.search(
         r"Free memory on device[^\n]*?\(([\d.]+)/([\d.]+) GiB\) on startup is less", said
     ):
@@ -238,7 +237,7 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
         return f"vLLM does not serve this model ({cause}): give --engine hf, or another model."
     if running:
         return (
-            f"vLLM's process ended while it ran ({cause}). What is done is kept: give the command"
+            f"vLLM's process ended while it ran ({cause}). Finished work is kept: give the command"
             " again."
         )
     return f"vLLM could not start ({cause}): correct --model or --engine-arg, or give --engine hf."
@@ -319,7 +318,7 @@ class Running:
             raise UserError(
                 f"{folder} holds no model (no config.json): give a Hugging Face folder or id."
             )
-        # Telemetry is not ours to send, and tokenizers need no threads of their own beside vLLM's.
+        # No telemetry is sent, and tokenizers need no threads of their own beside vLLM's.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         # A forked process would keep the guard's pipe open, and the state of threads that it does
@@ -384,9 +383,8 @@ class Running:
         self._closed = True
         engine = getattr(getattr(self, "llm", None), "llm_engine", None)
         if engine is not None:
-            with contextlib.suppress(
-                Exception
-            ):  # a process that died already has nothing left to end
+            # Shutting down a process that has died already raises an error.
+            with contextlib.suppress(Exception):
                 engine.engine_core.shutdown()
             with contextlib.suppress(Exception):
                 engine.renderer.shutdown()
@@ -416,8 +414,8 @@ def _marking(mark: str) -> Iterator[None]:
 def _output_to(log: IO[bytes]) -> Iterator[None]:
     """Send what this process and those it starts write to a file.
 
-    Progress bars and our own messages are not sent there. Processes started meanwhile keep it.
-    Descriptors are what they inherit, so those are changed.
+    Progress bars and our own messages still go to the terminal. The file descriptors are changed,
+    because processes that start meanwhile inherit them.
     """
     sys.stdout.flush()
     sys.stderr.flush()

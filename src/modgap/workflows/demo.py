@@ -21,8 +21,8 @@ from modgap.workflows.study import run_study
 RECIPES = ("full-text", "no-text")
 _TRAIN, _TEST, _SAMPLES = 32, 60, 2
 # Few problems, all of them in every step: the training curve shows learning, not which problems
-# were drawn. What is learnt so quickly is these problems; the test problems tell whether anything
-# else is.
+# were drawn. So few steps mostly teach these problems; the test problems show whether the model
+# learns more.
 _SETTINGS = (
     "steps=8", "prompts_per_step=32", "mini_batch=8", "max_refills=0", "lr=5e-5",
     "validation_problems=0", "eval_every=0",
@@ -62,8 +62,8 @@ def run_demo(out: Path, *, seed: int = 0) -> ReportSummary:
     print_numbers(numbers)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     print(
-        f"\n{_TEST} problems a view: enough to see the way, too few for a verdict. Took {minutes}"
-        f" min {seconds} s."
+        f"\n{_TEST} problems a view: enough to see how it works, too few for a conclusion."
+        f" Took {minutes} min {seconds} s."
     )
     print(f"report: {(out / 'study' / 'report.html').resolve()}")
     return numbers

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SAMPLING = ("samples", "temperature", "max_tokens", "seed")
-"""Options of the sampling; a run that exists keeps those that are not given."""
+"""Options of the sampling; an existing run keeps those that are not given."""
 _DEFAULT = Sampling(temperature=0.6, max_tokens=4096, seed=42)
-"""The original's sampling, and that of every model and engine where nobody asks for another one."""
+"""The original's sampling, and the default of every model and engine."""
 _SAMPLES = 4
 
 
@@ -74,12 +74,12 @@ def read_problems(
 
     Args:
         benchmark: A name of `core.registry.DATASETS`.
-        data: Where it lies.
+        data: Its folder or file.
         split: `train` or `test`.
-        limit: Only the first so many.
+        limit: Only this number of problems, from the first.
 
     Raises:
-        UserError: The benchmark is unknown, its files are faulty, or there is no problem in it.
+        UserError: The benchmark is unknown, its files are faulty, or it has no problem.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: must be at least 1.")
@@ -104,15 +104,16 @@ def load_problems(
     """The problems of a data set.
 
     Args:
-        data: Where it lies; of MathVerse also its Hugging Face id. `None` takes the benchmark's own
+        data: Its folder or file; of MathVerse also its Hugging Face id. `None` takes the
+        benchmark's own
             problems, if it has any (`synthetic`).
         benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, or one of your own, `module:object`
             or `path/to/file.py:object`.
         split: `train` or `test`.
-        limit: Only the first so many.
+        limit: Only this number of problems, from the first.
 
     Raises:
-        UserError: The benchmark is unknown, its files are faulty, or there is no problem in it.
+        UserError: The benchmark is unknown, its files are faulty, or it has no problem.
     """
     return read_problems(
         benchmark, locate(benchmark, None if data is None else Path(data)), split, limit
@@ -136,9 +137,8 @@ def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -
 def fingerprint(problems: Iterable[Problem]) -> str:
     """16 hex digits that change when a problem's words, its answer or its diagram change.
 
-    A diagram that was shown otherwise before transparency, orientation and depth were heeded (see
-    `core.images`) has a digest of its own, so that responses from before and after are not taken
-    for those of one run.
+    Older versions ignored transparency, orientation and depth (see `core.images`). A diagram that
+    they showed differently has another digest, so that responses of both kinds do not mix in a run.
     """
     digest, seen = hashlib.sha256(), dict[tuple[Path, int], str]()
     for problem in problems:
@@ -195,9 +195,8 @@ def _image_digest(
 def _content_digest(data: bytes, size: int) -> str:
     from modgap.core.images import CONVERTED, is_plain
 
-    return hashlib.blake2b(data, digest_size=size).hexdigest() + (
-        "" if is_plain(data) else CONVERTED
-    )
+    digest = hashlib.blake2b(data, digest_size=size).hexdigest()
+    return digest if is_plain(data) else digest + CONVERTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +207,13 @@ class EvalPlan:
         views: Names of views.
         samples: Responses per problem and view.
         sampling: Temperature, token limit, seed.
-        kept: Those of `temperature`, `max_tokens`, `seed` and `samples` that nobody asked for: a
-            run that exists keeps its own.
+        kept: Those of `temperature`, `max_tokens`, `seed` and `samples` that were not given: an
+            existing run keeps its own.
         pixels: Least and most pixels of an image that the engine takes, for the record.
         style: Wording of the prompts.
         mode: Grading mode. If not given, `strict`; but a run that was complete already and was
             graded in another mode since (`modgap grade`) keeps that one.
-        identity: What else makes the run what it is: the model and its fingerprint.
+        identity: What else identifies the run: the model and its fingerprint.
         given: The arguments as the user gave them, for the manifest.
         options: The options in force, for the manifest.
     """
@@ -247,7 +246,7 @@ def evaluate(
         problems: What to ask; ids are unique.
         model: `tiny`, a folder, a hub's id, an alias, a name that the engine knows; or an engine
             object, see `modgap.core.engine.Engine`. Where an engine object has `identity`, a
-            mapping, it is a part of what makes the run: with another one the run is refused.
+            mapping, it is a part of the run's identity: with another one the run is refused.
         out: Run folder; a run with the same arguments resumes.
         options: How. An engine object answers instead of `options.engine`.
         progress: Called after each response.
@@ -407,7 +406,7 @@ class _Late:
             yield from engine.generate(requests, sampling)
         finally:
             if close := getattr(engine, "close", None):
-                close()  # what holds a GPU or processes gives them back
+                close()  # frees a GPU and ends processes
 
     @property
     def refused(self) -> Sequence[str]:
@@ -513,15 +512,15 @@ def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
         (cause, _), others = causes.most_common(1)[0], len(causes) - 1
         more = f", and {others} other reason{'s' if others > 1 else ''}" if others else ""
         raise UserError(
-            f"all {causes.total():,} samples failed ({cause}{more}): {run.path} has no number. See"
-            " to the cause; the same command then makes them again."
+            f"all {causes.total():,} samples failed ({cause}{more}): {run.path} has no number."
+            " Remove the cause; the same command then makes them again."
         )
 
 
 def _as_begun(
     run: RunFolder, resolved: Mapping[str, Any], data: str, kept: Collection[str]
 ) -> dict[str, Any]:
-    """The sampling with which a run was begun, as far as nobody asks for another one now."""
+    """The sampling with which a run was begun, where no other one is given now."""
     if not kept or not run.manifest_path.exists():
         return {}
     manifest = run.manifest()
@@ -533,12 +532,10 @@ def _as_begun(
         for name, value in resolved.items()
         if name not in kept
     )
-    # What has no response yet and is of another model, say, is begun anew.
-    return (
-        {name: before[name] for name in kept if name in before}
-        if same or not run.unanswered()
-        else {}
-    )
+    # A run without a response may be begun anew, for example with another model.
+    if not same and run.unanswered():
+        return {}
+    return {name: before[name] for name in kept if name in before}
 
 
 def _record_sampling(
@@ -554,8 +551,8 @@ def _record_sampling(
     plain = new or not served or "sampling" in run.manifest()
     if plain and "sampling" not in run.manifest():
         names = ("temperature", "max_tokens", "samples", "seed")
-        told = {name: resolved[name] for name in names} | PLAIN
-        run.note("sampling", told | ({"pixels": list(pixels)} if pixels else {}))
+        note = {name: resolved[name] for name in names} | PLAIN
+        run.note("sampling", note | ({"pixels": list(pixels)} if pixels else {}))
     manifest = run.manifest()
     say(f"sampling: {sampling_words(sampling_of(manifest))}")
     for warning in greedy_words(manifest):
@@ -605,7 +602,9 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
             it.
     """
     versions = any(problem.views for problem in problems)
-    known = {name for problem in problems for name in (*problem.views, *problem.own_words)}
+    known: set[str] = set()
+    for problem in problems:
+        known.update(problem.views, problem.own_words)
     there = [name for name in ALL_VIEWS if name in known]
     for view in views:
         if not versions and view.name in VERSION_VIEWS and view.name not in there:
@@ -629,12 +628,11 @@ def _answer(
     done: Collection[Key],
     progress: Progress,
 ) -> int:
-    """Make the responses that are not there yet; returns how many were made."""
+    """Make the missing responses; returns how many were made."""
     views, samples, style = parse_views(plan.views), plan.samples, plan.style
     requests: list[Request] = []
-    for number, problem in enumerate(
-        problems
-    ):  # views of a problem side by side: its image is prepared once
+    # The views of a problem side by side, so that its image is prepared once.
+    for number, problem in enumerate(problems):
         for view in views:
             if not problem.has_view(view.name):
                 continue
@@ -662,15 +660,15 @@ def _answer(
 
 def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
     """Record which parts of the sampling the engine's server refuses; it applies its own there."""
-    told: dict[str, Any] = run.manifest().get("sampling", {})
-    if left := sorted({*told.get("left_to_server", ()), *refused}):
-        run.note("sampling", told | {"left_to_server": left})
+    before: dict[str, Any] = run.manifest().get("sampling", {})
+    if left := sorted({*before.get("left_to_server", ()), *refused}):
+        run.note("sampling", before | {"left_to_server": left})
 
 
 def _image(
     view: View, problem: Problem, problems: Sequence[Problem], number: int
 ) -> tuple[Callable[[], Image] | None, str]:
-    """What opens the picture that a view shows with a problem, and what messages call it."""
+    """What opens the picture that a view shows with a problem, and its name in messages."""
     if view.picture == "none":
         return None, ""
     if problem.image_of(view.name) is None:

@@ -1,8 +1,8 @@
-"""Responses -> grades -> summary, again and again, without the model that answered.
+"""Responses -> grades -> summary, as often as needed, without the model that answered.
 
 Each problem names its grader (`grading.graders`): rules, and for MathVerse then the symbolic pool
 and a judge. Grades are replaced atomically when all are there, and a judge's verdicts are kept as
-they come (`grading.verdicts`), so that a grading that was interrupted asks only what is missing.
+they come (`grading.verdicts`), so that an interrupted grading asks only what is missing.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def grade_run(
     check: int = JUDGE_CHECK,
     seed: int = JUDGE_SEED,
 ) -> Summary:
-    """Grade the responses of a run, again if need be, and summarise them. The model is not needed.
+    """Grade the responses of a run and summarise them; the model is not needed.
 
     Args:
         run: The run folder.
@@ -100,7 +100,7 @@ def grade_run(
     Raises:
         UserError: It is not an evaluation run, its responses are of another run than its manifest,
             another process is writing it, its problems have no rules in that mode, or the judge
-            cannot go on. The grades are then what they were.
+            fails. The grades are then unchanged.
     """
     run.manifest()  # before the lock, which would make the folder
     with run.lock():
@@ -128,10 +128,8 @@ def grade_held(
     responses = list(run.own_responses(problems))
     paper = manifest["resolved"].get("style") == "paper"
     texts = [response.response for response in responses]
-    if mode not in (
-        "paper",
-        "exact",
-    ):  # these reproduce the original, which has no rule on thinking
+    # The other two modes reproduce the original, which has no rule on thinking.
+    if mode not in ("paper", "exact"):
         texts = _texts(responses, problems, paper_style=paper)
     results = _grade_all(responses, texts, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
@@ -208,7 +206,7 @@ def _grade_all(
     mode: Mode,
     progress: Progress | None,
 ) -> list[Grade | Undecided]:
-    """What is known of each response without a judge."""
+    """The grade of each response as far as it is known without a judge."""
     results: list[Grade | Undecided] = []
     with SymbolicPool(workers=min(4, os.cpu_count() or 1)) as symbolic:
         for start in range(0, len(responses), BATCH):

@@ -33,7 +33,7 @@ from modgap.workflows.evaluate import accelerators_each
 POLL_S = 0.2
 _PATIENCE_S = 20.0
 _BAD_USAGE = 2
-"""The exit code for arguments that no accelerator makes better."""
+"""The exit code for bad arguments, with which another accelerator does not help."""
 
 
 class Process:
@@ -41,9 +41,9 @@ class Process:
 
     Args:
         arguments: What comes after `modgap`.
-        log: What it says is appended there.
+        log: Its output is appended there.
         mask: Its `CUDA_VISIBLE_DEVICES`; `None` leaves it as it is.
-        at_once: Processes that share this machine's cores; each gets its part, unless
+        at_once: Processes that share this machine's cores; each gets an equal part, unless
             `OMP_NUM_THREADS` is set.
     """
 
@@ -80,7 +80,7 @@ class Process:
         return status
 
     def last_words(self) -> str:
-        """The last line that it said, or how it ended."""
+        """The last line of its output, or how it ended."""
         with self._log.open("rb") as file:
             file.seek(self._start)
             text = file.read().decode("utf-8", errors="replace")
@@ -102,7 +102,7 @@ class Process:
 
 
 def _with_parent() -> Callable[[], None] | None:
-    """What makes a child get SIGTERM when the thread that starts it is gone; only Linux can."""
+    """Makes a child get SIGTERM when the thread that started it ends; only on Linux."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)  # before the fork
@@ -132,7 +132,7 @@ class Job:
     Attributes:
         name: What it is called on the terminal.
         steps: Those that are not done, the running one included.
-        log: Gets what its processes say.
+        log: Gets the output of its processes.
         after: The job that must be done before.
         process: The running step.
         devices: The accelerators that the running step has.
@@ -163,9 +163,9 @@ class Scheduler:
     Args:
         at_once: Processes at a time.
         devices: The accelerators that they share; without any, each process finds what is there.
-        retry: Whether a step that failed is tried once more on other accelerators. Those whose step
-            others then do, and on which nothing was done, are used no more: an accelerator that
-            fails at once would empty the queue.
+        retry: Whether a step that failed is tried once more on other accelerators. If it succeeds
+            there, accelerators on which nothing has succeeded are not used again: one that fails
+            at once would empty the queue.
         progress: Called with how many jobs have ended, and how many there are.
     """
 
@@ -181,7 +181,7 @@ class Scheduler:
         self._at_once, self._retry, self._progress = at_once, retry, progress
         self._load = dict.fromkeys(devices, 0)
         self._most = math.ceil(at_once / max(1, len(devices)))  # on one accelerator
-        self._works: set[str] = set()  # accelerators on which a step was done
+        self._works: set[str] = set()  # accelerators on which a step succeeded
         self._suspect: set[str] = set()
         self._waiting: list[Job] = []
         self._started = time.monotonic()
@@ -266,7 +266,7 @@ class Scheduler:
 
     def _usable(self, job: Job) -> list[str]:
         """The accelerators for a job: not those on which it failed, nor those that do not work."""
-        failed = {device for devices in job.failed_on for device in devices}
+        failed = set[str]().union(*job.failed_on)
         return [device for device in self._load if device not in failed | self._suspect]
 
     def _ended(self, job: Job, process: Process, status: int) -> None:
@@ -336,8 +336,8 @@ def accelerators_for(options: EvalOptions) -> tuple[list[str], int]:
     """The accelerators that jobs divide among them, and how many of them one evaluation takes.
 
     Returns:
-        None of them where one is named (`cuda:1`): a job finds it in the mask that is in force. 0
-        for an evaluation that does not run on this machine's, or where there are none.
+        No accelerators where one is named (`cuda:1`): a job finds it in the mask in force. 0 for an
+        evaluation that does not run on this machine's, or where there are none.
 
     Raises:
         UserError: An evaluation takes more than there are.

@@ -32,7 +32,7 @@ from modgap.grading.verdicts import VerdictFile
 MOST_SHOWN = 50
 """Disagreements that a summary lists."""
 Kind = Literal["consistent", "different", "unreadable", "failed", "waiting"]
-"""What can become of a sample that rules leave open; `waiting`: no judge was asked about it."""
+"""The outcomes of a sample that rules leave open; `waiting`: no judge was asked about it."""
 
 
 def settle_all(
@@ -54,7 +54,7 @@ def settle_all(
         responses: What the model said.
         results: What the rules made of each.
         mode: The grading mode.
-        judge: Whom to ask; if not given, the verdicts of the last one that was asked in this mode.
+        judge: The judge to ask; if not given, the verdicts of the last one in this mode are used.
         check: How many answers that the rules decided to ask about as well.
         seed: Which of them.
         progress: Called as the work proceeds.
@@ -66,7 +66,7 @@ def settle_all(
     by_key = {
         response.key: (response, result)
         for response, result in zip(responses, results, strict=True)
-    }  # of a sample that comes twice the last one
+    }  # of a repeated sample, the last one
     undecided = {
         key: result for key, (_, result) in by_key.items() if isinstance(result, Undecided)
     }

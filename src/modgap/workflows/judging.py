@@ -78,10 +78,10 @@ def make_judge(options: JudgeOptions) -> Judge:
     folder = resolve(judge)
     engine = options.engine or ("vllm" if importlib.util.find_spec("vllm") else "hf")
     args = telling_args(options.engine_args) if engine == "vllm" else {}
-    told = ", ".join(
+    details = ", ".join(
         [model_fingerprint(folder), *(f"{key}={json.dumps(value)}" for key, value in args.items())]
     )
-    name = f"{engine}:{options.judge} ({told})"
+    name = f"{engine}:{options.judge} ({details})"
     make = _with_vllm if engine == "vllm" else _with_hf
     return Judge(name, functools.partial(make, folder, options), options.max_tokens)
 

@@ -1,14 +1,13 @@
 """Several models in one command: `modgap eval --models FILE`.
 
 Each model is a `modgap eval` in a process of its own, on one accelerator (or as many as its
-replicas need); its run is in `OUT/NAME`, its words are in `OUT/NAME.log`. What the original's two
-parallel runners did, and where this differs:
+replicas need). Its run is in `OUT/NAME`, its output in `OUT/NAME.log`. This replaces the original's
+two parallel runners, with these differences:
 
-* they count GPUs from 0 up; here the mask that is in force (`CUDA_VISIBLE_DEVICES`, Slurm's) is
-  divided, UUIDs and all;
-* there, a GPU on which jobs fail at once takes one after the other off the queue until it is empty;
-  here a job that failed is tried once more on another accelerator, and one whose job another one
-  then does is used no more;
+* they count GPUs from 0 up; here the mask in force (`CUDA_VISIBLE_DEVICES`, Slurm's) is divided,
+  with UUIDs as well;
+* there, a GPU on which every job fails at once empties the queue; here a failed job is tried once
+  more on another accelerator, and if it succeeds there, the first accelerator is not used again;
 * an interrupt ends every process of every job; the exit code reports failures, and the last lines
   name them.
 
@@ -63,7 +62,7 @@ def read_models(path: Path) -> list[str]:
 def run_names(models: Sequence[str], out: Path | None = None) -> dict[str, str]:
     """A folder's name for each model: safe, and each its own.
 
-    Of those that would share one, that has it plain whose run lies there, else the first. A
+    If several models would share a name, the one whose run is there keeps it, else the first. A
     training's `.../stage2/checkpoints/step_9` is `..._stage2_step_9`: a table has little room.
 
     Args:
@@ -84,16 +83,16 @@ def run_names(models: Sequence[str], out: Path | None = None) -> dict[str, str]:
 
 
 def _plain_name(model: str) -> str:
-    told = model.replace("/checkpoints/", "/")
+    shown = model.replace("/checkpoints/", "/")
     return (
-        re.sub(r"[^\w.+=@-]+", "_", told, flags=re.ASCII)
+        re.sub(r"[^\w.+=@-]+", "_", shown, flags=re.ASCII)
         .strip("._-")[-_LONGEST_NAME:]
         .lstrip("._-")
     )
 
 
 def _model_of(run: Path) -> str | None:
-    """The model that the run in a folder is of; none if there is no such run."""
+    """The model of the run in a folder; none if the folder has no run."""
     try:
         return RunFolder(run).manifest()["given"]["model"]
     except (UserError, KeyError, TypeError):
@@ -150,8 +149,8 @@ def run_fleet(
     asked += [] if limit is None else ["--limit", str(limit)]
     devices, each = accelerators_for(options)
     at_once = len(devices) // each if each else 1
-    told = None if progress is None else functools.partial(progress, "models")
-    scheduler = Scheduler(at_once, devices[: at_once * each], retry=True, progress=told)
+    report = None if progress is None else functools.partial(progress, "models")
+    scheduler = Scheduler(at_once, devices[: at_once * each], retry=True, progress=report)
     names = run_names(models, out)
     for model, name in names.items():
         command = ["eval", "--model", model, "--out", str(out / name), *asked]
@@ -184,7 +183,7 @@ def evaluate_models(
 
 
 def print_fleet(runs: Mapping[str, Path], failed: Mapping[str, str], out: Path) -> None:
-    """Print the numbers of all runs, what failed and how to go on."""
+    """Print the numbers of all runs, what failed and how to resume."""
     from modgap.reporting.collect import collect
     from modgap.reporting.page import numbers_of
     from modgap.reporting.terminal import print_numbers
@@ -197,7 +196,7 @@ def print_fleet(runs: Mapping[str, Path], failed: Mapping[str, str], out: Path) 
     for model, why in failed.items():
         print(f"modgap: {model} failed: {why}", file=sys.stderr)
     if failed:
-        again = "what is done is kept, give the same command again"
+        again = "finished work is kept, give the same command again"
         print(
             f"modgap: {len(failed)} of {len(failed) + len(runs)} models failed; {again}.",
             file=sys.stderr,

@@ -22,7 +22,7 @@ GUESSES = {"text_accuracy": 0.6, "consistency": 0.6, "correlation": 0.6}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The answer to: how many problems?
+    """How many problems show a gap.
 
     Attributes:
         points: The gap to find.
@@ -73,7 +73,7 @@ def plan(
         run: An evaluation whose values replace what is not given.
 
     Raises:
-        UserError: A number is out of range, or the run cannot say.
+        UserError: A number is out of range, or the run does not determine the assumptions.
     """
     _check_options(points, problems, samples, target, alpha)
     _check_assumptions(text_accuracy, consistency, correlation)
@@ -135,7 +135,7 @@ def _meant(share: float) -> str:
 
 
 def _check_together(points: float, text_accuracy: float, source: str) -> None:
-    """The other side's accuracy, which follows, must be one."""
+    """The accuracy that follows for the image side must lie between 0 and 1."""
     image = 100 * text_accuracy - points
     if not -1e-9 <= image <= 100 + 1e-9:
         raise UserError(

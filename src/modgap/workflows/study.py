@@ -73,7 +73,7 @@ class Study:
         return as_in(out / "base" / "eval", options)
 
     def run(self) -> ReportSummary:
-        """Do what is not done yet, and report; see `run_study`."""
+        """Do the missing steps and report; see `run_study`."""
         from modgap.reporting.page import build_report
 
         spec, out, given, started = self.spec, self.spec.out, self.given, time.monotonic()
@@ -190,12 +190,12 @@ def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> No
         max(stage.settings.validation_problems for stage in r.stages) for r in recipes.values()
     }
     if len(validation) > 1:
-        return  # what is held out of train depends on the whole recipe
+        return  # the held-out problems depend on the whole recipe
     for number in range(1, len(recipe.stages) + 1):
         mine = out / recipe.name / f"stage{number}"
         if mine.exists():
             continue
-        mine.unlink(missing_ok=True)  # a link to a stage that is gone
+        mine.unlink(missing_ok=True)  # a link to a removed stage
         for other in recipes.values():
             theirs = out / other.name / f"stage{number}"
             alike = other.stages[:number] == recipe.stages[:number]

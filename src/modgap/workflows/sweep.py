@@ -1,7 +1,7 @@
 """Studies with several jobs at a time and for several seeds: `modgap study --seeds 0,1 --jobs 8`.
 
-With seeds, `OUT/seedN/` is a study like any other. All of them are checked and held first; then the
-jobs are `modgap train` and `modgap eval` in processes of their own, which share the visible
+With seeds, `OUT/seedN/` is a study like any other. All of them are checked and locked first; then
+the jobs are `modgap train` and `modgap eval` in processes of their own, which share the visible
 accelerators; at the end the studies are gone through one by one, which finds everything there and
 writes what is still missing: the reports. A recipe that begins as another one does waits for it and
 takes its stages; the base model is measured in the first study.
@@ -112,7 +112,7 @@ def run_sweep(
 
 
 def _by_seed(spec: StudySpec) -> list[StudySpec]:
-    """The study of each training seed; without seeds the one that there is."""
+    """The study of each training seed; without seeds the study itself."""
     seeds = spec.seeds
     if seeds is None:
         return [spec]
@@ -165,7 +165,7 @@ def _share_base(bases: Sequence[Path]) -> None:
     """Let all studies share one evaluation of the base model: training seeds do not change it."""
     for base in bases:
         if not base.exists():
-            base.unlink(missing_ok=True)  # a link to one that is gone
+            base.unlink(missing_ok=True)  # a link to a removed one
     held = next((base for base in bases if not base.is_symlink()), None)
     for base in bases:
         if held and base != held and not base.exists():
@@ -177,17 +177,15 @@ def _recipe_steps(
 ) -> list[Step]:
     """Train a recipe, then measure its last checkpoint."""
     spec, out = study.spec, study.spec.out / recipe.name
-    # As it was given: a recipe of a file is not found by its name.
+    # The reference as given: a recipe from a file is not found by its name.
     reference = dict(zip(study.recipes, dict.fromkeys(spec.recipes), strict=True))[recipe.name]
 
     def train() -> list[str]:
         share_stages(spec.out, recipe, study.recipes)
         where = [] if spec.options.device is None else ["--device", spec.options.device]
-        chosen = [
-            part
-            for setting in settings_for(recipe, study.recipes, spec.settings)
-            for part in ("--set", setting)
-        ]
+        chosen: list[str] = []
+        for setting in settings_for(recipe, study.recipes, spec.settings):
+            chosen += ["--set", setting]
         words = ["--model", spec.model, "--out", str(out), "--engine", spec.engine]
         return ["train", reference, *fixed, *words, *where, *chosen]
 
@@ -211,15 +209,15 @@ def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:
         return next((n for n, (mine, theirs) in enumerate(pairs) if mine != theirs), len(pairs))
 
     order = list(plans)
-    earlier = [
-        other
-        for other in plans.values()
-        if (len(other.stages), order.index(other.name))
-        < (len(recipe.stages), order.index(recipe.name))
-        and common(other)
-    ]
-    return (
-        max(earlier, key=lambda other: (common(other), -len(other.stages))).name
-        if earlier
-        else None
-    )
+
+    def rank(other: Recipe) -> tuple[int, int]:
+        return len(other.stages), order.index(other.name)
+
+    # Only recipes of a lower rank, so that two recipes never wait for each other.
+    earlier: list[Recipe] = []
+    for other in plans.values():
+        if rank(other) < rank(recipe) and common(other):
+            earlier.append(other)
+    if not earlier:
+        return None
+    return max(earlier, key=lambda other: (common(other), -len(other.stages))).name

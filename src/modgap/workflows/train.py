@@ -30,8 +30,8 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of a name in the registry, or at `module:object` or `path/to/file.py:object`.
 
     Raises:
-        UserError: There is none, it is no `Recipe` (or function that returns one), or its name is
-            no folder's.
+        UserError: The name is unknown, the object is not a `Recipe` (or a function that returns
+            one), or its name cannot name a folder.
     """
     found = registry.RECIPES.load(name)
     recipe = found() if callable(found) else found
@@ -163,7 +163,7 @@ def train_resolved(
     run = registry.load(entry.path)
     check_engine(recipe, options.engine)
     if any(stage.settings.reward_function for stage in recipe.stages):
-        sys.path.insert(0, str(Path.cwd()))  # a reward of the user's own lies where they work
+        sys.path.insert(0, str(Path.cwd()))  # for a reward function in the user's working folder
     from modgap.models.load import check_model, model_fingerprint, resolve
     from modgap.training.events import Job
 
@@ -208,9 +208,9 @@ def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:
             stage = f" stage {event.stage} of {event.stages}" if event.stages > 1 else ""
             bars(f"training {name}{stage}", event.step, event.steps, note)
             if event.kind == "step" and not bars.shown:  # a log file gets a line a step
-                told = ("reward", "accuracy", "kept_groups", "validation_accuracy")
+                logged = ("reward", "accuracy", "kept_groups", "validation_accuracy")
                 words = ", ".join(
-                    f"{key} {event.metrics[key]:.3g}" for key in told if key in event.metrics
+                    f"{key} {event.metrics[key]:.3g}" for key in logged if key in event.metrics
                 )
                 say(f"{name}{stage} step {event.step} of {event.steps}: {words}")
 
@@ -232,7 +232,7 @@ def print_plan(
         engine: What would train.
         model: Where it would start.
         out: The run's folder.
-        problems: The train split, if it is at hand.
+        problems: The train split, if the data is given.
         gpu: What the local engine is to run on; by default what is here.
 
     Raises:
