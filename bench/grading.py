@@ -31,10 +31,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import grading_oracles
-from mathruler.grader import extract_boxed_content, grade_answer
-
 import test_grading
 import test_mathverse_grading
+from mathruler.grader import extract_boxed_content, grade_answer
+
 from modgap.grading.answer import Mode, grade
 from modgap.grading.forms import read_form
 from modgap.grading.formula import evaluate

@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import browser
+
 from modgap.core.engine import Request, Sampling, sample_seed
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
