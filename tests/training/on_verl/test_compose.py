@@ -19,8 +19,8 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe, apply_settings
 from modgap.training.shape import SHAPES
-from modgap.training.verl.compose import VERSION, compose
 from modgap.training.verl.config import Files, Model, stage_overrides
+from modgap.training.verl.plan import VERSION, compose
 
 MODEL = Model("Qwen/Qwen2.5-VL-7B-Instruct", SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"])
 FILES = Files(

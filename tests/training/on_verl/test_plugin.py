@@ -348,8 +348,8 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     from verl.workers.rollout.replica import TokenOutput
 
     from modgap.datasets.parquet import write_parquet
-    from modgap.training.verl.compose import compose
     from modgap.training.verl.config import Files, Model, stage_overrides
+    from modgap.training.verl.plan import compose
     from modgap.training.verl.rollout import TwinAgentLoop
 
     problem = Problem(
