@@ -153,9 +153,7 @@ def test_the_plugin_is_registered_as_verls_engine_and_agent_loop() -> None:
 
     from modgap.training.verl import plugin
 
-    assert (
-        _agent_loop_registry["modgap"]["_target_"] == "modgap.training.verl.rollout.TwinAgentLoop"
-    )
+    assert _agent_loop_registry["modgap"]["_target_"] == "modgap.training.verl.plugin.TwinAgentLoop"
     for backend in ("fsdp", "fsdp2"):
         assert (
             EngineRegistry._engines["language_model"][backend]["cuda", "modgap"]
