@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.cells import Sweep, write_cells
 from modgap.analysis.gap import GapChange
-from modgap.analysis.reading import KINDS
 from modgap.analysis.results import LoggedStage, PaperTable, ReportSummary, Summary
 from modgap.analysis.scores import Scores
 from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.summary import changes, mode_of, summarise_run
+from modgap.analysis.transcription import KINDS
 from modgap.analysis.warnings import warnings
 from modgap.core.errors import unknown
 from modgap.core.record import write_text

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modgap.analysis.reading import KINDS, lost_problems
 from modgap.analysis.scores import Scores
+from modgap.analysis.transcription import KINDS, lost_problems
 from modgap.core.record import GradeRow, ProblemRow, Response
 from modgap.core.view import ALL_VIEWS, VERSIONS
 from modgap.reporting.collect import EvalRun
