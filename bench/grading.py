@@ -38,9 +38,9 @@ from mathruler.grader import extract_boxed_content, grade_answer
 from modgap.grading.answer import Mode, grade
 from modgap.grading.forms import read_form
 from modgap.grading.formula import evaluate
-from modgap.grading.greek import canonical
 from modgap.grading.judge import JudgeMode, Undecided
 from modgap.grading.mathverse import Case, grade_by_rule
+from modgap.grading.notation import canonical
 
 Verdict = bool | None
 Grader = Callable[[Case], Verdict]

@@ -36,9 +36,9 @@ from modgap.core.view import get_view
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.engines.hf import HfEngine
+from modgap.models.folder import quiet
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
-from modgap.models.quiet import quiet
 
 VIEWS = ("full-text", "image-only")
 Variant = Callable[[], list[int]]

@@ -36,7 +36,7 @@ from made import MODELS, SHAPES_MADE, Memory, machine, make_policy, noise, write
 from modgap.core.prompt import contrastive_prompt, training_prompt
 from modgap.core.recipe import Settings, Stage
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.models import flash, tree
+from modgap.models import layers, tree
 from modgap.models import policy as policy_module
 from modgap.models.policy import Policy
 from modgap.training import update
@@ -224,7 +224,7 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
         return work
 
     def by_spans(micro: int, contrastive: bool = True) -> None:
-        with swapped(flash, "fits", lambda *_: False):
+        with swapped(layers, "fits", lambda *_: False):
             run(micro, contrastive=contrastive)
 
     def unchunked(micro: int) -> None:

@@ -29,9 +29,8 @@ from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.engines.hf import HfEngine
 from modgap.models.decode import Generated, begin, decode_step, sample_batch
-from modgap.models.encode import EncodedPrompt
+from modgap.models.encode import EncodedPrompt, Patches, pixel_values
 from modgap.models.load import load_policy
-from modgap.models.patches import Patches, pixel_values
 from modgap.models.policy import Policy
 from modgap.models.static import StaticSampler, _Key, _State, rounded, wanted
 from modgap.training.update import computing

@@ -38,8 +38,7 @@ from modgap.datasets.synthetic import write_dataset
 from modgap.engines import replicas, scripted
 from modgap.engines.hf import load_engine
 from modgap.engines.ray import Cluster
-from modgap.engines.replica_queue import MOST_SILENCES
-from modgap.engines.replicas import MOST_FAILURES, ReplicaEngine
+from modgap.engines.replicas import MOST_FAILURES, MOST_SILENCES, ReplicaEngine
 from modgap.models.load import tiny_folder
 from modgap.workflows.evaluate import accelerators_each, read_problems
 

@@ -25,7 +25,7 @@ from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.prompt import INSTRUCTION, Prompt
 from modgap.engines.hf import HfEngine
-from modgap.models import flash, load
+from modgap.models import layers, load
 from modgap.models.decode import Generated, pick, uniforms
 from modgap.models.encode import EncodedPrompt
 from modgap.models.load import check_folder, load_policy, model_fingerprint, resolve
@@ -142,8 +142,8 @@ def test_vision_features_equal_the_models_own(
     """Also with window attention and windows that the image's edge cuts; by lengths, and in one
     call as on a GPU.
     """
-    monkeypatch.setattr(flash, "fits", lambda *_: at_once)
-    monkeypatch.setattr(flash, "_kernel", flash_on_cpu.kernel)
+    monkeypatch.setattr(layers, "fits", lambda *_: at_once)
+    monkeypatch.setattr(layers, "_kernel", flash_on_cpu.kernel)
     visual = policy.visual
     kept, visual.fullatt_block_indexes = visual.fullatt_block_indexes, full_layers
     try:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from modgap.core.prompt import Prompt
-from modgap.models import flash
+from modgap.models import layers
 from modgap.models.encode import EncodedPrompt
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
@@ -88,8 +88,8 @@ def test_scores_and_gradients_equal_transformers_plain_forward(
     policy: Policy, rows: Rows, at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Span by span, and as a GPU does it: all sequences in one call."""
-    monkeypatch.setattr(flash, "fits", lambda *_: at_once)
-    monkeypatch.setattr(flash, "_kernel", flash_on_cpu.kernel)
+    monkeypatch.setattr(layers, "fits", lambda *_: at_once)
+    monkeypatch.setattr(layers, "_kernel", flash_on_cpu.kernel)
     expected = [plain(policy, prompt, response) for prompt, response in zip(*rows, strict=True)]
     got = scored(policy, rows)
     for a, b in zip(got, expected, strict=True):
@@ -178,7 +178,7 @@ def test_one_kernel_for_all_sequences_is_as_close_to_fp32_as_some_for_each_span(
 
     def found(half: bool, flashes: bool) -> tuple[torch.Tensor, torch.Tensor]:
         if half:
-            monkeypatch.setattr(flash, "fits", lambda *_: flashes)
+            monkeypatch.setattr(layers, "fits", lambda *_: flashes)
         with torch.autocast("cuda", torch.bfloat16, enabled=half, cache_enabled=False):
             logps_BT, _, mask_BT = on_gpu.logprobs(*rows, on_gpu.image_features(rows[0]))
         logps = [row[mask] for row, mask in zip(logps_BT, mask_BT, strict=True)]
@@ -187,7 +187,7 @@ def test_one_kernel_for_all_sequences_is_as_close_to_fp32_as_some_for_each_span(
             [g.flatten() / g.norm() for g in grads.values()]
         )
 
-    assert not flash.fits(torch.zeros(1, device="cuda"), 64), "fp32 goes by spans"
+    assert not layers.fits(torch.zeros(1, device="cuda"), 64), "fp32 goes by spans"
     exact = found(False, False)
     errors = [
         [float((a - b).norm()) for a, b in zip(found(True, f), exact, strict=True)]

@@ -35,11 +35,11 @@ from modgap.core.record import ProblemRow, RunFolder
 from modgap.core.text import counted
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets.faults import Fault, Report
-from modgap.reporting import export, tables
+from modgap.reporting import tables
 from modgap.reporting.collect import collect
 from modgap.reporting.figures import COLOURS
 from modgap.reporting.judged import doubt_words
-from modgap.reporting.page import build_report
+from modgap.reporting.page import build_report, csv_text, latex
 from modgap.reporting.paper import RECIPES, model_size, paper_tables
 from modgap.reporting.terminal import print_numbers, print_summary
 from modgap.reporting.viewer import embed_json
@@ -472,7 +472,7 @@ def test_latex_escapes_every_cell_and_keeps_the_columns(tmp_path: Path) -> None:
         ("run", "gap", "95% interval"),
         ((name, "−2.0", "−3.0 to 1.0"), ("[2]", "–", "–")),
     )
-    text = export.latex(table, "tab:x")
+    text = latex(table, "tab:x")
     bare = re.sub(r"\\(?:text\w+\{\}|[&%$#_{}])|\$-\$", "", text)
     lines = [line for line in bare.splitlines() if line.endswith("\\\\")]
     assert [line.count("&") for line in lines] == [2, 2, 2]
@@ -484,7 +484,7 @@ def test_latex_escapes_every_cell_and_keeps_the_columns(tmp_path: Path) -> None:
 
 def test_csv_holds_plain_numbers_and_intervals_in_two_columns() -> None:
     rows = (('he said "a, b"', "+2.0", "−3.0 to 1.0"), ("x", "–", "–"))
-    text = export.csv_text(tables.Table("c", ("run", "gap", "95% interval"), rows))
+    text = csv_text(tables.Table("c", ("run", "gap", "95% interval"), rows))
     assert list(csv.reader(io.StringIO(text))) == [
         ["run", "gap", "gap low", "gap high"], ['he said "a, b"', "2.0", "-3.0", "1.0"],
         ["x", "", "", ""],

@@ -27,9 +27,8 @@ from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
 from modgap.reporting.collect import collect
 from modgap.reporting.curves import averaged
-from modgap.reporting.export import write_tables
 from modgap.reporting.figures import draw
-from modgap.reporting.page import build_report, numbers_of
+from modgap.reporting.page import build_report, numbers_of, write_tables
 from modgap.reporting.terminal import print_numbers
 from modgap.workflows.study import run_study
 

@@ -30,8 +30,7 @@ from modgap.testbed.data import (
     marks_of,
     texts_of,
 )
-from modgap.testbed.exam import fitness
-from modgap.testbed.run import pretrain
+from modgap.testbed.run import fitness, pretrain
 from modgap.testbed.train import Schedule, Trainer, new_head, patchify
 
 PLAN = Plan(problems=12, seed=3, batch=8)

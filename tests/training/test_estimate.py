@@ -250,9 +250,8 @@ def test_flops_of_the_update_are_what_torch_counts() -> None:
     """One group through the testbed's own update, counted product by product."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from modgap.models.encode import EncodedPrompt
+    from modgap.models.encode import EncodedPrompt, Pixels
     from modgap.models.load import load_policy
-    from modgap.models.patches import Pixels
     from modgap.training.rollout import Batch
     from modgap.training.update import gradients
 

@@ -30,9 +30,9 @@ from modgap.core.record import ProblemRow, Response, RunFolder
 from modgap.engines.judge import Judge
 from modgap.grading import symbolic
 from modgap.grading.answer import grade
+from modgap.grading.judge import VerdictFile
 from modgap.grading.mathverse import Case, grade_all
 from modgap.grading.symbolic import SKIPPED
-from modgap.grading.verdicts import VerdictFile
 from modgap.reporting.page import build_report
 from modgap.workflows.grade import grade_run
 from modgap.workflows.judging import make_judge

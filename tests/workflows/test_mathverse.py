@@ -42,8 +42,7 @@ from modgap.original.mathverse import generation_files
 from modgap.reporting.collect import collect
 from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.page import build_report, numbers_of
-from modgap.reporting.pictures import read_picture
-from modgap.reporting.viewer import viewer_data
+from modgap.reporting.viewer import read_picture, viewer_data
 from modgap.workflows.evaluate import fingerprint, read_problems
 from modgap.workflows.grade import grade_run
 

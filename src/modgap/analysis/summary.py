@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from modgap.analysis import gap as stats
 from modgap.analysis import mathverse
-from modgap.analysis.reading import decompose
 from modgap.analysis.resampling import SEED
 from modgap.analysis.results import (
     GapPart,
@@ -31,6 +30,7 @@ from modgap.analysis.results import (
     ViewSummary,
 )
 from modgap.analysis.scores import Scores
+from modgap.analysis.transcription import decompose
 from modgap.analysis.warnings import warnings
 from modgap.core.record import OUTCOMES, GradeRow, ProblemRow, Response
 from modgap.core.text import degenerate

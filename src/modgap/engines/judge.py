@@ -13,8 +13,15 @@ from typing import Protocol
 
 from modgap.core.engine import Engine, Request, Sampling
 from modgap.core.record import Key
-from modgap.grading.judge import TEMPERATURE, JudgeMode, Undecided, max_tokens
-from modgap.grading.verdicts import VerdictFile, VerdictRow, question_id
+from modgap.grading.judge import (
+    TEMPERATURE,
+    JudgeMode,
+    Undecided,
+    VerdictFile,
+    VerdictRow,
+    max_tokens,
+    question_id,
+)
 
 Progress = Callable[[str, int, int], None]
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from modgap.grading.greek import canonical
+from modgap.grading.notation import canonical
 
 MAX_CHARS = 2000
 LETTERS = "ABCDEFGH"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from modgap.grading.forms import FUNCTION_SIDE, HALF_DAY, LETTER, Form, formula_side
 from modgap.grading.formula import evaluate, same_formula, same_relation
-from modgap.grading.greek import LOWER
+from modgap.grading.notation import LOWER
 from modgap.grading.units import conversion, units_differ
 
 Close = Callable[[float, float], bool]

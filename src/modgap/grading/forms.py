@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from modgap.grading.formula import evaluate
-from modgap.grading.greek import canonical
+from modgap.grading.notation import canonical
 from modgap.grading.number import AGREEMENT, MAX_CHARS, UNITS, parse_number, readings
 from modgap.grading.units import stated_units
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from modgap.grading.greek import COMMAND
+from modgap.grading.notation import COMMAND
 from modgap.grading.number import MAX_CHARS, MAX_DEPTH, NotANumberError, Parser
 
 POINTS: Final = 10

@@ -1,4 +1,4 @@
-"""The judge's part of grading: what it is asked, and how its verdict is read.
+"""The judge's part of grading: what it is asked, how its verdict is read, and the file of verdicts.
 
 The engine is passed in. The prompt is `core.prompt.judge_prompt`. A verdict that says neither 0 nor
 1, says both, or never arrived is an `error` with its text as the reason; it is not `wrong`.
@@ -8,16 +8,34 @@ write 2 tokens, the first 0 or 1 in them counts, and anything else, also a failu
 original sends the prompt as a raw completion, without a chat template. A judge that is asked
 through a chat template must not think, or needs enough tokens for it: what follows `</think>` is
 read.
+
+Verdicts are kept in the run folder, so that no question is asked twice:
+
+```
+judge.jsonl   one line a question, flushed as it is answered
+judge.json    per grading mode, the judge that was asked last: a grading without a judge uses its
+              verdicts
+```
+
+Two samples with the same answer to the same question are one question. A question that failed is
+not kept, so that it is asked again. One whose verdict cannot be read is kept, since at temperature
+0 the judge would say the same again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from modgap.core.prompt import Prompt, judge_prompt
+from modgap.core.record import RunFolder, drop_torn_line, iter_rows, read_json, write_json
 from modgap.grading.grade import Grade
 
 JudgeMode = Literal["strict", "relative", "paper"]
@@ -121,3 +139,81 @@ def unsettled(case: Undecided) -> Grade:
 def is_open(stage: str, reason: str) -> bool:
     """Whether a grade of this stage and reason waits for a judge, see `unsettled`."""
     return stage == "judge" and reason.startswith(_OPEN)
+
+
+class VerdictRow(BaseModel):
+    """One line of judge.jsonl.
+
+    Attributes:
+        judge: Who was asked: engine, model and what distinguishes it from others of that name.
+        mode: The grading mode.
+        question: Digest of the prompt and of how many tokens the judge may write.
+        problem_id: The problem of the sample that the question was asked for; others may share it.
+        view: Its view.
+        sample: Its number.
+        answer: The answer that the judge had to compare.
+        gold: The gold answer to compare it with.
+        said: What it wrote.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    judge: str
+    mode: str
+    question: str
+    problem_id: str
+    view: str
+    sample: int
+    answer: str
+    gold: str
+    said: str
+
+
+def question_id(prompt: Prompt, max_tokens: int) -> str:
+    """32 hex digits that name a question to a judge."""
+    return hashlib.sha256(f"{max_tokens}\x1f{prompt.text}".encode("utf-8", "replace")).hexdigest()[
+        :32
+    ]
+
+
+class VerdictFile:
+    """The verdicts of a run; the caller holds its lock.
+
+    Args:
+        run: The run folder.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._rows = run.path / "judge.jsonl"
+        self._last = run.path / "judge.json"
+
+    @property
+    def path(self) -> Path:
+        """Where the verdicts are."""
+        return self._rows
+
+    def said(self, judge: str, mode: str) -> dict[str, str]:
+        """Question -> what this judge wrote, in this mode."""
+        rows = iter_rows(self._rows, VerdictRow)
+        return {row.question: row.said for row in rows if (row.judge, row.mode) == (judge, mode)}
+
+    @contextlib.contextmanager
+    def appending(self) -> Generator[Callable[[VerdictRow], None]]:
+        """Append verdicts, each flushed as it is written; an incomplete last line is dropped."""
+        drop_torn_line(self._rows)
+        with self._rows.open("a", encoding="utf-8") as file:
+
+            def write(row: VerdictRow) -> None:
+                file.write(row.model_dump_json() + "\n")
+                file.flush()
+
+            yield write
+
+    def last(self, mode: str) -> dict[str, Any] | None:
+        """The judge that `remember` recorded for a mode; `None` where no judge was asked."""
+        return read_json(self._last).get(mode) if self._last.exists() else None
+
+    def remember(self, mode: str, judge: dict[str, Any]) -> None:
+        """Record which judge decides in a mode."""
+        known: dict[str, Any] = read_json(self._last) if self._last.exists() else {}
+        write_json(self._last, {**known, mode: judge})

@@ -31,8 +31,8 @@ from modgap.grading.answer import ABSOLUTE, RELATIVE, ROUNDING, extract_answer
 from modgap.grading.compare import Close, for_algebra, same_form
 from modgap.grading.forms import Form, read_form
 from modgap.grading.grade import Grade
-from modgap.grading.greek import canonical
 from modgap.grading.judge import Ask, JudgeMode, Undecided
+from modgap.grading.notation import canonical
 from modgap.grading.number import MAX_CHARS, decimal_comma_readings
 from modgap.grading.paper import extract_boxed_content
 

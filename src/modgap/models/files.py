@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modgap.models.folder import ADAPTER
+from modgap.models.folder import ADAPTER, quiet
 from modgap.models.lora import Adapter, adapter_of, added, name_dtype, write_adapter
-from modgap.models.quiet import quiet
 
 # Files that are written anew or that describe only the source model: never copied.
 _OWN_FILES = {"config.json", "model.safetensors.index.json", "figures.json"}

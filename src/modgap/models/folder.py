@@ -1,10 +1,14 @@
-"""What a model folder says of itself: its image processor, adapter, sampling and notes."""
+"""What a model folder says of itself: its image processor, adapter, sampling and notes.
+
+`quiet` switches off transformers' progress bars while a folder is read or written.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,3 +118,24 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _as_object(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+@contextmanager
+def quiet(warnings: bool = False) -> Iterator[None]:
+    """Inside, loading and saving show no bars; afterwards bars are as they were.
+
+    Args:
+        warnings: Suppress warnings, too, for problems that we report ourselves.
+    """
+    from transformers.utils import logging
+
+    enabled, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    if warnings:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if enabled:
+            logging.enable_progress_bar()

@@ -346,7 +346,7 @@ def _load_model(weights: Weights, dtype: torch.dtype, attn: str, beside: bool) -
     from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     from modgap.models import lora
-    from modgap.models.quiet import quiet
+    from modgap.models.folder import quiet
 
     folder, adapter = weights.folder, {}
     if has_adapter(folder) and (beside or dtype != torch.float32):

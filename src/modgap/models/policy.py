@@ -26,9 +26,8 @@ from torch.utils.checkpoint import checkpoint
 from modgap.models.casts import Casts, moved
 from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.decoder import Features
-from modgap.models.encode import EncodedPrompt, Encoder
+from modgap.models.encode import EncodedPrompt, Encoder, Pixels, pixel_values
 from modgap.models.files import save_folder
-from modgap.models.patches import Pixels, pixel_values
 from modgap.models.static import StaticSampler, wanted
 from modgap.models.tree import tree_hidden
 from modgap.models.vision import encode_images

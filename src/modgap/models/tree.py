@@ -6,7 +6,7 @@ pass lie one after the other in spans, each of which follows leading tokens of e
 context): a prompt, its responses, the rest of its twin, the twin's responses. Products, norms and
 the head see one long row. In attention a query sees its context and what came before it in its own
 sequence: no mask, and no pair of tokens that do not see each other. On a GPU in bf16 that is one
-kernel over sequences of any length (`flash.py`), elsewhere a few kernels a span.
+kernel over sequences of any length (`layers.py`), elsewhere a few kernels a span.
 
 It walks the decoder's own modules, as `decode.py` does, so LoRA, autocast and checkpointing apply.
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
-from modgap.models import flash
+from modgap.models import layers
 from modgap.models.casts import moved
 from modgap.models.decoder import DecoderModel, Features
 from modgap.models.layers import gated_mlp, normed, rotated, turned
@@ -179,7 +179,7 @@ def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Te
         for table in decoder.rotary_emb(x[None], positions[:, None])
     )
     sin = turned(sin)
-    plan = _attend_at_once if flash.fits(x, cos.shape[-1]) else _attend_by_spans
+    plan = _attend_at_once if layers.fits(x, cos.shape[-1]) else _attend_by_spans
     attend = plan(spans, x.device)
     recompute = decoder.training and torch.is_grad_enabled() and _checkpointing(decoder)
     for layer in decoder.layers:
@@ -236,11 +236,11 @@ def _attend_at_once(spans: Sequence[Span], device: torch.device) -> Attend:
             queries.append(length)
             start += length
     at = moved(torch.cat(seen), device)
-    ends = flash.Ends.of(queries, [x.numel() for x in seen], device)
+    ends = layers.Ends.of(queries, [x.numel() for x in seen], device)
 
     def attend(q: Tensor, kv: Tensor, scale: float) -> Tensor:
         k, v = kv.index_select(0, at).unbind(1)
-        return flash.attend(q, k, v, ends, scale, causal=True)
+        return layers.attend(q, k, v, ends, scale, causal=True)
 
     return attend
 

@@ -3,7 +3,7 @@
 transformers runs attention image by image (and window by window) outside flash attention, and
 computes rotary positions and window indices in Python for each image; with many small images that
 is most of the time. Here what depends on the grid alone is cached, and attention is one kernel over
-all images or windows on a GPU in bf16 (`flash.py`); elsewhere the segments of equal length are one
+all images or windows on a GPU in bf16 (`layers.py`); elsewhere the segments of equal length are one
 batch of scaled-dot-product attention. Results equal the model's own `get_image_features` (see
 `tests/models/test_models.py`). It walks the tower's own modules, so LoRA and autocast apply as
 they do there.
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from modgap.models import flash
+from modgap.models import layers
 from modgap.models.casts import moved
 from modgap.models.layers import gated_mlp, normed, rotated, turned
 
@@ -56,7 +56,7 @@ def _grid_plan(grid: Grid, merge: int, window: int, patch: int, windowed: bool) 
     return _GridPlan(positions, index, bounds.diff().tolist() if windowed else [], index.numel())
 
 
-Segments = flash.Ends | list[Tensor]
+Segments = layers.Ends | list[Tensor]
 
 
 def _segments(lengths: Sequence[int], device: torch.device, flashes: bool) -> Segments:
@@ -65,7 +65,7 @@ def _segments(lengths: Sequence[int], device: torch.device, flashes: bool) -> Se
     The positions are `[k, L]` for the k segments of length L.
     """
     if flashes and lengths:
-        return flash.Ends.of(lengths, lengths, device)
+        return layers.Ends.of(lengths, lengths, device)
     starts: dict[int, list[int]] = {}
     offset = 0
     for length in lengths:
@@ -126,8 +126,8 @@ def _attend(
     n = x_NC.shape[0]
     qk, v = attention.qkv(x_NC).view(n, 3, attention.num_heads, -1).split((2, 1), dim=1)
     q, k, v = *_rotate(qk, cos_ND, sin_ND).unbind(1), v[:, 0]
-    if isinstance(segments, flash.Ends):
-        out = flash.attend(q, k, v, segments, attention.scaling, causal=False).flatten(1)
+    if isinstance(segments, layers.Ends):
+        out = layers.attend(q, k, v, segments, attention.scaling, causal=False).flatten(1)
     elif len(segments) == 1:  # segments of equal length are contiguous: no gathering needed
         shape = (*segments[0].shape, attention.num_heads, -1)
         q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k, v))
@@ -166,7 +166,7 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
     shape = (visual.spatial_merge_size, visual.window_size, visual.patch_size)
     windowed = len(visual.fullatt_block_indexes) < len(visual.blocks)
     kernel = visual.patch_embed.proj.weight
-    flashes = flash.fits(kernel, visual.blocks[0].attn.head_dim)
+    flashes = layers.fits(kernel, visual.blocks[0].attn.head_dim)
     plan = _plan(tuple(tuple(grid) for grid in grids), shape, windowed, pixels_NP.device, flashes)
     angles = (
         plan.positions_N2[..., None].float() * visual.rotary_pos_emb.inv_freq.float()

@@ -249,7 +249,7 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from modgap.models.quiet import quiet
+    from modgap.models.folder import quiet
 
     config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
     if getattr(config, "quantization_config", None):

@@ -26,9 +26,8 @@ from modgap.core.problem import Problem, Shown, split_grader
 from modgap.core.record import Response, RunFolder, iter_rows, write_text
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets import mathverse
-from modgap.grading.judge import PAPER_MAX_TOKENS, Undecided
+from modgap.grading.judge import PAPER_MAX_TOKENS, Undecided, VerdictFile, VerdictRow, question_id
 from modgap.grading.mathverse import Case, grade_by_rule, grader_of
-from modgap.grading.verdicts import VerdictFile, VerdictRow, question_id
 from modgap.original.importing import Imported, Source, import_runs, response, some_of
 from modgap.original.mathverse import (
     GenerationFile,

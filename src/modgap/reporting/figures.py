@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from modgap.analysis.reading import KINDS
 from modgap.analysis.results import ReportSummary
+from modgap.analysis.transcription import KINDS
 from modgap.core.text import counted
 from modgap.reporting import panels
 from modgap.reporting.curves import MAIN, Panel, averaged, training

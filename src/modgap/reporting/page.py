@@ -1,30 +1,35 @@
-"""Run folders -> one HTML page that needs nothing else, and the numbers on it.
+"""Run folders -> one HTML page that needs nothing else, the numbers on it, and tables for papers.
 
 ```
 numbers = build_report([Path("runs/base"), Path("runs/kl")], Path("report.html"))
 ```
 
 Charts and tables are made here, so that the page shows everything except the problem viewer without
-JavaScript. A content security policy lets the page load nothing and run only its own script.
+JavaScript. A content security policy lets the page load nothing and run only its own script. Tables
+are also written as files: LaTeX (booktabs) and CSV beside Markdown.
 """
 
 from __future__ import annotations
 
 import base64
+import csv
 import functools
 import hashlib
+import io
+import re
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.analysis.cells import Sweep, write_cells
 from modgap.analysis.gap import GapChange
-from modgap.analysis.reading import KINDS
 from modgap.analysis.results import LoggedStage, PaperTable, ReportSummary, Summary
 from modgap.analysis.scores import Scores
 from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.summary import changes, mode_of, summarise_run
+from modgap.analysis.transcription import KINDS
 from modgap.analysis.warnings import warnings
 from modgap.core.errors import unknown
 from modgap.core.record import write_text
@@ -41,7 +46,7 @@ from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.paper import paper_tables
 from modgap.reporting.same_data import data_words
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_table, unequal_words
-from modgap.reporting.seed_tables import READING, seed_tables
+from modgap.reporting.seed_tables import READING, as_markdown, seed_tables
 from modgap.reporting.sweeps import find_sweeps
 from modgap.reporting.viewer import embed_json, viewer_data
 from modgap.reporting.words import change_words, graded_words, headline, reply_words, training_words
@@ -55,6 +60,15 @@ Parts = dict[str, Any]
 IMAGES = 200
 """Default for the most diagrams that a page embeds."""
 TEMPLATES = ("full", "paper")
+_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%",
+        "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+        "−": "$-$", "–": "--", "—": "---", "\x00": "",
+    }
+)  # fmt: skip
+_INTERVAL = "95% interval"
 
 
 def build_report(
@@ -93,14 +107,10 @@ def build_report(
     if template == "paper":
         write_text(out.with_suffix(".md"), as_utf8(t.as_markdown(paper_tables(numbers))))
     if figures:
-        from modgap.reporting.export import write_tables
-
         folder = out.with_name(f"{out.stem}_figures")
         write_figures(numbers, folder)
         write_tables(numbers, folder)
         if found.sweeps:
-            from modgap.reporting.export import write_seeds
-
             write_seeds(numbers, found.sweeps, folder, " ".join(map(str, paths)))
     return numbers
 
@@ -314,3 +324,129 @@ def _title(part: EvalRun | TrainStage) -> str:
 
 def _manifest(part: EvalRun | TrainStage) -> dict[str, str]:
     return {"name": _title(part), "text": part.manifest.text}
+
+
+def latex(table: t.Table, label: str = "") -> str:
+    r"""A `table` with a booktabs `tabular`, every cell escaped; needs `\usepackage{booktabs}`.
+
+    Args:
+        table: The cells.
+        label: For `\ref`; none by default.
+    """
+    lines = [
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{_cell(table.caption)}}}",
+        *([rf"\label{{{label}}}"] if label else []),
+        rf"\begin{{tabular}}{{{'l' * table.left}{'r' * (len(table.head) - table.left)}}}",
+        r"\toprule",
+        _line(table.head),
+        r"\midrule",
+    ]
+    for number, row in enumerate(table.rows):
+        same = number > 0 and table.left > 1 and table.rows[number - 1][0] == row[0]
+        if number and table.left > 1 and not same:
+            lines.append(r"\addlinespace")
+        lines.append(_line(("", *row[1:]) if same else row))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return f"{' & '.join(map(_cell, cells))} \\\\"
+
+
+def _cell(text: str) -> str:
+    # Braces keep `[` from being read as the length of the `\\` before it.
+    escaped = " ".join(text.split()).translate(_ESCAPES)
+    return f"{{{escaped}}}" if escaped.startswith(("[", "*")) else escaped
+
+
+def csv_text(table: t.Table) -> str:
+    """The table as CSV.
+
+    Plain minus signs, empty cells for unknown values, an interval in two columns.
+    """
+    low_high = [number for number, name in enumerate(table.head) if name == _INTERVAL]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    head: list[str] = []
+    for number, name in enumerate(table.head):
+        head += (
+            [f"{table.head[number - 1]} low", f"{table.head[number - 1]} high"]
+            if number in low_high
+            else [name]
+        )
+    writer.writerow(head)
+    for row in table.rows:
+        cells: list[str] = []
+        for number, cell in enumerate(row):
+            plain = cell if number < table.left else _plain(cell)
+            cells += ([*plain.split(" to "), ""][:2]) if number in low_high else [plain]
+        writer.writerow(cells)
+    return buffer.getvalue()
+
+
+def _plain(cell: str) -> str:
+    return "" if cell in ("–", "—") else cell.replace("−", "-").removeprefix("+").removesuffix("*")
+
+
+def write_seeds(
+    numbers: ReportSummary, sweeps: Sequence[Sweep], folder: Path, source: str
+) -> list[Path]:
+    """Write the tables over seeds as one Markdown page, and `cells.json`.
+
+    `modgap report` makes the page again from `cells.json`.
+
+    Args:
+        numbers: As `build_report` returns them.
+        sweeps: What they were made from.
+        folder: Made if need be.
+        source: What the report was made of, as the command line has it; the page names the command.
+
+    Returns:
+        The files.
+    """
+    pages = folder / "cells.json", folder / "seeds.md"
+    write_cells(sweeps, pages[0])
+    write_text(pages[1], as_utf8(as_markdown(numbers.seeds, source)))
+    return list(pages)
+
+
+def write_tables(numbers: ReportSummary, folder: Path) -> list[Path]:
+    """Write every table of a report as `table-NAME.tex`, `.csv` and `.md`.
+
+    Args:
+        numbers: As `build_report` returns them.
+        folder: Made if need be.
+
+    Returns:
+        The files.
+    """
+    from modgap.reporting.mathverse import mathverse_tables
+    from modgap.reporting.paper import paper_tables
+
+    named = t.every_table(numbers)
+    for number, part in enumerate(numbers.seeds, start=1):
+        several = f"-{number}" if len(numbers.seeds) > 1 else ""
+        named |= {f"{name}{several}": table for name, table in seed_tables(part).items()}
+    named |= {
+        f"mathverse-{number}": table
+        for number, table in enumerate(mathverse_tables(numbers.runs), start=1)
+    }
+    if numbers.paper is not None:
+        named |= {
+            f"paper-{number}": table for number, table in enumerate(paper_tables(numbers), start=1)
+        }
+    written: list[Path] = []
+    for name, table in named.items():
+        stem = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+        texts = {
+            "tex": latex(table, f"tab:{stem}"),
+            "csv": csv_text(table),
+            "md": t.as_markdown([table]),
+        }
+        for ending, text in texts.items():
+            path = folder / f"table-{stem}.{ending}"
+            write_text(path, as_utf8(text))
+            written.append(path)
+    return written

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from modgap.analysis.reading import KINDS
 from modgap.analysis.results import (
     GapSummary,
     PairTable,
@@ -19,6 +18,7 @@ from modgap.analysis.results import (
     ViewSummary,
 )
 from modgap.analysis.seeds import SeedsChange
+from modgap.analysis.transcription import KINDS
 from modgap.core.text import counted, interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.words import reading_words

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modgap.models.quiet import quiet
+from modgap.models.folder import quiet
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -2,7 +2,7 @@
 
 Each problem names its grader (`grading.graders`): rules, and for MathVerse then the symbolic pool
 and a judge. Grades are replaced atomically when all are there, and a judge's verdicts are kept as
-they come (`grading.verdicts`), so that an interrupted grading asks only what is missing.
+they come (`grading.judge`), so that an interrupted grading asks only what is missing.
 """
 
 from __future__ import annotations

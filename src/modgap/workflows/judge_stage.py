@@ -26,8 +26,7 @@ from modgap.engines.judge import Judge, Recalled, Said
 from modgap.grading.answer import extract_answer
 from modgap.grading.grade import Grade
 from modgap.grading.graders import find_grader
-from modgap.grading.judge import JudgeMode, Undecided, parse_verdict, settle, unsettled
-from modgap.grading.verdicts import VerdictFile
+from modgap.grading.judge import JudgeMode, Undecided, VerdictFile, parse_verdict, settle, unsettled
 
 MOST_SHOWN = 50
 """Disagreements that a summary lists."""

@@ -74,8 +74,8 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     from verl.workers.engine import EngineRegistry
     from verl.workers.utils.losses import ppo_loss
 
-    from modgap.training.verl.compose import compose
     from modgap.training.verl.config import Files, Model, stage_overrides
+    from modgap.training.verl.plan import compose
 
     files = Files(("t.parquet",), "v.parquet", "verl", "metrics.jsonl", "tensorboard")
     overrides = stage_overrides(

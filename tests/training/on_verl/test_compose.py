@@ -19,8 +19,8 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe, apply_settings
 from modgap.training.shape import SHAPES
-from modgap.training.verl.compose import VERSION, compose
 from modgap.training.verl.config import Files, Model, stage_overrides
+from modgap.training.verl.plan import VERSION, compose
 
 MODEL = Model("Qwen/Qwen2.5-VL-7B-Instruct", SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"])
 FILES = Files(
@@ -153,9 +153,7 @@ def test_the_plugin_is_registered_as_verls_engine_and_agent_loop() -> None:
 
     from modgap.training.verl import plugin
 
-    assert (
-        _agent_loop_registry["modgap"]["_target_"] == "modgap.training.verl.rollout.TwinAgentLoop"
-    )
+    assert _agent_loop_registry["modgap"]["_target_"] == "modgap.training.verl.plugin.TwinAgentLoop"
     for backend in ("fsdp", "fsdp2"):
         assert (
             EngineRegistry._engines["language_model"][backend]["cuda", "modgap"]

@@ -330,7 +330,7 @@ def test_equal_images_are_told_from_others() -> None:
 
 
 def test_a_twin_shows_the_prompts_images() -> None:
-    from modgap.training.verl.rollout import twin_messages
+    from modgap.training.verl.plugin import twin_messages
 
     shown = {"type": "image", "image": object()}
     raw = [{"role": "user", "content": [shown, {"type": "text", "text": "AB = 3. Find AB."}]}]
@@ -348,9 +348,9 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     from verl.workers.rollout.replica import TokenOutput
 
     from modgap.datasets.parquet import write_parquet
-    from modgap.training.verl.compose import compose
     from modgap.training.verl.config import Files, Model, stage_overrides
-    from modgap.training.verl.rollout import TwinAgentLoop
+    from modgap.training.verl.plan import compose
+    from modgap.training.verl.plugin import TwinAgentLoop
 
     problem = Problem(
         id="p", question="Find AB.", answer="3.000", image=picture(1), semantic=("AB = 3", "BC = 4")

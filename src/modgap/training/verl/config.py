@@ -1,7 +1,7 @@
 """A stage of a recipe -> the configuration of verl 0.9.1: one pure function.
 
 Does not import verl, so a plan can be printed anywhere. `checks.py` has the checks that verl does
-not make, `compose.py` runs verl's own checks on the result.
+not make, `plan.py` runs verl's own checks on the result.
 
 Differences from the original's scripts (a patched verl 0.5): renamed keys
 (`reward.reward_manager`, `reward.custom_reward_function`,

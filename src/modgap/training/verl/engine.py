@@ -50,11 +50,10 @@ from modgap.training.log import Teller
 from modgap.training.rollout import hold_out
 from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, reward_of
 from modgap.training.shape import GIB
-from modgap.training.verl import compose
 from modgap.training.verl import merge as verl_merge
 from modgap.training.verl.config import Files, Model, notes, stage_overrides
 from modgap.training.verl.log import Follower, read_log, why
-from modgap.training.verl.plan import VARIANTS, stage_files, variants
+from modgap.training.verl.plan import VARIANTS, compose, stage_files, variants
 
 WriteParquet = Callable[[Sequence[Problem], Path, str, Style], int]
 """(problems, path, variant, style) -> rows; `modgap.datasets.parquet.write_parquet`."""
@@ -83,7 +82,7 @@ class Tools:
     write_parquet: WriteParquet
     runner: tuple[str, ...] = (sys.executable, "-m", "modgap.training.verl.run")
     merge: Callable[[Path, Path, Path], Path] = verl_merge.merge
-    validate: Callable[[Mapping[str, Any]], Any] = compose.compose
+    validate: Callable[[Mapping[str, Any]], Any] = compose
 
 
 def train(

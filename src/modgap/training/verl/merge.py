@@ -22,7 +22,7 @@ from pathlib import Path
 from modgap.core.errors import UserError
 from modgap.core.processes import watched
 from modgap.models.folder import ADAPTER
-from modgap.training.verl.compose import require
+from modgap.training.verl.plan import require
 
 _ADAPTER = "lora_adapter"
 _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")

@@ -1,14 +1,24 @@
 """The plan of a recipe on verl: `modgap train --engine verl --dry-run`.
 
 Uses neither network nor GPU and loads no model. If verl is installed, its own validation is part of
-the plan; otherwise the plan says that it was skipped.
+the plan; otherwise the plan says that it was skipped. `compose` has verl 0.9.1 compose and validate
+our overrides.
 """
+
+# verl has an environment of its own.
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import importlib.util
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
@@ -17,10 +27,10 @@ from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
 from modgap.training.known_model import known_model
 from modgap.training.rollout import hold_out
 from modgap.training.shape import GIB, Layout, Shape, estimate
-from modgap.training.verl import compose
 from modgap.training.verl.checks import Model, Overrides
 from modgap.training.verl.config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
 
+VERSION = "0.9.1"
 VARIANTS = {"full-text": "full-text", "image-only": "no-text"}
 """View -> the variant of `modgap data prepare` that a stage without contrastive KL trains on."""
 
@@ -66,7 +76,7 @@ def plan(
         UserError: A stage cannot work; the message names it.
     """
     configurations, stages = list[Overrides](), list[StagePlan]()
-    checked = compose.installed()
+    checked = installed()
     base = model.path
     for number, stage in enumerate(recipe.stages, start=1):
         try:
@@ -74,7 +84,7 @@ def plan(
             files = stage_files(out, number, stage)
             overrides = stage_overrides(stage, model, files, name=name, gpus=gpus)
             if checked:
-                compose.compose(overrides)
+                compose(overrides)
         except UserError as error:
             raise UserError(f"stage {number} ({stage.title}): {error}") from error
         spread = layout(overrides)
@@ -101,7 +111,7 @@ def plan(
         )
     lines = plan_lines(recipe, base, stages)
     if checked:
-        lines.append(f"verl {compose.VERSION} accepts every stage's configuration")
+        lines.append(f"verl {VERSION} accepts every stage's configuration")
     else:
         lines.append(
             "verl is not installed here: its own validation was skipped (docs/engines/verl.md says"
@@ -179,3 +189,83 @@ def costs(stage: Stage, shape: Shape, spread: Layout) -> Costs:
         f" {steps} steps); what dynamic sampling drops comes on top"
     )
     return Costs(tokens, tuple(amounts), notes=tuple(found))
+
+
+def installed() -> bool:
+    """Whether verl is installed."""
+    return importlib.util.find_spec("verl") is not None
+
+
+def require() -> None:
+    """Raise `UserError` if verl is not installed."""
+    if not installed():
+        raise UserError(
+            "verl is not installed: give it an environment of its own (pip install 'modgap[verl]',"
+            f" verl {VERSION}; docs/engines/verl.md), or use --engine local."
+        )
+
+
+def compose(overrides: Mapping[str, Any]) -> Any:
+    """The complete configuration that verl would run with.
+
+    Args:
+        overrides: As `stage_overrides` gives them.
+
+    Returns:
+        An omegaconf `DictConfig`, validated by verl.
+
+    Raises:
+        UserError: verl is not installed, does not know a key, or refuses a value.
+    """
+    require()
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # warnings about engines that are not installed
+        try:
+            with initialize_config_module("verl.trainer.config", version_base=None):
+                config = hydra_compose("ppo_trainer", overrides=to_hydra(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_spoken(error)) from error
+        validate(config)
+    return config
+
+
+def validate(config: Any) -> None:
+    """Verl's own checks, and the parts of its configuration that need no loaded model.
+
+    Raises:
+        UserError: verl refuses it.
+    """
+    from hydra.errors import HydraException
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints a line on success
+            validate_config(
+                config,
+                use_reference_policy=need_reference_policy(config),
+                use_critic=need_critic(config),
+            )
+        for part in (config.algorithm, config.actor_rollout_ref.rollout):
+            omega_conf_to_dataclass(part)
+    except (AssertionError, TypeError, ValueError, RuntimeError, HydraException) as error:
+        raise UserError(
+            f"verl {VERSION} refuses the configuration: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def _spoken(error: Exception) -> str:
+    """Hydra's message, with a remedy."""
+    words = " ".join(str(error).split())
+    if found := re.search(r"Could not override '\+*([^']+)'", words):
+        return (
+            f"verl {VERSION} has no setting {found[1]!r}: look it up in"
+            " verl/trainer/config/ppo_trainer.yaml, or add a new one with --set"
+            f" verl.+{found[1]}=VALUE."
+        )
+    return f"verl {VERSION} cannot read the configuration: {words[:300]}"

@@ -2,7 +2,8 @@
 
 verl imports this module (`model.external_lib`).
 
-    agent loop   (rollout.py) tokenizes the text-free twin of the prompt beside the rollout
+    agent loop   here: verl's single-turn loop, which also tokenizes the text-free twin of the
+                 prompt
     reward       (modgap.rewards) 1.0 for right and well formatted
     engine       here: such a row is forwarded a second time, as [text-free prompt | response], in
                  the same forward pass as its micro-batch; the loss is verl's own on the original
@@ -10,6 +11,10 @@ verl imports this module (`model.external_lib`).
     dropped      here: the mean reward of the groups that a step dropped becomes a metric
     images       here: the vision tower encodes each distinct image of a micro-batch once, also for
                  a twin and the other samples of a group
+
+The twin is the parquet's column `contrastive_prompt` (contrastive stages); it has the images of the
+prompt. Its token ids are passed in `extra_fields` to the actor. Without the column (other stages,
+validation) the agent loop is verl's own.
 
 Every rank runs one forward and one backward for each micro-batch, with or without an eligible row,
 so FSDP's collectives stay synchronized. verl's loss functions get neither the model nor the batch,
@@ -27,6 +32,8 @@ Legend: N rows of a micro-batch, E eligible ones, T response tokens.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +43,8 @@ from tensordict import NonTensorData, NonTensorStack, TensorDict
 from torch import Tensor
 from torch.nested import nested_tensor_from_jagged
 from torch.nn.utils.rnn import pad_sequence
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY, ReplayBuffer
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
@@ -46,7 +55,6 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from modgap.training.objective import contrastive_kl, eligible_rows
-from modgap.training.verl import rollout  # noqa: F401 - registers the agent loop
 from modgap.training.verl.config import VENDOR
 from modgap.training.verl.log import DROPPED_REWARD
 
@@ -351,3 +359,48 @@ def sample(self: ReplayBuffer, *args: Any, **kwargs: Any) -> tuple[Any, dict[str
 
 
 ReplayBuffer.sample = sample
+
+
+# Agent loop
+
+
+@register("modgap")
+class TwinAgentLoop(SingleTurnAgentLoop):
+    """One turn, and the ids of the text-free prompt."""
+
+    async def run(
+        self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any
+    ) -> AgentLoopOutput:
+        """Sample one response; see verl."""
+        output = await super().run(sampling_params, priority, **kwargs)
+        if (twin := kwargs.get("contrastive_prompt")) is not None:
+            messages = twin_messages(twin, kwargs["raw_prompt"])
+            images = (output.multi_modal_data or {}).get("images")
+            output.extra_fields["contrastive_prompt_ids"] = await self.ct_build_initial_tokens(
+                messages, images=images
+            )
+        return output
+
+
+def twin_messages(
+    twin: Iterable[Mapping[str, Any]], raw_prompt: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The twin's turns as messages for a chat template.
+
+    Each `<image>` is replaced by an image of the prompt, in order.
+    """
+    images: list[Any] = []
+    for message in raw_prompt:
+        if not isinstance(message["content"], str):
+            images += [part for part in message["content"] if part.get("type") == "image"]
+    rest = iter(images)
+    out: list[dict[str, Any]] = []
+    for message in twin:
+        content: list[Any] = []
+        for text in re.split("(<image>)", message["content"]):
+            if text == "<image>":
+                content.append(next(rest))
+            elif text:
+                content.append({"type": "text", "text": text})
+        out.append({"role": message["role"], "content": content})
+    return out

@@ -27,9 +27,10 @@ def main(path: str) -> int:
         0 if the training is done, 1 if it failed.
     """
     from modgap.core.processes import end_with_parent
-    from modgap.training.verl.compose import compose
 
-    end_with_parent()
+    end_with_parent()  # before what takes seconds to import
+    from modgap.training.verl.plan import compose
+
     try:
         overrides = json.loads(Path(path).read_text(encoding="utf-8"))
         config = compose(overrides)
