@@ -19,16 +19,11 @@ def summary_of(run: RunFolder, samples: int | None = None) -> Summary:
     return summarise(run.problems(), run.responses(), run.grades(), samples)
 
 
-# What a reader must know before the numbers
-
-
 def printed(summary: Summary, width: int = 200) -> str:
     console = Console(file=io.StringIO(), width=width)
     print_summary(summary, console=console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
-
-# Reading or reasoning
 
 LOST = {name: both("cc", "ww") for name in SAID}
 MORE_SAID = {f"{name}-{i}": words for name, words in SAID.items() for i in range(4)}

@@ -110,12 +110,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-# Going on after a kill
-
 LONG = {"steps": 4, "save_every": 2, "eval_every": 2}
-
-
-# Before the model is loaded
 
 
 def no_model(*_: Any, **__: Any) -> Any:

@@ -302,9 +302,6 @@ def test_a_chain_with_lora_loses_nothing_between_stages(tiny: Path, tmp_path: Pa
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# What a run keeps and says
-
-
 def test_a_smaller_micro_batch_holds_when_a_run_goes_on(tiny: Path, tmp_path: Path) -> None:
     def dies(event: Event) -> None:
         if event.kind == "phase" and event.step == 1:
