@@ -34,9 +34,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "shared"))
 
 from mathverse_data import VERSIONS, rows, write_parquet
+
 from modgap.core.options import EvalOptions, JudgeOptions
 from modgap.core.record import RunFolder
 from modgap.workflows.evaluate import evaluate, read_problems

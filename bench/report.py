@@ -23,9 +23,10 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "shared"))
 
 import browser
+
 from modgap.core.engine import Request, Sampling, sample_seed
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
