@@ -15,7 +15,7 @@ if [ ! -e "$work/tried" ]; then
         --eval-problems 30 --final-problems 10
     rm -rf "$work/try"
     # Where torchvision is installed, whether the folder loads as others load it.
-    (cd "$(dirname "$0")/.." && "${PYTHON:-python3}" -m pytest -q -rs tests/models/test_models.py -k "auto_processor or plain_model or greedy" 2>&1 |
+    (cd "$(dirname "$0")/.." && "${PYTHON:-python3}" -m pytest -q -rs tests/models/test_policy.py -k "auto_processor or plain_model or greedy" 2>&1 |
         tail -15 | tee -a "$work/log.txt") || true
     touch "$work/tried"
 fi
