@@ -1,4 +1,7 @@
-"""The `hf` engine: what makes its steps fast changes no answer."""
+"""The `hf` engine: what makes its steps fast changes no answer.
+
+The bundled testbed model on synthetic problems, with transformers' own model as the oracle.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The `hf` engine: prompts are encoded once and ahead, and a refused one costs only itself."""
+"""The `hf` engine: prompts are encoded once and ahead, and a refused one costs only itself.
+
+The bundled testbed model on synthetic problems, with transformers' own model as the oracle.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Replicas: every sample once whatever dies, and results that do not depend on who made them."""
+"""Replicas: every sample once whatever dies, and results that do not depend on who made them.
+
+The real queue and the real worker run with actors that are threads here.
+"""
 
 from __future__ import annotations
 

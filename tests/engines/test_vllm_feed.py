@@ -1,4 +1,7 @@
-"""The feed of the `vllm` engine and its order, and (slow) real answers of vLLM."""
+"""The feed of the `vllm` engine and its order, and (slow) real answers of vLLM.
+
+The slow ones run where vLLM is installed and starts, the testbed model through it against `hf`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Imported runs have the original's verdicts and figures, and plan as pilots."""
+"""Imported runs have the original's verdicts and figures, and plan as pilots.
+
+The original's own `eval.py` runs on the same folder where `MODGAP_ORIGINAL` names a checkout of
+it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The original's generations on MathVerse as runs, and its own prompts and figures."""
+"""The original's generations on MathVerse as runs, and its own prompts and figures.
+
+Prompts and figures are held against the original's scripts where `MODGAP_ORIGINAL` names a
+checkout of it.
+"""
 
 from __future__ import annotations
 

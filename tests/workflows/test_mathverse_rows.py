@@ -1,4 +1,7 @@
-"""MathVerse as a data set: what is read, what is refused, and what a check counts."""
+"""MathVerse as a data set: what is read, what is refused, and what a check counts.
+
+One test reads the real records that `MODGAP_MATHVERSE` names.
+"""
 
 from __future__ import annotations
 
