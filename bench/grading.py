@@ -28,11 +28,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "shared"))
 
+import graded_answers
 import grading_oracles
-import test_grading
-import test_mathverse_grading
+import mathverse_answers
 from mathruler.grader import extract_boxed_content, grade_answer
 
 from modgap.grading.answer import Mode, grade
@@ -52,21 +52,22 @@ HANGS = ("9**9", "99999", "9^{9")
 def pgps9k_pairs() -> list[Pair]:
     rows = [
         row
-        for row in test_grading.PAIRS
+        for row in graded_answers.PAIRS
         if row[2] is not None and not any(hang in row[1] for hang in HANGS)
     ]
     return [
-        (Case(test_grading.boxed(answer), gold, "", "free-form"), right)
+        (Case(graded_answers.boxed(answer), gold, "", "free-form"), right)
         for gold, answer, right in rows
     ]
 
 
 def mathverse_pairs() -> list[Pair]:
-    case = test_mathverse_grading.case
-    free = [(case(answer, gold), right) for gold, answer, right in test_mathverse_grading._rows()]
+    case = mathverse_answers.case
+    free = [
+        (case(answer, gold), right) for gold, answer, right in mathverse_answers.free_form_rows()
+    ]
     letters = [
-        (case(box, gold, "multi-choice"), right)
-        for gold, box, right in test_mathverse_grading.LETTERS
+        (case(box, gold, "multi-choice"), right) for gold, box, right in mathverse_answers.LETTERS
     ]
     return [pair for pair in free + letters if pair[1] is not None]
 
@@ -156,11 +157,11 @@ def floods() -> None:
     for mode in ("strict", "relative", "exact", "paper"):
         worst = max(
             (_best(reward_grader(mode), text, "5.250"), name)
-            for name, text in test_grading.FLOODS.items()
+            for name, text in graded_answers.FLOODS.items()
         )
         print(f"| reward, {mode} | {worst[1]} | {worst[0]:.2f} |")
     for rules in ("strict", "paper"):
-        texts = {name: f"\\boxed{{{text}}}" for name, text in test_mathverse_grading.FLOODS.items()}
+        texts = {name: f"\\boxed{{{text}}}" for name, text in mathverse_answers.FLOODS.items()}
         worst = max(
             (_best(mathverse_rules(rules), text, "x^2 + 2"), name) for name, text in texts.items()
         )

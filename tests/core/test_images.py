@@ -1,16 +1,12 @@
-"""Images as a model sees them: transparent, turned, of 16 bits; and images that no model can be
-shown.
-"""
+"""Images as a model sees them: transparent, turned, of 16 bits."""
 
 from __future__ import annotations
 
 import base64
 import functools
 import io
-import json
 import struct
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,175 +15,53 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from asking import evaluate
-from folders import png, record, write_folder
-from PIL import Image, ImageDraw
+from drawn_images import (
+    DEEP,
+    SIZE,
+    TRANSPARENT,
+    TURNS,
+    VALUES,
+    WHITE,
+    answers,
+    bands,
+    chunk,
+    close,
+    drawing,
+    encoded,
+    grey,
+    pixels,
+    problem_of,
+    raw_png,
+    samples,
+    see_through,
+    turned,
+)
+from folders import png
+from PIL import Image
 
 from modgap.analysis.results import read_summary
-from modgap.cli.main import main
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
-from modgap.core.images import MOST_ASPECT, decode, inspect, is_plain, plain_bytes, to_rgb
+from modgap.core.images import decode, inspect, is_plain, plain_bytes, to_rgb
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
 from modgap.core.record import RunFolder
-from modgap.core.view import VIEWS, parse_views
-from modgap.datasets import pgps9k
+from modgap.core.view import VIEWS
 from modgap.datasets.parquet import write_parquet
-from modgap.datasets.synthetic.write import write_dataset
 from modgap.engines.chat import to_messages
 from modgap.engines.hf import HfEngine
 from modgap.engines.ray import Cluster
-from modgap.engines.scripted import ScriptedEngine
-from modgap.models.load import load_policy
 from modgap.models.policy import Policy
-from modgap.recipes.paper import full_text
 from modgap.reporting.viewer import _embed
-from modgap.training.setup import check_prompts, digest
-from modgap.workflows.evaluate import _image, fingerprint, warn_about_images
+from modgap.training.setup import digest
+from modgap.workflows.evaluate import _image, fingerprint
 
 # pytest puts its own filters in front of those that `core.images` sets.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning"
 )
-SIZE = (60, 40)
 
 
-def drawing() -> Image.Image:
-    """Black lines and a grey one on white, in no way symmetric."""
-    image = Image.new("L", SIZE, 255)
-    pen = ImageDraw.Draw(image)
-    pen.line((5, 5, 50, 30), fill=0, width=3)
-    pen.rectangle((30, 5, 55, 12), outline=0)
-    return image
-
-
-WHITE = np.asarray(drawing().convert("RGB")).astype(int)
-INK = np.asarray(drawing()) < 128  # where the pen was
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **how)
-    return buffer.getvalue()
-
-
-def grey(values: Any, dtype: Any) -> Image.Image:
-    return Image.fromarray(np.asarray(values).astype(dtype))
-
-
-def see_through(mode: str) -> Image.Image:
-    """Black ink on nothing, of which the hidden colour is black, too."""
-    image = Image.new("RGBA", SIZE, (0, 0, 0, 0))
-    image.putalpha(grey(np.where(INK, 255, 0), np.uint8))
-    return image.convert(mode)
-
-
-def palette() -> Image.Image:
-    """Two entries, both black."""
-    image = grey(np.where(INK, 1, 0), np.uint8).convert("P")
-    image.putdata(np.where(INK, 1, 0).flatten().tolist())
-    image.putpalette([0, 0, 0] * 256)
-    return image
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def raw_png(values: Any, depth: int, colour: int, key: bytes = b"", behind: bytes = b"") -> bytes:
-    """A PNG of any depth, `[rows, samples]`; Pillow writes only some."""
-    rows = b""
-    for row in np.asarray(values):
-        if depth == 16:
-            rows += b"\0" + row.astype(">u2").tobytes()
-        else:
-            bits = "".join(f"{value:0{depth}b}" for value in row)
-            rows += b"\0" + int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(
-                -(-len(bits) // 8), "big"
-            )
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *SIZE, depth, colour, 0, 0, 0))
-    head += chunk(b"tRNS", key) if key else b""
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + head
-        + chunk(b"IDAT", zlib.compress(rows))
-        + behind
-        + chunk(b"IEND", b"")
-    )
-
-
-def keyed(depth: int, hidden: int) -> bytes:
-    return raw_png(np.where(INK, 0, hidden), depth, 0, struct.pack(">H", hidden))
-
-
-def samples(*channels: Any) -> Any:
-    """Rows of a PNG whose channels are ink and ground, as pairs."""
-    return np.stack([np.where(INK, ink, ground) for ink, ground in channels], -1).reshape(
-        SIZE[1], -1
-    )
-
-
-def raw_tiff(values: Any, dtype: str, white: int, kind: int) -> bytes:
-    """A TIFF of one channel: `white`, photometric interpretation; `kind`, sample format."""
-    array = np.asarray(values).astype(dtype)
-    data = array.tobytes()
-    short, long = 3, 4
-    tags = [
-        (256, long, SIZE[0]), (257, long, SIZE[1]), (258, short, array.dtype.itemsize * 8),
-        (259, short, 1), (262, short, white), (273, long, 8), (277, short, 1),
-        (278, long, SIZE[1]), (279, long, len(data)), (339, short, kind),
-    ]  # fmt: skip
-    body = struct.pack("<4sI", b"II*\0", 8 + len(data)) + data + struct.pack("<H", len(tags))
-    for tag, of, value in tags:
-        body += struct.pack("<HHI", tag, of, 1) + struct.pack(
-            "<HH" if of == short else "<I", *[value, 0][: 5 - of]
-        )
-    return body + struct.pack("<I", 0)
-
-
-VALUES = np.asarray(drawing()).astype(np.int64)
-TRANSPARENT: dict[str, Callable[[], bytes]] = {
-    "RGBA": lambda: encoded(see_through("RGBA")),
-    "RGBA webp": lambda: encoded(see_through("RGBA"), "WEBP", lossless=True),
-    "RGBA tiff": lambda: encoded(see_through("RGBA"), "TIFF"),
-    "LA": lambda: encoded(see_through("LA")),
-    "LA tiff": lambda: encoded(see_through("LA"), "TIFF"),
-    "P with an index": lambda: encoded(palette(), transparency=0),
-    "P with bytes": lambda: encoded(palette(), transparency=bytes([0, 254])),
-    "P gif": lambda: encoded(palette(), "GIF", transparency=0),
-    "1 bit with a key": lambda: keyed(1, 1),
-    "2 bits with a key": lambda: keyed(2, 2),
-    "4 bits with a key": lambda: keyed(4, 9),
-    "L with a key": lambda: keyed(8, 77),
-    "16 bits with a key": lambda: keyed(16, 30_000),
-    "RGB with a key": lambda: encoded(
-        grey(np.where(INK, 0, 7), np.uint8).convert("RGB"), transparency=(7, 7, 7)
-    ),
-    "RGB of 16 bits with a key": lambda: raw_png(
-        samples((0, 30_000), (0, 1_000), (0, 255)), 16, 2, struct.pack(">HHH", 30_000, 1_000, 255)
-    ),
-    "RGBA of 16 bits": lambda: raw_png(samples((0, 0), (0, 0), (0, 0), (65535, 0)), 16, 6),
-    "LA of 16 bits": lambda: raw_png(samples((0, 0), (65535, 0)), 16, 4),
-}
-DEEP: dict[str, Callable[[], bytes]] = {
-    "16 bits": lambda: encoded(grey(VALUES * 257, np.uint16)),
-    "16 bits, shifted": lambda: encoded(grey(VALUES * 256, np.uint16)),
-    "16 bits tiff": lambda: encoded(grey(VALUES * 257, np.uint16), "TIFF"),
-    "12 bits in 16": lambda: encoded(grey(VALUES * 16 + 15 * (VALUES > 0), np.uint16)),
-    "10 bits in 16": lambda: encoded(grey(VALUES * 1023 // 255, np.uint16)),
-    "8 bits in 16": lambda: encoded(grey(VALUES, np.uint16)),
-    "1 bit in 16": lambda: encoded(grey(VALUES > 0, np.uint16)),
-    "8 bits in 32": lambda: encoded(drawing().convert("I"), "TIFF"),
-    "signed 16 bits": lambda: raw_tiff(VALUES * 128, "<i2", 1, 2),
-    "32 bits": lambda: raw_tiff(VALUES * 16_843_009, "<u4", 1, 1),
-    "16 bits, 0 is white": lambda: raw_tiff((255 - VALUES) * 257, "<u2", 0, 1),
-    "float to 1": lambda: encoded(grey(VALUES / 255, np.float32), "TIFF"),
-    "float to 255": lambda: encoded(grey(VALUES, np.float32), "TIFF"),
-    "float, resampled": lambda: encoded(grey(VALUES / 255 * 1.004 - 0.002, np.float32), "TIFF"),
-    "float from -1": lambda: encoded(grey(VALUES / 127.5 - 1, np.float32), "TIFF"),
-    "float of any size": lambda: encoded(grey(VALUES * 1e6 + 1e8, np.float32), "TIFF"),
-    "float with holes": lambda: encoded(grey(np.where(INK, 0.0, np.nan), np.float32), "TIFF"),
-}
 ORDINARY: dict[str, Callable[[], bytes]] = {
     "L": lambda: encoded(drawing()),
     "RGB": lambda: encoded(drawing().convert("RGB")),
@@ -205,31 +79,6 @@ ORDINARY: dict[str, Callable[[], bytes]] = {
     "opaque LA": lambda: encoded(drawing().convert("LA")),
     "a key that no pixel has": lambda: encoded(drawing(), transparency=9),
 }
-TURNS = {
-    1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
-}  # fmt: skip
-"""EXIF orientation -> how a file with it stores an upright image."""
-
-
-def turned(orientation: int, kind: str = "PNG", image: Image.Image | None = None) -> bytes:
-    image, turn = image or drawing(), TURNS[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    how = {"quality": 100} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
-    return encoded(image if turn is None else image.transpose(turn), kind, exif=exif, **how)
-
-
-def pixels(image: Image.Image | bytes) -> Any:
-    """As any other decoder shows an image."""
-    if isinstance(image, bytes):
-        image = Image.open(io.BytesIO(image))
-    return np.asarray(image.convert("RGB")).astype(int)
-
-
-def close(shown: Any, wanted: Any = WHITE, tolerance: int = 2) -> bool:
-    return shown.shape == wanted.shape and int(abs(shown - wanted).max()) <= tolerance
 
 
 # ---------------------------------------------------------------------- the one function
@@ -320,24 +169,12 @@ def test_a_dark_file_of_16_bits_stays_dark_and_one_value_is_no_error() -> None:
         assert set(pixels(decode(image)).flatten()) <= {0, shown}
 
 
-# ---------------------------------------------------------------------- everybody who shows an imag
-
-
-@pytest.fixture(scope="module")
-def policy() -> Policy:
-    return load_policy("tiny", device="cpu")
-
-
 @pytest.fixture(
     params=["RGBA", "P with an index", "L with a key", "16 bits", "float to 1", "turned"],
     scope="module",
 )
 def unusual(request: pytest.FixtureRequest) -> bytes:
     return turned(6) if request.param == "turned" else (TRANSPARENT | DEEP)[request.param]()
-
-
-def problem_of(image: bytes | Path) -> Problem:
-    return Problem("p", "Find x.", "7.000", image, semantic=("AB = 7",))
 
 
 def test_the_hf_engine_is_shown_what_the_white_image_shows(policy: Policy, unusual: bytes) -> None:
@@ -432,250 +269,6 @@ def test_only_images_that_were_shown_otherwise_have_another_fingerprint(
         assert [new == old for new, old in zip(seen[name], both(data), strict=True)] == 2 * [
             shown_alike[name]
         ], name
-
-
-# ---------------------------------------------------------------------- images that cannot be shown
-
-
-def bands(width: int, height: int) -> bytes:
-    return png("white", (width, height))
-
-
-def test_the_limit_of_the_aspect_ratio_is_the_processors(policy: Policy) -> None:
-    """And a small image is enlarged, whatever its size."""
-    for size in ((MOST_ASPECT, 1), (3, 3 * MOST_ASPECT), (1, 1), (2, 5), (13, 2000)):
-        assert inspect(bands(*size)).unusable is None
-        policy.encode(Prompt("x"), decode(bands(*size)))
-    for size in ((MOST_ASPECT + 1, 1), (3, 3 * MOST_ASPECT + 1)):
-        assert "has an aspect ratio of 20" in str(inspect(bands(*size)).unusable)
-        with pytest.raises(ValueError, match="aspect ratio"):
-            policy.encode(Prompt("x"), decode(bands(*size)))
-
-
-@pytest.mark.parametrize("thorough", [False, True])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
-def test_a_file_that_is_cut_off_is_found_without_decoding_whole_ones(
-    kind: str, thorough: bool
-) -> None:
-    whole = encoded(Image.effect_noise((90, 60), 90), kind)
-    assert inspect(whole, thorough).error is None
-    for cut in (len(whole) // 2, 9 * len(whole) // 10):
-        assert inspect(whole[:cut], thorough).error
-    assert inspect(b"", thorough).error == "is empty"
-    assert inspect(b"words", thorough).error == "is no image that can be read"
-
-
-def test_what_pillow_takes_for_a_bomb_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    assert inspect(bands(50, 50)).kinds == ("image-large",)
-    assert "exceeds limit of 4000 pixels" in str(inspect(bands(70, 70)).error)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A data set with one of each kind in `test`; `train` has two that are sound."""
-    images = {
-        "sound.png": png(), "clear.png": TRANSPARENT["RGBA"](), "turned.jpg": turned(8, "JPEG"),
-        "deep.png": DEEP["16 bits"](), "long.png": bands(900, 3),
-        "gone.png": encoded(Image.new("LA", SIZE, (255, 0))),
-    }  # fmt: skip
-    test = {f"prob_{name.partition('.')[0]}": record(diagram=name) for name in images}
-    train = {
-        f"train_{n}": record(diagram=name) for n, name in enumerate(("sound.png", "clear.png"))
-    }
-    return write_folder(tmp_path / "data", train, test, images)
-
-
-NAMED = {
-    "transparent parts, which are shown on white": "prob_clear (clear.png)",
-    "shows nothing on white": "prob_gone (gone.png)",
-    "EXIF orientation": "prob_turned (turned.jpg)",
-    "16-bit, 32-bit or floating-point values": "prob_deep (deep.png)",
-    "aspect ratio above 200": "prob_long (long.png)",
-}
-
-
-def test_a_check_warns_and_the_folder_is_sound(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["data", "check", str(folder)]) == 0
-    said = [
-        line
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith("warning: Diagram_Visual: ")
-    ]
-    assert len(said) == len(NAMED)
-    for words, name in NAMED.items():
-        assert any(words in line and name in line for line in said), words
-    assert any("3 problems whose image has transparent parts" in line for line in said), (
-        "train's, and gone.png"
-    )
-    (folder / "Diagram_Visual" / "sound.png").write_bytes(png()[:50])
-    assert main(["data", "check", str(folder)]) == 1
-
-
-def test_pairs_are_checked_alike(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clear = "data:image/png;base64," + base64.b64encode(TRANSPARENT["LA"]()).decode()
-    prompts = {"full-text": "AB = 7. Find x.", "image-only": "Find x."}
-    lines = [
-        {"id": f"pair_{n}", "image": image, "answer": "7", "prompts": prompts}
-        for n, image in enumerate(
-            (clear, "data/Diagram_Visual/long.png", "data/Diagram_Visual/sound.png")
-        )
-    ]
-    (folder.parent / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert main(["data", "check", str(folder.parent / "p.jsonl"), "--benchmark", "pairs"]) == 0
-    said = capsys.readouterr().out
-    assert "1 problem whose image has transparent parts, which are shown on white: pair_0\n" in said
-    assert "pair_1 (long.png)" in said and "pair_2" not in said
-
-
-def test_commands_name_unusual_images_before_they_start(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = folder.parent
-    common = ["--data", str(folder), "--model", "tiny"]
-    commands = {
-        "eval": ["eval", *common, "--out", str(out / "e"), "--device", "none", "--samples", "1"],
-        "train": ["train", "full-text", *common, "--out", str(out / "t"), "--device", "none"],
-        "study": [
-            "study",
-            *common,
-            "--recipes",
-            "full-text",
-            "--out",
-            str(out / "s"),
-            "--device",
-            "none",
-        ],
-        "prepare": [
-            "data",
-            "prepare",
-            str(folder),
-            "--out",
-            str(out / "parquet"),
-            "--variant",
-            "no-text",
-        ],
-    }
-    for name, argv in commands.items():
-        assert main(argv) == (name != "prepare"), "there is no such device"
-        said = capsys.readouterr().err.splitlines()
-        told = [line for line in said if line.startswith("warning: ")]
-        assert told == said[: len(told)] and len(told) == (1 if name == "train" else len(NAMED)), (
-            name
-        )
-        for words, problem in NAMED.items() if name != "train" else ():
-            assert sum(words in line and problem in line for line in told) == 1
-    assert "train_1 (clear.png)" in "".join(told)
-    rows = pq.read_table(out / "parquet" / "test.parquet").to_pylist()
-    assert close(pixels(rows[1]["images"][0]["bytes"])) and rows[0]["images"][0]["bytes"] == png()
-
-
-def test_a_view_without_an_image_warns_of_none(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    problems = list(pgps9k.read(folder))
-    warn_about_images(problems, parse_views("image-only"))
-    assert len(capsys.readouterr().err.splitlines()) == len(NAMED)
-    evaluate(
-        problems,
-        ScriptedEngine(lambda request, sample: "7"),
-        folder.parent / "r",
-        views="text-only",
-        samples=1,
-    )
-    assert "warning" not in capsys.readouterr().err
-
-
-def test_prepare_refuses_what_no_training_can_use(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "Diagram_Visual" / "deep.png").write_bytes(DEEP["16 bits"]()[:90])
-    argv = [
-        "data",
-        "prepare",
-        str(folder),
-        "--out",
-        str(folder.parent / "out"),
-        "--variant",
-        "full-text",
-    ]
-    assert main(argv) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "prob_deep (deep.png) cannot be decoded" in line and "modgap data check" in line
-    assert not (folder.parent / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("image", "words"), [(bands(900, 3), "aspect ratio of 300"), (png()[:60], "cannot be decoded")]
-)
-def test_a_training_refuses_at_its_start_what_would_end_it(
-    image: bytes, words: str, tmp_path: Path
-) -> None:
-    sound = [replace(problem_of(png()), id=f"sound_{n}") for n in range(4)]
-    (tmp_path / "bad.png").write_bytes(image)
-    recipe = full_text()
-    check_prompts(recipe, sound, sound, "aligned")
-    bad = [replace(problem_of(tmp_path / "bad.png"), id=f"bad_{n}") for n in range(2)]
-    for problems, validation in (([*sound, *bad], sound), (sound, bad)):
-        with pytest.raises(
-            UserError,
-            match=rf"problem bad_0: .*bad\.png .*{words}.*data check.*\(1 more .*: bad_1\)",
-        ):
-            check_prompts(recipe, problems, validation, "aligned")
-
-
-def test_a_study_refuses_them_before_anything_runs(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "Diagram_Visual" / "clear.png").write_bytes(bands(5, 1500))
-    out = folder.parent / "study"
-    argv = [
-        "study",
-        "--data",
-        str(folder),
-        "--model",
-        "tiny",
-        "--recipes",
-        "no-text",
-        "--out",
-        str(out),
-    ]
-    assert main(argv) == 1
-    assert "problem train_1: the diagram" in capsys.readouterr().err.splitlines()[-1]
-    assert not (out / "base").exists()
-
-
-# ---------------------------------------------------------------------- a real model
-
-
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> list[Problem]:
-    folder = tmp_path_factory.mktemp("synthetic")
-    write_dataset(folder, 0, 4, seed=5, workers=1)
-    return [
-        replace(p, image=p.image.read_bytes())
-        for p in pgps9k.read(folder)
-        if isinstance(p.image, Path)
-    ]
-
-
-def answers(
-    policy: Policy, problems: list[Problem], out: Path
-) -> dict[Any, tuple[str, str | None]]:
-    evaluate(
-        problems, HfEngine(policy, batch_size=4), out, views="full-text,image-only", samples=1,
-        sampling=Sampling(0.7, 24, 3),
-    )  # fmt: skip
-    return {row.key: (row.response, row.error) for row in RunFolder(out).responses()}
-
-
-@pytest.fixture(scope="module")
-def white(
-    policy: Policy, asked: list[Problem], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[Any, Any]]:
-    yield answers(policy, asked, tmp_path_factory.mktemp("white") / "run")
 
 
 def _clear(image: Image.Image) -> bytes:

@@ -5,7 +5,7 @@ computes rotary positions and window indices in Python for each image; with many
 is most of the time. Here what depends on the grid alone is cached, and attention is one kernel over
 all images or windows on a GPU in bf16 (`layers.py`); elsewhere the segments of equal length are one
 batch of scaled-dot-product attention. Results equal the model's own `get_image_features` (see
-`tests/models/test_models.py`). It walks the tower's own modules, so LoRA and autocast apply as
+`tests/models/test_policy.py`). It walks the tower's own modules, so LoRA and autocast apply as
 they do there.
 
 Legend: N patches of all images, M merged tokens (4 patches each), C channels, H heads, D head size.
