@@ -217,7 +217,7 @@ class Cramped:
         ]
 
 
-@pytest.mark.parametrize("rows", [1, 3, 5, 16])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 3, 5, 16])
 def test_out_of_memory_splits_until_it_fits_and_loses_no_sample(rows: int) -> None:
     asked = [
         Request(f"p{n}", "text-only", Prompt("x" * n, has_image=False), None, tuple(range(5)))
