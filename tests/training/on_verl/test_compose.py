@@ -182,7 +182,13 @@ def test_verl_itself_fails_in_one_line_and_leaves_no_process(
         "--engine",
         "verl",
     ]
-    settings = ["steps=1", "verl.trainer.n_gpus_per_node=1", "verl.ray_kwargs.ray_init.num_cpus=32"]
+    settings = [
+        "steps=1",
+        "verl.trainer.n_gpus_per_node=1",
+        "verl.ray_kwargs.ray_init.num_cpus=32",
+        # A named cluster is not checked for GPUs beforehand; `local` starts one here.
+        "verl.+ray_kwargs.ray_init.address=local",
+    ]
     before = running()
     assert (
         main(
