@@ -36,8 +36,7 @@ from made import MODELS, SHAPES_MADE, Memory, machine, make_policy, noise, write
 from modgap.core.prompt import contrastive_prompt, training_prompt
 from modgap.core.recipe import Settings, Stage
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.models import layers, tree
-from modgap.models import policy as policy_module
+from modgap.models import layers, scoring, tree
 from modgap.models.policy import Policy
 from modgap.training import update
 from modgap.training.known_model import known_model
@@ -228,7 +227,7 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
             run(micro, contrastive=contrastive)
 
     def unchunked(micro: int) -> None:
-        with swapped(policy_module, "_LOGIT_CHUNK", 2**60):
+        with swapped(scoring, "_CHUNK", 2**60):
             run(micro)
 
     def every_row(micro: int) -> None:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modgap.core.prompt import Prompt
 from modgap.core.recipe import Settings
-from modgap.models import policy as policy_module
+from modgap.models import scoring
 from modgap.models.casts import Casts
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
@@ -224,9 +224,7 @@ def test_a_head_in_many_chunks_sums_their_gradients_in_fp32(
         assert grad is not None
         return grad.clone()
 
-    monkeypatch.setattr(
-        policy_module, "_LOGIT_CHUNK", 2 * policy.model.config.text_config.vocab_size
-    )
+    monkeypatch.setattr(scoring, "_CHUNK", 2 * policy.model.config.text_config.vocab_size)
     assert torch.equal(head_gradient(True), head_gradient(False))
 
 

@@ -102,7 +102,7 @@ def test_what_prompts_begin_with_is_in_the_tree_once(policy: Policy, rows: Rows)
     full, twin = prompts[:2]
     token = policy.model.config.image_token_id
     tree = plant([full, twin, full], [responses[i] for i in (0, 1, 2)], token)
-    assert int((tree.ids == token).sum()) == full.image_tokens and tree.pictured == [0]
+    assert int((tree.ids == token).sum()) == full.image_tokens and tree.pictured == [(0, 0)]
     common = next(
         n for n, (a, b) in enumerate(zip(full.input_ids, twin.input_ids, strict=False)) if a != b
     )
@@ -116,7 +116,10 @@ def test_a_twin_that_shares_nothing_has_its_own_image(policy: Policy, rows: Rows
     pair = ([full, otherwise], [rows[1][0], rows[1][7]])
     token = policy.model.config.image_token_id
     tree = plant(*pair, token)
-    assert tree.pictured == [0, 1] and int((tree.ids == token).sum()) == 2 * full.image_tokens
+    assert (
+        tree.pictured == [(0, 0), (1, 0)]
+        and int((tree.ids == token).sum()) == 2 * full.image_tokens
+    )
     for got, row in zip(scored(policy, pair), zip(*pair, strict=True), strict=True):
         torch.testing.assert_close(got, plain(policy, *row), rtol=0, atol=1e-4)
 

@@ -13,7 +13,7 @@ Legend: N queries of all sequences, M keys, n sequences, H heads, K key heads, D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -21,12 +21,28 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 
 from modgap.models.casts import moved
 
 _kernel: Any = torch.ops.aten._flash_attention_forward
+_flash_attn: Any = None
 _SILU = (torch.nn.SiLU, type(ACT2FN["silu"]))
+
+
+Step = Callable[[Any, Tensor], Tensor]
+"""The work of one layer: (layer, hidden states) -> hidden states."""
+Call = Callable[[Any, Step, Tensor], Tensor]
+"""How a layer's step is run: (layer, step, hidden states) -> hidden states."""
+
+
+def directly(layer: Any, step: Step, x: Tensor) -> Tensor:
+    """Run a layer's step; with gradient checkpointing, again in the backward pass."""
+    checkpointed = getattr(layer, "gradient_checkpointing", False)
+    if checkpointed and layer.training and torch.is_grad_enabled():
+        return checkpoint(step, layer, x, use_reentrant=False)
+    return step(layer, x)
 
 
 def normed(norm: Any, x: Tensor) -> Tensor:
@@ -114,6 +130,14 @@ def fits(x: Tensor, head: int) -> bool:
     )
 
 
+def use_flash_attn() -> None:
+    """From now on attend with the flash-attn package's kernel instead of torch's."""
+    global _flash_attn
+    from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+
+    _flash_attn = flash_attn_varlen_func
+
+
 def attend(
     q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, ends: Ends, scale: float, causal: bool
 ) -> Tensor:
@@ -122,4 +146,6 @@ def attend(
     Causal means that the last query of a sequence sees all of its keys.
     """
     sizes = (ends.queries, ends.keys, ends.most_queries, ends.most_keys)
+    if _flash_attn is not None:
+        return _flash_attn(q_NHD, k_MKD, v_MKD, *sizes, softmax_scale=scale, causal=causal)
     return _kernel(q_NHD, k_MKD, v_MKD, *sizes, 0.0, causal, False, scale=scale)[0]

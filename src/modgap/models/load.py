@@ -161,10 +161,20 @@ def check_folder(folder: Path) -> None:
         UserError: It holds no model, a part of one, or one of another kind.
     """
     check_files(folder)
-    kind = _model_type(folder)
+    check_type(folder, _model_type(folder))
+
+
+def check_type(name: Path | str, kind: Any) -> None:
+    """Refuse a model of another type than Qwen2.5-VL.
+
+    Raises:
+        UserError: It is of another type.
+    """
     if kind != MODEL_TYPE:
         raise UserError(
-            f"{folder} holds a model of type {kind!r}: only {MODEL_TYPE!r} can be loaded here"
+            f"{name} is a model of type {kind!r}: only {MODEL_TYPE!r} (Qwen2.5-VL) can be trained,"
+            " or loaded with --engine hf; measure others with modgap eval --engine vllm, or served"
+            " with --engine openai."
         )
 
 

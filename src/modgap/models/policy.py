@@ -14,20 +14,20 @@ Legend: B rows (one response each), T response tokens, V vocabulary, L prompt to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from modgap.models.casts import Casts, moved
 from modgap.models.decode import Generated, rows_at_once, sample_batch
 from modgap.models.decoder import Features
 from modgap.models.encode import EncodedPrompt, Encoder, Pixels, pixel_values
 from modgap.models.files import save_folder
+from modgap.models.scoring import chosen_logps
 from modgap.models.static import StaticSampler, wanted
 from modgap.models.tree import tree_hidden
 from modgap.models.vision import encode_images
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from modgap.core.prompt import Prompt
-
-# Logits are computed in chunks of about this many numbers where gradients would keep them all (1 GB
-# in fp32).
-_LOGIT_CHUNK = 2**28
 
 
 class Policy:
@@ -221,16 +217,12 @@ class Policy:
         """
         hidden_NC = self._response_hidden(prompts, responses, features)
         targets_N = moved(torch.cat([r.cpu() for r in responses]), self.device)
-
-        def score(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            logps = self.token_logps(self.head(hidden), temperature)
-            chosen = logps.gather(-1, targets[:, None])[:, 0]
-            # Only for the log. Last, so that recomputing a chunk stops before it.
-            with torch.no_grad():
-                entropy = torch.special.entr(logps.exp()).sum(-1)
-            return chosen, entropy
-
-        logps_N, entropy_N = self._in_chunks(score, hidden_NC, targets_N)
+        logps_N, entropy_N = chosen_logps(
+            lambda hidden: self.token_logps(self.head(hidden), temperature),
+            hidden_NC,
+            targets_N,
+            self.model.config.text_config.vocab_size,
+        )
         (logps_BT, entropy_BT), mask_BT = self._padded(responses, logps_N, entropy_N)
         return logps_BT, entropy_BT, mask_BT
 
@@ -251,18 +243,6 @@ class Policy:
             responses, self.token_logps(self.head(hidden_NC), temperature)
         )
         return logps_BTV, mask_BT
-
-    def _in_chunks(
-        self, score: Callable[..., tuple[Tensor, Tensor]], hidden: Tensor, targets: Tensor
-    ) -> list[Tensor]:
-        size = max(1, _LOGIT_CHUNK // self.model.config.text_config.vocab_size)
-        if hidden.shape[0] <= size:
-            return list(score(hidden, targets))
-        parts = [
-            checkpoint(score, h, y, use_reentrant=False) if torch.is_grad_enabled() else score(h, y)
-            for h, y in zip(hidden.split(size), targets.split(size), strict=True)
-        ]
-        return [torch.cat(column) for column in zip(*parts, strict=True)]
 
     def _response_hidden(
         self, prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], features: Features

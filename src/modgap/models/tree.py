@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
-from torch.utils.checkpoint import checkpoint
 
 from modgap.models import layers
 from modgap.models.casts import moved
@@ -49,16 +48,36 @@ def tree_hidden(
 
     Rows with the same prompt object share its computation.
     """
-    image_token = policy.model.config.image_token_id
-    tree = plant(prompts, responses, image_token)
-    embeds = policy.decoder.embed_tokens(moved(tree.ids, policy.device))
-    seen = [image for row in tree.pictured if (image := features[row]) is not None]
+    tree = plant(prompts, responses, policy.model.config.image_token_id)
+    return hidden_of(tree, policy.decoder, features, policy.device)
+
+
+def hidden_of(
+    tree: Tree,
+    decoder: Any,
+    features: Features,
+    device: torch.device,
+    call: layers.Call = layers.directly,
+) -> Tensor:
+    """Hidden states `[N, C]` that predict the response tokens of a tree, row by row.
+
+    Args:
+        tree: The tokens of the pass.
+        decoder: The language model without its head.
+        features: Of each row's image.
+        device: Where the decoder is.
+        call: How a layer is run.
+    """
+    embeds = decoder.embed_tokens(moved(tree.ids, device))
+    seen: list[Tensor] = []
+    for row, first in tree.pictured:
+        image = features[row]
+        assert image is not None, "a prompt with placeholders has an image"
+        seen.append(image[first:])
     if seen:
-        embeds = embeds.index_copy(
-            0, moved(tree.image, policy.device), torch.cat(seen).to(embeds.dtype)
-        )
-    hidden = run(policy.decoder, embeds, moved(tree.positions, policy.device), tree.spans)
-    return hidden[moved(torch.cat(tree.scored), policy.device)]
+        embeds = embeds.index_copy(0, moved(tree.image, device), torch.cat(seen).to(embeds.dtype))
+    hidden = run(decoder, embeds, moved(tree.positions, device), tree.spans, call)
+    return hidden[moved(torch.cat(tree.scored), device)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +102,8 @@ class Tree:
         ids: `[N]`.
         positions: `[3, N]`, M-RoPE.
         image: Where the prompts' image placeholders lie.
-        pictured: Rows whose images are shown, in the order of the placeholders.
+        pictured: Whose images the placeholders show, in their order: (row, the first of the image's
+            tokens); what lies before it was shown earlier in the pass.
         spans: In the order of the tokens.
         scored: For each row where the hidden states lie that predict its response.
     """
@@ -91,7 +111,7 @@ class Tree:
     ids: Tensor
     positions: Tensor
     image: Tensor
-    pictured: list[int]
+    pictured: list[tuple[int, int]]
     spans: list[Span]
     scored: list[Tensor]
 
@@ -110,7 +130,7 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
     positions: list[Tensor] = []
     spans: list[Span] = []
     placeholders: list[Tensor] = []
-    pictured: list[int] = []
+    pictured: list[tuple[int, int]] = []
     scored: dict[int, Tensor] = {}
     n = 0
 
@@ -126,11 +146,14 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
 
     for family in families.values():
         heads = [prompts[rows[0]] for rows in family.values()]
-        common = _common([head.input_ids for head in heads]) if len(heads) > 1 else 0
+        common = common_beginning([head.input_ids for head in heads]) if len(heads) > 1 else 0
         beginning: list[tuple[int, int]] = []  # of all but the first prompt of a family
         for head, rows in zip(heads, family.values(), strict=True):
             shared = sum(tokens for _, tokens in beginning)
-            placeholders.append((head.input_ids[shared:] == image_token).nonzero()[:, 0] + n)
+            image = head.input_ids == image_token
+            placeholders.append(image[shared:].nonzero()[:, 0] + n)
+            if len(placeholders[-1]):
+                pictured.append((rows[0], int(image[:shared].sum())))
             own = add(
                 head.input_ids[shared:],
                 head.position_ids[:, shared:],
@@ -155,16 +178,13 @@ def plant(prompts: Sequence[EncodedPrompt], responses: Sequence[Tensor], image_t
                 add(tokens, places.expand(3, -1), whole, [tail.numel() for _, tail in tails])
             if common and not beginning:
                 beginning = [(own, common)]
-        # The image lies either in the common beginning, once, or in each prompt's own part.
-        shown = [rows[0] for rows in family.values()]
-        pictured += shown[:1] if bool((heads[0].input_ids[:common] == image_token).any()) else shown
     rows = [scored[row] for row in range(len(prompts))]
     return Tree(
         torch.cat(ids), torch.cat(positions, dim=1), torch.cat(placeholders), pictured, spans, rows
     )
 
 
-def _common(ids: Sequence[Tensor]) -> int:
+def common_beginning(ids: Sequence[Tensor]) -> int:
     """How many leading tokens all have in common, at least one of each left out; 0 if too few."""
     least = min(len(x) for x in ids) - 1
     same = torch.stack([x[:least] == ids[0][:least] for x in ids[1:]]).all(0)
@@ -172,7 +192,9 @@ def _common(ids: Sequence[Tensor]) -> int:
     return common if common >= _SHORTEST else 0
 
 
-def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
+def run(
+    decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span], call: layers.Call
+) -> Tensor:
     """Hidden states `[N, C]` of embeddings `[N, C]` at positions `[3, N]`."""
     cos, sin = (
         _merged(table, decoder.config)[0][:, None]
@@ -181,14 +203,13 @@ def run(decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span]) -> Te
     sin = turned(sin)
     plan = _attend_at_once if layers.fits(x, cos.shape[-1]) else _attend_by_spans
     attend = plan(spans, x.device)
-    recompute = decoder.training and torch.is_grad_enabled() and _checkpointing(decoder)
+
+    def step(layer: Any, x: Tensor) -> Tensor:
+        x = x + _attention(layer.self_attn, normed(layer.input_layernorm, x), cos, sin, attend)
+        return x + gated_mlp(layer.mlp, normed(layer.post_attention_layernorm, x))
+
     for layer in decoder.layers:
-
-        def step(x: Tensor, layer: Any = layer) -> Tensor:
-            x = x + _attention(layer.self_attn, normed(layer.input_layernorm, x), cos, sin, attend)
-            return x + gated_mlp(layer.mlp, normed(layer.post_attention_layernorm, x))
-
-        x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
+        x = call(layer, step, x)
     return decoder.norm(x)
 
 
@@ -201,10 +222,6 @@ def _merged(table: Tensor, config: Any) -> Tensor:
         return table
     sections = config.rope_parameters["mrope_section"] * 2
     return torch.cat([part[i % 3] for i, part in enumerate(table.split(sections, dim=-1))], dim=-1)
-
-
-def _checkpointing(decoder: Any) -> bool:
-    return any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.layers)
 
 
 # From queries `[N, H, D]`, keys and values `[N, 2, K, D]` and the scale to the output `[N, H, D]`.

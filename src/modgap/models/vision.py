@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from modgap.models import layers
 from modgap.models.casts import moved
@@ -151,7 +150,9 @@ def _attend(
     return attention.proj(out)
 
 
-def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
+def encode_images(
+    visual: Any, pixels_NP: Tensor, grids: Sequence[Grid], call: layers.Call = layers.directly
+) -> list[Tensor]:
     """Features of each image.
 
     Args:
@@ -159,6 +160,7 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
         pixels_NP: Patches of all images, one image after the other, `[N, 1176]`, on the tower's
             device.
         grids: Each image's (frames, rows, columns) in patches.
+        call: How a block is run.
 
     Returns:
         For each image its merged tokens `[M_i, hidden]`, in the order of the placeholders.
@@ -179,20 +181,18 @@ def encode_images(visual: Any, pixels_NP: Tensor, grids: Sequence[Grid]) -> list
     x = F.linear(pixels_NP.to(kernel.dtype), kernel.flatten(1))
     if plan.window_M is not None:
         x = x.view(plan.window_M.numel(), -1, x.shape[-1])[plan.window_M].view(x.shape)
-    recompute = visual.training and torch.is_grad_enabled() and _checkpointing(visual)
-    for number, block in enumerate(visual.blocks):
-        segments = plan.full if number in visual.fullatt_block_indexes else plan.windows
 
-        def run(x: Tensor, block: Any = block, segments: Segments = segments) -> Tensor:
+    def over(segments: Segments) -> layers.Step:
+        def step(block: Any, x: Tensor) -> Tensor:
             x = x + _attend(block.attn, normed(block.norm1, x), segments, cos, sin)
             return x + gated_mlp(block.mlp, normed(block.norm2, x))
 
-        x = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
+        return step
+
+    whole, windows = over(plan.full), over(plan.windows)
+    for number, block in enumerate(visual.blocks):
+        x = call(block, whole if number in visual.fullatt_block_indexes else windows, x)
     features = visual.merger(x)
     if plan.window_M is not None:
         features = features[plan.window_M.argsort()]
     return list(features.split(plan.merged))
-
-
-def _checkpointing(visual: Any) -> bool:
-    return any(getattr(block, "gradient_checkpointing", False) for block in visual.blocks)
