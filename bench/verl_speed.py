@@ -1,8 +1,13 @@
 """What a step of `--engine verl` takes, and a contrastive one beside a plain one, with Qwen2.5-VL
 of a real shape.
 
-python bench/verl_speed.py --out bench_verl [--model 3b] [--gpus 1] [--image-tokens 256] [--set
-KEY=VALUE ...]
+python bench/verl_speed.py --out bench_verl [--model 3b] [--gpus 1] [--image-tokens 256] [--stock]
+[--set KEY=VALUE ...]
+
+Tokens a second are those of the rows that are trained on (prompt, image and response; twins
+excluded) over a whole step, a GPU. `--stock` is the baseline: the same stage without the plugin, in
+verl's own engine as it comes without flash-attn (padding, torch's attention, 4 rows a pass as in
+the paper's script). The step that the dry run expects is printed beside what was measured.
 
 One contrastive stage on made problems, random weights, responses as long as they may be. Steps take
 turns: in every second one half of the responses are right, and have a text-free twin; in the others
@@ -31,9 +36,17 @@ from made import SHAPES_MADE, make_policy
 from PIL import Image
 
 from modgap.core.options import TrainOptions
+from modgap.core.progress import Bars
 from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
+from modgap.training.known_model import known_model
+from modgap.training.plan import Lengths, gpu
+from modgap.training.shape import GIB
+from modgap.training.verl import engine
+from modgap.training.verl.checks import ACTOR, MODEL, ROLLOUT
+from modgap.training.verl.config import Files, layout, stage_overrides
+from modgap.training.verl.cost import seconds, update_memory
 from modgap.workflows.train import train_resolved
 
 TWINS, PLAIN = "1", "2"
@@ -88,18 +101,29 @@ def make_problems(steps: int, prompts: int, image_tokens: int, folder: Path) -> 
     return made
 
 
-def without_saving(step: dict[str, float]) -> dict[str, float]:
-    """A step without its checkpoint: only the last one has one."""
-    saving = step.get("timing_s/save_checkpoint", 0.0)
-    seconds = step["timing_s/step"] - saving
-    return step | {
-        "timing_s/step": seconds,
-        "perf/throughput": step["perf/throughput"] * step["timing_s/step"] / seconds,
-    }
+class Enough(Exception):
+    """All steps are measured."""
 
 
-def table(lines: list[dict[str, Any]], gpus: int) -> tuple[list[str], dict[str, Any]]:
-    """A Markdown row of each kind of step, and the figures, without the first step of a kind."""
+class Until(Bars):
+    """Ends the training after a step: the last one of a training would write a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(None)
+        self.step = step
+
+    def __call__(self, name: str, done: int, total: int, note: str = "") -> None:
+        if done >= self.step:
+            raise Enough
+
+
+def table(
+    lines: list[dict[str, Any]], gpus: int, stock: bool = False
+) -> tuple[list[str], dict[str, Any]]:
+    """A Markdown row of each kind of step, and the figures, without the first step of a kind.
+
+    verl's own engine takes plain steps only.
+    """
     rows = [
         f"| step | {' | '.join(f'{name}, s' for name in PHASES)} | tokens/s a GPU | twins an"
         " update |"
@@ -107,7 +131,9 @@ def table(lines: list[dict[str, Any]], gpus: int) -> tuple[list[str], dict[str, 
     rows.append("| --- " * (len(PHASES) + 3) + "|")
     figures: dict[str, Any] = {}
     for kind, rest in (("plain", 1), ("contrastive", 0)):
-        steps = [without_saving(line["data"]) for line in lines if line["step"] % 2 == rest][1:]
+        steps = [line["data"] for line in lines if line["step"] % 2 == rest][1:]
+        if stock:
+            steps = [line["data"] for line in lines][1:] if kind == "plain" else []
         if not steps:
             continue
 
@@ -138,6 +164,39 @@ def table(lines: list[dict[str, Any]], gpus: int) -> tuple[list[str], dict[str, 
     return rows, figures
 
 
+def stock_overrides(*args: Any, **named: Any) -> dict[str, Any]:
+    """The stage's configuration without the plugin."""
+    out = stage_overrides(*args, **named)
+    ours = (
+        "external_lib", "fsdp_config._target_", "default_agent_loop", "VERL_ENGINE_VENDOR",
+        "use_no_sync_for_gradient_accumulation",
+    )  # fmt: skip
+    kept = {key: value for key, value in out.items() if not key.endswith(ours)}
+    for name in ("kl_coef", "kl_estimator", "kl_clamp", "loss_mean"):
+        del kept[f"+{ACTOR}.fsdp_config.{name}"]
+    rows = {"ppo_micro_batch_size_per_gpu": 4, "use_dynamic_bsz": False}
+    kept |= {f"{ACTOR}.{name}": value for name, value in rows.items()}
+    kept[f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu"] = 4
+    kept[f"{MODEL}.enable_gradient_checkpointing"] = True
+    return kept
+
+
+def expected(stage: Stage, folder: Path, lengths: Lengths, gpus: int) -> dict[str, Any]:
+    """The seconds and the GiB of a step by the dry run, for these lengths."""
+    model = known_model(str(folder))
+    assert model.shape is not None
+    machine = gpu(torch.cuda.get_device_name() if torch.cuda.is_available() else "H200")
+    gib = (machine.memory or 80 * GIB) / GIB
+    files = Files(("t",), "v", "c", "m", "b")
+    spread = layout(stage_overrides(stage, model, files, gpus=gpus, gpu_gib=gib))
+    memory = update_memory(stage, model.shape, spread)
+    return {
+        "seconds": seconds(stage, model.shape, lengths, spread, machine),
+        "update_gib": {name: value / GIB for name, value in memory.items()},
+        "tokens_a_pass": spread.tokens, "checkpointing": spread.checkpointing,
+    }  # fmt: skip
+
+
 def main() -> None:
     """Train, and say what verl logged."""
     parser = argparse.ArgumentParser(
@@ -151,6 +210,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--image-tokens", type=int, default=256)
     parser.add_argument("--response", type=int, default=400)
+    parser.add_argument("--stock", action="store_true", help="without the plugin")
     parser.add_argument(
         "--set", action="append", default=[], help="as of `modgap train`; repeatable"
     )
@@ -158,7 +218,7 @@ def main() -> None:
     here = str(Path(__file__).resolve().parent)  # where verl's reward workers find `half_right`
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     settings = Settings(
-        steps=args.steps, prompts_per_step=args.prompts, mini_batch=args.prompts // 2,
+        steps=args.steps + 1, prompts_per_step=args.prompts, mini_batch=args.prompts // 2,
         samples_per_prompt=5, max_prompt_tokens=args.image_tokens + 256,
         max_response_tokens=args.response, overlong_buffer=0, dynamic_sampling=False, save_every=0,
         eval_every=0, validation_problems=0, reward_function="verl_speed:half_right",
@@ -177,17 +237,35 @@ def main() -> None:
             args.device,
         )
         problems = make_problems(
-            args.steps, args.prompts, args.image_tokens, Path(scratch) / "data"
+            args.steps + 1, args.prompts, args.image_tokens, Path(scratch) / "data"
         )
+        lengths = Lengths(
+            args.image_tokens, args.image_tokens + 108, args.image_tokens + 80, args.response,
+            args.response, mixed=1.0,
+        )  # fmt: skip
+        plan = expected(recipe.stages[0], model, lengths, args.gpus)
+        print(json.dumps(plan), flush=True)
+        if args.stock:
+            engine.stage_overrides = stock_overrides
         try:
-            train_resolved(recipe, problems, model, args.out, options=TrainOptions(engine="verl"))
+            train_resolved(
+                recipe, problems, model, args.out, options=TrainOptions(engine="verl"),
+                progress=Until(args.steps),
+            )  # fmt: skip
+        except Enough:
+            pass
         finally:  # what was logged counts, whatever came after it
             files = sorted(args.out.glob("stage1/verl_metrics.*.jsonl"))
             lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-            rows, figures = table(lines, args.gpus)
+            rows, figures = table(lines, args.gpus, args.stock)
             (args.out / "verl_speed.json").write_text(
                 json.dumps(
-                    {"given": vars(args) | {"out": str(args.out)}, "figures": figures}, indent=1
+                    {
+                        "given": vars(args) | {"out": str(args.out)},
+                        "expected": plan,
+                        "figures": figures,
+                    },
+                    indent=1,
                 )
                 + "\n"
             )

@@ -30,7 +30,7 @@ class Model:
 
 def known_model(name: str) -> Model:
     """What is known of a model without a download: its path, shape and pixel limits."""
-    from modgap.models.load import ALIASES, check_files, check_name, tiny_folder
+    from modgap.models.load import ALIASES, check_files, check_name, check_type, tiny_folder
 
     folder = tiny_folder() if name == "tiny" else Path(name)
     if not (folder / "config.json").is_file():
@@ -47,6 +47,6 @@ def known_model(name: str) -> Model:
             "min_pixels": size.get("shortest_edge") or 56 * 56,
             "max_pixels": size.get("longest_edge") or 12845056,
         }
-    return Model(
-        str(folder.absolute()), shape_of(json.loads((folder / "config.json").read_text())), **size
-    )
+    config = json.loads((folder / "config.json").read_text())
+    check_type(name, config.get("model_type"))
+    return Model(str(folder.absolute()), shape_of(config), **size)

@@ -1,10 +1,9 @@
 """The cost of a step on the local engine before the model is loaded: tokens, FLOPs, memory, time.
 
-`shape.py` gives upper bounds for verl from a stage's limits. This module uses expected lengths
-(`Lengths`) and the work of `update.py` and `models/tree.py`: a group's prompt once, images once,
-the head on responses only, twins for right rows only. The machine's speed is measured on a CPU (in
-less than a second) and taken from a table for a GPU. Every assumption is printed. `bench/plan.py`
-compares the seconds with a training.
+From a model's shape (`shape.py`), expected lengths (`Lengths`) and the work of `update.py` and
+`models/tree.py`: a group's prompt once, images once, the head on responses only, twins for right
+rows only. The machine's speed is measured on a CPU (in less than a second) and taken from a table
+for a GPU. Every assumption is printed. `bench/plan.py` compares the seconds with a training.
 """
 
 from __future__ import annotations
@@ -341,9 +340,7 @@ def machine_here(shape: Shape, asked: str | None = None, replays: bool = True) -
     import torch
 
     if asked:
-        found = gpu(asked)
-        if found.name != asked:
-            raise UserError(f"--gpu {asked} is not known here: give one of {', '.join(_GPUS)}.")
+        found = gpu_asked(asked)
     elif torch.cuda.is_available():
         found = gpu(torch.cuda.get_device_name())
         found = replace(found, memory=float(torch.cuda.get_device_properties().total_memory))
@@ -352,6 +349,18 @@ def machine_here(shape: Shape, asked: str | None = None, replays: bool = True) -
     else:
         return this_cpu(shape)
     return found if replays else replace(found, replayed_seconds=None)
+
+
+def gpu_asked(name: str) -> Machine:
+    """The GPU that `--gpu` names.
+
+    Raises:
+        UserError: It is not in the table.
+    """
+    found = gpu(name)
+    if found.name != name:
+        raise UserError(f"--gpu {name} is not known here: give one of {', '.join(_GPUS)}.")
+    return found
 
 
 def gpu(name: str) -> Machine:

@@ -1,9 +1,7 @@
-"""The cost of a training stage from a model's shape alone: tokens, FLOPs, memory.
+"""A model's shape: parameters and FLOPs from its sizes alone.
 
 Needs no torch, no network and no GPU. Parameter counts are exact. FLOPs are 2 for each parameter
-and token plus attention, without the recomputation of gradient checkpointing. Memory is an
-estimate with named parts. Tokens and FLOPs are upper bounds: every prompt and every response is at
-its limit, and dynamic sampling drops no group.
+and token plus attention.
 """
 
 from __future__ import annotations
@@ -11,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from modgap.core.recipe import Stage
 
 GIB = 2**30
 
@@ -124,119 +120,3 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
 def image_tokens(pixels: int, patch: int = 14, merge: int = 2) -> int:
     """Tokens of an image with the given number of pixels."""
     return pixels // (patch * merge) ** 2
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a stage is distributed over GPUs.
-
-    Attributes:
-        gpus: GPUs that share weights, gradients and optimizer.
-        micro_batch: Rows of one forward pass on one GPU.
-        tensor_parallel: GPUs that share the rollout's weights.
-        gpu_memory: The share of a GPU's memory that the rollout takes (vLLM).
-        params_offload: Whether weights leave the GPU during the rollout.
-        optimizer_offload: Whether the optimizer's moments do.
-        checkpointing: Whether activations are computed again in the backward pass.
-    """
-
-    gpus: int = 1
-    micro_batch: int = 1
-    tensor_parallel: int = 1
-    gpu_memory: float = 0.0
-    params_offload: bool = False
-    optimizer_offload: bool = False
-    checkpointing: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Upper bounds of the cost of one stage.
-
-    Attributes:
-        rows: Responses of a step.
-        prompt_tokens: Prompt tokens of a step; a prompt counts once for each of its responses.
-        response_tokens: Response tokens of a step.
-        flops: Phase (`rollout`, `old log-probs`, `update`, `contrastive`) to FLOPs of a step.
-        state_bytes: fp32 weights, gradients and AdamW's moments on each GPU.
-        activation_bytes: Activations and logits of one micro-batch.
-        gathered_bytes: bf16 copies of the weights that one GPU holds at a time.
-        rollout_bytes: What the trainer leaves on a GPU during the rollout.
-        rollout_weights: bf16 weights of the rollout engine on each GPU, within its share.
-    """
-
-    rows: int
-    prompt_tokens: int
-    response_tokens: int
-    flops: dict[str, float]
-    state_bytes: float
-    activation_bytes: float
-    gathered_bytes: float
-    rollout_bytes: float
-    rollout_weights: float
-
-    @property
-    def update_bytes(self) -> float:
-        """The peak of an update on each GPU."""
-        return self.state_bytes + self.activation_bytes + self.gathered_bytes
-
-    @property
-    def total_flops(self) -> float:
-        """FLOPs of all phases of a step."""
-        return sum(self.flops.values())
-
-
-def estimate(stage: Stage, shape: Shape, layout: Layout, image: int = 256) -> Estimate:
-    """Upper bounds of the cost of a stage.
-
-    Args:
-        stage: The stage, its settings resolved.
-        shape: Of the model.
-        layout: How the stage is distributed over GPUs.
-        image: Tokens of an image, part of the prompt.
-    """
-    s = stage.settings
-    rows = s.prompts_per_step * s.samples_per_prompt
-    prompt, response = s.max_prompt_tokens, s.max_response_tokens
-    image = min(image, prompt)
-    row = shape.forward(prompt + response)
-    forward = rows * (row + shape.see(image))
-    flops = {
-        # A group's prompt is computed once, each response on top of it.
-        "rollout": (
-            s.prompts_per_step * (shape.forward(prompt) + shape.see(image))
-            + rows * (row - shape.forward(prompt))
-        ),
-        "old log-probs": forward,
-        "update": 3 * forward,
-    }
-    contrastive = stage.contrastive and s.kl_coef > 0
-    if contrastive:
-        # As if every row were eligible; twins share the images of the update.
-        flops["contrastive"] = 3 * rows * row
-    trained = shape.parameters - (shape.vision if s.freeze_vision else 0)
-    if s.lora_rank:
-        trained = 0  # adapters are less than one percent
-    weights, optimizer = 4.0 * shape.parameters / layout.gpus, 8.0 * trained / layout.gpus
-    state = weights + 4.0 * trained / layout.gpus + optimizer
-    tokens = layout.micro_batch * (prompt + response) * (2 if contrastive else 1)
-    working = 2.0 * tokens * (16 * shape.hidden + 6 * shape.intermediate)  # one layer, bf16
-    kept = working * shape.layers
-    if layout.checkpointing:
-        kept = 2.0 * tokens * shape.hidden * shape.layers
-    logits = 8.0 * tokens * shape.vocab  # bf16 and fp32 copies, and the gradient
-    gathered = 2.0 * (2 * shape.layer + (1 if shape.tied else 2) * shape.vocab * shape.hidden)
-    resident_weights = 0 if layout.params_offload else weights
-    resident_optimizer = 0 if layout.optimizer_offload else optimizer
-    rollout_weights = 2.0 * shape.parameters / layout.tensor_parallel
-    return Estimate(
-        rows=rows,
-        prompt_tokens=rows * prompt,
-        response_tokens=rows * response,
-        flops=flops,
-        state_bytes=state,
-        activation_bytes=working + kept + logits,
-        gathered_bytes=gathered if layout.gpus > 1 else 2.0 * shape.parameters,
-        rollout_bytes=resident_weights + resident_optimizer,
-        rollout_weights=rollout_weights if layout.gpu_memory else 0.0,
-    )

@@ -72,15 +72,14 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.engine import EngineRegistry
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
     from verl.workers.utils.losses import ppo_loss
 
     from modgap.training.verl.config import Files, Model, stage_overrides
     from modgap.training.verl.plan import compose
 
     files = Files(("t.parquet",), "v.parquet", "verl", "metrics.jsonl", "tensorboard")
-    overrides = stage_overrides(
-        job["stage"], Model(job["model"]), files, gpus=job["world"], flash_attention=False
-    )
+    overrides = stage_overrides(job["stage"], Model(job["model"]), files, gpus=job["world"])
     config = compose(overrides)
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
@@ -97,10 +96,14 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     settings = actor.engine
     settings.use_remove_padding, settings.use_fused_kernels = model.use_remove_padding, False
     actor.optim.total_training_steps = 10
-    engine = EngineRegistry.new(
-        model_type="language_model", backend=settings.strategy, model_config=model,
-        engine_config=settings, optimizer_config=actor.optim, checkpoint_config=actor.checkpoint,
-    )  # fmt: skip
+    parts = {
+        "model_config": model, "engine_config": settings, "optimizer_config": actor.optim,
+        "checkpoint_config": actor.checkpoint,
+    }  # fmt: skip
+    if job.get("stock"):
+        engine: Any = FSDPEngineWithLMHead(**parts)
+    else:
+        engine = EngineRegistry.new(model_type="language_model", backend=settings.strategy, **parts)
     engine.initialize()
     return engine, functools.partial(ppo_loss, config=actor)
 
@@ -136,13 +139,17 @@ def batch(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Any:
 
 
 def spy(engine: Any) -> list[int]:
-    """How many images each pass of the vision tower is given, noted as it runs."""
+    """How many images each pass of our engine encodes, noted as it runs."""
+    from modgap.training.verl import forward
+
     images = list[int]()
+    own = vars(forward).setdefault("_own", forward.encode_images)
 
-    def hook(module: Any, arguments: Any, named: Any) -> None:
-        images.append(len(named["grid_thw"]))
+    def noting(visual: Any, patches: Any, grids: Any, call: Any) -> Any:
+        images.append(len(grids))
+        return own(visual, patches, grids, call)
 
-    engine.module.model.visual.register_forward_pre_hook(hook, with_kwargs=True)
+    forward.encode_images = noting
     return images
 
 

@@ -62,7 +62,9 @@ def picture(n: int) -> bytes:
 class Case:
     """Rollouts of four prompts with two samples each, and what the local engine makes of them."""
 
-    def __init__(self, scores: list[float], settings: Settings) -> None:
+    def __init__(
+        self, scores: list[float], settings: Settings, longest: int = 9, images: int = 4
+    ) -> None:
         torch.manual_seed(1)
         self.settings, self.contrastive = settings, settings.kl_coef > 0
         self.policy = load_policy(tiny_folder(), device="cpu", dtype="float32")
@@ -76,16 +78,22 @@ class Case:
             for n in range(4)
         ]  # fmt: skip
         encode = self.policy.encode
-        prompts = [
-            encode(training_prompt(p, "full-text"), p.open_image())
-            for p in problems
-            for _ in range(2)
-        ]
-        twins = [encode(contrastive_prompt(p), p.open_image()) for p in problems for _ in range(2)]
+        prompts, twins = list[Any](), list[Any]()
+        for n, problem in enumerate(problems):
+            for out, prompt in (
+                (prompts, training_prompt(problem, "full-text")),
+                (twins, contrastive_prompt(problem)),
+            ):
+                if n < images:
+                    out += 2 * [encode(prompt, problem.open_image())]
+                else:
+                    out += 2 * [encode(replace(prompt, has_image=False))]
         words = self.policy._encoder.tokenizer("The radius is 3, so that the answer is 12.")[
             "input_ids"
         ]
-        responses = [torch.tensor([*words[: 3 + 3 * n % 8], 10 + n]) for n in range(8)]
+        own = [3 + 3 * n % 8 for n in range(8)]
+        own[5] = longest
+        responses = [torch.tensor([*(8 * words)[: own[n]], 10 + n]) for n in range(8)]
         self.batch = Batch(
             prompts,
             twins,
@@ -128,8 +136,9 @@ class Case:
                 "old_log_probs": self.batch.old_logps[i],
                 "advantages": self.batch.advantages_B[i].expand(length).clone(),
                 "extra_fields": extra,
-                "multi_modal_inputs": {"pixel_values": prompt.pixel_values,
-                                       "image_grid_thw": prompt.image_grid_thw},
+                "multi_modal_inputs": {} if prompt.pixels is None else {
+                    "pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw,
+                },
             })  # fmt: skip
         return out
 
@@ -146,13 +155,19 @@ def padding(row: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def job(case: Case, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """One update on as many ranks as there are lists of rows."""
+def job(
+    case: Case, rows: list[list[dict[str, Any]]], budget: int | None = None, stock: bool = False
+) -> dict[str, Any]:
+    """One update on as many ranks as there are lists of rows.
+
+    In passes of a fixed number of rows, or of at most `budget` tokens; by verl's own engine if
+    `stock`.
+    """
     settings = case.settings
     fixed = {
-        "use_dynamic_bsz": False, "micro_batch_size_per_gpu": settings.micro_batch,
-        "use_remove_padding": False, "use_fused_kernels": False,
-        "temperature": settings.temperature, "pad_token_id": 0,
+        "use_dynamic_bsz": budget is not None, "max_token_len_per_gpu": budget or 0,
+        "micro_batch_size_per_gpu": settings.micro_batch, "use_remove_padding": False,
+        "use_fused_kernels": False, "temperature": settings.temperature, "pad_token_id": 0,
         "global_batch_size": sum(map(len, rows)), "calculate_entropy": False,
     }  # fmt: skip
     stage = Stage(("full-text",), contrastive=case.contrastive, settings=settings, passed=FP32)
@@ -162,6 +177,7 @@ def job(case: Case, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
         "rows": rows,
         "settings": fixed,
         "world": len(rows),
+        "stock": stock,
     }
 
 
@@ -188,15 +204,23 @@ def run(jobs: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any]]]:
 
 MIXED = [1.0, 0.1, 1.0, 1.0, 0.0, 0.1, 0.0, 0.0]
 """Scores: the last four rows, the second rank's, have no eligible one."""
-CASES = {
-    "padded": (MIXED, SETTINGS),
-    "micro_batch": (
-        [*MIXED[:6], 1.0, 0.0],
-        replace(SETTINGS, loss_mean="micro_batch", kl_clamp="none"),
+BATCH = replace(SETTINGS, loss_mean="micro_batch", kl_clamp="none")
+PLAIN = replace(SETTINGS, kl_coef=0.0)
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "padded": ({"scores": MIXED, "settings": SETTINGS}, {}),
+    "micro_batch": ({"scores": [*MIXED[:6], 1.0, 0.0], "settings": BATCH}, {}),
+    "none": (
+        {"scores": [0.1] * 8, "settings": replace(SETTINGS, kl_estimator="forward")},
+        {"budget": 100_000},
     ),
-    "none": ([0.1] * 8, replace(SETTINGS, kl_estimator="forward")),
-    "plain": (MIXED, replace(SETTINGS, kl_coef=0.0)),
+    "plain": ({"scores": MIXED, "settings": PLAIN}, {}),
+    "stock": ({"scores": MIXED, "settings": PLAIN}, {"stock": True}),
+    # A group fits into no pass, so that groups are cut; the second rank needs fewer passes.
+    "budget": ({"scores": MIXED, "settings": SETTINGS, "longest": 60}, {"budget": 130}),
+    # Two passes of the first rank and one of the second have no image.
+    "few images": ({"scores": MIXED, "settings": SETTINGS, "images": 1}, {"budget": 100}),
 }
+"""Name -> the rollouts and how they are trained on."""
 
 
 @pytest.fixture(scope="module")
@@ -207,14 +231,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def told(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
     """Of each case the local engine's figures and each rank's."""
-    cases = {name: Case(scores, settings) for name, (scores, settings) in CASES.items()}
-    jobs = []
-    for name, case in cases.items():
+    jobs, local = list[Any](), list[Any]()
+    for name, (rollouts, how) in CASES.items():
+        case = Case(**rollouts)
         rows = case.rows()
         second = [*rows[4:6], padding(rows[0]), padding(rows[2])] if name == "padded" else rows[4:]
-        jobs.append(job(case, [rows[:4], second]))
-    local = [case.local(6 if name == "padded" else 8) for name, case in cases.items()]
-    return dict(zip(cases, zip(local, run(jobs, folder), strict=True), strict=True))
+        jobs.append(job(case, [rows[:4], second], **how))
+        local.append(case.local(6 if name == "padded" else 8))
+    return dict(zip(CASES, zip(local, run(jobs, folder), strict=True), strict=True))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -225,11 +249,13 @@ def test_the_first_update_is_the_local_engines(name: str, told: Any) -> None:
     """
     (loss, norm, means), ranks = told[name]
     for rank in ranks:
-        assert rank["engine"] == "ContrastiveEngine"
+        assert rank["engine"] == (
+            "FSDPEngineWithLMHead" if name == "stock" else "ContrastiveEngine"
+        )
         assert rank["loss"] == pytest.approx(loss, rel=1e-3) and rank["grad_norm"] == pytest.approx(
             norm, rel=1e-3
         )
-        if name == "plain":
+        if name in ("plain", "stock"):
             assert (
                 not {"contrastive_kl", "kl_clamped", "contrastive_kl_coef"} & rank["metrics"].keys()
             )
@@ -248,20 +274,30 @@ def test_metrics_are_there_on_every_rank_and_count_all_of_them(told: Any) -> Non
         name: [rank["metrics"].get("eligible_rows") for rank in ranks]
         for name, (_, ranks) in told.items()
     }
+    none = [None, None]
     assert eligible == {
-        "padded": [3, 3],
-        "micro_batch": [4, 4],
-        "none": [0, 0],
-        "plain": [None, None],
-    }
+        "padded": [3, 3], "micro_batch": [4, 4], "none": [0, 0], "plain": none, "stock": none,
+        "budget": [3, 3], "few images": [3, 3],
+    }  # fmt: skip
 
 
-def test_the_tower_sees_each_image_of_a_micro_batch_once(told: Any) -> None:
+def test_the_tower_sees_each_image_of_a_pass_once(told: Any) -> None:
     """Two samples of one prompt and their twins show one image; a blank one stands in where there
     is none.
     """
-    for _, ranks in told.values():
-        assert [rank["images"] for rank in ranks] == [[1, 1], [1, 1]]
+    images = {name: [rank["images"] for rank in ranks] for name, (_, ranks) in told.items()}
+    fixed = [[1, 1], [1, 1]]
+    assert {name: images[name] for name in ("padded", "micro_batch", "plain")} == dict.fromkeys(
+        ("padded", "micro_batch", "plain"), fixed
+    )
+    assert images["none"] == [[2], [2]]
+    assert images["stock"] == [[], []]
+
+
+def test_all_ranks_make_the_same_number_of_passes(told: Any) -> None:
+    for name in ("budget", "few images"):
+        first, second = (len(rank["images"]) for rank in told[name][1])
+        assert first == second > 1
 
 
 def test_the_case_is_one_that_can_tell(told: Any) -> None:
@@ -303,30 +339,42 @@ def test_positions_are_those_of_the_local_engine() -> None:
     from transformers import AutoConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
-    from modgap.training.verl.plugin import positions
+    from modgap.training.verl.plugin import ContrastiveEngine
 
     case = Case([0.0] * 8, SETTINGS)
     processor: Any = SimpleNamespace(config=AutoConfig.from_pretrained(tiny_folder()))
     for name in ("get_rope_index", "get_vision_position_ids"):
         setattr(processor, name, MethodType(getattr(Qwen2_5_VLModel, name), processor))
+    engine: Any = SimpleNamespace(model_config=SimpleNamespace(processor=processor))
     for row in case.rows():
-        got = positions(processor, row["input_ids"], row["multi_modal_inputs"]["image_grid_thw"])
-        assert torch.equal(got, row["position_ids"])
+        got = ContrastiveEngine._positions(
+            engine, row["input_ids"], row["multi_modal_inputs"]["image_grid_thw"]
+        )
+        assert torch.equal(got, row["position_ids"][1:])
 
 
-def test_equal_images_are_told_from_others() -> None:
-    from modgap.training.verl.plugin import distinct_images
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_group_stays_on_one_rank_and_in_one_mini_batch(ranks: int) -> None:
+    from modgap.training.verl.plugin import whole_groups
 
-    a, b = torch.rand(4, 6), torch.rand(4, 6)
-    wide, tall = [1, 1, 4], [1, 4, 1]
-    pixels, grid, order = distinct_images(
-        torch.cat([a, b, a, a]), torch.tensor([wide, wide, wide, tall])
-    )
-    assert (
-        order == [0, 1, 0, 2]
-        and torch.equal(pixels, torch.cat([a, b, a]))
-        and grid.tolist() == [wide, wide, tall]
-    )
+    groups = [list(range(at, at + 3)) for at in range(0, 24, 3)]
+    lengths = [10 + 7 * i % 40 for i in range(24)]
+    parts = whole_groups(groups, lengths, 12, ranks)
+    assert parts is not None and sorted(i for part in parts for i in part) == list(range(24))
+    for batch in (0, 1):
+        rows = [part[batch * 12 // ranks : (batch + 1) * 12 // ranks] for part in parts]
+        assert {i // 12 for part in rows for i in part} == {batch}
+        for part in rows:
+            assert [i // 3 for i in part[::3]] == [i // 3 for i in part[2::3]]
+        tokens = [sum(lengths[i] for i in part) for part in rows]
+        assert max(tokens) < 1.5 * min(tokens)
+
+
+def test_groups_that_do_not_divide_stay_as_verl_balanced_them() -> None:
+    from modgap.training.verl.plugin import whole_groups
+
+    assert whole_groups([[0, 1], [2, 3], [4, 5]], [9] * 6, 6, 2) is None
+    assert whole_groups([[0, 1], [2]], [9] * 3, 3, 1) is None
 
 
 def test_a_twin_shows_the_prompts_images() -> None:

@@ -43,7 +43,7 @@ HERE = Path(__file__).parent
 STEPS, PROMPTS, SAMPLES, UPDATES, LENGTH, BUFFER = 2, 2, 4, 2, 96, 16
 SETTINGS = {
     "steps": STEPS, "prompts_per_step": PROMPTS, "samples_per_prompt": SAMPLES,
-    "mini_batch": PROMPTS // UPDATES, "micro_batch": 2, "save_every": 1, "eval_every": 2,
+    "mini_batch": PROMPTS // UPDATES, "save_every": 1, "eval_every": 2,
     "validation_problems": 4, "max_prompt_tokens": 256, "max_response_tokens": LENGTH,
     "overlong_buffer": BUFFER, "temperature": 1.0, "lr": 1e-4, "reward.tolerance": "exact",
     "verl.actor_rollout_ref.rollout.name": "generate", "verl.trainer.device": "cpu",

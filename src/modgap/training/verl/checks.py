@@ -51,6 +51,20 @@ MOVED = {
 """Key -> remedy, for keys that verl accepts but ignores or fails on later, or that we set."""
 
 
+FIXED = {
+    f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": (
+        "1",
+        "the engine does not split sequences over GPUs: leave it out",
+    ),
+    f"{MODEL}.use_remove_padding": ("False", "the engine has no padding in any case: leave it out"),
+    f"{MODEL}.use_fused_kernels": (
+        "False",
+        "the engine computes log-probabilities in chunks in any case: leave it out",
+    ),
+}
+"""Key -> the one value that the engine's own forward pass is for, and the remedy."""
+
+
 def check_supported(stage: Stage) -> None:
     """Refuse settings that verl has no counterpart for, and keys that it ignores."""
     s = stage.settings
@@ -64,8 +78,10 @@ def check_supported(stage: Stage) -> None:
             "freeze_vision=true: verl 0.9.1 trains the vision tower in any case; use --engine"
             " local."
         )
-    for key, _ in stage.passed:
+    for key, value in stage.passed:
         name = key.lstrip("+")
+        if name in FIXED and value.lower() != FIXED[name][0].lower():
+            raise UserError(f"--set verl.{key}={value}: {FIXED[name][1]}.")
         for start, remedy in MOVED.items():
             below = start.endswith(".") and name.startswith(start)
             if name == start or below:
@@ -130,7 +146,7 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
             f" of {micro}: set micro_batch to a divisor."
         )
     again = whole(f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu")
-    if again != micro:
+    if not dynamic and again != micro:
         raise UserError(
             f"log_prob_micro_batch_size_per_gpu={again} is not"
             f" ppo_micro_batch_size_per_gpu={micro}: old and new log-probabilities of a"
@@ -142,6 +158,8 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
             f" at least one full step: set prompts_per_step and mini_batch to at most {train_rows}."
         )
     whole("data.max_response_length")
+    whole(f"{ACTOR}.ppo_max_token_len_per_gpu")
+    whole(f"{ROLLOUT}.log_prob_max_token_len_per_gpu")
     if "file" not in (loggers := str(value("trainer.logger"))):
         raise UserError(
             f"verl.trainer.logger={loggers}: keep file in it, train_log.jsonl is made from that;"

@@ -21,7 +21,7 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
-from modgap.training.shape import GIB, Layout, Shape, estimate, image_tokens
+from modgap.training.shape import GIB, Shape, image_tokens
 from modgap.training.verl.checks import (
     ACTOR,
     MODEL,
@@ -31,49 +31,18 @@ from modgap.training.verl.checks import (
     check_overrides,
     check_supported,
 )
+from modgap.training.verl.cost import (
+    MOST_TOKENS,
+    Layout,
+    longest_row,
+    vllm_fits,
+    vllm_share,
+    with_budget,
+)
 
 PLUGIN = "modgap.training.verl.plugin"
 VENDOR = "modgap"
 """The name of our engine in verl's registry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """Settings that depend on the number of GPUs.
-
-    Attributes:
-        tensor_parallel: GPUs of one vLLM engine.
-        gpu_memory: Its share of a GPU's memory.
-        micro_batch: Rows of one forward pass on one GPU.
-        params_offload: Whether weights go to host memory while they are not needed.
-        optimizer_offload: Whether the optimizer's moments do.
-        workers: The number of agent loops, of reward workers and of storage units. Each takes a CPU
-            core, and verl's default of 8 waits forever on a machine that has too few.
-        offload_if_needed: Whether both stay on the GPU if they fit by the estimate.
-    """
-
-    tensor_parallel: int
-    gpu_memory: float
-    micro_batch: int
-    params_offload: bool = False
-    optimizer_offload: bool = True
-    workers: int = 4
-    offload_if_needed: bool = True
-
-
-PRESETS: dict[int, tuple[Preset, Preset]] = {
-    1: (Preset(1, 0.4, 4), Preset(1, 0.3, 2, params_offload=True)),
-    2: (Preset(1, 0.4, 4), Preset(1, 0.3, 2, params_offload=True)),
-    # The paper's scripts.
-    8: (
-        Preset(2, 0.4, 4, workers=8, offload_if_needed=False),
-        Preset(4, 0.2, 2, params_offload=True, workers=8, offload_if_needed=False),
-    ),
-}
-"""GPUs of a node -> the preset of a plain stage and of a contrastive one.
-
-For a number of GPUs that is not here, the next smaller one is used.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +64,63 @@ class Files:
     tensorboard: str
 
 
-def preset_for(stage: Stage, gpus: int) -> Preset:
-    """The preset of a stage on the given number of GPUs a node."""
-    size = max((n for n in PRESETS if n <= gpus), default=1)
-    return PRESETS[size][int(stage.contrastive)]
-
-
 GPU_GIB = 80.0
-"""Memory of a GPU in a plan."""
-OFFLOADS = (f"{ACTOR}.fsdp_config.param_offload", f"{ACTOR}.fsdp_config.optimizer_offload")
+"""Memory of a GPU in a plan, and where it is not known."""
+
+
+def place(
+    stage: Stage,
+    shape: Shape | None,
+    gpus: int,
+    a_node: int,
+    gpu_gib: float,
+    given: Mapping[str, Any],
+) -> Layout:
+    """How a stage is distributed over GPUs.
+
+    Weights and optimizer stay on a GPU if vLLM has room beside them.
+
+    Args:
+        stage: The stage, its settings resolved.
+        shape: Of the model; without it everything that can leave a GPU does.
+        gpus: All GPUs.
+        a_node: GPUs of a node: vLLM's engines do not reach over nodes.
+        gpu_gib: Memory of a GPU.
+        given: verl's keys that the user set; the rest follows them.
+    """
+    if shape is None:
+        return Layout(gpus, params_offload=True, optimizer_offload=True, checkpointing=True)
+    lengths: dict[str, int] = {}
+    for name in ("prompt", "response"):
+        if isinstance(value := given.get(f"data.max_{name}_length"), int):
+            lengths[f"max_{name}_tokens"] = value
+    stage = replace(stage, settings=replace(stage.settings, **lengths))
+    parallel = given.get(f"{ROLLOUT}.tensor_model_parallel_size")
+    if not isinstance(parallel, int) or parallel < 1:
+        parallel = 1
+        while (
+            2.0 * shape.parameters / parallel > gpu_gib * GIB / 3
+            and a_node % (2 * parallel) == 0
+            and shape.heads % (2 * parallel) == 0
+        ):
+            parallel *= 2
+    share = given.get(f"{ROLLOUT}.gpu_memory_utilization")
+    share = float(share) if isinstance(share, int | float) else None
+    found = Layout(gpus, tensor_parallel=parallel)
+    for params, moments in ((False, False), (False, True), (True, True)):
+        found = replace(
+            found,
+            params_offload=bool(given.get(f"{ACTOR}.fsdp_config.param_offload", params)),
+            optimizer_offload=bool(given.get(f"{ACTOR}.fsdp_config.optimizer_offload", moments)),
+        )
+        if vllm_fits(stage, shape, found, gpu_gib, share):
+            break
+    if share is None:
+        share = vllm_share(stage, shape, found, gpu_gib)
+    found = replace(found, gpu_memory=share)
+    if given.get(f"{ROLLOUT}.free_cache_engine") is False:
+        gpu_gib *= 1.0 - share
+    return with_budget(stage, shape, found, gpu_gib)
 
 
 def stage_overrides(
@@ -113,7 +130,6 @@ def stage_overrides(
     *,
     name: str = "stage",
     gpus: int = 8,
-    flash_attention: bool = True,
     train_rows: int | None = None,
     gpu_gib: float | None = GPU_GIB,
 ) -> Overrides:
@@ -125,10 +141,8 @@ def stage_overrides(
         files: Where it reads and writes.
         name: The experiment's name in logs.
         gpus: GPUs of a node, unless `verl.trainer.n_gpus_per_node` says so.
-        flash_attention: Whether flash-attn is installed; without it padding is kept and attention
-            is torch's.
         train_rows: Rows of the training files, if known.
-        gpu_gib: Memory of a GPU; `None` if it is not known.
+        gpu_gib: Memory of a GPU; `None` if it is not known, then 80 is assumed.
 
     Returns:
         Key to value, `stage.passed` applied last.
@@ -146,14 +160,17 @@ def stage_overrides(
             f"verl needs a GPU: trainer.n_gpus_per_node={gpus}, trainer.nnodes={nodes}; give whole"
             " numbers of at least 1."
         )
-    preset = preset_for(stage, gpus)
-    rows_a_gpu = s.mini_batch * s.samples_per_prompt // (gpus * nodes)
-    # The default of 32 rows, and 0 for all rows, are for the local engine.
+    given = {name: value for name, (_, value) in passed.items()}
+    spread = place(stage, model.shape, gpus * nodes, gpus, gpu_gib or GPU_GIB, given)
+    rows_a_gpu = max(1, s.mini_batch * s.samples_per_prompt // (gpus * nodes))
+    # The default of 32 rows, and 0 for all rows, are for the local engine. Without an own number,
+    # passes of a fixed number of rows have as many as the original's.
     own = s.micro_batch not in (0, Settings().micro_batch)
-    micro = s.micro_batch if own else math.gcd(preset.micro_batch, max(rows_a_gpu, 1))
-    parallel = preset.tensor_parallel
-    if model.shape:
-        parallel = math.gcd(parallel, model.shape.heads)
+    dynamic = s.loss_mean == "mini_batch" and not own
+    micro = s.micro_batch if own else math.gcd(2 if stage.contrastive else 4, rows_a_gpu)
+    if not dynamic and micro * longest_row(stage) > spread.tokens:
+        spread = replace(spread, checkpointing=True)
+    workers = 8 if gpus >= 8 else 4
     custom = bool(s.reward_function)
     out: Overrides = {
         "algorithm.adv_estimator": "grpo",
@@ -173,8 +190,10 @@ def stage_overrides(
         "data.seed": s.seed,
         f"{MODEL}.path": model.path,
         f"{MODEL}.external_lib": PLUGIN,
-        f"{MODEL}.use_remove_padding": flash_attention,
-        f"{MODEL}.enable_gradient_checkpointing": True,
+        # Its forward pass, attention included, is replaced by ours, which has no padding.
+        f"{MODEL}.use_remove_padding": False,
+        f"+{MODEL}.override_config.attn_implementation": "sdpa",
+        f"{MODEL}.enable_gradient_checkpointing": spread.checkpointing,
         f"{ACTOR}.strategy": "fsdp2",
         f"{ACTOR}.optim.lr": s.lr,
         f"{ACTOR}.optim.lr_warmup_steps": s.warmup_steps,
@@ -183,7 +202,8 @@ def stage_overrides(
         f"{ACTOR}.optim.clip_grad": s.grad_clip,
         f"{ACTOR}.ppo_mini_batch_size": s.mini_batch,
         f"{ACTOR}.ppo_micro_batch_size_per_gpu": micro,
-        f"{ACTOR}.use_dynamic_bsz": False,
+        f"{ACTOR}.use_dynamic_bsz": dynamic,
+        f"{ACTOR}.ppo_max_token_len_per_gpu": spread.tokens,
         f"{ACTOR}.ppo_epochs": 1,
         f"{ACTOR}.use_kl_loss": False,
         f"{ACTOR}.clip_ratio_low": s.clip_low,
@@ -199,20 +219,24 @@ def stage_overrides(
         f"+{ACTOR}.fsdp_config.kl_clamp": s.kl_clamp,
         f"+{ACTOR}.fsdp_config.loss_mean": s.loss_mean,
         f"{ACTOR}.fsdp_config.seed": s.seed,
-        f"{ACTOR}.fsdp_config.param_offload": preset.params_offload,
-        f"{ACTOR}.fsdp_config.optimizer_offload": preset.optimizer_offload,
+        f"{ACTOR}.fsdp_config.param_offload": spread.params_offload,
+        f"{ACTOR}.fsdp_config.optimizer_offload": spread.optimizer_offload,
+        # Otherwise every GPU holds the gradients of all weights until the last pass.
+        f"{ACTOR}.fsdp_config.use_no_sync_for_gradient_accumulation": False,
         f"{ROLLOUT}.name": "vllm",
         f"{ROLLOUT}.n": s.samples_per_prompt,
         f"{ROLLOUT}.temperature": s.temperature,
         f"{ROLLOUT}.seed": s.seed,
-        f"{ROLLOUT}.tensor_model_parallel_size": parallel,
-        f"{ROLLOUT}.gpu_memory_utilization": preset.gpu_memory,
+        f"{ROLLOUT}.tensor_model_parallel_size": spread.tensor_parallel,
+        f"{ROLLOUT}.gpu_memory_utilization": spread.gpu_memory,
         f"{ROLLOUT}.free_cache_engine": True,
         f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu": micro,
+        # Nothing is kept for a backward pass.
+        f"{ROLLOUT}.log_prob_max_token_len_per_gpu": max(spread.tokens, MOST_TOKENS),
         f"{ROLLOUT}.agent.default_agent_loop": "modgap",
-        f"{ROLLOUT}.agent.num_workers": preset.workers,
-        "reward.num_workers": preset.workers,
-        "transfer_queue.backend.SimpleStorage.num_data_storage_units": preset.workers,
+        f"{ROLLOUT}.agent.num_workers": workers,
+        "reward.num_workers": workers,
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": workers,
         "reward.reward_manager.name": "dapo",
         "reward.custom_reward_function.path": (
             f"pkg://{'modgap.training.verl.reward' if custom else 'modgap.rewards'}"
@@ -248,8 +272,6 @@ def stage_overrides(
         "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH": files.metrics,
         "+ray_kwargs.ray_init.runtime_env.env_vars.TENSORBOARD_DIR": files.tensorboard,
     }
-    if not flash_attention:
-        out[f"+{MODEL}.override_config.attn_implementation"] = "sdpa"
     if s.lora_rank:
         out |= {
             f"{MODEL}.lora_rank": s.lora_rank,
@@ -262,36 +284,19 @@ def stage_overrides(
     for key, (written, value) in passed.items():
         out[names.get(key, written)] = value
     check_overrides(model, out, train_rows)
-    fits = False
-    if preset.offload_if_needed and model.shape and gpu_gib:
-        fits = holds_all(stage, model.shape, out, gpu_gib)
-    if fits:
-        out |= {key: False for key in OFFLOADS if key not in passed}
     return out
-
-
-def holds_all(stage: Stage, shape: Shape, out: Overrides, gpu_gib: float) -> bool:
-    """Whether weights and optimizer fit on a GPU during an update and beside vLLM.
-
-    A sixth of the memory must stay free.
-    """
-    spread = replace(layout(out), params_offload=False, optimizer_offload=False)
-    lengths = {
-        "max_prompt_tokens": out["data.max_prompt_length"],
-        "max_response_tokens": out["data.max_response_length"],
-    }
-    cost = estimate(replace(stage, settings=replace(stage.settings, **lengths)), shape, spread)
-    vllm, room = spread.gpu_memory * gpu_gib * GIB, gpu_gib * GIB * 5 / 6
-    if not out[f"{ROLLOUT}.free_cache_engine"]:
-        return cost.update_bytes + vllm <= room
-    return cost.update_bytes <= room and cost.rollout_bytes + vllm <= room
 
 
 def layout(overrides: Overrides) -> Layout:
     """How a configuration distributes a stage over GPUs, for the estimate."""
+    tokens = overrides[f"{ACTOR}.ppo_max_token_len_per_gpu"]
+    if not overrides[f"{ACTOR}.use_dynamic_bsz"]:
+        row = overrides["data.max_prompt_length"] + overrides["data.max_response_length"]
+        twins = 2 if overrides[f"+{ACTOR}.fsdp_config.kl_coef"] else 1
+        tokens = overrides[f"{ACTOR}.ppo_micro_batch_size_per_gpu"] * row * twins
     return Layout(
         gpus=overrides["trainer.n_gpus_per_node"] * overrides["trainer.nnodes"],
-        micro_batch=overrides[f"{ACTOR}.ppo_micro_batch_size_per_gpu"],
+        tokens=tokens,
         tensor_parallel=overrides[f"{ROLLOUT}.tensor_model_parallel_size"],
         gpu_memory=overrides[f"{ROLLOUT}.gpu_memory_utilization"],
         params_offload=overrides[f"{ACTOR}.fsdp_config.param_offload"],
@@ -313,10 +318,10 @@ def notes(stage: Stage, model: Model) -> list[str]:
             f"the processor makes up to {tokens} tokens of an image: problems whose prompt is"
             f" longer than max_prompt_tokens={s.max_prompt_tokens} are left out"
         )
-    if stage.contrastive and s.kl_coef:
+    if s.loss_mean == "micro_batch":
         out.append(
-            "the memory of an update counts every row of a micro-batch twice, as if all were"
-            " eligible"
+            "loss_mean=micro_batch keeps the original's passes of few rows, in which a GPU waits"
+            " for launches: an update takes several times as long as with loss_mean=mini_batch"
         )
     return out
 

@@ -18,7 +18,6 @@ is verl's V1 trainer.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -62,7 +61,7 @@ WriteParquet = Callable[[Sequence[Problem], Path, str, Style], int]
 _SPEED = re.compile(
     r"gpu_memory_utilization|tensor_model_parallel_size|offload|enforce_eager|free_cache_engine"
     r"|max_num_|num_workers|micro_batch_size|max_token_len|gradient_checkpointing"
-    r"|use_remove_padding|ray_kwargs|transfer_queue|logger|_data_dir"
+    r"|use_dynamic_bsz|use_remove_padding|ray_kwargs|transfer_queue|logger|_data_dir"
 )
 """verl's keys that change only speed, memory or logging: a run may resume with other values. The
 number of GPUs must not change, because verl's checkpoints are sharded by it."""
@@ -269,7 +268,6 @@ def _overrides(
         stage_files(out, number, stage),
         name=f"{recipe.name}-stage{number}",
         gpus=gpus,
-        flash_attention=importlib.util.find_spec("flash_attn") is not None,
         train_rows=rows,
         gpu_gib=gpu_gib,
     )

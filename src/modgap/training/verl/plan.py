@@ -25,10 +25,12 @@ from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
 from modgap.training.known_model import known_model
+from modgap.training.plan import Lengths, Machine, duration, gpu_asked, lengths_of
 from modgap.training.rollout import hold_out
-from modgap.training.shape import GIB, Layout, Shape, estimate
+from modgap.training.shape import GIB, Shape
 from modgap.training.verl.checks import Model, Overrides
 from modgap.training.verl.config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
+from modgap.training.verl.cost import Layout, flops, resident, seconds, update_memory
 
 VERSION = "0.9.1"
 VARIANTS = {"full-text": "full-text", "image-only": "no-text"}
@@ -61,7 +63,13 @@ def stage_files(out: Path, number: int, stage: Stage) -> Files:
 
 
 def plan(
-    recipe: Recipe, model: Model, out: Path, gpus: int = 8, problems: int | None = None
+    recipe: Recipe,
+    model: Model,
+    out: Path,
+    *,
+    gpus: int = 8,
+    problems: int | None = None,
+    machine: Machine | None = None,
 ) -> tuple[list[str], list[Overrides]]:
     """The plan in lines for a reader, and each stage's configuration.
 
@@ -71,29 +79,36 @@ def plan(
         out: The run's folder.
         gpus: GPUs of a node, unless `verl.trainer.n_gpus_per_node` says so.
         problems: The number of problems to train on, without held-out ones; `None` if unknown.
+        machine: The GPUs; an H100 of 80 GiB by default.
 
     Raises:
         UserError: A stage cannot work; the message names it.
     """
     configurations, stages = list[Overrides](), list[StagePlan]()
     checked = installed()
+    machine = machine or gpu_asked("H100")
+    gib = (machine.memory or GPU_GIB * GIB) / GIB
     base = model.path
     for number, stage in enumerate(recipe.stages, start=1):
         try:
             name = f"{recipe.name}-stage{number}"
             files = stage_files(out, number, stage)
-            overrides = stage_overrides(stage, model, files, name=name, gpus=gpus)
+            overrides = stage_overrides(stage, model, files, name=name, gpus=gpus, gpu_gib=gib)
             if checked:
                 compose(overrides)
         except UserError as error:
             raise UserError(f"stage {number} ({stage.title}): {error}") from error
         spread = layout(overrides)
         configurations.append(overrides)
+        expected = None
+        if model.shape is not None:
+            lengths = lengths_of(stage, model.min_pixels, model.max_pixels)
+            expected = costs(stage, model.shape, lengths, spread, machine)
         planned = StagePlan(
             stage,
             to_hydra(overrides),
-            None if model.shape is None else costs(stage, model.shape, spread),
-            f", {stage.settings.steps} steps on {spread.gpus} GPUs of {GPU_GIB:.0f} GiB",
+            expected,
+            f", {stage.settings.steps} steps on {spread.gpus} GPUs of {gib:.0f} GiB",
         )
         if (
             problems is not None
@@ -135,60 +150,64 @@ def dry_run(
         model: Where it would start.
         out: The run's folder.
         problems: The train split, if it is at hand.
-        gpu: Not used: verl's plan is for the GPUs that its settings name.
+        gpu: The kind of its GPUs; an H100 by default. Their number is
+            `verl.trainer.n_gpus_per_node`.
     """
     held_out = max(stage.settings.validation_problems for stage in recipe.stages)
     count = None if problems is None else len(hold_out(problems, held_out)[0])
-    lines = plan(recipe, known_model(model), out, problems=count)[0]
+    machine = None if gpu is None else gpu_asked(gpu)
+    lines = plan(recipe, known_model(model), out, problems=count, machine=machine)[0]
     if problems is None:
         lines.append("the data set is not here: whether it has enough problems was not looked at")
     return lines
 
 
-def costs(stage: Stage, shape: Shape, spread: Layout) -> Costs:
-    """The upper bounds of a step's cost, for a reader."""
-    e, steps = estimate(stage, shape, spread), stage.settings.steps
-    update = {
-        "state": e.state_bytes / GIB,
-        "gathered weights": e.gathered_bytes / GIB,
-        f"activations and logits of {spread.micro_batch} rows": e.activation_bytes / GIB,
+def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine: Machine) -> Costs:
+    """The cost of a step and its assumptions, for a reader."""
+    s = stage.settings
+    gpu_gib = (machine.memory or GPU_GIB * GIB) / GIB
+    each = seconds(stage, shape, lengths, spread, machine)
+    rows = s.prompts_per_step * s.samples_per_prompt
+    tokens = rows * (lengths.prompt + lengths.response)
+    speed = tokens / sum(each.values()) / spread.gpus
+    update = update_memory(stage, shape, spread)
+    rollout = {
+        "vLLM's share": spread.gpu_memory * gpu_gib,
+        "what the trainer leaves there": resident(stage, shape, spread) / GIB,
     }
-    amounts = [
+    amounts = (
+        Amount("FLOPs a step", flops(stage, shape, lengths)),
+        Amount("memory a GPU, update", {name: n / GIB for name, n in update.items()}, "GiB"),
+        Amount("memory a GPU, rollout", rollout, "GiB"),
         Amount(
-            "FLOPs a step at most",
-            e.flops,
-            remark=f"; {e.total_flops * steps:.2g} in {steps} steps",
+            "time a step",
+            each,
+            "s",
+            f"; {short(speed)} tokens/s a GPU; {s.steps} steps"
+            f" {duration(sum(each.values()) * s.steps)}, validation and checkpoints not counted",
         ),
-        Amount("memory a GPU, update", update, "GiB"),
-    ]
-    found: list[str] = []
-    if (most := amounts[1].total) > GPU_GIB:
-        found.append(
-            f"an update's {most:.0f} GiB are more than a GPU of {GPU_GIB:.0f} GiB has: more GPUs,"
-            " or such that have as much; of the part for rows, a smaller micro_batch or"
-            " max_response_tokens"
-        )
-    if spread.gpu_memory:
-        rollout = {
-            "vLLM's share": spread.gpu_memory * GPU_GIB,
-            "what the trainer leaves there": e.rollout_bytes / GIB,
-        }
-        remark = (
-            f"; weights take {short(e.rollout_weights / GIB)} GiB of vLLM's share, the cache has"
-            " the rest"
-        )
-        amounts.append(Amount("memory a GPU, rollout", rollout, "GiB", remark))
-        if (most := amounts[2].total) > GPU_GIB:
-            found.append(
-                f"a rollout's {most:.0f} GiB, vLLM's share included, are more than a GPU of"
-                f" {GPU_GIB:.0f} GiB has: a smaller gpu_memory_utilization, or more GPUs"
-            )
-    tokens = (
-        f"a step: {e.rows:,} responses; at most {e.prompt_tokens:,} prompt and"
-        f" {e.response_tokens:,} response tokens ({e.response_tokens * steps:,} response tokens in"
-        f" {steps} steps); what dynamic sampling drops comes on top"
     )
-    return Costs(tokens, tuple(amounts), notes=tuple(found))
+    found: list[str] = []
+    if (most := amounts[1].total) > gpu_gib:
+        found.append(
+            f"an update's {most:.0f} GiB are more than a GPU of {gpu_gib:.0f} GiB has: more GPUs,"
+            " or such that have as much; lora_rank=16; or a smaller max_response_tokens"
+        )
+    if (most := amounts[2].total) > gpu_gib:
+        found.append(
+            f"a rollout's {most:.0f} GiB, vLLM's share included, are more than a GPU of"
+            f" {gpu_gib:.0f} GiB has: a smaller gpu_memory_utilization, or more GPUs"
+        )
+    return Costs(
+        f"a step, expected: {rows:,} responses trained on, {tokens:,.0f} tokens of prompts and"
+        " responses (a prompt counted for each of its responses)",
+        amounts,
+        f"prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of"
+        f" {lengths.twin}, responses of {lengths.response:.0f}, {lengths.mixed:.0%} of groups with"
+        f" mixed rewards, {lengths.right:.0%} of their responses right; {machine.name}. Measured on"
+        " one and two H200s (docs/engines/verl.md); other GPUs and more of them are extrapolated",
+        tuple(found),
+    )
 
 
 def installed() -> bool:

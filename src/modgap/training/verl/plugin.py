@@ -33,30 +33,33 @@ Legend: N rows of a micro-batch, E eligible ones, T response tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import verl.models.transformers.qwen2_vl as verl_qwen
-from tensordict import NonTensorData, NonTensorStack, TensorDict
+import verl.workers.engine.fsdp.transformer_impl as verl_fsdp
+from tensordict import NonTensorData, TensorDict
 from torch import Tensor
 from torch.nested import nested_tensor_from_jagged
 from torch.nn.utils.rnn import pad_sequence
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY, ReplayBuffer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.utils.metric import AggregationType, Metric
-from verl.utils.transformers_compat import unpack_visual_output
+from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions, log_seqlen_unbalance
 from verl.workers.config import FSDPEngineConfig
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from modgap.training.objective import contrastive_kl, eligible_rows
 from modgap.training.verl.config import VENDOR
+from modgap.training.verl.forward import install, score
 from modgap.training.verl.log import DROPPED_REWARD
+from modgap.training.verl.rows import Row, divide, items, lengths_of, rows_of
 
 
 @dataclass
@@ -83,30 +86,100 @@ class ContrastiveEngineConfig(FSDPEngineConfig):
 class ContrastiveEngine(FSDPEngineWithLMHead):
     """verl's FSDP engine with the contrastive KL."""
 
+    def _build_module(self) -> Any:
+        module = super()._build_module()
+        install(module)
+        return module
+
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Any, forward_only: bool = False
     ) -> Any:
-        """As verl's, after the tokens and micro-batches of both means are counted."""
+        """As verl's, in passes that count twins, after the tokens of the KL's mean are counted."""
+        twins: list[int] = []
         if not forward_only:
-            rows = eligible(data) if self.engine_config.kl_coef else []
-            tokens = torch.tensor(
-                float(sum(_lengths(data["response_mask"])[i] for i in rows)), device=get_device_id()
+            twins = eligible(data) if self.engine_config.kl_coef else []
+            lengths = lengths_of(data["response_mask"])
+            tokens = self._over_ranks(
+                sum(lengths[i] for i in twins), torch.distributed.ReduceOp.SUM
             )
-            torch.distributed.all_reduce(tokens, group=self.get_data_parallel_group())
+            tu.assign_non_tensor(data, twin_tokens=float(tokens))
+        rows = rows_of(data, twins, self._positions)
+        if tu.get_non_tensor_data(data, "use_dynamic_bsz", True):
+            budget = tu.get_non_tensor_data(data, "max_token_len_per_gpu", None)
+            passes = divide(
+                rows, budget, lambda n: self._over_ranks(n, torch.distributed.ReduceOp.MAX)
+            )
+        else:
             size = tu.get_non_tensor_data(data, "micro_batch_size_per_gpu", None)
-            tu.assign_non_tensor(
-                data, twin_tokens=tokens.item(), micro_batches=len(data) // size if size else 1
-            )
+            passes = [list(range(at, at + size)) for at in range(0, len(rows), size)]
+        tu.assign_non_tensor(data, micro_batches=len(passes))
+        data["passes"], data["rows"] = NonTensorData(passes), NonTensorData(rows)
         return super().forward_backward_batch(data, loss_function, forward_only)
+
+    def _over_ranks(self, count: int, operation: Any) -> int:
+        """A count, summed or the largest over the data-parallel ranks."""
+        total = torch.tensor(count, device=get_device_id())
+        torch.distributed.all_reduce(total, op=operation, group=self.get_data_parallel_group())
+        return int(total)
+
+    def _positions(self, ids: Tensor, grids: Tensor | None) -> Tensor:
+        """Positions of a twin, `[3, L]`, as in verl's agent loops."""
+        processor = self.model_config.processor
+        kinds = (ids == processor.config.image_token_id).long()
+        places, _ = processor.get_rope_index(
+            input_ids=ids[None],
+            attention_mask=torch.ones_like(ids)[None],
+            mm_token_type_ids=kinds[None],
+            image_grid_thw=grids,
+        )
+        return places[:, 0].long()
+
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], Any]:
+        """What to run inside the model."""
+        temperature = torch.as_tensor(micro_batch["temperature"]).flatten().unique().tolist()
+        if len(temperature) > 1:
+            raise ValueError(f"rows of temperatures {temperature} in one pass: give them one")
+        rows, device = micro_batch["rows"], micro_batch["input_ids"].device
+
+        def run(model: Any) -> tuple[Tensor, Tensor]:
+            return score(model, rows, temperature[0], device)
+
+        return {"run": run}, None
+
+    def prepare_model_outputs(
+        self, output: tuple[Tensor, Tensor], output_args: Any, micro_batch: TensorDict, **_: Any
+    ) -> dict[str, Any]:
+        """As verl's, and `twins`: the log-probabilities of each twin's response."""
+        offsets, mask = micro_batch["input_ids"].offsets(), micro_batch["response_mask"]
+        lengths = lengths_of(mask)
+        # verl stores a token's log-probability at the position before it.
+        places: list[Tensor] = []
+        for end, length in zip(offsets[1:].tolist(), lengths, strict=True):
+            places.append(torch.arange(end - length - 1, end - 1))
+        at, count = torch.cat(places).to(offsets.device), sum(lengths)
+
+        def nested(values: Tensor) -> Any:
+            flat = values.new_zeros(micro_batch["input_ids"].values().shape)
+            return nested_tensor_from_jagged(flat.index_copy(0, at, values[:count]), offsets)
+
+        out = {"log_probs": nested(output[0])}
+        if tu.get_non_tensor_data(micro_batch, "calculate_entropy", False):
+            out["entropy"] = nested(output[1])
+        of_twins: list[int] = []
+        for row, length in zip(micro_batch["rows"], lengths, strict=True):
+            if row.twin is not None:
+                of_twins.append(length)
+        if of_twins:
+            out["twins"] = output[0][count:].split(of_twins)
+        return out
 
     def forward_step(
         self, micro_batch: TensorDict, loss_function: Any, forward_only: bool
     ) -> tuple[Tensor, Any]:
-        """As verl's, with twins of the eligible rows in the same pass and their KL in the loss."""
+        """As verl's, with the twins' KL in the loss."""
+        config: ContrastiveEngineConfig = self.engine_config
         if forward_only:
             return super().forward_step(micro_batch, loss_function, forward_only)
-        config: ContrastiveEngineConfig = self.engine_config
-        micro_batch = micro_batch.to(get_device_id())
         if config.loss_mean == "micro_batch":
             # verl divides by this and multiplies by the ranks. The result is the mean of the
             # micro-batches' own means.
@@ -115,27 +188,19 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
             tu.assign_non_tensor(micro_batch, batch_num_tokens=tokens)
         if not config.kl_coef:
             return super().forward_step(micro_batch, loss_function, forward_only)
-        rows = eligible(micro_batch)
-        kept: dict[str, Tensor] = {}
 
         def with_kl(
             model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
         ) -> tuple[Tensor, Any]:
-            twins = _split(model_output, len(micro_batch), kept)
-            loss, metrics = loss_function(
-                model_output=dict(kept), data=micro_batch, dp_group=dp_group
-            )
-            kl, own = self._kl(kept["log_probs"], twins, micro_batch, rows)
+            twins = model_output.pop("twins", ())
+            loss, metrics = loss_function(model_output=model_output, data=data, dp_group=dp_group)
+            kl, own = self._kl(model_output["log_probs"], twins, data)
             return loss + config.kl_coef * kl, metrics | own
 
-        loss, output = super().forward_step(
-            self._with_twins(micro_batch, rows), with_kl, forward_only
-        )
-        output["model_output"] = {key: value.detach() for key, value in kept.items()}
-        return loss, output
+        return super().forward_step(micro_batch, with_kl, forward_only)
 
     def _kl(
-        self, full: Tensor, twins: Tensor | None, micro_batch: TensorDict, rows: list[int]
+        self, full: Any, twins: Sequence[Tensor], micro_batch: TensorDict
     ) -> tuple[Tensor, dict[str, Any]]:
         """The KL's part of the loss, and the metrics of this micro-batch.
 
@@ -144,19 +209,26 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
         """
         total, ranks = max(1.0, micro_batch["twin_tokens"]), micro_batch["dp_size"]
         config: ContrastiveEngineConfig = self.engine_config
+        rows: list[int] = []
+        for i, row in enumerate(micro_batch["rows"]):
+            if row.twin is not None:
+                rows.append(i)
         values = {
             "contrastive_kl": 0.0,
             "kl_clamped": 0.0,
             "eligible_rows": float(len(rows) * ranks),
         }
         loss = full.values().sum() * 0.0  # zero, but connected to the graph
-        if twins is not None:
-            lengths = [_lengths(micro_batch["responses"])[i] for i in rows]
+        if rows:
+            ends, log_probs = full.offsets()[1:].tolist(), full.values()
+            shown: list[Tensor] = []
+            for i, twin in zip(rows, twins, strict=True):
+                shown.append(log_probs[ends[i] - len(twin) - 1 : ends[i] - 1])
             mask_ET = pad_sequence(
                 [micro_batch["response_mask"][i].bool() for i in rows], batch_first=True
             )
-            full_ET = _responses(full, rows, lengths)
-            free_ET = _responses(twins, list(range(len(rows))), lengths)
+            full_ET = pad_sequence(shown, batch_first=True)
+            free_ET = pad_sequence(list(twins), batch_first=True)
             kl = contrastive_kl(full_ET, free_ET, config.kl_estimator, config.kl_clamp)  # type: ignore[arg-type]
             summed = torch.where(mask_ET, kl.kl_BT, 0.0).sum()
             own = mask_ET.sum() * micro_batch["micro_batches"]
@@ -166,39 +238,6 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
         metrics = {key: Metric(AggregationType.SUM, value) for key, value in values.items()}
         return loss, metrics | {"contrastive_kl_coef": Metric(AggregationType.MEAN, config.kl_coef)}
 
-    def _with_twins(self, micro_batch: TensorDict, rows: list[int]) -> TensorDict:
-        """The model's inputs: the micro-batch, then [text-free prompt | response] of some rows."""
-        if not rows:
-            return micro_batch
-        device = micro_batch["input_ids"].device
-        fields = _items(micro_batch, "extra_fields")
-        media = _items(micro_batch, "multi_modal_inputs")
-        ids = [micro_batch["input_ids"].values()]
-        places = [micro_batch["position_ids"].values()]
-        for i in rows:
-            prompt = torch.as_tensor(fields[i]["contrastive_prompt_ids"], device=device)
-            ids.append(torch.cat([prompt, micro_batch["responses"][i]]))
-            places.append(
-                positions(self.model_config.processor, ids[-1], media[i].get("image_grid_thw"))
-            )
-        lengths = [*_lengths(micro_batch["input_ids"]), *(len(row) for row in ids[1:])]
-        offsets = torch.tensor([0, *lengths], device=device).cumsum(0)
-        out = TensorDict(batch_size=[len(lengths)])
-        for key, value in micro_batch.items():
-            if isinstance(value, NonTensorData):  # flags, and lists that are not per row
-                out.set_non_tensor(key, value.data)
-        temperature = micro_batch["temperature"]
-        if isinstance(temperature, Tensor):
-            out["temperature"] = torch.cat([temperature, temperature[rows]])
-        out["input_ids"] = nested_tensor_from_jagged(torch.cat(ids), offsets)
-        out["position_ids"] = nested_tensor_from_jagged(
-            torch.cat(places, -1), offsets, jagged_dim=places[0].dim()
-        )
-        out["multi_modal_inputs"] = NonTensorStack(
-            *map(NonTensorData, [*media, *(media[i] for i in rows)])
-        )
-        return out
-
 
 def eligible(data: TensorDict) -> list[int]:
     """Rows that get a twin: score 1.0 before the overlong penalty, and a text-free prompt.
@@ -206,7 +245,7 @@ def eligible(data: TensorDict) -> list[int]:
     verl's padding rows are excluded. A padding row copies the fields of a real one, but its
     response mask is empty and it has no image.
     """
-    fields, lengths = _items(data, "extra_fields"), _lengths(data["response_mask"])
+    fields, lengths = items(data, "extra_fields"), lengths_of(data["response_mask"])
     masks = data["response_mask"].values().split(lengths)
     scores_N = torch.tensor(
         [float(f.get("reward_extra_info", {}).get("score", 0.0)) for f in fields]
@@ -220,125 +259,23 @@ def eligible(data: TensorDict) -> list[int]:
     return rows
 
 
-def positions(processor: Any, input_ids: Tensor, grid: Tensor | None) -> Tensor:
-    """Positions of one row, `[4, L]`, as in verl's agent loops: of text, then M-RoPE's three."""
-    ids = input_ids.cpu()[None]
-    kinds = (ids == processor.config.image_token_id).long()
-    grid = None if grid is None else grid.cpu()
-    rope, _ = processor.get_rope_index(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        mm_token_type_ids=kinds,
-        image_grid_thw=grid,
-    )
-    return torch.cat([torch.arange(ids.shape[1])[None], rope[:, 0].long()]).to(input_ids.device)
+_prepare = verl_fsdp.prepare_micro_batches
 
 
-def _items(data: TensorDict, key: str) -> list[dict[str, Any]]:
-    """The values of a column that holds no tensors."""
-    return [getattr(item, "data", item) or {} for item in data[key]]
+def micro_batches(data: TensorDict, **named: Any) -> tuple[list[TensorDict], Any]:
+    """The passes of a batch as our engine divided it."""
+    if tu.get_non_tensor_data(data, "passes", None) is None:
+        return _prepare(data, **named)
+    passes: list[list[int]] = data["passes"]
+    rows: list[Row] = data["rows"]
+    out: list[TensorDict] = []
+    for chosen in passes:
+        out.append(tu.index_select_tensor_dict(data, chosen))
+        out[-1]["rows"] = NonTensorData([rows[i] for i in chosen])
+    return out, passes
 
 
-def _lengths(nested: Any) -> list[int]:
-    """The lengths of a nested tensor's rows."""
-    return nested.offsets().diff().tolist()
-
-
-def _responses(log_probs: Any, rows: list[int], lengths: list[int]) -> Tensor:
-    """Log-probabilities of the response tokens of some rows, `[E, T]`.
-
-    verl stores a token's log-probability at the position before it. The result is fp32: on a CPU
-    verl's values are bf16, and `exp(d) - 1 - d` of two close bf16 values is noise.
-    """
-    ends = log_probs.offsets()[1:].tolist()
-    values = log_probs.values().float()
-    return pad_sequence(
-        [values[ends[i] - n - 1 : ends[i] - 1] for i, n in zip(rows, lengths, strict=True)],
-        batch_first=True,
-    )
-
-
-def _split(model_output: dict[str, Any], count: int, kept: dict[str, Tensor]) -> Any:
-    """Put the first `count` rows of every output into `kept`; return the others' log-probabilities.
-
-    Returns `None` if there are no others.
-    """
-    for key, value in model_output.items():
-        offsets = value.offsets()
-        end = int(offsets[count])
-        kept[key] = nested_tensor_from_jagged(value.values()[:end], offsets[: count + 1])
-    if len(offsets) == count + 1:
-        return None
-    return nested_tensor_from_jagged(
-        model_output["log_probs"].values()[end:], offsets[count:] - end
-    )
-
-
-# Images
-
-
-def input_embeds(
-    model: Any,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    pixel_values: Tensor | None = None,
-    pixel_values_videos: Tensor | None = None,
-    image_grid_thw: Tensor | None = None,
-    video_grid_thw: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Embed tokens and images, instead of verl's `_get_input_embeds`.
-
-    Each distinct image is encoded once. For a micro-batch without images (verl's padding rows) the
-    tower runs on a blank image, because the other ranks wait for it; verl 0.9.1 crashes there.
-    """
-    assert pixel_values_videos is None, "recipes have no videos"
-    embeds = model.get_input_embeddings()(input_ids)
-    if pixel_values is None:
-        vision = model.config.vision_config
-        side = vision.spatial_merge_size
-        wide = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        blank = embeds.new_zeros(side**2, wide)
-        features, _ = unpack_visual_output(
-            model.visual(blank, grid_thw=input_ids.new_tensor([[1, side, side]]))
-        )
-        return embeds + 0.0 * features.sum().to(embeds.dtype), attention_mask
-    assert image_grid_thw is not None, "images come with their grids"
-    pixels, grid, order = distinct_images(pixel_values, image_grid_thw)
-    features, _ = unpack_visual_output(model.visual(pixels.type(model.visual.dtype), grid_thw=grid))
-    sizes = (grid.prod(-1) // model.config.vision_config.spatial_merge_size**2).tolist()
-    parts = features.split(sizes)
-    images = torch.cat([parts[i] for i in order]).to(embeds.dtype)
-    mask = input_ids == model.config.image_token_id
-    if int(mask.sum()) != len(images):
-        raise ValueError(f"{int(mask.sum())} image tokens, but {len(images)} image features")
-    return embeds.masked_scatter(mask[..., None].expand_as(embeds), images), attention_mask
-
-
-def distinct_images(pixel_values: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-    """The distinct images of a micro-batch.
-
-    Args:
-        pixel_values: Patches of all images, one after the other.
-        grid: `[images, 3]`.
-
-    Returns:
-        Patches and grid of the distinct ones, and for each image which of them it is.
-    """
-    images = pixel_values.split(grid.prod(-1).tolist())
-    firsts: list[int] = []
-    order: list[int] = []
-    for i, image in enumerate(images):
-        for n, first in enumerate(firsts):
-            if torch.equal(grid[first], grid[i]) and torch.equal(images[first], image):
-                order.append(n)
-                break
-        else:
-            order.append(len(firsts))
-            firsts.append(i)
-    return torch.cat([images[i] for i in firsts]), grid[firsts], order
-
-
-verl_qwen._get_input_embeds = input_embeds
+verl_fsdp.prepare_micro_batches = micro_batches
 
 
 # Rewards
@@ -359,6 +296,69 @@ def sample(self: ReplayBuffer, *args: Any, **kwargs: Any) -> tuple[Any, dict[str
 
 
 ReplayBuffer.sample = sample
+
+
+# Groups
+
+_balance_batch = PPOTrainer._balance_batch
+
+
+def balance_batch(
+    self: PPOTrainer, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any
+) -> Any:
+    """As verl's, but a group stays on one rank and in one mini-batch, so that a pass can share it.
+
+    Mini-batches have the groups in the order of sampling, with any number of ranks. A batch that
+    verl filled up with padding, or whose groups do not divide, stays as verl balanced it.
+    """
+    order = {key: i for i, key in enumerate(batch.keys)}
+    batch = _balance_batch(self, batch, metrics, *args, **kwargs)
+    if set(batch.keys) != set(order):
+        return batch
+    config = self.config.actor_rollout_ref
+    size = config.actor.ppo_mini_batch_size * config.rollout.n
+    ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+    lengths = [tag["seq_len"] for tag in batch.tags]
+    indices = sorted(range(len(batch.keys)), key=lambda i: order[batch.keys[i]])
+    groups: dict[str, list[int]] = {}
+    for i in indices:
+        groups.setdefault(batch.keys[i].split("_")[0], []).append(i)
+    parts = whole_groups(list(groups.values()), lengths, size, ranks)
+    if parts is not None:
+        batch.reorder([i for part in parts for i in part])
+        metrics |= log_seqlen_unbalance(lengths, parts, prefix="global_seqlen")
+    return batch
+
+
+def whole_groups(
+    groups: list[list[int]], lengths: list[int], size: int, ranks: int
+) -> list[list[int]] | None:
+    """Each rank's rows, mini-batch after mini-batch, of about equal tokens in each mini-batch.
+
+    Args:
+        groups: The rows of each group, in the order of sampling.
+        lengths: Tokens of each row.
+        size: Rows of a mini-batch.
+        ranks: The number of ranks.
+
+    Returns:
+        `None` if groups differ in size or do not divide into mini-batches and ranks.
+    """
+    n = len(groups[0])
+    if any(len(group) != n for group in groups) or size % (n * ranks):
+        return None
+    a_batch = size // n
+    parts: list[list[int]] = [[] for _ in range(ranks)]
+    for at in range(0, len(groups), a_batch):
+        tokens = [sum(lengths[i] for i in group) for group in groups[at : at + a_batch]]
+        chosen = get_seqlen_balanced_partitions(tokens, k_partitions=ranks, equal_size=True)
+        for part, own in zip(parts, chosen, strict=True):
+            for group in own:
+                part += groups[at + group]
+    return parts
+
+
+PPOTrainer._balance_batch = balance_batch
 
 
 # Agent loop

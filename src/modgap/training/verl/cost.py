@@ -1,0 +1,214 @@
+"""The memory and the time of a step on verl, from the model's shape and the layout over GPUs.
+
+The configuration takes its budgets from here: how many tokens a forward pass may hold, whether
+activations are computed again, what stays on a GPU during the rollout and vLLM's share of it. The
+plan prints the same numbers. FLOPs and expected lengths are those of the local engine's plan
+(`training/plan.py`); `bench/verl_speed.py` compares both with a training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from modgap.core.recipe import Stage
+from modgap.training.plan import Lengths, Machine, beginning, branch, trained_parameters
+from modgap.training.shape import GIB, Shape
+
+MOST_TOKENS = 32_768
+"""Most tokens of a pass: a GPU is busy long before."""
+ENOUGH_TOKENS = 8_192
+"""Tokens of a pass from which on a GPU hardly waits for launches. A budget below is worth computing
+activations again."""
+UNKNOWN_TOKENS = 16_384
+"""Tokens of a pass where the model's shape or the GPU's memory is not known."""
+SEQUENCES = 256
+"""Most sequences that vLLM works on at a time (verl's default)."""
+_CUDA = 4 * GIB
+"""CUDA's contexts and what vLLM keeps while it sleeps."""
+_VLLM = 6 * GIB
+"""vLLM's activations and graphs."""
+_LOGITS = 16.0 * 2**28
+"""Logits, log-probabilities and their gradients of one chunk of responses (`models/scoring.py`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a stage is distributed over GPUs.
+
+    Attributes:
+        gpus: GPUs that share weights, gradients and optimizer.
+        tokens: Most tokens of one forward pass on one GPU.
+        tensor_parallel: GPUs that share the rollout's weights.
+        gpu_memory: The share of a GPU's memory that vLLM takes.
+        params_offload: Whether weights leave the GPU during the rollout.
+        optimizer_offload: Whether the optimizer's moments do.
+        checkpointing: Whether activations are computed again in the backward pass.
+    """
+
+    gpus: int = 1
+    tokens: int = UNKNOWN_TOKENS
+    tensor_parallel: int = 1
+    gpu_memory: float = 0.4
+    params_offload: bool = False
+    optimizer_offload: bool = False
+    checkpointing: bool = False
+
+
+def contrastive(stage: Stage) -> bool:
+    """Whether right rows get a twin."""
+    return stage.contrastive and stage.settings.kl_coef > 0
+
+
+def token_bytes(shape: Shape, checkpointing: bool) -> float:
+    """Bytes that the backward pass needs of a token, its share of the image included.
+
+    The vision tower is computed again in any case; as if all tokens were of an image.
+    """
+    layer = 2.0 * (16 * shape.hidden + 3 * shape.intermediate)
+    seen = 2.0 * shape.merge**2 * shape.vision_hidden * shape.vision_layers
+    if checkpointing:
+        return 2.0 * shape.hidden * shape.layers + layer + seen
+    return layer * shape.layers + seen
+
+
+def update_memory(stage: Stage, shape: Shape, layout: Layout) -> dict[str, float]:
+    """Bytes of each part of an update's peak on each GPU."""
+    trained = trained_parameters(stage, shape)
+    ends = (1 if shape.tied else 2) * shape.vocab * shape.hidden
+    return {
+        "weights, gradients, AdamW": (4.0 * shape.parameters + 12.0 * trained) / layout.gpus,
+        # In bf16: two layers, and embedding and head with their gradients.
+        "gathered weights": 4.0 * shape.layer + 4.0 * ends,
+        f"activations of {layout.tokens:,} tokens": (
+            layout.tokens * token_bytes(shape, layout.checkpointing)
+        ),
+        "logits": _LOGITS,
+        "CUDA and vLLM asleep": _CUDA,
+    }
+
+
+def resident(stage: Stage, shape: Shape, layout: Layout) -> float:
+    """Bytes that the trainer leaves on a GPU during the rollout."""
+    moments = 0.0 if layout.optimizer_offload else 8.0 * trained_parameters(stage, shape)
+    weights = 0.0 if layout.params_offload else 4.0 * shape.parameters
+    return (weights + moments) / layout.gpus + _CUDA
+
+
+def longest_row(stage: Stage) -> int:
+    """Tokens of the longest row, with its twin."""
+    s = stage.settings
+    return (s.max_prompt_tokens + s.max_response_tokens) * (2 if contrastive(stage) else 1)
+
+
+def with_budget(stage: Stage, shape: Shape, layout: Layout, gpu_gib: float) -> Layout:
+    """The layout with the tokens of a pass that fit, activations computed again only if needed.
+
+    A pass holds at least the longest row with its twin; the plan says if that does not fit.
+    """
+    least = longest_row(stage)
+
+    def fitting(checkpointing: bool) -> int:
+        empty = replace(layout, tokens=0, checkpointing=checkpointing)
+        room = 0.9 * gpu_gib * GIB - sum(update_memory(stage, shape, empty).values())
+        return int(room / token_bytes(shape, checkpointing))
+
+    tokens = fitting(False)
+    checkpointing = tokens < max(least, ENOUGH_TOKENS)
+    if checkpointing:
+        tokens = fitting(True)
+    tokens = max(least, min(tokens, MOST_TOKENS))
+    return replace(layout, tokens=tokens, checkpointing=checkpointing)
+
+
+def _vllm_bytes(stage: Stage, shape: Shape, layout: Layout, most: int) -> float:
+    """What vLLM needs on a GPU for at most so many sequences at a time."""
+    s = stage.settings
+    engines = max(1, layout.gpus // layout.tensor_parallel)
+    rows = min(most, math.ceil(s.prompts_per_step * s.samples_per_prompt / engines))
+    token = 4.0 * shape.layers * shape.kv_heads * (shape.hidden // shape.heads)
+    cache = rows * (s.max_prompt_tokens + s.max_response_tokens) * token
+    return (2.0 * shape.parameters + cache) / layout.tensor_parallel + _VLLM
+
+
+def _left_for_vllm(stage: Stage, shape: Shape, layout: Layout, gpu_gib: float) -> float:
+    return 0.95 * gpu_gib * GIB - resident(stage, shape, layout)
+
+
+def vllm_fits(
+    stage: Stage, shape: Shape, layout: Layout, gpu_gib: float, share: float | None = None
+) -> bool:
+    """Whether vLLM has room beside what the trainer leaves.
+
+    For the share of memory that it is given, or for enough sequences.
+    """
+    needed = _vllm_bytes(stage, shape, layout, SEQUENCES // 4)
+    if share is not None:
+        needed = share * gpu_gib * GIB
+    return needed <= _left_for_vllm(stage, shape, layout, gpu_gib)
+
+
+def vllm_share(stage: Stage, shape: Shape, layout: Layout, gpu_gib: float) -> float:
+    """The share of vLLM in a GPU's memory: what it needs, or what the trainer leaves."""
+    needed = _vllm_bytes(stage, shape, layout, SEQUENCES)
+    share = min(needed, _left_for_vllm(stage, shape, layout, gpu_gib)) / (gpu_gib * GIB)
+    return max(0.1, math.floor(100 * share) / 100)
+
+
+def flops(stage: Stage, shape: Shape, lengths: Lengths) -> dict[str, float]:
+    """Phase -> FLOPs of a step over all GPUs, without what is computed again."""
+    s, n = stage.settings, stage.settings.samples_per_prompt
+    groups, see = s.prompts_per_step, shape.see(lengths.image)
+    group = branch(shape, 0, lengths.prompt, lengths.response, n)
+    drawn = groups / lengths.mixed
+    out = {
+        "rollout": drawn * (group + see),
+        "old log-probs": groups * (group + see),
+        "update": groups * 3.0 * (group + see),
+    }
+    if contrastive(stage):
+        before = beginning(lengths)
+        twins = branch(shape, before, lengths.twin - before, lengths.response, n * lengths.right)
+        out["contrastive"] = groups * 3.0 * twins
+    return out
+
+
+_REACH = 0.4
+"""Share of a GPU's FLOP/s that passes over a budget of tokens reach."""
+_DECODE_SECONDS = 7e-3
+"""Least time of a decode step of vLLM with CUDA graphs, for any model."""
+_STEP_SECONDS = 1.5
+"""Time of a step beside its phases: data between processes, rewards, waking vLLM up."""
+_SYNC = 15e9
+"""Bytes/s of weights from the trainer to vLLM."""
+_HOST = 25e9
+"""Bytes/s between a GPU and its host."""
+
+
+def seconds(
+    stage: Stage, shape: Shape, lengths: Lengths, layout: Layout, machine: Machine
+) -> dict[str, float]:
+    """Phase -> expected seconds of a step."""
+    s, work = stage.settings, flops(stage, shape, lengths)
+    speed = layout.gpus * machine.flops * _REACH
+    again = 4.0 / 3.0 if layout.checkpointing else 1.0
+    trained = trained_parameters(stage, shape)
+    out = {phase: work[phase] / speed for phase in ("old log-probs", "update")}
+    out["update"] *= again
+    if "contrastive" in work:
+        out["contrastive"] = again * work["contrastive"] / speed
+    batches = s.prompts_per_step // s.mini_batch
+    out["optimizer"] = batches * 36.0 * trained / layout.gpus / machine.bandwidth
+    moved = (
+        8.0 * trained * layout.optimizer_offload + 4.0 * shape.parameters * layout.params_offload
+    )
+    out["optimizer"] += 2.0 * moved / layout.gpus / _HOST
+    engines = max(1, layout.gpus // layout.tensor_parallel)
+    rows = s.prompts_per_step / lengths.mixed * s.samples_per_prompt / engines
+    waves = math.ceil(rows / SEQUENCES)
+    read = 2.0 * shape.language / layout.tensor_parallel / machine.bandwidth
+    decode = waves * lengths.longest * (_DECODE_SECONDS + read)
+    out["rollout"] = decode + work["rollout"] / speed
+    out["weights to vLLM"] = 2.0 * shape.parameters / _SYNC
+    out["between"] = _STEP_SECONDS
+    return out

@@ -1,0 +1,197 @@
+"""Rows of a batch of verl's as prompts, responses and twins, and their division into passes.
+
+Samples of one prompt share a prompt object, so that a pass computes it once (`models/tree.py`). A
+pass is filled up to a budget of tokens: each prompt and each twin counts once, and every response.
+
+Legend: L tokens of a row, P of its prompt, T of its response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modgap.models.encode import EncodedPrompt, Pixels
+from modgap.models.tree import common_beginning
+
+Positions = Callable[[Tensor, Tensor | None], Tensor]
+"""(ids `[L]`, grids `[images, 3]`) -> M-RoPE positions `[3, L]`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One response and what it follows.
+
+    Attributes:
+        prompt: The same object for all samples of a prompt.
+        response: `[T]`.
+        twin: The text-free prompt, for a row that gets a twin; the same object for all samples.
+        twin_tokens: Tokens of the twin after its common beginning with the prompt.
+    """
+
+    prompt: EncodedPrompt
+    response: Tensor
+    twin: EncodedPrompt | None = None
+    twin_tokens: int = 0
+
+
+def rows_of(data: Mapping[str, Any], twins: Sequence[int], positions: Positions) -> list[Row]:
+    """The rows of a batch.
+
+    Args:
+        data: verl's columns: nested `input_ids` and `position_ids`, `response_mask`,
+            `multi_modal_inputs`, and `extra_fields` if there are twins.
+        twins: Rows that get a twin.
+        positions: Positions of a twin.
+    """
+    lengths, responses = lengths_of(data["input_ids"]), lengths_of(data["response_mask"])
+    ids = data["input_ids"].values().cpu().split(lengths)
+    places = data["position_ids"].values().cpu().split(lengths, dim=-1)
+    media = items(data, "multi_modal_inputs")
+    fields = items(data, "extra_fields") if twins else []
+    with_twin = set(twins)
+    prompts: dict[bytes, list[EncodedPrompt]] = {}
+    known: dict[tuple[int, tuple[int, ...]], EncodedPrompt] = {}
+    out: list[Row] = []
+    for i, count in enumerate(responses):
+        asked, response = ids[i][:-count], ids[i][-count:]
+        alike = prompts.setdefault(asked.numpy().tobytes(), [])
+        prompt = _same(alike, pixels_of(media[i]))
+        if prompt is None:
+            pixels = pixels_of(media[i])
+            key = None if pixels is None else f"{len(prompts)}.{len(alike)}"
+            own, after = places[i][1:, :-count], int(places[i][1, -count])
+            prompt = EncodedPrompt(asked, own, after, pixels, key)
+            alike.append(prompt)
+        if i not in with_twin:
+            out.append(Row(prompt, response))
+            continue
+        free = tuple(fields[i]["contrastive_prompt_ids"])
+        if (id(prompt), free) not in known:
+            known[id(prompt), free] = _twin_of(prompt, free, positions)
+        twin = known[id(prompt), free]
+        shared = 0
+        if prompt.image_key is not None:
+            shared = common_beginning([prompt.input_ids, twin.input_ids])
+        out.append(Row(prompt, response, twin, len(twin) - shared))
+    return out
+
+
+def _same(alike: Sequence[EncodedPrompt], pixels: Pixels | None) -> EncodedPrompt | None:
+    """The prompt that shows this image, or none."""
+    for prompt in alike:
+        shown = prompt.pixels
+        if shown is None or pixels is None:
+            if shown is pixels:
+                return prompt
+        elif shown.grid == pixels.grid and torch.equal(shown.data, pixels.data):
+            return prompt
+    return None
+
+
+def _twin_of(prompt: EncodedPrompt, ids: Sequence[int], positions: Positions) -> EncodedPrompt:
+    grids = None if prompt.pixels is None else torch.tensor([prompt.pixels.grid])
+    # One token more: its position is where a response begins.
+    places = positions(torch.tensor([*ids, 0]), grids)
+    own, after = places[:, :-1], int(places[0, -1])
+    return EncodedPrompt(torch.tensor(ids), own, after, prompt.pixels, prompt.image_key)
+
+
+def pixels_of(media: Mapping[str, Any]) -> Pixels | None:
+    """The image of a row, or none.
+
+    Raises:
+        ValueError: The row has several images.
+    """
+    grids = media.get("image_grid_thw")
+    if grids is None or not len(grids):
+        return None
+    if len(grids) > 1:
+        raise ValueError(f"a prompt with {len(grids)} images: recipes train on one image a prompt")
+    frames, rows, columns = grids[0].tolist()
+    return Pixels(media["pixel_values"].cpu(), (frames, rows, columns))
+
+
+def items(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The values of a column that holds no tensors."""
+    return [getattr(item, "data", item) or {} for item in data[key]]
+
+
+def lengths_of(nested: Any) -> list[int]:
+    """The lengths of a nested tensor's rows."""
+    return nested.offsets().diff().tolist()
+
+
+# Passes
+
+
+def divide(
+    rows: Sequence[Row], budget: int, agree: Callable[[int], int] = lambda n: n
+) -> list[list[int]]:
+    """Divide rows into passes of about equal tokens; a group stays together where it fits.
+
+    Args:
+        rows: The rows of this rank.
+        budget: Most tokens of a pass. A row that alone has more is a pass of its own.
+        agree: From the passes that this rank needs to the number that all ranks make: FSDP's
+            collectives wait for every rank. At most as many as there are rows.
+
+    Returns:
+        The indices of each pass's rows; every row once.
+    """
+    first: dict[int, int] = {}
+    for i, row in enumerate(rows):
+        first.setdefault(id(row.prompt), i)
+    order = sorted(range(len(rows)), key=lambda i: first[id(rows[i].prompt)])
+    count = agree(len(_fill(rows, order, budget)))
+    # The smallest budget with that many passes makes them equal and needs the least memory.
+    low, high = 0, max(budget, tokens_of(rows))
+    while high - low > 1:
+        middle = (low + high) // 2
+        if len(_fill(rows, order, middle)) <= count:
+            high = middle
+        else:
+            low = middle
+    passes = _fill(rows, order, high)
+    while len(passes) < count:
+        largest = max(passes, key=len)
+        at, half = passes.index(largest), len(largest) // 2
+        passes[at : at + 1] = [largest[:half], largest[half:]]
+    return passes
+
+
+def tokens_of(rows: Sequence[Row]) -> int:
+    """Tokens of a pass over these rows."""
+    seen: set[int] = set()
+    return sum(_added(row, seen) for row in rows)
+
+
+def _added(row: Row, seen: set[int]) -> int:
+    """Tokens that a row adds to a pass with the prompts that were seen; they become seen."""
+    total = len(row.response)
+    if id(row.prompt) not in seen:
+        total += len(row.prompt)
+    seen.add(id(row.prompt))
+    if row.twin is not None:
+        total += len(row.response) + (0 if id(row.twin) in seen else row.twin_tokens)
+        seen.add(id(row.twin))
+    return total
+
+
+def _fill(rows: Sequence[Row], order: Sequence[int], budget: int) -> list[list[int]]:
+    """Passes filled one after the other."""
+    passes: list[list[int]] = []
+    seen, used = set[int](), 0
+    for i in order:
+        added = _added(rows[i], seen)
+        if not passes or used + added > budget:
+            passes.append([])
+            seen, used = set[int](), 0
+            added = _added(rows[i], seen)
+        passes[-1].append(i)
+        used += added
+    return passes

@@ -1,0 +1,112 @@
+"""Rows of verl's batch as prompts, responses and twins, and their division into passes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from modgap.models.encode import EncodedPrompt
+from modgap.training.verl.rows import Row, divide, rows_of, tokens_of
+
+
+def nested(rows: Sequence[Tensor]) -> Any:
+    offsets = torch.tensor([0, *(row.shape[-1] for row in rows)]).cumsum(0)
+    return SimpleNamespace(values=lambda: torch.cat(list(rows), -1), offsets=lambda: offsets)
+
+
+def image(seed: int) -> dict[str, Any]:
+    pixels = torch.rand(4, 6, generator=torch.Generator().manual_seed(seed))
+    return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 2, 2]])}
+
+
+def data(media: Sequence[dict[str, Any]], prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    ids = [torch.tensor([*prompt, 90 + i]) for i, prompt in enumerate(prompts)]
+    return {
+        "input_ids": nested(ids),
+        "position_ids": nested([torch.arange(len(row)).expand(4, -1) for row in ids]),
+        "response_mask": nested([torch.ones(1) for _ in ids]),
+        "multi_modal_inputs": media,
+        "extra_fields": [{"contrastive_prompt_ids": [1, 2, 3]} for _ in ids],
+    }
+
+
+def positions(ids: Tensor, grids: Tensor | None) -> Tensor:
+    return torch.arange(len(ids)).expand(3, -1)
+
+
+def test_samples_of_a_prompt_share_it_and_its_twin() -> None:
+    a, b = image(1), image(2)
+    media = [a, image(1), b, a, {}, {}]
+    rows = rows_of(
+        data(media, [[1, 2, 4]] * 3 + [[1, 2, 5]] + [[1, 2, 4]] * 2), [0, 1, 2], positions
+    )
+    objects = [id(row.prompt) for row in rows]
+    assert [objects.index(each) for each in objects] == [0, 0, 2, 3, 4, 4]
+    assert rows[0].twin is rows[1].twin is not rows[2].twin and rows[3].twin is None
+    assert [row.response.tolist() for row in rows] == [[90 + i] for i in range(6)]
+    assert rows[0].prompt.next_position == 3 and rows[0].twin is not None
+    assert rows[0].twin.next_position == 3 and rows[0].twin.image_key == rows[0].prompt.image_key
+
+
+def test_a_row_with_two_images_is_refused() -> None:
+    two = {"pixel_values": torch.rand(8, 6), "image_grid_thw": torch.tensor([[1, 2, 2]] * 2)}
+    with pytest.raises(ValueError, match="a prompt with 2 images"):
+        rows_of(data([two], [[1, 2]]), [], positions)
+
+
+def prompt(tokens: int) -> EncodedPrompt:
+    ids = torch.arange(tokens)
+    return EncodedPrompt(ids, ids.expand(3, -1), tokens)
+
+
+def made(rng: random.Random) -> list[Row]:
+    rows: list[Row] = []
+    for _ in range(rng.randint(1, 6)):
+        shared, twin = prompt(rng.randint(5, 40)), prompt(30)
+        for _ in range(rng.randint(1, 5)):
+            response = torch.arange(rng.randint(1, 50))
+            with_twin = rng.random() < 0.5
+            rows.append(Row(shared, response, twin if with_twin else None, 10 * with_twin))
+    rng.shuffle(rows)
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_row_is_in_one_pass_within_the_budget(seed: int) -> None:
+    rng = random.Random(seed)
+    rows, budget = made(rng), rng.randint(1, 400)
+    passes = divide(rows, budget)
+    assert sorted(i for each in passes for i in each) == list(range(len(rows)))
+    for each in passes:
+        assert len(each) == 1 or tokens_of([rows[i] for i in each]) <= budget
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_rank_makes_as_many_passes_as_the_others(seed: int) -> None:
+    rng = random.Random(seed)
+    rows = made(rng)
+    needed = len(divide(rows, 150))
+    wanted = rng.randint(needed, len(rows))
+    passes = divide(rows, 150, lambda n: max(n, wanted))
+    assert len(passes) == wanted and all(passes)
+    assert sorted(i for each in passes for i in each) == list(range(len(rows)))
+
+
+def test_a_group_that_fits_is_not_cut_and_counts_its_prompt_once() -> None:
+    shared, twin = prompt(100), prompt(60)
+    group = [Row(shared, torch.arange(10), twin, 20) for _ in range(3)]
+    assert tokens_of(group) == 100 + 30 + 20 + 30
+    other = [Row(prompt(100), torch.arange(10)) for _ in range(2)]
+    mixed = [group[0], other[0], group[1], other[1], group[2]]
+    assert divide(mixed, 250) == [[0, 2, 4], [1, 3]]
+
+
+def test_passes_are_about_equal() -> None:
+    rows = [Row(prompt(10), torch.arange(30)) for _ in range(9)]
+    assert [len(each) for each in divide(rows, 320)] == [5, 4]
