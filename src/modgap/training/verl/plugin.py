@@ -32,6 +32,7 @@ Legend: N rows of a micro-batch, E eligible ones, T response tokens.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -364,9 +365,35 @@ PPOTrainer._balance_batch = balance_batch
 # Agent loop
 
 
+_IDS: dict[tuple[Any, ...], asyncio.Future[list[int]]] = {}
+"""Ids of the prompts that this worker has seen."""
+
+
 @register("modgap")
 class TwinAgentLoop(SingleTurnAgentLoop):
     """One turn, and the ids of the text-free prompt."""
+
+    async def ct_build_initial_tokens(
+        self, messages: list[dict[str, Any]], *args: Any, images: Any = None, **named: Any
+    ) -> list[int]:
+        """As verl's, which prepares the images each time, but once for the samples of a prompt.
+
+        The ids depend on the words and on the sizes of the images.
+        """
+        sizes = tuple(image.size for image in images or ())
+        words = tuple((message["role"], _words(message["content"])) for message in messages)
+        key = (words, sizes)
+        if key not in _IDS:
+            if len(_IDS) > 10_000:
+                _IDS.clear()
+            # The samples of a prompt come together: the first one starts the work, all wait for it.
+            work = super().ct_build_initial_tokens(messages, *args, images=images, **named)
+            _IDS[key] = asyncio.ensure_future(work)
+        try:
+            return list(await asyncio.shield(_IDS[key]))
+        except Exception:
+            _IDS.pop(key, None)
+            raise
 
     async def run(
         self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any
@@ -380,6 +407,13 @@ class TwinAgentLoop(SingleTurnAgentLoop):
                 messages, images=images
             )
         return output
+
+
+def _words(content: Any) -> tuple[str, ...]:
+    """The texts of a message, with a mark where an image is."""
+    if isinstance(content, str):
+        return (content,)
+    return tuple(part.get("text", "") if part["type"] == "text" else "\0" for part in content)
 
 
 def twin_messages(
