@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import statistics
@@ -76,6 +77,10 @@ def write_model(name: str, folder: Path, image_tokens: int, device: str) -> Path
     with edited(folder / "preprocessor_config.json") as processor:  # saved as the testbed has it
         processor["size"] = dict.fromkeys(("shortest_edge", "longest_edge"), image_tokens * 28 * 28)
     (folder / MADE).touch()
+    del policy
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # this process lives as long as the training
     return folder
 
 

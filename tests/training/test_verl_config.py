@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from modgap.cli.main import main
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
+from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.load import tiny_folder
 from modgap.training.plan import gpu, lengths_of
 from modgap.training.shape import GIB, SHAPES, image_tokens, shape_of
@@ -428,6 +430,26 @@ def test_image_tokens_are_the_processors() -> None:
 
 
 # The plan
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "llava", "internvl", "gemma3", "qwen3_vl", None])
+@pytest.mark.parametrize("engine", ["verl", "local"])
+def test_a_model_of_another_type_is_refused_in_one_line(
+    tmp_path: Path, engine: str, kind: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"model_type": kind, "vision_config": {}}))
+    write_dataset(tmp_path / "data", 8, 2, seed=1)
+    for planned in (["--dry-run"], []):
+        status = main([
+            "train", "no-text", "--data", str(tmp_path / "data"), "--model", str(model), "--engine", engine,
+            "--out", str(tmp_path / "out"), *planned,
+        ])  # fmt: skip
+        said = capsys.readouterr().err.strip()
+        assert status != 0 and "\n" not in said, said
+        assert planned == [] or (repr(kind) in said and "modgap eval --engine vllm" in said)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_says_what_a_training_would_not_get_by_with(tmp_path: Path) -> None:
