@@ -171,8 +171,8 @@ def train(
         options: How to train.
         dry_run: Print the resolved recipe with tokens, FLOPs, memory and time a step (verl: its
             configuration, too).
-        gpu: GPU that a dry run of the local engine is to expect, such as H100 or 4090; the one here
-            if not given.
+        gpu: GPU that a dry run is to expect, such as H100 or 4090; the one here if not
+            given, an H100 with verl.
     """
     from modgap.core.progress import progress_bars, say
     from modgap.models.folder import model_notes
@@ -183,7 +183,7 @@ def train(
     options = options or TrainOptions()
     entry = registry.TRAINING_ENGINES.entry(options.engine)
     if gpu is not None and not (dry_run and "gpu" in entry.plan_takes):
-        raise UsageError("--gpu is for --dry-run of the local engine: a training takes --device.")
+        raise UsageError("--gpu is for --dry-run: a training takes --device.")
     if dry_run:
         at_hand = data is not None and data.exists()
         if data is not None and not at_hand:

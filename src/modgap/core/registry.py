@@ -287,7 +287,7 @@ TRAINING_ENGINES = Registry(
             "modgap.training.verl.engine:run",
             extra="verl",
             plan="modgap.training.verl.plan:dry_run",
-            plan_takes=("problems",),
+            plan_takes=("problems", "gpu"),
             as_is=True,
             passed=True,
             exclusive=True,

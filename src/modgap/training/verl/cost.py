@@ -205,10 +205,14 @@ def seconds(
     out["optimizer"] += 2.0 * moved / layout.gpus / _HOST
     engines = max(1, layout.gpus // layout.tensor_parallel)
     rows = s.prompts_per_step / lengths.mixed * s.samples_per_prompt / engines
-    waves = math.ceil(rows / SEQUENCES)
+    at_once = min(rows, SEQUENCES)
+    # vLLM starts a waiting sequence where one has ended, and the longest one is waited for.
+    steps = max(lengths.longest, rows * lengths.response / at_once)
     read = 2.0 * shape.language / layout.tensor_parallel / machine.bandwidth
-    decode = waves * lengths.longest * (_DECODE_SECONDS + read)
-    out["rollout"] = decode + work["rollout"] / speed
+    each = at_once * shape.forward(1) / layout.tensor_parallel / machine.flops / _REACH
+    prompts = s.prompts_per_step / lengths.mixed
+    prefill = prompts * (shape.forward(lengths.prompt) + shape.see(lengths.image)) / speed
+    out["rollout"] = prefill + steps * max(_DECODE_SECONDS + read, each)
     out["weights to vLLM"] = 2.0 * shape.parameters / _SYNC
     out["between"] = _STEP_SECONDS
     return out
