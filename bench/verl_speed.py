@@ -212,7 +212,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="where the weights are made")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument(
+        "--prompts", type=int, default=32, help="a step, for each GPU (the paper has 64)"
+    )
     parser.add_argument("--image-tokens", type=int, default=256)
     parser.add_argument("--response", type=int, default=400)
     parser.add_argument("--stock", action="store_true", help="without the plugin")
@@ -220,6 +222,7 @@ def main() -> None:
         "--set", action="append", default=[], help="as of `modgap train`; repeatable"
     )
     args = parser.parse_args()
+    args.prompts *= args.gpus
     here = str(Path(__file__).resolve().parent)  # where verl's reward workers find `half_right`
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     settings = Settings(

@@ -128,6 +128,7 @@ def main() -> None:
     )  # fmt: skip
     stage = Stage(("full-text",), contrastive=True, settings=settings, passed=tuple(passed))
     engine, loss = ranks.build({"model": str(folder), "stage": stage, "world": WORLD})
+    engine.module.train()  # as verl's workers do; recomputing needs it
     shape = known_model(str(folder)).shape
     assert shape is not None
     right = 0.4 if args.twins else 0.0

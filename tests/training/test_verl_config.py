@@ -165,6 +165,28 @@ def test_any_key_of_verl_can_be_set_and_the_last_value_counts() -> None:
     assert "trainer.logger=[file]" in to_hydra(got)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[console,file]",
+        "null",
+        "{a:1,b:[x,y]}",
+        "[1,2]",
+        "true",
+        "1e-6",
+        "a b",
+        "${x.y}",
+        "[[1],[]]",
+    ],
+)
+def test_a_value_survives_the_file_that_verl_is_started_with(text: str) -> None:
+    out = overrides(f"verl.+data.extra={text}")
+    line = next(line for line in to_hydra(out) if line.startswith("+data.extra"))
+    again = to_hydra(json.loads(json.dumps(out)))
+    assert line in again
+    assert line == f"+data.extra={text}" or text in ("true", "1e-6", "a b", "${x.y}")
+
+
 def test_a_key_for_one_stage_stays_there() -> None:
     recipe = load("kl", f"stage2.verl.{ROLLOUT}.gpu_memory_utilization=0.5")
     assert [dict(stage.passed) for stage in recipe.stages] == [
@@ -443,8 +465,8 @@ def test_a_model_of_another_type_is_refused_in_one_line(
     write_dataset(tmp_path / "data", 8, 2, seed=1)
     for planned in (["--dry-run"], []):
         status = main([
-            "train", "no-text", "--data", str(tmp_path / "data"), "--model", str(model), "--engine", engine,
-            "--out", str(tmp_path / "out"), *planned,
+            "train", "no-text", "--data", str(tmp_path / "data"), "--model", str(model),
+            "--engine", engine, "--out", str(tmp_path / "out"), *planned,
         ])  # fmt: skip
         said = capsys.readouterr().err.strip()
         assert status != 0 and "\n" not in said, said

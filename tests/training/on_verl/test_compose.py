@@ -148,8 +148,9 @@ def test_a_dry_run_says_that_verl_accepts_it(
 
 def test_the_plugin_is_registered_as_verls_engine_and_agent_loop() -> None:
     from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
-    from verl.models.transformers import qwen2_vl
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
     from verl.workers.engine.base import EngineRegistry
+    from verl.workers.engine.fsdp import transformer_impl
 
     from modgap.training.verl import plugin
 
@@ -159,7 +160,8 @@ def test_the_plugin_is_registered_as_verls_engine_and_agent_loop() -> None:
             EngineRegistry._engines["language_model"][backend]["cuda", "modgap"]
             is plugin.ContrastiveEngine
         )
-    assert qwen2_vl._get_input_embeds is plugin.input_embeds
+    assert transformer_impl.prepare_micro_batches is plugin.micro_batches
+    assert PPOTrainer._balance_batch is plugin.balance_batch
 
 
 @pytest.mark.slow

@@ -101,7 +101,8 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
     def whole(key: str) -> int:
         found = value(key)
         if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            raise UserError(f"verl.{key}={found}: give a whole number of at least 1.")
+            shown = "null" if found is None else found
+            raise UserError(f"verl.{key}={shown}: give a whole number of at least 1.")
         return found
 
     a_node = whole("trainer.n_gpus_per_node")
@@ -160,7 +161,9 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
     whole("data.max_response_length")
     whole(f"{ACTOR}.ppo_max_token_len_per_gpu")
     whole(f"{ROLLOUT}.log_prob_max_token_len_per_gpu")
-    if "file" not in (loggers := str(value("trainer.logger"))):
+    loggers = value("trainer.logger")
+    if "file" not in loggers:
+        loggers = f"[{','.join(loggers)}]" if isinstance(loggers, list) else loggers
         raise UserError(
             f"verl.trainer.logger={loggers}: keep file in it, train_log.jsonl is made from that;"
             " for example [console,file,tensorboard,wandb]."

@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
@@ -332,9 +332,10 @@ def to_hydra(overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _parse(text: str) -> Any:
-    """A value of `--set verl.KEY=text` for the checks.
+    """The value of `--set verl.KEY=text`: number, flag, `null`, list, mapping or text.
 
-    A value that is neither a number nor a flag stays as written.
+    Raises:
+        UserError: It begins like a list or a mapping and is none.
     """
     if text in ("True", "true"):
         return True
@@ -345,18 +346,26 @@ def _parse(text: str) -> Any:
             return kind(text)
         except ValueError:
             continue
-    return _Raw(text)
+    if text == "null" or text[:1] in ("[", "{"):
+        # Hydra's lists and mappings are YAML's, but for the space after a colon. As values they
+        # survive `verl.json`.
+        import yaml
 
-
-class _Raw(str):
-    """Text in Hydra's own grammar (`[a,b]`, `null`), passed on unchanged."""
+        try:
+            return yaml.safe_load(re.sub(r"(\w):(?=\S)", r"\1: ", text))
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"cannot read {text!r}: write a list as [a,b], a mapping as {{a:1,b:2}}."
+            ) from error
+    return text
 
 
 def _written(value: Any) -> str:
     if value is None:
         return "null"
-    if isinstance(value, _Raw):
-        return str(value)
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, Any]", value).items()
+        return f"{{{','.join(f'{key}:{_written(item)}' for key, item in pairs)}}}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{','.join(_written(item) for item in value)}]"
     if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_./-][\w./-]*", value):

@@ -173,13 +173,18 @@ def flops(stage: Stage, shape: Shape, lengths: Lengths) -> dict[str, float]:
     return out
 
 
-_REACH = 0.4
-"""Share of a GPU's FLOP/s that passes over a budget of tokens reach."""
-_DECODE_SECONDS = 7e-3
+# Fitted to `bench/verl_speed.py` with the 3B shape on an H200, and to `bench/verl_update.py` with
+# the 7B shape on two.
+_REACH = 0.217
+"""Share of a GPU's FLOP/s that passes over a budget of tokens reach at a width of 2,048; it grows
+with the root of the width."""
+_DECODE_SECONDS = 7.5e-3
 """Least time of a decode step of vLLM with CUDA graphs, for any model."""
-_STEP_SECONDS = 1.5
-"""Time of a step beside its phases: data between processes, rewards, waking vLLM up."""
-_SYNC = 15e9
+_ROLLOUT_SECONDS = 0.3
+"""Time of a rollout beside its steps: prompts to vLLM, rewards, vLLM to sleep."""
+_STEP_SECONDS = 0.65
+"""Time of a step beside its phases: data between processes."""
+_SYNC = 16.5e9
 """Bytes/s of weights from the trainer to vLLM."""
 _HOST = 25e9
 """Bytes/s between a GPU and its host."""
@@ -190,7 +195,8 @@ def seconds(
 ) -> dict[str, float]:
     """Phase -> expected seconds of a step."""
     s, work = stage.settings, flops(stage, shape, lengths)
-    speed = layout.gpus * machine.flops * _REACH
+    reach = _REACH * math.sqrt(shape.hidden / 2048)
+    speed = layout.gpus * machine.flops * reach
     again = 4.0 / 3.0 if layout.checkpointing else 1.0
     trained = trained_parameters(stage, shape)
     out = {phase: work[phase] / speed for phase in ("old log-probs", "update")}
@@ -209,10 +215,10 @@ def seconds(
     # vLLM starts a waiting sequence where one has ended, and the longest one is waited for.
     steps = max(lengths.longest, rows * lengths.response / at_once)
     read = 2.0 * shape.language / layout.tensor_parallel / machine.bandwidth
-    each = at_once * shape.forward(1) / layout.tensor_parallel / machine.flops / _REACH
+    each = at_once * shape.forward(1) / layout.tensor_parallel / machine.flops / reach
     prompts = s.prompts_per_step / lengths.mixed
     prefill = prompts * (shape.forward(lengths.prompt) + shape.see(lengths.image)) / speed
-    out["rollout"] = prefill + steps * max(_DECODE_SECONDS + read, each)
+    out["rollout"] = _ROLLOUT_SECONDS + prefill + steps * max(_DECODE_SECONDS + read, each)
     out["weights to vLLM"] = 2.0 * shape.parameters / _SYNC
     out["between"] = _STEP_SECONDS
     return out
