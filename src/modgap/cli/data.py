@@ -15,6 +15,7 @@ from cyclopts import App
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.secrets import safe_arguments
 
 if TYPE_CHECKING:
     from modgap.datasets.faults import Report
@@ -266,7 +267,7 @@ def versions_as_views(
 
 def given(**more: Any) -> dict[str, Any]:
     """The command line as it was given, for manifests, and the arguments resolved."""
-    return {"command": shlex.join(sys.argv), **more}
+    return {"command": shlex.join(safe_arguments(sys.argv)), **more}
 
 
 def print_check(report: Report) -> None:

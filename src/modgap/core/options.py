@@ -19,6 +19,7 @@ from cyclopts import Parameter, Token
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.prompt import Style, check_style
+from modgap.core.secrets import check_name
 from modgap.core.view import parse_views
 
 Temperature = float | Literal["model"] | None
@@ -91,6 +92,7 @@ class EvalOptions:
 
     def check(self) -> None:
         """Refuse what cannot work before a model is loaded. Raises `UserError`."""
+        check_name(self.api_key_env)
         if self.views is not None:
             parse_views(self.views)
         check_style(self.style)
