@@ -15,6 +15,7 @@ from cyclopts import App
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.options import AllowOutside
 from modgap.core.secrets import safe_arguments
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> No
 
 
 @data_app.command
-def check(folder: Path, *, benchmark: str = "pgps9k") -> int:
+def check(folder: Path, *, benchmark: str = "pgps9k", allow_outside: AllowOutside = False) -> int:
     """Validate a data set: its counts, every fault by name, and what is unusual about its images.
 
     The exit code is 1 if there is a fault.
@@ -58,6 +59,7 @@ def check(folder: Path, *, benchmark: str = "pgps9k") -> int:
             JSON.
         benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, or one of your own,
             module:object or path/to/file.py:object.
+        allow_outside: The data set may name, or link to, images outside its folder.
     """
     from modgap.core.progress import progress_bars
 
@@ -65,8 +67,10 @@ def check(folder: Path, *, benchmark: str = "pgps9k") -> int:
     if not entry.check:
         raise UserError(f"--benchmark {benchmark} has no check: its `DatasetEntry` names none.")
     check_data = registry.load(entry.check)
+    # A check of one's own need not have the parameter.
+    more = {"allow_outside": True} if allow_outside else {}
     with progress_bars() as bars:
-        report = check_data(folder, progress=bars.counter("checking diagrams"))
+        report = check_data(folder, progress=bars.counter("checking diagrams"), **more)
     print_check(report)
     return 0 if report.ok else 1
 
@@ -78,6 +82,7 @@ def prepare(
     out: Path,
     variant: Literal["full-text", "no-text", "contrastive"],
     style: StyleName = "aligned",
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Write the training parquet files of a variant, in verl's format.
 
@@ -87,14 +92,16 @@ def prepare(
         variant: Conditions in the text, conditions in the image only, or both for the contrastive
             KL.
         style: `paper` equals the original scripts' output value for value.
+        allow_outside: Links in the folder may lead out of it.
     """
     from modgap.core.progress import progress_bars, warn
     from modgap.datasets.parquet import prepare as write
 
     with progress_bars() as bars:
         done = write(
-            folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn
-        )
+            folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn,
+            allow_outside=allow_outside,
+        )  # fmt: skip
     print(done)
 
 
@@ -104,6 +111,7 @@ def import_answers(
     gt: Path | None = None,
     view: str | None = None,
     results_root: Path | None = None,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Make a run of the original repository's answers, and grade it; needs no diagrams.
 
@@ -118,6 +126,7 @@ def import_answers(
         view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any
             other image-only.
         results_root: Also every folder below this one that holds answers.
+        allow_outside: Links in these folders may lead out of them.
     """
     from modgap.core.progress import progress_bars
     from modgap.original.import_mathverse import import_generations
@@ -125,13 +134,15 @@ def import_answers(
     from modgap.original.importing import print_imported
     from modgap.original.mathverse import generation_files
 
-    if files := generation_files(folders, results_root):
+    if files := generation_files(folders, results_root, allow_outside=allow_outside):
         if view is not None:
             raise UserError(
                 f"--view {view}: generations say their versions themselves; leave it out."
             )
         with progress_bars() as bars:
-            runs = import_generations(files, out, gt=gt, given=given(), progress=bars)
+            runs = import_generations(
+                files, out, gt=gt, given=given(), progress=bars, allow_outside=allow_outside
+            )
         for run in runs:
             print_imported(run)
         return
@@ -139,8 +150,9 @@ def import_answers(
         raise UserError("--gt is missing: answer folders need the data set's test.json.")
     with progress_bars() as bars:
         runs = import_folders(
-            folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars
-        )
+            folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars,
+            allow_outside=allow_outside,
+        )  # fmt: skip
     for run in runs:
         print_imported(run)
 

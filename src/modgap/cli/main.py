@@ -189,7 +189,10 @@ def train(
         if data is not None and not at_hand:
             say(f"--data {data} does not exist; the dry run ignores it")
         counted = at_hand and "problems" in entry.plan_takes
-        problems = read_problems(benchmark, locate(benchmark, data), "train") if counted else None
+        problems = None
+        if counted:
+            place = locate(benchmark, data)
+            problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
         plan = resolve_recipe(recipe, settings, dry_notes(model))
         return print_plan(plan, options.engine, model, out or Path("OUT"), problems, gpu)
     if out is None:
@@ -197,7 +200,7 @@ def train(
     data = locate(benchmark, data)
     if out.resolve() == data.resolve():
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
-    problems = read_problems(benchmark, data, "train")
+    problems = read_problems(benchmark, data, "train", allow_outside=options.allow_outside)
     if not registry.DATASETS.entry(benchmark).splits:
         say(f"{benchmark} has no splits: measure the result on problems of another file")
     plan = resolve_recipe(recipe, settings, model_notes(resolve(model)))
@@ -261,7 +264,9 @@ def evaluate(
     if prices is not None and models is not None:
         raise UsageError("--prices are those of one model: give it with --model.")
     data = workflow.locate(benchmark, data)
-    problems = workflow.read_problems(benchmark, data, limit=limit)
+    problems = workflow.read_problems(
+        benchmark, data, limit=limit, allow_outside=options.allow_outside
+    )
     if models is not None:
         workflow.warn_about_images(
             problems, parse_views(options.views or workflow.default_views(problems))

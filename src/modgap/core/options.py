@@ -26,6 +26,7 @@ Temperature = float | Literal["model"] | None
 EngineArgs = Annotated[
     tuple[str, ...], Parameter(name="--engine-arg", negative=(), consume_multiple=True)
 ]
+AllowOutside = Annotated[bool, Parameter(negative=())]
 Set = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=True)]
 
 JUDGE_CHECK = 200
@@ -70,6 +71,7 @@ class EvalOptions:
         replicas: Engines that share the work, one an accelerator; more than one needs Ray (hf,
             vllm).
         ray_address: An existing Ray cluster to run the replicas on, e.g. auto.
+        allow_outside: The data set may name, or link to, images outside its folder.
     """
 
     views: str | None = None
@@ -89,6 +91,7 @@ class EvalOptions:
     engine_args: EngineArgs = ()
     replicas: int = 1
     ray_address: str | None = None
+    allow_outside: AllowOutside = False
 
     def check(self) -> None:
         """Refuse what cannot work before a model is loaded. Raises `UserError`."""
@@ -167,11 +170,13 @@ class TrainOptions:
             own).
         style: Wording of the prompts.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
+        allow_outside: The data set may name, or link to, images outside its folder.
     """
 
     engine: str = "local"
     style: Style = "aligned"
     device: str | None = None
+    allow_outside: AllowOutside = False
 
 
 def as_json(options: Any) -> dict[str, Any]:

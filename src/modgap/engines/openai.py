@@ -57,9 +57,7 @@ if TYPE_CHECKING:
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _NO_KEY = "no-key-needed"
-_KEY_IN_URL = (
-    "{url_option} of {host}: keys belong into an environment variable (--api-key-env)."
-)
+_KEY_IN_URL = "{url_option} of {host}: keys belong into an environment variable (--api-key-env)."
 _REFUSED_REDIRECT = "modgap_refused_redirect"
 _CONNECT_SECONDS = 10.0
 _LONGEST_CAUSE = 300
@@ -390,9 +388,7 @@ class OpenAIEngine:
         """The names of the server's models, for the remedy of a 404; empty if it does not say."""
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                names = sorted(
-                    [without_secrets(model.id) async for model in client.models.list()]
-                )
+                names = sorted([without_secrets(model.id) async for model in client.models.list()])
         except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError):
             return ""
         return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

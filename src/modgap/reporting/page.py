@@ -78,6 +78,7 @@ def build_report(
     images: int = IMAGES,
     figures: bool = False,
     template: str = "full",
+    allow_outside: bool = False,
 ) -> ReportSummary:
     """Make the report of runs, trainings and studies.
 
@@ -91,6 +92,7 @@ def build_report(
             `cells.json`, too.
         template: `full`, or `paper`: also the numbers in the shape of the paper's tables, as a
             section of the page and as Markdown in `OUT.md`.
+        allow_outside: Embed diagrams outside the folders that the runs record, too.
 
     Returns:
         The numbers of the page.
@@ -102,7 +104,7 @@ def build_report(
         raise unknown("template", template, TEMPLATES)
     found = collect(paths)
     out = Path(out)
-    numbers, page = render(found, images, template)
+    numbers, page = render(found, images, template, allow_outside=allow_outside)
     write_text(out, page)
     if template == "paper":
         write_text(out.with_suffix(".md"), as_utf8(t.as_markdown(paper_tables(numbers))))
@@ -190,7 +192,11 @@ def _page() -> Template:
 
 
 def render(
-    found: Collection, images: int = IMAGES, template: str = "full"
+    found: Collection,
+    images: int = IMAGES,
+    template: str = "full",
+    *,
+    allow_outside: bool = False,
 ) -> tuple[ReportSummary, str]:
     """The numbers and the page of a collection; see `build_report`."""
     numbers, scores = numbers_of(found)
@@ -198,7 +204,8 @@ def render(
     if template == "paper":
         rows = [PaperTable(caption=x.caption, head=x.head, rows=x.rows) for x in paper]
         numbers = numbers.model_copy(update={"paper": rows})
-    parts = _frame() | _charts(found, numbers) | _viewer(found, scores, images)
+    parts = _frame() | _charts(found, numbers)
+    parts |= _viewer(found, scores, images, allow_outside=allow_outside)
     return numbers, as_utf8(_page().render(**parts, tables=_tables(found, numbers, paper)))
 
 
@@ -273,13 +280,15 @@ def _tables(
     }
 
 
-def _viewer(found: Collection, scores: Sequence[Scores], images: int) -> Parts:
+def _viewer(
+    found: Collection, scores: Sequence[Scores], images: int, *, allow_outside: bool
+) -> Parts:
     """The data of the problem viewer; empty without an evaluation."""
     from markupsafe import Markup
 
     if not found.evals:
         return {"type_names": [], "index": "", "blocks": [], "packed": False}
-    index, blocks, packed = viewer_data(found.evals, scores, images)
+    index, blocks, packed = viewer_data(found.evals, scores, images, allow_outside=allow_outside)
     return {
         "type_names": index["types"],
         "index": Markup(embed_json(index)),

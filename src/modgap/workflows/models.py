@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
 from modgap.core.options import EvalOptions
 from modgap.core.progress import Progress, progress_bars
 from modgap.core.record import RunFolder
@@ -45,7 +46,7 @@ def read_models(path: Path) -> list[str]:
         UserError: The file does not exist, or names no model.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(
