@@ -56,12 +56,6 @@ def test_a_file_that_is_cut_off_is_found_without_decoding_whole_ones(
     assert inspect(b"words", thorough).error == "is no image that can be read"
 
 
-def test_what_pillow_takes_for_a_bomb_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    assert inspect(bands(50, 50)).kinds == ("image-large",)
-    assert "exceeds limit of 4000 pixels" in str(inspect(bands(70, 70)).error)
-
-
 NAMED = {
     "transparent parts, which are shown on white": "prob_clear (clear.png)",
     "shows nothing on white": "prob_gone (gone.png)",

@@ -211,10 +211,12 @@ class Problem:
         return f"the diagram {file}" if file else "its diagram"
 
     def _with_image(self, view: str, use: Callable[[bytes], _T]) -> _T:
-        from modgap.core.images import reason
+        from modgap.core.images import TooLargeError, reason
 
         try:
             return use(self.image_bytes(view))
+        except TooLargeError as error:
+            raise UserError(f"problem {self.id}: {self.image_name(view)} {error}.") from None
         except UserError:
             raise
         # Pillow raises a dozen kinds: OSError, SyntaxError, struct.error ...

@@ -167,7 +167,6 @@ UNUSUAL = {
     "image-rotated": "has an EXIF orientation, which is applied",
     "image-depth": "has 16-bit, 32-bit or floating-point values, which are scaled to 8 bits",
     "image-frames": "has several frames, of which the first is shown",
-    "image-large": "has more pixels than Pillow takes without a warning, and is slow to decode",
 }
 """What is unusual about images -> its consequence."""
 

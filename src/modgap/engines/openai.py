@@ -143,7 +143,7 @@ class OpenAIEngine:
                 raise UserError(f"--{name} {value}: must be at least {least}.")
         if timeout <= 0:
             raise UserError(f"--timeout {timeout}: must be more than 0 seconds.")
-        self._url = (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL).strip()
+        self._url = _address(base_url)
         self._plain = _check_url(self._url)
         self._model = model
         self._api_key_env = api_key_env
@@ -177,8 +177,8 @@ class OpenAIEngine:
 
     @staticmethod
     def check_options(options: EvalOptions) -> None:
-        """Refuse an address or a key that cannot be used, before anything is recorded."""
-        OpenAIEngine("", options.base_url, options.api_key_env)
+        """Refuse an address or a key that cannot be one, before anything is recorded."""
+        check_server(options.base_url, options.api_key_env)
 
     @property
     def refused(self) -> Sequence[str]:
@@ -428,6 +428,16 @@ def _jobs(requests: Sequence[Request]) -> Iterator[tuple[Request, Messages | str
             messages = request.refusal(error)
         for sample in request.samples:
             yield request, messages, sample
+
+
+def check_server(base_url: str | None, api_key_env: str) -> None:
+    """Refuse an address or a key that cannot be one. Raises `UserError`, which repeats no key."""
+    _check_url(_address(base_url))
+    read_key(api_key_env)
+
+
+def _address(base_url: str | None) -> str:
+    return (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL).strip()
 
 
 def served_models(

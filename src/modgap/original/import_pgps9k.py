@@ -201,8 +201,8 @@ def _notes(
     if outside:
         named = some_of(outside)
         warnings.append(
-            f"{len(outside):,} problems name a diagram outside the data's folder, which is left"
-            f" out: {named}."
+            f"{len(outside):,} problems name a diagram out of {DIAGRAMS}/, which is left out:"
+            f" {named}."
         )
     warnings.append(
         "Answer folders do not say how many tokens a response has and whether it was cut: both"

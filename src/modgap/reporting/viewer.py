@@ -310,15 +310,13 @@ def _pictures(
 
 def _embed(path: str, root: Root) -> tuple[str | None, int]:
     """A diagram as the model saw it, as a data URI, or why it is absent (an index in `_ABSENT`)."""
-    from PIL import Image
-
-    from modgap.core.images import plain_bytes, to_rgb
+    from modgap.core.images import opened, plain_bytes, to_rgb
 
     if root.target(_file(path)):
         return None, 3
     try:
         data = plain_bytes(read_picture(path))
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             kind = image.format
             if kind not in ("PNG", "JPEG", "GIF", "WEBP") or max(image.size) > IMAGE_SIDE:
                 small = to_rgb(image)

@@ -30,7 +30,7 @@ def check_options(options: JudgeOptions) -> None:
     check_name(options.api_key_env)
     if options.is_url:
         try:
-            registry.load("modgap.engines.openai:OpenAIEngine")("", judge, options.api_key_env)
+            registry.load("modgap.engines.openai:check_server")(judge, options.api_key_env)
         except UserError as error:
             raise _about_the_judge(error) from None
     if not judge.strip():
