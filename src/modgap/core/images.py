@@ -58,7 +58,7 @@ _MOST_MEGAPIXELS = 50.0
 # Formats that Pillow decodes itself, whose header has the size of what is decoded. An icon holds
 # images of other sizes; EPS runs Ghostscript.
 _FORMATS = (
-    "PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "MPO", "JPEG2000", "TGA", "DIB", "PCX",
+    "PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "TGA", "DIB", "PCX",
     "SGI", "PSD", "QOI",
     *(["AVIF"] if importlib.util.find_spec("PIL.AvifImagePlugin") else []),  # Pillow 11.3
 )  # fmt: skip
