@@ -16,6 +16,7 @@ from cyclopts import App
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import AllowOutside
+from modgap.core.progress import show
 from modgap.core.secrets import safe_arguments
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> No
         raise UserError(f"--train {train} --test {test}: give at least one problem.")
     with progress_bars() as bars:
         write_dataset(out, train, test, seed, progress=bars.counter("drawing problems"))
-    print(f"{train} train and {test} test problems in {out}")
+    show(f"{train} train and {test} test problems in {out}")
 
 
 @data_app.command
@@ -102,7 +103,7 @@ def prepare(
             folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn,
             allow_outside=allow_outside,
         )  # fmt: skip
-    print(done)
+    show(done)
 
 
 def import_answers(
@@ -285,28 +286,28 @@ def given(**more: Any) -> dict[str, Any]:
 def print_check(report: Report) -> None:
     """Print what a check of a data set found: the counts, then every fault."""
     for name, split in report.splits.items():
-        print(
+        show(
             f"{name}: {split.problems} sound problems, {split.images} diagrams, {len(split.types)}"
             " types"
         )
         if split.versions:
-            print(
+            show(
                 "  versions:"
                 f" {', '.join(f'{name} {count}' for name, count in split.versions.items())}"
             )
         else:
-            print(
+            show(
                 f"  {split.leaky} state a number or an equation in the question, {split.bare} no"
                 " condition in words"
             )
         for kind, count in split.types.most_common():
-            print(f"  {count:6} {kind}")
+            show(f"  {count:6} {kind}")
     if report.shared_images:
-        print(f"{report.shared_images} diagrams are used by more than one split")
+        show(f"{report.shared_images} diagrams are used by more than one split")
     for fault in report.faults:
-        print(f"{fault.severity}: {fault}")
+        show(f"{fault.severity}: {fault}")
     errors, warnings = len(report.errors), len(report.warnings)
-    print(
+    show(
         f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in"
         f" {report.path}"
     )

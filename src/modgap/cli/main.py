@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from modgap.cli.runs import grade, report
 from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
 from modgap.core.options import EvalOptions, Set, StudyArguments, TrainOptions, parse_seeds
+from modgap.core.progress import show
+from modgap.core.secrets import keep_out_of_arguments
 from modgap.core.version import __version__
 
 app = App(
@@ -56,17 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
+    keep_out_of_arguments(tokens)
     try:
         tokens = with_config(app, tokens)
         status = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         # The last line says what is wrong; the ones before it are a panel.
-        print(f"modgap: {' '.join(str(error).split())} See modgap --help.", file=sys.stderr)
+        show(f"modgap: {' '.join(str(error).split())} See modgap --help.", error=True)
         return 2
     except KeyboardInterrupt:
-        print(
+        show(
             "modgap: interrupted; finished work is kept, give the same command again.",
-            file=sys.stderr,
+            error=True,
         )
         return 130
     except SystemExit as error:
@@ -78,11 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         if debug:
-            raise
+            show(traceback.format_exc(), error=True)
+            return 1
         usage = isinstance(error, UsageError)
-        print(
-            f"modgap: {_one_line(error)}{' See modgap --help.' if usage else ''}", file=sys.stderr
-        )
+        show(f"modgap: {_one_line(error)}{' See modgap --help.' if usage else ''}", error=True)
         return 2 if usage else 1
     return status if isinstance(status, int) else 0
 
@@ -210,10 +213,10 @@ def train(
         trained = train_resolved(
             plan, problems, model, out, options=options, given=asked, progress=bars
         )
-    print(f"final checkpoint: {trained.final}")
+    show(f"final checkpoint: {trained.final}")
     if plan.stages[-1].settings.validation_problems and plan.stages[-1].settings.eval_every:
-        print(f"best by validation: {trained.final.parent / 'best'}")
-    print(f"measure it: modgap eval --data {data} --model {trained.final} --out {out / 'eval'}")
+        show(f"best by validation: {trained.final.parent / 'best'}")
+    show(f"measure it: modgap eval --data {data} --model {trained.final} --out {out / 'eval'}")
 
 
 @app.command(name="eval")
@@ -311,7 +314,7 @@ def convert(checkpoint: Path, *, out: Path) -> None:
     from modgap.models.lora import merge_adapter
     from modgap.training.verl.merge import merge
 
-    print(f"model: {merge(checkpoint, out, merge_adapter=merge_adapter)}")
+    show(f"model: {merge(checkpoint, out, merge_adapter=merge_adapter)}")
 
 
 @app.command
@@ -333,7 +336,7 @@ def study(*, spec: StudyArguments, seeds: str | None = None) -> None:
         replace(spec, data=data, seeds=None if seeds is None else parse_seeds(seeds)), given=asked
     )
     print_numbers(numbers)
-    print(f"report: {(spec.out / 'report.html').resolve()}")
+    show(f"report: {(spec.out / 'report.html').resolve()}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Literal
 
 from modgap.core.errors import UsageError, UserError
 from modgap.core.options import AllowOutside, JudgeOptions
+from modgap.core.progress import show
 
 Mode = Literal["strict", "relative", "exact", "paper"]
 
@@ -88,8 +89,8 @@ def report(
         allow_outside=allow_outside,
     )  # fmt: skip
     print_numbers(numbers)
-    print(f"report: {out.resolve()}")
+    show(f"report: {out.resolve()}")
     if figures:
-        print(f"figures and tables: {out.resolve().with_name(out.stem + '_figures')}")
+        show(f"figures and tables: {out.resolve().with_name(out.stem + '_figures')}")
     if template == "paper":
-        print(f"the paper's tables: {out.resolve().with_suffix('.md')}")
+        show(f"the paper's tables: {out.resolve().with_suffix('.md')}")

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.progress import show
 from modgap.core.prompt import Prompt
 from modgap.core.thinking import opened_by
 from modgap.engines.vllm import VllmEngine, _Prepared, messages
@@ -109,7 +109,7 @@ class HfTextEngine:
                 f"{folder} lacks {len(lacking)} of the weights of its model"
                 f" ({', '.join(lacking[:3])}), which would be random: copy the judge's model again."
             )
-        self._rows = BatchSize(batch_size, functools.partial(print, "modgap:", file=sys.stderr))
+        self._rows = BatchSize(batch_size, functools.partial(show, "modgap:", error=True))
         self._raw = raw
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:

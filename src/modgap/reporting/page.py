@@ -69,6 +69,9 @@ _ESCAPES = str.maketrans(
     }
 )  # fmt: skip
 _INTERVAL = "95% interval"
+# What a spreadsheet begins a formula with; the last four are the full-width forms of the first.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?%?", re.ASCII)
 
 
 def build_report(
@@ -385,14 +388,21 @@ def csv_text(table: t.Table) -> str:
             if number in low_high
             else [name]
         )
-    writer.writerow(head)
+    writer.writerow(map(_csv_cell, head))
     for row in table.rows:
         cells: list[str] = []
         for number, cell in enumerate(row):
             plain = cell if number < table.left else _plain(cell)
             cells += ([*plain.split(" to "), ""][:2]) if number in low_high else [plain]
-        writer.writerow(cells)
+        writer.writerow(map(_csv_cell, cells))
     return buffer.getvalue()
+
+
+def _csv_cell(cell: str) -> str:
+    """A cell that a spreadsheet does not take for a formula; a number stays a number."""
+    if not cell.startswith(_FORMULA) or _NUMBER.fullmatch(cell):
+        return cell
+    return f"'{cell}"
 
 
 def _plain(cell: str) -> str:

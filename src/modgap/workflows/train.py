@@ -12,7 +12,7 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem
-from modgap.core.progress import SILENT, Bars, say
+from modgap.core.progress import SILENT, Bars, say, show
 from modgap.core.prompt import Style, check_style
 from modgap.core.recipe import Recipe, apply_settings, with_defaults
 from modgap.core.record import RunFolder
@@ -243,4 +243,4 @@ def print_plan(
     if not entry.plan:
         raise UserError(f"--dry-run: the engine {engine} has no plan: its `TrainEntry` names none.")
     lines = registry.load(entry.plan)
-    print("\n".join(lines(recipe, model, out, problems=problems, gpu=gpu)))
+    show("\n".join(lines(recipe, model, out, problems=problems, gpu=gpu)))
