@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import socket
@@ -9,14 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folders import png, record
+from asking import evaluate
+from folders import png, record, write_folder
 
+import modgap
+from modgap.cli.main import main
 from modgap.core import files
 from modgap.core.errors import UserError
 from modgap.core.files import Root
 from modgap.core.record import RunFolder
 from modgap.datasets import mathverse, pairs, pgps9k
+from modgap.engines.scripted import ScriptedEngine
+from modgap.original.mathverse import generation_files
+from modgap.reporting.page import build_report
 from modgap.workflows.evaluate import load_problems
+from modgap.workflows.jobs import Process
 
 
 def pipe(path: Path) -> None:
@@ -204,3 +212,110 @@ def test_blobs_that_are_a_link_are_not_a_hub_cache(tmp_path: Path) -> None:
     snapshot.mkdir(parents=True)
     (tmp_path / "d" / "blobs").symlink_to(tmp_path / "secrets")
     assert Root(snapshot).target(snapshot / "../../blobs/x")
+
+
+# ---- the commands --------------------------------------------------------------------------------
+
+
+def test_prepare_writes_no_file_of_the_users_into_the_parquet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("root:x:0:0")
+    (tmp_path / "data").mkdir()
+    data = pgps9k_at(tmp_path / "data", str(secret))
+    command = ["data", "prepare", str(data), "--out", str(tmp_path / "out"), "--variant", "no-text"]
+    assert main(command) == 1
+    assert "leads out of" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    secret.write_bytes(png())
+    assert main([*command, "--allow-outside"]) == 0
+
+
+def test_an_import_reads_no_linked_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gt = write_folder(tmp_path / "data", test={"prob_1": record()}) / "test.json"
+    answers = tmp_path / "new_9k_m_4096_tmp_0.6"
+    answers.mkdir()
+    (tmp_path / "secret").write_text("root:x:0:0")
+    (answers / "qprob_1_attempt0.txt").symlink_to(tmp_path / "secret")
+    command = ["import", str(answers), "--gt", str(gt), "--out", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "qprob_1_attempt0.txt leads out of" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main([*command, "--allow-outside"]) == 0
+    (answers / "qprob_1_attempt0.txt").unlink()
+    pipe(answers / "qprob_1_attempt0.txt")
+    assert main(command) == 1
+    assert "is a named pipe" in capsys.readouterr().err
+
+
+def test_an_import_reads_no_linked_generations(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text('{"prediction": "x"}\n')
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "m_generations.jsonl").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match="leads out of"):
+        generation_files([tmp_path / "results"])
+    assert generation_files([tmp_path / "results"], allow_outside=True)
+    assert generation_files([tmp_path / "results" / "m_generations.jsonl"])  # named by the user
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "problems.jsonl", "grades.jsonl"])
+@pytest.mark.parametrize("make", [pipe, device])
+def test_a_report_waits_for_no_pipe_and_reads_no_device(
+    name: str, make: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = a_run(tmp_path)
+    (run / name).unlink()
+    make(run / name)
+    assert main(["report", str(run), "--out", str(tmp_path / "r.html")]) == 1
+    assert f"{name} is a" in capsys.readouterr().err
+
+
+def a_run(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "1.png").write_bytes(png())
+    problems = load_problems(pairs_at(data, "1.png"), "pairs")
+    evaluate(problems, ScriptedEngine(lambda *_: "\\boxed{1}"), tmp_path / "run", samples=1)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("odd", [None, pipe, device, huge])
+def test_a_report_embeds_no_picture_outside_the_data_set_of_its_run(
+    tmp_path: Path, odd: Callable[[Path], None] | None
+) -> None:
+    run, page, secret = a_run(tmp_path), tmp_path / "r.html", tmp_path / "secret.png"
+    build_report([run], page)
+    assert page.read_text().count("data:image/png;base64,") == 1
+    odd(secret) if odd else secret.write_bytes(png("red"))
+    [line] = (run / "problems.jsonl").read_text().splitlines()
+    (run / "problems.jsonl").write_text(
+        json.dumps(json.loads(line) | {"image": str(secret)}) + "\n"
+    )
+    build_report([run], page)
+    assert "data:image" not in page.read_text() and "--allow-outside" in page.read_text()
+    build_report([run], page, allow_outside=True)
+    assert page.read_text().count("data:image/png;base64,") == (0 if odd else 1)
+
+
+@pytest.mark.parametrize("module", ["modgap", "torch", "json"])
+def test_a_child_runs_no_module_of_the_working_folder(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{module}.py").write_text("open('ran', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    child = Process(["--version"], tmp_path / "log")
+    child._child.wait(60)
+    assert child.poll() == 0 and not (tmp_path / "ran").exists()
+
+
+def test_every_child_that_runs_python_has_the_option() -> None:
+    """Else Python puts the working folder before everything else."""
+    root = Path(modgap.__file__).parent
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.List | ast.Tuple):
+                words = [ast.unparse(item) for item in node.elts]
+                if "sys.executable" in words:
+                    assert words[words.index("sys.executable") + 1] == "'-P'", path

@@ -45,7 +45,7 @@ def test_escapes_are_spelled_out_wherever_words_are_printed(
 
 
 def test_what_a_reader_needs_is_printed_as_it_is() -> None:
-    text = "tab\t, line\n, \u6f22\u5b57, \u05d0, e\u0301, \U0001f468\u200d\U0001f469, −0.5 \\frac{1}{2}"
+    text = "tab\t, line\n, \u6f22, \u05d0, e\u0301, \U0001f468\u200d\U0001f469, −1 \\frac"
     assert printable(text) == text
 
 

@@ -304,7 +304,9 @@ def _prices(text: str | None) -> tuple[float, float] | None:
 def convert(checkpoint: Path, *, out: Path) -> None:
     """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16) with verl's own merger.
 
-    Checkpoints of verl 0.5 work as well. The adapter of a LoRA training is merged in fp32.
+    Checkpoints of verl 0.5 work as well. The adapter of a LoRA training is merged in fp32. verl
+    unpickles the shards: shards that hold more than tensors are refused, but convert only
+    checkpoints whose source you trust.
 
     Args:
         checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps

@@ -67,7 +67,7 @@ class Process:
             file.flush()
             self._start = file.tell()
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "modgap", *arguments],
+                [sys.executable, "-P", "-m", "modgap", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

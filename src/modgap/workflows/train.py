@@ -163,7 +163,9 @@ def train_resolved(
     run = registry.load(entry.path)
     check_engine(recipe, options.engine)
     if any(stage.settings.reward_function for stage in recipe.stages):
-        sys.path.insert(0, str(Path.cwd()))  # for a reward function in the user's working folder
+        # For a reward function in the user's working folder; last, so that nothing there stands in
+        # for a module of ours or of a library.
+        sys.path.append(str(Path.cwd()))
     from modgap.models.load import check_model, model_fingerprint, resolve
     from modgap.training.events import Job
 
