@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
 from modgap.core.progress import show
 from modgap.core.prompt import Prompt
 from modgap.core.thinking import opened_by
@@ -61,7 +62,7 @@ def _check_text(folder: Path) -> None:
             " files."
         )
     try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        json.loads(read_text(folder / "config.json"))
     except ValueError as error:
         raise UserError(
             f"{folder / 'config.json'} is not valid JSON ({error}): copy the model again."

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
 from modgap.core.progress import show
 from modgap.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -149,7 +150,7 @@ def _indexed(folder: Path) -> list[str]:
     """The files that an index names."""
     path = folder / INDEX
     try:
-        files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        files = set(json.loads(read_text(path))["weight_map"].values())
         return sorted(str(file) for file in files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
