@@ -239,7 +239,6 @@ def opened(data: bytes) -> Generator[Image]:
         TooLargeError: It has too many pixels; nothing was decoded.
     """
     most = most_pixels()
-    _check_pixels(_webp_pixels(data), most)
     if images.MAX_IMAGE_PIXELS is not None and most > images.MAX_IMAGE_PIXELS:
         images.MAX_IMAGE_PIXELS = most  # else Pillow refuses what the user has allowed
     try:
@@ -281,17 +280,6 @@ def _check_pixels(pixels: int, most: int) -> None:
             f"has {pixels / 1e6:,.1f} megapixels, and at most {most / 1e6:g} are decoded: make it"
             f" smaller, or export {LIMIT}={math.ceil(pixels / 1e6)}"
         )
-
-
-def _webp_pixels(data: bytes) -> int:
-    """The pixels that the header of an extended WebP file states, 0 for any other file.
-
-    Pillow reserves the canvas when it opens such a file.
-    """
-    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:
-        return 0
-    width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-    return width * height
 
 
 def _scale_colour_key(image: Any) -> None:
