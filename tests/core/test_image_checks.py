@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from asking import evaluate
 from drawn_images import DEEP, TRANSPARENT, bands, close, encoded, pixels, problem_of
 from folders import png
-from PIL import Image
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.images import MOST_ASPECT, decode, inspect
+from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
 from modgap.core.view import parse_views
 from modgap.datasets import pgps9k
@@ -56,10 +61,68 @@ def test_a_file_that_is_cut_off_is_found_without_decoding_whole_ones(
     assert inspect(b"words", thorough).error == "is no image that can be read"
 
 
-def test_what_pillow_takes_for_a_bomb_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    assert inspect(bands(50, 50)).kinds == ("image-large",)
-    assert "exceeds limit of 4000 pixels" in str(inspect(bands(70, 70)).error)
+BOMB = struct.pack(">II", 13_300, 13_300)
+
+
+def bomb() -> bytes:
+    """A PNG of 13,300 by 13,300 pixels in its header."""
+    small = bytearray(encoded(Image.new("L", (8, 8)), "PNG"))
+    small[16:24] = BOMB
+    small[29:33] = struct.pack(">I", zlib.crc32(small[12:29]))
+    return bytes(small)
+
+
+def webp_bomb() -> bytes:
+    small = bytearray(encoded(Image.new("RGBA", (8, 8), (1, 2, 3, 4)), "WEBP"))
+    assert small[12:16] == b"VP8X"
+    small[24:30] = (16_000).to_bytes(3, "little") * 2
+    return bytes(small)
+
+
+def icon() -> bytes:
+    """An icon of 16 pixels, whose only image is a PNG of many more."""
+    head = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(bomb()), 22)
+    return head + bomb()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (bomb(), "has 176.9 megapixels, and at most 50 are decoded: .*MODGAP_MAX_MEGAPIXELS=177"),
+        (webp_bomb(), "has 256.0 megapixels, and at most 50 are decoded"),
+        (icon(), "no image"),
+    ],
+    ids=["PNG", "WebP", "icon"],
+)
+def test_too_many_pixels_are_found_before_anything_is_decoded(
+    data: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: Any) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    for thorough in (False, True):
+        assert re.search(words, str(inspect(data, thorough).error))
+    with pytest.raises((UserError, UnidentifiedImageError)):
+        decode(data)
+    problem = Problem("p1", "q", "1", data)
+    with pytest.raises(UserError, match=r"^problem p1: its diagram"):
+        problem.open_image()
+    if "megapixels" in words:
+        with pytest.raises(UserError, match=f"^problem p1: its diagram {words}"):
+            problem.plain_image()
+
+
+def test_the_limit_of_pixels_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setenv("MODGAP_MAX_MEGAPIXELS", "0.0025")
+    assert inspect(bands(50, 50)).error is None  # more than Pillow itself takes
+    words = "has 0.0 megapixels, and at most 0.0025 are decoded"
+    assert words in str(inspect(bands(50, 51)).error)
+    for bad in ("many", "0", "nan"):
+        monkeypatch.setenv("MODGAP_MAX_MEGAPIXELS", bad)
+        with pytest.raises(UserError, match=f"MODGAP_MAX_MEGAPIXELS='{bad}': give a number"):
+            inspect(bands(50, 50))
 
 
 NAMED = {

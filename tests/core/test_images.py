@@ -42,6 +42,7 @@ from PIL import Image
 from modgap.analysis.results import read_summary
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.files import Root
 from modgap.core.images import decode, inspect, is_plain, plain_bytes, to_rgb
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
@@ -214,7 +215,7 @@ def test_the_viewer_shows_what_the_model_saw(unusual: bytes, tmp_path: Path) -> 
         ("b", encoded(large), np.full((341, 512, 3), 255)),
     ):
         (tmp_path / name).write_bytes(data)
-        uri, _ = _embed(str(tmp_path / name))
+        uri, _ = _embed(str(tmp_path / name), Root(tmp_path))
         assert uri and uri.startswith("data:image/png;base64,")
         embedded = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
         assert close(pixels(embedded), wanted) and not embedded.has_transparency_data

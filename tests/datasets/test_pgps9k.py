@@ -96,7 +96,8 @@ def test_what_counts_as_a_diagram_that_is_there(tmp_path: Path, name: str, there
     if there:
         assert [problem.image for problem in pgps9k.read(folder, "train")] == [diagrams / name]
     else:
-        with pytest.raises(UserError, match=f"the diagram Diagram_Visual/{name} is absent"):
+        what = "a folder, not a regular file" if name == "in" else "absent"
+        with pytest.raises(UserError, match=f"the diagram Diagram_Visual/{name} is {what}"):
             list(pgps9k.read(folder, "train"))
 
 

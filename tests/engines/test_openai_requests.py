@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import logging
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -314,3 +316,87 @@ def test_keys_and_addresses(server: Server, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_registry_has_it() -> None:
     assert registry.INFERENCE_ENGINES.load("openai") is OpenAIEngine
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_redirect_is_followed_to_the_same_origin_only(
+    server: Server, status: int, same: bool
+) -> None:
+    """Another server would get the prompts, and a client of some version the key."""
+    asked: list[str] = []
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(self.path)
+            if self.path.startswith("/new"):
+                self.send_response(200)
+                data = json.dumps(completion()).encode()
+            else:
+                self.send_response(status)
+                data = b""
+                to = f"http://127.0.0.1:{self.server.server_port}/new" if same else server.url
+                self.send_header("Location", f"{to}/chat/completions")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    first = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
+    threading.Thread(target=first.serve_forever, daemon=True).start()
+    try:
+        client = OpenAIEngine("m", f"http://127.0.0.1:{first.server_port}/v1", max_retries=0)
+        if same and status in (307, 308):
+            assert one(client).finish_reason == "stop"
+        elif not same:
+            port = server.url.rpartition(":")[2].partition("/")[0]
+            with pytest.raises(UserError, match=f"HTTP {status}.*give http://127.0.0.1:{port} in"):
+                one(client)
+    finally:
+        first.shutdown()
+        first.server_close()
+    assert not server.bodies
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"https://me:{KEY}@host.org/v1", f"https://{KEY}@host.org/v1", f"me:{KEY}@host/v1",
+        f"https://me:a/{KEY}@host:1/v1", f"https://host/v1?key={KEY}", f"https://host/v1#{KEY}",
+        f"ftp://host/v1?key={KEY}", f"http://host:{KEY}/@v1",
+    ],
+)  # fmt: skip
+def test_an_address_with_a_key_is_refused_before_anything_is_written(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--out", str(tmp_path / "run")]
+    assert main(["eval", "--benchmark", "pairs", "--data", "x", "--model", "m", "--engine",
+                 "openai", "--base-url", address, *common]) == 1  # fmt: skip
+    assert main(["grade", str(tmp_path), "--judge", address, "--judge-model", "m"]) == 1
+    assert KEY not in "".join(capsys.readouterr()) and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [KEY, "gsk_0123456789abcdef", "A=B"])
+def test_a_key_in_the_place_of_its_name_is_refused_before_anything_is_written(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no key is needed, and with an engine that takes none."""
+    for more in (["--engine", "openai", "--base-url", "http://h/v1"], []):
+        assert main(["eval", "--data", "x", "--model", "m", "--out", str(tmp_path / "run"),
+                     "--api-key-env", name, *more]) == 1  # fmt: skip
+    assert main(["grade", str(tmp_path), "--judge", "tiny", "--api-key-env", name]) == 1
+    assert name not in "".join(capsys.readouterr()) and not any(tmp_path.iterdir())
+
+
+def test_a_key_with_a_line_break_is_not_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n{KEY}")
+    with pytest.raises(UserError, match="the key in OPENAI_API_KEY has a line break") as caught:
+        engine(server)
+    assert KEY not in str(caught.value) and not server.bodies

@@ -327,7 +327,7 @@ def test_what_verl_trained_with_lora_is_in_what_is_converted(
     actor = tmp_path / "global_step_3" / "actor"
     (actor / "huggingface").mkdir(parents=True)
     (actor / "huggingface" / "config.json").touch()
-    (actor / "model_world_size_1_rank_0.pt").touch()
+    torch.save({}, actor / "model_world_size_1_rank_0.pt")
     with pytest.raises(UserError, match="the adapter of a LoRA training"):
         merge.merge(tmp_path, tmp_path / "out")
     out = merge.merge(tmp_path, tmp_path / "out", merge_adapter=merge_adapter)

@@ -22,10 +22,11 @@ from PIL import Image
 
 from modgap.cli.main import main
 from modgap.core.errors import UserError
+from modgap.core.files import Root
 from modgap.core.problem import split_grader
 from modgap.core.view import VERSIONS
 from modgap.datasets import mathverse
-from modgap.datasets.mathverse_rows import files_of
+from modgap.datasets.mathverse_rows import files_of, place_of
 from modgap.engines.scripted import ScriptedEngine
 from modgap.workflows.evaluate import fingerprint, read_problems
 
@@ -135,9 +136,9 @@ def test_images_in_files_are_read_once_and_an_absent_one_is_named(
     file = tmp_path / "images" / "1.png"
     assert list(problems[0].own_images.values()) == [file] * 4
     opened: list[Path] = []
-    real = Path.open
+    real = os.open
     monkeypatch.setattr(
-        Path, "open", lambda path, *a, **k: (opened.append(path), real(path, *a, **k))[1]
+        os, "open", lambda path, *a, **k: (opened.append(path), real(path, *a, **k))[1]
     )
     before = fingerprint(problems)
     assert opened == [file]
@@ -362,7 +363,8 @@ def test_the_hub_is_asked_for_parquet_only(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.chdir(tmp_path)
-    assert len(files_of("AI4Math/MathVerse")) == 2
+    assert place_of("AI4Math/MathVerse") == data
+    assert len(files_of(data, Root(data))) == 2
     assert asked == {
         "name": "AI4Math/MathVerse",
         "repo_type": "dataset",
@@ -378,7 +380,7 @@ def test_there_is_nothing_to_train_on(data: Path) -> None:
 def test_real_records() -> None:
     if not (name := os.environ.get("MODGAP_MATHVERSE")):
         pytest.skip("MODGAP_MATHVERSE names no folder with real MathVerse records")
-    [file] = files_of(name)
+    [file] = files_of(Path(name), Root(name))
     records = json.loads(file.read_text())
     problems = list(mathverse.read(name))
     assert len(problems) == len(records) == 50 and mathverse.check(name).errors == []

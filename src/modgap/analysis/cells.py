@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from modgap.analysis.results import Result, Seed, Settings, first_fault
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
 from modgap.core.record import write_text
 
 FORMAT = "modgap cells 1"
@@ -160,7 +161,7 @@ def read_cells(path: Path) -> list[Sweep]:
     """
     remedy = "give run folders, or the cells.json that modgap report RUNS --figures wrote"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): {remedy}.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

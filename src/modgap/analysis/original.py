@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from modgap.analysis.results import OriginalFigures, Summary
+from modgap.core.progress import show
 from modgap.core.record import GradeRow, ProblemRow, Response
 
 
@@ -69,13 +70,13 @@ def _figures(counts: Counter[str]) -> OriginalFigures:
 def print_original(figures: Mapping[str, OriginalFigures]) -> None:
     """Print them in the original's own words, digits and order, one block for each view."""
     for view, row in figures.items():
-        print(f"\n=== {view}, as the original's eval.py prints it ===")
+        show(f"\n=== {view}, as the original's eval.py prints it ===")
         if not row.total:
-            print("No data.")
+            show("No data.")
             continue
-        print(f"Accuracy: {row.accuracy:.4f}")
-        print(f"Total   : {row.total}")
-        print(f"Correct : {row.correct}")
-        print(f"None    : {row.none}")
-        print(f"avg len: {row.average_length}")
-        print(f"Pass@1  : {row.pass_at_1:.4f}")
+        show(f"Accuracy: {row.accuracy:.4f}")
+        show(f"Total   : {row.total}")
+        show(f"Correct : {row.correct}")
+        show(f"None    : {row.none}")
+        show(f"avg len: {row.average_length}")
+        show(f"Pass@1  : {row.pass_at_1:.4f}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from modgap.analysis.results import OriginalMathverse, OriginalSets, RightOf, Summary
 from modgap.core.problem import split_grader
+from modgap.core.progress import show
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
 from modgap.core.record import GradeRow, ProblemRow, Response
 from modgap.core.view import ALL_VIEWS, VERSIONS
@@ -129,8 +130,8 @@ def mathverse_lines(figures: OriginalMathverse) -> list[str]:
 
 def print_mathverse(figures: OriginalMathverse) -> None:
     """Print them."""
-    print("\n=== as the original's eval-results.py --full prints it ===", end="")
-    print("\n".join(mathverse_lines(figures)))
+    show("\n=== as the original's eval-results.py --full prints it ===", end="")
+    show("\n".join(mathverse_lines(figures)))
 
 
 def _versions(part: OriginalSets) -> list[str]:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from modgap.analysis.gap import GapChange
 from modgap.analysis.seeds import SeedsChange, SeedsEstimate
 from modgap.core.errors import UserError
+from modgap.core.files import read_bytes
 from modgap.core.record import OUTCOMES
 
 IMPORT_NOTE = "import.json"
@@ -463,7 +464,7 @@ def read_import_note(run: Path | str) -> ImportNote:
 
 def _read(path: Path, kind: type[R], remedy: str) -> R:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(read_bytes(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
     except ValidationError as error:

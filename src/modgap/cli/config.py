@@ -28,6 +28,7 @@ from cyclopts import App
 from cyclopts.config import Dict
 
 from modgap.core.errors import UsageError, UserError
+from modgap.core.files import read_text
 
 OPTION = "--config"
 
@@ -92,7 +93,7 @@ def read(path: Path) -> dict[str, Any]:
         UserError: It cannot be read, or is not a table of options.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(

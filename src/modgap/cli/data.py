@@ -15,6 +15,9 @@ from cyclopts import App
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.options import AllowOutside
+from modgap.core.progress import show
+from modgap.core.secrets import safe_arguments
 
 if TYPE_CHECKING:
     from modgap.datasets.faults import Report
@@ -43,11 +46,11 @@ def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> No
         raise UserError(f"--train {train} --test {test}: give at least one problem.")
     with progress_bars() as bars:
         write_dataset(out, train, test, seed, progress=bars.counter("drawing problems"))
-    print(f"{train} train and {test} test problems in {out}")
+    show(f"{train} train and {test} test problems in {out}")
 
 
 @data_app.command
-def check(folder: Path, *, benchmark: str = "pgps9k") -> int:
+def check(folder: Path, *, benchmark: str = "pgps9k", allow_outside: AllowOutside = False) -> int:
     """Validate a data set: its counts, every fault by name, and what is unusual about its images.
 
     The exit code is 1 if there is a fault.
@@ -57,6 +60,7 @@ def check(folder: Path, *, benchmark: str = "pgps9k") -> int:
             JSON.
         benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, or one of your own,
             module:object or path/to/file.py:object.
+        allow_outside: The data set may name, or link to, images outside its folder.
     """
     from modgap.core.progress import progress_bars
 
@@ -64,8 +68,10 @@ def check(folder: Path, *, benchmark: str = "pgps9k") -> int:
     if not entry.check:
         raise UserError(f"--benchmark {benchmark} has no check: its `DatasetEntry` names none.")
     check_data = registry.load(entry.check)
+    # A check of one's own need not have the parameter.
+    more = {"allow_outside": True} if allow_outside else {}
     with progress_bars() as bars:
-        report = check_data(folder, progress=bars.counter("checking diagrams"))
+        report = check_data(folder, progress=bars.counter("checking diagrams"), **more)
     print_check(report)
     return 0 if report.ok else 1
 
@@ -77,6 +83,7 @@ def prepare(
     out: Path,
     variant: Literal["full-text", "no-text", "contrastive"],
     style: StyleName = "aligned",
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Write the training parquet files of a variant, in verl's format.
 
@@ -86,15 +93,17 @@ def prepare(
         variant: Conditions in the text, conditions in the image only, or both for the contrastive
             KL.
         style: `paper` equals the original scripts' output value for value.
+        allow_outside: Links in the folder may lead out of it.
     """
     from modgap.core.progress import progress_bars, warn
     from modgap.datasets.parquet import prepare as write
 
     with progress_bars() as bars:
         done = write(
-            folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn
-        )
-    print(done)
+            folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn,
+            allow_outside=allow_outside,
+        )  # fmt: skip
+    show(done)
 
 
 def import_answers(
@@ -103,6 +112,7 @@ def import_answers(
     gt: Path | None = None,
     view: str | None = None,
     results_root: Path | None = None,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Make a run of the original repository's answers, and grade it; needs no diagrams.
 
@@ -117,6 +127,7 @@ def import_answers(
         view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any
             other image-only.
         results_root: Also every folder below this one that holds answers.
+        allow_outside: Links in these folders may lead out of them.
     """
     from modgap.core.progress import progress_bars
     from modgap.original.import_mathverse import import_generations
@@ -124,13 +135,15 @@ def import_answers(
     from modgap.original.importing import print_imported
     from modgap.original.mathverse import generation_files
 
-    if files := generation_files(folders, results_root):
+    if files := generation_files(folders, results_root, allow_outside=allow_outside):
         if view is not None:
             raise UserError(
                 f"--view {view}: generations say their versions themselves; leave it out."
             )
         with progress_bars() as bars:
-            runs = import_generations(files, out, gt=gt, given=given(), progress=bars)
+            runs = import_generations(
+                files, out, gt=gt, given=given(), progress=bars, allow_outside=allow_outside
+            )
         for run in runs:
             print_imported(run)
         return
@@ -138,8 +151,9 @@ def import_answers(
         raise UserError("--gt is missing: answer folders need the data set's test.json.")
     with progress_bars() as bars:
         runs = import_folders(
-            folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars
-        )
+            folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars,
+            allow_outside=allow_outside,
+        )  # fmt: skip
     for run in runs:
         print_imported(run)
 
@@ -266,34 +280,34 @@ def versions_as_views(
 
 def given(**more: Any) -> dict[str, Any]:
     """The command line as it was given, for manifests, and the arguments resolved."""
-    return {"command": shlex.join(sys.argv), **more}
+    return {"command": shlex.join(safe_arguments(sys.argv)), **more}
 
 
 def print_check(report: Report) -> None:
     """Print what a check of a data set found: the counts, then every fault."""
     for name, split in report.splits.items():
-        print(
+        show(
             f"{name}: {split.problems} sound problems, {split.images} diagrams, {len(split.types)}"
             " types"
         )
         if split.versions:
-            print(
+            show(
                 "  versions:"
                 f" {', '.join(f'{name} {count}' for name, count in split.versions.items())}"
             )
         else:
-            print(
+            show(
                 f"  {split.leaky} state a number or an equation in the question, {split.bare} no"
                 " condition in words"
             )
         for kind, count in split.types.most_common():
-            print(f"  {count:6} {kind}")
+            show(f"  {count:6} {kind}")
     if report.shared_images:
-        print(f"{report.shared_images} diagrams are used by more than one split")
+        show(f"{report.shared_images} diagrams are used by more than one split")
     for fault in report.faults:
-        print(f"{fault.severity}: {fault}")
+        show(f"{fault.severity}: {fault}")
     errors, warnings = len(report.errors), len(report.warnings)
-    print(
+    show(
         f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in"
         f" {report.path}"
     )

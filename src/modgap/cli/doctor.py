@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from modgap.core import registry
+from modgap.core.progress import show
 
 _NEEDED = (
     "torch",
@@ -41,27 +42,27 @@ def diagnose() -> int:
     """
     from modgap.core.version import __version__
 
-    print(
+    show(
         f"modgap {__version__}, Python {platform.python_version()}, {platform.system()}"
         f" {platform.machine()}"
     )
-    print(
+    show(
         f"{os.cpu_count()} CPU cores, {shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free"
         " here"
     )
     missing = [name for name in _NEEDED if not _installed(name)]
     for name in _NEEDED:
-        print(f"  {name:14} {_version(name)}")
+        show(f"  {name:14} {_version(name)}")
     for name in _OPTIONAL:
-        print(f"  {name:14} {_optional(name)}")
+        show(f"  {name:14} {_optional(name)}")
     for kind, engines in (
         ("training", registry.TRAINING_ENGINES),
         ("inference", registry.INFERENCE_ENGINES),
     ):
-        print(f"{kind} engines that can be used here: {', '.join(filter(_usable, engines))}")
+        show(f"{kind} engines that can be used here: {', '.join(filter(_usable, engines))}")
     _devices()
     if missing:
-        print(f"missing: {', '.join(missing)}. Remedy: pip install modgap")
+        show(f"missing: {', '.join(missing)}. Remedy: pip install modgap")
         return 1
     return 0
 
@@ -99,9 +100,9 @@ def _devices() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        print(f"no GPU: models run on the CPU in fp32, {torch.get_num_threads()} threads")
+        show(f"no GPU: models run on the CPU in fp32, {torch.get_num_threads()} threads")
         return
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
-        print(f"cuda:{index} {name}: {free / 2**30:.0f} of {total / 2**30:.0f} GiB free")
+        show(f"cuda:{index} {name}: {free / 2**30:.0f} of {total / 2**30:.0f} GiB free")

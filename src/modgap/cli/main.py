@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from modgap.cli.runs import grade, report
 from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
 from modgap.core.options import EvalOptions, Set, StudyArguments, TrainOptions, parse_seeds
+from modgap.core.progress import show
+from modgap.core.secrets import keep_out_of_arguments
 from modgap.core.version import __version__
 
 app = App(
@@ -56,17 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
+    keep_out_of_arguments(tokens)
     try:
         tokens = with_config(app, tokens)
         status = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         # The last line says what is wrong; the ones before it are a panel.
-        print(f"modgap: {' '.join(str(error).split())} See modgap --help.", file=sys.stderr)
+        show(f"modgap: {' '.join(str(error).split())} See modgap --help.", error=True)
         return 2
     except KeyboardInterrupt:
-        print(
+        show(
             "modgap: interrupted; finished work is kept, give the same command again.",
-            file=sys.stderr,
+            error=True,
         )
         return 130
     except SystemExit as error:
@@ -78,11 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         if debug:
-            raise
+            show(traceback.format_exc(), error=True)
+            return 1
         usage = isinstance(error, UsageError)
-        print(
-            f"modgap: {_one_line(error)}{' See modgap --help.' if usage else ''}", file=sys.stderr
-        )
+        show(f"modgap: {_one_line(error)}{' See modgap --help.' if usage else ''}", error=True)
         return 2 if usage else 1
     return status if isinstance(status, int) else 0
 
@@ -189,7 +192,10 @@ def train(
         if data is not None and not at_hand:
             say(f"--data {data} does not exist; the dry run ignores it")
         counted = at_hand and "problems" in entry.plan_takes
-        problems = read_problems(benchmark, locate(benchmark, data), "train") if counted else None
+        problems = None
+        if counted:
+            place = locate(benchmark, data)
+            problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
         plan = resolve_recipe(recipe, settings, dry_notes(model))
         return print_plan(plan, options.engine, model, out or Path("OUT"), problems, gpu)
     if out is None:
@@ -197,7 +203,7 @@ def train(
     data = locate(benchmark, data)
     if out.resolve() == data.resolve():
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
-    problems = read_problems(benchmark, data, "train")
+    problems = read_problems(benchmark, data, "train", allow_outside=options.allow_outside)
     if not registry.DATASETS.entry(benchmark).splits:
         say(f"{benchmark} has no splits: measure the result on problems of another file")
     plan = resolve_recipe(recipe, settings, model_notes(resolve(model)))
@@ -207,10 +213,10 @@ def train(
         trained = train_resolved(
             plan, problems, model, out, options=options, given=asked, progress=bars
         )
-    print(f"final checkpoint: {trained.final}")
+    show(f"final checkpoint: {trained.final}")
     if plan.stages[-1].settings.validation_problems and plan.stages[-1].settings.eval_every:
-        print(f"best by validation: {trained.final.parent / 'best'}")
-    print(f"measure it: modgap eval --data {data} --model {trained.final} --out {out / 'eval'}")
+        show(f"best by validation: {trained.final.parent / 'best'}")
+    show(f"measure it: modgap eval --data {data} --model {trained.final} --out {out / 'eval'}")
 
 
 @app.command(name="eval")
@@ -261,7 +267,9 @@ def evaluate(
     if prices is not None and models is not None:
         raise UsageError("--prices are those of one model: give it with --model.")
     data = workflow.locate(benchmark, data)
-    problems = workflow.read_problems(benchmark, data, limit=limit)
+    problems = workflow.read_problems(
+        benchmark, data, limit=limit, allow_outside=options.allow_outside
+    )
     if models is not None:
         workflow.warn_about_images(
             problems, parse_views(options.views or workflow.default_views(problems))
@@ -296,7 +304,9 @@ def _prices(text: str | None) -> tuple[float, float] | None:
 def convert(checkpoint: Path, *, out: Path) -> None:
     """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16) with verl's own merger.
 
-    Checkpoints of verl 0.5 work as well. The adapter of a LoRA training is merged in fp32.
+    Checkpoints of verl 0.5 work as well. The adapter of a LoRA training is merged in fp32. verl
+    unpickles the shards: shards that hold more than tensors are refused, but convert only
+    checkpoints whose source you trust.
 
     Args:
         checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps
@@ -306,7 +316,7 @@ def convert(checkpoint: Path, *, out: Path) -> None:
     from modgap.models.lora import merge_adapter
     from modgap.training.verl.merge import merge
 
-    print(f"model: {merge(checkpoint, out, merge_adapter=merge_adapter)}")
+    show(f"model: {merge(checkpoint, out, merge_adapter=merge_adapter)}")
 
 
 @app.command
@@ -328,7 +338,7 @@ def study(*, spec: StudyArguments, seeds: str | None = None) -> None:
         replace(spec, data=data, seeds=None if seeds is None else parse_seeds(seeds)), given=asked
     )
     print_numbers(numbers)
-    print(f"report: {(spec.out / 'report.html').resolve()}")
+    show(f"report: {(spec.out / 'report.html').resolve()}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from modgap.core.errors import UsageError, UserError
-from modgap.core.options import JudgeOptions
+from modgap.core.options import AllowOutside, JudgeOptions
+from modgap.core.progress import show
 
 Mode = Literal["strict", "relative", "exact", "paper"]
 
@@ -60,6 +61,7 @@ def report(
     images: int = 200,
     figures: bool = False,
     template: Literal["full", "paper"] = "full",
+    allow_outside: AllowOutside = False,
 ) -> None:
     """One HTML page from runs, training runs or studies, and their numbers on the terminal.
 
@@ -73,6 +75,7 @@ def report(
             made again.
         template: `paper` also lays the numbers into the shape of the paper's tables, on the page
             and as OUT.md.
+        allow_outside: Embed diagrams outside the data set that a run records, too.
     """
     from modgap.reporting.page import build_report
     from modgap.reporting.terminal import print_numbers
@@ -81,9 +84,13 @@ def report(
         raise UserError("no run given: name the --out of an evaluation, a training or a study.")
     if images < 0:
         raise UserError(f"--images {images}: must not be negative; 0 embeds none.")
-    print_numbers(build_report(list(runs), out, images=images, figures=figures, template=template))
-    print(f"report: {out.resolve()}")
+    numbers = build_report(
+        list(runs), out, images=images, figures=figures, template=template,
+        allow_outside=allow_outside,
+    )  # fmt: skip
+    print_numbers(numbers)
+    show(f"report: {out.resolve()}")
     if figures:
-        print(f"figures and tables: {out.resolve().with_name(out.stem + '_figures')}")
+        show(f"figures and tables: {out.resolve().with_name(out.stem + '_figures')}")
     if template == "paper":
-        print(f"the paper's tables: {out.resolve().with_suffix('.md')}")
+        show(f"the paper's tables: {out.resolve().with_suffix('.md')}")

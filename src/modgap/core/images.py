@@ -13,8 +13,11 @@ Evaluation, training, parquet files, reports and replicas all use this module. T
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import math
 import os
+import re
 import warnings
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +34,9 @@ from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as images
 from PIL.Image import Image
 
+from modgap.core.errors import UserError
+from modgap.core.files import MOST_IMAGE_BYTES, read_bytes
+
 MOST_ASPECT = 200
 """The largest ratio of the longer to the shorter side.
 
@@ -40,7 +46,22 @@ CONVERTED = "+converted"
 """Appended to the digest of an image that is not plain: older releases decoded it differently."""
 
 TRANSPARENT, INVISIBLE, ROTATED = "image-transparent", "image-invisible", "image-rotated"
-DEEP, FRAMES, SHAPE, LARGE = "image-depth", "image-frames", "image-shape", "image-large"
+DEEP, FRAMES, SHAPE = "image-depth", "image-frames", "image-shape"
+
+LIMIT = "MODGAP_MAX_MEGAPIXELS"
+"""The environment variable with the most megapixels of an image that is decoded.
+
+It is a variable, and no option, so that every process that decodes has the same limit: replicas,
+workers of verl, the children of a study.
+"""
+_MOST_MEGAPIXELS = 50.0
+# Formats that Pillow decodes itself, whose header has the size of what is decoded. An icon holds
+# images of other sizes; EPS runs Ghostscript.
+_FORMATS = (
+    "PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "TGA", "DIB", "PCX",
+    "SGI", "PSD", "QOI",
+    *(["AVIF"] if importlib.util.find_spec("PIL.AvifImagePlugin") else []),  # Pillow 11.3
+)  # fmt: skip
 
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _BITS = (1, 2, 4, 8, 10, 12, 14, 15, 16)  # 15: of signed ones
@@ -52,8 +73,7 @@ _ENDS = (b"IEND\xaeB`\x82", b"\xff\xd9")  # of PNG and of JPEG
 _KEY_FACTORS = {"L;2": 85, "L;4": 17}
 _PHOTOMETRIC, _SAMPLE_FORMAT, _UNSIGNED = 262, 339, 1  # tags of TIFF
 
-# `LARGE` reports it, once and with the image's name. (Ignoring the warning only temporarily is not
-# safe in threads.)
+# `opened` has a limit of its own. (Ignoring the warning only temporarily is not safe in threads.)
 warnings.filterwarnings("ignore", category=images.DecompressionBombWarning)
 # `_orientation` does without broken EXIF data.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
@@ -61,12 +81,16 @@ warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
 
 
+class TooLargeError(UserError):
+    """An image has more pixels than are decoded."""
+
+
 def decode(data: bytes) -> Image:
     """The pixels of an encoded image as a model sees them, RGB.
 
     Raises whatever Pillow raises, see `reason`.
     """
-    with _opened(data) as image:
+    with opened(data) as image:
         return to_rgb(image)
 
 
@@ -94,7 +118,7 @@ def plain_bytes(data: bytes) -> bytes:
         Exception: It must be converted and cannot be decoded, see `reason`.
     """
     try:
-        with _opened(data) as image:
+        with opened(data) as image:
             if not any(_kinds(image)):
                 return data
             shown = to_rgb(image)
@@ -111,9 +135,9 @@ def is_plain(data: bytes) -> bool:
     True for an image that cannot be decoded.
     """
     try:
-        with _opened(data) as opened:
-            changed = set(_kinds(opened)) - {FRAMES}
-            return not changed or to_rgb(opened).tobytes() == opened.convert("RGB").tobytes()
+        with opened(data) as image:
+            changed = set(_kinds(image)) - {FRAMES}
+            return not changed or to_rgb(image).tobytes() == image.convert("RGB").tobytes()
     except Exception:  # Pillow raises a dozen kinds
         return True
 
@@ -151,23 +175,26 @@ class Inspection:
         return self.error
 
 
-def inspect(image: Path | bytes, thorough: bool = False) -> Inspection:
+def inspect(place: Path | bytes, thorough: bool = False) -> Inspection:
     """Look at an image.
 
     Args:
-        image: A file, or encoded bytes.
+        place: A file, or encoded bytes.
         thorough: Decode every image. Otherwise a PNG or JPEG file with a complete end is only
             opened, which takes a fiftieth of the time: a truncated file is found, broken pixels are
             not.
     """
+    most_pixels()  # a bad setting is no fault of the image
     try:
-        data = image if isinstance(image, bytes) else image.read_bytes()
+        data = place if isinstance(place, bytes) else read_bytes(place, MOST_IMAGE_BYTES)
         if not data:
             return Inspection("is empty")
-        with _opened(data) as opened:
-            return _inspected(opened, data, thorough)
+        with opened(data) as image:
+            return _inspected(image, data, thorough)
     except UnidentifiedImageError:
         return Inspection("is no image that can be read")
+    except UserError as error:
+        return Inspection(str(error))
     # Pillow raises a dozen kinds on a broken file: OSError, SyntaxError, struct.error ...
     except Exception as error:
         return Inspection(f"cannot be decoded ({reason(error)})")
@@ -190,8 +217,6 @@ def _inspected(image: Image, data: bytes, thorough: bool) -> Inspection:
     aspect = max(width, height) / min(width, height)
     if aspect > MOST_ASPECT:
         kinds.append(SHAPE)
-    if width * height > (images.MAX_IMAGE_PIXELS or width * height):
-        kinds.append(LARGE)
     if thorough or TRANSPARENT in kinds or not data.endswith(_ENDS):
         shown = to_rgb(image)
         if TRANSPARENT in kinds and _is_one_colour(shown):
@@ -205,17 +230,56 @@ def _is_one_colour(image: Image) -> bool:
 
 
 @contextmanager
-def _opened(data: bytes) -> Generator[Image]:
+def opened(data: bytes) -> Generator[Image]:
     """Open an image, with everything read that decides its appearance.
 
     For almost all images the header is enough.
+
+    Raises:
+        TooLargeError: It has too many pixels; nothing was decoded.
     """
-    with images.open(io.BytesIO(data)) as image:
+    most = most_pixels()
+    if images.MAX_IMAGE_PIXELS is not None and most > images.MAX_IMAGE_PIXELS:
+        images.MAX_IMAGE_PIXELS = most  # else Pillow refuses what the user has allowed
+    try:
+        file = images.open(io.BytesIO(data), formats=_FORMATS)
+    except images.DecompressionBombError as error:
+        found = re.search(r"\((\d+) pixels\)", str(error))
+        _check_pixels(int(found[1]) if found else most + 1, most)
+        raise
+    with file as image:
+        _check_pixels(image.width * image.height, most)
         if image.format == "PNG":
             _scale_colour_key(image)
             if b"eXIf" in data:
                 image.load()  # the chunk may come after the pixels
         yield image
+
+
+def most_pixels() -> int:
+    """The most pixels of an image that is decoded.
+
+    Raises:
+        UserError: The variable's value is not a positive number.
+    """
+    text = os.environ.get(LIMIT, "").strip()
+    try:
+        megapixels = float(text) if text else _MOST_MEGAPIXELS
+        if not 0 < megapixels < 1e6:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"{LIMIT}={text!r}: give a number of megapixels, such as {_MOST_MEGAPIXELS:g}."
+        ) from None
+    return int(megapixels * 1e6)
+
+
+def _check_pixels(pixels: int, most: int) -> None:
+    if pixels > most:
+        raise TooLargeError(
+            f"has {pixels / 1e6:,.1f} megapixels, and at most {most / 1e6:g} are decoded: make it"
+            f" smaller, or export {LIMIT}={math.ceil(pixels / 1e6)}"
+        )
 
 
 def _scale_colour_key(image: Any) -> None:
@@ -244,7 +308,7 @@ def _kinds(image: Image) -> Iterator[str]:
 def _orientation(image: Image) -> int:
     """The EXIF orientation, 1 to 8."""
     try:
-        # Not PNG's own method, which decodes the pixels to find the tag: `_opened` has done so
+        # Not PNG's own method, which decodes the pixels to find the tag: `opened` has done so
         # where needed.
         found = Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # broken metadata, which nothing else depends on

@@ -19,12 +19,14 @@ from cyclopts import Parameter, Token
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.prompt import Style, check_style
+from modgap.core.secrets import check_name
 from modgap.core.view import parse_views
 
 Temperature = float | Literal["model"] | None
 EngineArgs = Annotated[
     tuple[str, ...], Parameter(name="--engine-arg", negative=(), consume_multiple=True)
 ]
+AllowOutside = Annotated[bool, Parameter(negative=())]
 Set = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=True)]
 
 JUDGE_CHECK = 200
@@ -69,6 +71,7 @@ class EvalOptions:
         replicas: Engines that share the work, one an accelerator; more than one needs Ray (hf,
             vllm).
         ray_address: An existing Ray cluster to run the replicas on, e.g. auto.
+        allow_outside: The data set may name, or link to, images outside its folder.
     """
 
     views: str | None = None
@@ -88,9 +91,11 @@ class EvalOptions:
     engine_args: EngineArgs = ()
     replicas: int = 1
     ray_address: str | None = None
+    allow_outside: AllowOutside = False
 
     def check(self) -> None:
         """Refuse what cannot work before a model is loaded. Raises `UserError`."""
+        check_name(self.api_key_env)
         if self.views is not None:
             parse_views(self.views)
         check_style(self.style)
@@ -165,11 +170,13 @@ class TrainOptions:
             own).
         style: Wording of the prompts.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
+        allow_outside: The data set may name, or link to, images outside its folder.
     """
 
     engine: str = "local"
     style: Style = "aligned"
     device: str | None = None
+    allow_outside: AllowOutside = False
 
 
 def as_json(options: Any) -> dict[str, Any]:

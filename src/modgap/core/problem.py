@@ -6,7 +6,6 @@ problems).
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from modgap.core.errors import UserError
+from modgap.core.files import MOST_IMAGE_BYTES, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,21 +28,6 @@ _NAMED_BY_NUMBER = re.compile(
     r"(?:\\angle|\\triangle|angle|line|triangle|figure)s?\s*\d+(?:\s*(?:,"
     r"|and)\s*(?:\\angle\s*)?\d+)*"
 )
-
-
-def _contents(path: Path) -> bytes:
-    """`path.read_bytes()` in half of its system calls and two thirds of its time.
-
-    There are thousands of diagrams.
-    """
-    file = os.open(path, os.O_RDONLY)
-    try:
-        size = os.fstat(file).st_size
-        data = os.read(file, size)
-    finally:
-        os.close(file)
-    # Some file systems may return less at once.
-    return data if len(data) == size else path.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +177,7 @@ class Problem:
             raise UserError(
                 f"problem {self.id} has no diagram{f' for the view {view}' if view else ''}"
             )
-        return image if isinstance(image, bytes) else _contents(image)
+        return image if isinstance(image, bytes) else read_bytes(image, MOST_IMAGE_BYTES)
 
     def open_image(self, view: str = "") -> Image:
         """The decoded diagram as a model sees it, RGB, see `core.images`.
@@ -226,10 +211,12 @@ class Problem:
         return f"the diagram {file}" if file else "its diagram"
 
     def _with_image(self, view: str, use: Callable[[bytes], _T]) -> _T:
-        from modgap.core.images import reason
+        from modgap.core.images import TooLargeError, reason
 
         try:
             return use(self.image_bytes(view))
+        except TooLargeError as error:
+            raise UserError(f"problem {self.id}: {self.image_name(view)} {error}.") from None
         except UserError:
             raise
         # Pillow raises a dozen kinds: OSError, SyntaxError, struct.error ...

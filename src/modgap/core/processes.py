@@ -59,9 +59,11 @@ def watched(
         Its exit status. Whatever ends this function (Ctrl-C, SIGTERM, an error in `look`) ends the
         child and all that it started, too.
     """
+    from modgap.core.files import open_own  # late: the guard needs nothing of this package
+
     mark = new_mark()
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as out, _termination():
+    with open_own(log, os.O_APPEND) as out, _termination():
         child = None
         try:  # a signal may come while it is being started
             child = subprocess.Popen(

@@ -1,6 +1,7 @@
 """What a person sees while a command works: progress bars and short tables.
 
-Bars go to stderr, and only to a terminal; a log file gets none.
+Bars go to stderr, and only to a terminal; a log file gets none. All that is printed goes through
+`shown`: a server, an id or the name of a file may hold escapes that a terminal obeys.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
+
+from modgap.core.secrets import without_secrets, without_userinfo
+from modgap.core.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -38,6 +42,7 @@ class Bars:
         """Show that `done` of `total` is done of what is called `name`."""
         if self._progress is None:
             return
+        name, note = shown(name), shown(note)
         if name not in self._tasks:
             # A resumed run starts where it stopped; earlier work must not count as speed.
             self._tasks[name] = self._progress.add_task(
@@ -68,21 +73,38 @@ def progress_bars() -> Generator[Bars]:
     from rich.console import Console
 
     with rich.Progress(
-        rich.TextColumn("{task.description}"),
+        rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(bar_width=24),
         rich.MofNCompleteColumn(),
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
-        rich.TextColumn("{task.fields[note]}"),
+        rich.TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
     ) as progress:
         yield Bars(progress)
 
 
+def shown(text: str) -> str:
+    """The text as it may be printed: without keys, and without what a terminal obeys."""
+    return printable(without_userinfo(without_secrets(text)))
+
+
+def show(*words: object, error: bool = False, end: str = "\n") -> None:
+    """Print words to standard output, or to standard error; the one function that prints.
+
+    Args:
+        words: What to print, as `print` takes it.
+        error: To standard error, at once.
+        end: As of `print`.
+    """
+    stream = sys.stderr if error else sys.stdout
+    print(shown(" ".join(map(str, words))), file=stream, end=end, flush=error)
+
+
 def say(message: str, started: float | None = None) -> None:
     """One line on stderr about what happens now, with the seconds since `started`."""
     since = f"[{time.monotonic() - started:5.0f} s] " if started is not None else ""
-    print(f"{since}{message}", file=sys.stderr, flush=True)
+    show(f"{since}{message}", error=True)
 
 
 def warn(message: str) -> None:

@@ -18,7 +18,6 @@ and fingerprints (`RunFolder.mark`); older responses have none and are recognise
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -43,6 +42,7 @@ from pydantic import (
 
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError
+from modgap.core.files import locked, open_lines, open_own, read_text
 from modgap.core.version import __version__
 
 Outcome = Literal["correct", "wrong", "no_answer", "error"]
@@ -208,6 +208,9 @@ _TRACES_BELOW = {
     ),
     "demo": ("data/*.json", "study/manifest.json"),
 }
+IMAGE_FOLDERS = "image_folders"
+"""The key of a manifest under which are the folders of the diagrams: a report reads no others."""
+_MOST_FOLDERS = 50
 RESTORE = "put back the manifest.json that belongs to it, or give another --out"
 """What helps where files and manifest do not belong together."""
 
@@ -236,7 +239,7 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; a `UserError` names the file when it is absent or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except ValueError as error:
@@ -255,7 +258,7 @@ def _numbered_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
     """`iter_rows`, each row with the number of its line."""
     if not path.exists():
         return
-    with path.open("rb") as lines:
+    with open_lines(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 return  # incomplete after a kill: its sample is made again
@@ -277,7 +280,7 @@ def drop_torn_line(path: Path) -> None:
     """Cut the file after its last complete line."""
     if not path.exists():
         return
-    with path.open("r+b") as file:
+    with open_own(path, 0) as file:
         size = file.seek(0, os.SEEK_END)
         position = size
         while position > 0:
@@ -435,7 +438,7 @@ class RunFolder:
             )
         remedy = "put the file back from a copy, or give another --out"
         try:
-            found = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+            found = json.loads(read_text(self.manifest_path))
         except ValueError as error:
             raise UserError(f"{self.manifest_path} is damaged ({error}): {remedy}.") from None
         if not isinstance(found, dict):
@@ -456,10 +459,10 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: give a folder as --out.")
         self.path.mkdir(parents=True, exist_ok=True)
-        with self._file(".lock").open("w") as file:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                held.enter_context(locked(self._file(".lock")))
+            except BlockingIOError:
                 raise UserError(
                     f"another process is writing {self.path}: wait for it, or give another --out."
                 ) from None
@@ -468,11 +471,14 @@ class RunFolder:
     # Problems
 
     def write_problems(self, rows: Iterable[ProblemRow]) -> None:
-        """Record the problems of the run."""
+        """Record the problems of the run, and the folders that hold their diagrams."""
+        found = list(rows)
         write_text(
             self._file("problems.jsonl"),
-            "".join(row.model_dump_json(by_alias=True) + "\n" for row in rows),
+            "".join(row.model_dump_json(by_alias=True) + "\n" for row in found),
         )
+        if self.manifest_path.exists():
+            self.note(IMAGE_FOLDERS, _folders(row.image for row in found if row.image))
 
     def problems(self) -> dict[str, ProblemRow]:
         """The problems of the run by id."""
@@ -555,7 +561,7 @@ class RunFolder:
     def appending(self) -> Generator[ResponseWriter]:
         """Append responses, each flushed as it is written."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with self.responses_path.open("a", encoding="utf-8") as file:
+        with open_own(self.responses_path, os.O_APPEND) as file:
             yield ResponseWriter(file, self.mark())
 
     # Grades and numbers
@@ -592,8 +598,15 @@ class ResponseWriter:
 
     def write(self, row: Response) -> None:
         """Append one response and flush it."""
-        self._file.write(row.model_copy(update={"run": self._mark}).model_dump_json() + "\n")
+        line = row.model_copy(update={"run": self._mark}).model_dump_json() + "\n"
+        self._file.write(line.encode())
         self._file.flush()
+
+
+def _folders(files: Iterable[str]) -> list[str]:
+    """The folders of files; the one that holds all of them where there are many."""
+    found = sorted({os.path.dirname(file) for file in files})
+    return found if len(found) <= _MOST_FOLDERS else [os.path.commonpath(found)]
 
 
 def _foreign(

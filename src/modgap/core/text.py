@@ -2,6 +2,33 @@
 
 from __future__ import annotations
 
+import re
+
+# Control characters without tab and line end (ESC and CSI begin the escapes of terminals), marks
+# that reorder what is around them, line ends that are not "\n", invisible characters that carry
+# text, and halves of surrogate pairs.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    r"\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""The text with what a terminal would obey, instead of show, spelled out: `\x1b[2J`."""
+    return _UNPRINTABLE.sub(_spelled_out, text)
+
+
+def one_line(text: str) -> str:
+    """The text as one line, `printable`."""
+    return printable(" ".join(text.split()))
+
+
+def _spelled_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
+
 
 def counted(number: int, noun: str) -> str:
     """`1 sample`, `1,200 samples`."""

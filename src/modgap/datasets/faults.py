@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modgap.core.problem import Problem
+from modgap.core.text import one_line
 
 if TYPE_CHECKING:
     from modgap.core.images import Inspection
@@ -47,9 +48,8 @@ class Fault:
     def __str__(self) -> str:
         unit = "row" if self.file.endswith(".parquet") else "line"
         where = f"{self.file} {unit} {self.line}" if self.line else self.file
-        return (
-            f"{where}, {self.record}: {self.message}" if self.record else f"{where}: {self.message}"
-        )
+        words = f"{where}, {self.record}" if self.record else where
+        return one_line(f"{words}: {self.message}")
 
 
 @dataclass(slots=True)
@@ -167,7 +167,6 @@ UNUSUAL = {
     "image-rotated": "has an EXIF orientation, which is applied",
     "image-depth": "has 16-bit, 32-bit or floating-point values, which are scaled to 8 bits",
     "image-frames": "has several frames, of which the first is shown",
-    "image-large": "has more pixels than Pillow takes without a warning, and is slow to decode",
 }
 """What is unusual about images -> its consequence."""
 

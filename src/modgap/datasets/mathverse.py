@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modgap.core.errors import UserError
+from modgap.core.files import Root
 from modgap.core.problem import Problem, Shown
 from modgap.core.view import ALL_VIEWS, VERSION_VIEWS
 from modgap.datasets.faults import (
@@ -42,20 +43,26 @@ from modgap.datasets.faults import (
     named,
     unusual_images,
 )
-from modgap.datasets.mathverse_rows import Row, files_of, line_of, scan, take_images
+from modgap.datasets.mathverse_rows import Row, files_of, line_of, place_of, scan, take_images
 from modgap.grading.mathverse import Case, grade_by_rule, grader_of
 
 if TYPE_CHECKING:
     from modgap.core.images import Inspection
 
 
-def read(path: str | Path, split: str = "test", limit: int | None = None) -> Iterator[Problem]:
+def read(
+    path: str | Path,
+    split: str = "test",
+    limit: int | None = None,
+    allow_outside: bool = False,
+) -> Iterator[Problem]:
     """The problems, in the order in which they first appear.
 
     Args:
         path: A file, a folder, or a hub id; see the module.
         split: `test`; MathVerse has no training split.
         limit: The most problems to read, from the first, with all of their versions.
+        allow_outside: Files and images may be outside the data's folder.
 
     Raises:
         UserError: The data does not exist, the hub cannot be reached, or a row is faulty; the
@@ -66,7 +73,9 @@ def read(path: str | Path, split: str = "test", limit: int | None = None) -> Ite
             f"MathVerse has no {split} split: it is for measuring only; train on another data set."
         )
     rows: list[Row] = []
-    for item in scan(files_of(path)):
+    place = place_of(path)
+    root = Root(place, allow_outside=allow_outside)
+    for item in scan(files_of(place, root)):
         if isinstance(item, Fault):
             if item.severity == "error":
                 raise UserError(
@@ -75,12 +84,18 @@ def read(path: str | Path, split: str = "test", limit: int | None = None) -> Ite
         else:
             rows.append(item)
     groups = list(_by_problem(rows).items())[:limit]
-    take_images([row for _, of_problem in groups for row in of_problem])
+    wanted = [row for _, of_problem in groups for row in of_problem]
+    take_images(wanted)
+    for row in wanted:
+        if isinstance(row.image, Path):
+            root.check(row.image, f"{row.file} row {row.number}, {row.problem}: {row.image}")
     for index, (name, of_problem) in enumerate(groups):
         yield _problem(name, of_problem, index)
 
 
-def check(path: str | Path, progress: Progress | None = None) -> Report:
+def check(
+    path: str | Path, progress: Progress | None = None, allow_outside: bool = False
+) -> Report:
     """Everything that is wrong with the data, and how many problems and versions it holds.
 
     Each image is decoded.
@@ -88,13 +103,16 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
     Args:
         path: As in `read`.
         progress: Called with the number of decoded images.
+        allow_outside: Files and images may be outside the data's folder.
 
     Raises:
-        UserError: The data does not exist.
+        UserError: The data does not exist, or a file of it is outside its folder.
     """
     report, counts = Report(Path(path)), Counts()
     rows: list[Row] = []
-    for item in scan(files_of(path)):
+    place = place_of(path)
+    root = Root(place, allow_outside=allow_outside)
+    for item in scan(files_of(place, root)):
         report.faults.append(item) if isinstance(item, Fault) else rows.append(item)
     take_images(rows)
     groups = _by_problem(rows)
@@ -105,7 +123,7 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
     counts.versions = Counter(
         {view: counts.versions[view] for view in ALL_VIEWS if counts.versions[view]}
     )
-    report.faults += _image_faults(rows, counts, progress)
+    report.faults += _image_faults(rows, counts, root, progress)
     unpaired: list[str] = []
     for name, of_problem in groups.items():
         sides = {ALL_VIEWS[row.view].side for row in of_problem} - {"control"}
@@ -211,7 +229,7 @@ def _problem_faults(name: str, rows: list[Row]) -> Iterator[Fault]:
 
 
 def _image_faults(
-    rows: Sequence[Row], counts: Counts, progress: Progress | None
+    rows: Sequence[Row], counts: Counts, root: Root, progress: Progress | None
 ) -> Iterator[Fault]:
     shown: dict[Path | bytes, list[Row]] = {}
     for row in rows:
@@ -225,13 +243,12 @@ def _image_faults(
                 f"{row.view} has no image",
                 line=line_of(row.file, row.number),
             )
-        elif isinstance(row.image, Path) and not row.image.is_file():
-            message = f"the image {row.image} of {row.view} is absent"
+        elif isinstance(row.image, Path) and (wrong := root.fault(row.image)):
             yield Fault(
                 row.file.name,
                 row.problem,
-                "image-absent",
-                message,
+                wrong[0],
+                f"the image {row.image} of {row.view} {wrong[1]}",
                 line=line_of(row.file, row.number),
             )
         else:

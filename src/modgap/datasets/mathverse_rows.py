@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.files import Root, open_regular, read_text
 from modgap.core.view import VERSIONS
 from modgap.datasets.faults import Fault, json_type
 from modgap.grading.mathverse import FREE_FORM, MULTI_CHOICE, question_type_of
@@ -60,15 +61,22 @@ class Row:
 # ---- where it is ---------------------------------------------------------------------------------
 
 
-def files_of(path: str | Path) -> list[Path]:
-    """The files of MathVerse at a path; a hub id is fetched, or found in the hub's cache.
+def place_of(path: str | Path) -> Path:
+    """Where the files of MathVerse are; a hub id is fetched, or found in the hub's cache.
 
     Raises:
-        UserError: There are no such files.
+        UserError: There is no such path, and no such data set on the hub.
     """
     place = Path(path)
-    if not place.exists():
-        place = _from_hub(str(path))
+    return place if place.exists() else _from_hub(str(path))
+
+
+def files_of(place: Path, root: Root) -> list[Path]:
+    """The files of MathVerse at a place.
+
+    Raises:
+        UserError: There are no such files, or one leads out of the folder.
+    """
     if place.is_file():
         if place.suffix not in (".parquet", *_JSON):
             raise UserError(
@@ -77,17 +85,27 @@ def files_of(path: str | Path) -> list[Path]:
             )
         return [place]
     found = [
-        file for file in sorted(place.rglob("*.parquet")) if "problem_version" in _columns(file)
+        file
+        for file in _sound(place.rglob("*.parquet"), root)
+        if "problem_version" in _columns(file)
     ]
-    found = found or [
-        file for file in sorted(place.rglob("*")) if file.suffix in _JSON and _is_mathverse(file)
-    ]
+    if not found:
+        others = (file for file in place.rglob("*") if file.suffix in _JSON)
+        found = [file for file in _sound(others, root) if _is_mathverse(file)]
     if not found:
         raise UserError(
             f"{place} holds no MathVerse: give a folder with its parquet files (a column"
             f" problem_version), its JSON files, or {HUB_ID}."
         )
     return found
+
+
+def _sound(files: Iterable[Path], root: Root) -> Iterator[Path]:
+    """Files in order; refuses one that is not a regular file, or leads out of the folder."""
+    for file in sorted(files):
+        if fault := root.fault(file):
+            raise UserError(f"{file} {fault[1]}.")
+        yield file
 
 
 def _from_hub(name: str) -> Path:
@@ -120,7 +138,7 @@ def _columns(file: Path) -> list[str]:
 
 
 def _is_mathverse(file: Path) -> bool:
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         return b'"problem_version"' in opened.read(65_536)
 
 
@@ -181,7 +199,7 @@ def _parquet_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
 
 def _json_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_text(file, "utf-8-sig")
         found = (
             [json.loads(line) for line in text.split("\n") if line.strip()]
             if file.suffix == ".jsonl"

@@ -27,7 +27,6 @@ import base64
 import binascii
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -35,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core.errors import UserError, unknown
+from modgap.core.files import Root, open_lines
 from modgap.core.problem import Problem, Shown
 from modgap.core.view import DEFAULT_VIEWS, VIEWS
 from modgap.datasets.faults import (
@@ -62,7 +62,11 @@ Complaints = list[tuple[str, str]]  # kind and message of each fault
 
 
 def read(
-    path: str | Path, split: str = "test", limit: int | None = None, need_images: bool = True
+    path: str | Path,
+    split: str = "test",
+    limit: int | None = None,
+    need_images: bool = True,
+    allow_outside: bool = False,
 ) -> Iterator[Problem]:
     """The problems of a file, in its order, read lazily.
 
@@ -72,28 +76,34 @@ def read(
         limit: The most problems to read, from the first.
         need_images: Whether an image that is named but absent is an error; otherwise such a problem
             has no image.
+        allow_outside: Images may be outside the file's folder.
 
     Raises:
         UserError: The file or a line is faulty; the message names it. Raised when the fault is
             reached.
     """
-    path = _file(path)
+    root = Root(path, allow_outside=allow_outside)
+    path = _file(path, root)
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1.")
-    return _problems(path, split, limit, need_images)
+    return _problems(path, split, limit, need_images, root)
 
 
-def check(path: str | Path, progress: Progress | None = None) -> Report:
+def check(
+    path: str | Path, progress: Progress | None = None, allow_outside: bool = False
+) -> Report:
     """Everything that is wrong with a file, and what it holds; each image is decoded.
 
     Args:
         path: A JSONL file, or a folder with one `problems.jsonl`.
         progress: Called with the number of decoded images.
+        allow_outside: Images may be outside the file's folder.
 
     Raises:
         UserError: The file does not exist.
     """
-    path = _file(path)
+    root = Root(path, allow_outside=allow_outside)
+    path = _file(path, root)
     report, counts = Report(path), Counts()
     unknown_keys, unpaired = Counter[str](), list[str]()
     # Image -> line and id of each problem that shows it.
@@ -111,7 +121,7 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
             shown.setdefault(problem.image, []).append((line, problem.id))
     counts.images = len(shown)
     report.splits["test"] = counts
-    report.faults += _image_faults(path, shown, progress)
+    report.faults += _image_faults(path, shown, root, progress)
     if not counts.problems and report.ok:
         report.faults.append(Fault(path.name, "", "empty", "holds no problem"))
     for key, number in unknown_keys.items():
@@ -132,9 +142,12 @@ def check(path: str | Path, progress: Progress | None = None) -> Report:
 
 
 def _image_faults(
-    path: Path, shown: Mapping[Path | bytes, list[tuple[int, str]]], progress: Progress | None
+    path: Path,
+    shown: Mapping[Path | bytes, list[tuple[int, str]]],
+    root: Root,
+    progress: Progress | None,
 ) -> Iterator[Fault]:
-    present = [image for image in shown if isinstance(image, bytes) or os.path.isfile(image)]
+    present = [image for image in shown if isinstance(image, bytes) or root.fault(image) is None]
     seen = dict(zip(present, inspections(present, len(present), progress), strict=True))
     sound: list[tuple[str, Inspection]] = []
     for image, places in shown.items():
@@ -142,7 +155,8 @@ def _image_faults(
         for line, name in places:
             if image not in seen:
                 assert isinstance(image, Path)
-                yield Fault(path.name, name, "image-absent", _absent(image), line=line)
+                kind, message = root.fault(image) or ("", "")
+                yield Fault(path.name, name, kind, _faulty(image, kind, message), line=line)
             elif error := seen[image].error:
                 yield Fault(path.name, name, "image-broken", f"{which} {error}", line=line)
             else:
@@ -150,17 +164,21 @@ def _image_faults(
     yield from unusual_images(sound, path.name)
 
 
-def _file(path: str | Path) -> Path:
+def _file(path: str | Path, root: Root) -> Path:
     path = Path(path)
     file = path / FILE if path.is_dir() else path
-    if not file.is_file():
+    if path.is_dir():
+        root.check(file)
+    if not file.exists():
         raise UserError(
             f"{file} is no file that exists: give a JSONL file, or a folder with one {FILE}."
         )
     return file
 
 
-def _problems(path: Path, split: str, limit: int | None, need_images: bool) -> Iterator[Problem]:
+def _problems(
+    path: Path, split: str, limit: int | None, need_images: bool, root: Root
+) -> Iterator[Problem]:
     index = 0
     for item in _scan(path, Counter()):
         if isinstance(item, Fault):
@@ -172,9 +190,10 @@ def _problems(path: Path, split: str, limit: int | None, need_images: bool) -> I
             continue
         line, problem = item
         image = problem.image
-        if isinstance(image, Path) and not os.path.isfile(image):
+        if isinstance(image, Path) and (fault := root.fault(image)):
             if need_images:
-                raise UserError(f"{path} line {line}, {problem.id}: {_absent(image)}.")
+                words = _faulty(image, *fault)
+                raise UserError(f"{path} line {line}, {problem.id}: {words}.")
             image = None
         yield replace(problem, split=split, index=index, image=image)
         index += 1
@@ -182,8 +201,9 @@ def _problems(path: Path, split: str, limit: int | None, need_images: bool) -> I
             return
 
 
-def _absent(image: Path) -> str:
-    return f"the image {image} is absent (a path is relative to the JSONL file)"
+def _faulty(image: Path, kind: str, message: str) -> str:
+    hint = " (a path is relative to the JSONL file)" if kind == "image-absent" else ""
+    return f"the image {image} {message}{hint}"
 
 
 # ---- the file, line by line ----------------------------------------------------------------------
@@ -195,7 +215,7 @@ def _scan(path: Path, unknown_keys: Counter[str]) -> Iterator[tuple[int, Problem
     Only one line is in memory at a time.
     """
     lines: dict[str, int] = {}  # id -> line
-    with path.open("rb") as file:
+    with open_lines(path) as file:
         for number, data in enumerate(file, start=1):
             if number == 1:
                 data = data.removeprefix(b"\xef\xbb\xbf")

@@ -94,6 +94,8 @@ def prepare(
     splits: Sequence[str] = pgps9k.SPLITS,
     progress: Progress | None = None,
     warn: Callable[[str], None] | None = None,
+    *,
+    allow_outside: bool = False,
 ) -> PrepareSummary:
     """Write `train.parquet` and `test.parquet` of a folder in PGPS9K's layout.
 
@@ -108,6 +110,7 @@ def prepare(
         splits: Which splits.
         progress: Called with the number of written rows of all splits.
         warn: Called with each line on unusual images, before anything is written.
+        allow_outside: Links in the folder may lead out of it.
 
     Raises:
         UserError: An argument, a file or a record is faulty; nothing is written then.
@@ -120,7 +123,13 @@ def prepare(
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: give a folder as --out.")
     with _no_search_for_cycles():
-        return _prepare(folder, out, variant, chosen, splits, progress, warn)
+        # Every record is checked before anything is written, so that a faulty one stops the command
+        # early. Without the bytes of their diagrams, problems are small: they are kept for the
+        # second pass.
+        found = {
+            split: list(pgps9k.read(folder, split, allow_outside=allow_outside)) for split in splits
+        }
+        return _prepare(folder, out, variant, chosen, found, progress, warn)
 
 
 def _prepare(
@@ -128,23 +137,19 @@ def _prepare(
     out: Path,
     variant: str,
     style: Style,
-    splits: Sequence[str],
+    found: Mapping[str, list[Problem]],
     progress: Progress | None,
     warn: Callable[[str], None] | None,
 ) -> PrepareSummary:
-    # Every record is checked before anything is written, so that a faulty one stops the command
-    # early. Without the bytes of their diagrams, problems are small: they are kept for the second
-    # pass.
-    found = {split: list(pgps9k.read(folder, split)) for split in splits}
     total = sum(map(len, found.values()))
     unusual = _unusual_images(
         folder, [problem for problems in found.values() for problem in problems], warn
     )
     if not total:
         raise UserError(
-            f"{folder} holds no problem in {' or '.join(splits) or 'no split'}: nothing to prepare."
+            f"{folder} holds no problem in {' or '.join(found) or 'no split'}: nothing to prepare."
         )
-    parts = {split: out / f".{split}.parquet.{os.getpid()}.part" for split in splits}
+    parts = {split: out / f".{split}.parquet.{os.getpid()}.part" for split in found}
     rows: dict[str, int] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -20,11 +20,12 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from modgap.core.errors import UserError, unknown
+from modgap.core.files import Root
 from modgap.core.problem import Problem
 from modgap.core.prompt import conditions, structural_condition
 from modgap.datasets.faults import (
@@ -52,7 +53,11 @@ Complaint = tuple[str, str] | None  # kind and message of a fault
 
 
 def read(
-    folder: str | Path, split: str = "test", limit: int | None = None, need_images: bool = True
+    folder: str | Path,
+    split: str = "test",
+    limit: int | None = None,
+    need_images: bool = True,
+    allow_outside: bool = False,
 ) -> Iterator[Problem]:
     """The problems of a split, in the order of the file.
 
@@ -61,6 +66,7 @@ def read(
         split: `train` or `test`.
         limit: The most problems to read, from the first.
         need_images: Whether an absent diagram is an error; otherwise such a problem has no image.
+        allow_outside: Links in the folder may lead out of it.
 
     Raises:
         UserError: A file or a record is faulty; the message names it. Raised when the fault is
@@ -71,27 +77,31 @@ def read(
         raise unknown("split", split, SPLITS)
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1.")
-    return _problems(folder, split, limit, need_images)
+    return _problems(folder, split, limit, need_images, Root(folder, allow_outside=allow_outside))
 
 
-def check(folder: str | Path, progress: Progress | None = None) -> Report:
+def check(
+    folder: str | Path, progress: Progress | None = None, allow_outside: bool = False
+) -> Report:
     """Everything that is wrong with a folder, and what it holds; each diagram is decoded once.
 
     Args:
         folder: A folder in PGPS9K's layout.
         progress: Called with the number of decoded diagrams.
+        allow_outside: Links in the folder may lead out of it.
 
     Raises:
-        UserError: The folder does not exist.
+        UserError: The folder does not exist, or one of its JSON files leads out of it.
     """
     folder = _folder(folder)
+    root = Root(folder, allow_outside=allow_outside)
     report = Report(folder)
     first_file: dict[str, str] = {}  # id -> the file it was first seen in
     uses: list[tuple[str, _Record]] = []  # which record of which file shows which diagram
     for split in SPLITS:
         file, counts, images = f"{split}.json", Counts(), set[str]()
         unknown_clauses: list[str] = []
-        for item in _scan(folder / file, _FIELDS):
+        for item in _scan(folder / file, _FIELDS, root):
             if isinstance(item, Fault):
                 report.faults.append(item)
                 continue
@@ -117,8 +127,8 @@ def check(folder: str | Path, progress: Progress | None = None) -> Report:
     if not uses and report.ok:
         report.faults.append(Fault("train.json", "", "empty", "no split holds a problem"))
     report.shared_images = _shared(uses)
-    report.faults += _image_faults(folder, uses, progress)
-    report.faults += _solution_faults(folder)
+    report.faults += _image_faults(folder, uses, root, progress)
+    report.faults += _solution_faults(folder, root)
     order = {name: place for place, name in enumerate(("train.json", "test.json", DIAGRAMS))}
     report.faults.sort(key=lambda fault: (order.get(fault.file, len(order)), fault.line))
     return report
@@ -148,26 +158,26 @@ def _folder(folder: str | Path) -> Path:
     return folder
 
 
-def _problems(folder: Path, split: str, limit: int | None, need_images: bool) -> Iterator[Problem]:
-    solutions = _solutions(folder)
+def _problems(
+    folder: Path, split: str, limit: int | None, need_images: bool, root: Root
+) -> Iterator[Problem]:
+    solutions = _solutions(folder, root)
     diagrams = folder / DIAGRAMS
-    present = _files(diagrams) if need_images else set[str]()
+    present = set[str]() if not need_images or root.target(diagrams) else _files(diagrams)
     index = 0
-    for item in _scan(folder / f"{split}.json", {key: _FIELDS[key] for key in _NEEDED}):
+    for item in _scan(folder / f"{split}.json", {key: _FIELDS[key] for key in _NEEDED}, root):
         if isinstance(item, Fault):
             if item.severity == "error":
                 raise UserError(f"{folder}/{item}. `modgap data check {folder}` names every fault.")
             continue
-        problem = _problem(
-            diagrams, split, index, item, solutions.get(f"{split}/{item.id}"), need_images
-        )
-        if (
-            need_images
-            and item.value["diagram"] not in present
-            and not os.path.isfile(str(problem.image))
-        ):
-            fault = Fault(f"{split}.json", item.id, "image-absent", _absent(item), line=item.line)
-            raise UserError(f"{folder}/{fault}. `modgap data check {folder}` names every fault.")
+        problem = _problem(diagrams, split, index, item, solutions.get(f"{split}/{item.id}"))
+        if item.value["diagram"] not in present and (wrong := root.fault(str(problem.image))):
+            if need_images:
+                fault = _image_fault(f"{split}.json", item, *wrong)
+                raise UserError(
+                    f"{folder}/{fault}. `modgap data check {folder}` names every fault."
+                )
+            problem = replace(problem, image=None)
         yield problem
         index += 1
         if index == limit:
@@ -180,16 +190,14 @@ def _problem(
     index: int,
     record: _Record,
     solution: str | None = None,
-    need_image: bool = True,
 ) -> Problem:
     value = record.value
-    image = diagrams / value["diagram"]
     kind, choices = value.get("type"), value.get("choices")
     return Problem(
         id=record.id,
         question=value["text"],
         answer=value["answer"],
-        image=image if need_image or os.path.isfile(image) else None,
+        image=diagrams / value["diagram"],
         structural=tuple(value["parsing_stru_seqs"]),
         semantic=tuple(value["parsing_sem_seqs"]),
         type=kind.strip() if isinstance(kind, str) else "",  # some of PGPS9K's own end in a space
@@ -200,19 +208,19 @@ def _problem(
     )
 
 
-def _solutions(folder: Path) -> dict[str, str]:
-    if not os.path.isfile(folder / SOLUTIONS):
+def _solutions(folder: Path, root: Root) -> dict[str, str]:
+    if not (folder / SOLUTIONS).exists():
         return {}
-    for fault in _solution_faults(folder):
+    for fault in _solution_faults(folder, root):
         raise UserError(f"{folder}/{fault}.")
-    return json.loads((folder / SOLUTIONS).read_bytes())
+    return json.loads(root.read_bytes(folder / SOLUTIONS))
 
 
-def _solution_faults(folder: Path) -> Iterator[Fault]:
-    if not os.path.isfile(folder / SOLUTIONS):
+def _solution_faults(folder: Path, root: Root) -> Iterator[Fault]:
+    if not (folder / SOLUTIONS).exists():
         return
     try:
-        solutions = json.loads((folder / SOLUTIONS).read_bytes())
+        solutions = json.loads(root.read_bytes(folder / SOLUTIONS))
     except ValueError as error:
         yield Fault(SOLUTIONS, "", "malformed", f"is no JSON ({error}): make the problems again")
         return
@@ -226,14 +234,14 @@ def _solution_faults(folder: Path) -> Iterator[Fault]:
 
 
 def _scan(
-    path: Path, fields: Mapping[str, Callable[[Any], Complaint]]
+    path: Path, fields: Mapping[str, Callable[[Any], Complaint]], root: Root
 ) -> Iterator[_Record | Fault]:
     """Every sound record of a file, and every fault, in the order of the file."""
     file = path.name
-    if not path.is_file():
+    if not path.exists():
         yield Fault(file, "", "missing-file", f"there is no such file: {_LAYOUT}")
         return
-    text, faults = decode(file, path.read_bytes())
+    text, faults = decode(file, root.read_bytes(path))
     yield from faults
     lines: dict[str, int] = {}  # id -> line
     for item in entries(file, text):
@@ -357,17 +365,18 @@ def _is_unknown(clause: str) -> bool:
 
 
 def _files(folder: Path) -> set[str]:
-    """The names of the files in a folder.
+    """The names of the files in a folder; links are left out.
 
     Listing them takes less than half the time of checking each file.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as found:
-        return {entry.name for entry in found if entry.is_file()}
+        return {entry.name for entry in found if entry.is_file(follow_symlinks=False)}
     return set()
 
 
-def _absent(record: _Record) -> str:
-    return f"the diagram {DIAGRAMS}/{record.value['diagram']} is absent"
+def _image_fault(file: str, record: _Record, kind: str, message: str) -> Fault:
+    message = f"the diagram {DIAGRAMS}/{record.value['diagram']} {message}"
+    return Fault(file, record.id, kind, message, line=record.line)
 
 
 def _shared(uses: Iterable[tuple[str, _Record]]) -> int:
@@ -378,7 +387,7 @@ def _shared(uses: Iterable[tuple[str, _Record]]) -> int:
 
 
 def _image_faults(
-    folder: Path, uses: list[tuple[str, _Record]], progress: Progress | None
+    folder: Path, uses: list[tuple[str, _Record]], root: Root, progress: Progress | None
 ) -> Iterator[Fault]:
     """One fault for each problem whose diagram is absent or does not decode.
 
@@ -389,21 +398,16 @@ def _image_faults(
         yield Fault(DIAGRAMS, "", "missing-file", f"there is no such folder: {_LAYOUT}")
         return
     names = sorted({record.value["diagram"] for _, record in uses})
-    present = [name for name in names if os.path.isfile(diagrams / name)]
+    wrong = {name: root.fault(diagrams / name) for name in names}
+    present = [name for name in names if wrong[name] is None]
     found = inspections((diagrams / name for name in present), len(present), progress)
     seen = dict(zip(present, found, strict=True))
     for file, record in uses:
         name = record.value["diagram"]
-        if name not in seen:
-            yield Fault(file, record.id, "image-absent", _absent(record), line=record.line)
+        if fault := wrong[name]:
+            yield _image_fault(file, record, *fault)
         elif reason := seen[name].error:
-            yield Fault(
-                file,
-                record.id,
-                "image-broken",
-                f"the diagram {DIAGRAMS}/{name} {reason}",
-                line=record.line,
-            )
+            yield _image_fault(file, record, "image-broken", reason)
     sound = [(record.id, record.value["diagram"]) for _, record in uses]
     good = [(f"{name} ({diagram})", seen[diagram]) for name, diagram in sound if diagram in seen]
     yield from unusual_images([pair for pair in good if not pair[1].error], DIAGRAMS)

@@ -21,12 +21,12 @@ import base64
 import io
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import PLAIN, FinishReason, Request, Sampling
+from modgap.core.progress import show
 from modgap.core.prompt import Prompt
 from modgap.core.thinking import UnknownPart, message_text, reasoning_of
 
@@ -201,24 +201,24 @@ class Dialect:
             self._continues = False
         elif dropped := _plain_in(parameters, refused):
             if new := [name for name in dropped if name not in self.refused]:
-                print(
+                show(
                     f"modgap: this server takes no {', '.join(new)}: it applies its own value",
-                    file=sys.stderr,
+                    error=True,
                 )
             self.refused += new
         elif refused is not None and refused in parameters.get("extra_body", {}):
             self._extra.pop(refused, None)
         elif refused == "seed" and "seed" in parameters:
             if self._takes_seed:
-                print(
+                show(
                     "modgap: this server takes no seed: its samples cannot be repeated",
-                    file=sys.stderr,
+                    error=True,
                 )
             self._takes_seed = False
         elif refused == "system" and any(message["role"] == "system" for message in messages):
             image = _has_image(messages)
             if self._takes_system[image]:
-                print(f"modgap: {system_words('this server', image)}", file=sys.stderr)
+                show(f"modgap: {system_words('this server', image)}", error=True)
             self._takes_system[image] = False
         else:
             return False

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modgap.core.engine import Completion, Engine, Request, Sampling, Start, sample_seed
+from modgap.core.progress import show
 from modgap.models.folder import image_processor, paper_pixels, pixel_limits
 from modgap.models.memory import BatchSize, OutOfMemory
 
@@ -80,7 +80,7 @@ class HfEngine:
 
     def __init__(self, policy: _Policy, batch_size: int = 64, ahead: bool = True) -> None:
         self._policy = policy
-        self._rows = BatchSize(batch_size, functools.partial(print, "modgap:", file=sys.stderr))
+        self._rows = BatchSize(batch_size, functools.partial(show, "modgap:", error=True))
         self._ahead = ahead
 
     @classmethod

@@ -15,7 +15,8 @@ not the run:
   server that is gone.
 
 The key is read from the environment when the requests start. It is stored nowhere and removed from
-all that comes back.
+all that comes back (`core.secrets`). A redirect to another origin is not followed: whoever is there
+would get the prompts.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import functools
 import os
 import queue
 import random
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,11 +35,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import openai
 
 from modgap.core.engine import Completion, Request, Sampling, Start, sample_seed
 from modgap.core.errors import ServerError, TemperatureRefusedError, UserError
+from modgap.core.secrets import keep_out, keep_out_of_url, read_key, without_secrets
 from modgap.engines.chat import Dialect, Reply, UnreadableReply, read_reply, to_messages
 from modgap.engines.failures import (
     cause,
@@ -53,7 +57,8 @@ if TYPE_CHECKING:
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _NO_KEY = "no-key-needed"
-_SHORTEST_KEY = 8
+_KEY_IN_URL = "{url_option} of {host}: keys belong into an environment variable (--api-key-env)."
+_REFUSED_REDIRECT = "modgap_refused_redirect"
 _CONNECT_SECONDS = 10.0
 _LONGEST_CAUSE = 300
 _LONGEST_BACKOFF = 30.0
@@ -113,7 +118,7 @@ class OpenAIEngine:
         usage: Tokens, failures and retries so far, over all calls of `generate`.
 
     Raises:
-        UserError: The address or a number is bad, or the key is not set.
+        UserError: The address or a number is bad, or the key is not set or cannot be one.
     """
 
     def __init__(
@@ -138,7 +143,7 @@ class OpenAIEngine:
                 raise UserError(f"--{name} {value}: must be at least {least}.")
         if timeout <= 0:
             raise UserError(f"--timeout {timeout}: must be more than 0 seconds.")
-        self._url = (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL).strip()
+        self._url = _address(base_url)
         self._plain = _check_url(self._url)
         self._model = model
         self._api_key_env = api_key_env
@@ -170,13 +175,18 @@ class OpenAIEngine:
         )
         return Start(make, identity={"model": str(model)})
 
+    @staticmethod
+    def check_options(options: EvalOptions) -> None:
+        """Refuse an address or a key that cannot be one, before anything is recorded."""
+        check_server(options.base_url, options.api_key_env)
+
     @property
     def refused(self) -> Sequence[str]:
         """Parts of the sampling that the server does not take, and of which it applies its own."""
         return self._dialect.refused
 
     def _key(self) -> str:
-        key = os.environ.get(self._api_key_env, "").strip()
+        key = read_key(self._api_key_env)
         if not key and not self._plain:
             raise UserError(
                 f"{self._url} needs a key and {self._api_key_env} is not set: export"
@@ -246,12 +256,19 @@ class OpenAIEngine:
         timeout = openai.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_SECONDS))
         # A proxy named in the environment is not asked for a server on this machine.
         local = urlsplit(self._url).hostname in ("localhost", "127.0.0.1", "::1")
+        if not local:
+            for proxy in getproxies().values():
+                keep_out_of_url(proxy)
         return openai.AsyncOpenAI(
             api_key=self._key(),
             base_url=self._url,
             max_retries=0,  # ours are bounded, jittered and depend on the error
             timeout=timeout,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, timeout=timeout),
+            http_client=openai.DefaultAsyncHttpxClient(
+                trust_env=not local,
+                timeout=timeout,
+                event_hooks={"response": [_stay_at_origin]},
+            ),
         )
 
     async def _answer(
@@ -298,7 +315,7 @@ class OpenAIEngine:
         return Completion(
             request=request,
             sample=sample,
-            text=self._without_key(reply.text),
+            text=without_secrets(reply.text),
             finish_reason=reply.finish_reason,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
@@ -336,6 +353,11 @@ class OpenAIEngine:
         if status == 401 or (status == 403 and not self._reached):
             key = f"check the key in {self._api_key_env} (--api-key-env names another variable)."
             raise ServerError(failed + "{key}", key=key, **server) from None
+        if (refused := _refused_redirect(error)) and not self._reached:
+            raise ServerError(
+                failed + "give {origin} in {url_option}, if that is your server.",
+                origin=refused, **server,
+            ) from None  # fmt: skip
         if no_credit(error):
             raise ServerError(
                 failed + "add credit to the account; the same command then resumes.", **server
@@ -366,7 +388,7 @@ class OpenAIEngine:
         """The names of the server's models, for the remedy of a 404; empty if it does not say."""
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                names = sorted([model.id async for model in client.models.list()])
+                names = sorted([without_secrets(model.id) async for model in client.models.list()])
         except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError):
             return ""
         return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
@@ -392,16 +414,9 @@ class OpenAIEngine:
         self.usage.completion_tokens += reply.completion_tokens
 
     def _cause(self, error: Exception) -> str:
-        said = self._without_key(cause(error))  # before it is cut, so that no half of a key is left
+        # Before it is cut, so that no half of a key is left.
+        said = without_secrets(cause(error))
         return said if len(said) <= _LONGEST_CAUSE else said[: _LONGEST_CAUSE - 3] + "..."
-
-    def _without_key(self, text: str) -> str:
-        """The text, without the key if a server sent that back.
-
-        `EMPTY` and its like are words, not keys.
-        """
-        key = self._key()
-        return text.replace(key, "[key]") if len(key) >= _SHORTEST_KEY and key != _NO_KEY else text
 
 
 def _jobs(requests: Sequence[Request]) -> Iterator[tuple[Request, Messages | str, int]]:
@@ -413,6 +428,16 @@ def _jobs(requests: Sequence[Request]) -> Iterator[tuple[Request, Messages | str
             messages = request.refusal(error)
         for sample in request.samples:
             yield request, messages, sample
+
+
+def check_server(base_url: str | None, api_key_env: str) -> None:
+    """Refuse an address or a key that cannot be one. Raises `UserError`, which repeats no key."""
+    _check_url(_address(base_url))
+    read_key(api_key_env)
+
+
+def _address(base_url: str | None) -> str:
+    return (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL).strip()
 
 
 def served_models(
@@ -427,7 +452,7 @@ def served_models(
 
     async def ask() -> list[str]:
         async with engine._client() as client, asyncio.timeout(timeout):
-            return sorted([model.id async for model in client.models.list()])
+            return sorted([without_secrets(model.id) async for model in client.models.list()])
 
     try:
         with ThreadPoolExecutor(1) as thread:  # a notebook's thread has an event loop of its own
@@ -440,6 +465,29 @@ def served_models(
         ) from None  # fmt: skip
 
 
+async def _stay_at_origin(response: Any) -> None:
+    """Keep the client (httpx, or httpx2) from following a redirect to another origin."""
+    if not response.has_redirect_location:
+        return
+    target = response.url.join(response.headers["location"])
+    if _origin(target) != _origin(response.url):
+        response.extensions[_REFUSED_REDIRECT] = without_secrets(_origin(target))
+        del response.headers["location"]
+
+
+def _origin(url: Any) -> str:
+    parts = urlsplit(str(url))
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{parts.hostname}:{port}"
+
+
+def _refused_redirect(error: Exception) -> str:
+    """The origin that a refused redirect leads to; empty for any other error."""
+    if not isinstance(error, openai.APIStatusError):
+        return ""
+    return error.response.extensions.get(_REFUSED_REDIRECT, "")
+
+
 def _check_url(url: str) -> bool:
     """Whether an address is plain http.
 
@@ -448,17 +496,22 @@ def _check_url(url: str) -> bool:
     Raises:
         UserError: It is not an address, or has a password in it.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if "@" in url:  # in the path, too: a password may hold a slash
+        userinfo, _, rest = url.rpartition("@")
+        keep_out(userinfo.partition("//")[2] or userinfo)
+        raise ServerError(_KEY_IN_URL, host=re.split("[/?#]", rest)[0])
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not host:
         raise ServerError(
             "{url_option} {url!r} is not an address: write it like http://localhost:8000/v1.",
-            url=url,
+            url=url.partition("?")[0],
         )
-    if parts.username or parts.password or parts.query:
-        raise ServerError(
-            "{url_option} of {host}: keys belong into an environment variable (--api-key-env).",
-            host=parts.hostname,
-        )
+    if parts.query or parts.fragment:
+        raise ServerError(_KEY_IN_URL, host=host)
     return parts.scheme == "http"
 
 

@@ -25,7 +25,6 @@ original has no counterpart: it runs one engine, and its parallel runners start 
 
 from __future__ import annotations
 
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,7 @@ from typing import Any, Literal
 
 from modgap.core.engine import Completion, Engine, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
+from modgap.core.progress import show
 from modgap.engines.ray import Cluster
 from modgap.engines.replica_worker import Failure, Missing, Ready, Reply, Sample, Worker
 
@@ -400,4 +400,4 @@ def _all_failed(slots: Sequence[_Slot], started: bool) -> str:
 
 
 def _say(words: str) -> None:
-    print(f"modgap: {words}", file=sys.stderr, flush=True)
+    show(f"modgap: {words}", error=True)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
+from modgap.core.progress import show
 from modgap.core.prompt import Prompt
 from modgap.core.thinking import opened_by
 from modgap.engines.vllm import VllmEngine, _Prepared, messages
@@ -61,7 +62,7 @@ def _check_text(folder: Path) -> None:
             " files."
         )
     try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        json.loads(read_text(folder / "config.json"))
     except ValueError as error:
         raise UserError(
             f"{folder / 'config.json'} is not valid JSON ({error}): copy the model again."
@@ -109,7 +110,7 @@ class HfTextEngine:
                 f"{folder} lacks {len(lacking)} of the weights of its model"
                 f" ({', '.join(lacking[:3])}), which would be random: copy the judge's model again."
             )
-        self._rows = BatchSize(batch_size, functools.partial(print, "modgap:", file=sys.stderr))
+        self._rows = BatchSize(batch_size, functools.partial(show, "modgap:", error=True))
         self._raw = raw
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:

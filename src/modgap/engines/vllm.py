@@ -28,7 +28,6 @@ import importlib.util
 import math
 import queue
 import re
-import sys
 import tempfile
 import threading
 import weakref
@@ -40,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start, sample_seed
 from modgap.core.errors import UserError
 from modgap.core.images import to_rgb
-from modgap.core.progress import say
+from modgap.core.progress import say, show
 from modgap.core.thinking import opened_by
 from modgap.engines.chat import refuses_system, system_words
 from modgap.engines.vllm_start import FULL_PRECISION, Running, parse_engine_args, telling_args
@@ -372,9 +371,7 @@ class VllmEngine:
             if shown.system is None or not refuses_system(str(error)):
                 raise
             self._takes_system[image is not None] = False
-            print(
-                f"modgap: {system_words('the chat template', image is not None)}", file=sys.stderr
-            )
+            show(f"modgap: {system_words('the chat template', image is not None)}", error=True)
             shown = replace(asked, system=None)
             prompt = self._render(shown, image)
         opened = ""

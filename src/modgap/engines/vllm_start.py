@@ -26,6 +26,7 @@ from typing import IO, Any
 
 from modgap.core import processes
 from modgap.core.errors import UserError
+from modgap.core.progress import show
 from modgap.models.folder import ADAPTER_CONFIG, has_adapter, image_processor
 
 # Arguments that we pass ourselves, and the option that sets each.
@@ -132,9 +133,9 @@ def pixel_arguments(folder: Path, pixels: tuple[int, int] | None) -> dict[str, i
         "longest_edge",
     } <= size.keys():
         return {"min_pixels": pixels[0], "max_pixels": pixels[1]}
-    print(
+    show(
         "modgap: this model's image processor has no pixel limits: images are sized its own way",
-        file=sys.stderr,
+        error=True,
     )
     return {}
 
@@ -297,10 +298,9 @@ class Running:
         handle, name = tempfile.mkstemp(prefix="modgap-vllm-", suffix=".log")
         self._log, self._log_path = os.fdopen(handle, "ab", buffering=0), Path(name)
         self._guard = processes.start_guard(mark)
-        print(
+        show(
             f"modgap: starting vLLM, which takes a minute or two (its log: {name})",
-            file=sys.stderr,
-            flush=True,
+            error=True,
         )
         try:
             with _output_to(self._log), _marking(mark):

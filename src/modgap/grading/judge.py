@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from modgap.core.files import open_own
 from modgap.core.prompt import Prompt, judge_prompt
 from modgap.core.record import RunFolder, drop_torn_line, iter_rows, read_json, write_json
 from modgap.grading.grade import Grade
@@ -201,10 +203,10 @@ class VerdictFile:
     def appending(self) -> Generator[Callable[[VerdictRow], None]]:
         """Append verdicts, each flushed as it is written; an incomplete last line is dropped."""
         drop_torn_line(self._rows)
-        with self._rows.open("a", encoding="utf-8") as file:
+        with open_own(self._rows, os.O_APPEND) as file:
 
             def write(row: VerdictRow) -> None:
-                file.write(row.model_dump_json() + "\n")
+                file.write((row.model_dump_json() + "\n").encode())
                 file.flush()
 
             yield write

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
 from modgap.core.progress import say
 from modgap.core.record import read_json
 
@@ -111,7 +112,7 @@ def own_max_tokens(folder: Path) -> int | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return _as_object(json.loads(path.read_text(encoding="utf-8")))
+        return _as_object(json.loads(read_text(path)))
     except (OSError, ValueError):
         return {}
 

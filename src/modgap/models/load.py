@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
 from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
 from modgap.models.weights import Weights, check_weights, damaged, refuse_adapter, refuse_misfits
 
@@ -181,7 +182,7 @@ def check_type(name: Path | str, kind: Any) -> None:
 def _model_type(folder: Path) -> Any:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): copy the model again") from error
     return config.get("model_type") if isinstance(config, dict) else None

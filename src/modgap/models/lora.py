@@ -34,6 +34,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
 from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
 from modgap.models.weights import INDEX, find_weights
 
@@ -181,7 +182,7 @@ def read_adapter(at: Path) -> dict[str, tuple[Tensor, Tensor]]:
         UserError: It is damaged, or changes more than the language model's linear layers.
     """
     try:
-        config = json.loads((at / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(read_text(at / ADAPTER_CONFIG))
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
         tensors = load_file(at / ADAPTER_WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -36,6 +35,7 @@ import torch
 from torch import Tensor
 
 from modgap.core.errors import UserError
+from modgap.core.progress import show
 from modgap.models.decode import (
     KeysValues,
     Start,
@@ -339,9 +339,9 @@ class StaticSampler:
             raise
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(
+            show(
                 f"modgap: sampling continues without CUDA graphs, capturing one failed: {reason}",
-                file=sys.stderr,
+                error=True,
             )
             self.capture = False
             self._graphs.clear()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
+from modgap.core.progress import show
 from modgap.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 CONVERT = "see docs/engines/any-checkpoint.md"
@@ -149,7 +150,7 @@ def _indexed(folder: Path) -> list[str]:
     """The files that an index names."""
     path = folder / INDEX
     try:
-        files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        files = set(json.loads(read_text(path))["weight_map"].values())
         return sorted(str(file) for file in files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -323,7 +324,7 @@ def refuse_misfits(folder: Path, report: Mapping[str, Collection[Any]], count: i
 @cache
 def _say(text: str) -> None:
     """Print a line once per process: a folder is checked before a run and when it is loaded."""
-    print(f"modgap: {text}", file=sys.stderr)
+    show(f"modgap: {text}", error=True)
 
 
 def _some(names: Iterable[str]) -> str:

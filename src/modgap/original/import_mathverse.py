@@ -50,6 +50,7 @@ def import_generations(
     gt: Path | None = None,
     given: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    allow_outside: bool = False,
 ) -> list[Imported]:
     """Make runs from generations, and grade them in mode `paper`, then `strict`.
 
@@ -60,6 +61,7 @@ def import_generations(
             without an answer.
         given: The arguments as the user gave them, for the manifest.
         progress: Called as the import advances.
+        allow_outside: The files of `gt` may lead out of their folder.
 
     Returns:
         The runs, in the order of the files.
@@ -68,7 +70,7 @@ def import_generations(
         UserError: A file is broken, two files hold answers of one model to the same versions, no
             answer is to a problem of `gt`, or `out` holds another run: one of other files, too.
     """
-    golds = None if gt is None else list(mathverse.read(gt))
+    golds = None if gt is None else list(mathverse.read(gt, allow_outside=allow_outside))
 
     def read(
         name: str, files: Sequence[GenerationFile], progress: Progress | None

@@ -22,6 +22,7 @@ from typing import Any
 from modgap.analysis.original import print_original
 from modgap.analysis.results import Summary
 from modgap.core.errors import UserError
+from modgap.core.files import Root, read_bytes
 from modgap.core.problem import Problem
 from modgap.core.record import Response, RunFolder
 from modgap.datasets.faults import Fault
@@ -50,6 +51,7 @@ def import_answers(
     results_root: Path | None = None,
     given: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    allow_outside: bool = False,
 ) -> list[Imported]:
     """Make runs from answer folders, and grade them in mode `paper`, then `strict`.
 
@@ -62,6 +64,7 @@ def import_answers(
         results_root: Also every folder below this one that holds answers.
         given: The arguments as the user gave them, for the manifest.
         progress: Called as the import advances.
+        allow_outside: Links in the folders may lead out of them.
 
     Returns:
         The runs, by the models' names.
@@ -76,14 +79,16 @@ def import_answers(
         raise UserError(
             "no folder given: name folders that hold qprob_N_attemptJ.txt, or --results-root."
         )
-    problems, outside = read_gold(gt)
+    problems, outside = read_gold(gt, allow_outside=allow_outside)
     by_place = {path.resolve(): describe(with_answers(path), view) for path in paths}
     runs = by_model(by_place.values())
 
     def read(
         model: str, folders: Sequence[AnswerFolder], progress: Progress | None
     ) -> AnswerSource:
-        return AnswerSource(model, folders, problems, outside, progress)
+        return AnswerSource(
+            model, folders, problems, outside, progress, allow_outside=allow_outside
+        )
 
     return import_runs(runs, out, read, given, progress)
 
@@ -97,6 +102,7 @@ class AnswerSource(Source):
         problems: Those of the gold file.
         outside: Ids of problems whose diagram is outside the folder of diagrams.
         progress: Called as the import advances.
+        allow_outside: Links in the folders may lead out of them.
     """
 
     script = "eval.py"
@@ -109,9 +115,13 @@ class AnswerSource(Source):
         problems: Sequence[Problem],
         outside: Sequence[str],
         progress: Progress | None,
+        *,
+        allow_outside: bool = False,
     ) -> None:
         golds = {problem.id: problem.answer for problem in problems}
-        self._read = [read_answers(folder, golds, progress) for folder in folders]
+        self._read = [
+            read_answers(folder, golds, progress, allow_outside=allow_outside) for folder in folders
+        ]
         self._outside = outside
         self.digests = {
             f"{x.folder.view.replace('-', '_')}_answers": _digest(x) for x in self._read
@@ -215,7 +225,7 @@ def _shared(values: Sequence[Any]) -> Any:
 # ---- gold answers --------------------------------------------------------------------------------
 
 
-def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
+def read_gold(path: Path, *, allow_outside: bool = False) -> tuple[list[Problem], list[str]]:
     """The problems of a gold file.
 
     Only `answer` is required of each; its other fields are kept.
@@ -229,10 +239,11 @@ def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
     """
     if not path.is_file():
         raise UserError(f"--gt {path} is no file: give the data set's test.json.")
-    text, faults = decode(path.name, path.read_bytes())
+    text, faults = decode(path.name, read_bytes(path))
     fault = next((fault for fault in faults if fault.severity == "error"), None)
     problems: dict[str, Problem] = {}
     outside: list[str] = []
+    root = Root(path, allow_outside=allow_outside)
     for item in [fault] if fault else entries(path.name, text):
         if isinstance(item, Fault):
             raise UserError(f"{path.parent}/{item}.")
@@ -243,8 +254,9 @@ def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
         if not isinstance(value, dict) or not isinstance(value.get("answer"), str):
             raise UserError(f'{where}: has no answer; write {{"answer": "25.000", ...}}.')
         try:
-            problems[name] = _problem(path, name, value, len(problems))
-            if leads_out(value.get("diagram") or ""):
+            problems[name] = _problem(path, name, value, len(problems), root)
+            named = value.get("diagram") or ""
+            if leads_out(named) or root.target(path.parent / DIAGRAMS / named):
                 outside.append(name)
         except (AttributeError, TypeError):
             raise UserError(
@@ -255,14 +267,14 @@ def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
     return list(problems.values()), outside
 
 
-def _problem(path: Path, name: str, value: Mapping[str, Any], index: int) -> Problem:
+def _problem(path: Path, name: str, value: Mapping[str, Any], index: int, root: Root) -> Problem:
     named = value.get("diagram") or "?"
     diagram = path.parent / DIAGRAMS / named
     return Problem(
         id=name,
         question="" + value.get("text", ""),
         answer=value["answer"],
-        image=diagram if not leads_out(named) and diagram.is_file() else None,
+        image=None if leads_out(named) or root.fault(diagram) else diagram,
         structural=tuple("" + clause for clause in value.get("parsing_stru_seqs", ())),
         semantic=tuple("" + clause for clause in value.get("parsing_sem_seqs", ())),
         type=value.get("type", "").strip(),

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from modgap.analysis.results import IMPORT_NOTE, Summary
 from modgap.core.problem import Problem
+from modgap.core.progress import show
 from modgap.core.prompt import evaluation_prompt
 from modgap.core.record import Response, RunFolder, holding_place, write_json
 from modgap.workflows.evaluate import fingerprint, problem_row
@@ -181,15 +182,15 @@ def print_imported(run: Imported) -> None:
     """Print the answers' source, the numbers of both gradings, and the original's figures."""
     from modgap.reporting.terminal import print_summary
 
-    print(f"{run.path}: {run.model or 'model not named'}")
+    show(f"{run.path}: {run.model or 'model not named'}")
     for place in run.source.places:
-        print(f"  {place}")
+        show(f"  {place}")
     for remark in run.source.remarks(run.note):
-        print(remark)
-    print(f"\nGraded strict{run.source.tolerance} (the run's grades and summary):")
+        show(remark)
+    show(f"\nGraded strict{run.source.tolerance} (the run's grades and summary):")
     print_summary(run.strict, run.path.name)
-    print(f"\nGraded as the original's {run.source.script} does (modgap grade --mode paper):")
+    show(f"\nGraded as the original's {run.source.script} does (modgap grade --mode paper):")
     new = [words for words in run.paper.warnings if words not in run.strict.warnings]
     print_summary(run.paper.model_copy(update={"warnings": new}), run.path.name)
     run.source.print_original(run.strict)
-    print()
+    show()

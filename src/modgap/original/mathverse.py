@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.files import Root, open_lines, read_bytes
 from modgap.core.view import VERSIONS
 from modgap.grading.mathverse import FREE_FORM, MULTI_CHOICE, question_type_of
 
@@ -95,14 +96,20 @@ class Generations:
 
 
 def generation_files(
-    paths: Iterable[Path], results_root: Path | None = None
+    paths: Iterable[Path], results_root: Path | None = None, *, allow_outside: bool = False
 ) -> list[GenerationFile]:
     """The files among paths and in folders among them; empty where these hold something else.
 
     A file with a scored copy beside it is left out: the copy has the same lines.
 
+    Args:
+        paths: As they were given.
+        results_root: Files anywhere below it are taken, too.
+        allow_outside: Links in folders may lead out of them.
+
     Raises:
-        UserError: A path does not exist, or some hold generations and others do not.
+        UserError: A path does not exist, a link leads out of its folder, or some paths hold
+            generations and others do not.
     """
     found: list[Path] = []
     without: list[Path] = []
@@ -114,13 +121,14 @@ def generation_files(
         here = (
             [path]
             if path.is_file()
-            else sorted(p for p in path.glob("*.jsonl") if _has_predictions(p))
+            else _with_predictions(path.glob("*.jsonl"), Root(path, allow_outside=allow_outside))
         )
         found += here
         if not here:
             without.append(path)
     if results_root is not None and results_root.is_dir():
-        found += sorted(path for path in results_root.rglob("*.jsonl") if _has_predictions(path))
+        root = Root(results_root, allow_outside=allow_outside)
+        found += _with_predictions(results_root.rglob("*.jsonl"), root)
     if found and without:
         raise UserError(
             f"{found[0]} holds MathVerse's answers and {without[0]} does not: import them one by"
@@ -134,9 +142,14 @@ def generation_files(
     ]
 
 
-def _has_predictions(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b'"prediction"' in file.readline()
+def _with_predictions(paths: Iterable[Path], root: Root) -> list[Path]:
+    found: list[Path] = []
+    for path in sorted(paths):
+        root.check(path)
+        with open_lines(path) as lines:
+            if b'"prediction"' in next(lines, b""):
+                found.append(path)
+    return found
 
 
 def _describe(path: Path) -> GenerationFile:
@@ -179,7 +192,7 @@ def read_generations(file: GenerationFile) -> Generations:
         UserError: Another line is broken, or lacks what the original writes; or there is no sound
             line.
     """
-    whole = file.path.read_bytes()
+    whole = read_bytes(file.path)
     read = Generations(file, digest=hashlib.sha256(whole).hexdigest()[:16])
     lines = whole.split(b"\n")
     for number, line in enumerate(lines, start=1):

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modgap.core.errors import UserError
+from modgap.core.files import Root
 from modgap.core.view import get_view
 from modgap.grading.answer import grade
 
@@ -209,7 +210,11 @@ def file_name(problem_id: str, attempt: int) -> str:
 
 
 def read_answers(
-    folder: AnswerFolder, golds: Mapping[str, str], progress: Progress | None = None
+    folder: AnswerFolder,
+    golds: Mapping[str, str],
+    progress: Progress | None = None,
+    *,
+    allow_outside: bool = False,
 ) -> Answers:
     """Read the answers in a folder.
 
@@ -217,19 +222,23 @@ def read_answers(
         folder: The folder.
         golds: Problem id -> gold answer.
         progress: Called as files are read.
+        allow_outside: Links in the folder may lead out of it.
 
     Raises:
-        UserError: None of them answers one of the problems.
+        UserError: None of them answers one of the problems, or one leads out of the folder.
     """
     answers = Answers(folder)
-    names = sorted(name for name in os.listdir(folder.path) if (folder.path / name).is_file())
+    root = Root(folder.path, allow_outside=allow_outside)
+    names = sorted(name for name in os.listdir(folder.path) if not (folder.path / name).is_dir())
     for number, name in enumerate(names, start=1):
-        file = folder.path / name
+        data = root.read_bytes(folder.path / name)
         try:
-            text = file.read_text(encoding="utf-8")
+            text = data.decode()
         except UnicodeDecodeError:
             answers.odd.setdefault(NOT_UTF8, []).append(name)
-            text = file.read_text(encoding="utf-8", errors="replace")
+            text = data.decode(errors="replace")
+        # As `read_text` of the original's scripts reads line ends.
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         match = _ANSWER.fullmatch(name)
         if match and match[1] in golds:
             answers.texts[match[1], int(match[2])] = text

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from modgap.analysis.cells import Sweep, read_cells
 from modgap.analysis.results import Result, Settings, first_fault, read_import_note
 from modgap.core.errors import UserError
+from modgap.core.files import open_lines, open_regular
 from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder
 
 ROLLOUTS_SHOWN = 40
@@ -409,7 +410,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as lines:
+    with open_lines(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 return  # torn by a kill
@@ -445,7 +446,7 @@ def _spaced_lines(path: Path, count: int) -> Iterator[dict[str, Any]]:
         return
     size = path.stat().st_size
     seen = -1
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for part in range(count):
             file.seek(size * part // count)
             if part:

@@ -69,6 +69,9 @@ _ESCAPES = str.maketrans(
     }
 )  # fmt: skip
 _INTERVAL = "95% interval"
+# What a spreadsheet begins a formula with; the last four are the full-width forms of the first.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?%?", re.ASCII)
 
 
 def build_report(
@@ -78,6 +81,7 @@ def build_report(
     images: int = IMAGES,
     figures: bool = False,
     template: str = "full",
+    allow_outside: bool = False,
 ) -> ReportSummary:
     """Make the report of runs, trainings and studies.
 
@@ -91,6 +95,7 @@ def build_report(
             `cells.json`, too.
         template: `full`, or `paper`: also the numbers in the shape of the paper's tables, as a
             section of the page and as Markdown in `OUT.md`.
+        allow_outside: Embed diagrams outside the folders that the runs record, too.
 
     Returns:
         The numbers of the page.
@@ -102,7 +107,7 @@ def build_report(
         raise unknown("template", template, TEMPLATES)
     found = collect(paths)
     out = Path(out)
-    numbers, page = render(found, images, template)
+    numbers, page = render(found, images, template, allow_outside=allow_outside)
     write_text(out, page)
     if template == "paper":
         write_text(out.with_suffix(".md"), as_utf8(t.as_markdown(paper_tables(numbers))))
@@ -190,7 +195,11 @@ def _page() -> Template:
 
 
 def render(
-    found: Collection, images: int = IMAGES, template: str = "full"
+    found: Collection,
+    images: int = IMAGES,
+    template: str = "full",
+    *,
+    allow_outside: bool = False,
 ) -> tuple[ReportSummary, str]:
     """The numbers and the page of a collection; see `build_report`."""
     numbers, scores = numbers_of(found)
@@ -198,7 +207,8 @@ def render(
     if template == "paper":
         rows = [PaperTable(caption=x.caption, head=x.head, rows=x.rows) for x in paper]
         numbers = numbers.model_copy(update={"paper": rows})
-    parts = _frame() | _charts(found, numbers) | _viewer(found, scores, images)
+    parts = _frame() | _charts(found, numbers)
+    parts |= _viewer(found, scores, images, allow_outside=allow_outside)
     return numbers, as_utf8(_page().render(**parts, tables=_tables(found, numbers, paper)))
 
 
@@ -273,13 +283,15 @@ def _tables(
     }
 
 
-def _viewer(found: Collection, scores: Sequence[Scores], images: int) -> Parts:
+def _viewer(
+    found: Collection, scores: Sequence[Scores], images: int, *, allow_outside: bool
+) -> Parts:
     """The data of the problem viewer; empty without an evaluation."""
     from markupsafe import Markup
 
     if not found.evals:
         return {"type_names": [], "index": "", "blocks": [], "packed": False}
-    index, blocks, packed = viewer_data(found.evals, scores, images)
+    index, blocks, packed = viewer_data(found.evals, scores, images, allow_outside=allow_outside)
     return {
         "type_names": index["types"],
         "index": Markup(embed_json(index)),
@@ -376,14 +388,21 @@ def csv_text(table: t.Table) -> str:
             if number in low_high
             else [name]
         )
-    writer.writerow(head)
+    writer.writerow(map(_csv_cell, head))
     for row in table.rows:
         cells: list[str] = []
         for number, cell in enumerate(row):
             plain = cell if number < table.left else _plain(cell)
             cells += ([*plain.split(" to "), ""][:2]) if number in low_high else [plain]
-        writer.writerow(cells)
+        writer.writerow(map(_csv_cell, cells))
     return buffer.getvalue()
+
+
+def _csv_cell(cell: str) -> str:
+    """A cell that a spreadsheet does not take for a formula; a number stays a number."""
+    if not cell.startswith(_FORMULA) or _NUMBER.fullmatch(cell):
+        return cell
+    return f"'{cell}"
 
 
 def _plain(cell: str) -> str:

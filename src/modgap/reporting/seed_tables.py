@@ -212,12 +212,14 @@ def as_markdown(every: Sequence[SeedTable], source: str) -> str:
         every: The tables over seeds.
         source: What the report is made of, as the command line has it.
     """
-    command = f"modgap report {source} --out report.html --figures"
+    command = f"modgap report {t.one_cell(source)} --out report.html --figures"
     parts = [
         "<!-- Generated; do not edit. -->\n",
         f"Made by `{command}` (it is `report_figures/seeds.md`):\n",
     ]
     for table in every:
         parts.append(t.as_markdown(seed_tables(table).values()))
-        parts.append("".join(f"- {words}\n" for words in [*seed_words(table), *table.notes]))
+        parts.append(
+            "".join(f"- {t.one_cell(words)}\n" for words in [*seed_words(table), *table.notes])
+        )
     return "\n".join([*parts, f"{READING}\n"])

@@ -90,13 +90,18 @@ class Table:
             tuple("---" if i < self.left else "---:" for i in range(len(self.head))),
             *self.rows,
         ]
-        return (
-            "\n".join(
-                "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-                for line in lines
-            )
-            + "\n"
-        )
+        rows = ("| " + " | ".join(map(_markdown_cell, line)) + " |" for line in lines)
+        return "\n".join(rows) + "\n"
+
+
+def one_cell(text: str) -> str:
+    """A text without line ends, which would break the rows of a table."""
+    return " ".join(text.splitlines())
+
+
+def _markdown_cell(text: str) -> str:
+    # A backslash before the bar would escape the one that escapes it.
+    return one_cell(text).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def modes(runs: Mapping[str, Summary]) -> dict[str, list[str]]:
@@ -320,4 +325,4 @@ def every_table(numbers: ReportSummary) -> dict[str, Table]:
 def as_markdown(tables: Iterable[Table | None]) -> str:
     """Several tables as one Markdown text."""
     shown = (table for table in tables if table is not None and table.rows)
-    return "\n".join(f"**{table.caption}**\n\n{table.markdown()}" for table in shown)
+    return "\n".join(f"**{one_cell(table.caption)}**\n\n{table.markdown()}" for table in shown)

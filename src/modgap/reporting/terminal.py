@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.gap import GapChange
 from modgap.analysis.results import GapSummary, ReportSummary, Summary, ViewSummary
+from modgap.core.progress import shown
 from modgap.core.record import RunFolder
 from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
@@ -102,7 +103,8 @@ def print_summary(
     if run is not None:
         _print_spent(console, run, prices)
         command = shlex.join(["modgap", "report", str(run), "--out", str(run / "report.html")])
-        console.print(f"\nreport it: {command}", markup=False, highlight=False, soft_wrap=True)
+        words = shown(f"\nreport it: {command}")
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_spent(console: Console, run: Path, prices: tuple[float, float] | None) -> None:
@@ -133,7 +135,7 @@ def _print_spent(console: Console, run: Path, prices: tuple[float, float] | None
 
 def print_line(console: Console, words: str, style: str | None = None) -> None:
     """A line as it is: nothing in it is markup."""
-    console.print(words, style=style, markup=False, highlight=False)
+    console.print(shown(words), style=style, markup=False, highlight=False)
 
 
 def as_rich(table: t.Table, *, plain: bool = False) -> Any:
@@ -147,24 +149,25 @@ def as_rich(table: t.Table, *, plain: bool = False) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(
-        title=Text(table.caption),
+    made = Table(
+        title=Text(t.one_cell(shown(table.caption))),
         title_justify="left",
         title_style="dim",
         box=None if plain else box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1),
     )
-    for number, name in enumerate(table.head):
+    for number, column in enumerate(table.head):
+        name = t.one_cell(shown(column))
         left = number < table.left
         if not left and table.rows and all(len(name) > len(row[number]) for row in table.rows):
             name = "\n".join(name.rsplit(" ", 1))  # room for long names of runs
-        shown.add_column(
+        made.add_column(
             Text(name), justify="left" if left else "right", overflow="fold", no_wrap=not left
         )
     for row in table.rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    return shown
+        made.add_row(*(Text(t.one_cell(shown(cell))) for cell in row))
+    return made
 
 
 def _counts(runs: Mapping[str, Summary]) -> t.Table:

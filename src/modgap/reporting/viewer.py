@@ -25,7 +25,8 @@ from typing import Any
 
 from modgap.analysis.scores import Scores
 from modgap.analysis.transcription import KINDS, lost_problems
-from modgap.core.record import GradeRow, ProblemRow, Response
+from modgap.core.files import MOST_IMAGE_BYTES, Root, open_regular, read_bytes
+from modgap.core.record import IMAGE_FOLDERS, GradeRow, ProblemRow, Response
 from modgap.core.view import ALL_VIEWS, VERSIONS
 from modgap.reporting.collect import EvalRun
 
@@ -52,6 +53,7 @@ _ABSENT = (
     "no diagram recorded",
     "image not found",
     "image not embedded: the report holds {limit} at most",
+    "image not embedded: it is outside the run's data set (modgap report --allow-outside)",
 )
 
 
@@ -95,7 +97,11 @@ class Shown:
 
 
 def viewer_data(
-    runs: Sequence[EvalRun], scores: Sequence[Scores], images: int
+    runs: Sequence[EvalRun],
+    scores: Sequence[Scores],
+    images: int,
+    *,
+    allow_outside: bool = False,
 ) -> tuple[Json, list[str], bool]:
     """What the viewer shows.
 
@@ -104,12 +110,14 @@ def viewer_data(
         scores: Of each of them.
         images: The number of problems whose diagrams are embedded, balanced over the outcomes of
             the first run.
+        allow_outside: Diagrams may be outside the folders that the runs record.
 
     Returns:
         The index, the blocks as text for `<script>` elements, and whether the blocks are packed
         (gzip and base64).
     """
     problems = _merge(runs)
+    root = Root(*_image_folders(runs), allow_outside=allow_outside)
     shown = [
         Shown(score.views, score.groups(), lost_problems(score), _samples(run))
         for run, score in zip(runs, scores, strict=True)
@@ -127,7 +135,7 @@ def viewer_data(
         row = member.row
         entries, marks, prompts = _responses(member, shown)
         pictures, absent = (
-            (_pictures(row, asked) if slug in chosen else ([], 2)) if row.image else ([], 0)
+            (_pictures(row, asked, root) if slug in chosen else ([], 2)) if row.image else ([], 0)
         )
         entry: Json = {
             "i": slug,
@@ -259,7 +267,20 @@ def _mark(sample: Sample) -> str:
     return grade.outcome[0].upper() if row.finish_reason == "length" else grade.outcome[0]
 
 
-def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
+def _image_folders(runs: Sequence[EvalRun]) -> list[str]:
+    """The folders that the diagrams of runs may be in, as their manifests have them."""
+    found: list[str] = []
+    for run in runs:
+        # Older manifests do not record the folders of the images.
+        recorded = run.manifest.whole.get(IMAGE_FOLDERS, [run.manifest.given.get("data")])
+        places = recorded if isinstance(recorded, list) else []
+        found += [str(run.path), *(place for place in places if isinstance(place, str))]
+    return found
+
+
+def _pictures(
+    row: ProblemRow, asked: Sequence[str], root: Root
+) -> tuple[list[tuple[str, str]], int]:
     """The distinct diagrams of a problem, or why there is none.
 
     Each has the views that show it (empty: all).
@@ -269,7 +290,7 @@ def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, st
     """
     assert row.image is not None
     of_views: dict[str, str] = {}
-    if row.views:
+    if row.views and not root.target(_file(row.image)):
         try:
             of_views = pictures_of_views(row.image, asked)
         except (OSError, ValueError, KeyError):
@@ -280,22 +301,22 @@ def _pictures(row: ProblemRow, asked: Sequence[str]) -> tuple[list[tuple[str, st
     shown: dict[str, list[str]] = {}
     absent = 1
     for view, place in of_views.items() or {"": row.image}.items():
-        picture, absent_here = _embed(place)
+        picture, absent_here = _embed(place, root)
         absent = min(absent, absent_here)
         if picture:
             shown.setdefault(picture, []).append(view)
     return [(picture, ", ".join(filter(None, of))) for picture, of in shown.items()], absent
 
 
-def _embed(path: str) -> tuple[str | None, int]:
+def _embed(path: str, root: Root) -> tuple[str | None, int]:
     """A diagram as the model saw it, as a data URI, or why it is absent (an index in `_ABSENT`)."""
-    from PIL import Image
+    from modgap.core.images import opened, plain_bytes, to_rgb
 
-    from modgap.core.images import plain_bytes, to_rgb
-
+    if root.target(_file(path)):
+        return None, 3
     try:
         data = plain_bytes(read_picture(path))
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             kind = image.format
             if kind not in ("PNG", "JPEG", "GIF", "WEBP") or max(image.size) > IMAGE_SIDE:
                 small = to_rgb(image)
@@ -316,6 +337,12 @@ def _pack(text: str) -> str:
 _ROW = re.compile(r"(.+\.parquet)#([0-9]+)", re.DOTALL)
 
 
+def _file(place: str) -> str:
+    """The file of a place."""
+    match = _ROW.fullmatch(place)
+    return place if match is None or Path(place).exists() else match[1]
+
+
 def read_picture(place: str) -> bytes:
     """The encoded diagram.
 
@@ -328,8 +355,9 @@ def read_picture(place: str) -> bytes:
     """
     match = _ROW.fullmatch(place)
     if match is None or Path(place).exists():
-        return Path(place).read_bytes()
+        return read_bytes(place, MOST_IMAGE_BYTES)
     file, row = match[1], int(match[2]) - 1
+    open_regular(file).close()
     for group, count in enumerate(_groups(file)):
         if row < count:
             value = _images(file, group)[row].as_py()

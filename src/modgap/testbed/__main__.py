@@ -9,6 +9,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
+from modgap.core.progress import show
 from modgap.testbed.data import Plan
 from modgap.testbed.run import PHASES, pretrain
 
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         pretrain(given.pop("out"), plan, phases, **given)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        show(error, error=True)
         return 1
     return 0
 

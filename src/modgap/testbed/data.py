@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modgap.core.problem import Problem
+from modgap.core.progress import show
 from modgap.core.prompt import Prompt, evaluation_prompt
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Plan:
 
 def say(text: str) -> None:
     """Print a line of progress."""
-    print(text, file=sys.stderr, flush=True)
+    show(text, error=True)
 
 
 def to_problem(made: SyntheticProblem, name: str, split: str, index: int) -> Problem:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modgap.core.files import open_own
 from modgap.training.events import Event, EventKind, Progress
 from modgap.training.rollout import Group
 
@@ -166,6 +167,6 @@ def _append(file: BinaryIO, row: Mapping[str, Any]) -> None:
 
 
 def _open_at(path: Path, length: int) -> BinaryIO:
-    path.touch()
-    os.truncate(path, min(length, path.stat().st_size))
-    return path.open("ab")
+    file = open_own(path, os.O_APPEND)
+    file.truncate(min(length, os.fstat(file.fileno()).st_size))
+    return file

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modgap.analysis.results import ReportSummary
 from modgap.core.options import EvalOptions, StudySpec
-from modgap.core.progress import progress_bars, say
+from modgap.core.progress import progress_bars, say, show
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import VERSION, write_dataset
 from modgap.reporting.terminal import print_numbers
@@ -61,9 +61,9 @@ def run_demo(out: Path, *, seed: int = 0) -> ReportSummary:
     numbers = run_study(spec, given={"command": "modgap demo"})
     print_numbers(numbers)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    print(
+    show(
         f"\n{_TEST} problems a view: enough to see how it works, too few for a conclusion."
         f" Took {minutes} min {seconds} s."
     )
-    print(f"report: {(out / 'study' / 'report.html').resolve()}")
+    show(f"report: {(out / 'study' / 'report.html').resolve()}")
     return numbers

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from modgap.analysis.run import Run
 from modgap.core import registry
 from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start
 from modgap.core.errors import UsageError, UserError
+from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes
 from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
@@ -68,7 +70,12 @@ def locate(benchmark: str, data: Path | None) -> Path:
 
 
 def read_problems(
-    benchmark: str, data: Path, split: str = "test", limit: int | None = None
+    benchmark: str,
+    data: Path,
+    split: str = "test",
+    limit: int | None = None,
+    *,
+    allow_outside: bool = False,
 ) -> list[Problem]:
     """The problems of a benchmark.
 
@@ -77,15 +84,23 @@ def read_problems(
         data: Its folder or file.
         split: `train` or `test`.
         limit: Only this number of problems, from the first.
+        allow_outside: Its files may name, or link to, images outside its folder.
 
     Raises:
-        UserError: The benchmark is unknown, its files are faulty, or it has no problem.
+        UserError: The benchmark is unknown, its files are faulty or lead out of its folder, or it
+            has no problem.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: must be at least 1.")
-    problems: list[Problem] = list(
-        registry.DATASETS.load(benchmark)(data, split=split, limit=limit)
-    )
+    read = registry.DATASETS.load(benchmark)
+    more: dict[str, Any] = {"allow_outside": True} if allow_outside and _takes_outside(read) else {}
+    problems: list[Problem] = list(read(data, split=split, limit=limit, **more))
+    if data.exists():  # a hub's id has no folder of the user's
+        root = Root(data, allow_outside=allow_outside)
+        for problem in problems:
+            for image in (problem.image, *problem.own_images.values()):
+                if isinstance(image, Path):
+                    root.check(image, f"problem {problem.id}: the image {image}")
     if not problems:
         raise UserError(
             f"{data} has no problems in the split {split!r}: add some, or give another --data "
@@ -94,12 +109,18 @@ def read_problems(
     return problems
 
 
+def _takes_outside(read: Callable[..., Any]) -> bool:
+    """Whether a reader checks itself where images are."""
+    return "allow_outside" in inspect.signature(read).parameters
+
+
 def load_problems(
     data: Path | str | None = None,
     benchmark: str = "pgps9k",
     *,
     split: str = "test",
     limit: int | None = None,
+    allow_outside: bool = False,
 ) -> list[Problem]:
     """The problems of a data set.
 
@@ -111,13 +132,14 @@ def load_problems(
             or `path/to/file.py:object`.
         split: `train` or `test`.
         limit: Only this number of problems, from the first.
+        allow_outside: Its files may name, or link to, images outside its folder.
 
     Raises:
-        UserError: The benchmark is unknown, its files are faulty, or it has no problem.
+        UserError: The benchmark is unknown, its files are faulty or lead out of its folder, or it
+            has no problem.
     """
-    return read_problems(
-        benchmark, locate(benchmark, None if data is None else Path(data)), split, limit
-    )
+    place = locate(benchmark, None if data is None else Path(data))
+    return read_problems(benchmark, place, split, limit, allow_outside=allow_outside)
 
 
 def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -> None:
@@ -183,7 +205,7 @@ def _image_digest(
     key = (image, size)
     if key not in seen:
         try:
-            seen[key] = _content_digest(image.read_bytes(), size)
+            seen[key] = _content_digest(read_bytes(image, MOST_IMAGE_BYTES), size)
         except OSError as error:
             raise UserError(
                 f"problem {problem.id}: the diagram {image} cannot be read ({error.strerror}): "

@@ -26,12 +26,16 @@ from pathlib import Path
 
 from modgap.core import processes, registry
 from modgap.core.errors import UserError
+from modgap.core.files import open_own, open_regular
 from modgap.core.options import EvalOptions, flag
 from modgap.core.progress import say
+from modgap.core.secrets import safe_arguments
 from modgap.workflows.evaluate import accelerators_each
 
 POLL_S = 0.2
 _PATIENCE_S = 20.0
+_LAST_BYTES = 1 << 20
+"""How much of a log is looked at for its last line."""
 _BAD_USAGE = 2
 """The exit code for bad arguments, with which another accelerator does not help."""
 
@@ -58,12 +62,12 @@ class Process:
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
-            file.write(f"\n$ modgap {shlex.join(arguments)}\n".encode())
+        with open_own(log, os.O_APPEND) as file:
+            file.write(f"\n$ modgap {shlex.join(safe_arguments(arguments))}\n".encode())
             file.flush()
             self._start = file.tell()
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "modgap", *arguments],
+                [sys.executable, "-P", "-m", "modgap", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -81,9 +85,9 @@ class Process:
 
     def last_words(self) -> str:
         """The last line of its output, or how it ended."""
-        with self._log.open("rb") as file:
-            file.seek(self._start)
-            text = file.read().decode("utf-8", errors="replace")
+        with open_regular(self._log) as file:
+            file.seek(max(self._start, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+            text = file.read(_LAST_BYTES).decode("utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         last = lines[-1].removeprefix("modgap: ") if lines else ""
         status = self._child.returncode
@@ -364,6 +368,9 @@ def eval_arguments(options: EvalOptions) -> list[str]:
     for option in fields(options):
         value = getattr(options, option.name)
         if option.name == "style" or value == option.default:
+            continue
+        if value is True:
+            out.append(flag(option.name))
             continue
         for one in value if isinstance(value, tuple) else (value,):
             out += [flag(option.name), str(one)]

@@ -18,6 +18,7 @@ from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import ServerError, TemperatureRefusedError, UserError
 from modgap.core.options import JudgeOptions, flag
+from modgap.core.secrets import check_name
 from modgap.engines.judge import Judge
 from modgap.engines.vllm_start import telling_args
 from modgap.grading.judge import JudgeMode
@@ -26,6 +27,12 @@ from modgap.grading.judge import JudgeMode
 def check_options(options: JudgeOptions) -> None:
     """Refuse what cannot work before anything is graded. Raises `UserError`."""
     judge = options.judge or ""
+    check_name(options.api_key_env)
+    if options.is_url:
+        try:
+            registry.load("modgap.engines.openai:check_server")(judge, options.api_key_env)
+        except UserError as error:
+            raise _about_the_judge(error) from None
     if not judge.strip():
         raise UserError(
             "--judge '': give a model (Qwen/Qwen3-8B, a folder) or the URL of a server."

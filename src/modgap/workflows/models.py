@@ -23,13 +23,13 @@ import functools
 import hashlib
 import re
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
 from modgap.core.options import EvalOptions
-from modgap.core.progress import Progress, progress_bars
+from modgap.core.progress import Progress, progress_bars, show
 from modgap.core.record import RunFolder
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
 
@@ -45,7 +45,7 @@ def read_models(path: Path) -> list[str]:
         UserError: The file does not exist, or names no model.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(
@@ -192,12 +192,12 @@ def print_fleet(runs: Mapping[str, Path], failed: Mapping[str, str], out: Path) 
         numbers = numbers_of(collect(list(runs.values())))[0]
         print_numbers(numbers)
         words = ["modgap", "report", *map(str, runs.values()), "--out", str(out / "report.html")]
-        print(f"\nreport them: {shlex.join(words)}")
+        show(f"\nreport them: {shlex.join(words)}")
     for model, why in failed.items():
-        print(f"modgap: {model} failed: {why}", file=sys.stderr)
+        show(f"modgap: {model} failed: {why}", error=True)
     if failed:
         again = "finished work is kept, give the same command again"
-        print(
+        show(
             f"modgap: {len(failed)} of {len(failed) + len(runs)} models failed; {again}.",
-            file=sys.stderr,
+            error=True,
         )

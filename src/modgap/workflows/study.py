@@ -131,8 +131,9 @@ def prepare_study(
     for recipe in resolved.values():
         check_engine(recipe, spec.engine)
     data = locate(spec.benchmark, spec.data)
-    train = read_problems(spec.benchmark, data, "train")
-    test = read_problems(spec.benchmark, data, "test", spec.limit)
+    anywhere = options.allow_outside
+    train = read_problems(spec.benchmark, data, "train", allow_outside=anywhere)
+    test = read_problems(spec.benchmark, data, "test", spec.limit, allow_outside=anywhere)
     if shared := {problem.id for problem in train} & {problem.id for problem in test}:
         raise UserError(
             f"{len(shared)} test problems are in train, too ({min(shared)} for one), and a study"

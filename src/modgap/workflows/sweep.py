@@ -183,6 +183,7 @@ def _recipe_steps(
     def train() -> list[str]:
         share_stages(spec.out, recipe, study.recipes)
         where = [] if spec.options.device is None else ["--device", spec.options.device]
+        where += ["--allow-outside"] if spec.options.allow_outside else []
         chosen: list[str] = []
         for setting in settings_for(recipe, study.recipes, spec.settings):
             chosen += ["--set", setting]

@@ -12,7 +12,7 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem
-from modgap.core.progress import SILENT, Bars, say
+from modgap.core.progress import SILENT, Bars, say, show
 from modgap.core.prompt import Style, check_style
 from modgap.core.recipe import Recipe, apply_settings, with_defaults
 from modgap.core.record import RunFolder
@@ -163,7 +163,9 @@ def train_resolved(
     run = registry.load(entry.path)
     check_engine(recipe, options.engine)
     if any(stage.settings.reward_function for stage in recipe.stages):
-        sys.path.insert(0, str(Path.cwd()))  # for a reward function in the user's working folder
+        # For a reward function in the user's working folder; last, so that nothing there stands in
+        # for a module of ours or of a library.
+        sys.path.append(str(Path.cwd()))
     from modgap.models.load import check_model, model_fingerprint, resolve
     from modgap.training.events import Job
 
@@ -243,4 +245,4 @@ def print_plan(
     if not entry.plan:
         raise UserError(f"--dry-run: the engine {engine} has no plan: its `TrainEntry` names none.")
     lines = registry.load(entry.plan)
-    print("\n".join(lines(recipe, model, out, problems=problems, gpu=gpu)))
+    show("\n".join(lines(recipe, model, out, problems=problems, gpu=gpu)))

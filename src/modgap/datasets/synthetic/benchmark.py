@@ -10,12 +10,12 @@ changes a problem needs a new `VERSION`, and results are reported with it: `synt
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from modgap.core.errors import UserError
+from modgap.core.files import locked
 from modgap.datasets.synthetic.generate import VERSION
 from modgap.datasets.synthetic.write import write_dataset
 
@@ -42,8 +42,8 @@ def benchmark_folder(progress: Callable[[int, int], None] | None = None) -> Path
     folder = cache / f"synthetic-v{VERSION}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with (cache / f".{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a concurrent run may be making it
+        # A concurrent run may be making it.
+        with locked(cache / f".{folder.name}.lock", wait=True):
             if not (folder / "train.json").exists():  # written last
                 write_dataset(folder, TRAIN, TEST, SEED, progress=progress)
     except (OSError, UserError) as error:

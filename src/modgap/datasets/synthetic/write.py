@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from modgap.core.errors import UserError
+from modgap.core.files import locked
 from modgap.datasets.synthetic.generate import make_problem
 
 _CHUNK = 32
@@ -73,14 +73,11 @@ def write_dataset(
 
 @contextlib.contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """Hold the folder for writing.
-
-    The lock file stays: removing it would let two other processes in at once.
-    """
-    with (out / ".lock").open("w") as file:
+    """Hold the folder for writing."""
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            held.enter_context(locked(out / ".lock"))
+        except BlockingIOError:
             raise UserError(
                 f"another process is writing {out}: wait for it, or give another --out."
             ) from None

@@ -79,7 +79,7 @@ class Tools:
     """
 
     write_parquet: WriteParquet
-    runner: tuple[str, ...] = (sys.executable, "-m", "modgap.training.verl.run")
+    runner: tuple[str, ...] = (sys.executable, "-P", "-m", "modgap.training.verl.run")
     merge: Callable[[Path, Path, Path], Path] = verl_merge.merge
     validate: Callable[[Mapping[str, Any]], Any] = compose
 
@@ -245,8 +245,12 @@ def _gpu_gib() -> float | None:
         return None
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-        )
+            [sys.executable, "-P", "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )  # fmt: skip
         return float(done.stdout) / GIB
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
@@ -341,13 +345,15 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
         teller("step", metrics=line)
 
     begin = log.stat().st_size if log.exists() else 0
-    # A user's reward function may be in the working directory.
-    paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
-        "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         "HYDRA_FULL_ERROR": "1",
     }
+    # With -P nothing is imported from the working folder; a reward function of the user's may be
+    # there.
+    if any(key.endswith("reward_kwargs.function") for key in overrides):
+        paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(Path.cwd())]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
     for key, value in json.loads((folder / "verl.json").read_text("utf-8")).items():
         if key.lstrip("+").startswith(f"{variables}."):
             environment[key.rpartition(".")[2]] = str(value)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from modgap.core.files import open_own
 from modgap.training.verl.run import ERROR
 
 FILTERED = "training/filter_groups"
@@ -139,8 +141,8 @@ class Follower:
                     "".join(f"{json.dumps(old)}\n" for old in kept), encoding="utf-8"
                 )
             self._at += len(text) + 1
-            with self._log.open("a", encoding="utf-8") as log:
-                log.write(f"{json.dumps(line)}\n")
+            with open_own(self._log, os.O_APPEND) as log:
+                log.write(f"{json.dumps(line)}\n".encode())
             if self._report:
                 self._report(line)
 

@@ -4,6 +4,9 @@ The folder has weights, tokenizer and processor. After a LoRA training, verl's m
 model that the training started from, with the adapter in a subfolder. An evaluation of that folder
 would measure the untrained model, so the adapter is merged, in fp32.
 
+verl's merger unpickles the shards, and a pickle can run any code: shards that need more than
+tensors and their distribution are refused before.
+
 Checkpoints of verl 0.5 without `fsdp_config.json` also work: the file is made from the names of the
 shards.
 """
@@ -20,12 +23,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modgap.core.errors import UserError
+from modgap.core.files import open_regular
 from modgap.core.processes import watched
 from modgap.models.folder import ADAPTER
 from modgap.training.verl.plan import require
 
 _ADAPTER = "lora_adapter"
 _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
+# What the shards of FSDP and FSDP2 need (torch 2.5 to 2.13) beyond what `weights_only` allows. None
+# of them calls what a pickle gives it; `getattr`, which a `ShardedTensor` needs, would.
+_OF_SHARDS = frozenset(
+    f"torch.distributed.{name}"
+    for name in (
+        "device_mesh.DeviceMesh", "tensor.DTensor", "tensor.api.DTensor", "_tensor.api.DTensor",
+        "tensor._dtensor_spec.DTensorSpec", "tensor._dtensor_spec.TensorMeta",
+        "tensor._dtensor_spec.ShardOrderEntry", "tensor.placement_types.Shard",
+        "tensor.placement_types.Replicate", "tensor.placement_types.Partial",
+        "tensor.placement_types._StridedShard", "_mesh_layout._FlatLayout",
+        "_mesh_layout._MeshLayout",
+    )
+)  # fmt: skip
 
 
 def actor_folder(checkpoint: Path) -> Path:
@@ -87,10 +104,11 @@ def merge(
 
     Raises:
         UserError: No checkpoint, no verl, or the merger failed (the message names its log); or
-            there is an adapter that cannot be merged.
+            there is an adapter that cannot be merged, or a shard is more than tensors.
     """
     actor = actor_folder(checkpoint)
     require()
+    _check_shards(actor)
     if (out / "config.json").exists():
         raise UserError(f"{out} holds a model already: give another folder as --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +124,9 @@ def merge(
             shard = next(match for match in named if match)
             fsdp = {"FSDP_version": 1, "world_size": int(shard[1])}
             (local / "fsdp_config.json").write_text(json.dumps(fsdp))
-        command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+        command = [
+            sys.executable, "-P", "-m", "verl.model_merger", "merge", "--backend", "fsdp",
+        ]  # fmt: skip
         status = watched(
             [*command, "--local_dir", str(local), "--target_dir", str(partial)], log, {}
         )
@@ -132,6 +152,32 @@ def merge(
     os.replace(partial, out)
     log.unlink()
     return out
+
+
+def _check_shards(actor: Path) -> None:
+    """Refuse shards that need more than tensors to be unpickled; nothing is unpickled here.
+
+    Raises:
+        UserError: One does, or is not a file that `torch.save` wrote.
+    """
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    for shard in sorted(path for path in actor.iterdir() if _SHARD.fullmatch(path.name)):
+        with open_regular(shard) as file:
+            try:
+                needed = set(get_unsafe_globals_in_checkpoint(file)) - _OF_SHARDS
+            # Its reader raises a dozen kinds on a broken file.
+            except Exception as error:
+                why = " ".join(str(error).split()) or type(error).__name__
+                raise UserError(
+                    f"{shard} is not a shard that torch.save wrote ({why}): copy it again."
+                ) from None
+        if needed:
+            names = ", ".join(sorted(needed)[:3])
+            raise UserError(
+                f"{shard} holds more than tensors ({names}), which could run code when it is"
+                " unpickled: do not convert it unless you made it; then save it again as tensors."
+            )
 
 
 def _merge_adapter(partial: Path, merge_adapter: MergeAdapter | None) -> None:

@@ -1,4 +1,4 @@
-"""verl in a process of its own: `python -m modgap.training.verl.run OVERRIDES.json`.
+"""verl in a process of its own: `python -P -m modgap.training.verl.run OVERRIDES.json`.
 
 `engine.py` starts it. On an error it prints one line that starts with `modgap-error: `, for the
 reader of its log. Multi-node: it joins the cluster of RAY_ADDRESS (`ray job submit` sets it), or
