@@ -175,14 +175,12 @@ def power(
         alpha: Size of the test.
         run: An evaluation from which the three assumptions are estimated where they are not given.
     """
-    from modgap.workflows.power import plan
+    from modgap.workflows.power import Assumptions, plan
 
+    assumed = Assumptions(text_accuracy, consistency, correlation)
     _print_plan(
-        plan(
-            gap, problems=problems, samples=samples, text_accuracy=text_accuracy,
-            consistency=consistency, correlation=correlation, target=power, alpha=alpha, run=run,
-        )
-    )  # fmt: skip
+        plan(gap, assumed, problems=problems, samples=samples, target=power, alpha=alpha, run=run)
+    )
 
 
 @model_app.command
@@ -221,6 +219,7 @@ def pretrain(
             bands.
     """
     from modgap.testbed.data import Plan
+    from modgap.testbed.run import Exams
     from modgap.testbed.run import pretrain as make
 
     plan = Plan(
@@ -237,8 +236,7 @@ def pretrain(
         phases,
         workers or os.cpu_count() or 2,
         minutes,
-        eval_every,
-        final_problems=final_problems,
+        Exams(eval_every, final_problems=final_problems),
         pick=pick,
     )
 

@@ -33,7 +33,7 @@ from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
 from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.reporting.words import reply_words
-from modgap.workflows.judge_stage import settle_all
+from modgap.workflows.judge_stage import Checked, settle_all
 from modgap.workflows.judging import make_judge
 
 BATCH = 256
@@ -135,7 +135,14 @@ def grade_held(
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
     if any(grader.judged for grader in graders):
         verdicts, judged = settle_all(
-            run, problems, responses, results, cast("JudgeMode", mode), judge, check, seed, progress
+            run,
+            problems,
+            responses,
+            results,
+            cast("JudgeMode", mode),
+            judge,
+            Checked(check, seed),
+            progress,
         )
     rows = [
         _row(response, problems, mode, verdict)
