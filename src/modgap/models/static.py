@@ -381,8 +381,9 @@ class StaticSampler:
 
         `kept` are indices in the batch, `chosen` the same prompts' indices in the old state.
         """
-        contents = _first_contents(draw, kept)
-        if old is not None and chosen is not None:
+        if old is None or chosen is None:
+            contents = _first_contents(draw, kept)
+        else:
             contents = _later_contents(old, chosen, t)
         keys = contents.prefix[0][0]
         kind = keys.device.type

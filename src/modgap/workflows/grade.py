@@ -134,15 +134,9 @@ def grade_held(
     results = _grade_all(responses, texts, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
     if any(grader.judged for grader in graders):
+        asked = cast("JudgeMode", mode)  # the graders have refused others
         verdicts, judged = settle_all(
-            run,
-            problems,
-            responses,
-            results,
-            cast("JudgeMode", mode),
-            judge,
-            Checked(check, seed),
-            progress,
+            run, problems, responses, results, asked, judge, Checked(check, seed), progress
         )
     rows = [
         _row(response, problems, mode, verdict)
