@@ -82,18 +82,23 @@ def prepare(
 
     Args:
         folder: A folder in PGPS9K's layout.
-        out: Folder for train.parquet and test.parquet.
+        out: Folder for train.parquet, test.parquet and manifest.json.
         variant: Conditions in the text, conditions in the image only, or both for the contrastive
             KL.
         style: `paper` equals the original scripts' output value for value.
     """
     from modgap.core.progress import progress_bars, warn
+    from modgap.core.record import RunFolder
     from modgap.datasets.parquet import prepare as write
 
+    record = RunFolder(out)
+    record.check_replaceable("prepare")
     with progress_bars() as bars:
         done = write(
             folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn
         )
+    options = {"folder": str(folder), "out": str(out), "variant": variant, "style": style}
+    record.replace_manifest("prepare", options, given())
     print(done)
 
 

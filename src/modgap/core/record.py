@@ -362,17 +362,23 @@ class RunFolder:
                 stale.unlink(missing_ok=True)  # of the run that is replaced
         elif trace := self._trace(kind):
             raise self._lost(trace)
-        manifest: dict[str, Any] = {
-            "kind": kind,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": versions(),
-            "git": git_state(),
-            "given": dict(given or {}),
-            "resolved": dict(resolved),
-            "fingerprints": dict(fingerprints),
-        }
+        manifest = _origin(kind, given)
+        manifest |= {"resolved": dict(resolved), "fingerprints": dict(fingerprints)}
         write_json(self.manifest_path, manifest)
         return False
+
+    def check_replaceable(self, kind: str) -> None:
+        """Refuse to replace the files of another kind of run. Raises `UserError`."""
+        if self.manifest_path.exists() and (found := self.manifest().get("kind")) != kind:
+            raise UserError(
+                f"{self.path} holds a run of another kind ({found}): give another --out."
+            )
+
+    def replace_manifest(
+        self, kind: str, options: Mapping[str, Any], given: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the manifest of files that a command makes as a whole, and never resumes."""
+        write_json(self.manifest_path, _origin(kind, given) | {"options": dict(options)})
 
     def note(self, name: str, value: Any) -> None:
         """Record something in the manifest that does not make the run what it is.
@@ -382,6 +388,19 @@ class RunFolder:
         manifest = self.manifest()
         if manifest.get(name) != value:
             write_json(self.manifest_path, manifest | {name: value})
+
+    def note_grading(self, options: Mapping[str, Any]) -> None:
+        """Record the options of `modgap grade` beside those of the run.
+
+        The caller holds the lock.
+        """
+        self.note("options", {**self.manifest().get("options", {}), "grade": dict(options)})
+
+    def forget_grading(self) -> None:
+        """Remove what `note_grading` recorded: the run is graded anew without these options."""
+        options = dict(self.manifest().get("options", {}))
+        if options.pop("grade", None) is not None:
+            self.note("options", options)
 
     def _identity(self) -> dict[str, Any]:
         """What makes the run what it is, from its manifest."""
@@ -646,6 +665,17 @@ def holding_place(out: Path, names: Collection[str]) -> Generator[None]:
                 f" ({', '.join(names)}): give another --out."
             )
         yield
+
+
+def _origin(kind: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The part of a manifest that says where the files come from."""
+    return {
+        "kind": kind,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": versions(),
+        "git": git_state(),
+        "given": dict(given or {}),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -75,7 +75,12 @@ def import_generations(
     ) -> GenerationSource:
         return GenerationSource(files, golds)
 
-    return import_runs(by_model(files), out, read, given, progress)
+    options = {
+        "folders": [str(file.path) for file in files],
+        "gt": None if gt is None else str(gt),
+        "out": str(out),
+    }
+    return import_runs(by_model(files), out, read, options, given, progress)
 
 
 # ---- one run -------------------------------------------------------------------------------------

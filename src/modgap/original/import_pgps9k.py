@@ -85,7 +85,14 @@ def import_answers(
     ) -> AnswerSource:
         return AnswerSource(model, folders, problems, outside, progress)
 
-    return import_runs(runs, out, read, given, progress)
+    options = {
+        "folders": [str(path) for path in paths],
+        "gt": str(gt),
+        "out": str(out),
+        "view": view,
+        "results_root": None if results_root is None else str(results_root),
+    }
+    return import_runs(runs, out, read, options, given, progress)
 
 
 class AnswerSource(Source):

@@ -95,6 +95,7 @@ def import_runs(
     by_model: Mapping[str, Sequence[F]],
     out: Path,
     read: Callable[[str, Sequence[F], Progress | None], Source],
+    options: Mapping[str, Any],
     given: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[Imported]:
@@ -104,6 +105,7 @@ def import_runs(
         by_model: Model -> its files.
         out: The run folder; with several models a folder of run folders, `OUT/MODEL`.
         read: Makes a source of a model and its files.
+        options: Every option's value, for the manifest.
         given: The arguments as the user gave them, for the manifest.
         progress: Called as the import advances.
 
@@ -119,7 +121,7 @@ def import_runs(
         for model, files in by_model.items():
             place = out / model.strip("/.").replace("/", "--") if several else out
             report = _of_model(progress, model) if progress and several else progress
-            done.append(_import(model, read(model, files, report), place, given, report))
+            done.append(_import(model, read(model, files, report), place, options, given, report))
     return done
 
 
@@ -136,6 +138,7 @@ def _import(
     model: str,
     source: Source,
     out: Path,
+    options: Mapping[str, Any],
     given: Mapping[str, Any] | None,
     progress: Progress | None,
 ) -> Imported:
@@ -148,6 +151,7 @@ def _import(
             data_fingerprint=fingerprint(source.problems),
             **source.digests,
         )
+        run.note("options", {**options, "views": source.resolved["views"]})
         run.check_responses({problem.id for problem in source.problems})
         run.write_problems(problem_row(problem, "paper") for problem in source.problems)
         run.write_responses(source.responses())

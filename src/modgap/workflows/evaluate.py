@@ -478,7 +478,10 @@ def evaluate_with(
         if plan.options:
             in_force = {name: resolved[name] for name in SAMPLING}
             asked_views = plan.options.get("views") or resolved["views"]
-            run.note("options", {**plan.options, **in_force, "views": asked_views})
+            options = {**plan.options, **in_force, "views": asked_views}
+            if of_grading := run.manifest().get("options", {}).get("grade"):
+                options["grade"] = of_grading
+            run.note("options", options)
         done = run.resume(
             {problem.id for problem in problems}, _prompts(problems, chosen, plan.style)
         )
@@ -491,6 +494,8 @@ def evaluate_with(
             sampling=sampling,
         )
         answered = _answer(run, problems, engine, plan, done, progress)
+        if answered:
+            run.forget_grading()
         mode = plan.mode or ("strict" if answered else _graded_in(run))
         return grade_held(run, mode, progress=progress)
 

@@ -18,7 +18,7 @@ from modgap.analysis.run import Run
 from modgap.analysis.summary import summarise
 from modgap.core import registry
 from modgap.core.errors import UserError, unknown
-from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions
+from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions, as_json
 from modgap.core.problem import split_grader
 from modgap.core.progress import SILENT, Progress
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
@@ -70,7 +70,12 @@ def grade(
     graded.folder.manifest()  # before the judge is looked for
     options = JudgeOptions(judge) if isinstance(judge, str) else judge or JudgeOptions()
     asked = None if options.judge is None else make_judge(options)
-    grade_run(graded.folder, mode, progress, asked, options.check, options.seed)
+    with graded.folder.lock():
+        grade_held(graded.folder, mode, progress, asked, options.check, options.seed)
+        in_force = {"mode": mode, **as_json(options)}
+        if asked is not None:
+            in_force["max_tokens"] = asked.tokens(cast("JudgeMode", mode))
+        graded.folder.note_grading(in_force)
     return graded
 
 
