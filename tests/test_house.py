@@ -124,7 +124,7 @@ def test_registry_errors_name_choices_and_remedy() -> None:
         (["eval", "--model", "tiny", "--out", "y"], 2, "--data is missing"),
         (["eval", "--data", "x", "--model", "tiny", "--out", "y", "--samples", "many"], 2, "many"),
         (["data", "check", "/nowhere"], 1, "/nowhere"),
-        (["grade", "/nowhere"], 1, "no run folder"),
+        (["grade", "/nowhere"], 1, "is not a run folder"),
         (["report"], 1, "no run given"),
     ],
 )

@@ -332,7 +332,7 @@ def test_what_is_absent_is_one_line(tmp_path: Path) -> None:
     [
         ("import.json", "{", "Invalid JSON"),
         ("import.json", '{"warnings": "all is well"}', "warnings: Input should be a valid array"),
-        ("manifest.json", '{"resolved": []}', "resolved is no object"),
+        ("manifest.json", '{"resolved": []}', "resolved is not an object"),
         (
             "manifest.json",
             '{"kind": "train", "created": []}',
@@ -343,7 +343,7 @@ def test_what_is_absent_is_one_line(tmp_path: Path) -> None:
             '{"kind": "train", "fingerprints": {"data": [3]}}',
             "fingerprints.data: Input should be",
         ),
-        ("manifest.json", "[]", "it is no object"),
+        ("manifest.json", "[]", "it is not an object"),
     ],
 )
 def test_other_files_that_a_report_reads_are_named_where_they_are_damaged(
@@ -365,7 +365,7 @@ def test_a_step_that_is_no_whole_number_is_one_line(step: str, tmp_path: Path) -
     (tmp_path / "stage1" / "train_log.jsonl").write_text(
         f'{{"step": 1, "reward": 0}}\n{{"step": {step}}}\n'
     )
-    with pytest.raises(UserError, match=r"train_log.jsonl: the step .* is no whole number"):
+    with pytest.raises(UserError, match=r"train_log.jsonl: the step .* is not a whole number"):
         collect([tmp_path / "stage1"])
 
 

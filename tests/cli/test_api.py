@@ -170,7 +170,7 @@ def test_a_table_has_a_row_for_each_sample(
 
 
 def test_what_is_no_evaluation_is_one_clear_line(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         modgap.load_run(data)
     (tmp_path / "study" / "base" / "eval").mkdir(parents=True)
     for path, kind in (

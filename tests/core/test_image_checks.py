@@ -53,7 +53,7 @@ def test_a_file_that_is_cut_off_is_found_without_decoding_whole_ones(
     for cut in (len(whole) // 2, 9 * len(whole) // 10):
         assert inspect(whole[:cut], thorough).error
     assert inspect(b"", thorough).error == "is empty"
-    assert inspect(b"words", thorough).error == "is no image that can be read"
+    assert inspect(b"words", thorough).error == "cannot be read as an image"
 
 
 def test_what_pillow_takes_for_a_bomb_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

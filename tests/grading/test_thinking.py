@@ -177,7 +177,7 @@ def test_the_chat_template_may_open_the_thinking(tmp_path: Path, opened: str) ->
     asked = [Problem(id=name, question="Find x.", answer="14") for name in SAID]
     summary = evaluate(asked, Says(SAID, opened), tmp_path, views="question-only", samples=1)
     assert outcomes(RunFolder(tmp_path)) == RIGHT
-    words = f"1 response was {CUT_THINKING}: a box in it is no answer."
+    words = f"1 response was {CUT_THINKING}: a box in it does not count as an answer."
     assert (words in summary.warnings) == (not opened)
     numbers = build_report([tmp_path], tmp_path / "report.html")
     assert (words in numbers.warnings) == (not opened)

@@ -253,13 +253,13 @@ def bad_twins(root: Path) -> dict[str, Any]:
     ("arguments", "words"),
     [
         (lambda root: {"folders": []}, "--results-root"),
-        (lambda root: {"folders": [root / "absent"]}, "absent is no folder"),
+        (lambda root: {"folders": [root / "absent"]}, "absent is not a folder"),
         (lambda root: {"folders": [root / "data"]}, "holds no qprob_N_attemptJ.txt"),
         (
             lambda root: {"folders": [], "results_root": root / "data"},
             "no folder with qprob_N_attemptJ.txt below",
         ),
-        (lambda root: {"folders": [], "results_root": root / "absent"}, "absent is no folder"),
+        (lambda root: {"folders": [], "results_root": root / "absent"}, "absent is not a folder"),
         (
             lambda root: {"folders": [write_answers(root / IMAGE, {"qprob_9_attempt0.txt": ""})]},
             "same data set",

@@ -209,7 +209,7 @@ def test_a_folder_of_evaluations_is_all_of_them(tmp_path: Path) -> None:
 
 def test_a_folder_of_folders_of_runs_is_told_by_their_names(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "all" / "first", {"a": both("c", "w")})
-    with pytest.raises(UserError, match=r"is no run.*give the runs in it: .*first"):
+    with pytest.raises(UserError, match=r"is not a run.*give the runs in it: .*first"):
         collect([tmp_path / "runs"])
 
 

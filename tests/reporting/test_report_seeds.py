@@ -398,9 +398,9 @@ def test_curves_are_means_over_seeds(studies: list[Path], tmp_path: Path) -> Non
         (lambda text: "[", "cannot be read as JSON"),
         (
             lambda text: text.replace("modgap cells 1", "modgap cells 9"),
-            "is no file of 'modgap cells 1'",
+            "is not a file of 'modgap cells 1'",
         ),
-        (lambda text: "{}", "is no file of"),
+        (lambda text: "{}", "is not a file of"),
         (lambda text: text.replace('"p0", ', ""), "not the counts of 23 problems"),
         (
             lambda text: text.replace('"samples": 2', '"samples": 1'),

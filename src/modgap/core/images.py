@@ -167,7 +167,7 @@ def inspect(image: Path | bytes, thorough: bool = False) -> Inspection:
         with _opened(data) as opened:
             return _inspected(opened, data, thorough)
     except UnidentifiedImageError:
-        return Inspection("is no image that can be read")
+        return Inspection("cannot be read as an image")
     # Pillow raises a dozen kinds on a broken file: OSError, SyntaxError, struct.error ...
     except Exception as error:
         return Inspection(f"cannot be decoded ({reason(error)})")

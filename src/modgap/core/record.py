@@ -449,7 +449,7 @@ class RunFolder:
             if trace := self._trace():
                 raise self._lost(trace)
             raise UserError(
-                f"{self.path} is no run folder (it has no manifest.json): give the --out of an"
+                f"{self.path} is not a run folder (it has no manifest.json): give the --out of an"
                 " earlier run."
             )
         remedy = "put the file back from a copy, or give another --out"
@@ -458,11 +458,13 @@ class RunFolder:
         except ValueError as error:
             raise UserError(f"{self.manifest_path} is damaged ({error}): {remedy}.") from None
         if not isinstance(found, dict):
-            raise UserError(f"{self.manifest_path} is damaged (it is no object): {remedy}.")
+            raise UserError(f"{self.manifest_path} is damaged (it is not an object): {remedy}.")
         manifest = cast("dict[str, Any]", found)
         for name in ("given", "resolved", "fingerprints"):
             if not isinstance(manifest.get(name, {}), dict):
-                raise UserError(f"{self.manifest_path} is damaged ({name} is no object): {remedy}.")
+                raise UserError(
+                    f"{self.manifest_path} is damaged ({name} is not an object): {remedy}."
+                )
         return manifest
 
     @contextlib.contextmanager

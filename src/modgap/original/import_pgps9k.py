@@ -235,7 +235,7 @@ def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
         UserError: It is absent, broken, empty, or a problem in it has no answer.
     """
     if not path.is_file():
-        raise UserError(f"--gt {path} is no file: give the data set's test.json.")
+        raise UserError(f"--gt {path} is not a file: give the data set's test.json.")
     text, faults = decode(path.name, path.read_bytes())
     fault = next((fault for fault in faults if fault.severity == "error"), None)
     problems: dict[str, Problem] = {}
