@@ -10,6 +10,7 @@ from typing import Any
 import mathverse_data as made
 import pytest
 from asking import evaluate
+from reported_runs import report_numbers
 from written_runs import CONDITIONS, SAID, both, write_run, write_stage
 from written_studies import write_studies
 
@@ -233,7 +234,7 @@ def test_what_is_not_there_has_no_key(tmp_path: Path) -> None:
         None,
         None,
     )
-    assert "paper" not in build_report([run.path], tmp_path / "r.html").model_dump(mode="json")
+    assert "paper" not in report_numbers([run.path]).model_dump(mode="json")
 
 
 def test_a_file_reads_back_as_it_was_written(
@@ -375,4 +376,4 @@ def test_a_manifest_of_another_program_does_not_stop_a_report(tmp_path: Path) ->
     (tmp_path / "all" / "site" / "manifest.json").write_text(
         '{"name": "app", "created": 1699999999, "icons": []}'
     )
-    assert list(build_report([tmp_path / "all"], tmp_path / "r.html").runs) == ["run"]
+    assert list(report_numbers([tmp_path / "all"]).runs) == ["run"]
