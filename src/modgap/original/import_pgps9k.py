@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from modgap.analysis.original import print_original
 from modgap.analysis.results import Summary
@@ -48,7 +48,7 @@ def import_answers(
     *,
     view: str | None = None,
     results_root: Path | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> list[Imported]:
     """Make runs from answer folders, and grade them in mode `paper`, then `strict`.
@@ -93,6 +93,24 @@ def import_answers(
         "results_root": None if results_root is None else str(results_root),
     }
     return import_runs(runs, out, read, options, given, progress)
+
+
+class FolderNote(TypedDict):
+    """What `import.json` holds of answer folders.
+
+    Attributes:
+        folders: View -> folder.
+        files: View -> what is odd -> the names of all such files.
+        other_files: View -> counts of files that only the original counts.
+        diagrams_outside: Problems whose diagram is outside the folder of diagrams.
+        warnings: What a reader must know; each names some of the files.
+    """
+
+    folders: dict[str, str]
+    files: dict[str, dict[str, list[str]]]
+    other_files: dict[str, dict[str, int]]
+    diagrams_outside: list[str]
+    warnings: list[str]
 
 
 class AnswerSource(Source):
@@ -147,7 +165,7 @@ class AnswerSource(Source):
                     if text is not None:
                         yield response(problem, answers.folder.view, attempt, text)
 
-    def note(self, run: RunFolder) -> dict[str, Any]:
+    def note(self, run: RunFolder) -> FolderNote:
         """All irregular files by name, and the warnings that name some of them."""
         return _notes(self._read, self.problems, self._samples, self._outside)
 
@@ -171,7 +189,7 @@ def _digest(answers: Answers) -> str:
 
 def _notes(
     read: Sequence[Answers], problems: Sequence[Problem], samples: int, outside: Sequence[str]
-) -> dict[str, Any]:
+) -> FolderNote:
     """What `import.json` holds: all irregular files by name, and the warnings that name some."""
     warnings: list[str] = []
     files: dict[str, dict[str, list[str]]] = {}

@@ -51,7 +51,7 @@ class Source(ABC):
         """The responses, problem by problem."""
 
     @abstractmethod
-    def note(self, run: RunFolder) -> dict[str, Any]:
+    def note(self, run: RunFolder) -> Mapping[str, object]:
         """What `import.json` holds: irregularities by name, and `warnings` that name some of them.
 
         Called once the responses are written; what else the run is to hold is written here.
@@ -65,8 +65,8 @@ class Source(ABC):
     def print_original(self, summary: Summary) -> None:
         """Print the original's figures in a summary as its script does."""
 
-    def remarks(self, note: Mapping[str, Any]) -> list[str]:
-        """What is printed before the numbers, beside the places."""
+    def remarks(self) -> list[str]:
+        """What is printed before the numbers, beside the places; known once `note` was called."""
         return []
 
 
@@ -88,15 +88,15 @@ class Imported:
     source: Source
     strict: Summary
     paper: Summary
-    note: dict[str, Any]
+    note: Mapping[str, object]
 
 
 def import_runs(
     by_model: Mapping[str, Sequence[F]],
     out: Path,
     read: Callable[[str, Sequence[F], Progress | None], Source],
-    options: Mapping[str, Any],
-    given: Mapping[str, Any] | None = None,
+    options: Mapping[str, object],
+    given: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> list[Imported]:
     """Make a run for each model, and grade it in mode `paper`, then `strict`.
@@ -138,8 +138,8 @@ def _import(
     model: str,
     source: Source,
     out: Path,
-    options: Mapping[str, Any],
-    given: Mapping[str, Any] | None,
+    options: Mapping[str, object],
+    given: Mapping[str, object] | None,
     progress: Progress | None,
 ) -> Imported:
     run = RunFolder(out)
@@ -188,7 +188,7 @@ def print_imported(run: Imported) -> None:
     print(f"{run.path}: {run.model or 'model not named'}")
     for place in run.source.places:
         print(f"  {place}")
-    for remark in run.source.remarks(run.note):
+    for remark in run.source.remarks():
         print(remark)
     print(f"\nGraded strict{run.source.tolerance} (the run's grades and summary):")
     print_summary(run.strict, run.path.name)

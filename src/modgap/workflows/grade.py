@@ -131,7 +131,7 @@ def grade_held(
     for grader in graders:
         grader.check_mode(mode, f"--mode {mode}")
     responses = list(run.own_responses(problems))
-    paper = manifest["resolved"].get("style") == "paper"
+    paper = manifest.get("resolved", {}).get("style") == "paper"
     texts = [response.response for response in responses]
     # The other two modes reproduce the original, which has no rule on thinking.
     if mode not in ("paper", "exact"):

@@ -26,7 +26,15 @@ from modgap.engines.judge import Judge, Recalled, Said
 from modgap.grading.answer import extract_answer
 from modgap.grading.grade import Grade
 from modgap.grading.graders import find_grader
-from modgap.grading.judge import JudgeMode, Undecided, VerdictFile, parse_verdict, settle, unsettled
+from modgap.grading.judge import (
+    JudgeMode,
+    LastJudge,
+    Undecided,
+    VerdictFile,
+    parse_verdict,
+    settle,
+    unsettled,
+)
 
 MOST_SHOWN = 50
 """Disagreements that a summary lists."""
@@ -87,8 +95,10 @@ def settle_all(
     decided = _to_check(by_key, problems, mode, checked) if answers else {}
     said = answers.answer({**undecided, **decided}, mode, file, progress) if answers else {}
     if judge is not None:
-        of_judge = {"judge": judge.name, "tokens": judge.tokens(mode)}
-        file.remember(mode, {**of_judge, "check": checked.count, "seed": checked.seed})
+        asked = LastJudge(
+            judge=judge.name, tokens=judge.tokens(mode), check=checked.count, seed=checked.seed
+        )
+        file.remember(mode, asked)
     grades: list[Grade] = []
     for response, result in zip(responses, results, strict=True):
         if isinstance(result, Undecided):
