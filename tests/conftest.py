@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -22,7 +23,8 @@ settings.register_profile("modgap", deadline=None)
 settings.load_profile("modgap")
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _spare_the_collector() -> None:
     """What was imported until here is never garbage: no later collection has to look at it.
 
     Where memory runs out, everything is collected each time, and most of a test's time went there.
