@@ -217,7 +217,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--repeat", type=int, default=5, help="the best of so many counts, for each pair"
+        "--repeat", type=int, default=5, help="the best of this number of counts, for each pair"
     )
     parser.add_argument("--floods", action="store_true", help="also time hostile responses")
     parser.add_argument(

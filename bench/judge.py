@@ -99,13 +99,13 @@ def write_judge(shape: str, folder: Path, texts: Sequence[str], weights: bool) -
             vocab_size=2000, special_tokens=list(SPECIAL), initial_alphabet=alphabet
         ),
     )
-    told = json.loads(inner.to_str())
-    entries = told["model"]["vocab"]
+    found = json.loads(inner.to_str())
+    entries = found["model"]["vocab"]
     entries.update(
         {f"Ġx{number}": number for number in range(len(entries), VOCABULARY)}
     )  # read, never written
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(told)), eos_token="<|im_end|>",
+        tokenizer_object=Tokenizer.from_str(json.dumps(found)), eos_token="<|im_end|>",
         pad_token="<|endoftext|>", chat_template=TEMPLATE,
     )  # fmt: skip
     tokenizer.save_pretrained(folder)

@@ -233,7 +233,7 @@ def check(folder: Path, samples: int, figures: dict[str, Any]) -> dict[str, bool
 
 
 def main() -> int:
-    """Kill, go on, and say whether all is as it should be."""
+    """Kill, resume, and say whether all is as it should be."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -8,7 +8,7 @@ Three sizes of each thing that a step grows with, the others at their middle; pr
 Processor time on a CPU (the dry run's speed of this CPU is the best of many short timings, so that
 both tell what a quiet machine takes), the clock's on a GPU. Every second response counts as right.
 Models of a real shape have random weights, whose responses are as long as they may be, so that for
-them the dry run is told the limit; the testbed's lengths are the dry run's own guess, those of the
+them the dry run gets the limit; the testbed's lengths are the dry run's own guess, those of the
 training are beside.
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the testbed checkpoint on one GPU, in parts of under ten minutes:
 #   bench/pretrain.sh WORK RESULTS [options of `python -m modgap.testbed`]
-# A first call tries everything in miniature, makes the data and trains; the same call again goes on where it stopped.
+# A first call tries everything in miniature, makes the data and trains; the same call again resumes where it stopped.
 # RESULTS gets tiny.tar (the checkpoint, 13 MB), step_N.tar (the last and the best two), eval.jsonl, head.pt and log.txt.
 set -euo pipefail
 work=${1:?usage: bench/pretrain.sh WORK RESULTS [options]} results=${2:?where the results go}

@@ -10,7 +10,7 @@ optimizer's step, the same for all, is left out). Ratios are medians over the ro
 time over plain's, or over contrastive's, in the same round. On a GPU the time is the clock's, on a
 CPU process time. Before that, the gradient of each variant is held against that of the form that it
 must equal: `gradient` is the largest difference of any parameter over that gradient's own largest
-number. A variant that runs out of memory goes on with half of its rows a pass.
+number. A variant that runs out of memory continues with half of its rows a pass.
 
 What the names mean: *shared* is what the engine does. *ordinary* is a plain step in which every row
 has its own prompt and image. *naive* is transformers' own model on padded rows, logits of all
@@ -45,7 +45,7 @@ from modgap.training.plan import Lengths, cost, gpu
 from modgap.training.rollout import Batch
 from modgap.training.update import computing, gradients, old_logprobs, pieces
 
-Variant = Callable[[int], Any]  # with so many rows a pass
+Variant = Callable[[int], Any]  # with this number of rows a pass
 
 
 @contextlib.contextmanager

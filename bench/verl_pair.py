@@ -9,7 +9,7 @@ The testbed model learns a small pool of problems, by `--engine local` with seve
 step sampled. What seeds do to it says what chance may do: the means over all steps are compared
 with that spread (of verl's one seed it is taken to be the local engine's; of several its own, by
 Welch's t), and every final model is evaluated on other problems. A table goes to OUT/verl_pair.md
-after each part; the same command goes on where it was.
+after each part; the same command resumes where it was.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def table(out: Path, locals_: list[Path], verls: list[Path]) -> list[str]:
             freedom = sum(of_mean) ** 2 / sum(
                 v**2 / (len(m) - 1) for v, m in zip(of_mean, means, strict=True)
             )
-        told = [
+        shown = [
             f"{name} {statistics.mean(side):.3f}"
             + ("" if spread is None else f" (standard deviation of a seed {spread:.3f})")
             for name, side, spread in zip(("local", "verl"), means, spreads, strict=True)
@@ -91,7 +91,7 @@ def table(out: Path, locals_: list[Path], verls: list[Path]) -> list[str]:
         lines += [
             "",
             (
-                f"Over these steps: {', '.join(told)}: t = {apart:+.1f} with {freedom:.1f} degrees"
+                f"Over these steps: {', '.join(shown)}: t = {apart:+.1f} with {freedom:.1f} degrees"
                 " of freedom."
             ),
         ]

@@ -5,8 +5,10 @@ It comes before torch: threads that spin while they wait slow a busy machine dow
 
 from __future__ import annotations
 
+import gc
 import os
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -19,3 +21,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A deadline measures the machine, not the code: a busy one fails what is right.
 settings.register_profile("modgap", deadline=None)
 settings.load_profile("modgap")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _spare_the_collector() -> None:
+    """What was imported until here is never garbage: no later collection has to look at it.
+
+    Where memory runs out, everything is collected each time, and most of a test's time went there.
+    """
+    gc.collect()
+    gc.freeze()

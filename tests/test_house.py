@@ -44,6 +44,25 @@ def test_core_imports_nothing_of_ours() -> None:
             assert not ours, f"{path.name} imports {ours}"
 
 
+def test_names_of_engines_and_data_sets_decide_only_in_their_own_modules() -> None:
+    """Whatever depends on one of them stands in its entry of the registry."""
+    names = {*registry.INFERENCE_ENGINES, *registry.TRAINING_ENGINES, *registry.DATASETS}
+    package = Path(modgap.__file__).parent
+    found: list[str] = []
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).parts[0] in ("engines", "training", "datasets"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            if isinstance(node, ast.Match):
+                parts = [case.pattern for case in node.cases]
+            texts = [part.value for top in parts for part in ast.walk(top)
+                     if isinstance(part, ast.Constant) and isinstance(part.value, str)]  # fmt: skip
+            if names.intersection(texts):
+                found.append(f"{path.relative_to(package)}:{node.lineno}")
+    assert not found, found
+
+
 @pytest.mark.parametrize(
     "code", ["import modgap", "from modgap.cli.main import main; main(['--help'])"]
 )
@@ -82,7 +101,8 @@ def test_import_contracts() -> None:
 def test_every_name_in_a_registry_is_there(table: registry.Registry[registry.Entry]) -> None:
     for name, entry in table.items():
         assert callable(table.load(name))
-        for path in (getattr(entry, "check", ""), getattr(entry, "own_data", "")):
+        for name in ("check", "own_data", "judge"):
+            path = getattr(entry, name, "")
             assert not path or callable(registry.load(path))
 
 
@@ -104,7 +124,7 @@ def test_registry_errors_name_choices_and_remedy() -> None:
         (["eval", "--model", "tiny", "--out", "y"], 2, "--data is missing"),
         (["eval", "--data", "x", "--model", "tiny", "--out", "y", "--samples", "many"], 2, "many"),
         (["data", "check", "/nowhere"], 1, "/nowhere"),
-        (["grade", "/nowhere"], 1, "no run folder"),
+        (["grade", "/nowhere"], 1, "is not a run folder"),
         (["report"], 1, "no run given"),
     ],
 )

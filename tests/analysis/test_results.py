@@ -10,6 +10,7 @@ from typing import Any
 import mathverse_data as made
 import pytest
 from asking import evaluate
+from reported_runs import report_numbers
 from written_runs import CONDITIONS, SAID, both, write_run, write_stage
 from written_studies import write_studies
 
@@ -233,7 +234,7 @@ def test_what_is_not_there_has_no_key(tmp_path: Path) -> None:
         None,
         None,
     )
-    assert "paper" not in build_report([run.path], tmp_path / "r.html").model_dump(mode="json")
+    assert "paper" not in report_numbers([run.path]).model_dump(mode="json")
 
 
 def test_a_file_reads_back_as_it_was_written(
@@ -332,7 +333,7 @@ def test_what_is_absent_is_one_line(tmp_path: Path) -> None:
     [
         ("import.json", "{", "Invalid JSON"),
         ("import.json", '{"warnings": "all is well"}', "warnings: Input should be a valid array"),
-        ("manifest.json", '{"resolved": []}', "resolved is no object"),
+        ("manifest.json", '{"resolved": []}', "resolved is not an object"),
         (
             "manifest.json",
             '{"kind": "train", "created": []}',
@@ -343,7 +344,7 @@ def test_what_is_absent_is_one_line(tmp_path: Path) -> None:
             '{"kind": "train", "fingerprints": {"data": [3]}}',
             "fingerprints.data: Input should be",
         ),
-        ("manifest.json", "[]", "it is no object"),
+        ("manifest.json", "[]", "it is not an object"),
     ],
 )
 def test_other_files_that_a_report_reads_are_named_where_they_are_damaged(
@@ -365,7 +366,7 @@ def test_a_step_that_is_no_whole_number_is_one_line(step: str, tmp_path: Path) -
     (tmp_path / "stage1" / "train_log.jsonl").write_text(
         f'{{"step": 1, "reward": 0}}\n{{"step": {step}}}\n'
     )
-    with pytest.raises(UserError, match=r"train_log.jsonl: the step .* is no whole number"):
+    with pytest.raises(UserError, match=r"train_log.jsonl: the step .* is not a whole number"):
         collect([tmp_path / "stage1"])
 
 
@@ -375,4 +376,4 @@ def test_a_manifest_of_another_program_does_not_stop_a_report(tmp_path: Path) ->
     (tmp_path / "all" / "site" / "manifest.json").write_text(
         '{"name": "app", "created": 1699999999, "icons": []}'
     )
-    assert list(build_report([tmp_path / "all"], tmp_path / "r.html").runs) == ["run"]
+    assert list(report_numbers([tmp_path / "all"]).runs) == ["run"]

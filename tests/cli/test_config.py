@@ -81,6 +81,55 @@ def test_a_file_gives_options_and_the_command_line_wins(
     assert manifest["given"]["data"] == where["data"] and manifest["given"]["benchmark"] == "pgps9k"
 
 
+def test_a_grading_is_recorded_beside_the_options_of_its_run_until_new_answers_come(
+    tmp_path: Path, where: dict[str, str]
+) -> None:
+    engine, run = f"{where['engine']}:Echo", tmp_path / "run"
+    asked = ["eval", "--model", "any", "--data", where["data"], "--engine", engine, "--out"]
+    asked += [str(run), "--views", "full-text", "--samples", "1"]
+    assert main(asked) == 0
+    before = options_of(run)
+    config = tmp_path / "c.toml"
+    config.write_text('[grade]\nmode = "relative"\nconcurrency = 3\n')
+    assert main(["grade", str(run), "--config", str(config), "--concurrency", "5"]) == 0
+    graded = options_of(run)
+    assert (
+        graded.pop("grade").items() >= {"mode": "relative", "concurrency": 5, "judge": None}.items()
+    )
+    assert graded == before
+    assert main(asked) == 0  # nothing is asked: the grades stay as they are
+    assert options_of(run)["grade"]["mode"] == "relative"
+    (run / "responses.jsonl").unlink()
+    assert main(asked) == 0
+    assert options_of(run) == before
+
+
+def test_prepared_files_say_how_they_were_made(tmp_path: Path, where: dict[str, str]) -> None:
+    words = ["data", "prepare", where["data"], "--variant", "no-text", "--out"]
+    assert main([*words, str(tmp_path / "p")]) == 0
+    assert options_of(tmp_path / "p") == {
+        "folder": where["data"], "out": str(tmp_path / "p"), "variant": "no-text",
+        "style": "aligned",
+    }  # fmt: skip
+    assert main([*words, str(tmp_path / "p"), "--style", "paper"]) == 0
+    assert options_of(tmp_path / "p")["style"] == "paper"
+
+
+def test_prepare_replaces_no_run(
+    tmp_path: Path, where: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text('{"kind": "eval"}')
+    words = ["data", "prepare", where["data"], "--variant", "no-text", "--out"]
+    assert main([*words, str(tmp_path / "run")]) == 1
+    assert "holds a run of another kind (eval): give another --out" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["manifest.json"]
+
+
+def options_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text())["options"]
+
+
 def test_a_file_leaves_nothing_behind_for_the_next_command(
     tmp_path: Path, where: dict[str, str]
 ) -> None:

@@ -10,7 +10,9 @@ import pytest
 from modgap.cli.main import main
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.options import JudgeOptions
 from modgap.workflows.evaluate import read_problems
+from modgap.workflows.judging import make_judge
 from modgap.workflows.train import find_recipe, resolve_recipes
 
 RECIPE = """
@@ -102,6 +104,34 @@ def test_an_entry_point_is_a_name_like_any_other(
     with pytest.raises(UserError, match=r"choose from .*patient"):
         find_recipe("patiently")
     sys.modules.pop("mine")
+
+
+def test_an_engine_from_outside_judges_if_its_entry_says_how(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        """
+from modgap.core.registry import EngineEntry
+from modgap.engines.judge import Judge
+
+class Engine: ...
+def judge(options):
+    return Judge(f"mine:{options.judge}", lambda mode: Engine())
+
+JUDGES = EngineEntry(f"{__file__}:Engine", judge=f"{__file__}:judge")
+SERVES = EngineEntry(f"{__file__}:Engine", judge=f"{__file__}:judge", served=True)
+"""
+    )
+    assert make_judge(JudgeOptions("x", f"{file}:JUDGES")).name == "mine:x"
+    assert make_judge(JudgeOptions("http://x/v1", f"{file}:SERVES")).name == "mine:http://x/v1"
+    for judge, name, words in (
+        ("http://x/v1", "JUDGES", "a URL is asked by openai"),
+        ("x", "SERVES", "give the server's URL"),
+        ("x", "Engine", "cannot judge; choose from hf, vllm, openai"),
+    ):
+        with pytest.raises(UserError, match=words):
+            make_judge(JudgeOptions(judge, f"{file}:{name}"))
+    with pytest.raises(UserError, match=r"unknown engine 'hff': .*Did you mean 'hf'"):
+        make_judge(JudgeOptions("x", "hff"))
 
 
 def test_the_command_line_takes_them(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

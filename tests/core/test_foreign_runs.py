@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from asking import evaluate, spec
 from folders import record, write_folder
+from reported_runs import report_numbers
 
 from modgap.analysis.results import read_summary
 from modgap.core.engine import Request, Sampling
@@ -114,7 +115,7 @@ def test_commands_on_a_run_that_lost_its_manifest(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"lost its manifest\.json: it holds responses\.jsonl"):
             act()
     assert files(tmp_path / "run") == before
-    numbers = build_report([tmp_path / "run"], tmp_path / "r.html")
+    numbers = report_numbers([tmp_path / "run"])
     assert (
         "run has no manifest.json: its model, data and sampling are not known"
         in numbers.warnings[0]
@@ -257,10 +258,8 @@ def made_answers(folder: Path, names: list[str]) -> tuple[Path, list[Path]]:
     return data / "test.json", folders
 
 
-def import_in_turns(barrier: Any, folder: Path, gold: Path, out: Path, told: Any) -> None:
-    """In a process of its own: imports one folder into run after run, each at the same moment as
-    another process.
-    """
+def import_in_turns(barrier: Any, told: Any, folder: Path, gold: Path, out: Path) -> None:
+    """Imports one folder into run after run, each at the same moment as another process."""
     for number in range(IMPORTS):
         barrier.wait()
         try:
@@ -270,7 +269,7 @@ def import_in_turns(barrier: Any, folder: Path, gold: Path, out: Path, told: Any
             told.put((number, folder.name, str(error)))
 
 
-def begin_studies_in_turns(barrier: Any, style: Any, data: Path, out: Path, told: Any) -> None:
+def begin_studies_in_turns(barrier: Any, told: Any, style: Any, data: Path, out: Path) -> None:
     """The same with studies, which are only begun."""
     from modgap.core.options import EvalOptions
     from modgap.workflows.study import prepare_study
@@ -289,25 +288,48 @@ def begin_studies_in_turns(barrier: Any, style: Any, data: Path, out: Path, told
             told.put((number, style, str(error)))
 
 
-def race(
-    work: Callable[..., None], pairs: int, first: tuple[Any, ...], second: tuple[Any, ...]
-) -> dict[int, dict[str, str]]:
-    """What came of it in each folder, by who tried: the error, empty for the winner."""
+def both_in_turns(
+    barrier: Any, of_imports: Any, of_studies: Any, imports: Sequence[Any], studies: Sequence[Any]
+) -> None:
+    """In a process of its own: it takes seconds to start, so it does both."""
+    import_in_turns(barrier, of_imports, *imports)
+    begin_studies_in_turns(barrier, of_studies, *studies)
+
+
+Outcomes = dict[int, dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcomes, Outcomes]:
+    """Two processes that import and begin studies at the same moments, each into the same folders.
+
+    What came of it in each folder, by who tried: the error, empty for the winner.
+    """
+    from modgap.datasets.synthetic import write_dataset
+
+    root = tmp_path_factory.mktemp("raced")
+    gold, (a, b) = made_answers(root, ["a", "b"])
+    write_dataset(data := root / "synthetic", 2, 2, seed=3, workers=1)
     context = multiprocessing.get_context("spawn")
-    barrier, told = context.Barrier(2), context.Queue()
-    processes = [
-        context.Process(target=work, args=(barrier, *given, told)) for given in (first, second)
-    ]
+    barrier, of_imports, of_studies = context.Barrier(2), context.Queue(), context.Queue()
+    processes = []
+    for folder, style in ((a, "paper"), (b, "aligned")):
+        given = (folder, gold, root / "imports"), (style, data, root / "studies")
+        arguments = (barrier, of_imports, of_studies, *given)
+        processes.append(context.Process(target=both_in_turns, args=arguments))
     for process in processes:
         process.start()
-    found: dict[int, dict[str, str]] = {}
-    for _ in range(2 * pairs):
-        number, who, error = told.get(timeout=120)
-        found.setdefault(number, {})[who] = error
+    outcomes: list[Outcomes] = []
+    for told, pairs in ((of_imports, IMPORTS), (of_studies, STUDIES)):
+        found: Outcomes = {}
+        for _ in range(2 * pairs):
+            number, who, error = told.get(timeout=120)
+            found.setdefault(number, {})[who] = error
+        outcomes.append(found)
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    return found
+    return root, outcomes[0], outcomes[1]
 
 
 def the_one_winner(outcome: dict[str, str]) -> str:
@@ -319,26 +341,25 @@ def the_one_winner(outcome: dict[str, str]) -> str:
     return winner
 
 
-def test_of_two_imports_at_once_one_wins_and_its_folder_is_whole(tmp_path: Path) -> None:
-    gold, (a, b) = made_answers(tmp_path, ["a", "b"])
-    outcomes = race(import_in_turns, IMPORTS, (a, gold, tmp_path), (b, gold, tmp_path))
+def test_of_two_imports_at_once_one_wins_and_its_folder_is_whole(
+    raced: tuple[Path, Outcomes, Outcomes],
+) -> None:
+    root, outcomes, _ = raced
+    assert len(outcomes) == IMPORTS
     for number, outcome in outcomes.items():
-        winner, run = the_one_winner(outcome), RunFolder(tmp_path / str(number))
+        winner, run = the_one_winner(outcome), RunFolder(root / "imports" / str(number))
         assert run.manifest()["resolved"]["model"] == re.sub("new_9k_(.*)_4096.*", r"\1", winner)
         assert {row.response for row in run.responses()} == {f"\\boxed{{5}} {winner}"}
         assert len(run.grades()) == 40 and read_summary(run.path).views["image-only"].correct == 40
 
 
-def test_of_two_studies_at_once_one_wins_and_the_manifest_is_its_own(tmp_path: Path) -> None:
-    from modgap.datasets.synthetic import write_dataset
-
-    write_dataset(tmp_path / "data", 2, 2, seed=3, workers=1)
-    data = tmp_path / "data"
-    outcomes = race(
-        begin_studies_in_turns, STUDIES, ("paper", data, tmp_path), ("aligned", data, tmp_path)
-    )
+def test_of_two_studies_at_once_one_wins_and_the_manifest_is_its_own(
+    raced: tuple[Path, Outcomes, Outcomes],
+) -> None:
+    root, _, outcomes = raced
+    assert len(outcomes) == STUDIES
     for number, outcome in outcomes.items():
-        run = RunFolder(tmp_path / str(number))
+        run = RunFolder(root / "studies" / str(number))
         assert run.manifest()["resolved"]["style"] == the_one_winner(outcome)
 
 

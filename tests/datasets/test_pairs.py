@@ -85,7 +85,7 @@ def test_a_folder_stands_for_its_file_and_limit_stops_early(tmp_path: Path) -> N
     file = write(tmp_path / "d", line(), line(id="p2"), "{torn")
     assert [problem.id for problem in pairs.read(tmp_path / "d", limit=2)] == ["p1", "p2"]
     assert pairs.check(file).path == file
-    with pytest.raises(UserError, match=r"nowhere is no file that exists: give a JSONL file"):
+    with pytest.raises(UserError, match=r"nowhere does not exist: give a JSONL file"):
         pairs.read(tmp_path / "nowhere")
     with pytest.raises(UserError, match="limit 0"):
         pairs.read(file, limit=0)
@@ -103,7 +103,11 @@ def test_blank_lines_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> No
 
 
 FAULTY: list[tuple[dict[str, Any] | str, str, str]] = [
-    ('{"id": "x" "answer": 1}', "malformed", "is no JSON (Expecting ',' delimiter, column 12)"),
+    (
+        '{"id": "x" "answer": 1}',
+        "malformed",
+        "is not valid JSON (Expecting ',' delimiter, column 12)",
+    ),
     ("[1, 2]", "not-an-object", "is a list, not an object"),
     (line(id=...), "missing-key", "id is missing"),
     (line(id=""), "wrong-type", "id must be a string (not an empty one) or an integer"),
@@ -114,9 +118,9 @@ FAULTY: list[tuple[dict[str, Any] | str, str, str]] = [
     (
         line(answer="the triangle"),
         "not-a-number",
-        "'the triangle' is no number that the grader can read",
+        "'the triangle' is not a number that the grader can read",
     ),
-    (line(answer=float("nan")), "not-a-number", "'nan' is no number"),
+    (line(answer=float("nan")), "not-a-number", "'nan' is not a number"),
     (
         line(prompts=...),
         "missing-key",
@@ -144,13 +148,13 @@ FAULTY: list[tuple[dict[str, Any] | str, str, str]] = [
     (line(image="https://example.org/1.png"), "image-path", "save the image beside the file"),
     (line(image="data:image/png;base64,@@@"), "image-broken", "the data URI cannot be decoded"),
     (line(image="data:image/png,abc"), "image-broken", "it is not base64"),
-    (line(image="data:image/png;base64,YWJj"), "image-broken", "is no image that can be read"),
+    (line(image="data:image/png;base64,YWJj"), "image-broken", "cannot be read as an image"),
     (
         line(image="img/p9.png"),
         "image-absent",
         "p9.png is absent (a path is relative to the JSONL file)",
     ),
-    (line(image="problems.jsonl"), "image-broken", "is no image that can be read"),
+    (line(image="problems.jsonl"), "image-broken", "cannot be read as an image"),
 ]
 ONLY_CHECK_SEES = ("data:image/png;base64,YWJj", "problems.jsonl")  # `read` does not decode
 

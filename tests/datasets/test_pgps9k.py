@@ -109,7 +109,7 @@ def test_worked_solutions_are_read_beside_the_problems(tmp_path: Path) -> None:
     assert [problem.solution for problem in pgps9k.read(folder, "train")] == ["<think>t</think>"]
     assert [problem.solution for problem in pgps9k.read(folder, "test")] == [None]
     (folder / "solutions.json").write_text("{")
-    with pytest.raises(UserError, match=r"solutions\.json: is no JSON"):
+    with pytest.raises(UserError, match=r"solutions\.json: is not valid JSON"):
         list(pgps9k.read(folder))
     assert kinds(folder) == ["malformed"]
 
@@ -119,7 +119,7 @@ def test_worked_solutions_are_read_beside_the_problems(tmp_path: Path) -> None:
     [
         (
             record(answer="twelve"),
-            "p: answer 'twelve' is no finite number: write a decimal such as '25.000'",
+            "p: answer 'twelve' is not a finite number: write a decimal such as '25.000'",
         ),
         (record(text=...), "p: text is missing"),
         (
@@ -147,7 +147,7 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
     for use in (pgps9k.read, pgps9k.check):
         with pytest.raises(
             UserError,
-            match=r"no_such is no folder that exists: give the folder that holds train\.json",
+            match=r"no_such does not exist: give the folder that holds train\.json",
         ):
             use(tmp_path / "no_such")
     (tmp_path / "file").write_text("")
@@ -186,7 +186,7 @@ FAULTY: dict[str, tuple[Any, str]] = {
     "answer with an underscore": (record(answer="1_000"), "not-a-number"),
     "answer is infinite": (record(answer="inf"), "not-a-number"),
     "answer overflows": (record(answer="1e999"), "not-a-number"),
-    "answer is no number": (record(answer="nan"), "not-a-number"),
+    "answer is not a number": (record(answer="nan"), "not-a-number"),
     "answer is empty": (record(answer=""), "empty"),
     "diagram leads out": (record(diagram="../test.json"), "image-path"),
     "diagram leads out on the way": (record(diagram="a/../../x.png"), "image-path"),
@@ -194,7 +194,7 @@ FAULTY: dict[str, tuple[Any, str]] = {
     "diagram is absent": (record(diagram="img_9.png"), "image-absent"),
     "diagram is a folder": (record(diagram="."), "image-absent"),
     "diagram has too long a name": (record(diagram="x" * 5000), "image-absent"),
-    "diagram is no image": (record(diagram="words.png"), "image-broken"),
+    "diagram is not an image": (record(diagram="words.png"), "image-broken"),
     "diagram is empty": (record(diagram="empty.png"), "image-broken"),
     "diagram is torn": (record(diagram="torn.png"), "image-broken"),
     "choices are no list": (record(choices=4), "wrong-type"),
@@ -243,7 +243,7 @@ def test_two_faults_of_one_record_are_both_named(tmp_path: Path) -> None:
     )
     assert [fault.message for fault in report.errors] == [
         "text is missing",
-        "answer 'x' is no finite number: write a decimal such as '25.000'",
+        "answer 'x' is not a finite number: write a decimal such as '25.000'",
         "choices is null, not a list of numbers",
     ]
 

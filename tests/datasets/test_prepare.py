@@ -48,7 +48,7 @@ def test_garbage_is_collected_again_afterwards(tmp_path: Path, enabled: bool) ->
             progress=lambda *_: seen.add(gc.isenabled()),
         )
         assert seen == {False} and gc.isenabled() == enabled
-        with pytest.raises(UserError, match="no finite number"):
+        with pytest.raises(UserError, match="is not a finite number"):
             prepare(folder, tmp_path / "out", "no-text")
         assert gc.isenabled() == enabled
     finally:
@@ -84,7 +84,7 @@ def test_a_faulty_record_leaves_what_was_there(tmp_path: Path) -> None:
     assert sorted(before) == ["test.parquet", "train.parquet"]
 
     (folder / "test.json").write_text(json.dumps({"p": record(), "q": record(answer="x")}))
-    with pytest.raises(UserError, match=r"test\.json line 1, q: answer 'x' is no finite number"):
+    with pytest.raises(UserError, match=r"test\.json line 1, q: answer 'x' is not a finite number"):
         prepare(folder, out, "no-text")
     (folder / "test.json").write_text(json.dumps({"p": record(diagram="img_7.png")}))
     with pytest.raises(UserError, match=r"img_7\.png is absent"):

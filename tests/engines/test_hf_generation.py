@@ -22,7 +22,7 @@ from modgap.models.decode import Generated, begin, decode_step, sample_batch
 from modgap.models.encode import EncodedPrompt
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
-from modgap.models.static import StaticSampler, _Key, _State, rounded, wanted
+from modgap.models.static import StaticSampler, _Draw, _Key, _State, rounded, wanted
 from modgap.training.update import computing
 
 Sampled = list[list[tuple[Tensor, Tensor]]]
@@ -128,7 +128,7 @@ def test_a_step_is_the_same_through_either_cache(
         sampler = StaticSampler(policy)
         start = begin(policy, prompts, 40)
         sampler._arena = torch.full((2**26,), 255, dtype=torch.uint8)  # every number in it is a NaN
-        state = sampler._state(start, torch.arange(7), torch.zeros(14, 40), 2, 0.0, 0, 40)
+        state = sampler._state(_Draw(start, torch.zeros(14, 40), 2, 0.0), torch.arange(7), 0, 40)
         sampler._step(state)
         tokens = state.tokens[:14, :1].view(7, 2)
         cache = _growing(start, 2)
@@ -155,9 +155,8 @@ def test_the_same_sizes_lie_at_the_same_addresses(
     with policy.evaluating():
         for chosen in (prompts[:2], prompts[:1], prompts[:2], prompts, prompts[:2]):
             start = begin(policy, chosen, 8)
-            states.append(
-                sampler._state(start, torch.arange(len(chosen)), torch.zeros(14, 8), 1, 1.0, 0, 8)
-            )
+            draw = _Draw(start, torch.zeros(14, 8), 1, 1.0)
+            states.append(sampler._state(draw, torch.arange(len(chosen)), 0, 8))
 
     def places(state: _State) -> list[int]:
         pairs = [tensor for pair in (*state.prefix, *state.added) for tensor in pair]
@@ -359,7 +358,7 @@ def test_a_replayed_step_equals_the_step_itself(on_gpu: Policy, problems: list[P
         for capture in (False, True):
             sampler = StaticSampler(on_gpu, capture=capture)
             kept = torch.arange(len(prompts), device=on_gpu.device)
-            state = sampler._state(start, kept, noise, 4, 0.8, 0, 32)
+            state = sampler._state(_Draw(start, noise, 4, 0.8), kept, 0, 32)
             for _ in range(20):
                 sampler._step(state)
             logits.append(state.logits.clone())

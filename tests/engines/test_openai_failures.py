@@ -21,11 +21,11 @@ from chat_server import KEY, Server, completion, engine, identity, one, problems
 
 from modgap.core.engine import Completion, Request, Sampling, sample_seed
 from modgap.core.errors import ServerError, UserError
-from modgap.core.options import JudgeOptions
 from modgap.core.prompt import Prompt
 from modgap.core.record import RunFolder
 from modgap.engines.openai import OpenAIEngine
-from modgap.workflows.judging import _served
+from modgap.engines.openai import Server as Reached
+from modgap.engines.served_judge import _start as start_judge
 
 FAULTS = (
     "429", "429 wait 1", "429 wait until", "500", "503", "hang", "drop", "drop in headers",
@@ -186,7 +186,7 @@ def test_what_no_retry_mends_ends_the_run_at_once(
     server: Server, status: int, error: dict[str, str], said: str
 ) -> None:
     server.reply = lambda body: (status, {"error": error})
-    client = OpenAIEngine("geo-xl", server.url, concurrency=2)
+    client = OpenAIEngine("geo-xl", Reached(server.url, concurrency=2))
     with pytest.raises(UserError, match=said) as caught:
         list(client.generate([request(str(number)) for number in range(50)], Sampling()))
     assert "\n" not in str(caught.value)
@@ -197,7 +197,7 @@ def test_what_no_retry_mends_ends_the_run_at_once(
     "said", ["{url_option} {0} {}", "--temperature 0.0 is not taken by x: give another", "%s"]
 )
 def test_a_judge_words_the_servers_failures_by_its_own_options(server: Server, said: str) -> None:
-    judge = _served("geo{}-xl", JudgeOptions(server.url), "strict")
+    judge = start_judge("geo{}-xl", Reached(server.url), "strict")
     asked = [Request("p", "full-text", Prompt("x", has_image=False), None, (0,))]
     greedy = Sampling(temperature=0.0)
     server.reply = lambda body: (400, {"error": {"message": said, "param": "temperature"}})

@@ -28,6 +28,7 @@ from modgap.core.record import RunFolder
 from modgap.engines.chat import UnreadableReply, read_reply
 from modgap.engines.failures import refused_parameter
 from modgap.engines.openai import OpenAIEngine
+from modgap.engines.openai import Server as Reached
 
 
 def words(body: dict[str, Any]) -> str:
@@ -303,7 +304,7 @@ def test_keys_and_addresses(server: Server, monkeypatch: pytest.MonkeyPatch) -> 
     ):
         OpenAIEngine("m")
     with pytest.raises(UserError, match="MY_KEY is not set"):
-        OpenAIEngine("m", "https://somewhere.org/v1", "MY_KEY")
+        OpenAIEngine("m", Reached("https://somewhere.org/v1", "MY_KEY"))
     with pytest.raises(UserError, match="write it like http"):
         OpenAIEngine("m", "localhost:8000")
     with pytest.raises(UserError, match="environment variable") as caught:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from asking import evaluate
+from reported_runs import report_numbers
 
 from modgap.core.engine import Completion, FinishReason, Request, Sampling
 from modgap.core.problem import Problem, Shown
@@ -21,7 +22,6 @@ from modgap.core.thinking import CUT_THINKING, UnknownPart, graded_text, message
 from modgap.engines.chat import refuses_system
 from modgap.engines.vllm import VllmEngine
 from modgap.grading.answer import Mode, grade
-from modgap.reporting.page import build_report
 from modgap.workflows.grade import grade_run
 
 BOX = "Maybe \\boxed{14}, wait"
@@ -177,9 +177,9 @@ def test_the_chat_template_may_open_the_thinking(tmp_path: Path, opened: str) ->
     asked = [Problem(id=name, question="Find x.", answer="14") for name in SAID]
     summary = evaluate(asked, Says(SAID, opened), tmp_path, views="question-only", samples=1)
     assert outcomes(RunFolder(tmp_path)) == RIGHT
-    words = f"1 response was {CUT_THINKING}: a box in it is no answer."
+    words = f"1 response was {CUT_THINKING}: a box in it does not count as an answer."
     assert (words in summary.warnings) == (not opened)
-    numbers = build_report([tmp_path], tmp_path / "report.html")
+    numbers = report_numbers([tmp_path])
     assert (words in numbers.warnings) == (not opened)
 
 

@@ -171,7 +171,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a part of a shard": (has_another_shard, r"lacks 2 of the \d+ weights"),
     "the index": (lambda f: shard(f, index=False),
                   r"holds 2 weight files .* but no model\.safetensors\.index"),
-    "sense in the index": (has_a_torn_index, "is no index of weights"),
+    "sense in the index": (has_a_torn_index, "is not an index of weights"),
     "one set": (has_two_sets, "holds two sets of weights"),
     "one set, without an index": (lambda f: (has_two_sets(f), (f / INDEX).unlink()),
                                   "holds two sets of weights"),

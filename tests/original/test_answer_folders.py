@@ -87,6 +87,15 @@ def test_records_are_those_of_the_original(tmp_path: Path, gt: Path) -> None:
     assert resolved["temperature"] == 0.6 and resolved["max_tokens"] == 4096
 
 
+def test_the_options_in_force_are_recorded(tmp_path: Path, gt: Path) -> None:
+    folders = both_views(tmp_path)
+    (run,) = import_answers(folders, gt, tmp_path / "run")
+    assert RunFolder(run.path).manifest()["options"] == {
+        "folders": [str(folder) for folder in folders], "gt": str(gt), "out": str(run.path),
+        "view": None, "results_root": None, "views": ["full-text", "image-only"],
+    }  # fmt: skip
+
+
 def test_importing_again_changes_nothing_and_other_arguments_are_refused(
     tmp_path: Path, gt: Path
 ) -> None:
@@ -244,13 +253,13 @@ def bad_twins(root: Path) -> dict[str, Any]:
     ("arguments", "words"),
     [
         (lambda root: {"folders": []}, "--results-root"),
-        (lambda root: {"folders": [root / "absent"]}, "absent is no folder"),
+        (lambda root: {"folders": [root / "absent"]}, "absent is not a folder"),
         (lambda root: {"folders": [root / "data"]}, "holds no qprob_N_attemptJ.txt"),
         (
             lambda root: {"folders": [], "results_root": root / "data"},
             "no folder with qprob_N_attemptJ.txt below",
         ),
-        (lambda root: {"folders": [], "results_root": root / "absent"}, "absent is no folder"),
+        (lambda root: {"folders": [], "results_root": root / "absent"}, "absent is not a folder"),
         (
             lambda root: {"folders": [write_answers(root / IMAGE, {"qprob_9_attempt0.txt": ""})]},
             "same data set",

@@ -24,7 +24,7 @@ from modgap.core.record import RunFolder
 from modgap.grading.answer import grade
 from modgap.original.import_pgps9k import import_answers
 from modgap.original.importing import Imported
-from modgap.workflows.power import measure, plan
+from modgap.workflows.power import Assumptions, measure, plan
 
 # ---- against the original ------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ def test_a_pilot_run_gives_the_assumptions_that_describe_it(tmp_path: Path) -> N
     points = 100 * float(rates_VP[0].mean() - rates_VP[1].mean())
     expected = 100 * float(np.std(rates_VP[0] - rates_VP[1], ddof=1))
     assert power.difference_sd(points, 4, **measured) == pytest.approx(expected, rel=0.02)
-    mine = plan(10, run=run, consistency=0.1)
+    mine = plan(10, Assumptions(consistency=0.1), run=run)
     assert (
         mine.assumptions == measured | {"consistency": 0.1}
         and mine.sources["consistency"] == "given"
@@ -277,5 +277,5 @@ def test_power_names_the_option_that_it_cannot_plan_with(
 
 
 def test_power_plans_for_a_gap_that_is_all_of_the_text_accuracy() -> None:
-    assert plan(30, text_accuracy=0.3).needed[1] > 1
-    assert plan(-40, text_accuracy=0.6).needed[1] > 1
+    assert plan(30, Assumptions(text_accuracy=0.3)).needed[1] > 1
+    assert plan(-40, Assumptions(text_accuracy=0.6)).needed[1] > 1

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from reported_runs import MORE_LOST, MORE_SAID, printed, summary_of
+from reported_runs import MORE_LOST, MORE_SAID, printed, report_numbers, summary_of
 from rich.console import Console
 from written_runs import CONDITIONS, SAID, both, write_run
 
@@ -92,9 +92,7 @@ def gaps_report(tmp_path: Path, **runs: tuple[int, int]) -> str:
             for i in range(10)
         }
         write_run(tmp_path / name, letters)
-    return " ".join(
-        build_report([tmp_path / name for name in runs], tmp_path / "r.html").headline.lede
-    )
+    return " ".join(report_numbers([tmp_path / name for name in runs]).headline.lede)
 
 
 def test_the_smallest_gap_is_the_one_nearest_to_zero(tmp_path: Path) -> None:
@@ -121,7 +119,7 @@ def test_a_negative_gap_that_may_be_chance_is_not_put_into_words(tmp_path: Path)
 def test_there_is_no_share_of_a_gap_that_may_not_be(tmp_path: Path) -> None:
     turned = {f"t{i}": both("ww", "cc") for i in range(12)}  # as many the other way round
     run = write_run(tmp_path / "run", MORE_LOST | turned, said=MORE_SAID, conditions=CONDITIONS)
-    headline = build_report([run.path], tmp_path / "r.html").headline
+    headline = report_numbers([run.path]).headline
     assert "of it is reading" not in headline.title
     assert "Of the 16 problems lost in the image" in " ".join(headline.lede)  # the counts stay
 
@@ -137,7 +135,7 @@ def test_one_is_no_plural(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         said=SAID | {"a": SAID["names"]},
         conditions=CONDITIONS,
     )
-    lede = " ".join(build_report([run.path], tmp_path / "r.html").headline.lede)
+    lede = " ".join(report_numbers([run.path]).headline.lede)
     assert "Over 1 problem with 1 sample in each view." in lede
     assert "Of the 1 problem lost in the image, 1 was misread" in lede
     assert [counted(n, "sample") for n in (0, 1, 1200)] == [
@@ -166,16 +164,14 @@ def test_runs_of_different_data_are_not_compared_in_silence(
             f"{kind}{i}": both("c", "w" if kind == "m" and i < 3 else "c") for i in range(5)
         }
         write_run(tmp_path / name, verdicts, data=marks["sm".index(kind)])
-    numbers = build_report(
-        [tmp_path / name for name in ("mv", "syn", "again")], tmp_path / "r.html"
-    )
+    numbers = report_numbers([tmp_path / name for name in ("mv", "syn", "again")])
     [note] = [
         words for words in numbers.warnings if words.startswith("Measured on different data: ")
     ]
     assert note.split(": ")[1].startswith("mv, again (5 problems") and "; syn (5 problems" in note
     lede = " ".join(numbers.headline.lede)
     assert "Smallest gap of the others: again," in lede and "syn" not in lede
-    alike = build_report([tmp_path / name for name in ("mv", "again")], tmp_path / "r.html")
+    alike = report_numbers([tmp_path / name for name in ("mv", "again")])
     assert not any("different data" in words for words in alike.warnings)
 
 
@@ -223,5 +219,5 @@ def test_a_useless_judge_draws_a_warning(
     assert bool(found) == bool(words) and all(words in line for line in found)
     run = write_run(tmp_path / "one", {"a": both("c", "w")})
     run.write_summary(summary_of(run).model_copy(update={"judge": judged}))
-    assert build_report([run.path], tmp_path / "r.html").warnings == found
+    assert report_numbers([run.path]).warnings == found
     assert ("Note: The judge" in printed(read_summary(run.path))) == bool(found)

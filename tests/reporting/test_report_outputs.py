@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reported_runs import MORE_LOST, MORE_SAID, printed, summary_of
+from reported_runs import MORE_LOST, MORE_SAID, printed, report_numbers, summary_of
 from rich.console import Console
 from written_runs import CONDITIONS, HOSTILE, both, write_run, write_stage
 
@@ -128,7 +128,7 @@ def test_the_model_and_the_notes_of_an_import_are_on_the_page(tmp_path: Path) ->
 
 
 def test_a_study_is_read_whole_and_stages_follow_each_other(study: Path, tmp_path: Path) -> None:
-    numbers = build_report([study], tmp_path / "report.html")
+    numbers = report_numbers([study])
     assert list(numbers.runs) == ["base", "kl"]
     first, second = numbers.training["kl"]
     assert [x for x, _ in first.metrics["reward"] + second.metrics["reward"]] == [1, 2, 3, 4, 5]
@@ -146,13 +146,13 @@ def test_runs_of_other_problems_are_not_paired(tmp_path: Path) -> None:
     write_run(
         tmp_path / "two", {"a": both("cc", "cc")}, question="Another question of the same id."
     )
-    assert build_report([tmp_path / "one", tmp_path / "two"], tmp_path / "r.html").changes == {}
+    assert report_numbers([tmp_path / "one", tmp_path / "two"]).changes == {}
 
 
 def test_what_is_not_evaluated_or_graded_yet_is_said(study: Path, tmp_path: Path) -> None:
     write_stage(study / "mix" / "stage1")
     (study / "kl" / "eval" / "grades.jsonl").unlink()
-    warnings = "\n".join(build_report([study], tmp_path / "r.html").warnings)
+    warnings = "\n".join(report_numbers([study]).warnings)
     assert "mix is trained or in training, but not evaluated yet." in warnings
     assert "kl is not graded yet: give `modgap grade " in warnings
 
@@ -165,11 +165,7 @@ def test_a_recipe_that_made_no_update_is_said_to_have_learned_nothing(
     write_stage(study / "half" / "stage1", 3, updates=2)
     write_stage(study / "half" / "stage2", 1, updates=0)
     write_stage(study / "mix" / "stage1", 3, updates=1)
-    found = [
-        words
-        for words in build_report([study], tmp_path / "r.html").warnings
-        if "no update" in words
-    ]
+    found = [words for words in report_numbers([study]).warnings if "no update" in words]
     assert sorted(found) == [
         "half, stage2: no update in 1 step, so this stage changed no weights.",
         "idle: no update in 5 steps, so its weights are those of the base model.",
@@ -188,8 +184,8 @@ def test_all_that_a_folder_holds_is_shown_or_named(tmp_path: Path) -> None:
     assert not any("not shown" in words for words in numbers.warnings)
     write_run(run / "eval-hard", {"a": both("c", "w")})
     hint = f"{run} also holds runs that are not shown here, give them, too: {run / 'eval-hard'}."
-    assert hint in build_report([run], tmp_path / "r.html").warnings
-    assert len(build_report([run, run / "eval-hard"], tmp_path / "r.html").runs) == 3
+    assert hint in report_numbers([run]).warnings
+    assert len(report_numbers([run, run / "eval-hard"]).runs) == 3
     assert not any("not shown" in note for note in collect([run, run / "eval-hard"]).notes)
 
 
@@ -209,7 +205,7 @@ def test_a_folder_of_evaluations_is_all_of_them(tmp_path: Path) -> None:
 
 def test_a_folder_of_folders_of_runs_is_told_by_their_names(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "all" / "first", {"a": both("c", "w")})
-    with pytest.raises(UserError, match=r"is no run.*give the runs in it: .*first"):
+    with pytest.raises(UserError, match=r"is not a run.*give the runs in it: .*first"):
         collect([tmp_path / "runs"])
 
 
@@ -255,7 +251,7 @@ def test_signs_and_percents() -> None:
 
 
 def test_terminal_fits_80_columns_and_is_plain_in_a_pipe(study: Path, tmp_path: Path) -> None:
-    numbers = build_report([study], tmp_path / "r.html")
+    numbers = report_numbers([study])
     console = Console(file=io.StringIO(), width=80)
     print_numbers(numbers, console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]

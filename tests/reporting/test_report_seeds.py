@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from asking import spec
+from reported_runs import report_numbers
 from rich.console import Console
 from written_studies import write_recipe, write_studies
 
@@ -28,7 +29,7 @@ from modgap.datasets.synthetic import write_dataset
 from modgap.reporting.collect import collect
 from modgap.reporting.curves import averaged
 from modgap.reporting.figures import draw
-from modgap.reporting.page import build_report, numbers_of, write_tables
+from modgap.reporting.page import build_report, numbers_of, write_seeds, write_tables
 from modgap.reporting.terminal import print_numbers
 from modgap.workflows.study import run_study
 
@@ -173,7 +174,7 @@ def rows_of(numbers: ReportSummary) -> dict[str, SeedRow]:
 def test_studies_that_differ_in_the_seed_make_one_table(
     studies: list[Path], tmp_path: Path
 ) -> None:
-    numbers = build_report(studies, tmp_path / "r.html")
+    numbers = report_numbers(studies)
     rows = rows_of(numbers)
     assert list(rows) == [
         "base",
@@ -233,7 +234,7 @@ def test_one_seed_makes_no_table_over_seeds(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_studies_is_all_of_them(studies: list[Path], tmp_path: Path) -> None:
-    assert rows_of(build_report([studies[0].parent], tmp_path / "r.html"))["kl"].seeds == [0, 1, 2]
+    assert rows_of(report_numbers([studies[0].parent]))["kl"].seeds == [0, 1, 2]
 
 
 def test_no_seed_of_several_has_figures_of_its_own(studies: list[Path], tmp_path: Path) -> None:
@@ -329,12 +330,12 @@ def test_a_kept_table_goes_on_with_further_seeds(studies: list[Path], tmp_path: 
     twice = table(cells, *studies)
     assert [row.seeds for row in twice.rows[1:]] == [[0, 1, 2]] * 3
     assert sum("is there twice" in note for note in twice.notes) == 6
-    rows = build_report([cells, studies[2]], tmp_path / "r.html").seeds[0].rows
+    rows = report_numbers([cells, studies[2]]).seeds[0].rows
     assert [row.seeds for row in rows] == [row.seeds for row in whole.rows]
 
 
 def test_the_csv_has_no_stars(studies: list[Path], tmp_path: Path) -> None:
-    write_tables(build_report(studies, tmp_path / "r.html"), tmp_path / "r_figures")
+    write_tables(report_numbers(studies), tmp_path / "r_figures")
     assert "*" in (tmp_path / "r_figures" / "table-seeds.md").read_text()
     assert "*" not in (tmp_path / "r_figures" / "table-seeds.csv").read_text()
 
@@ -346,18 +347,14 @@ def test_other_settings_are_another_row_that_says_what_differs(
         write_recipe(
             tmp_path / f"strong{seed}", "kl", seed, (0.9, 0.8), "kl_coef=0.1", "stage2.lr=0.5"
         )
-    rows = rows_of(
-        build_report([*studies, tmp_path / "strong0", tmp_path / "strong1"], tmp_path / "r.html")
-    )
+    rows = rows_of(report_numbers([*studies, tmp_path / "strong0", tmp_path / "strong1"]))
     assert rows["kl (kl_coef=0.01, stage2.lr=1e-06)"].seeds == [0, 1, 2]
     assert rows["kl (kl_coef=0.1, stage2.lr=0.5)"].seeds == [0, 1]
 
 
 def test_what_was_evaluated_otherwise_is_no_seed(studies: list[Path], tmp_path: Path) -> None:
     write_recipe(tmp_path / "other", "kl", 5, (0.9, 0.4), temperature=0.1)
-    assert rows_of(build_report([*studies, tmp_path / "other"], tmp_path / "r.html"))[
-        "kl"
-    ].seeds == [0, 1, 2]
+    assert rows_of(report_numbers([*studies, tmp_path / "other"]))["kl"].seeds == [0, 1, 2]
 
 
 def test_an_unfinished_run_and_a_seed_that_comes_twice_are_left_out_and_named(
@@ -366,7 +363,7 @@ def test_an_unfinished_run_and_a_seed_that_comes_twice_are_left_out_and_named(
     responses = studies[1] / "kl" / "eval" / "responses.jsonl"
     responses.write_text("".join(responses.read_text().splitlines(keepends=True)[:-2]))
     write_recipe(tmp_path / "again", "full-text", 2, (0.9, 0.4))
-    numbers = build_report([*studies, tmp_path / "again"], tmp_path / "r.html")
+    numbers = report_numbers([*studies, tmp_path / "again"])
     assert rows_of(numbers)["kl"].seeds == [0, 2] and rows_of(numbers)["full-text"].seeds == [
         0,
         1,
@@ -382,7 +379,7 @@ def test_an_unfinished_run_and_a_seed_that_comes_twice_are_left_out_and_named(
 
 
 def test_curves_are_means_over_seeds(studies: list[Path], tmp_path: Path) -> None:
-    numbers = build_report(studies, tmp_path / "r.html")
+    numbers = report_numbers(studies)
     assert len(numbers.training) == 9
     curves = averaged(numbers.training, numbers.seeds)
     assert sorted(curves) == ["full-text", "full-text-continued", "kl"]
@@ -398,9 +395,9 @@ def test_curves_are_means_over_seeds(studies: list[Path], tmp_path: Path) -> Non
         (lambda text: "[", "cannot be read as JSON"),
         (
             lambda text: text.replace("modgap cells 1", "modgap cells 9"),
-            "is no file of 'modgap cells 1'",
+            "is not a file of 'modgap cells 1'",
         ),
-        (lambda text: "{}", "is no file of"),
+        (lambda text: "{}", "is not a file of"),
         (lambda text: text.replace('"p0", ', ""), "not the counts of 23 problems"),
         (
             lambda text: text.replace('"samples": 2', '"samples": 1'),
@@ -466,6 +463,7 @@ def test_committed_tables_are_what_the_command_makes_today(tmp_path: Path) -> No
         assert table.read_text() == generate.experiment_page(cells), (
             f"{table} is out of date: make docs"
         )
-        build_report([cells], tmp_path / "report.html", figures=True)
-        made = (tmp_path / "report_figures" / "seeds.md").read_text()
+        found = collect([cells])
+        write_seeds(numbers_of(found)[0], found.sweeps, tmp_path, str(cells))
+        made = (tmp_path / "seeds.md").read_text()
         assert made.splitlines()[3:] == table.read_text().splitlines()[3:]

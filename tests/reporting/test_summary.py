@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from reported_runs import LOST, MORE_LOST, MORE_SAID, summary_of
+from reported_runs import LOST, MORE_LOST, MORE_SAID, report_numbers, summary_of
 from written_runs import CONDITIONS, SAID, both, write_run
 
 from modgap.analysis.results import (
@@ -133,12 +133,10 @@ def test_lost_problems_are_misread_or_read_right_and_what_cannot_be_read_counts_
     assert reading.ci_low < 2 / 3 < reading.ci_high
     assert (reading.values.misread, reading.values.read_right) == (1, 2)
     assert reading.solved.n_problems == 0
-    title = build_report([tmp_path], tmp_path / "r.html").headline.title
+    title = report_numbers([tmp_path]).headline.title
     assert "reading" not in title  # 3 problems tell too little for a share
     run = write_run(tmp_path / "more", MORE_LOST, said=MORE_SAID, conditions=CONDITIONS)
-    assert build_report([run.path], tmp_path / "r.html").headline.title.endswith(
-        "; 33 to 67% of it is reading"
-    )
+    assert report_numbers([run.path]).headline.title.endswith("; 33 to 67% of it is reading")
 
 
 def test_problems_solved_in_both_views_are_read_by_the_same_rule(tmp_path: Path) -> None:
@@ -153,7 +151,7 @@ def test_problems_solved_in_both_views_are_read_by_the_same_rule(tmp_path: Path)
         == (2, 1)
     )
     assert solved_part.unreadable == reading.unreadable == 1
-    lede = " ".join(build_report([tmp_path], tmp_path / "r.html").headline.lede)
+    lede = " ".join(report_numbers([tmp_path]).headline.lede)
     assert (
         "By the same rule it misread 2 of 3 problems that it solves in both views (1 in their"
         " numbers)." in lede

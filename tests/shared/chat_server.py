@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import threading
@@ -18,6 +19,7 @@ from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
 from modgap.engines.openai import OpenAIEngine
+from modgap.engines.openai import Server as Reached
 
 KEY = "sk-very-secret-0123456789"
 
@@ -178,7 +180,12 @@ def identity(body: dict[str, Any]) -> str:
 
 
 def engine(server: Server, **options: Any) -> OpenAIEngine:
-    return OpenAIEngine("geo-vl", server.url, **{"backoff": 0.02, "timeout": 10.0, **options})
+    """An impatient engine; options are those of a `Server` or of the engine."""
+    names = {field.name for field in dataclasses.fields(Reached)}
+    how = {name: value for name, value in options.items() if name in names}
+    rest = {name: value for name, value in options.items() if name not in names}
+    reached = Reached(server.url, **{"backoff": 0.02, "timeout": 10.0, **how})
+    return OpenAIEngine("geo-vl", reached, **rest)
 
 
 def request(

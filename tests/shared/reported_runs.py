@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from written_runs import SAID, both
 
-from modgap.analysis.results import (
-    Summary,
-)
+from modgap.analysis.results import ReportSummary, Summary
 from modgap.analysis.summary import summarise
 from modgap.core.record import RunFolder
+from modgap.reporting.collect import collect
+from modgap.reporting.page import numbers_of
 from modgap.reporting.terminal import print_summary
 
 
 def summary_of(run: RunFolder, samples: int | None = None) -> Summary:
     return summarise(run.problems(), run.responses(), run.grades(), samples)
+
+
+def report_numbers(paths: Sequence[Path | str]) -> ReportSummary:
+    """What `build_report` returns, without its page: drawing the charts takes most of its time."""
+    return numbers_of(collect(paths))[0]
 
 
 def printed(summary: Summary, width: int = 200) -> str:

@@ -80,7 +80,7 @@ def test_every_stages_reward_is_found_first(tiny: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="no_such_module"):
         run(Recipe("r", stages), tiny, tmp_path, reward=None, loader=no_model)
-    with pytest.raises(UserError, match="SIZE is no function"):
+    with pytest.raises(UserError, match="SIZE is not a function"):
         run(
             recipe(reward_function="tiny_training:SIZE"),
             tiny,

@@ -281,7 +281,7 @@ def test_bad_input_is_one_clear_line(problems: list[Problem], tmp_path: Path) ->
         read_problems("pgps9k", data)
     with pytest.raises(UserError, match=r"img_0\.png is a file: give a folder"):
         evaluate(problems, engine, tmp_path / "img_0.png")
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         grade_run(RunFolder(tmp_path / "b"))
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 

@@ -246,14 +246,14 @@ def test_several_models_are_never_pooled(
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda lines: [*lines[:1], "{torn", *lines[1:]], "line 2: is no JSON"),
+        (lambda lines: [*lines[:1], "{torn", *lines[1:]], "line 2 is not valid JSON"),
         (
             lambda lines: [json.dumps({"prediction": "x"}), *lines],
             "line 1: problem_index is missing",
         ),
         (
             lambda lines: [lines[0].replace('"sample_id": 0', '"sample_id": "a"'), *lines[1:]],
-            "sample_id 'a' is no number",
+            "sample_id 'a' is not a whole number",
         ),
         (
             lambda lines: [

@@ -248,7 +248,7 @@ FAULTS: list[tuple[dict[str, Any], str, str, str]] = [
         {"image": {"bytes": b"no image", "path": "x.png"}},
         "image-broken",
         "error",
-        "is no image that can be read",
+        "cannot be read as an image",
     ),
     (
         {"image": {"bytes": None, "path": "gone.png"}},
@@ -314,10 +314,10 @@ def test_a_check_counts_versions_and_says_what_has_no_pair(
         (lambda at: at / "absent", "does not exist: give a parquet or JSON file"),
         (lambda at: at, "holds no MathVerse"),
         (lambda at: write(at / "x.csv", b"a,b"), "neither parquet nor JSON"),
-        (lambda at: write(at / "x.parquet", b"PAR1 torn"), "no parquet that can be read"),
+        (lambda at: write(at / "x.parquet", b"PAR1 torn"), "cannot be read as parquet"),
         (
             lambda at: write(at / "x.json", b'[{"problem_index": "1",'),
-            "is no JSON that can be read",
+            "cannot be read as JSON",
         ),
         (
             lambda at: write(at / "x.json", b'{"problem_index": "1"}'),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from asking import evaluate, evaluate_model
+from reported_runs import report_numbers
 
 from modgap.analysis.results import read_summary
 from modgap.cli.main import main
@@ -199,7 +200,7 @@ def test_several_samples_near_temperature_0_are_warned_of(
     summary = ask(tmp_path / "run", temperature=temperature, samples=samples)
     assert (words in capsys.readouterr().err) == warned
     told = [summary, grade_run(RunFolder(tmp_path / "run"), "paper")]
-    told.append(build_report([tmp_path / "run"], tmp_path / "r.html"))
+    told.append(report_numbers([tmp_path / "run"]))
     assert [words in " ".join(each.warnings) for each in told] == [warned] * 3
 
 
@@ -282,7 +283,7 @@ def test_runs_that_were_sampled_differently_are_not_compared_without_a_note(
     tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     folders = [run_of(tmp_path / "a"), run_of(tmp_path / "b", **changes)]
-    numbers = build_report(folders, tmp_path / "r.html")
+    numbers = report_numbers(folders)
     notes = [words for words in numbers.warnings if words.startswith("Sampled differently")]
     assert len(notes) == bool(said) and all(said in words for words in notes)
 
@@ -451,7 +452,7 @@ def test_what_a_server_does_not_take_is_left_out_said_and_recorded(
     assert all(sum(name in line for line in said) == 1 for name in left), said
     assert summary.sampling == sampling_of(RunFolder(tmp_path / "run").manifest())
     assert {name for name in PLAIN if summary.sampling[name] == "the server's"} == set(left)
-    numbers = build_report([tmp_path / "run"], tmp_path / "r.html")
+    numbers = report_numbers([tmp_path / "run"])
     assert numbers.sampling["run"] == summary.sampling
 
 

@@ -165,7 +165,7 @@ def read_cells(path: Path) -> list[Sweep]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): {remedy}.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is no file of {FORMAT!r}: {remedy}.")
+        raise UserError(f"{path} is not a file of {FORMAT!r}: {remedy}.")
     try:
         return [_read(sweep) for sweep in _Cells.model_validate(content).sweeps]
     except ValidationError as error:  # also a ValueError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.results import Summary, read_summary
 from modgap.core.errors import UserError
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
+from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, RunManifest
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs] - optional
@@ -33,7 +33,7 @@ class Run:
         return self.folder.path
 
     @functools.cached_property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> RunManifest:
         """What the run is: arguments given and resolved, fingerprints, versions."""
         return self.folder.manifest()
 

@@ -89,20 +89,25 @@ def prepare(
 
     Args:
         folder: A folder in PGPS9K's layout.
-        out: Folder for train.parquet and test.parquet.
+        out: Folder for train.parquet, test.parquet and manifest.json.
         variant: Conditions in the text, conditions in the image only, or both for the contrastive
             KL.
         style: `paper` equals the original scripts' output value for value.
         allow_outside: Links in the folder may lead out of it.
     """
     from modgap.core.progress import progress_bars, warn
+    from modgap.core.record import RunFolder
     from modgap.datasets.parquet import prepare as write
 
+    record = RunFolder(out)
+    record.check_replaceable("prepare")
     with progress_bars() as bars:
         done = write(
             folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn,
             allow_outside=allow_outside,
         )  # fmt: skip
+    options = {"folder": str(folder), "out": str(out), "variant": variant, "style": style}
+    record.replace_manifest("prepare", options, given())
     show(done)
 
 
@@ -189,14 +194,12 @@ def power(
         alpha: Size of the test.
         run: An evaluation from which the three assumptions are estimated where they are not given.
     """
-    from modgap.workflows.power import plan
+    from modgap.workflows.power import Assumptions, plan
 
+    assumed = Assumptions(text_accuracy, consistency, correlation)
     _print_plan(
-        plan(
-            gap, problems=problems, samples=samples, text_accuracy=text_accuracy,
-            consistency=consistency, correlation=correlation, target=power, alpha=alpha, run=run,
-        )
-    )  # fmt: skip
+        plan(gap, assumed, problems=problems, samples=samples, target=power, alpha=alpha, run=run)
+    )
 
 
 @model_app.command
@@ -235,6 +238,7 @@ def pretrain(
             bands.
     """
     from modgap.testbed.data import Plan
+    from modgap.testbed.run import Exams
     from modgap.testbed.run import pretrain as make
 
     plan = Plan(
@@ -251,8 +255,7 @@ def pretrain(
         phases,
         workers or os.cpu_count() or 2,
         minutes,
-        eval_every,
-        final_problems=final_problems,
+        Exams(eval_every, final_problems=final_problems),
         pick=pick,
     )
 

@@ -24,27 +24,18 @@ def grade(run: Path, *, mode: Mode = "strict", options: JudgeOptions | None = No
     from modgap.analysis.original import print_original
     from modgap.analysis.original_mathverse import print_mathverse
     from modgap.core.progress import progress_bars, say
-    from modgap.core.record import RunFolder
     from modgap.reporting.terminal import print_summary
-    from modgap.workflows.grade import grade_run
+    from modgap.workflows.grade import grade as grade_again
 
     options = options or JudgeOptions()
-    folder, asked = RunFolder(run), None
     if options.judge is None and (options.engine or options.model or options.max_tokens):
         raise UsageError(
             "--judge-engine, --judge-model and --judge-max-tokens say how to ask a judge: give"
             " --judge."
         )
-    if options.judge is not None:
-        from modgap.workflows.judging import make_judge
-
-        folder.manifest()  # before the judge is looked for
-        asked = make_judge(options)
     with progress_bars() as bars:
-        summary = grade_run(
-            folder, mode, progress=bars, judge=asked, check=options.check, seed=options.seed
-        )
-    if asked and summary.judge is None:
+        summary = grade_again(run, mode=mode, judge=options, progress=bars).summary
+    if options.judge is not None and summary.judge is None:
         say(
             "nothing in this run is for a judge: its problems are graded as numbers, by rules alone"
         )

@@ -19,7 +19,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _BITS = (1, 2, 4, 8, 10, 12, 14, 15, 16)  # 15: of signed ones
 _FULL = (1.0, 255.0, 65535.0)
 _OVERSHOOT = 0.05
-_ENDS = (b"IEND\xaeB`\x82", b"\xff\xd9")  # of PNG and of JPEG
+_PNG_END, _JPEG_END = b"IEND\xaeB`\x82", b"\xff\xd9"
 # PNG stores a colour key at the depth of the file; Pillow scales the pixels to 8 bits and leaves
 # the key as it is.
 _KEY_FACTORS = {"L;2": 85, "L;4": 17}
@@ -192,7 +192,7 @@ def inspect(place: Path | bytes, thorough: bool = False) -> Inspection:
         with opened(data) as image:
             return _inspected(image, data, thorough)
     except UnidentifiedImageError:
-        return Inspection("is no image that can be read")
+        return Inspection("cannot be read as an image")
     except UserError as error:
         return Inspection(str(error))
     # Pillow raises a dozen kinds on a broken file: OSError, SyntaxError, struct.error ...
@@ -208,7 +208,14 @@ def inspect_all(found: Iterable[Path | bytes], thorough: bool = False) -> Iterat
     found = iter(found)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while batch := list(islice(found, 64)):
-            yield from pool.map(partial(inspect, thorough=thorough), batch)
+            # Eight a task: handing out a task takes as long as looking at an ordinary image.
+            parts = [batch[start : start + 8] for start in range(0, len(batch), 8)]
+            for inspections in pool.map(partial(_inspect_each, thorough=thorough), parts):
+                yield from inspections
+
+
+def _inspect_each(part: Sequence[Path | bytes], thorough: bool) -> list[Inspection]:
+    return [inspect(image, thorough) for image in part]
 
 
 def _inspected(image: Image, data: bytes, thorough: bool) -> Inspection:
@@ -217,11 +224,18 @@ def _inspected(image: Image, data: bytes, thorough: bool) -> Inspection:
     aspect = max(width, height) / min(width, height)
     if aspect > MOST_ASPECT:
         kinds.append(SHAPE)
-    if thorough or TRANSPARENT in kinds or not data.endswith(_ENDS):
+    if thorough or TRANSPARENT in kinds or not _is_whole(image, data):
         shown = to_rgb(image)
         if TRANSPARENT in kinds and _is_one_colour(shown):
             kinds.append(INVISIBLE)
     return Inspection(None, aspect, tuple(kinds))
+
+
+def _is_whole(image: Image, data: bytes) -> bool:
+    """Whether a file has its end; `False` where the format does not show it."""
+    if image.format == "PNG":
+        return _PNG_END in data  # what comes after it means nothing
+    return image.format in ("JPEG", "MPO") and data.endswith(_JPEG_END)
 
 
 def _is_one_colour(image: Image) -> bool:

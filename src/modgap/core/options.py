@@ -284,7 +284,8 @@ class JudgeOptions:
             OpenAI-compatible server (http://localhost:8000/v1), or a model that is loaded here
             (Qwen/Qwen3-8B, a folder). Its verdicts are kept in the run: an interrupted grading
             resumes, and a grading without --judge uses them.
-        engine: `openai` for a URL; for a model `vllm` where it is installed, else `hf`.
+        engine: `hf`, `vllm` or `openai`; if not given, `openai` for a URL, and for a model `vllm`
+            where it is installed, else `hf`.
         model: The judge's name on the server; the only model that it serves if not given.
         max_tokens: The most tokens that the judge may write: 16 if not given (paper mode: always
             2). A judge whose thinking cannot be switched off needs thousands.
@@ -302,9 +303,7 @@ class JudgeOptions:
     """
 
     judge: str | None = None
-    engine: Annotated[Literal["hf", "vllm", "openai"] | None, Parameter(name="--judge-engine")] = (
-        None
-    )
+    engine: Annotated[str | None, Parameter(name="--judge-engine")] = None
     model: Annotated[str | None, Parameter(name="--judge-model")] = None
     max_tokens: Annotated[int | None, Parameter(name="--judge-max-tokens")] = None
     check: Annotated[int, Parameter(name="--judge-check")] = JUDGE_CHECK

@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast, get_args
 
 from pydantic import (
     AliasChoices,
@@ -295,6 +295,32 @@ def drop_torn_line(path: Path) -> None:
         file.truncate(0)
 
 
+class RunManifest(TypedDict, total=False):
+    """What `manifest.json` holds; a file of an earlier version lacks some of it.
+
+    Attributes:
+        kind: `eval`, `train`, `study`, `import`, `demo`, `prepare`.
+        created: When, with the time zone.
+        versions: Of Python, modgap and the libraries that decide results.
+        git: Commit and dirty flag of the source tree.
+        given: The arguments as the user gave them.
+        resolved: The arguments that make the run what it is.
+        fingerprints: Of the model and the data.
+        options: The values in force of every option; those of `modgap grade` under `grade`.
+        sampling: How the samples are drawn, parts that the engine decides included.
+    """
+
+    kind: str
+    created: str
+    versions: dict[str, str]
+    git: dict[str, object]
+    given: dict[str, Any]
+    resolved: dict[str, Any]
+    fingerprints: dict[str, str | None]
+    options: dict[str, Any]
+    sampling: dict[str, Any]
+
+
 class RunFolder:
     """A run on disk.
 
@@ -321,8 +347,8 @@ class RunFolder:
     def start(
         self,
         kind: str,
-        resolved: Mapping[str, Any],
-        given: Mapping[str, Any] | None = None,
+        resolved: Mapping[str, object],
+        given: Mapping[str, object] | None = None,
         **fingerprints: str | None,
     ) -> bool:
         """Begin the run, or resume it.
@@ -365,17 +391,26 @@ class RunFolder:
                 stale.unlink(missing_ok=True)  # of the run that is replaced
         elif trace := self._trace(kind):
             raise self._lost(trace)
-        manifest: dict[str, Any] = {
-            "kind": kind,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": versions(),
-            "git": git_state(),
-            "given": dict(given or {}),
-            "resolved": dict(resolved),
-            "fingerprints": dict(fingerprints),
-        }
+        manifest = _origin(kind, given)
+        manifest["resolved"] = dict(resolved)
+        manifest["fingerprints"] = dict(fingerprints)
         write_json(self.manifest_path, manifest)
         return False
+
+    def check_replaceable(self, kind: str) -> None:
+        """Refuse to replace the files of another kind of run. Raises `UserError`."""
+        if self.manifest_path.exists() and (found := self.manifest().get("kind")) != kind:
+            raise UserError(
+                f"{self.path} holds a run of another kind ({found}): give another --out."
+            )
+
+    def replace_manifest(
+        self, kind: str, options: Mapping[str, object], given: Mapping[str, object] | None = None
+    ) -> None:
+        """Write the manifest of files that a command makes as a whole, and never resumes."""
+        manifest = _origin(kind, given)
+        manifest["options"] = dict(options)
+        write_json(self.manifest_path, manifest)
 
     def note(self, name: str, value: Any) -> None:
         """Record something in the manifest that does not make the run what it is.
@@ -386,7 +421,20 @@ class RunFolder:
         if manifest.get(name) != value:
             write_json(self.manifest_path, manifest | {name: value})
 
-    def _identity(self) -> dict[str, Any]:
+    def note_grading(self, options: Mapping[str, object]) -> None:
+        """Record the options of `modgap grade` beside those of the run.
+
+        The caller holds the lock.
+        """
+        self.note("options", {**self.manifest().get("options", {}), "grade": dict(options)})
+
+    def forget_grading(self) -> None:
+        """Remove what `note_grading` recorded: the run is graded anew without these options."""
+        options = dict(self.manifest().get("options", {}))
+        if options.pop("grade", None) is not None:
+            self.note("options", options)
+
+    def _identity(self) -> dict[str, object]:
         """What makes the run what it is, from its manifest."""
         manifest = self.manifest()
         return {
@@ -427,13 +475,13 @@ class RunFolder:
             f" known. Remedy: {RESTORE}."
         )
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> RunManifest:
         """The manifest; a `UserError` if this is not a run folder, or the manifest is damaged."""
         if not self.manifest_path.exists():
             if trace := self._trace():
                 raise self._lost(trace)
             raise UserError(
-                f"{self.path} is no run folder (it has no manifest.json): give the --out of an"
+                f"{self.path} is not a run folder (it has no manifest.json): give the --out of an"
                 " earlier run."
             )
         remedy = "put the file back from a copy, or give another --out"
@@ -442,12 +490,14 @@ class RunFolder:
         except ValueError as error:
             raise UserError(f"{self.manifest_path} is damaged ({error}): {remedy}.") from None
         if not isinstance(found, dict):
-            raise UserError(f"{self.manifest_path} is damaged (it is no object): {remedy}.")
-        manifest = cast("dict[str, Any]", found)
+            raise UserError(f"{self.manifest_path} is damaged (it is not an object): {remedy}.")
+        fields = cast("dict[str, object]", found)
         for name in ("given", "resolved", "fingerprints"):
-            if not isinstance(manifest.get(name, {}), dict):
-                raise UserError(f"{self.manifest_path} is damaged ({name} is no object): {remedy}.")
-        return manifest
+            if not isinstance(fields.get(name, {}), dict):
+                raise UserError(
+                    f"{self.manifest_path} is damaged ({name} is not an object): {remedy}."
+                )
+        return cast("RunManifest", found)
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
@@ -506,7 +556,7 @@ class RunFolder:
             UserError: One is of another run; the message names the first such line.
         """
         known, mark = self.manifest_path.exists(), self.mark()
-        manifest = self.manifest() if known else {}
+        manifest = self.manifest() if known else RunManifest()
         for number, row in _numbered_rows(self.responses_path, Response):
             if known and (
                 why := _foreign(row, manifest, mark, problems) or _other_words(row, prompt)
@@ -610,10 +660,10 @@ def _folders(files: Iterable[str]) -> list[str]:
 
 
 def _foreign(
-    row: Response, manifest: Mapping[str, Any], mark: str, problems: Container[str] | None
+    row: Response, manifest: RunManifest, mark: str, problems: Container[str] | None
 ) -> str:
     """Why a response is not one that the manifest describes; empty where it may be."""
-    resolved: dict[str, Any] = manifest.get("resolved", {})
+    resolved = manifest.get("resolved", {})
     if (kind := manifest.get("kind")) not in ("eval", "import"):
         return f"the manifest is that of another kind of run, {kind!r}"
     views, samples, seed = (resolved.get(name) for name in ("views", "samples", "seed"))
@@ -661,6 +711,17 @@ def holding_place(out: Path, names: Collection[str]) -> Generator[None]:
         yield
 
 
+def _origin(kind: str, given: Mapping[str, object] | None) -> RunManifest:
+    """The part of a manifest that says where the files come from."""
+    return {
+        "kind": kind,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": versions(),
+        "git": git_state(),
+        "given": dict(given or {}),
+    }
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, of modgap and of the libraries that decide results, as installed."""
     found = {"python": platform.python_version(), "modgap": __version__}
@@ -674,7 +735,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_state() -> dict[str, Any]:
+def git_state() -> dict[str, object]:
     """Commit and dirty flag of the source tree that modgap runs from.
 
     Empty where modgap is installed from a package.

@@ -77,12 +77,15 @@ class EngineEntry(Entry):
         served: Whether a server holds the model, so that nothing is loaded here.
         as_is: Whether it reads a model folder with code of its own, so that only the content of the
             files counts.
+        judge: `module:function` that makes a judge which it asks: (`JudgeOptions`) ->
+            `engines.judge.Judge`; empty where it cannot judge.
     """
 
     package: str = ""
     options: tuple[str, ...] = ()
     served: bool = False
     as_is: bool = True
+    judge: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +258,17 @@ INFERENCE_ENGINES = Registry(
     EngineEntry,
     {
         "hf": EngineEntry(
-            "modgap.engines.hf:HfEngine", options=(*_LOCAL, "replicas", "ray_address"), as_is=False
+            "modgap.engines.hf:HfEngine",
+            options=(*_LOCAL, "replicas", "ray_address"),
+            as_is=False,
+            judge="modgap.engines.text:hf_judge",
         ),
         "vllm": EngineEntry(
             "modgap.engines.vllm:VllmEngine",
             extra="vllm",
             package="vllm",
             options=("engine_args", "replicas", "ray_address", *_LOCAL),
+            judge="modgap.engines.text:vllm_judge",
         ),
         "openai": EngineEntry(
             "modgap.engines.openai:OpenAIEngine",
@@ -269,6 +276,7 @@ INFERENCE_ENGINES = Registry(
             package="openai",
             options=_SERVED,
             served=True,
+            judge="modgap.engines.served_judge:served_judge",
         ),
     },
 )

@@ -137,7 +137,7 @@ def _broken(file: str, text: str, error: Exception, record: str, number: int, li
             error.pos >= len(end) or error.msg.startswith("Unterminated string") or last_line
         )
     kind, remedy = ("truncated", "copy it again") if truncated else ("malformed", "fix it")
-    verb = "is truncated" if truncated else "is no JSON"
+    verb = "is truncated" if truncated else "is not valid JSON"
     message = (
         f"the file {verb} {where} ({reason}): {remedy}; the {number} records before it were read"
     )

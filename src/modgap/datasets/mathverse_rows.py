@@ -193,7 +193,7 @@ def _parquet_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
     except (pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())
         yield Fault(
-            file.name, "", "malformed", f"is no parquet that can be read ({reason}): copy it again"
+            file.name, "", "malformed", f"cannot be read as parquet ({reason}): copy it again"
         )
 
 
@@ -206,9 +206,7 @@ def _json_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
             else json.loads(text)
         )
     except (ValueError, RecursionError) as error:
-        yield Fault(
-            file.name, "", "malformed", f"is no JSON that can be read ({error}): copy it again"
-        )
+        yield Fault(file.name, "", "malformed", f"cannot be read as JSON ({error}): copy it again")
         return
     if not isinstance(found, list):
         yield Fault(file.name, "", "wrong-type", f"is {json_type(found)}, not a list of rows")

@@ -170,9 +170,7 @@ def _file(path: str | Path, root: Root) -> Path:
     if path.is_dir():
         root.check(file)
     if not file.exists():
-        raise UserError(
-            f"{file} is no file that exists: give a JSONL file, or a folder with one {FILE}."
-        )
+        raise UserError(f"{file} does not exist: give a JSONL file, or a folder with one {FILE}.")
     return file
 
 
@@ -262,9 +260,9 @@ def _parse(data: bytes) -> tuple[Any, tuple[str, str] | None]:
                 "truncated",
                 f"the last line is torn ({where_and_why(error)}): copy the file again",
             )
-        return None, ("malformed", f"is no JSON ({where_and_why(error)}): fix it")
+        return None, ("malformed", f"is not valid JSON ({where_and_why(error)}): fix it")
     except (ValueError, RecursionError) as error:
-        return None, ("malformed", f"is no JSON that can be read ({error}): fix it")
+        return None, ("malformed", f"cannot be read as JSON ({error}): fix it")
 
 
 def _name(value: Any) -> str:
@@ -317,7 +315,7 @@ def _answer(value: JsonObject) -> tuple[str, Complaints]:
     if complaint := text_fault(answer):
         return "", [(complaint[0], f"answer {complaint[1]}")]
     if parse_number(answer) is None:
-        return "", [("not-a-number", f"answer {answer!r} is no number that the grader can read")]
+        return "", [("not-a-number", f"answer {answer!r} is not a number that the grader can read")]
     return answer, []
 
 

@@ -149,12 +149,9 @@ class _Record:
 def _folder(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        what, also = (
-            ("a file", " (JSONL: --benchmark pairs)")
-            if folder.exists()
-            else ("no folder that exists", "")
-        )
-        raise UserError(f"{folder} is {what}: {_LAYOUT}{also}.")
+        if folder.exists():
+            raise UserError(f"{folder} is a file: {_LAYOUT} (JSONL: --benchmark pairs).")
+        raise UserError(f"{folder} does not exist: {_LAYOUT}.")
     return folder
 
 
@@ -222,7 +219,9 @@ def _solution_faults(folder: Path, root: Root) -> Iterator[Fault]:
     try:
         solutions = json.loads(root.read_bytes(folder / SOLUTIONS))
     except ValueError as error:
-        yield Fault(SOLUTIONS, "", "malformed", f"is no JSON ({error}): make the problems again")
+        yield Fault(
+            SOLUTIONS, "", "malformed", f"is not valid JSON ({error}): make the problems again"
+        )
         return
     if not isinstance(solutions, dict) or not all(
         isinstance(words, str) for words in solutions.values()
@@ -316,7 +315,7 @@ def _answer(value: Any) -> Complaint:
     if complaint := text_fault(value):
         return complaint
     if not _DECIMAL.fullmatch(value) or not math.isfinite(float(value)):
-        return "not-a-number", f"{value!r} is no finite number: write a decimal such as '25.000'"
+        return "not-a-number", f"{value!r} is not a finite number: write a decimal such as '25.000'"
     return None
 
 
@@ -336,7 +335,7 @@ def _choices(value: Any) -> Complaint:
         if isinstance(item, bool) or not isinstance(item, int | float):
             return "wrong-type", f"has an item that is {json_type(item)}, not a number"
         if not -1e300 < item < 1e300:
-            return "not-a-number", f"has an item that is no finite number ({item})"
+            return "not-a-number", f"has an item that is not a finite number ({item})"
     return None
 
 

@@ -1,7 +1,5 @@
 """Answers prompts with any server that speaks OpenAI's chat completions.
 
-Such servers are vLLM, SGLang, llama.cpp and commercial APIs.
-
 Such servers are vLLM, SGLang, llama.cpp and commercial APIs. The original evaluated with vLLM in
 its own process only. Here a sample is one HTTP request with a seed of its own, at most
 `concurrency` of them are under way, and whatever a busy server does to one of them costs a retry,
@@ -31,7 +29,7 @@ import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -53,7 +51,7 @@ from modgap.engines.failures import (
 )
 
 if TYPE_CHECKING:
-    from modgap.core.options import EvalOptions
+    from modgap.core.options import EvalOptions, JudgeOptions
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _NO_KEY = "no-key-needed"
@@ -95,12 +93,12 @@ class Usage:
         return (self.prompt_tokens * self.prices[0] + self.completion_tokens * self.prices[1]) / 1e6
 
 
-class OpenAIEngine:
-    """The `openai` engine.
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How a server is reached, and how patiently.
 
-    Args:
-        model: The model's name on the server.
-        base_url: Where the server is, up to `/v1`; `OPENAI_BASE_URL` or OpenAI's own if not given.
+    Attributes:
+        base_url: Where it is, up to `/v1`; `OPENAI_BASE_URL` or OpenAI's own if not given.
         api_key_env: The environment variable that holds the key. A server over plain http needs
             none.
         concurrency: Most requests under way at once.
@@ -108,6 +106,44 @@ class OpenAIEngine:
         max_retries: How often a request is made again before its sample fails.
         backoff: Seconds; the n-th wait is drawn from 0 to `backoff * 2**n`, at most 30, and added
             to what the server asks for in `Retry-After` (of which at most 120 are honoured).
+    """
+
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = 32
+    timeout: float = 600.0
+    max_retries: int = 8
+    backoff: float = 0.5
+
+    @classmethod
+    def of(cls, options: EvalOptions | JudgeOptions, base_url: str | None) -> Server:
+        """A server as the options of a command describe it."""
+        return cls(
+            base_url,
+            options.api_key_env,
+            options.concurrency,
+            options.timeout,
+            options.max_retries,
+        )
+
+    def check(self) -> None:
+        """Refuse numbers that cannot work. Raises `UserError`."""
+        for name, value, least in (
+            ("concurrency", self.concurrency, 1),
+            ("max-retries", self.max_retries, 0),
+        ):
+            if value < least:
+                raise UserError(f"--{name} {value}: must be at least {least}.")
+        if self.timeout <= 0:
+            raise UserError(f"--timeout {self.timeout}: must be more than 0 seconds.")
+
+
+class OpenAIEngine:
+    """The `openai` engine.
+
+    Args:
+        model: The model's name on the server.
+        server: Where the server is and how it is asked; a URL takes the defaults of all else.
         prices: Price of a million prompt and of a million completion tokens, for `usage.cost`.
         raw: Send a prompt's text as a raw completion, without a chat template, a system turn or an
             image.
@@ -124,33 +160,19 @@ class OpenAIEngine:
     def __init__(
         self,
         model: str,
-        base_url: str | None = None,
-        api_key_env: str = "OPENAI_API_KEY",
+        server: Server | str | None = None,
         *,
-        concurrency: int = 32,
-        timeout: float = 600.0,
-        max_retries: int = 8,
-        backoff: float = 0.5,
         prices: tuple[float, float] | None = None,
         raw: bool = False,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value, least in (
-            ("concurrency", concurrency, 1),
-            ("max-retries", max_retries, 0),
-        ):
-            if value < least:
-                raise UserError(f"--{name} {value}: must be at least {least}.")
-        if timeout <= 0:
-            raise UserError(f"--timeout {timeout}: must be more than 0 seconds.")
-        self._url = _address(base_url)
+        if not isinstance(server, Server):
+            server = Server(server)
+        server.check()
+        self._server = server
+        self._url = _address(server.base_url)
         self._plain = _check_url(self._url)
         self._model = model
-        self._api_key_env = api_key_env
-        self._concurrency = concurrency
-        self._timeout = timeout
-        self._max_retries = max_retries
-        self._backoff = backoff
         self._random = random.Random()
         self._dialect = Dialect(extra_body)
         self._raw = raw
@@ -164,16 +186,8 @@ class OpenAIEngine:
     @classmethod
     def start(cls, model: str | Path, options: EvalOptions) -> Start:
         """How it starts; the server has the model, so only its name is known."""
-        make = functools.partial(
-            cls,
-            str(model),
-            options.base_url,
-            options.api_key_env,
-            concurrency=options.concurrency,
-            timeout=options.timeout,
-            max_retries=options.max_retries,
-        )
-        return Start(make, identity={"model": str(model)})
+        server = Server.of(options, options.base_url)
+        return Start(functools.partial(cls, str(model), server), identity={"model": str(model)})
 
     @staticmethod
     def check_options(options: EvalOptions) -> None:
@@ -186,11 +200,11 @@ class OpenAIEngine:
         return self._dialect.refused
 
     def _key(self) -> str:
-        key = read_key(self._api_key_env)
+        key = read_key(self._server.api_key_env)
         if not key and not self._plain:
             raise UserError(
-                f"{self._url} needs a key and {self._api_key_env} is not set: export"
-                f" {self._api_key_env}=..., or name another variable with --api-key-env."
+                f"{self._url} needs a key and {self._server.api_key_env} is not set: export"
+                f" {self._server.api_key_env}=..., or name another variable with --api-key-env."
             )
         return key or _NO_KEY
 
@@ -243,7 +257,7 @@ class OpenAIEngine:
                     emit(await self._answer(client, request, messages, sample, sampling))
 
         async with self._client() as client:
-            count = min(self._concurrency, sum(len(request.samples) for request in requests))
+            count = min(self._server.concurrency, sum(len(request.samples) for request in requests))
             workers = [asyncio.create_task(work(client)) for _ in range(count)]
             try:
                 await asyncio.gather(*workers)
@@ -253,7 +267,9 @@ class OpenAIEngine:
                 await asyncio.gather(*workers, return_exceptions=True)
 
     def _client(self) -> openai.AsyncOpenAI:
-        timeout = openai.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_SECONDS))
+        timeout = openai.Timeout(
+            self._server.timeout, connect=min(self._server.timeout, _CONNECT_SECONDS)
+        )
         # A proxy named in the environment is not asked for a server on this machine.
         local = urlsplit(self._url).hostname in ("localhost", "127.0.0.1", "::1")
         if not local:
@@ -286,7 +302,7 @@ class OpenAIEngine:
             parameters = self._dialect.parameters(request.prompt, sampling, seed)
             turns = [] if self._raw else self._dialect.messages(messages)
             try:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self._server.timeout):
                     if self._raw:
                         sent = await client.completions.with_raw_response.create(
                             model=self._model, prompt=request.prompt.text, **parameters
@@ -304,7 +320,7 @@ class OpenAIEngine:
                     continue
                 await self._raise_if_hopeless(client, error, sampling)
                 self._reached = self._reached or isinstance(error, openai.APIStatusError)
-                if is_transient(error) and attempt < self._max_retries:
+                if is_transient(error) and attempt < self._server.max_retries:
                     await asyncio.sleep(self._wait(error, attempt))
                     attempt += 1
                     self.usage.retries += 1
@@ -340,7 +356,7 @@ class OpenAIEngine:
 
         The jitter keeps the attempts from coming all at once.
         """
-        jitter = self._random.uniform(0, min(_LONGEST_BACKOFF, self._backoff * 2**attempt))
+        jitter = self._random.uniform(0, min(_LONGEST_BACKOFF, self._server.backoff * 2**attempt))
         return min(retry_after(error), _LONGEST_RETRY_AFTER) + jitter
 
     async def _raise_if_hopeless(
@@ -351,7 +367,8 @@ class OpenAIEngine:
         server: dict[str, object] = {"server": self._url, "said": self._cause(error)}
         failed = "{server}: {said}. Remedy: "
         if status == 401 or (status == 403 and not self._reached):
-            key = f"check the key in {self._api_key_env} (--api-key-env names another variable)."
+            name = self._server.api_key_env
+            key = f"check the key in {name} (--api-key-env names another variable)."
             raise ServerError(failed + "{key}", key=key, **server) from None
         if (refused := _refused_redirect(error)) and not self._reached:
             raise ServerError(
@@ -398,7 +415,7 @@ class OpenAIEngine:
         said = self._cause(error)
         if is_transient(error):
             self._failed_in_a_row += 1
-            if self._failed_in_a_row > max(64, 2 * self._concurrency):
+            if self._failed_in_a_row > max(64, 2 * self._server.concurrency):
                 raise UserError(
                     f"{self._url} has failed {self._failed_in_a_row} samples in a row ({said}). "
                     "Remedy: repair the server; the same command then resumes."
@@ -440,15 +457,14 @@ def _address(base_url: str | None) -> str:
     return (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL).strip()
 
 
-def served_models(
-    base_url: str, api_key_env: str = "OPENAI_API_KEY", timeout: float = _CONNECT_SECONDS
-) -> list[str]:
-    """The names of the models that a server has.
+def served_models(server: Server) -> list[str]:
+    """The names of the models that a server has; asked once, for at most 10 seconds.
 
     Raises:
         UserError: The address is bad, or no server answers there with a list.
     """
-    engine = OpenAIEngine("", base_url, api_key_env, timeout=timeout, max_retries=0)
+    timeout = min(server.timeout, _CONNECT_SECONDS)
+    engine = OpenAIEngine("", replace(server, timeout=timeout, max_retries=0))
 
     async def ask() -> list[str]:
         async with engine._client() as client, asyncio.timeout(timeout):
@@ -461,7 +477,7 @@ def served_models(
         raise ServerError(
             "{server}: {said}. Remedy: start the server, correct {url_option} (mostly it ends in"
             " /v1) or name the model.",
-            server=base_url, said=engine._cause(error),
+            server=server.base_url, said=engine._cause(error),
         ) from None  # fmt: skip
 
 

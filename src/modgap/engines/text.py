@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.files import read_text
+from modgap.core.options import JudgeOptions
 from modgap.core.progress import show
 from modgap.core.prompt import Prompt
 from modgap.core.thinking import opened_by
+from modgap.engines.judge import Judge
 from modgap.engines.vllm import VllmEngine, _Prepared, messages
+from modgap.engines.vllm_start import telling_args
+from modgap.grading.judge import JudgeMode
 from modgap.models.memory import BatchSize, OutOfMemory
 
 if TYPE_CHECKING:
@@ -67,6 +72,47 @@ def _check_text(folder: Path) -> None:
         raise UserError(
             f"{folder / 'config.json'} is not valid JSON ({error}): copy the model again."
         ) from None
+
+
+def hf_judge(options: JudgeOptions) -> Judge:
+    """The judge of a model folder, answered by transformers. Raises `UserError`."""
+    from modgap.models.load import resolve
+
+    folder = resolve(options.judge or "")
+
+    def start(mode: JudgeMode) -> HfTextEngine:
+        return HfTextEngine(folder, options.batch_size, options.device, raw=mode == "paper")
+
+    return Judge(_judge_name("hf", options, folder), start, options.max_tokens)
+
+
+def vllm_judge(options: JudgeOptions) -> Judge:
+    """The judge of a model folder, answered by vLLM. Raises `UserError`."""
+    from modgap.models.load import resolve
+
+    if not importlib.util.find_spec("vllm"):
+        raise UserError(
+            "vllm is not installed: pip install 'modgap[vllm]', or give --judge-engine hf, or a"
+            " URL."
+        )
+    folder = resolve(options.judge or "")
+
+    def start(mode: JudgeMode) -> VllmTextEngine:
+        return VllmTextEngine(folder, options.engine_args, raw=mode == "paper")
+
+    name = _judge_name("vllm", options, folder, telling_args(options.engine_args))
+    return Judge(name, start, options.max_tokens)
+
+
+def _judge_name(
+    engine: str, options: JudgeOptions, folder: Path, args: Mapping[str, Any] | None = None
+) -> str:
+    """What identifies a judge: its engine, model, and whatever can change its answers."""
+    from modgap.models.load import model_fingerprint
+
+    details = [model_fingerprint(folder)]
+    details += [f"{key}={json.dumps(value)}" for key, value in (args or {}).items()]
+    return f"{engine}:{options.judge} ({', '.join(details)})"
 
 
 class HfTextEngine:

@@ -31,7 +31,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
@@ -178,6 +178,22 @@ def question_id(prompt: Prompt, max_tokens: int) -> str:
     ]
 
 
+class LastJudge(TypedDict):
+    """What `judge.json` says of a mode.
+
+    Attributes:
+        judge: The judge that decides.
+        tokens: How many tokens it might write.
+        check: How many answers that the rules decided it was asked about as well.
+        seed: Of their choice.
+    """
+
+    judge: str
+    tokens: int
+    check: int
+    seed: int
+
+
 class VerdictFile:
     """The verdicts of a run; the caller holds its lock.
 
@@ -211,11 +227,11 @@ class VerdictFile:
 
             yield write
 
-    def last(self, mode: str) -> dict[str, Any] | None:
+    def last(self, mode: str) -> LastJudge | None:
         """The judge that `remember` recorded for a mode; `None` where no judge was asked."""
         return read_json(self._last).get(mode) if self._last.exists() else None
 
-    def remember(self, mode: str, judge: dict[str, Any]) -> None:
+    def remember(self, mode: str, judge: LastJudge) -> None:
         """Record which judge decides in a mode."""
-        known: dict[str, Any] = read_json(self._last) if self._last.exists() else {}
+        known: dict[str, LastJudge] = read_json(self._last) if self._last.exists() else {}
         write_json(self._last, {**known, mode: judge})

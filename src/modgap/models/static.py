@@ -126,6 +126,24 @@ class _State:
         return keys, values
 
 
+class _Draw(NamedTuple):
+    """What stays the same while a batch is sampled; the noise has a row for each sample."""
+
+    start: Start
+    noise: Tensor
+    samples: int
+    temperature: float
+
+
+class _Contents(NamedTuple):
+    """The values with which a state starts, without padding."""
+
+    prefix: KeysValues
+    added: KeysValues
+    logits: Tensor
+    done: Tensor
+
+
 def advance(policy: DecoderModel, state: _State, eos: Tensor) -> None:
     """One step, entirely on the device.
 
@@ -265,11 +283,11 @@ class StaticSampler:
             if temperature > 0
             else torch.zeros(len(prompts) * G, limit)
         )
-        noise = noise.to(device)
+        draw = _Draw(start, noise.to(device), G, temperature)
         tokens = torch.zeros(len(prompts) * G, limit, dtype=torch.long, device=device)
         logps = torch.zeros(len(prompts) * G, limit, device=device)
         kept = torch.arange(len(prompts), device=device)
-        state = self._state(start, kept, noise, G, temperature, 0, min(_ROOM, limit))
+        state = self._state(draw, kept, 0, min(_ROOM, limit))
         t = 0
         look_every = 1 if device.type == "cpu" else 8  # reading a result makes a GPU wait
 
@@ -292,7 +310,7 @@ class StaticSampler:
                 chosen = going.nonzero()[:, 0]
                 kept = kept[chosen]
                 room = min(2 * room, limit) if t == room else room
-                state = self._state(start, kept, noise, G, temperature, t, room, state, chosen)
+                state = self._state(draw, kept, t, room, state, chosen)
             self._step(state)
             t += 1
         flush()
@@ -352,11 +370,8 @@ class StaticSampler:
 
     def _state(
         self,
-        start: Start,
+        draw: _Draw,
         kept: Tensor,
-        noise: Tensor,
-        samples: int,
-        temperature: float,
         t: int,
         room: int,
         old: _State | None = None,
@@ -366,25 +381,42 @@ class StaticSampler:
 
         `kept` are indices in the batch, `chosen` the same prompts' indices in the old state.
         """
-        count, G = kept.numel(), samples
-        rows = _rows(kept, G)
-        if old is None:
-            prefix, logits = start.prefix, start.logits[kept].repeat_interleave(G, 0)
-            added = [(k[:, :, None, :0], v[:, :, None, :0]) for k, v in prefix]
-            done = torch.zeros(rows.numel(), dtype=torch.bool, device=rows.device)
-        else:  # copies, because the new state overwrites the old one in the buffer
-            assert chosen is not None
-            prefix = [(k[chosen], v[chosen]) for k, v in old.prefix]
-            added = [(k[chosen, :, :, :t], v[chosen, :, :, :t]) for k, v in old.added]
-            among = _rows(chosen, G)
-            logits, done = old.logits[among], old.done[among]
-        keys = prefix[0][0]
-        K, S, D = keys.shape[1:]
-        P, S = rounded(count), math.ceil(S / _PREFIX) * _PREFIX
+        if old is None or chosen is None:
+            contents = _first_contents(draw, kept)
+        else:
+            contents = _later_contents(old, chosen, t)
+        keys = contents.prefix[0][0]
         kind = keys.device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        key = _Key(P, G, S, room, temperature, autocast)
+        S = math.ceil(keys.shape[2] / _PREFIX) * _PREFIX
+        count, rows = kept.numel(), _rows(kept, draw.samples)
+        key = _Key(rounded(count), draw.samples, S, room, draw.temperature, autocast)
 
+        state = self._allocate(key, count, t, contents, draw.start.cos.dtype)
+        state.logits[: rows.numel()] = contents.logits
+        state.place.fill_(t)
+        state.noise[: rows.numel()] = draw.noise[rows, :room]
+        state.done.fill_(True)[: rows.numel()] = contents.done
+        state.cos[:count] = draw.start.cos[kept, :room]
+        state.sin[:count] = draw.start.sin[kept, :room]
+        state.bias[:count, ..., :S] = padding_bias(draw.start.lengths[kept], S)
+        state.bias[..., S + t :] = -torch.inf
+        for into, pair in zip(state.prefix, contents.prefix, strict=True):
+            for x, y in zip(into, pair, strict=True):
+                x[:count, :, : y.shape[2]] = y
+        if t:
+            for into, pair in zip(state.added, contents.added, strict=True):
+                for x, y in zip(into, pair, strict=True):
+                    x[:count, :, :, :t] = y
+        return state
+
+    def _allocate(
+        self, key: _Key, count: int, t: int, contents: _Contents, angles: torch.dtype
+    ) -> _State:
+        """A state of zeros in the buffer; `angles` is the type of the rotary tables."""
+        P, G, S, room = key.prompts, key.samples, key.prefix, key.room
+        keys, logits, layers = contents.prefix[0][0], contents.logits, len(contents.prefix)
+        _, K, _, D = keys.shape
         small = {
             "logits": ((P * G, logits.shape[1]), logits.dtype),
             "place": ((1,), torch.long),
@@ -392,32 +424,15 @@ class StaticSampler:
             "logps": ((P * G, room), torch.float32),
             "noise": ((P * G, room), torch.float32),
             "done": ((P * G,), torch.bool),
-            "cos": ((P, room, D), start.cos.dtype),
-            "sin": ((P, room, D), start.sin.dtype),
+            "cos": ((P, room, D), angles),
+            "sin": ((P, room, D), angles),
             "bias": ((P, 1, 1, 1, S + room), torch.float32),
         }
-        shapes = [(P, K, S, D)] * (2 * len(prefix)) + [(P, K, G, room, D)] * (2 * len(prefix))
+        shapes = [(P, K, S, D)] * (2 * layers) + [(P, K, G, room, D)] * (2 * layers)
         taken = self._take([*small.values(), *((shape, keys.dtype) for shape in shapes)])
         fields = dict(zip(small, taken, strict=False))
         pairs = list(zip(taken[len(small) :: 2], taken[len(small) + 1 :: 2], strict=True))
-        state = _State(
-            key, count, t, prefix=pairs[: len(prefix)], added=pairs[len(prefix) :], **fields
-        )
-        state.logits[: rows.numel()] = logits
-        state.place.fill_(t)
-        state.noise[: rows.numel()] = noise[rows, :room]
-        state.done.fill_(True)[: rows.numel()] = done
-        state.cos[:count], state.sin[:count] = start.cos[kept, :room], start.sin[kept, :room]
-        state.bias[:count, ..., :S] = padding_bias(start.lengths[kept], S)
-        state.bias[..., S + t :] = -torch.inf
-        for into, pair in zip(state.prefix, prefix, strict=True):
-            for x, y in zip(into, pair, strict=True):
-                x[:count, :, : y.shape[2]] = y
-        if t:
-            for into, pair in zip(state.added, added, strict=True):
-                for x, y in zip(into, pair, strict=True):
-                    x[:count, :, :, :t] = y
-        return state
+        return _State(key, count, t, prefix=pairs[:layers], added=pairs[layers:], **fields)
 
     def _take(self, layout: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
         """Zeroed tensors, one after the other in the buffer.
@@ -437,6 +452,26 @@ class StaticSampler:
             self._arena[at : at + size].view(dtype).view(shape)
             for at, size, (shape, dtype) in zip(starts, sizes, layout, strict=False)
         ]
+
+
+def _first_contents(draw: _Draw, kept: Tensor) -> _Contents:
+    """What a state without tokens starts with."""
+    prefix = draw.start.prefix
+    logits = draw.start.logits[kept].repeat_interleave(draw.samples, 0)
+    added = [(k[:, :, None, :0], v[:, :, None, :0]) for k, v in prefix]
+    done = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
+    return _Contents(prefix, added, logits, done)
+
+
+def _later_contents(old: _State, chosen: Tensor, t: int) -> _Contents:
+    """What a state starts with that continues an old one.
+
+    Copies, because the new state overwrites the old one in the buffer.
+    """
+    prefix = [(k[chosen], v[chosen]) for k, v in old.prefix]
+    added = [(k[chosen, :, :, :t], v[chosen, :, :, :t]) for k, v in old.added]
+    among = _rows(chosen, old.key.samples)
+    return _Contents(prefix, added, old.logits[among], old.done[among])
 
 
 def _rows(prompts: Tensor, samples: int) -> Tensor:

@@ -154,7 +154,7 @@ def _indexed(folder: Path) -> list[str]:
         return sorted(str(file) for file in files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is no index of weights ({error!r}): copy the model again"
+            f"{path} is not an index of weights ({error!r}): copy the model again"
         ) from error
 
 

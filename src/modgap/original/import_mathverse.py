@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from modgap.analysis.original_mathverse import print_mathverse
 from modgap.analysis.results import Summary
@@ -48,7 +48,7 @@ def import_generations(
     out: Path,
     *,
     gt: Path | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     allow_outside: bool = False,
 ) -> list[Imported]:
@@ -77,10 +77,51 @@ def import_generations(
     ) -> GenerationSource:
         return GenerationSource(files, golds)
 
-    return import_runs(by_model(files), out, read, given, progress)
+    options = {
+        "folders": [str(file.path) for file in files],
+        "gt": None if gt is None else str(gt),
+        "out": str(out),
+    }
+    return import_runs(by_model(files), out, read, options, given, progress)
 
 
 # ---- one run -------------------------------------------------------------------------------------
+
+
+class Scored(TypedDict):
+    """How the original's verdicts compare with our rules'.
+
+    Attributes:
+        rows: Scored rows.
+        by_rule: Those that our rules decide.
+        agree: Those of them on which both agree.
+        differ: The others, each in words.
+        by_judge: Those that our rules leave to a judge.
+        judged_both_ways: Those whose answer the original's judge saw otherwise elsewhere.
+    """
+
+    rows: int
+    by_rule: int
+    agree: int
+    differ: list[str]
+    by_judge: int
+    judged_both_ways: list[str]
+
+
+class GenerationNote(TypedDict):
+    """What `import.json` holds of generations.
+
+    Attributes:
+        files: The files.
+        odd: What is odd -> the names of all such samples.
+        scored: `None` where no row is scored.
+        warnings: What a reader must know; each names some of the samples.
+    """
+
+    files: list[str]
+    odd: dict[str, Sequence[str]]
+    scored: Scored | None
+    warnings: list[str]
 
 
 class GenerationSource(Source):
@@ -108,6 +149,7 @@ class GenerationSource(Source):
                 )
         self._files, self._rows, self._odd, self._samples = files, rows, odd, samples
         self._with_gold = golds is not None
+        self._scored: Scored | None = None
         shown = {view for _, view, _ in rows}
         self._views = [view for view in ALL_VIEWS if view in shown]
         self.places = tuple(f"from {file.path}" for file in files)
@@ -137,9 +179,9 @@ class GenerationSource(Source):
                     problem, key[1], key[2], row.prediction.encode("utf-8", "replace").decode()
                 )
 
-    def note(self, run: RunFolder) -> dict[str, Any]:
+    def note(self, run: RunFolder) -> GenerationNote:
         """Keep the original's verdicts, and say what is odd."""
-        scored = _keep_verdicts(run, self.problems, self._rows)
+        self._scored = scored = _keep_verdicts(run, self.problems, self._rows)
         wanted = [key for _, key in self._wanted()]
         odd = dict(self._odd)
         if missing := [_named(key) for key in wanted if key not in self._rows]:
@@ -158,9 +200,9 @@ class GenerationSource(Source):
         if summary.mathverse and summary.mathverse.original:
             print_mathverse(summary.mathverse.original)
 
-    def remarks(self, note: Mapping[str, Any]) -> list[str]:
+    def remarks(self) -> list[str]:
         """How far the original's verdicts agree with ours."""
-        scored = note["scored"]
+        scored = self._scored
         if not scored:
             return []
         return [
@@ -253,7 +295,7 @@ def _against_gold(
 
 def _keep_verdicts(
     run: RunFolder, problems: Sequence[Problem], rows: Mapping[Key, GenerationRow]
-) -> dict[str, Any] | None:
+) -> Scored | None:
     """Compare the original's verdicts with our rules, and keep those of its judge.
 
     `None` where no row is scored.
@@ -317,11 +359,11 @@ def _keep_verdicts(
 def _note(
     files: Sequence[GenerationFile],
     odd: Mapping[str, Sequence[str]],
-    scored: Mapping[str, Any] | None,
+    scored: Scored | None,
     views: Sequence[str],
     *,
     with_gold: bool,
-) -> dict[str, Any]:
+) -> GenerationNote:
     """What `import.json` holds: irregularities by name, and the warnings that name some of them."""
     odd = dict(odd)
     if scored and scored["differ"]:
@@ -346,6 +388,6 @@ def _note(
     return {
         "files": [str(file.path.absolute()) for file in files],
         "odd": odd,
-        "scored": None if scored is None else dict(scored),
+        "scored": scored,
         "warnings": warnings,
     }

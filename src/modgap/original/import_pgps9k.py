@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from modgap.analysis.original import print_original
 from modgap.analysis.results import Summary
@@ -49,7 +49,7 @@ def import_answers(
     *,
     view: str | None = None,
     results_root: Path | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     allow_outside: bool = False,
 ) -> list[Imported]:
@@ -90,7 +90,32 @@ def import_answers(
             model, folders, problems, outside, progress, allow_outside=allow_outside
         )
 
-    return import_runs(runs, out, read, given, progress)
+    options = {
+        "folders": [str(path) for path in paths],
+        "gt": str(gt),
+        "out": str(out),
+        "view": view,
+        "results_root": None if results_root is None else str(results_root),
+    }
+    return import_runs(runs, out, read, options, given, progress)
+
+
+class FolderNote(TypedDict):
+    """What `import.json` holds of answer folders.
+
+    Attributes:
+        folders: View -> folder.
+        files: View -> what is odd -> the names of all such files.
+        other_files: View -> counts of files that only the original counts.
+        diagrams_outside: Problems whose diagram is outside the folder of diagrams.
+        warnings: What a reader must know; each names some of the files.
+    """
+
+    folders: dict[str, str]
+    files: dict[str, dict[str, list[str]]]
+    other_files: dict[str, dict[str, int]]
+    diagrams_outside: list[str]
+    warnings: list[str]
 
 
 class AnswerSource(Source):
@@ -150,7 +175,7 @@ class AnswerSource(Source):
                     if text is not None:
                         yield response(problem, answers.folder.view, attempt, text)
 
-    def note(self, run: RunFolder) -> dict[str, Any]:
+    def note(self, run: RunFolder) -> FolderNote:
         """All irregular files by name, and the warnings that name some of them."""
         return _notes(self._read, self.problems, self._samples, self._outside)
 
@@ -174,7 +199,7 @@ def _digest(answers: Answers) -> str:
 
 def _notes(
     read: Sequence[Answers], problems: Sequence[Problem], samples: int, outside: Sequence[str]
-) -> dict[str, Any]:
+) -> FolderNote:
     """What `import.json` holds: all irregular files by name, and the warnings that name some."""
     warnings: list[str] = []
     files: dict[str, dict[str, list[str]]] = {}
@@ -238,7 +263,7 @@ def read_gold(path: Path, *, allow_outside: bool = False) -> tuple[list[Problem]
         UserError: It is absent, broken, empty, or a problem in it has no answer.
     """
     if not path.is_file():
-        raise UserError(f"--gt {path} is no file: give the data set's test.json.")
+        raise UserError(f"--gt {path} is not a file: give the data set's test.json.")
     text, faults = decode(path.name, read_bytes(path))
     fault = next((fault for fault in faults if fault.severity == "error"), None)
     problems: dict[str, Problem] = {}

@@ -52,7 +52,7 @@ class Source(ABC):
         """The responses, problem by problem."""
 
     @abstractmethod
-    def note(self, run: RunFolder) -> dict[str, Any]:
+    def note(self, run: RunFolder) -> Mapping[str, object]:
         """What `import.json` holds: irregularities by name, and `warnings` that name some of them.
 
         Called once the responses are written; what else the run is to hold is written here.
@@ -66,8 +66,8 @@ class Source(ABC):
     def print_original(self, summary: Summary) -> None:
         """Print the original's figures in a summary as its script does."""
 
-    def remarks(self, note: Mapping[str, Any]) -> list[str]:
-        """What is printed before the numbers, beside the places."""
+    def remarks(self) -> list[str]:
+        """What is printed before the numbers, beside the places; known once `note` was called."""
         return []
 
 
@@ -89,14 +89,15 @@ class Imported:
     source: Source
     strict: Summary
     paper: Summary
-    note: dict[str, Any]
+    note: Mapping[str, object]
 
 
 def import_runs(
     by_model: Mapping[str, Sequence[F]],
     out: Path,
     read: Callable[[str, Sequence[F], Progress | None], Source],
-    given: Mapping[str, Any] | None = None,
+    options: Mapping[str, object],
+    given: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> list[Imported]:
     """Make a run for each model, and grade it in mode `paper`, then `strict`.
@@ -105,6 +106,7 @@ def import_runs(
         by_model: Model -> its files.
         out: The run folder; with several models a folder of run folders, `OUT/MODEL`.
         read: Makes a source of a model and its files.
+        options: Every option's value, for the manifest.
         given: The arguments as the user gave them, for the manifest.
         progress: Called as the import advances.
 
@@ -120,7 +122,7 @@ def import_runs(
         for model, files in by_model.items():
             place = out / model.strip("/.").replace("/", "--") if several else out
             report = _of_model(progress, model) if progress and several else progress
-            done.append(_import(model, read(model, files, report), place, given, report))
+            done.append(_import(model, read(model, files, report), place, options, given, report))
     return done
 
 
@@ -137,7 +139,8 @@ def _import(
     model: str,
     source: Source,
     out: Path,
-    given: Mapping[str, Any] | None,
+    options: Mapping[str, object],
+    given: Mapping[str, object] | None,
     progress: Progress | None,
 ) -> Imported:
     run = RunFolder(out)
@@ -149,6 +152,7 @@ def _import(
             data_fingerprint=fingerprint(source.problems),
             **source.digests,
         )
+        run.note("options", {**options, "views": source.resolved["views"]})
         run.check_responses({problem.id for problem in source.problems})
         run.write_problems(problem_row(problem, "paper") for problem in source.problems)
         run.write_responses(source.responses())
@@ -185,7 +189,7 @@ def print_imported(run: Imported) -> None:
     show(f"{run.path}: {run.model or 'model not named'}")
     for place in run.source.places:
         show(f"  {place}")
-    for remark in run.source.remarks(run.note):
+    for remark in run.source.remarks():
         show(remark)
     show(f"\nGraded strict{run.source.tolerance} (the run's grades and summary):")
     print_summary(run.strict, run.path.name)

@@ -205,7 +205,7 @@ def read_generations(file: GenerationFile) -> Generations:
                 read.odd["torn, as by a kill, and left out"] = [f"line {number}"]
                 continue
             raise UserError(
-                f"{file.path} line {number}: is no JSON ({error}): fix or remove it."
+                f"{file.path} line {number} is not valid JSON ({error}): fix or remove it."
             ) from None
         row = _row(file.path, number, value)
         if row is None:
@@ -223,7 +223,7 @@ def read_generations(file: GenerationFile) -> Generations:
 def _row(path: Path, number: int, value: Any) -> GenerationRow | None:
     if not isinstance(value, dict):
         raise UserError(
-            f"{path} line {number}: is no object: the original's inference.py writes one a line."
+            f"{path} line {number} is not an object: the original's inference.py writes one a line."
         )
     for key in _STRINGS:
         if not isinstance(value.get(key), str):
@@ -234,7 +234,7 @@ def _row(path: Path, number: int, value: Any) -> GenerationRow | None:
     view = VERSIONS.get(value["problem_version"])
     sample, correct = value.get("sample_id", 0), value.get("correct")
     if not isinstance(sample, int) or sample < 0:
-        raise UserError(f"{path} line {number}: sample_id {sample!r} is no number from 0.")
+        raise UserError(f"{path} line {number}: sample_id {sample!r} is not a whole number from 0.")
     if correct not in (None, 0, 1):
         raise UserError(f"{path} line {number}: correct {correct!r} is neither 0 nor 1.")
     if view is None:

@@ -90,7 +90,7 @@ def describe(path: Path, view: str | None = None) -> AnswerFolder:
 def with_answers(path: Path) -> Path:
     """The folder itself, if it holds an answer."""
     if not path.is_dir():
-        raise UserError(f"{path} is no folder: name one that holds qprob_N_attemptJ.txt.")
+        raise UserError(f"{path} is not a folder: name one that holds qprob_N_attemptJ.txt.")
     if not any(_ANSWER.fullmatch(name) for name in os.listdir(path)):
         raise UserError(
             f"{path} holds no qprob_N_attemptJ.txt: name the folders below it, or --results-root"
@@ -103,7 +103,7 @@ def folders_below(root: Path) -> list[Path]:
     """Every folder below that holds answers; links to folders are followed, but not back up."""
     if not root.is_dir():
         raise UserError(
-            f"--results-root {root} is no folder: give the one that holds the answer folders."
+            f"--results-root {root} is not a folder: give the one that holds the answer folders."
         )
     found: list[Path] = []
     for place, names, files in os.walk(root, followlinks=True):

@@ -180,7 +180,9 @@ def collect(paths: Sequence[Path | str]) -> Collection:
             found.sweeps += read_cells(path)
             continue
         if not path.is_dir():
-            raise UserError(f"{path} is no folder: give the --out of modgap eval, train or study.")
+            raise UserError(
+                f"{path} is not a folder: give the --out of modgap eval, train or study."
+            )
         if _is_eval(path) or _is_stage(path) or _parts(path):
             _add_recipe(found, path, _folder_name(path))
         else:
@@ -193,7 +195,7 @@ def collect(paths: Sequence[Path | str]) -> Collection:
         if len(found.evals) + len(found.stages) == before:
             inside = _named(list(_runs_below(path)))
             raise UserError(
-                f"{path} is no run: it has no responses.jsonl (modgap eval), train_log.jsonl"
+                f"{path} is not a run: it has no responses.jsonl (modgap eval), train_log.jsonl"
                 " (modgap train) or RECIPE/eval (modgap study); give"
                 f" {f'the runs in it: {inside}' if inside else 'one that does'}."
             )
@@ -242,7 +244,7 @@ def read_stage(path: Path | str, recipe: str) -> TrainStage:
         step = row.get("step", number)
         if not isinstance(step, int):
             raise UserError(
-                f"{path / 'train_log.jsonl'}: the step {step!r} is no whole number: correct that"
+                f"{path / 'train_log.jsonl'}: the step {step!r} is not a whole number: correct that"
                 " line."
             )
         log[step] = LogRow(step, _numbers(row))

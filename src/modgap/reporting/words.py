@@ -172,7 +172,8 @@ def reply_words(
             )
     if cut := sum(row.reason == CUT_THINKING for row in grades):
         words.append(
-            f"{counted(cut, 'response')}{of} {_were(cut)} {CUT_THINKING}: a box in it is no answer."
+            f"{counted(cut, 'response')}{of} {_were(cut)} {CUT_THINKING}: a box in it does not"
+            " count as an answer."
         )
     return words
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from modgap.core.progress import show
 from modgap.testbed.data import Plan
-from modgap.testbed.run import PHASES, pretrain
+from modgap.testbed.run import PHASES, Exams, pretrain
 
 
 def _mixture(text: str) -> dict[str, float]:
@@ -33,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--eval-every", type=int, default=500)
-    parser.add_argument("--eval-problems", type=int, default=300)
-    parser.add_argument("--final-problems", type=int, default=1000)
+    parser.add_argument("--eval-every", type=int, default=Exams.every)
+    parser.add_argument("--eval-problems", type=int, default=Exams.problems)
+    parser.add_argument("--final-problems", type=int, default=Exams.final_problems)
     parser.add_argument("--init", type=Path)
     parser.add_argument("--pick")
     kinds: dict[str, Any] = {
@@ -51,8 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     plan = replace(plan, **{field.name: given.pop(field.name) for field in fields(Plan)})
     phases = [name.strip() for name in given.pop("phase").split(",")]
+    exams = Exams(*(given.pop(name) for name in ("eval_every", "eval_problems", "final_problems")))
     try:
-        pretrain(given.pop("out"), plan, phases, **given)
+        pretrain(given.pop("out"), plan, phases, exams=exams, **given)
     except ValueError as error:
         show(error, error=True)
         return 1

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,15 +74,28 @@ Plan (checkpoint `{pick}` of the mixture):
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Exams:
+    """When and on how many problems the model is examined.
+
+    Attributes:
+        every: Steps of the mixture between checkpoints with their figures.
+        problems: Problems for these.
+        final_problems: Problems for the model card.
+    """
+
+    every: int = 500
+    problems: int = 300
+    final_problems: int = 1000
+
+
 def pretrain(
     out: Path,
     plan: Plan | None = None,
     phases: Sequence[str] = PHASES,
     workers: int = 2,
     minutes: float = float("inf"),
-    eval_every: int = 500,
-    eval_problems: int = 300,
-    final_problems: int = 1000,
+    exams: Exams | None = None,
     init: Path | None = None,
     pick: str | None = None,
 ) -> None:
@@ -94,16 +107,14 @@ def pretrain(
         phases: Of `PHASES`, in that order.
         workers: Processes that make the data.
         minutes: Most minutes of training in this call; the next call resumes.
-        eval_every: Steps of the mixture between checkpoints with their figures.
-        eval_problems: Problems for these.
-        final_problems: Problems for the model card.
+        exams: When and on how many problems the model is examined.
         init: Checkpoint from which the mixture starts, instead of OUT/glyphs.
         pick: Which of OUT/steps becomes the testbed model (`step_3000`), instead of the best one.
 
     Raises:
         UserError: The plan is invalid, or not the one that the folder was made with.
     """
-    plan = plan or Plan()
+    plan, exams = plan or Plan(), exams or Exams()
     _check(plan, phases)
     out.mkdir(parents=True, exist_ok=True)
     _same_plan(out / "plan.json", plan)
@@ -120,10 +131,10 @@ def pretrain(
     has_glyphs = (out / "glyphs" / "config.json").exists()
     if "glyphs" in phases and not has_glyphs and not _glyphs(out, plan, deadline):
         return say(paused)
-    if "mixture" in phases and not _mixture(out, plan, deadline, eval_every, eval_problems, init):
+    if "mixture" in phases and not _mixture(out, plan, deadline, exams, init):
         return say(paused)
     if "final" in phases:
-        _final(out, plan, final_problems, pick)
+        _final(out, plan, exams.final_problems, pick)
     return None
 
 
@@ -205,9 +216,7 @@ def _glyphs(out: Path, plan: Plan, deadline: float) -> bool:
     return complete
 
 
-def _mixture(
-    out: Path, plan: Plan, deadline: float, eval_every: int, eval_problems: int, init: Path | None
-) -> bool:
+def _mixture(out: Path, plan: Plan, deadline: float, exams: Exams, init: Path | None) -> bool:
     import torch
 
     from modgap.models.load import load_policy
@@ -224,7 +233,7 @@ def _mixture(
         marks_weight=plan.marks_weight,
         seed=plan.seed,
     )
-    examiner = Examiner(policy, eval_problems, VALIDATION_SEED, plan.levels, tuple(BANDS))
+    examiner = Examiner(policy, exams.problems, VALIDATION_SEED, plan.levels, tuple(BANDS))
     trainer = _trainer(policy, out, "mixture", schedule)
 
     def visit(step: int) -> None:
@@ -241,7 +250,9 @@ def _mixture(
             say(line(view, numbers))
 
     minutes = (deadline - time.monotonic()) / 60
-    complete = trainer.run(minutes, _reporter("mixture", plan.mixture_steps), 50, visit, eval_every)
+    complete = trainer.run(
+        minutes, _reporter("mixture", plan.mixture_steps), 50, visit, exams.every
+    )
     trainer.save(out / "mixture.pt")
     return complete
 

@@ -203,7 +203,7 @@ def checkpoint(stage: Path, which: Pointer = "last") -> Path:
     return step_folder(stage, max(steps))
 
 
-def start_run(out: Path, recipe: Recipe, given: Mapping[str, Any] | None = None) -> None:
+def start_run(out: Path, recipe: Recipe, given: Mapping[str, object] | None = None) -> None:
     """Start a training run, or resume it.
 
     The run's manifest has the number of stages. The stages' manifests do not, because other recipes

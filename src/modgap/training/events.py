@@ -198,7 +198,7 @@ class Job:
     style: Style = "aligned"
     validation: Sequence[Problem] | None = None
     start_from: Literal["last", "best"] = "last"
-    given: Mapping[str, Any] | None = None
+    given: Mapping[str, object] | None = None
     fingerprint: str | None = None
     device: str | None = None
 

@@ -30,7 +30,7 @@ import torch
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.prompt import Style, training_prompt
-from modgap.core.recipe import Recipe, Settings, Stage
+from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder
 from modgap.models.memory import BatchSize
 from modgap.training.checkpoint import (
@@ -101,16 +101,9 @@ def train(
             problem to train on.
     """
     recipe.check()
-    job = job or Job()
-    out, style, validation = Path(out), job.style, job.validation
-    train_on = list(problems)
-    asked = 0
-    if validation is None:
-        asked = max(stage.settings.validation_problems for stage in recipe.stages)
-        train_on, validation = hold_out(problems, asked)
-    if not train_on:
-        raise UserError("there is no problem to train on: give a data set with a train split.")
-    check_prompts(recipe, train_on, validation, style)
+    job, out = job or Job(), Path(out)
+    data = _split(recipe, problems, job)
+    check_prompts(recipe, data.train, data.validation, job.style)
     folders = tuple(out / f"stage{number}" for number in range(1, len(recipe.stages) + 1))
     # Resolve all rewards before the first model is loaded: an import error then shows at once.
     rewards = {
@@ -120,43 +113,29 @@ def train(
     }
     fingerprints = {
         "model": job.fingerprint,
-        "data": digest(train_on),
-        "validation": digest(validation),
+        "data": digest(data.train),
+        "validation": digest(data.validation),
     }
     start: str | Path = model
+    note = data.note
     with RunFolder(out).lock():
         start_run(out, recipe, job.given)
         for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), start=1):
             # A base model is known by its fingerprint, wherever it lies.
             base = str(model) if job.fingerprint is None else "the base model"
             origin = base if number == 1 else f"{job.start_from} of stage{number - 1}"
-            if RunFolder(folder).start(
-                "train", identity(recipe, number, origin, style), job.given, **fingerprints
-            ):
-                check_rollouts(folder, number, stage, train_on)
+            resolved = identity(recipe, number, origin, job.style)
+            if RunFolder(folder).start("train", resolved, job.given, **fingerprints):
+                check_rollouts(folder, number, stage, data.train)
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
             if folder in rewards:
-                if asked > len(validation):
-                    many = f"{len(validation)} of them are" if validation else "none of them is"
-                    teller.note(
-                        f"validation_problems={asked}: train has {len(problems)} problems and at"
-                        f" most a fifth of them is held out, so {many}"
-                    )
-                    asked = 0  # one note is enough
+                if note:
+                    teller.note(note)
+                    note = ""  # one note is enough
                 policy = load_for_training(load_policy, start, stage.settings)
                 with LastStep(folder / "state.pt") as last:
-                    order = DataOrder(train_on, stage.views, stage.settings.seed)
-                    run = StageRun(
-                        stage,
-                        folder,
-                        order,
-                        policy,
-                        style=style,
-                        reward=rewards[folder],
-                        validation=validation,
-                        teller=teller,
-                        last=last,
-                    )
+                    task = Task(stage, data, job.style, rewards[folder])
+                    run = StageRun(task, folder, policy, teller, last)
                     run_stage(run)
                 del policy, last, run  # free the model before the next one is loaded
             else:
@@ -164,6 +143,39 @@ def train(
                 teller("stage", f"{stage.title}: done already")
             start = checkpoint(folder, job.start_from)
     return TrainResult(out, folders, checkpoint(folders[-1]), checkpoint(folders[-1], "best"))
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The problems of a run.
+
+    Attributes:
+        train: Those that are trained on.
+        validation: Those that are held out; none for no validation.
+        note: That fewer are held out than the settings ask for; empty if that is not so.
+    """
+
+    train: Sequence[Problem]
+    validation: Sequence[Problem]
+    note: str = ""
+
+
+def _split(recipe: Recipe, problems: Sequence[Problem], job: Job) -> Data:
+    """Hold out what the recipe validates on, unless the job brings problems for that."""
+    if not problems:
+        raise UserError("there is no problem to train on: give a data set with a train split.")
+    if job.validation is not None:
+        return Data(list(problems), job.validation)
+    asked = max(stage.settings.validation_problems for stage in recipe.stages)
+    train, held = hold_out(problems, asked)
+    note = ""
+    if asked > len(held):
+        many = f"{len(held)} of them are" if held else "none of them is"
+        note = (
+            f"validation_problems={asked}: train has {len(problems)} problems and at most a fifth"
+            f" of them is held out, so {many}"
+        )
+    return Data(train, held, note)
 
 
 def run(
@@ -233,39 +245,47 @@ class Updates:
     lr: float
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a stage learns.
+
+    Attributes:
+        stage: The stage of the recipe.
+        data: The problems.
+        style: Of the prompts.
+        reward: (response, gold) -> a reward.
+    """
+
+    stage: Stage
+    data: Data
+    style: Style
+    reward: RewardFunction
+
+
 class StageRun:
     """A running stage: the policy, its optimizer, its position in the data, and its logs.
 
     Args:
-        stage: The stage.
+        task: What it learns.
         folder: The stage's folder; if it has a `state.pt`, the stage resumes from it.
-        order: The order of the prompts.
         policy: The policy to train.
-        style: Of the prompts.
-        reward: (response, gold) -> a reward.
-        validation: Problems to validate on; none for no validation.
         teller: Reports progress.
         last: Keeps the state of the last step, for an interrupt.
     """
 
     def __init__(
         self,
-        stage: Stage,
+        task: Task,
         folder: Path,
-        order: DataOrder,
         policy: TrainablePolicy,
-        *,
-        style: Style,
-        reward: RewardFunction,
-        validation: Sequence[Problem],
         teller: Teller,
         last: LastStep,
     ) -> None:
-        settings = stage.settings
-        self.stage, self.settings, self.folder, self.policy = stage, settings, folder, policy
-        self.style: Style = style
-        self.reward, self.validation, self.teller, self.last = reward, validation, teller, last
-        self.roller = Roller(policy, order, stage, teller.stage, style)
+        stage, settings = task.stage, task.stage.settings
+        self.task, self.stage, self.settings = task, stage, settings
+        self.folder, self.policy, self.teller, self.last = folder, policy, teller, last
+        order = DataOrder(task.data.train, stage.views, settings.seed)
+        self.roller = Roller(policy, order, stage, teller.stage, task.style)
         self.optimizer = torch.optim.AdamW(
             list(policy.parameters()),
             lr=settings.lr,
@@ -332,7 +352,7 @@ class StageRun:
                 drawn = self.roller.draw(count)
                 self.sampling.run("rollout", functools.partial(self._sample, drawn))
             with self.teller.phase("reward"):
-                self.roller.grade(drawn, self.reward)
+                self.roller.grade(drawn, self.task.reward)
             groups += drawn
             for group in drawn:
                 usable = group.mixed or not settings.dynamic_sampling
@@ -394,14 +414,13 @@ class StageRun:
     def validate(self, step: int) -> float | None:
         """Accuracy on the validation problems, if a validation is due."""
         every = self.settings.eval_every
-        if not self.validation or not every or not (self._saving or step % every == 0):
+        if not self.task.data.validation or not every or not (self._saving or step % every == 0):
             return None
         with self.teller.phase("validation"), computing(self.policy):
             return self.sampling.run("validation", self._validate)
 
     def _validate(self, rows: int) -> float:
-        problems, limit = self.validation, self.sampling.limit
-        return validate(self.policy, problems, self.settings, self.style, self.reward, limit)
+        return validate(self.policy, self.task, self.sampling.limit)
 
     def save(self, step: int, accuracy: float | None) -> None:
         """Write the checkpoint, if it is due; without validation the last one is `best`."""
@@ -476,22 +495,16 @@ class StageRun:
 
 
 @torch.no_grad()
-def validate(
-    policy: TrainablePolicy,
-    problems: Sequence[Problem],
-    settings: Settings,
-    style: Style,
-    reward: RewardFunction,
-    max_rows: int | None = None,
-) -> float:
-    """Accuracy of one greedy response to each problem's image-only view."""
-    words = [training_prompt(problem, VALIDATION_VIEW, style) for problem in problems]
-    prompts = [policy.encode(w, p.open_image()) for w, p in zip(words, problems, strict=True)]
-    sampled = policy.generate(
-        prompts, [[0]] * len(prompts), 0.0, settings.max_response_tokens, max_rows
-    )
+def validate(policy: TrainablePolicy, task: Task, max_rows: int | None = None) -> float:
+    """Accuracy of one greedy response to the image-only view of each validation problem."""
+    problems, most_tokens = task.data.validation, task.stage.settings.max_response_tokens
+    prompts: list[Any] = []
+    for problem in problems:
+        words = training_prompt(problem, VALIDATION_VIEW, task.style)
+        prompts.append(policy.encode(words, problem.open_image()))
+    sampled = policy.generate(prompts, [[0]] * len(prompts), 0.0, most_tokens, max_rows)
     accuracies: list[float] = []
     for responses, problem in zip(sampled, problems, strict=True):
-        _, accuracy, _ = score(reward, responses[0].text, problem.answer)
+        _, accuracy, _ = score(task.reward, responses[0].text, problem.answer)
         accuracies.append(accuracy)
     return sum(accuracies) / len(accuracies)

@@ -132,7 +132,7 @@ def reward_of(settings: Settings) -> RewardFunction:
         function: RewardFunction = registry.load(settings.reward_function)
         if not callable(function):
             raise UserError(
-                f"reward.function={settings.reward_function} is no function: name one as"
+                f"reward.function={settings.reward_function} is not a function: name one as"
                 " module:function."
             )
         return function

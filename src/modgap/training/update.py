@@ -220,97 +220,31 @@ def gradients(
     """
     for parameter in policy.parameters():
         parameter.grad = None
-    device = policy.device
-    lengths_B = torch.tensor([len(tokens) for tokens in batch.responses])
-    weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch)
+    contrastive = contrastive and settings.kl_coef > 0
+    together = contrastive and twins_together(settings, micro_batch)
+    apart = contrastive and not together
     stats = TokenStats()
     logps: list[Tensor] = []
 
     with computing(policy), policy.weights_cast():
-        contrastive = contrastive and settings.kl_coef > 0
-        together = contrastive and twins_together(settings, micro_batch)
-        apart = contrastive and not together
-        kl_weights_B = row_weights(
-            lengths_B, settings.loss_mean, settings.micro_batch, batch.eligible_B
-        )
-        passes = list(groups_of(batch, micro_batch, together))
+        passes = _passes(batch, settings, micro_batch, together, policy.device)
+        twin_passes: list[tuple[list[int], Tensor]] = []
+        if apart:
+            twin_passes = _twin_passes(batch, settings, micro_batch, policy.device)
         # An image that several passes use is encoded before them; other images are encoded in their
         # pass.
         vision = None
-        if apart or any(batch.prompts[a[-1]] is batch.prompts[b[0]] for a, b in pairwise(passes)):
+        if apart or _share_a_prompt(batch, passes):
             vision = SharedVision(policy, [*batch.prompts, *filter(None, batch.twins)], micro_batch)
-        # Rows whose twins are in the pass, and their places in it. They are found and moved to the
-        # device before the passes, and numbers are read after them: a pass that waits for another
-        # one leaves the GPU idle.
-        twins: list[list[int]] = [[] for _ in passes]
-        if together:
-            twins = [[i for i in rows if batch.eligible_B[i]] for rows in passes]
-        twin_rows = torch.tensor(list(chain.from_iterable(twins)), dtype=torch.long)
-        within: list[int] = []
-        for rows, pass_twins in zip(passes, twins, strict=True):
-            within += [i - rows[0] for i in pass_twins]
-        sizes = [len(rows) for rows in passes]
-        twin_sizes = [len(pass_twins) for pass_twins in twins]
-        weights, advantages = (x.to(device).split(sizes) for x in (weights_B, batch.advantages_B))
-        kl_weights = kl_weights_B[twin_rows].to(device).split(twin_sizes)
-        places = torch.tensor(within, dtype=torch.long).to(device).split(twin_sizes)
-        apart_rows: list[list[int]] = []
-        if apart:
-            apart_rows = list(pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch))
-        apart_weights = kl_weights_B[batch.eligible_B].to(device).split(micro_batch)
-        for number, (rows, right) in enumerate(zip(passes, twins, strict=True)):
-            prompts = [batch.prompts[i] for i in rows] + [batch.twins[i] for i in right]
-            responses = [batch.responses[i] for i in [*rows, *right]]
+
+        for part in passes:
+            prompts = [batch.prompts[i] for i in part.rows] + [batch.twins[i] for i in part.twins]
             seen = vision or SharedVision(policy, prompts, micro_batch)
-            all_BT, entropy_BT, mask_BT = policy.logprobs(
-                prompts, responses, seen.of(prompts), settings.temperature
-            )
-            n = len(rows)
-            logps_BT, free_BT = all_BT.split((n, len(right)))
-            entropy_BT, (mask_BT, right_BT) = entropy_BT[:n], mask_BT.split((n, len(right)))
-            now_BT = logps_BT.detach()
-            old_BT = now_BT
-            if batch.old_logps is not None:
-                old_BT = pad_sequence([batch.old_logps[i] for i in rows], batch_first=True)
-            terms = policy_loss(
-                logps_BT,
-                old_BT,
-                advantages[number],
-                clip_low=settings.clip_low,
-                clip_high=settings.clip_high,
-                dual_clip=settings.dual_clip,
-            )
-            loss = weighted_sum(terms.loss_BT, weights[number], mask_BT)
-            if right:
-                kl = contrastive_kl(
-                    now_BT[places[number]], free_BT, settings.kl_estimator, settings.kl_clamp
-                )
-                loss = loss + settings.kl_coef * weighted_sum(
-                    kl.kl_BT, kl_weights[number], right_BT
-                )
-                stats.add(
-                    right_BT,
-                    twin_tokens=right_BT,
-                    contrastive_kl=kl.kl_BT,
-                    kl_clamped=kl.clamped_BT,
-                )
-            stats.backward(loss)
+            logps += _backward(policy, batch, part, seen.of(prompts), settings, stats)
             if vision is None:
                 seen.backward()
-            logps += [row[: len(tokens)] for row, tokens in zip(now_BT, responses, strict=False)]
-            stats.add(
-                mask_BT,
-                tokens=mask_BT,
-                entropy=entropy_BT,
-                ratio_mean=terms.ratio_BT,
-                clip_low=terms.low_BT,
-                clip_high=terms.high_BT,
-                clip_dual=terms.dual_BT,
-            )
-            stats.add_ratio(mask_BT, terms.ratio_BT)
 
-        # Not strict: without rows, `split` still gives one empty part of weights.
-        for rows, weights_W in zip(apart_rows, apart_weights, strict=False):
+        for rows, weights_W in twin_passes:
             assert vision is not None
             kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
             stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, weights_W, mask_BT))
@@ -321,6 +255,128 @@ def gradients(
         if vision is not None:
             vision.backward()
     return stats.read()
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """The rows of one pass, and what their loss needs, on the model's device.
+
+    Attributes:
+        rows: Rows of the batch.
+        twins: Those of them whose twins are in the pass, after the rows.
+        places: The places of these rows in the pass.
+        weights: Of the rows' tokens in the policy loss.
+        kl_weights: Of the twins' tokens in the contrastive KL.
+        advantages: Of the rows.
+    """
+
+    rows: list[int]
+    twins: list[int]
+    places: Tensor
+    weights: Tensor
+    kl_weights: Tensor
+    advantages: Tensor
+
+
+def _row_weights(batch: Batch, settings: Settings, chosen_B: Tensor | None = None) -> Tensor:
+    lengths_B = torch.tensor([len(tokens) for tokens in batch.responses])
+    return row_weights(lengths_B, settings.loss_mean, settings.micro_batch, chosen_B)
+
+
+def _passes(
+    batch: Batch, settings: Settings, micro_batch: int, together: bool, device: torch.device
+) -> list[_Pass]:
+    """The passes of a mini-batch; `together` with the twins of their rows.
+
+    All numbers are moved to the device before the first pass, and results are read after the last
+    one: a pass that waits for another one leaves the GPU idle.
+    """
+    parts = list(groups_of(batch, micro_batch, together))
+    twins: list[list[int]] = [[] for _ in parts]
+    if together:
+        twins = [[i for i in rows if batch.eligible_B[i]] for rows in parts]
+    within: list[int] = []
+    for rows, right in zip(parts, twins, strict=True):
+        within += [i - rows[0] for i in right]
+    twin_rows = torch.tensor(list(chain.from_iterable(twins)), dtype=torch.long)
+    kl_weights_B = _row_weights(batch, settings, batch.eligible_B)
+    sizes, twin_sizes = [len(rows) for rows in parts], [len(right) for right in twins]
+    columns = (
+        parts,
+        twins,
+        torch.tensor(within, dtype=torch.long).to(device).split(twin_sizes),
+        _row_weights(batch, settings).to(device).split(sizes),
+        kl_weights_B[twin_rows].to(device).split(twin_sizes),
+        batch.advantages_B.to(device).split(sizes),
+    )
+    return [_Pass(*values) for values in zip(*columns, strict=True)]
+
+
+def _twin_passes(
+    batch: Batch, settings: Settings, micro_batch: int, device: torch.device
+) -> list[tuple[list[int], Tensor]]:
+    """The passes of twins apart from their rows: the rows, and their tokens' weights in the KL."""
+    rows = list(pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch))
+    kl_weights_B = _row_weights(batch, settings, batch.eligible_B)
+    weights = kl_weights_B[batch.eligible_B].to(device).split(micro_batch)
+    # Not strict: without rows, `split` still gives one empty part of weights.
+    return list(zip(rows, weights, strict=False))
+
+
+def _share_a_prompt(batch: Batch, passes: Sequence[_Pass]) -> bool:
+    """Whether a group is cut, so that two passes have the same prompt."""
+    for first, second in pairwise(passes):
+        if batch.prompts[first.rows[-1]] is batch.prompts[second.rows[0]]:
+            return True
+    return False
+
+
+def _backward(
+    policy: TrainablePolicy,
+    batch: Batch,
+    part: _Pass,
+    features: Sequence[Tensor | None],
+    settings: Settings,
+    stats: TokenStats,
+) -> list[Tensor]:
+    """The loss of one pass, and its gradient; returns each row's log-probabilities, detached."""
+    rows, n = part.rows, len(part.rows)
+    prompts = [batch.prompts[i] for i in rows] + [batch.twins[i] for i in part.twins]
+    responses = [batch.responses[i] for i in [*rows, *part.twins]]
+    all_BT, entropy_BT, mask_BT = policy.logprobs(
+        prompts, responses, features, settings.temperature
+    )
+    logps_BT, free_BT = all_BT.split((n, len(part.twins)))
+    entropy_BT, (mask_BT, right_BT) = entropy_BT[:n], mask_BT.split((n, len(part.twins)))
+    now_BT = logps_BT.detach()
+    old_BT = now_BT
+    if batch.old_logps is not None:
+        old_BT = pad_sequence([batch.old_logps[i] for i in rows], batch_first=True)
+    terms = policy_loss(
+        logps_BT,
+        old_BT,
+        part.advantages,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        dual_clip=settings.dual_clip,
+    )
+    loss = weighted_sum(terms.loss_BT, part.weights, mask_BT)
+    if part.twins:
+        kl = contrastive_kl(now_BT[part.places], free_BT, settings.kl_estimator, settings.kl_clamp)
+        loss = loss + settings.kl_coef * weighted_sum(kl.kl_BT, part.kl_weights, right_BT)
+        stats.add(right_BT, twin_tokens=right_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
+    stats.backward(loss)
+    stats.add(
+        mask_BT,
+        tokens=mask_BT,
+        entropy=entropy_BT,
+        ratio_mean=terms.ratio_BT,
+        clip_low=terms.low_BT,
+        clip_high=terms.high_BT,
+        clip_dual=terms.dual_BT,
+    )
+    stats.add_ratio(mask_BT, terms.ratio_BT)
+    return [row[: len(tokens)] for row, tokens in zip(now_BT, responses, strict=False)]
 
 
 def _twin_kl(

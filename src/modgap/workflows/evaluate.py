@@ -247,9 +247,9 @@ class EvalPlan:
     pixels: Sequence[int] | None = None
     style: Style = "aligned"
     mode: Mode | None = None
-    identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    given: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    identity: Mapping[str, object] = field(default_factory=dict[str, object])
+    given: Mapping[str, object] = field(default_factory=dict[str, object])
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def evaluate(
@@ -259,7 +259,7 @@ def evaluate(
     *,
     options: EvalOptions | None = None,
     progress: Progress = SILENT,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, object] | None = None,
     warn_of_images: bool = True,
 ) -> Run:
     """Ask a model every problem in every view, grade the answers and summarise them.
@@ -320,7 +320,7 @@ def evaluate(
     return run
 
 
-def _identity_of(engine: object, run: RunFolder) -> dict[str, Any]:
+def _identity_of(engine: object, run: RunFolder) -> dict[str, object]:
     """The identity of an engine object: its class, and what it says of itself."""
     identity = {
         "engine": f"{type(engine).__module__}:{type(engine).__qualname__}",
@@ -441,7 +441,7 @@ def as_in(run: Path, options: EvalOptions) -> EvalOptions:
     folder = RunFolder(run)
     if not folder.manifest_path.exists():
         return options
-    before: dict[str, Any] = folder.manifest().get("resolved", {})
+    before = folder.manifest().get("resolved", {})
     taken = {
         name: before[name] for name in SAMPLING if getattr(options, name) is None and name in before
     }
@@ -500,7 +500,10 @@ def evaluate_with(
         if plan.options:
             in_force = {name: resolved[name] for name in SAMPLING}
             asked_views = plan.options.get("views") or resolved["views"]
-            run.note("options", {**plan.options, **in_force, "views": asked_views})
+            options = {**plan.options, **in_force, "views": asked_views}
+            if of_grading := run.manifest().get("options", {}).get("grade"):
+                options["grade"] = of_grading
+            run.note("options", options)
         done = run.resume(
             {problem.id for problem in problems}, _prompts(problems, chosen, plan.style)
         )
@@ -513,6 +516,8 @@ def evaluate_with(
             sampling=sampling,
         )
         answered = _answer(run, problems, engine, plan, done, progress)
+        if answered:
+            run.forget_grading()
         mode = plan.mode or ("strict" if answered else _graded_in(run))
         return grade_held(run, mode, progress=progress)
 
@@ -540,13 +545,13 @@ def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
 
 
 def _as_begun(
-    run: RunFolder, resolved: Mapping[str, Any], data: str, kept: Collection[str]
+    run: RunFolder, resolved: Mapping[str, object], data: str, kept: Collection[str]
 ) -> dict[str, Any]:
     """The sampling with which a run was begun, where no other one is given now."""
     if not kept or not run.manifest_path.exists():
         return {}
     manifest = run.manifest()
-    before: dict[str, Any] = manifest.get("resolved", {})
+    before = manifest.get("resolved", {})
     if manifest.get("kind") != "eval":
         return {}
     same = manifest.get("fingerprints", {}).get("data_fingerprint") == data and all(
@@ -682,7 +687,7 @@ def _answer(
 
 def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
     """Record which parts of the sampling the engine's server refuses; it applies its own there."""
-    before: dict[str, Any] = run.manifest().get("sampling", {})
+    before = run.manifest().get("sampling", {})
     if left := sorted({*before.get("left_to_server", ()), *refused}):
         run.note("sampling", before | {"left_to_server": left})
 

@@ -18,7 +18,7 @@ from modgap.analysis.run import Run
 from modgap.analysis.summary import summarise
 from modgap.core import registry
 from modgap.core.errors import UserError, unknown
-from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions
+from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions, as_json
 from modgap.core.problem import split_grader
 from modgap.core.progress import SILENT, Progress
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
@@ -33,7 +33,7 @@ from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
 from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.reporting.words import reply_words
-from modgap.workflows.judge_stage import settle_all
+from modgap.workflows.judge_stage import Checked, settle_all
 from modgap.workflows.judging import make_judge
 
 BATCH = 256
@@ -70,7 +70,12 @@ def grade(
     graded.folder.manifest()  # before the judge is looked for
     options = JudgeOptions(judge) if isinstance(judge, str) else judge or JudgeOptions()
     asked = None if options.judge is None else make_judge(options)
-    grade_run(graded.folder, mode, progress, asked, options.check, options.seed)
+    with graded.folder.lock():
+        grade_held(graded.folder, mode, progress, asked, options.check, options.seed)
+        in_force = {"mode": mode, **as_json(options)}
+        if asked is not None:
+            in_force["max_tokens"] = asked.tokens(cast("JudgeMode", mode))
+        graded.folder.note_grading(in_force)
     return graded
 
 
@@ -126,7 +131,7 @@ def grade_held(
     for grader in graders:
         grader.check_mode(mode, f"--mode {mode}")
     responses = list(run.own_responses(problems))
-    paper = manifest["resolved"].get("style") == "paper"
+    paper = manifest.get("resolved", {}).get("style") == "paper"
     texts = [response.response for response in responses]
     # The other two modes reproduce the original, which has no rule on thinking.
     if mode not in ("paper", "exact"):
@@ -134,8 +139,9 @@ def grade_held(
     results = _grade_all(responses, texts, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
     if any(grader.judged for grader in graders):
+        asked = cast("JudgeMode", mode)  # the graders have refused others
         verdicts, judged = settle_all(
-            run, problems, responses, results, cast("JudgeMode", mode), judge, check, seed, progress
+            run, problems, responses, results, asked, judge, Checked(check, seed), progress
         )
     rows = [
         _row(response, problems, mode, verdict)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from modgap.analysis.agreement import Agreement
@@ -20,18 +21,38 @@ from modgap.analysis.results import (
     JudgeTable,
     StageAgreement,
 )
-from modgap.core.options import JUDGE_CHECK, JUDGE_SEED
 from modgap.core.record import Key, ProblemRow, Response, RunFolder
 from modgap.engines.judge import Judge, Recalled, Said
 from modgap.grading.answer import extract_answer
 from modgap.grading.grade import Grade
 from modgap.grading.graders import find_grader
-from modgap.grading.judge import JudgeMode, Undecided, VerdictFile, parse_verdict, settle, unsettled
+from modgap.grading.judge import (
+    JudgeMode,
+    LastJudge,
+    Undecided,
+    VerdictFile,
+    parse_verdict,
+    settle,
+    unsettled,
+)
 
 MOST_SHOWN = 50
 """Disagreements that a summary lists."""
 Kind = Literal["consistent", "different", "unreadable", "failed", "waiting"]
 """The outcomes of a sample that rules leave open; `waiting`: no judge was asked about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Which of the answers that the rules decided a judge is asked about as well.
+
+    Attributes:
+        count: How many.
+        seed: Of their choice.
+    """
+
+    count: int
+    seed: int
 
 
 def settle_all(
@@ -40,9 +61,8 @@ def settle_all(
     responses: Sequence[Response],
     results: Sequence[Grade | Undecided],
     mode: JudgeMode,
-    judge: Judge | None = None,
-    check: int = JUDGE_CHECK,
-    seed: int = JUDGE_SEED,
+    judge: Judge | None,
+    checked: Checked,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[list[Grade], JudgeSummary]:
     """Settle what is undecided, and say what the judge did.
@@ -54,8 +74,7 @@ def settle_all(
         results: What the rules made of each.
         mode: The grading mode.
         judge: The judge to ask; if not given, the verdicts of the last one in this mode are used.
-        check: How many answers that the rules decided to ask about as well.
-        seed: Which of them.
+        checked: The answers that the rules decided and that the judge is asked about as well.
         progress: Called as the work proceeds.
 
     Returns:
@@ -72,21 +91,19 @@ def settle_all(
     last = file.last(mode) if judge is None else None
     answers = judge if last is None else Recalled(last["judge"], last["tokens"])
     if last is not None:
-        check, seed = last["check"], last["seed"]
-    checked = _to_check(by_key, problems, mode, check, seed) if answers else {}
-    said = answers.answer({**undecided, **checked}, mode, file, progress) if answers else {}
+        checked = Checked(last["check"], last["seed"])
+    decided = _to_check(by_key, problems, mode, checked) if answers else {}
+    said = answers.answer({**undecided, **decided}, mode, file, progress) if answers else {}
     if judge is not None:
-        file.remember(
-            mode, {"judge": judge.name, "tokens": judge.tokens(mode), "check": check, "seed": seed}
+        asked = LastJudge(
+            judge=judge.name, tokens=judge.tokens(mode), check=checked.count, seed=checked.seed
         )
-    grades = [
-        (
-            result
-            if isinstance(result, Grade)
-            else _settled(result, said.get(response.key, Said(None)))
-        )
-        for response, result in zip(responses, results, strict=True)
-    ]
+        file.remember(mode, asked)
+    grades: list[Grade] = []
+    for response, result in zip(responses, results, strict=True):
+        if isinstance(result, Undecided):
+            result = _settled(result, said.get(response.key, Said(None)))
+        grades.append(result)
     kinds = Counter(_kind(case, said.get(key, Said(None))) for key, case in undecided.items())
     return grades, JudgeSummary(
         judge=answers.name if answers else None,
@@ -97,7 +114,7 @@ def settle_all(
         unreadable=kinds["unreadable"],
         failed=kinds["failed"],
         waiting=kinds["waiting"],
-        check=_compare(by_key, checked, said, seed) if checked else None,
+        check=_compare(by_key, decided, said, checked.seed) if decided else None,
     )
 
 
@@ -117,8 +134,7 @@ def _to_check(
     by_key: Mapping[Key, tuple[Response, Grade | Undecided]],
     problems: Mapping[str, ProblemRow],
     mode: JudgeMode,
-    check: int,
-    seed: int,
+    checked: Checked,
 ) -> dict[Key, Undecided]:
     """A seeded sample of the answers that the rules decided, as the judge is asked about them.
 
@@ -131,9 +147,9 @@ def _to_check(
         and result.outcome in ("correct", "wrong")
         and find_grader(problems[key[0]].grader).judged
     ]
-    decided.sort(key=lambda key: hashlib.sha256(repr((seed, *key)).encode()).digest())
+    decided.sort(key=lambda key: hashlib.sha256(repr((checked.seed, *key)).encode()).digest())
     cases: dict[Key, Undecided] = {}
-    for key in decided[:check]:
+    for key in decided[: checked.count]:
         response, result = by_key[key]
         assert isinstance(result, Grade)
         # A grade may hold only the letter that was read in an answer; the judge sees what the model

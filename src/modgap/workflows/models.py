@@ -94,7 +94,7 @@ def _plain_name(model: str) -> str:
 def _model_of(run: Path) -> str | None:
     """The model of the run in a folder; none if the folder has no run."""
     try:
-        return RunFolder(run).manifest()["given"]["model"]
+        return RunFolder(run).manifest().get("given", {})["model"]
     except (UserError, KeyError, TypeError):
         return None
 

@@ -6,7 +6,7 @@ A pilot run can replace its assumptions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,32 @@ from modgap.core.record import RunFolder
 
 SAMPLES = (1, 2, 4, 8)
 GUESSES = {"text_accuracy": 0.6, "consistency": 0.6, "correlation": 0.6}
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What is known beforehand; what is not given comes from a run, or is a guess.
+
+    Attributes:
+        text_accuracy: In the text-centric view.
+        consistency: Intraclass correlation of a problem's samples.
+        correlation: Between a problem's chances in the two views.
+    """
+
+    text_accuracy: float | None = None
+    consistency: float | None = None
+    correlation: float | None = None
+
+    def check(self) -> None:
+        """Refuse a number outside its range, by its option. Raises `UserError`."""
+        for field in fields(self):
+            low = -1 if field.name == "correlation" else 0
+            value: float | None = getattr(self, field.name)
+            if value is not None and not low <= value <= 1:
+                option = "--" + field.name.replace("_", "-")
+                raise UserError(
+                    f"{option} {value:g}: give a number from {low} to 1{_meant(value)}."
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +75,10 @@ class Plan:
 
 def plan(
     points: float,
+    given: Assumptions | None = None,
     *,
     problems: int | None = None,
     samples: int | None = None,
-    text_accuracy: float | None = None,
-    consistency: float | None = None,
-    correlation: float | None = None,
     target: float = 0.8,
     alpha: float = 0.05,
     run: Path | None = None,
@@ -63,11 +87,9 @@ def plan(
 
     Args:
         points: The gap, in percentage points; negative if the image-only side is the better one.
+        given: The assumptions that are known.
         problems: Problems that there are.
         samples: Samples of each problem in each view, beside 1, 2, 4 and 8.
-        text_accuracy: In the text-centric view.
-        consistency: Intraclass correlation of a problem's samples.
-        correlation: Between a problem's chances in the two views.
         target: The chance to find it.
         alpha: The size of the test.
         run: An evaluation whose values replace what is not given.
@@ -76,13 +98,13 @@ def plan(
         UserError: A number is out of range, or the run does not determine the assumptions.
     """
     _check_options(points, problems, samples, target, alpha)
-    _check_assumptions(text_accuracy, consistency, correlation)
-    given = {"text_accuracy": text_accuracy, "consistency": consistency, "correlation": correlation}
+    given = given or Assumptions()
+    given.check()
     from_run = measure(run) if run else {}
     assumptions, sources = dict(GUESSES), dict.fromkeys(GUESSES, "guess")
     for name, value in from_run.items():
         assumptions[name], sources[name] = value, str(run)
-    for name, value in given.items():
+    for name, value in asdict(given).items():
         if value is not None:
             assumptions[name], sources[name] = value, "given"
     _check_together(points, assumptions["text_accuracy"], sources["text_accuracy"])
@@ -114,19 +136,6 @@ def _check_options(
                 f"--{name} {share:g}: give a share between 0 and"
                 f" 1{_meant(share) or f', such as {such}'}."
             )
-
-
-def _check_assumptions(
-    text_accuracy: float | None, consistency: float | None, correlation: float | None
-) -> None:
-    """Each assumption that is given by its own name and range."""
-    for name, value, low in (
-        ("text-accuracy", text_accuracy, 0),
-        ("consistency", consistency, 0),
-        ("correlation", correlation, -1),
-    ):
-        if value is not None and not low <= value <= 1:
-            raise UserError(f"--{name} {value:g}: give a number from {low} to 1{_meant(value)}.")
 
 
 def _meant(share: float) -> str:

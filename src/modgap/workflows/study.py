@@ -12,7 +12,6 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from modgap.analysis.results import ReportSummary
 from modgap.core import registry
@@ -60,7 +59,7 @@ class Study:
     recipes: dict[str, Recipe]
     train: Sequence[Problem]
     test: Sequence[Problem]
-    given: Mapping[str, Any] | None
+    given: Mapping[str, object] | None
 
     def options_for(self, name: str) -> EvalOptions:
         """How a recipe is evaluated.
@@ -107,7 +106,7 @@ class Study:
 
 @contextlib.contextmanager
 def prepare_study(
-    spec: StudySpec, *, given: Mapping[str, Any] | None = None, look_at_images: bool = True
+    spec: StudySpec, *, given: Mapping[str, object] | None = None, look_at_images: bool = True
 ) -> Generator[Study]:
     """Check a study, and hold its folder until the block ends. The errors of `run_study`.
 
@@ -163,7 +162,7 @@ def prepare_study(
         yield Study(spec, folder, resolved, train, test, given)
 
 
-def run_study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportSummary:
+def run_study(spec: StudySpec, *, given: Mapping[str, object] | None = None) -> ReportSummary:
     """Measure a base model, train it with each recipe, measure each result, and report them.
 
     Writes `base/eval/`, `RECIPE/stageN/`, `RECIPE/eval/`, `summary.json` and `report.html` into

@@ -21,7 +21,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from modgap.analysis.results import ReportSummary
 from modgap.core import registry
@@ -35,7 +34,7 @@ from modgap.workflows.study import Study, prepare_study, run_study, share_stages
 from modgap.workflows.train import settings_for
 
 
-def study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportSummary:
+def study(spec: StudySpec, *, given: Mapping[str, object] | None = None) -> ReportSummary:
     """Measure a model, train it with several recipes, measure each, and report them side by side.
 
     Writes `report.html` and `summary.json` into `spec.out`; with `seeds` one report of all their
@@ -67,7 +66,7 @@ def study(spec: StudySpec, *, given: Mapping[str, Any] | None = None) -> ReportS
 
 
 def run_sweep(
-    spec: StudySpec, *, given: Mapping[str, Any] | None = None
+    spec: StudySpec, *, given: Mapping[str, object] | None = None
 ) -> dict[Path, ReportSummary]:
     """Run a study, or one for each training seed, several jobs at a time.
 

@@ -112,7 +112,7 @@ def train(
     settings: Iterable[str] | Mapping[str, Any] | None = None,
     options: TrainOptions | None = None,
     progress: Bars = SILENT,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, object] | None = None,
 ) -> TrainResult:
     """Train a model with a recipe; the same call resumes where an interrupted one stopped.
 
@@ -153,7 +153,7 @@ def train_resolved(
     out: Path,
     *,
     options: TrainOptions | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, object] | None = None,
     progress: Bars = SILENT,
 ) -> TrainResult:
     """`train` with a recipe whose settings are resolved, see `resolve_recipe`."""
