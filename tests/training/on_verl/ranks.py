@@ -55,7 +55,11 @@ def update(engine: Any, loss_function: Any, data: Any, world: int) -> dict[str, 
     loss = torch.tensor(sum(output["loss"]))
     torch.distributed.all_reduce(loss)
     norm = float(output["metrics"]["grad_norm"])
+    # Clipped by now: only their direction counts.
+    parameters = engine.module.named_parameters()
+    gradients = {name: p.grad.full_tensor() for name, p in parameters if p.grad is not None}
     return {
+        "gradients": gradients if torch.distributed.get_rank() == 0 else None,
         "loss": float(loss) / world,
         "grad_norm": norm,
         "metrics": agreed,

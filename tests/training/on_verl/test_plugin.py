@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -109,12 +110,13 @@ class Case:
         self.batch = replace(self.batch, old_logps=old)
         self.scores = scores
 
-    def local(self, count: int) -> tuple[float, float, dict[str, float]]:
-        """Loss, gradient norm and metrics of the first `count` rows on the local engine."""
+    def local(self, count: int) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
+        """Loss, gradients and metrics of the first `count` rows on the local engine."""
         part = Batch(*(getattr(self.batch, name)[:count] for name in Batch.__dataclass_fields__))
         stats = gradients(self.policy, part, self.settings, self.contrastive, 4)
-        grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        return stats.loss, float(torch.stack([g.norm() for g in grads]).norm()), stats.means()
+        named = self.policy.model.named_parameters()
+        grads = {name: p.grad for name, p in named if p.grad is not None}
+        return stats.loss, grads, stats.means()
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows as verl's agent loop leaves them."""
@@ -241,13 +243,22 @@ def told(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
     return dict(zip(CASES, zip(local, run(jobs, folder), strict=True), strict=True))
 
 
+def norm_of(tensors: Iterable[torch.Tensor]) -> float:
+    return float(torch.stack([tensor.norm() for tensor in tensors]).norm())
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_first_update_is_the_local_engines(name: str, told: Any) -> None:
-    """Loss, gradient norm and KL of a contrastive stage and of a plain one, to 1e-3 relative.
+    """Loss, gradients and KL of a contrastive stage and of a plain one, to 1e-3 relative.
 
     Also where a rank has no eligible row, or a micro-batch no image.
     """
-    (loss, norm, means), ranks = told[name]
+    (loss, grads, means), ranks = told[name]
+    norm = norm_of(grads.values())
+    got = ranks[0]["gradients"]
+    assert set(got) == set(grads)
+    scale = norm / norm_of(got.values())
+    assert norm_of(scale * got[key] - grads[key] for key in grads) < 1e-3 * norm
     for rank in ranks:
         assert rank["engine"] == (
             "FSDPEngineWithLMHead" if name == "stock" else "ContrastiveEngine"
