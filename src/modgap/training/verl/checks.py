@@ -46,6 +46,11 @@ MOVED = {
     "trainer.total_training_steps": "use steps",
     "trainer.total_epochs": "use steps",
     "trainer.default_local_dir": "use --out",
+    "data.train_batch_size": "use prompts_per_step",
+    "data.max_prompt_length": "use max_prompt_tokens",
+    "data.max_response_length": "use max_response_tokens",
+    f"{ACTOR}.ppo_mini_batch_size": "use mini_batch",
+    f"{ROLLOUT}.n": "use samples_per_prompt",
     f"{MODEL}.path": "each stage starts where the one before ended: use --model",
 }
 """Key -> remedy, for keys that verl accepts but ignores or fails on later, or that we set."""
@@ -56,11 +61,21 @@ FIXED = {
         "1",
         "the engine does not split sequences over GPUs: leave it out",
     ),
+    f"{ACTOR}.ulysses_sequence_parallel_size": (
+        "1",
+        "the engine does not split sequences over GPUs: leave it out",
+    ),
     f"{MODEL}.use_remove_padding": ("False", "the engine has no padding in any case: leave it out"),
     f"{MODEL}.use_fused_kernels": (
         "False",
         "the engine computes log-probabilities in chunks in any case: leave it out",
     ),
+    f"{MODEL}.enable_activation_offload": (
+        "False",
+        "the vision tower is computed again instead: leave it out",
+    ),
+    f"{ACTOR}.calculate_sum_pi_squared": ("False", "the engine does not compute it: leave it out"),
+    "distillation.enabled": ("False", "the engine has no distillation: leave it out"),
 }
 """Key -> the one value that the engine's own forward pass is for, and the remedy."""
 
@@ -126,10 +141,6 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
     prompts, n = whole("data.train_batch_size"), whole(f"{ROLLOUT}.n")
     mini = whole(f"{ACTOR}.ppo_mini_batch_size")
     micro = whole(f"{ACTOR}.ppo_micro_batch_size_per_gpu")
-    if prompts % mini:
-        raise UserError(
-            f"{prompts} prompts a step are no multiple of a mini-batch of {mini}: set mini_batch."
-        )
     if mini * n % gpus:
         raise UserError(
             f"a mini-batch of {mini} prompts x {n} samples = {mini * n} rows cannot be shared by"
@@ -158,7 +169,11 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
             f"{train_rows} training prompts are fewer than the {prompts} of a step, and verl needs"
             f" at least one full step: set prompts_per_step and mini_batch to at most {train_rows}."
         )
-    whole("data.max_response_length")
+    if value(f"{ACTOR}.entropy_coeff") not in (0, None):
+        raise UserError(
+            f"verl.{ACTOR}.entropy_coeff={value(f'{ACTOR}.entropy_coeff')}: the engine's entropies"
+            " are for the log and have no gradient; leave it out."
+        )
     whole(f"{ACTOR}.ppo_max_token_len_per_gpu")
     whole(f"{ROLLOUT}.log_prob_max_token_len_per_gpu")
     loggers = value("trainer.logger")

@@ -61,7 +61,7 @@ WriteParquet = Callable[[Sequence[Problem], Path, str, Style], int]
 _SPEED = re.compile(
     r"gpu_memory_utilization|tensor_model_parallel_size|offload|enforce_eager|free_cache_engine"
     r"|max_num_|num_workers|micro_batch_size|max_token_len|gradient_checkpointing"
-    r"|use_dynamic_bsz|use_remove_padding|ray_kwargs|transfer_queue|logger|_data_dir"
+    r"|use_dynamic_bsz|use_remove_padding|use_fused_kernels|ulysses|ray_kwargs|transfer_queue|logger|_data_dir"
 )
 """verl's keys that change only speed, memory or logging: a run may resume with other values. The
 number of GPUs must not change, because verl's checkpoints are sharded by it."""
@@ -156,7 +156,7 @@ def train(
                     stage, stage_files(out, number, stage), train_on, validation, style, tools
                 )
                 overrides = _overrides(recipe, number, model, out, gpus, gpu_gib, data)
-                for note in notes(stage, model):
+                for note in notes(stage, model, overrides):
                     teller.note(note)
                 _run_stage(stage, folder, Path(model.path), overrides, teller, tools)
             else:

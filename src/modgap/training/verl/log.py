@@ -44,9 +44,10 @@ DROPPED_REWARD = f"{FILTERED}/evicted_reward/mean"
 _CAUSES = (
     (
         r"out of memory|OutOfMemoryError",
-        "a smaller --set micro_batch=N or"
-        " verl.actor_rollout_ref.rollout.gpu_memory_utilization=F, or param_offload=True and"
-        " optimizer_offload=True in verl.actor_rollout_ref.actor.fsdp_config",
+        "in the update a smaller --set verl.actor_rollout_ref.actor.ppo_max_token_len_per_gpu=N"
+        " (or micro_batch=N, if you gave one), or"
+        " verl.actor_rollout_ref.model.enable_gradient_checkpointing=True; when vLLM wakes up a"
+        " smaller verl.actor_rollout_ref.rollout.gpu_memory_utilization=F",
     ),
     (
         r"No available memory for the cache blocks|less than desired GPU memory utilization",
