@@ -104,7 +104,7 @@ def icon() -> bytes:
     [
         (bomb(), "has 176.9 megapixels, and at most 50 are decoded: .*MODGAP_MAX_MEGAPIXELS=177"),
         (webp_bomb(), "has 256.0 megapixels, and at most 50 are decoded"),
-        (icon(), "no image"),
+        (icon(), "cannot be read as an image"),
     ],
     ids=["PNG", "WebP", "icon"],
 )

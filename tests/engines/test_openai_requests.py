@@ -351,7 +351,8 @@ def test_a_redirect_is_followed_to_the_same_origin_only(
     first = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
     threading.Thread(target=first.serve_forever, daemon=True).start()
     try:
-        client = OpenAIEngine("m", f"http://127.0.0.1:{first.server_port}/v1", max_retries=0)
+        reached = Reached(f"http://127.0.0.1:{first.server_port}/v1", max_retries=0)
+        client = OpenAIEngine("m", reached)
         if same and status in (307, 308):
             assert one(client).finish_reason == "stop"
         elif not same:
