@@ -27,7 +27,9 @@ StyleName = Literal["paper", "aligned"]
 
 
 @data_app.command
-def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> None:
+def synth(
+    *, out: Path, train: int = 1000, test: int = 200, seed: int = 0, force: bool = False
+) -> None:
     """Make plane-geometry problems with their diagrams, in PGPS9K's layout.
 
     Args:
@@ -35,14 +37,20 @@ def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> No
         train: Problems of the train split.
         test: Problems of the test split.
         seed: The same seed gives the same files.
+        force: Replace an earlier set of synthetic problems in that folder.
     """
     from modgap.core.progress import progress_bars
     from modgap.datasets.synthetic import write_dataset
 
-    if train < 0 or test < 0 or train + test == 0:
-        raise UserError(f"--train {train} --test {test}: give at least one problem.")
+    for name, count in (("train", train), ("test", test)):
+        if count < 0:
+            raise UserError(f"--{name} {count}: must not be negative.")
+    if train + test == 0:
+        raise UserError("--train 0 --test 0: give at least one problem.")
     with progress_bars() as bars:
-        write_dataset(out, train, test, seed, progress=bars.counter("drawing problems"))
+        write_dataset(
+            out, train, test, seed, progress=bars.counter("drawing problems"), force=force
+        )
     print(f"{train} train and {test} test problems in {out}")
 
 
@@ -65,6 +73,7 @@ def check(folder: Path, *, benchmark: str = "pgps9k") -> int:
         raise UserError(f"--benchmark {benchmark} has no check: its `DatasetEntry` names none.")
     check_data = registry.load(entry.check)
     with progress_bars() as bars:
+        bars.doing(f"reading {folder}")
         report = check_data(folder, progress=bars.counter("checking diagrams"))
     print_check(report)
     return 0 if report.ok else 1
@@ -77,6 +86,7 @@ def prepare(
     out: Path,
     variant: Literal["full-text", "no-text", "contrastive"],
     style: StyleName = "aligned",
+    force: bool = False,
 ) -> None:
     """Write the training parquet files of a variant, in verl's format.
 
@@ -86,14 +96,17 @@ def prepare(
         variant: Conditions in the text, conditions in the image only, or both for the contrastive
             KL.
         style: `paper` equals the original scripts' output value for value.
+        force: Replace files of another variant or style.
     """
     from modgap.core.progress import progress_bars, warn
     from modgap.datasets.parquet import prepare as write
 
     with progress_bars() as bars:
+        bars.doing(f"reading {folder}")
         done = write(
-            folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn
-        )
+            folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn,
+            force=force,
+        )  # fmt: skip
     print(done)
 
 
@@ -220,6 +233,7 @@ def pretrain(
         pick: The checkpoint to take (step_2250) instead of the one nearest to the middle of the
             bands.
     """
+    from modgap.core.progress import progress_bars
     from modgap.testbed.data import Plan
     from modgap.testbed.run import pretrain as make
 
@@ -231,16 +245,11 @@ def pretrain(
         seed=seed,
     )
     phases = [name.strip() for name in phase.split(",") if name.strip()]
-    make(
-        out,
-        plan,
-        phases,
-        workers or os.cpu_count() or 2,
-        minutes,
-        eval_every,
-        final_problems=final_problems,
-        pick=pick,
-    )
+    count = os.cpu_count() or 2 if workers is None else workers
+    with progress_bars():
+        make(
+            out, plan, phases, count, minutes, eval_every, final_problems=final_problems, pick=pick
+        )
 
 
 def versions_as_views(

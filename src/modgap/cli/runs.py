@@ -60,6 +60,7 @@ def report(
     images: int = 200,
     figures: bool = False,
     template: Literal["full", "paper"] = "full",
+    force: bool = False,
 ) -> None:
     """One HTML page from runs, training runs or studies, and their numbers on the terminal.
 
@@ -73,7 +74,9 @@ def report(
             made again.
         template: `paper` also lays the numbers into the shape of the paper's tables, on the page
             and as OUT.md.
+        force: Replace files that no earlier report wrote.
     """
+    from modgap.core.progress import progress_bars
     from modgap.reporting.page import build_report
     from modgap.reporting.terminal import print_numbers
 
@@ -81,7 +84,12 @@ def report(
         raise UserError("no run given: name the --out of an evaluation, a training or a study.")
     if images < 0:
         raise UserError(f"--images {images}: must not be negative; 0 embeds none.")
-    print_numbers(build_report(list(runs), out, images=images, figures=figures, template=template))
+    with progress_bars() as bars:
+        bars.doing("making the report")
+        numbers = build_report(
+            runs, out, images=images, figures=figures, template=template, force=force
+        )
+    print_numbers(numbers)
     print(f"report: {out.resolve()}")
     if figures:
         print(f"figures and tables: {out.resolve().with_name(out.stem + '_figures')}")

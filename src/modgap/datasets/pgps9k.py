@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from modgap.core.errors import UserError, unknown
+from modgap.core.errors import UserError, command_line, part, unknown
 from modgap.core.problem import Problem
 from modgap.core.prompt import conditions, structural_condition
 from modgap.datasets.faults import (
@@ -34,10 +34,12 @@ from modgap.datasets.faults import (
     Report,
     inspections,
     json_type,
+    missing,
     text_fault,
     unusual_images,
 )
 from modgap.datasets.json_file import JsonObject, decode, entries
+from modgap.datasets.recognise import hint
 
 SPLITS = ("train", "test")
 DIAGRAMS = "Diagram_Visual"
@@ -47,6 +49,12 @@ SOLUTIONS = "solutions.json"
 _DECIMAL = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _SEVERAL_PARTS = re.compile(r"[/\\:]")  # of a path, on any system
 _LAYOUT = f"give the folder that holds train.json, test.json and {DIAGRAMS}/"
+
+
+def _every(folder: Path) -> str:
+    """Where to see every fault."""
+    return f"`{command_line('data', 'check', folder)}` names every fault."
+
 
 Complaint = tuple[str, str] | None  # kind and message of a fault
 
@@ -139,12 +147,8 @@ class _Record:
 def _folder(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        what, also = (
-            ("a file", " (JSONL: --benchmark pairs)")
-            if folder.exists()
-            else ("no folder that exists", "")
-        )
-        raise UserError(f"{folder} is {what}: {_LAYOUT}{also}.")
+        what = "a file" if folder.exists() else "no folder that exists"
+        raise UserError(f"{folder} is {what}: {_LAYOUT}.{hint(folder, 'pgps9k')}")
     return folder
 
 
@@ -156,7 +160,7 @@ def _problems(folder: Path, split: str, limit: int | None, need_images: bool) ->
     for item in _scan(folder / f"{split}.json", {key: _FIELDS[key] for key in _NEEDED}):
         if isinstance(item, Fault):
             if item.severity == "error":
-                raise UserError(f"{folder}/{item}. `modgap data check {folder}` names every fault.")
+                raise UserError(f"{folder}/{part(item)}. {_every(folder)}")
             continue
         problem = _problem(
             diagrams, split, index, item, solutions.get(f"{split}/{item.id}"), need_images
@@ -167,7 +171,7 @@ def _problems(folder: Path, split: str, limit: int | None, need_images: bool) ->
             and not os.path.isfile(str(problem.image))
         ):
             fault = Fault(f"{split}.json", item.id, "image-absent", _absent(item), line=item.line)
-            raise UserError(f"{folder}/{fault}. `modgap data check {folder}` names every fault.")
+            raise UserError(f"{folder}/{part(fault)}. {_every(folder)}")
         yield problem
         index += 1
         if index == limit:
@@ -204,7 +208,7 @@ def _solutions(folder: Path) -> dict[str, str]:
     if not os.path.isfile(folder / SOLUTIONS):
         return {}
     for fault in _solution_faults(folder):
-        raise UserError(f"{folder}/{fault}.")
+        raise UserError(f"{folder}/{part(fault)}.")
     return json.loads((folder / SOLUTIONS).read_bytes())
 
 
@@ -231,7 +235,10 @@ def _scan(
     """Every sound record of a file, and every fault, in the order of the file."""
     file = path.name
     if not path.is_file():
-        yield Fault(file, "", "missing-file", f"there is no such file: {_LAYOUT}")
+        also = hint(path.parent, "pgps9k").removesuffix(".")
+        yield Fault(
+            file, "", "missing-file", f"there is no such file: {_LAYOUT}{'.' if also else ''}{also}"
+        )
         return
     text, faults = decode(file, path.read_bytes())
     yield from faults
@@ -272,7 +279,7 @@ def _complaints(
         yield "duplicate-key", f"{key} is given twice: keep one"
     for key, find in fields.items():
         if key not in value:
-            yield "missing-key", f"{key} is missing"
+            yield "missing-key", missing(key, value)
         elif complaint := find(value[key]):
             yield complaint[0], f"{key} {complaint[1]}"
 

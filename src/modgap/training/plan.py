@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from modgap.core.errors import UserError
+from modgap.core.errors import unknown
 from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.models.folder import model_notes
@@ -359,13 +359,13 @@ def gpu_asked(name: str) -> Machine:
     """
     found = gpu(name)
     if found.name != name:
-        raise UserError(f"--gpu {name} is not known here: give one of {', '.join(_GPUS)}.")
+        raise unknown("GPU (--gpu)", name, _GPUS)
     return found
 
 
 def gpu(name: str) -> Machine:
     """A GPU by its name; one that is not in the table is assumed to be an A100."""
-    words = re.split(r"[^A-Z0-9]+", name.upper())
+    words = re.split(r"[^A-Z0-9]+", re.sub(r"(?i)RTX|GTX|NVIDIA|GEFORCE", " ", name).upper())
     key = next((key for key in _GPUS if key in words), None)
     flops, bandwidth, gib = _GPUS[key or "A100"]
     known = "" if key else ", not in the table: speed of an A100"

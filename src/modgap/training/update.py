@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from modgap.core.progress import doing
 from modgap.core.recipe import Settings
 from modgap.training.events import TrainablePolicy
 from modgap.training.objective import (
@@ -200,7 +201,9 @@ def old_logprobs(
     """Log-probabilities of each row's response now, without gradient."""
     out: list[Tensor] = []
     with torch.no_grad(), computing(policy), policy.weights_cast():
-        for rows in groups_of(batch, micro_batch):
+        passes = list(groups_of(batch, micro_batch))
+        for number, rows in enumerate(passes, start=1):
+            doing(f"log-probabilities: pass {number} of {len(passes)}")
             prompts = [batch.prompts[i] for i in rows]
             responses = [batch.responses[i] for i in rows]
             logps_BT, _, _ = policy.logprobs(
@@ -259,6 +262,7 @@ def gradients(
             apart_rows = list(pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch))
         apart_weights = kl_weights_B[batch.eligible_B].to(device).split(micro_batch)
         for number, (rows, right) in enumerate(zip(passes, twins, strict=True)):
+            doing(f"update: pass {number + 1} of {len(passes)}")
             prompts = [batch.prompts[i] for i in rows] + [batch.twins[i] for i in right]
             responses = [batch.responses[i] for i in [*rows, *right]]
             seen = vision or SharedVision(policy, prompts, micro_batch)
@@ -311,6 +315,7 @@ def gradients(
 
         # Not strict: without rows, `split` still gives one empty part of weights.
         for rows, weights_W in zip(apart_rows, apart_weights, strict=False):
+            doing(f"update: the KL of {len(rows)} of {len(batch)} responses")
             assert vision is not None
             kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
             stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, weights_W, mask_BT))

@@ -17,6 +17,7 @@ from pathlib import Path
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import ServerError, TemperatureRefusedError, UserError
+from modgap.core.extras import missing
 from modgap.core.options import JudgeOptions, flag
 from modgap.engines.judge import Judge
 from modgap.engines.vllm_start import telling_args
@@ -69,10 +70,7 @@ def make_judge(options: JudgeOptions) -> Judge:
             options.max_tokens,
         )
     if options.engine == "vllm" and not importlib.util.find_spec("vllm"):
-        raise UserError(
-            "vllm is not installed: pip install 'modgap[vllm]', or give --judge-engine hf, or a"
-            " URL."
-        )
+        raise UserError(f"{missing('vllm', 'vllm')}, or give --judge-engine hf, or a URL.")
     from modgap.models.load import model_fingerprint, resolve
 
     folder = resolve(judge)

@@ -14,6 +14,7 @@ import numpy as np
 from modgap.analysis import power as planning
 from modgap.analysis.scores import Scores
 from modgap.core.errors import UserError
+from modgap.core.progress import warn
 from modgap.core.record import RunFolder
 
 SAMPLES = (1, 2, 4, 8)
@@ -105,14 +106,19 @@ def _check_options(
             f"--gap {points:g}:{none} give percentage points between 0 and 100 (negative if the"
             " image side is better)."
         )
+    if abs(points) < 1:
+        warn(
+            f"--gap {points:g} means {points:g} percentage points: for {100 * points:g} points give"
+            f" --gap {100 * points:g}"
+        )
     for name, count in (("problems", problems), ("samples", samples)):
         if count is not None and count < 1:
             raise UserError(f"--{name} {count}: give at least 1.")
     for name, share, such in (("power", target, 0.8), ("alpha", alpha, 0.05)):
         if not 0 < share < 1:
             raise UserError(
-                f"--{name} {share:g}: give a share between 0 and"
-                f" 1{_meant(share) or f', such as {such}'}."
+                f"--{name} {share:g}: give a share between 0 and 1, such as"
+                f" {_meant(share) or such}."
             )
 
 
@@ -126,12 +132,13 @@ def _check_assumptions(
         ("correlation", correlation, -1),
     ):
         if value is not None and not low <= value <= 1:
-            raise UserError(f"--{name} {value:g}: give a number from {low} to 1{_meant(value)}.")
+            such = f", such as {meant}" if (meant := _meant(value)) else ""
+            raise UserError(f"--{name} {value:g}: give a number from {low} to 1{such}.")
 
 
 def _meant(share: float) -> str:
     """A guess at a share that was given in percent."""
-    return f"; did you mean {share / 100:g}?" if 2 <= share <= 100 else ""
+    return f"{share / 100:g}" if 2 <= share <= 100 else ""
 
 
 def _check_together(points: float, text_accuracy: float, source: str) -> None:

@@ -15,6 +15,7 @@ def report(
     images: int = 200,
     figures: bool = False,
     template: str = "full",
+    force: bool = False,
 ) -> ReportSummary:
     """Write one HTML page from runs, training runs or studies.
 
@@ -25,6 +26,7 @@ def report(
         images: Most diagrams that the page embeds.
         figures: Also write the charts and the tables to `OUT_figures/`.
         template: `paper` also lays the numbers into the shape of the paper's tables.
+        force: Replace files that no earlier report wrote.
 
     Returns:
         The numbers of the page.
@@ -39,4 +41,6 @@ def report(
     if images < 0:
         raise UserError(f"--images {images}: must not be negative; 0 embeds none.")
     folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    return build_report(folders, Path(out), images=images, figures=figures, template=template)
+    return build_report(
+        folders, Path(out), images=images, figures=figures, template=template, force=force
+    )

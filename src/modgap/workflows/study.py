@@ -36,6 +36,7 @@ from modgap.workflows.evaluate import (
 )
 from modgap.workflows.train import (
     check_engine,
+    check_environment,
     check_training_data,
     resolve_recipes,
     train_resolved,
@@ -113,7 +114,12 @@ def prepare_study(
 
     With `look_at_images`, unusual images are named, and all that are trained on are decoded.
     """
-    from modgap.models.load import check_model, model_fingerprint, resolve
+    from modgap.models.load import (
+        check_folder,
+        check_model,
+        model_fingerprint,
+        resolve,
+    )
 
     options = spec.options
     options.check()
@@ -126,7 +132,10 @@ def prepare_study(
         )
     if not spec.recipes:
         raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
+    run = RunFolder(spec.out)
+    run.check_place("study")
     folder = resolve(spec.model)
+    check_folder(folder)
     resolved = resolve_recipes(spec.recipes, spec.settings, model_notes(folder))
     for recipe in resolved.values():
         check_engine(recipe, spec.engine)
@@ -139,12 +148,12 @@ def prepare_study(
             " must not measure on what it trained on: give a data set with two splits, or use"
             " modgap train and modgap eval."
         )
+    check_environment(TrainOptions(engine=spec.engine, device=options.device))
     check_views(test, parse_views(options.views or default_views(test)))
     if look_at_images:
         warn_about_images([*train, *test])
         check_training_data(resolved.values(), train, options.style)
     check_model(folder, as_is=trains.as_is or answers.as_is)
-    run = RunFolder(spec.out)
     identity = {
         "model": spec.model,
         "benchmark": spec.benchmark,
