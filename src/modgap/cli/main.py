@@ -177,7 +177,6 @@ def train(
     from modgap.models.folder import model_notes
     from modgap.workflows.evaluate import locate, read_problems, warn_about_images
     from modgap.workflows.train import (
-        check_environment,
         check_start,
         resolve_recipe,
         train_resolved,
@@ -202,8 +201,7 @@ def train(
         problems = read_problems(benchmark, locate(benchmark, data), "train")
         if not registry.DATASETS.entry(benchmark).splits:
             say(f"{benchmark} has no splits: measure the result on problems of another file")
-        bars.doing("looking at the images and the environment")
-        check_environment(options)
+        bars.doing("looking at the images")
         warn_about_images(problems)
         trained = train_resolved(
             plan, problems, model, out, options=options, given=asked, progress=bars

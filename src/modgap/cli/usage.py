@@ -33,6 +33,8 @@ def usage_line(error: Exception, app: App, tokens: list[str]) -> str:
 
 def _said(error: cyclopts.CycloptsError, command: str) -> str:
     """What an error of the parser means."""
+    if getattr(getattr(error, "token", None), "source", "cli") != "cli":
+        return str(error)  # it names the configuration file
     if isinstance(error, cyclopts.MissingArgumentError) and error.argument is not None:
         name = _name(error.argument)
         if error.keyword:
@@ -104,9 +106,7 @@ def _unknown_option(error: cyclopts.UnknownOptionError, command: str) -> str:
             return f"{given} is no option: {command} takes {_name(argument)} without it"
     near = get_close_matches(given, options, n=1)
     if "--set" in options and given.lstrip("-").replace("-", "_") in NAMES:
-        return (
-            f"no option {given}: settings of a recipe are given with --set, --set {given[2:]}=..."
-        )
+        return f"no option {given}: give settings of a recipe as --set {given[2:]}=VALUE"
     which = f"did you mean {near[0]}?" if near else f"it has {', '.join(options) or 'none'}"
     return f"no option {given}: {which}"
 

@@ -242,7 +242,8 @@ def read_gold(path: Path) -> tuple[list[Problem], list[str]]:
             raise UserError(f"{where}: this id appears twice; keep one.")
         if not isinstance(value, dict) or not isinstance(value.get("answer"), str):
             raise UserError(
-                f'--gt {where}: has no answer; give the test.json, id -> {{"answer": "25.000", ...}}.'
+                f"--gt {where}: has no answer; give the data set's test.json, where each id has"
+                ' {"answer": "25.000", ...}.'
             )
         try:
             problems[name] = _problem(path, name, value, len(problems))
