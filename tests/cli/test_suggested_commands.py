@@ -39,7 +39,9 @@ def parsed(command: str) -> None:
     """Parses a command as the command line does, without running it."""
     words = shlex.split(command.split(" #")[0].replace("...", ""), comments=True)[1:]
     words = [word for word in words if word not in (";", "&&", "do", "done", "\\")]
-    app.parse_args([VALUES.get(word, word) for word in words], exit_on_error=False, print_error=False)
+    app.parse_args(
+        [VALUES.get(word, word) for word in words], exit_on_error=False, print_error=False
+    )
 
 
 def is_name(command: str) -> bool:

@@ -48,6 +48,7 @@ def synth(
     if train + test == 0:
         raise UserError("--train 0 --test 0: give at least one problem.")
     with progress_bars() as bars:
+        bars.doing("drawing problems")
         write_dataset(
             out, train, test, seed, progress=bars.counter("drawing problems"), force=force
         )

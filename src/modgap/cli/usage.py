@@ -102,7 +102,7 @@ def _unknown_option(error: cyclopts.UnknownOptionError, command: str) -> str:
     for argument in error.argument_collection or ():
         if _name(argument).startswith("--"):
             options += argument.names
-        elif given in argument.names:
+        elif given.lstrip("-").casefold() == _name(argument).casefold():
             return f"{given} is no option: {command} takes {_name(argument)} without it"
     near = get_close_matches(given, options, n=1)
     if "--set" in options and given.lstrip("-").replace("-", "_") in NAMES:

@@ -16,10 +16,10 @@ from typing import Any
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-_FIRST = 1.5
+_FIRST = 1.0
 """Seconds until a log gets its first line: a command that is refused before has one line only."""
-_SHORTEST, _LONGEST = 1.8, 60.0
-"""Seconds between two lines of a log: a tenth of the time since the start, within these."""
+_SHARE, _SHORTEST, _LONGEST = 30, 1.8, 60.0
+"""Seconds between two lines of a log: a thirtieth of the time so far, within these limits."""
 
 
 class Bars:
@@ -142,7 +142,7 @@ class _Log(Bars):
         first = True
         while not self._ended.wait(0.1):
             now = time.monotonic()
-            pause = min(max((now - self._begun) / 10, _SHORTEST), _LONGEST)
+            pause = min(max((now - self._begun) / _SHARE, _SHORTEST), _LONGEST)
             if now - self._spoke < (_FIRST if first else pause):
                 continue
             if words := ", ".join(filter(None, (self._bar, self._what))):

@@ -118,7 +118,7 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     _same_plan(out / "plan.json", plan)
     if "data" in phases:
-        doing("making the data")
+        doing("making the base model and the data")
         make_data(out, plan, workers)
     if not {"glyphs", "mixture", "final"} & set(phases):
         return
