@@ -228,7 +228,7 @@ def _print_plan(
     """What `train --dry-run` prints."""
     from modgap.core.progress import progress_bars, say
     from modgap.workflows.evaluate import locate, read_problems
-    from modgap.workflows.train import dry_notes, plan_lines, resolve_recipe
+    from modgap.workflows.train import dry_notes, dry_run_lines, resolve_recipe
 
     with progress_bars() as bars:
         bars.doing("planning")
@@ -239,7 +239,7 @@ def _print_plan(
         counted = at_hand and "problems" in entry.plan_takes
         problems = read_problems(benchmark, locate(benchmark, data), "train") if counted else None
         plan = resolve_recipe(recipe, settings, dry_notes(model))
-        lines = plan_lines(plan, options.engine, model, out or Path("OUT"), problems, gpu)
+        lines = dry_run_lines(plan, options.engine, model, out or Path("OUT"), problems, gpu)
     print("\n".join(lines))
 
 

@@ -13,10 +13,11 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from modgap.core.errors import unknown
+from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.models.folder import model_notes
@@ -359,7 +360,9 @@ def gpu_asked(name: str) -> Machine:
     """
     found = gpu(name)
     if found.name != name:
-        raise unknown("GPU (--gpu)", name, _GPUS)
+        near = get_close_matches(name.upper(), _GPUS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"--gpu {name} is not known here: give one of {', '.join(_GPUS)}.{hint}")
     return found
 
 

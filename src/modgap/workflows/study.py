@@ -148,11 +148,13 @@ def prepare_study(
             " must not measure on what it trained on: give a data set with two splits, or use"
             " modgap train and modgap eval."
         )
-    check_environment(TrainOptions(engine=spec.engine, device=options.device))
     check_views(test, parse_views(options.views or default_views(test)))
     if look_at_images:
         warn_about_images([*train, *test])
         check_training_data(resolved.values(), train, options.style)
+    # Of several jobs each finds its device itself.
+    device = options.device if spec.jobs == 1 else None
+    check_environment(TrainOptions(engine=spec.engine, device=device))
     check_model(folder, as_is=trains.as_is or answers.as_is)
     identity = {
         "model": spec.model,

@@ -249,7 +249,7 @@ def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:
     return show
 
 
-def plan_lines(
+def dry_run_lines(
     recipe: Recipe,
     engine: str = "local",
     model: str = "tiny",
