@@ -106,7 +106,7 @@ MISTAKES = [
     ("power", 2, "--gap is missing: The gap to detect, in percentage points"),
     ("power --gap 5%", 2, "--gap 5%: give a number"),
     ("power --gap 0", 1, "--gap 0: no number of problems can show a gap of 0"),
-    ("power --gap 5 --power 80", 1, "--power 80: give a share between 0 and 1, such as 0.8"),
+    ("power --gap 5 --power 80", 1, "--power 80: give a share between 0 and 1; did you mean 0.8"),
     ("power --gap 5 --run nowhere", 1, "nowhere is no run folder"),
     ("report", 1, "no run given"),
     ("report nowhere", 1, "nowhere is no folder"),

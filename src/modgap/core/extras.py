@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import shlex
 import sys
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,7 +24,7 @@ def install(extra: str = "") -> str:
 
 def installed(package: str) -> bool:
     """Whether a package can be imported; true where none is named."""
-    return not package or package in sys.modules or find_spec(package) is not None
+    return not package or package in sys.modules or importlib.util.find_spec(package) is not None
 
 
 def missing(package: str, extra: str) -> str:

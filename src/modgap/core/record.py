@@ -432,12 +432,21 @@ class RunFolder:
             raise self._lost(trace)
         if any(self._file(name).exists() for name in DATA_FILES):
             raise UserError(f"{out}: that is a data set; give another --out.")
-        for name in _WRITTEN.get(kind, ()):
+        for name in () if self._has_own_problems() else _WRITTEN.get(kind, ()):
             if self._file(name).exists():
                 raise UserError(
                     f"{out}: {self._file(name)} is no file of a run, and the run would replace it;"
                     " give another --out."
                 )
+
+    def _has_own_problems(self) -> bool:
+        """Whether problems.jsonl is a run's, such as one that was cleared by hand to begin anew."""
+        path = self._file("problems.jsonl")
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            line = file.readline(1 << 20)
+        return b'"leaky":' in line and b'"question_type":' in line
 
     def note(self, name: str, value: Any) -> None:
         """Record something in the manifest that does not make the run what it is.

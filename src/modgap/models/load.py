@@ -288,7 +288,7 @@ def check_device(device: str | torch.device | None) -> torch.device:
     if name not in choices:
         why = "" if torch.cuda.is_available() else " (torch sees no GPU)"
         raise UserError(
-            f"--device {name} is not available here{why}: choose from {', '.join(choices)}."
+            f"device {name!r} is not available here{why}: choose from {', '.join(choices)}."
         )
     return torch.device(name)
 

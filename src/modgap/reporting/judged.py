@@ -103,7 +103,7 @@ def open_words(grades: Iterable[GradeRow]) -> list[str]:
     )
     skipped = sum(SKIPPED in reason for reason in waiting)
     return [
-        f"{words} {skipped:,} of them may need none: {install('mathverse')} first."
+        f"{words} {skipped:,} of them may need none, as {SKIPPED} ({install('mathverse')})."
         if skipped
         else words
     ]

@@ -113,7 +113,8 @@ def pretrain(
     if not minutes > 0:
         raise UserError(f"--minutes {minutes:g}: must be above 0.")
     check_writable(out)
-    if out.exists() and not (out / "plan.json").exists() and any(out.iterdir()):
+    ours = any((out / name).exists() for name in ("plan.json", "base", "corpus.npz"))
+    if out.exists() and not ours and any(out.iterdir()):
         raise UserError(f"--out {out} holds other files: give a folder for this model alone.")
     out.mkdir(parents=True, exist_ok=True)
     _same_plan(out / "plan.json", plan)

@@ -462,6 +462,7 @@ def evaluate_with(
             " them."
         )
     run, asked = RunFolder(out), plan.sampling
+    run.check_place("eval")  # before the lock leaves a file in a data set
     resolved = {
         **plan.identity,
         "views": [view.name for view in chosen],

@@ -117,8 +117,8 @@ def _check_options(
     for name, share, such in (("power", target, 0.8), ("alpha", alpha, 0.05)):
         if not 0 < share < 1:
             raise UserError(
-                f"--{name} {share:g}: give a share between 0 and 1, such as"
-                f" {_meant(share) or such}."
+                f"--{name} {share:g}: give a share between 0 and 1"
+                f"{_meant(share) or f', such as {such}.'}"
             )
 
 
@@ -132,13 +132,14 @@ def _check_assumptions(
         ("correlation", correlation, -1),
     ):
         if value is not None and not low <= value <= 1:
-            such = f", such as {meant}" if (meant := _meant(value)) else ""
-            raise UserError(f"--{name} {value:g}: give a number from {low} to 1{such}.")
+            raise UserError(
+                f"--{name} {value:g}: give a number from {low} to 1{_meant(value) or '.'}"
+            )
 
 
 def _meant(share: float) -> str:
     """A guess at a share that was given in percent."""
-    return f"{share / 100:g}" if 2 <= share <= 100 else ""
+    return f"; did you mean {share / 100:g}?" if 2 <= share <= 100 else ""
 
 
 def _check_together(points: float, text_accuracy: float, source: str) -> None:
