@@ -209,6 +209,7 @@ def test_a_device_is_for_all_jobs_and_found_by_them(
 def test_an_evaluation_gets_as_many_accelerators_as_it_needs(
     data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch, options: EvalOptions, width: int
 ) -> None:
+    monkeypatch.setattr("modgap.core.options.installed", lambda package: True)
     found = commands_of(data, ran, monkeypatch, options)
     widths = {name: len(one.mask.split(",")) if one.mask else 0 for name, one in found.items()}
     assert widths == {"base/eval": width, "kl": 1, "kl/eval": width}

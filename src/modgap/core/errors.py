@@ -5,6 +5,7 @@ Engines raise them with the values they know; a command formats the message.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -39,7 +40,8 @@ class ServerError(UserError):
 
     def worded(self, url_option: str, model_option: str) -> str:
         """The message for a command whose options have other names."""
-        return self.template.format(url_option=url_option, model_option=model_option, **self.values)
+        values = {k: part(v) if isinstance(v, str) else v for k, v in self.values.items()}
+        return self.template.format(url_option=url_option, model_option=model_option, **values)
 
 
 class TemperatureRefusedError(ServerError):
@@ -59,9 +61,34 @@ def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> 
         remedy: What to do, if choosing another name is not all.
     """
     names = sorted(choices)
-    near = get_close_matches(value, names, n=1)
+    plain = {_plain(name): name for name in names}
+    near = [plain[name] for name in get_close_matches(_plain(value), plain, n=1)]
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UserError(
         f"unknown {kind} {value!r}: choose from"
         f" {', '.join(names)}.{hint}{' ' + remedy if remedy else ''}"
     )
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "-")
+
+
+def command_line(*arguments: object) -> str:
+    """A `modgap` command that a message suggests, quoted for a shell."""
+    return shlex.join(["modgap", *map(str, arguments)])
+
+
+def sentence(text: str) -> str:
+    """A message in one line, ended by one mark: as it is shown."""
+    line = " ".join(text.split())
+    return line if line.endswith((".", "?", "!")) else f"{line.rstrip(';:,')}."
+
+
+def part(error: object) -> str:
+    """A message, or what another library said, as a part of a longer message: without its stop.
+
+    Three dots at its end stay.
+    """
+    line = " ".join(str(error).split())
+    return line if line.endswith("...") else line.rstrip(".;:, ")

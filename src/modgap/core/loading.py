@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from modgap.core import extras
 from modgap.core.errors import UserError
 
 # Package to the extra that brings it, for a message when it is missing.
@@ -55,9 +56,7 @@ def _imported(path: str, module_name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in _EXTRAS:
-            raise UserError(
-                f"{missing} is not installed: pip install 'modgap[{_EXTRAS[missing]}]'."
-            ) from error
+            raise UserError(f"{extras.missing(missing, _EXTRAS[missing])}.") from error
         raise UserError(f"cannot import {path!r}: no module named {error.name!r}.") from error
 
 

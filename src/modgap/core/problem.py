@@ -223,5 +223,5 @@ class Problem:
         except Exception as error:
             raise UserError(
                 f"problem {self.id}: {self.image_name(view)} cannot be decoded ({reason(error)});"
-                " `modgap data check` names every fault."
+                " `modgap data check DATA --benchmark NAME` names every fault."
             ) from error

@@ -24,6 +24,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Mapping
 from importlib import metadata
@@ -42,7 +43,7 @@ from pydantic import (
 
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError
-from modgap.core.files import locked, open_lines, open_own, read_text
+from modgap.core.files import locked, open_lines, open_own, open_regular, read_text
 from modgap.core.version import __version__
 
 Outcome = Literal["correct", "wrong", "no_answer", "error"]
@@ -211,16 +212,47 @@ _TRACES_BELOW = {
 IMAGE_FOLDERS = "image_folders"
 """The key of a manifest under which are the folders of the diagrams: a report reads no others."""
 _MOST_FOLDERS = 50
+DATA_FILES = ("train.json", "test.json", "Diagram_Visual")
+"""What a data set in PGPS9K's layout holds: no run is put into such a folder."""
+_WRITTEN = {
+    "eval": ("problems.jsonl", "summary.json"),
+    "import": ("problems.jsonl", "summary.json", "import.json"),
+    "study": ("summary.json", "report.html"),
+}
+"""Further files that a run of a kind writes. One that is there without a manifest is not ours."""
 RESTORE = "put back the manifest.json that belongs to it, or give another --out"
 """What helps where files and manifest do not belong together."""
 
 # What helps where a line of a file cannot be read, by the file's name up to its first dot.
 _REMEDIES = {
     "responses": "remove that line and give the same command again: its sample is made again",
-    "grades": "`modgap grade` writes the file again",
+    "grades": "`modgap grade RUN` writes the file again",
     "problems": "give the command that made the run again: it writes the file again",
     "judge": "remove that line: its question is asked again",
 }
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file where a folder is to be. Raises `UserError`."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: give a folder as --out.")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a folder that cannot be made or written to, without making it. Raises `UserError`."""
+    check_folder(path)
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"--out {path}: {there} is a file, not a folder; give another --out.")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--out {path}: {there} cannot be written to ({error.strerror}); give another --out."
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -371,8 +403,7 @@ class RunFolder:
                 replaced instead. Or the folder has files of a run and no manifest.
         """
         new = json.loads(json.dumps({"kind": kind, **resolved, **fingerprints}, default=str))
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: give a folder as --out.")
+        check_folder(self.path)
         if self.manifest_path.exists():
             before = self._identity()
             differences = [name for name in {**before, **new} if before.get(name) != new.get(name)]
@@ -389,20 +420,56 @@ class RunFolder:
                 )
             for stale in [*self.path.glob("grades*.jsonl"), self._file("summary.json")]:
                 stale.unlink(missing_ok=True)  # of the run that is replaced
-        elif trace := self._trace(kind):
-            raise self._lost(trace)
+        else:
+            self.check_place(kind)
         manifest = _origin(kind, given)
         manifest["resolved"] = dict(resolved)
         manifest["fingerprints"] = dict(fingerprints)
         write_json(self.manifest_path, manifest)
         return False
 
-    def check_replaceable(self, kind: str) -> None:
-        """Refuse to replace the files of another kind of run. Raises `UserError`."""
-        if self.manifest_path.exists() and (found := self.manifest().get("kind")) != kind:
-            raise UserError(
-                f"{self.path} holds a run of another kind ({found}): give another --out."
-            )
+    def check_place(self, kind: str) -> None:
+        """Refuse a folder in which a run of this kind cannot be made; called early, and by `start`.
+
+        A run overwrites its own files only. What it would write over in a folder without a manifest
+        is somebody else's.
+
+        Args:
+            kind: As for `start`.
+
+        Raises:
+            UserError: It is a file, cannot be written to, holds a data set, another kind of run, or
+                files that a run would replace.
+        """
+        out = f"--out {self.path}"
+        check_writable(self.path)
+        if self.manifest_path.exists():
+            before = self.manifest().get("kind")
+            if before != kind:
+                raise UserError(
+                    f"{out}: {self.path} holds a run with other arguments: kind was {before!r}, now"
+                    f" {kind!r}. Give another --out."
+                )
+            return
+        if trace := self._trace(kind):
+            raise self._lost(trace)
+        if any(self._file(name).exists() for name in DATA_FILES):
+            raise UserError(f"{out}: that is a data set; give another --out.")
+        for name in () if self._has_own_problems() else _WRITTEN.get(kind, ()):
+            if self._file(name).exists():
+                raise UserError(
+                    f"{out}: {self._file(name)} is not a file of a run, and the run would replace"
+                    " it; give another --out."
+                )
+
+    def _has_own_problems(self) -> bool:
+        """Whether problems.jsonl is a run's, such as one that was cleared by hand to begin anew."""
+        path = self._file("problems.jsonl")
+        if not path.is_file():
+            return False
+        with open_regular(path) as file:
+            line = file.readline(1 << 20)
+        return b'"leaky":' in line and b'"question_type":' in line
 
     def replace_manifest(
         self, kind: str, options: Mapping[str, object], given: Mapping[str, object] | None = None
@@ -480,9 +547,11 @@ class RunFolder:
         if not self.manifest_path.exists():
             if trace := self._trace():
                 raise self._lost(trace)
+            runs = sorted(at.parent for at in self.path.glob("*/manifest.json"))[:3]
+            near = f" Did you mean {' or '.join(map(str, runs))}?" if runs else ""
             raise UserError(
                 f"{self.path} is not a run folder (it has no manifest.json): give the --out of an"
-                " earlier run."
+                f" earlier run.{near}"
             )
         remedy = "put the file back from a copy, or give another --out"
         try:
@@ -506,8 +575,7 @@ class RunFolder:
         Raises:
             UserError: Another process holds it.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: give a folder as --out.")
+        check_folder(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             try:

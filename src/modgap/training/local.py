@@ -29,6 +29,7 @@ import torch
 
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
+from modgap.core.progress import doing
 from modgap.core.prompt import Style, training_prompt
 from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder
@@ -398,6 +399,7 @@ class StageRun:
                     gradients, self.policy, batch, settings, self.stage.contrastive
                 )
                 updates.stats.merge(self.micro.run("update", passes))
+                doing("optimizer step")
                 parameters = list(self.policy.parameters())
                 norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip))
                 updates.norms.append(norm)

@@ -21,6 +21,7 @@ from torch import Tensor
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
+from modgap.core.progress import doing
 from modgap.core.prompt import Prompt, Style, contrastive_prompt, training_prompt
 from modgap.core.recipe import Settings, Stage
 from modgap.core.record import RESTORE, RolloutRow, iter_rows
@@ -254,6 +255,7 @@ class Roller:
         groups: list[Group] = []
         passed = 0
         while len(groups) < count:
+            doing(f"prompt {len(groups) + 1} of {count}")
             problem, view = self._order[self.position]
             words = training_prompt(problem, view, self._style, contrastive=self._stage.contrastive)
             image = problem.open_image() if words.has_image else None

@@ -27,7 +27,7 @@ from modgap.analysis.results import Summary
 from modgap.analysis.run import Run
 from modgap.core import registry
 from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start
-from modgap.core.errors import UsageError, UserError
+from modgap.core.errors import UsageError, UserError, command_line
 from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes
 from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem
@@ -102,9 +102,10 @@ def read_problems(
                 if isinstance(image, Path):
                     root.check(image, f"problem {problem.id}: the image {image}")
     if not problems:
+        check = command_line("data", "check", data, "--benchmark", benchmark)
         raise UserError(
             f"{data} has no problems in the split {split!r}: add some, or give another --data "
-            f"(`modgap data check {data}` counts what it holds)."
+            f"(`{check}` counts what it holds)."
         )
     return problems
 
@@ -209,7 +210,7 @@ def _image_digest(
         except OSError as error:
             raise UserError(
                 f"problem {problem.id}: the diagram {image} cannot be read ({error.strerror}): "
-                "`modgap data check` names every fault."
+                "`modgap data check DATA --benchmark NAME` names every fault."
             ) from None
     return seen[key]
 
@@ -359,6 +360,8 @@ def engine_start(model: str | Path, options: EvalOptions) -> Start:
         UserError: The engine is unknown or cannot be made so, or the model cannot be used.
     """
     engine = registry.INFERENCE_ENGINES.load(options.engine)
+    if options.replicas > 1 or options.ray_address is not None:
+        registry.load("modgap.engines.ray:require")()
     if hasattr(engine, "start"):
         start: Start = engine.start(model, options)
     else:
@@ -480,9 +483,8 @@ def evaluate_with(
             f"{len(again)} ids of problems are given twice or more ({', '.join(again[:3])}): rename"
             " them."
         )
-    if any((out / name).exists() for name in ("train.json", "test.json")):
-        raise UserError(f"--out {out}: that is a data set; give another --out.")
     run, asked = RunFolder(out), plan.sampling
+    run.check_place("eval")  # before the lock leaves a file in a data set
     resolved = {
         **plan.identity,
         "views": [view.name for view in chosen],

@@ -25,6 +25,7 @@ from pathlib import Path
 from modgap.core.errors import UserError
 from modgap.core.files import open_regular
 from modgap.core.processes import watched
+from modgap.core.record import check_writable
 from modgap.models.folder import ADAPTER
 from modgap.training.verl.plan import require
 
@@ -74,6 +75,11 @@ def actor_folder(checkpoint: Path) -> Path:
                     " too."
                 )
             return folder
+    if not checkpoint.is_dir():
+        raise UserError(
+            f"{checkpoint} {'is a file' if checkpoint.exists() else 'does not exist'}: give"
+            " global_step_N/actor, with its model_world_size_*.pt."
+        )
     raise UserError(
         f"{checkpoint} holds no FSDP checkpoint of verl: give global_step_N/actor, with its"
         " model_world_size_*.pt."
@@ -106,11 +112,14 @@ def merge(
         UserError: No checkpoint, no verl, or the merger failed (the message names its log); or
             there is an adapter that cannot be merged, or a shard is more than tensors.
     """
+    check_writable(out)
+    if (out / "config.json").exists():
+        raise UserError(f"{out} holds a model already: give another folder as --out.")
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"--out {out} is not empty: give another folder.")
     actor = actor_folder(checkpoint)
     require()
     _check_shards(actor)
-    if (out / "config.json").exists():
-        raise UserError(f"{out} holds a model already: give another folder as --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     log = out.with_name(f".{out.name}.merge.log")
