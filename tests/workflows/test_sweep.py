@@ -315,7 +315,8 @@ def test_whatever_ends_a_sweep_ends_its_jobs_in_order(
     _, said = told.communicate(timeout=60)
     assert told.returncode == (-9 if kind is signal.SIGKILL else 130)
     assert kind is signal.SIGKILL or "interrupted" in said
-    assert not left_of(mark)
+    # A killed parent waits for nobody: its jobs still end, which takes a busy machine longer.
+    assert not left_of(mark, patience=90.0)
     assert all("interrupted" in log.read_text() for log in logs), (
         "they were asked to end, not killed"
     )
