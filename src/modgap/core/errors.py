@@ -5,6 +5,8 @@ Engines raise them with the values they know; a command formats the message.
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -47,6 +49,19 @@ class TemperatureRefusedError(ServerError):
 
     The values are `server`, `said`, `model` and `temperature`.
     """
+
+
+def raised(error: BaseException) -> str:
+    """What a user's code raised, with the line of it that was called."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    words = " ".join(str(error).split())
+    said = f"{type(error).__name__}{words and ': ' + words[:200]}"
+    if isinstance(error, SyntaxError):
+        return f"{said[:200]} ({error.filename} line {error.lineno})"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not frame.filename.startswith((package, "<frozen ")):
+            return f"{said} ({frame.filename} line {frame.lineno})"
+    return said
 
 
 def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> UserError:
