@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from modgap.core.secrets import without_secrets, without_userinfo
-from modgap.core.text import printable
+from modgap.core.text import printable, shortened
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -104,7 +104,7 @@ def show(*words: object, error: bool = False, end: str = "\n") -> None:
 def say(message: str, started: float | None = None) -> None:
     """One line on stderr about what happens now, with the seconds since `started`."""
     since = f"[{time.monotonic() - started:5.0f} s] " if started is not None else ""
-    show(f"{since}{message}", error=True)
+    show(f"{since}{shortened(message)}", error=True)
 
 
 def warn(message: str) -> None:
