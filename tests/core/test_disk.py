@@ -40,7 +40,8 @@ def test_a_full_disk_names_the_file_and_leaves_nothing_behind(tmp_path: Path, fu
 
 def test_responses_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder(tmp_path)
-    monkeypatch.setattr(record, "open_own", lambda path, flags: Path("/dev/full").open("ab"))
+    number = os.open("/dev/full", os.O_WRONLY)
+    monkeypatch.setattr(record, "open_own", lambda path, flags: os.fdopen(number, "ab"))
     with (
         pytest.raises(UserError, match=r"responses\.jsonl cannot be written: the disk is full"),
         run.appending() as writer,

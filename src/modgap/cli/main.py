@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         # The last line says what is wrong; the ones before it are a panel.
-        show(f"modgap: {' '.join(str(error).split())} See modgap --help.", error=True)
+        show(f"modgap: {shortened(str(error))} See modgap --help.", error=True)
         return 2
     except KeyboardInterrupt:
         show(

@@ -5,6 +5,7 @@ Engines raise them with the values they know; a command formats the message.
 
 from __future__ import annotations
 
+import importlib
 import os
 import traceback
 from collections.abc import Iterable
@@ -54,12 +55,13 @@ class TemperatureRefusedError(ServerError):
 def raised(error: BaseException) -> str:
     """What a user's code raised, with the line of it that was called."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    passed = (package, os.path.dirname(importlib.__file__), "<frozen ")
     words = " ".join(str(error).split())
     said = f"{type(error).__name__}{words and ': ' + words[:200]}"
     if isinstance(error, SyntaxError):
         return f"{said[:200]} ({error.filename} line {error.lineno})"
     for frame in traceback.extract_tb(error.__traceback__):
-        if not frame.filename.startswith((package, "<frozen ")):
+        if not frame.filename.startswith(passed):
             return f"{said} ({frame.filename} line {frame.lineno})"
     return said
 

@@ -341,6 +341,7 @@ class RunManifest(TypedDict, total=False):
         fingerprints: Of the model and the data.
         options: The values in force of every option; those of `modgap grade` under `grade`.
         sampling: How the samples are drawn, parts that the engine decides included.
+        threads: Of a training on a CPU, by which its numbers resume to the last bit.
     """
 
     kind: str
@@ -352,6 +353,7 @@ class RunManifest(TypedDict, total=False):
     fingerprints: dict[str, str | None]
     options: dict[str, Any]
     sampling: dict[str, Any]
+    threads: int
 
 
 class RunFolder:

@@ -253,7 +253,7 @@ class VerdictFile:
         for mode, judge in known.items():
             if not isinstance(judge, dict) or not isinstance(judge.get("judge"), str):
                 raise UserError(
-                    f"{self._last} is damaged ({mode} is not a judge): remove it, and grade again with"
-                    " --judge-model."
+                    f"{self._last} is damaged ({mode} is not a judge): remove it, and grade again"
+                    " with --judge-model."
                 )
         return known

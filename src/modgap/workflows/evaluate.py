@@ -557,7 +557,7 @@ def _as_mended(
     """
     if run.unanswered() or not run.manifest_path.exists():
         return data
-    begun = run.manifest().get("fingerprints", {}).get("data_fingerprint", data)
+    begun = run.manifest().get("fingerprints", {}).get("data_fingerprint") or data
     known = run.fingerprints()
     if begun == data or known.keys() != each.keys():
         return data  # or not the same problems, or of an older version: start says what differs
