@@ -24,6 +24,7 @@ from modgap.reporting.page import build_report
     [
         ("eval", "problems.jsonl"),
         ("eval", "summary.json"),
+        ("eval", "fingerprints.json"),
         ("eval", "Diagram_Visual"),
         ("train", "train.json"),
         ("study", "report.html"),

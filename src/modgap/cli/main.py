@@ -25,9 +25,10 @@ from modgap.cli.data import data_app, given, import_answers, model_app, power, v
 from modgap.cli.runs import grade, report
 from modgap.cli.usage import usage_line
 from modgap.core import registry
+from modgap.core.disk import full_disk
 from modgap.core.errors import UsageError, UserError, command_line, sentence
 from modgap.core.options import EvalOptions, Set, StudyArguments, TrainOptions, parse_seeds
-from modgap.core.progress import show
+from modgap.core.progress import brief, show
 from modgap.core.secrets import keep_out_of_arguments
 from modgap.core.version import __version__
 
@@ -94,13 +95,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     """An error as one line; a bug keeps its type, and says how to see the traceback."""
     if isinstance(error, UserError):
-        return sentence(str(error))
+        return brief(sentence(str(error)))
+    if why := full_disk(error):
+        name = getattr(error, "filename", None)
+        where = f"{name} cannot be written: " if name else ""
+        return brief(f"{where}{why}. Make room there; the same command then resumes.")
     if isinstance(error, OSError) and error.filename is not None:
-        return (
+        return brief(
             f"{error.filename}: {error.strerror}; check the path and its permissions, or give"
             " another one."
         )
-    return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
+    return f"{brief(f'{type(error).__name__}: {error}')} (--debug shows where)"
 
 
 def run() -> None:

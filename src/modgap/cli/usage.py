@@ -16,6 +16,7 @@ import cyclopts
 from cyclopts import App
 
 from modgap.core.errors import sentence
+from modgap.core.progress import brief
 from modgap.core.recipe import NAMES
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
@@ -28,7 +29,7 @@ def usage_line(error: Exception, app: App, tokens: list[str]) -> str:
     said = str(error)
     if isinstance(error, cyclopts.CycloptsError):
         said = _said(error, command)
-    return f"{sentence(said)} See {command} --help."
+    return f"{brief(sentence(said))} See {command} --help."
 
 
 def _said(error: cyclopts.CycloptsError, command: str) -> str:

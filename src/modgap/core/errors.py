@@ -5,7 +5,10 @@ Engines raise them with the values they know; a command formats the message.
 
 from __future__ import annotations
 
+import importlib
+import os
 import shlex
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -49,6 +52,20 @@ class TemperatureRefusedError(ServerError):
 
     The values are `server`, `said`, `model` and `temperature`.
     """
+
+
+def raised(error: BaseException) -> str:
+    """What a user's code raised, with the line of it that was called."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    passed = (package, os.path.dirname(importlib.__file__), "<frozen ")
+    words = " ".join(str(error).split())
+    said = f"{type(error).__name__}{words and ': ' + words[:200]}"
+    if isinstance(error, SyntaxError):
+        return f"{said[:200]} ({error.filename} line {error.lineno})"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not frame.filename.startswith(passed):
+            return f"{said} ({frame.filename} line {frame.lineno})"
+    return said
 
 
 def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> UserError:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from modgap.core.secrets import without_secrets, without_userinfo
-from modgap.core.text import printable
+from modgap.core.text import printable, shortened
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -154,7 +154,7 @@ class _Log(Bars):
             if words := ", ".join(filter(None, (self._bar, self._what))):
                 first = False
                 self._spoke = now
-                show(f"{words} ({now - self._begun:.0f} s)", error=True)
+                show(f"{brief(words)} ({now - self._begun:.0f} s)", error=True)
 
 
 @contextlib.contextmanager
@@ -182,6 +182,14 @@ def shown(text: str) -> str:
     return printable(without_userinfo(without_secrets(text)))
 
 
+def brief(text: str) -> str:
+    """The text as `shown`, in one line of bounded length.
+
+    Keys are removed first: of one at the cut, half would stay.
+    """
+    return shortened(shown(text))
+
+
 def show(*words: object, error: bool = False, end: str = "\n") -> None:
     """Print words to standard output, or to standard error; the one function that prints.
 
@@ -198,7 +206,7 @@ def show(*words: object, error: bool = False, end: str = "\n") -> None:
 def say(message: str, started: float | None = None) -> None:
     """One line on stderr about what happens now, with the seconds since `started`."""
     since = f"[{time.monotonic() - started:5.0f} s] " if started is not None else ""
-    show(f"{since}{message}", error=True)
+    show(f"{since}{brief(message)}", error=True)
     _active.said()
 
 

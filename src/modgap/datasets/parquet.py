@@ -37,6 +37,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.core.disk import full_disk
 from modgap.core.errors import UserError, command_line, unknown
 from modgap.core.files import open_regular
 from modgap.core.problem import Problem
@@ -188,6 +189,8 @@ def _prepare(
         for split, part in parts.items():
             os.replace(part, out / f"{split}.parquet")
     except OSError as error:
+        if why := full_disk(error):
+            raise UserError(f"{out} cannot be written: {why}. Make room there.") from error
         at_fault = error.filename and Path(error.filename).is_relative_to(folder)
         remedy = "fix that" if at_fault else "fix that, or choose another --out"
         raise UserError(f"cannot prepare {folder} in {out} ({error}): {remedy}.") from error

@@ -223,7 +223,7 @@ def _solution_faults(folder: Path, root: Root) -> Iterator[Fault]:
         return
     try:
         solutions = json.loads(root.read_bytes(folder / SOLUTIONS))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         yield Fault(
             SOLUTIONS, "", "malformed", f"is not valid JSON ({error}): make the problems again"
         )

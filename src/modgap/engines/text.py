@@ -69,7 +69,7 @@ def _check_text(folder: Path) -> None:
         )
     try:
         json.loads(read_text(folder / "config.json"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{folder / 'config.json'} is not valid JSON ({error}): copy the model again."
         ) from None

@@ -28,6 +28,7 @@ from modgap.core import processes
 from modgap.core.errors import UserError
 from modgap.core.extras import missing
 from modgap.core.progress import show
+from modgap.core.record import read_json
 from modgap.models.folder import ADAPTER_CONFIG, has_adapter, image_processor
 
 # Arguments that we pass ourselves, and the option that sets each.
@@ -163,7 +164,9 @@ def adapter_arguments(
                 " them, or give dtype=float32."
             )
         return {}
-    rank = int(json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"])
+    rank = read_json(adapter / ADAPTER_CONFIG, "copy the checkpoint again").get("r")
+    if not isinstance(rank, int):
+        raise UserError(f"{adapter / ADAPTER_CONFIG} names no rank: copy the checkpoint again.")
     most = next((most for most in _RANKS if most >= rank), None)
     if most is None:
         raise UserError(

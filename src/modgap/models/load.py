@@ -18,6 +18,7 @@ from modgap.core.errors import UserError, command_line, part
 from modgap.core.extras import install
 from modgap.core.files import read_text
 from modgap.core.progress import doing
+from modgap.core.record import read_json
 from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
 from modgap.models.weights import Weights, check_weights, damaged, refuse_adapter, refuse_misfits
 
@@ -161,6 +162,14 @@ def _instead_of_a_model(folder: Path) -> str:
     )
 
 
+_SETTINGS = (
+    "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "video_preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
+"""Files of a model that are one object each, of which transformers' own errors name no remedy."""
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder that does not hold a Qwen2.5-VL.
 
@@ -169,6 +178,9 @@ def check_folder(folder: Path) -> None:
     """
     check_files(folder)
     check_type(folder, _model_type(folder))
+    for name in _SETTINGS:
+        if (folder / name).is_file():
+            read_json(folder / name, "copy the model again")
 
 
 def check_type(name: Path | str, kind: Any) -> None:
@@ -189,7 +201,7 @@ def _model_type(folder: Path) -> Any:
     path = folder / "config.json"
     try:
         config = json.loads(read_text(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): copy the model again") from error
     return config.get("model_type") if isinstance(config, dict) else None
 
@@ -445,7 +457,7 @@ def _slices(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
             for name, about in tensors.items()
             if name != "__metadata__"
         )
-    except (ValueError, AttributeError, KeyError, TypeError):  # not safetensors
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # not safetensors
         step = max(_SLICE, size // 1000)
         spans, head = [(at, min(at + step, size)) for at in range(0, size, step)], -8
     else:

@@ -7,8 +7,8 @@
     final     OUT/tiny                            the checkpoint nearest to the middle of the bands,
                                                   examined again, with its model card
 
-A resumed run is bit-equal on a CPU; on another machine `mixture` can start from any checkpoint
-(`init`).
+A resumed run is bit-equal on the same CPU with as many threads; on another machine `mixture` can
+start from any checkpoint (`init`).
 """
 
 from __future__ import annotations

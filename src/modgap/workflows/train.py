@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import TrainOptions, as_json
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Bars, doing, say
 from modgap.core.prompt import Style, check_style
 from modgap.core.recipe import Recipe, apply_settings, with_defaults
@@ -159,6 +159,7 @@ def train_resolved(
     """`train` with a recipe whose settings are resolved, see `resolve_recipe`."""
     options = options or TrainOptions()
     check_style(options.style)
+    check_texts(problems)
     entry = registry.TRAINING_ENGINES.entry(options.engine)
     run = registry.load(entry.path)
     check_engine(recipe, options.engine)

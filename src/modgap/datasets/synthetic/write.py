@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from modgap.core.disk import full_disk
 from modgap.core.errors import UserError
 from modgap.core.files import locked
 from modgap.datasets.synthetic.generate import make_problem
@@ -73,6 +74,8 @@ def write_dataset(
                 )
             _write(out, train, test, seed, workers, progress)
     except OSError as error:
+        if why := full_disk(error):
+            raise UserError(f"{out} cannot be written: {why}. Make room there.") from error
         raise UserError(
             f"cannot write problems to {out} ({error.strerror}): fix that, or give another --out."
         ) from error
