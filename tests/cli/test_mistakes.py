@@ -156,7 +156,8 @@ def test_a_mistake_is_one_line(
     assert re.search(words, lines[-1]), lines[-1]
     # On a busy machine a line of progress may come before it.
     assert all(line.endswith(" s)") for line in lines[:-1])
-    assert lines[-1].endswith((".", "?", "!")) and not DOUBLED.search(lines[-1])
+    last = lines[-1].replace(" ... ", " ")  # stands for the middle of a long line
+    assert last.endswith((".", "?", "!")) and not DOUBLED.search(last)
     assert sorted(place.rglob("*")) == before, "nothing is written"
 
 
