@@ -30,7 +30,9 @@ StyleName = Literal["paper", "aligned"]
 
 
 @data_app.command
-def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> None:
+def synth(
+    *, out: Path, train: int = 1000, test: int = 200, seed: int = 0, force: bool = False
+) -> None:
     """Make plane-geometry problems with their diagrams, in PGPS9K's layout.
 
     Args:
@@ -38,14 +40,21 @@ def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> No
         train: Problems of the train split.
         test: Problems of the test split.
         seed: The same seed gives the same files.
+        force: Replace an earlier set of synthetic problems in that folder.
     """
     from modgap.core.progress import progress_bars
     from modgap.datasets.synthetic import write_dataset
 
-    if train < 0 or test < 0 or train + test == 0:
-        raise UserError(f"--train {train} --test {test}: give at least one problem.")
+    for name, count in (("train", train), ("test", test)):
+        if count < 0:
+            raise UserError(f"--{name} {count}: must not be negative.")
+    if train + test == 0:
+        raise UserError("--train 0 --test 0: give at least one problem.")
     with progress_bars() as bars:
-        write_dataset(out, train, test, seed, progress=bars.counter("drawing problems"))
+        bars.doing("drawing problems")
+        write_dataset(
+            out, train, test, seed, progress=bars.counter("drawing problems"), force=force
+        )
     show(f"{train} train and {test} test problems in {out}")
 
 
@@ -71,6 +80,7 @@ def check(folder: Path, *, benchmark: str = "pgps9k", allow_outside: AllowOutsid
     # A check of one's own need not have the parameter.
     more = {"allow_outside": True} if allow_outside else {}
     with progress_bars() as bars:
+        bars.doing(f"reading {folder}")
         report = check_data(folder, progress=bars.counter("checking diagrams"), **more)
     print_check(report)
     return 0 if report.ok else 1
@@ -84,6 +94,7 @@ def prepare(
     variant: Literal["full-text", "no-text", "contrastive"],
     style: StyleName = "aligned",
     allow_outside: AllowOutside = False,
+    force: bool = False,
 ) -> None:
     """Write the training parquet files of a variant, in verl's format.
 
@@ -94,17 +105,19 @@ def prepare(
             KL.
         style: `paper` equals the original scripts' output value for value.
         allow_outside: Links in the folder may lead out of it.
+        force: Replace files of another variant or style.
     """
     from modgap.core.progress import progress_bars, warn
     from modgap.core.record import RunFolder
     from modgap.datasets.parquet import prepare as write
 
     record = RunFolder(out)
-    record.check_replaceable("prepare")
+    record.check_place("prepare")
     with progress_bars() as bars:
+        bars.doing(f"reading {folder}")
         done = write(
             folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn,
-            allow_outside=allow_outside,
+            allow_outside=allow_outside, force=force,
         )  # fmt: skip
     options = {"folder": str(folder), "out": str(out), "variant": variant, "style": style}
     record.replace_manifest("prepare", options, given())
@@ -237,6 +250,7 @@ def pretrain(
         pick: The checkpoint to take (step_2250) instead of the one nearest to the middle of the
             bands.
     """
+    from modgap.core.progress import progress_bars
     from modgap.testbed.data import Plan
     from modgap.testbed.run import Exams
     from modgap.testbed.run import pretrain as make
@@ -249,15 +263,12 @@ def pretrain(
         seed=seed,
     )
     phases = [name.strip() for name in phase.split(",") if name.strip()]
-    make(
-        out,
-        plan,
-        phases,
-        workers or os.cpu_count() or 2,
-        minutes,
-        Exams(eval_every, final_problems=final_problems),
-        pick=pick,
-    )
+    count = os.cpu_count() or 2 if workers is None else workers
+    with progress_bars():
+        make(
+            out, plan, phases, count, minutes, Exams(eval_every, final_problems=final_problems),
+            pick=pick,
+        )  # fmt: skip
 
 
 def versions_as_views(

@@ -34,7 +34,7 @@ from modgap.core.problem import Problem
 from modgap.core.processes import watched
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, Stage
-from modgap.core.record import RunFolder, write_json
+from modgap.core.record import RunFolder, write_json, write_text
 from modgap.training.checkpoint import (
     checkpoint,
     finish,
@@ -372,6 +372,13 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
 
 
 def _saved(checkpoints: Path) -> int:
-    """The last step that verl saved completely; 0 before the first."""
-    latest = checkpoints / "latest_checkpointed_iteration.txt"
-    return int(latest.read_text()) if latest.is_file() else 0
+    """The last step that verl saved completely, and from which it resumes; 0 before the first.
+
+    verl reads its number from a file: one that is empty or broken is written again.
+    """
+    step, latest = verl_merge.saved_step(checkpoints), checkpoints / verl_merge.LATEST
+    if not step:
+        latest.unlink(missing_ok=True)
+    elif not latest.is_file() or latest.read_text(errors="replace").strip() != str(step):
+        write_text(latest, str(step))
+    return step

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from modgap.core.errors import UserError
 from modgap.core.files import open_own
 from modgap.training.verl.run import ERROR
 
@@ -149,10 +150,24 @@ class Follower:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a train_log.jsonl; none if there is no file."""
+    """The lines of a train_log.jsonl; none if there is no file. An incomplete last one is left out.
+
+    Raises:
+        UserError: Another line is broken.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    lines: list[dict[str, Any]] = []
+    *whole, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(whole, start=1):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+            raise UserError(f"{path} line {number}: is not a step of a training: remove that line.")
+        lines.append(found)
+    return lines
 
 
 def why(log: Path, start: int = 0) -> str:

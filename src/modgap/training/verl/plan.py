@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.extras import missing
 from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
@@ -242,8 +243,8 @@ def require() -> None:
     """Raise `UserError` if verl is not installed."""
     if not installed():
         raise UserError(
-            "verl is not installed: give it an environment of its own (pip install 'modgap[verl]',"
-            f" verl {VERSION}; docs/engines/verl.md), or use --engine local."
+            f"{missing('verl', 'verl')} in an environment of its own (verl {VERSION};"
+            " docs/engines/verl.md), or use --engine local."
         )
 
 
