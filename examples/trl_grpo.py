@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
+from datasets import Dataset
 from modgap import load_problems
 from modgap.core.prompt import training_prompt
 from modgap.models.load import resolve
