@@ -38,7 +38,8 @@ def results_tables(folder: Path) -> str:
         if measured := [row for row in of_it if row["measured"]]:
             parts.append(_HEAD + "".join(_line(row) for row in measured))
         if empty := [row for row in of_it if not row["measured"]]:
-            parts.append("Not measured yet. The command fills a row:\n\n" + "\n".join(map(_todo, empty)))
+            todo = "\n".join(_todo(row) for row in empty)
+            parts.append(f"Not measured yet. The command fills a row:\n\n{todo}\n")
     return "\n".join(parts) or "No results are recorded yet."
 
 

@@ -126,8 +126,7 @@ def load_problems(
 
     Args:
         data: Its folder or file; of MathVerse also its Hugging Face id. `None` takes the
-        benchmark's own
-            problems, if it has any (`synthetic`).
+            benchmark's own problems, if it has any (`synthetic`).
         benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, or one of your own, `module:object`
             or `path/to/file.py:object`.
         split: `train` or `test`.
