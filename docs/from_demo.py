@@ -40,8 +40,8 @@ def caption(study: Path) -> str:
         gaps[name] = f"{gap.points:.1f} points ({gap.ci_low:.1f} to {gap.ci_high:.1f})"
     problems = read_summary(study / "base" / "eval").n_problems
     return (
-        f"The report of `make demo`: the testbed model's gap is {gaps['base']} on {problems} problems;"
-        f" after 8 steps of training on the text it is {gaps['full-text']}, on the image"
+        f"The report of `make demo`: the testbed model's gap is {gaps['base']} on {problems}"
+        f" problems; after 8 steps of training on the text it is {gaps['full-text']}, on the image"
         f" {gaps['no-text']}. More problems make the intervals narrower."
     )
 
