@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import itertools
 import shlex
 import subprocess
@@ -13,7 +15,7 @@ from pages import PAGES, ROOT, blocks, modgap_commands, name_of
 
 from modgap.cli.config import with_config
 from modgap.cli.main import app, main
-from modgap.core import registry
+from modgap.core import registry, view
 from modgap.datasets.synthetic import benchmark
 
 # Commands of a branch that is not part of every checkout yet are parsed where they exist.
@@ -75,7 +77,11 @@ def test_blocks_of_a_page_are_shell_and_python(page: Path) -> None:
     for script in blocks(page, "bash"):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     for code in blocks(page, "python"):
-        compile(code, name_of(page), "exec")
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("modgap"):
+                place = importlib.import_module(node.module or "")
+                missing = [alias.name for alias in node.names if not hasattr(place, alias.name)]
+                assert not missing, f"{node.module} has no {missing}"
 
 
 def test_commands_run_as_the_pages_say(
@@ -85,6 +91,7 @@ def test_commands_run_as_the_pages_say(
     monkeypatch.setenv("MODGAP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(benchmark, "TRAIN", 16)
     monkeypatch.setattr(benchmark, "TEST", 20)
+    monkeypatch.setattr(view, "_FROM_OUTSIDE", {})  # a view of ours stays known in this process
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (code,) = blocks(ROOT / "docs" / "how-to" / "extend.md", "python")
