@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from modgap.core import registry
-from modgap.core.errors import UserError
+from modgap.core.errors import UsageError, UserError
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
 from modgap.core.secrets import safe_arguments
@@ -130,24 +131,38 @@ def import_answers(
     gt: Path | None = None,
     view: str | None = None,
     results_root: Path | None = None,
+    source: Annotated[Literal["original", "inspect"], Parameter(name="--from")] = "original",
     allow_outside: AllowOutside = False,
 ) -> None:
-    """Make a run of the original repository's answers, and grade it; needs no diagrams.
+    """Make a run of answers that another program collected, and grade it; needs no diagrams.
 
-    PGPS9K: folders of qprob_N_attemptJ.txt. MathVerse: files *_generations.jsonl, scored or not.
+    The original repository's: for PGPS9K folders of qprob_N_attemptJ.txt, for MathVerse files
+    *_generations.jsonl, scored or not. Or, with --from inspect, the log of inspect_ai's task
+    modgap/gap.
 
     Args:
         folders: Answer folders, or files of generations or folders of them; a model's kinds are the
-            views of one run. Several models make several runs, OUT/MODEL.
+            views of one run. Several models make several runs, OUT/MODEL. With --from inspect one
+            log, .eval or .json.
         out: Run folder.
         gt: PGPS9K's test.json. Generations carry their gold answers; with MathVerse's own files
             (parquet or JSON) they get subjects, images and the problems without an answer as well.
         view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any
             other image-only.
         results_root: Also every folder below this one that holds answers.
-        allow_outside: Links in these folders may lead out of them.
+        source: Which program collected the answers: `original` or `inspect`.
+        allow_outside: Links in these folders may lead out of them. Of a log: keep the places of the
+            diagrams that it names, which a report then embeds.
     """
     from modgap.core.progress import progress_bars
+
+    if source == "inspect":
+        if gt is not None or view is not None or results_root is not None:
+            raise UsageError(
+                "--gt, --view and --results-root are for the original's answers: a log of inspect"
+                " has its problems and views itself."
+            )
+        return _import_log(folders, out, allow_outside=allow_outside)
     from modgap.original.import_mathverse import import_generations
     from modgap.original.import_pgps9k import import_answers as import_folders
     from modgap.original.importing import print_imported
@@ -325,6 +340,20 @@ def print_check(report: Report) -> None:
         f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in"
         f" {report.path}"
     )
+
+
+def _import_log(files: Sequence[Path], out: Path, *, allow_outside: bool) -> None:
+    from modgap.core.progress import progress_bars
+    from modgap.reporting.terminal import print_summary
+    from modgap.workflows.import_inspect import import_log
+
+    if len(files) != 1:
+        raise UsageError(f"--from inspect makes a run of one log: {len(files)} are given.")
+    with progress_bars() as bars:
+        summary = import_log(
+            files[0], out, given=given(), progress=bars, allow_outside=allow_outside
+        )
+    print_summary(summary, out.name)
 
 
 def _print_plan(plan: Plan) -> None:

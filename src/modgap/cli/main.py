@@ -1,8 +1,8 @@
 """The command line. Parses first, imports late: `modgap --help` loads no torch.
 
 Every command is a thin wrapper around a typed function of the package. Those around data and the
-testbed model are in `data.py`, those around results in `runs.py`; the reference, `docs/cli.md`, is
-generated from all three.
+testbed model are in `data.py`, those around results in `runs.py`; the reference,
+`docs/reference/cli.md`, is generated from all three.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ app = App(
     version=__version__,
     help_format="markdown",
     help_epilogue=(
-        "Every command takes --config FILE: its options from a TOML or YAML file (docs/config.md)."
+        "Every command takes --config FILE: its options from a TOML or YAML file"
+        " (docs/reference/config.md)."
     ),
     suppress_keyboard_interrupt=False,  # main says what it means
 )

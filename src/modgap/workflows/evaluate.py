@@ -128,8 +128,7 @@ def load_problems(
 
     Args:
         data: Its folder or file; of MathVerse also its Hugging Face id. `None` takes the
-        benchmark's own
-            problems, if it has any (`synthetic`).
+            benchmark's own problems, if it has any (`synthetic`).
         benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, or one of your own, `module:object`
             or `path/to/file.py:object`.
         split: `train` or `test`.
@@ -725,18 +724,8 @@ def _answer(
     progress: Progress,
 ) -> int:
     """Make the missing responses; returns how many were made."""
-    views, samples, style = parse_views(plan.views), plan.samples, plan.style
-    requests: list[Request] = []
-    # The views of a problem side by side, so that its image is prepared once.
-    for number, problem in enumerate(problems):
-        for view in views:
-            if not problem.has_view(view.name):
-                continue
-            wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
-            if wanted:
-                image, name = _image(view, problem, problems, number)
-                prompt = evaluation_prompt(problem, view, style)
-                requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
+    views, samples = parse_views(plan.views), plan.samples
+    requests = make_requests(problems, views, samples, plan.style, done)
     total = samples * sum(problem.has_view(view.name) for problem in problems for view in views)
     count = total - sum(len(request.samples) for request in requests)
     progress("answering", count, total)
@@ -752,6 +741,37 @@ def _answer(
     finally:
         _record_refused(run, getattr(engine, "refused", ()))
     return count - before
+
+
+def make_requests(
+    problems: Sequence[Problem],
+    views: Sequence[View],
+    samples: int,
+    style: Style,
+    done: Collection[Key] = (),
+) -> list[Request]:
+    """What a model is asked: each problem in each view that it has.
+
+    The views of a problem are side by side, so that its image is prepared once.
+
+    Args:
+        problems: The problems.
+        views: The views.
+        samples: Responses for each of them.
+        style: Wording of the prompts.
+        done: The samples that exist.
+    """
+    requests: list[Request] = []
+    for number, problem in enumerate(problems):
+        for view in views:
+            if not problem.has_view(view.name):
+                continue
+            wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
+            if wanted:
+                image, name = _image(view, problem, problems, number)
+                prompt = evaluation_prompt(problem, view, style)
+                requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
+    return requests
 
 
 def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
