@@ -15,6 +15,7 @@ from cyclopts import App
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.installation import require_training
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
 from modgap.core.secrets import safe_arguments
@@ -234,6 +235,7 @@ def pretrain(
         pick: The checkpoint to take (step_2250) instead of the one nearest to the middle of the
             bands.
     """
+    require_training()
     from modgap.testbed.data import Plan
     from modgap.testbed.run import pretrain as make
 

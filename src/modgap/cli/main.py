@@ -25,6 +25,7 @@ from modgap.cli.data import data_app, given, import_answers, model_app, power, v
 from modgap.cli.runs import grade, report
 from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
+from modgap.core.installation import missing_package, not_installed, require
 from modgap.core.options import EvalOptions, Set, StudyArguments, TrainOptions, parse_seeds
 from modgap.core.progress import show
 from modgap.core.secrets import keep_out_of_arguments
@@ -92,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(error: Exception) -> str:
     """An error as one line; a bug keeps its type, and says how to see the traceback."""
+    if package := missing_package(error):
+        return f"{not_installed(package)}."
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
@@ -313,6 +316,7 @@ def convert(checkpoint: Path, *, out: Path) -> None:
             (the last one then).
         out: The folder.
     """
+    require("torch")
     from modgap.models.lora import merge_adapter
     from modgap.training.verl.merge import merge
 

@@ -18,6 +18,7 @@ from cyclopts import Parameter, Token
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.installation import require
 from modgap.core.prompt import Style, check_style
 from modgap.core.secrets import check_name
 from modgap.core.view import parse_views
@@ -100,6 +101,8 @@ class EvalOptions:
             parse_views(self.views)
         check_style(self.style)
         entry = registry.INFERENCE_ENGINES.entry(self.engine)
+        if entry.package:
+            require(entry.package)
         engine = registry.load(entry.path)
         self._check_taken(entry)
         if check := getattr(engine, "check_options", None):

@@ -15,6 +15,7 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.files import Root, open_regular, read_text
+from modgap.core.installation import install, is_installed
 from modgap.core.view import VERSIONS
 from modgap.datasets.faults import Fault, json_type
 from modgap.grading.mathverse import FREE_FORM, MULTI_CHOICE, question_type_of
@@ -113,6 +114,11 @@ def _from_hub(name: str) -> Path:
         raise UserError(
             f"{name} does not exist: give a parquet or JSON file of MathVerse's, a folder, or"
             f" {HUB_ID}."
+        )
+    if not is_installed("huggingface-hub"):
+        raise UserError(
+            f"{name} is on the Hugging Face hub, and huggingface-hub is not installed:"
+            f" {install('mathverse')}, or give the folder of its parquet files as --data."
         )
     from huggingface_hub import snapshot_download
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Engine, Request
 from modgap.core.errors import UserError
+from modgap.core.installation import not_installed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,7 +61,7 @@ class Cluster:
             import ray  # pyright: ignore[reportMissingImports] - an extra
         except ModuleNotFoundError as error:
             self._restore()
-            raise UserError("--replicas needs Ray: pip install 'modgap[ray]'.") from error
+            raise UserError(f"{not_installed('ray')}.") from error
         self.ray: Any = ray
         self._address, self._session = address, None
         # pyright takes this file for the package `ray` if that is not installed.

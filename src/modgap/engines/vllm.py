@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import math
 import queue
 import re
@@ -172,10 +171,6 @@ class VllmEngine:
         """How it starts; the model is found and checked, not loaded. Raises `UserError`."""
         from modgap.models.load import check_for_vllm, model_fingerprint, resolve
 
-        if not importlib.util.find_spec("vllm"):
-            raise UserError(
-                "vllm is not installed: pip install 'modgap[vllm]', or give --engine hf."
-            )
         folder, args = resolve(model), telling_args(options.engine_args)
         check_for_vllm(folder, args)
         pixels = paper_pixels(folder) if options.style == "paper" else None

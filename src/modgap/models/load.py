@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modgap.core.errors import UserError
 from modgap.core.files import read_text
+from modgap.core.installation import install, require
 from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
 from modgap.models.weights import Weights, check_weights, damaged, refuse_adapter, refuse_misfits
 
@@ -77,6 +78,7 @@ def resolve(ref: str | Path) -> Path:
         return _from_modelscope(name.removeprefix("modelscope:"))
     name = ALIASES.get(name, name)
     check_name(name)
+    require("huggingface-hub")
     from huggingface_hub import snapshot_download
 
     return _fetch(snapshot_download, name, "the Hugging Face hub")
@@ -96,8 +98,7 @@ def _from_modelscope(name: str) -> Path:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
         raise UserError(
-            f"the model 'modelscope:{name}' needs the package modelscope: pip install"
-            " 'modgap[modelscope]'"
+            f"the model 'modelscope:{name}' needs the package modelscope: {install('modelscope')}"
         ) from error
     return _fetch(snapshot_download, name, "ModelScope")
 

@@ -8,7 +8,6 @@ so does paper mode here, while the other modes use the chat template, with think
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from modgap.core import registry
 from modgap.core.engine import Completion, Engine, Request, Sampling
 from modgap.core.errors import ServerError, TemperatureRefusedError, UserError
+from modgap.core.installation import install, is_installed, require
 from modgap.core.options import JudgeOptions, flag
 from modgap.core.secrets import check_name
 from modgap.engines.judge import Judge
@@ -75,15 +75,16 @@ def make_judge(options: JudgeOptions) -> Judge:
             functools.partial(_served, model, options),
             options.max_tokens,
         )
-    if options.engine == "vllm" and not importlib.util.find_spec("vllm"):
+    if options.engine == "vllm" and not is_installed("vllm"):
         raise UserError(
-            "vllm is not installed: pip install 'modgap[vllm]', or give --judge-engine hf, or a"
-            " URL."
+            f"vllm is not installed: {install('vllm')}, or give --judge-engine hf, or a URL."
         )
+    engine = options.engine or ("vllm" if is_installed("vllm") else "hf")
+    if engine == "hf":
+        require("torch")
     from modgap.models.load import model_fingerprint, resolve
 
     folder = resolve(judge)
-    engine = options.engine or ("vllm" if importlib.util.find_spec("vllm") else "hf")
     args = telling_args(options.engine_args) if engine == "vllm" else {}
     details = ", ".join(
         [model_fingerprint(folder), *(f"{key}={json.dumps(value)}" for key, value in args.items())]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.installation import require_training
 from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem
 from modgap.core.progress import SILENT, Bars, say, show
@@ -160,6 +161,7 @@ def train_resolved(
     options = options or TrainOptions()
     check_style(options.style)
     entry = registry.TRAINING_ENGINES.entry(options.engine)
+    require_training()  # whatever trains
     run = registry.load(entry.path)
     check_engine(recipe, options.engine)
     if any(stage.settings.reward_function for stage in recipe.stages):
@@ -242,6 +244,7 @@ def print_plan(
     """
     check_engine(recipe, engine)
     entry = registry.TRAINING_ENGINES.entry(engine)
+    require_training()
     if not entry.plan:
         raise UserError(f"--dry-run: the engine {engine} has no plan: its `TrainEntry` names none.")
     lines = registry.load(entry.plan)

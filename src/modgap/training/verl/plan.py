@@ -11,7 +11,6 @@ our overrides.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import re
 import warnings
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.installation import install, is_installed
 from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
@@ -212,15 +212,15 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
 
 def installed() -> bool:
     """Whether verl is installed."""
-    return importlib.util.find_spec("verl") is not None
+    return is_installed("verl")
 
 
 def require() -> None:
     """Raise `UserError` if verl is not installed."""
     if not installed():
         raise UserError(
-            "verl is not installed: give it an environment of its own (pip install 'modgap[verl]',"
-            f" verl {VERSION}; docs/engines/verl.md), or use --engine local."
+            f"verl is not installed: give it an environment of its own ({install('verl')}, verl"
+            f" {VERSION}; docs/engines/verl.md), or use --engine local."
         )
 
 
