@@ -49,7 +49,8 @@ class SymbolicPool:
 
     def __init__(self, workers: int = 2, seconds: float = SECONDS) -> None:
         self.seconds = seconds
-        self.note = "" if available() else f"{SKIPPED}: math-verify is not installed (extra mathverse)"
+        absent = "math-verify is not installed (extra mathverse)"
+        self.note = "" if available() else f"{SKIPPED}: {absent}"
         self.killed = 0
         self._size = max(1, workers)
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
