@@ -16,9 +16,10 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cyclopts
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
@@ -27,11 +28,20 @@ from modgap.cli.runs import grade, ls, report, results_app
 from modgap.cli.start import init
 from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
+from modgap.core.files import check_local
 from modgap.core.installation import missing_package, not_installed, require
 from modgap.core.options import EvalOptions, Set, StudyArguments, TrainOptions, parse_seeds
 from modgap.core.progress import show
 from modgap.core.secrets import keep_out_of_arguments
 from modgap.core.version import __version__
+
+
+def _only_local(_: object, value: Any) -> None:
+    """Refuse paths that are addresses, of whatever option."""
+    for path in value if isinstance(value, tuple) else (value,):
+        if isinstance(path, Path):
+            check_local(path)
+
 
 app = App(
     name="modgap",
@@ -42,6 +52,7 @@ app = App(
         "Every command takes --config FILE: its options from a TOML or YAML file (docs/config.md)."
     ),
     suppress_keyboard_interrupt=False,  # main says what it means
+    default_parameter=Parameter(validator=_only_local),
 )
 for part in (data_app, model_app, results_app):
     app.command(part)

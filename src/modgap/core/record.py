@@ -42,7 +42,7 @@ from pydantic import (
 
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError
-from modgap.core.files import locked, open_lines, open_own, read_text
+from modgap.core.files import check_local, locked, open_lines, open_own, read_text
 from modgap.core.version import __version__
 
 Outcome = Literal["correct", "wrong", "no_answer", "error"]
@@ -303,6 +303,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
+        check_local(path)
         self.path = Path(path)
 
     def _file(self, name: str) -> Path:
