@@ -18,7 +18,7 @@ from cyclopts import Parameter, Token
 
 from modgap.core import registry
 from modgap.core.errors import UserError
-from modgap.core.extras import installed, missing
+from modgap.core.installation import require
 from modgap.core.prompt import Style, check_style
 from modgap.core.secrets import check_name
 from modgap.core.view import parse_views
@@ -28,6 +28,10 @@ EngineArgs = Annotated[
     tuple[str, ...], Parameter(name="--engine-arg", negative=(), consume_multiple=True)
 ]
 AllowOutside = Annotated[bool, Parameter(negative=())]
+Log = Annotated[
+    tuple[Literal["tensorboard", "wandb"], ...],
+    Parameter(name="--log", negative=(), consume_multiple=True),
+]
 Set = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=True)]
 
 JUDGE_CHECK = 200
@@ -101,11 +105,9 @@ class EvalOptions:
             parse_views(self.views)
         check_style(self.style)
         entry = registry.INFERENCE_ENGINES.entry(self.engine)
-        if not installed(entry.package):
+        if entry.package:
             others = ", ".join(n for n in registry.INFERENCE_ENGINES if n != self.engine)
-            raise UserError(
-                f"{missing(entry.package, entry.extra)}, or give another engine ({others})."
-            )
+            require(entry.package, f"give another engine ({others})")
         engine = registry.load(entry.path)
         self._check_taken(entry)
         if check := getattr(engine, "check_options", None):
@@ -176,12 +178,15 @@ class TrainOptions:
             own).
         style: Wording of the prompts.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
+        log: Where steps go beside train_log.jsonl: `wandb` (Weights & Biases), `tensorboard` (which
+            is written wherever it is installed).
         allow_outside: The data set may name, or link to, images outside its folder.
     """
 
     engine: str = "local"
     style: Style = "aligned"
     device: str | None = None
+    log: Log = ()
     allow_outside: AllowOutside = False
 
 
@@ -233,6 +238,8 @@ class StudySpec:
         limit: Only this number of test problems, from the first.
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
         jobs: Trainings and evaluations at a time, which share the visible accelerators.
+        log: Where steps go beside train_log.jsonl: `wandb` (Weights & Biases), `tensorboard` (which
+            is written wherever it is installed).
         options: How to evaluate.
     """
 
@@ -246,6 +253,7 @@ class StudySpec:
     limit: int | None = None
     seeds: Annotated[tuple[int, ...] | None, Parameter(parse=False)] = None
     jobs: int = 1
+    log: Log = ()
     options: EvalOptions = field(default_factory=EvalOptions)
 
 

@@ -36,6 +36,7 @@ from modgap.workflows.evaluate import (
 from modgap.workflows.train import (
     check_engine,
     check_environment,
+    check_logs,
     check_training_data,
     resolve_recipes,
     train_resolved,
@@ -78,7 +79,7 @@ class Study:
 
         spec, out, given, started = self.spec, self.spec.out, self.given, time.monotonic()
         training = TrainOptions(
-            engine=spec.engine, style=spec.options.style, device=spec.options.device
+            engine=spec.engine, style=spec.options.style, device=spec.options.device, log=spec.log
         )
         with progress_bars() as bars:
             say(f"measuring {spec.model} on {len(self.test)} problems", started)
@@ -131,6 +132,7 @@ def prepare_study(
         )
     if not spec.recipes:
         raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
+    check_logs(spec.log)
     run = RunFolder(spec.out)
     run.check_place("study")
     folder = resolve(spec.model)
