@@ -16,6 +16,7 @@ from cyclopts import App, Parameter
 
 from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
+from modgap.core.extras import require
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
 from modgap.core.secrets import safe_arguments
@@ -266,6 +267,8 @@ def pretrain(
             bands.
     """
     from modgap.core.progress import progress_bars
+
+    require("torch", "train")
     from modgap.testbed.data import Plan
     from modgap.testbed.run import Exams
     from modgap.testbed.run import pretrain as make

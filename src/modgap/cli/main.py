@@ -27,6 +27,7 @@ from modgap.cli.usage import usage_line
 from modgap.core import registry
 from modgap.core.disk import full_disk
 from modgap.core.errors import UsageError, UserError, command_line, sentence
+from modgap.core.extras import absent_package, missing, require
 from modgap.core.options import EvalOptions, Set, StudyArguments, TrainOptions, parse_seeds
 from modgap.core.progress import brief, show
 from modgap.core.secrets import keep_out_of_arguments
@@ -95,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(error: Exception) -> str:
     """An error as one line; a bug keeps its type, and says how to see the traceback."""
+    if package := absent_package(error):
+        return f"{missing(package)}."
     if isinstance(error, UserError):
         return brief(sentence(str(error)))
     if why := full_disk(error):
@@ -358,6 +361,7 @@ def convert(checkpoint: Path, *, out: Path) -> None:
             (the last one then).
         out: The folder.
     """
+    require("torch")
     from modgap.models.lora import merge_adapter
     from modgap.training.verl.merge import merge
 

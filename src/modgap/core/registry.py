@@ -22,11 +22,13 @@ class Entry:
 
     Attributes:
         path: Where the object is, `module:object`.
-        extra: The extra of modgap that installs what it needs; empty where every installation has
-            it.
+        package: The package that must be installed for it; empty where every installation has what
+            it needs.
+        extra: The extra of modgap that brings that package.
     """
 
     path: str
+    package: str = ""
     extra: str = ""
 
 
@@ -71,8 +73,6 @@ class EngineEntry(Entry):
     """An engine that answers prompts.
 
     Attributes:
-        package: The package that must be installed for it; empty where every installation has what
-            it needs.
         options: Options of `modgap eval` that this engine takes and not every engine does.
         served: Whether a server holds the model, so that nothing is loaded here.
         as_is: Whether it reads a model folder with code of its own, so that only the content of the
@@ -81,7 +81,6 @@ class EngineEntry(Entry):
             `engines.judge.Judge`; empty where it cannot judge.
     """
 
-    package: str = ""
     options: tuple[str, ...] = ()
     served: bool = False
     as_is: bool = True
@@ -259,21 +258,23 @@ INFERENCE_ENGINES = Registry(
     {
         "hf": EngineEntry(
             "modgap.engines.hf:HfEngine",
+            package="torch",
+            extra="hf",
             options=(*_LOCAL, "replicas", "ray_address"),
             as_is=False,
             judge="modgap.engines.text:hf_judge",
         ),
         "vllm": EngineEntry(
             "modgap.engines.vllm:VllmEngine",
-            extra="vllm",
             package="vllm",
+            extra="vllm",
             options=("engine_args", "replicas", "ray_address", *_LOCAL),
             judge="modgap.engines.text:vllm_judge",
         ),
         "openai": EngineEntry(
             "modgap.engines.openai:OpenAIEngine",
-            extra="openai",
             package="openai",
+            extra="openai",
             options=_SERVED,
             served=True,
             judge="modgap.engines.served_judge:served_judge",
@@ -287,12 +288,15 @@ TRAINING_ENGINES = Registry(
     {
         "local": TrainEntry(
             "modgap.training.local:run",
+            package="torch",
+            extra="train",
             check="modgap.training.local:check_environment",
             plan="modgap.training.plan:dry_run",
             plan_takes=("gpu",),
         ),
         "verl": TrainEntry(
             "modgap.training.verl.engine:run",
+            package="verl",
             extra="verl",
             check="modgap.training.verl.plan:require",
             plan="modgap.training.verl.plan:dry_run",

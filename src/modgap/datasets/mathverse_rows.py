@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.extras import install, installed
 from modgap.core.files import Root, open_regular, read_text
 from modgap.core.view import VERSIONS
 from modgap.datasets.faults import Fault, json_type, missing
@@ -114,6 +115,11 @@ def _from_hub(name: str) -> Path:
         raise UserError(
             f"{name} does not exist: give a parquet or JSON file of MathVerse's, a folder, or"
             f" {HUB_ID}."
+        )
+    if not installed("huggingface-hub"):
+        raise UserError(
+            f"{name} is on the Hugging Face hub, and huggingface-hub is not installed:"
+            f" {install('mathverse')}, or give the folder of its parquet files as --data."
         )
     from huggingface_hub import snapshot_download
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
-from modgap.core.extras import missing
+from modgap.core.extras import installed, missing, require
 from modgap.core.files import read_text
 from modgap.core.options import JudgeOptions
 from modgap.core.progress import show
@@ -77,6 +76,7 @@ def _check_text(folder: Path) -> None:
 
 def hf_judge(options: JudgeOptions) -> Judge:
     """The judge of a model folder, answered by transformers. Raises `UserError`."""
+    require("torch")
     from modgap.models.load import resolve
 
     folder = resolve(options.judge or "")
@@ -91,8 +91,8 @@ def vllm_judge(options: JudgeOptions) -> Judge:
     """The judge of a model folder, answered by vLLM. Raises `UserError`."""
     from modgap.models.load import resolve
 
-    if not importlib.util.find_spec("vllm"):
-        raise UserError(f"{missing('vllm', 'vllm')}, or give --judge-engine hf, or a URL.")
+    if not installed("vllm"):
+        raise UserError(f"{missing('vllm')}, or give --judge-engine hf, or a URL.")
     folder = resolve(options.judge or "")
 
     def start(mode: JudgeMode) -> VllmTextEngine:

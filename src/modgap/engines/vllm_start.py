@@ -336,7 +336,7 @@ class Running:
                 raise UserError(
                     f"vLLM cannot be imported (no module named {error.name!r}): install it again."
                 ) from None
-            raise UserError(f"{missing('vllm', 'vllm')}.") from None
+            raise UserError(f"{missing('vllm')}.") from None
         # pyright takes engines/vllm.py for the package `vllm` where that is not installed.
         engine_args: Any = vllm.EngineArgs  # pyright: ignore[reportAttributeAccessIssue]
         llm: Any = vllm.LLM  # pyright: ignore[reportAttributeAccessIssue]

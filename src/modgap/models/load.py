@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modgap.core.errors import UserError, command_line, part
-from modgap.core.extras import install
+from modgap.core.extras import install, require
 from modgap.core.files import read_text
 from modgap.core.progress import doing
 from modgap.core.record import read_json
@@ -81,6 +81,7 @@ def resolve(ref: str | Path) -> Path:
         return _from_modelscope(name.removeprefix("modelscope:"))
     name = ALIASES.get(name, name)
     check_name(name)
+    require("huggingface-hub")
     from huggingface_hub import snapshot_download
 
     return _fetch(snapshot_download, name, "the Hugging Face hub")

@@ -9,10 +9,9 @@ with thinking switched off.
 
 from __future__ import annotations
 
-import importlib.util
-
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.extras import installed
 from modgap.core.options import JudgeOptions, flag
 from modgap.core.registry import EngineEntry
 from modgap.core.secrets import check_name
@@ -81,9 +80,7 @@ def _engine(options: JudgeOptions) -> EngineEntry:
             )
         return entry
     suitable = [entry for entry in _judging().values() if entry.served == options.is_url]
-    for entry in suitable:
-        if not entry.served and entry.package and importlib.util.find_spec(entry.package):
-            return entry
-    # transformers, which is always there, or for a URL the engine of servers: if its package is
-    # missing, loading it reports that.
-    return suitable[0]
+    # vLLM comes after transformers and is faster where it is installed. If nothing is, loading the
+    # first reports what is missing.
+    there = [entry for entry in suitable if installed(entry.package)]
+    return there[-1] if there else suitable[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.extras import require
 from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Bars, doing, say
@@ -161,6 +162,7 @@ def train_resolved(
     check_style(options.style)
     check_texts(problems)
     entry = registry.TRAINING_ENGINES.entry(options.engine)
+    require("torch", "train")  # whatever trains
     run = registry.load(entry.path)
     check_engine(recipe, options.engine)
     if any(stage.settings.reward_function for stage in recipe.stages):
@@ -275,6 +277,7 @@ def dry_run_lines(
     """
     check_engine(recipe, engine)
     entry = registry.TRAINING_ENGINES.entry(engine)
+    require("torch", "train")
     if not entry.plan:
         raise UserError(f"--dry-run: the engine {engine} has no plan: its `TrainEntry` names none.")
     return list(registry.load(entry.plan)(recipe, model, out, problems=problems, gpu=gpu))

@@ -11,7 +11,6 @@ our overrides.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import re
 import warnings
@@ -20,8 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from modgap.core import extras
 from modgap.core.errors import UserError
-from modgap.core.extras import missing
 from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
@@ -236,14 +235,14 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
 
 def installed() -> bool:
     """Whether verl is installed."""
-    return importlib.util.find_spec("verl") is not None
+    return extras.installed("verl")
 
 
 def require() -> None:
     """Raise `UserError` if verl is not installed."""
     if not installed():
         raise UserError(
-            f"{missing('verl', 'verl')} in an environment of its own (verl {VERSION};"
+            f"{extras.missing('verl')} in an environment of its own (verl {VERSION};"
             " docs/engines/verl.md), or use --engine local."
         )
 
