@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from modgap.cli.groups import DATA, TRAIN
 from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
 from modgap.core.extras import require
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from modgap.datasets.faults import Report
     from modgap.workflows.power import Plan
 
-data_app = App(name="data", help="Make, check and prepare problems.", help_format="markdown")
-model_app = App(name="model", help="Make the testbed model.", help_format="markdown")
+data_app = App(
+    name="data", help="Make, check and prepare problems.", help_format="markdown", group=DATA
+)
+model_app = App(name="model", help="Make the testbed model.", help_format="markdown", group=TRAIN)
 
 StyleName = Literal["paper", "aligned"]
 
@@ -36,6 +39,10 @@ def synth(
     *, out: Path, train: int = 1000, test: int = 200, seed: int = 0, force: bool = False
 ) -> None:
     """Make plane-geometry problems with their diagrams, in PGPS9K's layout.
+
+    ```
+    modgap data synth --out geo --train 1000 --test 200
+    ```
 
     Args:
         out: Folder to write.
@@ -65,6 +72,12 @@ def check(folder: Path, *, benchmark: str = "pgps9k", allow_outside: AllowOutsid
     """Validate a data set: its counts, every fault by name, and what is unusual about its images.
 
     The exit code is 1 if there is a fault.
+
+
+    ```
+    modgap data check PGPS9K
+    modgap data check my-problems.jsonl --benchmark pairs
+    ```
 
     Args:
         folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or
@@ -99,6 +112,10 @@ def prepare(
     force: bool = False,
 ) -> None:
     """Write the training parquet files of a variant, in verl's format.
+
+    ```
+    modgap data prepare PGPS9K --out parquet --variant contrastive
+    ```
 
     Args:
         folder: A folder in PGPS9K's layout.
@@ -140,6 +157,12 @@ def import_answers(
     The original repository's: for PGPS9K folders of qprob_N_attemptJ.txt, for MathVerse files
     *_generations.jsonl, scored or not. Or, with --from inspect, the log of inspect_ai's task
     modgap/gap.
+
+
+    ```
+    modgap import answers_full_cond answers --gt PGPS9K/test.json --out runs/imported
+    modgap import mathverse_generations --out runs/imported
+    ```
 
     Args:
         folders: Answer folders, or files of generations or folders of them; a model's kinds are the
@@ -210,6 +233,12 @@ def power(
     varies over problems, equally in both views. More samples reduce the noise within a problem;
     only more problems reduce the noise between problems.
 
+
+    ```
+    modgap power --gap 5
+    modgap power --gap 5 --problems 1000 --run runs/3b
+    ```
+
     Args:
         gap: The gap to detect, in percentage points.
         problems: Number of problems, to print the chance to detect the gap with them.
@@ -250,6 +279,11 @@ def pretrain(
     """Train the testbed model from scratch and write its model card; takes minutes on a GPU.
 
     The defaults made the bundled checkpoint. `python -m modgap.testbed --help` has every option.
+
+
+    ```
+    modgap model pretrain --out testbed
+    ```
 
     Args:
         out: Folder; complete parts in it are kept, and the same command resumes.

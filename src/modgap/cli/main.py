@@ -22,7 +22,9 @@ from cyclopts import App
 
 from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
-from modgap.cli.runs import grade, report
+from modgap.cli.groups import DATA, MEASURE, RESULTS, SETUP, TRAIN
+from modgap.cli.runs import grade, ls, report, results_app
+from modgap.cli.start import init
 from modgap.cli.usage import usage_line
 from modgap.core import registry
 from modgap.core.disk import full_disk
@@ -44,11 +46,22 @@ app = App(
     ),
     suppress_keyboard_interrupt=False,  # main says what it means
 )
-for part in (data_app, model_app):
+for part in (data_app, model_app, results_app):
     app.command(part)
-app.command(import_answers, name="import")
-for command in (power, grade, report):
-    app.command(command)
+app.command(import_answers, name="import", group=DATA)
+for group, commands in {
+    MEASURE: (power, grade),
+    RESULTS: (report, ls),
+    SETUP: (init,),
+}.items():
+    for command in commands:
+        app.command(command, group=group)
+# Shells read completions from the folder that the script goes to; no startup file is changed.
+app.register_install_completion_command(
+    add_to_startup=False, group=SETUP, help="Install the completion of commands in the shell."
+)
+app["--help"].group = SETUP
+app["--version"].group = SETUP
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,9 +145,13 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-@app.command
+@app.command(group=SETUP)
 def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
     """Make problems, train two recipes, measure the gap and report it, offline on a laptop.
+
+    ```
+    modgap demo --out demo
+    ```
 
     Args:
         out: Folder for everything it makes; an interrupted demo resumes there.
@@ -145,15 +162,20 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
     run_demo(out, seed=seed)
 
 
-@app.command
+@app.command(group=SETUP)
 def doctor() -> int:
-    """What is installed, which engines work here, and how much GPU memory there is."""
+    """What is installed, which engines work here, and how much GPU memory there is.
+
+    ```
+    modgap doctor
+    ```
+    """
     from modgap.cli.doctor import diagnose
 
     return diagnose()
 
 
-@app.command
+@app.command(group=TRAIN)
 def train(
     recipe: str,
     *,
@@ -167,6 +189,11 @@ def train(
     gpu: str | None = None,
 ) -> None:
     """Train a model with a recipe.
+
+    ```
+    modgap train kl --data PGPS9K --model qwen2_5_vl_3b --out runs/kl --set lora_rank=64
+    modgap train kl --benchmark synthetic --model tiny --out runs/tiny-kl --set steps=60 lr=3e-5
+    ```
 
     Args:
         recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; to take the KL apart
@@ -260,7 +287,7 @@ def _print_plan(
     show("\n".join(lines))
 
 
-@app.command(name="eval")
+@app.command(name="eval", group=MEASURE)
 def evaluate(
     *,
     data: Path | None = None,
@@ -274,6 +301,11 @@ def evaluate(
     options: EvalOptions | None = None,
 ) -> int | None:
     """Ask a model every test problem in several views, grade the answers and print the gap.
+
+    ```
+    modgap eval --benchmark synthetic --model Qwen/Qwen2.5-VL-3B-Instruct --out runs/3b
+    modgap eval --data PGPS9K --model gpt-4o-mini --engine openai --out runs/gpt-4o-mini
+    ```
 
     Args:
         data: The data set; of MathVerse a parquet or JSON file, a folder of them, or its Hugging
@@ -348,13 +380,18 @@ def _prices(text: str | None) -> tuple[float, float] | None:
     return prompt, response
 
 
-@app.command
+@app.command(group=TRAIN)
 def convert(checkpoint: Path, *, out: Path) -> None:
     """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16) with verl's own merger.
 
     Checkpoints of verl 0.5 work as well. The adapter of a LoRA training is merged in fp32. verl
     unpickles the shards: shards that hold more than tensors are refused, but convert only
     checkpoints whose source you trust.
+
+
+    ```
+    modgap convert checkpoints/global_step_100 --out model
+    ```
 
     Args:
         checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps
@@ -368,9 +405,14 @@ def convert(checkpoint: Path, *, out: Path) -> None:
     show(f"model: {merge(checkpoint, out, merge_adapter=merge_adapter)}")
 
 
-@app.command
+@app.command(group=TRAIN)
 def study(*, spec: StudyArguments, seeds: str | None = None) -> None:
     """Measure a model, train it with several recipes, measure each, and report them side by side.
+
+    ```
+    modgap study --benchmark synthetic --model tiny --recipes full-text,no-text,kl --out runs/study
+    modgap study --benchmark synthetic --model tiny --recipes kl --seeds 0,1,2 --out runs/seeds
+    ```
 
     Args:
         spec: What to do.
