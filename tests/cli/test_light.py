@@ -80,7 +80,7 @@ def test_everything_but_loading_a_model_works(server: Server, tmp_path: Path) ->
 
 def test_what_needs_a_model_here_says_what_to_install(tmp_path: Path) -> None:
     data, out = str(tmp_path / "geo"), str(tmp_path / "out")
-    torch, training = "torch is not installed: ", "[train]', for training."
+    torch, training = "torch is not installed: ", "[train]'."
     refused = {
         f"eval --data {data} --model tiny --out {out}": torch,
         f"eval --data {data} --model a/b --engine vllm --out {out}": "vllm is not installed: ",

@@ -111,7 +111,7 @@ def test_what_cannot_be_written_is_one_line(
 def test_what_has_to_be_installed_first_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("modgap.core.installation.is_installed", lambda name: False)
+    monkeypatch.setattr("modgap.core.extras.installed", lambda name: False)
     written("--model", "m", "--benchmark", "synthetic", out=tmp_path / "a.toml")
     assert "first: torch is not installed: " in capsys.readouterr().out
 

@@ -16,9 +16,10 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cyclopts
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
@@ -30,10 +31,19 @@ from modgap.core import registry
 from modgap.core.disk import full_disk
 from modgap.core.errors import UsageError, UserError, command_line, sentence
 from modgap.core.extras import absent_package, missing, require
+from modgap.core.files import check_local
 from modgap.core.options import EvalOptions, Set, StudyArguments, TrainOptions, parse_seeds
 from modgap.core.progress import brief, show
 from modgap.core.secrets import keep_out_of_arguments
 from modgap.core.version import __version__
+
+
+def _only_local(_: object, value: Any) -> None:
+    """Refuse paths that are addresses, of whatever option."""
+    for path in value if isinstance(value, tuple) else (value,):
+        if isinstance(path, Path):
+            check_local(path)
+
 
 app = App(
     name="modgap",
@@ -45,6 +55,7 @@ app = App(
         " (docs/reference/config.md)."
     ),
     suppress_keyboard_interrupt=False,  # main says what it means
+    default_parameter=Parameter(validator=_only_local),
 )
 for part in (data_app, model_app, results_app):
     app.command(part)

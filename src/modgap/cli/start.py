@@ -150,8 +150,8 @@ def _quoted(text: str) -> str:
 
 def _say_missing(engine: str) -> None:
     """What has to be installed before the command works."""
-    from modgap.core.installation import is_installed, not_installed
+    from modgap.core.extras import installed, missing
 
     package = registry.INFERENCE_ENGINES.entry(engine).package
-    if package and not is_installed(package):
-        show(f"first: {not_installed(package)}")
+    if not installed(package):
+        show(f"first: {missing(package)}")

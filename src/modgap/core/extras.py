@@ -35,6 +35,7 @@ OPTIONAL: Mapping[str, tuple[str, str]] = {
     "ray": ("ray", "evaluation on several accelerators or machines (--replicas)"),
     "math-verify": ("mathverse", "the symbolic stage of MathVerse grading"),
     "huggingface-hub": ("hf", "models and data sets of the Hugging Face hub"),
+    "wandb": ("wandb", "trainings logged to Weights & Biases (--log wandb)"),
     "modelscope": ("modelscope", "models from ModelScope (--model modelscope:ORG/NAME)"),
 }
 """Package -> the extra that brings it, and what it is for."""

@@ -28,6 +28,10 @@ EngineArgs = Annotated[
     tuple[str, ...], Parameter(name="--engine-arg", negative=(), consume_multiple=True)
 ]
 AllowOutside = Annotated[bool, Parameter(negative=())]
+Log = Annotated[
+    tuple[Literal["tensorboard", "wandb"], ...],
+    Parameter(name="--log", negative=(), consume_multiple=True),
+]
 Set = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=True)]
 
 JUDGE_CHECK = 200
@@ -176,12 +180,15 @@ class TrainOptions:
             own).
         style: Wording of the prompts.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
+        log: Where steps go beside train_log.jsonl: `wandb` (Weights & Biases), `tensorboard` (which
+            is written wherever it is installed).
         allow_outside: The data set may name, or link to, images outside its folder.
     """
 
     engine: str = "local"
     style: Style = "aligned"
     device: str | None = None
+    log: Log = ()
     allow_outside: AllowOutside = False
 
 
@@ -233,6 +240,8 @@ class StudySpec:
         limit: Only this number of test problems, from the first.
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
         jobs: Trainings and evaluations at a time, which share the visible accelerators.
+        log: Where steps go beside train_log.jsonl: `wandb` (Weights & Biases), `tensorboard` (which
+            is written wherever it is installed).
         options: How to evaluate.
     """
 
@@ -246,6 +255,7 @@ class StudySpec:
     limit: int | None = None
     seeds: Annotated[tuple[int, ...] | None, Parameter(parse=False)] = None
     jobs: int = 1
+    log: Log = ()
     options: EvalOptions = field(default_factory=EvalOptions)
 
 

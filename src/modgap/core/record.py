@@ -56,7 +56,7 @@ from pydantic_core import PydanticSerializationError
 from modgap.core.disk import replacing, sweep, writing
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError
-from modgap.core.files import locked, open_lines, open_own, open_regular, read_text
+from modgap.core.files import check_local, locked, open_lines, open_own, open_regular, read_text
 from modgap.core.text import as_utf8
 from modgap.core.version import __version__
 
@@ -396,6 +396,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
+        check_local(path)
         self.path = Path(path)
 
     def _file(self, name: str) -> Path:

@@ -36,6 +36,7 @@ from modgap.workflows.evaluate import (
 from modgap.workflows.train import (
     check_engine,
     check_environment,
+    check_logs,
     check_training_data,
     resolve_recipes,
     train_resolved,
@@ -78,7 +79,7 @@ class Study:
 
         spec, out, given, started = self.spec, self.spec.out, self.given, time.monotonic()
         training = TrainOptions(
-            engine=spec.engine, style=spec.options.style, device=spec.options.device
+            engine=spec.engine, style=spec.options.style, device=spec.options.device, log=spec.log
         )
         with progress_bars() as bars:
             say(f"measuring {spec.model} on {len(self.test)} problems", started)
@@ -133,6 +134,7 @@ def prepare_study(
         raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
     run = RunFolder(spec.out)
     run.check_place("study")
+    check_logs(spec.log)
     folder = resolve(spec.model)
     check_folder(folder)
     resolved = resolve_recipes(spec.recipes, spec.settings, model_notes(folder))

@@ -187,6 +187,8 @@ def _recipe_steps(
         share_stages(spec.out, recipe, study.recipes)
         where = [] if spec.options.device is None else ["--device", spec.options.device]
         where += ["--allow-outside"] if spec.options.allow_outside else []
+        for name in spec.log:
+            where += ["--log", name]
         chosen: list[str] = []
         for setting in settings_for(recipe, study.recipes, spec.settings):
             chosen += ["--set", setting]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,7 @@ def train_resolved(
     options = options or TrainOptions()
     check_style(options.style)
     check_texts(problems)
+    check_logs(options.log)
     entry = registry.TRAINING_ENGINES.entry(options.engine)
     require("torch", "train")  # whatever trains
     run = registry.load(entry.path)
@@ -181,7 +183,8 @@ def train_resolved(
         fingerprint=model_fingerprint(folder),
         device=options.device,
     )
-    result = run(recipe, problems, folder, out, job, training_progress(progress, recipe.name))
+    with logged(options.log, out, training_progress(progress, recipe.name)) as report:
+        result = run(recipe, problems, folder, out, job, report)
     RunFolder(out).note("options", as_json(options))
     return result
 
@@ -215,6 +218,39 @@ def check_environment(options: TrainOptions) -> None:
         registry.load(check)()
     if options.device is not None:
         check_device(options.device)
+
+
+def check_logs(names: Sequence[str]) -> None:
+    """Refuse logs that cannot be written, before anything else is.
+
+    Raises:
+        UserError: What one needs is not installed or has no key.
+    """
+    for name in names:
+        require(name)
+    if "wandb" in names:
+        from modgap.training.wandb_log import check_key
+
+        check_key()
+
+
+@contextlib.contextmanager
+def logged(
+    names: Sequence[str], out: Path, report: Callable[[Event], None]
+) -> Generator[Callable[[Event], None]]:
+    """A receiver of a training's events that also sends its steps to what `--log` names."""
+    if "wandb" not in names:  # the engines write TensorBoard's files themselves
+        yield report
+        return
+    from modgap.training.wandb_log import WandbLog
+
+    log = WandbLog(out, report)
+    try:
+        yield log
+    except BaseException:
+        log.close(failed=True)
+        raise
+    log.close()
 
 
 def check_training_data(recipes: Iterable[Recipe], train: Sequence[Problem], style: Style) -> None:
