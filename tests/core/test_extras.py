@@ -18,7 +18,7 @@ def command(direct_url: object, tree: Path = Path("/nowhere"), extra: str = "vll
 
 
 @pytest.mark.parametrize("name", ["modgap", "my folder"])
-def test_a_checkout_installed_from_its_folder(tmp_path: Path, name: str) -> None:
+def test_a_checkout_is_installed_from_its_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
     (folder / "pyproject.toml").touch()
