@@ -212,6 +212,9 @@ def train(
         problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
         if not registry.DATASETS.entry(benchmark).splits:
             say(f"{benchmark} has no splits: measure the result on problems of another file")
+        elif plan.validates_on_test:
+            anywhere = options.allow_outside
+            problems += read_problems(benchmark, place, "test", allow_outside=anywhere)
         bars.doing("looking at the images")
         warn_about_images(problems)
         asked = given(data=str(place), benchmark=benchmark, settings=list(settings))
@@ -219,7 +222,8 @@ def train(
             plan, problems, model, out, options=options, given=asked, progress=bars
         )
     show(f"final checkpoint: {trained.final}")
-    if plan.stages[-1].settings.validation_problems and plan.stages[-1].settings.eval_every:
+    last = plan.stages[-1].settings
+    if last.eval_every and (plan.validates_on_test or last.validation_problems):
         show(f"best by validation: {trained.final.parent / 'best'}")
     found = [] if data is None else ["--data", data]
     measure = ["eval", *found, "--benchmark", benchmark, "--model", trained.final]

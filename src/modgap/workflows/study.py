@@ -37,6 +37,7 @@ from modgap.workflows.train import (
     check_engine,
     check_environment,
     check_training_data,
+    divided,
     resolve_recipes,
     train_resolved,
 )
@@ -50,7 +51,7 @@ class Study:
         spec: What was asked for.
         folder: Where the base model is.
         recipes: By name, their settings resolved.
-        train: The problems to train on.
+        train: The problems to train on, and the test split if a recipe is validated on it.
         test: The problems to measure on.
         given: The arguments as the user gave them.
     """
@@ -89,7 +90,8 @@ class Study:
             for name, recipe in self.recipes.items():
                 share_stages(out, recipe, self.recipes)
                 stages = " -> ".join(stage.title for stage in recipe.stages)
-                say(f"training {name} on {len(self.train)} problems: {stages}", started)
+                count = len(divided(recipe, self.train)[0])
+                say(f"training {name} on {count} problems: {stages}", started)
                 trained = train_resolved(
                     recipe, self.train, self.folder, out / name, options=training, given=given,
                     progress=bars,
@@ -149,9 +151,16 @@ def prepare_study(
             " modgap train and modgap eval."
         )
     check_views(test, parse_views(options.views or default_views(test)))
+    trained_on = train
+    if any(recipe.validates_on_test for recipe in resolved.values()):
+        # The whole split, whatever is measured.
+        every = test
+        if spec.limit is not None:
+            every = read_problems(spec.benchmark, data, "test", allow_outside=anywhere)
+        trained_on = [*train, *every]
     if look_at_images:
         warn_about_images([*train, *test])
-        check_training_data(resolved.values(), train, options.style)
+        check_training_data(resolved.values(), trained_on, options.style)
     # Of several jobs each finds its device itself.
     device = options.device if spec.jobs == 1 else None
     check_environment(TrainOptions(engine=spec.engine, device=device))
@@ -170,7 +179,7 @@ def prepare_study(
     with run.lock():
         run.start("study", identity, given, **marks)
         run.note("options", as_json(spec))
-        yield Study(spec, folder, resolved, train, test, given)
+        yield Study(spec, folder, resolved, trained_on, test, given)
 
 
 def run_study(spec: StudySpec, *, given: Mapping[str, object] | None = None) -> ReportSummary:
@@ -197,10 +206,7 @@ def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> No
     settings give the same stage, on a CPU to the bit: training it again would only cost time. The
     shared stage is a relative link.
     """
-    validation = {
-        max(stage.settings.validation_problems for stage in r.stages) for r in recipes.values()
-    }
-    if len(validation) > 1:
+    if len({other.held_out for other in recipes.values()}) > 1:
         return  # the held-out problems depend on the whole recipe
     for number in range(1, len(recipe.stages) + 1):
         mine = out / recipe.name / f"stage{number}"

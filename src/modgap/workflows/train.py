@@ -119,7 +119,7 @@ def train(
     Args:
         recipe: A recipe or its name; its settings are the paper's, then the model's own defaults,
             then `settings`.
-        problems: The train split.
+        problems: The train split; with `validation_split=test` the test split as well.
         model: `tiny`, a folder, a hub's id or an alias.
         out: Gets `stage1/`, `stage2/` and so on.
         settings: `key=value` or `stageN.key=value`, or a mapping of such keys to values.
@@ -173,8 +173,10 @@ def train_resolved(
     check_environment(options)
     folder = resolve(model)
     check_model(folder, as_is=entry.as_is)
+    problems, test = divided(recipe, problems)
     job = Job(
         style=options.style,
+        validation=test,
         given=given,
         fingerprint=model_fingerprint(folder),
         device=options.device,
@@ -215,18 +217,29 @@ def check_environment(options: TrainOptions) -> None:
         check_device(options.device)
 
 
-def check_training_data(recipes: Iterable[Recipe], train: Sequence[Problem], style: Style) -> None:
+def divided(
+    recipe: Recipe, problems: Sequence[Problem]
+) -> tuple[Sequence[Problem], Sequence[Problem] | None]:
+    """The problems to train on, and the test split if the recipe is validated on it and has one."""
+    if not recipe.validates_on_test:
+        return problems, None
+    test = [problem for problem in problems if problem.split == "test"]
+    return [problem for problem in problems if problem.split != "test"], test or None
+
+
+def check_training_data(
+    recipes: Iterable[Recipe], problems: Sequence[Problem], style: Style
+) -> None:
     """Refuse problems that a recipe cannot be trained on, as each training does at its start.
 
     Raises `UserError`.
     """
-    from modgap.training.rollout import hold_out
-    from modgap.training.setup import check_prompts, unusable_images
+    from modgap.training.setup import check_prompts, split_validation, unusable_images
 
-    unusable = unusable_images(train)
+    unusable = unusable_images(problems)
     for recipe in recipes:
-        held_out = max(stage.settings.validation_problems for stage in recipe.stages)
-        check_prompts(recipe, *hold_out(train, held_out), style, unusable)
+        train, test = divided(recipe, problems)
+        check_prompts(recipe, *split_validation(recipe, train, test), style, unusable)
 
 
 def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:

@@ -52,10 +52,11 @@ def variants(stage: Stage) -> list[str]:
     Raises:
         UserError: A view has no parquet variant.
     """
-    if absent := [view for view in stage.views if view not in VARIANTS]:
-        raise UserError(
-            f"view {absent[0]!r} cannot be trained on with verl: choose from {', '.join(VARIANTS)}."
-        )
+    for views, use in ((stage.views, "trained on"), (stage.validation_views, "validated in")):
+        if absent := [view for view in views if view not in VARIANTS]:
+            raise UserError(
+                f"view {absent[0]!r} cannot be {use} with verl: choose from {', '.join(VARIANTS)}."
+            )
     return ["contrastive"] if stage.contrastive else [VARIANTS[view] for view in stage.views]
 
 
@@ -64,7 +65,7 @@ def stage_files(out: Path, number: int, stage: Stage) -> Files:
     folder = out.absolute() / f"stage{number}"
     return Files(
         tuple(str(folder / "data" / f"train-{name}.parquet") for name in variants(stage)),
-        str(folder / "data" / "validation.parquet"),
+        tuple(str(folder / "data" / f"validation-{v}.parquet") for v in stage.validation_views),
         str(folder / "verl"),
         str(folder / "verl_metrics.jsonl"),
         str(folder / "tensorboard"),
@@ -168,8 +169,7 @@ def dry_run(
         gpu: The kind of its GPUs; an H100 by default. Their number is
             `verl.trainer.n_gpus_per_node`.
     """
-    held_out = max(stage.settings.validation_problems for stage in recipe.stages)
-    count = None if problems is None else len(hold_out(problems, held_out)[0])
+    count = None if problems is None else len(hold_out(problems, recipe.held_out)[0])
     machine = None if gpu is None else gpu_asked(gpu)
     lines = plan(recipe, known_model(model), out, problems=count, machine=machine)[0]
     if problems is None:
