@@ -155,7 +155,7 @@ def train(
     recipe: str,
     *,
     data: Path | None = None,
-    model: str,
+    model: str | None = None,
     out: Path | None = None,
     benchmark: str = "pgps9k",
     settings: Set = (),
@@ -166,13 +166,14 @@ def train(
     """Train a model with a recipe.
 
     Args:
-        recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; to take the KL apart
+        recipe: full-text, no-text, mix, curriculum, kl, kl-curriculum, kl-from-base or
+            reverse-curriculum; to take the KL apart
             kl-forward, kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or
             full-text-continued. One of your own is module:object or path/to/file.py:object.
         data: The data set; its train split is trained on. May be left out with --benchmark
             synthetic.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
-            qwen2_5_vl_7b.
+            qwen2_5_vl_7b. May be left out with --start-from.
         out: Run folder; stages go to its stage1, stage2 and so on. Only a dry run needs none.
         benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
             module:object or path/to/file.py:object.
@@ -190,6 +191,7 @@ def train(
     from modgap.workflows.train import (
         check_start,
         resolve_recipe,
+        starting_model,
         train_resolved,
     )
 
@@ -204,9 +206,10 @@ def train(
     if data is not None and out.resolve() == data.resolve():
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
     with progress_bars() as bars:
-        bars.doing(f"finding the model {model}")
-        folder = check_start(model, out, options)
-        plan = resolve_recipe(recipe, settings, model_notes(folder))
+        bars.doing(f"finding the model {options.start_from or model}")
+        start = starting_model(model, options)
+        folder = check_start(start, out, options)
+        plan = resolve_recipe(recipe, settings, model_notes(folder), options)
         bars.doing(f"reading {data or benchmark}")
         place = locate(benchmark, data)
         problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
@@ -217,9 +220,11 @@ def train(
             problems += read_problems(benchmark, place, "test", allow_outside=anywhere)
         bars.doing("looking at the images")
         warn_about_images(problems)
-        asked = given(data=str(place), benchmark=benchmark, settings=list(settings))
+        asked = given(
+            data=str(place), benchmark=benchmark, settings=list(settings), model=str(start)
+        )
         trained = train_resolved(
-            plan, problems, model, out, options=options, given=asked, progress=bars
+            plan, problems, start, out, options=options, given=asked, progress=bars
         )
     show(f"final checkpoint: {trained.final}")
     last = plan.stages[-1].settings
@@ -233,7 +238,7 @@ def train(
 def _print_plan(
     recipe: str,
     data: Path | None,
-    model: str,
+    model: str | None,
     out: Path | None,
     benchmark: str,
     settings: Sequence[str],
@@ -243,7 +248,13 @@ def _print_plan(
     """What `train --dry-run` prints."""
     from modgap.core.progress import progress_bars, say
     from modgap.workflows.evaluate import locate, read_problems
-    from modgap.workflows.train import dry_notes, dry_run_lines, resolve_recipe
+    from modgap.workflows.train import (
+        dry_notes,
+        dry_run_lines,
+        preset_lines,
+        resolve_recipe,
+        starting_model,
+    )
 
     with progress_bars() as bars:
         bars.doing("planning")
@@ -256,8 +267,11 @@ def _print_plan(
         if counted:
             place = locate(benchmark, data)
             problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
-        plan = resolve_recipe(recipe, settings, dry_notes(model))
-        lines = dry_run_lines(plan, options.engine, model, out or Path("OUT"), problems, gpu)
+        start = str(starting_model(model, options, dry=True))
+        notes = dry_notes(start)
+        plan = resolve_recipe(recipe, settings, notes, options)
+        lines = preset_lines(recipe, plan, notes, options)
+        lines += dry_run_lines(plan, options.engine, start, out or Path("OUT"), problems, gpu)
     show("\n".join(lines))
 
 

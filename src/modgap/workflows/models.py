@@ -149,7 +149,7 @@ def run_fleet(
         "--benchmark",
         benchmark,
         "--style",
-        options.style,
+        options.wording,
         *eval_arguments(options),
     ]
     asked += [] if limit is None else ["--limit", str(limit)]

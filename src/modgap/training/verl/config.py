@@ -310,6 +310,7 @@ def layout(overrides: Overrides) -> Layout:
         tokens=tokens,
         tensor_parallel=overrides[f"{ROLLOUT}.tensor_model_parallel_size"],
         gpu_memory=overrides[f"{ROLLOUT}.gpu_memory_utilization"],
+        cache_freed=overrides[f"{ROLLOUT}.free_cache_engine"],
         params_offload=overrides[f"{ACTOR}.fsdp_config.param_offload"],
         optimizer_offload=overrides[f"{ACTOR}.fsdp_config.optimizer_offload"],
         checkpointing=overrides[f"{MODEL}.enable_gradient_checkpointing"],

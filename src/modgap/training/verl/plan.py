@@ -29,7 +29,7 @@ from modgap.training.known_model import known_model
 from modgap.training.plan import Lengths, Machine, duration, gpu_asked, lengths_of
 from modgap.training.rollout import hold_out
 from modgap.training.shape import GIB, Shape
-from modgap.training.verl.checks import MODEL, Model, Overrides
+from modgap.training.verl.checks import MODEL, ROLLOUT, Model, Overrides
 from modgap.training.verl.config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
 from modgap.training.verl.cost import (
     ROOM,
@@ -190,9 +190,12 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
         "vLLM's share": spread.gpu_memory * gpu_gib,
         "what the trainer leaves there": resident(stage, shape, spread) / GIB,
     }
+    updating = {name: n / GIB for name, n in update.items()}
+    if not spread.cache_freed:
+        updating["vLLM's share, which is not freed"] = spread.gpu_memory * gpu_gib
     amounts = (
         Amount("FLOPs a step", flops(stage, shape, lengths, spread.rows)),
-        Amount("memory a GPU, update", {name: n / GIB for name, n in update.items()}, "GiB"),
+        Amount("memory a GPU, update", updating, "GiB"),
         Amount("memory a GPU, rollout", rollout, "GiB"),
         Amount(
             "time a step",
@@ -211,6 +214,8 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
             remedies.insert(0, "a smaller verl.actor_rollout_ref.actor.ppo_max_token_len_per_gpu")
         else:
             remedies.insert(0, "a smaller max_response_tokens")
+        if not spread.cache_freed:
+            remedies.insert(0, f"verl.{ROLLOUT}.free_cache_engine=True")
         if not spread.checkpointing:
             remedies.insert(0, f"verl.{MODEL}.enable_gradient_checkpointing=True")
         found.append(
