@@ -282,6 +282,7 @@ def evaluate(
     out: Path,
     model: str | None = None,
     models: Path | None = None,
+    checkpoints: str | None = None,
     benchmark: str = "pgps9k",
     problem_versions: str | None = None,
     limit: int | None = None,
@@ -297,6 +298,8 @@ def evaluate(
             qwen2_5_vl_7b.
         models: Instead of --model a file with one model a line (blank lines and # are left out):
             each becomes a run in OUT/NAME, as many at a time as there are accelerators for.
+        checkpoints: `all`, or every=40: the saved steps of the training run that --model names,
+            each a run in OUT/stageN_step_M; OUT/report.html shows the gap over steps.
         out: Run folder; an interrupted run resumes there.
         benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
             module:object or path/to/file.py:object.
@@ -313,6 +316,7 @@ def evaluate(
     from modgap.core.view import parse_views
     from modgap.reporting.terminal import print_summary
     from modgap.workflows import evaluate as workflow
+    from modgap.workflows.checkpoints import evaluate_checkpoints
     from modgap.workflows.models import evaluate_models
 
     priced = _prices(prices)
@@ -321,9 +325,12 @@ def evaluate(
     options.check()
     if (model is None) == (models is None):
         raise UsageError("give one of --model and --models (a file with one a line).")
-    if prices is not None and models is not None:
+    if prices is not None and (models is not None or checkpoints is not None):
         raise UsageError("--prices are those of one model: give it with --model.")
-    if models is None:
+    if checkpoints is not None and model is None:
+        raise UsageError("--checkpoints are those of a training run: give it with --model.")
+    several = models is not None or checkpoints is not None
+    if not several:
         RunFolder(out).check_place("eval")
     with progress_bars() as bars:
         bars.doing(f"reading {data or benchmark}")
@@ -331,11 +338,15 @@ def evaluate(
         problems = workflow.read_problems(
             benchmark, data, limit=limit, allow_outside=options.allow_outside
         )
-        if models is not None:
+        if several:
             workflow.warn_about_images(
                 problems, parse_views(options.views or workflow.default_views(problems))
             )
             problems.clear()  # reading them was the check; each model's process reads them again
+    if checkpoints is not None and model is not None:
+        return evaluate_checkpoints(
+            model, checkpoints, data, out, options, benchmark=benchmark, limit=limit
+        )
     if models is not None:
         return evaluate_models(models, data, out, options, benchmark=benchmark, limit=limit)
     assert model is not None

@@ -12,12 +12,16 @@ evaluate_checkpoints("runs/kl", "every=40", Path("PGPS9K"), Path("runs/kl-steps"
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from modgap.core.errors import UserError
-from modgap.core.progress import say
+from modgap.core.options import EvalOptions
+from modgap.core.progress import progress_bars, say
+from modgap.core.record import RunFolder
 from modgap.training.checkpoint import checkpoint, step_folder
 from modgap.training.verl.merge import saved_step
+from modgap.workflows.models import print_fleet, run_fleet
 
 _SHARDED = "verl/global_step_"
 
@@ -112,3 +116,84 @@ def merged(stage: Path, step: int) -> Path:
 
     say(f"merging {sharded} to {folder}")
     return merge(sharded, folder, merge_adapter=merge_adapter)
+
+
+def chosen_steps(stages: dict[str, Path], which: str) -> dict[str, tuple[Path, int]]:
+    """Name -> stage and step of the checkpoints to evaluate.
+
+    Args:
+        stages: As `stages_of` returns them.
+        which: `all`, or `every=N` for the steps that N divides and the last one of each stage.
+
+    Raises:
+        UserError: `which` is neither; or nothing is saved.
+    """
+    every = re.fullmatch(r"every=(\d+)", which)
+    if which != "all" and (every is None or not int(every[1])):
+        raise UserError(f"--checkpoints {which}: give all, or every=N with N of at least 1.")
+    found: dict[str, tuple[Path, int]] = {}
+    for name, stage in stages.items():
+        steps = saved_steps(stage)
+        for step in steps:
+            if every is None or step % int(every[1]) == 0 or step == steps[-1]:
+                found[f"{name}_step_{step}"] = stage, step
+    if not found:
+        raise UserError(f"{' and '.join(map(str, stages.values()))} saved no step: train it first.")
+    return found
+
+
+def _start_of(run: Path) -> str:
+    """The model that a run started from; empty where its manifest does not say."""
+    folder = RunFolder(run)
+    if not (run / "stage1").is_dir() or not folder.manifest_path.exists():
+        return ""
+    return str(folder.manifest().get("given", {}).get("model", ""))
+
+
+def evaluate_checkpoints(
+    run: str,
+    which: str,
+    data: Path,
+    out: Path,
+    options: EvalOptions,
+    *,
+    benchmark: str = "pgps9k",
+    limit: int | None = None,
+) -> int:
+    """Evaluate the saved steps of a training run, and report them with the gap over steps.
+
+    Where the run's manifest names the model that it started from, that is step 0.
+
+    Args:
+        run: The --out of a training, or one stage of it.
+        which: See `chosen_steps`.
+        data: The data set.
+        out: Gets a run folder for each step, `stage1_step_40`, and `report.html`; an interrupted
+            evaluation resumes there.
+        options: How to evaluate.
+        benchmark: Layout of the data set.
+        limit: Only this number of problems, from the first.
+
+    Returns:
+        1 if a step failed, else 0.
+
+    Raises:
+        UserError: It is no training run, or has saved nothing.
+    """
+    from modgap.reporting.page import build_report
+
+    chosen = chosen_steps(stages_of(Path(run)), which)
+    models = {name: str(merged(*place)) for name, place in chosen.items()}
+    if start := _start_of(Path(run)):
+        models = {"stage1_step_0": start, **models}
+    with progress_bars() as bars:
+        done, failed = run_fleet(
+            list(models.values()), data, out, options, names=list(models), benchmark=benchmark,
+            limit=limit, progress=bars,
+        )  # fmt: skip
+    folders: Sequence[Path] = list(done.values())
+    print_fleet(done, failed, out)
+    if folders:
+        build_report(folders, out / "report.html")
+        say(f"report: {(out / 'report.html').resolve()}")
+    return 1 if failed else 0
