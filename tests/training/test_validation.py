@@ -15,6 +15,7 @@ from modgap.core.errors import UserError
 from modgap.core.recipe import NAMES, Recipe, Settings, Stage, apply_settings
 from modgap.reporting.curves import training
 from modgap.training.setup import identity
+from modgap.training.verl.plan import validation_variants
 from modgap.workflows.train import divided
 
 OLD = Path(__file__).parents[1] / "fixtures/runs_before_restructuring/study/no-text/stage1"
@@ -114,6 +115,22 @@ def test_the_report_draws_accuracy_per_view_and_the_gap_over_steps() -> None:
         ("mix", [30, 60])
     ]
     assert [panel.metric for panel in shown.panels] == ["validation_accuracy", "validation_gap"]
+
+
+@pytest.mark.parametrize(
+    ("contrastive", "views", "variants"),
+    [
+        (True, "own", ["contrastive"]),  # as the original's KL script
+        (True, "full-text,image-only", ["full-text", "no-text"]),
+        (True, "image-only", ["no-text"]),
+        (False, "own", ["full-text"]),
+    ],
+)
+def test_verl_validates_a_stage_in_the_words_that_it_trains_on(
+    contrastive: bool, views: str, variants: list[str]
+) -> None:
+    stage = Stage(("full-text",), contrastive, replace(SETTINGS, validation_views=views))
+    assert validation_variants(stage) == variants
 
 
 def test_settings_of_validation_are_texts_numbers_and_flags_of_set() -> None:

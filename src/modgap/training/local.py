@@ -535,7 +535,7 @@ def validate(
     problems, most_tokens = task.data.validation, task.stage.settings.max_response_tokens
     prompts: list[Any] = []
     for problem in problems:
-        words = training_prompt(problem, view, task.style)
+        words = training_prompt(problem, view, task.style, contrastive=task.stage.contrastive)
         image = problem.open_image() if words.has_image else None
         prompts.append(policy.encode(words, image))
     sampled = policy.generate(prompts, [[0]] * len(prompts), 0.0, most_tokens, max_rows)

@@ -64,7 +64,9 @@ def check_prompts(
             _check(where, problems, unusable, functools.partial(contrastive_prompt, style=style))
         for view in stage.validation_views if stage.validates else ():
             _check_view(view, "validated in")
-            build = functools.partial(training_prompt, view=view, style=style)
+            build = functools.partial(
+                training_prompt, view=view, style=style, contrastive=stage.contrastive
+            )
             remedy = " Or turn validation off with --set eval_every=0."
             _check(f"the validation of {where}", validation, unusable, build, remedy)
 

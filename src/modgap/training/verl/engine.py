@@ -59,7 +59,7 @@ from modgap.training.shape import GIB
 from modgap.training.verl import merge as verl_merge
 from modgap.training.verl.config import Files, Model, notes, stage_overrides
 from modgap.training.verl.log import Follower, read_log, why
-from modgap.training.verl.plan import VARIANTS, compose, stage_files, variants
+from modgap.training.verl.plan import compose, stage_files, validation_variants, variants
 
 
 class WriteParquet(Protocol):
@@ -299,8 +299,9 @@ def _write_data(
         wanted.append((path, name, problems, SOURCE))
     # verl needs a validation file even if nothing is validated. Its metrics name the source, by
     # which `verl.log` tells the views apart.
-    for path, view in zip(files.validation, stage.validation_views, strict=True):
-        wanted.append((path, VARIANTS[view], validation or problems[:1], view))
+    shown = zip(stage.validation_views, validation_variants(stage), strict=True)
+    for path, (view, name) in zip(files.validation, shown, strict=True):
+        wanted.append((path, name, validation or problems[:1], view))
     for name, variant, chosen, source in wanted:
         path = Path(name)
         if not path.exists():

@@ -60,6 +60,17 @@ def variants(stage: Stage) -> list[str]:
     return ["contrastive"] if stage.contrastive else [VARIANTS[view] for view in stage.views]
 
 
+def validation_variants(stage: Stage) -> list[str]:
+    """The parquet variants that a stage is validated on, one for each view.
+
+    A contrastive stage alone in its own view has the contrastive script's words, which differ on
+    problems without a condition. With a second view the files must have the same columns.
+    """
+    if stage.contrastive and stage.validation_views == ("full-text",):
+        return ["contrastive"]
+    return [VARIANTS[view] for view in stage.validation_views]
+
+
 def stage_files(out: Path, number: int, stage: Stage) -> Files:
     """The files of stage `number` of a run; absolute, since Ray's workers run in other folders."""
     folder = out.absolute() / f"stage{number}"
