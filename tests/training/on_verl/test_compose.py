@@ -84,9 +84,10 @@ def test_verl_reads_several_validation_files_and_its_metrics_tell_the_views_apar
     """The files through verl's own reader, its metrics through ours."""
     import io
 
-    import datasets
     from PIL import Image
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    import datasets
 
     picture = io.BytesIO()
     Image.new("RGB", (56, 56)).save(picture, "PNG")
@@ -107,7 +108,7 @@ def test_verl_reads_several_validation_files_and_its_metrics_tell_the_views_apar
     ids = [f"u{n}" for n in range(8)]
     metrics = PPOTrainer._val_metrics_update(
         None, sources, ids, {"reward": right, "acc": right}, [],
-        {(source, uid): 1 for source, uid in zip(sources, ids, strict=True)},
+        dict.fromkeys(zip(sources, ids, strict=True), 1),
     )  # fmt: skip
     line = metrics_line(0, metrics, 1, 100, 16)
     assert line == {
