@@ -34,7 +34,7 @@ def test_our_files_are_valid_and_name_what_exists(path: Path) -> None:
 
 def test_the_testbed_s_rows_are_those_of_its_records(tmp_path: Path) -> None:
     cells = ROOT / "docs" / "experiments" / "testbed" / "cells.json"
-    given = Given("docs/experiments/testbed.md", "synthetic")
+    given = Given("docs/lab/testbed.md", "synthetic")
     made = write_results([cells], tmp_path / "new.json", given)
     assert made == read_results(ROOT / "docs" / "results" / "testbed.json")
 
