@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from cyclopts import App
+from folders import write_folder
 
 from modgap.cli import start
 from modgap.cli.config import with_config
 from modgap.cli.main import app, main
+from modgap.core.errors import UserError
 
 
 class Terminal(io.StringIO):
@@ -40,7 +42,7 @@ def test_options_alone_write_a_file_that_eval_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, data = tmp_path / "my config.toml", tmp_path / 'a "b".jsonl'
-    data.touch()
+    data.write_text('{"id": "1", "full-text": "Find x."}\n')
     options = ["--model", "org/name", "--engine", "openai", "--base-url", "http://localhost:1/v1"]
     found = written(*options, "--data", str(data), out=out)
     assert found == {
@@ -116,13 +118,16 @@ def test_what_has_to_be_installed_first_is_said(
     assert "first: torch is not installed: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("data", "benchmark"),
-    [(None, "synthetic"), ("x.jsonl", "pairs"), ("x.parquet", "mathverse"),
-     ("AI4Math/MathVerse", "mathverse"), ("PGPS9K", "pgps9k")],
-)  # fmt: skip
-def test_the_benchmark_follows_from_the_data_s_name(data: str | None, benchmark: str) -> None:
-    assert start._looks_like(Path(data) if data else None) == benchmark
+def test_the_benchmark_follows_from_the_data(tmp_path: Path) -> None:
+    assert start._looks_like(None) == "synthetic"
+    assert start._looks_like(write_folder(tmp_path / "a")) == "pgps9k"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no layout that is known: give --benchmark"):
+        start._looks_like(tmp_path / "empty")
+    hub = written(
+        "--model", "m", "--data", "A/B", "--benchmark", "mathverse", out=tmp_path / "h.toml"
+    )
+    assert hub["data"] == "A/B"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -94,8 +94,6 @@ def _answers(
     known = registry.DATASETS.entry(benchmark)
     if data is None and not known.own_data:
         raise UsageError(f"--data is missing: {benchmark} needs its folder or file.")
-    if data is not None and benchmark != "mathverse" and not data.exists():
-        raise UserError(f"--data {data} does not exist: name a folder or file.")
     return _Answers(model, engine, base_url, benchmark, data)
 
 
@@ -121,13 +119,24 @@ def _ask(option: str, question: str, default: str | None = None) -> str:
 
 
 def _looks_like(data: Path | None) -> str:
-    """The benchmark whose layout a data set has, by its name alone."""
+    """The benchmark whose layout a data set has; without one, that which has its own data.
+
+    Raises:
+        UserError: The data does not exist, or is of no known layout.
+    """
+    from modgap.datasets.recognise import benchmark_of
+
     if data is None:
-        return "synthetic"
-    if data.suffix == ".jsonl":
-        return "pairs"
-    is_mathverse = data.suffix in (".parquet", ".json") or "mathverse" in data.name.lower()
-    return "mathverse" if is_mathverse else "pgps9k"
+        return next(name for name, entry in registry.DATASETS.items() if entry.own_data)
+    if not data.exists():
+        raise UserError(
+            f"--data {data} does not exist: name a folder or file, or give --benchmark for the id"
+            " of a hub."
+        )
+    if found := benchmark_of(data):
+        return found
+    choices = ", ".join(registry.DATASETS)
+    raise UserError(f"--data {data} has no layout that is known: give --benchmark ({choices}).")
 
 
 def _toml(answers: _Answers, command: str) -> str:
