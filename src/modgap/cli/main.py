@@ -191,7 +191,7 @@ def train(
     recipe: str,
     *,
     data: Path | None = None,
-    model: str,
+    model: str | None = None,
     out: Path | None = None,
     benchmark: str = "pgps9k",
     settings: Set = (),
@@ -207,13 +207,14 @@ def train(
     ```
 
     Args:
-        recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; to take the KL apart
+        recipe: full-text, no-text, mix, curriculum, kl, kl-curriculum, kl-from-base or
+            reverse-curriculum; to take the KL apart
             kl-forward, kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or
             full-text-continued. One of your own is module:object or path/to/file.py:object.
         data: The data set; its train split is trained on. May be left out with --benchmark
             synthetic.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
-            qwen2_5_vl_7b.
+            qwen2_5_vl_7b. May be left out with --start-from.
         out: Run folder; stages go to its stage1, stage2 and so on. Only a dry run needs none.
         benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
             module:object or path/to/file.py:object.
@@ -231,6 +232,7 @@ def train(
     from modgap.workflows.train import (
         check_start,
         resolve_recipe,
+        starting_model,
         train_resolved,
     )
 
@@ -245,22 +247,29 @@ def train(
     if data is not None and out.resolve() == data.resolve():
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
     with progress_bars() as bars:
-        bars.doing(f"finding the model {model}")
-        folder = check_start(model, out, options)
-        plan = resolve_recipe(recipe, settings, model_notes(folder))
+        bars.doing(f"finding the model {options.start_from or model}")
+        start = starting_model(model, options)
+        folder = check_start(start, out, options)
+        plan = resolve_recipe(recipe, settings, model_notes(folder), options)
         bars.doing(f"reading {data or benchmark}")
         place = locate(benchmark, data)
         problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
         if not registry.DATASETS.entry(benchmark).splits:
             say(f"{benchmark} has no splits: measure the result on problems of another file")
+        elif plan.validates_on_test:
+            anywhere = options.allow_outside
+            problems += read_problems(benchmark, place, "test", allow_outside=anywhere)
         bars.doing("looking at the images")
         warn_about_images(problems)
-        asked = given(data=str(place), benchmark=benchmark, settings=list(settings))
+        asked = given(
+            data=str(place), benchmark=benchmark, settings=list(settings), model=str(start)
+        )
         trained = train_resolved(
-            plan, problems, model, out, options=options, given=asked, progress=bars
+            plan, problems, start, out, options=options, given=asked, progress=bars
         )
     show(f"final checkpoint: {trained.final}")
-    if plan.stages[-1].settings.validation_problems and plan.stages[-1].settings.eval_every:
+    last = plan.stages[-1].settings
+    if last.eval_every and (plan.validates_on_test or last.validation_problems):
         show(f"best by validation: {trained.final.parent / 'best'}")
     found = [] if data is None else ["--data", data]
     measure = ["eval", *found, "--benchmark", benchmark, "--model", trained.final]
@@ -270,7 +279,7 @@ def train(
 def _print_plan(
     recipe: str,
     data: Path | None,
-    model: str,
+    model: str | None,
     out: Path | None,
     benchmark: str,
     settings: Sequence[str],
@@ -280,7 +289,13 @@ def _print_plan(
     """What `train --dry-run` prints."""
     from modgap.core.progress import progress_bars, say
     from modgap.workflows.evaluate import locate, read_problems
-    from modgap.workflows.train import dry_notes, dry_run_lines, resolve_recipe
+    from modgap.workflows.train import (
+        dry_notes,
+        dry_run_lines,
+        preset_lines,
+        resolve_recipe,
+        starting_model,
+    )
 
     with progress_bars() as bars:
         bars.doing("planning")
@@ -293,8 +308,11 @@ def _print_plan(
         if counted:
             place = locate(benchmark, data)
             problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
-        plan = resolve_recipe(recipe, settings, dry_notes(model))
-        lines = dry_run_lines(plan, options.engine, model, out or Path("OUT"), problems, gpu)
+        start = str(starting_model(model, options, dry=True))
+        notes = dry_notes(start)
+        plan = resolve_recipe(recipe, settings, notes, options)
+        lines = preset_lines(recipe, plan, notes, options)
+        lines += dry_run_lines(plan, options.engine, start, out or Path("OUT"), problems, gpu)
     show("\n".join(lines))
 
 
@@ -305,6 +323,7 @@ def evaluate(
     out: Path,
     model: str | None = None,
     models: Path | None = None,
+    checkpoints: str | None = None,
     benchmark: str = "pgps9k",
     problem_versions: str | None = None,
     limit: int | None = None,
@@ -325,6 +344,8 @@ def evaluate(
             qwen2_5_vl_7b.
         models: Instead of --model a file with one model a line (blank lines and # are left out):
             each becomes a run in OUT/NAME, as many at a time as there are accelerators for.
+        checkpoints: `all`, or every=40: the saved steps of the training run that --model names,
+            each a run in OUT/stageN_step_M; OUT/report.html shows the gap over steps.
         out: Run folder; an interrupted run resumes there.
         benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
             module:object or path/to/file.py:object.
@@ -341,6 +362,7 @@ def evaluate(
     from modgap.core.view import parse_views
     from modgap.reporting.terminal import print_summary
     from modgap.workflows import evaluate as workflow
+    from modgap.workflows.checkpoints import evaluate_checkpoints
     from modgap.workflows.models import evaluate_models
 
     priced = _prices(prices)
@@ -349,9 +371,12 @@ def evaluate(
     options.check()
     if (model is None) == (models is None):
         raise UsageError("give one of --model and --models (a file with one a line).")
-    if prices is not None and models is not None:
+    if prices is not None and (models is not None or checkpoints is not None):
         raise UsageError("--prices are those of one model: give it with --model.")
-    if models is None:
+    if checkpoints is not None and model is None:
+        raise UsageError("--checkpoints are those of a training run: give it with --model.")
+    several = models is not None or checkpoints is not None
+    if not several:
         RunFolder(out).check_place("eval")
     with progress_bars() as bars:
         bars.doing(f"reading {data or benchmark}")
@@ -359,11 +384,15 @@ def evaluate(
         problems = workflow.read_problems(
             benchmark, data, limit=limit, allow_outside=options.allow_outside
         )
-        if models is not None:
+        if several:
             workflow.warn_about_images(
                 problems, parse_views(options.views or workflow.default_views(problems))
             )
             problems.clear()  # reading them was the check; each model's process reads them again
+    if checkpoints is not None and model is not None:
+        return evaluate_checkpoints(
+            model, checkpoints, data, out, options, benchmark=benchmark, limit=limit
+        )
     if models is not None:
         return evaluate_models(models, data, out, options, benchmark=benchmark, limit=limit)
     assert model is not None

@@ -191,6 +191,8 @@ RECIPES = Registry(
         "curriculum": Entry("modgap.recipes.paper:curriculum"),
         "kl": Entry("modgap.recipes.paper:kl"),
         "kl-curriculum": Entry("modgap.recipes.paper:kl_curriculum"),
+        "kl-from-base": Entry("modgap.recipes.paper:kl_from_base"),
+        "reverse-curriculum": Entry("modgap.recipes.paper:reverse_curriculum"),
         "kl-forward": Entry("modgap.recipes.kl_variants:kl_forward"),
         "kl-full-vocab": Entry("modgap.recipes.kl_variants:kl_full_vocab"),
         "kl-unclamped": Entry("modgap.recipes.kl_variants:kl_unclamped"),

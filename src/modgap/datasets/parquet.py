@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VARIANTS = ("full-text", "no-text", "contrastive")
+SOURCE = "9k"
+"""`data_source` of the original's rows."""
 ROW_GROUP_BYTES = 4 << 20
 """A row group is written when its words and diagrams reach this size, so that memory is bounded."""
 
@@ -243,6 +245,8 @@ def write_parquet(
     style: Style,
     root: Path | None = None,
     unusual: Container[Path | bytes | None] | None = None,
+    *,
+    source: str = SOURCE,
 ) -> int:
     """Write one file, holding no more than two row groups in memory.
 
@@ -254,6 +258,7 @@ def write_parquet(
         root: Folder that `images[].path` is relative to; without it that is the file's name.
         unusual: The images that may need a conversion, if the caller knows them; else each one is
             inspected.
+        source: The rows' `data_source`.
 
     Returns:
         The number of rows.
@@ -278,7 +283,9 @@ def write_parquet(
     ):
         written: Future[None] | None = None
         for group, diagrams in _groups(problems, unusual):
-            table = _table(_columns(group, diagrams, variant, style, root), len(group), schema)
+            columns = _columns(group, diagrams, variant, style, root)
+            columns["data_source"] = [source] * len(group)
+            table = _table(columns, len(group), schema)
             if written:
                 written.result()
             written = beside.submit(writer.write_table, table)
@@ -333,7 +340,6 @@ def _columns(
         }
 
     columns: dict[str, Any] = {
-        "data_source": always("9k"),
         "images": {"bytes": diagrams, "path": [_image_path(problem, root) for problem in problems]},
         "ability": always("math"),
         "reward_model": {"style": always("rule"), "ground_truth": answers},

@@ -40,7 +40,7 @@ from modgap.core.version import __version__
 from modgap.reporting import panels
 from modgap.reporting import tables as t
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect
-from modgap.reporting.curves import averaged, logged, rollouts
+from modgap.reporting.curves import averaged, logged, measured, rollouts
 from modgap.reporting.curves import training as training_panels
 from modgap.reporting.figures import inlined, write_figures
 from modgap.reporting.judged import doubt_words, judge_tables, judged, open_words
@@ -167,6 +167,8 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         runs[run.name] = summary.model_copy(update={"judge": judged(run)})
     changed = changes(dict(zip(runs, scores, strict=True)))
     training = logged(found.stages)
+    for name, stages in measured(found.evals, runs).items():
+        training.setdefault(f"{name} (measured)" if name in training else name, stages)
     found.sweeps = find_sweeps(found, scores)
     seeds = [seed_numbers(sweep) for sweep in found.sweeps]
     numbers = ReportSummary(

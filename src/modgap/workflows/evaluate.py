@@ -302,6 +302,7 @@ def evaluate(
             set, or every sample failed; the samples made so far are in `out`.
     """
     options = options or EvalOptions()
+    options = replace(options, style=options.wording)
     options.check()
     views = options.views or default_views(problems)
     chosen = parse_views(views)
@@ -328,7 +329,7 @@ def evaluate(
         sampling=sampling,
         kept=[name for name in SAMPLING if getattr(options, name) is None],
         pixels=start.pixels,
-        style=options.style,
+        style=options.wording,
         identity=identity,
         given=given or {},
         options=as_json(options) | {"engine": identity.get("engine")},

@@ -111,6 +111,7 @@ def run_fleet(
     out: Path,
     options: EvalOptions | None = None,
     *,
+    names: Sequence[str] | None = None,
     benchmark: str = "pgps9k",
     limit: int | None = None,
     progress: Progress | None = None,
@@ -122,6 +123,7 @@ def run_fleet(
         data: The data set.
         out: Gets a run folder and a log for each model; an interrupted fleet resumes there.
         options: How to evaluate, the same for all.
+        names: The folder's name of each model; by default one made from the model.
         benchmark: Layout of the data set.
         limit: Only this number of problems, from the first.
         progress: Called with how many models are done.
@@ -149,7 +151,7 @@ def run_fleet(
         "--benchmark",
         benchmark,
         "--style",
-        options.style,
+        options.wording,
         *eval_arguments(options),
     ]
     asked += [] if limit is None else ["--limit", str(limit)]
@@ -157,13 +159,13 @@ def run_fleet(
     at_once = len(devices) // each if each else 1
     report = None if progress is None else functools.partial(progress, "models")
     scheduler = Scheduler(at_once, devices[: at_once * each], retry=True, progress=report)
-    names = run_names(models, out)
-    for model, name in names.items():
+    named = run_names(models, out) if names is None else dict(zip(models, names, strict=True))
+    for model, name in named.items():
         command = ["eval", "--model", model, "--out", str(out / name), *asked]
         scheduler.add(model, [Step(each, functools.partial(list, command))], out / f"{name}.log")
     out.mkdir(parents=True, exist_ok=True)
     failed = {job.name: job.error for job in scheduler.run()}
-    return {model: out / name for model, name in names.items() if model not in failed}, failed
+    return {model: out / name for model, name in named.items() if model not in failed}, failed
 
 
 def evaluate_models(

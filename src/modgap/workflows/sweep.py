@@ -30,8 +30,14 @@ from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder, write_json
 from modgap.workflows.evaluate import locate
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
-from modgap.workflows.study import Study, prepare_study, run_study, share_stages
-from modgap.workflows.train import settings_for
+from modgap.workflows.study import (
+    Study,
+    prepare_study,
+    run_study,
+    share_stages,
+    spec_training,
+)
+from modgap.workflows.train import settings_for, wording
 
 
 def study(spec: StudySpec, *, given: Mapping[str, object] | None = None) -> ReportSummary:
@@ -136,7 +142,8 @@ def _planned(
     spec: StudySpec, prepared: Mapping[Path, Study], devices: Sequence[str], each: int
 ) -> Scheduler:
     """The jobs of all studies: one for each base model's evaluation, one for each recipe."""
-    fixed = ["--data", str(spec.data), "--benchmark", spec.benchmark, "--style", spec.options.style]
+    style = wording(spec_training(spec))
+    fixed = ["--data", str(spec.data), "--benchmark", spec.benchmark, "--style", style]
     asked_of = [*fixed, *([] if spec.limit is None else ["--limit", str(spec.limit)])]
     scheduler = Scheduler(spec.jobs, devices)
     for folder, study in prepared.items():
@@ -192,6 +199,8 @@ def _recipe_steps(
         chosen: list[str] = []
         for setting in settings_for(recipe, study.recipes, spec.settings):
             chosen += ["--set", setting]
+        chosen += ["--preset", spec.preset] if spec.preset is not None else []
+        chosen += ["--start-from", spec.start_from] if spec.start_from is not None else []
         words = ["--model", spec.model, "--out", str(out), "--engine", spec.engine]
         return ["train", reference, *fixed, *words, *where, *chosen]
 
