@@ -19,7 +19,6 @@ from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
 from modgap.core.progress import progress_bars, say
 from modgap.core.record import RunFolder
-from modgap.training.checkpoint import checkpoint, step_folder
 from modgap.training.verl.merge import saved_step
 from modgap.workflows.models import print_fleet, run_fleet
 
@@ -63,6 +62,8 @@ def find_checkpoint(reference: str, *, merging: bool = True) -> Path:
     Raises:
         UserError: There is no such run, stage or step; the message lists what there is.
     """
+    from modgap.training.checkpoint import checkpoint, step_folder  # which imports torch
+
     run, stage, step = _parsed(reference)
     stages = stages_of(run)
     if stage and stage not in stages:
@@ -108,6 +109,8 @@ def _number(step: str) -> int:
 
 def merged(stage: Path, step: int) -> Path:
     """The model folder of a saved step; a sharded one is merged first."""
+    from modgap.training.checkpoint import step_folder  # which imports torch
+
     folder = step_folder(stage, step)
     if (folder / "config.json").exists() or not (sharded := stage / f"{_SHARDED}{step}").exists():
         return folder
