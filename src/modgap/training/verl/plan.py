@@ -26,7 +26,6 @@ from modgap.core.recipe import Recipe, Stage
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
 from modgap.training.known_model import known_model
 from modgap.training.plan import Lengths, Machine, duration, gpu_asked, lengths_of
-from modgap.training.rollout import hold_out
 from modgap.training.shape import GIB, Shape
 from modgap.training.verl.checks import MODEL, ROLLOUT, Model, Overrides
 from modgap.training.verl.config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
@@ -179,6 +178,8 @@ def dry_run(
         gpu: The kind of its GPUs; an H100 by default. Their number is
             `verl.trainer.n_gpus_per_node`.
     """
+    from modgap.training.rollout import hold_out  # which imports torch
+
     count = None if problems is None else len(hold_out(problems, recipe.held_out)[0])
     machine = None if gpu is None else gpu_asked(gpu)
     lines = plan(recipe, known_model(model), out, problems=count, machine=machine)[0]
