@@ -40,6 +40,8 @@ def install_with(
     if marker:
         (venv / marker).touch()
     monkeypatch.setattr(metadata, "distribution", lambda _: Distribution())
+    module = tmp_path / "lib" / "python3" / "modgap" / "core" / "installation.py"
+    monkeypatch.setattr(installation, "__file__", str(module))  # no source tree
     monkeypatch.setattr(sys, "prefix", str(venv))
     monkeypatch.chdir(tmp_path)
     if active:
@@ -55,7 +57,7 @@ def install_with(
         ({}, "pip install 'modgap[hf]'"),
         ({"installer": "uv"}, "uv pip install 'modgap[hf]'"),
         ({"active": False}, "venv/bin/pip install 'modgap[hf]'"),
-        ({"installer": "uv", "active": False}, "uv pip install --python venv 'modgap[hf]'"),
+        ({"installer": "uv", "active": False}, "uv pip install --python ./venv 'modgap[hf]'"),
         ({"marker": "uv-receipt.toml"}, "uv tool install --force 'modgap[hf]'"),
         ({"marker": "pipx_metadata.json"}, "pipx install --force 'modgap[hf]'"),
     ],

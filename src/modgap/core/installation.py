@@ -36,6 +36,7 @@ OPTIONAL: Mapping[str, tuple[str, str]] = {
     "math-verify": ("mathverse", "the symbolic stage of MathVerse grading"),
     "huggingface-hub": ("hf", "models and data sets of the Hugging Face hub"),
     "wandb": ("wandb", "trainings logged to Weights & Biases (--log wandb)"),
+    "inspect-ai": ("inspect", "the task modgap/gap of inspect_ai"),
     "modelscope": ("modelscope", "models from ModelScope (--model modelscope:ORG/NAME)"),
 }
 """Package -> the extra that brings it, and what it is for."""
