@@ -10,9 +10,9 @@ twice; a number changes without an error or a warning; a message is a traceback,
 characters or without a remedy; a command hangs or takes the memory; a process or a temporary file
 stays; a key is written down or printed; anything outside of the run is read or written.
 
-It prints attack, tries, held and failed, with the first example of what failed; the exit status is
-1 if anything did. `--quick` makes a thirtieth of the tries, in under 3 minutes on 2 busy cores. Each
-attack draws from `--seed` by itself. `engines` kills real engines, on a GPU: see its --help.
+It prints attack, tries, held and failed, with the first example of what failed; the exit status
+is 1 if anything did. `--quick` makes a thirtieth of the tries, in under 3 minutes on 2 busy cores.
+Each attack draws from `--seed` by itself. `engines` kills real engines, on a GPU: see its --help.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ QUICK = 1 / 30
 
 
 def attack(
-    root: Path, names: list[str], seed: int, share: float, note: Callable[[str, int, list[tuple[str, str]], float], None]
+    root: Path,
+    names: list[str],
+    seed: int,
+    share: float,
+    note: Callable[[str, int, list[tuple[str, str]], float], None],
 ) -> bool:
     """Make the attacks; calls `note` with name, tries, faults and seconds; whether all held."""
     material, held = Material(root / "sound"), True
@@ -97,12 +101,13 @@ def main(argv: list[str]) -> int:
     def note(name: str, tries: int, faults: list[tuple[str, str]], seconds: float) -> None:
         first = f"{faults[0][0]}: {faults[0][1]}"[:300].replace("|", "/") if faults else ""
         held = tries - len(faults)
-        print(f"| {name} | {tries} | {held} | {len(faults)} | {seconds:.0f} | {first} |", flush=True)
+        row = (name, tries, held, len(faults), round(seconds), first)
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
         if args.json:
             found[name] = faults
             args.json.write_text(json.dumps(found, indent=1) + "\n")
 
-    print("| attack | tries | held | failed | s | first failure |\n| --- | --- | --- | --- | --- | --- |")
+    print("| attack | tries | held | failed | s | first failure |", "| --- " * 6 + "|", sep="\n")
     with tempfile.TemporaryDirectory(prefix="attack") as temporary:
         root = (args.keep or Path(temporary)).resolve()
         share = QUICK if args.quick else args.share

@@ -57,8 +57,10 @@ def _zeroed(data: bytes, rng: random.Random) -> bytes:
 
 
 def _values(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    below = value.items() if isinstance(value, dict) else (
-        enumerate(value) if isinstance(value, list) else ()
+    below = (
+        value.items()
+        if isinstance(value, dict)
+        else (enumerate(value) if isinstance(value, list) else ())
     )
     return [path, *(found for key, item in below for found in _values(item, (*path, key)))]
 

@@ -20,7 +20,6 @@ from attacks import trial
 from attacks.damage import DAMAGES, damaged
 from attacks.material import Material
 from attacks.trial import Bench, Tried, modgap
-
 from modgap.cli.main import main
 from modgap.core.errors import UserError
 
@@ -203,7 +202,7 @@ def _mutate(folder: Path, layout: Layout, rng: random.Random) -> str:
 def _changes(before: str, record: dict[str, Any]) -> str:
     old = json.loads(before)
     now = {k: v for k, v in record.items() if str(old.get(k)) != str(v)}
-    return ascii({**now, **{k: ... for k in old.keys() - record.keys()}})[:300]
+    return ascii({**now, **dict.fromkeys(old.keys() - record.keys(), ...)})[:300]
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
@@ -229,9 +228,7 @@ def _write(file: Path, records: list[dict[str, Any]]) -> None:
         file.write_text("".join(json.dumps(record) + "\n" for record in records))
     elif records and "" in records[0]:
         # By hand, since an object of Python cannot have a key twice.
-        rows = [
-            f"{json.dumps(str(record.pop('')))}: {json.dumps(record)}" for record in records
-        ]
+        rows = [f"{json.dumps(str(record.pop('')))}: {json.dumps(record)}" for record in records]
         file.write_text("{" + ",\n".join(rows) + "}")
     else:
         file.write_text(json.dumps(records))
@@ -328,7 +325,7 @@ def _mathverse(record: dict[str, Any], rng: random.Random) -> None:
     _pick(record, rng, {
         "sample_index": (*_TEXTS, 1, -1, 10**30), "problem_index": (*_TEXTS, 1, -1),
         "problem_version": versions, "question": _TEXTS, "image": (*_NAMES, {}, {"bytes": b""}),
-        "answer": (*_ANSWERS, *golds), "question_type": ("free-form", "multi-choice", "x", "", None),
+        "answer": (*_ANSWERS, *golds), 
+        "question_type": ("free-form", "multi-choice", "x", "", None),
         "metadata": ({}, None, "x", [], {"subject": 5}), "question_for_eval": _TEXTS,
     })  # fmt: skip
-

@@ -234,7 +234,9 @@ def check(folder: Path, samples: int, figures: dict[str, Any]) -> dict[str, bool
 def kill_engines(argv: list[str]) -> int:
     """Kill, resume, and say whether all is as it should be."""
     parser = argparse.ArgumentParser(
-        "attack.py engines", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "attack.py engines",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
@@ -279,4 +281,3 @@ def kill_engines(argv: list[str]) -> int:
     print(json.dumps({key: figures[key] for key in ("kills", "ends", "seconds")}, indent=1))
     print(json.dumps(holds))
     return 0 if all(holds.values()) else 1
-

@@ -26,7 +26,15 @@ from attacks.material import TRAINING, Material
 from attacks.servers import ENVIRONMENT, Hostile, asking
 from attacks.trial import Bench, Tried, modgap
 
-_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.symlink", "os.link"}
+_CHANGES = {
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.truncate",
+    "os.symlink",
+    "os.link",
+}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _APPENDED = ("responses.jsonl", "judge.jsonl")
 
@@ -267,6 +275,7 @@ def _disturbed(bench: Bench, material: Material, disturb: Any, part: float = 1.0
 def verdict_or_answer(asked: dict[str, Any]) -> Any:
     """A model, and a judge, whose word follows from what it is asked."""
     import judge_server
+
     from attacks.servers import body
 
     if "prompt" not in asked and "[Question]" not in json.dumps(asked["messages"]):
@@ -344,7 +353,9 @@ def _without_room(bench: Bench, command: Command, straight: Straight) -> str:
     place = _begun(bench, command)
     most = bench.rng.choice((0, 100, 1000, 3000, 10_000, 100_000, 400_000))
 
-    def work(run: Callable[[], int] = command.work(place)) -> int:
+    run = command.work(place)
+
+    def work() -> int:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
         return run()
@@ -422,5 +433,3 @@ def _complete(place: Path) -> dict[str, list[bytes]]:
             whole = [line for line in lines if line.endswith(b"\n")]
             found[str(path.relative_to(place))] = whole
     return found
-
-

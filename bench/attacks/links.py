@@ -28,9 +28,7 @@ def _socket(path: Path, _: Outside) -> None:
 
 KINDS: dict[str, Callable[[Path, Outside], None]] = {
     "a link to a file outside": lambda path, out: path.symlink_to(out.file),
-    "a link out by ..": lambda path, out: path.symlink_to(
-        os.path.relpath(out.file, path.parent)
-    ),
+    "a link out by ..": lambda path, out: path.symlink_to(os.path.relpath(out.file, path.parent)),
     "a link to a folder outside": lambda path, out: path.symlink_to(out.folder),
     "a link to a new file outside": lambda path, out: path.symlink_to(out.folder / "new"),
     "a link to itself": lambda path, out: path.symlink_to(path.name),

@@ -80,8 +80,8 @@ class Material:
 
         folder = self.root / "mathverse_json"
         folder.mkdir()
-        mathverse_data.write_json(folder / "testmini.json",
-                                  mathverse_data.rows(3, versions=mathverse_data.VERSIONS))  # fmt: skip
+        rows = mathverse_data.rows(3, versions=mathverse_data.VERSIONS)
+        mathverse_data.write_json(folder / "testmini.json", rows)
         return folder
 
     def evaluation(self, out: Path, data: Path | None = None, **more: Any) -> list[str]:
@@ -198,9 +198,10 @@ class Material:
 
 def quietly(command: list[str]) -> str:
     """Run a command that must succeed; returns what it printed."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(
-        io.StringIO()
-    ) as err:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
         status = main(command)
     if status:
         raise RuntimeError(f"{command}: {err.getvalue()}")

@@ -67,7 +67,8 @@ def kinds(material: Material) -> list[Kind]:
         Kind("evaluation", material.run,
              {"grade": grade, "report": report, "eval": resume, "power": power},
              8, material.other_run),
-        Kind("import", material.imported, {"grade": grade, "report": report, "import": reimport}, 3),
+        Kind("import", material.imported,
+             {"grade": grade, "report": report, "import": reimport}, 3),
         Kind("judged", material.judged, {"grade": grade, "report": report}),
         Kind("training", material.trained, {"report": report, "train": retrain}),
         Kind("study", material.study, {"report": report}, 1),
@@ -161,4 +162,3 @@ def difference(old: str, new: str) -> str:
     lost = [line for line in before if line not in after][:3]
     more = [line for line in after if line not in before][:3]
     return f"was {lost}, is {more}"
-

@@ -103,7 +103,15 @@ def _statuses() -> dict[str, Behaviour]:
         for wait in waits
     }
     moved = {f"redirect {code} away": _redirect(code) for code in (301, 302, 303, 307, 308)}
-    places = ("/v1/chat/completions", "ftp://x/", "http://[", "//", "\x01", "", "file:///etc/passwd")
+    places = (
+        "/v1/chat/completions",
+        "ftp://x/",
+        "http://[",
+        "//",
+        "\x01",
+        "",
+        "file:///etc/passwd",
+    )
     moved |= {f"redirect to {place!r}": _redirect(307, place) for place in places}
     return final | waiting | moved
 
@@ -169,12 +177,13 @@ def _encodings() -> dict[str, Behaviour]:
 
 
 def _bodies() -> dict[str, Behaviour]:
-    odd = (b"", b"null", b"NaN", b"[]", b"{}", b"5", b'"text"', b"\xff\xfe", b"\xef\xbb\xbf" + WHOLE,
-           WHOLE[:80], WHOLE + WHOLE, WHOLE + b"x", DEEP, b'{"a":' * 100_000, b"\x00" * 1000,
+    odd = (b"", b"null", b"NaN", b"[]", b"{}", b"5", b'"text"', b"\xff\xfe",
+           b"\xef\xbb\xbf" + WHOLE, WHOLE[:80], WHOLE + WHOLE, WHOLE + b"x", DEEP,
+           b'{"a":' * 100_000, b"\x00" * 1000,
            b'{"choices":' + DEEP, b" " * 30_000_000, b'{"error": "no"}', b'{"error": {}}',
            b'{"error": {"message": {"a": [1]}}}', b'{"error": [5]}',
            WHOLE.replace(b'"choices"', b'"choices": 5, "choices"'))  # fmt: skip
-    found = {f"body {ascii(data[:20])} ({len(data)})": _says(data) for data in odd}
+    found = {f"body {data[:20]!a} ({len(data)})": _says(data) for data in odd}
     shapes: dict[str, Any] = {
         "no choices": {"choices": []}, "choices null": {"choices": None},
         "choices an object": {"choices": {}}, "choices text": {"choices": "x"},
@@ -219,8 +228,8 @@ def _contents() -> dict[str, Behaviour]:
         "role null": {"role": None}, "audio": {"content": None, "audio": {"data": "AA"}},
     }  # fmt: skip
     found |= {name: _says(body(message=fields)) for name, fields in messages.items()}
-    reasons = ("length", "content_filter", "tool_calls", "function_call", "abort", "error", "", None,
-               5, [], "\x1b[2J", "k" * 5000)  # fmt: skip
+    reasons = ("length", "content_filter", "tool_calls", "function_call", "abort", "error", "",
+               None, 5, [], "\x1b[2J", "k" * 5000)  # fmt: skip
     found |= {
         f"finish {ascii(reason)[:30]}": _says(body(choice={"finish_reason": reason}))
         for reason in reasons
@@ -249,8 +258,8 @@ def _usages() -> dict[str, Behaviour]:
 
 def _messages() -> dict[str, Behaviour]:
     """Errors whose words are hostile: escapes, the key, a length."""
-    words = ("\x1b[2J\u202eevil", f"your key is {KEY}", f"Bearer {KEY}", json.dumps(KEY), "k" * 10**6,
-             "a\nb\r\nc", "\ud800", "", None, 5, ["x"], {"a": KEY}, "{0} {} %s %(a)s",
+    words = ("\x1b[2J\u202eevil", f"your key is {KEY}", f"Bearer {KEY}", json.dumps(KEY),
+             "k" * 10**6, "a\nb\r\nc", "\ud800", "", None, 5, ["x"], {"a": KEY}, "{0} {} %s %(a)s",
              "[bold]x[/bold][/]", "system role is not supported",
              "temperature must be 1", "Unsupported parameter: 'max_tokens'")  # fmt: skip
     return {
@@ -539,5 +548,3 @@ def _grades(run: Path) -> dict[Any, tuple[str, str]]:
         (row["problem_id"], row["view"], row["sample"]): (row["outcome"], row["stage"])
         for row in rows
     }
-
-

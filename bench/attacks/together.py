@@ -65,9 +65,7 @@ def _together(bench: Bench, command: Command, straight: Straight) -> str:
     return ""
 
 
-def _at_once(
-    bench: Bench, command: Command, place: Path, outs: list[Path]
-) -> list[trial.Outcome]:
+def _at_once(bench: Bench, command: Command, place: Path, outs: list[Path]) -> list[trial.Outcome]:
     """Start all, in processes that each make an attempt, and collect how they ended."""
     import pickle
 

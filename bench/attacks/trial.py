@@ -133,7 +133,11 @@ class Outcome:
     @property
     def warned(self) -> bool:
         """Whether it failed, or said that something is not as it should be."""
-        return self.status != 0 or bool(re.search(r"(?<!0 )warning|missing|incomplete|left out", self.said, re.I))
+        return self.status != 0 or bool(
+            re.search(
+                r"(?<!0 )warning|missing|incomplete|left out|Note:|not finished", self.said, re.I
+            )
+        )
 
 
 def modgap(*argv: object) -> Callable[[], int]:
@@ -318,7 +322,7 @@ def against(
     if outcome.left:
         return f"left processes: {outcome.left}"
     if found := _CONTROLS.search(outcome.said):
-        return f"a control character {ascii(found[0])}: {_around(outcome.said, found[0])}"
+        return f"a control character {found[0]!a}: {_around(outcome.said, found[0])}"
     if outcome.megabytes > most_megabytes:
         return f"took {outcome.megabytes:.0f} MB"
     if told := secret_in(outcome.said.encode()):
@@ -365,9 +369,7 @@ def secrets_below(place: Path, but: Iterable[Path] = ()) -> str:
 
 def files_below(place: Path) -> list[Path]:
     """The regular files below a folder; links are not followed."""
-    found = (
-        Path(folder, name) for folder, _, names in os.walk(place) for name in names
-    )
+    found = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)
     return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
@@ -409,7 +411,7 @@ def same_tree(place: Path, drop: Callable[[str], bool] = lambda name: False) -> 
     return found
 
 
-_TIMES = re.compile(r"time|second|created|per_s|versions|git|duration|commit", re.I)
+_TIMES = re.compile(r"time|second|created|per_s|versions|git|duration|commit|asked", re.I)
 
 
 def _steady(path: Path) -> bytes:

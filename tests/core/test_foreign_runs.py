@@ -147,7 +147,9 @@ def test_a_manifest_of_another_run_adopts_nothing(tmp_path: Path, what: str) -> 
         lambda: build_report([tmp_path / "run"], tmp_path / "r.html"),
     ):
         with pytest.raises(
-            UserError, match=r"of another run than the manifest\.json beside it: line 1 \(p0, text-"
+            UserError,
+            match=r"of another run than the manifest\.json beside it: line 1 \(p0, text-|"
+            r"problems\.jsonl is not the file that the manifest\.json beside it was written with",
         ):
             act()
     assert files(tmp_path / "run") == before

@@ -81,7 +81,7 @@ def test_a_faulty_record_leaves_what_was_there(tmp_path: Path) -> None:
     folder, out = write_folder(tmp_path / "d"), tmp_path / "out"
     prepare(folder, out, "full-text")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert sorted(before) == ["test.parquet", "train.parquet"]
+    assert sorted(before) == [".lock", "test.parquet", "train.parquet"]
 
     (folder / "test.json").write_text(json.dumps({"p": record(), "q": record(answer="x")}))
     with pytest.raises(UserError, match=r"test\.json line 1, q: answer 'x' is not a finite number"):
