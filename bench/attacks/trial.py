@@ -203,6 +203,9 @@ def _child(
         for number, stream in zip((0, 1, 2), (os.open(os.devnull, os.O_RDONLY), *writers),
                                   strict=True):  # fmt: skip
             os.dup2(stream, number)
+        # pytest, for one, has put others in their place.
+        sys.stdout = open(1, "w", closefd=False)
+        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)
         os.environ.update(environment, TMPDIR=str(place / "tmp"))
         tempfile.tempdir = None
         # What a hung try was doing; far less than the limit, so that it is in the example.
@@ -266,9 +269,9 @@ def _resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
 
-def leftovers(session: int, mark: str, patience: float = _PATIENCE_S) -> list[str]:
+def leftovers(session: int, mark: str, patience: float | None = None) -> list[str]:
     """Processes of a session, or with the mark, that do not end within `patience` seconds."""
-    until = time.monotonic() + patience
+    until = time.monotonic() + (_PATIENCE_S if patience is None else patience)
     while found := list(_of(session, mark)):
         if time.monotonic() > until:
             titles = [
