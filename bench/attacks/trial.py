@@ -204,8 +204,8 @@ def _child(
                                   strict=True):  # fmt: skip
             os.dup2(stream, number)
         # pytest, for one, has put others in their place.
-        sys.stdout = open(1, "w", closefd=False)
-        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.environ.update(environment, TMPDIR=str(place / "tmp"))
         tempfile.tempdir = None
         # What a hung try was doing; far less than the limit, so that it is in the example.

@@ -62,7 +62,6 @@ from modgap.core.files import (
     open_lines,
     open_own,
     open_regular,
-    read_bytes,
     read_text,
 )
 from modgap.core.text import as_utf8
@@ -234,7 +233,8 @@ _TRACES_BELOW = {
 IMAGE_FOLDERS = "image_folders"
 """The key of a manifest under which are the folders of the diagrams: a report reads no others."""
 _PROBLEMS = "problems_digest"
-"""The key of a manifest under which is the digest of problems.jsonl."""
+"""The key of a manifest under which is the digest of the problems."""
+_GRADED_BY = ("id", "answer", "answers", "question", "questions", "grader", "views")
 _MOST_FOLDERS = 50
 DATA_FILES = ("train.json", "test.json", "Diagram_Visual")
 """What a data set in PGPS9K's layout holds: no run is put into such a folder."""
@@ -644,20 +644,20 @@ class RunFolder:
         )
         if self.manifest_path.exists():
             self.note(IMAGE_FOLDERS, _folders(row.image for row in found if row.image))
-            self.note(_PROBLEMS, _digest(self._file("problems.jsonl")))
+            self.note(_PROBLEMS, _digest(found))
 
     def problems(self) -> dict[str, ProblemRow]:
         """The problems of the run by id.
 
         Raises:
-            UserError: A line cannot be read, or the file is not the one that was written: other
-                gold answers would give other grades.
+            UserError: A line cannot be read, or other problems were written: their gold answers
+                would give other grades.
         """
         path = self._file("problems.jsonl")
         found = {row.id: row for row in iter_rows(path, ProblemRow)}
         # Older manifests lack the digest.
         written = self.manifest().get(_PROBLEMS) if self.manifest_path.exists() else None
-        if written and (not path.exists() or _digest(path) != written):
+        if written and _digest(found.values()) != written:
             raise UserError(
                 f"{path} is not the file that the manifest.json beside it was written with: put"
                 " back the one of both that belongs here, or give the command that made the run"
@@ -806,8 +806,10 @@ class ResponseWriter:
             self._file.flush()
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()[:16]
+def _digest(rows: Iterable[ProblemRow]) -> str:
+    """16 hex digits of what decides the grades of problems, in any order."""
+    parts = sorted(json.dumps([getattr(row, name) for name in _GRADED_BY]) for row in rows)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _folders(files: Iterable[str]) -> list[str]:
