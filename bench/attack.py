@@ -1,4 +1,4 @@
-"""Does modgap keep what docs/explanation/promises.md promises, whatever happens to it?
+"""Does modgap keep what docs/reference/promises.md promises, whatever happens to it?
 
 python bench/attack.py [--quick] [--seed 0] [--only kills,data_folders] [--json FILE] [--keep DIR]
 python bench/attack.py engines --out DIR --kill run@500 [...]

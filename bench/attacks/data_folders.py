@@ -88,7 +88,7 @@ def _try(layout: Layout, place: Path) -> str:
         return f"check: {fault}"
     for split in layout.splits:
         read = trial.attempt(lambda split=split: _read_and_grade(layout.name, data, split), place)
-        if fault := trial.against(read, names=("data",)):
+        if fault := trial.against(read, names=("data", "problem")):
             return f"read {split}: {fault}"
         if check.status == 0 and read.status and "has no problems" not in read.err:
             return f"check finds no fault, and read {split} fails: {read.err.strip()[-300:]}"

@@ -48,7 +48,7 @@ def links_in_runs(bench: Bench, material: Material) -> Tried:
     """A file of a run, or one that a command makes there, is a link or a device."""
     rng, every = bench.rng, kinds(material)
     more = [".lock", "summary.json", "grades.jsonl", "grades.relative.jsonl", "judge.jsonl",
-            ".summary.json.tmp", "responses.jsonl", "problems.jsonl", "manifest.json"]  # fmt: skip
+            "responses.jsonl", "problems.jsonl", "manifest.json"]  # fmt: skip
     for _ in range(bench.count(300)):
         kind = rng.choice(every)
         place = bench.place()
