@@ -42,7 +42,7 @@ format: $(READY)
 
 docs: $(READY) $(DOCS)/.ready ## the generated pages, then the site in site/ with its links checked, and a word count
 	$(BIN)/python docs/generate.py
-	$(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 	$(BIN)/python docs/words.py
 
 # Without an NVIDIA driver the CPU build of torch will do, a twentieth of the size: from the index

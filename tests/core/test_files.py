@@ -56,6 +56,12 @@ ODD: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["a\x00b", "\ud800.png"])
+def test_a_name_that_no_file_can_have_is_absent(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(tmp_path / name)
+
+
 @pytest.mark.parametrize(("words", "make"), ODD.items(), ids=ODD)
 def test_what_is_not_a_regular_file_of_bounded_size_is_refused_at_once(
     tmp_path: Path, words: str, make: Callable[[Path], None]

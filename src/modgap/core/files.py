@@ -52,6 +52,8 @@ def open_regular(path: Path | str) -> BinaryIO:
         if error.errno == errno.ENXIO:
             raise _not_regular(path, stat.S_IFSOCK) from None
         raise
+    except ValueError:  # a zero byte, or half of a surrogate pair: no file has this name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     mode = os.fstat(number).st_mode
     if not stat.S_ISREG(mode):
         os.close(number)

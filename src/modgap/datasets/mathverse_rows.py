@@ -106,7 +106,8 @@ def _sound(files: Iterable[Path], root: Root) -> Iterator[Path]:
     """Files in order; refuses one that is not a regular file, or leads out of the folder."""
     for file in sorted(files):
         if fault := root.fault(file):
-            raise UserError(f"{file} {fault[1]}.")
+            remedy = "" if root.target(file) else ": put the file back, or remove it"
+            raise UserError(f"{file} {fault[1]}{remedy}.")
         yield file
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
 from array import array
 from collections.abc import (
     Callable,
@@ -37,7 +36,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modgap.core.disk import full_disk
+from modgap.core.disk import replacing
 from modgap.core.errors import UserError, command_line, unknown
 from modgap.core.files import open_regular
 from modgap.core.problem import Problem
@@ -48,7 +47,7 @@ from modgap.core.prompt import (
     contrastive_question,
     training_question,
 )
-from modgap.core.record import check_writable
+from modgap.core.record import RunFolder, check_writable
 from modgap.datasets import pgps9k
 from modgap.datasets.faults import Progress, glance, unusual_images
 
@@ -178,28 +177,24 @@ def _prepare(
         raise UserError(
             f"{folder} holds no problem in {' or '.join(found) or 'no split'}: nothing to prepare."
         )
-    parts = {split: out / f".{split}.parquet.{os.getpid()}.part" for split in found}
     rows: dict[str, int] = {}
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        for split, part in parts.items():
-            problems = _counted(found[split], sum(rows.values()), total, progress)
-            rows[split] = write_parquet(
-                problems, part, variant, style, root=folder, unusual=unusual
-            )
-        size = {split: part.stat().st_size for split, part in parts.items()}
-        for split, part in parts.items():
-            os.replace(part, out / f"{split}.parquet")
+        # All are written before one is replaced; the lock removes what a killed process left.
+        with RunFolder(out).lock(), contextlib.ExitStack() as replaced:
+            parts = {
+                split: replaced.enter_context(replacing(out / f"{split}.parquet"))
+                for split in found
+            }
+            for split, part in parts.items():
+                problems = _counted(found[split], sum(rows.values()), total, progress)
+                rows[split] = write_parquet(
+                    problems, part, variant, style, root=folder, unusual=unusual
+                )
+            size = {split: part.stat().st_size for split, part in parts.items()}
     except OSError as error:
-        if why := full_disk(error):
-            raise UserError(f"{out} cannot be written: {why}. Make room there.") from error
         at_fault = error.filename and Path(error.filename).is_relative_to(folder)
         remedy = "fix that" if at_fault else "fix that, or choose another --out"
         raise UserError(f"cannot prepare {folder} in {out} ({error}): {remedy}.") from error
-    finally:
-        for part in parts.values():
-            with contextlib.suppress(OSError):
-                part.unlink()
     return PrepareSummary(out, variant, style, rows, size)
 
 
