@@ -17,6 +17,7 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
+from modgap.core.prompt import Style
 from modgap.core.secrets import safe_arguments
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 data_app = App(name="data", help="Make, check and prepare problems.", help_format="markdown")
 model_app = App(name="model", help="Make the testbed model.", help_format="markdown")
-
-StyleName = Literal["paper", "aligned"]
 
 
 @data_app.command
@@ -82,7 +81,7 @@ def prepare(
     *,
     out: Path,
     variant: Literal["full-text", "no-text", "contrastive"],
-    style: StyleName = "aligned",
+    style: Style = "aligned",
     allow_outside: AllowOutside = False,
 ) -> None:
     """Write the training parquet files of a variant, in verl's format.

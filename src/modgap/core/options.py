@@ -55,7 +55,8 @@ class EvalOptions:
             is greedy; `model` takes the model's own, or with a server the server's default.
         max_tokens: Longest response; the model's own (paper style: 4096) if not given.
         seed: Each sample's seed is derived from it; 42 if not given.
-        style: `paper` words prompts as the original did and takes its pixel limits.
+        style: `paper` words prompts as the original did and takes its pixel limits;
+            `paper-author` as the first author's own repository did, which differs in a word.
         engine: What answers: `hf` and `vllm` load the model here, `openai` asks an
             OpenAI-compatible server for it. One of your own is module:object or
             path/to/file.py:object.
@@ -168,7 +169,7 @@ class TrainOptions:
     Attributes:
         engine: What trains: `local` in one process, `verl` on many GPUs (in an environment of its
             own).
-        style: Wording of the prompts.
+        style: Wording of the prompts; `paper` and `paper-author` train with the same words.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
         allow_outside: The data set may name, or link to, images outside its folder.
     """
