@@ -22,7 +22,7 @@ from modgap.core.record import RunFolder
 from modgap.reporting import tables
 from modgap.reporting.collect import collect
 from modgap.reporting.page import build_report, csv_text, latex
-from modgap.reporting.paper import RECIPES, model_size, paper_tables
+from modgap.reporting.paper import RECIPES, paper_tables
 from modgap.reporting.terminal import print_numbers, print_summary
 from modgap.reporting.viewer import embed_json
 
@@ -92,16 +92,6 @@ def test_the_papers_tables_have_a_row_for_each_recipe_and_dashes_for_what_was_no
     assert 'id="paper"' in (tmp_path / "r.html").read_text()
     assert (tmp_path / "r_figures" / "table-paper-1.tex").is_file()
     json.dumps(numbers.model_dump(mode="json"), allow_nan=False)
-
-
-@pytest.mark.parametrize(
-    ("model", "size"),
-    [("Qwen/Qwen2.5-VL-7B-Instruct", "7B"), ("qwen2_5_vl_3b_kl_curriculum", "3B"),
-     ("/models/llava-1.5-0.5b", "0.5B"),
-     ("tiny", None), ("/tmp/b/run", None), ("InternVL3-78B", "78B")],
-)  # fmt: skip
-def test_model_sizes_are_told_from_names(model: str, size: str | None) -> None:
-    assert model_size(model) == size
 
 
 def test_an_unknown_template_is_named_with_the_choices(study: Path, tmp_path: Path) -> None:

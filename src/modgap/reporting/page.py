@@ -38,6 +38,7 @@ from modgap.core.version import __version__
 from modgap.reporting import panels
 from modgap.reporting import tables as t
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect
+from modgap.reporting.comparable import by_benchmark, differences, style_words
 from modgap.reporting.curves import averaged, logged, rollouts
 from modgap.reporting.curves import training as training_panels
 from modgap.reporting.figures import inlined, write_figures
@@ -110,7 +111,7 @@ def build_report(
     numbers, page = render(found, images, template, allow_outside=allow_outside)
     write_text(out, page)
     if template == "paper":
-        write_text(out.with_suffix(".md"), as_utf8(t.as_markdown(paper_tables(numbers))))
+        write_text(out.with_suffix(".md"), as_utf8(_paper_page(numbers)))
     if figures:
         folder = out.with_name(f"{out.stem}_figures")
         write_figures(numbers, folder)
@@ -118,6 +119,14 @@ def build_report(
         if found.sweeps:
             write_seeds(numbers, found.sweeps, folder, " ".join(map(str, paths)))
     return numbers
+
+
+def _paper_page(numbers: ReportSummary) -> str:
+    """The paper's tables in Markdown, and what a reader must know before the numbers."""
+    notes = [f"- {t.one_cell(warning)}" for warning in numbers.warnings]
+    return "\n".join(
+        [t.as_markdown(paper_tables(numbers)), *(["Notes:\n"] if notes else []), *notes]
+    )
 
 
 def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
@@ -144,6 +153,7 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         models={run.name: run.model for run in found.evals},
         sampling={run.name: sampling_of(run.manifest.whole) for run in found.evals},
         seeds=seeds,
+        differs=differences(found.evals, runs),
         warnings=_warnings(found, runs, changed, training),
         headline=headline(runs, changed, seeds, found),
     )
@@ -161,7 +171,9 @@ def _warnings(
     words = list(found.notes)
     for sweep in found.sweeps:
         words += sweep.notes
-    words += [*data_words(found.evals), *unequal_words(found.evals)]
+    words += [*data_words(found.evals), *style_words(found.evals)]
+    for runs_alike in by_benchmark(found.evals):
+        words += unequal_words(runs_alike)
     for run in found.evals:
         words += greedy_words(run.manifest.whole, run.name if several else "")
     words += graded_words(runs)
@@ -449,7 +461,7 @@ def write_tables(numbers: ReportSummary, folder: Path) -> list[Path]:
         several = f"-{number}" if len(numbers.seeds) > 1 else ""
         named |= {f"{name}{several}": table for name, table in seed_tables(part).items()}
     named |= {
-        f"mathverse-{number}": table
+        f"mathverse-{number}": table.noted(numbers.differs or {})
         for number, table in enumerate(mathverse_tables(numbers.runs), start=1)
     }
     if numbers.paper is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -11,6 +11,8 @@ from modgap.analysis.gap import GapChange
 from modgap.analysis.results import ReportSummary, Summary
 from modgap.core.text import interval, percent, signed
 
+NOT_COMPARABLE = "differs in"
+"""Head of the column that says what a run differs in from the one that it stands beside."""
 LONG = 40
 """Characters from which on a cell of words may be broken."""
 MEANINGS = {
@@ -82,6 +84,17 @@ class Table:
             if len(cell) > LONG
             else ' class="l"'
         )
+
+    def noted(self, notes: Mapping[str, Sequence[str]]) -> Table:
+        """The table with what each run differs in, where it has rows of such runs.
+
+        Args:
+            notes: Name of a run -> in words, what keeps it from being compared.
+        """
+        if self.head[0] != "run" or notes.keys().isdisjoint(row[0] for row in self.rows):
+            return self
+        rows = tuple((*row, "; ".join(notes.get(row[0], ()))) for row in self.rows)
+        return replace(self, head=(*self.head, NOT_COMPARABLE), rows=rows)
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown."""
@@ -319,7 +332,11 @@ def every_table(numbers: ReportSummary) -> dict[str, Table]:
         "controls": controls_table(runs),
         **{f"types-{name}": type_table(summary) for name, summary in runs.items()},
     }
-    return {name: table for name, table in tables.items() if table is not None and table.rows}
+    return {
+        name: table.noted(numbers.differs or {})
+        for name, table in tables.items()
+        if table is not None and table.rows
+    }
 
 
 def as_markdown(tables: Iterable[Table | None]) -> str:
