@@ -73,6 +73,7 @@ AUTHORS = "/proj/long-multi/granite-3b-ablate/verl/checkpoints/9k_geometry_dapo"
         ("runs/kl/stage2/checkpoints/step_100", "kl", None),
         ("seed1/kl", "kl", None),
         ("kl (2)", "kl", None),
+        ("kl on mathverse", "kl", None),
         ("7b-full-text", "full-text", "7B"),
         ("full-text_7b", "full-text", "7B"),
         # A word or an order that is not known: it may be another recipe.

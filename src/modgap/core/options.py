@@ -228,6 +228,10 @@ class StudySpec:
         limit: Only this number of test problems, from the first.
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
         jobs: Trainings and evaluations at a time, which share the visible accelerators.
+        also: Another data set to measure the base model and every recipe on, NAME=PATH with a
+            --benchmark as NAME, e.g. mathverse=MathVerse; in its own default views; repeatable.
+        reference: A run folder, such as that of another model, to show in the report beside the
+            study's own; repeatable.
         options: How to evaluate.
     """
 
@@ -241,6 +245,8 @@ class StudySpec:
     limit: int | None = None
     seeds: Annotated[tuple[int, ...] | None, Parameter(parse=False)] = None
     jobs: int = 1
+    also: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = ()
+    reference: Annotated[tuple[Path, ...], Parameter(negative=(), consume_multiple=True)] = ()
     options: EvalOptions = field(default_factory=EvalOptions)
 
 

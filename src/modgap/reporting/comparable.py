@@ -25,7 +25,7 @@ def differences(
     found: dict[str, list[str]] = {}
     data = {name: number for number, names in enumerate(groups(runs)) for name in names}
     for run in runs:
-        beside = first.setdefault(benchmark_of(run), run)
+        beside = first.setdefault(f"{run.also} {benchmark_of(run)}", run)
         words: list[str] = []
         if data[run.name] != data[beside.name]:
             words.append(f"data ({beside.name} has other problems)")
@@ -51,6 +51,39 @@ def by_benchmark(runs: Sequence[EvalRun]) -> list[list[EvalRun]]:
     for run in runs:
         found.setdefault(benchmark_of(run), []).append(run)
     return list(found.values())
+
+
+def by_set(runs: Sequence[EvalRun]) -> list[list[EvalRun]]:
+    """The runs that are compared with each other: a study's own, then those of each other set."""
+    found: dict[str, list[EvalRun]] = {}
+    for run in runs:
+        found.setdefault(run.also, []).append(run)
+    return list(found.values())
+
+
+def side_by_side(runs: Sequence[EvalRun]) -> dict[str, dict[str, str]] | None:
+    """Model -> set -> run, where a study measured on several sets; `None` elsewhere.
+
+    Runs from outside the study are there for reference, one row for each model, where they were
+    asked the same problems as one of its sets.
+    """
+    sets = {run.also: run for run in reversed(runs) if run.base}
+    if len(sets) < 2:
+        return None
+    rows: dict[str, dict[str, str]] = {}
+    data = {name: number for number, names in enumerate(groups(runs)) for name in names}
+    labels = {data[run.name]: also or _benchmark_given(run) for also, run in sets.items()}
+    for run in runs:
+        label = labels.get(data[run.name])
+        if label is None:
+            continue
+        row = run.name.removesuffix(f" on {run.also}") if run.base else run.model or run.name
+        rows.setdefault(row, {}).setdefault(label, run.name)
+    return rows
+
+
+def _benchmark_given(run: EvalRun) -> str:
+    return str(run.manifest.given.get("benchmark") or "main")
 
 
 def style_words(runs: Sequence[EvalRun]) -> list[str]:

@@ -38,7 +38,13 @@ from modgap.core.version import __version__
 from modgap.reporting import panels
 from modgap.reporting import tables as t
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect
-from modgap.reporting.comparable import by_benchmark, differences, style_words
+from modgap.reporting.comparable import (
+    by_benchmark,
+    by_set,
+    differences,
+    side_by_side,
+    style_words,
+)
 from modgap.reporting.curves import averaged, logged, rollouts
 from modgap.reporting.curves import training as training_panels
 from modgap.reporting.figures import inlined, write_figures
@@ -142,7 +148,10 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
     for run, score in zip(found.evals, scores, strict=True):
         summary = summarise_run(score, mode_of(run.grades.values()))
         runs[run.name] = summary.model_copy(update={"judge": judged(run)})
-    changed = changes(dict(zip(runs, scores, strict=True)))
+    of_run = dict(zip(runs, scores, strict=True))
+    changed: dict[str, GapChange] = {}
+    for alike in by_set(found.evals):
+        changed |= changes({run.name: of_run[run.name] for run in alike})
     training = logged(found.stages)
     found.sweeps = find_sweeps(found, scores)
     seeds = [seed_numbers(sweep) for sweep in found.sweeps]
@@ -154,6 +163,7 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         sampling={run.name: sampling_of(run.manifest.whole) for run in found.evals},
         seeds=seeds,
         differs=differences(found.evals, runs),
+        sets=side_by_side(found.evals),
         warnings=_warnings(found, runs, changed, training),
         headline=headline(runs, changed, seeds, found),
     )
@@ -171,7 +181,9 @@ def _warnings(
     words = list(found.notes)
     for sweep in found.sweeps:
         words += sweep.notes
-    words += [*data_words(found.evals), *style_words(found.evals)]
+    for alike in by_set(found.evals):
+        words += data_words(alike)
+    words += style_words(found.evals)
     for runs_alike in by_benchmark(found.evals):
         words += unequal_words(runs_alike)
     for run in found.evals:
@@ -185,8 +197,10 @@ def _warnings(
         words += reply_words(run.responses, run.grades.values(), run.name if several else "")
     # The base model is evaluated once in each study: these repetitions are not changes.
     again = {run.name for sweep in found.sweeps for run in sweep.untrained}
-    of_others = {name: change for name, change in changed.items() if name not in again}
-    return words + change_words(of_others, next(iter(runs), ""))
+    for alike in by_set(found.evals):
+        names = [run.name for run in alike if run.name in changed and run.name not in again]
+        words += change_words({name: changed[name] for name in names}, alike[0].name)
+    return words
 
 
 @functools.cache
@@ -277,8 +291,9 @@ def _tables(
     runs = numbers.runs
     sections: dict[str, list[t.Table | None]] = {
         "accuracy": [
+            t.sets_table(numbers),
             t.accuracy_table(runs),
-            t.gap_table(runs, numbers.changes),
+            t.gap_table(runs, numbers.changes, several=bool(numbers.sets)),
             t.passes_table(runs),
             *mathverse_tables(runs),
             *judge_tables(runs),

@@ -112,7 +112,9 @@ def _last_name(name: str) -> str:
 
     An import writes `--` for the slashes of a model's name.
     """
-    name = re.sub(r" \(\d+\)$", "", name)  # how a report tells equal names apart
+    # How a report tells equal names apart, and calls what a study measured on another set.
+    name = re.sub(r" \(\d+\)$", "", name)
+    name = re.sub(r" on [\w.-]+$", "", name)
     parts = [part for part in re.split(r"/|\\|--", name) if _plain(part)]
     named = [part for part in parts if not _NOT_A_NAME.fullmatch(_plain(part))]
     return (named or parts or [name])[-1]
