@@ -22,7 +22,7 @@ from cyclopts import App
 
 from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
-from modgap.cli.runs import grade, report
+from modgap.cli.runs import export, grade, report
 from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
 from modgap.core.options import EvalOptions, Set, StudyArguments, TrainOptions, parse_seeds
@@ -43,7 +43,7 @@ app = App(
 for part in (data_app, model_app):
     app.command(part)
 app.command(import_answers, name="import")
-for command in (power, grade, report):
+for command in (power, grade, export, report):
     app.command(command)
 
 
