@@ -152,6 +152,31 @@ def test_the_text_summary_is_what_the_original_writes(run: RunFolder, tmp_path: 
     assert (out / "summary.txt").read_bytes() == (tmp_path / "theirs.txt").read_bytes()
 
 
+def test_an_import_writes_the_originals_summary_of_every_folder(
+    tmp_path: Path, gt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in both_views(tmp_path / "results"):
+        (folder / "qprob_9_attempt0.txt").write_text("a file that only the original counts")
+    scan = tmp_path / "ours.txt"
+    command = ["import", "--gt", str(gt), "--results-root", str(tmp_path / "results"), "--out",
+               str(tmp_path / "run"), "--scan-output", str(scan)]  # fmt: skip
+    assert main(command) == 0
+    assert str(scan) in capsys.readouterr().out
+    words = scan.read_text().splitlines()
+    assert [line for line in words if line.startswith("Directory")] == [
+        "Directory: new_9k_m_4096_tmp_0.6",
+        "Directory: new_9k_m_full_cond_max4096_n4_tmp_0.6_bs16",
+    ]
+    assert words[1:5] == ["=== Overall ===", "Accuracy: 0.2500", "Total   : 4", "Correct : 1"]
+    subprocess.run(
+        [sys.executable, "-X", "utf8", str(original_eval()), "--scan-all-results", "--answer-dir",
+         "x", "--results-root", str(tmp_path / "results"), "--gt-file", str(gt), "--scan-output",
+         str(tmp_path / "theirs.txt")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    assert scan.read_bytes() == (tmp_path / "theirs.txt").read_bytes()
+
+
 # ---- MathVerse -----------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ to rounding.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -88,3 +88,13 @@ def original_lines(row: OriginalFigures) -> list[str]:
         f"Pass@1  : {row.pass_at_1:.4f}",
         "",
     ]
+
+
+def scan_text(summaries: Mapping[str, Sequence[str]]) -> str:
+    """What the original's `eval.py --scan-all-results --scan-output FILE` writes of folders.
+
+    Args:
+        summaries: Folder -> the lines of its figures, see `original_lines`.
+    """
+    blocks = ["\n".join([f"Directory: {name}", *summaries[name], ""]) for name in sorted(summaries)]
+    return "\n".join(blocks)

@@ -21,7 +21,10 @@ from modgap.core.prompt import Style
 from modgap.core.secrets import safe_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from modgap.datasets.faults import Report
+    from modgap.original.importing import Imported
     from modgap.workflows.power import Plan
 
 data_app = App(name="data", help="Make, check and prepare problems.", help_format="markdown")
@@ -116,6 +119,7 @@ def import_answers(
     gt: Path | None = None,
     view: str | None = None,
     results_root: Path | None = None,
+    scan_output: Path | None = None,
     allow_outside: AllowOutside = False,
 ) -> None:
     """Make a run of the original repository's answers, and grade it; needs no diagrams.
@@ -131,12 +135,13 @@ def import_answers(
         view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any
             other image-only.
         results_root: Also every folder below this one that holds answers.
+        scan_output: Also write the original's figures of every folder to this text file, as its
+            eval.py --scan-output does.
         allow_outside: Links in these folders may lead out of them.
     """
     from modgap.core.progress import progress_bars
     from modgap.original.import_mathverse import import_generations
     from modgap.original.import_pgps9k import import_answers as import_folders
-    from modgap.original.importing import print_imported
     from modgap.original.mathverse import generation_files
 
     if files := generation_files(folders, results_root, allow_outside=allow_outside):
@@ -148,8 +153,7 @@ def import_answers(
             runs = import_generations(
                 files, out, gt=gt, given=given(), progress=bars, allow_outside=allow_outside
             )
-        for run in runs:
-            print_imported(run)
+        _print_all(runs, scan_output, results_root)
         return
     if gt is None:
         raise UserError("--gt is missing: answer folders need the data set's test.json.")
@@ -158,8 +162,17 @@ def import_answers(
             folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars,
             allow_outside=allow_outside,
         )  # fmt: skip
+    _print_all(runs, scan_output, results_root)
+
+
+def _print_all(runs: Sequence[Imported], scan_output: Path | None, root: Path | None) -> None:
+    from modgap.original.importing import print_imported, write_scan
+
     for run in runs:
         print_imported(run)
+    if scan_output is not None:
+        write_scan(runs, scan_output, root)
+        show(f"the original's figures: {scan_output}")
 
 
 def power(

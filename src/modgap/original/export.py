@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modgap.analysis.original import original_figures, original_lines
+from modgap.analysis.original import original_figures, original_lines, scan_text
 from modgap.analysis.original_mathverse import mathverse_figures, mathverse_lines
 from modgap.core.errors import UserError
 from modgap.core.problem import split_grader
@@ -295,16 +295,6 @@ def _write(exported: Exported, out: Path) -> None:
     if exported.golds:
         write_text(out / GOLD, json.dumps(exported.golds, indent=1, ensure_ascii=False))
     write_text(out / SUMMARY, scan_text(exported.summaries))
-
-
-def scan_text(summaries: Mapping[str, Sequence[str]]) -> str:
-    """What the original's `eval.py --scan-all-results --scan-output FILE` writes of folders.
-
-    Args:
-        summaries: Folder -> the lines of its figures, see `original_lines`.
-    """
-    blocks = ["\n".join([f"Directory: {name}", *summaries[name], ""]) for name in sorted(summaries)]
-    return "\n".join(blocks)
 
 
 def print_exported(exported: Exported, out: Path) -> None:
