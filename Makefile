@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # verl holds other versions of the same packages, so it gets an environment of its own.
 VERL ?= .venv-verl
+# The site's builder, apart from what the package needs.
+DOCS ?= .venv-docs
 # The first of these that is there and new enough; `make PYTHON=...` chooses another.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -35,8 +37,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## the pages that are generated
+docs: $(READY) $(DOCS)/.ready ## the generated pages, then the site in site/ with its links checked, and a word count
 	$(BIN)/python docs/generate.py
+	$(DOCS)/bin/mkdocs build --strict --quiet
+	$(BIN)/python docs/words.py
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "modgap needs Python 3.11 or later: apt-get install python3 python3-venv" >&2; exit 1; }
@@ -56,5 +60,10 @@ $(VERL)/.ready: pyproject.toml constraints-verl.txt
 	$(VERL)/bin/pip install --disable-pip-version-check -q --no-deps -r constraints-verl.txt -e .
 	@touch $@
 
+$(DOCS)/.ready: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --disable-pip-version-check -q -r docs/requirements.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VERL) demo
+	rm -rf $(VENV) $(VERL) $(DOCS) demo site

@@ -2,7 +2,7 @@ r"""Ours against mathruler, math-verify and the original's rules: verdicts and t
 pairs of the tests.
 
 python bench/grading.py [--repeat N] [--floods]
-        prints Markdown; docs/grading.md shows a run of it
+        prints Markdown; docs/lab/grading.md shows a run of it
     [--math-verify DIR] [--mathruler DIR] [--easyr1 DIR]
         checkouts of other graders: also the pairs that they publish
     [--oracles-only] [--details]
@@ -11,8 +11,8 @@ python bench/grading.py [--repeat N] [--floods]
 The pairs are ours, the labels state what a reader would say under the strict rule (5e-3 for
 numbers), so that the figures for our own graders say that they do what they are meant to, and those
 for the others what they miss and why. The original's rules are our mode `paper`, which gives its
-verdicts (see docs/grading.md). Pairs that never come back from sympy (`9**9**9`) are left out for
-all. math-verify runs in this process's main thread, as it has to.
+verdicts (see docs/lab/grading.md). Pairs that never come back from sympy (`9**9**9`) are left out
+for all. math-verify runs in this process's main thread, as it has to.
 """
 
 from __future__ import annotations

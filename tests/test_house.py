@@ -182,7 +182,8 @@ def test_nothing_stray_lies_at_the_root() -> None:
     known = {
         ".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff",
         "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "bench", "constraints-verl.txt",
-        "constraints-vllm.txt", "constraints.txt", "docs", "pyproject.toml", "src", "tests",
+        "constraints-vllm.txt", "constraints.txt", "docs", "examples", "mkdocs.yml",
+        "pyproject.toml", "src", "tests",
     }  # fmt: skip
     names = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True

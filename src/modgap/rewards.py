@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modgap.core.thinking import message_text, reasoning_of
-from modgap.grading.answer import Tolerance, reward
+from modgap.grading.answer import Tolerance, as_gold, reward
 
 Message = Mapping[str, Any]
 GOLD_COLUMNS = ("ground_truth", "answer", "solution")
@@ -24,7 +24,7 @@ GOLD_COLUMNS = ("ground_truth", "answer", "solution")
 def compute_score(
     data_source: str,
     solution_str: str | None,
-    ground_truth: str,
+    ground_truth: str | float,
     extra_info: Mapping[str, Any] | None = None,
     *,
     tolerance: Tolerance = "relative",
@@ -36,7 +36,7 @@ def compute_score(
         data_source: Unused; every source has the same rule.
         solution_str: The response; None, which a server may return for an empty message, is an
             empty response.
-        ground_truth: The gold answer.
+        ground_truth: The gold answer, a string or a number.
         extra_info: Unused.
         tolerance: `exact` (the paper's), `strict` or `relative`; verl passes it from
             `reward_kwargs`.
@@ -47,7 +47,7 @@ def compute_score(
             `score` is 1. `format`.
         `ungraded`: 1.0 if the gold answer is not a number, so the response could not be graded.
     """
-    result = reward(solution_str or "", ground_truth, tolerance)
+    result = reward(solution_str or "", as_gold(ground_truth), tolerance)
     return {
         "score": result.score,
         "acc": float(result.acc == 1.0 and result.format == 1.0),
@@ -69,9 +69,9 @@ def gap_reward(
             string or parts, of which `thinking` is read as `<think>...</think>`). None, as the
             whole or as the content, is an empty response: a server may return null.
         tolerance: As in `compute_score`; bind another one with `functools.partial`.
-        **columns: The data set's columns, one value for each completion. The gold answer is
-            `ground_truth`, `answer` or `solution`, the first that exists; `prompts`,
-            `trainer_state` and similar columns are ignored.
+        **columns: The data set's columns, one value for each completion. The gold answer, a string
+            or a number, is `ground_truth`, `answer` or `solution`, the first that exists;
+            `prompts`, `trainer_state` and similar columns are ignored.
 
     Returns:
         One score for each completion; None (TRL: not scored) where the gold answer is not a
@@ -94,7 +94,7 @@ def gap_reward(
             " each"
         )
     results = [
-        reward(_text(completion), str(gold), tolerance)
+        reward(_text(completion), as_gold(gold), tolerance)
         for completion, gold in zip(completions, golds, strict=True)
     ]
     paired = zip(results, golds, strict=True)

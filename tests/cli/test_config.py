@@ -111,7 +111,7 @@ def test_prepared_files_say_how_they_were_made(tmp_path: Path, where: dict[str, 
         "folder": where["data"], "out": str(tmp_path / "p"), "variant": "no-text",
         "style": "aligned",
     }  # fmt: skip
-    assert main([*words, str(tmp_path / "p"), "--style", "paper"]) == 0
+    assert main([*words, str(tmp_path / "p"), "--style", "paper", "--force"]) == 0
     assert options_of(tmp_path / "p")["style"] == "paper"
 
 
@@ -122,7 +122,7 @@ def test_prepare_replaces_no_run(
     (tmp_path / "run" / "manifest.json").write_text('{"kind": "eval"}')
     words = ["data", "prepare", where["data"], "--variant", "no-text", "--out"]
     assert main([*words, str(tmp_path / "run")]) == 1
-    assert "holds a run of another kind (eval): give another --out" in capsys.readouterr().err
+    assert "kind was 'eval', now 'prepare'. Give another --out" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["manifest.json"]
 
 

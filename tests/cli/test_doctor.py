@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modgap.cli import doctor
+from modgap.core.extras import install
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -22,8 +23,8 @@ def test_what_is_not_installed_is_said_with_its_extra_and_its_use(
     monkeypatch.setattr(doctor, "_devices", lambda: None)
     assert doctor.diagnose() == 0
     said = lines(capsys)
-    assert "pip install 'modgap[ray]', for evaluation on several accelerators" in said["ray"]
-    assert "pip install 'modgap[mathverse]', for the symbolic stage" in said["math-verify"]
+    assert f"{install('ray')}, for evaluation on several accelerators" in said["ray"]
+    assert f"{install('mathverse')}, for the symbolic stage" in said["math-verify"]
     assert "modelscope:ORG/NAME" in said["modelscope"]
     assert said["training"].endswith("here: local") and said["inference"].endswith("here: hf")
 
@@ -52,4 +53,4 @@ def test_what_a_plain_installation_lacks_is_a_failure_with_its_remedy(
     monkeypatch.setattr(doctor, "_installed", lambda name: name != "peft")
     monkeypatch.setattr(doctor, "_devices", lambda: None)
     assert doctor.diagnose() == 1
-    assert lines(capsys)["missing:"] == "missing: peft. Remedy: pip install modgap"
+    assert lines(capsys)["missing:"] == f"missing: peft. Remedy: {install()}"

@@ -64,6 +64,17 @@ def test_keys_are_not_printed(
     assert err.count("modgap: ") == 3
 
 
+@pytest.mark.parametrize("before", range(256, 288, 4))
+def test_no_half_of_a_key_stays_where_a_long_line_is_cut(
+    before: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(secrets, "_known", {})
+    secrets.keep_out("sk-abcdefghijklmnopqrstuvwxyz")
+    say(f"{'x ' * (before // 2)}sk-abcdefghijklmnopqrstuvwxyz {'y ' * 200}")
+    err = capsys.readouterr().err
+    assert " ... " in err and "sk-" not in err and "wxyz" not in err
+
+
 def test_one_function_prints() -> None:
     """Two programs talk to the process that started them: they do not print for a person."""
     root = Path(modgap.__file__).parent

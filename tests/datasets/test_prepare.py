@@ -85,10 +85,10 @@ def test_a_faulty_record_leaves_what_was_there(tmp_path: Path) -> None:
 
     (folder / "test.json").write_text(json.dumps({"p": record(), "q": record(answer="x")}))
     with pytest.raises(UserError, match=r"test\.json line 1, q: answer 'x' is not a finite number"):
-        prepare(folder, out, "no-text")
+        prepare(folder, out, "no-text", force=True)
     (folder / "test.json").write_text(json.dumps({"p": record(diagram="img_7.png")}))
     with pytest.raises(UserError, match=r"img_7\.png is absent"):
-        prepare(folder, out, "no-text")
+        prepare(folder, out, "no-text", force=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 

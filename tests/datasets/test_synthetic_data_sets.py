@@ -46,7 +46,7 @@ def test_a_run_that_is_cut_short_leaves_no_data_set(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path, 12, 2, workers=1, progress=stop)
+        write_dataset(tmp_path, 12, 2, workers=1, progress=stop, force=True)
     assert not list(tmp_path.glob("*.json")) and not list(tmp_path.glob(".*.part"))
     (tmp_path / ".train.json.12345.part").write_text("of a process that was killed")
     write_dataset(tmp_path, 4, 2, workers=1)
@@ -84,7 +84,7 @@ def test_train_json_is_the_last_to_come_and_the_first_to_go(
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path, 2, 1, workers=1)
+        write_dataset(tmp_path, 2, 1, workers=1, force=True)
     assert (
         sorted(path.name for path in tmp_path.glob("*.json"))
         == ["solutions.json", "test.json"][:fails]
@@ -106,7 +106,7 @@ def test_an_out_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_somebody_elses_data_set_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text("{}")
-    with pytest.raises(ValueError, match="choose another folder"):
+    with pytest.raises(ValueError, match="not one of ours: give another --out"):
         write_dataset(tmp_path, 1, 1)
     assert (tmp_path / "train.json").read_text() == "{}"
 

@@ -276,6 +276,9 @@ def test_a_run_of_which_every_sample_failed_has_no_gap_and_ends_with_the_cause(
                       "msg": "Extra inputs are not permitted"}]},
          "seed"),
         ({"message": "System role not supported"}, "system"),
+        ({"message": "Prompting with images is incompatible with system messages."}, "system"),
+        ({"message": "Conversation roles must alternate user/assistant/user/assistant/..."},
+         "system"),
         ({"message": "Unsupported value: 'temperature' does not support 0.6",
           "param": "temperature"}, "temperature"),
         ({"message": "This model's maximum context length is 2048 tokens"}, None),
@@ -351,7 +354,8 @@ def test_a_redirect_is_followed_to_the_same_origin_only(
     first = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
     threading.Thread(target=first.serve_forever, daemon=True).start()
     try:
-        client = OpenAIEngine("m", f"http://127.0.0.1:{first.server_port}/v1", max_retries=0)
+        reached = Reached(f"http://127.0.0.1:{first.server_port}/v1", max_retries=0)
+        client = OpenAIEngine("m", reached)
         if same and status in (307, 308):
             assert one(client).finish_reason == "stop"
         elif not same:

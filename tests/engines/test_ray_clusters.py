@@ -212,9 +212,6 @@ def test_whatever_ends_the_command_leaves_no_process(
     data: Path, mark: str, tmp_path: Path, kind: signal.Signals
 ) -> None:
     out = tmp_path / "run"
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # not ignored, as in a shell's background jobs
     argv = command(data, out, "--replicas", "2", "--samples", "100", "--batch-size", "2")
     told = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 150

@@ -105,7 +105,7 @@ def test_without_a_question_type_an_answer_is_a_number(question_type: str) -> No
         ),
         ({"question_type": "mathverse:free-form"}, "unknown question_type 'mathverse:free-form'"),
         ({"question_type": None}, "question_type is None, of the type NoneType: give a string"),
-        ({"gold": 25.0}, "gold is 25.0, of the type float: give a string"),
+        ({"gold": None}, "gold is None, of the type NoneType: give a string"),
         ({"response": None}, "response is None"),
         ({"mode": None}, "mode is None"),
     ],

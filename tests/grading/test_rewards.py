@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modgap import grade_answer
 from modgap.core.record import ProblemRow, Response, RunFolder
 from modgap.rewards import compute_score, gap_reward
 from modgap.workflows.grade import grade_run
@@ -75,6 +78,20 @@ def test_a_gold_that_is_no_number_is_counted_and_not_scored() -> None:
     }
     with pytest.warns(UserWarning, match="a square"):
         assert gap_reward([GOOD, GOOD], answer=["5", "a square"]) == [1.0, None]
+
+
+@pytest.mark.parametrize("gold", [5, 5.0, np.float64(5), np.int32(5)])
+def test_a_gold_may_be_a_number(gold: Any) -> None:
+    assert compute_score("9k", GOOD, gold)["score"] == 1.0
+    assert gap_reward([GOOD], answer=[gold]) == [1.0]
+    assert grade_answer(GOOD, gold).outcome == "correct"
+
+
+@pytest.mark.parametrize("gold", [None, [5, 6], float("nan")])
+def test_a_gold_that_is_neither_text_nor_a_number_is_counted(gold: Any) -> None:
+    assert compute_score("9k", GOOD, gold)["ungraded"] == 1.0
+    with pytest.warns(UserWarning, match="not numbers"):
+        assert gap_reward([GOOD], answer=[gold]) == [None]
 
 
 def test_the_reward_and_a_graded_run_agree(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from modgap.engines.hf import HfEngine
 from modgap.models import load
 from modgap.models.decode import Generated
 from modgap.models.encode import EncodedPrompt
-from modgap.models.load import check_folder, load_policy, model_fingerprint, resolve
+from modgap.models.load import check_folder, check_model, load_policy, model_fingerprint, resolve
 from modgap.models.policy import Policy
 
 
@@ -66,7 +66,7 @@ def test_bad_models_are_named_in_one_line(
         (lambda: check_folder(other), "llama"),
         (lambda: check_folder(empty), "config.json"),
         (lambda: resolve("no_such_model"), "qwen2_5_vl_3b"),
-        (lambda: resolve("modelscope:a/b"), r"modgap\[modelscope\]"),
+        (lambda: resolve("modelscope:a/b"), r"pip install .*\[modelscope\]"),
         (lambda: load_policy(folder, dtype="float99"), "float99"),
         (lambda: load_policy(folder, device="cpu").encode(Prompt("x")), "none is given"),
     ):
@@ -248,3 +248,16 @@ def test_out_of_memory_with_one_response_says_what_helps() -> None:
     request = Request("p7", "text-only", Prompt("x", has_image=False), None, (0,))
     with pytest.raises(UserError, match=r"single response.*p7.*--max-tokens"):
         list(HfEngine(Cramped(0)).generate([request], Sampling()))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", "[" * 100_000, "\xff"])
+@pytest.mark.parametrize(
+    "name", ["generation_config.json", "preprocessor_config.json", "tokenizer_config.json"]
+)
+def test_a_damaged_file_of_settings_is_named(
+    folder: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=rf"{name} is .*: copy the model again\."):
+        check_model(tmp_path / "model")

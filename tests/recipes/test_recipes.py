@@ -124,7 +124,7 @@ def test_a_bug_in_a_users_module_is_not_taken_for_a_missing_name(
         "import math\nmath.no_such_thing\ndef reward(a, b): return 0.0\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(AttributeError, match="no_such_thing"):
+    with pytest.raises(UserError, match=r"no_such_thing.*reward_with_a_bug\.py line 2\)"):
         registry.load("reward_with_a_bug:reward")
     with pytest.raises(UserError, match="math has no 'sine'"):
         registry.load("math:sine")

@@ -45,14 +45,14 @@ class Server:
     Attributes:
         fault: Chooses what goes wrong with a request, given its body and which attempt it is; ""
             for nothing.
-        reply: The body of a good answer, or (status, body).
+        reply: The body of an answer, or (status, body); bytes are sent as they are.
+        headers: More headers of every answer.
     """
 
     def __init__(self) -> None:
         self.fault: Callable[[dict[str, Any], int], str] = lambda body, attempt: ""
-        self.reply: Callable[[dict[str, Any]], dict[str, Any] | tuple[int, dict[str, Any]]] = (
-            lambda body: completion()
-        )
+        self.reply: Callable[[dict[str, Any]], Any] = lambda body: completion()
+        self.headers: dict[str, str] = {}
         self.seconds = 0.0
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
@@ -139,7 +139,8 @@ class Server:
             def send_json(
                 self, status: int, data: Any, headers: dict[str, str] | None = None
             ) -> None:
-                self.send_bytes(status, json.dumps(data).encode(), headers)
+                content = data if isinstance(data, bytes) else json.dumps(data).encode()
+                self.send_bytes(status, content, {**outer.headers, **(headers or {})})
 
             def send_bytes(
                 self, status: int, data: bytes, headers: dict[str, str] | None = None

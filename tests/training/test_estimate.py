@@ -40,7 +40,7 @@ from modgap.training.plan import (
     with_twins,
 )
 from modgap.training.shape import SHAPES, Shape
-from modgap.workflows.train import print_plan, resolve_recipe
+from modgap.workflows.train import dry_run_lines, resolve_recipe
 
 QWEN = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
 LENGTHS = Lengths(image=256, prompt=396, twin=356, response=400, longest=800)
@@ -280,7 +280,7 @@ def test_flops_of_the_update_are_what_torch_counts() -> None:
 
 
 def test_the_dry_run_prints_cost_and_assumptions(capsys: pytest.CaptureFixture[str]) -> None:
-    print_plan(resolve_recipe("kl", ("prompts_per_step=8", "mini_batch=8")))
+    print(*dry_run_lines(resolve_recipe("kl", ("prompts_per_step=8", "mini_batch=8"))), sep="\n")
     out = capsys.readouterr().out
     for words in (
         "FLOPs a step",
@@ -290,9 +290,12 @@ def test_the_dry_run_prints_cost_and_assumptions(capsys: pytest.CaptureFixture[s
         "contrastive",
     ):
         assert words in out
-    print_plan(resolve_recipe("full-text", ()), model="Qwen/Qwen2.5-VL-3B-Instruct")
+    print(
+        *dry_run_lines(resolve_recipe("full-text", ()), model="Qwen/Qwen2.5-VL-3B-Instruct"),
+        sep="\n",
+    )
     assert ("H200" in capsys.readouterr().out) or torch.cuda.is_available()
-    print_plan(resolve_recipe("full-text", ()), model="some/model")
+    print(*dry_run_lines(resolve_recipe("full-text", ()), model="some/model"), sep="\n")
     assert "no estimate" in capsys.readouterr().out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_training import PROBLEMS, SETTINGS, log_of, made_up, recipe, rollouts_of, run, weights_of
 
+from modgap.core import progress
 from modgap.core.errors import UserError
 from modgap.core.prompt import contrastive_prompt, training_prompt
 from modgap.core.recipe import Recipe, Stage
@@ -272,3 +274,23 @@ def test_the_twin_shares_the_image_of_its_prompt(policy: Policy) -> None:
     )
     twin = policy.encode(contrastive_prompt(problem), problem.open_image())
     assert full.image_key == twin.image_key and len(twin) < len(full)
+
+
+def test_a_step_tells_what_it_does_inside(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "_active", SimpleNamespace(doing=said.append))
+    run(recipe(contrastive=True, steps=1, prompts_per_step=4, mini_batch=2), tiny, tmp_path / "run")
+    seen = dict.fromkeys(re.sub(r"\d+", "N", words) for words in said)
+    for words in (
+        "loading the model model",
+        "prompt N of N",
+        "reading N prompts",
+        "token N of at most N",
+        "log-probabilities: pass N of N",
+        "update: pass N of N",
+        "optimizer step",
+    ):
+        assert words in seen, list(seen)
+    assert sum("token" in words for words in said) >= SETTINGS.max_response_tokens - 1

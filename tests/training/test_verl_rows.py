@@ -54,6 +54,20 @@ def test_samples_of_a_prompt_share_it_and_its_twin() -> None:
     assert rows[0].twin.next_position == 3 and rows[0].twin.image_key == rows[0].prompt.image_key
 
 
+def test_prompts_of_the_same_words_are_told_apart_by_their_images() -> None:
+    media = [image(1), image(2), image(3), image(4)]
+    rows = rows_of(data(media, [[1, 2], [1, 3], [1, 2], [1, 3]]), [], positions)
+    assert len({id(row.prompt) for row in rows}) == 4
+    assert len({row.prompt.image_key for row in rows}) == 4
+
+
+def test_an_empty_response_is_refused() -> None:
+    empty = data([{}, {}], [[1, 2], [1, 3]])
+    empty["response_mask"] = nested([torch.ones(1), torch.ones(0)])
+    with pytest.raises(ValueError, match="row 1 of the batch has an empty response"):
+        rows_of(empty, [], positions)
+
+
 def test_a_row_with_two_images_is_refused() -> None:
     two = {"pixel_values": torch.rand(8, 6), "image_grid_thw": torch.tensor([[1, 2, 2]] * 2)}
     with pytest.raises(ValueError, match="a prompt with 2 images"):

@@ -181,6 +181,67 @@ def test_half_a_surrogate_pair_does_not_kill_the_run(
     assert summary.views["full-text"].correct == 1
 
 
+@pytest.mark.parametrize(
+    "change", [{"id": "p\ud800"}, {"answer": "\udfff"}, {"semantic": ("\ud800",)}]
+)
+def test_half_a_surrogate_pair_in_a_problem_is_refused(
+    problems: list[Problem], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    problems[3] = replace(problems[3], **change)
+    with pytest.raises(UserError, match=r"problem 'p.*' holds half of a surrogate pair"):
+        evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Blind(ScriptedEngine):
+    """Cannot see the diagram of prob_2, as if it were broken."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        for made in super().generate(requests, sampling):
+            broken = made.request.problem_id == "prob_2" and made.request.image is not None
+            yield replace(made, finish_reason="error", error="no image") if broken else made
+
+
+def test_a_mended_diagram_is_accepted_where_nothing_was_answered(
+    problems: list[Problem], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, asked = tmp_path / "run", {"samples": 1, "views": "full-text,image-only,text-only"}
+    evaluate(problems, Blind(right_from_text), out, **asked)
+    before = RunFolder(out).manifest()["fingerprints"]
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "img_2.png")
+    summary = evaluate(problems, ScriptedEngine(right_from_text), out, **asked)
+    assert summary.views["image-only"].error == 0 and summary.views["text-only"].n_samples == 6
+    assert "the data set was mended: nothing was answered yet" in (said := capsys.readouterr().err)
+    assert "what changed: prob_2\n" in said
+    assert RunFolder(out).manifest()["fingerprints"] == before
+    evaluate(problems, ScriptedEngine(right_from_text), out, **asked)  # and again
+    assert "mended" not in capsys.readouterr().err
+    # Now it is answered, and so are the words of all.
+    Image.new("RGB", (40, 40), "blue").save(tmp_path / "img_2.png")
+    with pytest.raises(UserError, match=r"has changed since .*answered already: prob_2\. Put the"):
+        evaluate(problems, ScriptedEngine(right_from_text), out, **asked)
+    problems[4] = replace(problems[4], answer="9.000")
+    with pytest.raises(UserError, match=r"answered already: prob_2, prob_4\."):
+        evaluate(problems, ScriptedEngine(right_from_text), out, **asked)
+
+
+def test_another_problems_diagram_counts_where_it_was_shown(
+    problems: list[Problem], tmp_path: Path
+) -> None:
+    evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run", views="swapped-image")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "img_2.png")
+    with pytest.raises(UserError, match=r"answered already: prob_\d"):
+        evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run", views="swapped-image")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"prob_0": 5}'])
+def test_damaged_fingerprints_are_named(problems: list[Problem], tmp_path: Path, text: str) -> None:
+    evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run")
+    (tmp_path / "run" / "fingerprints.json").write_text(text)
+    with pytest.raises(UserError, match=r"fingerprints\.json is .*: remove it: it is"):
+        evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run")
+
+
 def test_a_first_try_that_failed_does_not_pin_its_arguments(
     problems: list[Problem], tmp_path: Path
 ) -> None:
@@ -300,7 +361,7 @@ def test_options_of_a_server_are_refused_where_none_is_asked(option: dict[str, A
 def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(
     problems: list[Problem], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"vllm is not installed: pip install 'modgap\[vllm\]'"):
+    with pytest.raises(UserError, match=r"vllm is not installed: .*pip install .*\[vllm\]'"):
         evaluate_model(problems, "tiny", tmp_path / "run", EvalOptions(engine="vllm"))
     assert not (tmp_path / "run").exists()
 

@@ -273,9 +273,6 @@ def test_whatever_ends_the_fleet_ends_its_jobs(
     monkeypatch.setenv("MODGAP_TEST_MARK", mark)
     models, out = tmp_path / "models.txt", tmp_path / "out"
     models.write_text("tiny\n./other\n")
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # not ignored, as in a shell's background jobs
     words = command(data, models, out)
     words[words.index("--samples") + 1] = "2000"
     told = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)

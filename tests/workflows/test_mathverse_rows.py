@@ -149,7 +149,7 @@ def test_images_in_files_are_read_once_and_an_absent_one_is_named(
     assert before == fingerprint([replace(problems[0], shown=shown)])
     file.unlink()
     with pytest.raises(
-        UserError, match=r"^problem 1: the diagram .*1\.png cannot be read .*`modgap data check`.*$"
+        UserError, match=r"^problem 1: the diagram .*1\.png cannot be read .*`modgap data check .*$"
     ):
         fingerprint(problems)
 

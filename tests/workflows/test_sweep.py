@@ -211,6 +211,7 @@ def test_a_device_is_for_all_jobs_and_found_by_them(
 def test_an_evaluation_gets_as_many_accelerators_as_it_needs(
     data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch, options: EvalOptions, width: int
 ) -> None:
+    monkeypatch.setattr("modgap.core.options.installed", lambda package: True)
     found = commands_of(data, ran, monkeypatch, options)
     widths = {name: len(one.mask.split(",")) if one.mask else 0 for name, one in found.items()}
     assert widths == {"base/eval": width, "kl": 1, "kl/eval": width}
@@ -301,6 +302,7 @@ def test_the_studies_are_held_while_their_jobs_run(
         pass
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "kind",
     [
@@ -331,15 +333,19 @@ def test_whatever_ends_a_sweep_ends_its_jobs_in_order(
     runs = [
         tmp_path / "out" / "seed0" / name / "manifest.json" for name in ("base/eval", "full-text")
     ]
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not all(run.exists() for run in runs):
-        time.sleep(0.1)
-    assert all(run.exists() for run in runs), "the jobs were at work"
-    told.send_signal(kind)
-    _, said = told.communicate(timeout=60)
+    try:
+        until = time.monotonic() + 150  # a busy machine takes a minute to load torch four times
+        while time.monotonic() < until and not all(run.exists() for run in runs):
+            time.sleep(0.1)
+        assert all(run.exists() for run in runs), "the jobs were at work"
+        told.send_signal(kind)
+        _, said = told.communicate(timeout=60)
+    finally:
+        told.kill()  # and with it the jobs, if the test failed before
     assert told.returncode == (-9 if kind is signal.SIGKILL else 130)
     assert kind is signal.SIGKILL or "interrupted" in said
-    assert not left_of(mark)
+    # A killed parent waits for nobody: its jobs still end, which takes a busy machine longer.
+    assert not left_of(mark, patience=90.0)
     assert all("interrupted" in log.read_text() for log in logs), (
         "they were asked to end, not killed"
     )

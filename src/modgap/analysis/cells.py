@@ -162,7 +162,7 @@ def read_cells(path: Path) -> list[Sweep]:
     remedy = "give run folders, or the cells.json that modgap report RUNS --figures wrote"
     try:
         content = json.loads(read_text(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): {remedy}.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a file of {FORMAT!r}: {remedy}.")

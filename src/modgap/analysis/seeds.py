@@ -17,7 +17,7 @@ where problems spread little. They are never narrower than problems alone make t
 by luck. Each part gets Student's quantile of its own degrees of freedom, as Howe does: with three
 seeds the usual pooled degrees of freedom (Satterthwaite's) cover 92 of 100 where 95 are promised,
 because three seeds that happen to be close together then look certain. A bootstrap cannot do it: it
-has 27 ways to draw three seeds. docs/statistics.md has the simulated coverage, and
+has 27 ways to draw three seeds. docs/lab/seeds-coverage.md has the simulated coverage, and
 `bench/seeds_coverage.py` simulates it.
 
 The paper trains each recipe once.

@@ -103,7 +103,7 @@ def read(path: Path) -> dict[str, Any]:
     if ending == ".toml":
         try:
             return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{OPTION} {path} is not TOML ({error}).") from None
     if ending not in (".yaml", ".yml"):
         raise UserError(f"{OPTION} {path}: name a file that ends in .toml, .yaml or .yml.")
@@ -111,7 +111,7 @@ def read(path: Path) -> dict[str, Any]:
 
     try:
         found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{OPTION} {path} is not YAML ({' '.join(str(error).split())}).") from None
     if found is None:
         return {}

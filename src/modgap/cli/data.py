@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from modgap.core import registry
-from modgap.core.errors import UserError
+from modgap.core.errors import UsageError, UserError
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
 from modgap.core.prompt import Style
@@ -32,7 +33,9 @@ model_app = App(name="model", help="Make the testbed model.", help_format="markd
 
 
 @data_app.command
-def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> None:
+def synth(
+    *, out: Path, train: int = 1000, test: int = 200, seed: int = 0, force: bool = False
+) -> None:
     """Make plane-geometry problems with their diagrams, in PGPS9K's layout.
 
     Args:
@@ -40,14 +43,21 @@ def synth(*, out: Path, train: int = 1000, test: int = 200, seed: int = 0) -> No
         train: Problems of the train split.
         test: Problems of the test split.
         seed: The same seed gives the same files.
+        force: Replace an earlier set of synthetic problems in that folder.
     """
     from modgap.core.progress import progress_bars
     from modgap.datasets.synthetic import write_dataset
 
-    if train < 0 or test < 0 or train + test == 0:
-        raise UserError(f"--train {train} --test {test}: give at least one problem.")
+    for name, count in (("train", train), ("test", test)):
+        if count < 0:
+            raise UserError(f"--{name} {count}: must not be negative.")
+    if train + test == 0:
+        raise UserError("--train 0 --test 0: give at least one problem.")
     with progress_bars() as bars:
-        write_dataset(out, train, test, seed, progress=bars.counter("drawing problems"))
+        bars.doing("drawing problems")
+        write_dataset(
+            out, train, test, seed, progress=bars.counter("drawing problems"), force=force
+        )
     show(f"{train} train and {test} test problems in {out}")
 
 
@@ -73,6 +83,7 @@ def check(folder: Path, *, benchmark: str = "pgps9k", allow_outside: AllowOutsid
     # A check of one's own need not have the parameter.
     more = {"allow_outside": True} if allow_outside else {}
     with progress_bars() as bars:
+        bars.doing(f"reading {folder}")
         report = check_data(folder, progress=bars.counter("checking diagrams"), **more)
     print_check(report)
     return 0 if report.ok else 1
@@ -86,6 +97,7 @@ def prepare(
     variant: Literal["full-text", "no-text", "contrastive"],
     style: Style = "aligned",
     allow_outside: AllowOutside = False,
+    force: bool = False,
 ) -> None:
     """Write the training parquet files of a variant, in verl's format.
 
@@ -96,17 +108,19 @@ def prepare(
             KL.
         style: `paper` equals the original scripts' output value for value.
         allow_outside: Links in the folder may lead out of it.
+        force: Replace files of another variant or style.
     """
     from modgap.core.progress import progress_bars, warn
     from modgap.core.record import RunFolder
     from modgap.datasets.parquet import prepare as write
 
     record = RunFolder(out)
-    record.check_replaceable("prepare")
+    record.check_place("prepare")
     with progress_bars() as bars:
+        bars.doing(f"reading {folder}")
         done = write(
             folder, out, variant, style=style, progress=bars.counter("writing parquet"), warn=warn,
-            allow_outside=allow_outside,
+            allow_outside=allow_outside, force=force,
         )  # fmt: skip
     options = {"folder": str(folder), "out": str(out), "variant": variant, "style": style}
     record.replace_manifest("prepare", options, given())
@@ -120,15 +134,19 @@ def import_answers(
     view: str | None = None,
     results_root: Path | None = None,
     scan_output: Path | None = None,
+    source: Annotated[Literal["original", "inspect"], Parameter(name="--from")] = "original",
     allow_outside: AllowOutside = False,
 ) -> None:
-    """Make a run of the original repository's answers, and grade it; needs no diagrams.
+    """Make a run of answers that another program collected, and grade it; needs no diagrams.
 
-    PGPS9K: folders of qprob_N_attemptJ.txt. MathVerse: files *_generations.jsonl, scored or not.
+    The original repository's: for PGPS9K folders of qprob_N_attemptJ.txt, for MathVerse files
+    *_generations.jsonl, scored or not. Or, with --from inspect, the log of inspect_ai's task
+    modgap/gap.
 
     Args:
         folders: Answer folders, or files of generations or folders of them; a model's kinds are the
-            views of one run. Several models make several runs, OUT/MODEL.
+            views of one run. Several models make several runs, OUT/MODEL. With --from inspect one
+            log, .eval or .json.
         out: Run folder.
         gt: PGPS9K's test.json. Generations carry their gold answers; with MathVerse's own files
             (parquet or JSON) they get subjects, images and the problems without an answer as well.
@@ -137,9 +155,19 @@ def import_answers(
         results_root: Also every folder below this one that holds answers.
         scan_output: Also write the original's figures of every folder to this text file, as its
             eval.py --scan-output does.
-        allow_outside: Links in these folders may lead out of them.
+        source: Which program collected the answers: `original` or `inspect`.
+        allow_outside: Links in these folders may lead out of them. Of a log: keep the places of the
+            diagrams that it names, which a report then embeds.
     """
     from modgap.core.progress import progress_bars
+
+    if source == "inspect":
+        if any(option is not None for option in (gt, view, results_root, scan_output)):
+            raise UsageError(
+                "--gt, --view, --results-root and --scan-output are for the original's answers: a"
+                " log of inspect has its problems and views itself."
+            )
+        return _import_log(folders, out, allow_outside=allow_outside)
     from modgap.original.import_mathverse import import_generations
     from modgap.original.import_pgps9k import import_answers as import_folders
     from modgap.original.mathverse import generation_files
@@ -249,6 +277,7 @@ def pretrain(
         pick: The checkpoint to take (step_2250) instead of the one nearest to the middle of the
             bands.
     """
+    from modgap.core.progress import progress_bars
     from modgap.testbed.data import Plan
     from modgap.testbed.run import Exams
     from modgap.testbed.run import pretrain as make
@@ -261,15 +290,12 @@ def pretrain(
         seed=seed,
     )
     phases = [name.strip() for name in phase.split(",") if name.strip()]
-    make(
-        out,
-        plan,
-        phases,
-        workers or os.cpu_count() or 2,
-        minutes,
-        Exams(eval_every, final_problems=final_problems),
-        pick=pick,
-    )
+    count = os.cpu_count() or 2 if workers is None else workers
+    with progress_bars():
+        make(
+            out, plan, phases, count, minutes, Exams(eval_every, final_problems=final_problems),
+            pick=pick,
+        )  # fmt: skip
 
 
 def versions_as_views(
@@ -326,6 +352,20 @@ def print_check(report: Report) -> None:
         f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in"
         f" {report.path}"
     )
+
+
+def _import_log(files: Sequence[Path], out: Path, *, allow_outside: bool) -> None:
+    from modgap.core.progress import progress_bars
+    from modgap.reporting.terminal import print_summary
+    from modgap.workflows.import_inspect import import_log
+
+    if len(files) != 1:
+        raise UsageError(f"--from inspect makes a run of one log: {len(files)} are given.")
+    with progress_bars() as bars:
+        summary = import_log(
+            files[0], out, given=given(), progress=bars, allow_outside=allow_outside
+        )
+    print_summary(summary, out.name)
 
 
 def _print_plan(plan: Plan) -> None:

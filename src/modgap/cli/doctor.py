@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from modgap.core import registry
+from modgap.core.extras import install
 from modgap.core.progress import show
 
 _NEEDED = (
@@ -62,7 +63,7 @@ def diagnose() -> int:
         show(f"{kind} engines that can be used here: {', '.join(filter(_usable, engines))}")
     _devices()
     if missing:
-        show(f"missing: {', '.join(missing)}. Remedy: pip install modgap")
+        show(f"missing: {', '.join(missing)}. Remedy: {install()}")
         return 1
     return 0
 
@@ -72,7 +73,7 @@ def _optional(name: str) -> str:
     if _installed(name):
         return _version(name)
     extra, use = _OPTIONAL[name]
-    return f"not installed: pip install 'modgap[{extra}]', for {use}"
+    return f"not installed: {install(extra)}, for {use}"
 
 
 def _usable(engine: str) -> bool:

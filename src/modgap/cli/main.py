@@ -1,8 +1,8 @@
 """The command line. Parses first, imports late: `modgap --help` loads no torch.
 
 Every command is a thin wrapper around a typed function of the package. Those around data and the
-testbed model are in `data.py`, those around results in `runs.py`; the reference, `docs/cli.md`, is
-generated from all three.
+testbed model are in `data.py`, those around results in `runs.py`; the reference,
+`docs/reference/cli.md`, is generated from all three.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from cyclopts import App
 from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
 from modgap.cli.runs import export, grade, report
+from modgap.cli.usage import usage_line
 from modgap.core import registry
-from modgap.core.errors import UsageError, UserError
+from modgap.core.disk import full_disk
+from modgap.core.errors import UsageError, UserError, command_line, sentence
 from modgap.core.options import EvalOptions, Set, StudyArguments, TrainOptions, parse_seeds
-from modgap.core.progress import show
+from modgap.core.progress import brief, show
 from modgap.core.secrets import keep_out_of_arguments
 from modgap.core.version import __version__
 
@@ -36,7 +38,8 @@ app = App(
     version=__version__,
     help_format="markdown",
     help_epilogue=(
-        "Every command takes --config FILE: its options from a TOML or YAML file (docs/config.md)."
+        "Every command takes --config FILE: its options from a TOML or YAML file"
+        " (docs/reference/config.md)."
     ),
     suppress_keyboard_interrupt=False,  # main says what it means
 )
@@ -64,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokens = with_config(app, tokens)
         status = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
-        # The last line says what is wrong; the ones before it are a panel.
-        show(f"modgap: {' '.join(str(error).split())} See modgap --help.", error=True)
+        show(f"modgap: {usage_line(error, app, tokens)}", error=True)
         return 2
     except KeyboardInterrupt:
         show(
@@ -85,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             show(traceback.format_exc(), error=True)
             return 1
         usage = isinstance(error, UsageError)
-        show(f"modgap: {_one_line(error)}{' See modgap --help.' if usage else ''}", error=True)
+        line = usage_line(error, app, tokens) if usage else _one_line(error)
+        show(f"modgap: {line}", error=True)
         return 2 if usage else 1
     return status if isinstance(status, int) else 0
 
@@ -93,13 +96,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     """An error as one line; a bug keeps its type, and says how to see the traceback."""
     if isinstance(error, UserError):
-        return " ".join(str(error).split())
+        return brief(sentence(str(error)))
+    if why := full_disk(error):
+        name = getattr(error, "filename", None)
+        where = f"{name} cannot be written: " if name else ""
+        return brief(f"{where}{why}. Make room there; the same command then resumes.")
     if isinstance(error, OSError) and error.filename is not None:
-        return (
+        return brief(
             f"{error.filename}: {error.strerror}; check the path and its permissions, or give"
             " another one."
         )
-    return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
+    return f"{brief(f'{type(error).__name__}: {error}')} (--debug shows where)"
 
 
 def run() -> None:
@@ -179,44 +186,75 @@ def train(
     """
     from modgap.core.progress import progress_bars, say
     from modgap.models.folder import model_notes
-    from modgap.models.load import resolve
     from modgap.workflows.evaluate import locate, read_problems, warn_about_images
-    from modgap.workflows.train import dry_notes, print_plan, resolve_recipe, train_resolved
+    from modgap.workflows.train import (
+        check_start,
+        resolve_recipe,
+        train_resolved,
+    )
 
     options = options or TrainOptions()
     entry = registry.TRAINING_ENGINES.entry(options.engine)
     if gpu is not None and not (dry_run and "gpu" in entry.plan_takes):
         raise UsageError("--gpu is for --dry-run: a training takes --device.")
     if dry_run:
-        at_hand = data is not None and data.exists()
-        if data is not None and not at_hand:
-            say(f"--data {data} does not exist; the dry run ignores it")
-        counted = at_hand and "problems" in entry.plan_takes
-        problems = None
-        if counted:
-            place = locate(benchmark, data)
-            problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
-        plan = resolve_recipe(recipe, settings, dry_notes(model))
-        return print_plan(plan, options.engine, model, out or Path("OUT"), problems, gpu)
+        return _print_plan(recipe, data, model, out, benchmark, settings, options, gpu)
     if out is None:
         raise UsageError("--out is missing: give a folder for the run.")
-    data = locate(benchmark, data)
-    if out.resolve() == data.resolve():
+    if data is not None and out.resolve() == data.resolve():
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
-    problems = read_problems(benchmark, data, "train", allow_outside=options.allow_outside)
-    if not registry.DATASETS.entry(benchmark).splits:
-        say(f"{benchmark} has no splits: measure the result on problems of another file")
-    plan = resolve_recipe(recipe, settings, model_notes(resolve(model)))
-    warn_about_images(problems)
-    asked = given(data=str(data), benchmark=benchmark, settings=list(settings))
     with progress_bars() as bars:
+        bars.doing(f"finding the model {model}")
+        folder = check_start(model, out, options)
+        plan = resolve_recipe(recipe, settings, model_notes(folder))
+        bars.doing(f"reading {data or benchmark}")
+        place = locate(benchmark, data)
+        problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
+        if not registry.DATASETS.entry(benchmark).splits:
+            say(f"{benchmark} has no splits: measure the result on problems of another file")
+        bars.doing("looking at the images")
+        warn_about_images(problems)
+        asked = given(data=str(place), benchmark=benchmark, settings=list(settings))
         trained = train_resolved(
             plan, problems, model, out, options=options, given=asked, progress=bars
         )
     show(f"final checkpoint: {trained.final}")
     if plan.stages[-1].settings.validation_problems and plan.stages[-1].settings.eval_every:
         show(f"best by validation: {trained.final.parent / 'best'}")
-    show(f"measure it: modgap eval --data {data} --model {trained.final} --out {out / 'eval'}")
+    found = [] if data is None else ["--data", data]
+    measure = ["eval", *found, "--benchmark", benchmark, "--model", trained.final]
+    show(f"measure it: {command_line(*measure, '--out', out / 'eval')}")
+
+
+def _print_plan(
+    recipe: str,
+    data: Path | None,
+    model: str,
+    out: Path | None,
+    benchmark: str,
+    settings: Sequence[str],
+    options: TrainOptions,
+    gpu: str | None,
+) -> None:
+    """What `train --dry-run` prints."""
+    from modgap.core.progress import progress_bars, say
+    from modgap.workflows.evaluate import locate, read_problems
+    from modgap.workflows.train import dry_notes, dry_run_lines, resolve_recipe
+
+    with progress_bars() as bars:
+        bars.doing("planning")
+        at_hand = data is not None and data.exists()
+        if data is not None and not at_hand:
+            say(f"--data {data} does not exist; the dry run ignores it")
+        entry = registry.TRAINING_ENGINES.entry(options.engine)
+        counted = at_hand and "problems" in entry.plan_takes
+        problems = None
+        if counted:
+            place = locate(benchmark, data)
+            problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
+        plan = resolve_recipe(recipe, settings, dry_notes(model))
+        lines = dry_run_lines(plan, options.engine, model, out or Path("OUT"), problems, gpu)
+    show("\n".join(lines))
 
 
 @app.command(name="eval")
@@ -256,6 +294,7 @@ def evaluate(
         options: How to evaluate.
     """
     from modgap.core.progress import progress_bars
+    from modgap.core.record import RunFolder
     from modgap.core.view import parse_views
     from modgap.reporting.terminal import print_summary
     from modgap.workflows import evaluate as workflow
@@ -271,21 +310,27 @@ def evaluate(
         raise UsageError("--dry-run prints the jobs of --models FILE: give that list.")
     if prices is not None and models is not None:
         raise UsageError("--prices are those of one model: give it with --model.")
-    data = workflow.locate(benchmark, data)
-    problems = workflow.read_problems(
-        benchmark, data, limit=limit, allow_outside=options.allow_outside
-    )
+    if models is None:
+        RunFolder(out).check_place("eval")
+    with progress_bars() as bars:
+        bars.doing(f"reading {data or benchmark}")
+        data = workflow.locate(benchmark, data)
+        problems = workflow.read_problems(
+            benchmark, data, limit=limit, allow_outside=options.allow_outside
+        )
+        if models is not None:
+            views = parse_views(options.views or workflow.default_views(problems))
+            workflow.check_views(problems, views)
+            workflow.warn_about_images(problems, views)
+            problems.clear()  # reading them was the check; each model's process reads them again
     if models is not None:
-        views = parse_views(options.views or workflow.default_views(problems))
-        workflow.check_views(problems, views)
-        workflow.warn_about_images(problems, views)
-        problems.clear()  # reading them was the check; each model's process reads them again
         return evaluate_models(
             models, data, out, options, benchmark=benchmark, limit=limit, dry_run=dry_run
         )
     assert model is not None
     asked = given(data=str(data), benchmark=benchmark, limit=limit)
     with progress_bars() as bars:
+        bars.doing(f"finding the model {model}")
         run = workflow.evaluate(problems, model, out, options=options, given=asked, progress=bars)
     print_summary(run.summary, out.name, run=out, prices=priced)
     return None
@@ -334,16 +379,15 @@ def study(*, spec: StudyArguments, seeds: str | None = None) -> None:
         spec: What to do.
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
     """
+    from modgap.core.progress import progress_bars
     from modgap.reporting.terminal import print_numbers
-    from modgap.workflows.evaluate import locate
     from modgap.workflows.sweep import study as run_them
 
     asked = given()
-    spec.options.check()
-    data = locate(spec.benchmark, spec.data)
-    numbers = run_them(
-        replace(spec, data=data, seeds=None if seeds is None else parse_seeds(seeds)), given=asked
-    )
+    spec = replace(spec, seeds=None if seeds is None else parse_seeds(seeds))
+    with progress_bars() as bars:
+        bars.doing("checking the study")
+        numbers = run_them(spec, given=asked)
     print_numbers(numbers)
     show(f"report: {(spec.out / 'report.html').resolve()}")
 

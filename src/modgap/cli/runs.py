@@ -71,6 +71,7 @@ def report(
     figures: bool = False,
     template: Literal["full", "paper"] = "full",
     allow_outside: AllowOutside = False,
+    force: bool = False,
 ) -> None:
     """One HTML page from runs, training runs or studies, and their numbers on the terminal.
 
@@ -85,7 +86,9 @@ def report(
         template: `paper` also lays the numbers into the shape of the paper's tables, on the page
             and as OUT.md.
         allow_outside: Embed diagrams outside the data set that a run records, too.
+        force: Replace files that no earlier report wrote.
     """
+    from modgap.core.progress import progress_bars
     from modgap.reporting.page import build_report
     from modgap.reporting.terminal import print_numbers
 
@@ -93,10 +96,12 @@ def report(
         raise UserError("no run given: name the --out of an evaluation, a training or a study.")
     if images < 0:
         raise UserError(f"--images {images}: must not be negative; 0 embeds none.")
-    numbers = build_report(
-        list(runs), out, images=images, figures=figures, template=template,
-        allow_outside=allow_outside,
-    )  # fmt: skip
+    with progress_bars() as bars:
+        bars.doing("making the report")
+        numbers = build_report(
+            runs, out, images=images, figures=figures, template=template,
+            allow_outside=allow_outside, force=force,
+        )  # fmt: skip
     print_numbers(numbers)
     show(f"report: {out.resolve()}")
     if figures:

@@ -5,6 +5,10 @@ Engines raise them with the values they know; a command formats the message.
 
 from __future__ import annotations
 
+import importlib
+import os
+import shlex
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -39,7 +43,8 @@ class ServerError(UserError):
 
     def worded(self, url_option: str, model_option: str) -> str:
         """The message for a command whose options have other names."""
-        return self.template.format(url_option=url_option, model_option=model_option, **self.values)
+        values = {k: part(v) if isinstance(v, str) else v for k, v in self.values.items()}
+        return self.template.format(url_option=url_option, model_option=model_option, **values)
 
 
 class TemperatureRefusedError(ServerError):
@@ -47,6 +52,20 @@ class TemperatureRefusedError(ServerError):
 
     The values are `server`, `said`, `model` and `temperature`.
     """
+
+
+def raised(error: BaseException) -> str:
+    """What a user's code raised, with the line of it that was called."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    passed = (package, os.path.dirname(importlib.__file__), "<frozen ")
+    words = " ".join(str(error).split())
+    said = f"{type(error).__name__}{words and ': ' + words[:200]}"
+    if isinstance(error, SyntaxError):
+        return f"{said[:200]} ({error.filename} line {error.lineno})"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not frame.filename.startswith(passed):
+            return f"{said} ({frame.filename} line {frame.lineno})"
+    return said
 
 
 def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> UserError:
@@ -59,9 +78,34 @@ def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> 
         remedy: What to do, if choosing another name is not all.
     """
     names = sorted(choices)
-    near = get_close_matches(value, names, n=1)
+    plain = {_plain(name): name for name in names}
+    near = [plain[name] for name in get_close_matches(_plain(value), plain, n=1)]
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UserError(
         f"unknown {kind} {value!r}: choose from"
         f" {', '.join(names)}.{hint}{' ' + remedy if remedy else ''}"
     )
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "-")
+
+
+def command_line(*arguments: object) -> str:
+    """A `modgap` command that a message suggests, quoted for a shell."""
+    return shlex.join(["modgap", *map(str, arguments)])
+
+
+def sentence(text: str) -> str:
+    """A message in one line, ended by one mark: as it is shown."""
+    line = " ".join(text.split())
+    return line if line.endswith((".", "?", "!")) else f"{line.rstrip(';:,')}."
+
+
+def part(error: object) -> str:
+    """A message, or what another library said, as a part of a longer message: without its stop.
+
+    Three dots at its end stay.
+    """
+    line = " ".join(str(error).split())
+    return line if line.endswith("...") else line.rstrip(".;:, ")

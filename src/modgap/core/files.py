@@ -80,6 +80,12 @@ def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:
         return file.read(size)  # some file systems may return less at once
 
 
+def read_start(path: Path | str, size: int) -> bytes:
+    """The first bytes of a file; links are followed. Raises as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read(size)
+
+
 def read_text(path: Path | str, encoding: str = "utf-8", errors: str = "strict") -> str:
     """`read_bytes` as text, with every line end as it is in the file."""
     return read_bytes(path).decode(encoding, errors)

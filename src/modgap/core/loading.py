@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from modgap.core.errors import UserError
+from modgap.core import extras
+from modgap.core.errors import UserError, raised
 
 # Package to the extra that brings it, for a message when it is missing.
 _EXTRAS = {
@@ -42,8 +43,7 @@ def load(path: str) -> Any:
         if module_name.endswith(".py")
         else _imported(path, module_name)
     )
-    # Not a try around the import: an AttributeError inside a user's module is a bug of that module,
-    # and must keep its traceback.
+    # Not a try around getattr alone: an AttributeError inside a user's module is that module's.
     if not hasattr(module, name):
         raise UserError(f"cannot import {path!r}: {module_name} has no {name!r}.")
     return getattr(module, name)
@@ -55,10 +55,12 @@ def _imported(path: str, module_name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in _EXTRAS:
-            raise UserError(
-                f"{missing} is not installed: pip install 'modgap[{_EXTRAS[missing]}]'."
-            ) from error
+            raise UserError(f"{extras.missing(missing, _EXTRAS[missing])}.") from error
         raise UserError(f"cannot import {path!r}: no module named {error.name!r}.") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise _fails(path, module_name, error) from error
 
 
 def _from_file(path: str, file_name: str) -> ModuleType:
@@ -75,7 +77,13 @@ def _from_file(path: str, file_name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
-        raise
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        raise _fails(path, file_name, error) from error
     return module
+
+
+def _fails(path: str, name: str, error: Exception) -> UserError:
+    return UserError(f"cannot import {path!r}: {name} raises {raised(error)}: correct it.")

@@ -18,6 +18,7 @@ from cyclopts import Parameter, Token
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.extras import installed, missing
 from modgap.core.prompt import Style, check_style
 from modgap.core.secrets import check_name
 from modgap.core.view import parse_views
@@ -101,6 +102,11 @@ class EvalOptions:
             parse_views(self.views)
         check_style(self.style)
         entry = registry.INFERENCE_ENGINES.entry(self.engine)
+        if not installed(entry.package):
+            others = ", ".join(n for n in registry.INFERENCE_ENGINES if n != self.engine)
+            raise UserError(
+                f"{missing(entry.package, entry.extra)}, or give another engine ({others})."
+            )
         engine = registry.load(entry.path)
         self._check_taken(entry)
         if check := getattr(engine, "check_options", None):

@@ -6,8 +6,9 @@ problems).
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -223,5 +224,25 @@ class Problem:
         except Exception as error:
             raise UserError(
                 f"problem {self.id}: {self.image_name(view)} cannot be decoded ({reason(error)});"
-                " `modgap data check` names every fault."
+                " `modgap data check DATA --benchmark NAME` names every fault."
             ) from error
+
+
+def check_texts(problems: Iterable[Problem]) -> None:
+    """Refuse problems whose texts no file can hold.
+
+    Raises:
+        UserError: A text has half of a surrogate pair; the message names its problem.
+    """
+    for problem in problems:
+        shown = [(view.words, view.question, view.answer) for view in problem.shown.values()]
+        texts = (problem.id, problem.question, problem.answer, problem.structural, problem.semantic,
+                 problem.type, shown)  # fmt: skip
+        try:
+            json.dumps(texts, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"problem {problem.id!a} holds half of a surrogate pair"
+                f" ({error.object[error.start]!a}), which is not a character: correct it"
+                " (`modgap data check` names every fault)."
+            ) from None

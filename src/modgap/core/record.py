@@ -3,6 +3,8 @@
 ```
 manifest.json    versions, git commit, arguments as given and as resolved, fingerprints
 problems.jsonl   one line per problem: what a grader or a report needs when the data set is gone
+fingerprints.json  for each problem digests of its words and of its diagrams: what a mended data set
+                 changed
 responses.jsonl  one line per sample, flushed as it is made
 grades.jsonl     one line per sample, of the last grading; other modes in grades.MODE.jsonl
 summary.json     the numbers
@@ -24,11 +26,21 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast, get_args
+from typing import Annotated, Any, BinaryIO, Literal, TypedDict, TypeVar, cast, get_args
 
 from pydantic import (
     AliasChoices,
@@ -39,10 +51,13 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticSerializationError
 
+from modgap.core.disk import replacing, sweep, writing
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError
-from modgap.core.files import locked, open_lines, open_own, read_text
+from modgap.core.files import locked, open_lines, open_own, open_regular, read_text
+from modgap.core.text import as_utf8
 from modgap.core.version import __version__
 
 Outcome = Literal["correct", "wrong", "no_answer", "error"]
@@ -211,39 +226,89 @@ _TRACES_BELOW = {
 IMAGE_FOLDERS = "image_folders"
 """The key of a manifest under which are the folders of the diagrams: a report reads no others."""
 _MOST_FOLDERS = 50
+DATA_FILES = ("train.json", "test.json", "Diagram_Visual")
+"""What a data set in PGPS9K's layout holds: no run is put into such a folder."""
+_WRITTEN = {
+    "eval": ("problems.jsonl", "fingerprints.json", "summary.json"),
+    "import": ("problems.jsonl", "summary.json", "import.json"),
+    "study": ("summary.json", "report.html"),
+}
+"""Further files that a run of a kind writes. One that is there without a manifest is not ours."""
 RESTORE = "put back the manifest.json that belongs to it, or give another --out"
 """What helps where files and manifest do not belong together."""
 
 # What helps where a line of a file cannot be read, by the file's name up to its first dot.
 _REMEDIES = {
     "responses": "remove that line and give the same command again: its sample is made again",
-    "grades": "`modgap grade` writes the file again",
+    "grades": "`modgap grade RUN` writes the file again",
     "problems": "give the command that made the run again: it writes the file again",
     "judge": "remove that line: its question is asked again",
 }
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a file where a folder is to be. Raises `UserError`."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: give a folder as --out.")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a folder that cannot be made or written to, without making it. Raises `UserError`."""
+    check_folder(path)
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"--out {path}: {there} is a file, not a folder; give another --out.")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--out {path}: {there} cannot be written to ({error.strerror}); give another --out."
+        ) from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: a reader sees the old file or the new one, never half of it."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    if as_utf8(text) != text:  # half of a surrogate pair: the name of a file may hold it
+        text = json.dumps(value, indent=2, default=str)
+    write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a `UserError` names the file when it is absent or broken."""
+def line_of(row: BaseModel) -> str:
+    """A row as a line of a JSONL file that can be read again, whatever a model or server said."""
     try:
-        return json.loads(read_text(path))
+        return row.model_dump_json(by_alias=True) + "\n"
+    except PydanticSerializationError:  # half of a surrogate pair, which no file can hold
+        text = json.dumps(row.model_dump(mode="python", by_alias=True), ensure_ascii=False)
+        return as_utf8(text) + "\n"
+
+
+def read_json(path: Path, remedy: str = "put the file back from a copy") -> dict[str, Any]:
+    """Read a JSON object; a `UserError` names the file when it is absent, broken or another value.
+
+    Args:
+        path: The file.
+        remedy: What helps where it is broken.
+    """
+    try:
+        found = json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}).") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): {remedy}.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged (it is not an object): {remedy}.")
+    return cast("dict[str, Any]", found)
 
 
 def iter_rows(path: Path, kind: type[R]) -> Iterator[R]:
@@ -308,6 +373,7 @@ class RunManifest(TypedDict, total=False):
         fingerprints: Of the model and the data.
         options: The values in force of every option; those of `modgap grade` under `grade`.
         sampling: How the samples are drawn, parts that the engine decides included.
+        threads: Of a training on a CPU, by which its numbers resume to the last bit.
     """
 
     kind: str
@@ -319,6 +385,7 @@ class RunManifest(TypedDict, total=False):
     fingerprints: dict[str, str | None]
     options: dict[str, Any]
     sampling: dict[str, Any]
+    threads: int
 
 
 class RunFolder:
@@ -371,8 +438,7 @@ class RunFolder:
                 replaced instead. Or the folder has files of a run and no manifest.
         """
         new = json.loads(json.dumps({"kind": kind, **resolved, **fingerprints}, default=str))
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: give a folder as --out.")
+        check_folder(self.path)
         if self.manifest_path.exists():
             before = self._identity()
             differences = [name for name in {**before, **new} if before.get(name) != new.get(name)]
@@ -389,20 +455,56 @@ class RunFolder:
                 )
             for stale in [*self.path.glob("grades*.jsonl"), self._file("summary.json")]:
                 stale.unlink(missing_ok=True)  # of the run that is replaced
-        elif trace := self._trace(kind):
-            raise self._lost(trace)
+        else:
+            self.check_place(kind)
         manifest = _origin(kind, given)
         manifest["resolved"] = dict(resolved)
         manifest["fingerprints"] = dict(fingerprints)
         write_json(self.manifest_path, manifest)
         return False
 
-    def check_replaceable(self, kind: str) -> None:
-        """Refuse to replace the files of another kind of run. Raises `UserError`."""
-        if self.manifest_path.exists() and (found := self.manifest().get("kind")) != kind:
-            raise UserError(
-                f"{self.path} holds a run of another kind ({found}): give another --out."
-            )
+    def check_place(self, kind: str) -> None:
+        """Refuse a folder in which a run of this kind cannot be made; called early, and by `start`.
+
+        A run overwrites its own files only. What it would write over in a folder without a manifest
+        is somebody else's.
+
+        Args:
+            kind: As for `start`.
+
+        Raises:
+            UserError: It is a file, cannot be written to, holds a data set, another kind of run, or
+                files that a run would replace.
+        """
+        out = f"--out {self.path}"
+        check_writable(self.path)
+        if self.manifest_path.exists():
+            before = self.manifest().get("kind")
+            if before != kind:
+                raise UserError(
+                    f"{out}: {self.path} holds a run with other arguments: kind was {before!r}, now"
+                    f" {kind!r}. Give another --out."
+                )
+            return
+        if trace := self._trace(kind):
+            raise self._lost(trace)
+        if any(self._file(name).exists() for name in DATA_FILES):
+            raise UserError(f"{out}: that is a data set; give another --out.")
+        for name in () if self._has_own_problems() else _WRITTEN.get(kind, ()):
+            if self._file(name).exists():
+                raise UserError(
+                    f"{out}: {self._file(name)} is not a file of a run, and the run would replace"
+                    " it; give another --out."
+                )
+
+    def _has_own_problems(self) -> bool:
+        """Whether problems.jsonl is a run's, such as one that was cleared by hand to begin anew."""
+        path = self._file("problems.jsonl")
+        if not path.is_file():
+            return False
+        with open_regular(path) as file:
+            line = file.readline(1 << 20)
+        return b'"leaky":' in line and b'"question_type":' in line
 
     def replace_manifest(
         self, kind: str, options: Mapping[str, object], given: Mapping[str, object] | None = None
@@ -480,14 +582,16 @@ class RunFolder:
         if not self.manifest_path.exists():
             if trace := self._trace():
                 raise self._lost(trace)
+            runs = sorted(at.parent for at in self.path.glob("*/manifest.json"))[:3]
+            near = f" Did you mean {' or '.join(map(str, runs))}?" if runs else ""
             raise UserError(
                 f"{self.path} is not a run folder (it has no manifest.json): give the --out of an"
-                " earlier run."
+                f" earlier run.{near}"
             )
         remedy = "put the file back from a copy, or give another --out"
         try:
             found = json.loads(read_text(self.manifest_path))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self.manifest_path} is damaged ({error}): {remedy}.") from None
         if not isinstance(found, dict):
             raise UserError(f"{self.manifest_path} is damaged (it is not an object): {remedy}.")
@@ -506,8 +610,7 @@ class RunFolder:
         Raises:
             UserError: Another process holds it.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: give a folder as --out.")
+        check_folder(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             try:
@@ -516,6 +619,7 @@ class RunFolder:
                 raise UserError(
                     f"another process is writing {self.path}: wait for it, or give another --out."
                 ) from None
+            sweep(self.path)
             yield
 
     # Problems
@@ -525,7 +629,7 @@ class RunFolder:
         found = list(rows)
         write_text(
             self._file("problems.jsonl"),
-            "".join(row.model_dump_json(by_alias=True) + "\n" for row in found),
+            "".join(line_of(row) for row in found),
         )
         if self.manifest_path.exists():
             self.note(IMAGE_FOLDERS, _folders(row.image for row in found if row.image))
@@ -533,6 +637,19 @@ class RunFolder:
     def problems(self) -> dict[str, ProblemRow]:
         """The problems of the run by id."""
         return {row.id: row for row in iter_rows(self._file("problems.jsonl"), ProblemRow)}
+
+    def write_fingerprints(self, each: Mapping[str, Sequence[str]]) -> None:
+        """Record the fingerprints of each problem: that of its words and that of its diagrams."""
+        write_text(self._file("fingerprints.json"), json.dumps(each) + "\n")
+
+    def fingerprints(self) -> dict[str, list[str]]:
+        """The fingerprints of each problem by id; empty in runs of older versions."""
+        path, remedy = self._file("fingerprints.json"), "remove it: it is written again"
+        found = read_json(path, remedy) if path.exists() else {}
+        for parts in found.values():
+            if not isinstance(parts, list) or len(cast("list[Any]", parts)) != 2:
+                raise UserError(f"{path} is damaged: {remedy}.")
+        return found
 
     # Responses
 
@@ -577,7 +694,7 @@ class RunFolder:
         """Replace the responses atomically."""
         mark = self.mark()
         marked = (row.model_copy(update={"run": mark}) for row in rows)
-        write_text(self.responses_path, "".join(row.model_dump_json() + "\n" for row in marked))
+        write_text(self.responses_path, "".join(line_of(row) for row in marked))
 
     def resume(
         self,
@@ -604,15 +721,19 @@ class RunFolder:
         failed = {key for key, row in rows.items() if row.finish_reason == "error"}
         if failed:
             kept = (row for key, row in rows.items() if key not in failed)
-            write_text(self.responses_path, "".join(row.model_dump_json() + "\n" for row in kept))
+            write_text(self.responses_path, "".join(line_of(row) for row in kept))
         return rows.keys() - failed
 
     @contextlib.contextmanager
     def appending(self) -> Generator[ResponseWriter]:
         """Append responses, each flushed as it is written."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with open_own(self.responses_path, os.O_APPEND) as file:
-            yield ResponseWriter(file, self.mark())
+        file = open_own(self.responses_path, os.O_APPEND)
+        try:
+            yield ResponseWriter(file, self.responses_path, self.mark())
+        finally:
+            with writing(self.responses_path):
+                file.close()
 
     # Grades and numbers
 
@@ -621,7 +742,7 @@ class RunFolder:
 
     def write_grades(self, rows: Iterable[GradeRow], mode: str) -> None:
         """Replace the grades atomically: the last of all (`grades.jsonl`) and of this mode."""
-        text = "".join(row.model_dump_json() + "\n" for row in rows)
+        text = "".join(line_of(row) for row in rows)
         write_text(self._grades_path(mode), text)
         write_text(self._grades_path(None), text)
 
@@ -639,18 +760,20 @@ class ResponseWriter:
 
     Args:
         file: The file.
+        path: Where it is.
         mark: The run's, see `RunFolder.mark`.
     """
 
-    def __init__(self, file: Any, mark: str = "") -> None:
+    def __init__(self, file: BinaryIO, path: Path, mark: str = "") -> None:
         self._file = file
+        self._path = path
         self._mark = mark
 
     def write(self, row: Response) -> None:
         """Append one response and flush it."""
-        line = row.model_copy(update={"run": self._mark}).model_dump_json() + "\n"
-        self._file.write(line.encode())
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(line_of(row.model_copy(update={"run": self._mark})).encode())
+            self._file.flush()
 
 
 def _folders(files: Iterable[str]) -> list[str]:

@@ -294,6 +294,7 @@ TRAINING_ENGINES = Registry(
         "verl": TrainEntry(
             "modgap.training.verl.engine:run",
             extra="verl",
+            check="modgap.training.verl.plan:require",
             plan="modgap.training.verl.plan:dry_run",
             plan_takes=("problems", "gpu"),
             as_is=True,

@@ -118,7 +118,7 @@ def without_secrets(text: str) -> str:
 
     They are found as they are, in JSON or `repr`, percent-encoded, in HTML and in base64.
     """
-    for forms in _known.values():
+    for forms in tuple(_known.values()):  # lines are printed from a thread, too
         if forms.anchor in text:
             text = forms.written.sub(REMOVED, text)
         for encoded in forms.encoded:

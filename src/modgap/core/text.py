@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+LONGEST = 480
+"""The most characters of a message."""
+
 # Control characters without tab and line end (ESC and CSI begin the escapes of terminals), marks
 # that reorder what is around them, line ends that are not "\n", invisible characters that carry
 # text, and halves of surrogate pairs.
@@ -28,6 +31,15 @@ def _spelled_out(found: re.Match[str]) -> str:
     return (
         f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
     )
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """The text as `one_line`, without its middle if it is long: the remedy is at the end."""
+    line = one_line(text)
+    if len(line) <= most:
+        return line
+    tail = (most - 5) * 2 // 5
+    return f"{line[: most - 5 - tail]} ... {line[-tail:]}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -124,6 +125,13 @@ def json_type(value: Any) -> str:
     if value is None:
         return "null"
     return names.get(type(value)) or ("an object" if isinstance(value, dict) else "a number")
+
+
+def missing(key: str, present: Iterable[str]) -> str:
+    """What is wrong where a key is missing; a key that may be meant is named."""
+    keys = {name.casefold(): name for name in present}
+    near = get_close_matches(key.casefold(), keys, n=1, cutoff=0.75)
+    return f"{key} is missing" + (f": rename {keys[near[0]]!r} to {key!r}" if near else "")
 
 
 def text_fault(value: Any, *, may_be_empty: bool = False) -> tuple[str, str] | None:

@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modgap.core.errors import UserError
+from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import Root
 from modgap.core.problem import Problem, Shown
 from modgap.core.view import ALL_VIEWS, VERSION_VIEWS
@@ -79,7 +79,9 @@ def read(
         if isinstance(item, Fault):
             if item.severity == "error":
                 raise UserError(
-                    f"{item}. `modgap data check {path} --benchmark mathverse` names every fault."
+                    f"{part(item)}."
+                    f" `{command_line('data', 'check', path, '--benchmark', 'mathverse')}` names"
+                    " every fault."
                 )
         else:
             rows.append(item)

@@ -16,7 +16,8 @@ from typing import Any
 from modgap.core.errors import UserError
 from modgap.core.files import Root, open_regular, read_text
 from modgap.core.view import VERSIONS
-from modgap.datasets.faults import Fault, json_type
+from modgap.datasets.faults import Fault, json_type, missing
+from modgap.datasets.recognise import hint
 from modgap.grading.mathverse import FREE_FORM, MULTI_CHOICE, question_type_of
 
 HUB_ID = "AI4Math/MathVerse"
@@ -81,7 +82,7 @@ def files_of(place: Path, root: Root) -> list[Path]:
         if place.suffix not in (".parquet", *_JSON):
             raise UserError(
                 f"{place} is neither parquet nor JSON: give MathVerse's testmini.parquet or"
-                " testmini.json."
+                f" testmini.json.{hint(place, 'mathverse')}"
             )
         return [place]
     found = [
@@ -95,7 +96,7 @@ def files_of(place: Path, root: Root) -> list[Path]:
     if not found:
         raise UserError(
             f"{place} holds no MathVerse: give a folder with its parquet files (a column"
-            f" problem_version), its JSON files, or {HUB_ID}."
+            f" problem_version), its JSON files, or {HUB_ID}.{hint(place, 'mathverse')}"
         )
     return found
 
@@ -245,13 +246,13 @@ def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None
     for key in ("problem_version", "question", "answer", "question_type", "question_for_eval"):
         value = record.get(key)
         if key in _NEEDED and key not in record:
-            fault("missing-key", f"{key} is missing")
+            fault("missing-key", missing(key, record))
         elif isinstance(value, str) or (value is None and key != "problem_version"):
             texts[key] = value or ""
         else:
             fault("wrong-type", f"{key} is {json_type(value)}, not a string")
     if not name:
-        fault("missing-key", "problem_index is missing")
+        fault("missing-key", missing("problem_index", record))
     if faults:
         return None, faults
     version = next(

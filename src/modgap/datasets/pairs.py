@@ -33,7 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modgap.core.errors import UserError, unknown
+from modgap.core.errors import UserError, command_line, part, unknown
 from modgap.core.files import Root, open_lines
 from modgap.core.problem import Problem, Shown
 from modgap.core.view import DEFAULT_VIEWS, VIEWS
@@ -44,11 +44,13 @@ from modgap.datasets.faults import (
     Report,
     inspections,
     json_type,
+    missing,
     named,
     text_fault,
     unusual_images,
 )
 from modgap.datasets.json_file import JsonObject, parse, where_and_why
+from modgap.datasets.recognise import hint
 from modgap.grading.number import parse_number
 
 if TYPE_CHECKING:
@@ -170,7 +172,10 @@ def _file(path: str | Path, root: Root) -> Path:
     if path.is_dir():
         root.check(file)
     if not file.exists():
-        raise UserError(f"{file} does not exist: give a JSONL file, or a folder with one {FILE}.")
+        raise UserError(
+            f"{file} does not exist: give a JSONL file, or a folder with one {FILE}."
+            f"{hint(path, 'pairs')}"
+        )
     return file
 
 
@@ -182,8 +187,9 @@ def _problems(
         if isinstance(item, Fault):
             if item.severity == "error":
                 raise UserError(
-                    f"{path.parent}/{item}. `modgap data check {path} --benchmark pairs` names"
-                    " every fault."
+                    f"{path.parent}/{part(item)}."
+                    f" `{command_line('data', 'check', path, '--benchmark', 'pairs')}` names every"
+                    " fault."
                 )
             continue
         line, problem = item
@@ -283,7 +289,7 @@ def _problem(folder: Path, name: str, value: JsonObject) -> tuple[Problem, Compl
     ]
     if not name:
         bad = (
-            "id is missing"
+            missing("id", value)
             if "id" not in value
             else "id must be a string (not an empty one) or an integer"
         )
@@ -309,7 +315,7 @@ def _problem(folder: Path, name: str, value: JsonObject) -> tuple[Problem, Compl
 
 def _answer(value: JsonObject) -> tuple[str, Complaints]:
     if value.get("answer") is None:
-        return "", [("missing-key", "answer is missing")]
+        return "", [("missing-key", missing("answer", value))]
     number = isinstance(value["answer"], int | float) and not isinstance(value["answer"], bool)
     answer = repr(value["answer"]) if number else value["answer"]
     if complaint := text_fault(answer):
@@ -335,7 +341,7 @@ def _prompts(value: JsonObject) -> tuple[dict[str, str], Complaints]:
     for key, words in given:
         view = _view(key)
         if view not in VIEWS:
-            complaints.append(("unknown-view", str(unknown("view", key, VIEWS)).removesuffix(".")))
+            complaints.append(("unknown-view", part(unknown("view", key, VIEWS))))
         elif complaint := text_fault(words):
             complaints.append((complaint[0], f"the prompt for {view} {complaint[1]}"))
         elif "<image>" in words:
@@ -350,7 +356,10 @@ def _prompts(value: JsonObject) -> tuple[dict[str, str], Complaints]:
             prompts[view] = words
     if not prompts and not complaints:
         complaints.append(
-            ("missing-key", f"prompts is missing: give the words of each view ({_CHOICES})")
+            (
+                "missing-key",
+                f"{missing('prompts', value)}: give the words of each view ({_CHOICES})",
+            )
         )
     if inner is not None:
         complaints += [

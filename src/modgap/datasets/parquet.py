@@ -37,7 +37,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modgap.core.errors import UserError, unknown
+from modgap.core.disk import full_disk
+from modgap.core.errors import UserError, command_line, unknown
+from modgap.core.files import open_regular
 from modgap.core.problem import Problem
 from modgap.core.prompt import (
     INSTRUCTION,
@@ -46,6 +48,7 @@ from modgap.core.prompt import (
     contrastive_question,
     training_question,
 )
+from modgap.core.record import check_writable
 from modgap.datasets import pgps9k
 from modgap.datasets.faults import Progress, glance, unusual_images
 
@@ -96,10 +99,11 @@ def prepare(
     warn: Callable[[str], None] | None = None,
     *,
     allow_outside: bool = False,
+    force: bool = False,
 ) -> PrepareSummary:
     """Write `train.parquet` and `test.parquet` of a folder in PGPS9K's layout.
 
-    Existing files are replaced when all of the new ones are complete.
+    Files of the same variant and style are replaced when all of the new ones are complete.
 
     Args:
         folder: The data set.
@@ -111,6 +115,7 @@ def prepare(
         progress: Called with the number of written rows of all splits.
         warn: Called with each line on unusual images, before anything is written.
         allow_outside: Links in the folder may lead out of it.
+        force: Also replace files of another variant or style.
 
     Raises:
         UserError: An argument, a file or a record is faulty; nothing is written then.
@@ -122,6 +127,9 @@ def prepare(
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: give a folder as --out.")
+    check_writable(out)
+    for split in splits:
+        _check_replaced(out / f"{split}.parquet", variant, chosen, force)
     with _no_search_for_cycles():
         # Every record is checked before anything is written, so that a faulty one stops the command
         # early. Without the bytes of their diagrams, problems are small: they are kept for the
@@ -130,6 +138,25 @@ def prepare(
             split: list(pgps9k.read(folder, split, allow_outside=allow_outside)) for split in splits
         }
         return _prepare(folder, out, variant, chosen, found, progress, warn)
+
+
+def _check_replaced(path: Path, variant: str, style: Style, force: bool) -> None:
+    """Refuse a file that must not be replaced. Raises `UserError`."""
+    if not path.exists():
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    made: dict[str, str] = {}
+    with contextlib.suppress(pa.ArrowInvalid, OSError, ValueError), open_regular(path) as file:
+        made = json.loads((pq.read_schema(file).metadata or {}).get(b"modgap", b"{}"))
+    if not made:
+        raise UserError(f"{path} was not made by modgap data prepare: give another --out.")
+    if made != {"variant": variant, "style": style} and not force:
+        raise UserError(
+            f"{path} holds the variant {made.get('variant')} in {made.get('style')} style: give"
+            " another --out, or --force to replace it."
+        )
 
 
 def _prepare(
@@ -162,6 +189,8 @@ def _prepare(
         for split, part in parts.items():
             os.replace(part, out / f"{split}.parquet")
     except OSError as error:
+        if why := full_disk(error):
+            raise UserError(f"{out} cannot be written: {why}. Make room there.") from error
         at_fault = error.filename and Path(error.filename).is_relative_to(folder)
         remedy = "fix that" if at_fault else "fix that, or choose another --out"
         raise UserError(f"cannot prepare {folder} in {out} ({error}): {remedy}.") from error
@@ -180,8 +209,8 @@ def _unusual_images(
     if broken := [f"{name} {image.error}" for name, image in images if image.error]:
         more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
         raise UserError(
-            f"the diagram of {broken[0]}{more}: replace it, or leave the problem out; `modgap data"
-            f" check {folder}` names every fault."
+            f"the diagram of {broken[0]}{more}: replace it, or leave the problem out;"
+            f" `{command_line('data', 'check', folder)}` names every fault."
         )
     for fault in unusual_images(images, ""):
         if warn:

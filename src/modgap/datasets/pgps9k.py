@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from modgap.core.errors import UserError, unknown
+from modgap.core.errors import UserError, command_line, part, unknown
 from modgap.core.files import Root
 from modgap.core.problem import Problem
 from modgap.core.prompt import conditions, structural_condition
@@ -35,10 +35,12 @@ from modgap.datasets.faults import (
     Report,
     inspections,
     json_type,
+    missing,
     text_fault,
     unusual_images,
 )
 from modgap.datasets.json_file import JsonObject, decode, entries
+from modgap.datasets.recognise import hint
 
 SPLITS = ("train", "test")
 DIAGRAMS = "Diagram_Visual"
@@ -48,6 +50,12 @@ SOLUTIONS = "solutions.json"
 _DECIMAL = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _SEVERAL_PARTS = re.compile(r"[/\\:]")  # of a path, on any system
 _LAYOUT = f"give the folder that holds train.json, test.json and {DIAGRAMS}/"
+
+
+def _every(folder: Path) -> str:
+    """Where to see every fault."""
+    return f"`{command_line('data', 'check', folder)}` names every fault."
+
 
 Complaint = tuple[str, str] | None  # kind and message of a fault
 
@@ -149,9 +157,8 @@ class _Record:
 def _folder(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        if folder.exists():
-            raise UserError(f"{folder} is a file: {_LAYOUT} (JSONL: --benchmark pairs).")
-        raise UserError(f"{folder} does not exist: {_LAYOUT}.")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}: {_LAYOUT}.{hint(folder, 'pgps9k')}")
     return folder
 
 
@@ -165,15 +172,13 @@ def _problems(
     for item in _scan(folder / f"{split}.json", {key: _FIELDS[key] for key in _NEEDED}, root):
         if isinstance(item, Fault):
             if item.severity == "error":
-                raise UserError(f"{folder}/{item}. `modgap data check {folder}` names every fault.")
+                raise UserError(f"{folder}/{part(item)}. {_every(folder)}")
             continue
         problem = _problem(diagrams, split, index, item, solutions.get(f"{split}/{item.id}"))
         if item.value["diagram"] not in present and (wrong := root.fault(str(problem.image))):
             if need_images:
                 fault = _image_fault(f"{split}.json", item, *wrong)
-                raise UserError(
-                    f"{folder}/{fault}. `modgap data check {folder}` names every fault."
-                )
+                raise UserError(f"{folder}/{part(fault)}. {_every(folder)}")
             problem = replace(problem, image=None)
         yield problem
         index += 1
@@ -209,7 +214,7 @@ def _solutions(folder: Path, root: Root) -> dict[str, str]:
     if not (folder / SOLUTIONS).exists():
         return {}
     for fault in _solution_faults(folder, root):
-        raise UserError(f"{folder}/{fault}.")
+        raise UserError(f"{folder}/{part(fault)}.")
     return json.loads(root.read_bytes(folder / SOLUTIONS))
 
 
@@ -218,7 +223,7 @@ def _solution_faults(folder: Path, root: Root) -> Iterator[Fault]:
         return
     try:
         solutions = json.loads(root.read_bytes(folder / SOLUTIONS))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         yield Fault(
             SOLUTIONS, "", "malformed", f"is not valid JSON ({error}): make the problems again"
         )
@@ -238,7 +243,10 @@ def _scan(
     """Every sound record of a file, and every fault, in the order of the file."""
     file = path.name
     if not path.exists():
-        yield Fault(file, "", "missing-file", f"there is no such file: {_LAYOUT}")
+        also = hint(path.parent, "pgps9k").removesuffix(".")
+        yield Fault(
+            file, "", "missing-file", f"there is no such file: {_LAYOUT}{'.' if also else ''}{also}"
+        )
         return
     text, faults = decode(file, root.read_bytes(path))
     yield from faults
@@ -279,7 +287,7 @@ def _complaints(
         yield "duplicate-key", f"{key} is given twice: keep one"
     for key, find in fields.items():
         if key not in value:
-            yield "missing-key", f"{key} is missing"
+            yield "missing-key", missing(key, value)
         elif complaint := find(value[key]):
             yield complaint[0], f"{key} {complaint[1]}"
 

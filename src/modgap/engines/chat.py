@@ -23,7 +23,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from modgap.core.engine import PLAIN, FinishReason, Request, Sampling
 from modgap.core.progress import show
@@ -38,6 +38,8 @@ _TRUNCATED = ("length", "max_tokens", "max_output_tokens", "model_length")  # th
 _FILTERED = "content_filter"
 _BROKEN_OFF = ("abort", "error")
 _LONGEST_REFUSAL = 5000
+_MOST_TOKENS = 10**9
+_MOST_DIGITS = 20
 
 
 # How servers and chat templates say that they take no system turn: it (or the role of that name) is
@@ -253,19 +255,22 @@ def _plain_in(parameters: Mapping[str, Any], refused: str | None) -> list[str]:
 def read_reply(body: bytes | str, prefill: str = "") -> Reply:
     """Read the body of a chat completion.
 
+    A count of tokens that cannot be one counts as not reported: the text is good without it.
+
     Raises:
         UnreadableReply: It is truncated, not JSON, or not a completion; the message says which.
     """
     try:
-        reply = json.loads(body)
-    except ValueError:
+        # Numbers that Python cannot hold (4,300 digits and more) are not read: none is needed.
+        reply = json.loads(body, parse_int=_short_int)
+    except (ValueError, RecursionError):
         raise UnreadableReply(f"the reply is not JSON ({len(body)} bytes)") from None
     try:
         # Some routers send their own errors in a reply with status 200.
         if error := reply.get("error"):
             said = error.get("message") if isinstance(error, dict) else error
             raise UnreadableReply(f"the reply is an error: {said}")
-        choice, usage = reply["choices"][0], reply.get("usage") or {}
+        choice, usage = reply["choices"][0], _mapping(reply.get("usage"))
         message, reason = choice.get("message"), choice.get("finish_reason")
         reason = reason.lower() if isinstance(reason, str) else reason
         if message is None:
@@ -279,19 +284,35 @@ def read_reply(body: bytes | str, prefill: str = "") -> Reply:
             text, failure = "", f"the reply has {unknown}"
         if reason == _FILTERED:
             failure = "the server's content filter withheld the response"
-        details = usage.get("prompt_tokens_details") or {}
+        details = _mapping(usage.get("prompt_tokens_details"))
         return Reply(
             text=text,
             finish_reason="error" if failure else "length" if truncated else "stop",
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
-            image_tokens=int(details.get("image_tokens") or 0),
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")),
+            image_tokens=_count(details.get("image_tokens")),
             error=failure,
         )
+    except RecursionError:
+        raise UnreadableReply("the parts of the reply's content are nested too deep") from None
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise UnreadableReply(
             f"the reply is not a chat completion ({type(error).__name__}: {error})"
         ) from None
+
+
+def _short_int(digits: str) -> int:
+    return int(digits) if len(digits) <= _MOST_DIGITS else 0
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def _count(value: Any) -> int:
+    """A number of tokens as a server reports it; 0 for what cannot be one."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole and 0 <= value <= _MOST_TOKENS else 0
 
 
 def _whole(message: Mapping[str, Any], prefill: str, *, truncated: bool) -> str:

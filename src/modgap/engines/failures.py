@@ -33,6 +33,27 @@ _UNKNOWN_FIELD = re.compile(
 # llama.cpp answers 500 if a chat template refuses its messages.
 _SYSTEM_STATUS = (400, 404, 422, 500, 501)
 _TRANSIENT_STATUS = (408, 409, 425, 429)
+_MOST_BYTES = 64 * 2**20
+_MOST_SAID = 5000
+
+
+async def read_bounded(response: Any) -> None:
+    """Read the body of a response (of httpx, or httpx2) as the client's hook, up to 64 MB.
+
+    The size is that of the decoded body. Beyond it the connection is dropped.
+
+    Raises:
+        UnreadableReply: The body is larger.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.aiter_bytes():
+        size += len(part)
+        if size > _MOST_BYTES:
+            raise UnreadableReply(f"the reply is larger than {_MOST_BYTES >> 20} MB")
+        parts.append(part)
+    # What `aread` would keep; the client does not read a body that is there.
+    response._content = b"".join(parts)
 
 
 def is_transient(error: Exception) -> bool:
@@ -102,7 +123,7 @@ def cause(error: Exception) -> str:
     elif isinstance(error, openai.APIConnectionError):
         said = f"the connection broke ({type(error.__cause__).__name__}: {error.__cause__})"
     else:
-        said = str(error) or type(error).__name__
+        said = str(error)[:_MOST_SAID] or type(error).__name__
     return " ".join(said.split())
 
 
@@ -130,4 +151,5 @@ def _message(error: openai.APIStatusError) -> str:
     body: Any = error.body
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body
-    return str(body or "").strip() or error.response.reason_phrase or "no message"
+    said = body if isinstance(body, str) else str(body or "")
+    return said[:_MOST_SAID].strip() or error.response.reason_phrase or "no message"

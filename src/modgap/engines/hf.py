@@ -87,9 +87,18 @@ class HfEngine:
     @classmethod
     def start(cls, model: str | Path, options: EvalOptions) -> Start:
         """How it starts; the model is found and checked, not loaded. Raises `UserError`."""
-        from modgap.models.load import check_model, model_fingerprint, resolve
+        from modgap.models.load import (
+            check_device,
+            check_folder,
+            check_model,
+            model_fingerprint,
+            resolve,
+        )
 
         folder = resolve(model)
+        check_folder(folder)
+        if options.device is not None and options.replicas == 1 and options.ray_address is None:
+            check_device(options.device)
         check_model(folder)
         pixels = paper_pixels(folder) if of_paper(options.style) else None
         make = functools.partial(load_engine, folder, pixels, options.device, options.batch_size)

@@ -40,12 +40,13 @@ import openai
 from modgap.core.engine import Completion, Request, Sampling, Start, sample_seed
 from modgap.core.errors import ServerError, TemperatureRefusedError, UserError
 from modgap.core.secrets import keep_out, keep_out_of_url, read_key, without_secrets
-from modgap.engines.chat import Dialect, Reply, UnreadableReply, read_reply, to_messages
+from modgap.engines.chat import Dialect, Reply, read_reply, to_messages
 from modgap.engines.failures import (
     cause,
     is_transient,
     never_connected,
     no_credit,
+    read_bounded,
     refused_parameter,
     retry_after,
 )
@@ -59,6 +60,8 @@ _KEY_IN_URL = "{url_option} of {host}: keys belong into an environment variable 
 _REFUSED_REDIRECT = "modgap_refused_redirect"
 _CONNECT_SECONDS = 10.0
 _LONGEST_CAUSE = 300
+_ODD_LIST = (ValueError, AttributeError, TypeError, RecursionError)
+"""What a list of models that is none raises in the client."""
 _LONGEST_BACKOFF = 30.0
 _LONGEST_RETRY_AFTER = 120.0
 
@@ -283,7 +286,7 @@ class OpenAIEngine:
             http_client=openai.DefaultAsyncHttpxClient(
                 trust_env=not local,
                 timeout=timeout,
-                event_hooks={"response": [_stay_at_origin]},
+                event_hooks={"response": [_stay_at_origin, read_bounded]},
             ),
         )
 
@@ -315,7 +318,7 @@ class OpenAIEngine:
                 reply = read_reply(sent.content, request.prompt.prefill)
                 self._failed_in_a_row = 0
                 break
-            except (openai.APIError, TimeoutError, UnreadableReply) as error:
+            except Exception as error:  # a reply may break the client, too: that costs its sample
                 if self._dialect.adapt(refused_parameter(error), parameters, turns):
                     continue
                 await self._raise_if_hopeless(client, error, sampling)
@@ -405,8 +408,9 @@ class OpenAIEngine:
         """The names of the server's models, for the remedy of a 404; empty if it does not say."""
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                names = sorted([without_secrets(model.id) async for model in client.models.list()])
-        except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError):
+                models = [model.id async for model in client.models.list()]
+            names = sorted(without_secrets(str(name)) for name in models)
+        except (openai.APIError, TimeoutError, *_ODD_LIST):
             return ""
         return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
@@ -468,12 +472,13 @@ def served_models(server: Server) -> list[str]:
 
     async def ask() -> list[str]:
         async with engine._client() as client, asyncio.timeout(timeout):
-            return sorted([without_secrets(model.id) async for model in client.models.list()])
+            models = [model.id async for model in client.models.list()]
+            return sorted(without_secrets(str(name)) for name in models)
 
     try:
         with ThreadPoolExecutor(1) as thread:  # a notebook's thread has an event loop of its own
             return thread.submit(lambda: asyncio.run(ask())).result()
-    except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError) as error:
+    except (openai.APIError, TimeoutError, *_ODD_LIST) as error:
         raise ServerError(
             "{server}: {said}. Remedy: start the server, correct {url_option} (mostly it ends in"
             " /v1) or name the model.",

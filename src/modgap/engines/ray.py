@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Engine, Request
 from modgap.core.errors import UserError
+from modgap.core.extras import install, installed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +41,12 @@ _ENVIRONMENT = {
     # An engine's own processes (vLLM has some) end with its actor, however the actor ends.
     "RAY_process_group_cleanup_enabled": "true",
 }
+
+
+def require() -> None:
+    """Raise `UserError` where Ray is not installed."""
+    if not installed("ray"):
+        raise UserError(f"--replicas and --ray-address need Ray: {install('ray')}.")
 
 
 class Cluster:
@@ -60,7 +67,7 @@ class Cluster:
             import ray  # pyright: ignore[reportMissingImports] - an extra
         except ModuleNotFoundError as error:
             self._restore()
-            raise UserError("--replicas needs Ray: pip install 'modgap[ray]'.") from error
+            raise UserError(f"--replicas and --ray-address need Ray: {install('ray')}.") from error
         self.ray: Any = ray
         self._address, self._session = address, None
         # pyright takes this file for the package `ray` if that is not installed.

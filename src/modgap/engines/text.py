@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
+from modgap.core.extras import missing
 from modgap.core.files import read_text
 from modgap.core.options import JudgeOptions
 from modgap.core.progress import show
@@ -68,7 +69,7 @@ def _check_text(folder: Path) -> None:
         )
     try:
         json.loads(read_text(folder / "config.json"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{folder / 'config.json'} is not valid JSON ({error}): copy the model again."
         ) from None
@@ -91,10 +92,7 @@ def vllm_judge(options: JudgeOptions) -> Judge:
     from modgap.models.load import resolve
 
     if not importlib.util.find_spec("vllm"):
-        raise UserError(
-            "vllm is not installed: pip install 'modgap[vllm]', or give --judge-engine hf, or a"
-            " URL."
-        )
+        raise UserError(f"{missing('vllm', 'vllm')}, or give --judge-engine hf, or a URL.")
     folder = resolve(options.judge or "")
 
     def start(mode: JudgeMode) -> VllmTextEngine:

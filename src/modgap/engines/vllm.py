@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start, sample_seed
 from modgap.core.errors import UserError
+from modgap.core.extras import missing
 from modgap.core.images import to_rgb
 from modgap.core.progress import say, show
 from modgap.core.prompt import of_paper
@@ -174,9 +175,7 @@ class VllmEngine:
         from modgap.models.load import check_for_vllm, model_fingerprint, resolve
 
         if not importlib.util.find_spec("vllm"):
-            raise UserError(
-                "vllm is not installed: pip install 'modgap[vllm]', or give --engine hf."
-            )
+            raise UserError(f"{missing('vllm', 'vllm')}, or give --engine hf.")
         folder, args = resolve(model), telling_args(options.engine_args)
         check_for_vllm(folder, args)
         pixels = paper_pixels(folder) if of_paper(options.style) else None

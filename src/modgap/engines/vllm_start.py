@@ -26,7 +26,9 @@ from typing import IO, Any
 
 from modgap.core import processes
 from modgap.core.errors import UserError
+from modgap.core.extras import missing
 from modgap.core.progress import show
+from modgap.core.record import read_json
 from modgap.models.folder import ADAPTER_CONFIG, has_adapter, image_processor
 
 # Arguments that we pass ourselves, and the option that sets each.
@@ -162,7 +164,9 @@ def adapter_arguments(
                 " them, or give dtype=float32."
             )
         return {}
-    rank = int(json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"])
+    rank = read_json(adapter / ADAPTER_CONFIG, "copy the checkpoint again").get("r")
+    if not isinstance(rank, int):
+        raise UserError(f"{adapter / ADAPTER_CONFIG} names no rank: copy the checkpoint again.")
     most = next((most for most in _RANKS if most >= rank), None)
     if most is None:
         raise UserError(
@@ -332,7 +336,7 @@ class Running:
                 raise UserError(
                     f"vLLM cannot be imported (no module named {error.name!r}): install it again."
                 ) from None
-            raise UserError("vllm is not installed: pip install 'modgap[vllm]'.") from None
+            raise UserError(f"{missing('vllm', 'vllm')}.") from None
         # pyright takes engines/vllm.py for the package `vllm` where that is not installed.
         engine_args: Any = vllm.EngineArgs  # pyright: ignore[reportAttributeAccessIssue]
         llm: Any = vllm.LLM  # pyright: ignore[reportAttributeAccessIssue]

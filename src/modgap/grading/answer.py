@@ -232,6 +232,11 @@ def well_formatted(response: str) -> bool:
     return box >= 0 and response.find("}", box + len("\\boxed{")) >= 0
 
 
+def as_gold(gold: object) -> str:
+    """A gold answer as text: columns of data sets hold numbers, too."""
+    return gold if isinstance(gold, str) else str(gold)
+
+
 def reward(response: str, gold: str, tolerance: Tolerance = "relative") -> Reward:
     """The training reward `0.9 * acc + 0.1 * format`.
 

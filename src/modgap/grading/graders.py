@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Final, cast, get_args
 
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import split_grader
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
 from modgap.grading import mathverse
-from modgap.grading.answer import Mode, grade
+from modgap.grading.answer import Mode, as_gold, grade
 from modgap.grading.grade import Grade
 from modgap.grading.judge import JudgeMode, Undecided, unsettled
 from modgap.grading.mathverse import FREE_FORM, MULTI_CHOICE, Case, Symbolic
@@ -106,7 +107,12 @@ def find_grader(grader: str) -> Grader:
 
 
 def grade_answer(
-    response: str, gold: str, *, mode: str = "strict", question: str = "", question_type: str = ""
+    response: str,
+    gold: str | float,
+    *,
+    mode: str = "strict",
+    question: str = "",
+    question_type: str = "",
 ) -> Grade:
     r"""Grade one response, without a run and without a judge.
 
@@ -115,7 +121,7 @@ def grade_answer(
 
     Args:
         response: Everything the model wrote; the answer is its last `\boxed{}`.
-        gold: The gold answer as the data set has it.
+        gold: The gold answer as the data set has it, a string or a number.
         mode: `strict`, `relative` or `paper`; of a number also `exact`.
         question: The question with its choices (MathVerse, `question_for_eval`), by which a choice
             is known by its value.
@@ -127,11 +133,12 @@ def grade_answer(
         `error` at the stage `judge`.
 
     Raises:
-        UserError: A value is not a string, or there is no such mode or question type.
+        UserError: Another value is not a string, or there is no such mode or question type.
     """
+    is_number = isinstance(gold, Real) and not isinstance(gold, bool)
     texts = {
         "response": response,
-        "gold": gold,
+        "gold": as_gold(gold) if is_number else gold,
         "mode": mode,
         "question": question,
         "question_type": question_type,
@@ -152,5 +159,7 @@ def grade_answer(
     grader.check_mode(mode, f"mode={mode!r}")
     # The pool starts a process only if the rules leave something to it.
     with SymbolicPool(workers=1) as symbolic:
-        (result,) = grader.grade([Case(response, gold, question, kind or "")], mode, symbolic)
+        (result,) = grader.grade(
+            [Case(response, as_gold(gold), question, kind or "")], mode, symbolic
+        )
     return result if isinstance(result, Grade) else unsettled(result)

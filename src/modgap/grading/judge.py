@@ -35,9 +35,18 @@ from typing import Final, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
+from modgap.core.disk import writing
+from modgap.core.errors import UserError
 from modgap.core.files import open_own
 from modgap.core.prompt import Prompt, judge_prompt
-from modgap.core.record import RunFolder, drop_torn_line, iter_rows, read_json, write_json
+from modgap.core.record import (
+    RunFolder,
+    drop_torn_line,
+    iter_rows,
+    line_of,
+    read_json,
+    write_json,
+)
 from modgap.grading.grade import Grade
 
 JudgeMode = Literal["strict", "relative", "paper"]
@@ -222,16 +231,29 @@ class VerdictFile:
         with open_own(self._rows, os.O_APPEND) as file:
 
             def write(row: VerdictRow) -> None:
-                file.write((row.model_dump_json() + "\n").encode())
-                file.flush()
+                with writing(self._rows):
+                    file.write(line_of(row).encode())
+                    file.flush()
 
             yield write
 
     def last(self, mode: str) -> LastJudge | None:
         """The judge that `remember` recorded for a mode; `None` where no judge was asked."""
-        return read_json(self._last).get(mode) if self._last.exists() else None
+        return self._all().get(mode)
 
     def remember(self, mode: str, judge: LastJudge) -> None:
         """Record which judge decides in a mode."""
-        known: dict[str, LastJudge] = read_json(self._last) if self._last.exists() else {}
-        write_json(self._last, {**known, mode: judge})
+        write_json(self._last, {**self._all(), mode: judge})
+
+    def _all(self) -> dict[str, LastJudge]:
+        """Mode -> judge."""
+        if not self._last.exists():
+            return {}
+        known = read_json(self._last, "remove it, and grade again with --judge-model")
+        for mode, judge in known.items():
+            if not isinstance(judge, dict) or not isinstance(judge.get("judge"), str):
+                raise UserError(
+                    f"{self._last} is damaged ({mode} is not a judge): remove it, and grade again"
+                    " with --judge-model."
+                )
+        return known

@@ -6,7 +6,7 @@ pairs from a pipe and writes verdicts; one that does not answer in time is kille
 its pair is undecided. So the pool works from threads, asyncio, daemonic processes and Ray workers
 alike, and costs no import in this process.
 
-math-verify is optional (`pip install 'modgap[mathverse]'`): without it the stage is skipped, and
+math-verify is optional (the extra `mathverse`): without it the stage is skipped, and
 `note` says so. The original has no such stage.
 """
 
@@ -27,11 +27,13 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Final
 
+from modgap.core.extras import install
+
 SECONDS: Final = 5.0
 START_SECONDS: Final = 60.0
 MEMORY: Final = 4 << 30
 MAX_CHARS: Final = 400
-SKIPPED: Final = "the symbolic stage was skipped: pip install 'modgap[mathverse]'"
+SKIPPED: Final = "the symbolic stage was skipped"
 
 
 def available() -> bool:
@@ -49,7 +51,7 @@ class SymbolicPool:
 
     def __init__(self, workers: int = 2, seconds: float = SECONDS) -> None:
         self.seconds = seconds
-        self.note = "" if available() else SKIPPED
+        self.note = "" if available() else f"{SKIPPED}: {install('mathverse')}"
         self.killed = 0
         self._size = max(1, workers)
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()

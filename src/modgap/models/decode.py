@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from modgap.core.errors import UserError
+from modgap.core.progress import doing
 from modgap.models.decoder import DecoderModel
 from modgap.models.layers import normed, rotated, turned
 
@@ -69,6 +70,11 @@ def pick(logps_BV: Tensor, uniform_B: Tensor) -> Tensor:
     target = uniform_B.to(cdf)[:, None] * cdf[:, -1:]
     # With NaN any index will do, but it must be a valid token.
     return torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)
+
+
+def doing_token(t: int, most: int) -> None:
+    """Say which token of a batch's responses comes now."""
+    doing(f"token {t + 1:,} of at most {most:,}")
 
 
 KeysValues = list[tuple[Tensor, Tensor]]
@@ -210,6 +216,7 @@ def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Sta
     """
     from transformers import DynamicCache
 
+    doing(f"reading {len(prompts)} prompts")
     features = policy.image_features(prompts)
     embeds, positions = policy.embed(prompts, features)
     cache: Any = DynamicCache()
@@ -287,6 +294,7 @@ def sample_batch(
 
     t = 0
     for t in range(max_new_tokens):
+        doing_token(t, max_new_tokens)
         logps_BV = policy.token_logps(logits, temperature or 1.0)
         rows = slot.view(-1)
         token = logps_BV.argmax(-1) if noise is None else pick(logps_BV, noise[rows, t])

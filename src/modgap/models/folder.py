@@ -64,12 +64,8 @@ def _generation_config(folder: Path) -> dict[str, Any]:
     Raises `UserError` where it cannot be used.
     """
     path = folder / "generation_config.json"
-    config = read_json(path) if path.exists() else {}
-    if not isinstance(config, dict):
-        raise UserError(
-            f"{path} is damaged (it is not an object): correct it, or download the model again."
-        )
-    return config
+    remedy = "correct it, or download the model again"
+    return read_json(path, remedy) if path.exists() else {}
 
 
 def own_temperature(folder: Path) -> float:
@@ -113,7 +109,7 @@ def own_max_tokens(folder: Path) -> int | None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return _as_object(json.loads(read_text(path)))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

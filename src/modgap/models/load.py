@@ -9,12 +9,16 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from modgap.core.errors import UserError
+from modgap.core.errors import UserError, command_line, part
+from modgap.core.extras import install
 from modgap.core.files import read_text
+from modgap.core.progress import doing
+from modgap.core.record import read_json
 from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
 from modgap.models.weights import Weights, check_weights, damaged, refuse_adapter, refuse_misfits
 
@@ -53,7 +57,7 @@ def tiny_folder() -> Path:
     if not (folder / "config.json").is_file():
         raise UserError(
             "the model 'tiny' is not part of this installation: make it with `modgap model"
-            " pretrain`"
+            " pretrain --out DIR`, and give DIR/tiny."
         )
     return folder
 
@@ -85,9 +89,11 @@ def resolve(ref: str | Path) -> Path:
 def check_name(name: str) -> None:
     """Refuse what cannot be an id of a hub. Raises `UserError`."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        near = get_close_matches(name.casefold(), ["tiny", *ALIASES], n=1)
         raise UserError(
             f"no model {name!r}: give 'tiny', a folder that exists, a Hugging Face id (ORG/NAME),"
-            f" modelscope:ORG/NAME or one of {', '.join(sorted(ALIASES))}"
+            f" modelscope:ORG/NAME or one of {', '.join(sorted(ALIASES))}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
         )
 
 
@@ -96,8 +102,7 @@ def _from_modelscope(name: str) -> Path:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
         raise UserError(
-            f"the model 'modelscope:{name}' needs the package modelscope: pip install"
-            " 'modgap[modelscope]'"
+            f"the model 'modelscope:{name}' needs the package modelscope: {install('modelscope')}."
         ) from error
     return _fetch(snapshot_download, name, "ModelScope")
 
@@ -106,7 +111,7 @@ def _fetch(download: Callable[..., str], name: str, where: str) -> Path:
     try:
         return Path(download(name, allow_patterns=_FILES))
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = part((str(error).strip() or type(error).__name__).splitlines()[0])
         raise UserError(
             f"the model {name!r} is not a local folder and could not be fetched from {where}"
             f" ({reason}): check the name and the network, or give a local folder"
@@ -122,6 +127,8 @@ def check_files(folder: Path) -> None:
         UserError: There is no config, tokenizer or image processor, or there is an adapter beside
             the weights.
     """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: give the folder of a model, or an id of the hub.")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} {_instead_of_a_model(folder)}")
     refuse_adapter(folder)
@@ -147,12 +154,20 @@ def _instead_of_a_model(folder: Path) -> str:
         for below in ("", "actor/", "global_step_*/actor/")
     ):
         return (
-            f"is a checkpoint of verl (no config.json): modgap convert {folder} --out DIR, then"
-            " give DIR"
+            "is a checkpoint of verl (no config.json):"
+            f" {command_line('convert', folder, '--out', 'DIR')}, then give DIR"
         )
     return (
         "holds no model (no config.json): give a folder in Hugging Face form, or an id of the hub"
     )
+
+
+_SETTINGS = (
+    "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "video_preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
+"""Files of a model that are one object each, of which transformers' own errors name no remedy."""
 
 
 def check_folder(folder: Path) -> None:
@@ -163,6 +178,9 @@ def check_folder(folder: Path) -> None:
     """
     check_files(folder)
     check_type(folder, _model_type(folder))
+    for name in _SETTINGS:
+        if (folder / name).is_file():
+            read_json(folder / name, "copy the model again")
 
 
 def check_type(name: Path | str, kind: Any) -> None:
@@ -183,7 +201,7 @@ def _model_type(folder: Path) -> Any:
     path = folder / "config.json"
     try:
         config = json.loads(read_text(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): copy the model again") from error
     return config.get("model_type") if isinstance(config, dict) else None
 
@@ -283,7 +301,7 @@ def check_device(device: str | torch.device | None) -> torch.device:
     if name not in choices:
         why = "" if torch.cuda.is_available() else " (torch sees no GPU)"
         raise UserError(
-            f"device {name!r} is not available here{why}: choose from {', '.join(choices)}"
+            f"device {name!r} is not available here{why}: choose from {', '.join(choices)}."
         )
     return torch.device(name)
 
@@ -315,8 +333,9 @@ def load_policy(
         UserError: The model cannot be found, is damaged or of another kind.
     """
     folder = resolve(ref)
-    weights = check_model(folder, tokenizer=False)
     where = check_device(device)
+    doing(f"loading the model {folder.name}")
+    weights = check_model(folder, tokenizer=False)
 
     import torch
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -438,7 +457,7 @@ def _slices(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
             for name, about in tensors.items()
             if name != "__metadata__"
         )
-    except (ValueError, AttributeError, KeyError, TypeError):  # not safetensors
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # not safetensors
         step = max(_SLICE, size // 1000)
         spans, head = [(at, min(at + step, size)) for at in range(0, size, step)], -8
     else:

@@ -185,7 +185,7 @@ def read_adapter(at: Path) -> dict[str, tuple[Tensor, Tensor]]:
         config = json.loads(read_text(at / ADAPTER_CONFIG))
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
         tensors = load_file(at / ADAPTER_WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise UserError(
             f"the adapter {at} cannot be read ({error!r}): copy the checkpoint again"
         ) from error

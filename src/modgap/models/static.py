@@ -43,6 +43,7 @@ from modgap.models.decode import (
     bytes_of_token,
     cut,
     decode_step,
+    doing_token,
     flat_seeds,
     free_memory,
     padding_bias,
@@ -313,6 +314,7 @@ class StaticSampler:
                 state = self._state(draw, kept, t, room, state, chosen)
             self._step(state)
             t += 1
+            doing_token(t, limit)
         flush()
         return cut(tokens, logps, t, self._eos, seeds)
 

@@ -152,7 +152,7 @@ def _indexed(folder: Path) -> list[str]:
     try:
         files = set(json.loads(read_text(path))["weight_map"].values())
         return sorted(str(file) for file in files)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is not an index of weights ({error!r}): copy the model again"
         ) from error

@@ -23,7 +23,7 @@ from modgap.analysis.original_mathverse import mathverse_lines, print_mathverse
 from modgap.analysis.results import Summary
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem, Shown, split_grader
-from modgap.core.record import Response, RunFolder, iter_rows, write_text
+from modgap.core.record import Response, RunFolder, iter_rows, line_of, write_text
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets import mathverse
 from modgap.grading.judge import PAPER_MAX_TOKENS, Undecided, VerdictFile, VerdictRow, question_id
@@ -344,9 +344,7 @@ def _keep_verdicts(
         if known.setdefault(verdict.question, verdict).said != verdict.said:
             apart.append(_named(key))
     if known or file.path.exists():
-        write_text(
-            file.path, "".join(row.model_dump_json() + "\n" for row in [*known.values(), *others])
-        )
+        write_text(file.path, "".join(line_of(row) for row in [*known.values(), *others]))
     if not scored:
         return None
     if judged and file.last("paper") is None:

@@ -21,7 +21,7 @@ from typing import Any, TypedDict
 
 from modgap.analysis.original import original_lines, print_original
 from modgap.analysis.results import Summary
-from modgap.core.errors import UserError
+from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import Root, read_bytes
 from modgap.core.problem import Problem
 from modgap.core.record import Response, RunFolder
@@ -280,13 +280,16 @@ def read_gold(path: Path, *, allow_outside: bool = False) -> tuple[list[Problem]
     root = Root(path, allow_outside=allow_outside)
     for item in [fault] if fault else entries(path.name, text):
         if isinstance(item, Fault):
-            raise UserError(f"{path.parent}/{item}.")
+            raise UserError(f"{path.parent}/{part(item)}.")
         name, line, value = item
         where = f"{path} line {line}, {name}"
         if name in problems:
             raise UserError(f"{where}: this id appears twice; keep one.")
         if not isinstance(value, dict) or not isinstance(value.get("answer"), str):
-            raise UserError(f'{where}: has no answer; write {{"answer": "25.000", ...}}.')
+            raise UserError(
+                f"--gt {where}: has no answer; give the data set's test.json, where each id has"
+                ' {"answer": "25.000", ...}.'
+            )
         try:
             problems[name] = _problem(path, name, value, len(problems), root)
             named = value.get("diagram") or ""
@@ -294,7 +297,8 @@ def read_gold(path: Path, *, allow_outside: bool = False) -> tuple[list[Problem]
                 outside.append(name)
         except (AttributeError, TypeError):
             raise UserError(
-                f"{where}: is not PGPS9K's record; `modgap data check` says what is wrong."
+                f"{where}: is not PGPS9K's record;"
+                f" `{command_line('data', 'check', path.parent)}` says what is wrong."
             ) from None
     if not problems:
         raise UserError(f"--gt {path} holds no problem.")

@@ -200,7 +200,7 @@ def read_generations(file: GenerationFile) -> Generations:
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 read.odd["torn, as by a kill, and left out"] = [f"line {number}"]
                 continue

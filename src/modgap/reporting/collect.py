@@ -441,8 +441,10 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path} line {number}: not valid JSON ({error}).") from None
+            except (ValueError, RecursionError) as error:
+                raise UserError(
+                    f"{path} line {number}: not valid JSON ({error}): remove that line."
+                ) from None
             if isinstance(row, dict):
                 yield row
 
@@ -481,7 +483,7 @@ def _spaced_lines(path: Path, count: int) -> Iterator[dict[str, Any]]:
             seen = start
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 yield row

@@ -17,6 +17,7 @@ import functools
 import hashlib
 import io
 import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -31,8 +32,9 @@ from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.summary import changes, mode_of, summarise_run
 from modgap.analysis.transcription import KINDS
 from modgap.analysis.warnings import warnings
-from modgap.core.errors import unknown
-from modgap.core.record import write_text
+from modgap.core.errors import UserError, unknown
+from modgap.core.files import read_start
+from modgap.core.record import check_writable, write_text
 from modgap.core.text import as_utf8, percent
 from modgap.core.version import __version__
 from modgap.reporting import panels
@@ -79,6 +81,10 @@ _INTERVAL = "95% interval"
 # What a spreadsheet begins a formula with; the last four are the full-width forms of the first.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?%?", re.ASCII)
+_OF_A_REPORT, _HEAD = b'<meta name="generator" content="modgap ', 4096
+"""By what a page of ours is known, and the bytes in which it stands."""
+_TABLE = b"**"
+"""What the paper's tables in Markdown begin with."""
 
 
 def build_report(
@@ -89,6 +95,7 @@ def build_report(
     figures: bool = False,
     template: str = "full",
     allow_outside: bool = False,
+    force: bool = False,
 ) -> ReportSummary:
     """Make the report of runs, trainings and studies.
 
@@ -103,17 +110,20 @@ def build_report(
         template: `full`, or `paper`: also the numbers in the shape of the paper's tables, as a
             section of the page and as Markdown in `OUT.md`.
         allow_outside: Embed diagrams outside the folders that the runs record, too.
+        force: Replace files that no earlier report wrote.
 
     Returns:
         The numbers of the page.
 
     Raises:
-        UserError: A folder is not a run, or the template does not exist; one line that says which.
+        UserError: A file is in the way that no earlier report wrote, a folder is not a run, or the
+            template does not exist; one line that says which.
     """
     if template not in TEMPLATES:
         raise unknown("template", template, TEMPLATES)
-    found = collect(paths)
     out = Path(out)
+    _check_out(out, figures, template, force)
+    found = collect(paths)
     numbers, page = render(found, images, template, allow_outside=allow_outside)
     write_text(out, page)
     if template == "paper":
@@ -123,7 +133,7 @@ def build_report(
         write_figures(numbers, folder)
         write_tables(numbers, folder)
         if found.sweeps:
-            write_seeds(numbers, found.sweeps, folder, " ".join(map(str, paths)))
+            write_seeds(numbers, found.sweeps, folder, shlex.join(map(str, paths)))
     return numbers
 
 
@@ -133,6 +143,28 @@ def _paper_page(numbers: ReportSummary) -> str:
     return "\n".join(
         [t.as_markdown(paper_tables(numbers)), *(["Notes:\n"] if notes else []), *notes]
     )
+
+
+def _check_out(out: Path, figures: bool, template: str, force: bool) -> None:
+    """Refuse to write over what no earlier report wrote. Raises `UserError`."""
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: give a file, such as {out / 'report.html'}.")
+    check_writable(out.absolute().parent)
+    folder, page = out.with_name(f"{out.stem}_figures"), out.with_suffix(".md")
+    ours = out.is_file() and _OF_A_REPORT in read_start(out, _HEAD)
+    others = [out] if out.exists() and not ours else []
+    our_page = page.is_file() and read_start(page, len(_TABLE)) == _TABLE
+    if template == "paper" and page.exists() and not our_page:
+        others.append(page)
+    if figures and not ours and folder.is_dir() and any(folder.iterdir()):
+        others.append(folder)
+    if figures and folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and the figures go there: give another --out.")
+    if others and not force:
+        raise UserError(
+            f"{others[0]} was not written by modgap report: give another --out, or --force to"
+            " replace it."
+        )
 
 
 def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:

@@ -75,9 +75,7 @@ def headline(
         steps = sum(len(stage.log) for stage in found.stages)
         recipes = ", ".join(dict.fromkeys(stage.recipe for stage in found.stages))
         pieces = [(f"Training of {recipes}: {counted(steps, 'step')} logged", "")]
-        lede = [
-            "Evaluate the checkpoints with modgap eval, and give that run, too, to see the gap."
-        ]
+        lede = ["Evaluate the checkpoints, and give that run, too, to see the gap."]
     return Headline(
         title="".join(words for words, _ in pieces),
         kicker=_kicker(seeds, found),

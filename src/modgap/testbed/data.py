@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modgap.core.problem import Problem
-from modgap.core.progress import show
+from modgap.core.progress import doing, show
 from modgap.core.prompt import Prompt, evaluation_prompt
 
 if TYPE_CHECKING:
@@ -261,6 +261,7 @@ def make_data(out: Path, plan: Plan, workers: int, size: Size | None = None) -> 
             _start_worker(*start)
             parts = map(_make_chunk, spans)
         for number, part in enumerate(parts):
+            doing(f"data: {spans[number][1]:,} of {plan.problems:,} problems")
             marks += part[0]
             tokens.append(part[1])
             lengths.append(part[2])

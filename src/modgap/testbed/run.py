@@ -7,8 +7,8 @@
     final     OUT/tiny                            the checkpoint nearest to the middle of the bands,
                                                   examined again, with its model card
 
-A resumed run is bit-equal on a CPU; on another machine `mixture` can start from any checkpoint
-(`init`).
+A resumed run is bit-equal on the same CPU with as many threads; on another machine `mixture` can
+start from any checkpoint (`init`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modgap.core.errors import UserError, unknown
+from modgap.core.progress import doing
 from modgap.core.prompt import evaluation_prompt
+from modgap.core.record import check_writable
 from modgap.testbed.data import TASKS, Plan, load_data, make_data, say, to_problem
 
 if TYPE_CHECKING:
@@ -116,13 +118,24 @@ def pretrain(
     """
     plan, exams = plan or Plan(), exams or Exams()
     _check(plan, phases)
+    for name, value, least in (("workers", workers, 1), ("eval-every", exams.every, 1)):
+        if value < least:
+            raise UserError(f"--{name} {value}: must be at least {least}.")
+    if not minutes > 0:
+        raise UserError(f"--minutes {minutes:g}: must be above 0.")
+    check_writable(out)
+    ours = any((out / name).exists() for name in ("plan.json", "base", "corpus.npz"))
+    if out.exists() and not ours and any(out.iterdir()):
+        raise UserError(f"--out {out} holds other files: give a folder for this model alone.")
     out.mkdir(parents=True, exist_ok=True)
     _same_plan(out / "plan.json", plan)
     if "data" in phases:
+        doing("making the base model and the data")
         make_data(out, plan, workers)
     if not {"glyphs", "mixture", "final"} & set(phases):
         return
 
+    doing("loading torch")
     import torch
 
     torch.set_float32_matmul_precision("high")
@@ -145,8 +158,11 @@ def _check(plan: Plan, phases: Sequence[str]) -> None:
     for name in plan.mixture:
         if name not in TASKS:
             raise unknown("task", name, TASKS)
-    if min(plan.problems, plan.batch, plan.glyph_steps, plan.mixture_steps) < 1:
-        raise UserError("problems, batch and steps must be at least 1")
+    if not phases:
+        raise UserError(f"--phase '': choose from {', '.join(PHASES)}.")
+    for name in ("problems", "batch", "glyph_steps", "mixture_steps"):
+        if (value := getattr(plan, name)) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1.")
 
 
 def _same_plan(path: Path, plan: Plan) -> None:
@@ -265,14 +281,15 @@ def _final(out: Path, plan: Plan, n: int, pick: str | None) -> None:
     path = out / "eval.jsonl"
     if pick is None:
         if not path.exists():
-            raise UserError(f"{path} is missing: run the phase 'mixture' first, or give --pick")
+            raise UserError(f"{path} is missing: run the phase 'mixture' first, or give --pick.")
         rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
         pick = f"step_{min(rows, key=lambda row: row['fitness'])['step']}"
     folder = out / "steps" / pick
     if not folder.is_dir():
+        there = ", ".join(sorted(at.name for at in folder.parent.glob("step_*")))
         raise UserError(
-            f"there is no checkpoint {folder}: choose from"
-            f" {', '.join(p.name for p in folder.parent.iterdir())}"
+            f"--pick {pick}: there is no {folder};"
+            f" {f'choose from {there}' if there else 'run the phase mixture first'}."
         )
     policy = load_policy(folder)
     figures = Examiner(policy, n, FINAL_SEED, plan.levels, FINAL_VIEWS).examine(policy)

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modgap.core.progress import doing
 from modgap.models.policy import Policy
 from modgap.models.vision import encode_images
 
@@ -344,6 +345,7 @@ class Trainer:
         begun = time.monotonic()
         self.policy.model.train()
         while self.step < self.schedule.steps and time.monotonic() - begun < 60 * minutes:
+            doing(f"step {self.step + 1} of {self.schedule.steps}")
             log = self.update()
             if report is not None and (
                 self.step % report_every == 0 or self.step == self.schedule.steps

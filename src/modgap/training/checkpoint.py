@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from modgap.core.disk import replacing
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe
 from modgap.core.record import RESTORE, RunFolder, read_json, write_json
@@ -46,13 +46,10 @@ def step_folder(stage: Path, step: int) -> Path:
 def save_weights(policy: TrainablePolicy, stage: Path, step: int) -> Path:
     """Write the checkpoint of a step; an existing one is replaced."""
     final = step_folder(stage, step)
-    temporary = final.with_name(f".{final.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    policy.save(temporary)
-    if final.exists():  # written just before a kill; the state is older, so nothing refers to it
-        shutil.rmtree(final)
-    os.replace(temporary, final)
+    # An existing one was written just before a kill; the state is older, so nothing refers to it.
+    with replacing(final) as temporary:
+        temporary.mkdir(parents=True)
+        policy.save(temporary)
     return final
 
 
@@ -77,21 +74,19 @@ def save_state(
         optimizer: The optimizer; its moments are saved.
         **numbers: Step, position in the data, lengths of the logs, best validation.
     """
-    parameters = policy.model.named_parameters()
+    parameters, device = policy.model.named_parameters(), policy.device
     state = {
         "weights": {name: p.detach() for name, p in parameters if p.requires_grad},
         "optimizer": optimizer.state_dict(),
         "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda_rng": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
         "run": RunFolder(path.parent).mark(),
         **numbers,
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class LastStep:
@@ -137,10 +132,27 @@ def load_state(
     """Restore what `save_state` wrote, and return the numbers.
 
     Raises:
-        UserError: The state is of another run.
+        UserError: The state is of another run, or damaged.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    _check_mark(path, state.pop("run", ""))
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        _check_mark(path, state.pop("run", ""))
+        _restore(state, policy, optimizer)
+        _check_numbers(state)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch's own words recommend to load it without its safeguard
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}): put it back from a copy, or remove it to"
+            " train this stage again from its start."
+        ) from error
+    return state
+
+
+def _restore(
+    state: dict[str, Any], policy: TrainablePolicy, optimizer: torch.optim.Optimizer
+) -> None:
+    """Take weights, moments and RNG out of a state."""
     weights = state.pop("weights")
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
@@ -148,9 +160,23 @@ def load_state(
                 parameter.copy_(weights[name])
     optimizer.load_state_dict(state.pop("optimizer"))
     torch.set_rng_state(state.pop("rng"))
-    if cuda := state.pop("cuda_rng"):
-        torch.cuda.set_rng_state_all(cuda)
-    return state
+    # Older states have the RNG of every GPU that was visible; fewer or others may be now.
+    seen, device = state.pop("cuda_rng"), policy.device
+    if seen and device.type == "cuda":
+        torch.cuda.set_rng_state(seen[min(device.index or 0, len(seen) - 1)], device)
+
+
+def _check_numbers(state: Mapping[str, Any]) -> None:
+    for name in ("step", "position", "micro"):
+        if not isinstance(state[name], int):
+            raise TypeError(name)
+    first, second = state["lengths"]
+    if not (isinstance(first, int) and isinstance(second, int)):
+        raise TypeError("lengths")
+    if state["best"] is not None:
+        accuracy, step = state["best"]
+        if not (isinstance(accuracy, float) and isinstance(step, int)):
+            raise TypeError("best")
 
 
 def finish(stage: Path, result: dict[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modgap.core.errors import UserError
+from modgap.core.record import read_json
 from modgap.models.folder import image_processor
 from modgap.training.shape import SHAPES, Shape, shape_of
 
@@ -47,6 +48,13 @@ def known_model(name: str) -> Model:
             "min_pixels": size.get("shortest_edge") or 56 * 56,
             "max_pixels": size.get("longest_edge") or 12845056,
         }
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json", "copy the model again")
     check_type(name, config.get("model_type"))
-    return Model(str(folder.absolute()), shape_of(config), **size)
+    try:
+        shape = shape_of(config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder / 'config.json'} does not describe a model that can be trained ({error!r}):"
+            " copy the model again."
+        ) from None
+    return Model(str(folder.absolute()), shape, **size)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ import torch
 
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
+from modgap.core.progress import doing
 from modgap.core.prompt import Style, training_prompt
 from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder
@@ -120,6 +122,7 @@ def train(
     note = data.note
     with RunFolder(out).lock():
         start_run(out, recipe, job.given)
+        keep_threads(RunFolder(out), job, progress)
         for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), start=1):
             # A base model is known by its fingerprint, wherever it lies.
             base = str(model) if job.fingerprint is None else "the base model"
@@ -176,6 +179,25 @@ def _split(recipe: Recipe, problems: Sequence[Problem], job: Job) -> Data:
             f" of them is held out, so {many}"
         )
     return Data(train, held, note)
+
+
+def keep_threads(run: RunFolder, job: Job, progress: Progress | None) -> None:
+    """On a CPU compute with as many threads as the run was begun with.
+
+    Sums are split among threads, so that another number of them gives other last bits.
+    """
+    if torch.cuda.is_available() and job.device != "cpu":
+        return
+    begun, now = run.manifest().get("threads"), torch.get_num_threads()
+    if not isinstance(begun, int) or begun < 1:
+        run.note("threads", now)
+    elif begun > max(now, os.cpu_count() or 1):
+        Teller(progress, 1, 1, 0).note(
+            f"the run was begun with {begun} threads and this machine has fewer processors: its"
+            " numbers go on with other last digits"
+        )
+    elif begun != now:
+        torch.set_num_threads(begun)
 
 
 def run(
@@ -398,6 +420,7 @@ class StageRun:
                     gradients, self.policy, batch, settings, self.stage.contrastive
                 )
                 updates.stats.merge(self.micro.run("update", passes))
+                doing("optimizer step")
                 parameters = list(self.policy.parameters())
                 norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip))
                 updates.norms.append(norm)

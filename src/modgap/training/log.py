@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modgap.core.disk import writing
 from modgap.core.files import open_own
 from modgap.training.events import Event, EventKind, Progress
 from modgap.training.rollout import Group
@@ -31,6 +32,7 @@ class StageLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._steps = _open_at(folder / "train_log.jsonl", lengths[0])
         self._rollouts = _open_at(folder / "rollouts.jsonl", lengths[1])
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
@@ -49,7 +51,7 @@ class StageLog:
         for name, value in metrics.items():
             if isinstance(value, float) and not math.isfinite(value):
                 line[name] = None  # JSON has neither infinities nor NaN
-        _append(self._steps, line)
+        _append(self._folder / "train_log.jsonl", self._steps, line)
         for name, value in line.items():
             if isinstance(value, int | float) and name != "step":
                 group = "time" if name.startswith("time_") else "train"
@@ -78,7 +80,7 @@ class StageLog:
                     "completion_tokens": len(response.token_ids),
                     "seed": group.seeds[n],
                 }
-                _append(self._rollouts, row)
+                _append(self._folder / "rollouts.jsonl", self._rollouts, row)
 
     def close(self) -> None:
         """Close the files."""
@@ -160,10 +162,11 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
-def _append(file: BinaryIO, row: Mapping[str, Any]) -> None:
-    # A model can write half of a surrogate pair, which cannot be encoded.
-    file.write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
-    file.flush()
+def _append(path: Path, file: BinaryIO, row: Mapping[str, Any]) -> None:
+    with writing(path):
+        # A model can write half of a surrogate pair, which cannot be encoded.
+        file.write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
+        file.flush()
 
 
 def _open_at(path: Path, length: int) -> BinaryIO:

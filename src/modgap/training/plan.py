@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -359,13 +360,15 @@ def gpu_asked(name: str) -> Machine:
     """
     found = gpu(name)
     if found.name != name:
-        raise UserError(f"--gpu {name} is not known here: give one of {', '.join(_GPUS)}.")
+        near = get_close_matches(name.upper(), _GPUS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"--gpu {name} is not known here: give one of {', '.join(_GPUS)}.{hint}")
     return found
 
 
 def gpu(name: str) -> Machine:
     """A GPU by its name; one that is not in the table is assumed to be an A100."""
-    words = re.split(r"[^A-Z0-9]+", name.upper())
+    words = re.split(r"[^A-Z0-9]+", re.sub(r"(?i)RTX|GTX|NVIDIA|GEFORCE", " ", name).upper())
     key = next((key for key in _GPUS if key in words), None)
     flops, bandwidth, gib = _GPUS[key or "A100"]
     known = "" if key else ", not in the table: speed of an A100"

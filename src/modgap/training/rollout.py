@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from modgap.core.engine import sample_seed
-from modgap.core.errors import UserError
+from modgap.core.errors import UserError, raised
 from modgap.core.problem import Problem
+from modgap.core.progress import doing
 from modgap.core.prompt import Prompt, Style, contrastive_prompt, training_prompt
 from modgap.core.recipe import Settings, Stage
 from modgap.core.record import RESTORE, RolloutRow, iter_rows
@@ -254,6 +255,7 @@ class Roller:
         groups: list[Group] = []
         passed = 0
         while len(groups) < count:
+            doing(f"prompt {len(groups) + 1} of {count}")
             problem, view = self._order[self.position]
             words = training_prompt(problem, view, self._style, contrastive=self._stage.contrastive)
             image = problem.open_image() if words.has_image else None
@@ -316,9 +318,21 @@ def score(reward: RewardFunction, response: str, gold: str) -> tuple[float, floa
     """(score, acc, format) of a response.
 
     Raises:
-        UserError: The function gave no finite number; the message names it and what it gave.
+        UserError: The function raised an error or gave no finite number; the message names it and
+            what it did.
     """
-    given = reward(response, gold)
+    # An object that is called has no name of its own.
+    qualified = getattr(reward, "__qualname__", type(reward).__qualname__)
+    name = f"{getattr(reward, '__module__', '')}:{qualified}"
+    try:
+        given = reward(response, gold)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the reward function {name} raised {raised(error)} for the gold answer {gold[:40]!r}"
+            f" and the response {response[:80]!r}: correct it; the same command then resumes."
+        ) from error
     if isinstance(given, Mapping):
         parts = [given.get(name) for name in ("score", "acc", "format")]
     elif hasattr(given, "score"):
@@ -334,9 +348,6 @@ def score(reward: RewardFunction, response: str, gold: str) -> tuple[float, floa
             raise ValueError
     # float() of a tensor of several numbers raises RuntimeError.
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        # An object that is called has no name of its own.
-        qualified = getattr(reward, "__qualname__", type(reward).__qualname__)
-        name = f"{getattr(reward, '__module__', '')}:{qualified}"
         raise UserError(
             f"the reward function {name} gave {repr(given)[:80]}: it must return a finite number,"
             " or an object or mapping with the number as score (and optionally acc and format)."

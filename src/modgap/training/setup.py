@@ -103,7 +103,7 @@ def _check(
             elif problem.image is not None and (fault := unusable.get(problem.image)):
                 faults[problem.id] = (
                     f"problem {problem.id}: {problem.image_name()} {fault}: replace it, or leave"
-                    " the problem out; `modgap data check` names every one."
+                    " the problem out; `modgap data check DATA --benchmark NAME` names every one."
                 )
         except UserError as error:
             faults[problem.id] = str(error)

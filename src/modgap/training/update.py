@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from modgap.core.progress import doing
 from modgap.core.recipe import Settings
 from modgap.training.events import TrainablePolicy
 from modgap.training.objective import (
@@ -200,7 +201,9 @@ def old_logprobs(
     """Log-probabilities of each row's response now, without gradient."""
     out: list[Tensor] = []
     with torch.no_grad(), computing(policy), policy.weights_cast():
-        for rows in groups_of(batch, micro_batch):
+        passes = list(groups_of(batch, micro_batch))
+        for number, rows in enumerate(passes, start=1):
+            doing(f"log-probabilities: pass {number} of {len(passes)}")
             prompts = [batch.prompts[i] for i in rows]
             responses = [batch.responses[i] for i in rows]
             logps_BT, _, _ = policy.logprobs(
@@ -237,7 +240,8 @@ def gradients(
         if apart or _share_a_prompt(batch, passes):
             vision = SharedVision(policy, [*batch.prompts, *filter(None, batch.twins)], micro_batch)
 
-        for part in passes:
+        for number, part in enumerate(passes, start=1):
+            doing(f"update: pass {number} of {len(passes)}")
             prompts = [batch.prompts[i] for i in part.rows] + [batch.twins[i] for i in part.twins]
             seen = vision or SharedVision(policy, prompts, micro_batch)
             logps += _backward(policy, batch, part, seen.of(prompts), settings, stats)
@@ -245,6 +249,7 @@ def gradients(
                 seen.backward()
 
         for rows, weights_W in twin_passes:
+            doing(f"update: the KL of {len(rows)} of {len(batch)} responses")
             assert vision is not None
             kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
             stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, weights_W, mask_BT))

@@ -43,6 +43,7 @@ def run_demo(out: Path, *, seed: int = 0) -> ReportSummary:
     data = out / "data"
     run = RunFolder(out)
     resolved = {"seed": seed, "train": _TRAIN, "test": _TEST, "synthetic": VERSION}
+    run.check_place("demo")
     with run.lock():
         run.start("demo", resolved)
         if not (data / "train.json").exists():  # written last

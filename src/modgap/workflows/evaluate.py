@@ -27,10 +27,10 @@ from modgap.analysis.results import Summary
 from modgap.analysis.run import Run
 from modgap.core import registry
 from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start
-from modgap.core.errors import UsageError, UserError
+from modgap.core.errors import UsageError, UserError, command_line
 from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes
 from modgap.core.options import EvalOptions, as_json
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
 from modgap.core.prompt import Style, evaluation_prompt, of_paper, structural_conditions
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
@@ -102,10 +102,12 @@ def read_problems(
                 if isinstance(image, Path):
                     root.check(image, f"problem {problem.id}: the image {image}")
     if not problems:
+        check = command_line("data", "check", data, "--benchmark", benchmark)
         raise UserError(
             f"{data} has no problems in the split {split!r}: add some, or give another --data "
-            f"(`modgap data check {data}` counts what it holds)."
+            f"(`{check}` counts what it holds)."
         )
+    check_texts(problems)
     return problems
 
 
@@ -126,8 +128,7 @@ def load_problems(
 
     Args:
         data: Its folder or file; of MathVerse also its Hugging Face id. `None` takes the
-        benchmark's own
-            problems, if it has any (`synthetic`).
+            benchmark's own problems, if it has any (`synthetic`).
         benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, or one of your own, `module:object`
             or `path/to/file.py:object`.
         split: `train` or `test`.
@@ -159,11 +160,22 @@ def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -
 def fingerprint(problems: Iterable[Problem]) -> str:
     """16 hex digits that change when a problem's words, its answer or its diagram change.
 
+    See `fingerprints`.
+    """
+    return fingerprints(problems)[0]
+
+
+def fingerprints(problems: Iterable[Problem]) -> tuple[str, dict[str, list[str]]]:
+    """The fingerprint of a data set, and of each problem by its id that of its words and diagrams.
+
     Older versions ignored transparency, orientation and depth (see `core.images`). A diagram that
     they showed differently has another digest, so that responses of both kinds do not mix in a run.
     """
     digest, seen = hashlib.sha256(), dict[tuple[Path, int], str]()
+    each: dict[str, list[str]] = {}
     for problem in problems:
+        words: list[Any] = [problem.question, problem.answer, problem.structural, problem.semantic,
+                            problem.own_words]  # fmt: skip
         image = None
         own_images = problem.own_images
         if problem.image is not None and not own_images:
@@ -181,13 +193,20 @@ def fingerprint(problems: Iterable[Problem]) -> str:
         )
         digest.update(json.dumps([*fields, problem.own_words], sort_keys=True).encode())
         own_questions, own_answers = problem.own_questions, problem.own_answers
+        views: dict[str, str] = {}
         if own_images or own_questions or own_answers or problem.grader:
             views = {
                 view: _image_digest(problem, image, seen) for view, image in own_images.items()
             }
             more = (views, own_questions, own_answers, recorded_grader(problem.grader))
             digest.update(json.dumps(more, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
+            words += more[1:]
+        each[problem.id] = [_short_digest(words), _short_digest([image, views])]
+    return digest.hexdigest()[:16], each
+
+
+def _short_digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _image_digest(
@@ -209,7 +228,7 @@ def _image_digest(
         except OSError as error:
             raise UserError(
                 f"problem {problem.id}: the diagram {image} cannot be read ({error.strerror}): "
-                "`modgap data check` names every fault."
+                "`modgap data check DATA --benchmark NAME` names every fault."
             ) from None
     return seen[key]
 
@@ -359,6 +378,8 @@ def engine_start(model: str | Path, options: EvalOptions) -> Start:
         UserError: The engine is unknown or cannot be made so, or the model cannot be used.
     """
     engine = registry.INFERENCE_ENGINES.load(options.engine)
+    if options.replicas > 1 or options.ray_address is not None:
+        registry.load("modgap.engines.ray:require")()
     if hasattr(engine, "start"):
         start: Start = engine.start(model, options)
     else:
@@ -473,6 +494,7 @@ def evaluate_with(
     """
     chosen = parse_views(plan.views)
     check_views(problems, chosen)
+    check_texts(problems)
     if plan.samples < 1:
         raise UserError(f"--samples {plan.samples}: must be at least 1.")
     if again := [name for name, count in Counter(p.id for p in problems).items() if count > 1]:
@@ -480,9 +502,8 @@ def evaluate_with(
             f"{len(again)} ids of problems are given twice or more ({', '.join(again[:3])}): rename"
             " them."
         )
-    if any((out / name).exists() for name in ("train.json", "test.json")):
-        raise UserError(f"--out {out}: that is a data set; give another --out.")
     run, asked = RunFolder(out), plan.sampling
+    run.check_place("eval")  # before the lock leaves a file in a data set
     resolved = {
         **plan.identity,
         "views": [view.name for view in chosen],
@@ -493,8 +514,9 @@ def evaluate_with(
         "style": plan.style,
         "problems": len(problems),
     }
-    data = fingerprint(problems)
+    data, each = fingerprints(problems)
     with run.lock():
+        data = _as_mended(run, data, each, chosen)
         resolved |= _as_begun(run, resolved, data, plan.kept)
         existed = run.start("eval", resolved, plan.given, data_fingerprint=data)
         if plan.options:
@@ -509,6 +531,7 @@ def evaluate_with(
         )
         sampling = _record_sampling(run, resolved, plan.pixels, new=not existed or not done)
         run.write_problems(problem_row(problem, plan.style) for problem in problems)
+        run.write_fingerprints(each)
         plan = replace(
             plan,
             views=[view.name for view in chosen],
@@ -520,6 +543,51 @@ def evaluate_with(
             run.forget_grading()
         mode = plan.mode or ("strict" if answered else _graded_in(run))
         return grade_held(run, mode, progress=progress)
+
+
+def _as_mended(
+    run: RunFolder, data: str, each: Mapping[str, list[str]], views: Sequence[View]
+) -> str:
+    """The fingerprint that a run was begun with, where the data set was only mended since.
+
+    That is so where no sample of a problem that changed was answered, and none of a view with an
+    image where only its diagram did. A failed sample is no answer: it is made again.
+
+    Raises:
+        UserError: Problems that were answered have changed; the message names them.
+    """
+    if run.unanswered() or not run.manifest_path.exists():
+        return data
+    begun = run.manifest().get("fingerprints", {}).get("data_fingerprint") or data
+    known = run.fingerprints()
+    if begun == data or known.keys() != each.keys():
+        return data  # or not the same problems, or of an older version: start says what differs
+    words = {name for name, parts in each.items() if parts[0] != known[name][0]}
+    diagrams = {name for name, parts in each.items() if parts[1] != known[name][1]}
+    pictures = {view.name: view.picture for view in views}
+    answered: set[str] = set()
+    for row in run.responses() if words or diagrams else ():
+        if row.finish_reason == "error":
+            continue
+        picture = pictures.get(row.view)
+        if picture == "swapped":  # the diagram of another problem
+            answered |= diagrams
+        if row.problem_id in words or (picture != "none" and row.problem_id in diagrams):
+            answered.add(row.problem_id)
+    if answered:
+        raise UserError(
+            f"the data set has changed since {run.path} was begun, and problems that changed were"
+            f" answered already: {_some(answered)}. Put the data back as it was, or give another"
+            " --out."
+        )
+    if changed := words | diagrams:
+        say(f"the data set was mended: nothing was answered yet of what changed: {_some(changed)}")
+    return begun
+
+
+def _some(names: Collection[str]) -> str:
+    first = sorted(names)[:5]
+    return ", ".join(first) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
@@ -656,18 +724,8 @@ def _answer(
     progress: Progress,
 ) -> int:
     """Make the missing responses; returns how many were made."""
-    views, samples, style = parse_views(plan.views), plan.samples, plan.style
-    requests: list[Request] = []
-    # The views of a problem side by side, so that its image is prepared once.
-    for number, problem in enumerate(problems):
-        for view in views:
-            if not problem.has_view(view.name):
-                continue
-            wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
-            if wanted:
-                image, name = _image(view, problem, problems, number)
-                prompt = evaluation_prompt(problem, view, style)
-                requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
+    views, samples = parse_views(plan.views), plan.samples
+    requests = make_requests(problems, views, samples, plan.style, done)
     total = samples * sum(problem.has_view(view.name) for problem in problems for view in views)
     count = total - sum(len(request.samples) for request in requests)
     progress("answering", count, total)
@@ -683,6 +741,37 @@ def _answer(
     finally:
         _record_refused(run, getattr(engine, "refused", ()))
     return count - before
+
+
+def make_requests(
+    problems: Sequence[Problem],
+    views: Sequence[View],
+    samples: int,
+    style: Style,
+    done: Collection[Key] = (),
+) -> list[Request]:
+    """What a model is asked: each problem in each view that it has.
+
+    The views of a problem are side by side, so that its image is prepared once.
+
+    Args:
+        problems: The problems.
+        views: The views.
+        samples: Responses for each of them.
+        style: Wording of the prompts.
+        done: The samples that exist.
+    """
+    requests: list[Request] = []
+    for number, problem in enumerate(problems):
+        for view in views:
+            if not problem.has_view(view.name):
+                continue
+            wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
+            if wanted:
+                image, name = _image(view, problem, problems, number)
+                prompt = evaluation_prompt(problem, view, style)
+                requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
+    return requests
 
 
 def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
@@ -756,21 +845,13 @@ def _response(completion: Completion) -> Response:
         view=request.view,
         sample=completion.sample,
         prompt=request.prompt.text,
-        response=_sound(completion.text),
+        response=completion.text,
         finish_reason=completion.finish_reason,
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens,
         image_tokens=completion.image_tokens,
         seed=completion.seed,
-        error=None if completion.error is None else _sound(completion.error),
+        error=completion.error,
         prefill=request.prompt.prefill or completion.opened,
         left_out=completion.left_out,
     )
-
-
-def _sound(text: str) -> str:
-    """Text that UTF-8 can hold.
-
-    A server may send half of a surrogate pair, which becomes a question mark.
-    """
-    return text.encode("utf-8", "replace").decode()

@@ -36,7 +36,7 @@ from modgap.core.secrets import safe_arguments
 from modgap.core.text import counted
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
 
-_LONGEST_NAME = 80
+_LONGEST, _LONGEST_NAME = 1000, 80
 
 
 def read_models(path: Path) -> list[str]:
@@ -57,6 +57,12 @@ def read_models(path: Path) -> list[str]:
     models = list(
         dict.fromkeys(found for line in lines if (found := re.sub(r"(^|\s)#.*", "", line).strip()))
     )
+    for model in models:
+        if len(model) > _LONGEST or not model.isprintable():
+            raise UserError(
+                f"--models {path}: {model[:40]!a}... is not a model: write one a line, as --model"
+                " takes it."
+            )
     if not models:
         raise UserError(f"--models {path} names no model: write one a line, as --model takes it.")
     return models

@@ -14,6 +14,7 @@ import numpy as np
 from modgap.analysis import power as planning
 from modgap.analysis.scores import Scores
 from modgap.core.errors import UserError
+from modgap.core.progress import warn
 from modgap.core.record import RunFolder
 
 SAMPLES = (1, 2, 4, 8)
@@ -42,7 +43,7 @@ class Assumptions:
             if value is not None and not low <= value <= 1:
                 option = "--" + field.name.replace("_", "-")
                 raise UserError(
-                    f"{option} {value:g}: give a number from {low} to 1{_meant(value)}."
+                    f"{option} {value:g}: give a number from {low} to 1{_meant(value) or '.'}"
                 )
 
 
@@ -127,14 +128,19 @@ def _check_options(
             f"--gap {points:g}:{none} give percentage points between 0 and 100 (negative if the"
             " image side is better)."
         )
+    if abs(points) < 1:
+        warn(
+            f"--gap {points:g} means {points:g} percentage points: for {100 * points:g} points give"
+            f" --gap {100 * points:g}"
+        )
     for name, count in (("problems", problems), ("samples", samples)):
         if count is not None and count < 1:
             raise UserError(f"--{name} {count}: give at least 1.")
     for name, share, such in (("power", target, 0.8), ("alpha", alpha, 0.05)):
         if not 0 < share < 1:
             raise UserError(
-                f"--{name} {share:g}: give a share between 0 and"
-                f" 1{_meant(share) or f', such as {such}'}."
+                f"--{name} {share:g}: give a share between 0 and 1"
+                f"{_meant(share) or f', such as {such}.'}"
             )
 
 

@@ -16,6 +16,7 @@ def report(
     figures: bool = False,
     template: str = "full",
     allow_outside: bool = False,
+    force: bool = False,
 ) -> ReportSummary:
     """Write one HTML page from runs, training runs or studies.
 
@@ -27,6 +28,7 @@ def report(
         figures: Also write the charts and the tables to `OUT_figures/`.
         template: `paper` also lays the numbers into the shape of the paper's tables.
         allow_outside: Embed diagrams outside the folders that the runs record, too.
+        force: Replace files that no earlier report wrote.
 
     Returns:
         The numbers of the page.
@@ -43,5 +45,5 @@ def report(
     folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     return build_report(
         folders, Path(out), images=images, figures=figures, template=template,
-        allow_outside=allow_outside,
+        allow_outside=allow_outside, force=force,
     )  # fmt: skip

@@ -36,6 +36,7 @@ from modgap.workflows.evaluate import (
 )
 from modgap.workflows.train import (
     check_engine,
+    check_environment,
     check_training_data,
     resolve_recipes,
     train_resolved,
@@ -127,7 +128,12 @@ def prepare_study(
 
     With `look_at_images`, unusual images are named, and all that are trained on are decoded.
     """
-    from modgap.models.load import check_model, model_fingerprint, resolve
+    from modgap.models.load import (
+        check_folder,
+        check_model,
+        model_fingerprint,
+        resolve,
+    )
 
     options = spec.options
     options.check()
@@ -140,7 +146,10 @@ def prepare_study(
         )
     if not spec.recipes:
         raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
+    run = RunFolder(spec.out)
+    run.check_place("study")
     folder = resolve(spec.model)
+    check_folder(folder)
     resolved = resolve_recipes(spec.recipes, spec.settings, model_notes(folder))
     for recipe in resolved.values():
         check_engine(recipe, spec.engine)
@@ -165,8 +174,10 @@ def prepare_study(
         for problems in also.values():
             warn_about_images(problems, parse_views(default_views(problems)))
         check_training_data(resolved.values(), train, options.style)
+    # Of several jobs each finds its device itself.
+    device = options.device if spec.jobs == 1 else None
+    check_environment(TrainOptions(engine=spec.engine, device=device))
     check_model(folder, as_is=trains.as_is or answers.as_is)
-    run = RunFolder(spec.out)
     identity = {
         "model": spec.model,
         "benchmark": spec.benchmark,

@@ -27,7 +27,7 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import StudySpec
 from modgap.core.recipe import Recipe
-from modgap.core.record import write_json
+from modgap.core.record import RunFolder, write_json
 from modgap.workflows.evaluate import locate
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
 from modgap.workflows.study import (
@@ -90,6 +90,10 @@ def run_sweep(
             with its log.
     """
     spec.options.check()
+    if spec.seeds == ():
+        raise UserError("--seeds '': give whole numbers, comma-separated, such as 0,1,2.")
+    if spec.seeds is not None and not any(spec.out.glob("seed*/manifest.json")):
+        RunFolder(spec.out).check_place("study")
     if spec.jobs < 1:
         raise UserError(f"--jobs {spec.jobs}: must be at least 1.")
     if spec.jobs > 1 and registry.TRAINING_ENGINES.entry(spec.engine).exclusive:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import TrainOptions, as_json
-from modgap.core.problem import Problem
-from modgap.core.progress import SILENT, Bars, say, show
+from modgap.core.problem import Problem, check_texts
+from modgap.core.progress import SILENT, Bars, doing, say
 from modgap.core.prompt import Style, check_style
 from modgap.core.recipe import Recipe, apply_settings, with_defaults
 from modgap.core.record import RunFolder
@@ -159,6 +159,7 @@ def train_resolved(
     """`train` with a recipe whose settings are resolved, see `resolve_recipe`."""
     options = options or TrainOptions()
     check_style(options.style)
+    check_texts(problems)
     entry = registry.TRAINING_ENGINES.entry(options.engine)
     run = registry.load(entry.path)
     check_engine(recipe, options.engine)
@@ -169,8 +170,7 @@ def train_resolved(
     from modgap.models.load import check_model, model_fingerprint, resolve
     from modgap.training.events import Job
 
-    if entry.check:
-        registry.load(entry.check)()
+    check_environment(options)
     folder = resolve(model)
     check_model(folder, as_is=entry.as_is)
     job = Job(
@@ -182,6 +182,37 @@ def train_resolved(
     result = run(recipe, problems, folder, out, job, training_progress(progress, recipe.name))
     RunFolder(out).note("options", as_json(options))
     return result
+
+
+def check_start(model: str | Path, out: Path | str, options: TrainOptions) -> Path:
+    """Refuse what cannot be trained, as far as that is known without importing torch.
+
+    Returns:
+        The model's folder, downloaded if it is on a hub.
+
+    Raises:
+        UserError: The folder of the run cannot be used, or the model is not a Qwen2.5-VL.
+    """
+    from modgap.models.load import check_folder, resolve
+
+    check_style(options.style)
+    RunFolder(out).check_place("train")
+    folder = resolve(model)
+    check_folder(folder)
+    return folder
+
+
+def check_environment(options: TrainOptions) -> None:
+    """Refuse an environment in which the engine cannot train, or a device that is not there.
+
+    Raises `UserError`.
+    """
+    from modgap.models.load import check_device
+
+    if check := registry.TRAINING_ENGINES.entry(options.engine).check:
+        registry.load(check)()
+    if options.device is not None:
+        check_device(options.device)
 
 
 def check_training_data(recipes: Iterable[Recipe], train: Sequence[Problem], style: Style) -> None:
@@ -204,6 +235,8 @@ def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:
     def show(event: Event) -> None:
         if event.kind == "note":
             say(f"{name}: {event.text}")
+        elif event.kind == "phase":
+            doing(event.text)
         elif event.kind in ("stage", "step"):
             reward = event.metrics.get("reward")
             note = f"reward {reward:.2f}" if isinstance(reward, float) else ""
@@ -219,15 +252,15 @@ def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:
     return show
 
 
-def print_plan(
+def dry_run_lines(
     recipe: Recipe,
     engine: str = "local",
     model: str = "tiny",
     out: Path = Path(),
     problems: Sequence[Problem] | None = None,
     gpu: str | None = None,
-) -> None:
-    """Print each stage of a recipe with its settings, and what a step of it costs.
+) -> list[str]:
+    """Each stage of a recipe with its settings, and what a step of it costs, as lines.
 
     Args:
         recipe: Its settings resolved.
@@ -244,5 +277,4 @@ def print_plan(
     entry = registry.TRAINING_ENGINES.entry(engine)
     if not entry.plan:
         raise UserError(f"--dry-run: the engine {engine} has no plan: its `TrainEntry` names none.")
-    lines = registry.load(entry.plan)
-    show("\n".join(lines(recipe, model, out, problems=problems, gpu=gpu)))
+    return list(registry.load(entry.plan)(recipe, model, out, problems=problems, gpu=gpu))

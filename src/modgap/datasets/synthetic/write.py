@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from modgap.core.disk import full_disk
 from modgap.core.errors import UserError
 from modgap.core.files import locked
 from modgap.datasets.synthetic.generate import make_problem
@@ -31,6 +32,7 @@ def write_dataset(
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    force: bool = False,
 ) -> None:
     """Write `train.json`, `test.json`, `solutions.json` and `Diagram_Visual/img_N.png`.
 
@@ -43,16 +45,17 @@ def write_dataset(
     == "__main__":`.
 
     Args:
-        out: The folder; made if absent, an earlier synthetic data set in it is replaced.
+        out: The folder; made if absent. An unfinished set in it is made anew.
         train: How many training problems.
         test: How many test problems.
         seed: The seed of both streams.
         workers: Processes (default: the CPUs that this process may use).
         progress: Called with (done, total) as problems are written.
+        force: Replace an earlier synthetic data set.
 
     Raises:
         UserError: Negative counts, or a folder that cannot be written, that another process is
-            writing or that holds somebody else's data set.
+            writing, or that holds a data set (ours without `force`; somebody else's in any case).
     """
     if train < 0 or test < 0:
         raise UserError(f"the numbers of problems must not be negative: train={train}, test={test}")
@@ -61,14 +64,35 @@ def write_dataset(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder as --out.")
+    _check_ours(out)
     try:
         (out / "Diagram_Visual").mkdir(parents=True, exist_ok=True)
         with _lock(out):
+            if (out / "train.json").exists() and not force:  # the last file of a set
+                raise UserError(
+                    f"{out} holds a data set already: give another --out, or --force to replace it."
+                )
             _write(out, train, test, seed, workers, progress)
     except OSError as error:
+        if why := full_disk(error):
+            raise UserError(f"{out} cannot be written: {why}. Make room there.") from error
         raise UserError(
-            f"cannot write problems to {out} ({error}): fix that, or give another --out."
+            f"cannot write problems to {out} ({error.strerror}): fix that, or give another --out."
         ) from error
+
+
+def _check_ours(out: Path) -> None:
+    """Refuse a data set that was not made here: it is never replaced. Raises `UserError`."""
+    there = any((out / f"{name}.json").exists() for name in ("train", "test"))
+    if there and not (out / "solutions.json").exists():
+        raise UserError(
+            f"{out} holds a data set without solutions.json, so not one of ours: give another"
+            " --out."
+        )
+    diagrams = out / "Diagram_Visual"
+    # Each set of ours has the lock since before its first diagram.
+    if not there and not (out / ".lock").exists() and diagrams.is_dir() and any(diagrams.iterdir()):
+        raise UserError(f"{diagrams} holds images that are not ours: give another --out.")
 
 
 @contextlib.contextmanager
@@ -93,11 +117,6 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     finals = {name: out / f"{name}.json" for name in _ORDER}
-    if not finals["solutions"].exists() and (finals["train"].exists() or finals["test"].exists()):
-        raise UserError(
-            f"{out} holds a data set without solutions.json, so not one of ours: choose another"
-            " folder"
-        )
     diagrams = out / "Diagram_Visual"
     for name in reversed(_ORDER):
         finals[name].unlink(missing_ok=True)

@@ -46,6 +46,11 @@ MOVED = {
     "trainer.total_training_steps": "use steps",
     "trainer.total_epochs": "use steps",
     "trainer.default_local_dir": "use --out",
+    "data.train_batch_size": "use prompts_per_step",
+    "data.max_prompt_length": "use max_prompt_tokens",
+    "data.max_response_length": "use max_response_tokens",
+    f"{ACTOR}.ppo_mini_batch_size": "use mini_batch",
+    f"{ROLLOUT}.n": "use samples_per_prompt",
     f"{MODEL}.path": "each stage starts where the one before ended: use --model",
 }
 """Key -> remedy, for keys that verl accepts but ignores or fails on later, or that we set."""
@@ -56,11 +61,21 @@ FIXED = {
         "1",
         "the engine does not split sequences over GPUs: leave it out",
     ),
+    f"{ACTOR}.ulysses_sequence_parallel_size": (
+        "1",
+        "the engine does not split sequences over GPUs: leave it out",
+    ),
     f"{MODEL}.use_remove_padding": ("False", "the engine has no padding in any case: leave it out"),
     f"{MODEL}.use_fused_kernels": (
         "False",
         "the engine computes log-probabilities in chunks in any case: leave it out",
     ),
+    f"{MODEL}.enable_activation_offload": (
+        "False",
+        "the vision tower is computed again instead: leave it out",
+    ),
+    f"{ACTOR}.calculate_sum_pi_squared": ("False", "the engine does not compute it: leave it out"),
+    "distillation.enabled": ("False", "the engine has no distillation: leave it out"),
 }
 """Key -> the one value that the engine's own forward pass is for, and the remedy."""
 
@@ -94,26 +109,41 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
     Raises:
         UserError: One line that names the values and the remedy.
     """
+    gpus = _check_gpus(model, out)
+    _check_passes(out, gpus)
+    prompts = _whole(out, "data.train_batch_size")
+    if train_rows is not None and train_rows < prompts:
+        raise UserError(
+            f"{train_rows} training prompts are fewer than the {prompts} of a step, and verl needs"
+            f" at least one full step: set prompts_per_step and mini_batch to at most {train_rows}."
+        )
+    _check_files(out)
+    _check_pixels(out, model, _whole(out, "data.max_prompt_length"))
 
-    def value(key: str) -> Any:
-        return out.get(key, out.get(f"+{key}"))
 
-    def whole(key: str) -> int:
-        found = value(key)
-        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            shown = "null" if found is None else found
-            raise UserError(f"verl.{key}={shown}: give a whole number of at least 1.")
-        return found
+def _value(out: Overrides, key: str) -> Any:
+    return out.get(key, out.get(f"+{key}"))
 
-    a_node = whole("trainer.n_gpus_per_node")
-    gpus = a_node * whole("trainer.nnodes")
-    parallel = whole(f"{ROLLOUT}.tensor_model_parallel_size")
+
+def _whole(out: Overrides, key: str) -> int:
+    found = _value(out, key)
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        shown = "null" if found is None else found
+        raise UserError(f"verl.{key}={shown}: give a whole number of at least 1.")
+    return found
+
+
+def _check_gpus(model: Model, out: Overrides) -> int:
+    """Refuse a distribution over GPUs that cannot work; returns their number."""
+    a_node = _whole(out, "trainer.n_gpus_per_node")
+    gpus = a_node * _whole(out, "trainer.nnodes")
+    parallel = _whole(out, f"{ROLLOUT}.tensor_model_parallel_size")
     if parallel > gpus or a_node % parallel:
         raise UserError(
             f"tensor_model_parallel_size={parallel} does not fit {a_node} GPUs a node: give a"
             f" divisor with --set verl.{ROLLOUT}.tensor_model_parallel_size=N."
         )
-    if (strategy := value(f"{ACTOR}.strategy")) not in ("fsdp", "fsdp2"):
+    if (strategy := _value(out, f"{ACTOR}.strategy")) not in ("fsdp", "fsdp2"):
         raise UserError(
             f"verl.{ACTOR}.strategy={strategy}: the contrastive engine is for fsdp and fsdp2."
         )
@@ -123,21 +153,28 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
             " attention heads: give a divisor with --set"
             f" verl.{ROLLOUT}.tensor_model_parallel_size=N."
         )
-    prompts, n = whole("data.train_batch_size"), whole(f"{ROLLOUT}.n")
-    mini = whole(f"{ACTOR}.ppo_mini_batch_size")
-    micro = whole(f"{ACTOR}.ppo_micro_batch_size_per_gpu")
-    if prompts % mini:
+    share = _value(out, f"{ROLLOUT}.gpu_memory_utilization")
+    if not isinstance(share, int | float) or not 0 < share <= 1:
         raise UserError(
-            f"{prompts} prompts a step are no multiple of a mini-batch of {mini}: set mini_batch."
+            f"verl.{ROLLOUT}.gpu_memory_utilization={share}: give vLLM's share of a GPU, above 0,"
+            " at most 1."
         )
+    return gpus
+
+
+def _check_passes(out: Overrides, gpus: int) -> None:
+    """Refuse rows that cannot be divided into passes, and losses that a pass has not."""
+    n = _whole(out, f"{ROLLOUT}.n")
+    mini = _whole(out, f"{ACTOR}.ppo_mini_batch_size")
+    micro = _whole(out, f"{ACTOR}.ppo_micro_batch_size_per_gpu")
     if mini * n % gpus:
         raise UserError(
             f"a mini-batch of {mini} prompts x {n} samples = {mini * n} rows cannot be shared by"
             f" {gpus} GPUs: set mini_batch or samples_per_prompt to a multiple, or use another"
             " number of GPUs."
         )
-    dynamic = value(f"{ACTOR}.use_dynamic_bsz")
-    if dynamic and value(f"{ACTOR}.fsdp_config.loss_mean") == "micro_batch":
+    dynamic = _value(out, f"{ACTOR}.use_dynamic_bsz")
+    if dynamic and _value(out, f"{ACTOR}.fsdp_config.loss_mean") == "micro_batch":
         raise UserError(
             "loss_mean=micro_batch needs micro-batches of one size: leave use_dynamic_bsz out."
         )
@@ -146,42 +183,39 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
             f"{mini * n // gpus} rows of a mini-batch on each GPU cannot be cut into micro-batches"
             f" of {micro}: set micro_batch to a divisor."
         )
-    again = whole(f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu")
+    again = _whole(out, f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu")
     if not dynamic and again != micro:
         raise UserError(
             f"log_prob_micro_batch_size_per_gpu={again} is not"
             f" ppo_micro_batch_size_per_gpu={micro}: old and new log-probabilities of a"
             " vision-language model would differ; give both the same with --set micro_batch=N."
         )
-    if train_rows is not None and train_rows < prompts:
+    entropy = _value(out, f"{ACTOR}.entropy_coeff")
+    if entropy not in (0, None):
         raise UserError(
-            f"{train_rows} training prompts are fewer than the {prompts} of a step, and verl needs"
-            f" at least one full step: set prompts_per_step and mini_batch to at most {train_rows}."
+            f"verl.{ACTOR}.entropy_coeff={entropy}: the engine's entropies"
+            " are for the log and have no gradient; leave it out."
         )
-    whole("data.max_response_length")
-    whole(f"{ACTOR}.ppo_max_token_len_per_gpu")
-    whole(f"{ROLLOUT}.log_prob_max_token_len_per_gpu")
-    loggers = value("trainer.logger")
-    if "file" not in loggers:
+    _whole(out, f"{ACTOR}.ppo_max_token_len_per_gpu")
+    _whole(out, f"{ROLLOUT}.log_prob_max_token_len_per_gpu")
+
+
+def _check_files(out: Overrides) -> None:
+    """Refuse loggers and checkpoints without what the engine reads of them."""
+    loggers = _value(out, "trainer.logger")
+    if "file" not in (loggers or ""):
         loggers = f"[{','.join(loggers)}]" if isinstance(loggers, list) else loggers
         raise UserError(
             f"verl.trainer.logger={loggers}: keep file in it, train_log.jsonl is made from that;"
             " for example [console,file,tensorboard,wandb]."
         )
     # `hf_model` is another part of a checkpoint: it does not count as `model`.
-    contents = str(value(f"{ACTOR}.checkpoint.save_contents")).replace("hf_model", "")
+    contents = str(_value(out, f"{ACTOR}.checkpoint.save_contents")).replace("hf_model", "")
     if "model" not in contents:
         raise UserError(
             f"verl.{ACTOR}.checkpoint.save_contents={contents}: keep model in it, the next stage"
             " starts from that; a killed run also needs optimizer and extra to resume."
         )
-    share = value(f"{ROLLOUT}.gpu_memory_utilization")
-    if not isinstance(share, int | float) or not 0 < share <= 1:
-        raise UserError(
-            f"verl.{ROLLOUT}.gpu_memory_utilization={share}: give vLLM's share of a GPU, above 0,"
-            " at most 1."
-        )
-    _check_pixels(out, model, whole("data.max_prompt_length"))
 
 
 def _check_pixels(out: Overrides, model: Model, budget: int) -> None:

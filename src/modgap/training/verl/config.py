@@ -90,11 +90,6 @@ def place(
     """
     if shape is None:
         return Layout(gpus, params_offload=True, optimizer_offload=True, checkpointing=True)
-    lengths: dict[str, int] = {}
-    for name in ("prompt", "response"):
-        if isinstance(value := given.get(f"data.max_{name}_length"), int):
-            lengths[f"max_{name}_tokens"] = value
-    stage = replace(stage, settings=replace(stage.settings, **lengths))
     parallel = given.get(f"{ROLLOUT}.tensor_model_parallel_size")
     if not isinstance(parallel, int) or parallel < 1:
         parallel = 1
@@ -106,7 +101,12 @@ def place(
             parallel *= 2
     share = given.get(f"{ROLLOUT}.gpu_memory_utilization")
     share = float(share) if isinstance(share, int | float) else None
-    found = Layout(gpus, tensor_parallel=parallel)
+    fsdp_size = given.get(f"{ACTOR}.fsdp_config.fsdp_size", 0)
+    found = Layout(
+        gpus,
+        tensor_parallel=parallel,
+        fsdp_size=fsdp_size if isinstance(fsdp_size, int) else 0,
+    )
     for params, moments in ((False, False), (False, True), (True, True)):
         found = replace(
             found,
@@ -120,7 +120,16 @@ def place(
     found = replace(found, gpu_memory=share)
     if given.get(f"{ROLLOUT}.free_cache_engine") is False:
         gpu_gib *= 1.0 - share
-    return with_budget(stage, shape, found, gpu_gib)
+    tokens = given.get(f"{ACTOR}.ppo_max_token_len_per_gpu")
+    again = given.get(f"{MODEL}.enable_gradient_checkpointing")
+    return with_budget(
+        stage,
+        shape,
+        found,
+        gpu_gib,
+        tokens if isinstance(tokens, int) and tokens > 0 else None,
+        again if isinstance(again, bool) else None,
+    )
 
 
 def stage_overrides(
@@ -221,7 +230,8 @@ def stage_overrides(
         f"{ACTOR}.fsdp_config.seed": s.seed,
         f"{ACTOR}.fsdp_config.param_offload": spread.params_offload,
         f"{ACTOR}.fsdp_config.optimizer_offload": spread.optimizer_offload,
-        # Otherwise every GPU holds the gradients of all weights until the last pass.
+        # As in verl's files. With True every GPU holds the gradients of all weights until the last
+        # pass.
         f"{ACTOR}.fsdp_config.use_no_sync_for_gradient_accumulation": False,
         f"{ROLLOUT}.name": "vllm",
         f"{ROLLOUT}.n": s.samples_per_prompt,
@@ -289,11 +299,12 @@ def stage_overrides(
 
 def layout(overrides: Overrides) -> Layout:
     """How a configuration distributes a stage over GPUs, for the estimate."""
-    tokens = overrides[f"{ACTOR}.ppo_max_token_len_per_gpu"]
+    tokens, rows = overrides[f"{ACTOR}.ppo_max_token_len_per_gpu"], 0
     if not overrides[f"{ACTOR}.use_dynamic_bsz"]:
         row = overrides["data.max_prompt_length"] + overrides["data.max_response_length"]
         twins = 2 if overrides[f"+{ACTOR}.fsdp_config.kl_coef"] else 1
-        tokens = overrides[f"{ACTOR}.ppo_micro_batch_size_per_gpu"] * row * twins
+        rows = overrides[f"{ACTOR}.ppo_micro_batch_size_per_gpu"]
+        tokens = rows * row * twins
     return Layout(
         gpus=overrides["trainer.n_gpus_per_node"] * overrides["trainer.nnodes"],
         tokens=tokens,
@@ -302,10 +313,12 @@ def layout(overrides: Overrides) -> Layout:
         params_offload=overrides[f"{ACTOR}.fsdp_config.param_offload"],
         optimizer_offload=overrides[f"{ACTOR}.fsdp_config.optimizer_offload"],
         checkpointing=overrides[f"{MODEL}.enable_gradient_checkpointing"],
+        rows=rows,
+        fsdp_size=overrides.get(f"{ACTOR}.fsdp_config.fsdp_size", 0),
     )
 
 
-def notes(stage: Stage, model: Model) -> list[str]:
+def notes(stage: Stage, model: Model, overrides: Overrides) -> list[str]:
     """Notes for the reader on a stage on this engine; none of them is an error."""
     s, out = stage.settings, list[str]()
     if s.dynamic_sampling and s.max_refills != math.inf:
@@ -318,10 +331,21 @@ def notes(stage: Stage, model: Model) -> list[str]:
             f"the processor makes up to {tokens} tokens of an image: problems whose prompt is"
             f" longer than max_prompt_tokens={s.max_prompt_tokens} are left out"
         )
-    if s.loss_mean == "micro_batch":
+    spread = layout(overrides)
+    if not spread.rows:
         out.append(
-            "loss_mean=micro_batch keeps the original's passes of few rows, in which a GPU waits"
-            " for launches: an update takes several times as long as with loss_mean=mini_batch"
+            f"passes are filled up to {spread.tokens:,} tokens; micro_batch is the local engine's,"
+            " unless it is given as another number than 32"
+        )
+    elif s.loss_mean == "micro_batch":
+        out.append(
+            f"loss_mean=micro_batch averages over passes of {spread.rows} rows; with"
+            " loss_mean=mini_batch passes are filled by tokens, which is faster"
+        )
+    if s.mini_batch % spread.gpus:
+        out.append(
+            f"mini_batch={s.mini_batch} is not a multiple of {spread.gpus} GPUs: groups are cut,"
+            " and their prompts computed several times"
         )
     return out
 

@@ -18,8 +18,9 @@ from modgap.training.shape import GIB, Shape
 MOST_TOKENS = 32_768
 """Most tokens of a pass: a GPU is busy long before."""
 ENOUGH_TOKENS = 8_192
-"""Tokens of a pass from which on a GPU hardly waits for launches. A budget below is worth computing
-activations again."""
+"""Below this many tokens a pass is bound by launches: gradient checkpointing is cheaper."""
+ROOM = 0.9
+"""Share of a GPU's memory that an update may take by the estimate."""
 UNKNOWN_TOKENS = 16_384
 """Tokens of a pass where the model's shape or the GPU's memory is not known."""
 SEQUENCES = 256
@@ -44,6 +45,8 @@ class Layout:
         params_offload: Whether weights leave the GPU during the rollout.
         optimizer_offload: Whether the optimizer's moments do.
         checkpointing: Whether activations are computed again in the backward pass.
+        rows: Rows of a pass where their number is fixed; 0 where the budget decides.
+        fsdp_size: GPUs that share one copy of the state; 0 for all.
     """
 
     gpus: int = 1
@@ -53,6 +56,13 @@ class Layout:
     params_offload: bool = False
     optimizer_offload: bool = False
     checkpointing: bool = False
+    rows: int = 0
+    fsdp_size: int = 0
+
+    @property
+    def shards(self) -> int:
+        """GPUs over which weights, gradients and optimizer are divided."""
+        return min(self.fsdp_size, self.gpus) if self.fsdp_size > 0 else self.gpus
 
 
 def contrastive(stage: Stage) -> bool:
@@ -77,7 +87,7 @@ def update_memory(stage: Stage, shape: Shape, layout: Layout) -> dict[str, float
     trained = trained_parameters(stage, shape)
     ends = (1 if shape.tied else 2) * shape.vocab * shape.hidden
     return {
-        "weights, gradients, AdamW": (4.0 * shape.parameters + 12.0 * trained) / layout.gpus,
+        "weights, gradients, AdamW": (4.0 * shape.parameters + 12.0 * trained) / layout.shards,
         # In bf16: two layers, and embedding and head with their gradients.
         "gathered weights": 4.0 * shape.layer + 4.0 * ends,
         f"activations of {layout.tokens:,} tokens": (
@@ -92,7 +102,7 @@ def resident(stage: Stage, shape: Shape, layout: Layout) -> float:
     """Bytes that the trainer leaves on a GPU during the rollout."""
     moments = 0.0 if layout.optimizer_offload else 8.0 * trained_parameters(stage, shape)
     weights = 0.0 if layout.params_offload else 4.0 * shape.parameters
-    return (weights + moments) / layout.gpus + _CUDA
+    return (weights + moments) / layout.shards + _CUDA
 
 
 def longest_row(stage: Stage) -> int:
@@ -101,23 +111,37 @@ def longest_row(stage: Stage) -> int:
     return (s.max_prompt_tokens + s.max_response_tokens) * (2 if contrastive(stage) else 1)
 
 
-def with_budget(stage: Stage, shape: Shape, layout: Layout, gpu_gib: float) -> Layout:
+def with_budget(
+    stage: Stage,
+    shape: Shape,
+    layout: Layout,
+    gpu_gib: float,
+    tokens: int | None = None,
+    checkpointing: bool | None = None,
+) -> Layout:
     """The layout with the tokens of a pass that fit, activations computed again only if needed.
 
     A pass holds at least the longest row with its twin; the plan says if that does not fit.
+
+    Args:
+        stage: The stage, its settings resolved.
+        shape: Of the model.
+        layout: The rest of the layout.
+        gpu_gib: Memory of a GPU that is left for the trainer.
+        tokens: The budget, if the user gave one.
+        checkpointing: Whether to compute again, if the user said.
     """
     least = longest_row(stage)
 
-    def fitting(checkpointing: bool) -> int:
-        empty = replace(layout, tokens=0, checkpointing=checkpointing)
-        room = 0.9 * gpu_gib * GIB - sum(update_memory(stage, shape, empty).values())
-        return int(room / token_bytes(shape, checkpointing))
+    def fitting(again: bool) -> int:
+        empty = replace(layout, tokens=0, checkpointing=again)
+        room = ROOM * gpu_gib * GIB - sum(update_memory(stage, shape, empty).values())
+        return int(room / token_bytes(shape, again))
 
-    tokens = fitting(False)
-    checkpointing = tokens < max(least, ENOUGH_TOKENS)
-    if checkpointing:
-        tokens = fitting(True)
-    tokens = max(least, min(tokens, MOST_TOKENS))
+    if checkpointing is None:
+        checkpointing = fitting(False) < (tokens or max(least, ENOUGH_TOKENS))
+    if tokens is None:
+        tokens = max(least, min(fitting(checkpointing), MOST_TOKENS))
     return replace(layout, tokens=tokens, checkpointing=checkpointing)
 
 
@@ -155,11 +179,20 @@ def vllm_share(stage: Stage, shape: Shape, layout: Layout, gpu_gib: float) -> fl
     return max(0.1, math.floor(100 * share) / 100)
 
 
-def flops(stage: Stage, shape: Shape, lengths: Lengths) -> dict[str, float]:
-    """Phase -> FLOPs of a step over all GPUs, without what is computed again."""
+def flops(stage: Stage, shape: Shape, lengths: Lengths, rows: int = 0) -> dict[str, float]:
+    """Phase -> FLOPs of a step over all GPUs, without what is computed again.
+
+    Args:
+        stage: The stage, its settings resolved.
+        shape: Of the model.
+        lengths: The expected lengths.
+        rows: Rows of a pass, which may cut groups; 0 if groups are whole.
+    """
     s, n = stage.settings, stage.settings.samples_per_prompt
     groups, see = s.prompts_per_step, shape.see(lengths.image)
-    group = branch(shape, 0, lengths.prompt, lengths.response, n)
+    parts = math.ceil(n / rows) if rows else 1
+    group = parts * branch(shape, 0, lengths.prompt, lengths.response, n / parts)
+    see *= parts
     drawn = groups / lengths.mixed
     out = {
         "rollout": drawn * (group + see),
@@ -168,16 +201,33 @@ def flops(stage: Stage, shape: Shape, lengths: Lengths) -> dict[str, float]:
     }
     if contrastive(stage):
         before = beginning(lengths)
-        twins = branch(shape, before, lengths.twin - before, lengths.response, n * lengths.right)
-        out["contrastive"] = groups * 3.0 * twins
+        right = n * lengths.right / parts
+        twins = branch(shape, before, lengths.twin - before, lengths.response, right)
+        out["contrastive"] = groups * 3.0 * parts * twins
     return out
+
+
+def passes(stage: Stage, lengths: Lengths, layout: Layout) -> int:
+    """Passes of one mini-batch on one GPU."""
+    s, n = stage.settings, stage.settings.samples_per_prompt
+    groups = s.mini_batch / layout.gpus
+    if layout.rows:
+        return max(1, math.ceil(groups * n / layout.rows))
+    group = lengths.prompt + n * lengths.response
+    if contrastive(stage):
+        group += lengths.twin - beginning(lengths) + n * lengths.right * lengths.response
+    return max(1, math.ceil(groups * group / layout.tokens))
 
 
 # Fitted to `bench/verl_speed.py` with the 3B shape on an H200, and to `bench/verl_update.py` with
 # the 7B shape on two.
-_REACH = 0.217
-"""Share of a GPU's FLOP/s that passes over a budget of tokens reach at a width of 2,048; it grows
-with the root of the width."""
+_REACH = 0.285
+"""Share of a GPU's FLOP/s that passes reach at a width of 2,048, launches apart; it grows with the
+root of the width."""
+_PASS_SECONDS = 6e-3
+"""Time to launch a layer's kernels in a forward and backward pass."""
+_GATHERED = 8.0 / 150e9
+"""Seconds a parameter and pass to gather weights from other GPUs and to reduce gradients."""
 _DECODE_SECONDS = 7.5e-3
 """Least time of a decode step of vLLM with CUDA graphs, for any model."""
 _ROLLOUT_SECONDS = 0.3
@@ -194,21 +244,29 @@ def seconds(
     stage: Stage, shape: Shape, lengths: Lengths, layout: Layout, machine: Machine
 ) -> dict[str, float]:
     """Phase -> expected seconds of a step."""
-    s, work = stage.settings, flops(stage, shape, lengths)
+    s, work = stage.settings, flops(stage, shape, lengths, layout.rows)
     reach = _REACH * math.sqrt(shape.hidden / 2048)
     speed = layout.gpus * machine.flops * reach
     again = 4.0 / 3.0 if layout.checkpointing else 1.0
     trained = trained_parameters(stage, shape)
-    out = {phase: work[phase] / speed for phase in ("old log-probs", "update")}
-    out["update"] *= again
+    batches = s.prompts_per_step // s.mini_batch
+    others = (layout.shards - 1) / layout.shards
+    each_pass = shape.layers * _PASS_SECONDS + shape.parameters * others * _GATHERED
+    waiting = batches * passes(stage, lengths, layout) * each_pass
+    scored = s.prompts_per_step * s.samples_per_prompt / layout.gpus
+    tokens = scored * (lengths.prompt / s.samples_per_prompt + lengths.response)
+    forward = math.ceil(scored / layout.rows if layout.rows else tokens / MOST_TOKENS)
+    out = {
+        "old log-probs": work["old log-probs"] / speed + forward * each_pass / 3,
+        "update": again * (work["update"] / speed + waiting),
+    }
     if "contrastive" in work:
         out["contrastive"] = again * work["contrastive"] / speed
-    batches = s.prompts_per_step // s.mini_batch
-    out["optimizer"] = batches * 36.0 * trained / layout.gpus / machine.bandwidth
+    out["optimizer"] = batches * 36.0 * trained / layout.shards / machine.bandwidth
     moved = (
         8.0 * trained * layout.optimizer_offload + 4.0 * shape.parameters * layout.params_offload
     )
-    out["optimizer"] += 2.0 * moved / layout.gpus / _HOST
+    out["optimizer"] += 2.0 * moved / layout.shards / _HOST
     engines = max(1, layout.gpus // layout.tensor_parallel)
     rows = s.prompts_per_step / lengths.mixed * s.samples_per_prompt / engines
     at_once = min(rows, SEQUENCES)

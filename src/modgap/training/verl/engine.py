@@ -34,7 +34,7 @@ from modgap.core.problem import Problem
 from modgap.core.processes import watched
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, Stage
-from modgap.core.record import RunFolder, write_json
+from modgap.core.record import RunFolder, write_json, write_text
 from modgap.training.checkpoint import (
     checkpoint,
     finish,
@@ -61,7 +61,7 @@ WriteParquet = Callable[[Sequence[Problem], Path, str, Style], int]
 _SPEED = re.compile(
     r"gpu_memory_utilization|tensor_model_parallel_size|offload|enforce_eager|free_cache_engine"
     r"|max_num_|num_workers|micro_batch_size|max_token_len|gradient_checkpointing"
-    r"|use_dynamic_bsz|use_remove_padding|ray_kwargs|transfer_queue|logger|_data_dir"
+    r"|use_dynamic_bsz|use_remove_padding|use_fused_kernels|ulysses|ray_kwargs|transfer_queue|logger|_data_dir"
 )
 """verl's keys that change only speed, memory or logging: a run may resume with other values. The
 number of GPUs must not change, because verl's checkpoints are sharded by it."""
@@ -156,7 +156,7 @@ def train(
                     stage, stage_files(out, number, stage), train_on, validation, style, tools
                 )
                 overrides = _overrides(recipe, number, model, out, gpus, gpu_gib, data)
-                for note in notes(stage, model):
+                for note in notes(stage, model, overrides):
                     teller.note(note)
                 _run_stage(stage, folder, Path(model.path), overrides, teller, tools)
             else:
@@ -372,6 +372,13 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
 
 
 def _saved(checkpoints: Path) -> int:
-    """The last step that verl saved completely; 0 before the first."""
-    latest = checkpoints / "latest_checkpointed_iteration.txt"
-    return int(latest.read_text()) if latest.is_file() else 0
+    """The last step that verl saved completely, and from which it resumes; 0 before the first.
+
+    verl reads its number from a file: one that is empty or broken is written again.
+    """
+    step, latest = verl_merge.saved_step(checkpoints), checkpoints / verl_merge.LATEST
+    if not step:
+        latest.unlink(missing_ok=True)
+    elif not latest.is_file() or latest.read_text(errors="replace").strip() != str(step):
+        write_text(latest, str(step))
+    return step

@@ -78,13 +78,13 @@ def score(
     targets_N = moved(torch.cat(responses), device)
     vocabulary = model.config.text_config.vocab_size
 
-    def whole(head: Any, hidden_NC: Tensor) -> tuple[Tensor, Tensor]:
+    def score_head(head: Any, hidden_NC: Tensor) -> tuple[Tensor, Tensor]:
         def logps(hidden: Tensor) -> Tensor:
             return (F.linear(hidden, head.weight).float() / temperature).log_softmax(-1)
 
         return chosen_logps(logps, hidden_NC, targets_N, vocabulary)
 
-    return model.lm_head(hidden_NC, run=whole)
+    return model.lm_head(hidden_NC, run=score_head)
 
 
 def _features(

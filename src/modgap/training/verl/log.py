@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from modgap.core.errors import UserError
 from modgap.core.files import open_own
 from modgap.training.verl.run import ERROR
 
@@ -44,9 +45,10 @@ DROPPED_REWARD = f"{FILTERED}/evicted_reward/mean"
 _CAUSES = (
     (
         r"out of memory|OutOfMemoryError",
-        "a smaller --set micro_batch=N or"
-        " verl.actor_rollout_ref.rollout.gpu_memory_utilization=F, or param_offload=True and"
-        " optimizer_offload=True in verl.actor_rollout_ref.actor.fsdp_config",
+        "in the update a smaller --set verl.actor_rollout_ref.actor.ppo_max_token_len_per_gpu=N"
+        " (or micro_batch=N, if you gave one), or"
+        " verl.actor_rollout_ref.model.enable_gradient_checkpointing=True; when vLLM wakes up a"
+        " smaller verl.actor_rollout_ref.rollout.gpu_memory_utilization=F",
     ),
     (
         r"No available memory for the cache blocks|less than desired GPU memory utilization",
@@ -148,10 +150,24 @@ class Follower:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a train_log.jsonl; none if there is no file."""
+    """The lines of a train_log.jsonl; none if there is no file. An incomplete last one is left out.
+
+    Raises:
+        UserError: Another line is broken.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    lines: list[dict[str, Any]] = []
+    *whole, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(whole, start=1):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+            raise UserError(f"{path} line {number}: is not a step of a training: remove that line.")
+        lines.append(found)
+    return lines
 
 
 def why(log: Path, start: int = 0) -> str:

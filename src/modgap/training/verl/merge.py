@@ -13,21 +13,26 @@ shards.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from modgap.core.errors import UserError
 from modgap.core.files import open_regular
 from modgap.core.processes import watched
+from modgap.core.record import check_writable
 from modgap.models.folder import ADAPTER
 from modgap.training.verl.plan import require
 
+LATEST = "latest_checkpointed_iteration.txt"
+"""The file in which verl writes the number of the last step that it saved."""
 _ADAPTER = "lora_adapter"
 _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 # What the shards of FSDP and FSDP2 need (torch 2.5 to 2.13) beyond what `weights_only` allows. None
@@ -53,18 +58,11 @@ def actor_folder(checkpoint: Path) -> Path:
     Raises:
         UserError: There are no shards, or some are missing.
     """
-    steps: dict[int, Path] = {}
-    for path in checkpoint.glob("global_step_*"):
-        if match := re.search(r"_(\d+)$", path.name):
-            steps[int(match[1])] = path
-    latest = checkpoint / "latest_checkpointed_iteration.txt"  # a later step may be incomplete
-    last = int(latest.read_text()) if latest.is_file() else max(steps, default=0)
-    for folder in (checkpoint, checkpoint / "actor", steps.get(last, checkpoint) / "actor"):
-        named = [_SHARD.fullmatch(path.name) for path in folder.glob("model_world_size_*.pt")]
-        found = [match for match in named if match]
-        if found:
-            world = int(found[0][1])
-            if missing := sorted(set(range(world)) - {int(m[2]) for m in found}):
+    last = saved_step(checkpoint) or max(_steps(checkpoint), default=0)
+    for folder in (checkpoint, checkpoint / "actor", checkpoint / f"global_step_{last}" / "actor"):
+        if world := _world(folder):
+            shards = {rank: f"model_world_size_{world}_rank_{rank}.pt" for rank in range(world)}
+            if missing := [rank for rank, name in shards.items() if not (folder / name).exists()]:
                 raise UserError(
                     f"{folder} lacks the shards of ranks {missing} of {world}: copy them there."
                 )
@@ -74,10 +72,56 @@ def actor_folder(checkpoint: Path) -> Path:
                     " too."
                 )
             return folder
+    if not checkpoint.is_dir():
+        raise UserError(
+            f"{checkpoint} {'is a file' if checkpoint.exists() else 'does not exist'}: give"
+            " global_step_N/actor, with its model_world_size_*.pt."
+        )
     raise UserError(
         f"{checkpoint} holds no FSDP checkpoint of verl: give global_step_N/actor, with its"
         " model_world_size_*.pt."
     )
+
+
+def saved_step(checkpoints: Path) -> int:
+    """The last step that verl saved completely; 0 before the first.
+
+    verl writes its number last, into a file that a kill or a full disk may leave empty. Then it is
+    the newest step that is whole.
+    """
+    try:
+        named = int((checkpoints / LATEST).read_text())
+    except (OSError, ValueError):
+        named = 0
+    if named > 0 and (checkpoints / f"global_step_{named}").is_dir():
+        return named
+    steps = _steps(checkpoints)
+    return max((step for step, path in steps.items() if _is_whole(path / "actor")), default=0)
+
+
+def _steps(checkpoints: Path) -> dict[int, Path]:
+    steps: dict[int, Path] = {}
+    for path in checkpoints.glob("global_step_*"):
+        number = path.name.removeprefix("global_step_")
+        if number.isdecimal():
+            steps[int(number)] = path
+    return steps
+
+
+def _world(actor: Path) -> int:
+    """The number of ranks that the shards in a folder are of; 0 without any."""
+    named = (_SHARD.fullmatch(path.name) for path in actor.glob("model_world_size_*.pt"))
+    return next((int(match[1]) for match in named if match), 0)
+
+
+def _is_whole(actor: Path) -> bool:
+    """Whether every rank's shard of each kind that was saved is there to its end."""
+    world = _world(actor)
+    for kind in ("model", "optim", "extra_state"):
+        shards = [actor / f"{kind}_world_size_{world}_rank_{rank}.pt" for rank in range(world)]
+        if any(shard.exists() for shard in shards) and not all(map(zipfile.is_zipfile, shards)):
+            return False
+    return world > 0
 
 
 MergeAdapter = Callable[[Path, Path, Path], None]
@@ -106,16 +150,22 @@ def merge(
         UserError: No checkpoint, no verl, or the merger failed (the message names its log); or
             there is an adapter that cannot be merged, or a shard is more than tensors.
     """
+    check_writable(out)
+    if (out / "config.json").exists():
+        raise UserError(f"{out} holds a model already: give another folder as --out.")
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"--out {out} is not empty: give another folder.")
     actor = actor_folder(checkpoint)
     require()
     _check_shards(actor)
-    if (out / "config.json").exists():
-        raise UserError(f"{out} holds a model already: give another folder as --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     log = out.with_name(f".{out.name}.merge.log")
     shutil.rmtree(partial, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".shards") as name:
+    links = f".{out.name}.shards"
+    for stale in out.parent.glob(f"{glob.escape(links)}*"):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=links) as name:
         local = Path(name)
         for path in actor.iterdir():
             (local / path.name).symlink_to(path.absolute())

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.extras import missing
 from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
@@ -28,9 +29,17 @@ from modgap.training.known_model import known_model
 from modgap.training.plan import Lengths, Machine, duration, gpu_asked, lengths_of
 from modgap.training.rollout import hold_out
 from modgap.training.shape import GIB, Shape
-from modgap.training.verl.checks import Model, Overrides
+from modgap.training.verl.checks import MODEL, Model, Overrides
 from modgap.training.verl.config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
-from modgap.training.verl.cost import Layout, flops, resident, seconds, update_memory
+from modgap.training.verl.cost import (
+    ROOM,
+    Layout,
+    flops,
+    longest_row,
+    resident,
+    seconds,
+    update_memory,
+)
 
 VERSION = "0.9.1"
 VARIANTS = {"full-text": "full-text", "image-only": "no-text"}
@@ -108,7 +117,8 @@ def plan(
             stage,
             to_hydra(overrides),
             expected,
-            f", {stage.settings.steps} steps on {spread.gpus} GPUs of {gib:.0f} GiB",
+            f", {stage.settings.steps} steps on {spread.gpus} GPU{'s' * (spread.gpus > 1)} of"
+            f" {gib:.0f} GiB",
         )
         if (
             problems is not None
@@ -118,13 +128,18 @@ def plan(
                 f"{rows} training prompts are fewer than the {overrides['data.train_batch_size']}"
                 " of a step: a training is refused with them"
             )
-        planned.notes += notes(stage, model)
+        planned.notes += notes(stage, model, overrides)
         stages.append(planned)
         model = replace(
             model,
             path=str(out.absolute() / f"stage{number}/checkpoints/step_{stage.settings.steps}"),
         )
     lines = plan_lines(recipe, base, stages)
+    if model.shape is None:
+        lines.append(
+            f"whether {base} can be trained was not checked: only Qwen2.5-VL can, and a name of a"
+            " hub does not say"
+        )
     if checked:
         lines.append(f"verl {VERSION} accepts every stage's configuration")
     else:
@@ -176,7 +191,7 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
         "what the trainer leaves there": resident(stage, shape, spread) / GIB,
     }
     amounts = (
-        Amount("FLOPs a step", flops(stage, shape, lengths)),
+        Amount("FLOPs a step", flops(stage, shape, lengths, spread.rows)),
         Amount("memory a GPU, update", {name: n / GIB for name, n in update.items()}, "GiB"),
         Amount("memory a GPU, rollout", rollout, "GiB"),
         Amount(
@@ -188,10 +203,19 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
         ),
     )
     found: list[str] = []
-    if (most := amounts[1].total) > gpu_gib:
+    if (most := amounts[1].total) > ROOM * gpu_gib + 0.5:
+        remedies = ["more GPUs, or GPUs with more memory", "lora_rank=16"]
+        if spread.rows:
+            remedies.insert(0, "a smaller micro_batch")
+        elif spread.tokens > longest_row(stage):
+            remedies.insert(0, "a smaller verl.actor_rollout_ref.actor.ppo_max_token_len_per_gpu")
+        else:
+            remedies.insert(0, "a smaller max_response_tokens")
+        if not spread.checkpointing:
+            remedies.insert(0, f"verl.{MODEL}.enable_gradient_checkpointing=True")
         found.append(
-            f"an update's {most:.0f} GiB are more than a GPU of {gpu_gib:.0f} GiB has: more GPUs,"
-            " or such that have as much; lora_rank=16; or a smaller max_response_tokens"
+            f"an update's {most:.0f} GiB are more than {ROOM:.0%} of a GPU of {gpu_gib:.0f} GiB,"
+            f" and may not fit: {'; '.join(remedies)}"
         )
     if (most := amounts[2].total) > gpu_gib:
         found.append(
@@ -219,8 +243,8 @@ def require() -> None:
     """Raise `UserError` if verl is not installed."""
     if not installed():
         raise UserError(
-            "verl is not installed: give it an environment of its own (pip install 'modgap[verl]',"
-            f" verl {VERSION}; docs/engines/verl.md), or use --engine local."
+            f"{missing('verl', 'verl')} in an environment of its own (verl {VERSION};"
+            " docs/engines/verl.md), or use --engine local."
         )
 
 

@@ -366,7 +366,8 @@ PPOTrainer._balance_batch = balance_batch
 
 
 _IDS: dict[tuple[Any, ...], asyncio.Future[list[int]]] = {}
-"""Ids of the prompts that this worker has seen."""
+"""Ids of the prompts that this worker saw last."""
+_KEPT = 1000
 
 
 @register("modgap")
@@ -378,14 +379,15 @@ class TwinAgentLoop(SingleTurnAgentLoop):
     ) -> list[int]:
         """As verl's, which prepares the images each time, but once for the samples of a prompt.
 
-        The ids depend on the words and on the sizes of the images.
+        The ids depend on the words and on the sizes of the images: this loop has neither tools nor
+        videos.
         """
         sizes = tuple(image.size for image in images or ())
         words = tuple((message["role"], _words(message["content"])) for message in messages)
         key = (words, sizes)
         if key not in _IDS:
-            if len(_IDS) > 10_000:
-                _IDS.clear()
+            if len(_IDS) >= _KEPT:
+                _IDS.pop(next(iter(_IDS)))
             # The samples of a prompt come together: the first one starts the work, all wait for it.
             work = super().ct_build_initial_tokens(messages, *args, images=images, **named)
             _IDS[key] = asyncio.ensure_future(work)

@@ -47,6 +47,9 @@ def rows_of(data: Mapping[str, Any], twins: Sequence[int], positions: Positions)
             `multi_modal_inputs`, and `extra_fields` if there are twins.
         twins: Rows that get a twin.
         positions: Positions of a twin.
+
+    Raises:
+        ValueError: A row has several images, or no response.
     """
     lengths, responses = lengths_of(data["input_ids"]), lengths_of(data["response_mask"])
     ids = data["input_ids"].values().cpu().split(lengths)
@@ -58,12 +61,14 @@ def rows_of(data: Mapping[str, Any], twins: Sequence[int], positions: Positions)
     known: dict[tuple[int, tuple[int, ...]], EncodedPrompt] = {}
     out: list[Row] = []
     for i, count in enumerate(responses):
+        if not count:
+            raise ValueError(f"row {i} of the batch has an empty response: nothing to train on")
         asked, response = ids[i][:-count], ids[i][-count:]
         alike = prompts.setdefault(asked.numpy().tobytes(), [])
         prompt = _same(alike, pixels_of(media[i]))
         if prompt is None:
             pixels = pixels_of(media[i])
-            key = None if pixels is None else f"{len(prompts)}.{len(alike)}"
+            key = None if pixels is None else f"row {i}"  # no other prompt has it
             own, after = places[i][1:, :-count], int(places[i][1, -count])
             prompt = EncodedPrompt(asked, own, after, pixels, key)
             alike.append(prompt)

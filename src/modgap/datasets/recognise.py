@@ -1,0 +1,84 @@
+"""What a path seems to hold, by names and first bytes: hints where another data set is meant."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from modgap.core.files import open_regular, read_start
+
+_VERSIONED = b'"problem_version"'
+_HEAD = 65_536
+_MOST_FILES = 50
+_SPLITS = ("train.json", "test.json")
+
+
+def hint(path: str | Path, asked: str) -> str:
+    """A sentence about what a path seems to hold instead, with a space before it; else empty.
+
+    Args:
+        path: What was given as a data set.
+        asked: The benchmark that could not read it; `synthetic` has the layout of `pgps9k`.
+    """
+    path = Path(path)
+    found, place = _found(path)
+    if not found or (found == asked and place == path):
+        return ""
+    what = "PGPS9K's layout (leave --benchmark out)"
+    if found != "pgps9k":
+        what = f"the layout of --benchmark {found}"
+    elif asked == found:
+        what = "PGPS9K's layout"
+    if place == path:
+        return f" It seems to have {what}."
+    return f" It seems that {place} has {what}: give that."
+
+
+def _found(path: Path) -> tuple[str, Path]:
+    """The benchmark that reads what is at a path, and the path to give; empty if none is known."""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            if path.name in _SPLITS and (path.parent / "Diagram_Visual").is_dir():
+                return "pgps9k", path.parent
+            return _file(path), path
+        if path.is_dir():
+            if found := _folder(path):
+                return found, path
+            for below in islice((at for at in sorted(path.iterdir()) if at.is_dir()), _MOST_FILES):
+                if found := _folder(below):
+                    return found, below
+    return "", path
+
+
+def _folder(path: Path) -> str:
+    if any((path / name).is_file() for name in _SPLITS):
+        return "pgps9k"
+    if (path / "problems.jsonl").is_file() and not (path / "manifest.json").exists():
+        return "pairs"
+    return next((found for file in _data_files(path) if (found := _file(file))), "")
+
+
+def _data_files(path: Path) -> Iterator[Path]:
+    files = (at for at in sorted(path.iterdir()) if at.suffix in (".parquet", ".json", ".jsonl"))
+    return islice((at for at in files if at.is_file()), _MOST_FILES)
+
+
+def _file(path: Path) -> str:
+    if path.suffix == ".parquet":
+        return "mathverse" if b"problem_version" in _ends(path) else ""
+    head = read_start(path, _HEAD)
+    if _VERSIONED in head:
+        return "mathverse"
+    line = head.lstrip().partition(b"\n")[0]
+    is_pair = b'"prompts"' in line or b'"full-text"' in line or b'"full_text"' in line
+    return "pairs" if line.startswith(b"{") and is_pair else ""
+
+
+def _ends(path: Path) -> bytes:
+    """The end of a parquet file, which names its columns."""
+    with open_regular(path) as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _HEAD))
+        return file.read()
