@@ -1,7 +1,10 @@
-# `make demo` and `make test` set up everything they need in .venv.
+# `make demo` and `make test` set up everything they need in .venv: the demo what trains, the tests
+# the developers' tools as well.
 VENV ?= .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
+PIP := $(BIN)/pip install --disable-pip-version-check -q
 # verl holds other versions of the same packages, so it gets an environment of its own.
 VERL ?= .venv-verl
 # The site's builder, apart from what the package needs.
@@ -12,7 +15,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 
 .PHONY: demo test test-all test-verl test-verl-all lint format docs clean
 
-demo: $(READY) ## data -> training -> evaluation -> report, offline, under 5 minutes
+demo: $(RUNS) ## data -> training -> evaluation -> report, offline, under 5 minutes
 	$(BIN)/modgap demo --out demo
 
 test: $(READY) ## the test suite, under 3 minutes on 2 cores
@@ -39,10 +42,15 @@ format: $(READY)
 
 docs: $(READY) $(DOCS)/.ready ## the generated pages, then the site in site/ with its links checked, and a word count
 	$(BIN)/python docs/generate.py
-	$(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 	$(BIN)/python docs/words.py
 
-$(READY): pyproject.toml constraints.txt
+# Without an NVIDIA driver the CPU build of torch will do, a twentieth of the size: from the index
+# that pip uses, else from PyTorch's own. Where neither has it, torch comes with the rest.
+TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+$(RUNS): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "modgap needs Python 3.11 or later: apt-get install python3 python3-venv" >&2; exit 1; }
 	@# Debian and Ubuntu ship venv apart; get it where we may, say so where we may not.
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
@@ -51,7 +59,16 @@ $(READY): pyproject.toml constraints.txt
 			apt-get update -qq && apt-get install -y -qq python3-venv; \
 		fi; \
 		$(PYTHON) -m venv $(VENV) || { echo "venv is missing: apt-get install python3-venv" >&2; exit 1; }; }
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+		$(PIP) -c constraints.txt $(TORCH)+cpu 2>/dev/null || \
+		$(PIP) -c constraints.txt --retries 0 --timeout 15 --extra-index-url $(CPU_INDEX) $(TORCH)+cpu 2>/dev/null || \
+		true; \
+	fi
+	$(PIP) -c constraints.txt -e '.[train]'
+	@touch $@
+
+$(READY): $(RUNS)
+	$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 $(VERL)/.ready: pyproject.toml constraints-verl.txt

@@ -32,6 +32,7 @@ def results_tables(folder: Path) -> str:
     for file in sorted(folder.glob("*.json")):
         rows += json.loads(file.read_text(encoding="utf-8"))["rows"]
     parts: list[str] = []
+    rows.sort(key=lambda row: not row["measured"])  # benchmarks with a number first
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         of_it = [row for row in rows if row["benchmark"] == benchmark]
         parts.append(f"## {benchmark}\n")

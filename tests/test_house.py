@@ -181,9 +181,9 @@ def test_nothing_stray_lies_at_the_root() -> None:
         pytest.skip("not a git checkout")
     known = {
         ".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff",
-        "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "bench", "constraints-verl.txt",
-        "constraints-vllm.txt", "constraints.txt", "docs", "examples", "mkdocs.yml",
-        "pyproject.toml", "src", "tests",
+        "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "bench",
+        "constraints-verl.txt", "constraints-vllm.txt", "constraints.txt", "docs", "examples",
+        "mkdocs.yml", "pyproject.toml", "src", "tests",
     }  # fmt: skip
     names = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -200,3 +200,16 @@ def test_the_hooks_run_the_linters_that_are_pinned() -> None:
     named = set(re.findall(r'"((?:ruff|import-linter)==[^"]+)"', hooks))
     assert {name.partition("==")[0] for name in named} == {"ruff", "import-linter"}
     assert named <= set(pins)
+
+
+def test_the_changelog_s_newest_release_is_the_version_and_links_its_tag() -> None:
+    words = (ROOT / "CHANGELOG.md").read_text()
+    releases = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", words, re.MULTILINE)
+    assert releases[0] == modgap.__version__
+    for release in releases:
+        assert f"\n[{release}]: ../../releases/tag/v{release}\n" in words
+
+
+def test_the_version_has_one_place() -> None:
+    for name in ("pyproject.toml", "CITATION.cff", "README.md"):
+        assert modgap.__version__ not in (ROOT / name).read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from modgap.core import record
 from modgap.core.disk import full_disk, replacing, sweep, writing
 from modgap.core.errors import UserError
 from modgap.core.record import Response, RunFolder, write_json, write_text
+from modgap.grading import judge
 
 ROW = Response(
     problem_id="p", view="full-text", sample=0, prompt="x", response="y", finish_reason="stop"
@@ -47,6 +49,21 @@ def test_responses_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run.appending() as writer,
     ):
         writer.write(ROW)
+
+
+def test_verdicts_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing the file fails once more, without its name."""
+    (tmp_path / "judge.jsonl").symlink_to("/dev/full")
+    monkeypatch.setattr(
+        judge, "open_own", lambda path, flags: os.fdopen(os.open(path, os.O_WRONLY), "wb")
+    )
+    monkeypatch.setattr(judge, "drop_torn_line", lambda path: None)
+    row = judge.VerdictRow.model_construct(question="q", judge="j", mode="strict", said="1")
+    with (
+        pytest.raises(UserError, match=r"judge\.jsonl cannot be written: the disk is full"),
+        judge.VerdictFile(RunFolder(tmp_path)).appending() as write,
+    ):
+        write(row)
 
 
 def test_torch_names_no_error_number(tmp_path: Path) -> None:
@@ -87,6 +104,17 @@ def test_whatever_ends_the_writing_removes_what_was_written(
             raise kind
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_what_a_killed_process_left_of_a_file_goes_when_it_is_written(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stale, of_another = tmp_path / f".r.html.{ended.pid}.tmp", tmp_path / f".s.{ended.pid}.tmp"
+    alive, words = tmp_path / f".r.html.{os.getppid()}.tmp", tmp_path / ".r.html.x.tmp"
+    for path in (stale, of_another, alive, words):
+        path.touch()
+    write_text(tmp_path / "r.html", "x")
+    assert not stale.exists() and of_another.exists() and alive.exists() and words.exists()
 
 
 def test_what_a_killed_process_left_is_swept_under_the_lock(tmp_path: Path) -> None:

@@ -56,6 +56,12 @@ ODD: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["a\x00b", "\ud800.png"])
+def test_a_name_that_no_file_can_have_is_absent(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(tmp_path / name)
+
+
 @pytest.mark.parametrize(("words", "make"), ODD.items(), ids=ODD)
 def test_what_is_not_a_regular_file_of_bounded_size_is_refused_at_once(
     tmp_path: Path, words: str, make: Callable[[Path], None]
@@ -319,3 +325,39 @@ def test_every_child_that_runs_python_has_the_option() -> None:
                 words = [ast.unparse(item) for item in node.elts]
                 if "sys.executable" in words:
                     assert words[words.index("sys.executable") + 1] == "'-P'", path
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/run", "gs:/bucket/run", "hf://datasets/a/b"])
+def test_an_address_is_no_path(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is not a local path"):
+        RunFolder(path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["runs/a:b", "C:/runs", "a b/c", "/tmp/x:/y", "run:1"])
+def test_paths_with_colons_are_paths(path: str) -> None:
+    RunFolder(path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval --benchmark synthetic --model tiny --out s3://bucket/run",
+        "report runs --out=s3://bucket/page.html",
+        "report s3://bucket/run",
+        "data synth --out s3://bucket/geo",
+        "eval --model tiny --out x --data s3://bucket/geo",
+    ],
+)
+def test_every_command_says_so_in_one_line(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 2
+    said = capsys.readouterr().err
+    assert "local files only" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -147,7 +147,9 @@ def test_a_manifest_of_another_run_adopts_nothing(tmp_path: Path, what: str) -> 
         lambda: build_report([tmp_path / "run"], tmp_path / "r.html"),
     ):
         with pytest.raises(
-            UserError, match=r"of another run than the manifest\.json beside it: line 1 \(p0, text-"
+            UserError,
+            match=r"of another run than the manifest\.json beside it: line 1 \(p0, text-|"
+            r"problems\.jsonl is not the file that the manifest\.json beside it was written with",
         ):
             act()
     assert files(tmp_path / "run") == before
@@ -391,3 +393,29 @@ def test_the_mark_is_that_of_the_arguments_alone(tmp_path: Path) -> None:
             )
         )
     assert [row.run for row in RunFolder(tmp_path / "a").own_responses()] == [a]
+
+
+def test_problems_of_another_run_change_no_grade(tmp_path: Path) -> None:
+    """Their ids are the same, and their answers are not."""
+    ask(tmp_path / "run")
+    ask(tmp_path / "other", [replace(problem, answer="9.000") for problem in PROBLEMS])
+    theirs, mine = (tmp_path / name / "problems.jsonl" for name in ("other", "run"))
+    before = files(tmp_path / "run")
+    shutil.copy(theirs, mine)
+    for act in (
+        lambda: grade_run(RunFolder(tmp_path / "run")),
+        lambda: build_report([tmp_path / "run"], tmp_path / "r.html"),
+    ):
+        with pytest.raises(UserError, match=r"problems\.jsonl is not the file .* command .* again"):
+            act()
+    ask(tmp_path / "run")
+    assert files(tmp_path / "run") == before
+
+
+def test_a_sample_that_is_there_twice_is_kept_once(tmp_path: Path) -> None:
+    ask(tmp_path / "run")
+    path = RunFolder(tmp_path / "run").responses_path
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.splitlines(keepends=True)[0])
+    ask(tmp_path / "run")
+    assert path.read_bytes() == whole

@@ -16,6 +16,7 @@ from folders import CORNER_DIAGRAMS, CORNERS, png, real_folder, record, write_fo
 from original_words import INSTRUCTION
 
 from modgap.core.errors import UserError
+from modgap.core.files import locked
 from modgap.datasets import pgps9k
 from modgap.datasets.parquet import VARIANTS, prepare
 
@@ -81,7 +82,7 @@ def test_a_faulty_record_leaves_what_was_there(tmp_path: Path) -> None:
     folder, out = write_folder(tmp_path / "d"), tmp_path / "out"
     prepare(folder, out, "full-text")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert sorted(before) == ["test.parquet", "train.parquet"]
+    assert sorted(before) == [".lock", "test.parquet", "train.parquet"]
 
     (folder / "test.json").write_text(json.dumps({"p": record(), "q": record(answer="x")}))
     with pytest.raises(UserError, match=r"test\.json line 1, q: answer 'x' is not a finite number"):
@@ -230,3 +231,13 @@ def test_an_out_that_is_the_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is the data set itself: give another folder"):
         prepare(folder, folder / "Diagram_Visual" / "..", "full-text")
     assert sorted(folder.rglob("*")) == before
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    folder, out = write_folder(tmp_path / "d"), tmp_path / "out"
+    out.mkdir()
+    (out / ".train.parquet.7.tmp").touch()
+    prepare(folder, out, "full-text")
+    assert not list(out.glob(".*.tmp"))
+    with locked(out / ".lock"), pytest.raises(UserError, match="another process is writing"):
+        prepare(folder, out, "full-text")

@@ -103,3 +103,9 @@ def test_trl_trains_with_our_reward(tmp_path: Path) -> None:
 def test_scripts_parse(script: Path) -> None:
     assert script.read_text().startswith(("#!/bin/bash\n", "#!/usr/bin/env bash\n"))
     subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_the_tutorial_shows_the_configuration_file() -> None:
+    page = (EXAMPLES.parent / "docs" / "tutorial" / "first-recipe.md").read_text()
+    file = (EXAMPLES / "study.toml").read_text()
+    assert file.partition("\n")[2].partition("\n")[2] in page

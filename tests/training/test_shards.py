@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import sys
 from pathlib import Path
@@ -85,3 +86,22 @@ def test_the_shards_that_verl_writes_are_taken(tmp_path: Path, merger: list[list
         merge.merge(tmp_path / "global_step_1", tmp_path / "out")
     [command] = merger
     assert command[:4] == [sys.executable, "-P", "-m", "verl.model_merger"]
+
+
+@pytest.mark.parametrize("how", ["interrupted", "full"])
+def test_a_convert_that_ends_early_leaves_nothing(
+    how: str, tmp_path: Path, merger: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"w": torch.ones(2)}, folder(tmp_path) / "model_world_size_1_rank_0.pt")
+
+    def merges(command: list[str], log: Path, *_: Any) -> int:
+        log.touch()
+        target = Path(command[command.index("--target_dir") + 1])
+        target.mkdir()
+        (target / "half").touch()
+        raise KeyboardInterrupt if how == "interrupted" else OSError(errno.ENOSPC, "x")
+
+    monkeypatch.setattr(merge, "watched", merges)
+    with pytest.raises((KeyboardInterrupt, UserError), match=r"out cannot be written|^$"):
+        merge.merge(tmp_path / "global_step_1", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["global_step_1"]

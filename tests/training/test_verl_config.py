@@ -34,7 +34,7 @@ from modgap.training.verl.plan import plan, stage_files
 
 SEVEN = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
 MODEL = Model("Qwen/Qwen2.5-VL-7B-Instruct", SEVEN)
-FILES = Files(("train.parquet",), "validation.parquet", "verl", "metrics.jsonl", "tensorboard")
+FILES = Files(("train.parquet",), ("validation.parquet",), "verl", "metrics.jsonl", "tensorboard")
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 SIX = ("full-text", "no-text", "mix", "curriculum", "kl", "kl-curriculum")
 
@@ -84,7 +84,7 @@ def test_every_setting_of_the_papers_scripts_is_there(name: str) -> None:
 _NOT_VERLS = {
     "max_refills", "micro_batch", "kl_coef", "reward_function", "freeze_vision",
     "gradient_checkpointing", "lora_rank", "validation_problems", "prompts_per_step",
-    "dynamic_sampling",
+    "dynamic_sampling", "validation_views", "validation_split",
 }  # fmt: skip
 _OTHER: dict[str, Any] = {
     "kl_estimator": "forward", "kl_clamp": "none", "loss_mean": "micro_batch",

@@ -53,9 +53,13 @@ latest = folder / "latest_checkpointed_iteration.txt"
 done = int(latest.read_text()) if latest.exists() else 0
 for path in [*config["data.train_files"], *config["data.val_files"]]:
     assert pathlib.Path(path).stat().st_size
+sources = [pathlib.Path(path).read_text().split()[-1] for path in config["data.val_files"]]
 print("model", config["actor_rollout_ref.model.path"], "vendor", \
 os.environ["VERL_ENGINE_VENDOR"], "from", done)
 with open(os.environ["VERL_FILE_LOGGER_PATH"], "wb", buffering=0) as metrics:
+    if config["trainer.val_before_train"]:
+        data = {f"val-core/{source}/acc/mean@1": .5 for source in sources}
+        metrics.write(json.dumps({"step": done, "data": data}).encode() + b"\\n")
     for step in range(done + 1, config["trainer.total_training_steps"] + 1):
         if str(step) == os.environ.get("FAIL_AT") and "stage2" in str(folder):
             print("(AgentLoopWorker pid=7) Error in _run_prompt for uid=1\\nTraceback:\\n  File\\n\
@@ -66,14 +70,15 @@ ValueError: too long")
 step == config["trainer.total_training_steps"]:
             (folder / f"global_step_{step}").mkdir(parents=True)
             latest.write_text(str(step))
-        data = {"critic/score/mean": step / 10, \
-"val-core/9k/acc/mean@1": [0, .1, .7, .2, .3][step], "actor/loss": 1.0}
+        data = {"critic/score/mean": step / 10, "actor/loss": 1.0}
+        for n, source in enumerate(sources):
+            data[f"val-core/{source}/acc/mean@1"] = [0, .1, .7, .2, .3][step] - n / 20
         metrics.write(json.dumps({"step": step, "data": data}).encode() + b"\\n")
 """
 
 
-def write(problems: Any, path: Path, variant: str, style: Any) -> int:
-    path.write_text(f"{variant} {len(problems)}")
+def write(problems: Any, path: Path, variant: str, style: Any, *, source: str) -> int:
+    path.write_text(f"{variant} {len(problems)} {source}")
     return len(problems)
 
 
@@ -122,11 +127,11 @@ def test_stages_are_chained_through_merged_checkpoints(tools: Tools, tmp_path: P
         "actor_rollout_ref.model.path"
     ] == str(out / "stage1/checkpoints/step_4")
     assert sorted(path.name for path in (out / "stage1/data").iterdir()) == [
-        "train-full-text.parquet", "train-no-text.parquet", "validation.parquet",
+        "train-full-text.parquet", "train-no-text.parquet", "validation-image-only.parquet",
     ]  # fmt: skip
     assert (
         out / "stage1/data/train-no-text.parquet"
-    ).read_text() == "no-text 10"  # two of twelve are held out
+    ).read_text() == "no-text 10 9k"  # two of twelve are held out
     assert "contrastive" in (out / "stage2/data/train-contrastive.parquet").read_text()
     log = lines(out / "stage1/train_log.jsonl")
     assert [(line["step"], line["reward"]) for line in log] == [
@@ -171,6 +176,35 @@ def test_a_failed_stage_says_why_and_goes_on_where_it_was(
     assert [line["step"] for line in lines(out / "stage2/train_log.jsonl")] == [1, 2, 3, 4]
     assert len(list((out / "stage2").glob("verl_metrics.*.jsonl"))) == 2
     assert "from 2" in (out / "stage2/verl.log").read_text()
+
+
+def test_validation_is_in_every_view_before_training_and_once_when_resumed(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, test = tmp_path / "run", PROBLEMS[:3]
+    asked = replace(
+        SETTINGS, validation_views="full-text,image-only", validation_split="test",
+        validate_before=True,
+    )  # fmt: skip
+    stages = [replace(TEXT, settings=replace(asked, validation_views="own"))]
+    stages.append(replace(KL, settings=asked))
+    monkeypatch.setenv("FAIL_AT", "4")
+    with pytest.raises(UserError):
+        run(tools, out, *stages, validation=test)
+    monkeypatch.delenv("FAIL_AT")
+    run(tools, out, *stages, validation=test)
+    for stage in ("stage1", "stage2"):
+        data = out / stage / "data"
+        assert (data / "validation-full-text.parquet").read_text() == "full-text 3 full-text"
+        assert (data / "validation-image-only.parquet").read_text() == "no-text 3 image-only"
+        log = lines(out / stage / "train_log.jsonl")
+        assert [line["step"] for line in log] == [0, 1, 2, 3, 4]
+        assert "reward" not in log[0] and all("reward" in line for line in log[1:])
+        for line in log:
+            of_views = [line[f"validation_accuracy/{v}"] for v in ("full-text", "image-only")]
+            assert line["validation_accuracy"] == of_views[1]
+            assert line["step"] == 0 or of_views[0] - of_views[1] == pytest.approx(0.05)
+    assert "full-text 12 9k" in (out / "stage1/data/train-full-text.parquet").read_text()
 
 
 def test_a_kill_between_training_and_merging_costs_no_step(tools: Tools, tmp_path: Path) -> None:
@@ -336,7 +370,12 @@ def test_metrics_take_our_names_and_what_is_not_finite_is_null() -> None:
     }
     assert metrics_line(3, data, 2, 100, 16) == {
         "step": 3, "stage": 2, "reward": 0.5, "grad_norm": None, "validation_accuracy": 0.25,
-        "sampled_groups": 16, "dropped_groups": 0,
+        "validation_accuracy/image-only": 0.25, "sampled_groups": 16, "dropped_groups": 0,
+    }  # fmt: skip
+    both = {"val-core/full-text/acc/mean@1": 0.5, "val-core/image-only/acc/mean@1": 0.25}
+    assert metrics_line(0, both, 1, 100, 16) == {
+        "step": 0, "stage": 1, "validation_accuracy": 0.25,
+        "validation_accuracy/full-text": 0.5, "validation_accuracy/image-only": 0.25,
     }  # fmt: skip
 
 

@@ -395,3 +395,10 @@ def test_real_records() -> None:
         assert (
             problem.labels == {"subject": record["metadata"]["subject"]} and not problem.own_images
         )
+
+
+@pytest.mark.parametrize("key", ["question", "question_for_eval", "answer", "problem_index"])
+def test_a_check_names_half_of_a_surrogate_pair(rows: Rows, tmp_path: Path, key: str) -> None:
+    """`eval` refuses it, so `data check` must not find it sound."""
+    file = made.write_json(tmp_path / "x.json", changed(with_images(rows), 1, **{key: "a\ud800"}))
+    assert "encoding" in {fault.kind for fault in mathverse.check(file).faults}

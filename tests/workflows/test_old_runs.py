@@ -52,10 +52,10 @@ def test_a_complete_run_is_accepted_as_it_is(old: Path) -> None:
     assert resume(old, run) == 0
     for name in ("responses.jsonl", "grades.jsonl"):
         assert (run / name).read_bytes() == before[name], name
-    # The options in force and the folders of the images are noted; they are not a part of what
-    # makes the run.
+    # The options in force, the folders of the images and the digest of the problems are noted;
+    # they are not a part of what makes the run.
     old_manifest, manifest = json.loads(before["manifest.json"]), RunFolder(run).manifest()
-    del manifest["options"], manifest["image_folders"]
+    del manifest["options"], manifest["image_folders"], manifest["problems_digest"]
     assert manifest == old_manifest
     assert numbers(run) == summary
 

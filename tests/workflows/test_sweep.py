@@ -24,6 +24,7 @@ from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions, parse_seeds
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
+from modgap.models.load import tiny_folder
 from modgap.workflows import jobs, sweep
 from modgap.workflows.jobs import Scheduler, Step, eval_arguments, visible_accelerators
 from modgap.workflows.study import prepare_study
@@ -197,6 +198,37 @@ def test_a_device_is_for_all_jobs_and_found_by_them(
     for one in found.values():
         assert one.mask is None, "with one GPU in the mask there would be no cuda:1"
         assert one.arguments[one.arguments.index("--device") + 1] == "cuda:1"
+
+
+def test_jobs_get_the_preset_its_style_and_the_checkpoint_to_start_from(
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checkpoints = tmp_path / "run/stage1/checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "step_9").symlink_to(tiny_folder(), target_is_directory=True)
+    start = f"{tmp_path / 'run'}:stage1:step_9"
+    found = commands_of(
+        data, ran, monkeypatch, EvalOptions(), preset="paper-3b", start_from=start,
+        settings=["steps=2"],
+    )  # fmt: skip
+    for one in found.values():
+        assert one.arguments[one.arguments.index("--style") + 1] == "paper"
+    words = found["kl"].arguments
+    assert words[words.index("--preset") + 1] == "paper-3b"
+    assert words[words.index("--start-from") + 1] == start
+    assert words[words.index("--set") + 1] == "steps=2"
+
+
+def test_a_study_with_a_preset_validates_on_the_whole_test_split(data: Path) -> None:
+    asked = spec(
+        data, "tiny", ["kl"], data.parent / "out", preset="paper-7b", limit=1,
+        benchmark="synthetic", settings=["stage2.steps=3"], options=EvalOptions(style="aligned"),
+    )  # fmt: skip
+    with prepare_study(asked) as study:
+        assert study.spec.options.style == "aligned"  # an option overrides the preset
+        assert [stage.settings.steps for stage in study.recipes["kl"].stages] == [200, 3]
+        assert [p.split for p in study.train] == ["train"] * 6 + ["test"] * 2
+        assert len(study.test) == 1
 
 
 @pytest.mark.parametrize(

@@ -434,7 +434,7 @@ class ImportNote(Result):
             count files.
     """
 
-    warnings: list[str] = []
+    warnings: list[str]
     other_files: dict[str, dict[str, int]] | None = None
 
 
@@ -458,7 +458,7 @@ def read_import_note(run: Path | str) -> ImportNote:
     return (
         _read(path, ImportNote, "give the `modgap import` again that made the run")
         if path.exists()
-        else ImportNote()
+        else ImportNote(warnings=[])
     )
 
 

@@ -21,6 +21,12 @@ def warnings(runs: Mapping[str, Summary]) -> list[str]:
     words: list[str] = []
     rows: list[tuple[str, ViewSummary]] = []
     for name, summary in runs.items():
+        if summary.n_problems and not summary.views:
+            of = f" of {name}" if several else ""
+            words.append(
+                f"There is no response{of}: give the command that made the run again, which makes"
+                " what is missing."
+            )
         for view, row in summary.views.items():
             what = f"{name} {view}" if several else view
             rows.append((what, row))

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from modgap.cli.groups import DATA, TRAIN
 from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
+from modgap.core.installation import require_training
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
 from modgap.core.prompt import Style
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from modgap.original.importing import Imported
     from modgap.workflows.power import Plan
 
-data_app = App(name="data", help="Make, check and prepare problems.", help_format="markdown")
-model_app = App(name="model", help="Make the testbed model.", help_format="markdown")
+data_app = App(
+    name="data", help="Make, check and prepare problems.", help_format="markdown", group=DATA
+)
+model_app = App(name="model", help="Make the testbed model.", help_format="markdown", group=TRAIN)
 
 
 @data_app.command
@@ -37,6 +41,10 @@ def synth(
     *, out: Path, train: int = 1000, test: int = 200, seed: int = 0, force: bool = False
 ) -> None:
     """Make plane-geometry problems with their diagrams, in PGPS9K's layout.
+
+    ```
+    modgap data synth --out geo --train 1000 --test 200
+    ```
 
     Args:
         out: Folder to write.
@@ -66,6 +74,12 @@ def check(folder: Path, *, benchmark: str = "pgps9k", allow_outside: AllowOutsid
     """Validate a data set: its counts, every fault by name, and what is unusual about its images.
 
     The exit code is 1 if there is a fault.
+
+
+    ```
+    modgap data check PGPS9K
+    modgap data check my-problems.jsonl --benchmark pairs
+    ```
 
     Args:
         folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or
@@ -100,6 +114,10 @@ def prepare(
     force: bool = False,
 ) -> None:
     """Write the training parquet files of a variant, in verl's format.
+
+    ```
+    modgap data prepare PGPS9K --out parquet --variant contrastive
+    ```
 
     Args:
         folder: A folder in PGPS9K's layout.
@@ -142,6 +160,12 @@ def import_answers(
     The original repository's: for PGPS9K folders of qprob_N_attemptJ.txt, for MathVerse files
     *_generations.jsonl, scored or not. Or, with --from inspect, the log of inspect_ai's task
     modgap/gap.
+
+
+    ```
+    modgap import answers_full_cond answers --gt PGPS9K/test.json --out runs/imported
+    modgap import mathverse_generations --out runs/imported
+    ```
 
     Args:
         folders: Answer folders, or files of generations or folders of them; a model's kinds are the
@@ -221,6 +245,12 @@ def power(
     varies over problems, equally in both views. More samples reduce the noise within a problem;
     only more problems reduce the noise between problems.
 
+
+    ```
+    modgap power --gap 5
+    modgap power --gap 5 --problems 1000 --run runs/3b
+    ```
+
     Args:
         gap: The gap to detect, in percentage points.
         problems: Number of problems, to print the chance to detect the gap with them.
@@ -262,6 +292,11 @@ def pretrain(
 
     The defaults made the bundled checkpoint. `python -m modgap.testbed --help` has every option.
 
+
+    ```
+    modgap model pretrain --out testbed
+    ```
+
     Args:
         out: Folder; complete parts in it are kept, and the same command resumes.
         phase: Comma-separated, of data, glyphs, mixture, final.
@@ -277,6 +312,7 @@ def pretrain(
         pick: The checkpoint to take (step_2250) instead of the one nearest to the middle of the
             bands.
     """
+    require_training()
     from modgap.core.progress import progress_bars
     from modgap.testbed.data import Plan
     from modgap.testbed.run import Exams

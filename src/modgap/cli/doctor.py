@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -10,36 +9,18 @@ from importlib import metadata
 from pathlib import Path
 
 from modgap.core import registry
-from modgap.core.extras import install
+from modgap.core.installation import OPTIONAL, install, is_installed, remedy
 from modgap.core.progress import show
 
-_NEEDED = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "pyarrow",
-    "pillow",
-    "mathruler",
-    "matplotlib",
-    "jinja2",
-)
-_OPTIONAL = {
-    "vllm": ("vllm", "--engine vllm"),
-    "openai": ("openai", "evaluation on a served model (--engine openai)"),
-    "verl": ("verl", "training on many GPUs (--engine verl), in an environment of its own"),
-    "ray": ("ray", "evaluation on several accelerators or machines (--replicas)"),
-    "math-verify": ("mathverse", "the symbolic stage of MathVerse grading"),
-    "modelscope": ("modelscope", "models from ModelScope (--model modelscope:ORG/NAME)"),
-}
-"""Package -> the extra that brings it, and what it is for."""
+_NEEDED = ("pydantic", "pyarrow", "pillow", "scipy", "mathruler", "matplotlib", "jinja2")
+"""What every installation has."""
 
 
 def diagnose() -> int:
     """Print what is installed and what works here.
 
     Returns:
-        0 if the engines of a plain installation work, else 1.
+        0 if everything is there that every installation has, else 1.
     """
     from modgap.core.version import __version__
 
@@ -51,16 +32,17 @@ def diagnose() -> int:
         f"{os.cpu_count()} CPU cores, {shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free"
         " here"
     )
-    missing = [name for name in _NEEDED if not _installed(name)]
+    missing = [name for name in _NEEDED if not is_installed(name)]
     for name in _NEEDED:
-        show(f"  {name:14} {_version(name)}")
-    for name in _OPTIONAL:
-        show(f"  {name:14} {_optional(name)}")
+        show(f"  {name:15} {_version(name)}")
+    for name in OPTIONAL:
+        show(f"  {name:15} {_optional(name)}")
     for kind, engines in (
         ("training", registry.TRAINING_ENGINES),
         ("inference", registry.INFERENCE_ENGINES),
     ):
-        show(f"{kind} engines that can be used here: {', '.join(filter(_usable, engines))}")
+        usable = [name for name, entry in engines.items() if _usable(entry)]
+        show(f"{kind} engines that can be used here: {', '.join(usable) or 'none'}")
     _devices()
     if missing:
         show(f"missing: {', '.join(missing)}. Remedy: {install()}")
@@ -70,22 +52,12 @@ def diagnose() -> int:
 
 def _optional(name: str) -> str:
     """The state of an optional package."""
-    if _installed(name):
-        return _version(name)
-    extra, use = _OPTIONAL[name]
-    return f"not installed: {install(extra)}, for {use}"
+    return _version(name) if is_installed(name) else f"not installed: {remedy(*OPTIONAL[name])}"
 
 
-def _usable(engine: str) -> bool:
+def _usable(entry: registry.Entry) -> bool:
     """Whether the package that an engine needs, if any, is installed."""
-    return engine not in _OPTIONAL or _installed(engine)
-
-
-def _installed(name: str) -> bool:
-    return (
-        importlib.util.find_spec({"pillow": "PIL", "math-verify": "math_verify"}.get(name, name))
-        is not None
-    )
+    return not entry.package or is_installed(entry.package)
 
 
 def _version(name: str) -> str:
@@ -96,7 +68,7 @@ def _version(name: str) -> str:
 
 
 def _devices() -> None:
-    if not _installed("torch"):
+    if not is_installed("torch"):
         return
     import torch
 

@@ -16,21 +16,34 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cyclopts
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
-from modgap.cli.runs import export, grade, report
+from modgap.cli.groups import DATA, MEASURE, RESULTS, SETUP, TRAIN
+from modgap.cli.runs import export, grade, ls, report, results_app
+from modgap.cli.start import init
 from modgap.cli.usage import usage_line
 from modgap.core import registry
 from modgap.core.disk import full_disk
 from modgap.core.errors import UsageError, UserError, command_line, sentence
+from modgap.core.files import check_local
+from modgap.core.installation import missing_package, not_installed, require
 from modgap.core.options import EvalOptions, Set, StudyArguments, TrainOptions, parse_seeds
 from modgap.core.progress import brief, show
 from modgap.core.secrets import keep_out_of_arguments
 from modgap.core.version import __version__
+
+
+def _only_local(_: object, value: Any) -> None:
+    """Refuse paths that are addresses, of whatever option."""
+    for path in value if isinstance(value, tuple) else (value,):
+        if isinstance(path, Path):
+            check_local(path)
+
 
 app = App(
     name="modgap",
@@ -42,12 +55,24 @@ app = App(
         " (docs/reference/config.md)."
     ),
     suppress_keyboard_interrupt=False,  # main says what it means
+    default_parameter=Parameter(validator=_only_local),
 )
-for part in (data_app, model_app):
+for part in (data_app, model_app, results_app):
     app.command(part)
-app.command(import_answers, name="import")
-for command in (power, grade, export, report):
-    app.command(command)
+app.command(import_answers, name="import", group=DATA)
+for group, commands in {
+    MEASURE: (power, grade),
+    RESULTS: (report, ls, export),
+    SETUP: (init,),
+}.items():
+    for command in commands:
+        app.command(command, group=group)
+# Shells read completions from the folder that the script goes to; no startup file is changed.
+app.register_install_completion_command(
+    add_to_startup=False, group=SETUP, help="Install the completion of commands in the shell."
+)
+app["--help"].group = SETUP
+app["--version"].group = SETUP
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(error: Exception) -> str:
     """An error as one line; a bug keeps its type, and says how to see the traceback."""
+    if package := missing_package(error):
+        return f"{not_installed(package)}."
     if isinstance(error, UserError):
         return brief(sentence(str(error)))
     if why := full_disk(error):
@@ -129,9 +156,13 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-@app.command
+@app.command(group=SETUP)
 def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
     """Make problems, train two recipes, measure the gap and report it, offline on a laptop.
+
+    ```
+    modgap demo --out demo
+    ```
 
     Args:
         out: Folder for everything it makes; an interrupted demo resumes there.
@@ -142,20 +173,25 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
     run_demo(out, seed=seed)
 
 
-@app.command
+@app.command(group=SETUP)
 def doctor() -> int:
-    """What is installed, which engines work here, and how much GPU memory there is."""
+    """What is installed, which engines work here, and how much GPU memory there is.
+
+    ```
+    modgap doctor
+    ```
+    """
     from modgap.cli.doctor import diagnose
 
     return diagnose()
 
 
-@app.command
+@app.command(group=TRAIN)
 def train(
     recipe: str,
     *,
     data: Path | None = None,
-    model: str,
+    model: str | None = None,
     out: Path | None = None,
     benchmark: str = "pgps9k",
     settings: Set = (),
@@ -165,14 +201,20 @@ def train(
 ) -> None:
     """Train a model with a recipe.
 
+    ```
+    modgap train kl --data PGPS9K --model qwen2_5_vl_3b --out runs/kl --set lora_rank=64
+    modgap train kl --benchmark synthetic --model tiny --out runs/tiny-kl --set steps=60 lr=3e-5
+    ```
+
     Args:
-        recipe: full-text, no-text, mix, curriculum, kl or kl-curriculum; to take the KL apart
+        recipe: full-text, no-text, mix, curriculum, kl, kl-curriculum, kl-from-base or
+            reverse-curriculum; to take the KL apart
             kl-forward, kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or
             full-text-continued. One of your own is module:object or path/to/file.py:object.
         data: The data set; its train split is trained on. May be left out with --benchmark
             synthetic.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
-            qwen2_5_vl_7b.
+            qwen2_5_vl_7b. May be left out with --start-from.
         out: Run folder; stages go to its stage1, stage2 and so on. Only a dry run needs none.
         benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
             module:object or path/to/file.py:object.
@@ -190,6 +232,7 @@ def train(
     from modgap.workflows.train import (
         check_start,
         resolve_recipe,
+        starting_model,
         train_resolved,
     )
 
@@ -204,22 +247,29 @@ def train(
     if data is not None and out.resolve() == data.resolve():
         raise UserError(f"--out {out} is the data set itself: give another folder as --out.")
     with progress_bars() as bars:
-        bars.doing(f"finding the model {model}")
-        folder = check_start(model, out, options)
-        plan = resolve_recipe(recipe, settings, model_notes(folder))
+        bars.doing(f"finding the model {options.start_from or model}")
+        start = starting_model(model, options)
+        folder = check_start(start, out, options)
+        plan = resolve_recipe(recipe, settings, model_notes(folder), options)
         bars.doing(f"reading {data or benchmark}")
         place = locate(benchmark, data)
         problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
         if not registry.DATASETS.entry(benchmark).splits:
             say(f"{benchmark} has no splits: measure the result on problems of another file")
+        elif plan.validates_on_test:
+            anywhere = options.allow_outside
+            problems += read_problems(benchmark, place, "test", allow_outside=anywhere)
         bars.doing("looking at the images")
         warn_about_images(problems)
-        asked = given(data=str(place), benchmark=benchmark, settings=list(settings))
+        asked = given(
+            data=str(place), benchmark=benchmark, settings=list(settings), model=str(start)
+        )
         trained = train_resolved(
-            plan, problems, model, out, options=options, given=asked, progress=bars
+            plan, problems, start, out, options=options, given=asked, progress=bars
         )
     show(f"final checkpoint: {trained.final}")
-    if plan.stages[-1].settings.validation_problems and plan.stages[-1].settings.eval_every:
+    last = plan.stages[-1].settings
+    if last.eval_every and (plan.validates_on_test or last.validation_problems):
         show(f"best by validation: {trained.final.parent / 'best'}")
     found = [] if data is None else ["--data", data]
     measure = ["eval", *found, "--benchmark", benchmark, "--model", trained.final]
@@ -229,7 +279,7 @@ def train(
 def _print_plan(
     recipe: str,
     data: Path | None,
-    model: str,
+    model: str | None,
     out: Path | None,
     benchmark: str,
     settings: Sequence[str],
@@ -239,7 +289,13 @@ def _print_plan(
     """What `train --dry-run` prints."""
     from modgap.core.progress import progress_bars, say
     from modgap.workflows.evaluate import locate, read_problems
-    from modgap.workflows.train import dry_notes, dry_run_lines, resolve_recipe
+    from modgap.workflows.train import (
+        dry_notes,
+        dry_run_lines,
+        preset_lines,
+        resolve_recipe,
+        starting_model,
+    )
 
     with progress_bars() as bars:
         bars.doing("planning")
@@ -252,18 +308,22 @@ def _print_plan(
         if counted:
             place = locate(benchmark, data)
             problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
-        plan = resolve_recipe(recipe, settings, dry_notes(model))
-        lines = dry_run_lines(plan, options.engine, model, out or Path("OUT"), problems, gpu)
+        start = str(starting_model(model, options, dry=True))
+        notes = dry_notes(start)
+        plan = resolve_recipe(recipe, settings, notes, options)
+        lines = preset_lines(recipe, plan, notes, options)
+        lines += dry_run_lines(plan, options.engine, start, out or Path("OUT"), problems, gpu)
     show("\n".join(lines))
 
 
-@app.command(name="eval")
+@app.command(name="eval", group=MEASURE)
 def evaluate(
     *,
     data: Path | None = None,
     out: Path,
     model: str | None = None,
     models: Path | None = None,
+    checkpoints: str | None = None,
     benchmark: str = "pgps9k",
     problem_versions: str | None = None,
     limit: int | None = None,
@@ -273,6 +333,11 @@ def evaluate(
 ) -> int | None:
     """Ask a model every test problem in several views, grade the answers and print the gap.
 
+    ```
+    modgap eval --benchmark synthetic --model Qwen/Qwen2.5-VL-3B-Instruct --out runs/3b
+    modgap eval --data PGPS9K --model gpt-4o-mini --engine openai --out runs/gpt-4o-mini
+    ```
+
     Args:
         data: The data set; of MathVerse a parquet or JSON file, a folder of them, or its Hugging
             Face id. Left out with --benchmark synthetic, it is that benchmark's own problems.
@@ -280,6 +345,8 @@ def evaluate(
             qwen2_5_vl_7b.
         models: Instead of --model a file with one model a line (blank lines and # are left out):
             each becomes a run in OUT/NAME, as many at a time as there are accelerators for.
+        checkpoints: `all`, or every=40: the saved steps of the training run that --model names,
+            each a run in OUT/stageN_step_M; OUT/report.html shows the gap over steps.
         out: Run folder; an interrupted run resumes there.
         benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
             module:object or path/to/file.py:object.
@@ -298,6 +365,7 @@ def evaluate(
     from modgap.core.view import parse_views
     from modgap.reporting.terminal import print_summary
     from modgap.workflows import evaluate as workflow
+    from modgap.workflows.checkpoints import evaluate_checkpoints
     from modgap.workflows.models import evaluate_models
 
     priced = _prices(prices)
@@ -308,9 +376,12 @@ def evaluate(
         raise UsageError("give one of --model and --models (a file with one a line).")
     if dry_run and models is None:
         raise UsageError("--dry-run prints the jobs of --models FILE: give that list.")
-    if prices is not None and models is not None:
+    if prices is not None and (models is not None or checkpoints is not None):
         raise UsageError("--prices are those of one model: give it with --model.")
-    if models is None:
+    if checkpoints is not None and model is None:
+        raise UsageError("--checkpoints are those of a training run: give it with --model.")
+    several = models is not None or checkpoints is not None
+    if not several:
         RunFolder(out).check_place("eval")
     with progress_bars() as bars:
         bars.doing(f"reading {data or benchmark}")
@@ -318,11 +389,15 @@ def evaluate(
         problems = workflow.read_problems(
             benchmark, data, limit=limit, allow_outside=options.allow_outside
         )
-        if models is not None:
+        if several:
             views = parse_views(options.views or workflow.default_views(problems))
             workflow.check_views(problems, views)
             workflow.warn_about_images(problems, views)
             problems.clear()  # reading them was the check; each model's process reads them again
+    if checkpoints is not None and model is not None:
+        return evaluate_checkpoints(
+            model, checkpoints, data, out, options, benchmark=benchmark, limit=limit
+        )
     if models is not None:
         return evaluate_models(
             models, data, out, options, benchmark=benchmark, limit=limit, dry_run=dry_run
@@ -352,7 +427,7 @@ def _prices(text: str | None) -> tuple[float, float] | None:
     return prompt, response
 
 
-@app.command
+@app.command(group=TRAIN)
 def convert(checkpoint: Path, *, out: Path) -> None:
     """Turn an FSDP checkpoint of verl into a Hugging Face folder (bf16) with verl's own merger.
 
@@ -360,20 +435,31 @@ def convert(checkpoint: Path, *, out: Path) -> None:
     unpickles the shards: shards that hold more than tensors are refused, but convert only
     checkpoints whose source you trust.
 
+
+    ```
+    modgap convert checkpoints/global_step_100 --out model
+    ```
+
     Args:
         checkpoint: global_step_N/actor with its shards, global_step_N, or the folder of all steps
             (the last one then).
         out: The folder.
     """
+    require("torch")
     from modgap.models.lora import merge_adapter
     from modgap.training.verl.merge import merge
 
     show(f"model: {merge(checkpoint, out, merge_adapter=merge_adapter)}")
 
 
-@app.command
+@app.command(group=TRAIN)
 def study(*, spec: StudyArguments, seeds: str | None = None) -> None:
     """Measure a model, train it with several recipes, measure each, and report them side by side.
+
+    ```
+    modgap study --benchmark synthetic --model tiny --recipes full-text,no-text,kl --out runs/study
+    modgap study --benchmark synthetic --model tiny --recipes kl --seeds 0,1,2 --out runs/seeds
+    ```
 
     Args:
         spec: What to do.

@@ -1,19 +1,36 @@
-"""The commands around results: `grade`, `export`, `report`. Parses first, imports late."""
+"""The commands around results: `grade`, `export`, `report`, `ls`, `results`.
+
+Parses first, imports late.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
+from cyclopts import App
+
+from modgap.cli.groups import RESULTS
 from modgap.core.errors import UsageError, UserError
 from modgap.core.options import AllowOutside, JudgeOptions
 from modgap.core.progress import show
 
 Mode = Literal["strict", "relative", "exact", "paper"]
+results_app = App(
+    name="results",
+    help="Reference results: write rows for docs/results/, and check them.",
+    help_format="markdown",
+    group=RESULTS,
+)
 
 
 def grade(run: Path, *, mode: Mode = "strict", options: JudgeOptions | None = None) -> None:
     """Grade a run's responses again; no model is needed, and for MathVerse a judge helps.
+
+    ```
+    modgap grade runs/3b --mode relative
+    modgap grade runs/mathverse --judge http://localhost:8000/v1
+    ```
 
     Args:
         run: Run folder of an evaluation.
@@ -75,6 +92,11 @@ def report(
 ) -> None:
     """One HTML page from runs, training runs or studies, and their numbers on the terminal.
 
+    ```
+    modgap report runs/3b runs/7b --out report.html
+    modgap report runs/study --figures --template paper
+    ```
+
     Args:
         runs: Run folders, studies, folders of studies, or the cells.json of an earlier report; the
             first evaluation is the one that the others are compared with.
@@ -108,3 +130,80 @@ def report(
         show(f"figures and tables: {out.resolve().with_name(out.stem + '_figures')}")
     if template == "paper":
         show(f"the paper's tables: {out.resolve().with_suffix('.md')}")
+
+
+def ls(folder: Path = Path("runs")) -> None:
+    """The runs in a folder: what they are of, how far they are, and their gap.
+
+    ```
+    modgap ls runs/
+    ```
+
+    Args:
+        folder: Runs are looked for in it and below it.
+    """
+    from rich.console import Console
+
+    from modgap.reporting.listing import list_runs, listing
+    from modgap.reporting.terminal import as_rich
+
+    console = Console()
+    console.print(as_rich(listing(list_runs(folder), folder), plain=not console.is_terminal))
+
+
+@results_app.command(name="write")
+def write_rows(
+    *runs: Path,
+    out: Path,
+    source: str,
+    benchmark: str = "",
+) -> None:
+    """Write the results of runs as rows of a file for docs/results/, which a pull request adds.
+
+    Rows of the file with the same model, recipe and benchmark are replaced; others stay.
+
+
+    ```
+    modgap results write runs/3b --out docs/results/my-3b.json --source https://example.org/my-3b
+    ```
+
+    Args:
+        runs: Run folders, studies, folders of studies, or a cells.json.
+        out: The file.
+        source: Where a reader finds the records: a page of the repository, or a link.
+        benchmark: Of runs that do not record it.
+    """
+    from modgap.reporting.reference import Given, write_results
+
+    if not runs:
+        raise UserError("no run given: name the --out of modgap eval or study.")
+    written = write_results(runs, out, Given(source, benchmark))
+    show(f"{out}: {len(written.rows)} row{'s' * (len(written.rows) != 1)}")
+
+
+@results_app.command(name="check")
+def check_rows(*files: Path) -> int:
+    """Validate files of results; the exit code is 1 if one is faulty.
+
+    ```
+    modgap results check docs/results/testbed.json
+    ```
+
+    Args:
+        files: JSON files as in docs/results/.
+    """
+    from modgap.analysis.reference import read_results
+
+    if not files:
+        raise UserError("no file given: name files such as docs/results/testbed.json.")
+    faulty = 0
+    for path in files:
+        try:
+            rows = read_results(path).rows
+        except UserError as error:
+            faulty += 1
+            show(f"modgap: {error}", error=True)
+        else:
+            empty = sum(row.measured is None for row in rows)
+            show(f"{path}: {len(rows) - empty} measured, {empty} empty")
+    return 1 if faulty else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Generator, Iterator
@@ -64,6 +65,9 @@ def replacing(path: Path) -> Generator[Path]:
     Raises:
         UserError: The disk is full.
     """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if _is_of_dead_process(left):  # no lock is held where a report is written
+            _remove(left)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
@@ -74,6 +78,17 @@ def replacing(path: Path) -> Generator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _is_of_dead_process(temporary: Path) -> bool:
+    number = temporary.name.split(".")[-2]
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, PermissionError):
+        pass
+    return False
 
 
 def sweep(folder: Path) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
@@ -51,6 +52,8 @@ def open_regular(path: Path | str) -> BinaryIO:
         if error.errno == errno.ENXIO:
             raise _not_regular(path, stat.S_IFSOCK) from None
         raise
+    except ValueError:  # a zero byte, or half of a surrogate pair: no file has this name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     mode = os.fstat(number).st_mode
     if not stat.S_ISREG(mode):
         os.close(number)
@@ -118,6 +121,24 @@ def _lines(path: Path | str, file: BinaryIO) -> Iterator[bytes]:
 def _not_regular(path: Path | str, mode: int) -> UserError:
     kind = _KINDS.get(stat.S_IFMT(mode), "something else")
     return UserError(f"{path} is {kind}, not a regular file: give a regular file.")
+
+
+_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def check_local(path: Path | str) -> None:
+    """Refuse an address such as `s3://bucket/run`, of which `Path` would make a folder `s3:`.
+
+    Runs need locks, appended files and links, which object stores do not have.
+
+    Raises:
+        UserError: It is an address.
+    """
+    if _ELSEWHERE.match(str(path)):
+        raise UserError(
+            f"{path} is not a local path, and modgap reads and writes local files only: give a"
+            " folder here, or mount the store."
+        )
 
 
 # ---- writing in a folder that may be somebody else's ---------------------------------------------

@@ -13,17 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from modgap.core import extras
 from modgap.core.errors import UserError, raised
-
-# Package to the extra that brings it, for a message when it is missing.
-_EXTRAS = {
-    "vllm": "vllm",
-    "verl": "verl",
-    "openai": "openai",
-    "ray": "ray",
-    "modelscope": "modelscope",
-}
+from modgap.core.installation import missing_package, not_installed
 
 
 def load(path: str) -> Any:
@@ -53,9 +44,8 @@ def _imported(path: str, module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in _EXTRAS:
-            raise UserError(f"{extras.missing(missing, _EXTRAS[missing])}.") from error
+        if package := missing_package(error):
+            raise UserError(f"{not_installed(package)}.") from error
         raise UserError(f"cannot import {path!r}: no module named {error.name!r}.") from error
     except UserError:
         raise

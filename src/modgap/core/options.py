@@ -18,7 +18,7 @@ from cyclopts import Parameter, Token
 
 from modgap.core import registry
 from modgap.core.errors import UserError
-from modgap.core.extras import installed, missing
+from modgap.core.installation import require
 from modgap.core.prompt import Style, check_style
 from modgap.core.secrets import check_name
 from modgap.core.view import parse_views
@@ -28,6 +28,10 @@ EngineArgs = Annotated[
     tuple[str, ...], Parameter(name="--engine-arg", negative=(), consume_multiple=True)
 ]
 AllowOutside = Annotated[bool, Parameter(negative=())]
+Log = Annotated[
+    tuple[Literal["tensorboard", "wandb"], ...],
+    Parameter(name="--log", negative=(), consume_multiple=True),
+]
 Set = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=True)]
 
 JUDGE_CHECK = 200
@@ -57,7 +61,8 @@ class EvalOptions:
         max_tokens: Longest response; the model's own (paper style: 4096) if not given.
         seed: Each sample's seed is derived from it; 42 if not given.
         style: `paper` words prompts as the original did and takes its pixel limits;
-            `paper-author` as the first author's own repository did, which differs in a word.
+            `paper-author` as the first author's own repository did, which differs in a word;
+            `aligned` if not given.
         engine: What answers: `hf` and `vllm` load the model here, `openai` asks an
             OpenAI-compatible server for it. One of your own is module:object or
             path/to/file.py:object.
@@ -81,7 +86,7 @@ class EvalOptions:
     temperature: Temperature = None
     max_tokens: int | None = None
     seed: int | None = None
-    style: Style = "aligned"
+    style: Style | None = None
     engine: str = "hf"
     batch_size: int = 64
     device: str | None = None
@@ -95,18 +100,21 @@ class EvalOptions:
     ray_address: str | None = None
     allow_outside: AllowOutside = False
 
+    @property
+    def wording(self) -> Style:
+        """The style in force."""
+        return self.style or "aligned"
+
     def check(self) -> None:
         """Refuse what cannot work before a model is loaded. Raises `UserError`."""
         check_name(self.api_key_env)
         if self.views is not None:
             parse_views(self.views)
-        check_style(self.style)
+        check_style(self.wording)
         entry = registry.INFERENCE_ENGINES.entry(self.engine)
-        if not installed(entry.package):
+        if entry.package:
             others = ", ".join(n for n in registry.INFERENCE_ENGINES if n != self.engine)
-            raise UserError(
-                f"{missing(entry.package, entry.extra)}, or give another engine ({others})."
-            )
+            require(entry.package, f"give another engine ({others})")
         engine = registry.load(entry.path)
         self._check_taken(entry)
         if check := getattr(engine, "check_options", None):
@@ -175,14 +183,24 @@ class TrainOptions:
     Attributes:
         engine: What trains: `local` in one process, `verl` on many GPUs (in an environment of its
             own).
-        style: Wording of the prompts; `paper` and `paper-author` train with the same words.
+        style: Wording of the prompts; the preset's, else `aligned`, if not given. `paper` and
+            `paper-author` train with the same words.
+        preset: `paper-7b` or `paper-3b`: everything that the original's scripts and checkpoints
+            say for this model size; --set and other options override it.
+        start_from: Train from a checkpoint of a training run, RUN:stage1:step_120, `last` or `best`
+            instead of a step; without them the last one of the last stage.
         device: `cpu`, `cuda`, `cuda:1`; the best there is if not given.
+        log: Where steps go beside train_log.jsonl: `wandb` (Weights & Biases), `tensorboard` (which
+            is written wherever it is installed).
         allow_outside: The data set may name, or link to, images outside its folder.
     """
 
     engine: str = "local"
-    style: Style = "aligned"
+    style: Style | None = None
+    preset: str | None = None
+    start_from: str | None = None
     device: str | None = None
+    log: Log = ()
     allow_outside: AllowOutside = False
 
 
@@ -224,13 +242,17 @@ class StudySpec:
         data: The data set: train split for training, test split for measuring. May be left out with
             --benchmark synthetic.
         model: The base model of every recipe.
-        recipes: Comma-separated: full-text, no-text, mix, curriculum, kl, kl-curriculum;
-            kl-forward, kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong,
-            full-text-continued.
+        recipes: Comma-separated: full-text, no-text, mix, curriculum, kl, kl-curriculum,
+            kl-from-base, reverse-curriculum; kl-forward, kl-full-vocab, kl-unclamped, kl-strong,
+            kl-forward-strong, full-text-continued.
         out: Study folder; an interrupted study resumes there.
         engine: What trains: `local` or `verl`.
         benchmark: Layout of the data set.
         settings: A setting of every recipe, key=value or stageN.key=value; repeatable.
+        preset: `paper-7b` or `paper-3b`: everything that the original's scripts and checkpoints
+            say for this model size; --set and other options override it.
+        start_from: Train every recipe from a checkpoint of a training run, RUN:stage1:step_120;
+            the base model is still measured.
         limit: Only this number of test problems, from the first.
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
         jobs: Trainings and evaluations at a time, which share the visible accelerators.
@@ -238,6 +260,8 @@ class StudySpec:
             --benchmark as NAME, e.g. mathverse=MathVerse; in its own default views; repeatable.
         reference: A run folder, such as that of another model, to show in the report beside the
             study's own; repeatable.
+        log: Where steps go beside train_log.jsonl: `wandb` (Weights & Biases), `tensorboard` (which
+            is written wherever it is installed).
         options: How to evaluate.
     """
 
@@ -248,11 +272,14 @@ class StudySpec:
     engine: str = "local"
     benchmark: str = "pgps9k"
     settings: Set = ()
+    preset: str | None = None
+    start_from: str | None = None
     limit: int | None = None
     seeds: Annotated[tuple[int, ...] | None, Parameter(parse=False)] = None
     jobs: int = 1
     also: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = ()
     reference: Annotated[tuple[Path, ...], Parameter(negative=(), consume_multiple=True)] = ()
+    log: Log = ()
     options: EvalOptions = field(default_factory=EvalOptions)
 
 

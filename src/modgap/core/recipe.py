@@ -19,6 +19,10 @@ Tolerance = Literal["exact", "strict", "relative"]
 KlEstimator = Literal["k3", "forward", "full_vocab"]
 KlClamp = Literal["paper", "none"]
 LossMean = Literal["mini_batch", "micro_batch"]
+ValidationSplit = Literal["held_out", "test"]
+
+OWN_VIEWS = "own"
+"""Value of `validation_views` for the views that a stage trains on."""
 
 ENGINE_PREFIX = "verl."
 """Settings that begin with this are one engine's own: any key of verl's configuration."""
@@ -64,6 +68,10 @@ class Settings:
         save_every: Steps between checkpoints; 0 for the last one only.
         eval_every: Steps between validations; 0 for none.
         validation_problems: Problems held out of train for validation.
+        validation_views: Comma-separated views to validate in, or `own` for those of the stage.
+        validation_split: `held_out` of train, or the whole `test` split (the original); then
+            nothing is held out. The same in every stage.
+        validate_before: Validate before the first step, too; logged as step 0.
         seed: Of data order and sampling.
     """
 
@@ -98,6 +106,9 @@ class Settings:
     save_every: int = 40
     eval_every: int = 10
     validation_problems: int = 64
+    validation_views: str = "image-only"
+    validation_split: ValidationSplit = "held_out"
+    validate_before: bool = False
     seed: int = 42
 
     def check(self) -> None:
@@ -175,6 +186,18 @@ class Stage:
     passed: tuple[tuple[str, str], ...] = ()
 
     @property
+    def validates(self) -> bool:
+        """Whether it validates at all."""
+        return bool(self.settings.eval_every or self.settings.validate_before)
+
+    @property
+    def validation_views(self) -> tuple[str, ...]:
+        """The views that it validates in, each once."""
+        names = self.settings.validation_views.split(",")
+        found = self.views if names == [OWN_VIEWS] else map(str.strip, names)
+        return tuple(dict.fromkeys(name for name in found if name))
+
+    @property
     def title(self) -> str:
         """What it trains on, for a reader."""
         return " + ".join(self.views) + (" + contrastive KL" if self.contrastive else "")
@@ -198,6 +221,28 @@ class Recipe:
         """Refuse what cannot work. Raises `UserError`."""
         for stage in self.stages:
             stage.settings.check()
+            if not stage.validation_views:
+                raise UserError(
+                    f"validation_views={stage.settings.validation_views!r} names no view: give"
+                    f" views, comma-separated, or {OWN_VIEWS}; eval_every=0 turns validation off."
+                )
+        if len({stage.settings.validation_split for stage in self.stages}) > 1:
+            raise UserError(
+                "validation_split differs between stages, and what is held out of train must not:"
+                " set it for all of them."
+            )
+
+    @property
+    def validates_on_test(self) -> bool:
+        """Whether it is validated on the test split."""
+        return self.stages[0].settings.validation_split == "test"
+
+    @property
+    def held_out(self) -> int:
+        """Problems to hold out of train for validation; the same for every stage."""
+        if self.validates_on_test:
+            return 0
+        return max(stage.settings.validation_problems for stage in self.stages)
 
 
 _TYPES: dict[str, Any] = get_type_hints(Settings)

@@ -56,7 +56,14 @@ from pydantic_core import PydanticSerializationError
 from modgap.core.disk import replacing, sweep, writing
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError
-from modgap.core.files import locked, open_lines, open_own, open_regular, read_text
+from modgap.core.files import (
+    check_local,
+    locked,
+    open_lines,
+    open_own,
+    open_regular,
+    read_text,
+)
 from modgap.core.text import as_utf8
 from modgap.core.version import __version__
 
@@ -225,6 +232,9 @@ _TRACES_BELOW = {
 }
 IMAGE_FOLDERS = "image_folders"
 """The key of a manifest under which are the folders of the diagrams: a report reads no others."""
+_PROBLEMS = "problems_digest"
+"""The key of a manifest under which is the digest of the problems."""
+_GRADED_BY = ("id", "answer", "answers", "question", "questions", "grader", "views")
 _MOST_FOLDERS = 50
 DATA_FILES = ("train.json", "test.json", "Diagram_Visual")
 """What a data set in PGPS9K's layout holds: no run is put into such a folder."""
@@ -396,6 +406,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
+        check_local(path)
         self.path = Path(path)
 
     def _file(self, name: str) -> Path:
@@ -633,10 +644,26 @@ class RunFolder:
         )
         if self.manifest_path.exists():
             self.note(IMAGE_FOLDERS, _folders(row.image for row in found if row.image))
+            self.note(_PROBLEMS, _digest(found))
 
     def problems(self) -> dict[str, ProblemRow]:
-        """The problems of the run by id."""
-        return {row.id: row for row in iter_rows(self._file("problems.jsonl"), ProblemRow)}
+        """The problems of the run by id.
+
+        Raises:
+            UserError: A line cannot be read, or other problems were written: their gold answers
+                would give other grades.
+        """
+        path = self._file("problems.jsonl")
+        found = {row.id: row for row in iter_rows(path, ProblemRow)}
+        # Older manifests lack the digest.
+        written = self.manifest().get(_PROBLEMS) if self.manifest_path.exists() else None
+        if written and _digest(found.values()) != written:
+            raise UserError(
+                f"{path} is not the file that the manifest.json beside it was written with: put"
+                " back the one of both that belongs here, or give the command that made the run"
+                " again."
+            )
+        return found
 
     def write_fingerprints(self, each: Mapping[str, Sequence[str]]) -> None:
         """Record the fingerprints of each problem: that of its words and that of its diagrams."""
@@ -704,7 +731,7 @@ class RunFolder:
         """Make the responses file ready for appending.
 
         An incomplete last line is dropped, and so are failed samples (`finish_reason` `error`),
-        which are made again.
+        which are made again. Of a sample that is there twice, the last line stays.
 
         Args:
             problems: As in `own_responses`.
@@ -716,10 +743,13 @@ class RunFolder:
         Raises:
             UserError: A response is of another run; the file is then as it was.
         """
-        rows = {row.key: row for row in self.own_responses(problems, prompt)}
+        lines, rows = 0, dict[Key, Response]()
+        for row in self.own_responses(problems, prompt):
+            lines += 1
+            rows[row.key] = row
         drop_torn_line(self.responses_path)
         failed = {key for key, row in rows.items() if row.finish_reason == "error"}
-        if failed:
+        if failed or lines > len(rows):
             kept = (row for key, row in rows.items() if key not in failed)
             write_text(self.responses_path, "".join(line_of(row) for row in kept))
         return rows.keys() - failed
@@ -774,6 +804,12 @@ class ResponseWriter:
         with writing(self._path):
             self._file.write(line_of(row.model_copy(update={"run": self._mark})).encode())
             self._file.flush()
+
+
+def _digest(rows: Iterable[ProblemRow]) -> str:
+    """16 hex digits of what decides the grades of problems, in any order."""
+    parts = sorted(json.dumps([getattr(row, name) for name in _GRADED_BY]) for row in rows)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _folders(files: Iterable[str]) -> list[str]:

@@ -22,12 +22,12 @@ class Entry:
 
     Attributes:
         path: Where the object is, `module:object`.
-        extra: The extra of modgap that installs what it needs; empty where every installation has
-            it.
+        package: The package of an extra that must be installed for it; empty where every
+            installation has what it needs.
     """
 
     path: str
-    extra: str = ""
+    package: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,6 @@ class EngineEntry(Entry):
     """An engine that answers prompts.
 
     Attributes:
-        package: The package that must be installed for it; empty where every installation has what
-            it needs.
         options: Options of `modgap eval` that this engine takes and not every engine does.
         served: Whether a server holds the model, so that nothing is loaded here.
         as_is: Whether it reads a model folder with code of its own, so that only the content of the
@@ -81,7 +79,6 @@ class EngineEntry(Entry):
             `engines.judge.Judge`; empty where it cannot judge.
     """
 
-    package: str = ""
     options: tuple[str, ...] = ()
     served: bool = False
     as_is: bool = True
@@ -194,6 +191,8 @@ RECIPES = Registry(
         "curriculum": Entry("modgap.recipes.paper:curriculum"),
         "kl": Entry("modgap.recipes.paper:kl"),
         "kl-curriculum": Entry("modgap.recipes.paper:kl_curriculum"),
+        "kl-from-base": Entry("modgap.recipes.paper:kl_from_base"),
+        "reverse-curriculum": Entry("modgap.recipes.paper:reverse_curriculum"),
         "kl-forward": Entry("modgap.recipes.kl_variants:kl_forward"),
         "kl-full-vocab": Entry("modgap.recipes.kl_variants:kl_full_vocab"),
         "kl-unclamped": Entry("modgap.recipes.kl_variants:kl_unclamped"),
@@ -259,20 +258,19 @@ INFERENCE_ENGINES = Registry(
     {
         "hf": EngineEntry(
             "modgap.engines.hf:HfEngine",
+            package="torch",
             options=(*_LOCAL, "replicas", "ray_address"),
             as_is=False,
             judge="modgap.engines.text:hf_judge",
         ),
         "vllm": EngineEntry(
             "modgap.engines.vllm:VllmEngine",
-            extra="vllm",
             package="vllm",
             options=("engine_args", "replicas", "ray_address", *_LOCAL),
             judge="modgap.engines.text:vllm_judge",
         ),
         "openai": EngineEntry(
             "modgap.engines.openai:OpenAIEngine",
-            extra="openai",
             package="openai",
             options=_SERVED,
             served=True,
@@ -287,13 +285,14 @@ TRAINING_ENGINES = Registry(
     {
         "local": TrainEntry(
             "modgap.training.local:run",
+            package="torch",
             check="modgap.training.local:check_environment",
             plan="modgap.training.plan:dry_run",
             plan_takes=("gpu",),
         ),
         "verl": TrainEntry(
             "modgap.training.verl.engine:run",
-            extra="verl",
+            package="verl",
             check="modgap.training.verl.plan:require",
             plan="modgap.training.verl.plan:dry_run",
             plan_takes=("problems", "gpu"),

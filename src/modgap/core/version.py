@@ -1,3 +1,3 @@
 """The version; pyproject.toml, `modgap --version`, manifests and reports read it here."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -41,6 +41,7 @@ from modgap.datasets.faults import (
     Report,
     inspections,
     named,
+    text_fault,
     unusual_images,
 )
 from modgap.datasets.mathverse_rows import Row, files_of, line_of, place_of, scan, take_images
@@ -196,6 +197,10 @@ def _problem_faults(name: str, rows: list[Row]) -> Iterator[Fault]:
     """
     file, line = rows[0].file.name, line_of(rows[0].file, rows[0].number)
     for row in rows:
+        for text in (name, row.question, row.whole, row.answer):
+            if complaint := text_fault(text, may_be_empty=True):
+                yield Fault(row.file.name, name, *complaint, line=line_of(row.file, row.number))
+                break
         if not row.answer.strip():
             yield Fault(
                 row.file.name,

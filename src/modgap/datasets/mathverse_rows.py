@@ -15,6 +15,7 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.files import Root, open_regular, read_text
+from modgap.core.installation import is_installed, not_installed
 from modgap.core.view import VERSIONS
 from modgap.datasets.faults import Fault, json_type, missing
 from modgap.datasets.recognise import hint
@@ -105,7 +106,8 @@ def _sound(files: Iterable[Path], root: Root) -> Iterator[Path]:
     """Files in order; refuses one that is not a regular file, or leads out of the folder."""
     for file in sorted(files):
         if fault := root.fault(file):
-            raise UserError(f"{file} {fault[1]}.")
+            remedy = "" if root.target(file) else ": put the file back, or remove it"
+            raise UserError(f"{file} {fault[1]}{remedy}.")
         yield file
 
 
@@ -114,6 +116,11 @@ def _from_hub(name: str) -> Path:
         raise UserError(
             f"{name} does not exist: give a parquet or JSON file of MathVerse's, a folder, or"
             f" {HUB_ID}."
+        )
+    if not is_installed("huggingface-hub"):
+        raise UserError(
+            f"{not_installed('huggingface-hub', ('mathverse', f'{name} of the Hugging Face hub'))},"
+            " or give the folder of its parquet files as --data."
         )
     from huggingface_hub import snapshot_download
 

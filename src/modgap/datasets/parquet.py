@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
 from array import array
 from collections.abc import (
     Callable,
@@ -37,7 +36,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modgap.core.disk import full_disk
+from modgap.core.disk import replacing
 from modgap.core.errors import UserError, command_line, unknown
 from modgap.core.files import open_regular
 from modgap.core.problem import Problem
@@ -48,7 +47,7 @@ from modgap.core.prompt import (
     contrastive_question,
     training_question,
 )
-from modgap.core.record import check_writable
+from modgap.core.record import RunFolder, check_writable
 from modgap.datasets import pgps9k
 from modgap.datasets.faults import Progress, glance, unusual_images
 
@@ -56,6 +55,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VARIANTS = ("full-text", "no-text", "contrastive")
+SOURCE = "9k"
+"""`data_source` of the original's rows."""
 ROW_GROUP_BYTES = 4 << 20
 """A row group is written when its words and diagrams reach this size, so that memory is bounded."""
 
@@ -176,28 +177,24 @@ def _prepare(
         raise UserError(
             f"{folder} holds no problem in {' or '.join(found) or 'no split'}: nothing to prepare."
         )
-    parts = {split: out / f".{split}.parquet.{os.getpid()}.part" for split in found}
     rows: dict[str, int] = {}
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        for split, part in parts.items():
-            problems = _counted(found[split], sum(rows.values()), total, progress)
-            rows[split] = write_parquet(
-                problems, part, variant, style, root=folder, unusual=unusual
-            )
-        size = {split: part.stat().st_size for split, part in parts.items()}
-        for split, part in parts.items():
-            os.replace(part, out / f"{split}.parquet")
+        # All are written before one is replaced; the lock removes what a killed process left.
+        with RunFolder(out).lock(), contextlib.ExitStack() as replaced:
+            parts = {
+                split: replaced.enter_context(replacing(out / f"{split}.parquet"))
+                for split in found
+            }
+            for split, part in parts.items():
+                problems = _counted(found[split], sum(rows.values()), total, progress)
+                rows[split] = write_parquet(
+                    problems, part, variant, style, root=folder, unusual=unusual
+                )
+            size = {split: part.stat().st_size for split, part in parts.items()}
     except OSError as error:
-        if why := full_disk(error):
-            raise UserError(f"{out} cannot be written: {why}. Make room there.") from error
         at_fault = error.filename and Path(error.filename).is_relative_to(folder)
         remedy = "fix that" if at_fault else "fix that, or choose another --out"
         raise UserError(f"cannot prepare {folder} in {out} ({error}): {remedy}.") from error
-    finally:
-        for part in parts.values():
-            with contextlib.suppress(OSError):
-                part.unlink()
     return PrepareSummary(out, variant, style, rows, size)
 
 
@@ -243,6 +240,8 @@ def write_parquet(
     style: Style,
     root: Path | None = None,
     unusual: Container[Path | bytes | None] | None = None,
+    *,
+    source: str = SOURCE,
 ) -> int:
     """Write one file, holding no more than two row groups in memory.
 
@@ -254,6 +253,7 @@ def write_parquet(
         root: Folder that `images[].path` is relative to; without it that is the file's name.
         unusual: The images that may need a conversion, if the caller knows them; else each one is
             inspected.
+        source: The rows' `data_source`.
 
     Returns:
         The number of rows.
@@ -278,7 +278,9 @@ def write_parquet(
     ):
         written: Future[None] | None = None
         for group, diagrams in _groups(problems, unusual):
-            table = _table(_columns(group, diagrams, variant, style, root), len(group), schema)
+            columns = _columns(group, diagrams, variant, style, root)
+            columns["data_source"] = [source] * len(group)
+            table = _table(columns, len(group), schema)
             if written:
                 written.result()
             written = beside.submit(writer.write_table, table)
@@ -333,7 +335,6 @@ def _columns(
         }
 
     columns: dict[str, Any] = {
-        "data_source": always("9k"),
         "images": {"bytes": diagrams, "path": [_image_path(problem, root) for problem in problems]},
         "ability": always("math"),
         "reward_model": {"style": always("rule"), "ground_truth": answers},

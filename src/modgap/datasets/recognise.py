@@ -36,6 +36,12 @@ def hint(path: str | Path, asked: str) -> str:
     return f" It seems that {place} has {what}: give that."
 
 
+def benchmark_of(path: str | Path) -> str:
+    """The benchmark that reads what is at a path; empty if none is known."""
+    found, place = _found(Path(path))
+    return found if place == Path(path) else ""
+
+
 def _found(path: Path) -> tuple[str, Path]:
     """The benchmark that reads what is at a path, and the path to give; empty if none is known."""
     with contextlib.suppress(OSError):

@@ -295,10 +295,9 @@ def read_reply(body: bytes | str, prefill: str = "") -> Reply:
         )
     except RecursionError:
         raise UnreadableReply("the parts of the reply's content are nested too deep") from None
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise UnreadableReply(
-            f"the reply is not a chat completion ({type(error).__name__}: {error})"
-        ) from None
+    except (AttributeError, IndexError, KeyError, TypeError):
+        begin = json.dumps(reply)[:100]
+        raise UnreadableReply(f"the reply is not a chat completion: it begins {begin}") from None
 
 
 def _short_int(digits: str) -> int:

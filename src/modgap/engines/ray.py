@@ -22,9 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.core import installation
 from modgap.core.engine import Engine, Request
 from modgap.core.errors import UserError
-from modgap.core.extras import install, installed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,8 +45,7 @@ _ENVIRONMENT = {
 
 def require() -> None:
     """Raise `UserError` where Ray is not installed."""
-    if not installed("ray"):
-        raise UserError(f"--replicas and --ray-address need Ray: {install('ray')}.")
+    installation.require("ray")
 
 
 class Cluster:
@@ -67,7 +66,7 @@ class Cluster:
             import ray  # pyright: ignore[reportMissingImports] - an extra
         except ModuleNotFoundError as error:
             self._restore()
-            raise UserError(f"--replicas and --ray-address need Ray: {install('ray')}.") from error
+            raise UserError(f"{installation.not_installed('ray')}.") from error
         self.ray: Any = ray
         self._address, self._session = address, None
         # pyright takes this file for the package `ray` if that is not installed.

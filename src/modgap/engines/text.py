@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
-from modgap.core.extras import missing
 from modgap.core.files import read_text
+from modgap.core.installation import require
 from modgap.core.options import JudgeOptions
 from modgap.core.progress import show
 from modgap.core.prompt import Prompt
@@ -79,6 +78,7 @@ def hf_judge(options: JudgeOptions) -> Judge:
     """The judge of a model folder, answered by transformers. Raises `UserError`."""
     from modgap.models.load import resolve
 
+    require("torch", "give the URL of a server")
     folder = resolve(options.judge or "")
 
     def start(mode: JudgeMode) -> HfTextEngine:
@@ -91,8 +91,7 @@ def vllm_judge(options: JudgeOptions) -> Judge:
     """The judge of a model folder, answered by vLLM. Raises `UserError`."""
     from modgap.models.load import resolve
 
-    if not importlib.util.find_spec("vllm"):
-        raise UserError(f"{missing('vllm', 'vllm')}, or give --judge-engine hf, or a URL.")
+    require("vllm", "give --judge-engine hf, or a URL")
     folder = resolve(options.judge or "")
 
     def start(mode: JudgeMode) -> VllmTextEngine:

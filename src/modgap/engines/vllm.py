@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import math
 import queue
 import re
@@ -38,8 +37,8 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start, sample_seed
 from modgap.core.errors import UserError
-from modgap.core.extras import missing
 from modgap.core.images import to_rgb
+from modgap.core.installation import require
 from modgap.core.progress import say, show
 from modgap.core.prompt import of_paper
 from modgap.core.thinking import opened_by
@@ -174,11 +173,10 @@ class VllmEngine:
         """How it starts; the model is found and checked, not loaded. Raises `UserError`."""
         from modgap.models.load import check_for_vllm, model_fingerprint, resolve
 
-        if not importlib.util.find_spec("vllm"):
-            raise UserError(f"{missing('vllm', 'vllm')}, or give --engine hf.")
+        require("vllm", "give --engine hf")
         folder, args = resolve(model), telling_args(options.engine_args)
         check_for_vllm(folder, args)
-        pixels = paper_pixels(folder) if of_paper(options.style) else None
+        pixels = paper_pixels(folder) if of_paper(options.wording) else None
         identity: dict[str, Any] = {"model_fingerprint": model_fingerprint(folder)}
         if args:  # omitted when empty: older manifests lack this key and must still resume
             identity["engine_args"] = args

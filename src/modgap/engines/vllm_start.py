@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from modgap.core import processes
 from modgap.core.errors import UserError
-from modgap.core.extras import missing
+from modgap.core.installation import not_installed
 from modgap.core.progress import show
 from modgap.core.record import read_json
 from modgap.models.folder import ADAPTER_CONFIG, has_adapter, image_processor
@@ -336,7 +336,7 @@ class Running:
                 raise UserError(
                     f"vLLM cannot be imported (no module named {error.name!r}): install it again."
                 ) from None
-            raise UserError(f"{missing('vllm', 'vllm')}.") from None
+            raise UserError(f"{not_installed('vllm')}.") from None
         # pyright takes engines/vllm.py for the package `vllm` where that is not installed.
         engine_args: Any = vllm.EngineArgs  # pyright: ignore[reportAttributeAccessIssue]
         llm: Any = vllm.LLM  # pyright: ignore[reportAttributeAccessIssue]

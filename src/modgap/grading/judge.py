@@ -228,12 +228,12 @@ class VerdictFile:
     def appending(self) -> Generator[Callable[[VerdictRow], None]]:
         """Append verdicts, each flushed as it is written; an incomplete last line is dropped."""
         drop_torn_line(self._rows)
-        with open_own(self._rows, os.O_APPEND) as file:
+        # Closing writes what could not be flushed: it fails once more on a full disk.
+        with writing(self._rows), open_own(self._rows, os.O_APPEND) as file:
 
             def write(row: VerdictRow) -> None:
-                with writing(self._rows):
-                    file.write(line_of(row).encode())
-                    file.flush()
+                file.write(line_of(row).encode())
+                file.flush()
 
             yield write
 

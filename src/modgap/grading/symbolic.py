@@ -6,14 +6,13 @@ pairs from a pipe and writes verdicts; one that does not answer in time is kille
 its pair is undecided. So the pool works from threads, asyncio, daemonic processes and Ray workers
 alike, and costs no import in this process.
 
-math-verify is optional (the extra `mathverse`): without it the stage is skipped, and
+math-verify is optional (extra `mathverse`): without it the stage is skipped, and
 `note` says so. The original has no such stage.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import queue
@@ -27,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Final
 
-from modgap.core.extras import install
+from modgap.core.installation import is_installed
 
 SECONDS: Final = 5.0
 START_SECONDS: Final = 60.0
@@ -38,7 +37,7 @@ SKIPPED: Final = "the symbolic stage was skipped"
 
 def available() -> bool:
     """Whether math-verify is installed."""
-    return importlib.util.find_spec("math_verify") is not None
+    return is_installed("math-verify")
 
 
 class SymbolicPool:
@@ -51,7 +50,8 @@ class SymbolicPool:
 
     def __init__(self, workers: int = 2, seconds: float = SECONDS) -> None:
         self.seconds = seconds
-        self.note = "" if available() else f"{SKIPPED}: {install('mathverse')}"
+        absent = "math-verify is not installed (extra mathverse)"
+        self.note = "" if available() else f"{SKIPPED}: {absent}"
         self.killed = 0
         self._size = max(1, workers)
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()

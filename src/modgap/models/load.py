@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modgap.core.errors import UserError, command_line, part
-from modgap.core.extras import install
 from modgap.core.files import read_text
+from modgap.core.installation import not_installed, require
 from modgap.core.progress import doing
 from modgap.core.record import read_json
 from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
@@ -81,6 +81,7 @@ def resolve(ref: str | Path) -> Path:
         return _from_modelscope(name.removeprefix("modelscope:"))
     name = ALIASES.get(name, name)
     check_name(name)
+    require("huggingface-hub")
     from huggingface_hub import snapshot_download
 
     return _fetch(snapshot_download, name, "the Hugging Face hub")
@@ -101,9 +102,7 @@ def _from_modelscope(name: str) -> Path:
     try:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
-        raise UserError(
-            f"the model 'modelscope:{name}' needs the package modelscope: {install('modelscope')}."
-        ) from error
+        raise UserError(f"the model 'modelscope:{name}': {not_installed('modelscope')}.") from error
     return _fetch(snapshot_download, name, "ModelScope")
 
 

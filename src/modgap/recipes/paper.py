@@ -1,10 +1,11 @@
-"""The six recipes of the paper (table 1, and the original's `dapo_*.sh`).
+"""The six recipes of the paper (table 1, and the original's `dapo_*.sh`), and two that it ran too.
 
 Each recipe is written as its difference from another one. The scripts do not set a last step. The
 steps here are those of the released 7B checkpoints (text 200, KL 100, no-text 200; the 3B ones
-stopped at 240, 280 and 160 or 200). `dapo-kl-curriculum.sh` starts from KL step 200 and
-`dapo_kl.sh` from a full-text checkpoint of 200 steps. Steps are settings, so `--set
-stage2.steps=200` gives either.
+stopped at 240, 280 and 160 or 200), except for `mix`, whose evaluated checkpoint is 400.
+`dapo-kl-curriculum.sh` starts from KL step 200 and `dapo_kl.sh` from a full-text checkpoint of 200
+steps in one original, from the base model in the other (`kl-from-base`). `presets.py` has the
+budgets of each model size.
 """
 
 from __future__ import annotations
@@ -57,3 +58,16 @@ def kl_curriculum() -> Recipe:
     stages = (*kl().stages, _VISION)
     summary = "full-text, then full-text with the contrastive KL, then image-only"
     return replace(kl(), name="kl-curriculum", stages=stages, summary=summary)
+
+
+def kl_from_base() -> Recipe:
+    """The contrastive stage of `kl` alone, from the base model."""
+    base = replace(_KL, settings=replace(_KL.settings, steps=200))
+    summary = "full-text with the contrastive KL, from the base model"
+    return Recipe("kl-from-base", (base,), summary)
+
+
+def reverse_curriculum() -> Recipe:
+    """`curriculum` the other way round: first without text, then with it."""
+    first = replace(_VISION, settings=replace(_VISION.settings, steps=280))
+    return Recipe("reverse-curriculum", (first, _TEXT), "image-only, then full-text")

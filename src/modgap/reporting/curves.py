@@ -7,15 +7,32 @@ so that a metric that a recipe adds needs no line here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
-from modgap.analysis.results import LoggedStage, SeedTable
-from modgap.reporting.collect import Rollout, TrainStage
+from modgap.analysis.results import LoggedStage, SeedTable, Summary
+from modgap.reporting.collect import EvalRun, Rollout, TrainStage
+
+_STEP = re.compile(r"stage(\d+)_step_(\d+)")
 
 MAX_POINTS = 300
 """Longer curves are drawn as the means of this many bins."""
+
+VALIDATION = "validation_accuracy"
+"""Of what chooses the best checkpoint; `VALIDATION/VIEW` is that of a view."""
+VALIDATION_GAP = "validation_gap"
+"""The panel that shows full-text minus image-only."""
+MEASURED = "measured_accuracy"
+"""`MEASURED/VIEW`: of the evaluations of saved steps (`modgap eval --checkpoints`)."""
+MEASURED_GAP = "measured_gap"
+"""The gap of these evaluations."""
+_OLD_VIEW = "image-only"
+"""The view of logs that name none."""
+_COLOURS = 8
+"""A line whose index is this much larger has the same colour and other dashes."""
 
 MAIN: dict[str, tuple[str, str]] = {
     "reward": ("Reward", "mean over all sampled responses, penalties included"),
@@ -23,9 +40,15 @@ MAIN: dict[str, tuple[str, str]] = {
         "Accuracy of rollouts",
         "share of sampled responses that were right, on the stage's own views",
     ),
-    "validation_accuracy": (
-        "Validation accuracy",
-        "on the vision-centric view of held-out problems",
+    VALIDATION: ("Validation accuracy", "one greedy response to each problem"),
+    VALIDATION_GAP: (
+        "Validation gap",
+        "points: accuracy full-text minus image-only, on the same problems",
+    ),
+    MEASURED: ("Measured accuracy", "of evaluated checkpoints, on the problems of the evaluation"),
+    MEASURED_GAP: (
+        "Gap over steps",
+        "points, of evaluated checkpoints: text-centric minus vision-centric",
     ),
     "format": ("Format", "share of responses with thoughts and one boxed answer"),
     "kept_groups": ("Kept groups", "groups with mixed rewards, which alone give a gradient"),
@@ -61,6 +84,40 @@ def logged(stages: Sequence[TrainStage]) -> dict[str, list[LoggedStage]]:
             LoggedStage(stage=stage.title, after=after, metrics=metrics)
         )
         done[stage.recipe] = after + max(row.step for row in stage.log)
+    return recipes
+
+
+def measured(evals: Sequence[EvalRun], runs: Mapping[str, Summary]) -> dict[str, list[LoggedStage]]:
+    """The numbers of evaluations of saved steps, as if they were logged: name of the run -> stages.
+
+    Such an evaluation's folder is `stageN_step_M`, beside those of the other steps.
+
+    Args:
+        evals: All evaluations.
+        runs: Their summaries.
+    """
+    found: dict[Path, dict[int, list[tuple[int, EvalRun]]]] = {}
+    for run in evals:
+        if match := _STEP.fullmatch(run.path.name):
+            of_stage = found.setdefault(run.path.absolute().parent, {})
+            of_stage.setdefault(int(match[1]), []).append((int(match[2]), run))
+    recipes: dict[str, list[LoggedStage]] = {}
+    for folder, stages in found.items():
+        after = 0
+        for number, steps in sorted(stages.items()):
+            metrics: dict[str, list[tuple[int, float]]] = {}
+            for step, run in sorted(steps, key=lambda pair: pair[0]):
+                summary = runs[run.name]
+                for view, row in summary.views.items():
+                    if row.accuracy is not None:
+                        points = metrics.setdefault(f"{MEASURED}/{view}", [])
+                        points.append((after + step, row.accuracy))
+                if summary.gap is not None and summary.gap.points is not None:
+                    points = metrics.setdefault(MEASURED_GAP, [])
+                    points.append((after + step, summary.gap.points))
+            stage = LoggedStage(stage=f"stage{number}", after=after, metrics=metrics)
+            recipes.setdefault(folder.name, []).append(stage)
+            after += max(step for step, _ in steps)
     return recipes
 
 
@@ -125,12 +182,22 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """The curves of one metric over steps."""
+    """The curves of one metric over steps.
+
+    Attributes:
+        metric: Its name in the log.
+        title: For a reader.
+        note: What it is.
+        lines: The curves.
+        named: Name and colour of each line in a key of its own, where recipes do not tell them
+            apart.
+    """
 
     metric: str
     title: str
     note: str
     lines: tuple[Line, ...]
+    named: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,24 +235,73 @@ def line(name: str, colour: int, points: Sequence[tuple[float, float]]) -> Line:
     return Line(name, colour, tuple(kept))
 
 
+def _parts(recipes: Mapping[str, list[LoggedStage]]) -> Iterator[tuple[int, str, LoggedStage]]:
+    """Number of the recipe, name of the line, and the stage, for each stage of each recipe."""
+    for number, (recipe, parts) in enumerate(recipes.items()):
+        for part in parts:
+            yield number, recipe if len(parts) == 1 else f"{recipe}, {part.stage}", part
+
+
+def _by_view(recipes: Mapping[str, list[LoggedStage]], metric: str) -> list[Panel]:
+    """The accuracy of every view over steps in one panel, and the gap where it is not logged.
+
+    The views of a recipe have its colour and different dashes.
+    """
+    views: dict[str, int] = {}
+    lines: list[Line] = []
+    gaps: list[Line] = []
+    named: dict[str, int] = {}
+    of_recipe = list(recipes)
+    for number, label, part in _parts(recipes):
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for name, points in part.metrics.items():
+            head, _, view = name.partition("/")
+            if head == metric and view:
+                curves[view] = points
+        if not curves and metric in part.metrics:
+            curves[_OLD_VIEW] = part.metrics[metric]
+        for view, points in curves.items():
+            index = number + _COLOURS * views.setdefault(view, len(views))
+            lines.append(line(f"{label}, {view}", index, points))
+            named[f"{of_recipe[number]}, {view}"] = index
+        vision = dict(curves.get("image-only", []))
+        text = curves.get("full-text", [])
+        gap = [(step, 100 * (value - vision[step])) for step, value in text if step in vision]
+        gaps.append(line(label, number, gap))
+    title, note = MAIN[metric]
+    if len(views) > 1:
+        kinds = ("solid", "dashed", "dotted", "dash-dotted")
+        note += "; " + ", ".join(f"{kind}: {v}" for kind, v in zip(kinds, views, strict=False))
+    else:
+        note += "".join(f", {view}" for view in views)
+    panels: list[Panel] = []
+    if drawn := tuple(line for line in lines if line.points):
+        panels.append(Panel(metric, title, note, drawn, tuple(named.items())))
+    drawn = tuple(line for line in gaps if line.points)
+    if drawn and metric == VALIDATION:
+        panels.append(Panel(VALIDATION_GAP, *MAIN[VALIDATION_GAP], drawn))
+    return panels
+
+
 def training(recipes: Mapping[str, list[LoggedStage]]) -> Training | None:
     """The panels of what `logged` found; `None` where nothing was logged."""
     every = dict.fromkeys(
         name for parts in recipes.values() for part in parts for name in part.metrics
     )
+    by_view = [*_by_view(recipes, VALIDATION), *_by_view(recipes, MEASURED)]
+    of_views = {panel.metric: panel for panel in by_view}
+    others = [name for name in every if name.partition("/")[0] not in (VALIDATION, MEASURED)]
     panels: list[Panel] = []
-    for name in [
-        *(name for name in MAIN if name in every),
-        *sorted(name for name in every if name not in MAIN),
-    ]:
-        lines: list[Line] = []
-        for number, (recipe, parts) in enumerate(recipes.items()):
-            for part in parts:
-                label = recipe if len(parts) == 1 else f"{recipe}, {part.stage}"
+    for name in [*MAIN, *sorted(name for name in others if name not in MAIN)]:
+        if name in of_views:
+            panels.append(of_views[name])
+        elif name in others:
+            title, note = MAIN.get(name, (name.replace("_", " ").replace(".", ": "), ""))
+            lines: list[Line] = []
+            for number, label, part in _parts(recipes):
                 lines.append(line(label, number, part.metrics.get(name, [])))
-        title, note = MAIN.get(name, (name.replace("_", " ").replace(".", ": "), ""))
-        if drawn := tuple(line for line in lines if line.points):
-            panels.append(Panel(name, title, note, drawn))
+            if drawn := tuple(line for line in lines if line.points):
+                panels.append(Panel(name, title, note, drawn))
     if not panels:
         return None
     starts = [

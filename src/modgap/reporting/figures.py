@@ -373,7 +373,7 @@ def _curves(panel: Panel, recipes: Sequence[tuple[str, int]], *, written: bool) 
     ends = "; ".join(f"{line.name} ends at {line.points[-1][1]:.4g}" for line in panel.lines)
     chart = Chart(figure, f"{panel.title}; {ends}", written=written)
     drawn_recipes = {line.colour for line in panel.lines}
-    for name, number in recipes:
+    for name, number in panel.named or recipes:
         if number in drawn_recipes:
             colour, dashes = _line_style(number)
             chart.named.append(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from modgap.analysis.results import JudgeCheck, JudgeSummary, JudgeTable, Summary, read_summary
-from modgap.core.extras import install
+from modgap.core.installation import install
 from modgap.core.record import GradeRow
 from modgap.core.text import counted, percent
 from modgap.grading.judge import is_open
@@ -102,11 +102,10 @@ def open_words(grades: Iterable[GradeRow]) -> list[str]:
         f" --judge MODEL_OR_URL settles {'them' if len(waiting) != 1 else 'it'}."
     )
     skipped = sum(SKIPPED in reason for reason in waiting)
-    return [
-        f"{words} {skipped:,} of them may need none, as {SKIPPED} ({install('mathverse')})."
-        if skipped
-        else words
-    ]
+    if not skipped:
+        return [words]
+    remedy = f"as {SKIPPED}: {install('mathverse')}, then grade again"
+    return [f"{words} {skipped:,} of them may need none, {remedy}."]
 
 
 def judge_words(judged: JudgeSummary | None) -> list[str]:

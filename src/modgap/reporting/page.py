@@ -47,7 +47,7 @@ from modgap.reporting.comparable import (
     side_by_side,
     style_words,
 )
-from modgap.reporting.curves import averaged, logged, rollouts
+from modgap.reporting.curves import averaged, logged, measured, rollouts
 from modgap.reporting.curves import training as training_panels
 from modgap.reporting.figures import inlined, write_figures
 from modgap.reporting.judged import doubt_words, judge_tables, judged, open_words
@@ -185,6 +185,8 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
     for alike in by_set(found.evals):
         changed |= changes({run.name: of_run[run.name] for run in alike})
     training = logged(found.stages)
+    for name, stages in measured(found.evals, runs).items():
+        training.setdefault(f"{name} (measured)" if name in training else name, stages)
     found.sweeps = find_sweeps(found, scores)
     seeds = [seed_numbers(sweep) for sweep in found.sweeps]
     numbers = ReportSummary(

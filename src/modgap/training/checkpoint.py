@@ -56,10 +56,8 @@ def save_weights(policy: TrainablePolicy, stage: Path, step: int) -> Path:
 def point_best(stage: Path, step: int) -> None:
     """Link `checkpoints/best` to the checkpoint of a step."""
     link = stage / "checkpoints" / "best"
-    temporary = link.with_name(".best.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(f"step_{step}", target_is_directory=True)
-    os.replace(temporary, link)
+    with replacing(link) as temporary:
+        temporary.symlink_to(f"step_{step}", target_is_directory=True)
 
 
 def save_state(

@@ -21,14 +21,13 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.progress import doing
 from modgap.core.prompt import Style, training_prompt
@@ -58,16 +57,18 @@ from modgap.training.rollout import (
     Roller,
     check_rollouts,
     draw_size,
-    hold_out,
     score,
 )
 from modgap.training.setup import (
+    VALIDATION,
     VALIDATION_VIEW,
     check_prompts,
     digest,
     identity,
     load_for_training,
     reward_of,
+    split_validation,
+    validation_metrics,
 )
 from modgap.training.update import TokenStats, computing, gradients, old_logprobs
 
@@ -165,14 +166,9 @@ class Data:
 
 def _split(recipe: Recipe, problems: Sequence[Problem], job: Job) -> Data:
     """Hold out what the recipe validates on, unless the job brings problems for that."""
-    if not problems:
-        raise UserError("there is no problem to train on: give a data set with a train split.")
-    if job.validation is not None:
-        return Data(list(problems), job.validation)
-    asked = max(stage.settings.validation_problems for stage in recipe.stages)
-    train, held = hold_out(problems, asked)
-    note = ""
-    if asked > len(held):
+    train, held = split_validation(recipe, problems, job.validation)
+    asked, note = recipe.held_out, ""
+    if job.validation is None and asked > len(held):
         many = f"{len(held)} of them are" if held else "none of them is"
         note = (
             f"validation_problems={asked}: train has {len(problems)} problems and at most a fifth"
@@ -227,13 +223,14 @@ def check_environment() -> None:
 
 def run_stage(run: StageRun) -> None:
     """Train one stage, from its start or from where it was interrupted."""
+    run.validate_before()
     for step in run.remaining():
         rollout = run.fill_step(step)  # sample, grade, drop groups without a difference
         batches = run.mini_batches(rollout.kept)  # advantages, log-probabilities before updates
         updates = run.update(step, batches)  # one optimizer step for each mini-batch
-        accuracy = run.validate(step)
-        run.save(step, accuracy)
-        run.log(step, rollout, batches, updates, accuracy)
+        accuracies = run.validate(step)
+        run.save(step, accuracies)
+        run.log(step, rollout, batches, updates, accuracies)
     run.finish()
 
 
@@ -434,21 +431,34 @@ class StageRun:
                 self.optimizer.zero_grad(set_to_none=True)
         return updates
 
-    def validate(self, step: int) -> float | None:
-        """Accuracy on the validation problems, if a validation is due."""
+    def validate_before(self) -> None:
+        """Validate before the first step, if that is asked for, and log it as step 0."""
+        if self._first > 1 or not self.settings.validate_before or not self.task.data.validation:
+            return
+        with self.teller.phase("validation"), computing(self.policy):
+            accuracies = self.sampling.run("validation", self._validate)
+        metrics = {"step": 0, "stage": self.teller.stage, **validation_metrics(accuracies)}
+        self.log_files.step(metrics)
+        self.teller("step", metrics=metrics)
+
+    def validate(self, step: int) -> dict[str, float]:
+        """View -> accuracy on the validation problems; empty if no validation is due."""
         every = self.settings.eval_every
         if not self.task.data.validation or not every or not (self._saving or step % every == 0):
-            return None
+            return {}
         with self.teller.phase("validation"), computing(self.policy):
             return self.sampling.run("validation", self._validate)
 
-    def _validate(self, rows: int) -> float:
-        return validate(self.policy, self.task, self.sampling.limit)
+    def _validate(self, rows: int) -> dict[str, float]:
+        limit = self.sampling.limit
+        views = self.stage.validation_views
+        return {view: validate(self.policy, self.task, view, limit) for view in views}
 
-    def save(self, step: int, accuracy: float | None) -> None:
+    def save(self, step: int, accuracies: Mapping[str, float]) -> None:
         """Write the checkpoint, if it is due; without validation the last one is `best`."""
         if not self._saving:
             return
+        accuracy = validation_metrics(accuracies).get(VALIDATION)
         with self.teller.phase("checkpoint"):
             save_weights(self.policy, self.folder, step)
             if accuracy is None or self.best is None or accuracy >= self.best[0]:
@@ -461,7 +471,7 @@ class StageRun:
         rollout: Rollout,
         batches: Sequence[Batch],
         updates: Updates,
-        accuracy: float | None,
+        accuracies: Mapping[str, float],
     ) -> None:
         """Log the step, and write the state after it or keep it for an interrupt."""
         groups, kept, norms, clock = rollout.groups, rollout.kept, updates.norms, self.teller.clock
@@ -490,7 +500,7 @@ class StageRun:
             **updates.stats.means(),
             "eligible_rows": eligible,
             "micro_batch": self.micro.size,
-            **({} if accuracy is None else {"validation_accuracy": accuracy}),
+            **validation_metrics(accuracies),
             "tokens": tokens,
             **clock.metrics(),
             "tokens_per_s": tokens / sum(clock.seconds.values()),
@@ -518,13 +528,16 @@ class StageRun:
 
 
 @torch.no_grad()
-def validate(policy: TrainablePolicy, task: Task, max_rows: int | None = None) -> float:
-    """Accuracy of one greedy response to the image-only view of each validation problem."""
+def validate(
+    policy: TrainablePolicy, task: Task, view: str = VALIDATION_VIEW, max_rows: int | None = None
+) -> float:
+    """Accuracy of one greedy response to a view of each validation problem."""
     problems, most_tokens = task.data.validation, task.stage.settings.max_response_tokens
     prompts: list[Any] = []
     for problem in problems:
-        words = training_prompt(problem, VALIDATION_VIEW, task.style)
-        prompts.append(policy.encode(words, problem.open_image()))
+        words = training_prompt(problem, view, task.style, contrastive=task.stage.contrastive)
+        image = problem.open_image() if words.has_image else None
+        prompts.append(policy.encode(words, image))
     sampled = policy.generate(prompts, [[0]] * len(prompts), 0.0, most_tokens, max_rows)
     accuracies: list[float] = []
     for responses, problem in zip(sampled, problems, strict=True):

@@ -10,16 +10,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modgap.core.disk import writing
 from modgap.core.files import open_own
+from modgap.core.installation import is_installed
 from modgap.training.events import Event, EventKind, Progress
 from modgap.training.rollout import Group
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
 
 class StageLog:
-    """Appends to `train_log.jsonl`, `rollouts.jsonl` and `tensorboard/`.
+    """Appends to `train_log.jsonl`, `rollouts.jsonl` and, if it is installed, `tensorboard/`.
 
     Args:
         folder: The stage's folder.
@@ -29,13 +33,15 @@ class StageLog:
     """
 
     def __init__(self, folder: Path, step: int = 0, lengths: Sequence[int] = (0, 0)) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._steps = _open_at(folder / "train_log.jsonl", lengths[0])
         self._rollouts = _open_at(folder / "rollouts.jsonl", lengths[1])
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._board: SummaryWriter | None = None
+        if is_installed("tensorboard"):
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     @property
     def lengths(self) -> list[int]:
@@ -52,6 +58,8 @@ class StageLog:
             if isinstance(value, float) and not math.isfinite(value):
                 line[name] = None  # JSON has neither infinities nor NaN
         _append(self._folder / "train_log.jsonl", self._steps, line)
+        if self._board is None:
+            return
         for name, value in line.items():
             if isinstance(value, int | float) and name != "step":
                 group = "time" if name.startswith("time_") else "train"
@@ -86,7 +94,8 @@ class StageLog:
         """Close the files."""
         self._steps.close()
         self._rollouts.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 class Clock:

@@ -21,9 +21,13 @@ from modgap.core.recipe import NAMES, Recipe, Settings
 from modgap.core.view import get_view
 from modgap.grading.answer import reward as graded_reward
 from modgap.training.events import LoadPolicy, TrainablePolicy
-from modgap.training.rollout import RewardFunction
+from modgap.training.rollout import RewardFunction, hold_out
 
 VALIDATION_VIEW = "image-only"
+"""The view whose accuracy chooses the best checkpoint, where it is validated."""
+VALIDATION = "validation_accuracy"
+"""Metric of train_log.jsonl: the accuracy that chooses the best checkpoint; `VALIDATION/VIEW` is
+that of a view."""
 
 
 def check_prompts(
@@ -51,21 +55,27 @@ def check_prompts(
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.title})"
         for view in stage.views:
-            if get_view(view).picture not in ("own", "none"):
-                raise UserError(
-                    f"view {view!r} cannot be trained on: choose full-text, image-only or"
-                    " text-only."
-                )
+            _check_view(view, "trained on")
             build = functools.partial(
                 training_prompt, view=view, style=style, contrastive=stage.contrastive
             )
             _check(where, problems, unusable, build)
         if stage.contrastive:
             _check(where, problems, unusable, functools.partial(contrastive_prompt, style=style))
-        if stage.settings.eval_every:
-            build = functools.partial(training_prompt, view=VALIDATION_VIEW, style=style)
+        for view in stage.validation_views if stage.validates else ():
+            _check_view(view, "validated in")
+            build = functools.partial(
+                training_prompt, view=view, style=style, contrastive=stage.contrastive
+            )
             remedy = " Or turn validation off with --set eval_every=0."
             _check(f"the validation of {where}", validation, unusable, build, remedy)
+
+
+def _check_view(view: str, use: str) -> None:
+    if get_view(view).picture not in ("own", "none"):
+        raise UserError(
+            f"view {view!r} cannot be {use}: choose full-text, image-only or text-only."
+        )
 
 
 def unusable_images(problems: Sequence[Problem]) -> dict[Path | bytes, str]:
@@ -122,6 +132,45 @@ def _absence(problem: Problem) -> str:
     return ""
 
 
+def validation_metrics(accuracies: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a validation, `VALIDATION` first; none where nothing was validated.
+
+    Args:
+        accuracies: View -> accuracy.
+    """
+    if not accuracies:
+        return {}
+    of_views = {f"{VALIDATION}/{view}": accuracy for view, accuracy in accuracies.items()}
+    mean = sum(accuracies.values()) / len(accuracies)
+    return {VALIDATION: accuracies.get(VALIDATION_VIEW, mean), **of_views}
+
+
+def split_validation(
+    recipe: Recipe, problems: Sequence[Problem], validation: Sequence[Problem] | None
+) -> tuple[list[Problem], Sequence[Problem]]:
+    """The problems to train on, and those to validate on.
+
+    Args:
+        recipe: The recipe.
+        problems: The train split.
+        validation: The problems to validate on, if the caller has them.
+
+    Raises:
+        UserError: The recipe is validated on the test split, and the caller has none; or there is
+            no problem to train on.
+    """
+    if not problems:
+        raise UserError("there is no problem to train on: give a data set with a train split.")
+    if validation is not None:
+        return list(problems), validation
+    if recipe.validates_on_test:
+        raise UserError(
+            "validation_split=test: there is no test split: give a data set that has one, or leave"
+            " validation_split out."
+        )
+    return hold_out(problems, recipe.held_out)
+
+
 def reward_of(settings: Settings) -> RewardFunction:
     """The reward that the settings name: the user's function, or the built-in one.
 
@@ -171,6 +220,10 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
     settings = asdict(stage.settings)
     for name in ("gradient_checkpointing", "save_every"):
         del settings[name]
+    for name in ("validation_views", "validation_split", "validate_before"):
+        # Omitted at its default: older manifests lack this key and must still resume.
+        if settings[name] == getattr(Settings(), name):
+            del settings[name]
     if stage.settings.loss_mean == "mini_batch":
         del settings["micro_batch"]
     if math.isinf(stage.settings.max_refills):

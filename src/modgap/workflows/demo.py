@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from modgap.analysis.results import ReportSummary
+from modgap.core.installation import require_training
 from modgap.core.options import EvalOptions, StudySpec
 from modgap.core.progress import progress_bars, say, show
 from modgap.core.record import RunFolder
@@ -39,6 +40,7 @@ def run_demo(out: Path, *, seed: int = 0) -> ReportSummary:
     Returns:
         The numbers of the report.
     """
+    require_training()
     started = time.monotonic()
     data = out / "data"
     run = RunFolder(out)

@@ -302,6 +302,7 @@ def evaluate(
             set, or every sample failed; the samples made so far are in `out`.
     """
     options = options or EvalOptions()
+    options = replace(options, style=options.wording)
     options.check()
     views = options.views or default_views(problems)
     chosen = parse_views(views)
@@ -328,7 +329,7 @@ def evaluate(
         sampling=sampling,
         kept=[name for name in SAMPLING if getattr(options, name) is None],
         pixels=start.pixels,
-        style=options.style,
+        style=options.wording,
         identity=identity,
         given=given or {},
         options=as_json(options) | {"engine": identity.get("engine")},
@@ -354,7 +355,7 @@ def _identity_of(engine: object, run: RunFolder) -> dict[str, object]:
 def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | None) -> Sampling:
     """The sampling of the options, with the defaults of the problems, the model and the style."""
     temperature = _DEFAULT.temperature
-    if of_paper(options.style):
+    if of_paper(options.wording):
         own = registry.data_set_of(problem.grader for problem in problems).paper_temperature
         temperature = temperature if own is None else own
     if options.temperature == "model":
@@ -362,7 +363,7 @@ def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | 
     elif options.temperature is not None:
         temperature = options.temperature
     limit = options.max_tokens
-    if limit is None and folder is not None and not of_paper(options.style):
+    if limit is None and folder is not None and not of_paper(options.wording):
         limit = own_max_tokens(folder)
     return Sampling(
         temperature,

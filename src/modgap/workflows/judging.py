@@ -9,10 +9,9 @@ with thinking switched off.
 
 from __future__ import annotations
 
-import importlib.util
-
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.installation import is_installed
 from modgap.core.options import JudgeOptions, flag
 from modgap.core.registry import EngineEntry
 from modgap.core.secrets import check_name
@@ -81,9 +80,9 @@ def _engine(options: JudgeOptions) -> EngineEntry:
             )
         return entry
     suitable = [entry for entry in _judging().values() if entry.served == options.is_url]
-    for entry in suitable:
-        if not entry.served and entry.package and importlib.util.find_spec(entry.package):
+    # Of those that load a model the last that is installed: vLLM, if it is there.
+    for entry in reversed(suitable):
+        if not entry.served and is_installed(entry.package):
             return entry
-    # transformers, which is always there, or for a URL the engine of servers: if its package is
-    # missing, loading it reports that.
+    # None is installed, or it is a URL: loading the first one reports what is missing.
     return suitable[0]

@@ -154,6 +154,7 @@ def plan_fleet(
     *,
     benchmark: str = "pgps9k",
     limit: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> Fleet:
     """The jobs that `run_fleet` runs, with the same arguments and errors; nothing is written."""
     options = options or EvalOptions()
@@ -166,12 +167,13 @@ def plan_fleet(
         )
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: give a folder for the runs of all models.")
-    asked = ["--data", str(data), "--benchmark", benchmark, "--style", options.style]
+    asked = ["--data", str(data), "--benchmark", benchmark, "--style", options.wording]
     asked += eval_arguments(options)
     asked += [] if limit is None else ["--limit", str(limit)]
     devices, each = accelerators_for(options)
     at_once = len(devices) // each if each else 1
-    runs = {model: out / name for model, name in run_names(models, out).items()}
+    named = run_names(models, out) if names is None else dict(zip(models, names, strict=True))
+    runs = {model: out / name for model, name in named.items()}
     commands = {
         model: ["eval", "--model", model, "--out", str(run), *asked] for model, run in runs.items()
     }
@@ -184,6 +186,7 @@ def run_fleet(
     out: Path,
     options: EvalOptions | None = None,
     *,
+    names: Sequence[str] | None = None,
     benchmark: str = "pgps9k",
     limit: int | None = None,
     progress: Progress | None = None,
@@ -195,6 +198,7 @@ def run_fleet(
         data: The data set.
         out: Gets a run folder and a log for each model; an interrupted fleet resumes there.
         options: How to evaluate, the same for all.
+        names: The folder's name of each model; by default one made from the model.
         benchmark: Layout of the data set.
         limit: Only this number of problems, from the first.
         progress: Called with how many models are done.
@@ -206,7 +210,7 @@ def run_fleet(
     Raises:
         UserError: The options or the folder cannot be used.
     """
-    plan = plan_fleet(models, data, out, options, benchmark=benchmark, limit=limit)
+    plan = plan_fleet(models, data, out, options, benchmark=benchmark, limit=limit, names=names)
     report = None if progress is None else functools.partial(progress, "models")
     scheduler = Scheduler(plan.at_once, plan.devices, retry=True, progress=report)
     for model, command in plan.commands.items():

@@ -37,9 +37,13 @@ from modgap.workflows.evaluate import (
 from modgap.workflows.train import (
     check_engine,
     check_environment,
+    check_logs,
     check_training_data,
+    divided,
     resolve_recipes,
+    starting_model,
     train_resolved,
+    wording,
 )
 
 
@@ -50,8 +54,9 @@ class Study:
     Attributes:
         spec: What was asked for.
         folder: Where the base model is.
+        start: Where every recipe starts.
         recipes: By name, their settings resolved.
-        train: The problems to train on.
+        train: The problems to train on, and the test split if a recipe is validated on it.
         test: The problems to measure on.
         also: Name -> the problems of another set to measure on.
         given: The arguments as the user gave them.
@@ -59,6 +64,7 @@ class Study:
 
     spec: StudySpec
     folder: Path
+    start: str | Path
     recipes: dict[str, Recipe]
     train: Sequence[Problem]
     test: Sequence[Problem]
@@ -96,9 +102,7 @@ class Study:
         from modgap.reporting.page import build_report
 
         spec, out, given, started = self.spec, self.spec.out, self.given, time.monotonic()
-        training = TrainOptions(
-            engine=spec.engine, style=spec.options.style, device=spec.options.device
-        )
+        training = replace(spec_training(spec), device=spec.options.device)
         with progress_bars() as bars:
             sets = [f"{len(self.test)} problems"]
             sets += [f"{len(problems)} of {name}" for name, problems in self.also.items()]
@@ -107,9 +111,10 @@ class Study:
             for name, recipe in self.recipes.items():
                 share_stages(out, recipe, self.recipes)
                 stages = " -> ".join(stage.title for stage in recipe.stages)
-                say(f"training {name} on {len(self.train)} problems: {stages}", started)
+                count = len(divided(recipe, self.train)[0])
+                say(f"training {name} on {count} problems: {stages}", started)
                 trained = train_resolved(
-                    recipe, self.train, self.folder, out / name, options=training, given=given,
+                    recipe, self.train, self.start, out / name, options=training, given=given,
                     progress=bars,
                 )  # fmt: skip
                 say(f"measuring {name}", started)
@@ -135,7 +140,8 @@ def prepare_study(
         resolve,
     )
 
-    options = spec.options
+    options = replace(spec.options, style=wording(spec_training(spec)))
+    spec = replace(spec, options=options)
     options.check()
     trains = registry.TRAINING_ENGINES.entry(spec.engine)
     answers = registry.INFERENCE_ENGINES.entry(options.engine)
@@ -146,11 +152,15 @@ def prepare_study(
         )
     if not spec.recipes:
         raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
+    check_logs(spec.log)
     run = RunFolder(spec.out)
     run.check_place("study")
     folder = resolve(spec.model)
     check_folder(folder)
-    resolved = resolve_recipes(spec.recipes, spec.settings, model_notes(folder))
+    start = starting_model(folder, spec_training(spec))
+    resolved = resolve_recipes(
+        spec.recipes, spec.settings, model_notes(resolve(start)), spec_training(spec)
+    )
     for recipe in resolved.values():
         check_engine(recipe, spec.engine)
     data = locate(spec.benchmark, spec.data)
@@ -169,11 +179,18 @@ def prepare_study(
         for name, path in also_sets(spec).items()
     }
     _check_references(spec.reference)
+    trained_on = train
+    if any(recipe.validates_on_test for recipe in resolved.values()):
+        # The whole split, whatever is measured.
+        every = test
+        if spec.limit is not None:
+            every = read_problems(spec.benchmark, data, "test", allow_outside=anywhere)
+        trained_on = [*train, *every]
     if look_at_images:
         warn_about_images([*train, *test])
         for problems in also.values():
             warn_about_images(problems, parse_views(default_views(problems)))
-        check_training_data(resolved.values(), train, options.style)
+        check_training_data(resolved.values(), trained_on, options.wording)
     # Of several jobs each finds its device itself.
     device = options.device if spec.jobs == 1 else None
     check_environment(TrainOptions(engine=spec.engine, device=device))
@@ -184,6 +201,8 @@ def prepare_study(
         "engine": spec.engine,
         "style": options.style,
     }
+    if spec.start_from is not None:  # omitted when empty: older manifests lack this key
+        identity["start"] = model_fingerprint(resolve(start))
     marks = {
         "model_fingerprint": model_fingerprint(folder),
         "train_fingerprint": fingerprint(train),
@@ -192,7 +211,7 @@ def prepare_study(
     with run.lock():
         run.start("study", identity, given, **marks)
         run.note("options", as_json(spec))
-        yield Study(spec, folder, resolved, train, test, also, given)
+        yield Study(spec, folder, start, resolved, trained_on, test, also, given)
 
 
 def eval_folder(also: str) -> str:
@@ -230,6 +249,17 @@ def _check_references(references: Sequence[Path]) -> None:
         collect([path])
 
 
+def spec_training(spec: StudySpec) -> TrainOptions:
+    """How the recipes of a study are trained."""
+    return TrainOptions(
+        engine=spec.engine,
+        style=spec.options.style,
+        preset=spec.preset,
+        start_from=spec.start_from,
+        log=spec.log,
+    )
+
+
 def run_study(spec: StudySpec, *, given: Mapping[str, object] | None = None) -> ReportSummary:
     """Measure a base model, train it with each recipe, measure each result, and report them.
 
@@ -255,10 +285,7 @@ def share_stages(out: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> No
     settings give the same stage, on a CPU to the bit: training it again would only cost time. The
     shared stage is a relative link.
     """
-    validation = {
-        max(stage.settings.validation_problems for stage in r.stages) for r in recipes.values()
-    }
-    if len(validation) > 1:
+    if len({other.held_out for other in recipes.values()}) > 1:
         return  # the held-out problems depend on the whole recipe
     for number in range(1, len(recipe.stages) + 1):
         mine = out / recipe.name / f"stage{number}"

@@ -37,8 +37,9 @@ from modgap.workflows.study import (
     prepare_study,
     run_study,
     share_stages,
+    spec_training,
 )
-from modgap.workflows.train import settings_for
+from modgap.workflows.train import settings_for, wording
 
 
 def study(spec: StudySpec, *, given: Mapping[str, object] | None = None) -> ReportSummary:
@@ -143,7 +144,8 @@ def _planned(
     spec: StudySpec, prepared: Mapping[Path, Study], devices: Sequence[str], each: int
 ) -> Scheduler:
     """The jobs of all studies: one for each base model's evaluation, one for each recipe."""
-    fixed = ["--data", str(spec.data), "--benchmark", spec.benchmark, "--style", spec.options.style]
+    style = wording(spec_training(spec))
+    fixed = ["--data", str(spec.data), "--benchmark", spec.benchmark, "--style", style]
     scheduler = Scheduler(spec.jobs, devices)
     for folder, study in prepared.items():
         if not (folder / "base").is_symlink():
@@ -209,9 +211,13 @@ def _recipe_steps(recipe: Recipe, study: Study, fixed: Sequence[str], each: int)
         share_stages(spec.out, recipe, study.recipes)
         where = [] if spec.options.device is None else ["--device", spec.options.device]
         where += ["--allow-outside"] if spec.options.allow_outside else []
+        for name in spec.log:
+            where += ["--log", name]
         chosen: list[str] = []
         for setting in settings_for(recipe, study.recipes, spec.settings):
             chosen += ["--set", setting]
+        chosen += ["--preset", spec.preset] if spec.preset is not None else []
+        chosen += ["--start-from", spec.start_from] if spec.start_from is not None else []
         words = ["--model", spec.model, "--out", str(out), "--engine", spec.engine]
         return ["train", reference, *fixed, *words, *where, *chosen]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.installation import require, require_training
 from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Bars, doing, say
@@ -17,6 +20,8 @@ from modgap.core.prompt import Style, check_style
 from modgap.core.recipe import Recipe, apply_settings, with_defaults
 from modgap.core.record import RunFolder
 from modgap.models.folder import model_notes
+from modgap.recipes.presets import Value, find_preset
+from modgap.workflows.checkpoints import find_checkpoint
 from modgap.workflows.evaluate import warn_about_images
 
 if TYPE_CHECKING:
@@ -49,15 +54,43 @@ def find_recipe(name: str) -> Recipe:
 
 
 def resolve_recipe(
-    recipe: str | Recipe, settings: Iterable[str], notes: Mapping[str, Any] | None = None
+    recipe: str | Recipe,
+    settings: Iterable[str],
+    notes: Mapping[str, Any] | None = None,
+    options: TrainOptions | None = None,
 ) -> Recipe:
-    """A recipe with its settings: the paper's, then the model's own defaults, then the user's."""
+    """A recipe with its settings.
+
+    They are the paper's, then the model's own defaults, then the preset's, then the user's.
+    """
     found = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    return apply_settings(with_defaults(found, (notes or {}).get("training", {})), settings)
+    preset = [value.assignment for value in preset_values(found, options or TrainOptions())]
+    defaults = with_defaults(found, (notes or {}).get("training", {}))
+    return apply_settings(defaults, [*preset, *settings])
+
+
+def preset_values(recipe: Recipe, options: TrainOptions) -> list[Value]:
+    """What the preset sets for a recipe; nothing without one.
+
+    Raises `UserError`: there is no such preset.
+    """
+    if options.preset is None:
+        return []
+    passed = registry.TRAINING_ENGINES.entry(options.engine).passed
+    return find_preset(options.preset).values(recipe, passed)
+
+
+def wording(options: TrainOptions) -> Style:
+    """The style in force: as given, else the preset's, else `aligned`."""
+    of_preset: Style = "aligned" if options.preset is None else find_preset(options.preset).style
+    return check_style(options.style or of_preset)
 
 
 def resolve_recipes(
-    names: Iterable[str], settings: Sequence[str], notes: Mapping[str, Any] | None = None
+    names: Iterable[str],
+    settings: Sequence[str],
+    notes: Mapping[str, Any] | None = None,
+    options: TrainOptions | None = None,
 ) -> dict[str, Recipe]:
     """Several recipes with the same settings; `stageN.key=value` goes to those that have a stage N.
 
@@ -66,7 +99,7 @@ def resolve_recipes(
     """
     plain: dict[str, Recipe] = {}
     for name in dict.fromkeys(names):
-        recipe = resolve_recipe(name, (), notes)
+        recipe = resolve_recipe(name, (), notes, options)
         if recipe.name in plain:
             raise UserError(
                 f"two recipes are named {recipe.name!r}, which names their folder: rename one of"
@@ -87,6 +120,41 @@ def settings_for(
     most = max(len(other.stages) for other in recipes.values())
     absent = {f"stage{number}" for number in range(len(recipe.stages) + 1, most + 1)}
     return [setting for setting in settings if setting.partition(".")[0].strip() not in absent]
+
+
+def preset_lines(
+    recipe: str, resolved: Recipe, notes: Mapping[str, Any], options: TrainOptions
+) -> list[str]:
+    """What the preset changes for a recipe, and where the original says so; nothing without one.
+
+    Args:
+        recipe: As the user named it.
+        resolved: With the preset and the user's settings.
+        notes: What the model says of itself.
+        options: With the preset.
+    """
+    if options.preset is None:
+        return []
+    values = preset_values(find_recipe(recipe), options)
+    default = resolve_recipe(recipe, (), notes)
+    return find_preset(options.preset).lines(values, default, resolved, wording(options))
+
+
+def starting_model(
+    model: str | Path | None, options: TrainOptions, *, dry: bool = False
+) -> str | Path:
+    """The model that training starts from: `start_from`'s checkpoint, else the model.
+
+    With `dry` nothing is written.
+
+    Raises:
+        UserError: There is neither, or no such checkpoint.
+    """
+    if options.start_from is not None:
+        return find_checkpoint(options.start_from, merging=not dry)
+    if model is None:
+        raise UserError("no model given: give --model, or --start-from RUN:stage1:step_N.")
+    return model
 
 
 def dry_notes(model: str) -> dict[str, Any]:
@@ -119,7 +187,7 @@ def train(
     Args:
         recipe: A recipe or its name; its settings are the paper's, then the model's own defaults,
             then `settings`.
-        problems: The train split.
+        problems: The train split; with `validation_split=test` the test split as well.
         model: `tiny`, a folder, a hub's id or an alias.
         out: Gets `stage1/`, `stage2/` and so on.
         settings: `key=value` or `stageN.key=value`, or a mapping of such keys to values.
@@ -139,10 +207,12 @@ def train(
     assignments = settings or ()
     if isinstance(assignments, Mapping):
         assignments = [f"{key}={value}" for key, value in assignments.items()]
-    plan = resolve_recipe(recipe, assignments, model_notes(resolve(model)))
+    options = options or TrainOptions()
+    start = starting_model(model, options)
+    plan = resolve_recipe(recipe, assignments, model_notes(resolve(start)), options)
     warn_about_images(problems)
     return train_resolved(
-        plan, problems, model, Path(out), options=options, given=given, progress=progress
+        plan, problems, start, Path(out), options=options, given=given, progress=progress
     )
 
 
@@ -158,9 +228,11 @@ def train_resolved(
 ) -> TrainResult:
     """`train` with a recipe whose settings are resolved, see `resolve_recipe`."""
     options = options or TrainOptions()
-    check_style(options.style)
+    options = replace(options, style=wording(options))
     check_texts(problems)
+    check_logs(options.log)
     entry = registry.TRAINING_ENGINES.entry(options.engine)
+    require_training()  # whatever trains
     run = registry.load(entry.path)
     check_engine(recipe, options.engine)
     if any(stage.settings.reward_function for stage in recipe.stages):
@@ -173,13 +245,16 @@ def train_resolved(
     check_environment(options)
     folder = resolve(model)
     check_model(folder, as_is=entry.as_is)
+    problems, test = divided(recipe, problems)
     job = Job(
-        style=options.style,
+        style=wording(options),
+        validation=test,
         given=given,
         fingerprint=model_fingerprint(folder),
         device=options.device,
     )
-    result = run(recipe, problems, folder, out, job, training_progress(progress, recipe.name))
+    with logged(options.log, out, training_progress(progress, recipe.name)) as report:
+        result = run(recipe, problems, folder, out, job, report)
     RunFolder(out).note("options", as_json(options))
     return result
 
@@ -195,7 +270,7 @@ def check_start(model: str | Path, out: Path | str, options: TrainOptions) -> Pa
     """
     from modgap.models.load import check_folder, resolve
 
-    check_style(options.style)
+    wording(options)
     RunFolder(out).check_place("train")
     folder = resolve(model)
     check_folder(folder)
@@ -215,18 +290,62 @@ def check_environment(options: TrainOptions) -> None:
         check_device(options.device)
 
 
-def check_training_data(recipes: Iterable[Recipe], train: Sequence[Problem], style: Style) -> None:
+def check_logs(names: Sequence[str]) -> None:
+    """Refuse logs that cannot be written, before anything else is.
+
+    Raises:
+        UserError: What one needs is not installed or has no key.
+    """
+    for name in names:
+        require(name)
+    if "wandb" in names:
+        from modgap.training.wandb_log import check_key
+
+        check_key()
+
+
+@contextlib.contextmanager
+def logged(
+    names: Sequence[str], out: Path, report: Callable[[Event], None]
+) -> Generator[Callable[[Event], None]]:
+    """A receiver of a training's events that also sends its steps to what `--log` names."""
+    if "wandb" not in names:  # the engines write TensorBoard's files themselves
+        yield report
+        return
+    from modgap.training.wandb_log import WandbLog
+
+    log = WandbLog(out, report)
+    try:
+        yield log
+    except BaseException:
+        log.close(failed=True)
+        raise
+    log.close()
+
+
+def divided(
+    recipe: Recipe, problems: Sequence[Problem]
+) -> tuple[Sequence[Problem], Sequence[Problem] | None]:
+    """The problems to train on, and the test split if the recipe is validated on it and has one."""
+    if not recipe.validates_on_test:
+        return problems, None
+    test = [problem for problem in problems if problem.split == "test"]
+    return [problem for problem in problems if problem.split != "test"], test or None
+
+
+def check_training_data(
+    recipes: Iterable[Recipe], problems: Sequence[Problem], style: Style
+) -> None:
     """Refuse problems that a recipe cannot be trained on, as each training does at its start.
 
     Raises `UserError`.
     """
-    from modgap.training.rollout import hold_out
-    from modgap.training.setup import check_prompts, unusable_images
+    from modgap.training.setup import check_prompts, split_validation, unusable_images
 
-    unusable = unusable_images(train)
+    unusable = unusable_images(problems)
     for recipe in recipes:
-        held_out = max(stage.settings.validation_problems for stage in recipe.stages)
-        check_prompts(recipe, *hold_out(train, held_out), style, unusable)
+        train, test = divided(recipe, problems)
+        check_prompts(recipe, *split_validation(recipe, train, test), style, unusable)
 
 
 def training_progress(bars: Bars, name: str) -> Callable[[Event], None]:
@@ -275,6 +394,7 @@ def dry_run_lines(
     """
     check_engine(recipe, engine)
     entry = registry.TRAINING_ENGINES.entry(engine)
+    require_training()
     if not entry.plan:
         raise UserError(f"--dry-run: the engine {engine} has no plan: its `TrainEntry` names none.")
     return list(registry.load(entry.plan)(recipe, model, out, problems=problems, gpu=gpu))

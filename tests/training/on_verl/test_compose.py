@@ -17,15 +17,21 @@ import torch
 from modgap.cli.main import main
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.options import TrainOptions
+from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, apply_settings
+from modgap.datasets.parquet import write_parquet
+from modgap.recipes.presets import value_of
 from modgap.training.shape import SHAPES
 from modgap.training.verl.config import Files, Model, stage_overrides
+from modgap.training.verl.log import metrics_line
 from modgap.training.verl.plan import VERSION, compose
+from modgap.workflows.train import resolve_recipe
 
 MODEL = Model("Qwen/Qwen2.5-VL-7B-Instruct", SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"])
 FILES = Files(
     ("/data/a b/train.parquet",),
-    "/data/v.parquet",
+    ("/data/v.parquet",),
     "/out/verl",
     "/out/metrics.jsonl",
     "/out/tensorboard",
@@ -55,6 +61,60 @@ def test_all_six_recipes_are_valid_on_every_preset(name: str, gpus: int) -> None
         assert config.trainer.n_gpus_per_node == gpus and list(config.data.train_files) == list(
             FILES.train
         )
+
+
+@pytest.mark.parametrize("preset", ["paper-7b", "paper-3b"])
+@pytest.mark.parametrize("name", [*SIX, "kl-from-base", "reverse-curriculum"])
+def test_the_papers_presets_are_valid_with_every_recipe(name: str, preset: str) -> None:
+    options = TrainOptions(engine="verl", preset=preset)
+    for stage in resolve_recipe(name, (), {}, options).stages:
+        config = compose(stage_overrides(stage, MODEL, FILES, gpus=8))
+        actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+        assert not actor.use_dynamic_bsz
+        assert actor.ppo_micro_batch_size_per_gpu == stage.settings.micro_batch
+        assert rollout.log_prob_micro_batch_size_per_gpu == stage.settings.micro_batch
+        parallel = value_of(stage, "verl.actor_rollout_ref.rollout.tensor_model_parallel_size")
+        assert rollout.tensor_model_parallel_size == int(parallel)
+        assert config.trainer.val_before_train and not rollout.free_cache_engine
+
+
+def test_verl_reads_several_validation_files_and_its_metrics_tell_the_views_apart(
+    tmp_path: Path,
+) -> None:
+    """The files through verl's own reader, its metrics through ours."""
+    import io
+
+    from PIL import Image
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    import datasets
+
+    picture = io.BytesIO()
+    Image.new("RGB", (56, 56)).save(picture, "PNG")
+    problems = [
+        Problem(id=f"p{n}", question="Find x.", answer="1.000", image=picture.getvalue())
+        for n in range(4)
+    ]
+    sources: list[str] = []
+    frames: list[Any] = []
+    for variant, view in (("full-text", "full-text"), ("no-text", "image-only")):
+        path = tmp_path / f"{view}.parquet"
+        write_parquet(problems, path, variant, "paper", source=view)
+        frames.append(datasets.load_dataset("parquet", data_files=str(path))["train"])
+    rows = datasets.concatenate_datasets(frames)  # as RLHFDataset does
+    sources = list(rows["data_source"])
+    assert sources == ["full-text"] * 4 + ["image-only"] * 4
+    right = [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    ids = [f"u{n}" for n in range(8)]
+    metrics = PPOTrainer._val_metrics_update(
+        None, sources, ids, {"reward": right, "acc": right}, [],
+        dict.fromkeys(zip(sources, ids, strict=True), 1),
+    )  # fmt: skip
+    line = metrics_line(0, metrics, 1, 100, 16)
+    assert line == {
+        "step": 0, "stage": 1, "validation_accuracy": 0.25,
+        "validation_accuracy/full-text": 0.75, "validation_accuracy/image-only": 0.25,
+    }  # fmt: skip
 
 
 def test_values_arrive_where_verl_reads_them() -> None:

@@ -434,7 +434,7 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
         async def generate(self, **named: Any) -> TokenOutput:
             return TokenOutput(token_ids=[7, 8, 2])
 
-    files = Files(("t.parquet",), "v.parquet", "verl", "metrics.jsonl", "tensorboard")
+    files = Files(("t.parquet",), ("v.parquet",), "verl", "metrics.jsonl", "tensorboard")
     stage = Stage(("full-text",), contrastive=True, settings=SETTINGS)
     config = compose(stage_overrides(stage, Model(str(tiny_folder())), files, gpus=1))
     processor = processor_of(tiny_folder())

@@ -23,6 +23,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from modgap.core.installation import install
 from modgap.datasets.synthetic.scene import SIZE, Mark, Scene
 
 FONT_SIZE = 14
@@ -65,8 +66,7 @@ def font() -> ImageFont.FreeTypeFont:
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or spec.origin is None:
         raise ValueError(
-            "the font DejaVuSans.ttf comes with matplotlib, which is not installed: pip install"
-            " matplotlib"
+            f"the font DejaVuSans.ttf comes with matplotlib, which is not installed: {install()}"
         )
     path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(path), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)

@@ -51,14 +51,14 @@ class Files:
 
     Attributes:
         train: Parquet files, one for each view.
-        validation: One file, image-only.
+        validation: Parquet files, one for each view that is validated.
         checkpoints: Folder of verl's checkpoints.
         metrics: File of verl's metrics, one JSON line a step.
         tensorboard: Folder.
     """
 
     train: tuple[str, ...]
-    validation: str
+    validation: tuple[str, ...]
     checkpoints: str
     metrics: str
     tensorboard: str
@@ -188,7 +188,7 @@ def stage_overrides(
         "algorithm.filter_groups.enable": s.dynamic_sampling,
         "algorithm.filter_groups.metric": "reward",
         "data.train_files": list(files.train),
-        "data.val_files": [files.validation],
+        "data.val_files": list(files.validation),
         "data.train_batch_size": s.prompts_per_step,
         "data.max_prompt_length": s.max_prompt_tokens,
         "data.max_response_length": s.max_response_tokens,
@@ -272,7 +272,7 @@ def stage_overrides(
         "trainer.total_epochs": s.steps + 1,
         "trainer.save_freq": s.save_every or s.steps,
         "trainer.test_freq": s.eval_every or -1,
-        "trainer.val_before_train": False,
+        "trainer.val_before_train": s.validate_before,
         "trainer.resume_mode": "auto",
         "trainer.default_local_dir": files.checkpoints,
         "trainer.project_name": "modgap",
@@ -310,6 +310,7 @@ def layout(overrides: Overrides) -> Layout:
         tokens=tokens,
         tensor_parallel=overrides[f"{ROLLOUT}.tensor_model_parallel_size"],
         gpu_memory=overrides[f"{ROLLOUT}.gpu_memory_utilization"],
+        cache_freed=overrides[f"{ROLLOUT}.free_cache_engine"],
         params_offload=overrides[f"{ACTOR}.fsdp_config.param_offload"],
         optimizer_offload=overrides[f"{ACTOR}.fsdp_config.optimizer_offload"],
         checkpointing=overrides[f"{MODEL}.enable_gradient_checkpointing"],

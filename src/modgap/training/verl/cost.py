@@ -42,6 +42,7 @@ class Layout:
         tokens: Most tokens of one forward pass on one GPU.
         tensor_parallel: GPUs that share the rollout's weights.
         gpu_memory: The share of a GPU's memory that vLLM takes.
+        cache_freed: Whether vLLM frees it while the model is updated.
         params_offload: Whether weights leave the GPU during the rollout.
         optimizer_offload: Whether the optimizer's moments do.
         checkpointing: Whether activations are computed again in the backward pass.
@@ -53,6 +54,7 @@ class Layout:
     tokens: int = UNKNOWN_TOKENS
     tensor_parallel: int = 1
     gpu_memory: float = 0.4
+    cache_freed: bool = True
     params_offload: bool = False
     optimizer_offload: bool = False
     checkpointing: bool = False

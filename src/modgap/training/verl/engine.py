@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
@@ -35,6 +35,7 @@ from modgap.core.processes import watched
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder, write_json, write_text
+from modgap.datasets.parquet import SOURCE
 from modgap.training.checkpoint import (
     checkpoint,
     finish,
@@ -46,16 +47,29 @@ from modgap.training.checkpoint import (
 from modgap.training.events import Job, Progress, TrainResult
 from modgap.training.known_model import known_model
 from modgap.training.log import Teller
-from modgap.training.rollout import hold_out
-from modgap.training.setup import VALIDATION_VIEW, check_prompts, digest, identity, reward_of
+from modgap.training.setup import (
+    VALIDATION,
+    check_prompts,
+    digest,
+    identity,
+    reward_of,
+    split_validation,
+)
 from modgap.training.shape import GIB
 from modgap.training.verl import merge as verl_merge
 from modgap.training.verl.config import Files, Model, notes, stage_overrides
 from modgap.training.verl.log import Follower, read_log, why
-from modgap.training.verl.plan import VARIANTS, compose, stage_files, variants
+from modgap.training.verl.plan import compose, stage_files, validation_variants, variants
 
-WriteParquet = Callable[[Sequence[Problem], Path, str, Style], int]
-"""(problems, path, variant, style) -> rows; `modgap.datasets.parquet.write_parquet`."""
+
+class WriteParquet(Protocol):
+    """Writes a parquet file; `modgap.datasets.parquet.write_parquet`."""
+
+    def __call__(
+        self, problems: Sequence[Problem], path: Path, variant: str, style: Style, *, source: str
+    ) -> int:
+        """Write the problems, and return the number of rows."""
+        ...
 
 
 _SPEED = re.compile(
@@ -111,14 +125,8 @@ def train(
     """
     recipe.check()
     job = job or Job()
-    out, style, validation = Path(out).absolute(), job.style, job.validation
-    train_on = list(problems)
-    if validation is None:
-        train_on, validation = hold_out(
-            problems, max(stage.settings.validation_problems for stage in recipe.stages)
-        )
-    if not train_on:
-        raise UserError("there is no problem to train on: give a data set with a train split.")
+    out, style = Path(out).absolute(), job.style
+    train_on, validation = split_validation(recipe, problems, job.validation)
     check_prompts(recipe, train_on, validation, style)
     folders = tuple(out / f"stage{number}" for number in range(1, len(recipe.stages) + 1))
     staged = zip(recipe.stages, folders, strict=True)
@@ -286,17 +294,20 @@ def _write_data(
     tools: Tools,
 ) -> int:
     """Write the missing parquet files; returns the number of rows of the training files."""
-    # verl needs a validation file even if nothing is validated.
-    wanted = [(Path(files.validation), VARIANTS[VALIDATION_VIEW], validation or problems[:1])]
-    wanted += [
-        (Path(path), name, problems)
-        for path, name in zip(files.train, variants(stage), strict=True)
-    ]
-    for path, variant, chosen in wanted:
+    wanted: list[tuple[str, str, Sequence[Problem], str]] = []
+    for path, name in zip(files.train, variants(stage), strict=True):
+        wanted.append((path, name, problems, SOURCE))
+    # verl needs a validation file even if nothing is validated. Its metrics name the source, by
+    # which `verl.log` tells the views apart.
+    shown = zip(stage.validation_views, validation_variants(stage), strict=True)
+    for path, (view, name) in zip(files.validation, shown, strict=True):
+        wanted.append((path, name, validation or problems[:1], view))
+    for name, variant, chosen, source in wanted:
+        path = Path(name)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.partial")
-            tools.write_parquet(chosen, partial, variant, style)
+            tools.write_parquet(chosen, partial, variant, style, source=source)
             os.replace(partial, path)
     return len(problems) * len(files.train)
 
@@ -318,7 +329,7 @@ def _run_stage(
     kept = {int(path.name.rpartition("_")[2]) for path in checkpoints.glob("global_step_*")}
     accuracies: dict[int, float] = {}
     for line in read_log(folder / "train_log.jsonl"):
-        accuracy = line.get("validation_accuracy")
+        accuracy = line.get(VALIDATION)
         if accuracy is not None and line["step"] in kept:
             accuracies[line["step"]] = accuracy
     best = max(accuracies, key=lambda step: (accuracies[step], step), default=steps)
@@ -337,8 +348,11 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
     launch = len(list(folder.glob("verl_metrics.*.jsonl"))) + 1
     metrics, log = folder / f"verl_metrics.{launch}.jsonl", folder / "verl.log"
     variables = "ray_kwargs.ray_init.runtime_env.env_vars"
-    logger = {f"+{variables}.VERL_FILE_LOGGER_PATH": str(metrics)}
-    write_json(folder / "verl.json", overrides | logger)
+    of_launch: dict[str, Any] = {f"+{variables}.VERL_FILE_LOGGER_PATH": str(metrics)}
+    if _saved(Path(overrides["trainer.default_local_dir"])):
+        # A resumed verl would validate again, and log it as the step that it resumes from.
+        of_launch["trainer.val_before_train"] = False
+    write_json(folder / "verl.json", overrides | of_launch)
 
     def report(line: dict[str, Any]) -> None:
         teller.step = line["step"]

@@ -12,6 +12,8 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.files import open_own
+from modgap.training.setup import VALIDATION_VIEW, validation_metrics
+from modgap.training.verl.plan import VARIANTS
 from modgap.training.verl.run import ERROR
 
 FILTERED = "training/filter_groups"
@@ -82,6 +84,15 @@ def metrics_line(
         prompts: Its `prompts_per_step`.
     """
     line: dict[str, Any] = {"step": step, "stage": stage}
+    accuracies: dict[str, float] = {}
+    for key, value in data.items():
+        if found := re.fullmatch(r"val-(?:core|aux)/(.*)/acc/mean@1", key):
+            # The files of older runs, all image-only, name another source.
+            view = found[1] if found[1] in VARIANTS else VALIDATION_VIEW
+            accuracies[view] = value
+    validated = validation_metrics(accuracies)
+    if step == 0:  # the validation before the first step: nothing was sampled
+        return line | validated
     for ours, theirs in METRICS.items():
         if isinstance(value := data.get(theirs), int | float):
             line[ours] = value if math.isfinite(value) else None
@@ -96,10 +107,7 @@ def metrics_line(
             line["reward"] = (kept * line["reward"] + dropped * other) / (kept + dropped)
     if line.get("length_max", limit) < limit:
         line["truncated"] = 0.0
-    for key, value in data.items():
-        if re.fullmatch(r"val-(core|aux)/.*/acc/mean@1", key):
-            line["validation_accuracy"] = value
-    return line
+    return line | validated
 
 
 class Follower:

@@ -24,6 +24,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from modgap.core.disk import writing
 from modgap.core.errors import UserError
 from modgap.core.files import open_regular
 from modgap.core.processes import watched
@@ -162,10 +163,33 @@ def merge(
     partial = out.with_name(f".{out.name}.partial")
     log = out.with_name(f".{out.name}.merge.log")
     shutil.rmtree(partial, ignore_errors=True)
-    links = f".{out.name}.shards"
-    for stale in out.parent.glob(f"{glob.escape(links)}*"):  # of a process that was killed
+    for stale in out.parent.glob(f".{glob.escape(out.name)}.shards*"):  # of a killed process
         shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=links) as name:
+    try:
+        with writing(out):
+            _run_merger(actor, partial, log)
+            _complete(partial, actor, source, merge_adapter)
+            card = f"# {out.name}\n\nMerged by modgap from the verl checkpoint `{actor}` "
+            kind = "fp32, LoRA merged" if (partial / ADAPTER).is_dir() else "bf16"
+            (partial / "README.md").write_text(f"{card}({kind}).\n", encoding="utf-8")
+        if out.exists():
+            out.rmdir()  # fails if it is not empty
+        log.unlink()
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return out
+
+
+def _run_merger(actor: Path, partial: Path, log: Path) -> None:
+    """Let verl's merger write the model.
+
+    Raises:
+        UserError: It failed; its log stays.
+    """
+    links = log.name.removesuffix(".merge.log") + ".shards"
+    with tempfile.TemporaryDirectory(dir=log.parent, prefix=links) as name:
         local = Path(name)
         for path in actor.iterdir():
             (local / path.name).symlink_to(path.absolute())
@@ -177,14 +201,24 @@ def merge(
         command = [
             sys.executable, "-P", "-m", "verl.model_merger", "merge", "--backend", "fsdp",
         ]  # fmt: skip
-        status = watched(
-            [*command, "--local_dir", str(local), "--target_dir", str(partial)], log, {}
-        )
+        try:
+            status = watched(
+                [*command, "--local_dir", str(local), "--target_dir", str(partial)], log, {}
+            )
+        except BaseException:
+            log.unlink(missing_ok=True)
+            raise
     if status:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
         raise UserError(
             f"verl's merger failed on {actor}: {' '.join(last)[:300]}; its log is {log}."
         )
+
+
+def _complete(
+    partial: Path, actor: Path, source: Path | None, merge_adapter: MergeAdapter | None
+) -> None:
+    """Merge the adapter if there is one, and add the files that the merger leaves out."""
     if (partial / _ADAPTER).is_dir():
         _merge_adapter(partial, merge_adapter)
     for folder in (actor / "huggingface", source):
@@ -194,14 +228,6 @@ def merge(
             wanted = file.suffix in (".json", ".jinja", ".txt") and not own
             if wanted and not (partial / file.name).exists():
                 shutil.copyfile(file, partial / file.name)
-    kind = "fp32, LoRA merged" if (partial / ADAPTER).is_dir() else "bf16"
-    card = f"# {out.name}\n\nMerged by modgap from the verl checkpoint `{actor}` ({kind}).\n"
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    if out.exists():
-        out.rmdir()  # fails if it is not empty
-    os.replace(partial, out)
-    log.unlink()
-    return out
 
 
 def _check_shards(actor: Path) -> None:

@@ -11,7 +11,6 @@ our overrides.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import re
 import warnings
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
-from modgap.core.extras import missing
+from modgap.core.installation import is_installed, not_installed
 from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
@@ -29,7 +28,7 @@ from modgap.training.known_model import known_model
 from modgap.training.plan import Lengths, Machine, duration, gpu_asked, lengths_of
 from modgap.training.rollout import hold_out
 from modgap.training.shape import GIB, Shape
-from modgap.training.verl.checks import MODEL, Model, Overrides
+from modgap.training.verl.checks import MODEL, ROLLOUT, Model, Overrides
 from modgap.training.verl.config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
 from modgap.training.verl.cost import (
     ROOM,
@@ -52,11 +51,23 @@ def variants(stage: Stage) -> list[str]:
     Raises:
         UserError: A view has no parquet variant.
     """
-    if absent := [view for view in stage.views if view not in VARIANTS]:
-        raise UserError(
-            f"view {absent[0]!r} cannot be trained on with verl: choose from {', '.join(VARIANTS)}."
-        )
+    for views, use in ((stage.views, "trained on"), (stage.validation_views, "validated in")):
+        if absent := [view for view in views if view not in VARIANTS]:
+            raise UserError(
+                f"view {absent[0]!r} cannot be {use} with verl: choose from {', '.join(VARIANTS)}."
+            )
     return ["contrastive"] if stage.contrastive else [VARIANTS[view] for view in stage.views]
+
+
+def validation_variants(stage: Stage) -> list[str]:
+    """The parquet variants that a stage is validated on, one for each view.
+
+    A contrastive stage alone in its own view has the contrastive script's words, which differ on
+    problems without a condition. With a second view the files must have the same columns.
+    """
+    if stage.contrastive and stage.validation_views == ("full-text",):
+        return ["contrastive"]
+    return [VARIANTS[view] for view in stage.validation_views]
 
 
 def stage_files(out: Path, number: int, stage: Stage) -> Files:
@@ -64,7 +75,7 @@ def stage_files(out: Path, number: int, stage: Stage) -> Files:
     folder = out.absolute() / f"stage{number}"
     return Files(
         tuple(str(folder / "data" / f"train-{name}.parquet") for name in variants(stage)),
-        str(folder / "data" / "validation.parquet"),
+        tuple(str(folder / "data" / f"validation-{v}.parquet") for v in stage.validation_views),
         str(folder / "verl"),
         str(folder / "verl_metrics.jsonl"),
         str(folder / "tensorboard"),
@@ -168,8 +179,7 @@ def dry_run(
         gpu: The kind of its GPUs; an H100 by default. Their number is
             `verl.trainer.n_gpus_per_node`.
     """
-    held_out = max(stage.settings.validation_problems for stage in recipe.stages)
-    count = None if problems is None else len(hold_out(problems, held_out)[0])
+    count = None if problems is None else len(hold_out(problems, recipe.held_out)[0])
     machine = None if gpu is None else gpu_asked(gpu)
     lines = plan(recipe, known_model(model), out, problems=count, machine=machine)[0]
     if problems is None:
@@ -190,9 +200,12 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
         "vLLM's share": spread.gpu_memory * gpu_gib,
         "what the trainer leaves there": resident(stage, shape, spread) / GIB,
     }
+    updating = {name: n / GIB for name, n in update.items()}
+    if not spread.cache_freed:
+        updating["vLLM's share, which is not freed"] = spread.gpu_memory * gpu_gib
     amounts = (
         Amount("FLOPs a step", flops(stage, shape, lengths, spread.rows)),
-        Amount("memory a GPU, update", {name: n / GIB for name, n in update.items()}, "GiB"),
+        Amount("memory a GPU, update", updating, "GiB"),
         Amount("memory a GPU, rollout", rollout, "GiB"),
         Amount(
             "time a step",
@@ -211,6 +224,8 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
             remedies.insert(0, "a smaller verl.actor_rollout_ref.actor.ppo_max_token_len_per_gpu")
         else:
             remedies.insert(0, "a smaller max_response_tokens")
+        if not spread.cache_freed:
+            remedies.insert(0, f"verl.{ROLLOUT}.free_cache_engine=True")
         if not spread.checkpointing:
             remedies.insert(0, f"verl.{MODEL}.enable_gradient_checkpointing=True")
         found.append(
@@ -236,15 +251,15 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
 
 def installed() -> bool:
     """Whether verl is installed."""
-    return importlib.util.find_spec("verl") is not None
+    return is_installed("verl")
 
 
 def require() -> None:
     """Raise `UserError` if verl is not installed."""
     if not installed():
         raise UserError(
-            f"{missing('verl', 'verl')} in an environment of its own (verl {VERSION};"
-            " docs/engines/verl.md), or use --engine local."
+            f"{not_installed('verl')} (verl {VERSION}; docs/engines/verl.md), or use --engine"
+            " local."
         )
 
 

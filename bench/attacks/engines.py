@@ -1,9 +1,8 @@
-"""Does an evaluation survive `kill -9`? Of the run itself, of a replica, or of a vLLM process,
-while it works.
+"""`kill -9` of a real evaluation, of a replica of it, or of a vLLM process, while it works.
 
-python bench/kill.py --out bench_kill --kill run@500 --kill run@2000 [--engine vllm|hf] [--problems
-500] [--samples 8] python bench/kill.py --out bench_kill --kill replica@1000 --kill engine@8000
---replicas 2 [...]
+python bench/attack.py engines --out bench_kill --kill run@500 --kill run@2000 [--engine vllm|hf]
+[--problems 500] [--samples 8]
+python bench/attack.py engines --out bench_kill --kill replica@1000 --kill engine@8000 --replicas 2
 
 `WHAT@N` kills, once N responses are written: `run`, the process of `modgap eval`; `replica`, one
 actor; `engine`, one process of vLLM. What comes after `--` goes to `modgap eval`. Where the run has
@@ -232,10 +231,12 @@ def check(folder: Path, samples: int, figures: dict[str, Any]) -> dict[str, bool
     }
 
 
-def main() -> int:
+def kill_engines(argv: list[str]) -> int:
     """Kill, resume, and say whether all is as it should be."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "attack.py engines",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
@@ -254,7 +255,7 @@ def main() -> int:
     )
     parser.add_argument("--run", type=Path, help="the run's folder, if not in OUT")
     parser.add_argument("more", nargs="*", help="further arguments of modgap eval, after --")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     kills = [(what, int(number)) for what, _, number in (kill.partition("@") for kill in args.kill)]
     if unknown := {what for what, _ in kills} - {"run", "replica", "engine"}:
         parser.error(
@@ -264,7 +265,7 @@ def main() -> int:
     if folder.exists():
         parser.error(f"{folder} is there already: give another folder")
     args.out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "modgap", "eval", "--benchmark", "synthetic", "--model",
+    command = [sys.executable, "-P", "-m", "modgap", "eval", "--benchmark", "synthetic", "--model",
                args.model, "--engine", args.engine, "--limit", str(args.problems), "--samples",
                str(args.samples), "--replicas", str(args.replicas), "--out", str(folder),
                *args.more]  # fmt: skip
@@ -280,7 +281,3 @@ def main() -> int:
     print(json.dumps({key: figures[key] for key in ("kills", "ends", "seconds")}, indent=1))
     print(json.dumps(holds))
     return 0 if all(holds.values()) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
