@@ -181,7 +181,7 @@ def _measured(
 
     steps = [Step(each, functools.partial(arguments, "", fixed))]
     for also, path in also_sets(spec).items():
-        asked = ["--data", str(path), "--benchmark", also, "--style", spec.options.style]
+        asked = ["--data", str(path), "--benchmark", also, "--style", spec.options.wording]
         steps.append(Step(each, functools.partial(arguments, also, asked)))
     return steps
 
