@@ -13,6 +13,7 @@ from modgap.core.errors import UserError
 from modgap.core.problem import Problem, Shown
 from modgap.core.prompt import (
     INSTRUCTION,
+    Style,
     check_style,
     conditions,
     contrastive_prompt,
@@ -36,6 +37,13 @@ EVALUATION_INSTRUCTION = (
     r"The reasoning process MUST BE enclosed within <think> </think> tags. The final answer MUST BE"
     r" put in \boxed{}"
 )
+
+
+EVALUATION_INSTRUCTIONS: dict[Style, str] = {
+    "paper": EVALUATION_INSTRUCTION,
+    # The first author's own repository.
+    "paper-author": EVALUATION_INSTRUCTION.replace("You FIRST", "You should FIRST"),
+}
 
 
 def problem(name: str = "plain", **changes: object) -> Problem:
@@ -151,25 +159,47 @@ def test_training_without_any_condition(name: str) -> None:
     assert training_question(problem(name), "full-text", "aligned") == from_image
 
 
-def test_evaluation_in_paper_style_has_no_separator_before_the_instruction() -> None:
-    assert evaluation_prompt(problem(), "full-text", "paper").text == (
+@pytest.mark.parametrize(("style", "instruction"), EVALUATION_INSTRUCTIONS.items())
+def test_evaluation_as_the_original_has_no_separator_before_the_instruction(
+    style: Style, instruction: str
+) -> None:
+    assert evaluation_prompt(problem(), "full-text", style).text == (
         "In this problem, B is on line AC, AB = 7, BC = x.\nBased on these conditions, answer the"
-        " question: Find x." + EVALUATION_INSTRUCTION
+        " question: Find x." + instruction
     )
-    assert evaluation_prompt(problem(), "image-only", "paper").text == (
-        "Based on these conditions, answer the question: Find x." + EVALUATION_INSTRUCTION
+    assert evaluation_prompt(problem(), "image-only", style).text == (
+        "Based on these conditions, answer the question: Find x." + instruction
     )
 
 
-def test_evaluation_in_paper_style_keeps_a_comma_where_there_is_no_semantic_clause() -> None:
-    assert evaluation_prompt(problem("no_semantic"), "full-text", "paper").text == (
+@pytest.mark.parametrize(("style", "instruction"), EVALUATION_INSTRUCTIONS.items())
+def test_evaluation_as_the_original_keeps_a_comma_where_there_is_no_semantic_clause(
+    style: Style, instruction: str
+) -> None:
+    assert evaluation_prompt(problem("no_semantic"), "full-text", style).text == (
         "In this problem, B is on line AC, .\nBased on these conditions, answer the question:"
-        " Find x." + EVALUATION_INSTRUCTION
+        " Find x." + instruction
     )
-    assert evaluation_prompt(problem("nothing"), "full-text", "paper").text == (
-        "In this problem, .\nBased on these conditions, answer the question: Find x."
-        + EVALUATION_INSTRUCTION
+    assert evaluation_prompt(problem("nothing"), "full-text", style).text == (
+        "In this problem, .\nBased on these conditions, answer the question: Find x." + instruction
     )
+
+
+@pytest.mark.parametrize("name", list(CORNERS))
+def test_training_has_the_same_words_in_both_originals(name: str) -> None:
+    for view in ("full-text", "image-only"):
+        for contrastive in (False, True):
+            author, paper = (
+                training_prompt(problem(name), view, style, contrastive=contrastive)
+                for style in ("paper-author", "paper")
+            )
+            assert author == paper
+    assert contrastive_prompt(problem(name), "paper-author") == contrastive_prompt(
+        problem(name), "paper"
+    )
+
+
+def test_aligned_evaluation_has_no_comma_where_there_is_no_semantic_clause() -> None:
     assert (
         "B is on line AC.\n"
         in evaluation_prompt(problem("no_semantic"), "full-text", "aligned").text
@@ -291,7 +321,7 @@ def test_own_words_that_are_missing_are_named() -> None:
 def test_an_unknown_style_lists_the_styles() -> None:
     with pytest.raises(
         UserError,
-        match=r"unknown style 'papper': choose from aligned, paper\. Did you mean 'paper'\?",
+        match=r"unknown style 'papper': choose from aligned, paper, paper-author\. Did you mean",
     ):
         check_style("papper")
 

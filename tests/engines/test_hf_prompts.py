@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from modgap.core.engine import Request, Sampling
+from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
-from modgap.core.prompt import Prompt, evaluation_prompt
+from modgap.core.prompt import Prompt, Style, evaluation_prompt
 from modgap.core.view import get_view
 from modgap.engines.hf import HfEngine
 from modgap.models.decode import Generated
@@ -35,6 +36,15 @@ def request(problem: Problem, view: str, samples: int = 1, image: Any = None) ->
 
 
 # ---------------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize("style", ["paper", "paper-author", "aligned"])
+def test_the_originals_pixel_limits_go_with_its_styles(
+    style: Style, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modgap.engines.hf.paper_pixels", lambda folder: (7, 9))
+    pixels = HfEngine.start("tiny", EvalOptions(style=style)).pixels
+    assert (pixels == (7, 9)) == (style != "aligned")
 
 
 def test_patches_are_the_processors_own_bits(policy: Policy) -> None:

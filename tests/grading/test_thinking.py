@@ -16,7 +16,7 @@ from reported_runs import report_numbers
 
 from modgap.core.engine import Completion, FinishReason, Request, Sampling
 from modgap.core.problem import Problem, Shown
-from modgap.core.prompt import Prompt
+from modgap.core.prompt import Prompt, Style
 from modgap.core.record import RunFolder
 from modgap.core.thinking import CUT_THINKING, UnknownPart, graded_text, message_text, opened_by
 from modgap.engines.chat import refuses_system
@@ -153,12 +153,13 @@ def outcomes(run: RunFolder) -> dict[str, str]:
 
 @pytest.mark.parametrize("mode", ["strict", "relative"])
 @pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("style", ["paper", "paper-author"])
 def test_a_prefill_that_was_cut_off_is_no_answer_also_in_older_runs(
-    tmp_path: Path, mode: Mode, recorded: bool
+    tmp_path: Path, mode: Mode, recorded: bool, style: Style
 ) -> None:
     run = RunFolder(tmp_path / "run")
     asked = problems(grader="mathverse:free-form", views=("text-only",))
-    evaluate(asked, Says(SAID), run.path, views="text-only", samples=1, style="paper")
+    evaluate(asked, Says(SAID), run.path, views="text-only", samples=1, style=style)
     assert {row.prefill for row in run.responses()} == {"<think>"}
     if not recorded:
         rows = [json.loads(line) for line in run.responses_path.read_text().splitlines()]

@@ -22,7 +22,7 @@ from modgap.core.record import RunFolder
 from modgap.reporting import tables
 from modgap.reporting.collect import collect
 from modgap.reporting.page import build_report, csv_text, latex
-from modgap.reporting.paper import RECIPES, model_size, paper_tables
+from modgap.reporting.paper import RECIPES, paper_tables
 from modgap.reporting.terminal import print_numbers, print_summary
 from modgap.reporting.viewer import embed_json
 
@@ -92,16 +92,6 @@ def test_the_papers_tables_have_a_row_for_each_recipe_and_dashes_for_what_was_no
     assert 'id="paper"' in (tmp_path / "r.html").read_text()
     assert (tmp_path / "r_figures" / "table-paper-1.tex").is_file()
     json.dumps(numbers.model_dump(mode="json"), allow_nan=False)
-
-
-@pytest.mark.parametrize(
-    ("model", "size"),
-    [("Qwen/Qwen2.5-VL-7B-Instruct", "7B"), ("qwen2_5_vl_3b_kl_curriculum", "3B"),
-     ("/models/llava-1.5-0.5b", "0.5B"),
-     ("tiny", None), ("/tmp/b/run", None), ("InternVL3-78B", "78B")],
-)  # fmt: skip
-def test_model_sizes_are_told_from_names(model: str, size: str | None) -> None:
-    assert model_size(model) == size
 
 
 def test_an_unknown_template_is_named_with_the_choices(study: Path, tmp_path: Path) -> None:
@@ -342,3 +332,38 @@ def test_scores_count_a_repeated_sample_once(tmp_path: Path) -> None:
     run = write_run(tmp_path, {"a": both("c", "w")})
     twice = [*run.responses(), *run.responses()]
     assert Scores.of(run.problems(), twice, run.grades()).codes_PVS.shape == (1, 2, 1)
+
+
+def test_a_study_on_several_sets_is_shown_side_by_side(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    RunFolder(study).start("study", {"model": "Qwen/Qwen2.5-VL-7B-Instruct"})
+    versions = {"base": ("cc", "ww"), "kl": ("cc", "cw")}
+    for name, (text, vision) in versions.items():
+        write_run(study / name / "eval", {"a": both("cc", "ww"), "b": both("cw", "ww")})
+        verdicts = {"m": {"text-dominant": text, "vision-only": vision}}
+        write_run(study / name / "eval-on-mathverse", verdicts, data="m")
+    write_run(tmp_path / "seen", {"a": both("cc", "cc"), "b": both("cc", "cc")}, model="other-3B")
+    write_run(tmp_path / "elsewhere", {"z": both("cc", "cc")}, model="other-3B")
+    paths = [study, tmp_path / "seen", tmp_path / "elsewhere"]
+    numbers = build_report(paths, tmp_path / "r.html", template="paper", figures=True)
+    assert numbers.sets == {
+        "base": {"main": "base", "mathverse": "base on mathverse"},
+        "kl": {"main": "kl", "mathverse": "kl on mathverse"},
+        "other-3B": {"main": "seen"},
+    }
+    assert numbers.changes["kl"].points == 0
+    assert numbers.changes["kl on mathverse"].points == -50
+    rows = list(csv.DictReader((tmp_path / "r_figures" / "table-sets.csv").open()))
+    assert [row["mathverse: gap"] for row in rows] == ["100.0", "50.0", ""]
+    console = Console(file=io.StringIO(), width=100)
+    print_numbers(numbers, console)
+    assert "The same models on every set" in console.file.getvalue()  # type: ignore[attr-defined]
+    views, mathverse = paper_tables(numbers)
+    shown = [row[:2] for row in mathverse.rows if set(row[2:]) != {"—"}]
+    assert shown == [("7B", "no training"), ("7B", "KL")]
+    assert ("other-3B", "seen") in [row[:2] for row in views.rows]
+
+
+def test_a_report_on_one_set_has_no_table_of_sets(study: Path, tmp_path: Path) -> None:
+    numbers = report_numbers([study])
+    assert numbers.sets is None and tables.sets_table(numbers) is None

@@ -34,13 +34,17 @@ def write_run(
     model: str = "m",
     mode: Any = "strict",
     data: str | None = None,
+    resolved: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> RunFolder:
-    """A run folder, by the API that writes real ones; `said` holds the texts of some problems."""
+    """A run folder, by the API that writes real ones; `said` holds the texts of some problems, and
+    `resolved` more of the manifest's arguments.
+    """
     run = RunFolder(path)
     asked = samples or len(next(iter(next(iter(verdicts.values())).values())))
     marks = {"data_fingerprint": data} if data else {}
-    run.start("eval", {"model_fingerprint": "f", "samples": asked}, {"model": model}, **marks)
+    arguments = {"model_fingerprint": "f", "samples": asked, **(resolved or {})}
+    run.start("eval", arguments, {"model": model}, **marks)
     defaults = {"answer": "5.000", "type": "Angle"}
     run.write_problems(
         ProblemRow(id=name, **({"question": f"Find {name}."} | defaults | fields))

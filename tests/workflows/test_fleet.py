@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from written_runs import both, write_run
 
 from modgap.cli.main import main
 from modgap.core.errors import UserError
@@ -317,3 +318,54 @@ def test_problems_are_read_to_check_them_and_let_go_before_the_models_run(
     asked = ["eval", "--data", str(data), "--benchmark", "synthetic", "--out", str(tmp_path / "x")]
     assert main([*asked, "--models", "list.txt"]) == 0
     assert held == [3, 0]
+
+
+def test_a_dry_run_prints_the_jobs_and_writes_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8")
+    models, out = tmp_path / "models.txt", tmp_path / "out"
+    models.write_text("tiny\nqwen2_5_vl_7b\n")
+    command = ["eval", "--models", str(models), "--data", str(data), "--benchmark", "synthetic",
+               "--out", str(out), "--limit", "2", "--samples", "3"]  # fmt: skip
+    more = ["--engine", "hf", "--replicas", "2"]
+    assert main([*command, *more, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "2 jobs, 2 at a time on accelerators 4, 5, 6, 7, 2 each" in said
+    planned = fleet.plan_fleet(
+        ["tiny", "qwen2_5_vl_7b"], data, out, EvalOptions(samples=3, replicas=2),
+        benchmark="synthetic", limit=2,
+    )  # fmt: skip
+    for model, words in planned.commands.items():
+        assert f"{model} -> {out / model}" in said
+        assert f"modgap {' '.join(words)}" in said and f"log: {out / model}.log" in said
+    assert not out.exists()
+    write_run(out / "tiny", {"a": both("c", "w")}, model="tiny")
+    assert main([*command, "--dry-run"]) == 0
+    assert f"tiny -> {out / 'tiny'} (goes on with the run there)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "words"),
+    [
+        (["--model", "tiny"], 2, "--dry-run prints the jobs of --models FILE"),
+        (["--models", "no-such-list"], 1, "no-such-list cannot be read"),
+        (["--models", "LIST", "--views", "vision-only"], 1, "vision-only"),
+        (["--models", "LIST", "--replicas", "3"], 1, "needs 3 accelerators"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[str],
+    status: int,
+    words: str,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    (tmp_path / "list").write_text("tiny\n")
+    asked = [str(tmp_path / "list") if word == "LIST" else word for word in asked]
+    command = ["eval", "--data", str(data), "--benchmark", "synthetic", "--dry-run"]
+    assert main([*command, *asked, "--out", str(tmp_path / "out")]) == status
+    assert words in capsys.readouterr().err

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from modgap.core.engine import Request
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
-from modgap.core.prompt import INSTRUCTION, SYSTEM, evaluation_prompt
+from modgap.core.prompt import INSTRUCTION, SYSTEM, Style, evaluation_prompt
 from modgap.core.record import RunFolder
 from modgap.core.view import VERSIONS, parse_versions
 from modgap.engines.scripted import ScriptedEngine
@@ -46,6 +47,11 @@ def test_paper_style_asks_the_whole_question_and_aligned_the_versions_own(data: 
                 "then wrap the final answer in \\boxed{}."
             )
             assert (paper.system, paper.prefill) == (None, "<think>")
+            author = evaluation_prompt(problem, view, "paper-author")
+            assert author == replace(
+                paper, text=f"{whole}\nYou should FIRST think step-by-step inside <think></think>, "
+                "then wrap the final answer in \\boxed{ }."
+            )  # fmt: skip
             own = problem.words_of(view)
             assert aligned.text == (f"{own}\n{INSTRUCTION}" if own else INSTRUCTION)
             assert (aligned.system, aligned.prefill) == (SYSTEM, "")
@@ -149,20 +155,21 @@ def test_a_version_of_mathverses_is_no_view_of_other_problems(tmp_path: Path) ->
         )
 
 
+@pytest.mark.parametrize("style", ["paper", "paper-author"])
 def test_the_defaults_are_the_originals(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: Style
 ) -> None:
     monkeypatch.setattr(
         "modgap.engines.hf.load_engine", lambda *_: ScriptedEngine(lambda *_: "\\boxed{A}")
     )
     problems = read_problems("mathverse", data, limit=2)
-    evaluate_model(problems, "tiny", tmp_path / "run", EvalOptions(style="paper"))
+    evaluate_model(problems, "tiny", tmp_path / "run", EvalOptions(style=style))
     resolved = RunFolder(tmp_path / "run").manifest()["resolved"]
     assert resolved["views"] == list(FIVE)
     assert {
         key: resolved[key] for key in ("samples", "temperature", "max_tokens", "seed", "style")
     } == {
-        "samples": 4, "temperature": 0.8, "max_tokens": 4096, "seed": 42, "style": "paper",
+        "samples": 4, "temperature": 0.8, "max_tokens": 4096, "seed": 42, "style": style,
     }  # fmt: skip
 
 

@@ -305,8 +305,8 @@ def original() -> Path:
     return Path(name) / "eval" / "mathverse"
 
 
-def test_prompts_are_the_originals_but_for_two_named_slips(original: Path, data: Path) -> None:
-    """Ours follow the specification: no "should", and `\\boxed{}` without a space in it."""
+def test_prompts_are_the_originals(original: Path, data: Path) -> None:
+    """`paper` for one of the two public originals, `paper-author` for the other."""
     tree = ast.parse((original / "inference.py").read_text())
     parts = [
         node
@@ -316,17 +316,15 @@ def test_prompts_are_the_originals_but_for_two_named_slips(original: Path, data:
     ]
     space: dict[str, Any] = {}
     exec(compile(ast.Module(parts, []), "inference.py", "exec"), space)
+    style = "paper-author" if "should" in space["build_prompt"]("") else "paper"
     for problem in read_problems("mathverse", data):
         for view in FIVE:
-            ours = evaluation_prompt(problem, view, "paper")
+            ours = evaluation_prompt(problem, view, style)
             chat = (
                 f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{ours.text}<|im_end|>\n"
                 f"<|im_start|>assistant\n{ours.prefill}"
             )
-            theirs = space["build_prompt"](problem.question_of(view))
-            assert chat == theirs.replace("You should FIRST", "You FIRST").replace(
-                "\\boxed{ }", "\\boxed{}"
-            )
+            assert chat == space["build_prompt"](problem.question_of(view))
 
 
 @pytest.mark.parametrize("of", ["full", "text", "vision"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +16,19 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import mathverse_data as made
 import pytest
 from asking import spec
+from mathverse_rows import with_images
 
 from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
 from modgap.core.recipe import Settings
 from modgap.core.record import RunFolder
+from modgap.core.view import VERSION_VIEWS
 from modgap.datasets.synthetic import write_dataset
-from modgap.workflows.study import run_study
+from modgap.workflows.study import also_sets, run_study
 from modgap.workflows.train import resolve_recipe, resolve_recipes
 
 # At this temperature most groups are mixed, so that two are soon found.
@@ -205,3 +209,79 @@ def test_kill_9_in_any_phase_and_the_same_command_finishes(
         assert exactly_once(out / run / "eval", 2, TEST)
     weights = "kl/stage2/checkpoints/step_1/model.safetensors"
     assert (out / weights).read_bytes() == (study / weights).read_bytes()
+
+
+# ---- other sets ----------------------------------------------------------------------------------
+
+
+def test_a_finished_study_is_measured_on_another_set_and_shown_side_by_side(
+    study: Path, data: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "study"
+    shutil.copytree(study, place, symlinks=True)
+    other = made.write_parquet(tmp_path / "mathverse.parquet", with_images(made.rows(1)))
+    reference = tmp_path / "reference"
+    main(["eval", "--data", str(data), "--benchmark", "synthetic", "--model", "tiny", "--out",
+          str(reference), "--samples", "1", "--max-tokens", "16"])  # fmt: skip
+    asked = spec(
+        data, "tiny", ("kl", "full-text"), place, benchmark="synthetic", settings=SETTINGS,
+        options=OPTIONS, also=(f"mathverse={other}",), reference=(reference,),
+    )  # fmt: skip
+    before = (place / "kl" / "eval" / "responses.jsonl").read_bytes()
+    numbers = run_study(asked)
+    assert (place / "kl" / "eval" / "responses.jsonl").read_bytes() == before
+    assert numbers.sets == {
+        "base": {"main": "base", "mathverse": "base on mathverse"},
+        "kl": {"main": "kl", "mathverse": "kl on mathverse"},
+        "full-text": {"main": "full-text", "mathverse": "full-text on mathverse"},
+        "tiny": {"main": "reference"},
+    }
+    on = RunFolder(place / "kl" / "eval-on-mathverse").manifest()
+    assert on["resolved"]["views"] == list(VERSION_VIEWS)
+    assert {row.view for row in RunFolder(place / "kl" / "eval-on-mathverse").responses()} == set(
+        VERSION_VIEWS
+    )
+    # A change on the other set is against the base model on the other set.
+    assert {"kl", "kl on mathverse"} <= set(numbers.changes)
+    assert "base on mathverse" not in numbers.changes
+    assert not any("different data" in words for words in numbers.warnings)
+
+
+@pytest.mark.parametrize(
+    ("also", "words"),
+    [
+        ("mathverse", "--also mathverse: give NAME=PATH"),
+        ("=x", "--also =x: give NAME=PATH"),
+        ("mathvers=x", "Did you mean 'mathverse'"),
+        ("synthetic=/nowhere", "/nowhere"),
+    ],
+)
+def test_a_set_that_cannot_be_measured_is_refused_before_anything_runs(
+    data: Path, tmp_path: Path, also: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        run_study(spec(data, "tiny", ("kl",), tmp_path / "s", benchmark="synthetic", also=(also,)))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_benchmark_is_measured_once(data: Path, tmp_path: Path) -> None:
+    twice = (f"synthetic={data}", f"synthetic={tmp_path}")
+    with pytest.raises(UserError, match="--also synthetic is given twice"):
+        also_sets(spec(data, "tiny", ("kl",), tmp_path / "s", also=twice))
+
+
+def test_a_reference_that_is_no_run_is_refused_before_anything_runs(
+    data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    asked = spec(
+        data,
+        "tiny",
+        ("kl",),
+        tmp_path / "s",
+        benchmark="synthetic",
+        reference=(tmp_path / "empty",),
+    )
+    with pytest.raises(UserError, match="is not a run"):
+        run_study(asked)
+    assert not (tmp_path / "s").exists()

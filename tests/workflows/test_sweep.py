@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import pytest
 from asking import spec
+from mathverse_data import rows, write_parquet
+from mathverse_rows import with_images
 
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions, parse_seeds
@@ -258,6 +260,28 @@ def test_the_base_model_is_measured_once_for_all_seeds(
     )
     ran.clear()  # nothing was measured, and the next command leaves out the study that was to do it
     assert "seed2/base/eval" in commands_of(data, ran, monkeypatch, EvalOptions(), seeds=(2, 1))
+
+
+def test_every_model_is_measured_on_the_other_sets_too(
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_parquet(data.parent / "mathverse.parquet", with_images(rows(1)))
+    options = EvalOptions(views="full-text", samples=2)
+    also = (f"mathverse={other}",)
+    found = commands_of(data, ran, monkeypatch, options, also=also, seeds=(0, 1), limit=1)
+    on = {name: one.arguments for name, one in found.items() if "mathverse" in name}
+    assert set(on) == {f"seed{n}/kl/eval-on-mathverse" for n in (0, 1)} | {
+        "seed0/base/eval-on-mathverse"
+    }
+    for words in on.values():
+        assert words[words.index("--data") + 1] == str(other)
+        assert words[words.index("--benchmark") + 1] == "mathverse"
+        assert (
+            words[words.index("--limit") + 1] == "1" and words[words.index("--samples") + 1] == "2"
+        )
+        assert "--views" not in words, "the views are those of the set"
+    model = on["seed1/kl/eval-on-mathverse"]
+    assert model[model.index("--model") + 1].endswith("seed1/kl/stage2")
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is(

@@ -8,7 +8,7 @@ to rounding.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -71,12 +71,30 @@ def print_original(figures: Mapping[str, OriginalFigures]) -> None:
     """Print them in the original's own words, digits and order, one block for each view."""
     for view, row in figures.items():
         show(f"\n=== {view}, as the original's eval.py prints it ===")
-        if not row.total:
-            show("No data.")
-            continue
-        show(f"Accuracy: {row.accuracy:.4f}")
-        show(f"Total   : {row.total}")
-        show(f"Correct : {row.correct}")
-        show(f"None    : {row.none}")
-        show(f"avg len: {row.average_length}")
-        show(f"Pass@1  : {row.pass_at_1:.4f}")
+        show("\n".join(original_lines(row)[1:]).rstrip())
+
+
+def original_lines(row: OriginalFigures) -> list[str]:
+    """The figures of a folder in the original's own words, digits and order, its blank line too."""
+    if not row.total:
+        return ["=== Overall ===", "No data.", ""]
+    return [
+        "=== Overall ===",
+        f"Accuracy: {row.accuracy:.4f}",
+        f"Total   : {row.total}",
+        f"Correct : {row.correct}",
+        f"None    : {row.none}",
+        f"avg len: {row.average_length}",
+        f"Pass@1  : {row.pass_at_1:.4f}",
+        "",
+    ]
+
+
+def scan_text(summaries: Mapping[str, Sequence[str]]) -> str:
+    """What the original's `eval.py --scan-all-results --scan-output FILE` writes of folders.
+
+    Args:
+        summaries: Folder -> the lines of its figures, see `original_lines`.
+    """
+    blocks = ["\n".join([f"Directory: {name}", *summaries[name], ""]) for name in sorted(summaries)]
+    return "\n".join(blocks)

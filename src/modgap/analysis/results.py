@@ -612,6 +612,10 @@ class ReportSummary(Result):
         warnings: What a reader must know before the numbers.
         headline: The answer in words.
         paper: The paper's tables, where the report was asked for them.
+        differs: Name -> what the run differs in from the first one of its benchmark: data, wording,
+            sampling, grading; `None` where all can be compared.
+        sets: Model or recipe -> set -> name of the run on it, where a study measured on several
+            sets; `None` elsewhere.
     """
 
     runs: dict[str, Summary]
@@ -623,3 +627,5 @@ class ReportSummary(Result):
     warnings: list[str]
     headline: Headline
     paper: list[PaperTable] | None = Field(default=None, exclude_if=_absent)
+    differs: dict[str, list[str]] | None = Field(default=None, exclude_if=_absent)
+    sets: dict[str, dict[str, str]] | None = Field(default=None, exclude_if=_absent)

@@ -20,18 +20,20 @@ from modgap.core.errors import UsageError, UserError
 from modgap.core.installation import require_training
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
+from modgap.core.prompt import Style
 from modgap.core.secrets import safe_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from modgap.datasets.faults import Report
+    from modgap.original.importing import Imported
     from modgap.workflows.power import Plan
 
 data_app = App(
     name="data", help="Make, check and prepare problems.", help_format="markdown", group=DATA
 )
 model_app = App(name="model", help="Make the testbed model.", help_format="markdown", group=TRAIN)
-
-StyleName = Literal["paper", "aligned"]
 
 
 @data_app.command
@@ -107,7 +109,7 @@ def prepare(
     *,
     out: Path,
     variant: Literal["full-text", "no-text", "contrastive"],
-    style: StyleName = "aligned",
+    style: Style = "aligned",
     allow_outside: AllowOutside = False,
     force: bool = False,
 ) -> None:
@@ -149,6 +151,7 @@ def import_answers(
     gt: Path | None = None,
     view: str | None = None,
     results_root: Path | None = None,
+    scan_output: Path | None = None,
     source: Annotated[Literal["original", "inspect"], Parameter(name="--from")] = "original",
     allow_outside: AllowOutside = False,
 ) -> None:
@@ -174,6 +177,8 @@ def import_answers(
         view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any
             other image-only.
         results_root: Also every folder below this one that holds answers.
+        scan_output: Also write the original's figures of every folder to this text file, as its
+            eval.py --scan-output does.
         source: Which program collected the answers: `original` or `inspect`.
         allow_outside: Links in these folders may lead out of them. Of a log: keep the places of the
             diagrams that it names, which a report then embeds.
@@ -181,15 +186,14 @@ def import_answers(
     from modgap.core.progress import progress_bars
 
     if source == "inspect":
-        if gt is not None or view is not None or results_root is not None:
+        if any(option is not None for option in (gt, view, results_root, scan_output)):
             raise UsageError(
-                "--gt, --view and --results-root are for the original's answers: a log of inspect"
-                " has its problems and views itself."
+                "--gt, --view, --results-root and --scan-output are for the original's answers: a"
+                " log of inspect has its problems and views itself."
             )
         return _import_log(folders, out, allow_outside=allow_outside)
     from modgap.original.import_mathverse import import_generations
     from modgap.original.import_pgps9k import import_answers as import_folders
-    from modgap.original.importing import print_imported
     from modgap.original.mathverse import generation_files
 
     if files := generation_files(folders, results_root, allow_outside=allow_outside):
@@ -201,8 +205,7 @@ def import_answers(
             runs = import_generations(
                 files, out, gt=gt, given=given(), progress=bars, allow_outside=allow_outside
             )
-        for run in runs:
-            print_imported(run)
+        _print_all(runs, scan_output, results_root)
         return
     if gt is None:
         raise UserError("--gt is missing: answer folders need the data set's test.json.")
@@ -211,8 +214,17 @@ def import_answers(
             folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars,
             allow_outside=allow_outside,
         )  # fmt: skip
+    _print_all(runs, scan_output, results_root)
+
+
+def _print_all(runs: Sequence[Imported], scan_output: Path | None, root: Path | None) -> None:
+    from modgap.original.importing import print_imported, write_scan
+
     for run in runs:
         print_imported(run)
+    if scan_output is not None:
+        write_scan(runs, scan_output, root)
+        show(f"the original's figures: {scan_output}")
 
 
 def power(

@@ -24,7 +24,7 @@ from cyclopts import App, Parameter
 from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
 from modgap.cli.groups import DATA, MEASURE, RESULTS, SETUP, TRAIN
-from modgap.cli.runs import grade, ls, report, results_app
+from modgap.cli.runs import export, grade, ls, report, results_app
 from modgap.cli.start import init
 from modgap.cli.usage import usage_line
 from modgap.core import registry
@@ -62,7 +62,7 @@ for part in (data_app, model_app, results_app):
 app.command(import_answers, name="import", group=DATA)
 for group, commands in {
     MEASURE: (power, grade),
-    RESULTS: (report, ls),
+    RESULTS: (report, ls, export),
     SETUP: (init,),
 }.items():
     for command in commands:
@@ -328,6 +328,7 @@ def evaluate(
     problem_versions: str | None = None,
     limit: int | None = None,
     prices: str | None = None,
+    dry_run: bool = False,
     options: EvalOptions | None = None,
 ) -> int | None:
     """Ask a model every test problem in several views, grade the answers and print the gap.
@@ -355,6 +356,8 @@ def evaluate(
         limit: Only this number of problems, from the first.
         prices: What a million tokens of prompts and of responses cost, e.g. 0.15,0.60, to print
             the run's cost.
+        dry_run: With --models: check the list, the options and the data, and print the jobs
+            without running them.
         options: How to evaluate.
     """
     from modgap.core.progress import progress_bars
@@ -371,6 +374,8 @@ def evaluate(
     options.check()
     if (model is None) == (models is None):
         raise UsageError("give one of --model and --models (a file with one a line).")
+    if dry_run and models is None:
+        raise UsageError("--dry-run prints the jobs of --models FILE: give that list.")
     if prices is not None and (models is not None or checkpoints is not None):
         raise UsageError("--prices are those of one model: give it with --model.")
     if checkpoints is not None and model is None:
@@ -385,16 +390,18 @@ def evaluate(
             benchmark, data, limit=limit, allow_outside=options.allow_outside
         )
         if several:
-            workflow.warn_about_images(
-                problems, parse_views(options.views or workflow.default_views(problems))
-            )
+            views = parse_views(options.views or workflow.default_views(problems))
+            workflow.check_views(problems, views)
+            workflow.warn_about_images(problems, views)
             problems.clear()  # reading them was the check; each model's process reads them again
     if checkpoints is not None and model is not None:
         return evaluate_checkpoints(
             model, checkpoints, data, out, options, benchmark=benchmark, limit=limit
         )
     if models is not None:
-        return evaluate_models(models, data, out, options, benchmark=benchmark, limit=limit)
+        return evaluate_models(
+            models, data, out, options, benchmark=benchmark, limit=limit, dry_run=dry_run
+        )
     assert model is not None
     asked = given(data=str(data), benchmark=benchmark, limit=limit)
     with progress_bars() as bars:

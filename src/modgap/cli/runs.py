@@ -1,4 +1,4 @@
-"""The commands around results: `grade`, `report`, `ls`, `results`.
+"""The commands around results: `grade`, `export`, `report`, `ls`, `results`.
 
 Parses first, imports late.
 """
@@ -61,6 +61,24 @@ def grade(run: Path, *, mode: Mode = "strict", options: JudgeOptions | None = No
         print_original(summary.original)
     if summary.mathverse and summary.mathverse.original:
         print_mathverse(summary.mathverse.original)
+
+
+def export(*runs: Path, out: Path, name: str | None = None) -> None:
+    """Write runs as the original repository's files, so that its own scripts can be run on them.
+
+    PGPS9K: folders of qprob_N_attemptJ.txt for eval.py. MathVerse: *_generations.jsonl for
+    eval-qwen.py and, of a run that is graded in mode paper, the scored file for eval-results.py.
+    With them `summary.txt`, which has the figures that these scripts print, and of PGPS9K
+    `gold.json` for --gt-file.
+
+    Args:
+        runs: Run folders, or studies, whose evaluations are all taken.
+        out: Folder for the files.
+        name: What the model is called in the files' names; if not given, the run's own name.
+    """
+    from modgap.original.export import export_runs, print_exported
+
+    print_exported(export_runs(runs, out, name), out)
 
 
 def report(

@@ -60,8 +60,9 @@ class EvalOptions:
             is greedy; `model` takes the model's own, or with a server the server's default.
         max_tokens: Longest response; the model's own (paper style: 4096) if not given.
         seed: Each sample's seed is derived from it; 42 if not given.
-        style: `paper` words prompts as the original did and takes its pixel limits; `aligned` if
-            not given.
+        style: `paper` words prompts as the original did and takes its pixel limits;
+            `paper-author` as the first author's own repository did, which differs in a word;
+            `aligned` if not given.
         engine: What answers: `hf` and `vllm` load the model here, `openai` asks an
             OpenAI-compatible server for it. One of your own is module:object or
             path/to/file.py:object.
@@ -182,7 +183,8 @@ class TrainOptions:
     Attributes:
         engine: What trains: `local` in one process, `verl` on many GPUs (in an environment of its
             own).
-        style: Wording of the prompts; the preset's, else `aligned`, if not given.
+        style: Wording of the prompts; the preset's, else `aligned`, if not given. `paper` and
+            `paper-author` train with the same words.
         preset: `paper-7b` or `paper-3b`: everything that the original's scripts and checkpoints
             say for this model size; --set and other options override it.
         start_from: Train from a checkpoint of a training run, RUN:stage1:step_120, `last` or `best`
@@ -254,6 +256,10 @@ class StudySpec:
         limit: Only this number of test problems, from the first.
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
         jobs: Trainings and evaluations at a time, which share the visible accelerators.
+        also: Another data set to measure the base model and every recipe on, NAME=PATH with a
+            --benchmark as NAME, e.g. mathverse=MathVerse; in its own default views; repeatable.
+        reference: A run folder, such as that of another model, to show in the report beside the
+            study's own; repeatable.
         log: Where steps go beside train_log.jsonl: `wandb` (Weights & Biases), `tensorboard` (which
             is written wherever it is installed).
         options: How to evaluate.
@@ -271,6 +277,8 @@ class StudySpec:
     limit: int | None = None
     seeds: Annotated[tuple[int, ...] | None, Parameter(parse=False)] = None
     jobs: int = 1
+    also: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = ()
+    reference: Annotated[tuple[Path, ...], Parameter(negative=(), consume_multiple=True)] = ()
     log: Log = ()
     options: EvalOptions = field(default_factory=EvalOptions)
 

@@ -1,11 +1,15 @@
 r"""The only place with words that are sent to a model.
 
-Two styles:
+Three styles:
 
 * `paper` reproduces the original's strings exactly: `geo9k.py` and `geo9k-contrastive.py` for
   training, the two inference scripts for evaluation, with their mistakes (no separator before the
   instruction in evaluation, `, .` where a problem has no semantic clause, the points of a long line
-  said to lie on the line of the last two).
+  said to lie on the line of the last two). It is the repository whose address the paper gives,
+  UCSB-NLP-Chang/Bridging-Modality-Gap.
+* `paper-author` is the same from the first author's own repository,
+  yaoguany/Bridging-Modality-Gap: evaluation says "You should FIRST" as training does, and
+  MathVerse's box is `\boxed{ }.`. The words of training are equal in both repositories.
 * `aligned`, the default, uses one wording in training and in evaluation, and corrects those
   mistakes.
 
@@ -16,15 +20,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from modgap.core import registry
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import Problem
 from modgap.core.view import VERSION_VIEWS, View, get_view
 
-Style = Literal["paper", "aligned"]
-STYLES: tuple[Style, ...] = ("paper", "aligned")
+Style = Literal["paper", "paper-author", "aligned"]
+STYLES: tuple[Style, ...] = get_args(Style)
 
 SYSTEM = "You are a helpful assistant."
 INSTRUCTION = (
@@ -32,14 +36,19 @@ INSTRUCTION = (
     " the final answer. The reasoning process MUST BE enclosed within <think> </think> tags. The"
     " final answer MUST BE put in \\boxed{}."
 )
-# Paper style, evaluation: appended with no separator; no "should", no final period.
-PAPER_EVALUATION_INSTRUCTION = INSTRUCTION.replace("You should FIRST", "You FIRST").removesuffix(
-    "."
+# Paper styles, evaluation: appended with no separator; no final period; in `paper` no "should".
+PAPER_AUTHOR_EVALUATION_INSTRUCTION = INSTRUCTION.removesuffix(".")
+PAPER_EVALUATION_INSTRUCTION = PAPER_AUTHOR_EVALUATION_INSTRUCTION.replace(
+    "You should FIRST", "You FIRST"
 )
-# MathVerse, paper style: after the question and a newline; no system turn; the assistant's turn
+# MathVerse, paper styles: after the question and a newline; no system turn; the assistant's turn
 # starts with a prefill.
 PAPER_MATHVERSE_INSTRUCTION = (
     "You FIRST think step-by-step inside <think></think>, then wrap the final answer in \\boxed{}."
+)
+PAPER_AUTHOR_MATHVERSE_INSTRUCTION = (
+    "You should FIRST think step-by-step inside <think></think>, then wrap the final answer in"
+    " \\boxed{ }."
 )
 PAPER_MATHVERSE_PREFILL = "<think>"
 TRANSCRIBE_INSTRUCTION = (
@@ -73,6 +82,11 @@ def check_style(style: str) -> Style:
     return style
 
 
+def of_paper(style: str) -> bool:
+    """Whether a style is one of the original's: `paper` or `paper-author`."""
+    return style in ("paper", "paper-author")
+
+
 def structural_condition(clause: str, style: Style = "aligned") -> str:
     r"""A structural clause in words.
 
@@ -94,7 +108,7 @@ def structural_condition(clause: str, style: Style = "aligned") -> str:
     points = tokens[1:]
     if len(points) == 3:
         return f"{points[1]} is on line {points[0]}{points[2]}"
-    if style == "paper":
+    if of_paper(style):
         return f"{', '.join(points[:-2])} are on line {points[-2]}{points[-1]}"
     return f"{', '.join(points[1:-1])} are on line {points[0]}{points[-1]}"
 
@@ -132,7 +146,7 @@ def training_question(
     Args:
         problem: The problem.
         view: What it shows; only whether its conditions are written matters.
-        style: `paper` or `aligned`.
+        style: `paper`, `paper-author` or `aligned`.
         contrastive: Paper style has two scripts that differ on a problem without any condition:
             `geo9k.py` writes `In this problem, .`, `geo9k-contrastive.py` asks about the image.
     """
@@ -161,7 +175,7 @@ def contrastive_question(problem: Problem, style: Style = "aligned") -> str:
     Aligned style asks the image-only question as evaluation words it, so that what is trained is
     what is measured.
     """
-    if style == "paper" and not problem.own_words:
+    if of_paper(style) and not problem.own_words:
         return f"Based on these conditions in the image, answer the question: {problem.question}"
     return training_question(problem, "image-only", style)
 
@@ -186,8 +200,8 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
     """The prompt of an evaluation; in aligned style exactly the words of training."""
     view = get_view(view) if isinstance(view, str) else view
     has_image = view.picture != "none"
-    if style == "paper" and (own := registry.data_set_of([problem.grader]).paper_prompt):
-        return registry.load(own)(problem, view)
+    if of_paper(style) and (own := registry.data_set_of([problem.grader]).paper_prompt):
+        return registry.load(own)(problem, view, style)
     if view.transcribe:
         return Prompt(
             f"{training_question(problem, view, style)}\n{TRANSCRIBE_INSTRUCTION}",
@@ -202,16 +216,26 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
         text = _with_conditions(structural + ", ".join(problem.semantic), problem.question)
     else:
         text = f"Based on these conditions, answer the question: {problem.question}"
-    return Prompt(text + PAPER_EVALUATION_INSTRUCTION, has_image=has_image)
+    instruction = (
+        PAPER_AUTHOR_EVALUATION_INSTRUCTION
+        if style == "paper-author"
+        else PAPER_EVALUATION_INSTRUCTION
+    )
+    return Prompt(text + instruction, has_image=has_image)
 
 
-def paper_mathverse(problem: Problem, view: View) -> Prompt:
+def paper_mathverse(problem: Problem, view: View, style: Style) -> Prompt:
     """MathVerse as the original asks it: `question_for_eval` in every version.
 
     Vision Only has the whole text, too.
     """
     _own_words(problem, view)  # refuses a view that the problem does not have
-    text = f"{problem.question_of(view.name)}\n{PAPER_MATHVERSE_INSTRUCTION}"
+    instruction = (
+        PAPER_AUTHOR_MATHVERSE_INSTRUCTION
+        if style == "paper-author"
+        else PAPER_MATHVERSE_INSTRUCTION
+    )
+    text = f"{problem.question_of(view.name)}\n{instruction}"
     return Prompt(
         text, system=None, prefill=PAPER_MATHVERSE_PREFILL, has_image=view.picture != "none"
     )
@@ -282,12 +306,12 @@ def judge_prompt(question: str, gold: str, answer: str, style: Style = "aligned"
     Args:
         question: The question with its choices; of MathVerse `question_for_eval`.
         gold: The gold answer.
-        answer: The model's answer. Paper style shows its last 10 characters as they are, aligned
-            style the first 400 on one line and without the markers of a turn or of the next shot,
-            so that an answer cannot impersonate the judge.
-        style: `paper` or `aligned`.
+        answer: The model's answer. The paper styles show its last 10 characters as they are,
+            aligned style the first 400 on one line and without the markers of a turn or of the next
+            shot, so that an answer cannot impersonate the judge.
+        style: `paper`, `paper-author` or `aligned`.
     """
-    if style == "paper":
+    if of_paper(style):
         shown = answer[-10:]
     else:
         shown = _defused(" ".join(answer.split())[:JUDGE_CHARS])[:JUDGE_CHARS]

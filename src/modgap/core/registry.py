@@ -43,8 +43,8 @@ class DatasetEntry(Entry):
         grader: The name of the grader of its problems (`grading.graders`), by which `data_set_of`
             finds the entry; empty for the grader of numbers.
         views: The views that are asked unless others are named.
-        paper_prompt: `module:function` of the prompts of paper style: (problem, view) -> `Prompt`;
-            empty where `core.prompt` has the rules.
+        paper_prompt: `module:function` of the prompts of paper style: (problem, view, style) ->
+            `Prompt`; empty where `core.prompt` has the rules.
         paper_temperature: Temperature of the paper's evaluation; `None` for that of every
             evaluation.
         paper_figures: `module:function` of the original's own figures, for a run that is graded in

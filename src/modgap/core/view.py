@@ -162,3 +162,10 @@ def parse_versions(names: str) -> tuple[str, ...]:
             f"no problem version given: choose from text, vision, {', '.join(VERSIONS.values())}."
         )
     return tuple(dict.fromkeys(found))
+
+
+def versions_named(views: Iterable[str]) -> str:
+    """What the original calls a set of MathVerse's views: `text`, `vision`, else `full`."""
+    asked = set(views)
+    sides = ("text", "vision")
+    return next((side for side in sides if set(parse_versions(side)) == asked), "full")

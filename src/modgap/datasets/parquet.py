@@ -71,7 +71,7 @@ class PrepareSummary:
     Attributes:
         out: The folder.
         variant: One of `VARIANTS`.
-        style: `paper` or `aligned`.
+        style: `paper`, `paper-author` (the same words) or `aligned`.
         rows: Split to the rows of its file.
         size: Split to the bytes of its file.
     """
@@ -111,7 +111,7 @@ def prepare(
         out: Folder for the files; created if it does not exist.
         variant: `full-text`, `no-text` (conditions in the image only) or `contrastive` (both, for
             the contrastive KL).
-        style: `paper` or `aligned`.
+        style: `paper`, `paper-author` (the same words) or `aligned`.
         splits: Which splits.
         progress: Called with the number of written rows of all splits.
         warn: Called with each line on unusual images, before anything is written.
@@ -249,7 +249,7 @@ def write_parquet(
         problems: What to write, each with a diagram.
         path: The file.
         variant: One of `VARIANTS`.
-        style: `paper` or `aligned`.
+        style: `paper`, `paper-author` (the same words) or `aligned`.
         root: Folder that `images[].path` is relative to; without it that is the file's name.
         unusual: The images that may need a conversion, if the caller knows them; else each one is
             inspected.

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from modgap.core.engine import Completion, Engine, Request, Sampling, Start, sample_seed
 from modgap.core.progress import show
+from modgap.core.prompt import of_paper
 from modgap.models.folder import image_processor, paper_pixels, pixel_limits
 from modgap.models.memory import BatchSize, OutOfMemory
 
@@ -99,7 +100,7 @@ class HfEngine:
         if options.device is not None and options.replicas == 1 and options.ray_address is None:
             check_device(options.device)
         check_model(folder)
-        pixels = paper_pixels(folder) if options.style == "paper" else None
+        pixels = paper_pixels(folder) if of_paper(options.wording) else None
         make = functools.partial(load_engine, folder, pixels, options.device, options.batch_size)
         known = pixels or pixel_limits(image_processor(folder))
         return Start(make, folder, {"model_fingerprint": model_fingerprint(folder)}, known)

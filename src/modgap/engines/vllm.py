@@ -40,6 +40,7 @@ from modgap.core.errors import UserError
 from modgap.core.images import to_rgb
 from modgap.core.installation import require
 from modgap.core.progress import say, show
+from modgap.core.prompt import of_paper
 from modgap.core.thinking import opened_by
 from modgap.engines.chat import refuses_system, system_words
 from modgap.engines.vllm_start import FULL_PRECISION, Running, parse_engine_args, telling_args
@@ -175,7 +176,7 @@ class VllmEngine:
         require("vllm", "give --engine hf")
         folder, args = resolve(model), telling_args(options.engine_args)
         check_for_vllm(folder, args)
-        pixels = paper_pixels(folder) if options.style == "paper" else None
+        pixels = paper_pixels(folder) if of_paper(options.wording) else None
         identity: dict[str, Any] = {"model_fingerprint": model_fingerprint(folder)}
         if args:  # omitted when empty: older manifests lack this key and must still resume
             identity["engine_args"] = args

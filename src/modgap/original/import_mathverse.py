@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from modgap.analysis.original_mathverse import print_mathverse
+from modgap.analysis.original_mathverse import mathverse_lines, print_mathverse
 from modgap.analysis.results import Summary
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem, Shown, split_grader
@@ -194,6 +194,11 @@ class GenerationSource(Source):
             return strict
         breakdown = strict.mathverse.model_copy(update={"original": paper.mathverse.original})
         return strict.model_copy(update={"mathverse": breakdown})
+
+    def figures(self, summary: Summary) -> dict[Path, list[str]]:
+        """The figures of all files of the model together, under the first one's name."""
+        figures = summary.mathverse.original if summary.mathverse else None
+        return {self._files[0].path: mathverse_lines(figures)} if figures else {}
 
     def print_original(self, summary: Summary) -> None:
         """Print them as `eval-results.py` does."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from modgap.analysis.original import print_original
+from modgap.analysis.original import original_lines, print_original
 from modgap.analysis.results import Summary
 from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import Root, read_bytes
@@ -182,6 +182,15 @@ class AnswerSource(Source):
     def with_original(self, strict: Summary, paper: Summary) -> Summary:
         """The summary itself has the original's figures, for each view."""
         return strict.model_copy(update={"original": paper.original})
+
+    def figures(self, summary: Summary) -> dict[Path, list[str]]:
+        """A block of figures for each folder."""
+        figures = summary.original or {}
+        return {
+            answers.folder.path: original_lines(figures[answers.folder.view])
+            for answers in self._read
+            if answers.folder.view in figures
+        }
 
     def print_original(self, summary: Summary) -> None:
         """Print them as `eval.py` does."""

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modgap.analysis.original import scan_text
 from modgap.analysis.results import IMPORT_NOTE, Summary
 from modgap.core.problem import Problem
 from modgap.core.progress import show
 from modgap.core.prompt import evaluation_prompt
-from modgap.core.record import Response, RunFolder, holding_place, write_json
+from modgap.core.record import Response, RunFolder, holding_place, write_json, write_text
 from modgap.workflows.evaluate import fingerprint, problem_row
 from modgap.workflows.grade import Progress, grade_held
 
@@ -65,6 +66,10 @@ class Source(ABC):
     @abstractmethod
     def print_original(self, summary: Summary) -> None:
         """Print the original's figures in a summary as its script does."""
+
+    @abstractmethod
+    def figures(self, summary: Summary) -> dict[Path, list[str]]:
+        """Folder or file of answers -> the lines that the original's script prints of it."""
 
     def remarks(self) -> list[str]:
         """What is printed before the numbers, beside the places; known once `note` was called."""
@@ -180,6 +185,23 @@ def response(problem: Problem, view: str, sample: int, text: str) -> Response:
 def some_of(names: Sequence[str]) -> str:
     """The first of many names, for a warning."""
     return ", ".join(names[:NAMED]) + (f" ... (all in {IMPORT_NOTE})" if len(names) > NAMED else "")
+
+
+def write_scan(runs: Iterable[Imported], path: Path, root: Path | None = None) -> None:
+    """Write the original's figures of every folder, as its `eval.py --scan-output` does.
+
+    Args:
+        runs: What was imported.
+        path: The file.
+        root: Folders are named from here; by default by their last part.
+    """
+    figures: dict[str, list[str]] = {}
+    for run in runs:
+        for place, lines in run.source.figures(run.strict).items():
+            below = root is not None and place.absolute().is_relative_to(root.absolute())
+            name = place.absolute().relative_to(root.absolute()) if root and below else place.name
+            figures[str(name)] = lines
+    write_text(path, scan_text(figures))
 
 
 def print_imported(run: Imported) -> None:

@@ -32,6 +32,8 @@ TEXTS = ("prompt", "response")
 """Fields of a rollout that are shown in full."""
 NOT_SHOWN = ("seed",)
 """Fields of a rollout that are not shown."""
+_ALSO = "eval-on-"
+"""What the folders of `study --also` begin with."""
 MOST_NAMED = 6
 """The most folders that a note names."""
 
@@ -104,6 +106,7 @@ class EvalRun:
         responses: The last response of each sample, in the file's order.
         grades: The grade of each sample.
         base: The model that the study of this run started from; empty for a run outside a study.
+        also: The other set that the study measured on (`study --also`); empty for its own.
     """
 
     name: str
@@ -113,6 +116,7 @@ class EvalRun:
     responses: list[Response]
     grades: dict[Key, GradeRow]
     base: str = ""
+    also: str = ""
 
     @property
     def model(self) -> str:
@@ -264,14 +268,18 @@ def _is_stage(path: Path) -> bool:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The evaluation and the stages directly below a recipe's folder, in order."""
+    """The stages and the evaluations directly below a recipe's folder, in order.
+
+    `eval` is the study's own, `eval-on-NAME` of another set (`study --also NAME=PATH`).
+    """
     if not path.is_dir():
         return []
     stages = [
         part for part in path.iterdir() if re.fullmatch(r"stage\d+", part.name) and _is_stage(part)
     ]
     stages.sort(key=lambda part: int(part.name.removeprefix("stage")))
-    return stages + ([path / "eval"] if _is_eval(path / "eval") else [])
+    others = sorted(part for part in path.glob(f"{_ALSO}*") if _is_eval(part))
+    return stages + [part for part in [path / "eval", *others] if _is_eval(part)]
 
 
 def _runs_below(path: Path, depth: int = 3) -> Iterator[Path]:
@@ -306,7 +314,9 @@ def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> Non
         if _is_stage(part):
             found.stages.append(read_stage(part, name))
         if _is_eval(part):
-            run = replace(read_eval(part, name), base=base)
+            also = _also(part)
+            run = replace(read_eval(part, f"{name} on {also}" if also else name), base=base)
+            run = replace(run, also=also)
             found.evals.append(run)
             if not run.manifest.whole:
                 found.notes.append(
@@ -348,7 +358,18 @@ def _begun(part: Path) -> str:
 
 def _folder_name(path: Path) -> str:
     path = Path(os.path.abspath(path))
-    return path.parent.name if path.name == "eval" and path.parent.name else path.name
+    return path.parent.name if _named_by_parent(path) else path.name
+
+
+def _named_by_parent(path: Path) -> bool:
+    """Whether a folder is a part of a recipe's, which has the name."""
+    return bool(path.parent.name) and (path.name == "eval" or bool(_also(path)))
+
+
+def _also(path: Path) -> str:
+    """The other set that an evaluation of a study is of; empty for the study's own."""
+    beside = path.name.startswith(_ALSO) and _is_eval(path.with_name("eval"))
+    return path.name.removeprefix(_ALSO) if beside else ""
 
 
 def _tell_apart(found: Collection) -> None:

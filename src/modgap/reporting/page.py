@@ -40,6 +40,13 @@ from modgap.core.version import __version__
 from modgap.reporting import panels
 from modgap.reporting import tables as t
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect
+from modgap.reporting.comparable import (
+    by_benchmark,
+    by_set,
+    differences,
+    side_by_side,
+    style_words,
+)
 from modgap.reporting.curves import averaged, logged, measured, rollouts
 from modgap.reporting.curves import training as training_panels
 from modgap.reporting.figures import inlined, write_figures
@@ -120,7 +127,7 @@ def build_report(
     numbers, page = render(found, images, template, allow_outside=allow_outside)
     write_text(out, page)
     if template == "paper":
-        write_text(out.with_suffix(".md"), as_utf8(t.as_markdown(paper_tables(numbers))))
+        write_text(out.with_suffix(".md"), as_utf8(_paper_page(numbers)))
     if figures:
         folder = out.with_name(f"{out.stem}_figures")
         write_figures(numbers, folder)
@@ -128,6 +135,14 @@ def build_report(
         if found.sweeps:
             write_seeds(numbers, found.sweeps, folder, shlex.join(map(str, paths)))
     return numbers
+
+
+def _paper_page(numbers: ReportSummary) -> str:
+    """The paper's tables in Markdown, and what a reader must know before the numbers."""
+    notes = [f"- {t.one_cell(warning)}" for warning in numbers.warnings]
+    return "\n".join(
+        [t.as_markdown(paper_tables(numbers)), *(["Notes:\n"] if notes else []), *notes]
+    )
 
 
 def _check_out(out: Path, figures: bool, template: str, force: bool) -> None:
@@ -165,7 +180,10 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
     for run, score in zip(found.evals, scores, strict=True):
         summary = summarise_run(score, mode_of(run.grades.values()))
         runs[run.name] = summary.model_copy(update={"judge": judged(run)})
-    changed = changes(dict(zip(runs, scores, strict=True)))
+    of_run = dict(zip(runs, scores, strict=True))
+    changed: dict[str, GapChange] = {}
+    for alike in by_set(found.evals):
+        changed |= changes({run.name: of_run[run.name] for run in alike})
     training = logged(found.stages)
     for name, stages in measured(found.evals, runs).items():
         training.setdefault(f"{name} (measured)" if name in training else name, stages)
@@ -178,6 +196,8 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         models={run.name: run.model for run in found.evals},
         sampling={run.name: sampling_of(run.manifest.whole) for run in found.evals},
         seeds=seeds,
+        differs=differences(found.evals, runs),
+        sets=side_by_side(found.evals),
         warnings=_warnings(found, runs, changed, training),
         headline=headline(runs, changed, seeds, found),
     )
@@ -195,7 +215,11 @@ def _warnings(
     words = list(found.notes)
     for sweep in found.sweeps:
         words += sweep.notes
-    words += [*data_words(found.evals), *unequal_words(found.evals)]
+    for alike in by_set(found.evals):
+        words += data_words(alike)
+    words += style_words(found.evals)
+    for runs_alike in by_benchmark(found.evals):
+        words += unequal_words(runs_alike)
     for run in found.evals:
         words += greedy_words(run.manifest.whole, run.name if several else "")
     words += graded_words(runs)
@@ -207,8 +231,10 @@ def _warnings(
         words += reply_words(run.responses, run.grades.values(), run.name if several else "")
     # The base model is evaluated once in each study: these repetitions are not changes.
     again = {run.name for sweep in found.sweeps for run in sweep.untrained}
-    of_others = {name: change for name, change in changed.items() if name not in again}
-    return words + change_words(of_others, next(iter(runs), ""))
+    for alike in by_set(found.evals):
+        names = [run.name for run in alike if run.name in changed and run.name not in again]
+        words += change_words({name: changed[name] for name in names}, alike[0].name)
+    return words
 
 
 @functools.cache
@@ -299,8 +325,9 @@ def _tables(
     runs = numbers.runs
     sections: dict[str, list[t.Table | None]] = {
         "accuracy": [
+            t.sets_table(numbers),
             t.accuracy_table(runs),
-            t.gap_table(runs, numbers.changes),
+            t.gap_table(runs, numbers.changes, several=bool(numbers.sets)),
             t.passes_table(runs),
             *mathverse_tables(runs),
             *judge_tables(runs),
@@ -483,7 +510,7 @@ def write_tables(numbers: ReportSummary, folder: Path) -> list[Path]:
         several = f"-{number}" if len(numbers.seeds) > 1 else ""
         named |= {f"{name}{several}": table for name, table in seed_tables(part).items()}
     named |= {
-        f"mathverse-{number}": table
+        f"mathverse-{number}": table.noted(numbers.differs or {})
         for number, table in enumerate(mathverse_tables(numbers.runs), start=1)
     }
     if numbers.paper is not None:

@@ -3,19 +3,21 @@
 Accuracy of each view and the gap, by model size and recipe.
 
 There is a row for each recipe of the paper; a cell that no run of this report fills is an em dash.
-The recipe and the size of a run are taken from its name and from the model's name, never from its
-numbers.
+The recipe and the size of a run are taken from its name and from the model's name (`run_names`),
+never from its numbers. A run whose names are not understood, or contradict each other, is a row of
+its own.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from modgap.analysis.results import ReportSummary, Summary, ViewSummary
-from modgap.core import registry
 from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
+from modgap.reporting.run_names import BASE, read_name
 
 RECIPES = {
     "base": "no training",
@@ -36,34 +38,16 @@ VERSIONS = {
 }
 """MathVerse's versions, text-centric first."""
 EMPTY = "—"
+NOT_NAMED = "model not named"
+OWN = ""
+"""In the place of a recipe: the run is a row of its own, under its own name."""
+_MORE_RECIPES = {
+    "kl-from-base": "KL from the base model",
+    "reverse-curriculum": "reverse curriculum",
+}
+"""Recipes that the authors trained and the paper's tables have no row for."""
 Place = tuple[str, str, str]
 """The place of a run in a table: model, recipe, and its own name."""
-_SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,3}(?:\.\d+)?)\s?[bB](?![A-Za-z0-9])")
-
-
-def model_size(model: str) -> str | None:
-    """The size in a model's name.
-
-    For example, `7B` of `Qwen/Qwen2.5-VL-7B-Instruct` and of `qwen2_5_vl_7b_kl`.
-    """
-    sizes = _SIZE.findall(re.sub(r"[_/-]", " ", model))
-    return f"{sizes[-1]}B" if sizes else None
-
-
-def told_recipe(name: str, model: str) -> str | None:
-    """The recipe named in a run's or a model's name; `None` if there is none.
-
-    Where a name holds several, it is the longest.
-
-    Recipes that are not the paper's are recognised, too: `kl-forward` is not `kl`.
-    """
-    for text in (name, model):
-        words = re.sub(r"[^a-z]+", "-", text.lower())
-        known = [*RECIPES, *(recipe for recipe in registry.RECIPES if recipe not in RECIPES)]
-        found = [recipe for recipe in known if re.search(rf"(?:^|-){recipe}(?:-|$)", words)]
-        if found:
-            return max(found, key=len)
-    return None
 
 
 def paper_tables(numbers: ReportSummary) -> list[t.Table]:
@@ -79,71 +63,106 @@ def paper_tables(numbers: ReportSummary) -> list[t.Table]:
     runs = _placed(numbers)
     mathverse = {key: summary for key, summary in runs.items() if _versions(summary)}
     others = {key: summary for key, summary in runs.items() if key not in mathverse}
-    tables = [_views(others)] if others or not mathverse else []
-    return [*tables, _mathverse(mathverse)] if mathverse else tables
+    differs = numbers.differs or {}
+    tables = [_views(others, differs)] if others or not mathverse else []
+    return [*tables, _mathverse(mathverse, differs)] if mathverse else tables
 
 
 def _placed(numbers: ReportSummary) -> dict[Place, Summary]:
-    """Model, recipe and run -> summary.
-
-    A run whose names hold no recipe is the base of its model if that has no other.
-    """
-    placed: dict[Place, Summary] = {}
-    taken = {
-        (
-            _model(numbers, name),
-            told_recipe(name, numbers.models.get(name, "")),
-            bool(_versions(summary)),
-        )
-        for name, summary in numbers.runs.items()
+    """Model, recipe and run -> summary; the recipe is `OWN` where it is not known."""
+    read = {name: _read(name, numbers.models.get(name, "")) for name in numbers.runs}
+    based = {
+        (model, bool(_versions(numbers.runs[name])))
+        for name, (model, recipe, sure) in read.items()
+        if recipe == BASE and sure
     }
+    placed: dict[Place, Summary] = {}
     for name, summary in numbers.runs.items():
-        model = _model(numbers, name)
-        recipe = told_recipe(name, numbers.models.get(name, ""))
-        base = (model, "base", bool(_versions(summary)))  # of each benchmark one
-        if recipe is None and base not in taken:
-            recipe = "base"
-            taken.add(base)
-        placed[model, recipe or name, name] = summary
+        model, recipe, sure = read[name]
+        # A recipe of one's own in a study: the model is the one that its training began with.
+        if recipe == BASE and not sure and (model, bool(_versions(summary))) in based:
+            recipe = None
+        placed[model, recipe or OWN, name] = summary
     return placed
 
 
-def _model(numbers: ReportSummary, name: str) -> str:
-    model = numbers.models.get(name, "")
-    return model_size(model) or model_size(name) or model.rstrip("/").rsplit("/", 1)[-1] or "model"
+def _read(name: str, model: str) -> tuple[str, str | None, bool]:
+    """Model, recipe and whether the run's own name leaves no doubt; see `run_names`.
+
+    The recipe is `None` where the names do not say it, or contradict each other.
+    """
+    run, of_model = read_name(name), read_name(model)
+    if run.recipe is None and not run.silent and _made_of(name, model):
+        run = of_model  # `eval --models` names its runs after the models
+    sizes = {named.size for named in (run, of_model) if named.size}
+    label = sizes.pop() if len(sizes) == 1 else of_model.model
+    if of_model.model and of_model.silent and run.recipe in (None, BASE):
+        label = of_model.model  # another model, whatever its size
+    label = label or NOT_NAMED
+    unclear = len(sizes) > 0 or (run.recipe is None and not run.silent)
+    if unclear or (of_model.recipe is None and not of_model.silent and run.recipe in (None, BASE)):
+        return label, None, False
+    if run.recipe in (None, BASE):
+        return label, of_model.recipe or run.recipe, run.recipe == BASE or not run.model
+    if of_model.recipe in (None, BASE, run.recipe):
+        return label, run.recipe, True
+    return label, None, False
 
 
-def _rows(
-    runs: Mapping[Place, Summary], cells: Callable[[Summary | None], tuple[str, ...]]
-) -> tuple[tuple[str, ...], ...]:
+def _made_of(name: str, model: str) -> bool:
+    """Whether a run's name is its model's with other separators, or the end of it."""
+    bare_name, bare_model = (
+        re.sub(r"checkpoints|[^a-z0-9]", "", text.lower()) for text in (name, model)
+    )
+    return bool(bare_name) and bare_model.endswith(bare_name)
+
+
+def _table(
+    caption: str,
+    head: tuple[str, ...],
+    runs: Mapping[Place, Summary],
+    cells: Callable[[Summary | None], tuple[str, ...]],
+    differs: Mapping[str, Sequence[str]],
+) -> t.Table:
     """A row for each of the paper's recipes and then for each other run.
 
-    Models are in order of size, the smallest first.
+    Models are in order of size, the smallest first. A model without a run of the paper's recipes is
+    there for reference: it has rows only for what it has.
     """
+    noted = {name: "; ".join(differs[name]) for _, _, name in runs if differs.get(name)}
     models = sorted(dict.fromkeys(model for model, _, _ in runs), key=_order)
     rows: list[tuple[str, ...]] = []
     for model in models:
-        of_model: dict[str, list[tuple[str, Summary]]] = {}
+        of_model: dict[str, list[tuple[str, Summary | None]]] = {}
         for (other, recipe, name), summary in runs.items():
             if other == model:
                 of_model.setdefault(recipe, []).append((name, summary))
-        for recipe in [*RECIPES, *(recipe for recipe in of_model if recipe not in RECIPES)]:
-            found = of_model.get(recipe, [])
-            words = RECIPES.get(recipe, recipe)
+        wanted = RECIPES if runs and not RECIPES.keys().isdisjoint(of_model) else {}
+        more = [recipe for recipe in of_model if recipe not in (*RECIPES, OWN)]
+        own = [OWN] if OWN in of_model else []
+        for recipe in [*wanted, *more, *own]:
+            found = of_model.get(recipe, [("", None)])
             for name, summary in found:
-                rows.append(
-                    (model, f"{words} ({name})" if len(found) > 1 else words, *cells(summary))
-                )
-            if not found:
-                rows.append((model, words, *cells(None)))
-    return tuple(rows)
+                label = _label(recipe, name, several=len(found) > 1)
+                note = (noted.get(name, "") if summary else EMPTY,) if noted else ()
+                rows.append((model, label, *cells(summary), *note))
+    return t.Table(caption, (*head, *((t.NOT_COMPARABLE,) if noted else ())), tuple(rows), left=2)
+
+
+def _label(recipe: str, name: str, *, several: bool) -> str:
+    """What a row is called: its recipe; its run where the recipe has several, or is not known."""
+    if recipe == OWN:
+        return f"{name} (its model is another)" if read_name(name).recipe else name
+    words = (RECIPES | _MORE_RECIPES).get(recipe, recipe)
+    return f"{words} ({name})" if several else words
 
 
 def _order(model: str) -> tuple[float, str]:
-    return (float(model[:-1]) if model_size(model) == model else 0.0, model)
+    sized = re.fullmatch(r"[0-9.]+B", model)
+    return (float(model[:-1]) if sized else math.inf, model)
 
 
-def _views(runs: Mapping[Place, Summary]) -> t.Table:
+def _views(runs: Mapping[Place, Summary], differs: Mapping[str, Sequence[str]]) -> t.Table:
     def cells(summary: Summary | None) -> tuple[str, ...]:
         gap = summary.gap if summary else None
         if not gap:
@@ -165,9 +184,8 @@ def _views(runs: Mapping[Place, Summary]) -> t.Table:
         "95% interval",
         "relative gap %",
     )
-    return t.Table(
-        "Accuracy of both views and the gap, by model and recipe", head, _rows(runs, cells), left=2
-    )
+    caption = "Accuracy of both views and the gap, by model and recipe"
+    return _table(caption, head, runs, cells, differs)
 
 
 def _versions(summary: Summary) -> dict[str, ViewSummary]:
@@ -176,7 +194,7 @@ def _versions(summary: Summary) -> dict[str, ViewSummary]:
     return {version: named[version] for version in VERSIONS if version in named}
 
 
-def _mathverse(runs: Mapping[Place, Summary]) -> t.Table:
+def _mathverse(runs: Mapping[Place, Summary], differs: Mapping[str, Sequence[str]]) -> t.Table:
     def cells(summary: Summary | None) -> tuple[str, ...]:
         rows = _versions(summary) if summary else {}
         gap = summary.gap if summary and rows else None
@@ -189,7 +207,7 @@ def _mathverse(runs: Mapping[Place, Summary]) -> t.Table:
         )
 
     head = ("model", "recipe", *VERSIONS.values(), "gap")
-    return t.Table("MathVerse, accuracy by version in percent", head, _rows(runs, cells), left=2)
+    return _table("MathVerse, accuracy by version in percent", head, runs, cells, differs)
 
 
 def _known(text: str) -> str:

@@ -24,7 +24,8 @@ NEAR_GREEDY = 0.05
 SERVERS = "the server's"
 MODELS = "the model's"
 _ASKED = ("temperature", "max_tokens", "samples", "seed")
-_NAMES = {"max_tokens": "max tokens", "repetition_penalty": "repetition penalty"}
+NAMES = {"max_tokens": "max tokens", "repetition_penalty": "repetition penalty"}
+"""Parts of the sampling whose name is not what a reader sees."""
 _MOST_NAMED = 4
 
 
@@ -55,7 +56,7 @@ def sampling_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def sampling_words(sampling: Mapping[str, Any]) -> str:
     """The sampling on one line: `temperature 0.6, top_p 1, top_k off, ...`."""
     return ", ".join(
-        f"{_NAMES.get(name, name)} {_value(name, value)}" for name, value in sampling.items()
+        f"{NAMES.get(name, name)} {value_words(name, value)}" for name, value in sampling.items()
     )
 
 
@@ -88,10 +89,10 @@ def unequal_words(runs: Sequence[EvalRun]) -> list[str]:
         by_value: dict[str, list[str]] = {}
         for run, sampling in every.items():
             if name in sampling:
-                by_value.setdefault(_value(name, sampling[name]), []).append(run)
+                by_value.setdefault(value_words(name, sampling[name]), []).append(run)
         if len(by_value) > 1:
             values = ", ".join(f"{value} ({_some(names)})" for value, names in by_value.items())
-            differences.append(f"{_NAMES.get(name, name)} {values}")
+            differences.append(f"{NAMES.get(name, name)} {values}")
     if not differences:
         return []
     return [
@@ -107,20 +108,25 @@ def sampling_table(runs: Sequence[EvalRun]) -> t.Table:
     rows: list[tuple[str, ...]] = []
     for run, sampling in every.items():
         if sampling:
-            values = [_value(name, sampling[name]) if name in sampling else "–" for name in names]
+            values = [
+                value_words(name, sampling[name]) if name in sampling else "–" for name in names
+            ]
             rows.append((run, *values))
     return t.Table(
-        "How the responses were sampled", ("run", *(_NAMES.get(n, n) for n in names)), tuple(rows)
+        "How the responses were sampled", ("run", *(NAMES.get(n, n) for n in names)), tuple(rows)
     )
 
 
-def _value(name: str, value: Any) -> str:
+def value_words(name: str, value: Any) -> str:
+    """A value of the sampling in words."""
     if value is None:
         return "not recorded"
     if name == "top_k" and value == PLAIN["top_k"]:
         return "off"
     if isinstance(value, list):
-        return (" to " if name == "pixels" else " and ").join(_value("", part) for part in value)
+        return (" to " if name == "pixels" else " and ").join(
+            value_words("", part) for part in value
+        )
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

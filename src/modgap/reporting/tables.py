@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -11,6 +11,8 @@ from modgap.analysis.gap import GapChange
 from modgap.analysis.results import ReportSummary, Summary
 from modgap.core.text import interval, percent, signed
 
+NOT_COMPARABLE = "differs in"
+"""Head of the column that says what a run differs in from the one that it stands beside."""
 LONG = 40
 """Characters from which on a cell of words may be broken."""
 MEANINGS = {
@@ -82,6 +84,17 @@ class Table:
             if len(cell) > LONG
             else ' class="l"'
         )
+
+    def noted(self, notes: Mapping[str, Sequence[str]]) -> Table:
+        """The table with what each run differs in, where it has rows of such runs.
+
+        Args:
+            notes: Name of a run -> in words, what keeps it from being compared.
+        """
+        if self.head[0] != "run" or notes.keys().isdisjoint(row[0] for row in self.rows):
+            return self
+        rows = tuple((*row, "; ".join(notes.get(row[0], ()))) for row in self.rows)
+        return replace(self, head=(*self.head, NOT_COMPARABLE), rows=rows)
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown."""
@@ -165,8 +178,44 @@ def passes_table(runs: Mapping[str, Summary]) -> Table | None:
     return Table("With several samples a problem, percent", head, tuple(rows), left=2)
 
 
-def gap_table(runs: Mapping[str, Summary], changes: Mapping[str, GapChange] | None = None) -> Table:
-    """The gap of each run, and its change against the first one where that could be paired."""
+def sets_table(numbers: ReportSummary, *, narrow: bool = False) -> Table | None:
+    """Every model of a study on every set that it was measured on, side by side.
+
+    Args:
+        numbers: Of the report.
+        narrow: Only the gap and its change, for a terminal.
+    """
+    if not numbers.sets:
+        return None
+    sets = list(dict.fromkeys(name for row in numbers.sets.values() for name in row))
+    columns = ("gap", "change") if narrow else ("text %", "image %", "gap", "change")
+    rows: list[tuple[str, ...]] = []
+    for model, on in numbers.sets.items():
+        cells: list[str] = []
+        for name in sets:
+            run = on.get(name, "")
+            gap, change = numbers.runs[run].gap if run else None, numbers.changes.get(run)
+            sides = (
+                (percent(gap.text_accuracy), percent(gap.vision_accuracy)) if gap else ("–",) * 2
+            )
+            cells += () if narrow else sides
+            cells += [signed(gap.points) if gap else "–", signed(change.points) if change else ""]
+        rows.append((model, *cells))
+    head = [f"{name}: {column}" for name in sets for column in columns]
+    caption = "The same models on every set: gap in points, and its change against the first run"
+    return Table(caption, ("model or recipe", *head), tuple(rows))
+
+
+def gap_table(
+    runs: Mapping[str, Summary],
+    changes: Mapping[str, GapChange] | None = None,
+    *,
+    several: bool = False,
+) -> Table:
+    """The gap of each run, and its change against the first one where that could be paired.
+
+    With `several` sets, it is the first one on the same set.
+    """
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
         gap = summary.gap
@@ -190,7 +239,7 @@ def gap_table(runs: Mapping[str, Summary], changes: Mapping[str, GapChange] | No
             )
         rows.append(row)
     head = ("run", "text %", "image %", "gap", "95% interval", "p (McNemar)", "problems")
-    base = next(iter(runs), "")
+    base = "the first run on the same set" if several else next(iter(runs), "")
     return Table(
         f"Gap in points{f'; change against {base}' if changes else ''}",
         (*head, "change", "95% interval") if changes else head,
@@ -311,15 +360,20 @@ def every_table(numbers: ReportSummary) -> dict[str, Table]:
     """All tables that the numbers of a report have, by name."""
     runs = numbers.runs
     tables = {
+        "sets": sets_table(numbers),
         "accuracy": accuracy_table(runs),
-        "gap": gap_table(runs, numbers.changes),
+        "gap": gap_table(runs, numbers.changes, several=bool(numbers.sets)),
         "passes": passes_table(runs),
         "leaky": leaky_table(runs),
         "reading": reading_table(runs),
         "controls": controls_table(runs),
         **{f"types-{name}": type_table(summary) for name, summary in runs.items()},
     }
-    return {name: table for name, table in tables.items() if table is not None and table.rows}
+    return {
+        name: table.noted(numbers.differs or {})
+        for name, table in tables.items()
+        if table is not None and table.rows
+    }
 
 
 def as_markdown(tables: Iterable[Table | None]) -> str:

@@ -57,8 +57,9 @@ def print_numbers(numbers: ReportSummary, console: Console | None = None) -> Non
     if numbers.seeds and len(runs) > MANY:
         return print_line(console, f"The {len(runs)} runs one by one are on the page.")
     for table in (
+        t.sets_table(numbers, narrow=True),
         _counts(runs),
-        _gaps(runs, numbers.changes),
+        _gaps(runs, numbers.changes, several=bool(numbers.sets)),
         t.passes_table(runs),
         *mathverse_tables(runs, narrow=True),
     ):
@@ -209,7 +210,9 @@ def points_with_interval(value: GapSummary | GapChange) -> str:
     return f"{signed(value.points)} ({interval(value.ci_low, value.ci_high)})"
 
 
-def _gaps(runs: Mapping[str, Summary], changes: Mapping[str, GapChange]) -> t.Table:
+def _gaps(
+    runs: Mapping[str, Summary], changes: Mapping[str, GapChange], *, several: bool
+) -> t.Table:
     rows: list[tuple[str, ...]] = []
     for name, summary in runs.items():
         gap, change = summary.gap, changes.get(name)
@@ -223,7 +226,8 @@ def _gaps(runs: Mapping[str, Summary], changes: Mapping[str, GapChange]) -> t.Ta
                     str(gap.n_problems),
                 )
             )
-    change_head = (f"change from {next(iter(runs))}",) if changes else ()
+    first = "the first on its set" if several else next(iter(runs))
+    change_head = (f"change from {first}",) if changes else ()
     return t.Table(
         "Gap in points (95% interval)", ("run", "gap", *change_head, "p", "problems"), tuple(rows)
     )

@@ -32,7 +32,7 @@ from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes
 from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
-from modgap.core.prompt import Style, evaluation_prompt, structural_conditions
+from modgap.core.prompt import Style, evaluation_prompt, of_paper, structural_conditions
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
 from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
 from modgap.grading.answer import Mode
@@ -354,16 +354,16 @@ def _identity_of(engine: object, run: RunFolder) -> dict[str, object]:
 
 def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | None) -> Sampling:
     """The sampling of the options, with the defaults of the problems, the model and the style."""
-    of_paper = registry.data_set_of(problem.grader for problem in problems).paper_temperature
-    temperature = (
-        of_paper if options.style == "paper" and of_paper is not None else _DEFAULT.temperature
-    )
+    temperature = _DEFAULT.temperature
+    if of_paper(options.wording):
+        own = registry.data_set_of(problem.grader for problem in problems).paper_temperature
+        temperature = temperature if own is None else own
     if options.temperature == "model":
         temperature = None if folder is None else own_temperature(folder)
     elif options.temperature is not None:
         temperature = options.temperature
     limit = options.max_tokens
-    if limit is None and folder is not None and options.style != "paper":
+    if limit is None and folder is not None and not of_paper(options.wording):
         limit = own_max_tokens(folder)
     return Sampling(
         temperature,

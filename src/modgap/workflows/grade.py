@@ -21,6 +21,7 @@ from modgap.core.errors import UserError, unknown
 from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions, as_json
 from modgap.core.problem import split_grader
 from modgap.core.progress import SILENT, Progress
+from modgap.core.prompt import of_paper
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
 from modgap.engines.judge import Judge
@@ -131,7 +132,7 @@ def grade_held(
     for grader in graders:
         grader.check_mode(mode, f"--mode {mode}")
     responses = list(run.own_responses(problems))
-    paper = manifest.get("resolved", {}).get("style") == "paper"
+    paper = of_paper(manifest.get("resolved", {}).get("style", ""))
     texts = [response.response for response in responses]
     # The other two modes reproduce the original, which has no rule on thinking.
     if mode not in ("paper", "exact"):

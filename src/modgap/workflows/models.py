@@ -24,6 +24,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from modgap.core.errors import UserError
@@ -31,6 +32,8 @@ from modgap.core.files import read_text
 from modgap.core.options import EvalOptions
 from modgap.core.progress import Progress, progress_bars, show
 from modgap.core.record import RunFolder
+from modgap.core.secrets import safe_arguments
+from modgap.core.text import counted
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
 
 _LONGEST, _LONGEST_NAME = 1000, 80
@@ -105,6 +108,78 @@ def _model_of(run: Path) -> str | None:
         return None
 
 
+@dataclass(frozen=True)
+class Fleet:
+    """The jobs of several models, see `plan_fleet`.
+
+    Attributes:
+        runs: Model -> its run folder; the log lies beside it, `NAME.log`.
+        commands: Model -> what comes after `modgap`.
+        devices: The accelerators that they share; empty where there are none, or each job finds its
+            own.
+        each: How many of them one evaluation takes.
+        at_once: How many run at a time.
+    """
+
+    runs: dict[str, Path]
+    commands: dict[str, list[str]]
+    devices: list[str]
+    each: int
+    at_once: int
+
+    def log(self, model: str) -> Path:
+        """Where the output of a model's evaluation goes."""
+        run = self.runs[model]
+        return run.with_name(f"{run.name}.log")
+
+    def lines(self) -> list[str]:
+        """The plan in words, for `--dry-run`: a line for the whole, and one for each job."""
+        place = f"accelerators {', '.join(self.devices)}" if self.devices else "this machine"
+        if self.devices and self.each:
+            place += f", {self.each} each"
+        lines = [f"{counted(len(self.runs), 'job')}, {self.at_once} at a time on {place}:"]
+        for number, (model, command) in enumerate(self.commands.items(), start=1):
+            before = " (goes on with the run there)" if _model_of(self.runs[model]) else ""
+            lines.append(f"  {number}. {model} -> {self.runs[model]}{before}")
+            lines.append(f"     modgap {shlex.join(safe_arguments(command))}")
+            lines.append(f"     log: {self.log(model)}")
+        return lines
+
+
+def plan_fleet(
+    models: Sequence[str],
+    data: Path,
+    out: Path,
+    options: EvalOptions | None = None,
+    *,
+    benchmark: str = "pgps9k",
+    limit: int | None = None,
+    names: Sequence[str] | None = None,
+) -> Fleet:
+    """The jobs that `run_fleet` runs, with the same arguments and errors; nothing is written."""
+    options = options or EvalOptions()
+    options.check()
+    if (out / "manifest.json").exists() or any(
+        (out / f"{split}.json").exists() for split in ("train", "test")
+    ):
+        raise UserError(
+            f"--out {out} is a run or a data set: give a folder for the runs of all models."
+        )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: give a folder for the runs of all models.")
+    asked = ["--data", str(data), "--benchmark", benchmark, "--style", options.wording]
+    asked += eval_arguments(options)
+    asked += [] if limit is None else ["--limit", str(limit)]
+    devices, each = accelerators_for(options)
+    at_once = len(devices) // each if each else 1
+    named = run_names(models, out) if names is None else dict(zip(models, names, strict=True))
+    runs = {model: out / name for model, name in named.items()}
+    commands = {
+        model: ["eval", "--model", model, "--out", str(run), *asked] for model, run in runs.items()
+    }
+    return Fleet(runs, commands, devices[: at_once * each], each, at_once)
+
+
 def run_fleet(
     models: Sequence[str],
     data: Path,
@@ -135,37 +210,14 @@ def run_fleet(
     Raises:
         UserError: The options or the folder cannot be used.
     """
-    options = options or EvalOptions()
-    options.check()
-    if (out / "manifest.json").exists() or any(
-        (out / f"{split}.json").exists() for split in ("train", "test")
-    ):
-        raise UserError(
-            f"--out {out} is a run or a data set: give a folder for the runs of all models."
-        )
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: give a folder for the runs of all models.")
-    asked = [
-        "--data",
-        str(data),
-        "--benchmark",
-        benchmark,
-        "--style",
-        options.wording,
-        *eval_arguments(options),
-    ]
-    asked += [] if limit is None else ["--limit", str(limit)]
-    devices, each = accelerators_for(options)
-    at_once = len(devices) // each if each else 1
+    plan = plan_fleet(models, data, out, options, benchmark=benchmark, limit=limit, names=names)
     report = None if progress is None else functools.partial(progress, "models")
-    scheduler = Scheduler(at_once, devices[: at_once * each], retry=True, progress=report)
-    named = run_names(models, out) if names is None else dict(zip(models, names, strict=True))
-    for model, name in named.items():
-        command = ["eval", "--model", model, "--out", str(out / name), *asked]
-        scheduler.add(model, [Step(each, functools.partial(list, command))], out / f"{name}.log")
+    scheduler = Scheduler(plan.at_once, plan.devices, retry=True, progress=report)
+    for model, command in plan.commands.items():
+        scheduler.add(model, [Step(plan.each, functools.partial(list, command))], plan.log(model))
     out.mkdir(parents=True, exist_ok=True)
     failed = {job.name: job.error for job in scheduler.run()}
-    return {model: out / name for model, name in named.items() if model not in failed}, failed
+    return {model: run for model, run in plan.runs.items() if model not in failed}, failed
 
 
 def evaluate_models(
@@ -176,12 +228,19 @@ def evaluate_models(
     *,
     benchmark: str = "pgps9k",
     limit: int | None = None,
+    dry_run: bool = False,
 ) -> int:
     """What `modgap eval --models` does: `run_fleet` with progress, then the numbers printed.
+
+    With `dry_run` only the plan is printed.
 
     Returns:
         1 if a model failed, else 0.
     """
+    if dry_run:
+        plan = plan_fleet(read_models(models), data, out, options, benchmark=benchmark, limit=limit)
+        show("\n".join(plan.lines()))
+        return 0
     with progress_bars() as bars:
         runs, failed = run_fleet(
             read_models(models), data, out, options, benchmark=benchmark, limit=limit, progress=bars

@@ -8,6 +8,7 @@ runs.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions, StudySpec, TrainOptions, as_json
 from modgap.core.problem import Problem
-from modgap.core.progress import progress_bars, say
+from modgap.core.progress import Bars, progress_bars, say
 from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder, write_json
 from modgap.core.view import parse_views
@@ -57,6 +58,7 @@ class Study:
         recipes: By name, their settings resolved.
         train: The problems to train on, and the test split if a recipe is validated on it.
         test: The problems to measure on.
+        also: Name -> the problems of another set to measure on.
         given: The arguments as the user gave them.
     """
 
@@ -66,17 +68,34 @@ class Study:
     recipes: dict[str, Recipe]
     train: Sequence[Problem]
     test: Sequence[Problem]
+    also: Mapping[str, Sequence[Problem]]
     given: Mapping[str, object] | None
 
-    def options_for(self, name: str) -> EvalOptions:
+    def options_for(self, name: str, also: str = "") -> EvalOptions:
         """How a recipe is evaluated.
 
         Options that are not given are those of its own evaluation, else of the base model's.
+
+        Args:
+            name: The recipe, or `base`.
+            also: The set, for one of `--also`: it has its own views.
         """
-        out, options = self.spec.out, self.spec.options
-        if (out / name / "eval" / "manifest.json").exists():
+        out, options, folder = self.spec.out, self.spec.options, eval_folder(also)
+        if also:
+            options = replace(options, views=None)
+        if name == "base" or (out / name / folder / "manifest.json").exists():
             return options
-        return as_in(out / "base" / "eval", options)
+        return as_in(out / "base" / folder, options)
+
+    def measure(self, name: str, model: Path, bars: Bars) -> None:
+        """Evaluate the base model or a recipe on the test problems and on each set of `--also`."""
+        place = self.spec.out / name
+        for also, problems in {"": self.test, **self.also}.items():
+            evaluate(
+                problems, model, place / eval_folder(also), given=self.given,
+                options=self.options_for(name, also), warn_of_images=False,  # `prepare_study` has
+                progress=bars.named(f"{name} on {also}" if also else name),
+            )  # fmt: skip
 
     def run(self) -> ReportSummary:
         """Do the missing steps and report; see `run_study`."""
@@ -85,11 +104,10 @@ class Study:
         spec, out, given, started = self.spec, self.spec.out, self.given, time.monotonic()
         training = replace(spec_training(spec), device=spec.options.device)
         with progress_bars() as bars:
-            say(f"measuring {spec.model} on {len(self.test)} problems", started)
-            evaluate(
-                self.test, self.folder, out / "base" / "eval", options=spec.options, given=given,
-                progress=bars.named("base"), warn_of_images=False,  # `prepare_study` has
-            )  # fmt: skip
+            sets = [f"{len(self.test)} problems"]
+            sets += [f"{len(problems)} of {name}" for name, problems in self.also.items()]
+            say(f"measuring {spec.model} on {' and '.join(sets)}", started)
+            self.measure("base", self.folder, bars)
             for name, recipe in self.recipes.items():
                 share_stages(out, recipe, self.recipes)
                 stages = " -> ".join(stage.title for stage in recipe.stages)
@@ -100,12 +118,9 @@ class Study:
                     progress=bars,
                 )  # fmt: skip
                 say(f"measuring {name}", started)
-                evaluate(
-                    self.test, trained.final, out / name / "eval", given=given,
-                    options=self.options_for(name), progress=bars.named(name), warn_of_images=False,
-                )  # fmt: skip
+                self.measure(name, trained.final, bars)
             say("writing the report", started)
-            numbers = build_report([out], out / "report.html")
+            numbers = build_report([out, *spec.reference], out / "report.html")
             write_json(out / "summary.json", numbers.model_dump(mode="json"))
         return numbers
 
@@ -159,6 +174,11 @@ def prepare_study(
             " modgap train and modgap eval."
         )
     check_views(test, parse_views(options.views or default_views(test)))
+    also = {
+        name: read_problems(name, path, "test", spec.limit, allow_outside=anywhere)
+        for name, path in also_sets(spec).items()
+    }
+    _check_references(spec.reference)
     trained_on = train
     if any(recipe.validates_on_test for recipe in resolved.values()):
         # The whole split, whatever is measured.
@@ -168,6 +188,8 @@ def prepare_study(
         trained_on = [*train, *every]
     if look_at_images:
         warn_about_images([*train, *test])
+        for problems in also.values():
+            warn_about_images(problems, parse_views(default_views(problems)))
         check_training_data(resolved.values(), trained_on, options.wording)
     # Of several jobs each finds its device itself.
     device = options.device if spec.jobs == 1 else None
@@ -189,7 +211,42 @@ def prepare_study(
     with run.lock():
         run.start("study", identity, given, **marks)
         run.note("options", as_json(spec))
-        yield Study(spec, folder, start, resolved, trained_on, test, given)
+        yield Study(spec, folder, start, resolved, trained_on, test, also, given)
+
+
+def eval_folder(also: str) -> str:
+    """The folder of an evaluation in that of its model: `eval`, `eval-on-mathverse`."""
+    return f"eval-on-{re.sub(r'[^A-Za-z0-9_.]+', '-', also)}" if also else "eval"
+
+
+def also_sets(spec: StudySpec) -> dict[str, Path]:
+    """The sets of `--also`, by name.
+
+    Raises:
+        UserError: One is not NAME=PATH, or its benchmark is not known or twice there.
+    """
+    sets: dict[str, Path] = {}
+    for text in spec.also:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            known = ", ".join(registry.DATASETS)
+            raise UserError(
+                f"--also {text}: give NAME=PATH with a benchmark as NAME ({known}), e.g."
+                " mathverse=MathVerse."
+            )
+        registry.DATASETS.entry(name)
+        if eval_folder(name) in map(eval_folder, sets):
+            raise UserError(f"--also {name} is given twice: give each benchmark once.")
+        sets[name] = Path(path)
+    return sets
+
+
+def _check_references(references: Sequence[Path]) -> None:
+    """Refuse a reference that the report could not show. Raises `UserError`."""
+    from modgap.reporting.collect import collect
+
+    for path in references:
+        collect([path])
 
 
 def spec_training(spec: StudySpec) -> TrainOptions:
@@ -207,7 +264,8 @@ def run_study(spec: StudySpec, *, given: Mapping[str, object] | None = None) -> 
     """Measure a base model, train it with each recipe, measure each result, and report them.
 
     Writes `base/eval/`, `RECIPE/stageN/`, `RECIPE/eval/`, `summary.json` and `report.html` into
-    `spec.out`. Neither `seeds` nor `jobs` of the spec is looked at, see `workflows.sweep.study`.
+    `spec.out`; with `also` an `eval-on-NAME/` beside each `eval/`. Neither `seeds` nor `jobs` of
+    the spec is looked at, see `workflows.sweep.study`.
 
     Returns:
         The numbers of the report, also in `out/summary.json`.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,8 @@ from modgap.workflows.evaluate import locate
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
 from modgap.workflows.study import (
     Study,
+    also_sets,
+    eval_folder,
     prepare_study,
     run_study,
     share_stages,
@@ -65,7 +67,7 @@ def study(spec: StudySpec, *, given: Mapping[str, object] | None = None) -> Repo
     numbers = (
         studies[spec.out]
         if spec.out in studies
-        else build_report(list(studies), spec.out / "report.html")
+        else build_report([*studies, *spec.reference], spec.out / "report.html")
     )
     write_json(spec.out / "summary.json", numbers.model_dump(mode="json"))
     return numbers
@@ -144,27 +146,44 @@ def _planned(
     """The jobs of all studies: one for each base model's evaluation, one for each recipe."""
     style = wording(spec_training(spec))
     fixed = ["--data", str(spec.data), "--benchmark", spec.benchmark, "--style", style]
-    asked_of = [*fixed, *([] if spec.limit is None else ["--limit", str(spec.limit)])]
     scheduler = Scheduler(spec.jobs, devices)
     for folder, study in prepared.items():
         if not (folder / "base").is_symlink():
-            measured = [*asked_of, *eval_arguments(spec.options)]
-            asked = [
-                "eval",
-                *measured,
-                "--model",
-                spec.model,
-                "--out",
-                str(folder / "base" / "eval"),
-            ]
             name = f"{folder.name} base"
-            scheduler.add(name, [Step(each, functools.partial(list, asked))], _log(spec.out, name))
+            steps = _measured("base", study, fixed, each, lambda: spec.model)
+            scheduler.add(name, steps, _log(spec.out, name))
         for recipe in study.recipes.values():
             name, first = f"{folder.name} {recipe.name}", _begins_as(recipe, study.recipes)
-            measured = [*asked_of, *eval_arguments(study.options_for(recipe.name))]
-            steps = _recipe_steps(recipe, study, fixed, measured, each)
+            steps = _recipe_steps(recipe, study, fixed, each)
             scheduler.add(name, steps, _log(spec.out, name), first and f"{folder.name} {first}")
     return scheduler
+
+
+def _measured(
+    name: str, study: Study, fixed: Sequence[str], each: int, model: Callable[[], str]
+) -> list[Step]:
+    """Evaluate the base model or a recipe, on the test problems and on each set of `--also`.
+
+    Args:
+        name: `base`, or the recipe.
+        study: What it is of.
+        fixed: Data, benchmark and style of the study.
+        each: Accelerators that an evaluation takes.
+        model: Gives the model, once it is there.
+    """
+    spec = study.spec
+    limit = [] if spec.limit is None else ["--limit", str(spec.limit)]
+
+    def arguments(also: str, asked: Sequence[str]) -> list[str]:
+        words = [*limit, *eval_arguments(study.options_for(name, also))]
+        out = spec.out / name / eval_folder(also)
+        return ["eval", *asked, *words, "--model", model(), "--out", str(out)]
+
+    steps = [Step(each, functools.partial(arguments, "", fixed))]
+    for also, path in also_sets(spec).items():
+        asked = ["--data", str(path), "--benchmark", also, "--style", spec.options.wording]
+        steps.append(Step(each, functools.partial(arguments, also, asked)))
+    return steps
 
 
 def _log(out: Path, name: str) -> Path:
@@ -182,9 +201,7 @@ def _share_base(bases: Sequence[Path]) -> None:
             base.symlink_to(Path("..") / held.parent.name / "base", target_is_directory=True)
 
 
-def _recipe_steps(
-    recipe: Recipe, study: Study, fixed: Sequence[str], measured: Sequence[str], each: int
-) -> list[Step]:
+def _recipe_steps(recipe: Recipe, study: Study, fixed: Sequence[str], each: int) -> list[Step]:
     """Train a recipe, then measure its last checkpoint."""
     spec, out = study.spec, study.spec.out / recipe.name
     # The reference as given: a recipe from a file is not found by its name.
@@ -204,13 +221,12 @@ def _recipe_steps(
         words = ["--model", spec.model, "--out", str(out), "--engine", spec.engine]
         return ["train", reference, *fixed, *words, *where, *chosen]
 
-    def measure() -> list[str]:
+    def final() -> str:
         from modgap.training.checkpoint import final_checkpoint
 
-        final = final_checkpoint(out / f"stage{len(recipe.stages)}")
-        return ["eval", *measured, "--model", str(final), "--out", str(out / "eval")]
+        return str(final_checkpoint(out / f"stage{len(recipe.stages)}"))
 
-    return [Step(1, train), Step(each, measure)]
+    return [Step(1, train), *_measured(recipe.name, study, fixed, each, final)]
 
 
 def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:
