@@ -30,7 +30,9 @@ def test_labelled_pairs(gold: str, answer: str, right: bool | None) -> None:
 
 
 def test_what_the_documentation_calls_25_is_25() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "grading.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "grading-rules.md").read_text(
+        encoding="utf-8"
+    )
     rows = page[page.index("| read as 25 |") : page.index("| thousands (of 32349) |")]
     examples = re.findall(r"`([^`]+)`", rows)
     assert len(examples) > 20

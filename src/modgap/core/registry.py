@@ -50,6 +50,8 @@ class DatasetEntry(Entry):
         paper_figures: `module:function` of the original's own figures, for a run that is graded in
             mode `paper`: (summary, problems, responses, grades, other files of an import) -> the
             summary with them.
+        paper_export: `module:function` that writes a run as the original's files: (what is
+            exported, run, name).
 
     A run folder, or problems without the name of their data set, are looked up by their grader
     among our own entries (`data_set_of`). So `views` and the attributes that begin with `paper`
@@ -64,6 +66,7 @@ class DatasetEntry(Entry):
     paper_prompt: str = ""
     paper_temperature: float | None = None
     paper_figures: str = ""
+    paper_export: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,7 @@ _PGPS9K = DatasetEntry(
     "modgap.datasets.pgps9k:read",
     check="modgap.datasets.pgps9k:check",
     paper_figures="modgap.analysis.original:with_figures",
+    paper_export="modgap.original.export:add_pgps9k",
 )
 DATASETS = Registry(
     "benchmark",
@@ -227,6 +231,7 @@ DATASETS = Registry(
             paper_prompt="modgap.core.prompt:paper_mathverse",
             paper_temperature=0.8,
             paper_figures="modgap.analysis.original_mathverse:with_figures",
+            paper_export="modgap.original.export:add_mathverse",
         ),
     },
 )

@@ -25,6 +25,7 @@ from typing import Any
 
 from modgap.analysis.original import original_figures, original_lines, scan_text
 from modgap.analysis.original_mathverse import mathverse_figures, mathverse_lines
+from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.problem import split_grader
 from modgap.core.progress import show
@@ -91,18 +92,15 @@ def export_runs(runs: Sequence[Path | str], out: Path, name: str | None = None) 
         names = dict.fromkeys(names, _safe(name))
     exported = Exported()
     for run in found:
-        graders = {split_grader(problem.grader)[0] for problem in run.problems.values()}
-        if graders == {"mathverse"}:
-            _add_mathverse(exported, run, names[run.name])
-        else:
-            _add_pgps9k(exported, run, names[run.name])
+        data_set = registry.data_set_of(problem.grader for problem in run.problems.values())
+        registry.load(data_set.paper_export)(exported, run, names[run.name])
     if not exported.files:
         raise UserError(f"nothing to export: {' '.join(exported.notes)}")
     _write(exported, out)
     return exported
 
 
-def _add_pgps9k(exported: Exported, run: EvalRun, name: str) -> None:
+def add_pgps9k(exported: Exported, run: EvalRun, name: str) -> None:
     """The answer folders of a run, one for each of the original's two views."""
     if odd := next((problem for problem in run.problems if not _ID.fullmatch(problem)), None):
         raise UserError(
@@ -130,7 +128,7 @@ def _add_pgps9k(exported: Exported, run: EvalRun, name: str) -> None:
         exported.summaries[folder] = original_lines(figures)
 
 
-def _add_mathverse(exported: Exported, run: EvalRun, name: str) -> None:
+def add_mathverse(exported: Exported, run: EvalRun, name: str) -> None:
     """The generations of a run, and the scored file where it is graded in mode `paper`."""
     responses = _kept(exported, run, list(_TITLES))
     if not responses:
