@@ -73,7 +73,11 @@ MISTAKES = [
     (TRAIN.replace("new", "runs/one"), 1, "kind was 'eval', now 'train'. Give another --out"),
     (TRAIN + " --steps 3", 2, "no option --steps: give settings of a recipe as --set steps=VALUE"),
     (TRAIN + " --set stps=3", 1, "unknown setting 'stps': .* Did you mean 'steps'"),
-    (TRAIN + " --style papr", 2, "--style papr: choose from paper, aligned; did you mean paper"),
+    (
+        TRAIN + " --style papr",
+        2,
+        "--style papr: choose from paper, paper-author, aligned; did you mean paper",
+    ),
     (TRAIN + " --gpu H100", 2, "--gpu is for --dry-run: a training"),
     ("eval", 2, "--out is missing: Run folder. See modgap eval --help"),
     ("eval --out", 2, "--out is given without a value"),

@@ -66,6 +66,10 @@ def grade(run: Path, *, mode: Mode = "strict", options: JudgeOptions | None = No
 def export(*runs: Path, out: Path, name: str | None = None) -> None:
     """Write runs as the original repository's files, so that its own scripts can be run on them.
 
+    ```
+    modgap export runs/study --out exported
+    ```
+
     PGPS9K: folders of qprob_N_attemptJ.txt for eval.py. MathVerse: *_generations.jsonl for
     eval-qwen.py and, of a run that is graded in mode paper, the scored file for eval-results.py.
     With them `summary.txt`, which has the figures that these scripts print, and of PGPS9K
