@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
@@ -146,6 +147,7 @@ def run() -> None:
     # SIGTERM (kill, timeout, Slurm) ends the run as Ctrl-C does, so that engines end their
     # processes and free their GPUs.
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.unraisablehook = _repeat_interrupt
     status = main()
     # Without this the interpreter searches everything that is loaded for cycles when it exits.
     gc.freeze()
@@ -154,6 +156,18 @@ def run() -> None:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _repeat_interrupt(found: Any) -> None:
+    """Interrupt again where Python dropped it.
+
+    A signal may arrive in a callback of the garbage collector or the import system, and exceptions
+    that are raised there end there.
+    """
+    if issubclass(found.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(found)
 
 
 @app.command(group=SETUP)
