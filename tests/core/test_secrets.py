@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -104,3 +105,16 @@ def test_a_key_on_the_command_line_is_not_recorded(arguments: list[str]) -> None
     assert "sk-abcdefgh" not in " ".join(secrets.safe_arguments(arguments))
     secrets.keep_out_of_arguments(["--api-key-env", "OPENAI_API_KEY", "--base-url"])
     assert secrets.without_secrets("OPENAI_API_KEY") == "OPENAI_API_KEY"
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-proj-Abcdefgh12345678", "$ecret-pass-12345", "back\\slash-12345"]
+)
+def test_a_reply_of_backslashes_is_searched_once(key: str) -> None:
+    secrets.keep_out(key)
+    text = f"Abcdefgh12345678 ecret slash {key} sk" + "\\" * 200_000 + " $"
+    start = time.process_time()
+    found = secrets.without_secrets(text)
+    assert time.process_time() - start < 5
+    assert key not in found and found.endswith("\\ $")
+    assert key not in secrets.without_secrets(json.dumps({"a": json.dumps(key)}))

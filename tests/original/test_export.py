@@ -342,3 +342,26 @@ def test_the_command_says_how_to_run_the_originals_scripts(
     said = capsys.readouterr().out
     assert f"python eval.py --scan-all-results --results-root {tmp_path / 'o'}" in said
     assert (tmp_path / "o" / "new_9k_qwen--7b_4096_tmp_0.6").is_dir()
+
+
+def test_what_another_export_or_somebody_wrote_is_not_replaced(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    export_runs([run.path], out)
+    export_runs([run.path], out)  # the same again
+    for name in ("gold.json", "summary.txt"):
+        before = (out / name).read_bytes()
+        (out / name).write_text("mine")
+        with pytest.raises(UserError, match=f"{name} is there and is not of this export"):
+            export_runs([run.path], out)
+        assert (out / name).read_text() == "mine"
+        (out / name).write_bytes(before)
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    answer = next(path for path in out.rglob("*_attempt0.txt"))
+    answer.unlink()
+    answer.symlink_to(victim)
+    with pytest.raises(UserError, match="is not of this export"):
+        export_runs([run.path], out)
+    assert victim.read_text() == "mine"

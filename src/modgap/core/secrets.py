@@ -88,7 +88,7 @@ def keep_out(secret: str) -> None:
     encoded = base64.b64encode(secret.encode("utf-8", "replace")).decode().rstrip("=")
     _known[secret] = _Forms(
         max(runs, key=len, default=""),
-        re.compile("".join(map(_any_form, secret))),
+        re.compile(("" if secret[0].isalnum() else r"(?<!\\)") + "".join(map(_any_form, secret))),
         tuple({encoded, encoded.replace("+", "-").replace("/", "_")}),
     )
 
@@ -141,7 +141,7 @@ def _any_form(character: str) -> str:
     if character.isalnum() and character.isascii():
         return character
     code = ord(character)
-    forms = [re.escape(character), rf"\\+(?:u00|x)(?i:{code:02x})"]
+    forms = [re.escape(character), rf"(?<=\\)(?:u00|x)(?i:{code:02x})"]
     # Encoded twice is `%252F`.
     escaped = "".join(f"%(?:25)*(?i:{byte:02x})" for byte in character.encode("utf-8", "replace"))
     forms += [escaped, f"&#(?:{code}|[xX](?i:{code:x}));"]
@@ -150,5 +150,8 @@ def _any_form(character: str) -> str:
     if character == " ":
         forms.append(r"\+")
     if character in _CONTROLS:
-        forms.append(rf"\\+{_CONTROLS[character]}")
-    return rf"\\*(?:{'|'.join(forms)})"
+        forms.append(rf"(?<=\\){_CONTROLS[character]}")
+    if character == "\\":
+        return rf"(?:\\++|{'|'.join(forms[1:])})"
+    # Possessive: a reply of many backslashes must not be searched from each of them again.
+    return rf"\\*+(?:{'|'.join(forms)})"

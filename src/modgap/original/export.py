@@ -30,7 +30,7 @@ from modgap.core.errors import UserError
 from modgap.core.problem import split_grader
 from modgap.core.progress import show
 from modgap.core.prompt import of_paper
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, write_text
+from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
 from modgap.core.text import counted
 from modgap.core.view import DEFAULT_VIEWS, VERSIONS, versions_named
 from modgap.grading.answer import grade
@@ -285,14 +285,21 @@ def _write(exported: Exported, out: Path) -> None:
                     f"{path} is not of this export, and eval.py would count it: give another --out,"
                     " or remove it."
                 )
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    for path, text in exported.files.items():
-        # As bytes: line ends stay as they are.
-        (out / path).write_bytes(text.encode("utf-8", "replace"))
+    texts = {**exported.files, SUMMARY: scan_text(exported.summaries)}
     if exported.golds:
-        write_text(out / GOLD, json.dumps(exported.golds, indent=1, ensure_ascii=False))
-    write_text(out / SUMMARY, scan_text(exported.summaries))
+        texts[GOLD] = json.dumps(exported.golds, indent=1, ensure_ascii=False)
+    # As bytes: line ends stay as they are.
+    contents = {out / path: text.encode("utf-8", "replace") for path, text in texts.items()}
+    for path, content in contents.items():
+        other = path.is_symlink() or (path.exists() and path.read_bytes() != content)
+        if other:
+            raise UserError(
+                f"{path} is there and is not of this export: give another --out, or remove it."
+            )
+    for folder in ("", *folders):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for path, content in contents.items():
+        path.write_bytes(content)
 
 
 def print_exported(exported: Exported, out: Path) -> None:

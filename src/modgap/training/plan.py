@@ -479,7 +479,7 @@ def trained_parameters(stage: Stage, shape: Shape) -> int:
 
 def duration(seconds: float) -> str:
     """Minutes, or hours from two hours on."""
-    return f"{seconds / 60:.2g} min" if seconds < 2 * 3600 else f"{seconds / 3600:,.0f} h"
+    return f"{short(seconds / 60)} min" if seconds < 2 * 3600 else f"{seconds / 3600:,.0f} h"
 
 
 def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Costs:

@@ -151,7 +151,10 @@ def starting_model(
         UserError: There is neither, or no such checkpoint.
     """
     if options.start_from is not None:
-        return find_checkpoint(options.start_from, merging=not dry)
+        found = find_checkpoint(options.start_from, merging=not dry)
+        if model is not None:
+            say(f"--model {model} is not used: training starts from {found}")
+        return found
     if model is None:
         raise UserError("no model given: give --model, or --start-from RUN:stage1:step_N.")
     return model
