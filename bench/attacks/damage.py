@@ -23,7 +23,7 @@ class Damage:
     """One way.
 
     Attributes:
-        name: What is done.
+        name: What the damage is called.
         apply: Does it.
         plain: Whether the content can be told to be damaged: a number that it changes without a
             warning is a fault. (Nothing can tell another word in an answer from the model's own.)

@@ -50,7 +50,7 @@ class Command:
         full: Tries in a full run.
         unsteady: Files whose content no two runs share.
         environment: Set in addition.
-        refuses: Whether it refuses to do what is done already.
+        refuses: Whether it refuses to run again once it has finished.
         patch: Called in the process before it starts.
         server: Whom it asks.
     """
@@ -155,7 +155,7 @@ def _checkpoint(material: Material) -> Callable[[Path], None]:
 
 
 def _merger(material: Material) -> Callable[[], None]:
-    """In the place of verl's merger, which needs verl: it writes the model file by file."""
+    """Replaces verl's merger, which needs verl: it writes the model file by file."""
 
     def patch() -> None:
         from modgap.training.verl import merge

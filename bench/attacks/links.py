@@ -1,4 +1,4 @@
-"""Links and devices in the place of files: nothing outside is read or written, nothing hangs."""
+"""Links and devices instead of files: nothing outside is read or written, nothing hangs."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _swaps(kind: Kind, path: Path) -> Iterator[Damage]:
-    """Files of others in the place of one."""
+    """Files of another run instead of the run's own."""
     if kind.other and (other := kind.other / path.relative_to(kind.folder)).exists():
         content = other.read_bytes()
         yield Damage("that of another run", lambda data, rng, c=content: c)

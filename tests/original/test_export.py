@@ -365,3 +365,11 @@ def test_what_another_export_or_somebody_wrote_is_not_replaced(
     with pytest.raises(UserError, match="is not of this export"):
         export_runs([run.path], out)
     assert victim.read_text() == "mine"
+
+
+def test_a_run_that_is_not_finished_is_named(run: RunFolder, tmp_path: Path) -> None:
+    lines = run.responses_path.read_bytes().split(b"\n")
+    shown = [line for line in lines if b'"full-text"' in line]
+    run.responses_path.write_bytes(b"\n".join(line for line in lines if line != shown[-1]))
+    notes = export_runs([run.path], tmp_path / "out").notes
+    assert any("full-text has " in note and "over these alone" in note for note in notes)

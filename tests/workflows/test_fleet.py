@@ -342,7 +342,7 @@ def test_a_dry_run_prints_the_jobs_and_writes_nothing(
     assert not out.exists()
     write_run(out / "tiny", {"a": both("c", "w")}, model="tiny")
     assert main([*command, "--dry-run"]) == 0
-    assert f"tiny -> {out / 'tiny'} (goes on with the run there)" in capsys.readouterr().out
+    assert f"tiny -> {out / 'tiny'} (resumes the run there)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

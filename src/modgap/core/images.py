@@ -184,7 +184,7 @@ def inspect(place: Path | bytes, thorough: bool = False) -> Inspection:
             opened, which takes a fiftieth of the time: a truncated file is found, broken pixels are
             not.
     """
-    most_pixels()  # a bad setting is no fault of the image
+    most_pixels()  # a bad setting is an error of its own, not the image's
     try:
         data = place if isinstance(place, bytes) else read_bytes(place, MOST_IMAGE_BYTES)
         if not data:

@@ -41,7 +41,7 @@ class Bars:
         """Show that `done` of `total` is done of what is called `name`."""
 
     def doing(self, what: str) -> None:
-        """Show what is done at the moment, until the next call for any bar."""
+        """Show the current activity until the next call for any bar."""
 
     def said(self) -> None:
         """Told when a line was written beside the bars."""

@@ -75,7 +75,7 @@ class HfEngine:
 
     Args:
         policy: The model and its processor, see `modgap.models.load_policy`.
-        batch_size: Responses sampled together; lowered by itself when memory runs out.
+        batch_size: Responses sampled together; lowered automatically when memory runs out.
         ahead: Encode the next window in a thread while the model works.
     """
 

@@ -192,6 +192,14 @@ def _kept(exported: Exported, run: EvalRun, views: Sequence[str]) -> list[Respon
             f"{run.name}: {counted(failed, 'sample')} left out, on which the engine failed: the"
             " original would count an empty file as wrong."
         )
+    samples = run.manifest.resolved.get("samples")
+    for view in dict.fromkeys(row.view for row in shown):
+        there = len({row.key for row in shown if row.view == view})
+        if isinstance(samples, int) and there < len(run.problems) * samples:
+            exported.notes.append(
+                f"{run.name}: {view} has {there} of {len(run.problems) * samples} samples: the"
+                " figures are over these alone."
+            )
     return kept
 
 

@@ -40,7 +40,7 @@ VERSIONS = {
 EMPTY = "—"
 NOT_NAMED = "model not named"
 OWN = ""
-"""In the place of a recipe: the run is a row of its own, under its own name."""
+"""Instead of a recipe: the run is a row of its own, under its own name."""
 _MORE_RECIPES = {
     "kl-from-base": "KL from the base model",
     "reverse-curriculum": "reverse curriculum",

@@ -139,7 +139,7 @@ class Fleet:
             place += f", {self.each} each"
         lines = [f"{counted(len(self.runs), 'job')}, {self.at_once} at a time on {place}:"]
         for number, (model, command) in enumerate(self.commands.items(), start=1):
-            before = " (goes on with the run there)" if _model_of(self.runs[model]) else ""
+            before = " (resumes the run there)" if _model_of(self.runs[model]) else ""
             lines.append(f"  {number}. {model} -> {self.runs[model]}{before}")
             lines.append(f"     modgap {shlex.join(safe_arguments(command))}")
             lines.append(f"     log: {self.log(model)}")

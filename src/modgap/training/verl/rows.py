@@ -137,7 +137,9 @@ def lengths_of(nested: Any) -> list[int]:
 def divide(
     rows: Sequence[Row], budget: int, agree: Callable[[int], int] = lambda n: n
 ) -> list[list[int]]:
-    """Divide rows into passes of about equal tokens; a group stays together where it fits.
+    """Divide rows into passes of about equal tokens.
+
+    Rows of a group are next to each other, so a pass ends within at most one group.
 
     Args:
         rows: The rows of this rank.
