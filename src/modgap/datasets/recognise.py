@@ -59,6 +59,10 @@ def _found(path: Path) -> tuple[str, Path]:
 
 
 def _folder(path: Path) -> str:
+    splits = [path, *(path / name for name in ("train", "val", "test"))]
+    folders = (at for split in splits if split.is_dir() for at in islice(split.iterdir(), 3))
+    if any((at / "data.json").is_file() and (at / "img_diagram.png").is_file() for at in folders):
+        return "geometry3k"
     if any((path / name).is_file() for name in _SPLITS):
         return "pgps9k"
     if (path / "problems.jsonl").is_file() and not (path / "manifest.json").exists():
