@@ -77,7 +77,11 @@ def _data_files(path: Path) -> Iterator[Path]:
 
 def _file(path: Path) -> str:
     if path.suffix == ".parquet":
-        return "mathverse" if b"problem_version" in _ends(path) else ""
+        columns = _ends(path)
+        if b"problem_version" in columns:
+            return "mathverse"
+        hub = all(name in columns for name in (b"images", b"problem", b"answer"))
+        return "geometry3k" if hub else ""
     head = read_start(path, _HEAD)
     if _VERSIONED in head:
         return "mathverse"

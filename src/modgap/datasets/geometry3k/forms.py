@@ -125,7 +125,8 @@ def _closed(text: str) -> bool:
     depths = list(_depths(text))
     if 1 not in depths:
         return set(depths) <= {0}
-    return min(depths) >= 0 and depths.index(0, depths.index(1)) == len(text) - 1
+    after = depths[depths.index(1) :]
+    return min(depths) >= 0 and after[-1] == 0 and after.index(0) == len(after) - 1
 
 
 def _repaired(text: str) -> Iterator[str]:

@@ -84,7 +84,7 @@ def _is_of() -> dict[str, Predicate]:
     found: dict[str, Predicate] = {}
     for name in (*unique, *others):
         article = "the" if name in unique else "an" if name[0] in "AEIO" else "a"
-        found[f"Is{name}Of"] = Predicate("is-of", f"is {article} {words_of(name)} of", 2, 2)
+        found[f"Is{name}Of"] = Predicate("is-of", f"is {article} {words_of(name)} of", 2, MANY)
     return found
 
 
@@ -108,15 +108,15 @@ PREDICATES: Final[dict[str, Predicate]] = {
     "PointLiesOnLine": Predicate("relation", "is on", 2, 2),
     "PointLiesOnCircle": Predicate("relation", "lies on", 2, 2),
     "Parallel": Predicate("relation", "\\parallel", 2, MANY),
-    "Perpendicular": Predicate("relation", "\\perp", 2, 2),
+    "Perpendicular": Predicate("relation", "\\perp", 2, MANY),
     "IntersectAt": Predicate("relation", "intersect at", 2, MANY),
-    "BisectsAngle": Predicate("relation", "bisects", 2, 2),
-    "Congruent": Predicate("relation", "is congruent to", 2, 2),
-    "Similar": Predicate("relation", "is similar to", 2, 2),
-    "Tangent": Predicate("relation", "is tangent to", 2, 2),
-    "Secant": Predicate("relation", "is a secant of", 2, 2),
-    "CircumscribedTo": Predicate("relation", "is circumscribed about", 2, 2),
-    "InscribedIn": Predicate("relation", "is inscribed in", 2, 2),
+    "BisectsAngle": Predicate("relation", "bisects", 2, MANY),
+    "Congruent": Predicate("relation", "is congruent to", 2, MANY),
+    "Similar": Predicate("relation", "is similar to", 2, MANY),
+    "Tangent": Predicate("relation", "is tangent to", 2, MANY),
+    "Secant": Predicate("relation", "is a secant of", 2, MANY),
+    "CircumscribedTo": Predicate("relation", "is circumscribed about", 2, MANY),
+    "InscribedIn": Predicate("relation", "is inscribed in", 2, MANY),
     **_is_of(),
     "SinOf": Predicate("number", "\\sin"),
     "CosOf": Predicate("number", "\\cos"),
@@ -131,7 +131,7 @@ PREDICATES: Final[dict[str, Predicate]] = {
     "Div": Predicate("number", "/", 2, MANY),
     "Pow": Predicate("number", "^", 2, 2),
     "Equals": Predicate("relation", "=", 2, MANY),
-    "Find": Predicate("goal", "find"),
+    "Find": Predicate("goal", "find", 1, MANY),
     "UseTheorem": Predicate("goal", "use the"),
 }
 """Every known predicate, by name."""

@@ -29,7 +29,7 @@ def sentence(form: Form) -> str:
     if known.kind == "adjective":
         return f"{phrase(arguments[0])} {_ADJECTIVES.get(form.predicate, f'is {known.word}')}"
     if form.predicate == "Find":
-        return f"find {phrase(arguments[0])}"
+        return f"find {_all(arguments)}"
     if form.predicate == "UseTheorem":
         return f"use the {str(arguments[0]).replace('_', ' ')}"
     if form.predicate == "Equals":
@@ -39,7 +39,7 @@ def sentence(form: Form) -> str:
     if form.predicate == "IntersectAt":
         return f"{_listed(arguments[:-1])} intersect at {phrase(arguments[-1])}"
     if known.kind in ("relation", "is-of"):
-        return f"{phrase(arguments[0])} {known.word} {phrase(arguments[1])}"
+        return f"{phrase(arguments[0])} {known.word} {_all(arguments[1:])}"
     return phrase(form)
 
 
@@ -77,6 +77,11 @@ def _pair(term: Form, known: Predicate) -> str:
     if known.most > 2:
         return f"{known.word} {_listed(term.arguments)}"
     return f"{known.word} {' to '.join(_grouped(argument) for argument in term.arguments)}"
+
+
+def _all(terms: tuple[Term, ...]) -> str:
+    """One term as it is, or several."""
+    return phrase(terms[0]) if len(terms) == 1 else _listed(terms)
 
 
 def _listed(terms: tuple[Term, ...]) -> str:
