@@ -306,6 +306,7 @@ def _print_plan(
     from modgap.workflows.train import (
         dry_notes,
         dry_run_lines,
+        other_size,
         preset_lines,
         resolve_recipe,
         starting_model,
@@ -325,7 +326,8 @@ def _print_plan(
         start = str(starting_model(model, options, dry=True))
         notes = dry_notes(start)
         plan = resolve_recipe(recipe, settings, notes, options)
-        lines = preset_lines(recipe, plan, notes, options)
+        lines = [*filter(None, [other_size(options, start)])]
+        lines += preset_lines(recipe, plan, notes, options)
         lines += dry_run_lines(plan, options.engine, start, out or Path("OUT"), problems, gpu)
     show("\n".join(lines))
 

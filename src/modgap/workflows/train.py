@@ -140,6 +140,23 @@ def preset_lines(
     return find_preset(options.preset).lines(values, default, resolved, wording(options))
 
 
+def other_size(options: TrainOptions, model: str) -> str:
+    """What to say of a preset for models of another size; empty without one, or if it fits."""
+    from modgap.training.known_model import known_model
+    from modgap.training.shape import SHAPES
+
+    if options.preset is None:
+        return ""
+    size = find_preset(options.preset).size.upper()
+    shape, meant = known_model(model).shape, SHAPES[f"Qwen/Qwen2.5-VL-{size}-Instruct"]
+    if shape is None or shape.hidden == meant.hidden:
+        return ""
+    return (
+        f"preset {options.preset} holds the values for Qwen2.5-VL {size}; {model} has"
+        f" {shape.parameters / 1e9:.2g}B parameters"
+    )
+
+
 def starting_model(
     model: str | Path | None, options: TrainOptions, *, dry: bool = False
 ) -> str | Path:
@@ -214,6 +231,8 @@ def train(
     start = starting_model(model, options)
     plan = resolve_recipe(recipe, assignments, model_notes(resolve(start)), options)
     warn_about_images(problems)
+    if noted := other_size(options, str(start)):
+        say(noted)
     return train_resolved(
         plan, problems, start, Path(out), options=options, given=given, progress=progress
     )
