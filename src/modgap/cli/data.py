@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from modgap.cli import pairs
 from modgap.cli.groups import DATA, TRAIN
 from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 data_app = App(
     name="data", help="Make, check and prepare problems.", help_format="markdown", group=DATA
 )
-data_app.command(pairs.init)
-data_app.command(pairs.convert)
 model_app = App(name="model", help="Make the testbed model.", help_format="markdown", group=TRAIN)
 
 

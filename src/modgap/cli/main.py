@@ -22,6 +22,7 @@ from typing import Any
 import cyclopts
 from cyclopts import App, Parameter
 
+from modgap.cli import pairs as _pairs  # noqa: F401 - adds `data init` and `data convert`
 from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
 from modgap.cli.groups import DATA, MEASURE, RESULTS, SETUP, TRAIN

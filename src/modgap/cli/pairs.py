@@ -7,11 +7,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from modgap.cli.data import data_app, print_check
 from modgap.core.errors import UsageError, command_line
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
 
 
+@data_app.command
 def init(*, out: Path, force: bool = False) -> None:
     """Write an annotated example of problems of one's own: JSONL, images, a JSON schema, notes.
 
@@ -30,6 +32,7 @@ def init(*, out: Path, force: bool = False) -> None:
     show(f"check it: {command_line('data', 'check', out, '--benchmark', 'pairs')}")
 
 
+@data_app.command
 def convert(
     source: str,
     *,
@@ -64,7 +67,6 @@ def convert(
         allow_outside: Images may be outside the source's folder.
         force: Replace a problems.jsonl that is there.
     """
-    from modgap.cli.data import print_check
     from modgap.core.progress import progress_bars
     from modgap.datasets.convert import convert as write
 

@@ -258,7 +258,8 @@ class StudySpec:
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
         jobs: Trainings and evaluations at a time, which share the visible accelerators.
         also: Another data set to measure the base model and every recipe on, NAME=PATH with a
-            --benchmark as NAME, e.g. mathverse=MathVerse; in its own default views; repeatable.
+            --benchmark as NAME, e.g. mathverse=MathVerse, or synthetic alone; in its own default
+            views; repeatable. The report has the gap on each set, and over all problems.
         reference: A run folder, such as that of another model, to show in the report beside the
             study's own; repeatable.
         log: Where steps go beside train_log.jsonl: `wandb` (Weights & Biases), `tensorboard` (which
