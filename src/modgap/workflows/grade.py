@@ -136,7 +136,7 @@ def grade_held(
     texts = [response.response for response in responses]
     # The other two modes reproduce the original, which has no rule on thinking.
     if mode not in ("paper", "exact"):
-        texts = _texts(responses, problems, paper_style=paper)
+        texts = texts_for_rules(responses, problems, paper_style=paper)
     results = _grade_all(responses, texts, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
     if any(grader.judged for grader in graders):
@@ -181,7 +181,7 @@ def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., Sum
     return [registry.load(path) for path in paths if path]
 
 
-def _texts(
+def texts_for_rules(
     responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool
 ) -> list[str]:
     """The text of each response that the rules read.
