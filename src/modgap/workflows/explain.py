@@ -1,7 +1,7 @@
 """Why two runs differ on the same problems: `modgap explain RUN_A RUN_B`.
 
 The runs may be of `modgap eval`, or imported from another tool, whose own verdicts then count. The
-parts and how they add up are in `analysis.explained`, the swaps in `workflows.swaps`.
+parts and how they add up are in `analysis.explained`, the swaps in `analysis.swaps`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from modgap.analysis.explained import (
 )
 from modgap.analysis.resampling import Floats
 from modgap.analysis.run import load_run
+from modgap.analysis.swaps import Grader, JudgeOf, Stored
 from modgap.core.errors import UserError, command_line
 from modgap.core.prompt import of_paper
 from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunManifest
@@ -32,7 +33,6 @@ from modgap.grading.answer import Mode
 from modgap.grading.graders import find_grader
 from modgap.grading.judge import is_open
 from modgap.reporting.sampling import NAMES, sampling_of, value_words
-from modgap.workflows.swaps import Grader, JudgeOf, Stored
 
 REFERENCE: Mode = "strict"
 """The grader of ours that two other tools are compared by."""

@@ -26,14 +26,19 @@ from modgap.analysis.explained import GRADING, shapley
 from modgap.analysis.resampling import Floats
 from modgap.core.problem import split_grader
 from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder
-from modgap.grading.answer import Mode, extract_answer
+from modgap.grading.answer import extract_answer
 from modgap.grading.grade import Grade
-from modgap.grading.graders import find_grader
-from modgap.grading.judge import JudgeMode, VerdictFile, parse_verdict, question_id
+from modgap.grading.graders import find_grader, texts_for_rules
+from modgap.grading.judge import (
+    JudgeMode,
+    Undecided,
+    VerdictFile,
+    parse_verdict,
+    question_id,
+)
 from modgap.grading.mathverse import Case, original_answer
 from modgap.grading.paper import extract_boxed_content
 from modgap.grading.symbolic import SymbolicPool
-from modgap.workflows.grade import texts_for_rules
 
 LAST_BOX, ORIGINAL = "last box after the thinking", "the original's"
 _EXTRACTION: Mapping[str, str] = {
@@ -114,6 +119,8 @@ class Stored:
         problems: By id.
         grader: The run's own.
         paper_style: Whether its prompts are the original's.
+        symbolic: Whether the symbolic stage is run; without it the run's own verdict stays where
+            rules decide nothing.
     """
 
     def __init__(
@@ -124,9 +131,10 @@ class Stored:
         grader: Grader,
         *,
         paper_style: bool,
+        symbolic: bool = True,
     ) -> None:
         self.responses, self.grades, self.problems = responses, grades, problems
-        self.grader, self._paper_style = grader, paper_style
+        self.grader, self._paper_style, self._symbolic = grader, paper_style, symbolic
         self.own = np.array([grades[row.key].outcome == "correct" for row in responses], float)
         self._known: dict[Grader, Floats] = {}
         self.unswapped = 0
@@ -239,22 +247,27 @@ class Stored:
             name, kind = split_grader(problem.grader)
             cases.append(Case(text, problem.gold_of(row.view), problem.question_of(row.view), kind))
             by_grader.setdefault(name, []).append(number)
-        with SymbolicPool(workers=min(4, os.cpu_count() or 1)) as symbolic:
+        with SymbolicPool(workers=min(4, os.cpu_count() or 1)) as pool:
             for name, numbers in by_grader.items():
                 results = find_grader(name).grade(
-                    [cases[number] for number in numbers], cast("Mode", grader.tolerance), symbolic
+                    [cases[number] for number in numbers],
+                    grader.tolerance,
+                    pool if self._symbolic else None,
                 )
                 for number, result in zip(numbers, results, strict=True):
                     if isinstance(result, Grade):
                         right[number] = result.correct
-                    elif grader.judge.name:
-                        said = grader.judge.said.get(
-                            question_id(result.prompt(), grader.judge.tokens)
-                        )
-                        if said is None:
-                            self.unswapped += 1
-                            right[number] = self.own[number]
-                        else:
-                            mode = cast("JudgeMode", grader.judge.mode)
-                            right[number] = bool(parse_verdict(said, mode))
+                    else:
+                        right[number] = self._judged(number, result, grader.judge)
         return right
+
+    def _judged(self, number: int, case: Undecided, judge: JudgeOf) -> bool:
+        """What a judge said of a case that rules leave open."""
+        if judge.name:
+            said = judge.said.get(question_id(case.prompt(), judge.tokens))
+            if said is not None:
+                return bool(parse_verdict(said, cast("JudgeMode", judge.mode)))
+            self.unswapped += 1
+        elif self._symbolic:
+            return False
+        return bool(self.own[number])
