@@ -79,6 +79,16 @@ def _grade_mathverse(
     )
 
 
+def _grade_choices(
+    cases: Sequence[Case], mode: str, symbolic: Symbolic | None
+) -> list[Grade | Undecided]:
+    # Without MathVerse's own rules of mode `paper`, which are not about choices.
+    return mathverse.grade_without_judge(cases, cast("JudgeMode", mode), symbolic)
+
+
+CHOICE_GRADER: Final = f"choices:{MULTI_CHOICE}"
+"""The grader of a letter; the choices are in the question, see `choices.parse_choices`."""
+
 GRADERS: Final = {
     "": Grader("problems with a number as their answer", get_args(Mode), _grade_numbers),
     mathverse.NAME: Grader(
@@ -87,6 +97,9 @@ GRADERS: Final = {
         _grade_mathverse,
         judged=True,
         paper_prefill=PAPER_MATHVERSE_PREFILL,
+    ),
+    "choices": Grader(
+        "multiple-choice problems", ("strict", "relative"), _grade_choices, judged=True
     ),
 }
 
