@@ -26,7 +26,7 @@ from modgap.cli import pairs as _pairs  # noqa: F401 - adds `data init` and `dat
 from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
 from modgap.cli.groups import DATA, MEASURE, RESULTS, SETUP, TRAIN
-from modgap.cli.runs import export, grade, ls, report, results_app
+from modgap.cli.runs import explain, export, grade, ls, report, results_app
 from modgap.cli.start import init
 from modgap.cli.usage import usage_line
 from modgap.core import registry
@@ -64,7 +64,7 @@ for part in (data_app, model_app, results_app):
 app.command(import_answers, name="import", group=DATA)
 for group, commands in {
     MEASURE: (power, grade),
-    RESULTS: (report, ls, export),
+    RESULTS: (report, explain, ls, export),
     SETUP: (init,),
 }.items():
     for command in commands:

@@ -261,7 +261,8 @@ def train_resolved(
         # For a reward function in the user's working folder; last, so that nothing there stands in
         # for a module of ours or of a library.
         sys.path.append(str(Path.cwd()))
-    from modgap.models.load import check_model, model_fingerprint, resolve
+    from modgap.models.fingerprint import model_fingerprint
+    from modgap.models.load import check_model, resolve
     from modgap.training.events import Job
 
     check_environment(options)
@@ -295,7 +296,7 @@ def check_start(model: str | Path, out: Path | str, options: TrainOptions) -> Pa
     wording(options)
     RunFolder(out).check_place("train")
     folder = resolve(model)
-    check_folder(folder)
+    check_folder(folder, trained=True)
     return folder
 
 
