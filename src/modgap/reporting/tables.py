@@ -23,6 +23,7 @@ MEANINGS = {
     "blank-image": "the same with a blank image: what an image as such changes",
     "swapped-image": "whether a wrong image leads it astray when the text says everything",
     "transcribe": "image-only, asked to write the conditions down first",
+    "as-published": "the data set's own text, whatever it holds of the conditions",
     "text-dominant": "what it solves with everything written, and the diagram",
     "text-lite": "the same without words for what the diagram shows anyway",
     "vision-intensive": "whether it reads how things lie in the diagram",
