@@ -218,7 +218,7 @@ def _check_values(term: Term, name: str) -> None:
             raise UserError(f"{name}.{key}={value!r}: give a number.")
         elif not math.isfinite(value):
             raise UserError(f"{name}.{key}={value}: must be a finite number.")
-    if not isinstance(term.seed, int) or term.seed < 0:
+    if term.seed < 0 or term.seed % 1:
         raise UserError(f"{name}.seed={term.seed}: must be a whole number of at least 0.")
     if term.clamp is not None and term.clamp <= 0:
         raise UserError(f"{name}.clamp={term.clamp}: must be above 0, or none.")

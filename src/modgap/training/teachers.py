@@ -61,8 +61,8 @@ class Teachers:
         for (kind, decay), copy in self._copies.items():
             if kind == "ema":
                 assert decay is not None
-                now = [parameter.detach() for parameter in policy.parameters()]
-                torch._foreach_lerp_(copy, now, 1 - decay)
+                for weight, parameter in zip(copy, policy.parameters(), strict=True):
+                    weight.lerp_(parameter.detach(), 1 - decay)
 
     def state(self) -> dict[str, list[Tensor]]:
         """The averages, to be saved; the frozen weights are those of the stage's start."""
