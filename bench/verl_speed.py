@@ -115,7 +115,6 @@ class Until(Bars):
     """Ends the training after a step: the last one of a training would write a checkpoint."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(None)
         self.step = step
 
     def __call__(self, name: str, done: int, total: int, note: str = "") -> None:

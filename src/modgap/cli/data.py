@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
     from modgap.datasets.faults import Report
     from modgap.original.importing import Imported
+    from modgap.workflows.logs.importing import ImportedLog
     from modgap.workflows.power import Plan
 
+Source = Literal["original", "lmms-eval", "vlmevalkit", "inspect"]
 data_app = App(
     name="data", help="Make, check and prepare problems.", help_format="markdown", group=DATA
 )
@@ -82,10 +84,10 @@ def check(folder: Path, *, benchmark: str = "pgps9k", allow_outside: AllowOutsid
     ```
 
     Args:
-        folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or
-            JSON.
-        benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, or one of your own,
-            module:object or path/to/file.py:object.
+        folder: A folder in PGPS9K's or Geometry3K's layout, a JSONL file of `pairs`, or MathVerse's
+            or Geometry3K's parquet or JSON.
+        benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, geometry3k,
+            geometry3k-choices, or one of your own, module:object or path/to/file.py:object.
         allow_outside: The data set may name, or link to, images outside its folder.
     """
     from modgap.core.progress import progress_bars
@@ -152,46 +154,55 @@ def import_answers(
     view: str | None = None,
     results_root: Path | None = None,
     scan_output: Path | None = None,
-    source: Annotated[Literal["original", "inspect"], Parameter(name="--from")] = "original",
+    source: Annotated[Source, Parameter(name="--from")] = "original",
+    scorer: str | None = None,
     allow_outside: AllowOutside = False,
 ) -> None:
     """Make a run of answers that another program collected, and grade it; needs no diagrams.
 
     The original repository's: for PGPS9K folders of qprob_N_attemptJ.txt, for MathVerse files
-    *_generations.jsonl, scored or not. Or, with --from inspect, the log of inspect_ai's task
+    *_generations.jsonl, scored or not. With --from the per-sample logs of another tool on
+    MathVerse, whose verdicts are kept beside our grades; and any log of inspect_ai's task
     modgap/gap.
 
 
     ```
     modgap import answers_full_cond answers --gt PGPS9K/test.json --out runs/imported
     modgap import mathverse_generations --out runs/imported
+    modgap import --from vlmevalkit outputs/MODEL --out runs/vlmevalkit
     ```
 
     Args:
         folders: Answer folders, or files of generations or folders of them; a model's kinds are the
-            views of one run. Several models make several runs, OUT/MODEL. With --from inspect one
-            log, .eval or .json.
+            views of one run. Several models make several runs, OUT/MODEL. With --from the files of
+            one model, or their folder: *_samples_*.jsonl and *_results.json of lmms-eval, .xlsx,
+            .tsv or .json of VLMEvalKit, .eval or .json of inspect_ai.
         out: Run folder.
         gt: PGPS9K's test.json. Generations carry their gold answers; with MathVerse's own files
             (parquet or JSON) they get subjects, images and the problems without an answer as well.
+            With --from MathVerse's own files, for logs whose rows do not say their problem.
         view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any
             other image-only.
         results_root: Also every folder below this one that holds answers.
         scan_output: Also write the original's figures of every folder to this text file, as its
             eval.py --scan-output does.
-        source: Which program collected the answers: `original` or `inspect`.
+        source: Which program collected the answers: `original`, `lmms-eval`, `vlmevalkit` or
+            `inspect`.
+        scorer: Which score is the verdict, where a log has several.
         allow_outside: Links in these folders may lead out of them. Of a log: keep the places of the
             diagrams that it names, which a report then embeds.
     """
     from modgap.core.progress import progress_bars
 
-    if source == "inspect":
-        if any(option is not None for option in (gt, view, results_root, scan_output)):
+    if source != "original":
+        if any(option is not None for option in (view, results_root, scan_output)):
             raise UsageError(
-                "--gt, --view, --results-root and --scan-output are for the original's answers: a"
-                " log of inspect has its problems and views itself."
+                "--view, --results-root and --scan-output are for the original's answers: a log of"
+                f" {source} says its views itself."
             )
-        return _import_log(folders, out, allow_outside=allow_outside)
+        return _import_logs(source, folders, out, gt, scorer, allow_outside=allow_outside)
+    if scorer is not None:
+        raise UsageError(f"--scorer {scorer}: the original's answers have one; leave it out.")
     from modgap.original.import_mathverse import import_generations
     from modgap.original.import_pgps9k import import_answers as import_folders
     from modgap.original.mathverse import generation_files
@@ -390,18 +401,72 @@ def print_check(report: Report) -> None:
     )
 
 
-def _import_log(files: Sequence[Path], out: Path, *, allow_outside: bool) -> None:
+def _import_logs(
+    tool: str,
+    files: Sequence[Path],
+    out: Path,
+    gt: Path | None,
+    scorer: str | None,
+    *,
+    allow_outside: bool,
+) -> None:
+    """Import logs of another tool; those of inspect_ai's task `modgap/gap` know our problems."""
     from modgap.core.progress import progress_bars
     from modgap.reporting.terminal import print_summary
     from modgap.workflows.import_inspect import import_log
+    from modgap.workflows.logs.importing import import_logs
+    from modgap.workflows.logs.inspect_log import is_ours
 
-    if len(files) != 1:
-        raise UsageError(f"--from inspect makes a run of one log: {len(files)} are given.")
+    if tool == "inspect" and any(is_ours(path) for path in files):
+        if len(files) != 1:
+            raise UsageError(f"a log of modgap/gap makes a run of its own: {len(files)} are given.")
+        if gt is not None or scorer is not None:
+            raise UsageError("--gt and --scorer: a log of modgap/gap has its problems itself.")
+        with progress_bars() as bars:
+            summary = import_log(
+                files[0], out, given=given(), progress=bars, allow_outside=allow_outside
+            )
+        print_summary(summary, out.name)
+        return
     with progress_bars() as bars:
-        summary = import_log(
-            files[0], out, given=given(), progress=bars, allow_outside=allow_outside
-        )
-    print_summary(summary, out.name)
+        done = import_logs(
+            tool, files, out, gt=gt, scorer=scorer, given=given(), progress=bars,
+            allow_outside=allow_outside,
+        )  # fmt: skip
+    _print_log(done)
+
+
+def _print_log(done: ImportedLog) -> None:
+    """The log's source, how many samples are errors and why, both verdicts, and our numbers."""
+    from rich.console import Console
+
+    from modgap.core.record import OUTCOMES
+    from modgap.reporting import tables as t
+    from modgap.reporting.terminal import as_rich, print_summary
+
+    log = done.log
+    show(f"{done.path}: {log.model or 'model not named'}, {len(log.samples):,} rows of {log.tool}")
+    for path in log.files:
+        show(f"  from {path}")
+    count = sum(map(len, done.errors.values()))
+    lost = sum(map(len, done.verdict_errors.values()))
+    show(f"errors: {count:,} responses, {lost:,} scores of {log.tool}")
+    for what, kinds in (("response", done.errors), ("score", done.verdict_errors)):
+        for why, names in kinds.items():
+            show(f"  {len(names):6,} {what}{'s' * (len(names) != 1)}: {why}")
+    if done.agreement:
+        rows = [
+            (f"{log.tool}: {theirs.replace('_', ' ')}",
+             *(f"{done.agreement.get((theirs, ours), 0):,}" for ours in OUTCOMES))
+            for theirs in OUTCOMES
+            if any(pair[0] == theirs for pair in done.agreement)
+        ]  # fmt: skip
+        head = (f"score {log.scorer}", *(f"ours: {name.replace('_', ' ')}" for name in OUTCOMES))
+        console = Console()
+        table = t.Table("Samples by both verdicts", head, tuple(rows), left=1)
+        console.print(as_rich(table, plain=not console.is_terminal))
+    show("Graded strict (the run's grades and summary):")
+    print_summary(done.summary, done.path.name)
 
 
 def _print_plan(plan: Plan) -> None:

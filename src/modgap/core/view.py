@@ -34,6 +34,7 @@ class View:
         transcribe: Whether the model is asked to write the conditions down before it solves.
         words: Gives the words of a problem, before the instruction; without it they follow from
             `conditions`.
+        verbatim: Whether its words are the view's question alone, as the data set has it.
     """
 
     name: str
@@ -42,7 +43,11 @@ class View:
     picture: Picture = "own"
     transcribe: bool = False
     words: Callable[[Problem], str] | None = None
+    verbatim: bool = False
 
+
+AS_PUBLISHED = "as-published"
+"""The data set's own text, whatever it holds of the conditions."""
 
 VIEWS: dict[str, View] = {
     view.name: view
@@ -54,6 +59,7 @@ VIEWS: dict[str, View] = {
         View("blank-image", "control", conditions=False, picture="blank"),
         View("swapped-image", "control", conditions=True, picture="swapped"),
         View("transcribe", "control", conditions=False, transcribe=True),
+        View(AS_PUBLISHED, "control", conditions=False, verbatim=True),
     )
 }
 DEFAULT_VIEWS = ("full-text", "image-only")

@@ -23,7 +23,7 @@ from modgap.grading.mathverse import FREE_FORM, MULTI_CHOICE, question_type_of
 
 HUB_ID = "AI4Math/MathVerse"
 _NEEDED = ("problem_index", "problem_version", "question", "answer", "question_type")
-_TAKEN = (*_NEEDED, "question_for_eval", "metadata")
+_TAKEN = (*_NEEDED, "question_for_eval", "metadata", "sample_index")
 _JSON = (".json", ".jsonl")
 _BATCH = 64
 """Rows of a parquet file whose images are in memory at once while they are assigned."""
@@ -45,6 +45,7 @@ class Row:
         subject: Of the problem.
         subfield: Of the problem.
         image: Its image; for parquet files only after `take_images`.
+        sample: Its `sample_index`; empty where the file has none.
     """
 
     file: Path
@@ -58,6 +59,7 @@ class Row:
     subject: str
     subfield: str
     image: Path | bytes | str | None = None
+    sample: str = ""
 
 
 # ---- where it is ---------------------------------------------------------------------------------
@@ -294,6 +296,7 @@ def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None
         file, number, name, VERSIONS[version], texts["question"], whole, texts["answer"],
         question_type,
         str(about.get("subject") or ""), str(about.get("subfield") or ""), record.get("image"),
+        _name(record.get("sample_index")),
     ), faults  # fmt: skip
 
 

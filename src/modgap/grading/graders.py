@@ -12,7 +12,7 @@ grade_answer(r"\boxed{C}", "C", question="...", question_type="multi-choice").st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Final, cast, get_args
@@ -20,6 +20,8 @@ from typing import Final, cast, get_args
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import split_grader
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
+from modgap.core.record import ProblemRow, Response
+from modgap.core.thinking import OPEN, closes_unopened, graded_text
 from modgap.grading import mathverse
 from modgap.grading.answer import Mode, as_gold, grade
 from modgap.grading.grade import Grade
@@ -77,6 +79,16 @@ def _grade_mathverse(
     )
 
 
+def _grade_choices(
+    cases: Sequence[Case], mode: str, symbolic: Symbolic | None
+) -> list[Grade | Undecided]:
+    # Without MathVerse's own rules of mode `paper`, which are not about choices.
+    return mathverse.grade_without_judge(cases, cast("JudgeMode", mode), symbolic)
+
+
+CHOICE_GRADER: Final = f"choices:{MULTI_CHOICE}"
+"""The grader of a letter; the choices are in the question, see `choices.parse_choices`."""
+
 GRADERS: Final = {
     "": Grader("problems with a number as their answer", get_args(Mode), _grade_numbers),
     mathverse.NAME: Grader(
@@ -85,6 +97,9 @@ GRADERS: Final = {
         _grade_mathverse,
         judged=True,
         paper_prefill=PAPER_MATHVERSE_PREFILL,
+    ),
+    "choices": Grader(
+        "multiple-choice problems", ("strict", "relative"), _grade_choices, judged=True
     ),
 }
 
@@ -163,3 +178,28 @@ def grade_answer(
             [Case(response, as_gold(gold), question, kind or "")], mode, symbolic
         )
     return result if isinstance(result, Grade) else unsettled(result)
+
+
+def texts_for_rules(
+    responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool
+) -> list[str]:
+    """The text of each response that the rules read.
+
+    The record shows whether the prompt opened the thinking. A server does not show the prompt that
+    its chat template makes. There the run's own replies decide: if most of those that ended by
+    themselves close thinking that they did not open, the template opens it.
+    """
+    ended = [
+        response.response
+        for response in responses
+        if response.finish_reason == "stop" and response.response
+    ]
+    by_template = 2 * sum(map(closes_unopened, ended)) > len(ended)
+    texts: list[str] = []
+    for response in responses:
+        prefill, cut = response.prefill, response.finish_reason == "length"
+        if not prefill and paper_style:
+            prefill = find_grader(problems[response.problem_id].grader).paper_prefill
+        opened = prefill.rstrip().endswith(OPEN) or (by_template and cut)
+        texts.append(graded_text(response.response, cut=cut, opened=opened))
+    return texts

@@ -154,6 +154,8 @@ class EncodedPrompt:
         pixels: The image's patches, or `None` without an image.
         image_key: Digest of the image; prompts that show the same image share their features.
         image_tokens: Tokens of the image, 0 without one.
+        opened: As of a `Completion`; the chat that is rendered here opens nothing.
+        left_out: As of a `Completion`; nothing is.
     """
 
     input_ids: Tensor
@@ -162,6 +164,8 @@ class EncodedPrompt:
     pixels: Pixels | None = None
     image_key: str | None = None
     image_tokens: int = 0
+    opened: str = ""
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.input_ids.numel()

@@ -15,7 +15,7 @@ import torch
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.images import CONVERTED, inspect_all, is_plain
-from modgap.core.problem import Problem
+from modgap.core.problem import Problem, split_grader
 from modgap.core.prompt import Prompt, Style, training_prompt, twin_prompt
 from modgap.core.recipe import NAMES, Recipe, Settings, Stage
 from modgap.core.view import get_view
@@ -52,6 +52,7 @@ def check_prompts(
         UserError: A view is a control, or a problem lacks the words of a view or a usable diagram.
     """
     unusable = unusable_images([*problems, *validation]) if unusable is None else unusable
+    _check_graders(recipe, [*problems, *validation])
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.title})"
         for view in stage.views:
@@ -78,6 +79,18 @@ def check_prompts(
             )
             remedy = " Or turn validation off with --set eval_every=0."
             _check(f"the validation of {where}", validation, unusable, build, remedy)
+
+
+def _check_graders(recipe: Recipe, problems: Sequence[Problem]) -> None:
+    """Refuse answers that the built-in reward cannot grade: it reads numbers."""
+    other = next((problem for problem in problems if problem.grader), None)
+    if other is None or all(stage.settings.reward_function for stage in recipe.stages):
+        return
+    raise UserError(
+        f"problem {other.id} is graded by {split_grader(other.grader)[0]!r}, and the reward grades"
+        " numbers: train on free-form problems (--benchmark geometry3k instead of"
+        " geometry3k-choices), or give --set reward.function=module:function."
+    )
 
 
 def _check_view(view: str, use: str) -> None:
@@ -278,6 +291,9 @@ def digest(problems: Sequence[Problem]) -> str:
         # Manifests record this digest: the order and the types of these fields must not change.
         fields = (p.id, p.question, p.answer, p.structural, p.semantic, p.own_words, image)
         hasher.update(repr(fields).encode())
+        # Left out where the words of views are given: older data sets keep their digest.
+        if p.own_questions and not p.own_words:
+            hasher.update(repr(p.own_questions).encode())
     return hasher.hexdigest()[:16]
 
 

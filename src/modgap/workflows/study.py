@@ -133,12 +133,8 @@ def prepare_study(
 
     With `look_at_images`, unusual images are named, and all that are trained on are decoded.
     """
-    from modgap.models.load import (
-        check_folder,
-        check_model,
-        model_fingerprint,
-        resolve,
-    )
+    from modgap.models.fingerprint import model_fingerprint
+    from modgap.models.load import check_folder, check_model, resolve
 
     options = replace(spec.options, style=wording(spec_training(spec)))
     spec = replace(spec, options=options)
@@ -156,7 +152,7 @@ def prepare_study(
     run = RunFolder(spec.out)
     run.check_place("study")
     folder = resolve(spec.model)
-    check_folder(folder)
+    check_folder(folder, trained=True)
     start = starting_model(folder, spec_training(spec))
     resolved = resolve_recipes(
         spec.recipes, spec.settings, model_notes(resolve(start)), spec_training(spec)

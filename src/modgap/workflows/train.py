@@ -153,6 +153,23 @@ def preset_lines(
     return find_preset(options.preset).lines(values, default, resolved, wording(options))
 
 
+def other_size(options: TrainOptions, model: str) -> str:
+    """What to say of a preset for models of another size; empty without one, or if it fits."""
+    from modgap.training.known_model import known_model
+    from modgap.training.shape import SHAPES
+
+    if options.preset is None:
+        return ""
+    size = find_preset(options.preset).size.upper()
+    shape, meant = known_model(model).shape, SHAPES[f"Qwen/Qwen2.5-VL-{size}-Instruct"]
+    if shape is None or shape.hidden == meant.hidden:
+        return ""
+    return (
+        f"preset {options.preset} holds the values for Qwen2.5-VL {size}; {model} has"
+        f" {shape.parameters / 1e9:.2g}B parameters"
+    )
+
+
 def starting_model(
     model: str | Path | None, options: TrainOptions, *, dry: bool = False
 ) -> str | Path:
@@ -227,6 +244,8 @@ def train(
     start = starting_model(model, options)
     plan = resolve_recipe(recipe, assignments, model_notes(resolve(start)), options)
     warn_about_images(problems)
+    if noted := other_size(options, str(start)):
+        say(noted)
     return train_resolved(
         plan, problems, start, Path(out), options=options, given=given, progress=progress
     )
@@ -255,7 +274,8 @@ def train_resolved(
         # For a reward function in the user's working folder; last, so that nothing there stands in
         # for a module of ours or of a library.
         sys.path.append(str(Path.cwd()))
-    from modgap.models.load import check_model, model_fingerprint, resolve
+    from modgap.models.fingerprint import model_fingerprint
+    from modgap.models.load import check_model, resolve
     from modgap.training.events import Job
 
     check_environment(options)
@@ -289,7 +309,7 @@ def check_start(model: str | Path, out: Path | str, options: TrainOptions) -> Pa
     wording(options)
     RunFolder(out).check_place("train")
     folder = resolve(model)
-    check_folder(folder)
+    check_folder(folder, trained=True)
     return folder
 
 

@@ -33,6 +33,7 @@ Legend: N rows of a micro-batch, E eligible ones, T response tokens.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -402,6 +403,8 @@ class TwinAgentLoop(SingleTurnAgentLoop):
         self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any
     ) -> AgentLoopOutput:
         """Sample one response; see verl."""
+        if self.rollout_config.name == "vllm":
+            sampling_params = sampling_params | _only_ids()
         output = await super().run(sampling_params, priority, **kwargs)
         if (twin := kwargs.get("contrastive_prompt")) is not None:
             messages = twin_messages(twin, kwargs["raw_prompt"])
@@ -410,6 +413,21 @@ class TwinAgentLoop(SingleTurnAgentLoop):
                 messages, images=images
             )
         return output
+
+
+@functools.cache
+def _only_ids() -> dict[str, Any]:
+    """What tells vLLM to send a response once, at its end, and without its text.
+
+    Otherwise its server decodes each token and wakes the agent loop for it: with 160 sequences this
+    takes longer than the GPU's decode step. Nothing is aborted here, which such requests would
+    delay: only verl's asynchronous trainers do so.
+    """
+    try:
+        from vllm.sampling_params import RequestOutputKind  # pyright: ignore
+    except ImportError:  # a stand-in, in tests without a GPU
+        return {}
+    return {"detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY}
 
 
 def _words(content: Any) -> tuple[str, ...]:
