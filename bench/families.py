@@ -34,7 +34,7 @@ from model_families import FAMILIES, Sizes, build_family
 
 from modgap.core.errors import UserError
 from modgap.models.folder import quiet
-from modgap.models.generic import load_generic
+from modgap.models.load import load_generic
 
 BEGIN, END = "<!-- families -->", "<!-- end of families -->"
 OTHER = Sizes(width=192, layers=2, vision_width=96, vision_layers=4, vocabulary=600, seed=1)

@@ -20,8 +20,8 @@ from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
 from modgap.core.prompt import Prompt
 from modgap.engines.hf import HfEngine, load_engine
-from modgap.models.generic import GenericModel, load_generic
-from modgap.models.load import check_folder, check_model, load_policy
+from modgap.models.generic import GenericModel
+from modgap.models.load import check_folder, check_model, load_generic, load_policy
 
 NEED_TORCHVISION = ("mistral3",)
 OTHER = Sizes(width=96, layers=2, vision_width=96, vision_layers=4, vocabulary=520, seed=3)
@@ -131,14 +131,14 @@ def test_a_family_that_padding_changes_is_answered_by_length(
     folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = load_generic(made(folders, "llava"), device="cpu")
-    processed = GenericModel._processed
+    inputs = GenericModel._inputs
 
     def unmasked(self: GenericModel, prompts: object) -> object:
-        out = processed(self, prompts)  # type: ignore[arg-type]
+        out = inputs(self, prompts)  # type: ignore[arg-type]
         out["attention_mask"] = out["attention_mask"].fill_(1)  # padding is seen
         return out
 
-    monkeypatch.setattr(GenericModel, "_processed", unmasked)
+    monkeypatch.setattr(GenericModel, "_inputs", unmasked)
     check_batches(model)
     assert model._pads == {True: False}
     assert capsys.readouterr().err.count("equal length") == 1

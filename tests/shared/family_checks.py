@@ -50,7 +50,7 @@ def check_batches(model: GenericModel) -> None:
 def check_copies(model: GenericModel) -> None:
     """Copies of the processor's output are its output for the repeated prompts."""
     pictured = [prompt for prompt in asked(model) if prompt.image is not None]
-    once, twice = model._processed(pictured), model._processed([*pictured, *pictured])
+    once, twice = model._inputs(pictured), model._inputs([*pictured, *pictured])
     assert once.keys() == twice.keys() and len(once) > 2
     for name, value in once.items():
         copied = _copied(value, 2)
