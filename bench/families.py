@@ -124,6 +124,16 @@ def table(columns: dict[str, dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def keep(page: Path, family: str, cell: str) -> None:
+    """Write one cell into a page's table, as soon as it is known."""
+    text = page.read_text(encoding="utf-8")
+    columns = read_table(text)
+    columns.setdefault(column(), {})[family] = cell
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text(f"{before}{BEGIN}\n\n{table(columns)}\n\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     """Measure each family, and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -131,9 +141,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--page", type=Path, help="a page with a table to be kept")
     given = parser.parse_args()
-    text = given.page.read_text(encoding="utf-8") if given.page else ""
-    columns = read_table(text)
-    cells = columns.setdefault(column(), {})
+    cells: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "data"
         synth = ["data", "synth", "--out", str(data), "--train", "4", "--test", "3", "--seed", "5"]
@@ -144,11 +152,8 @@ def main() -> None:
             begun = time.monotonic()
             cells[name] = answer(name, data, Path(place), given.device)
             print(f"{name}: {cells[name]} ({time.monotonic() - begun:.0f} s)", file=sys.stderr)
-            if given.page:  # as they come
-                before, _, rest = text.partition(BEGIN)
-                after = rest.partition(END)[2]
-                text = f"{before}{BEGIN}\n\n{table(columns)}\n\n{END}{after}"
-                given.page.write_text(text, encoding="utf-8")
+            if given.page:
+                keep(given.page, name, cells[name])
     print(table({column(): cells}))
     sys.exit(any(cell.startswith("FAILED") for cell in cells.values()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_other_families_are_refused_with_what_is_trained(folders: Path) -> None:
             folder = folders / name
             folder.mkdir(exist_ok=True)
             for file in ("config.json", "tokenizer.json", "preprocessor_config.json"):
-                (folder / file).write_text('{"model_type": "%s"}' % name)
+                (folder / file).write_text(json.dumps({"model_type": name}))
             for engine in ("local", "verl"):
                 with pytest.raises(UserError, match=f"'{name}', which --engine {engine}") as error:
                     known_model(str(folder), engine)

@@ -92,7 +92,8 @@ def plan_lines(recipe: Recipe, model: str, stages: Iterable[StagePlan]) -> list[
         lines.append(f"stage {number}: {plan.stage.title}{plan.remark}")
         if plan.costs is None:
             costs = [
-                f"no estimate: the shape of {model} is not known here: give a folder, of {' or '.join(SHAPED)}"
+                f"no estimate: the shape of {model} is not known here: give a folder of a model of"
+                f" type {' or '.join(SHAPED)}"
             ]
         else:
             costs = plan.costs.lines()
