@@ -168,7 +168,6 @@ def import_answers(
 
     ```
     modgap import answers_full_cond answers --gt PGPS9K/test.json --out runs/imported
-    modgap import mathverse_generations --out runs/imported
     modgap import --from vlmevalkit outputs/MODEL --out runs/vlmevalkit
     ```
 
