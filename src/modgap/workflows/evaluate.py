@@ -32,7 +32,13 @@ from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes
 from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
-from modgap.core.prompt import Style, evaluation_prompt, of_paper, structural_conditions
+from modgap.core.prompt import (
+    Style,
+    evaluation_prompt,
+    of_paper,
+    rendered_words,
+    structural_conditions,
+)
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
 from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
 from modgap.grading.answer import Mode
@@ -694,8 +700,8 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
     """Refuse views that no problem has; the summary handles those that only some problems have.
 
     Raises:
-        UserError: A view is a version of MathVerse's and the problems are others, or no problem has
-            it.
+        UserError: A view is a version of MathVerse's and the problems are others, no problem has
+            it, or its font lacks a character of the conditions.
     """
     versions = any(problem.views for problem in problems)
     known: set[str] = set()
@@ -703,6 +709,8 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
         known.update(problem.views, problem.own_words)
     there = [name for name in ALL_VIEWS if name in known]
     for view in views:
+        if view.rendering is not None and not versions:
+            _check_characters(problems, view)
         if not versions and view.name in VERSION_VIEWS and view.name not in there:
             raise UserError(
                 f"the view {view.name!r} is a version of MathVerse's, and these problems have none:"
@@ -714,6 +722,18 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
                 " from these with --problem-versions (or --views), or give --data with a file that"
                 " has it."
             )
+
+
+def _check_characters(problems: Sequence[Problem], view: View) -> None:
+    """Refuse a font that cannot show all conditions, before a model is loaded."""
+    from modgap.core.rendering import check_characters
+
+    assert view.rendering is not None
+    for problem in problems:
+        try:
+            check_characters(rendered_words(problem), view.rendering)
+        except UserError as error:
+            raise UserError(f"problem {problem.id}, view {view.name}: {error}") from None
 
 
 def _answer(
@@ -769,7 +789,7 @@ def make_requests(
                 continue
             wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
             if wanted:
-                image, name = _image(view, problem, problems, number)
+                image, name = _image(view, problem, problems, number, style)
                 prompt = evaluation_prompt(problem, view, style)
                 requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
     return requests
@@ -783,11 +803,14 @@ def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
 
 
 def _image(
-    view: View, problem: Problem, problems: Sequence[Problem], number: int
+    view: View, problem: Problem, problems: Sequence[Problem], number: int, style: Style
 ) -> tuple[Callable[[], Image] | None, str]:
     """What opens the picture that a view shows with a problem, and its name in messages."""
     if view.picture == "none":
         return None, ""
+    if view.rendering is not None:
+        opener = functools.partial(_rendered, problem, view, rendered_words(problem, style))
+        return opener, f"{problem.image_name()} with its conditions"
     if problem.image_of(view.name) is None:
         raise UserError(
             f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other"
@@ -815,6 +838,19 @@ def _blank(problem: Problem) -> Image:
     from PIL import Image
 
     return Image.new("RGB", problem.open_image().size, "white")
+
+
+def _rendered(problem: Problem, view: View, words: str) -> Image:
+    """The problem's diagram, if it has one, with its conditions drawn below."""
+    from modgap.core.rendering import with_words
+
+    assert view.rendering is not None
+    has_image = problem.image_of("full-text") is not None
+    diagram = problem.open_image("full-text") if has_image else None
+    try:
+        return with_words(words, view.rendering, diagram)
+    except UserError as error:
+        raise UserError(f"problem {problem.id}, view {view.name}: {error}") from None
 
 
 def problem_row(problem: Problem, style: Style) -> ProblemRow:

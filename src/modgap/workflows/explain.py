@@ -142,9 +142,10 @@ def _with_all_verdicts(side: _Side, other: _Side) -> _Side:
 def _shared(a: _Side, b: _Side, left_out: Counter[str]) -> list[Cell]:
     """The problems and views that both runs have, with the same gold answer."""
     cells_a, cells_b = ({key[:2] for key in side.responses} for side in (a, b))
+    others = sorted({view for _, view in cells_a} - ALL_VIEWS.keys())
     shared: list[Cell] = []
     for name in a.problems:
-        for view in ALL_VIEWS.keys() | {cell[1] for cell in cells_a}:
+        for view in (*ALL_VIEWS, *others):
             cell = (name, view)
             if cell not in cells_a or cell not in cells_b or name not in b.problems:
                 continue
