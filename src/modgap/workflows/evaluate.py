@@ -36,7 +36,6 @@ from modgap.core.prompt import (
     Style,
     evaluation_prompt,
     of_paper,
-    rendered_words,
     structural_conditions,
 )
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
@@ -45,9 +44,10 @@ from modgap.grading.answer import Mode
 from modgap.models.folder import own_max_tokens, own_temperature
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
 from modgap.workflows.grade import grade_held
+from modgap.workflows.pictures import check_characters_of, picture_of
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 SAMPLING = ("samples", "temperature", "max_tokens", "seed")
 """Options of the sampling; an existing run keeps those that are not given."""
@@ -710,7 +710,7 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
     there = [name for name in ALL_VIEWS if name in known]
     for view in views:
         if view.rendering is not None and not versions:
-            _check_characters(problems, view)
+            check_characters_of(problems, view)
         if not versions and view.name in VERSION_VIEWS and view.name not in there:
             raise UserError(
                 f"the view {view.name!r} is a version of MathVerse's, and these problems have none:"
@@ -722,18 +722,6 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
                 " from these with --problem-versions (or --views), or give --data with a file that"
                 " has it."
             )
-
-
-def _check_characters(problems: Sequence[Problem], view: View) -> None:
-    """Refuse a font that cannot show all conditions, before a model is loaded."""
-    from modgap.core.rendering import check_characters
-
-    assert view.rendering is not None
-    for problem in problems:
-        try:
-            check_characters(rendered_words(problem), view.rendering)
-        except UserError as error:
-            raise UserError(f"problem {problem.id}, view {view.name}: {error}") from None
 
 
 def _answer(
@@ -789,7 +777,7 @@ def make_requests(
                 continue
             wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
             if wanted:
-                image, name = _image(view, problem, problems, number, style)
+                image, name = picture_of(view, problem, problems, number, style)
                 prompt = evaluation_prompt(problem, view, style)
                 requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
     return requests
@@ -800,57 +788,6 @@ def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
     before = run.manifest().get("sampling", {})
     if left := sorted({*before.get("left_to_server", ()), *refused}):
         run.note("sampling", before | {"left_to_server": left})
-
-
-def _image(
-    view: View, problem: Problem, problems: Sequence[Problem], number: int, style: Style
-) -> tuple[Callable[[], Image] | None, str]:
-    """What opens the picture that a view shows with a problem, and its name in messages."""
-    if view.picture == "none":
-        return None, ""
-    if view.rendering is not None:
-        opener = functools.partial(_rendered, problem, view, rendered_words(problem, style))
-        return opener, f"{problem.image_name()} with its conditions"
-    if problem.image_of(view.name) is None:
-        raise UserError(
-            f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other"
-            " --views."
-        )
-    if view.picture == "blank":
-        return functools.partial(_blank, problem), problem.image_name()
-    if view.picture == "swapped":
-        others = (problems[(number + step) % len(problems)] for step in range(1, len(problems)))
-        other = next((p for p in others if p.image is not None and p.image != problem.image), None)
-        if other is None:
-            raise UserError(
-                "the view 'swapped-image' needs at least two problems with different diagrams."
-            )
-        return other.open_image, f"{other.image_name()} of problem {other.id}"
-    opener = (
-        functools.partial(problem.open_image, view.name)
-        if problem.own_images
-        else problem.open_image
-    )
-    return opener, problem.image_name(view.name)
-
-
-def _blank(problem: Problem) -> Image:
-    from PIL import Image
-
-    return Image.new("RGB", problem.open_image().size, "white")
-
-
-def _rendered(problem: Problem, view: View, words: str) -> Image:
-    """The problem's diagram, if it has one, with its conditions drawn below."""
-    from modgap.core.rendering import with_words
-
-    assert view.rendering is not None
-    has_image = problem.image_of("full-text") is not None
-    diagram = problem.open_image("full-text") if has_image else None
-    try:
-        return with_words(words, view.rendering, diagram)
-    except UserError as error:
-        raise UserError(f"problem {problem.id}, view {view.name}: {error}") from None
 
 
 def problem_row(problem: Problem, style: Style) -> ProblemRow:
