@@ -167,6 +167,37 @@ class TypeGap(Result):
     p_holm: float
 
 
+class Variant(Result):
+    """The gap of a run with one thing changed.
+
+    Attributes:
+        name: What, in words.
+        kind: `base` for the run as it was graded; `tolerance`, `mode` (the grader), `judge`, `vote`
+            (majority votes) or `leaky` (problems that state a condition are dropped).
+        gap: `None` where no problem is left.
+    """
+
+    name: str
+    kind: Literal["base", "tolerance", "mode", "judge", "vote", "leaky"]
+    gap: GapPart | None
+
+
+class Robustness(Result):
+    """Whether the conclusion of a run survives.
+
+    Attributes:
+        variants: The gap under each variant, the run's own first.
+        survives: Whether all intervals are on the same side of 0, or all hold it.
+        sentence: That in words.
+        not_graded: Modes in which too many responses would have to be graded again.
+    """
+
+    variants: list[Variant]
+    survives: bool
+    sentence: str
+    not_graded: list[str] = []
+
+
 class ReadingShares(Result):
     """Problems misread and read right, and the share of the former with its interval."""
 
@@ -633,6 +664,7 @@ class ReportSummary(Result):
         sets: Model or recipe -> set -> name of the run on it, where a study measured on several
             sets; `None` elsewhere.
         pooled: Model or recipe -> its gap over these sets together.
+        robustness: Name -> whether its conclusion survives other gradings; of runs with a gap.
     """
 
     runs: dict[str, Summary]
@@ -647,3 +679,4 @@ class ReportSummary(Result):
     differs: dict[str, list[str]] | None = Field(default=None, exclude_if=_absent)
     sets: dict[str, dict[str, str]] | None = Field(default=None, exclude_if=_absent)
     pooled: dict[str, PooledGap] | None = Field(default=None, exclude_if=_absent)
+    robustness: dict[str, Robustness] | None = Field(default=None, exclude_if=_absent)

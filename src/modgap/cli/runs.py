@@ -138,6 +138,7 @@ def report(
     images: int = 200,
     figures: bool = False,
     template: Literal["full", "paper"] = "full",
+    json: bool = False,
     allow_outside: AllowOutside = False,
     force: bool = False,
 ) -> None:
@@ -158,6 +159,7 @@ def report(
             made again.
         template: `paper` also lays the numbers into the shape of the paper's tables, on the page
             and as OUT.md.
+        json: Print the numbers of the page as JSON instead of the tables.
         allow_outside: Embed diagrams outside the data set that a run records, too.
         force: Replace files that no earlier report wrote.
     """
@@ -175,6 +177,8 @@ def report(
             runs, out, images=images, figures=figures, template=template,
             allow_outside=allow_outside, force=force,
         )  # fmt: skip
+    if json:
+        return show(numbers.model_dump_json(indent=2))
     print_numbers(numbers)
     show(f"report: {out.resolve()}")
     if figures:

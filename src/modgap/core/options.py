@@ -53,8 +53,9 @@ class EvalOptions:
     Attributes:
         views: Comma-separated: full-text, image-only (the default), and the controls text-only,
             question-only, blank-image, swapped-image, transcribe, as-published (the data set's own
-            text). Of MathVerse: its versions, see --problem-versions. One of your own is
-            module:object or path/to/file.py:object.
+            text), rendered-text (the conditions as words in the image; rendered-text-32 or
+            rendered-text-32:FONT.ttf). Of MathVerse: its versions, see --problem-versions. One of
+            your own is module:object or path/to/file.py:object.
         samples: Responses per problem and view; 4 if not given. An existing run keeps its samples,
             temperature, max-tokens and seed where they are not given.
         temperature: 0.6 if not given, for every model and engine (MathVerse in paper style 0.8); 0

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.core import registry
 from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import read_text
 from modgap.core.installation import not_installed, require
@@ -28,7 +29,8 @@ from modgap.models.weights import (
 if TYPE_CHECKING:
     import torch
 
-    from modgap.models.policy import Policy
+    from modgap.models.generic import GenericModel
+
 
 FAST = ("qwen2_5_vl",)
 """The types with a forward pass of our own, see `policy.Policy`."""
@@ -169,19 +171,19 @@ _SETTINGS = (
 """Files of a model that are one object each, of which transformers' own errors name no remedy."""
 
 
-def check_folder(folder: Path, trained: bool = False) -> None:
+def check_folder(folder: Path, trains: str = "") -> None:
     """Refuse a folder that does not hold a vision-language model.
 
     Args:
         folder: The model.
-        trained: It is to be trained, which takes fewer types.
+        trains: The engine that is to train it, which takes fewer types.
 
     Raises:
         UserError: It holds no model, a part of one, or one of another kind.
     """
     check_files(folder)
-    if trained:
-        check_type(folder, model_type(folder))
+    if trains:
+        check_type(folder, model_type(folder), trains)
     elif not is_fast(folder):
         _check_known(folder, model_type(folder))
     for name in _SETTINGS:
@@ -189,17 +191,25 @@ def check_folder(folder: Path, trained: bool = False) -> None:
             read_json(folder / name, "copy the model again")
 
 
-def check_type(name: Path | str, kind: Any) -> None:
-    """Refuse a model of a type that cannot be trained.
+def check_type(name: Path | str, kind: Any, engine: str) -> None:
+    """Refuse a model of a type that an engine does not train.
 
     Raises:
         UserError: It is of another type.
     """
-    if kind not in FAST:
-        raise UserError(
-            f"{name} is a model of type {kind!r}, which cannot be trained: choose one of type"
-            f" {', '.join(FAST)}; any vision-language model can be measured with modgap eval."
-        )
+    types = registry.TRAINING_ENGINES.entry(engine).types
+    if not types or kind in types:
+        return
+    others = [
+        f"--engine {other} trains it"
+        for other, entry in registry.TRAINING_ENGINES.items()
+        if kind in entry.types
+    ]
+    remedy = "; ".join(others) or "any vision-language model can be measured with modgap eval"
+    raise UserError(
+        f"{name} is a model of type {kind!r}, which --engine {engine} does not train: it trains"
+        f" {', '.join(types)}; {remedy}."
+    )
 
 
 def _check_known(folder: Path, kind: Any) -> None:
@@ -355,7 +365,8 @@ def load_policy(
     freeze_vision: bool = False,
     gradient_checkpointing: bool = False,
     pixels: tuple[int, int] | None = None,
-) -> Policy:
+    plain: bool = False,
+) -> Any:
     """Load a model that can be trained.
 
     Args:
@@ -368,6 +379,10 @@ def load_policy(
         freeze_vision: The vision tower is not trained.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
         pixels: Least and most pixels of an image, instead of the processor's own.
+        plain: Take transformers' own forward pass where there is one of ours, too.
+
+    Returns:
+        A `Policy`, or for a type without a forward pass of our own a `PlainPolicy`.
 
     Raises:
         UserError: The model cannot be found, is damaged or of another kind.
@@ -375,22 +390,59 @@ def load_policy(
     folder = resolve(ref)
     where = check_device(device)
     doing(f"loading the model {folder.name}")
-    check_folder(folder, trained=True)
+    check_folder(folder, trains="local")
     weights = check_model(folder, tokenizer=False)
 
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from modgap.models.lora import add_lora
+    from modgap.models.plain import PlainPolicy
     from modgap.models.policy import Policy
+    from modgap.models.processor import load_processor
     from modgap.models.read_weights import load_weights
 
     model = load_weights(weights, where, dtype, attn or "sdpa", beside=lora is not None)
     tokenizer = load_tokenizer(folder, model.get_input_embeddings().weight.shape[0])
-    processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    if pixels is not None:
-        processor.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
     if lora is not None:
         add_lora(model, lora)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if plain or not is_fast(folder):
+        processor = load_processor(folder, model_type(folder), pixels)
+        return PlainPolicy(model, processor, folder, freeze_vision)
+    processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    if pixels is not None:
+        processor.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
     return Policy(model, tokenizer, processor, source=folder, freeze_vision=freeze_vision)
+
+
+def load_generic(
+    folder: Path,
+    pixels: tuple[int, int] | None = None,
+    device: str | torch.device | None = None,
+) -> GenericModel:
+    """Load any vision-language model, for answers.
+
+    Args:
+        folder: The model.
+        pixels: Least and most pixels of an image, instead of the processor's own.
+        device: CUDA if there is one, else CPU, by default.
+
+    Raises:
+        UserError: It is damaged, or cannot be loaded here.
+    """
+    where = check_device(device)
+    doing(f"loading the model {folder.name}")
+    check_folder(folder)
+
+    import torch
+
+    from modgap.models.generic import GenericModel
+    from modgap.models.processor import load_processor
+    from modgap.models.read_weights import load_weights
+
+    processor = load_processor(folder, model_type(folder), pixels)
+    model = load_weights(check_model(folder, tokenizer=False), where)
+    # As in `Policy`: cuDNN plans each new size anew.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return GenericModel(model, processor, folder.name)

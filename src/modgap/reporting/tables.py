@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 from modgap.analysis.gap import GapChange
 from modgap.analysis.results import ReportSummary, Summary
 from modgap.core.text import interval, percent, signed
+from modgap.core.view import RENDERED
 
 NOT_COMPARABLE = "differs in"
 """Head of the column that says what a run differs in from the one that it stands beside."""
@@ -22,6 +23,7 @@ MEANINGS = {
     "question-only": "what can be guessed from the question",
     "blank-image": "the same with a blank image: what an image as such changes",
     "swapped-image": "whether a wrong image leads it astray when the text says everything",
+    "rendered-text": "whether it reads the conditions as words in the image",
     "transcribe": "image-only, asked to write the conditions down first",
     "as-published": "the data set's own text, whatever it holds of the conditions",
     "text-dominant": "what it solves with everything written, and the diagram",
@@ -31,6 +33,12 @@ MEANINGS = {
     "vision-only": "whether it reads the question in the image, too",
 }
 """View -> what its accuracy shows."""
+
+
+def meaning(view: str) -> str:
+    """What a view's accuracy shows; empty for a view from outside the package."""
+    family = RENDERED if view.startswith(RENDERED) else view
+    return MEANINGS.get(family, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +378,7 @@ def controls_table(runs: Mapping[str, Summary]) -> Table | None:
                 (
                     name,
                     view,
-                    MEANINGS.get(view, ""),
+                    meaning(view),
                     percent(row.accuracy),
                     interval(row.ci_low, row.ci_high, 100),
                     str(row.n_problems),

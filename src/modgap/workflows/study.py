@@ -153,7 +153,7 @@ def prepare_study(
     run = RunFolder(spec.out)
     run.check_place("study")
     folder = resolve(spec.model)
-    check_folder(folder, trained=True)
+    check_folder(folder, trains=spec.engine)
     start = starting_model(folder, spec_training(spec))
     resolved = resolve_recipes(
         spec.recipes, spec.settings, model_notes(resolve(start)), spec_training(spec)
