@@ -351,6 +351,7 @@ def test_a_dead_judge_takes_its_samples_out_of_the_comparison(tmp_path: Path) ->
     found = explain(tmp_path / "a", b)
     assert found.accuracy.n_problems == 2 and not points(found.accuracy)
     assert found.left_out == {f"samples of {tmp_path / 'a'} whose verdict is an error": 3}
+    assert any("only a score of 0 can be unknown" in words for words in found.warnings)
 
 
 # ---- the pieces ----------------------------------------------------------------------------------

@@ -148,6 +148,21 @@ def _import_logs(
     _print_log(done)
 
 
+def _own_accuracy(done: ImportedLog) -> str:
+    """The tool's own accuracy; with unknown verdicts, its bounds."""
+    counts = dict.fromkeys(("correct", "wrong", "no_answer", "error"), 0)
+    for (theirs, _), count in done.agreement.items():
+        counts[theirs] += count
+    total, right, unknown = sum(counts.values()), counts["correct"], counts["error"]
+    low, high = 100 * right / total, 100 * (right + unknown) / total
+    if not unknown:
+        return f"accuracy by {done.log.tool}: {low:.1f}% of {total:,} samples"
+    return (
+        f"accuracy by {done.log.tool}: {low:.1f}% to {high:.1f}% of {total:,} samples, as"
+        f" {unknown:,} of its scores are unknown"
+    )
+
+
 def _print_log(done: ImportedLog) -> None:
     """The log's source, how many samples are errors and why, both verdicts, and our numbers."""
     from rich.console import Console
@@ -167,6 +182,7 @@ def _print_log(done: ImportedLog) -> None:
         for why, names in kinds.items():
             show(f"  {len(names):6,} {what}{'s' * (len(names) != 1)}: {why}")
     if done.agreement:
+        show(_own_accuracy(done))
         rows = [
             (f"{log.tool}: {theirs.replace('_', ' ')}",
              *(f"{done.agreement.get((theirs, ours), 0):,}" for ours in OUTCOMES))
