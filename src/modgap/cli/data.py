@@ -77,10 +77,10 @@ def check(folder: Path, *, benchmark: str = "pgps9k", allow_outside: AllowOutsid
     ```
 
     Args:
-        folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or
-            JSON.
-        benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, or one of your own,
-            module:object or path/to/file.py:object.
+        folder: A folder in PGPS9K's or Geometry3K's layout, a JSONL file of `pairs`, or MathVerse's
+            or Geometry3K's parquet or JSON.
+        benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, geometry3k,
+            geometry3k-choices, or one of your own, module:object or path/to/file.py:object.
         allow_outside: The data set may name, or link to, images outside its folder.
     """
     from modgap.core.progress import progress_bars

@@ -53,6 +53,7 @@ class View:
         transcribe: Whether the model is asked to write the conditions down before it solves.
         words: Gives the words of a problem, before the instruction; without it they follow from
             `conditions`.
+        verbatim: Whether its words are the view's question alone, as the data set has it.
         rendering: How the conditions are drawn, where `picture` is `rendered`.
     """
 
@@ -62,6 +63,12 @@ class View:
     picture: Picture = "own"
     transcribe: bool = False
     words: Callable[[Problem], str] | None = None
+    verbatim: bool = False
+
+
+AS_PUBLISHED = "as-published"
+"""The data set's own text, whatever it holds of the conditions."""
+
     rendering: Rendering | None = None
 
 
@@ -77,6 +84,7 @@ VIEWS: dict[str, View] = {
         View("blank-image", "control", conditions=False, picture="blank"),
         View("swapped-image", "control", conditions=True, picture="swapped"),
         View("transcribe", "control", conditions=False, transcribe=True),
+        View(AS_PUBLISHED, "control", conditions=False, verbatim=True),
         View(RENDERED, "control", conditions=False, picture="rendered", rendering=Rendering()),
     )
 }

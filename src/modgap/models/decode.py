@@ -20,7 +20,7 @@ tokens so far, D head.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from modgap.core.errors import UserError
 from modgap.core.progress import doing
-from modgap.models.decoder import DecoderModel
+from modgap.models.decoder import DecoderModel, Placed
 from modgap.models.layers import normed, rotated, turned
 
 if TYPE_CHECKING:
@@ -346,6 +346,36 @@ def cut(
     return [samples[p * widest : p * widest + len(row)] for p, row in enumerate(seeds)]
 
 
+def batches(
+    lengths: Sequence[int], seeds: Sequence[Sequence[int]], rows: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Batches of at most `rows` samples, of prompts of similar length.
+
+    A prompt with many samples is part of several batches.
+
+    Args:
+        lengths: Tokens of each prompt.
+        seeds: The seeds of its samples.
+        rows: Most samples of a batch; prompts with fewer samples than the widest of a batch count
+            as many.
+
+    Yields:
+        (prompt, its first sample), each with at most `rows` samples from there on.
+    """
+    work = [(i, at) for i, row in enumerate(seeds) for at in range(0, len(row), rows)]
+    work.sort(key=lambda item: lengths[item[0]])
+    while work:
+        batch: list[tuple[int, int]] = []
+        widest = 0
+        while work:
+            i, at = work[0]
+            widest = max(widest, len(seeds[i][at : at + rows]))
+            if batch and (len(batch) + 1) * widest > rows:
+                break
+            batch.append(work.pop(0))
+        yield batch
+
+
 def free_memory(device: torch.device) -> float:
     """Bytes that can still be allocated on a GPU; infinite on other devices.
 
@@ -357,9 +387,7 @@ def free_memory(device: torch.device) -> float:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def rows_at_once(
-    policy: DecoderModel, prompt_tokens: int, max_new_tokens: int, held: int = 0
-) -> int:
+def rows_at_once(policy: Placed, prompt_tokens: int, max_new_tokens: int, held: int = 0) -> int:
     """How many samples fit into one batch.
 
     On a CPU 64; on a GPU what fits into a sixth of the free memory plus `held`. A sixth, because
@@ -368,14 +396,14 @@ def rows_at_once(
     """
     if policy.device.type != "cuda":
         return 64
-    vocabulary = policy.model.config.text_config.vocab_size
+    vocabulary = policy.model.config.get_text_config().vocab_size
     each = bytes_of_token(policy) * (prompt_tokens + max_new_tokens) + 40 * vocabulary
     return max(1, min(MOST_ROWS, int((free_memory(policy.device) + held) / 6) // each))
 
 
-def bytes_of_token(policy: DecoderModel) -> int:
+def bytes_of_token(policy: Placed) -> int:
     """Bytes of one token's keys and values, in autocast's type where autocast is on."""
-    config, kind = policy.model.config.text_config, policy.device.type
+    config, kind = policy.model.config.get_text_config(), policy.device.type
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head * dtype.itemsize

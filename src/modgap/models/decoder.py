@@ -17,16 +17,14 @@ Features = Sequence[Tensor | None]
 """For each prompt `[merged tokens, hidden]`, or `None` without an image."""
 
 
-class DecoderModel(Protocol):
-    """A model seen from its language model.
+class Placed(Protocol):
+    """A model of transformers on a device.
 
     Attributes:
         model: The transformers model, for its config.
-        eos_token_ids: Tokens that end a response.
     """
 
     model: Any
-    eos_token_ids: list[int]
 
     @property
     def device(self) -> torch.device:
@@ -37,6 +35,16 @@ class DecoderModel(Protocol):
     def dtype(self) -> torch.dtype:
         """The parameters' type."""
         ...
+
+
+class DecoderModel(Placed, Protocol):
+    """A model seen from its language model.
+
+    Attributes:
+        eos_token_ids: Tokens that end a response.
+    """
+
+    eos_token_ids: list[int]
 
     @property
     def decoder(self) -> Any:

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from modgap.models.casts import Casts, moved
-from modgap.models.decode import Generated, rows_at_once, sample_batch
+from modgap.models.decode import Generated, batches, rows_at_once, sample_batch
 from modgap.models.decoder import Features
-from modgap.models.encode import EncodedPrompt, Encoder, Pixels, pixel_values
+from modgap.models.encode import EncodedPrompt, Encoder, Pixels, byte_table, pixel_values
 from modgap.models.files import save_folder
-from modgap.models.scoring import chosen_logps
+from modgap.models.scoring import chosen_logps, padded
 from modgap.models.static import StaticSampler, wanted
 from modgap.models.tree import tree_hidden
 from modgap.models.vision import encode_images
@@ -123,6 +123,11 @@ class Policy:
         Encode a prompt once and pass the same object for all its samples.
         """
         return self._encoder(prompt, image)
+
+    @property
+    def bytes_seen(self) -> Tensor:
+        """What the image processor makes of each byte in each channel, `[3, 256]` fp32."""
+        return byte_table(self.processor)
 
     def image_features(self, prompts: Sequence[EncodedPrompt]) -> list[Tensor | None]:
         """Features of each prompt's image, in one pass of the tower over the distinct images.
@@ -223,7 +228,7 @@ class Policy:
             targets_N,
             self.model.config.text_config.vocab_size,
         )
-        (logps_BT, entropy_BT), mask_BT = self._padded(responses, logps_N, entropy_N)
+        (logps_BT, entropy_BT), mask_BT = padded(responses, self.device, logps_N, entropy_N)
         return logps_BT, entropy_BT, mask_BT
 
     def distributions(
@@ -239,8 +244,8 @@ class Policy:
             Log-probabilities `[B, T, V]` (zero on padding) and the mask `[B, T]`.
         """
         hidden_NC = self._response_hidden(prompts, responses, features)
-        (logps_BTV,), mask_BT = self._padded(
-            responses, self.token_logps(self.head(hidden_NC), temperature)
+        (logps_BTV,), mask_BT = padded(
+            responses, self.device, self.token_logps(self.head(hidden_NC), temperature)
         )
         return logps_BTV, mask_BT
 
@@ -252,21 +257,6 @@ class Policy:
             "a response has at least the token that ended it"
         )
         return tree_hidden(self, prompts, responses, features)
-
-    def _padded(
-        self, responses: Sequence[Tensor], *values_N: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
-        """Values of the N response tokens as `[B, T, ...]`, zero on padding, and the mask."""
-        lengths = torch.tensor([r.numel() for r in responses])
-        mask_BT = torch.arange(int(lengths.max())) < lengths[:, None]
-        at = moved(mask_BT.flatten().nonzero()[:, 0], self.device)
-        out = [
-            values.new_zeros(mask_BT.numel(), *values.shape[1:])
-            .index_copy(0, at, values)
-            .unflatten(0, mask_BT.shape)
-            for values in values_N
-        ]
-        return out, moved(mask_BT, self.device)
 
     # ------------------------------------------------------------------ sampling
 
@@ -309,23 +299,10 @@ class Policy:
         limit = max_new_tokens or self.default_max_new_tokens or 1024
         held = self._static.held if self._static is not None else 0
         rows = max_rows or rows_at_once(self, max(map(len, prompts), default=1), limit, held)
-        # A prompt with many samples is part of several batches; prompts of similar length share
-        # a batch.
-        work = [(i, at) for i, row in enumerate(seeds) for at in range(0, len(row), rows)]
-        work.sort(key=lambda item: len(prompts[item[0]]))
         out: list[list[Generated]] = [[] for _ in prompts]
         graphs = wanted(self.device) if graphs is None else graphs
         with self.evaluating(), self.weights_cast():
-            while work:
-                batch: list[tuple[int, int]] = []
-                count = widest = 0
-                while work:
-                    i, at = work[0]
-                    widest = max(widest, len(seeds[i][at : at + rows]))
-                    if batch and (count + 1) * widest > rows:
-                        break
-                    batch.append(work.pop(0))
-                    count += 1
+            for batch in batches([len(prompt) for prompt in prompts], seeds, rows):
                 chunk = [seeds[i][at : at + rows] for i, at in batch]
                 sampled = self._sample(
                     [prompts[i] for i, _ in batch], chunk, temperature, limit, graphs

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.cells import Sweep, write_cells
 from modgap.analysis.gap import GapChange
+from modgap.analysis.pooled import pooled_gaps
 from modgap.analysis.results import LoggedStage, PaperTable, ReportSummary, Summary
 from modgap.analysis.scores import Scores
 from modgap.analysis.seed_summary import seed_numbers
@@ -190,6 +191,7 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         training.setdefault(f"{name} (measured)" if name in training else name, stages)
     found.sweeps = find_sweeps(found, scores)
     seeds = [seed_numbers(sweep) for sweep in found.sweeps]
+    sets = side_by_side(found.evals)
     numbers = ReportSummary(
         runs=runs,
         changes=changed,
@@ -198,7 +200,8 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         sampling={run.name: sampling_of(run.manifest.whole) for run in found.evals},
         seeds=seeds,
         differs=differences(found.evals, runs),
-        sets=side_by_side(found.evals),
+        sets=sets,
+        pooled=pooled_gaps(sets, of_run) or None if sets else None,
         warnings=_warnings(found, runs, changed, training),
         headline=headline(runs, changed, seeds, found),
         robustness=of_runs(found.evals, scores),
@@ -329,6 +332,7 @@ def _tables(
     sections: dict[str, list[t.Table | None]] = {
         "accuracy": [
             t.sets_table(numbers),
+            t.pooled_table(numbers),
             t.accuracy_table(runs),
             t.gap_table(runs, numbers.changes, several=bool(numbers.sets)),
             t.passes_table(runs),

@@ -61,6 +61,7 @@ def print_numbers(numbers: ReportSummary, console: Console | None = None) -> Non
         return print_line(console, f"The {len(runs)} runs one by one are on the page.")
     for table in (
         t.sets_table(numbers, narrow=True),
+        t.pooled_table(numbers, narrow=True),
         _counts(runs),
         _gaps(runs, numbers.changes, several=bool(numbers.sets)),
         t.passes_table(runs),

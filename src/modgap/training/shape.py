@@ -95,6 +95,10 @@ SHAPES["yaogy/qwen2_5_vl_3b_kl_curriculum"] = SHAPES["Qwen/Qwen2.5-VL-3B-Instruc
 SHAPES["yaogy/qwen2_5_vl_7b_kl_curriculum"] = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
 
 
+SHAPED = ("qwen2_5_vl",)
+"""The `model_type`s whose shape is known."""
+
+
 def shape_of(config: Mapping[str, Any]) -> Shape:
     """The shape in a model folder's config.json.
 

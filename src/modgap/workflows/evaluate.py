@@ -135,8 +135,8 @@ def load_problems(
     Args:
         data: Its folder or file; of MathVerse also its Hugging Face id. `None` takes the
             benchmark's own problems, if it has any (`synthetic`).
-        benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, or one of your own, `module:object`
-            or `path/to/file.py:object`.
+        benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, `geometry3k`, `geometry3k-choices`,
+            or one of your own, `module:object` or `path/to/file.py:object`.
         split: `train` or `test`.
         limit: Only this number of problems, from the first.
         allow_outside: Its files may name, or link to, images outside its folder.
@@ -147,6 +147,18 @@ def load_problems(
     """
     place = locate(benchmark, None if data is None else Path(data))
     return read_problems(benchmark, place, split, limit, allow_outside=allow_outside)
+
+
+def warn_about_words(problems: Sequence[Problem], views: Iterable[View]) -> None:
+    """Say so where a view that writes conditions has none to write, whatever the problem."""
+    worded = any(p.own_words or p.structural or p.semantic for p in problems)
+    full = next((view.name for view in views if view.conditions and view.side == "text"), "")
+    if problems and full and not worded:
+        warn(
+            f"no problem has a condition in words: {full} shows what image-only shows, so that the"
+            " difference between them is no gap (ask --views image-only, or give data with"
+            " conditions)"
+        )
 
 
 def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -> None:
@@ -313,6 +325,7 @@ def evaluate(
     views = options.views or default_views(problems)
     chosen = parse_views(views)
     check_views(problems, chosen)  # before the model is looked at
+    warn_about_words(problems, chosen)
     if warn_of_images:
         warn_about_images(problems, chosen)
     if isinstance(model, str | Path):
