@@ -64,14 +64,11 @@ class View:
     transcribe: bool = False
     words: Callable[[Problem], str] | None = None
     verbatim: bool = False
+    rendering: Rendering | None = None
 
 
 AS_PUBLISHED = "as-published"
 """The data set's own text, whatever it holds of the conditions."""
-
-    rendering: Rendering | None = None
-
-
 RENDERED = "rendered-text"
 """The view whose conditions are words in the image, and the first part of its family's names."""
 VIEWS: dict[str, View] = {
