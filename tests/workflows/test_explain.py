@@ -377,7 +377,8 @@ def test_the_command_prints_and_writes_it(
     said = capsys.readouterr().out
     assert "+25.0 from tolerance" in said and "5 problems and views that flip" in said
     assert main(["explain", *runs, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
+    said = capsys.readouterr().out
+    assert json.loads(said) == json.loads(out.read_text()) and said.isascii()
     assert main(["explain", *runs, "--out", str(tmp_path / "why.md")]) == 0
     assert "| tolerance | +25.0 |" in (tmp_path / "why.md").read_text()
     capsys.readouterr()
