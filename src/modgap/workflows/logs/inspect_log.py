@@ -91,8 +91,7 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
 
 def is_ours(path: Path) -> bool:
     """Whether a log is of the task `modgap/gap`, which records problems and views itself."""
-    found = import_inspect.read_log(path).header["eval"].get("metadata") or {}
-    return import_inspect.KEY in found
+    return import_inspect.KEY in import_inspect.read_metadata(path)
 
 
 def _scorers(samples: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -373,14 +373,10 @@ def _truth(value: Any) -> Any:
 
 
 def _about(row: Mapping[str, Any]) -> dict[str, Any]:
+    written = ("prediction", "thinking", "extract", "log_extract", "score", "log_score")
     about: dict[str, Any] = {
-        name: text_of(row.get(name))
-        for name in (
-            "sample_index", "problem_index", "problem_version", "answer", "question_type",
-            "question_for_eval",
-        )
-        if name in row
-    }  # fmt: skip
+        name: text_of(value) for name, value in row.items() if name not in written
+    }
     metadata = row.get("metadata")
     if isinstance(metadata, str):
         try:
