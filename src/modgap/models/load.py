@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from modgap.models.generic import GenericModel
 
 
-FAST = ("qwen2_5_vl",)
+FAST = ("qwen2_5_vl", "qwen3_vl")
 """The types with a forward pass of our own, see `policy.Policy`."""
 ALIASES = {
     "qwen2_5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
