@@ -400,14 +400,14 @@ def rows_at_once(policy: Placed, prompt_tokens: int, max_new_tokens: int, held: 
     """
     if policy.device.type != "cuda":
         return 64
-    vocabulary = policy.model.config.get_text_config().vocab_size
+    vocabulary = policy.model.config.text_config.vocab_size
     each = bytes_of_token(policy) * (prompt_tokens + max_new_tokens) + 40 * vocabulary
     return max(1, min(MOST_ROWS, int((free_memory(policy.device) + held) / 6) // each))
 
 
 def bytes_of_token(policy: Placed) -> int:
     """Bytes of one token's keys and values, in autocast's type where autocast is on."""
-    config, kind = policy.model.config.get_text_config(), policy.device.type
+    config, kind = policy.model.config.text_config, policy.device.type
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head * dtype.itemsize

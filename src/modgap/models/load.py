@@ -205,7 +205,7 @@ def check_type(name: Path | str, kind: Any, engine: str) -> None:
         for other, entry in registry.TRAINING_ENGINES.items()
         if kind in entry.types
     ]
-    remedy = "; ".join(others) or "any vision-language model can be measured with modgap eval"
+    remedy = "; ".join(others) or "measure others with modgap eval --engine hf or vllm"
     raise UserError(
         f"{name} is a model of type {kind!r}, which --engine {engine} does not train: it trains"
         f" {', '.join(types)}; {remedy}."
