@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_families import build_family
 
 from modgap.cli.main import main
 from modgap.core import registry
@@ -448,6 +449,20 @@ def test_parameters_are_counted_exactly() -> None:
     sizes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
     count = sum(math.prod(shape) for shape in sizes)
     assert shape_of(json.loads((folder / "config.json").read_text())).parameters == count
+
+
+def test_parameters_of_qwen3_vl_are_counted_exactly(tmp_path: Path) -> None:
+    """A small model's own tensors, and the published sizes (2.13, 4.44 and 8.77 B)."""
+    folder = build_family("qwen3_vl", tmp_path / "small")
+    with (folder / "model.safetensors").open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    sizes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+    count = sum(math.prod(shape) for shape in sizes)
+    assert shape_of(json.loads((folder / "config.json").read_text())).parameters == count
+    published = {"2B": 2.13, "4B": 4.44, "8B": 8.77}
+    for name, billions in published.items():
+        count = SHAPES[f"Qwen/Qwen3-VL-{name}-Instruct"].parameters
+        assert round(count / 1e9, 2) == billions
 
 
 def test_costs_grow_as_they_should() -> None:
