@@ -107,6 +107,24 @@ def test_what_the_template_opens_and_leaves_out_is_recorded(folders: Path, tmp_p
     }  # fmt: skip
 
 
+def test_a_model_that_always_thinks_is_asked_with_its_own_template(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(made(folders, "qwen3_vl"), tmp_path / "thinking")
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    thinks = template.replace("assistant\\n'", "assistant\\n<think>\\n'")
+    assert thinks != template
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": thinks}))
+    request = Request("p1", "full-text", Prompt(WORDS), lambda: picture(90, 60, 0), (0,))
+    (done,) = load_engine(folder, None, "cpu", 4).generate([request], Sampling(0.8, 4))
+    assert done.opened == "<think>\n" and done.text.startswith("<think>\n")
+    assert capsys.readouterr().err.count("is not the usual one") == 1
+    (usual,) = load_engine(made(folders, "qwen3_vl"), None, "cpu", 4).generate(
+        [request], Sampling(0.8, 4)
+    )
+    assert usual.opened == "" and "usual" not in capsys.readouterr().err
+
+
 def test_a_template_that_loses_the_words_or_the_image_is_refused(
     folders: Path, tmp_path: Path
 ) -> None:
