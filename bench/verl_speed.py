@@ -36,9 +36,10 @@ import torch
 from made import SHAPES_MADE, make_policy
 from PIL import Image
 
+from modgap.core.assign import apply_settings
 from modgap.core.options import TrainOptions
 from modgap.core.progress import Bars
-from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
+from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.training.known_model import known_model
@@ -114,7 +115,6 @@ class Until(Bars):
     """Ends the training after a step: the last one of a training would write a checkpoint."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(None)
         self.step = step
 
     def __call__(self, name: str, done: int, total: int, note: str = "") -> None:

@@ -49,7 +49,7 @@ def test_options_alone_write_a_file_that_eval_reads(
         "model": "org/name",
         "benchmark": "pairs",
         "data": str(data),
-        "eval": {"engine": "openai", "out": "runs/name", "base-url": "http://localhost:1/v1"},
+        "eval": {"engine": "openai", "out": "runs/name-a-b", "base-url": "http://localhost:1/v1"},
     }
     (command,) = re.findall(r"measure it: modgap (.*)", capsys.readouterr().out)
     words = shlex.split(command)
@@ -60,6 +60,15 @@ def test_options_alone_write_a_file_that_eval_reads(
     assert (chosen.engine, chosen.base_url) == ("openai", "http://localhost:1/v1")
 
 
+def test_a_servers_name_is_not_taken_for_a_model_to_load(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.toml"
+    assert main(["init", "--model", "gpt-4o-mini", "--benchmark", "synthetic", "--out", str(out)])
+    assert "--engine is missing" in capsys.readouterr().err and not out.exists()
+    assert "eval" in written("--model", "org/name", "--benchmark", "synthetic", out=out)
+
+
 def test_what_is_not_given_is_asked_on_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,12 +77,13 @@ def test_what_is_not_given_is_asked_on_a_terminal(
     asked = capsys.readouterr().err
     assert asked.count("Model") == 2 and "Engine" in asked and "Data set" in asked
     assert found == {
-        "model": "tiny", "benchmark": "synthetic", "eval": {"engine": "hf", "out": "runs/tiny"}
+        "model": "tiny", "benchmark": "synthetic",
+        "eval": {"engine": "hf", "out": "runs/tiny-synthetic"},
     }  # fmt: skip
     monkeypatch.setattr(sys, "stdin", Terminal("gpt\nopenai\nhttp://localhost:8000/v1\n\n"))
     served = written(out=tmp_path / "b.toml")
     assert served["eval"] == {
-        "engine": "openai", "out": "runs/gpt", "base-url": "http://localhost:8000/v1"
+        "engine": "openai", "out": "runs/gpt-synthetic", "base-url": "http://localhost:8000/v1"
     }  # fmt: skip
     monkeypatch.setattr(sys, "stdin", Terminal("tiny\n"))
     assert main(["init", "--out", str(tmp_path / "c.toml")]) == 130
@@ -84,12 +94,12 @@ def test_what_is_not_given_is_asked_on_a_terminal(
     ("arguments", "status", "words"),
     [
         ([], 2, "--model is missing"),
-        (["--model", "m", "--engine", "vlm"], 1, "unknown engine 'vlm'"),
-        (["--model", "m", "--base-url", "http://x"], 2, "only --engine openai"),
-        (["--model", "m", "--data", "/nowhere"], 1, "--data /nowhere does not exist"),
-        (["--model", "m", "--benchmark", "pgps9k"], 2, "--data is missing"),
-        (["--model", "m", "--out", "x.yaml"], 2, "ends in .toml"),
-        (["--model", "m", "--out", "{there}"], 1, "exists: give another --out"),
+        (["--model", "org/m", "--engine", "vlm"], 1, "unknown engine 'vlm'"),
+        (["--model", "org/m", "--base-url", "http://x"], 2, "only --engine openai"),
+        (["--model", "org/m", "--data", "/nowhere"], 1, "--data /nowhere does not exist"),
+        (["--model", "org/m", "--benchmark", "pgps9k"], 2, "--data is missing"),
+        (["--model", "org/m", "--out", "x.yaml"], 2, "ends in .toml"),
+        (["--model", "org/m", "--out", "{there}"], 1, "exists: give another --out"),
     ],
 )
 def test_what_cannot_be_written_is_one_line(
@@ -114,7 +124,7 @@ def test_what_has_to_be_installed_first_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("modgap.core.installation.is_installed", lambda name: False)
-    written("--model", "m", "--benchmark", "synthetic", out=tmp_path / "a.toml")
+    written("--model", "org/m", "--benchmark", "synthetic", out=tmp_path / "a.toml")
     assert "first: torch is not installed: " in capsys.readouterr().out
 
 
@@ -125,7 +135,7 @@ def test_the_benchmark_follows_from_the_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no layout that is known: give --benchmark"):
         start._looks_like(tmp_path / "empty")
     hub = written(
-        "--model", "m", "--data", "A/B", "--benchmark", "mathverse", out=tmp_path / "h.toml"
+        "--model", "org/m", "--data", "A/B", "--benchmark", "mathverse", out=tmp_path / "h.toml"
     )
     assert hub["data"] == "A/B"
 

@@ -18,7 +18,7 @@ from modgap.core.errors import UserError
 from modgap.core.options import TrainOptions
 from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.recipes.presets import PRESETS, SCRIPTS, Value, find_preset, value_of
-from modgap.workflows.train import resolve_recipe
+from modgap.workflows.train import other_size, resolve_recipe
 
 ROLLOUT = "verl.actor_rollout_ref.rollout"
 FSDP = "verl.actor_rollout_ref.actor.fsdp_config"
@@ -223,3 +223,10 @@ def test_the_settings_that_a_preset_sets_exist() -> None:
     for preset in PRESETS.values():
         for value in preset.values(shipped("kl"), passed=False):
             assert value_of(Stage(("full-text",), settings=Settings()), value.key) is not None
+
+
+def test_a_preset_for_another_size_is_said() -> None:
+    options = TrainOptions(engine="verl", preset="paper-7b")
+    assert "Qwen2.5-VL 7B" in other_size(options, "tiny")
+    assert "3.8B parameters" in other_size(options, "qwen2_5_vl_3b")
+    assert not other_size(options, "qwen2_5_vl_7b") and not other_size(TrainOptions(), "tiny")

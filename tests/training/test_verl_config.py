@@ -16,8 +16,9 @@ from model_families import build_family
 
 from modgap.cli.main import main
 from modgap.core import registry
+from modgap.core.assign import apply_settings
 from modgap.core.errors import UserError
-from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
+from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.load import tiny_folder
 from modgap.training.plan import gpu, lengths_of

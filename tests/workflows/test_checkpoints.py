@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +48,11 @@ def merges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The shards that were merged."""
     found: list[str] = []
 
-    def merge(checkpoint: Path, out: Path, **_: Any) -> Path:
+    def merge(checkpoint: Path, out: Path, source: Path | None = None, **_: Any) -> Path:
         found.append(checkpoint.name)
+        time.sleep(0.2)
+        out.mkdir(exist_ok=True)
+        (out / "config.json").write_text("{}")
         return out
 
     monkeypatch.setattr("modgap.training.verl.merge.merge", merge)
@@ -72,6 +77,12 @@ def test_a_reference_names_a_checkpoint(
     assert find_checkpoint(f"{run}{reference}") == run / place
     # Only what has no model folder yet is merged.
     assert merges == (["global_step_50"] if place.endswith("_50") else [])
+
+
+def test_two_processes_merge_a_step_once(run: Path, merges: list[str]) -> None:
+    with ThreadPoolExecutor(2) as pool:  # each opens the lock by itself, as processes do
+        places = list(pool.map(find_checkpoint, [f"{run}:stage2:step_50"] * 2))
+    assert places[0] == places[1] and merges == ["global_step_50"]
 
 
 def test_a_dry_run_merges_nothing(run: Path, merges: list[str]) -> None:
@@ -107,6 +118,24 @@ def test_steps_are_chosen_with_the_last_of_each_stage(run: Path) -> None:
     for which in ("every=0", "some", "every=-1", "40"):
         with pytest.raises(UserError, match="give all, or every=N"):
             chosen_steps(stages, which)
+
+
+def test_a_start_that_is_not_there_is_left_out_with_a_line(
+    run: Path, tmp_path: Path, merges: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    given = {"given": {"model": "../elsewhere/base"}}
+    (run / "manifest.json").write_text(json.dumps({"kind": "train"} | given))
+    asked: list[str] = []
+
+    def fleet(models: list[str], data: Path, out: Path, options: Any, **more: Any) -> Any:
+        asked.extend(more["names"])
+        return {}, {}
+
+    monkeypatch.setattr(checkpoints, "run_fleet", fleet)
+    evaluate_checkpoints(str(run), "all", tmp_path, tmp_path / "steps", EvalOptions())
+    assert "stage1_step_0" not in asked and asked
+    assert "no step 0" in capsys.readouterr().err
 
 
 def test_every_saved_step_is_evaluated_into_one_report_with_the_gap_over_steps(

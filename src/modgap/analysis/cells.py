@@ -15,6 +15,7 @@ sweeps[]                 one for each base model and way of evaluating
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -144,13 +145,16 @@ class _Sweep(Result):
 class _Cells(Result):
     format: str = FORMAT
     about: str = ABOUT
+    digest: str = ""
     sweeps: list[_Sweep]
 
 
 def write_cells(sweeps: Sequence[Sweep], path: Path) -> None:
     """Write `cells.json`: one line for each run, so that a change shows in a diff."""
     cells = _Cells(sweeps=[_written(sweep) for sweep in sweeps])
-    write_text(path, _pretty(cells.model_dump(mode="json")) + "\n")
+    content = cells.model_dump(mode="json")
+    content["digest"] = _digest(content["sweeps"])
+    write_text(path, _pretty(content) + "\n")
 
 
 def read_cells(path: Path) -> list[Sweep]:
@@ -167,11 +171,20 @@ def read_cells(path: Path) -> list[Sweep]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a file of {FORMAT!r}: {remedy}.")
     try:
-        return [_read(sweep) for sweep in _Cells.model_validate(content).sweeps]
+        sweeps = [_read(sweep) for sweep in _Cells.model_validate(content).sweeps]
     except ValidationError as error:  # also a ValueError
         raise UserError(f"{path} is damaged ({first_fault(error)}): {remedy}.") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): {remedy}.") from None
+    # Files written before have none.
+    if content.get("digest") and content["digest"] != _digest(content.get("sweeps")):
+        raise UserError(f"{path} was changed after it was written: {remedy}.")
+    return sweeps
+
+
+def _digest(sweeps: Any) -> str:
+    """Of a file's sweeps: a changed setting can make a sentence of the report wrong, or drop it."""
+    return hashlib.sha256(json.dumps(sweeps, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _written(sweep: Sweep) -> _Sweep:

@@ -53,7 +53,8 @@ def init(
         base_url: Where the server is, e.g. http://localhost:8000/v1; OpenAI's own if not given
             (openai).
         data: The data set; none for the benchmark `synthetic`, which makes its own.
-        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse; by the looks of the
+        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, geometry3k,
+            geometry3k-choices; by the looks of the
             data if not given.
         out: The file to write, which must end in .toml.
     """
@@ -81,7 +82,9 @@ def _answers(
     """The options, and what is asked for the rest."""
     model = model or _ask("model", "Model: tiny, a folder, a Hugging Face id or a server's name")
     choices = ", ".join(registry.INFERENCE_ENGINES)
-    engine = engine or _ask("engine", f"Engine: one of {choices}", "hf")
+    # A name without a folder or an owner is more likely a server's than a model's of a hub.
+    loaded = model == "tiny" or "/" in model or Path(model).is_dir()
+    engine = engine or _ask("engine", f"Engine: one of {choices}", "hf" if loaded else None)
     entry = registry.INFERENCE_ENGINES.entry(engine)
     if base_url is not None and not entry.served:
         raise UsageError(f"--base-url {base_url}: only --engine openai asks a server.")
@@ -144,8 +147,9 @@ def _toml(answers: _Answers, command: str) -> str:
     shared = {"model": answers.model, "benchmark": answers.benchmark}
     if answers.data is not None:
         shared["data"] = str(answers.data)
-    name = re.sub(r"[^\w.-]+", "-", Path(answers.model).name).strip("-.") or "model"
-    own = {"engine": answers.engine, "out": f"runs/{name}"}
+    measured = answers.benchmark if answers.data is None else answers.data.stem
+    name = re.sub(r"[^\w.-]+", "-", f"{Path(answers.model).name}-{measured}").strip("-.")
+    own = {"engine": answers.engine, "out": f"runs/{name or 'model'}"}
     if answers.base_url:
         own["base-url"] = answers.base_url
     lines = [f"# Made by `modgap init`, for: {command}", "# What the command line gives wins."]

@@ -235,6 +235,14 @@ DATASETS = Registry(
             paper_figures="modgap.analysis.original_mathverse:with_figures",
             paper_export="modgap.original.export:add_mathverse",
         ),
+        "geometry3k": DatasetEntry(
+            "modgap.datasets.geometry3k.read:read",
+            check="modgap.datasets.geometry3k.check:check",
+        ),
+        "geometry3k-choices": DatasetEntry(
+            "modgap.datasets.geometry3k.read:read_choices",
+            check="modgap.datasets.geometry3k.check:check_choices",
+        ),
     },
 )
 

@@ -72,6 +72,14 @@ def pixel_values(shown: Sequence[Pixels], device: torch.device | str = "cpu") ->
     return out.view(n, -1)
 
 
+def byte_table(processor: Any) -> Tensor:
+    """The number that an image processor makes of each byte, in each channel, `[3, 256]` fp32."""
+    levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
+    levels = processor.rescale(levels, processor.rescale_factor)
+    levels = processor.normalize(levels, processor.image_mean, processor.image_std)
+    return torch.from_numpy(np.array(levels[:, 0], dtype=np.float32))
+
+
 class Patches:
     """Cuts images into the patches of Qwen2.5-VL.
 
@@ -127,10 +135,7 @@ class Patches:
         )
         pixels = pixels.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3, patch * patch)
         if self._table is None:
-            levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
-            levels = processor.rescale(levels, processor.rescale_factor)
-            levels = processor.normalize(levels, processor.image_mean, processor.image_std)
-            self._table = torch.from_numpy(np.array(levels[:, 0], dtype=np.float32))
+            self._table = byte_table(processor)
         return Pixels(
             torch.from_numpy(pixels), (1, rows, columns), self._table, processor.temporal_patch_size
         )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from modgap.models.casts import Casts, moved
 from modgap.models.decode import Generated, batches, rows_at_once, sample_batch
 from modgap.models.decoder import Features
-from modgap.models.encode import EncodedPrompt, Encoder, Pixels, pixel_values
+from modgap.models.encode import EncodedPrompt, Encoder, Pixels, byte_table, pixel_values
 from modgap.models.files import save_folder
 from modgap.models.scoring import chosen_logps, padded
 from modgap.models.static import StaticSampler, wanted
@@ -124,6 +124,11 @@ class Policy:
         Encode a prompt once and pass the same object for all its samples.
         """
         return self._encoder(prompt, image)
+
+    @property
+    def bytes_seen(self) -> Tensor:
+        """What the image processor makes of each byte in each channel, `[3, 256]` fp32."""
+        return byte_table(self.processor)
 
     def image_features(self, prompts: Sequence[EncodedPrompt]) -> list[Tensor | None]:
         """Features of each prompt's image, in one pass of the tower over the distinct images.

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modgap.core.errors import UserError
+from modgap.core.files import locked
 from modgap.core.options import EvalOptions
 from modgap.core.progress import progress_bars, say
 from modgap.core.record import RunFolder
@@ -108,7 +109,7 @@ def _number(step: str) -> int:
 
 
 def merged(stage: Path, step: int) -> Path:
-    """The model folder of a saved step; a sharded one is merged first."""
+    """The model folder of a saved step; a sharded one is merged first, by one process at a time."""
     from modgap.training.checkpoint import step_folder  # which imports torch
 
     folder = step_folder(stage, step)
@@ -117,8 +118,14 @@ def merged(stage: Path, step: int) -> Path:
     from modgap.models.lora import merge_adapter
     from modgap.training.verl.merge import merge
 
-    say(f"merging {sharded} to {folder}")
-    return merge(sharded, folder, merge_adapter=merge_adapter)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_name(f".{folder.name}.lock"), wait=True):
+        if (folder / "config.json").exists():
+            return folder
+        say(f"merging {sharded} to {folder}")
+        start = _start_of(stage.parent)
+        source = Path(start) if Path(start, "config.json").is_file() else None
+        return merge(sharded, folder, source, merge_adapter=merge_adapter)
 
 
 def chosen_steps(stages: dict[str, Path], which: str) -> dict[str, tuple[Path, int]]:
@@ -151,6 +158,11 @@ def _start_of(run: Path) -> str:
     if not (run / "stage1").is_dir() or not folder.manifest_path.exists():
         return ""
     return str(folder.manifest().get("given", {}).get("model", ""))
+
+
+def _is_path(model: str) -> bool:
+    """Whether a model is written as a path, not as a name or the id of a hub."""
+    return Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
 
 
 def evaluate_checkpoints(
@@ -187,7 +199,10 @@ def evaluate_checkpoints(
 
     chosen = chosen_steps(stages_of(Path(run)), which)
     models = {name: str(merged(*place)) for name, place in chosen.items()}
-    if start := _start_of(Path(run)):
+    start = _start_of(Path(run))
+    if start and _is_path(start) and not Path(start).exists():
+        say(f"no step 0: {run} started from {start}, which does not exist from this folder")
+    elif start:
         models = {"stage1_step_0": start, **models}
     with progress_bars() as bars:
         done, failed = run_fleet(

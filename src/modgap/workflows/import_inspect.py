@@ -149,7 +149,7 @@ def _response(sample: Mapping[str, Any], problem_id: str, recorded: Mapping[str,
         why = why or f"stopped by the server: {stop}"
     text, ended = "", _STOPPED.get(stop, "stop")
     if not why:
-        content = _attached((choice.get("message") or {}).get("content"), sample)
+        content = attached((choice.get("message") or {}).get("content"), sample)
         try:
             text = message_text(content, cut=ended == "length")
         except (UnknownPart, TypeError) as error:
@@ -171,15 +171,15 @@ def _response(sample: Mapping[str, Any], problem_id: str, recorded: Mapping[str,
     )
 
 
-def _attached(value: Any, sample: Mapping[str, Any]) -> Any:
+def attached(value: Any, sample: Mapping[str, Any]) -> Any:
     """Content with the texts that inspect_ai keeps apart put back."""
     attachments: Mapping[str, str] = sample.get("attachments") or {}
     if isinstance(value, str) and value.startswith("attachment://"):
         return attachments.get(value.removeprefix("attachment://"), value)
     if isinstance(value, list):
-        return [_attached(part, sample) for part in value]
+        return [attached(part, sample) for part in value]
     if isinstance(value, dict):
-        return {name: _attached(part, sample) for name, part in value.items()}
+        return {name: attached(part, sample) for name, part in value.items()}
     return value
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core import registry
+from modgap.core.assign import apply_settings, has_term
 from modgap.core.errors import UserError
 from modgap.core.installation import require, require_training
 from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Bars, doing, say
 from modgap.core.prompt import Style, check_style
-from modgap.core.recipe import Recipe, apply_settings, with_defaults
+from modgap.core.recipe import Recipe, with_defaults
 from modgap.core.record import RunFolder
 from modgap.models.folder import model_notes
 from modgap.recipes.presets import Value, find_preset
@@ -92,10 +93,13 @@ def resolve_recipes(
     notes: Mapping[str, Any] | None = None,
     options: TrainOptions | None = None,
 ) -> dict[str, Recipe]:
-    """Several recipes with the same settings; `stageN.key=value` goes to those that have a stage N.
+    """Several recipes with the same settings.
+
+    `stageN.key=value` goes to those that have a stage N, `termN.key=value` to those with such a
+    term.
 
     Raises:
-        UserError: As `resolve_recipe`; or no recipe has that stage.
+        UserError: As `resolve_recipe`; or no recipe has that stage or term.
     """
     plain: dict[str, Recipe] = {}
     for name in dict.fromkeys(names):
@@ -106,7 +110,12 @@ def resolve_recipes(
                 " them."
             )
         plain[recipe.name] = recipe
-    apply_settings(max(plain.values(), key=lambda recipe: len(recipe.stages)), settings)
+    longest = max(plain.values(), key=lambda recipe: len(recipe.stages))
+    of_others: set[str] = set()
+    for setting in settings:
+        if not has_term(longest, setting) and any(has_term(r, setting) for r in plain.values()):
+            of_others.add(setting)
+    apply_settings(longest, [setting for setting in settings if setting not in of_others])
     return {
         name: apply_settings(recipe, settings_for(recipe, plain, settings))
         for name, recipe in plain.items()
@@ -116,10 +125,14 @@ def resolve_recipes(
 def settings_for(
     recipe: Recipe, recipes: Mapping[str, Recipe], settings: Sequence[str]
 ) -> list[str]:
-    """The settings without those of stages that only other recipes have."""
+    """The settings without those of stages and terms that only other recipes have."""
     most = max(len(other.stages) for other in recipes.values())
     absent = {f"stage{number}" for number in range(len(recipe.stages) + 1, most + 1)}
-    return [setting for setting in settings if setting.partition(".")[0].strip() not in absent]
+    return [
+        setting
+        for setting in settings
+        if setting.partition(".")[0].strip() not in absent and has_term(recipe, setting)
+    ]
 
 
 def preset_lines(
@@ -138,6 +151,23 @@ def preset_lines(
     values = preset_values(find_recipe(recipe), options)
     default = resolve_recipe(recipe, (), notes)
     return find_preset(options.preset).lines(values, default, resolved, wording(options))
+
+
+def other_size(options: TrainOptions, model: str) -> str:
+    """What to say of a preset for models of another size; empty without one, or if it fits."""
+    from modgap.training.known_model import known_model
+    from modgap.training.shape import SHAPES
+
+    if options.preset is None:
+        return ""
+    size = find_preset(options.preset).size.upper()
+    shape, meant = known_model(model).shape, SHAPES[f"Qwen/Qwen2.5-VL-{size}-Instruct"]
+    if shape is None or shape.hidden == meant.hidden:
+        return ""
+    return (
+        f"preset {options.preset} holds the values for Qwen2.5-VL {size}; {model} has"
+        f" {shape.parameters / 1e9:.2g}B parameters"
+    )
 
 
 def starting_model(
@@ -214,6 +244,8 @@ def train(
     start = starting_model(model, options)
     plan = resolve_recipe(recipe, assignments, model_notes(resolve(start)), options)
     warn_about_images(problems)
+    if noted := other_size(options, str(start)):
+        say(noted)
     return train_resolved(
         plan, problems, start, Path(out), options=options, given=given, progress=progress
     )

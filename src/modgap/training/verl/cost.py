@@ -69,7 +69,7 @@ class Layout:
 
 def contrastive(stage: Stage) -> bool:
     """Whether right rows get a twin."""
-    return stage.contrastive and stage.settings.kl_coef > 0
+    return bool(stage.twins)
 
 
 def token_bytes(shape: Shape, checkpointing: bool) -> float:

@@ -8,6 +8,7 @@ that to the modules of a model.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,9 @@ def install(model: Any) -> None:
     inner = model.model
     for module in (model, model.lm_head, *inner.language_model.layers, *inner.visual.blocks):
         _take_run(module)
+    for module in inner.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.forward = functools.partial(_norm, module)
     # The tower is a tenth of the arithmetic and would keep more for the backward pass than the
     # language model.
     recompute = {"use_reentrant": False}
@@ -44,6 +48,11 @@ def _take_run(module: Any) -> None:
         return own(*args, **named) if run is None else run(module, *args)
 
     module.forward = forward
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    """RMS norm in one kernel; transformers' own takes eight, and launches limit the update."""
+    return F.rms_norm(x, norm.weight.shape, norm.weight.to(x.dtype), norm.variance_epsilon)
 
 
 def _inside(layer: Any, step: layers.Step, x: Tensor) -> Tensor:

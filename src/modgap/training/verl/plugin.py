@@ -33,6 +33,7 @@ Legend: N rows of a micro-batch, E eligible ones, T response tokens.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ from verl.workers.config import FSDPEngineConfig
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from modgap.training.objective import contrastive_kl, eligible_rows
+from modgap.training.objective import divergence, right_rows
 from modgap.training.verl.config import VENDOR
 from modgap.training.verl.forward import install, score
 from modgap.training.verl.log import DROPPED_REWARD
@@ -230,8 +231,9 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
             )
             full_ET = pad_sequence(shown, batch_first=True)
             free_ET = pad_sequence(list(twins), batch_first=True)
-            kl = contrastive_kl(full_ET, free_ET, config.kl_estimator, config.kl_clamp)  # type: ignore[arg-type]
-            summed = torch.where(mask_ET, kl.kl_BT, 0.0).sum()
+            clamp = 10.0 if config.kl_clamp == "paper" and config.kl_estimator == "k3" else None
+            kl = divergence(full_ET.detach(), free_ET, config.kl_estimator, "rollout", clamp)  # type: ignore[arg-type]
+            summed = torch.where(mask_ET, kl.value_BT, 0.0).sum()
             own = mask_ET.sum() * micro_batch["micro_batches"]
             loss = summed / own if config.loss_mean == "micro_batch" else summed * ranks / total
             values["contrastive_kl"] = float(summed.detach()) * ranks / total
@@ -251,7 +253,7 @@ def eligible(data: TensorDict) -> list[int]:
     scores_N = torch.tensor(
         [float(f.get("reward_extra_info", {}).get("score", 0.0)) for f in fields]
     )
-    good = eligible_rows(scores_N).tolist()
+    good = right_rows(scores_N).tolist()
     rows: list[int] = []
     for i, row in enumerate(fields):
         padding = masks[i].sum() == 0
@@ -401,6 +403,8 @@ class TwinAgentLoop(SingleTurnAgentLoop):
         self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any
     ) -> AgentLoopOutput:
         """Sample one response; see verl."""
+        if self.rollout_config.name == "vllm":
+            sampling_params = sampling_params | _only_ids()
         output = await super().run(sampling_params, priority, **kwargs)
         if (twin := kwargs.get("contrastive_prompt")) is not None:
             messages = twin_messages(twin, kwargs["raw_prompt"])
@@ -409,6 +413,21 @@ class TwinAgentLoop(SingleTurnAgentLoop):
                 messages, images=images
             )
         return output
+
+
+@functools.cache
+def _only_ids() -> dict[str, Any]:
+    """What tells vLLM to send a response once, at its end, and without its text.
+
+    Otherwise its server decodes each token and wakes the agent loop for it: with 160 sequences this
+    takes longer than the GPU's decode step. Nothing is aborted here, which such requests would
+    delay: only verl's asynchronous trainers do so.
+    """
+    try:
+        from vllm.sampling_params import RequestOutputKind  # pyright: ignore
+    except ImportError:  # a stand-in, in tests without a GPU
+        return {}
+    return {"detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY}
 
 
 def _words(content: Any) -> tuple[str, ...]:
