@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from model_families import FAMILIES, build_family
+from model_families import FAMILIES, Sizes, build_family
 from tiny_training import PROBLEMS, SETTINGS, made_up, on_cpu, recipe, run
 
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.recipe import Stage
+from modgap.models.load import FAST
 from modgap.models.plain import PlainPolicy
 from modgap.models.policy import Policy
 from modgap.training import rollout
@@ -21,6 +23,7 @@ from modgap.training.known_model import known_model
 from modgap.training.rollout import Batch, DataOrder
 from modgap.training.update import gradients, old_logprobs
 
+OTHER = Sizes(width=192, layers=4, vision_width=96, vision_layers=4, vocabulary=520, seed=5)
 TRAINED = registry.TRAINING_ENGINES["local"].types
 
 
@@ -60,9 +63,12 @@ def same_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor
         assert (gradient - theirs[name]).abs().max() <= 1e-3 * scale + 1e-7, name
 
 
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("contrastive", [False, True])
-def test_both_paths_have_the_same_loss_and_gradient(folders: Path, contrastive: bool) -> None:
-    folder = made(folders, "qwen2_5_vl")
+def test_both_paths_have_the_same_loss_and_gradient(
+    folders: Path, contrastive: bool, name: str
+) -> None:
+    folder = made(folders, name)
     fast, plain = on_cpu(folder, dtype="float32"), on_cpu(folder, dtype="float32", plain=True)
     assert isinstance(fast, Policy) and isinstance(plain, PlainPolicy)
     batches = [sampled(policy) for policy in (fast, plain)]
@@ -78,25 +84,56 @@ def test_both_paths_have_the_same_loss_and_gradient(folders: Path, contrastive: 
     ]
     assert abs(stats[0].loss - stats[1].loss) < 1e-5
     same_gradients(gradients_of(fast), gradients_of(plain))
-    tower = [name for name in gradients_of(plain) if "visual" in name]
-    assert tower and all(gradients_of(plain)[name].abs().max() > 0 for name in tower[:1])
+    for part in ("visual.patch_embed", "visual.merger", "self_attn.q_proj"):
+        found = [g for name, g in gradients_of(fast).items() if part in name]
+        assert found and max(float(g.abs().max()) for g in found) > 0, part
+    assert name != "qwen3_vl" or any("deepstack" in key for key in gradients_of(fast))
 
 
-def test_full_vocabulary_and_a_frozen_tower_are_the_same_too(folders: Path) -> None:
-    folder = made(folders, "qwen2_5_vl")
+@pytest.mark.parametrize("name", FAST)
+def test_full_vocabulary_and_a_frozen_tower_are_the_same_too(folders: Path, name: str) -> None:
+    folder = made(folders, name)
     made_of = [
         on_cpu(folder, dtype="float32", plain=plain, freeze_vision=True) for plain in (False, True)
     ]
     batch = [sampled(policy, ("full-text",)) for policy in made_of]
     for policy, rows in zip(made_of, batch, strict=True):
-        changed = SETTINGS.__class__(**{**vars_of(SETTINGS), "kl_estimator": "full_vocab"})
-        gradients(policy, rows, changed, True, 4)
+        gradients(policy, rows, replace(SETTINGS, kl_estimator="full_vocab"), True, 4)
     same_gradients(*map(gradients_of, made_of))
     assert not any("visual" in name for name in gradients_of(made_of[1]))
 
 
-def vars_of(settings: Any) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"lora": 4}])
+@pytest.mark.parametrize("name", FAST)
+def test_recomputed_layers_and_adapters_are_the_same_too(
+    tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    """On a model of other sizes, more layers with features among them."""
+    folder = build_family(name, tmp_path / name, OTHER)
+    policies = []
+    for plain in (False, True):
+        torch.manual_seed(0)  # adapters are initialized at random
+        policy = on_cpu(folder, dtype="float32", plain=plain, **changes)
+        for key, parameter in policy.model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(parameter, std=0.1)
+        policy.model.train()
+        policies.append(policy)
+    for policy in policies:
+        gradients(policy, sampled(policy), SETTINGS, True, 4)
+    same_gradients(*map(gradients_of, policies))
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_the_fast_path_sends_an_image_through_the_tower_once(folders: Path, name: str) -> None:
+    policy = on_cpu(made(folders, name), dtype="float32")
+    batch = sampled(policy, ("full-text", "image-only"))
+    shown = {prompt.image_key for prompt in (*batch.prompts, *batch.twins)}
+    seen: list[int] = []
+    policy.visual.merger.register_forward_hook(lambda _, inputs, out: seen.append(out.shape[0]))
+    gradients(policy, batch, SETTINGS, True, len(batch) * 2)
+    tokens = {prompt.image_key: prompt.image_tokens for prompt in batch.prompts}
+    assert len(shown) > 1 and sum(seen) == sum(tokens[key] for key in shown)
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -89,7 +89,7 @@ class PlainPolicy(GenericModel):
             lambda hidden: self.token_logps(head(hidden), temperature),
             hidden_NC,
             targets_N,
-            self.model.config.get_text_config().vocab_size,
+            self.model.config.text_config.vocab_size,
         )
         (logps_BT, entropy_BT), mask_BT = padded(responses, self.device, logps_N, entropy_N)
         return logps_BT, entropy_BT, mask_BT
