@@ -27,6 +27,7 @@ from cpu_processor import processor_of
 from model_families import build_family
 from PIL import Image, ImageDraw
 
+import modgap
 from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
@@ -47,7 +48,8 @@ FP32 = tuple((f"{_PRECISION}.{kind}_dtype", "fp32") for kind in ("param", "reduc
 HERE = Path(__file__).parent
 CPU = {
     "OMP_NUM_THREADS": "1", "VERL_USE_EXTERNAL_MODULES": "cpu_platform",
-    "VERL_PLATFORM": "cpu_test", "PYTHONPATH": str(HERE),
+    "VERL_PLATFORM": "cpu_test",
+    "PYTHONPATH": os.pathsep.join((str(HERE), str(Path(modgap.__file__).parents[1]))),
 }  # fmt: skip
 
 
