@@ -74,6 +74,7 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.engine import EngineRegistry
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
@@ -92,6 +93,7 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     processor = types.SimpleNamespace(
         config=AutoConfig.from_pretrained(job["model"]),
         save_pretrained=model.tokenizer.save_pretrained,
+        image_processor=Qwen2VLImageProcessorPil.from_pretrained(job["model"]),
     )
     for name in ("get_rope_index", "get_vision_position_ids"):
         setattr(processor, name, types.MethodType(getattr(Qwen2_5_VLModel, name), processor))
