@@ -133,6 +133,7 @@ def batch(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Any:
         "loss_mask",
         "old_log_probs",
         "advantages",
+        *(["ref_log_prob"] if "ref_log_prob" in rows[0] else []),
     )
     for key in tokens:  # rows of equal length would be stacked
         data[key] = torch.nested.as_nested_tensor([row[key] for row in rows], layout=torch.jagged)

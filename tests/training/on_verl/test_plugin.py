@@ -137,6 +137,12 @@ class Case:
         self.batch = replace(self.batch, old_logps=old)
         self.scores = scores
 
+        self.reference: list[torch.Tensor] | None = None
+        for k, twin in enumerate(self.stage.twins):
+            if twin.teacher == "frozen":  # what verl's reference policy scores
+                shown = replace(self.batch, prompts=[own[k] for own in self.batch.twins])
+                self.reference = old_logprobs(self.policy, shown, settings, 4)
+
     def local(self, count: int) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
         """Loss, gradients and metrics of the first `count` rows on the local engine."""
         part = Batch(*(getattr(self.batch, name)[:count] for name in Batch.__dataclass_fields__))
@@ -149,14 +155,16 @@ class Case:
         """The rows as verl's agent loop leaves them."""
         out = []
         for i, response in enumerate(self.batch.responses):
-            prompt, length = self.batch.prompts[i], len(response)
+            prompt, length, more = self.batch.prompts[i], len(response), dict[str, Any]()
             tail = torch.arange(length).expand(3, -1) + prompt.next_position
             rope = torch.cat([prompt.position_ids, tail], 1)
             extra = {
                 "twin_prompt_ids": self.words[i],
                 "reward_extra_info": {"score": self.scores[i], "acc": float(self.scores[i] == 1.0)},
             }
-            out.append({
+            if self.reference is not None:
+                more = {"ref_log_prob": self.reference[i]}
+            out.append(more | {
                 "prompts": prompt.input_ids, "responses": response,
                 "input_ids": torch.cat([prompt.input_ids, response]),
                 "position_ids": torch.cat([torch.arange(rope.shape[1])[None], rope]),
@@ -257,6 +265,7 @@ TERMS: dict[str, tuple[Term, ...]] = {
     "jsd, none detached": (Term("image-only", "none", "jsd", None, 0.5, "all"),),
     "nll": (Term("image-only", "rollout", "nll", None, 0.5, "right"),),
     "text only": (Term("text-only", "twin", "reverse", None, 0.5, "all"),),
+    "frozen": (Term("image-only", "twin", "reverse", None, 0.5, "all", teacher="frozen"),),
     "advantage": (Term("image-only", "twin", "reverse", 3.0, 0.5, "all", "advantage"),),
     "papo": (
         Term("", "none", "k3", 10.0, -0.3, "all", **_MASKED),  # type: ignore[arg-type]

@@ -322,7 +322,7 @@ def _reference(stage: Stage, spread: Layout, micro: int, dynamic: bool) -> Overr
         f"{fsdp}._target_": f"{PLUGIN}.TermsEngineConfig",
         f"+{fsdp}.terms": written_terms(stage),
         f"+{fsdp}.reference": True,
-        f"{fsdp}.param_offload": spread.params_offload,
+        f"{fsdp}.model_dtype": "fp32",
     }
 
 
@@ -376,6 +376,11 @@ def notes(stage: Stage, model: Model, overrides: Overrides) -> list[str]:
         out.append(
             f"the processor makes up to {tokens} tokens of an image: problems whose prompt is"
             f" longer than max_prompt_tokens={s.max_prompt_tokens} are left out"
+        )
+    if teachers_of(stage):
+        gib = f", {4.0 * model.shape.parameters / GIB:.0f} GiB" if model.shape else ""
+        out.append(
+            f"verl keeps the frozen teacher in the hosts' memory{gib}; its layers visit the GPU"
         )
     spread = layout(overrides)
     if not spread.rows:

@@ -98,7 +98,7 @@ def update_memory(stage: Stage, shape: Shape, layout: Layout) -> dict[str, float
     """Bytes of each part of an update's peak on each GPU."""
     trained = trained_parameters(stage, shape)
     ends = (1 if shape.tied else 2) * shape.vocab * shape.hidden
-    out = {
+    return {
         "weights, gradients, AdamW": (4.0 * shape.parameters + 12.0 * trained) / layout.shards,
         # In bf16: two layers, and embedding and head with their gradients.
         "gathered weights": 4.0 * shape.layer + 4.0 * ends,
@@ -108,10 +108,6 @@ def update_memory(stage: Stage, shape: Shape, layout: Layout) -> dict[str, float
         "logits": _LOGITS,
         "CUDA and vLLM asleep": _CUDA,
     }
-    if teachers_of(stage) and not layout.params_offload:
-        # verl's reference policy, in fp32.
-        out["frozen teacher"] = 4.0 * shape.parameters / layout.shards
-    return out
 
 
 def resident(stage: Stage, shape: Shape, layout: Layout) -> float:
