@@ -378,7 +378,6 @@ def evaluate(
     """
     from modgap.core.progress import progress_bars
     from modgap.core.record import RunFolder
-    from modgap.core.view import parse_views
     from modgap.reporting.terminal import print_summary
     from modgap.workflows import evaluate as workflow
     from modgap.workflows.checkpoints import evaluate_checkpoints
@@ -406,7 +405,7 @@ def evaluate(
             benchmark, data, limit=limit, allow_outside=options.allow_outside
         )
         if several:
-            views = parse_views(options.views or workflow.default_views(problems))
+            views = options.chosen(workflow.default_views(problems))
             workflow.check_views(problems, views)
             workflow.warn_about_images(problems, views)
             problems.clear()  # reading them was the check; each model's process reads them again

@@ -65,6 +65,7 @@ from modgap.core.files import (
     read_text,
 )
 from modgap.core.text import as_utf8
+from modgap.core.transcripts import writable
 from modgap.core.version import __version__
 
 Outcome = Literal["correct", "wrong", "no_answer", "error"]
@@ -135,11 +136,13 @@ class ProblemRow(_Row):
         return row
 
     def has_view(self, view: str) -> bool:
-        """Whether the data set has this view of the problem.
+        """Whether the data set has this view of the problem, and the problem what it shows.
 
-        Where `views` is empty, it has every view.
+        Where `views` is empty, the data set has every view.
         """
-        return not self.views or view in self.views
+        if self.views:
+            return view in self.views
+        return writable(view, self.conditions, self.question)
 
     def question_of(self, view: str) -> str:
         """The whole question of a view: what a judge is shown."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from modgap.core.errors import UserError, unknown
 from modgap.core.loading import load
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Side = Literal["text", "vision", "control"]
 Picture = Literal["own", "none", "blank", "swapped"]
+Transcription = Literal["own", "true", "corrupted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class View:
         picture: Which image goes with it: the problem's own, none, a blank one of the same size, or
             another problem's.
         transcribe: Whether the model is asked to write the conditions down before it solves.
+        transcription: Whose conditions its answer begins with: its own (only the opening is
+            prefilled), the true ones, or the true ones with one number changed. `None` prefills
+            nothing.
         words: Gives the words of a problem, before the instruction; without it they follow from
             `conditions`.
     """
@@ -41,6 +45,7 @@ class View:
     conditions: bool
     picture: Picture = "own"
     transcribe: bool = False
+    transcription: Transcription | None = None
     words: Callable[[Problem], str] | None = None
 
 
@@ -54,9 +59,23 @@ VIEWS: dict[str, View] = {
         View("blank-image", "control", conditions=False, picture="blank"),
         View("swapped-image", "control", conditions=True, picture="swapped"),
         View("transcribe", "control", conditions=False, transcribe=True),
+        *(
+            View(
+                f"{whose}-transcription",
+                "control",
+                conditions=False,
+                transcribe=True,
+                transcription=whose,
+            )
+            for whose in get_args(Transcription)
+        ),
     )
 }
 DEFAULT_VIEWS = ("full-text", "image-only")
+CONTROLS: dict[str, tuple[str, ...]] = {
+    "causal": ("own-transcription", "true-transcription", "corrupted-transcription", "text-only"),
+}
+"""Sets of views that `--controls` adds; `analysis.causal` splits the gap by the first."""
 
 VERSIONS: dict[str, str] = {
     "Text Dominant": "text-dominant",

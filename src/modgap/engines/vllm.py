@@ -41,7 +41,7 @@ from modgap.core.images import to_rgb
 from modgap.core.installation import require
 from modgap.core.progress import say, show
 from modgap.core.prompt import of_paper
-from modgap.core.thinking import opened_by
+from modgap.core.thinking import OPEN, opened_by
 from modgap.engines.chat import refuses_system, system_words
 from modgap.engines.vllm_start import FULL_PRECISION, Running, parse_engine_args, telling_args
 from modgap.models.folder import ADAPTER, has_adapter, image_processor, paper_pixels, pixel_limits
@@ -149,6 +149,7 @@ class VllmEngine:
             the remedy.
     """
 
+    continues = True  # a started turn of the assistant's
     _adapter: Path | None = None
 
     def __init__(
@@ -376,6 +377,8 @@ class VllmEngine:
         if isinstance(prompt.get("prompt"), str):  # a few tokenizers (Mistral's) give tokens only
             prompt["prompt"] = complete(prompt["prompt"], shown)
             opened = "" if asked.prefill else opened_by(prompt["prompt"])
+        elif asked.without_prefill:
+            return self._prepare(replace(request, prompt=asked.in_user_turn()), image)
         elif asked.prefill:
             raise UserError("this model's tokenizer takes no prefill: choose another --style.")
         # Rendered anew for each sample: the image is found in vLLM's cache, and is not sent to its
@@ -503,12 +506,13 @@ def messages(prompt: Prompt, image: Image | None) -> list[dict[str, Any]]:
 def complete(text: str, prompt: Prompt) -> str:
     """What the chat template gave, with the prefill and without an unwanted default system turn.
 
-    A template that opens the assistant's turn with the prefill itself (`<think>`) gets none on top.
+    A template that opens the assistant's turn with the prefill's `<think>` gets none on top.
     """
     if prompt.system is None and text.startswith(_CHATML_SYSTEM):
         text = text[text.index(_CHATML_END) + len(_CHATML_END) :]
-    opened = prompt.prefill.strip() and text.rstrip().endswith(prompt.prefill.strip())
-    return text if opened else text + prompt.prefill
+    if opened_by(text) and prompt.prefill.lstrip().startswith(OPEN):
+        return text + prompt.prefill.strip().removeprefix(OPEN)
+    return text + prompt.prefill
 
 
 def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Sampling) -> Completion:

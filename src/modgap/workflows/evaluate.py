@@ -26,15 +26,15 @@ from typing import TYPE_CHECKING, Any, get_args
 from modgap.analysis.results import Summary
 from modgap.analysis.run import Run
 from modgap.core import registry
-from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start
+from modgap.core.engine import CONTINUED, PLAIN, Completion, Engine, Request, Sampling, Start
 from modgap.core.errors import UsageError, UserError, command_line
 from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes
 from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
-from modgap.core.prompt import Style, evaluation_prompt, of_paper, structural_conditions
+from modgap.core.prompt import Prompt, Style, evaluation_prompt, of_paper, structural_conditions
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
-from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
+from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, get_view, parse_views
 from modgap.grading.answer import Mode
 from modgap.models.folder import own_max_tokens, own_temperature
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
@@ -304,14 +304,14 @@ def evaluate(
     options = options or EvalOptions()
     options = replace(options, style=options.wording)
     options.check()
-    views = options.views or default_views(problems)
-    chosen = parse_views(views)
+    chosen = options.chosen(default_views(problems))
     check_views(problems, chosen)  # before the model is looked at
     if warn_of_images:
         warn_about_images(problems, chosen)
     if isinstance(model, str | Path):
         start = engine_start(model, options)
-        engine: Engine = _Late(start.make)
+        known = registry.INFERENCE_ENGINES.load(options.engine)
+        engine: Engine = _Late(start.make, continues=continues_turn(known))
         identity = {"engine": options.engine, **start.identity}
         given = {"model": str(model), **(given or {})}
     else:
@@ -437,11 +437,17 @@ def accelerators_each(options: EvalOptions) -> int:
     return engine.accelerators(options) if hasattr(engine, "accelerators") else 1
 
 
+def continues_turn(engine: object) -> bool:
+    """Whether an engine, or its class, says that it continues a started turn of the assistant's."""
+    return bool(getattr(engine, "continues", False))
+
+
 class _Late:
     """An engine that is made when the first prompt comes: a run that is complete loads no model."""
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
+    def __init__(self, make: Callable[[], Engine], *, continues: bool) -> None:
         self._make = make
+        self.continues = continues
         self._made: Engine | None = None
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
@@ -528,7 +534,7 @@ def evaluate_with(
                 options["grade"] = of_grading
             run.note("options", options)
         done = run.resume(
-            {problem.id for problem in problems}, _prompts(problems, chosen, plan.style)
+            {problem.id for problem in problems}, _prompts(problems, chosen, plan.style, resolved["seed"])
         )
         sampling = _record_sampling(run, resolved, plan.pixels, new=not existed or not done)
         run.write_problems(problem_row(problem, plan.style) for problem in problems)
@@ -663,7 +669,7 @@ def _record_sampling(
 
 
 def _prompts(
-    problems: Sequence[Problem], views: Sequence[View], style: Style
+    problems: Sequence[Problem], views: Sequence[View], style: Style, seed: int
 ) -> Callable[[Response], str | None]:
     """A function of a response to the prompt that it must have.
 
@@ -672,11 +678,19 @@ def _prompts(
     by_id = {problem.id: problem for problem in problems}
 
     @functools.cache
-    def words(problem_id: str, view: str) -> str | None:
+    def asked(problem_id: str, view: str) -> Prompt | None:
         problem = by_id[problem_id]
-        return evaluation_prompt(problem, view, style).text if problem.has_view(view) else None
+        if not problem.has_view(view):
+            return None
+        return evaluation_prompt(problem, view, style, seed)
 
-    return lambda response: words(response.problem_id, response.view)
+    def words(response: Response) -> str | None:
+        prompt = asked(response.problem_id, response.view)
+        if prompt is not None and prompt.without_prefill and not response.prefill:
+            return prompt.without_prefill
+        return prompt and prompt.text
+
+    return words
 
 
 def _graded_in(run: RunFolder) -> Mode:
@@ -698,6 +712,15 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
             it.
     """
     versions = any(problem.views for problem in problems)
+    for view in views:
+        if view.transcription and not any(
+            not problem.views and problem.has_view(view.name) for problem in problems
+        ):
+            raise UserError(
+                f"the view {view.name!r} writes down the conditions of a problem, and none of these"
+                " problems has its conditions, with a number to read, in its data: leave out"
+                " --controls causal and this view."
+            )
     known: set[str] = set()
     for problem in problems:
         known.update(problem.views, problem.own_words)
@@ -726,7 +749,10 @@ def _answer(
 ) -> int:
     """Make the missing responses; returns how many were made."""
     views, samples = parse_views(plan.views), plan.samples
-    requests = make_requests(problems, views, samples, plan.style, done)
+    continues = continues_turn(engine)
+    requests = make_requests(
+        problems, views, samples, plan.style, done, plan.sampling.seed, continues=continues
+    )
     total = samples * sum(problem.has_view(view.name) for problem in problems for view in views)
     count = total - sum(len(request.samples) for request in requests)
     progress("answering", count, total)
@@ -750,6 +776,9 @@ def make_requests(
     samples: int,
     style: Style,
     done: Collection[Key] = (),
+    seed: int = _DEFAULT.seed,
+    *,
+    continues: bool = True,
 ) -> list[Request]:
     """What a model is asked: each problem in each view that it has.
 
@@ -761,6 +790,9 @@ def make_requests(
         samples: Responses for each of them.
         style: Wording of the prompts.
         done: The samples that exist.
+        seed: Of the run.
+        continues: Whether the engine continues a started turn of the assistant's; a transcription
+            stands in the user turn otherwise.
     """
     requests: list[Request] = []
     for number, problem in enumerate(problems):
@@ -770,7 +802,9 @@ def make_requests(
             wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
             if wanted:
                 image, name = _image(view, problem, problems, number)
-                prompt = evaluation_prompt(problem, view, style)
+                prompt = evaluation_prompt(problem, view, style, seed)
+                if prompt.without_prefill and not continues:
+                    prompt = prompt.in_user_turn()
                 requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
     return requests
 
@@ -840,7 +874,10 @@ def problem_row(problem: Problem, style: Style) -> ProblemRow:
 
 
 def _response(completion: Completion) -> Response:
-    request = completion.request
+    request, left_out = completion.request, completion.left_out
+    moved = get_view(request.view).transcription is not None and not request.prompt.prefill
+    if moved and CONTINUED not in left_out:
+        left_out = (*left_out, CONTINUED)
     return Response(
         problem_id=request.problem_id,
         view=request.view,
@@ -854,5 +891,5 @@ def _response(completion: Completion) -> Response:
         seed=completion.seed,
         error=completion.error,
         prefill=request.prompt.prefill or completion.opened,
-        left_out=completion.left_out,
+        left_out=left_out,
     )

@@ -23,7 +23,7 @@ from modgap.core.problem import split_grader
 from modgap.core.progress import SILENT, Progress
 from modgap.core.prompt import of_paper
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
-from modgap.core.thinking import CUT_THINKING, OPEN, closes_unopened, graded_text
+from modgap.core.thinking import CLOSE, CUT_THINKING, OPEN, closes_unopened, graded_text
 from modgap.engines.judge import Judge
 from modgap.grading.answer import Mode, extract_answer
 from modgap.grading.grade import Grade
@@ -201,7 +201,7 @@ def _texts(
         prefill, cut = response.prefill, response.finish_reason == "length"
         if not prefill and paper_style:
             prefill = find_grader(problems[response.problem_id].grader).paper_prefill
-        opened = prefill.rstrip().endswith(OPEN) or (by_template and cut)
+        opened = (OPEN in prefill and CLOSE not in prefill) or (by_template and cut)
         texts.append(graded_text(response.response, cut=cut, opened=opened))
     return texts
 
