@@ -54,7 +54,7 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from modgap.core.disk import replacing, sweep, writing
-from modgap.core.engine import sample_seed
+from modgap.core.engine import CONTINUED, sample_seed
 from modgap.core.errors import UserError
 from modgap.core.files import (
     check_local,
@@ -67,6 +67,7 @@ from modgap.core.files import (
 from modgap.core.text import as_utf8
 from modgap.core.transcripts import writable
 from modgap.core.version import __version__
+from modgap.core.view import VIEWS
 
 Outcome = Literal["correct", "wrong", "no_answer", "error"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -180,6 +181,12 @@ class Response(_Row):
     def key(self) -> Key:
         """Which sample it is."""
         return self.problem_id, self.view, self.sample
+
+    @property
+    def in_user_turn(self) -> bool:
+        """Whether its transcription stood in the user turn, where the engine continues none."""
+        view = VIEWS.get(self.view)
+        return bool(self.left_out and view and view.transcription) and CONTINUED in self.left_out
 
 
 class GradeRow(_Row):

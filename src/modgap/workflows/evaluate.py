@@ -34,7 +34,7 @@ from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
 from modgap.core.prompt import Prompt, Style, evaluation_prompt, of_paper, structural_conditions
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
-from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, get_view, parse_views
+from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, get_view, parse_views, samples_of
 from modgap.grading.answer import Mode
 from modgap.models.folder import own_max_tokens, own_temperature
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
@@ -753,7 +753,12 @@ def _answer(
     requests = make_requests(
         problems, views, samples, plan.style, done, plan.sampling.seed, continues=continues
     )
-    total = samples * sum(problem.has_view(view.name) for problem in problems for view in views)
+    total = sum(
+        samples_of(view.name, samples)
+        for problem in problems
+        for view in views
+        if problem.has_view(view.name)
+    )
     count = total - sum(len(request.samples) for request in requests)
     progress("answering", count, total)
     if not requests:
@@ -799,7 +804,8 @@ def make_requests(
         for view in views:
             if not problem.has_view(view.name):
                 continue
-            wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
+            asked = range(samples_of(view.name, samples))
+            wanted = tuple(s for s in asked if (problem.id, view.name, s) not in done)
             if wanted:
                 image, name = _image(view, problem, problems, number)
                 prompt = evaluation_prompt(problem, view, style, seed)
