@@ -153,7 +153,7 @@ def _parts(means_RK: Floats) -> dict[str, NDArray[np.float64]]:
 
 
 def _cost(scores: Scores, keep_P: NDArray[np.bool_]) -> float | None:
-    """Tokens of all views of the split over those of the gap's two; each response has its prompt."""
+    """Tokens of all views of the split over those of the gap's two; a response has its prompt."""
     tokens_PVS = (scores.tokens_PVS + scores.prompt_tokens_PVS)[keep_P]
     of_view = {view: int(tokens_PVS[:, v].sum()) for v, view in enumerate(scores.views)}
     two = of_view[TEXT] + of_view[IMAGE]

@@ -58,7 +58,9 @@ def bootstrap_interval(
     return percentile_interval(sums_RK[:, 0] / sums_RK[:, 1], len(rows_CK), level)
 
 
-def percentile_interval(values_R: Floats, clusters: int, level: float = 0.95) -> tuple[float, float]:
+def percentile_interval(
+    values_R: Floats, clusters: int, level: float = 0.95
+) -> tuple[float, float]:
     """Percentiles of a resampled number, widened for few clusters as in `bootstrap_interval`."""
     k = clusters
     tail = _NORMAL.cdf(-math.sqrt(k / (k - 1)) * student_critical(1 - level, k - 1))

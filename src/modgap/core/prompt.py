@@ -261,8 +261,8 @@ def _transcription_prompt(problem: Problem, view: View, style: Style, seed: int)
     changed = corrupted(true, problem.question, problem.id, seed)
     if changed is None:
         raise UserError(
-            f"problem {problem.id} cannot be shown in the view {view.name!r}: no condition of it has"
-            " a number that the question does not state."
+            f"problem {problem.id} cannot be shown in the view {view.name!r}: no condition of it"
+            " has a number that the question does not state."
         )
     words = ", ".join(true if view.transcription == "true" else changed)
     return Prompt(

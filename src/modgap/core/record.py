@@ -65,9 +65,8 @@ from modgap.core.files import (
     read_text,
 )
 from modgap.core.text import as_utf8
-from modgap.core.transcripts import writable
+from modgap.core.transcripts import WHOSE, writable
 from modgap.core.version import __version__
-from modgap.core.view import VIEWS
 
 Outcome = Literal["correct", "wrong", "no_answer", "error"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -185,8 +184,7 @@ class Response(_Row):
     @property
     def in_user_turn(self) -> bool:
         """Whether its transcription stood in the user turn, where the engine continues none."""
-        view = VIEWS.get(self.view)
-        return bool(self.left_out and view and view.transcription) and CONTINUED in self.left_out
+        return self.view in WHOSE and CONTINUED in self.left_out
 
 
 class GradeRow(_Row):
@@ -393,6 +391,7 @@ class RunManifest(TypedDict, total=False):
         fingerprints: Of the model and the data.
         options: The values in force of every option; those of `modgap grade` under `grade`.
         sampling: How the samples are drawn, parts that the engine decides included.
+        transcriptions_in: Where transcriptions stood: `assistant turn`, `user turn`, or both.
         threads: Of a training on a CPU, by which its numbers resume to the last bit.
     """
 
@@ -405,6 +404,7 @@ class RunManifest(TypedDict, total=False):
     fingerprints: dict[str, str | None]
     options: dict[str, Any]
     sampling: dict[str, Any]
+    transcriptions_in: list[str]
     threads: int
 
 

@@ -1,8 +1,8 @@
-"""Conditions with one number changed: what the view `corrupted-transcription` writes down.
+r"""Conditions with one number changed: what the view `corrupted-transcription` writes down.
 
 The changed number is one that a reader of the image needs: it stands in a condition with a value
-(`AB = 7`, `m \\angle 1 = 2x+4`) and the question does not state it. Numbers that name something
-(`\\angle 1`) and exponents stay. The new value is 15% to 90% off, so that no tolerance of a grader
+(`AB = 7`, `m \angle 1 = 2x+4`) and the question does not state it. Numbers that name something
+(`\angle 1`) and exponents stay. The new value is 15% to 90% off, so that no tolerance of a grader
 hides it, and it is no other number of the conditions.
 """
 
@@ -12,8 +12,13 @@ import hashlib
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Literal, get_args
 
-from modgap.core.view import VIEWS
+Transcription = Literal["own", "true", "corrupted"]
+WHOSE: dict[str, Transcription] = {
+    f"{whose}-transcription": whose for whose in get_args(Transcription)
+}
+"""View -> whose conditions its answer begins with."""
 
 _NUMBER = re.compile(r"(?<![A-Za-z\\0-9.^])\d+(?:\.\d+)?")
 # What looks like a number to change and is none: names by number, exponents, the index of a root.
@@ -57,9 +62,7 @@ def writable(view: str, conditions: Sequence[str], question: str) -> bool:
     The true conditions and the changed ones are written for the same problems: those with a number
     that must be read.
     """
-    known = VIEWS.get(view)
-    own = known is None or known.transcription in (None, "own")
-    return own or bool(_places(conditions, question))
+    return WHOSE.get(view, "own") == "own" or bool(_places(conditions, question))
 
 
 def _places(conditions: Sequence[str], question: str) -> list[tuple[int, int, int]]:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from modgap.core.errors import UserError, unknown
 from modgap.core.loading import load
+from modgap.core.transcripts import WHOSE, Transcription
 
 if TYPE_CHECKING:
     from modgap.core.problem import Problem
 
 Side = Literal["text", "vision", "control"]
 Picture = Literal["own", "none", "blank", "swapped"]
-Transcription = Literal["own", "true", "corrupted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,8 @@ VIEWS: dict[str, View] = {
         View("swapped-image", "control", conditions=True, picture="swapped"),
         View("transcribe", "control", conditions=False, transcribe=True),
         *(
-            View(
-                f"{whose}-transcription",
-                "control",
-                conditions=False,
-                transcribe=True,
-                transcription=whose,
-            )
-            for whose in get_args(Transcription)
+            View(name, "control", conditions=False, transcribe=True, transcription=whose)
+            for name, whose in WHOSE.items()
         ),
     )
 }
@@ -113,9 +107,7 @@ def samples_of(view: str, samples: int) -> int:
     `corrupted-transcription` tells only how often the words are followed, for which a quarter of
     the samples is enough: it keeps the cost of `--controls causal` at 2.5 times that of two views.
     """
-    known = VIEWS.get(view)
-    few = known is not None and known.transcription == "corrupted"
-    return -(-samples // 4) if few else samples
+    return -(-samples // 4) if WHOSE.get(view) == "corrupted" else samples
 
 
 def get_view(name: str) -> View:

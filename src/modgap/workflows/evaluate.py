@@ -34,7 +34,16 @@ from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
 from modgap.core.prompt import Prompt, Style, evaluation_prompt, of_paper, structural_conditions
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
-from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, get_view, parse_views, samples_of
+from modgap.core.transcripts import WHOSE
+from modgap.core.view import (
+    ALL_VIEWS,
+    DEFAULT_VIEWS,
+    VERSION_VIEWS,
+    VIEWS,
+    View,
+    parse_views,
+    samples_of,
+)
 from modgap.grading.answer import Mode
 from modgap.models.folder import own_max_tokens, own_temperature
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
@@ -533,9 +542,8 @@ def evaluate_with(
             if of_grading := run.manifest().get("options", {}).get("grade"):
                 options["grade"] = of_grading
             run.note("options", options)
-        done = run.resume(
-            {problem.id for problem in problems}, _prompts(problems, chosen, plan.style, resolved["seed"])
-        )
+        prompts = _prompts(problems, chosen, plan.style, resolved["seed"])
+        done = run.resume({problem.id for problem in problems}, prompts)
         sampling = _record_sampling(run, resolved, plan.pixels, new=not existed or not done)
         run.write_problems(problem_row(problem, plan.style) for problem in problems)
         run.write_fingerprints(each)
@@ -764,14 +772,19 @@ def _answer(
     if not requests:
         return 0
     before = count
+    places: set[str] = set()
     try:
         with run.appending() as writer:
             for completion in engine.generate(requests, plan.sampling):
-                writer.write(_response(completion))
+                row = _response(completion)
+                writer.write(row)
+                if row.view in WHOSE:
+                    places.add("user turn" if row.in_user_turn else "assistant turn")
                 count += 1
                 progress("answering", count, total)
     finally:
         _record_refused(run, getattr(engine, "refused", ()))
+        _record_places(run, places)
     return count - before
 
 
@@ -820,6 +833,12 @@ def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
     before = run.manifest().get("sampling", {})
     if left := sorted({*before.get("left_to_server", ()), *refused}):
         run.note("sampling", before | {"left_to_server": left})
+
+
+def _record_places(run: RunFolder, places: Iterable[str]) -> None:
+    """Record where transcriptions stood: in the assistant's turn, or in the user's."""
+    if both := sorted({*run.manifest().get("transcriptions_in", ()), *places}):
+        run.note("transcriptions_in", both)
 
 
 def _image(
@@ -881,7 +900,7 @@ def problem_row(problem: Problem, style: Style) -> ProblemRow:
 
 def _response(completion: Completion) -> Response:
     request, left_out = completion.request, completion.left_out
-    moved = get_view(request.view).transcription is not None and not request.prompt.prefill
+    moved = request.view in WHOSE and not request.prompt.prefill
     if moved and CONTINUED not in left_out:
         left_out = (*left_out, CONTINUED)
     return Response(
