@@ -38,10 +38,11 @@ from modgap.analysis.resampling import SEED, Floats, percentile_interval, resamp
 from modgap.analysis.results import CausalPart, CausalSummary
 from modgap.analysis.scores import Scores
 
-TEXT, IMAGE = "full-text", "image-only"
-OWN, TRUE, CORRUPTED = "own-transcription", "true-transcription", "corrupted-transcription"
-WITHOUT_IMAGE: Final = "text-only"
-VIEWS: Final = (TEXT, IMAGE, OWN, TRUE, CORRUPTED)
+TEXT, IMAGE, WITHOUT_IMAGE = "full-text", "image-only", "text-only"
+VIEWS: tuple[str, ...] = (
+    TEXT, IMAGE, "own-transcription", "true-transcription", "corrupted-transcription"
+)  # fmt: skip
+"""The views of the split, in the order of `estimate`."""
 PARTS: Final = {
     "writing": "writing down first",
     "reading": "reading",
