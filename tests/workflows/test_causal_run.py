@@ -154,6 +154,6 @@ def test_a_problem_without_a_number_is_left_out_and_not_missing(
     assert summary.gap is not None and summary.gap.n_problems == 15
     with pytest.raises(UserError, match="writes down the conditions of a problem, and none of"):
         evaluate([bare], follower([bare]), tmp_path / "no", views=ASKED, samples=1)
-    with pytest.raises(UserError, match="set of controls 'casual'.*causal"):
+    with pytest.raises(UserError, match=r"set of controls 'casual'.*causal"):
         EvalOptions(controls="casual").check()
     assert set(VIEWS) | {"text-only"} == set(ASKED)
