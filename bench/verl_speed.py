@@ -36,9 +36,10 @@ import torch
 from made import SHAPES_MADE, make_policy
 from PIL import Image
 
+from modgap.core.assign import apply_settings
 from modgap.core.options import TrainOptions
 from modgap.core.progress import Bars
-from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
+from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.training.known_model import known_model

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from modgap.analysis.run import Run, load_run
     from modgap.core.options import EvalOptions, JudgeOptions, StudySpec, TrainOptions
     from modgap.core.problem import Problem
-    from modgap.core.recipe import Recipe, Settings
+    from modgap.core.recipe import Recipe, Settings, Stage
+    from modgap.core.terms import Reward, Term
     from modgap.core.view import View
     from modgap.grading.graders import grade_answer
     from modgap.workflows.evaluate import evaluate, load_problems
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from modgap.workflows.train import train
 
 __all__ = [
-    "EvalOptions", "JudgeOptions", "Problem", "Recipe", "Run", "Settings", "StudySpec",
-    "TrainOptions", "View", "__version__", "evaluate", "grade", "grade_answer", "load_problems",
-    "load_run", "report", "study", "train",
+    "EvalOptions", "JudgeOptions", "Problem", "Recipe", "Reward", "Run", "Settings", "Stage",
+    "StudySpec", "Term", "TrainOptions", "View", "__version__", "evaluate", "grade",
+    "grade_answer", "load_problems", "load_run", "report", "study", "train",
 ]  # fmt: skip
 
 _HOMES = {
@@ -45,6 +46,9 @@ _HOMES = {
     "Problem": "modgap.core.problem",
     "Recipe": "modgap.core.recipe",
     "Settings": "modgap.core.recipe",
+    "Stage": "modgap.core.recipe",
+    "Reward": "modgap.core.terms",
+    "Term": "modgap.core.terms",
     "Run": "modgap.analysis.run",
     "load_run": "modgap.analysis.run",
     "View": "modgap.core.view",

@@ -288,7 +288,8 @@ def test_which_controls_have_an_image() -> None:
     shown = {name: evaluation_prompt(problem(), name).has_image for name in VIEWS}
     assert shown == {
         "full-text": True, "image-only": True, "text-only": False, "question-only": False,
-        "blank-image": True, "swapped-image": True, "transcribe": True,
+        "blank-image": True, "swapped-image": True, "transcribe": True, "as-published": True,
+        "rendered-text": True,
         "own-transcription": True, "true-transcription": True, "corrupted-transcription": True,
     }  # fmt: skip
     assert "image" not in evaluation_prompt(problem(), "text-only").text

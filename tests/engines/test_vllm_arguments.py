@@ -25,9 +25,10 @@ from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
 from modgap.core.record import RunFolder
+from modgap.core.turns import complete
 from modgap.engines import vllm as vllm_engine
 from modgap.engines import vllm_start
-from modgap.engines.vllm import VllmEngine, complete, image_name, messages
+from modgap.engines.vllm import VllmEngine, image_name, messages
 from modgap.engines.vllm_start import (
     check_names,
     explain,

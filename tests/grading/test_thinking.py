@@ -19,7 +19,7 @@ from modgap.core.problem import Problem, Shown
 from modgap.core.prompt import Prompt, Style
 from modgap.core.record import RunFolder
 from modgap.core.thinking import CUT_THINKING, UnknownPart, graded_text, message_text, opened_by
-from modgap.engines.chat import refuses_system
+from modgap.core.turns import refuses_system
 from modgap.engines.vllm import VllmEngine
 from modgap.grading.answer import Mode, grade
 from modgap.workflows.grade import grade_run

@@ -26,8 +26,9 @@ from modgap.core.prompt import Prompt
 from modgap.engines import vllm
 from modgap.engines.hf import HfEngine
 from modgap.engines.vllm_start import adapter_arguments
+from modgap.models.fingerprint import model_fingerprint
 from modgap.models.folder import ADAPTER
-from modgap.models.load import check_model, load_policy, model_fingerprint
+from modgap.models.load import check_model, load_policy
 from modgap.models.lora import merge_adapter, read_adapter, write_without_adapter
 from modgap.models.policy import Policy
 from modgap.testbed.build import Size, build_tiny

@@ -21,10 +21,11 @@ from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
 from modgap.engines.hf import HfEngine
-from modgap.models import load
+from modgap.models import fingerprint
 from modgap.models.decode import Generated
 from modgap.models.encode import EncodedPrompt
-from modgap.models.load import check_folder, check_model, load_policy, model_fingerprint, resolve
+from modgap.models.fingerprint import model_fingerprint
+from modgap.models.load import check_folder, check_model, load_policy, resolve
 from modgap.models.policy import Policy
 
 
@@ -104,7 +105,7 @@ def test_fingerprint_changes_with_the_weights(folder: Path, tmp_path: Path) -> N
 def test_the_fingerprint_of_large_weights_sees_every_tensor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
-    monkeypatch.setattr(load, "_HASH_WHOLE", 1000)
+    monkeypatch.setattr(fingerprint, "_HASH_WHOLE", 1000)
     tensors = {name: torch.zeros(40_000, dtype=torch.bfloat16) for name in "abc"}
     for name in ("one", "two", "three"):
         (tmp_path / name).mkdir()
@@ -121,7 +122,7 @@ def test_the_fingerprint_of_large_weights_sees_every_tensor(
 def test_a_large_file_that_is_no_safetensors_has_a_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: int
 ) -> None:
-    monkeypatch.setattr(load, "_HASH_WHOLE", 1000)
+    monkeypatch.setattr(fingerprint, "_HASH_WHOLE", 1000)
     path, data = tmp_path / name, bytearray(b"\xff" * 200_000)
     path.write_bytes(data)
     before = model_fingerprint(tmp_path)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from modgap.core import registry
+from modgap.core.assign import apply_settings
 from modgap.core.errors import UserError
-from modgap.core.recipe import Recipe, Settings, Stage, apply_settings
+from modgap.core.recipe import Recipe, Settings, Stage
 
 PAPER = {
     "full-text": [(("full-text",), False, 200, 4096)],

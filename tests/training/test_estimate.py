@@ -19,6 +19,7 @@ import torch
 from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
+from modgap.core.terms import Term
 from modgap.models.load import tiny_folder
 from modgap.training.known_model import known_model
 from modgap.training.plan import (
@@ -36,10 +37,13 @@ from modgap.training.plan import (
     machine_here,
     rows_at_most,
     rows_sampled,
+    twin_works,
     with_rows,
-    with_twins,
 )
+from modgap.training.rollout import Batch
 from modgap.training.shape import SHAPES, Shape
+from modgap.training.terms import Terms
+from modgap.training.update import twins_together
 from modgap.workflows.train import dry_run_lines, resolve_recipe
 
 QWEN = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
@@ -96,9 +100,9 @@ def test_responses_are_as_long_as_the_model_says_but_for_the_limit() -> None:
 def test_the_contrastive_pass_costs_less_than_half_of_the_policys_own() -> None:
     contrastive = Stage(("full-text",), contrastive=True)
     plain, kl = of(), of(contrastive)
-    assert "contrastive" not in plain.flops and kl.flops["update"] == plain.flops["update"]
-    assert 0.3 < kl.flops["contrastive"] / kl.flops["update"] < 0.5
-    assert "contrastive" not in of(contrastive, kl_coef=0.0).flops
+    assert "twins" not in plain.flops and kl.flops["update"] == plain.flops["update"]
+    assert 0.3 < kl.flops["twins"] / kl.flops["update"] < 0.5
+    assert "twins" not in of(contrastive, kl_coef=0.0).flops
     # Twins go through the policy's pass: beside their group if it is the only one, in the place of
     # other groups if not.
     wide, narrow = (
@@ -113,26 +117,55 @@ def test_the_contrastive_pass_costs_less_than_half_of_the_policys_own() -> None:
     )
 
 
-def test_twins_that_share_no_beginning_cost_a_prompt_more() -> None:
-    contrastive = Stage(("full-text",), contrastive=True)
-    shared, apart = of(contrastive), of(contrastive, kl_estimator="full_vocab")
+def with_term(**values: object) -> Stage:
+    return Stage(("full-text",), terms=(Term(twin="image-only", **values),))  # type: ignore[arg-type]
+
+
+def test_twins_in_passes_of_their_own_cost_a_prompt_more_and_whole_distributions_twice() -> None:
+    shared, apart = of(with_term()), of(with_term(estimator="full_vocab"))
+    n, right = Settings().samples_per_prompt, 0.5
+    rollout = 512 * branch(QWEN, 0, 396, 400, n * right)
     beginning = 512 * 3 * branch(QWEN, 0, 256 + BEGINNING, 0, 0)
-    assert apart.flops["contrastive"] - shared.flops["contrastive"] == pytest.approx(
-        beginning, rel=1e-6
+    assert apart.flops["twins"] - shared.flops["twins"] == pytest.approx(
+        beginning + rollout, rel=1e-6
     )
 
 
-def test_twins_go_with_their_prompts_where_the_update_has_it_so() -> None:
-    from modgap.training.update import twins_together
+def test_the_plan_counts_every_twin_and_every_teacher() -> None:
+    one = of(with_term(rows="all"))
+    still = of(with_term(rows="all", detach="twin", estimator="reverse"))
+    frozen = of(with_term(rows="all", detach="twin", estimator="reverse", teacher="frozen"))
+    assert still.flops["twins"] < 0.45 * one.flops["twins"]  # no backward pass
+    assert frozen.flops == still.flops
+    assert "teachers' weights" not in still.memory
+    assert frozen.memory["teachers' weights"] == 4 * QWEN.parameters
+    masked = of(with_term(rows="all", picture="masked", ratio=0.6))
+    assert masked.flops["twins"] > one.flops["twins"] + 512 * 3 * QWEN.see(256) * 0.9
+    terms = (Term(twin="image-only", rows="all"), Term(twin="text-only", rows="all"))
+    both = of(replace(with_term(), terms=terms))
+    assert 1.5 < both.flops["twins"] / one.flops["twins"] < 2.0
+    shared = (*terms[:1], Term(twin="image-only", estimator="jsd", rows="all"))
+    assert of(replace(with_term(), terms=shared)).flops == one.flops  # one twin for two terms
 
-    for estimator, rows in itertools.product(("k3", "full_vocab"), (0, 1, 2)):
-        settings = replace(Settings(), kl_estimator=estimator, micro_batch=rows)
-        stage = Stage(("full-text",), True, settings)
-        assert (
-            with_twins(stage)
-            == twins_together(settings, rows_at_most(stage))
-            == (estimator == "k3" and rows != 1)
+
+def test_twins_are_placed_as_the_update_places_them() -> None:
+    cases = {
+        "live": Term("image-only"),
+        "still": Term("image-only", "twin", "reverse"),
+        "whole": Term("image-only", estimator="full_vocab"),
+    }
+    rows = torch.tensor([True, False])
+    prompts, responses = [object()] * 2, [torch.zeros(3, dtype=torch.long)] * 2
+    batch = Batch(prompts, [(object(),)] * 2, ["full-text"] * 2, responses, rows * 1.0, rows)
+    for (place, term), micro in itertools.product(cases.items(), (1, 5)):
+        stage = Stage(
+            ("full-text",), terms=(term,), settings=replace(Settings(), micro_batch=micro)
         )
+        found = Terms(stage, batch, twins_together(micro), torch.device("cpu"))
+        placed = {name for name in ("live", "later", "still", "whole") if getattr(found, name)}
+        works = twin_works(stage, lengths_of(stage), rows_at_most(stage) > 1)
+        assert {work.place for work in works} == placed
+        assert placed == {"later" if place == "live" and micro == 1 else place}
 
 
 def test_passes_of_few_rows_leave_a_gpu_waiting_for_launches() -> None:
@@ -265,11 +298,12 @@ def test_flops_of_the_update_are_what_torch_counts() -> None:
     )
     responses = [torch.arange(20, 20 + tokens)] * 4
     batch = Batch(
-        [prompt] * 4, [None] * 4, responses, torch.tensor([1.0, -1, 1, -1]), torch.ones(4).bool()
-    )
+        [prompt] * 4, [()] * 4, ["full-text"] * 4, responses, torch.tensor([1.0, -1, 1, -1]),
+        torch.ones(4).bool(),
+    )  # fmt: skip
     settings = Settings(prompts_per_step=1, mini_batch=1, samples_per_prompt=4, micro_batch=0)
     with FlopCounterMode(display=False) as counted:
-        gradients(policy, batch, settings, False, 4)
+        gradients(policy, batch, Stage(("full-text",), settings=settings), 4)
     shape = known_model("tiny").shape
     assert isinstance(shape, Shape)
     lengths = Lengths(64, len(prompt), len(prompt), tokens, tokens, mixed=1.0)
@@ -287,7 +321,7 @@ def test_the_dry_run_prints_cost_and_assumptions(capsys: pytest.CaptureFixture[s
         "memory: about",
         "time a step: about",
         "assumed: prompts of",
-        "contrastive",
+        "twins",
     ):
         assert words in out
     print(

@@ -38,6 +38,7 @@ from modgap.training.events import Event
 from modgap.training.local import final_checkpoint, train
 from modgap.training.rollout import hold_out
 from modgap.training.setup import digest, identity
+from modgap.training.teachers import Teachers
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +169,7 @@ def test_weights_that_are_changing_are_not_a_steps(tmp_path: Path, policy: Polic
     for changing in (False, True):
         path = tmp_path / f"{changing}.pt"
         with pytest.raises(KeyboardInterrupt), LastStep(path) as last:
-            last.done(False, policy, optimizer, step=1)
+            last.done(False, policy, optimizer, Teachers(), step=1)
             if changing:
                 last.changing()
             raise KeyboardInterrupt

@@ -18,6 +18,7 @@ from modgap.training import checkpoint
 from modgap.training.checkpoint import load_state, save_state
 from modgap.training.local import train
 from modgap.training.rollout import score
+from modgap.training.teachers import Teachers
 from modgap.training.verl.engine import _saved
 from modgap.training.verl.merge import LATEST, actor_folder, saved_step
 
@@ -47,7 +48,8 @@ def test_a_state_of_other_gpus_restores_that_of_its_own(
 
 @pytest.fixture
 def saved(tmp_path: Path, policy: Policy) -> Path:
-    save_state(tmp_path / "state.pt", policy, torch.optim.AdamW(policy.parameters()), **NUMBERS)
+    optimizer = torch.optim.AdamW(policy.parameters())
+    save_state(tmp_path / "state.pt", policy, optimizer, Teachers(), **NUMBERS)
     return tmp_path / "state.pt"
 
 
@@ -70,10 +72,10 @@ def without(name: str) -> Any:
 )  # fmt: skip
 def test_a_damaged_state_is_named(damage: Any, saved: Path, policy: Policy) -> None:
     optimizer = torch.optim.AdamW(policy.parameters())
-    assert load_state(saved, policy, optimizer)["step"] == 1
+    assert load_state(saved, policy, optimizer, Teachers())["step"] == 1
     damage(saved)
     with pytest.raises(UserError, match=r"state\.pt is damaged \(\w+\): put it back") as caught:
-        load_state(saved, policy, optimizer)
+        load_state(saved, policy, optimizer, Teachers())
     assert "weights_only" not in str(caught.value)
 
 

@@ -21,8 +21,9 @@ from tiny_training import (
     weights_of,
 )
 
+from modgap.core.assign import apply_settings
 from modgap.core.errors import UserError
-from modgap.core.recipe import Recipe, Stage, apply_settings
+from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy

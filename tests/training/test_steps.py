@@ -187,7 +187,7 @@ def test_groups_that_are_not_used_let_go_of_their_pixels(
 
     def looked_at(self: StageLog, step: int, groups: Any, used: Any) -> None:
         chosen = {id(group) for group in used}
-        held.extend((id(g) in chosen, g.prompt is not None or g.twin is not None) for g in groups)
+        held.extend((id(g) in chosen, g.prompt is not None or bool(g.twins)) for g in groups)
         written(self, step, groups, used)
 
     monkeypatch.setattr(StageLog, "rollouts", looked_at)
@@ -206,7 +206,7 @@ def test_half_a_surrogate_pair_is_logged(tmp_path: Path) -> None:
     zeros = torch.zeros(1)
     words = training_prompt(PROBLEMS[0], "full-text")
     group = rollout.Group(
-        PROBLEMS[0], "full-text", words, None, None, [1], [said], zeros, zeros, zeros, zeros
+        PROBLEMS[0], "full-text", words, None, (), [1], [said], zeros, zeros, zeros, rewards_N=zeros
     )
     log.rollouts(1, [group], [])
     log.close()

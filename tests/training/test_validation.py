@@ -11,8 +11,9 @@ import pytest
 from tiny_training import PROBLEMS, SETTINGS, log_of, no_model, recipe, rollouts_of, run
 
 from modgap.analysis.results import LoggedStage
+from modgap.core.assign import apply_settings
 from modgap.core.errors import UserError
-from modgap.core.recipe import NAMES, Recipe, Settings, Stage, apply_settings
+from modgap.core.recipe import NAMES, Recipe, Settings, Stage
 from modgap.reporting.curves import training
 from modgap.training.setup import identity
 from modgap.training.verl.plan import validation_variants

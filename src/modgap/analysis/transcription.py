@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -192,6 +192,33 @@ def compare(response: str, conditions: Sequence[str], question: str = "") -> Rea
         needed=len(needed),
         contradicted=sum(any(side in named for _, side, _ in clause.facts) for clause in missing),
     )
+
+
+def share_read(response: str, conditions: Sequence[str], question: str = "") -> float:
+    """The share of a problem's conditions that a response states first, from 0 to 1.
+
+    Of n conditions with a value that the question does not state, those that are among the first n
+    different values that the response states (again without what the question states). What a
+    model derives after it wrote the conditions down does not count against it, and writing down
+    everything that could be does not help. 1 where there is nothing to read.
+
+    Args:
+        response: As the model wrote it.
+        conditions: As of `compare`.
+        question: As of `compare`.
+    """
+    given = {fact for clause in read_clauses(question) for fact in clause.facts}
+
+    def with_value(clauses: Iterable[Clause]) -> list[Clause]:
+        found = (c for c in clauses if c.value is not None and not _holds(given, c))
+        return list(dict.fromkeys(found))
+
+    needed = with_value(clause for words in conditions for clause in read_clauses(words))
+    if not needed:
+        return 1.0
+    first = with_value(read_clauses(transcription(response)))[: len(needed)]
+    facts = {fact for clause in first for fact in clause.facts}
+    return sum(_holds(facts, clause) for clause in needed) / len(needed)
 
 
 def _holds(facts: set[Fact], clause: Clause) -> bool:

@@ -1,4 +1,4 @@
-"""The commands around data and the testbed model: `data`, `import`, `power`, `model`.
+"""The commands around data and the testbed model: `data`, `power`, `model`.
 
 Parses first, imports late.
 """
@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from modgap.cli.groups import DATA, TRAIN
 from modgap.core import registry
-from modgap.core.errors import UsageError, UserError
+from modgap.core.errors import UserError
 from modgap.core.installation import require_training
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
@@ -24,12 +23,8 @@ from modgap.core.prompt import Style
 from modgap.core.secrets import safe_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from modgap.datasets.faults import Report
-    from modgap.original.importing import Imported
     from modgap.workflows.power import Plan
-
 data_app = App(
     name="data", help="Make, check and prepare problems.", help_format="markdown", group=DATA
 )
@@ -82,10 +77,10 @@ def check(folder: Path, *, benchmark: str = "pgps9k", allow_outside: AllowOutsid
     ```
 
     Args:
-        folder: A folder in PGPS9K's layout, a JSONL file of `pairs`, or MathVerse's parquet or
-            JSON.
-        benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, or one of your own,
-            module:object or path/to/file.py:object.
+        folder: A folder in PGPS9K's or Geometry3K's layout, a JSONL file of `pairs`, or MathVerse's
+            or Geometry3K's parquet or JSON.
+        benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, geometry3k,
+            geometry3k-choices, or one of your own, module:object or path/to/file.py:object.
         allow_outside: The data set may name, or link to, images outside its folder.
     """
     from modgap.core.progress import progress_bars
@@ -143,88 +138,6 @@ def prepare(
     options = {"folder": str(folder), "out": str(out), "variant": variant, "style": style}
     record.replace_manifest("prepare", options, given())
     show(done)
-
-
-def import_answers(
-    *folders: Path,
-    out: Path,
-    gt: Path | None = None,
-    view: str | None = None,
-    results_root: Path | None = None,
-    scan_output: Path | None = None,
-    source: Annotated[Literal["original", "inspect"], Parameter(name="--from")] = "original",
-    allow_outside: AllowOutside = False,
-) -> None:
-    """Make a run of answers that another program collected, and grade it; needs no diagrams.
-
-    The original repository's: for PGPS9K folders of qprob_N_attemptJ.txt, for MathVerse files
-    *_generations.jsonl, scored or not. Or, with --from inspect, the log of inspect_ai's task
-    modgap/gap.
-
-
-    ```
-    modgap import answers_full_cond answers --gt PGPS9K/test.json --out runs/imported
-    modgap import mathverse_generations --out runs/imported
-    ```
-
-    Args:
-        folders: Answer folders, or files of generations or folders of them; a model's kinds are the
-            views of one run. Several models make several runs, OUT/MODEL. With --from inspect one
-            log, .eval or .json.
-        out: Run folder.
-        gt: PGPS9K's test.json. Generations carry their gold answers; with MathVerse's own files
-            (parquet or JSON) they get subjects, images and the problems without an answer as well.
-        view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any
-            other image-only.
-        results_root: Also every folder below this one that holds answers.
-        scan_output: Also write the original's figures of every folder to this text file, as its
-            eval.py --scan-output does.
-        source: Which program collected the answers: `original` or `inspect`.
-        allow_outside: Links in these folders may lead out of them. Of a log: keep the places of the
-            diagrams that it names, which a report then embeds.
-    """
-    from modgap.core.progress import progress_bars
-
-    if source == "inspect":
-        if any(option is not None for option in (gt, view, results_root, scan_output)):
-            raise UsageError(
-                "--gt, --view, --results-root and --scan-output are for the original's answers: a"
-                " log of inspect has its problems and views itself."
-            )
-        return _import_log(folders, out, allow_outside=allow_outside)
-    from modgap.original.import_mathverse import import_generations
-    from modgap.original.import_pgps9k import import_answers as import_folders
-    from modgap.original.mathverse import generation_files
-
-    if files := generation_files(folders, results_root, allow_outside=allow_outside):
-        if view is not None:
-            raise UserError(
-                f"--view {view}: generations say their versions themselves; leave it out."
-            )
-        with progress_bars() as bars:
-            runs = import_generations(
-                files, out, gt=gt, given=given(), progress=bars, allow_outside=allow_outside
-            )
-        _print_all(runs, scan_output, results_root)
-        return
-    if gt is None:
-        raise UserError("--gt is missing: answer folders need the data set's test.json.")
-    with progress_bars() as bars:
-        runs = import_folders(
-            folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars,
-            allow_outside=allow_outside,
-        )  # fmt: skip
-    _print_all(runs, scan_output, results_root)
-
-
-def _print_all(runs: Sequence[Imported], scan_output: Path | None, root: Path | None) -> None:
-    from modgap.original.importing import print_imported, write_scan
-
-    for run in runs:
-        print_imported(run)
-    if scan_output is not None:
-        write_scan(runs, scan_output, root)
-        show(f"the original's figures: {scan_output}")
 
 
 def power(
@@ -388,20 +301,6 @@ def print_check(report: Report) -> None:
         f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in"
         f" {report.path}"
     )
-
-
-def _import_log(files: Sequence[Path], out: Path, *, allow_outside: bool) -> None:
-    from modgap.core.progress import progress_bars
-    from modgap.reporting.terminal import print_summary
-    from modgap.workflows.import_inspect import import_log
-
-    if len(files) != 1:
-        raise UsageError(f"--from inspect makes a run of one log: {len(files)} are given.")
-    with progress_bars() as bars:
-        summary = import_log(
-            files[0], out, given=given(), progress=bars, allow_outside=allow_outside
-        )
-    print_summary(summary, out.name)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -1,8 +1,8 @@
 """The command line. Parses first, imports late: `modgap --help` loads no torch.
 
 Every command is a thin wrapper around a typed function of the package. Those around data and the
-testbed model are in `data.py`, those around results in `runs.py`; the reference,
-`docs/reference/cli.md`, is generated from all three.
+testbed model are in `data.py`, `import` is in `imports.py`, those around results are in `runs.py`;
+the reference, `docs/reference/cli.md`, is generated from all of them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from typing import Any
 import cyclopts
 from cyclopts import App, Parameter
 
+from modgap.cli import pairs as _pairs  # noqa: F401 - adds `data init` and `data convert`
 from modgap.cli.config import with_config
-from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
+from modgap.cli.data import data_app, given, model_app, power, versions_as_views
 from modgap.cli.groups import DATA, MEASURE, RESULTS, SETUP, TRAIN
-from modgap.cli.runs import export, grade, ls, report, results_app
+from modgap.cli.imports import import_answers
+from modgap.cli.runs import explain, export, grade, ls, report, results_app
 from modgap.cli.start import init
 from modgap.cli.usage import usage_line
 from modgap.core import registry
@@ -63,7 +65,7 @@ for part in (data_app, model_app, results_app):
 app.command(import_answers, name="import", group=DATA)
 for group, commands in {
     MEASURE: (power, grade),
-    RESULTS: (report, ls, export),
+    RESULTS: (report, explain, ls, export),
     SETUP: (init,),
 }.items():
     for command in commands:
@@ -230,8 +232,8 @@ def train(
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
             qwen2_5_vl_7b. May be left out with --start-from.
         out: Run folder; stages go to its stage1, stage2 and so on. Only a dry run needs none.
-        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
-            module:object or path/to/file.py:object.
+        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, geometry3k,
+            geometry3k-choices, or one of your own, module:object or path/to/file.py:object.
         settings: A setting, key=value or stageN.key=value; verl.KEY=value is any of verl's own;
             repeatable.
         options: How to train.
@@ -364,8 +366,8 @@ def evaluate(
         checkpoints: `all`, or every=40: the saved steps of the training run that --model names,
             each a run in OUT/stageN_step_M; OUT/report.html shows the gap over steps.
         out: Run folder; an interrupted run resumes there.
-        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, or one of your own,
-            module:object or path/to/file.py:object.
+        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, geometry3k,
+            geometry3k-choices, or one of your own, module:object or path/to/file.py:object.
         problem_versions: Of MathVerse, instead of --views: text, vision, or a comma list of
             text-dominant, text-lite, vision-intensive, vision-dominant, vision-only (these five if
             not given), text-only.

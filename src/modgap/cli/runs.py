@@ -1,12 +1,13 @@
-"""The commands around results: `grade`, `export`, `report`, `ls`, `results`.
+"""The commands around results: `grade`, `explain`, `export`, `report`, `ls`, `results`.
 
 Parses first, imports late.
 """
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App
 
@@ -14,6 +15,9 @@ from modgap.cli.groups import RESULTS
 from modgap.core.errors import UsageError, UserError
 from modgap.core.options import AllowOutside, JudgeOptions
 from modgap.core.progress import show
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Mode = Literal["strict", "relative", "exact", "paper"]
 results_app = App(
@@ -63,6 +67,53 @@ def grade(run: Path, *, mode: Mode = "strict", options: JudgeOptions | None = No
         print_mathverse(summary.mathverse.original)
 
 
+def explain(run_a: Path, run_b: Path, *, out: Path | None = None, json: bool = False) -> None:
+    """Why two runs differ on the same problems, in parts that add up; no model is needed.
+
+    The runs may be imported from other tools, whose own verdicts then count. The parts are prompts,
+    truncation, extraction, tolerance, judge, and sampling/other, the remainder.
+
+
+    ```
+    modgap explain runs/ours runs/vlmevalkit
+    modgap explain runs/strict runs/paper --out why.md
+    ```
+
+    Args:
+        run_a: Run folder of an evaluation or an import.
+        run_b: Another one, of the same problems.
+        out: Also write it to this file: .json with everything, .md as it is printed.
+        json: Print the JSON instead of the tables.
+    """
+    from rich.console import Console
+
+    from modgap.core.record import write_text
+    from modgap.reporting.explained import explained_tables, markdown, notes
+    from modgap.reporting.terminal import as_rich, print_line
+    from modgap.workflows.explain import explain as explain_runs
+
+    if out is not None and out.suffix not in (".json", ".md"):
+        raise UsageError(f"--out {out}: give a file .json or .md.")
+    found = explain_runs(run_a, run_b)
+    text = _json(found)
+    if out is not None:
+        write_text(out, text if out.suffix == ".json" else markdown(found))
+    if json:
+        show(text, end="")
+        return
+    console = Console()
+    print_line(console, found.sentence, "bold")
+    print_line(console, f"A: {found.run_a}, graded {found.graded_a}")
+    print_line(console, f"B: {found.run_b}, graded {found.graded_b}")
+    for words in notes(found):
+        print_line(console, f"Note: {words}", "yellow")
+    for table in explained_tables(found):
+        console.print(as_rich(table, plain=not console.is_terminal))
+    print_line(console, found.method)
+    if out is not None:
+        show(f"written: {out}")
+
+
 def export(*runs: Path, out: Path, name: str | None = None) -> None:
     """Write runs as the original repository's files, so that its own scripts can be run on them.
 
@@ -91,6 +142,7 @@ def report(
     images: int = 200,
     figures: bool = False,
     template: Literal["full", "paper"] = "full",
+    json: bool = False,
     allow_outside: AllowOutside = False,
     force: bool = False,
 ) -> None:
@@ -111,6 +163,7 @@ def report(
             made again.
         template: `paper` also lays the numbers into the shape of the paper's tables, on the page
             and as OUT.md.
+        json: Print the numbers of the page as JSON instead of the tables.
         allow_outside: Embed diagrams outside the data set that a run records, too.
         force: Replace files that no earlier report wrote.
     """
@@ -128,12 +181,20 @@ def report(
             runs, out, images=images, figures=figures, template=template,
             allow_outside=allow_outside, force=force,
         )  # fmt: skip
+    if json:
+        return show(_json(numbers), end="")
     print_numbers(numbers)
     show(f"report: {out.resolve()}")
     if figures:
         show(f"figures and tables: {out.resolve().with_name(out.stem + '_figures')}")
     if template == "paper":
         show(f"the paper's tables: {out.resolve().with_suffix('.md')}")
+
+
+def _json(found: BaseModel) -> str:
+    """JSON of ASCII alone: what is printed has its other characters spelled out already."""
+    text = dumps(found.model_dump(mode="json"), indent=2) + "\n"
+    return text.replace("\x7f", "\\u007f")
 
 
 def ls(folder: Path = Path("runs")) -> None:

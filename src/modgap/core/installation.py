@@ -37,6 +37,7 @@ OPTIONAL: Mapping[str, tuple[str, str]] = {
     "huggingface-hub": ("hf", "models and data sets of the Hugging Face hub"),
     "wandb": ("wandb", "trainings logged to Weights & Biases (--log wandb)"),
     "inspect-ai": ("inspect", "the task modgap/gap of inspect_ai"),
+    "openpyxl": ("xlsx", "VLMEvalKit's xlsx files (modgap import --from vlmevalkit)"),
     "modelscope": ("modelscope", "models from ModelScope (--model modelscope:ORG/NAME)"),
 }
 """Package -> the extra that brings it, and what it is for."""

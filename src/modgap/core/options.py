@@ -52,8 +52,10 @@ class EvalOptions:
 
     Attributes:
         views: Comma-separated: full-text, image-only (the default), and the controls text-only,
-            question-only, blank-image, swapped-image, transcribe. Of MathVerse: its versions, see
-            --problem-versions. One of your own is module:object or path/to/file.py:object.
+            question-only, blank-image, swapped-image, transcribe, as-published (the data set's own
+            text), rendered-text (the conditions as words in the image; rendered-text-32 or
+            rendered-text-32:FONT.ttf). Of MathVerse: its versions, see --problem-versions. One of
+            your own is module:object or path/to/file.py:object.
         controls: `causal` adds the views that split the gap into writing, reading, integration and
             reasoning: own-transcription, true-transcription, corrupted-transcription, text-only.
         samples: Responses per problem and view; 4 if not given. An existing run keeps its samples,
@@ -272,7 +274,8 @@ class StudySpec:
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
         jobs: Trainings and evaluations at a time, which share the visible accelerators.
         also: Another data set to measure the base model and every recipe on, NAME=PATH with a
-            --benchmark as NAME, e.g. mathverse=MathVerse; in its own default views; repeatable.
+            --benchmark as NAME, e.g. mathverse=MathVerse, or synthetic alone; in its own default
+            views; repeatable. The report has the gap on each set, and over all problems.
         reference: A run folder, such as that of another model, to show in the report beside the
             study's own; repeatable.
         log: Where steps go beside train_log.jsonl: `wandb` (Weights & Biases), `tensorboard` (which

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+CHOICES = "\nChoices:"
+"""What stands between a question and its choices, one a line: `A. 5`."""
+
 # A number or an equation in the question itself: the image-only view of such a problem still states
 # a condition.
 _STATED = re.compile(r"=|(?<![A-Za-z\\])\d+(?:\.\d+)?(?![A-Za-z])")
@@ -40,8 +43,8 @@ class Shown:
         words: Its words, verbatim; they override the rules of `core.prompt`, also where they are
             empty (the image of MathVerse's Vision Only holds the whole text). `None` leaves them to
             the rules, if no view of the problem has words of its own.
-        question: Its whole question, with its choices, which a judge reads; `None` for the
-            problem's.
+        question: Its whole question, with its choices, which the rules of `core.prompt` word and a
+            judge reads; `None` for the problem's.
         answer: Its gold answer; `None` for the problem's.
         image: Its image. Where one view of a problem has an image of its own, `None` means that
             this view has no image: the problem's would show what the view leaves out.
@@ -108,7 +111,8 @@ class Problem:
         # With `views`, `question` is the whole text; each view shows what the data set chose of it.
         if self.views:
             return False
-        return bool(_STATED.search(_NAMED_BY_NUMBER.sub("", self.question)))
+        asked, _, _ = self.question.partition(CHOICES)  # the choices are no conditions
+        return bool(_STATED.search(_NAMED_BY_NUMBER.sub("", asked)))
 
     @property
     def own_words(self) -> dict[str, str]:

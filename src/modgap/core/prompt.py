@@ -167,18 +167,24 @@ def training_question(
         return view.words(problem)
     if problem.own_words or view.name in VERSION_VIEWS:
         return _own_words(problem, view)
-    if not view.conditions:
-        if view.picture == "none":
-            return f"Answer the question: {problem.question}"
-        return _from_image(problem.question)
+    question = problem.question_of(view.name)
+    if view.verbatim:
+        return question
+    words = conditions(problem, style) if view.conditions else ""
+    if words or (view.conditions and style != "aligned" and not contrastive):
+        return _with_conditions(words, question)
+    return f"Answer the question: {question}" if view.picture == "none" else _from_image(question)
+
+
+def rendered_words(problem: Problem, style: Style = "aligned") -> str:
+    """What the views `rendered-text` draw into the image: the conditions as `full-text` words them.
+
+    Of a problem with words of its own, those of its full-text view. Empty without a condition.
+    """
+    if problem.own_words:
+        return problem.words_of("full-text") or ""
     words = conditions(problem, style)
-    if not words and (style == "aligned" or contrastive):
-        return (
-            _from_image(problem.question)
-            if view.picture != "none"
-            else f"Answer the question: {problem.question}"
-        )
-    return _with_conditions(words, problem.question)
+    return f"In this problem, {words}." if words else ""
 
 
 def contrastive_question(problem: Problem, style: Style = "aligned") -> str:
@@ -188,7 +194,8 @@ def contrastive_question(problem: Problem, style: Style = "aligned") -> str:
     what is measured.
     """
     if of_paper(style) and not problem.own_words:
-        return f"Based on these conditions in the image, answer the question: {problem.question}"
+        question = problem.question_of("image-only")
+        return f"Based on these conditions in the image, answer the question: {question}"
     return training_question(problem, "image-only", style)
 
 
@@ -198,14 +205,34 @@ def training_prompt(
     """The prompt of a training rollout: the question, a newline and the instruction."""
     view = get_view(view) if isinstance(view, str) else view
     text = training_question(problem, view, style, contrastive=contrastive)
+    instruction = TRANSCRIBE_INSTRUCTION if view.transcribe else INSTRUCTION
     return Prompt(
-        f"{text}\n{INSTRUCTION}" if text else INSTRUCTION, has_image=view.picture != "none"
+        f"{text}\n{instruction}" if text else instruction, has_image=view.picture != "none"
     )
 
 
 def contrastive_prompt(problem: Problem, style: Style = "aligned") -> Prompt:
     """The text-free twin as a prompt."""
     return Prompt(f"{contrastive_question(problem, style)}\n{INSTRUCTION}")
+
+
+def twin_prompt(
+    problem: Problem, rollout: View | str, twin: View | str, style: Style = "aligned"
+) -> Prompt:
+    """The prompt of an objective term's twin.
+
+    Args:
+        problem: The problem.
+        rollout: View that the response was sampled in.
+        twin: View of the twin.
+        style: Of the words. In the paper styles the text-free twin of a prompt with conditions has
+            words of its own (`contrastive_question`).
+    """
+    rollout = get_view(rollout) if isinstance(rollout, str) else rollout
+    twin = get_view(twin) if isinstance(twin, str) else twin
+    if twin.name == "image-only" and rollout.conditions:
+        return contrastive_prompt(problem, style)
+    return training_prompt(problem, twin, style)
 
 
 def evaluation_prompt(
@@ -225,20 +252,17 @@ def evaluation_prompt(
         return _transcription_prompt(problem, view, style, seed)
     if of_paper(style) and (own := registry.data_set_of([problem.grader]).paper_prompt):
         return registry.load(own)(problem, view, style)
-    if view.transcribe:
-        return Prompt(
-            f"{training_question(problem, view, style)}\n{TRANSCRIBE_INSTRUCTION}",
-            has_image=has_image,
-        )
-    if style == "aligned" or problem.own_words or view.words is not None:
+    ours = view.transcribe or view.words is not None or view.verbatim
+    if ours or style == "aligned" or problem.own_words:
         return training_prompt(problem, view, style)
+    question = problem.question_of(view.name)
     if view.conditions:
         # The original appends ", " to every structural condition, so one without a semantic clause
         # keeps it.
         structural = "".join(f"{words}, " for words in structural_conditions(problem, style))
-        text = _with_conditions(structural + ", ".join(problem.semantic), problem.question)
+        text = _with_conditions(structural + ", ".join(problem.semantic), question)
     else:
-        text = f"Based on these conditions, answer the question: {problem.question}"
+        text = f"Based on these conditions, answer the question: {question}"
     instruction = (
         PAPER_AUTHOR_EVALUATION_INSTRUCTION
         if style == "paper-author"

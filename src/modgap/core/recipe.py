@@ -8,12 +8,12 @@ alone (`--set verl.KEY=VALUE`) is passed on to it as it is, beside them.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from modgap.core.errors import UserError, unknown
+from modgap.core.terms import PAPER_CLAMP, Reward, Term, Twin
 
 Tolerance = Literal["exact", "strict", "relative"]
 KlEstimator = Literal["k3", "forward", "full_vocab"]
@@ -57,7 +57,8 @@ class Settings:
         max_refills: Most times that a step samples again to fill up; `inf` in the paper.
         overlong_buffer: Tokens before the response limit in which the penalty grows.
         overlong_penalty: The penalty at the limit.
-        kl_coef: Coefficient of the contrastive KL (stages that are `contrastive`).
+        kl_coef: Coefficient of the contrastive KL (stages that are `contrastive`). `termN.coef`
+            sets that of any term, see `core/terms.py`.
         kl_estimator: `k3` (paper), `forward` or `full_vocab`.
         kl_clamp: `paper` clamps k3 to [-10, 10], `none` does not.
         reward_tolerance: Tolerance of the training reward; `exact` is the paper's.
@@ -174,16 +175,24 @@ class Stage:
     Attributes:
         views: The views its prompts are drawn from; with several, each problem comes once in each,
             shuffled together.
-        contrastive: Adds the contrastive KL between the full-text prompt and its text-free twin.
+        contrastive: The paper's contrastive KL between the full-text prompt and its text-free twin,
+            with the numbers of `settings`: the same as `terms=(Term(twin="image-only",
+            detach="rollout", estimator="k3", clamp=10, coef=0.01, rows="right"),)`.
         settings: Its budget and numbers.
         passed: Settings of one engine's own as (key, value), in the order given; the last of a key
             counts.
+        terms: What is added to the policy loss.
+        reward: What responses are rewarded for.
+        policy_loss: Whether the policy loss is part of the objective; without it the terms are all.
     """
 
     views: tuple[str, ...]
     contrastive: bool = False
     settings: Settings = Settings()
     passed: tuple[tuple[str, str], ...] = ()
+    terms: tuple[Term, ...] = ()
+    reward: Reward = field(default_factory=Reward)
+    policy_loss: bool = True
 
     @property
     def validates(self) -> bool:
@@ -198,9 +207,87 @@ class Stage:
         return tuple(dict.fromkeys(name for name in found if name))
 
     @property
+    def all_terms(self) -> tuple[Term, ...]:
+        """Its terms, as they are numbered from 1: first that of `contrastive`."""
+        if not self.contrastive:
+            return self.terms
+        s = self.settings
+        clamped = s.kl_estimator == "k3" and s.kl_clamp == "paper"
+        own = Term(
+            twin="image-only",
+            detach="rollout",
+            estimator=s.kl_estimator,
+            clamp=PAPER_CLAMP if clamped else None,
+            coef=s.kl_coef,
+            rows="right",
+        )
+        return (own, *self.terms)
+
+    def setting(self, name: str) -> Any:
+        """The value of a setting; those of the paper's KL are its term's, where it is in `terms`.
+
+        Args:
+            name: Attribute of `Settings`.
+        """
+        term = next((term for term in self.all_terms if term.contrastive), None)
+        if term is not None and name == "kl_coef":
+            return term.coef
+        if term is not None and name == "kl_estimator":
+            return term.estimator
+        if term is not None and name == "kl_clamp" and term.estimator == "k3":
+            return "none" if term.clamp is None else "paper"
+        return getattr(self.settings, name)
+
+    @property
+    def objective(self) -> tuple[Term, ...]:
+        """Its terms that have a coefficient."""
+        return tuple(term for term in self.all_terms if term.coef)
+
+    @property
+    def twins(self) -> tuple[Twin, ...]:
+        """The distinct twins of its objective, in the order of the terms."""
+        found = (term.scored for term in self.objective)
+        return tuple(dict.fromkeys(twin for twin in found if twin is not None))
+
+    @property
+    def paired(self) -> bool:
+        """Whether its problems come with their text-free twin, as the paper's KL needs them."""
+        return any(term.text_free for term in self.all_terms)
+
+    @property
     def title(self) -> str:
         """What it trains on, for a reader."""
-        return " + ".join(self.views) + (" + contrastive KL" if self.contrastive else "")
+        parts = [" + ".join(self.views), *(term.title for term in self.all_terms)]
+        if self.reward.reading:
+            parts.append("reading reward")
+        return " + ".join(parts) + ("" if self.policy_loss else ", no policy loss")
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises `UserError`."""
+        self.settings.check()
+        if not self.validation_views:
+            raise UserError(
+                f"validation_views={self.settings.validation_views!r} names no view: give"
+                f" views, comma-separated, or {OWN_VIEWS}; eval_every=0 turns validation off."
+            )
+        self.reward.check()
+        for number, term in enumerate(self.all_terms, start=1):
+            term.check(f"term{number}", self.views, self.policy_loss)
+        objective = self.objective
+        advantages = any(term.role == "advantage" for term in objective)
+        rewarded = self.policy_loss and (self.reward.answer or self.reward.reading or advantages)
+        if not rewarded and all(term.role != "loss" for term in objective):
+            what = "has no reward" if self.policy_loss else "has no policy loss"
+            raise UserError(
+                f"the stage {self.title} {what} and no term that is a loss, so that nothing would"
+                " be trained: give it one."
+            )
+        dropped = self.settings.dynamic_sampling and not (self.reward.answer or self.reward.reading)
+        if dropped:
+            raise UserError(
+                "reward.answer=0: all rewards would be equal, and dynamic_sampling drops groups of"
+                " equal rewards: set dynamic_sampling=false."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +307,7 @@ class Recipe:
     def check(self) -> None:
         """Refuse what cannot work. Raises `UserError`."""
         for stage in self.stages:
-            stage.settings.check()
-            if not stage.validation_views:
-                raise UserError(
-                    f"validation_views={stage.settings.validation_views!r} names no view: give"
-                    f" views, comma-separated, or {OWN_VIEWS}; eval_every=0 turns validation off."
-                )
+            stage.check()
         if len({stage.settings.validation_split for stage in self.stages}) > 1:
             raise UserError(
                 "validation_split differs between stages, and what is held out of train must not:"
@@ -250,6 +332,12 @@ NAMES: dict[str, str] = {
     field.name.replace("reward_", "reward."): field.name for field in fields(Settings)
 }
 """The names that `--set` takes, to the attributes of `Settings`."""
+STAGE_NAMES: dict[str, type] = {
+    "reward.answer": float,
+    "reward.reading": float,
+    "policy_loss": bool,
+}
+"""The names that `--set` takes beside those and `termN.NAME`, with their types."""
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -260,8 +348,12 @@ def parse_value(name: str, text: str) -> Any:
     """
     attribute = NAMES.get(name, name)
     if attribute not in _TYPES:
-        raise unknown("setting", name, NAMES)
-    kind = _TYPES[attribute]
+        raise unknown("setting", name, [*NAMES, *STAGE_NAMES, "term1.coef"])
+    return typed(name, _TYPES[attribute], text)
+
+
+def typed(name: str, kind: Any, text: str) -> Any:
+    """The value of a text in a type. Raises `UserError`: it is not of that type."""
     try:
         if get_origin(kind) is Literal:
             if text not in get_args(kind):
@@ -296,51 +388,3 @@ def with_defaults(recipe: Recipe, defaults: Mapping[str, Any]) -> Recipe:
             replace(stage, settings=replace(stage.settings, **values)) for stage in recipe.stages
         ),
     )
-
-
-def apply_settings(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
-    """The recipe with `key=value` settings applied, in order.
-
-    Args:
-        recipe: Where to start.
-        assignments: `key=value` for every stage, `stageN.key=value` for the N-th (from 1);
-            `verl.KEY=value` is passed on to that engine.
-
-    Raises:
-        UserError: No such key, stage or value; or the settings do not go together.
-    """
-    for assignment in assignments:
-        key, sign, text = assignment.partition("=")
-        key, text = key.strip(), text.strip()
-        if not sign:
-            raise UserError(f"--set {assignment}: write it as key=value.")
-        chosen = range(len(recipe.stages))
-        if key.startswith("stage") and "." in key:
-            number, _, key = key.removeprefix("stage").partition(".")
-            if not number.isdigit() or not 1 <= int(number) <= len(recipe.stages):
-                raise UserError(
-                    f"--set {assignment}: recipe {recipe.name!r} has stages 1 to"
-                    f" {len(recipe.stages)}, no {number!r}."
-                )
-            chosen = range(int(number) - 1, int(number))
-        change = _change(key, text)
-        stages = tuple(
-            change(stage) if i in chosen else stage for i, stage in enumerate(recipe.stages)
-        )
-        recipe = replace(recipe, stages=stages)
-    recipe.check()
-    return recipe
-
-
-def _change(key: str, text: str) -> Callable[[Stage], Stage]:
-    """What `key=text` does to a stage."""
-    if key.startswith(ENGINE_PREFIX):
-        name = key.removeprefix(ENGINE_PREFIX)
-        if not re.fullmatch(r"\+{0,2}\w+(\.\w+)*", name):
-            raise UserError(
-                f"--set {key}={text}: write it as verl.KEY=VALUE, KEY as in verl's configuration."
-            )
-        return lambda stage: replace(stage, passed=(*stage.passed, (name, text)))
-    attribute = NAMES.get(key, key)
-    value = parse_value(key, text)
-    return lambda stage: replace(stage, settings=replace(stage.settings, **{attribute: value}))

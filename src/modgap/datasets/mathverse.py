@@ -73,19 +73,8 @@ def read(
         raise UserError(
             f"MathVerse has no {split} split: it is for measuring only; train on another data set."
         )
-    rows: list[Row] = []
-    place = place_of(path)
-    root = Root(place, allow_outside=allow_outside)
-    for item in scan(files_of(place, root)):
-        if isinstance(item, Fault):
-            if item.severity == "error":
-                raise UserError(
-                    f"{part(item)}."
-                    f" `{command_line('data', 'check', path, '--benchmark', 'mathverse')}` names"
-                    " every fault."
-                )
-        else:
-            rows.append(item)
+    root = Root(place_of(path), allow_outside=allow_outside)
+    rows = rows_in_order(path, allow_outside=allow_outside)
     groups = list(_by_problem(rows).items())[:limit]
     wanted = [row for _, of_problem in groups for row in of_problem]
     take_images(wanted)
@@ -94,6 +83,30 @@ def read(
             root.check(row.image, f"{row.file} row {row.number}, {row.problem}: {row.image}")
     for index, (name, of_problem) in enumerate(groups):
         yield _problem(name, of_problem, index)
+
+
+def rows_in_order(path: str | Path, *, allow_outside: bool = False) -> list[Row]:
+    """The rows in the order of the files, without images.
+
+    Args:
+        path: As in `read`.
+        allow_outside: Files may be outside the data's folder.
+
+    Raises:
+        UserError: As `read`.
+    """
+    rows: list[Row] = []
+    place = place_of(path)
+    for item in scan(files_of(place, Root(place, allow_outside=allow_outside))):
+        if isinstance(item, Row):
+            rows.append(item)
+        elif item.severity == "error":
+            raise UserError(
+                f"{part(item)}."
+                f" `{command_line('data', 'check', path, '--benchmark', 'mathverse')}` names"
+                " every fault."
+            )
+    return rows
 
 
 def check(

@@ -59,6 +59,10 @@ def _found(path: Path) -> tuple[str, Path]:
 
 
 def _folder(path: Path) -> str:
+    splits = [path, *(path / name for name in ("train", "val", "test"))]
+    folders = (at for split in splits if split.is_dir() for at in islice(split.iterdir(), 3))
+    if any((at / "data.json").is_file() and (at / "img_diagram.png").is_file() for at in folders):
+        return "geometry3k"
     if any((path / name).is_file() for name in _SPLITS):
         return "pgps9k"
     if (path / "problems.jsonl").is_file() and not (path / "manifest.json").exists():
@@ -73,12 +77,17 @@ def _data_files(path: Path) -> Iterator[Path]:
 
 def _file(path: Path) -> str:
     if path.suffix == ".parquet":
-        return "mathverse" if b"problem_version" in _ends(path) else ""
+        columns = _ends(path)
+        if b"problem_version" in columns:
+            return "mathverse"
+        hub = all(name in columns for name in (b"images", b"problem", b"answer"))
+        return "geometry3k" if hub else ""
     head = read_start(path, _HEAD)
     if _VERSIONED in head:
         return "mathverse"
     line = head.lstrip().partition(b"\n")[0]
-    is_pair = b'"prompts"' in line or b'"full-text"' in line or b'"full_text"' in line
+    keys = (b'"prompts"', b'"full-text"', b'"full_text"', b'"conditions"')
+    is_pair = any(key in line for key in keys)
     return "pairs" if line.startswith(b"{") and is_pair else ""
 
 

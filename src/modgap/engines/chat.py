@@ -20,7 +20,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +28,7 @@ from modgap.core.engine import PLAIN, FinishReason, Request, Sampling
 from modgap.core.progress import show
 from modgap.core.prompt import Prompt
 from modgap.core.thinking import UnknownPart, message_text, reasoning_of
+from modgap.core.turns import system_words
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,38 +37,8 @@ if TYPE_CHECKING:
 _TRUNCATED = ("length", "max_tokens", "max_output_tokens", "model_length")  # the last is Mistral's
 _FILTERED = "content_filter"
 _BROKEN_OFF = ("abort", "error")
-_LONGEST_REFUSAL = 5000
 _MOST_TOKENS = 10**9
 _MOST_DIGITS = 20
-
-
-# How servers and chat templates say that they take no system turn: it (or the role of that name) is
-# not supported, roles must alternate or begin with the user's, or the roles that are allowed.
-_TURN = (
-    r"(?:system|developer)[\W_]{0,3}(?:role|message|prompt|turn|instruction)s?\b"
-    r"|roles?\b[^.]{0,40}?\bsystem\b"
-)
-_REFUSED = (
-    r"\b(?:not?|never|without|cannot|unsupported|incompatible|invalid|unknown|unexpected|"
-    r"unrecogni[sz]ed|forbidden|disallowed|disabled|unavailable|reject(?:s|ed)?)\b|n't\b"
-)
-_NO_SYSTEM = re.compile(
-    rf"(?:{_TURN})[^\n]{{0,60}}?(?:{_REFUSED})|(?:{_REFUSED})[^\n]{{0,60}}?(?:{_TURN})"
-    r"|'?\bsystem\b'? (?:is|was) (?:not|neither)\b[^\n]{0,60}\b(?:roles?|user|assistant)\b"
-    r"|\broles? (?:must|should|have to) alternate"
-    r"|\bonly [^.]{0,40}\b(?:user|assistant|model)\b[^.]{0,40}\broles?\b"
-    r"|\bonly [^.]{0,20}\broles?\b[^.]{0,20}\buser\b"
-    r"|\b(?:must|should) (?:start|begin) with (?:an? |the )?\W?user"
-    r"|\bfirst (?:message|role|turn)\b.{0,40}\buser\b"
-    r"|\bshould be '(?:user|assistant)'",
-    re.I,
-)
-
-
-def refuses_system(said: str) -> bool:
-    """Whether a server's or a chat template's words say that it takes no system turn."""
-    return bool(_NO_SYSTEM.search(said[:_LONGEST_REFUSAL]))
-
 
 UNKNOWN_FIELD = "a field that is not OpenAI's"
 """What a server refused, if it does not name the field."""
@@ -256,14 +226,6 @@ def _with_text(content: str | Sequence[Mapping[str, Any]], text: str) -> Any:
 
 def _has_image(messages: Sequence[Mapping[str, Any]]) -> bool:
     return any(not isinstance(message["content"], str) for message in messages)
-
-
-def system_words(who: str, image: bool) -> str:
-    """The message that system turns are left out."""
-    return (
-        f"{who} takes no system turn: prompts with{'' if image else 'out'} an image are asked"
-        " without it"
-    )
 
 
 def _plain_in(parameters: Mapping[str, Any], refused: str | None) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 import openai
 
 from modgap.core.engine import PLAIN
-from modgap.engines.chat import UNKNOWN_FIELD, UnreadableReply, refuses_system
+from modgap.core.turns import refuses_system
+from modgap.engines.chat import UNKNOWN_FIELD, UnreadableReply
 
 # Matches `Unknown name "seed"`, `loc: [body, seed], msg: Extra inputs are not permitted` and `top_k
 # must be positive`, but not an echo of the request.

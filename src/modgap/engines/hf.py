@@ -2,10 +2,12 @@
 
 Prompts are encoded a window at a time and batched by length, so that padding is small and memory
 does not grow with the data set; a thread encodes the next window while the model works on this one.
-A problem's views share its image: it is decoded and cut into patches once, and passes the vision
-tower once. A prompt's samples share its prefill. Each sample is drawn with a seed of its own, so
-that batching does not change its random numbers. A prompt whose image cannot be decoded,
-or that the image processor refuses, is recorded as an error and costs only itself.
+A problem's views share its image, which is decoded once. A model with a forward pass of our own
+(`Policy`) cuts it into patches once and sends it through the vision tower once, and a prompt's
+samples share its prefill; all others are answered by transformers' own `generate`
+(`GenericModel`). Each sample is drawn with a seed of its own, so that batching does not change its
+random numbers. A prompt whose image cannot be decoded, or that the image processor refuses, is
+recorded as an error and costs only itself.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _NAN = "the model gives NaN for this prompt"
 
 
 class _Policy(Protocol):
-    """What this engine needs of a model; `modgap.models.Policy` has it."""
+    """What this engine needs of a model; `Policy` and `GenericModel` have it."""
 
     def encode(self, prompt: Prompt, image: Image | None) -> Any: ...
 
@@ -65,16 +67,19 @@ def load_engine(
         device: `None` takes the best there is.
         batch_size: Responses sampled together.
     """
-    from modgap.models.load import load_policy
+    from modgap.models.load import is_fast, load_generic, load_policy
 
-    return HfEngine(load_policy(folder, device=device, pixels=pixels), batch_size=batch_size)
+    if is_fast(folder):
+        return HfEngine(load_policy(folder, device=device, pixels=pixels), batch_size=batch_size)
+    return HfEngine(load_generic(folder, pixels, device), batch_size=batch_size)
 
 
 class HfEngine:
     """The `hf` engine.
 
     Args:
-        policy: The model and its processor, see `modgap.models.load_policy`.
+        policy: The model and its processor: `modgap.models.load.load_policy` for a type with a
+            forward pass of our own, `modgap.models.load.load_generic` for all others.
         batch_size: Responses sampled together; lowered automatically when memory runs out.
         ahead: Encode the next window in a thread while the model works.
     """
@@ -89,11 +94,13 @@ class HfEngine:
     @classmethod
     def start(cls, model: str | Path, options: EvalOptions) -> Start:
         """How it starts; the model is found and checked, not loaded. Raises `UserError`."""
+        from modgap.models.fingerprint import model_fingerprint
         from modgap.models.load import (
             check_device,
             check_folder,
             check_model,
-            model_fingerprint,
+            is_fast,
+            model_type,
             resolve,
         )
 
@@ -102,6 +109,10 @@ class HfEngine:
         if options.device is not None and options.replicas == 1 and options.ray_address is None:
             check_device(options.device)
         check_model(folder)
+        if not is_fast(folder):
+            from modgap.models.processor import load_processor
+
+            load_processor(folder, model_type(folder))
         pixels = paper_pixels(folder) if of_paper(options.wording) else None
         make = functools.partial(load_engine, folder, pixels, options.device, options.batch_size)
         known = pixels or pixel_limits(image_processor(folder))
@@ -159,18 +170,21 @@ class HfEngine:
                 yield from self._batch(half, sampling)
             return
         for (request, prompt), group, group_seeds in zip(batch, groups, seeds, strict=True):
+            opening = request.prompt.prefill or prompt.opened
             for sample, generated, seed in zip(request.samples, group, group_seeds, strict=True):
                 broken = bool(generated.logps.isnan().any())
                 yield Completion(
                     request=request,
                     sample=sample,
-                    text="" if broken else request.prompt.prefill + generated.text,
+                    text="" if broken else opening + generated.text,
                     finish_reason="error" if broken else generated.finish_reason,
                     error=_NAN if broken else None,
                     prompt_tokens=len(prompt),
                     completion_tokens=len(generated.token_ids),
                     image_tokens=prompt.image_tokens,
                     seed=seed,
+                    opened=prompt.opened,
+                    left_out=prompt.left_out,
                 )
 
 

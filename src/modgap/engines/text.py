@@ -105,7 +105,7 @@ def _judge_name(
     engine: str, options: JudgeOptions, folder: Path, args: Mapping[str, Any] | None = None
 ) -> str:
     """What identifies a judge: its engine, model, and whatever can change its answers."""
-    from modgap.models.load import model_fingerprint
+    from modgap.models.fingerprint import model_fingerprint
 
     details = [model_fingerprint(folder)]
     details += [f"{key}={json.dumps(value)}" for key, value in (args or {}).items()]

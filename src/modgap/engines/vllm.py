@@ -41,8 +41,8 @@ from modgap.core.images import to_rgb
 from modgap.core.installation import require
 from modgap.core.progress import say, show
 from modgap.core.prompt import of_paper
-from modgap.core.thinking import OPEN, opened_by
-from modgap.engines.chat import refuses_system, system_words
+from modgap.core.thinking import opened_by
+from modgap.core.turns import complete, refuses_system, system_words
 from modgap.engines.vllm_start import FULL_PRECISION, Running, parse_engine_args, telling_args
 from modgap.models.folder import ADAPTER, has_adapter, image_processor, paper_pixels, pixel_limits
 
@@ -66,7 +66,6 @@ _MOST_REFUSED = 16
 # NaN. Asking takes time.
 _LOOKED_AT = 16
 _PATIENCE_S, _POLL_S = 5.0, 1.0
-_CHATML_SYSTEM, _CHATML_END = "<|im_start|>system\n", "<|im_end|>\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,8 @@ class VllmEngine:
     @classmethod
     def start(cls, model: str | Path, options: EvalOptions) -> Start:
         """How it starts; the model is found and checked, not loaded. Raises `UserError`."""
-        from modgap.models.load import check_for_vllm, model_fingerprint, resolve
+        from modgap.models.fingerprint import model_fingerprint
+        from modgap.models.load import check_for_vllm, resolve
 
         require("vllm", "give --engine hf")
         folder, args = resolve(model), telling_args(options.engine_args)
@@ -501,18 +501,6 @@ def messages(prompt: Prompt, image: Image | None) -> list[dict[str, Any]]:
     content.append({"type": "text", "text": prompt.text})
     system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
     return [*system, {"role": "user", "content": content}]
-
-
-def complete(text: str, prompt: Prompt) -> str:
-    """What the chat template gave, with the prefill and without an unwanted default system turn.
-
-    A template that opens the assistant's turn with the prefill's `<think>` gets none on top.
-    """
-    if prompt.system is None and text.startswith(_CHATML_SYSTEM):
-        text = text[text.index(_CHATML_END) + len(_CHATML_END) :]
-    if opened_by(text) and prompt.prefill.lstrip().startswith(OPEN):
-        return text + prompt.prefill.strip().removeprefix(OPEN)
-    return text + prompt.prefill
 
 
 def _completion(output: Any, prepared: _Prepared, sample: int, sampling: Sampling) -> Completion:

@@ -12,7 +12,7 @@ grade_answer(r"\boxed{C}", "C", question="...", question_type="multi-choice").st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Final, cast, get_args
@@ -20,7 +20,9 @@ from typing import Final, cast, get_args
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import split_grader
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
-from modgap.grading import mathverse
+from modgap.core.record import ProblemRow, Response
+from modgap.core.thinking import CLOSE, OPEN, closes_unopened, graded_text
+from modgap.grading import accepted, mathverse
 from modgap.grading.answer import Mode, as_gold, grade
 from modgap.grading.grade import Grade
 from modgap.grading.judge import JudgeMode, Undecided, unsettled
@@ -77,6 +79,23 @@ def _grade_mathverse(
     )
 
 
+def _grade_choices(
+    cases: Sequence[Case], mode: str, symbolic: Symbolic | None
+) -> list[Grade | Undecided]:
+    # Without MathVerse's own rules of mode `paper`, which are not about choices.
+    return mathverse.grade_without_judge(cases, cast("JudgeMode", mode), symbolic)
+
+
+def _grade_accepted(cases: Sequence[Case], mode: str, symbolic: Symbolic | None) -> list[Grade]:
+    return [
+        accepted.grade_accepted(case.response, case.gold, case.question_type, cast("Mode", mode))
+        for case in cases
+    ]
+
+
+CHOICE_GRADER: Final = f"choices:{MULTI_CHOICE}"
+"""The grader of a letter; the choices are in the question, see `choices.parse_choices`."""
+
 GRADERS: Final = {
     "": Grader("problems with a number as their answer", get_args(Mode), _grade_numbers),
     mathverse.NAME: Grader(
@@ -85,6 +104,14 @@ GRADERS: Final = {
         _grade_mathverse,
         judged=True,
         paper_prefill=PAPER_MATHVERSE_PREFILL,
+    ),
+    accepted.NAME: Grader(
+        "problems with several right values or a tolerance",
+        ("strict", "relative"),
+        _grade_accepted,
+    ),
+    "choices": Grader(
+        "multiple-choice problems", ("strict", "relative"), _grade_choices, judged=True
     ),
 }
 
@@ -155,11 +182,44 @@ def grade_answer(
             f"unknown question_type {question_type!r}: choose {MULTI_CHOICE} or {FREE_FORM}, or"
             " leave it empty for an answer that is a number."
         )
-    grader = find_grader("" if kind is None else mathverse.NAME)
-    grader.check_mode(mode, f"mode={mode!r}")
+    grader = "" if kind is None else mathverse.grader_of(kind)
+    return grade_one(grader, Case(response, as_gold(gold), question, kind or ""), mode)
+
+
+def grade_one(grader: str, case: Case, mode: str = "strict") -> Grade:
+    """Grade one response with the grader that a problem names, without a judge.
+
+    Raises:
+        UserError: There is no such grader, or it does not know the mode.
+    """
+    found = find_grader(grader)
+    found.check_mode(mode, f"mode={mode!r}")
     # The pool starts a process only if the rules leave something to it.
     with SymbolicPool(workers=1) as symbolic:
-        (result,) = grader.grade(
-            [Case(response, as_gold(gold), question, kind or "")], mode, symbolic
-        )
+        (result,) = found.grade([case], mode, symbolic)
     return result if isinstance(result, Grade) else unsettled(result)
+
+
+def texts_for_rules(
+    responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool
+) -> list[str]:
+    """The text of each response that the rules read.
+
+    The record shows whether the prompt opened the thinking. A server does not show the prompt that
+    its chat template makes. There the run's own replies decide: if most of those that ended by
+    themselves close thinking that they did not open, the template opens it.
+    """
+    ended = [
+        response.response
+        for response in responses
+        if response.finish_reason == "stop" and response.response
+    ]
+    by_template = 2 * sum(map(closes_unopened, ended)) > len(ended)
+    texts: list[str] = []
+    for response in responses:
+        prefill, cut = response.prefill, response.finish_reason == "length"
+        if not prefill and paper_style:
+            prefill = find_grader(problems[response.problem_id].grader).paper_prefill
+        opened = (OPEN in prefill and CLOSE not in prefill) or (by_template and cut)
+        texts.append(graded_text(response.response, cut=cut, opened=opened))
+    return texts

@@ -261,18 +261,23 @@ _PAPER_NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?|-?\d+")
 
 
 def _paper(case: Case) -> Grade | Undecided:
-    answer = extract_boxed_content(case.response).replace("°", "").strip()
-    if case.question_type == MULTI_CHOICE and answer.lower() in ("a", "b", "c", "d", "e"):
-        right = case.gold.lower().strip() == answer.lower()
-        return Grade("correct" if right else "wrong", answer, None, "letter")
-    if answer.lower() == "none":
-        answer = _tail(case.response).strip()
+    boxed = extract_boxed_content(case.response).replace("°", "").strip()
+    if case.question_type == MULTI_CHOICE and boxed.lower() in ("a", "b", "c", "d", "e"):
+        right = case.gold.lower().strip() == boxed.lower()
+        return Grade("correct" if right else "wrong", boxed, None, "letter")
+    answer = original_answer(case.response)
     gold_numbers, numbers = (list(_paper_numbers(text)) for text in (case.gold, answer))
     if gold_numbers and numbers:
         right = _paper_match(gold_numbers, numbers)
         value = numbers[0] if len(numbers) == 1 else None
         return Grade("correct" if right else "wrong", answer, value, "any-number")
     return Undecided(answer, case.gold, case.question, "paper")
+
+
+def original_answer(response: str) -> str:
+    """The original's answer: the content of the last box, else the text after the thinking."""
+    boxed = extract_boxed_content(response).replace("°", "").strip()
+    return _tail(response).strip() if boxed.lower() == "none" else boxed
 
 
 def _paper_numbers(text: str) -> Iterator[float]:

@@ -72,6 +72,14 @@ def pixel_values(shown: Sequence[Pixels], device: torch.device | str = "cpu") ->
     return out.view(n, -1)
 
 
+def byte_table(processor: Any) -> Tensor:
+    """The number that an image processor makes of each byte, in each channel, `[3, 256]` fp32."""
+    levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
+    levels = processor.rescale(levels, processor.rescale_factor)
+    levels = processor.normalize(levels, processor.image_mean, processor.image_std)
+    return torch.from_numpy(np.array(levels[:, 0], dtype=np.float32))
+
+
 class Patches:
     """Cuts images into the patches of Qwen2.5-VL.
 
@@ -127,10 +135,7 @@ class Patches:
         )
         pixels = pixels.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3, patch * patch)
         if self._table is None:
-            levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
-            levels = processor.rescale(levels, processor.rescale_factor)
-            levels = processor.normalize(levels, processor.image_mean, processor.image_std)
-            self._table = torch.from_numpy(np.array(levels[:, 0], dtype=np.float32))
+            self._table = byte_table(processor)
         return Pixels(
             torch.from_numpy(pixels), (1, rows, columns), self._table, processor.temporal_patch_size
         )
@@ -149,6 +154,8 @@ class EncodedPrompt:
         pixels: The image's patches, or `None` without an image.
         image_key: Digest of the image; prompts that show the same image share their features.
         image_tokens: Tokens of the image, 0 without one.
+        opened: As of a `Completion`; the chat that is rendered here opens nothing.
+        left_out: As of a `Completion`; nothing is.
     """
 
     input_ids: Tensor
@@ -157,6 +164,8 @@ class EncodedPrompt:
     pixels: Pixels | None = None
     image_key: str | None = None
     image_tokens: int = 0
+    opened: str = ""
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.input_ids.numel()
@@ -169,7 +178,7 @@ class EncodedPrompt:
 
     @property
     def pixel_values(self) -> Tensor | None:
-        """The input of transformers' model: `[patches, 1176]` float32; `None` without an image."""
+        """The input of transformers' model: `[patches, numbers]` float32; `None` without one."""
         return None if self.pixels is None else pixel_values([self.pixels])
 
     @property

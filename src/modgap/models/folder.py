@@ -21,6 +21,9 @@ ADAPTER = "adapter"
 """Where a checkpoint keeps the LoRA adapter that was merged into its weights, see `lora.py`."""
 _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
 """The original's pixel limits: 256 to 1280 image tokens."""
+IMAGE_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+"""The files that may hold the image processor's settings, in the order of hubs and of earlier
+releases of transformers."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 

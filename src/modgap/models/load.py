@@ -1,33 +1,42 @@
-"""From a model's name to a `Policy`.
+"""From a model's name to a model that is loaded.
 
 One code path for the testbed model, folders, hubs and the original's aliases.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
+from modgap.core import registry
 from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import read_text
 from modgap.core.installation import not_installed, require
-from modgap.core.progress import doing
+from modgap.core.progress import doing, show
+from modgap.core.prompt import Prompt
 from modgap.core.record import read_json
-from modgap.models.folder import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_adapter
-from modgap.models.weights import Weights, check_weights, damaged, refuse_adapter, refuse_misfits
+from modgap.models.folder import ADAPTER, IMAGE_PROCESSOR, has_adapter
+from modgap.models.weights import (
+    Weights,
+    check_weights,
+    refuse_adapter,
+)
 
 if TYPE_CHECKING:
     import torch
 
+    from modgap.models.generic import GenericModel
     from modgap.models.policy import Policy
+    from modgap.models.template import ChatTemplate
 
-MODEL_TYPE = "qwen2_5_vl"
+
+FAST = ("qwen2_5_vl", "qwen3_vl")
+"""The types with a forward pass of our own, see `policy.Policy`."""
 ALIASES = {
     "qwen2_5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen2_5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
@@ -39,12 +48,8 @@ _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 # What a model needs beside config and weights: one of these files, which differ by tokenizer.
 _PARTS = {
     "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "*.tiktoken"),
-    "image processor": ("preprocessor_config.json", "processor_config.json"),
+    "image processor": IMAGE_PROCESSOR,
 }
-# Weight files up to this size are hashed whole; of larger ones the header and three slices of every
-# tensor are.
-_HASH_WHOLE = 64 * 2**20
-_SLICE = 4096
 
 
 def tiny_folder() -> Path:
@@ -169,44 +174,93 @@ _SETTINGS = (
 """Files of a model that are one object each, of which transformers' own errors name no remedy."""
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that does not hold a Qwen2.5-VL.
+def check_folder(folder: Path, trains: str = "") -> None:
+    """Refuse a folder that does not hold a vision-language model.
+
+    Args:
+        folder: The model.
+        trains: The engine that is to train it, which takes fewer types.
 
     Raises:
         UserError: It holds no model, a part of one, or one of another kind.
     """
     check_files(folder)
-    check_type(folder, _model_type(folder))
+    if trains:
+        check_type(folder, model_type(folder), trains)
+    elif not is_fast(folder):
+        _check_known(folder, model_type(folder))
     for name in _SETTINGS:
         if (folder / name).is_file():
             read_json(folder / name, "copy the model again")
 
 
-def check_type(name: Path | str, kind: Any) -> None:
-    """Refuse a model of another type than Qwen2.5-VL.
+def check_type(name: Path | str, kind: Any, engine: str) -> None:
+    """Refuse a model of a type that an engine does not train.
 
     Raises:
         UserError: It is of another type.
     """
-    if kind != MODEL_TYPE:
+    types = registry.TRAINING_ENGINES.entry(engine).types
+    if not types or kind in types:
+        return
+    others = [
+        f"--engine {other} trains it"
+        for other, entry in registry.TRAINING_ENGINES.items()
+        if kind in entry.types
+    ]
+    remedy = "; ".join(others) or "measure others with modgap eval --engine hf or vllm"
+    raise UserError(
+        f"{name} is a model of type {kind!r}, which --engine {engine} does not train: it trains"
+        f" {', '.join(types)}; {remedy}."
+    )
+
+
+def _check_known(folder: Path, kind: Any) -> None:
+    """Refuse a model that the installed transformers does not load as a vision-language model.
+
+    Raises `UserError`.
+    """
+    import transformers
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    other = "measure it with --engine vllm, or served with --engine openai"
+    if kind not in CONFIG_MAPPING:
         raise UserError(
-            f"{name} is a model of type {kind!r}: only {MODEL_TYPE!r} (Qwen2.5-VL) can be trained,"
-            " or loaded with --engine hf; measure others with modgap eval --engine vllm, or served"
-            " with --engine openai."
+            f"{folder} is a model of type {kind!r}, which transformers"
+            f" {transformers.__version__} does not have: install a newer transformers, take a"
+            f" checkpoint in transformers' own format (its name often ends in -HF), or {other}."
+        )
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise UserError(
+            f"{folder} is a model of type {kind!r}, which transformers"
+            f" {transformers.__version__} does not load as a model of images and text: give a"
+            f" vision-language model, or {other}."
         )
 
 
-def _model_type(folder: Path) -> Any:
+def is_fast(folder: Path) -> bool:
+    """Whether a folder's model has a forward pass of our own: its type has one, plain weights."""
+    config = _config(folder)
+    return config.get("model_type") in FAST and not config.get("quantization_config")
+
+
+def model_type(folder: Path) -> Any:
+    """The `model_type` of a folder's config. Raises `UserError` where that is no JSON."""
+    return _config(folder).get("model_type")
+
+
+def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): copy the model again") from error
-    return config.get("model_type") if isinstance(config, dict) else None
+    return config if isinstance(config, dict) else {}
 
 
 def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> Weights:
-    """Refuse a folder that would not load as a Qwen2.5-VL, before its weights are read.
+    """Refuse a folder that would not load as its model, before its weights are read.
 
     Args:
         folder: The model.
@@ -224,9 +278,9 @@ def check_model(folder: Path, as_is: bool = False, tokenizer: bool = True) -> We
 
         check_adapter(read_adapter(folder / ADAPTER), weights.shapes, folder)
     if tokenizer:
-        embeddings = (name for name in weights.shapes if name.endswith("embed_tokens.weight"))
-        embedding = next(embeddings, None)
-        load_tokenizer(folder, None if embedding is None else weights.shapes[embedding][0])
+        shapes = weights.shapes.items()
+        rows = [shape[0] for name, shape in shapes if name.endswith("embed_tokens.weight")]
+        load_tokenizer(folder, max(rows, default=None))
     return weights
 
 
@@ -234,7 +288,7 @@ def check_for_vllm(folder: Path, args: Mapping[str, Any]) -> None:
     """Refuse a folder that vLLM would not load as the model it should be.
 
     Args:
-        folder: A model of any kind; of a Qwen2.5-VL everything is checked.
+        folder: A model of any kind; of one with a forward pass of our own everything is checked.
         args: Arguments of `vllm.LLM`.
 
     Raises:
@@ -243,7 +297,7 @@ def check_for_vllm(folder: Path, args: Mapping[str, Any]) -> None:
     if "tokenizer" not in args:
         check_files(folder)
     safetensors = "load_format" not in args and any(folder.glob("*.safetensors"))
-    if safetensors and (folder / "config.json").is_file() and _model_type(folder) == MODEL_TYPE:
+    if safetensors and (folder / "config.json").is_file() and model_type(folder) in FAST:
         check_model(folder, as_is=True, tokenizer="tokenizer" not in args)
 
 
@@ -314,8 +368,9 @@ def load_policy(
     freeze_vision: bool = False,
     gradient_checkpointing: bool = False,
     pixels: tuple[int, int] | None = None,
-) -> Policy:
-    """Load a Qwen2.5-VL.
+    plain: bool = False,
+) -> Any:
+    """Load a model that can be trained.
 
     Args:
         ref: See `resolve`.
@@ -327,6 +382,10 @@ def load_policy(
         freeze_vision: The vision tower is not trained.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
         pixels: Least and most pixels of an image, instead of the processor's own.
+        plain: Take transformers' own forward pass where there is one of ours, too.
+
+    Returns:
+        A `Policy`, or for a type without a forward pass of our own a `PlainPolicy`.
 
     Raises:
         UserError: The model cannot be found, is damaged or of another kind.
@@ -334,134 +393,79 @@ def load_policy(
     folder = resolve(ref)
     where = check_device(device)
     doing(f"loading the model {folder.name}")
+    check_folder(folder, trains="local")
     weights = check_model(folder, tokenizer=False)
 
-    import torch
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from modgap.models.lora import add_lora
+    from modgap.models.plain import PlainPolicy
     from modgap.models.policy import Policy
+    from modgap.models.processor import load_processor
+    from modgap.models.read_weights import load_weights
+    from modgap.models.template import ChatTemplate
 
-    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if isinstance(dtype, str) and not isinstance(kind, torch.dtype):
-        raise UserError(f"unknown dtype {dtype!r}: choose from float32, bfloat16, float16")
-    if kind is None:
-        kind = torch.bfloat16 if where.type == "cuda" else torch.float32
-    model = _load_model(weights, kind, attn or "sdpa", beside=lora is not None).to(where)
-    _check_finite(model, folder)
+    model = load_weights(weights, where, dtype, attn or "sdpa", beside=lora is not None)
     tokenizer = load_tokenizer(folder, model.get_input_embeddings().weight.shape[0])
-    processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    if pixels is not None:
-        processor.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
     if lora is not None:
         add_lora(model, lora)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Policy(model, tokenizer, processor, source=folder, freeze_vision=freeze_vision)
+    fast = None
+    if is_fast(folder) and not plain:
+        images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        if pixels is not None:
+            images.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
+        fast = Policy(model, tokenizer, images, source=folder, freeze_vision=freeze_vision)
+        if model_type(folder) == FAST[0]:
+            return fast
+    processor = load_processor(folder, model_type(folder), pixels)
+    # `Policy` writes the chat itself; models that always think have another one.
+    if fast is not None and _writes_as(fast, ChatTemplate(processor, folder.name)):
+        return fast
+    return PlainPolicy(model, processor, folder, freeze_vision)
 
 
-def _load_model(weights: Weights, dtype: torch.dtype, attn: str, beside: bool) -> Any:
-    """The model of a folder that was checked.
+def _writes_as(policy: Policy, template: ChatTemplate) -> bool:
+    """Whether a policy's chat is that of the model's own template; says so if not."""
+    probe = Prompt("Find AB.", has_image=False)
+    if policy.tokenizer.decode(policy.encode(probe).input_ids) == template(probe).text:
+        return True
+    show(
+        "modgap: this model's chat template is not the usual one: transformers' own forward pass"
+        " is used, with its template",
+        error=True,
+    )
+    return False
+
+
+def load_generic(
+    folder: Path,
+    pixels: tuple[int, int] | None = None,
+    device: str | torch.device | None = None,
+) -> GenericModel:
+    """Load any vision-language model, for answers.
 
     Args:
-        weights: Its weights.
-        dtype: What they are cast to.
-        attn: Attention of transformers.
-        beside: Apply the folder's adapter beside the weights in fp32, too, because another one
-            will be trained.
+        folder: The model.
+        pixels: Least and most pixels of an image, instead of the processor's own.
+        device: CUDA if there is one, else CPU, by default.
+
+    Raises:
+        UserError: It is damaged, or cannot be loaded here.
     """
+    where = check_device(device)
+    doing(f"loading the model {folder.name}")
+    check_folder(folder)
+
     import torch
-    from safetensors import SafetensorError
-    from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from modgap.models import lora
-    from modgap.models.folder import quiet
+    from modgap.models.generic import GenericModel
+    from modgap.models.processor import load_processor
+    from modgap.models.read_weights import load_weights
 
-    folder, adapter = weights.folder, {}
-    if has_adapter(folder) and (beside or dtype != torch.float32):
-        adapter = lora.read_adapter(folder / ADAPTER)
-    config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
-    try:
-        with quiet(warnings=True), weights.opened() as slices:
-            loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                None,
-                config=config,
-                state_dict=lora.taken_out(slices, adapter, dtype),
-                dtype=dtype,
-                attn_implementation=attn,
-                output_loading_info=True,
-            )
-    except SafetensorError as error:
-        raise damaged(folder, error) from error
-    model, report = loaded
-    refuse_misfits(folder, report, len(model.state_dict()))
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    if adapter:
-        lora.apply(model, adapter)
-    return model
-
-
-def _check_finite(model: Any, folder: Path) -> None:
-    """Refuse a model that can only give NaN. Raises `UserError`."""
-    if broken := [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]:
-        raise UserError(
-            f"{len(broken)} of the weights in {folder} hold NaN or infinity as {model.dtype}"
-            f" ({broken[0]}), so that the model gives NaN: copy the model again, or take the last"
-            " checkpoint before it broke"
-        )
-
-
-def model_fingerprint(folder: str | Path) -> str:
-    """16 hex digits that change with the config, the tokenizer or the weights of a model folder.
-
-    Of a file above 64 MB only the header and three slices of every tensor are read: 4 KB at its
-    start, middle and end (in formats other than safetensors, of every thousandth of the file). So
-    it stays cheap, and training that changes a whole tensor, as merged LoRA adapters do, is still
-    detected.
-    """
-    digest = hashlib.sha256()
-    folder = Path(folder)
-    processor = next((name for name in _PARTS["image processor"] if (folder / name).is_file()), "")
-    names = ["config.json", "tokenizer.json", processor]
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    adapter = [folder / ADAPTER / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
-    for path in [*(folder / name for name in names), *weights, *adapter]:
-        if not path.is_file():
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            if size <= _HASH_WHOLE:
-                digest.update(file.read())
-            else:
-                for start, length in _slices(file, size):
-                    file.seek(start)
-                    digest.update(file.read(length))
-    return digest.hexdigest()[:16]
-
-
-def _slices(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
-    """Start and length of what is hashed of a large safetensors file.
-
-    These are its header and three slices of each tensor.
-    """
-    head = int.from_bytes(file.read(8), "little")
-    try:
-        if head > min(size, 100 * 2**20):  # the format's own limit
-            raise ValueError
-        tensors = json.loads(file.read(head))
-        spans = sorted(
-            tuple(about["data_offsets"])
-            for name, about in tensors.items()
-            if name != "__metadata__"
-        )
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # not safetensors
-        step = max(_SLICE, size // 1000)
-        spans, head = [(at, min(at + step, size)) for at in range(0, size, step)], -8
-    else:
-        yield 0, 8 + head
-    for begin, end in spans:
-        last = max(begin, end - _SLICE)
-        for start in sorted({begin, (begin + last) // 2, last}):
-            yield 8 + head + start, min(_SLICE, end - start)
+    processor = load_processor(folder, model_type(folder), pixels)
+    model = load_weights(check_model(folder, tokenizer=False), where)
+    # As in `Policy`: cuDNN plans each new size anew.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return GenericModel(model, processor, folder.name)

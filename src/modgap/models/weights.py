@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from modgap.core.errors import UserError
+from modgap.core.errors import UserError, part
 from modgap.core.files import read_text
 from modgap.core.progress import show
 from modgap.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -43,7 +43,7 @@ _ADAPTERS = re.compile(r"\.base_layer\.|\.lora_|\.modules_to_save\.|\.original_m
 # own they are only reported.
 _FOREIGN = 0.1
 _NAMED = 3
-_HEAD = "lm_head.weight"
+_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -224,13 +224,34 @@ def _difference(name: str, short: str) -> list[str]:
     return sorted({part for part in parts if parts.count(part) > kept.count(part)})
 
 
+def config_and_class(folder: Path) -> tuple[Any, Any]:
+    """A folder's config, and the class of transformers for images and text to text.
+
+    Raises:
+        UserError: The config does not describe such a model.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+        model_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    except Exception as error:  # validation has errors of its own, and a class may lack a library
+        raise UserError(
+            f"{folder / 'config.json'} does not describe a model that transformers loads here"
+            f" ({part(error)[:200]}): copy the model again, or install what it names"
+        ) from error
+    # Of several classes for one type the first is the one with a head.
+    return config, model_class[0] if isinstance(model_class, tuple) else model_class
+
+
 def check_weights(folder: Path, as_is: bool = False) -> Weights:
-    """Refuse a Qwen2.5-VL whose weights are incomplete, before they are read.
+    """Refuse a model whose weights are incomplete, before they are read.
 
     Oddities that do no harm are only reported.
 
     Args:
-        folder: The model; its config is a Qwen2.5-VL's.
+        folder: The model, of a type that transformers has.
         as_is: It is read by others, who do not leave out the names of wrappers.
 
     Raises:
@@ -248,11 +269,11 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
             )
         _say(f"{left_out}: these are left out")
     import torch
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    import transformers
 
     from modgap.models.folder import quiet
 
-    config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
+    config, model_class = config_and_class(folder)
     if getattr(config, "quantization_config", None):
         return weights  # the quantization method has its own names
     if weights.coded:
@@ -263,26 +284,36 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
             f" model, {CONVERT}"
         )
     empty = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
-    embedding = next((name for name in empty if name.endswith("embed_tokens.weight")), None)
-    if config.tie_word_embeddings and embedding and _HEAD in empty:
+    configs = (config, config.get_text_config())
+    tied = any(getattr(each, "tie_word_embeddings", False) for each in configs)
+    embedding = next((name for name in empty if name.endswith(_EMBEDDING)), None)
+    head = next((name for name in empty if name.endswith(_HEAD)), None)
+    if tied and embedding and head:
         with weights.opened() as slices:
-            if not torch.equal(slices[_HEAD][:], slices[embedding][:]):
+            if not torch.equal(slices[head][:], slices[embedding][:]):
                 raise UserError(
                     f"{folder} has an lm_head of its own, but its config.json says"
                     " tie_word_embeddings=true: set it to false if the head was trained, else"
-                    f" remove {_HEAD} from the weights"
+                    f" remove {head} from the weights"
                 )
-        del empty[_HEAD]  # tying compares the two, which weights without memory do not allow
-    with quiet(warnings=True):
-        loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            None,
-            config=config,
-            state_dict=empty,
-            device_map={"": "meta"},
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        del empty[head]  # tying compares the two, which weights without memory do not allow
+    try:
+        with quiet(warnings=True):
+            loaded: Any = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=empty,
+                device_map={"": "meta"},
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # a config of another release, or one that contradicts itself
+        raise UserError(
+            f"transformers {transformers.__version__} cannot make the model that"
+            f" {folder / 'config.json'} describes ({type(error).__name__}: {part(error)[:200]}):"
+            f" install the release that its transformers_version names, or copy the model again"
+        ) from error
     refuse_misfits(folder, loaded[1], len(loaded[0].state_dict()))
     return weights
 
@@ -315,7 +346,7 @@ def refuse_misfits(folder: Path, report: Mapping[str, Collection[Any]], count: i
     if len(foreign) > _FOREIGN * count:
         raise UserError(
             f"{folder} holds {len(foreign)} weights that are not its model's ({_some(foreign)}):"
-            " give the folder of one Qwen2.5-VL alone"
+            " give the folder of one model alone"
         )
     if foreign:
         _say(f"{folder} holds weights that are not its model's and are not used ({_some(foreign)})")

@@ -200,7 +200,7 @@ class Preset:
                 steps, named = budget
                 found.append(Value(number, "steps", str(steps), f"{NAMED} ({named})"))
             elsewhere = ((key, *said) for key, said in _ELSEWHERE.items())
-            for key, text, source in (*elsewhere, *script.settings(stage.contrastive)):
+            for key, text, source in (*elsewhere, *script.settings(kinds[number - 1] == "kl")):
                 if key.startswith(ENGINE_PREFIX) and not passed:
                     continue
                 own = _own(stage, key)
@@ -251,7 +251,7 @@ def find_preset(name: str) -> Preset:
 
 def kind_of(stage: Stage) -> Kind:
     """What the original would call a stage."""
-    if stage.contrastive:
+    if any(term.contrastive for term in stage.all_terms):
         return "kl"
     views = frozenset(stage.views)
     kinds: dict[frozenset[str], Kind] = {
@@ -278,7 +278,7 @@ def value_of(stage: Stage, key: str) -> Any:
     if key.startswith(ENGINE_PREFIX):
         name = key.removeprefix(ENGINE_PREFIX)
         return {passed.lstrip("+"): text for passed, text in stage.passed}.get(name)
-    return getattr(stage.settings, NAMES[key])
+    return stage.setting(NAMES[key])
 
 
 def _budgets(

@@ -361,6 +361,7 @@ def read_picture(place: str) -> bytes:
     for group, count in enumerate(_groups(file)):
         if row < count:
             value = _images(file, group)[row].as_py()
+            value = value[0] if isinstance(value, list) and value else value
             found = value.get("bytes") if isinstance(value, Mapping) else value
             if not isinstance(found, bytes):
                 break
@@ -429,4 +430,6 @@ def _images(file: str, group: int) -> Any:
     """The images of one row group; problems in order use the same group repeatedly."""
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(file).read_row_group(group, columns=["image"]).column("image")
+    table = pq.ParquetFile(file)
+    column = next(name for name in ("image", "images") if name in table.schema_arrow.names)
+    return table.read_row_group(group, columns=[column]).column(column)

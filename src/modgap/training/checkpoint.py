@@ -33,6 +33,7 @@ from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe
 from modgap.core.record import RESTORE, RunFolder, read_json, write_json
 from modgap.training.events import TrainablePolicy
+from modgap.training.teachers import Teachers
 
 Pointer = str
 """`last` or `best`."""
@@ -61,7 +62,11 @@ def point_best(stage: Path, step: int) -> None:
 
 
 def save_state(
-    path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, **numbers: Any
+    path: Path,
+    policy: TrainablePolicy,
+    optimizer: torch.optim.Optimizer,
+    teachers: Teachers,
+    **numbers: Any,
 ) -> None:
     """Write everything that a bit-equal resume needs.
 
@@ -70,6 +75,7 @@ def save_state(
         policy: The policy; its trained weights are saved in the type they are trained in. The
             frozen ones come from the stage's start.
         optimizer: The optimizer; its moments are saved.
+        teachers: Their averages are saved.
         **numbers: Step, position in the data, lengths of the logs, best validation.
     """
     parameters, device = policy.model.named_parameters(), policy.device
@@ -81,6 +87,8 @@ def save_state(
         "run": RunFolder(path.parent).mark(),
         **numbers,
     }
+    if averages := teachers.state():
+        state["teachers"] = averages
     with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()
@@ -107,10 +115,15 @@ class LastStep:
         self._pending = None
 
     def done(
-        self, write: bool, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, **numbers: Any
+        self,
+        write: bool,
+        policy: TrainablePolicy,
+        optimizer: torch.optim.Optimizer,
+        teachers: Teachers,
+        **numbers: Any,
     ) -> None:
         """A step is done: write its state now, or keep it for an interrupt; see `save_state`."""
-        self._pending = lambda: save_state(self._path, policy, optimizer, **numbers)
+        self._pending = lambda: save_state(self._path, policy, optimizer, teachers, **numbers)
         if write:
             self._pending()
             self._pending = None
@@ -125,9 +138,11 @@ class LastStep:
 
 
 def load_state(
-    path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer
+    path: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, teachers: Teachers
 ) -> dict[str, Any]:
     """Restore what `save_state` wrote, and return the numbers.
+
+    The frozen weights of `teachers` are those that the stage starts from, and stay.
 
     Raises:
         UserError: The state is of another run, or damaged.
@@ -136,6 +151,7 @@ def load_state(
         state = torch.load(path, map_location="cpu", weights_only=True)
         _check_mark(path, state.pop("run", ""))
         _restore(state, policy, optimizer)
+        teachers.restore(state.pop("teachers", {}))
         _check_numbers(state)
     except (UserError, torch.OutOfMemoryError):
         raise

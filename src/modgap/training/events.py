@@ -85,6 +85,11 @@ class TrainablePolicy(Protocol):
         """Free the memory that is kept between rollouts; returns whether there was any."""
         ...
 
+    @property
+    def bytes_seen(self) -> Tensor:
+        """What the image processor makes of each byte, `[3, 256]`."""
+        ...
+
     def encode(self, prompt: Prompt, image: Image | None = None) -> Any:
         """A prompt in tokens (`Encoded`)."""
         ...

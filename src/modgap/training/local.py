@@ -1,4 +1,4 @@
-"""The local engine: DAPO, with or without the contrastive KL, in one process.
+"""The local engine: DAPO and further objective terms, in one process.
 
 The loop is `run_stage`:
 
@@ -70,6 +70,8 @@ from modgap.training.setup import (
     split_validation,
     validation_metrics,
 )
+from modgap.training.teachers import Teachers
+from modgap.training.terms import metrics_of, rows_of_term
 from modgap.training.update import TokenStats, computing, gradients, old_logprobs
 
 __all__ = ["Job", "TrainResult", "checkpoint", "final_checkpoint", "train"]
@@ -318,6 +320,7 @@ class StageRun:
         self.sampling = BatchSize(
             MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note
         )
+        self.teachers = Teachers.of(stage, policy)  # before the weights of a saved step are loaded
         state = self._resume()
         self._first = state["step"] + 1
         self._saving = False
@@ -340,7 +343,7 @@ class StageRun:
         if not path.exists():
             numbers = {"step": 0, "position": 0, "lengths": (0, 0), "best": None}
             return numbers | {"micro": self.micro.size}
-        state = load_state(path, self.policy, self.optimizer)
+        state = load_state(path, self.policy, self.optimizer, self.teachers)
         # The link `best` may point to a later checkpoint, written before a kill. An interrupted
         # step has no checkpoint.
         if state["best"] or step_folder(self.folder, state["step"]).exists():
@@ -394,8 +397,9 @@ class StageRun:
         """
         size = self.settings.mini_batch
         batches = [Batch.of(kept[i : i + size]) for i in range(0, len(kept), size)]
+        later = batches[1:] if self.stage.policy_loss else []
         with self.teller.phase("logprobs"):
-            for number, batch in enumerate(batches[1:], start=1):
+            for number, batch in enumerate(later, start=1):
                 logps = self.micro.run(
                     "logprobs", functools.partial(old_logprobs, self.policy, batch, self.settings)
                 )
@@ -414,7 +418,7 @@ class StageRun:
         with self.teller.phase("update"):
             for batch in batches:
                 passes = functools.partial(
-                    gradients, self.policy, batch, settings, self.stage.contrastive
+                    gradients, self.policy, batch, self.stage, teachers=self.teachers
                 )
                 updates.stats.merge(self.micro.run("update", passes))
                 doing("optimizer step")
@@ -424,6 +428,7 @@ class StageRun:
                 if math.isfinite(norm):
                     self.last.changing()
                     self.optimizer.step()
+                    self.teachers.follow(self.policy)
                 else:
                     self.teller.note(
                         f"step {step}: the gradient's norm is {norm}; this update is left out"
@@ -480,9 +485,10 @@ class StageRun:
                 f"step {step} makes no update: no mixed rewards in {len(groups)} groups (said once"
                 " a stage)"
             )
-        eligible = 0
-        if self.stage.contrastive:
-            eligible = sum(int(batch.eligible_B.sum()) for batch in batches)
+        rows = {"eligible_rows": 0}  # in every line, as in older logs
+        for names, term in zip(metrics_of(self.stage.all_terms), self.stage.all_terms, strict=True):
+            used = [rows_of_term(term, batch.right_B, batch.views) for batch in batches]
+            rows[names[-1]] = sum(int(used_B.sum()) for used_B in used)
         tokens = sum(len(response.token_ids) for group in groups for response in group.responses)
         metrics: dict[str, Any] = {
             "step": step,
@@ -498,7 +504,7 @@ class StageRun:
             "loss": float(updates.stats.loss),
             "grad_norm": sum(norms) / len(norms) if norms else 0.0,
             **updates.stats.means(),
-            "eligible_rows": eligible,
+            **rows,
             "micro_batch": self.micro.size,
             **validation_metrics(accuracies),
             "tokens": tokens,
@@ -510,6 +516,7 @@ class StageRun:
             self._saving,
             self.policy,
             self.optimizer,
+            self.teachers,
             step=step,
             position=self.roller.position,
             kept=self.kept_before,
@@ -535,7 +542,7 @@ def validate(
     problems, most_tokens = task.data.validation, task.stage.settings.max_response_tokens
     prompts: list[Any] = []
     for problem in problems:
-        words = training_prompt(problem, view, task.style, contrastive=task.stage.contrastive)
+        words = training_prompt(problem, view, task.style, contrastive=task.stage.paired)
         image = problem.open_image() if words.has_image else None
         prompts.append(policy.encode(words, image))
     sampled = policy.generate(prompts, [[0]] * len(prompts), 0.0, most_tokens, max_rows)

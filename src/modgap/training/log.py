@@ -88,6 +88,8 @@ class StageLog:
                     "completion_tokens": len(response.token_ids),
                     "seed": group.seeds[n],
                 }
+                if len(group.reading_N):
+                    row["reading"] = float(group.reading_N[n])
                 _append(self._folder / "rollouts.jsonl", self._rollouts, row)
 
     def close(self) -> None:
@@ -160,7 +162,11 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     def mean(name: str) -> float:
         return sum(float(getattr(group, name).sum()) for group in groups) / count
 
+    reading = {}
+    if groups and len(groups[0].reading_N):
+        reading["reading"] = mean("reading_N")
     return {
+        **reading,
         "reward": mean("rewards_N"),
         "accuracy": mean("acc_N"),
         "format": mean("format_N"),

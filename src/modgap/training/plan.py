@@ -20,6 +20,8 @@ from typing import Any
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
+from modgap.core.terms import places_of
+from modgap.core.view import get_view
 from modgap.models.folder import model_notes
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
 from modgap.training.known_model import known_model
@@ -127,7 +129,11 @@ class Cost:
 
 
 def lengths_of(
-    stage: Stage, least: int = 0, most: int = 0, response: float | None = None
+    stage: Stage,
+    least: int = 0,
+    most: int = 0,
+    response: float | None = None,
+    side: int = 28,
 ) -> Lengths:
     """The expected lengths of a stage.
 
@@ -137,12 +143,13 @@ def lengths_of(
         most: Most pixels.
         response: Mean tokens of the model's responses, if its folder has them; at most 90% of the
             limit is used.
+        side: Of an image token, in pixels.
     """
     pixels = 256 * 28 * 28
     if most and not least <= pixels <= most:
         pixels = (least + most) // 2
     s = stage.settings
-    image = pixels // (28 * 28)
+    image = pixels // side**2
     full, free = (min(image + words, s.max_prompt_tokens) for words in PAIRS_OF_WORDS)
     views = [full if view == "full-text" else free for view in stage.views]
     mixed = 0.5 if s.dynamic_sampling else 1.0
@@ -153,18 +160,55 @@ def lengths_of(
     return Lengths(image, sum(views) // len(views), free, mean, longest, mixed)
 
 
-def with_twins(stage: Stage) -> bool:
-    """Whether twins are rows of the policy's passes and share their prompts' first tokens.
+@dataclass(frozen=True, slots=True)
+class TwinWork:
+    """One twin of an objective, as the estimate counts it.
 
-    As in `update.py`.
+    Attributes:
+        place: Where it is scored, as in `core.terms.places_of`; `whole` for `full_vocab`.
+        tokens: Of its prompt.
+        before: Of these, tokens that a pass shares with the rollout's prompt.
+        share: Share of the responses that get one.
+        sees: Whether it has an image of its own.
     """
-    s = stage.settings
-    return (
-        stage.contrastive
-        and s.kl_coef > 0
-        and s.kl_estimator != "full_vocab"
-        and rows_at_most(stage) > 1
-    )
+
+    place: str
+    tokens: int
+    before: int
+    share: float
+    sees: bool
+
+
+def twin_works(stage: Stage, lengths: Lengths, together: bool = True) -> list[TwinWork]:
+    """The twins of a stage; one that is scored twice comes twice."""
+    places = places_of(stage.objective, together)
+    out: list[TwinWork] = []
+    for twin in stage.twins:
+        using = [term for term in stage.objective if term.scored == twin]
+        shares = {"right": lengths.right, "wrong": 1 - lengths.right, "all": 1.0}
+        share = min(1.0, sum(shares[rows] for rows in {term.rows for term in using}))
+        tokens = lengths.prompt
+        if twin.view:
+            view = get_view(twin.view)
+            words = PAIRS_OF_WORDS[0 if view.conditions else 1]
+            tokens = min(lengths.image + words, stage.settings.max_prompt_tokens)
+            tokens = lengths.twin if not view.conditions else tokens
+            tokens -= lengths.image if view.picture == "none" else 0
+        other = twin.picture != "own"
+        shared = 0 if other else min(beginning(lengths), tokens - 1)
+        for place in sorted(places.get(twin, ())):
+            live = place == "live"
+            out.append(
+                TwinWork(place, tokens, shared if live else 0, share, other or place == "still")
+            )
+        if any(term.estimator == "full_vocab" for term in using):
+            out.append(TwinWork("whole", tokens, 0, share, other))
+    return out
+
+
+def teachers_of(stage: Stage) -> int:
+    """Copies of the trained weights that score twins."""
+    return len({twin[4:] for twin in stage.twins if twin.teacher != "live"})
 
 
 def rows_at_most(stage: Stage) -> int:
@@ -182,7 +226,7 @@ def branch(shape: Shape, before: float, prompt: float, response: float, samples:
     """FLOPs of a prompt and its samples in a tree, after `before` tokens counted elsewhere."""
 
     def seen(past: float, tokens: float) -> float:
-        return 4.0 * shape.layers * shape.hidden * tokens * (past + tokens / 2)
+        return 4.0 * shape.layers * shape.wide * tokens * (past + tokens / 2)
 
     linear = 2.0 * shape.layers * shape.layer * (prompt + samples * response)
     pairs = seen(before, prompt) + samples * seen(before + prompt, response)
@@ -206,10 +250,10 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     rows = drawn * n
     layers = 2.0 * shape.layers * shape.layer
     prefill = drawn * (
-        layers * lengths.prompt + 2.0 * shape.layers * shape.hidden * lengths.prompt**2 + see
+        layers * lengths.prompt + 2.0 * shape.layers * shape.wide * lengths.prompt**2 + see
     )
     mean_past = lengths.prompt + lengths.response / 2
-    each = layers + head(shape, 1) + 4.0 * shape.layers * shape.hidden * mean_past
+    each = layers + head(shape, 1) + 4.0 * shape.layers * shape.wide * mean_past
     flops = {
         "rollout": prefill + rows * lengths.response * each,
         "update": groups * (again * group + (1.0 if s.freeze_vision else again) * see),
@@ -217,23 +261,32 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     batches = groups // s.mini_batch
     if batches > 1:
         flops["old log-probs"] = (batches - 1) * s.mini_batch * (group + see)
-    contrastive = stage.contrastive and s.kl_coef > 0
-    if contrastive:
-        # In passes of their own, twins share no tokens with their prompts.
-        before = beginning(lengths) if with_twins(stage) else 0
-        twins = branch(shape, before, lengths.twin - before, lengths.response, n * lengths.right)
-        flops["contrastive"] = groups * again * twins
+    works = twin_works(stage, lengths, rows_at_most(stage) > 1)
+    for work in works:
+        # Without gradient once; the scores are kept for no backward pass.
+        times, seen = (1.0, 1.0) if work.place == "still" else (again, again)
+        seen = min(seen, 1.0) if s.freeze_vision else seen
+        branch_of = branch(
+            shape, work.before, work.tokens - work.before, lengths.response, n * work.share
+        )
+        each = times * branch_of + (seen * see if work.sees else 0.0)
+        if work.place == "whole":  # and the rollout's own distributions
+            each += branch(shape, 0, lengths.prompt, lengths.response, n * work.share)
+        flops["twins"] = flops.get("twins", 0.0) + groups * each
+    if any(term.trajectory is not None for term in stage.objective):
+        flops["twins"] += groups * (group + see)
 
     trained = trained_parameters(stage, shape)
     seconds = {phase: count / machine.flops / machine.reach for phase, count in flops.items()}
     rows_of_pass, _, images = largest_pass(stage, lengths)
-    together = with_twins(stage)
-    trained_rows = groups * n * (1 + (lengths.right if together else 0.0))
-    layers_passed = math.ceil(trained_rows / rows_of_pass) * shape.layers
+    live = sum(work.share for work in works if work.place == "live")
+    layers_passed = math.ceil(groups * n * (1 + live) / rows_of_pass) * shape.layers
     layers_passed += math.ceil(groups / images) * shape.vision_layers
-    if contrastive and not together:
-        layers_passed += math.ceil(groups * n * lengths.right / rows_of_pass) * shape.layers
-    computing = seconds["update"] + seconds.get("contrastive", 0.0)
+    for work in works:
+        if work.place != "live":
+            passed = math.ceil(groups * n * work.share / rows_of_pass) * shape.layers
+            layers_passed += passed / 3 if work.place == "still" else passed
+    computing = seconds["update"] + seconds.get("twins", 0.0)
     if (idle := layers_passed * machine.pass_seconds * again / 3 - computing) > 0:
         seconds[WAITING] = idle
     seconds["update"] += batches * machine.phase_seconds
@@ -261,21 +314,25 @@ def largest_pass(stage: Stage, lengths: Lengths) -> tuple[float, float, float]:
     """Rows, tokens and images of an update's largest forward pass."""
     s, rows = stage.settings, rows_at_most(stage)
     group = min(rows, s.samples_per_prompt)
-    apart = stage.contrastive and s.kl_coef > 0 and not with_twins(stage)
-    right, own = 0.0, 0
-    if with_twins(stage):
-        right, own = group * lengths.right, lengths.twin - beginning(lengths)
-    groups = max(1.0, rows // (group + right))
-    tokens = groups * (lengths.prompt + own + (group + right) * lengths.response)
+    works = twin_works(stage, lengths, rows > 1)
+    apart = any(work.place in ("later", "whole") for work in works)
+    twins = own = pictures = 0.0
+    for work in works:
+        if work.place == "live":
+            twins += group * work.share
+            own += work.tokens - work.before
+            pictures += work.sees
+    groups = max(1.0, rows // (group + twins))
+    tokens = groups * (lengths.prompt + own + (group + twins) * lengths.response)
     # Where groups are split, or twins have passes of their own, the vision tower runs over all
     # images before the passes.
     images = min(rows, s.mini_batch) if apart or rows < s.samples_per_prompt else groups
-    return groups * (group + right), tokens, images
+    return groups * (group + twins), tokens, images * (1 + pictures)
 
 
 def kept_of_token(shape: Shape, machine: Machine) -> float:
     """Bytes of a token's keys and values."""
-    return 2.0 * shape.layers * shape.kv_heads * (shape.hidden // shape.heads) * machine.bytes
+    return 2.0 * shape.layers * shape.kv_heads * shape.head * machine.bytes
 
 
 def rows_sampled(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> float:
@@ -299,7 +356,7 @@ def memory(
     s = stage.settings
     rows, tokens, images = largest_pass(stage, lengths)
     # Of the MLP: gate, up and their product.
-    layer = machine.bytes * (16 * shape.hidden + 3 * shape.intermediate)
+    layer = machine.bytes * (8 * (shape.hidden + shape.wide) + 3 * shape.intermediate)
     patches = lengths.image * shape.merge**2 * images
     block = machine.bytes * (16 * shape.vision_hidden + 3 * shape.vision_intermediate)
     if s.gradient_checkpointing:
@@ -312,6 +369,11 @@ def memory(
         "activations": kept + (0.0 if s.freeze_vision else seen),
         "logits": 12.0 * min(rows * lengths.response * shape.vocab, 2**28),
     }
+    if copies := teachers_of(stage):
+        parts["teachers' weights"] = 4.0 * trained * copies
+    if any(term.estimator == "full_vocab" for term in stage.objective):
+        # The distributions of a pass on both sides, their softmax and its gradient.
+        parts["logits"] = 24.0 * rows_at_most(stage) * lengths.response * shape.vocab
     if machine.bytes == 2:
         parts["bf16 copies of weights"] = 2.0 * shape.parameters
     if machine.replayed_seconds:
@@ -564,7 +626,8 @@ def dry_run(
         ]
         expected = None
         if known.shape is not None and machine is not None:
-            lengths = lengths_of(stage, known.min_pixels, known.max_pixels, typical)
-            expected = costs(stage, known.shape, lengths, machine)
+            shape, limits = known.shape, (known.min_pixels, known.max_pixels)
+            lengths = lengths_of(stage, *limits, typical, shape.patch * shape.merge)
+            expected = costs(stage, shape, lengths, machine)
         stages.append(StagePlan(stage, settings, expected))
     return plan_lines(recipe, model, stages)

@@ -18,15 +18,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from modgap.analysis.transcription import share_read
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError, raised
 from modgap.core.problem import Problem
 from modgap.core.progress import doing
-from modgap.core.prompt import Prompt, Style, contrastive_prompt, training_prompt
+from modgap.core.prompt import Prompt, Style, structural_conditions, training_prompt, twin_prompt
 from modgap.core.recipe import Settings, Stage
 from modgap.core.record import RESTORE, RolloutRow, iter_rows
+from modgap.core.terms import Twin
 from modgap.training.events import Sampled, TrainablePolicy
-from modgap.training.objective import eligible_rows, group_advantages, has_spread, overlong_penalty
+from modgap.training.objective import group_advantages, has_spread, overlong_penalty, right_rows
+from modgap.training.pictures import pictured
 
 MOST_DRAWN = 3
 """A step draws at most this many times `prompts_per_step` at once."""
@@ -119,6 +122,7 @@ class DataOrder:
     """
 
     def __init__(self, problems: Sequence[Problem], views: Sequence[str], seed: int) -> None:
+        self.problems = problems
         self.items = [(problem, view) for view in views for problem in problems]
         self._seed = seed
 
@@ -146,12 +150,14 @@ class Group:
         view: The view of the prompt.
         words: The prompt.
         prompt: The prompt, encoded.
-        twin: Its text-free twin, encoded (contrastive stages).
+        twins: For each of the stage's twins this prompt's, encoded; `None` where no term uses it.
         seeds: Seeds of the samples.
         responses: The samples.
         scores_N: Rewards before the overlong penalty.
         acc_N: 1.0 where correct.
         format_N: 1.0 where well formatted.
+        right_N: Whether the answer's reward is 1.0.
+        reading_N: Share of the conditions that each sample reads; empty where it is not rewarded.
         rewards_N: Final rewards.
     """
 
@@ -159,12 +165,14 @@ class Group:
     view: str
     words: Prompt
     prompt: Any
-    twin: Any
+    twins: tuple[Any, ...]
     seeds: list[int]
     responses: Sequence[Sampled] = ()
     scores_N: Tensor = field(default_factory=lambda: torch.zeros(0))
     acc_N: Tensor = field(default_factory=lambda: torch.zeros(0))
     format_N: Tensor = field(default_factory=lambda: torch.zeros(0))
+    right_N: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    reading_N: Tensor = field(default_factory=lambda: torch.zeros(0))
     rewards_N: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @property
@@ -174,7 +182,7 @@ class Group:
 
     def forget(self) -> None:
         """Free the encoded prompts with their pixels; the words stay, for the log."""
-        self.prompt = self.twin = None
+        self.prompt, self.twins = None, ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,19 +191,21 @@ class Batch:
 
     Attributes:
         prompts: B encoded prompts (rows of one group share the object).
-        twins: B text-free twins, or `None`s.
+        twins: For each row its prompt of each of the stage's twins, or `None`.
+        views: B views.
         responses: B token sequences.
         advantages_B: One for each row.
-        eligible_B: Rows that the contrastive KL uses.
+        right_B: Rows whose answer's reward is 1.0.
         old_logps: B log-probability sequences before the first update; `None` for an on-policy
             update.
     """
 
     prompts: list[Any]
-    twins: list[Any]
+    twins: list[tuple[Any, ...]]
+    views: list[str]
     responses: list[Tensor]
     advantages_B: Tensor
-    eligible_B: Tensor
+    right_B: Tensor
     old_logps: list[Tensor] | None = None
 
     def __len__(self) -> int:
@@ -205,16 +215,18 @@ class Batch:
     def of(cls, groups: Sequence[Group]) -> Batch:
         """The rows of groups, with their advantages."""
         prompts: list[Any] = []
-        twins: list[Any] = []
+        twins: list[tuple[Any, ...]] = []
+        views: list[str] = []
         responses: list[Tensor] = []
         for group in groups:
             # Rows of a group share these objects, and with them their computation.
             prompts += [group.prompt] * len(group.responses)
-            twins += [group.twin] * len(group.responses)
+            twins += [group.twins] * len(group.responses)
+            views += [group.view] * len(group.responses)
             responses += [response.token_ids for response in group.responses]
         advantages = [group_advantages(group.rewards_N[None])[0] for group in groups]
-        eligible = [eligible_rows(group.scores_N) for group in groups]
-        return cls(prompts, twins, responses, torch.cat(advantages), torch.cat(eligible))
+        right = [group.right_N for group in groups]
+        return cls(prompts, twins, views, responses, torch.cat(advantages), torch.cat(right))
 
 
 class Roller:
@@ -239,6 +251,10 @@ class Roller:
         self.too_long = 0
         self._policy, self._order, self._stage, self._number = policy, order, stage, number
         self._style: Style = style
+        self._twins = stage.twins
+        self._others: dict[str, Problem] = {}
+        if any(twin.picture == "swapped" for twin in self._twins):
+            self._others = with_other_pictures(order.problems)
 
     @property
     def epoch(self) -> float:
@@ -257,7 +273,7 @@ class Roller:
         while len(groups) < count:
             doing(f"prompt {len(groups) + 1} of {count}")
             problem, view = self._order[self.position]
-            words = training_prompt(problem, view, self._style, contrastive=self._stage.contrastive)
+            words = training_prompt(problem, view, self._style, contrastive=self._stage.paired)
             image = problem.open_image() if words.has_image else None
             prompt = self._policy.encode(words, image)
             draw_seed = sample_seed(settings.seed, f"stage{self._number}", "draw", self.position)
@@ -273,16 +289,32 @@ class Roller:
                     )
                 continue
             passed = 0
-            twin = None
-            if self._stage.contrastive:
-                free = contrastive_prompt(problem, self._style)
-                twin = self._policy.encode(free, image or problem.open_image())
+            twins = tuple(self._twin(twin, problem, view, prompt) for twin in self._twins)
             seeds = [
                 sample_seed(draw_seed, problem.id, view, n)
                 for n in range(settings.samples_per_prompt)
             ]
-            groups.append(Group(problem, view, words, prompt, twin, seeds))
+            groups.append(Group(problem, view, words, prompt, twins, seeds))
         return groups
+
+    def _twin(self, twin: Twin, problem: Problem, view: str, prompt: Any) -> Any:
+        """A prompt's twin, encoded; `None` if no term uses it for this view."""
+        used = (term for term in self._stage.objective if term.scored == twin)
+        if all(term.rollout not in ("", view) for term in used):
+            return None
+        if twin.view and twin.view != view:
+            words = twin_prompt(problem, view, twin.view, self._style)
+        elif twin.picture != "swapped":
+            words = None
+        else:
+            words = training_prompt(problem, view, self._style, contrastive=self._stage.paired)
+        if words is not None:
+            shown = self._others[problem.id] if twin.picture == "swapped" else problem
+            image = shown.open_image() if words.has_image else None
+            prompt = self._policy.encode(words, image)
+        if twin.picture in ("own", "swapped"):
+            return prompt
+        return pictured(prompt, twin, self._policy.bytes_seen)
 
     def sample(self, groups: Sequence[Group], max_rows: int | None = None) -> None:
         """Sample each group's responses."""
@@ -299,12 +331,17 @@ class Roller:
 
     def grade(self, groups: Sequence[Group], reward: RewardFunction) -> None:
         """Reward each response, then add the overlong penalty."""
-        settings = self._stage.settings
+        settings, made_of = self._stage.settings, self._stage.reward
         for group in groups:
             parts = [
                 score(reward, response.text, group.problem.answer) for response in group.responses
             ]
-            group.scores_N, group.acc_N, group.format_N = torch.tensor(parts).unbind(1)
+            answers_N, group.acc_N, group.format_N = torch.tensor(parts).unbind(1)
+            group.right_N = right_rows(answers_N)
+            group.scores_N = answers_N if made_of.plain else made_of.answer * answers_N
+            if made_of.reading:
+                group.reading_N = self._reading(group)
+                group.scores_N = group.scores_N + made_of.reading * group.reading_N
             lengths_N = torch.tensor([len(response.token_ids) for response in group.responses])
             group.rewards_N = group.scores_N + overlong_penalty(
                 lengths_N,
@@ -312,6 +349,30 @@ class Roller:
                 settings.overlong_buffer,
                 settings.overlong_penalty,
             )
+
+    def _reading(self, group: Group) -> Tensor:
+        problem = group.problem
+        known = (*structural_conditions(problem, self._style), *problem.semantic)
+        texts = [response.text for response in group.responses]
+        return torch.tensor([share_read(text, known, problem.question) for text in texts])
+
+
+def with_other_pictures(problems: Sequence[Problem]) -> dict[str, Problem]:
+    """Problem -> the next one with another picture, for the twins' picture `swapped`.
+
+    Raises:
+        UserError: All have the same picture.
+    """
+    out: dict[str, Problem] = {}
+    for number, problem in enumerate(problems):
+        others = (problems[(number + step) % len(problems)] for step in range(1, len(problems)))
+        other = next((p for p in others if p.image is not None and p.image != problem.image), None)
+        if other is None:
+            raise UserError(
+                "picture=swapped needs at least two problems with different diagrams to train on."
+            )
+        out[problem.id] = other
+    return out
 
 
 def score(reward: RewardFunction, response: str, gold: str) -> tuple[float, float, float]:

@@ -16,12 +16,13 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.images import CONVERTED, inspect_all, is_plain
 from modgap.core.problem import Problem
-from modgap.core.prompt import Prompt, Style, contrastive_prompt, training_prompt
-from modgap.core.recipe import NAMES, Recipe, Settings
+from modgap.core.prompt import Prompt, Style, training_prompt, twin_prompt
+from modgap.core.recipe import NAMES, Recipe, Settings, Stage
 from modgap.core.view import get_view
 from modgap.grading.answer import reward as graded_reward
+from modgap.grading.number import parse_number
 from modgap.training.events import LoadPolicy, TrainablePolicy
-from modgap.training.rollout import RewardFunction, hold_out
+from modgap.training.rollout import RewardFunction, hold_out, with_other_pictures
 
 VALIDATION_VIEW = "image-only"
 """The view whose accuracy chooses the best checkpoint, where it is validated."""
@@ -52,23 +53,46 @@ def check_prompts(
         UserError: A view is a control, or a problem lacks the words of a view or a usable diagram.
     """
     unusable = unusable_images([*problems, *validation]) if unusable is None else unusable
+    _check_graders(recipe, [*problems, *validation])
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.title})"
         for view in stage.views:
             _check_view(view, "trained on")
             build = functools.partial(
-                training_prompt, view=view, style=style, contrastive=stage.contrastive
+                training_prompt, view=view, style=style, contrastive=stage.paired
             )
             _check(where, problems, unusable, build)
-        if stage.contrastive:
-            _check(where, problems, unusable, functools.partial(contrastive_prompt, style=style))
+            for twin in dict.fromkeys(twin.view for twin in stage.twins if twin.view):
+                _check_view(twin, "a twin")
+                paired = functools.partial(twin_prompt, rollout=view, twin=twin, style=style)
+                _check(where, problems, unusable, paired)
+        if any(twin.picture == "swapped" for twin in stage.twins):
+            with_other_pictures(problems)
+        if stage.reward.reading and not any(problem.semantic for problem in problems):
+            raise UserError(
+                f"{where}: reward.reading={stage.reward.reading}: no problem has conditions that"
+                " could be read: train on a data set with clauses, or set reward.reading=0."
+            )
         for view in stage.validation_views if stage.validates else ():
             _check_view(view, "validated in")
             build = functools.partial(
-                training_prompt, view=view, style=style, contrastive=stage.contrastive
+                training_prompt, view=view, style=style, contrastive=stage.paired
             )
             remedy = " Or turn validation off with --set eval_every=0."
             _check(f"the validation of {where}", validation, unusable, build, remedy)
+
+
+def _check_graders(recipe: Recipe, problems: Sequence[Problem]) -> None:
+    """Refuse answers that the built-in reward cannot grade: it reads numbers."""
+    if all(stage.settings.reward_function for stage in recipe.stages):
+        return
+    for problem in problems:
+        if problem.grader and parse_number(problem.answer) is None:
+            raise UserError(
+                f"the answer {problem.answer!r} of problem {problem.id} is no number, and the"
+                " reward grades numbers: train on free-form problems (--benchmark geometry3k"
+                " instead of geometry3k-choices), or give --set reward.function=module:function."
+            )
 
 
 def _check_view(view: str, use: str) -> None:
@@ -226,17 +250,39 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
             del settings[name]
     if stage.settings.loss_mean == "mini_batch":
         del settings["micro_batch"]
+    for name in ("kl_coef", "kl_estimator", "kl_clamp"):
+        settings[name] = stage.setting(name)
     if math.isinf(stage.settings.max_refills):
         settings["max_refills"] = "inf"  # JSON has no infinity
     names = {attribute: name for name, attribute in NAMES.items()}
     return {
         "stage": number,
         "views": list(stage.views),
-        "contrastive": stage.contrastive,
+        "contrastive": any(term.contrastive for term in stage.all_terms),
         "start": origin,
         "style": style,
         **{names[key]: value for key, value in settings.items()},
+        **_further(stage),
     }
+
+
+def _further(stage: Stage) -> dict[str, Any]:
+    """What identifies a stage beyond the paper's objective; nothing for the paper's stages.
+
+    The paper's KL is identified by the settings of that name, also where it is written as a term.
+    """
+    out: dict[str, Any] = {}
+    terms = list(stage.all_terms)
+    kl = next((term for term in terms if term.contrastive), None)
+    if kl is not None:
+        terms.remove(kl)
+    if terms:
+        out["terms"] = [term.changes() for term in terms]
+    if not stage.reward.plain:
+        out["reward"] = {key: float(value) for key, value in asdict(stage.reward).items()}
+    if not stage.policy_loss:
+        out["policy_loss"] = False
+    return out
 
 
 def digest(problems: Sequence[Problem]) -> str:
@@ -247,6 +293,9 @@ def digest(problems: Sequence[Problem]) -> str:
         # Manifests record this digest: the order and the types of these fields must not change.
         fields = (p.id, p.question, p.answer, p.structural, p.semantic, p.own_words, image)
         hasher.update(repr(fields).encode())
+        # Left out where the words of views are given: older data sets keep their digest.
+        if p.own_questions and not p.own_words:
+            hasher.update(repr(p.own_questions).encode())
     return hasher.hexdigest()[:16]
 
 

@@ -1,24 +1,25 @@
-"""The gradients of one optimizer update: policy loss, contrastive KL, and a shared vision pass.
+"""The gradients of one optimizer update: policy loss, further terms, and a shared vision pass.
 
-The full-text side of the contrastive KL is detached, so its log-probabilities are those of the
-policy's rows. A twin is one more row of the same pass: the tokens that its prompt shares with the
-full one, image included, are computed once. (With `full_vocab`, or with a micro-batch of one row,
-twins have passes of their own.) The vision tower runs once over the images of a pass. Its features
-are detached leaves that collect gradients, and one backward through the tower ends the pass. Where
-groups are split, or twins have passes of their own, this is done for the whole mini-batch. The
-naive form (every row forwarded twice with its image, in one graph) is the tests' oracle.
+A term (`training/terms.py`) scores a response a second time, after its twin. A twin that is trained
+is one more row of the policy's pass: the tokens that its prompt shares with the rollout's, image
+included, are computed once. A twin without gradient is scored before the passes and keeps nothing
+for a backward pass; so is one with other weights. With `full_vocab`, or with a micro-batch of one
+row, twins that are trained have passes of their own. The vision tower runs once over the images of
+a pass. Its features are detached leaves that collect gradients, and one backward through the tower
+ends the pass. Where groups are split, or twins have passes of their own, this is done for the whole
+mini-batch. The naive form (every row forwarded twice with its image, in one graph) is the tests'
+oracle.
 
 Trained weights are always fp32; on a GPU the computation is bf16 by autocast.
 
-Legend: B rows, T response tokens, V vocabulary.
+Legend: B rows, R rows of a term, T response tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, groupby, pairwise
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -26,17 +27,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from modgap.core.progress import doing
-from modgap.core.recipe import Settings
+from modgap.core.recipe import Settings, Stage
 from modgap.training.events import TrainablePolicy
 from modgap.training.objective import (
-    ContrastiveKl,
-    contrastive_kl,
     full_vocab_kl,
     policy_loss,
     row_weights,
     weighted_sum,
 )
 from modgap.training.rollout import Batch
+from modgap.training.stats import TokenStats
+from modgap.training.teachers import Teachers
+from modgap.training.terms import Part, Terms, factors_of, reshape
 
 
 def computing(policy: TrainablePolicy) -> torch.autocast:
@@ -48,68 +50,6 @@ def computing(policy: TrainablePolicy) -> torch.autocast:
     """
     kind = policy.device.type
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda", cache_enabled=False)
-
-
-@dataclass
-class TokenStats:
-    """Sums over tokens, for the log.
-
-    Numbers stay on the model's device until `read`: reading one waits for the GPU, which could
-    receive the next pass in that time.
-
-    Attributes:
-        sums: By name.
-        largest_ratio: The largest ratio.
-        loss: The loss, summed over updates.
-    """
-
-    sums: dict[str, float | Tensor] = field(default_factory=lambda: defaultdict(float))
-    largest_ratio: float | Tensor = 0.0
-    loss: float | Tensor = 0.0
-
-    def backward(self, loss: Tensor) -> None:
-        """Add a part of the loss, and its gradient."""
-        self.loss = self.loss + loss.detach()
-        loss.backward()
-
-    def add(self, mask_BT: Tensor, **values_BT: Tensor) -> None:
-        """Add the values of real tokens."""
-        stacked = torch.stack([value.detach().float() for value in values_BT.values()])
-        totals = torch.where(mask_BT, stacked, 0.0).sum((1, 2), dtype=torch.float64)
-        for name, total in zip(values_BT, totals.unbind(), strict=True):
-            self.sums[name] += total
-
-    def add_ratio(self, mask_BT: Tensor, ratio_BT: Tensor) -> None:
-        """Update the largest ratio."""
-        self.largest_ratio = (
-            torch.where(mask_BT, ratio_BT.detach(), 0.0).max().clamp(min=self.largest_ratio)
-        )
-
-    def read(self) -> TokenStats:
-        """Convert all values to Python numbers, and return itself."""
-        self.sums = defaultdict(float, {name: float(value) for name, value in self.sums.items()})
-        self.largest_ratio, self.loss = float(self.largest_ratio), float(self.loss)
-        return self
-
-    def merge(self, other: TokenStats) -> None:
-        """Add the sums of another one; both must be read."""
-        for name, value in other.sums.items():
-            self.sums[name] += value
-        self.largest_ratio = max(self.largest_ratio, other.largest_ratio)
-        self.loss += other.loss
-
-    def means(self) -> dict[str, float]:
-        """The metrics of the log; none where there was no update."""
-        tokens, twin_tokens = float(self.sums["tokens"]), float(self.sums["twin_tokens"])
-        if not tokens:
-            return {}
-        per_token = ("clip_low", "clip_high", "clip_dual", "ratio_mean", "entropy")
-        named = {name: float(self.sums[name]) / tokens for name in per_token}
-        named["ratio_max"] = float(self.largest_ratio)
-        if twin_tokens:
-            named["contrastive_kl"] = float(self.sums["contrastive_kl"]) / twin_tokens
-            named["kl_clamped"] = float(self.sums["kl_clamped"]) / twin_tokens
-        return named
 
 
 class SharedVision:
@@ -168,17 +108,25 @@ def pieces(rows: Sequence[int], size: int) -> Iterator[list[int]]:
         yield list(rows[start : start + size])
 
 
-def groups_of(batch: Batch, size: int, twins: bool = False) -> Iterator[list[int]]:
-    """Whole groups, of at most `size` rows together (with `twins`: rows and twins).
+def groups_of(
+    rows: Sequence[int], prompts: Sequence[Any], size: int, twins: Sequence[int] = ()
+) -> Iterator[list[int]]:
+    """Whole groups, of at most `size` rows together, twins counted.
 
     A group stays whole, with its twins, if its rows without twins are at most `size`; a larger one
     is cut into pieces.
+
+    Args:
+        rows: Rows of the batch, in order.
+        prompts: Of all rows of the batch; those of a group are one object.
+        size: Most rows.
+        twins: Twins of each row of the batch; none by default.
     """
     taken: list[int] = []
     count = 0
-    for _, rows in groupby(range(len(batch)), key=lambda i: id(batch.prompts[i])):
-        group = list(rows)
-        many = len(group) + (int(batch.eligible_B[group].sum()) if twins else 0)
+    for _, same in groupby(rows, key=lambda i: id(prompts[i])):
+        group = list(same)
+        many = len(group) + (sum(twins[i] for i in group) if twins else 0)
         if taken and count + many > size:
             yield taken
             taken, count = [], 0
@@ -190,31 +138,47 @@ def groups_of(batch: Batch, size: int, twins: bool = False) -> Iterator[list[int
         yield taken
 
 
-def twins_together(settings: Settings, micro_batch: int) -> bool:
+def twins_together(micro_batch: int) -> bool:
     """Whether twins are rows of the policy's passes; with one row at a time memory is too small."""
-    return micro_batch > 1 and settings.kl_estimator != "full_vocab"
+    return micro_batch > 1
 
 
 def old_logprobs(
     policy: TrainablePolicy, batch: Batch, settings: Settings, micro_batch: int
 ) -> list[Tensor]:
     """Log-probabilities of each row's response now, without gradient."""
+    rows = list(range(len(batch)))
+    return _scored(policy, batch.prompts, batch.responses, rows, settings, micro_batch)
+
+
+def _scored(
+    policy: TrainablePolicy,
+    prompts: Sequence[Any],
+    responses: Sequence[Tensor],
+    rows: Sequence[int],
+    settings: Settings,
+    micro_batch: int,
+) -> list[Tensor]:
+    """Log-probabilities of some rows' responses after these prompts, without gradient."""
     out: list[Tensor] = []
     with torch.no_grad(), computing(policy), policy.weights_cast():
-        passes = list(groups_of(batch, micro_batch))
-        for number, rows in enumerate(passes, start=1):
+        passes = list(groups_of(rows, prompts, micro_batch))
+        for number, part in enumerate(passes, start=1):
             doing(f"log-probabilities: pass {number} of {len(passes)}")
-            prompts = [batch.prompts[i] for i in rows]
-            responses = [batch.responses[i] for i in rows]
+            asked, said = [prompts[i] for i in part], [responses[i] for i in part]
             logps_BT, _, _ = policy.logprobs(
-                prompts, responses, policy.image_features(prompts), settings.temperature
+                asked, said, policy.image_features(asked), settings.temperature
             )
-            out += [row[: len(tokens)] for row, tokens in zip(logps_BT, responses, strict=True)]
+            out += [row[: len(tokens)] for row, tokens in zip(logps_BT, said, strict=True)]
     return out
 
 
 def gradients(
-    policy: TrainablePolicy, batch: Batch, settings: Settings, contrastive: bool, micro_batch: int
+    policy: TrainablePolicy,
+    batch: Batch,
+    stage: Stage,
+    micro_batch: int,
+    teachers: Teachers | None = None,
 ) -> TokenStats:
     """Fill the parameters' gradients with those of one mini-batch, `micro_batch` rows at a time.
 
@@ -223,43 +187,57 @@ def gradients(
     """
     for parameter in policy.parameters():
         parameter.grad = None
-    contrastive = contrastive and settings.kl_coef > 0
-    together = contrastive and twins_together(settings, micro_batch)
-    apart = contrastive and not together
+    settings = stage.settings
+    terms = Terms(stage, batch, twins_together(micro_batch), policy.device)
     stats = TokenStats()
+    _score_still(policy, batch, terms, settings, micro_batch, teachers)
     logps: list[Tensor] = []
 
     with computing(policy), policy.weights_cast():
-        passes = _passes(batch, settings, micro_batch, together, policy.device)
-        twin_passes: list[tuple[list[int], Tensor]] = []
-        if apart:
-            twin_passes = _twin_passes(batch, settings, micro_batch, policy.device)
+        passes = _passes(batch, terms, settings, micro_batch, policy.device)
         # An image that several passes use is encoded before them; other images are encoded in their
         # pass.
         vision = None
-        if apart or _share_a_prompt(batch, passes):
-            vision = SharedVision(policy, [*batch.prompts, *filter(None, batch.twins)], micro_batch)
+        if terms.later or terms.whole or _share_a_prompt(batch, passes):
+            vision = SharedVision(
+                policy, [*batch.prompts, *terms.trained_twins(batch)], micro_batch
+            )
 
         for number, part in enumerate(passes, start=1):
             doing(f"update: pass {number} of {len(passes)}")
-            prompts = [batch.prompts[i] for i in part.rows] + [batch.twins[i] for i in part.twins]
+            prompts, responses = part.asked(batch)
+            if not prompts:
+                continue
             seen = vision or SharedVision(policy, prompts, micro_batch)
-            logps += _backward(policy, batch, part, seen.of(prompts), settings, stats)
+            scored = policy.logprobs(prompts, responses, seen.of(prompts), settings.temperature)
+            logps += _backward(batch, part, scored, stage, terms, stats)
             if vision is None:
                 seen.backward()
 
-        for rows, weights_W in twin_passes:
-            doing(f"update: the KL of {len(rows)} of {len(batch)} responses")
-            assert vision is not None
-            kl, mask_BT = _twin_kl(policy, batch, rows, vision, logps, settings)
-            stats.backward(settings.kl_coef * weighted_sum(kl.kl_BT, weights_W, mask_BT))
-            stats.add(
-                mask_BT, twin_tokens=mask_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT
-            )
-
         if vision is not None:
+            _later_twins(policy, batch, terms, vision, logps, settings, micro_batch, stats)
+            _whole_vocabulary(policy, batch, terms, vision, settings, micro_batch, stats)
             vision.backward()
     return stats.read()
+
+
+def _score_still(
+    policy: TrainablePolicy,
+    batch: Batch,
+    terms: Terms,
+    settings: Settings,
+    micro_batch: int,
+    teachers: Teachers | None,
+) -> None:
+    """Score the twins without gradient, and what the factors of whole responses follow from."""
+    for k, rows in terms.still.items():
+        prompts = [twins[k] if twins else None for twins in batch.twins]
+        with (teachers or Teachers()).weights(policy, terms.twins[k]):
+            scored = _scored(policy, prompts, batch.responses, rows, settings, micro_batch)
+        terms.scores[k] = dict(zip(rows, scored, strict=True))
+    if terms.has_factors:
+        rollout = old_logprobs(policy, batch, settings, micro_batch)
+        terms.factors = factors_of(terms, rollout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,64 +246,59 @@ class _Pass:
 
     Attributes:
         rows: Rows of the batch.
-        twins: Those of them whose twins are in the pass, after the rows.
-        places: The places of these rows in the pass.
+        scored: Those of them that are scored after their own prompt: all, or none where nothing
+            needs it.
+        twins: Number of a twin -> the rows whose twins are in the pass, in order after the rows.
         weights: Of the rows' tokens in the policy loss.
-        kl_weights: Of the twins' tokens in the contrastive KL.
         advantages: Of the rows.
+        parts: What each term needs.
     """
 
     rows: list[int]
-    twins: list[int]
-    places: Tensor
+    scored: list[int]
+    twins: dict[int, list[int]]
     weights: Tensor
-    kl_weights: Tensor
     advantages: Tensor
+    parts: list[Part]
 
-
-def _row_weights(batch: Batch, settings: Settings, chosen_B: Tensor | None = None) -> Tensor:
-    lengths_B = torch.tensor([len(tokens) for tokens in batch.responses])
-    return row_weights(lengths_B, settings.loss_mean, settings.micro_batch, chosen_B)
+    def asked(self, batch: Batch) -> tuple[list[Any], list[Tensor]]:
+        """Prompts and responses of the pass."""
+        prompts = [batch.prompts[i] for i in self.scored]
+        responses = [batch.responses[i] for i in self.scored]
+        for k, rows in self.twins.items():
+            prompts += [batch.twins[i][k] for i in rows]
+            responses += [batch.responses[i] for i in rows]
+        return prompts, responses
 
 
 def _passes(
-    batch: Batch, settings: Settings, micro_batch: int, together: bool, device: torch.device
+    batch: Batch, terms: Terms, settings: Settings, micro_batch: int, device: torch.device
 ) -> list[_Pass]:
-    """The passes of a mini-batch; `together` with the twins of their rows.
+    """The passes of a mini-batch, with the twins that are trained.
 
     All numbers are moved to the device before the first pass, and results are read after the last
     one: a pass that waits for another one leaves the GPU idle.
     """
-    parts = list(groups_of(batch, micro_batch, together))
-    twins: list[list[int]] = [[] for _ in parts]
-    if together:
-        twins = [[i for i in rows if batch.eligible_B[i]] for rows in parts]
-    within: list[int] = []
-    for rows, right in zip(parts, twins, strict=True):
-        within += [i - rows[0] for i in right]
-    twin_rows = torch.tensor(list(chain.from_iterable(twins)), dtype=torch.long)
-    kl_weights_B = _row_weights(batch, settings, batch.eligible_B)
-    sizes, twin_sizes = [len(rows) for rows in parts], [len(right) for right in twins]
-    columns = (
-        parts,
-        twins,
-        torch.tensor(within, dtype=torch.long).to(device).split(twin_sizes),
-        _row_weights(batch, settings).to(device).split(sizes),
-        kl_weights_B[twin_rows].to(device).split(twin_sizes),
-        batch.advantages_B.to(device).split(sizes),
-    )
-    return [_Pass(*values) for values in zip(*columns, strict=True)]
-
-
-def _twin_passes(
-    batch: Batch, settings: Settings, micro_batch: int, device: torch.device
-) -> list[tuple[list[int], Tensor]]:
-    """The passes of twins apart from their rows: the rows, and their tokens' weights in the KL."""
-    rows = list(pieces(batch.eligible_B.nonzero()[:, 0].tolist(), micro_batch))
-    kl_weights_B = _row_weights(batch, settings, batch.eligible_B)
-    weights = kl_weights_B[batch.eligible_B].to(device).split(micro_batch)
-    # Not strict: without rows, `split` still gives one empty part of weights.
-    return list(zip(rows, weights, strict=False))
+    lengths_B = torch.tensor([len(tokens) for tokens in batch.responses])
+    weights_B = row_weights(lengths_B, settings.loss_mean, settings.micro_batch)
+    counts = [0] * len(batch)
+    for rows in terms.live.values():
+        for i in rows:
+            counts[i] += 1
+    rows_of_passes = list(groups_of(range(len(batch)), batch.prompts, micro_batch, counts))
+    sizes = [len(rows) for rows in rows_of_passes]
+    weights = weights_B.to(device).split(sizes)
+    advantages = batch.advantages_B.to(device).split(sizes)
+    out: list[_Pass] = []
+    for rows, own, advantage in zip(rows_of_passes, weights, advantages, strict=True):
+        inside = set(rows)
+        twins: dict[int, list[int]] = {}
+        for k, using in terms.live.items():
+            if found := [i for i in using if i in inside]:
+                twins[k] = found
+        scored = rows if terms.needs_rollout else []
+        out.append(_Pass(rows, scored, twins, own, advantage, terms.parts(rows, twins)))
+    return out
 
 
 def _share_a_prompt(batch: Batch, passes: Sequence[_Pass]) -> bool:
@@ -337,72 +310,120 @@ def _share_a_prompt(batch: Batch, passes: Sequence[_Pass]) -> bool:
 
 
 def _backward(
-    policy: TrainablePolicy,
     batch: Batch,
     part: _Pass,
-    features: Sequence[Tensor | None],
-    settings: Settings,
+    scored: tuple[Tensor, Tensor, Tensor],
+    stage: Stage,
+    terms: Terms,
     stats: TokenStats,
 ) -> list[Tensor]:
     """The loss of one pass, and its gradient; returns each row's log-probabilities, detached."""
-    rows, n = part.rows, len(part.rows)
-    prompts = [batch.prompts[i] for i in rows] + [batch.twins[i] for i in part.twins]
-    responses = [batch.responses[i] for i in [*rows, *part.twins]]
-    all_BT, entropy_BT, mask_BT = policy.logprobs(
-        prompts, responses, features, settings.temperature
-    )
-    logps_BT, free_BT = all_BT.split((n, len(part.twins)))
-    entropy_BT, (mask_BT, right_BT) = entropy_BT[:n], mask_BT.split((n, len(part.twins)))
+    all_BT, entropy_BT, all_mask_BT = scored
+    n, settings = len(part.scored), stage.settings
+    sizes = [n, *(len(rows) for rows in part.twins.values())]
+    logps_BT, *blocks = all_BT.split(sizes)
+    masks = dict(zip(part.twins, all_mask_BT.split(sizes)[1:], strict=True))
+    live = dict(zip(part.twins, blocks, strict=True))
+    mask_BT, entropy_BT = all_mask_BT[:n], entropy_BT[:n]
     now_BT = logps_BT.detach()
-    old_BT = now_BT
-    if batch.old_logps is not None:
-        old_BT = pad_sequence([batch.old_logps[i] for i in rows], batch_first=True)
-    terms = policy_loss(
-        logps_BT,
-        old_BT,
-        part.advantages,
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
-        dual_clip=settings.dual_clip,
-    )
-    loss = weighted_sum(terms.loss_BT, part.weights, mask_BT)
-    if part.twins:
-        kl = contrastive_kl(now_BT[part.places], free_BT, settings.kl_estimator, settings.kl_clamp)
-        loss = loss + settings.kl_coef * weighted_sum(kl.kl_BT, part.kl_weights, right_BT)
-        stats.add(right_BT, twin_tokens=right_BT, contrastive_kl=kl.kl_BT, kl_clamped=kl.clamped_BT)
-    stats.backward(loss)
-    stats.add(
-        mask_BT,
-        tokens=mask_BT,
-        entropy=entropy_BT,
-        ratio_mean=terms.ratio_BT,
-        clip_low=terms.low_BT,
-        clip_high=terms.high_BT,
-        clip_dual=terms.dual_BT,
-    )
-    stats.add_ratio(mask_BT, terms.ratio_BT)
-    return [row[: len(tokens)] for row, tokens in zip(now_BT, responses, strict=False)]
+    loss = terms.loss(part.parts, logps_BT, mask_BT, live, masks, stats.add_term)
+    if n and stage.policy_loss:
+        old_BT = now_BT
+        if batch.old_logps is not None:
+            old_BT = pad_sequence([batch.old_logps[i] for i in part.rows], batch_first=True)
+        advantages = reshape(
+            part.parts, terms, part.advantages, now_BT, mask_BT, live, stats.add_term
+        )
+        found = policy_loss(
+            logps_BT,
+            old_BT,
+            advantages,
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            dual_clip=settings.dual_clip,
+        )
+        loss = loss + weighted_sum(found.loss_BT, part.weights, mask_BT)
+        stats.add(
+            mask_BT,
+            ratio_mean=found.ratio_BT,
+            clip_low=found.low_BT,
+            clip_high=found.high_BT,
+            clip_dual=found.dual_BT,
+        )
+        stats.add_ratio(mask_BT, found.ratio_BT)
+    if loss.requires_grad:
+        stats.backward(loss)
+    if n:
+        stats.add(mask_BT, tokens=mask_BT, entropy=entropy_BT)
+    responses = [batch.responses[i] for i in part.scored]
+    return [row[: len(tokens)] for row, tokens in zip(now_BT, responses, strict=True)]
 
 
-def _twin_kl(
+def _later_twins(
     policy: TrainablePolicy,
     batch: Batch,
-    rows: list[int],
+    terms: Terms,
     vision: SharedVision,
     logps: list[Tensor],
     settings: Settings,
-) -> tuple[ContrastiveKl, Tensor]:
-    """The contrastive KL of some rows, and their mask."""
-    twins, responses = [batch.twins[i] for i in rows], [batch.responses[i] for i in rows]
-    features = vision.of(twins)
-    if settings.kl_estimator == "full_vocab":
-        with torch.no_grad():
-            prompts = [batch.prompts[i] for i in rows]
-            full_BTV, _ = policy.distributions(
+    micro_batch: int,
+    stats: TokenStats,
+) -> None:
+    """The terms of twins that have passes of their own, with their gradients.
+
+    Args:
+        policy: The model.
+        batch: The mini-batch.
+        terms: Its terms.
+        vision: Its images.
+        logps: Of each row, detached; none where no term needs them.
+        settings: Of the stage.
+        micro_batch: Rows of a pass.
+        stats: Gets the values.
+    """
+    for k, using in terms.later.items():
+        for rows in pieces(using, micro_batch):
+            doing(f"update: the twins of {len(rows)} of {len(batch)} responses")
+            prompts = [batch.twins[i][k] for i in rows]
+            responses = [batch.responses[i] for i in rows]
+            twin_RT, _, mask_RT = policy.logprobs(
                 prompts, responses, vision.of(prompts), settings.temperature
             )
-        free_BTV, mask_BT = policy.distributions(twins, responses, features, settings.temperature)
-        return full_vocab_kl(full_BTV, free_BTV), mask_BT
-    free_BT, _, mask_BT = policy.logprobs(twins, responses, features, settings.temperature)
-    full_BT = pad_sequence([logps[i] for i in rows], batch_first=True)
-    return contrastive_kl(full_BT, free_BT, settings.kl_estimator, settings.kl_clamp), mask_BT
+            rollout_RT = twin_RT.detach()
+            if logps:
+                rollout_RT = pad_sequence([logps[i] for i in rows], batch_first=True)
+            parts = terms.parts(rows, {k: rows}, only=k)
+            stats.backward(terms.loss(parts, rollout_RT, mask_RT, {k: twin_RT}, {}, stats.add_term))
+
+
+def _whole_vocabulary(
+    policy: TrainablePolicy,
+    batch: Batch,
+    terms: Terms,
+    vision: SharedVision,
+    settings: Settings,
+    micro_batch: int,
+    stats: TokenStats,
+) -> None:
+    """The terms that compare whole distributions, with their gradients."""
+    for number, rows_of_term in terms.whole.items():
+        term, k = terms.terms[number], terms.number_of(number)
+        for rows in pieces(rows_of_term, micro_batch):
+            doing(f"update: the vocabulary of {len(rows)} of {len(batch)} responses")
+            responses = [batch.responses[i] for i in rows]
+            sides: list[Tensor] = []
+            mask_RT = None
+            for prompts, learns in (
+                ([batch.prompts[i] for i in rows], term.learns_from_rollout),
+                ([batch.twins[i][k] for i in rows], term.learns_from_twin),
+            ):
+                with torch.set_grad_enabled(learns):
+                    side_RTV, mask_RT = policy.distributions(
+                        prompts, responses, vision.of(prompts), settings.temperature
+                    )
+                sides.append(side_RTV)
+            assert mask_RT is not None
+            found = full_vocab_kl(sides[0], sides[1], term.teaches, term.clamp)
+            weights_R = terms.weights_of(number, rows)
+            stats.backward(term.coef * weighted_sum(found.value_BT, weights_R, mask_RT))
+            stats.add_term(terms.names[number], mask_RT, found)

@@ -32,7 +32,13 @@ from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes
 from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
-from modgap.core.prompt import Prompt, Style, evaluation_prompt, of_paper, structural_conditions
+from modgap.core.prompt import (
+    Prompt,
+    Style,
+    evaluation_prompt,
+    of_paper,
+    structural_conditions,
+)
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
 from modgap.core.transcripts import WHOSE
 from modgap.core.view import (
@@ -48,9 +54,10 @@ from modgap.grading.answer import Mode
 from modgap.models.folder import own_max_tokens, own_temperature
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
 from modgap.workflows.grade import grade_held
+from modgap.workflows.pictures import check_characters_of, picture_of
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 SAMPLING = ("samples", "temperature", "max_tokens", "seed")
 """Options of the sampling; an existing run keeps those that are not given."""
@@ -138,8 +145,8 @@ def load_problems(
     Args:
         data: Its folder or file; of MathVerse also its Hugging Face id. `None` takes the
             benchmark's own problems, if it has any (`synthetic`).
-        benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, or one of your own, `module:object`
-            or `path/to/file.py:object`.
+        benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, `geometry3k`, `geometry3k-choices`,
+            or one of your own, `module:object` or `path/to/file.py:object`.
         split: `train` or `test`.
         limit: Only this number of problems, from the first.
         allow_outside: Its files may name, or link to, images outside its folder.
@@ -150,6 +157,18 @@ def load_problems(
     """
     place = locate(benchmark, None if data is None else Path(data))
     return read_problems(benchmark, place, split, limit, allow_outside=allow_outside)
+
+
+def warn_about_words(problems: Sequence[Problem], views: Iterable[View]) -> None:
+    """Say so where a view that writes conditions has none to write, whatever the problem."""
+    worded = any(p.own_words or p.structural or p.semantic for p in problems)
+    full = next((view.name for view in views if view.conditions and view.side == "text"), "")
+    if problems and full and not worded:
+        warn(
+            f"no problem has a condition in words: {full} shows what image-only shows, so that the"
+            " difference between them is no gap (ask --views image-only, or give data with"
+            " conditions)"
+        )
 
 
 def warn_about_images(problems: Sequence[Problem], views: Iterable[View] = ()) -> None:
@@ -315,6 +334,7 @@ def evaluate(
     options.check()
     chosen = options.chosen(default_views(problems))
     check_views(problems, chosen)  # before the model is looked at
+    warn_about_words(problems, chosen)
     if warn_of_images:
         warn_about_images(problems, chosen)
     if isinstance(model, str | Path):
@@ -716,8 +736,8 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
     """Refuse views that no problem has; the summary handles those that only some problems have.
 
     Raises:
-        UserError: A view is a version of MathVerse's and the problems are others, or no problem has
-            it.
+        UserError: A view is a version of MathVerse's and the problems are others, no problem has
+            it, or its font lacks a character of the conditions.
     """
     versions = any(problem.views for problem in problems)
     for view in views:
@@ -734,6 +754,8 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
         known.update(problem.views, problem.own_words)
     there = [name for name in ALL_VIEWS if name in known]
     for view in views:
+        if view.rendering is not None and not versions:
+            check_characters_of(problems, view)
         if not versions and view.name in VERSION_VIEWS and view.name not in there:
             raise UserError(
                 f"the view {view.name!r} is a version of MathVerse's, and these problems have none:"
@@ -820,7 +842,7 @@ def make_requests(
             asked = range(samples_of(view.name, samples))
             wanted = tuple(s for s in asked if (problem.id, view.name, s) not in done)
             if wanted:
-                image, name = _image(view, problem, problems, number)
+                image, name = picture_of(view, problem, problems, number, style)
                 prompt = evaluation_prompt(problem, view, style, seed)
                 if prompt.without_prefill and not continues:
                     prompt = prompt.in_user_turn()
@@ -839,41 +861,6 @@ def _record_places(run: RunFolder, places: Iterable[str]) -> None:
     """Record where transcriptions stood: in the assistant's turn, or in the user's."""
     if both := sorted({*run.manifest().get("transcriptions_in", ()), *places}):
         run.note("transcriptions_in", both)
-
-
-def _image(
-    view: View, problem: Problem, problems: Sequence[Problem], number: int
-) -> tuple[Callable[[], Image] | None, str]:
-    """What opens the picture that a view shows with a problem, and its name in messages."""
-    if view.picture == "none":
-        return None, ""
-    if problem.image_of(view.name) is None:
-        raise UserError(
-            f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other"
-            " --views."
-        )
-    if view.picture == "blank":
-        return functools.partial(_blank, problem), problem.image_name()
-    if view.picture == "swapped":
-        others = (problems[(number + step) % len(problems)] for step in range(1, len(problems)))
-        other = next((p for p in others if p.image is not None and p.image != problem.image), None)
-        if other is None:
-            raise UserError(
-                "the view 'swapped-image' needs at least two problems with different diagrams."
-            )
-        return other.open_image, f"{other.image_name()} of problem {other.id}"
-    opener = (
-        functools.partial(problem.open_image, view.name)
-        if problem.own_images
-        else problem.open_image
-    )
-    return opener, problem.image_name(view.name)
-
-
-def _blank(problem: Problem) -> Image:
-    from PIL import Image
-
-    return Image.new("RGB", problem.open_image().size, "white")
 
 
 def problem_row(problem: Problem, style: Style) -> ProblemRow:

@@ -23,11 +23,11 @@ from modgap.core.problem import split_grader
 from modgap.core.progress import SILENT, Progress
 from modgap.core.prompt import of_paper
 from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
-from modgap.core.thinking import CLOSE, CUT_THINKING, OPEN, closes_unopened, graded_text
+from modgap.core.thinking import CUT_THINKING
 from modgap.engines.judge import Judge
 from modgap.grading.answer import Mode, extract_answer
 from modgap.grading.grade import Grade
-from modgap.grading.graders import find_grader
+from modgap.grading.graders import find_grader, texts_for_rules
 from modgap.grading.judge import JudgeMode, Undecided
 from modgap.grading.mathverse import Case
 from modgap.grading.symbolic import SymbolicPool
@@ -136,7 +136,7 @@ def grade_held(
     texts = [response.response for response in responses]
     # The other two modes reproduce the original, which has no rule on thinking.
     if mode not in ("paper", "exact"):
-        texts = _texts(responses, problems, paper_style=paper)
+        texts = texts_for_rules(responses, problems, paper_style=paper)
     results = _grade_all(responses, texts, problems, mode, progress)
     judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
     if any(grader.judged for grader in graders):
@@ -179,31 +179,6 @@ def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., Sum
     graders = sorted({problem.grader for problem in problems.values()})
     paths = dict.fromkeys(registry.data_set_of([grader]).paper_figures for grader in graders)
     return [registry.load(path) for path in paths if path]
-
-
-def _texts(
-    responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool
-) -> list[str]:
-    """The text of each response that the rules read.
-
-    The record shows whether the prompt opened the thinking. A server does not show the prompt that
-    its chat template makes. There the run's own replies decide: if most of those that ended by
-    themselves close thinking that they did not open, the template opens it.
-    """
-    ended = [
-        response.response
-        for response in responses
-        if response.finish_reason == "stop" and response.response
-    ]
-    by_template = 2 * sum(map(closes_unopened, ended)) > len(ended)
-    texts: list[str] = []
-    for response in responses:
-        prefill, cut = response.prefill, response.finish_reason == "length"
-        if not prefill and paper_style:
-            prefill = find_grader(problems[response.problem_id].grader).paper_prefill
-        opened = (OPEN in prefill and CLOSE not in prefill) or (by_template and cut)
-        texts.append(graded_text(response.response, cut=cut, opened=opened))
-    return texts
 
 
 def _grade_all(

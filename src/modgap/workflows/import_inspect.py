@@ -6,6 +6,7 @@ with a member for each sample, which newer versions compress with Zstandard.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -149,7 +150,7 @@ def _response(sample: Mapping[str, Any], problem_id: str, recorded: Mapping[str,
         why = why or f"stopped by the server: {stop}"
     text, ended = "", _STOPPED.get(stop, "stop")
     if not why:
-        content = _attached((choice.get("message") or {}).get("content"), sample)
+        content = attached((choice.get("message") or {}).get("content"), sample)
         try:
             text = message_text(content, cut=ended == "length")
         except (UnknownPart, TypeError) as error:
@@ -171,15 +172,15 @@ def _response(sample: Mapping[str, Any], problem_id: str, recorded: Mapping[str,
     )
 
 
-def _attached(value: Any, sample: Mapping[str, Any]) -> Any:
+def attached(value: Any, sample: Mapping[str, Any]) -> Any:
     """Content with the texts that inspect_ai keeps apart put back."""
     attachments: Mapping[str, str] = sample.get("attachments") or {}
     if isinstance(value, str) and value.startswith("attachment://"):
         return attachments.get(value.removeprefix("attachment://"), value)
     if isinstance(value, list):
-        return [_attached(part, sample) for part in value]
+        return [attached(part, sample) for part in value]
     if isinstance(value, dict):
-        return {name: _attached(part, sample) for name, part in value.items()}
+        return {name: attached(part, sample) for name, part in value.items()}
     return value
 
 
@@ -227,6 +228,24 @@ def read_log(path: Path) -> Log:
     if not samples:
         raise UserError(f"{path} has no samples: was it written with log_samples=False?")
     return Log(path, header, samples, digest)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a log's task; of an `.eval` log only its header is read.
+
+    Raises:
+        UserError: As `read_log`.
+    """
+    header: Any = None
+    faults = (ValueError, KeyError, zipfile.BadZipFile, OSError, struct.error)
+    with contextlib.suppress(*faults):  # `read_log` says what is wrong
+        data = read_bytes(path)
+        if data.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                header = json.loads(_member(data, archive, "header.json"))
+    if not isinstance(header, dict) or not isinstance(header.get("eval"), dict):
+        header = read_log(path).header
+    return header["eval"].get("metadata") or {}
 
 
 def _unzipped(data: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:

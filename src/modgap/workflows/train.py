@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core import registry
+from modgap.core.assign import apply_settings, has_term
 from modgap.core.errors import UserError
 from modgap.core.installation import require, require_training
 from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Bars, doing, say
 from modgap.core.prompt import Style, check_style
-from modgap.core.recipe import Recipe, apply_settings, with_defaults
+from modgap.core.recipe import Recipe, with_defaults
 from modgap.core.record import RunFolder
 from modgap.models.folder import model_notes
 from modgap.recipes.presets import Value, find_preset
@@ -92,10 +93,13 @@ def resolve_recipes(
     notes: Mapping[str, Any] | None = None,
     options: TrainOptions | None = None,
 ) -> dict[str, Recipe]:
-    """Several recipes with the same settings; `stageN.key=value` goes to those that have a stage N.
+    """Several recipes with the same settings.
+
+    `stageN.key=value` goes to those that have a stage N, `termN.key=value` to those with such a
+    term.
 
     Raises:
-        UserError: As `resolve_recipe`; or no recipe has that stage.
+        UserError: As `resolve_recipe`; or no recipe has that stage or term.
     """
     plain: dict[str, Recipe] = {}
     for name in dict.fromkeys(names):
@@ -106,7 +110,12 @@ def resolve_recipes(
                 " them."
             )
         plain[recipe.name] = recipe
-    apply_settings(max(plain.values(), key=lambda recipe: len(recipe.stages)), settings)
+    longest = max(plain.values(), key=lambda recipe: len(recipe.stages))
+    of_others: set[str] = set()
+    for setting in settings:
+        if not has_term(longest, setting) and any(has_term(r, setting) for r in plain.values()):
+            of_others.add(setting)
+    apply_settings(longest, [setting for setting in settings if setting not in of_others])
     return {
         name: apply_settings(recipe, settings_for(recipe, plain, settings))
         for name, recipe in plain.items()
@@ -116,10 +125,14 @@ def resolve_recipes(
 def settings_for(
     recipe: Recipe, recipes: Mapping[str, Recipe], settings: Sequence[str]
 ) -> list[str]:
-    """The settings without those of stages that only other recipes have."""
+    """The settings without those of stages and terms that only other recipes have."""
     most = max(len(other.stages) for other in recipes.values())
     absent = {f"stage{number}" for number in range(len(recipe.stages) + 1, most + 1)}
-    return [setting for setting in settings if setting.partition(".")[0].strip() not in absent]
+    return [
+        setting
+        for setting in settings
+        if setting.partition(".")[0].strip() not in absent and has_term(recipe, setting)
+    ]
 
 
 def preset_lines(
@@ -261,7 +274,8 @@ def train_resolved(
         # For a reward function in the user's working folder; last, so that nothing there stands in
         # for a module of ours or of a library.
         sys.path.append(str(Path.cwd()))
-    from modgap.models.load import check_model, model_fingerprint, resolve
+    from modgap.models.fingerprint import model_fingerprint
+    from modgap.models.load import check_model, resolve
     from modgap.training.events import Job
 
     check_environment(options)
@@ -295,7 +309,7 @@ def check_start(model: str | Path, out: Path | str, options: TrainOptions) -> Pa
     wording(options)
     RunFolder(out).check_place("train")
     folder = resolve(model)
-    check_folder(folder)
+    check_folder(folder, trains=options.engine)
     return folder
 
 

@@ -16,10 +16,11 @@ import torch
 
 from modgap.cli.main import main
 from modgap.core import registry
+from modgap.core.assign import apply_settings
 from modgap.core.errors import UserError
 from modgap.core.options import TrainOptions
 from modgap.core.problem import Problem
-from modgap.core.recipe import Recipe, apply_settings
+from modgap.core.recipe import Recipe
 from modgap.datasets.parquet import write_parquet
 from modgap.recipes.presets import value_of
 from modgap.training.shape import SHAPES

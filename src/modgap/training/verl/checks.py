@@ -83,7 +83,7 @@ FIXED = {
 def check_supported(stage: Stage) -> None:
     """Refuse settings that verl has no counterpart for, and keys that it ignores."""
     s = stage.settings
-    if stage.contrastive and s.kl_coef and s.kl_estimator == "full_vocab":
+    if any(term.estimator == "full_vocab" for term in stage.objective):
         raise UserError(
             "kl_estimator=full_vocab needs the logits, which verl's loss does not see: choose k3 or"
             " forward, or --engine local."

@@ -176,7 +176,7 @@ def stage_overrides(
     # passes of a fixed number of rows have as many as the original's.
     own = s.micro_batch not in (0, Settings().micro_batch)
     dynamic = s.loss_mean == "mini_batch" and not own
-    micro = s.micro_batch if own else math.gcd(2 if stage.contrastive else 4, rows_a_gpu)
+    micro = s.micro_batch if own else math.gcd(2 if stage.twins else 4, rows_a_gpu)
     if not dynamic and micro * longest_row(stage) > spread.tokens:
         spread = replace(spread, checkpointing=True)
     workers = 8 if gpus >= 8 else 4
@@ -223,9 +223,9 @@ def stage_overrides(
         f"{ACTOR}.data_loader_seed": s.seed,
         f"{ACTOR}.checkpoint.save_contents": ["model", "optimizer", "extra"],
         f"{ACTOR}.fsdp_config._target_": f"{PLUGIN}.ContrastiveEngineConfig",
-        f"+{ACTOR}.fsdp_config.kl_coef": s.kl_coef if stage.contrastive else 0.0,
-        f"+{ACTOR}.fsdp_config.kl_estimator": s.kl_estimator,
-        f"+{ACTOR}.fsdp_config.kl_clamp": s.kl_clamp,
+        f"+{ACTOR}.fsdp_config.kl_coef": stage.setting("kl_coef") if stage.paired else 0.0,
+        f"+{ACTOR}.fsdp_config.kl_estimator": stage.setting("kl_estimator"),
+        f"+{ACTOR}.fsdp_config.kl_clamp": stage.setting("kl_clamp"),
         f"+{ACTOR}.fsdp_config.loss_mean": s.loss_mean,
         f"{ACTOR}.fsdp_config.seed": s.seed,
         f"{ACTOR}.fsdp_config.param_offload": spread.params_offload,

@@ -55,7 +55,7 @@ def variants(stage: Stage) -> list[str]:
             raise UserError(
                 f"view {absent[0]!r} cannot be {use} with verl: choose from {', '.join(VARIANTS)}."
             )
-    return ["contrastive"] if stage.contrastive else [VARIANTS[view] for view in stage.views]
+    return ["contrastive"] if stage.paired else [VARIANTS[view] for view in stage.views]
 
 
 def validation_variants(stage: Stage) -> list[str]:
@@ -64,7 +64,7 @@ def validation_variants(stage: Stage) -> list[str]:
     A contrastive stage alone in its own view has the contrastive script's words, which differ on
     problems without a condition. With a second view the files must have the same columns.
     """
-    if stage.contrastive and stage.validation_views == ("full-text",):
+    if stage.paired and stage.validation_views == ("full-text",):
         return ["contrastive"]
     return [VARIANTS[view] for view in stage.validation_views]
 
@@ -182,7 +182,7 @@ def dry_run(
 
     count = None if problems is None else len(hold_out(problems, recipe.held_out)[0])
     machine = None if gpu is None else gpu_asked(gpu)
-    lines = plan(recipe, known_model(model), out, problems=count, machine=machine)[0]
+    lines = plan(recipe, known_model(model, "verl"), out, problems=count, machine=machine)[0]
     if problems is None:
         lines.append("the data set is not here: whether it has enough problems was not looked at")
     return lines

@@ -57,7 +57,7 @@ from verl.workers.config import FSDPEngineConfig
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from modgap.training.objective import contrastive_kl, eligible_rows
+from modgap.training.objective import divergence, right_rows
 from modgap.training.verl.config import VENDOR
 from modgap.training.verl.forward import install, score
 from modgap.training.verl.log import DROPPED_REWARD
@@ -231,8 +231,9 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
             )
             full_ET = pad_sequence(shown, batch_first=True)
             free_ET = pad_sequence(list(twins), batch_first=True)
-            kl = contrastive_kl(full_ET, free_ET, config.kl_estimator, config.kl_clamp)  # type: ignore[arg-type]
-            summed = torch.where(mask_ET, kl.kl_BT, 0.0).sum()
+            clamp = 10.0 if config.kl_clamp == "paper" and config.kl_estimator == "k3" else None
+            kl = divergence(full_ET.detach(), free_ET, config.kl_estimator, "rollout", clamp)  # type: ignore[arg-type]
+            summed = torch.where(mask_ET, kl.value_BT, 0.0).sum()
             own = mask_ET.sum() * micro_batch["micro_batches"]
             loss = summed / own if config.loss_mean == "micro_batch" else summed * ranks / total
             values["contrastive_kl"] = float(summed.detach()) * ranks / total
@@ -252,7 +253,7 @@ def eligible(data: TensorDict) -> list[int]:
     scores_N = torch.tensor(
         [float(f.get("reward_extra_info", {}).get("score", 0.0)) for f in fields]
     )
-    good = eligible_rows(scores_N).tolist()
+    good = right_rows(scores_N).tolist()
     rows: list[int] = []
     for i, row in enumerate(fields):
         padding = masks[i].sum() == 0

@@ -1,0 +1,1 @@
+"""Geometry3K: its files, its logic forms, and the sentences that they become."""

@@ -1,0 +1,1 @@
+"""Per-sample logs of other evaluation tools: read, mapped to our problems, and made a run."""
