@@ -27,7 +27,7 @@ from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, model_app, power, versions_as_views
 from modgap.cli.groups import DATA, MEASURE, RESULTS, SETUP, TRAIN
 from modgap.cli.imports import import_answers
-from modgap.cli.runs import explain, export, grade, ls, report, results_app
+from modgap.cli.runs import cut, explain, export, grade, ls, report, results_app
 from modgap.cli.start import init
 from modgap.cli.usage import usage_line
 from modgap.core import registry
@@ -65,7 +65,7 @@ for part in (data_app, model_app, results_app):
 app.command(import_answers, name="import", group=DATA)
 for group, commands in {
     MEASURE: (power, grade),
-    RESULTS: (report, explain, ls, export),
+    RESULTS: (cut, report, explain, ls, export),
     SETUP: (init,),
 }.items():
     for command in commands:

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.results import Summary
 from modgap.analysis.run import Run
@@ -53,7 +53,8 @@ from modgap.core.view import (
 from modgap.grading.answer import Mode
 from modgap.models.folder import own_max_tokens, own_temperature
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
-from modgap.workflows.grade import grade_held
+from modgap.workflows.extension import as_begun, as_mended, extended
+from modgap.workflows.grade import grade_held, graded_in
 from modgap.workflows.pictures import check_characters_of, picture_of
 
 if TYPE_CHECKING:
@@ -552,8 +553,10 @@ def evaluate_with(
     }
     data, each = fingerprints(problems)
     with run.lock():
-        data = _as_mended(run, data, each, chosen)
-        resolved |= _as_begun(run, resolved, data, plan.kept)
+        data = as_mended(run, data, each, chosen)
+        resolved |= as_begun(run, resolved, data, plan.kept)
+        resolved = extended(run, resolved, plan.given, data, each)
+        chosen = parse_views(resolved["views"])
         existed = run.start("eval", resolved, plan.given, data_fingerprint=data)
         if plan.options:
             in_force = {name: resolved[name] for name in SAMPLING}
@@ -576,53 +579,8 @@ def evaluate_with(
         answered = _answer(run, problems, engine, plan, done, progress)
         if answered:
             run.forget_grading()
-        mode = plan.mode or ("strict" if answered else _graded_in(run))
+        mode = plan.mode or ("strict" if answered else graded_in(run))
         return grade_held(run, mode, progress=progress)
-
-
-def _as_mended(
-    run: RunFolder, data: str, each: Mapping[str, list[str]], views: Sequence[View]
-) -> str:
-    """The fingerprint that a run was begun with, where the data set was only mended since.
-
-    That is so where no sample of a problem that changed was answered, and none of a view with an
-    image where only its diagram did. A failed sample is no answer: it is made again.
-
-    Raises:
-        UserError: Problems that were answered have changed; the message names them.
-    """
-    if run.unanswered() or not run.manifest_path.exists():
-        return data
-    begun = run.manifest().get("fingerprints", {}).get("data_fingerprint") or data
-    known = run.fingerprints()
-    if begun == data or known.keys() != each.keys():
-        return data  # or not the same problems, or of an older version: start says what differs
-    words = {name for name, parts in each.items() if parts[0] != known[name][0]}
-    diagrams = {name for name, parts in each.items() if parts[1] != known[name][1]}
-    pictures = {view.name: view.picture for view in views}
-    answered: set[str] = set()
-    for row in run.responses() if words or diagrams else ():
-        if row.finish_reason == "error":
-            continue
-        picture = pictures.get(row.view)
-        if picture == "swapped":  # the diagram of another problem
-            answered |= diagrams
-        if row.problem_id in words or (picture != "none" and row.problem_id in diagrams):
-            answered.add(row.problem_id)
-    if answered:
-        raise UserError(
-            f"the data set has changed since {run.path} was begun, and problems that changed were"
-            f" answered already: {_some(answered)}. Put the data back as it was, or give another"
-            " --out."
-        )
-    if changed := words | diagrams:
-        say(f"the data set was mended: nothing was answered yet of what changed: {_some(changed)}")
-    return begun
-
-
-def _some(names: Collection[str]) -> str:
-    first = sorted(names)[:5]
-    return ", ".join(first) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
@@ -645,27 +603,6 @@ def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
             f"all {causes.total():,} samples failed ({cause}{more}): {run.path} has no number."
             " Remove the cause; the same command then makes them again."
         )
-
-
-def _as_begun(
-    run: RunFolder, resolved: Mapping[str, object], data: str, kept: Collection[str]
-) -> dict[str, Any]:
-    """The sampling with which a run was begun, where no other one is given now."""
-    if not kept or not run.manifest_path.exists():
-        return {}
-    manifest = run.manifest()
-    before = manifest.get("resolved", {})
-    if manifest.get("kind") != "eval":
-        return {}
-    same = manifest.get("fingerprints", {}).get("data_fingerprint") == data and all(
-        before.get(name) == json.loads(json.dumps(value, default=str))
-        for name, value in resolved.items()
-        if name not in kept
-    )
-    # A run without a response may be begun anew, for example with another model.
-    if not same and run.unanswered():
-        return {}
-    return {name: before[name] for name in kept if name in before}
 
 
 def _record_sampling(
@@ -719,12 +656,6 @@ def _prompts(
         return prompt and prompt.text
 
     return words
-
-
-def _graded_in(run: RunFolder) -> Mode:
-    """The mode of the run's grades; `strict` where it has none."""
-    modes = {row.mode for row in run.grades()}
-    return next((mode for mode in get_args(Mode) if {mode} == modes), "strict")
 
 
 def default_views(problems: Sequence[Problem]) -> str:
