@@ -429,6 +429,7 @@ class Summary(Result):
         leaky: `leaky` and `clean`: the gap of problems whose question gives a condition away, and
             of the others; empty without a gap.
         types: The gap of each problem type, large ones first.
+        subjects: The same by subject; `None` where the problems have not several, and of MathVerse.
         reading: How the lost problems were read; `None` where that is not known.
         pairable: Whether both sides were asked.
         mathverse: Of a run of MathVerse's only.
@@ -446,6 +447,7 @@ class Summary(Result):
     gap: GapSummary | None
     leaky: dict[str, GapPart | None] = {}
     types: list[TypeGap] = []
+    subjects: list[TypeGap] | None = Field(default=None, exclude_if=_absent)
     reading: ReadingSummary | None = None
     pairable: bool = False
     mathverse: MathverseSummary | None = Field(default=None, exclude_if=_absent)
