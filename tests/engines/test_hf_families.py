@@ -20,6 +20,7 @@ from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
 from modgap.core.prompt import Prompt
 from modgap.engines.hf import HfEngine, load_engine
+from modgap.models.folder import FAST
 from modgap.models.generic import GenericModel
 from modgap.models.load import check_folder, check_model, load_generic, load_policy
 
@@ -60,11 +61,16 @@ def test_a_processor_that_needs_torchvision_is_refused(folders: Path, name: str)
     assert "\n" not in str(error.value)
 
 
-def test_the_fast_path_and_transformers_own_draw_the_same_samples(folders: Path) -> None:
-    folder = made(folders, "qwen2_5_vl")
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("name", FAST)
+def test_the_fast_path_and_transformers_own_draw_the_same_samples(
+    folders: Path, name: str, graphs: bool
+) -> None:
+    folder = made(folders, name)
     policy, generic = load_policy(folder, device="cpu"), load_generic(folder, device="cpu")
     seeds = [[1, 2, 3], [4, 5], [6], [7, 8]]
-    ours, theirs = (m.generate(asked(m), seeds, 0.9, 12) for m in (policy, generic))
+    ours = policy.generate(asked(policy), seeds, 0.9, 12, graphs=graphs)
+    theirs = generic.generate(asked(generic), seeds, 0.9, 12)
     lengths = [
         [(len(prompt), prompt.image_tokens) for prompt in asked(m)] for m in (policy, generic)
     ]
@@ -100,6 +106,24 @@ def test_what_the_template_opens_and_leaves_out_is_recorded(folders: Path, tmp_p
         "qwen3_5": ("<think>\n", ()), "refuses": ("", ("system",)), "drops": ("", ("system",)),
         "strings": ("", ()),
     }  # fmt: skip
+
+
+def test_a_model_that_always_thinks_is_asked_with_its_own_template(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(made(folders, "qwen3_vl"), tmp_path / "thinking")
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    thinks = template.replace("assistant\\n'", "assistant\\n<think>\\n'")
+    assert thinks != template
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": thinks}))
+    request = Request("p1", "full-text", Prompt(WORDS), lambda: picture(90, 60, 0), (0,))
+    (done,) = load_engine(folder, None, "cpu", 4).generate([request], Sampling(0.8, 4))
+    assert done.opened == "<think>\n" and done.text.startswith("<think>\n")
+    assert capsys.readouterr().err.count("is not the usual one") == 1
+    (usual,) = load_engine(made(folders, "qwen3_vl"), None, "cpu", 4).generate(
+        [request], Sampling(0.8, 4)
+    )
+    assert usual.opened == "" and "usual" not in capsys.readouterr().err
 
 
 def test_a_template_that_loses_the_words_or_the_image_is_refused(
@@ -165,5 +189,5 @@ def test_what_is_no_vision_language_model_here_is_named(folders: Path, tmp_path:
             check_model(folder)
             load_generic(folder, device="cpu")
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="cannot be trained"):
-        load_policy(made(folders, "llava"), device="cpu")
+    with pytest.raises(UserError, match="--engine local does not train"):
+        load_policy(made(folders, "gemma3"), device="cpu")

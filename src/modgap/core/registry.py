@@ -315,7 +315,7 @@ TRAINING_ENGINES = Registry(
             as_is=True,
             passed=True,
             exclusive=True,
-            types=("qwen2_5_vl",),
+            types=("qwen2_5_vl", "qwen3_vl"),
         ),
     },
 )

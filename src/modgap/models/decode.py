@@ -30,7 +30,7 @@ from torch import Tensor
 from modgap.core.errors import UserError
 from modgap.core.progress import doing
 from modgap.models.decoder import DecoderModel, Placed
-from modgap.models.layers import normed, rotated, turned
+from modgap.models.layers import head_norms, normed, rotated, turned
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
@@ -172,7 +172,13 @@ def decode_step(
         attention = layer.self_attn
         K, S, D = prefix_k.shape[1:]
         h = normed(layer.input_layernorm, x)
-        qk = torch.cat((attention.q_proj(h), attention.k_proj(h)), dim=-1).view(P, G, -1, D)
+        if hasattr(attention, "q_norm"):
+            q, k = (
+                project(h).view(P, G, -1, D) for project in (attention.q_proj, attention.k_proj)
+            )
+            qk = torch.cat(head_norms(attention, q, k), dim=2)
+        else:
+            qk = torch.cat((attention.q_proj(h), attention.k_proj(h)), dim=-1).view(P, G, -1, D)
         v = attention.v_proj(h).view(P, G, K, D)
         qk = rotated(qk, cos, sin).to(v.dtype)
         R = qk.shape[2] // K - 1
@@ -218,14 +224,10 @@ def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Sta
 
     doing(f"reading {len(prompts)} prompts")
     features = policy.image_features(prompts)
-    embeds, positions = policy.embed(prompts, features)
+    inputs = policy.embed(prompts, features)
     cache: Any = DynamicCache()
     hidden = policy.decoder(
-        inputs_embeds=embeds,
-        position_ids=positions,
-        attention_mask=None,
-        past_key_values=cache,
-        use_cache=True,
+        **inputs, attention_mask=None, past_key_values=cache, use_cache=True
     ).last_hidden_state
     device = hidden.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -239,7 +241,9 @@ def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Sta
         )
     prefix = [(layer.keys, layer.values) for layer in cache.layers]
     start = torch.tensor([prompt.next_position for prompt in prompts], device=device)
-    cos, sin = _rotary_table(policy, start, n, embeds)  # in the type that scoring uses
+    cos, sin = _rotary_table(
+        policy, start, n, inputs["inputs_embeds"]
+    )  # in the type that scoring uses
     cos, sin = cos.to(prefix[0][0].dtype), turned(sin).to(prefix[0][0].dtype)
     # Cast once here: the products of each step would cast them to the same bits.
     if torch.is_autocast_enabled(device.type):
@@ -396,14 +400,14 @@ def rows_at_once(policy: Placed, prompt_tokens: int, max_new_tokens: int, held: 
     """
     if policy.device.type != "cuda":
         return 64
-    vocabulary = policy.model.config.get_text_config().vocab_size
+    vocabulary = policy.model.config.text_config.vocab_size
     each = bytes_of_token(policy) * (prompt_tokens + max_new_tokens) + 40 * vocabulary
     return max(1, min(MOST_ROWS, int((free_memory(policy.device) + held) / 6) // each))
 
 
 def bytes_of_token(policy: Placed) -> int:
     """Bytes of one token's keys and values, in autocast's type where autocast is on."""
-    config, kind = policy.model.config.get_text_config(), policy.device.type
+    config, kind = policy.model.config.text_config, policy.device.type
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head * dtype.itemsize

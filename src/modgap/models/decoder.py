@@ -14,7 +14,11 @@ from torch import Tensor
 from modgap.models.encode import EncodedPrompt
 
 Features = Sequence[Tensor | None]
-"""For each prompt `[merged tokens, hidden]`, or `None` without an image."""
+"""For each prompt `[merged tokens, hidden]`, or `None` without an image.
+
+With DeepStack (Qwen3-VL) the features of each further level lie beside the last ones:
+`[merged tokens, (1 + levels) * hidden]`.
+"""
 
 
 class Placed(Protocol):
@@ -59,8 +63,8 @@ class DecoderModel(Placed, Protocol):
         """Features of each prompt's image."""
         ...
 
-    def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> tuple[Tensor, Tensor]:
-        """Embeddings `[B, L, hidden]` and M-RoPE positions `[3, B, L]` of padded prompts."""
+    def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> dict[str, Any]:
+        """The decoder's inputs for padded prompts: embeddings `[B, L, hidden]` and the like."""
         ...
 
     def token_logps(self, logits: Tensor, temperature: float) -> Tensor:

@@ -17,9 +17,10 @@ from modgap.core import registry
 from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import read_text
 from modgap.core.installation import not_installed, require
-from modgap.core.progress import doing
+from modgap.core.progress import doing, show
+from modgap.core.prompt import Prompt
 from modgap.core.record import read_json
-from modgap.models.folder import ADAPTER, IMAGE_PROCESSOR, has_adapter
+from modgap.models.folder import ADAPTER, FAST, IMAGE_PROCESSOR, has_adapter
 from modgap.models.weights import (
     Weights,
     check_weights,
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     import torch
 
     from modgap.models.generic import GenericModel
+    from modgap.models.policy import Policy
+    from modgap.models.template import ChatTemplate
 
 
-FAST = ("qwen2_5_vl",)
-"""The types with a forward pass of our own, see `policy.Policy`."""
 ALIASES = {
     "qwen2_5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen2_5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
@@ -205,7 +206,7 @@ def check_type(name: Path | str, kind: Any, engine: str) -> None:
         for other, entry in registry.TRAINING_ENGINES.items()
         if kind in entry.types
     ]
-    remedy = "; ".join(others) or "any vision-language model can be measured with modgap eval"
+    remedy = "; ".join(others) or "measure others with modgap eval --engine hf or vllm"
     raise UserError(
         f"{name} is a model of type {kind!r}, which --engine {engine} does not train: it trains"
         f" {', '.join(types)}; {remedy}."
@@ -400,6 +401,7 @@ def load_policy(
     from modgap.models.policy import Policy
     from modgap.models.processor import load_processor
     from modgap.models.read_weights import load_weights
+    from modgap.models.template import ChatTemplate
 
     model = load_weights(weights, where, dtype, attn or "sdpa", beside=lora is not None)
     tokenizer = load_tokenizer(folder, model.get_input_embeddings().weight.shape[0])
@@ -407,13 +409,32 @@ def load_policy(
         add_lora(model, lora)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if plain or not is_fast(folder):
-        processor = load_processor(folder, model_type(folder), pixels)
-        return PlainPolicy(model, processor, folder, freeze_vision)
-    processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    if pixels is not None:
-        processor.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
-    return Policy(model, tokenizer, processor, source=folder, freeze_vision=freeze_vision)
+    fast = None
+    if is_fast(folder) and not plain:
+        images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        if pixels is not None:
+            images.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
+        fast = Policy(model, tokenizer, images, source=folder, freeze_vision=freeze_vision)
+        if model_type(folder) == FAST[0]:
+            return fast
+    processor = load_processor(folder, model_type(folder), pixels)
+    # `Policy` writes the chat itself; models that always think have another one.
+    if fast is not None and _writes_as(fast, ChatTemplate(processor, folder.name)):
+        return fast
+    return PlainPolicy(model, processor, folder, freeze_vision)
+
+
+def _writes_as(policy: Policy, template: ChatTemplate) -> bool:
+    """Whether a policy's chat is that of the model's own template; says so if not."""
+    probe = Prompt("Find AB.", has_image=False)
+    if policy.tokenizer.decode(policy.encode(probe).input_ids) == template(probe).text:
+        return True
+    show(
+        "modgap: this model's chat template is not the usual one: transformers' own forward pass"
+        " is used, with its template",
+        error=True,
+    )
+    return False
 
 
 def load_generic(

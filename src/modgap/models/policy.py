@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL as a policy: encode prompts, see images, score responses, sample.
+"""A Qwen2.5-VL or Qwen3-VL as a policy: encode prompts, see images, score responses, sample.
 
 Differences from calling transformers' model: images pass through the tower in one batch
 (`vision.py`) and their features can be reused; positions are computed once for each prompt
@@ -42,7 +42,8 @@ class Policy:
     """A loaded model with its tokenizer and image processor.
 
     Args:
-        model: A `Qwen2_5_VLForConditionalGeneration`; LoRA adapters, if any, are injected into it.
+        model: A `Qwen2_5_VLForConditionalGeneration` or `Qwen3VLForConditionalGeneration`; LoRA
+            adapters, if any, are injected into it.
         tokenizer: Its tokenizer.
         image_processor: Its image processor.
         source: The folder it was loaded from, for the files that `save` copies.
@@ -133,7 +134,7 @@ class Policy:
         """Features of each prompt's image, in one pass of the tower over the distinct images.
 
         Returns:
-            For each prompt `[merged tokens, hidden]`, or `None` without an image. Prompts that show
+            For each prompt its `Features`. Prompts that show
             the same image get the same tensor. Differentiable where gradients are on and the tower
             is not frozen.
         """
@@ -158,10 +159,11 @@ class Policy:
         finally:
             self._features = None
 
-    def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> tuple[Tensor, Tensor]:
-        """Embeddings `[P, S, C]` and positions `[3, P, S]` of P prompts with their images.
+    def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> dict[str, Any]:
+        """The decoder's inputs for P prompts with their images, padded on the right.
 
-        They are padded on the right.
+        Embeddings `[P, S, C]` and positions `[3, P, S]`; with DeepStack also where images lie,
+        `[P, S]`, and what is added there.
         """
         width = max(map(len, prompts))
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -173,12 +175,16 @@ class Policy:
             if features[i] is not None:
                 is_image[i, : len(prompt)] = prompt.input_ids == self.model.config.image_token_id
         embeds = self.decoder.embed_tokens(moved(ids, self.device))
+        inputs: dict[str, Any] = {"position_ids": moved(positions, self.device)}
         seen = [f for f in features if f is not None]
         if seen:
             at = moved(is_image.flatten().nonzero()[:, 0], self.device)
-            image = torch.cat(seen).to(embeds.dtype)
+            image, *deep = torch.cat(seen).to(embeds.dtype).split(embeds.shape[-1], dim=-1)
             embeds = embeds.flatten(0, 1).index_copy(0, at, image).view(embeds.shape)
-        return embeds, moved(positions, self.device)
+            if deep:
+                inputs["visual_pos_masks"] = moved(is_image, self.device)
+                inputs["deepstack_visual_embeds"] = deep
+        return {"inputs_embeds": embeds, **inputs}
 
     # ------------------------------------------------------------------ scoring
 
