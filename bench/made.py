@@ -23,7 +23,7 @@ from PIL import Image
 from modgap.core.problem import Problem
 from modgap.models.load import load_policy, tiny_folder
 from modgap.models.policy import Policy
-from modgap.training.shape import SHAPES, Shape
+from modgap.training.shape import SHAPES, DeepShape, Shape
 
 QWEN_3B = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
 # As the 3B has it, windows, grouped keys, a vocabulary beyond the tokenizer's and all, but small:
@@ -31,12 +31,17 @@ QWEN_3B = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
 NANO = Shape(
     256, 2, 4, 2, 512, 2000, True, vision_hidden=160, vision_layers=4, vision_intermediate=320
 )
+NANO3 = DeepShape(
+    256, 2, 4, 2, 512, 2000, True, vision_hidden=128, vision_layers=4, vision_intermediate=256,
+    head_dim=64, positions=64, levels=1,
+)  # fmt: skip
 # What Qwen2.5's smaller language models would be with the 3B's vision tower: for growth with the
 # model's size.
 SHAPES_MADE = {
     "nano": NANO, "0.5b": Shape(896, 24, 14, 2, 4864, 151936, tied=True),
     "1.5b": Shape(1536, 28, 12, 2, 8960, 151936, tied=True), "3b": QWEN_3B,
-    "7b": SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"],
+    "7b": SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"], "nano3": NANO3,
+    **{f"qwen3-{n}b": SHAPES[f"Qwen/Qwen3-VL-{n}B-Instruct"] for n in (2, 4, 8)},
 }  # fmt: skip
 MODELS = ("tiny", *SHAPES_MADE)
 
@@ -52,7 +57,8 @@ def make_policy(
         image_tokens: Merged tokens of an image, a square number; the testbed's own (64) by default.
         checkpointing: Compute layers again in the backward pass.
     """
-    side = None if image_tokens is None else 28 * round(image_tokens**0.5)
+    deep = isinstance(SHAPES_MADE.get(model), DeepShape)
+    side = None if image_tokens is None else (32 if deep else 28) * round(image_tokens**0.5)
     loaded = load_policy(
         "tiny",
         "cpu",
@@ -63,29 +69,35 @@ def make_policy(
     if model == "tiny":
         made = loaded.model.to(device)
     else:
-        from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
+        from transformers import AutoModelForImageTextToText, GenerationConfig
 
         torch.manual_seed(0)
         with torch.device(device):
-            made: Any = Qwen2_5_VLForConditionalGeneration(config_of(SHAPES_MADE[model], loaded))
+            made: Any = AutoModelForImageTextToText.from_config(
+                config_of(SHAPES_MADE[model], loaded)
+            )
         made.generation_config = GenerationConfig(**loaded.model.generation_config.to_dict())
         if checkpointing:
             made.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
+    if deep:
+        loaded.processor.patch_size = 16
     policy = Policy(made, loaded.tokenizer, loaded.processor, source=tiny_folder())
     policy.model.train()
     return policy
 
 
 def config_of(shape: Shape, like: Policy) -> Any:
-    """The config of a shape, with another model's special tokens; vision heads of 80, windows but
-    in each 8th layer.
+    """The config of a shape, with another model's special tokens; of a Qwen2.5-VL vision heads of
+    80, windows but in each 8th layer.
     """
     from transformers import Qwen2_5_VLConfig
 
-    head, config = shape.hidden // shape.heads, like.model.config
+    head, config = shape.head, like.model.config
     quarter = head // 8
+    if isinstance(shape, DeepShape):
+        return _deep_config(shape, config)
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": shape.vocab, "hidden_size": shape.hidden,
@@ -112,6 +124,41 @@ def config_of(shape: Shape, like: Policy) -> Any:
             )
         },
         tie_word_embeddings=shape.tied, attn_implementation="sdpa", dtype="float32",
+    )  # fmt: skip
+
+
+def _deep_config(shape: DeepShape, like: Any) -> Any:
+    """The config of a Qwen3-VL of this shape; vision heads of 64, or 72 as the 8B has them."""
+    from transformers import Qwen3VLConfig
+
+    third = shape.head // 6
+    rope = {
+        "rope_type": "default", "rope_theta": 5e6, "mrope_interleaved": True,
+        "mrope_section": [shape.head // 2 - 2 * third, third, third],
+    }  # fmt: skip
+    text = {
+        "vocab_size": shape.vocab, "hidden_size": shape.hidden, "head_dim": shape.head,
+        "intermediate_size": shape.intermediate, "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": 32768, "rope_parameters": rope,
+        "tie_word_embeddings": shape.tied, "bos_token_id": None,
+        "eos_token_id": like.text_config.eos_token_id,
+    }  # fmt: skip
+    wide = shape.vision_hidden
+    step = shape.vision_layers // (shape.levels + 1)
+    return Qwen3VLConfig(
+        text_config=text,
+        vision_config={
+            "depth": shape.vision_layers, "hidden_size": wide,
+            "intermediate_size": shape.vision_intermediate,
+            "num_heads": wide // (72 if wide % 72 == 0 else 64), "out_hidden_size": shape.hidden,
+            "num_position_embeddings": shape.positions,
+            "deepstack_visual_indexes": [step * (level + 1) for level in range(shape.levels)],
+        },
+        image_token_id=like.image_token_id, video_token_id=like.video_token_id,
+        vision_start_token_id=like.vision_start_token_id,
+        vision_end_token_id=like.vision_end_token_id, tie_word_embeddings=shape.tied,
+        attn_implementation="sdpa", dtype="float32",
     )  # fmt: skip
 
 

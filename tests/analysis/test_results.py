@@ -82,7 +82,8 @@ MATHVERSE = OF_VIEWS | {
 """Of a run of MathVerse's, graded in mode `paper` with a judge."""
 
 STUDY = {
-    "": "runs changes training models sampling seeds warnings headline paper",
+    "": "runs changes training models sampling seeds warnings headline paper robustness",
+    "robustness": "",
     "changes.*": "points ci_low ci_high p_value before after n_problems degenerate",
     "training.*[]": "stage after metrics",
     "headline": "title kicker answer lede", "paper[]": "caption head rows",
@@ -209,10 +210,14 @@ def test_the_keys_of_a_study_are_frozen(tmp_path: Path) -> None:
         {
             **whole,
             "runs": {},
+            "robustness": {},
             "seeds": [table | {"rows": table["rows"][1:]} for table in whole["seeds"]],
         }
     )
     assert found == STUDY
+    robust = next(iter(whole["robustness"].values()))
+    assert list(robust) == ["variants", "survives", "sentence", "not_graded"]
+    assert [list(variant) for variant in robust["variants"][:1]] == [["name", "kind", "gap"]]
     assert whole["seeds"][0]["rows"][0]["change"] is None  # the base model has the same keys
     assert list(whole["seeds"][0]["rows"][0]) == list(whole["seeds"][0]["rows"][1])
     assert ReportSummary.model_validate(whole) == numbers

@@ -55,7 +55,8 @@ from modgap.engines.ray import Cluster
 from modgap.models.policy import Policy
 from modgap.reporting.viewer import _embed
 from modgap.training.setup import digest
-from modgap.workflows.evaluate import _image, fingerprint
+from modgap.workflows.evaluate import fingerprint
+from modgap.workflows.pictures import picture_of
 
 # pytest puts its own filters in front of those that `core.images` sets.
 pytestmark = pytest.mark.filterwarnings(
@@ -237,8 +238,8 @@ def test_a_replica_elsewhere_gets_what_the_white_image_shows(unusual: bytes) -> 
 
 def test_controls_have_the_size_and_the_pixels_of_upright_images() -> None:
     problems = [problem_of(turned(6)), replace(problem_of(encoded(see_through("RGBA"))), id="q")]
-    blank, _ = _image(VIEWS["blank-image"], problems[0], problems, 0)
-    swapped, name = _image(VIEWS["swapped-image"], problems[0], problems, 0)
+    blank, _ = picture_of(VIEWS["blank-image"], problems[0], problems, 0, "aligned")
+    swapped, name = picture_of(VIEWS["swapped-image"], problems[0], problems, 0, "aligned")
     assert blank and blank().size == SIZE
     assert swapped and close(pixels(swapped())) and name.endswith("of problem q")
 

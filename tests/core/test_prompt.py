@@ -289,6 +289,7 @@ def test_which_controls_have_an_image() -> None:
     assert shown == {
         "full-text": True, "image-only": True, "text-only": False, "question-only": False,
         "blank-image": True, "swapped-image": True, "transcribe": True, "as-published": True,
+        "rendered-text": True,
     }  # fmt: skip
     assert "image" not in evaluation_prompt(problem(), "text-only").text
     assert training_question(problem(), "question-only") == "Answer the question: Find x."

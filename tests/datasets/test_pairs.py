@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ import pytest
 from folders import png
 
 from modgap.core.errors import UserError
+from modgap.core.problem import Problem, split_grader
 from modgap.core.prompt import training_question
+from modgap.core.view import VIEWS, parse_views
 from modgap.datasets import pairs
+from modgap.datasets.pairs_line import KEYS
+from modgap.grading.grade import Grade
+from modgap.grading.graders import find_grader
+from modgap.grading.mathverse import Case
 
 PROMPTS = {"full-text": "AB = 7. Find x.", "image-only": "Find x."}
 
@@ -44,7 +51,7 @@ def test_the_canonical_form(tmp_path: Path) -> None:
         line(type="Chord", question="What is x?"),
         line(id=2, image=None, answer=7.5),
     )
-    assert pairs.check(file).faults == []
+    assert [fault.kind for fault in pairs.check(file).faults] == ["no-image"]
     first, second = pairs.read(file, split="train")
     assert (first.id, first.index, first.split, first.answer) == ("p1", 0, "train", "25")
     assert (first.type, first.question) == ("Chord", "What is x?")
@@ -72,7 +79,7 @@ def test_other_ways_to_write_the_same(tmp_path: Path) -> None:
     )
     report = pairs.check(file)
     assert (
-        report.faults == []
+        [(fault.kind, fault.severity) for fault in report.faults] == [("no-image", "warning")]
         and report.splits["test"].problems == 6
         and report.splits["test"].images == 2
     )
@@ -233,7 +240,9 @@ def test_what_is_worth_knowing_is_a_warning(tmp_path: Path) -> None:
     )
     report = pairs.check(file)
     assert report.ok
-    assert [fault.kind for fault in report.warnings] == ["unknown-key", "unpaired"]
+    assert [fault.kind for fault in report.warnings] == [
+        "unknown-key", "unpaired", "no-image"
+    ]  # fmt: skip
     assert "'image_path' is not known and passed over, in 1 lines" in report.warnings[0].message
     assert (
         "1 problems have no prompt for one of full-text, image-only (p1)"
@@ -243,3 +252,162 @@ def test_what_is_worth_knowing_is_a_warning(tmp_path: Path) -> None:
 
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     assert found(write(tmp_path / "d")) == [(0, "", "empty")]
+
+
+# ---- what a line may say further -----------------------------------------------------------------
+
+
+def one(folder: Path, **changes: Any) -> Problem:
+    (problem,) = pairs.read(write(folder, line(**changes)))
+    return problem
+
+
+def test_both_views_are_made_of_text_and_conditions(tmp_path: Path) -> None:
+    problem = one(tmp_path / "d", prompts=..., text="Find x.", conditions=["AB = 7", "BC = x"])
+    assert training_question(problem, "full-text") == (
+        "In this problem, AB = 7, BC = x.\nBased on these conditions, answer the question: Find x."
+    )
+    image_only = "Based on the information in the image, answer the question: Find x."
+    assert training_question(problem, "image-only") == image_only
+    assert training_question(problem, "as-published") == "Find x."
+    same = one(tmp_path / "e", prompts=..., text="Find x.", conditions="AB = 7, BC = x")
+    assert training_question(same, "full-text") == training_question(problem, "full-text")
+    bare = one(tmp_path / "f", prompts=..., text="Find x.")
+    assert pairs.check(tmp_path / "f").splits["test"].bare == 1
+    assert training_question(bare, "full-text") == image_only
+
+
+def test_choices_are_shown_in_every_view(tmp_path: Path) -> None:
+    block = "\nChoices:\nA. 7\nB. 25\nC. none"
+    for number, changes in enumerate(
+        [
+            {"choices": ["7", 25, "none"]},
+            {"choices": {"A": 7, "B": 25, "C": "none"}, "answer": "(b)"},
+            {"choices": ["7", "25", "none"], "prompts": ..., "text": "Find x."},
+        ]
+    ):
+        problem = one(tmp_path / str(number), **changes)
+        assert (problem.answer, problem.grader) == ("B", "choices:multi-choice")
+        for view in ("full-text", "image-only", "question-only"):
+            assert training_question(problem, view).endswith(f"Find x.{block}")
+        assert problem.question == f"Find x.{block}" and not problem.leaky
+
+
+@pytest.mark.parametrize(
+    ("changes", "right", "wrong"),
+    [
+        ({"answer": ..., "answers": [3, "-3"]}, ["3", "-3.0"], ["0", "3.1"]),
+        ({"answer": 10, "tolerance": 0.5}, ["10.5", "9.6"], ["10.6"]),
+        ({"answer": "200", "tolerance": "1%"}, ["201.9", "198"], ["203"]),
+        ({"answer": "10", "tolerance": 0}, ["10"], ["10.004"]),
+        ({"answer": ..., "answers": ["1", "\\frac{1}{2}"], "tolerance": 0.1}, ["0.45"], ["0.7"]),
+    ],
+)
+def test_several_right_answers_and_a_tolerance(
+    tmp_path: Path, changes: dict[str, Any], right: list[str], wrong: list[str]
+) -> None:
+    problem = one(tmp_path / "d", **changes)
+    name, kind = split_grader(problem.grader)
+    assert name == "answers"
+
+    def outcomes(answers: list[str]) -> list[str]:
+        cases = [Case(f"\\boxed{{{one}}}", problem.answer, "", kind) for one in answers]
+        found = find_grader(problem.grader).grade(cases, "strict", None)
+        return [grade.outcome for grade in found if isinstance(grade, Grade)]
+
+    assert outcomes(right) == ["correct"] * len(right)
+    assert outcomes(wrong) == ["wrong"] * len(wrong)
+
+
+def test_several_images_are_one_side_by_side(tmp_path: Path) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(png("red", (10, 50))).decode()
+    file = write(tmp_path / "d", line(image=["img/p1.png", uri]))
+    (problem,) = pairs.read(file)
+    image = problem.open_image()
+    assert image.size == (40 + 24 + 10, 50)
+    assert image.getpixel((0, 40)) == (255, 255, 255) and image.getpixel((70, 49)) == (255, 0, 0)
+    assert pairs.check(file).splits["test"].images == 2
+    broken = write(tmp_path / "e", line(image=["img/p1.png", "problems.jsonl"]))
+    assert [fault.kind for fault in pairs.check(broken).errors] == ["image-broken"]
+    with pytest.raises(UserError, match="line 1, p1: one of its images cannot be decoded"):
+        list(pairs.read(broken))
+
+
+def test_an_image_for_each_view(tmp_path: Path) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(png("red")).decode()
+    problem = one(tmp_path / "d", image={"full_text": "img/p1.png", "image-only": uri})
+    assert problem.image_bytes("full-text") == png()
+    for view in ("image-only", "transcribe", "as-published"):
+        assert problem.image_bytes(view) == png("red")
+    assert problem.image == png("red")
+    views = [view.name for view in parse_views("full-text,image-only,transcribe,blank-image")]
+    assert all(training_question(problem, view) for view in views)
+    only = one(tmp_path / "e", image={"image-only": uri})
+    assert only.image_of("full-text") is None  # nothing of another view's image
+    assert [fault.kind for fault in pairs.check(tmp_path / "e").warnings] == ["no-image"]
+
+
+def test_type_and_subject_are_kept(tmp_path: Path) -> None:
+    problem = one(tmp_path / "d", type="Chord", subject="Circles", comment="mine")
+    assert (problem.type, dict(problem.labels)) == ("Chord", {"subject": "Circles"})
+    assert pairs.check(tmp_path / "d").faults == []
+
+
+def test_views_without_a_picture_need_no_image(tmp_path: Path) -> None:
+    prompts = {"text-only": "AB = 7. Find x.", "question-only": "Find x."}
+    report = pairs.check(write(tmp_path / "d", line(image=None, prompts=prompts)))
+    assert [fault.kind for fault in report.faults] == ["unpaired"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"text": "Find x."}, "text and prompts are both given"),
+        ({"prompts": ..., "conditions": ["AB = 7"]}, "text is missing"),
+        ({"prompts": ..., "text": ["a"]}, "text is a list, not a string"),
+        ({"prompts": ..., "text": "a", "conditions": [3]}, "conditions is a number, not a string"),
+        ({"prompts": ..., "text": "a", "conditions": 3}, "not a text or a list of texts"),
+        ({"prompts": ..., "text": "<image>a"}, "text holds the placeholder <image>"),
+        ({"answers": ["3"]}, "answer and answers are both given"),
+        ({"answer": ..., "answers": []}, "is a list, not a list of answers"),
+        ({"answer": ..., "answers": "3"}, "answers is a string, not a list"),
+        ({"answer": ..., "answers": [3, "x y"]}, "answer 'x y' is not a number"),
+        ({"tolerance": "a bit"}, "tolerance 'a bit' is no number"),
+        ({"tolerance": -1}, "tolerance '-1' is no number"),
+        ({"choices": ["25"]}, "choices must be a list of 2 to 8"),
+        ({"choices": {"A": 1, "C": 25}}, "letters A, B, C ... in order"),
+        ({"choices": ["25", "25"]}, "the same text twice"),
+        ({"choices": ["1", "2"]}, "answer '25' is none of the choices: give its letter (A, B)"),
+        ({"choices": ["1", "25"], "tolerance": 1}, "leave answers and tolerance out"),
+        ({"image": {"full-txt": "img/p1.png"}}, "unknown view 'full-txt'"),
+        ({"image": ["img/p1.png", 5]}, "image is a number, not a string"),
+        ({"subject": 3}, "subject is a number"),
+    ],
+)  # fmt: skip
+def test_what_a_line_may_not_say_is_one_line_with_its_remedy(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    file = write(tmp_path / "d", line(**changes))
+    with pytest.raises(UserError, match=re.escape(words)):
+        list(pairs.read(file))
+    assert [fault.line for fault in pairs.check(file).errors] == [1]
+
+
+def test_the_schema_and_the_reader_know_the_same_keys(tmp_path: Path) -> None:
+    schema = json.loads(pairs.SCHEMA.read_text())
+    assert set(schema["properties"]) == {*KEYS, *VIEWS, *(view.replace("-", "_") for view in VIEWS)}
+    jsonschema = pytest.importorskip("jsonschema")
+    checker = jsonschema.Draft202012Validator(schema)
+    checker.check_schema(schema)
+    sound = [
+        line(), line(id=3, prompts=..., text="a", conditions=["b"], subject="c"),
+        line(answer=..., answers=[1, "2"], tolerance="1%"), line(choices=["1", 25]),
+        line(image=["a.png", "b.png"]), line(image={"full-text": "a.png"}),
+        line(prompts=..., full_text="a", image_only="b"),
+    ]  # fmt: skip
+    assert all(checker.is_valid(value) for value in sound)
+    faulty = [
+        line(id=...), line(answer=...), line(prompts=...), line(prompts={"full-txt": "a"}),
+        line(image=5), line(text="a"), line(answers=[3]), line(tolerance=-1), line(choices=["1"]),
+    ]  # fmt: skip
+    assert not any(checker.is_valid(value) for value in faulty)

@@ -119,6 +119,6 @@ def test_every_grader_is_found_with_and_without_a_kind() -> None:
     for name, grader in GRADERS.items():
         assert find_grader(name) is find_grader(f"{name}:free-form") is grader
     with pytest.raises(
-        UserError, match=r"unknown grader 'mathvers': choose from choices, mathverse\. Did you mean"
+        UserError, match=r"unknown grader 'mathvers': choose from .*, mathverse\. Did you mean"
     ):
         find_grader("mathvers:free-form")

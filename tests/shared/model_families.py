@@ -185,7 +185,6 @@ class Family:
         template: The chat template.
         files: Further files, by name.
         template_file: Where the template lies.
-        since: The first release of transformers that is known to have it as it is built here.
     """
 
     config: Callable[[Callable[[str], int], int, Sizes], Any]
@@ -195,7 +194,6 @@ class Family:
     roles: dict[str, str] = field(default_factory=dict)
     named: dict[str, str] = field(default_factory=dict)
     template_file: str = "chat_template.jinja"
-    since: tuple[int, int] = (5, 9)
 
 
 def _text(size: Sizes, vocabulary: int, **more: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_families import build_family
 
 from modgap.cli.main import main
 from modgap.core import registry
@@ -515,6 +516,20 @@ def test_parameters_are_counted_exactly() -> None:
     assert shape_of(json.loads((folder / "config.json").read_text())).parameters == count
 
 
+def test_parameters_of_qwen3_vl_are_counted_exactly(tmp_path: Path) -> None:
+    """A small model's own tensors, and the published sizes (2.13, 4.44 and 8.77 B)."""
+    folder = build_family("qwen3_vl", tmp_path / "small")
+    with (folder / "model.safetensors").open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    sizes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+    count = sum(math.prod(shape) for shape in sizes)
+    assert shape_of(json.loads((folder / "config.json").read_text())).parameters == count
+    published = {"2B": 2.13, "4B": 4.44, "8B": 8.77}
+    for name, billions in published.items():
+        count = SHAPES[f"Qwen/Qwen3-VL-{name}-Instruct"].parameters
+        assert round(count / 1e9, 2) == billions
+
+
 def test_costs_grow_as_they_should() -> None:
     plain, contrastive = load("kl").stages
     contrastive = replace(contrastive, settings=plain.settings)
@@ -546,10 +561,20 @@ def test_image_tokens_are_the_processors() -> None:
 # The plan
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "llava", "internvl", "gemma3", "qwen3_vl", None])
-@pytest.mark.parametrize("engine", ["verl", "local"])
+@pytest.mark.parametrize(
+    ("engine", "kind", "remedy"),
+    [
+        *((engine, kind, "modgap eval --engine hf or vllm")
+          for engine in ("verl", "local") for kind in ("internvl", "gemma3", None)),
+        *(("verl", kind, "--engine local trains it") for kind in ("qwen2_vl", "llava")),
+    ],
+)  # fmt: skip
 def test_a_model_of_another_type_is_refused_in_one_line(
-    tmp_path: Path, engine: str, kind: str | None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    engine: str,
+    kind: str | None,
+    remedy: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = tmp_path / "model"
     model.mkdir()
@@ -562,7 +587,7 @@ def test_a_model_of_another_type_is_refused_in_one_line(
         ])  # fmt: skip
         said = capsys.readouterr().err.strip()
         assert status != 0 and "\n" not in said, said
-        assert planned == [] or (repr(kind) in said and "modgap eval --engine vllm" in said)
+        assert planned == [] or (repr(kind) in said and remedy in said)
     assert not (tmp_path / "out").exists()
 
 

@@ -132,6 +132,8 @@ def test_each_view_shows_what_it_says(problems: list[Problem], tmp_path: Path) -
             "blank": (own, white),
             "swapped": ((33, 20), black),
             "none": None,
+            # The words are below the diagram, and wider.
+            "rendered": ((448, 20 + 2 * 19 + 32), (0, 255)),
         }
         assert image == expected[view.picture], name
 

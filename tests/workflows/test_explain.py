@@ -14,7 +14,16 @@ from tool_logs import kit_row, lmms_row, write_lmms, write_tsv
 from modgap.analysis.explained import Difference, Explanation, shapley
 from modgap.cli.main import main
 from modgap.core.errors import UserError
-from modgap.core.record import ProblemRow, Response, RunFolder
+from modgap.core.record import (
+    ProblemRow,
+    Response,
+    RunFolder,
+    iter_rows,
+    line_of,
+    write_text,
+)
+from modgap.grading.judge import Undecided, VerdictFile, VerdictRow, question_id
+from modgap.grading.mathverse import Case, grade_by_rule
 from modgap.workflows.explain import explain
 from modgap.workflows.grade import grade_run
 from modgap.workflows.logs.importing import import_logs
@@ -232,6 +241,71 @@ def test_errors_are_left_out_and_said(tmp_path: Path) -> None:
         explain(a, other)
 
 
+def judged(path: Path, says: Mapping[str, str]) -> Path:
+    """A MathVerse run whose ten answers are all for a judge, which says what `says` has."""
+    run = RunFolder(path)
+    run.start("eval", {"views": ["full-text"], "samples": 1, "model_fingerprint": "f"})
+    run.write_problems(
+        ProblemRow(id=f"p{n}", answer="a square", question=f"What is {n}?",
+                   grader="mathverse:free-form")
+        for n in range(10)
+    )  # fmt: skip
+    texts = {n: rf"\boxed{{a rhombus of kind {n}}}" for n in range(10)}
+    run.write_responses(
+        Response(problem_id=f"p{n}", view="full-text", sample=0, prompt="p", response=texts[n],
+                 finish_reason="stop")
+        for n in range(10)
+    )  # fmt: skip
+    file, rows = VerdictFile(run), list[VerdictRow]()
+    for judge, said in says.items():
+        for n, verdict in enumerate(said):
+            case = grade_by_rule(Case(texts[n], "a square", f"What is {n}?", "free-form"))
+            assert isinstance(case, Undecided)
+            rows.append(
+                VerdictRow(judge=judge, mode="strict", question=question_id(case.prompt(), 16),
+                           problem_id=f"p{n}", view="full-text", sample=0, answer=case.answer,
+                           gold=case.gold, said=verdict)
+            )  # fmt: skip
+        file.remember("strict", {"judge": judge, "tokens": 16, "check": 0, "seed": 0})
+    write_text(file.path, "".join(map(line_of, rows)))
+    grade_run(run)
+    return path
+
+
+def test_the_judge_is_what_it_settles_or_settles_otherwise(tmp_path: Path) -> None:
+    none = judged(tmp_path / "none", {})
+    kind = judged(tmp_path / "kind", {"kind": "1111000000"})
+    stern = judged(tmp_path / "stern", {"stern": "1000000000"})
+    assert points(explain(none, kind).accuracy) == {"judge": 40.0}
+    assert points(explain(kind, stern).accuracy) == {"judge": -30.0}
+    # The same judge settles nothing differently: what changed is another answer's verdict.
+    assert points(explain(kind, judged(tmp_path / "k2", {"kind": "1100000000"})).accuracy) == {
+        "sampling/other": -20.0
+    }
+
+
+def test_a_judge_that_was_not_asked_counts_as_equal(tmp_path: Path) -> None:
+    a = judged(tmp_path / "a", {"kind": "1111000000"})
+    b = judged(tmp_path / "b", {"stern": "1000000000"})
+    run = RunFolder(b)
+    run.write_responses(
+        row.model_copy(update={"response": r"\boxed{a kite}"}) if row.problem_id == "p1" else row
+        for row in run.responses()
+    )
+    file = VerdictFile(run)
+    case = grade_by_rule(Case(r"\boxed{a kite}", "a square", "What is 1?", "free-form"))
+    assert isinstance(case, Undecided)
+    rows = [*iter_rows(file.path, VerdictRow)]
+    new = rows[1].model_copy(update={"question": question_id(case.prompt(), 16), "said": "1"})
+    write_text(file.path, "".join(map(line_of, [rows[0], new, *rows[2:]])))
+    grade_run(run)
+    found = explain(a, b)
+    # p2 and p3 by the judge; p1 is right in both, by judges that saw other answers.
+    assert points(found.accuracy) == {"judge": -20.0}
+    assert any("could not be swapped" in words for words in found.warnings)
+    adds_up(found)
+
+
 # ---- other tools ---------------------------------------------------------------------------------
 
 
@@ -277,6 +351,7 @@ def test_a_dead_judge_takes_its_samples_out_of_the_comparison(tmp_path: Path) ->
     found = explain(tmp_path / "a", b)
     assert found.accuracy.n_problems == 2 and not points(found.accuracy)
     assert found.left_out == {f"samples of {tmp_path / 'a'} whose verdict is an error": 3}
+    assert any("only a score of 0 can be unknown" in words for words in found.warnings)
 
 
 # ---- the pieces ----------------------------------------------------------------------------------
@@ -302,7 +377,8 @@ def test_the_command_prints_and_writes_it(
     said = capsys.readouterr().out
     assert "+25.0 from tolerance" in said and "5 problems and views that flip" in said
     assert main(["explain", *runs, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
+    said = capsys.readouterr().out
+    assert json.loads(said) == json.loads(out.read_text()) and said.isascii()
     assert main(["explain", *runs, "--out", str(tmp_path / "why.md")]) == 0
     assert "| tolerance | +25.0 |" in (tmp_path / "why.md").read_text()
     capsys.readouterr()

@@ -19,6 +19,7 @@ from pathlib import Path
 import mathverse_data as made
 import pytest
 from asking import spec
+from geometry3k_data import write_splits
 from mathverse_rows import with_images
 
 from modgap.cli.main import main
@@ -27,7 +28,7 @@ from modgap.core.options import EvalOptions
 from modgap.core.recipe import Settings
 from modgap.core.record import RunFolder
 from modgap.core.view import VERSION_VIEWS
-from modgap.datasets.synthetic import write_dataset
+from modgap.datasets.synthetic import benchmark, write_dataset
 from modgap.workflows.study import also_sets, run_study
 from modgap.workflows.train import resolve_recipe, resolve_recipes
 
@@ -220,27 +221,37 @@ def test_a_finished_study_is_measured_on_another_set_and_shown_side_by_side(
     place = tmp_path / "study"
     shutil.copytree(study, place, symlinks=True)
     other = made.write_parquet(tmp_path / "mathverse.parquet", with_images(made.rows(1)))
+    third = write_splits(tmp_path / "geometry3k")
     reference = tmp_path / "reference"
     main(["eval", "--data", str(data), "--benchmark", "synthetic", "--model", "tiny", "--out",
           str(reference), "--samples", "1", "--max-tokens", "16"])  # fmt: skip
     asked = spec(
         data, "tiny", ("kl", "full-text"), place, benchmark="synthetic", settings=SETTINGS,
-        options=OPTIONS, also=(f"mathverse={other}",), reference=(reference,),
+        options=OPTIONS, also=(f"mathverse={other}", f"geometry3k={third}"), reference=(reference,),
     )  # fmt: skip
     before = (place / "kl" / "eval" / "responses.jsonl").read_bytes()
     numbers = run_study(asked)
+
+    def on_each(model: str) -> dict[str, str]:
+        others = ("geometry3k", "mathverse")
+        return {"synthetic": model} | {name: f"{model} on {name}" for name in others}
+
     assert (place / "kl" / "eval" / "responses.jsonl").read_bytes() == before
     assert numbers.sets == {
-        "base": {"main": "base", "mathverse": "base on mathverse"},
-        "kl": {"main": "kl", "mathverse": "kl on mathverse"},
-        "full-text": {"main": "full-text", "mathverse": "full-text on mathverse"},
-        "tiny": {"main": "reference"},
+        "base": on_each("base"),
+        "kl": on_each("kl"),
+        "full-text": on_each("full-text"),
+        "tiny": {"synthetic": "reference"},
     }
     on = RunFolder(place / "kl" / "eval-on-mathverse").manifest()
     assert on["resolved"]["views"] == list(VERSION_VIEWS)
     assert {row.view for row in RunFolder(place / "kl" / "eval-on-mathverse").responses()} == set(
         VERSION_VIEWS
     )
+    # Both other sets are pooled with the study's own, except where all samples of one are errors.
+    assert numbers.pooled is not None and {"base", "kl", "full-text"} == set(numbers.pooled)
+    assert {"synthetic", "geometry3k"} <= set(numbers.pooled["kl"].sets)
+    assert numbers.pooled["kl"].n_problems >= TEST + 2
     # A change on the other set is against the base model on the other set.
     assert {"kl", "kl on mathverse"} <= set(numbers.changes)
     assert "base on mathverse" not in numbers.changes
@@ -262,6 +273,14 @@ def test_a_set_that_cannot_be_measured_is_refused_before_anything_runs(
     with pytest.raises(UserError, match=re.escape(words)):
         run_study(spec(data, "tiny", ("kl",), tmp_path / "s", benchmark="synthetic", also=(also,)))
     assert not (tmp_path / "s").exists()
+
+
+def test_a_benchmark_with_problems_of_its_own_needs_no_path(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "benchmark_folder", lambda progress: data)
+    asked = spec(data, "tiny", ("kl",), tmp_path / "s", also=("synthetic", "pairs=mine.jsonl"))
+    assert also_sets(asked) == {"synthetic": data, "pairs": Path("mine.jsonl")}
 
 
 def test_a_benchmark_is_measured_once(data: Path, tmp_path: Path) -> None:

@@ -167,6 +167,37 @@ class TypeGap(Result):
     p_holm: float
 
 
+class Variant(Result):
+    """The gap of a run with one thing changed.
+
+    Attributes:
+        name: What, in words.
+        kind: `base` for the run as it was graded; `tolerance`, `mode` (the grader), `judge`, `vote`
+            (majority votes) or `leaky` (problems that state a condition are dropped).
+        gap: `None` where no problem is left.
+    """
+
+    name: str
+    kind: Literal["base", "tolerance", "mode", "judge", "vote", "leaky"]
+    gap: GapPart | None
+
+
+class Robustness(Result):
+    """Whether the conclusion of a run survives.
+
+    Attributes:
+        variants: The gap under each variant, the run's own first.
+        survives: Whether all intervals are on the same side of 0, or all hold it.
+        sentence: That in words.
+        not_graded: Modes in which too many responses would have to be graded again.
+    """
+
+    variants: list[Variant]
+    survives: bool
+    sentence: str
+    not_graded: list[str] = []
+
+
 class ReadingShares(Result):
     """Problems misread and read right, and the share of the former with its interval."""
 
@@ -598,6 +629,22 @@ class PaperTable(Result):
     rows: tuple[tuple[str, ...], ...]
 
 
+class PooledGap(GapPart):
+    """The gap of one model over the problems of several sets, see `analysis.pooled`.
+
+    Attributes:
+        sets: Whose problems.
+        n_clusters: Different problems; a problem of two sets is one.
+        mean_of_sets: Mean of the sets' gaps, in points, in which every set weighs the same.
+        change: Against the first model, where it was measured on the same sets.
+    """
+
+    sets: list[str]
+    n_clusters: int
+    mean_of_sets: float
+    change: GapChange | None = None
+
+
 class ReportSummary(Result):
     """The numbers of a report, which are a study's summary.json.
 
@@ -616,6 +663,8 @@ class ReportSummary(Result):
             sampling, grading; `None` where all can be compared.
         sets: Model or recipe -> set -> name of the run on it, where a study measured on several
             sets; `None` elsewhere.
+        pooled: Model or recipe -> its gap over these sets together.
+        robustness: Name -> whether its conclusion survives other gradings; of runs with a gap.
     """
 
     runs: dict[str, Summary]
@@ -629,3 +678,5 @@ class ReportSummary(Result):
     paper: list[PaperTable] | None = Field(default=None, exclude_if=_absent)
     differs: dict[str, list[str]] | None = Field(default=None, exclude_if=_absent)
     sets: dict[str, dict[str, str]] | None = Field(default=None, exclude_if=_absent)
+    pooled: dict[str, PooledGap] | None = Field(default=None, exclude_if=_absent)
+    robustness: dict[str, Robustness] | None = Field(default=None, exclude_if=_absent)

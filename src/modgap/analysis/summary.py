@@ -75,7 +75,7 @@ def summarise_run(scores: Scores, mode: str = "") -> Summary:
         types=_types(scores, paired_P) if has_gap else [],
         reading=decompose(scores) if has_gap else None,
         pairable=bool(scores.side("text") and scores.side("vision")),
-        mathverse=mathverse.breakdown(scores, lambda keep_P: _part(scores, keep_P)),
+        mathverse=mathverse.breakdown(scores, lambda keep_P: gap_part(scores, keep_P)),
     )
     return summary.model_copy(update={"warnings": warnings({"": summary})})
 
@@ -124,13 +124,13 @@ def _view(scores: Scores, v: int) -> ViewSummary:
                 str(k): stats.pass_at_k(samples, right_P, k) for k in range(1, samples + 1)
             },
             "maj_at_k": float(
-                np.mean([_vote_is_right(votes_S, codes_S) for votes_S, codes_S in voted])
+                np.mean([vote_is_right(votes_S, codes_S) for votes_S, codes_S in voted])
             ),
         }
     )
 
 
-def _vote_is_right(votes_S: NDArray[np.object_], codes_S: NDArray[np.int8]) -> bool:
+def vote_is_right(votes_S: NDArray[np.object_], codes_S: NDArray[np.int8]) -> bool:
     """Whether the most frequent answer among the samples is right.
 
     Answers in words are counted only where no sample gives a number.
@@ -180,7 +180,7 @@ def _accuracy(scores: Scores, side: str, keep_P: NDArray[np.bool_]) -> stats.Est
     return stats.accuracy(np.rint(scores.rates(side)[keep_P] * samples), samples)
 
 
-def _part(scores: Scores, keep_P: NDArray[np.bool_]) -> GapPart | None:
+def gap_part(scores: Scores, keep_P: NDArray[np.bool_]) -> GapPart | None:
     """The gap of a part of the problems, in short; `None` for an empty part."""
     if not keep_P.any():
         return None
@@ -199,7 +199,10 @@ def _part(scores: Scores, keep_P: NDArray[np.bool_]) -> GapPart | None:
 
 def _leaky(scores: Scores, paired_P: NDArray[np.bool_]) -> dict[str, GapPart | None]:
     leaky_P = np.array([problem.leaky for problem in scores.problems])
-    return {"leaky": _part(scores, paired_P & leaky_P), "clean": _part(scores, paired_P & ~leaky_P)}
+    return {
+        "leaky": gap_part(scores, paired_P & leaky_P),
+        "clean": gap_part(scores, paired_P & ~leaky_P),
+    }
 
 
 def _types(scores: Scores, paired_P: NDArray[np.bool_]) -> list[TypeGap]:
@@ -207,7 +210,7 @@ def _types(scores: Scores, paired_P: NDArray[np.bool_]) -> list[TypeGap]:
     types_P = np.array([problem.type for problem in scores.problems], object)
     parts: dict[str, GapPart] = {}
     for name in sorted(set(types_P)):
-        if part := _part(scores, paired_P & (types_P == name)):
+        if part := gap_part(scores, paired_P & (types_P == name)):
             parts[name] = part
     ordered = sorted(parts.items(), key=lambda item: -item[1].n_problems)
     corrected = stats.holm([part.p_value for _, part in ordered])

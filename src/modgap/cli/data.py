@@ -1,4 +1,4 @@
-"""The commands around data and the testbed model: `data`, `import`, `power`, `model`.
+"""The commands around data and the testbed model: `data`, `power`, `model`.
 
 Parses first, imports late.
 """
@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from modgap.cli.groups import DATA, TRAIN
 from modgap.core import registry
-from modgap.core.errors import UsageError, UserError
+from modgap.core.errors import UserError
 from modgap.core.installation import require_training
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
@@ -24,14 +23,8 @@ from modgap.core.prompt import Style
 from modgap.core.secrets import safe_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from modgap.datasets.faults import Report
-    from modgap.original.importing import Imported
-    from modgap.workflows.logs.importing import ImportedLog
     from modgap.workflows.power import Plan
-
-Source = Literal["original", "lmms-eval", "vlmevalkit", "inspect"]
 data_app = App(
     name="data", help="Make, check and prepare problems.", help_format="markdown", group=DATA
 )
@@ -145,97 +138,6 @@ def prepare(
     options = {"folder": str(folder), "out": str(out), "variant": variant, "style": style}
     record.replace_manifest("prepare", options, given())
     show(done)
-
-
-def import_answers(
-    *folders: Path,
-    out: Path,
-    gt: Path | None = None,
-    view: str | None = None,
-    results_root: Path | None = None,
-    scan_output: Path | None = None,
-    source: Annotated[Source, Parameter(name="--from")] = "original",
-    scorer: str | None = None,
-    allow_outside: AllowOutside = False,
-) -> None:
-    """Make a run of answers that another program collected, and grade it; needs no diagrams.
-
-    The original repository's: for PGPS9K folders of qprob_N_attemptJ.txt, for MathVerse files
-    *_generations.jsonl, scored or not. With --from the per-sample logs of another tool on
-    MathVerse, whose verdicts are kept beside our grades; and any log of inspect_ai's task
-    modgap/gap.
-
-
-    ```
-    modgap import answers_full_cond answers --gt PGPS9K/test.json --out runs/imported
-    modgap import mathverse_generations --out runs/imported
-    modgap import --from vlmevalkit outputs/MODEL --out runs/vlmevalkit
-    ```
-
-    Args:
-        folders: Answer folders, or files of generations or folders of them; a model's kinds are the
-            views of one run. Several models make several runs, OUT/MODEL. With --from the files of
-            one model, or their folder: *_samples_*.jsonl and *_results.json of lmms-eval, .xlsx,
-            .tsv or .json of VLMEvalKit, .eval or .json of inspect_ai.
-        out: Run folder.
-        gt: PGPS9K's test.json. Generations carry their gold answers; with MathVerse's own files
-            (parquet or JSON) they get subjects, images and the problems without an answer as well.
-            With --from MathVerse's own files, for logs whose rows do not say their problem.
-        view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any
-            other image-only.
-        results_root: Also every folder below this one that holds answers.
-        scan_output: Also write the original's figures of every folder to this text file, as its
-            eval.py --scan-output does.
-        source: Which program collected the answers: `original`, `lmms-eval`, `vlmevalkit` or
-            `inspect`.
-        scorer: Which score is the verdict, where a log has several.
-        allow_outside: Links in these folders may lead out of them. Of a log: keep the places of the
-            diagrams that it names, which a report then embeds.
-    """
-    from modgap.core.progress import progress_bars
-
-    if source != "original":
-        if any(option is not None for option in (view, results_root, scan_output)):
-            raise UsageError(
-                "--view, --results-root and --scan-output are for the original's answers: a log of"
-                f" {source} says its views itself."
-            )
-        return _import_logs(source, folders, out, gt, scorer, allow_outside=allow_outside)
-    if scorer is not None:
-        raise UsageError(f"--scorer {scorer}: the original's answers have one; leave it out.")
-    from modgap.original.import_mathverse import import_generations
-    from modgap.original.import_pgps9k import import_answers as import_folders
-    from modgap.original.mathverse import generation_files
-
-    if files := generation_files(folders, results_root, allow_outside=allow_outside):
-        if view is not None:
-            raise UserError(
-                f"--view {view}: generations say their versions themselves; leave it out."
-            )
-        with progress_bars() as bars:
-            runs = import_generations(
-                files, out, gt=gt, given=given(), progress=bars, allow_outside=allow_outside
-            )
-        _print_all(runs, scan_output, results_root)
-        return
-    if gt is None:
-        raise UserError("--gt is missing: answer folders need the data set's test.json.")
-    with progress_bars() as bars:
-        runs = import_folders(
-            folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars,
-            allow_outside=allow_outside,
-        )  # fmt: skip
-    _print_all(runs, scan_output, results_root)
-
-
-def _print_all(runs: Sequence[Imported], scan_output: Path | None, root: Path | None) -> None:
-    from modgap.original.importing import print_imported, write_scan
-
-    for run in runs:
-        print_imported(run)
-    if scan_output is not None:
-        write_scan(runs, scan_output, root)
-        show(f"the original's figures: {scan_output}")
 
 
 def power(
@@ -399,74 +301,6 @@ def print_check(report: Report) -> None:
         f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in"
         f" {report.path}"
     )
-
-
-def _import_logs(
-    tool: str,
-    files: Sequence[Path],
-    out: Path,
-    gt: Path | None,
-    scorer: str | None,
-    *,
-    allow_outside: bool,
-) -> None:
-    """Import logs of another tool; those of inspect_ai's task `modgap/gap` know our problems."""
-    from modgap.core.progress import progress_bars
-    from modgap.reporting.terminal import print_summary
-    from modgap.workflows.import_inspect import import_log
-    from modgap.workflows.logs.importing import import_logs
-    from modgap.workflows.logs.inspect_log import is_ours
-
-    if tool == "inspect" and any(is_ours(path) for path in files):
-        if len(files) != 1:
-            raise UsageError(f"a log of modgap/gap makes a run of its own: {len(files)} are given.")
-        if gt is not None or scorer is not None:
-            raise UsageError("--gt and --scorer: a log of modgap/gap has its problems itself.")
-        with progress_bars() as bars:
-            summary = import_log(
-                files[0], out, given=given(), progress=bars, allow_outside=allow_outside
-            )
-        print_summary(summary, out.name)
-        return
-    with progress_bars() as bars:
-        done = import_logs(
-            tool, files, out, gt=gt, scorer=scorer, given=given(), progress=bars,
-            allow_outside=allow_outside,
-        )  # fmt: skip
-    _print_log(done)
-
-
-def _print_log(done: ImportedLog) -> None:
-    """The log's source, how many samples are errors and why, both verdicts, and our numbers."""
-    from rich.console import Console
-
-    from modgap.core.record import OUTCOMES
-    from modgap.reporting import tables as t
-    from modgap.reporting.terminal import as_rich, print_summary
-
-    log = done.log
-    show(f"{done.path}: {log.model or 'model not named'}, {len(log.samples):,} rows of {log.tool}")
-    for path in log.files:
-        show(f"  from {path}")
-    count = sum(map(len, done.errors.values()))
-    lost = sum(map(len, done.verdict_errors.values()))
-    show(f"errors: {count:,} responses, {lost:,} scores of {log.tool}")
-    for what, kinds in (("response", done.errors), ("score", done.verdict_errors)):
-        for why, names in kinds.items():
-            show(f"  {len(names):6,} {what}{'s' * (len(names) != 1)}: {why}")
-    if done.agreement:
-        rows = [
-            (f"{log.tool}: {theirs.replace('_', ' ')}",
-             *(f"{done.agreement.get((theirs, ours), 0):,}" for ours in OUTCOMES))
-            for theirs in OUTCOMES
-            if any(pair[0] == theirs for pair in done.agreement)
-        ]  # fmt: skip
-        head = (f"score {log.scorer}", *(f"ours: {name.replace('_', ' ')}" for name in OUTCOMES))
-        console = Console()
-        table = t.Table("Samples by both verdicts", head, tuple(rows), left=1)
-        console.print(as_rich(table, plain=not console.is_terminal))
-    show("Graded strict (the run's grades and summary):")
-    print_summary(done.summary, done.path.name)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -1,8 +1,8 @@
 """The command line. Parses first, imports late: `modgap --help` loads no torch.
 
 Every command is a thin wrapper around a typed function of the package. Those around data and the
-testbed model are in `data.py`, those around results in `runs.py`; the reference,
-`docs/reference/cli.md`, is generated from all three.
+testbed model are in `data.py`, `import` is in `imports.py`, those around results are in `runs.py`;
+the reference, `docs/reference/cli.md`, is generated from all of them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from typing import Any
 import cyclopts
 from cyclopts import App, Parameter
 
+from modgap.cli import pairs as _pairs  # noqa: F401 - adds `data init` and `data convert`
 from modgap.cli.config import with_config
-from modgap.cli.data import data_app, given, import_answers, model_app, power, versions_as_views
+from modgap.cli.data import data_app, given, model_app, power, versions_as_views
 from modgap.cli.groups import DATA, MEASURE, RESULTS, SETUP, TRAIN
+from modgap.cli.imports import import_answers
 from modgap.cli.runs import explain, export, grade, ls, report, results_app
 from modgap.cli.start import init
 from modgap.cli.usage import usage_line

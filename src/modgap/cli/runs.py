@@ -5,8 +5,9 @@ Parses first, imports late.
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App
 
@@ -14,6 +15,9 @@ from modgap.cli.groups import RESULTS
 from modgap.core.errors import UsageError, UserError
 from modgap.core.options import AllowOutside, JudgeOptions
 from modgap.core.progress import show
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Mode = Literal["strict", "relative", "exact", "paper"]
 results_app = App(
@@ -91,7 +95,7 @@ def explain(run_a: Path, run_b: Path, *, out: Path | None = None, json: bool = F
     if out is not None and out.suffix not in (".json", ".md"):
         raise UsageError(f"--out {out}: give a file .json or .md.")
     found = explain_runs(run_a, run_b)
-    text = found.model_dump_json(indent=2) + "\n"
+    text = _json(found)
     if out is not None:
         write_text(out, text if out.suffix == ".json" else markdown(found))
     if json:
@@ -138,6 +142,7 @@ def report(
     images: int = 200,
     figures: bool = False,
     template: Literal["full", "paper"] = "full",
+    json: bool = False,
     allow_outside: AllowOutside = False,
     force: bool = False,
 ) -> None:
@@ -158,6 +163,7 @@ def report(
             made again.
         template: `paper` also lays the numbers into the shape of the paper's tables, on the page
             and as OUT.md.
+        json: Print the numbers of the page as JSON instead of the tables.
         allow_outside: Embed diagrams outside the data set that a run records, too.
         force: Replace files that no earlier report wrote.
     """
@@ -175,12 +181,20 @@ def report(
             runs, out, images=images, figures=figures, template=template,
             allow_outside=allow_outside, force=force,
         )  # fmt: skip
+    if json:
+        return show(_json(numbers), end="")
     print_numbers(numbers)
     show(f"report: {out.resolve()}")
     if figures:
         show(f"figures and tables: {out.resolve().with_name(out.stem + '_figures')}")
     if template == "paper":
         show(f"the paper's tables: {out.resolve().with_suffix('.md')}")
+
+
+def _json(found: BaseModel) -> str:
+    """JSON of ASCII alone: what is printed has its other characters spelled out already."""
+    text = dumps(found.model_dump(mode="json"), indent=2) + "\n"
+    return text.replace("\x7f", "\\u007f")
 
 
 def ls(folder: Path = Path("runs")) -> None:

@@ -53,8 +53,9 @@ class EvalOptions:
     Attributes:
         views: Comma-separated: full-text, image-only (the default), and the controls text-only,
             question-only, blank-image, swapped-image, transcribe, as-published (the data set's own
-            text). Of MathVerse: its versions, see --problem-versions. One of your own is
-            module:object or path/to/file.py:object.
+            text), rendered-text (the conditions as words in the image; rendered-text-32 or
+            rendered-text-32:FONT.ttf). Of MathVerse: its versions, see --problem-versions. One of
+            your own is module:object or path/to/file.py:object.
         samples: Responses per problem and view; 4 if not given. An existing run keeps its samples,
             temperature, max-tokens and seed where they are not given.
         temperature: 0.6 if not given, for every model and engine (MathVerse in paper style 0.8); 0
@@ -260,7 +261,8 @@ class StudySpec:
         seeds: Training seeds, comma-separated: a study each, in OUT/seedN, and one report of all.
         jobs: Trainings and evaluations at a time, which share the visible accelerators.
         also: Another data set to measure the base model and every recipe on, NAME=PATH with a
-            --benchmark as NAME, e.g. mathverse=MathVerse; in its own default views; repeatable.
+            --benchmark as NAME, e.g. mathverse=MathVerse, or synthetic alone; in its own default
+            views; repeatable. The report has the gap on each set, and over all problems.
         reference: A run folder, such as that of another model, to show in the report beside the
             study's own; repeatable.
         log: Where steps go beside train_log.jsonl: `wandb` (Weights & Biases), `tensorboard` (which

@@ -164,6 +164,17 @@ def training_question(
     return f"Answer the question: {question}" if view.picture == "none" else _from_image(question)
 
 
+def rendered_words(problem: Problem, style: Style = "aligned") -> str:
+    """What the views `rendered-text` draw into the image: the conditions as `full-text` words them.
+
+    Of a problem with words of its own, those of its full-text view. Empty without a condition.
+    """
+    if problem.own_words:
+        return problem.words_of("full-text") or ""
+    words = conditions(problem, style)
+    return f"In this problem, {words}." if words else ""
+
+
 def contrastive_question(problem: Problem, style: Style = "aligned") -> str:
     """The text-free twin of the full-text training prompt, before the instruction (contrastive KL).
 

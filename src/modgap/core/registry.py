@@ -102,6 +102,7 @@ class TrainEntry(Entry):
         as_is: As of an `EngineEntry`.
         passed: Whether it takes settings of its own, `verl.KEY=value`.
         exclusive: Whether one training takes all visible accelerators.
+        types: `model_type`s of the models that it trains; empty where it does not say.
     """
 
     plan: str = ""
@@ -110,6 +111,7 @@ class TrainEntry(Entry):
     as_is: bool = False
     passed: bool = False
     exclusive: bool = False
+    types: tuple[str, ...] = ()
 
 
 E = TypeVar("E", bound=Entry)
@@ -313,6 +315,7 @@ TRAINING_ENGINES = Registry(
             check="modgap.training.local:check_environment",
             plan="modgap.training.plan:dry_run",
             plan_takes=("gpu",),
+            types=("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava_onevision", "llava"),
         ),
         "verl": TrainEntry(
             "modgap.training.verl.engine:run",
@@ -323,6 +326,7 @@ TRAINING_ENGINES = Registry(
             as_is=True,
             passed=True,
             exclusive=True,
+            types=("qwen2_5_vl", "qwen3_vl"),
         ),
     },
 )

@@ -6,19 +6,38 @@ neither side; they separate reading from reasoning, and both from guessing.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from modgap.core.errors import UserError, unknown
+from modgap.core.files import read_bytes
 from modgap.core.loading import load
 
 if TYPE_CHECKING:
     from modgap.core.problem import Problem
 
 Side = Literal["text", "vision", "control"]
-Picture = Literal["own", "none", "blank", "swapped"]
+Picture = Literal["own", "none", "blank", "swapped", "rendered"]
+
+DEFAULT_SIZE, LEAST_SIZE, MOST_SIZE = 24, 6, 200
+"""Of rendered words, in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How the words of a view are drawn.
+
+    Attributes:
+        size: Height of a line's letters (em), in pixels of the image.
+        font: A font file; `None` for Pillow's own font.
+    """
+
+    size: int = DEFAULT_SIZE
+    font: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +48,13 @@ class View:
         name: Its name on the command line and in records.
         side: Which side of the gap it is on.
         conditions: Whether the conditions are written in the prompt.
-        picture: Which image goes with it: the problem's own, none, a blank one of the same size, or
-            another problem's.
+        picture: Which image goes with it: the problem's own, none, a blank one of the same size,
+            another problem's, or the problem's own with the conditions drawn below it.
         transcribe: Whether the model is asked to write the conditions down before it solves.
         words: Gives the words of a problem, before the instruction; without it they follow from
             `conditions`.
         verbatim: Whether its words are the view's question alone, as the data set has it.
+        rendering: How the conditions are drawn, where `picture` is `rendered`.
     """
 
     name: str
@@ -44,11 +64,13 @@ class View:
     transcribe: bool = False
     words: Callable[[Problem], str] | None = None
     verbatim: bool = False
+    rendering: Rendering | None = None
 
 
 AS_PUBLISHED = "as-published"
 """The data set's own text, whatever it holds of the conditions."""
-
+RENDERED = "rendered-text"
+"""The view whose conditions are words in the image, and the first part of its family's names."""
 VIEWS: dict[str, View] = {
     view.name: view
     for view in (
@@ -60,6 +82,7 @@ VIEWS: dict[str, View] = {
         View("swapped-image", "control", conditions=True, picture="swapped"),
         View("transcribe", "control", conditions=False, transcribe=True),
         View(AS_PUBLISHED, "control", conditions=False, verbatim=True),
+        View(RENDERED, "control", conditions=False, picture="rendered", rendering=Rendering()),
     )
 }
 DEFAULT_VIEWS = ("full-text", "image-only")
@@ -109,6 +132,8 @@ def get_view(name: str) -> View:
         return ALL_VIEWS[name]
     if name in _FROM_OUTSIDE:
         return _FROM_OUTSIDE[name]
+    if name.startswith(RENDERED):
+        return _rendered(name)
     if ":" not in name:
         raise unknown(
             "view", name, ALL_VIEWS, "One of your own is module:object or path/to/file.py:object."
@@ -131,6 +156,46 @@ def get_view(name: str) -> View:
     return view
 
 
+def _rendered(name: str) -> View:
+    """A view of the family `rendered-text`: `rendered-text-32`, `rendered-text-32:Font.ttf`.
+
+    Its recorded name has the size, the font's name and six digits of the digest of its file, so
+    that responses to two fonts never mix.
+
+    Raises:
+        UserError: It is no such name, the size is out of bounds, or the font does not exist.
+    """
+    match = _RENDERED.fullmatch(name)
+    if match is None:
+        raise UserError(
+            f"the view {name!r}: give {RENDERED}, {RENDERED}-SIZE with a size in pixels, or"
+            f" {RENDERED}-SIZE:path/to/font.ttf."
+        )
+    size, file = int(match[1] or DEFAULT_SIZE), match[2]
+    if not LEAST_SIZE <= size <= MOST_SIZE:
+        raise UserError(
+            f"the view {name!r}: the size is {LEAST_SIZE} to {MOST_SIZE} pixels, not {size}."
+        )
+    if file is None:
+        if size == DEFAULT_SIZE:
+            return VIEWS[RENDERED]
+        return View(f"{RENDERED}-{size}", "control", conditions=False, picture="rendered",
+                    rendering=Rendering(size))  # fmt: skip
+    font = Path(file)
+    try:
+        digest = hashlib.sha256(read_bytes(font)).hexdigest()[:6]
+    except OSError as error:
+        raise UserError(
+            f"the view {name!r}: the font {font} cannot be read ({error.strerror}): give a .ttf or"
+            " .otf file."
+        ) from None
+    plain = re.sub(r"[^A-Za-z0-9._]+", "_", font.stem)
+    view = View(f"{RENDERED}-{size}-{plain}-{digest}", "control", conditions=False,
+                picture="rendered", rendering=Rendering(size, font))  # fmt: skip
+    return _FROM_OUTSIDE.setdefault(view.name, view)
+
+
+_RENDERED = re.compile(rf"{RENDERED}(?:-([0-9]{{1,4}}))?(?::(.+))?")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FROM_OUTSIDE: dict[str, View] = {}
 """Views from outside the package that this process has loaded, by their names."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.files import Root, open_regular, read_text
-from modgap.core.installation import is_installed, not_installed
 from modgap.core.view import VERSIONS
 from modgap.datasets.faults import Fault, json_type, missing
+from modgap.datasets.hub import fetch_data_set
 from modgap.datasets.recognise import hint
 from modgap.grading.mathverse import FREE_FORM, MULTI_CHOICE, question_type_of
 
@@ -72,7 +71,10 @@ def place_of(path: str | Path) -> Path:
         UserError: There is no such path, and no such data set on the hub.
     """
     place = Path(path)
-    return place if place.exists() else _from_hub(str(path))
+    if place.exists():
+        return place
+    what = f"a parquet or JSON file of MathVerse's, a folder, or {HUB_ID}"
+    return fetch_data_set(str(path), ["*.parquet"], what, "mathverse")
 
 
 def files_of(place: Path, root: Root) -> list[Path]:
@@ -111,30 +113,6 @@ def _sound(files: Iterable[Path], root: Root) -> Iterator[Path]:
             remedy = "" if root.target(file) else ": put the file back, or remove it"
             raise UserError(f"{file} {fault[1]}{remedy}.")
         yield file
-
-
-def _from_hub(name: str) -> Path:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise UserError(
-            f"{name} does not exist: give a parquet or JSON file of MathVerse's, a folder, or"
-            f" {HUB_ID}."
-        )
-    if not is_installed("huggingface-hub"):
-        raise UserError(
-            f"{not_installed('huggingface-hub', ('mathverse', f'{name} of the Hugging Face hub'))},"
-            " or give the folder of its parquet files as --data."
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"]))
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"{name} is not a local path and could not be fetched from the Hugging Face hub"
-            f" ({reason}): check the name and the network, or copy its parquet files here and give"
-            " their folder as --data."
-        ) from error
 
 
 def _columns(file: Path) -> list[str]:

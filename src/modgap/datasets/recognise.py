@@ -86,7 +86,8 @@ def _file(path: Path) -> str:
     if _VERSIONED in head:
         return "mathverse"
     line = head.lstrip().partition(b"\n")[0]
-    is_pair = b'"prompts"' in line or b'"full-text"' in line or b'"full_text"' in line
+    keys = (b'"prompts"', b'"full-text"', b'"full_text"', b'"conditions"')
+    is_pair = any(key in line for key in keys)
     return "pairs" if line.startswith(b"{") and is_pair else ""
 
 

@@ -67,12 +67,10 @@ def load_engine(
         device: `None` takes the best there is.
         batch_size: Responses sampled together.
     """
-    from modgap.models.load import is_fast, load_policy
+    from modgap.models.load import is_fast, load_generic, load_policy
 
     if is_fast(folder):
         return HfEngine(load_policy(folder, device=device, pixels=pixels), batch_size=batch_size)
-    from modgap.models.generic import load_generic
-
     return HfEngine(load_generic(folder, pixels, device), batch_size=batch_size)
 
 
@@ -81,7 +79,7 @@ class HfEngine:
 
     Args:
         policy: The model and its processor: `modgap.models.load.load_policy` for a type with a
-            forward pass of our own, `modgap.models.generic.load_generic` for all others.
+            forward pass of our own, `modgap.models.load.load_generic` for all others.
         batch_size: Responses sampled together; lowered automatically when memory runs out.
         ahead: Encode the next window in a thread while the model works.
     """

@@ -22,7 +22,7 @@ from modgap.core.problem import split_grader
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
 from modgap.core.record import ProblemRow, Response
 from modgap.core.thinking import OPEN, closes_unopened, graded_text
-from modgap.grading import mathverse
+from modgap.grading import accepted, mathverse
 from modgap.grading.answer import Mode, as_gold, grade
 from modgap.grading.grade import Grade
 from modgap.grading.judge import JudgeMode, Undecided, unsettled
@@ -86,6 +86,13 @@ def _grade_choices(
     return mathverse.grade_without_judge(cases, cast("JudgeMode", mode), symbolic)
 
 
+def _grade_accepted(cases: Sequence[Case], mode: str, symbolic: Symbolic | None) -> list[Grade]:
+    return [
+        accepted.grade_accepted(case.response, case.gold, case.question_type, cast("Mode", mode))
+        for case in cases
+    ]
+
+
 CHOICE_GRADER: Final = f"choices:{MULTI_CHOICE}"
 """The grader of a letter; the choices are in the question, see `choices.parse_choices`."""
 
@@ -97,6 +104,11 @@ GRADERS: Final = {
         _grade_mathverse,
         judged=True,
         paper_prefill=PAPER_MATHVERSE_PREFILL,
+    ),
+    accepted.NAME: Grader(
+        "problems with several right values or a tolerance",
+        ("strict", "relative"),
+        _grade_accepted,
     ),
     "choices": Grader(
         "multiple-choice problems", ("strict", "relative"), _grade_choices, judged=True
@@ -170,13 +182,21 @@ def grade_answer(
             f"unknown question_type {question_type!r}: choose {MULTI_CHOICE} or {FREE_FORM}, or"
             " leave it empty for an answer that is a number."
         )
-    grader = find_grader("" if kind is None else mathverse.NAME)
-    grader.check_mode(mode, f"mode={mode!r}")
+    grader = "" if kind is None else mathverse.grader_of(kind)
+    return grade_one(grader, Case(response, as_gold(gold), question, kind or ""), mode)
+
+
+def grade_one(grader: str, case: Case, mode: str = "strict") -> Grade:
+    """Grade one response with the grader that a problem names, without a judge.
+
+    Raises:
+        UserError: There is no such grader, or it does not know the mode.
+    """
+    found = find_grader(grader)
+    found.check_mode(mode, f"mode={mode!r}")
     # The pool starts a process only if the rules leave something to it.
     with SymbolicPool(workers=1) as symbolic:
-        (result,) = grader.grade(
-            [Case(response, as_gold(gold), question, kind or "")], mode, symbolic
-        )
+        (result,) = found.grade([case], mode, symbolic)
     return result if isinstance(result, Grade) else unsettled(result)
 
 

@@ -20,7 +20,7 @@ tokens so far, D head.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -29,8 +29,8 @@ from torch import Tensor
 
 from modgap.core.errors import UserError
 from modgap.core.progress import doing
-from modgap.models.decoder import DecoderModel
-from modgap.models.layers import normed, rotated, turned
+from modgap.models.decoder import DecoderModel, Placed
+from modgap.models.layers import head_norms, normed, rotated, turned
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
@@ -172,7 +172,13 @@ def decode_step(
         attention = layer.self_attn
         K, S, D = prefix_k.shape[1:]
         h = normed(layer.input_layernorm, x)
-        qk = torch.cat((attention.q_proj(h), attention.k_proj(h)), dim=-1).view(P, G, -1, D)
+        if hasattr(attention, "q_norm"):
+            q, k = (
+                project(h).view(P, G, -1, D) for project in (attention.q_proj, attention.k_proj)
+            )
+            qk = torch.cat(head_norms(attention, q, k), dim=2)
+        else:
+            qk = torch.cat((attention.q_proj(h), attention.k_proj(h)), dim=-1).view(P, G, -1, D)
         v = attention.v_proj(h).view(P, G, K, D)
         qk = rotated(qk, cos, sin).to(v.dtype)
         R = qk.shape[2] // K - 1
@@ -218,14 +224,10 @@ def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Sta
 
     doing(f"reading {len(prompts)} prompts")
     features = policy.image_features(prompts)
-    embeds, positions = policy.embed(prompts, features)
+    inputs = policy.embed(prompts, features)
     cache: Any = DynamicCache()
     hidden = policy.decoder(
-        inputs_embeds=embeds,
-        position_ids=positions,
-        attention_mask=None,
-        past_key_values=cache,
-        use_cache=True,
+        **inputs, attention_mask=None, past_key_values=cache, use_cache=True
     ).last_hidden_state
     device = hidden.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -239,7 +241,9 @@ def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Sta
         )
     prefix = [(layer.keys, layer.values) for layer in cache.layers]
     start = torch.tensor([prompt.next_position for prompt in prompts], device=device)
-    cos, sin = _rotary_table(policy, start, n, embeds)  # in the type that scoring uses
+    cos, sin = _rotary_table(
+        policy, start, n, inputs["inputs_embeds"]
+    )  # in the type that scoring uses
     cos, sin = cos.to(prefix[0][0].dtype), turned(sin).to(prefix[0][0].dtype)
     # Cast once here: the products of each step would cast them to the same bits.
     if torch.is_autocast_enabled(device.type):
@@ -346,6 +350,36 @@ def cut(
     return [samples[p * widest : p * widest + len(row)] for p, row in enumerate(seeds)]
 
 
+def batches(
+    lengths: Sequence[int], seeds: Sequence[Sequence[int]], rows: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Batches of at most `rows` samples, of prompts of similar length.
+
+    A prompt with many samples is part of several batches.
+
+    Args:
+        lengths: Tokens of each prompt.
+        seeds: The seeds of its samples.
+        rows: Most samples of a batch; prompts with fewer samples than the widest of a batch count
+            as many.
+
+    Yields:
+        (prompt, its first sample), each with at most `rows` samples from there on.
+    """
+    work = [(i, at) for i, row in enumerate(seeds) for at in range(0, len(row), rows)]
+    work.sort(key=lambda item: lengths[item[0]])
+    while work:
+        batch: list[tuple[int, int]] = []
+        widest = 0
+        while work:
+            i, at = work[0]
+            widest = max(widest, len(seeds[i][at : at + rows]))
+            if batch and (len(batch) + 1) * widest > rows:
+                break
+            batch.append(work.pop(0))
+        yield batch
+
+
 def free_memory(device: torch.device) -> float:
     """Bytes that can still be allocated on a GPU; infinite on other devices.
 
@@ -357,9 +391,7 @@ def free_memory(device: torch.device) -> float:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def rows_at_once(
-    policy: DecoderModel, prompt_tokens: int, max_new_tokens: int, held: int = 0
-) -> int:
+def rows_at_once(policy: Placed, prompt_tokens: int, max_new_tokens: int, held: int = 0) -> int:
     """How many samples fit into one batch.
 
     On a CPU 64; on a GPU what fits into a sixth of the free memory plus `held`. A sixth, because
@@ -373,7 +405,7 @@ def rows_at_once(
     return max(1, min(MOST_ROWS, int((free_memory(policy.device) + held) / 6) // each))
 
 
-def bytes_of_token(policy: DecoderModel) -> int:
+def bytes_of_token(policy: Placed) -> int:
     """Bytes of one token's keys and values, in autocast's type where autocast is on."""
     config, kind = policy.model.config.text_config, policy.device.type
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -14,19 +14,21 @@ from torch import Tensor
 from modgap.models.encode import EncodedPrompt
 
 Features = Sequence[Tensor | None]
-"""For each prompt `[merged tokens, hidden]`, or `None` without an image."""
+"""For each prompt `[merged tokens, hidden]`, or `None` without an image.
+
+With DeepStack (Qwen3-VL) the features of each further level lie beside the last ones:
+`[merged tokens, (1 + levels) * hidden]`.
+"""
 
 
-class DecoderModel(Protocol):
-    """A model seen from its language model.
+class Placed(Protocol):
+    """A model of transformers on a device.
 
     Attributes:
         model: The transformers model, for its config.
-        eos_token_ids: Tokens that end a response.
     """
 
     model: Any
-    eos_token_ids: list[int]
 
     @property
     def device(self) -> torch.device:
@@ -37,6 +39,16 @@ class DecoderModel(Protocol):
     def dtype(self) -> torch.dtype:
         """The parameters' type."""
         ...
+
+
+class DecoderModel(Placed, Protocol):
+    """A model seen from its language model.
+
+    Attributes:
+        eos_token_ids: Tokens that end a response.
+    """
+
+    eos_token_ids: list[int]
 
     @property
     def decoder(self) -> Any:
@@ -51,8 +63,8 @@ class DecoderModel(Protocol):
         """Features of each prompt's image."""
         ...
 
-    def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> tuple[Tensor, Tensor]:
-        """Embeddings `[B, L, hidden]` and M-RoPE positions `[3, B, L]` of padded prompts."""
+    def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> dict[str, Any]:
+        """The decoder's inputs for padded prompts: embeddings `[B, L, hidden]` and the like."""
         ...
 
     def token_logps(self, logits: Tensor, temperature: float) -> Tensor:

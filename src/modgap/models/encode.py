@@ -178,7 +178,7 @@ class EncodedPrompt:
 
     @property
     def pixel_values(self) -> Tensor | None:
-        """The input of transformers' model: `[patches, 1176]` float32; `None` without an image."""
+        """The input of transformers' model: `[patches, numbers]` float32; `None` without one."""
         return None if self.pixels is None else pixel_values([self.pixels])
 
     @property

@@ -20,24 +20,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from modgap.core.errors import UserError
-from modgap.core.progress import doing, show
+from modgap.core.progress import show
 from modgap.core.thinking import CLOSE, OPEN
 from modgap.models.decode import Generated, cut, doing_token, flat_seeds, pick, uniforms
-from modgap.models.load import (
-    check_device,
-    check_folder,
-    check_model,
-    model_type,
-)
-from modgap.models.processor import load_processor
-from modgap.models.read_weights import load_weights
 from modgap.models.template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -46,6 +37,7 @@ if TYPE_CHECKING:
     from modgap.core.prompt import Prompt
 
 _PLACEHOLDERS = ("image", "video", "audio")
+_TYPES = ("mm_token_type_ids", "token_type_ids")
 # Kullback-Leibler divergence between the next tokens of a prompt alone and in a padded batch: what
 # rounding explains, in fp32 and in half precision.
 _SAME = {torch.float32: 1e-3}
@@ -59,21 +51,28 @@ class Asked:
     Attributes:
         text: Rendered, with one placeholder for the image.
         image: Its image.
-        length: Tokens, those of the image included.
+        input_ids: `[L]` int64, those of the image included.
         image_tokens: Tokens of the image.
+        types: `[L]`, what the processor says of each token beside its id, by name.
         opened: See `Rendered`.
         left_out: See `Rendered`.
     """
 
     text: str
     image: Image | None
-    length: int
+    input_ids: Tensor
     image_tokens: int
+    types: dict[str, Tensor]
     opened: str = ""
     left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return self.length
+        return self.input_ids.numel()
+
+    @property
+    def image_key(self) -> None:
+        """Nothing: its image is encoded in each forward pass."""
+        return None
 
 
 class GenericModel:
@@ -112,6 +111,7 @@ class GenericModel:
             bos_token_id=own.bos_token_id, decoder_start_token_id=own.decoder_start_token_id,
             do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
         )  # fmt: skip
+        self._own_generation = own
         self._pads: dict[bool, bool] = {}  # by whether the prompts show an image
         known = self.tokenizer.added_tokens_decoder.items()
         hidden = {i for i, token in known if token.special and token.content not in (OPEN, CLOSE)}
@@ -130,6 +130,11 @@ class GenericModel:
         """Where the parameters are."""
         return self.model.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' type."""
+        return self.model.dtype
+
     def encode(self, prompt: Prompt, image: Image | None = None) -> Asked:
         """A prompt through the template and the processor, which counts its tokens.
 
@@ -145,8 +150,8 @@ class GenericModel:
             )
         shown = to_rgb(image) if image is not None and prompt.has_image else None
         rendered = self._template(prompt)
-        asked = Asked(rendered.text, shown, 0, 0, rendered.opened, rendered.left_out)
-        ids = self._processed([asked])["input_ids"][0]
+        made = self._processed([rendered.text], [shown])
+        ids: Tensor = made["input_ids"][0]
         seen = sum(int((ids == i).sum()) for i in self._image_ids)
         if (seen > 0) != (shown is not None):
             raise UserError(
@@ -154,21 +159,25 @@ class GenericModel:
                 f" {'with' if shown else 'without'} an image: measure it with --engine vllm, or"
                 " served with --engine openai."
             )
-        return Asked(rendered.text, shown, ids.numel(), seen, rendered.opened, rendered.left_out)
+        types = {name: made[name][0] for name in _TYPES if name in made}
+        return Asked(rendered.text, shown, ids, seen, types, rendered.opened, rendered.left_out)
 
     def keeping_features(self) -> AbstractContextManager[None]:
         """Nothing is cached here."""
         return nullcontext()
 
-    def _processed(self, prompts: Sequence[Asked]) -> Any:
+    def _inputs(self, prompts: Sequence[Asked]) -> Any:
         """The processor's output for prompts that all have an image, or all have none."""
-        texts = [prompt.text for prompt in prompts]
-        images = [[prompt.image] for prompt in prompts]
-        given: dict[str, Any] = {"images": images} if prompts[0].image is not None else {}
+        return self._processed([p.text for p in prompts], [p.image for p in prompts])
+
+    def _processed(self, texts: Sequence[str], images: Sequence[Image | None]) -> Any:
+        given: dict[str, Any] = {}
+        if images[0] is not None:
+            given["images"] = [[image] for image in images]
         bos = self.tokenizer.bos_token  # a template that writes it needs no second one
         if bos and texts[0].startswith(bos):
             given["add_special_tokens"] = False
-        return self.processor(text=texts, return_tensors="pt", padding=True, **given)
+        return self.processor(text=list(texts), return_tensors="pt", padding=True, **given)
 
     # ------------------------------------------------------------------ sampling
 
@@ -231,7 +240,7 @@ class GenericModel:
     def _next(self, prompts: Sequence[Asked]) -> Tensor:
         """Log-probabilities of the token after each prompt, `[B, V]`."""
         draw = _Draw(self, torch.zeros(len(prompts), 1), 1.0)
-        self._run(self._on_device(self._processed(prompts)), draw)
+        self._run(self._on_device(self._inputs(prompts)), draw)
         assert draw.last is not None
         return draw.last
 
@@ -246,7 +255,7 @@ class GenericModel:
         most = max(len(row) for row in seeds)
         inputs = {
             name: _copied(value, most)
-            for name, value in self._on_device(self._processed(prompts)).items()
+            for name, value in self._on_device(self._inputs(prompts)).items()
         }
         # `cut` and `flat_seeds` have a prompt's samples side by side, the rows here one whole batch
         # after the other.
@@ -329,28 +338,3 @@ class _Draw:
         self.logps[:, self.at] = logps_BV.gather(-1, token[:, None])[:, 0]
         self.at, self.last = self.at + 1, logps_BV
         return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
-
-
-def load_generic(
-    folder: Path,
-    pixels: tuple[int, int] | None = None,
-    device: str | torch.device | None = None,
-) -> GenericModel:
-    """Load a model for answers.
-
-    Args:
-        folder: The model.
-        pixels: Least and most pixels of an image, instead of the processor's own.
-        device: CUDA if there is one, else CPU, by default.
-
-    Raises:
-        UserError: It is damaged, or cannot be loaded here.
-    """
-    where = check_device(device)
-    doing(f"loading the model {folder.name}")
-    check_folder(folder)
-    processor = load_processor(folder, model_type(folder), pixels)
-    model = load_weights(check_model(folder, tokenizer=False), where)
-    # As in `Policy`: cuDNN plans each new size anew.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    return GenericModel(model, processor, folder.name)

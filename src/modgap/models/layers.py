@@ -1,4 +1,4 @@
-"""Layers of Qwen2.5 as scoring, sampling and the vision tower call them, from the same weights.
+"""Layers of Qwen2.5 and Qwen3 as scoring, sampling and the towers call them, same weights.
 
 The norm and the gated MLP need less memory for the backward pass than transformers' modules: they
 give the same results from the same modules and weights (LoRA's included) and recompute what is
@@ -46,16 +46,26 @@ def directly(layer: Any, step: Step, x: Tensor) -> Tensor:
 
 
 def normed(norm: Any, x: Tensor) -> Tensor:
-    """RMS norm of `x` in fp32; under autocast cast once to the type of the products that read it.
+    """RMS or layer norm of `x` in fp32; under autocast cast once to the type of the next products.
 
     A GPU's kernel keeps nothing but `x`. With weights in bf16 (in evaluation, and below LoRA) the
     module itself is called, as in sampling: it decides where to round.
     """
     if norm.weight.dtype != torch.float32:
         return norm(x)
-    out = F.rms_norm(x.float(), norm.weight.shape, norm.weight, norm.variance_epsilon)
+    if isinstance(norm, torch.nn.LayerNorm):
+        out = norm(x.float())
+    else:
+        out = F.rms_norm(x.float(), norm.weight.shape, norm.weight, norm.variance_epsilon)
     kind = x.device.type
     return out.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else out
+
+
+def head_norms(attention: Any, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys `[..., heads, D]` after the norms that Qwen3 has for each head."""
+    if not hasattr(attention, "q_norm"):
+        return q, k
+    return normed(attention.q_norm, q), normed(attention.k_norm, k)
 
 
 def gated_mlp(mlp: Any, x: Tensor) -> Tensor:

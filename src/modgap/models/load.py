@@ -13,12 +13,14 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modgap.core import registry
 from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import read_text
 from modgap.core.installation import not_installed, require
-from modgap.core.progress import doing
+from modgap.core.progress import doing, show
+from modgap.core.prompt import Prompt
 from modgap.core.record import read_json
-from modgap.models.folder import ADAPTER, IMAGE_PROCESSOR, has_adapter
+from modgap.models.folder import ADAPTER, FAST, IMAGE_PROCESSOR, has_adapter
 from modgap.models.weights import (
     Weights,
     check_weights,
@@ -28,10 +30,11 @@ from modgap.models.weights import (
 if TYPE_CHECKING:
     import torch
 
+    from modgap.models.generic import GenericModel
     from modgap.models.policy import Policy
+    from modgap.models.template import ChatTemplate
 
-FAST = ("qwen2_5_vl",)
-"""The types with a forward pass of our own, see `policy.Policy`."""
+
 ALIASES = {
     "qwen2_5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen2_5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
@@ -169,19 +172,19 @@ _SETTINGS = (
 """Files of a model that are one object each, of which transformers' own errors name no remedy."""
 
 
-def check_folder(folder: Path, trained: bool = False) -> None:
+def check_folder(folder: Path, trains: str = "") -> None:
     """Refuse a folder that does not hold a vision-language model.
 
     Args:
         folder: The model.
-        trained: It is to be trained, which takes fewer types.
+        trains: The engine that is to train it, which takes fewer types.
 
     Raises:
         UserError: It holds no model, a part of one, or one of another kind.
     """
     check_files(folder)
-    if trained:
-        check_type(folder, model_type(folder))
+    if trains:
+        check_type(folder, model_type(folder), trains)
     elif not is_fast(folder):
         _check_known(folder, model_type(folder))
     for name in _SETTINGS:
@@ -189,17 +192,25 @@ def check_folder(folder: Path, trained: bool = False) -> None:
             read_json(folder / name, "copy the model again")
 
 
-def check_type(name: Path | str, kind: Any) -> None:
-    """Refuse a model of a type that cannot be trained.
+def check_type(name: Path | str, kind: Any, engine: str) -> None:
+    """Refuse a model of a type that an engine does not train.
 
     Raises:
         UserError: It is of another type.
     """
-    if kind not in FAST:
-        raise UserError(
-            f"{name} is a model of type {kind!r}, which cannot be trained: choose one of type"
-            f" {', '.join(FAST)}; any vision-language model can be measured with modgap eval."
-        )
+    types = registry.TRAINING_ENGINES.entry(engine).types
+    if not types or kind in types:
+        return
+    others = [
+        f"--engine {other} trains it"
+        for other, entry in registry.TRAINING_ENGINES.items()
+        if kind in entry.types
+    ]
+    remedy = "; ".join(others) or "measure others with modgap eval --engine hf or vllm"
+    raise UserError(
+        f"{name} is a model of type {kind!r}, which --engine {engine} does not train: it trains"
+        f" {', '.join(types)}; {remedy}."
+    )
 
 
 def _check_known(folder: Path, kind: Any) -> None:
@@ -355,7 +366,8 @@ def load_policy(
     freeze_vision: bool = False,
     gradient_checkpointing: bool = False,
     pixels: tuple[int, int] | None = None,
-) -> Policy:
+    plain: bool = False,
+) -> Any:
     """Load a model that can be trained.
 
     Args:
@@ -368,6 +380,10 @@ def load_policy(
         freeze_vision: The vision tower is not trained.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
         pixels: Least and most pixels of an image, instead of the processor's own.
+        plain: Take transformers' own forward pass where there is one of ours, too.
+
+    Returns:
+        A `Policy`, or for a type without a forward pass of our own a `PlainPolicy`.
 
     Raises:
         UserError: The model cannot be found, is damaged or of another kind.
@@ -375,22 +391,79 @@ def load_policy(
     folder = resolve(ref)
     where = check_device(device)
     doing(f"loading the model {folder.name}")
-    check_folder(folder, trained=True)
+    check_folder(folder, trains="local")
     weights = check_model(folder, tokenizer=False)
 
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from modgap.models.lora import add_lora
+    from modgap.models.plain import PlainPolicy
     from modgap.models.policy import Policy
+    from modgap.models.processor import load_processor
     from modgap.models.read_weights import load_weights
+    from modgap.models.template import ChatTemplate
 
     model = load_weights(weights, where, dtype, attn or "sdpa", beside=lora is not None)
     tokenizer = load_tokenizer(folder, model.get_input_embeddings().weight.shape[0])
-    processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    if pixels is not None:
-        processor.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
     if lora is not None:
         add_lora(model, lora)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Policy(model, tokenizer, processor, source=folder, freeze_vision=freeze_vision)
+    fast = None
+    if is_fast(folder) and not plain:
+        images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        if pixels is not None:
+            images.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
+        fast = Policy(model, tokenizer, images, source=folder, freeze_vision=freeze_vision)
+        if model_type(folder) == FAST[0]:
+            return fast
+    processor = load_processor(folder, model_type(folder), pixels)
+    # `Policy` writes the chat itself; models that always think have another one.
+    if fast is not None and _writes_as(fast, ChatTemplate(processor, folder.name)):
+        return fast
+    return PlainPolicy(model, processor, folder, freeze_vision)
+
+
+def _writes_as(policy: Policy, template: ChatTemplate) -> bool:
+    """Whether a policy's chat is that of the model's own template; says so if not."""
+    probe = Prompt("Find AB.", has_image=False)
+    if policy.tokenizer.decode(policy.encode(probe).input_ids) == template(probe).text:
+        return True
+    show(
+        "modgap: this model's chat template is not the usual one: transformers' own forward pass"
+        " is used, with its template",
+        error=True,
+    )
+    return False
+
+
+def load_generic(
+    folder: Path,
+    pixels: tuple[int, int] | None = None,
+    device: str | torch.device | None = None,
+) -> GenericModel:
+    """Load any vision-language model, for answers.
+
+    Args:
+        folder: The model.
+        pixels: Least and most pixels of an image, instead of the processor's own.
+        device: CUDA if there is one, else CPU, by default.
+
+    Raises:
+        UserError: It is damaged, or cannot be loaded here.
+    """
+    where = check_device(device)
+    doing(f"loading the model {folder.name}")
+    check_folder(folder)
+
+    import torch
+
+    from modgap.models.generic import GenericModel
+    from modgap.models.processor import load_processor
+    from modgap.models.read_weights import load_weights
+
+    processor = load_processor(folder, model_type(folder), pixels)
+    model = load_weights(check_model(folder, tokenizer=False), where)
+    # As in `Policy`: cuDNN plans each new size anew.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return GenericModel(model, processor, folder.name)

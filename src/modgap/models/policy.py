@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL as a policy: encode prompts, see images, score responses, sample.
+"""A Qwen2.5-VL or Qwen3-VL as a policy: encode prompts, see images, score responses, sample.
 
 Differences from calling transformers' model: images pass through the tower in one batch
 (`vision.py`) and their features can be reused; positions are computed once for each prompt
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from modgap.models.casts import Casts, moved
-from modgap.models.decode import Generated, rows_at_once, sample_batch
+from modgap.models.decode import Generated, batches, rows_at_once, sample_batch
 from modgap.models.decoder import Features
 from modgap.models.encode import EncodedPrompt, Encoder, Pixels, byte_table, pixel_values
 from modgap.models.files import save_folder
-from modgap.models.scoring import chosen_logps
+from modgap.models.scoring import chosen_logps, padded
 from modgap.models.static import StaticSampler, wanted
 from modgap.models.tree import tree_hidden
 from modgap.models.vision import encode_images
@@ -42,7 +42,8 @@ class Policy:
     """A loaded model with its tokenizer and image processor.
 
     Args:
-        model: A `Qwen2_5_VLForConditionalGeneration`; LoRA adapters, if any, are injected into it.
+        model: A `Qwen2_5_VLForConditionalGeneration` or `Qwen3VLForConditionalGeneration`; LoRA
+            adapters, if any, are injected into it.
         tokenizer: Its tokenizer.
         image_processor: Its image processor.
         source: The folder it was loaded from, for the files that `save` copies.
@@ -133,7 +134,7 @@ class Policy:
         """Features of each prompt's image, in one pass of the tower over the distinct images.
 
         Returns:
-            For each prompt `[merged tokens, hidden]`, or `None` without an image. Prompts that show
+            For each prompt its `Features`. Prompts that show
             the same image get the same tensor. Differentiable where gradients are on and the tower
             is not frozen.
         """
@@ -158,10 +159,11 @@ class Policy:
         finally:
             self._features = None
 
-    def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> tuple[Tensor, Tensor]:
-        """Embeddings `[P, S, C]` and positions `[3, P, S]` of P prompts with their images.
+    def embed(self, prompts: Sequence[EncodedPrompt], features: Features) -> dict[str, Any]:
+        """The decoder's inputs for P prompts with their images, padded on the right.
 
-        They are padded on the right.
+        Embeddings `[P, S, C]` and positions `[3, P, S]`; with DeepStack also where images lie,
+        `[P, S]`, and what is added there.
         """
         width = max(map(len, prompts))
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -173,12 +175,16 @@ class Policy:
             if features[i] is not None:
                 is_image[i, : len(prompt)] = prompt.input_ids == self.model.config.image_token_id
         embeds = self.decoder.embed_tokens(moved(ids, self.device))
+        inputs: dict[str, Any] = {"position_ids": moved(positions, self.device)}
         seen = [f for f in features if f is not None]
         if seen:
             at = moved(is_image.flatten().nonzero()[:, 0], self.device)
-            image = torch.cat(seen).to(embeds.dtype)
+            image, *deep = torch.cat(seen).to(embeds.dtype).split(embeds.shape[-1], dim=-1)
             embeds = embeds.flatten(0, 1).index_copy(0, at, image).view(embeds.shape)
-        return embeds, moved(positions, self.device)
+            if deep:
+                inputs["visual_pos_masks"] = moved(is_image, self.device)
+                inputs["deepstack_visual_embeds"] = deep
+        return {"inputs_embeds": embeds, **inputs}
 
     # ------------------------------------------------------------------ scoring
 
@@ -228,7 +234,7 @@ class Policy:
             targets_N,
             self.model.config.text_config.vocab_size,
         )
-        (logps_BT, entropy_BT), mask_BT = self._padded(responses, logps_N, entropy_N)
+        (logps_BT, entropy_BT), mask_BT = padded(responses, self.device, logps_N, entropy_N)
         return logps_BT, entropy_BT, mask_BT
 
     def distributions(
@@ -244,8 +250,8 @@ class Policy:
             Log-probabilities `[B, T, V]` (zero on padding) and the mask `[B, T]`.
         """
         hidden_NC = self._response_hidden(prompts, responses, features)
-        (logps_BTV,), mask_BT = self._padded(
-            responses, self.token_logps(self.head(hidden_NC), temperature)
+        (logps_BTV,), mask_BT = padded(
+            responses, self.device, self.token_logps(self.head(hidden_NC), temperature)
         )
         return logps_BTV, mask_BT
 
@@ -257,21 +263,6 @@ class Policy:
             "a response has at least the token that ended it"
         )
         return tree_hidden(self, prompts, responses, features)
-
-    def _padded(
-        self, responses: Sequence[Tensor], *values_N: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
-        """Values of the N response tokens as `[B, T, ...]`, zero on padding, and the mask."""
-        lengths = torch.tensor([r.numel() for r in responses])
-        mask_BT = torch.arange(int(lengths.max())) < lengths[:, None]
-        at = moved(mask_BT.flatten().nonzero()[:, 0], self.device)
-        out = [
-            values.new_zeros(mask_BT.numel(), *values.shape[1:])
-            .index_copy(0, at, values)
-            .unflatten(0, mask_BT.shape)
-            for values in values_N
-        ]
-        return out, moved(mask_BT, self.device)
 
     # ------------------------------------------------------------------ sampling
 
@@ -314,23 +305,10 @@ class Policy:
         limit = max_new_tokens or self.default_max_new_tokens or 1024
         held = self._static.held if self._static is not None else 0
         rows = max_rows or rows_at_once(self, max(map(len, prompts), default=1), limit, held)
-        # A prompt with many samples is part of several batches; prompts of similar length share
-        # a batch.
-        work = [(i, at) for i, row in enumerate(seeds) for at in range(0, len(row), rows)]
-        work.sort(key=lambda item: len(prompts[item[0]]))
         out: list[list[Generated]] = [[] for _ in prompts]
         graphs = wanted(self.device) if graphs is None else graphs
         with self.evaluating(), self.weights_cast():
-            while work:
-                batch: list[tuple[int, int]] = []
-                count = widest = 0
-                while work:
-                    i, at = work[0]
-                    widest = max(widest, len(seeds[i][at : at + rows]))
-                    if batch and (count + 1) * widest > rows:
-                        break
-                    batch.append(work.pop(0))
-                    count += 1
+            for batch in batches([len(prompt) for prompt in prompts], seeds, rows):
                 chunk = [seeds[i][at : at + rows] for i, at in batch]
                 sampled = self._sample(
                     [prompts[i] for i, _ in batch], chunk, temperature, limit, graphs

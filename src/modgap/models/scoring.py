@@ -2,16 +2,18 @@
 
 Logits of 152,000 words are computed in chunks; where gradients are on, again in the backward pass.
 
-Legend: N tokens, C channels, V vocabulary.
+Legend: N tokens, C channels, V vocabulary, B rows, T tokens of the longest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from modgap.models.casts import moved
 
 # Numbers in the logits of a chunk: 1 GB in fp32.
 _CHUNK = 2**28
@@ -53,3 +55,19 @@ def chosen_logps(
         chosen.append(one)
         entropies.append(entropy)
     return torch.cat(chosen), torch.cat(entropies)
+
+
+def padded(
+    responses: Sequence[Tensor], device: torch.device, *values_N: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """Values of the N response tokens as `[B, T, ...]`, zero on padding, and the mask `[B, T]`."""
+    lengths = torch.tensor([r.numel() for r in responses])
+    mask_BT = torch.arange(int(lengths.max())) < lengths[:, None]
+    at = moved(mask_BT.flatten().nonzero()[:, 0], device)
+    out = [
+        values.new_zeros(mask_BT.numel(), *values.shape[1:])
+        .index_copy(0, at, values)
+        .unflatten(0, mask_BT.shape)
+        for values in values_N
+    ]
+    return out, moved(mask_BT, device)

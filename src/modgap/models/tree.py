@@ -29,7 +29,7 @@ from torch.nn.attention.bias import causal_lower_right
 from modgap.models import layers
 from modgap.models.casts import moved
 from modgap.models.decoder import DecoderModel, Features
-from modgap.models.layers import gated_mlp, normed, rotated, turned
+from modgap.models.layers import gated_mlp, head_norms, normed, rotated, turned
 
 if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
@@ -74,9 +74,13 @@ def hidden_of(
         image = features[row]
         assert image is not None, "a prompt with placeholders has an image"
         seen.append(image[first:])
+    deep: Sequence[Tensor] = ()
+    at = moved(tree.image, device)
     if seen:
-        embeds = embeds.index_copy(0, moved(tree.image, device), torch.cat(seen).to(embeds.dtype))
-    hidden = run(decoder, embeds, moved(tree.positions, device), tree.spans, call)
+        image, *deep = torch.cat(seen).to(embeds.dtype).split(embeds.shape[-1], dim=-1)
+        embeds = embeds.index_copy(0, at, image)
+    positions = moved(tree.positions, device)
+    hidden = run(decoder, embeds, positions, tree.spans, call, deep, at)
     return hidden[moved(torch.cat(tree.scored), device)]
 
 
@@ -193,9 +197,25 @@ def common_beginning(ids: Sequence[Tensor]) -> int:
 
 
 def run(
-    decoder: Any, x: Tensor, positions: Tensor, spans: Sequence[Span], call: layers.Call
+    decoder: Any,
+    x: Tensor,
+    positions: Tensor,
+    spans: Sequence[Span],
+    call: layers.Call,
+    deep: Sequence[Tensor],
+    at: Tensor,
 ) -> Tensor:
-    """Hidden states `[N, C]` of embeddings `[N, C]` at positions `[3, N]`."""
+    """Hidden states `[N, C]` of embeddings `[N, C]` at positions `[3, N]`.
+
+    Args:
+        decoder: The language model without its head.
+        x: The embeddings.
+        positions: Their positions.
+        spans: Who sees whom.
+        call: How a layer is run.
+        deep: What is added to the image tokens after each of the first layers (DeepStack).
+        at: Where these lie, in x.
+    """
     cos, sin = (
         _merged(table, decoder.config)[0][:, None]
         for table in decoder.rotary_emb(x[None], positions[:, None])
@@ -208,8 +228,10 @@ def run(
         x = x + _attention(layer.self_attn, normed(layer.input_layernorm, x), cos, sin, attend)
         return x + gated_mlp(layer.mlp, normed(layer.post_attention_layernorm, x))
 
-    for layer in decoder.layers:
+    for number, layer in enumerate(decoder.layers):
         x = call(layer, step, x)
+        if number < len(deep):
+            x = x.index_add(0, at, deep[number].to(x.dtype))
     return decoder.norm(x)
 
 
@@ -233,6 +255,7 @@ def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Atte
         project(x).unflatten(-1, (-1, attention.head_dim))
         for project in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
+    q, k = head_norms(attention, q, k)
     heads = [q.shape[1], k.shape[1]]
     q, k = rotated(torch.cat((q, k), dim=1), cos, sin).to(v.dtype).split(heads, dim=1)
     return attention.o_proj(attend(q, torch.stack((k, v), dim=1), attention.scaling).flatten(1))

@@ -1,4 +1,4 @@
-"""The vision tower of Qwen2.5-VL over many images at once.
+"""The vision towers of Qwen2.5-VL and Qwen3-VL over many images at once.
 
 transformers runs attention image by image (and window by window) outside flash attention, and
 computes rotary positions and window indices in Python for each image; with many small images that
@@ -7,6 +7,11 @@ all images or windows on a GPU in bf16 (`layers.py`); elsewhere the segments of 
 batch of scaled-dot-product attention. Results equal the model's own `get_image_features` (see
 `tests/models/test_policy.py`). It walks the tower's own modules, so LoRA and autocast apply as
 they do there.
+
+Qwen2.5-VL attends in windows in most of its blocks. Qwen3-VL attends to the whole image in all of
+them, adds a learned position to each patch, and has features of some inner blocks, too (DeepStack),
+which its language model adds after its first layers: here they lie beside the last ones, in the
+same rows.
 
 Legend: N patches of all images, M merged tokens (4 patches each), C channels, H heads, D head size.
 """
@@ -47,12 +52,45 @@ def _grid_plan(grid: Grid, merge: int, window: int, patch: int, windowed: bool) 
 
     thw = torch.tensor([grid])
     positions = get_vision_position_ids(thw, merge)
+    merged = positions.shape[0] // merge**2
+    if not windowed:
+        return _GridPlan(positions, torch.arange(merged), [], merged)
     index, bounds = get_vision_window_index(
         thw, spatial_merge_size=merge, window_size=window, patch_size=patch
     )
-    if windowed:
-        positions = positions.view(-1, merge * merge, 2)[index].view(-1, 2)
-    return _GridPlan(positions, index, bounds.diff().tolist() if windowed else [], index.numel())
+    positions = positions.view(-1, merge * merge, 2)[index].view(-1, 2)
+    return _GridPlan(positions, index, bounds.diff().tolist(), merged)
+
+
+@lru_cache(maxsize=64)
+def _interpolation(
+    grids: tuple[Grid, ...], side: int, merge: int, mode: str, aligned: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Rows of the table of learned positions, and their weights, for each patch: `[N, taps]`."""
+    from transformers import vision_utils
+
+    thw = torch.tensor(grids)
+    if hasattr(vision_utils, "get_vision_interpolation_indices_and_weights"):
+        indices, weights = vision_utils.get_vision_interpolation_indices_and_weights(
+            thw, num_grid_per_side=side, mode=mode, align_corners=aligned, spatial_merge_size=merge
+        )
+    else:  # older releases, where it is bilinear with aligned corners
+        found = vision_utils.get_vision_bilinear_indices_and_weights(thw, side, merge)
+        indices, weights = (x.transpose(0, 1) for x in found)
+    return moved(indices, device), moved(weights, device)
+
+
+def _learned(visual: Any, grids: Sequence[Grid], device: torch.device) -> Tensor:
+    """The learned position of each patch, `[N, C]`."""
+    indices, weights = _interpolation(
+        tuple(tuple(grid) for grid in grids),
+        visual.num_grid_per_side,
+        visual.spatial_merge_size,
+        getattr(visual, "interpolation_mode", "bilinear"),
+        getattr(visual, "interpolation_align_corners", True),
+        device,
+    )
+    return (visual.pos_embed(indices) * weights[:, :, None]).sum(1)
 
 
 Segments = layers.Ends | list[Tensor]
@@ -163,12 +201,16 @@ def encode_images(
         call: How a block is run.
 
     Returns:
-        For each image its merged tokens `[M_i, hidden]`, in the order of the placeholders.
+        For each image its merged tokens `[M_i, hidden]`, in the order of the placeholders; with
+        DeepStack `[M_i, (1 + levels) * hidden]`.
     """
-    shape = (visual.spatial_merge_size, visual.window_size, visual.patch_size)
-    windowed = len(visual.fullatt_block_indexes) < len(visual.blocks)
+    shape = (visual.spatial_merge_size, getattr(visual, "window_size", 0), visual.patch_size)
+    whole_image = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
+    windowed = len(whole_image) < len(visual.blocks)
+    levels: list[int] = list(getattr(visual, "deepstack_visual_indexes", ()))
     kernel = visual.patch_embed.proj.weight
-    flashes = layers.fits(kernel, visual.blocks[0].attn.head_dim)
+    heads = visual.blocks[0].attn
+    flashes = layers.fits(kernel, heads.qkv.in_features // heads.num_heads)
     plan = _plan(tuple(tuple(grid) for grid in grids), shape, windowed, pixels_NP.device, flashes)
     angles = (
         plan.positions_N2[..., None].float() * visual.rotary_pos_emb.inv_freq.float()
@@ -178,7 +220,9 @@ def encode_images(
 
     # The patch embedding is a convolution whose stride equals its kernel size: it is a matrix
     # product, which is much faster.
-    x = F.linear(pixels_NP.to(kernel.dtype), kernel.flatten(1))
+    x = F.linear(pixels_NP.to(kernel.dtype), kernel.flatten(1), visual.patch_embed.proj.bias)
+    if hasattr(visual, "pos_embed"):
+        x = x + _learned(visual, grids, x.device).to(x.dtype)
     if plan.window_M is not None:
         x = x.view(plan.window_M.numel(), -1, x.shape[-1])[plan.window_M].view(x.shape)
 
@@ -190,9 +234,14 @@ def encode_images(
         return step
 
     whole, windows = over(plan.full), over(plan.windows)
+    deep: list[Tensor] = []
     for number, block in enumerate(visual.blocks):
-        x = call(block, whole if number in visual.fullatt_block_indexes else windows, x)
+        x = call(block, whole if number in whole_image else windows, x)
+        if number in levels:
+            deep.append(visual.deepstack_merger_list[levels.index(number)](x))
     features = visual.merger(x)
+    if deep:
+        features = torch.cat((features, *deep), dim=-1)
     if plan.window_M is not None:
         features = features[plan.window_M.argsort()]
     return list(features.split(plan.merged))

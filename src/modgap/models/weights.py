@@ -269,6 +269,7 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
             )
         _say(f"{left_out}: these are left out")
     import torch
+    import transformers
 
     from modgap.models.folder import quiet
 
@@ -296,16 +297,23 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
                     f" remove {head} from the weights"
                 )
         del empty[head]  # tying compares the two, which weights without memory do not allow
-    with quiet(warnings=True):
-        loaded: Any = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=empty,
-            device_map={"": "meta"},
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+    try:
+        with quiet(warnings=True):
+            loaded: Any = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=empty,
+                device_map={"": "meta"},
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # a config of another release, or one that contradicts itself
+        raise UserError(
+            f"transformers {transformers.__version__} cannot make the model that"
+            f" {folder / 'config.json'} describes ({type(error).__name__}: {part(error)[:200]}):"
+            f" install the release that its transformers_version names, or copy the model again"
+        ) from error
     refuse_misfits(folder, loaded[1], len(loaded[0].state_dict()))
     return weights
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.cells import Sweep, write_cells
 from modgap.analysis.gap import GapChange
+from modgap.analysis.pooled import pooled_gaps
 from modgap.analysis.results import LoggedStage, PaperTable, ReportSummary, Summary
 from modgap.analysis.scores import Scores
 from modgap.analysis.seed_summary import seed_numbers
@@ -53,6 +54,7 @@ from modgap.reporting.figures import inlined, write_figures
 from modgap.reporting.judged import doubt_words, judge_tables, judged, open_words
 from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.paper import paper_tables
+from modgap.reporting.robustness import of_runs, robustness_table, sentences
 from modgap.reporting.same_data import data_words
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_table, unequal_words
 from modgap.reporting.seed_tables import READING, as_markdown, seed_tables
@@ -189,6 +191,7 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         training.setdefault(f"{name} (measured)" if name in training else name, stages)
     found.sweeps = find_sweeps(found, scores)
     seeds = [seed_numbers(sweep) for sweep in found.sweeps]
+    sets = side_by_side(found.evals)
     numbers = ReportSummary(
         runs=runs,
         changes=changed,
@@ -197,9 +200,11 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         sampling={run.name: sampling_of(run.manifest.whole) for run in found.evals},
         seeds=seeds,
         differs=differences(found.evals, runs),
-        sets=side_by_side(found.evals),
+        sets=sets,
+        pooled=pooled_gaps(sets, of_run) or None if sets else None,
         warnings=_warnings(found, runs, changed, training),
         headline=headline(runs, changed, seeds, found),
+        robustness=of_runs(found.evals, scores),
     )
     return numbers, scores
 
@@ -304,6 +309,7 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
         "pairs": panels.pairs(runs),
         "readings": panels.readings(runs),
         "legend": KINDS,
+        "robust": sentences(numbers.robustness),
         "unread": [run.name for run in found.evals if _unread(run, runs[run.name])],
         "types": {
             name: t.type_table(summary).html()
@@ -326,6 +332,7 @@ def _tables(
     sections: dict[str, list[t.Table | None]] = {
         "accuracy": [
             t.sets_table(numbers),
+            t.pooled_table(numbers),
             t.accuracy_table(runs),
             t.gap_table(runs, numbers.changes, several=bool(numbers.sets)),
             t.passes_table(runs),
@@ -334,6 +341,7 @@ def _tables(
         ],
         "pairs": [t.leaky_table(runs)],
         "reading": [t.reading_table(runs)],
+        "robustness": [robustness_table(numbers)],
         "controls": [t.controls_table(runs)],
         "paper": [*paper],
         "provenance": [_provenance(found), sampling_table(found.evals)],
@@ -506,6 +514,8 @@ def write_tables(numbers: ReportSummary, folder: Path) -> list[Path]:
     from modgap.reporting.paper import paper_tables
 
     named = t.every_table(numbers)
+    if robust := robustness_table(numbers):
+        named["robustness"] = robust
     for number, part in enumerate(numbers.seeds, start=1):
         several = f"-{number}" if len(numbers.seeds) > 1 else ""
         named |= {f"{name}{several}": table for name, table in seed_tables(part).items()}

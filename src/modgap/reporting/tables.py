@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 from modgap.analysis.gap import GapChange
 from modgap.analysis.results import ReportSummary, Summary
 from modgap.core.text import interval, percent, signed
+from modgap.core.view import RENDERED
 
 NOT_COMPARABLE = "differs in"
 """Head of the column that says what a run differs in from the one that it stands beside."""
@@ -22,7 +23,9 @@ MEANINGS = {
     "question-only": "what can be guessed from the question",
     "blank-image": "the same with a blank image: what an image as such changes",
     "swapped-image": "whether a wrong image leads it astray when the text says everything",
+    "rendered-text": "whether it reads the conditions as words in the image",
     "transcribe": "image-only, asked to write the conditions down first",
+    "as-published": "the data set's own text, whatever it holds of the conditions",
     "text-dominant": "what it solves with everything written, and the diagram",
     "text-lite": "the same without words for what the diagram shows anyway",
     "vision-intensive": "whether it reads how things lie in the diagram",
@@ -30,6 +33,12 @@ MEANINGS = {
     "vision-only": "whether it reads the question in the image, too",
 }
 """View -> what its accuracy shows."""
+
+
+def meaning(view: str) -> str:
+    """What a view's accuracy shows; empty for a view from outside the package."""
+    family = RENDERED if view.startswith(RENDERED) else view
+    return MEANINGS.get(family, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +215,34 @@ def sets_table(numbers: ReportSummary, *, narrow: bool = False) -> Table | None:
     return Table(caption, ("model or recipe", *head), tuple(rows))
 
 
+def pooled_table(numbers: ReportSummary, *, narrow: bool = False) -> Table | None:
+    """The gap of every model over all sets together, by problem.
+
+    Args:
+        numbers: Of the report.
+        narrow: Only the gap and its change, for a terminal.
+    """
+    if not numbers.pooled:
+        return None
+    rows: list[tuple[str, ...]] = []
+    for model, gap in numbers.pooled.items():
+        change = gap.change
+        changed = (
+            (signed(change.points), interval(change.ci_low, change.ci_high)) if change else ("", "")
+        )
+        main = (signed(gap.points), interval(gap.ci_low, gap.ci_high))
+        sides = () if narrow else (percent(gap.text_accuracy), percent(gap.vision_accuracy))
+        more = () if narrow else (p_text(gap.p_value), signed(gap.mean_of_sets))
+        count = str(gap.n_clusters)
+        rows.append((model, ", ".join(gap.sets), count, *sides, *main, *more, *changed))
+    sides = () if narrow else ("text %", "image %")
+    more = () if narrow else ("p (sign flips)", "mean of sets")
+    head = ("model or recipe", "sets", "problems", *sides, "gap", "95% interval", *more,
+            "change", "95% interval")  # fmt: skip
+    caption = "All sets together, by problem: gap in points, and its change against the first row"
+    return Table(caption, head, tuple(rows), left=2)
+
+
 def gap_table(
     runs: Mapping[str, Summary],
     changes: Mapping[str, GapChange] | None = None,
@@ -341,7 +378,7 @@ def controls_table(runs: Mapping[str, Summary]) -> Table | None:
                 (
                     name,
                     view,
-                    MEANINGS.get(view, ""),
+                    meaning(view),
                     percent(row.accuracy),
                     interval(row.ci_low, row.ci_high, 100),
                     str(row.n_problems),
@@ -361,6 +398,7 @@ def every_table(numbers: ReportSummary) -> dict[str, Table]:
     runs = numbers.runs
     tables = {
         "sets": sets_table(numbers),
+        "pooled": pooled_table(numbers),
         "accuracy": accuracy_table(runs),
         "gap": gap_table(runs, numbers.changes, several=bool(numbers.sets)),
         "passes": passes_table(runs),

@@ -19,6 +19,7 @@ from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.judged import doubt_words, judge_words
 from modgap.reporting.mathverse import mathverse_tables
+from modgap.reporting.robustness import sentences
 from modgap.reporting.seed_tables import narrow_table
 from modgap.reporting.words import gap_words, meaning_words, reading_words
 
@@ -43,6 +44,8 @@ def print_numbers(numbers: ReportSummary, console: Console | None = None) -> Non
     print_line(console, numbers.headline.title, "bold")
     for sentence in numbers.headline.lede:
         print_line(console, sentence)
+    for sentence in sentences(numbers.robustness):
+        print_line(console, sentence)
     for warning in numbers.warnings:
         print_line(console, f"Note: {warning}", "yellow")
     for part in numbers.seeds:
@@ -58,6 +61,7 @@ def print_numbers(numbers: ReportSummary, console: Console | None = None) -> Non
         return print_line(console, f"The {len(runs)} runs one by one are on the page.")
     for table in (
         t.sets_table(numbers, narrow=True),
+        t.pooled_table(numbers, narrow=True),
         _counts(runs),
         _gaps(runs, numbers.changes, several=bool(numbers.sets)),
         t.passes_table(runs),

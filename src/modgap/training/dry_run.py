@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from modgap.core.recipe import Recipe, Stage
+from modgap.training.shape import SHAPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,10 @@ def plan_lines(recipe: Recipe, model: str, stages: Iterable[StagePlan]) -> list[
         lines.append(f"stage {number}: {plan.stage.title}{plan.remark}")
         lines += [f"  {line}" for line in objective_lines(plan.stage)]
         if plan.costs is None:
-            costs = [f"no estimate: the shape of {model} is not known here; give a folder"]
+            costs = [
+                f"no estimate: the shape of {model} is not known here: give a folder of a model of"
+                f" type {' or '.join(SHAPED)}"
+            ]
         else:
             costs = plan.costs.lines()
         notes = [f"note: {note}" for note in plan.notes]

@@ -9,7 +9,7 @@ from typing import Any
 from modgap.core.errors import UserError
 from modgap.core.record import read_json
 from modgap.models.folder import image_processor
-from modgap.training.shape import SHAPES, Shape, shape_of
+from modgap.training.shape import SHAPED, SHAPES, Shape, shape_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,8 @@ class Model:
 
     Attributes:
         path: A folder or a Hugging Face id.
-        shape: Its sizes; none for a model that would have to be downloaded.
+        shape: Its sizes; none for a model that would have to be downloaded, or of a family without
+            an estimate.
         min_pixels: The smallest image that its processor makes.
         max_pixels: The largest.
     """
@@ -29,8 +30,16 @@ class Model:
     max_pixels: int = 12845056
 
 
-def known_model(name: str) -> Model:
-    """What is known of a model without a download: its path, shape and pixel limits."""
+def known_model(name: str, engine: str = "local") -> Model:
+    """What is known of a model without a download: its path, shape and pixel limits.
+
+    Args:
+        name: The model.
+        engine: What is to train it.
+
+    Raises:
+        UserError: It is no model, or one that the engine does not train.
+    """
     from modgap.models.load import ALIASES, check_files, check_name, check_type, tiny_folder
 
     folder = tiny_folder() if name == "tiny" else Path(name)
@@ -49,9 +58,9 @@ def known_model(name: str) -> Model:
             "max_pixels": size.get("longest_edge") or 12845056,
         }
     config = read_json(folder / "config.json", "copy the model again")
-    check_type(name, config.get("model_type"))
+    check_type(name, config.get("model_type"), engine)
     try:
-        shape = shape_of(config)
+        shape = shape_of(config) if config.get("model_type") in SHAPED else None
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder / 'config.json'} does not describe a model that can be trained ({error!r}):"

@@ -129,7 +129,11 @@ class Cost:
 
 
 def lengths_of(
-    stage: Stage, least: int = 0, most: int = 0, response: float | None = None
+    stage: Stage,
+    least: int = 0,
+    most: int = 0,
+    response: float | None = None,
+    side: int = 28,
 ) -> Lengths:
     """The expected lengths of a stage.
 
@@ -139,12 +143,13 @@ def lengths_of(
         most: Most pixels.
         response: Mean tokens of the model's responses, if its folder has them; at most 90% of the
             limit is used.
+        side: Of an image token, in pixels.
     """
     pixels = 256 * 28 * 28
     if most and not least <= pixels <= most:
         pixels = (least + most) // 2
     s = stage.settings
-    image = pixels // (28 * 28)
+    image = pixels // side**2
     full, free = (min(image + words, s.max_prompt_tokens) for words in PAIRS_OF_WORDS)
     views = [full if view == "full-text" else free for view in stage.views]
     mixed = 0.5 if s.dynamic_sampling else 1.0
@@ -223,7 +228,7 @@ def branch(shape: Shape, before: float, prompt: float, response: float, samples:
     """FLOPs of a prompt and its samples in a tree, after `before` tokens counted elsewhere."""
 
     def seen(past: float, tokens: float) -> float:
-        return 4.0 * shape.layers * shape.hidden * tokens * (past + tokens / 2)
+        return 4.0 * shape.layers * shape.wide * tokens * (past + tokens / 2)
 
     linear = 2.0 * shape.layers * shape.layer * (prompt + samples * response)
     pairs = seen(before, prompt) + samples * seen(before + prompt, response)
@@ -247,10 +252,10 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     rows = drawn * n
     layers = 2.0 * shape.layers * shape.layer
     prefill = drawn * (
-        layers * lengths.prompt + 2.0 * shape.layers * shape.hidden * lengths.prompt**2 + see
+        layers * lengths.prompt + 2.0 * shape.layers * shape.wide * lengths.prompt**2 + see
     )
     mean_past = lengths.prompt + lengths.response / 2
-    each = layers + head(shape, 1) + 4.0 * shape.layers * shape.hidden * mean_past
+    each = layers + head(shape, 1) + 4.0 * shape.layers * shape.wide * mean_past
     update = groups * (again * group + (1.0 if s.freeze_vision else again) * see)
     flops = {
         "rollout": prefill + rows * lengths.response * each,
@@ -330,7 +335,7 @@ def largest_pass(stage: Stage, lengths: Lengths) -> tuple[float, float, float]:
 
 def kept_of_token(shape: Shape, machine: Machine) -> float:
     """Bytes of a token's keys and values."""
-    return 2.0 * shape.layers * shape.kv_heads * (shape.hidden // shape.heads) * machine.bytes
+    return 2.0 * shape.layers * shape.kv_heads * shape.head * machine.bytes
 
 
 def rows_sampled(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> float:
@@ -354,7 +359,7 @@ def memory(
     s = stage.settings
     rows, tokens, images = largest_pass(stage, lengths)
     # Of the MLP: gate, up and their product.
-    layer = machine.bytes * (16 * shape.hidden + 3 * shape.intermediate)
+    layer = machine.bytes * (8 * (shape.hidden + shape.wide) + 3 * shape.intermediate)
     patches = lengths.image * shape.merge**2 * images
     block = machine.bytes * (16 * shape.vision_hidden + 3 * shape.vision_intermediate)
     if s.gradient_checkpointing:
@@ -624,7 +629,8 @@ def dry_run(
         ]
         expected = None
         if known.shape is not None and machine is not None:
-            lengths = lengths_of(stage, known.min_pixels, known.max_pixels, typical)
-            expected = costs(stage, known.shape, lengths, machine)
+            shape, limits = known.shape, (known.min_pixels, known.max_pixels)
+            lengths = lengths_of(stage, *limits, typical, shape.patch * shape.merge)
+            expected = costs(stage, shape, lengths, machine)
         stages.append(StagePlan(stage, settings, expected))
     return plan_lines(recipe, model, stages)

@@ -15,11 +15,12 @@ import torch
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.images import CONVERTED, inspect_all, is_plain
-from modgap.core.problem import Problem, split_grader
+from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, Style, training_prompt, twin_prompt
 from modgap.core.recipe import NAMES, Recipe, Settings, Stage
 from modgap.core.view import get_view
 from modgap.grading.answer import reward as graded_reward
+from modgap.grading.number import parse_number
 from modgap.training.events import LoadPolicy, TrainablePolicy
 from modgap.training.rollout import RewardFunction, hold_out, with_other_pictures
 
@@ -83,14 +84,15 @@ def check_prompts(
 
 def _check_graders(recipe: Recipe, problems: Sequence[Problem]) -> None:
     """Refuse answers that the built-in reward cannot grade: it reads numbers."""
-    other = next((problem for problem in problems if problem.grader), None)
-    if other is None or all(stage.settings.reward_function for stage in recipe.stages):
+    if all(stage.settings.reward_function for stage in recipe.stages):
         return
-    raise UserError(
-        f"problem {other.id} is graded by {split_grader(other.grader)[0]!r}, and the reward grades"
-        " numbers: train on free-form problems (--benchmark geometry3k instead of"
-        " geometry3k-choices), or give --set reward.function=module:function."
-    )
+    for problem in problems:
+        if problem.grader and parse_number(problem.answer) is None:
+            raise UserError(
+                f"the answer {problem.answer!r} of problem {problem.id} is no number, and the"
+                " reward grades numbers: train on free-form problems (--benchmark geometry3k"
+                " instead of geometry3k-choices), or give --set reward.function=module:function."
+            )
 
 
 def _check_view(view: str, use: str) -> None:

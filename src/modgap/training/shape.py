@@ -46,9 +46,19 @@ class Shape:
     merge: int = 2
 
     @property
+    def head(self) -> int:
+        """Channels of an attention head."""
+        return self.hidden // self.heads
+
+    @property
+    def wide(self) -> int:
+        """Channels of all attention heads."""
+        return self.heads * self.head
+
+    @property
     def layer(self) -> int:
         """Parameters of one layer of the language model."""
-        kv = self.hidden // self.heads * self.kv_heads
+        kv = self.head * self.kv_heads
         attention = 2 * self.hidden**2 + 2 * self.hidden * kv + self.hidden + 2 * kv
         return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
 
@@ -79,20 +89,71 @@ class Shape:
 
     def forward(self, tokens: int) -> float:
         """FLOPs of one sequence through the language model (causal attention)."""
-        return 2.0 * self.language * tokens + 2.0 * self.layers * self.hidden * tokens**2
+        return 2.0 * self.language * tokens + 2.0 * self.layers * self.wide * tokens**2
 
     def see(self, image_tokens: int) -> float:
         """FLOPs of one image through the vision tower, without its small windowed attention."""
         return 2.0 * self.vision * image_tokens * self.merge**2
 
 
+@dataclass(frozen=True, slots=True)
+class DeepShape(Shape):
+    """The sizes of a Qwen3-VL: heads of a size of their own, normed, and DeepStack features.
+
+    Attributes:
+        head_dim: Channels of an attention head.
+        positions: Learned positions of the vision tower.
+        levels: Blocks whose features are merged, too.
+    """
+
+    vision_hidden: int = 1024
+    vision_layers: int = 24
+    vision_intermediate: int = 4096
+    patch: int = 16
+    head_dim: int = 128
+    positions: int = 2304
+    levels: int = 3
+
+    @property
+    def head(self) -> int:
+        """Channels of an attention head."""
+        return self.head_dim
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer of the language model."""
+        attention = 2 * self.hidden * (self.wide + self.head * self.kv_heads) + 2 * self.head
+        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+
+    @property
+    def vision(self) -> int:
+        """Parameters of the vision tower, its mergers included."""
+        wide, inner = self.vision_hidden, self.vision_intermediate
+        block = 4 * wide**2 + 4 * wide + 2 * wide * inner + inner + wide + 4 * wide
+        merged = wide * self.merge**2
+        merger = merged**2 + merged + merged * self.hidden + self.hidden
+        norms = 2 * wide + self.levels * 2 * merged
+        ends = (3 * 2 * self.patch**2 + 1 + self.positions) * wide
+        return ends + self.vision_layers * block + (1 + self.levels) * merger + norms
+
+
 SHAPES: dict[str, Shape] = {
     "Qwen/Qwen2.5-VL-3B-Instruct": Shape(2048, 36, 16, 2, 11008, 151936, tied=True),
     "Qwen/Qwen2.5-VL-7B-Instruct": Shape(3584, 28, 28, 4, 18944, 152064, tied=False),
-}
+    "Qwen/Qwen3-VL-2B-Instruct": DeepShape(2048, 28, 16, 8, 6144, 151936, tied=True),
+    "Qwen/Qwen3-VL-4B-Instruct": DeepShape(2560, 36, 32, 8, 9728, 151936, tied=True),
+    "Qwen/Qwen3-VL-8B-Instruct": DeepShape(
+        4096, 36, 32, 8, 12288, 151936, tied=False,
+        vision_hidden=1152, vision_layers=27, vision_intermediate=4304,
+    ),
+}  # fmt: skip
 """Shapes of models that are on a hub, so that an estimate needs no network."""
 SHAPES["yaogy/qwen2_5_vl_3b_kl_curriculum"] = SHAPES["Qwen/Qwen2.5-VL-3B-Instruct"]
 SHAPES["yaogy/qwen2_5_vl_7b_kl_curriculum"] = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
+
+
+SHAPED = ("qwen2_5_vl", "qwen3_vl")
+"""The `model_type`s whose shape is known."""
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
@@ -101,20 +162,29 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     The hub's own files have the language model's sizes at the top level.
     """
     text, vision = config.get("text_config") or config, config["vision_config"]
-    return Shape(
-        hidden=text["hidden_size"],
-        layers=text["num_hidden_layers"],
-        heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"],
-        intermediate=text["intermediate_size"],
-        vocab=text["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings", False)),
-        vision_hidden=vision["hidden_size"],
-        vision_layers=vision["depth"],
-        vision_intermediate=vision["intermediate_size"],
-        patch=vision.get("patch_size", 14),
-        merge=vision.get("spatial_merge_size", 2),
-    )
+    tied = bool(config.get("tie_word_embeddings", False))
+    sizes: dict[str, Any] = {
+        "hidden": text["hidden_size"],
+        "layers": text["num_hidden_layers"],
+        "heads": text["num_attention_heads"],
+        "kv_heads": text["num_key_value_heads"],
+        "intermediate": text["intermediate_size"],
+        "vocab": text["vocab_size"],
+        "vision_hidden": vision["hidden_size"],
+        "vision_layers": vision["depth"],
+        "vision_intermediate": vision["intermediate_size"],
+        "merge": vision.get("spatial_merge_size", 2),
+    }
+    if config.get("model_type") == "qwen3_vl":
+        return DeepShape(
+            **sizes,
+            tied=tied or bool(text.get("tie_word_embeddings", False)),
+            patch=vision.get("patch_size", 16),
+            head_dim=text.get("head_dim", 128),
+            positions=vision["num_position_embeddings"],
+            levels=len(vision["deepstack_visual_indexes"]),
+        )
+    return Shape(**sizes, tied=tied, patch=vision.get("patch_size", 14))
 
 
 def image_tokens(pixels: int, patch: int = 14, merge: int = 2) -> int:

@@ -32,16 +32,22 @@ from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes
 from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
-from modgap.core.prompt import Style, evaluation_prompt, of_paper, structural_conditions
+from modgap.core.prompt import (
+    Style,
+    evaluation_prompt,
+    of_paper,
+    structural_conditions,
+)
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
 from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
 from modgap.grading.answer import Mode
 from modgap.models.folder import own_max_tokens, own_temperature
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
 from modgap.workflows.grade import grade_held
+from modgap.workflows.pictures import check_characters_of, picture_of
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 SAMPLING = ("samples", "temperature", "max_tokens", "seed")
 """Options of the sampling; an existing run keeps those that are not given."""
@@ -707,8 +713,8 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
     """Refuse views that no problem has; the summary handles those that only some problems have.
 
     Raises:
-        UserError: A view is a version of MathVerse's and the problems are others, or no problem has
-            it.
+        UserError: A view is a version of MathVerse's and the problems are others, no problem has
+            it, or its font lacks a character of the conditions.
     """
     versions = any(problem.views for problem in problems)
     known: set[str] = set()
@@ -716,6 +722,8 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
         known.update(problem.views, problem.own_words)
     there = [name for name in ALL_VIEWS if name in known]
     for view in views:
+        if view.rendering is not None and not versions:
+            check_characters_of(problems, view)
         if not versions and view.name in VERSION_VIEWS and view.name not in there:
             raise UserError(
                 f"the view {view.name!r} is a version of MathVerse's, and these problems have none:"
@@ -782,7 +790,7 @@ def make_requests(
                 continue
             wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
             if wanted:
-                image, name = _image(view, problem, problems, number)
+                image, name = picture_of(view, problem, problems, number, style)
                 prompt = evaluation_prompt(problem, view, style)
                 requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
     return requests
@@ -793,41 +801,6 @@ def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
     before = run.manifest().get("sampling", {})
     if left := sorted({*before.get("left_to_server", ()), *refused}):
         run.note("sampling", before | {"left_to_server": left})
-
-
-def _image(
-    view: View, problem: Problem, problems: Sequence[Problem], number: int
-) -> tuple[Callable[[], Image] | None, str]:
-    """What opens the picture that a view shows with a problem, and its name in messages."""
-    if view.picture == "none":
-        return None, ""
-    if problem.image_of(view.name) is None:
-        raise UserError(
-            f"problem {problem.id} has no diagram, which the view {view.name!r} needs: choose other"
-            " --views."
-        )
-    if view.picture == "blank":
-        return functools.partial(_blank, problem), problem.image_name()
-    if view.picture == "swapped":
-        others = (problems[(number + step) % len(problems)] for step in range(1, len(problems)))
-        other = next((p for p in others if p.image is not None and p.image != problem.image), None)
-        if other is None:
-            raise UserError(
-                "the view 'swapped-image' needs at least two problems with different diagrams."
-            )
-        return other.open_image, f"{other.image_name()} of problem {other.id}"
-    opener = (
-        functools.partial(problem.open_image, view.name)
-        if problem.own_images
-        else problem.open_image
-    )
-    return opener, problem.image_name(view.name)
-
-
-def _blank(problem: Problem) -> Image:
-    from PIL import Image
-
-    return Image.new("RGB", problem.open_image().size, "white")
 
 
 def problem_row(problem: Problem, style: Style) -> ProblemRow:

@@ -47,7 +47,8 @@ from modgap.core.record import ProblemRow
 from modgap.core.thinking import message_text
 from modgap.core.view import get_view, parse_views
 from modgap.engines.chat import png_data_uri
-from modgap.grading.graders import grade_answer
+from modgap.grading.graders import grade_one
+from modgap.grading.mathverse import Case
 from modgap.workflows.evaluate import (
     check_views,
     default_views,
@@ -180,9 +181,8 @@ def graded() -> Scorer:
         _, kind = split_grader(problem.grader)
         cut = state.output.stop_reason in ("max_tokens", "model_length")
         text = message_text(parts, cut=cut)
-        grade = grade_answer(
-            text, target.text, question=problem.question_of(view), question_type=kind
-        )
+        case = Case(text, target.text, problem.question_of(view), kind)
+        grade = grade_one(problem.grader, case)
         explanation = f"{grade.outcome} ({grade.stage})"
         if grade.outcome == "error":
             return Score(value=math.nan, explanation=f"{explanation}: {grade.reason}")

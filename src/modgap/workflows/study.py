@@ -92,7 +92,8 @@ class Study:
         place = self.spec.out / name
         for also, problems in {"": self.test, **self.also}.items():
             evaluate(
-                problems, model, place / eval_folder(also), given=self.given,
+                problems, model, place / eval_folder(also),
+                given={**(self.given or {}), "benchmark": also or self.spec.benchmark},
                 options=self.options_for(name, also), warn_of_images=False,  # `prepare_study` has
                 progress=bars.named(f"{name} on {also}" if also else name),
             )  # fmt: skip
@@ -152,7 +153,7 @@ def prepare_study(
     run = RunFolder(spec.out)
     run.check_place("study")
     folder = resolve(spec.model)
-    check_folder(folder, trained=True)
+    check_folder(folder, trains=spec.engine)
     start = starting_model(folder, spec_training(spec))
     resolved = resolve_recipes(
         spec.recipes, spec.settings, model_notes(resolve(start)), spec_training(spec)
@@ -219,12 +220,14 @@ def also_sets(spec: StudySpec) -> dict[str, Path]:
     """The sets of `--also`, by name.
 
     Raises:
-        UserError: One is not NAME=PATH, or its benchmark is not known or twice there.
+        UserError: One is not NAME=PATH (or NAME alone, of a benchmark with problems of its own), or
+            its benchmark is not known or twice there.
     """
     sets: dict[str, Path] = {}
     for text in spec.also:
         name, equals, path = text.partition("=")
-        if not (name and equals and path):
+        own = not equals and name in registry.DATASETS and registry.DATASETS[name].own_data
+        if not own and not (name and equals and path):
             known = ", ".join(registry.DATASETS)
             raise UserError(
                 f"--also {text}: give NAME=PATH with a benchmark as NAME ({known}), e.g."
@@ -233,7 +236,7 @@ def also_sets(spec: StudySpec) -> dict[str, Path]:
         registry.DATASETS.entry(name)
         if eval_folder(name) in map(eval_folder, sets):
             raise UserError(f"--also {name} is given twice: give each benchmark once.")
-        sets[name] = Path(path)
+        sets[name] = locate(name, None) if own else Path(path)
     return sets
 
 

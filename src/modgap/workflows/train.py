@@ -309,7 +309,7 @@ def check_start(model: str | Path, out: Path | str, options: TrainOptions) -> Pa
     wording(options)
     RunFolder(out).check_place("train")
     folder = resolve(model)
-    check_folder(folder, trained=True)
+    check_folder(folder, trains=options.engine)
     return folder
 
 

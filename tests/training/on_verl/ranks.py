@@ -72,8 +72,7 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     """verl's engine and loss, from the configuration of the recipe's stage, as its TrainingWorker
     makes them.
     """
-    from transformers import AutoConfig
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+    from transformers import AutoConfig, Qwen2_5_VLModel, Qwen3VLModel
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.engine import EngineRegistry
@@ -95,8 +94,11 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
         save_pretrained=model.tokenizer.save_pretrained,
         image_processor=Qwen2VLImageProcessorPil.from_pretrained(job["model"]),
     )
+    of_type = {"qwen2_5_vl": Qwen2_5_VLModel, "qwen3_vl": Qwen3VLModel}
+    own = of_type[processor.config.model_type]
     for name in ("get_rope_index", "get_vision_position_ids"):
-        setattr(processor, name, types.MethodType(getattr(Qwen2_5_VLModel, name), processor))
+        if hasattr(own, name):
+            setattr(processor, name, types.MethodType(getattr(own, name), processor))
     model.processor = processor
     model.model_type = "language_model"
     settings = actor.engine

@@ -24,8 +24,10 @@ pytest.importorskip("verl", reason="verl has an environment of its own: make tes
 
 import torch
 from cpu_processor import processor_of
+from model_families import build_family
 from PIL import Image, ImageDraw
 
+import modgap
 from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
@@ -50,7 +52,7 @@ HERE = Path(__file__).parent
 CPU = {
     "OMP_NUM_THREADS": "1", "VERL_USE_EXTERNAL_MODULES": "cpu_platform",
     "VERL_PLATFORM": "cpu_test",
-    "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
+    "PYTHONPATH": os.pathsep.join((str(HERE), str(Path(modgap.__file__).parents[1]))),
 }  # fmt: skip
 
 
@@ -75,6 +77,7 @@ class Case:
         images: int = 4,
         terms: tuple[Term, ...] | None = None,
         policy_loss: bool = True,
+        model: Path | None = None,
     ) -> None:
         torch.manual_seed(1)
         self.settings = settings
@@ -82,7 +85,8 @@ class Case:
             ("full-text",), contrastive=terms is None and settings.kl_coef > 0, settings=settings,
             passed=FP32, terms=terms or (), policy_loss=policy_loss,
         )  # fmt: skip
-        self.policy = load_policy(tiny_folder(), device="cpu", dtype="float32")
+        self.model = model or tiny_folder()
+        self.policy = load_policy(self.model, device="cpu", dtype="float32")
         # verl's actor does not ban the image tokens, its rollout does.
         self.policy.banned_token_ids = []
         problems = [
@@ -208,7 +212,7 @@ def job(
         "global_batch_size": sum(map(len, rows)), "calculate_entropy": False,
     }  # fmt: skip
     return {
-        "model": str(tiny_folder()),
+        "model": str(case.model),
         "stage": case.stage,
         "rows": rows,
         "settings": fixed,
@@ -253,6 +257,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "stock": ({"scores": MIXED, "settings": PLAIN}, {"stock": True}),
     # A group fits into no pass, so that groups are cut; the second rank needs fewer passes.
     "budget": ({"scores": MIXED, "settings": SETTINGS, "longest": 60}, {"budget": 130}),
+    "qwen3_vl": ({"scores": MIXED, "settings": SETTINGS}, {}),
+    "qwen3_vl, few images": ({"scores": MIXED, "settings": SETTINGS, "images": 1}, {"budget": 100}),
     # Two passes of the first rank and one of the second have no image.
     "few images": ({"scores": MIXED, "settings": SETTINGS, "images": 1}, {"budget": 100}),
 }
@@ -309,8 +315,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
     """Of each case the local engine's figures and each rank's."""
     jobs, local = list[Any](), list[Any]()
+    qwen3_vl = build_family("qwen3_vl", folder / "qwen3_vl")
     for name, (rollouts, how) in CASES.items():
-        case = Case(**rollouts)
+        case = Case(**rollouts, model=qwen3_vl if name.startswith("qwen3_vl") else None)
         rows = case.rows()
         second = rows[4:]
         if name in PADDED:
@@ -372,7 +379,8 @@ def test_metrics_are_there_on_every_rank_and_count_all_of_them(told: Any) -> Non
     none = [None, None]
     assert eligible == {
         "padded": [3, 3], "micro_batch": [4, 4], "none": [0, 0], "plain": none, "stock": none,
-        "budget": [3, 3], "few images": [3, 3],
+        "budget": [3, 3], "few images": [3, 3], "qwen3_vl": [3, 3],
+        "qwen3_vl, few images": [3, 3],
     }  # fmt: skip
 
 

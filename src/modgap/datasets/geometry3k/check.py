@@ -27,6 +27,7 @@ from modgap.datasets.geometry3k.records import (
     Record,
     Sources,
     annotated,
+    place_of,
     records,
     sources_of,
 )
@@ -63,8 +64,9 @@ def check_choices(
 def _check(
     path: str | Path, progress: Progress | None, allow_outside: bool, *, choices: bool
 ) -> Report:
-    root = Root(path, allow_outside=allow_outside)
-    sources = sources_of(path, root)
+    place = place_of(path)
+    root = Root(place, allow_outside=allow_outside)
+    sources = sources_of(place, root)
     forms = annotated(sources.annotated, root)
     report = Report(Path(path))
     kept: list[tuple[Record, Problem]] = []

@@ -39,6 +39,7 @@ from modgap.datasets.geometry3k.records import (
     Record,
     Sources,
     annotated,
+    place_of,
     records,
     sources_of,
 )
@@ -100,8 +101,9 @@ def _read(
         raise unknown("split", split, SPLITS)
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1.")
-    root = Root(path, allow_outside=allow_outside)
-    sources = sources_of(path, root)
+    place = place_of(path)
+    root = Root(place, allow_outside=allow_outside)
+    sources = sources_of(place, root)
     there = sources.splits
     if there and split not in there and not any(not source.split for source in sources.found):
         raise UserError(

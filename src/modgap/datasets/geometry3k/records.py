@@ -4,6 +4,7 @@
 FOLDER/train|val|test/ID/       data.json, logic_form.json, img_diagram.png: the original layout
 FOLDER/ID/                      the same without splits: every problem is in every split
 FOLDER/**/train-00000.parquet   the hub's files, with or without logic forms; also .json, .jsonl
+ORG/NAME                        the same from the Hugging Face hub, e.g. hiyouga/geometry3k
 FOLDER/diagram_logic_forms_annot.json, text_logic_forms_annot.json     forms of problems by id
 ```
 
@@ -24,6 +25,7 @@ from typing import Any
 from modgap.core.errors import UserError
 from modgap.core.files import Root, open_regular
 from modgap.datasets.faults import Fault, json_type
+from modgap.datasets.hub import fetch_data_set, is_hub_id
 from modgap.datasets.json_file import parse
 from modgap.datasets.recognise import hint
 
@@ -99,13 +101,24 @@ class Sources:
         return [split for split in SPLITS if split in there]
 
 
-def sources_of(path: str | Path, root: Root) -> Sources:
+def place_of(path: str | Path) -> Path:
+    """Where the files are; a hub id is fetched, or found in the hub's cache.
+
+    Raises:
+        UserError: The data set cannot be fetched.
+    """
+    place = Path(path)
+    if place.exists() or not is_hub_id(str(path)):
+        return place
+    return fetch_data_set(str(path), ["*.parquet"], _LAYOUT)
+
+
+def sources_of(place: Path, root: Root) -> Sources:
     """The folders and files of problems at a place.
 
     Raises:
         UserError: There are none, or one leads out of the folder.
     """
-    place = Path(path)
     sources = Sources(place)
     if place.is_file():
         if place.suffix in (".parquet", ".json", ".jsonl"):

@@ -86,7 +86,7 @@ def token_bytes(shape: Shape, checkpointing: bool) -> float:
 
     The vision tower is computed again in any case; as if all tokens were of an image.
     """
-    layer = 2.0 * (16 * shape.hidden + 3 * shape.intermediate)
+    layer = 2.0 * (8 * (shape.hidden + shape.wide) + 3 * shape.intermediate)
     seen = 2.0 * shape.merge**2 * shape.vision_hidden * shape.vision_layers
     if checkpointing:
         return 2.0 * shape.hidden * shape.layers + layer + seen
@@ -161,7 +161,7 @@ def _vllm_bytes(stage: Stage, shape: Shape, layout: Layout, most: int) -> float:
     s = stage.settings
     engines = max(1, layout.gpus // layout.tensor_parallel)
     rows = min(most, math.ceil(s.prompts_per_step * s.samples_per_prompt / engines))
-    token = 4.0 * shape.layers * shape.kv_heads * (shape.hidden // shape.heads)
+    token = 4.0 * shape.layers * shape.kv_heads * shape.head
     cache = rows * (s.max_prompt_tokens + s.max_response_tokens) * token
     return (2.0 * shape.parameters + cache) / layout.tensor_parallel + _VLLM
 

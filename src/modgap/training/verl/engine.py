@@ -203,7 +203,13 @@ def run(
         write_parquet, merge=functools.partial(verl_merge.merge, merge_adapter=merge_adapter)
     )
     return train(
-        recipe, problems, known_model(str(folder)), out, tools=tools, progress=progress, job=job
+        recipe,
+        problems,
+        known_model(str(folder), "verl"),
+        out,
+        tools=tools,
+        progress=progress,
+        job=job,
     )
 
 

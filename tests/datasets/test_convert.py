@@ -1,0 +1,163 @@
+"""`data init` and `data convert`: what they write is what the reader of `pairs` takes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folders import png
+from geometry3k_data import write_parquet
+
+from modgap.cli.main import main
+from modgap.core.errors import UserError
+from modgap.core.problem import Problem
+from modgap.core.prompt import training_question
+from modgap.datasets import pairs
+from modgap.datasets.convert import convert
+from modgap.datasets.pairs_example import write_example
+
+
+def test_the_example_has_every_key_and_no_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "init", "--out", str(tmp_path / "mine")]) == 0
+    assert main(["data", "check", str(tmp_path / "mine"), "--benchmark", "pairs"]) == 0
+    assert "0 errors, 0 warnings" in capsys.readouterr().out
+    lines = [json.loads(text) for text in (tmp_path / "mine" / pairs.FILE).read_text().splitlines()]
+    used = {key for line in lines for key in line}
+    assert used == {*pairs.KEYS} - {"question"}
+    problems = list(pairs.read(tmp_path / "mine"))
+    assert {problem.grader for problem in problems} == {"", "choices:multi-choice", "answers:1%"}
+    for problem in problems:
+        full, free = (training_question(problem, view) for view in ("full-text", "image-only"))
+        assert full != free and not problem.leaky
+        assert problem.open_image("image-only").size[1] == 200
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((tmp_path / "mine" / pairs.SCHEMA.name).read_text())
+    assert all(jsonschema.Draft202012Validator(schema).is_valid(line) for line in lines)
+    with pytest.raises(UserError, match="exists: give another --out"):
+        write_example(tmp_path / "mine")
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    whole = {
+        "qid": "q1", "problem": "<image>Find x.", "given": ["AB = 7", "BC = x"], "label": "25",
+        "images": [{"bytes": png(), "path": None}], "meta": {"topic": "Chord"},
+    }  # fmt: skip
+    return whole | changes
+
+
+MAP = {
+    "id": "qid", "text": "problem", "conditions": "given", "answer": "label", "type": "meta.topic",
+}  # fmt: skip
+
+
+def one(file: Path) -> Problem:
+    (problem,) = pairs.read(file)
+    return problem
+
+
+def check_first(problem: Problem) -> None:
+    assert (problem.id, problem.answer, problem.type) == ("q1", "25", "Chord")
+    assert problem.question == "Find x." and problem.semantic == ("AB = 7", "BC = x")
+    assert problem.image_bytes() == png()
+
+
+def test_parquet_with_a_column_map(tmp_path: Path) -> None:
+    done = convert(write_parquet(tmp_path / "t.parquet", [row()]), tmp_path / "out", MAP)
+    assert (done.rows, done.report.faults) == (1, [])
+    assert done.columns == MAP | {"image": "images"}
+    check_first(one(done.file))
+
+
+def test_json_lines_with_images_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "b.png").write_bytes(png("red"))
+    value = row(images=["a.png", "b.png"], label="so \\boxed{25}")
+    (tmp_path / "t.jsonl").write_text(json.dumps(value) + "\n")
+    problem = one(convert(tmp_path / "t.jsonl", tmp_path / "out", MAP).file)
+    assert problem.answer == "25" and problem.open_image().size == (40 + 24 + 40, 30)
+
+
+def test_csv_and_columns_of_their_own_names(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "image", "full_text", "image-only", "answer"])
+        writer.writerow(["1", "a.png", "AB = 7. Find x.", "Find x.", "25"])
+    problem = one(convert(tmp_path / "t.csv", tmp_path / "out", {}).file)
+    assert training_question(problem, "full-text") == "AB = 7. Find x."
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "a.png").write_bytes(png())
+    rows = [row(images=str(tmp_path / "a.png"))]
+    table = datasets.Dataset.from_list(rows).cast_column("images", datasets.Image())
+    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match=r"several splits \(test, train\): choose one with --split"):
+        convert(tmp_path / "saved", tmp_path / "out", MAP)
+    done = convert(tmp_path / "saved", tmp_path / "out", MAP, split="test", allow_outside=True)
+    check_first(one(done.file))
+
+
+def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    write_parquet(tmp_path / "hub" / "data" / "train-00000-of-00002.parquet", [row()])
+    write_parquet(tmp_path / "hub" / "data" / "train-00001-of-00002.parquet", [row(qid="q2")])
+    write_parquet(tmp_path / "hub" / "data" / "test-00000-of-00001.parquet", [row(qid="q3")])
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path / "hub")
+    )
+    monkeypatch.chdir(tmp_path)
+    done = convert("mine/geometry", tmp_path / "out", MAP, split="train")
+    assert [problem.id for problem in pairs.read(done.file)] == ["q1", "q2"]
+    done = convert("mine/geometry", tmp_path / "one", MAP, split="train", limit=1)
+    assert done.rows == 1
+
+
+def test_choices_of_the_hubs_form_and_a_letter(tmp_path: Path) -> None:
+    value = row(choices={"label": ["A", "B"], "text": ["7", "25"]}, label="B")
+    done = convert(write_parquet(tmp_path / "t.parquet", [value]), tmp_path / "out", MAP)
+    assert one(done.file).answer == "B" and "B. 25" in one(done.file).question
+
+
+def test_what_cannot_be_used_is_said_and_ends_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_parquet(tmp_path / "t.parquet", [row(), row(qid="q2", label="a triangle")])
+    command = ["data", "convert", str(source), "--out", str(tmp_path / "out"), "--column"]
+    assert main([*command, *(f"{key}={value}" for key, value in MAP.items())]) == 1
+    said = capsys.readouterr().out
+    assert "2 rows in" in said and "text from problem" in said
+    assert "line 2, q2: answer 'a triangle' is not a number" in said
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"txt": "problem"}, "unknown column of pairs 'txt'"),
+        ({"text": "problm"}, "t.parquet row 1 has no column 'problm': it has qid, problem"),
+        ({"text": "meta.name"}, "has no column 'meta.name'"),
+        ({"image": "label"}, "row 1: its image cannot be read"),
+    ],
+)
+def test_a_map_that_does_not_fit_is_one_line(
+    tmp_path: Path, columns: dict[str, str], words: str
+) -> None:
+    source = write_parquet(tmp_path / "t.parquet", [row()])
+    with pytest.raises(UserError, match=words):
+        convert(source, tmp_path / "out", columns)
+    assert not (tmp_path / "out" / pairs.FILE).exists()
+
+
+def test_an_image_outside_of_the_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "t.jsonl").write_text(json.dumps(row(images="../a.png")) + "\n")
+    with pytest.raises(UserError, match="leads out of"):
+        convert(tmp_path / "in" / "t.jsonl", tmp_path / "out", MAP)
