@@ -72,7 +72,8 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     """verl's engine and loss, from the configuration of the recipe's stage, as its TrainingWorker
     makes them.
     """
-    from transformers import AutoConfig, Qwen2_5_VLModel, Qwen3VLModel
+    from transformers import AutoConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.engine import EngineRegistry
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
@@ -92,11 +93,8 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
         config=AutoConfig.from_pretrained(job["model"]),
         save_pretrained=model.tokenizer.save_pretrained,
     )
-    of_type = {"qwen2_5_vl": Qwen2_5_VLModel, "qwen3_vl": Qwen3VLModel}
-    own = of_type[processor.config.model_type]
     for name in ("get_rope_index", "get_vision_position_ids"):
-        if hasattr(own, name):
-            setattr(processor, name, types.MethodType(getattr(own, name), processor))
+        setattr(processor, name, types.MethodType(getattr(Qwen2_5_VLModel, name), processor))
     model.processor = processor
     model.model_type = "language_model"
     settings = actor.engine

@@ -5,6 +5,8 @@ The rollouts and the ranks are those of test_plugin.py, with another model.
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ pytest.importorskip("verl", reason="verl has an environment of its own: make tes
 
 import test_plugin as plugin
 from model_families import build_family
+
+import modgap
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     name: plugin.CASES[name] for name in ("plain", "budget", "few images")
@@ -34,13 +38,26 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             for (case, how), own in zip(cases, rows, strict=True)
         ]
         local = [case.local(8) for case, _ in cases]
+        # The ranks compute with this package, and with the positions of a Qwen3-VL.
+        source = Path(modgap.__file__).parents[1]
+        paths = os.pathsep.join(map(str, (plugin.HERE, source)))
+        patch.setitem(plugin.CPU, "PYTHONPATH", paths)
+        patch.setattr(subprocess, "Popen", popen)
         return dict(zip(CASES, zip(local, plugin.run(jobs, folder), strict=True), strict=True))
+
+
+def popen(command: list[str], **how: Any) -> Any:
+    """A rank, by the script for this family."""
+    return START([part.replace("ranks.py", "ranks_qwen3_vl.py") for part in command], **how)
+
+
+START = subprocess.Popen
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_first_update_of_a_qwen3_vl_is_the_local_engines(name: str, told: Any) -> None:
     """Loss and gradients to 1e-3 relative, DeepStack's mergers among them."""
-    (loss, grads, means), ranks = told[name]
+    (loss, grads, _), ranks = told[name]
     norm, got = plugin.norm_of(grads.values()), ranks[0]["gradients"]
     assert set(got) == set(grads) and any("deepstack" in key for key in got)
     scale = norm / plugin.norm_of(got.values())
