@@ -47,7 +47,7 @@ MISTAKES = [
     ("demo x", 2, "'x' is too much for modgap demo.* See modgap demo --help"),
     ("demo --out geo", 1, "--out geo: that is a data set; give another --out"),
     ("doctor --gpu", 2, "no option --gpu: .* See modgap doctor --help"),
-    ("data syth", 2, "choose from synth, check, prepare; did you mean synth"),
+    ("data syth", 2, "choose from synth, check, prepare, init, convert; did you mean synth"),
     ("data synth", 2, "--out is missing: Folder to write. See modgap data synth --help"),
     ("data synth --out new --train two", 2, "--train two: give a whole number"),
     ("data synth --out new --train -1", 1, "--train -1: must not be negative"),

@@ -351,6 +351,7 @@ def test_a_dead_judge_takes_its_samples_out_of_the_comparison(tmp_path: Path) ->
     found = explain(tmp_path / "a", b)
     assert found.accuracy.n_problems == 2 and not points(found.accuracy)
     assert found.left_out == {f"samples of {tmp_path / 'a'} whose verdict is an error": 3}
+    assert any("only a score of 0 can be unknown" in words for words in found.warnings)
 
 
 # ---- the pieces ----------------------------------------------------------------------------------
@@ -376,7 +377,8 @@ def test_the_command_prints_and_writes_it(
     said = capsys.readouterr().out
     assert "+25.0 from tolerance" in said and "5 problems and views that flip" in said
     assert main(["explain", *runs, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
+    said = capsys.readouterr().out
+    assert json.loads(said) == json.loads(out.read_text()) and said.isascii()
     assert main(["explain", *runs, "--out", str(tmp_path / "why.md")]) == 0
     assert "| tolerance | +25.0 |" in (tmp_path / "why.md").read_text()
     capsys.readouterr()

@@ -22,15 +22,20 @@ from tool_logs import (
 from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, RunFolder
+from modgap.datasets.synthetic import write_dataset
+from modgap.workflows.evaluate import load_problems
 from modgap.workflows.logs import inspect_log, lmms_eval, vlmevalkit
 from modgap.workflows.logs.importing import ImportedLog, import_logs
+from modgap.workflows.logs.matching import Data
 
 RIGHT, WRONG = r"so \boxed{5}", r"so \boxed{6}"
 LOGS = os.environ.get("MODGAP_LOGS_SAMPLE", "")
 
 
-def imported(tool: str, out: Path, *files: Path, **options: Any) -> ImportedLog:
-    return import_logs(tool, files, out, **options)
+def imported(
+    tool: str, out: Path, *files: Path, scorer: str | None = None, **data: Any
+) -> ImportedLog:
+    return import_logs(tool, files, out, Data(**data), scorer=scorer)
 
 
 def theirs(run: Path, tool: str) -> dict[tuple[str, str], GradeRow]:
@@ -124,7 +129,7 @@ def test_rows_without_ids_are_matched_by_position_and_checked(tmp_path: Path) ->
         for n in range(2)
     ]  # fmt: skip
     write_lmms(tmp_path / "logs", bare)
-    with pytest.raises(UserError, match=r"names a problem of MathVerse's.*--gt"):
+    with pytest.raises(UserError, match=r"names a problem of mathverse.*--gt"):
         imported("lmms-eval", tmp_path / "none", tmp_path / "logs")
     imported("lmms-eval", tmp_path / "run", tmp_path / "logs", gt=data)
     assert list(ours(tmp_path / "run").values()) == ["correct", "correct"]
@@ -224,6 +229,15 @@ def test_split_thinking_is_put_together(tmp_path: Path) -> None:
     assert row.response == f"<think>look</think>\n{RIGHT}" and row.prompt == ""
 
 
+def test_a_prediction_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "M_MathVerse_MINI.json"
+    path.write_text(json.dumps([kit_row(n, value) for n, value in enumerate((5, None, ["x"]), 1)]))
+    done = imported("vlmevalkit", tmp_path / "run", path)
+    assert {why: len(names) for why, names in done.errors.items()} == {
+        vlmevalkit.NUMBER_CELL: 1, vlmevalkit.NOT_TEXT: 2,
+    }  # fmt: skip
+
+
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "M_MathVerse_MINI.pkl").write_bytes(b"")
     with pytest.raises(UserError, match=r"may run anything.*PRED_FORMAT=tsv"):
@@ -256,6 +270,18 @@ def test_failed_samples_of_a_successful_log_are_errors(tmp_path: Path) -> None:
     assert [row.finish_reason for row in responses] == ["stop", "error", "stop", "stop", "error"]
 
 
+def test_the_prompt_is_all_that_was_said_before_the_answer(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "x?"}, {"type": "image"}]},
+        {"role": "assistant", "content": "<think>"},
+    ]
+    log = write_inspect(tmp_path / "log.json", [inspect_sample(1, RIGHT, input=turns)])
+    imported("inspect", tmp_path / "run", log)
+    (row,) = RunFolder(tmp_path / "run").responses()
+    assert (row.prompt, row.prefill) == ("Be brief.\n\nx?", "<think>")
+
+
 def test_a_scorer_is_chosen_and_another_name_is_refused(tmp_path: Path) -> None:
     scores = {"match": {"value": "C"}, "both": {"value": {"right": 0, "neat": 1}}}
     log = write_inspect(tmp_path / "log.json", [inspect_sample(1, RIGHT, scores=scores)])
@@ -275,6 +301,37 @@ def test_samples_are_matched_by_their_id_where_the_metadata_are_silent(tmp_path:
     assert ours(tmp_path / "run") == {("2", "text-dominant"): "correct"}
 
 
+# ---- other data sets -----------------------------------------------------------------------------
+
+
+def test_logs_of_other_data_sets_are_matched_by_id_with_their_files(tmp_path: Path) -> None:
+    data = tmp_path / "geo"
+    write_dataset(data, 0, 4, seed=2, workers=1)
+    problems = load_problems(data, "synthetic")
+    boxed = [rf"\boxed{{{problem.answer}}}" for problem in problems]
+    rows = [
+        {"index": n, "id": problem.id, "question": "?", "answer": problem.answer,
+         "prediction": boxed[n]}
+        for n, problem in enumerate(problems)
+    ]  # fmt: skip
+    path = write_tsv(tmp_path / "M_geo.tsv", rows[::-1])
+    with pytest.raises(UserError, match=r"does not say its view, nor does the task .*--view"):
+        imported("vlmevalkit", tmp_path / "none", path, gt=data, benchmark="synthetic")
+    imported("vlmevalkit", tmp_path / "a", path, gt=data, benchmark="synthetic", view="image-only")
+    assert ours(tmp_path / "a") == {(p.id, "image-only"): "correct" for p in problems}
+    # By position, checked against the answer; the task's name says the view.
+    bare = [
+        {"doc_id": n, "target": problem.answer, "filtered_resps": boxed[n], "acc": 1.0}
+        for n, problem in enumerate(problems)
+    ]
+    write_lmms(tmp_path / "logs", bare, task="geo_full_text")
+    imported("lmms-eval", tmp_path / "b", tmp_path / "logs", gt=data, benchmark="synthetic")
+    assert ours(tmp_path / "b") == {(p.id, "full-text"): "correct" for p in problems}
+    write_lmms(tmp_path / "logs", [{**bare[0], "doc_id": 1}], task="geo_full_text")
+    with pytest.raises(UserError, match="names its problem by its position only"):
+        imported("lmms-eval", tmp_path / "c", tmp_path / "logs", gt=data, benchmark="synthetic")
+
+
 # ---- the command ---------------------------------------------------------------------------------
 
 
@@ -286,6 +343,7 @@ def test_the_command_prints_how_many_errors_of_each_kind(
     assert main(["import", "--from", "lmms-eval", str(tmp_path / "logs"), "--out", out]) == 0
     said = capsys.readouterr().out
     assert "errors: 1 responses, 2 scores of lmms-eval" in said
+    assert "accuracy by lmms-eval: 0.0% to 100.0% of 2 samples, as 2 of its scores" in said
     assert f"1 response: {lmms_eval.EMPTY}" in said and f"2 scores: {lmms_eval.DEAD}" in said
     assert main(["grade", out, "--mode", "paper"]) == 0
     assert [row.outcome for row in RunFolder(out).grades("lmms-eval")] == ["error", "error"]

@@ -19,6 +19,7 @@ from modgap.core.progress import show
 if TYPE_CHECKING:
     from modgap.original.importing import Imported
     from modgap.workflows.logs.importing import ImportedLog
+    from modgap.workflows.logs.matching import Data
 
 Source = Literal["original", "lmms-eval", "vlmevalkit", "inspect"]
 
@@ -30,6 +31,7 @@ def import_answers(
     view: str | None = None,
     results_root: Path | None = None,
     scan_output: Path | None = None,
+    benchmark: str | None = None,
     source: Annotated[Source, Parameter(name="--from")] = "original",
     scorer: str | None = None,
     allow_outside: AllowOutside = False,
@@ -37,9 +39,8 @@ def import_answers(
     """Make a run of answers that another program collected, and grade it; needs no diagrams.
 
     The original repository's: for PGPS9K folders of qprob_N_attemptJ.txt, for MathVerse files
-    *_generations.jsonl, scored or not. With --from the per-sample logs of another tool on
-    MathVerse, whose verdicts are kept beside our grades; and any log of inspect_ai's task
-    modgap/gap.
+    *_generations.jsonl, scored or not. With --from the per-sample logs of another tool, whose
+    verdicts are kept beside our grades; and any log of inspect_ai's task modgap/gap.
 
 
     ```
@@ -55,12 +56,14 @@ def import_answers(
         out: Run folder.
         gt: PGPS9K's test.json. Generations carry their gold answers; with MathVerse's own files
             (parquet or JSON) they get subjects, images and the problems without an answer as well.
-            With --from MathVerse's own files, for logs whose rows do not say their problem.
+            With --from the data set's own files: of MathVerse for logs whose rows do not say their
+            problem, of any other benchmark always.
         view: Of all answer folders; if not given, one whose name has `full_cond` is full-text, any
-            other image-only.
+            other image-only. With --from of rows that do not say their view.
         results_root: Also every folder below this one that holds answers.
         scan_output: Also write the original's figures of every folder to this text file, as its
             eval.py --scan-output does.
+        benchmark: With --from, what the logs are of; mathverse if not given.
         source: Which program collected the answers: `original`, `lmms-eval`, `vlmevalkit` or
             `inspect`.
         scorer: Which score is the verdict, where a log has several.
@@ -70,14 +73,17 @@ def import_answers(
     from modgap.core.progress import progress_bars
 
     if source != "original":
-        if any(option is not None for option in (view, results_root, scan_output)):
+        if results_root is not None or scan_output is not None:
             raise UsageError(
-                "--view, --results-root and --scan-output are for the original's answers: a log of"
-                f" {source} says its views itself."
+                "--results-root and --scan-output are for the original's answers: leave them out"
+                f" with --from {source}."
             )
-        return _import_logs(source, folders, out, gt, scorer, allow_outside=allow_outside)
-    if scorer is not None:
-        raise UsageError(f"--scorer {scorer}: the original's answers have one; leave it out.")
+        from modgap.workflows.logs.matching import Data
+
+        data = Data(gt, benchmark or "mathverse", view, allow_outside=allow_outside)
+        return _import_logs(source, folders, out, data, scorer)
+    if scorer is not None or benchmark is not None:
+        raise UsageError("--scorer and --benchmark are for logs of other tools: give --from.")
     from modgap.original.import_mathverse import import_generations
     from modgap.original.import_pgps9k import import_answers as import_folders
     from modgap.original.mathverse import generation_files
@@ -114,13 +120,7 @@ def _print_all(runs: Sequence[Imported], scan_output: Path | None, root: Path | 
 
 
 def _import_logs(
-    tool: str,
-    files: Sequence[Path],
-    out: Path,
-    gt: Path | None,
-    scorer: str | None,
-    *,
-    allow_outside: bool,
+    tool: str, files: Sequence[Path], out: Path, data: Data, scorer: str | None
 ) -> None:
     """Import logs of another tool; those of inspect_ai's task `modgap/gap` know our problems."""
     from modgap.core.progress import progress_bars
@@ -132,20 +132,34 @@ def _import_logs(
     if tool == "inspect" and any(is_ours(path) for path in files):
         if len(files) != 1:
             raise UsageError(f"a log of modgap/gap makes a run of its own: {len(files)} are given.")
-        if gt is not None or scorer is not None:
-            raise UsageError("--gt and --scorer: a log of modgap/gap has its problems itself.")
+        if data.gt is not None or data.view is not None or scorer is not None:
+            raise UsageError(
+                "--gt, --view and --scorer: a log of modgap/gap has its problems itself."
+            )
         with progress_bars() as bars:
             summary = import_log(
-                files[0], out, given=given(), progress=bars, allow_outside=allow_outside
+                files[0], out, given=given(), progress=bars, allow_outside=data.allow_outside
             )
         print_summary(summary, out.name)
         return
     with progress_bars() as bars:
-        done = import_logs(
-            tool, files, out, gt=gt, scorer=scorer, given=given(), progress=bars,
-            allow_outside=allow_outside,
-        )  # fmt: skip
+        done = import_logs(tool, files, out, data, scorer=scorer, given=given(), progress=bars)
     _print_log(done)
+
+
+def _own_accuracy(done: ImportedLog) -> str:
+    """The tool's own accuracy; with unknown verdicts, its bounds."""
+    counts: dict[str, int] = dict.fromkeys(("correct", "wrong", "no_answer", "error"), 0)
+    for (theirs, _), count in done.agreement.items():
+        counts[theirs] += count
+    total, right, unknown = sum(counts.values()), counts["correct"], counts["error"]
+    low, high = 100 * right / total, 100 * (right + unknown) / total
+    if not unknown:
+        return f"accuracy by {done.log.tool}: {low:.1f}% of {total:,} samples"
+    return (
+        f"accuracy by {done.log.tool}: {low:.1f}% to {high:.1f}% of {total:,} samples, as"
+        f" {unknown:,} of its scores are unknown"
+    )
 
 
 def _print_log(done: ImportedLog) -> None:
@@ -167,6 +181,7 @@ def _print_log(done: ImportedLog) -> None:
         for why, names in kinds.items():
             show(f"  {len(names):6,} {what}{'s' * (len(names) != 1)}: {why}")
     if done.agreement:
+        show(_own_accuracy(done))
         rows = [
             (f"{log.tool}: {theirs.replace('_', ' ')}",
              *(f"{done.agreement.get((theirs, ours), 0):,}" for ours in OUTCOMES))

@@ -5,8 +5,9 @@ Parses first, imports late.
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App
 
@@ -14,6 +15,9 @@ from modgap.cli.groups import RESULTS
 from modgap.core.errors import UsageError, UserError
 from modgap.core.options import AllowOutside, JudgeOptions
 from modgap.core.progress import show
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Mode = Literal["strict", "relative", "exact", "paper"]
 results_app = App(
@@ -91,7 +95,7 @@ def explain(run_a: Path, run_b: Path, *, out: Path | None = None, json: bool = F
     if out is not None and out.suffix not in (".json", ".md"):
         raise UsageError(f"--out {out}: give a file .json or .md.")
     found = explain_runs(run_a, run_b)
-    text = found.model_dump_json(indent=2) + "\n"
+    text = _json(found)
     if out is not None:
         write_text(out, text if out.suffix == ".json" else markdown(found))
     if json:
@@ -108,6 +112,34 @@ def explain(run_a: Path, run_b: Path, *, out: Path | None = None, json: bool = F
     print_line(console, found.method)
     if out is not None:
         show(f"written: {out}")
+
+
+def cut(
+    run: Path,
+    *,
+    out: Path,
+    views: str | None = None,
+    samples: int | None = None,
+    limit: int | None = None,
+) -> None:
+    """Write a part of an evaluation as a run of its own: fewer views, samples or problems.
+
+    ```
+    modgap cut runs/3b --out runs/3b-100 --limit 100 --views full-text,image-only
+    ```
+
+    Args:
+        run: Run folder of an evaluation; it stays as it is.
+        out: Folder of the part.
+        views: Comma-separated, of the run's views; all if not given.
+        samples: The first samples of each problem and view; all if not given.
+        limit: The first problems; all if not given.
+    """
+    from modgap.reporting.terminal import print_summary
+    from modgap.workflows.cut import cut as write_part
+
+    part = write_part(run, out, views=views, samples=samples, limit=limit)
+    print_summary(part.summary, out.name)
 
 
 def export(*runs: Path, out: Path, name: str | None = None) -> None:
@@ -178,13 +210,19 @@ def report(
             allow_outside=allow_outside, force=force,
         )  # fmt: skip
     if json:
-        return show(numbers.model_dump_json(indent=2))
+        return show(_json(numbers), end="")
     print_numbers(numbers)
     show(f"report: {out.resolve()}")
     if figures:
         show(f"figures and tables: {out.resolve().with_name(out.stem + '_figures')}")
     if template == "paper":
         show(f"the paper's tables: {out.resolve().with_suffix('.md')}")
+
+
+def _json(found: BaseModel) -> str:
+    """JSON of ASCII alone: what is printed has its other characters spelled out already."""
+    text = dumps(found.model_dump(mode="json"), indent=2) + "\n"
+    return text.replace("\x7f", "\\u007f")
 
 
 def ls(folder: Path = Path("runs")) -> None:

@@ -40,6 +40,7 @@ from modgap.core.text import as_utf8, percent
 from modgap.core.version import __version__
 from modgap.reporting import panels
 from modgap.reporting import tables as t
+from modgap.reporting.causal import ASSUMES, causal_panels, causal_table
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect
 from modgap.reporting.comparable import (
     by_benchmark,
@@ -307,6 +308,8 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
         "seeds": [[table.html() for table in seed_tables(part).values()] for part in numbers.seeds],
         "seeds_note": READING,
         "pairs": panels.pairs(runs),
+        "causal": causal_panels(runs),
+        "causal_note": ASSUMES,
         "readings": panels.readings(runs),
         "legend": KINDS,
         "robust": sentences(numbers.robustness),
@@ -340,6 +343,7 @@ def _tables(
             *judge_tables(runs),
         ],
         "pairs": [t.leaky_table(runs)],
+        "causal": [causal_table(runs)],
         "reading": [t.reading_table(runs)],
         "robustness": [robustness_table(numbers)],
         "controls": [t.controls_table(runs)],
@@ -514,6 +518,8 @@ def write_tables(numbers: ReportSummary, folder: Path) -> list[Path]:
     from modgap.reporting.paper import paper_tables
 
     named = t.every_table(numbers)
+    if causal := causal_table(numbers.runs):
+        named["causal"] = causal.noted(numbers.differs or {})
     if robust := robustness_table(numbers):
         named["robustness"] = robust
     for number, part in enumerate(numbers.seeds, start=1):

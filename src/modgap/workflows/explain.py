@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +171,7 @@ def _explanation(halves: Halves, left_out: dict[str, int]) -> Explanation:
         names, _ = halves.by_problem(views)
         per_problem = mean(variances) / np.array([counts[name] for name in names])
         noise = 100 * 1.96 * math.sqrt(per_problem.sum()) / len(names)
-    warnings = [*halves.warnings]
+    warnings = [*halves.warnings, *_bias_words((a, b), left_out)]
     if left_out:
         said = "; ".join(f"{what}: {count:,}" for what, count in left_out.items())
         warnings.append(f"Left out of the comparison: {said}.")
@@ -190,6 +190,17 @@ def _explanation(halves: Halves, left_out: dict[str, int]) -> Explanation:
         left_out=left_out,
         warnings=warnings,
     )
+
+
+def _bias_words(sides: Sequence[Side], left_out: Mapping[str, int]) -> list[str]:
+    """A warning where the verdicts that are left out could only have been of one kind."""
+    return [
+        f"Of {side.grader.tool} only a score of 0 can be unknown: on the samples that are left,"
+        f" {side.path} is right more often than on all."
+        for side in sides
+        if side.grader.tool in ("lmms-eval", "vlmevalkit")
+        and any(str(side.path) in what and "verdict" in what for what in left_out)
+    ]
 
 
 def _gap(halves: Halves, views: Sequence[str]) -> Difference | None:

@@ -6,6 +6,7 @@ with a member for each sample, which newer versions compress with Zstandard.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -227,6 +228,24 @@ def read_log(path: Path) -> Log:
     if not samples:
         raise UserError(f"{path} has no samples: was it written with log_samples=False?")
     return Log(path, header, samples, digest)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a log's task; of an `.eval` log only its header is read.
+
+    Raises:
+        UserError: As `read_log`.
+    """
+    header: Any = None
+    faults = (ValueError, KeyError, zipfile.BadZipFile, OSError, struct.error)
+    with contextlib.suppress(*faults):  # `read_log` says what is wrong
+        data = read_bytes(path)
+        if data.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                header = json.loads(_member(data, archive, "header.json"))
+    if not isinstance(header, dict) or not isinstance(header.get("eval"), dict):
+        header = read_log(path).header
+    return header["eval"].get("metadata") or {}
 
 
 def _unzipped(data: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:

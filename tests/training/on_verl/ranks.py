@@ -48,7 +48,8 @@ def update(engine: Any, loss_function: Any, data: Any, world: int) -> dict[str, 
     output = engine.train_batch(data, loss_function)
     from verl.utils.metric import Metric
 
-    metrics = {key: value for key, value in output["metrics"].items() if key != "grad_norm"}
+    # verl also reports plain numbers.
+    metrics = {key: x for key, x in output["metrics"].items() if isinstance(x, Metric)}
     gathered: list[Any] = [None] * world
     torch.distributed.all_gather_object(gathered, metrics)
     agreed = {key: float(Metric.aggregate_dp([each[key] for each in gathered])) for key in metrics}
@@ -72,8 +73,8 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     """verl's engine and loss, from the configuration of the recipe's stage, as its TrainingWorker
     makes them.
     """
-    from transformers import AutoConfig
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+    from transformers import AutoConfig, Qwen2_5_VLModel, Qwen3VLModel
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.engine import EngineRegistry
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
@@ -92,9 +93,13 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     processor = types.SimpleNamespace(
         config=AutoConfig.from_pretrained(job["model"]),
         save_pretrained=model.tokenizer.save_pretrained,
+        image_processor=Qwen2VLImageProcessorPil.from_pretrained(job["model"]),
     )
+    of_type = {"qwen2_5_vl": Qwen2_5_VLModel, "qwen3_vl": Qwen3VLModel}
+    own = of_type[processor.config.model_type]
     for name in ("get_rope_index", "get_vision_position_ids"):
-        setattr(processor, name, types.MethodType(getattr(Qwen2_5_VLModel, name), processor))
+        if hasattr(own, name):
+            setattr(processor, name, types.MethodType(getattr(own, name), processor))
     model.processor = processor
     model.model_type = "language_model"
     settings = actor.engine
@@ -131,6 +136,7 @@ def batch(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Any:
         "loss_mask",
         "old_log_probs",
         "advantages",
+        *(["ref_log_prob"] if "ref_log_prob" in rows[0] else []),
     )
     for key in tokens:  # rows of equal length would be stacked
         data[key] = torch.nested.as_nested_tensor([row[key] for row in rows], layout=torch.jagged)

@@ -22,6 +22,7 @@ from modgap.datasets.geometry3k.predicates import (
     PREDICATES,
     SHAPES,
     TRIGONOMETRIC,
+    Predicate,
     by_parts,
     described,
     meant,
@@ -85,6 +86,7 @@ def parse(text: str) -> Parsed:
     return Parsed(form, tuple(dict.fromkeys(repairs)))
 
 
+_NONE = Predicate("goal", "")
 _LONGEST, _DEEPEST = 2000, 40
 _CALL = re.compile(r"(?<![\\A-Za-z])([A-Za-z][A-Za-z0-9_]*)\s*\(")
 _RADIUS = re.compile(r"radius_\w+")
@@ -272,6 +274,8 @@ class _Reader:
         of_numbers = name in ("Equals", "Find", "HalfOf", "SquareOf", "SqrtOf", "Add", "Sub", "Mul",
                               "Div", "Pow", "SumOf", "AverageOf", "RatioOf")  # fmt: skip
         arguments = [self.one_notation(each, number=of_numbers) for each in term.arguments]
+        self._check_number(name, len(arguments))
+        arguments = self._in_order(name, arguments)
         if name in ("PointLiesOnLine", "PointLiesOnCircle"):
             arguments = self._incidence(name, arguments)
         elif name in ("IsMidpointOf", "IsCentroidOf", "IsIncenterOf", "IntersectAt"):
@@ -285,7 +289,6 @@ class _Reader:
             name == "Right" and isinstance(arguments[0], Form) and arguments[0].predicate == "Angle"
         ):
             name = "RightAngle"
-        self._check_number(name, len(arguments))
         return Form(name, tuple(arguments))
 
     def _atom(self, text: str) -> Term:
@@ -343,8 +346,20 @@ class _Reader:
             )
         return Form(form.predicate, tuple(names))
 
+    def _in_order(self, name: str, arguments: list[Term]) -> list[Term]:
+        """The arguments in the order that the predicate has: what lies on, is or bisects first."""
+        kinds = [one.predicate if isinstance(one, Form) else "Point" for one in arguments]
+        reversed_to = list(arguments)
+        if name == "IntersectAt":
+            if kinds[0] == "Point" and kinds[-1] != "Point":
+                reversed_to = [*arguments[1:], arguments[0]]
+        elif len(arguments) == 2 and _belongs(name, kinds[1]) and not _belongs(name, kinds[0]):
+            reversed_to.reverse()
+        if reversed_to != arguments:
+            self.repairs.append(f"{self.text!r} has its arguments in another order: put in order")
+        return reversed_to
+
     def _incidence(self, name: str, arguments: list[Term]) -> list[Term]:
-        self._check_number(name, len(arguments))
         point, place = arguments
         if isinstance(place, str):
             shape = "Line" if name == "PointLiesOnLine" else "Circle"
@@ -363,6 +378,18 @@ class _Reader:
                 "malformed-form",
                 f"{name} in {self.text!r} has {count} arguments: it takes {takes}",
             )
+
+
+_OF_POINTS = ("PointLiesOnLine", "PointLiesOnCircle", "IsMidpointOf", "IsCentroidOf",
+              "IsIncenterOf", "IsOrthocenterOf")  # fmt: skip
+
+
+def _belongs(name: str, kind: str) -> bool:
+    """Whether a kind of argument is what a predicate has first; of no other predicate it is."""
+    if name in _OF_POINTS:
+        return kind == "Point"
+    of_lines = name in ("BisectsAngle", "Secant") or PREDICATES.get(name, _NONE).kind == "is-of"
+    return of_lines and kind == "Line"
 
 
 def _is_form(term: Term) -> bool:

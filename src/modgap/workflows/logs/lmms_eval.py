@@ -27,7 +27,7 @@ from modgap.workflows.logs.samples import Log, Sample, Verdict, outcome_of
 
 EMPTY = "is empty with no token counted, which lmms-eval also writes for a failed request"
 NO_TEXT = "is not one text (a task that compares likelihoods?)"
-DEAD = "is 0 with fewer calls of the judge than rows, and lmms-eval scores a dead judge 0"
+DEAD = "is 0 with no record that the judge answered, and lmms-eval scores a dead judge 0"
 _SAMPLES = re.compile(r"(.+)_samples_(.+)\.jsonl")
 _OF_A_ROW = (
     "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash",
@@ -260,7 +260,7 @@ def _sample(
         position=row["doc_id"] if isinstance(row["doc_id"], int) else -1,
         number=0,
         response=text or "",
-        prompt=row["input"] if isinstance(row.get("input"), str) else None,
+        prompt=_prompt(row),
         finish_reason="length" if limit and written >= limit else "stop",
         prompt_tokens=counts.get("input_tokens") or 0,
         completion_tokens=written,
@@ -293,6 +293,16 @@ def _response(row: Mapping[str, Any]) -> str | None:
     while isinstance(value, list) and value and (len(value) == 1 or isinstance(value[0], str)):
         # Of several responses to one prompt the first is the one that was scored.
         value = value[0]
+    return value if isinstance(value, str) else None
+
+
+def _prompt(row: Mapping[str, Any]) -> str | None:
+    """The text of the prompt; older versions keep it among the arguments of the request."""
+    value = row.get("input")
+    if value is None:
+        value = row.get("arguments")
+        while isinstance(value, list) and value:
+            value = value[0]
     return value if isinstance(value, str) else None
 
 
