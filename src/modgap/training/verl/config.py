@@ -24,7 +24,7 @@ from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
 from modgap.core.terms import Term
 from modgap.training.plan import teachers_of
-from modgap.training.shape import GIB, Shape, image_tokens
+from modgap.training.shape import GIB, Shape
 from modgap.training.verl.checks import (
     ACTOR,
     MODEL,
@@ -372,7 +372,7 @@ def notes(stage: Stage, model: Model, overrides: Overrides) -> list[str]:
             f"max_refills={s.max_refills:g} is the local engine's: verl samples again until a step"
             " is full"
         )
-    if (tokens := image_tokens(model.max_pixels)) >= s.max_prompt_tokens:
+    if (tokens := model.image_tokens(model.max_pixels)) >= s.max_prompt_tokens:
         out.append(
             f"the processor makes up to {tokens} tokens of an image: problems whose prompt is"
             f" longer than max_prompt_tokens={s.max_prompt_tokens} are left out"
