@@ -217,6 +217,9 @@ def test_no_system_turn_means_none_and_a_prefill_follows_the_opening() -> None:
     )
     assert complete(default + user, Prompt("Find AC.")) == default + user
     assert complete(user + "<think>\n", Prompt("Find AC.", prefill="<think>")) == user + "<think>\n"
+    written = Prompt("Find AC.", prefill="<think>AB = 7.")
+    assert complete(user + "<think>\n", written) == user + "<think>\nAB = 7."
+    assert complete(user, written) == user + "<think>AB = 7."
     assert (
         complete("USER: Find AC. ASSISTANT:", Prompt("Find AC.", system=None))
         == "USER: Find AC. ASSISTANT:"

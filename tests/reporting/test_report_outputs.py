@@ -251,10 +251,10 @@ def test_terminal_fits_80_columns_and_is_plain_in_a_pipe(study: Path, tmp_path: 
     assert "…" not in printed
 
 
-def test_the_terminal_says_of_one_run_how_much_is_reading(tmp_path: Path) -> None:
+def test_the_terminal_says_of_one_run_how_problems_were_read(tmp_path: Path) -> None:
     summary = summary_of(write_run(tmp_path, MORE_LOST, said=MORE_SAID, conditions=CONDITIONS))
     for known, words in (
-        (summary, "33 to 67% of it is reading\nOf the 16 problems"),
+        (summary, "\nOf the 16 problems lost in the image, 8 were misread"),
         (summary.model_copy(update={"reading": None}), ""),
     ):
         console = Console(file=io.StringIO(), width=200)
@@ -262,7 +262,7 @@ def test_the_terminal_says_of_one_run_how_much_is_reading(tmp_path: Path) -> Non
         printed = console.file.getvalue()  # type: ignore[attr-defined]
         assert printed.startswith("Text 100.0, image 0.0: gap 100.0 points, 95% interval ")
         assert words in printed
-        assert ("reading" in printed) == bool(words)
+        assert ("misread" in printed) == bool(words)
 
 
 def test_a_run_ends_with_the_command_of_its_report(tmp_path: Path) -> None:

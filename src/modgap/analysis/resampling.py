@@ -52,13 +52,25 @@ def bootstrap_interval(
     `everything`.
     """
     rows_CK = cluster_sums(np.stack([values_P, np.ones_like(values_P)], axis=1), clusters)
-    k = len(rows_CK)
-    if k == 1:
+    if len(rows_CK) == 1:
         return everything
     sums_RK = _resampled_sums(rows_CK, resamples, np.random.default_rng(seed))
+    return percentile_interval(sums_RK[:, 0] / sums_RK[:, 1], len(rows_CK), level)
+
+
+def percentile_interval(
+    values_R: Floats, clusters: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentiles of a resampled number, widened for few clusters as in `bootstrap_interval`."""
+    k = clusters
     tail = _NORMAL.cdf(-math.sqrt(k / (k - 1)) * student_critical(1 - level, k - 1))
-    low, high = np.quantile(sums_RK[:, 0] / sums_RK[:, 1], [tail, 1 - tail])
+    low, high = np.quantile(values_R, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def resampled_means(rows_PK: Floats, resamples: int, seed: int) -> Floats:
+    """Means of the columns over resampled problems, `[resamples, K]`; columns stay together."""
+    return _resampled_sums(rows_PK, resamples, np.random.default_rng(seed)) / len(rows_PK)
 
 
 def _resampled_sums(rows_CK: Floats, resamples: int, rng: np.random.Generator) -> Floats:

@@ -254,6 +254,53 @@ class ReadingSummary(Result):
     solved: ReadingPart
 
 
+class CausalPart(Result):
+    """A part of the gap in points, and as a share of it, with their 95% intervals.
+
+    The shares are `None` where the gap's own interval holds 0.
+    """
+
+    points: float
+    ci_low: float
+    ci_high: float
+    share: float | None = None
+    share_low: float | None = None
+    share_high: float | None = None
+
+
+class CausalSummary(Result):
+    """The gap in parts that add up to it (`analysis.causal`).
+
+    Attributes:
+        n_problems: Problems that are complete in all views of the split.
+        left_out: Problems of the gap that are not among them.
+        accuracies: View -> its accuracy over these problems.
+        gap: Over these problems.
+        parts: `writing` and `reading`, then `integration` and `reasoning`, or `use`, their sum,
+            where they cannot be told apart.
+        use: What is lost although the right words stand in the answer: the sum of the last two.
+        follows: Share of the answers that follow the words before them; `None` where not known.
+        follows_low: Lower end of its interval.
+        follows_high: Upper end.
+        picture: What the picture adds to the full text; `None` without the view text-only.
+        tokens: Tokens of all views of the split over those of the two views of the gap.
+        in_user_turn: Whether transcriptions stood in the user turn: the engine continues no turn.
+    """
+
+    n_problems: int
+    left_out: int
+    accuracies: dict[str, float]
+    gap: CausalPart
+    parts: dict[str, CausalPart]
+    use: CausalPart
+    follows: float | None = None
+    follows_low: float | None = None
+    follows_high: float | None = None
+    picture: CausalPart | None = None
+    tokens: float | None = None
+    in_user_turn: bool = False
+
+
 class Bucket(Counted):
     """Accuracy over some problems of MathVerse's in some versions, with its interval."""
 
@@ -429,7 +476,9 @@ class Summary(Result):
         leaky: `leaky` and `clean`: the gap of problems whose question gives a condition away, and
             of the others; empty without a gap.
         types: The gap of each problem type, large ones first.
+        subjects: The same by subject; `None` where the problems have not several, and of MathVerse.
         reading: How the lost problems were read; `None` where that is not known.
+        causal: The gap in parts; only of a run with the views of `--controls causal`.
         pairable: Whether both sides were asked.
         mathverse: Of a run of MathVerse's only.
         warnings: What a reader must know before the numbers.
@@ -446,7 +495,9 @@ class Summary(Result):
     gap: GapSummary | None
     leaky: dict[str, GapPart | None] = {}
     types: list[TypeGap] = []
+    subjects: list[TypeGap] | None = Field(default=None, exclude_if=_absent)
     reading: ReadingSummary | None = None
+    causal: CausalSummary | None = Field(default=None, exclude_if=_absent)
     pairable: bool = False
     mathverse: MathverseSummary | None = Field(default=None, exclude_if=_absent)
     warnings: list[str] = []

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modgap.core.record import OUTCOMES, GradeRow, ProblemRow, Response
-from modgap.core.view import ALL_VIEWS
+from modgap.core.view import ALL_VIEWS, samples_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,12 @@ class Scores:
         views: Names, text-centric first, then vision-centric, then controls.
         codes_PVS: Position in `OUTCOMES`; -1 where there is no graded response.
         tokens_PVS: Completion tokens.
+        prompt_tokens_PVS: Prompt tokens.
         cut_PVS: Whether the response was cut at the token limit.
         said_PVS: The response; `None` where there is no graded one.
         votes_PVS: The sample's vote (the parsed value, else the words of the answer); `None`
             without an answer.
+        in_user_turn: Whether a transcription stood in the user turn: its engine continues no turn.
     """
 
     problems: tuple[ProblemRow, ...]
@@ -34,6 +36,8 @@ class Scores:
     cut_PVS: NDArray[np.bool_]
     said_PVS: NDArray[np.object_]
     votes_PVS: NDArray[np.object_]
+    prompt_tokens_PVS: NDArray[np.int64]
+    in_user_turn: bool = False
 
     @classmethod
     def of(
@@ -57,6 +61,7 @@ class Scores:
         sample_of = {number: s for s, number in enumerate(samples)}
         shape = (len(problems), len(views), len(samples))
         codes, tokens = np.full(shape, -1, np.int8), np.zeros(shape, np.int64)
+        asked = np.zeros(shape, np.int64)
         cut, texts, votes = (
             np.zeros(shape, np.bool_),
             np.full(shape, None, object),
@@ -66,10 +71,21 @@ class Scores:
             at = row_of[key[0]], view_of[key[1]], sample_of[key[2]]
             codes[at] = OUTCOMES.index(grade.outcome)
             tokens[at] = said[key].completion_tokens
+            asked[at] = said[key].prompt_tokens
             cut[at] = said[key].finish_reason == "length"
             texts[at] = said[key].response
             votes[at] = grade.value if grade.value is not None else grade.answer
-        return cls(tuple(problems.values()), tuple(views), codes, tokens, cut, texts, votes)
+        return cls(
+            problems=tuple(problems.values()),
+            views=tuple(views),
+            codes_PVS=codes,
+            tokens_PVS=tokens,
+            cut_PVS=cut,
+            said_PVS=texts,
+            votes_PVS=votes,
+            prompt_tokens_PVS=asked,
+            in_user_turn=any(row.in_user_turn for row in said.values()),
+        )
 
     @property
     def correct_PVS(self) -> NDArray[np.bool_]:
@@ -78,8 +94,15 @@ class Scores:
 
     @property
     def complete_PV(self) -> NDArray[np.bool_]:
-        """Whether all samples of a problem in a view exist and are graded."""
-        return np.logical_and.reduce(self.codes_PVS >= 0, axis=2) & (self.codes_PVS.shape[2] > 0)
+        """Whether all samples that a view is asked for of a problem exist and are graded."""
+        return ((self.codes_PVS >= 0) | ~self.asked_VS).all(axis=2) & (self.codes_PVS.shape[2] > 0)
+
+    @property
+    def asked_VS(self) -> NDArray[np.bool_]:
+        """Which samples each view is asked for (`core.view.samples_of`)."""
+        samples = self.codes_PVS.shape[2]
+        asked_V = np.array([samples_of(view, samples) for view in self.views], np.int64)
+        return np.arange(samples) < asked_V[:, None]
 
     @property
     def absent_PV(self) -> NDArray[np.bool_]:

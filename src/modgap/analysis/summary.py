@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from modgap.analysis import gap as stats
 from modgap.analysis import mathverse
+from modgap.analysis.causal import split
 from modgap.analysis.resampling import SEED
 from modgap.analysis.results import (
     GapPart,
@@ -72,8 +73,10 @@ def summarise_run(scores: Scores, mode: str = "") -> Summary:
         views={name: _view(scores, v) for v, name in enumerate(scores.views)},
         gap=_gap(scores, paired_P) if has_gap else None,
         leaky=_leaky(scores, paired_P) if has_gap else {},
-        types=_types(scores, paired_P) if has_gap else [],
+        types=_types(scores, paired_P, "type") if has_gap else [],
+        subjects=_subjects(scores, paired_P),
         reading=decompose(scores) if has_gap else None,
+        causal=split(scores) if has_gap else None,
         pairable=bool(scores.side("text") and scores.side("vision")),
         mathverse=mathverse.breakdown(scores, lambda keep_P: gap_part(scores, keep_P)),
     )
@@ -83,10 +86,11 @@ def summarise_run(scores: Scores, mode: str = "") -> Summary:
 def _view(scores: Scores, v: int) -> ViewSummary:
     """One view, over the problems that are complete in it."""
     name, complete_P = scores.views[v], scores.complete_PV[:, v]
+    asked_S = scores.asked_VS[v]
     codes_PS, tokens_PS, cut_PS = (
-        x[complete_P, v] for x in (scores.codes_PVS, scores.tokens_PVS, scores.cut_PVS)
+        x[complete_P, v][:, asked_S] for x in (scores.codes_PVS, scores.tokens_PVS, scores.cut_PVS)
     )
-    missing_PS = scores.codes_PVS[:, v] < 0
+    missing_PS = scores.codes_PVS[:, v, asked_S] < 0
     absent_P = scores.absent_PV[:, v]
     correct, wrong, no_answer, error = (
         int((codes_PS == code).sum()) for code in range(len(OUTCOMES))
@@ -108,7 +112,7 @@ def _view(scores: Scores, v: int) -> ViewSummary:
     samples = codes_PS.shape[1]
     right_P = (codes_PS == 0).sum(axis=1)
     accuracy = stats.accuracy(right_P, samples)
-    voted = zip(scores.votes_PVS[complete_P, v], codes_PS, strict=True)
+    voted = zip(scores.votes_PVS[complete_P, v][:, asked_S], codes_PS, strict=True)
     p10, p50, p90 = (float(np.percentile(tokens_PS, q)) for q in (10, 50, 90))
     return row.model_copy(
         update={
@@ -205,9 +209,17 @@ def _leaky(scores: Scores, paired_P: NDArray[np.bool_]) -> dict[str, GapPart | N
     }
 
 
-def _types(scores: Scores, paired_P: NDArray[np.bool_]) -> list[TypeGap]:
-    """The gap of each problem type, largest types first, with Holm's correction over the types."""
-    types_P = np.array([problem.type for problem in scores.problems], object)
+def _subjects(scores: Scores, paired_P: NDArray[np.bool_]) -> list[TypeGap] | None:
+    """The gap of each subject; `None` without two of them, and of MathVerse, which has its own."""
+    subjects = {problem.subject for problem in scores.problems}
+    if len(subjects) < 2 or not paired_P.any() or any(p.views for p in scores.problems):
+        return None
+    return _types(scores, paired_P, "subject")
+
+
+def _types(scores: Scores, paired_P: NDArray[np.bool_], label: str) -> list[TypeGap]:
+    """The gap of each problem type or subject, largest first, with Holm's correction over them."""
+    types_P = np.array([getattr(problem, label) for problem in scores.problems], object)
     parts: dict[str, GapPart] = {}
     for name in sorted(set(types_P)):
         if part := gap_part(scores, paired_P & (types_P == name)):

@@ -25,9 +25,9 @@ conditions. The problems solved in both views go through the same comparison and
 beside them: a model that mixes up the points of a diagram does so in problems that it solves, too,
 and only the difference is what misreading costs.
 
-Transcriptions come from the view `transcribe` if the run has it. Else they are what the image-only
-responses state before they answer: of a lost problem its wrong samples, of a solved one its right
-samples. The paper has no such analysis.
+Transcriptions come from the view `own-transcription` or `transcribe` if the run has it. Else they
+are what the image-only responses state before they answer: of a lost problem its wrong samples, of
+a solved one its right samples. The paper has no such analysis.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ Fact = tuple[str, str, str]
 MAX_CHARS: Final = 6_000
 """Characters of a response that are searched: conditions are asked for first."""
 MAX_CLAUSE: Final = 400
-SOURCE = "transcribe"
+SOURCES = ("own-transcription", "transcribe")
+"""The views that ask for a transcription; the first one that a run has is compared."""
 
 _NAME = (
     r"(?:m ?)?\\angle ?(?:(?:[A-Z]'?){1,3}|[0-9]{1,2})(?![A-Za-z0-9])"
@@ -341,13 +342,14 @@ KINDS = {
 
 
 def _sources(scores: Scores) -> list[int]:
-    return [scores.views.index(SOURCE)] if SOURCE in scores.views else scores.side("vision")
+    asked = [scores.views.index(view) for view in SOURCES if view in scores.views]
+    return asked[:1] or scores.side("vision")
 
 
 def _readings(scores: Scores, group: str) -> dict[str, list[Reading]]:
     """Problem of a group -> its readings; empty where there is nothing to read.
 
-    Of the view `transcribe` all samples count, of the vision-centric views those that agree with
+    Of a view that asks for it all samples count, of the vision-centric views those that agree with
     the group.
     """
     groups = scores.groups()
@@ -357,7 +359,7 @@ def _readings(scores: Scores, group: str) -> dict[str, list[Reading]]:
         if groups.get(problem.id) != group:
             continue
         keep_VS = scores.codes_PVS[p, views] >= 0
-        if SOURCE not in scores.views:
+        if not set(SOURCES) & set(scores.views):
             keep_VS &= scores.correct_PVS[p, views] == (group == "b")
         said = list(scores.said_PVS[p, views][keep_VS]) or [""]
         readings = [compare(text, problem.conditions, problem.question) for text in said]

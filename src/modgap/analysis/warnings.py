@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from modgap.analysis.results import GapPart, GapSummary, Summary, ViewSummary
 from modgap.core.text import degenerate, percent
+from modgap.core.transcripts import WHOSE
+from modgap.core.view import samples_of
 
 MUCH_CUT = 0.05
 """A report warns from this share of truncated responses."""
@@ -30,7 +32,7 @@ def warnings(runs: Mapping[str, Summary]) -> list[str]:
         for view, row in summary.views.items():
             what = f"{name} {view}" if several else view
             rows.append((what, row))
-            words += _incomplete(what, row, summary)
+            words += _incomplete(view, what, row, summary)
     for name, summary in runs.items():
         words += _unpaired(f" of {name}" if several else "", summary)
     if some := [f"{what} {row.error:,} of {row.n_samples:,}" for what, row in rows if row.error]:
@@ -59,7 +61,7 @@ def _failed_sides(summary: Summary) -> list[str]:
     return failed
 
 
-def _incomplete(what: str, row: ViewSummary, summary: Summary) -> list[str]:
+def _incomplete(view: str, what: str, row: ViewSummary, summary: Summary) -> list[str]:
     """What a view lacks: missing samples and missing problems.
 
     Samples that were requested but are absent, and problems that the data lacks in the view.
@@ -67,15 +69,17 @@ def _incomplete(what: str, row: ViewSummary, summary: Summary) -> list[str]:
     words: list[str] = []
     has_view = summary.n_problems - row.absent_problems
     if row.missing_samples:
+        asked = has_view * samples_of(view, summary.samples_per_problem)
         words.append(
             f"{what} is not finished: {row.missing_samples:,} of"
-            f" {has_view * summary.samples_per_problem:,} samples are missing or not graded; its"
+            f" {asked:,} samples are missing or not graded; its"
             f" numbers are over the {row.n_problems:,} of {has_view:,} problems that are complete."
         )
+    lacking = "data has no such version of the others"
     if has_view < summary.n_problems:
         words.append(
-            f"{what} is over {has_view:,} of {summary.n_problems:,} problems: the data has no such"
-            " version of the others."
+            f"{what} is over {has_view:,} of {summary.n_problems:,} problems: the"
+            f" {'others have no number to read' if view in WHOSE else lacking}."
         )
     return words
 

@@ -27,7 +27,7 @@ from modgap.cli.config import with_config
 from modgap.cli.data import data_app, given, model_app, power, versions_as_views
 from modgap.cli.groups import DATA, MEASURE, RESULTS, SETUP, TRAIN
 from modgap.cli.imports import import_answers
-from modgap.cli.runs import explain, export, grade, ls, report, results_app
+from modgap.cli.runs import cut, explain, export, grade, ls, report, results_app
 from modgap.cli.start import init
 from modgap.cli.usage import usage_line
 from modgap.core import registry
@@ -65,7 +65,7 @@ for part in (data_app, model_app, results_app):
 app.command(import_answers, name="import", group=DATA)
 for group, commands in {
     MEASURE: (power, grade),
-    RESULTS: (report, explain, ls, export),
+    RESULTS: (cut, report, explain, ls, export),
     SETUP: (init,),
 }.items():
     for command in commands:
@@ -382,7 +382,6 @@ def evaluate(
     """
     from modgap.core.progress import progress_bars
     from modgap.core.record import RunFolder
-    from modgap.core.view import parse_views
     from modgap.reporting.terminal import print_summary
     from modgap.workflows import evaluate as workflow
     from modgap.workflows.checkpoints import evaluate_checkpoints
@@ -410,7 +409,7 @@ def evaluate(
             benchmark, data, limit=limit, allow_outside=options.allow_outside
         )
         if several:
-            views = parse_views(options.views or workflow.default_views(problems))
+            views = options.chosen(workflow.default_views(problems))
             workflow.check_views(problems, views)
             workflow.warn_about_images(problems, views)
             problems.clear()  # reading them was the check; each model's process reads them again

@@ -114,6 +114,34 @@ def explain(run_a: Path, run_b: Path, *, out: Path | None = None, json: bool = F
         show(f"written: {out}")
 
 
+def cut(
+    run: Path,
+    *,
+    out: Path,
+    views: str | None = None,
+    samples: int | None = None,
+    limit: int | None = None,
+) -> None:
+    """Write a part of an evaluation as a run of its own: fewer views, samples or problems.
+
+    ```
+    modgap cut runs/3b --out runs/3b-100 --limit 100 --views full-text,image-only
+    ```
+
+    Args:
+        run: Run folder of an evaluation; it stays as it is.
+        out: Folder of the part.
+        views: Comma-separated, of the run's views; all if not given.
+        samples: The first samples of each problem and view; all if not given.
+        limit: The first problems; all if not given.
+    """
+    from modgap.reporting.terminal import print_summary
+    from modgap.workflows.cut import cut as write_part
+
+    part = write_part(run, out, views=views, samples=samples, limit=limit)
+    print_summary(part.summary, out.name)
+
+
 def export(*runs: Path, out: Path, name: str | None = None) -> None:
     """Write runs as the original repository's files, so that its own scripts can be run on them.
 

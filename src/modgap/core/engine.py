@@ -24,6 +24,10 @@ Every engine samples with these.
 """
 
 
+CONTINUED = "continue_final_message"
+"""What `Completion.left_out` has where a started turn of the assistant's was not continued."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How responses are sampled.
@@ -106,7 +110,11 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Answers prompts. Completions come in any order; each is yielded as soon as it is ready."""
+    """Answers prompts. Completions come in any order; each is yielded as soon as it is ready.
+
+    An engine with a true attribute `continues` continues a turn that a prompt's `prefill` starts.
+    Any other is asked `Prompt.in_user_turn` where a prompt has one.
+    """
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, each exactly once."""

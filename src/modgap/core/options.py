@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, Token
 
 from modgap.core import registry
-from modgap.core.errors import UserError
+from modgap.core.errors import UserError, unknown
 from modgap.core.installation import require
 from modgap.core.prompt import Style, check_style
 from modgap.core.secrets import check_name
-from modgap.core.view import parse_views
+from modgap.core.view import CONTROLS, DEFAULT_VIEWS, View, parse_views
 
 Temperature = float | Literal["model"] | None
 EngineArgs = Annotated[
@@ -56,6 +56,8 @@ class EvalOptions:
             text), rendered-text (the conditions as words in the image; rendered-text-32 or
             rendered-text-32:FONT.ttf). Of MathVerse: its versions, see --problem-versions. One of
             your own is module:object or path/to/file.py:object.
+        controls: `causal` adds the views that split the gap into writing, reading, integration and
+            reasoning: own-transcription, true-transcription, corrupted-transcription, text-only.
         samples: Responses per problem and view; 4 if not given. An existing run keeps its samples,
             temperature, max-tokens and seed where they are not given.
         temperature: 0.6 if not given, for every model and engine (MathVerse in paper style 0.8); 0
@@ -84,6 +86,7 @@ class EvalOptions:
     """
 
     views: str | None = None
+    controls: str | None = None
     samples: int | None = None
     temperature: Temperature = None
     max_tokens: int | None = None
@@ -107,11 +110,23 @@ class EvalOptions:
         """The style in force."""
         return self.style or "aligned"
 
+    def chosen(self, default: str) -> tuple[View, ...]:
+        """The views that are asked: those given or the default ones, then the controls.
+
+        Raises:
+            UserError: A view or a set of controls is unknown.
+        """
+        views = parse_views(self.views or default)
+        if self.controls is None:
+            return views
+        if self.controls not in CONTROLS:
+            raise unknown("set of controls", self.controls, CONTROLS)
+        return parse_views([*(view.name for view in views), *CONTROLS[self.controls]])
+
     def check(self) -> None:
         """Refuse what cannot work before a model is loaded. Raises `UserError`."""
         check_name(self.api_key_env)
-        if self.views is not None:
-            parse_views(self.views)
+        self.chosen(",".join(DEFAULT_VIEWS))
         check_style(self.wording)
         entry = registry.INFERENCE_ENGINES.entry(self.engine)
         if entry.package:

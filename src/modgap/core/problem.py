@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from modgap.core.errors import UserError
 from modgap.core.files import MOST_IMAGE_BYTES, read_bytes
+from modgap.core.transcripts import writable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -143,8 +144,10 @@ class Problem:
         }
 
     def has_view(self, view: str) -> bool:
-        """Whether the data set has this view of the problem."""
-        return not self.views or view in self.views
+        """Whether the data set has this view of the problem, and the problem what it shows."""
+        if self.views:
+            return view in self.views
+        return writable(view, self.semantic, self.question)
 
     def words_of(self, view: str) -> str | None:
         """The words that the data set has for a view.

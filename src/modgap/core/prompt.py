@@ -19,12 +19,14 @@ Conditions come from PGPS9K's clauses, structural ones first, joined with `, `.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from modgap.core import registry
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import Problem
+from modgap.core.thinking import OPEN
+from modgap.core.transcripts import corrupted
 from modgap.core.view import VERSION_VIEWS, View, get_view
 
 Style = Literal["paper", "paper-author", "aligned"]
@@ -67,12 +69,19 @@ class Prompt:
         system: The system turn, or `None` for none.
         prefill: What the assistant's turn starts with.
         has_image: Whether the user turn starts with an image.
+        without_prefill: The user turn where an engine cannot continue the assistant's turn; empty
+            where the prefill is then left out.
     """
 
     text: str
     system: str | None = SYSTEM
     prefill: str = ""
     has_image: bool = True
+    without_prefill: str = ""
+
+    def in_user_turn(self) -> Prompt:
+        """The prompt for an engine that cannot continue the assistant's turn."""
+        return replace(self, text=self.without_prefill, prefill="", without_prefill="")
 
 
 def check_style(style: str) -> Style:
@@ -125,9 +134,12 @@ def conditions(problem: Problem, style: Style = "aligned") -> str:
 
     Empty if it has none.
     """
-    return ", ".join(
-        [*structural_conditions(problem, style), *(clause for clause in problem.semantic if clause)]
-    )
+    return ", ".join(all_conditions(problem, style))
+
+
+def all_conditions(problem: Problem, style: Style = "aligned") -> list[str]:
+    """All conditions of a problem, structural then semantic."""
+    return [*structural_conditions(problem, style), *filter(None, problem.semantic)]
 
 
 def _with_conditions(words: str, question: str) -> str:
@@ -223,10 +235,21 @@ def twin_prompt(
     return training_prompt(problem, twin, style)
 
 
-def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligned") -> Prompt:
-    """The prompt of an evaluation; in aligned style exactly the words of training."""
+def evaluation_prompt(
+    problem: Problem, view: View | str, style: Style = "aligned", seed: int = 42
+) -> Prompt:
+    """The prompt of an evaluation; in aligned style exactly the words of training.
+
+    Args:
+        problem: The problem.
+        view: What it shows.
+        style: `paper`, `paper-author` or `aligned`.
+        seed: Of the run; it chooses the number that `corrupted-transcription` changes.
+    """
     view = get_view(view) if isinstance(view, str) else view
     has_image = view.picture != "none"
+    if view.transcription is not None:
+        return _transcription_prompt(problem, view, style, seed)
     if of_paper(style) and (own := registry.data_set_of([problem.grader]).paper_prompt):
         return registry.load(own)(problem, view, style)
     ours = view.transcribe or view.words is not None or view.verbatim
@@ -246,6 +269,31 @@ def evaluation_prompt(problem: Problem, view: View | str, style: Style = "aligne
         else PAPER_EVALUATION_INSTRUCTION
     )
     return Prompt(text + instruction, has_image=has_image)
+
+
+def _transcription_prompt(problem: Problem, view: View, style: Style, seed: int) -> Prompt:
+    """The prompt of a view whose answer begins with a transcription.
+
+    The user turn is the same in all of them, and so is the opening of the answer: the conditions
+    that follow it are the only difference. They are the words of the full text.
+    """
+    question = training_question(problem, view, style)
+    text = f"{question}\n{TRANSCRIBE_INSTRUCTION}"
+    if view.transcription == "own":
+        return Prompt(text, prefill=OPEN, without_prefill=text)
+    true = all_conditions(problem, style)
+    changed = corrupted(true, problem.question, problem.id, seed)
+    if changed is None:
+        raise UserError(
+            f"problem {problem.id} cannot be shown in the view {view.name!r}: no condition of it"
+            " has a number that the question does not state."
+        )
+    words = ", ".join(true if view.transcription == "true" else changed)
+    return Prompt(
+        text,
+        prefill=f"{OPEN}{words}.",
+        without_prefill=f"{question}\nThe image shows: {words}.\n{INSTRUCTION}",
+    )
 
 
 def paper_mathverse(problem: Problem, view: View, style: Style) -> Prompt:

@@ -54,7 +54,7 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from modgap.core.disk import replacing, sweep, writing
-from modgap.core.engine import sample_seed
+from modgap.core.engine import CONTINUED, sample_seed
 from modgap.core.errors import UserError
 from modgap.core.files import (
     check_local,
@@ -65,6 +65,7 @@ from modgap.core.files import (
     read_text,
 )
 from modgap.core.text import as_utf8
+from modgap.core.transcripts import WHOSE, writable
 from modgap.core.version import __version__
 
 Outcome = Literal["correct", "wrong", "no_answer", "error"]
@@ -135,11 +136,13 @@ class ProblemRow(_Row):
         return row
 
     def has_view(self, view: str) -> bool:
-        """Whether the data set has this view of the problem.
+        """Whether the data set has this view of the problem, and the problem what it shows.
 
-        Where `views` is empty, it has every view.
+        Where `views` is empty, the data set has every view.
         """
-        return not self.views or view in self.views
+        if self.views:
+            return view in self.views
+        return writable(view, self.conditions, self.question)
 
     def question_of(self, view: str) -> str:
         """The whole question of a view: what a judge is shown."""
@@ -177,6 +180,11 @@ class Response(_Row):
     def key(self) -> Key:
         """Which sample it is."""
         return self.problem_id, self.view, self.sample
+
+    @property
+    def in_user_turn(self) -> bool:
+        """Whether its transcription stood in the user turn, where the engine continues none."""
+        return self.view in WHOSE and CONTINUED in self.left_out
 
 
 class GradeRow(_Row):
@@ -232,6 +240,8 @@ _TRACES_BELOW = {
 }
 IMAGE_FOLDERS = "image_folders"
 """The key of a manifest under which are the folders of the diagrams: a report reads no others."""
+_EARLIER = ("created", "versions", "git", "given", "resolved", "fingerprints")
+_MORE = "more --views, --samples or --limit to extend it, "
 _PROBLEMS = "problems_digest"
 """The key of a manifest under which is the digest of the problems."""
 _GRADED_BY = ("id", "answer", "answers", "question", "questions", "grader", "views")
@@ -383,6 +393,9 @@ class RunManifest(TypedDict, total=False):
         fingerprints: Of the model and the data.
         options: The values in force of every option; those of `modgap grade` under `grade`.
         sampling: How the samples are drawn, parts that the engine decides included.
+        history: What the run was before it was extended, the oldest first: `given`, `resolved`,
+            `fingerprints`, `versions`, `git`, and `until` when.
+        transcriptions_in: Where transcriptions stood: `assistant turn`, `user turn`, or both.
         threads: Of a training on a CPU, by which its numbers resume to the last bit.
     """
 
@@ -395,6 +408,8 @@ class RunManifest(TypedDict, total=False):
     fingerprints: dict[str, str | None]
     options: dict[str, Any]
     sampling: dict[str, Any]
+    history: list[dict[str, Any]]
+    transcriptions_in: list[str]
     threads: int
 
 
@@ -462,7 +477,8 @@ class RunFolder:
                 more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
                 raise UserError(
                     f"{self.path} holds a run with other arguments: {changes}{more}. "
-                    "Give the same arguments to resume it, or another --out."
+                    f"Give the same arguments to resume it, {_MORE if kind == 'eval' else ''}or"
+                    " another --out."
                 )
             for stale in [*self.path.glob("grades*.jsonl"), self._file("summary.json")]:
                 stale.unlink(missing_ok=True)  # of the run that is replaced
@@ -473,6 +489,28 @@ class RunFolder:
         manifest["fingerprints"] = dict(fingerprints)
         write_json(self.manifest_path, manifest)
         return False
+
+    def extend(
+        self,
+        resolved: Mapping[str, object],
+        given: Mapping[str, object] | None = None,
+        **fingerprints: str | None,
+    ) -> None:
+        """Give the run other arguments; what it had before is kept in the manifest's `history`.
+
+        The caller holds the lock, and has checked that what was answered stays right.
+
+        Args:
+            resolved: As of `start`.
+            given: As of `start`.
+            **fingerprints: As of `start`.
+        """
+        manifest = self.manifest()
+        now = _origin("eval", given)
+        earlier = {name: value for name, value in manifest.items() if name in _EARLIER}
+        history = [*manifest.get("history", []), {**earlier, "until": now.pop("created", "")}]
+        arguments = {"resolved": dict(resolved), "fingerprints": dict(fingerprints)}
+        write_json(self.manifest_path, manifest | now | arguments | {"history": history})
 
     def check_place(self, kind: str) -> None:
         """Refuse a folder in which a run of this kind cannot be made; called early, and by `start`.
@@ -549,23 +587,22 @@ class RunFolder:
 
     def _identity(self) -> dict[str, object]:
         """What makes the run what it is, from its manifest."""
-        manifest = self.manifest()
-        return {
-            "kind": manifest.get("kind"),
-            **manifest.get("resolved", {}),
-            **manifest.get("fingerprints", {}),
-        }
+        return _identity(self.manifest())
 
     def mark(self) -> str:
         """16 hex digits that identify the run's arguments and fingerprints.
 
         Empty without a manifest.
         """
+        return _mark(self._identity()) if self.manifest_path.exists() else ""
+
+    def _marks(self) -> set[str]:
+        """The mark, and those that the run had before it was extended."""
         if not self.manifest_path.exists():
-            return ""
-        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[
-            :16
-        ]
+            return {""}
+        manifest = self.manifest()
+        before = [{"kind": manifest.get("kind"), **part} for part in manifest.get("history", [])]
+        return {_mark(_identity(part)) for part in (manifest, *before)}
 
     def _trace(self, kind: str | None = None) -> str:
         """The name of a file that only a started run holds; empty where there is none."""
@@ -699,11 +736,11 @@ class RunFolder:
         Raises:
             UserError: One is of another run; the message names the first such line.
         """
-        known, mark = self.manifest_path.exists(), self.mark()
+        known, marks = self.manifest_path.exists(), self._marks()
         manifest = self.manifest() if known else RunManifest()
         for number, row in _numbered_rows(self.responses_path, Response):
             if known and (
-                why := _foreign(row, manifest, mark, problems) or _other_words(row, prompt)
+                why := _foreign(row, manifest, marks, problems) or _other_words(row, prompt)
             ):
                 raise UserError(
                     f"{self.responses_path} is of another run than the manifest.json beside it:"
@@ -806,6 +843,19 @@ class ResponseWriter:
             self._file.flush()
 
 
+def _identity(manifest: Mapping[str, Any]) -> dict[str, object]:
+    """What makes a run what it is."""
+    return {
+        "kind": manifest.get("kind"),
+        **manifest.get("resolved", {}),
+        **manifest.get("fingerprints", {}),
+    }
+
+
+def _mark(identity: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _digest(rows: Iterable[ProblemRow]) -> str:
     """16 hex digits of what decides the grades of problems, in any order."""
     parts = sorted(json.dumps([getattr(row, name) for name in _GRADED_BY]) for row in rows)
@@ -819,7 +869,7 @@ def _folders(files: Iterable[str]) -> list[str]:
 
 
 def _foreign(
-    row: Response, manifest: RunManifest, mark: str, problems: Container[str] | None
+    row: Response, manifest: RunManifest, marks: Container[str], problems: Container[str] | None
 ) -> str:
     """Why a response is not one that the manifest describes; empty where it may be."""
     resolved = manifest.get("resolved", {})
@@ -832,7 +882,7 @@ def _foreign(
         return f"the run's views are {', '.join(map(str, cast('list[Any]', views)))}"
     if isinstance(samples, int) and not 0 <= row.sample < samples:
         return f"the run has samples 0 to {samples - 1}"
-    if row.run and row.run != mark:
+    if row.run and row.run not in marks:
         return "it was made with other arguments, or by another model"
     if isinstance(seed, int) and row.seed and row.seed != sample_seed(seed, *row.key):
         return f"its seed does not follow from the run's seed {seed}"

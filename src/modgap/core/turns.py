@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from modgap.core.prompt import Prompt
+from modgap.core.thinking import OPEN, opened_by
 
 _LONGEST_REFUSAL = 5000
 _CHATML_SYSTEM, _CHATML_END = "<|im_start|>system\n", "<|im_end|>\n"
@@ -47,9 +48,10 @@ def system_words(who: str, image: bool) -> str:
 def complete(text: str, prompt: Prompt) -> str:
     """What the chat template gave, with the prefill and without an unwanted default system turn.
 
-    A template that opens the assistant's turn with the prefill itself (`<think>`) gets none on top.
+    A template that opens the assistant's turn with the prefill's `<think>` gets none on top.
     """
     if prompt.system is None and text.startswith(_CHATML_SYSTEM):
         text = text[text.index(_CHATML_END) + len(_CHATML_END) :]
-    opened = prompt.prefill.strip() and text.rstrip().endswith(prompt.prefill.strip())
-    return text if opened else text + prompt.prefill
+    if opened_by(text) and prompt.prefill.lstrip().startswith(OPEN):
+        return text + prompt.prefill.strip().removeprefix(OPEN)
+    return text + prompt.prefill

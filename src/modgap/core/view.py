@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from modgap.core.errors import UserError, unknown
 from modgap.core.files import read_bytes
 from modgap.core.loading import load
+from modgap.core.transcripts import WHOSE, Transcription
 
 if TYPE_CHECKING:
     from modgap.core.problem import Problem
@@ -51,6 +52,9 @@ class View:
         picture: Which image goes with it: the problem's own, none, a blank one of the same size,
             another problem's, or the problem's own with the conditions drawn below it.
         transcribe: Whether the model is asked to write the conditions down before it solves.
+        transcription: Whose conditions its answer begins with: its own (only the opening is
+            prefilled), the true ones, or the true ones with one number changed. `None` prefills
+            nothing.
         words: Gives the words of a problem, before the instruction; without it they follow from
             `conditions`.
         verbatim: Whether its words are the view's question alone, as the data set has it.
@@ -62,6 +66,7 @@ class View:
     conditions: bool
     picture: Picture = "own"
     transcribe: bool = False
+    transcription: Transcription | None = None
     words: Callable[[Problem], str] | None = None
     verbatim: bool = False
     rendering: Rendering | None = None
@@ -83,9 +88,17 @@ VIEWS: dict[str, View] = {
         View("transcribe", "control", conditions=False, transcribe=True),
         View(AS_PUBLISHED, "control", conditions=False, verbatim=True),
         View(RENDERED, "control", conditions=False, picture="rendered", rendering=Rendering()),
+        *(
+            View(name, "control", conditions=False, transcribe=True, transcription=whose)
+            for name, whose in WHOSE.items()
+        ),
     )
 }
 DEFAULT_VIEWS = ("full-text", "image-only")
+CONTROLS: dict[str, tuple[str, ...]] = {
+    "causal": ("own-transcription", "true-transcription", "corrupted-transcription", "text-only"),
+}
+"""Sets of views that `--controls` adds; `analysis.causal` splits the gap by the first."""
 
 VERSIONS: dict[str, str] = {
     "Text Dominant": "text-dominant",
@@ -115,6 +128,15 @@ ALL_VIEWS: dict[str, View] = {
     **{name: view for name, view in VIEWS.items() if name not in DEFAULT_VIEWS},
 }
 """Every view, those on a side of the gap first."""
+
+
+def samples_of(view: str, samples: int) -> int:
+    """The samples of a problem that a view is asked for, of those that a run has.
+
+    `corrupted-transcription` tells only how often the words are followed, for which a quarter of
+    the samples is enough: it keeps the cost of `--controls causal` at 2.5 times that of two views.
+    """
+    return -(-samples // 4) if WHOSE.get(view) == "corrupted" else samples
 
 
 def get_view(name: str) -> View:

@@ -115,10 +115,30 @@ class Dialect:
         # one, and which prompts keep it must not depend on the order of the requests.
         self._takes_system = {True: True, False: True}
 
-    def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """The chat of one sample, without a system turn where the server takes none."""
+    def shown(self, prompt: Prompt) -> Prompt:
+        """The prompt as it is sent: in the user turn alone where the server continues none."""
+        moved = bool(prompt.without_prefill) and not self._continues
+        return prompt.in_user_turn() if moved else prompt
+
+    def messages(self, messages: Sequence[Mapping[str, Any]], prompt: Prompt) -> list[Any]:
+        """The chat of one sample, without the turns that the server does not take.
+
+        Args:
+            messages: As `to_messages` gives them.
+            prompt: What they were made of.
+        """
         takes = self._takes_system[_has_image(messages)]
-        return [message for message in messages if takes or message["role"] != "system"]
+        turns = [message for message in messages if takes or message["role"] != "system"]
+        shown = self.shown(prompt)
+        if shown is prompt:
+            return turns
+        return [
+            {**message, "content": _with_text(message["content"], shown.text)}
+            if message["role"] == "user"
+            else message
+            for message in turns
+            if message["role"] != "assistant"
+        ]
 
     def parameters(self, prompt: Prompt, sampling: Sampling, seed: int) -> dict[str, Any]:
         """The parameters of one sample, as arguments of the client."""
@@ -195,6 +215,13 @@ class Dialect:
         else:
             return False
         return True
+
+
+def _with_text(content: str | Sequence[Mapping[str, Any]], text: str) -> Any:
+    """The content of a turn with other words; its image stays."""
+    if isinstance(content, str):
+        return text
+    return [{**part, "text": text} if part["type"] == "text" else part for part in content]
 
 
 def _has_image(messages: Sequence[Mapping[str, Any]]) -> bool:

@@ -84,6 +84,8 @@ class HfEngine:
         ahead: Encode the next window in a thread while the model works.
     """
 
+    continues = True  # a started turn of the assistant's
+
     def __init__(self, policy: _Policy, batch_size: int = 64, ahead: bool = True) -> None:
         self._policy = policy
         self._rows = BatchSize(batch_size, functools.partial(show, "modgap:", error=True))

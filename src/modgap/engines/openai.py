@@ -160,6 +160,8 @@ class OpenAIEngine:
         UserError: The address or a number is bad, or the key is not set or cannot be one.
     """
 
+    continues = True  # a started turn of the assistant's
+
     def __init__(
         self,
         model: str,
@@ -302,8 +304,9 @@ class OpenAIEngine:
         seed = sample_seed(sampling.seed, request.problem_id, request.view, sample)
         attempt = 0
         while True:
-            parameters = self._dialect.parameters(request.prompt, sampling, seed)
-            turns = [] if self._raw else self._dialect.messages(messages)
+            prompt = self._dialect.shown(request.prompt)
+            parameters = self._dialect.parameters(prompt, sampling, seed)
+            turns = [] if self._raw else self._dialect.messages(messages, request.prompt)
             try:
                 async with asyncio.timeout(self._server.timeout):
                     if self._raw:
@@ -315,7 +318,7 @@ class OpenAIEngine:
                             model=self._model, messages=turns, **parameters
                         )
                 self._reached = True
-                reply = read_reply(sent.content, request.prompt.prefill)
+                reply = read_reply(sent.content, prompt.prefill)
                 self._failed_in_a_row = 0
                 break
             except Exception as error:  # a reply may break the client, too: that costs its sample
@@ -332,7 +335,7 @@ class OpenAIEngine:
                 break
         self._count(reply)
         return Completion(
-            request=request,
+            request=replace(request, prompt=prompt),
             sample=sample,
             text=without_secrets(reply.text),
             finish_reason=reply.finish_reason,

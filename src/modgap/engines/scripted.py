@@ -14,6 +14,8 @@ class ScriptedEngine:
         answer: Takes a request and the index of a sample, returns the response.
     """
 
+    continues = True
+
     def __init__(self, answer: Callable[[Request, int], str]) -> None:
         self._answer = answer
 

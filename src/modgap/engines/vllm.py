@@ -148,6 +148,7 @@ class VllmEngine:
             the remedy.
     """
 
+    continues = True  # a started turn of the assistant's
     _adapter: Path | None = None
 
     def __init__(
@@ -376,6 +377,8 @@ class VllmEngine:
         if isinstance(prompt.get("prompt"), str):  # a few tokenizers (Mistral's) give tokens only
             prompt["prompt"] = complete(prompt["prompt"], shown)
             opened = "" if asked.prefill else opened_by(prompt["prompt"])
+        elif asked.without_prefill:
+            return self._prepare(replace(request, prompt=asked.in_user_turn()), image)
         elif asked.prefill:
             raise UserError("this model's tokenizer takes no prefill: choose another --style.")
         # Rendered anew for each sample: the image is found in vLLM's cache, and is not sent to its

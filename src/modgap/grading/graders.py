@@ -21,7 +21,7 @@ from modgap.core.errors import UserError, unknown
 from modgap.core.problem import split_grader
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
 from modgap.core.record import ProblemRow, Response
-from modgap.core.thinking import OPEN, closes_unopened, graded_text
+from modgap.core.thinking import CLOSE, OPEN, closes_unopened, graded_text
 from modgap.grading import accepted, mathverse
 from modgap.grading.answer import Mode, as_gold, grade
 from modgap.grading.grade import Grade
@@ -220,6 +220,6 @@ def texts_for_rules(
         prefill, cut = response.prefill, response.finish_reason == "length"
         if not prefill and paper_style:
             prefill = find_grader(problems[response.problem_id].grader).paper_prefill
-        opened = prefill.rstrip().endswith(OPEN) or (by_template and cut)
+        opened = (OPEN in prefill and CLOSE not in prefill) or (by_template and cut)
         texts.append(graded_text(response.response, cut=cut, opened=opened))
     return texts

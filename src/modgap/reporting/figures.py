@@ -25,6 +25,7 @@ from modgap.analysis.results import ReportSummary
 from modgap.analysis.transcription import KINDS
 from modgap.core.text import counted
 from modgap.reporting import panels
+from modgap.reporting.causal import causal_rows
 from modgap.reporting.curves import MAIN, Panel, averaged, training
 from modgap.reporting.panels import Bar, Mark, Row
 
@@ -138,9 +139,9 @@ def inlined(numbers: ReportSummary) -> dict[str, str]:
 def draw(numbers: ReportSummary) -> dict[str, Chart]:
     """Name -> chart, of those that the numbers have.
 
-    The names are `accuracy`, `gap`, `types-RUN`, `reading-RUN`, `lengths`, `truncation`,
-    `seeds-accuracy`, `seeds-change` and `training-METRIC`. Charts of single seeds, or of other
-    metrics, are only drawn for the page.
+    The names are `accuracy`, `gap`, `types-RUN`, `causal-RUN`, `reading-RUN`, `lengths`,
+    `truncation`, `seeds-accuracy`, `seeds-change` and `training-METRIC`. Charts of single seeds, or
+    of other metrics, are only drawn for the page.
     """
     import matplotlib as mpl
 
@@ -162,6 +163,9 @@ def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
         alone = name not in of_seeds
         if rows := panels.types(summary):
             yield f"types-{name}", _rows(rows, f"{name}: gap by type (points)", written=alone)
+        if summary.causal:
+            rows = causal_rows(summary.causal)
+            yield f"causal-{name}", _rows(rows, f"{name}: the gap in parts (points)", written=alone)
         if summary.reading:
             yield (
                 f"reading-{name}",

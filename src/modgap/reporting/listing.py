@@ -18,6 +18,7 @@ from modgap.analysis.results import GapSummary, read_summary
 from modgap.core.errors import UserError
 from modgap.core.files import open_regular
 from modgap.core.text import percent, signed
+from modgap.core.view import samples_of
 from modgap.reporting.collect import Manifest, read_manifest
 from modgap.reporting.tables import Table
 
@@ -117,7 +118,9 @@ def _listed(folder: Path, above: Listed) -> Listed:
 def _evaluation(run: Listed, manifest: Manifest) -> Listed:
     responses, grades = (_lines(run.path / f"{name}.jsonl") for name in ("responses", "grades"))
     views = manifest.resolved.get("views") or ()
-    asked = _number(manifest, "samples") * len(views) * _lines(run.path / "problems.jsonl")
+    samples = _number(manifest, "samples")
+    each = sum(samples_of(str(view), samples) for view in views)
+    asked = each * _lines(run.path / "problems.jsonl")
     done = f"{responses:,} of {asked:,}" if asked else f"{responses:,} samples"
     is_graded = responses > 0 and grades == responses and (run.path / "summary.json").is_file()
     if not is_graded:

@@ -40,6 +40,7 @@ from modgap.core.text import as_utf8, percent
 from modgap.core.version import __version__
 from modgap.reporting import panels
 from modgap.reporting import tables as t
+from modgap.reporting.causal import ASSUMES, causal_panels, causal_table
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect
 from modgap.reporting.comparable import (
     by_benchmark,
@@ -307,14 +308,14 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
         "seeds": [[table.html() for table in seed_tables(part).values()] for part in numbers.seeds],
         "seeds_note": READING,
         "pairs": panels.pairs(runs),
+        "causal": causal_panels(runs),
+        "causal_note": ASSUMES,
         "readings": panels.readings(runs),
         "legend": KINDS,
         "robust": sentences(numbers.robustness),
         "unread": [run.name for run in found.evals if _unread(run, runs[run.name])],
         "types": {
-            name: t.type_table(summary).html()
-            for name, summary in runs.items()
-            if panels.types(summary)
+            name: broken_down for name, summary in runs.items() if (broken_down := _parts(summary))
         },
         "curves": training_panels(averaged(numbers.training, numbers.seeds)),
         "rollouts": rollouts(found.stages),
@@ -322,6 +323,15 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
             _manifest(part) for part in (*found.evals, *found.stages) if part.manifest.whole
         ],
     }
+
+
+def _parts(summary: Summary) -> Markup | None:
+    """The gap by problem type and by subject, where there are several; else `None`."""
+    from markupsafe import Markup
+
+    tables = [t.type_table(summary)] if panels.types(summary) else []
+    tables += [table] if (table := t.subject_table(summary)) else []
+    return Markup("").join(table.html() for table in tables) if tables else None
 
 
 def _tables(
@@ -340,6 +350,7 @@ def _tables(
             *judge_tables(runs),
         ],
         "pairs": [t.leaky_table(runs)],
+        "causal": [causal_table(runs)],
         "reading": [t.reading_table(runs)],
         "robustness": [robustness_table(numbers)],
         "controls": [t.controls_table(runs)],
@@ -514,6 +525,8 @@ def write_tables(numbers: ReportSummary, folder: Path) -> list[Path]:
     from modgap.reporting.paper import paper_tables
 
     named = t.every_table(numbers)
+    if causal := causal_table(numbers.runs):
+        named["causal"] = causal.noted(numbers.differs or {})
     if robust := robustness_table(numbers):
         named["robustness"] = robust
     for number, part in enumerate(numbers.seeds, start=1):

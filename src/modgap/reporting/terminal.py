@@ -21,7 +21,7 @@ from modgap.reporting.judged import doubt_words, judge_words
 from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.robustness import sentences
 from modgap.reporting.seed_tables import narrow_table
-from modgap.reporting.words import gap_words, meaning_words, reading_words
+from modgap.reporting.words import causal_words, gap_words, meaning_words, reading_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,8 +93,12 @@ def print_summary(
     console = console or Console()
     gap = summary.gap
     if gap:
-        print_line(console, "".join(words for words, _ in gap_words(gap, summary.reading)), "bold")
-        for sentence in [*meaning_words(gap), *reading_words(summary.reading)]:
+        print_line(console, "".join(words for words, _ in gap_words(gap)), "bold")
+        for sentence in [
+            *meaning_words(gap),
+            *causal_words(summary.causal),
+            *reading_words(summary.reading),
+        ]:
             print_line(console, sentence)
     for sentence in judge_words(summary.judge):
         print_line(console, sentence)

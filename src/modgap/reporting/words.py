@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from modgap.analysis.causal import PARTS
 from modgap.analysis.gap import GapChange
 from modgap.analysis.results import (
+    CausalPart,
+    CausalSummary,
     GapPart,
     GapSummary,
     Headline,
@@ -18,6 +21,7 @@ from modgap.analysis.results import (
     Summary,
 )
 from modgap.analysis.warnings import seen
+from modgap.core.engine import CONTINUED
 from modgap.core.record import GradeRow, Response
 from modgap.core.text import counted, degenerate, interval, percent, points, signed
 from modgap.core.thinking import CUT_THINKING
@@ -31,15 +35,15 @@ if TYPE_CHECKING:
 _LEFT_OUT = {
     "system": "the system turn, which the server or the chat template does not take",
     "seed": "a seed, which the server does not take: they cannot be repeated",
-    "continue_final_message": (
+    CONTINUED: (
         "the started turn being continued, which the server cannot: it began a new one, and the "
         "prompt is not quite the paper's"
     ),
 }
-FEW_LOST = 10
-"""With fewer lost problems that could be read, a headline gives no share."""
-
-
+_USER_TURN = (
+    "the transcription in the user turn, as the engine does not continue an answer: what these"
+    " words change is then no pure reading"
+)
 Pieces = list[tuple[str, str]]
 """A sentence in pieces, each with the side that it is about: `t`, `v`, `g` (the gap), `i` (its
 interval) or none.
@@ -66,7 +70,7 @@ def headline(
     elif over_seeds := _over_seeds(seeds):
         first_row = seeds[0].rows[0]
         pieces, lede = (
-            [(f"{first_row.recipe}: ", ""), *gap_words(_as_gap(first_row), None)],
+            [(f"{first_row.recipe}: ", ""), *gap_words(_as_gap(first_row))],
             over_seeds,
         )
     elif runs:
@@ -98,8 +102,8 @@ def _answer_of_runs(
     """The first run's gap, and how the others compare with it."""
     first, gap = next(iter(gaps.items()))
     summary = runs[first]
-    pieces = gap_words(gap, summary.reading)
-    lede = [_over(gap, summary), *reading_words(summary.reading)]
+    pieces = gap_words(gap)
+    lede = [_over(gap, summary), *causal_words(summary.causal), *reading_words(summary.reading)]
     if len(gaps) > 1:
         pieces.insert(0, (f"{first}: ", ""))
         # The best of several seeds is the luckiest one: with seeds, recipes are compared and not
@@ -161,13 +165,19 @@ def reply_words(
     """
     of = f" of {of}" if of else ""
     words: list[str] = []
-    left_out = Counter(name for response in responses for name in response.left_out)
+    left_out, moved = Counter[str](), 0
+    for response in responses:
+        in_user_turn = response.in_user_turn
+        moved += in_user_turn
+        left_out.update(name for name in response.left_out if not in_user_turn or name != CONTINUED)
     for name, why in _LEFT_OUT.items():
         if left_out[name]:
             words.append(
                 f"{counted(left_out[name], 'sample')}{of} {_were(left_out[name])} asked without"
                 f" {why}."
             )
+    if moved:
+        words.append(f"{counted(moved, 'sample')}{of} {_were(moved)} asked with {_USER_TURN}.")
     if cut := sum(row.reason == CUT_THINKING for row in grades):
         words.append(
             f"{counted(cut, 'response')}{of} {_were(cut)} {CUT_THINKING}: a box in it does not"
@@ -209,24 +219,38 @@ def reading_words(reading: ReadingSummary | None) -> list[str]:
     return [f"{words}."]
 
 
-def _share_words(gap: GapSummary | GapPart, reading: ReadingSummary | None) -> str:
-    """How much of the gap is reading: by values alone, and by values at their names.
+def causal_words(causal: CausalSummary | None) -> list[str]:
+    """The split as sentences; empty without one."""
+    if causal is None:
+        return []
+    parts = [f"{PARTS[name]} {_points(part)}" for name, part in causal.parts.items()]
+    over = counted(causal.n_problems, "problem")
+    words = [f"Of the gap of {points(causal.gap.points)} points over {over}: {'; '.join(parts)}."]
+    if causal.follows is not None:
+        spread = interval(causal.follows_low, causal.follows_high, 100)
+        words.append(
+            f"{percent(causal.follows)}% ({spread}) of its answers follow the words before them"
+            " when these contradict the picture."
+        )
+    else:
+        words.append("Image-only accuracy is too low to tell integration from reasoning.")
+    if causal.left_out:
+        words.append(
+            f"{counted(causal.left_out, 'problem')} of the gap lacked a view of the split, or have"
+            " no number to read."
+        )
+    return words
 
-    Empty where that is not known, where too few problems could be read, and where there may be no
-    gap.
-    """
-    if not reading or gap.ci_low <= 0 or 2 * reading.unreadable > reading.n_problems:
-        return ""
-    if reading.n_problems - reading.unreadable < FEW_LOST:
-        return ""
-    # Something could be read, so both shares are known.
-    low, high = (f"{100 * (part.share_misread or 0):.0f}" for part in (reading.values, reading))
-    return f"{low if low == high else f'{low} to {high}'}% of it is reading"
+
+def _points(part: CausalPart) -> str:
+    words = f"{signed(part.points)} ({interval(part.ci_low, part.ci_high)}"
+    if part.share is None:
+        return f"{words})"
+    return f"{words}; {100 * part.share:.0f}%)"
 
 
-def gap_words(gap: GapSummary | GapPart, reading: ReadingSummary | None) -> Pieces:
+def gap_words(gap: GapSummary | GapPart) -> Pieces:
     """The answer as pieces of a sentence, each with the side that it is about."""
-    share = _share_words(gap, reading)
     return [
         (f"Text {percent(gap.text_accuracy)}", "t"),
         (", ", ""),
@@ -234,8 +258,7 @@ def gap_words(gap: GapSummary | GapPart, reading: ReadingSummary | None) -> Piec
         (": ", ""),
         (f"gap {points(gap.points)} points", "g"),
         (", ", ""),
-        (f"95% interval {interval(gap.ci_low, gap.ci_high)}{';' if share else ''}", "i"),
-        *([(" ", ""), (share, "i")] if share else []),
+        (f"95% interval {interval(gap.ci_low, gap.ci_high)}", "i"),
     ]
 
 

@@ -21,29 +21,40 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.results import Summary
 from modgap.analysis.run import Run
 from modgap.core import registry
-from modgap.core.engine import PLAIN, Completion, Engine, Request, Sampling, Start
+from modgap.core.engine import CONTINUED, PLAIN, Completion, Engine, Request, Sampling, Start
 from modgap.core.errors import UsageError, UserError, command_line
 from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes
 from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, progress_bars, say, warn
 from modgap.core.prompt import (
+    Prompt,
     Style,
     evaluation_prompt,
     of_paper,
     structural_conditions,
 )
 from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
-from modgap.core.view import ALL_VIEWS, DEFAULT_VIEWS, VERSION_VIEWS, VIEWS, View, parse_views
+from modgap.core.transcripts import WHOSE
+from modgap.core.view import (
+    ALL_VIEWS,
+    DEFAULT_VIEWS,
+    VERSION_VIEWS,
+    VIEWS,
+    View,
+    parse_views,
+    samples_of,
+)
 from modgap.grading.answer import Mode
 from modgap.models.folder import own_max_tokens, own_temperature
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
-from modgap.workflows.grade import grade_held
+from modgap.workflows.extension import as_begun, as_mended, extended
+from modgap.workflows.grade import grade_held, graded_in
 from modgap.workflows.pictures import check_characters_of, picture_of
 
 if TYPE_CHECKING:
@@ -322,15 +333,15 @@ def evaluate(
     options = options or EvalOptions()
     options = replace(options, style=options.wording)
     options.check()
-    views = options.views or default_views(problems)
-    chosen = parse_views(views)
+    chosen = options.chosen(default_views(problems))
     check_views(problems, chosen)  # before the model is looked at
     warn_about_words(problems, chosen)
     if warn_of_images:
         warn_about_images(problems, chosen)
     if isinstance(model, str | Path):
         start = engine_start(model, options)
-        engine: Engine = _Late(start.make)
+        known = registry.INFERENCE_ENGINES.load(options.engine)
+        engine: Engine = _Late(start.make, continues=continues_turn(known))
         identity = {"engine": options.engine, **start.identity}
         given = {"model": str(model), **(given or {})}
     else:
@@ -456,11 +467,17 @@ def accelerators_each(options: EvalOptions) -> int:
     return engine.accelerators(options) if hasattr(engine, "accelerators") else 1
 
 
+def continues_turn(engine: object) -> bool:
+    """Whether an engine, or its class, says that it continues a started turn of the assistant's."""
+    return bool(getattr(engine, "continues", False))
+
+
 class _Late:
     """An engine that is made when the first prompt comes: a run that is complete loads no model."""
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
+    def __init__(self, make: Callable[[], Engine], *, continues: bool) -> None:
         self._make = make
+        self.continues = continues
         self._made: Engine | None = None
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
@@ -536,8 +553,10 @@ def evaluate_with(
     }
     data, each = fingerprints(problems)
     with run.lock():
-        data = _as_mended(run, data, each, chosen)
-        resolved |= _as_begun(run, resolved, data, plan.kept)
+        data = as_mended(run, data, each, chosen)
+        resolved |= as_begun(run, resolved, data, plan.kept)
+        resolved = extended(run, resolved, plan.given, data, each)
+        chosen = parse_views(resolved["views"])
         existed = run.start("eval", resolved, plan.given, data_fingerprint=data)
         if plan.options:
             in_force = {name: resolved[name] for name in SAMPLING}
@@ -546,9 +565,8 @@ def evaluate_with(
             if of_grading := run.manifest().get("options", {}).get("grade"):
                 options["grade"] = of_grading
             run.note("options", options)
-        done = run.resume(
-            {problem.id for problem in problems}, _prompts(problems, chosen, plan.style)
-        )
+        prompts = _prompts(problems, chosen, plan.style, resolved["seed"])
+        done = run.resume({problem.id for problem in problems}, prompts)
         sampling = _record_sampling(run, resolved, plan.pixels, new=not existed or not done)
         run.write_problems(problem_row(problem, plan.style) for problem in problems)
         run.write_fingerprints(each)
@@ -561,53 +579,8 @@ def evaluate_with(
         answered = _answer(run, problems, engine, plan, done, progress)
         if answered:
             run.forget_grading()
-        mode = plan.mode or ("strict" if answered else _graded_in(run))
+        mode = plan.mode or ("strict" if answered else graded_in(run))
         return grade_held(run, mode, progress=progress)
-
-
-def _as_mended(
-    run: RunFolder, data: str, each: Mapping[str, list[str]], views: Sequence[View]
-) -> str:
-    """The fingerprint that a run was begun with, where the data set was only mended since.
-
-    That is so where no sample of a problem that changed was answered, and none of a view with an
-    image where only its diagram did. A failed sample is no answer: it is made again.
-
-    Raises:
-        UserError: Problems that were answered have changed; the message names them.
-    """
-    if run.unanswered() or not run.manifest_path.exists():
-        return data
-    begun = run.manifest().get("fingerprints", {}).get("data_fingerprint") or data
-    known = run.fingerprints()
-    if begun == data or known.keys() != each.keys():
-        return data  # or not the same problems, or of an older version: start says what differs
-    words = {name for name, parts in each.items() if parts[0] != known[name][0]}
-    diagrams = {name for name, parts in each.items() if parts[1] != known[name][1]}
-    pictures = {view.name: view.picture for view in views}
-    answered: set[str] = set()
-    for row in run.responses() if words or diagrams else ():
-        if row.finish_reason == "error":
-            continue
-        picture = pictures.get(row.view)
-        if picture == "swapped":  # the diagram of another problem
-            answered |= diagrams
-        if row.problem_id in words or (picture != "none" and row.problem_id in diagrams):
-            answered.add(row.problem_id)
-    if answered:
-        raise UserError(
-            f"the data set has changed since {run.path} was begun, and problems that changed were"
-            f" answered already: {_some(answered)}. Put the data back as it was, or give another"
-            " --out."
-        )
-    if changed := words | diagrams:
-        say(f"the data set was mended: nothing was answered yet of what changed: {_some(changed)}")
-    return begun
-
-
-def _some(names: Collection[str]) -> str:
-    first = sorted(names)[:5]
-    return ", ".join(first) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
@@ -630,27 +603,6 @@ def check_not_all_failed(run: RunFolder, summary: Summary) -> None:
             f"all {causes.total():,} samples failed ({cause}{more}): {run.path} has no number."
             " Remove the cause; the same command then makes them again."
         )
-
-
-def _as_begun(
-    run: RunFolder, resolved: Mapping[str, object], data: str, kept: Collection[str]
-) -> dict[str, Any]:
-    """The sampling with which a run was begun, where no other one is given now."""
-    if not kept or not run.manifest_path.exists():
-        return {}
-    manifest = run.manifest()
-    before = manifest.get("resolved", {})
-    if manifest.get("kind") != "eval":
-        return {}
-    same = manifest.get("fingerprints", {}).get("data_fingerprint") == data and all(
-        before.get(name) == json.loads(json.dumps(value, default=str))
-        for name, value in resolved.items()
-        if name not in kept
-    )
-    # A run without a response may be begun anew, for example with another model.
-    if not same and run.unanswered():
-        return {}
-    return {name: before[name] for name in kept if name in before}
 
 
 def _record_sampling(
@@ -682,7 +634,7 @@ def _record_sampling(
 
 
 def _prompts(
-    problems: Sequence[Problem], views: Sequence[View], style: Style
+    problems: Sequence[Problem], views: Sequence[View], style: Style, seed: int
 ) -> Callable[[Response], str | None]:
     """A function of a response to the prompt that it must have.
 
@@ -691,17 +643,19 @@ def _prompts(
     by_id = {problem.id: problem for problem in problems}
 
     @functools.cache
-    def words(problem_id: str, view: str) -> str | None:
+    def asked(problem_id: str, view: str) -> Prompt | None:
         problem = by_id[problem_id]
-        return evaluation_prompt(problem, view, style).text if problem.has_view(view) else None
+        if not problem.has_view(view):
+            return None
+        return evaluation_prompt(problem, view, style, seed)
 
-    return lambda response: words(response.problem_id, response.view)
+    def words(response: Response) -> str | None:
+        prompt = asked(response.problem_id, response.view)
+        if prompt is not None and prompt.without_prefill and not response.prefill:
+            return prompt.without_prefill
+        return prompt and prompt.text
 
-
-def _graded_in(run: RunFolder) -> Mode:
-    """The mode of the run's grades; `strict` where it has none."""
-    modes = {row.mode for row in run.grades()}
-    return next((mode for mode in get_args(Mode) if {mode} == modes), "strict")
+    return words
 
 
 def default_views(problems: Sequence[Problem]) -> str:
@@ -717,6 +671,15 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
             it, or its font lacks a character of the conditions.
     """
     versions = any(problem.views for problem in problems)
+    for view in views:
+        if view.transcription and not any(
+            not problem.views and problem.has_view(view.name) for problem in problems
+        ):
+            raise UserError(
+                f"the view {view.name!r} writes down the conditions of a problem, and none of these"
+                " problems has its conditions, with a number to read, in its data: leave out"
+                " --controls causal and this view."
+            )
     known: set[str] = set()
     for problem in problems:
         known.update(problem.views, problem.own_words)
@@ -747,21 +710,34 @@ def _answer(
 ) -> int:
     """Make the missing responses; returns how many were made."""
     views, samples = parse_views(plan.views), plan.samples
-    requests = make_requests(problems, views, samples, plan.style, done)
-    total = samples * sum(problem.has_view(view.name) for problem in problems for view in views)
+    continues = continues_turn(engine)
+    requests = make_requests(
+        problems, views, samples, plan.style, done, plan.sampling.seed, continues=continues
+    )
+    total = sum(
+        samples_of(view.name, samples)
+        for problem in problems
+        for view in views
+        if problem.has_view(view.name)
+    )
     count = total - sum(len(request.samples) for request in requests)
     progress("answering", count, total)
     if not requests:
         return 0
     before = count
+    places: set[str] = set()
     try:
         with run.appending() as writer:
             for completion in engine.generate(requests, plan.sampling):
-                writer.write(_response(completion))
+                row = _response(completion)
+                writer.write(row)
+                if row.view in WHOSE:
+                    places.add("user turn" if row.in_user_turn else "assistant turn")
                 count += 1
                 progress("answering", count, total)
     finally:
         _record_refused(run, getattr(engine, "refused", ()))
+        _record_places(run, places)
     return count - before
 
 
@@ -771,6 +747,9 @@ def make_requests(
     samples: int,
     style: Style,
     done: Collection[Key] = (),
+    seed: int = _DEFAULT.seed,
+    *,
+    continues: bool = True,
 ) -> list[Request]:
     """What a model is asked: each problem in each view that it has.
 
@@ -782,16 +761,22 @@ def make_requests(
         samples: Responses for each of them.
         style: Wording of the prompts.
         done: The samples that exist.
+        seed: Of the run.
+        continues: Whether the engine continues a started turn of the assistant's; a transcription
+            stands in the user turn otherwise.
     """
     requests: list[Request] = []
     for number, problem in enumerate(problems):
         for view in views:
             if not problem.has_view(view.name):
                 continue
-            wanted = tuple(s for s in range(samples) if (problem.id, view.name, s) not in done)
+            asked = range(samples_of(view.name, samples))
+            wanted = tuple(s for s in asked if (problem.id, view.name, s) not in done)
             if wanted:
                 image, name = picture_of(view, problem, problems, number, style)
-                prompt = evaluation_prompt(problem, view, style)
+                prompt = evaluation_prompt(problem, view, style, seed)
+                if prompt.without_prefill and not continues:
+                    prompt = prompt.in_user_turn()
                 requests.append(Request(problem.id, view.name, prompt, image, wanted, name))
     return requests
 
@@ -801,6 +786,12 @@ def _record_refused(run: RunFolder, refused: Iterable[str]) -> None:
     before = run.manifest().get("sampling", {})
     if left := sorted({*before.get("left_to_server", ()), *refused}):
         run.note("sampling", before | {"left_to_server": left})
+
+
+def _record_places(run: RunFolder, places: Iterable[str]) -> None:
+    """Record where transcriptions stood: in the assistant's turn, or in the user's."""
+    if both := sorted({*run.manifest().get("transcriptions_in", ()), *places}):
+        run.note("transcriptions_in", both)
 
 
 def problem_row(problem: Problem, style: Style) -> ProblemRow:
@@ -826,7 +817,10 @@ def problem_row(problem: Problem, style: Style) -> ProblemRow:
 
 
 def _response(completion: Completion) -> Response:
-    request = completion.request
+    request, left_out = completion.request, completion.left_out
+    moved = request.view in WHOSE and not request.prompt.prefill
+    if moved and CONTINUED not in left_out:
+        left_out = (*left_out, CONTINUED)
     return Response(
         problem_id=request.problem_id,
         view=request.view,
@@ -840,5 +834,5 @@ def _response(completion: Completion) -> Response:
         seed=completion.seed,
         error=completion.error,
         prefill=request.prompt.prefill or completion.opened,
-        left_out=completion.left_out,
+        left_out=left_out,
     )

@@ -174,6 +174,12 @@ def grade_held(
     return summary
 
 
+def graded_in(run: RunFolder) -> Mode:
+    """The mode of the run's grades; `strict` where it has none."""
+    modes = {row.mode for row in run.grades()}
+    return next((mode for mode in get_args(Mode) if {mode} == modes), "strict")
+
+
 def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., Summary]]:
     """What adds the original's figures to a summary, for each data set that the problems are of."""
     graders = sorted({problem.grader for problem in problems.values()})

@@ -104,7 +104,7 @@ def gap(
                 },
             },
         )
-        for request in make_requests(problems, chosen, samples, wording)
+        for request in make_requests(problems, chosen, samples, wording, continues=False)
     ]
     recorded = {
         "views": [view.name for view in chosen],

@@ -170,7 +170,7 @@ def prepare_study(
             " must not measure on what it trained on: give a data set with two splits, or use"
             " modgap train and modgap eval."
         )
-    check_views(test, parse_views(options.views or default_views(test)))
+    check_views(test, options.chosen(default_views(test)))
     also = {
         name: read_problems(name, path, "test", spec.limit, allow_outside=anywhere)
         for name, path in also_sets(spec).items()

@@ -1,0 +1,161 @@
+"""The gap in parts that add up to it: writing, reading, integration, reasoning.
+
+With the accuracies over the same problems T (full-text), I (image-only), O (own-transcription), C
+(true-transcription) and X (corrupted-transcription), the gap `T - I` is
+
+    writing      W = O - I          what writing the conditions down first changes
+    reading      R = C - O          what replacing the written words by the true ones changes
+    use          U = T - C          what is lost although the true words stand in the answer
+
+O, C and X have the same user turn, the same image and the same opening of the answer; only the
+words written there differ, and they are set, not observed. So R is the effect of an intervention
+and needs no model of the model. U is split further, which does:
+
+    integration  G = (X / I) (T - I)     answers that come from the picture in spite of the words
+    reasoning    S = U - G               answers that follow the true words and solve less than with
+                                         the words in the prompt
+
+An answer follows the words with a probability u, or else is given as without them: `C = u s + (1 -
+u) I`, where s is the accuracy of the answers that follow. Then `U = u (T - s) + (1 - u) (T - I)`,
+reasoning and integration. With one number changed, an answer that follows is wrong, so `X = (1 - u)
+I`. This takes for granted that the changed number decides the answer, that a conflict with the
+picture does not change whether the words are followed, and that u is unrelated to how hard a
+problem is. What breaking each of these costs is in docs/reference/causal.md, measured by
+`bench/causal.py`.
+
+The intervals are bootstrap percentiles over problems, all views of a problem together.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modgap.analysis.gap import accuracy
+from modgap.analysis.resampling import SEED, Floats, percentile_interval, resampled_means
+from modgap.analysis.results import CausalPart, CausalSummary
+from modgap.analysis.scores import Scores
+
+TEXT, IMAGE, WITHOUT_IMAGE = "full-text", "image-only", "text-only"
+VIEWS: tuple[str, ...] = (
+    TEXT, IMAGE, "own-transcription", "true-transcription", "corrupted-transcription"
+)  # fmt: skip
+"""The views of the split, in the order of `estimate`."""
+PARTS: Final = {
+    "writing": "writing down first",
+    "reading": "reading",
+    "integration": "integration",
+    "reasoning": "reasoning",
+    "use": "integration and reasoning",
+}
+"""Part -> its name in a report."""
+FEWEST: Final = 10
+"""Problems below which nothing is split."""
+LEAST_IMAGE: Final = 0.05
+"""With an image-only accuracy whose interval begins below this, X / I is not known."""
+RESAMPLES: Final = 10_000
+
+
+def split(scores: Scores) -> CausalSummary | None:
+    """The parts of the gap; `None` without the views, or with too few problems in all of them."""
+    if not set(VIEWS) <= set(scores.views):
+        return None
+    position = {view: v for v, view in enumerate(scores.views)}
+    keep_P = scores.paired_P & scores.complete_PV[:, [position[view] for view in VIEWS]].all(axis=1)
+    shown = list(VIEWS)
+    if WITHOUT_IMAGE in position and scores.complete_PV[keep_P, position[WITHOUT_IMAGE]].all():
+        shown.append(WITHOUT_IMAGE)
+    if keep_P.sum() < FEWEST:
+        return None
+    asked_VS = scores.asked_VS
+    rates_PK = np.stack(
+        [
+            scores.correct_PVS[keep_P, v][:, asked_VS[v]].mean(axis=1)
+            for v in (position[view] for view in shown)
+        ],
+        axis=1,
+    )
+    trials = int(asked_VS[position[IMAGE]].sum())
+    image = accuracy(np.rint(rates_PK[:, 1] * trials), trials)
+    return estimate(rates_PK, apart=image.ci_low >= LEAST_IMAGE).model_copy(
+        update={
+            "left_out": int(scores.paired_P.sum() - keep_P.sum()),
+            "tokens": _cost(scores, keep_P),
+            "in_user_turn": scores.in_user_turn,
+        }
+    )
+
+
+def estimate(
+    rates_PK: Floats, *, apart: bool = True, resamples: int = RESAMPLES, seed: int = SEED
+) -> CausalSummary:
+    """The parts from the share of right samples of each problem in each view.
+
+    Args:
+        rates_PK: In the order of `VIEWS`, then optionally `WITHOUT_IMAGE`; in [0, 1].
+        apart: Whether integration and reasoning are told apart.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+    """
+    means_K = rates_PK.mean(axis=0)
+    means_RK = resampled_means(rates_PK, resamples, seed)
+    values, drawn = _parts(means_K[None]), _parts(means_RK)
+    spread = {name: percentile_interval(drawn[name], len(rates_PK)) for name in values}
+    clear = spread["gap"][0] > 0
+
+    def part(name: str) -> CausalPart:
+        points = CausalPart(
+            points=float(values[name][0]), ci_low=spread[name][0], ci_high=spread[name][1]
+        )
+        if not clear:
+            return points
+        low, high = percentile_interval(drawn[name] / drawn["gap"], len(rates_PK))
+        share = points.points / float(values["gap"][0])
+        return points.model_copy(update={"share": share, "share_low": low, "share_high": high})
+
+    names = ("integration", "reasoning") if apart else ("use",)
+    summary = CausalSummary(
+        n_problems=len(rates_PK),
+        left_out=0,
+        accuracies=dict(zip((*VIEWS, WITHOUT_IMAGE), map(float, means_K), strict=False)),
+        gap=part("gap"),
+        parts={name: part(name) for name in ("writing", "reading", *names)},
+        use=part("use"),
+        picture=part("picture") if "picture" in values else None,
+    )
+    if not apart:
+        return summary
+    low, high = spread["follows"]
+    shares = {"follows": values["follows"][0], "follows_low": low, "follows_high": high}
+    return summary.model_copy(
+        update={name: min(max(float(share), 0.0), 1.0) for name, share in shares.items()}
+    )
+
+
+def _parts(means_RK: Floats) -> dict[str, NDArray[np.float64]]:
+    """The parts of each row of accuracies, in points, and `follows`, a share."""
+    text, image, own, true, corrupted = 100 * means_RK[:, :5].T
+    ignored = corrupted / np.maximum(image, 1e-9)
+    integration = ignored * (text - image)
+    parts = {
+        "gap": text - image,
+        "writing": own - image,
+        "reading": true - own,
+        "use": text - true,
+        "integration": integration,
+        "reasoning": text - true - integration,
+        "follows": 1 - ignored,
+    }
+    if means_RK.shape[1] > 5:
+        parts["picture"] = text - 100 * means_RK[:, 5]
+    return parts
+
+
+def _cost(scores: Scores, keep_P: NDArray[np.bool_]) -> float | None:
+    """Tokens of all views of the split over those of the gap's two; a response has its prompt."""
+    tokens_PVS = (scores.tokens_PVS + scores.prompt_tokens_PVS)[keep_P]
+    of_view = {view: int(tokens_PVS[:, v].sum()) for v, view in enumerate(scores.views)}
+    two = of_view[TEXT] + of_view[IMAGE]
+    return sum(of_view.get(view, 0) for view in (*VIEWS, WITHOUT_IMAGE)) / two if two else None

@@ -1,0 +1,78 @@
+"""The causal split of the gap in a report: its words, its table and the rows of its chart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from modgap.analysis.causal import PARTS
+from modgap.analysis.results import CausalSummary, Summary
+from modgap.core.text import interval, percent, signed
+from modgap.reporting import tables as t
+from modgap.reporting.panels import Mark, Part, Row
+from modgap.reporting.words import causal_words
+
+ASSUMES = (
+    "The parts add up to the gap. Reading: what the true conditions in the place of those that the"
+    " model writes down would change. Writing down first: what the request for that changes."
+    " Integration: answers from the picture in spite of the words. Reasoning: answers that follow"
+    " the right words and are wrong more often than with the words in the prompt. The last two are"
+    " told apart by a changed number in the words, under assumptions: docs/reference/causal.md."
+)
+MEANINGS = {
+    "gap": "text minus image, over these problems",
+    "writing": "what writing the conditions down first changes",
+    "reading": "true conditions instead of those that it writes down",
+    "integration": "answers from the picture in spite of the right words",
+    "reasoning": "follows the right words, and solves less than from the prompt",
+    "use": "the right words in its answer, and less solved than from the prompt",
+}
+
+
+def causal_rows(causal: CausalSummary) -> list[Row]:
+    """The gap and its parts in points, with their intervals."""
+    rows: list[Row] = []
+    for key, part in {"gap": causal.gap, **causal.parts}.items():
+        spread = interval(part.ci_low, part.ci_high)
+        label = f"{signed(part.points)} points, 95% interval {spread}"
+        share = "" if part.share is None else f"{100 * part.share:.0f}% of the gap"
+        mark = Mark(part.points, part.ci_low, part.ci_high, label)
+        name = "gap" if key == "gap" else PARTS[key]
+        rows.append(Row(name, (mark,), signed(part.points), spread, share if key != "gap" else ""))
+    return rows
+
+
+def causal_panels(runs: Mapping[str, Summary]) -> list[Part]:
+    """The split of each run in words."""
+    return [
+        Part(name, " ".join(causal_words(summary.causal)))
+        for name, summary in runs.items()
+        if summary.causal
+    ]
+
+
+def causal_table(runs: Mapping[str, Summary], *, narrow: bool = False) -> t.Table | None:
+    """The parts of each run that has them.
+
+    Args:
+        runs: Name -> summary.
+        narrow: For a terminal: without what a part tells.
+    """
+    rows: list[tuple[str, ...]] = []
+    for name, summary in runs.items():
+        if summary.causal is None:
+            continue
+        named = {"gap": "gap"} | PARTS
+        for key, part in {"gap": summary.causal.gap, **summary.causal.parts}.items():
+            shares = (
+                ("–", "–")
+                if part.share is None
+                else (percent(part.share), interval(part.share_low, part.share_high, 100))
+            )
+            meaning = () if narrow else (MEANINGS[key],)
+            cells = (signed(part.points), interval(part.ci_low, part.ci_high), *shares)
+            rows.append((name, named[key], *meaning, *cells))
+    if not rows:
+        return None
+    told = () if narrow else ("what it tells",)
+    head = ("run", "part", *told, "points", "95% interval", "% of the gap", "95% interval")
+    return t.Table("The gap in parts", head, tuple(rows), left=len(head) - 4)

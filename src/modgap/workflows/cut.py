@@ -1,0 +1,114 @@
+"""A part of an evaluation as a run of its own: fewer views, samples or problems."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+from modgap.analysis.run import Run, load_run
+from modgap.core.errors import UsageError, UserError, unknown
+from modgap.core.record import ProblemRow, RunFolder
+from modgap.core.view import samples_of
+from modgap.workflows.grade import grade_held, graded_in
+
+_KEPT = ("sampling", "options", "transcriptions_in", "history")
+"""What the manifest of a part takes over."""
+
+
+def cut(
+    source: Run | Path | str,
+    out: Path | str,
+    *,
+    views: str | None = None,
+    samples: int | None = None,
+    limit: int | None = None,
+) -> Run:
+    """Write a part of an evaluation as a run that is graded and reported like any other.
+
+    Its manifest says what it was cut from (`cut_from`). The command of `modgap eval` with the
+    part's arguments resumes and extends it.
+
+    Args:
+        source: The run or its folder; it stays as it is.
+        out: Folder of the part.
+        views: Comma-separated, of the run's views; all if not given.
+        samples: The first samples of each problem and view; all if not given.
+        limit: The first problems; all if not given.
+
+    Returns:
+        The part.
+
+    Raises:
+        UserError: The run is not one of `modgap eval`, does not have what is asked for, or `out`
+            holds something else.
+    """
+    whole = source if isinstance(source, Run) else load_run(source)
+    manifest: dict[str, Any] = dict(whole.manifest)
+    before: dict[str, Any] = manifest.get("resolved", {})
+    if manifest.get("kind") != "eval" or "views" not in before or "samples" not in before:
+        raise UserError(f"{whole.path} cannot be cut: give a run of `modgap eval`.")
+    chosen = _views(views, before["views"])
+    count = _number("--samples", samples, before["samples"])
+    problems = list(whole.problems.values())
+    rows = list(itertools.islice(problems, _number("--limit", limit, len(problems))))
+    kept = before | {"views": chosen, "samples": count, "problems": len(rows)}
+    if kept == before:
+        raise UsageError("nothing is cut: give fewer --views, --samples or --limit than the run's.")
+    folder = RunFolder(out)
+    if folder.path.resolve() == whole.path.resolve():
+        raise UserError(f"--out {out} is the run itself: give another folder.")
+    folder.check_place("eval")
+    fingerprints = dict(manifest.get("fingerprints", {}))
+    if len(rows) < len(problems):
+        # That of the problems together is of all of them; each has its own in fingerprints.json.
+        fingerprints["data_fingerprint"] = None
+    with folder.lock():
+        if folder.start("eval", kept, manifest.get("given", {}), **fingerprints):
+            raise UserError(f"{out} holds this part already: give another --out.")
+        _write(folder, whole, rows, chosen, count)
+        grade_held(folder, graded_in(whole.folder))
+    return Run(folder.path)
+
+
+def _write(
+    folder: RunFolder, whole: Run, rows: list[ProblemRow], views: list[str], samples: int
+) -> None:
+    """The files of a part, without its grades."""
+    manifest: dict[str, Any] = dict(whole.manifest)
+    names = {row.id for row in rows}
+    for name in _KEPT:
+        if name in manifest:
+            folder.note(name, manifest[name])
+    folder.note("cut_from", {name: manifest.get(name) for name in ("resolved", "fingerprints")})
+    folder.write_problems(rows)
+    if each := whole.folder.fingerprints():
+        folder.write_fingerprints({name: parts for name, parts in each.items() if name in names})
+    asked = {view: samples_of(view, samples) for view in views}
+    folder.write_responses(
+        row
+        for row in whole.responses
+        if row.problem_id in names and row.sample < asked.get(row.view, 0)
+    )
+    verdicts = whole.path / "judge.jsonl"
+    if verdicts.is_file():
+        shutil.copyfile(verdicts, folder.path / verdicts.name)
+
+
+def _views(asked: str | None, there: list[str]) -> list[str]:
+    names = there if asked is None else [name.strip() for name in asked.split(",") if name.strip()]
+    for name in names:
+        if name not in there:
+            raise unknown("view", name, there, "A part has views of its run.")
+    if not names:
+        raise UserError(f"no view given: choose from {', '.join(there)}.")
+    return [view for view in there if view in names]
+
+
+def _number(option: str, asked: int | None, there: int) -> int:
+    if asked is None:
+        return there
+    if not 1 <= asked <= there:
+        raise UserError(f"{option} {asked}: give 1 to {there}, what the run has.")
+    return asked

@@ -1,0 +1,144 @@
+"""The split of the gap: its parts add up, and they are those of models whose parts are known."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
+from causal import WORLDS, simulate
+
+from modgap.analysis.causal import VIEWS, estimate, split
+from modgap.analysis.scores import Scores
+from modgap.core.record import GradeRow, ProblemRow, Response
+
+RUNS, PROBLEMS = 150, 150
+SLACK = 3 * math.sqrt(0.05 * 0.95 / RUNS)
+
+
+def test_the_parts_add_up_to_the_gap_whatever_the_answers() -> None:
+    rng = np.random.default_rng(0)
+    for apart in (True, False):
+        rates_PK = rng.integers(0, 5, (40, 6)) / 4
+        found = estimate(rates_PK, apart=apart, resamples=200)
+        assert sum(part.points for part in found.parts.values()) == pytest.approx(found.gap.points)
+        assert found.gap.points == pytest.approx(100 * (rates_PK[:, 0] - rates_PK[:, 1]).mean())
+        assert set(found.parts) == {
+            "writing", "reading", *(("integration", "reasoning") if apart else ("use",)),
+        }  # fmt: skip
+        assert (found.follows is None) == (not apart)
+        assert 0 <= (found.follows or 0) <= 1
+
+
+def test_shares_are_given_only_where_the_gap_is_there_for_certain() -> None:
+    rng = np.random.default_rng(0)
+    same = rng.integers(0, 5, (40, 6)) / 4
+    assert estimate(same, resamples=200).parts["reading"].share is None
+    lost = same.copy()
+    lost[:, 0] = 1.0
+    shares = [part.share or 0 for part in estimate(lost, resamples=200).parts.values()]
+    assert sum(shares) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "all assumptions hold",
+        "only reading fails",
+        "only reasoning fails",
+        "only integration fails",
+    ],
+)
+def test_known_parts_are_in_the_95_percent_intervals_95_percent_of_the_time(name: str) -> None:
+    truth, mean, held = simulate(WORLDS[name], RUNS, PROBLEMS, resamples=400)
+    for part, share in held.items():
+        assert share >= 0.95 - SLACK, (part, share)
+        assert mean[part] == pytest.approx(truth[part], abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "biased"),
+    [
+        ("20% of the changed numbers do not matter", {"integration": 1, "reasoning": -1}),
+        ("a fifth of the followers trust the picture in a conflict",
+         {"integration": 1, "reasoning": -1}),
+        ("prefilled words are used 10% less than own ones",
+         {"reading": -1, "reasoning": 1, "use": 1}),
+        ("the request costs 5 points by itself",
+         {"writing": -1, "integration": -1, "reasoning": 1, "use": 1}),
+        ("the transcription stands in the user turn",
+         {"reading": 1, "integration": -1, "reasoning": -1, "use": -1}),
+    ],
+)  # fmt: skip
+def test_a_broken_assumption_biases_the_parts_that_rest_on_it_and_no_other(
+    name: str, biased: dict[str, int]
+) -> None:
+    truth, mean, _ = simulate(WORLDS[name], 60, PROBLEMS, resamples=100)
+    for part in truth:
+        off = mean[part] - truth[part]
+        if part in biased:
+            assert off * biased[part] > 1.5, (part, off)
+        else:
+            assert abs(off) < 1.5, (part, off)
+
+
+def scores(answers: dict[str, str], problems: int = 12, **of_response: object) -> Scores:
+    """The scores of problems whose samples are right (`c`) in a view or not."""
+    rows = {
+        f"p{n}": ProblemRow(id=f"p{n}", answer="1", conditions=(f"AB = {n + 1}",))
+        for n in range(problems)
+    }
+    said: list[Response] = []
+    graded: list[GradeRow] = []
+    for name in rows:
+        for view, letters in answers.items():
+            for sample, letter in enumerate(letters):
+                said.append(
+                    Response(problem_id=name, view=view, sample=sample, prompt="", response="",
+                             finish_reason="stop", prompt_tokens=10, completion_tokens=5,
+                             **of_response)  # pyright: ignore[reportArgumentType]
+                )  # fmt: skip
+                graded.append(
+                    GradeRow(problem_id=name, view=view, sample=sample, gold="1", answer="1",
+                             outcome="correct" if letter == "c" else "wrong", stage="number",
+                             mode="strict")
+                )  # fmt: skip
+    return Scores.of(rows, said, graded, 4)
+
+
+ANSWERS = dict(zip(VIEWS, ("cccc", "cwww", "ccww", "cccw", "w"), strict=True))
+
+
+def test_a_quarter_of_the_samples_is_all_that_is_asked_with_a_changed_number() -> None:
+    found = split(scores(ANSWERS))
+    assert found is not None and found.n_problems == 12
+    points = {name: part.points for name, part in found.parts.items()}
+    assert points == pytest.approx(
+        {"writing": 25, "reading": 25, "integration": 0, "reasoning": 25}
+    )
+    assert found.follows == 1 and found.left_out == 0
+    assert found.tokens == pytest.approx((4 * 4 + 1) / 8)
+
+
+def test_without_a_view_or_with_few_problems_there_is_no_split() -> None:
+    for view in VIEWS:
+        rest = {name: letters for name, letters in ANSWERS.items() if name != view}
+        assert split(scores(rest)) is None
+    assert split(scores(ANSWERS, problems=9)) is None
+
+
+def test_with_hardly_a_right_answer_from_the_image_the_last_two_parts_stay_one() -> None:
+    found = split(scores(ANSWERS | {"image-only": "wwww"}))
+    assert found is not None
+    assert set(found.parts) == {"writing", "reading", "use"} and found.follows is None
+
+
+def test_a_transcription_in_the_user_turn_is_said() -> None:
+    for left_out, said in (((), False), (("continue_final_message",), True)):
+        found = split(scores(ANSWERS, left_out=left_out))
+        assert found is not None and found.in_user_turn is said
