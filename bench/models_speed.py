@@ -78,12 +78,36 @@ def sample(policy: Any, given: argparse.Namespace) -> dict[str, float]:
     return found
 
 
+def rows_of(policy: Any, given: argparse.Namespace, scratch: Path) -> Any:
+    """Groups of 5 random responses to synthetic problems, every second one right."""
+    import torch
+    from vllm_speed import draw
+
+    from modgap.core.prompt import contrastive_prompt, training_prompt
+    from modgap.datasets import pgps9k
+    from modgap.datasets.synthetic.write import write_dataset
+    from modgap.training.rollout import Batch
+
+    write_dataset(scratch, 0, given.groups, seed=1, workers=1)
+    torch.manual_seed(0)
+    prompts: list[Any] = []
+    twins: list[tuple[Any, ...]] = []
+    for number, problem in enumerate(pgps9k.read(scratch)):
+        shown = draw(number, given.side)
+        full = policy.encode(training_prompt(problem, "full-text", contrastive=True), shown)
+        prompts += [full] * 5
+        twins += [(policy.encode(contrastive_prompt(problem), shown),)] * 5
+    rows = len(prompts)
+    responses = [torch.randint(10, 600, (given.tokens,)) for _ in range(rows)]
+    advantages = torch.tensor([0.9 if row % 2 == 0 else -0.9 for row in range(rows)])
+    return Batch(prompts, twins, ["full-text"] * rows, responses, advantages, advantages > 0)
+
+
 def train(policy: Any, given: argparse.Namespace, scratch: Path) -> dict[str, float]:
     """The gradients of a contrastive step."""
     import torch
-    from step import made_batch
 
-    from modgap.core.recipe import Settings
+    from modgap.core.recipe import Settings, Stage
     from modgap.training.update import gradients
 
     policy.let_go()
@@ -93,11 +117,11 @@ def train(policy: Any, given: argparse.Namespace, scratch: Path) -> dict[str, fl
     policy.model.gradient_checkpointing_enable(
         gradient_checkpointing_kwargs={"use_reentrant": False}
     )
-    batch = made_batch(policy, given.groups, 5, given.tokens, scratch)
-    settings = Settings(kl_coef=0.01)
+    stage = Stage(("full-text",), True, Settings(kl_coef=0.01))
+    batch = rows_of(policy, given, scratch)
 
     def work() -> int:
-        gradients(policy, batch, settings, True, 10)
+        gradients(policy, batch, stage, 10)
         return sum(len(response) for response in batch.responses)
 
     found = timed(work, given.device)
@@ -112,8 +136,8 @@ def in_torch(model: str, parts: list[str], given: argparse.Namespace) -> None:
 
     import torch
 
-    tokens = 1024 * given.side**2 // (32 if model.startswith(("qwen3", "nano3")) else 28) ** 2
-    policy = make_policy(model, given.device, image_tokens=max(4, tokens // 1024))
+    side = 32 if model.startswith(("qwen3", "nano3")) else 28
+    policy = make_policy(model, given.device, image_tokens=round(given.side / side) ** 2)
     policy.model.eval()
     if given.device.startswith("cuda"):
         policy.model.to(torch.bfloat16)

@@ -1,7 +1,8 @@
 r"""The update phase of the local engine: plain, contrastive, the naive two-forward form, and each
-trick off.
+trick off; with `--recipes` each recipe's update over plain DAPO's.
 
 python bench/step.py [--model tiny|3b] [--image-tokens N] [--minutes M] [--json FILE]
+python bench/step.py --recipes [NAME ...] [--model tiny|3b] [--minutes M] [--json FILE]
     prints Markdown
 
 One mini-batch of groups of 5 responses, half of the rows correct; every variant computes its
@@ -38,9 +39,9 @@ from modgap.core.recipe import Settings, Stage
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models import layers, scoring, tree
 from modgap.models.policy import Policy
-from modgap.training import update
+from modgap.training import terms, update
 from modgap.training.known_model import known_model
-from modgap.training.objective import contrastive_kl, policy_loss, row_weights, weighted_sum
+from modgap.training.objective import divergence, policy_loss, row_weights, weighted_sum
 from modgap.training.plan import Lengths, cost, gpu
 from modgap.training.rollout import Batch
 from modgap.training.update import computing, gradients, old_logprobs, pieces
@@ -72,18 +73,19 @@ def made_batch(policy: Policy, groups: int, samples: int, tokens: int, scratch: 
         full = policy.encode(training_prompt(problem, "full-text", contrastive=True), shown)
         twin = policy.encode(contrastive_prompt(problem), shown)
         prompts += [full] * samples
-        twins += [twin] * samples
+        twins += [(twin,)] * samples
     rows = groups * samples
     responses = [torch.randint(10, 600, (tokens,)) for _ in range(rows)]
     advantages = torch.tensor([0.9 if row % 2 == 0 else -0.9 for row in range(rows)])
-    return Batch(prompts, twins, responses, advantages, advantages > 0)
+    return Batch(prompts, twins, ["full-text"] * rows, responses, advantages, advantages > 0)
 
 
 def apart(batch: Batch) -> Batch:
     """The same rows, each with a prompt, a twin and an image of its own."""
     own = [replace(p, image_key=f"{p.image_key} of row {i}") for i, p in enumerate(batch.prompts)]
     twins = [
-        replace(t, image_key=f"{t.image_key} of row {i}, again") for i, t in enumerate(batch.twins)
+        (replace(t, image_key=f"{t.image_key} of row {i}, again"),)
+        for i, (t,) in enumerate(batch.twins)
     ]
     return replace(batch, prompts=own, twins=twins)
 
@@ -126,7 +128,7 @@ def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, m
         parameter.grad = None
     lengths_B = torch.tensor([len(y) for y in batch.responses])
     weights_B = row_weights(lengths_B).to(policy.device)
-    kl_weights_B = row_weights(lengths_B, counted_B=batch.eligible_B).to(policy.device)
+    kl_weights_B = row_weights(lengths_B, counted_B=batch.right_B).to(policy.device)
     advantages_B = batch.advantages_B.to(policy.device)
 
     def logps(
@@ -159,12 +161,14 @@ def naive(policy: Policy, batch: Batch, settings: Settings, contrastive: bool, m
         for rows in pieces(range(len(batch)), micro):
             responses = [batch.responses[i] for i in rows]
             full_BT, mask_BT = logps([batch.prompts[i] for i in rows], responses)
-            terms = policy_loss(full_BT, full_BT.detach(), advantages_B[rows])
-            loss = weighted_sum(terms.loss_BT, weights_B[rows], mask_BT)
+            found = policy_loss(full_BT, full_BT.detach(), advantages_B[rows])
+            loss = weighted_sum(found.loss_BT, weights_B[rows], mask_BT)
             if contrastive:
-                free_BT, _ = logps([batch.twins[i] for i in rows], responses)
-                kl = contrastive_kl(full_BT, free_BT)
-                loss = loss + settings.kl_coef * weighted_sum(kl.kl_BT, kl_weights_B[rows], mask_BT)
+                free_BT, _ = logps([batch.twins[i][0] for i in rows], responses)
+                kl = divergence(full_BT.detach(), free_BT, "k3", clamp=10.0)
+                loss = loss + settings.kl_coef * weighted_sum(
+                    kl.value_BT, kl_weights_B[rows], mask_BT
+                )
             loss.backward()
 
 
@@ -186,8 +190,8 @@ def ordinary(policy: Policy, batch: Batch, settings: Settings, micro: int) -> No
             logps_BT, _, mask_BT = policy.logprobs(
                 prompts, responses, features, settings.temperature
             )
-            terms = policy_loss(logps_BT, logps_BT.detach(), advantages_B[rows])
-            weighted_sum(terms.loss_BT, weights_B[rows], mask_BT).backward()
+            found = policy_loss(logps_BT, logps_BT.detach(), advantages_B[rows])
+            weighted_sum(found.loss_BT, weights_B[rows], mask_BT).backward()
 
 
 def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tuple[Variant, str]]:
@@ -195,14 +199,14 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
     plain, kl = "plain, shared", "contrastive, shared"
     own = apart(batch)
     twins_apart = replace(
-        batch, twins=[replace(t, image_key=f"{t.image_key} again") for t in batch.twins]
+        batch, twins=[(replace(t, image_key=f"{t.image_key} again"),) for (t,) in batch.twins]
     )
-    counted = replace(batch, eligible_B=torch.ones_like(batch.eligible_B))
+    counted = replace(batch, right_B=torch.ones_like(batch.right_B))
 
     def run(
         micro: int, given: Batch = batch, contrastive: bool = True, of: Policy = policy
     ) -> None:
-        gradients(of, given, settings, contrastive, micro)
+        gradients(of, given, Stage(("full-text",), contrastive, settings), micro)
 
     def two_passes(micro: int) -> None:
         with swapped(update, "twins_together", lambda *_: False):
@@ -232,9 +236,9 @@ def variants(policy: Policy, batch: Batch, settings: Settings) -> dict[str, tupl
 
     def every_row(micro: int) -> None:
         def weights(lengths: Any, mean: Any, size: Any, rows: Any = None) -> torch.Tensor:
-            return row_weights(lengths, mean, size, None if rows is None else batch.eligible_B)
+            return row_weights(lengths, mean, size, None if rows is None else batch.right_B)
 
-        with swapped(update, "row_weights", weights):
+        with swapped(terms, "row_weights", weights):
             run(micro, counted)
 
     def old_forward(micro: int) -> None:
@@ -347,14 +351,14 @@ def flops_over_plain(model: str, batch: Batch, samples: int, settings: Settings)
     """
     shape = known_model("tiny").shape if model == "tiny" else SHAPES_MADE[model]
     assert shape is not None
-    full, twin, tokens = batch.prompts[0], batch.twins[0], len(batch.responses[0])
+    full, twin, tokens = batch.prompts[0], batch.twins[0][0], len(batch.responses[0])
     lengths = Lengths(full.image_tokens, len(full), len(twin), tokens, tokens)
     groups = len(batch) // samples
     settings = replace(
         settings, samples_per_prompt=samples, prompts_per_step=groups, mini_batch=groups
     )
     flops = cost(Stage(("full-text",), True, settings), shape, lengths, gpu("H200")).flops
-    return 1 + flops["contrastive"] / flops["update"]
+    return 1 + flops["twins"] / flops["update"]
 
 
 def verdicts(
@@ -449,6 +453,12 @@ def main() -> None:
         type=Path,
         help="torch's profile of one plain and one contrastive step, at the end",
     )
+    parser.add_argument(
+        "--recipes",
+        nargs="*",
+        help="each of these recipes' update over plain DAPO's, beside the ratio of FLOPs; every"
+        " recipe with a term of its own if none is named",
+    )
     given = parser.parse_args()
     began = time.monotonic()
     small = given.model == "tiny"
@@ -457,6 +467,11 @@ def main() -> None:
     micro = given.micro or (given.groups * given.samples if small else given.samples)
     policy = make_policy(given.model, given.device, image, given.checkpointing)
     on_gpu = policy.device.type == "cuda"
+    if given.recipes is not None:
+        from recipe_step import compare
+
+        compare(given, policy, tokens, micro, began)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         batch = made_batch(policy, given.groups, given.samples, tokens, Path(scratch))
     settings = Settings(micro_batch=micro, max_response_tokens=tokens)
@@ -469,7 +484,7 @@ def main() -> None:
     about = machine(given.device) | {
         "model": given.model, "parameters": policy.count_parameters(),
         "image_tokens": batch.prompts[0].image_tokens, "prompt_tokens": len(batch.prompts[0]),
-        "twin_tokens": len(batch.twins[0]), "response_tokens": tokens, "groups": given.groups,
+        "twin_tokens": len(batch.twins[0][0]), "response_tokens": tokens, "groups": given.groups,
         "samples": given.samples, "micro_batch": micro, "checkpointing": given.checkpointing,
         "weights": str(policy.dtype), "computed_in": "bfloat16" if on_gpu else "float32",
     }  # fmt: skip

@@ -85,7 +85,7 @@ def made_rows(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]:
                 "old_log_probs": torch.full((len(response),), -math.log(vocabulary)),
                 "advantages": torch.full((len(response),), 1.0 if sample % 2 else -1.0),
                 "extra_fields": {
-                    "contrastive_prompt_ids": twin.input_ids.tolist(),
+                    "twin_prompt_ids": {"image-only": twin.input_ids.tolist()},
                     "reward_extra_info": {"score": float(right)},
                 },
                 "multi_modal_inputs": {"pixel_values": prompt.pixel_values,
@@ -135,7 +135,7 @@ def main() -> None:
     lengths = Lengths(args.image_tokens, len(prompt), len(prompt) - 28, args.response,
                       args.response, mixed=1.0, right=right)  # fmt: skip
     work = flops(stage, shape, lengths)
-    needed = (work["update"] + work["contrastive"] * bool(right)) / WORLD
+    needed = (work["update"] + work["twins"] * bool(right)) / WORLD
     count = sum(len(row["input_ids"]) for row in rows)
 
     def measured(budget: int, forward_only: bool) -> float:

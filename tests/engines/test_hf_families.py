@@ -20,8 +20,9 @@ from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
 from modgap.core.prompt import Prompt
 from modgap.engines.hf import HfEngine, load_engine
+from modgap.models.folder import FAST
 from modgap.models.generic import GenericModel
-from modgap.models.load import FAST, check_folder, check_model, load_generic, load_policy
+from modgap.models.load import check_folder, check_model, load_generic, load_policy
 
 NEED_TORCHVISION = ("mistral3",)
 OTHER = Sizes(width=96, layers=2, vision_width=96, vision_layers=4, vocabulary=520, seed=3)

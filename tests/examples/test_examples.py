@@ -59,6 +59,16 @@ def test_the_recipe_is_one() -> None:
     assert recipe.stages[0].settings.lr == 5e-7 and recipe.stages[1].contrastive
 
 
+def test_the_objective_is_one_and_the_page_has_the_same(tmp_path: Path) -> None:
+    recipe = registry.RECIPES.load(f"{EXAMPLES / 'objective.py'}:patient")()
+    recipe.check()
+    page = (EXAMPLES.parent / "docs" / "how-to" / "new-objective.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "mine.py").write_text(code)
+    assert registry.RECIPES.load(f"{tmp_path / 'mine.py'}:patient")() == recipe
+    assert recipe.stages[0].title == "image-only + reverse KL to full-text (advantage, ema)"
+
+
 def test_the_recipe_trains_in_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = f"{EXAMPLES / 'recipe.py'}:gentle"
     assert main(["train", recipe, "--model", "tiny", "--dry-run"]) == 0

@@ -87,6 +87,43 @@ def _flat(stage: Stage) -> dict[str, Any]:
     return {"views": stage.views, "contrastive": stage.contrastive, **settings}
 
 
+def test_the_further_recipes_have_the_defaults_of_their_sources() -> None:
+    (papo,) = load("papo").stages
+    kl, masked, own = papo.terms
+    assert papo.views == ("image-only",) and papo.policy_loss
+    assert (kl.coef, kl.clamp, kl.estimator, kl.ratio, kl.rows) == (-0.01, 10, "k3", 0.6, "all")
+    assert masked.scored == kl.scored and masked.coef == own.coef == 0.03 and own.of_itself
+    (free,) = load("papo-unclamped").stages
+    assert free.terms == (replace(kl, clamp=None), masked, own)
+    (vppo,) = load("vppo").stages
+    weight, penalty = vppo.terms
+    assert (weight.role, weight.top, weight.trajectory) == ("weight", 0.4, 0.9)
+    assert penalty.coef == 0.06 and weight.scored == kl.scored
+    (distill,) = load("distill").stages
+    (term,) = distill.terms
+    assert (term.twin, term.detach, term.estimator, term.teacher) == (
+        "full-text", "twin", "reverse", "live",
+    )  # fmt: skip
+    for name, change in (
+        ("distill-jsd", {"estimator": "jsd"}),
+        ("distill-advantage", {"role": "advantage"}),
+        ("distill-frozen", {"teacher": "frozen"}),
+        ("distill-ema", {"teacher": "ema", "decay": 0.99}),
+    ):
+        assert load(name).stages == (replace(distill, terms=(replace(term, **change),)),)  # type: ignore[arg-type]
+    assert load("distill-after-text").stages == (load("full-text").stages[0], distill)
+    (trace,) = load("self-trace").stages
+    assert not trace.policy_loss and trace.terms[0].estimator == "nll"
+    first, second = load("reading-reward").stages
+    assert first.reward.answer == 0 and second.reward.answer == 1 and second.reward.reading > 0
+
+
+def test_every_further_recipe_but_its_terms_is_one_of_the_papers() -> None:
+    """So that the paper's is its control."""
+    for name in ("distill", "distill-jsd", "distill-advantage", "papo", "vppo"):
+        assert replace(load(name).stages[0], terms=()) == load("no-text").stages[0]
+
+
 def test_a_stage_can_be_set_on_its_own() -> None:
     recipe = apply_settings(
         load("kl-curriculum"), ["steps=3", "stage2.kl_estimator=forward", "stage2.steps=1"]

@@ -15,7 +15,8 @@ from tiny_training import PROBLEMS, SETTINGS, made_up, on_cpu, recipe, run
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.recipe import Stage
-from modgap.models.load import FAST
+from modgap.core.terms import Term
+from modgap.models.folder import FAST
 from modgap.models.plain import PlainPolicy
 from modgap.models.policy import Policy
 from modgap.training import rollout
@@ -37,10 +38,9 @@ def made(folders: Path, name: str) -> Path:
     return folder if folder.exists() else build_family(name, folder)
 
 
-def sampled(policy: Any, views: tuple[str, ...] = ("full-text", "text-only")) -> Batch:
-    """A mini-batch with twins, whose responses have several lengths."""
-    stage = Stage(views, True, SETTINGS)
-    roller = rollout.Roller(policy, DataOrder(PROBLEMS[:3], views, 1), stage, 1, "aligned")
+def sampled(policy: Any, stage: Stage) -> Batch:
+    """A mini-batch of a stage whose responses have several lengths."""
+    roller = rollout.Roller(policy, DataOrder(PROBLEMS[:3], stage.views, 1), stage, 1, "aligned")
     groups = roller.draw(4)
     roller.sample(groups)
     roller.grade(groups, made_up)
@@ -48,6 +48,10 @@ def sampled(policy: Any, views: tuple[str, ...] = ("full-text", "text-only")) ->
     assert len(batch) == 12
     batch.responses[:] = [tokens[: 1 + 5 * n % 8] for n, tokens in enumerate(batch.responses)]
     return batch
+
+
+def stage_of(views: str = "full-text text-only", contrastive: bool = True, **changes: Any) -> Stage:
+    return Stage(tuple(views.split()), contrastive, replace(SETTINGS, **changes))
 
 
 def gradients_of(policy: Any) -> dict[str, torch.Tensor]:
@@ -71,15 +75,16 @@ def test_both_paths_have_the_same_loss_and_gradient(
     folder = made(folders, name)
     fast, plain = on_cpu(folder, dtype="float32"), on_cpu(folder, dtype="float32", plain=True)
     assert isinstance(fast, Policy) and isinstance(plain, PlainPolicy)
-    batches = [sampled(policy) for policy in (fast, plain)]
+    stage = stage_of(contrastive=contrastive)
+    batches = [sampled(policy, stage) for policy in (fast, plain)]
     for a, b in zip(batches[0].responses, batches[1].responses, strict=True):
         assert a.tolist() == b.tolist()  # sampled alike, too
-    assert batches[0].eligible_B.tolist() == batches[1].eligible_B.tolist()
+    assert batches[0].right_B.tolist() == batches[1].right_B.tolist()
     scores = [old_logprobs(p, b, SETTINGS, 4) for p, b in zip((fast, plain), batches, strict=True)]
     for a, b in zip(*scores, strict=True):
         assert torch.allclose(a, b, atol=1e-4)
     stats = [
-        gradients(policy, batch, SETTINGS, contrastive, 4)
+        gradients(policy, batch, stage, 4)
         for policy, batch in zip((fast, plain), batches, strict=True)
     ]
     assert abs(stats[0].loss - stats[1].loss) < 1e-5
@@ -96,9 +101,9 @@ def test_full_vocabulary_and_a_frozen_tower_are_the_same_too(folders: Path, name
     made_of = [
         on_cpu(folder, dtype="float32", plain=plain, freeze_vision=True) for plain in (False, True)
     ]
-    batch = [sampled(policy, ("full-text",)) for policy in made_of]
-    for policy, rows in zip(made_of, batch, strict=True):
-        gradients(policy, rows, replace(SETTINGS, kl_estimator="full_vocab"), True, 4)
+    stage = stage_of("full-text", kl_estimator="full_vocab")
+    for policy in made_of:
+        gradients(policy, sampled(policy, stage), stage, 4)
     same_gradients(*map(gradients_of, made_of))
     assert not any("visual" in name for name in gradients_of(made_of[1]))
 
@@ -120,18 +125,19 @@ def test_recomputed_layers_and_adapters_are_the_same_too(
         policy.model.train()
         policies.append(policy)
     for policy in policies:
-        gradients(policy, sampled(policy), SETTINGS, True, 4)
+        gradients(policy, sampled(policy, stage_of()), stage_of(), 4)
     same_gradients(*map(gradients_of, policies))
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_the_fast_path_sends_an_image_through_the_tower_once(folders: Path, name: str) -> None:
     policy = on_cpu(made(folders, name), dtype="float32")
-    batch = sampled(policy, ("full-text", "image-only"))
-    shown = {prompt.image_key for prompt in (*batch.prompts, *batch.twins)}
+    batch = sampled(policy, stage_of("full-text image-only"))
+    twins = [twin for row in batch.twins for twin in row if twin is not None]
+    shown = {prompt.image_key for prompt in (*batch.prompts, *twins)}
     seen: list[int] = []
     policy.visual.merger.register_forward_hook(lambda _, inputs, out: seen.append(out.shape[0]))
-    gradients(policy, batch, SETTINGS, True, len(batch) * 2)
+    gradients(policy, batch, stage_of("full-text image-only"), len(batch) * 2)
     tokens = {prompt.image_key: prompt.image_tokens for prompt in batch.prompts}
     assert len(shown) > 1 and sum(seen) == sum(tokens[key] for key in shown)
 
@@ -139,7 +145,7 @@ def test_the_fast_path_sends_an_image_through_the_tower_once(folders: Path, name
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_row_is_scored_as_transformers_scores_it_alone(folders: Path, name: str) -> None:
     policy = on_cpu(made(folders, name), dtype="float32", plain=True)
-    batch = sampled(policy)
+    batch = sampled(policy, stage_of())
     logps, _, mask = policy.logprobs(batch.prompts, batch.responses, [], 0.8)
     for i, (prompt, response) in enumerate(zip(batch.prompts, batch.responses, strict=True)):
         inputs = policy._inputs([prompt])
@@ -167,6 +173,15 @@ def test_a_family_trains_saves_and_resumes(folders: Path, tmp_path: Path, name: 
     assert any(not torch.equal(state[key], old[key]) for key in state)
     seen = [p.encode(*prompt_of(p)) for p in (again, before)]
     assert seen[0].input_ids.tolist() == seen[1].input_ids.tolist()
+
+
+def test_twins_with_changed_pictures_need_the_fast_path(folders: Path, tmp_path: Path) -> None:
+    masked = Term(picture="masked", ratio=0.5, rows="all")
+    plan = recipe(steps=1, samples_per_prompt=2, max_response_tokens=4, overlong_buffer=0)
+    plan = replace(plan, stages=(replace(plan.stages[0], terms=(masked,)),))
+    with pytest.raises(UserError, match=r"patches.*qwen2_5_vl, qwen3_vl"):
+        run(plan, made(folders, "llava"), tmp_path / "plain")
+    run(plan, made(folders, "qwen3_vl"), tmp_path / "fast")
 
 
 def prompt_of(policy: Any) -> tuple[Any, Any]:

@@ -19,11 +19,19 @@ from modgap.core import registry
 from modgap.core.assign import apply_settings
 from modgap.core.errors import UserError
 from modgap.core.recipe import Recipe, Settings, Stage
+from modgap.core.terms import Term
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.load import tiny_folder
 from modgap.training.plan import gpu, lengths_of
 from modgap.training.shape import GIB, SHAPES, image_tokens, shape_of
-from modgap.training.verl.config import Files, Model, layout, stage_overrides, to_hydra
+from modgap.training.verl.config import (
+    Files,
+    Model,
+    layout,
+    read_terms,
+    stage_overrides,
+    to_hydra,
+)
 from modgap.training.verl.cost import (
     Layout,
     flops,
@@ -60,6 +68,7 @@ def overrides(
 def test_every_setting_of_the_papers_scripts_is_there(name: str) -> None:
     for stage in load(name).stages:
         got = stage_overrides(stage, MODEL, FILES)
+        assert read_terms(got[f"+{ACTOR}.fsdp_config.terms"]) == stage.all_terms
         response = 4000 if stage.contrastive else 4096
         assert got | {
             "algorithm.adv_estimator": "grpo", "algorithm.filter_groups.enable": True,
@@ -77,7 +86,6 @@ def test_every_setting_of_the_papers_scripts_is_there(name: str) -> None:
             "trainer.test_freq": 10, "trainer.n_gpus_per_node": 8, "trainer.nnodes": 1,
             "trainer.total_training_steps": stage.settings.steps,
             f"{ACTOR}.ppo_micro_batch_size_per_gpu": 2 if stage.contrastive else 4,
-            f"+{ACTOR}.fsdp_config.kl_coef": 0.01 if stage.contrastive else 0.0,
         } == got  # fmt: skip
 
 
@@ -102,6 +110,10 @@ def test_no_setting_is_lost_on_the_way(name: str) -> None:
     changed = Stage(("full-text",), contrastive=True, settings=replace(plain, **{name: other}))
     before = stage_overrides(Stage(("full-text",), contrastive=True), MODEL, FILES)
     after = stage_overrides(changed, MODEL, FILES)
+    if name.startswith("kl_"):
+        terms = [overrides[f"+{ACTOR}.fsdp_config.terms"] for overrides in (before, after)]
+        assert read_terms(terms[1]) == changed.all_terms != read_terms(terms[0])
+        return
     follow = r"gpu_memory_utilization|max_token_len|use_dynamic_bsz|offload|gradient_checkpointing"
     different = {
         key: value
@@ -115,8 +127,11 @@ def test_no_setting_is_lost_on_the_way(name: str) -> None:
 
 
 def test_a_plain_stage_has_no_contrastive_term_and_a_stage_without_sampling_again_says_so() -> None:
-    assert overrides("kl_coef=0.5")[f"+{ACTOR}.fsdp_config.kl_coef"] == 0.0
-    assert overrides("kl_coef=0.5", name="kl", stage=1)[f"+{ACTOR}.fsdp_config.kl_coef"] == 0.5
+    key = f"+{ACTOR}.fsdp_config.terms"
+    assert overrides("kl_coef=0.5")[key] == ""
+    assert overrides("kl_coef=0", name="kl", stage=1)[key] == ""
+    (term,) = read_terms(overrides("kl_coef=0.5", name="kl", stage=1)[key])
+    assert term.contrastive and term.coef == 0.5
     assert overrides("dynamic_sampling=false")["algorithm.filter_groups.enable"] is False
 
 
@@ -403,7 +418,7 @@ def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -
         ((f"verl.{ACTOR}.ppo_micro_batch_size_per_gpu=null",), "give a whole number"),
         (
             (f"verl.{ACTOR}.strategy=megatron",),
-            "strategy=megatron: the contrastive engine is for fsdp and fsdp2",
+            "strategy=megatron: the terms' engine is for fsdp and fsdp2",
         ),
         (("freeze_vision=true",), "freeze_vision=true: .*--engine local"),
         (("verl.reward_model.reward_manager=dapo",), "ignores it"),
@@ -423,6 +438,55 @@ def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -
 def test_what_cannot_work_is_refused_with_a_remedy(settings: tuple[str, ...], words: str) -> None:
     with pytest.raises(UserError, match=words):
         overrides(*settings)
+
+
+@pytest.mark.parametrize(
+    ("term", "words"),
+    [
+        (Term("image-only", "twin", "k3", teacher="ema", decay=0.9), "keeps no average"),
+        (Term(picture="swapped"), "no other problem's picture"),
+        (Term("image-only", estimator="full_vocab"), "needs the logits"),
+    ],
+)
+def test_terms_that_verl_cannot_have_are_refused(term: Term, words: str) -> None:
+    stage = Stage(("full-text",), terms=(term,))
+    with pytest.raises(UserError) as caught:
+        stage_overrides(stage, MODEL, FILES)
+    assert words in str(caught.value) and "--engine local" in str(caught.value)
+
+
+def test_a_frozen_teacher_is_verls_reference_policy() -> None:
+    term = Term("image-only", "twin", "reverse", teacher="frozen")
+    got = stage_overrides(Stage(("full-text",), terms=(term,)), MODEL, FILES)
+    ref = "actor_rollout_ref.ref"
+    assert got[f"{ACTOR}.use_kl_loss"] and got[f"{ACTOR}.kl_loss_coef"] == 0.0
+    assert got[f"+{ref}.fsdp_config.reference"] is True
+    assert read_terms(got[f"+{ref}.fsdp_config.terms"]) == (term,)
+    other = replace(term, twin="text-only")
+    for stage, words in (
+        (Stage(("full-text",), terms=(term, other)), "scores one"),
+        (Stage(("full-text",), terms=(term,), settings=Settings(lora_rank=8)), "without its"),
+    ):
+        with pytest.raises(UserError, match=words):
+            stage_overrides(stage, MODEL, FILES)
+
+
+@pytest.mark.parametrize("name", registry.RECIPES)
+def test_every_recipe_has_a_plan_on_verl_or_is_refused_with_a_reason(
+    name: str, tmp_path: Path
+) -> None:
+    recipe = load(name)
+    if name in ("kl-full-vocab", "distill-ema"):
+        with pytest.raises(UserError, match="--engine local"):
+            plan(recipe, MODEL, tmp_path)
+        return
+    lines, overrides = plan(recipe, MODEL, tmp_path)
+    assert len(overrides) == len(recipe.stages)
+    for stage, given in zip(recipe.stages, overrides, strict=True):
+        assert stage.title in "\n".join(lines)
+        assert read_terms(given[f"+{ACTOR}.fsdp_config.terms"]) == stage.objective
+        reading = given.get("+reward.custom_reward_function.reward_kwargs.reading", 0.0)
+        assert reading == stage.reward.reading
 
 
 def test_full_vocab_is_refused_where_it_counts_only() -> None:
@@ -476,7 +540,7 @@ def test_costs_grow_as_they_should() -> None:
     assert longest_row(contrastive) == 2 * longest_row(plain)
     work, twins = (flops(stage, SEVEN, lengths) for stage in (plain, contrastive))
     assert work["update"] == twins["update"] == 3 * work["old log-probs"]
-    assert 0 < twins["contrastive"] < twins["update"] and "contrastive" not in work
+    assert 0 < twins["twins"] < twins["update"] and "twins" not in work
     offloaded = Layout(params_offload=True, optimizer_offload=True)
     assert resident(plain, SEVEN, offloaded) < 0.1 * resident(plain, SEVEN, Layout())
     lora = replace(plain, settings=replace(plain.settings, lora_rank=8))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,11 +22,14 @@ from folders import png
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.processes import watched
+from modgap.core.prompt import training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage
-from modgap.datasets.parquet import write_parquet
+from modgap.core.terms import Reward
+from modgap.datasets.parquet import Beside, write_parquet
 from modgap.models.load import tiny_folder
 from modgap.training.checkpoint import final_checkpoint
 from modgap.training.events import Event, Job
+from modgap.training.rollout import DataOrder, Group, Roller
 from modgap.training.verl.config import Model
 from modgap.training.verl.engine import Tools, train
 from modgap.training.verl.log import metrics_line, why
@@ -296,6 +300,60 @@ def test_the_data_is_what_modgap_data_prepare_writes(tmp_path: Path) -> None:
         row["contrastive_prompt"][0]["content"].startswith("<image>")
         and row["reward_model"]["ground_truth"] == "1.000"
     )
+
+
+def test_the_data_has_the_words_of_every_twin_and_the_conditions_of_a_reading_reward(
+    tmp_path: Path,
+) -> None:
+    import pyarrow.parquet as pq
+
+    beside = Beside("image-only", ("full-text", "text-only"), conditions=True)
+    write_parquet(PROBLEMS, tmp_path / "t.parquet", "no-text", "aligned", beside=beside)
+    plain = tmp_path / "p.parquet"
+    write_parquet(PROBLEMS, plain, "no-text", "aligned")
+    for row, before, problem in zip(
+        pq.read_table(tmp_path / "t.parquet").to_pylist(),
+        pq.read_table(plain).to_pylist(),
+        PROBLEMS,
+        strict=True,
+    ):
+        told = json.loads(row.pop("twin_prompts"))
+        assert told["view"] == "image-only"
+        for view, words in told["twins"].items():
+            prompt = training_prompt(problem, view)
+            assert words == ("<image>" if prompt.has_image else "") + prompt.text
+        assert list(told["twins"]) == ["full-text", "text-only"]
+        known, asked = row["extra_info"].pop("conditions"), row["extra_info"].pop("asked")
+        assert json.loads(known) == list(problem.semantic) and asked == problem.question
+        assert row == before
+    write_parquet(PROBLEMS, tmp_path / "r.parquet", "transcribe", "aligned")
+    row = pq.read_table(tmp_path / "r.parquet").to_pylist()[0]
+    words = training_prompt(PROBLEMS[0], "transcribe").text
+    assert row["prompt"][0]["content"] == f"<image>{words}"
+
+
+def test_verls_reward_is_the_local_engines() -> None:
+    from modgap.training.setup import reward_of
+    from modgap.training.verl.reward import compute_score
+
+    problem, settings = PROBLEMS[1], Settings()
+    told = {"conditions": json.dumps(problem.semantic), "asked": problem.question}
+    for response in (
+        f"<think>{', '.join(problem.semantic)}</think> \\boxed{{{problem.answer}}}",
+        "<think>AB = 99</think> \\boxed{0}",
+    ):
+        group = Group(problem, "transcribe", training_prompt(problem, "transcribe"), None, (), [1])
+        group.responses = [SimpleNamespace(text=response, token_ids=[1] * 9, finish_reason="stop")]
+        made_of = Reward(0.5, 2.0)
+        stage = Stage(("transcribe",), settings=settings, reward=made_of)
+        order = DataOrder([problem], ("transcribe",), 1)
+        Roller(None, order, stage, 1, "aligned").grade([group], reward_of(settings))  # type: ignore[arg-type]
+        got = compute_score(
+            "9k", response, problem.answer, told, answer=0.5, reading=2.0, tolerance="relative"
+        )
+        assert got["score"] == pytest.approx(float(group.rewards_N[0]))
+        assert got["reading"] == float(group.reading_N[0])
+        assert (got["answer"] >= 1) == bool(group.right_N[0])
 
 
 # Processes

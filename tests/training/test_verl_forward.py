@@ -11,10 +11,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from modgap.core.prompt import Prompt
+from modgap.core.recipe import Stage
+from modgap.core.terms import Term
 from modgap.models.load import load_policy, tiny_folder
 from modgap.models.policy import Policy
 from modgap.training.verl.forward import install, score
-from modgap.training.verl.rows import Row, rows_of
+from modgap.training.verl.rows import Looks, Row, rows_of, twins_of, with_twins
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +53,27 @@ def batch(policy: Policy, asked: list[tuple[str, Image.Image | None]]) -> list[R
         masks.append(torch.ones(len(response)))
         shown = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw}
         media.append({} if image is None else shown)
-        fields.append({"contrastive_prompt_ids": twin.input_ids.tolist()})
+        fields.append({"twin_prompt_ids": {"image-only": twin.input_ids.tolist()}})
         extended = torch.cat([twin.position_ids, torch.full((3, 1), twin.next_position)], 1)
         ends[len(twin.input_ids)] = extended
     data = {
         "input_ids": nested(ids), "position_ids": nested(places), "response_mask": nested(masks),
         "multi_modal_inputs": media, "extra_fields": fields,
     }  # fmt: skip
-    return rows_of(data, range(0, len(asked), 2), lambda ids, _: ends[len(ids) - 1])
+    rows = rows_of(data)
+    looks = Looks(
+        lambda ids, _: ends[len(ids) - 1], policy.model.config.image_token_id, policy.bytes_seen
+    )
+    terms = [Term("image-only")]
+    if all(image is not None for _, image in asked):
+        terms.append(Term(picture="masked", ratio=0.5))
+    stage = Stage(("full-text",), terms=tuple(terms))
+    found = twins_of(data, rows, [True] * len(rows), stage, looks)
+    out = []
+    for i, (row, twins) in enumerate(zip(rows, found, strict=True)):
+        chosen = {k: twin for k, twin in enumerate(twins) if twin is not None and i % 2 == 0}
+        out.append(with_twins(row, chosen))
+    return out
 
 
 SMALL, LARGE = 112, 196
@@ -89,9 +104,11 @@ def test_a_pass_gives_what_each_row_gives_alone(policy: Policy, name: str) -> No
     with torch.no_grad():
         together = run(rows)
         alone = [run([row]) for row in rows]
-    own = [logps[: len(row.response)] for row, logps in zip(rows, alone, strict=True)]
-    twins = [logps[len(row.response) :] for row, logps in zip(rows, alone, strict=True)]
-    torch.testing.assert_close(together, torch.cat([*own, *twins]), atol=2e-5, rtol=1e-4)
+    parts = [logps.split(len(row.response)) for row, logps in zip(rows, alone, strict=True)]
+    assert [len(part) for part in parts] == [1 + len(row.twins) for row in rows]
+    # Rows, then those of the first twin, then those of the second.
+    order = [part[k] for k in range(3) for part in parts if k < len(part)]
+    torch.testing.assert_close(together, torch.cat(order), atol=2e-5, rtol=1e-4)
 
 
 def test_entropies_and_gradients_reach_the_tower(policy: Policy) -> None:

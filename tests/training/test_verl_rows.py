@@ -11,8 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from modgap.core.recipe import Stage
+from modgap.core.terms import Term
 from modgap.models.encode import EncodedPrompt
-from modgap.training.verl.rows import Row, divide, rows_of, tokens_of
+from modgap.training.verl.rows import (
+    Looks,
+    Row,
+    divide,
+    rows_of,
+    tokens_of,
+    twins_of,
+    with_twins,
+)
 
 
 def nested(rows: Sequence[Tensor]) -> Any:
@@ -32,7 +42,7 @@ def data(media: Sequence[dict[str, Any]], prompts: Sequence[Sequence[int]]) -> d
         "position_ids": nested([torch.arange(len(row)).expand(4, -1) for row in ids]),
         "response_mask": nested([torch.ones(1) for _ in ids]),
         "multi_modal_inputs": media,
-        "extra_fields": [{"contrastive_prompt_ids": [1, 2, 3]} for _ in ids],
+        "extra_fields": [{"twin_prompt_ids": {"image-only": [1, 2, 3]}} for _ in ids],
     }
 
 
@@ -40,23 +50,37 @@ def positions(ids: Tensor, grids: Tensor | None) -> Tensor:
     return torch.arange(len(ids)).expand(3, -1)
 
 
+LOOKS = Looks(positions, 3, torch.zeros(3, 256))
+KL = Stage(("full-text",), contrastive=True)
+
+
 def test_samples_of_a_prompt_share_it_and_its_twin() -> None:
     a, b = image(1), image(2)
     media = [a, image(1), b, a, {}, {}]
-    rows = rows_of(
-        data(media, [[1, 2, 4]] * 3 + [[1, 2, 5]] + [[1, 2, 4]] * 2), [0, 1, 2], positions
-    )
+    given = data(media, [[1, 2, 4]] * 3 + [[1, 2, 5]] + [[1, 2, 4]] * 2)
+    rows = rows_of(given)
     objects = [id(row.prompt) for row in rows]
     assert [objects.index(each) for each in objects] == [0, 0, 2, 3, 4, 4]
-    assert rows[0].twin is rows[1].twin is not rows[2].twin and rows[3].twin is None
     assert [row.response.tolist() for row in rows] == [[90 + i] for i in range(6)]
-    assert rows[0].prompt.next_position == 3 and rows[0].twin is not None
-    assert rows[0].twin.next_position == 3 and rows[0].twin.image_key == rows[0].prompt.image_key
+    assert rows[0].prompt.next_position == 3
+    found = [own[0] for own in twins_of(given, rows, [True] * 4 + [False] * 2, KL, LOOKS)]
+    assert found[0] is found[1] is not found[2] and found[4] is None
+    assert found[0] is not None and found[0].next_position == 3
+    assert found[0].image_key == rows[0].prompt.image_key
+    with_own = with_twins(rows[0], {0: found[0]})
+    assert with_own.twins[0] is found[0] and with_own.prompt is rows[0].prompt
+
+
+def test_a_twin_whose_words_are_missing_is_named() -> None:
+    given = data([image(1)], [[1, 2, 4]])
+    stage = Stage(("full-text",), terms=(Term("text-only"),))
+    with pytest.raises(ValueError, match="lacks the words of its twin text-only"):
+        twins_of(given, rows_of(given), [True], stage, LOOKS)
 
 
 def test_prompts_of_the_same_words_are_told_apart_by_their_images() -> None:
     media = [image(1), image(2), image(3), image(4)]
-    rows = rows_of(data(media, [[1, 2], [1, 3], [1, 2], [1, 3]]), [], positions)
+    rows = rows_of(data(media, [[1, 2], [1, 3], [1, 2], [1, 3]]))
     assert len({id(row.prompt) for row in rows}) == 4
     assert len({row.prompt.image_key for row in rows}) == 4
 
@@ -65,13 +89,13 @@ def test_an_empty_response_is_refused() -> None:
     empty = data([{}, {}], [[1, 2], [1, 3]])
     empty["response_mask"] = nested([torch.ones(1), torch.ones(0)])
     with pytest.raises(ValueError, match="row 1 of the batch has an empty response"):
-        rows_of(empty, [], positions)
+        rows_of(empty)
 
 
 def test_a_row_with_two_images_is_refused() -> None:
     two = {"pixel_values": torch.rand(8, 6), "image_grid_thw": torch.tensor([[1, 2, 2]] * 2)}
     with pytest.raises(ValueError, match="a prompt with 2 images"):
-        rows_of(data([two], [[1, 2]]), [], positions)
+        rows_of(data([two], [[1, 2]]))
 
 
 def prompt(tokens: int) -> EncodedPrompt:
@@ -86,7 +110,7 @@ def made(rng: random.Random) -> list[Row]:
         for _ in range(rng.randint(1, 5)):
             response = torch.arange(rng.randint(1, 50))
             with_twin = rng.random() < 0.5
-            rows.append(Row(shared, response, twin if with_twin else None, 10 * with_twin))
+            rows.append(Row(shared, response, *(({0: twin}, {0: 10}) if with_twin else ())))
     rng.shuffle(rows)
     return rows
 
@@ -114,7 +138,7 @@ def test_a_rank_makes_as_many_passes_as_the_others(seed: int) -> None:
 
 def test_a_group_that_fits_is_not_cut_and_counts_its_prompt_once() -> None:
     shared, twin = prompt(100), prompt(60)
-    group = [Row(shared, torch.arange(10), twin, 20) for _ in range(3)]
+    group = [Row(shared, torch.arange(10), {0: twin}, {0: 20}) for _ in range(3)]
     assert tokens_of(group) == 100 + 30 + 20 + 30
     other = [Row(prompt(100), torch.arange(10)) for _ in range(2)]
     mixed = [group[0], other[0], group[1], other[1], group[2]]

@@ -229,6 +229,15 @@ def test_split_thinking_is_put_together(tmp_path: Path) -> None:
     assert row.response == f"<think>look</think>\n{RIGHT}" and row.prompt == ""
 
 
+def test_a_prediction_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "M_MathVerse_MINI.json"
+    path.write_text(json.dumps([kit_row(n, value) for n, value in enumerate((5, None, ["x"]), 1)]))
+    done = imported("vlmevalkit", tmp_path / "run", path)
+    assert {why: len(names) for why, names in done.errors.items()} == {
+        vlmevalkit.NUMBER_CELL: 1, vlmevalkit.NOT_TEXT: 2,
+    }  # fmt: skip
+
+
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "M_MathVerse_MINI.pkl").write_bytes(b"")
     with pytest.raises(UserError, match=r"may run anything.*PRED_FORMAT=tsv"):
@@ -259,6 +268,18 @@ def test_failed_samples_of_a_successful_log_are_errors(tmp_path: Path) -> None:
     responses = list(RunFolder(tmp_path / "run").responses())
     assert responses[0].prompt == "Think. What is x of figure 1?"
     assert [row.finish_reason for row in responses] == ["stop", "error", "stop", "stop", "error"]
+
+
+def test_the_prompt_is_all_that_was_said_before_the_answer(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "x?"}, {"type": "image"}]},
+        {"role": "assistant", "content": "<think>"},
+    ]
+    log = write_inspect(tmp_path / "log.json", [inspect_sample(1, RIGHT, input=turns)])
+    imported("inspect", tmp_path / "run", log)
+    (row,) = RunFolder(tmp_path / "run").responses()
+    assert (row.prompt, row.prefill) == ("Be brief.\n\nx?", "<think>")
 
 
 def test_a_scorer_is_chosen_and_another_name_is_refused(tmp_path: Path) -> None:

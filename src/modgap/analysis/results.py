@@ -603,12 +603,12 @@ class SeedRow(Result):
 
 
 class SeedControl(Result):
-    """A contrastive recipe against its control, over the seeds that both have.
+    """A recipe with further terms against its control, over the seeds that both have.
 
     Attributes:
         recipe: Its label.
         control: Label of the other one.
-        kind: `without` the contrastive term, or with `other` settings of it.
+        kind: `without` the terms, or with `other` ones.
         seeds: Those that both have.
         change: The recipe minus the control.
     """
@@ -631,7 +631,7 @@ class SeedTable(Result):
         text_views: Views of the text-centric side.
         vision_views: Of the vision-centric side.
         rows: The recipes, the base model first.
-        controls: What the contrastive term does.
+        controls: What the terms beside the policy loss do.
         notes: Runs that are not in the table, and why.
     """
 

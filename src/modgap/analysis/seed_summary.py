@@ -7,9 +7,9 @@ minus what the base model gets on the same problem. Intervals and p-values hold 
 and other seeds (`analysis.seeds`); p-values are corrected over the recipes (Holm), separately for
 each question.
 
-Where a sweep has a recipe and the same recipe without its contrastive term, the two are compared as
-well, seed by seed: that difference is what the term does. So are recipes that differ in nothing but
-that term (its estimator, clamp or coefficient), each with the first of them.
+Where a sweep has a recipe and the same one without its terms beside the policy loss, they are
+compared as well, seed by seed: that difference is what the terms do. So are recipes that differ in
+nothing but those terms, each with the first of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from modgap.analysis.resampling import SEED, Floats
 from modgap.analysis.results import Seed, SeedChanges, SeedControl, SeedRow, SeedTable, Settings
 from modgap.analysis.seeds import SeedsChange, SeedsEstimate, over_seeds, pooled_p_values
 
-_CONTRASTIVE = ("contrastive", "kl_coef", "kl_estimator", "kl_clamp")
+_OF_TERMS = ("contrastive", "kl_coef", "kl_estimator", "kl_clamp", "terms")
 Kind = Literal["without", "other"]
 
 
@@ -51,7 +51,7 @@ class _Change:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A contrastive recipe, its control, and the seeds that both have."""
+    """A recipe with further terms, its control, and the seeds that both have."""
 
     recipe: str
     control: str
@@ -198,7 +198,7 @@ def _differing(variant: Variant, alike: Sequence[Variant]) -> str:
 
 
 def _controls(sweep: Sweep, labels: Sequence[str]) -> list[SeedControl]:
-    """Each contrastive recipe against the same one without that term or with another.
+    """Each recipe with further terms against the same one without them or with others.
 
     Compared over the seeds that both have.
     """
@@ -239,11 +239,11 @@ def _difference(sweep: Sweep, pairs: Sequence[tuple[SeedRun, SeedRun]]) -> _Chan
 def _controls_of(
     variant: Variant, labels: Sequence[str], recipes: Sequence[Variant]
 ) -> Iterator[tuple[str, Variant, Kind]]:
-    """What a contrastive recipe is compared with.
+    """What a recipe with further terms is compared with.
 
-    These are the same recipe without the term, and the first one with another term.
+    These are the same recipe without the terms, and the first one with other terms.
     """
-    if not _contrastive(variant):
+    if not _has_terms(variant):
         return
     plain = [_plain(stage) for stage in variant.stages]
     alike: list[tuple[str, Variant]] = []
@@ -251,16 +251,16 @@ def _controls_of(
         if other.data == variant.data and [_plain(stage) for stage in other.stages] == plain:
             alike.append((label, other))
     for label, other in alike:
-        if not _contrastive(other):
+        if not _has_terms(other):
             yield label, other, "without"
-    label, first = next(pair for pair in alike if _contrastive(pair[1]))
+    label, first = next(pair for pair in alike if _has_terms(pair[1]))
     if first is not variant:
         yield label, first, "other"
 
 
-def _contrastive(variant: Variant) -> bool:
-    return any(stage.get("contrastive") for stage in variant.stages)
+def _has_terms(variant: Variant) -> bool:
+    return any(stage.get("contrastive") or stage.get("terms") for stage in variant.stages)
 
 
 def _plain(stage: Settings) -> Settings:
-    return {name: value for name, value in stage.items() if name not in _CONTRASTIVE}
+    return {name: value for name, value in stage.items() if name not in _OF_TERMS}

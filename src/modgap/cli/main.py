@@ -226,7 +226,9 @@ def train(
         recipe: full-text, no-text, mix, curriculum, kl, kl-curriculum, kl-from-base or
             reverse-curriculum; to take the KL apart
             kl-forward, kl-full-vocab, kl-unclamped, kl-strong, kl-forward-strong or
-            full-text-continued. One of your own is module:object or path/to/file.py:object.
+            full-text-continued; distill, distill-jsd, distill-advantage, distill-frozen,
+            distill-ema, distill-after-text, self-trace, papo, papo-unclamped, vppo,
+            reading-reward. One of your own is module:object or path/to/file.py:object.
         data: The data set; its train split is trained on. May be left out with --benchmark
             synthetic.
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as

@@ -261,7 +261,9 @@ class StudySpec:
         model: The base model of every recipe.
         recipes: Comma-separated: full-text, no-text, mix, curriculum, kl, kl-curriculum,
             kl-from-base, reverse-curriculum; kl-forward, kl-full-vocab, kl-unclamped, kl-strong,
-            kl-forward-strong, full-text-continued.
+            kl-forward-strong, full-text-continued; distill, distill-jsd, distill-advantage,
+            distill-frozen, distill-ema, distill-after-text, self-trace, papo, papo-unclamped,
+            vppo, reading-reward.
         out: Study folder; an interrupted study resumes there.
         engine: What trains: `local` or `verl`.
         benchmark: Layout of the data set.

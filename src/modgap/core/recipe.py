@@ -250,6 +250,12 @@ class Stage:
         return tuple(dict.fromkeys(twin for twin in found if twin is not None))
 
     @property
+    def scores_rollouts(self) -> bool:
+        """Whether its loss needs the log-probabilities after the prompt that was rolled out."""
+        alone = [term.estimator == "nll" and not term.of_itself for term in self.objective]
+        return self.policy_loss or not all(alone)
+
+    @property
     def paired(self) -> bool:
         """Whether its problems come with their text-free twin, as the paper's KL needs them."""
         return any(term.text_free for term in self.all_terms)

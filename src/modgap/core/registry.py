@@ -204,6 +204,17 @@ RECIPES = Registry(
         "kl-strong": Entry("modgap.recipes.kl_variants:kl_strong"),
         "kl-forward-strong": Entry("modgap.recipes.kl_variants:kl_forward_strong"),
         "full-text-continued": Entry("modgap.recipes.kl_variants:full_text_continued"),
+        "distill": Entry("modgap.recipes.distill:distill"),
+        "distill-jsd": Entry("modgap.recipes.distill:distill_jsd"),
+        "distill-advantage": Entry("modgap.recipes.distill:distill_advantage"),
+        "distill-frozen": Entry("modgap.recipes.distill:distill_frozen"),
+        "distill-ema": Entry("modgap.recipes.distill:distill_ema"),
+        "distill-after-text": Entry("modgap.recipes.distill:distill_after_text"),
+        "self-trace": Entry("modgap.recipes.distill:self_trace"),
+        "papo": Entry("modgap.recipes.perception:papo"),
+        "papo-unclamped": Entry("modgap.recipes.perception:papo_unclamped"),
+        "vppo": Entry("modgap.recipes.perception:vppo"),
+        "reading-reward": Entry("modgap.recipes.reading:reading_reward"),
     },
 )
 _PGPS9K = DatasetEntry(

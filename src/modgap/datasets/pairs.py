@@ -159,7 +159,7 @@ def _some(names: list[str]) -> str:
 def _lacks_image(pair: Pair) -> bool:
     """Whether a view of the problem shows an image, and the line has none for it."""
     asked = pair.problem.own_words or DEFAULT_VIEWS
-    showing = [view for view in asked if VIEWS[view].picture != "none"]
+    showing = [view for view in asked if VIEWS[view].picture not in ("none", "rendered")]
     shared = any(pair.images.get("", ()))
     return any(not shared and not pair.images.get(view) for view in showing)
 

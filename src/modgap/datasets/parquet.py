@@ -42,10 +42,13 @@ from modgap.core.files import open_regular
 from modgap.core.problem import Problem
 from modgap.core.prompt import (
     INSTRUCTION,
+    TRANSCRIBE_INSTRUCTION,
     Style,
     check_style,
     contrastive_question,
+    structural_conditions,
     training_question,
+    twin_prompt,
 )
 from modgap.core.record import RunFolder, check_writable
 from modgap.datasets import pgps9k
@@ -61,7 +64,9 @@ ROW_GROUP_BYTES = 4 << 20
 """A row group is written when its words and diagrams reach this size, so that memory is bounded."""
 
 _DIAGRAM = "images.list.element.bytes"
-_VIEWS = {"full-text": "full-text", "no-text": "image-only"}
+TRANSCRIBE = "transcribe"
+"""A variant of our own engine alone."""
+_VIEWS = {"full-text": "full-text", "no-text": "image-only", TRANSCRIBE: "transcribe"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +247,7 @@ def write_parquet(
     unusual: Container[Path | bytes | None] | None = None,
     *,
     source: str = SOURCE,
+    beside: Beside | None = None,
 ) -> int:
     """Write one file, holding no more than two row groups in memory.
 
@@ -254,13 +260,15 @@ def write_parquet(
         unusual: The images that may need a conversion, if the caller knows them; else each one is
             inspected.
         source: The rows' `data_source`.
+        beside: What the objective and the reward of our own engine need beside the original's
+            columns.
 
     Returns:
         The number of rows.
     """
     import pyarrow.parquet as pq
 
-    schema = _schema(variant).with_metadata(
+    schema = _schema(variant, beside).with_metadata(
         {"modgap": json.dumps({"variant": variant, "style": style})}
     )
     # No dictionaries: prompts and diagrams hardly repeat, and looking them up costs more than it
@@ -274,20 +282,54 @@ def write_parquet(
         pq.ParquetWriter(
             path, schema, use_dictionary=False, compression=how, write_statistics=with_statistics
         ) as writer,
-        ThreadPoolExecutor(1) as beside,  # one group is written while the next one is made
+        ThreadPoolExecutor(1) as pool,  # one group is written while the next one is made
     ):
         written: Future[None] | None = None
         for group, diagrams in _groups(problems, unusual):
             columns = _columns(group, diagrams, variant, style, root)
             columns["data_source"] = [source] * len(group)
+            if beside is not None:
+                _add_beside(columns, group, beside, style)
             table = _table(columns, len(group), schema)
             if written:
                 written.result()
-            written = beside.submit(writer.write_table, table)
+            written = pool.submit(writer.write_table, table)
             rows += len(group)
         if written:
             written.result()
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What rows hold beside the original's columns.
+
+    Attributes:
+        rollout: The view of the rows.
+        twins: Views of the twins. The column `twin_prompts` is JSON: the rollout's `view`, and
+            `twins`, view -> content.
+        conditions: Whether `extra_info` has the true conditions, as JSON, and the question.
+    """
+
+    rollout: str
+    twins: tuple[str, ...] = ()
+    conditions: bool = False
+
+
+def _add_beside(
+    columns: dict[str, Any], problems: Sequence[Problem], beside: Beside, style: Style
+) -> None:
+    columns["twin_prompts"] = []
+    for problem in problems:
+        words: dict[str, str] = {}
+        for twin in beside.twins:
+            prompt = twin_prompt(problem, beside.rollout, twin, style)
+            words[twin] = ("<image>" if prompt.has_image else "") + prompt.text
+        columns["twin_prompts"].append(json.dumps({"view": beside.rollout, "twins": words}))
+    if beside.conditions:
+        known = [(*structural_conditions(p, style), *p.semantic) for p in problems]
+        columns["extra_info"]["conditions"] = [json.dumps(words) for words in known]
+        columns["extra_info"]["asked"] = [problem.question for problem in problems]
 
 
 def _groups(
@@ -328,10 +370,10 @@ def _columns(
     def always(value: Any) -> list[Any]:
         return [value] * len(problems)
 
-    def turn(questions: list[str]) -> dict[str, list[str]]:
+    def turn(questions: list[str], instruction: str = INSTRUCTION) -> dict[str, list[str]]:
         return {
             "role": always("user"),
-            "content": [f"<image>{words}\n{INSTRUCTION}" for words in questions],
+            "content": [f"<image>{words}\n{instruction}" for words in questions],
         }
 
     columns: dict[str, Any] = {
@@ -352,6 +394,8 @@ def _columns(
             "is_contrastive": always(True),
         }
     extra["question"] = [training_question(problem, _VIEWS[variant], style) for problem in problems]
+    if variant == TRANSCRIBE:
+        return columns | {"prompt": turn(extra["question"], TRANSCRIBE_INSTRUCTION)}
     return columns | {"prompt": turn(extra["question"])}
 
 
@@ -366,7 +410,7 @@ def _image_path(problem: Problem, root: Path | None) -> str | None:
     )
 
 
-def _schema(variant: str) -> pa.Schema:
+def _schema(variant: str, beside: Beside | None = None) -> pa.Schema:
     """Columns in the original's order."""
     import pyarrow as pa
 
@@ -385,6 +429,10 @@ def _schema(variant: str) -> pa.Schema:
     else:
         columns = {"data_source": text, "prompt": turns}
         extra |= {"question": text}
+    if beside is not None:
+        columns["twin_prompts"] = text
+    if beside is not None and beside.conditions:
+        extra |= {"conditions": text, "asked": text}
     columns |= {
         "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": text})),
         "ability": text,

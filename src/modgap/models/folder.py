@@ -17,6 +17,8 @@ from modgap.core.files import read_text
 from modgap.core.progress import say
 from modgap.core.record import read_json
 
+FAST = ("qwen2_5_vl", "qwen3_vl")
+"""The types with a forward pass of our own, see `policy.Policy`."""
 ADAPTER = "adapter"
 """Where a checkpoint keeps the LoRA adapter that was merged into its weights, see `lora.py`."""
 _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)

@@ -20,7 +20,7 @@ from modgap.core.installation import not_installed, require
 from modgap.core.progress import doing, show
 from modgap.core.prompt import Prompt
 from modgap.core.record import read_json
-from modgap.models.folder import ADAPTER, IMAGE_PROCESSOR, has_adapter
+from modgap.models.folder import ADAPTER, FAST, IMAGE_PROCESSOR, has_adapter
 from modgap.models.weights import (
     Weights,
     check_weights,
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from modgap.models.template import ChatTemplate
 
 
-FAST = ("qwen2_5_vl", "qwen3_vl")
-"""The types with a forward pass of our own, see `policy.Policy`."""
 ALIASES = {
     "qwen2_5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen2_5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",

@@ -20,10 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modgap.core.errors import UserError
 from modgap.models.casts import moved
 from modgap.models.decode import Generated, batches, rows_at_once
 from modgap.models.decoder import Features
 from modgap.models.files import save_folder
+from modgap.models.folder import FAST
 from modgap.models.generic import Asked, GenericModel
 from modgap.models.scoring import chosen_logps, padded
 
@@ -54,6 +56,15 @@ class PlainPolicy(GenericModel):
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that are trained."""
         return (p for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def bytes_seen(self) -> Tensor:
+        """Nothing: the patches of an image cannot be changed here. Raises `UserError`."""
+        raise UserError(
+            "a twin with a blank, masked or noised picture changes the patches of an image, which a"
+            f" {self.model.config.model_type!r} does not show here ({self.name}): train a model of"
+            f" type {', '.join(FAST)}, or leave out the term."
+        )
 
     def weights_cast(self) -> AbstractContextManager[None]:
         """Nothing: autocast casts each weight at each use."""

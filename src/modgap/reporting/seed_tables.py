@@ -123,8 +123,8 @@ def _control(table: SeedTable) -> t.Table:
     ]
     head = ("recipe", "control", "seeds", "gap", "95% interval", "p (Holm)", "text", "image")
     caption = (
-        "What the contrastive term does: each recipe minus the same one without it, or minus the"
-        " first one with another term, seed by seed, in points"
+        "What the terms beside the policy loss do: each recipe minus the same one without them, or"
+        " minus the first one with other terms, seed by seed, in points"
     )
     return t.Table(caption, head, tuple(rows), left=2)
 
@@ -189,7 +189,7 @@ def seed_words(table: SeedTable) -> list[str]:
     for row in table.controls:
         change = row.change.gap
         verdict = "is beyond chance" if change.p_holm < CERTAIN else "may be chance"
-        what = "The contrastive term" if row.kind == "without" else "What is different in that term"
+        what = "The further term" if row.kind == "without" else "What is different in that term"
         words.append(
             f"{what} of {row.recipe} changes the gap by {signed(change.value)} points against "
             f"{row.control} ({_spread(change)}), which {verdict}."

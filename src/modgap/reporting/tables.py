@@ -24,7 +24,6 @@ MEANINGS = {
     "blank-image": "the same with a blank image: what an image as such changes",
     "swapped-image": "whether a wrong image leads it astray when the text says everything",
     "rendered-text": "whether it reads the conditions as words in the image",
-    "as-published": "what it solves of the data set's own text",
     "transcribe": "image-only, asked to write the conditions down first",
     "own-transcription": "the same, its answer opened for it: its own words",
     "true-transcription": "image-only, the true conditions already written in its answer",

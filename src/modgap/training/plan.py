@@ -195,6 +195,7 @@ def twin_works(stage: Stage, lengths: Lengths, together: bool = True) -> list[Tw
             tokens = lengths.twin if not view.conditions else tokens
             tokens -= lengths.image if view.picture == "none" else 0
         other = twin.picture != "own"
+        other = other or not stage.scores_rollouts  # then it is alone in its passes
         shared = 0 if other else min(beginning(lengths), tokens - 1)
         for place in sorted(places.get(twin, ())):
             live = place == "live"
@@ -254,12 +255,13 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     )
     mean_past = lengths.prompt + lengths.response / 2
     each = layers + head(shape, 1) + 4.0 * shape.layers * shape.wide * mean_past
+    update = groups * (again * group + (1.0 if s.freeze_vision else again) * see)
     flops = {
         "rollout": prefill + rows * lengths.response * each,
-        "update": groups * (again * group + (1.0 if s.freeze_vision else again) * see),
+        "update": update if stage.scores_rollouts else 0.0,
     }
     batches = groups // s.mini_batch
-    if batches > 1:
+    if batches > 1 and stage.policy_loss:
         flops["old log-probs"] = (batches - 1) * s.mini_batch * (group + see)
     works = twin_works(stage, lengths, rows_at_most(stage) > 1)
     for work in works:

@@ -89,6 +89,7 @@ class Terms:
         batch: The rows.
         together: Whether all twins that are trained are scored in the policy's passes.
         device: The model's.
+        counted_B: Rows that count at all; all by default.
 
     Attributes:
         terms: Those with a coefficient.
@@ -103,7 +104,14 @@ class Terms:
         names: Each term's metrics: value and clamped share.
     """
 
-    def __init__(self, stage: Stage, batch: Batch, together: bool, device: torch.device) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        batch: Batch,
+        together: bool,
+        device: torch.device,
+        counted_B: Tensor | None = None,
+    ) -> None:
         self.terms, self.twins = stage.objective, stage.twins
         self._device = device
         settings = stage.settings
@@ -111,6 +119,8 @@ class Terms:
         self.names = [names[n][:2] for n, term in enumerate(stage.all_terms) if term.coef]
         lengths_B = torch.tensor([len(tokens) for tokens in batch.responses])
         used = [rows_of_term(term, batch.right_B, batch.views) for term in self.terms]
+        if counted_B is not None:
+            used = [used_B & counted_B for used_B in used]
         self._rows = [used_B.nonzero()[:, 0].tolist() for used_B in used]
         self._weights = [
             row_weights(lengths_B, settings.loss_mean, settings.micro_batch, used_B)
@@ -128,8 +138,7 @@ class Terms:
         self._place_twins(together)
         self.scores: dict[int, dict[int, Tensor]] = {}
         self.factors: dict[int, Tensor] = {}
-        alone = [term.estimator == "nll" and not term.of_itself for term in self.terms]
-        self.needs_rollout = stage.policy_loss or not all(alone)
+        self.needs_rollout = stage.scores_rollouts
 
     def _place_twins(self, together: bool) -> None:
         """Decide where each twin is scored."""
@@ -155,6 +164,10 @@ class Terms:
         found = self._twin_of[number]
         assert found is not None, "the twin is the rollout itself"
         return found
+
+    def set_weights(self, number: int, weights_B: Tensor) -> None:
+        """Replace the weights of all rows' tokens in a term's mean."""
+        self._weights[number] = weights_B
 
     def weights_of(self, number: int, rows: Sequence[int]) -> Tensor:
         """The weights of some rows' tokens in a term's mean."""
@@ -254,7 +267,7 @@ class Terms:
 def reshape(
     parts: Sequence[Part],
     terms: Terms,
-    advantages_B: Tensor,
+    advantages: Tensor,
     logps_BT: Tensor,
     mask_BT: Tensor,
     live: Mapping[int, Tensor],
@@ -267,7 +280,7 @@ def reshape(
     Args:
         parts: What the terms need in the pass.
         terms: The terms.
-        advantages_B: Of the rows, relative to their groups.
+        advantages: Of the rows, relative to their groups: `[B]` or `[B, T]`.
         logps_BT: Log-probabilities of the rows, without gradient.
         mask_BT: Their real tokens.
         live: As of `Terms.loss`.
@@ -275,8 +288,9 @@ def reshape(
     """
     changing = [part for part in parts if terms.terms[part.number].role != "loss"]
     if not changing:
-        return advantages_B
-    advantages_BT = advantages_B[:, None].expand(logps_BT.shape).clone()
+        return advantages
+    by_row = advantages[:, None] if advantages.ndim == 1 else advantages
+    advantages_BT = by_row.expand(logps_BT.shape).clone()
     weights_BT = torch.ones_like(logps_BT)
     for part in changing:
         term = terms.terms[part.number]

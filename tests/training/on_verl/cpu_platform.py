@@ -30,6 +30,14 @@ class Memory(types.ModuleType):
         return getattr(torch.cpu, name, nothing)
 
 
+def not_pinned(self: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return self
+
+
+# verl keeps a reference policy in pinned memory, which only an accelerator has.
+torch.Tensor.pin_memory = not_pinned  # type: ignore[method-assign]
+
+
 @PlatformRegistry.register(platform="cpu_test")
 class PlatformCpu(PlatformBase):
     device_name = "cpu"

@@ -73,6 +73,7 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     makes them.
     """
     from transformers import AutoConfig, Qwen2_5_VLModel, Qwen3VLModel
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.engine import EngineRegistry
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
@@ -91,6 +92,7 @@ def build(job: dict[str, Any]) -> tuple[Any, Any]:
     processor = types.SimpleNamespace(
         config=AutoConfig.from_pretrained(job["model"]),
         save_pretrained=model.tokenizer.save_pretrained,
+        image_processor=Qwen2VLImageProcessorPil.from_pretrained(job["model"]),
     )
     of_type = {"qwen2_5_vl": Qwen2_5_VLModel, "qwen3_vl": Qwen3VLModel}
     own = of_type[processor.config.model_type]
@@ -133,6 +135,7 @@ def batch(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Any:
         "loss_mask",
         "old_log_probs",
         "advantages",
+        *(["ref_log_prob"] if "ref_log_prob" in rows[0] else []),
     )
     for key in tokens:  # rows of equal length would be stacked
         data[key] = torch.nested.as_nested_tensor([row[key] for row in rows], layout=torch.jagged)

@@ -27,14 +27,18 @@ from cpu_processor import processor_of
 from model_families import build_family
 from PIL import Image, ImageDraw
 
+import modgap
 from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
-from modgap.core.prompt import contrastive_prompt, training_prompt
+from modgap.core.prompt import Prompt, contrastive_prompt, training_prompt, twin_prompt
 from modgap.core.recipe import Settings, Stage
+from modgap.core.terms import Term
 from modgap.models.load import load_policy, tiny_folder
-from modgap.training.objective import eligible_rows
+from modgap.training.objective import right_rows
+from modgap.training.pictures import pictured
 from modgap.training.rollout import Batch
+from modgap.training.teachers import Teachers
 from modgap.training.update import gradients, old_logprobs
 from modgap.training.verl.merge import merge
 
@@ -47,7 +51,8 @@ FP32 = tuple((f"{_PRECISION}.{kind}_dtype", "fp32") for kind in ("param", "reduc
 HERE = Path(__file__).parent
 CPU = {
     "OMP_NUM_THREADS": "1", "VERL_USE_EXTERNAL_MODULES": "cpu_platform",
-    "VERL_PLATFORM": "cpu_test", "PYTHONPATH": str(HERE),
+    "VERL_PLATFORM": "cpu_test",
+    "PYTHONPATH": os.pathsep.join((str(HERE), str(Path(modgap.__file__).parents[1]))),
 }  # fmt: skip
 
 
@@ -71,9 +76,15 @@ class Case:
         longest: int = 9,
         images: int = 4,
         model: Path | None = None,
+        terms: tuple[Term, ...] | None = None,
+        policy_loss: bool = True,
     ) -> None:
         torch.manual_seed(1)
-        self.settings, self.contrastive = settings, settings.kl_coef > 0
+        self.settings = settings
+        self.stage = Stage(
+            ("full-text",), contrastive=terms is None and settings.kl_coef > 0, settings=settings,
+            passed=FP32, terms=terms or (), policy_loss=policy_loss,
+        )  # fmt: skip
         self.model = model or tiny_folder()
         self.policy = load_policy(self.model, device="cpu", dtype="float32")
         # verl's actor does not ban the image tokens, its rollout does.
@@ -86,16 +97,28 @@ class Case:
             for n in range(4)
         ]  # fmt: skip
         encode = self.policy.encode
-        prompts, twins = list[Any](), list[Any]()
+        prompts, twins = list[Any](), list[tuple[Any, ...]]()
+        self.words: list[dict[str, list[int]]] = []
         for n, problem in enumerate(problems):
-            for out, prompt in (
-                (prompts, training_prompt(problem, "full-text")),
-                (twins, contrastive_prompt(problem)),
-            ):
-                if n < images:
-                    out += 2 * [encode(prompt, problem.open_image())]
-                else:
-                    out += 2 * [encode(replace(prompt, has_image=False))]
+
+            def encoded(words: Prompt, problem: Problem = problem, n: int = n) -> Any:
+                shown = words.has_image and n < images
+                words = replace(words, has_image=shown)
+                return encode(words, problem.open_image() if shown else None)
+
+            prompt = encoded(training_prompt(problem, "full-text"))
+            prompts += 2 * [prompt]
+            own, ids = list[Any](), dict[str, list[int]]()
+            for twin in self.stage.twins:
+                shown = prompt
+                if twin.view:
+                    shown = encoded(twin_prompt(problem, "full-text", twin.view))
+                    ids[twin.view] = shown.input_ids.tolist()
+                if twin.picture != "own":
+                    shown = pictured(shown, twin, self.policy.bytes_seen)
+                own.append(shown)
+            twins += 2 * [tuple(own)]
+            self.words += 2 * [ids]
         words = self.policy._encoder.tokenizer("The radius is 3, so that the answer is 12.")[
             "input_ids"
         ]
@@ -105,9 +128,10 @@ class Case:
         self.batch = Batch(
             prompts,
             twins,
+            ["full-text"] * 8,
             responses,
             torch.linspace(-1.5, 1.5, 8),
-            eligible_rows(torch.tensor(scores)),
+            right_rows(torch.tensor(scores)),
             None,
         )
         old = [
@@ -117,10 +141,16 @@ class Case:
         self.batch = replace(self.batch, old_logps=old)
         self.scores = scores
 
+        self.reference: list[torch.Tensor] | None = None
+        for k, twin in enumerate(self.stage.twins):
+            if twin.teacher == "frozen":  # what verl's reference policy scores
+                shown = replace(self.batch, prompts=[own[k] for own in self.batch.twins])
+                self.reference = old_logprobs(self.policy, shown, settings, 4)
+
     def local(self, count: int) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
         """Loss, gradients and metrics of the first `count` rows on the local engine."""
         part = Batch(*(getattr(self.batch, name)[:count] for name in Batch.__dataclass_fields__))
-        stats = gradients(self.policy, part, self.settings, self.contrastive, 4)
+        stats = gradients(self.policy, part, self.stage, 4, Teachers.of(self.stage, self.policy))
         named = self.policy.model.named_parameters()
         grads = {name: p.grad for name, p in named if p.grad is not None}
         return stats.loss, grads, stats.means()
@@ -129,14 +159,16 @@ class Case:
         """The rows as verl's agent loop leaves them."""
         out = []
         for i, response in enumerate(self.batch.responses):
-            prompt, length = self.batch.prompts[i], len(response)
+            prompt, length, more = self.batch.prompts[i], len(response), dict[str, Any]()
             tail = torch.arange(length).expand(3, -1) + prompt.next_position
             rope = torch.cat([prompt.position_ids, tail], 1)
             extra = {
-                "contrastive_prompt_ids": self.batch.twins[i].input_ids.tolist(),
+                "twin_prompt_ids": self.words[i],
                 "reward_extra_info": {"score": self.scores[i], "acc": float(self.scores[i] == 1.0)},
             }
-            out.append({
+            if self.reference is not None:
+                more = {"ref_log_prob": self.reference[i]}
+            out.append(more | {
                 "prompts": prompt.input_ids, "responses": response,
                 "input_ids": torch.cat([prompt.input_ids, response]),
                 "position_ids": torch.cat([torch.arange(rope.shape[1])[None], rope]),
@@ -179,10 +211,9 @@ def job(
         "use_fused_kernels": False, "temperature": settings.temperature, "pad_token_id": 0,
         "global_batch_size": sum(map(len, rows)), "calculate_entropy": False,
     }  # fmt: skip
-    stage = Stage(("full-text",), contrastive=case.contrastive, settings=settings, passed=FP32)
     return {
         "model": str(case.model),
-        "stage": stage,
+        "stage": case.stage,
         "rows": rows,
         "settings": fixed,
         "world": len(rows),
@@ -231,6 +262,47 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # Two passes of the first rank and one of the second have no image.
     "few images": ({"scores": MIXED, "settings": SETTINGS, "images": 1}, {"budget": 100}),
 }
+PADDED = ("padded", "vppo", "jsd, none detached")
+_MASKED = {"picture": "masked", "ratio": 0.6}
+TERMS: dict[str, tuple[Term, ...]] = {
+    "k3, twin detached": (Term("image-only", "twin", "k3", 10.0, 0.5, "all"),),
+    "reverse": (Term("image-only", "twin", "reverse", None, 0.5, "all"),),
+    "forward, none detached": (Term("image-only", "none", "forward", 2.0, 0.5, "wrong"),),
+    "jsd, none detached": (Term("image-only", "none", "jsd", None, 0.5, "all"),),
+    "nll": (Term("image-only", "rollout", "nll", None, 0.5, "right"),),
+    "text only": (Term("text-only", "twin", "reverse", None, 0.5, "all"),),
+    "frozen": (Term("image-only", "twin", "reverse", None, 0.5, "all", teacher="frozen"),),
+    "advantage": (Term("image-only", "twin", "reverse", 3.0, 0.5, "all", "advantage"),),
+    "papo": (
+        Term("", "none", "k3", 10.0, -0.3, "all", **_MASKED),  # type: ignore[arg-type]
+        Term("", "rollout", "nll", None, 0.2, "all", **_MASKED),  # type: ignore[arg-type]
+        Term(estimator="nll", coef=0.2, rows="all"),
+    ),
+    "vppo": (
+        Term(
+            "", "twin", "k3", 10.0, 1.0, "all", "weight", top=0.4, trajectory=0.9, **_MASKED
+        ),  # type: ignore[arg-type]
+        Term(estimator="nll", coef=0.06, rows="all"),
+    ),
+    "blank and noised": (
+        Term("", "rollout", "jsd", None, 0.5, "all", picture="blank"),
+        Term("", "twin", "reverse", None, 0.5, "all", picture="noised", ratio=0.3),
+    ),
+}  # fmt: skip
+for _name, _terms in TERMS.items():
+    # Whichever of the two the ranks' rows are: in passes of two rows, or cut by tokens.
+    CASES[_name] = (
+        {"scores": MIXED, "settings": PLAIN, "terms": _terms, "longest": 30},
+        {"budget": 200},
+    )
+CASES["fixed rows"] = (
+    {"scores": MIXED, "settings": BATCH, "terms": TERMS["papo"] + TERMS["reverse"]},
+    {},
+)
+CASES["no policy loss"] = (
+    {"scores": MIXED, "settings": PLAIN, "terms": TERMS["nll"], "policy_loss": False},
+    {"budget": 200},
+)
 """Name -> the rollouts and how they are trained on."""
 
 
@@ -247,9 +319,11 @@ def told(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
     for name, (rollouts, how) in CASES.items():
         case = Case(**rollouts, model=qwen3_vl if name.startswith("qwen3_vl") else None)
         rows = case.rows()
-        second = [*rows[4:6], padding(rows[0]), padding(rows[2])] if name == "padded" else rows[4:]
+        second = rows[4:]
+        if name in PADDED:
+            second = [*rows[4:6], padding(rows[0]), padding(rows[2])]
         jobs.append(job(case, [rows[:4], second], **how))
-        local.append(case.local(6 if name == "padded" else 8))
+        local.append(case.local(6 if name in PADDED else 8))
     return dict(zip(CASES, zip(local, run(jobs, folder), strict=True), strict=True))
 
 
@@ -270,13 +344,13 @@ def test_the_first_update_is_the_local_engines(name: str, told: Any) -> None:
     scale = norm / norm_of(got.values())
     assert norm_of(scale * got[key] - grads[key] for key in grads) < 1e-3 * norm
     for rank in ranks:
-        assert rank["engine"] == (
-            "FSDPEngineWithLMHead" if name == "stock" else "ContrastiveEngine"
-        )
+        assert rank["engine"] == ("FSDPEngineWithLMHead" if name == "stock" else "TermsEngine")
         assert rank["loss"] == pytest.approx(loss, rel=1e-3) and rank["grad_norm"] == pytest.approx(
             norm, rel=1e-3
         )
-        if name in ("plain", "stock"):
+        if name in ("plain", "stock") or case_terms(name):
+            for metric in case_terms(name):
+                assert rank["metrics"][metric] == pytest.approx(means[metric], rel=1e-3, abs=1e-5)
             assert (
                 not {"contrastive_kl", "kl_clamped", "contrastive_kl_coef"} & rank["metrics"].keys()
             )
@@ -290,10 +364,17 @@ def test_the_first_update_is_the_local_engines(name: str, told: Any) -> None:
         assert rank["metrics"]["contrastive_kl_coef"] == 0.5
 
 
+def case_terms(name: str) -> list[str]:
+    """The metrics of a case's terms: each value and its clamped share."""
+    count = len(CASES[name][0].get("terms") or ())
+    return [f"term{n}{what}" for n in range(1, count + 1) for what in ("", "_clamped")]
+
+
 def test_metrics_are_there_on_every_rank_and_count_all_of_them(told: Any) -> None:
     eligible = {
         name: [rank["metrics"].get("eligible_rows") for rank in ranks]
         for name, (_, ranks) in told.items()
+        if not case_terms(name)
     }
     none = [None, None]
     assert eligible == {
@@ -361,7 +442,7 @@ def test_positions_are_those_of_the_local_engine() -> None:
     from transformers import AutoConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
-    from modgap.training.verl.plugin import ContrastiveEngine
+    from modgap.training.verl.plugin import TermsEngine
 
     case = Case([0.0] * 8, SETTINGS)
     processor: Any = SimpleNamespace(config=AutoConfig.from_pretrained(tiny_folder()))
@@ -369,7 +450,7 @@ def test_positions_are_those_of_the_local_engine() -> None:
         setattr(processor, name, MethodType(getattr(Qwen2_5_VLModel, name), processor))
     engine: Any = SimpleNamespace(model_config=SimpleNamespace(processor=processor))
     for row in case.rows():
-        got = ContrastiveEngine._positions(
+        got = TermsEngine._positions(
             engine, row["input_ids"], row["multi_modal_inputs"]["image_grid_thw"]
         )
         assert torch.equal(got, row["position_ids"][1:])
@@ -409,7 +490,7 @@ def test_a_twin_shows_the_prompts_images() -> None:
     assert got == [{"role": "user", "content": [shown, {"type": "text", "text": "Find AB."}]}]
 
 
-@pytest.mark.parametrize("variant", ["contrastive", "no-text"])
+@pytest.mark.parametrize("variant", ["contrastive", "no-text", "twins"])
 def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, variant: str) -> None:
     """From a parquet row through verl's data set and agent loop: the prompt's ids, and its twin's
     where it has one.
@@ -418,7 +499,7 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     from verl.utils.dataset.rl_dataset import RLHFDataset
     from verl.workers.rollout.replica import TokenOutput
 
-    from modgap.datasets.parquet import write_parquet
+    from modgap.datasets.parquet import Beside, write_parquet
     from modgap.training.verl import plugin
     from modgap.training.verl.config import Files, Model, stage_overrides
     from modgap.training.verl.plan import compose
@@ -427,7 +508,9 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     problem = Problem(
         id="p", question="Find AB.", answer="3.000", image=picture(1), semantic=("AB = 3", "BC = 4")
     )
-    write_parquet([problem], tmp_path / "t.parquet", variant, "aligned")
+    beside = Beside("image-only", ("full-text", "text-only")) if variant == "twins" else None
+    name = "no-text" if beside else variant
+    write_parquet([problem], tmp_path / "t.parquet", name, "aligned", beside=beside)
     (row,) = pq.read_table(tmp_path / "t.parquet").to_pylist()
     keys = SimpleNamespace(
         processor=True, image_key="images", video_key="videos", audio_key="audios"
@@ -468,11 +551,14 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
             loop.run(
                 {"temperature": 0.8}, raw_prompt=raw,
                 contrastive_prompt=row.get("contrastive_prompt"),
+                twin_prompts=row.get("twin_prompts"),
             )
             for _ in range(3)
         ]  # fmt: skip
         output, *_ = await asyncio.gather(*samples)
-        assert len(prepared) == (2 if variant == "contrastive" else 1), "once for all samples"
+        assert len(prepared) == {"contrastive": 2, "twins": 3}.get(variant, 1), (
+            "once for all samples"
+        )
         return output
 
     plugin._IDS.clear()
@@ -481,6 +567,17 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     shown = training_prompt(problem, "full-text" if variant == "contrastive" else "image-only")
     assert output.prompt_ids == encode(shown, problem.open_image()).input_ids.tolist()
     assert output.response_ids == [7, 8, 2] and output.response_mask == [1, 1, 1]
-    twin = output.extra_fields.get("contrastive_prompt_ids")
-    wanted = encode(contrastive_prompt(problem), problem.open_image()).input_ids.tolist()
-    assert twin == (wanted if variant == "contrastive" else None)
+    twins = output.extra_fields.get("twin_prompt_ids")
+    free = encode(contrastive_prompt(problem), problem.open_image()).input_ids.tolist()
+    full = encode(training_prompt(problem, "full-text"), problem.open_image()).input_ids.tolist()
+    words = encode(training_prompt(problem, "text-only"), None).input_ids.tolist()
+    assert (
+        twins
+        == {
+            "contrastive": {"image-only": free},
+            "no-text": None,
+            "twins": {"full-text": full, "text-only": words},
+        }[variant]
+    )
+    seen = output.extra_fields.get("rollout_view")
+    assert seen == ("image-only" if variant == "twins" else None)

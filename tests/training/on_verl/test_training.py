@@ -56,7 +56,8 @@ SETTINGS = {
     "verl.transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
 }  # fmt: skip
 ENVIRONMENT = {
-    **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1",
+    **os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
     "VERL_USE_EXTERNAL_MODULES": "cpu_platform,cpu_rollout", "VERL_PLATFORM": "cpu_test",
 }  # fmt: skip
 

@@ -18,6 +18,8 @@ ACTOR, ROLLOUT, MODEL = (
     "actor_rollout_ref.model",
 )
 
+REF = "actor_rollout_ref.ref"
+
 Overrides = dict[str, Any]
 """Key of verl's configuration -> value. A key that is not in verl's files starts with `+`."""
 
@@ -83,10 +85,34 @@ FIXED = {
 def check_supported(stage: Stage) -> None:
     """Refuse settings that verl has no counterpart for, and keys that it ignores."""
     s = stage.settings
-    if any(term.estimator == "full_vocab" for term in stage.objective):
+    for number, term in enumerate(stage.all_terms, start=1):
+        if not term.coef:
+            continue
+        if term.estimator == "full_vocab":
+            raise UserError(
+                f"term{number}.estimator=full_vocab (kl_estimator) needs the logits, which verl's"
+                " loss does not see: choose k3 or forward, or --engine local."
+            )
+        if term.teacher == "ema":
+            raise UserError(
+                f"term{number}.teacher=ema: verl keeps no average of the weights: choose frozen or"
+                " live, or --engine local."
+            )
+        if term.picture == "swapped":
+            raise UserError(
+                f"term{number}.picture=swapped: verl's workers have no other problem's picture:"
+                " choose blank, masked or noised, or --engine local."
+            )
+    frozen = {twin for twin in stage.twins if twin.teacher == "frozen"}
+    if len(frozen) > 1:
         raise UserError(
-            "kl_estimator=full_vocab needs the logits, which verl's loss does not see: choose k3 or"
-            " forward, or --engine local."
+            "teacher=frozen with several twins: verl's reference policy scores one: give the terms"
+            " one twin, or use --engine local."
+        )
+    if frozen and s.lora_rank:
+        raise UserError(
+            "teacher=frozen with lora_rank: verl's reference policy is then the actor without its"
+            " adapters, which scores no twins: train all weights, or use --engine local."
         )
     if s.freeze_vision:
         raise UserError(
@@ -145,7 +171,7 @@ def _check_gpus(model: Model, out: Overrides) -> int:
         )
     if (strategy := _value(out, f"{ACTOR}.strategy")) not in ("fsdp", "fsdp2"):
         raise UserError(
-            f"verl.{ACTOR}.strategy={strategy}: the contrastive engine is for fsdp and fsdp2."
+            f"verl.{ACTOR}.strategy={strategy}: the terms' engine is for fsdp and fsdp2."
         )
     if model.shape and model.shape.heads % parallel:
         raise UserError(

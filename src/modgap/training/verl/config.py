@@ -13,6 +13,7 @@ original.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,12 @@ from typing import Any, cast
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
+from modgap.core.terms import Term
 from modgap.training.shape import GIB, Shape, image_tokens
 from modgap.training.verl.checks import (
     ACTOR,
     MODEL,
+    REF,
     ROLLOUT,
     Model,
     Overrides,
@@ -34,7 +37,9 @@ from modgap.training.verl.checks import (
 from modgap.training.verl.cost import (
     MOST_TOKENS,
     Layout,
+    live_twins,
     longest_row,
+    teachers_of,
     vllm_fits,
     vllm_share,
     with_budget,
@@ -180,7 +185,6 @@ def stage_overrides(
     if not dynamic and micro * longest_row(stage) > spread.tokens:
         spread = replace(spread, checkpointing=True)
     workers = 8 if gpus >= 8 else 4
-    custom = bool(s.reward_function)
     out: Overrides = {
         "algorithm.adv_estimator": "grpo",
         "algorithm.norm_adv_by_std_in_grpo": True,
@@ -222,10 +226,9 @@ def stage_overrides(
         f"{ACTOR}.entropy_coeff": 0,
         f"{ACTOR}.data_loader_seed": s.seed,
         f"{ACTOR}.checkpoint.save_contents": ["model", "optimizer", "extra"],
-        f"{ACTOR}.fsdp_config._target_": f"{PLUGIN}.ContrastiveEngineConfig",
-        f"+{ACTOR}.fsdp_config.kl_coef": stage.setting("kl_coef") if stage.paired else 0.0,
-        f"+{ACTOR}.fsdp_config.kl_estimator": stage.setting("kl_estimator"),
-        f"+{ACTOR}.fsdp_config.kl_clamp": stage.setting("kl_clamp"),
+        f"{ACTOR}.fsdp_config._target_": f"{PLUGIN}.TermsEngineConfig",
+        f"+{ACTOR}.fsdp_config.terms": written_terms(stage),
+        f"+{ACTOR}.fsdp_config.policy_loss": stage.policy_loss,
         f"+{ACTOR}.fsdp_config.loss_mean": s.loss_mean,
         f"{ACTOR}.fsdp_config.seed": s.seed,
         f"{ACTOR}.fsdp_config.param_offload": spread.params_offload,
@@ -248,15 +251,8 @@ def stage_overrides(
         "reward.num_workers": workers,
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": workers,
         "reward.reward_manager.name": "dapo",
-        "reward.custom_reward_function.path": (
-            f"pkg://{'modgap.training.verl.reward' if custom else 'modgap.rewards'}"
-        ),
         "reward.custom_reward_function.name": "compute_score",
-        **(
-            {"+reward.custom_reward_function.reward_kwargs.function": s.reward_function}
-            if custom
-            else {"+reward.custom_reward_function.reward_kwargs.tolerance": s.reward_tolerance}
-        ),
+        **_reward(stage),
         "+reward.reward_kwargs.max_resp_len": s.max_response_tokens,
         "+reward.reward_kwargs.overlong_buffer_cfg.enable": s.overlong_buffer > 0,
         "+reward.reward_kwargs.overlong_buffer_cfg.len": s.overlong_buffer,
@@ -282,6 +278,8 @@ def stage_overrides(
         "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH": files.metrics,
         "+ray_kwargs.ray_init.runtime_env.env_vars.TENSORBOARD_DIR": files.tensorboard,
     }
+    if teachers_of(stage):
+        out |= _reference(stage, spread, micro, dynamic)
     if s.lora_rank:
         out |= {
             f"{MODEL}.lora_rank": s.lora_rank,
@@ -297,12 +295,59 @@ def stage_overrides(
     return out
 
 
+def written_terms(stage: Stage) -> str:
+    """A stage's terms as the engine's configuration holds them: JSON, empty without any."""
+    changes = [term.changes() for term in stage.all_terms]
+    if len(stage.views) == 1:  # rows need not be told apart
+        for own in changes:
+            own.pop("rollout", None)
+    return json.dumps(changes) if stage.objective else ""
+
+
+def read_terms(text: str) -> tuple[Term, ...]:
+    """The terms that `written_terms` wrote."""
+    return tuple(Term(**changes) for changes in json.loads(text or "[]"))
+
+
+def _reference(stage: Stage, spread: Layout, micro: int, dynamic: bool) -> Overrides:
+    """Verl's reference policy as the frozen teacher: its engine scores the twins."""
+    fsdp = f"{REF}.fsdp_config"
+    return {
+        # Without this verl has no reference policy; its own KL is not wanted.
+        f"{ACTOR}.use_kl_loss": True,
+        f"{ACTOR}.kl_loss_coef": 0.0,
+        f"{REF}.log_prob_use_dynamic_bsz": dynamic,
+        f"{REF}.log_prob_max_token_len_per_gpu": max(spread.tokens, MOST_TOKENS),
+        f"{REF}.log_prob_micro_batch_size_per_gpu": micro,
+        f"{fsdp}._target_": f"{PLUGIN}.TermsEngineConfig",
+        f"+{fsdp}.terms": written_terms(stage),
+        f"+{fsdp}.reference": True,
+        f"{fsdp}.model_dtype": "fp32",
+    }
+
+
+def _reward(stage: Stage) -> Overrides:
+    """Where verl finds the reward, and what it passes on."""
+    s, key = stage.settings, "reward.custom_reward_function"
+    own = bool(s.reward_function) or not stage.reward.plain
+    module = "modgap.training.verl.reward" if own else "modgap.rewards"
+    out: Overrides = {f"{key}.path": f"pkg://{module}"}
+    if s.reward_function:
+        out[f"+{key}.reward_kwargs.function"] = s.reward_function
+    else:
+        out[f"+{key}.reward_kwargs.tolerance"] = s.reward_tolerance
+    if not stage.reward.plain:
+        out[f"+{key}.reward_kwargs.answer"] = float(stage.reward.answer)
+        out[f"+{key}.reward_kwargs.reading"] = float(stage.reward.reading)
+    return out
+
+
 def layout(overrides: Overrides) -> Layout:
     """How a configuration distributes a stage over GPUs, for the estimate."""
     tokens, rows = overrides[f"{ACTOR}.ppo_max_token_len_per_gpu"], 0
     if not overrides[f"{ACTOR}.use_dynamic_bsz"]:
         row = overrides["data.max_prompt_length"] + overrides["data.max_response_length"]
-        twins = 2 if overrides[f"+{ACTOR}.fsdp_config.kl_coef"] else 1
+        twins = 1 + live_twins(read_terms(overrides[f"+{ACTOR}.fsdp_config.terms"]))
         rows = overrides[f"{ACTOR}.ppo_micro_batch_size_per_gpu"]
         tokens = rows * row * twins
     return Layout(
@@ -331,6 +376,11 @@ def notes(stage: Stage, model: Model, overrides: Overrides) -> list[str]:
         out.append(
             f"the processor makes up to {tokens} tokens of an image: problems whose prompt is"
             f" longer than max_prompt_tokens={s.max_prompt_tokens} are left out"
+        )
+    if teachers_of(stage):
+        gib = f", {4.0 * model.shape.parameters / GIB:.0f} GiB" if model.shape else ""
+        out.append(
+            f"verl keeps the frozen teacher in the hosts' memory{gib}; its layers visit the GPU"
         )
     spread = layout(overrides)
     if not spread.rows:

@@ -9,10 +9,19 @@ plan prints the same numbers. FLOPs and expected lengths are those of the local 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from modgap.core.recipe import Stage
-from modgap.training.plan import Lengths, Machine, beginning, branch, trained_parameters
+from modgap.core.terms import Term, places_of
+from modgap.training.plan import (
+    Lengths,
+    Machine,
+    branch,
+    teachers_of,
+    trained_parameters,
+    twin_works,
+)
 from modgap.training.shape import GIB, Shape
 
 MOST_TOKENS = 32_768
@@ -67,9 +76,10 @@ class Layout:
         return min(self.fsdp_size, self.gpus) if self.fsdp_size > 0 else self.gpus
 
 
-def contrastive(stage: Stage) -> bool:
-    """Whether right rows get a twin."""
-    return bool(stage.twins)
+def live_twins(terms: Sequence[Term]) -> int:
+    """Twins that are rows of the update's passes."""
+    objective = [term for term in terms if term.coef]
+    return sum("live" in places for places in places_of(objective).values())
 
 
 def token_bytes(shape: Shape, checkpointing: bool) -> float:
@@ -110,7 +120,7 @@ def resident(stage: Stage, shape: Shape, layout: Layout) -> float:
 def longest_row(stage: Stage) -> int:
     """Tokens of the longest row, with its twin."""
     s = stage.settings
-    return (s.max_prompt_tokens + s.max_response_tokens) * (2 if contrastive(stage) else 1)
+    return (s.max_prompt_tokens + s.max_response_tokens) * (1 + live_twins(stage.all_terms))
 
 
 def with_budget(
@@ -201,11 +211,16 @@ def flops(stage: Stage, shape: Shape, lengths: Lengths, rows: int = 0) -> dict[s
         "old log-probs": groups * (group + see),
         "update": groups * 3.0 * (group + see),
     }
-    if contrastive(stage):
-        before = beginning(lengths)
-        right = n * lengths.right / parts
-        twins = branch(shape, before, lengths.twin - before, lengths.response, right)
-        out["contrastive"] = groups * 3.0 * parts * twins
+    for work in twin_works(stage, lengths):
+        times = 1.0 if work.place == "still" else 3.0
+        own = work.tokens - work.before
+        twins = branch(shape, work.before, own, lengths.response, n * work.share / parts)
+        twins += shape.see(lengths.image) if work.sees else 0.0
+        out["twins"] = out.get("twins", 0.0) + groups * times * parts * twins
+    if any(term.trajectory is not None for term in stage.objective):
+        out["twins"] += groups * (group + see)
+    if teachers_of(stage):
+        out["frozen teacher"] = groups * (group + see)
     return out
 
 
@@ -216,8 +231,9 @@ def passes(stage: Stage, lengths: Lengths, layout: Layout) -> int:
     if layout.rows:
         return max(1, math.ceil(groups * n / layout.rows))
     group = lengths.prompt + n * lengths.response
-    if contrastive(stage):
-        group += lengths.twin - beginning(lengths) + n * lengths.right * lengths.response
+    for work in twin_works(stage, lengths):
+        if work.place == "live":
+            group += work.tokens - work.before + n * work.share * lengths.response
     return max(1, math.ceil(groups * group / layout.tokens))
 
 
@@ -262,8 +278,10 @@ def seconds(
         "old log-probs": work["old log-probs"] / speed + forward * each_pass / 3,
         "update": again * (work["update"] / speed + waiting),
     }
-    if "contrastive" in work:
-        out["contrastive"] = again * work["contrastive"] / speed
+    if "twins" in work:
+        out["twins"] = again * work["twins"] / speed
+    if "frozen teacher" in work:
+        out["frozen teacher"] = work["frozen teacher"] / speed + forward * each_pass / 3
     out["optimizer"] = batches * 36.0 * trained / layout.shards / machine.bandwidth
     moved = (
         8.0 * trained * layout.optimizer_offload + 4.0 * shape.parameters * layout.params_offload

@@ -35,7 +35,7 @@ from modgap.core.processes import watched
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder, write_json, write_text
-from modgap.datasets.parquet import SOURCE
+from modgap.datasets.parquet import SOURCE, Beside
 from modgap.training.checkpoint import (
     checkpoint,
     finish,
@@ -59,14 +59,27 @@ from modgap.training.shape import GIB
 from modgap.training.verl import merge as verl_merge
 from modgap.training.verl.config import Files, Model, notes, stage_overrides
 from modgap.training.verl.log import Follower, read_log, why
-from modgap.training.verl.plan import compose, stage_files, validation_variants, variants
+from modgap.training.verl.plan import (
+    compose,
+    stage_files,
+    twin_views,
+    validation_variants,
+    variants,
+)
 
 
 class WriteParquet(Protocol):
     """Writes a parquet file; `modgap.datasets.parquet.write_parquet`."""
 
     def __call__(
-        self, problems: Sequence[Problem], path: Path, variant: str, style: Style, *, source: str
+        self,
+        problems: Sequence[Problem],
+        path: Path,
+        variant: str,
+        style: Style,
+        *,
+        source: str,
+        beside: Beside | None = None,
     ) -> int:
         """Write the problems, and return the number of rows."""
         ...
@@ -303,6 +316,9 @@ def _write_data(
     wanted: list[tuple[str, str, Sequence[Problem], str]] = []
     for path, name in zip(files.train, variants(stage), strict=True):
         wanted.append((path, name, problems, SOURCE))
+    twins, reading = twin_views(stage), bool(stage.reward.reading)
+    views = dict(zip(files.train, stage.views, strict=True))
+    divided = any(term.rollout for term in stage.objective)
     # verl needs a validation file even if nothing is validated. Its metrics name the source, by
     # which `verl.log` tells the views apart.
     shown = zip(stage.validation_views, validation_variants(stage), strict=True)
@@ -313,7 +329,12 @@ def _write_data(
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.partial")
-            tools.write_parquet(chosen, partial, variant, style, source=source)
+            more: dict[str, Any] = {}
+            if reading or (name in views and (twins or divided)):
+                # Nothing is compared in a validation.
+                own = twins if name in views else ()
+                more["beside"] = Beside(views.get(name, source), own, reading)
+            tools.write_parquet(chosen, partial, variant, style, source=source, **more)
             os.replace(partial, path)
     return len(problems) * len(files.train)
 

@@ -72,13 +72,14 @@ def score(
 
     Returns:
         Log-probabilities with gradient and entropies without, fp32, of the rows' response tokens
-        one after the other, then of the twins'.
+        one after the other, then of each twin's rows.
     """
     prompts, responses = [row.prompt for row in rows], [row.response for row in rows]
-    for row in rows:
-        if row.twin is not None:
-            prompts.append(row.twin)
-            responses.append(row.response)
+    for k in twin_numbers(rows):
+        for row in rows:
+            if k in row.twins:
+                prompts.append(row.twins[k])
+                responses.append(row.response)
     features, blank = _features(model.model.visual, prompts, device)
     tree = plant(prompts, responses, model.config.image_token_id)
     hidden_NC = hidden_of(tree, model.model.language_model, features, device, _inside)
@@ -94,6 +95,11 @@ def score(
         return chosen_logps(logps, hidden_NC, targets_N, vocabulary)
 
     return model.lm_head(hidden_NC, run=score_head)
+
+
+def twin_numbers(rows: Sequence[Row]) -> list[int]:
+    """The twins that are scored in a pass, in the order of their rows there."""
+    return sorted({k for row in rows for k in row.twins})
 
 
 def _features(

@@ -40,6 +40,7 @@ METRICS = {
     "time_checkpoint": "timing_s/save_checkpoint",
 }
 """Our name of a metric -> verl's. `eligible_rows` is verl's mean over the updates of a step."""
+_TERM = re.compile(r"actor/(term\d+(?:_clamped|_rows)?)")
 DROPPED_REWARD = f"{FILTERED}/evicted_reward/mean"
 """Set by the plugin: the mean reward of the groups that a step dropped."""
 
@@ -96,6 +97,9 @@ def metrics_line(
     for ours, theirs in METRICS.items():
         if isinstance(value := data.get(theirs), int | float):
             line[ours] = value if math.isfinite(value) else None
+    for key, value in data.items():
+        if (term := _TERM.fullmatch(key)) and isinstance(value, int | float):
+            line[term[1]] = value if math.isfinite(value) else None
     dropped = line.setdefault("dropped_groups", 0)
     kept = prompts + data.get(f"{FILTERED}/discarded_surplus_samples", 0)
     line["sampled_groups"] = kept + dropped

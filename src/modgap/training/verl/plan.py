@@ -40,8 +40,8 @@ from modgap.training.verl.cost import (
 )
 
 VERSION = "0.9.1"
-VARIANTS = {"full-text": "full-text", "image-only": "no-text"}
-"""View -> the variant of `modgap data prepare` that a stage without contrastive KL trains on."""
+VARIANTS = {"full-text": "full-text", "image-only": "no-text", "transcribe": "transcribe"}
+"""View -> the variant of `datasets.parquet` that a stage without a text-free twin trains on."""
 
 
 def variants(stage: Stage) -> list[str]:
@@ -55,7 +55,17 @@ def variants(stage: Stage) -> list[str]:
             raise UserError(
                 f"view {absent[0]!r} cannot be {use} with verl: choose from {', '.join(VARIANTS)}."
             )
-    return ["contrastive"] if stage.paired else [VARIANTS[view] for view in stage.views]
+    if stage.paired and stage.views == ("full-text",):
+        return ["contrastive"]
+    return [VARIANTS[view] for view in stage.views]
+
+
+def twin_views(stage: Stage) -> tuple[str, ...]:
+    """The views whose words a stage's files hold for its twins, beside the contrastive variant."""
+    views = dict.fromkeys(twin.view for twin in stage.twins if twin.view)
+    if variants(stage) == ["contrastive"]:
+        views.pop("image-only", None)
+    return tuple(views)
 
 
 def validation_variants(stage: Stage) -> list[str]:
@@ -64,7 +74,7 @@ def validation_variants(stage: Stage) -> list[str]:
     A contrastive stage alone in its own view has the contrastive script's words, which differ on
     problems without a condition. With a second view the files must have the same columns.
     """
-    if stage.paired and stage.validation_views == ("full-text",):
+    if variants(stage) == ["contrastive"] and stage.validation_views == ("full-text",):
         return ["contrastive"]
     return [VARIANTS[view] for view in stage.validation_views]
 

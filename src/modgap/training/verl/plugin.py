@@ -1,30 +1,30 @@
-"""The contrastive KL inside verl 0.9.1, without a fork.
+"""A stage's objective terms inside verl 0.9.1, without a fork.
 
 verl imports this module (`model.external_lib`).
 
-    agent loop   here: verl's single-turn loop, which also tokenizes the text-free twin of the
-                 prompt
-    reward       (modgap.rewards) 1.0 for right and well formatted
-    engine       here: such a row is forwarded a second time, as [text-free prompt | response], in
-                 the same forward pass as its micro-batch; the loss is verl's own on the original
-                 rows plus `kl_coef * KL`
+    agent loop   here: verl's single-turn loop, which also tokenizes the words of twins
+    reward       (modgap.rewards, or `reward.py` here) 1.0 for right and well formatted
+    engine       here: a row is forwarded a second time, as [twin | response]: in the same pass if
+                 the twin has a gradient, else before the passes and without one; the loss is verl's
+                 own on the original rows, with advantages that terms may have changed, plus what
+                 terms add
     dropped      here: the mean reward of the groups that a step dropped becomes a metric
     images       here: the vision tower encodes each distinct image of a micro-batch once, also for
                  a twin and the other samples of a group
 
-The twin is the parquet's column `contrastive_prompt` (contrastive stages); it has the images of the
-prompt. Its token ids are passed in `extra_fields` to the actor. Without the column (other stages,
-validation) the agent loop is verl's own.
+The words of twins are the parquet's columns `contrastive_prompt` (the text-free twin) and
+`twin_prompts` (any other); a twin has the images of the prompt, or pictures that are made from
+their patches. Its token ids are passed in `extra_fields` to the actor. Without these columns (other
+stages, validation) the agent loop is verl's own. A frozen teacher is verl's reference policy: its
+engine, which is this one, scores the twins in the place of the rows.
 
-Every rank runs one forward and one backward for each micro-batch, with or without an eligible row,
-so FSDP's collectives stay synchronized. verl's loss functions get neither the model nor the batch,
-so the KL needs an engine of its own.
+Every rank runs the same number of passes, with or without a row of a term, so FSDP's collectives
+stay synchronized. verl's loss functions get neither the model nor the batch, so terms need an
+engine of their own.
 
-Differences from the original, which patched verl's actor: the KL is averaged over the eligible
-tokens of the whole mini-batch, on all ranks (`loss_mean=micro_batch` averages as the original does,
-over each micro-batch on each GPU).
-
-Legend: N rows of a micro-batch, E eligible ones, T response tokens.
+Differences from the original, which patched verl's actor: a term is averaged over its tokens of the
+whole mini-batch, on all ranks (`loss_mean=micro_batch` averages as the original does, over each
+micro-batch on each GPU).
 """
 
 # verl has an environment of its own.
@@ -34,8 +34,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,49 +45,60 @@ import verl.workers.engine.fsdp.transformer_impl as verl_fsdp
 from tensordict import NonTensorData, TensorDict
 from torch import Tensor
 from torch.nested import nested_tensor_from_jagged
-from torch.nn.utils.rnn import pad_sequence
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY, ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id
+from verl.utils.device import get_device_id, get_device_name
 from verl.utils.metric import AggregationType, Metric
 from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions, log_seqlen_unbalance
 from verl.workers.config import FSDPEngineConfig
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from modgap.training.objective import divergence, right_rows
-from modgap.training.verl.config import VENDOR
+from modgap.core.recipe import Settings, Stage
+from modgap.training.terms import metrics_of
+from modgap.training.verl.config import VENDOR, read_terms
 from modgap.training.verl.forward import install, score
 from modgap.training.verl.log import DROPPED_REWARD
-from modgap.training.verl.rows import Row, divide, items, lengths_of, rows_of
+from modgap.training.verl.objective import Ranks, RankTerms
+from modgap.training.verl.rows import Looks, Row, divide, lengths_of, rows_of, twins_of
 
 
 @dataclass
-class ContrastiveEngineConfig(FSDPEngineConfig):
-    """verl's FSDP settings and ours, named as in a recipe.
+class TermsEngineConfig(FSDPEngineConfig):
+    """verl's FSDP settings and ours.
 
     Attributes:
-        kl_coef: Coefficient of the contrastive KL; 0 for a stage without it.
-        kl_estimator: `k3` or `forward`.
-        kl_clamp: `paper` or `none`.
+        terms: The stage's objective terms as JSON (`config.written_terms`); empty without any.
+        policy_loss: Whether the policy loss is part of the objective.
         loss_mean: `mini_batch` (verl's own) or `micro_batch` (the original's), of the policy loss
-            and of the KL.
+            and of the terms.
+        reference: Whether this is the frozen teacher: it scores twins instead of the rows.
     """
 
-    kl_coef: float = 0.0
-    kl_estimator: str = "k3"
-    kl_clamp: str = "paper"
+    terms: str = ""
+    policy_loss: bool = True
     loss_mean: str = "mini_batch"
+    reference: bool = False
+
+    @property
+    def stage(self) -> Stage:
+        """The objective as a stage; its views are those of the rows."""
+        settings = Settings(loss_mean=self.loss_mean)  # type: ignore[arg-type]
+        return Stage(
+            (), settings=settings, terms=read_terms(self.terms), policy_loss=self.policy_loss
+        )
 
 
 @EngineRegistry.register(
     model_type="language_model", backend=["fsdp", "fsdp2"], device=["cuda", "cpu"], vendor=VENDOR
 )
-class ContrastiveEngine(FSDPEngineWithLMHead):
-    """verl's FSDP engine with the contrastive KL."""
+class TermsEngine(FSDPEngineWithLMHead):
+    """verl's FSDP engine with the objective terms of a stage."""
+
+    _own: RankTerms | None = None
 
     def _build_module(self) -> Any:
         module = super()._build_module()
@@ -96,33 +108,108 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Any, forward_only: bool = False
     ) -> Any:
-        """As verl's, in passes that count twins, after the tokens of the KL's mean are counted."""
-        twins: list[int] = []
-        if not forward_only:
-            twins = eligible(data) if self.engine_config.kl_coef else []
-            lengths = lengths_of(data["response_mask"])
-            tokens = self._over_ranks(
-                sum(lengths[i] for i in twins), torch.distributed.ReduceOp.SUM
-            )
-            tu.assign_non_tensor(data, twin_tokens=float(tokens))
-        rows = rows_of(data, twins, self._positions)
+        """As verl's, in passes that count twins, after the twins without gradient are scored."""
+        config: TermsEngineConfig = self.engine_config
+        stage, rows = config.stage, rows_of(data)
+        self._own = None
+        ranks = Ranks(
+            torch.distributed.get_world_size(self.get_data_parallel_group()), self._over_ranks
+        )
+        if config.reference:
+            rows = self._reference_rows(data, rows, stage)
+        elif stage.objective and not forward_only:
+            self._own = RankTerms(stage, data, rows, self._looks(stage), ranks, self._device())
+            rows = self._own.rows
         if tu.get_non_tensor_data(data, "use_dynamic_bsz", True):
             budget = tu.get_non_tensor_data(data, "max_token_len_per_gpu", None)
-            passes = divide(
-                rows, budget, lambda n: self._over_ranks(n, torch.distributed.ReduceOp.MAX)
-            )
+            passes = divide(rows, budget, lambda n: int(self._over_ranks(n, "max")))
         else:
             size = tu.get_non_tensor_data(data, "micro_batch_size_per_gpu", None)
             passes = [list(range(at, at + size)) for at in range(0, len(rows), size)]
         tu.assign_non_tensor(data, micro_batches=len(passes))
+        if self._own is not None:
+            self._own.weigh(passes)
+            self._score_still(self._own, data)
         data["passes"], data["rows"] = NonTensorData(passes), NonTensorData(rows)
         return super().forward_backward_batch(data, loss_function, forward_only)
 
-    def _over_ranks(self, count: int, operation: Any) -> int:
-        """A count, summed or the largest over the data-parallel ranks."""
-        total = torch.tensor(count, device=get_device_id())
+    def _device(self) -> torch.device:
+        return torch.empty(0, device=get_device_id()).device
+
+    def _looks(self, stage: Stage) -> Looks:
+        processor = self.model_config.processor
+        table = torch.zeros(3, 256)  # needed for other pictures only
+        if any(twin.picture != "own" for twin in stage.twins):
+            known = processor.image_processor
+            mean, std = (torch.tensor(x)[:, None] for x in (known.image_mean, known.image_std))
+            table = (torch.arange(256) * known.rescale_factor - mean) / std
+        return Looks(self._positions, processor.config.image_token_id, table)
+
+    def _reference_rows(self, data: TensorDict, rows: list[Row], stage: Stage) -> list[Row]:
+        """The rows after their frozen twin's prompt; verl's padding stays as it is."""
+        k = next(k for k, twin in enumerate(stage.twins) if twin.teacher == "frozen")
+        lengths = lengths_of(data["response_mask"])
+        masks = data["response_mask"].values().cpu().split(lengths)
+        real = [bool(mask.any()) for mask in masks]
+        found = twins_of(data, rows, real, stage, self._looks(stage))
+        out: list[Row] = []
+        for row, twins in zip(rows, found, strict=True):
+            twin = twins[k]
+            out.append(row if twin is None else Row(twin, row.response))
+        return out
+
+    def _score_still(self, own: RankTerms, data: TensorDict) -> None:
+        """Score twins without gradient, and what the factors of whole responses follow from."""
+        terms = own.terms
+        for number in sorted(terms.still):
+            asked = own.still_rows(number)
+            if terms.twins[number].teacher == "frozen":
+                lengths = lengths_of(data["response_mask"])
+                scored = data["ref_log_prob"].values().float().split(lengths)
+                terms.scores[number] = {i: scored[i] for i, _ in asked}
+                continue
+            scored = self._score([row for _, row in asked], data, own.rows[0])
+            terms.scores[number] = {i: x for (i, _), x in zip(asked, scored, strict=True)}
+        if terms.has_factors:
+            plain = [Row(row.prompt, row.response) for row in own.rows]
+            rollout = self._score(plain, data, plain[0])
+            own.set_factors(rollout)
+
+    def _score(self, rows: list[Row], data: TensorDict, spare: Row) -> list[Tensor]:
+        """Log-probabilities of rows without gradient.
+
+        Every rank makes as many passes as the one that needs most; `spare` stands in where a rank
+        has no rows left.
+        """
+        size = len(rows)
+        if tu.get_non_tensor_data(data, "use_dynamic_bsz", True):
+            budget = tu.get_non_tensor_data(data, "max_token_len_per_gpu", None)
+            passes = divide(rows, budget) if rows else []
+        else:
+            step = tu.get_non_tensor_data(data, "micro_batch_size_per_gpu", None)
+            passes = [list(range(at, min(at + step, size))) for at in range(0, size, step)]
+        out: list[Tensor] = [torch.empty(0)] * size
+        dtype, kind = getattr(self, "_autocast_dtype", torch.bfloat16), get_device_name()
+        cast = torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32)
+        temperature = _temperature(data)
+        device = self._device()
+        for n in range(int(self._over_ranks(len(passes), "max"))):
+            chosen = passes[n] if n < len(passes) else []
+            part = [rows[i] for i in chosen] or [Row(spare.prompt, spare.response)]
+            run = functools.partial(score, rows=part, temperature=temperature, device=device)
+            with torch.no_grad(), cast:
+                logps, _ = self.module(run=run, use_cache=False)
+            pieces = logps.float().split([len(row.response) for row in part])
+            for i, piece in zip(chosen, pieces, strict=False):
+                out[i] = piece
+        return out
+
+    def _over_ranks(self, value: float, way: str) -> float:
+        """The sum, the largest or the smallest of a number over the data-parallel ranks."""
+        operation = getattr(torch.distributed.ReduceOp, way.upper())
+        total = torch.tensor(float(value), dtype=torch.float64, device=get_device_id())
         torch.distributed.all_reduce(total, op=operation, group=self.get_data_parallel_group())
-        return int(total)
+        return float(total)
 
     def _positions(self, ids: Tensor, grids: Tensor | None) -> Tensor:
         """Positions of a twin, `[3, L]`, as in verl's agent loops."""
@@ -138,20 +225,18 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], Any]:
         """What to run inside the model."""
-        temperature = torch.as_tensor(micro_batch["temperature"]).flatten().unique().tolist()
-        if len(temperature) > 1:
-            raise ValueError(f"rows of temperatures {temperature} in one pass: give them one")
         rows, device = micro_batch["rows"], micro_batch["input_ids"].device
-
-        def run(model: Any) -> tuple[Tensor, Tensor]:
-            return score(model, rows, temperature[0], device)
-
+        temperature = _temperature(micro_batch)
+        run = functools.partial(score, rows=rows, temperature=temperature, device=device)
         return {"run": run}, None
 
     def prepare_model_outputs(
         self, output: tuple[Tensor, Tensor], output_args: Any, micro_batch: TensorDict, **_: Any
     ) -> dict[str, Any]:
-        """As verl's, and `twins`: the log-probabilities of each twin's response."""
+        """As verl's, and with terms `responses`.
+
+        These are the log-probabilities of each response after its prompt, then of each twin's.
+        """
         offsets, mask = micro_batch["input_ids"].offsets(), micro_batch["response_mask"]
         lengths = lengths_of(mask)
         # verl stores a token's log-probability at the position before it.
@@ -167,19 +252,15 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
         out = {"log_probs": nested(output[0])}
         if tu.get_non_tensor_data(micro_batch, "calculate_entropy", False):
             out["entropy"] = nested(output[1])
-        of_twins: list[int] = []
-        for row, length in zip(micro_batch["rows"], lengths, strict=True):
-            if row.twin is not None:
-                of_twins.append(length)
-        if of_twins:
-            out["twins"] = output[0][count:].split(of_twins)
+        if self._own is not None:
+            out["responses"] = output[0]
         return out
 
     def forward_step(
         self, micro_batch: TensorDict, loss_function: Any, forward_only: bool
     ) -> tuple[Tensor, Any]:
-        """As verl's, with the twins' KL in the loss."""
-        config: ContrastiveEngineConfig = self.engine_config
+        """As verl's, with the terms in the loss."""
+        config: TermsEngineConfig = self.engine_config
         if forward_only:
             return super().forward_step(micro_batch, loss_function, forward_only)
         if config.loss_mean == "micro_batch":
@@ -188,78 +269,36 @@ class ContrastiveEngine(FSDPEngineWithLMHead):
             own = max(1.0, float(micro_batch["response_mask"].values().sum()))
             tokens = own * micro_batch["micro_batches"] * micro_batch["dp_size"]
             tu.assign_non_tensor(micro_batch, batch_num_tokens=tokens)
-        if not config.kl_coef:
+        if self._own is None:
             return super().forward_step(micro_batch, loss_function, forward_only)
+        part, stage = self._own.of_pass(micro_batch["chosen"]), config.stage
 
-        def with_kl(
+        def with_terms(
             model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
         ) -> tuple[Tensor, Any]:
-            twins = model_output.pop("twins", ())
-            loss, metrics = loss_function(model_output=model_output, data=data, dp_group=dp_group)
-            kl, own = self._kl(model_output["log_probs"], twins, data)
-            return loss + config.kl_coef * kl, metrics | own
+            flat = model_output.pop("responses")
+            loss, advantages = part.loss(flat, data["advantages"])
+            if advantages is not None:
+                data = data.copy()
+                data["advantages"] = advantages
+            policy, metrics = loss_function(model_output=model_output, data=data, dp_group=dp_group)
+            # Its metrics are wanted without the loss, too.
+            loss = loss + (policy if config.policy_loss else 0.0 * policy)
+            told = part.metrics().items()
+            own = {key: Metric(AggregationType.SUM, value) for key, value in told}
+            for names, term in zip(metrics_of(stage.all_terms), stage.all_terms, strict=True):
+                own[f"{names[0]}_coef"] = Metric(AggregationType.MEAN, term.coef)
+            return loss, metrics | own
 
-        return super().forward_step(micro_batch, with_kl, forward_only)
-
-    def _kl(
-        self, full: Any, twins: Sequence[Tensor], micro_batch: TensorDict
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """The KL's part of the loss, and the metrics of this micro-batch.
-
-        verl averages the loss over the ranks. The metrics are returned also without an eligible
-        row: verl gathers them from every rank and expects the same names and number.
-        """
-        total, ranks = max(1.0, micro_batch["twin_tokens"]), micro_batch["dp_size"]
-        config: ContrastiveEngineConfig = self.engine_config
-        rows: list[int] = []
-        for i, row in enumerate(micro_batch["rows"]):
-            if row.twin is not None:
-                rows.append(i)
-        values = {
-            "contrastive_kl": 0.0,
-            "kl_clamped": 0.0,
-            "eligible_rows": float(len(rows) * ranks),
-        }
-        loss = full.values().sum() * 0.0  # zero, but connected to the graph
-        if rows:
-            ends, log_probs = full.offsets()[1:].tolist(), full.values()
-            shown: list[Tensor] = []
-            for i, twin in zip(rows, twins, strict=True):
-                shown.append(log_probs[ends[i] - len(twin) - 1 : ends[i] - 1])
-            mask_ET = pad_sequence(
-                [micro_batch["response_mask"][i].bool() for i in rows], batch_first=True
-            )
-            full_ET = pad_sequence(shown, batch_first=True)
-            free_ET = pad_sequence(list(twins), batch_first=True)
-            clamp = 10.0 if config.kl_clamp == "paper" and config.kl_estimator == "k3" else None
-            kl = divergence(full_ET.detach(), free_ET, config.kl_estimator, "rollout", clamp)  # type: ignore[arg-type]
-            summed = torch.where(mask_ET, kl.value_BT, 0.0).sum()
-            own = mask_ET.sum() * micro_batch["micro_batches"]
-            loss = summed / own if config.loss_mean == "micro_batch" else summed * ranks / total
-            values["contrastive_kl"] = float(summed.detach()) * ranks / total
-            values["kl_clamped"] = float((kl.clamped_BT & mask_ET).sum()) * ranks / total
-        metrics = {key: Metric(AggregationType.SUM, value) for key, value in values.items()}
-        return loss, metrics | {"contrastive_kl_coef": Metric(AggregationType.MEAN, config.kl_coef)}
+        return super().forward_step(micro_batch, with_terms, forward_only)
 
 
-def eligible(data: TensorDict) -> list[int]:
-    """Rows that get a twin: score 1.0 before the overlong penalty, and a text-free prompt.
-
-    verl's padding rows are excluded. A padding row copies the fields of a real one, but its
-    response mask is empty and it has no image.
-    """
-    fields, lengths = items(data, "extra_fields"), lengths_of(data["response_mask"])
-    masks = data["response_mask"].values().split(lengths)
-    scores_N = torch.tensor(
-        [float(f.get("reward_extra_info", {}).get("score", 0.0)) for f in fields]
-    )
-    good = right_rows(scores_N).tolist()
-    rows: list[int] = []
-    for i, row in enumerate(fields):
-        padding = masks[i].sum() == 0
-        if good[i] and row.get("contrastive_prompt_ids") and not padding:
-            rows.append(i)
-    return rows
+def _temperature(data: TensorDict) -> float:
+    """The one temperature of the rows."""
+    found = torch.as_tensor(data["temperature"]).flatten().unique().tolist()
+    if len(found) > 1:
+        raise ValueError(f"rows of temperatures {found} in one pass: give them one")
+    return found[0]
 
 
 _prepare = verl_fsdp.prepare_micro_batches
@@ -275,6 +314,7 @@ def micro_batches(data: TensorDict, **named: Any) -> tuple[list[TensorDict], Any
     for chosen in passes:
         out.append(tu.index_select_tensor_dict(data, chosen))
         out[-1]["rows"] = NonTensorData([rows[i] for i in chosen])
+        out[-1]["chosen"] = NonTensorData(list(chosen))
     return out, passes
 
 
@@ -374,7 +414,7 @@ _KEPT = 1000
 
 @register("modgap")
 class TwinAgentLoop(SingleTurnAgentLoop):
-    """One turn, and the ids of the text-free prompt."""
+    """One turn, and the ids of the prompts of twins."""
 
     async def ct_build_initial_tokens(
         self, messages: list[dict[str, Any]], *args: Any, images: Any = None, **named: Any
@@ -406,13 +446,29 @@ class TwinAgentLoop(SingleTurnAgentLoop):
         if self.rollout_config.name == "vllm":
             sampling_params = sampling_params | _only_ids()
         output = await super().run(sampling_params, priority, **kwargs)
+        images = (output.multi_modal_data or {}).get("images")
+        turns: dict[str, Any] = {}
         if (twin := kwargs.get("contrastive_prompt")) is not None:
-            messages = twin_messages(twin, kwargs["raw_prompt"])
-            images = (output.multi_modal_data or {}).get("images")
-            output.extra_fields["contrastive_prompt_ids"] = await self.ct_build_initial_tokens(
-                messages, images=images
+            turns["image-only"] = twin
+        if written := kwargs.get("twin_prompts"):
+            told = json.loads(written)
+            output.extra_fields["rollout_view"] = told["view"]
+            for view, words in told["twins"].items():
+                turns[view] = [{"role": "user", "content": words}]
+        ids: dict[str, list[int]] = {}
+        for view, turn in turns.items():
+            messages = twin_messages(turn, kwargs["raw_prompt"])
+            shown = any(_IMAGE in _words(message["content"]) for message in messages)
+            ids[view] = await self.ct_build_initial_tokens(
+                messages, images=images if shown else None
             )
+        if ids:
+            output.extra_fields["twin_prompt_ids"] = ids
         return output
+
+
+_IMAGE = "\0"
+"""Stands for an image among the texts of a message."""
 
 
 @functools.cache
@@ -434,7 +490,7 @@ def _words(content: Any) -> tuple[str, ...]:
     """The texts of a message, with a mark where an image is."""
     if isinstance(content, str):
         return (content,)
-    return tuple(part.get("text", "") if part["type"] == "text" else "\0" for part in content)
+    return tuple(part.get("text", "") if part["type"] == "text" else _IMAGE for part in content)
 
 
 def twin_messages(

@@ -9,14 +9,16 @@ Legend: L tokens of a row, P of its prompt, T of its response.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from modgap.core.recipe import Stage
 from modgap.models.encode import EncodedPrompt, Pixels
 from modgap.models.tree import common_beginning
+from modgap.training.pictures import pictured
 
 Positions = Callable[[Tensor, Tensor | None], Tensor]
 """(ids `[L]`, grids `[images, 3]`) -> M-RoPE positions `[3, L]`."""
@@ -29,24 +31,23 @@ class Row:
     Attributes:
         prompt: The same object for all samples of a prompt.
         response: `[T]`.
-        twin: The text-free prompt, for a row that gets a twin; the same object for all samples.
-        twin_tokens: Tokens of the twin after its common beginning with the prompt.
+        twins: Number of a twin -> its prompt, for twins that are scored in the pass; the same
+            object for all samples.
+        twin_tokens: Number of a twin -> tokens of it after its common beginning with the prompt.
     """
 
     prompt: EncodedPrompt
     response: Tensor
-    twin: EncodedPrompt | None = None
-    twin_tokens: int = 0
+    twins: Mapping[int, EncodedPrompt] = field(default_factory=dict[int, EncodedPrompt])
+    twin_tokens: Mapping[int, int] = field(default_factory=dict[int, int])
 
 
-def rows_of(data: Mapping[str, Any], twins: Sequence[int], positions: Positions) -> list[Row]:
-    """The rows of a batch.
+def rows_of(data: Mapping[str, Any]) -> list[Row]:
+    """The rows of a batch, without twins.
 
     Args:
-        data: verl's columns: nested `input_ids` and `position_ids`, `response_mask`,
-            `multi_modal_inputs`, and `extra_fields` if there are twins.
-        twins: Rows that get a twin.
-        positions: Positions of a twin.
+        data: verl's columns: nested `input_ids` and `position_ids`, `response_mask` and
+            `multi_modal_inputs`.
 
     Raises:
         ValueError: A row has several images, or no response.
@@ -55,10 +56,7 @@ def rows_of(data: Mapping[str, Any], twins: Sequence[int], positions: Positions)
     ids = data["input_ids"].values().cpu().split(lengths)
     places = data["position_ids"].values().cpu().split(lengths, dim=-1)
     media = items(data, "multi_modal_inputs")
-    fields = items(data, "extra_fields") if twins else []
-    with_twin = set(twins)
     prompts: dict[bytes, list[EncodedPrompt]] = {}
-    known: dict[tuple[int, tuple[int, ...]], EncodedPrompt] = {}
     out: list[Row] = []
     for i, count in enumerate(responses):
         if not count:
@@ -72,18 +70,74 @@ def rows_of(data: Mapping[str, Any], twins: Sequence[int], positions: Positions)
             own, after = places[i][1:, :-count], int(places[i][1, -count])
             prompt = EncodedPrompt(asked, own, after, pixels, key)
             alike.append(prompt)
-        if i not in with_twin:
-            out.append(Row(prompt, response))
-            continue
-        free = tuple(fields[i]["contrastive_prompt_ids"])
-        if (id(prompt), free) not in known:
-            known[id(prompt), free] = _twin_of(prompt, free, positions)
-        twin = known[id(prompt), free]
-        shared = 0
-        if prompt.image_key is not None:
-            shared = common_beginning([prompt.input_ids, twin.input_ids])
-        out.append(Row(prompt, response, twin, len(twin) - shared))
+        out.append(Row(prompt, response))
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What is known of a model's prompts.
+
+    Attributes:
+        positions: Positions of a prompt.
+        image_token: Id of the image's placeholder.
+        table: What the image processor makes of each byte, for twins with other pictures.
+    """
+
+    positions: Positions
+    image_token: int
+    table: Tensor
+
+
+def twins_of(
+    data: Mapping[str, Any], rows: Sequence[Row], real: Sequence[bool], stage: Stage, looks: Looks
+) -> list[tuple[EncodedPrompt | None, ...]]:
+    """For each row its prompt of each of the stage's twins; `None` where it has none.
+
+    Args:
+        data: verl's columns, with `extra_fields`.
+        rows: Its rows.
+        real: Whether each is one that verl did not add as padding.
+        stage: With terms.
+        looks: Of the model.
+
+    Raises:
+        ValueError: A row lacks the words of a twin.
+    """
+    known: dict[tuple[Any, ...], EncodedPrompt] = {}
+    out: list[tuple[EncodedPrompt | None, ...]] = []
+    for row, own, fields in zip(rows, real, items(data, "extra_fields"), strict=True):
+        if not own:
+            out.append((None,) * len(stage.twins))
+            continue
+        found: list[EncodedPrompt] = []
+        for twin in stage.twins:
+            ids: tuple[int, ...] = ()
+            if twin.view:
+                written = fields.get("twin_prompt_ids") or {}
+                if twin.view not in written:
+                    raise ValueError(f"a row of the batch lacks the words of its twin {twin.view}")
+                ids = tuple(written[twin.view])
+            key = (id(row.prompt), ids, twin.shown)
+            if key not in known:
+                prompt = _twin_of(row.prompt, ids, looks) if twin.view else row.prompt
+                if twin.picture != "own":
+                    prompt = pictured(prompt, twin, looks.table)
+                known[key] = prompt
+            found.append(known[key])
+        out.append(tuple(found))
+    return out
+
+
+def with_twins(row: Row, twins: Mapping[int, EncodedPrompt]) -> Row:
+    """A row with the twins that are scored in its pass."""
+    tokens: dict[int, int] = {}
+    for k, twin in twins.items():
+        shared = 0
+        if row.prompt.image_key is not None and row.prompt.image_key == twin.image_key:
+            shared = common_beginning([row.prompt.input_ids, twin.input_ids])
+        tokens[k] = len(twin) - shared
+    return replace(row, twins=dict(twins), twin_tokens=tokens)
 
 
 def _same(alike: Sequence[EncodedPrompt], pixels: Pixels | None) -> EncodedPrompt | None:
@@ -98,12 +152,14 @@ def _same(alike: Sequence[EncodedPrompt], pixels: Pixels | None) -> EncodedPromp
     return None
 
 
-def _twin_of(prompt: EncodedPrompt, ids: Sequence[int], positions: Positions) -> EncodedPrompt:
-    grids = None if prompt.pixels is None else torch.tensor([prompt.pixels.grid])
+def _twin_of(prompt: EncodedPrompt, ids: Sequence[int], looks: Looks) -> EncodedPrompt:
+    shown = looks.image_token in ids
+    pixels, key = (prompt.pixels, prompt.image_key) if shown else (None, None)
+    grids = None if pixels is None else torch.tensor([pixels.grid])
     # One token more: its position is where a response begins.
-    places = positions(torch.tensor([*ids, 0]), grids)
+    places = looks.positions(torch.tensor([*ids, 0]), grids)
     own, after = places[:, :-1], int(places[0, -1])
-    return EncodedPrompt(torch.tensor(ids), own, after, prompt.pixels, prompt.image_key)
+    return EncodedPrompt(torch.tensor(ids), own, after, pixels, key)
 
 
 def pixels_of(media: Mapping[str, Any]) -> Pixels | None:
@@ -183,9 +239,9 @@ def _added(row: Row, seen: set[int]) -> int:
     if id(row.prompt) not in seen:
         total += len(row.prompt)
     seen.add(id(row.prompt))
-    if row.twin is not None:
-        total += len(row.response) + (0 if id(row.twin) in seen else row.twin_tokens)
-        seen.add(id(row.twin))
+    for k, twin in row.twins.items():
+        total += len(row.response) + (0 if id(twin) in seen else row.twin_tokens[k])
+        seen.add(id(twin))
     return total
 
 

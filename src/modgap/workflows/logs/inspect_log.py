@@ -168,28 +168,30 @@ def _fault(
 
 
 def _prompt(sample: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The text of the last user turn, and how the assistant's turn was opened."""
+    """The texts of all turns before the answer, and how the assistant's turn was opened."""
     given = sample.get("input")
     if isinstance(given, str):
         return import_inspect.attached(given, sample), ""
-    turns: list[Any] = given if isinstance(given, list) else []
-    users = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
+    turns = [turn for turn in given or [] if isinstance(turn, dict)]
     prefill = ""
-    if turns and isinstance(turns[-1], dict) and turns[-1].get("role") == "assistant":
-        content = import_inspect.attached(turns[-1].get("content"), sample)
-        prefill = content if isinstance(content, str) else ""
-    if not users:
+    if turns and turns[-1].get("role") == "assistant":
+        prefill = _texts(turns.pop(), sample)
+    if not turns:
         return None, prefill
-    content = import_inspect.attached(users[-1].get("content"), sample)
+    return "\n\n".join(_texts(turn, sample) for turn in turns), prefill
+
+
+def _texts(turn: Mapping[str, Any], sample: Mapping[str, Any]) -> str:
+    content = import_inspect.attached(turn.get("content"), sample)
     if isinstance(content, str):
-        return content, prefill
+        return content
     texts = [
         part.get("text", "")
         for part in content or []
         # Logs without images have the text "(Image)" instead.
         if isinstance(part, dict) and part.get("type") == "text" and part.get("text") != "(Image)"
     ]
-    return "\n".join(texts), prefill
+    return "\n".join(texts)
 
 
 def _verdict(sample: Mapping[str, Any], scorer: str) -> Verdict:

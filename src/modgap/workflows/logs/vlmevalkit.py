@@ -41,7 +41,8 @@ from modgap.workflows.logs.samples import Log, Sample, Verdict, outcome_of, text
 MOST_CHARACTERS = 32_767
 CUT = f"fills its cell of {MOST_CHARACTERS:,} characters: xlsx cuts what is longer"
 EMPTY_CELL = "is an empty cell of a file that pandas read before: it may have been null, None or NA"
-NUMBER_CELL = "is a number in a file that pandas read before: its digits may be others"
+NUMBER_CELL = "is a number in the file, as pandas makes of a text: its digits may be others"
+NOT_TEXT = "is not a text in the file"
 NO_WORDS = "is the word nan or None, which the tool writes where it has no response"
 FAILED = "is the tool's message that the model did not answer"
 UNREAD = "is False since the judge's verdict could not be read"
@@ -317,8 +318,12 @@ def _response(row: Mapping[str, Any], table: _Table, *, numbers: bool) -> tuple[
     if table.read_before:
         if text == "":
             return "", EMPTY_CELL
-        if numbers or not isinstance(value, str):
+        if numbers:
             return text, NUMBER_CELL
+    if value is not None and not isinstance(value, str):
+        return text, NUMBER_CELL if isinstance(value, int | float) else NOT_TEXT
+    if value is None and table.path.suffix == ".json":
+        return text, NOT_TEXT
     if text in ("nan", "None"):
         return text, NO_WORDS
     if _FAIL_MESSAGE in text:
