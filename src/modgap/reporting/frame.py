@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import importlib.util
+import re
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -60,6 +62,25 @@ def frame() -> Parts:
         "script": Markup(script),
         "script_hash": script_hash(script),
     }
+
+
+LATEX = re.compile(r"\\(?!boxed\b)[A-Za-z]{2,}|\\[(\[]|\$[^$\n]+\$")
+"""What KaTeX is embedded for; the box of an answer alone needs none."""
+
+
+def katex() -> str:
+    """KaTeX's script, from the package sphinxcontrib-katex; empty where it is not installed.
+
+    Only its MathML output is used, which needs neither its style sheet nor its fonts.
+    """
+    try:
+        found = importlib.util.find_spec("sphinxcontrib.katex")
+    except ModuleNotFoundError:
+        return ""
+    script = Path(found.origin or "").with_name("katex.min.js") if found else None
+    if script is None or not script.is_file():
+        return ""
+    return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
 
 
 def script_hash(script: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -46,10 +47,19 @@ from modgap.reporting.comparable import (
 from modgap.reporting.curves import averaged, logged, measured, rollouts
 from modgap.reporting.curves import training as training_panels
 from modgap.reporting.diagrams import found_in
-from modgap.reporting.figures import inlined, write_figures
-from modgap.reporting.frame import Parts, frame, is_a_report, page_template
+from modgap.reporting.figures import dashes_of, inlined, write_figures
+from modgap.reporting.frame import (
+    LATEX,
+    Parts,
+    frame,
+    is_a_report,
+    katex,
+    page_template,
+    script_hash,
+)
 from modgap.reporting.judged import doubt_words, judge_tables, judged, open_words
 from modgap.reporting.mathverse import mathverse_tables
+from modgap.reporting.opening import facts, splits
 from modgap.reporting.paper import paper_tables
 from modgap.reporting.robustness import of_runs, robustness_table, sentences
 from modgap.reporting.same_data import data_words
@@ -57,7 +67,14 @@ from modgap.reporting.sampling import greedy_words, sampling_of, sampling_table,
 from modgap.reporting.seed_tables import READING, as_markdown, seed_tables
 from modgap.reporting.sweeps import find_sweeps
 from modgap.reporting.viewer import embed_json, viewer_data
-from modgap.reporting.words import change_words, graded_words, headline, reply_words, training_words
+from modgap.reporting.words import (
+    causal_words,
+    change_words,
+    graded_words,
+    headline,
+    reply_words,
+    training_words,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -256,6 +273,7 @@ def render(
         numbers = numbers.model_copy(update={"paper": rows})
     parts = frame() | _charts(found, numbers)
     parts |= _viewer(found, scores, images, allow_outside=allow_outside)
+    parts |= _latex(found)
     return numbers, as_utf8(
         page_template("report").render(**parts, tables=_tables(found, numbers, paper))
     )
@@ -268,6 +286,9 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
     runs = numbers.runs
     return {
         "headline": numbers.headline,
+        "lede": _lede(numbers),
+        "facts": facts(found.evals, runs),
+        "splits": splits(runs),
         "warnings": numbers.warnings,
         "runs": list(runs),
         "charts": {name: Markup(chart) for name, chart in inlined(numbers).items()},
@@ -278,6 +299,7 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
         "causal_note": ASSUMES,
         "readings": panels.readings(runs),
         "legend": KINDS,
+        "few": panels.FEW_OF_A_TYPE,
         "robust": sentences(numbers.robustness),
         "unread": [run.name for run in found.evals if _unread(run, runs[run.name])],
         "types": {
@@ -286,11 +308,20 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
             if panels.types(summary)
         },
         "curves": training_panels(averaged(numbers.training, numbers.seeds)),
+        "dashes_of": dashes_of,
         "rollouts": rollouts(found.stages),
         "manifests": [
             _manifest(part) for part in (*found.evals, *found.stages) if part.manifest.whole
         ],
     }
+
+
+def _lede(numbers: ReportSummary) -> list[str]:
+    """The sentences below the answer, without the one that the bar of the split says."""
+    said = {
+        words for summary in numbers.runs.values() for words in causal_words(summary.causal)[:1]
+    }
+    return [words for words in numbers.headline.lede if words not in said]
 
 
 def _tables(
@@ -339,6 +370,22 @@ def _viewer(
         "blocks": [Markup(block) for block in blocks],
         "packed": packed,
     }
+
+
+def _latex(found: Collection) -> Parts:
+    """KaTeX, where a problem or a response holds LaTeX."""
+    from markupsafe import Markup
+
+    texts = (
+        text
+        for run in found.evals
+        for text in itertools.chain(
+            (words for row in run.problems.values() for words in (row.question, *row.conditions)),
+            (row.response for row in run.responses),
+        )
+    )
+    script = katex() if any(map(LATEX.search, texts)) else ""
+    return {"katex": Markup(script), "katex_hash": script_hash(script)}
 
 
 def _unread(run: EvalRun, summary: Summary) -> bool:

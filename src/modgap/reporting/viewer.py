@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modgap.analysis.scores import Scores
-from modgap.analysis.transcription import KINDS, lost_problems
+from modgap.analysis.transcription import KINDS, lost_problems, misread_parts, read_in
 from modgap.core.files import Root
 from modgap.core.record import GradeRow, ProblemRow, Response
 from modgap.core.view import ALL_VIEWS
@@ -80,12 +80,14 @@ class Shown:
         groups: Paired problem -> its group, see `Scores.groups`.
         readings: Lost problem -> how it was read.
         samples: Problem and view -> its graded responses.
+        read_in: The views whose responses are compared with the conditions.
     """
 
     views: tuple[str, ...]
     groups: dict[str, str]
     readings: dict[str, str]
     samples: dict[tuple[str, str], list[Sample]]
+    read_in: set[str]
 
 
 def viewer_data(
@@ -113,7 +115,13 @@ def viewer_data(
     problems = _merge(runs)
     root = Root(*image_folders(runs), *([data] if data else []), allow_outside=allow_outside)
     shown = [
-        Shown(score.views, score.groups(), lost_problems(score), _samples(run))
+        Shown(
+            score.views,
+            score.groups(),
+            lost_problems(score),
+            _samples(run),
+            read_in(score),
+        )
         for run, score in zip(runs, scores, strict=True)
     ]
     chosen = _choose(problems, [run.groups for run in shown], images)
@@ -181,7 +189,16 @@ def _responses(
             marks.append(None)
             continue
         of_views = [run.samples.get((member.row.id, view), []) for view in run.views]
-        entries.append({"v": [_view(samples, prompts) for samples in of_views]})
+        # What a lost problem's transcription has wrong is marked.
+        is_lost = run.readings.get(member.row.id)
+        entries.append(
+            {
+                "v": [
+                    _view(samples, prompts, member.row if is_lost and view in run.read_in else None)
+                    for view, samples in zip(run.views, of_views, strict=True)
+                ]
+            }
+        )
         marks.append(["".join(_mark(sample) for sample in samples) for samples in of_views])
     return entries, marks, list(prompts)
 
@@ -239,8 +256,14 @@ def _samples(run: EvalRun) -> dict[tuple[str, str], list[Sample]]:
     return found
 
 
-def _view(samples: Sequence[Sample], prompts: dict[str, int]) -> Json:
-    """The samples of a view, and the number of their prompt; new prompts get the next number."""
+def _view(samples: Sequence[Sample], prompts: dict[str, int], read: ProblemRow | None) -> Json:
+    """The samples of a view, and the number of their prompt; new prompts get the next number.
+
+    Args:
+        samples: In order.
+        prompts: The numbers of all prompts.
+        read: The problem whose conditions the samples transcribe, if they are compared.
+    """
     shown: list[list[object]] = []
     number = -1
     for row, grade in samples:
@@ -253,8 +276,22 @@ def _view(samples: Sequence[Sample], prompts: dict[str, int]) -> Json:
             row.finish_reason,
             row.completion_tokens,
         ]
-        shown.append([*fields, row.error] if row.error else fields)
+        marks = _misread(row.response, read) if read else None
+        shown.append([*fields, row.error, marks] if row.error or marks else fields)
     return {"p": number, "s": shown}
+
+
+def _misread(response: str, problem: ProblemRow) -> Json | None:
+    """The clauses that are misread, in UTF-16 units as JavaScript counts, and what is missing."""
+    found = misread_parts(response, problem.conditions, problem.question)
+    if not found.missing:
+        return None
+    spans = [[_units(response[:start]), _units(response[:end])] for start, end in found.spans]
+    return {"w": spans, "m": list(found.missing)}
+
+
+def _units(text: str) -> int:
+    return len(text) + sum(character > "\uffff" for character in text)
 
 
 def _mark(sample: Sample) -> str:
