@@ -495,13 +495,13 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     """From a parquet row through verl's data set and agent loop: the prompt's ids, and its twin's
     where it has one.
     """
-    from modgap.training.verl.agent_loop import TwinAgentLoop
     from verl.experimental.agent_loop.agent_loop import DictConfigWrap
     from verl.utils.dataset.rl_dataset import RLHFDataset
     from verl.workers.rollout.replica import TokenOutput
 
     from modgap.datasets.parquet import Beside, write_parquet
     from modgap.training.verl import agent_loop
+    from modgap.training.verl.agent_loop import TwinAgentLoop
     from modgap.training.verl.config import Files, Model, stage_overrides
     from modgap.training.verl.plan import compose
 

@@ -23,6 +23,7 @@ from typing import Any, cast
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
 from modgap.core.terms import Term
+from modgap.training.plan import teachers_of
 from modgap.training.shape import GIB, Shape
 from modgap.training.verl.checks import (
     ACTOR,
@@ -39,7 +40,6 @@ from modgap.training.verl.cost import (
     Layout,
     live_twins,
     longest_row,
-    teachers_of,
     vllm_fits,
     vllm_share,
     with_budget,
