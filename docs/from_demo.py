@@ -85,7 +85,6 @@ def examples(run: Path) -> dict[str, str]:
         row = json.loads(line)
         if row["id"] == grade["problem_id"]:
             found["problem"] = row
-    found["problem"]["image"] = f"data/Diagram_Visual/{Path(found['problem']['image']).name}"
     found["manifest"]["given"]["model"] = "tiny"
     found["manifest"]["image_folders"] = ["data/Diagram_Visual"]
     found["grade"] = grade

@@ -53,7 +53,7 @@ from modgap.engines.chat import to_messages
 from modgap.engines.hf import HfEngine
 from modgap.engines.ray import Cluster
 from modgap.models.policy import Policy
-from modgap.reporting.viewer import _embed
+from modgap.reporting.diagrams import embed as _embed
 from modgap.training.setup import digest
 from modgap.workflows.evaluate import fingerprint
 from modgap.workflows.pictures import picture_of

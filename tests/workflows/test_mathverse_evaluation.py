@@ -27,9 +27,10 @@ from modgap.core.record import RunFolder
 from modgap.core.view import VERSIONS, parse_versions
 from modgap.engines.scripted import ScriptedEngine
 from modgap.reporting.collect import collect
+from modgap.reporting.diagrams import read_picture
 from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.page import build_report, numbers_of
-from modgap.reporting.viewer import read_picture, viewer_data
+from modgap.reporting.viewer import viewer_data
 from modgap.workflows.evaluate import read_problems
 
 # ---- asking --------------------------------------------------------------------------------------

@@ -194,6 +194,48 @@ def compare(response: str, conditions: Sequence[str], question: str = "") -> Rea
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Misread:
+    """What of a transcription is wrong, for a reader.
+
+    Attributes:
+        spans: Start and end, in characters of the response, of each clause that gives a quantity of
+            a condition another value.
+        missing: The conditions that are not written, in the data set's words.
+    """
+
+    spans: tuple[tuple[int, int], ...]
+    missing: tuple[str, ...]
+
+
+def misread_parts(response: str, conditions: Sequence[str], question: str = "") -> Misread:
+    """Where a response misreads the conditions that `compare` counts; arguments as there."""
+    given = {fact for clause in read_clauses(question) for fact in clause.facts}
+    said: list[tuple[int, int, Clause]] = []
+    text, start = transcription(response), 0
+    for end in [*(match.span() for match in _SEPARATOR.finditer(text)), (len(text), len(text))]:
+        part = text[start : end[0]]
+        clause = _clause(part.strip()) if _PROMISING.search(part) else None
+        if clause:
+            first = start + len(part) - len(part.lstrip())
+            said.append((first, start + len(part.rstrip()), clause))
+        start = end[1]
+    facts = {fact for _, _, clause in said for fact in clause.facts}
+    missing: list[str] = []
+    wanted: set[str] = set()
+    for words in conditions:
+        for clause in read_clauses(words):
+            if clause.value is not None and not _holds(given, clause) and not _holds(facts, clause):
+                missing.append(words)
+                wanted |= {side for _, side, _ in clause.facts}
+    spans = tuple(
+        (start, end)
+        for start, end, clause in said
+        if clause.value is not None and any(side in wanted for _, side, _ in clause.facts)
+    )
+    return Misread(spans, tuple(dict.fromkeys(missing)))
+
+
 def share_read(response: str, conditions: Sequence[str], question: str = "") -> float:
     """The share of a problem's conditions that a response states first, from 0 to 1.
 
@@ -367,6 +409,11 @@ def _readings(scores: Scores, group: str) -> dict[str, list[Reading]]:
             reading for reading in readings if reading.verdict != "nothing_to_read"
         ]
     return found
+
+
+def read_in(scores: Scores) -> set[str]:
+    """The views whose responses are compared with the conditions."""
+    return {scores.views[view] for view in _sources(scores)}
 
 
 def _kind(readings: Sequence[Reading]) -> str:

@@ -171,6 +171,8 @@ def report(
     figures: bool = False,
     template: Literal["full", "paper"] = "full",
     json: bool = False,
+    data: Path | None = None,
+    index: Path | None = None,
     allow_outside: AllowOutside = False,
     force: bool = False,
 ) -> None:
@@ -179,6 +181,7 @@ def report(
     ```
     modgap report runs/3b runs/7b --out report.html
     modgap report runs/study --figures --template paper
+    modgap report --index runs/ --out runs/index.html
     ```
 
     Args:
@@ -192,13 +195,22 @@ def report(
         template: `paper` also lays the numbers into the shape of the paper's tables, on the page
             and as OUT.md.
         json: Print the numbers of the page as JSON instead of the tables.
+        data: Where the diagrams are now, if the run or the data set was moved; they are found by
+            their digests.
+        index: One page over all runs in this folder instead, with their gaps; it links the pages
+            of modgap report that are in them.
         allow_outside: Embed diagrams outside the data set that a run records, too.
         force: Replace files that no earlier report wrote.
     """
     from modgap.core.progress import progress_bars
+    from modgap.reporting.index import write_index
     from modgap.reporting.page import build_report
     from modgap.reporting.terminal import print_numbers
 
+    if index is not None:
+        if runs or figures or json or data or template != "full":
+            raise UsageError("--index makes a page over a folder: give it with --out alone.")
+        return show(f"index: {write_index(index, out, force=force).resolve()}")
     if not runs:
         raise UserError("no run given: name the --out of an evaluation, a training or a study.")
     if images < 0:
@@ -206,7 +218,7 @@ def report(
     with progress_bars() as bars:
         bars.doing("making the report")
         numbers = build_report(
-            runs, out, images=images, figures=figures, template=template,
+            runs, out, images=images, figures=figures, template=template, data=data,
             allow_outside=allow_outside, force=force,
         )  # fmt: skip
     if json:

@@ -13,6 +13,7 @@ Evaluation, training, parquet files, reports and replicas all use this module. T
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import math
@@ -127,6 +128,12 @@ def plain_bytes(data: bytes) -> bytes:
     buffer = io.BytesIO()
     shown.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def content_digest(data: bytes, size: int) -> str:
+    """The digest of an encoded image, of `size` bytes; of one that is not plain it says so."""
+    digest = hashlib.blake2b(data, digest_size=size).hexdigest()
+    return digest if is_plain(data) else digest + CONVERTED
 
 
 def is_plain(data: bytes) -> bool:

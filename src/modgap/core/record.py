@@ -239,7 +239,11 @@ _TRACES_BELOW = {
     "demo": ("data/*.json", "study/manifest.json"),
 }
 IMAGE_FOLDERS = "image_folders"
-"""The key of a manifest under which are the folders of the diagrams: a report reads no others."""
+"""The key of a manifest under which are the folders of the diagrams: a report reads no others.
+
+`problems.jsonl` names a diagram from the folder that all of these are in, so that the run can be
+moved; files of older versions have absolute paths.
+"""
 _EARLIER = ("created", "versions", "git", "given", "resolved", "fingerprints")
 _MORE = "more --views, --samples or --limit to extend it, "
 _PROBLEMS = "problems_digest"
@@ -411,6 +415,11 @@ class RunManifest(TypedDict, total=False):
     history: list[dict[str, Any]]
     transcriptions_in: list[str]
     threads: int
+
+
+def short_digest(value: object) -> str:
+    """16 hex digits of a value's JSON, as `fingerprints.json` has them."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class RunFolder:
@@ -673,27 +682,39 @@ class RunFolder:
     # Problems
 
     def write_problems(self, rows: Iterable[ProblemRow]) -> None:
-        """Record the problems of the run, and the folders that hold their diagrams."""
+        """Record the problems of the run, and the folders that hold their diagrams.
+
+        Args:
+            rows: With the whole paths of their diagrams.
+        """
         found = list(rows)
+        known = self.manifest_path.exists()
+        folders = _folders(row.image for row in found if row.image)
+        root = _root(folders) if known else ""
         write_text(
             self._file("problems.jsonl"),
-            "".join(line_of(row) for row in found),
+            "".join(line_of(_moved(row, root, os.path.relpath)) for row in found),
         )
-        if self.manifest_path.exists():
-            self.note(IMAGE_FOLDERS, _folders(row.image for row in found if row.image))
+        if known:
+            self.note(IMAGE_FOLDERS, folders)
             self.note(_PROBLEMS, _digest(found))
 
     def problems(self) -> dict[str, ProblemRow]:
-        """The problems of the run by id.
+        """The problems of the run by id, with the whole paths of their diagrams.
 
         Raises:
             UserError: A line cannot be read, or other problems were written: their gold answers
                 would give other grades.
         """
         path = self._file("problems.jsonl")
-        found = {row.id: row for row in iter_rows(path, ProblemRow)}
+        known: Mapping[str, Any] = self.manifest() if self.manifest_path.exists() else {}
+        root = _root(known.get(IMAGE_FOLDERS, []))
+        found = {
+            row.id: _moved(row, root, lambda image, at: os.path.join(at, image))
+            for row in iter_rows(path, ProblemRow)
+        }
         # Older manifests lack the digest.
-        written = self.manifest().get(_PROBLEMS) if self.manifest_path.exists() else None
+        written = known.get(_PROBLEMS)
         if written and _digest(found.values()) != written:
             raise UserError(
                 f"{path} is not the file that the manifest.json beside it was written with: put"
@@ -866,6 +887,20 @@ def _folders(files: Iterable[str]) -> list[str]:
     """The folders of files; the one that holds all of them where there are many."""
     found = sorted({os.path.dirname(file) for file in files})
     return found if len(found) <= _MOST_FOLDERS else [os.path.commonpath(found)]
+
+
+def _root(folders: object) -> str:
+    """The folder that all folders of diagrams are in; empty where it is not known."""
+    named = cast("list[object]", folders) if isinstance(folders, list) else []
+    places = [place for place in named if isinstance(place, str) and os.path.isabs(place)]
+    return os.path.commonpath(places) if places else ""
+
+
+def _moved(row: ProblemRow, root: str, move: Callable[[str, str], str]) -> ProblemRow:
+    """The row with the place of its diagram moved: made relative to `root`, or whole again."""
+    if not root or not row.image:
+        return row
+    return row.model_copy(update={"image": move(row.image, root)})
 
 
 def _foreign(

@@ -157,13 +157,15 @@ class Collection:
     The first evaluation is the one to compare with.
 
     `sweeps` are the tables over seeds: those read from a `cells.json`, then those that
-    `page.numbers_of` finds.
+    `page.numbers_of` finds. `data` is the folder in which diagrams were looked for, if one was
+    given.
     """
 
     evals: list[EvalRun] = field(default_factory=list)
     stages: list[TrainStage] = field(default_factory=list)
     sweeps: list[Sweep] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    data: Path | None = None
 
 
 def collect(paths: Sequence[Path | str]) -> Collection:

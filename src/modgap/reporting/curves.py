@@ -48,7 +48,7 @@ MAIN: dict[str, tuple[str, str]] = {
     MEASURED: ("Measured accuracy", "of evaluated checkpoints, on the problems of the evaluation"),
     MEASURED_GAP: (
         "Gap over steps",
-        "points, of evaluated checkpoints: text-centric minus vision-centric",
+        "points, of evaluated checkpoints: from text minus from the image",
     ),
     "format": ("Format", "share of responses with thoughts and one boxed answer"),
     "kept_groups": ("Kept groups", "groups with mixed rewards, which alone give a gradient"),
@@ -64,6 +64,8 @@ MAIN: dict[str, tuple[str, str]] = {
     "grad_norm": ("Gradient norm", "before clipping"),
 }
 """Metric -> title and what it is; in the order of the page."""
+SHARES = frozenset({"accuracy", VALIDATION, MEASURED, "format", "kl_clamped", "truncated"})
+"""Metrics whose axis goes from 0 to 100%."""
 _NOT_DRAWN = {"step", "stage", "epoch"}
 
 

@@ -26,7 +26,7 @@ from modgap.analysis.transcription import KINDS
 from modgap.core.text import counted
 from modgap.reporting import panels
 from modgap.reporting.causal import causal_rows
-from modgap.reporting.curves import MAIN, Panel, averaged, training
+from modgap.reporting.curves import MAIN, SHARES, Panel, averaged, training
 from modgap.reporting.panels import Bar, Mark, Row
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ COLOURS = {
 RECIPES = ("control", "good", "pink", "warn", "teal", "muted", "bad", "ink")
 """The colours of curves, in the order of recipes; `.r0` to `.r7` in report.css."""
 DASHES = ("-", (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
-"""The lines of recipes beyond the eighth, `DASHES[n // 8]`."""
+"""The lines of recipes; see `dashes_of`."""
 KIND_COLOURS = {
     "numbers": ("vision", "paper"),
     "names": ("names", "ink"),
@@ -51,6 +51,8 @@ KIND_COLOURS = {
     "none": ("sunk", "ink"),
 }
 """How a problem was read -> the colours of its part of a bar and of the number in it."""
+HATCHES = {"numbers": "", "names": "///", "right": "", "none": "..."}
+"""How a problem was read -> the pattern of its part of a bar, beside its colour."""
 _UNIT = 1 / 72
 """Inches of a unit: matplotlib writes SVG with 72 units an inch."""
 _WIDTH, _LINE = 400, 14
@@ -246,7 +248,7 @@ def _rows(
     Args:
         rows: From the top down.
         xlabel: What the marks are.
-        most: Where the axis ends at most.
+        most: Where the axis ends, whatever the marks are: 100 for shares.
         written: See `Chart`.
     """
     names = [_lines(_wrapped(row.name), row.note) for row in rows]
@@ -269,7 +271,7 @@ def _rows(
             numbers.extend(mark.numbers)
     low, high = min(numbers), max(numbers)
     room = 0.03 * (high - low) or 1.0
-    high = high + room if most is None else min(high + room, most)
+    high = high + room if most is None else most
     axes.set_xlim(low - room if low < 0 else low, high)
     axes.axvline(0, color=COLOURS["strong"], lw=1.2, clip_on=False)
     axes.locator_params(axis="x", nbins=5)
@@ -328,7 +330,14 @@ def _bars(bars: Sequence[Bar], name: str, *, written: bool) -> Chart:
         for piece in (piece for piece in bar.pieces if piece.count):
             ground, ink = KIND_COLOURS[piece.kind]
             part = axes.barh(
-                at, piece.share, 1.9, piece.start, color=COLOURS[ground], edgecolor=COLOURS["paper"]
+                at,
+                piece.share,
+                1.9,
+                piece.start,
+                color=COLOURS[ground],
+                edgecolor=COLOURS["strong" if HATCHES[piece.kind] else "paper"],
+                hatch=HATCHES[piece.kind],
+                lw=0.8,
             )
             chart.title(part[0], piece.label)
             if piece.share >= 5:
@@ -341,6 +350,7 @@ def _bars(bars: Sequence[Bar], name: str, *, written: bool) -> Chart:
                     weight="bold",
                     ha="center",
                     va="center",
+                    bbox={"fc": COLOURS[ground], "ec": "none", "pad": 1.5},
                 )
     axes.set_xlim(0, 100)
     axes.xaxis.set_visible(False)
@@ -361,7 +371,7 @@ def _kind_handles() -> list[Any]:
 
     edge = COLOURS["strong"]
     return [
-        Patch(fc=COLOURS[KIND_COLOURS[kind][0]], ec=edge, label=words)
+        Patch(fc=COLOURS[KIND_COLOURS[kind][0]], ec=edge, hatch=HATCHES[kind], label=words)
         for kind, words in KINDS.items()
     ]
 
@@ -400,9 +410,7 @@ def _curves(panel: Panel, recipes: Sequence[tuple[str, int]], *, written: bool) 
             clip_on=False,
         )
         chart.title(drawn, line.name)
-    ys = [y for line in panel.lines for _, y in line.points]
-    if min(ys) >= 0 and max(ys) - min(ys) > 0.3 * max(ys):
-        axes.set_ylim(bottom=0)
+    _set_height(axes, panel)
     axes.locator_params(nbins=5)
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("Step")
@@ -410,9 +418,30 @@ def _curves(panel: Panel, recipes: Sequence[tuple[str, int]], *, written: bool) 
     return chart
 
 
+def _set_height(axes: Axes, panel: Panel) -> None:
+    """The range of the vertical axis: shares from 0 to 100%, a constant from 0."""
+    from matplotlib.ticker import PercentFormatter
+
+    ys = [y for line in panel.lines for _, y in line.points]
+    low, high = min(ys), max(ys)
+    if panel.metric in SHARES and low >= 0 and high <= 1:
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    elif high - low <= 1e-6 * max(abs(low), abs(high)):
+        # A constant: matplotlib would show the last digits of it as the axis.
+        axes.set_ylim(min(0.0, 1.3 * low), max(0.0, 1.3 * high) or (1.0 if low == 0 else 0.0))
+    elif low >= 0 and high - low > 0.3 * high:
+        axes.set_ylim(bottom=0)
+
+
 def _line_style(number: int) -> tuple[str, Any]:
     """Colour and dashes of a recipe, by its number."""
-    return COLOURS[RECIPES[number % len(RECIPES)]], DASHES[number // len(RECIPES) % len(DASHES)]
+    return COLOURS[RECIPES[number % len(RECIPES)]], DASHES[dashes_of(number)]
+
+
+def dashes_of(number: int) -> int:
+    """The position in `DASHES` of a recipe: neighbours differ, and so do recipes of one colour."""
+    return (number + number // len(RECIPES)) % len(DASHES)
 
 
 # ---- into the page -------------------------------------------------------------------------------
@@ -461,6 +490,10 @@ def _adapt(element: ElementTree.Element, prefix: str, titles: Mapping[str, str])
             value = f"{prefix}-{value}"
         elif key == "href":
             value = f"#{prefix}-{value.removeprefix('#')}"
+        elif "url(#" in value:
+            value = value.replace("url(#", f"url(#{prefix}-")
+        elif key in ("fill", "stroke"):
+            value = _VARIABLE.get(value, value)
         elif key == "style":
             value = re.sub(r"font-family: [^;]*;? ?", "", value)
             value = re.sub(r"#[0-9a-f]{6}", lambda found: _VARIABLE.get(found[0], found[0]), value)

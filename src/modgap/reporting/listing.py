@@ -105,7 +105,7 @@ def _listed(folder: Path, above: Listed) -> Listed:
             folder,
             manifest.kind,
             above.model or _name(manifest.model or _stage_model(folder)),
-            above.data or _data(manifest),
+            above.data or data_of(manifest),
             "",
             "interrupted",
         )
@@ -171,7 +171,8 @@ def _stage_model(folder: Path) -> str:
     return read_manifest(folder / "stage1").model
 
 
-def _data(manifest: Manifest) -> str:
+def data_of(manifest: Manifest) -> str:
+    """The data set as it was given, or the benchmark; empty where neither is recorded."""
     options = manifest.whole.get("options")
     named = [manifest.given, options if isinstance(options, dict) else {}, manifest.resolved]
     for place in named:

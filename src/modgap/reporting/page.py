@@ -11,18 +11,14 @@ are also written as files: LaTeX (booktabs) and CSV beside Markdown.
 
 from __future__ import annotations
 
-import base64
 import csv
-import functools
-import hashlib
 import io
+import itertools
 import re
 import shlex
-import time
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from modgap.analysis.cells import Sweep, write_cells
 from modgap.analysis.gap import GapChange
@@ -36,8 +32,7 @@ from modgap.analysis.warnings import warnings
 from modgap.core.errors import UserError, unknown
 from modgap.core.files import read_start
 from modgap.core.record import check_writable, write_text
-from modgap.core.text import as_utf8, percent
-from modgap.core.version import __version__
+from modgap.core.text import as_utf8
 from modgap.reporting import panels
 from modgap.reporting import tables as t
 from modgap.reporting.causal import ASSUMES, causal_panels, causal_table
@@ -51,9 +46,20 @@ from modgap.reporting.comparable import (
 )
 from modgap.reporting.curves import averaged, logged, measured, rollouts
 from modgap.reporting.curves import training as training_panels
-from modgap.reporting.figures import inlined, write_figures
+from modgap.reporting.diagrams import found_in
+from modgap.reporting.figures import dashes_of, inlined, write_figures
+from modgap.reporting.frame import (
+    LATEX,
+    Parts,
+    frame,
+    is_a_report,
+    katex,
+    page_template,
+    script_hash,
+)
 from modgap.reporting.judged import doubt_words, judge_tables, judged, open_words
 from modgap.reporting.mathverse import mathverse_tables
+from modgap.reporting.opening import facts, splits
 from modgap.reporting.paper import paper_tables
 from modgap.reporting.robustness import of_runs, robustness_table, sentences
 from modgap.reporting.same_data import data_words
@@ -61,14 +67,18 @@ from modgap.reporting.sampling import greedy_words, sampling_of, sampling_table,
 from modgap.reporting.seed_tables import READING, as_markdown, seed_tables
 from modgap.reporting.sweeps import find_sweeps
 from modgap.reporting.viewer import embed_json, viewer_data
-from modgap.reporting.words import change_words, graded_words, headline, reply_words, training_words
+from modgap.reporting.words import (
+    causal_words,
+    change_words,
+    graded_words,
+    headline,
+    reply_words,
+    training_words,
+)
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from markupsafe import Markup
 
-Parts = dict[str, Any]
-"""The template's values, by the names that it uses."""
 IMAGES = 200
 """Default for the most diagrams that a page embeds."""
 TEMPLATES = ("full", "paper")
@@ -84,8 +94,6 @@ _INTERVAL = "95% interval"
 # What a spreadsheet begins a formula with; the last four are the full-width forms of the first.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?%?", re.ASCII)
-_OF_A_REPORT, _HEAD = b'<meta name="generator" content="modgap ', 4096
-"""By what a page of ours is known, and the bytes in which it stands."""
 _TABLE = b"**"
 """What the paper's tables in Markdown begin with."""
 
@@ -97,6 +105,7 @@ def build_report(
     images: int = IMAGES,
     figures: bool = False,
     template: str = "full",
+    data: Path | str | None = None,
     allow_outside: bool = False,
     force: bool = False,
 ) -> ReportSummary:
@@ -112,6 +121,8 @@ def build_report(
             `cells.json`, too.
         template: `full`, or `paper`: also the numbers in the shape of the paper's tables, as a
             section of the page and as Markdown in `OUT.md`.
+        data: Where the diagrams are now, if the run or the data set was moved; they are found by
+            their digests.
         allow_outside: Embed diagrams outside the folders that the runs record, too.
         force: Replace files that no earlier report wrote.
 
@@ -127,6 +138,10 @@ def build_report(
     out = Path(out)
     _check_out(out, figures, template, force)
     found = collect(paths)
+    if data is not None:
+        found.data = Path(data)
+        found.evals, notes = found_in(found.evals, found.data)
+        found.notes += notes
     numbers, page = render(found, images, template, allow_outside=allow_outside)
     write_text(out, page)
     if template == "paper":
@@ -154,7 +169,7 @@ def _check_out(out: Path, figures: bool, template: str, force: bool) -> None:
         raise UserError(f"--out {out} is a folder: give a file, such as {out / 'report.html'}.")
     check_writable(out.absolute().parent)
     folder, page = out.with_name(f"{out.stem}_figures"), out.with_suffix(".md")
-    ours = out.is_file() and _OF_A_REPORT in read_start(out, _HEAD)
+    ours = is_a_report(out)
     others = [out] if out.exists() and not ours else []
     our_page = page.is_file() and read_start(page, len(_TABLE)) == _TABLE
     if template == "paper" and page.exists() and not our_page:
@@ -243,23 +258,6 @@ def _warnings(
     return words
 
 
-@functools.cache
-def _page() -> Template:
-    """The page's template, compiled once in a process."""
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(
-        loader=PackageLoader("modgap.reporting", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        points=lambda value: percent(value), short=lambda value: f"{value:.4g}"
-    )
-    return environment.get_template("report.html.jinja")
-
-
 def render(
     found: Collection,
     images: int = IMAGES,
@@ -273,26 +271,12 @@ def render(
     if template == "paper":
         rows = [PaperTable(caption=x.caption, head=x.head, rows=x.rows) for x in paper]
         numbers = numbers.model_copy(update={"paper": rows})
-    parts = _frame() | _charts(found, numbers)
+    parts = frame() | _charts(found, numbers)
     parts |= _viewer(found, scores, images, allow_outside=allow_outside)
-    return numbers, as_utf8(_page().render(**parts, tables=_tables(found, numbers, paper)))
-
-
-def _frame() -> Parts:
-    """What every page has: style, script and provenance."""
-    from markupsafe import Markup
-
-    folder = files("modgap.reporting") / "templates"
-    script = (folder / "viewer.js").read_text(encoding="utf-8")
-    return {
-        "version": __version__,
-        "made": time.strftime("%Y-%m-%d %H:%M"),
-        "css": Markup((folder / "report.css").read_text(encoding="utf-8")),
-        "script": Markup(script),
-        "script_hash": (
-            "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        ),
-    }
+    parts |= _latex(found)
+    return numbers, as_utf8(
+        page_template("report").render(**parts, tables=_tables(found, numbers, paper))
+    )
 
 
 def _charts(found: Collection, numbers: ReportSummary) -> Parts:
@@ -302,6 +286,9 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
     runs = numbers.runs
     return {
         "headline": numbers.headline,
+        "lede": _lede(numbers),
+        "facts": facts(found.evals, runs),
+        "splits": splits(runs),
         "warnings": numbers.warnings,
         "runs": list(runs),
         "charts": {name: Markup(chart) for name, chart in inlined(numbers).items()},
@@ -312,12 +299,14 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
         "causal_note": ASSUMES,
         "readings": panels.readings(runs),
         "legend": KINDS,
+        "few": panels.FEW_OF_A_TYPE,
         "robust": sentences(numbers.robustness),
         "unread": [run.name for run in found.evals if _unread(run, runs[run.name])],
         "types": {
             name: broken_down for name, summary in runs.items() if (broken_down := _parts(summary))
         },
         "curves": training_panels(averaged(numbers.training, numbers.seeds)),
+        "dashes_of": dashes_of,
         "rollouts": rollouts(found.stages),
         "manifests": [
             _manifest(part) for part in (*found.evals, *found.stages) if part.manifest.whole
@@ -332,6 +321,14 @@ def _parts(summary: Summary) -> Markup | None:
     tables = [t.type_table(summary)] if panels.types(summary) else []
     tables += [table] if (table := t.subject_table(summary)) else []
     return Markup("").join(table.html() for table in tables) if tables else None
+
+
+def _lede(numbers: ReportSummary) -> list[str]:
+    """The sentences below the answer, without the one that the bar of the split says."""
+    said = {
+        words for summary in numbers.runs.values() for words in causal_words(summary.causal)[:1]
+    }
+    return [words for words in numbers.headline.lede if words not in said]
 
 
 def _tables(
@@ -371,13 +368,31 @@ def _viewer(
 
     if not found.evals:
         return {"type_names": [], "index": "", "blocks": [], "packed": False}
-    index, blocks, packed = viewer_data(found.evals, scores, images, allow_outside=allow_outside)
+    index, blocks, packed = viewer_data(
+        found.evals, scores, images, data=found.data, allow_outside=allow_outside
+    )
     return {
         "type_names": index["types"],
         "index": Markup(embed_json(index)),
         "blocks": [Markup(block) for block in blocks],
         "packed": packed,
     }
+
+
+def _latex(found: Collection) -> Parts:
+    """KaTeX, where a problem or a response holds LaTeX."""
+    from markupsafe import Markup
+
+    texts = (
+        text
+        for run in found.evals
+        for text in itertools.chain(
+            (words for row in run.problems.values() for words in (row.question, *row.conditions)),
+            (row.response for row in run.responses),
+        )
+    )
+    script = katex() if any(map(LATEX.search, texts)) else ""
+    return {"katex": Markup(script), "katex_hash": script_hash(script)}
 
 
 def _unread(run: EvalRun, summary: Summary) -> bool:

@@ -23,8 +23,10 @@ from modgap.core.text import counted, interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.words import reading_words
 
-SIDES = {"text": "text-centric", "vision": "vision-centric"}
+SIDES = {"text": "from text", "vision": "from the image"}
 """Side of a pair -> its name."""
+FEW_OF_A_TYPE = 5
+"""Problems below which a type has no row of its own in the chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +202,30 @@ def gaps(runs: Mapping[str, Summary]) -> list[Row]:
 
 
 def types(summary: Summary) -> list[Row]:
-    """The gap of each problem type of a run; empty if it has only one type."""
+    """The gap of each problem type of a run; empty if it has only one type.
+
+    Types of fewer than `FEW_OF_A_TYPE` problems are one row, if they are several: the mean over
+    their problems, without an interval.
+    """
     if len(summary.types) < 2:
         return []
+    few = [row for row in summary.types if row.n_problems < FEW_OF_A_TYPE]
+    if len(few) == 1:
+        few = []
     rows: list[Row] = []
-    for row in summary.types:
+    for row in (row for row in summary.types if row not in few):
         problems = counted(row.n_problems, "problem")
         text, vision = percent(row.text_accuracy), percent(row.vision_accuracy)
         words = f"{problems}, text {text} percent, image {vision} percent"
         note = f"{problems}, {text} / {vision}"
         rows.append(_points(row.type or "(none)", row.points, row, note=note, words=words))
+    if few:
+        problems = sum(row.n_problems for row in few)
+        mean = sum(row.points * row.n_problems for row in few) / problems
+        name = f"{len(few)} types of fewer than {FEW_OF_A_TYPE} problems"
+        words = f"{signed(mean)} points on average over {problems} problems, without an interval"
+        mark = Mark(mean, None, None, words)
+        rows.append(Row(name, (mark,), signed(mean), "–", counted(problems, "problem")))
     return rows
 
 

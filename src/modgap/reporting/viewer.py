@@ -5,30 +5,24 @@ A small index of all problems, and blocks of details that are read on demand.
 Both travel as JSON inside the page. Nothing in them can end the element that holds them or start
 another one: `<`, `>`, `&` and the two line separators that old JavaScript treats as line ends are
 written as escapes.
-
-A diagram is read again from its place: a file, or a row of a parquet file, `FILE.parquet#ROW`
-(MathVerse).
 """
 
 from __future__ import annotations
 
 import base64
-import functools
 import gzip
-import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from modgap.analysis.scores import Scores
-from modgap.analysis.transcription import KINDS, lost_problems
-from modgap.core.files import MOST_IMAGE_BYTES, Root, open_regular, read_bytes
-from modgap.core.record import IMAGE_FOLDERS, GradeRow, ProblemRow, Response
-from modgap.core.view import ALL_VIEWS, VERSIONS
+from modgap.analysis.transcription import KINDS, lost_problems, misread_parts, read_in
+from modgap.core.files import Root
+from modgap.core.record import GradeRow, ProblemRow, Response
+from modgap.core.view import ALL_VIEWS
 from modgap.reporting.collect import EvalRun
+from modgap.reporting.diagrams import image_folders, pictures
 
 BLOCK = 50
 """Problems in one block."""
@@ -36,8 +30,6 @@ PACK_ABOVE = 24_000_000
 """Characters of details from which on blocks are compressed (the browser unpacks them when they are
 looked at).
 """
-IMAGE_SIDE = 512
-"""Larger diagrams are embedded at this size (pixels of the longer side)."""
 GROUPS = "tvbn"
 """Text right and image wrong, the reverse, both right, both wrong; `-` where a problem is not
 paired.
@@ -88,12 +80,14 @@ class Shown:
         groups: Paired problem -> its group, see `Scores.groups`.
         readings: Lost problem -> how it was read.
         samples: Problem and view -> its graded responses.
+        read_in: The views whose responses are compared with the conditions.
     """
 
     views: tuple[str, ...]
     groups: dict[str, str]
     readings: dict[str, str]
     samples: dict[tuple[str, str], list[Sample]]
+    read_in: set[str]
 
 
 def viewer_data(
@@ -101,6 +95,7 @@ def viewer_data(
     scores: Sequence[Scores],
     images: int,
     *,
+    data: Path | None = None,
     allow_outside: bool = False,
 ) -> tuple[Json, list[str], bool]:
     """What the viewer shows.
@@ -110,6 +105,7 @@ def viewer_data(
         scores: Of each of them.
         images: The number of problems whose diagrams are embedded, balanced over the outcomes of
             the first run.
+        data: Diagrams may be in this folder, too.
         allow_outside: Diagrams may be outside the folders that the runs record.
 
     Returns:
@@ -117,9 +113,15 @@ def viewer_data(
         (gzip and base64).
     """
     problems = _merge(runs)
-    root = Root(*_image_folders(runs), allow_outside=allow_outside)
+    root = Root(*image_folders(runs), *([data] if data else []), allow_outside=allow_outside)
     shown = [
-        Shown(score.views, score.groups(), lost_problems(score), _samples(run))
+        Shown(
+            score.views,
+            score.groups(),
+            lost_problems(score),
+            _samples(run),
+            read_in(score),
+        )
         for run, score in zip(runs, scores, strict=True)
     ]
     chosen = _choose(problems, [run.groups for run in shown], images)
@@ -134,8 +136,8 @@ def viewer_data(
     for slug, member in problems.items():
         row = member.row
         entries, marks, prompts = _responses(member, shown)
-        pictures, absent = (
-            (_pictures(row, asked, root) if slug in chosen else ([], 2)) if row.image else ([], 0)
+        shown_here, absent = (
+            (pictures(row, asked, root) if slug in chosen else ([], 2)) if row.image else ([], 0)
         )
         entry: Json = {
             "i": slug,
@@ -150,7 +152,9 @@ def viewer_data(
         entry["d"] = [run.readings.get(row.id, "") if has else "" for run, has in has_it]
         entry["m"] = absent
         index.append(entry)
-        details.append({"c": ", ".join(row.conditions), "m": pictures, "p": prompts, "r": entries})
+        details.append(
+            {"c": ", ".join(row.conditions), "m": shown_here, "p": prompts, "r": entries}
+        )
     head: Json = {
         "block": BLOCK,
         "types": types,
@@ -185,7 +189,16 @@ def _responses(
             marks.append(None)
             continue
         of_views = [run.samples.get((member.row.id, view), []) for view in run.views]
-        entries.append({"v": [_view(samples, prompts) for samples in of_views]})
+        # What a lost problem's transcription has wrong is marked.
+        is_lost = run.readings.get(member.row.id)
+        entries.append(
+            {
+                "v": [
+                    _view(samples, prompts, member.row if is_lost and view in run.read_in else None)
+                    for view, samples in zip(run.views, of_views, strict=True)
+                ]
+            }
+        )
         marks.append(["".join(_mark(sample) for sample in samples) for samples in of_views])
     return entries, marks, list(prompts)
 
@@ -243,8 +256,14 @@ def _samples(run: EvalRun) -> dict[tuple[str, str], list[Sample]]:
     return found
 
 
-def _view(samples: Sequence[Sample], prompts: dict[str, int]) -> Json:
-    """The samples of a view, and the number of their prompt; new prompts get the next number."""
+def _view(samples: Sequence[Sample], prompts: dict[str, int], read: ProblemRow | None) -> Json:
+    """The samples of a view, and the number of their prompt; new prompts get the next number.
+
+    Args:
+        samples: In order.
+        prompts: The numbers of all prompts.
+        read: The problem whose conditions the samples transcribe, if they are compared.
+    """
     shown: list[list[object]] = []
     number = -1
     for row, grade in samples:
@@ -257,8 +276,22 @@ def _view(samples: Sequence[Sample], prompts: dict[str, int]) -> Json:
             row.finish_reason,
             row.completion_tokens,
         ]
-        shown.append([*fields, row.error] if row.error else fields)
+        marks = _misread(row.response, read) if read else None
+        shown.append([*fields, row.error, marks] if row.error or marks else fields)
     return {"p": number, "s": shown}
+
+
+def _misread(response: str, problem: ProblemRow) -> Json | None:
+    """The clauses that are misread, in UTF-16 units as JavaScript counts, and what is missing."""
+    found = misread_parts(response, problem.conditions, problem.question)
+    if not found.missing:
+        return None
+    spans = [[_units(response[:start]), _units(response[:end])] for start, end in found.spans]
+    return {"w": spans, "m": list(found.missing)}
+
+
+def _units(text: str) -> int:
+    return len(text) + sum(character > "\uffff" for character in text)
 
 
 def _mark(sample: Sample) -> str:
@@ -267,169 +300,5 @@ def _mark(sample: Sample) -> str:
     return grade.outcome[0].upper() if row.finish_reason == "length" else grade.outcome[0]
 
 
-def _image_folders(runs: Sequence[EvalRun]) -> list[str]:
-    """The folders that the diagrams of runs may be in, as their manifests have them."""
-    found: list[str] = []
-    for run in runs:
-        # Older manifests do not record the folders of the images.
-        recorded = run.manifest.whole.get(IMAGE_FOLDERS, [run.manifest.given.get("data")])
-        places = recorded if isinstance(recorded, list) else []
-        found += [str(run.path), *(place for place in places if isinstance(place, str))]
-    return found
-
-
-def _pictures(
-    row: ProblemRow, asked: Sequence[str], root: Root
-) -> tuple[list[tuple[str, str]], int]:
-    """The distinct diagrams of a problem, or why there is none.
-
-    Each has the views that show it (empty: all).
-
-    Where a problem's views have images of their own but only one place is known, the caption says
-    whose image it is.
-    """
-    assert row.image is not None
-    of_views: dict[str, str] = {}
-    if row.views and not root.target(_file(row.image)):
-        try:
-            of_views = pictures_of_views(row.image, asked)
-        except (OSError, ValueError, KeyError):
-            of_views = {}
-        if not of_views:
-            whose = "vision-only" if "vision-only" in row.views else next(iter(row.views), "")
-            of_views = {whose: row.image}
-    shown: dict[str, list[str]] = {}
-    absent = 1
-    for view, place in of_views.items() or {"": row.image}.items():
-        picture, absent_here = _embed(place, root)
-        absent = min(absent, absent_here)
-        if picture:
-            shown.setdefault(picture, []).append(view)
-    return [(picture, ", ".join(filter(None, of))) for picture, of in shown.items()], absent
-
-
-def _embed(path: str, root: Root) -> tuple[str | None, int]:
-    """A diagram as the model saw it, as a data URI, or why it is absent (an index in `_ABSENT`)."""
-    from modgap.core.images import opened, plain_bytes, to_rgb
-
-    if root.target(_file(path)):
-        return None, 3
-    try:
-        data = plain_bytes(read_picture(path))
-        with opened(data) as image:
-            kind = image.format
-            if kind not in ("PNG", "JPEG", "GIF", "WEBP") or max(image.size) > IMAGE_SIDE:
-                small = to_rgb(image)
-                small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-                buffer = io.BytesIO()
-                small.save(buffer, "PNG", optimize=True)
-                data, kind = buffer.getvalue(), "PNG"
-    # Pillow raises a dozen kinds of error on a broken file; pyarrow and the system have others.
-    except Exception:
-        return None, 1
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}", 0
-
-
 def _pack(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
-
-
-_ROW = re.compile(r"(.+\.parquet)#([0-9]+)", re.DOTALL)
-
-
-def _file(place: str) -> str:
-    """The file of a place."""
-    match = _ROW.fullmatch(place)
-    return place if match is None or Path(place).exists() else match[1]
-
-
-def read_picture(place: str) -> bytes:
-    """The encoded diagram.
-
-    Args:
-        place: As `problems.jsonl` has it; rows count from 1.
-
-    Raises:
-        OSError: It does not exist (any more). ValueError: The parquet file is another one by now
-            (pyarrow's errors are of this kind).
-    """
-    match = _ROW.fullmatch(place)
-    if match is None or Path(place).exists():
-        return read_bytes(place, MOST_IMAGE_BYTES)
-    file, row = match[1], int(match[2]) - 1
-    open_regular(file).close()
-    for group, count in enumerate(_groups(file)):
-        if row < count:
-            value = _images(file, group)[row].as_py()
-            value = value[0] if isinstance(value, list) and value else value
-            found = value.get("bytes") if isinstance(value, Mapping) else value
-            if not isinstance(found, bytes):
-                break
-            return found
-        row -= count
-    raise FileNotFoundError(f"{place} holds no image")
-
-
-def pictures_of_views(place: str, views: Sequence[str]) -> dict[str, str]:
-    """Where the image of each of MathVerse's views of a problem is.
-
-    All are in the file that one of them came from.
-
-    Args:
-        place: Of one of the problem's images, as `problems.jsonl` has it.
-        views: The views whose images are needed.
-
-    Returns:
-        View -> place; without the views that the file lacks, and empty if the place is not a row of
-        MathVerse's.
-
-    Raises:
-        OSError: The file does not exist (any more).
-        ValueError: It is another one by now.
-    """
-    match = _ROW.fullmatch(place)
-    if match is None or Path(place).exists():
-        return {}
-    file, rows = match[1], _versions(match[1])
-    problem = next(
-        (problem for problem, of_views in rows.items() if int(match[2]) in of_views.values()), None
-    )
-    found = rows.get(problem, {}) if problem is not None else {}
-    return {view: f"{file}#{found[view]}" for view in views if view in found}
-
-
-@functools.lru_cache(maxsize=4)
-def _versions(file: str) -> dict[str, dict[str, int]]:
-    """Problem -> view -> row, from 1; empty for a file without MathVerse's columns."""
-    import pyarrow.parquet as pq
-
-    columns = ("problem_index", "problem_version")
-    if not set(columns) <= set(pq.read_schema(file).names):
-        return {}
-    table = pq.read_table(file, columns=list(columns)).to_pydict()
-    found: dict[str, dict[str, int]] = {}
-    for number, (problem, version) in enumerate(
-        zip(*(table[name] for name in columns), strict=True), start=1
-    ):
-        if version in VERSIONS:
-            found.setdefault(str(problem), {}).setdefault(VERSIONS[version], number)
-    return found
-
-
-@functools.lru_cache(maxsize=16)
-def _groups(file: str) -> tuple[int, ...]:
-    """Rows of each row group."""
-    import pyarrow.parquet as pq
-
-    about = pq.read_metadata(file)
-    return tuple(about.row_group(group).num_rows for group in range(about.num_row_groups))
-
-
-@functools.lru_cache(maxsize=2)
-def _images(file: str, group: int) -> Any:
-    """The images of one row group; problems in order use the same group repeatedly."""
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(file)
-    column = next(name for name in ("image", "images") if name in table.schema_arrow.names)
-    return table.read_row_group(group, columns=[column]).column(column)

@@ -39,7 +39,14 @@ from modgap.core.prompt import (
     of_paper,
     structural_conditions,
 )
-from modgap.core.record import Key, ProblemRow, Response, RunFolder, recorded_grader
+from modgap.core.record import (
+    Key,
+    ProblemRow,
+    Response,
+    RunFolder,
+    recorded_grader,
+    short_digest,
+)
 from modgap.core.transcripts import WHOSE
 from modgap.core.view import (
     ALL_VIEWS,
@@ -230,12 +237,8 @@ def fingerprints(problems: Iterable[Problem]) -> tuple[str, dict[str, list[str]]
             more = (views, own_questions, own_answers, recorded_grader(problem.grader))
             digest.update(json.dumps(more, sort_keys=True).encode())
             words += more[1:]
-        each[problem.id] = [_short_digest(words), _short_digest([image, views])]
+        each[problem.id] = [short_digest(words), short_digest([image, views])]
     return digest.hexdigest()[:16], each
-
-
-def _short_digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _image_digest(
@@ -248,25 +251,20 @@ def _image_digest(
     Raises:
         UserError: The file cannot be read.
     """
+    from modgap.core.images import content_digest
+
     if isinstance(image, bytes):
-        return _content_digest(image, size)
+        return content_digest(image, size)
     key = (image, size)
     if key not in seen:
         try:
-            seen[key] = _content_digest(read_bytes(image, MOST_IMAGE_BYTES), size)
+            seen[key] = content_digest(read_bytes(image, MOST_IMAGE_BYTES), size)
         except OSError as error:
             raise UserError(
                 f"problem {problem.id}: the diagram {image} cannot be read ({error.strerror}): "
                 "`modgap data check DATA --benchmark NAME` names every fault."
             ) from None
     return seen[key]
-
-
-def _content_digest(data: bytes, size: int) -> str:
-    from modgap.core.images import CONVERTED, is_plain
-
-    digest = hashlib.blake2b(data, digest_size=size).hexdigest()
-    return digest if is_plain(data) else digest + CONVERTED
 
 
 @dataclass(frozen=True, slots=True)

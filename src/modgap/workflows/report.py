@@ -15,6 +15,7 @@ def report(
     images: int = 200,
     figures: bool = False,
     template: str = "full",
+    data: Path | str | None = None,
     allow_outside: bool = False,
     force: bool = False,
 ) -> ReportSummary:
@@ -27,6 +28,7 @@ def report(
         images: Most diagrams that the page embeds.
         figures: Also write the charts and the tables to `OUT_figures/`.
         template: `paper` also lays the numbers into the shape of the paper's tables.
+        data: Where the diagrams are now, if the run or the data set was moved.
         allow_outside: Embed diagrams outside the folders that the runs record, too.
         force: Replace files that no earlier report wrote.
 
@@ -44,6 +46,6 @@ def report(
         raise UserError(f"--images {images}: must not be negative; 0 embeds none.")
     folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     return build_report(
-        folders, Path(out), images=images, figures=figures, template=template,
+        folders, Path(out), images=images, figures=figures, template=template, data=data,
         allow_outside=allow_outside, force=force,
     )  # fmt: skip

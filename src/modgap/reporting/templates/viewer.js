@@ -62,6 +62,30 @@
     return box;
   };
 
+  // LaTeX is rendered by KaTeX, if the page holds it; what it refuses stays as it is. Its output is built of nodes, not of HTML.
+  const MATH = /\$\$([^$]+)\$\$|\\\[([\s\S]+?)\\\]|\\\(([\s\S]+?)\\\)|\$([^$\n]+)\$|(\\[a-zA-Z]+(?:\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*(?: +[A-Z]{1,3}(?![A-Za-z]))?)/g;
+  const rich = (text) => {
+    if (typeof katex === "undefined" || $("f-raw").checked) return [text];
+    const parts = [];
+    let at = 0;
+    for (const match of text.matchAll(MATH)) {
+      const box = make("span", { class: "math" });
+      try { katex.render(match.slice(1).find((part) => part !== undefined), box, { output: "mathml", displayMode: Boolean(match[1] || match[2]), maxSize: 20 }); } catch { continue; }
+      parts.push(text.slice(at, match.index), box);
+      at = match.index + match[0].length;
+    }
+    return [...parts, text.slice(at)];
+  };
+  const marked = (text, misread) => {
+    const parts = [];
+    let at = 0;
+    for (const [start, end] of misread ? misread.w : []) {
+      parts.push(...rich(text.slice(at, start)), make("mark", { title: "misread" }, ...rich(text.slice(start, end))));
+      at = end;
+    }
+    return [...parts, ...rich(text.slice(at))];
+  };
+
   // The list
   const list = $("list"), inner = $("list-inner");
   const runIndex = () => Number($("f-run").value);
@@ -98,7 +122,7 @@
     const run = runIndex(), group = $("f-group").value, type = $("f-type").value, outcome = $("f-outcome").value;
     const words = $("f-search").value.trim().toLowerCase(), deep = $("f-deep").checked;
     let kept = problems.filter((p) =>
-      (!group || (group.startsWith("t:") ? p.d[run] === group.slice(2) : p.g[run] === group)) && (type === "" || p.t === Number(type)) &&
+      (!group || (group === "t:m" ? ["numbers", "names"].includes(p.d[run]) : group.startsWith("t:") ? p.d[run] === group.slice(2) : p.g[run] === group)) && (type === "" || p.t === Number(type)) &&
       (!outcome || (p.o[run] || []).some((letters) => [...letters].some((c) => outcome === "cut" ? c !== c.toLowerCase() : c.toLowerCase() === outcome))));
     if (words) {
       const near = (p) => (p.i + "\n" + p.q + "\n" + p.a).toLowerCase().includes(words);
@@ -129,21 +153,22 @@
     return make("details", { class: "prompt" }, make("summary", { class: "small", textContent: "Prompt" }), make("pre", { textContent: text }));
   };
   const sample = (row, number) => {
-    const [text, letter, answer, stage, finish, tokens, fault] = row;
+    const [text, letter, answer, stage, finish, tokens, fault, misread] = row;
     const outcome = NAMES[letter];
     const top = make("div", { class: "top" },
       make("b", { class: "o-" + outcome }, make("span", { class: "visually-hidden", textContent: `Sample ${number + 1}: ` }), `${SIGN[outcome]} ${WORDS[outcome]}`),
       make("span", {}, "answer ", make("bdi", { textContent: answer === null ? "none" : answer })),
       make("span", { textContent: "decided by " + stage }),
       make("span", { textContent: `${tokens} tokens` + (finish === "length" ? ", cut at the limit" : finish === "error" ? ", failed" : "") }));
-    return make("div", { class: "sample" }, top, make("pre", { tabIndex: 0, textContent: fault ? `${fault}\n${text}` : text }));
+    const missing = misread ? make("p", { class: "misread small" }, "Not read: ", ...misread.m.flatMap((words, k) => [k ? "; " : "", ...rich(words)]), ".", misread.w.length ? " Underlined below: what it writes instead." : "") : null;
+    return make("div", { class: "sample" }, top, missing, make("pre", { tabIndex: 0 }, fault ? `${fault}\n` : "", ...marked(text, misread)));
   };
   const open = async (problem, linkTo = true) => {
     current = problem;
     const detail = await detailOf(problem.k);
     if (current !== problem) return;
     const facts = make("dl", {});
-    const fact = (name, value) => facts.append(make("dt", { textContent: name }), make("dd", {}, value));
+    const fact = (name, value) => facts.append(make("dt", { textContent: name }), make("dd", {}, ...(name === "Type" ? [value] : rich(value))));
     fact("Question", problem.q || "(not recorded)");
     fact("Gold answer", problem.a);
     if (types[problem.t]) fact("Type", types[problem.t]);
@@ -197,7 +222,10 @@
 
   problems.forEach((problem, position) => { problem.k = position; });
   for (const id of ["f-run", "f-group", "f-type", "f-outcome", "f-deep"]) $(id).addEventListener("change", filter);
-  $("f-only").addEventListener("change", () => current && open(current, false));
+  for (const id of ["f-only", "f-raw"]) $(id).addEventListener("change", () => current && open(current, false));
+  $("f-raw").parentElement.hidden = typeof katex === "undefined";
+  // What a reader comes for: the problems that the picture costs.
+  if (problems.some((p) => p.g[0] === "t")) $("f-group").value = "t";
   let timer = 0;
   $("f-search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(filter, 150); });
   let frame = 0;

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -51,8 +50,6 @@ class TwinAgentLoop(SingleTurnAgentLoop):
         self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any
     ) -> AgentLoopOutput:
         """Sample one response; see verl."""
-        if self.rollout_config.name == "vllm":
-            sampling_params = sampling_params | _only_ids()
         output = await super().run(sampling_params, priority, **kwargs)
         images = (output.multi_modal_data or {}).get("images")
         turns: dict[str, Any] = {}
@@ -77,21 +74,6 @@ class TwinAgentLoop(SingleTurnAgentLoop):
 
 _IMAGE = "\0"
 """Stands for an image among the texts of a message."""
-
-
-@functools.cache
-def _only_ids() -> dict[str, Any]:
-    """What tells vLLM to send a response once, at its end, and without its text.
-
-    Otherwise its server decodes each token and wakes the agent loop for it: with 160 sequences this
-    takes longer than the GPU's decode step. Nothing is aborted here, which such requests would
-    delay: only verl's asynchronous trainers do so.
-    """
-    try:
-        from vllm.sampling_params import RequestOutputKind  # pyright: ignore
-    except ImportError:  # a stand-in, in tests without a GPU
-        return {}
-    return {"detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY}
 
 
 def _words(content: Any) -> tuple[str, ...]:
