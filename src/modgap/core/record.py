@@ -386,9 +386,7 @@ def _lean(row: R, strings: dict[str, str], fields: dict[frozenset[str], set[str]
         if type(value) is str:
             values[name] = strings.setdefault(value, value)
     given = row.model_fields_set
-    object.__setattr__(
-        row, "__pydantic_fields_set__", fields.setdefault(frozenset(given), given)
-    )
+    object.__setattr__(row, "__pydantic_fields_set__", fields.setdefault(frozenset(given), given))
     return row
 
 
