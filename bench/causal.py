@@ -54,6 +54,7 @@ class World:
 
 WORLDS = {
     "all assumptions hold": World(),
+    "2% of the answers do not follow": World(follows=0.98),
     "only reading fails": World(keeps=1.0, follows=1.0, reads=0.5),
     "only reasoning fails": World(keeps=0.7, follows=1.0, reads=1.0),
     "only integration fails": World(keeps=1.0, follows=0.5, reads=1.0),

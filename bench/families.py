@@ -6,8 +6,9 @@ python bench/families.py [NAME ...] [--device cuda] [--page docs/reference/model
 Small random models are written to a temporary folder as their hub checkpoints are laid out
 (`tests/shared/model_families.py`, in two sizes), measured by `modgap eval --engine hf` on synthetic
 problems, and compared with transformers' own answers (`tests/shared/family_checks.py`; on a CPU,
-where rounding is small). The column is named after the releases of transformers and torchvision. To
-try another release, put it in front:
+where rounding is small). With --engine vllm they are only measured: on a GPU, a minute a family.
+The column is named after the releases of transformers, torchvision and vLLM. To try another
+release, put it in front:
 
     pip install --no-deps --target /tmp/tf transformers==5.17.0
     PYTHONPATH=/tmp/tf python bench/families.py --page docs/reference/models.md
@@ -19,6 +20,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,20 +42,23 @@ BEGIN, END = "<!-- families -->", "<!-- end of families -->"
 OTHER = Sizes(width=192, layers=2, vision_width=96, vision_layers=4, vocabulary=600, seed=1)
 
 
-def column() -> str:
+def column(engine: str = "hf") -> str:
     """The name of this environment's column."""
     name = transformers.__version__
+    if engine == "vllm":
+        name += f", vllm {importlib.metadata.version('vllm').split('+')[0]}"
+        return name
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         name += f" and torchvision {importlib.metadata.version('torchvision').split('+')[0]}"
     return name
 
 
-def measured(folder: Path, data: Path, out: Path, device: str) -> str:
+def measured(folder: Path, data: Path, out: Path, device: str, engine: str) -> str:
     """What `modgap eval` says of a model: `yes`, or why it does not measure it."""
     command = [
         sys.executable, "-m", "modgap", "eval", "--benchmark", "synthetic", "--data", str(data),
         "--model", str(folder), "--out", str(out), "--samples", "2", "--max-tokens", "8",
-        "--device", device,
+        "--device", device, "--engine", engine,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -66,7 +71,7 @@ def measured(folder: Path, data: Path, out: Path, device: str) -> str:
     return "yes" if all(row.get("image_tokens") for row in rows) else "FAILED: no image tokens"
 
 
-def answer(name: str, data: Path, place: Path, device: str) -> str:
+def answer(name: str, data: Path, place: Path, device: str, engine: str) -> str:
     """The cell of a family."""
     for size in (Sizes(), OTHER):
         folder = place / f"{name}-{size.width}"
@@ -75,8 +80,8 @@ def answer(name: str, data: Path, place: Path, device: str) -> str:
                 build_family(name, folder, size)
         except Exception as error:
             return f"no: this release cannot make it ({type(error).__name__})"
-        said = measured(folder, data, place / f"{folder.name}-run", device)
-        if said != "yes":
+        said = measured(folder, data, place / f"{folder.name}-run", device, engine)
+        if said != "yes" or engine != "hf":
             return said
         try:
             model = load_generic(folder, device="cpu")
@@ -113,7 +118,7 @@ def table(columns: dict[str, dict[str, str]]) -> str:
     """The table in Markdown, releases in order."""
 
     def order(name: str) -> tuple[int, ...]:
-        return (*(int(part) for part in name.split()[0].split(".")), len(name))
+        return (*(int(part) for part in re.split(r"[ ,]", name)[0].split(".")), len(name))
 
     names = sorted(columns, key=order)
     lines = [f"| `model_type` | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
@@ -124,11 +129,11 @@ def table(columns: dict[str, dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def keep(page: Path, family: str, cell: str) -> None:
+def keep(page: Path, name: str, family: str, cell: str) -> None:
     """Write one cell into a page's table, as soon as it is known."""
     text = page.read_text(encoding="utf-8")
     columns = read_table(text)
-    columns.setdefault(column(), {})[family] = cell
+    columns.setdefault(name, {})[family] = cell
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     page.write_text(f"{before}{BEGIN}\n\n{table(columns)}\n\n{END}{after}", encoding="utf-8")
@@ -139,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(FAMILIES)}; all by default")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--engine", default="hf", choices=("hf", "vllm"))
     parser.add_argument("--page", type=Path, help="a page with a table to be kept")
     given = parser.parse_args()
     cells: dict[str, str] = {}
@@ -150,11 +156,11 @@ def main() -> None:
         )
         for name in given.names or FAMILIES:
             begun = time.monotonic()
-            cells[name] = answer(name, data, Path(place), given.device)
+            cells[name] = answer(name, data, Path(place), given.device, given.engine)
             print(f"{name}: {cells[name]} ({time.monotonic() - begun:.0f} s)", file=sys.stderr)
             if given.page:
-                keep(given.page, name, cells[name])
-    print(table({column(): cells}))
+                keep(given.page, column(given.engine), name, cells[name])
+    print(table({column(given.engine): cells}))
     sys.exit(any(cell.startswith("FAILED") for cell in cells.values()))
 
 

@@ -49,6 +49,7 @@ def test_shares_are_given_only_where_the_gap_is_there_for_certain() -> None:
     "name",
     [
         "all assumptions hold",
+        "2% of the answers do not follow",
         "only reading fails",
         "only reasoning fails",
         "only integration fails",

@@ -62,6 +62,11 @@ def test_the_settings_of_the_papers_kl_reach_both_ways_of_writing_it(
     assert stages[0].title == stages[1].title == "full-text + contrastive KL"
 
 
+def test_one_term_one_view_and_lists_are_taken_as_well() -> None:
+    written = stage_of(PAPER)
+    assert Stage("full-text", terms=PAPER) == Stage(["full-text"], terms=[PAPER]) == written  # type: ignore[arg-type]
+
+
 def test_a_value_of_a_term_can_be_set_by_its_number() -> None:
     kl = RECIPES.load("kl")()
     changed = apply_settings(kl, ["term1.coef=0.5"])

@@ -38,9 +38,19 @@ def made(folders: Path, name: str) -> Path:
     return folder if folder.exists() else build_family(name, folder)
 
 
+def loaded(folder: Path) -> GenericModel:
+    """The model; skips where this release of transformers wants torchvision for its processor."""
+    try:
+        return load_generic(folder, device="cpu")
+    except UserError as error:
+        if is_torchvision_available() or "needs torchvision" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in NEED_TORCHVISION])
 def test_a_family_is_answered_as_transformers_answers_it(folders: Path, name: str) -> None:
-    model = load_generic(made(folders, name), device="cpu")
+    model = loaded(made(folders, name))
     check_batches(model)
     check_copies(model)
     check_greedy(model)
@@ -49,7 +59,7 @@ def test_a_family_is_answered_as_transformers_answers_it(folders: Path, name: st
 
 @pytest.mark.parametrize("name", ["internvl", "gemma3", "llava_onevision", "smolvlm", "glm4v"])
 def test_other_sizes_of_a_family_are_answered(tmp_path: Path, name: str) -> None:
-    model = load_generic(build_family(name, tmp_path / name, OTHER), device="cpu")
+    model = loaded(build_family(name, tmp_path / name, OTHER))
     check_batches(model)
 
 

@@ -276,6 +276,18 @@ def _qwen3_vl(ids: Any, vocabulary: int, size: Sizes) -> Any:
     )  # fmt: skip
 
 
+def _qwen3_vl_moe(ids: Any, vocabulary: int, size: Sizes) -> Any:
+    from transformers import Qwen3VLMoeConfig
+
+    dense = _qwen3_vl(ids, vocabulary, size)
+    text = {**dense.text_config.to_dict(), "num_experts": 4, "num_experts_per_tok": 2}
+    text |= {"model_type": "qwen3_vl_moe_text", "moe_intermediate_size": size.width}
+    vision = {**dense.vision_config.to_dict(), "model_type": "qwen3_vl_moe_vision"}
+    return Qwen3VLMoeConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=True, **_qwen_ids(ids)
+    )
+
+
 def _qwen3_5(ids: Any, vocabulary: int, size: Sizes) -> Any:
     from transformers import Qwen3_5Config
 
@@ -487,6 +499,10 @@ FAMILIES: dict[str, Family] = {
         _qwen3_vl, _QWEN, CHATML.replace("IMAGE", QWEN_IMAGE).replace("OPEN", ""),
         _qwen_files("Qwen3VLProcessor", _QWEN3_IMAGE, suffix="Fast"), _QWEN_ROLES,
         template_file="chat_template.json",
+    ),
+    "qwen3_vl_moe": Family(
+        _qwen3_vl_moe, _QWEN, CHATML.replace("IMAGE", QWEN_IMAGE).replace("OPEN", ""),
+        _qwen_files("Qwen3VLProcessor", _QWEN3_IMAGE, suffix="Fast"), _QWEN_ROLES,
     ),
     "qwen3_5": Family(
         _qwen3_5, _QWEN, CHATML.replace("IMAGE", QWEN_IMAGE).replace("OPEN", "<think>\\n"),

@@ -23,7 +23,7 @@ from modgap.core.terms import Term
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.load import tiny_folder
 from modgap.training.plan import gpu, lengths_of
-from modgap.training.shape import GIB, SHAPES, image_tokens, shape_of
+from modgap.training.shape import GIB, SHAPES, shape_of
 from modgap.training.verl.config import (
     Files,
     Model,
@@ -555,7 +555,9 @@ def test_costs_grow_as_they_should() -> None:
 
 
 def test_image_tokens_are_the_processors() -> None:
-    assert image_tokens(1280 * 28 * 28) == 1280 and image_tokens(56 * 56) == 4
+    assert MODEL.image_tokens(1280 * 28 * 28) == 1280 and MODEL.image_tokens(56 * 56) == 4
+    deep = Model("8B", SHAPES["Qwen/Qwen3-VL-8B-Instruct"])
+    assert deep.image_tokens(1024 * 32 * 32) == 1024
 
 
 # The plan

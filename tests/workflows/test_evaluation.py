@@ -249,10 +249,10 @@ def test_a_first_try_that_failed_does_not_pin_its_arguments(
 ) -> None:
     engine = ScriptedEngine(right_from_text)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(problems, Stopping(engine, 0), tmp_path / "run", samples=2)
-    assert evaluate(problems, engine, tmp_path / "run", samples=1).samples_per_problem == 1
-    with pytest.raises(UserError, match="samples was 1, now 2"):
-        evaluate(problems, engine, tmp_path / "run", samples=2)
+        evaluate(problems, Stopping(engine, 0), tmp_path / "run", samples=1)
+    assert evaluate(problems, engine, tmp_path / "run", samples=2).samples_per_problem == 2
+    with pytest.raises(UserError, match="samples was 2, now 1"):
+        evaluate(problems, engine, tmp_path / "run", samples=1)
 
 
 def test_a_run_that_somebody_writes_keeps_its_manifest(

@@ -80,6 +80,10 @@ def test_more_is_made_once_and_the_run_is_the_one_made_at_once(
     again, third = ask(problems[:count], tmp_path / "run", **plan)
     assert not third and again == extended
     grade_run(RunFolder(tmp_path / "run"))  # every response belongs to the run
+    sampling = [
+        RunFolder(tmp_path / name).manifest().get("sampling") for name in ("run", "at-once")
+    ]
+    assert sampling[0] == sampling[1]
 
 
 def test_the_manifest_keeps_what_the_run_was(problems: list[Problem], tmp_path: Path) -> None:

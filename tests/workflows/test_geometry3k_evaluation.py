@@ -41,7 +41,22 @@ def test_the_gap_of_a_model_that_reads_words_only(tmp_path: Path, benchmark: str
     rows = RunFolder(tmp_path / "run").problems()
     assert rows["4"].conditions[:2] == ("E is on line DA", "B is on line AC")
     assert rows["4"].subject == "Length" and rows["4"].type == "Line, Triangle"
+    assert summary.subjects is None  # all are of one
     build_report([tmp_path / "run"], tmp_path / "report.html")
+
+
+def test_the_gap_by_subject(tmp_path: Path) -> None:
+    for number, goal in enumerate(["Length", "Angle", "Angle"]):
+        folder = tmp_path / "data" / "test" / str(number)
+        logic = {} if number else None  # without forms the conditions are not in the words
+        write_problem(folder, logic, problem_type_goal=[goal])
+    problems = load_problems(tmp_path / "data", "geometry3k")
+    summary = evaluate(problems, ScriptedEngine(reads_words), tmp_path / "run")
+    assert summary.subjects is not None
+    found = {row.type: (row.n_problems, row.points) for row in summary.subjects}
+    assert found == {"Angle": (2, 0), "Length": (1, 100)}
+    build_report([tmp_path / "run"], tmp_path / "report.html")
+    assert "By subject" in (tmp_path / "report.html").read_text()
 
 
 def test_a_report_shows_the_diagrams_of_a_table(tmp_path: Path) -> None:

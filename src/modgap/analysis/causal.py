@@ -23,7 +23,8 @@ picture does not change whether the words are followed, and that u is unrelated 
 problem is. What breaking each of these costs is in docs/reference/causal.md, measured by
 `bench/causal.py`.
 
-The intervals are bootstrap percentiles over problems, all views of a problem together.
+The intervals are bootstrap percentiles over problems, all views of a problem together; those that
+rest on X also cover the exact upper limit of a rare count.
 """
 
 from __future__ import annotations
@@ -101,8 +102,20 @@ def estimate(
     """
     means_K = rates_PK.mean(axis=0)
     means_RK = resampled_means(rates_PK, resamples, seed)
-    values, drawn = _parts(means_K[None]), _parts(means_RK)
-    spread = {name: percentile_interval(drawn[name], len(rates_PK)) for name in values}
+    # No resample of a sample without a right answer has one: X gets the exponential by which the
+    # exact upper limit of a rare count exceeds it. Intervals cover both.
+    rarer_RK = means_RK.copy()
+    rarer_RK[:, 4] += np.random.default_rng([seed, 1]).exponential(1 / len(rates_PK), resamples)
+    values, drawn, rarer = map(_parts, (means_K[None], means_RK, rarer_RK))
+
+    def interval(name: str, by: str = "") -> tuple[float, float]:
+        ends = [
+            percentile_interval(part[name] / part[by] if by else part[name], len(rates_PK))
+            for part in (drawn, rarer)
+        ]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
+    spread = {name: interval(name) for name in values}
     clear = spread["gap"][0] > 0
 
     def part(name: str) -> CausalPart:
@@ -111,7 +124,7 @@ def estimate(
         )
         if not clear:
             return points
-        low, high = percentile_interval(drawn[name] / drawn["gap"], len(rates_PK))
+        low, high = interval(name, by="gap")
         share = points.points / float(values["gap"][0])
         return points.model_copy(update={"share": share, "share_low": low, "share_high": high})
 

@@ -476,6 +476,7 @@ class Summary(Result):
         leaky: `leaky` and `clean`: the gap of problems whose question gives a condition away, and
             of the others; empty without a gap.
         types: The gap of each problem type, large ones first.
+        subjects: The same by subject; `None` where the problems have not several, and of MathVerse.
         reading: How the lost problems were read; `None` where that is not known.
         causal: The gap in parts; only of a run with the views of `--controls causal`.
         pairable: Whether both sides were asked.
@@ -494,6 +495,7 @@ class Summary(Result):
     gap: GapSummary | None
     leaky: dict[str, GapPart | None] = {}
     types: list[TypeGap] = []
+    subjects: list[TypeGap] | None = Field(default=None, exclude_if=_absent)
     reading: ReadingSummary | None = None
     causal: CausalSummary | None = Field(default=None, exclude_if=_absent)
     pairable: bool = False

@@ -73,7 +73,8 @@ def summarise_run(scores: Scores, mode: str = "") -> Summary:
         views={name: _view(scores, v) for v, name in enumerate(scores.views)},
         gap=_gap(scores, paired_P) if has_gap else None,
         leaky=_leaky(scores, paired_P) if has_gap else {},
-        types=_types(scores, paired_P) if has_gap else [],
+        types=_types(scores, paired_P, "type") if has_gap else [],
+        subjects=_subjects(scores, paired_P),
         reading=decompose(scores) if has_gap else None,
         causal=split(scores) if has_gap else None,
         pairable=bool(scores.side("text") and scores.side("vision")),
@@ -208,9 +209,17 @@ def _leaky(scores: Scores, paired_P: NDArray[np.bool_]) -> dict[str, GapPart | N
     }
 
 
-def _types(scores: Scores, paired_P: NDArray[np.bool_]) -> list[TypeGap]:
-    """The gap of each problem type, largest types first, with Holm's correction over the types."""
-    types_P = np.array([problem.type for problem in scores.problems], object)
+def _subjects(scores: Scores, paired_P: NDArray[np.bool_]) -> list[TypeGap] | None:
+    """The gap of each subject; `None` without two of them, and of MathVerse, which has its own."""
+    subjects = {problem.subject for problem in scores.problems}
+    if len(subjects) < 2 or not paired_P.any() or any(p.views for p in scores.problems):
+        return None
+    return _types(scores, paired_P, "subject")
+
+
+def _types(scores: Scores, paired_P: NDArray[np.bool_], label: str) -> list[TypeGap]:
+    """The gap of each problem type or subject, largest first, with Holm's correction over them."""
+    types_P = np.array([getattr(problem, label) for problem in scores.problems], object)
     parts: dict[str, GapPart] = {}
     for name in sorted(set(types_P)):
         if part := gap_part(scores, paired_P & (types_P == name)):

@@ -194,6 +194,12 @@ class Stage:
     reward: Reward = field(default_factory=Reward)
     policy_loss: bool = True
 
+    def __post_init__(self) -> None:
+        """Take one term, or any sequence of terms or views, as tuples."""
+        for name, one in (("terms", Term), ("views", str)):
+            given: Any = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, one) else tuple(given))
+
     @property
     def validates(self) -> bool:
         """Whether it validates at all."""

@@ -380,7 +380,7 @@ def _lean(row: R, strings: dict[str, str], fields: dict[frozenset[str], set[str]
         strings: The words of earlier rows.
         fields: The sets of given fields of earlier rows, which pydantic keeps for each row.
     """
-    values = row.__dict__
+    values = cast("dict[str, Any]", row.__dict__)
     for name in _REPEATED:
         value = values.get(name)
         if type(value) is str:

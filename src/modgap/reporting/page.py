@@ -303,9 +303,7 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
         "robust": sentences(numbers.robustness),
         "unread": [run.name for run in found.evals if _unread(run, runs[run.name])],
         "types": {
-            name: t.type_table(summary).html()
-            for name, summary in runs.items()
-            if panels.types(summary)
+            name: broken_down for name, summary in runs.items() if (broken_down := _parts(summary))
         },
         "curves": training_panels(averaged(numbers.training, numbers.seeds)),
         "dashes_of": dashes_of,
@@ -314,6 +312,15 @@ def _charts(found: Collection, numbers: ReportSummary) -> Parts:
             _manifest(part) for part in (*found.evals, *found.stages) if part.manifest.whole
         ],
     }
+
+
+def _parts(summary: Summary) -> Markup | None:
+    """The gap by problem type and by subject, where there are several; else `None`."""
+    from markupsafe import Markup
+
+    tables = [t.type_table(summary)] if panels.types(summary) else []
+    tables += [table] if (table := t.subject_table(summary)) else []
+    return Markup("").join(table.html() for table in tables) if tables else None
 
 
 def _lede(numbers: ReportSummary) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup, escape
 
 from modgap.analysis.gap import GapChange
-from modgap.analysis.results import ReportSummary, Summary
+from modgap.analysis.results import ReportSummary, Summary, TypeGap
 from modgap.core.text import interval, percent, signed
 from modgap.core.view import RENDERED
 
@@ -289,6 +289,15 @@ def gap_table(
 
 def type_table(summary: Summary) -> Table:
     """The gap of each problem type."""
+    return _by_label("type", summary.types)
+
+
+def subject_table(summary: Summary) -> Table | None:
+    """The gap of each subject, where the problems have several."""
+    return _by_label("subject", summary.subjects) if summary.subjects else None
+
+
+def _by_label(label: str, found: Sequence[TypeGap]) -> Table:
     rows = [
         (
             row.type or "(none)",
@@ -298,11 +307,11 @@ def type_table(summary: Summary) -> Table:
             signed(row.points),
             p_text(row.p_holm),
         )
-        for row in summary.types
+        for row in found
     ]
-    return Table(
-        "By problem type", ("type", "problems", "text %", "image %", "gap", "p (Holm)"), tuple(rows)
-    )
+    caption = "By problem type" if label == "type" else f"By {label}"
+    head = (label, "problems", "text %", "image %", "gap", "p (Holm)")
+    return Table(caption, head, tuple(rows))
 
 
 def leaky_table(runs: Mapping[str, Summary]) -> Table | None:
@@ -409,6 +418,7 @@ def every_table(numbers: ReportSummary) -> dict[str, Table]:
         "reading": reading_table(runs),
         "controls": controls_table(runs),
         **{f"types-{name}": type_table(summary) for name, summary in runs.items()},
+        **{f"subjects-{name}": subject_table(summary) for name, summary in runs.items()},
     }
     return {
         name: table.noted(numbers.differs or {})

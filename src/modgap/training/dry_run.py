@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from modgap.core.recipe import Recipe, Stage
 from modgap.training.shape import SHAPED
@@ -90,6 +90,7 @@ def plan_lines(recipe: Recipe, model: str, stages: Iterable[StagePlan]) -> list[
     lines = [f"{recipe.name}: {recipe.summary}"]
     for number, plan in enumerate(stages, start=1):
         lines.append(f"stage {number}: {plan.stage.title}{plan.remark}")
+        lines += [f"  {line}" for line in objective_lines(plan.stage)]
         if plan.costs is None:
             costs = [
                 f"no estimate: the shape of {model} is not known here: give a folder of a model of"
@@ -99,6 +100,20 @@ def plan_lines(recipe: Recipe, model: str, stages: Iterable[StagePlan]) -> list[
             costs = plan.costs.lines()
         notes = [f"note: {note}" for note in plan.notes]
         lines += [f"  {line}" for line in (*plan.settings, *costs, *notes)]
+    return lines
+
+
+def objective_lines(stage: Stage) -> list[str]:
+    """What a stage has beside the paper's settings: each term's values, the parts of its reward."""
+    lines: list[str] = []
+    if not stage.policy_loss:
+        lines.append("policy_loss = false")
+    if not stage.reward.plain:
+        lines += [f"reward.{k} = {v:g}" for k, v in asdict(stage.reward).items()]
+    for number, term in enumerate(stage.all_terms, start=1):
+        values = asdict(term).items()
+        said = [f"{key}={value}" for key, value in values if value not in (None, "")]
+        lines.append(f"term{number}: {', '.join(said)}")
     return lines
 
 

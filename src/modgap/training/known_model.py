@@ -29,6 +29,15 @@ class Model:
     min_pixels: int = 56 * 56
     max_pixels: int = 12845056
 
+    @property
+    def side(self) -> int:
+        """Pixels of an image token's side."""
+        return 28 if self.shape is None else self.shape.patch * self.shape.merge
+
+    def image_tokens(self, pixels: int) -> int:
+        """Tokens of an image with the given number of pixels."""
+        return pixels // self.side**2
+
 
 def known_model(name: str, engine: str = "local") -> Model:
     """What is known of a model without a download: its path, shape and pixel limits.

@@ -170,6 +170,7 @@ class TwinWork:
         before: Of these, tokens that a pass shares with the rollout's prompt.
         share: Share of the responses that get one.
         sees: Whether it has an image of its own.
+        teacher: The weights that score it.
     """
 
     place: str
@@ -177,6 +178,7 @@ class TwinWork:
     before: int
     share: float
     sees: bool
+    teacher: str = "live"
 
 
 def twin_works(stage: Stage, lengths: Lengths, together: bool = True) -> list[TwinWork]:
@@ -198,12 +200,11 @@ def twin_works(stage: Stage, lengths: Lengths, together: bool = True) -> list[Tw
         other = other or not stage.scores_rollouts  # then it is alone in its passes
         shared = 0 if other else min(beginning(lengths), tokens - 1)
         for place in sorted(places.get(twin, ())):
-            live = place == "live"
-            out.append(
-                TwinWork(place, tokens, shared if live else 0, share, other or place == "still")
-            )
+            before = shared if place == "live" else 0
+            sees = other or place == "still"
+            out.append(TwinWork(place, tokens, before, share, sees, twin.teacher))
         if any(term.estimator == "full_vocab" for term in using):
-            out.append(TwinWork("whole", tokens, 0, share, other))
+            out.append(TwinWork("whole", tokens, 0, share, other, twin.teacher))
     return out
 
 

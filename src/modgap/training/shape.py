@@ -185,8 +185,3 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
             levels=len(vision["deepstack_visual_indexes"]),
         )
     return Shape(**sizes, tied=tied, patch=vision.get("patch_size", 14))
-
-
-def image_tokens(pixels: int, patch: int = 14, merge: int = 2) -> int:
-    """Tokens of an image with the given number of pixels."""
-    return pixels // (patch * merge) ** 2

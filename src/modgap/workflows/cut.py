@@ -13,7 +13,7 @@ from modgap.core.record import ProblemRow, RunFolder
 from modgap.core.view import samples_of
 from modgap.workflows.grade import grade_held, graded_in
 
-_KEPT = ("sampling", "options", "transcriptions_in", "history")
+_KEPT = ("options", "transcriptions_in", "history")
 """What the manifest of a part takes over."""
 
 
@@ -81,6 +81,8 @@ def _write(
     for name in _KEPT:
         if name in manifest:
             folder.note(name, manifest[name])
+    if sampling := manifest.get("sampling"):
+        folder.note("sampling", sampling | {"samples": samples})
     folder.note("cut_from", {name: manifest.get(name) for name in ("resolved", "fingerprints")})
     folder.write_problems(rows)
     if each := whole.folder.fingerprints():

@@ -61,6 +61,8 @@ def extended(
     if data == begun and all(before.get(name) == more[name] for name in _GROWS):
         return more
     run.extend(more, given, data_fingerprint=data)
+    if sampling := run.manifest().get("sampling"):
+        run.note("sampling", sampling | {"samples": more["samples"]})
     changes = [
         f"{name} {_shown(before.get(name))} -> {_shown(more[name])}"
         for name in _GROWS

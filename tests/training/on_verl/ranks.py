@@ -48,7 +48,8 @@ def update(engine: Any, loss_function: Any, data: Any, world: int) -> dict[str, 
     output = engine.train_batch(data, loss_function)
     from verl.utils.metric import Metric
 
-    metrics = {key: value for key, value in output["metrics"].items() if key != "grad_norm"}
+    # verl also reports plain numbers.
+    metrics = {key: x for key, x in output["metrics"].items() if isinstance(x, Metric)}
     gathered: list[Any] = [None] * world
     torch.distributed.all_gather_object(gathered, metrics)
     agreed = {key: float(Metric.aggregate_dp([each[key] for each in gathered])) for key in metrics}

@@ -212,11 +212,13 @@ def test_the_plugin_is_registered_as_verls_engine_and_agent_loop() -> None:
 
     from modgap.training.verl import plugin
 
-    assert _agent_loop_registry["modgap"]["_target_"] == "modgap.training.verl.plugin.TwinAgentLoop"
+    assert _agent_loop_registry["modgap"]["_target_"] == (
+        "modgap.training.verl.agent_loop.TwinAgentLoop"
+    )
     for backend in ("fsdp", "fsdp2"):
         assert (
             EngineRegistry._engines["language_model"][backend]["cuda", "modgap"]
-            is plugin.ContrastiveEngine
+            is plugin.TermsEngine
         )
     assert transformer_impl.prepare_micro_batches is plugin.micro_batches
     assert PPOTrainer._balance_batch is plugin.balance_batch

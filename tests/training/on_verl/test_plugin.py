@@ -75,9 +75,9 @@ class Case:
         settings: Settings,
         longest: int = 9,
         images: int = 4,
-        model: Path | None = None,
         terms: tuple[Term, ...] | None = None,
         policy_loss: bool = True,
+        model: Path | None = None,
     ) -> None:
         torch.manual_seed(1)
         self.settings = settings
@@ -482,7 +482,7 @@ def test_groups_that_do_not_divide_stay_as_verl_balanced_them() -> None:
 
 
 def test_a_twin_shows_the_prompts_images() -> None:
-    from modgap.training.verl.plugin import twin_messages
+    from modgap.training.verl.agent_loop import twin_messages
 
     shown = {"type": "image", "image": object()}
     raw = [{"role": "user", "content": [shown, {"type": "text", "text": "AB = 3. Find AB."}]}]
@@ -500,10 +500,10 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     from verl.workers.rollout.replica import TokenOutput
 
     from modgap.datasets.parquet import Beside, write_parquet
-    from modgap.training.verl import plugin
+    from modgap.training.verl import agent_loop
+    from modgap.training.verl.agent_loop import TwinAgentLoop
     from modgap.training.verl.config import Files, Model, stage_overrides
     from modgap.training.verl.plan import compose
-    from modgap.training.verl.plugin import TwinAgentLoop
 
     problem = Problem(
         id="p", question="Find AB.", answer="3.000", image=picture(1), semantic=("AB = 3", "BC = 4")
@@ -561,7 +561,7 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
         )
         return output
 
-    plugin._IDS.clear()
+    agent_loop._IDS.clear()
     output = asyncio.run(one())
     encode = load_policy(tiny_folder(), device="cpu").encode
     shown = training_prompt(problem, "full-text" if variant == "contrastive" else "image-only")

@@ -1,4 +1,4 @@
-"""Two steps of every further recipe on verl without a GPU, as `test_training.py` trains its own.
+"""Two steps of every further recipe on verl without a GPU, as `test_training.py` trains others.
 
 Each is a launch of verl a stage, one to two minutes on two idle cores.
 """

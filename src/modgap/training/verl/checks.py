@@ -10,7 +10,6 @@ from typing import Any
 from modgap.core.errors import UserError
 from modgap.core.recipe import Stage
 from modgap.training.known_model import Model
-from modgap.training.shape import image_tokens
 
 ACTOR, ROLLOUT, MODEL = (
     "actor_rollout_ref.actor",
@@ -255,16 +254,16 @@ def _check_pixels(out: Overrides, model: Model, budget: int) -> None:
             raise UserError(
                 f"verl.data.mm_processor_kwargs.{name}={limits[name]}: give a whole number."
             )
-    least = image_tokens(limits.get("min_pixels", model.min_pixels))
+    least = model.image_tokens(limits.get("min_pixels", model.min_pixels))
     if least >= budget:
         raise UserError(
             f"the smallest image has {least} tokens, so that no prompt fits"
             f" max_prompt_tokens={budget}: give a larger one, or fewer pixels with --set"
             " verl.+data.mm_processor_kwargs.min_pixels=N."
         )
-    if "max_pixels" in limits and (most := image_tokens(limits["max_pixels"])) >= budget:
+    if "max_pixels" in limits and (most := model.image_tokens(limits["max_pixels"])) >= budget:
         raise UserError(
             f"max_pixels={limits['max_pixels']} allows images of {most} tokens, which do not fit"
             f" max_prompt_tokens={budget}: set max_prompt_tokens above {most}, or max_pixels below"
-            f" {budget * 784}."
+            f" {budget * model.side**2}."
         )

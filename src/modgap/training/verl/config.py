@@ -23,7 +23,8 @@ from typing import Any, cast
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
 from modgap.core.terms import Term
-from modgap.training.shape import GIB, Shape, image_tokens
+from modgap.training.plan import teachers_of
+from modgap.training.shape import GIB, Shape
 from modgap.training.verl.checks import (
     ACTOR,
     MODEL,
@@ -39,7 +40,6 @@ from modgap.training.verl.cost import (
     Layout,
     live_twins,
     longest_row,
-    teachers_of,
     vllm_fits,
     vllm_share,
     with_budget,
@@ -372,7 +372,7 @@ def notes(stage: Stage, model: Model, overrides: Overrides) -> list[str]:
             f"max_refills={s.max_refills:g} is the local engine's: verl samples again until a step"
             " is full"
         )
-    if (tokens := image_tokens(model.max_pixels)) >= s.max_prompt_tokens:
+    if (tokens := model.image_tokens(model.max_pixels)) >= s.max_prompt_tokens:
         out.append(
             f"the processor makes up to {tokens} tokens of an image: problems whose prompt is"
             f" longer than max_prompt_tokens={s.max_prompt_tokens} are left out"

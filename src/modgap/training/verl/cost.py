@@ -18,7 +18,6 @@ from modgap.training.plan import (
     Lengths,
     Machine,
     branch,
-    teachers_of,
     trained_parameters,
     twin_works,
 )
@@ -212,15 +211,17 @@ def flops(stage: Stage, shape: Shape, lengths: Lengths, rows: int = 0) -> dict[s
         "update": groups * 3.0 * (group + see),
     }
     for work in twin_works(stage, lengths):
+        if work.teacher != "live":  # the reference policy scores every row, before the update
+            alone = parts * branch(shape, 0, work.tokens, lengths.response, n / parts)
+            out["frozen teacher"] = groups * (alone + see)
+            continue
         times = 1.0 if work.place == "still" else 3.0
         own = work.tokens - work.before
         twins = branch(shape, work.before, own, lengths.response, n * work.share / parts)
         twins += shape.see(lengths.image) if work.sees else 0.0
         out["twins"] = out.get("twins", 0.0) + groups * times * parts * twins
     if any(term.trajectory is not None for term in stage.objective):
-        out["twins"] += groups * (group + see)
-    if teachers_of(stage):
-        out["frozen teacher"] = groups * (group + see)
+        out["twins"] = out.get("twins", 0.0) + groups * (group + see)
     return out
 
 

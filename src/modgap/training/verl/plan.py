@@ -157,8 +157,8 @@ def plan(
     lines = plan_lines(recipe, base, stages)
     if model.shape is None:
         lines.append(
-            f"whether {base} can be trained was not checked: only Qwen2.5-VL can, and a name of a"
-            " hub does not say"
+            f"whether {base} can be trained was not checked: only Qwen2.5-VL and Qwen3-VL can, and"
+            " a name of a hub does not say"
         )
     if checked:
         lines.append(f"verl {VERSION} accepts every stage's configuration")

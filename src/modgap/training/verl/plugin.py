@@ -2,7 +2,7 @@
 
 verl imports this module (`model.external_lib`).
 
-    agent loop   here: verl's single-turn loop, which also tokenizes the words of twins
+    agent loop   (agent_loop.py) verl's single-turn loop, which also tokenizes the words of twins
     reward       (modgap.rewards, or `reward.py` here) 1.0 for right and well formatted
     engine       here: a row is forwarded a second time, as [twin | response]: in the same pass if
                  the twin has a gradient, else before the passes and without one; the loss is verl's
@@ -32,11 +32,7 @@ micro-batch on each GPU).
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import json
-import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +41,6 @@ import verl.workers.engine.fsdp.transformer_impl as verl_fsdp
 from tensordict import NonTensorData, TensorDict
 from torch import Tensor
 from torch.nested import nested_tensor_from_jagged
-from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
-from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY, ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils import tensordict_utils as tu
@@ -59,6 +53,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from modgap.core.recipe import Settings, Stage
 from modgap.training.terms import metrics_of
+from modgap.training.verl import agent_loop as agent_loop  # registers itself
 from modgap.training.verl.config import VENDOR, read_terms
 from modgap.training.verl.forward import install, score
 from modgap.training.verl.log import DROPPED_REWARD
@@ -402,116 +397,3 @@ def whole_groups(
 
 
 PPOTrainer._balance_batch = balance_batch
-
-
-# Agent loop
-
-
-_IDS: dict[tuple[Any, ...], asyncio.Future[list[int]]] = {}
-"""Ids of the prompts that this worker saw last."""
-_KEPT = 1000
-
-
-@register("modgap")
-class TwinAgentLoop(SingleTurnAgentLoop):
-    """One turn, and the ids of the prompts of twins."""
-
-    async def ct_build_initial_tokens(
-        self, messages: list[dict[str, Any]], *args: Any, images: Any = None, **named: Any
-    ) -> list[int]:
-        """As verl's, which prepares the images each time, but once for the samples of a prompt.
-
-        The ids depend on the words and on the sizes of the images: this loop has neither tools nor
-        videos.
-        """
-        sizes = tuple(image.size for image in images or ())
-        words = tuple((message["role"], _words(message["content"])) for message in messages)
-        key = (words, sizes)
-        if key not in _IDS:
-            if len(_IDS) >= _KEPT:
-                _IDS.pop(next(iter(_IDS)))
-            # The samples of a prompt come together: the first one starts the work, all wait for it.
-            work = super().ct_build_initial_tokens(messages, *args, images=images, **named)
-            _IDS[key] = asyncio.ensure_future(work)
-        try:
-            return list(await asyncio.shield(_IDS[key]))
-        except Exception:
-            _IDS.pop(key, None)
-            raise
-
-    async def run(
-        self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any
-    ) -> AgentLoopOutput:
-        """Sample one response; see verl."""
-        if self.rollout_config.name == "vllm":
-            sampling_params = sampling_params | _only_ids()
-        output = await super().run(sampling_params, priority, **kwargs)
-        images = (output.multi_modal_data or {}).get("images")
-        turns: dict[str, Any] = {}
-        if (twin := kwargs.get("contrastive_prompt")) is not None:
-            turns["image-only"] = twin
-        if written := kwargs.get("twin_prompts"):
-            told = json.loads(written)
-            output.extra_fields["rollout_view"] = told["view"]
-            for view, words in told["twins"].items():
-                turns[view] = [{"role": "user", "content": words}]
-        ids: dict[str, list[int]] = {}
-        for view, turn in turns.items():
-            messages = twin_messages(turn, kwargs["raw_prompt"])
-            shown = any(_IMAGE in _words(message["content"]) for message in messages)
-            ids[view] = await self.ct_build_initial_tokens(
-                messages, images=images if shown else None
-            )
-        if ids:
-            output.extra_fields["twin_prompt_ids"] = ids
-        return output
-
-
-_IMAGE = "\0"
-"""Stands for an image among the texts of a message."""
-
-
-@functools.cache
-def _only_ids() -> dict[str, Any]:
-    """What tells vLLM to send a response once, at its end, and without its text.
-
-    Otherwise its server decodes each token and wakes the agent loop for it: with 160 sequences this
-    takes longer than the GPU's decode step. Nothing is aborted here, which such requests would
-    delay: only verl's asynchronous trainers do so.
-    """
-    try:
-        from vllm.sampling_params import RequestOutputKind  # pyright: ignore
-    except ImportError:  # a stand-in, in tests without a GPU
-        return {}
-    return {"detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY}
-
-
-def _words(content: Any) -> tuple[str, ...]:
-    """The texts of a message, with a mark where an image is."""
-    if isinstance(content, str):
-        return (content,)
-    return tuple(part.get("text", "") if part["type"] == "text" else _IMAGE for part in content)
-
-
-def twin_messages(
-    twin: Iterable[Mapping[str, Any]], raw_prompt: Iterable[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """The twin's turns as messages for a chat template.
-
-    Each `<image>` is replaced by an image of the prompt, in order.
-    """
-    images: list[Any] = []
-    for message in raw_prompt:
-        if not isinstance(message["content"], str):
-            images += [part for part in message["content"] if part.get("type") == "image"]
-    rest = iter(images)
-    out: list[dict[str, Any]] = []
-    for message in twin:
-        content: list[Any] = []
-        for text in re.split("(<image>)", message["content"]):
-            if text == "<image>":
-                content.append(next(rest))
-            elif text:
-                content.append({"type": "text", "text": text})
-        out.append({"role": message["role"], "content": content})
-    return out

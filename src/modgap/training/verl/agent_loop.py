@@ -1,0 +1,107 @@
+"""verl's single-turn agent loop, which also tokenizes the words of twins."""
+
+# verl has an environment of its own.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+_IDS: dict[tuple[Any, ...], asyncio.Future[list[int]]] = {}
+"""Ids of the prompts that this worker saw last."""
+_KEPT = 1000
+
+
+@register("modgap")
+class TwinAgentLoop(SingleTurnAgentLoop):
+    """One turn, and the ids of the prompts of twins."""
+
+    async def ct_build_initial_tokens(
+        self, messages: list[dict[str, Any]], *args: Any, images: Any = None, **named: Any
+    ) -> list[int]:
+        """As verl's, which prepares the images each time, but once for the samples of a prompt.
+
+        The ids depend on the words and on the sizes of the images: this loop has neither tools nor
+        videos.
+        """
+        sizes = tuple(image.size for image in images or ())
+        words = tuple((message["role"], _words(message["content"])) for message in messages)
+        key = (words, sizes)
+        if key not in _IDS:
+            if len(_IDS) >= _KEPT:
+                _IDS.pop(next(iter(_IDS)))
+            # The samples of a prompt come together: the first one starts the work, all wait for it.
+            work = super().ct_build_initial_tokens(messages, *args, images=images, **named)
+            _IDS[key] = asyncio.ensure_future(work)
+        try:
+            return list(await asyncio.shield(_IDS[key]))
+        except Exception:
+            _IDS.pop(key, None)
+            raise
+
+    async def run(
+        self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any
+    ) -> AgentLoopOutput:
+        """Sample one response; see verl."""
+        output = await super().run(sampling_params, priority, **kwargs)
+        images = (output.multi_modal_data or {}).get("images")
+        turns: dict[str, Any] = {}
+        if (twin := kwargs.get("contrastive_prompt")) is not None:
+            turns["image-only"] = twin
+        if written := kwargs.get("twin_prompts"):
+            told = json.loads(written)
+            output.extra_fields["rollout_view"] = told["view"]
+            for view, words in told["twins"].items():
+                turns[view] = [{"role": "user", "content": words}]
+        ids: dict[str, list[int]] = {}
+        for view, turn in turns.items():
+            messages = twin_messages(turn, kwargs["raw_prompt"])
+            shown = any(_IMAGE in _words(message["content"]) for message in messages)
+            ids[view] = await self.ct_build_initial_tokens(
+                messages, images=images if shown else None
+            )
+        if ids:
+            output.extra_fields["twin_prompt_ids"] = ids
+        return output
+
+
+_IMAGE = "\0"
+"""Stands for an image among the texts of a message."""
+
+
+def _words(content: Any) -> tuple[str, ...]:
+    """The texts of a message, with a mark where an image is."""
+    if isinstance(content, str):
+        return (content,)
+    return tuple(part.get("text", "") if part["type"] == "text" else _IMAGE for part in content)
+
+
+def twin_messages(
+    twin: Iterable[Mapping[str, Any]], raw_prompt: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The twin's turns as messages for a chat template.
+
+    Each `<image>` is replaced by an image of the prompt, in order.
+    """
+    images: list[Any] = []
+    for message in raw_prompt:
+        if not isinstance(message["content"], str):
+            images += [part for part in message["content"] if part.get("type") == "image"]
+    rest = iter(images)
+    out: list[dict[str, Any]] = []
+    for message in twin:
+        content: list[Any] = []
+        for text in re.split("(<image>)", message["content"]):
+            if text == "<image>":
+                content.append(next(rest))
+            elif text:
+                content.append({"type": "text", "text": text})
+        out.append({"role": message["role"], "content": content})
+    return out
