@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modgap.core.errors import UserError
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
+from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, iter_rows, line_of
 
 
 def response(problem: str, sample: int, **changes: object) -> Response:
@@ -144,3 +144,19 @@ def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
     run.write_grades([grade], "paper")
     assert run.grades() == run.grades("paper") == [grade]
     assert run.grades("strict") == []
+
+
+def test_rows_share_what_repeats_and_stay_equal_to_what_was_written(tmp_path: Path) -> None:
+    rows = [
+        Response(
+            problem_id="p", view="full-text", sample=n, prompt="a long prompt", response=f"r{n}",
+            finish_reason="stop", error="x" if n else None,
+        )
+        for n in range(3)
+    ]  # fmt: skip
+    (tmp_path / "responses.jsonl").write_text("".join(map(line_of, rows)))
+    read = list(iter_rows(tmp_path / "responses.jsonl", Response))
+    assert read == rows
+    assert read[0].prompt is read[2].prompt
+    changed = read[0].model_copy(update={"seed": 7})
+    assert changed.seed == 7 and read[1].seed == 0 and read[0].model_dump() == rows[0].model_dump()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from modgap.core.record import RunFolder
 from modgap.core.view import VERSIONS, parse_versions
 from modgap.engines.scripted import ScriptedEngine
 from modgap.reporting.collect import collect
-from modgap.reporting.diagrams import read_picture
+from modgap.reporting.diagrams import found_in, pictures_of_views, read_picture
 from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.page import build_report, numbers_of
 from modgap.reporting.viewer import viewer_data
@@ -321,6 +322,27 @@ def test_the_viewer_shows_each_picture_with_the_views_that_saw_it(
     found = collect([run.path])
     [block] = viewer_data(found.evals, numbers_of(found)[1], 10)[1]
     assert [caption for _, caption in json.loads(block)[0]["m"]] == ["vision-only"]
+
+
+def test_the_rows_of_a_moved_file_are_found_by_their_digests(
+    rows: Rows, data: Path, tmp_path: Path
+) -> None:
+    problems = read_problems("mathverse", data, limit=2)
+    evaluate(
+        problems, answers(rows, right_in("text-lite")), tmp_path / "run", views=FIVE, samples=1
+    )
+    shutil.copytree(data if data.is_dir() else data.parent, tmp_path / "elsewhere")
+    run = collect([tmp_path / "run"]).evals[0]
+    [moved], notes = found_in([run], tmp_path / "elsewhere")
+    assert notes == []
+    for before, after in zip(run.problems.values(), moved.problems.values(), strict=True):
+        assert before.image and after.image and after.image != before.image
+        assert str(tmp_path / "elsewhere") in after.image
+        views = pictures_of_views(before.image, before.views)
+        there = pictures_of_views(after.image, before.views)
+        assert {view: read_picture(place) for view, place in there.items()} == {
+            view: read_picture(place) for view, place in views.items()
+        }
 
 
 def test_the_report_has_the_tables(rows: Rows, data: Path, tmp_path: Path) -> None:

@@ -138,14 +138,25 @@ class Reading:
 
 def read_clauses(text: str) -> list[Clause]:
     """The clauses that a text states, in its order; words around them are ignored."""
-    clauses: list[Clause] = []
-    for part in _SEPARATOR.split(text):
-        if not _PROMISING.search(part):
-            continue
-        clause = _clause(part.strip())
+    return [clause for _, _, clause in _located(text)]
+
+
+@lru_cache(maxsize=32768)  # a report compares a response, and then marks what is misread in it
+def _located(text: str) -> tuple[tuple[int, int, Clause], ...]:
+    """The clauses of a text with where they start and end."""
+    found: list[tuple[int, int, Clause]] = []
+    # Nothing is stated without a sign: most texts of reasoning have few of them.
+    if not _PROMISING.search(text):
+        return ()
+    start = 0
+    for end, after in [*(m.span() for m in _SEPARATOR.finditer(text)), (len(text), len(text))]:
+        part = text[start:end]
+        clause = _clause(part.strip()) if _PROMISING.search(part) else None
         if clause:
-            clauses.append(clause)
-    return clauses
+            first = start + len(part) - len(part.lstrip())
+            found.append((first, start + len(part.rstrip()), clause))
+        start = after
+    return tuple(found)
 
 
 def transcription(response: str) -> str:
@@ -211,15 +222,7 @@ class Misread:
 def misread_parts(response: str, conditions: Sequence[str], question: str = "") -> Misread:
     """Where a response misreads the conditions that `compare` counts; arguments as there."""
     given = {fact for clause in read_clauses(question) for fact in clause.facts}
-    said: list[tuple[int, int, Clause]] = []
-    text, start = transcription(response), 0
-    for end in [*(match.span() for match in _SEPARATOR.finditer(text)), (len(text), len(text))]:
-        part = text[start : end[0]]
-        clause = _clause(part.strip()) if _PROMISING.search(part) else None
-        if clause:
-            first = start + len(part) - len(part.lstrip())
-            said.append((first, start + len(part.rstrip()), clause))
-        start = end[1]
+    said = _located(transcription(response))
     facts = {fact for _, _, clause in said for fact in clause.facts}
     missing: list[str] = []
     wanted: set[str] = set()

@@ -347,6 +347,8 @@ def _numbered_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
     """`iter_rows`, each row with the number of its line."""
     if not path.exists():
         return
+    strings: dict[str, str] = {}
+    fields: dict[frozenset[str], set[str]] = {}
     with open_lines(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
@@ -354,7 +356,7 @@ def _numbered_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
             if not line.strip():
                 continue
             try:
-                yield number, kind.model_validate_json(line)
+                row = kind.model_validate_json(line)
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(str(part) for part in first["loc"])
@@ -363,6 +365,29 @@ def _numbered_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
                     f"{path} line {number}: {where + ': ' if where else ''}{first['msg']}:"
                     f" {remedy}."
                 ) from None
+            yield number, _lean(row, strings, fields)
+
+
+_REPEATED = ("problem_id", "view", "prompt", "prefill", "run", "gold", "stage", "mode", "answer")
+"""Fields of a row with the words of other rows of its file."""
+
+
+def _lean(row: R, strings: dict[str, str], fields: dict[frozenset[str], set[str]]) -> R:
+    """The row, sharing what it has in common with earlier ones: half of its memory.
+
+    Args:
+        row: As it was read.
+        strings: The words of earlier rows.
+        fields: The sets of given fields of earlier rows, which pydantic keeps for each row.
+    """
+    values = cast("dict[str, Any]", row.__dict__)
+    for name in _REPEATED:
+        value = values.get(name)
+        if type(value) is str:
+            values[name] = strings.setdefault(value, value)
+    given = row.model_fields_set
+    object.__setattr__(row, "__pydantic_fields_set__", fields.setdefault(frozenset(given), given))
+    return row
 
 
 def drop_torn_line(path: Path) -> None:

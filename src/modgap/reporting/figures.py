@@ -456,10 +456,17 @@ def _inline(chart: Chart, prefix: str) -> str:
     It has the colours of the page's theme, ids of its own, and words for its marks.
     """
     import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has fonts for all scripts
+        # `savefig` alone would draw the whole figure once more, only to lay it out.
+        chart.figure.set_dpi(72)
+        FigureCanvasSVG(chart.figure)
+        if engine := chart.figure.get_layout_engine():
+            engine.execute(chart.figure)
+            chart.figure.set_layout_engine("none")
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         chart.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     root = ElementTree.fromstring(buffer.getvalue())

@@ -100,7 +100,7 @@
       const outcomes = problem.o[runIndex()] || [];
       const top = make("span", { class: "l1" }, make("span", { textContent: problem.i }), make("span", {}));
       outcomes.slice(0, 2).forEach((letters, k) => { if (k) top.lastChild.append(" "); top.lastChild.append(marks(letters)); });
-      const button = make("button", { type: "button" }, top, make("span", { class: "l2", textContent: problem.q || types[problem.t] }));
+      const button = make("button", { type: "button" }, top, make("span", { class: "l2" }, ...rich(problem.q || types[problem.t])));
       button.dataset.slug = problem.i;
       button.style.top = i * ROW + "px";
       if (problem === current) button.setAttribute("aria-current", "true");
@@ -222,7 +222,7 @@
 
   problems.forEach((problem, position) => { problem.k = position; });
   for (const id of ["f-run", "f-group", "f-type", "f-outcome", "f-deep"]) $(id).addEventListener("change", filter);
-  for (const id of ["f-only", "f-raw"]) $(id).addEventListener("change", () => current && open(current, false));
+  for (const id of ["f-only", "f-raw"]) $(id).addEventListener("change", () => { drawList(); if (current) open(current, false); });
   $("f-raw").parentElement.hidden = typeof katex === "undefined";
   // What a reader comes for: the problems that the picture costs.
   if (problems.some((p) => p.g[0] === "t")) $("f-group").value = "t";
