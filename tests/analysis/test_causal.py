@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,27 @@ def test_shares_are_given_only_where_the_gap_is_there_for_certain() -> None:
     lost[:, 0] = 1.0
     shares = [part.share or 0 for part in estimate(lost, resamples=200).parts.values()]
     assert sum(shares) == pytest.approx(1)
+
+
+def test_shares_are_numbers_where_a_few_resamples_have_no_gap() -> None:
+    rates_PK = np.zeros((12, 6))
+    rates_PK[:5, 0] = 1.0  # 0.2% of the resamples hold none of the 5 lost problems
+    rates_PK[11, :2] = 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = estimate(rates_PK)
+    assert found.gap.share_low == found.gap.share_high == 1.0
+    ends = [end for part in found.parts.values() for end in (part.share_low, part.share_high)]
+    assert all(end is not None and math.isfinite(end) for end in ends)
+
+
+def test_integration_is_at_most_the_gap_as_an_answer_follows_words_or_does_not() -> None:
+    rates_PK = np.zeros((12, 6))
+    rates_PK[:8, 0], rates_PK[:3, 1], rates_PK[:4, 4] = 1.0, 1.0, 1.0
+    found = estimate(rates_PK)
+    assert found.parts["integration"].points == pytest.approx(found.gap.points)
+    assert found.parts["integration"].ci_high <= found.gap.ci_high + 1e-9
+    assert found.follows == 0
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ u) I`, where s is the accuracy of the answers that follow. Then `U = u (T - s) +
 reasoning and integration. With one number changed, an answer that follows is wrong, so `X = (1 - u)
 I`. This takes for granted that the changed number decides the answer, that a conflict with the
 picture does not change whether the words are followed, and that u is unrelated to how hard a
-problem is. What breaking each of these costs is in docs/reference/causal.md, measured by
+problem is. X / I counts as 1 where it is above. What breaking each of these costs is in docs/reference/causal.md, measured by
 `bench/causal.py`.
 
 The intervals are bootstrap percentiles over problems, all views of a problem together; those that
@@ -110,7 +110,11 @@ def estimate(
 
     def interval(name: str, by: str = "") -> tuple[float, float]:
         ends = [
-            percentile_interval(part[name] / part[by] if by else part[name], len(rates_PK))
+            percentile_interval(
+                # A share of nothing is none: a clear gap is not above 0 in few resamples.
+                part[name][part[by] > 0] / part[by][part[by] > 0] if by else part[name],
+                len(rates_PK),
+            )
             for part in (drawn, rarer)
         ]
         return min(low for low, _ in ends), max(high for _, high in ends)
@@ -150,7 +154,7 @@ def estimate(
 def _parts(means_RK: Floats) -> dict[str, NDArray[np.float64]]:
     """The parts of each row of accuracies, in points, and `follows`, a share."""
     text, image, own, true, corrupted = 100 * means_RK[:, :5].T
-    ignored = corrupted / np.maximum(image, 1e-9)
+    ignored = np.minimum(corrupted / np.maximum(image, 1e-9), 1)  # 1 - u, a probability
     integration = ignored * (text - image)
     parts = {
         "gap": text - image,
