@@ -204,7 +204,27 @@ def test_chance_alone_is_said_to_explain_sampling(tmp_path: Path) -> None:
     found = explain(*paths)
     # 1.96 * sqrt(2 * 0.25 / 160), up to the estimate of the variance
     assert found.sampling_noise == pytest.approx(10.96, rel=0.1)
-    assert "which explains sampling/other" in found.sentence
+    assert "which can explain sampling/other" in found.sentence
+
+
+def test_chance_is_not_said_to_explain_what_is_not_there(tmp_path: Path) -> None:
+    right = [[True, False]] * 10
+    a = write(tmp_path / "a", lambda p, view, s: RIGHT if right[p][s] else WRONG, n=10, samples=2)
+    assert "Sampling the same prompts" not in explain(a, a).sentence
+    b = write(tmp_path / "b", lambda p, view, s: RIGHT, n=10, samples=2, prompt=lambda p: f"? {p}")
+    assert "which does not explain prompts" in explain(a, b).sentence
+
+
+def test_of_one_problem_the_intervals_are_all_that_is_possible(tmp_path: Path) -> None:
+    views = ("full-text", "image-only")
+    a = write(tmp_path / "a", lambda p, view, s: WRONG, n=1, views=views)
+    b = write(tmp_path / "b", lambda p, view, s: RIGHT, n=1, views=views)
+    found = explain(a, b)
+    assert found.gap is not None
+    for each, most in ((found.accuracy, 100), (found.views[0], 100), (found.gap, 200)):
+        assert (each.total.ci_low, each.total.ci_high) == (-most, most)
+    (judge,) = (part for part in found.accuracy.parts if part.name == "judge")
+    assert judge.ci_low == judge.ci_high == 0
 
 
 def test_the_gap_has_the_parts_of_its_views(tmp_path: Path) -> None:

@@ -198,6 +198,7 @@ def difference(
         ValueError: The parts do not add up.
     """
     total_P = b_P - a_P
+    most = 2.0 if name == "gap" else 1.0
     if not np.allclose(sum(parts_P.values(), np.zeros_like(total_P)), total_P, atol=1e-9):
         raise ValueError(f"the parts of {name} do not add up to its difference")
     return Difference(
@@ -205,13 +206,14 @@ def difference(
         n_problems=len(a_P),
         a=scale * float(a_P.mean()),
         b=scale * float(b_P.mean()),
-        total=Amount(**_points(total_P)),
+        total=Amount(**_points(total_P, most)),
         parts=[
             Part(
                 name=part,
                 n_problems=int((np.abs(parts_P[part]) > 1e-12).sum()),
                 note=notes.get(part, ""),
-                **_points(parts_P[part]),
+                # A part takes up to the whole difference from each run.
+                **_points(parts_P[part], 2 * most if parts_P[part].any() else 0.0),
             )
             for part in PARTS
             if part in parts_P
@@ -219,6 +221,7 @@ def difference(
     )
 
 
-def _points(values_P: Floats) -> dict[str, float]:
-    low, high = bootstrap_interval(values_P, None, RESAMPLES, SEED, LEVEL, (-2.0, 2.0))
+def _points(values_P: Floats, most: float) -> dict[str, float]:
+    """A mean in points with its interval: of one problem, all that is possible."""
+    low, high = bootstrap_interval(values_P, None, RESAMPLES, SEED, LEVEL, (-most, most))
     return {"points": 100 * float(values_P.mean()), "ci_low": 100 * low, "ci_high": 100 * high}

@@ -244,11 +244,12 @@ def _sentence(accuracy: Difference, noise: float | None) -> str:
     )
     tail = ""
     if noise is not None:
-        rest = next(part for part in accuracy.parts if part.name == "sampling/other")
-        within = abs(rest.points) <= noise
-        tail = (
+        rest = [part for part in clear if part.name in ("prompts", "sampling/other")]
+        tail = "".join(
             f" Sampling the same prompts again would change it by up to {noise:.1f} points in 95%"
-            f" of cases, which {'explains' if within else 'does not explain'} sampling/other."
+            f" of cases, which {'can' if abs(part.points) <= noise else 'does not'} explain"
+            f" {part.name}."
+            for part in rest[:1]
         )
     return f"{head} Of these, {said}.{tail}".replace("-", "−")
 
