@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from causal import WORLDS, simulate
 
 from modgap.analysis.causal import VIEWS, estimate, split
 from modgap.analysis.scores import Scores
-from modgap.core.record import GradeRow, ProblemRow, Response
+from modgap.analysis.summary import summarise_run
+from modgap.core.record import GradeRow, Outcome, ProblemRow, Response
 
 RUNS, PROBLEMS = 150, 150
 SLACK = 3 * math.sqrt(0.05 * 0.95 / RUNS)
@@ -110,8 +112,11 @@ def test_a_broken_assumption_biases_the_parts_that_rest_on_it_and_no_other(
             assert abs(off) < 1.5, (part, off)
 
 
+OUTCOME: Mapping[str, Outcome] = {"c": "correct", "w": "wrong", "e": "error"}
+
+
 def scores(answers: dict[str, str], problems: int = 12, **of_response: object) -> Scores:
-    """The scores of problems whose samples are right (`c`) in a view or not."""
+    """The scores of problems whose samples are right (`c`), wrong (`w`) or failed (`e`)."""
     rows = {
         f"p{n}": ProblemRow(id=f"p{n}", answer="1", conditions=(f"AB = {n + 1}",))
         for n in range(problems)
@@ -128,7 +133,7 @@ def scores(answers: dict[str, str], problems: int = 12, **of_response: object) -
                 )  # fmt: skip
                 graded.append(
                     GradeRow(problem_id=name, view=view, sample=sample, gold="1", answer="1",
-                             outcome="correct" if letter == "c" else "wrong", stage="number",
+                             outcome=OUTCOME[letter], stage="number",
                              mode="strict")
                 )  # fmt: skip
     return Scores.of(rows, said, graded, 4)
@@ -152,13 +157,28 @@ def test_without_a_view_or_with_few_problems_there_is_no_split() -> None:
     for view in VIEWS:
         rest = {name: letters for name, letters in ANSWERS.items() if name != view}
         assert split(scores(rest)) is None
-    assert split(scores(ANSWERS, problems=9)) is None
+    few = scores(ANSWERS, problems=9)
+    assert split(few) is None
+    (words,) = (words for words in summarise_run(few).warnings if "not split" in words)
+    assert "fewer than 10 of its problems" in words
+    assert not any("not split" in words for words in summarise_run(scores(ANSWERS)).warnings)
 
 
 def test_with_hardly_a_right_answer_from_the_image_the_last_two_parts_stay_one() -> None:
     found = split(scores(ANSWERS | {"image-only": "wwww"}))
     assert found is not None
     assert set(found.parts) == {"writing", "reading", "use"} and found.follows is None
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_failed_sample_is_no_effect_of_its_view(view: str) -> None:
+    failed = ANSWERS | {view: ANSWERS[view][:-1] + "e"}
+    assert split(scores(failed)) is None
+
+
+def test_where_changed_words_help_the_last_two_parts_stay_one() -> None:
+    found = split(scores(ANSWERS | {"corrupted-transcription": "c"}))
+    assert found is not None and set(found.parts) == {"writing", "reading", "use"}
 
 
 def test_a_transcription_in_the_user_turn_is_said() -> None:

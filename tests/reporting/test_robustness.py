@@ -107,6 +107,13 @@ def test_a_conclusion_that_every_variant_shares_survives(tmp_path: Path) -> None
     assert f"survives all {others} other variants: there is a gap" in found.sentence
 
 
+def test_a_gap_that_is_the_same_in_every_problem_is_not_said_to_hold_0(tmp_path: Path) -> None:
+    found = of(write(tmp_path / "run", {f"p{n}": both("c", "w") for n in range(12)}),
+               tmp_path / "r.html")  # fmt: skip
+    assert found.survives
+    assert "a gap of 100.0 points in every problem, so no interval" in found.sentence
+
+
 def test_what_only_a_judge_decides_bounds_the_gap(tmp_path: Path) -> None:
     """Four of ten image answers are for a judge, which calls them right."""
     run = RunFolder(tmp_path / "run")

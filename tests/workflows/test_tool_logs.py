@@ -139,6 +139,26 @@ def test_rows_without_ids_are_matched_by_position_and_checked(tmp_path: Path) ->
         imported("lmms-eval", tmp_path / "other", tmp_path / "logs", gt=data)
 
 
+def test_one_metric_is_the_verdict_of_all_rows_and_the_others_are_named(tmp_path: Path) -> None:
+    rows = [{**lmms_row(n, RIGHT, 1), "words": 1} for n in (1, 2, 3)]
+    rows[1]["gpt_eval_score"], rows[2]["gpt_eval_score"] = None, "1"
+    write_lmms(tmp_path / "logs", rows)
+    done = imported("lmms-eval", tmp_path / "run", tmp_path / "logs")
+    outcomes = [row.outcome for row in theirs(tmp_path / "run", "lmms-eval").values()]
+    assert outcomes == ["correct", "error", "error"]
+    assert done.log.scorer == "gpt_eval_score"
+    assert any("it also has words (--scorer)" in words for words in done.warnings)
+
+
+def test_right_answers_that_our_rules_do_not_find_are_said(tmp_path: Path) -> None:
+    write_lmms(tmp_path / "logs", [lmms_row(1, "It is 5.", 1), lmms_row(2, RIGHT, 1)])
+    done = imported("lmms-eval", tmp_path / "run", tmp_path / "logs")
+    assert any("1 of 2 responses hold no answer by our rules" in words for words in done.warnings)
+    write_lmms(tmp_path / "boxes", [lmms_row(1, RIGHT, 1)])
+    done = imported("lmms-eval", tmp_path / "other", tmp_path / "boxes")
+    assert not any("no answer by our rules" in words for words in done.warnings)
+
+
 def test_a_submission_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mathverse_testmini_results.json"
     path.write_text("[]")
@@ -163,13 +183,30 @@ def test_false_is_wrong_only_if_the_judge_was_understood(tmp_path: Path) -> None
         scored(4, RIGHT, "False", ""),
     ]
     folder = tmp_path / "kit"
-    write_tsv(folder / "M_MathVerse_MINI.tsv", [kit_row(n, RIGHT) for n in (1, 2, 3, 4)])
+    said = {1: RIGHT, 2: WRONG, 3: RIGHT, 4: RIGHT}
+    write_tsv(folder / "M_MathVerse_MINI.tsv", [kit_row(n, text) for n, text in said.items()])
     write_tsv(folder / "M_MathVerse_MINI_gpt_score.tsv", rows)
     done = imported("vlmevalkit", tmp_path / "run", folder)
     outcomes = [row.outcome for row in theirs(tmp_path / "run", "vlmevalkit").values()]
     assert outcomes == ["correct", "wrong", "error", "error"]
     assert set(done.verdict_errors) == {vlmevalkit.UNREAD, vlmevalkit.UNLOGGED}
     assert done.log.model == "M"
+
+
+def test_the_score_of_another_response_is_an_error(tmp_path: Path) -> None:
+    long = RIGHT + "\r\n" + "x" * vlmevalkit.MOST_CHARACTERS
+    said = {1: RIGHT, 2: WRONG, 3: "5.0", 4: "null", 5: long}
+    scores = {1: RIGHT, 2: RIGHT, 3: "5", 4: "", 5: long[: vlmevalkit.MOST_CHARACTERS]}
+    folder = tmp_path / "kit"
+    write_tsv(folder / "M_MathVerse_MINI.tsv", [kit_row(n, text) for n, text in said.items()])
+    write_tsv(
+        folder / "M_MathVerse_MINI_gpt_score.tsv",
+        [scored(n, text, "True", "Prefetch succeed") for n, text in scores.items()],
+    )
+    done = imported("vlmevalkit", tmp_path / "run", folder)
+    outcomes = [row.outcome for row in theirs(tmp_path / "run", "vlmevalkit").values()]
+    assert outcomes == ["correct", "error", "correct", "correct", "correct"]
+    assert set(done.verdict_errors) == {vlmevalkit.STALE}
 
 
 def test_texts_that_pandas_took_for_empty_cells_or_numbers_are_errors(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ u) I`, where s is the accuracy of the answers that follow. Then `U = u (T - s) +
 reasoning and integration. With one number changed, an answer that follows is wrong, so `X = (1 - u)
 I`. This takes for granted that the changed number decides the answer, that a conflict with the
 picture does not change whether the words are followed, and that u is unrelated to how hard a
-problem is. X / I counts as 1 where it is above. What breaking each of these costs is in docs/reference/causal.md, measured by
-`bench/causal.py`.
+problem is. X / I counts as 1 where it is above. What breaking each of these costs is in
+docs/reference/causal.md, measured by `bench/causal.py`.
 
 The intervals are bootstrap percentiles over problems, all views of a problem together; those that
 rest on X also cover the exact upper limit of a rare count.
@@ -35,9 +35,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modgap.analysis.gap import accuracy
-from modgap.analysis.resampling import SEED, Floats, percentile_interval, resampled_means
+from modgap.analysis.resampling import (
+    SEED,
+    Floats,
+    bootstrap_interval,
+    percentile_interval,
+    resampled_means,
+)
 from modgap.analysis.results import CausalPart, CausalSummary
 from modgap.analysis.scores import Scores
+from modgap.core.record import OUTCOMES
 
 TEXT, IMAGE, WITHOUT_IMAGE = "full-text", "image-only", "text-only"
 VIEWS: tuple[str, ...] = (
@@ -64,7 +71,10 @@ def split(scores: Scores) -> CausalSummary | None:
     if not set(VIEWS) <= set(scores.views):
         return None
     position = {view: v for v, view in enumerate(scores.views)}
-    keep_P = scores.paired_P & scores.complete_PV[:, [position[view] for view in VIEWS]].all(axis=1)
+    split_V = [position[view] for view in VIEWS]
+    # A sample without an answer would count as an effect of its view.
+    failed_P = (scores.codes_PVS[:, split_V] == OUTCOMES.index("error")).any(axis=(1, 2))
+    keep_P = scores.paired_P & scores.complete_PV[:, split_V].all(axis=1) & ~failed_P
     shown = list(VIEWS)
     if WITHOUT_IMAGE in position and scores.complete_PV[keep_P, position[WITHOUT_IMAGE]].all():
         shown.append(WITHOUT_IMAGE)
@@ -80,7 +90,11 @@ def split(scores: Scores) -> CausalSummary | None:
     )
     trials = int(asked_VS[position[IMAGE]].sum())
     image = accuracy(np.rint(rates_PK[:, 1] * trials), trials)
-    return estimate(rates_PK, apart=image.ci_low >= LEAST_IMAGE).model_copy(
+    lowered = bootstrap_interval(
+        rates_PK[:, 4] - rates_PK[:, 1], None, RESAMPLES, SEED, 0.95, (-1.0, 1.0)
+    )
+    apart = image.ci_low >= LEAST_IMAGE and lowered[0] <= 0
+    return estimate(rates_PK, apart=apart).model_copy(
         update={
             "left_out": int(scores.paired_P.sum() - keep_P.sum()),
             "tokens": _cost(scores, keep_P),

@@ -243,9 +243,14 @@ def _without_leaky(scores: Scores) -> Iterator[Variant]:
 
 
 def _sign(part: GapPart | None) -> int:
-    """1 or -1 where the whole interval is above or below 0, else 0."""
-    if part is None or part.degenerate:
+    """1 or -1 where the whole interval is above or below 0, else 0.
+
+    Where all problems have the same difference, which leaves no interval, that of the difference.
+    """
+    if part is None:
         return 0
+    if part.degenerate:
+        return (part.points > 0) - (part.points < 0)
     return 1 if part.ci_low > 0 else -1 if part.ci_high < 0 else 0
 
 
@@ -264,6 +269,10 @@ def _sentence(variants: Sequence[Variant]) -> str:
         -1: "the image side is better: the gap's whole interval is below 0",
         0: "no gap for certain: its interval holds 0",
     }
+    if (base := variants[0].gap) is not None and base.degenerate:
+        conclusion = dict.fromkeys(
+            conclusion, f"a gap of {points(base.points)} points in every problem, so no interval"
+        )
     if not others:
         return f"Only one variant could be computed: {conclusion[signs[0]]}."
     differ = [v.name for v, sign in zip(variants, signs, strict=True) if sign != signs[0]]

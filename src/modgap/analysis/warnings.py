@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from modgap.analysis.causal import FEWEST, VIEWS
 from modgap.analysis.results import GapPart, GapSummary, Summary, ViewSummary
 from modgap.core.text import degenerate, percent
 from modgap.core.transcripts import WHOSE
@@ -97,6 +98,11 @@ def _unpaired(of: str, summary: Summary) -> list[str]:
         words.append(
             f"The gap{of} is over the {paired:,} of {summary.n_problems:,} problems that are"
             " complete in both views."
+        )
+    if gap and summary.causal is None and set(VIEWS) <= summary.views.keys():
+        words.append(
+            f"The gap{of} is not split into parts: fewer than {FEWEST} of its problems have an"
+            " answer in every sample of all views of the split."
         )
     if gap and seen(gap) and degenerate(gap.ci_low, gap.ci_high):
         words.append(

@@ -234,11 +234,14 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
             " when these contradict the picture."
         )
     else:
-        words.append("Image-only accuracy is too low to tell integration from reasoning.")
+        words.append(
+            "Integration cannot be told from reasoning: image-only accuracy is too low, or that"
+            " with a changed number in the words is above it."
+        )
     if causal.left_out:
         words.append(
-            f"{counted(causal.left_out, 'problem')} of the gap lacked a view of the split, or have"
-            " no number to read."
+            f"{counted(causal.left_out, 'problem')} of the gap lacked a view of the split or an"
+            " answer in one, or have no number to read."
         )
     return words
 

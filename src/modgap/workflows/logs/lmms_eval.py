@@ -27,6 +27,7 @@ from modgap.workflows.logs.samples import Log, Sample, Verdict, outcome_of
 
 EMPTY = "is empty with no token counted, which lmms-eval also writes for a failed request"
 NO_TEXT = "is not one text (a task that compares likelihoods?)"
+NO_SCORE = "is not there"
 DEAD = "is 0 with no record that the judge answered, and lmms-eval scores a dead judge 0"
 _SAMPLES = re.compile(r"(.+)_samples_(.+)\.jsonl")
 _OF_A_ROW = (
@@ -79,9 +80,11 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
         settings = _settings(result, task)
         _merge(log.settings, settings)
         _repeats(log, task, len(rows), settings)
+        metric = _metric(log, path, rows, scorer)
         for number, row in enumerate(rows, start=1):
-            log.samples.append(_sample(f"{path.name} row {number}", row, task, judge, scorer, log,
-                                       settings))  # fmt: skip
+            log.samples.append(
+                _sample(f"{path.name} row {number}", row, task, judge, metric, settings)
+            )
     return log
 
 
@@ -232,14 +235,12 @@ def _sample(
     row: Mapping[str, Any],
     task: str,
     judge: _Judge,
-    scorer: str | None,
-    log: Log,
+    metric: str,
     settings: Mapping[str, Any],
 ) -> Sample:
-    metric, value = _metric(where, row, scorer)
-    if metric not in log.scorer.split(", "):
-        log.scorer = f"{log.scorer}, {metric}".strip(", ")
-    outcome, reason = outcome_of(value)
+    outcome, reason = outcome_of(row.get(metric))
+    if metric and outcome is None:
+        outcome, reason = "error", NO_SCORE
     if outcome == "wrong" and _JUDGED.search(metric) and not judge.answered(task):
         outcome, reason = "error", DEAD
     text = _response(row)
@@ -271,20 +272,28 @@ def _sample(
     )
 
 
-def _metric(where: str, row: Mapping[str, Any], scorer: str | None) -> tuple[str, Any]:
-    """The name and the value of the metric that is taken as the verdict."""
-    found = {
-        name: value
-        for name, value in row.items()
-        if name not in _OF_A_ROW and isinstance(value, int | float | bool)
-    }
-    if scorer is None:
-        return next(iter(found.items()), ("none", None))
-    if scorer not in found:
-        raise UserError(
-            f"--scorer {scorer}: {where} has no such metric; it has {', '.join(found) or 'none'}."
+def _metric(log: Log, path: Path, rows: Sequence[Mapping[str, Any]], scorer: str | None) -> str:
+    """The metric of a task that is taken as the verdict; empty where it has none."""
+    found = list(
+        dict.fromkeys(
+            name
+            for row in rows
+            for name, value in row.items()
+            if name not in _OF_A_ROW and isinstance(value, int | float | bool)
         )
-    return scorer, found[scorer]
+    )
+    if scorer is not None and scorer not in found:
+        raise UserError(
+            f"--scorer {scorer}: {path} has no such metric; it has {', '.join(found) or 'none'}."
+        )
+    metric = scorer or next(iter(found), "")
+    if others := [name for name in found if name != metric]:
+        log.remarks.append(
+            f"{path.name}: the verdicts are those of {metric}; it also has {', '.join(others)}"
+            " (--scorer)."
+        )
+    log.scorer = ", ".join(dict.fromkeys(filter(None, [*log.scorer.split(", "), metric])))
+    return metric
 
 
 def _response(row: Mapping[str, Any]) -> str | None:

@@ -270,10 +270,12 @@ class _Index:
         words = row.question.strip()
         asked = sample.prompt is None or words in sample.prompt
         if not _same_text(answer, row.answer) or not asked:
+            differs = f"its answer is {row.answer!r}, the log's {answer!r}"
+            if _same_text(answer, row.answer):
+                differs = "its question does not stand in the log's prompt"
             raise UserError(
                 f"{sample.where} names its problem by its position only, and row"
                 f" {sample.position + 1} of --gt {self.path} (problem {row.problem}, {row.view}) is"
-                f" another: its answer is {row.answer!r}, the log's {answer!r}; give the data in"
-                " the order in which the tool read it."
+                f" another: {differs}; give the data in the order in which the tool read it."
             )
         return row.problem, row.view

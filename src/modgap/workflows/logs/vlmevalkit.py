@@ -48,10 +48,12 @@ FAILED = "is the tool's message that the model did not answer"
 UNREAD = "is False since the judge's verdict could not be read"
 UNEXTRACTED = "is False since the judge extracted no answer in five tries"
 UNLOGGED = "is False, and the log of the judge does not say whether its verdict was read"
+STALE = "is of another response than the file of predictions has: was the model asked again?"
 _FAIL_MESSAGE = "Failed to obtain answer"
 _FIVE_TRIES = "All 5 retries failed."
 _SUFFIXES = (".xlsx", ".tsv", ".json")
 _CONTROL = re.compile(r"_x00([01][0-9A-Fa-f])_")
+_UNPRINTED = re.compile(r"[\x00-\x1f]")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?inf", re.IGNORECASE)
 
 
@@ -295,7 +297,7 @@ def _read_group(log: Log, name: str, group: Sequence[_Table]) -> None:
                 number=0,
                 response=response,
                 fault=fault,
-                verdict=_verdict(of_extract, of_score, extracted),
+                verdict=_verdict(row, of_extract, of_score, extracted),
             )
         )
 
@@ -340,7 +342,22 @@ def _response(row: Mapping[str, Any], table: _Table, *, numbers: bool) -> tuple[
     return f"{whole}\n{text}", ""
 
 
+def _same_response(row: Mapping[str, Any], later: Mapping[str, Any] | None) -> bool:
+    """Whether a later stage's file has the same response, as far as pandas and xlsx keep texts."""
+    if later is None:
+        return True
+    texts = [_UNPRINTED.sub(" ", text_of(each.get("prediction"))) for each in (row, later)]
+    mine, theirs = (" ".join(text.split())[: MOST_CHARACTERS // 2] for text in texts)
+    if not theirs or mine == theirs:
+        return True
+    try:
+        return float(mine) == float(theirs)
+    except ValueError:
+        return False
+
+
 def _verdict(
+    first: Mapping[str, Any],
     of_extract: Mapping[str, Any] | None, of_score: Mapping[str, Any] | None, table: _Table | None
 ) -> Verdict:
     """The tool's verdict: False is wrong only where its log shows that the judge was understood."""
@@ -352,6 +369,8 @@ def _verdict(
             answer = None
     if of_score is None:
         return Verdict(None, answer)
+    if not (_same_response(first, of_score) and _same_response(first, of_extract)):
+        return Verdict("error", None, STALE)
     outcome, reason = outcome_of(_truth(of_score["score"]))
     if outcome is None:
         return Verdict("error", answer, "is empty")
