@@ -358,7 +358,9 @@ def _same_response(row: Mapping[str, Any], later: Mapping[str, Any] | None) -> b
 
 def _verdict(
     first: Mapping[str, Any],
-    of_extract: Mapping[str, Any] | None, of_score: Mapping[str, Any] | None, table: _Table | None
+    of_extract: Mapping[str, Any] | None,
+    of_score: Mapping[str, Any] | None,
+    table: _Table | None,
 ) -> Verdict:
     """The tool's verdict: False is wrong only where its log shows that the judge was understood."""
     row = of_score or of_extract
