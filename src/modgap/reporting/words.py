@@ -247,7 +247,7 @@ def _points(part: CausalPart) -> str:
     words = f"{signed(part.points)} ({interval(part.ci_low, part.ci_high)}"
     if part.share is None:
         return f"{words})"
-    return f"{words}; {100 * part.share:.0f}%)"
+    return f"{words}; {100 * part.share:.0f}%)".replace("-", "−")
 
 
 def gap_words(gap: GapSummary | GapPart) -> Pieces:
