@@ -109,7 +109,11 @@ def pieces(rows: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def groups_of(
-    rows: Sequence[int], prompts: Sequence[Any], size: int, twins: Sequence[int] = ()
+    rows: Sequence[int],
+    prompts: Sequence[Any],
+    size: int,
+    twins: Sequence[int] = (),
+    scored: bool = True,
 ) -> Iterator[list[int]]:
     """Whole groups, of at most `size` rows together, twins counted.
 
@@ -121,12 +125,13 @@ def groups_of(
         prompts: Of all rows of the batch; those of a group are one object.
         size: Most rows.
         twins: Twins of each row of the batch; none by default.
+        scored: Whether the rows themselves are scored, not only their twins.
     """
     taken: list[int] = []
     count = 0
     for _, same in groupby(rows, key=lambda i: id(prompts[i])):
         group = list(same)
-        many = len(group) + (sum(twins[i] for i in group) if twins else 0)
+        many = len(group) * scored + (sum(twins[i] for i in group) if twins else 0)
         if taken and count + many > size:
             yield taken
             taken, count = [], 0
@@ -285,7 +290,10 @@ def _passes(
     for rows in terms.live.values():
         for i in rows:
             counts[i] += 1
-    rows_of_passes = list(groups_of(range(len(batch)), batch.prompts, micro_batch, counts))
+    everything = range(len(batch))
+    rows_of_passes = list(
+        groups_of(everything, batch.prompts, micro_batch, counts, terms.needs_rollout)
+    )
     sizes = [len(rows) for rows in rows_of_passes]
     weights = weights_B.to(device).split(sizes)
     advantages = batch.advantages_B.to(device).split(sizes)
