@@ -150,15 +150,6 @@ def test_one_metric_is_the_verdict_of_all_rows_and_the_others_are_named(tmp_path
     assert any("it also has words (--scorer)" in words for words in done.warnings)
 
 
-def test_right_answers_that_our_rules_do_not_find_are_said(tmp_path: Path) -> None:
-    write_lmms(tmp_path / "logs", [lmms_row(1, "It is 5.", 1), lmms_row(2, RIGHT, 1)])
-    done = imported("lmms-eval", tmp_path / "run", tmp_path / "logs")
-    assert any("1 of 2 responses hold no answer by our rules" in words for words in done.warnings)
-    write_lmms(tmp_path / "boxes", [lmms_row(1, RIGHT, 1)])
-    done = imported("lmms-eval", tmp_path / "other", tmp_path / "boxes")
-    assert not any("no answer by our rules" in words for words in done.warnings)
-
-
 def test_a_submission_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mathverse_testmini_results.json"
     path.write_text("[]")
@@ -384,6 +375,17 @@ def test_the_command_prints_how_many_errors_of_each_kind(
     assert f"1 response: {lmms_eval.EMPTY}" in said and f"2 scores: {lmms_eval.DEAD}" in said
     assert main(["grade", out, "--mode", "paper"]) == 0
     assert [row.outcome for row in RunFolder(out).grades("lmms-eval")] == ["error", "error"]
+
+
+def test_the_command_says_how_many_right_answers_our_rules_do_not_find(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("words", "It is 5."), ("boxes", RIGHT)):
+        write_lmms(tmp_path / name, [lmms_row(1, text, 1), lmms_row(2, RIGHT, 1)])
+        command = ["import", "--from", "lmms-eval", str(tmp_path / name)]
+        assert main([*command, "--out", str(tmp_path / f"run-{name}")]) == 0
+        said = "1 of 2 responses are right by lmms-eval and hold no answer by our rules"
+        assert (said in capsys.readouterr().out) == (name == "words")
 
 
 @pytest.mark.skipif(not LOGS, reason="MODGAP_LOGS_SAMPLE names no folder of real logs")

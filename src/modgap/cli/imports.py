@@ -192,5 +192,11 @@ def _print_log(done: ImportedLog) -> None:
         console = Console()
         table = t.Table("Samples by both verdicts", head, tuple(rows), left=1)
         console.print(as_rich(table, plain=not console.is_terminal))
+        if unread := done.agreement.get(("correct", "no_answer")):
+            show(
+                f"{unread:,} of {sum(done.agreement.values()):,} responses are right by"
+                f" {log.tool} and hold no answer by our rules, which count them as not right: did"
+                " the prompt ask for a box?"
+            )
     show("Graded strict (the run's grades and summary):")
     print_summary(done.summary, done.path.name)

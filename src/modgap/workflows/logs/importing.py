@@ -130,12 +130,6 @@ def import_logs(
         summary = grade_held(run, "strict", progress)
         agreement = _agreement(verdicts, run.grades())
         note["agreement"] = {f"{tool} {a}, ours {b}": n for (a, b), n in agreement.items()}
-        if unboxed := agreement.get(("correct", "no_answer")):
-            warnings.append(
-                f"{unboxed:,} of {len(verdicts):,} responses hold no answer by our rules and are"
-                f" right by {tool}: our accuracy and gap are too low there (prompts that ask for no"
-                " box?)."
-            )
         write_json(run.path / IMPORT_NOTE, note)
     return ImportedLog(out, log, summary, errors, lost, agreement, warnings)
 
