@@ -53,6 +53,7 @@ def test_the_bar_is_shared_by_the_parts_that_widen_the_gap(tmp_path: Path) -> No
     widths = {segment.kind: segment.width for segment in split.segments}
     assert widths == pytest.approx({"writing": 0, "reading": 75, "integration": 25})
     assert all(segment.words in split.label for segment in split.segments)
+    assert "% of the gap" not in split.label  # the widths are no shares of the gap
 
 
 def test_types_of_few_problems_are_one_row(tmp_path: Path) -> None:

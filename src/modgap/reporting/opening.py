@@ -106,12 +106,17 @@ def splits(runs: Mapping[str, Summary]) -> list[Split]:
 
 
 def _split(name: str, causal: CausalSummary) -> Split:
-    """Parts that widen the gap share the bar; one that narrows it is named beside them."""
+    """Parts that widen the gap share the bar; one that narrows it is named beside them.
+
+    Beside one that narrows it, the shares of the gap are left out: they are not those of the bar.
+    """
+    narrowed = any(part.points < 0 for part in causal.parts.values())
     widening = sum(max(0.0, part.points) for part in causal.parts.values())
     segments: list[Segment] = []
     for kind, part in causal.parts.items():
         width = 100 * max(0.0, part.points) / widening if widening else 0.0
-        share = "" if part.share is None else f", {percent(part.share)}% of the gap"
+        known = part.share is not None and not narrowed
+        share = f", {percent(part.share)}% of the gap" if known else ""
         words = f"{signed(part.points)} points ({interval(part.ci_low, part.ci_high)}){share}"
         segments.append(Segment(PARTS[kind], words, signed(part.points), kind, width))
     label = "; ".join(f"{segment.name} {segment.words}" for segment in segments)
