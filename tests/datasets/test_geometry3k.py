@@ -191,6 +191,17 @@ def test_annotated_forms_beside_the_problems(tmp_path: Path) -> None:
     [
         ({"logic": {"diagram_logic_form": ["Cirle(A)"]}}, "repaired-form"),
         ({"logic": {"diagram_logic_form": ["Find(MeasureOf(Angle(A))"]}}, "repaired-form"),
+        ({"logic": {"diagram_logic_form": ["Equals(LengthOf(Line(A,B)),6--y)"]}}, "repaired-form"),
+        ({"logic": {"diagram_logic_form": ["Equals(LengthOf(Line(A,B)),6,)"]}}, "repaired-form"),
+        (
+            {
+                "logic": {
+                    "diagram_logic_form": ["Equals(LengthOf(Line(A,B)),6)"],
+                    "text_logic_form": ["Equals(7.0,LengthOf(Line(B,A)))"],
+                }
+            },
+            "contradiction",
+        ),
         ({"logic": {"diagram_logic_form": ["", "Circle(A)"]}}, "empty-form"),
         ({"logic": {"text_logic_form": ["Foo(Line(A,B),3)"]}}, "unknown-predicate"),
         ({"logic": {}}, "no-logic-forms"),
@@ -211,6 +222,7 @@ def test_what_can_be_used_all_the_same_is_a_warning(
     [
         ({"logic": {"diagram_logic_form": ["Foo(Line(A,B),3)"]}}, "unknown-predicate"),
         ({"logic": {"diagram_logic_form": ["Parallel(Line(A,B))"]}}, "malformed-form"),
+        ({"logic": {"diagram_logic_form": ["Equals(LengthOf(Line(A,B)),)"]}}, "malformed-form"),
         ({"logic": {"diagram_logic_form": [3]}}, "malformed-form"),
         ({"answer": ...}, "missing-key"),
         ({"answer": "a rectangle", "choices": ..., "compact_choices": ...}, "not-a-number"),

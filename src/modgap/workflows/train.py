@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core import registry
 from modgap.core.assign import apply_settings, has_term
-from modgap.core.errors import UserError
+from modgap.core.errors import UserError, raised
 from modgap.core.installation import require, require_training
 from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem, check_texts
@@ -40,7 +40,10 @@ def find_recipe(name: str) -> Recipe:
             one), or its name cannot name a folder.
     """
     found = registry.RECIPES.load(name)
-    recipe = found() if callable(found) else found
+    try:
+        recipe = found() if callable(found) else found
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"the recipe {name!r} raises {raised(error)}: correct it.") from error
     if not isinstance(recipe, Recipe):
         raise UserError(
             f"the recipe {name!r} is a {type(recipe).__name__}: give a `Recipe` or a function that"

@@ -21,6 +21,8 @@ _MOST_POINTS = 12
 _WORDS = re.compile(r"\\[A-Za-z]+")
 _NAMES = re.compile(rf"(?<![A-Za-z])(?:{POINT.pattern}\s?)+(?![a-z])")
 
+_PLAIN = re.compile(r"\d+(?:\.\d+)?")
+
 Between = tuple[str, str, str]
 """A point and the two points of a line between which it is."""
 
@@ -56,6 +58,22 @@ def clauses(diagram: Sequence[Form], text: Sequence[Form], words: str) -> Clause
     lines = [f"line {' '.join(line)}" for line in mattering(lines_of(facts), named)]
     rings = [f"\\odot {circle} lieson {' '.join(points)}" for circle, points in circles.items()]
     return Clauses((*lines, *rings), tuple(sentence(form) for form in others.values()))
+
+
+def contradictions(forms: Iterable[Form]) -> list[str]:
+    """The quantities that have two different numbers: `AB = 10, AB = 60`."""
+    found: dict[Term, dict[float, str]] = {}
+    for form in forms:
+        if form.predicate == "Equals" and len(form.arguments) == 2:
+            for quantity, number in (form.arguments, form.arguments[::-1]):
+                if (
+                    isinstance(quantity, Form)
+                    and isinstance(number, str)
+                    and _PLAIN.fullmatch(number)
+                ):
+                    said = found.setdefault(meaning(quantity), {})
+                    said.setdefault(float(number), sentence(form))
+    return [", ".join(said.values()) for said in found.values() if len(said) > 1]
 
 
 def points_in(words: str) -> set[str]:
