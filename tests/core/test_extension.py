@@ -17,12 +17,15 @@ from modgap.workflows.train import find_recipe, resolve_recipes
 
 RECIPE = """
 from dataclasses import replace
-from modgap.core.recipe import Recipe
+from modgap.core.recipe import Recipe, Stage
 from modgap.recipes.paper import no_text
 
 def patient():
     stage = no_text().stages[0]
     return Recipe("patient", (replace(stage, settings=replace(stage.settings, lr=5e-7)),), "slower")
+
+def misspelt():
+    return Recipe("misspelt", (Stage(("image-only",), coeff=1),))
 
 READY = patient()
 WRONG = 7
@@ -66,6 +69,7 @@ def test_a_recipe_in_a_module(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("{file}:WRONG", "is a int: give a `Recipe`"),
         ("{file}:BADLY_NAMED", "is named 'a/b'"),
         ("{file}:absent", "has no 'absent'"),
+        ("{file}:misspelt", r"raises TypeError: .*'coeff' \(.* line \d+\): correct it"),
         ("{file}.py:patient", "does not exist"),
         ("klx", r"unknown recipe 'klx'.*path/to/file.py:object"),
     ],
