@@ -138,6 +138,12 @@ def test_the_hubs_parquet(tmp_path: Path) -> None:
     assert benchmark_of(test) == "geometry3k"
 
 
+def test_further_diagrams_of_a_row_are_a_warning(tmp_path: Path) -> None:
+    two = hub_row() | {"images": hub_row()["images"] * 2}
+    write_parquet(tmp_path / "test.parquet", [two])
+    assert check(tmp_path).ok and "several-images" in kinds(check(tmp_path))
+
+
 @pytest.mark.parametrize("nested", ["columns", "object", "json"])
 def test_parquet_with_logic_forms(tmp_path: Path, nested: str) -> None:
     logic = {key: LOGIC[key] for key in ("text_logic_form", "diagram_logic_form")}

@@ -184,6 +184,8 @@ def problem_of(
     published = _first_text(value, _PUBLISHED)
     if words and (complaint := text_fault(words)):
         fault(*complaint)
+    if isinstance(diagrams := value.get("images"), list) and len(diagrams) > 1:
+        fault("several-images", f"has {len(diagrams)} diagrams: the first is shown", fatal=False)
     options = _options(value, published)
     if options and not _list(value, _CHOICES):
         words, published = _BLOCK.sub("", words), _BLOCK.sub("", published)
