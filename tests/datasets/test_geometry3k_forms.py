@@ -350,6 +350,19 @@ def test_the_question_leaves_out_what_the_diagram_states() -> None:
     assert question(text, [], "") == "AB = 5, ABCD is a parallelogram. Find x."
 
 
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("AB = 5. Find x. Round to the nearest tenth if necessary.", "to the nearest tenth"),
+        ("If AB = 5, find x in simplest radical form.", "in simplest radical form"),
+        ("If AB = 5, find x to two decimal places.", "to two decimal places"),
+    ],
+)
+def test_the_form_of_the_answer_stays_in_the_question(words: str, kept: str) -> None:
+    text = forms("Equals(LengthOf(Line(A,B)),5)", "Find(x)")
+    assert question(text, text[:1], words) == f"Find x. Give the answer {kept}."
+
+
 def test_the_same_meaning_in_another_order() -> None:
     def same(one: str, other: str) -> bool:
         return meaning(parse(one).form) == meaning(parse(other).form)

@@ -21,6 +21,12 @@ _MOST_POINTS = 12
 _WORDS = re.compile(r"\\[A-Za-z]+")
 _NAMES = re.compile(rf"(?<![A-Za-z])(?:{POINT.pattern}\s?)+(?![a-z])")
 
+_ANSWER_FORM = re.compile(
+    r"\b(?:to\s+the\s+nearest\s+[a-z-]+|in\s+simplest\s+(?:radical\s+)?form"
+    r"|to\s+\w+\s+(?:decimal\s+places?|significant\s+(?:digits|figures)))",
+    re.IGNORECASE,
+)
+"""What a text says of the form of the answer."""
 _PLAIN = re.compile(r"\d+(?:\.\d+)?")
 
 Between = tuple[str, str, str]
@@ -183,13 +189,18 @@ def mattering(lines: Sequence[tuple[str, ...]], named: Collection[str]) -> list[
 
 
 def question(text: Sequence[Form], diagram: Sequence[Form], words: str) -> str:
-    """The question without what the diagram states: the words, if they state nothing of it."""
+    """The question without what the diagram states: the words, if they state nothing of it.
+
+    What the words say of the answer's form is kept, since no logic form says it, and an answer that
+    is not rounded as asked is graded as wrong.
+    """
     shown = {meaning(form) for form in diagram}
     left = [form for form in text if meaning(form) not in shown]
     asks = any(form.predicate == "Find" for form in left)
     if words and (len(left) == len(text) or not asks):
         return words
-    return worded(left)
+    forms = dict.fromkeys(" ".join(found.split()).lower() for found in _ANSWER_FORM.findall(words))
+    return " ".join([worded(left), *([f"Give the answer {' and '.join(forms)}."] if forms else [])])
 
 
 def worded(forms: Iterable[Form]) -> str:
