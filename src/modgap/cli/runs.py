@@ -179,8 +179,7 @@ def report(
     """One HTML page from runs, training runs or studies, and their numbers on the terminal.
 
     ```
-    modgap report runs/3b runs/7b --out report.html
-    modgap report runs/study --figures --template paper
+    modgap report runs/3b runs/7b --out report.html --figures
     modgap report --index runs/ --out runs/index.html
     ```
 

@@ -48,8 +48,11 @@ def counted(number: int, noun: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as percent with one decimal: `0.612` is `61.2`."""
-    return "–" if value is None else f"{100 * value:.1f}"
+    """A share as percent with one decimal: `0.612` is `61.2`, `-0.12` is `−12.0`."""
+    if value is None:
+        return "–"
+    text = f"{abs(100 * value):.1f}"
+    return f"−{text}" if value < 0 and float(text) else text
 
 
 def signed(value: float | None) -> str:

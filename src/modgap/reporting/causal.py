@@ -34,7 +34,9 @@ def causal_rows(causal: CausalSummary) -> list[Row]:
     for key, part in {"gap": causal.gap, **causal.parts}.items():
         spread = interval(part.ci_low, part.ci_high)
         label = f"{signed(part.points)} points, 95% interval {spread}"
-        share = "" if part.share is None else f"{100 * part.share:.0f}% of the gap"
+        share = (
+            "" if part.share is None else f"{100 * part.share:.0f}% of the gap".replace("-", "−")
+        )
         mark = Mark(part.points, part.ci_low, part.ci_high, label)
         name = "gap" if key == "gap" else PARTS[key]
         rows.append(Row(name, (mark,), signed(part.points), spread, share if key != "gap" else ""))

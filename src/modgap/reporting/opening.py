@@ -111,9 +111,7 @@ def _split(name: str, causal: CausalSummary) -> Split:
     segments: list[Segment] = []
     for kind, part in causal.parts.items():
         width = 100 * max(0.0, part.points) / widening if widening else 0.0
-        share = (
-            "" if part.share is None else f", {percent(part.share)}% of the gap".replace("-", "−")
-        )
+        share = "" if part.share is None else f", {percent(part.share)}% of the gap"
         words = f"{signed(part.points)} points ({interval(part.ci_low, part.ci_high)}){share}"
         segments.append(Segment(PARTS[kind], words, signed(part.points), kind, width))
     label = "; ".join(f"{segment.name} {segment.words}" for segment in segments)

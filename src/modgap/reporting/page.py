@@ -11,12 +11,14 @@ are also written as files: LaTeX (booktabs) and CSV beside Markdown.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import gc
 import io
 import itertools
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,12 +139,13 @@ def build_report(
         raise unknown("template", template, TEMPLATES)
     out = Path(out)
     _check_out(out, figures, template, force)
-    found = collect(paths)
-    if data is not None:
-        found.data = Path(data)
-        found.evals, notes = found_in(found.evals, found.data)
-        found.notes += notes
-    numbers, page = render(found, images, template, allow_outside=allow_outside)
+    with _without_collector():
+        found = collect(paths)
+        if data is not None:
+            found.data = Path(data)
+            found.evals, notes = found_in(found.evals, found.data)
+            found.notes += notes
+        numbers, page = render(found, images, template, allow_outside=allow_outside)
     write_text(out, page)
     if template == "paper":
         write_text(out.with_suffix(".md"), as_utf8(_paper_page(numbers)))
@@ -153,6 +156,21 @@ def build_report(
         if found.sweeps:
             write_seeds(numbers, found.sweeps, folder, shlex.join(map(str, paths)))
     return numbers
+
+
+@contextlib.contextmanager
+def _without_collector() -> Generator[None]:
+    """No cyclic garbage collection: rows hold no cycles, and it would walk over all of them.
+
+    That is a quarter of the time of a report of 100,000 responses.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _paper_page(numbers: ReportSummary) -> str:

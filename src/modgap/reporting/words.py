@@ -123,7 +123,7 @@ def _answer_without_gap(runs: Mapping[str, Summary]) -> tuple[Pieces, list[str]]
     words = f"{', '.join(shares)} percent correct" if shares else f"{name}: nothing to measure yet"
     return [(words, "")], [
         "A gap needs the same problems in a view on the side of the text and in one on the side of"
-        " the image. `modgap eval --views full-text,image-only` asks both."
+        " the image: full-text and image-only are."
     ]
 
 
@@ -247,7 +247,7 @@ def _points(part: CausalPart) -> str:
     words = f"{signed(part.points)} ({interval(part.ci_low, part.ci_high)}"
     if part.share is None:
         return f"{words})"
-    return f"{words}; {100 * part.share:.0f}%)"
+    return f"{words}; {100 * part.share:.0f}%)".replace("-", "−")
 
 
 def gap_words(gap: GapSummary | GapPart) -> Pieces:
