@@ -28,6 +28,10 @@ def misspelt():
     return Recipe("misspelt", (Stage(("image-only",), coeff=1),))
 
 READY = patient()
+BARE = Recipe("bare", ())
+LOOSE = Recipe("loose", READY.stages[0])
+NESTED = Recipe("nested", (READY,))
+PLAIN = Recipe("plain", (Stage(("image-only",), settings={"lr": 1}),))
 WRONG = 7
 BADLY_NAMED = replace(READY, name="a/b")
 """
@@ -68,6 +72,10 @@ def test_a_recipe_in_a_module(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("{file}:WRONG", "is a int: give a `Recipe`"),
         ("{file}:BADLY_NAMED", "is named 'a/b'"),
+        ("{file}:BARE", "as a tuple of at least one `Stage`"),
+        ("{file}:LOOSE", "as a tuple of at least one `Stage`"),
+        ("{file}:NESTED", "stage 1 of .* is a Recipe"),
+        ("{file}:PLAIN", r"settings of stage 1 of .* is a dict: give `Settings\(\.\.\.\)`"),
         ("{file}:absent", "has no 'absent'"),
         ("{file}:misspelt", r"raises TypeError: .*'coeff' \(.* line \d+\): correct it"),
         ("{file}.py:patient", "does not exist"),
