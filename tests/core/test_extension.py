@@ -17,14 +17,21 @@ from modgap.workflows.train import find_recipe, resolve_recipes
 
 RECIPE = """
 from dataclasses import replace
-from modgap.core.recipe import Recipe
+from modgap.core.recipe import Recipe, Stage
 from modgap.recipes.paper import no_text
 
 def patient():
     stage = no_text().stages[0]
     return Recipe("patient", (replace(stage, settings=replace(stage.settings, lr=5e-7)),), "slower")
 
+def misspelt():
+    return Recipe("misspelt", (Stage(("image-only",), coeff=1),))
+
 READY = patient()
+BARE = Recipe("bare", ())
+LOOSE = Recipe("loose", READY.stages[0])
+NESTED = Recipe("nested", (READY,))
+PLAIN = Recipe("plain", (Stage(("image-only",), settings={"lr": 1}),))
 WRONG = 7
 BADLY_NAMED = replace(READY, name="a/b")
 """
@@ -65,7 +72,12 @@ def test_a_recipe_in_a_module(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("{file}:WRONG", "is a int: give a `Recipe`"),
         ("{file}:BADLY_NAMED", "is named 'a/b'"),
+        ("{file}:BARE", "as a tuple of at least one `Stage`"),
+        ("{file}:LOOSE", "as a tuple of at least one `Stage`"),
+        ("{file}:NESTED", "stage 1 of .* is a Recipe"),
+        ("{file}:PLAIN", r"settings of stage 1 of .* is a dict: give `Settings\(\.\.\.\)`"),
         ("{file}:absent", "has no 'absent'"),
+        ("{file}:misspelt", r"raises TypeError: .*'coeff' \(.* line \d+\): correct it"),
         ("{file}.py:patient", "does not exist"),
         ("klx", r"unknown recipe 'klx'.*path/to/file.py:object"),
     ],

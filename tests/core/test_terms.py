@@ -147,6 +147,7 @@ def test_the_parts_of_the_reward_and_the_policy_loss_can_be_set() -> None:
         (Term("image-only", clamp=-1.0), "term1.clamp=-1.0"),
         (Term("image-only", coef=float("nan")), "finite"),
         (Term("image-only", seed=-1), "term1.seed"),
+        ({"twin": "image-only"}, "term1 is a dict: give a Term"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -92,6 +92,17 @@ def test_csv_and_columns_of_their_own_names(tmp_path: Path) -> None:
     assert training_question(problem, "full-text") == "AB = 7. Find x."
 
 
+def test_csv_with_empty_cells_and_lists_as_python_writes_them(tmp_path: Path) -> None:
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "conditions", "answer", "choices", "image", "tolerance"])
+        writer.writerow(["Find x.", "['AB = 3', 'BC = 4']", "5", "['3', '5']", "", ""])
+        writer.writerow(["Find x.", "[AB] = 3", "5", "", "", "0.1"])
+    first, second = pairs.read(convert(tmp_path / "t.csv", tmp_path / "out", {}).file)
+    assert first.semantic == ("AB = 3", "BC = 4") and first.answer == "B"
+    assert first.image is None and second.semantic == ("[AB] = 3",) and second.answer == "5"
+
+
 def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     (tmp_path / "a.png").write_bytes(png())

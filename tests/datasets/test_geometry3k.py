@@ -138,6 +138,12 @@ def test_the_hubs_parquet(tmp_path: Path) -> None:
     assert benchmark_of(test) == "geometry3k"
 
 
+def test_further_diagrams_of_a_row_are_a_warning(tmp_path: Path) -> None:
+    two = hub_row() | {"images": hub_row()["images"] * 2}
+    write_parquet(tmp_path / "test.parquet", [two])
+    assert check(tmp_path).ok and "several-images" in kinds(check(tmp_path))
+
+
 @pytest.mark.parametrize("nested", ["columns", "object", "json"])
 def test_parquet_with_logic_forms(tmp_path: Path, nested: str) -> None:
     logic = {key: LOGIC[key] for key in ("text_logic_form", "diagram_logic_form")}
@@ -191,6 +197,17 @@ def test_annotated_forms_beside_the_problems(tmp_path: Path) -> None:
     [
         ({"logic": {"diagram_logic_form": ["Cirle(A)"]}}, "repaired-form"),
         ({"logic": {"diagram_logic_form": ["Find(MeasureOf(Angle(A))"]}}, "repaired-form"),
+        ({"logic": {"diagram_logic_form": ["Equals(LengthOf(Line(A,B)),6--y)"]}}, "repaired-form"),
+        ({"logic": {"diagram_logic_form": ["Equals(LengthOf(Line(A,B)),6,)"]}}, "repaired-form"),
+        (
+            {
+                "logic": {
+                    "diagram_logic_form": ["Equals(LengthOf(Line(A,B)),6)"],
+                    "text_logic_form": ["Equals(7.0,LengthOf(Line(B,A)))"],
+                }
+            },
+            "contradiction",
+        ),
         ({"logic": {"diagram_logic_form": ["", "Circle(A)"]}}, "empty-form"),
         ({"logic": {"text_logic_form": ["Foo(Line(A,B),3)"]}}, "unknown-predicate"),
         ({"logic": {}}, "no-logic-forms"),
@@ -211,6 +228,7 @@ def test_what_can_be_used_all_the_same_is_a_warning(
     [
         ({"logic": {"diagram_logic_form": ["Foo(Line(A,B),3)"]}}, "unknown-predicate"),
         ({"logic": {"diagram_logic_form": ["Parallel(Line(A,B))"]}}, "malformed-form"),
+        ({"logic": {"diagram_logic_form": ["Equals(LengthOf(Line(A,B)),)"]}}, "malformed-form"),
         ({"logic": {"diagram_logic_form": [3]}}, "malformed-form"),
         ({"answer": ...}, "missing-key"),
         ({"answer": "a rectangle", "choices": ..., "compact_choices": ...}, "not-a-number"),

@@ -200,6 +200,10 @@ def test_every_annotated_form_has_a_sentence_of_its_own() -> None:
         ("Equals(MeasureOf(Major(Arc(A,D,C))),y)", r"m major \widehat ADC = y"),
         ("Find(RatioOf(TanOf(MeasureOf(Angle(V)))))", r"find the ratio of \tan \angle V"),
         ("Equals(2*LengthOf(Line(A,B))+3,x)", "(2 \\times AB) + 3 = x"),
+        ("Equals(SquareOf(Line(A,B)),Add(SquareOf(Line(B,C)),9))",
+         "the square of AB = (the square of BC) + 9"),
+        ("Equals(HalfOf(Add(Line(A,B),9)),x)", "half of (AB + 9) = x"),
+        ("Equals(Pow(-x,2),y^{-1}+2*-z)", "(-x) ^ 2 = y^{-1}+2*-z"),
         ("Equals(3MeasureOf(Angle(A)),90)", r"3 \times m \angle A = 90"),
         ("RegularPolygon(A,B,C,D,E)", "polygon ABCDE is regular"),
         ("Find(AreaOf(RegularHexagon($)))", "find the area of the regular hexagon"),
@@ -228,6 +232,9 @@ def test_the_ways_to_write_the_same_are_one(text: str, words: str) -> None:
         ("Equals(MeasureOf(Angle(X, Y, Z)), MeasureOf(A, E, F))",
          "Equals(MeasureOf(Angle(X,Y,Z)),MeasureOf(Angle(A,E,F)))"),
         ("Equals(MeasureOf(Line(A, E,N)), 2x-15)", "Equals(MeasureOf(Angle(A,E,N)),2x-15)"),
+        ("Equals(Line(A,B),66--y)", "Equals(LengthOf(Line(A,B)),66--y)"),
+        ("Equals(Line(A,B),3x+)", "Equals(LengthOf(Line(A,B)),3x+)"),
+        ("Equals(Line(A,B),5,)", "Equals(LengthOf(Line(A,B)),5)"),
         ("PointLiesOnCircle(A, G)", "PointLiesOnCircle(Point(A),Circle(G))"),
         ("PointLiesOnLine(Line(A,B), Point(C))", "PointLiesOnLine(Point(C),Line(A,B))"),
         ("PointLiesOnCircle(Circle(O), A)", "PointLiesOnCircle(Point(A),Circle(O))"),
@@ -341,6 +348,19 @@ def test_the_question_leaves_out_what_the_diagram_states() -> None:
     assert question(text, other, words) == words
     assert question(text[:1], same, words) == words  # without a goal nothing would be asked
     assert question(text, [], "") == "AB = 5, ABCD is a parallelogram. Find x."
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("AB = 5. Find x. Round to the nearest tenth if necessary.", "to the nearest tenth"),
+        ("If AB = 5, find x in simplest radical form.", "in simplest radical form"),
+        ("If AB = 5, find x to two decimal places.", "to two decimal places"),
+    ],
+)
+def test_the_form_of_the_answer_stays_in_the_question(words: str, kept: str) -> None:
+    text = forms("Equals(LengthOf(Line(A,B)),5)", "Find(x)")
+    assert question(text, text[:1], words) == f"Find x. Give the answer {kept}."
 
 
 def test_the_same_meaning_in_another_order() -> None:

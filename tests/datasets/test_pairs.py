@@ -17,6 +17,7 @@ from modgap.core.prompt import training_question
 from modgap.core.view import VIEWS, parse_views
 from modgap.datasets import pairs
 from modgap.datasets.pairs_line import KEYS
+from modgap.grading.accepted import grade_accepted
 from modgap.grading.grade import Grade
 from modgap.grading.graders import find_grader
 from modgap.grading.mathverse import Case
@@ -319,6 +320,13 @@ def test_several_right_answers_and_a_tolerance(
     assert outcomes(wrong) == ["wrong"] * len(wrong)
 
 
+def test_a_tolerance_of_the_problem_wins_over_a_wider_one_of_the_mode() -> None:
+    response = "\\boxed{12.38}"
+    assert grade_accepted(response, "12.3", "", "relative").outcome == "correct"
+    assert grade_accepted(response, "12.3", "0.01", "relative").outcome == "wrong"
+    assert grade_accepted(response, "12.3", "0.1", "relative").outcome == "correct"
+
+
 def test_several_images_are_one_side_by_side(tmp_path: Path) -> None:
     uri = "data:image/png;base64," + base64.b64encode(png("red", (10, 50))).decode()
     file = write(tmp_path / "d", line(image=["img/p1.png", uri]))
@@ -374,6 +382,10 @@ def test_views_without_a_picture_need_no_image(tmp_path: Path) -> None:
         ({"answer": ..., "answers": [3, "x y"]}, "answer 'x y' is not a number"),
         ({"tolerance": "a bit"}, "tolerance 'a bit' is no number"),
         ({"tolerance": -1}, "tolerance '-1' is no number"),
+        ({"tolerance": True}, "tolerance True is no number"),
+        ({"tolerance": "100%"}, "tolerance '100%' makes 0 right"),
+        ({"choices": ["B", "A"], "answer": "A"}, "letter of one choice and the text of another"),
+        ({"choices": [*map(str, range(9))]}, "2 to 8 texts or numbers, not 9"),
         ({"choices": ["25"]}, "choices must be a list of 2 to 8"),
         ({"choices": {"A": 1, "C": 25}}, "letters A, B, C ... in order"),
         ({"choices": ["25", "25"]}, "the same text twice"),

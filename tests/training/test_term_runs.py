@@ -206,7 +206,7 @@ def test_the_reading_reward_is_added_and_right_stays_the_answers(
 
 
 def test_a_reading_reward_without_anything_to_read_is_refused(tiny: Path, tmp_path: Path) -> None:
-    bare = [replace(problem, semantic=()) for problem in PROBLEMS]
+    bare = [replace(problem, semantic=("ABC is a square",)) for problem in PROBLEMS]
     plan = recipe_of(views=("transcribe",), reward=Reward(1.0, 1.0))
-    with pytest.raises(UserError, match=r"no problem has conditions that could be read"):
+    with pytest.raises(UserError, match=r"no problem has a condition with a value"):
         train(plan, bare, tiny, tmp_path, load_policy=on_cpu, reward=made_up)

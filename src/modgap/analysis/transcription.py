@@ -252,18 +252,20 @@ def share_read(response: str, conditions: Sequence[str], question: str = "") -> 
         conditions: As of `compare`.
         question: As of `compare`.
     """
-    given = {fact for clause in read_clauses(question) for fact in clause.facts}
-
-    def with_value(clauses: Iterable[Clause]) -> list[Clause]:
-        found = (c for c in clauses if c.value is not None and not _holds(given, c))
-        return list(dict.fromkeys(found))
-
-    needed = with_value(clause for words in conditions for clause in read_clauses(words))
+    needed = to_read(conditions, question)
     if not needed:
         return 1.0
-    first = with_value(read_clauses(transcription(response)))[: len(needed)]
+    first = to_read([transcription(response)], question)[: len(needed)]
     facts = {fact for clause in first for fact in clause.facts}
     return sum(_holds(facts, clause) for clause in needed) / len(needed)
+
+
+def to_read(conditions: Iterable[str], question: str = "") -> list[Clause]:
+    """The different clauses with a value that the question does not state."""
+    given = {fact for clause in read_clauses(question) for fact in clause.facts}
+    every = (clause for words in conditions for clause in read_clauses(words))
+    found = (c for c in every if c.value is not None and not _holds(given, c))
+    return list(dict.fromkeys(found))
 
 
 def _holds(facts: set[Fact], clause: Clause) -> bool:

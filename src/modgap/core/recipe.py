@@ -284,6 +284,8 @@ class Stage:
             )
         self.reward.check()
         for number, term in enumerate(self.all_terms, start=1):
+            if not isinstance(term, Term):  # pyright: ignore[reportUnnecessaryIsInstance] - a user's
+                raise UserError(f"term{number} is a {type(term).__name__}: give a `Term`.")
             term.check(f"term{number}", self.views, self.policy_loss)
         objective = self.objective
         advantages = any(term.role == "advantage" for term in objective)

@@ -10,6 +10,7 @@ the column of its own name. `a.b` is the field b of the column a.
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -202,7 +203,7 @@ def _line(
         if column is None:
             continue
         value = _value(row, column, where)
-        if value is None:
+        if value is None or value == "":  # a CSV file has no other way to leave a cell out
             continue
         taken[target] = column
         line[target] = _cleaned(target, value)
@@ -233,7 +234,7 @@ def _cleaned(target: str, value: Any) -> Any:
     """A value as `pairs` has it: no image placeholder, lists as lists, an answer out of its box."""
     if target in ("choices", "answers", "conditions", "image"):
         if isinstance(value, str) and value.lstrip().startswith("["):
-            value = json.loads(value)
+            value = _list(value)
         if target == "choices" and isinstance(value, Mapping) and "text" in value:
             return list(value["text"])  # the hub's {label: [...], text: [...]}
         return value
@@ -242,6 +243,16 @@ def _cleaned(target: str, value: Any) -> Any:
     if target == "answer" and isinstance(value, str) and parse_number(value) is None:
         return extract_answer(value) or value
     return value
+
+
+def _list(text: str) -> Any:
+    """The list that a text holds, of JSON or as Python writes it; else the text itself."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return text
 
 
 def _images(value: Any, folder: Path, out: Path, number: int, root: Root) -> Any:

@@ -177,7 +177,8 @@ def _choices(value: JsonObject) -> tuple[list[str], Complaints]:
         given = list(given.values())
     if not isinstance(given, list) or not 2 <= len(given) <= len(LETTERS):
         many = f"2 to {len(LETTERS)} texts or numbers"
-        return [], [("wrong-type", f"choices must be a list of {many}, not {json_type(given)}")]
+        found = f"{len(given)}" if isinstance(given, list) else json_type(given)
+        return [], [("wrong-type", f"choices must be a list of {many}, not {found}")]
     texts = [_number_or_text(choice) for choice in given]
     for text in texts:
         if complaint := text_fault(text):
@@ -220,9 +221,14 @@ def _answer(value: JsonObject, choices: Sequence[str]) -> tuple[str, str, Compla
         if parse_number(answer) is None:
             message = f"answer {answer!r} is not a number that the grader can read"
             return "", "", [("not-a-number", message)]
-    if tolerance is not None and tolerance_of(tolerance) is None:
-        message = f"tolerance {tolerance!r} is no number from 0 and no share such as '1%'"
-        return "", "", [("wrong-type", message)]
+    if tolerance is not None:
+        given_as = tolerance_of(tolerance) if isinstance(tolerance, str) else None
+        if given_as is None:
+            message = f"tolerance {tolerance!r} is no number from 0 and no share such as '1%'"
+            return "", "", [("wrong-type", message)]
+        if given_as[1] and given_as[0] >= 1:
+            message = f"tolerance {tolerance!r} makes 0 right: give a share below 100%"
+            return "", "", [("wrong-type", message)]
     if len(answers) == 1 and tolerance is None:
         return answers[0], "", []
     return JOINT.join(answers), accepted_grader(tolerance or ""), []
@@ -231,9 +237,16 @@ def _answer(value: JsonObject, choices: Sequence[str]) -> tuple[str, str, Compla
 def _letter(answer: str, choices: Sequence[str]) -> tuple[str, str, Complaints]:
     """The letter of the right choice."""
     letters = LETTERS[: len(choices)]
-    if answer in choices:
-        return letters[list(choices).index(answer)], CHOICE_GRADER, []
     letter = answer.strip("(). ").upper()
+    if answer in choices:
+        meant = letters[list(choices).index(answer)]
+        if len(letter) == 1 and letter in letters and letter != meant:
+            message = (
+                f"answer {answer!r} is the letter of one choice and the text of another: give"
+                f" ({letter}) or ({meant})"
+            )
+            return "", "", [("gold-unreadable", message)]
+        return meant, CHOICE_GRADER, []
     if len(letter) == 1 and letter in letters:
         return letter, CHOICE_GRADER, []
     message = f"answer {answer!r} is none of the choices: give its letter ({', '.join(letters)})"

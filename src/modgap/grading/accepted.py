@@ -69,5 +69,6 @@ def _grade_one(response: str, gold: str, tolerance: str, mode: Mode) -> Grade:
     most = size * abs(target) if share else size
     if abs(verdict.value - target) <= most + ROUNDING:
         return replace(verdict, outcome="correct", stage="tolerance")
-    # A narrow tolerance makes wrong what the mode's would accept.
-    return replace(verdict, outcome="wrong", stage="tolerance") if most < ABSOLUTE else verdict
+    # The problem's tolerance makes wrong what a wider one of the mode would accept.
+    narrower = most < ABSOLUTE or verdict.stage == "relative"
+    return replace(verdict, outcome="wrong", stage="tolerance") if narrower else verdict

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from modgap.analysis.transcription import to_read
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.images import CONVERTED, inspect_all, is_plain
 from modgap.core.problem import Problem
-from modgap.core.prompt import Prompt, Style, training_prompt, twin_prompt
+from modgap.core.prompt import Prompt, Style, structural_conditions, training_prompt, twin_prompt
 from modgap.core.recipe import NAMES, Recipe, Settings, Stage
 from modgap.core.view import get_view
 from modgap.grading.answer import reward as graded_reward
@@ -68,10 +69,14 @@ def check_prompts(
                 _check(where, problems, unusable, paired)
         if any(twin.picture == "swapped" for twin in stage.twins):
             with_other_pictures(problems)
-        if stage.reward.reading and not any(problem.semantic for problem in problems):
+        if stage.reward.reading and not any(
+            to_read((*structural_conditions(problem, style), *problem.semantic), problem.question)
+            for problem in problems
+        ):
             raise UserError(
-                f"{where}: reward.reading={stage.reward.reading}: no problem has conditions that"
-                " could be read: train on a data set with clauses, or set reward.reading=0."
+                f"{where}: reward.reading={stage.reward.reading}: no problem has a condition with"
+                " a value that could be read: train on a data set with such clauses, or set"
+                " reward.reading=0."
             )
         for view in stage.validation_views if stage.validates else ():
             _check_view(view, "validated in")

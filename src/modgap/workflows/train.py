@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.core import registry
 from modgap.core.assign import apply_settings, has_term
-from modgap.core.errors import UserError
+from modgap.core.errors import UserError, raised
 from modgap.core.installation import require, require_training
 from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Bars, doing, say
 from modgap.core.prompt import Style, check_style
-from modgap.core.recipe import Recipe, with_defaults
+from modgap.core.recipe import Recipe, Settings, Stage, with_defaults
 from modgap.core.record import RunFolder
+from modgap.core.terms import Reward
 from modgap.models.folder import model_notes
 from modgap.recipes.presets import Value, find_preset
 from modgap.workflows.checkpoints import find_checkpoint
@@ -40,18 +41,40 @@ def find_recipe(name: str) -> Recipe:
             one), or its name cannot name a folder.
     """
     found = registry.RECIPES.load(name)
-    recipe = found() if callable(found) else found
+    try:
+        recipe = found() if callable(found) else found
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"the recipe {name!r} raises {raised(error)}: correct it.") from error
     if not isinstance(recipe, Recipe):
         raise UserError(
             f"the recipe {name!r} is a {type(recipe).__name__}: give a `Recipe` or a function that"
             " returns one."
         )
+    _check_parts(recipe, name)
     if not _FOLDER_NAME.fullmatch(recipe.name):
         raise UserError(
             f"the recipe {name!r} is named {recipe.name!r}, and its runs go to a folder of that"
             " name: use letters, digits, '.', '_' and '-' only."
         )
     return recipe
+
+
+def _check_parts(recipe: Recipe, name: str) -> None:
+    """Refuse parts of another type: a user's file is not type-checked."""
+    stages: Any = recipe.stages
+    if not isinstance(stages, tuple | list) or not stages:
+        raise UserError(f"the recipe {name!r}: give its stages as a tuple of at least one `Stage`.")
+    for number, stage in enumerate(stages, start=1):
+        if not isinstance(stage, Stage):
+            kind = type(stage).__name__
+            raise UserError(f"stage {number} of the recipe {name!r} is a {kind}: give a `Stage`.")
+        for key, wanted in (("settings", Settings), ("reward", Reward)):
+            value = getattr(stage, key)
+            if not isinstance(value, wanted):
+                raise UserError(
+                    f"{key} of stage {number} of the recipe {name!r} is a {type(value).__name__}:"
+                    f" give `{wanted.__name__}(...)`."
+                )
 
 
 def resolve_recipe(

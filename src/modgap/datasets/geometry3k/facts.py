@@ -21,6 +21,14 @@ _MOST_POINTS = 12
 _WORDS = re.compile(r"\\[A-Za-z]+")
 _NAMES = re.compile(rf"(?<![A-Za-z])(?:{POINT.pattern}\s?)+(?![a-z])")
 
+_ANSWER_FORM = re.compile(
+    r"\b(?:to\s+the\s+nearest\s+[a-z-]+|in\s+simplest\s+(?:radical\s+)?form"
+    r"|to\s+\w+\s+(?:decimal\s+places?|significant\s+(?:digits|figures)))",
+    re.IGNORECASE,
+)
+"""What a text says of the form of the answer."""
+_PLAIN = re.compile(r"\d+(?:\.\d+)?")
+
 Between = tuple[str, str, str]
 """A point and the two points of a line between which it is."""
 
@@ -56,6 +64,22 @@ def clauses(diagram: Sequence[Form], text: Sequence[Form], words: str) -> Clause
     lines = [f"line {' '.join(line)}" for line in mattering(lines_of(facts), named)]
     rings = [f"\\odot {circle} lieson {' '.join(points)}" for circle, points in circles.items()]
     return Clauses((*lines, *rings), tuple(sentence(form) for form in others.values()))
+
+
+def contradictions(forms: Iterable[Form]) -> list[str]:
+    """The quantities that have two different numbers: `AB = 10, AB = 60`."""
+    found: dict[Term, dict[float, str]] = {}
+    for form in forms:
+        if form.predicate == "Equals" and len(form.arguments) == 2:
+            for quantity, number in (form.arguments, form.arguments[::-1]):
+                if (
+                    isinstance(quantity, Form)
+                    and isinstance(number, str)
+                    and _PLAIN.fullmatch(number)
+                ):
+                    said = found.setdefault(meaning(quantity), {})
+                    said.setdefault(float(number), sentence(form))
+    return [", ".join(said.values()) for said in found.values() if len(said) > 1]
 
 
 def points_in(words: str) -> set[str]:
@@ -165,13 +189,18 @@ def mattering(lines: Sequence[tuple[str, ...]], named: Collection[str]) -> list[
 
 
 def question(text: Sequence[Form], diagram: Sequence[Form], words: str) -> str:
-    """The question without what the diagram states: the words, if they state nothing of it."""
+    """The question without what the diagram states: the words, if they state nothing of it.
+
+    What the words say of the answer's form is kept, since no logic form says it, and an answer that
+    is not rounded as asked is graded as wrong.
+    """
     shown = {meaning(form) for form in diagram}
     left = [form for form in text if meaning(form) not in shown]
     asks = any(form.predicate == "Find" for form in left)
     if words and (len(left) == len(text) or not asks):
         return words
-    return worded(left)
+    forms = dict.fromkeys(" ".join(found.split()).lower() for found in _ANSWER_FORM.findall(words))
+    return " ".join([worded(left), *([f"Give the answer {' and '.join(forms)}."] if forms else [])])
 
 
 def worded(forms: Iterable[Form]) -> str:

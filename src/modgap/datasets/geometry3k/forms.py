@@ -92,6 +92,8 @@ _CALL = re.compile(r"(?<![\\A-Za-z])([A-Za-z][A-Za-z0-9_]*)\s*\(")
 _RADIUS = re.compile(r"radius_\w+")
 _ANGLE = re.compile(r"\\?angle[ _]?(\w+)", re.IGNORECASE)
 _LENGTH = re.compile(r"[A-Z]'*[A-Z]'*")
+_ODD = re.compile(r"[-+*/=^][+*/=^]|[-+]-|[-+*/=^]$|^[+*/=^]")
+"""Signs that an expression cannot have so: `66--y`, `3x+`."""
 _COEFFICIENT = re.compile(r"(\d+(?:\.\d+)?|\\frac\{[^{}]*\}\{[^{}]*\})\s*(?=[A-Z(])")
 
 
@@ -200,7 +202,10 @@ class _Reader:
         match = _CALL.match(text)
         if match and text.endswith(")") and self._closes(text, match.end() - 1):
             inner = text[match.end() : -1]
-            parts = _split(inner, ",") if inner.strip() else []
+            every = _split(inner, ",") if inner.strip() else []
+            parts = [part for part in every if part.strip()]
+            if len(parts) < len(every):
+                self.repairs.append(f"{text!r} has an empty argument: left out")
             name, count = match[1], len(parts)
             if self._is_predicate(name, count):
                 return self._form(name, tuple(self.term(part) for part in parts))
@@ -297,6 +302,8 @@ class _Reader:
             return Form("MeasureOf", (Form("Angle", (match[1],)),))
         if _LENGTH.fullmatch(text):
             return Form("LengthOf", (Form("Line", tuple(POINT.findall(text))),))
+        if _ODD.search(text) or any(text.count(a) != text.count(b) for a, b in ("()", "{}", "[]")):
+            self.repairs.append(f"{text!r} in {self.text!r} is no sound expression: kept so")
         return text
 
     def _measure(self, term: Form) -> Term:
@@ -372,8 +379,10 @@ class _Reader:
     def _check_number(self, name: str, count: int) -> None:
         known = PREDICATES.get(name)
         if known and not known.least <= count <= known.most:
-            most = "more" if known.most == MANY else str(known.most)
-            takes = str(known.least) if known.least == known.most else f"{known.least} to {most}"
+            most = (
+                f"{known.least} or more" if known.most == MANY else f"{known.least} to {known.most}"
+            )
+            takes = str(known.least) if known.least == known.most else most
             raise FormError(
                 "malformed-form",
                 f"{name} in {self.text!r} has {count} arguments: it takes {takes}",

@@ -32,7 +32,7 @@ from modgap.datasets.faults import (
     json_type,
     text_fault,
 )
-from modgap.datasets.geometry3k.facts import clauses, question
+from modgap.datasets.geometry3k.facts import clauses, contradictions, question
 from modgap.datasets.geometry3k.forms import Form, FormError, parse
 from modgap.datasets.geometry3k.records import (
     SPLITS,
@@ -184,6 +184,8 @@ def problem_of(
     published = _first_text(value, _PUBLISHED)
     if words and (complaint := text_fault(words)):
         fault(*complaint)
+    if isinstance(diagrams := value.get("images"), list) and len(diagrams) > 1:
+        fault("several-images", f"has {len(diagrams)} diagrams: the first is shown", fatal=False)
     options = _options(value, published)
     if options and not _list(value, _CHOICES):
         words, published = _BLOCK.sub("", words), _BLOCK.sub("", published)
@@ -191,6 +193,8 @@ def problem_of(
     found.has_forms = diagram is not None
     shown = forms_read(diagram or [], found, fault, fatal=True)
     stated = forms_read(text or [], found, fault, fatal=not words)
+    for said in contradictions([*shown, *stated]):
+        fault("contradiction", f"the forms contradict each other: {said}", fatal=False)
     asked = question(stated, shown, words)
     if not asked.strip():
         fault("missing-key", "has no text (problem_text or problem) and no logic form of one")

@@ -59,8 +59,9 @@ def phrase(term: Term) -> str:
     if known.kind == "pair":
         return _pair(term, known)
     if known.kind == "number":
-        parts = [_grouped(argument) for argument in arguments]
-        return f"{known.word} {parts[0]}" if known.most == 1 else f" {known.word} ".join(parts)
+        if known.most == 1:
+            return f"{known.word} {_grouped(arguments[0])}"
+        return f" {known.word} ".join(map(_operand, arguments))
     return f"({sentence(term)})"
 
 
@@ -96,6 +97,16 @@ def _grouped(term: Term) -> str:
     if isinstance(term, str):
         return f"({words})" if any(sign in words[1:] for sign in "+-*/=^ ") else words
     return f"({words})" if any(joint in _outside(words) for joint in _JOINTS) else words
+
+
+def _operand(term: Term) -> str:
+    r"""A term beside a sign: `(half of AB) + 3` is not half of the sum."""
+    words = _grouped(term)
+    if isinstance(term, str):
+        return f"({words})" if words.startswith("-") else words
+    known = _known(term)
+    of_one = known.kind == "number" and known.most == 1
+    return f"({words})" if of_one and not words.startswith("(") else words
 
 
 def _outside(words: str) -> str:
