@@ -274,6 +274,9 @@ def check_folder(path: Path) -> None:
     """Refuse a file where a folder is to be. Raises `UserError`."""
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: give a folder as --out.")
+    for there in (path, *path.parents):
+        if there.is_symlink() and not there.exists():
+            raise UserError(f"{there} is a link to nothing: remove it, or give another --out.")
 
 
 def check_writable(path: Path) -> None:
