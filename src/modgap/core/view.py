@@ -185,7 +185,8 @@ def _rendered(name: str) -> View:
     that responses to two fonts never mix.
 
     Raises:
-        UserError: It is no such name, the size is out of bounds, or the font does not exist.
+        UserError: The name is not of this family, the size is out of bounds, or there is no such
+            font.
     """
     match = _RENDERED.fullmatch(name)
     if match is None:

@@ -27,7 +27,7 @@ def fetch_data_set(name: str, patterns: Sequence[str], what: str, extra: str = "
         extra: The extra that brings huggingface-hub for this use.
 
     Raises:
-        UserError: It is no such name, it cannot be fetched, or huggingface-hub is not installed.
+        UserError: There is no such name, it cannot be fetched, or huggingface-hub is not installed.
     """
     if not is_hub_id(name):
         raise UserError(f"{name} does not exist: give {what}.")

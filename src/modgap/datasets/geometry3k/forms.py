@@ -80,7 +80,7 @@ def parse(text: str) -> Parsed:
     whole = _balanced(text, repairs)
     term = reader.term(whole)
     if isinstance(term, str):
-        raise FormError("malformed-form", f"{text!r} is no logic form: it has no predicate")
+        raise FormError("malformed-form", f"{text!r} is not a logic form: it has no predicate")
     form = reader.one_notation(term)
     assert isinstance(form, Form)
     return Parsed(form, tuple(dict.fromkeys(repairs)))
@@ -303,7 +303,9 @@ class _Reader:
         if _LENGTH.fullmatch(text):
             return Form("LengthOf", (Form("Line", tuple(POINT.findall(text))),))
         if _ODD.search(text) or any(text.count(a) != text.count(b) for a, b in ("()", "{}", "[]")):
-            self.repairs.append(f"{text!r} in {self.text!r} is no sound expression: kept so")
+            self.repairs.append(
+                f"{text!r} in {self.text!r} is not a sound expression and is kept as it is"
+            )
         return text
 
     def _measure(self, term: Form) -> Term:
