@@ -87,7 +87,10 @@ def by_process(folder: Path) -> dict[str, float]:
     for path in of_run(folder):
         with contextlib.suppress(OSError, IndexError):
             name = (path / "cmdline").read_bytes().split(b"\0")[0].decode()
-            name = name.split(".")[0] if name.startswith("ray::") else Path(name).name
+            if name.startswith("ray::"):  # ray::NAME:CLASS.METHOD
+                name = "ray " + name.removeprefix("ray::").split(".")[0].split(":")[-1]
+            else:
+                name = Path(name).name
             rollup = (path / "smaps_rollup").read_text().split()
             out[name] = out.get(name, 0.0) + int(rollup[rollup.index("Pss:") + 1]) / 2**20
     return out
