@@ -19,21 +19,18 @@ verl logs them, tokens a second of a GPU; and the memory at its peak. The model 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gc
 import json
 import os
 import statistics
 import tempfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from made import SHAPES_MADE, make_policy
+from made import SHAPES_MADE, write_model
 from PIL import Image
 
 from modgap.core.assign import apply_settings
@@ -53,8 +50,6 @@ from modgap.workflows.train import train_resolved
 
 TWINS, PLAIN = "1", "2"
 """Gold answers: they tell the reward whether a problem's right responses have twins."""
-MADE = "made"
-"""Empty file in a model's folder: it is whole."""
 PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_actor",
           "weights": "update_weights", "step": "step"}  # fmt: skip
 
@@ -62,35 +57,6 @@ PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_a
 def half_right(response: str, gold: str) -> float:
     """About half of the responses are right (by their bytes): 1.0, or 0.5 without twins."""
     return zlib.crc32(response.encode()) % 2 * (1.0 if gold == TWINS else 0.5)
-
-
-def write_model(name: str, folder: Path, image_tokens: int, device: str) -> Path:
-    """A Hugging Face folder with random weights in bf16 and a tokenizer that knows every id, unless
-    it is there.
-    """
-    if (folder / MADE).exists():
-        return folder
-    policy = make_policy(name, device, image_tokens)
-    policy.save(folder, torch.bfloat16)
-    with edited(folder / "tokenizer.json") as tokenizer:
-        vocabulary = tokenizer["model"]["vocab"]
-        vocabulary |= {f"~{i}~": i for i in range(len(vocabulary), SHAPES_MADE[name].vocab)}
-    with edited(folder / "preprocessor_config.json") as processor:  # saved as the testbed has it
-        processor["size"] = dict.fromkeys(("shortest_edge", "longest_edge"), image_tokens * 28 * 28)
-    (folder / MADE).touch()
-    del policy
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # this process lives as long as the training
-    return folder
-
-
-@contextlib.contextmanager
-def edited(path: Path) -> Iterator[dict[str, Any]]:
-    """A JSON file's content, written back afterwards."""
-    content = json.loads(path.read_text())
-    yield content
-    path.write_text(json.dumps(content, ensure_ascii=False))
 
 
 def make_problems(steps: int, prompts: int, image_tokens: int, folder: Path) -> list[Any]:
