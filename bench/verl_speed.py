@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import os
 import statistics
@@ -33,14 +32,14 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from made import SHAPES_MADE, make_policy
+from made import SHAPES_MADE, write_model
 from PIL import Image
 from watch import Watch
 
@@ -62,8 +61,6 @@ from modgap.workflows.train import train_resolved
 TWINS, PLAIN = "1", "2"
 """Gold answers: they tell the reward whether a problem's right responses have twins."""
 PORT = 6390
-MADE = "made"
-"""Empty file in a model's folder: it is whole."""
 PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_actor",
           "weights": "update_weights", "step": "step"}  # fmt: skip
 
@@ -71,38 +68,6 @@ PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_a
 def half_right(response: str, gold: str) -> float:
     """About half of the responses are right (by their bytes): 1.0, or 0.5 without twins."""
     return zlib.crc32(response.encode()) % 2 * (1.0 if gold == TWINS else 0.5)
-
-
-def write_model(name: str, folder: Path, image_tokens: Sequence[int], device: str) -> Path:
-    """A Hugging Face folder with random weights in bf16 and a tokenizer that knows every id, unless
-    it is there. Its images have at least the smallest and at most the largest of these tokens.
-    """
-    if (folder / MADE).exists():
-        return folder
-    policy = make_policy(name, device, image_tokens[0])
-    policy.save(folder, torch.bfloat16)
-    with edited(folder / "tokenizer.json") as tokenizer:
-        vocabulary = tokenizer["model"]["vocab"]
-        vocabulary |= {f"~{i}~": i for i in range(len(vocabulary), SHAPES_MADE[name].vocab)}
-    with edited(folder / "preprocessor_config.json") as processor:  # saved as the testbed has it
-        processor["size"] = {
-            "shortest_edge": min(image_tokens) * 28 * 28,
-            "longest_edge": max(image_tokens) * 28 * 28,
-        }
-    (folder / MADE).touch()
-    del policy
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # this process lives as long as the training
-    return folder
-
-
-@contextlib.contextmanager
-def edited(path: Path) -> Iterator[dict[str, Any]]:
-    """A JSON file's content, written back afterwards."""
-    content = json.loads(path.read_text())
-    yield content
-    path.write_text(json.dumps(content, ensure_ascii=False))
 
 
 def make_problems(steps: int, prompts: int, image_tokens: int, folder: Path) -> list[Any]:

@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from made import SHAPES_MADE
+from made import SHAPES_MADE, write_model
 from PIL import Image
-from verl_speed import PHASES, expected, write_model
+from verl_speed import PHASES, expected
 from watch import Watch, gpu_memory, of_run
 
 from modgap.core.assign import apply_settings
