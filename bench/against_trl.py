@@ -265,7 +265,7 @@ def main() -> None:
         (given.out / f"{given.side}.json").write_text(json.dumps(figures, indent=1) + "\n")
         return
     given.out.mkdir(parents=True, exist_ok=True)
-    write_model(given.model, folder, given.image_tokens, given.device)
+    write_model(given.model, folder, [given.image_tokens], given.device)
     failed: list[str] = []
     sides = (given.only,) if given.only else SIDES
     for side in sides:

@@ -114,7 +114,7 @@ def main() -> None:
     began = time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
     folder = given.out / f"{given.model}-{given.image_tokens}"
-    write_model(given.model, folder, given.image_tokens, given.device)
+    write_model(given.model, folder, [given.image_tokens], given.device)
     recipe = recipe_of(given)
     (stage,) = recipe.stages
     settings = stage.settings

@@ -91,19 +91,22 @@ def make_policy(
     return policy
 
 
-def write_model(name: str, folder: Path, image_tokens: int, device: str) -> Path:
+def write_model(name: str, folder: Path, image_tokens: Sequence[int], device: str) -> Path:
     """A Hugging Face folder with random weights in bf16 and a tokenizer that knows every id, unless
-    it is there.
+    it is there. Its images have at least the smallest and at most the largest of these tokens.
     """
     if (folder / MADE).exists():
         return folder
-    policy = make_policy(name, device, image_tokens)
+    policy = make_policy(name, device, image_tokens[0])
     policy.save(folder, torch.bfloat16)
     with _edited(folder / "tokenizer.json") as tokenizer:
         vocabulary = tokenizer["model"]["vocab"]
         vocabulary |= {f"~{i}~": i for i in range(len(vocabulary), SHAPES_MADE[name].vocab)}
     with _edited(folder / "preprocessor_config.json") as processor:  # saved as the testbed has it
-        processor["size"] = dict.fromkeys(("shortest_edge", "longest_edge"), image_tokens * 28 * 28)
+        processor["size"] = {
+            "shortest_edge": min(image_tokens) * 28 * 28,
+            "longest_edge": max(image_tokens) * 28 * 28,
+        }
     (folder / MADE).touch()
     del policy
     gc.collect()

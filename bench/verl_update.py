@@ -115,7 +115,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     folder = args.out / f"{args.model}-{args.image_tokens}"
     if RANK == 0:
-        made.write_model(args.model, folder, args.image_tokens, args.device)
+        made.write_model(args.model, folder, [args.image_tokens], args.device)
     torch.distributed.barrier()
     rows, prompt = made_rows(args)
     passed = [("actor_rollout_ref.model.enable_gradient_checkpointing", str(args.checkpointing))]
