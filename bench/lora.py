@@ -67,9 +67,24 @@ def half_mixed(response: str, gold: str) -> float:
     return float(gold == MIXED and zlib.crc32(response.encode()) % 2)
 
 
+def limit_memory(limit: float) -> None:
+    """Let torch take no more than this of the GPU, and report no more as free."""
+    total = torch.cuda.get_device_properties().total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
+    real = torch.cuda.mem_get_info
+
+    def limited(*device: Any) -> tuple[int, int]:
+        free, total = real(*device)
+        return max(0, int(free - (total - limit))), int(limit)
+
+    torch.cuda.mem_get_info = limited
+
+
 def recipe_of(given: argparse.Namespace) -> Recipe:
-    """README's recipe, which reaches no checkpoint and no validation."""
-    off = ["save_every=0", "eval_every=0"]
+    """README's recipe without checkpoints, validation and the penalty for long responses, by which
+    rewards would differ in every group.
+    """
+    off = ["save_every=0", "eval_every=0", "overlong_buffer=0"]
     return apply_settings(find_recipe("no-text"), [*README, *off, *given.set])
 
 
@@ -105,8 +120,7 @@ def main() -> None:
     settings = stage.settings
     on_gpu = given.device == "cuda"
     if on_gpu:
-        total = torch.cuda.get_device_properties().total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, given.gib * GIB / total))
+        limit_memory(given.gib * GIB)
     expected = cost(stage, SHAPES_MADE[given.model], lengths_of(stage), gpu("H100"))
     rows: list[dict[str, float]] = []
     last = time.perf_counter()

@@ -80,7 +80,7 @@ def gated_mlp(mlp: Any, x: Tensor) -> Tensor:
 
 def picked(logits: Tensor, ban: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the targets, and entropies, without those of all words in memory."""
-    scaled = logits * scale + ban
+    scaled = logits.float() * scale + ban
     total = scaled.logsumexp(-1)
     chosen = scaled.gather(-1, targets[:, None])[:, 0] - total
     with torch.no_grad():
@@ -159,7 +159,8 @@ def profiled(work: Callable[[], Any]) -> list[str]:
             torch.cuda.synchronize()
         wall = time.perf_counter() - start
     events = seen.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
-    kernels = [e for e in events if "CUDA" in str(e.device_type()) and e.duration_ns() > 0]
+    on_device = (e for e in events if "CUDA" in str(e.device_type()))
+    kernels = [e for e in on_device if e.duration_ns() > 0 and not e.is_user_annotation()]
     calls = defaultdict[str, list[float]](list)
     for event in events:
         if event.name().startswith(("cuda", "cu")) and "CPU" in str(event.device_type()):
