@@ -292,8 +292,9 @@ def test_a_report_embeds_no_picture_outside_the_data_set_of_its_run(
     tmp_path: Path, odd: Callable[[Path], None] | None
 ) -> None:
     run, page, secret = a_run(tmp_path), tmp_path / "r.html", tmp_path / "secret.png"
-    build_report([run], page)
-    assert page.read_text().count("data:image/png;base64,") == 1
+    if odd is None:
+        build_report([run], page)
+        assert page.read_text().count("data:image/png;base64,") == 1
     odd(secret) if odd else secret.write_bytes(png("red"))
     [line] = (run / "problems.jsonl").read_text().splitlines()
     (run / "problems.jsonl").write_text(
