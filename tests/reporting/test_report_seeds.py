@@ -428,6 +428,7 @@ def test_a_damaged_file_of_cells_is_named(
 # Real trainings
 
 
+@pytest.mark.slow  # quick: written studies have the manifests that `training.setup.identity` makes
 def test_real_studies_of_two_seeds_make_a_table(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", 8, 2, seed=3, workers=1)
     settings = (
