@@ -23,8 +23,8 @@ from modgap.datasets import mathverse, pairs, pgps9k
 from modgap.engines.scripted import ScriptedEngine
 from modgap.original.mathverse import generation_files
 from modgap.reporting.page import build_report
-from modgap.workflows.evaluate import load_problems
 from modgap.workflows.jobs import Process
+from modgap.workflows.problems import load_problems
 
 
 def pipe(path: Path) -> None:
