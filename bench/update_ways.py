@@ -48,8 +48,8 @@ from modgap.training.update import gradients
 
 WAYS = ("now", "pointwise", "layers", "layers+head")
 KINDS = (
-    ("matrix products", ("gemm", "cutlass", "nvjet", "cublas", "splitk")),
     ("attention", ("flash", "fmha", "attention")),
+    ("matrix products", ("gemm", "cutlass", "nvjet", "cublas", "splitk")),
     ("norms", ("norm",)),
     ("softmax", ("softmax",)),
     ("compiled", ("triton",)),
