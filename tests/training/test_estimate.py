@@ -180,7 +180,7 @@ def test_passes_of_few_rows_leave_a_gpu_waiting_for_launches() -> None:
 
 
 def test_the_dry_run_names_rows_that_fit_and_what_they_save() -> None:
-    lengths = Lengths(image=256, prompt=396, twin=356, response=400, longest=400, mixed=1.0)
+    lengths = Lengths(image=256, prompt=396, twin=356, response=200, longest=200, mixed=1.0)
 
     def said(**changes: object) -> str:
         settings = {
