@@ -17,7 +17,7 @@ soon as a family is done; families that are not done after --minutes are `no tim
 The column is named after the releases of transformers, torchvision and vLLM. To try another
 release, put it in front:
 
-    pip install --no-deps --target /tmp/tf transformers==5.17.0
+    pip install --no-deps --target /tmp/tf transformers==5.17.0 'huggingface_hub<2'
     PYTHONPATH=/tmp/tf python bench/families.py --page docs/reference/models.md
 """
 

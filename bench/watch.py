@@ -91,8 +91,23 @@ def by_process(folder: Path) -> dict[str, float]:
                 name = "ray " + name.removeprefix("ray::").split(".")[0].split(":")[-1]
             else:
                 name = Path(name).name
-            rollup = (path / "smaps_rollup").read_text().split()
-            out[name] = out.get(name, 0.0) + int(rollup[rollup.index("Pss:") + 1]) / 2**20
+            out[name] = out.get(name, 0.0) + pss(path)
+    return out
+
+
+def pss(path: Path) -> float:
+    """GiB of one process by its /proc folder; of a page that n share, it has an nth."""
+    rollup = (path / "smaps_rollup").read_text().split()
+    return int(rollup[rollup.index("Pss:") + 1]) / 2**20
+
+
+def called(words: str) -> list[Path]:
+    """The /proc folders of processes whose command line has these words."""
+    out: list[Path] = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if words.encode() in (path / "cmdline").read_bytes():
+                out.append(path)
     return out
 
 

@@ -90,7 +90,9 @@ def check_greedy(model: GenericModel) -> None:
 
 def odd(model: Any) -> list[Any]:
     """Prompts with images of odd sizes: narrow, flat, tiny, large."""
-    sizes = ((37, 211), (301, 17), (28, 28), (333, 250), (8, 8))
+    sizes = [(37, 211), (301, 17), (57, 28), (333, 250)]
+    if model.model.config.model_type != "mistral3":  # whose own forward fails on one image token
+        sizes.append((8, 8))
     return [
         model.encode(Prompt(WORDS if n % 2 else "Find AB."), picture(*size, n))
         for n, size in enumerate(sizes)
@@ -108,7 +110,8 @@ def check_odd_images(model: GenericModel) -> None:
 
 def check_fast(policy: Policy, model: GenericModel) -> None:
     """The fast path of a family draws transformers' own samples."""
-    for make, seeds in ((asked, SEEDS), (odd, [[n] for n in range(5)])):
+    for make in (asked, odd):
+        seeds = SEEDS if make is asked else [[n] for n in range(len(odd(model)))]
         theirs = model.generate(make(model), seeds, 0.9, 8)
         for graphs in (False, True):
             ours = policy.generate(make(policy), seeds, 0.9, 8, graphs=graphs)
