@@ -29,7 +29,7 @@ class Casts:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._copies: dict[nn.Parameter, Tensor] = {}
-        self._sizes: dict[nn.Parameter, tuple[int, ...]] = {}
+        self._sizes: dict[Tensor, tuple[int, ...]] = {}
 
     @contextmanager
     def shown(self, kind: str, leave: nn.Module | None = None) -> Iterator[None]:
@@ -94,13 +94,13 @@ def moved(x: Tensor, device: torch.device | str) -> Tensor:
     return x.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
-def _sizes(model: nn.Module) -> dict[nn.Parameter, tuple[int, ...]]:
+def _sizes(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
     """The sizes of weights that are padded with zeros, which changes no result.
 
     They are those of gated MLPs whose width is not a multiple of 8, as the 3,420 of Qwen2.5-VL's
     tower: their products would take a GPU's slow kernels.
     """
-    sizes: dict[nn.Parameter, tuple[int, ...]] = {}
+    sizes: dict[Tensor, tuple[int, ...]] = {}
     for module in model.modules():
         # With SiLU a channel of zeros stays one.
         if type(getattr(module, "act_fn", None)).__name__ not in ("SiLU", "SiLUActivation"):
