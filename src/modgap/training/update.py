@@ -203,8 +203,8 @@ def gradients(
 
     with computing(policy), policy.weights_cast():
         passes = _passes(batch, terms, settings, micro_batch, policy.device)
-        # An image that several passes use is encoded before them; other images are encoded in their
-        # pass.
+        # An image that several passes use is encoded before all of them; other images with those of
+        # the next few passes.
         vision = None
         if terms.later or terms.whole or _share_a_prompt(batch, passes):
             vision = SharedVision(
