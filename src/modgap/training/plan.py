@@ -29,6 +29,8 @@ from modgap.training.shape import GIB, Shape
 
 MOST_ROWS = 2048
 """Most samples of a batch; as in `models/decode.py`."""
+TOGETHER = 2048
+"""Tokens of the prompts whose images pass the tower together; as in `update.py`."""
 VOCABULARY = 152_000
 """Vocabulary of Qwen2.5-VL, for which the cost of choosing a token was measured."""
 WAITING = "waiting for launches"
@@ -358,7 +360,9 @@ def largest_pass(
     tokens = groups * (lengths.prompt + own + (group + twins) * lengths.response)
     # Where groups are split, or twins have passes of their own, the vision tower runs over all
     # images before the passes.
-    images = min(rows, s.mini_batch) if apart or rows < s.samples_per_prompt else groups
+    images = min(rows, s.mini_batch)
+    if not (apart or rows < s.samples_per_prompt):
+        images = max(groups, min(images, TOGETHER // lengths.prompt))
     return groups * (group + twins), tokens, images * (1 + pictures)
 
 
