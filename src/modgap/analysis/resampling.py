@@ -18,6 +18,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 SEED: Final = 42
 """Of every bootstrap in a summary: the same records give the same interval."""
+RESAMPLES: Final = 10_000
+"""Of the bootstrap of a gap and of its parts."""
 FEW_ROWS: Final = 256
 BLOCK: Final = 2_000_000  # numbers that are drawn at once: bounds the memory to some 100 MB
 _NORMAL = NormalDist()
