@@ -83,7 +83,7 @@ def make_large(root: Path, problems: int, samples: int) -> Path:
     first = list(run.responses())
     golds = {name: row.answer for name, row in run.problems().items()}
     large = RunFolder(root / f"samples{samples}")
-    large.start("eval", run.manifest()["resolved"] | {"samples": samples})
+    large.start("eval", run.manifest().get("resolved", {}) | {"samples": samples})
     large.write_problems(run.problems().values())
 
     def rows() -> Iterator[Response]:

@@ -323,18 +323,18 @@ class Arrangement:
     def add_grade(self, row: GradeRow) -> None:
         """Arrange the grade of a response; without one it only counts for the mode."""
         self._modes.setdefault(row.mode)
-        if not self._knows(row.key):
-            return
-        at = self._at(row.key)
-        if self._of["lines_PVS"][at] < 0:
+        at = self._place(row.key)
+        if at is None:
             return
         answer = Answer(row.answer, row.value, row.stage)
         self._of["codes_PVS"][at] = OUTCOMES.index(row.outcome)
         self._of["answers_PVS"][at] = self._answers.setdefault(answer, len(self._answers))
-        marks = CUT_OPEN if row.reason == CUT_THINKING else 0
-        if is_open(row.stage, row.reason):
-            marks |= OPEN | (SKIPPED_OPEN if SKIPPED in row.reason else 0)
-        self._of["marks_PVS"][at] = (int(self._of["marks_PVS"][at]) & ~_OF_GRADE) | marks
+        before = int(self._of["marks_PVS"][at])
+        if row.reason or before:
+            marks = CUT_OPEN if row.reason == CUT_THINKING else 0
+            if is_open(row.stage, row.reason):
+                marks |= OPEN | (SKIPPED_OPEN if SKIPPED in row.reason else 0)
+            self._of["marks_PVS"][at] = (before & ~_OF_GRADE) | marks
 
     def outcome(self, key: Key) -> Outcome:
         """The outcome of a graded sample."""
@@ -357,8 +357,9 @@ class Arrangement:
             column_PVS = of.pop(name)[: len(self._p)]
             column_PVS = _taken(column_PVS, [self._v[view] for view in views], axis=1)
             of[name] = _padded(_taken(column_PVS, seen, axis=2), missing, _COLUMNS[name][1])
-        of["tokens_PVS"][of["codes_PVS"] < 0] = 0
-        of["prompt_tokens_PVS"][of["codes_PVS"] < 0] = 0
+        ungraded_PVS = np.equal(of["codes_PVS"], -1)
+        for name in ("tokens_PVS", "prompt_tokens_PVS"):
+            of[name][ungraded_PVS] = 0
         return Scores(
             problems=tuple(self._problems.values()),
             views=tuple(views),
@@ -369,12 +370,16 @@ class Arrangement:
             **of,  # pyright: ignore[reportArgumentType] - by the names of `_COLUMNS`
         )
 
-    def _knows(self, key: Key) -> bool:
-        problem, view, sample = key
-        if problem not in self._p or view not in self._v or sample not in self._s:
-            return False
-        places = zip(self._at(key), self._of["codes_PVS"].shape, strict=True)
-        return all(place < size for place, size in places)
+    def _place(self, key: Key) -> tuple[int, int, int] | None:
+        """Where a sample is; `None` where it has no response."""
+        p, v, s = self._p.get(key[0]), self._v.get(key[1]), self._s.get(key[2])
+        if p is None or v is None or s is None:
+            return None
+        lines_PVS = self._of["lines_PVS"]
+        sizes = lines_PVS.shape
+        if p >= sizes[0] or v >= sizes[1] or s >= sizes[2] or lines_PVS[p, v, s] < 0:
+            return None
+        return p, v, s
 
     def _at(self, key: Key) -> tuple[int, int, int]:
         return self._p[key[0]], self._v[key[1]], self._s[key[2]]

@@ -143,6 +143,7 @@ def read_clauses(text: str) -> list[Clause]:
     return [clause for _, _, clause in _located(text)]
 
 
+@lru_cache(maxsize=256)  # samples of one problem often say the same; long texts are not kept
 def _located(text: str) -> tuple[tuple[int, int, Clause], ...]:
     """The clauses of a text with where they start and end."""
     found: list[tuple[int, int, Clause]] = []
@@ -207,10 +208,18 @@ def _to_compare(
     conditions: tuple[str, ...], question: str
 ) -> tuple[tuple[Clause, ...], tuple[Clause, ...]]:
     """The clauses of the conditions, and those with a value that the question does not state."""
-    clauses = tuple(clause for words in conditions for clause in read_clauses(words))
-    given = {fact for clause in read_clauses(question) for fact in clause.facts}
+    clauses = tuple(clause for words in conditions for clause in _stated(words))
+    given = {fact for clause in _stated(question) for fact in clause.facts}
     needed = (c for c in clauses if c.value is not None and not _holds(given, c))
     return clauses, tuple(needed)
+
+
+@lru_cache(
+    maxsize=16384
+)  # conditions and questions are short, and the same in all runs of a report
+def _stated(words: str) -> tuple[Clause, ...]:
+    """The clauses of a condition or of a question."""
+    return tuple(read_clauses(words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +238,13 @@ class Misread:
 
 def misread_parts(response: str, conditions: Sequence[str], question: str = "") -> Misread:
     """Where a response misreads the conditions that `compare` counts; arguments as there."""
-    given = {fact for clause in read_clauses(question) for fact in clause.facts}
+    given = {fact for clause in _stated(question) for fact in clause.facts}
     said = _located(transcription(response))
     facts = {fact for _, _, clause in said for fact in clause.facts}
     missing: list[str] = []
     wanted: set[str] = set()
     for words in conditions:
-        for clause in read_clauses(words):
+        for clause in _stated(words):
             if clause.value is not None and not _holds(given, clause) and not _holds(facts, clause):
                 missing.append(words)
                 wanted |= {side for _, side, _ in clause.facts}

@@ -891,12 +891,8 @@ class RunFolder:
             (failed.add if row.finish_reason == "error" else failed.discard)(row.key)
         drop_torn_line(self.responses_path)
         if failed or lines > len(last):
-            rows = _placed_rows(self.responses_path, Response)
-            write_rows(
-                self.responses_path,
-                (row for _, start, row in rows
-                 if last[row.key] == start and row.key not in failed),
-            )  # fmt: skip
+            kept = (start for key, start in last.items() if key not in failed)
+            write_rows(self.responses_path, (self.responses_at([start])[0] for start in kept))
         return last.keys() - failed
 
     @contextlib.contextmanager

@@ -218,12 +218,13 @@ def read_eval(path: Path | str, name: str | None = None) -> EvalRun:
     """
     path = Path(path)
     folder = RunFolder(path)
-    manifest = read_manifest(path)
-    scores = Scores.stored(folder, folder.problems(), manifest.resolved.get("samples"))
+    known = folder.manifest() if folder.manifest_path.is_file() else {}
+    asked = known.get("resolved", {}).get("samples")
+    scores = Scores.stored(folder, folder.problems(), asked)
     return EvalRun(
         name=name or _folder_name(path),
         path=path,
-        manifest=manifest,
+        manifest=read_manifest(path),
         problems={row.id: row for row in scores.problems},
         scores=scores,
     )

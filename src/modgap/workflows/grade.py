@@ -212,7 +212,8 @@ class _Grading:
         mode: Mode,
         progress: Progress | None,
     ) -> None:
-        self._run, self._problems, self._mode, self._progress = run, problems, mode, progress
+        self._run, self._problems, self._progress = run, problems, progress
+        self._mode: Mode = mode
         resolved = manifest.get("resolved", {})
         self._paper_style = of_paper(resolved.get("style", ""))
         self._arranged = Arrangement(problems, resolved.get("samples"))

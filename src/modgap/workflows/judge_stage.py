@@ -86,9 +86,8 @@ class JudgeStage:
         judge: Judge | None,
         checked: Checked,
     ) -> None:
-        self._file, self._problems, self._mode, self._judge = (
-            VerdictFile(run), problems, mode, judge
-        )  # fmt: skip
+        self._file, self._problems, self._judge = VerdictFile(run), problems, judge
+        self._mode: JudgeMode = mode
         last = self._file.last(mode) if judge is None else None
         self._answers = judge if last is None else Recalled(last["judge"], last["tokens"])
         self._checked = checked if last is None else Checked(last["check"], last["seed"])
