@@ -77,6 +77,8 @@ def test_few_problems_do_not_split_the_gap() -> None:
         assert ("too few problems" in causal_words(found)[0]) == expected
     no_gap = rng.integers(0, 5, (40, 5)) / 4
     assert estimate(no_gap).too_few and "holds 0" in causal_words(estimate(no_gap))[0]
+    turned = estimate(many[:, [1, 0, 2, 3, 4]])
+    assert turned.too_few and "no gap to split" in causal_words(turned)[0]
 
 
 def test_shares_are_numbers_where_a_few_resamples_have_no_gap() -> None:

@@ -239,13 +239,15 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
 
 
 def _too_few(causal: CausalSummary) -> str:
-    """Why the gap is not split into shares."""
+    """Why the gap is not split into shares, in words."""
     head = f"{counted(causal.n_problems, 'problem')} are too few problems to split the gap:"
     known = {
         name: (part.share_low, part.share_high)
         for name, part in causal.parts.items()
         if part.share_low is not None and part.share_high is not None
     }
+    if not known and causal.gap.ci_high < 0:
+        return "The image side is better, so there is no gap to split."
     if not known:
         return f"{head} its own interval holds 0."
     name, (low, high) = max(known.items(), key=lambda item: item[1][1] - item[1][0])

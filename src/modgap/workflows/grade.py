@@ -22,6 +22,7 @@ from modgap.analysis.run import Run
 from modgap.analysis.scores import Arrangement, Scores
 from modgap.analysis.summary import summarise_run
 from modgap.core import registry
+from modgap.core.disk import writing
 from modgap.core.errors import UserError, unknown
 from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions, as_json
 from modgap.core.problem import split_grader
@@ -239,7 +240,8 @@ class _Grading:
 
         What the rules decided waits in a file without a name.
         """
-        with tempfile.TemporaryFile("w+", encoding="utf-8", dir=self._run.path) as decided:
+        place = self._run.path
+        with writing(place), tempfile.TemporaryFile("w+", encoding="utf-8", dir=place) as decided:
             waiting: deque[tuple[Key, Undecided]] = deque()
             for start, row, result in self._results():
                 if self._arranged.is_last(row, start):
