@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from modgap.analysis.cells import SeedRun, Sweep, Variant
 from modgap.analysis.results import Settings
 from modgap.core import registry
-from modgap.reporting.collect import read_manifest
+from modgap.reporting.manifests import missing, read_manifest
 
 if TYPE_CHECKING:
     from modgap.analysis.scores import Scores
@@ -60,9 +60,34 @@ def find_sweeps(found: Collection) -> list[Sweep]:
         for sweep in tables.values()
         if any(len(variant.runs) > 1 for variant in sweep.recipes)
     ]
+    for sweep in tables.values():
+        found.notes += _unlike(sweep)
     for sweep in kept:
         _sort(sweep)
     return kept
+
+
+def _unlike(sweep: Sweep) -> list[str]:
+    """A note on each run whose manifests lack a setting that others of its recipe record.
+
+    It stands in a row of its own: an older version of modgap, or a damaged file.
+    """
+    notes: list[str] = []
+    for variant in sweep.recipes:
+        alike = [
+            other
+            for other in sweep.recipes
+            if other.recipe == variant.recipe and len(other.stages) == len(variant.stages)
+        ]
+        for number, stage in enumerate(variant.stages):
+            known = {name for other in alike for name in other.stages[number]}
+            if lacking := sorted(known - set(stage)):
+                names = ", ".join(run.name for run in variant.runs)
+                notes.append(
+                    f"{names}: the manifest of stage{number + 1} lacks {', '.join(lacking)}, which"
+                    f" other runs of {variant.recipe} record: not in one row with them."
+                )
+    return notes
 
 
 def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool:
@@ -71,7 +96,7 @@ def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool
     All of its stages must be in the report, with their manifests.
     """
     parts = stages.get(run.path.parent, ())
-    whole = all(part.manifest.fingerprints.get("model") and part.log for part in parts)
+    whole = all(part.log and not missing(part.manifest) for part in parts)
     return bool(parts) and whole and len(parts) == len(_recipe_settings(run).get("stages", parts))
 
 
