@@ -250,9 +250,9 @@ _PASS_SECONDS = 6e-3
 _GATHERED = 8.0 / 150e9
 """Seconds a parameter and pass to gather weights from other GPUs and to reduce gradients."""
 _DECODE_SECONDS = 5e-3
-"""Least time of a decode step of vLLM with CUDA graphs, for any model, its weights' reading apart."""
+"""Least time of a decode step of vLLM with CUDA graphs, but for reading the weights."""
 _SEQUENCE_SECONDS = 0.12e-3
-"""Time of a sequence in a decode step: 80 of the 3B took 10 ms, 160 of the 7B 30 on a slower host."""
+"""Time of a sequence in a decode step: 80 of the 3B took 10 ms, 160 of the 7B 30."""
 _PARALLEL_SECONDS = 14e-3
 """What a decode step takes longer where GPUs share the weights: the 3B on two, once."""
 _ROLLOUT_SECONDS = 0.3
