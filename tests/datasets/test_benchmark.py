@@ -12,7 +12,7 @@ import pytest
 from modgap.cli.main import main
 from modgap.core.errors import UsageError, UserError
 from modgap.datasets.synthetic import VERSION, benchmark, make_problem
-from modgap.workflows.evaluate import locate, read_problems
+from modgap.workflows.problems import locate, read_problems
 
 FINGERPRINTS = {1: "b3054f864c80bc45"}
 """By version: of the first 100 test problems, words and gold answers.

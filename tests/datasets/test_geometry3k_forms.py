@@ -145,7 +145,7 @@ FORMS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=1500)
+@settings(max_examples=300)
 @given(FORMS)
 def test_a_sentence_reads_back_as_its_form(text: str) -> None:
     form = parse(text).form

@@ -296,6 +296,8 @@ def test_a_machine_without_a_gpu_is_told_so(
     tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    # A child process that loads torch would read it, of GPUs that are not there.
+    monkeypatch.setattr("modgap.training.verl.engine._gpu_gib", lambda: None)
     with pytest.raises(UserError, match=r"this machine has none: use --engine local.*RAY_ADDRESS"):
         run(tools, tmp_path / "run", replace(KL, passed=()))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -66,9 +66,14 @@ class Shape:
     @property
     def layer(self) -> int:
         """Parameters of one layer of the language model."""
-        kv = self.head * self.kv_heads
-        attention = 2 * self.hidden**2 + 2 * self.hidden * kv + self.hidden + 2 * kv
-        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        attention = 2 * self.hidden * (self.wide + self.head * self.kv_heads)
+        mlp, norms = 3 * self.hidden * self.intermediate, 2 * self.hidden
+        return attention + self.beside_attention + mlp + norms
+
+    @property
+    def beside_attention(self) -> int:
+        """Parameters of a layer's attention that are no matrix: biases of query, key and value."""
+        return self.wide + 2 * self.head * self.kv_heads
 
     @property
     def language(self) -> int:
@@ -128,10 +133,9 @@ class DeepShape(Shape):
         return self.head_dim
 
     @property
-    def layer(self) -> int:
-        """Parameters of one layer of the language model."""
-        attention = 2 * self.hidden * (self.wide + self.head * self.kv_heads) + 2 * self.head
-        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+    def beside_attention(self) -> int:
+        """Parameters of a layer's attention that are no matrix: norms of query and key."""
+        return 2 * self.head
 
     @property
     def vision(self) -> int:
