@@ -290,6 +290,14 @@ def test_what_is_not_trained_has_no_state_and_no_backward() -> None:
     assert of(gradient_checkpointing=True).memory["activations"] < whole.memory["activations"] / 5
 
 
+def test_twins_take_no_time_of_the_rollout() -> None:
+    """The same prompts are sampled with a term as without it."""
+    plain, contrastive = (of(Stage(("full-text",), contrastive=c)) for c in (False, True))
+    assert contrastive.seconds["rollout"] == plain.seconds["rollout"]
+    assert contrastive.flops["rollout"] == plain.flops["rollout"]
+    assert contrastive.seconds["twins"] > 0
+
+
 def test_updates_after_the_first_need_old_log_probs() -> None:
     assert "old log-probs" not in of(mini_batch=512).flops
     assert of(mini_batch=256).flops["old log-probs"] < of(mini_batch=128).flops["old log-probs"]
