@@ -333,6 +333,14 @@ def _print_plan(
         lines = [*filter(None, [other_size(options, start)])]
         lines += preset_lines(recipe, plan, notes, options)
         lines += dry_run_lines(plan, options.engine, start, out or Path("OUT"), problems, gpu)
+        if problems is None and "problems" in entry.plan_takes:
+            drawn = data is None and registry.DATASETS.entry(benchmark).own_data
+            why = (
+                f"{benchmark} draws its problems when training begins"
+                if drawn
+                else ("the data set is not here")
+            )
+            lines.append(f"{why}: whether it has enough of them was not looked at")
     show("\n".join(lines))
 
 
