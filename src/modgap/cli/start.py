@@ -53,7 +53,7 @@ def init(
         base_url: Where the server is, e.g. http://localhost:8000/v1; OpenAI's own if not given
             (openai).
         data: The data set; none for the benchmark `synthetic`, which makes its own.
-        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, geometry3k,
+        benchmark: Layout of the data set: pgps9k, synthetic, charts, pairs, mathverse, geometry3k,
             geometry3k-choices; by the looks of the
             data if not given.
         out: The file to write, which must end in .toml.
