@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 data_app = App(
     name="data", help="Make, check and prepare problems.", help_format="markdown", group=DATA
 )
-model_app = App(name="model", help="Make the testbed model.", help_format="markdown", group=TRAIN)
+model_app = App(
+    name="model",
+    help="Make the testbed models; swap parts of two checkpoints.",
+    help_format="markdown",
+    group=TRAIN,
+)
 
 
 @data_app.command
@@ -261,6 +266,33 @@ def pretrain(
             out, plan, phases, count, minutes, Exams(eval_every, final_problems=final_problems),
             pick=pick,
         )  # fmt: skip
+
+
+@model_app.command
+def swap(base: str, other: str, *, parts: str, out: Path) -> None:
+    """Write a model with some parts of another checkpoint: which part carries what was learned?
+
+    The parts are `tower` (the vision encoder), `merger` (what brings its features to the language
+    model) and `language` (all the rest). The model is written in fp32.
+
+
+    ```
+    modgap model swap tiny runs/kl/stage1/checkpoints/step_60 --parts tower,merger --out swapped
+    modgap eval --model swapped --benchmark synthetic --out runs/swapped
+    ```
+
+    Args:
+        base: The model that is kept otherwise; as --model of other commands.
+        other: A checkpoint of the same shape to take the parts from.
+        parts: Comma-separated, of tower, merger, language.
+        out: Folder to write.
+    """
+    require_training()
+    from modgap.models.parts import swap as write
+
+    chosen = [part.strip() for part in parts.split(",") if part.strip()]
+    write(base, other, chosen, out)
+    show(f"{base} with {', '.join(chosen)} of {other} in {out}")
 
 
 def versions_as_views(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -363,7 +363,7 @@ def load_policy(
     dtype: str | torch.dtype | None = None,
     attn: str | None = None,
     lora: int | None = None,
-    freeze_vision: bool = False,
+    frozen: Collection[str] = (),
     gradient_checkpointing: bool = False,
     pixels: tuple[int, int] | None = None,
     plain: bool = False,
@@ -377,7 +377,7 @@ def load_policy(
         attn: Attention of transformers, `sdpa` by default.
         lora: Rank of LoRA adapters on the language model's linear layers; only these are trained
             then.
-        freeze_vision: The vision tower is not trained.
+        frozen: Parts that are not trained: tower, merger, language.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
         pixels: Least and most pixels of an image, instead of the processor's own.
         plain: Take transformers' own forward pass where there is one of ours, too.
@@ -414,14 +414,14 @@ def load_policy(
         images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
         if pixels is not None:
             images.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
-        fast = Policy(model, tokenizer, images, source=folder, freeze_vision=freeze_vision)
+        fast = Policy(model, tokenizer, images, source=folder, frozen=frozen)
         if model_type(folder) == FAST[0]:
             return fast
     processor = load_processor(folder, model_type(folder), pixels)
     # `Policy` writes the chat itself; models that always think have another one.
     if fast is not None and _writes_as(fast, ChatTemplate(processor, folder.name)):
         return fast
-    return PlainPolicy(model, processor, folder, freeze_vision)
+    return PlainPolicy(model, processor, folder, frozen)
 
 
 def _writes_as(policy: Policy, template: ChatTemplate) -> bool:

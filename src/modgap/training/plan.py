@@ -256,7 +256,7 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     )
     mean_past = lengths.prompt + lengths.response / 2
     each = layers + head(shape, 1) + 4.0 * shape.layers * shape.wide * mean_past
-    update = groups * (again * group + (1.0 if s.freeze_vision else again) * see)
+    update = groups * (again * group + (1.0 if s.sees_frozen else again) * see)
     flops = {
         "rollout": prefill + rows * lengths.response * each,
         "update": update if stage.scores_rollouts else 0.0,
@@ -268,7 +268,7 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     for work in works:
         # Without gradient once; the scores are kept for no backward pass.
         times, seen = (1.0, 1.0) if work.place == "still" else (again, again)
-        seen = min(seen, 1.0) if s.freeze_vision else seen
+        seen = min(seen, 1.0) if s.sees_frozen else seen
         branch_of = branch(
             shape, work.before, work.tokens - work.before, lengths.response, n * work.share
         )
@@ -369,7 +369,7 @@ def memory(
         kept, seen = tokens * layer * shape.layers, patches * block * shape.vision_layers
     parts = {
         "weights, gradients, AdamW": 4.0 * shape.parameters + 12.0 * trained,
-        "activations": kept + (0.0 if s.freeze_vision else seen),
+        "activations": kept + (0.0 if s.sees_frozen else seen),
         "logits": 12.0 * min(rows * lengths.response * shape.vocab, 2**28),
     }
     if copies := teachers_of(stage):
@@ -516,6 +516,8 @@ def remedy(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> st
     """What would make one row fit: each setting that suffices alone, or all of them together."""
     changes = {"gradient_checkpointing": True, "lora_rank": 16, "freeze_vision": True}
     left = {name: value for name, value in changes.items() if not getattr(stage.settings, name)}
+    if "language" in stage.settings.frozen:
+        left = {"gradient_checkpointing": True} if "gradient_checkpointing" in left else {}
 
     def fits(changed: Mapping[str, object]) -> bool:
         settings: Any = changed
@@ -539,7 +541,12 @@ def trained_parameters(stage: Stage, shape: Shape) -> int:
     """Parameters that have gradients and moments of their own; an adapter's are few."""
     if stage.settings.lora_rank:
         return 0
-    return shape.parameters - (shape.vision if stage.settings.freeze_vision else 0)
+    # A frozen tower with a trained merger, or the other way round, counts as trained: the tower's
+    # activations are most of what it costs.
+    frozen = shape.vision if stage.settings.sees_frozen else 0
+    if "language" in stage.settings.frozen:
+        frozen += shape.parameters - shape.vision
+    return shape.parameters - frozen
 
 
 def duration(seconds: float) -> str:

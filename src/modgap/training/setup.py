@@ -230,7 +230,7 @@ def load_for_training(
         start,
         dtype=None if settings.lora_rank else "float32",
         lora=settings.lora_rank or None,
-        freeze_vision=settings.freeze_vision,
+        frozen=settings.frozen,
         gradient_checkpointing=settings.gradient_checkpointing,
     )
     for parameter in policy.parameters():
@@ -249,7 +249,7 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
     settings = asdict(stage.settings)
     for name in ("gradient_checkpointing", "save_every"):
         del settings[name]
-    for name in ("validation_views", "validation_split", "validate_before"):
+    for name in ("freeze", "validation_views", "validation_split", "validate_before"):
         # Omitted at its default: older manifests lack this key and must still resume.
         if settings[name] == getattr(Settings(), name):
             del settings[name]
