@@ -37,6 +37,20 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
         found: The runs, and what was read from files.
         scores: Of each evaluation.
     """
+    return [
+        sweep
+        for sweep in gather_sweeps(found, scores)
+        if any(len(variant.runs) > 1 for variant in sweep.recipes)
+    ]
+
+
+def gather_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
+    """What runs and `cells.json` files hold for tables over seeds, single seeds included.
+
+    Args:
+        found: The runs, and what was read from files.
+        scores: Of each evaluation.
+    """
     stages: dict[Path, list[TrainStage]] = {}
     for stage in found.stages:
         stages.setdefault(stage.path.parent, []).append(stage)
@@ -59,15 +73,10 @@ def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
                 # If the study is not finished, its recipes do not say what they started from.
                 if not sweep.model:
                     sweep = tables[key] = replace(sweep, model=run.model)
-                sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, _right(score)))
-    kept = [
-        sweep
-        for sweep in tables.values()
-        if any(len(variant.runs) > 1 for variant in sweep.recipes)
-    ]
-    for sweep in kept:
+                sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, right_counts(score)))
+    for sweep in tables.values():
         _sort(sweep)
-    return kept
+    return list(tables.values())
 
 
 def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool:
@@ -128,7 +137,7 @@ def _add(
             return
         problems = [row.id for row, asked in zip(score.problems, asked_P, strict=True) if asked]
         tables[key] = Sweep(
-            run.base, str(marks["model"]), _evaluation(run), problems, sides, [], []
+            run.base, str(marks["model"]), evaluation_of(run), problems, sides, [], []
         )
     sweep = tables[key]
     if not _is_whole(run, score, sweep):
@@ -147,15 +156,15 @@ def _add(
     _add_run(
         sweep,
         Variant(recipe, data, settings, []),
-        SeedRun(run.name, seed, steps, seconds, _right(score)),
+        SeedRun(run.name, seed, steps, seconds, right_counts(score)),
     )
 
 
 def _key(run: EvalRun, base: str) -> str:
-    return json.dumps([base, _evaluation(run)], sort_keys=True)
+    return json.dumps([base, evaluation_of(run)], sort_keys=True)
 
 
-def _evaluation(run: EvalRun) -> Settings:
+def evaluation_of(run: EvalRun) -> Settings:
     """How a run was evaluated and graded.
 
     Everything that must be the same in one table except the model.
@@ -191,7 +200,8 @@ def _asked(score: Scores) -> NDArray[np.bool_]:
     )
 
 
-def _right(score: Scores) -> dict[str, NDArray[np.int64]]:
+def right_counts(score: Scores) -> dict[str, NDArray[np.int64]]:
+    """View -> right samples of each problem, of the views that are complete."""
     asked_P = _asked(score)
     whole_V = np.logical_and.reduce(score.complete_PV[asked_P], axis=0)
     counts_PV = score.correct_PVS[asked_P].sum(axis=2).astype(np.int64)
