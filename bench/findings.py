@@ -31,6 +31,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from findings_parts import (
+    BEGINS,
     CELLS,
     DOSES,
     FIRST,
@@ -228,14 +229,15 @@ def _further_of(job: Job, study: Study, run: Path, name: str, seed: int) -> Swee
 
 
 # --- commands -------------------------------------------------------------------------------------
-def call(arguments: Sequence[str], job: Job, visit: Callable[[], object]) -> bool:
-    """Run a command until it ends or the time is over; returns whether it ended well."""
+def call(arguments: Sequence[str], job: Job, visit: Callable[[], bool]) -> None:
+    """Run a command until it ends, the time is over, or `visit` says that all is there."""
     print("$", " ".join(arguments), flush=True)
     child = subprocess.Popen(arguments, env=job.environment, start_new_session=True)
     try:
         while child.poll() is None and job.left > 2 * GRACE:
             time.sleep(POLL)
-            visit()
+            if visit():
+                break
     finally:
         if child.poll() is None:
             child.send_signal(signal.SIGINT)
@@ -245,7 +247,17 @@ def call(arguments: Sequence[str], job: Job, visit: Callable[[], object]) -> boo
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
     visit()
-    return child.returncode == 0
+
+
+def link_stages(folder: Path, recipes: Sequence[str]) -> None:
+    """Let recipes of a seed begin with finished stages of others, also of earlier calls."""
+    for recipe in recipes:
+        for number, other in enumerate(BEGINS.get(recipe, ()), start=1):
+            mine, theirs = (folder / name / f"stage{number}" for name in (recipe, other))
+            if (theirs / "result.json").exists() and not mine.exists():
+                mine.parent.mkdir(parents=True, exist_ok=True)
+                mine.unlink(missing_ok=True)
+                mine.symlink_to(Path("..") / other / mine.name, target_is_directory=True)
 
 
 def study_command(
@@ -347,18 +359,27 @@ def run_part(job: Job, dry: bool) -> None:
                 if dry:
                     print(shlex.join(command))
                 elif job.left > 4 * GRACE and _ready(job, study):
-                    run_seeds(job, study, some, command)
+                    run_seeds(job, study, recipes, some, command)
     if not dry:
         print_left(write_known(job), job.part, job.studies)
 
 
-def run_seeds(job: Job, study: Study, seeds: Sequence[int], command: Sequence[str]) -> None:
+def run_seeds(
+    job: Job, study: Study, recipes: tuple[str, ...], seeds: Sequence[int], command: Sequence[str]
+) -> None:
     """One sweep, then its swaps and steps between."""
+    cells = job.work / f"cells{job.part}"
+    wanted = [cells / f"{study.benchmark}-{seed}-{name}.json" for seed in seeds for name in recipes]
 
-    def visit() -> None:
+    def visit() -> bool:
         keep(job, study)
+        # Then only the sweep's own reports are missing, which nobody reads.
+        return all(file.exists() for file in wanted)
 
-    call(command, job, visit)
+    for seed in seeds:
+        link_stages(job.folder(study) / f"seed{seed}", recipes)
+    if not visit():
+        call(command, job, visit)
     if not study.swaps:
         return
     for seed in seeds:
@@ -405,7 +426,7 @@ def pretrain(job: Job, seed: int) -> None:
     minutes = ["--minutes", f"{max(0.1, (job.left - 6 * GRACE) / 60):.2f}"]
     workers = ["--workers", str(1 if job.small else os.cpu_count() or 2)]
     command = [sys.executable, "-m", "modgap.testbed", "--out", str(folder)]
-    call([*command, *asked, *sizes, *minutes, *workers], job, lambda: None)
+    call([*command, *asked, *sizes, *minutes, *workers], job, lambda: False)
     job.out.mkdir(parents=True, exist_ok=True)
     for name in ("eval.jsonl", "plan.json"):
         if (folder / name).exists():
@@ -423,6 +444,12 @@ def pretrain(job: Job, seed: int) -> None:
     print((model / "README.md").read_text(), flush=True)
 
 
+def _jobs(small: bool) -> int:
+    from modgap.workflows.jobs import visible_accelerators
+
+    return 1 if small else 8 * max(1, len(visible_accelerators()))
+
+
 def main() -> int:
     """Parse and run."""
     parser = argparse.ArgumentParser(
@@ -434,7 +461,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="page: the plan's folder by default")
     parser.add_argument("--cells", type=Path, default=CELLS)
     parser.add_argument("--seconds", type=float, default=560)
-    parser.add_argument("--jobs", type=int, default=8)
+    parser.add_argument("--jobs", type=int, help="8 for each accelerator by default")
     parser.add_argument("--second", type=Path, help="WORK/testbed2/tiny by default")
     parser.add_argument("--seed", type=int, default=2, help="of the second testbed")
     parser.add_argument("--dry-run", action="store_true", help="run: print the commands")
@@ -450,7 +477,8 @@ def main() -> int:
         parser.error(f"run: give a part, of {', '.join(PLAN)}")
     job = Job(
         part=given.part or "1", work=work, out=(given.out or work / "out").resolve(),
-        cells=given.cells.resolve(), deadline=time.monotonic() + given.seconds, jobs=given.jobs,
+        cells=given.cells.resolve(), deadline=time.monotonic() + given.seconds,
+        jobs=given.jobs or _jobs(given.small),
         second=(given.second or work / "testbed2" / "tiny").resolve(), small=given.small,
     )  # fmt: skip
     if given.what == "left":

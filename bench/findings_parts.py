@@ -20,6 +20,13 @@ SWAPPED = ("full-text", "kl", "full-text-continued")
 DOSES = {"full-text": (20, 40), "full-text-continued": (80, 100)}
 """Recipe -> steps whose checkpoints are measured, beside its last one."""
 STEPS_OF_STAGE = 60
+BEGINS = {
+    "kl": ("full-text",),
+    "full-text-continued": ("full-text",),
+    "kl-unclamped": ("full-text",),
+    "kl-curriculum": ("full-text", "kl"),
+}
+"""Recipe -> the recipes whose stages it begins with."""
 OWN = {
     "full-text-frozen-tower": "frozen_tower",
     "full-text-frozen-merger": "frozen_merger",
