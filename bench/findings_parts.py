@@ -11,7 +11,7 @@ CELLS = HERE.parent / "docs" / "experiments" / "findings"
 ARMS = Path("bench") / "findings_arms.py"
 SEEDS = (10, 11, 12, 13, 14)
 SETTINGS = (
-    "steps=60", "prompts_per_step=64", "mini_batch=16", "lr=3e-5", "eval_every=0", "save_every=20",
+    "steps=60", "prompts_per_step=64", "mini_batch=16", "lr=3e-5", "eval_every=0", "save_every=10",
 )  # fmt: skip
 PARTS = ("tower", "merger", "language")
 MIXED = [parts for count in (1, 2) for parts in combinations(PARTS, count)]

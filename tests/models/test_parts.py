@@ -15,7 +15,8 @@ from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
 from modgap.core.recipe import PARTS
 from modgap.models.load import load_policy
-from modgap.models.parts import part_of, swap
+from modgap.models.parts import part_of
+from modgap.models.swap import swap
 from modgap.testbed.build import Size, build_tiny
 
 SIZE = Size(

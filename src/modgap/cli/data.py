@@ -288,7 +288,7 @@ def swap(base: str, other: str, *, parts: str, out: Path) -> None:
         out: Folder to write.
     """
     require_training()
-    from modgap.models.parts import swap as write
+    from modgap.models.swap import swap as write
 
     chosen = [part.strip() for part in parts.split(",") if part.strip()]
     write(base, other, chosen, out)
