@@ -1,10 +1,12 @@
-"""A model with some parts (`parts.py`) of another checkpoint: which part carries what was learned?"""
+"""A model with some parts (`parts.py`) of another checkpoint: which of them carries a change?"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+
+import torch
 
 from modgap.core.errors import UserError, unknown
 from modgap.core.recipe import PARTS
@@ -28,8 +30,6 @@ def swap(base: str | Path, other: str | Path, parts: Collection[str], out: Path)
     Raises:
         UserError: A part is unknown, the models differ in shape, or `out` cannot be written.
     """
-    import torch
-
     for part in parts:
         if part not in PARTS:
             raise unknown("part", part, PARTS)
