@@ -423,7 +423,7 @@ def pretrain(job: Job, seed: int) -> None:
     )
     sizes = small.split() if job.small else ["--eval-every", "250"]
     asked = ["--family", SECOND, "--arch", "qwen3-vl", "--seed", str(seed)]
-    minutes = ["--minutes", f"{max(0.1, (job.left - 6 * GRACE) / 60):.2f}"]
+    minutes = ["--minutes", f"{max(0.1, (job.left - 8 * GRACE) / 60):.2f}"]
     workers = ["--workers", str(1 if job.small else os.cpu_count() or 2)]
     command = [sys.executable, "-m", "modgap.testbed", "--out", str(folder)]
     call([*command, *asked, *sizes, *minutes, *workers], job, lambda: False)
