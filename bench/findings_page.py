@@ -21,6 +21,7 @@ from findings_tests import (
     Tested,
     agreement,
     books,
+    causal_parts,
     judged,
     outcome,
 )
@@ -29,7 +30,7 @@ from modgap.analysis.cells import read_cells
 from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.seeds import over_seeds
 from modgap.core.record import write_text
-from modgap.core.text import interval, signed
+from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.figures import COLOURS
 from modgap.reporting.seed_tables import READING, seed_tables
@@ -93,7 +94,10 @@ def _question(name: str, results: Sequence[Tested], book: Book | None, out: Path
         f"**{answer}**\n",
         f"![{title} Estimates with 95% intervals]({_shown(figure, out)})\n",
     ]
-    return "\n".join([*words, _claims_table(results).markdown()]) + "\n"
+    words.append(_claims_table(results).markdown())
+    if name == "1" and book:
+        words.append(t.as_markdown([_causal_table(book)]))
+    return "\n".join(words) + "\n"
 
 
 def _shown(figure: Path, out: Path) -> str:
@@ -135,6 +139,26 @@ def _claims_table(results: Sequence[Tested]) -> t.Table:
         "verdict",
     )
     return t.Table("", head, tuple(rows), left=2)
+
+
+def _causal_table(book: Book) -> t.Table:
+    """The gap in parts of each recipe, in points and as shares of the gap."""
+    names = ("writing", "reading", "integration", "reasoning")
+    rows: list[tuple[str, ...]] = []
+    for recipe, summary in causal_parts(book).items():
+        cells: list[str] = []
+        for part in (summary.gap, *(summary.parts.get(name) for name in names)):
+            if part is None:
+                cells.append("–")
+                continue
+            share = "" if part is summary.gap or part.share is None else f", {percent(part.share)}%"
+            spread = interval(part.ci_low, part.ci_high)
+            cells.append(f"{signed(part.points)} ({spread}{share})")
+        rows.append((recipe, *cells))
+    caption = (
+        "The gap in parts: points (95% interval over problems, share of the gap), seeds pooled"
+    )
+    return t.Table(caption, ("recipe", "gap", *names), tuple(rows))
 
 
 def _p(value: float) -> str:

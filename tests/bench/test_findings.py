@@ -35,7 +35,10 @@ from modgap.core import registry  # noqa: E402
 from modgap.core.view import ALL_VIEWS, samples_of  # noqa: E402
 
 N = 300
-VIEWS = (TEXT, IMAGE, "own-transcription", "true-transcription", "swapped-image")
+VIEWS = (
+    TEXT, IMAGE, "own-transcription", "true-transcription", "corrupted-transcription", "text-only",
+    "swapped-image",
+)  # fmt: skip
 
 
 def sweep_of(
@@ -49,7 +52,9 @@ def sweep_of(
     def run(name: str, seed: int | None) -> SeedRun:
         rng = np.random.default_rng([seed or 0, len(name)])
         right = {
-            view: rng.binomial(4, accuracies[name].get(view, 0.5), N).astype(np.int64)
+            view: rng.binomial(samples_of(view, 4), accuracies[name].get(view, 0.5), N).astype(
+                np.int64
+            )
             for view in views
         }
         return SeedRun(f"{name} seed {seed}", seed, 60, 1.0, right)
@@ -173,7 +178,8 @@ def test_the_page_is_made_of_cells_alone(tmp_path: Path) -> None:
     write_page(tmp_path, tmp_path / "out")
     page = (tmp_path / "out" / "index.md").read_text()
     assert page.index("What this cannot say") < page.index("## 1.") < page.index("## All numbers")
-    assert "| full-text | 3 |" in page and page.count("Not run yet") == 4
+    assert "| full-text | 3 |" in page and "| recipe | gap | writing | reading |" in page
+    assert page.count("Not run yet") == 4
     for figure in re.findall(r"\]\((figures/[^)]+)\)", page):
         assert (tmp_path / "out" / figure).stat().st_size > 1000
 
