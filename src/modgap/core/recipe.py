@@ -168,7 +168,7 @@ class Settings:
         for part in self.frozen:
             if part not in PARTS:
                 raise unknown("part to freeze", part, PARTS)
-        if self.frozen == set(PARTS) or ("language" in self.frozen and self.lora_rank):
+        if not set(PARTS) - self.frozen or ("language" in self.frozen and self.lora_rank):
             also = f" with lora_rank={self.lora_rank}" if self.lora_rank else ""
             raise UserError(f"freeze={self.freeze}{also}: nothing is left to train.")
         if self.clip_low >= 1:
