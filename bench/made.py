@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import platform
 import resource
@@ -44,6 +45,8 @@ SHAPES_MADE = {
     **{f"qwen3-{n}b": SHAPES[f"Qwen/Qwen3-VL-{n}B-Instruct"] for n in (2, 4, 8)},
 }  # fmt: skip
 MODELS = ("tiny", *SHAPES_MADE)
+MADE = "made"
+"""Empty file in a model's folder: it is whole."""
 
 
 def make_policy(
@@ -86,6 +89,38 @@ def make_policy(
     policy = Policy(made, loaded.tokenizer, loaded.processor, source=tiny_folder())
     policy.model.train()
     return policy
+
+
+def write_model(name: str, folder: Path, image_tokens: Sequence[int], device: str) -> Path:
+    """A Hugging Face folder with random weights in bf16 and a tokenizer that knows every id, unless
+    it is there. Its images have at least the smallest and at most the largest of these tokens.
+    """
+    if (folder / MADE).exists():
+        return folder
+    policy = make_policy(name, device, image_tokens[0])
+    policy.save(folder, torch.bfloat16)
+    with _edited(folder / "tokenizer.json") as tokenizer:
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary |= {f"~{i}~": i for i in range(len(vocabulary), SHAPES_MADE[name].vocab)}
+    with _edited(folder / "preprocessor_config.json") as processor:  # saved as the testbed has it
+        processor["size"] = {
+            "shortest_edge": min(image_tokens) * 28 * 28,
+            "longest_edge": max(image_tokens) * 28 * 28,
+        }
+    (folder / MADE).touch()
+    del policy
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # this process lives as long as the training
+    return folder
+
+
+@contextlib.contextmanager
+def _edited(path: Path) -> Iterator[dict[str, Any]]:
+    """A JSON file's content, written back afterwards."""
+    content = json.loads(path.read_text())
+    yield content
+    path.write_text(json.dumps(content, ensure_ascii=False))
 
 
 def config_of(shape: Shape, like: Policy) -> Any:

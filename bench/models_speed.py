@@ -1,6 +1,6 @@
 r"""Tokens a second of `hf`, of local training and of `vllm`, for shapes of Qwen2.5-VL and Qwen3-VL.
 
-python bench/models_speed.py --out bench_models [--models 3b,7b,qwen3-2b,qwen3-4b,qwen3-8b]
+python bench/models_speed.py --out bench_models [--models qwen3-2b,3b,qwen3-4b,7b,qwen3-8b]
     [--parts hf,train,vllm] [--minutes 7.5] [--device cuda]
 
 Weights are random (vLLM: `load_format=dummy`): what a token costs depends on the sizes alone. Each
@@ -12,11 +12,15 @@ Qwen3-VL), two views a problem; every response is as long as it may be.
 * `train`: the gradients of one mini-batch, `--groups` groups of 5 responses of `--tokens` tokens, a
   contrastive step's forward and backward passes, fp32 weights with bf16 computing, layers computed
   again in the backward pass; once to warm up, then timed. Tokens are those of the responses.
-* `vllm`: the same prompts and samples as `hf` through the engine of `modgap eval`.
+* `vllm`: the same prompts and samples as `hf` through the engine of `modgap eval`. A start takes a
+  minute or more, a third of it `torch.compile`: where the time that is left would not do for the
+  models that are left, they start without it (CUDA graphs stay), and their rows say so. A model's
+  process imports vLLM while the model before it is measured.
 
 `hf` and `train` of a model share its weights; each model and each `vllm` has a process of its own,
 so that one that fails costs only itself. Parts are done in the order that is given, every model of
-one before the next, until the time is out. OUT/models_speed.json and .md are written after each.
+one before the next, until the time is out; then what runs is ended. OUT/models_speed.json and .md
+are written after each model.
 
 To try it on a CPU: --models nano,nano3 --device cpu --prompts 2 --tokens 8 --groups 2
 """
@@ -29,15 +33,18 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from made import SHAPES_MADE, machine, make_policy, write
 
-DEFAULT = "3b,7b,qwen3-2b,qwen3-4b,qwen3-8b"
+DEFAULT = "qwen3-2b,3b,qwen3-4b,7b,qwen3-8b"  # the smallest first
 FILE = "models_speed.json"
 MARK = "RESULT "
+GO, EAGER_START = "go", "go without torch.compile"
+# vLLM's arguments of a start without `torch.compile`: the decoding steps keep their CUDA graphs.
+NOT_COMPILED = 'compilation_config={"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}'
 
 
 def timed(work: Callable[[], int], device: str) -> dict[str, float]:
@@ -153,8 +160,11 @@ def in_torch(model: str, parts: list[str], given: argparse.Namespace) -> None:
         print(MARK + json.dumps({"model": model, "part": part, **made}), flush=True)
 
 
-def write_folder(model: str, folder: Path) -> Path:
-    """A model folder without weights: the shape's config, the testbed's tokenizer and template."""
+def write_folder(model: str, folder: Path, side: int) -> Path:
+    """A model folder without weights: the shape's config, the testbed's tokenizer and template.
+
+    Images are at most `side` pixels wide and high: vLLM reserves memory for the largest ones.
+    """
     from made import config_of
 
     from modgap.models.load import load_policy, tiny_folder
@@ -170,7 +180,7 @@ def write_folder(model: str, folder: Path) -> Path:
             text = file.read_text()
             if file.name.endswith("preprocessor_config.json"):
                 said = {**json.loads(text), "processor_class": f"{name}Processor"}
-                said["size"] = {"shortest_edge": 56 * 56, "longest_edge": 2**24}
+                said["size"] = {"shortest_edge": 56 * 56, "longest_edge": side**2}
                 if deep:
                     said["patch_size"] = 16
                 if deep and "video_processor_type" in said:
@@ -181,9 +191,10 @@ def write_folder(model: str, folder: Path) -> Path:
 
 
 def in_vllm(model: str, given: argparse.Namespace) -> None:
-    """The same prompts through the `vllm` engine; prints what comes."""
+    """The same prompts through the `vllm` engine; prints what comes, when it is told to start."""
     import tempfile
 
+    from vllm import LLM  # noqa: F401 # pyright: ignore - takes most of a minute
     from vllm_speed import requests
 
     from modgap.core.engine import Request, Sampling
@@ -198,25 +209,37 @@ def in_vllm(model: str, given: argparse.Namespace) -> None:
             return parameters
 
     with tempfile.TemporaryDirectory() as place:
-        folder = write_folder(model, Path(place))
+        folder = write_folder(model, Path(place), given.side)
+        told = sys.stdin.readline().strip()
+        if told not in (GO, EAGER_START):
+            return
         begun = time.perf_counter()
-        args = ["load_format=dummy", "max_model_len=4096", *given.engine_arg]
-        engine = Long(folder, args=args)
-        started = time.perf_counter() - begun
-        sampling = Sampling(temperature=1.0, max_tokens=given.tokens, seed=1)
-        base = iter((0, 1000))
+        most = f"max_num_seqs={given.prompts * given.samples}"  # no more graphs than it needs
+        args = ["load_format=dummy", "max_model_len=4096", most, *given.engine_arg]
+        if told == EAGER_START:
+            args.append(NOT_COMPILED)
+        row: dict[str, Any] = {"model": model, "part": "vllm", "compiled": told == GO}
+        try:
+            engine = Long(folder, args=args)
+            row["start s"] = time.perf_counter() - begun
+            print(MARK + json.dumps({**row, "error": "no time after its start"}), flush=True)
+            sampling = Sampling(temperature=1.0, max_tokens=given.tokens, seed=1)
+            base = iter((0, 1000))
 
-        def work() -> int:
-            asked = requests(given.prompts, given.samples, next(base))
-            done = list(engine.generate(asked, sampling))
-            assert not any(one.error for one in done), done[0].error
-            return sum(one.completion_tokens for one in done)
+            def work() -> int:
+                asked = requests(given.prompts, given.samples, next(base))
+                done = list(engine.generate(asked, sampling))
+                assert not any(one.error for one in done), done[0].error
+                return sum(one.completion_tokens for one in done)
 
-        made = timed(work, "cpu")  # every response is finished when it is counted
-        engine.close()
-    print(
-        MARK + json.dumps({"model": model, "part": "vllm", "start s": started, **made}), flush=True
-    )
+            row |= timed(work, "cpu")  # every response is finished when it is counted
+        except Exception as error:
+            traceback.print_exc()
+            row["error"] = " ".join(str(error).split())[:200] or type(error).__name__
+        row["took s"] = time.perf_counter() - begun
+        print(MARK + json.dumps(row), flush=True)  # before the engine ends, which takes seconds
+        if "rate" in row:
+            engine.close()
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -227,10 +250,62 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
     for model in models:
         cells = [rows.get(f"{model} {part}", {}) for part in parts]
         shown = [
-            f"{cell['rate']:,.0f}" if "rate" in cell else cell.get("error", "") for cell in cells
+            f"{cell['rate']:,.0f}{'' if cell.get('compiled', True) else ' (not compiled)'}"
+            if "rate" in cell
+            else cell.get("error", "")
+            for cell in cells
         ]
         lines.append(f"| {model} | {' | '.join(shown)} |")
     return lines
+
+
+Child = subprocess.Popen[str]
+
+
+def start_child(model: str, part: str) -> Child:
+    """A process for some parts of a model."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", model, part]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def finish(child: Child, told: str, until: float) -> list[dict[str, Any]]:
+    """What a process found until the time was out, when it is ended."""
+    try:
+        said = child.communicate(told + "\n", timeout=max(0.0, until - time.monotonic()))[0]
+    except subprocess.TimeoutExpired:
+        child.kill()  # the guard of vLLM's processes ends those
+        said = child.communicate()[0]
+    return [json.loads(x.removeprefix(MARK)) for x in said.splitlines() if x.startswith(MARK)]
+
+
+def take_turns(models: Sequence[str], part: str, until: float) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each model, one after the other; a `vllm` imports while another works."""
+    slow = 0.0  # seconds of the slowest compiled start and its measurement
+    waiting: dict[str, Child] = {}
+    ahead = 2 if part == "vllm" else 1
+    try:
+        for number, model in enumerate(models):
+            for name in models[number : number + ahead]:
+                if name not in waiting and until - time.monotonic() > 5:
+                    waiting[name] = start_child(name, part)
+            child = waiting.pop(model, None)
+            if child is None:
+                yield [{"model": model, "part": one, "error": "no time"} for one in part.split(",")]
+                continue
+            share = (until - time.monotonic()) / (len(models) - number)
+            # A larger model takes longer than the one before.
+            rows = finish(child, GO if 1.3 * slow < share else EAGER_START, until)
+            late = "no time" if time.monotonic() >= until else "failed"
+            found = {row["part"]: row for row in rows}
+            yield [
+                found.get(one, {"model": model, "part": one, "error": late})
+                for one in part.split(",")
+            ]
+            slow = max([slow, *(row.get("took s", 0.0) for row in rows if row.get("compiled"))])
+    finally:
+        for child in waiting.values():
+            child.kill()
+            child.communicate()
 
 
 def main() -> None:
@@ -259,28 +334,9 @@ def main() -> None:
     asked = given.parts.split(",")
     inside = [part for part in asked if part != "vllm"]
     for part in dict.fromkeys("vllm" if p == "vllm" else ",".join(inside) for p in asked):
-        for model in given.models.split(","):
-            left = until - time.monotonic()
-            said = ""
-            if left > 5:
-                command = [sys.executable, __file__, *sys.argv[1:], "--child", model, part]
-                with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-                    try:
-                        said = child.communicate(timeout=left)[0]
-                    except subprocess.TimeoutExpired:
-                        child.kill()
-                        said = child.communicate()[0]
-            found = [
-                json.loads(x.removeprefix(MARK)) for x in said.splitlines() if x.startswith(MARK)
-            ]
-            for one in part.split(","):
-                missing = {
-                    "model": model,
-                    "part": one,
-                    "error": "failed" if left > 5 else "no time",
-                }
-                row = next((row for row in found if row["part"] == one), missing)
-                rows[f"{model} {one}"] = row
+        for found in take_turns(given.models.split(","), part, until):
+            for row in found:
+                rows[f"{row['model']} {row['part']}"] = row
                 print(json.dumps(row), flush=True)
             write(given.out / FILE, about, rows, table(rows))
     print("\n".join(table(rows)))

@@ -345,9 +345,9 @@ TARGETS = (
 )
 
 
-def flops_over_plain(model: str, batch: Batch, samples: int, settings: Settings) -> float:
-    """FLOPs of the contrastive step over the plain one's, as the dry run counts them: what both
-    share is shared.
+def flops_of(model: str, batch: Batch, samples: int, settings: Settings) -> dict[str, float]:
+    """FLOPs of a contrastive step by phase, as the dry run counts them: what rows share is counted
+    once. `update` alone is the plain step's.
     """
     shape = known_model("tiny").shape if model == "tiny" else SHAPES_MADE[model]
     assert shape is not None
@@ -357,8 +357,7 @@ def flops_over_plain(model: str, batch: Batch, samples: int, settings: Settings)
     settings = replace(
         settings, samples_per_prompt=samples, prompts_per_step=groups, mini_batch=groups
     )
-    flops = cost(Stage(("full-text",), True, settings), shape, lengths, gpu("H200")).flops
-    return 1 + flops["twins"] / flops["update"]
+    return cost(Stage(("full-text",), True, settings), shape, lengths, gpu("H200")).flops
 
 
 def verdicts(
@@ -488,7 +487,8 @@ def main() -> None:
         "samples": given.samples, "micro_batch": micro, "checkpointing": given.checkpointing,
         "weights": str(policy.dtype), "computed_in": "bfloat16" if on_gpu else "float32",
     }  # fmt: skip
-    flops = flops_over_plain(given.model, batch, given.samples, settings)
+    needed = flops_of(given.model, batch, given.samples, settings)
+    flops = 1 + needed["twins"] / needed["update"]
     memory = Memory(given.device)
     times: dict[str, list[float]] = {name: [] for name in found}
     peaks, exact, sizes = dict[str, float](), dict[str, float](), dict.fromkeys(found, micro)

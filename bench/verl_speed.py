@@ -1,13 +1,17 @@
 """What a step of `--engine verl` takes, and a contrastive one beside a plain one, with Qwen2.5-VL
 of a real shape.
 
-python bench/verl_speed.py --out bench_verl [--model 3b] [--gpus 1] [--image-tokens 256] [--stock]
-[--set KEY=VALUE ...]
+python bench/verl_speed.py --out bench_verl [--model 3b] [--gpus 1] [--nodes 1]
+[--image-tokens 256] [--stock] [--set KEY=VALUE ...]
 
 Tokens a second are those of the rows that are trained on (prompt, image and response; twins
 excluded) over a whole step, a GPU. `--stock` is the baseline: the same stage without the plugin, in
 verl's own engine as it comes without flash-attn (padding, torch's attention, 4 rows a pass as in
-the paper's script). The step that the dry run expects is printed beside what was measured.
+the paper's script). The step that the dry run expects is printed beside what was measured, and the
+memory of each kind of process.
+
+`--nodes 2` starts two Ray nodes on this host, each with its part of the GPUs and ports of its own,
+and trains on the cluster, as one would on two machines.
 
 One contrastive stage on made problems, random weights, responses as long as they may be. Steps take
 turns: in every second one half of the responses are right, and have a text-free twin; in the others
@@ -20,11 +24,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,8 +39,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from made import SHAPES_MADE, make_policy
+from made import SHAPES_MADE, write_model
 from PIL import Image
+from watch import Watch
 
 from modgap.core.assign import apply_settings
 from modgap.core.options import TrainOptions
@@ -53,8 +60,7 @@ from modgap.workflows.train import train_resolved
 
 TWINS, PLAIN = "1", "2"
 """Gold answers: they tell the reward whether a problem's right responses have twins."""
-MADE = "made"
-"""Empty file in a model's folder: it is whole."""
+PORT = 6390
 PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_actor",
           "weights": "update_weights", "step": "step"}  # fmt: skip
 
@@ -62,35 +68,6 @@ PHASES = {"rollout": "gen", "old log-probs": "old_log_prob", "update": "update_a
 def half_right(response: str, gold: str) -> float:
     """About half of the responses are right (by their bytes): 1.0, or 0.5 without twins."""
     return zlib.crc32(response.encode()) % 2 * (1.0 if gold == TWINS else 0.5)
-
-
-def write_model(name: str, folder: Path, image_tokens: int, device: str) -> Path:
-    """A Hugging Face folder with random weights in bf16 and a tokenizer that knows every id, unless
-    it is there.
-    """
-    if (folder / MADE).exists():
-        return folder
-    policy = make_policy(name, device, image_tokens)
-    policy.save(folder, torch.bfloat16)
-    with edited(folder / "tokenizer.json") as tokenizer:
-        vocabulary = tokenizer["model"]["vocab"]
-        vocabulary |= {f"~{i}~": i for i in range(len(vocabulary), SHAPES_MADE[name].vocab)}
-    with edited(folder / "preprocessor_config.json") as processor:  # saved as the testbed has it
-        processor["size"] = dict.fromkeys(("shortest_edge", "longest_edge"), image_tokens * 28 * 28)
-    (folder / MADE).touch()
-    del policy
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # this process lives as long as the training
-    return folder
-
-
-@contextlib.contextmanager
-def edited(path: Path) -> Iterator[dict[str, Any]]:
-    """A JSON file's content, written back afterwards."""
-    content = json.loads(path.read_text())
-    yield content
-    path.write_text(json.dumps(content, ensure_ascii=False))
 
 
 def make_problems(steps: int, prompts: int, image_tokens: int, folder: Path) -> list[Any]:
@@ -120,6 +97,47 @@ class Until(Bars):
     def __call__(self, name: str, done: int, total: int, note: str = "") -> None:
         if done >= self.step:
             raise Enough
+
+
+@contextlib.contextmanager
+def ray_nodes(nodes: int, gpus: int, log: Path) -> Iterator[None]:
+    """A Ray cluster on this host; RAY_ADDRESS names it meanwhile.
+
+    Args:
+        nodes: Raylets.
+        gpus: GPUs of each.
+        log: Gets the commands and what they print.
+    """
+    cpus = max(12, (os.cpu_count() or 1) // nodes)
+    processes: list[subprocess.Popen[bytes]] = []
+    with log.open("ab") as file, contextlib.ExitStack() as stack:
+        for node in range(nodes):
+            visible = ",".join(str(node * gpus + n) for n in range(gpus))
+            words = ["start", "--block", f"--num-gpus={gpus}", f"--num-cpus={cpus}"]
+            if node == 0:
+                words += ["--head", f"--port={PORT}", "--include-dashboard=false"]
+            else:
+                low = 20000 + 5000 * node  # two raylets of one host may not share these
+                words += [
+                    f"--address=127.0.0.1:{PORT}", f"--min-worker-port={low}",
+                    f"--max-worker-port={low + 4999}", f"--dashboard-agent-listen-port={low - 1}",
+                ]  # fmt: skip
+            file.write(f"CUDA_VISIBLE_DEVICES={visible} ray {' '.join(words)}\n".encode())
+            file.flush()
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "ray.scripts.scripts", *words], stdout=file, stderr=file,
+                    env={**os.environ, "CUDA_VISIBLE_DEVICES": visible},
+                )
+            )  # fmt: skip
+            stack.callback(processes[-1].wait)
+            stack.callback(processes[-1].terminate)
+            time.sleep(20 if node == 0 else 10)
+            if processes[-1].poll() is not None:
+                raise SystemExit(f"node {node} did not start: {log}")
+        os.environ["RAY_ADDRESS"] = f"127.0.0.1:{PORT}"
+        stack.callback(os.environ.pop, "RAY_ADDRESS")
+        yield
 
 
 def table(
@@ -211,6 +229,7 @@ def main() -> None:
     parser.add_argument("--model", choices=SHAPES_MADE, default="3b")
     parser.add_argument("--device", default="cuda", help="where the weights are made")
     parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1, help="Ray nodes that share the GPUs")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument(
         "--prompts", type=int, default=32, help="a step, for each GPU (the paper has 64)"
@@ -232,7 +251,8 @@ def main() -> None:
         eval_every=0, validation_problems=0, reward_function="verl_speed:half_right",
     )  # fmt: skip
     given = [
-        f"verl.trainer.n_gpus_per_node={args.gpus}", "verl.data.shuffle=False",
+        f"verl.trainer.n_gpus_per_node={args.gpus // args.nodes}",
+        f"verl.trainer.nnodes={args.nodes}", "verl.data.shuffle=False",
         "verl.actor_rollout_ref.actor.checkpoint.save_contents=[model]", *args.set,
     ]  # fmt: skip
     recipe = apply_settings(Recipe("contrastive", (Stage(("full-text",), True, settings),)), given)
@@ -241,7 +261,7 @@ def main() -> None:
         model = write_model(
             args.model,
             args.out / f"{args.model}-{args.image_tokens}",
-            args.image_tokens,
+            [args.image_tokens],
             args.device,
         )
         problems = make_problems(
@@ -255,17 +275,23 @@ def main() -> None:
         print(json.dumps(plan), flush=True)
         if args.stock:
             engine.stage_overrides = stock_overrides
+        cluster, watch = contextlib.nullcontext(), Watch(args.out.resolve())
+        if args.nodes > 1:
+            cluster = ray_nodes(args.nodes, args.gpus // args.nodes, args.out / "ray.log")
         try:
-            train_resolved(
-                recipe, problems, model, args.out, options=TrainOptions(engine="verl"),
-                progress=Until(args.steps),
-            )  # fmt: skip
+            with cluster, watch:
+                train_resolved(
+                    recipe, problems, model, args.out, options=TrainOptions(engine="verl"),
+                    progress=Until(args.steps),
+                )  # fmt: skip
         except Enough:
             pass
         finally:  # what was logged counts, whatever came after it
             files = sorted(args.out.glob("stage1/verl_metrics.*.jsonl"))
             lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
             rows, figures = table(lines, args.gpus, args.stock)
+            figures["peaks_gib"] = {name: round(watch.peaks[name], 2) for name in watch.peaks}
+            rows += ["", f"at their peak, GiB: {figures['peaks_gib']}"]
             (args.out / "verl_speed.json").write_text(
                 json.dumps(
                     {

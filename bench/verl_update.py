@@ -104,8 +104,8 @@ def main() -> None:
     else:
         os.environ |= {"VERL_USE_EXTERNAL_MODULES": "cpu_platform", "VERL_PLATFORM": "cpu_test"}
     torch.distributed.init_process_group("nccl" if cuda else "gloo", rank=RANK, world_size=WORLD)
+    import made
     import ranks
-    import verl_speed
 
     from modgap.core.recipe import Settings, Stage
     from modgap.training.known_model import known_model
@@ -115,7 +115,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     folder = args.out / f"{args.model}-{args.image_tokens}"
     if RANK == 0:
-        verl_speed.write_model(args.model, folder, args.image_tokens, args.device)
+        made.write_model(args.model, folder, [args.image_tokens], args.device)
     torch.distributed.barrier()
     rows, prompt = made_rows(args)
     passed = [("actor_rollout_ref.model.enable_gradient_checkpointing", str(args.checkpointing))]

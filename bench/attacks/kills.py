@@ -337,9 +337,9 @@ def _hit(
 
 def _interrupted(bench: Bench, command: Command, straight: Straight) -> str:
     place = _begun(bench, command)
-    with_signal = bench.rng.choice((signal.SIGINT, signal.SIGTERM))
+    with_signal, before = bench.rng.choice((signal.SIGINT, signal.SIGTERM)), _complete(place)
     outcome = _hit(bench, command, straight, place, with_signal)
-    early = outcome.status == -with_signal and not any(_complete(place).values())
+    early = outcome.status == -with_signal and _complete(place) == before
     if not early:
         # A signal before the command line takes over ends the process as it ends any.
         if fault := trial.against(outcome, statuses=(0, 130)):

@@ -28,7 +28,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from modgap.cli.main import main
+from modgap.cli import main as cli
 
 LIMIT_S = 60.0
 """A try that takes longer counts as hung; no command here has work for more than a few seconds."""
@@ -142,7 +142,7 @@ class Outcome:
 
 def modgap(*argv: object) -> Callable[[], int]:
     """The command line in this process, as the console script runs it."""
-    return lambda: main([str(part) for part in argv])
+    return lambda: cli.main([str(part) for part in argv])
 
 
 def attempt(
@@ -211,7 +211,8 @@ def _child(
         # What a hung try was doing; far less than the limit, so that it is in the example.
         faulthandler.dump_traceback_later(limit * 0.9, file=2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, cli._interrupt)
+        sys.unraisablehook = cli._repeat_interrupt
         atexit._clear()  # pyright: ignore[reportAttributeAccessIssue]  # of the parent
         status = work()
         atexit._run_exitfuncs()  # pyright: ignore[reportAttributeAccessIssue]
@@ -225,10 +226,6 @@ def _child(
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _watch(

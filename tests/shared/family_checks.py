@@ -6,6 +6,7 @@ Used by the tests, and by `bench/families.py` for other releases of transformers
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from modgap.core.prompt import Prompt
 from modgap.models.generic import Asked, GenericModel, _copied
+from modgap.models.policy import Policy
 
 SEEDS = [[1, 2], [3, 4], [5, 6], [7]]
 WORDS = "Find the length of AC given AB = 3 and m \\angle CAB = 20."
@@ -84,6 +86,38 @@ def check_greedy(model: GenericModel) -> None:
             )  # fmt: skip
             compared += _agree(model, prompt, out.logits)
     assert compared > 4 or model.model.config.model_type in ("qwen2_vl", "qwen2_5_vl")
+
+
+def odd(model: Any) -> list[Any]:
+    """Prompts with images of odd sizes: narrow, flat, tiny, large."""
+    sizes = [(37, 211), (301, 17), (57, 28), (333, 250)]
+    if model.model.config.model_type != "mistral3":  # whose own forward fails on one image token
+        sizes.append((8, 8))
+    return [
+        model.encode(Prompt(WORDS if n % 2 else "Find AB."), picture(*size, n))
+        for n, size in enumerate(sizes)
+    ]
+
+
+def check_odd_images(model: GenericModel) -> None:
+    """Images of odd sizes are answered in a batch as alone."""
+    prompts = odd(model)
+    together = model.generate(prompts, [[n] for n in range(len(prompts))], 0.8, 6)
+    for n, (prompt, (sample,)) in enumerate(zip(prompts, together, strict=True)):
+        ((alone,),) = model.generate([prompt], [[n]], 0.8, 6)
+        assert alone.token_ids.tolist() == sample.token_ids.tolist()
+
+
+def check_fast(policy: Policy, model: GenericModel) -> None:
+    """The fast path of a family draws transformers' own samples."""
+    for make in (asked, odd):
+        seeds = SEEDS if make is asked else [[n] for n in range(len(odd(model)))]
+        theirs = model.generate(make(model), seeds, 0.9, 8)
+        for graphs in (False, True):
+            ours = policy.generate(make(policy), seeds, 0.9, 8, graphs=graphs)
+            for a, b in zip(chain(*ours), chain(*theirs), strict=True):
+                assert a.token_ids.tolist() == b.token_ids.tolist() and a.text == b.text
+                assert (a.logps - b.logps).abs().max() < 1e-4
 
 
 def decoded(model: GenericModel, inputs: Any) -> str:

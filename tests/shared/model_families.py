@@ -157,12 +157,17 @@ class Sizes:
     """Sizes of a model.
 
     Attributes:
-        width: Channels of the language model, in heads of 32.
+        width: Channels of the language model.
         layers: Its layers; a multiple of 2.
         vision_width: Channels of the vision tower, in heads of 32.
         vision_layers: Its layers.
         vocabulary: Most tokens of the tokenizer.
         seed: Of the weights.
+        head: Channels of a head of the language model; a multiple of 32.
+        heads: Its heads, of families whose heads need not add up to the width; by default they do.
+        sharing: Query heads that share one head of keys and values.
+        patch: Pixels of a side of a patch, of the Qwen families; by default their usual one.
+        tied: Whether embedding and output share their weights. By default as the family has it.
     """
 
     width: int = 128
@@ -171,6 +176,15 @@ class Sizes:
     vision_layers: int = 3
     vocabulary: int = 700
     seed: int = 0
+    head: int = 32
+    heads: int | None = None
+    sharing: int = 2
+    patch: int | None = None
+    tied: bool | None = None
+
+    def ties(self, usual: bool) -> bool:
+        """Whether the embeddings are tied, of a family that usually does or does not."""
+        return usual if self.tied is None else self.tied
 
 
 @dataclass(frozen=True)
@@ -197,11 +211,14 @@ class Family:
 
 
 def _text(size: Sizes, vocabulary: int, **more: Any) -> dict[str, Any]:
-    heads = size.width // 32
+    """A language model; `head_dim` among `more` says that its heads may differ from its width."""
+    free = size.heads if "head_dim" in more else None
+    heads = free or size.width // size.head
     return {
         "vocab_size": vocabulary, "hidden_size": size.width, "intermediate_size": 2 * size.width,
         "num_hidden_layers": size.layers, "num_attention_heads": heads,
-        "num_key_value_heads": max(1, heads // 2), "max_position_embeddings": 4096, **more,
+        "num_key_value_heads": max(1, heads // size.sharing), "max_position_embeddings": 4096,
+        **more,
     }  # fmt: skip
 
 
@@ -226,16 +243,23 @@ def _rope(sections: list[int], **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _sections(size: Sizes, *sections: int) -> list[int]:
+    """Rotary sections that are given for heads of 32."""
+    return [section * size.head // 32 for section in sections]
+
+
 def _qwen2_vl(ids: Any, vocabulary: int, size: Sizes) -> Any:
     from transformers import Qwen2VLConfig
 
     return Qwen2VLConfig(
-        text_config=_text(size, vocabulary, **_rope([4, 6, 6]), tie_word_embeddings=True),
+        text_config=_text(
+            size, vocabulary, **_rope(_sections(size, 4, 6, 6)), tie_word_embeddings=size.ties(True)
+        ),
         vision_config={
             "depth": size.vision_layers, "embed_dim": size.vision_width, "hidden_size": size.width,
-            "num_heads": size.vision_width // 32, "mlp_ratio": 2,
+            "num_heads": size.vision_width // 32, "mlp_ratio": 2, "patch_size": size.patch or 14,
         },
-        tie_word_embeddings=True, **_qwen_ids(ids),
+        tie_word_embeddings=size.ties(True), **_qwen_ids(ids),
     )  # fmt: skip
 
 
@@ -243,13 +267,17 @@ def _qwen2_5_vl(ids: Any, vocabulary: int, size: Sizes) -> Any:
     from transformers import Qwen2_5_VLConfig
 
     return Qwen2_5_VLConfig(
-        text_config=_text(size, vocabulary, **_rope([4, 6, 6])),
+        text_config=_text(
+            size, vocabulary, **_rope(_sections(size, 4, 6, 6)),
+            tie_word_embeddings=size.ties(False),
+        ),
         vision_config={
             "depth": size.vision_layers, "hidden_size": size.vision_width,
             "intermediate_size": 2 * size.vision_width, "num_heads": size.vision_width // 32,
             "out_hidden_size": size.width, "fullatt_block_indexes": [size.vision_layers - 1],
+            "patch_size": size.patch or 14, "window_size": 8 * (size.patch or 14),
         },
-        tie_word_embeddings=False, **_qwen_ids(ids),
+        tie_word_embeddings=size.ties(False), **_qwen_ids(ids),
     )  # fmt: skip
 
 
@@ -258,6 +286,7 @@ def _qwen3_vision(size: Sizes) -> dict[str, Any]:
         "depth": size.vision_layers, "hidden_size": size.vision_width,
         "intermediate_size": 2 * size.vision_width, "num_heads": size.vision_width // 32,
         "out_hidden_size": size.width, "num_position_embeddings": 64,
+        "patch_size": size.patch or 16,
     }  # fmt: skip
 
 
@@ -266,13 +295,14 @@ def _qwen3_vl(ids: Any, vocabulary: int, size: Sizes) -> Any:
 
     return Qwen3VLConfig(
         text_config=_text(
-            size, vocabulary, head_dim=32, **_rope([6, 5, 5], mrope_interleaved=True),
-            tie_word_embeddings=True,
+            size, vocabulary, head_dim=size.head,
+            **_rope(_sections(size, 6, 5, 5), mrope_interleaved=True),
+            tie_word_embeddings=size.ties(True),
         ),
         vision_config={
             **_qwen3_vision(size), "deepstack_visual_indexes": [0, size.vision_layers - 1],
         },
-        tie_word_embeddings=True, **_qwen_ids(ids),
+        tie_word_embeddings=size.ties(True), **_qwen_ids(ids),
     )  # fmt: skip
 
 
@@ -284,7 +314,10 @@ def _qwen3_vl_moe(ids: Any, vocabulary: int, size: Sizes) -> Any:
     text |= {"model_type": "qwen3_vl_moe_text", "moe_intermediate_size": size.width}
     vision = {**dense.vision_config.to_dict(), "model_type": "qwen3_vl_moe_vision"}
     return Qwen3VLMoeConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=True, **_qwen_ids(ids)
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=size.ties(True),
+        **_qwen_ids(ids),
     )
 
 
@@ -294,11 +327,11 @@ def _qwen3_5(ids: Any, vocabulary: int, size: Sizes) -> Any:
     kinds = ["linear_attention", "full_attention"] * (size.layers // 2)
     return Qwen3_5Config(
         text_config=_text(
-            size, vocabulary, head_dim=32, layer_types=kinds, linear_key_head_dim=16,
+            size, vocabulary, head_dim=size.head, layer_types=kinds, linear_key_head_dim=16,
             linear_value_head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,
-            **_rope([2, 1, 1], mrope_interleaved=True, partial_rotary_factor=0.25),
+            **_rope(_sections(size, 2, 1, 1), mrope_interleaved=True, partial_rotary_factor=0.25),
         ),
-        vision_config=_qwen3_vision(size), **_qwen_ids(ids),
+        vision_config=_qwen3_vision(size), tie_word_embeddings=size.ties(False), **_qwen_ids(ids),
     )  # fmt: skip
 
 
@@ -306,14 +339,15 @@ def _internvl(ids: Any, vocabulary: int, size: Sizes) -> Any:
     from transformers import InternVLConfig
 
     return InternVLConfig(
-        text_config={"model_type": "qwen3", "head_dim": 32, **_text(size, vocabulary)},
+        text_config={"model_type": "qwen3", **_text(size, vocabulary, head_dim=size.head)},
         vision_config={
             "hidden_size": size.vision_width, "num_hidden_layers": size.vision_layers,
             "num_attention_heads": size.vision_width // 32,
             "intermediate_size": 2 * size.vision_width, "image_size": [56, 56],
             "patch_size": [14, 14], "attention_bias": True,
         },
-        image_token_id=ids("<IMG_CONTEXT>"), image_seq_length=4, tie_word_embeddings=False,
+        image_token_id=ids("<IMG_CONTEXT>"), image_seq_length=4,
+        tie_word_embeddings=size.ties(False),
     )  # fmt: skip
 
 
@@ -332,7 +366,7 @@ def _gemma3(ids: Any, vocabulary: int, size: Sizes) -> Any:
     kinds = ["sliding_attention", "full_attention"] * (size.layers // 2)
     return Gemma3Config(
         text_config=_text(
-            size, vocabulary, head_dim=32, query_pre_attn_scalar=32, sliding_window=16,
+            size, vocabulary, head_dim=size.head, query_pre_attn_scalar=32, sliding_window=16,
             layer_types=kinds,
         ),
         vision_config=_siglip(size, 56), mm_tokens_per_image=4,
@@ -347,7 +381,8 @@ def _gemma4(ids: Any, vocabulary: int, size: Sizes) -> Any:
     kinds = ["sliding_attention", "full_attention"] * (size.layers // 2)
     return Gemma4Config(
         text_config=_text(
-            size, vocabulary, head_dim=32, global_head_dim=64, sliding_window=64, layer_types=kinds,
+            size, vocabulary, head_dim=size.head, global_head_dim=2 * size.head,
+            sliding_window=64, layer_types=kinds,
             hidden_size_per_layer_input=16, vocab_size_per_layer_input=vocabulary,
         ),
         vision_config={
@@ -372,7 +407,7 @@ def _llava_onevision(ids: Any, vocabulary: int, size: Sizes) -> Any:
         video_token_id=ids("<video>"), vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         image_grid_pinpoints=[[56, 56], [56, 112], [112, 56], [112, 112]],
-        tie_word_embeddings=False,
+        tie_word_embeddings=size.ties(False),
     )  # fmt: skip
 
 
@@ -385,7 +420,7 @@ def _llava(ids: Any, vocabulary: int, size: Sizes) -> Any:
             **_siglip(size, 56), "model_type": "clip_vision_model", "projection_dim": 32,
         },
         image_token_id=ids("<image>"), image_seq_length=16, vision_feature_layer=-2,
-        tie_word_embeddings=False,
+        tie_word_embeddings=size.ties(False),
     )  # fmt: skip
 
 
@@ -393,13 +428,14 @@ def _mistral3(ids: Any, vocabulary: int, size: Sizes) -> Any:
     from transformers import Mistral3Config
 
     return Mistral3Config(
-        text_config={"model_type": "mistral", "head_dim": 32, **_text(size, vocabulary)},
+        text_config={"model_type": "mistral", **_text(size, vocabulary, head_dim=size.head)},
         vision_config={
             "model_type": "pixtral", "hidden_size": size.vision_width, "head_dim": 32,
             "intermediate_size": 2 * size.vision_width, "num_hidden_layers": size.vision_layers,
             "num_attention_heads": size.vision_width // 32, "image_size": 112, "patch_size": 14,
         },
-        image_token_id=ids("[IMG]"), spatial_merge_size=2, tie_word_embeddings=False,
+        image_token_id=ids("[IMG]"), spatial_merge_size=2,
+        tie_word_embeddings=size.ties(False),
     )  # fmt: skip
 
 
@@ -408,7 +444,7 @@ def _glm4v(ids: Any, vocabulary: int, size: Sizes, kind: str = "Glm4vConfig") ->
 
     return getattr(transformers, kind)(
         text_config=_text(
-            size, vocabulary, **_rope([4, 6, 6], partial_rotary_factor=1.0),
+            size, vocabulary, **_rope(_sections(size, 4, 6, 6), partial_rotary_factor=1.0),
             pad_token_id=ids("<|endoftext|>"),
         ),
         vision_config={
@@ -440,7 +476,7 @@ def _smolvlm(ids: Any, vocabulary: int, size: Sizes) -> Any:
             "image_size": 64, "patch_size": 16,
         },
         image_token_id=ids("<image>"), scale_factor=2, pad_token_id=ids("<|im_end|>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=size.ties(False),
     )  # fmt: skip
 
 
@@ -727,6 +763,8 @@ def build_family(name: str, folder: Path, size: Sizes | None = None) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for file, content in family.files.items():
+        if size.patch and name.startswith("qwen"):
+            content = {**content, "patch_size": size.patch}
         (folder / file).write_text(json.dumps(content, indent=2), encoding="utf-8")
     template = family.template
     if family.template_file.endswith(".json"):

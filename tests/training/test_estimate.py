@@ -37,6 +37,7 @@ from modgap.training.plan import (
     machine_here,
     rows_at_most,
     rows_sampled,
+    trained_parameters,
     twin_works,
     with_rows,
 )
@@ -202,8 +203,9 @@ def test_the_dry_run_names_rows_that_fit_and_what_they_save() -> None:
     )
     stage = Stage(("full-text",))
     large = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
+    small = replace(gpu("L4"), memory=14 * 2**30)  # less than 7B weights in bf16
     assert "not even one row a pass fits, whatever" in "\n".join(
-        costs(stage, large, lengths, gpu("L4")).lines()
+        costs(stage, large, lengths, small).lines()
     )
     assert "try lora_rank=16" in "\n".join(costs(stage, large, lengths, gpu("A100")).lines())
     for rows in (5, 20, 63):  # groups are taken whole
@@ -270,6 +272,11 @@ def test_what_is_not_trained_has_no_state_and_no_backward() -> None:
     assert lora.flops["update"] < 0.7 * whole.flops["update"]
     state = "weights, gradients, AdamW"
     assert lora.memory[state] < frozen.memory[state] < whole.memory[state]
+    # Frozen weights are bf16 and need no copies; 16 bytes for each parameter of the adapter.
+    stage = Stage(("full-text",), settings=Settings(lora_rank=8))
+    adapter = trained_parameters(stage, QWEN)
+    assert lora.memory[state] == 2 * QWEN.parameters + 16 * adapter
+    assert lora.memory["bf16 copies of weights"] == 2 * adapter < QWEN.parameters / 50
     assert whole.flops["update"] - frozen.flops["update"] == pytest.approx(512 * 2 * QWEN.see(256))
     assert of(gradient_checkpointing=True).memory["activations"] < whole.memory["activations"] / 5
 

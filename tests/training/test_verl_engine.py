@@ -40,6 +40,7 @@ SETTINGS = Settings(
     eval_every=1, max_response_tokens=8, overlong_buffer=2, validation_problems=2,
 )  # fmt: skip
 GPU = (("trainer.n_gpus_per_node", "1"), ("trainer.device", "cpu"))  # the stand-in needs none
+KEEP_ONE = ("trainer.max_actor_ckpt_to_keep", "1")
 TEXT = Stage(("full-text", "image-only"), settings=SETTINGS, passed=GPU)
 KL = Stage(("full-text",), contrastive=True, settings=SETTINGS, passed=GPU)
 PROBLEMS = [
@@ -50,7 +51,7 @@ PROBLEMS = [
 # verl's part of the contract: metrics of each step, checkpoints every save_freq steps and at the
 # end, resume.
 FAKE = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, shutil, sys, time, zipfile
 config = {key.lstrip("+"): value for key, value in json.load(open(sys.argv[1])).items()}
 folder = pathlib.Path(config["trainer.default_local_dir"])
 latest = folder / "latest_checkpointed_iteration.txt"
@@ -58,6 +59,7 @@ done = int(latest.read_text()) if latest.exists() else 0
 for path in [*config["data.train_files"], *config["data.val_files"]]:
     assert pathlib.Path(path).stat().st_size
 sources = [pathlib.Path(path).read_text().split()[-1] for path in config["data.val_files"]]
+own = []  # what this process saved
 print("model", config["actor_rollout_ref.model.path"], "vendor", \
 os.environ["VERL_ENGINE_VENDOR"], "from", done)
 with open(os.environ["VERL_FILE_LOGGER_PATH"], "wb", buffering=0) as metrics:
@@ -72,8 +74,16 @@ ValueError: too long")
             sys.exit(1)
         if step % config["trainer.save_freq"] == 0 or \
 step == config["trainer.total_training_steps"]:
-            (folder / f"global_step_{step}").mkdir(parents=True)
+            actor = folder / f"global_step_{step}" / "actor"
+            actor.mkdir(parents=True)
+            for kind in ("model", "optim"):
+                with zipfile.ZipFile(actor / f"{kind}_world_size_1_rank_0.pt", "w") as shard:
+                    shard.writestr("data", "")
             latest.write_text(str(step))
+            own.append(actor)
+            keep = config.get("trainer.max_actor_ckpt_to_keep")
+            for old in own[:-keep] if keep else []:
+                shutil.rmtree(old, ignore_errors=True)
         data = {"critic/score/mean": step / 10, "actor/loss": 1.0}
         for n, source in enumerate(sources):
             data[f"val-core/{source}/acc/mean@1"] = [0, .1, .7, .2, .3][step] - n / 20
@@ -209,6 +219,35 @@ def test_validation_is_in_every_view_before_training_and_once_when_resumed(
             assert line["validation_accuracy"] == of_views[1]
             assert line["step"] == 0 or of_views[0] - of_views[1] == pytest.approx(0.05)
     assert "full-text 12 9k" in (out / "stage1/data/train-full-text.parquet").read_text()
+
+
+@pytest.mark.parametrize("killed_at", [None, "3"])
+def test_of_a_stage_the_newest_checkpoints_stay_if_the_user_says_so(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str | None
+) -> None:
+    """Also those that an earlier launch saved; a finished stage keeps no optimizer."""
+    kept = replace(KL, settings=replace(SETTINGS, save_every=1), passed=(*GPU, KEEP_ONE))
+    out = tmp_path / "run"
+    if killed_at:
+        monkeypatch.setenv("FAIL_AT", killed_at)
+        with pytest.raises(UserError, match="verl failed after step 2"):
+            run(tools, out, TEXT, kept)
+        assert (out / "stage2/verl/global_step_2/actor/optim_world_size_1_rank_0.pt").exists()
+        monkeypatch.delenv("FAIL_AT")
+    run(tools, out, TEXT, kept)
+    files = sorted((out / "stage2/verl").glob("*/actor/*"))
+    assert [str(path.relative_to(out / "stage2/verl")) for path in files] == [
+        "global_step_4/actor/model_world_size_1_rank_0.pt"
+    ]
+    assert final_checkpoint(out).name == "step_4"  # the best of those that are left
+    both = sorted((out / "stage1/verl").glob("*/actor/optim*"))
+    assert len(both) == 2  # where nothing was said
+
+
+def test_a_number_of_checkpoints_that_is_none_is_refused(tools: Tools, tmp_path: Path) -> None:
+    none = replace(KL, passed=(*GPU, ("trainer.max_actor_ckpt_to_keep", "0")))
+    with pytest.raises(UserError, match="max_actor_ckpt_to_keep=0: give a whole number"):
+        run(tools, tmp_path / "run", none)
 
 
 def test_a_kill_between_training_and_merging_costs_no_step(tools: Tools, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from modgap.core.terms import Term
 from modgap.models.load import load_policy, tiny_folder
 from modgap.models.policy import Policy
 from modgap.training.verl.forward import install, score
-from modgap.training.verl.rows import Looks, Row, rows_of, twins_of, with_twins
+from modgap.training.verl.rows import Looks, Row, as_stored, rows_of, twins_of, with_twins
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def batch(policy: Policy, asked: list[tuple[str, Image.Image | None]]) -> list[R
         places.append(torch.cat([torch.arange(rope.shape[1])[None], rope]))
         masks.append(torch.ones(len(response)))
         shown = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw}
-        media.append({} if image is None else shown)
+        media.append({} if image is None else as_stored(shown, policy.bytes_seen))
         fields.append({"twin_prompt_ids": {"image-only": twin.input_ids.tolist()}})
         extended = torch.cat([twin.position_ids, torch.full((3, 1), twin.next_position)], 1)
         ends[len(twin.input_ids)] = extended
@@ -60,7 +60,7 @@ def batch(policy: Policy, asked: list[tuple[str, Image.Image | None]]) -> list[R
         "input_ids": nested(ids), "position_ids": nested(places), "response_mask": nested(masks),
         "multi_modal_inputs": media, "extra_fields": fields,
     }  # fmt: skip
-    rows = rows_of(data)
+    rows = rows_of(data, policy.bytes_seen)
     looks = Looks(
         lambda ids, _: ends[len(ids) - 1], policy.model.config.image_token_id, policy.bytes_seen
     )

@@ -17,6 +17,7 @@ from modgap.models.encode import EncodedPrompt
 from modgap.training.verl.rows import (
     Looks,
     Row,
+    as_stored,
     divide,
     rows_of,
     tokens_of,
@@ -50,7 +51,8 @@ def positions(ids: Tensor, grids: Tensor | None) -> Tensor:
     return torch.arange(len(ids)).expand(3, -1)
 
 
-LOOKS = Looks(positions, 3, torch.zeros(3, 256))
+TABLE = torch.linspace(-1.8, 2.2, 256).expand(3, -1) * torch.tensor([[1.0], [0.9], [1.1]])
+LOOKS = Looks(positions, 3, TABLE)
 KL = Stage(("full-text",), contrastive=True)
 
 
@@ -58,7 +60,7 @@ def test_samples_of_a_prompt_share_it_and_its_twin() -> None:
     a, b = image(1), image(2)
     media = [a, image(1), b, a, {}, {}]
     given = data(media, [[1, 2, 4]] * 3 + [[1, 2, 5]] + [[1, 2, 4]] * 2)
-    rows = rows_of(given)
+    rows = rows_of(given, TABLE)
     objects = [id(row.prompt) for row in rows]
     assert [objects.index(each) for each in objects] == [0, 0, 2, 3, 4, 4]
     assert [row.response.tolist() for row in rows] == [[90 + i] for i in range(6)]
@@ -75,12 +77,12 @@ def test_a_twin_whose_words_are_missing_is_named() -> None:
     given = data([image(1)], [[1, 2, 4]])
     stage = Stage(("full-text",), terms=(Term("text-only"),))
     with pytest.raises(ValueError, match="lacks the words of its twin text-only"):
-        twins_of(given, rows_of(given), [True], stage, LOOKS)
+        twins_of(given, rows_of(given, TABLE), [True], stage, LOOKS)
 
 
 def test_prompts_of_the_same_words_are_told_apart_by_their_images() -> None:
     media = [image(1), image(2), image(3), image(4)]
-    rows = rows_of(data(media, [[1, 2], [1, 3], [1, 2], [1, 3]]))
+    rows = rows_of(data(media, [[1, 2], [1, 3], [1, 2], [1, 3]]), TABLE)
     assert len({id(row.prompt) for row in rows}) == 4
     assert len({row.prompt.image_key for row in rows}) == 4
 
@@ -89,13 +91,48 @@ def test_an_empty_response_is_refused() -> None:
     empty = data([{}, {}], [[1, 2], [1, 3]])
     empty["response_mask"] = nested([torch.ones(1), torch.ones(0)])
     with pytest.raises(ValueError, match="row 1 of the batch has an empty response"):
-        rows_of(empty)
+        rows_of(empty, TABLE)
 
 
 def test_a_row_with_two_images_is_refused() -> None:
     two = {"pixel_values": torch.rand(8, 6), "image_grid_thw": torch.tensor([[1, 2, 2]] * 2)}
     with pytest.raises(ValueError, match="a prompt with 2 images"):
-        rows_of(data([two], [[1, 2]]))
+        rows_of(data([two], [[1, 2]]), TABLE)
+
+
+def processed(seed: int) -> dict[str, Any]:
+    """What an image processor makes of random bytes: each frame twice."""
+    random = torch.Generator().manual_seed(seed)
+    levels = torch.randint(0, 256, (4, 3, 1, 196), generator=random)
+    numbers = TABLE[torch.arange(3)[:, None, None], levels].expand(-1, -1, 2, -1).reshape(4, -1)
+    return {"pixel_values": numbers, "image_grid_thw": torch.tensor([[1, 2, 2]])}
+
+
+def test_images_are_stored_as_bytes_and_come_back_as_they_were() -> None:
+    media = [processed(1), processed(2), processed(1)]
+    stored = [as_stored(own, TABLE) for own in media]
+    assert all("pixel_values" not in own for own in stored)
+    size = stored[0]["pixel_bytes"].numel()
+    assert size * 8 == media[0]["pixel_values"].nbytes
+    rows = rows_of(data(stored, [[1, 2]] * 3), TABLE)
+    assert rows[0].prompt is rows[2].prompt is not rows[1].prompt
+    for row, own in zip(rows, media, strict=True):
+        assert row.prompt.pixel_values is not None
+        torch.testing.assert_close(row.prompt.pixel_values, own["pixel_values"])
+
+
+@pytest.mark.parametrize("what", ["between two bytes", "frames that differ", "two images"])
+def test_images_that_are_no_bytes_are_stored_as_they_are(what: str) -> None:
+    media = processed(1)
+    values = media["pixel_values"].clone()
+    if what == "between two bytes":
+        values += (TABLE[0, 1] - TABLE[0, 0]) / 2
+    elif what == "frames that differ":
+        values[0, 196:392] += 1.0
+    else:
+        media["image_grid_thw"] = torch.tensor([[1, 1, 2]] * 2)
+    media["pixel_values"] = values
+    assert as_stored(media, TABLE) == media
 
 
 def prompt(tokens: int) -> EncodedPrompt:

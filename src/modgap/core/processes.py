@@ -131,7 +131,7 @@ def marked(marks: Collection[str]) -> set[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             children.setdefault(process.ppid(), []).append(process)
-            if wanted & set(process.environ().get(MARK, "").split()):
+            if wanted & _marks_of(process):
                 found.add(process)
     waiting = list(found)
     while waiting:
@@ -139,6 +139,22 @@ def marked(marks: Collection[str]) -> set[psutil.Process]:
         found |= new
         waiting += new
     return {process for process in found if _lives(process)}
+
+
+def _marks_of(process: psutil.Process) -> set[str]:
+    """The marks in a process's initial environment.
+
+    On Linux read as it is: `psutil` stops at an empty entry, and vLLM's processes overwrite the
+    beginning of theirs with a title and zeros.
+    """
+    path = Path(f"/proc/{process.pid}/environ")
+    try:
+        entries = path.read_bytes().split(b"\0")
+    except OSError:
+        return set() if path.parent.is_dir() else set(process.environ().get(MARK, "").split())
+    own = f"{MARK}=".encode()
+    found = [entry.removeprefix(own) for entry in entries if entry.startswith(own)]
+    return set(found[-1].decode(errors="replace").split()) if found else set()
 
 
 def _lives(process: psutil.Process) -> bool:

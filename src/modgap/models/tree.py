@@ -225,8 +225,8 @@ def run(
     attend = plan(spans, x.device)
 
     def step(layer: Any, x: Tensor) -> Tensor:
-        x = x + _attention(layer.self_attn, normed(layer.input_layernorm, x), cos, sin, attend)
-        return x + gated_mlp(layer.mlp, normed(layer.post_attention_layernorm, x))
+        q, kv = _before_attention(layer, x, cos, sin)
+        return _after_attention(layer, x, attend(q, kv, layer.self_attn.scaling))
 
     for number, layer in enumerate(decoder.layers):
         x = call(layer, step, x)
@@ -250,7 +250,9 @@ def _merged(table: Tensor, config: Any) -> Tensor:
 Attend = Callable[[Tensor, Tensor, float], Tensor]
 
 
-def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+def _before_attention(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries `[N, H, D]`, and keys with values `[N, 2, K, D]`."""
+    attention, x = layer.self_attn, normed(layer.input_layernorm, x)
     q, k, v = (
         project(x).unflatten(-1, (-1, attention.head_dim))
         for project in (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -258,7 +260,13 @@ def _attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Atte
     q, k = head_norms(attention, q, k)
     heads = [q.shape[1], k.shape[1]]
     q, k = rotated(torch.cat((q, k), dim=1), cos, sin).to(v.dtype).split(heads, dim=1)
-    return attention.o_proj(attend(q, torch.stack((k, v), dim=1), attention.scaling).flatten(1))
+    return q, torch.stack((k, v), dim=1)
+
+
+def _after_attention(layer: Any, x: Tensor, seen_NHD: Tensor) -> Tensor:
+    """Hidden states `[N, C]` from those before the layer and what its attention saw."""
+    x = x + layer.self_attn.o_proj(seen_NHD.flatten(1))
+    return x + gated_mlp(layer.mlp, normed(layer.post_attention_layernorm, x))
 
 
 def _attend_at_once(spans: Sequence[Span], device: torch.device) -> Attend:

@@ -157,35 +157,40 @@ def _rotate(x_N2HD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
     return rotated(x_N2HD.float(), cos_ND[:, None, None], sin_ND[:, None, None]).to(x_N2HD.dtype)
 
 
-def _attend(
-    attention: Any, x_NC: Tensor, segments: Segments, cos_ND: Tensor, sin_ND: Tensor
-) -> Tensor:
-    n = x_NC.shape[0]
-    qk, v = attention.qkv(x_NC).view(n, 3, attention.num_heads, -1).split((2, 1), dim=1)
-    q, k, v = *_rotate(qk, cos_ND, sin_ND).unbind(1), v[:, 0]
+def _before_attention(
+    block: Any, x_NC: Tensor, cos_ND: Tensor, sin_ND: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, `[N, H, D]` each."""
+    attention, n = block.attn, x_NC.shape[0]
+    qkv = attention.qkv(normed(block.norm1, x_NC)).view(n, 3, attention.num_heads, -1)
+    qk, v = qkv.split((2, 1), dim=1)
+    return *_rotate(qk, cos_ND, sin_ND).unbind(1), v[:, 0]
+
+
+def _after_attention(block: Any, x_NC: Tensor, seen_NC: Tensor) -> Tensor:
+    """Hidden states from those before the block and what its attention saw."""
+    x = x_NC + block.attn.proj(seen_NC)
+    return x + gated_mlp(block.mlp, normed(block.norm2, x))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
+    """What each segment's attention sees, `[N, C]`."""
+    n = q.shape[0]
     if isinstance(segments, layers.Ends):
-        out = layers.attend(q, k, v, segments, attention.scaling, causal=False).flatten(1)
-    elif len(segments) == 1:  # segments of equal length are contiguous: no gathering needed
-        shape = (*segments[0].shape, attention.num_heads, -1)
+        return layers.attend(q, k, v, segments, scale, causal=False).flatten(1)
+    if len(segments) == 1:  # segments of equal length are contiguous: no gathering needed
+        shape = (*segments[0].shape, *q.shape[1:])
         q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k, v))
-        out = (
-            F.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
-            .transpose(1, 2)
-            .reshape(n, -1)
-        )
-    else:
-        parts = [
-            F.scaled_dot_product_attention(
-                q[at].transpose(1, 2),
-                k[at].transpose(1, 2),
-                v[at].transpose(1, 2),
-                scale=attention.scaling,
-            ).transpose(1, 2)
-            for at in segments
-        ]
-        order = torch.cat([at.flatten() for at in segments]).argsort()
-        out = torch.cat([part.reshape(-1, part.shape[2] * part.shape[3]) for part in parts])[order]
-    return attention.proj(out)
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return out.transpose(1, 2).reshape(n, -1)
+    parts = [
+        F.scaled_dot_product_attention(
+            *(t[at].transpose(1, 2) for t in (q, k, v)), scale=scale
+        ).transpose(1, 2)
+        for at in segments
+    ]
+    order = torch.cat([at.flatten() for at in segments]).argsort()
+    return torch.cat([part.reshape(-1, part.shape[2] * part.shape[3]) for part in parts])[order]
 
 
 def encode_images(
@@ -228,8 +233,9 @@ def encode_images(
 
     def over(segments: Segments) -> layers.Step:
         def step(block: Any, x: Tensor) -> Tensor:
-            x = x + _attend(block.attn, normed(block.norm1, x), segments, cos, sin)
-            return x + gated_mlp(block.mlp, normed(block.norm2, x))
+            q, k, v = _before_attention(block, x, cos, sin)
+            seen = _attend(q, k, v, segments, block.attn.scaling)
+            return _after_attention(block, x, seen)
 
         return step
 

@@ -18,13 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
-
 from modgap.analysis.cells import Sweep, read_cells
-from modgap.analysis.results import Result, Settings, first_fault, read_import_note
+from modgap.analysis.results import read_import_note
 from modgap.core.errors import UserError
 from modgap.core.files import open_lines, open_regular
 from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder
+from modgap.reporting.manifests import Manifest, missing, read_manifest
 
 ROLLOUTS_SHOWN = 40
 """Rollouts of a stage that are read, evenly spaced: a file may hold hundreds of thousands."""
@@ -36,45 +35,6 @@ _ALSO = "eval-on-"
 """What the folders of `study --also` begin with."""
 MOST_NAMED = 6
 """The most folders that a note names."""
-
-
-class Manifest(Result):
-    """What a report reads from manifest.json; every field is empty for a folder without one.
-
-    Attributes:
-        kind: `eval`, `train`, `study`, `import`.
-        created: When the run began.
-        given: The arguments as the user gave them.
-        resolved: The arguments that determine the run.
-        fingerprints: Of the model and the data.
-        whole: The whole file; empty if it does not exist.
-    """
-
-    # A folder may hold another program's manifest.json. It is not ours, but it must not stop a
-    # report.
-    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
-
-    kind: str = ""
-    created: str = ""
-    given: Settings = Field(default_factory=dict)
-    resolved: Settings = Field(default_factory=dict)
-    fingerprints: dict[str, str | None] = Field(default_factory=dict)
-    whole: Settings = Field(default_factory=dict)
-
-    @property
-    def text(self) -> str:
-        """The whole file as the page shows it; empty if it does not exist."""
-        return json.dumps(self.whole, indent=2, ensure_ascii=False) if self.whole else ""
-
-    @property
-    def model(self) -> str:
-        """The model's name: as given, or, in imports and older runs, as resolved."""
-        return str(
-            self.given.get("model")
-            or self.resolved.get("model")
-            or self.resolved.get("start")
-            or ""
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +274,13 @@ def _say_hidden(found: Collection, paths: Sequence[Path]) -> None:
 def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> None:
     for part in [path, *_parts(path)]:
         if _is_stage(part):
-            found.stages.append(read_stage(part, name))
+            stage = read_stage(part, name)
+            found.stages.append(stage)
+            if stage.manifest.whole and (lacking := missing(stage.manifest)):
+                found.notes.append(
+                    f"{part / 'manifest.json'} lacks {' and '.join(lacking)}: its run is not in the"
+                    " table over seeds; put the file back from a copy."
+                )
         if _is_eval(part):
             also = _also(part)
             run = replace(read_eval(part, f"{name} on {also}" if also else name), base=base)
@@ -413,25 +379,6 @@ def _tell_stages_apart(found: Collection) -> None:
 
 
 # Reading files
-
-
-def read_manifest(path: Path) -> Manifest:
-    """The content of a folder's manifest.json; empty if it has none.
-
-    Raises:
-        UserError: The file is damaged.
-    """
-    folder = RunFolder(path)
-    if not folder.manifest_path.is_file():
-        return Manifest()
-    whole = folder.manifest()
-    try:
-        return Manifest.model_validate({**whole, "whole": whole})
-    except ValidationError as error:
-        raise UserError(
-            f"{folder.manifest_path} is damaged ({first_fault(error)}): put the file back from a"
-            " copy."
-        ) from None
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

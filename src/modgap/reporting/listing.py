@@ -19,7 +19,7 @@ from modgap.core.errors import UserError
 from modgap.core.files import open_regular
 from modgap.core.text import percent, signed
 from modgap.core.view import samples_of
-from modgap.reporting.collect import Manifest, read_manifest
+from modgap.reporting.manifests import Manifest, read_manifest
 from modgap.reporting.tables import Table
 
 State = Literal["running", "finished", "interrupted", "damaged"]

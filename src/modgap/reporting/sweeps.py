@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from modgap.analysis.cells import SeedRun, Sweep, Variant
 from modgap.analysis.results import Settings
 from modgap.core import registry
-from modgap.reporting.collect import read_manifest
+from modgap.reporting.manifests import missing, read_manifest
 
 if TYPE_CHECKING:
     from modgap.analysis.scores import Scores
@@ -75,8 +75,32 @@ def gather_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
                     sweep = tables[key] = replace(sweep, model=run.model)
                 sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, right_counts(score)))
     for sweep in tables.values():
+        found.notes += _unlike(sweep)
         _sort(sweep)
     return list(tables.values())
+
+
+def _unlike(sweep: Sweep) -> list[str]:
+    """A note on each run whose manifests lack a setting that others of its recipe record.
+
+    It stands in a row of its own: an older version of modgap, or a damaged file.
+    """
+    notes: list[str] = []
+    for variant in sweep.recipes:
+        alike = [
+            other
+            for other in sweep.recipes
+            if other.recipe == variant.recipe and len(other.stages) == len(variant.stages)
+        ]
+        for number, stage in enumerate(variant.stages):
+            known = {name for other in alike for name in other.stages[number]}
+            if lacking := sorted(known - set(stage)):
+                names = ", ".join(run.name for run in variant.runs)
+                notes.append(
+                    f"{names}: the manifest of stage{number + 1} lacks {', '.join(lacking)}, which"
+                    f" other runs of {variant.recipe} record: not in one row with them."
+                )
+    return notes
 
 
 def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool:
@@ -85,7 +109,7 @@ def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool
     All of its stages must be in the report, with their manifests.
     """
     parts = stages.get(run.path.parent, ())
-    whole = all(part.manifest.fingerprints.get("model") and part.log for part in parts)
+    whole = all(part.log and not missing(part.manifest) for part in parts)
     return bool(parts) and whole and len(parts) == len(_recipe_settings(run).get("stages", parts))
 
 

@@ -346,10 +346,21 @@ def rows_sampled(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine)
         kept_of_token(shape, machine) * (lengths.prompt + stage.settings.max_response_tokens)
         + 40.0 * shape.vocab
     )
-    # Weights, their bf16 copies and the moments.
-    state = 6.0 * shape.parameters + 8.0 * trained_parameters(stage, shape)
+    weights, copies = weight_bytes(stage, shape, machine)
+    state = weights + copies + 8.0 * trained_parameters(stage, shape)  # with the moments
     free = math.inf if machine.memory is None else max(0.0, machine.memory - state)
     return max(1.0, min(MOST_ROWS, free / 6 // each))
+
+
+def weight_bytes(stage: Stage, shape: Shape, machine: Machine) -> tuple[float, float]:
+    """Bytes of the weights, and of the copies of them in the type of the computation.
+
+    Trained weights are fp32. Below an adapter the others keep the type of the computation.
+    """
+    trained = trained_parameters(stage, shape)
+    if stage.settings.lora_rank:
+        return machine.bytes * shape.parameters + 4.0 * trained, machine.bytes * float(trained)
+    return 4.0 * shape.parameters, machine.bytes * float(shape.parameters)
 
 
 def memory(
@@ -367,8 +378,9 @@ def memory(
         seen = patches * (machine.bytes * shape.vision_hidden * shape.vision_layers + block)
     else:
         kept, seen = tokens * layer * shape.layers, patches * block * shape.vision_layers
+    weights, copies_of_weights = weight_bytes(stage, shape, machine)
     parts = {
-        "weights, gradients, AdamW": 4.0 * shape.parameters + 12.0 * trained,
+        "weights, gradients, AdamW": weights + 12.0 * trained,
         "activations": kept + (0.0 if s.sees_frozen else seen),
         "logits": 12.0 * min(rows * lengths.response * shape.vocab, 2**28),
     }
@@ -378,7 +390,7 @@ def memory(
         # The distributions of a pass on both sides, their softmax and its gradient.
         parts["logits"] = 24.0 * rows_at_most(stage) * lengths.response * shape.vocab
     if machine.bytes == 2:
-        parts["bf16 copies of weights"] = 2.0 * shape.parameters
+        parts["bf16 copies of weights"] = copies_of_weights
     if machine.replayed_seconds:
         drawn = s.prompts_per_step / lengths.mixed * s.samples_per_prompt
         at_once = min(rows_sampled(stage, shape, lengths, machine), drawn)
@@ -538,9 +550,12 @@ def remedy(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> st
 
 
 def trained_parameters(stage: Stage, shape: Shape) -> int:
-    """Parameters that have gradients and moments of their own; an adapter's are few."""
-    if stage.settings.lora_rank:
-        return 0
+    """Parameters that have gradients and moments of their own."""
+    if rank := stage.settings.lora_rank:
+        kv = shape.head * shape.kv_heads
+        sides = 2 * (shape.hidden + shape.wide) + 2 * (shape.hidden + kv)
+        sides += 3 * (shape.hidden + shape.intermediate)
+        return rank * shape.layers * sides
     # A frozen tower with a trained merger, or the other way round, counts as trained: the tower's
     # activations are most of what it costs.
     frozen = shape.vision if stage.settings.sees_frozen else 0

@@ -26,6 +26,7 @@ import torch
 from cpu_processor import processor_of
 from model_families import build_family
 from PIL import Image, ImageDraw
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import modgap
 from modgap.cli.main import main
@@ -34,6 +35,7 @@ from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, contrastive_prompt, training_prompt, twin_prompt
 from modgap.core.recipe import Settings, Stage
 from modgap.core.terms import Term
+from modgap.models.encode import pixel_values
 from modgap.models.load import load_policy, tiny_folder
 from modgap.training.objective import right_rows
 from modgap.training.pictures import pictured
@@ -41,6 +43,7 @@ from modgap.training.rollout import Batch
 from modgap.training.teachers import Teachers
 from modgap.training.update import gradients, old_logprobs
 from modgap.training.verl.merge import merge
+from modgap.training.verl.rows import as_stored, byte_table, pixels_of
 
 SETTINGS = Settings(
     prompts_per_step=4, samples_per_prompt=2, mini_batch=4, micro_batch=2, max_prompt_tokens=512,
@@ -211,6 +214,10 @@ def job(
         "use_fused_kernels": False, "temperature": settings.temperature, "pad_token_id": 0,
         "global_batch_size": sum(map(len, rows)), "calculate_entropy": False,
     }  # fmt: skip
+    if not stock:  # as the plugin's agent loops leave images
+        table = byte_table(Qwen2VLImageProcessorPil.from_pretrained(case.model))
+        for row in {id(row): row for own in rows for row in own}.values():
+            row["multi_modal_inputs"] = as_stored(row["multi_modal_inputs"], table)
     return {
         "model": str(case.model),
         "stage": case.stage,
@@ -495,7 +502,7 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     """From a parquet row through verl's data set and agent loop: the prompt's ids, and its twin's
     where it has one.
     """
-    from verl.experimental.agent_loop.agent_loop import DictConfigWrap
+    from verl.experimental.agent_loop.agent_loop import AgentLoopWorker, DictConfigWrap
     from verl.utils.dataset.rl_dataset import RLHFDataset
     from verl.workers.rollout.replica import TokenOutput
 
@@ -567,6 +574,15 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     shown = training_prompt(problem, "full-text" if variant == "contrastive" else "image-only")
     assert output.prompt_ids == encode(shown, problem.open_image()).input_ids.tolist()
     assert output.response_ids == [7, 8, 2] and output.response_mask == [1, 1, 1]
+    worker = AgentLoopWorker.__new__(AgentLoopWorker)
+    worker.processor, worker.tokenizer = processor, processor.tokenizer
+    media = worker._compute_multi_modal_inputs(output, torch.tensor(output.prompt_ids))
+    assert media["pixel_bytes"].dtype == torch.uint8 and "pixel_values" not in media
+    seen_by_the_actor = pixels_of(media, byte_table(processor.image_processor))
+    assert seen_by_the_actor is not None
+    torch.testing.assert_close(
+        pixel_values([seen_by_the_actor]), encode(shown, problem.open_image()).pixel_values
+    )
     twins = output.extra_fields.get("twin_prompt_ids")
     free = encode(contrastive_prompt(problem), problem.open_image()).input_ids.tolist()
     full = encode(training_prompt(problem, "full-text"), problem.open_image()).input_ids.tolist()

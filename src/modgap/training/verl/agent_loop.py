@@ -1,4 +1,4 @@
-"""verl's single-turn agent loop, which also tokenizes the words of twins."""
+"""verl's single-turn agent loop, which also tokenizes the words of twins; images kept as bytes."""
 
 # verl has an environment of its own.
 # pyright: reportMissingImports=false
@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, AgentLoopWorker, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+from modgap.training.verl.rows import as_stored, byte_table
 
 _IDS: dict[tuple[Any, ...], asyncio.Future[list[int]]] = {}
 """Ids of the prompts that this worker saw last."""
@@ -105,3 +107,17 @@ def twin_messages(
                 content.append({"type": "text", "text": text})
         out.append({"role": message["role"], "content": content})
     return out
+
+
+_media = AgentLoopWorker._compute_multi_modal_inputs
+
+
+def media_of(self: AgentLoopWorker, *args: Any, **named: Any) -> dict[str, Any]:
+    """As verl's, but images are kept as bytes until the update (`rows.as_stored`)."""
+    media = _media(self, *args, **named)
+    if "pixel_values" not in media:
+        return media
+    return as_stored(media, byte_table(self.processor.image_processor))
+
+
+AgentLoopWorker._compute_multi_modal_inputs = media_of

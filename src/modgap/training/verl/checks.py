@@ -126,6 +126,10 @@ def check_supported(stage: Stage) -> None:
                 raise UserError(f"--set verl.{key}: {remedy}.")
 
 
+KEPT = "trainer.max_actor_ckpt_to_keep"
+"""verl's key for how many checkpoints of a stage stay."""
+
+
 def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> None:
     """Refuse combinations of values that cannot work.
 
@@ -134,6 +138,8 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
     """
     gpus = _check_gpus(model, out)
     _check_passes(out, gpus)
+    if _value(out, KEPT) is not None:
+        _whole(out, KEPT)
     prompts = _whole(out, "data.train_batch_size")
     if train_rows is not None and train_rows < prompts:
         raise UserError(

@@ -57,6 +57,7 @@ from modgap.training.setup import (
 )
 from modgap.training.shape import GIB
 from modgap.training.verl import merge as verl_merge
+from modgap.training.verl.checks import KEPT
 from modgap.training.verl.config import Files, Model, notes, stage_overrides
 from modgap.training.verl.log import Follower, read_log, why
 from modgap.training.verl.plan import (
@@ -89,6 +90,7 @@ _SPEED = re.compile(
     r"gpu_memory_utilization|tensor_model_parallel_size|offload|enforce_eager|free_cache_engine"
     r"|max_num_|num_workers|micro_batch_size|max_token_len|gradient_checkpointing"
     r"|use_dynamic_bsz|use_remove_padding|use_fused_kernels|ulysses|ray_kwargs|transfer_queue|logger|_data_dir"
+    r"|max_actor_ckpt_to_keep"
 )
 """verl's keys that change only speed, memory or logging: a run may resume with other values. The
 number of GPUs must not change, because verl's checkpoints are sharded by it."""
@@ -257,9 +259,9 @@ def _cluster() -> bool:
 
 
 def _gpu_gib() -> float | None:
-    """Memory of the smallest visible GPU, or `None` if it is not known.
+    """Memory of the smallest visible GPU, or `None` if this machine has none.
 
-    It is not known for a cluster that this machine only joins. A separate process reads it: in this
+    The other nodes of a cluster are taken to have the same. A separate process reads it: in this
     one a CUDA context would stay and use some of the memory.
     """
     code = (
@@ -268,7 +270,7 @@ def _gpu_gib() -> float | None:
     )
     import torch
 
-    if _cluster() or not torch.cuda.device_count():
+    if not torch.cuda.device_count():
         return None
     try:
         done = subprocess.run(
@@ -344,6 +346,7 @@ def _run_stage(
 ) -> None:
     """Train one stage, from its start or from verl's last checkpoint, and merge checkpoints."""
     steps, checkpoints = stage.settings.steps, folder / "verl"
+    keep = overrides.get(KEPT)
     teller.step = _saved(checkpoints)
     teller("stage", stage.title)
     if teller.step < steps:
@@ -353,7 +356,7 @@ def _run_stage(
             f"verl ended after step {_saved(checkpoints)} of {steps}: its log is"
             f" {folder / 'verl.log'}."
         )
-    kept = {int(path.name.rpartition("_")[2]) for path in checkpoints.glob("global_step_*")}
+    kept = verl_merge.whole_steps(checkpoints)
     accuracies: dict[int, float] = {}
     for line in read_log(folder / "train_log.jsonl"):
         accuracy = line.get(VALIDATION)
@@ -366,6 +369,8 @@ def _run_stage(
                 tools.merge(checkpoints / f"global_step_{step}", step_folder(folder, step), start)
     point_best(folder, best)
     best_pair = [accuracies[best], best] if accuracies else None
+    if keep:
+        verl_merge.drop_optimizer(checkpoints)  # a finished stage is not resumed
     finish(folder, {"stage": teller.stage, "steps": steps, "best": best_pair})
 
 
@@ -382,6 +387,8 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
     write_json(folder / "verl.json", overrides | of_launch)
 
     def report(line: dict[str, Any]) -> None:
+        if keep := overrides.get(KEPT):
+            verl_merge.drop_older(folder / "verl", keep)
         teller.step = line["step"]
         teller("step", metrics=line)
 

@@ -96,8 +96,29 @@ def saved_step(checkpoints: Path) -> int:
         named = 0
     if named > 0 and (checkpoints / f"global_step_{named}").is_dir():
         return named
-    steps = _steps(checkpoints)
-    return max((step for step, path in steps.items() if _is_whole(path / "actor")), default=0)
+    return max(whole_steps(checkpoints), default=0)
+
+
+def whole_steps(checkpoints: Path) -> list[int]:
+    """The steps whose checkpoint is complete, in order.
+
+    Of one that verl removed (`trainer.max_actor_ckpt_to_keep`) a folder without shards stays.
+    """
+    steps = _steps(checkpoints).items()
+    return sorted(step for step, path in steps if _is_whole(path / "actor"))
+
+
+def drop_older(checkpoints: Path, keep: int) -> None:
+    """Keep the newest checkpoints; verl removes only those that the same process saved."""
+    for step in whole_steps(checkpoints)[:-keep]:
+        shutil.rmtree(checkpoints / f"global_step_{step}", ignore_errors=True)
+
+
+def drop_optimizer(checkpoints: Path) -> None:
+    """Remove the optimizer's state, two thirds of a checkpoint, which only resuming needs."""
+    for step in _steps(checkpoints):
+        for path in (checkpoints / f"global_step_{step}" / "actor").glob("optim_world_size_*.pt"):
+            path.unlink()
 
 
 def _steps(checkpoints: Path) -> dict[int, Path]:

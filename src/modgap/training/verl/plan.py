@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,9 +26,16 @@ from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
 from modgap.training.known_model import known_model
-from modgap.training.plan import Lengths, Machine, duration, gpu_asked, lengths_of
+from modgap.training.plan import (
+    Lengths,
+    Machine,
+    duration,
+    gpu_asked,
+    lengths_of,
+    trained_parameters,
+)
 from modgap.training.shape import GIB, Shape
-from modgap.training.verl.checks import MODEL, ROLLOUT, Model, Overrides
+from modgap.training.verl.checks import KEPT, MODEL, ROLLOUT, Model, Overrides
 from modgap.training.verl.config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
 from modgap.training.verl.cost import (
     ROOM,
@@ -198,6 +206,23 @@ def dry_run(
     return lines
 
 
+def disk(stage: Stage, shape: Shape) -> Amount:
+    """What a stage writes, at most at a time."""
+    s = stage.settings
+    passed = {key.lstrip("+"): value for key, value in stage.passed}
+    each = (4.0 * shape.parameters + 8.0 * trained_parameters(stage, shape)) / GIB
+    saved = math.ceil(s.steps / (s.save_every or s.steps))
+    kept = passed.get(KEPT, "")
+    if kept.isdecimal():  # an older one goes when a new one is complete
+        saved = min(saved, int(kept) + 1)
+    parts = {
+        f"verl's checkpoints, {saved} of {each:.0f}": saved * each,
+        "the merged model": 2.0 * shape.parameters / GIB,
+    }
+    more = "" if kept else f"; verl.{KEPT}=1 keeps the newest only"
+    return Amount("disk of the stage", parts, "GiB", more)
+
+
 def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine: Machine) -> Costs:
     """The cost of a step and its assumptions, for a reader."""
     s = stage.settings
@@ -225,6 +250,7 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
             f"; {short(speed)} tokens/s a GPU; {s.steps} steps"
             f" {duration(sum(each.values()) * s.steps)}, validation and checkpoints not counted",
         ),
+        disk(stage, shape),
     )
     found: list[str] = []
     if (most := amounts[1].total) > ROOM * gpu_gib + 0.5:

@@ -2,7 +2,8 @@
 
 verl imports this module (`model.external_lib`).
 
-    agent loop   (agent_loop.py) verl's single-turn loop, which also tokenizes the words of twins
+    agent loop   (agent_loop.py) verl's single-turn loop, which also tokenizes the words of twins;
+                 images are kept as bytes until the update
     reward       (modgap.rewards, or `reward.py` here) 1.0 for right and well formatted
     engine       here: a row is forwarded a second time, as [twin | response]: in the same pass if
                  the twin has a gradient, else before the passes and without one; the loss is verl's
@@ -58,7 +59,15 @@ from modgap.training.verl.config import VENDOR, read_terms
 from modgap.training.verl.forward import install, score
 from modgap.training.verl.log import DROPPED_REWARD
 from modgap.training.verl.objective import Ranks, RankTerms
-from modgap.training.verl.rows import Looks, Row, divide, lengths_of, rows_of, twins_of
+from modgap.training.verl.rows import (
+    Looks,
+    Row,
+    byte_table,
+    divide,
+    lengths_of,
+    rows_of,
+    twins_of,
+)
 
 
 @dataclass
@@ -105,7 +114,7 @@ class TermsEngine(FSDPEngineWithLMHead):
     ) -> Any:
         """As verl's, in passes that count twins, after the twins without gradient are scored."""
         config: TermsEngineConfig = self.engine_config
-        stage, rows = config.stage, rows_of(data)
+        stage, rows = config.stage, rows_of(data, self._table)
         self._own = None
         ranks = Ranks(
             torch.distributed.get_world_size(self.get_data_parallel_group()), self._over_ranks
@@ -113,7 +122,7 @@ class TermsEngine(FSDPEngineWithLMHead):
         if config.reference:
             rows = self._reference_rows(data, rows, stage)
         elif stage.objective and not forward_only:
-            self._own = RankTerms(stage, data, rows, self._looks(stage), ranks, self._device())
+            self._own = RankTerms(stage, data, rows, self._looks(), ranks, self._device())
             rows = self._own.rows
         if tu.get_non_tensor_data(data, "use_dynamic_bsz", True):
             budget = tu.get_non_tensor_data(data, "max_token_len_per_gpu", None)
@@ -131,14 +140,17 @@ class TermsEngine(FSDPEngineWithLMHead):
     def _device(self) -> torch.device:
         return torch.empty(0, device=get_device_id()).device
 
-    def _looks(self, stage: Stage) -> Looks:
-        processor = self.model_config.processor
-        table = torch.zeros(3, 256)  # needed for other pictures only
-        if any(twin.picture != "own" for twin in stage.twins):
-            known = processor.image_processor
-            mean, std = (torch.tensor(x)[:, None] for x in (known.image_mean, known.image_std))
-            table = (torch.arange(256) * known.rescale_factor - mean) / std
-        return Looks(self._positions, processor.config.image_token_id, table)
+    @functools.cached_property
+    def _table(self) -> Tensor:
+        """What the image processor makes of each byte.
+
+        One object: images are put together where theirs is the same.
+        """
+        return byte_table(self.model_config.processor.image_processor)
+
+    def _looks(self) -> Looks:
+        token = self.model_config.processor.config.image_token_id
+        return Looks(self._positions, token, self._table)
 
     def _reference_rows(self, data: TensorDict, rows: list[Row], stage: Stage) -> list[Row]:
         """The rows after their frozen twin's prompt; verl's padding stays as it is."""
@@ -146,7 +158,7 @@ class TermsEngine(FSDPEngineWithLMHead):
         lengths = lengths_of(data["response_mask"])
         masks = data["response_mask"].values().cpu().split(lengths)
         real = [bool(mask.any()) for mask in masks]
-        found = twins_of(data, rows, real, stage, self._looks(stage))
+        found = twins_of(data, rows, real, stage, self._looks())
         out: list[Row] = []
         for row, twins in zip(rows, found, strict=True):
             twin = twins[k]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from modgap.core.recipe import Stage
-from modgap.models.encode import EncodedPrompt, Pixels
+from modgap.models.encode import EncodedPrompt, Pixels, pixel_values
 from modgap.models.tree import common_beginning
-from modgap.training.pictures import pictured
+from modgap.training.pictures import as_bytes, pictured
 
 Positions = Callable[[Tensor, Tensor | None], Tensor]
 """(ids `[L]`, grids `[images, 3]`) -> M-RoPE positions `[3, L]`."""
@@ -42,12 +42,13 @@ class Row:
     twin_tokens: Mapping[int, int] = field(default_factory=dict[int, int])
 
 
-def rows_of(data: Mapping[str, Any]) -> list[Row]:
+def rows_of(data: Mapping[str, Any], table: Tensor) -> list[Row]:
     """The rows of a batch, without twins.
 
     Args:
         data: verl's columns: nested `input_ids` and `position_ids`, `response_mask` and
             `multi_modal_inputs`.
+        table: What the image processor makes of each byte (`byte_table`).
 
     Raises:
         ValueError: A row has several images, or no response.
@@ -63,9 +64,9 @@ def rows_of(data: Mapping[str, Any]) -> list[Row]:
             raise ValueError(f"row {i} of the batch has an empty response: nothing to train on")
         asked, response = ids[i][:-count], ids[i][-count:]
         alike = prompts.setdefault(asked.numpy().tobytes(), [])
-        prompt = _same(alike, pixels_of(media[i]))
+        pixels = pixels_of(media[i], table)
+        prompt = _same(alike, pixels)
         if prompt is None:
-            pixels = pixels_of(media[i])
             key = None if pixels is None else f"row {i}"  # no other prompt has it
             own, after = places[i][1:, :-count], int(places[i][1, -count])
             prompt = EncodedPrompt(asked, own, after, pixels, key)
@@ -162,8 +163,40 @@ def _twin_of(prompt: EncodedPrompt, ids: Sequence[int], looks: Looks) -> Encoded
     return EncodedPrompt(torch.tensor(ids), own, after, pixels, key)
 
 
-def pixels_of(media: Mapping[str, Any]) -> Pixels | None:
+def byte_table(processor: Any) -> Tensor:
+    """The number that an image processor makes of each byte, in each channel, `[3, 256]` fp32."""
+    mean, std = (torch.tensor(x)[:, None] for x in (processor.image_mean, processor.image_std))
+    return (torch.arange(256) * processor.rescale_factor - mean) / std
+
+
+def as_stored(media: Mapping[str, Any], table: Tensor) -> dict[str, Any]:
+    """A row's images as they are kept until the update: bytes of one frame.
+
+    verl keeps the processor's numbers for each sample of a prompt: fp32, each frame twice. Bytes
+    are an eighth of that. Numbers that do not follow from bytes stay as they are.
+
+    Args:
+        media: What the processor made of the row's images.
+        table: What it makes of each byte.
+    """
+    values, grids = media.get("pixel_values"), media.get("image_grid_thw")
+    if values is None or grids is None or len(grids) != 1 or values.shape[1] % 6:
+        return dict(media)
+    numbers = Pixels(values.cpu(), (1, 1, len(values)))
+    stored = as_bytes(numbers, table)
+    again = pixel_values([replace(numbers, data=stored, table=table)])
+    if not torch.allclose(again, numbers.data.float(), rtol=0.0, atol=1e-3):
+        return dict(media)
+    kept = {key: value for key, value in media.items() if key != "pixel_values"}
+    return kept | {"pixel_bytes": stored}
+
+
+def pixels_of(media: Mapping[str, Any], table: Tensor) -> Pixels | None:
     """The image of a row, or none.
+
+    Args:
+        media: Of the row, as verl or `as_stored` has it.
+        table: What the image processor makes of each byte.
 
     Raises:
         ValueError: The row has several images.
@@ -174,6 +207,8 @@ def pixels_of(media: Mapping[str, Any]) -> Pixels | None:
     if len(grids) > 1:
         raise ValueError(f"a prompt with {len(grids)} images: recipes train on one image a prompt")
     frames, rows, columns = grids[0].tolist()
+    if (stored := media.get("pixel_bytes")) is not None:
+        return Pixels(stored.cpu(), (frames, rows, columns), table)
     return Pixels(media["pixel_values"].cpu(), (frames, rows, columns))
 
 
