@@ -19,7 +19,8 @@ demo: $(RUNS) ## data -> training -> evaluation -> report, offline, under 5 minu
 	$(BIN)/modgap demo --out demo
 
 test: $(READY) ## the test suite, under 3 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# Compiled tests and modules are kept: each worker and each child process would compile them again.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(READY) ## and the slow tests
 	$(BIN)/python -m pytest -m "not gpu" --timeout 1200

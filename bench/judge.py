@@ -40,9 +40,10 @@ from mathverse_data import VERSIONS, rows, write_parquet
 
 from modgap.core.options import EvalOptions, JudgeOptions
 from modgap.core.record import RunFolder
-from modgap.workflows.evaluate import evaluate, read_problems
+from modgap.workflows.evaluate import evaluate
 from modgap.workflows.grade import grade_run
 from modgap.workflows.judging import make_judge
+from modgap.workflows.problems import read_problems
 
 WORDS = (
     "increasing",

@@ -56,7 +56,7 @@ def worker_of(processor: Any) -> Any:
         return None
 
     made = object.__new__(AgentLoopWorkerTQ.__ray_metadata__.modified_class)
-    made.processor, made.tokenizer = processor, processor.tokenizer
+    made.processor, made.tokenizer, made.mm_processor_kwargs = processor, processor.tokenizer, {}
     made._compute_score = made._compute_teacher_logprobs = nothing
     return made
 

@@ -25,7 +25,8 @@ from modgap.core.recipe import Recipe
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.models.load import tiny_folder
-from modgap.workflows.evaluate import evaluate, read_problems
+from modgap.workflows.evaluate import evaluate
+from modgap.workflows.problems import read_problems
 from modgap.workflows.train import dry_notes, resolve_recipe, train_resolved
 
 VIEWS = ("full-text", "image-only")

@@ -46,7 +46,7 @@ from modgap.core.prompt import Prompt, evaluation_prompt
 from modgap.datasets.synthetic import write_dataset
 from modgap.engines.vllm import VllmEngine
 from modgap.models.load import tiny_folder
-from modgap.workflows.evaluate import read_problems
+from modgap.workflows.problems import read_problems
 
 PIXELS = (256 * 28 * 28, 1280 * 28 * 28)
 CHUNK, CHUNK_SEQS = 16, 16

@@ -112,7 +112,8 @@ def _read_and_grade(benchmark: str, data: Path, split: str) -> int:
     from modgap.core.options import EvalOptions
     from modgap.core.record import RunFolder
     from modgap.engines.scripted import ScriptedEngine
-    from modgap.workflows.evaluate import evaluate, read_problems
+    from modgap.workflows.evaluate import evaluate
+    from modgap.workflows.problems import read_problems
 
     try:
         problems = read_problems(benchmark, data, split)

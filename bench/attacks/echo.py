@@ -19,7 +19,7 @@ class Echo:
 
     @classmethod
     def from_options(cls, model: str, options: Any) -> Echo:
-        from modgap.workflows.evaluate import read_problems
+        from modgap.workflows.problems import read_problems
 
         return cls({problem.id: problem.answer for problem in read_problems("pgps9k", Path(model))})
 

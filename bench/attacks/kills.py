@@ -206,6 +206,7 @@ class Straight:
         self.seconds = outcome.seconds
         self.changes = struct.unpack("q", changes[:8])[0]
         self.made = self.tree(place)
+        self.values = {name: trial.json_values(place, name) for name in self.made}
         self.asked = command.server.asked.total() if command.server else 0
         bench.clear(place)
 
@@ -413,9 +414,16 @@ def _finish(
         return f"{name} is {'absent' if name in straight.names else 'too many'} at the end"
     for name, digest in now.items():
         if digest != straight.made[name]:
-            return f"{name} is not that of an undisturbed run"
+            return f"{name} is not that of an undisturbed run: {_differing(straight, place, name)}"
     bench.clear(place)
     return ""
+
+
+def _differing(straight: Straight, place: Path, name: str) -> str:
+    """The keys of a JSON file in which it differs from that of an undisturbed run."""
+    was, now = straight.values[name], trial.json_values(place, name)
+    keys = [key for key in {**was, **now} if was.get(key, ...) != now.get(key, ...)]
+    return "; ".join(f"{key} was {was.get(key)}, is {now.get(key)}" for key in keys[:5])
 
 
 def _temporaries(place: Path, straight: Straight) -> str:

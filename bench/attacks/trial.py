@@ -411,6 +411,29 @@ def same_tree(place: Path, drop: Callable[[str], bool] = lambda name: False) -> 
     return found
 
 
+def json_values(place: Path, name: str) -> dict[str, Any]:
+    """The values of a JSON file of one document, by their keys; empty for any other file.
+
+    Without those that change by chance: what `same_tree` compares.
+    """
+    path = place / name
+    if path.suffix != ".json":
+        return {}
+    try:
+        content = json.loads(path.read_bytes().replace(str(place).encode(), b"PLACE"))
+    except (ValueError, RecursionError):
+        return {}
+    return dict(_leaves(_timeless(content)))
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else name)
+    else:
+        yield key, value
+
+
 _TIMES = re.compile(r"time|second|created|per_s|versions|git|duration|commit|asked", re.I)
 
 

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from modgap.core.terms import Reward, Term
     from modgap.core.view import View
     from modgap.grading.graders import grade_answer
-    from modgap.workflows.evaluate import evaluate, load_problems
+    from modgap.workflows.evaluate import evaluate
     from modgap.workflows.grade import grade
+    from modgap.workflows.problems import load_problems
     from modgap.workflows.report import report
     from modgap.workflows.sweep import study
     from modgap.workflows.train import train
@@ -54,7 +55,7 @@ _HOMES = {
     "View": "modgap.core.view",
     "grade_answer": "modgap.grading.graders",
     "evaluate": "modgap.workflows.evaluate",
-    "load_problems": "modgap.workflows.evaluate",
+    "load_problems": "modgap.workflows.problems",
     "grade": "modgap.workflows.grade",
     "report": "modgap.workflows.report",
     "study": "modgap.workflows.sweep",

@@ -20,7 +20,7 @@ from modgap.analysis.scores import Scores
 from modgap.analysis.summary import summarise_run
 from modgap.core.record import GradeRow, Outcome, ProblemRow, Response
 
-RUNS, PROBLEMS = 150, 150
+RUNS, PROBLEMS = 100, 150
 SLACK = 3 * math.sqrt(0.05 * 0.95 / RUNS)
 
 

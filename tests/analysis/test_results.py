@@ -22,8 +22,8 @@ from modgap.engines.judge import Judge
 from modgap.engines.scripted import ScriptedEngine
 from modgap.reporting.collect import collect
 from modgap.reporting.page import build_report
-from modgap.workflows.evaluate import read_problems
 from modgap.workflows.grade import grade_run
+from modgap.workflows.problems import read_problems
 
 VIEW = (
     "side n_problems n_samples correct wrong no_answer error accuracy ci_low ci_high truncated"

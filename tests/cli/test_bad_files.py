@@ -12,7 +12,8 @@ from modgap.cli.main import main
 from modgap.core.record import RunFolder
 from modgap.core.text import shortened
 from modgap.engines.scripted import ScriptedEngine
-from modgap.workflows.evaluate import evaluate, read_problems
+from modgap.workflows.evaluate import evaluate
+from modgap.workflows.problems import read_problems
 
 BAD = {
     "empty": b"", "deep": b"[" * 200_000, "deep object": b'{"a":' * 100_000, "null": b"null",

@@ -11,8 +11,8 @@ from modgap.cli.main import main
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.options import JudgeOptions
-from modgap.workflows.evaluate import read_problems
 from modgap.workflows.judging import make_judge
+from modgap.workflows.problems import read_problems
 from modgap.workflows.train import find_recipe, resolve_recipes
 
 RECIPE = """

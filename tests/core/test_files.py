@@ -23,8 +23,8 @@ from modgap.datasets import mathverse, pairs, pgps9k
 from modgap.engines.scripted import ScriptedEngine
 from modgap.original.mathverse import generation_files
 from modgap.reporting.page import build_report
-from modgap.workflows.evaluate import load_problems
 from modgap.workflows.jobs import Process
+from modgap.workflows.problems import load_problems
 
 
 def pipe(path: Path) -> None:
@@ -292,8 +292,9 @@ def test_a_report_embeds_no_picture_outside_the_data_set_of_its_run(
     tmp_path: Path, odd: Callable[[Path], None] | None
 ) -> None:
     run, page, secret = a_run(tmp_path), tmp_path / "r.html", tmp_path / "secret.png"
-    build_report([run], page)
-    assert page.read_text().count("data:image/png;base64,") == 1
+    if odd is None:
+        build_report([run], page)
+        assert page.read_text().count("data:image/png;base64,") == 1
     odd(secret) if odd else secret.write_bytes(png("red"))
     [line] = (run / "problems.jsonl").read_text().splitlines()
     (run / "problems.jsonl").write_text(

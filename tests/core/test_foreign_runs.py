@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import queue
 import re
 import shutil
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -261,7 +263,7 @@ def made_answers(folder: Path, names: list[str]) -> tuple[Path, list[Path]]:
 
 
 def import_in_turns(barrier: Any, told: Any, folder: Path, gold: Path, out: Path) -> None:
-    """Imports one folder into run after run, each at the same moment as another process."""
+    """Imports one folder into run after run, each at the same moment as another."""
     for number in range(IMPORTS):
         barrier.wait()
         try:
@@ -290,48 +292,17 @@ def begin_studies_in_turns(barrier: Any, told: Any, style: Any, data: Path, out:
             told.put((number, style, str(error)))
 
 
-def both_in_turns(
-    barrier: Any, of_imports: Any, of_studies: Any, imports: Sequence[Any], studies: Sequence[Any]
-) -> None:
-    """In a process of its own: it takes seconds to start, so it does both."""
-    import_in_turns(barrier, of_imports, *imports)
-    begin_studies_in_turns(barrier, of_studies, *studies)
-
-
 Outcomes = dict[int, dict[str, str]]
+"""Of each folder: by who tried, the error, empty for the winner."""
 
 
-@pytest.fixture(scope="module")
-def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcomes, Outcomes]:
-    """Two processes that import and begin studies at the same moments, each into the same folders.
-
-    What came of it in each folder, by who tried: the error, empty for the winner.
-    """
-    from modgap.datasets.synthetic import write_dataset
-
-    root = tmp_path_factory.mktemp("raced")
-    gold, (a, b) = made_answers(root, ["a", "b"])
-    write_dataset(data := root / "synthetic", 2, 2, seed=3, workers=1)
-    context = multiprocessing.get_context("spawn")
-    barrier, of_imports, of_studies = context.Barrier(2), context.Queue(), context.Queue()
-    processes = []
-    for folder, style in ((a, "paper"), (b, "aligned")):
-        given = (folder, gold, root / "imports"), (style, data, root / "studies")
-        arguments = (barrier, of_imports, of_studies, *given)
-        processes.append(context.Process(target=both_in_turns, args=arguments))
-    for process in processes:
-        process.start()
-    outcomes: list[Outcomes] = []
-    for told, pairs in ((of_imports, IMPORTS), (of_studies, STUDIES)):
-        found: Outcomes = {}
-        for _ in range(2 * pairs):
-            number, who, error = told.get(timeout=120)
-            found.setdefault(number, {})[who] = error
-        outcomes.append(found)
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    return root, outcomes[0], outcomes[1]
+def raced(told: Any, rounds: int) -> Outcomes:
+    """What two reported of as many rounds."""
+    found: Outcomes = {}
+    for _ in range(2 * rounds):
+        number, who, error = told.get(timeout=120)
+        found.setdefault(number, {})[who] = error
+    return found
 
 
 def the_one_winner(outcome: dict[str, str]) -> str:
@@ -343,25 +314,43 @@ def the_one_winner(outcome: dict[str, str]) -> str:
     return winner
 
 
-def test_of_two_imports_at_once_one_wins_and_its_folder_is_whole(
-    raced: tuple[Path, Outcomes, Outcomes],
-) -> None:
-    root, outcomes, _ = raced
+@pytest.mark.parametrize("kind", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
+def test_of_two_imports_at_once_one_wins_and_its_folder_is_whole(kind: str, tmp_path: Path) -> None:
+    """A lock belongs to an open file, not to a process: two threads exclude each other as two
+    processes do, and need no seconds to start.
+    """
+    gold, folders = made_answers(tmp_path, ["a", "b"])
+    context = multiprocessing.get_context("spawn")
+    threads = kind == "threads"
+    start: Any = threading.Thread if threads else context.Process
+    barrier = threading.Barrier(2) if threads else context.Barrier(2)
+    told = queue.Queue() if threads else context.Queue()
+    for folder in folders:
+        given = (barrier, told, folder, gold, tmp_path / "imports")
+        start(target=import_in_turns, args=given, daemon=True).start()
+    outcomes = raced(told, IMPORTS)
     assert len(outcomes) == IMPORTS
     for number, outcome in outcomes.items():
-        winner, run = the_one_winner(outcome), RunFolder(root / "imports" / str(number))
+        winner, run = the_one_winner(outcome), RunFolder(tmp_path / "imports" / str(number))
         assert run.manifest()["resolved"]["model"] == re.sub("new_9k_(.*)_4096.*", r"\1", winner)
         assert {row.response for row in run.responses()} == {f"\\boxed{{5}} {winner}"}
         assert len(run.grades()) == 40 and read_summary(run.path).views["image-only"].correct == 40
 
 
-def test_of_two_studies_at_once_one_wins_and_the_manifest_is_its_own(
-    raced: tuple[Path, Outcomes, Outcomes],
-) -> None:
-    root, _, outcomes = raced
+@pytest.mark.slow  # quick: `sweep` is refused where a study is held, in workflows/test_sweep.py
+def test_of_two_studies_at_once_one_wins_and_the_manifest_is_its_own(tmp_path: Path) -> None:
+    from modgap.datasets.synthetic import write_dataset
+
+    write_dataset(data := tmp_path / "synthetic", 2, 2, seed=3, workers=1)
+    context = multiprocessing.get_context("spawn")
+    barrier, told = context.Barrier(2), context.Queue()
+    for style in ("paper", "aligned"):
+        given = (barrier, told, style, data, tmp_path / "studies")
+        context.Process(target=begin_studies_in_turns, args=given, daemon=True).start()
+    outcomes = raced(told, STUDIES)
     assert len(outcomes) == STUDIES
     for number, outcome in outcomes.items():
-        run = RunFolder(root / "studies" / str(number))
+        run = RunFolder(tmp_path / "studies" / str(number))
         assert run.manifest()["resolved"]["style"] == the_one_winner(outcome)
 
 

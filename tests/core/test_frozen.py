@@ -20,7 +20,9 @@ from folders import record, write_folder
 from modgap.core.problem import Problem, split_grader
 from modgap.core.record import ProblemRow, RunFolder
 from modgap.training.setup import digest
-from modgap.workflows.evaluate import fingerprint, problem_row, read_problems
+from modgap.workflows.fingerprints import fingerprint
+from modgap.workflows.problems import read_problems
+from modgap.workflows.requests import problem_row
 
 # Two pictures of one pixel, byte by byte: the values must not depend on how a version of Pillow
 # writes PNG.

@@ -29,7 +29,7 @@ from modgap.engines.scripted import ScriptedEngine
 from modgap.models.policy import Policy
 from modgap.recipes.paper import full_text
 from modgap.training.setup import check_prompts
-from modgap.workflows.evaluate import warn_about_images
+from modgap.workflows.problems import warn_about_images
 
 # pytest puts its own filters in front of those that `core.images` sets.
 pytestmark = pytest.mark.filterwarnings(

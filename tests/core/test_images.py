@@ -55,7 +55,7 @@ from modgap.engines.ray import Cluster
 from modgap.models.policy import Policy
 from modgap.reporting.diagrams import embed as _embed
 from modgap.training.setup import digest
-from modgap.workflows.evaluate import fingerprint
+from modgap.workflows.fingerprints import fingerprint
 from modgap.workflows.pictures import picture_of
 
 # pytest puts its own filters in front of those that `core.images` sets.

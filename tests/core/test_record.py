@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,17 @@ def test_rows_share_what_repeats_and_stay_equal_to_what_was_written(tmp_path: Pa
     assert read[0].prompt is read[2].prompt
     changed = read[0].model_copy(update={"seed": 7})
     assert changed.seed == 7 and read[1].seed == 0 and read[0].model_dump() == rows[0].model_dump()
+
+
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens", "image_tokens"])
+@pytest.mark.parametrize("count", [-1, 2**63, 10**400])
+def test_a_number_of_tokens_that_no_table_holds_is_named(
+    tmp_path: Path, name: str, count: int
+) -> None:
+    row = Response(
+        problem_id="p", view="full-text", sample=0, prompt="p", response="r", finish_reason="stop"
+    )
+    odd = row.model_dump() | {name: count}
+    (tmp_path / "responses.jsonl").write_text(json.dumps(odd) + "\n")
+    with pytest.raises(UserError, match=rf"responses\.jsonl line 1: {name}"):
+        list(iter_rows(tmp_path / "responses.jsonl", Response))

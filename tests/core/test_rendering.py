@@ -17,7 +17,8 @@ from modgap.core.prompt import evaluation_prompt, rendered_words
 from modgap.core.rendering import LEAST_WIDTH, with_words
 from modgap.core.view import Rendering, View, get_view, parse_views
 from modgap.reporting.tables import meaning
-from modgap.workflows.evaluate import check_views, make_requests
+from modgap.workflows.problems import check_views
+from modgap.workflows.requests import make_requests
 
 WORDS = "In this problem, C is on line AB, AB = 7."
 

@@ -19,7 +19,9 @@ from modgap.core.prompt import INSTRUCTION, evaluation_prompt
 from modgap.core.record import RunFolder
 from modgap.core.view import DEFAULT_VIEWS, VERSION_VIEWS
 from modgap.engines.scripted import ScriptedEngine
-from modgap.workflows.evaluate import default_views, fingerprint, problem_row
+from modgap.workflows.fingerprints import fingerprint
+from modgap.workflows.problems import default_views
+from modgap.workflows.requests import problem_row
 
 WHOLE = Problem("p", "AB = 7. Find x.", "7", png("red"))
 

@@ -13,7 +13,7 @@ from modgap.cli.main import main
 from modgap.core.errors import UsageError, UserError
 from modgap.datasets.synthetic import VERSION, benchmark
 from modgap.datasets.synthetic.families import FAMILIES
-from modgap.workflows.evaluate import locate, read_problems
+from modgap.workflows.problems import locate, read_problems
 
 FINGERPRINTS = {("geometry", 1): "b3054f864c80bc45", ("charts", 1): "2e2d1c7753db3127"}
 """By family and version: of the first 100 test problems, words and gold answers.

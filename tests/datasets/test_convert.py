@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from folders import png
-from geometry3k_data import write_parquet
+from geometry3k_data import write_parquet, write_splits
 
 from modgap.cli.main import main
 from modgap.core.errors import UserError
@@ -18,6 +18,7 @@ from modgap.core.prompt import training_question
 from modgap.datasets import pairs
 from modgap.datasets.convert import convert
 from modgap.datasets.pairs_example import write_example
+from modgap.datasets.synthetic import write_dataset
 
 
 def test_the_example_has_every_key_and_no_fault(
@@ -172,3 +173,20 @@ def test_an_image_outside_of_the_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in" / "t.jsonl").write_text(json.dumps(row(images="../a.png")) + "\n")
     with pytest.raises(UserError, match="leads out of"):
         convert(tmp_path / "in" / "t.jsonl", tmp_path / "out", MAP)
+
+
+def test_a_layout_of_its_own_is_not_converted(tmp_path: Path) -> None:
+    """The benchmark that reads it is named, not the files in it that are no tables."""
+    write_splits(tmp_path / "g3k")
+    for source in (tmp_path / "g3k", tmp_path):
+        with pytest.raises(UserError, match=r"--benchmark geometry3k, which modgap reads") as error:
+            convert(source, tmp_path / "out", {})
+        assert str(tmp_path / "g3k") in str(error.value)
+    assert not (tmp_path / "out").exists()
+    write_dataset(tmp_path / "nine", 2, 2, seed=1)
+    with pytest.raises(UserError, match=r"--benchmark pgps9k, which modgap reads"):
+        convert(tmp_path / "nine", tmp_path / "out", {})
+    table = tmp_path / "table"
+    table.mkdir()
+    (table / "train.json").write_text(json.dumps([{"text": "Find x. AB = 7", "answer": 7}]))
+    assert convert(table, tmp_path / "out", {}).rows == 1

@@ -25,7 +25,7 @@ from modgap.datasets.geometry3k.check import check, check_choices
 from modgap.datasets.geometry3k.read import read, read_choices
 from modgap.datasets.recognise import benchmark_of
 from modgap.training.setup import digest
-from modgap.workflows.evaluate import fingerprint
+from modgap.workflows.fingerprints import fingerprint
 
 
 def kinds(report: Report) -> list[str]:

@@ -405,6 +405,16 @@ def test_what_a_line_may_not_say_is_one_line_with_its_remedy(
     assert [fault.line for fault in pairs.check(file).errors] == [1]
 
 
+@pytest.mark.parametrize("choices", [["a"], "xx", ["a", "a"], ["1", None], {"A": 1, "C": 2}, []])
+def test_bad_choices_are_one_complaint(tmp_path: Path, choices: Any) -> None:
+    """That the answer, a letter, is no number is not a fault of its own."""
+    file = write(tmp_path / "d", line(choices=choices, answer="B"), line(id="q", answer="B"))
+    assert [(fault.line, fault.kind) for fault in pairs.check(file).errors] == [
+        (1, "duplicate-key" if choices == ["a", "a"] else "wrong-type"),
+        (2, "not-a-number"),
+    ]
+
+
 def test_the_schema_and_the_reader_know_the_same_keys(tmp_path: Path) -> None:
     schema = json.loads(pairs.SCHEMA.read_text())
     assert set(schema["properties"]) == {*KEYS, *VIEWS, *(view.replace("-", "_") for view in VIEWS)}

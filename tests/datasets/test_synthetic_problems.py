@@ -410,8 +410,8 @@ def test_no_test_problem_is_a_train_problem_with_other_letters() -> None:
         clauses = sorted(re.sub(r"[A-Z]+", "", c) for c in problem.record["parsing_sem_seqs"])
         return problem.template, tuple(clauses), problem.record["answer"]
 
-    train = {content(make_problem(0, index)) for index in range(700)}
-    test = {content(make_problem(1, index, "test")) for index in range(250)}
+    train = {content(make_problem(0, index)) for index in range(350)}
+    test = {content(make_problem(1, index, "test")) for index in range(120)}
     assert not train & test
 
 

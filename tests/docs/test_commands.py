@@ -86,7 +86,7 @@ def test_commands_run_as_the_pages_say(
     shown = [words for _, words in FOUND]
     monkeypatch.setenv("MODGAP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(benchmark, "TRAIN", 16)
-    monkeypatch.setattr(benchmark, "TEST", 20)
+    monkeypatch.setattr(benchmark, "TEST", 3)
     monkeypatch.setattr(view, "_FROM_OUTSIDE", {})  # a view of ours stays known in this process
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -28,7 +28,7 @@ from modgap.engines.hf import load_engine
 from modgap.engines.ray import Cluster
 from modgap.engines.replicas import ReplicaEngine
 from modgap.models.load import tiny_folder
-from modgap.workflows.evaluate import read_problems
+from modgap.workflows.problems import read_problems
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ from modgap.core.prompt import Prompt
 from modgap.engines import replicas
 from modgap.engines.ray import Cluster
 from modgap.engines.replicas import MOST_FAILURES, MOST_SILENCES, ReplicaEngine
-from modgap.workflows.evaluate import accelerators_each
+from modgap.workflows.engine_start import accelerators_each
 
 
 def requests(problems: int, samples: int = 3) -> list[Request]:

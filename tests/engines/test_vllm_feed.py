@@ -279,7 +279,7 @@ def real() -> Any:
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> list[Request]:
     from modgap.datasets.synthetic import write_dataset
-    from modgap.workflows.evaluate import read_problems
+    from modgap.workflows.problems import read_problems
 
     folder = tmp_path_factory.mktemp("data")
     write_dataset(folder, train=2, test=24, seed=3)

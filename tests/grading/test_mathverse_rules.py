@@ -16,16 +16,19 @@ from modgap.grading.judge import Undecided
 from modgap.grading.mathverse import Case, grade_by_rule
 
 
-@pytest.mark.parametrize(
-    ("gold", "answer", "right"), free_form_rows(), ids=lambda value: str(value)
-)
-def test_free_form(gold: str, answer: str, right: bool | None) -> None:
-    assert verdict(answer, gold) == right
+def test_free_form() -> None:
+    """One test for the whole table: a test of its own for each row costs more than the row."""
+    rows = [
+        (gold, answer, right, verdict(answer, gold)) for gold, answer, right in free_form_rows()
+    ]
+    assert len(rows) > 500
+    assert [row for row in rows if row[3] is not row[2]] == []
 
 
-@pytest.mark.parametrize(("gold", "box", "right"), LETTERS, ids=lambda value: repr(value))
-def test_multiple_choice(gold: str, box: str, right: bool) -> None:
-    assert verdict(box, gold, "multi-choice") == right
+def test_multiple_choice() -> None:
+    rows = [(gold, box, right, verdict(box, gold, "multi-choice")) for gold, box, right in LETTERS]
+    assert len(rows) > 150
+    assert [row for row in rows if row[3] is not row[2]] == []
 
 
 DENIALS = [

@@ -120,7 +120,7 @@ def test_sympy_is_loaded_for_the_original_modes_only() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.one_of(
         hostile,

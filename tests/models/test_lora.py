@@ -421,7 +421,7 @@ def test_vllm_answers_as_the_adapters_did(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'modgap[vllm]'")
     from modgap.core.prompt import evaluation_prompt
     from modgap.datasets.synthetic import write_dataset
-    from modgap.workflows.evaluate import read_problems
+    from modgap.workflows.problems import read_problems
 
     policy = load_policy("tiny", device="cuda", lora=8)
     rng = torch.Generator().manual_seed(0)

@@ -31,8 +31,8 @@ from modgap.original.export import export_runs
 from modgap.original.import_mathverse import import_generations
 from modgap.original.import_pgps9k import import_answers
 from modgap.original.mathverse import generation_files
-from modgap.workflows.evaluate import read_problems
 from modgap.workflows.grade import grade_run
+from modgap.workflows.problems import read_problems
 
 ODD = (
     "",

@@ -17,6 +17,7 @@ from modgap.analysis.results import (
     read_summary,
 )
 from modgap.cli.data import print_check
+from modgap.core.record import write_json
 from modgap.core.text import counted
 from modgap.datasets.faults import Fault, Report
 from modgap.reporting.judged import doubt_words
@@ -220,3 +221,23 @@ def test_a_useless_judge_draws_a_warning(
     run.write_summary(summary_of(run).model_copy(update={"judge": judged}))
     assert report_numbers([run.path]).warnings == found
     assert ("Note: The judge" in printed(read_summary(run.path))) == bool(found)
+
+
+def test_geometry3k_problems_right_from_the_image_alone_are_counted(tmp_path: Path) -> None:
+    """They hint at annotations that lack a condition; of other data sets nothing is said."""
+    verdicts = {
+        "lacks": both("ww", "cc"), "lucky": both("ww", "cw"), "text": both("cw", "cc"),
+        "lost": both("cc", "ww"), "none": both("ww", "ww"),
+    }  # fmt: skip
+    run = write_run(tmp_path / "run", verdicts)
+
+    def said(benchmark: str) -> list[str]:
+        manifest = run.manifest()
+        manifest["given"] = {**manifest["given"], "benchmark": benchmark}
+        write_json(run.manifest_path, manifest)
+        return [w for w in report_numbers([run.path]).warnings if "right from the image" in w]
+
+    for name in ("geometry3k", "geometry3k-choices"):
+        (words,) = said(name)
+        assert "1 of 5 problems (20.0%)" in words and "(lacks)" in words
+    assert said("pgps9k") == []

@@ -108,3 +108,16 @@ def test_every_setting_of_training_is_checked(change: Callable[..., list[Path]])
             report_numbers(studies)
         assert name in str(error.value)
         change(STAGE, lambda m, n=name: m["resolved"].update({n: getattr(Settings(), NAMES[n])}))
+
+
+@pytest.mark.parametrize("content", ["", "null\n", None])
+def test_a_training_without_the_steps_of_its_log_is_left_out_with_a_note(
+    change: Callable[..., list[Path]], content: str | None
+) -> None:
+    studies = change(STAGE, lambda manifest: None)
+    log = studies[1] / STAGE / "train_log.jsonl"
+    log.unlink() if content is None else log.write_text(content)
+    numbers = report_numbers(studies)
+    assert "kl" not in [row.recipe for row in numbers.seeds[0].rows if len(row.seeds) > 1]
+    (words,) = [w for w in numbers.warnings if "not in the table over seeds" in w]
+    assert ("holds no step" in words) == (content is not None) and "kl" in words

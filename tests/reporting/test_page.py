@@ -228,16 +228,14 @@ def test_charts_on_a_phone_are_readable_by_day_and_night(
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["$x$ 100%", "a\x1bb\x01", "<b>&'\"", "模型", "a_b\\alpha", "w" * 80, "-", "😀"]
-)
-def test_a_run_of_any_name_has_its_chart(name: str, tmp_path: Path) -> None:
-    for run in (name, "other"):
+def test_a_run_of_any_name_has_its_chart(tmp_path: Path) -> None:
+    names = ["$x$ 100%", "a\x1bb\x01", "<b>&'\"", "模型", "a_b\\alpha", "w" * 80, "-", "😀"]
+    for run in names:
         write_run(tmp_path / "runs" / run, {"a": both("cc", "ww"), "b": both("cw", "cc")})
     numbers = build_report([tmp_path / "runs"], tmp_path / "r.html")
-    assert set(numbers.runs) == {name, "other"}
-    label = f"{name}: from text 75.0 percent"
-    assert label in html.unescape((tmp_path / "r.html").read_text())
+    assert set(numbers.runs) == set(names)
+    page = html.unescape((tmp_path / "r.html").read_text())
+    assert [name for name in names if f"{name}: from text 75.0 percent" not in page] == []
 
 
 OUTLINE = "[...document.querySelectorAll('h1, h2, h3, h4, h5')].map(h => Number(h.tagName[1]))"

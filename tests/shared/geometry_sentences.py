@@ -65,6 +65,9 @@ def read_back(words: str) -> str:
         return f"Find({number(words[5:])})"
     if words.startswith("use the "):
         return f"UseTheorem({words[8:].replace(' ', '_')})"
+    *before, point = split(words, " at ")
+    if before and not before[0].endswith(" intersect") and point.startswith("point "):
+        return f"{read_back(' at '.join(before)).removesuffix(')')},{term(point)})"
     if len(parts := split(words, " intersect at ")) == 2:
         return f"IntersectAt({','.join(listed(parts[0]))},{term(parts[1])})"
     if len(parts := split(words, " = ")) > 1:
@@ -74,7 +77,8 @@ def read_back(words: str) -> str:
             return f"{name}({','.join(map(segment, parts))})"
     for verb, name in VERBS.items():
         if len(parts := split(words, verb)) == 2:
-            return f"{name}({term(parts[0])},{term(parts[1])})"
+            others = listed(parts[1]) if name in ("Tangent", "Secant") else [term(parts[1])]
+            return f"{name}({','.join([term(parts[0]), *others])})"
     if match := re.fullmatch(r"(.*) is an? (\w+)", words):
         return statement(match[1], NOUNS[match[2]])
     if words.endswith(" is a right angle"):

@@ -98,6 +98,9 @@ def test_a_run_that_was_killed_goes_on_bit_equal(
             progress=progress,
         )
     monkeypatch.undo()
+    if where == "in step 4":  # as SIGKILL leaves a line that was being written
+        with (tmp_path / "stage1" / "train_log.jsonl").open("a") as file:
+            file.write('{"step": 4, "torn')
     run(recipe(True, **LONG), tiny, tmp_path)
     assert_same_run(tmp_path / "stage1", straight)
 
@@ -176,6 +179,7 @@ def test_weights_that_are_changing_are_not_a_steps(tmp_path: Path, policy: Polic
         assert path.exists() != changing
 
 
+@pytest.mark.slow  # quick: the kills above, in this process, one of them with a torn line
 def test_kill_9_and_the_same_command(tiny: Path, straight: Path, tmp_path: Path) -> None:
     script = (
         "import sys, os, signal, tiny_training as t\ndef watch(e):\n    if e.kind == 'phase'"

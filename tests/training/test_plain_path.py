@@ -41,11 +41,11 @@ def made(folders: Path, name: str) -> Path:
 def sampled(policy: Any, stage: Stage) -> Batch:
     """A mini-batch of a stage whose responses have several lengths."""
     roller = rollout.Roller(policy, DataOrder(PROBLEMS[:3], stage.views, 1), stage, 1, "aligned")
-    groups = roller.draw(4)
+    groups = roller.draw(3)
     roller.sample(groups)
     roller.grade(groups, made_up)
     batch = Batch.of(groups)
-    assert len(batch) == 12
+    assert len(batch) == 9
     batch.responses[:] = [tokens[: 1 + 5 * n % 8] for n, tokens in enumerate(batch.responses)]
     return batch
 

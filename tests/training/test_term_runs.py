@@ -178,7 +178,7 @@ def test_the_share_read_counts_the_first_values_only() -> None:
     assert share_read(r"AB = 1, AB = 2, AB = 7, \angle ABC = 35 \boxed{1}", known) == 0
     assert share_read(r"AB = 7, BA = 7, \angle ABC = 35 \boxed{1}", known) == 1
     assert share_read("no idea", known) == 0
-    assert share_read("no idea", ("line A B C",)) == 1  # nothing to read
+    assert share_read("no idea", ("line A B C",)) is None  # nothing to read
     assert share_read(r"\angle ABC = 35", known, "If AB = 7, find x.") == 1
 
 
@@ -203,6 +203,22 @@ def test_the_reading_reward_is_added_and_right_stays_the_answers(
     right = [made_up(row["response"], row["gold"]).score == 1 for row in used]
     first = log_of(tmp_path / "stage1")[0]
     assert first["eligible_rows"] == sum(right) and 0 < first["reading"] < 1
+
+
+def test_a_problem_with_nothing_to_read_is_left_out_of_the_mean(tiny: Path, tmp_path: Path) -> None:
+    bare = replace(PROBLEMS[0], semantic=("ABC is a square",))
+    plan = recipe_of(views=("transcribe",), reward=Reward(0.5, 2.0), overlong_buffer=0)
+    train(plan, [bare, *PROBLEMS[1:]], tiny, tmp_path, load_policy=on_cpu, reward=made_up)
+    rows, first = rollouts_of(tmp_path / "stage1"), log_of(tmp_path / "stage1")[0]
+    sampled = [row for row in rows if row["step"] == first["step"]]
+    read = [row["reading"] for row in sampled if row["problem_id"] != bare.id]
+    others = [row for row in rows if row["problem_id"] == bare.id]
+    assert others and not any("reading" in row for row in others)
+    assert first["reading"] == pytest.approx(sum(read) / len(read))
+    assert first["nothing_to_read"] == len(sampled) - len(read)
+    for row in others:  # as if all of it were read: equal for all samples of the problem
+        answer = made_up(row["response"], row["gold"]).score
+        assert row["reward"] == pytest.approx(0.5 * answer + 2.0)
 
 
 def test_a_reading_reward_without_anything_to_read_is_refused(tiny: Path, tmp_path: Path) -> None:

@@ -203,12 +203,12 @@ def assert_same_gradients(
         )
 
 
-@pytest.fixture(params=["together", "apart"])
-def twins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Beside their prompts as far as the settings allow, or in passes of their own."""
-    if request.param == "apart":
-        monkeypatch.setattr(update, "twins_together", lambda *_: False)
-    return request.param
+@pytest.fixture(scope="module")
+def unchanged(tiny: Path) -> Policy:
+    """A policy whose gradients are computed and whose weights no test changes."""
+    loaded = on_cpu(tiny, dtype="float32")
+    loaded.model.train()
+    return loaded
 
 
 def off_policy(policy: Policy, batch: Batch, settings: Settings) -> Batch:
@@ -218,15 +218,22 @@ def off_policy(policy: Policy, batch: Batch, settings: Settings) -> Batch:
 
 
 def compare(policy: Policy, stage: Stage, sizes: tuple[int, ...] = (2, 100)) -> dict[str, float]:
-    """Gradients and loss of a stage against the naive form; returns the last metrics."""
+    """Gradients and loss of a stage against the naive form; returns the last metrics.
+
+    Twins are beside their prompts as far as the settings allow, then in passes of their own.
+    """
     batch = off_policy(policy, sampled_batch(policy, stage), stage.settings)
     loss, expected = naive_gradient(policy, batch, stage)
     means: dict[str, float] = {}
-    for micro_batch in sizes:
-        stats = gradients(policy, batch, stage, micro_batch)
-        assert_same_gradients(gradients_of(policy), expected, 2e-5)
-        assert stats.loss == pytest.approx(loss, rel=1e-5, abs=1e-7)
-        means = stats.means()
+    for apart in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            if apart:
+                patch.setattr(update, "twins_together", lambda *_: False)
+            for micro_batch in sizes:
+                stats = gradients(policy, batch, stage, micro_batch)
+                assert_same_gradients(gradients_of(policy), expected, 2e-5)
+                assert stats.loss == pytest.approx(loss, rel=1e-5, abs=1e-7)
+                means = stats.means()
     return means
 
 
@@ -238,11 +245,9 @@ def compare(policy: Policy, stage: Stage, sizes: tuple[int, ...] = (2, 100)) -> 
     ],
     ids=str,
 )  # fmt: skip
-def test_the_papers_kl_equals_the_naive_form(
-    policy: Policy, twins: str, changes: dict[str, Any]
-) -> None:
+def test_the_papers_kl_equals_the_naive_form(unchanged: Policy, changes: dict[str, Any]) -> None:
     settings = replace(SETTINGS, kl_coef=0.5, **changes)
-    means = compare(policy, Stage(("full-text",), True, settings))
+    means = compare(unchanged, Stage(("full-text",), True, settings))
     assert means["clip_low"] + means["clip_high"] > 0 and means["contrastive_kl"] > 0.1
     if settings.kl_estimator == "k3" and settings.kl_clamp == "paper":
         assert 0 < means["kl_clamped"] < 1  # the oracle saw both sides of the clamp
@@ -271,11 +276,11 @@ SIDES = ("rollout", "twin", "none")
 @pytest.mark.parametrize("detach", SIDES)
 @pytest.mark.parametrize("estimator", ["k3", "forward", "reverse", "jsd", "full_vocab"])
 def test_every_estimator_equals_the_naive_form_whichever_side_is_detached(
-    policy: Policy, twins: str, estimator: Any, detach: Any
+    unchanged: Policy, estimator: Any, detach: Any
 ) -> None:
     term = Term("image-only", detach, estimator, clamp=2.0, coef=0.7, rows="all")
     stage = Stage(("full-text",), settings=SETTINGS, terms=(term,))
-    means = compare(policy, stage, (3,))
+    means = compare(unchanged, stage, (3,))
     assert means["term1"] != 0
 
 
@@ -316,32 +321,32 @@ def test_every_estimator_equals_the_naive_form_whichever_side_is_detached(
     ids=lambda terms: " + ".join(term.title for term in terms),
 )  # fmt: skip
 def test_roles_pictures_and_several_twins_equal_the_naive_form(
-    policy: Policy, twins: str, terms: tuple[Term, ...]
+    unchanged: Policy, terms: tuple[Term, ...]
 ) -> None:
-    compare(policy, Stage(("full-text",), settings=SETTINGS, terms=terms), (3,))
+    compare(unchanged, Stage(("full-text",), settings=SETTINGS, terms=terms), (3,))
 
 
-def test_terms_of_one_of_several_views(policy: Policy) -> None:
+def test_terms_of_one_of_several_views(unchanged: Policy) -> None:
     terms = (
         Term("image-only", "rollout", "k3", 10.0, 0.5, "all", rollout="full-text"),
         Term("full-text", "twin", "reverse", None, 0.5, "all", rollout="image-only"),
     )
     stage = Stage(("full-text", "image-only"), settings=SETTINGS, terms=terms)
     stage.check()
-    batch = sampled_batch(policy, stage)
+    batch = sampled_batch(unchanged, stage)
     assert set(batch.views) == set(stage.views)
-    compare(policy, stage, (3,))
+    compare(unchanged, stage, (3,))
 
 
 @pytest.mark.parametrize("loss_mean", ["mini_batch", "micro_batch"])
-def test_a_stage_without_policy_loss(policy: Policy, twins: str, loss_mean: Any) -> None:
+def test_a_stage_without_policy_loss(unchanged: Policy, loss_mean: Any) -> None:
     settings = replace(SETTINGS, loss_mean=loss_mean)
     for terms in (
         (Term("image-only", "rollout", "nll", coef=1.0),),
         (Term("image-only", "twin", "reverse", coef=1.0, rows="all"),),
     ):
         stage = Stage(("full-text",), settings=settings, terms=terms, policy_loss=False)
-        compare(policy, stage, (4,))
+        compare(unchanged, stage, (4,))
 
 
 def test_a_teacher_has_weights_of_its_own(tiny: Path, policy: Policy) -> None:
@@ -571,9 +576,7 @@ def test_real_out_of_memory_halves_the_micro_batch(tiny: Path, policy: Policy) -
 
 
 @pytest.mark.gpu
-def test_no_pass_of_an_update_waits_for_the_gpu(
-    twins: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_pass_of_an_update_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first pass to the end of the last, images of several sizes and twins included: torch
     would raise.
     """

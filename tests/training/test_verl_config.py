@@ -596,6 +596,18 @@ def test_a_model_of_another_type_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_says_where_its_problems_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["train", "kl", "--engine", "verl", "--model", "qwen2_5_vl_3b", "--dry-run"]
+    for more, words in (
+        (["--benchmark", "synthetic"], "synthetic draws its problems when training begins:"),
+        (["--data", str(tmp_path / "none")], "the data set is not here:"),
+    ):
+        assert main([*asked, *more]) == 0
+        assert f"{words} whether it has enough of them" in capsys.readouterr().out
+
+
 def test_a_plan_says_what_a_training_would_not_get_by_with(tmp_path: Path) -> None:
     recipe = load("mix", "verl.trainer.n_gpus_per_node=1")
     lines = "\n".join(plan(recipe, MODEL, tmp_path, problems=200)[0])

@@ -296,6 +296,8 @@ def test_a_machine_without_a_gpu_is_told_so(
     tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    # A child process that loads torch would read it, of GPUs that are not there.
+    monkeypatch.setattr("modgap.training.verl.engine._gpu_gib", lambda: None)
     with pytest.raises(UserError, match=r"this machine has none: use --engine local.*RAY_ADDRESS"):
         run(tools, tmp_path / "run", replace(KL, passed=()))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -391,8 +393,11 @@ def test_verls_reward_is_the_local_engines() -> None:
             "9k", response, problem.answer, told, answer=0.5, reading=2.0, tolerance="relative"
         )
         assert got["score"] == pytest.approx(float(group.rewards_N[0]))
-        assert got["reading"] == float(group.reading_N[0])
+        assert got["reading"] == float(group.reading_N[0]) and got["to_read"] == 1
         assert (got["answer"] >= 1) == bool(group.right_N[0])
+    nothing = {"conditions": '["ABC is a square"]', "asked": ""}
+    got = compute_score("9k", "none", "1", nothing, answer=0.0, reading=2.0)
+    assert (got["score"], got["reading"], got["to_read"]) == (2.0, 1.0, 0.0)
 
 
 # Processes

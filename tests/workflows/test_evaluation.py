@@ -26,8 +26,9 @@ from modgap.core.problem import Problem
 from modgap.core.record import RunFolder
 from modgap.core.view import VIEWS
 from modgap.engines.scripted import ScriptedEngine
-from modgap.workflows.evaluate import fingerprint, read_problems
+from modgap.workflows.fingerprints import fingerprint
 from modgap.workflows.grade import grade_run
+from modgap.workflows.problems import read_problems
 
 
 @pytest.fixture

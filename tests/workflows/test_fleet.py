@@ -298,11 +298,11 @@ def test_a_model_or_a_list_but_not_both(
 def test_problems_are_read_to_check_them_and_let_go_before_the_models_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modgap.workflows import evaluate
+    from modgap.workflows import problems
 
     read: list[Any] = []
     held: list[int] = []
-    original = evaluate.read_problems
+    original = problems.read_problems
 
     def reading(*given: Any, **more: Any) -> Any:
         read.append(original(*given, **more))
@@ -313,7 +313,7 @@ def test_problems_are_read_to_check_them_and_let_go_before_the_models_run(
         held.append(len(read[0]))
         return 0
 
-    monkeypatch.setattr(evaluate, "read_problems", reading)
+    monkeypatch.setattr(problems, "read_problems", reading)
     monkeypatch.setattr(fleet, "evaluate_models", run)
     asked = ["eval", "--data", str(data), "--benchmark", "synthetic", "--out", str(tmp_path / "x")]
     assert main([*asked, "--models", "list.txt"]) == 0

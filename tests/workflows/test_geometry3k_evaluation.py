@@ -18,7 +18,7 @@ from modgap.engines.scripted import ScriptedEngine
 from modgap.recipes.paper import no_text
 from modgap.reporting.page import build_report
 from modgap.training.setup import check_prompts
-from modgap.workflows.evaluate import load_problems, warn_about_words
+from modgap.workflows.problems import load_problems, warn_about_words
 
 
 def reads_words(request: Request, sample: int) -> str:

@@ -14,8 +14,9 @@ from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
-from modgap.workflows.evaluate import fingerprint, load_problems
+from modgap.workflows.fingerprints import fingerprint
 from modgap.workflows.import_inspect import import_log, read_log
+from modgap.workflows.problems import load_problems
 
 # Written by inspect_ai 0.3.285 itself: 3 synthetic problems, 2 views, 2 epochs, a scripted model.
 LOG = Path(__file__).parents[1] / "fixtures" / "inspect" / "gap.eval"

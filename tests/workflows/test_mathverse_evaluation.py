@@ -32,7 +32,7 @@ from modgap.reporting.diagrams import found_in, pictures_of_views, read_picture
 from modgap.reporting.mathverse import mathverse_tables
 from modgap.reporting.page import build_report, numbers_of
 from modgap.reporting.viewer import viewer_data
-from modgap.workflows.evaluate import read_problems
+from modgap.workflows.problems import read_problems
 
 # ---- asking --------------------------------------------------------------------------------------
 

@@ -26,8 +26,8 @@ from modgap.core.record import RunFolder
 from modgap.core.view import VERSIONS
 from modgap.original.import_mathverse import JUDGE, import_generations
 from modgap.original.mathverse import generation_files
-from modgap.workflows.evaluate import read_problems
 from modgap.workflows.grade import grade_run
+from modgap.workflows.problems import read_problems
 
 # ---- the original's generations ------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ from modgap.core.view import VERSIONS
 from modgap.datasets import mathverse
 from modgap.datasets.mathverse_rows import files_of, place_of
 from modgap.engines.scripted import ScriptedEngine
-from modgap.workflows.evaluate import fingerprint, read_problems
+from modgap.workflows.fingerprints import fingerprint
+from modgap.workflows.problems import read_problems
 
 
 def changed(rows: Rows, number: int, **changes: Any) -> Rows:

@@ -334,14 +334,43 @@ def test_the_studies_are_held_while_their_jobs_run(
         pass
 
 
+def test_a_killed_scheduler_takes_its_jobs_along_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With jobs that load no model; the slow test below kills a whole study."""
+    from processes_left import left_of
+
+    mark = f"jobs-{os.getpid()}-{time.monotonic_ns()}"
+    monkeypatch.setenv("MODGAP_TEST_MARK", mark)
+    outs, logs = ([tmp_path / f"{name}{end}" for name in "ab"] for end in ("", ".log"))
+    program = (
+        "import sys; from pathlib import Path; from modgap.workflows.jobs import Scheduler, Step\n"
+        "scheduler = Scheduler(2)\n"
+        "for out in sys.argv[1:]:\n"
+        "    words = ['data', 'synth', '--train', '100000', '--out', out]\n"
+        "    scheduler.add(out, [Step(1, lambda words=words: words)], Path(out + '.log'))\n"
+        "scheduler.run()"
+    )
+    told = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, outs)], stderr=subprocess.DEVNULL
+    )
+    try:
+        until = time.monotonic() + 100
+        while time.monotonic() < until and not all(any(out.rglob("*.png")) for out in outs):
+            time.sleep(0.02)
+        assert all(any(out.rglob("*.png")) for out in outs), "the jobs were at work"
+    finally:
+        told.kill()
+        told.wait()
+    assert not left_of(mark, patience=90.0)
+    assert all("interrupted" in log.read_text() for log in logs), (
+        "they were asked to end, not killed"
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "kind",
-    [
-        signal.SIGKILL,
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (signal.SIGINT, signal.SIGTERM)),
-    ],
-)
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_whatever_ends_a_sweep_ends_its_jobs_in_order(
     tmp_path: Path, kind: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,10 +23,10 @@ from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, RunFolder
 from modgap.datasets.synthetic import write_dataset
-from modgap.workflows.evaluate import load_problems
 from modgap.workflows.logs import inspect_log, lmms_eval, vlmevalkit
 from modgap.workflows.logs.importing import ImportedLog, import_logs
 from modgap.workflows.logs.matching import Data
+from modgap.workflows.problems import load_problems
 
 RIGHT, WRONG = r"so \boxed{5}", r"so \boxed{6}"
 LOGS = os.environ.get("MODGAP_LOGS_SAMPLE", "")

@@ -239,13 +239,13 @@ def misread_parts(response: str, conditions: Sequence[str], question: str = "") 
     return Misread(spans, tuple(dict.fromkeys(missing)))
 
 
-def share_read(response: str, conditions: Sequence[str], question: str = "") -> float:
+def share_read(response: str, conditions: Sequence[str], question: str = "") -> float | None:
     """The share of a problem's conditions that a response states first, from 0 to 1.
 
     Of n conditions with a value that the question does not state, those that are among the first n
     different values that the response states (again without what the question states). What a
     model derives after it wrote the conditions down does not count against it, and writing down
-    everything that could be does not help. 1 where there is nothing to read.
+    everything that could be does not help. None where there is nothing to read.
 
     Args:
         response: As the model wrote it.
@@ -254,7 +254,7 @@ def share_read(response: str, conditions: Sequence[str], question: str = "") -> 
     """
     needed = to_read(conditions, question)
     if not needed:
-        return 1.0
+        return None
     first = to_read([transcription(response)], question)[: len(needed)]
     facts = {fact for clause in first for fact in clause.facts}
     return sum(_holds(facts, clause) for clause in needed) / len(needed)

@@ -246,7 +246,7 @@ def train(
     """
     from modgap.core.progress import progress_bars, say
     from modgap.models.folder import model_notes
-    from modgap.workflows.evaluate import locate, read_problems, warn_about_images
+    from modgap.workflows.problems import locate, read_problems, warn_about_images
     from modgap.workflows.train import (
         check_start,
         resolve_recipe,
@@ -306,7 +306,7 @@ def _print_plan(
 ) -> None:
     """What `train --dry-run` prints."""
     from modgap.core.progress import progress_bars, say
-    from modgap.workflows.evaluate import locate, read_problems
+    from modgap.workflows.problems import locate, read_problems
     from modgap.workflows.train import (
         dry_notes,
         dry_run_lines,
@@ -333,6 +333,14 @@ def _print_plan(
         lines = [*filter(None, [other_size(options, start)])]
         lines += preset_lines(recipe, plan, notes, options)
         lines += dry_run_lines(plan, options.engine, start, out or Path("OUT"), problems, gpu)
+        if problems is None and "problems" in entry.plan_takes:
+            drawn = data is None and registry.DATASETS.entry(benchmark).own_data
+            why = (
+                f"{benchmark} draws its problems when training begins"
+                if drawn
+                else ("the data set is not here")
+            )
+            lines.append(f"{why}: whether it has enough of them was not looked at")
     show("\n".join(lines))
 
 
@@ -386,6 +394,13 @@ def evaluate(
     from modgap.workflows import evaluate as workflow
     from modgap.workflows.checkpoints import evaluate_checkpoints
     from modgap.workflows.models import evaluate_models
+    from modgap.workflows.problems import (
+        check_views,
+        default_views,
+        locate,
+        read_problems,
+        warn_about_images,
+    )
 
     priced = _prices(prices)
     options = options or EvalOptions()
@@ -404,14 +419,12 @@ def evaluate(
         RunFolder(out).check_place("eval")
     with progress_bars() as bars:
         bars.doing(f"reading {data or benchmark}")
-        data = workflow.locate(benchmark, data)
-        problems = workflow.read_problems(
-            benchmark, data, limit=limit, allow_outside=options.allow_outside
-        )
+        data = locate(benchmark, data)
+        problems = read_problems(benchmark, data, limit=limit, allow_outside=options.allow_outside)
         if several:
-            views = options.chosen(workflow.default_views(problems))
-            workflow.check_views(problems, views)
-            workflow.warn_about_images(problems, views)
+            views = options.chosen(default_views(problems))
+            check_views(problems, views)
+            warn_about_images(problems, views)
             problems.clear()  # reading them was the check; each model's process reads them again
     if checkpoints is not None and model is not None:
         return evaluate_checkpoints(

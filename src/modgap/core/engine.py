@@ -30,7 +30,7 @@ CONTINUED = "continue_final_message"
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How responses are sampled.
+    """How responses are sampled; the defaults are the original's, for every model and engine.
 
     Attributes:
         temperature: 0 is greedy; `None` is the server's own, which only the `openai` engine takes.

@@ -93,6 +93,10 @@ def recorded_grader(grader: str) -> str:
     return f"{grader}:" if grader and ":" not in grader else grader
 
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""Tokens of a sample: a number that any table can hold."""
+
+
 class ProblemRow(_Row):
     """One line of problems.jsonl.
 
@@ -167,9 +171,9 @@ class Response(_Row):
     prompt: str
     response: str
     finish_reason: Literal["stop", "length", "error"]
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    image_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    image_tokens: Count = 0
     seed: int = 0
     error: str | None = None
     prefill: str = ""

@@ -29,6 +29,7 @@ from modgap.datasets.faults import Report
 from modgap.datasets.hub import fetch_data_set
 from modgap.datasets.pairs import FILE, check
 from modgap.datasets.pairs_line import KEYS
+from modgap.datasets.recognise import needs_no_conversion
 from modgap.grading.answer import extract_answer
 from modgap.grading.number import parse_number
 
@@ -95,6 +96,8 @@ def convert(
     place = Path(source)
     if not place.exists():
         place = fetch_data_set(str(source), [f"*{suffix}" for suffix in _SUFFIXES], _PLACES)
+    if said := needs_no_conversion(place):
+        raise UserError(said)
     root = Root(place, allow_outside=allow_outside)
     files = _files(place, split)
     (out / IMAGES).mkdir(parents=True, exist_ok=True)

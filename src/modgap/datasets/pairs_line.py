@@ -131,8 +131,10 @@ def pair_of(folder: Path, name: str, value: JsonObject) -> tuple[Pair, Complaint
         complaints.append(("missing-key" if "id" not in value else "wrong-type", bad))
     choices, found = _choices(value)
     complaints += found
+    of_choices = bool(found)
     answer, grader, found = _answer(value, choices)
-    complaints += found
+    # Without sound choices, a letter is not what is wrong.
+    complaints += [one for one in found if not (of_choices and one[0] == "not-a-number")]
     prompts, conditions, found = _words(value)
     complaints += found
     images, found = _images(folder, value.get("image"))

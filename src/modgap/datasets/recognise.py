@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from modgap.core.errors import command_line
 from modgap.core.files import open_regular, read_start
 
 _VERSIONED = b'"problem_version"'
@@ -40,6 +41,20 @@ def benchmark_of(path: str | Path) -> str:
     """The benchmark that reads what is at a path; empty if none is known."""
     found, place = _found(Path(path))
     return found if place == Path(path) else ""
+
+
+def needs_no_conversion(path: Path) -> str:
+    """How to use a folder of another layout that is no table of rows; empty if it may be one."""
+    found, place = _found(path)
+    if found not in ("geometry3k", "pgps9k") or not place.is_dir() or any(place.rglob("*.parquet")):
+        return ""
+    if found == "pgps9k" and not (place / "Diagram_Visual").is_dir():
+        return ""  # train.json may be a list of rows
+    check = command_line("data", "check", place, "--benchmark", found)
+    return (
+        f"{place} has the layout of --benchmark {found}, which modgap reads as it is: give it as"
+        f" --data with that benchmark (`{check}`)."
+    )
 
 
 def _found(path: Path) -> tuple[str, Path]:

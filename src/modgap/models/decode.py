@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modgap.core.errors import UserError
 from modgap.core.progress import doing
@@ -348,6 +349,18 @@ def cut(
     ]
     widest = len(samples) // len(seeds)
     return [samples[p * widest : p * widest + len(row)] for p, row in enumerate(seeds)]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, no gradients and no dropout; afterwards the earlier mode is restored."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 def batches(

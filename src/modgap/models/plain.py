@@ -13,7 +13,7 @@ longest response, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from modgap.core.errors import UserError
 from modgap.models.casts import moved
-from modgap.models.decode import Generated, batches, rows_at_once
+from modgap.models.decode import Generated, batches, evaluating, rows_at_once
 from modgap.models.decoder import Features
 from modgap.models.files import save_folder
 from modgap.models.folder import FAST
@@ -139,16 +139,9 @@ class PlainPolicy(GenericModel):
 
     # ------------------------------------------------------------------ sampling
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> AbstractContextManager[None]:
         """Inside, no gradients and no dropout; afterwards the earlier mode is restored."""
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.model.train(training)
+        return evaluating(self.model)
 
     def generate(
         self,

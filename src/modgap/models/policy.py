@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from modgap.models.casts import Casts, moved
-from modgap.models.decode import Generated, batches, rows_at_once, sample_batch
+from modgap.models.decode import Generated, batches, evaluating, rows_at_once, sample_batch
 from modgap.models.decoder import Features
 from modgap.models.encode import EncodedPrompt, Encoder, Pixels, byte_table, pixel_values
 from modgap.models.files import save_folder
@@ -267,16 +267,9 @@ class Policy:
 
     # ------------------------------------------------------------------ sampling
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> AbstractContextManager[None]:
         """Inside, no gradients and no dropout; afterwards the earlier mode is restored."""
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.model.train(training)
+        return evaluating(self.model)
 
     def generate(
         self,

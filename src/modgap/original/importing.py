@@ -20,8 +20,9 @@ from modgap.core.problem import Problem
 from modgap.core.progress import show
 from modgap.core.prompt import evaluation_prompt
 from modgap.core.record import Response, RunFolder, holding_place, write_json, write_text
-from modgap.workflows.evaluate import fingerprint, problem_row
+from modgap.workflows.fingerprints import fingerprint
 from modgap.workflows.grade import Progress, grade_held
+from modgap.workflows.requests import problem_row
 
 NAMED = 5
 """The most files or rows that a warning names; `import.json` names all."""

@@ -23,7 +23,7 @@ from modgap.analysis.results import read_import_note
 from modgap.core.errors import UserError
 from modgap.core.files import open_lines, open_regular
 from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder
-from modgap.reporting.manifests import Manifest, missing, read_manifest
+from modgap.reporting.manifests import Manifest, read_manifest
 
 ROLLOUTS_SHOWN = 40
 """Rollouts of a stage that are read, evenly spaced: a file may hold hundreds of thousands."""
@@ -274,13 +274,7 @@ def _say_hidden(found: Collection, paths: Sequence[Path]) -> None:
 def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> None:
     for part in [path, *_parts(path)]:
         if _is_stage(part):
-            stage = read_stage(part, name)
-            found.stages.append(stage)
-            if stage.manifest.whole and (lacking := missing(stage.manifest)):
-                found.notes.append(
-                    f"{part / 'manifest.json'} lacks {' and '.join(lacking)}: its run is not in the"
-                    " table over seeds; put the file back from a copy."
-                )
+            found.stages.append(read_stage(part, name))
         if _is_eval(part):
             also = _also(part)
             run = replace(read_eval(part, f"{name} on {also}" if also else name), base=base)

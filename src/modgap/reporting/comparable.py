@@ -72,7 +72,7 @@ def side_by_side(runs: Sequence[EvalRun]) -> dict[str, dict[str, str]] | None:
         return None
     rows: dict[str, dict[str, str]] = {}
     data = {name: number for number, names in enumerate(groups(runs)) for name in names}
-    labels = {data[run.name]: also or _benchmark_given(run) for also, run in sets.items()}
+    labels = {data[run.name]: also or benchmark_given(run) for also, run in sets.items()}
     for run in runs:
         label = labels.get(data[run.name])
         if label is None:
@@ -82,7 +82,8 @@ def side_by_side(runs: Sequence[EvalRun]) -> dict[str, dict[str, str]] | None:
     return rows
 
 
-def _benchmark_given(run: EvalRun) -> str:
+def benchmark_given(run: EvalRun) -> str:
+    """The benchmark as it was given; `main` where that is not recorded."""
     return str(run.manifest.given.get("benchmark") or "main")
 
 

@@ -40,6 +40,7 @@ from modgap.reporting import tables as t
 from modgap.reporting.causal import ASSUMES, causal_panels, causal_table
 from modgap.reporting.collect import Collection, EvalRun, TrainStage, collect
 from modgap.reporting.comparable import (
+    benchmark_given,
     by_benchmark,
     by_set,
     differences,
@@ -70,12 +71,14 @@ from modgap.reporting.seed_tables import READING, as_markdown, seed_tables
 from modgap.reporting.sweeps import find_sweeps
 from modgap.reporting.viewer import embed_json, viewer_data
 from modgap.reporting.words import (
+    ANNOTATED,
     causal_words,
     change_words,
     graded_words,
     headline,
     reply_words,
     training_words,
+    unsolvable_words,
 )
 
 if TYPE_CHECKING:
@@ -236,7 +239,7 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         differs=differences(found.evals, runs),
         sets=sets,
         pooled=pooled_gaps(sets, of_run) or None if sets else None,
-        warnings=_warnings(found, runs, changed, training),
+        warnings=_warnings(found, scores, runs, changed, training),
         headline=headline(runs, changed, seeds, found),
         robustness=of_runs(found.evals, scores),
     )
@@ -245,6 +248,7 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
 
 def _warnings(
     found: Collection,
+    scores: Sequence[Scores],
     runs: Mapping[str, Summary],
     changed: Mapping[str, GapChange],
     training: Mapping[str, list[LoggedStage]],
@@ -268,6 +272,9 @@ def _warnings(
     words += open_words(row for run in found.evals for row in run.grades.values())
     for run in found.evals:
         words += reply_words(run.responses, run.grades.values(), run.name if several else "")
+    for run, score in zip(found.evals, scores, strict=True):
+        if benchmark_given(run) in ANNOTATED:
+            words += unsolvable_words(score, run.name)
     # The base model is evaluated once in each study: these repetitions are not changes.
     again = {run.name for sweep in found.sweeps for run in sweep.untrained}
     for alike in by_set(found.evals):

@@ -10,7 +10,7 @@ training data, are the same, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,11 +57,16 @@ def gather_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
     tables: dict[str, Sweep] = {}
     for sweep in found.sweeps:
         _join(tables, sweep)
-    trained = [
-        (run, score)
-        for run, score in zip(found.evals, scores, strict=True)
-        if _complete(run, stages)
-    ]
+    trained: list[tuple[EvalRun, Scores]] = []
+    for run, score in zip(found.evals, scores, strict=True):
+        parts = stages.get(run.path.parent, [])
+        if lacking := _lacking(run, parts):
+            found.notes.append(
+                f"{run.name} is not in the table over seeds: {lacking}; put the file back from a"
+                " copy."
+            )
+        elif parts:
+            trained.append((run, score))
     for run, score in trained:
         _add(tables, run, score, stages[run.path.parent])
     for run, score in zip(found.evals, scores, strict=True):
@@ -103,14 +108,20 @@ def _unlike(sweep: Sweep) -> list[str]:
     return notes
 
 
-def _complete(run: EvalRun, stages: Mapping[Path, Sequence[TrainStage]]) -> bool:
-    """Whether a run is the evaluation of a trained recipe.
+def _lacking(run: EvalRun, stages: Sequence[TrainStage]) -> str:
+    """What of its training an evaluated recipe lacks; empty if it is whole, or was not trained.
 
-    All of its stages must be in the report, with their manifests.
+    All of its stages must be there, with their manifests and the steps of their logs.
     """
-    parts = stages.get(run.path.parent, ())
-    whole = all(part.log and not missing(part.manifest) for part in parts)
-    return bool(parts) and whole and len(parts) == len(_recipe_settings(run).get("stages", parts))
+    for stage in stages:
+        if lacking := missing(stage.manifest):
+            return f"{stage.path / 'manifest.json'} lacks {' and '.join(lacking)}"
+        if not stage.log:
+            return f"{stage.path / 'train_log.jsonl'} holds no step"
+    wanted = len(_recipe_settings(run).get("stages", stages))
+    if stages and len(stages) != wanted:
+        return f"{run.path.parent} has the logs of {len(stages)} stages of {wanted}"
+    return ""
 
 
 def _recipe_settings(run: EvalRun) -> Settings:

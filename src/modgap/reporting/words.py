@@ -30,6 +30,7 @@ from modgap.reporting.same_data import groups
 from modgap.reporting.seed_tables import seed_words
 
 if TYPE_CHECKING:
+    from modgap.analysis.scores import Scores
     from modgap.reporting.collect import Collection
 
 _LEFT_OUT = {
@@ -185,6 +186,34 @@ def reply_words(
             " count as an answer."
         )
     return words
+
+
+MOST_IDS = 5
+ANNOTATED = ("geometry3k", "geometry3k-choices")
+"""Benchmarks whose conditions are annotations of the diagrams, which lack some."""
+
+
+def unsolvable_words(scores: Scores, name: str) -> list[str]:
+    """A line on the problems that are right from the image and never from the text; at most one.
+
+    Args:
+        scores: Of a run on one of `ANNOTATED`.
+        name: The run's.
+    """
+    paired_P = scores.paired_P
+    if not paired_P.any():
+        return []
+    found_P = paired_P & (scores.rates("vision") > 0.5) & (scores.rates("text") == 0)
+    count, of = int(found_P.sum()), int(paired_P.sum())
+    if not count:
+        return []
+    ids = [row.id for row, found in zip(scores.problems, found_P, strict=True) if found]
+    shown = f"{', '.join(ids[:MOST_IDS])}{' ...' if count > MOST_IDS else ''}"
+    return [
+        f"{name}: {count:,} of {of:,} problems ({count / of:.1%}) are right from the image and"
+        f" never from the text ({shown}). Their annotations may lack what only the picture shows,"
+        " which makes the gap smaller than it is: look at them."
+    ]
 
 
 def _were(count: int) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.files import read_text
 from modgap.core.record import read_json
 from modgap.models.folder import image_processor
-from modgap.training.shape import SHAPED, SHAPES, Shape, shape_of
+from modgap.training.shape import SHAPED, SHAPES, DeepShape, Shape, shape_of
+
+_OPENS = re.compile(r"assistant(?:\\+n)+<think>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,4 +79,12 @@ def known_model(name: str, engine: str = "local") -> Model:
             f"{folder / 'config.json'} does not describe a model that can be trained ({error!r}):"
             " copy the model again."
         ) from None
+    if isinstance(shape, DeepShape) and engine == "local" and _opens_thinking(folder):
+        shape = replace(shape, shared=False)
     return Model(str(folder.absolute()), shape, **size)
+
+
+def _opens_thinking(folder: Path) -> bool:
+    """Whether a chat template opens each answer with `<think>`: then the plain path trains it."""
+    files = (folder / name for name in ("chat_template.jinja", "chat_template.json"))
+    return any(file.is_file() and _OPENS.search(read_text(file)) for file in files)

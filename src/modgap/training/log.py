@@ -88,7 +88,7 @@ class StageLog:
                     "completion_tokens": len(response.token_ids),
                     "seed": group.seeds[n],
                 }
-                if len(group.reading_N):
+                if len(group.reading_N) and not group.reading_N[n].isnan():
                     row["reading"] = float(group.reading_N[n])
                 _append(self._folder / "rollouts.jsonl", self._rollouts, row)
 
@@ -162,11 +162,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     def mean(name: str) -> float:
         return sum(float(getattr(group, name).sum()) for group in groups) / count
 
-    reading = {}
-    if groups and len(groups[0].reading_N):
-        reading["reading"] = mean("reading_N")
     return {
-        **reading,
+        **_reading_metrics(groups),
         "reward": mean("rewards_N"),
         "accuracy": mean("acc_N"),
         "format": mean("format_N"),
@@ -175,6 +172,19 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "length_max": max(lengths, default=0),
         "truncated": sum(response.finish_reason == "length" for response in responses) / count,
     }
+
+
+def _reading_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """The mean share of the conditions read, where that is rewarded.
+
+    Samples of problems with nothing to read are counted and left out.
+    """
+    if not groups or not len(groups[0].reading_N):
+        return {}
+    every = [float(share) for group in groups for share in group.reading_N]
+    read = [share for share in every if not math.isnan(share)]
+    found = {"nothing_to_read": float(len(every) - len(read))}
+    return found | ({"reading": sum(read) / len(read)} if read else {})
 
 
 def _append(path: Path, file: BinaryIO, row: Mapping[str, Any]) -> None:

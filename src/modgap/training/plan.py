@@ -35,6 +35,10 @@ WAITING = "waiting for launches"
 """The time in which a GPU waits for kernels, because its passes have too few rows."""
 BEGINNING = 17
 """Tokens beside the image that a prompt and its twin both start with: the chat's first turns."""
+PLAIN_PATH = (
+    "rough: this model takes the plain path, whose rows are computed one by one and padded to the"
+    " longest response; its speed was not measured on a GPU"
+)
 PAIRS_OF_WORDS = (140, 100)
 """Tokens beside the image of a full-text prompt and of its text-free twin.
 
@@ -134,6 +138,7 @@ def lengths_of(
     most: int = 0,
     response: float | None = None,
     side: int = 28,
+    image: int = 0,
 ) -> Lengths:
     """The expected lengths of a stage.
 
@@ -144,12 +149,13 @@ def lengths_of(
         response: Mean tokens of the model's responses, if its folder has them; at most 90% of the
             limit is used.
         side: Of an image token, in pixels.
+        image: Tokens of any image, where they do not depend on its size.
     """
     pixels = 256 * 28 * 28
     if most and not least <= pixels <= most:
         pixels = (least + most) // 2
     s = stage.settings
-    image = pixels // side**2
+    image = image or pixels // side**2
     full, free = (min(image + words, s.max_prompt_tokens) for words in PAIRS_OF_WORDS)
     views = [full if view == "full-text" else free for view in stage.views]
     mixed = 0.5 if s.dynamic_sampling else 1.0
@@ -235,6 +241,17 @@ def branch(shape: Shape, before: float, prompt: float, response: float, samples:
     return linear + pairs + head(shape, samples * response)
 
 
+def group_work(shape: Shape, lengths: Lengths, prompt: float, before: int, rows: float) -> float:
+    """FLOPs of a prompt and its samples in one forward pass; on the plain path row by row.
+
+    There a row repeats the prompt and is padded to the longest response.
+    """
+    if shape.shared:
+        return branch(shape, before, prompt - before, lengths.response, rows)
+    padding = 2.0 * shape.layers * shape.layer * (lengths.longest - lengths.response)
+    return rows * (branch(shape, 0, prompt, lengths.response, 1) + padding)
+
+
 def head(shape: Shape, tokens: float) -> float:
     """FLOPs of the LM head."""
     return 2.0 * shape.vocab * shape.hidden * tokens
@@ -248,40 +265,45 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     # With an adapter the weights have no gradient.
     again = 3.0 + s.gradient_checkpointing - bool(s.lora_rank)
     see = shape.see(lengths.image)
-    group = branch(shape, 0, lengths.prompt, lengths.response, n)
+    group = group_work(shape, lengths, lengths.prompt, 0, n)
     rows = drawn * n
+    alone = 1 if shape.shared else n  # how often a prompt and its image are computed
     layers = 2.0 * shape.layers * shape.layer
-    prefill = drawn * (
-        layers * lengths.prompt + 2.0 * shape.layers * shape.wide * lengths.prompt**2 + see
+    prefill = (
+        alone
+        * drawn
+        * (layers * lengths.prompt + 2.0 * shape.layers * shape.wide * lengths.prompt**2 + see)
     )
     mean_past = lengths.prompt + lengths.response / 2
     each = layers + head(shape, 1) + 4.0 * shape.layers * shape.wide * mean_past
-    update = groups * (again * group + (1.0 if s.sees_frozen else again) * see)
+    update = groups * (again * group + (1.0 if s.sees_frozen else again) * alone * see)
     flops = {
         "rollout": prefill + rows * lengths.response * each,
         "update": update if stage.scores_rollouts else 0.0,
     }
     batches = groups // s.mini_batch
     if batches > 1 and stage.policy_loss:
-        flops["old log-probs"] = (batches - 1) * s.mini_batch * (group + see)
+        flops["old log-probs"] = (batches - 1) * s.mini_batch * (group + alone * see)
     works = twin_works(stage, lengths, rows_at_most(stage) > 1)
     for work in works:
         # Without gradient once; the scores are kept for no backward pass.
         times, seen = (1.0, 1.0) if work.place == "still" else (again, again)
         seen = min(seen, 1.0) if s.sees_frozen else seen
-        branch_of = branch(
-            shape, work.before, work.tokens - work.before, lengths.response, n * work.share
-        )
-        each = times * branch_of + (seen * see if work.sees else 0.0)
+        branch_of = group_work(shape, lengths, work.tokens, work.before, n * work.share)
+        each = times * branch_of
+        if not shape.shared:
+            each += seen * see * n * work.share
+        elif work.sees:
+            each += seen * see
         if work.place == "whole":  # and the rollout's own distributions
-            each += branch(shape, 0, lengths.prompt, lengths.response, n * work.share)
+            each += group_work(shape, lengths, lengths.prompt, 0, n * work.share)
         flops["twins"] = flops.get("twins", 0.0) + groups * each
     if any(term.trajectory is not None for term in stage.objective):
-        flops["twins"] += groups * (group + see)
+        flops["twins"] += groups * (group + alone * see)
 
     trained = trained_parameters(stage, shape)
     seconds = {phase: count / machine.flops / machine.reach for phase, count in flops.items()}
-    rows_of_pass, _, images = largest_pass(stage, lengths)
+    rows_of_pass, _, images = largest_pass(stage, lengths, shared=shape.shared)
     live = sum(work.share for work in works if work.place == "live")
     layers_passed = math.ceil(groups * n * (1 + live) / rows_of_pass) * shape.layers
     layers_passed += math.ceil(groups / images) * shape.vision_layers
@@ -313,9 +335,16 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     )
 
 
-def largest_pass(stage: Stage, lengths: Lengths) -> tuple[float, float, float]:
-    """Rows, tokens and images of an update's largest forward pass."""
+def largest_pass(
+    stage: Stage, lengths: Lengths, *, shared: bool = True
+) -> tuple[float, float, float]:
+    """Rows, tokens and images of an update's largest forward pass.
+
+    Not `shared`: on the plain path, whose rows have each a prompt and an image, padded.
+    """
     s, rows = stage.settings, rows_at_most(stage)
+    if not shared:
+        return rows, rows * (lengths.prompt + lengths.longest), rows
     group = min(rows, s.samples_per_prompt)
     works = twin_works(stage, lengths, rows > 1)
     apart = any(work.place in ("later", "whole") for work in works)
@@ -368,7 +397,7 @@ def memory(
 ) -> dict[str, float]:
     """The parts of an update's peak memory, in bytes."""
     s = stage.settings
-    rows, tokens, images = largest_pass(stage, lengths)
+    rows, tokens, images = largest_pass(stage, lengths, shared=shape.shared)
     # Of the MLP: gate, up and their product.
     layer = machine.bytes * (8 * (shape.hidden + shape.wide) + 3 * shape.intermediate)
     patches = lengths.image * shape.merge**2 * images
@@ -515,7 +544,7 @@ def fitting(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> i
         )
 
     def largest(rows: int) -> tuple[float, float, float]:
-        return largest_pass(with_rows(stage, rows), lengths)
+        return largest_pass(with_rows(stage, rows), lengths, shared=shape.shared)
 
     most = next((rows for rows in range(everything, 0, -1) if fits(rows)), 0)
     # Passes have whole groups: with groups of 5, a limit of 9 rows gives the same pass as one of 5.
@@ -597,7 +626,22 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cos
 
 
 def _notes(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, c: Cost) -> list[str]:
-    """Notes on memory: too little for the rows of a pass, or enough for more and faster."""
+    """Notes on prompts that are too long, on the plain path, and on memory.
+
+    Of memory: too little for the rows of a pass, or enough for more and faster.
+    """
+    words = [] if shape.shared else [PLAIN_PATH]
+    if lengths.image + min(PAIRS_OF_WORDS) > stage.settings.max_prompt_tokens:
+        words.append(
+            f"an image takes about {lengths.image:,} tokens: prompts longer than"
+            f" max_prompt_tokens={stage.settings.max_prompt_tokens:,} are left out, so give more"
+        )
+    return words + _memory_notes(stage, shape, lengths, machine, c)
+
+
+def _memory_notes(
+    stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, c: Cost
+) -> list[str]:
     now, most = rows_at_most(stage), fitting(stage, shape, lengths, machine)
     by_micro_batch = stage.settings.loss_mean == "micro_batch"
     if machine.memory and too_large(c.memory, machine):
@@ -641,7 +685,9 @@ def dry_run(
     from modgap.models.static import replays
 
     known = known_model(model)
-    machine = machine_here(known.shape, gpu, replays()) if known.shape else None
+    machine = None
+    if known.shape:  # the plain path has no CUDA graphs
+        machine = machine_here(known.shape, gpu, replays() and known.shape.shared)
     typical = model_notes(Path(known.path)).get("response_tokens")
     stages: list[StagePlan] = []
     for stage in recipe.stages:
@@ -652,7 +698,8 @@ def dry_run(
         expected = None
         if known.shape is not None and machine is not None:
             shape, limits = known.shape, (known.min_pixels, known.max_pixels)
-            lengths = lengths_of(stage, *limits, typical, shape.patch * shape.merge)
+            side = shape.patch * shape.merge
+            lengths = lengths_of(stage, *limits, typical, side, shape.image_tokens)
             expected = costs(stage, shape, lengths, machine)
         stages.append(StagePlan(stage, settings, expected))
     return plan_lines(recipe, model, stages)

@@ -33,6 +33,8 @@ from modgap.training.pictures import pictured
 
 MOST_DRAWN = 3
 """A step draws at most this many times `prompts_per_step` at once."""
+NOTHING_TO_READ = 1.0
+"""What is rewarded where there is nothing to read: the same for all samples of the problem."""
 
 
 class Scored(Protocol):
@@ -157,7 +159,8 @@ class Group:
         acc_N: 1.0 where correct.
         format_N: 1.0 where well formatted.
         right_N: Whether the answer's reward is 1.0.
-        reading_N: Share of the conditions that each sample reads; empty where it is not rewarded.
+        reading_N: Share of the conditions that each sample reads, NaN where there is nothing to
+            read; empty where it is not rewarded.
         rewards_N: Final rewards.
     """
 
@@ -341,7 +344,9 @@ class Roller:
             group.scores_N = answers_N if made_of.plain else made_of.answer * answers_N
             if made_of.reading:
                 group.reading_N = self._reading(group)
-                group.scores_N = group.scores_N + made_of.reading * group.reading_N
+                group.scores_N = group.scores_N + made_of.reading * group.reading_N.nan_to_num(
+                    nan=NOTHING_TO_READ
+                )
             lengths_N = torch.tensor([len(response.token_ids) for response in group.responses])
             group.rewards_N = group.scores_N + overlong_penalty(
                 lengths_N,
@@ -354,7 +359,8 @@ class Roller:
         problem = group.problem
         known = (*structural_conditions(problem, self._style), *problem.semantic)
         texts = [response.text for response in group.responses]
-        return torch.tensor([share_read(text, known, problem.question) for text in texts])
+        shares = [share_read(text, known, problem.question) for text in texts]
+        return torch.tensor([math.nan if share is None else share for share in shares])
 
 
 def with_other_pictures(problems: Sequence[Problem]) -> dict[str, Problem]:

@@ -6,7 +6,7 @@ and token plus attention.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ class Shape:
         vision_intermediate: Width of its MLP.
         patch: Side of a patch, in pixels.
         merge: Side of a merged token, in patches.
+        shared: Whether the samples of a prompt share its computation and its image's: not on the
+            plain path (`models/plain.py`), whose rows are computed one by one, padded.
     """
 
     hidden: int
@@ -44,6 +46,12 @@ class Shape:
     vision_intermediate: int = 3420
     patch: int = 14
     merge: int = 2
+    shared: bool = True
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of any image; 0 where they depend on its size."""
+        return 0
 
     @property
     def head(self) -> int:
@@ -58,9 +66,14 @@ class Shape:
     @property
     def layer(self) -> int:
         """Parameters of one layer of the language model."""
-        kv = self.head * self.kv_heads
-        attention = 2 * self.hidden**2 + 2 * self.hidden * kv + self.hidden + 2 * kv
-        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        attention = 2 * self.hidden * (self.wide + self.head * self.kv_heads)
+        mlp, norms = 3 * self.hidden * self.intermediate, 2 * self.hidden
+        return attention + self.beside_attention + mlp + norms
+
+    @property
+    def beside_attention(self) -> int:
+        """Parameters of a layer's attention that are no matrix: biases of query, key and value."""
+        return self.wide + 2 * self.head * self.kv_heads
 
     @property
     def language(self) -> int:
@@ -120,10 +133,9 @@ class DeepShape(Shape):
         return self.head_dim
 
     @property
-    def layer(self) -> int:
-        """Parameters of one layer of the language model."""
-        attention = 2 * self.hidden * (self.wide + self.head * self.kv_heads) + 2 * self.head
-        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+    def beside_attention(self) -> int:
+        """Parameters of a layer's attention that are no matrix: norms of query and key."""
+        return 2 * self.head
 
     @property
     def vision(self) -> int:
@@ -135,6 +147,63 @@ class DeepShape(Shape):
         norms = 2 * wide + self.levels * 2 * merged
         ends = (3 * 2 * self.patch**2 + 1 + self.positions) * wide
         return ends + self.vision_layers * block + (1 + self.levels) * merger + norms
+
+
+@dataclass(frozen=True, slots=True)
+class PlainShape(Shape):
+    """The sizes of a Qwen2-VL, LLaVA or LLaVA-OneVision, which the plain path trains.
+
+    Attributes:
+        kind: Its `model_type`.
+        head_dim: Channels of an attention head.
+        biased: Whether queries, keys and values have a bias.
+        side: Pixels of the side of what the vision tower sees; 0 for any size.
+        tiles: Tiles of that side that an image of 448 x 448 pixels is cut into, beside the whole.
+        left_out: Vision tokens that the language model does not get (the class token).
+    """
+
+    kind: str = ""
+    head_dim: int = 128
+    biased: bool = True
+    side: int = 0
+    tiles: int = 0
+    left_out: int = 0
+
+    @property
+    def head(self) -> int:
+        """Channels of an attention head."""
+        return self.head_dim
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer of the language model."""
+        kv = self.head * self.kv_heads
+        attention = 2 * self.hidden * (self.wide + kv) + self.biased * (self.wide + 2 * kv)
+        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of any image; of a LLaVA-OneVision one of 448 x 448 pixels, with line ends."""
+        grid = self.side // self.patch if self.side else 0
+        lines = round(self.tiles**0.5) * grid
+        whole = grid**2 + (1 - self.left_out) * (self.kind == "llava")
+        return whole + self.tiles * grid**2 + lines
+
+    @property
+    def vision(self) -> int:
+        """Parameters of the vision tower, what joins it to the language model included."""
+        wide, inner = self.vision_hidden, self.vision_intermediate
+        block = 4 * wide**2 + 4 * wide + 2 * wide * inner + inner + wide + 4 * wide
+        tower = self.vision_layers * block + 3 * self.patch**2 * wide
+        if self.kind == "qwen2_vl":
+            merged = wide * self.merge**2
+            merger = 2 * wide + merged**2 + merged + merged * self.hidden + self.hidden
+            return tower + 3 * self.patch**2 * wide + merger  # two frames
+        grid = (self.side // self.patch) ** 2
+        joined = (wide + 1) * self.hidden + (self.hidden + 1) * self.hidden
+        if self.kind == "llava":  # class token and its position, two norms
+            return tower + (grid + 2) * wide + 4 * wide + joined
+        return tower + (grid + 1) * wide + 2 * wide + joined + self.hidden
 
 
 SHAPES: dict[str, Shape] = {
@@ -152,8 +221,9 @@ SHAPES["yaogy/qwen2_5_vl_3b_kl_curriculum"] = SHAPES["Qwen/Qwen2.5-VL-3B-Instruc
 SHAPES["yaogy/qwen2_5_vl_7b_kl_curriculum"] = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
 
 
-SHAPED = ("qwen2_5_vl", "qwen3_vl")
-"""The `model_type`s whose shape is known."""
+PLAIN = ("qwen2_vl", "llava", "llava_onevision")
+SHAPED = ("qwen2_5_vl", "qwen3_vl", *PLAIN)
+"""The `model_type`s whose shape is known; verl trains only the first two."""
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
@@ -163,6 +233,8 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     """
     text, vision = config.get("text_config") or config, config["vision_config"]
     tied = bool(config.get("tie_word_embeddings", False))
+    if config.get("model_type") in PLAIN:
+        return _plain_shape(config, text, vision, tied=tied)
     sizes: dict[str, Any] = {
         "hidden": text["hidden_size"],
         "layers": text["num_hidden_layers"],
@@ -185,3 +257,48 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
             levels=len(vision["deepstack_visual_indexes"]),
         )
     return Shape(**sizes, tied=tied, patch=vision.get("patch_size", 14))
+
+
+def _plain_shape(
+    config: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any], *, tied: bool
+) -> PlainShape:
+    """The shape of one of `PLAIN`. Raises `KeyError` for a size that is not there."""
+    kind = config["model_type"]
+    dynamic = kind == "qwen2_vl"
+    wide = vision["embed_dim" if dynamic else "hidden_size"]
+    side = 0 if dynamic else vision["image_size"]
+    sliced = kind == "llava" and config.get("vision_feature_select_strategy") != "full"
+    return PlainShape(
+        hidden=text["hidden_size"],
+        layers=text["num_hidden_layers"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        intermediate=text["intermediate_size"],
+        vocab=text["vocab_size"],
+        tied=tied,
+        vision_hidden=wide,
+        vision_layers=vision["depth" if dynamic else "num_hidden_layers"],
+        vision_intermediate=int(wide * vision["mlp_ratio"])
+        if dynamic
+        else vision["intermediate_size"],
+        patch=vision["patch_size"],
+        merge=vision.get("spatial_merge_size", 2) if dynamic else 1,
+        shared=False,
+        kind=kind,
+        head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
+        biased=text.get("model_type") != "llama" or bool(text.get("attention_bias")),
+        side=side,
+        tiles=_tiles(config.get("image_grid_pinpoints") or (), side),
+        left_out=int(sliced),
+    )
+
+
+def _tiles(sizes: Sequence[Sequence[int]], side: int, shown: int = 448) -> int:
+    """Tiles of the size that a LLaVA-OneVision takes for a square image, as transformers does."""
+    best, least, tiles = -1, 0, 0
+    for height, width in sizes:
+        kept = min(min(height, width) ** 2, shown**2)
+        wasted = height * width - kept
+        if kept > best or (kept == best and wasted < least):
+            best, least, tiles = kept, wasted, (height // side) * (width // side)
+    return tiles

@@ -49,14 +49,9 @@ from modgap.core.view import get_view, parse_views
 from modgap.engines.chat import png_data_uri
 from modgap.grading.graders import grade_one
 from modgap.grading.mathverse import Case
-from modgap.workflows.evaluate import (
-    check_views,
-    default_views,
-    fingerprint,
-    load_problems,
-    make_requests,
-    problem_row,
-)
+from modgap.workflows.fingerprints import fingerprint
+from modgap.workflows.problems import check_views, default_views, load_problems
+from modgap.workflows.requests import make_requests, problem_row
 
 KEY = "modgap"
 """Under which the metadata of the task and of its samples have what a run records."""

@@ -30,7 +30,7 @@ from modgap.core.files import open_own, open_regular
 from modgap.core.options import EvalOptions, flag
 from modgap.core.progress import say
 from modgap.core.secrets import safe_arguments
-from modgap.workflows.evaluate import accelerators_each
+from modgap.workflows.engine_start import accelerators_each
 
 POLL_S = 0.2
 _PATIENCE_S = 20.0

@@ -24,12 +24,11 @@ from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder, write_json
 from modgap.core.view import parse_views
 from modgap.models.folder import model_notes
-from modgap.workflows.evaluate import (
-    as_in,
+from modgap.workflows.evaluate import as_in, evaluate
+from modgap.workflows.fingerprints import fingerprint
+from modgap.workflows.problems import (
     check_views,
     default_views,
-    evaluate,
-    fingerprint,
     locate,
     read_problems,
     warn_about_images,

@@ -28,8 +28,8 @@ from modgap.core.errors import UserError
 from modgap.core.options import StudySpec
 from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder, write_json
-from modgap.workflows.evaluate import locate
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
+from modgap.workflows.problems import locate
 from modgap.workflows.study import (
     Study,
     also_sets,

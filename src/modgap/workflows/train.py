@@ -24,7 +24,7 @@ from modgap.core.terms import Reward
 from modgap.models.folder import model_notes
 from modgap.recipes.presets import Value, find_preset
 from modgap.workflows.checkpoints import find_checkpoint
-from modgap.workflows.evaluate import warn_about_images
+from modgap.workflows.problems import warn_about_images
 
 if TYPE_CHECKING:
     from modgap.training.events import Event, TrainResult

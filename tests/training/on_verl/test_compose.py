@@ -64,6 +64,14 @@ def test_all_six_recipes_are_valid_on_every_preset(name: str, gpus: int) -> None
         )
 
 
+@pytest.mark.parametrize("size", ["2B", "4B", "8B"])
+def test_a_qwen3_vl_is_valid_in_both_stages_of_kl(size: str) -> None:
+    name = f"Qwen/Qwen3-VL-{size}-Instruct"
+    for stage in load("kl").stages:
+        config = compose(stage_overrides(stage, Model(name, SHAPES[name]), FILES, gpus=2))
+        assert config.actor_rollout_ref.model.path == name
+
+
 @pytest.mark.parametrize("preset", ["paper-7b", "paper-3b"])
 @pytest.mark.parametrize("name", [*SIX, "kl-from-base", "reverse-curriculum"])
 def test_the_papers_presets_are_valid_with_every_recipe(name: str, preset: str) -> None:

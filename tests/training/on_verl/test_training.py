@@ -27,6 +27,7 @@ import pytest
 pytest.importorskip("verl", reason="verl has an environment of its own: make test-verl")
 
 import torch
+from model_families import build_family
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -65,6 +66,9 @@ ENVIRONMENT = {
 class Study:
     """The two runs, and what was seen on the way."""
 
+    model = "tiny"
+    settings = SETTINGS
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.text, self.kl = folder / "full-text", folder / "kl"
@@ -83,7 +87,10 @@ class Study:
         self.after = self.ends_soon()
 
     def command(self, recipe: str) -> list[str]:
-        given = {**SETTINGS, "verl.trainer.rollout_data_dir": self.folder / f"rollouts-{recipe}"}
+        given = {
+            **self.settings,
+            "verl.trainer.rollout_data_dir": self.folder / f"rollouts-{recipe}",
+        }
         given["verl.trainer.validation_data_dir"] = self.folder / f"validation-{recipe}"
         settings = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
         return [
@@ -92,7 +99,7 @@ class Study:
             "--data",
             "data",
             "--model",
-            "tiny",
+            self.model,
             "--out",
             recipe,
             "--engine",
@@ -141,10 +148,34 @@ class Study:
         return found
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
-    folder = tmp_path_factory.mktemp("study")
-    made = Study.__new__(Study)
+class DeepStudy(Study):
+    """Both stages of `kl` on a small random Qwen3-VL, whose rewards alternate."""
+
+    model = "qwen3-vl"
+    settings = SETTINGS | {
+        "steps": 1, "eval_every": 0, "validation_problems": 0, "max_response_tokens": 24,
+        "overlong_buffer": 0, "reward.function": "rewards:every_second",
+    }  # fmt: skip
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.kl = folder, folder / "kl"
+        with_template(build_family("qwen3_vl", folder / self.model))
+        self.modgap("data", "synth", "--out", "data", "--train", "12", "--test", "4", "--seed", "3")
+        self.train("kl")
+        self.after = self.ends_soon()
+
+
+def with_template(folder: Path) -> None:
+    """Lay a family's chat template where a checkpoint of verl has it."""
+    file = folder / "chat_template.json"
+    template = json.loads(file.read_text())["chat_template"]
+    (folder / "chat_template.jinja").write_text(template)
+    file.unlink()
+
+
+def studied(made: Study, folder: Path) -> Iterator[Any]:
+    """A study, whose processes end with it."""
+    made.folder = folder
     try:
         made.__init__(folder)
         yield made
@@ -152,6 +183,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         for pid in made.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+    yield from studied(Study.__new__(Study), tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeepStudy]:
+    yield from studied(DeepStudy.__new__(DeepStudy), tmp_path_factory.mktemp("deep"))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -279,28 +320,49 @@ def test_a_killed_run_leaves_no_process_and_goes_on_after_its_last_checkpoint(st
     assert [line["step"] for line in read(study.text / "stage1/train_log.jsonl")] == [1, 2]
 
 
+def changed_names(before: Path, after: Path) -> tuple[list[str], int]:
+    """The parameters that differ in bf16 between two models, and how many they have."""
+    old, new = (load_file(folder / "model.safetensors") for folder in (before, after))
+    assert set(old) == set(new)
+    changed = [name for name in old if not torch.equal(old[name].bfloat16(), new[name].bfloat16())]
+    return changed, len(old)
+
+
 def test_the_second_stage_starts_from_the_firsts_merged_model(study: Study) -> None:
     first = (study.kl / "stage1/checkpoints" / f"step_{STEPS}").absolute()
     overrides = json.loads((study.kl / "stage2/verl.json").read_text())
     assert overrides["actor_rollout_ref.model.path"] == str(first)
     assert steps(study.kl / "stage2/verl_metrics.1.jsonl") == [1, 2] and study.after == []
     models = [tiny_folder(), first, study.kl / "stage2/checkpoints" / f"step_{STEPS}"]
-    weights = [load_file(folder / "model.safetensors") for folder in models]
-    for before, after in pairwise(weights):
-        assert set(before) == set(after)
-        changed = [
-            name
-            for name in before
-            if not torch.equal(before[name].bfloat16(), after[name].bfloat16())
-        ]
-        assert any("visual" in name for name in changed) and len(changed) > len(before) / 2
+    for before, after in pairwise(models):
+        changed, count = changed_names(before, after)
+        assert any("visual" in name for name in changed) and len(changed) > count / 2
 
 
 def test_the_final_model_is_measured_as_it_is(study: Study) -> None:
-    model = study.kl / "stage2/checkpoints" / f"step_{STEPS}"
+    measured(study, study.kl / "stage2/checkpoints" / f"step_{STEPS}")
+
+
+def measured(study: Study, model: Path) -> None:
+    """Measure a model with `hf` as it is."""
     study.modgap(
         "eval", "--data", "data", "--model", str(model), "--out", "eval", "--engine", "hf",
         "--limit", "2", "--samples", "1", "--max-tokens", str(LENGTH),
     )  # fmt: skip
     summary = json.loads((study.folder / "eval/summary.json").read_text())
     assert [summary["views"][view]["n_problems"] for view in ("full-text", "image-only")] == [2, 2]
+
+
+def test_a_qwen3_vl_is_rolled_out_updated_merged_trained_on_and_measured(deep: DeepStudy) -> None:
+    assert deep.after == []
+    stages = [deep.kl / "stage1", deep.kl / "stage2"]
+    for stage in stages:
+        (line,) = verl_metrics(stage)
+        assert line["training/rollout_probs_diff_mean"] < 0.005 and line["actor/grad_norm"] > 0
+    assert "actor/contrastive_kl" in verl_metrics(stages[1])[0]
+    models = [deep.folder / deep.model, *(stage / "checkpoints/step_1" for stage in stages)]
+    for before, after in pairwise(models):
+        changed, count = changed_names(before, after)
+        assert any("visual" in name for name in changed) and len(changed) > count / 2
+        assert any("deepstack" in name for name in changed)
+    measured(deep, models[-1])

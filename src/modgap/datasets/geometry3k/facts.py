@@ -101,24 +101,25 @@ def _names(term: Term) -> Iterator[str]:
 
 def _between(form: Form) -> Between | None:
     """A point between two named points."""
-    if form.predicate == "PointLiesOnLine":
-        point, line = form.arguments
-        if isinstance(point, Form) and isinstance(line, Form) and line.predicate == "Line":
-            names = (*map(str, point.arguments), *map(str, line.arguments))
-            if len(names) == 3 and all(map(POINT.fullmatch, names)):
-                return names
-    return None
+    names = _point_on(form, "Line")
+    return names if names is not None and len(names) == 3 else None
 
 
 def _on_circle(form: Form) -> tuple[str, str] | None:
     """A point on a named circle."""
-    if form.predicate == "PointLiesOnCircle":
-        point, circle = form.arguments
-        if isinstance(point, Form) and isinstance(circle, Form) and circle.predicate == "Circle":
-            names = (*map(str, point.arguments), *map(str, circle.arguments))
-            if len(names) == 2 and all(map(POINT.fullmatch, names)):
-                return names
-    return None
+    names = _point_on(form, "Circle")
+    return names if names is not None and len(names) == 2 else None
+
+
+def _point_on(form: Form, shape: str) -> tuple[str, ...] | None:
+    """Of `PointLiesOnLine(A,Line(B,C))` and the like: A, B and C, if all are names of points."""
+    if form.predicate != f"PointLiesOn{shape}":
+        return None
+    point, on = form.arguments
+    if not (isinstance(point, Form) and isinstance(on, Form) and on.predicate == shape):
+        return None
+    names = (*map(str, point.arguments), *map(str, on.arguments))
+    return names if all(map(POINT.fullmatch, names)) else None
 
 
 # ---- lines ---------------------------------------------------------------------------------------

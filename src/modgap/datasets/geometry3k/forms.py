@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from modgap.datasets.geometry3k.predicates import (
+    AT_A_POINT,
     MANY,
     PREDICATES,
     SHAPES,
@@ -94,6 +95,8 @@ _ANGLE = re.compile(r"\\?angle[ _]?(\w+)", re.IGNORECASE)
 _LENGTH = re.compile(r"[A-Z]'*[A-Z]'*")
 _ODD = re.compile(r"[-+*/=^][+*/=^]|[-+]-|[-+*/=^]$|^[+*/=^]")
 """Signs that an expression cannot have so: `66--y`, `3x+`."""
+_AT = re.compile(rf"((?:{'|'.join(AT_A_POINT)})\(.*)\) at (Point\([^()]+\))")
+"""A relation with the point at which it holds after it: `Tangent(...) at Point(E)`."""
 _COEFFICIENT = re.compile(r"(\d+(?:\.\d+)?|\\frac\{[^{}]*\}\{[^{}]*\})\s*(?=[A-Z(])")
 
 
@@ -115,6 +118,10 @@ def _balanced(text: str, repairs: list[str]) -> str:
     """The text with its brackets repaired; what follows the closed form is left out."""
     if _closed(text):
         return text
+    if (found := _AT.fullmatch(text)) and _closed(f"{found[1]})"):
+        candidate = f"{found[1]},{found[2]})"
+        repairs.append(f"{text!r} names a point after its end: read as {candidate}")
+        return candidate
     for candidate in _repaired(text):
         if _fits(candidate):
             repairs.append(
@@ -286,6 +293,8 @@ class _Reader:
         elif name in ("IsMidpointOf", "IsCentroidOf", "IsIncenterOf", "IntersectAt"):
             at = -1 if name == "IntersectAt" else 0
             arguments[at] = _as("Point", arguments[at])
+        elif name in AT_A_POINT and len(arguments) > 2 and POINT.fullmatch(str(arguments[-1])):
+            arguments[-1] = _as("Point", arguments[-1])
         elif name in TRIGONOMETRIC:
             inner = arguments[0]
             if isinstance(inner, Form) and inner.predicate == "MeasureOf":

@@ -136,6 +136,8 @@ PREDICATES: Final[dict[str, Predicate]] = {
 }
 """Every known predicate, by name."""
 
+AT_A_POINT: Final = ("Tangent", "Secant", "Perpendicular")
+"""Relations whose last argument may be the point where they hold, after two others."""
 TRIGONOMETRIC: Final = ("SinOf", "CosOf", "TanOf", "CotOf")
 SHAPES: Final = tuple(name for name, one in PREDICATES.items() if one.kind == "shape")
 ADJECTIVES: Final = tuple(name for name, one in PREDICATES.items() if one.kind == "adjective")

@@ -15,7 +15,7 @@ the expressions of the annotation (`4y-10`), which are kept as they are.
 from __future__ import annotations
 
 from modgap.datasets.geometry3k.forms import POINT, Form, Term
-from modgap.datasets.geometry3k.predicates import PREDICATES, Predicate, by_parts
+from modgap.datasets.geometry3k.predicates import AT_A_POINT, PREDICATES, Predicate, by_parts
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 _JOINTS = (" and ", ", ", " to ", " = ", *(f" {sign} " for sign in ("+", "-", "\\times", "/", "^")))
@@ -34,6 +34,8 @@ def sentence(form: Form) -> str:
         return f"use the {str(arguments[0]).replace('_', ' ')}"
     if form.predicate == "Equals":
         return " = ".join(phrase(argument) for argument in arguments)
+    if (point := _where(form)) is not None:
+        return f"{sentence(Form(form.predicate, arguments[:-1]))} at {phrase(point)}"
     if form.predicate in ("Parallel", "Perpendicular"):
         return f" {known.word} ".join(_segment(argument) for argument in arguments)
     if form.predicate == "IntersectAt":
@@ -66,6 +68,13 @@ def phrase(term: Term) -> str:
 
 
 _ADJECTIVES = {"RightAngle": "is a right angle", "Right": "is a right triangle"}
+
+
+def _where(form: Form) -> Form | None:
+    """The point at which a relation of lines and circles holds, if the form names one."""
+    last = form.arguments[-1] if form.arguments else None
+    named = form.predicate in AT_A_POINT and len(form.arguments) > 2
+    return last if named and isinstance(last, Form) and last.predicate == "Point" else None
 
 
 def _known(form: Form) -> Predicate:

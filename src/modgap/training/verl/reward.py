@@ -10,7 +10,7 @@ from modgap.analysis.transcription import share_read
 from modgap.core import registry
 from modgap.core.terms import Reward
 from modgap.rewards import compute_score as of_answer
-from modgap.training.rollout import score
+from modgap.training.rollout import NOTHING_TO_READ, score
 
 
 def compute_score(
@@ -40,7 +40,8 @@ def compute_score(
     Returns:
         `score`; `format`; `acc`: 1.0 only if the answer's reward is 1, that is, correct and well
         formatted; unless the answer's reward is all, `answer`: the answer's reward; with `reading`,
-        `reading`: the share of the conditions that was read.
+        `reading`: the share of the conditions that was read, and `to_read`: 0.0 where there is
+        nothing to read, which is rewarded as all of it and is to be left out of a mean.
     """
     response = solution_str or ""
     if function:
@@ -54,6 +55,8 @@ def compute_score(
     out |= {"answer": total, "score": answer * total}
     if reading:
         told = extra_info or {}
-        out["reading"] = share_read(response, json.loads(told["conditions"]), told["asked"])
+        share = share_read(response, json.loads(told["conditions"]), told["asked"])
+        out["reading"] = NOTHING_TO_READ if share is None else share
+        out["to_read"] = float(share is not None)
         out["score"] += reading * out["reading"]
     return out

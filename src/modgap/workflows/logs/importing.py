@@ -17,10 +17,11 @@ from modgap.analysis.results import IMPORT_NOTE, Summary
 from modgap.core.errors import UserError, unknown
 from modgap.core.progress import Progress
 from modgap.core.record import OUTCOMES, GradeRow, Key, Response, RunFolder, write_json
-from modgap.workflows.evaluate import fingerprint, problem_row
+from modgap.workflows.fingerprints import fingerprint
 from modgap.workflows.grade import grade_held
 from modgap.workflows.logs.matching import Data, Matched, in_order
 from modgap.workflows.logs.samples import Log, Sample
+from modgap.workflows.requests import problem_row
 
 READERS = {
     "lmms-eval": "modgap.workflows.logs.lmms_eval",

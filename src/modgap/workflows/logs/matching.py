@@ -13,8 +13,8 @@ from modgap.core.record import Key
 from modgap.core.view import ALL_VIEWS, VERSIONS, get_view
 from modgap.datasets import mathverse
 from modgap.grading.mathverse import NAME, grader_of, question_type_of
-from modgap.workflows.evaluate import load_problems
 from modgap.workflows.logs.samples import Log, Sample
+from modgap.workflows.problems import load_problems
 
 _NAMES = ("problem_id", "problem_index", "sample_index", "question_id", "id", "index", "pid")
 """Where a row may have the id of its problem, in the order in which they are tried."""
