@@ -26,6 +26,9 @@ PARTS = ("tower", "merger", "language")
 """What a model consists of: the vision encoder, what brings its features to the language model, and
 the rest. See `models/parts.py`."""
 
+NOT_IN_OLDER = ("freeze", "validation_views", "validation_split", "validate_before")
+"""Settings that a manifest omits at their default: older ones lack them and must still resume."""
+
 OWN_VIEWS = "own"
 """Value of `validation_views` for the views that a stage trains on."""
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from modgap.analysis.cells import SeedRun, Sweep, Variant
 from modgap.analysis.results import Settings
 from modgap.core import registry
+from modgap.core.recipe import NOT_IN_OLDER
 from modgap.reporting.manifests import missing, read_manifest
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _unlike(sweep: Sweep) -> list[str]:
         ]
         for number, stage in enumerate(variant.stages):
             known = {name for other in alike for name in other.stages[number]}
-            if lacking := sorted(known - set(stage)):
+            if lacking := sorted(known - set(stage) - set(NOT_IN_OLDER)):
                 names = ", ".join(run.name for run in variant.runs)
                 notes.append(
                     f"{names}: the manifest of stage{number + 1} lacks {', '.join(lacking)}, which"
