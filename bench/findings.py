@@ -450,6 +450,12 @@ def _jobs(small: bool) -> int:
     return 1 if small else 8 * max(1, len(visible_accelerators()))
 
 
+def _second(work: Path) -> Path:
+    """Where the second testbed is."""
+    made = work / "testbed2" / "tiny"
+    return made if made.exists() else HERE.parent / "src" / "modgap" / "models" / MODEL_OF[SECOND]
+
+
 def main() -> int:
     """Parse and run."""
     parser = argparse.ArgumentParser(
@@ -462,7 +468,7 @@ def main() -> int:
     parser.add_argument("--cells", type=Path, default=CELLS)
     parser.add_argument("--seconds", type=float, default=560)
     parser.add_argument("--jobs", type=int, help="8 for each accelerator by default")
-    parser.add_argument("--second", type=Path, help="WORK/testbed2/tiny by default")
+    parser.add_argument("--second", type=Path, help="WORK/testbed2/tiny, else the bundled one")
     parser.add_argument("--seed", type=int, default=2, help="of the second testbed")
     parser.add_argument("--dry-run", action="store_true", help="run: print the commands")
     parser.add_argument("--try", dest="small", action="store_true", help="in miniature, on a CPU")
@@ -479,7 +485,7 @@ def main() -> int:
         part=given.part or "1", work=work, out=(given.out or work / "out").resolve(),
         cells=given.cells.resolve(), deadline=time.monotonic() + given.seconds,
         jobs=given.jobs or _jobs(given.small),
-        second=(given.second or work / "testbed2" / "tiny").resolve(), small=given.small,
+        second=(given.second or _second(work)).resolve(), small=given.small,
     )  # fmt: skip
     if given.what == "left":
         for part in [given.part] if given.part else PLAN:

@@ -16,8 +16,8 @@ from transformers import AutoModelForImageTextToText
 
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
-from modgap.models.folder import model_notes
-from modgap.models.load import load_policy
+from modgap.models.folder import BUNDLED, model_notes
+from modgap.models.load import load_policy, resolve
 from modgap.models.policy import Policy
 from modgap.testbed.build import SIZES, SPECIAL_TOKENS, Size, deep_config, tiny_config
 from modgap.testbed.data import (
@@ -221,3 +221,11 @@ def test_a_checkpoint_has_less_than_20_mb(arch: str) -> None:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     assert sum(p.numel() for p in model.parameters()) * 2 < 19.5e6
+
+
+def test_a_bundled_model_is_there_or_the_message_says_how_to_make_it() -> None:
+    for name, options in BUNDLED.items():
+        try:
+            assert (resolve(name) / "config.json").exists()
+        except UserError as error:
+            assert f"modgap model pretrain --out DIR{options}" in str(error)

@@ -83,7 +83,7 @@ def _answers(
     model = model or _ask("model", "Model: tiny, a folder, a Hugging Face id or a server's name")
     choices = ", ".join(registry.INFERENCE_ENGINES)
     # A name without a folder or an owner is more likely a server's than a model's of a hub.
-    loaded = model == "tiny" or "/" in model or Path(model).is_dir()
+    loaded = model in ("tiny", "tiny-charts") or "/" in model or Path(model).is_dir()
     engine = engine or _ask("engine", f"Engine: one of {choices}", "hf" if loaded else None)
     entry = registry.INFERENCE_ENGINES.entry(engine)
     if base_url is not None and not entry.served:

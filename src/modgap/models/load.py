@@ -20,7 +20,7 @@ from modgap.core.installation import not_installed, require
 from modgap.core.progress import doing, show
 from modgap.core.prompt import Prompt
 from modgap.core.record import read_json
-from modgap.models.folder import ADAPTER, FAST, IMAGE_PROCESSOR, has_adapter
+from modgap.models.folder import ADAPTER, BUNDLED, FAST, IMAGE_PROCESSOR, has_adapter
 from modgap.models.weights import (
     Weights,
     check_weights,
@@ -50,17 +50,20 @@ _PARTS = {
 }
 
 
-def tiny_folder() -> Path:
-    """Where the bundled testbed model lies.
+def tiny_folder(name: str = "tiny") -> Path:
+    """Where a bundled testbed model lies.
+
+    Args:
+        name: Of `BUNDLED`.
 
     Raises:
         UserError: This installation has none.
     """
-    folder = Path(str(resources.files("modgap.models"))) / "tiny"
+    folder = Path(str(resources.files("modgap.models"))) / name
     if not (folder / "config.json").is_file():
         raise UserError(
-            "the model 'tiny' is not part of this installation: make it with `modgap model"
-            " pretrain --out DIR`, and give DIR/tiny."
+            f"the model {name!r} is not part of this installation: make it with `modgap model"
+            f" pretrain --out DIR{BUNDLED[name]}`, and give DIR/tiny."
         )
     return folder
 
@@ -69,15 +72,15 @@ def resolve(ref: str | Path) -> Path:
     """The local folder of a model; downloads what is on a hub.
 
     Args:
-        ref: `tiny`, a local folder, a Hugging Face id, `modelscope:ORG/NAME`, or one of the
-            original's aliases.
+        ref: `tiny`, `tiny-charts`, a local folder, a Hugging Face id, `modelscope:ORG/NAME`, or one
+            of the original's aliases.
 
     Raises:
         UserError: There is no such model, or it cannot be loaded.
     """
     name = str(ref)
-    if name == "tiny":
-        return tiny_folder()
+    if name in BUNDLED:
+        return tiny_folder(name)
     if Path(name).exists():
         return Path(name)
     if name.startswith("modelscope:"):
@@ -93,7 +96,7 @@ def resolve(ref: str | Path) -> Path:
 def check_name(name: str) -> None:
     """Refuse what cannot be an id of a hub. Raises `UserError`."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        near = get_close_matches(name.casefold(), ["tiny", *ALIASES], n=1)
+        near = get_close_matches(name.casefold(), [*BUNDLED, *ALIASES], n=1)
         raise UserError(
             f"no model {name!r}: give 'tiny', a folder that exists, a Hugging Face id (ORG/NAME),"
             f" modelscope:ORG/NAME or one of {', '.join(sorted(ALIASES))}."
