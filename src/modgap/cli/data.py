@@ -278,7 +278,6 @@ def swap(base: str, other: str, *, parts: str, out: Path) -> None:
 
     ```
     modgap model swap tiny runs/kl/stage1/checkpoints/step_60 --parts tower,merger --out swapped
-    modgap eval --model swapped --benchmark synthetic --out runs/swapped
     ```
 
     Args:
