@@ -49,7 +49,6 @@ from findings_parts import (
 )
 
 from modgap.analysis.cells import SeedRun, Sweep, Variant, read_cells, write_cells
-from modgap.analysis.scores import Scores
 from modgap.core.record import write_text
 from modgap.reporting.collect import Collection, collect
 from modgap.reporting.sweeps import gather_sweeps, right_counts
@@ -147,7 +146,7 @@ def known(job: Job) -> list[Sweep]:
             # One evaluation of the base model counts: further ones are its repetitions.
             untrained = sweep.untrained[:1] if first else []
             found.sweeps.append(replace(sweep, recipes=recipes, untrained=untrained))
-    return gather_sweeps(found, [])
+    return gather_sweeps(found)
 
 
 def done(sweeps: Sequence[Sweep], study: Study) -> Done:
@@ -200,14 +199,10 @@ def _write(sweep: Sweep, file: Path) -> None:
     write_cells([sweep], file)
 
 
-def _scores(found: Collection) -> list[Scores]:
-    return [Scores.of(run.problems, run.responses, run.grades.values()) for run in found.evals]
-
-
 def _sweep_of(paths: Sequence[Path], study: Study, recipe: str, seed: int) -> Sweep:
     """One run with the base model's, as cells."""
     found = collect(paths)
-    (sweep,) = gather_sweeps(found, _scores(found))
+    (sweep,) = gather_sweeps(found)
     (variant,) = sweep.recipes
     named = replace(variant.runs[0], name=f"{recipe} seed {seed}")
     base = [replace(run, name="base") for run in sweep.untrained]
@@ -222,9 +217,8 @@ def _further_of(job: Job, study: Study, run: Path, name: str, seed: int) -> Swee
     recipe = name.partition(": ")[0]
     of_seed = job.folder(study) / f"seed{seed}"
     like = _sweep_of([of_seed / "base", of_seed / recipe], study, recipe, seed)
-    found = collect([run])
-    (score,) = _scores(found)
-    made = SeedRun(f"{name} seed {seed}", seed, 0, 0.0, right_counts(score))
+    (found,) = collect([run]).evals
+    made = SeedRun(f"{name} seed {seed}", seed, 0, 0.0, right_counts(found.scores))
     return replace(like, recipes=[Variant(name, {}, [], [made])])
 
 

@@ -38,6 +38,7 @@ import torch.nn.functional as F
 from made import MODELS, Memory, machine, make_policy, write
 from step import flops_of, made_batch, swapped
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from modgap.core.recipe import Settings, Stage
 from modgap.models import layers, policy, scoring, tree, vision
@@ -47,8 +48,8 @@ from modgap.training.update import gradients
 
 WAYS = ("now", "pointwise", "layers", "layers+head")
 KINDS = (
-    ("matrix products", ("gemm", "cutlass", "nvjet", "cublas", "splitk")),
     ("attention", ("flash", "fmha", "attention")),
+    ("matrix products", ("gemm", "cutlass", "nvjet", "cublas", "splitk")),
     ("norms", ("norm",)),
     ("softmax", ("softmax",)),
     ("compiled", ("triton",)),
@@ -102,7 +103,7 @@ def chosen_of(
 
     size = max(1, scoring._CHUNK // vocabulary)
     found = [
-        torch.utils.checkpoint.checkpoint(score, *part, use_reentrant=False)
+        checkpoint(score, *part, use_reentrant=False)
         for part in zip(hidden.split(size), targets.split(size), strict=True)
     ]
     return torch.cat([one for one, _ in found]), torch.cat([other for _, other in found])

@@ -15,10 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 from causal import WORLDS, simulate
 
-from modgap.analysis.causal import VIEWS, estimate, split
+from modgap.analysis.causal import MOST_WIDTH, VIEWS, estimate, split
+from modgap.analysis.gap import paired_gap
+from modgap.analysis.resampling import SEED
 from modgap.analysis.scores import Scores
 from modgap.analysis.summary import summarise_run
 from modgap.core.record import GradeRow, Outcome, ProblemRow, Response
+from modgap.reporting.words import causal_words
 
 RUNS, PROBLEMS = 100, 150
 SLACK = 3 * math.sqrt(0.05 * 0.95 / RUNS)
@@ -46,6 +49,36 @@ def test_shares_are_given_only_where_the_gap_is_there_for_certain() -> None:
     lost[:, 0] = 1.0
     shares = [part.share or 0 for part in estimate(lost, resamples=200).parts.values()]
     assert sum(shares) == pytest.approx(1)
+
+
+def test_one_gap_has_one_interval() -> None:
+    rng = np.random.default_rng(3)
+    for problems in (12, 40, 300):
+        rates_PK = rng.integers(0, 5, (problems, 6)) / 4
+        found = estimate(rates_PK, resamples=10_000).gap
+        headline = paired_gap(rates_PK[:, 0], rates_PK[:, 1], seed=SEED)
+        assert (found.ci_low, found.ci_high) == (headline.ci_low, headline.ci_high)
+
+
+def test_few_problems_do_not_split_the_gap() -> None:
+    """The same model with 12 and with 400 problems."""
+    rng = np.random.default_rng(0)
+    chances = np.array([0.9, 0.3, 0.5, 0.7, 0.05])
+    few, many = (rng.binomial(4, chances, (n, 5)) / 4 for n in (12, 400))
+    few[:, 2:4] = rng.permutation(few[:, 2:4].ravel()).reshape(-1, 2)
+    for rates_PK, expected in ((many, False), (few, True)):
+        found = estimate(rates_PK)
+        widths = [
+            part.share_high - part.share_low
+            for part in found.parts.values()
+            if part.share_low is not None and part.share_high is not None
+        ]
+        assert found.too_few == expected == (max(widths) > MOST_WIDTH)
+        assert ("too few problems" in causal_words(found)[0]) == expected
+    no_gap = rng.integers(0, 5, (40, 5)) / 4
+    assert estimate(no_gap).too_few and "holds 0" in causal_words(estimate(no_gap))[0]
+    turned = estimate(many[:, [1, 0, 2, 3, 4]])
+    assert turned.too_few and "no gap to split" in causal_words(turned)[0]
 
 
 def test_shares_are_numbers_where_a_few_resamples_have_no_gap() -> None:

@@ -217,7 +217,9 @@ def test_the_keys_of_a_study_are_frozen(tmp_path: Path) -> None:
     assert found == STUDY
     robust = next(iter(whole["robustness"].values()))
     assert list(robust) == ["variants", "survives", "sentence", "not_graded"]
-    assert [list(variant) for variant in robust["variants"][:1]] == [["name", "kind", "gap"]]
+    assert [list(variant) for variant in robust["variants"][:1]] == [
+        ["name", "kind", "gap", "moved", "moved_low", "moved_high", "survives"]
+    ]
     assert whole["seeds"][0]["rows"][0]["change"] is None  # the base model has the same keys
     assert list(whole["seeds"][0]["rows"][0]) == list(whole["seeds"][0]["rows"][1])
     assert ReportSummary.model_validate(whole) == numbers

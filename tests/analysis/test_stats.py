@@ -315,3 +315,16 @@ def test_more_samples_and_larger_gaps_need_fewer_problems() -> None:
 def test_bad_input_is_a_clear_error(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]
+
+
+def test_the_majority_is_the_first_of_the_values_with_the_most_votes() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        values = [
+            None if value == 0 else float(value) / 300
+            for value in rng.integers(0, 6, rng.integers(1, 9))
+        ]
+        said = [value for value in values if value is not None]
+        votes = [sum(abs(a - b) <= 5e-3 for b in said) for a in said]
+        expected = said[votes.index(max(votes))] if said else None
+        assert majority_vote(values) == expected

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -146,3 +148,11 @@ def test_write_text_replaces_whole_files(tmp_path: Path) -> None:
     write_text(tmp_path / "a" / "b", "x")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
     assert os.stat(tmp_path / "a" / "b").st_size == 1
+
+
+def test_what_is_no_number_is_null(tmp_path: Path) -> None:
+    rows = ({"b": math.inf}, -math.inf, 1.5)
+    write_json(tmp_path / "a.json", {"a": math.nan, "rows": rows, "n": 1, "path": Path("x")})
+    written = (tmp_path / "a.json").read_text()
+    assert "NaN" not in written and "Infinity" not in written
+    assert json.loads(written) == {"a": None, "rows": [{"b": None}, None, 1.5], "n": 1, "path": "x"}

@@ -77,6 +77,42 @@ def test_gradients_of_several_passes_are_autocasts_own(again: bool) -> None:
     assert model.frozen.weight.grad is None
 
 
+class Gated(nn.Module):
+    """A gated MLP, as transformers writes it."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate_proj, self.up_proj = nn.Linear(16, wide), nn.Linear(16, wide)
+        self.down_proj, self.act_fn = nn.Linear(wide, 16), nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+def test_a_gated_mlp_of_an_odd_width_is_padded_and_its_results_stay() -> None:
+    model = Gated(12)
+    casts = Casts(model)
+    x = torch.randn(40, 16, generator=torch.Generator().manual_seed(1))
+    found: list[list[Tensor]] = []
+    for given in (None, casts, casts):  # the third time the copies are there
+        model.zero_grad(set_to_none=True)
+        with autocast(given):
+            out = model(x)
+            assert model.down_proj.weight.shape == (16, 16 if given else 12)
+            for _ in range(2):
+                out.float().square().sum().backward(retain_graph=True)
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        assert all(grads[name].shape == p.shape for name, p in model.named_parameters())
+        found.append([out.detach(), *(grad.clone() for grad in grads.values())])
+    for own, first, again in zip(*found, strict=True):
+        assert torch.equal(first, again)
+        assert torch.allclose(own, first, rtol=2e-2, atol=2e-2 * float(own.abs().max()))
+    with autocast(casts):
+        inner = model.gate_proj(x)
+    assert not inner[:, 12:].any() and inner[:, :12].any()
+
+
 def test_without_autocast_and_where_nothing_is_to_be_cast_nothing_happens() -> None:
     model = Tied()
     casts = Casts(model)

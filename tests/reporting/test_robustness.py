@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from written_runs import both
 
+from modgap.analysis.resampling import SEED, bootstrap_interval
 from modgap.analysis.results import Robustness, Variant
 from modgap.core.record import ProblemRow, Response, RunFolder, line_of, write_text
 from modgap.grading.judge import Undecided as Open
@@ -53,7 +54,6 @@ def named(found: Robustness) -> dict[str, Variant]:
 
 
 def points(variant: Variant) -> float:
-    assert variant.gap is not None
     return round(variant.gap.points, 1)
 
 
@@ -69,6 +69,8 @@ def test_the_gap_under_each_tolerance_and_the_original_s_grader(tmp_path: Path) 
     }
     assert not found.survives
     assert "does not survive 2 of 3" in found.sentence
+    near = named(found)["or within 1% (relative)"]
+    assert near.moved == -50.0 and not near.survives and near.moved_high < 0
     page = (tmp_path / "r.html").read_text()
     assert 'id="robustness"' in page and "or within 1% (relative)" in page
 
@@ -97,6 +99,39 @@ def test_votes_and_problems_that_state_their_conditions(tmp_path: Path) -> None:
     assert points(found["as graded: within 0.005 (strict)"]) == pytest.approx(30.3)
     assert points(found["majority vote of 3 samples"]) == pytest.approx(90.9)
     assert points(found["without the 1 problem whose question states a condition"]) == 33.3
+
+
+def test_a_variant_is_compared_with_the_run_paired_by_problem(tmp_path: Path) -> None:
+    """The gap's interval crosses 0 in a variant that moves it by one problem of thirty."""
+    letters = ["cw"] * 5 + ["cn"] + ["cc"] * 24  # six lost, one of them by rounding
+    said = {f"p{n}": both(text, image) for n, (text, image) in enumerate(letters)}
+    found = of(write(tmp_path / "run", said), tmp_path / "r.html")
+    base, near = found.variants[0], named(found)["or within 1% (relative)"]
+    assert base.moved is None and near.moved == pytest.approx(-100 / 30)
+    # By hand: the differences of the gap by problem, resampled with the same seed.
+    change = np.array([-100.0 if pair == "cn" else 0.0 for pair in letters])
+    low, high = bootstrap_interval(change, None, 10_000, SEED, 0.95, (-200, 200))
+    assert (near.moved_low, near.moved_high) == (low, high)
+    assert near.survives == (near.gap.ci_low > 0)
+    width = near.gap.ci_high - near.gap.ci_low
+    assert near.moved_high - near.moved_low < width / 1.5  # pairing cancels what both share
+
+
+def test_dropping_problems_is_compared_in_the_same_resamples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    said = {f"p{n}": both(*rng.choice([*"cw"], 2)) for n in range(40)}
+    leaky = {f"p{n}": bool(n % 4 == 0) for n in range(40)}
+    found = of(write(tmp_path / "run", said, leaky=leaky), tmp_path / "r.html")
+    dropped = found.variants[-1]
+    gaps = np.array([100.0 * ((v["full-text"] == "c") - (v["image-only"] == "c"))
+                     for v in said.values()])  # fmt: skip
+    keep = np.array([not leaky[name] for name in said])
+    assert dropped.moved == pytest.approx(gaps[keep].mean() - gaps.mean())
+    at = rng.integers(0, 40, (20_000, 40))
+    moved = np.array([gaps[one][keep[one]].mean() - gaps[one].mean() for one in at])
+    low, high = np.quantile(moved, [0.025, 0.975])
+    assert dropped.moved_low == pytest.approx(low, abs=1.5)
+    assert dropped.moved_high == pytest.approx(high, abs=1.5)
 
 
 def test_a_conclusion_that_every_variant_shares_survives(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
 from modgap.core.terms import Term
 from modgap.models.load import tiny_folder
+from modgap.training import plan, update
 from modgap.training.known_model import known_model
 from modgap.training.plan import (
     BEGINNING,
@@ -179,7 +180,7 @@ def test_passes_of_few_rows_leave_a_gpu_waiting_for_launches() -> None:
 
 
 def test_the_dry_run_names_rows_that_fit_and_what_they_save() -> None:
-    lengths = Lengths(image=256, prompt=396, twin=356, response=400, longest=400, mixed=1.0)
+    lengths = Lengths(image=256, prompt=396, twin=356, response=200, longest=200, mixed=1.0)
 
     def said(**changes: object) -> str:
         settings = {
@@ -267,6 +268,14 @@ def test_a_rollout_takes_as_many_batches_as_memory_makes_it() -> None:
     assert many > 2 * few
 
 
+def test_small_images_pass_the_tower_together() -> None:
+    assert plan.TOGETHER == update.TOGETHER
+    stage = Stage(("full-text",), settings=replace(Settings(), samples_per_prompt=5, micro_batch=5))
+    for prompt, images in ((396, 5), (1000, 2), (3000, 1)):
+        lengths = Lengths(prompt - 140, prompt, prompt - 40, response=400, longest=400)
+        assert plan.largest_pass(stage, lengths)[2] == images
+
+
 def test_what_is_not_trained_has_no_state_and_no_backward() -> None:
     whole, frozen, lora = of(), of(freeze_vision=True), of(lora_rank=8)
     assert lora.flops["update"] < 0.7 * whole.flops["update"]
@@ -279,6 +288,14 @@ def test_what_is_not_trained_has_no_state_and_no_backward() -> None:
     assert lora.memory["bf16 copies of weights"] == 2 * adapter < QWEN.parameters / 50
     assert whole.flops["update"] - frozen.flops["update"] == pytest.approx(512 * 2 * QWEN.see(256))
     assert of(gradient_checkpointing=True).memory["activations"] < whole.memory["activations"] / 5
+
+
+def test_twins_take_no_time_of_the_rollout() -> None:
+    """The same prompts are sampled with a term as without it."""
+    plain, contrastive = (of(Stage(("full-text",), contrastive=c)) for c in (False, True))
+    assert contrastive.seconds["rollout"] == plain.seconds["rollout"]
+    assert contrastive.flops["rollout"] == plain.flops["rollout"]
+    assert contrastive.seconds["twins"] > 0
 
 
 def test_updates_after_the_first_need_old_log_probs() -> None:

@@ -518,6 +518,19 @@ def test_the_vision_tower_sees_each_image_once(
     vision = SharedVision(policy, [*batch.prompts, *own], 100)
     assert len({id(leaf) for leaf in vision.of([*batch.prompts, *own])}) == 3
 
+    # Passes of one group each share a pass of the tower, as long as their prompts are short.
+    expected = gradients_of(policy)
+    rows = SETTINGS.samples_per_prompt
+    seen.clear()
+    gradients(policy, batch, Stage(("full-text",), True, SETTINGS), 2 * rows - 1)
+    assert seen == [3]
+    assert_same_gradients(gradients_of(policy), expected, 1e-5)
+    monkeypatch.setattr(update, "TOGETHER", 1)
+    seen.clear()
+    gradients(policy, batch, Stage(("full-text",), True, SETTINGS), 2 * rows - 1)
+    assert len(seen) > 2 and set(seen) == {1}
+    assert_same_gradients(gradients_of(policy), expected, 1e-5)
+
 
 # On a GPU: pytest -m gpu
 

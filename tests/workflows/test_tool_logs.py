@@ -25,7 +25,7 @@ from modgap.core.record import GradeRow, RunFolder
 from modgap.datasets.synthetic import write_dataset
 from modgap.workflows.logs import inspect_log, lmms_eval, vlmevalkit
 from modgap.workflows.logs.importing import ImportedLog, import_logs
-from modgap.workflows.logs.matching import Data
+from modgap.workflows.logs.matching import OTHER_GOLD, OTHER_QUESTION, Data
 from modgap.workflows.problems import load_problems
 
 RIGHT, WRONG = r"so \boxed{5}", r"so \boxed{6}"
@@ -140,14 +140,47 @@ def test_rows_without_ids_are_matched_by_position_and_checked(tmp_path: Path) ->
 
 
 def test_one_metric_is_the_verdict_of_all_rows_and_the_others_are_named(tmp_path: Path) -> None:
-    rows = [{**lmms_row(n, RIGHT, 1), "words": 1} for n in (1, 2, 3)]
+    rows = [{"words": 1, **lmms_row(n, RIGHT, 1)} for n in (1, 2, 3)]
     rows[1]["gpt_eval_score"], rows[2]["gpt_eval_score"] = None, "1"
-    write_lmms(tmp_path / "logs", rows)
+    write_lmms(tmp_path / "logs", rows, metric_list=[{"metric": "gpt_eval_score"}])
     done = imported("lmms-eval", tmp_path / "run", tmp_path / "logs")
     outcomes = [row.outcome for row in theirs(tmp_path / "run", "lmms-eval").values()]
     assert outcomes == ["correct", "error", "error"]
     assert done.log.scorer == "gpt_eval_score"
     assert any("it also has words (--scorer)" in words for words in done.warnings)
+
+
+def test_of_several_metrics_none_is_guessed(tmp_path: Path) -> None:
+    rows = [{**lmms_row(n, RIGHT, 1), "words": 0} for n in (1, 2)]
+    both = [{"metric": "gpt_eval_score"}, {"metric": "words"}]
+    write_lmms(tmp_path / "logs", rows, metric_list=both)
+    with pytest.raises(UserError, match=r"--scorer: gpt_eval_score, words"):
+        imported("lmms-eval", tmp_path / "run", tmp_path / "logs")
+    write_lmms(tmp_path / "logs", rows)  # results that report none of them
+    with pytest.raises(UserError, match=r"--scorer: gpt_eval_score, words"):
+        imported("lmms-eval", tmp_path / "run", tmp_path / "logs")
+    done = imported("lmms-eval", tmp_path / "run", tmp_path / "logs", scorer="words")
+    assert done.log.scorer == "words"
+
+
+def test_a_row_that_names_another_problem_is_an_error_and_counted(tmp_path: Path) -> None:
+    data = tmp_path / "mathverse.json"
+    data.write_text(json.dumps([problem(n, "Text Dominant", str(n)) for n in (7, 8, 9)]))
+    rows = [lmms_row(n, RIGHT, 1) for n in (7, 8, 9)]
+    for row, gold in zip(rows, ("7", "7", "9"), strict=True):
+        row["submission"]["answer"] = row["target"] = gold
+    rows[2]["submission"] |= {"question": "Who?", "question_for_eval": "Who?"}
+    rows[2]["input"] = "Who?"
+    write_lmms(tmp_path / "logs", rows)
+    done = imported("lmms-eval", tmp_path / "run", tmp_path / "logs", gt=data)
+    assert done.errors == {
+        OTHER_GOLD: ["8 text-dominant sample 0"], OTHER_QUESTION: ["9 text-dominant sample 0"]
+    }  # fmt: skip
+    assert list(ours(tmp_path / "run").values()) == ["wrong", "error", "error"]
+    assert [row.outcome for row in theirs(tmp_path / "run", "lmms-eval").values()] == [
+        "correct", "error", "error",
+    ]  # fmt: skip
+    assert any("1 response is `error`, as each names a problem" in w for w in done.warnings)
 
 
 def test_a_submission_file_is_refused(tmp_path: Path) -> None:

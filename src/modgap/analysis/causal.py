@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from modgap.analysis.gap import accuracy
 from modgap.analysis.resampling import (
+    RESAMPLES,
     SEED,
     Floats,
     bootstrap_interval,
@@ -61,9 +62,10 @@ PARTS: Final = {
 """Part -> its name in a report."""
 FEWEST: Final = 10
 """Problems below which nothing is split."""
+MOST_WIDTH: Final = 1.0
+"""The widest interval of a part's share with which the gap counts as split: the whole gap."""
 LEAST_IMAGE: Final = 0.05
 """With an image-only accuracy whose interval begins below this, X / I is not known."""
-RESAMPLES: Final = 10_000
 
 
 def split(scores: Scores) -> CausalSummary | None:
@@ -134,6 +136,10 @@ def estimate(
         return min(low for low, _ in ends), max(high for _, high in ends)
 
     spread = {name: interval(name) for name in values}
+    # One gap has one interval: as `gap.paired_gap` resamples it.
+    spread["gap"] = bootstrap_interval(
+        100 * (rates_PK[:, 0] - rates_PK[:, 1]), None, resamples, seed, 0.95, (-100.0, 100.0)
+    )
     clear = spread["gap"][0] > 0
 
     def part(name: str) -> CausalPart:
@@ -156,6 +162,8 @@ def estimate(
         use=part("use"),
         picture=part("picture") if "picture" in values else None,
     )
+    too_few = any(_too_wide(one) for one in summary.parts.values())
+    summary = summary.model_copy(update={"too_few": too_few})
     if not apart:
         return summary
     low, high = spread["follows"]
@@ -163,6 +171,12 @@ def estimate(
     return summary.model_copy(
         update={name: min(max(float(share), 0.0), 1.0) for name, share in shares.items()}
     )
+
+
+def _too_wide(part: CausalPart) -> bool:
+    """Whether the share of a part is not known, or only to within more than `MOST_WIDTH`."""
+    low, high = part.share_low, part.share_high
+    return low is None or high is None or high - low > MOST_WIDTH
 
 
 def _parts(means_RK: Floats) -> dict[str, NDArray[np.float64]]:

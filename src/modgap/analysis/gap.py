@@ -22,6 +22,7 @@ al. (2021), arXiv:2107.03374, for pass@k.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -207,12 +208,12 @@ def majority_vote(values: Sequence[float | None], tolerance: float = 5e-3) -> fl
     A value's votes are the values within `tolerance` of it; in a tie the earliest wins. None (no
     number) does not vote. Returns None if there is no vote.
     """
-    votes = [value for value in values if value is not None]
-    return max(
-        votes,
-        key=lambda value: sum(abs(other - value) <= tolerance for other in votes),
-        default=None,
-    )
+    counts = Counter(value for value in values if value is not None)
+    if not counts:
+        return None
+    value_U, count_U = np.array(list(counts)), np.array(list(counts.values()))
+    votes_U = (np.abs(value_U - value_U[:, None]) <= tolerance) @ count_U
+    return float(value_U[np.argmax(votes_U)])  # of equal ones the first
 
 
 # ---- two views -----------------------------------------------------------------------------------

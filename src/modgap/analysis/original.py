@@ -26,20 +26,19 @@ def original_figures(
 
     Args:
         responses: The responses; those where the engine failed are left out.
-        grades: Their grades in mode `paper`.
+        grades: Their grades in mode `paper`, in the same order.
         other_files: View -> `total`, `correct`, `none` and `characters` of files that are not
             responses of the run but that the original counts; see `importing`.
     """
     counts = {view: Counter(dict(other)) for view, other in (other_files or {}).items()}
-    outcomes = {row.key: row.outcome for row in grades}
-    for response in responses:
+    for response, grade in zip(responses, grades, strict=True):
         if response.finish_reason == "error":
             continue
         of_view = counts.setdefault(response.view, Counter())
         of_view["total"] += 1
         of_view["characters"] += len(response.response)
-        of_view["correct"] += outcomes[response.key] == "correct"
-        of_view["none"] += outcomes[response.key] == "no_answer"
+        of_view["correct"] += grade.outcome == "correct"
+        of_view["none"] += grade.outcome == "no_answer"
     return {view: _figures(of_view) for view, of_view in counts.items()}
 
 

@@ -74,15 +74,14 @@ def mathverse_figures(
     Args:
         problems: The run's problems, by id.
         responses: The responses; those where the engine failed are left out.
-        grades: Their grades in mode `paper`.
+        grades: Their grades in mode `paper`, in the same order.
     """
-    outcomes = {row.key: row.outcome for row in grades}
     everything, types = _Tallies(), defaultdict[str, _Tallies](_Tallies)
-    for response in responses:
+    for response, grade in zip(responses, grades, strict=True):
         said = response.response.removeprefix(PAPER_MATHVERSE_PREFILL)
         if response.finish_reason == "error" or not said or "[gemini error]" in said:
             continue
-        right = outcomes[response.key] == "correct"
+        right = grade.outcome == "correct"
         _, kind = split_grader(problems[response.problem_id].grader)
         everything.add(response.view, right)
         types[kind if kind == MULTI_CHOICE else FREE_FORM].add(response.view, right)

@@ -18,8 +18,11 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 SEED: Final = 42
 """Of every bootstrap in a summary: the same records give the same interval."""
+RESAMPLES: Final = 10_000
+"""Of the bootstrap of a gap and of its parts."""
 FEW_ROWS: Final = 256
 BLOCK: Final = 2_000_000  # numbers that are drawn at once: bounds the memory to some 100 MB
+SMALL_BLOCK: Final = 250_000
 _NORMAL = NormalDist()
 
 
@@ -83,7 +86,12 @@ def _resampled_sums(rows_CK: Floats, resamples: int, rng: np.random.Generator) -
     distinct_UK, count_U = np.unique(rows_CK, axis=0, return_counts=True)
     c = len(rows_CK)
     if len(distinct_UK) <= FEW_ROWS:
-        return rng.multinomial(c, count_U / c, size=resamples) @ distinct_UK
+        count_RU = np.empty((resamples, len(distinct_UK)))
+        step = max(1, SMALL_BLOCK // len(distinct_UK))
+        for start in range(0, resamples, step):  # as whole numbers they take as much memory again
+            part = count_RU[start : start + step]
+            part[:] = rng.multinomial(c, count_U / c, size=len(part))
+        return count_RU @ distinct_UK
     step = max(1, BLOCK // c)
     blocks: list[Floats] = []
     for start in range(0, resamples, step):

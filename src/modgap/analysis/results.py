@@ -174,12 +174,20 @@ class Variant(Result):
         name: What, in words.
         kind: `base` for the run as it was graded; `tolerance`, `mode` (the grader), `judge`, `vote`
             (majority votes) or `leaky` (problems that state a condition are dropped).
-        gap: `None` where no problem is left.
+        gap: Its gap.
+        moved: Its gap minus the run's own, in points; `None` for the run's own.
+        moved_low: Lower end of the interval of that, paired by problem.
+        moved_high: Upper end.
+        survives: Whether its interval is on the same side of 0 as the run's own, or both hold 0.
     """
 
     name: str
     kind: Literal["base", "tolerance", "mode", "judge", "vote", "leaky"]
-    gap: GapPart | None
+    gap: GapPart
+    moved: float | None = None
+    moved_low: float | None = None
+    moved_high: float | None = None
+    survives: bool = True
 
 
 class Robustness(Result):
@@ -187,7 +195,7 @@ class Robustness(Result):
 
     Attributes:
         variants: The gap under each variant, the run's own first.
-        survives: Whether all intervals are on the same side of 0, or all hold it.
+        survives: Whether the conclusion survives all of them (`analysis.robustness` has the rule).
         sentence: That in words.
         not_graded: Modes in which too many responses would have to be graded again.
     """
@@ -285,6 +293,8 @@ class CausalSummary(Result):
         picture: What the picture adds to the full text; `None` without the view text-only.
         tokens: Tokens of all views of the split over those of the two views of the gap.
         in_user_turn: Whether transcriptions stood in the user turn: the engine continues no turn.
+        too_few: Whether the problems are too few to split the gap: its own interval holds 0, or
+            that of a part's share is wider than `analysis.causal.MOST_WIDTH`.
     """
 
     n_problems: int
@@ -299,6 +309,7 @@ class CausalSummary(Result):
     picture: CausalPart | None = None
     tokens: float | None = None
     in_user_turn: bool = False
+    too_few: bool = False
 
 
 class Bucket(Counted):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.results import Summary, read_summary
 from modgap.core.errors import UserError
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, RunManifest
+from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, RunManifest, lean
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs] - optional
@@ -45,7 +45,7 @@ class Run:
     @functools.cached_property
     def responses(self) -> list[Response]:
         """The responses in the order they were made; of a repeated sample, the last one."""
-        return list({response.key: response for response in self.folder.own_responses()}.values())
+        return list({row.key: row for row in lean(self.folder.own_responses())}.values())
 
     @property
     def grades(self) -> list[GradeRow]:

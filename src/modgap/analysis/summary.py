@@ -31,7 +31,7 @@ from modgap.analysis.results import (
     ViewSummary,
 )
 from modgap.analysis.scores import Scores
-from modgap.analysis.transcription import decompose
+from modgap.analysis.transcription import Readings, decompose
 from modgap.analysis.warnings import warnings
 from modgap.core.record import OUTCOMES, GradeRow, ProblemRow, Response
 from modgap.core.text import degenerate
@@ -53,21 +53,21 @@ def summarise(
         expected_samples: Samples requested of each problem and view; by default the most that any
             has.
     """
-    grades = list(grades)
-    return summarise_run(Scores.of(problems, responses, grades, expected_samples), mode_of(grades))
+    return summarise_run(Scores.of(problems, responses, grades, expected_samples))
 
 
-def mode_of(grades: Iterable[GradeRow]) -> str:
-    """How the samples were graded; empty where none is."""
-    return " and ".join(dict.fromkeys(row.mode for row in grades))
+def summarise_run(scores: Scores, readings: Readings | None = None) -> Summary:
+    """The summary of arranged scores; see `summarise`.
 
-
-def summarise_run(scores: Scores, mode: str = "") -> Summary:
-    """The summary of arranged scores; see `summarise`."""
+    Args:
+        scores: The scores.
+        readings: How their problems were read, where the caller needs that, too.
+    """
+    readings = readings or Readings.of(scores)
     paired_P = scores.paired_P
     has_gap = bool(paired_P.any())
     summary = Summary(
-        mode=mode,
+        mode=" and ".join(scores.modes),
         n_problems=len(scores.problems),
         samples_per_problem=scores.codes_PVS.shape[2],
         views={name: _view(scores, v) for v, name in enumerate(scores.views)},
@@ -75,7 +75,7 @@ def summarise_run(scores: Scores, mode: str = "") -> Summary:
         leaky=_leaky(scores, paired_P) if has_gap else {},
         types=_types(scores, paired_P, "type") if has_gap else [],
         subjects=_subjects(scores, paired_P),
-        reading=decompose(scores) if has_gap else None,
+        reading=decompose(readings) if has_gap else None,
         causal=split(scores) if has_gap else None,
         pairable=bool(scores.side("text") and scores.side("vision")),
         mathverse=mathverse.breakdown(scores, lambda keep_P: gap_part(scores, keep_P)),
@@ -112,8 +112,8 @@ def _view(scores: Scores, v: int) -> ViewSummary:
     samples = codes_PS.shape[1]
     right_P = (codes_PS == 0).sum(axis=1)
     accuracy = stats.accuracy(right_P, samples)
-    voted = zip(scores.votes_PVS[complete_P, v][:, asked_S], codes_PS, strict=True)
-    p10, p50, p90 = (float(np.percentile(tokens_PS, q)) for q in (10, 50, 90))
+    votes = (scores.votes(int(p), v, asked_S) for p in np.flatnonzero(complete_P))
+    p10, p50, p90 = (float(number) for number in np.percentile(tokens_PS, (10, 50, 90)))
     return row.model_copy(
         update={
             "accuracy": accuracy.value,
@@ -128,13 +128,13 @@ def _view(scores: Scores, v: int) -> ViewSummary:
                 str(k): stats.pass_at_k(samples, right_P, k) for k in range(1, samples + 1)
             },
             "maj_at_k": float(
-                np.mean([vote_is_right(votes_S, codes_S) for votes_S, codes_S in voted])
+                np.mean([vote_is_right(*one) for one in zip(votes, codes_PS, strict=True)])
             ),
         }
     )
 
 
-def vote_is_right(votes_S: NDArray[np.object_], codes_S: NDArray[np.int8]) -> bool:
+def vote_is_right(votes_S: Sequence[float | str | None], codes_S: NDArray[np.int8]) -> bool:
     """Whether the most frequent answer among the samples is right.
 
     Answers in words are counted only where no sample gives a number.

@@ -121,6 +121,7 @@ class Stored:
         paper_style: Whether its prompts are the original's.
         symbolic: Whether the symbolic stage is run; without it the run's own verdict stays where
             rules decide nothing.
+        own: 1 where a response is right by the run's own grader, else 0; by default from `grades`.
     """
 
     def __init__(
@@ -132,10 +133,13 @@ class Stored:
         *,
         paper_style: bool,
         symbolic: bool = True,
+        own: Floats | None = None,
     ) -> None:
         self.responses, self.grades, self.problems = responses, grades, problems
         self.grader, self._paper_style, self._symbolic = grader, paper_style, symbolic
-        self.own = np.array([grades[row.key].outcome == "correct" for row in responses], float)
+        if own is None:
+            own = np.array([grades[row.key].outcome == "correct" for row in responses], float)
+        self.own = own
         self._known: dict[Grader, Floats] = {}
         self.unswapped = 0
 

@@ -40,6 +40,8 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Final, Literal
 
+import numpy as np
+
 from modgap.analysis import gap
 from modgap.analysis.results import Clauses, ReadingPart, ReadingShares, ReadingSummary
 from modgap.analysis.scores import Scores
@@ -141,7 +143,7 @@ def read_clauses(text: str) -> list[Clause]:
     return [clause for _, _, clause in _located(text)]
 
 
-@lru_cache(maxsize=32768)  # a report compares a response, and then marks what is misread in it
+@lru_cache(maxsize=256)  # samples of one problem often say the same; long texts are not kept
 def _located(text: str) -> tuple[tuple[int, int, Clause], ...]:
     """The clauses of a text with where they start and end."""
     found: list[tuple[int, int, Clause]] = []
@@ -175,11 +177,7 @@ def compare(response: str, conditions: Sequence[str], question: str = "") -> Rea
         conditions: Clauses in PGPS9K's grammar; structural ones in words state nothing here.
         question: What it states need not be transcribed.
     """
-    clauses = [clause for words in conditions for clause in read_clauses(words)]
-    given = {fact for clause in read_clauses(question) for fact in clause.facts}
-    needed = [
-        clause for clause in clauses if clause.value is not None and not _holds(given, clause)
-    ]
+    clauses, needed = _to_compare(tuple(conditions), question)
     said = read_clauses(transcription(response)) if clauses else []
     facts = {fact for clause in said for fact in clause.facts}
     missing = [clause for clause in needed if not _holds(facts, clause)]
@@ -205,6 +203,25 @@ def compare(response: str, conditions: Sequence[str], question: str = "") -> Rea
     )
 
 
+@lru_cache(maxsize=1024)  # the samples of a problem are compared one after the other
+def _to_compare(
+    conditions: tuple[str, ...], question: str
+) -> tuple[tuple[Clause, ...], tuple[Clause, ...]]:
+    """The clauses of the conditions, and those with a value that the question does not state."""
+    clauses = tuple(clause for words in conditions for clause in _stated(words))
+    given = {fact for clause in _stated(question) for fact in clause.facts}
+    needed = (c for c in clauses if c.value is not None and not _holds(given, c))
+    return clauses, tuple(needed)
+
+
+@lru_cache(
+    maxsize=16384
+)  # conditions and questions are short, and the same in all runs of a report
+def _stated(words: str) -> tuple[Clause, ...]:
+    """The clauses of a condition or of a question."""
+    return tuple(read_clauses(words))
+
+
 @dataclass(frozen=True, slots=True)
 class Misread:
     """What of a transcription is wrong, for a reader.
@@ -221,13 +238,13 @@ class Misread:
 
 def misread_parts(response: str, conditions: Sequence[str], question: str = "") -> Misread:
     """Where a response misreads the conditions that `compare` counts; arguments as there."""
-    given = {fact for clause in read_clauses(question) for fact in clause.facts}
+    given = {fact for clause in _stated(question) for fact in clause.facts}
     said = _located(transcription(response))
     facts = {fact for _, _, clause in said for fact in clause.facts}
     missing: list[str] = []
     wanted: set[str] = set()
     for words in conditions:
-        for clause in read_clauses(words):
+        for clause in _stated(words):
             if clause.value is not None and not _holds(given, clause) and not _holds(facts, clause):
                 missing.append(words)
                 wanted |= {side for _, side, _ in clause.facts}
@@ -361,22 +378,15 @@ def _value(text: str) -> str | None:
     return " ".join("-" if number is None else f"{number:.6g}" for number in numbers)
 
 
-def decompose(scores: Scores) -> ReadingSummary | None:
+def decompose(readings: Readings) -> ReadingSummary | None:
     """How the lost problems of a run were read, and beside them those solved in both views.
 
     `None` where nothing was lost, no condition is recorded or no response holds a clause.
     """
-    lost, solved = (_part(_readings(scores, group)) for group in "tb")
+    lost, solved = (_part(group) for group in (readings.lost, readings.solved))
     if not lost.n_problems or all(part.n_problems == part.unreadable for part in (lost, solved)):
         return None
-    return ReadingSummary(
-        source=", ".join(scores.views[v] for v in _sources(scores)), **dict(lost), solved=solved
-    )
-
-
-def lost_problems(scores: Scores) -> dict[str, str]:
-    """Lost problem -> how it was read: a name of `KINDS`."""
-    return {name: _kind(readings) for name, readings in _readings(scores, "t").items() if readings}
+    return ReadingSummary(source=", ".join(readings.views), **dict(lost), solved=solved)
 
 
 KINDS = {
@@ -388,37 +398,77 @@ KINDS = {
 """How a problem was read."""
 
 
-def _sources(scores: Scores) -> list[int]:
-    asked = [scores.views.index(view) for view in SOURCES if view in scores.views]
-    return asked[:1] or scores.side("vision")
+@dataclass(frozen=True, slots=True)
+class ProblemRead:
+    """How the samples of a problem were read.
+
+    Attributes:
+        kind: A name of `KINDS`: what more than half of the samples that state a clause say; `None`
+            where there is nothing to read.
+        clauses: Conditions of these samples: all, written ones and contradicted ones.
+    """
+
+    kind: str | None
+    clauses: Clauses
 
 
-def _readings(scores: Scores, group: str) -> dict[str, list[Reading]]:
-    """Problem of a group -> its readings; empty where there is nothing to read.
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """How the problems of a run were read, by id.
+
+    Attributes:
+        views: Those whose responses are compared with the conditions.
+        lost: Problems that are solved from text and missed from the image.
+        solved: Problems that are solved in both.
+    """
+
+    views: tuple[str, ...]
+    lost: dict[str, ProblemRead]
+    solved: dict[str, ProblemRead]
+
+    @classmethod
+    def of(cls, scores: Scores) -> Readings:
+        """Compare the responses of a run with the conditions."""
+        asked = [scores.views.index(view) for view in SOURCES if view in scores.views]
+        views = asked[:1] or scores.side("vision")
+        groups = scores.groups()
+        lost, solved = (
+            {
+                problem.id: _read(scores, p, views, group)
+                for p, problem in enumerate(scores.problems)
+                if groups.get(problem.id) == group
+            }
+            for group in "tb"
+        )
+        return cls(tuple(scores.views[view] for view in views), lost, solved)
+
+
+def _read(scores: Scores, p: int, views: Sequence[int], group: str) -> ProblemRead:
+    """How a problem was read.
 
     Of a view that asks for it all samples count, of the vision-centric views those that agree with
     the group.
     """
-    groups = scores.groups()
-    views = _sources(scores)
-    found: dict[str, list[Reading]] = {}
-    for p, problem in enumerate(scores.problems):
-        if groups.get(problem.id) != group:
-            continue
-        keep_VS = scores.codes_PVS[p, views] >= 0
-        if not set(SOURCES) & set(scores.views):
-            keep_VS &= scores.correct_PVS[p, views] == (group == "b")
-        said = list(scores.said_PVS[p, views][keep_VS]) or [""]
-        readings = [compare(text, problem.conditions, problem.question) for text in said]
-        found[problem.id] = [
-            reading for reading in readings if reading.verdict != "nothing_to_read"
-        ]
-    return found
-
-
-def read_in(scores: Scores) -> set[str]:
-    """The views whose responses are compared with the conditions."""
-    return {scores.views[view] for view in _sources(scores)}
+    problem = scores.problems[p]
+    if not problem.conditions:  # nothing to read, and no need to read a text
+        return ProblemRead(None, Clauses(n=0, read=0, contradicted=0))
+    codes_VS = scores.codes_PVS[p]
+    keep_VS = np.zeros(codes_VS.shape, np.bool_)
+    keep_VS[views] = codes_VS[views] >= 0
+    if not set(SOURCES) & set(scores.views):
+        keep_VS &= (codes_VS == 0) == (group == "b")
+    said = [row.response for row in scores.responses(p, keep_VS)]
+    compared = [compare(text, problem.conditions, problem.question) for text in said or [""]]
+    readings = [reading for reading in compared if reading.verdict != "nothing_to_read"]
+    counted = [reading for reading in readings if reading.verdict != "unreadable"]
+    return ProblemRead(
+        _kind(readings) if readings else None,
+        Clauses(
+            n=sum(x.clauses for x in counted),
+            read=sum(x.clauses_read for x in counted),
+            contradicted=sum(x.contradicted for x in counted),
+        ),
+    )
 
 
 def _kind(readings: Sequence[Reading]) -> str:
@@ -435,10 +485,10 @@ def _kind(readings: Sequence[Reading]) -> str:
     )
 
 
-def _part(readings: Mapping[str, Sequence[Reading]]) -> ReadingPart:
+def _part(readings: Mapping[str, ProblemRead]) -> ReadingPart:
     """The counts and shares of some problems."""
-    kinds = Counter(_kind(rows) for rows in readings.values() if rows)
-    counted = [x for rows in readings.values() for x in rows if x.verdict != "unreadable"]
+    kinds = Counter(read.kind for read in readings.values() if read.kind)
+    clauses = [read.clauses for read in readings.values()]
     return ReadingPart(
         n_problems=kinds.total(),
         nothing_to_read=len(readings) - kinds.total(),
@@ -446,9 +496,9 @@ def _part(readings: Mapping[str, Sequence[Reading]]) -> ReadingPart:
         **dict(_shares(kinds["numbers"] + kinds["names"], kinds["right"])),
         values=_shares(kinds["numbers"], kinds["names"] + kinds["right"]),
         clauses=Clauses(
-            n=sum(x.clauses for x in counted),
-            read=sum(x.clauses_read for x in counted),
-            contradicted=sum(x.contradicted for x in counted),
+            n=sum(x.n for x in clauses),
+            read=sum(x.read for x in clauses),
+            contradicted=sum(x.contradicted for x in clauses),
         ),
     )
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -301,11 +302,29 @@ def check_writable(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: a reader sees the old file or the new one, never half of it."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """Write JSON atomically: a reader sees the old file or the new one, never half of it.
+
+    JSON has no NaN and no infinity: what is not a number is written as null.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        value = _finite(value)
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False)
     if as_utf8(text) != text:  # half of a surrogate pair: the name of a file may hold it
-        text = json.dumps(value, indent=2, default=str)
+        text = json.dumps(value, indent=2, default=str, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """A value with `None` in the place of every NaN and infinity in it."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in cast("Sequence[Any]", value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def write_text(path: Path, text: str) -> None:
@@ -313,6 +332,13 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_rows(path: Path, rows: Iterable[BaseModel]) -> None:
+    """Write a JSONL file atomically, each row as it comes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(map(line_of, rows))
 
 
 def line_of(row: BaseModel) -> str:
@@ -347,17 +373,17 @@ def iter_rows(path: Path, kind: type[R]) -> Iterator[R]:
 
     An incomplete last line is left out; any other broken line is an error that names it.
     """
-    return (row for _, row in _numbered_rows(path, kind))
+    return (row for _, _, row in _placed_rows(path, kind))
 
 
-def _numbered_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
-    """`iter_rows`, each row with the number of its line."""
+def _placed_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, int, R]]:
+    """`iter_rows`, each row with the number of its line and the byte at which it starts."""
     if not path.exists():
         return
-    strings: dict[str, str] = {}
-    fields: dict[frozenset[str], set[str]] = {}
+    start, end = 0, 0
     with open_lines(path) as lines:
         for number, line in enumerate(lines, start=1):
+            start, end = end, end + len(line)
             if not line.endswith(b"\n"):
                 return  # incomplete after a kill: its sample is made again
             if not line.strip():
@@ -372,29 +398,28 @@ def _numbered_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
                     f"{path} line {number}: {where + ': ' if where else ''}{first['msg']}:"
                     f" {remedy}."
                 ) from None
-            yield number, _lean(row, strings, fields)
+            yield number, start, row
 
 
 _REPEATED = ("problem_id", "view", "prompt", "prefill", "run", "gold", "stage", "mode", "answer")
 """Fields of a row with the words of other rows of its file."""
 
 
-def _lean(row: R, strings: dict[str, str], fields: dict[frozenset[str], set[str]]) -> R:
-    """The row, sharing what it has in common with earlier ones: half of its memory.
-
-    Args:
-        row: As it was read.
-        strings: The words of earlier rows.
-        fields: The sets of given fields of earlier rows, which pydantic keeps for each row.
-    """
-    values = cast("dict[str, Any]", row.__dict__)
-    for name in _REPEATED:
-        value = values.get(name)
-        if type(value) is str:
-            values[name] = strings.setdefault(value, value)
-    given = row.model_fields_set
-    object.__setattr__(row, "__pydantic_fields_set__", fields.setdefault(frozenset(given), given))
-    return row
+def lean(rows: Iterable[R]) -> Iterator[R]:
+    """Rows that are all kept: each shares the words of earlier ones, which halves the memory."""
+    strings: dict[str, str] = {}
+    fields: dict[frozenset[str], set[str]] = {}
+    for row in rows:
+        values = cast("dict[str, Any]", row.__dict__)
+        for name in _REPEATED:
+            value = values.get(name)
+            if type(value) is str:
+                values[name] = strings.setdefault(value, value)
+        # pydantic keeps a set of the given fields for each row.
+        given = row.model_fields_set
+        shared = fields.setdefault(frozenset(given), given)
+        object.__setattr__(row, "__pydantic_fields_set__", shared)
+        yield row
 
 
 def drop_torn_line(path: Path) -> None:
@@ -789,9 +814,17 @@ class RunFolder:
         Raises:
             UserError: One is of another run; the message names the first such line.
         """
+        return (row for _, row in self.placed_responses(problems, prompt))
+
+    def placed_responses(
+        self,
+        problems: Container[str] | None = None,
+        prompt: Callable[[Response], str | None] | None = None,
+    ) -> Iterator[tuple[int, Response]]:
+        """`own_responses`, each with the byte of the file at which it starts (`responses_at`)."""
         known, marks = self.manifest_path.exists(), self._marks()
         manifest = self.manifest() if known else RunManifest()
-        for number, row in _numbered_rows(self.responses_path, Response):
+        for number, start, row in _placed_rows(self.responses_path, Response):
             if known and (
                 why := _foreign(row, manifest, marks, problems) or _other_words(row, prompt)
             ):
@@ -800,7 +833,29 @@ class RunFolder:
                     f" line {number} ({row.problem_id}, {row.view}, sample {row.sample}): {why}."
                     f" Remedy: {RESTORE}."
                 )
-            yield row
+            yield start, row
+
+    def responses_at(self, starts: Iterable[int]) -> list[Response]:
+        """The responses that start at these bytes of the file.
+
+        Raises:
+            UserError: The file is not the one in which they were found.
+        """
+        rows: list[Response] = []
+        with open_regular(self.responses_path) as file:
+            for start in starts:
+                file.seek(start)
+                try:
+                    rows.append(Response.model_validate_json(file.readline()))
+                except ValidationError:
+                    raise self.changed() from None
+        return rows
+
+    def changed(self) -> UserError:
+        """The error where a file is not the one that was read before."""
+        return UserError(
+            f"{self.responses_path} was changed while it was read: give the same command again."
+        )
 
     def check_responses(self, problems: Container[str]) -> None:
         """Refuse responses of another run, as `own_responses` does, before they are replaced."""
@@ -811,7 +866,7 @@ class RunFolder:
         """Replace the responses atomically."""
         mark = self.mark()
         marked = (row.model_copy(update={"run": mark}) for row in rows)
-        write_text(self.responses_path, "".join(line_of(row) for row in marked))
+        write_rows(self.responses_path, marked)
 
     def resume(
         self,
@@ -833,16 +888,16 @@ class RunFolder:
         Raises:
             UserError: A response is of another run; the file is then as it was.
         """
-        lines, rows = 0, dict[Key, Response]()
-        for row in self.own_responses(problems, prompt):
+        lines, last, failed = 0, dict[Key, int](), set[Key]()
+        for start, row in self.placed_responses(problems, prompt):
             lines += 1
-            rows[row.key] = row
+            last[row.key] = start
+            (failed.add if row.finish_reason == "error" else failed.discard)(row.key)
         drop_torn_line(self.responses_path)
-        failed = {key for key, row in rows.items() if row.finish_reason == "error"}
-        if failed or lines > len(rows):
-            kept = (row for key, row in rows.items() if key not in failed)
-            write_text(self.responses_path, "".join(line_of(row) for row in kept))
-        return rows.keys() - failed
+        if failed or lines > len(last):
+            kept = (start for key, start in last.items() if key not in failed)
+            write_rows(self.responses_path, (self.responses_at([start])[0] for start in kept))
+        return last.keys() - failed
 
     @contextlib.contextmanager
     def appending(self) -> Generator[ResponseWriter]:
@@ -861,14 +916,21 @@ class RunFolder:
         return self._file(f"grades.{mode}.jsonl" if mode else "grades.jsonl")
 
     def write_grades(self, rows: Iterable[GradeRow], mode: str) -> None:
-        """Replace the grades atomically: the last of all (`grades.jsonl`) and of this mode."""
-        text = "".join(line_of(row) for row in rows)
-        write_text(self._grades_path(mode), text)
-        write_text(self._grades_path(None), text)
+        """Replace the grades atomically: the last of all (`grades.jsonl`) and of this mode.
+
+        Rows are written as they come; both files stay as they were if making one fails.
+        """
+        write_rows(self._grades_path(mode), rows)
+        with replacing(self._grades_path(None)) as last:
+            shutil.copyfile(self._grades_path(mode), last)
+
+    def iter_grades(self, mode: str | None = None) -> Iterator[GradeRow]:
+        """The grades of the last grading, or of the last one in a mode; none before the first."""
+        return iter_rows(self._grades_path(mode), GradeRow)
 
     def grades(self, mode: str | None = None) -> list[GradeRow]:
-        """The grades of the last grading, or of the last one in a mode; empty before the first."""
-        return list(iter_rows(self._grades_path(mode), GradeRow))
+        """`iter_grades` as a list."""
+        return list(lean(self.iter_grades(mode)))
 
     def write_summary(self, summary: BaseModel) -> None:
         """Replace summary.json; `analysis.results` defines its content, and reads it."""

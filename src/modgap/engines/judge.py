@@ -130,10 +130,9 @@ class Judge:
         questions = {key: question_id(case.prompt(), tokens) for key, case in cases.items()}
         known = {question: Said(text) for question, text in file.said(self.name, mode).items()}
         first: dict[str, Key] = {}
-        for key, question in reversed(questions.items()):
+        for key, question in questions.items():
             if question not in known:
-                first[question] = key  # reversed, so that the first case of a question is kept
-        first = dict(reversed(first.items()))  # in the order of the cases again
+                first.setdefault(question, key)
         total = len(set(questions.values()))
         done = total - len(first)
         if progress and total:
@@ -147,11 +146,8 @@ class Judge:
             try:
                 with file.appending() as write:
                     for completion in engine.generate(requests, Sampling(TEMPERATURE, tokens)):
-                        key = (
-                            completion.request.problem_id,
-                            completion.request.view,
-                            completion.sample,
-                        )
+                        asked = completion.request
+                        key = (asked.problem_id, asked.view, completion.sample)
                         text = completion.text.encode("utf-8", "replace").decode()
                         if completion.finish_reason == "error":
                             known[questions[key]] = Said(

@@ -185,6 +185,36 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
         running: Whether it had started.
     """
     said = f"{log}\n{error or ''}"
+    if said_of_memory := _of_memory(said, running):
+        return said_of_memory
+    if re.search(
+        r"Failed to infer device type|No CUDA GPUs are available|no NVIDIA driver", said, re.I
+    ):
+        return "vLLM finds no accelerator here: give --engine hf, which runs on a CPU, too."
+    if match := re.search(
+        r"(max_model_len \(\d+\) is greater than the derived max_model_len[^\n.]*)", said
+    ):
+        return f"{_short(match[1])}: give a smaller --engine-arg max_model_len, or none."
+    if re.search(r"finished its\s+bootstrapping phase", said):
+        return (
+            "vLLM starts processes, which import your script: put what starts it under if __name__"
+            ' == "__main__":.'
+        )
+    cause = _cause(error, log)
+    if re.search(
+        r"are not supported for now|no vLLM implementation|Cannot find model module", said
+    ):
+        return f"vLLM does not serve this model ({cause}): give --engine hf, or another model."
+    if running:
+        return (
+            f"vLLM's process ended while it ran ({cause}). Finished work is kept: give the command"
+            " again."
+        )
+    return f"vLLM could not start ({cause}): correct --model or --engine-arg, or give --engine hf."
+
+
+def _of_memory(said: str, running: bool) -> str:
+    """What went wrong with the memory of a GPU, and the remedy; empty if it was something else."""
     when = "while it ran" if running else "at the start"
     again = " Finished work is kept: give the command again, with it" if running else ""
     # A run cannot be resumed with these.
@@ -222,30 +252,7 @@ def explain(error: BaseException | None, log: str, *, running: bool = False) -> 
             " gpu_memory_utilization=0.8 or max_num_seqs=64, tensor_parallel_size=2 where there"
             f" are two GPUs{other}."
         )
-    if re.search(
-        r"Failed to infer device type|No CUDA GPUs are available|no NVIDIA driver", said, re.I
-    ):
-        return "vLLM finds no accelerator here: give --engine hf, which runs on a CPU, too."
-    if match := re.search(
-        r"(max_model_len \(\d+\) is greater than the derived max_model_len[^\n.]*)", said
-    ):
-        return f"{_short(match[1])}: give a smaller --engine-arg max_model_len, or none."
-    if re.search(r"finished its\s+bootstrapping phase", said):
-        return (
-            "vLLM starts processes, which import your script: put what starts it under if __name__"
-            ' == "__main__":.'
-        )
-    cause = _cause(error, log)
-    if re.search(
-        r"are not supported for now|no vLLM implementation|Cannot find model module", said
-    ):
-        return f"vLLM does not serve this model ({cause}): give --engine hf, or another model."
-    if running:
-        return (
-            f"vLLM's process ended while it ran ({cause}). Finished work is kept: give the command"
-            " again."
-        )
-    return f"vLLM could not start ({cause}): correct --model or --engine-arg, or give --engine hf."
+    return ""
 
 
 def _cause(error: BaseException | None, log: str) -> str:

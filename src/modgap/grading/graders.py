@@ -12,7 +12,7 @@ grade_answer(r"\boxed{C}", "C", question="...", question_type="multi-choice").st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Final, cast, get_args
@@ -203,23 +203,43 @@ def grade_one(grader: str, case: Case, mode: str = "strict") -> Grade:
 def texts_for_rules(
     responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool
 ) -> list[str]:
-    """The text of each response that the rules read.
-
-    The record shows whether the prompt opened the thinking. A server does not show the prompt that
-    its chat template makes. There the run's own replies decide: if most of those that ended by
-    themselves close thinking that they did not open, the template opens it.
-    """
-    ended = [
-        response.response
-        for response in responses
-        if response.finish_reason == "stop" and response.response
+    """The text of each response that the rules read, see `text_for_rules`."""
+    by_template = opened_by_template(responses)
+    return [
+        text_for_rules(
+            row, problems[row.problem_id], paper_style=paper_style, by_template=by_template
+        )
+        for row in responses
     ]
-    by_template = 2 * sum(map(closes_unopened, ended)) > len(ended)
-    texts: list[str] = []
-    for response in responses:
-        prefill, cut = response.prefill, response.finish_reason == "length"
-        if not prefill and paper_style:
-            prefill = find_grader(problems[response.problem_id].grader).paper_prefill
-        opened = (OPEN in prefill and CLOSE not in prefill) or (by_template and cut)
-        texts.append(graded_text(response.response, cut=cut, opened=opened))
-    return texts
+
+
+def opened_by_template(responses: Iterable[Response]) -> bool:
+    """Whether the chat template of a run opened the thinking.
+
+    A server does not show the prompt that its chat template makes. There the run's own replies
+    decide: most of those that ended by themselves close thinking that they did not open.
+    """
+    ended = closed = 0
+    for row in responses:
+        if row.finish_reason == "stop" and row.response:
+            ended += 1
+            closed += closes_unopened(row.response)
+    return 2 * closed > ended
+
+
+def text_for_rules(
+    response: Response, problem: ProblemRow, *, paper_style: bool, by_template: bool
+) -> str:
+    """The text of a response that the rules read: its thinking is open where it was cut there.
+
+    Args:
+        response: The response; its record shows whether the prompt opened the thinking.
+        problem: Its problem.
+        paper_style: Whether the prompts of the run are the original's.
+        by_template: See `opened_by_template`.
+    """
+    prefill, cut = response.prefill, response.finish_reason == "length"
+    if not prefill and paper_style:
+        prefill = find_grader(problem.grader).paper_prefill
+    opened = (OPEN in prefill and CLOSE not in prefill) or (by_template and cut)
+    return graded_text(response.response, cut=cut, opened=opened)

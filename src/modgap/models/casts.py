@@ -29,6 +29,7 @@ class Casts:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._copies: dict[nn.Parameter, Tensor] = {}
+        self._sizes: dict[Tensor, tuple[int, ...]] = {}
 
     @contextmanager
     def shown(self, kind: str, leave: nn.Module | None = None) -> Iterator[None]:
@@ -50,6 +51,7 @@ class Casts:
         try:
             if torch.is_autocast_enabled(kind):
                 dtype = torch.get_autocast_dtype(kind)
+                self._sizes = _sizes(self._model)
                 for layer in self._model.modules():
                     if not isinstance(layer, nn.Linear) or layer is leave:
                         continue
@@ -67,12 +69,15 @@ class Casts:
     @torch.no_grad()
     def _copied(self, parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
         """The earlier copy with the current weights, or a new one if its type no longer fits."""
+        size = self._sizes.get(parameter, tuple(parameter.shape))
         copy = self._copies.get(parameter)
-        kind = (dtype, parameter.device, parameter.requires_grad)
-        if copy is not None and (copy.dtype, copy.device, copy.requires_grad) == kind:
+        kind = (dtype, parameter.device, parameter.requires_grad, size)
+        if copy is not None and (copy.dtype, copy.device, copy.requires_grad, copy.shape) == kind:
             copy.grad = None  # left over from a backward pass that did not finish
-            return copy.copy_(parameter)
-        copy = parameter.detach().to(dtype)
+            _within(copy, parameter).copy_(parameter)
+            return copy
+        copy = parameter.new_zeros(size, dtype=dtype)
+        _within(copy, parameter).copy_(parameter)
         if parameter.requires_grad:
             copy.requires_grad_().register_post_accumulate_grad_hook(_adding_to(parameter))
         self._copies[parameter] = copy
@@ -89,11 +94,44 @@ def moved(x: Tensor, device: torch.device | str) -> Tensor:
     return x.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
+def _sizes(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """The sizes of weights that are padded with zeros, which changes no result.
+
+    They are those of gated MLPs whose width is not a multiple of 8, as the 3,420 of Qwen2.5-VL's
+    tower: their products would take a GPU's slow kernels.
+    """
+    sizes: dict[Tensor, tuple[int, ...]] = {}
+    for module in model.modules():
+        # With SiLU a channel of zeros stays one.
+        if type(getattr(module, "act_fn", None)).__name__ not in ("SiLU", "SiLUActivation"):
+            continue
+        layers = [getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down")]
+        linear = [layer for layer in layers if type(layer) is nn.Linear]
+        if len(linear) < 3 or linear[0].out_features % 8 == 0:
+            continue
+        gate, up, down = linear
+        wide = -(-gate.out_features // 8) * 8
+        for layer in (gate, up):
+            sizes[layer.weight] = (wide, layer.in_features)
+            if layer.bias is not None:
+                sizes[layer.bias] = (wide,)
+        sizes[down.weight] = (down.out_features, wide)
+    return sizes
+
+
+def _within(copy: Tensor, parameter: Tensor) -> Tensor:
+    """The part of a padded copy, or of its gradient, that is the parameter's."""
+    if copy.shape == parameter.shape:
+        return copy
+    return copy[tuple(slice(size) for size in parameter.shape)]
+
+
 def _adding_to(parameter: nn.Parameter) -> Callable[[Tensor], None]:
     def add(copy: Tensor) -> None:
         # Cleared first: if memory runs out below, the whole pass is repeated.
         gradient, copy.grad = copy.grad, None
         assert gradient is not None
+        gradient = _within(gradient, parameter)
         if parameter.grad is None:
             parameter.grad = gradient.to(parameter.dtype)
         else:

@@ -164,7 +164,8 @@ def _before_attention(
     attention, n = block.attn, x_NC.shape[0]
     qkv = attention.qkv(normed(block.norm1, x_NC)).view(n, 3, attention.num_heads, -1)
     qk, v = qkv.split((2, 1), dim=1)
-    return *_rotate(qk, cos_ND, sin_ND).unbind(1), v[:, 0]
+    q, k = _rotate(qk, cos_ND, sin_ND).unbind(1)
+    return q, k, v[:, 0]
 
 
 def _after_attention(block: Any, x_NC: Tensor, seen_NC: Tensor) -> Tensor:
@@ -183,12 +184,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -
         q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, scale=scale)
         return out.transpose(1, 2).reshape(n, -1)
-    parts = [
-        F.scaled_dot_product_attention(
-            *(t[at].transpose(1, 2) for t in (q, k, v)), scale=scale
-        ).transpose(1, 2)
-        for at in segments
-    ]
+    parts: list[Tensor] = []
+    for at in segments:
+        of_q, of_k, of_v = (t[at].transpose(1, 2) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(of_q, of_k, of_v, scale=scale)
+        parts.append(out.transpose(1, 2))
     order = torch.cat([at.flatten() for at in segments]).argsort()
     return torch.cat([part.reshape(-1, part.shape[2] * part.shape[3]) for part in parts])[order]
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from modgap.analysis.original import original_figures, original_lines, scan_text
 from modgap.analysis.original_mathverse import mathverse_figures, mathverse_lines
+from modgap.analysis.run import Run
 from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.problem import split_grader
@@ -179,13 +180,14 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _kept(exported: Exported, run: EvalRun, views: Sequence[str]) -> list[Response]:
     """The responses that the original has a place for; the others are noted."""
-    other = [row.view for row in run.responses if row.view not in views]
+    responses = Run(run.path).responses
+    other = [row.view for row in responses if row.view not in views]
     for view in dict.fromkeys(other):
         exported.notes.append(
             f"{run.name}: the view {view} ({counted(other.count(view), 'sample')}) is left out: the"
             " original has no such files."
         )
-    shown = [row for row in run.responses if row.view in views]
+    shown = [row for row in responses if row.view in views]
     kept = [_as_said(row, run) for row in shown if row.finish_reason != "error"]
     if failed := len(shown) - len(kept):
         exported.notes.append(
@@ -227,8 +229,9 @@ def _paper_grade(row: Response, problem: ProblemRow) -> GradeRow:
 
 
 def _paper_grades(run: EvalRun) -> list[GradeRow]:
-    held = [row for row in run.grades.values() if row.mode == "paper"]
-    return held or RunFolder(run.path).grades("paper")
+    folder = RunFolder(run.path)
+    held = [row for row in folder.grades() if row.mode == "paper"]
+    return held or folder.grades("paper")
 
 
 # ---- names and files -----------------------------------------------------------------------------

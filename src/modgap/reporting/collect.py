@@ -20,9 +20,10 @@ from typing import Any
 
 from modgap.analysis.cells import Sweep, read_cells
 from modgap.analysis.results import read_import_note
+from modgap.analysis.scores import Scores
 from modgap.core.errors import UserError
 from modgap.core.files import open_lines, open_regular
-from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder
+from modgap.core.record import ProblemRow, RunFolder
 from modgap.reporting.manifests import Manifest, read_manifest
 
 ROLLOUTS_SHOWN = 40
@@ -63,8 +64,7 @@ class EvalRun:
         manifest: What its manifest.json says.
         problems: By id; problems that the file lacks are rebuilt from the grades (id and gold
             answer only).
-        responses: The last response of each sample, in the file's order.
-        grades: The grade of each sample.
+        scores: The verdicts, and where the responses are.
         base: The model that the study of this run started from; empty for a run outside a study.
         also: The other set that the study measured on (`study --also`); empty for its own.
     """
@@ -73,8 +73,7 @@ class EvalRun:
     path: Path
     manifest: Manifest
     problems: dict[str, ProblemRow]
-    responses: list[Response]
-    grades: dict[Key, GradeRow]
+    scores: Scores
     base: str = ""
     also: str = ""
 
@@ -86,7 +85,7 @@ class EvalRun:
     @property
     def mode(self) -> str:
         """How it was graded."""
-        return " and ".join(dict.fromkeys(row.mode for row in self.grades.values())) or "not graded"
+        return " and ".join(self.scores.modes) or "not graded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,22 +178,17 @@ def read_eval(path: Path | str, name: str | None = None) -> EvalRun:
     """
     path = Path(path)
     folder = RunFolder(path)
-    problems = folder.problems()
-    responses = {row.key: row for row in folder.own_responses(problems or None)}
-    grades = {row.key: row for row in folder.grades()}
-    for row in grades.values():
-        if row.problem_id not in problems:
-            problems[row.problem_id] = ProblemRow(id=row.problem_id, answer=row.gold)
-    for row in responses.values():
-        if row.problem_id not in problems:
-            problems[row.problem_id] = ProblemRow(id=row.problem_id, answer="")
+    known = folder.manifest() if folder.manifest_path.is_file() else {}
+    asked = known.get("resolved", {}).get("samples")
+    # `read_manifest` names a number of another type, but after faults of the responses.
+    expected = asked if isinstance(asked, int) else None
+    scores = Scores.stored(folder, folder.problems(), expected)
     return EvalRun(
         name=name or _folder_name(path),
         path=path,
         manifest=read_manifest(path),
-        problems=problems,
-        responses=list(responses.values()),
-        grades=grades,
+        problems={row.id: row for row in scores.problems},
+        scores=scores,
     )
 
 
@@ -288,7 +282,7 @@ def _add_recipe(found: Collection, path: Path, name: str, base: str = "") -> Non
             found.notes += [
                 f"{name}, imported: {warning}" for warning in read_import_note(part).warnings
             ]
-            if run.responses and not run.grades:
+            if run.scores.n_responses and not run.scores.modes:
                 found.notes.append(
                     f"{name} is not graded yet: give `modgap grade {part}`, or finish its"
                     " evaluation."

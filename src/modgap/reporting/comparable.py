@@ -109,7 +109,7 @@ def style_of(run: EvalRun) -> str:
 
 def benchmark_of(run: EvalRun) -> str:
     """`mathverse`, or what else grades a run's problems; empty for problems graded as numbers."""
-    if any(re.sub("[ _]", "-", row.view.lower()) in VERSION_VIEWS for row in run.responses):
+    if any(re.sub("[ _]", "-", view.lower()) in VERSION_VIEWS for view in run.scores.views):
         return "mathverse"
     graders = {split_grader(problem.grader)[0] for problem in run.problems.values()}
     return ",".join(sorted(graders - {""}))

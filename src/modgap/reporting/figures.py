@@ -226,6 +226,8 @@ def _row_axes(
     right.set_yticks(middles, list(shown), color=COLOURS["ink"])
     right.spines["right"].set_visible(False)
     right.grid(visible=False)
+    for axis in (axes.yaxis, right.yaxis, *([] if xlabel else [axes.xaxis])):
+        axis.set_label_coords(0, 0)  # else all words are measured to place a label that is empty
     axes.set_xlabel(xlabel)
     return figure, axes, middles
 
@@ -461,14 +463,14 @@ def _inline(chart: Chart, prefix: str) -> str:
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has fonts for all scripts
-        # `savefig` alone would draw the whole figure once more, only to lay it out.
+        # `savefig` would draw the whole figure twice more, to lay it out and to measure it.
         chart.figure.set_dpi(72)
-        FigureCanvasSVG(chart.figure)
+        canvas = FigureCanvasSVG(chart.figure)
         if engine := chart.figure.get_layout_engine():
             engine.execute(chart.figure)
             chart.figure.set_layout_engine("none")
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        chart.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        canvas.print_svg(buffer, metadata=nothing)
     root = ElementTree.fromstring(buffer.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from modgap.analysis.results import JudgeCheck, JudgeSummary, JudgeTable, Summary, read_summary
+from modgap.analysis.scores import OPEN, SKIPPED_OPEN, Scores
 from modgap.core.installation import install
-from modgap.core.record import GradeRow
 from modgap.core.text import counted, percent
-from modgap.grading.judge import is_open
 from modgap.grading.symbolic import SKIPPED
 from modgap.reporting import tables as t
 from modgap.reporting.collect import EvalRun
@@ -91,17 +90,17 @@ def judge_tables(runs: Mapping[str, Summary]) -> list[t.Table]:
     return tables
 
 
-def open_words(grades: Iterable[GradeRow]) -> list[str]:
+def open_words(scores: Iterable[Scores]) -> list[str]:
     """What waits for a judge, and how to settle it: one line; empty where nothing waits."""
-    waiting = [row.reason for row in grades if is_open(row.stage, row.reason)]
+    counts = [(one.marked(OPEN), one.marked(SKIPPED_OPEN)) for one in scores]
+    waiting, skipped = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
     if not waiting:
         return []
     words = (
-        f"{counted(len(waiting), 'sample')} {'wait' if len(waiting) != 1 else 'waits'} for a judge"
-        f" and {'count as errors' if len(waiting) != 1 else 'counts as an error'}: modgap grade RUN"
-        f" --judge MODEL_OR_URL settles {'them' if len(waiting) != 1 else 'it'}."
+        f"{counted(waiting, 'sample')} {'wait' if waiting != 1 else 'waits'} for a judge"
+        f" and {'count as errors' if waiting != 1 else 'counts as an error'}: modgap grade RUN"
+        f" --judge MODEL_OR_URL settles {'them' if waiting != 1 else 'it'}."
     )
-    skipped = sum(SKIPPED in reason for reason in waiting)
     if not skipped:
         return [words]
     remedy = f"as {SKIPPED}: {install('mathverse')}, then grade again"

@@ -101,8 +101,12 @@ def _named(words: Iterable[str]) -> str:
 
 
 def splits(runs: Mapping[str, Summary]) -> list[Split]:
-    """The gap of each run that has a causal split, as one bar."""
-    return [_split(name, run.causal) for name, run in runs.items() if run.causal]
+    """The gap of each run that has a causal split, as one bar; none where problems are too few."""
+    return [
+        _split(name, run.causal)
+        for name, run in runs.items()
+        if run.causal and not run.causal.too_few
+    ]
 
 
 def _split(name: str, causal: CausalSummary) -> Split:

@@ -15,7 +15,6 @@ import contextlib
 import csv
 import gc
 import io
-import itertools
 import re
 import shlex
 from collections.abc import Generator, Mapping, Sequence
@@ -26,10 +25,9 @@ from modgap.analysis.cells import Sweep, write_cells
 from modgap.analysis.gap import GapChange
 from modgap.analysis.pooled import pooled_gaps
 from modgap.analysis.results import LoggedStage, PaperTable, ReportSummary, Summary
-from modgap.analysis.scores import Scores
 from modgap.analysis.seed_summary import seed_numbers
-from modgap.analysis.summary import changes, mode_of, summarise_run
-from modgap.analysis.transcription import KINDS
+from modgap.analysis.summary import changes, summarise_run
+from modgap.analysis.transcription import KINDS, Readings
 from modgap.analysis.warnings import warnings
 from modgap.core.errors import UserError, unknown
 from modgap.core.files import read_start
@@ -52,7 +50,6 @@ from modgap.reporting.curves import training as training_panels
 from modgap.reporting.diagrams import found_in
 from modgap.reporting.figures import dashes_of, inlined, write_figures
 from modgap.reporting.frame import (
-    LATEX,
     Parts,
     frame,
     is_a_report,
@@ -206,27 +203,24 @@ def _check_out(out: Path, figures: bool, template: str, force: bool) -> None:
         )
 
 
-def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
+def numbers_of(found: Collection) -> tuple[ReportSummary, list[Readings]]:
     """The numbers of a collection, as `build_report` returns them.
 
-    Also gives the scores that they were computed from.
+    Also gives how the problems of each evaluation were read.
     """
-    scores = [
-        Scores.of(run.problems, run.responses, run.grades.values(), _samples_asked(run))
-        for run in found.evals
-    ]
+    readings = [Readings.of(run.scores) for run in found.evals]
     runs: dict[str, Summary] = {}
-    for run, score in zip(found.evals, scores, strict=True):
-        summary = summarise_run(score, mode_of(run.grades.values()))
+    for run, read in zip(found.evals, readings, strict=True):
+        summary = summarise_run(run.scores, read)
         runs[run.name] = summary.model_copy(update={"judge": judged(run)})
-    of_run = dict(zip(runs, scores, strict=True))
+    of_run = {run.name: run.scores for run in found.evals}
     changed: dict[str, GapChange] = {}
     for alike in by_set(found.evals):
         changed |= changes({run.name: of_run[run.name] for run in alike})
     training = logged(found.stages)
     for name, stages in measured(found.evals, runs).items():
         training.setdefault(f"{name} (measured)" if name in training else name, stages)
-    found.sweeps = find_sweeps(found, scores)
+    found.sweeps = find_sweeps(found)
     seeds = [seed_numbers(sweep) for sweep in found.sweeps]
     sets = side_by_side(found.evals)
     numbers = ReportSummary(
@@ -239,16 +233,15 @@ def numbers_of(found: Collection) -> tuple[ReportSummary, list[Scores]]:
         differs=differences(found.evals, runs),
         sets=sets,
         pooled=pooled_gaps(sets, of_run) or None if sets else None,
-        warnings=_warnings(found, scores, runs, changed, training),
+        warnings=_warnings(found, runs, changed, training),
         headline=headline(runs, changed, seeds, found),
-        robustness=of_runs(found.evals, scores),
+        robustness=of_runs(found.evals),
     )
-    return numbers, scores
+    return numbers, readings
 
 
 def _warnings(
     found: Collection,
-    scores: Sequence[Scores],
     runs: Mapping[str, Summary],
     changed: Mapping[str, GapChange],
     training: Mapping[str, list[LoggedStage]],
@@ -269,12 +262,12 @@ def _warnings(
     for name, summary in runs.items():
         words += doubt_words(summary.judge, name if several else "")
     words += [*training_words(training), *warnings(runs)]
-    words += open_words(row for run in found.evals for row in run.grades.values())
+    words += open_words(run.scores for run in found.evals)
     for run in found.evals:
-        words += reply_words(run.responses, run.grades.values(), run.name if several else "")
-    for run, score in zip(found.evals, scores, strict=True):
+        words += reply_words(run.scores, run.name if several else "")
+    for run in found.evals:
         if benchmark_given(run) in ANNOTATED:
-            words += unsolvable_words(score, run.name)
+            words += unsolvable_words(run.scores, run.name)
     # The base model is evaluated once in each study: these repetitions are not changes.
     again = {run.name for sweep in found.sweeps for run in sweep.untrained}
     for alike in by_set(found.evals):
@@ -291,14 +284,13 @@ def render(
     allow_outside: bool = False,
 ) -> tuple[ReportSummary, str]:
     """The numbers and the page of a collection; see `build_report`."""
-    numbers, scores = numbers_of(found)
+    numbers, readings = numbers_of(found)
     paper = paper_tables(numbers) if template == "paper" and numbers.runs else []
     if template == "paper":
         rows = [PaperTable(caption=x.caption, head=x.head, rows=x.rows) for x in paper]
         numbers = numbers.model_copy(update={"paper": rows})
     parts = frame() | _charts(found, numbers)
-    parts |= _viewer(found, scores, images, allow_outside=allow_outside)
-    parts |= _latex(found)
+    parts |= _viewer(found, readings, images, allow_outside=allow_outside)
     return numbers, as_utf8(
         page_template("report").render(**parts, tables=_tables(found, numbers, paper))
     )
@@ -351,7 +343,10 @@ def _parts(summary: Summary) -> Markup | None:
 def _lede(numbers: ReportSummary) -> list[str]:
     """The sentences below the answer, without the one that the bar of the split says."""
     said = {
-        words for summary in numbers.runs.values() for words in causal_words(summary.causal)[:1]
+        words
+        for summary in numbers.runs.values()
+        if summary.causal and not summary.causal.too_few
+        for words in causal_words(summary.causal)[:1]
     }
     return [words for words in numbers.headline.lede if words not in said]
 
@@ -386,38 +381,24 @@ def _tables(
 
 
 def _viewer(
-    found: Collection, scores: Sequence[Scores], images: int, *, allow_outside: bool
+    found: Collection, readings: Sequence[Readings], images: int, *, allow_outside: bool
 ) -> Parts:
-    """The data of the problem viewer; empty without an evaluation."""
+    """The data of the problem viewer, and KaTeX where it holds LaTeX."""
     from markupsafe import Markup
 
-    if not found.evals:
-        return {"type_names": [], "index": "", "blocks": [], "packed": False}
-    index, blocks, packed = viewer_data(
-        found.evals, scores, images, data=found.data, allow_outside=allow_outside
-    )
+    shown = viewer_data(
+        found.evals, readings, images, data=found.data, allow_outside=allow_outside
+    )  # fmt: skip
+    script = katex() if shown.latex else ""
     return {
-        "type_names": index["types"],
-        "index": Markup(embed_json(index)),
-        "blocks": [Markup(block) for block in blocks],
-        "packed": packed,
+        "type_names": shown.index["types"] if found.evals else [],
+        "index": Markup(embed_json(shown.index)) if found.evals else "",
+        "blocks": [Markup(block) for block in shown.blocks],
+        "packed": shown.packed,
+        "embedded": shown.words,
+        "katex": Markup(script),
+        "katex_hash": script_hash(script),
     }
-
-
-def _latex(found: Collection) -> Parts:
-    """KaTeX, where a problem or a response holds LaTeX."""
-    from markupsafe import Markup
-
-    texts = (
-        text
-        for run in found.evals
-        for text in itertools.chain(
-            (words for row in run.problems.values() for words in (row.question, *row.conditions)),
-            (row.response for row in run.responses),
-        )
-    )
-    script = katex() if any(map(LATEX.search, texts)) else ""
-    return {"katex": Markup(script), "katex_hash": script_hash(script)}
 
 
 def _unread(run: EvalRun, summary: Summary) -> bool:
@@ -429,10 +410,6 @@ def _unread(run: EvalRun, summary: Summary) -> bool:
 
 
 # Provenance
-
-
-def _samples_asked(run: EvalRun) -> int | None:
-    return run.manifest.resolved.get("samples")
 
 
 def _provenance(found: Collection) -> t.Table:

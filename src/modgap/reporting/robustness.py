@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from modgap.analysis.results import ReportSummary, Robustness
 from modgap.analysis.robustness import robustness
-from modgap.analysis.scores import Scores
 from modgap.core.record import RunFolder
 from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
@@ -19,15 +18,12 @@ KINDS = {
 """What a variant changes."""
 
 
-def of_runs(runs: Sequence[EvalRun], scores: Sequence[Scores]) -> dict[str, Robustness] | None:
+def of_runs(runs: Sequence[EvalRun]) -> dict[str, Robustness] | None:
     """Name of a run -> its gap under every variant; `None` where no run has a gap."""
     found: dict[str, Robustness] = {}
-    shown = sum(len(run.responses) for run in runs)
-    for run, score in zip(runs, scores, strict=True):
-        one = robustness(
-            RunFolder(run.path), run.problems, run.responses, run.grades, score,
-            run.manifest.resolved, shown,
-        )  # fmt: skip
+    shown = sum(run.scores.n_responses for run in runs)
+    for run in runs:
+        one = robustness(RunFolder(run.path), run.scores, run.manifest.resolved, shown)
         if one is not None:
             found[run.name] = one
     return found or None
@@ -39,16 +35,20 @@ def robustness_table(numbers: ReportSummary) -> t.Table | None:
     for name, found in (numbers.robustness or {}).items():
         for variant in found.variants:
             gap = variant.gap
-            if gap is None:
-                continue
+            own = variant.moved is None
             rows.append(
                 (name, KINDS[variant.kind], variant.name, signed(gap.points),
-                 interval(gap.ci_low, gap.ci_high), percent(gap.text_accuracy),
-                 percent(gap.vision_accuracy), f"{gap.n_problems:,}")
+                 interval(gap.ci_low, gap.ci_high), signed(variant.moved),
+                 interval(variant.moved_low, variant.moved_high),
+                 "–" if own else "yes" if variant.survives else "no",
+                 percent(gap.text_accuracy), percent(gap.vision_accuracy), f"{gap.n_problems:,}")
             )  # fmt: skip
     if not rows:
         return None
-    head = ("run", "changed", "variant", "gap", "95% interval", "text %", "image %", "problems")
+    head = (
+        "run", "changed", "variant", "gap", "95% interval", "moved by", "95% interval",
+        "survives", "text %", "image %", "problems",
+    )  # fmt: skip
     return t.Table("Does the conclusion survive?", head, tuple(rows), left=3)
 
 

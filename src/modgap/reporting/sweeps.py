@@ -29,28 +29,26 @@ if TYPE_CHECKING:
     from modgap.reporting.collect import Collection, EvalRun, TrainStage
 
 
-def find_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
+def find_sweeps(found: Collection) -> list[Sweep]:
     """The tables over seeds that runs and `cells.json` files make.
 
     A table needs a recipe with at least two seeds.
 
     Args:
         found: The runs, and what was read from files.
-        scores: Of each evaluation.
     """
     return [
         sweep
-        for sweep in gather_sweeps(found, scores)
+        for sweep in gather_sweeps(found)
         if any(len(variant.runs) > 1 for variant in sweep.recipes)
     ]
 
 
-def gather_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
+def gather_sweeps(found: Collection) -> list[Sweep]:
     """What runs and `cells.json` files hold for tables over seeds, single seeds included.
 
     Args:
         found: The runs, and what was read from files.
-        scores: Of each evaluation.
     """
     stages: dict[Path, list[TrainStage]] = {}
     for stage in found.stages:
@@ -58,8 +56,8 @@ def gather_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
     tables: dict[str, Sweep] = {}
     for sweep in found.sweeps:
         _join(tables, sweep)
-    trained: list[tuple[EvalRun, Scores]] = []
-    for run, score in zip(found.evals, scores, strict=True):
+    trained: list[EvalRun] = []
+    for run in found.evals:
         parts = stages.get(run.path.parent, [])
         if lacking := _lacking(run, parts):
             found.notes.append(
@@ -67,19 +65,19 @@ def gather_sweeps(found: Collection, scores: Sequence[Scores]) -> list[Sweep]:
                 " copy."
             )
         elif parts:
-            trained.append((run, score))
-    for run, score in trained:
-        _add(tables, run, score, stages[run.path.parent])
-    for run, score in zip(found.evals, scores, strict=True):
+            trained.append(run)
+    for run in trained:
+        _add(tables, run, run.scores, stages[run.path.parent])
+    for run in found.evals:
         if run.path.parent not in stages:
             base = run.manifest.resolved.get("model_fingerprint")
             key = _key(run, base) if base else ""
             sweep = tables.get(key)
-            if sweep and _is_whole(run, score, sweep):
+            if sweep and _is_whole(run, run.scores, sweep):
                 # If the study is not finished, its recipes do not say what they started from.
                 if not sweep.model:
                     sweep = tables[key] = replace(sweep, model=run.model)
-                sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, right_counts(score)))
+                sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, right_counts(run.scores)))
     for sweep in tables.values():
         found.notes += _unlike(sweep)
         _sort(sweep)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from modgap.analysis.causal import PARTS
@@ -20,9 +19,9 @@ from modgap.analysis.results import (
     SeedTable,
     Summary,
 )
+from modgap.analysis.scores import CUT_OPEN, LEFT_OUT, USER_TURN, Scores
 from modgap.analysis.warnings import seen
 from modgap.core.engine import CONTINUED
-from modgap.core.record import GradeRow, Response
 from modgap.core.text import counted, degenerate, interval, percent, points, signed
 from modgap.core.thinking import CUT_THINKING
 from modgap.reporting import tables as t
@@ -153,34 +152,25 @@ def _as_gap(row: SeedRow) -> GapPart:
     )
 
 
-def reply_words(
-    responses: Iterable[Response], grades: Iterable[GradeRow], of: str = ""
-) -> list[str]:
+def reply_words(scores: Scores, of: str = "") -> list[str]:
     """How replies differ from what the settings ask for.
 
     One line for each kind, with the number of samples that it concerns.
 
     Args:
-        responses: The model's responses.
-        grades: Their grades.
+        scores: Of a run.
         of: The run's name, where several are shown.
     """
     of = f" of {of}" if of else ""
     words: list[str] = []
-    left_out, moved = Counter[str](), 0
-    for response in responses:
-        in_user_turn = response.in_user_turn
-        moved += in_user_turn
-        left_out.update(name for name in response.left_out if not in_user_turn or name != CONTINUED)
     for name, why in _LEFT_OUT.items():
-        if left_out[name]:
+        if left_out := scores.marked(LEFT_OUT[name]):
             words.append(
-                f"{counted(left_out[name], 'sample')}{of} {_were(left_out[name])} asked without"
-                f" {why}."
+                f"{counted(left_out, 'sample')}{of} {_were(left_out)} asked without {why}."
             )
-    if moved:
+    if moved := scores.marked(USER_TURN):
         words.append(f"{counted(moved, 'sample')}{of} {_were(moved)} asked with {_USER_TURN}.")
-    if cut := sum(row.reason == CUT_THINKING for row in grades):
+    if cut := scores.marked(CUT_OPEN):
         words.append(
             f"{counted(cut, 'response')}{of} {_were(cut)} {CUT_THINKING}: a box in it does not"
             " count as an answer."
@@ -256,6 +246,8 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
     parts = [f"{PARTS[name]} {_points(part)}" for name, part in causal.parts.items()]
     over = counted(causal.n_problems, "problem")
     words = [f"Of the gap of {points(causal.gap.points)} points over {over}: {'; '.join(parts)}."]
+    if causal.too_few:
+        words[0] = f"{_too_few(causal)} {words[0]}"
     if causal.follows is not None:
         spread = interval(causal.follows_low, causal.follows_high, 100)
         words.append(
@@ -273,6 +265,25 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
             " answer in one, or have no number to read."
         )
     return words
+
+
+def _too_few(causal: CausalSummary) -> str:
+    """Why the gap is not split into shares, in words."""
+    head = f"{counted(causal.n_problems, 'problem')} are too few problems to split the gap:"
+    known = {
+        name: (part.share_low, part.share_high)
+        for name, part in causal.parts.items()
+        if part.share_low is not None and part.share_high is not None
+    }
+    if not known and causal.gap.ci_high < 0:
+        return "The image side is better, so there is no gap to split."
+    if not known:
+        return f"{head} its own interval holds 0."
+    name, (low, high) = max(known.items(), key=lambda item: item[1][1] - item[1][0])
+    return (
+        f"{head} the interval of the share of {PARTS[name]} is {interval(low, high, 100)}% of the"
+        " gap, wider than the gap itself."
+    )
 
 
 def _points(part: CausalPart) -> str:

@@ -29,6 +29,8 @@ from modgap.training.shape import GIB, Shape
 
 MOST_ROWS = 2048
 """Most samples of a batch; as in `models/decode.py`."""
+TOGETHER = 2048
+"""Tokens of the prompts whose images pass the tower together; as in `update.py`."""
 VOCABULARY = 152_000
 """Vocabulary of Qwen2.5-VL, for which the cost of choosing a token was measured."""
 WAITING = "waiting for launches"
@@ -257,50 +259,65 @@ def head(shape: Shape, tokens: float) -> float:
     return 2.0 * shape.vocab * shape.hidden * tokens
 
 
-def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost:
-    """The expected cost of a step of a stage."""
+def flops_of(stage: Stage, shape: Shape, lengths: Lengths) -> tuple[dict[str, float], float]:
+    """FLOPs of a step by phase, and those of the rollout's prompts among them."""
     s, n = stage.settings, stage.settings.samples_per_prompt
     groups, drawn = s.prompts_per_step, s.prompts_per_step / lengths.mixed
-    # Forward, backward to inputs and backward to weights, and forward again with checkpointing.
-    # With an adapter the weights have no gradient.
-    again = 3.0 + s.gradient_checkpointing - bool(s.lora_rank)
+    again = _passes(stage)
     see = shape.see(lengths.image)
-    group = group_work(shape, lengths, lengths.prompt, 0, n)
-    rows = drawn * n
     alone = 1 if shape.shared else n  # how often a prompt and its image are computed
+    group = group_work(shape, lengths, lengths.prompt, 0, n)
     layers = 2.0 * shape.layers * shape.layer
-    prefill = (
-        alone
-        * drawn
-        * (layers * lengths.prompt + 2.0 * shape.layers * shape.wide * lengths.prompt**2 + see)
-    )
+    seen = 2.0 * shape.layers * shape.wide * lengths.prompt**2
+    prefill = alone * drawn * (layers * lengths.prompt + seen + see)
     mean_past = lengths.prompt + lengths.response / 2
-    each = layers + head(shape, 1) + 4.0 * shape.layers * shape.wide * mean_past
+    token = layers + head(shape, 1) + 4.0 * shape.layers * shape.wide * mean_past
     update = groups * (again * group + (1.0 if s.sees_frozen else again) * alone * see)
     flops = {
-        "rollout": prefill + rows * lengths.response * each,
+        "rollout": prefill + drawn * n * lengths.response * token,
         "update": update if stage.scores_rollouts else 0.0,
     }
     batches = groups // s.mini_batch
     if batches > 1 and stage.policy_loss:
         flops["old log-probs"] = (batches - 1) * s.mini_batch * (group + alone * see)
-    works = twin_works(stage, lengths, rows_at_most(stage) > 1)
-    for work in works:
-        # Without gradient once; the scores are kept for no backward pass.
-        times, seen = (1.0, 1.0) if work.place == "still" else (again, again)
-        seen = min(seen, 1.0) if s.sees_frozen else seen
-        branch_of = group_work(shape, lengths, work.tokens, work.before, n * work.share)
-        each = times * branch_of
-        if not shape.shared:
-            each += seen * see * n * work.share
-        elif work.sees:
-            each += seen * see
-        if work.place == "whole":  # and the rollout's own distributions
-            each += group_work(shape, lengths, lengths.prompt, 0, n * work.share)
-        flops["twins"] = flops.get("twins", 0.0) + groups * each
+    twins = sum(
+        _twin_flops(stage, shape, lengths, work)
+        for work in twin_works(stage, lengths, rows_at_most(stage) > 1)
+    )
     if any(term.trajectory is not None for term in stage.objective):
-        flops["twins"] += groups * (group + alone * see)
+        twins += group + alone * see
+    return flops | ({"twins": groups * twins} if twins else {}), prefill
 
+
+def _passes(stage: Stage) -> float:
+    """Forward passes' worth of an update: forward, backward to inputs and to weights.
+
+    And forward again with checkpointing. With an adapter the weights have no gradient.
+    """
+    return 3.0 + stage.settings.gradient_checkpointing - bool(stage.settings.lora_rank)
+
+
+def _twin_flops(stage: Stage, shape: Shape, lengths: Lengths, work: TwinWork) -> float:
+    """FLOPs of one twin of a group."""
+    n = stage.settings.samples_per_prompt
+    # Without gradient once; the scores are kept for no backward pass.
+    times = 1.0 if work.place == "still" else _passes(stage)
+    seen = min(times, 1.0) if stage.settings.sees_frozen else times
+    images = float(work.sees) if shape.shared else n * work.share
+    found = times * group_work(shape, lengths, work.tokens, work.before, n * work.share)
+    found += seen * images * shape.see(lengths.image)
+    if work.place == "whole":  # and the rollout's own distributions
+        found += group_work(shape, lengths, lengths.prompt, 0, n * work.share)
+    return found
+
+
+def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost:
+    """The expected cost of a step of a stage."""
+    s, n = stage.settings, stage.settings.samples_per_prompt
+    groups, rows = s.prompts_per_step, s.prompts_per_step / lengths.mixed * n
+    batches, again = groups // s.mini_batch, _passes(stage)
+    flops, prefill = flops_of(stage, shape, lengths)
+    works = twin_works(stage, lengths, rows_at_most(stage) > 1)
     trained = trained_parameters(stage, shape)
     seconds = {phase: count / machine.flops / machine.reach for phase, count in flops.items()}
     rows_of_pass, _, images = largest_pass(stage, lengths, shared=shape.shared)
@@ -317,7 +334,7 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     seconds["update"] += batches * machine.phase_seconds
     rolled = math.ceil(rows / rows_sampled(stage, shape, lengths, machine))  # batches
     calls = rolled * lengths.longest
-    decode = rows * lengths.response * each / machine.flops / machine.decode_reach
+    decode = (flops["rollout"] - prefill) / machine.flops / machine.decode_reach
     read = calls * shape.language * machine.bytes / machine.bandwidth
     layer = machine.replayed_seconds or machine.layer_seconds
     overhead = calls * (shape.layers * layer + machine.token_seconds * shape.vocab / VOCABULARY)
@@ -358,7 +375,9 @@ def largest_pass(
     tokens = groups * (lengths.prompt + own + (group + twins) * lengths.response)
     # Where groups are split, or twins have passes of their own, the vision tower runs over all
     # images before the passes.
-    images = min(rows, s.mini_batch) if apart or rows < s.samples_per_prompt else groups
+    images = min(rows, s.mini_batch)
+    if not (apart or rows < s.samples_per_prompt):
+        images = max(groups, min(images, TOGETHER // lengths.prompt))
     return groups * (group + twins), tokens, images * (1 + pictures)
 
 

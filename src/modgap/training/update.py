@@ -5,10 +5,10 @@ is one more row of the policy's pass: the tokens that its prompt shares with the
 included, are computed once. A twin without gradient is scored before the passes and keeps nothing
 for a backward pass; so is one with other weights. With `full_vocab`, or with a micro-batch of one
 row, twins that are trained have passes of their own. The vision tower runs once over the images of
-a pass. Its features are detached leaves that collect gradients, and one backward through the tower
-ends the pass. Where groups are split, or twins have passes of their own, this is done for the whole
-mini-batch. The naive form (every row forwarded twice with its image, in one graph) is the tests'
-oracle.
+a pass, or of several small ones. Its features are detached leaves that collect gradients, and one
+backward through the tower ends these passes. Where groups are split, or twins have passes of their
+own, this is done for the whole mini-batch. The naive form (every row forwarded twice with its
+image, in one graph) is the tests' oracle.
 
 Trained weights are always fp32; on a GPU the computation is bf16 by autocast.
 
@@ -39,6 +39,9 @@ from modgap.training.rollout import Batch
 from modgap.training.stats import TokenStats
 from modgap.training.teachers import Teachers
 from modgap.training.terms import Part, Terms, factors_of, reshape
+
+# Tokens of the prompts whose images pass the tower together; see `_seen_together`.
+TOGETHER = 2048
 
 
 def computing(policy: TrainablePolicy) -> torch.autocast:
@@ -200,22 +203,26 @@ def gradients(
 
     with computing(policy), policy.weights_cast():
         passes = _passes(batch, terms, settings, micro_batch, policy.device)
-        # An image that several passes use is encoded before them; other images are encoded in their
-        # pass.
+        # An image that several passes use is encoded before all of them; other images with those of
+        # the next few passes.
         vision = None
         if terms.later or terms.whole or _share_a_prompt(batch, passes):
             vision = SharedVision(
                 policy, [*batch.prompts, *terms.trained_twins(batch)], micro_batch
             )
 
-        for number, part in enumerate(passes, start=1):
-            doing(f"update: pass {number} of {len(passes)}")
-            prompts, responses = part.asked(batch)
-            if not prompts:
-                continue
-            seen = vision or SharedVision(policy, prompts, micro_batch)
-            scored = policy.logprobs(prompts, responses, seen.of(prompts), settings.temperature)
-            logps += _backward(batch, part, scored, stage, terms, stats)
+        number = 0
+        for together in [passes] if vision else _seen_together(batch, passes, micro_batch):
+            asked = [prompt for part in together for prompt in part.asked(batch)[0]]
+            seen = vision or SharedVision(policy, asked, max(1, len(asked)))
+            for part in together:
+                number += 1
+                doing(f"update: pass {number} of {len(passes)}")
+                prompts, responses = part.asked(batch)
+                if not prompts:
+                    continue
+                scored = policy.logprobs(prompts, responses, seen.of(prompts), settings.temperature)
+                logps += _backward(batch, part, scored, stage, terms, stats)
             if vision is None:
                 seen.backward()
 
@@ -307,6 +314,28 @@ def _passes(
         scored = rows if terms.needs_rollout else []
         out.append(_Pass(rows, scored, twins, own, advantage, terms.parts(rows, twins)))
     return out
+
+
+def _seen_together(
+    batch: Batch, passes: Sequence[_Pass], most_images: int
+) -> Iterator[list[_Pass]]:
+    """Passes whose images go through the vision tower together.
+
+    A tower's kernels are small for one image. The images' features and what they keep for the
+    backward pass must fit: at most as many images as a pass has rows, with prompts of at most
+    `TOGETHER` tokens; a pass by itself is always allowed.
+    """
+    taken: list[_Pass] = []
+    shown: dict[str | None, int] = {}
+    for part in passes:
+        own = {p.image_key: len(p.input_ids) for p in part.asked(batch)[0] if p.image_key}
+        more = shown | own
+        if taken and (len(more) > most_images or sum(more.values()) > TOGETHER):
+            yield taken
+            taken, more = [], own
+        taken, shown = [*taken, part], more
+    if taken:
+        yield taken
 
 
 def _share_a_prompt(batch: Batch, passes: Sequence[_Pass]) -> bool:

@@ -2,39 +2,53 @@
 
 Each problem names its grader (`grading.graders`): rules, and for MathVerse then the symbolic pool
 and a judge. Grades are replaced atomically when all are there, and a judge's verdicts are kept as
-they come (`grading.judge`), so that an interrupted grading asks only what is missing.
+they come (`grading.judge`), so that an interrupted grading asks only what is missing. Responses are
+read line by line, twice, so that a million of them need little more memory than a thousand.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
-from modgap.analysis.results import Summary, read_import_note
+from modgap.analysis.results import JudgeSummary, Summary, read_import_note
 from modgap.analysis.run import Run
-from modgap.analysis.summary import summarise
+from modgap.analysis.scores import Arrangement, Scores
+from modgap.analysis.summary import summarise_run
 from modgap.core import registry
+from modgap.core.disk import writing
 from modgap.core.errors import UserError, unknown
 from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions, as_json
 from modgap.core.problem import split_grader
 from modgap.core.progress import SILENT, Progress
 from modgap.core.prompt import of_paper
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
+from modgap.core.record import (
+    GradeRow,
+    Key,
+    ProblemRow,
+    Response,
+    RunFolder,
+    RunManifest,
+    line_of,
+)
 from modgap.core.thinking import CUT_THINKING
 from modgap.engines.judge import Judge
 from modgap.grading.answer import Mode, extract_answer
 from modgap.grading.grade import Grade
-from modgap.grading.graders import find_grader, texts_for_rules
+from modgap.grading.graders import find_grader, opened_by_template, text_for_rules
 from modgap.grading.judge import JudgeMode, Undecided
 from modgap.grading.mathverse import Case
 from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
 from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.reporting.words import reply_words
-from modgap.workflows.judge_stage import Checked, settle_all
+from modgap.workflows.judge_stage import Checked, JudgeStage
 from modgap.workflows.judging import make_judge
 
 BATCH = 256
@@ -131,28 +145,17 @@ def grade_held(
     ]
     for grader in graders:
         grader.check_mode(mode, f"--mode {mode}")
-    responses = list(run.own_responses(problems))
-    paper = of_paper(manifest.get("resolved", {}).get("style", ""))
-    texts = [response.response for response in responses]
-    # The other two modes reproduce the original, which has no rule on thinking.
-    if mode not in ("paper", "exact"):
-        texts = texts_for_rules(responses, problems, paper_style=paper)
-    results = _grade_all(responses, texts, problems, mode, progress)
-    judged, verdicts = None, [result for result in results if isinstance(result, Grade)]
+    grading = _Grading(run, problems, manifest, mode, progress)
+    judged = None
     if any(grader.judged for grader in graders):
         asked = cast("JudgeMode", mode)  # the graders have refused others
-        verdicts, judged = settle_all(
-            run, problems, responses, results, asked, judge, Checked(check, seed), progress
-        )
-    rows = [
-        _row(response, problems, mode, verdict)
-        for response, verdict in zip(responses, verdicts, strict=True)
-    ]
-    run.write_grades(rows, mode)
-    summary = summarise(
-        problems, responses, rows, expected_samples=manifest.get("resolved", {}).get("samples")
-    )
+        stage = JudgeStage(run, problems, asked, judge, Checked(check, seed))
+        judged = grading.write_with_judge(stage)
+    else:
+        run.write_grades(grading.rows(), mode)
+    scores = grading.scores()
     imported = read_import_note(run.path)
+    summary = summarise_run(scores)
     summary = summary.model_copy(
         update={
             "mode": mode,  # also where there is nothing to grade
@@ -162,21 +165,23 @@ def grade_held(
                 *greedy_words(manifest),
                 *summary.warnings,
                 *imported.warnings,
-                *open_words(rows),
-                *reply_words(responses, rows),
+                *open_words([scores]),
+                *reply_words(scores),
             ],
         }
     )
     if mode == "paper":
         for with_figures in _paper_figures(problems):
-            summary = with_figures(summary, problems, responses, rows, imported.other_files)
+            summary = with_figures(
+                summary, problems, run.responses(), run.iter_grades(), imported.other_files
+            )
     run.write_summary(summary)
     return summary
 
 
 def graded_in(run: RunFolder) -> Mode:
     """The mode of the run's grades; `strict` where it has none."""
-    modes = {row.mode for row in run.grades()}
+    modes = {row.mode for row in run.iter_grades()}
     return next((mode for mode in get_args(Mode) if {mode} == modes), "strict")
 
 
@@ -187,22 +192,126 @@ def _paper_figures(problems: Mapping[str, ProblemRow]) -> list[Callable[..., Sum
     return [registry.load(path) for path in paths if path]
 
 
-def _grade_all(
-    responses: Sequence[Response],
-    texts: Sequence[str],
-    problems: Mapping[str, ProblemRow],
-    mode: Mode,
-    progress: Progress | None,
-) -> list[Grade | Undecided]:
-    """The grade of each response as far as it is known without a judge."""
-    results: list[Grade | Undecided] = []
-    with SymbolicPool(workers=min(4, os.cpu_count() or 1)) as symbolic:
-        for start in range(0, len(responses), BATCH):
-            part = slice(start, start + BATCH)
-            results += _grade_batch(responses[part], texts[part], problems, mode, symbolic)
-            if progress:
-                progress("grading", len(results), len(responses))
-    return results
+class _Grading:
+    """One pass over a run's responses that grades them, after one that checks and counts them.
+
+    No text is kept: what a pass needs is read again.
+
+    Args:
+        run: The run; the caller holds its lock.
+        problems: By id.
+        manifest: Of the run.
+        mode: The grading mode.
+        progress: Called as the work proceeds.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        problems: Mapping[str, ProblemRow],
+        manifest: RunManifest,
+        mode: Mode,
+        progress: Progress | None,
+    ) -> None:
+        self._run, self._problems, self._progress = run, problems, progress
+        self._mode: Mode = mode
+        resolved = manifest.get("resolved", {})
+        self._paper_style = of_paper(resolved.get("style", ""))
+        self._arranged = Arrangement(problems, resolved.get("samples"))
+        self._lines = 0
+        self._by_template = opened_by_template(self._first_pass())
+
+    def _first_pass(self) -> Iterator[Response]:
+        for start, row in self._run.placed_responses(self._problems):
+            self._arranged.add_response(row, start)
+            self._lines += 1
+            yield row
+
+    def rows(self) -> Iterator[GradeRow]:
+        """The grades of all responses, in the order of the file, where no judge is needed."""
+        for _, row, result in self._results():
+            assert isinstance(result, Grade), "a grader without a judge decides"
+            graded = self._row(row.key, result)
+            self._arranged.add_grade(graded)
+            yield graded
+
+    def write_with_judge(self, stage: JudgeStage) -> JudgeSummary:
+        """Write the grades of all responses, those that rules leave open after a judge was asked.
+
+        What the rules decided waits in a file without a name.
+        """
+        place = self._run.path
+        with writing(place), tempfile.TemporaryFile("w+", encoding="utf-8", dir=place) as decided:
+            waiting: deque[tuple[Key, Undecided]] = deque()
+            for start, row, result in self._results():
+                if self._arranged.is_last(row, start):
+                    stage.add(row, result)
+                if isinstance(result, Undecided):
+                    waiting.append((row.key, result))
+                    decided.write("\n")
+                else:
+                    decided.write(line_of(self._row(row.key, result)))
+            judged = stage.ask(self._progress)
+            decided.seek(0)
+
+            def rows() -> Iterator[GradeRow]:
+                for line in decided:
+                    if line.strip():
+                        row = GradeRow.model_validate_json(line)
+                    else:
+                        key, case = waiting.popleft()
+                        row = self._row(key, stage.settled(key, case))
+                    self._arranged.add_grade(row)
+                    yield row
+
+            self._run.write_grades(rows(), self._mode)
+        return judged
+
+    def scores(self) -> Scores:
+        """The verdicts that were written, as arrays."""
+        return self._arranged.scores(self._run.responses_at)
+
+    def _results(self) -> Iterator[tuple[int, Response, Grade | Undecided]]:
+        """Each response with its line, and its grade as far as it is known without a judge."""
+        done = 0
+        with SymbolicPool(workers=min(4, os.cpu_count() or 1)) as symbolic:
+            placed = self._run.placed_responses(self._problems)
+            while part := list(itertools.islice(placed, BATCH)):
+                responses = [row for _, row in part]
+                results = _grade_batch(
+                    responses, self._texts(responses), self._problems, self._mode, symbolic
+                )
+                done += len(part)
+                if self._progress:
+                    self._progress("grading", done, self._lines)
+                for (start, row), result in zip(part, results, strict=True):
+                    yield start, row, result
+
+    def _texts(self, responses: Sequence[Response]) -> list[str]:
+        if self._mode in ("paper", "exact"):  # they reproduce the original, without rules on this
+            return [row.response for row in responses]
+        return [
+            text_for_rules(
+                row, self._problems[row.problem_id], paper_style=self._paper_style,
+                by_template=self._by_template,
+            )
+            for row in responses
+        ]  # fmt: skip
+
+    def _row(self, key: Key, verdict: Grade) -> GradeRow:
+        problem_id, view, sample = key
+        return GradeRow(
+            problem_id=problem_id,
+            view=view,
+            sample=sample,
+            outcome=verdict.outcome,
+            answer=verdict.answer,
+            gold=self._problems[problem_id].gold_of(view),
+            stage=verdict.stage,
+            mode=self._mode,
+            value=verdict.value,
+            reason=verdict.reason,
+        )
 
 
 def _grade_batch(
@@ -238,20 +347,3 @@ def _grade_batch(
         if response.finish_reason == "length" and extract_answer(response.response) is not None:
             results[number] = replace(result, reason=CUT_THINKING)
     return [results[number] for number in range(len(responses))]
-
-
-def _row(
-    response: Response, problems: Mapping[str, ProblemRow], mode: Mode, verdict: Grade
-) -> GradeRow:
-    return GradeRow(
-        problem_id=response.problem_id,
-        view=response.view,
-        sample=response.sample,
-        outcome=verdict.outcome,
-        answer=verdict.answer,
-        gold=problems[response.problem_id].gold_of(response.view),
-        stage=verdict.stage,
-        mode=mode,
-        value=verdict.value,
-        reason=verdict.reason,
-    )

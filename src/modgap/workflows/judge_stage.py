@@ -7,11 +7,12 @@ them says how far its other verdicts can be trusted. The original has no such ch
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from modgap.analysis.agreement import Agreement
 from modgap.analysis.results import (
@@ -55,67 +56,115 @@ class Checked:
     seed: int
 
 
-def settle_all(
-    run: RunFolder,
-    problems: Mapping[str, ProblemRow],
-    responses: Sequence[Response],
-    results: Sequence[Grade | Undecided],
-    mode: JudgeMode,
-    judge: Judge | None,
-    checked: Checked,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[list[Grade], JudgeSummary]:
-    """Settle what is undecided, and say what the judge did.
+class _Candidate(NamedTuple):
+    """An answer that the rules decided, as the judge is asked about it; ordered by `digest`."""
+
+    digest: bytes
+    key: Key
+    case: Undecided
+    rule: Grade
+
+
+class JudgeStage:
+    """What the rules made of a run's responses, as they come; then the judge's part.
+
+    Only what the judge may be asked about is kept.
 
     Args:
         run: The run, where verdicts are kept.
         problems: By id.
-        responses: What the model said.
-        results: What the rules made of each.
         mode: The grading mode.
         judge: The judge to ask; if not given, the verdicts of the last one in this mode are used.
         checked: The answers that the rules decided and that the judge is asked about as well.
-        progress: Called as the work proceeds.
-
-    Returns:
-        One grade for each response, and what the judge did.
     """
-    file = VerdictFile(run)
-    by_key = {
-        response.key: (response, result)
-        for response, result in zip(responses, results, strict=True)
-    }  # of a repeated sample, the last one
-    undecided = {
-        key: result for key, (_, result) in by_key.items() if isinstance(result, Undecided)
-    }
-    last = file.last(mode) if judge is None else None
-    answers = judge if last is None else Recalled(last["judge"], last["tokens"])
-    if last is not None:
-        checked = Checked(last["check"], last["seed"])
-    decided = _to_check(by_key, problems, mode, checked) if answers else {}
-    said = answers.answer({**undecided, **decided}, mode, file, progress) if answers else {}
-    if judge is not None:
-        asked = LastJudge(
-            judge=judge.name, tokens=judge.tokens(mode), check=checked.count, seed=checked.seed
-        )
-        file.remember(mode, asked)
-    grades: list[Grade] = []
-    for response, result in zip(responses, results, strict=True):
+
+    def __init__(
+        self,
+        run: RunFolder,
+        problems: Mapping[str, ProblemRow],
+        mode: JudgeMode,
+        judge: Judge | None,
+        checked: Checked,
+    ) -> None:
+        self._file, self._problems, self._judge = VerdictFile(run), problems, judge
+        self._mode: JudgeMode = mode
+        last = self._file.last(mode) if judge is None else None
+        self._answers = judge if last is None else Recalled(last["judge"], last["tokens"])
+        self._checked = checked if last is None else Checked(last["check"], last["seed"])
+        self._undecided: dict[Key, Undecided] = {}
+        self._decided: list[_Candidate] = []
+        self._said: Mapping[Key, Said] = {}
+
+    def add(self, response: Response, result: Grade | Undecided) -> None:
+        """Take in what the rules made of a sample: of a repeated one, of its last record."""
         if isinstance(result, Undecided):
-            result = _settled(result, said.get(response.key, Said(None)))
-        grades.append(result)
-    kinds = Counter(_kind(case, said.get(key, Said(None))) for key, case in undecided.items())
-    return grades, JudgeSummary(
-        judge=answers.name if answers else None,
-        asked=judge.asked if judge else 0,
-        samples=len(undecided),
-        consistent=kinds["consistent"],
-        different=kinds["different"],
-        unreadable=kinds["unreadable"],
-        failed=kinds["failed"],
-        waiting=kinds["waiting"],
-        check=_compare(by_key, decided, said, checked.seed) if decided else None,
-    )
+            self._undecided[response.key] = result
+        elif self._answers and self._may_check(response, result):
+            self._consider(response, result)
+
+    def _may_check(self, response: Response, result: Grade) -> bool:
+        decided = result.outcome in ("correct", "wrong")
+        return decided and find_grader(self._problems[response.problem_id].grader).judged
+
+    def _consider(self, response: Response, result: Grade) -> None:
+        """Keep the answer if it is in the seeded sample so far.
+
+        Which ones are does not depend on the order of the responses, and more responses change it
+        little.
+        """
+        key = response.key
+        digest = hashlib.sha256(repr((self._checked.seed, *key)).encode()).digest()
+        if len(self._decided) >= self._checked.count:
+            if not self._decided or digest >= self._decided[-1].digest:
+                return
+            self._decided.pop()
+        # A grade may hold only the letter that was read in an answer; the judge sees what the
+        # model wrote.
+        own = self._mode == "paper"
+        answer = result.answer if own else extract_answer(response.response)
+        problem = self._problems[key[0]]
+        case = Undecided(
+            answer or "", problem.gold_of(key[1]), problem.question_of(key[1]), self._mode
+        )
+        bisect.insort(
+            self._decided, _Candidate(digest, key, case, result), key=lambda one: one.digest
+        )
+
+    def ask(self, progress: Callable[[str, int, int], None] | None = None) -> JudgeSummary:
+        """Ask the judge, and say what it did.
+
+        Args:
+            progress: Called as the work proceeds.
+        """
+        decided = {one.key: one.case for one in self._decided}
+        if self._answers:
+            cases = {**self._undecided, **decided}
+            self._said = self._answers.answer(cases, self._mode, self._file, progress)
+        judge = self._judge
+        if judge is not None:
+            asked = LastJudge(
+                judge=judge.name, tokens=judge.tokens(self._mode), check=self._checked.count,
+                seed=self._checked.seed,
+            )  # fmt: skip
+            self._file.remember(self._mode, asked)
+        kinds = Counter(
+            _kind(case, self._said.get(key, Said(None))) for key, case in self._undecided.items()
+        )
+        return JudgeSummary(
+            judge=self._answers.name if self._answers else None,
+            asked=judge.asked if judge else 0,
+            samples=len(self._undecided),
+            consistent=kinds["consistent"],
+            different=kinds["different"],
+            unreadable=kinds["unreadable"],
+            failed=kinds["failed"],
+            waiting=kinds["waiting"],
+            check=_compare(self._decided, self._said, self._checked.seed) if decided else None,
+        )
+
+    def settled(self, key: Key, case: Undecided) -> Grade:
+        """The grade of a case that rules leave open, after the judge was asked."""
+        return _settled(case, self._said.get(key, Said(None)))
 
 
 def _settled(case: Undecided, said: Said) -> Grade:
@@ -130,54 +179,16 @@ def _kind(case: Undecided, said: Said) -> Kind:
     return "unreadable" if verdict is None else "consistent" if verdict else "different"
 
 
-def _to_check(
-    by_key: Mapping[Key, tuple[Response, Grade | Undecided]],
-    problems: Mapping[str, ProblemRow],
-    mode: JudgeMode,
-    checked: Checked,
-) -> dict[Key, Undecided]:
-    """A seeded sample of the answers that the rules decided, as the judge is asked about them.
-
-    Which ones does not depend on the order of the responses, and more responses change it little.
-    """
-    decided = [
-        key
-        for key, (_, result) in by_key.items()
-        if isinstance(result, Grade)
-        and result.outcome in ("correct", "wrong")
-        and find_grader(problems[key[0]].grader).judged
-    ]
-    decided.sort(key=lambda key: hashlib.sha256(repr((checked.seed, *key)).encode()).digest())
-    cases: dict[Key, Undecided] = {}
-    for key in decided[: checked.count]:
-        response, result = by_key[key]
-        assert isinstance(result, Grade)
-        # A grade may hold only the letter that was read in an answer; the judge sees what the model
-        # wrote.
-        answer = result.answer if mode == "paper" else extract_answer(response.response)
-        problem = problems[key[0]]
-        cases[key] = Undecided(
-            answer or "", problem.gold_of(key[1]), problem.question_of(key[1]), mode
-        )
-    return cases
-
-
-def _compare(
-    by_key: Mapping[Key, tuple[Response, Grade | Undecided]],
-    checked: Mapping[Key, Undecided],
-    said: Mapping[Key, Said],
-    seed: int,
-) -> JudgeCheck:
+def _compare(checked: Sequence[_Candidate], said: Mapping[Key, Said], seed: int) -> JudgeCheck:
     """The rules' verdicts against the judge's."""
     kinds: Counter[Kind] = Counter()
     pairs: list[tuple[bool, bool]] = []
     stages: dict[str, list[bool]] = {}
     apart: list[Disagreement] = []
-    for key, case in checked.items():
+    for candidate in checked:
+        key, case, rule = candidate.key, candidate.case, candidate.rule
         kind = _kind(case, said.get(key, Said(None)))
         kinds[kind] += 1
-        rule = by_key[key][1]
-        assert isinstance(rule, Grade)
         if kind not in ("consistent", "different"):
             continue
         right = kind == "consistent"

@@ -177,8 +177,7 @@ def measure(path: Path) -> dict[str, float]:
     """
     folder = RunFolder(path)
     expected = folder.manifest().get("resolved", {}).get("samples")
-    problems = folder.problems()
-    scores = Scores.of(problems, folder.own_responses(problems or None), folder.grades(), expected)
+    scores = Scores.stored(folder, folder.problems(), expected)
     paired_P = scores.paired_P
     samples = scores.codes_PVS.shape[2]
     sides = {side: scores.side(side) for side in ("text", "vision")}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -159,8 +159,54 @@ def prepare_study(
     )
     for recipe in resolved.values():
         check_engine(recipe, spec.engine)
+    sets = _read_sets(spec, resolved.values())
+    _check_references(spec.reference)
+    if look_at_images:
+        warn_about_images([*sets.train, *sets.test])
+        for problems in sets.also.values():
+            warn_about_images(problems, parse_views(default_views(problems)))
+        check_training_data(resolved.values(), sets.trained_on, options.wording)
+    # Of several jobs each finds its device itself.
+    device = options.device if spec.jobs == 1 else None
+    check_environment(TrainOptions(engine=spec.engine, device=device))
+    check_model(folder, as_is=trains.as_is or answers.as_is)
+    identity = {name: getattr(spec, name) for name in ("model", "benchmark", "engine")}
+    identity["style"] = options.style
+    if spec.start_from is not None:  # omitted when empty: older manifests lack this key
+        identity["start"] = model_fingerprint(resolve(start))
+    marks = {
+        "model_fingerprint": model_fingerprint(folder),
+        "train_fingerprint": fingerprint(sets.train),
+        "test_fingerprint": fingerprint(sets.test),
+    }
+    with run.lock():
+        run.start("study", identity, given, **marks)
+        run.note("options", as_json(spec))
+        yield Study(spec, folder, start, resolved, sets.trained_on, sets.test, sets.also, given)
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """The problems of a study.
+
+    Attributes:
+        train: Those of its data set to train on.
+        test: Those to measure on.
+        also: Those of the other sets to measure on, by the set's name.
+        trained_on: What the recipes get: `train`, with the whole test split where one validates on
+            it.
+    """
+
+    train: list[Problem]
+    test: list[Problem]
+    also: dict[str, list[Problem]]
+    trained_on: list[Problem]
+
+
+def _read_sets(spec: StudySpec, recipes: Collection[Recipe]) -> _Sets:
+    """Read the problems of a study, and refuse those that it must not measure on."""
     data = locate(spec.benchmark, spec.data)
-    anywhere = options.allow_outside
+    anywhere = spec.options.allow_outside
     train = read_problems(spec.benchmark, data, "train", allow_outside=anywhere)
     test = read_problems(spec.benchmark, data, "test", spec.limit, allow_outside=anywhere)
     if shared := {problem.id for problem in train} & {problem.id for problem in test}:
@@ -169,45 +215,19 @@ def prepare_study(
             " must not measure on what it trained on: give a data set with two splits, or use"
             " modgap train and modgap eval."
         )
-    check_views(test, options.chosen(default_views(test)))
+    check_views(test, spec.options.chosen(default_views(test)))
     also = {
         name: read_problems(name, path, "test", spec.limit, allow_outside=anywhere)
         for name, path in also_sets(spec).items()
     }
-    _check_references(spec.reference)
     trained_on = train
-    if any(recipe.validates_on_test for recipe in resolved.values()):
+    if any(recipe.validates_on_test for recipe in recipes):
         # The whole split, whatever is measured.
         every = test
         if spec.limit is not None:
             every = read_problems(spec.benchmark, data, "test", allow_outside=anywhere)
         trained_on = [*train, *every]
-    if look_at_images:
-        warn_about_images([*train, *test])
-        for problems in also.values():
-            warn_about_images(problems, parse_views(default_views(problems)))
-        check_training_data(resolved.values(), trained_on, options.wording)
-    # Of several jobs each finds its device itself.
-    device = options.device if spec.jobs == 1 else None
-    check_environment(TrainOptions(engine=spec.engine, device=device))
-    check_model(folder, as_is=trains.as_is or answers.as_is)
-    identity = {
-        "model": spec.model,
-        "benchmark": spec.benchmark,
-        "engine": spec.engine,
-        "style": options.style,
-    }
-    if spec.start_from is not None:  # omitted when empty: older manifests lack this key
-        identity["start"] = model_fingerprint(resolve(start))
-    marks = {
-        "model_fingerprint": model_fingerprint(folder),
-        "train_fingerprint": fingerprint(train),
-        "test_fingerprint": fingerprint(test),
-    }
-    with run.lock():
-        run.start("study", identity, given, **marks)
-        run.note("options", as_json(spec))
-        yield Study(spec, folder, start, resolved, trained_on, test, also, given)
+    return _Sets(train, test, also, trained_on)
 
 
 def eval_folder(also: str) -> str:

@@ -84,9 +84,11 @@ def live_twins(terms: Sequence[Term]) -> int:
 def token_bytes(shape: Shape, checkpointing: bool) -> float:
     """Bytes that the backward pass needs of a token, its share of the image included.
 
-    The vision tower is computed again in any case; as if all tokens were of an image.
+    The vision tower is computed again in any case; as if all tokens were of an image. Fitted to the
+    3B shape: 2.95 MB a token on one H200 (`bench/verl_update.py`, two budgets), 3.1 on two
+    (`bench/verl_whole.py`).
     """
-    layer = 2.0 * (8 * (shape.hidden + shape.wide) + 3 * shape.intermediate)
+    layer = 2.0 * (4 * (shape.hidden + shape.wide) + 2 * shape.intermediate)
     seen = 2.0 * shape.merge**2 * shape.vision_hidden * shape.vision_layers
     if checkpointing:
         return 2.0 * shape.hidden * shape.layers + layer + seen
@@ -247,8 +249,12 @@ _PASS_SECONDS = 6e-3
 """Time to launch a layer's kernels in a forward and backward pass."""
 _GATHERED = 8.0 / 150e9
 """Seconds a parameter and pass to gather weights from other GPUs and to reduce gradients."""
-_DECODE_SECONDS = 7.5e-3
-"""Least time of a decode step of vLLM with CUDA graphs, for any model."""
+_DECODE_SECONDS = 5e-3
+"""Least time of a decode step of vLLM with CUDA graphs, but for reading the weights."""
+_SEQUENCE_SECONDS = 0.12e-3
+"""Time of a sequence in a decode step: 80 of the 3B took 10 ms, 160 of the 7B 30."""
+_PARALLEL_SECONDS = 14e-3
+"""What a decode step takes longer where GPUs share the weights: the 3B on two, once."""
 _ROLLOUT_SECONDS = 0.3
 """Time of a rollout beside its steps: prompts to vLLM, rewards, vLLM to sleep."""
 _STEP_SECONDS = 0.65
@@ -295,9 +301,11 @@ def seconds(
     steps = max(lengths.longest, rows * lengths.response / at_once)
     read = 2.0 * shape.language / layout.tensor_parallel / machine.bandwidth
     each = at_once * shape.forward(1) / layout.tensor_parallel / machine.flops / reach
+    step = max(_DECODE_SECONDS, at_once * _SEQUENCE_SECONDS, each) + read
+    step += _PARALLEL_SECONDS * (layout.tensor_parallel > 1)
     prompts = s.prompts_per_step / lengths.mixed
     prefill = prompts * (shape.forward(lengths.prompt) + shape.see(lengths.image)) / speed
-    out["rollout"] = _ROLLOUT_SECONDS + prefill + steps * max(_DECODE_SECONDS + read, each)
+    out["rollout"] = _ROLLOUT_SECONDS + prefill + steps * step
     out["weights to vLLM"] = 2.0 * shape.parameters / _SYNC
     out["between"] = _STEP_SECONDS
     return out

@@ -81,28 +81,10 @@ def import_logs(
         UserError: A file is not of that tool, or is damaged; no row can be matched to a problem; or
             `out` holds another run.
     """
-    if tool not in READERS:
-        raise unknown("tool", tool, READERS)
-    if not files:
-        raise UserError(f"no file given: name the logs of {tool}.")
-    for path in files:
-        if not path.exists():
-            raise UserError(f"{path} does not exist: name the logs of {tool}.")
-    log: Log = importlib.import_module(READERS[tool]).read(files, scorer)
+    log = _read(tool, files, scorer)
     data = data or Data()
     matched = Matched(log, data)
-    samples = 1 + max(key[2] for key in matched.samples)
-    shown = {view for _, view, _ in matched.samples}
-    resolved = {
-        "model": log.model,
-        "views": in_order(shown),
-        "samples": samples,
-        "problems": len(matched.problems),
-        "benchmark": data.benchmark,
-        "tool": tool,
-        "scorer": log.scorer,
-        **{name: log.settings.get(name) for name in ("temperature", "max_tokens")},
-    }
+    resolved = _resolved(tool, log, matched, data.benchmark)
     run = RunFolder(out)
     with run.lock():
         run.start(
@@ -117,7 +99,7 @@ def import_logs(
         run.write_grades(verdicts, tool)
         errors = _by_cause(matched, lambda each: each.fault)
         lost = _by_cause(matched, lambda each: each.verdict.reason)
-        warnings = _warnings(log, matched, errors, lost, samples)
+        warnings = _warnings(log, matched, errors, lost, resolved["samples"])
         note: dict[str, Any] = {
             "tool": tool,
             "files": [str(path.absolute()) for path in log.files],
@@ -133,6 +115,31 @@ def import_logs(
         note["agreement"] = {f"{tool} {a}, ours {b}": n for (a, b), n in agreement.items()}
         write_json(run.path / IMPORT_NOTE, note)
     return ImportedLog(out, log, summary, errors, lost, agreement, warnings)
+
+
+def _resolved(tool: str, log: Log, matched: Matched, benchmark: str) -> dict[str, Any]:
+    """The arguments that the run is recognised by."""
+    return {
+        "model": log.model,
+        "views": in_order({view for _, view, _ in matched.samples}),
+        "samples": 1 + max(sample for _, _, sample in matched.samples),
+        "problems": len(matched.problems),
+        "benchmark": benchmark,
+        "tool": tool,
+        "scorer": log.scorer,
+        **{name: log.settings.get(name) for name in ("temperature", "max_tokens")},
+    }
+
+
+def _read(tool: str, files: Sequence[Path], scorer: str | None) -> Log:
+    if tool not in READERS:
+        raise unknown("tool", tool, READERS)
+    if not files:
+        raise UserError(f"no file given: name the logs of {tool}.")
+    for path in files:
+        if not path.exists():
+            raise UserError(f"{path} does not exist: name the logs of {tool}.")
+    return importlib.import_module(READERS[tool]).read(files, scorer)
 
 
 # ---- records -------------------------------------------------------------------------------------

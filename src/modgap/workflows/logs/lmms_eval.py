@@ -42,11 +42,12 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
 
     Args:
         paths: Files `*_samples_*.jsonl` and `*_results.json`, or folders that hold them.
-        scorer: The metric to take as the tool's verdict; by default the first one of each task.
+        scorer: The metric to take as the tool's verdict; by default the only one of each task, or
+            the only one among those that `*_results.json` reports.
 
     Raises:
-        UserError: A file is not lmms-eval's, or is damaged; there is no such metric; or the files
-            are of several models.
+        UserError: A file is not lmms-eval's, or is damaged; there is no such metric, or there are
+            several and none is named; or the files are of several models.
     """
     files = list(_files(paths))
     digest = hashlib.sha256()
@@ -80,7 +81,7 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
         settings = _settings(result, task)
         _merge(log.settings, settings)
         _repeats(log, task, len(rows), settings)
-        metric = _metric(log, path, rows, scorer)
+        metric = _metric(log, path, rows, scorer, _reported(result, task))
         for number, row in enumerate(rows, start=1):
             log.samples.append(
                 _sample(f"{path.name} row {number}", row, task, judge, metric, settings)
@@ -272,8 +273,18 @@ def _sample(
     )
 
 
-def _metric(log: Log, path: Path, rows: Sequence[Mapping[str, Any]], scorer: str | None) -> str:
-    """The metric of a task that is taken as the verdict; empty where it has none."""
+def _metric(
+    log: Log,
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    scorer: str | None,
+    reported: Sequence[str],
+) -> str:
+    """The metric of a task that is taken as the verdict; empty where it has none.
+
+    Raises:
+        UserError: There is no such metric, or there are several and none is named.
+    """
     found = list(
         dict.fromkeys(
             name
@@ -286,7 +297,13 @@ def _metric(log: Log, path: Path, rows: Sequence[Mapping[str, Any]], scorer: str
         raise UserError(
             f"--scorer {scorer}: {path} has no such metric; it has {', '.join(found) or 'none'}."
         )
-    metric = scorer or next(iter(found), "")
+    choices = [name for name in found if name in reported] or found
+    if scorer is None and len(choices) > 1:
+        raise UserError(
+            f"{path} has several metrics, and any of them could be the verdict: name one with"
+            f" --scorer: {', '.join(choices)}."
+        )
+    metric = scorer or next(iter(choices), "")
     if others := [name for name in found if name != metric]:
         log.remarks.append(
             f"{path.name}: the verdicts are those of {metric}; it also has {', '.join(others)}"
@@ -294,6 +311,14 @@ def _metric(log: Log, path: Path, rows: Sequence[Mapping[str, Any]], scorer: str
         )
     log.scorer = ", ".join(dict.fromkeys(filter(None, [*log.scorer.split(", "), metric])))
     return metric
+
+
+def _reported(result: Mapping[str, Any] | None, task: str) -> list[str]:
+    """The metrics of a task that `*_results.json` reports."""
+    listed = ((result or {}).get("configs", {}).get(task) or {}).get("metric_list")
+    each = [one.get("metric") for one in listed if isinstance(one, dict)] if listed else []
+    means = ((result or {}).get("results", {}).get(task) or {}).keys()
+    return [name for name in (*each, *(key.partition(",")[0] for key in means)) if name]
 
 
 def _response(row: Mapping[str, Any]) -> str | None:

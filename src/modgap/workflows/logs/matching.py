@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ class Data:
     benchmark: str = NAME
     view: str | None = None
     allow_outside: bool = False
+
+
+OTHER_GOLD = "names a problem of the data that has another gold answer"
+OTHER_QUESTION = "names a problem of the data that has another question"
+OTHER_THAN_FIRST = "has another gold answer than the first row of its problem and view"
+"""Why a row that names a problem is not about it: an `error`, as its grade would mean nothing."""
 
 
 def in_order(views: Iterable[str]) -> list[str]:
@@ -87,11 +93,11 @@ class Matched:
     def _described(self) -> list[Problem]:
         """The problems as the rows describe them; each version by its first row."""
         first: dict[str, dict[str, Mapping[str, Any]]] = {}
-        for (name, view, _), sample in self.samples.items():
+        for key, sample in list(self.samples.items()):
+            name, view, _ = key
             known = first.setdefault(name, {}).setdefault(view, sample.about)
             if str(known.get("answer")) != str(sample.about.get("answer")):
-                self._say("have another gold answer than the first row of their problem and view,"
-                          " by which they are graded", sample.where)  # fmt: skip
+                self._refuse(key, OTHER_THAN_FIRST)
         found: list[Problem] = []
         for index, (name, unsorted) in enumerate(first.items()):
             by_view = {view: unsorted[view] for view in ALL_VIEWS if view in unsorted}
@@ -122,13 +128,49 @@ class Matched:
         return found
 
     def _compare(self, index: _Index | _Others) -> None:
-        """Say where the rows have another gold answer than the data set."""
+        """Refuse the rows that have another gold answer or question than the data set."""
         golds = {problem.id: problem for problem in index.problems}
-        for (name, view, _), sample in self.samples.items():
+        for key, sample in list(self.samples.items()):
+            problem, view = golds[key[0]], key[1]
             theirs = str(sample.about.get("answer") or "").strip()
-            if theirs and not _same_text(theirs, golds[name].gold_of(view)):
-                self._say("have another gold answer than --gt, by which they are graded",
-                          sample.where)  # fmt: skip
+            if theirs and not _same_text(theirs, problem.gold_of(view)):
+                self._refuse(key, OTHER_GOLD)
+            elif _asks_another(sample, problem, view):
+                self._refuse(key, OTHER_QUESTION)
+
+    def _refuse(self, key: Key, why: str) -> None:
+        """A row that names a problem and is about another one: neither grade means anything."""
+        sample = self.samples[key]
+        verdict = replace(sample.verdict, outcome="error", reason=why)
+        self.samples[key] = replace(
+            sample, fault=why, verdict=sample.verdict if sample.verdict.outcome is None else verdict
+        )
+
+
+def _asks_another(sample: Sample, problem: Problem, view: str) -> bool:
+    """Whether a row's own question is not the problem's, in its words or in its prompt."""
+    ours = {
+        _plain(text)
+        for text in (problem.question, problem.question_of(view), _words(problem, view))
+        if text.strip()
+    }
+    theirs = {
+        _plain(str(sample.about.get(name) or "")) for name in ("question", "question_for_eval")
+    } - {""}
+    said = [*theirs, *filter(None, [_plain(sample.prompt or "")])]
+    return bool(ours and theirs) and not any(
+        mine in text or text in mine for mine in ours for text in said
+    )
+
+
+def _words(problem: Problem, view: str) -> str:
+    shown = problem.shown.get(view)
+    return (shown.words if shown else None) or ""
+
+
+def _plain(text: str) -> str:
+    """Letters and digits alone: tools change white space and marks."""
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def _question(about: Mapping[str, Any]) -> str:
