@@ -90,8 +90,8 @@ def put(worker: Any, image_tokens: int, prompts: int) -> list[str]:
         image = next(part["image"] for part in content if part["type"] == "image")
         for session in range(SAMPLES):
             output = AgentLoopOutput(
-                prompt_ids=[5] * 50 + [token] * image_tokens + [6] * 50,
-                response_ids=[7] * RESPONSE, response_mask=[1] * RESPONSE,
+                prompt_ids=[100] * 50 + [token] * image_tokens + [100] * 50,
+                response_ids=[100] * RESPONSE, response_mask=[1] * RESPONSE,
                 multi_modal_data={"images": [image]}, reward_score=1.0, metrics={},
                 extra_fields={"reward_extra_info": {"score": 1.0}},
             )  # fmt: skip
