@@ -49,6 +49,7 @@ from findings_parts import (
 )
 
 from modgap.analysis.cells import SeedRun, Sweep, Variant, read_cells, write_cells
+from modgap.core.options import parse_seeds
 from modgap.core.record import write_text
 from modgap.reporting.collect import Collection, collect
 from modgap.reporting.sweeps import gather_sweeps, right_counts
@@ -72,6 +73,7 @@ class Job:
         jobs: Trainings and evaluations at a time.
         second: The second testbed's model.
         small: Whether this is the miniature.
+        seeds: Training seeds instead of the plan's.
     """
 
     part: str
@@ -82,11 +84,13 @@ class Job:
     jobs: int
     second: Path
     small: bool
+    seeds: tuple[int, ...] = ()
 
     @property
     def studies(self) -> list[Study]:
         """Of the part."""
-        return [miniature(study) if self.small else study for study in PLAN[self.part]]
+        found = [miniature(study) if self.small else study for study in PLAN[self.part]]
+        return [replace(study, seeds=self.seeds) if self.seeds else study for study in found]
 
     @property
     def left(self) -> float:
@@ -463,6 +467,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=560)
     parser.add_argument("--jobs", type=int, help="8 for each accelerator by default")
     parser.add_argument("--second", type=Path, help="WORK/testbed2/tiny, else the bundled one")
+    parser.add_argument("--seeds", default="", help="run, left: others than the plan's, e.g. 15,16")
     parser.add_argument("--seed", type=int, default=2, help="of the second testbed")
     parser.add_argument("--dry-run", action="store_true", help="run: print the commands")
     parser.add_argument("--try", dest="small", action="store_true", help="in miniature, on a CPU")
@@ -480,6 +485,7 @@ def main() -> int:
         cells=given.cells.resolve(), deadline=time.monotonic() + given.seconds,
         jobs=given.jobs or _jobs(given.small),
         second=(given.second or _second(work)).resolve(), small=given.small,
+        seeds=parse_seeds(given.seeds),
     )  # fmt: skip
     if given.what == "left":
         for part in [given.part] if given.part else PLAN:
