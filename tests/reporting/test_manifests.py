@@ -99,6 +99,14 @@ def test_a_setting_that_one_seed_lacks_is_named(change: Callable[..., list[Path]
     assert any("lacks lr" in words and "stage2" in words for words in numbers.warnings)
 
 
+def test_a_setting_that_is_omitted_at_its_default_is_not_lacking(
+    change: Callable[..., list[Path]],
+) -> None:
+    numbers = report_numbers(change(STAGE, lambda m: m["resolved"].update(freeze="tower")))
+    assert "lacks" not in " ".join(numbers.warnings)
+    assert [row.recipe for row in numbers.seeds[0].rows if row.recipe.startswith("kl (")]
+
+
 def test_every_setting_of_training_is_checked(change: Callable[..., list[Path]]) -> None:
     """A setting that is added to `Settings` needs no further line here."""
     for name, attribute in NAMES.items():
