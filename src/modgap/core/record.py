@@ -710,7 +710,7 @@ class RunFolder:
         if not isinstance(found, dict):
             raise UserError(f"{self.manifest_path} is damaged (it is not an object): {remedy}.")
         fields = cast("dict[str, object]", found)
-        for name in ("given", "resolved", "fingerprints"):
+        for name in ("given", "resolved", "fingerprints", "options"):
             if not isinstance(fields.get(name, {}), dict):
                 raise UserError(
                     f"{self.manifest_path} is damaged ({name} is not an object): {remedy}."

@@ -46,6 +46,7 @@ from modgap.grading.judge import JudgeMode, Undecided
 from modgap.grading.mathverse import Case
 from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
+from modgap.reporting.manifests import read_manifest
 from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.reporting.words import reply_words
 from modgap.workflows.judge_stage import Checked, JudgeStage
@@ -137,6 +138,7 @@ def grade_held(
 ) -> Summary:
     """`grade_run` for a caller that holds the run's lock."""
     manifest = run.manifest()
+    read_manifest(run.path)  # the types of what is used of it
     problems = run.problems()
     if not problems:
         raise UserError(f"{run.path} has no problems.jsonl: it is not an evaluation run.")
