@@ -118,7 +118,17 @@ def test_every_setting_of_training_is_checked(change: Callable[..., list[Path]])
         change(STAGE, lambda m, n=name: m["resolved"].update({n: getattr(Settings(), NAMES[n])}))
 
 
-@pytest.mark.parametrize("content", ["", "null\n", None])
+@pytest.mark.parametrize("line", ["null", "NaN", "{}", "5", '{"step": true}'])
+def test_a_line_of_a_log_that_is_no_step_is_refused(
+    change: Callable[..., list[Path]], line: str
+) -> None:
+    studies = change(STAGE, lambda manifest: None)
+    (studies[1] / STAGE / "train_log.jsonl").write_text(f"{line}\n")
+    with pytest.raises(UserError, match=r"train_log.jsonl(.*no object|.*is not a whole number)"):
+        report_numbers(studies)
+
+
+@pytest.mark.parametrize("content", ["", None])
 def test_a_training_without_the_steps_of_its_log_is_left_out_with_a_note(
     change: Callable[..., list[Path]], content: str | None
 ) -> None:

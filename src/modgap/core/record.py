@@ -206,7 +206,7 @@ class GradeRow(_Row):
     gold: str
     stage: str
     mode: str
-    value: float | None = None
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
     reason: str = ""
 
     @property
