@@ -285,6 +285,23 @@ def test_a_kill_while_optimizers_are_removed_does_not_change_the_best(
     assert final_checkpoint(tmp_path / "run", "best").resolve().name == "step_4"
 
 
+def test_what_a_verl_that_went_on_alone_has_saved_goes_too(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: Any) -> Path:
+        raise KeyboardInterrupt
+
+    kept = replace(KL, settings=replace(SETTINGS, save_every=1), passed=(*GPU, KEEP_ONE))
+    monkeypatch.setattr("modgap.training.verl.merge.drop_older", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(tools, merge=killed), tmp_path / "run", kept)
+    monkeypatch.undo()
+    assert whole_steps(tmp_path / "run/stage1/verl") == [1, 2, 3, 4]
+    run(replace(tools, runner=("false",)), tmp_path / "run", kept)
+    assert whole_steps(tmp_path / "run/stage1/verl") == [4]
+    assert final_checkpoint(tmp_path / "run", "best").resolve().name == "step_4"
+
+
 def test_a_number_of_checkpoints_that_is_none_is_refused(tools: Tools, tmp_path: Path) -> None:
     none = replace(KL, passed=(*GPU, ("trainer.max_actor_ckpt_to_keep", "0")))
     with pytest.raises(UserError, match="max_actor_ckpt_to_keep=0: give a whole number"):

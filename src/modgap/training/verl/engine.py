@@ -356,6 +356,8 @@ def _run_stage(
             f"verl ended after step {_saved(checkpoints)} of {steps}: its log is"
             f" {folder / 'verl.log'}."
         )
+    if keep:  # of a verl that went on alone
+        verl_merge.drop_older(checkpoints, keep)
     kept = verl_merge.whole_steps(checkpoints)
     accuracies: dict[int, float] = {}
     for line in read_log(folder / "train_log.jsonl"):
