@@ -924,6 +924,15 @@ class RunFolder:
         with replacing(self._grades_path(None)) as last:
             shutil.copyfile(self._grades_path(mode), last)
 
+    def drop_grades_of_modes(self) -> None:
+        """Remove the grades of each mode before responses are made; those of the last grading stay.
+
+        A sample that is made again has the key of the one that was graded: in a mode that is not
+        graded again, the earlier verdict would count for it.
+        """
+        for path in self.path.glob("grades.*.jsonl"):
+            path.unlink()
+
     def iter_grades(self, mode: str | None = None) -> Iterator[GradeRow]:
         """The grades of the last grading, or of the last one in a mode; none before the first."""
         return iter_rows(self._grades_path(mode), GradeRow)

@@ -124,6 +124,12 @@ class _Marks(_Checked):
     fingerprints: dict[str, str]
 
 
+class _MarksOfPart(_Checked):
+    """Those of a part of an evaluation (`modgap cut`): it has none of its data."""
+
+    fingerprints: dict[str, str | None]
+
+
 def read_manifest(path: Path) -> Manifest:
     """The content of a folder's manifest.json; empty if it has none.
 
@@ -139,7 +145,7 @@ def read_manifest(path: Path) -> Manifest:
         if found.kind in _RESOLVED:
             _RESOLVED[found.kind].model_validate(found.resolved)
         if found.kind in ("train", "eval"):
-            _Marks.model_validate(whole)
+            (_MarksOfPart if whole.get("cut_from") else _Marks).model_validate(whole)
     except ValidationError as error:
         value = part(json.dumps(error.errors()[0]["input"], default=str))[:60]
         raise UserError(
