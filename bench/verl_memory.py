@@ -34,7 +34,7 @@ from cpu_processor import processor_of
 from made import noise
 from transformers import AutoConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
-from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, AgentLoopWorker
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from watch import called, pss
@@ -42,7 +42,8 @@ from watch import called, pss
 from modgap.core.problem import Problem
 from modgap.datasets.parquet import write_parquet
 from modgap.models.load import tiny_folder
-from modgap.training.verl import agent_loop
+from modgap.training.verl.agent_loop import StoredOutput
+from modgap.training.verl.rows import byte_table
 
 SAMPLES, RESPONSE = 5, 400
 READ = ["input_ids", "position_ids", "response_mask", "multi_modal_inputs", "extra_fields"]
@@ -80,8 +81,8 @@ def row_of(image_tokens: int, number: int) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in ("prompt", "images")}
 
 
-def put(worker: Any, image_tokens: int, prompts: int) -> list[str]:
-    """Write the samples of some prompts into the queue; returns their keys."""
+def put(worker: Any, image_tokens: int, prompts: int, ours: bool) -> list[str]:
+    """Write the samples of some prompts into the queue, as verl or as ours; returns their keys."""
     loop, keys = asyncio.new_event_loop(), list[str]()
     token = worker.processor.image_token_id
     for number in range(prompts):
@@ -90,22 +91,25 @@ def put(worker: Any, image_tokens: int, prompts: int) -> list[str]:
         image = next(part["image"] for part in content if part["type"] == "image")
         for session in range(SAMPLES):
             output = AgentLoopOutput(
-                prompt_ids=[5] * 50 + [token] * image_tokens + [6] * 50,
-                response_ids=[7] * RESPONSE, response_mask=[1] * RESPONSE,
+                prompt_ids=[100] * 50 + [token] * image_tokens + [100] * 50,
+                response_ids=[100] * RESPONSE, response_mask=[1] * RESPONSE,
                 multi_modal_data={"images": [image]}, reward_score=1.0, metrics={},
                 extra_fields={"reward_extra_info": {"score": 1.0}},
             )  # fmt: skip
+            if ours:
+                output = StoredOutput.model_construct(output.model_fields_set, **dict(output))
+                output._table = byte_table(worker.processor.image_processor)
             named = {**row, "uid": str(number), "session_id": session, "global_steps": 1}
             loop.run_until_complete(worker._agent_loop_postprocess(output, False, **named))
             keys.append(f"{number}_{session}_0")
     return keys
 
 
-def measured(worker: Any, image_tokens: int, prompts: int) -> tuple[float, float]:
+def measured(worker: Any, image_tokens: int, prompts: int, ours: bool) -> tuple[float, float]:
     """MiB that the queue and a reader hold of some prompts' samples."""
     gc.collect()
     here, before = Path("/proc/self"), in_storage()
-    keys = put(worker, image_tokens, prompts)
+    keys = put(worker, image_tokens, prompts, ours)
     gc.collect()
     in_queue, own = in_storage() - before, pss(here)
     read = tq.kv_batch_get(keys=keys, partition_id="train", select_fields=READ)
@@ -137,16 +141,14 @@ def main() -> None:
     worker = worker_of(processor)
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     tq.init()
-    own = AgentLoopWorker._compute_multi_modal_inputs
     found: list[dict[str, Any]] = []
     for tokens in map(int, args.image_tokens.split(",")):
         side = tokens * 28 * 28
         processor.image_processor.size = {"shortest_edge": side, "longest_edge": side}
-        for name, media in (("verl", agent_loop._media), ("modgap", own)):
-            AgentLoopWorker._compute_multi_modal_inputs = media
-            measured(worker, tokens, 1)  # what a first use takes
-            small = measured(worker, tokens, args.prompts // 3)
-            large = measured(worker, tokens, args.prompts)
+        for ours, name in ((True, "modgap"), (False, "verl")):
+            measured(worker, tokens, 1, ours)  # what a first use takes
+            small = measured(worker, tokens, args.prompts // 3, ours)
+            large = measured(worker, tokens, args.prompts, ours)
             more = (args.prompts - args.prompts // 3) * SAMPLES
             queue, reader = ((b - a) / more for a, b in zip(small, large, strict=True))
             found.append(

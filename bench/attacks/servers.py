@@ -439,7 +439,7 @@ def _all_bad(bench: Bench, material: Material, server: Hostile, behave: Behaviou
 def _rows(run: Path) -> dict[tuple[Any, ...], tuple[str, str]]:
     path = run / "responses.jsonl"
     found: dict[tuple[Any, ...], tuple[str, str]] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text().split("\n")[:-1] if path.exists() else ():
         row = json.loads(line)
         key = row["problem_id"], row["view"], row["sample"]
         if key in found:
@@ -454,7 +454,7 @@ def _kept(place: Path) -> str:
         return fault
     run = place / "run"
     for path in trial.files_below(run):
-        for line in path.read_text().splitlines() if path.suffix == ".jsonl" else ():
+        for line in path.read_text().split("\n")[:-1] if path.suffix == ".jsonl" else ():
             row = json.loads(line, parse_constant=_constant)
             for name in ("prompt_tokens", "completion_tokens", "image_tokens"):
                 count = row.get(name, 0)
@@ -543,7 +543,7 @@ def _is_verdict(stage: str) -> bool:
 
 
 def _grades(run: Path) -> dict[Any, tuple[str, str]]:
-    rows = [json.loads(line) for line in (run / "grades.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "grades.jsonl").read_text().split("\n")[:-1]]
     return {
         (row["problem_id"], row["view"], row["sample"]): (row["outcome"], row["stage"])
         for row in rows

@@ -21,6 +21,7 @@ BAD = {
     "surrogates": b'{"id": "\\ud800", "answer": "\\udfff"}\n', "no newline": b'{"id": "x"}',
     "types": b'{"kind": "eval", "resolved": {"views": 5}, "given": [], "versions": 3}',
     "more types": b'{"kind": "eval", "resolved": {"samples": "x"}, "sampling": 7, "git": []}',
+    "options": b'{"kind": "eval", "resolved": {}, "options": "x"}',
     "long": b'{"' + b"k" * 3000 + b'": 1}\n',
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from modgap.core.errors import UserError
 from modgap.core.problem import Problem, Shown
 from modgap.core.prompt import (
     INSTRUCTION,
+    STYLES,
     Style,
     check_style,
     conditions,
@@ -23,7 +24,7 @@ from modgap.core.prompt import (
     training_prompt,
     training_question,
 )
-from modgap.core.view import VIEWS
+from modgap.core.view import VIEWS, get_view
 
 TRAINING_INSTRUCTION = (
     r"You should FIRST think about the reasoning process as an internal monologue and then provide"
@@ -341,3 +342,55 @@ def test_an_unknown_style_lists_the_styles() -> None:
 )
 def test_a_question_that_states_a_condition_is_leaky(question: str, leaky: bool) -> None:
     assert Problem("p", question, "1").leaky is leaky
+
+
+def test_partial_text_writes_a_share_of_the_conditions() -> None:
+    problems = [
+        Problem(f"p{i}", "Find x.", "1", semantic=tuple(f"A{n} = {n}" for n in range(8)))
+        for i in range(30)
+    ]
+    written: dict[int, list[set[str]]] = {}
+    for share in (25, 50, 75):
+        words = [training_question(p, f"partial-text-{share}") for p in problems]
+        assert words == [training_question(p, f"partial-text-{share}") for p in problems]
+        written[share] = [{c for c in p.semantic if c in w}
+                          for p, w in zip(problems, words, strict=True)]  # fmt: skip
+        assert all(len(found) == share * 8 // 100 for found in written[share])
+        # In the order of the full text.
+        for found, text in zip(written[share], words, strict=True):
+            ordered = [c for c in problems[0].semantic if c in found]
+            assert text == training_question(
+                Problem("p", "Find x.", "1", semantic=tuple(ordered)), "full-text"
+            )
+    for less, more in ((25, 50), (50, 75)):
+        assert all(a < b for a, b in zip(written[less], written[more], strict=True))
+    # Another problem, other conditions; each of them somewhere.
+    assert len(set(map(frozenset, written[25]))) > 5
+    assert set().union(*written[25]) == set(problems[0].semantic)
+
+
+def test_partial_text_of_few_conditions_rounds_to_the_nearest() -> None:
+    problem = Problem("p", "Find x.", "1", semantic=("AB = 7", "BC = 8"))
+    asked = {n: training_question(problem, f"partial-text-{n}") for n in (24, 25, 74, 75)}
+    assert asked[24] == training_question(problem, "image-only")
+    assert sum(c in asked[25] for c in problem.semantic) == 1 and asked[25] == asked[74]
+    assert asked[75] == training_question(problem, "full-text")
+
+
+def test_partial_text_is_trained_on_as_it_is_measured() -> None:
+    problem = Problem("p", "Find x.", "1", semantic=("AB = 7", "BC = 8"))
+    for style in STYLES:
+        view = "partial-text-50"
+        assert evaluation_prompt(problem, view, style) == training_prompt(problem, view, style)
+
+
+@pytest.mark.parametrize("name", ["partial-text", "partial-text-0", "partial-text-100"])
+def test_a_share_that_is_another_view_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="1 to 99 percent"):
+        get_view(name)
+
+
+def test_partial_text_needs_conditions_as_a_list() -> None:
+    problem = Problem("p", "Find x.", "1", shown={"full-text": Shown("AB = 7. Find x.")})
+    with pytest.raises(UserError, match="words of its own"):
+        training_question(problem, "partial-text-50")

@@ -11,11 +11,12 @@ import pytest
 
 from modgap.cli.main import main
 from modgap.core.errors import UsageError, UserError
-from modgap.datasets.synthetic import VERSION, benchmark, make_problem
+from modgap.datasets.synthetic import VERSION, benchmark
+from modgap.datasets.synthetic.families import FAMILIES
 from modgap.workflows.problems import locate, read_problems
 
-FINGERPRINTS = {1: "b3054f864c80bc45"}
-"""By version: of the first 100 test problems, words and gold answers.
+FINGERPRINTS = {("geometry", 1): "b3054f864c80bc45", ("charts", 1): "2e2d1c7753db3127"}
+"""By family and version: of the first 100 test problems, words and gold answers.
 
 Another one needs another VERSION.
 """
@@ -30,10 +31,12 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / f"synthetic-v{VERSION}"
 
 
-def test_a_version_stands_for_fixed_words() -> None:
-    records = [make_problem(benchmark.SEED, index, "test").record for index in range(100)]
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_version_stands_for_fixed_words(name: str) -> None:
+    family = FAMILIES[name]
+    records = [family.make(family.seed, index, "test").record for index in range(100)]
     digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()[:16]
-    assert digest == FINGERPRINTS[VERSION], (
+    assert digest == FINGERPRINTS[name, family.version], (
         "the generator changed: raise VERSION, and give its fingerprint here"
     )
 

@@ -83,6 +83,13 @@ def test_json_lines_with_images_beside_them(tmp_path: Path) -> None:
     assert problem.answer == "25" and problem.open_image().size == (40 + 24 + 40, 30)
 
 
+def test_a_row_of_json_lines_may_hold_other_separators_of_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    value = row(images="a.png", problem="Find x.\u2028Round to 2 \x85digits.")
+    (tmp_path / "t.jsonl").write_text(json.dumps(value, ensure_ascii=False) + "\n", "utf-8")
+    assert "Round to 2" in one(convert(tmp_path / "t.jsonl", tmp_path / "out", MAP).file).question
+
+
 def test_csv_and_columns_of_their_own_names(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     with (tmp_path / "t.csv").open("w", newline="") as file:

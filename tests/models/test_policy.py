@@ -271,7 +271,7 @@ def test_lora_trains_adapters_only_and_saves_merged(folder: Path, tmp_path: Path
 def test_frozen_vision_and_checkpointing(folder: Path) -> None:
     """A frozen tower gets no gradient; recomputing layers changes no gradient."""
     grads: list[dict[str, torch.Tensor]] = []
-    for options in ({}, {"gradient_checkpointing": True}, {"freeze_vision": True}):
+    for options in ({}, {"gradient_checkpointing": True}, {"frozen": ("tower", "merger")}):
         policy = load_policy(folder, device="cpu", **options)
         policy.model.train()
         prompt = policy.encode(Prompt(TEXT), picture(224, 224, 0))

@@ -99,6 +99,14 @@ def test_a_setting_that_one_seed_lacks_is_named(change: Callable[..., list[Path]
     assert any("lacks lr" in words and "stage2" in words for words in numbers.warnings)
 
 
+def test_a_setting_that_is_omitted_at_its_default_is_not_lacking(
+    change: Callable[..., list[Path]],
+) -> None:
+    numbers = report_numbers(change(STAGE, lambda m: m["resolved"].update(freeze="tower")))
+    assert "lacks" not in " ".join(numbers.warnings)
+    assert [row.recipe for row in numbers.seeds[0].rows if row.recipe.startswith("kl (")]
+
+
 def test_every_setting_of_training_is_checked(change: Callable[..., list[Path]]) -> None:
     """A setting that is added to `Settings` needs no further line here."""
     for name, attribute in NAMES.items():
@@ -110,7 +118,17 @@ def test_every_setting_of_training_is_checked(change: Callable[..., list[Path]])
         change(STAGE, lambda m, n=name: m["resolved"].update({n: getattr(Settings(), NAMES[n])}))
 
 
-@pytest.mark.parametrize("content", ["", "null\n", None])
+@pytest.mark.parametrize("line", ["null", "NaN", "{}", "5", '{"step": true}'])
+def test_a_line_of_a_log_that_is_no_step_is_refused(
+    change: Callable[..., list[Path]], line: str
+) -> None:
+    studies = change(STAGE, lambda manifest: None)
+    (studies[1] / STAGE / "train_log.jsonl").write_text(f"{line}\n")
+    with pytest.raises(UserError, match=r"train_log.jsonl(.*no object|.*is not a whole number)"):
+        report_numbers(studies)
+
+
+@pytest.mark.parametrize("content", ["", None])
 def test_a_training_without_the_steps_of_its_log_is_left_out_with_a_note(
     change: Callable[..., list[Path]], content: str | None
 ) -> None:

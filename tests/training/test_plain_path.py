@@ -99,7 +99,8 @@ def test_both_paths_have_the_same_loss_and_gradient(
 def test_full_vocabulary_and_a_frozen_tower_are_the_same_too(folders: Path, name: str) -> None:
     folder = made(folders, name)
     made_of = [
-        on_cpu(folder, dtype="float32", plain=plain, freeze_vision=True) for plain in (False, True)
+        on_cpu(folder, dtype="float32", plain=plain, frozen=("tower", "merger"))
+        for plain in (False, True)
     ]
     stage = stage_of("full-text", kl_estimator="full_vocab")
     for policy in made_of:

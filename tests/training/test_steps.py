@@ -21,8 +21,9 @@ from tiny_training import PROBLEMS, SETTINGS, log_of, made_up, recipe, rollouts_
 from modgap.core import progress
 from modgap.core.errors import UserError
 from modgap.core.prompt import contrastive_prompt, training_prompt
-from modgap.core.recipe import Recipe, Stage
+from modgap.core.recipe import PARTS, Recipe, Stage
 from modgap.models.memory import BatchSize
+from modgap.models.parts import part_of
 from modgap.models.policy import Policy
 from modgap.training import rollout
 from modgap.training.local import final_checkpoint
@@ -139,14 +140,45 @@ def test_out_of_memory_with_one_row_is_an_error_with_a_remedy() -> None:
 # Options
 
 
-def test_a_frozen_vision_tower_does_not_move(tiny: Path, tmp_path: Path) -> None:
-    run(recipe(freeze_vision=True, steps=1), tiny, tmp_path)
+@pytest.mark.parametrize(
+    ("settings", "frozen"),
+    [
+        ({"freeze_vision": True}, {"tower", "merger"}),
+        ({"freeze": "tower"}, {"tower"}),
+        ({"freeze": "language, merger"}, {"language", "merger"}),
+    ],
+)
+def test_a_frozen_part_does_not_move(
+    tiny: Path, tmp_path: Path, settings: dict[str, Any], frozen: set[str]
+) -> None:
+    run(recipe(**settings, steps=1), tiny, tmp_path)
     before, after = weights_of(tiny), weights_of(tmp_path / "stage1" / "checkpoints" / "step_1")
     same = {
         name: torch.equal(after[name], value.to(after[name].dtype))
         for name, value in before.items()
     }
-    assert all(same[name] for name in same if "visual" in name) and not all(same.values())
+    assert all(same[name] for name in same if part_of(name) in frozen)
+    moved = {part_of(name) for name in same if not same[name]}
+    assert moved == set(PARTS) - frozen
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"freeze": "vision"}, "unknown part to freeze 'vision': choose from language, merger"),
+        ({"freeze": "tower,merger,language"}, "nothing is left to train"),
+        ({"freeze": "language", "lora_rank": 4}, "lora_rank=4: nothing is left to train"),
+    ],
+)
+def test_a_freezing_that_leaves_nothing_is_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        recipe(**settings).check()
+
+
+def test_a_frozen_language_model_needs_pictures() -> None:
+    stage = Stage(("full-text", "text-only"), settings=replace(SETTINGS, freeze="language"))
+    with pytest.raises(UserError, match="'text-only' has no picture"):
+        stage.check()
 
 
 def length_reward(response: str, gold: str) -> float:

@@ -92,7 +92,8 @@ def test_every_setting_of_the_papers_scripts_is_there(name: str) -> None:
 # What may be passed on as it is, so that the two tests below can demand every setting of
 # `Settings`.
 _NOT_VERLS = {
-    "max_refills", "micro_batch", "kl_coef", "reward_function", "freeze_vision",
+    "max_refills", "micro_batch", "kl_coef", "reward_function", "freeze",
+    "freeze_vision",
     "gradient_checkpointing", "lora_rank", "validation_problems", "prompts_per_step",
     "dynamic_sampling", "validation_views", "validation_split",
 }  # fmt: skip
@@ -421,6 +422,7 @@ def test_a_micro_batch_of_the_users_is_one_gpus_and_is_taken_for_both_passes() -
             "strategy=megatron: the terms' engine is for fsdp and fsdp2",
         ),
         (("freeze_vision=true",), "freeze_vision=true: .*--engine local"),
+        (("freeze=merger",), "freeze=merger: .*--engine local"),
         (("verl.reward_model.reward_manager=dapo",), "ignores it"),
         (("verl.custom_reward_function.path=x.py",), "reward.function=module:function"),
         (("verl.algorithm.filter_groups.max_num_gen_batches=3",), "leave it out"),

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +35,7 @@ from modgap.training.rollout import DataOrder, Group, Roller
 from modgap.training.verl.config import Model
 from modgap.training.verl.engine import Tools, train
 from modgap.training.verl.log import metrics_line, why
-from modgap.training.verl.merge import actor_folder
+from modgap.training.verl.merge import LATEST, actor_folder, drop_older, saved_step, whole_steps
 
 SETTINGS = Settings(
     steps=4, prompts_per_step=4, mini_batch=4, samples_per_prompt=2, micro_batch=2, save_every=2,
@@ -242,6 +244,62 @@ def test_of_a_stage_the_newest_checkpoints_stay_if_the_user_says_so(
     assert final_checkpoint(out).name == "step_4"  # the best of those that are left
     both = sorted((out / "stage1/verl").glob("*/actor/optim*"))
     assert len(both) == 2  # where nothing was said
+
+
+def saved(folder: Path, step: int, *kinds: str) -> Path:
+    actor = folder / f"global_step_{step}" / "actor"
+    actor.mkdir(parents=True)
+    for kind in kinds:
+        with zipfile.ZipFile(actor / f"{kind}_world_size_1_rank_0.pt", "w") as shard:
+            shard.writestr("data", "")
+    return actor
+
+
+def test_a_checkpoint_that_is_being_written_replaces_none(tmp_path: Path) -> None:
+    """verl saves the model first and the number of the step last."""
+    for step in (2, 3):
+        saved(tmp_path, step, "model", "optim", "extra_state")
+    (tmp_path / LATEST).write_text("3")
+    half = saved(tmp_path, 4, "model")
+    drop_older(tmp_path, 1)
+    assert whole_steps(tmp_path) == [3, 4] and saved_step(tmp_path) == 3
+    # verl itself would have removed step 3 before it names step 4.
+    shutil.rmtree(tmp_path / "global_step_3" / "actor")
+    assert half.is_dir() and saved_step(tmp_path) == 4
+
+
+def test_a_kill_while_optimizers_are_removed_does_not_change_the_best(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(checkpoints: Path) -> None:
+        (checkpoints / "global_step_4/actor/optim_world_size_1_rank_0.pt").write_bytes(b"")
+        raise KeyboardInterrupt
+
+    two = ("trainer.max_actor_ckpt_to_keep", "2")
+    kept = replace(KL, settings=replace(SETTINGS, save_every=1), passed=(*GPU, two))
+    monkeypatch.setattr("modgap.training.verl.merge.drop_optimizer", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tools, tmp_path / "run", kept)
+    monkeypatch.undo()
+    run(replace(tools, runner=("false",)), tmp_path / "run", kept)
+    assert final_checkpoint(tmp_path / "run", "best").resolve().name == "step_4"
+
+
+def test_what_a_verl_that_went_on_alone_has_saved_goes_too(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: Any) -> Path:
+        raise KeyboardInterrupt
+
+    kept = replace(KL, settings=replace(SETTINGS, save_every=1), passed=(*GPU, KEEP_ONE))
+    monkeypatch.setattr("modgap.training.verl.merge.drop_older", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(tools, merge=killed), tmp_path / "run", kept)
+    monkeypatch.undo()
+    assert whole_steps(tmp_path / "run/stage1/verl") == [1, 2, 3, 4]
+    run(replace(tools, runner=("false",)), tmp_path / "run", kept)
+    assert whole_steps(tmp_path / "run/stage1/verl") == [4]
+    assert final_checkpoint(tmp_path / "run", "best").resolve().name == "step_4"
 
 
 def test_a_number_of_checkpoints_that_is_none_is_refused(tools: Tools, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from asking import evaluate, evaluate_model
 from folders import write_folder
 from PIL import Image
+from reported_runs import report_numbers
 
 from modgap.analysis.results import read_summary
 from modgap.cli.main import main
@@ -165,6 +166,32 @@ def test_an_engine_error_is_an_error_not_a_wrong_answer(
     assert (summary.views["image-only"].error, summary.views["image-only"].wrong) == (6, 0)
     again = evaluate(problems, ScriptedEngine(right_from_text), tmp_path / "run", samples=1)
     assert again.views["image-only"].error == 0
+
+
+def test_no_earlier_grade_counts_for_a_sample_that_is_made_again(
+    problems: list[Problem], tmp_path: Path
+) -> None:
+    class Failing(ScriptedEngine):
+        def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+            for made in super().generate(requests, sampling):
+                lost = made.request.view == "image-only"
+                yield replace(made, finish_reason="error", error="timeout") if lost else made
+
+    def moved() -> dict[str, float | None]:
+        found = report_numbers([run.path]).robustness
+        assert found is not None
+        return {variant.name: variant.moved for variant in found["run"].variants[1:]}
+
+    run = RunFolder(tmp_path / "run")
+    evaluate(problems, Failing(right_from_text), run.path, samples=1)
+    grade_run(run, "relative")
+    earlier = (run.path / "grades.relative.jsonl").read_bytes()
+    evaluate(problems, ScriptedEngine(right_from_text), run.path, samples=1)
+    assert moved() and not any(moved().values())
+    assert not (run.path / "grades.relative.jsonl").exists()
+    # A run of an earlier version may still have it.
+    (run.path / "grades.relative.jsonl").write_bytes(earlier)
+    assert not any(moved().values())
 
 
 def test_half_a_surrogate_pair_does_not_kill_the_run(

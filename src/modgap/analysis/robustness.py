@@ -185,8 +185,12 @@ class _Variants:
         return last["tokens"] if last else 0
 
     def _graded_before(self, mode: str) -> NDArray[np.bool_] | None:
-        """The verdicts of an earlier grading, if it covers every sample."""
+        """The verdicts of an earlier grading, if it covers every sample.
+
+        A sample that failed then and not now was made again since: it is not covered.
+        """
         scores = self._scores
+        failed_PVS = self._of_stage("engine")
         p_of = {problem.id: p for p, problem in enumerate(scores.problems)}
         v_of = {view: v for v, view in enumerate(scores.views)}
         s_of = {sample: s for s, sample in enumerate(scores.samples)}
@@ -194,7 +198,8 @@ class _Variants:
         for row in self._run.iter_grades(mode):
             if row.problem_id in p_of and row.view in v_of and row.sample in s_of:
                 at = p_of[row.problem_id], v_of[row.view], s_of[row.sample]
-                right_PVS[at], seen_PVS[at] = row.outcome == "correct", True
+                right_PVS[at] = row.outcome == "correct"
+                seen_PVS[at] = failed_PVS[at] or row.stage != "engine"
         graded_PVS = scores.codes_PVS >= 0
         return right_PVS if seen_PVS.any() and seen_PVS[graded_PVS].all() else None
 

@@ -28,17 +28,29 @@ if TYPE_CHECKING:
 data_app = App(
     name="data", help="Make, check and prepare problems.", help_format="markdown", group=DATA
 )
-model_app = App(name="model", help="Make the testbed model.", help_format="markdown", group=TRAIN)
+model_app = App(
+    name="model",
+    help="Make the testbed models; swap parts of two checkpoints.",
+    help_format="markdown",
+    group=TRAIN,
+)
 
 
 @data_app.command
 def synth(
-    *, out: Path, train: int = 1000, test: int = 200, seed: int = 0, force: bool = False
+    *,
+    out: Path,
+    train: int = 1000,
+    test: int = 200,
+    seed: int = 0,
+    family: str = "geometry",
+    force: bool = False,
 ) -> None:
-    """Make plane-geometry problems with their diagrams, in PGPS9K's layout.
+    """Make problems with their pictures, in PGPS9K's layout: plane geometry, or charts and tables.
 
     ```
     modgap data synth --out geo --train 1000 --test 200
+    modgap data synth --out charts --family charts
     ```
 
     Args:
@@ -46,6 +58,7 @@ def synth(
         train: Problems of the train split.
         test: Problems of the test split.
         seed: The same seed gives the same files.
+        family: `geometry`, or `charts`: bar charts and tables.
         force: Replace an earlier set of synthetic problems in that folder.
     """
     from modgap.core.progress import progress_bars
@@ -59,8 +72,9 @@ def synth(
     with progress_bars() as bars:
         bars.doing("drawing problems")
         write_dataset(
-            out, train, test, seed, progress=bars.counter("drawing problems"), force=force
-        )
+            out, train, test, seed, progress=bars.counter("drawing problems"), force=force,
+            family=family,
+        )  # fmt: skip
     show(f"{train} train and {test} test problems in {out}")
 
 
@@ -79,7 +93,7 @@ def check(folder: Path, *, benchmark: str = "pgps9k", allow_outside: AllowOutsid
     Args:
         folder: A folder in PGPS9K's or Geometry3K's layout, a JSONL file of `pairs`, or MathVerse's
             or Geometry3K's parquet or JSON.
-        benchmark: Which layout: pgps9k, synthetic, pairs, mathverse, geometry3k,
+        benchmark: Which layout: pgps9k, synthetic, charts, pairs, mathverse, geometry3k,
             geometry3k-choices, or one of your own, module:object or path/to/file.py:object.
         allow_outside: The data set may name, or link to, images outside its folder.
     """
@@ -189,6 +203,8 @@ def power(
 def pretrain(
     *,
     out: Path,
+    family: str = "geometry",
+    arch: str = "qwen2.5-vl",
     phase: str = "data,glyphs,mixture,final",
     problems: int = 200_000,
     glyph_steps: int = 700,
@@ -201,17 +217,20 @@ def pretrain(
     final_problems: int = 1000,
     pick: str | None = None,
 ) -> None:
-    """Train the testbed model from scratch and write its model card; takes minutes on a GPU.
+    """Train a testbed model from scratch and write its model card; takes minutes on a GPU.
 
     The defaults made the bundled checkpoint. `python -m modgap.testbed --help` has every option.
 
 
     ```
     modgap model pretrain --out testbed
+    modgap model pretrain --out testbed2 --family charts --arch qwen3-vl --seed 2
     ```
 
     Args:
         out: Folder; complete parts in it are kept, and the same command resumes.
+        family: Of the problems: `geometry`, or `charts`: bar charts and tables.
+        arch: Architecture: `qwen2.5-vl`, or `qwen3-vl`, which is larger.
         phase: Comma-separated, of data, glyphs, mixture, final.
         problems: Training problems.
         glyph_steps: Steps in which the vision tower learns to see characters.
@@ -232,6 +251,8 @@ def pretrain(
     from modgap.testbed.run import pretrain as make
 
     plan = Plan(
+        family=family,
+        arch=arch,
         problems=problems,
         glyph_steps=glyph_steps,
         mixture_steps=mixture_steps,
@@ -245,6 +266,32 @@ def pretrain(
             out, plan, phases, count, minutes, Exams(eval_every, final_problems=final_problems),
             pick=pick,
         )  # fmt: skip
+
+
+@model_app.command
+def swap(base: str, other: str, *, parts: str, out: Path) -> None:
+    """Write a model with some parts of another checkpoint: which part carries what was learned?
+
+    The parts are `tower` (the vision encoder), `merger` (what brings its features to the language
+    model) and `language` (all the rest). The model is written in fp32.
+
+
+    ```
+    modgap model swap tiny runs/kl/stage1/checkpoints/step_60 --parts tower,merger --out swapped
+    ```
+
+    Args:
+        base: The model that is kept otherwise; as --model of other commands.
+        other: A checkpoint of the same shape to take the parts from.
+        parts: Comma-separated, of tower, merger, language.
+        out: Folder to write.
+    """
+    require_training()
+    from modgap.models.swap import swap as write
+
+    chosen = [part.strip() for part in parts.split(",") if part.strip()]
+    write(base, other, chosen, out)
+    show(f"{base} with {', '.join(chosen)} of {other} in {out}")
 
 
 def versions_as_views(

@@ -234,7 +234,7 @@ def train(
         model: `tiny`, a folder, a Hugging Face id, `modelscope:ORG/NAME`, or an alias such as
             qwen2_5_vl_7b. May be left out with --start-from.
         out: Run folder; stages go to its stage1, stage2 and so on. Only a dry run needs none.
-        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, geometry3k,
+        benchmark: Layout of the data set: pgps9k, synthetic, charts, pairs, mathverse, geometry3k,
             geometry3k-choices, or one of your own, module:object or path/to/file.py:object.
         settings: A setting, key=value or stageN.key=value; verl.KEY=value is any of verl's own;
             repeatable.
@@ -376,7 +376,7 @@ def evaluate(
         checkpoints: `all`, or every=40: the saved steps of the training run that --model names,
             each a run in OUT/stageN_step_M; OUT/report.html shows the gap over steps.
         out: Run folder; an interrupted run resumes there.
-        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, geometry3k,
+        benchmark: Layout of the data set: pgps9k, synthetic, charts, pairs, mathverse, geometry3k,
             geometry3k-choices, or one of your own, module:object or path/to/file.py:object.
         problem_versions: Of MathVerse, instead of --views: text, vision, or a comma list of
             text-dominant, text-lite, vision-intensive, vision-dominant, vision-only (these five if

@@ -53,7 +53,7 @@ def init(
         base_url: Where the server is, e.g. http://localhost:8000/v1; OpenAI's own if not given
             (openai).
         data: The data set; none for the benchmark `synthetic`, which makes its own.
-        benchmark: Layout of the data set: pgps9k, synthetic, pairs, mathverse, geometry3k,
+        benchmark: Layout of the data set: pgps9k, synthetic, charts, pairs, mathverse, geometry3k,
             geometry3k-choices; by the looks of the
             data if not given.
         out: The file to write, which must end in .toml.
@@ -83,7 +83,7 @@ def _answers(
     model = model or _ask("model", "Model: tiny, a folder, a Hugging Face id or a server's name")
     choices = ", ".join(registry.INFERENCE_ENGINES)
     # A name without a folder or an owner is more likely a server's than a model's of a hub.
-    loaded = model == "tiny" or "/" in model or Path(model).is_dir()
+    loaded = model in ("tiny", "tiny-charts") or "/" in model or Path(model).is_dir()
     engine = engine or _ask("engine", f"Engine: one of {choices}", "hf" if loaded else None)
     entry = registry.INFERENCE_ENGINES.entry(engine)
     if base_url is not None and not entry.served:

@@ -53,9 +53,10 @@ class EvalOptions:
     Attributes:
         views: Comma-separated: full-text, image-only (the default), and the controls text-only,
             question-only, blank-image, swapped-image, transcribe, as-published (the data set's own
-            text), rendered-text (the conditions as words in the image; rendered-text-32 or
-            rendered-text-32:FONT.ttf). Of MathVerse: its versions, see --problem-versions. One of
-            your own is module:object or path/to/file.py:object.
+            text), partial-text-PERCENT (some of the conditions), rendered-text (the conditions as
+            words in the image; rendered-text-32 or rendered-text-32:FONT.ttf). Of MathVerse: its
+            versions, see --problem-versions. One of your own is module:object or
+            path/to/file.py:object.
         controls: `causal` adds the views that split the gap into writing, reading, integration and
             reasoning: own-transcription, true-transcription, corrupted-transcription, text-only.
         samples: Responses per problem and view; 4 if not given. An existing run keeps its samples,

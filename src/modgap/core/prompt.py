@@ -18,6 +18,7 @@ Conditions come from PGPS9K's clauses, structural ones first, joined with `, `.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -142,6 +143,28 @@ def all_conditions(problem: Problem, style: Style = "aligned") -> list[str]:
     return [*structural_conditions(problem, style), *filter(None, problem.semantic)]
 
 
+def some_conditions(problem: Problem, share: int, style: Style = "aligned") -> list[str]:
+    """A share of the conditions, in their order.
+
+    A digest of the problem's id and of the condition decides which: the same in every run, and a
+    smaller share is part of a larger one. Their number is rounded to the nearest, halves up.
+
+    Args:
+        problem: The problem.
+        share: In percent.
+        style: Of the words.
+    """
+    every = all_conditions(problem, style)
+
+    def rank(place: int) -> bytes:
+        words = f"{problem.id}\x1f{place}\x1f{every[place]}\x1fpartial"
+        return hashlib.sha256(words.encode()).digest()
+
+    count = (2 * share * len(every) + 100) // 200
+    chosen = sorted(range(len(every)), key=rank)[:count]
+    return [every[place] for place in sorted(chosen)]
+
+
 def _with_conditions(words: str, question: str) -> str:
     return f"In this problem, {words}.\nBased on these conditions, answer the question: {question}"
 
@@ -168,6 +191,9 @@ def training_question(
     if problem.own_words or view.name in VERSION_VIEWS:
         return _own_words(problem, view)
     question = problem.question_of(view.name)
+    if view.share < 100:
+        words = ", ".join(some_conditions(problem, view.share, style))
+        return _with_conditions(words, question) if words else _from_image(question)
     if view.verbatim:
         return question
     words = conditions(problem, style) if view.conditions else ""
@@ -252,7 +278,7 @@ def evaluation_prompt(
         return _transcription_prompt(problem, view, style, seed)
     if of_paper(style) and (own := registry.data_set_of([problem.grader]).paper_prompt):
         return registry.load(own)(problem, view, style)
-    ours = view.transcribe or view.words is not None or view.verbatim
+    ours = view.transcribe or view.words is not None or view.verbatim or view.share < 100
     if ours or style == "aligned" or problem.own_words:
         return training_prompt(problem, view, style)
     question = problem.question_of(view.name)
@@ -316,6 +342,11 @@ def paper_mathverse(problem: Problem, view: View, style: Style) -> Prompt:
 def _own_words(problem: Problem, view: View) -> str:
     """The user's own words for a view; a control takes those of the view it is derived from."""
     own = problem.own_words
+    if view.share < 100:
+        raise UserError(
+            f"the view {view.name!r} needs conditions as a list, and problem {problem.id} has words"
+            " of its own for each view: choose other --views."
+        )
     if not own:
         raise UserError(
             f"the view {view.name!r} is a version of MathVerse's, which problem {problem.id} does"

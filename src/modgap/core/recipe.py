@@ -14,12 +14,20 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from modgap.core.errors import UserError, unknown
 from modgap.core.terms import PAPER_CLAMP, Reward, Term, Twin
+from modgap.core.view import get_view
 
 Tolerance = Literal["exact", "strict", "relative"]
 KlEstimator = Literal["k3", "forward", "full_vocab"]
 KlClamp = Literal["paper", "none"]
 LossMean = Literal["mini_batch", "micro_batch"]
 ValidationSplit = Literal["held_out", "test"]
+
+PARTS = ("tower", "merger", "language")
+"""What a model consists of: the vision encoder, what brings its features to the language model, and
+the rest. See `models/parts.py`."""
+
+NOT_IN_OLDER = ("freeze", "validation_views", "validation_split", "validate_before")
+"""Settings that a manifest omits at their default: older ones lack them and must still resume."""
 
 OWN_VIEWS = "own"
 """Value of `validation_views` for the views that a stage trains on."""
@@ -63,7 +71,9 @@ class Settings:
         kl_clamp: `paper` clamps k3 to [-10, 10], `none` does not.
         reward_tolerance: Tolerance of the training reward; `exact` is the paper's.
         reward_function: A reward of your own, `module:function`, instead of the built-in one.
-        freeze_vision: Train the language model only.
+        freeze: Comma-separated parts that are not trained: `tower` (the vision encoder), `merger`
+            (what brings its features to the language model), `language`.
+        freeze_vision: Train the language model only; the same as `freeze=tower,merger`.
         gradient_checkpointing: Trade compute for memory.
         lora_rank: Rank of LoRA adapters on the language model; 0 trains all weights.
         save_every: Steps between checkpoints; 0 for the last one only.
@@ -101,6 +111,7 @@ class Settings:
     kl_clamp: KlClamp = "paper"
     reward_tolerance: Tolerance = "relative"
     reward_function: str = ""
+    freeze: str = ""
     freeze_vision: bool = False
     gradient_checkpointing: bool = False
     lora_rank: int = 0
@@ -111,6 +122,17 @@ class Settings:
     validation_split: ValidationSplit = "held_out"
     validate_before: bool = False
     seed: int = 42
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """The parts that are not trained."""
+        named = {part.strip() for part in self.freeze.split(",") if part.strip()}
+        return frozenset(named | ({"tower", "merger"} if self.freeze_vision else set()))
+
+    @property
+    def sees_frozen(self) -> bool:
+        """Whether no part of the vision side is trained, so that its features need no gradient."""
+        return {"tower", "merger"} <= self.frozen
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is loaded.
@@ -146,6 +168,12 @@ class Settings:
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: must be from 0 to 2**63 - 1.")
+        for part in self.frozen:
+            if part not in PARTS:
+                raise unknown("part to freeze", part, PARTS)
+        if not set(PARTS) - self.frozen or ("language" in self.frozen and self.lora_rank):
+            also = f" with lora_rank={self.lora_rank}" if self.lora_rank else ""
+            raise UserError(f"freeze={self.freeze}{also}: nothing is left to train.")
         if self.clip_low >= 1:
             raise UserError(
                 f"clip_low={self.clip_low}: must be below 1, for a ratio is clipped to 1 -"
@@ -287,6 +315,12 @@ class Stage:
             if not isinstance(term, Term):  # pyright: ignore[reportUnnecessaryIsInstance] - a user's
                 raise UserError(f"term{number} is a {type(term).__name__}: give a `Term`.")
             term.check(f"term{number}", self.views, self.policy_loss)
+        bare = [view for view in self.views if get_view(view).picture == "none"]
+        if bare and "language" in self.settings.frozen:
+            raise UserError(
+                f"freeze={self.settings.freeze}: the view {bare[0]!r} has no picture, so that"
+                " nothing would be trained: leave the view or the freezing out."
+            )
         objective = self.objective
         advantages = any(term.role == "advantage" for term in objective)
         rewarded = self.policy_loss and (self.reward.answer or self.reward.reading or advantages)

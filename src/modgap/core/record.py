@@ -206,7 +206,7 @@ class GradeRow(_Row):
     gold: str
     stage: str
     mode: str
-    value: float | None = None
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
     reason: str = ""
 
     @property
@@ -710,7 +710,7 @@ class RunFolder:
         if not isinstance(found, dict):
             raise UserError(f"{self.manifest_path} is damaged (it is not an object): {remedy}.")
         fields = cast("dict[str, object]", found)
-        for name in ("given", "resolved", "fingerprints"):
+        for name in ("given", "resolved", "fingerprints", "options"):
             if not isinstance(fields.get(name, {}), dict):
                 raise UserError(
                     f"{self.manifest_path} is damaged ({name} is not an object): {remedy}."
@@ -923,6 +923,15 @@ class RunFolder:
         write_rows(self._grades_path(mode), rows)
         with replacing(self._grades_path(None)) as last:
             shutil.copyfile(self._grades_path(mode), last)
+
+    def drop_grades_of_modes(self) -> None:
+        """Remove the grades of each mode before responses are made; those of the last grading stay.
+
+        A sample that is made again has the key of the one that was graded: in a mode that is not
+        graded again, the earlier verdict would count for it.
+        """
+        for path in self.path.glob("grades.*.jsonl"):
+            path.unlink()
 
     def iter_grades(self, mode: str | None = None) -> Iterator[GradeRow]:
         """The grades of the last grading, or of the last one in a mode; none before the first."""

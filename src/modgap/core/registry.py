@@ -233,6 +233,7 @@ DATASETS = Registry(
         "synthetic": replace(
             _PGPS9K, own_data="modgap.datasets.synthetic.benchmark:benchmark_folder"
         ),
+        "charts": replace(_PGPS9K, own_data="modgap.datasets.synthetic.benchmark:charts_folder"),
         "pairs": DatasetEntry(
             "modgap.datasets.pairs:read", check="modgap.datasets.pairs:check", splits=False
         ),

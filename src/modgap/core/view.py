@@ -49,6 +49,7 @@ class View:
         name: Its name on the command line and in records.
         side: Which side of the gap it is on.
         conditions: Whether the conditions are written in the prompt.
+        share: Percent of a problem's conditions that are; see `core.prompt.some_conditions`.
         picture: Which image goes with it: the problem's own, none, a blank one of the same size,
             another problem's, or the problem's own with the conditions drawn below it.
         transcribe: Whether the model is asked to write the conditions down before it solves.
@@ -70,12 +71,15 @@ class View:
     words: Callable[[Problem], str] | None = None
     verbatim: bool = False
     rendering: Rendering | None = None
+    share: int = 100
 
 
 AS_PUBLISHED = "as-published"
 """The data set's own text, whatever it holds of the conditions."""
 RENDERED = "rendered-text"
 """The view whose conditions are words in the image, and the first part of its family's names."""
+PARTIAL = "partial-text"
+"""The first part of the names of views with some of the conditions: `partial-text-25`."""
 VIEWS: dict[str, View] = {
     view.name: view
     for view in (
@@ -156,6 +160,8 @@ def get_view(name: str) -> View:
         return _FROM_OUTSIDE[name]
     if name.startswith(RENDERED):
         return _rendered(name)
+    if name.startswith(PARTIAL):
+        return _partial(name)
     if ":" not in name:
         raise unknown(
             "view", name, ALL_VIEWS, "One of your own is module:object or path/to/file.py:object."
@@ -216,6 +222,17 @@ def _rendered(name: str) -> View:
     view = View(f"{RENDERED}-{size}-{plain}-{digest}", "control", conditions=False,
                 picture="rendered", rendering=Rendering(size, font))  # fmt: skip
     return _FROM_OUTSIDE.setdefault(view.name, view)
+
+
+def _partial(name: str) -> View:
+    """A view of the family `partial-text-PERCENT`. Raises `UserError` for another percentage."""
+    match = re.fullmatch(rf"{PARTIAL}-([1-9][0-9]?)", name)
+    if match is None:
+        raise UserError(
+            f"the view {name!r}: give {PARTIAL}-PERCENT with 1 to 99 percent of the conditions;"
+            " image-only has none and full-text all of them."
+        )
+    return View(name, "control", conditions=True, share=int(match[1]))
 
 
 _RENDERED = re.compile(rf"{RENDERED}(?:-([0-9]{{1,4}}))?(?::(.+))?")

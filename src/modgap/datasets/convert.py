@@ -179,7 +179,7 @@ def _rows(file: Path) -> Iterator[Row]:
         else:
             text = read_text(file, "utf-8-sig")
             lines = file.suffix == ".jsonl"
-            found = [json.loads(x) for x in text.splitlines() if x.strip()] if lines else (
+            found = [json.loads(x) for x in text.split("\n") if x.strip()] if lines else (
                 json.loads(text)
             )  # fmt: skip
             found = found if isinstance(found, list) else [found]

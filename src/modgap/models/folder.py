@@ -19,6 +19,8 @@ from modgap.core.record import read_json
 
 FAST = ("qwen2_5_vl", "qwen3_vl")
 """The types with a forward pass of our own, see `policy.Policy`."""
+BUNDLED = {"tiny": "", "tiny-charts": " --family charts --arch qwen3-vl --seed 2"}
+"""Testbed models of an installation -> the options of `modgap model pretrain` that make them."""
 ADAPTER = "adapter"
 """Where a checkpoint keeps the LoRA adapter that was merged into its weights, see `lora.py`."""
 _PAPER_PIXELS = (256 * 28 * 28, 1280 * 28 * 28)

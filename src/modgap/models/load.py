@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,7 @@ from modgap.core.installation import not_installed, require
 from modgap.core.progress import doing, show
 from modgap.core.prompt import Prompt
 from modgap.core.record import read_json
-from modgap.models.folder import ADAPTER, FAST, IMAGE_PROCESSOR, has_adapter
+from modgap.models.folder import ADAPTER, BUNDLED, FAST, IMAGE_PROCESSOR, has_adapter
 from modgap.models.weights import (
     Weights,
     check_weights,
@@ -50,17 +50,20 @@ _PARTS = {
 }
 
 
-def tiny_folder() -> Path:
-    """Where the bundled testbed model lies.
+def tiny_folder(name: str = "tiny") -> Path:
+    """Where a bundled testbed model lies.
+
+    Args:
+        name: Of `BUNDLED`.
 
     Raises:
         UserError: This installation has none.
     """
-    folder = Path(str(resources.files("modgap.models"))) / "tiny"
+    folder = Path(str(resources.files("modgap.models"))) / name
     if not (folder / "config.json").is_file():
         raise UserError(
-            "the model 'tiny' is not part of this installation: make it with `modgap model"
-            " pretrain --out DIR`, and give DIR/tiny."
+            f"the model {name!r} is not part of this installation: make it with `modgap model"
+            f" pretrain --out DIR{BUNDLED[name]}`, and give DIR/tiny."
         )
     return folder
 
@@ -69,15 +72,15 @@ def resolve(ref: str | Path) -> Path:
     """The local folder of a model; downloads what is on a hub.
 
     Args:
-        ref: `tiny`, a local folder, a Hugging Face id, `modelscope:ORG/NAME`, or one of the
-            original's aliases.
+        ref: `tiny`, `tiny-charts`, a local folder, a Hugging Face id, `modelscope:ORG/NAME`, or one
+            of the original's aliases.
 
     Raises:
         UserError: There is no such model, or it cannot be loaded.
     """
     name = str(ref)
-    if name == "tiny":
-        return tiny_folder()
+    if name in BUNDLED:
+        return tiny_folder(name)
     if Path(name).exists():
         return Path(name)
     if name.startswith("modelscope:"):
@@ -93,7 +96,7 @@ def resolve(ref: str | Path) -> Path:
 def check_name(name: str) -> None:
     """Refuse what cannot be an id of a hub. Raises `UserError`."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        near = get_close_matches(name.casefold(), ["tiny", *ALIASES], n=1)
+        near = get_close_matches(name.casefold(), [*BUNDLED, *ALIASES], n=1)
         raise UserError(
             f"no model {name!r}: give 'tiny', a folder that exists, a Hugging Face id (ORG/NAME),"
             f" modelscope:ORG/NAME or one of {', '.join(sorted(ALIASES))}."
@@ -363,7 +366,7 @@ def load_policy(
     dtype: str | torch.dtype | None = None,
     attn: str | None = None,
     lora: int | None = None,
-    freeze_vision: bool = False,
+    frozen: Collection[str] = (),
     gradient_checkpointing: bool = False,
     pixels: tuple[int, int] | None = None,
     plain: bool = False,
@@ -377,7 +380,7 @@ def load_policy(
         attn: Attention of transformers, `sdpa` by default.
         lora: Rank of LoRA adapters on the language model's linear layers; only these are trained
             then.
-        freeze_vision: The vision tower is not trained.
+        frozen: Parts that are not trained: tower, merger, language.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
         pixels: Least and most pixels of an image, instead of the processor's own.
         plain: Take transformers' own forward pass where there is one of ours, too.
@@ -414,14 +417,14 @@ def load_policy(
         images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
         if pixels is not None:
             images.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
-        fast = Policy(model, tokenizer, images, source=folder, freeze_vision=freeze_vision)
+        fast = Policy(model, tokenizer, images, source=folder, frozen=frozen)
         if model_type(folder) == FAST[0]:
             return fast
     processor = load_processor(folder, model_type(folder), pixels)
     # `Policy` writes the chat itself; models that always think have another one.
     if fast is not None and _writes_as(fast, ChatTemplate(processor, folder.name)):
         return fast
-    return PlainPolicy(model, processor, folder, freeze_vision)
+    return PlainPolicy(model, processor, folder, frozen)
 
 
 def _writes_as(policy: Policy, template: ChatTemplate) -> bool:

@@ -12,7 +12,7 @@ longest response, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,8 @@ from modgap.models.decoder import Features
 from modgap.models.files import save_folder
 from modgap.models.folder import FAST
 from modgap.models.generic import Asked, GenericModel
+from modgap.models.parts import freeze
 from modgap.models.scoring import chosen_logps, padded
-
-_VISION = ("visual", "vision_tower", "multi_modal_projector")
 
 
 class PlainPolicy(GenericModel):
@@ -40,18 +39,15 @@ class PlainPolicy(GenericModel):
             injected into it.
         processor: Its processor.
         source: The folder it was loaded from, for the files that `save` copies.
-        freeze_vision: The vision tower is not trained.
+        frozen: Parts that are not trained, see `parts.py`.
     """
 
     def __init__(
-        self, model: Any, processor: Any, source: Path, freeze_vision: bool = False
+        self, model: Any, processor: Any, source: Path, frozen: Collection[str] = ()
     ) -> None:
         super().__init__(model, processor, source.name)
         self.source = source
-        if freeze_vision:
-            for name in _VISION:
-                if (part := getattr(model.model, name, None)) is not None:
-                    part.requires_grad_(False)
+        freeze(model, frozen)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that are trained."""

@@ -14,7 +14,7 @@ Legend: B rows (one response each), T response tokens, V vocabulary, L prompt to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from modgap.models.decode import Generated, batches, evaluating, rows_at_once, s
 from modgap.models.decoder import Features
 from modgap.models.encode import EncodedPrompt, Encoder, Pixels, byte_table, pixel_values
 from modgap.models.files import save_folder
+from modgap.models.parts import freeze
 from modgap.models.scoring import chosen_logps, padded
 from modgap.models.static import StaticSampler, wanted
 from modgap.models.tree import tree_hidden
@@ -47,7 +48,8 @@ class Policy:
         tokenizer: Its tokenizer.
         image_processor: Its image processor.
         source: The folder it was loaded from, for the files that `save` copies.
-        freeze_vision: The vision tower is not trained and its features carry no gradient.
+        frozen: Parts that are not trained, see `parts.py`; without tower and merger the features of
+            images carry no gradient.
     """
 
     def __init__(
@@ -56,15 +58,14 @@ class Policy:
         tokenizer: Any,
         image_processor: Any,
         source: Path | None = None,
-        freeze_vision: bool = False,
+        frozen: Collection[str] = (),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.processor = image_processor
         self.source = source
-        self.freeze_vision = freeze_vision
-        if freeze_vision:
-            model.model.visual.requires_grad_(False)
+        freeze(model, frozen)
+        self._vision_frozen = {"tower", "merger"} <= set(frozen)
         # On an H100 or H200 torch prefers cuDNN's attention. It plans each new size anew, for tens
         # of milliseconds, and prompts and responses rarely have a size seen before. Disabled for
         # the whole process: a layer that is recomputed in the backward pass must use the same
@@ -145,7 +146,7 @@ class Policy:
                 unique[prompt.image_key] = prompt.pixels
         if unique:
             pixels = pixel_values(list(unique.values()), self.device)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self._vision_frozen):
                 features = encode_images(self.visual, pixels, [p.grid for p in unique.values()])
             by_key.update(zip(unique, features, strict=True))
         return [by_key[p.image_key] if p.pixels is not None else None for p in prompts]

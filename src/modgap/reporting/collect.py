@@ -200,9 +200,9 @@ def read_stage(path: Path | str, recipe: str) -> TrainStage:
     """
     path = Path(path)
     log: dict[int, LogRow] = {}
-    for number, row in enumerate(_json_lines(path / "train_log.jsonl"), start=1):
-        step = row.get("step", number)
-        if not isinstance(step, int):
+    for row in _json_lines(path / "train_log.jsonl"):
+        step = row.get("step")
+        if not isinstance(step, int) or isinstance(step, bool):
             raise UserError(
                 f"{path / 'train_log.jsonl'}: the step {step!r} is not a whole number: correct that"
                 " line."
@@ -382,8 +382,9 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise UserError(
                     f"{path} line {number}: not valid JSON ({error}): remove that line."
                 ) from None
-            if isinstance(row, dict):
-                yield row
+            if not isinstance(row, dict):
+                raise UserError(f"{path} line {number}: it is no object: remove that line.")
+            yield row
 
 
 def _numbers(row: Mapping[str, object], prefix: str = "") -> dict[str, float]:

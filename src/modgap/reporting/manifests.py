@@ -125,7 +125,7 @@ class _Marks(_Checked):
 
 
 class _MarksOfPart(_Checked):
-    """Those of a run cut from another: with fewer problems its data have none as a whole."""
+    """Those of a part of an evaluation (`modgap cut`): it has none of its data."""
 
     fingerprints: dict[str, str | None]
 
@@ -145,7 +145,7 @@ def read_manifest(path: Path) -> Manifest:
         if found.kind in _RESOLVED:
             _RESOLVED[found.kind].model_validate(found.resolved)
         if found.kind in ("train", "eval"):
-            (_MarksOfPart if "cut_from" in whole else _Marks).model_validate(whole)
+            (_MarksOfPart if whole.get("cut_from") else _Marks).model_validate(whole)
     except ValidationError as error:
         value = part(json.dumps(error.errors()[0]["input"], default=str))[:60]
         raise UserError(

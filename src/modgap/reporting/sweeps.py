@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from modgap.analysis.cells import SeedRun, Sweep, Variant
 from modgap.analysis.results import Settings
 from modgap.core import registry
+from modgap.core.recipe import NOT_IN_OLDER
 from modgap.reporting.manifests import missing, read_manifest
 
 if TYPE_CHECKING:
@@ -32,6 +33,19 @@ def find_sweeps(found: Collection) -> list[Sweep]:
     """The tables over seeds that runs and `cells.json` files make.
 
     A table needs a recipe with at least two seeds.
+
+    Args:
+        found: The runs, and what was read from files.
+    """
+    return [
+        sweep
+        for sweep in gather_sweeps(found)
+        if any(len(variant.runs) > 1 for variant in sweep.recipes)
+    ]
+
+
+def gather_sweeps(found: Collection) -> list[Sweep]:
+    """What runs and `cells.json` files hold for tables over seeds, single seeds included.
 
     Args:
         found: The runs, and what was read from files.
@@ -63,17 +77,11 @@ def find_sweeps(found: Collection) -> list[Sweep]:
                 # If the study is not finished, its recipes do not say what they started from.
                 if not sweep.model:
                     sweep = tables[key] = replace(sweep, model=run.model)
-                sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, _right(run.scores)))
-    kept = [
-        sweep
-        for sweep in tables.values()
-        if any(len(variant.runs) > 1 for variant in sweep.recipes)
-    ]
+                sweep.untrained.append(SeedRun(run.name, None, 0, 0.0, right_counts(run.scores)))
     for sweep in tables.values():
         found.notes += _unlike(sweep)
-    for sweep in kept:
         _sort(sweep)
-    return kept
+    return list(tables.values())
 
 
 def _unlike(sweep: Sweep) -> list[str]:
@@ -90,7 +98,7 @@ def _unlike(sweep: Sweep) -> list[str]:
         ]
         for number, stage in enumerate(variant.stages):
             known = {name for other in alike for name in other.stages[number]}
-            if lacking := sorted(known - set(stage)):
+            if lacking := sorted(known - set(stage) - set(NOT_IN_OLDER)):
                 names = ", ".join(run.name for run in variant.runs)
                 notes.append(
                     f"{names}: the manifest of stage{number + 1} lacks {', '.join(lacking)}, which"
@@ -163,7 +171,7 @@ def _add(
             return
         problems = [row.id for row, asked in zip(score.problems, asked_P, strict=True) if asked]
         tables[key] = Sweep(
-            run.base, str(marks["model"]), _evaluation(run), problems, sides, [], []
+            run.base, str(marks["model"]), evaluation_of(run), problems, sides, [], []
         )
     sweep = tables[key]
     if not _is_whole(run, score, sweep):
@@ -182,15 +190,15 @@ def _add(
     _add_run(
         sweep,
         Variant(recipe, data, settings, []),
-        SeedRun(run.name, seed, steps, seconds, _right(score)),
+        SeedRun(run.name, seed, steps, seconds, right_counts(score)),
     )
 
 
 def _key(run: EvalRun, base: str) -> str:
-    return json.dumps([base, _evaluation(run)], sort_keys=True)
+    return json.dumps([base, evaluation_of(run)], sort_keys=True)
 
 
-def _evaluation(run: EvalRun) -> Settings:
+def evaluation_of(run: EvalRun) -> Settings:
     """How a run was evaluated and graded.
 
     Everything that must be the same in one table except the model.
@@ -226,7 +234,8 @@ def _asked(score: Scores) -> NDArray[np.bool_]:
     )
 
 
-def _right(score: Scores) -> dict[str, NDArray[np.int64]]:
+def right_counts(score: Scores) -> dict[str, NDArray[np.int64]]:
+    """View -> right samples of each problem, of the views that are complete."""
     asked_P = _asked(score)
     whole_V = np.logical_and.reduce(score.complete_PV[asked_P], axis=0)
     counts_PV = score.correct_PVS[asked_P].sum(axis=2).astype(np.int64)

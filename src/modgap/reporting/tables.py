@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from modgap.analysis.gap import GapChange
 from modgap.analysis.results import ReportSummary, Summary, TypeGap
 from modgap.core.text import interval, percent, signed
-from modgap.core.view import RENDERED
+from modgap.core.view import PARTIAL, RENDERED
 
 NOT_COMPARABLE = "differs in"
 """Head of the column that says what a run differs in from the one that it stands beside."""
@@ -23,6 +23,7 @@ MEANINGS = {
     "question-only": "what can be guessed from the question",
     "blank-image": "the same with a blank image: what an image as such changes",
     "swapped-image": "whether a wrong image leads it astray when the text says everything",
+    "partial-text": "what it solves when some of the conditions are in the image only",
     "rendered-text": "whether it reads the conditions as words in the image",
     "as-published": "the data set's own text, whatever it holds of the conditions",
     "transcribe": "image-only, asked to write the conditions down first",
@@ -40,7 +41,7 @@ MEANINGS = {
 
 def meaning(view: str) -> str:
     """What a view's accuracy shows; empty for a view from outside the package."""
-    family = RENDERED if view.startswith(RENDERED) else view
+    family = next((first for first in (RENDERED, PARTIAL) if view.startswith(first)), view)
     return MEANINGS.get(family, "")
 
 

@@ -1,11 +1,11 @@
-r"""A tiny but genuine Qwen2.5-VL in Hugging Face format.
+r"""A tiny but genuine Qwen2.5-VL or Qwen3-VL in Hugging Face format.
 
 It consists of a config, random weights, a tokenizer and an image processor. It has every part of
 the real one (a vision tower with merged patches, M-RoPE, ChatML, Qwen's special tokens) at about
-5 M parameters, so that whatever works on it works on the 3B and 7B models. Differences: its own
-byte-level BPE tokenizer in which every digit and every capital letter is one token (labels of
-points are read letter by letter); full attention in every vision layer (its images are 64 merged
-tokens); images are brought to about 224 x 224 pixels.
+5 M parameters (Qwen3-VL: 9 M), so that whatever works on it works on the large ones. Differences:
+its own byte-level BPE tokenizer in which every digit and every capital letter is one token (labels
+of points are read letter by letter); full attention in every vision layer (its images are 64 merged
+tokens, or 49); images are brought to about 224 x 224 pixels.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ class Size:
         vision_width: Channels of the vision tower.
         vision_layers: Its layers.
         vision_mlp: Channels inside its MLPs.
-        side: Images are brought to about side x side pixels; a multiple of 28.
+        side: Images are brought to about side x side pixels; a whole number of merged tokens.
         max_new_tokens: Longest response by default.
+        kv_heads: Key and value heads of the language model; 0 for as many as query heads.
     """
 
     vocabulary: int = 640
@@ -91,6 +92,19 @@ class Size:
     vision_mlp: int = 512
     side: int = 224
     max_new_tokens: int = 256
+    kv_heads: int = 0
+
+    @property
+    def heads(self) -> int:
+        """Query heads of the language model."""
+        return self.text_width // 64
+
+
+SIZES = {
+    "qwen2.5-vl": Size(),
+    "qwen3-vl": Size(text_layers=6, vision_layers=6, vision_mlp=768, kv_heads=2),
+}
+"""Architecture -> its sizes."""
 
 
 def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> Any:
@@ -156,8 +170,8 @@ def tiny_config(ids: dict[str, int], vocabulary: int, size: Size) -> Any:
             "hidden_size": size.text_width,
             "intermediate_size": size.text_mlp,
             "num_hidden_layers": size.text_layers,
-            "num_attention_heads": size.text_width // 64,
-            "num_key_value_heads": size.text_width // 64,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.kv_heads or size.heads,
             "max_position_embeddings": 4096,
             "rope_parameters": {
                 "rope_type": "default",
@@ -184,33 +198,83 @@ def tiny_config(ids: dict[str, int], vocabulary: int, size: Size) -> Any:
     )
 
 
+def deep_config(ids: dict[str, int], vocabulary: int, size: Size) -> Any:
+    """The `Qwen3VLConfig` of these sizes: features of one inner block reach the language model."""
+    from transformers import Qwen3VLConfig
+
+    assert size.side % 32 == 0, "a side is a whole number of merged tokens"
+    end, pad = ids["<|im_end|>"], ids["<|endoftext|>"]
+    shared: dict[str, Any] = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": pad}
+    return Qwen3VLConfig(
+        text_config={
+            "vocab_size": vocabulary,
+            "hidden_size": size.text_width,
+            "head_dim": 64,
+            "intermediate_size": size.text_mlp,
+            "num_hidden_layers": size.text_layers,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.kv_heads or size.heads,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "mrope_interleaved": True,
+                "mrope_section": [12, 10, 10],
+            },
+            "tie_word_embeddings": True,
+            **shared,
+        },
+        vision_config={
+            "depth": size.vision_layers,
+            "hidden_size": size.vision_width,
+            "intermediate_size": size.vision_mlp,
+            "num_heads": size.vision_width // 64,
+            "out_hidden_size": size.text_width,
+            "num_position_embeddings": (size.side // 16) ** 2,
+            "deepstack_visual_indexes": [max(0, size.vision_layers // 2 - 1)],
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+        **shared,
+    )
+
+
 def build_tiny(
-    folder: str | Path, corpus: Iterable[str], seed: int = 0, size: Size | None = None
+    folder: str | Path,
+    corpus: Iterable[str],
+    seed: int = 0,
+    size: Size | None = None,
+    arch: str = "qwen2.5-vl",
 ) -> Path:
-    """Write a tiny Qwen2.5-VL with random weights.
+    """Write a tiny model with random weights.
 
     Args:
         folder: Where.
         corpus: Texts like those that it will read and write, for its tokenizer.
         seed: Of the weights.
-        size: Its sizes.
+        size: Its sizes; those of `SIZES` by default.
+        arch: Its architecture: `qwen2.5-vl` or `qwen3-vl`.
 
     Returns:
         The folder.
     """
     import torch
-    from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoModelForImageTextToText, GenerationConfig
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    size = size or Size()
+    size = size or SIZES[arch]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(corpus, size.vocabulary)
     ids: dict[str, int] = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
-    config = tiny_config(ids, len(tokenizer), size)
+    deep = arch == "qwen3-vl"
+    config = (deep_config if deep else tiny_config)(ids, len(tokenizer), size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = Qwen2_5_VLForConditionalGeneration(config)
+        model: Any = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=0.6,
@@ -223,12 +287,13 @@ def build_tiny(
     tokenizer.save_pretrained(folder)
     # A quarter less and a quarter more than side^2: a square of that side keeps its size.
     pixels = {"shortest_edge": size.side**2 * 3 // 4, "longest_edge": size.side**2 * 5 // 4}
-    Qwen2VLImageProcessorPil(size=pixels).save_pretrained(folder)
-    _complete_processor(folder, pixels)
+    half = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3} if deep else {}
+    Qwen2VLImageProcessorPil(size=pixels, **half).save_pretrained(folder)
+    _complete_processor(folder, pixels, "Qwen3VL" if deep else "Qwen2_5_VL")
     return folder
 
 
-def _complete_processor(folder: Path, pixels: dict[str, int]) -> None:
+def _complete_processor(folder: Path, pixels: dict[str, int], kind: str) -> None:
     """Add what `AutoProcessor` wants if torchvision is installed.
 
     These are class names without a backend, and the video processor.
@@ -236,11 +301,11 @@ def _complete_processor(folder: Path, pixels: dict[str, int]) -> None:
     path = folder / "preprocessor_config.json"
     image = json.loads(path.read_text(encoding="utf-8"))
     image["image_processor_type"] = "Qwen2VLImageProcessor"
-    image["processor_class"] = "Qwen2_5_VLProcessor"
+    image["processor_class"] = f"{kind}Processor"
     path.write_text(json.dumps(image, indent=2) + "\n", encoding="utf-8")
     video = {
         **{k: v for k, v in image.items() if k not in {"image_processor_type", "data_format"}},
-        "video_processor_type": "Qwen2VLVideoProcessor",
+        "video_processor_type": f"{'Qwen3VL' if kind == 'Qwen3VL' else 'Qwen2VL'}VideoProcessor",
         "size": pixels,
     }
     (folder / "video_preprocessor_config.json").write_text(

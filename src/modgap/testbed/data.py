@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from modgap.testbed.build import Size
     from modgap.testbed.train import Corpus
 
-SIDE, CELL = 224, 28  # pixels: of the image, of a merged token
+SIDE = 224  # pixels of the image
+CELL = 28  # pixels of a merged token of Qwen2.5-VL
+CELLS = {"qwen2.5-vl": CELL, "qwen3-vl": 32}
+"""Architecture -> pixels of a merged token."""
 CHARACTERS = digits + ascii_letters + "°+-()./√π"
 SLOTS = 8  # a cell's parts for characters: 4 columns by 2 rows; for vertices: its 4 patches
 N_MARKS = SLOTS * len(CHARACTERS) + 4 * len(ascii_uppercase)
@@ -71,6 +74,8 @@ class Plan:
     It is written to `plan.json`; a folder made with another plan is refused.
 
     Attributes:
+        family: Of the problems: `geometry` or `charts`.
+        arch: Architecture of the model, of `CELLS`.
         problems: Training problems.
         seed: Of the data, the weights and the batches. Held-out problems come from the generator's
             test split.
@@ -87,6 +92,8 @@ class Plan:
             the rows.
     """
 
+    family: str = "geometry"
+    arch: str = "qwen2.5-vl"
     problems: int = 200_000
     seed: int = 1
     levels: tuple[int, ...] = (1, 2, 3)
@@ -99,6 +106,17 @@ class Plan:
     marks_weight: float = 0.1
     mixture: dict[str, float] = field(default_factory=lambda: dict(MIXTURE))
     fade: float = 0.4
+
+    @property
+    def cell(self) -> int:
+        """Pixels of a merged token."""
+        return CELLS[self.arch]
+
+    def make(self, seed: int, index: int, split: str = "train") -> SyntheticProblem:
+        """A problem of the plan's family and levels."""
+        from modgap.datasets.synthetic.families import FAMILIES
+
+        return FAMILIES[self.family].make(seed, index, split, self.levels)
 
 
 def say(text: str) -> None:
@@ -123,14 +141,19 @@ def to_problem(made: SyntheticProblem, name: str, split: str, index: int) -> Pro
     )
 
 
-def marks_of(made: SyntheticProblem) -> list[int]:
-    """The head's targets: token * N_MARKS + feature, for each character and each point."""
+def marks_of(made: SyntheticProblem, side: int = CELL) -> list[int]:
+    """The head's targets: token * N_MARKS + feature, for each character and each point.
+
+    Args:
+        made: The problem.
+        side: Pixels of a merged token.
+    """
     from modgap.datasets.synthetic.draw import font
 
     def cell(x: float, y: float) -> tuple[int, float, float]:
         x, y = min(max(x, 0), SIDE - 1), min(max(y, 0), SIDE - 1)
-        token = int(y // CELL) * (SIDE // CELL) + int(x // CELL)
-        return token, (x % CELL) / CELL, (y % CELL) / CELL
+        token = int(y // side) * (SIDE // side) + int(x // side)
+        return token, (x % side) / side, (y % side) / side
 
     codes: list[int] = []
     for label in made.labels:
@@ -143,7 +166,7 @@ def marks_of(made: SyntheticProblem) -> list[int]:
             slot = int(down * 2) * 4 + int(across * 4)
             codes.append(token * N_MARKS + slot * len(CHARACTERS) + CHARACTERS.index(character))
     for name, (x, y) in made.pixels.items():
-        if name in ascii_uppercase:
+        if len(name) == 1 and name in ascii_uppercase:  # not the end of a bar
             token, across, down = cell(x, y)
             patch = int(down * 2) * 2 + int(across * 2)
             first = SLOTS * len(CHARACTERS) + patch * len(ascii_uppercase)
@@ -151,8 +174,8 @@ def marks_of(made: SyntheticProblem) -> list[int]:
     return sorted(set(codes))
 
 
-def places_of(made: SyntheticProblem) -> str:
-    """`label column row` of every text in patches of 14 px, in reading order.
+def places_of(made: SyntheticProblem, side: int = CELL) -> str:
+    """`label column row` of every text in patches (half of `side`), in reading order.
 
     A point's place is its vertex.
     """
@@ -161,12 +184,12 @@ def places_of(made: SyntheticProblem) -> str:
         x, y = label.x + label.w / 2, label.y + label.h / 2
         if label.kind == "point":
             x, y = made.pixels.get(label.text, (x, y))
-        entries.append((int(y // 14), int(x // 14), label.text))
+        entries.append((int(y // (side // 2)), int(x // (side // 2)), label.text))
     return ", ".join(f"{text} {column} {row}" for row, column, text in sorted(entries))
 
 
-def texts_of(made: SyntheticProblem) -> dict[str, Prompt | str]:
-    """All sequences of a problem: prompts, and targets as plain text."""
+def texts_of(made: SyntheticProblem, side: int = CELL) -> dict[str, Prompt | str]:
+    """All sequences of a problem: prompts, and targets as plain text; `side` as in `marks_of`."""
     problem = to_problem(made, "", "train", 0)
     out: dict[str, Prompt | str] = {
         name: evaluation_prompt(problem, view, "paper" if style == "paper" else "aligned")
@@ -176,15 +199,13 @@ def texts_of(made: SyntheticProblem) -> dict[str, Prompt | str]:
         **out,
         "labels": Prompt(LABELS_REQUEST),
         "solution": made.solution,
-        "places": places_of(made),
+        "places": places_of(made, side),
     }
 
 
 def _corpus_texts(plan: Plan, n: int) -> Iterator[str]:
-    from modgap.datasets.synthetic import make_problem
-
     for index in range(n):
-        for text in texts_of(make_problem(plan.seed, index, "train", plan.levels)).values():
+        for text in texts_of(plan.make(plan.seed, index), plan.cell).values():
             yield text.text if isinstance(text, Prompt) else text
 
 
@@ -211,7 +232,6 @@ def _make_chunk(span: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray, np
         Their marks, their tokens one after the other, and the lengths `[n, sequences]`.
     """
     from modgap.core.images import decode
-    from modgap.datasets.synthetic import make_problem
 
     encoder, plan = _worker["encoder"], _worker["plan"]
     marks: list[np.ndarray] = []
@@ -219,14 +239,14 @@ def _make_chunk(span: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray, np
     lengths = np.zeros((span[1] - span[0], len(NAMES)), np.int32)
     end = encoder.tokenizer.eos_token_id
     for row, index in enumerate(range(*span)):
-        made = make_problem(plan.seed, index, "train", plan.levels)
+        made = plan.make(plan.seed, index)
         _worker["images"][index] = np.asarray(decode(made.png).convert("L"))
-        marks.append(np.array(marks_of(made), np.int32))
-        texts = texts_of(made)
+        marks.append(np.array(marks_of(made, plan.cell), np.int32))
+        texts = texts_of(made, plan.cell)
         for column, name in enumerate(NAMES):
             text = texts[name]
             if isinstance(text, Prompt):
-                ids = encoder.tokens(text, (SIDE // CELL) ** 2)
+                ids = encoder.tokens(text, (SIDE // plan.cell) ** 2)
             else:
                 ids = [*encoder.tokenizer(text, add_special_tokens=False)["input_ids"], end]
             tokens += ids
@@ -241,7 +261,8 @@ def make_data(out: Path, plan: Plan, workers: int, size: Size | None = None) -> 
     if (out / "corpus.npz").exists():
         return
     begun = time.monotonic()
-    base = build_tiny(out / "base", _corpus_texts(plan, min(plan.problems, 1500)), plan.seed, size)
+    corpus = _corpus_texts(plan, min(plan.problems, 1500))
+    base = build_tiny(out / "base", corpus, plan.seed, size, plan.arch)
     images = out / "images.npy"
     shape = (plan.problems, SIDE, SIDE)
     np.lib.format.open_memmap(images, mode="w+", dtype=np.uint8, shape=shape).flush()

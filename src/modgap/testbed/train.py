@@ -11,14 +11,16 @@ This module knows only tensors and tasks' names; `modgap.testbed` makes the data
 model. Weights are bf16 on a GPU with an fp32 master copy in the optimizer, fp32 on a CPU. Every
 batch is a function of (seed, step).
 
-Legend: N problems, B rows, S sequence, M merged tokens of an image, F features that the head names.
+Legend: N problems, B rows, S sequence, M merged tokens of an image, C channels of the language
+model, D those of an image's features (C, and C more for each level of DeepStack), F features that
+the head names.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -180,8 +182,8 @@ class Trainer:
         head: nn.Linear | None = None,
     ) -> None:
         self.policy, self.corpus, self.phase, self.schedule = policy, corpus, phase, schedule
-        width = policy.model.config.text_config.hidden_size
-        self.head = head or new_head(width, corpus.n_marks, policy.device)
+        self.width: int = policy.model.config.text_config.hidden_size
+        self.head = head or new_head(self.width, corpus.n_marks, policy.device)
         trained = policy.visual if phase == "glyphs" else policy.model
         groups = [(list(trained.parameters()), 1.0), (list(self.head.parameters()), 1.0)]
         self.optimizer = MasterAdamW(groups, schedule)
@@ -221,12 +223,13 @@ class Trainer:
         return torch.from_numpy(problems).to(self.policy.device), tasks
 
     def _features(self, problems: Tensor) -> Tensor:
-        """Merged tokens `[B, M, C]` of the problems' images."""
+        """Merged tokens `[B, M, D]` of the problems' images."""
         if not len(problems):
-            width = self.policy.model.config.text_config.hidden_size
+            levels = len(getattr(self.policy.visual, "deepstack_merger_list", ()))
             return torch.zeros(
-                0, self._merged, width, dtype=self.policy.dtype, device=self.policy.device
-            )
+                0, self._merged, self.width * (1 + levels), dtype=self.policy.dtype,
+                device=self.policy.device,
+            )  # fmt: skip
         pixels = patchify(self.corpus.images[problems], self.policy.processor).to(self.policy.dtype)
         return torch.stack(encode_images(self.policy.visual, pixels, [self._grid] * len(problems)))
 
@@ -240,7 +243,7 @@ class Trainer:
 
     def marks_loss(self, features: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy for each true mark, and (recall, precision)."""
-        logits = self.head(features.float())
+        logits = self.head(features[..., : self.width].float())
         target = self._marks(problems)
         loss = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / target.sum()
         said = logits.detach() > 0
@@ -272,7 +275,7 @@ class Trainer:
         embeds = self.policy.decoder.embed_tokens(ids)
         shown = features.shape[0]
         at = c.image_at
-        image = features.to(embeds.dtype)
+        image, *deep = features.to(embeds.dtype).split(self.width, dim=-1)
         after = embeds[:shown, at + self._merged :]
         with_image = torch.cat((embeds[:shown, :at], image, after), dim=1)
         embeds = torch.cat((with_image, embeds[shown:]))
@@ -281,8 +284,18 @@ class Trainer:
             position_ids=self._positions(len(tasks), shown, width, device),
             attention_mask=None,
             use_cache=False,
+            **self._deep(deep, len(tasks), shown, width),
         ).last_hidden_state
         return F.cross_entropy(self.policy.head(hidden[scored]).float(), wanted)
+
+    def _deep(self, deep: Sequence[Tensor], rows: int, shown: int, width: int) -> dict[str, Any]:
+        """What the decoder of a Qwen3-VL adds after its first layers, and where; else nothing."""
+        if not deep or not shown:
+            return {}
+        is_image = torch.zeros(rows, width, dtype=torch.bool, device=self.policy.device)
+        is_image[:shown, self.corpus.image_at : self.corpus.image_at + self._merged] = True
+        added = [level.flatten(0, 1) for level in deep]
+        return {"visual_pos_masks": is_image, "deepstack_visual_embeds": added}
 
     def _positions(self, rows: int, shown: int, width: int, device: torch.device) -> Tensor:
         """M-RoPE positions `[3, B, S]`.

@@ -6,7 +6,7 @@ they are passed in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,7 +143,7 @@ class LoadPolicy(Protocol):
         *,
         dtype: str | None,
         lora: int | None,
-        freeze_vision: bool,
+        frozen: Collection[str],
         gradient_checkpointing: bool,
     ) -> TrainablePolicy:
         """Load the policy; with `dtype` None the loader chooses the type."""

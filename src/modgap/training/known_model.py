@@ -10,7 +10,7 @@ from typing import Any
 from modgap.core.errors import UserError
 from modgap.core.files import read_text
 from modgap.core.record import read_json
-from modgap.models.folder import image_processor
+from modgap.models.folder import BUNDLED, image_processor
 from modgap.training.shape import SHAPED, SHAPES, DeepShape, Shape, shape_of
 
 _OPENS = re.compile(r"assistant(?:\\+n)+<think>")
@@ -55,7 +55,7 @@ def known_model(name: str, engine: str = "local") -> Model:
     """
     from modgap.models.load import ALIASES, check_files, check_name, check_type, tiny_folder
 
-    folder = tiny_folder() if name == "tiny" else Path(name)
+    folder = tiny_folder(name) if name in BUNDLED else Path(name)
     if not (folder / "config.json").is_file():
         if folder.is_dir():
             check_files(folder)  # says what is missing

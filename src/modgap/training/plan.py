@@ -272,7 +272,7 @@ def flops_of(stage: Stage, shape: Shape, lengths: Lengths) -> tuple[dict[str, fl
     prefill = alone * drawn * (layers * lengths.prompt + seen + see)
     mean_past = lengths.prompt + lengths.response / 2
     token = layers + head(shape, 1) + 4.0 * shape.layers * shape.wide * mean_past
-    update = groups * (again * group + (1.0 if s.freeze_vision else again) * alone * see)
+    update = groups * (again * group + (1.0 if s.sees_frozen else again) * alone * see)
     flops = {
         "rollout": prefill + drawn * n * lengths.response * token,
         "update": update if stage.scores_rollouts else 0.0,
@@ -302,7 +302,7 @@ def _twin_flops(stage: Stage, shape: Shape, lengths: Lengths, work: TwinWork) ->
     n = stage.settings.samples_per_prompt
     # Without gradient once; the scores are kept for no backward pass.
     times = 1.0 if work.place == "still" else _passes(stage)
-    seen = min(times, 1.0) if stage.settings.freeze_vision else times
+    seen = min(times, 1.0) if stage.settings.sees_frozen else times
     images = float(work.sees) if shape.shared else n * work.share
     found = times * group_work(shape, lengths, work.tokens, work.before, n * work.share)
     found += seen * images * shape.see(lengths.image)
@@ -429,7 +429,7 @@ def memory(
     weights, copies_of_weights = weight_bytes(stage, shape, machine)
     parts = {
         "weights, gradients, AdamW": weights + 12.0 * trained,
-        "activations": kept + (0.0 if s.freeze_vision else seen),
+        "activations": kept + (0.0 if s.sees_frozen else seen),
         "logits": 12.0 * min(rows * lengths.response * shape.vocab, 2**28),
     }
     if copies := teachers_of(stage):
@@ -576,6 +576,8 @@ def remedy(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> st
     """What would make one row fit: each setting that suffices alone, or all of them together."""
     changes = {"gradient_checkpointing": True, "lora_rank": 16, "freeze_vision": True}
     left = {name: value for name, value in changes.items() if not getattr(stage.settings, name)}
+    if "language" in stage.settings.frozen:
+        left = {"gradient_checkpointing": True} if "gradient_checkpointing" in left else {}
 
     def fits(changed: Mapping[str, object]) -> bool:
         settings: Any = changed
@@ -602,7 +604,12 @@ def trained_parameters(stage: Stage, shape: Shape) -> int:
         sides = 2 * (shape.hidden + shape.wide) + 2 * (shape.hidden + kv)
         sides += 3 * (shape.hidden + shape.intermediate)
         return rank * shape.layers * sides
-    return shape.parameters - (shape.vision if stage.settings.freeze_vision else 0)
+    # A frozen tower with a trained merger, or the other way round, counts as trained: the tower's
+    # activations are most of what it costs.
+    frozen = shape.vision if stage.settings.sees_frozen else 0
+    if "language" in stage.settings.frozen:
+        frozen += shape.parameters - shape.vision
+    return shape.parameters - frozen
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ from modgap.core.errors import UserError
 from modgap.core.images import CONVERTED, inspect_all, is_plain
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, Style, structural_conditions, training_prompt, twin_prompt
-from modgap.core.recipe import NAMES, Recipe, Settings, Stage
+from modgap.core.recipe import NAMES, NOT_IN_OLDER, Recipe, Settings, Stage
 from modgap.core.view import get_view
 from modgap.grading.answer import reward as graded_reward
 from modgap.grading.number import parse_number
@@ -230,7 +230,7 @@ def load_for_training(
         start,
         dtype=None if settings.lora_rank else "float32",
         lora=settings.lora_rank or None,
-        freeze_vision=settings.freeze_vision,
+        frozen=settings.frozen,
         gradient_checkpointing=settings.gradient_checkpointing,
     )
     for parameter in policy.parameters():
@@ -249,8 +249,7 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
     settings = asdict(stage.settings)
     for name in ("gradient_checkpointing", "save_every"):
         del settings[name]
-    for name in ("validation_views", "validation_split", "validate_before"):
-        # Omitted at its default: older manifests lack this key and must still resume.
+    for name in NOT_IN_OLDER:
         if settings[name] == getattr(Settings(), name):
             del settings[name]
     if stage.settings.loss_mean == "mini_batch":

@@ -63,7 +63,7 @@ def cut(
     fingerprints = dict(manifest.get("fingerprints", {}))
     if len(rows) < len(problems):
         # That of the problems together is of all of them; each has its own in fingerprints.json.
-        fingerprints["data_fingerprint"] = None
+        fingerprints.pop("data_fingerprint", None)
     with folder.lock():
         if folder.start("eval", kept, manifest.get("given", {}), **fingerprints):
             raise UserError(f"{out} holds this part already: give another --out.")

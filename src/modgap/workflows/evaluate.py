@@ -340,6 +340,7 @@ def _answer(
     progress("answering", count, total)
     if not requests:
         return 0
+    run.drop_grades_of_modes()
     before = count
     places: set[str] = set()
     try:

@@ -9,6 +9,7 @@ read line by line, twice, so that a million of them need little more memory than
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import tempfile
 from collections import deque
@@ -46,6 +47,7 @@ from modgap.grading.judge import JudgeMode, Undecided
 from modgap.grading.mathverse import Case
 from modgap.grading.symbolic import SymbolicPool
 from modgap.reporting.judged import open_words
+from modgap.reporting.manifests import read_manifest
 from modgap.reporting.sampling import greedy_words, sampling_of
 from modgap.reporting.words import reply_words
 from modgap.workflows.judge_stage import Checked, JudgeStage
@@ -137,6 +139,8 @@ def grade_held(
 ) -> Summary:
     """`grade_run` for a caller that holds the run's lock."""
     manifest = run.manifest()
+    if manifest.get("kind") in ("eval", "import"):  # responses of others are refused below
+        read_manifest(run.path)  # the types of what is used of it
     problems = run.problems()
     if not problems:
         raise UserError(f"{run.path} has no problems.jsonl: it is not an evaluation run.")
@@ -300,6 +304,7 @@ class _Grading:
 
     def _row(self, key: Key, verdict: Grade) -> GradeRow:
         problem_id, view, sample = key
+        value = verdict.value  # JSON has no infinity
         return GradeRow(
             problem_id=problem_id,
             view=view,
@@ -309,7 +314,7 @@ class _Grading:
             gold=self._problems[problem_id].gold_of(view),
             stage=verdict.stage,
             mode=self._mode,
-            value=verdict.value,
+            value=None if value is None or not math.isfinite(value) else value,
             reason=verdict.reason,
         )
 

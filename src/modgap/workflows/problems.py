@@ -33,8 +33,8 @@ def load_problems(
     Args:
         data: Its folder or file; of MathVerse also its Hugging Face id. `None` takes the
             benchmark's own problems, if it has any (`synthetic`).
-        benchmark: `pgps9k`, `synthetic`, `pairs`, `mathverse`, `geometry3k`, `geometry3k-choices`,
-            or one of your own, `module:object` or `path/to/file.py:object`.
+        benchmark: `pgps9k`, `synthetic`, `charts`, `pairs`, `mathverse`, `geometry3k`,
+            `geometry3k-choices`, or one of your own, `module:object` or `path/to/file.py:object`.
         split: `train` or `test`.
         limit: Only this number of problems, from the first.
         allow_outside: Its files may name, or link to, images outside its folder.

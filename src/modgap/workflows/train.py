@@ -21,7 +21,7 @@ from modgap.core.prompt import Style, check_style
 from modgap.core.recipe import Recipe, Settings, Stage, with_defaults
 from modgap.core.record import RunFolder
 from modgap.core.terms import Reward
-from modgap.models.folder import model_notes
+from modgap.models.folder import BUNDLED, model_notes
 from modgap.recipes.presets import Value, find_preset
 from modgap.workflows.checkpoints import find_checkpoint
 from modgap.workflows.problems import warn_about_images
@@ -217,7 +217,7 @@ def dry_notes(model: str) -> dict[str, Any]:
     """What a local model says of itself; nothing of one that would have to be downloaded."""
     from modgap.models.load import resolve
 
-    return model_notes(resolve(model)) if model == "tiny" or Path(model).exists() else {}
+    return model_notes(resolve(model)) if model in BUNDLED or Path(model).exists() else {}
 
 
 def check_engine(recipe: Recipe, engine: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -497,12 +498,38 @@ def test_a_twin_shows_the_prompts_images() -> None:
     assert got == [{"role": "user", "content": [shown, {"type": "text", "text": "Find AB."}]}]
 
 
+async def stored_row(processor: Any, output: Any, **row: Any) -> dict[str, Any]:
+    """What verl's own worker would put into the TransferQueue for a response."""
+    from verl.trainer.ppo.v1 import agent_loop_tq
+
+    found: list[dict[str, Any]] = []
+
+    async def nothing(*_: Any, **__: Any) -> None:
+        return None
+
+    async def put(keys: Any, fields: Any, tags: Any, partition_id: str) -> None:
+        found.append({key: fields[key][0] for key in fields})
+
+    worker = object.__new__(agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class)
+    worker.processor, worker.tokenizer, worker.mm_processor_kwargs = (
+        processor, processor.tokenizer, {},
+    )  # fmt: skip
+    worker._compute_score = worker._compute_teacher_logprobs = nothing
+    worker._compute_position_ids = lambda ids, *_: torch.zeros(1, 4, ids.shape[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agent_loop_tq.tq, "async_kv_batch_put", put)
+        await worker._agent_loop_postprocess(
+            output, False, uid="u", session_id=0, global_steps=1, **row
+        )
+    return found[0]
+
+
 @pytest.mark.parametrize("variant", ["contrastive", "no-text", "twins"])
 def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, variant: str) -> None:
     """From a parquet row through verl's data set and agent loop: the prompt's ids, and its twin's
     where it has one.
     """
-    from verl.experimental.agent_loop.agent_loop import AgentLoopWorker, DictConfigWrap
+    from verl.experimental.agent_loop.agent_loop import DictConfigWrap
     from verl.utils.dataset.rl_dataset import RLHFDataset
     from verl.workers.rollout.replica import TokenOutput
 
@@ -574,15 +601,15 @@ def test_the_agent_loop_tokenizes_as_the_local_engine_does(tmp_path: Path, varia
     shown = training_prompt(problem, "full-text" if variant == "contrastive" else "image-only")
     assert output.prompt_ids == encode(shown, problem.open_image()).input_ids.tolist()
     assert output.response_ids == [7, 8, 2] and output.response_mask == [1, 1, 1]
-    worker = AgentLoopWorker.__new__(AgentLoopWorker)
-    worker.processor, worker.tokenizer = processor, processor.tokenizer
-    media = worker._compute_multi_modal_inputs(output, torch.tensor(output.prompt_ids))
+    stored = asyncio.run(stored_row(processor, output, raw_prompt=raw))
+    media = stored["multi_modal_inputs"]
     assert media["pixel_bytes"].dtype == torch.uint8 and "pixel_values" not in media
     seen_by_the_actor = pixels_of(media, byte_table(processor.image_processor))
     assert seen_by_the_actor is not None
     torch.testing.assert_close(
         pixel_values([seen_by_the_actor]), encode(shown, problem.open_image()).pixel_values
     )
+    assert len(pickle.dumps(stored)) < 2 * media["pixel_bytes"].numel()  # no image twice
     twins = output.extra_fields.get("twin_prompt_ids")
     free = encode(contrastive_prompt(problem), problem.open_image()).input_ids.tolist()
     full = encode(training_prompt(problem, "full-text"), problem.open_image()).input_ids.tolist()

@@ -264,7 +264,7 @@ def _of_json(place: Path, source: Source) -> Iterator[Record | Fault]:
         with open_regular(source.path) as opened:
             text = opened.read().decode("utf-8-sig")
         lines = source.path.suffix == ".jsonl"
-        rows = [parse(line) for line in text.splitlines() if line.strip()] if lines else parse(text)
+        rows = [parse(line) for line in text.split("\n") if line.strip()] if lines else parse(text)
     except (ValueError, RecursionError) as error:
         message = f"cannot be read as JSON ({' '.join(str(error).split())}): copy it again"
         yield Fault(file, "", "malformed", message)

@@ -49,7 +49,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A PNG file, its labels, and where each point is in it (pixels, y down)."""
+    """A PNG file, its labels, and where each point or bar's end is in it (pixels, y down)."""
 
     png: bytes
     labels: list[Label]
@@ -73,7 +73,7 @@ def font() -> ImageFont.FreeTypeFont:
 
 
 @functools.lru_cache(maxsize=4096)
-def _extent(text: str) -> tuple[int, int, int, int]:
+def extent(text: str) -> tuple[int, int, int, int]:
     """The tight box of a text set at (0, 0): left, top, width, height."""
     left, top, right, bottom = font().getbbox(text)
     return math.floor(left), math.floor(top), math.ceil(right - left), math.ceil(bottom - top)
@@ -271,7 +271,7 @@ class _Canvas:
 
     def _best(self, text: str, candidates: Iterator[tuple[complex, float]], kind: str) -> bool:
         """Put the label at the cheapest candidate (centre, cost); whether it was cheap enough."""
-        _, _, w, h = _extent(text)
+        _, _, w, h = extent(text)
         best, best_cost = None, 12.0
         for middle, cost in candidates:
             if cost >= best_cost:
@@ -310,7 +310,7 @@ class _Canvas:
 
     def _at_side(self, mark: Mark) -> Iterator[tuple[complex, float]]:
         """Beside the middle of the segment, rather outside the figure."""
-        _, _, w, h = _extent(mark.text)
+        _, _, w, h = extent(mark.text)
         a, b = self.at[mark.at[0]], self.at[mark.at[1]]
         u = (b - a) / abs(b - a)
         outward = 1j * u if ((self.middle - a) * (1j * u).conjugate()).real < 0 else -1j * u
@@ -334,7 +334,7 @@ class _Canvas:
 
     def _at_arc(self, mark: Mark) -> Iterator[tuple[complex, float]]:
         """Outside the circle at the middle of the arc, or inside (count 1)."""
-        _, _, w, h = _extent(mark.text)
+        _, _, w, h = extent(mark.text)
         o, a, b = (self.at[name] for name in mark.at)
         start, sweep = _sweep(a - o, b - o)
         for share in (0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74):
@@ -361,10 +361,10 @@ class _Canvas:
         image = self._paint(_SUPER).reduce(_SUPER)
         pen = ImageDraw.Draw(image)
         for label in self.labels:
-            left, top, _, _ = _extent(label.text)
+            left, top, _, _ = extent(label.text)
             pen.text((label.x - left, label.y - top), label.text, fill=0, font=font())
             if "√" in label.text:
-                start = label.x + _extent(label.text[: label.text.index("√") + 1])[2]
+                start = label.x + extent(label.text[: label.text.index("√") + 1])[2]
                 pen.line((start - 1, label.y, label.x + label.w - 1, label.y), fill=0)
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=3)

@@ -96,15 +96,7 @@ def make_problem(
     Raises:
         ValueError: A split, level or type that does not exist.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} does not exist; choose one of {', '.join(SPLITS)}")
-    if not levels or not set(levels) <= set(LEVELS):
-        raise ValueError(f"levels {tuple(levels)} are not all known; choose from {LEVELS}")
-    if not set(types) <= set(TYPES):
-        raise ValueError(
-            f"type {sorted(set(types) - set(TYPES))[0]!r} does not exist; choose from"
-            f" {', '.join(TYPES)}"
-        )
+    check_stream(split, levels, types, TYPES)
     rng = Random(f"modgap synthetic {VERSION}/{seed}/{split}/{index}")
     while True:
         level = rng.choice(list(levels))
@@ -119,6 +111,21 @@ def make_problem(
         made = _attempt(rng.choice(rng.choice(families)), level, split, rng)
         if made is not None:
             return _problem(*made, index=index, rng=rng)
+
+
+def check_stream(
+    split: str, levels: Sequence[int], types: Sequence[str], known: Sequence[str]
+) -> None:
+    """Refuse a split, level or type that does not exist. Raises `ValueError`."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} does not exist; choose one of {', '.join(SPLITS)}")
+    if not levels or not set(levels) <= set(LEVELS):
+        raise ValueError(f"levels {tuple(levels)} are not all known; choose from {LEVELS}")
+    if not set(types) <= set(known):
+        raise ValueError(
+            f"type {sorted(set(types) - set(known))[0]!r} does not exist; choose from"
+            f" {', '.join(known)}"
+        )
 
 
 def _attempt(
@@ -145,7 +152,12 @@ def _attempt(
 def _owner(template: Template, scene: Scene) -> str:
     """The split that a set of numbers belongs to; letters do not matter."""
     values = sorted(re.sub(r"[A-Z]+", "", clause) for clause in scene.semantic())
-    digest = hashlib.sha256(f"{template.name} {values} {float(scene.answer):.3f}".encode()).digest()
+    return owner_of(f"{template.name} {values} {float(scene.answer):.3f}")
+
+
+def owner_of(numbers: str) -> str:
+    """The split that numbers belong to, by their digest: a quarter of all sets is test."""
+    digest = hashlib.sha256(numbers.encode()).digest()
     return "test" if digest[0] % _TEST_SHARE == 0 else "train"
 
 
@@ -166,7 +178,7 @@ def _problem(
         "type": template.type,
         "book": "modgap synthetic",
         "page": "",
-        "choices": _choices(answer, semantic, rng),
+        "choices": choices(answer, semantic, rng),
     }
     think = f"{', '.join(semantic)}. {', '.join(scene.steps)}."
     return SyntheticProblem(
@@ -182,7 +194,7 @@ def _problem(
     )
 
 
-def _choices(answer: float, semantic: Sequence[str], rng: Random) -> list[float]:
+def choices(answer: float, semantic: Sequence[str], rng: Random) -> list[float]:
     """Four options in order: the answer, numbers of the problem, and likely slips."""
     numbers = [
         float(n)

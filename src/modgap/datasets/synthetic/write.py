@@ -17,7 +17,7 @@ from typing import IO
 from modgap.core.disk import full_disk
 from modgap.core.errors import UserError
 from modgap.core.files import locked
-from modgap.datasets.synthetic.generate import make_problem
+from modgap.datasets.synthetic.families import family as family_of
 
 _CHUNK = 32
 # The files appear in this order and are removed in the reverse order.
@@ -33,16 +33,17 @@ def write_dataset(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     force: bool = False,
+    family: str = "geometry",
 ) -> None:
     """Write `train.json`, `test.json`, `solutions.json` and `Diagram_Visual/img_N.png`.
 
     Problem N is `prob_N` with diagram `img_N.png`; train has 0 to `train` - 1 and test the numbers
     after them, so that ids do not repeat. The three JSON files appear at the very end, whole,
     `train.json` as the last: a folder without it is unfinished, and a run that was killed leaves
-    none. One process writes a folder at a time. The bytes written depend on `train`, `test` and
-    `seed` only. Memory does not grow with the number of problems. Processes are started by
-    spawning: a script that calls this with `workers` above 1 keeps its own work under `if __name__
-    == "__main__":`.
+    none. One process writes a folder at a time. The bytes written depend on `train`, `test`,
+    `seed` and `family` only. Memory does not grow with the number of problems. Processes are
+    started by spawning: a script that calls this with `workers` above 1 keeps its own work under
+    `if __name__ == "__main__":`.
 
     Args:
         out: The folder; made if absent. An unfinished set in it is made anew.
@@ -52,13 +53,16 @@ def write_dataset(
         workers: Processes (default: the CPUs that this process may use).
         progress: Called with (done, total) as problems are written.
         force: Replace an earlier synthetic data set.
+        family: Of the problems: `geometry` or `charts`.
 
     Raises:
-        UserError: Negative counts, or a folder that cannot be written, that another process is
-            writing, or that holds a data set (ours without `force`; somebody else's in any case).
+        UserError: Negative counts, an unknown family, or a folder that cannot be written, that
+            another process is writing, or that holds a data set (ours without `force`; somebody
+            else's in any case).
     """
     if train < 0 or test < 0:
         raise UserError(f"the numbers of problems must not be negative: train={train}, test={test}")
+    family_of(family)
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     out = Path(out)
@@ -72,7 +76,7 @@ def write_dataset(
                 raise UserError(
                     f"{out} holds a data set already: give another --out, or --force to replace it."
                 )
-            _write(out, train, test, seed, workers, progress)
+            _write(out, train, test, seed, family, workers, progress)
     except OSError as error:
         if why := full_disk(error):
             raise UserError(f"{out} cannot be written: {why}. Make room there.") from error
@@ -113,6 +117,7 @@ def _write(
     train: int,
     test: int,
     seed: int,
+    family: str,
     workers: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -133,7 +138,7 @@ def _write(
         }
         started: set[str] = set()
         for done, (number, record, solution) in enumerate(
-            _made(diagrams, train, total, seed, workers), 1
+            _made(diagrams, train, total, seed, family, workers), 1
         ):
             split = "train" if number < train else "test"
             _append(files[split], split in started, f"prob_{number}", record)
@@ -161,9 +166,11 @@ def _append(file: IO[str], more: bool, key: str, value: object) -> None:
 Made = tuple[int, dict[str, object], str]
 
 
-def _made(diagrams: Path, train: int, total: int, seed: int, workers: int | None) -> Iterator[Made]:
+def _made(
+    diagrams: Path, train: int, total: int, seed: int, family: str, workers: int | None
+) -> Iterator[Made]:
     """Number, record and solution of each problem, in order; the diagrams are written meanwhile."""
-    make = partial(_make, diagrams, train, seed)
+    make = partial(_make, diagrams, train, seed, family)
     count = (
         workers or len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -176,10 +183,10 @@ def _made(diagrams: Path, train: int, total: int, seed: int, workers: int | None
         yield from pool.imap(make, range(total), chunksize=_CHUNK)
 
 
-def _make(diagrams: Path, train: int, seed: int, number: int) -> Made:
+def _make(diagrams: Path, train: int, seed: int, family: str, number: int) -> Made:
     """Make one problem and write its diagram."""
     split, index = ("train", number) if number < train else ("test", number - train)
-    problem = make_problem(seed, index, split)
+    problem = family_of(family).make(seed, index, split)
     name = f"img_{number}.png"
     (diagrams / name).write_bytes(problem.png)
     return number, {**problem.record, "diagram": name}, problem.solution

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, AgentLoopWorker, register
+from pydantic import PrivateAttr
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
 from modgap.training.verl.rows import as_stored, byte_table
@@ -52,7 +53,9 @@ class TwinAgentLoop(SingleTurnAgentLoop):
         self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any
     ) -> AgentLoopOutput:
         """Sample one response; see verl."""
-        output = await super().run(sampling_params, priority, **kwargs)
+        sampled = await super().run(sampling_params, priority, **kwargs)
+        output = StoredOutput.model_construct(sampled.model_fields_set, **dict(sampled))
+        output._table = byte_table(self.processor.image_processor)
         images = (output.multi_modal_data or {}).get("images")
         turns: dict[str, Any] = {}
         if (twin := kwargs.get("contrastive_prompt")) is not None:
@@ -72,6 +75,52 @@ class TwinAgentLoop(SingleTurnAgentLoop):
         if ids:
             output.extra_fields["twin_prompt_ids"] = ids
         return output
+
+
+class StoredOutput(AgentLoopOutput):
+    """A response whose row is kept until the update as it is needed there.
+
+    verl's worker asks for the row's fields, adds its own to them, and gives them to the
+    TransferQueue.
+    """
+
+    _table: Any = PrivateAttr()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields of the row, see verl."""
+        return StoredFields(super().as_dict(), self._table)
+
+
+class StoredFields(dict[str, Any]):
+    """Fields of a row: images as bytes (`rows.as_stored`), and not a second time in its messages.
+
+    Args:
+        fields: What is known of the row.
+        table: What the image processor makes of each byte.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], table: Any) -> None:
+        super().__init__(fields)
+        self._table = table
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "multi_modal_inputs":
+            value = as_stored(value, self._table)
+        elif key == "raw_prompt":  # for reward models, which recipes do not have
+            value = [{**turn, "content": _shown(turn["content"])} for turn in value]
+        super().__setitem__(key, value)
+
+    def update(self, fields: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """As a dictionary's, but through `__setitem__`."""
+        for key, value in fields.items():
+            self[key] = value
+
+
+def _shown(content: Any) -> Any:
+    """A message's content with a mark in the place of each image."""
+    if isinstance(content, str):
+        return content
+    return [part if part["type"] == "text" else {"type": part["type"]} for part in content]
 
 
 _IMAGE = "\0"
@@ -107,17 +156,3 @@ def twin_messages(
                 content.append({"type": "text", "text": text})
         out.append({"role": message["role"], "content": content})
     return out
-
-
-_media = AgentLoopWorker._compute_multi_modal_inputs
-
-
-def media_of(self: AgentLoopWorker, *args: Any, **named: Any) -> dict[str, Any]:
-    """As verl's, but images are kept as bytes until the update (`rows.as_stored`)."""
-    media = _media(self, *args, **named)
-    if "pixel_values" not in media:
-        return media
-    return as_stored(media, byte_table(self.processor.image_processor))
-
-
-AgentLoopWorker._compute_multi_modal_inputs = media_of

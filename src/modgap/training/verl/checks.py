@@ -113,11 +113,9 @@ def check_supported(stage: Stage) -> None:
             "teacher=frozen with lora_rank: verl's reference policy is then the actor without its"
             " adapters, which scores no twins: train all weights, or use --engine local."
         )
-    if s.freeze_vision:
-        raise UserError(
-            "freeze_vision=true: verl 0.9.1 trains the vision tower in any case; use --engine"
-            " local."
-        )
+    if s.frozen:
+        given = "freeze_vision=true" if s.freeze_vision else f"freeze={s.freeze}"
+        raise UserError(f"{given}: verl 0.9.1 trains every part in any case; use --engine local.")
     for key, value in stage.passed:
         name = key.lstrip("+")
         if name in FIXED and value.lower() != FIXED[name][0].lower():

@@ -356,6 +356,8 @@ def _run_stage(
             f"verl ended after step {_saved(checkpoints)} of {steps}: its log is"
             f" {folder / 'verl.log'}."
         )
+    if keep:  # of a verl that went on alone
+        verl_merge.drop_older(checkpoints, keep)
     kept = verl_merge.whole_steps(checkpoints)
     accuracies: dict[int, float] = {}
     for line in read_log(folder / "train_log.jsonl"):
@@ -369,9 +371,9 @@ def _run_stage(
                 tools.merge(checkpoints / f"global_step_{step}", step_folder(folder, step), start)
     point_best(folder, best)
     best_pair = [accuracies[best], best] if accuracies else None
+    finish(folder, {"stage": teller.stage, "steps": steps, "best": best_pair})
     if keep:
         verl_merge.drop_optimizer(checkpoints)  # a finished stage is not resumed
-    finish(folder, {"stage": teller.stage, "steps": steps, "best": best_pair})
 
 
 def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tools) -> None:
@@ -384,10 +386,15 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
     if _saved(Path(overrides["trainer.default_local_dir"])):
         # A resumed verl would validate again, and log it as the step that it resumes from.
         of_launch["trainer.val_before_train"] = False
+    keep = overrides.get(KEPT)
+    if keep:
+        # verl would forget those of earlier launches, and removes the last one before it has saved
+        # the position in the data and has named the new one: a kill in between loses both.
+        of_launch[KEPT] = None
     write_json(folder / "verl.json", overrides | of_launch)
 
     def report(line: dict[str, Any]) -> None:
-        if keep := overrides.get(KEPT):
+        if keep:
             verl_merge.drop_older(folder / "verl", keep)
         teller.step = line["step"]
         teller("step", metrics=line)

@@ -94,7 +94,7 @@ def saved_step(checkpoints: Path) -> int:
         named = int((checkpoints / LATEST).read_text())
     except (OSError, ValueError):
         named = 0
-    if named > 0 and (checkpoints / f"global_step_{named}").is_dir():
+    if named > 0 and _world(checkpoints / f"global_step_{named}" / "actor"):
         return named
     return max(whole_steps(checkpoints), default=0)
 
@@ -102,15 +102,19 @@ def saved_step(checkpoints: Path) -> int:
 def whole_steps(checkpoints: Path) -> list[int]:
     """The steps whose checkpoint is complete, in order.
 
-    Of one that verl removed (`trainer.max_actor_ckpt_to_keep`) a folder without shards stays.
+    Of one that verl itself removed a folder without shards stays.
     """
     steps = _steps(checkpoints).items()
     return sorted(step for step, path in steps if _is_whole(path / "actor"))
 
 
 def drop_older(checkpoints: Path, keep: int) -> None:
-    """Keep the newest checkpoints; verl removes only those that the same process saved."""
-    for step in whole_steps(checkpoints)[:-keep]:
+    """Keep the newest checkpoints up to the last one that verl has named.
+
+    The next one, which it is writing, looks whole as soon as the shards of the model are there.
+    """
+    named = saved_step(checkpoints)
+    for step in [step for step in whole_steps(checkpoints) if step <= named][:-keep]:
         shutil.rmtree(checkpoints / f"global_step_{step}", ignore_errors=True)
 
 
