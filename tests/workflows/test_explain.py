@@ -99,6 +99,18 @@ def test_tolerance_is_what_another_mode_accepts(tmp_path: Path) -> None:
     adds_up(found)
 
 
+def test_a_flip_shows_answers_that_differ_also_where_the_first_samples_agree(
+    tmp_path: Path,
+) -> None:
+    def mixed(p: int, view: str, s: int) -> str:
+        return RIGHT if s == 0 else WRONG
+
+    a = write(tmp_path / "a", mixed, samples=2)
+    b = write(tmp_path / "b", lambda p, view, s: RIGHT, samples=2)
+    shown = {(flip.right_in, flip.answer_a, flip.answer_b) for flip in explain(a, b).flips}
+    assert shown == {("b", "9", "70.71")}
+
+
 def test_extraction_and_tolerance_of_the_original_are_told_apart(tmp_path: Path) -> None:
     def text(p: int, view: str, s: int) -> str:
         return NEAR if p < 2 else IN_THINKING if p < 8 else RIGHT if p < 10 else WRONG

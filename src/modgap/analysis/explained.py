@@ -97,8 +97,9 @@ class Flip(Result):
         b: Share of B's.
         because: The part that changes most in the direction of the flip.
         parts: Every part that is not 0, in points.
-        answer_a: What A's first sample answered; empty without an answer.
-        answer_b: What B's did.
+        answer_a: What A answered in its first sample that is right, or that is not where B solves
+            it; empty without an answer.
+        answer_b: The same of B.
         gold: The gold answer.
     """
 

@@ -265,9 +265,6 @@ def _flips(halves: Halves) -> list[Flip]:
         sign = 1 if right[1] else -1
         parts = {name: 100 * float(values[n]) for name, values in halves.parts.items()
                  if abs(values[n]) > 1e-9}  # fmt: skip
-        grades = [
-            side.grades[keys[cell][0]] for side, keys in ((a, halves.keys_a), (b, halves.keys_b))
-        ]
         found.append(
             Flip(
                 problem_id=cell[0],
@@ -277,10 +274,20 @@ def _flips(halves: Halves) -> list[Flip]:
                 b=float(halves.b_C[n]),
                 because=max(parts, key=lambda name: sign * parts[name]),
                 parts=parts,
-                answer_a=grades[0].answer or "",
-                answer_b=grades[1].answer or "",
+                answer_a=_answer(a, halves.keys_a[cell], right=right[0]),
+                answer_b=_answer(b, halves.keys_b[cell], right=right[1]),
                 gold=a.problems[cell[0]].gold_of(cell[1]),
             )
         )
     order = Counter(flip.because for flip in found)
     return sorted(found, key=lambda flip: (-order[flip.because], flip.because, flip.right_in))
+
+
+def _answer(side: Side, keys: Iterable[Key], *, right: bool) -> str:
+    """The answer of the first sample that is right, or is not; empty without an answer.
+
+    A run that solves a cell in most samples may be wrong in the first of them.
+    """
+    rows = [side.grades[key] for key in keys]
+    row = next((row for row in rows if (row.outcome == "correct") == right), rows[0])
+    return row.answer or ""
