@@ -107,7 +107,7 @@ MISTAKES = [
     ("grade notes.txt", 1, "notes.txt is not a run folder"),
     ("grade runs/one --mode loose", 2, "--mode loose: choose from strict, relative, exact, paper"),
     ("import nowhere --out new", 1, "nowhere does not exist: name answer folders"),
-    ("import nothing --out new", 1, "--gt is missing"),
+    ("import nothing --out new", 1, "test.json; give --from for the logs of another tool"),
     ("import nothing --out new --gt geo", 1, "--gt geo is not a file"),
     ("import nothing --gt geo/test.json", 2, "--out is missing"),
     ("import --results-root nowhere --out new", 1, "--gt is missing"),

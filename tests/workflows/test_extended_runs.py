@@ -122,7 +122,7 @@ def test_an_interrupted_extension_goes_on(problems: list[Problem], tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"samples": 1}, "samples was 2, now 1"),
+        ({"samples": 1}, "samples was 2, now 1.*modgap cut"),
         ({"views": ["full-text", "text-only"]}, "views was"),
         ({"samples": 4, "style": "paper"}, "style was 'aligned', now 'paper'"),
         ({"views": THREE, "identity": {"model_fingerprint": "other"}}, "model_fingerprint was 'm'"),

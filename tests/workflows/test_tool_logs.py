@@ -421,6 +421,12 @@ def test_logs_of_other_data_sets_are_matched_by_id_with_their_files(tmp_path: Pa
         imported("lmms-eval", tmp_path / "c", tmp_path / "logs", gt=data, benchmark="synthetic")
 
 
+def test_logs_of_other_data_sets_ask_for_gt_and_cannot_do_without(tmp_path: Path) -> None:
+    log = write_lmms(tmp_path / "logs", [lmms_row(1, RIGHT, 1)])
+    with pytest.raises(UserError, match="--gt is missing: logs name problems of geometry3k only"):
+        imported("lmms-eval", tmp_path / "run", log, benchmark="geometry3k")
+
+
 # ---- the command ---------------------------------------------------------------------------------
 
 

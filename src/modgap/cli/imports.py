@@ -100,7 +100,10 @@ def import_answers(
         _print_all(runs, scan_output, results_root)
         return
     if gt is None:
-        raise UserError("--gt is missing: answer folders need the data set's test.json.")
+        raise UserError(
+            "--gt is missing: answer folders need the data set's test.json; give --from for the"
+            " logs of another tool."
+        )
     with progress_bars() as bars:
         runs = import_folders(
             folders, gt, out, view=view, results_root=results_root, given=given(), progress=bars,

@@ -250,7 +250,7 @@ IMAGE_FOLDERS = "image_folders"
 moved; files of older versions have absolute paths.
 """
 _EARLIER = ("created", "versions", "git", "given", "resolved", "fingerprints")
-_MORE = "more --views, --samples or --limit to extend it, "
+_MORE = "more --views, --samples or --limit to extend it (`modgap cut` makes a run of fewer), "
 _PROBLEMS = "problems_digest"
 """The key of a manifest under which is the digest of the problems."""
 _GRADED_BY = ("id", "answer", "answers", "question", "questions", "grader", "views")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from modgap.core.errors import UserError
+from modgap.core import registry
+from modgap.core.errors import UsageError, UserError
 from modgap.core.problem import Problem, Shown
 from modgap.core.record import Key
 from modgap.core.view import ALL_VIEWS, VERSIONS, get_view
@@ -238,6 +239,11 @@ class _Others:
     """
 
     def __init__(self, data: Data) -> None:
+        if data.gt is None and not registry.DATASETS.entry(data.benchmark).own_data:
+            raise UsageError(
+                f"--gt is missing: logs name problems of {data.benchmark} only; give the data set's"
+                " folder or file."
+            )
         self._data = data
         self.problems = load_problems(data.gt, data.benchmark, allow_outside=data.allow_outside)
         self._by_id = {problem.id: problem for problem in self.problems}
