@@ -15,6 +15,7 @@ from PIL import Image
 
 from modgap.core.record import GradeRow, ProblemRow, Response
 from modgap.datasets.synthetic import benchmark
+from modgap.workflows.train import dry_run_lines, resolve_recipe
 
 DOCS = ROOT / "docs"
 _LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
@@ -81,6 +82,17 @@ def test_the_caption_has_the_numbers_of_the_picture() -> None:
     for page in demo.CAPTIONED:
         (found,) = demo.CAPTION.finditer(page.read_text(encoding="utf-8"))
         assert found[0].splitlines()[1:-1] == [words]
+
+
+@pytest.mark.parametrize("gpu", ["H200", "H100"])
+def test_the_readme_has_the_hours_of_the_dry_run(gpu: str) -> None:
+    said = re.search(rf"(\d+) h on {gpu}s", (ROOT / "README.md").read_text(encoding="utf-8"))
+    lines = dry_run_lines(
+        resolve_recipe("kl", []), "verl", "Qwen/Qwen2.5-VL-7B-Instruct", Path("OUT"), gpu=gpu
+    )
+    hours = [int(hours) for hours in re.findall(r"steps (\d+) h", "\n".join(lines))]
+    assert said and len(hours) == 2
+    assert abs(int(said[1]) - sum(hours)) <= 1
 
 
 def test_the_examples_of_files_are_rows_and_every_key_is_explained() -> None:

@@ -392,6 +392,14 @@ def test_a_gpu_is_known_by_a_word_of_its_name() -> None:
         machine_here(QWEN, "5090")
 
 
+def test_a_gpu_that_is_not_known_is_refused_before_torch_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "modgap.models.static", None)  # an import of it fails
+    with pytest.raises(UserError, match="--gpu H999 is not known here"):
+        plan.dry_run(resolve_recipe("no-text", []), "tiny", Path(), gpu="H999")
+
+
 def test_a_dry_run_asks_for_no_folder_and_refuses_what_a_training_would(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

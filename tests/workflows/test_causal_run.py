@@ -67,6 +67,15 @@ def test_the_testbed_model_answers_all_of_it_for_two_and_a_half_times_the_tokens
         assert row.response.startswith(row.prefill)  # transcription and answer are one pass
 
 
+def test_controls_without_the_views_of_the_gap_are_refused(
+    problems: list[Problem], tmp_path: Path
+) -> None:
+    options = EvalOptions(views="full-text", controls="causal", device="cpu")
+    with pytest.raises(UserError, match="gap between full-text and image-only: add image-only,"):
+        evaluate_model(problems[:2], "tiny", tmp_path / "run", options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_that_only_misreads_has_a_gap_of_reading(
     problems: list[Problem], tmp_path: Path
 ) -> None:

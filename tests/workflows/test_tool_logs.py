@@ -183,6 +183,15 @@ def test_a_row_that_names_another_problem_is_an_error_and_counted(tmp_path: Path
     assert any("1 response is `error`, as each names a problem" in w for w in done.warnings)
 
 
+def test_two_runs_of_one_task_of_lmms_eval_are_not_mixed(tmp_path: Path) -> None:
+    first = write_lmms(tmp_path / "logs" / "first", [lmms_row(1, RIGHT, 1), lmms_row(2, RIGHT, 1)])
+    write_lmms(tmp_path / "logs" / "again", [lmms_row(1, WRONG, 0)])
+    with pytest.raises(UserError, match=r"two runs of the task mathverse_testmini_text_dominant"):
+        imported("lmms-eval", tmp_path / "run", tmp_path / "logs")
+    assert not (tmp_path / "run").exists()
+    assert len(imported("lmms-eval", tmp_path / "run", first).log.samples) == 2
+
+
 def test_a_submission_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mathverse_testmini_results.json"
     path.write_text("[]")
@@ -305,6 +314,13 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
         imported("vlmevalkit", tmp_path / "run", tmp_path / "M_MathVerse_MINI.pkl")
 
 
+@pytest.mark.parametrize("name", ["status.json", "M_MathVerse_MINI_acc.csv"])
+def test_files_of_vlmevalkit_without_responses_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('"split","Overall"\n"all","50"\n')
+    with pytest.raises(UserError, match=f"{name}.*(only those hold responses|no columns index)"):
+        imported("vlmevalkit", tmp_path / "run", tmp_path / name)
+
+
 # ---- inspect_ai ----------------------------------------------------------------------------------
 
 
@@ -329,6 +345,18 @@ def test_failed_samples_of_a_successful_log_are_errors(tmp_path: Path) -> None:
     responses = list(RunFolder(tmp_path / "run").responses())
     assert responses[0].prompt == "Think. What is x of figure 1?"
     assert [row.finish_reason for row in responses] == ["stop", "error", "stop", "stop", "error"]
+
+
+def test_a_folder_of_inspect_ai_stands_for_its_logs(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    write_inspect(tmp_path / "logs" / "log.json", [inspect_sample(1, RIGHT)])
+    (tmp_path / "logs" / "logs.json").write_text("{}")
+    command = ["import", "--from", "inspect", str(tmp_path / "logs")]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert ours(tmp_path / "run") == {("1", "text-dominant"): "correct"}
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match=r"none holds no \.eval or \.json file"):
+        imported("inspect", tmp_path / "other", tmp_path / "none")
 
 
 def test_the_prompt_is_all_that_was_said_before_the_answer(tmp_path: Path) -> None:

@@ -127,8 +127,10 @@ def _import_logs(
     from modgap.reporting.terminal import print_summary
     from modgap.workflows.import_inspect import import_log
     from modgap.workflows.logs.importing import import_logs
-    from modgap.workflows.logs.inspect_log import is_ours
+    from modgap.workflows.logs.inspect_log import is_ours, log_files
 
+    if tool == "inspect":
+        files = log_files(files)
     if tool == "inspect" and any(is_ours(path) for path in files):
         if len(files) != 1:
             raise UsageError(f"a log of modgap/gap makes a run of its own: {len(files)} are given.")

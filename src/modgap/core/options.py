@@ -115,14 +115,21 @@ class EvalOptions:
         """The views that are asked: those given or the default ones, then the controls.
 
         Raises:
-            UserError: A view or a set of controls is unknown.
+            UserError: A view or a set of controls is unknown, or the controls split a gap whose
+                views are not asked.
         """
         views = parse_views(self.views or default)
         if self.controls is None:
             return views
         if self.controls not in CONTROLS:
             raise unknown("set of controls", self.controls, CONTROLS)
-        return parse_views([*(view.name for view in views), *CONTROLS[self.controls]])
+        names = [view.name for view in views]
+        if self.views and (missing := [name for name in DEFAULT_VIEWS if name not in names]):
+            raise UserError(
+                f"--views {','.join(names)}: --controls {self.controls} splits the gap between"
+                f" {' and '.join(DEFAULT_VIEWS)}: add {','.join(missing)}, or leave out --controls."
+            )
+        return parse_views([*names, *CONTROLS[self.controls]])
 
     def check(self) -> None:
         """Refuse what cannot work before a model is loaded. Raises `UserError`."""

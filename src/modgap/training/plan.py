@@ -700,7 +700,12 @@ def dry_run(
         out: Not used, as are `problems`: verl's plan needs them.
         problems: See `out`.
         gpu: What it is to run on; by default what is here.
+
+    Raises:
+        UserError: `gpu` is not in the table.
     """
+    if gpu is not None:
+        gpu_asked(gpu)  # before torch is imported, which takes seconds
     from modgap.models.static import replays
 
     known = known_model(model)

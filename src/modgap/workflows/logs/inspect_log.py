@@ -31,6 +31,8 @@ UNREAD = "is incorrect since the judge's reply has no grade"
 UNSCORED = "is not there: the scorer gave none"
 _NO_GRADE = "Grade not found in model output"
 _LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
+_INDEXES = ("logs.json", "eval-set.json")
+"""Files that inspect_ai writes beside its logs."""
 _WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 
 
@@ -38,7 +40,7 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
     """Read logs of one model.
 
     Args:
-        paths: The logs.
+        paths: The logs, or folders of them.
         scorer: The scorer to take as the verdict, or `SCORER.KEY` of one that gives several values;
             by default the log's headline, else its first.
 
@@ -46,7 +48,7 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
         UserError: A file is no log, is damaged, or has no such scorer; or the logs are of several
             models.
     """
-    logs = [import_inspect.read_log(path) for path in paths]
+    logs = [import_inspect.read_log(path) for path in log_files(paths)]
     models = {str(log.header["eval"]["model"]): log.path for log in logs}
     if len(models) > 1:
         said = ", ".join(f"{name} ({path})" for name, path in models.items())
@@ -86,6 +88,28 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
             )
         for sample in log.samples:
             found.samples.append(_sample(log.path, header, sample, name))
+    return found
+
+
+def log_files(paths: Iterable[Path]) -> list[Path]:
+    """The logs among files and folders; a folder stands for those directly in it.
+
+    Raises:
+        UserError: A folder holds no log.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        logs = [
+            file
+            for file in sorted(path.iterdir())
+            if file.suffix in (".eval", ".json") and file.name not in _INDEXES
+        ]
+        if not logs:
+            raise UserError(f"{path} holds no .eval or .json file: is it a folder of inspect_ai's?")
+        found += logs
     return found
 
 

@@ -47,7 +47,8 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
 
     Raises:
         UserError: A file is not lmms-eval's, or is damaged; there is no such metric, or there are
-            several and none is named; or the files are of several models.
+            several and none is named; or the files are of several models, or of several runs of one
+            task.
     """
     files = list(_files(paths))
     digest = hashlib.sha256()
@@ -67,6 +68,7 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
             " hold responses; run lmms-eval with --log_samples."
         )
     log = Log("lmms-eval", files, _model(samples, results), digest=digest.hexdigest()[:16])
+    _check_one_run(samples)
     counted = dict[int, _Judge]()
     for path, date, rows in samples:
         match = _SAMPLES.fullmatch(path.name)
@@ -142,6 +144,19 @@ def _results(path: Path, data: bytes) -> Mapping[str, Any]:
     if not isinstance(found, dict) or "configs" not in found:
         raise UserError(f"{path} is not lmms-eval's *_results.json (it has no configs).")
     return found
+
+
+def _check_one_run(samples: Sequence[tuple[Path, str, list[Any]]]) -> None:
+    """Refuse files of several runs of one task: mixed rows would be the result of none of them."""
+    known: dict[str, Path] = {}
+    for path, date, _ in samples:
+        task = path.name.removeprefix(f"{date}_samples_").removesuffix(".jsonl")
+        other = known.setdefault(task, path)
+        if other != path:
+            raise UserError(
+                f"{other} and {path} are two runs of the task {task}: give the files of one of"
+                " them (each run's names begin with its date)."
+            )
 
 
 def _model(

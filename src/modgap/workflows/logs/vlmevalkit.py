@@ -116,6 +116,11 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
                 f"{path} has no columns index and prediction: give the file of predictions,"
                 " *_extract and *_score."
             )
+    if not tables:
+        raise UserError(
+            f"{', '.join(map(str, paths))}: no file of predictions, *_extract or *_score among"
+            " these, and only those hold responses."
+        )
     groups = _groups(tables)
     models = dict.fromkeys(_model(name, group) for name, group in groups.items())
     if len(models) > 1:
