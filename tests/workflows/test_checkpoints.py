@@ -36,7 +36,12 @@ def run(tmp_path: Path) -> Path:
         (model / "config.json").write_text("{}")
     (folder / "stage1/checkpoints/best").symlink_to("step_80")
     for step in (50, 100, 150):
-        (folder / f"stage2/verl/global_step_{step}").mkdir(parents=True)
+        actor = folder / f"stage2/verl/global_step_{step}/actor"
+        actor.mkdir(parents=True)
+        (actor / "model_world_size_1_rank_0.pt").touch()
+    # verl removed the shards of an earlier one, and left the position in the data.
+    (folder / "stage2/verl/global_step_25").mkdir()
+    (folder / "stage2/verl/global_step_25/data.pt").touch()
     (folder / "stage2/verl/latest_checkpointed_iteration.txt").write_text("100")
     (folder / "stage2/checkpoints/step_100").mkdir(parents=True)
     (folder / "stage2/checkpoints/step_100/config.json").write_text("{}")

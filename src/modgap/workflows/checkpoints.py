@@ -20,7 +20,7 @@ from modgap.core.files import locked
 from modgap.core.options import EvalOptions
 from modgap.core.progress import progress_bars, say
 from modgap.core.record import RunFolder
-from modgap.training.verl.merge import saved_step
+from modgap.training.verl.merge import has_shards, saved_step
 from modgap.workflows.models import print_fleet, run_fleet
 
 _SHARDED = "verl/global_step_"
@@ -47,7 +47,7 @@ def saved_steps(stage: Path) -> list[int]:
     complete = saved_step(stage / "verl")
     for path in (*stage.glob("checkpoints/step_*"), *stage.glob(f"{_SHARDED}*")):
         match = re.fullmatch(r"(global_)?step_(\d+)", path.name)
-        if match and (not match[1] or int(match[2]) <= complete):
+        if match and (not match[1] or (int(match[2]) <= complete and has_shards(path / "actor"))):
             steps.add(int(match[2]))
     return sorted(steps)
 

@@ -94,16 +94,18 @@ def saved_step(checkpoints: Path) -> int:
         named = int((checkpoints / LATEST).read_text())
     except (OSError, ValueError):
         named = 0
-    if named > 0 and _world(checkpoints / f"global_step_{named}" / "actor"):
+    if named > 0 and has_shards(checkpoints / f"global_step_{named}" / "actor"):
         return named
     return max(whole_steps(checkpoints), default=0)
 
 
-def whole_steps(checkpoints: Path) -> list[int]:
-    """The steps whose checkpoint is complete, in order.
+def has_shards(actor: Path) -> bool:
+    """Whether a checkpoint holds the model; verl leaves the folder of one that it removed."""
+    return _world(actor) > 0
 
-    Of one that verl itself removed a folder without shards stays.
-    """
+
+def whole_steps(checkpoints: Path) -> list[int]:
+    """The steps whose checkpoint is complete, in order."""
     steps = _steps(checkpoints).items()
     return sorted(step for step, path in steps if _is_whole(path / "actor"))
 
