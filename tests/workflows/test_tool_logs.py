@@ -23,6 +23,7 @@ from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.record import GradeRow, RunFolder
 from modgap.datasets.synthetic import write_dataset
+from modgap.reporting.page import build_report
 from modgap.workflows.logs import inspect_log, lmms_eval, vlmevalkit
 from modgap.workflows.logs.importing import ImportedLog, import_logs
 from modgap.workflows.logs.matching import OTHER_GOLD, OTHER_QUESTION, Data
@@ -190,6 +191,17 @@ def test_two_runs_of_one_task_of_lmms_eval_are_not_mixed(tmp_path: Path) -> None
         imported("lmms-eval", tmp_path / "run", tmp_path / "logs")
     assert not (tmp_path / "run").exists()
     assert len(imported("lmms-eval", tmp_path / "run", first).log.samples) == 2
+
+
+def test_a_report_reads_tasks_that_were_sampled_differently(tmp_path: Path) -> None:
+    logs, greedy = tmp_path / "logs", {"temperature": 0.0, "max_new_tokens": 512}
+    write_lmms(logs, [lmms_row(1, RIGHT, 1)])
+    write_lmms(tmp_path / "more", [lmms_row(1, WRONG, 0, version="Vision Only")],
+               task="mathverse_vision_only", generation_kwargs=greedy)  # fmt: skip
+    imported("lmms-eval", tmp_path / "run", logs, tmp_path / "more")
+    assert RunFolder(tmp_path / "run").manifest()["resolved"]["temperature"] == [0.0, 0.7]  # pyright: ignore[reportTypedDictNotRequiredAccess, reportGeneralTypeIssues]
+    numbers = build_report([tmp_path / "run"], tmp_path / "report.html")
+    assert numbers.runs["run"].gap and numbers.runs["run"].gap.points == 100
 
 
 def test_a_submission_file_is_refused(tmp_path: Path) -> None:

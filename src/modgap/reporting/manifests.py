@@ -107,10 +107,17 @@ class _Evaluation(_Checked):
     model_fingerprint: str | None = None
 
 
+class _Imported(_Evaluation):
+    """Those of an import: a list where the parts of a log were sampled differently."""
+
+    temperature: float | list[float] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    max_tokens: int | list[int] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
 _RESOLVED: dict[str, type[_Checked]] = {
     "train": create_model("_Stage", __base__=_Training, **_settings_of_training()),
     "eval": _Evaluation,
-    "import": _Evaluation,
+    "import": _Imported,
 }
 
 
