@@ -84,7 +84,7 @@ def entries(file: str, text: str) -> Iterator[tuple[str, int, Any] | Fault]:
         if position == len(text):
             yield Fault(file, "", "truncated", "is an empty file: copy it again")
         else:
-            message = f"starts with {text[position]!r}: it must hold one object, id -> record"
+            message = f"starts with {text[position]!r}: give a file with one object, id -> record"
             yield Fault(file, "", "not-an-object", message, line=text.count("\n", 0, position) + 1)
         return
     record, number, line, counted = "", 0, 1, 0

@@ -51,6 +51,8 @@ async def read_bounded(response: Any) -> None:
     async for part in response.aiter_bytes():
         size += len(part)
         if size > _MOST_BYTES:
+            parts.clear()
+            del part  # the error keeps this frame: many such replies at once would fill the memory
             raise UnreadableReply(f"the reply is larger than {_MOST_BYTES >> 20} MB")
         parts.append(part)
     # What `aread` would keep; the client does not read a body that is there.
