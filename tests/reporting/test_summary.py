@@ -14,7 +14,7 @@ from modgap.analysis.results import (
 )
 from modgap.analysis.summary import summarise
 from modgap.core.record import ProblemRow
-from modgap.core.view import ALL_VIEWS
+from modgap.core.view import ALL_VIEWS, PARTIAL
 from modgap.reporting import tables
 from modgap.reporting.page import build_report
 
@@ -202,7 +202,7 @@ def test_controls_stand_beside_the_two_views_with_what_they_tell(tmp_path: Path)
         ("blank-image", "50.0"),
     ]  # fmt: skip
     assert all(row[2] for row in table.rows)
-    assert set(tables.MEANINGS) == set(ALL_VIEWS)
+    assert set(tables.MEANINGS) == {*ALL_VIEWS, PARTIAL}
     assert (
         tables.controls_table({"run": summary_of(write_run(tmp_path / "x", {"a": both("c", "w")}))})
         is None
