@@ -508,7 +508,8 @@ async def stored_row(processor: Any, output: Any, **row: Any) -> dict[str, Any]:
         return None
 
     async def put(keys: Any, fields: Any, tags: Any, partition_id: str) -> None:
-        found.append({key: fields[key][0] for key in fields})
+        names = list(fields.keys())  # a TensorDict is a sequence of rows
+        found.append({key: fields[key][0] for key in names})
 
     worker = object.__new__(agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class)
     worker.processor, worker.tokenizer, worker.mm_processor_kwargs = (
