@@ -26,6 +26,7 @@ import argparse
 import contextlib
 import json
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -109,6 +110,8 @@ def ray_nodes(nodes: int, gpus: int, log: Path) -> Iterator[None]:
         log: Gets the commands and what they print.
     """
     cpus = max(12, (os.cpu_count() or 1) // nodes)
+    # Ray's nodes and drivers must have the same token.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     processes: list[subprocess.Popen[bytes]] = []
     with log.open("ab") as file, contextlib.ExitStack() as stack:
         for node in range(nodes):
