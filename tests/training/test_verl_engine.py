@@ -359,6 +359,7 @@ def test_a_machine_without_a_gpu_is_told_so(
     with pytest.raises(UserError, match=r"this machine has none: use --engine local.*RAY_ADDRESS"):
         run(tools, tmp_path / "run", replace(KL, passed=()))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # a cluster of this machine is none of it
     wanted = replace(KL, passed=(("trainer.n_gpus_per_node", "2"),))
     with pytest.raises(
         UserError, match=r"n_gpus_per_node=2, but this machine has 0 GPUs: .*RAY_ADDRESS"
