@@ -53,7 +53,7 @@ class Enough(BaseException):
 
 
 def ending(vocabulary: int, limit: int) -> list[int]:
-    """Token ids that end a response, so many that its mean length is half of the limit.
+    """Token ids that end a response; their number makes the mean length half of the limit.
 
     With a chance p a token the mean is (1 - (1 - p)^limit) / p, half of the limit at p = 1.594 /
     limit.

@@ -6,9 +6,9 @@ python bench/verl_whole.py --out DIR --model 3b --gpus 2 [--tensor-parallel 2] [
 
 `modgap train kl --engine verl` on made problems, half of them with an image of each size, random
 weights, responses as long as they may be, every second one right. `kill -9` of `modgap train` in
-the second step of the first stage; the same command goes on from the checkpoint. Then `modgap eval
---engine vllm` of the last checkpoint and `modgap report`. The same command of this file goes on
-where it stopped.
+the second step of the first stage; the same command resumes from the checkpoint. Then `modgap eval
+--engine vllm` of the last checkpoint and `modgap report`. This script itself also resumes where it
+stopped.
 
 OUT/verl_whole.json and .md get, as the run goes: when each thing was done, the phases of each step
 as verl logs them, the memory of hosts and GPUs at its peak, the disk, what was left after a kill

@@ -317,7 +317,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """A value with `None` in the place of every NaN and infinity in it."""
+    """A value with `None` for NaN and infinity, at any depth."""
     if isinstance(value, Mapping):
         return {key: _finite(part) for key, part in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list | tuple):

@@ -44,7 +44,7 @@ def benchmark_of(path: str | Path) -> str:
 
 
 def needs_no_conversion(path: Path) -> str:
-    """How to use a folder of another layout that is no table of rows; empty if it may be one."""
+    """Which benchmark reads a folder that is not a table; empty if it may be a table."""
     found, place = _found(path)
     if found not in ("geometry3k", "pgps9k") or not place.is_dir() or any(place.rglob("*.parquet")):
         return ""

@@ -157,44 +157,71 @@ def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> Any:
     )
 
 
+def _ends(ids: dict[str, int]) -> dict[str, Any]:
+    """What both levels of a config say of the tokens that end a text."""
+    return {
+        "bos_token_id": None,
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+        "tie_word_embeddings": True,
+    }
+
+
+def _text(ids: dict[str, int], vocabulary: int, size: Size) -> dict[str, Any]:
+    """The language model's part of a config, of either architecture."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": size.text_width,
+        "intermediate_size": size.text_mlp,
+        "num_hidden_layers": size.text_layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads or size.heads,
+        "max_position_embeddings": 4096,
+        **_ends(ids),
+    }
+
+
+def _vision(size: Size) -> dict[str, Any]:
+    """The vision tower's part of a config, of either architecture."""
+    return {
+        "depth": size.vision_layers,
+        "hidden_size": size.vision_width,
+        "intermediate_size": size.vision_mlp,
+        "num_heads": size.vision_width // 64,
+        "out_hidden_size": size.text_width,
+    }
+
+
+def _tokens(ids: dict[str, int]) -> dict[str, Any]:
+    """The tokens that a config of either architecture names."""
+    return {
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+        **_ends(ids),
+    }
+
+
 def tiny_config(ids: dict[str, int], vocabulary: int, size: Size) -> Any:
     """The `Qwen2_5_VLConfig` of these sizes; `ids` are the special tokens' ids."""
     from transformers import Qwen2_5_VLConfig
 
     assert size.side % 28 == 0, "a side is a whole number of merged tokens"
-    end, pad = ids["<|im_end|>"], ids["<|endoftext|>"]
-    shared: dict[str, Any] = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": pad}
     return Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": vocabulary,
-            "hidden_size": size.text_width,
-            "intermediate_size": size.text_mlp,
-            "num_hidden_layers": size.text_layers,
-            "num_attention_heads": size.heads,
-            "num_key_value_heads": size.kv_heads or size.heads,
-            "max_position_embeddings": 4096,
+            **_text(ids, vocabulary, size),
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10_000.0,
                 "mrope_section": [8, 12, 12],
             },
-            "tie_word_embeddings": True,
-            **shared,
         },
         vision_config={
-            "depth": size.vision_layers,
-            "hidden_size": size.vision_width,
-            "intermediate_size": size.vision_mlp,
-            "num_heads": size.vision_width // 64,
-            "out_hidden_size": size.text_width,
+            **_vision(size),
             "fullatt_block_indexes": list(range(size.vision_layers)),
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-        **shared,
+        **_tokens(ids),
     )
 
 
@@ -203,42 +230,23 @@ def deep_config(ids: dict[str, int], vocabulary: int, size: Size) -> Any:
     from transformers import Qwen3VLConfig
 
     assert size.side % 32 == 0, "a side is a whole number of merged tokens"
-    end, pad = ids["<|im_end|>"], ids["<|endoftext|>"]
-    shared: dict[str, Any] = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": pad}
     return Qwen3VLConfig(
         text_config={
-            "vocab_size": vocabulary,
-            "hidden_size": size.text_width,
+            **_text(ids, vocabulary, size),
             "head_dim": 64,
-            "intermediate_size": size.text_mlp,
-            "num_hidden_layers": size.text_layers,
-            "num_attention_heads": size.heads,
-            "num_key_value_heads": size.kv_heads or size.heads,
-            "max_position_embeddings": 4096,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10_000.0,
                 "mrope_interleaved": True,
                 "mrope_section": [12, 10, 10],
             },
-            "tie_word_embeddings": True,
-            **shared,
         },
         vision_config={
-            "depth": size.vision_layers,
-            "hidden_size": size.vision_width,
-            "intermediate_size": size.vision_mlp,
-            "num_heads": size.vision_width // 64,
-            "out_hidden_size": size.text_width,
+            **_vision(size),
             "num_position_embeddings": (size.side // 16) ** 2,
             "deepstack_visual_indexes": [max(0, size.vision_layers // 2 - 1)],
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-        **shared,
+        **_tokens(ids),
     )
 
 
