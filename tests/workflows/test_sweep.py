@@ -227,8 +227,8 @@ def test_a_study_with_a_preset_validates_on_the_whole_test_split(data: Path) -> 
     with prepare_study(asked) as study:
         assert study.spec.options.style == "aligned"  # an option overrides the preset
         assert [stage.settings.steps for stage in study.recipes["kl"].stages] == [200, 3]
-        assert [p.split for p in study.train] == ["train"] * 6 + ["test"] * 2
-        assert len(study.test) == 1
+        assert [p.split for p in study.sets.trained_on] == ["train"] * 6 + ["test"] * 2
+        assert len(study.sets.test) == 1
 
 
 @pytest.mark.parametrize(

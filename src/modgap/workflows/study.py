@@ -47,6 +47,24 @@ from modgap.workflows.train import (
 
 
 @dataclass(frozen=True)
+class StudySets:
+    """The problems of a study.
+
+    Attributes:
+        train: Those of its data set to train on.
+        test: Those to measure on.
+        also: Those of the other sets to measure on, by the set's name.
+        trained_on: What the recipes get: `train`, with the whole test split where one validates on
+            it.
+    """
+
+    train: list[Problem]
+    test: list[Problem]
+    also: dict[str, list[Problem]]
+    trained_on: list[Problem]
+
+
+@dataclass(frozen=True)
 class Study:
     """A study that may begin, see `prepare_study`.
 
@@ -55,9 +73,8 @@ class Study:
         folder: Where the base model is.
         start: Where every recipe starts.
         recipes: By name, their settings resolved.
-        train: The problems to train on, and the test split if a recipe is validated on it.
-        test: The problems to measure on.
-        also: Name -> the problems of another set to measure on.
+        sets: The problems.
+        marks: Fingerprints of the model and of the problems.
         given: The arguments as the user gave them.
     """
 
@@ -65,9 +82,8 @@ class Study:
     folder: Path
     start: str | Path
     recipes: dict[str, Recipe]
-    train: Sequence[Problem]
-    test: Sequence[Problem]
-    also: Mapping[str, Sequence[Problem]]
+    sets: StudySets
+    marks: Mapping[str, str]
     given: Mapping[str, object] | None
 
     def options_for(self, name: str, also: str = "") -> EvalOptions:
@@ -89,7 +105,7 @@ class Study:
     def measure(self, name: str, model: Path, bars: Bars) -> None:
         """Evaluate the base model or a recipe on the test problems and on each set of `--also`."""
         place = self.spec.out / name
-        for also, problems in {"": self.test, **self.also}.items():
+        for also, problems in {"": self.sets.test, **self.sets.also}.items():
             evaluate(
                 problems, model, place / eval_folder(also),
                 given={**(self.given or {}), "benchmark": also or self.spec.benchmark},
@@ -104,18 +120,18 @@ class Study:
         spec, out, given, started = self.spec, self.spec.out, self.given, time.monotonic()
         training = replace(spec_training(spec), device=spec.options.device)
         with progress_bars() as bars:
-            sets = [f"{len(self.test)} problems"]
-            sets += [f"{len(problems)} of {name}" for name, problems in self.also.items()]
-            say(f"measuring {spec.model} on {' and '.join(sets)}", started)
+            counts = [f"{len(self.sets.test)} problems"]
+            counts += [f"{len(problems)} of {name}" for name, problems in self.sets.also.items()]
+            say(f"measuring {spec.model} on {' and '.join(counts)}", started)
             self.measure("base", self.folder, bars)
             for name, recipe in self.recipes.items():
                 share_stages(out, recipe, self.recipes)
                 stages = " -> ".join(stage.title for stage in recipe.stages)
-                count = len(divided(recipe, self.train)[0])
+                count = len(divided(recipe, self.sets.trained_on)[0])
                 say(f"training {name} on {count} problems: {stages}", started)
                 trained = train_resolved(
-                    recipe, self.train, self.start, out / name, options=training, given=given,
-                    progress=bars,
+                    recipe, self.sets.trained_on, self.start, out / name, options=training,
+                    given=given, progress=bars,
                 )  # fmt: skip
                 say(f"measuring {name}", started)
                 self.measure(name, trained.final, bars)
@@ -127,11 +143,12 @@ class Study:
 
 @contextlib.contextmanager
 def prepare_study(
-    spec: StudySpec, *, given: Mapping[str, object] | None = None, look_at_images: bool = True
+    spec: StudySpec, *, given: Mapping[str, object] | None = None, like: Study | None = None
 ) -> Generator[Study]:
     """Check a study, and hold its folder until the block ends. The errors of `run_study`.
 
-    With `look_at_images`, unusual images are named, and all that are trained on are decoded.
+    Unusual images are named, and all that are trained on are decoded, unless the study is `like`
+    one that is ready: the same model and problems, another training seed.
     """
     from modgap.models.fingerprint import model_fingerprint
     from modgap.models.load import check_folder, check_model, resolve
@@ -159,9 +176,9 @@ def prepare_study(
     )
     for recipe in resolved.values():
         check_engine(recipe, spec.engine)
-    sets = _read_sets(spec, resolved.values())
+    sets = like.sets if like else _read_sets(spec, resolved.values())
     _check_references(spec.reference)
-    if look_at_images:
+    if like is None:
         warn_about_images([*sets.train, *sets.test])
         for problems in sets.also.values():
             warn_about_images(problems, parse_views(default_views(problems)))
@@ -174,36 +191,18 @@ def prepare_study(
     identity["style"] = options.style
     if spec.start_from is not None:  # omitted when empty: older manifests lack this key
         identity["start"] = model_fingerprint(resolve(start))
-    marks = {
+    marks = like.marks if like else {
         "model_fingerprint": model_fingerprint(folder),
         "train_fingerprint": fingerprint(sets.train),
         "test_fingerprint": fingerprint(sets.test),
-    }
+    }  # fmt: skip
     with run.lock():
         run.start("study", identity, given, **marks)
         run.note("options", as_json(spec))
-        yield Study(spec, folder, start, resolved, sets.trained_on, sets.test, sets.also, given)
+        yield Study(spec, folder, start, resolved, sets, marks, given)
 
 
-@dataclass(frozen=True)
-class _Sets:
-    """The problems of a study.
-
-    Attributes:
-        train: Those of its data set to train on.
-        test: Those to measure on.
-        also: Those of the other sets to measure on, by the set's name.
-        trained_on: What the recipes get: `train`, with the whole test split where one validates on
-            it.
-    """
-
-    train: list[Problem]
-    test: list[Problem]
-    also: dict[str, list[Problem]]
-    trained_on: list[Problem]
-
-
-def _read_sets(spec: StudySpec, recipes: Collection[Recipe]) -> _Sets:
+def _read_sets(spec: StudySpec, recipes: Collection[Recipe]) -> StudySets:
     """Read the problems of a study, and refuse those that it must not measure on."""
     data = locate(spec.benchmark, spec.data)
     anywhere = spec.options.allow_outside
@@ -227,7 +226,7 @@ def _read_sets(spec: StudySpec, recipes: Collection[Recipe]) -> _Sets:
         if spec.limit is not None:
             every = read_problems(spec.benchmark, data, "test", allow_outside=anywhere)
         trained_on = [*train, *every]
-    return _Sets(train, test, also, trained_on)
+    return StudySets(train, test, also, trained_on)
 
 
 def eval_folder(also: str) -> str:

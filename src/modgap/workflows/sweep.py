@@ -108,8 +108,8 @@ def run_sweep(
     with contextlib.ExitStack() as held:
         prepared: dict[Path, Study] = {}
         for one in specs:
-            ready = prepare_study(one, given=given, look_at_images=one is specs[0])
-            prepared[one.out] = held.enter_context(ready)
+            like = prepared.get(specs[0].out)
+            prepared[one.out] = held.enter_context(prepare_study(one, given=given, like=like))
         _share_base([folder / "base" for folder in prepared])
         if spec.jobs > 1:
             scheduler = _planned(spec, prepared, devices, each)
