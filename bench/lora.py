@@ -1,6 +1,6 @@
 """Memory and time of a LoRA training on one GPU of 80 GB: README's recipe, some steps of it.
 
-python bench/lora.py --out DIR [--model 3b] [--gib 79] [--steps 2] [--set KEY=VALUE ...]
+python bench/lora.py --out DIR [--model 3b] [--gib 79] [--steps 2] [--part 4] [--set KEY=VALUE ...]
     prints Markdown, and README's line; writes DIR/lora.json and .md after every step
 
 The shape of a real model with random weights, in `modgap train`'s own loop. torch may take no more
@@ -8,7 +8,9 @@ than --gib of the GPU's memory. As the dry run assumes of a training, half of th
 different rewards and a response has half of the limit's tokens in the mean: any of some token ids
 ends a response, so that its length is as long-tailed as under a constant chance to end. Hours are
 those of the steps that were timed times the recipe's steps; validation and checkpoints are not
-counted. What the dry run expects of an H100 is printed beside.
+counted. With --part N a step has 1/N of the recipe's prompts and its updates 1/N of their rows, and
+seconds are multiplied by N: samples are drawn and rows are updated in as large batches, only in
+fewer of them. What the dry run expects of an H100 is printed beside.
 """
 
 from __future__ import annotations
@@ -85,7 +87,13 @@ def recipe_of(given: argparse.Namespace) -> Recipe:
     rewards would differ in every group.
     """
     off = ["save_every=0", "eval_every=0", "overlong_buffer=0"]
-    return apply_settings(find_recipe("no-text"), [*README, *off, *given.set])
+    recipe = apply_settings(find_recipe("no-text"), [*README, *off, *given.set])
+    (stage,) = recipe.stages
+    fewer = [
+        f"{name}={max(1, getattr(stage.settings, name) // given.part)}"
+        for name in ("prompts_per_step", "mini_batch")
+    ]
+    return apply_settings(recipe, fewer)
 
 
 def problems_of(count: int) -> list[Any]:
@@ -108,6 +116,7 @@ def main() -> None:
     parser.add_argument("--image-tokens", type=int, default=256, help="a square number")
     parser.add_argument("--gib", type=float, default=79, help="what an H100 of 80 GB has")
     parser.add_argument("--steps", type=int, default=2, help="timed, after a first one")
+    parser.add_argument("--part", type=int, default=1, help="time 1/N of a step")
     parser.add_argument("--minutes", type=float, default=8, help="no step is waited for after that")
     parser.add_argument("--set", nargs="*", default=[], help="as of `modgap train`")
     given = parser.parse_args()
@@ -121,7 +130,8 @@ def main() -> None:
     on_gpu = given.device == "cuda"
     if on_gpu:
         limit_memory(given.gib * GIB)
-    expected = cost(stage, SHAPES_MADE[given.model], lengths_of(stage), gpu("H100"))
+    (full,) = recipe_of(argparse.Namespace(set=given.set, part=1)).stages
+    expected = cost(full, SHAPES_MADE[given.model], lengths_of(full), gpu("H100"))
     rows: list[dict[str, float]] = []
     last = time.perf_counter()
 
@@ -165,14 +175,17 @@ def report(
 ) -> None:
     """Write and print what is known so far."""
     timed = rows[1:] or rows
-    seconds = statistics.median(row["seconds"] for row in timed)
+    seconds = given.part * statistics.median(row["seconds"] for row in timed)
     peak = max(row["peak_gib"] for row in rows)
     hours = seconds * settings.steps / 3600
-    about = machine(given.device) | {"model": given.model, "gib": given.gib, "set": given.set}
+    about = machine(given.device) | {
+        name: getattr(given, name) for name in ("model", "gib", "image_tokens", "part", "set")
+    }
     lines = [
         ", ".join(f"{k} {v}" for k, v in about.items()), "",
         "| | s a step | hours | GiB |", "| --- | --- | --- | --- |",
-        f"| measured, {len(timed)} steps{' (the first)' if len(rows) == 1 else ''} |"
+        f"| measured, {len(timed)} steps{' (the first)' if len(rows) == 1 else ''}"
+        f"{f', 1/{given.part} of each' if given.part > 1 else ''} |"
         f" {seconds:.1f} | {hours:.1f} | {peak:.0f} |",
         f"| the dry run's, for an H100 | {sum(expected.seconds.values()):.1f} |"
         f" {sum(expected.seconds.values()) * settings.steps / 3600:.1f} |"

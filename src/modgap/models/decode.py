@@ -170,30 +170,53 @@ def decode_step(
     for number, (layer, (prefix_k, prefix_v)) in enumerate(
         zip(decoder.layers, cache.prefix, strict=True)
     ):
-        attention = layer.self_attn
         K, S, D = prefix_k.shape[1:]
-        h = normed(layer.input_layernorm, x)
-        if hasattr(attention, "q_norm"):
-            q, k = (
-                project(h).view(P, G, -1, D) for project in (attention.q_proj, attention.k_proj)
-            )
-            qk = torch.cat(head_norms(attention, q, k), dim=2)
-        else:
-            qk = torch.cat((attention.q_proj(h), attention.k_proj(h)), dim=-1).view(P, G, -1, D)
-        v = attention.v_proj(h).view(P, G, K, D)
-        qk = rotated(qk, cos, sin).to(v.dtype)
-        R = qk.shape[2] // K - 1
-        q = qk[:, :, : K * R].view(P, G, K, R, D).transpose(1, 2).contiguous()  # P K G R D
-        added_k, added_v = cache.write(number, qk[:, :, K * R :].transpose(1, 2), v.transpose(1, 2))
-        scores_prefix = (q.view(P, K, G * R, D) @ prefix_k.transpose(-1, -2)).view(P, K, G, R, S)
-        scores = torch.cat((scores_prefix, q @ added_k.transpose(-1, -2)), dim=-1)
-        # In fp32, because the bias is fp32.
-        weights = torch.add(cache.bias, scores, alpha=attention.scaling).softmax(-1).to(q.dtype)
+        q, k, v = _before_attention(layer, x, cos, sin, (P, G, K, D))
+        added_k, added_v = cache.write(number, k, v)
+        R = q.shape[3]
+        scores_prefix = q.view(P, K, G * R, D) @ prefix_k.transpose(-1, -2)
+        weights = _weights(
+            scores_prefix.view(P, K, G, R, S), q @ added_k.transpose(-1, -2), cache.bias,
+            layer.self_attn.scaling,
+        )  # fmt: skip
         out = (weights[..., :S].reshape(P, K, G * R, S) @ prefix_v).view(P, K, G, R, D)
-        out = out + weights[..., S:] @ added_v
-        x = x + attention.o_proj(out.transpose(1, 2).reshape(P * G, -1))
-        x = x + layer.mlp(normed(layer.post_attention_layernorm, x))
+        x = _after_attention(layer, x, out, weights[..., S:] @ added_v)
     return policy.head(decoder.norm(x))
+
+
+def _before_attention(
+    layer: Any, x: Tensor, cos: Tensor, sin: Tensor, shape: tuple[int, int, int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries `[P, K, G, R, D]`, keys and values `[P, K, G, D]` of one token of each sample."""
+    P, G, K, D = shape
+    attention = layer.self_attn
+    h = normed(layer.input_layernorm, x)
+    if hasattr(attention, "q_norm"):
+        q, k = (project(h).view(P, G, -1, D) for project in (attention.q_proj, attention.k_proj))
+        qk = torch.cat(head_norms(attention, q, k), dim=2)
+    else:
+        qk = torch.cat((attention.q_proj(h), attention.k_proj(h)), dim=-1).view(P, G, -1, D)
+    v = attention.v_proj(h).view(P, G, K, D)
+    qk = rotated(qk, cos, sin).to(v.dtype)
+    R = qk.shape[2] // K - 1
+    q = qk[:, :, : K * R].view(P, G, K, R, D).transpose(1, 2).contiguous()
+    return q, qk[:, :, K * R :].transpose(1, 2), v.transpose(1, 2)
+
+
+def _weights(prefix: Tensor, added: Tensor, bias: Tensor, scaling: float) -> Tensor:
+    """Attention weights `[P, K, G, R, S + T]` of scores `[..., S]` and `[..., T]`.
+
+    The softmax is in fp32, because the bias is.
+    """
+    scores = torch.cat((prefix, added), dim=-1)
+    return torch.add(bias, scores, alpha=scaling).softmax(-1).to(scores.dtype)
+
+
+def _after_attention(layer: Any, x: Tensor, prefix: Tensor, added: Tensor) -> Tensor:
+    """The layer's result from what its queries read in the prefix and in the added tokens."""
+    read = (prefix + added).transpose(1, 2).reshape(x.shape[0], -1)
+    x = x + layer.self_attn.o_proj(read)
+    return x + layer.mlp(normed(layer.post_attention_layernorm, x))
 
 
 @dataclass(frozen=True, slots=True)
