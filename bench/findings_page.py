@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from findings_answers import INTRODUCTIONS, answer
 from findings_parts import DOSES, FIRST, dose_name
 from findings_tests import (
     GAP,
@@ -70,7 +71,8 @@ def write_page(cells: Path, out: Path) -> None:
         if name == "6":
             parts.append(_sixth(made, out))
         else:
-            parts.append(_question(name, results[name], made.get((name, FIRST)), out))
+            ran = (cells / f"part{name}.json").exists()
+            parts.append(_question(name, results[name], made[name, FIRST] if ran else None, out))
         details.append(_details(name, cells))
     parts.append("## All numbers\n")
     parts += [detail for detail in details if detail]
@@ -83,19 +85,18 @@ def _question(name: str, results: Sequence[Tested], book: Book | None, out: Path
     title = QUESTIONS[name][0]
     head = f"## {name}. {title}\n"
     there = [result for result in results if result.found is not None]
-    if not there:
+    if not there or book is None:
         return f"{head}\nNot run yet.\n"
     figure = out / "figures" / f"question{name}.svg"
-    extra = {"2": _doses, "5": _levels}.get(name)
+    extra = {"1": _parts, "2": _doses, "5": _levels}.get(name)
     _draw(there, figure, extra, book)
-    answer = _answer(results)
-    words = [
-        head,
-        f"**{answer}**\n",
-        f"![{title} Estimates with 95% intervals]({_shown(figure, out)})\n",
-    ]
+    words = [head, answer(name, results, book) + "\n"]
+    words.append(f"![{title} Estimates with 95% intervals]({_shown(figure, out)})\n")
+    if name in INTRODUCTIONS:
+        words.append(f"{INTRODUCTIONS[name]}\n")
+    words.append(f"{_verdicts(results)}\n")
     words.append(_claims_table(results).markdown())
-    if name == "1" and book:
+    if name == "1":
         words.append(t.as_markdown([_causal_table(book)]))
     return "\n".join(words) + "\n"
 
@@ -104,14 +105,14 @@ def _shown(figure: Path, out: Path) -> str:
     return figure.relative_to(out).as_posix()
 
 
-def _answer(results: Sequence[Tested]) -> str:
+def _verdicts(results: Sequence[Tested]) -> str:
     """Which hypotheses are supported, which not, in one sentence each."""
     of: dict[str, list[str]] = {}
     for number, result in enumerate(results, start=1):
         of.setdefault(result.verdict, []).append(str(number))
     order = ("supported", "a difference", "against", "no difference", "open", "not run")
     said = [f"{verdict}: {', '.join(of[verdict])}" for verdict in order if verdict in of]
-    return f"Of {len(results)} hypotheses {'; '.join(said)}."
+    return f"Hypotheses of the plan: {'; '.join(said)}."
 
 
 def _claims_table(results: Sequence[Tested]) -> t.Table:
@@ -227,11 +228,14 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
 
 
-def _draw(results: Sequence[Tested], path: Path, extra: Panel | None, book: Book | None) -> None:
+def _draw(results: Sequence[Tested], path: Path, extra: Panel | None, book: Book) -> None:
     """The estimates of a question, and beside them a panel of its own."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11 if extra else 7.5, 0.9 + 0.42 * len(results)))
+    figure = Figure(
+        layout="constrained",
+        figsize=(11 if extra else 7.5, 1.1 + 0.42 * max(len(results), 5 if extra else 0)),
+    )
     axes = figure.subplots(1, 2 if extra else 1, squeeze=False)[0]
     for row, result in enumerate(results):
         found = result.found
@@ -244,7 +248,7 @@ def _draw(results: Sequence[Tested], path: Path, extra: Panel | None, book: Book
     axes[0].set_yticks(range(len(results)), [result.claim.words for result in results], fontsize=8)
     axes[0].invert_yaxis()
     axes[0].set_xlabel("points (ticks: seeds)")
-    if extra and book:
+    if extra:
         try:
             extra(axes[1], book)
         except MissingError as error:
@@ -262,6 +266,27 @@ def _line(axes: Any, xs: Sequence[float], values: Sequence[Any], label: str, col
     axes.errorbar(
         xs, middle, (low, high), marker="o", capsize=2, label=label, color=COLOURS[colour]
     )
+
+
+def _parts(axes: Any, book: Book) -> None:
+    """The gap of each recipe in parts; negative ones to the left of the others."""
+    colours = {"reading": "vision", "use": "text", "writing": "muted"}
+    split = causal_parts(book)
+    for row, summary in enumerate(split.values()):
+        parts = {name: part.points for name, part in summary.parts.items()}
+        parts["use"] = summary.gap.points - parts["reading"] - parts["writing"]
+        right, left = 0.0, 0.0
+        for name, colour in colours.items():
+            at = right if parts[name] >= 0 else left
+            label = f"{name} first" if name == "writing" else name
+            axes.barh(row, parts[name], left=at, color=COLOURS[colour],
+                      label=None if row else label)  # fmt: skip
+            right, left = right + max(parts[name], 0), left + min(parts[name], 0)
+    axes.set_yticks(range(len(split)), list(split), fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(0, color=COLOURS["ink"], lw=0.8)
+    axes.set_xlabel("the gap in parts, points")
+    axes.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def _doses(axes: Any, book: Book) -> None:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(BENCH))
 import findings  # noqa: E402
 import findings_arms  # noqa: E402
 import findings_parts as plan  # noqa: E402
+from findings_answers import answer  # noqa: E402
 from findings_page import write_page  # noqa: E402
 from findings_tests import (  # noqa: E402
     GAP,
@@ -146,6 +147,19 @@ def test_reading_is_told_from_reasoning() -> None:
     assert results[3].verdict == "not run" and "kl" in results[3].missing
 
 
+def test_an_answer_in_words_follows_the_rules_of_the_plan() -> None:
+    base = {TEXT: 0.7, IMAGE: 0.4, "own-transcription": 0.4, "true-transcription": 0.7}
+    worse = base | {"own-transcription": 0.25, IMAGE: 0.25}
+    of = {TEXT: worse, "no-text": base, "kl": base, "full-text-continued": worse}
+    book = Book([sweep_of({"base": base, **of}, seeds=5)])
+    results = judged(QUESTIONS["1"][1], book)
+    assert answer("1", results, book).startswith("**Reading.**")
+    of = {name: {**base, "true-transcription": 0.4} for name in of}
+    reasons = Book([sweep_of({"base": {**base, "true-transcription": 0.4}, **of}, seeds=5)])
+    results = judged(QUESTIONS["1"][1], reasons)
+    assert answer("1", results, reasons).startswith("**Reasoning.**")
+
+
 def test_ranks_and_their_correlation() -> None:
     a = np.array([3.0, 1.0, 2.0, 2.0])
     assert spearman(a, a) == pytest.approx(1) and spearman(a, -a) == pytest.approx(-1)
@@ -179,7 +193,8 @@ def test_the_page_is_made_of_cells_alone(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "index.md").read_text()
     assert page.index("What this cannot say") < page.index("## 1.") < page.index("## All numbers")
     assert "| full-text | 3 |" in page and "| recipe | gap | writing | reading |" in page
-    assert page.count("Not run yet") == 4
+    assert page.count("Not run yet") == 5
+    assert "**Not complete: not run are the hypotheses 4.**" in page
     for figure in re.findall(r"\]\((figures/[^)]+)\)", page):
         assert (tmp_path / "out" / figure).stat().st_size > 1000
 

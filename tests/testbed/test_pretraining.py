@@ -19,6 +19,7 @@ from modgap.core.prompt import Prompt
 from modgap.models.folder import BUNDLED, model_notes
 from modgap.models.load import load_policy, resolve
 from modgap.models.policy import Policy
+from modgap.testbed import __main__ as command
 from modgap.testbed.build import SIZES, SPECIAL_TOKENS, Size, deep_config, tiny_config
 from modgap.testbed.data import (
     CHARACTERS,
@@ -229,3 +230,14 @@ def test_a_bundled_model_is_there_or_the_message_says_how_to_make_it() -> None:
             assert (resolve(name) / "config.json").exists()
         except UserError as error:
             assert f"modgap model pretrain --out DIR{options}" in str(error)
+
+
+def test_the_command_takes_the_defaults_of_pretrain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(
+        command, "pretrain", lambda out, plan, phases, **more: asked.update(more, plan=plan)
+    )
+    assert command.main(["--out", str(tmp_path), "--eval-every", "250"]) == 0
+    assert asked["exams"] == Exams(every=250) and asked["plan"] == Plan()

@@ -33,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--eval-every", type=int, default=Exams.every)
-    parser.add_argument("--eval-problems", type=int, default=Exams.problems)
-    parser.add_argument("--final-problems", type=int, default=Exams.final_problems)
+    parser.add_argument("--eval-every", type=int, default=Exams().every)
+    parser.add_argument("--eval-problems", type=int, default=Exams().problems)
+    parser.add_argument("--final-problems", type=int, default=Exams().final_problems)
     parser.add_argument("--init", type=Path)
     parser.add_argument("--pick")
     kinds: dict[str, Any] = {
