@@ -15,10 +15,12 @@ import pytest
 import torch
 from encoded_prompts import encode
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
-from modgap.models.decode import Generated, begin, decode_step, sample_batch
+from modgap.models.decode import Generated, begin, bytes_of_token, decode_step, sample_batch
 from modgap.models.encode import EncodedPrompt
 from modgap.models.load import load_policy
 from modgap.models.policy import Policy
@@ -118,6 +120,48 @@ def test_shapes_that_stay_give_what_growing_ones_give(
     same(static, growing, 2e-5)
     assert keys[0].prompts == 8 and keys[-1].prompts < 8, "padded, then smaller"
     assert [*dict.fromkeys(key.room for key in keys)][:3] == [16, 32, 64]
+
+
+def test_a_batch_holds_at_most_twice_its_last_state(
+    policy: Policy, prompts: list[EncodedPrompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While states grow; a GPU's batches are sized by this. Without it there were three of them."""
+    monkeypatch.setattr("modgap.models.static._ROOM", 16)
+    monkeypatch.setattr(policy, "eos_token_ids", [])
+    some, samples, tokens = prompts[:2], 8, 512
+    sampler = StaticSampler(policy)
+    last = rounded(2) * (max(map(len, some)) + samples * tokens) * bytes_of_token(policy)
+    with policy.evaluating(), Live() as live:
+        sampler.sample(some, [list(range(samples))] * 2, 1.0, tokens)
+    assert last < live.peak < 2.0 * last
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors that operations inside have made and that still exist.
+
+    Attributes:
+        peak: The most at a time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._now = 0
+        self._storages: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in (x for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor)):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._storages:
+                self._storages.add(storage._cdata)
+                self._now += storage.nbytes()
+                weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self._now)
+        return out
+
+    def _freed(self, key: int, size: int) -> None:
+        self._storages.discard(key)
+        self._now -= size
 
 
 def test_a_step_is_the_same_through_either_cache(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 import zlib
 from dataclasses import replace
@@ -51,7 +52,7 @@ def test_a_step_begins_with_what_the_step_before_would_have_needed(
     first, *later = log_of(tmp_path / "stage1")
     assert first["refills"] > 0
     for before, row in pairwise([first, *later]):
-        expected = min(12, math.ceil(4 / before["mixed_share"]))
+        expected = draw_size(replace(SETTINGS, prompts_per_step=4), 0, 0, before["mixed_share"])
         assert (
             row["sampled_groups"] == expected
             if row["refills"] == 0
@@ -289,14 +290,28 @@ def test_every_epoch_is_a_new_permutation_and_a_position_says_it_all() -> None:
 
 
 @given(st.integers(1, 64), st.integers(0, 64), st.integers(0, 640), st.floats(0, 1))
-def test_a_draw_is_what_is_missing_at_the_rate_so_far(
+def test_a_draw_is_what_is_missing_and_a_standard_deviation_more(
     wanted: int, kept: int, sampled: int, before: float
 ) -> None:
     if kept < wanted and kept <= sampled:
         size = draw_size(replace(SETTINGS, prompts_per_step=wanted), kept, sampled, before)
         most, rate = (wanted, kept / sampled) if sampled else (3 * wanted, before)
+        rate = max(rate, 1 / most)
+
+        def surely(groups: int) -> float:
+            return groups * rate - math.sqrt(groups * rate * (1 - rate))
+
         assert wanted - kept <= size <= most
-        assert size == most or size - 1 < (wanted - kept) / rate <= size
+        assert size == most or surely(size) >= wanted - kept - 1e-6
+        assert surely(size - 1) < wanted - kept + 1e-6
+
+
+def test_most_draws_suffice() -> None:
+    rng, rate = random.Random(0), 0.42
+    draw = draw_size(replace(SETTINGS, prompts_per_step=64), 0, 0, rate)
+    mixed = [sum(rng.random() < rate for _ in range(draw)) for _ in range(500)]
+    assert 0.75 < sum(count >= 64 for count in mixed) / 500 < 0.92
+    assert draw < 1.15 * 64 / rate
 
 
 def test_the_twin_shares_the_image_of_its_prompt(policy: Policy) -> None:

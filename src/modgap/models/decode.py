@@ -430,15 +430,14 @@ def free_memory(device: torch.device) -> float:
 def rows_at_once(policy: Placed, prompt_tokens: int, max_new_tokens: int, held: int = 0) -> int:
     """How many samples fit into one batch.
 
-    On a CPU 64; on a GPU what fits into a sixth of the free memory plus `held`. A sixth, because
-    `static.py` rounds numbers of prompts up by as much as a half and accepts no batch above a
-    quarter.
+    On a CPU 64; on a GPU what fits into a third of the free memory plus `held`. A third, because
+    `static.py` rounds numbers of prompts up by as much as a half and accepts no batch above a half.
     """
     if policy.device.type != "cuda":
         return 64
     vocabulary = policy.model.config.text_config.vocab_size
     each = bytes_of_token(policy) * (prompt_tokens + max_new_tokens) + 40 * vocabulary
-    return max(1, min(MOST_ROWS, int((free_memory(policy.device) + held) / 6) // each))
+    return max(1, min(MOST_ROWS, int((free_memory(policy.device) + held) / 3) // each))
 
 
 def bytes_of_token(policy: Placed) -> int:

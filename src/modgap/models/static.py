@@ -7,9 +7,9 @@ and the index of the step is a tensor. The step is that of `decode.py`. A size i
 a graph, then captured, then replayed; on a CPU it is only run, which the tests do.
 
 Memory is bounded. There are at most `most_graphs` graphs; the least recently used is dropped first.
-All states share one buffer. A batch that would need more than a quarter of the GPU's free memory is
-left to `decode.py`. All of it is freed when the samples are drawn if it is more than a twelfth of
-the GPU's memory (`Policy.generate`), and in any case before an update uses fewer rows.
+All states share one buffer. A batch that would need more than half of the GPU's free memory is left
+to `decode.py`. All of it is freed when the samples are drawn if it is more than a twelfth of the
+GPU's memory (`Policy.generate`), and in any case before an update uses fewer rows.
 
 Weights are read at their own addresses, so that an optimizer's steps are seen, or at those of their
 copies in autocast's type (`casts.py`), which are updated before each rollout; if the addresses
@@ -137,9 +137,8 @@ class _Draw(NamedTuple):
 
 
 class _Contents(NamedTuple):
-    """The values with which a state starts, without padding."""
+    """What was sampled so far, with which a state starts, without padding."""
 
-    prefix: KeysValues
     added: KeysValues
     logits: Tensor
     done: Tensor
@@ -273,9 +272,9 @@ class StaticSampler:
         cached = (
             rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * bytes_of_token(policy)
         )
-        # While a state grows there are four copies: the prefill's, the old state, the rows taken
-        # from it, and the new state.
-        if cached > (free_memory(device) + self.held) / 4:
+        # While a state grows there are the prompts' own keys and values, what was sampled (at most
+        # half of what there is room for then), and the new state, whose buffer replaces the old.
+        if cached > (free_memory(device) + self.held) / 2:
             return None
 
         start = begin(policy, prompts, limit)
@@ -311,7 +310,10 @@ class StaticSampler:
                 chosen = going.nonzero()[:, 0]
                 kept = kept[chosen]
                 room = min(2 * room, limit) if t == room else room
-                state = self._state(draw, kept, t, room, state, chosen)
+                contents = _sampled(state, chosen, t)
+                del state  # frees a buffer that has become too small
+                state = self._state(draw, kept, t, room, contents)
+                del contents
             self._step(state)
             t += 1
             doing_token(t, limit)
@@ -371,30 +373,19 @@ class StaticSampler:
     # ------------------------------------------------------------------ states
 
     def _state(
-        self,
-        draw: _Draw,
-        kept: Tensor,
-        t: int,
-        room: int,
-        old: _State | None = None,
-        chosen: Tensor | None = None,
+        self, draw: _Draw, kept: Tensor, t: int, room: int, contents: _Contents | None = None
     ) -> _State:
-        """A state of the prompts `kept`, with `t` tokens and room for `room`.
-
-        `kept` are indices in the batch, `chosen` the same prompts' indices in the old state.
-        """
-        if old is None or chosen is None:
-            contents = _first_contents(draw, kept)
-        else:
-            contents = _later_contents(old, chosen, t)
-        keys = contents.prefix[0][0]
+        """A state of these prompts of the batch, with `t` tokens and room for `room`."""
+        prefix = draw.start.prefix
+        keys = prefix[0][0]
         kind = keys.device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         S = math.ceil(keys.shape[2] / _PREFIX) * _PREFIX
         count, rows = kept.numel(), _rows(kept, draw.samples)
         key = _Key(rounded(count), draw.samples, S, room, draw.temperature, autocast)
 
-        state = self._allocate(key, count, t, contents, draw.start.cos.dtype)
+        contents = contents or _nothing(draw, kept)
+        state = self._allocate(key, count, t, draw)
         state.logits[: rows.numel()] = contents.logits
         state.place.fill_(t)
         state.noise[: rows.numel()] = draw.noise[rows, :room]
@@ -403,21 +394,19 @@ class StaticSampler:
         state.sin[:count] = draw.start.sin[kept, :room]
         state.bias[:count, ..., :S] = padding_bias(draw.start.lengths[kept], S)
         state.bias[..., S + t :] = -torch.inf
-        for into, pair in zip(state.prefix, contents.prefix, strict=True):
+        for into, pair in zip(state.prefix, prefix, strict=True):
             for x, y in zip(into, pair, strict=True):
-                x[:count, :, : y.shape[2]] = y
-        if t:
-            for into, pair in zip(state.added, contents.added, strict=True):
-                for x, y in zip(into, pair, strict=True):
-                    x[:count, :, :, :t] = y
+                x[:count, :, : y.shape[2]] = y[kept]
+        for into, pair in zip(state.added, contents.added, strict=bool(t)):
+            for x, y in zip(into, pair, strict=True):
+                x[:count, :, :, :t] = y
         return state
 
-    def _allocate(
-        self, key: _Key, count: int, t: int, contents: _Contents, angles: torch.dtype
-    ) -> _State:
-        """A state of zeros in the buffer; `angles` is the type of the rotary tables."""
+    def _allocate(self, key: _Key, count: int, t: int, draw: _Draw) -> _State:
+        """A state of zeros in the buffer."""
         P, G, S, room = key.prompts, key.samples, key.prefix, key.room
-        keys, logits, layers = contents.prefix[0][0], contents.logits, len(contents.prefix)
+        prefix, logits, angles = draw.start.prefix, draw.start.logits, draw.start.cos.dtype
+        keys, layers = prefix[0][0], len(prefix)
         _, K, _, D = keys.shape
         small = {
             "logits": ((P * G, logits.shape[1]), logits.dtype),
@@ -456,24 +445,20 @@ class StaticSampler:
         ]
 
 
-def _first_contents(draw: _Draw, kept: Tensor) -> _Contents:
+def _nothing(draw: _Draw, kept: Tensor) -> _Contents:
     """What a state without tokens starts with."""
-    prefix = draw.start.prefix
     logits = draw.start.logits[kept].repeat_interleave(draw.samples, 0)
-    added = [(k[:, :, None, :0], v[:, :, None, :0]) for k, v in prefix]
-    done = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
-    return _Contents(prefix, added, logits, done)
+    return _Contents([], logits, logits.new_zeros(logits.shape[0], dtype=torch.bool))
 
 
-def _later_contents(old: _State, chosen: Tensor, t: int) -> _Contents:
-    """What a state starts with that continues an old one.
+def _sampled(state: _State, chosen: Tensor, t: int) -> _Contents:
+    """What a state starts with that goes on with these prompts of another.
 
-    Copies, because the new state overwrites the old one in the buffer.
+    Copies, because the new state overwrites the other one in the buffer.
     """
-    prefix = [(k[chosen], v[chosen]) for k, v in old.prefix]
-    added = [(k[chosen, :, :, :t], v[chosen, :, :, :t]) for k, v in old.added]
-    among = _rows(chosen, old.key.samples)
-    return _Contents(prefix, added, old.logits[among], old.done[among])
+    added = [(k[chosen, :, :, :t], v[chosen, :, :, :t]) for k, v in state.added]
+    among = _rows(chosen, state.key.samples)
+    return _Contents(added, state.logits[among], state.done[among])
 
 
 def _rows(prompts: Tensor, samples: int) -> Tensor:
