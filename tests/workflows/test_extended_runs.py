@@ -200,5 +200,28 @@ def test_a_part_that_is_none_is_refused_in_one_line(
     assert not (tmp_path / "part").exists()
     command = ["cut", str(tmp_path / "whole"), "--out", str(tmp_path / "part"), "--samples", "1"]
     assert main(command) == 0 and "gap" in capsys.readouterr().out
-    assert main(command) == 1 and "holds this part already" in capsys.readouterr().err
     assert json.loads((tmp_path / "part" / "summary.json").read_text())["samples_per_problem"] == 1
+
+
+def test_a_part_that_is_there_already_is_said_and_stays(
+    problems: list[Problem], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask(problems[:3], tmp_path / "whole")
+    ask(problems[1:4], tmp_path / "other")
+    part = tmp_path / "part"
+    command = ["cut", str(tmp_path / "whole"), "--out", str(part), "--limit", "2"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    before = {path.name: path.read_bytes() for path in part.glob("*.json*")}
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.out == first and said.err == f"{part} holds this part already\n"
+    for wrong, words in (
+        ([*command[:-1], "1"], "problems was 2, now 1"),
+        (["cut", str(tmp_path / "other"), *command[2:]], "holds another run's part"),
+    ):
+        assert main(wrong) == 1 and words in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in part.glob("*.json*")}
+    for lost in ("summary.json", "responses.jsonl"):  # as an interrupted call leaves it
+        (part / lost).unlink()
+        assert main(command) == 0 and capsys.readouterr().out == first
