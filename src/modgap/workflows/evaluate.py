@@ -29,6 +29,7 @@ from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, say
 from modgap.core.prompt import Style, of_paper
 from modgap.core.record import Key, RunFolder
+from modgap.core.text import counted
 from modgap.core.transcripts import WHOSE
 from modgap.core.view import DEFAULT_VIEWS, View, parse_views, samples_of
 from modgap.grading.answer import Mode
@@ -250,8 +251,8 @@ def _check_asked(problems: Sequence[Problem], chosen: Sequence[View], samples: i
         raise UserError(f"--samples {samples}: must be at least 1.")
     if again := [name for name, count in Counter(p.id for p in problems).items() if count > 1]:
         raise UserError(
-            f"{len(again)} ids of problems are given twice or more ({', '.join(again[:3])}): rename"
-            " them."
+            f"{counted(len(again), 'problem id')} given twice or more ({', '.join(again[:3])}):"
+            " give each problem its own."
         )
 
 

@@ -36,6 +36,7 @@ from modgap.core.processes import watched
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder, write_json, write_text
+from modgap.core.text import counted
 from modgap.datasets.parquet import SOURCE, Beside
 from modgap.training.checkpoint import (
     checkpoint,
@@ -239,8 +240,9 @@ def _gpus(stages: Sequence[Stage]) -> int:
         if not joins and each.isdecimal() and nodes.isdecimal() and int(each) * int(nodes) > here:
             on_nodes = "" if nodes == "1" else f" on {nodes} nodes"
             raise UserError(
-                f"verl.{key}={each}{on_nodes}, but this machine has {here} GPUs: give at most as"
-                " many, use --engine local, or set RAY_ADDRESS to the Ray cluster that has them."
+                f"verl.{key}={each}{on_nodes}, but this machine has {counted(here, 'GPU')}: give at"
+                " most as many, use --engine local, or set RAY_ADDRESS to the Ray cluster that has"
+                " them."
             )
     if all(key in passed for passed in every):
         return 8
