@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from modgap.analysis.run import Run, load_run
+from modgap.analysis.scores import Arrangement
 from modgap.core.errors import UsageError, UserError, unknown
 from modgap.core.progress import say
-from modgap.core.record import ProblemRow, RunFolder
+from modgap.core.record import ProblemRow, Response, RunFolder
 from modgap.core.view import samples_of
 from modgap.workflows.grade import grade_held, graded_in
 
@@ -102,11 +104,18 @@ def _write(
     if verdicts.is_file():
         shutil.copyfile(verdicts, folder.path / verdicts.name)
     asked = {view: samples_of(view, samples) for view in views}
-    folder.write_responses(  # the last: where they are, the part is whole but for its grades
-        row
-        for row in whole.responses
-        if row.problem_id in names and row.sample < asked.get(row.view, 0)
-    )
+
+    def taken() -> Iterator[tuple[int, Response]]:
+        for start, row in whole.folder.placed_responses():
+            if row.problem_id in names and row.sample < asked.get(row.view, 0):
+                yield start, row
+
+    # Read twice, as no text is kept: of a sample that is there twice, the last line counts.
+    arranged = Arrangement(whole.problems, samples)
+    for start, row in taken():
+        arranged.add_response(row, start)
+    # Written last: where there are responses, the part lacks nothing but its grades.
+    folder.write_responses(row for start, row in taken() if arranged.is_last(row, start))
 
 
 def _views(asked: str | None, there: list[str]) -> list[str]:
