@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modgap.core.text import counted
 from modgap.core.thinking import message_text, reasoning_of
 from modgap.grading.answer import Tolerance, as_gold, reward
 
@@ -101,7 +102,8 @@ def gap_reward(
     ungraded = [str(gold)[:40] for result, gold in paired if result.ungraded]
     if ungraded:
         warnings.warn(
-            f"{len(ungraded)} gold answers in {column!r} are not numbers, such as {ungraded[0]!r}",
+            f"{counted(len(ungraded), 'gold answer')} in {column!r} without a number, such as"
+            f" {ungraded[0]!r}",
             stacklevel=2,
         )
     return [None if result.ungraded else result.score for result in results]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from folders import png
 from geometry3k_data import write_parquet, write_splits
+from mathverse_data import rows, write_json
 
 from modgap.cli.main import main
 from modgap.core.errors import UserError
@@ -193,6 +194,19 @@ def test_a_layout_of_its_own_is_not_converted(tmp_path: Path) -> None:
     write_dataset(tmp_path / "nine", 2, 2, seed=1)
     with pytest.raises(UserError, match=r"--benchmark pgps9k, which modgap reads"):
         convert(tmp_path / "nine", tmp_path / "out", {})
+    write_example(tmp_path / "mine")
+    write_json(tmp_path / "verse.json", rows(1))
+    for source, name in (
+        (tmp_path / "mine", "pairs"),
+        (tmp_path / "mine" / pairs.FILE, "pairs"),
+        (tmp_path / "verse.json", "mathverse"),
+    ):
+        take = rf"`modgap data check \S*{source.name} --benchmark {name}`"
+        with pytest.raises(UserError, match=f"layout of --benchmark {name}, which .*{take}"):
+            convert(source, tmp_path / "out", {})
+    assert not (tmp_path / "out").exists()
+    named = write_parquet(tmp_path / "verse.parquet", rows(1)[:2])
+    assert convert(named, tmp_path / "named", {"text": "question"}).rows == 2
     table = tmp_path / "table"
     table.mkdir()
     (table / "train.json").write_text(json.dumps([{"text": "Find x. AB = 7", "answer": 7}]))

@@ -244,9 +244,9 @@ def test_what_is_worth_knowing_is_a_warning(tmp_path: Path) -> None:
     assert [fault.kind for fault in report.warnings] == [
         "unknown-key", "unpaired", "no-image"
     ]  # fmt: skip
-    assert "'image_path' is not known and passed over, in 1 lines" in report.warnings[0].message
+    assert "'image_path' is not known and passed over, in 1 line;" in report.warnings[0].message
     assert (
-        "1 problems have no prompt for one of full-text, image-only (p1)"
+        "1 problem without a prompt for one of full-text, image-only (p1)"
         in report.warnings[1].message
     )
 

@@ -305,7 +305,7 @@ def test_a_truncated_file_names_the_record_and_what_stands_before_is_checked(
     assert (
         str(report.errors[1])
         == f"train.json line {line}, prob_57: the file is truncated in this record (Unterminated"
-        " string, column 17): copy it again; the 2 records before it were read"
+        " string, column 17): copy it again; read before it: 2 records"
     )
     assert report.splits["train"].problems == 1
 

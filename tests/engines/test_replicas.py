@@ -174,7 +174,7 @@ def test_what_breaks_costs_only_what_it_had_in_hand(
     assert len(made) == 3, "one was started in its place"
     assert count["asked"] <= 72 + 1 + 36, "not everything again"
     said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1 and "samples in hand are done again" in said
+    assert len(said.splitlines()) == 1 and "samples in hand made again" in said
 
 
 def test_if_none_can_be_started_the_reason_is_the_error() -> None:

@@ -324,5 +324,5 @@ def test_a_diagram_out_of_its_folder_is_left_out_and_named(tmp_path: Path, absol
     )
     recorded = RunFolder(run.path).problems()
     assert recorded["prob_1"].image is None and str(recorded["prob_2"].image).endswith("img_1.png")
-    assert "1 problems name a diagram out of Diagram_Visual/" in " ".join(run.strict.warnings)
+    assert "1 problem with a diagram out of Diagram_Visual/" in " ".join(run.strict.warnings)
     assert json.loads((run.path / "import.json").read_text())["diagrams_outside"] == ["prob_1"]

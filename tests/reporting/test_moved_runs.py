@@ -67,7 +67,7 @@ def test_a_moved_diagram_is_found_by_its_digest(run: Path, tmp_path: Path, older
     assert embedded(page) == 0
     numbers = build_report([tmp_path / "moved"], page, data=tmp_path / "elsewhere")
     assert embedded(page) == len(names) - 1
-    assert any("1 diagrams are not in" in words for words in numbers.warnings)
+    assert any("1 diagram not in" in words for words in numbers.warnings)
 
 
 def test_without_digests_the_name_decides_and_that_is_noted(run: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_without_digests_the_name_decides_and_that_is_noted(run: Path, tmp_path:
     shutil.move(tmp_path / "data", tmp_path / "elsewhere")
     numbers = build_report([run], tmp_path / "r.html", data=tmp_path / "elsewhere")
     assert embedded(tmp_path / "r.html") == 4
-    assert any("by their names alone" in words for words in numbers.warnings)
+    assert any("4 diagrams found in" in words for words in numbers.warnings)
 
 
 def test_data_that_is_no_folder_is_refused(

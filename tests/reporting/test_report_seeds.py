@@ -406,7 +406,7 @@ def test_curves_are_means_over_seeds(numbers: ReportSummary) -> None:
         (lambda text: text.replace('"p0", ', ""), "not the counts of 23 problems"),
         (
             lambda text: text.replace('"samples": 2', '"samples": 1'),
-            "not the counts of 24 problems with 1 samples",
+            "not the counts of 24 problems with 1 sample",
         ),
         (lambda text: text.replace('"untrained"', '"x"'), "is damaged"),
         (lambda text: text.replace('"steps": ', '"steps": 1'), "was changed after"),

@@ -68,6 +68,38 @@ def test_latex_is_rendered_and_can_be_shown_as_written(tmp_path: Path, browser: 
     assert [r for r in browser.requests if not r.startswith(("data:", "about:", "file:"))] == []
 
 
+GEOMETRY = (
+    r"\odot O, \parallelogram ABCD, \angle{A} = 30^\circ, \wideparen{AB} \perp CD, \unknown{x}, $1"
+)
+
+
+@pytest.mark.parametrize("installed", [False, pytest.param(True, marks=needs_katex)])
+def test_marks_of_geometry_are_symbols(
+    tmp_path: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    if not installed:
+        monkeypatch.setattr("modgap.reporting.page.katex", str)
+    write_run(tmp_path / "run", {"a": both("cc", "ww")}, text=GEOMETRY, question=r"\widehat AB?")
+    build_report([tmp_path / "run"], tmp_path / "r.html")
+    browser.problems.clear()
+    browser.open(tmp_path / "r.html")
+    browser.wait("document.querySelectorAll('#detail .sample').length")
+    text = browser.run("document.querySelector('#detail .sample pre').textContent")
+    if installed:
+        shown = "[...document.querySelectorAll('#detail .sample pre')[0].querySelectorAll('mrow')]"
+        marks = "".join(browser.run(f"{shown}.map(one => one.textContent)"))
+        assert all(mark in marks for mark in "⊙▱∠⏠⊥")
+        assert browser.run("document.querySelector('#detail dd mover mrow').textContent") == "AB"
+    else:
+        assert text == r"⊙O, ▱ABCD, ∠A = 30°, ⌒AB ⊥ CD, \unknown{x}, $1"
+        assert browser.run("document.querySelector('#detail dd').textContent") == "⌒AB?"
+    assert r"\unknown{x}, $1" in text and browser.problems == []
+    browser.run("document.getElementById('f-raw').click()")
+    raw = "document.querySelector('#detail .sample pre').textContent"
+    browser.wait(f"!{raw}.includes('▱')")
+    assert browser.run(raw) == GEOMETRY
+
+
 def test_katex_is_embedded_only_for_latex(tmp_path: Path) -> None:
     write_run(tmp_path / "run", {"a": both("cc", "ww")}, text="so \\boxed{5}")
     build_report([tmp_path / "run"], tmp_path / "r.html")

@@ -197,7 +197,7 @@ def test_the_dry_run_names_rows_that_fit_and_what_they_save() -> None:
     assert "less with" not in said(micro_batch=rows) and "less with" not in said(
         loss_mean="micro_batch"
     )
-    assert f"too much for 139 GiB (NVIDIA H200): {rows} rows a pass fit" in said(micro_batch=0)
+    assert f"too much for 139 GiB (NVIDIA H200): a pass of {rows} rows fits" in said(micro_batch=0)
     assert "which changes the loss" in said(micro_batch=0, loss_mean="micro_batch")
     assert "less with" not in said(micro_batch=0, mini_batch=1, prompts_per_step=1), (
         "there are no more rows"

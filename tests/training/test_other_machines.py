@@ -107,7 +107,7 @@ def test_a_run_keeps_the_number_of_threads_that_it_was_begun_with(
     assert log_of(out / "stage1") == log_of(tmp_path / "straight" / "stage1")
     RunFolder(out).note("threads", 10_000)
     notes = [event.text for event in run(recipe(), tiny, out) if event.kind == "note"]
-    assert torch.get_num_threads() == 2 and "begun with 10000 threads" in notes[0]
+    assert torch.get_num_threads() == 2 and "begun with 10,000 threads" in notes[0]
 
 
 def shards(checkpoints: Path, step: int, world: int = 2) -> Path:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -381,6 +382,30 @@ def test_a_machine_without_a_gpu_is_told_so(
     )
     joins = replace(KL, passed=(*wanted.passed, ("+ray_kwargs.ray_init.address", "auto")))
     assert run(tools, tmp_path / "joins", joins)
+
+
+def test_the_address_of_a_killed_cluster_is_none(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ray start` writes the address, and a cluster that is killed leaves it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    left = tmp_path / "ray" / "ray_current_cluster"
+    left.parent.mkdir()
+    wanted = replace(KL, passed=(("trainer.n_gpus_per_node", "2"),))
+    address = "+ray_kwargs.ray_init.address"
+    with socket.create_server(("127.0.0.1", 0)) as cluster:
+        left.write_text(f"127.0.0.1:{cluster.getsockname()[1]}")
+        run(tools, tmp_path / "joined", wanted)
+    assert address not in json.loads((tmp_path / "joined/stage1/verl.json").read_text())
+    for words in (left.read_text(), "", "no address"):
+        left.write_text(words)
+        with pytest.raises(UserError, match="n_gpus_per_node=2, but this machine has 0 GPUs"):
+            run(tools, tmp_path / "alone", wanted)
+        run(tools, tmp_path / f"alone {words}", TEXT)
+        overrides = json.loads((tmp_path / f"alone {words}/stage1/verl.json").read_text())
+        assert overrides[address] == "local", "Ray itself would join what left the address"
 
 
 def test_problems_count_once_in_each_view(tools: Tools, tmp_path: Path) -> None:

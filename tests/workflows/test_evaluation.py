@@ -356,7 +356,7 @@ def test_bad_input_is_one_clear_line(problems: list[Problem], tmp_path: Path) ->
         evaluate([Problem("p", "Find x.", "3")], engine, tmp_path / "c", views="image-only")
     with pytest.raises(UserError, match="unknown benchmark"):
         read_problems("pgps", tmp_path)
-    with pytest.raises(UserError, match=r"1 ids of problems are given twice.*prob_0"):
+    with pytest.raises(UserError, match=r"1 problem id given twice.*prob_0"):
         evaluate([*problems, problems[0]], engine, tmp_path / "b")
     data = write_folder(tmp_path / "data", test="{}")
     with pytest.raises(UserError, match="that is a data set; give another --out"):

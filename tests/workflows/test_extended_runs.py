@@ -13,11 +13,13 @@ from PIL import Image
 from modgap.cli.main import main
 from modgap.core.engine import Request
 from modgap.core.errors import UsageError, UserError
+from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.record import RunFolder
 from modgap.engines.scripted import ScriptedEngine
 from modgap.reporting.page import build_report
 from modgap.workflows.cut import cut
+from modgap.workflows.evaluate import evaluate as evaluate_by_options
 from modgap.workflows.grade import grade_run
 
 TWO, THREE = ["full-text", "image-only"], ["full-text", "image-only", "text-only"]
@@ -100,6 +102,29 @@ def test_the_manifest_keeps_what_the_run_was(problems: list[Problem], tmp_path: 
     assert history[0]["fingerprints"] == begun["fingerprints"]
     assert now["created"] == begun["created"]
     assert now["resolved"]["views"] == THREE and now["resolved"]["problems"] == 4
+
+
+def test_a_command_without_views_takes_those_that_the_run_has(
+    problems: list[Problem], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, run = Asked(), tmp_path / "run"
+
+    def bare(out: Path = run, **options: Any) -> Any:
+        asked.keys.clear()
+        capsys.readouterr()
+        given = EvalOptions(samples=1, **options)
+        return evaluate_by_options(problems[:3], asked.engine, out, options=given).summary
+
+    bare()
+    extended = bare(views=",".join(THREE))
+    assert bare() == extended and not asked.keys, "all that it asks for is there"
+    assert f"more views than the default ones: {','.join(THREE)}" in capsys.readouterr().err
+    assert len(RunFolder(run).manifest().get("history", [])) == 1
+    with pytest.raises(UserError, match=r"views was .*modgap cut"):
+        bare(views=",".join(TWO))
+    bare(tmp_path / "other", views="text-only")
+    with pytest.raises(UserError, match=r"views was \['text-only'\], now \['full-text'"):
+        bare(tmp_path / "other")
 
 
 def test_an_interrupted_extension_goes_on(problems: list[Problem], tmp_path: Path) -> None:
@@ -200,5 +225,28 @@ def test_a_part_that_is_none_is_refused_in_one_line(
     assert not (tmp_path / "part").exists()
     command = ["cut", str(tmp_path / "whole"), "--out", str(tmp_path / "part"), "--samples", "1"]
     assert main(command) == 0 and "gap" in capsys.readouterr().out
-    assert main(command) == 1 and "holds this part already" in capsys.readouterr().err
     assert json.loads((tmp_path / "part" / "summary.json").read_text())["samples_per_problem"] == 1
+
+
+def test_a_part_that_is_there_already_is_said_and_stays(
+    problems: list[Problem], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask(problems[:3], tmp_path / "whole")
+    ask(problems[1:4], tmp_path / "other")
+    part = tmp_path / "part"
+    command = ["cut", str(tmp_path / "whole"), "--out", str(part), "--limit", "2"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    before = {path.name: path.read_bytes() for path in part.glob("*.json*")}
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.out == first and said.err == f"{part} holds this part already\n"
+    for wrong, words in (
+        ([*command[:-1], "1"], "problems was 2, now 1"),
+        (["cut", str(tmp_path / "other"), *command[2:]], "holds another run's part"),
+    ):
+        assert main(wrong) == 1 and words in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in part.glob("*.json*")}
+    for lost in ("summary.json", "responses.jsonl"):  # as an interrupted call leaves it
+        (part / lost).unlink()
+        assert main(command) == 0 and capsys.readouterr().out == first

@@ -295,7 +295,7 @@ def test_a_check_counts_versions_and_says_what_has_no_pair(
     assert "testmini: 8 sound problems, 16 diagrams" in out and "0 errors, 0 warnings" in out
     assert f"versions: {', '.join(f'{view} 8' for view in (*FIVE, 'text-only'))}" in out
     alone = made.write_parquet(tmp_path / "alone.parquet", text_only(rows))
-    assert "8 problems lack one side of the gap (1, 2, 3 ...)" in str(
+    assert "8 problems without one side of the gap (1, 2, 3 ...)" in str(
         mathverse.check(alone).faults[0]
     )
     differ = changed(rows, 1, answer="B" if rows[0]["answer"] != "B" else "C")

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from modgap.analysis.run import Run
 from modgap.analysis.scores import Scores
 from modgap.analysis.summary import summarise
 from modgap.core.errors import UserError
@@ -18,6 +19,7 @@ from modgap.grading.graders import grade_answer
 from modgap.reporting.collect import collect
 from modgap.reporting.page import build_report, numbers_of
 from modgap.reporting.viewer import viewer_data
+from modgap.workflows.cut import cut
 from modgap.workflows.grade import grade_run
 
 VIEWS = ("full-text", "image-only", "own-view")
@@ -141,6 +143,23 @@ def test_problems_and_samples_that_no_manifest_names_are_arranged(tmp_path: Path
     assert scores.codes_PVS[0, 1].tolist() == [0, -1] and (scores.codes_PVS >= 0).sum() == 1
     said = scores.responses(2, np.ones((3, 2), np.bool_))
     assert {row.response for row in said} == {f"c {view}" for view in scores.views}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_part_has_the_last_line_of_each_sample_and_no_text_is_kept(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write(tmp_path / "run", seed)
+    grade_run(run)
+    wanted = {row.key: row.response for row in run.responses()}
+    monkeypatch.delattr(Run, "responses")  # all of them, in memory
+    part = cut(run.path, tmp_path / "part", views="image-only", samples=2, limit=7).folder
+    names = {f"p{n}" for n in range(7)}
+    texts = [(row.key, row.response) for row in part.responses()]
+    assert sorted(texts) == sorted(
+        (key, text) for key, text in wanted.items()
+        if key[0] in names and key[1] == "image-only" and key[2] < 2
+    )  # fmt: skip
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:

@@ -308,7 +308,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is(
     refused(r"style was 'aligned', now 'paper'", EvalOptions(style="paper"))
     train, test = (json.loads((data / f"{split}.json").read_text()) for split in ("train", "test"))
     (data / "test.json").write_text(json.dumps({**test, **dict([next(iter(train.items()))])}))
-    refused(r"1 test problems are in train, too")
+    refused(r"1 test problem in train, too")
     (data / "train.json").unlink()
     refused(r"train\.json")
 

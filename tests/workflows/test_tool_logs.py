@@ -449,7 +449,7 @@ def test_the_command_prints_how_many_errors_of_each_kind(
     out = str(tmp_path / "run")
     assert main(["import", "--from", "lmms-eval", str(tmp_path / "logs"), "--out", out]) == 0
     said = capsys.readouterr().out
-    assert "errors: 1 responses, 2 scores of lmms-eval" in said
+    assert "errors: 1 response, 2 scores of lmms-eval" in said
     assert "accuracy by lmms-eval: 0.0% to 100.0% of 2 samples, as 2 of its scores" in said
     assert f"1 response: {lmms_eval.EMPTY}" in said and f"2 scores: {lmms_eval.DEAD}" in said
     assert main(["grade", out, "--mode", "paper"]) == 0

@@ -30,6 +30,7 @@ from modgap.analysis.results import Result, Seed, Settings, first_fault
 from modgap.core.errors import UserError
 from modgap.core.files import read_text
 from modgap.core.record import write_text
+from modgap.core.text import counted
 
 FORMAT = "modgap cells 1"
 ABOUT = (
@@ -260,7 +261,8 @@ def _counts(digits: str, samples: int, problems: int) -> NDArray[np.int64]:
         or counts_P.max(initial=0) > samples
         or counts_P.min(initial=0) < 0
     ):
-        raise ValueError(f"not the counts of {problems} problems with {samples} samples")
+        each = f"{counted(problems, 'problem')} with {counted(samples, 'sample')}"
+        raise ValueError(f"not the counts of {each}")
     return counts_P
 
 

@@ -159,9 +159,11 @@ class _Variants:
             grader = Grader(self._own.extraction, self._own.tolerance, judge)
             right_PVS[self._judge_PVS] = stored.graded(grader) > 0.5
             missing = stored.unswapped - before
-            words = f"judge {name}{f' (not asked about {missing:,} samples)' if missing else ''}"
+            words = f"judge {name}"
+            if missing:
+                words += f" (not asked about {counted(missing, 'sample')})"
             yield self._variant(words, "judge", right_PVS)
-        count = f"{int(self._judge_PVS.sum()):,} samples"
+        count = counted(int(self._judge_PVS.sum()), "sample")
         for verdict, right_PVS in (
             ("wrong", own_PVS & ~self._judge_PVS), ("right", own_PVS | self._judge_PVS)
         ):  # fmt: skip

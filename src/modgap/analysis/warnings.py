@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from modgap.analysis.causal import FEWEST, VIEWS
 from modgap.analysis.results import GapPart, GapSummary, Summary, ViewSummary
-from modgap.core.text import degenerate, percent
+from modgap.core.text import counted, degenerate, percent
 from modgap.core.transcripts import WHOSE
 from modgap.core.view import samples_of
 
@@ -73,13 +73,14 @@ def _incomplete(view: str, what: str, row: ViewSummary, summary: Summary) -> lis
         asked = has_view * samples_of(view, summary.samples_per_problem)
         words.append(
             f"{what} is not finished: {row.missing_samples:,} of"
-            f" {asked:,} samples are missing or not graded; its"
-            f" numbers are over the {row.n_problems:,} of {has_view:,} problems that are complete."
+            f" {counted(asked, 'sample')} are missing or not graded; its"
+            f" numbers are over the {row.n_problems:,} of {counted(has_view, 'problem')} that are"
+            " complete."
         )
     lacking = "data has no such version of the others"
     if has_view < summary.n_problems:
         words.append(
-            f"{what} is over {has_view:,} of {summary.n_problems:,} problems: the"
+            f"{what} is over {has_view:,} of {counted(summary.n_problems, 'problem')}: the"
             f" {'others have no number to read' if view in WHOSE else lacking}."
         )
     return words
@@ -96,8 +97,8 @@ def _unpaired(of: str, summary: Summary) -> list[str]:
         )
     elif summary.pairable and paired < summary.n_problems:
         words.append(
-            f"The gap{of} is over the {paired:,} of {summary.n_problems:,} problems that are"
-            " complete in both views."
+            f"The gap{of} is over the {paired:,} of {counted(summary.n_problems, 'problem')} that"
+            " are complete in both views."
         )
     if gap and summary.causal is None and set(VIEWS) <= summary.views.keys():
         words.append(

@@ -21,6 +21,7 @@ from modgap.core.options import AllowOutside
 from modgap.core.progress import show
 from modgap.core.prompt import Style
 from modgap.core.secrets import safe_arguments
+from modgap.core.text import counted
 
 if TYPE_CHECKING:
     from modgap.datasets.faults import Report
@@ -75,7 +76,7 @@ def synth(
             out, train, test, seed, progress=bars.counter("drawing problems"), force=force,
             family=family,
         )  # fmt: skip
-    show(f"{train} train and {test} test problems in {out}")
+    show(f"{train} train and {counted(test, 'test problem')} in {out}")
 
 
 @data_app.command
@@ -324,8 +325,8 @@ def print_check(report: Report) -> None:
     """Print what a check of a data set found: the counts, then every fault."""
     for name, split in report.splits.items():
         show(
-            f"{name}: {split.problems} sound problems, {split.images} diagrams, {len(split.types)}"
-            " types"
+            f"{name}: {counted(split.problems, 'sound problem')},"
+            f" {counted(split.images, 'diagram')}, {counted(len(split.types), 'type')}"
         )
         if split.versions:
             show(
@@ -340,14 +341,11 @@ def print_check(report: Report) -> None:
         for kind, count in split.types.most_common():
             show(f"  {count:6} {kind}")
     if report.shared_images:
-        show(f"{report.shared_images} diagrams are used by more than one split")
+        show(f"{counted(report.shared_images, 'diagram')} in more than one split")
     for fault in report.faults:
         show(f"{fault.severity}: {fault}")
     errors, warnings = len(report.errors), len(report.warnings)
-    show(
-        f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)} in"
-        f" {report.path}"
-    )
+    show(f"{counted(errors, 'error')}, {counted(warnings, 'warning')} in {report.path}")
 
 
 def _print_plan(plan: Plan) -> None:
@@ -369,7 +367,7 @@ def _print_plan(plan: Plan) -> None:
         (str(n), f"{problems:,}", f"{2 * n * problems:,}") for n, problems in plan.needed.items()
     ]
     if plan.problems:
-        head += (f"chance with {plan.problems:,} problems",)
+        head += (f"chance with {counted(plan.problems, 'problem')}",)
         rows = [
             (*row, f"{100 * plan.power[n]:.1f}%") for row, n in zip(rows, plan.needed, strict=True)
         ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from modgap.core import registry
 from modgap.core.installation import OPTIONAL, install, is_installed, remedy
 from modgap.core.progress import show
+from modgap.core.text import counted
 
 _NEEDED = ("pydantic", "pyarrow", "pillow", "scipy", "mathruler", "matplotlib", "jinja2")
 """What every installation has."""
@@ -29,8 +30,8 @@ def diagnose() -> int:
         f" {platform.machine()}"
     )
     show(
-        f"{os.cpu_count()} CPU cores, {shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free"
-        " here"
+        f"{counted(os.cpu_count() or 1, 'CPU core')},"
+        f" {shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here"
     )
     missing = [name for name in _NEEDED if not is_installed(name)]
     for name in _NEEDED:
@@ -73,7 +74,7 @@ def _devices() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        show(f"no GPU: models run on the CPU in fp32, {torch.get_num_threads()} threads")
+        show(f"no GPU: models run on the CPU in fp32, {counted(torch.get_num_threads(), 'thread')}")
         return
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)

@@ -15,6 +15,7 @@ from modgap.cli.data import given
 from modgap.core.errors import UsageError, UserError
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
+from modgap.core.text import counted
 
 if TYPE_CHECKING:
     from modgap.original.importing import Imported
@@ -160,9 +161,9 @@ def _own_accuracy(done: ImportedLog) -> str:
     total, right, unknown = sum(counts.values()), counts["correct"], counts["error"]
     low, high = 100 * right / total, 100 * (right + unknown) / total
     if not unknown:
-        return f"accuracy by {done.log.tool}: {low:.1f}% of {total:,} samples"
+        return f"accuracy by {done.log.tool}: {low:.1f}% of {counted(total, 'sample')}"
     return (
-        f"accuracy by {done.log.tool}: {low:.1f}% to {high:.1f}% of {total:,} samples, as"
+        f"accuracy by {done.log.tool}: {low:.1f}% to {high:.1f}% of {counted(total, 'sample')}, as"
         f" {unknown:,} of its scores are unknown"
     )
 
@@ -176,12 +177,13 @@ def _print_log(done: ImportedLog) -> None:
     from modgap.reporting.terminal import as_rich, print_summary
 
     log = done.log
-    show(f"{done.path}: {log.model or 'model not named'}, {len(log.samples):,} rows of {log.tool}")
+    read = f"{counted(len(log.samples), 'row')} of {log.tool}"
+    show(f"{done.path}: {log.model or 'model not named'}, {read}")
     for path in log.files:
         show(f"  from {path}")
     count = sum(map(len, done.errors.values()))
     lost = sum(map(len, done.verdict_errors.values()))
-    show(f"errors: {count:,} responses, {lost:,} scores of {log.tool}")
+    show(f"errors: {counted(count, 'response')}, {counted(lost, 'score')} of {log.tool}")
     for what, kinds in (("response", done.errors), ("score", done.verdict_errors)):
         for why, names in kinds.items():
             show(f"  {len(names):6,} {what}{'s' * (len(names) != 1)}: {why}")
@@ -199,7 +201,7 @@ def _print_log(done: ImportedLog) -> None:
         console.print(as_rich(table, plain=not console.is_terminal))
         if unread := done.agreement.get(("correct", "no_answer")):
             show(
-                f"{unread:,} of {sum(done.agreement.values()):,} responses are right by"
+                f"{unread:,} of {counted(sum(done.agreement.values()), 'response')} are right by"
                 f" {log.tool} and hold no answer by our rules, which count them as not right: did"
                 " the prompt ask for a box?"
             )

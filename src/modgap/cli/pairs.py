@@ -11,6 +11,7 @@ from modgap.cli.data import data_app, print_check
 from modgap.core.errors import UsageError, command_line
 from modgap.core.options import AllowOutside
 from modgap.core.progress import show
+from modgap.core.text import counted
 
 
 @data_app.command
@@ -28,7 +29,8 @@ def init(*, out: Path, force: bool = False) -> None:
     from modgap.datasets.pairs_example import example_lines, write_example
 
     file = write_example(out, force=force)
-    show(f"{len(example_lines())} problems in {file}; {out / 'README.md'} explains the keys")
+    count = counted(len(example_lines()), "problem")
+    show(f"{count} in {file}; {out / 'README.md'} explains the keys")
     show(f"check it: {command_line('data', 'check', out, '--benchmark', 'pairs')}")
 
 
@@ -84,6 +86,6 @@ def convert(
             progress=bars.counter("converting"),
         )  # fmt: skip
     taken = ", ".join(f"{target} from {column}" for target, column in done.columns.items())
-    show(f"{done.rows} rows in {done.file}: {taken or 'no column was taken'}")
+    show(f"{counted(done.rows, 'row')} in {done.file}: {taken or 'no column was taken'}")
     print_check(done.report)
     return 0 if done.report.ok else 1

@@ -15,6 +15,7 @@ from modgap.cli.groups import RESULTS
 from modgap.core.errors import UsageError, UserError
 from modgap.core.options import AllowOutside, JudgeOptions
 from modgap.core.progress import show
+from modgap.core.text import counted
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -282,7 +283,7 @@ def write_rows(
     if not runs:
         raise UserError("no run given: name the --out of modgap eval or study.")
     written = write_results(runs, out, Given(source, benchmark))
-    show(f"{out}: {len(written.rows)} row{'s' * (len(written.rows) != 1)}")
+    show(f"{out}: {counted(len(written.rows), 'row')}")
 
 
 @results_app.command(name="check")

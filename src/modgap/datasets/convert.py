@@ -96,7 +96,7 @@ def convert(
     place = Path(source)
     if not place.exists():
         place = fetch_data_set(str(source), [f"*{suffix}" for suffix in _SUFFIXES], _PLACES)
-    if said := needs_no_conversion(place):
+    if said := needs_no_conversion(place, mapped=bool(columns)):
         raise UserError(said)
     root = Root(place, allow_outside=allow_outside)
     files = _files(place, split)

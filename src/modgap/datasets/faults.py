@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modgap.core.problem import Problem
-from modgap.core.text import one_line
+from modgap.core.text import counted, one_line
 
 if TYPE_CHECKING:
     from modgap.core.images import Inspection
@@ -195,7 +195,7 @@ def unusual_images(found: Iterable[tuple[str, Inspection]], file: str) -> Iterat
             some = (
                 f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
             )
-            count = f"{len(names)} problem{'s' * (len(names) > 1)} whose image"
+            count = f"{counted(len(names), 'problem')} whose image"
             yield Fault(file, "", kind, f"{count} {words}: {some}", "warning")
 
 

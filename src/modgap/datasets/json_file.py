@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from modgap.core.text import counted
 from modgap.datasets.faults import Fault
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -139,6 +140,6 @@ def _broken(file: str, text: str, error: Exception, record: str, number: int, li
     kind, remedy = ("truncated", "copy it again") if truncated else ("malformed", "fix it")
     verb = "is truncated" if truncated else "is not valid JSON"
     message = (
-        f"the file {verb} {where} ({reason}): {remedy}; the {number} records before it were read"
+        f"the file {verb} {where} ({reason}): {remedy}; read before it: {counted(number, 'record')}"
     )
     return Fault(file, record, kind, message, line=line)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import Root
 from modgap.core.problem import Problem, Shown
+from modgap.core.text import counted
 from modgap.core.view import ALL_VIEWS, VERSION_VIEWS
 from modgap.datasets.faults import (
     Counts,
@@ -148,8 +149,8 @@ def check(
     if unpaired:
         some = f"{', '.join(unpaired[:3])}{' ...' if len(unpaired) > 3 else ''}"
         message = (
-            f"{len(unpaired)} problems lack one side of the gap ({some}): no gap can be measured on"
-            " them"
+            f"{counted(len(unpaired), 'problem')} without one side of the gap ({some}): no gap can"
+            " be measured there"
         )
         report.faults.append(Fault(report.path.name, "", "unpaired", message, "warning"))
     if not rows and report.ok:

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import Root, open_lines
 from modgap.core.problem import Problem
+from modgap.core.text import counted
 from modgap.core.view import DEFAULT_VIEWS, VIEWS
 from modgap.datasets.faults import (
     Counts,
@@ -132,20 +133,20 @@ def check(
         report.faults.append(Fault(path.name, "", "empty", "holds no problem"))
     for key, number in unknown_keys.items():
         message = (
-            f"the key {key!r} is not known and passed over, in {number} lines; known are"
+            f"the key {key!r} is not known and passed over, in {counted(number, 'line')}; known are"
             f" {', '.join(KEYS)}"
         )
         report.faults.append(Fault(path.name, "", "unknown-key", message, "warning"))
     if unpaired:
         message = (
-            f"{len(unpaired)} problems have no prompt for one of {', '.join(DEFAULT_VIEWS)}"
-            f" ({_some(unpaired)}): without it there is no gap to measure"
+            f"{counted(len(unpaired), 'problem')} without a prompt for one of"
+            f" {', '.join(DEFAULT_VIEWS)} ({_some(unpaired)}): no gap can be measured there"
         )
         report.faults.append(Fault(path.name, "", "unpaired", message, "warning"))
     if pictureless:
         message = (
-            f"{len(pictureless)} problems have no image ({_some(pictureless)}), which their views"
-            " show: they cannot be asked in these; give image, or ask --views text-only"
+            f"{counted(len(pictureless), 'problem')} without an image ({_some(pictureless)}),"
+            " which the views show: give image, or ask --views text-only"
         )
         report.faults.append(Fault(path.name, "", "no-image", message, "warning"))
     report.faults.sort(key=lambda fault: fault.line or math.inf)

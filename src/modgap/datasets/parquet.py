@@ -51,6 +51,7 @@ from modgap.core.prompt import (
     twin_prompt,
 )
 from modgap.core.record import RunFolder, check_writable
+from modgap.core.text import counted
 from modgap.datasets import pgps9k
 from modgap.datasets.faults import Progress, glance, unusual_images
 
@@ -89,7 +90,7 @@ class PrepareSummary:
 
     def __str__(self) -> str:
         files = ", ".join(
-            f"{self.out / split}.parquet ({rows} rows, {self.size[split] / 1e6:.1f} MB)"
+            f"{self.out / split}.parquet ({counted(rows, 'row')}, {self.size[split] / 1e6:.1f} MB)"
             for split, rows in self.rows.items()
         )
         return f"{self.variant}, {self.style} style: {files}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from modgap.core.errors import command_line
 from modgap.core.files import open_regular, read_start
@@ -43,18 +45,40 @@ def benchmark_of(path: str | Path) -> str:
     return found if place == Path(path) else ""
 
 
-def needs_no_conversion(path: Path) -> str:
-    """Which benchmark reads a folder that is not a table; empty if it may be a table."""
+def needs_no_conversion(path: Path, *, mapped: bool = False) -> str:
+    """Which benchmark reads a place that is not a table; empty if it may be a table.
+
+    Args:
+        path: The place.
+        mapped: Whether columns are named, as they are of a table.
+    """
     found, place = _found(path)
-    if found not in ("geometry3k", "pgps9k") or not place.is_dir() or any(place.rglob("*.parquet")):
+    if found in ("geometry3k", "pgps9k"):
+        if not place.is_dir() or any(place.rglob("*.parquet")):
+            return ""
+        if found == "pgps9k" and not (place / "Diagram_Visual").is_dir():
+            return ""  # train.json may be a list of rows
+    elif mapped or not (found == "mathverse" or (found == "pairs" and _is_pairs(place))):
         return ""
-    if found == "pgps9k" and not (place / "Diagram_Visual").is_dir():
-        return ""  # train.json may be a list of rows
     check = command_line("data", "check", place, "--benchmark", found)
     return (
         f"{place} has the layout of --benchmark {found}, which modgap reads as it is: give it as"
         f" --data with that benchmark (`{check}`)."
     )
+
+
+def _is_pairs(place: Path) -> bool:
+    """Whether the first line has no key but those of `pairs`; other rows may have some of them."""
+    from modgap.core.view import VIEWS
+    from modgap.datasets.pairs_line import KEYS, view_of
+
+    file = place / "problems.jsonl" if place.is_dir() else place
+    try:
+        line = json.loads(read_start(file, _HEAD).decode("utf-8-sig").lstrip().partition("\n")[0])
+    except ValueError:
+        return False
+    keys = cast("dict[str, object]", line) if isinstance(line, dict) else {"": None}
+    return all(key in KEYS or view_of(key) in VIEWS for key in keys)
 
 
 def _found(path: Path) -> tuple[str, Path]:

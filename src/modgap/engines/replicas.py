@@ -33,6 +33,7 @@ from typing import Any, Literal
 from modgap.core.engine import Completion, Engine, Request, Sampling, sample_seed
 from modgap.core.errors import UserError
 from modgap.core.progress import show
+from modgap.core.text import counted
 from modgap.engines.ray import Cluster
 from modgap.engines.replica_worker import Failure, Missing, Ready, Reply, Sample, Worker
 
@@ -377,7 +378,7 @@ class ReplicaEngine:
         if slot.given_up:
             _say(f"{name} is given up ({failure.words}); the others do its work")
             return
-        back = f"its {lost} samples in hand are done again, and " if lost else ""
+        back = f"{counted(lost, 'sample')} in hand made again, and " if lost else ""
         _say(f"{name}: {failure.words}; {back}another one is started")
         slot.actor = self._start()
 
@@ -395,7 +396,7 @@ def _all_failed(slots: Sequence[_Slot], started: bool) -> str:
     reasons = list(dict.fromkeys(slot.given_up for slot in slots))
     what = "failed again and again" if started else "could not be started"
     which = "the only replica" if len(slots) == 1 else f"all {len(slots)} replicas"
-    more = f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else ""
+    more = f" (and {counted(len(reasons) - 1, 'other reason')})" if len(reasons) > 1 else ""
     return f"{which} {what}: {reasons[0]}{more}"
 
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from modgap.core.errors import UserError
 from modgap.core.progress import doing
+from modgap.core.text import counted
 from modgap.models.decoder import DecoderModel, Placed
 from modgap.models.layers import head_norms, normed, rotated, turned
 
@@ -246,7 +247,7 @@ def begin(policy: DecoderModel, prompts: Sequence[EncodedPrompt], n: int) -> Sta
     """
     from transformers import DynamicCache
 
-    doing(f"reading {len(prompts)} prompts")
+    doing(f"reading {counted(len(prompts), 'prompt')}")
     features = policy.image_features(prompts)
     inputs = policy.embed(prompts, features)
     cache: Any = DynamicCache()

@@ -24,6 +24,7 @@ from modgap.analysis.results import Summary
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem, Shown, split_grader
 from modgap.core.record import Response, RunFolder, iter_rows, line_of, write_text
+from modgap.core.text import counted
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets import mathverse
 from modgap.grading.judge import PAPER_MAX_TOKENS, Undecided, VerdictFile, VerdictRow, question_id
@@ -211,8 +212,8 @@ class GenerationSource(Source):
         if not scored:
             return []
         return [
-            f"The original's verdicts on {scored['rows']:,} rows: its rules and ours agree on"
-            f" {scored['agree']:,} of {scored['by_rule']:,}; {scored['by_judge']:,} are its"
+            f"The original's verdicts on {counted(scored['rows'], 'row')}: its rules and ours agree"
+            f" on {scored['agree']:,} of {scored['by_rule']:,}; {scored['by_judge']:,} are its"
             " judge's, which mode paper goes by."
         ]
 

@@ -25,6 +25,7 @@ from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import Root, read_bytes
 from modgap.core.problem import Problem
 from modgap.core.record import Response, RunFolder
+from modgap.core.text import counted
 from modgap.datasets.faults import Fault
 from modgap.datasets.json_file import decode, entries
 from modgap.datasets.pgps9k import DIAGRAMS, leads_out
@@ -235,8 +236,8 @@ def _notes(
     if outside:
         named = some_of(outside)
         warnings.append(
-            f"{len(outside):,} problems name a diagram out of {DIAGRAMS}/, which is left out:"
-            f" {named}."
+            f"{counted(len(outside), 'problem')} with a diagram out of {DIAGRAMS}/, which is left"
+            f" out: {named}."
         )
     warnings.append(
         "Answer folders do not say how many tokens a response has and whether it was cut: both"

@@ -18,6 +18,7 @@ from typing import Any
 from modgap.core.errors import UserError
 from modgap.core.files import MOST_IMAGE_BYTES, Root, open_regular, read_bytes
 from modgap.core.record import IMAGE_FOLDERS, ProblemRow, RunFolder, short_digest
+from modgap.core.text import counted
 from modgap.core.view import VERSIONS
 from modgap.reporting.collect import EvalRun
 
@@ -237,12 +238,12 @@ def found_in(runs: Sequence[EvalRun], data: Path) -> tuple[list[EvalRun], list[s
         moved.append(replace(run, problems=rows))
         if named:
             notes.append(
-                f"{run.name}: {named:,} diagrams were found in {data} by their names alone; the run"
+                f"{run.name}: {counted(named, 'diagram')} found in {data} by name alone; the run"
                 " records no digest to compare them with."
             )
         if absent:
             notes.append(
-                f"{run.name}: {absent:,} diagrams are not in {data}, or have changed since: give"
+                f"{run.name}: {counted(absent, 'diagram')} not in {data}, or changed since: give"
                 " the data set that the run was made with."
             )
     return moved, notes

@@ -158,8 +158,9 @@ def doubt_words(judged: JudgeSummary | None, of: str = "") -> list[str]:
     wrong = judged.different + table.both_wrong + table.rules_only
     who = f"{of}: the judge" if of else "The judge"
     settled = judged.consistent + judged.different
-    rest = f"do not trust the {settled:,} verdicts on what rules leave open; " if settled else ""
-    rest += "another --judge may do better."
+    rest = "another --judge may do better."
+    if settled:
+        rest = f"do not trust the {counted(settled, 'verdict')} on what rules leave open; {rest}"
     if right + wrong >= ENOUGH and not (right and wrong):
         only = "right" if right else "wrong"
         return [

@@ -17,7 +17,7 @@ from typing import Literal
 from modgap.analysis.results import GapSummary, read_summary
 from modgap.core.errors import UserError
 from modgap.core.files import open_regular
-from modgap.core.text import percent, signed
+from modgap.core.text import counted, percent, signed
 from modgap.core.view import samples_of
 from modgap.reporting.manifests import Manifest, read_manifest
 from modgap.reporting.tables import Table
@@ -121,7 +121,7 @@ def _evaluation(run: Listed, manifest: Manifest) -> Listed:
     samples = _number(manifest, "samples")
     each = sum(samples_of(str(view), samples) for view in views)
     asked = each * _lines(run.path / "problems.jsonl")
-    done = f"{responses:,} of {asked:,}" if asked else f"{responses:,} samples"
+    done = f"{responses:,} of {asked:,}" if asked else counted(responses, "sample")
     is_graded = responses > 0 and grades == responses and (run.path / "summary.json").is_file()
     if not is_graded:
         return replace(run, done=done)
@@ -134,12 +134,13 @@ def _training(run: Listed, manifest: Manifest) -> Listed:
     finished = [(folder / "result.json").is_file() for folder in folders]
     if all(finished):
         steps = sum(_lines(folder / "train_log.jsonl") for folder in folders)
-        return replace(run, done=f"{steps:,} steps", state="finished")
+        return replace(run, done=counted(steps, "step"), state="finished")
     at = finished.index(False)
     steps = _lines(folders[at] / "train_log.jsonl")
     of = _number(read_manifest(folders[at]), "steps")
     stage = f"stage {at + 1} of {stages}, " if stages > 1 else ""
-    return replace(run, done=f"{stage}{f'{steps:,} of {of:,} steps' if of else 'not begun'}")
+    done = f"{steps:,} of {counted(of, 'step')}" if of else "not begun"
+    return replace(run, done=f"{stage}{done}")
 
 
 def _study(run: Listed, manifest: Manifest) -> Listed:

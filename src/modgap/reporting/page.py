@@ -32,7 +32,7 @@ from modgap.analysis.warnings import warnings
 from modgap.core.errors import UserError, unknown
 from modgap.core.files import read_start
 from modgap.core.record import check_writable, write_text
-from modgap.core.text import as_utf8
+from modgap.core.text import as_utf8, counted
 from modgap.reporting import panels
 from modgap.reporting import tables as t
 from modgap.reporting.causal import ASSUMES, causal_panels, causal_table
@@ -415,7 +415,9 @@ def _unread(run: EvalRun, summary: Summary) -> bool:
 def _provenance(found: Collection) -> t.Table:
     rows: list[tuple[str, ...]] = []
     for part in (*found.evals, *found.stages):
-        done = f"graded {part.mode}" if isinstance(part, EvalRun) else f"{len(part.log)} steps"
+        done = (
+            f"graded {part.mode}" if isinstance(part, EvalRun) else counted(len(part.log), "step")
+        )
         rows.append(
             (_title(part), str(part.path), part.manifest.model, done, part.manifest.created)
         )

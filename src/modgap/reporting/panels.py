@@ -106,7 +106,7 @@ class Bar:
     def label(self) -> str:
         """The bar in words."""
         return (
-            f"{self.name}, {self.n_problems} problems:"
+            f"{self.name}, {counted(self.n_problems, 'problem')}:"
             f" {'; '.join(piece.label for piece in self.pieces)}"
         )
 
@@ -223,9 +223,10 @@ def types(summary: Summary) -> list[Row]:
         problems = sum(row.n_problems for row in few)
         mean = sum(row.points * row.n_problems for row in few) / problems
         name = f"{len(few)} types of fewer than {FEW_OF_A_TYPE} problems"
-        words = f"{signed(mean)} points on average over {problems} problems, without an interval"
+        note = counted(problems, "problem")
+        words = f"{signed(mean)} points on average over {note}, without an interval"
         mark = Mark(mean, None, None, words)
-        rows.append(Row(name, (mark,), signed(mean), "–", counted(problems, "problem")))
+        rows.append(Row(name, (mark,), signed(mean), "–", note))
     return rows
 
 

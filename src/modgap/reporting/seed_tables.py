@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from modgap.analysis.results import SeedRow, SeedTable
 from modgap.analysis.seeds import SeedsChange
-from modgap.core.text import interval, percent, signed
+from modgap.core.text import counted, interval, percent, signed
 from modgap.reporting import tables as t
 
 CERTAIN = 0.05
@@ -66,7 +66,8 @@ def _main_table(table: SeedTable) -> t.Table:
     graded = f", graded {table.mode}" if table.mode else ""
     caption = (
         f"Over seeds: mean accuracy, gap and its change against {table.model or 'the base model'},"
-        f" in points; {table.n_problems:,} problems, {table.samples} samples a view{graded}"
+        f" in points; {counted(table.n_problems, 'problem')}, {counted(table.samples, 'sample')} a"
+        f" view{graded}"
     )
     return t.Table(caption, head, tuple(rows))
 

@@ -15,7 +15,7 @@ from modgap.analysis.gap import GapChange
 from modgap.analysis.results import GapSummary, ReportSummary, Summary, ViewSummary
 from modgap.core.progress import shown
 from modgap.core.record import RunFolder
-from modgap.core.text import interval, percent, signed
+from modgap.core.text import counted, interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.judged import doubt_words, judge_words
 from modgap.reporting.mathverse import mathverse_tables
@@ -133,10 +133,10 @@ def _print_spent(console: Console, run: Path, prices: tuple[float, float] | None
     print_line(console, f"{words}.")
     if failed:
         (first, _), kinds = failed.most_common(1)[0], len(failed) - 1
-        more = f" and {kinds} other reason{'s' * (kinds > 1)}" if kinds else ""
+        more = f" and {counted(kinds, 'other reason')}" if kinds else ""
         print_line(
             console,
-            f"{failed.total():,} of {count:,} requests failed for good"
+            f"{failed.total():,} of {counted(count, 'request')} failed for good"
             f" ({' '.join(first.split())[:200]}{more}): the same command makes them again.",
             "yellow",
         )

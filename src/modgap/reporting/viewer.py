@@ -181,15 +181,16 @@ def viewer_data(
             {"c": ", ".join(row.conditions), "m": shown_here, "p": prompts, "r": entries},
             (row.question, *row.conditions),
         )
+    details.end_block()
     head: Json = {
         "block": BLOCK,
+        "latex": details.latex,
         "types": types,
         "kinds": KINDS,
         "images": [text.format(limit=images) for text in _ABSENT],
         "runs": [_head(run.name, run.scores.views) for run in runs],
         "problems": index,
     }
-    details.end_block()
     return ViewerData(head, details.blocks, details.packed, details.latex, words)
 
 

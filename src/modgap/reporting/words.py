@@ -200,9 +200,9 @@ def unsolvable_words(scores: Scores, name: str) -> list[str]:
     ids = [row.id for row, found in zip(scores.problems, found_P, strict=True) if found]
     shown = f"{', '.join(ids[:MOST_IDS])}{' ...' if count > MOST_IDS else ''}"
     return [
-        f"{name}: {count:,} of {of:,} problems ({count / of:.1%}) are right from the image and"
-        f" never from the text ({shown}). Their annotations may lack what only the picture shows,"
-        " which makes the gap smaller than it is: look at them."
+        f"{name}: {count:,} of {counted(of, 'problem')} ({count / of:.1%}) are right from the image"
+        f" and never from the text ({shown}). Their annotations may lack what only the picture"
+        " shows, which makes the gap smaller than it is: look at them."
     ]
 
 

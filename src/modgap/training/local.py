@@ -33,6 +33,7 @@ from modgap.core.progress import doing
 from modgap.core.prompt import Style, training_prompt
 from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder
+from modgap.core.text import counted
 from modgap.models.memory import BatchSize
 from modgap.training.checkpoint import (
     LastStep,
@@ -173,8 +174,8 @@ def _split(recipe: Recipe, problems: Sequence[Problem], job: Job) -> Data:
     if job.validation is None and asked > len(held):
         many = f"{len(held)} of them are" if held else "none of them is"
         note = (
-            f"validation_problems={asked}: train has {len(problems)} problems and at most a fifth"
-            f" of them is held out, so {many}"
+            f"validation_problems={asked}: train has {counted(len(problems), 'problem')} and at"
+            f" most a fifth of them is held out, so {many}"
         )
     return Data(train, held, note)
 
@@ -191,8 +192,8 @@ def keep_threads(run: RunFolder, job: Job, progress: Progress | None) -> None:
         run.note("threads", now)
     elif begun > max(now, os.cpu_count() or 1):
         Teller(progress, 1, 1, 0).note(
-            f"the run was begun with {begun} threads and this machine has fewer processors: its"
-            " numbers go on with other last digits"
+            f"the run was begun with {counted(begun, 'thread')} and this machine has fewer"
+            " processors: its numbers go on with other last digits"
         )
     elif begun != now:
         torch.set_num_threads(begun)
@@ -482,8 +483,8 @@ class StageRun:
         groups, kept, norms, clock = rollout.groups, rollout.kept, updates.norms, self.teller.clock
         if not batches:
             self.teller.once(
-                f"step {step} makes no update: no mixed rewards in {len(groups)} groups (said once"
-                " a stage)"
+                f"step {step} makes no update: no mixed rewards in {counted(len(groups), 'group')}"
+                " (said once a stage)"
             )
         rows = {"eligible_rows": 0}  # in every line, as in older logs
         for names, term in zip(metrics_of(self.stage.all_terms), self.stage.all_terms, strict=True):

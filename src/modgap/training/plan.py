@@ -21,6 +21,7 @@ from modgap.core.errors import UserError
 from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
 from modgap.core.terms import places_of
+from modgap.core.text import counted
 from modgap.core.view import get_view
 from modgap.models.folder import model_notes
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
@@ -530,7 +531,7 @@ def this_cpu(shape: Shape) -> Machine:
     big = torch.randn(1 << 23)
     product, copy = _quickest(lambda: a @ b), _quickest(lambda: big + 1)
     return Machine(
-        name=f"this CPU, {torch.get_num_threads()} threads",
+        name=f"this CPU, {counted(torch.get_num_threads(), 'thread')}",
         flops=2.0 * a.numel() * b.shape[1] / product,
         bandwidth=2.0 * 4 * big.numel() / copy,
         reach=0.6,
@@ -634,11 +635,12 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cos
     if 2 * lengths.response == s.max_response_tokens:
         guess = "half the limit"
     remark = (
-        f"; {s.steps} steps {duration(seconds * s.steps)}, validation and checkpoints not counted"
+        f"; {counted(s.steps, 'step')} {duration(seconds * s.steps)}, validation and checkpoints"
+        " not counted"
     )
     return Costs(
-        f"a step, expected: {s.prompts_per_step * s.samples_per_prompt:,} responses trained on, "
-        f"{c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens",
+        f"a step, expected: {counted(s.prompts_per_step * s.samples_per_prompt, 'response')}"
+        f" trained on, {c.prompt_tokens:,.0f} prompt and {c.response_tokens:,.0f} response tokens",
         (
             Amount("FLOPs a step", c.flops),
             Amount("memory", {name: value / GIB for name, value in c.memory.items()}, "GiB"),
@@ -680,7 +682,7 @@ def _memory_notes(
         if not most:
             note += remedy(stage, shape, lengths, machine)
         else:
-            note += f"{most} rows a pass fit (micro_batch={most})"
+            note += f"a pass of {counted(most, 'row')} fits (micro_batch={most})"
         if most and by_micro_batch:
             note += ", which changes the loss (loss_mean=micro_batch)"
         return [note]

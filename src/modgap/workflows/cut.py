@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from modgap.analysis.run import Run, load_run
+from modgap.analysis.scores import Arrangement
 from modgap.core.errors import UsageError, UserError, unknown
-from modgap.core.record import ProblemRow, RunFolder
+from modgap.core.progress import say
+from modgap.core.record import ProblemRow, Response, RunFolder
 from modgap.core.view import samples_of
 from modgap.workflows.grade import grade_held, graded_in
 
@@ -28,7 +31,7 @@ def cut(
     """Write a part of an evaluation as a run that is graded and reported like any other.
 
     Its manifest says what it was cut from (`cut_from`). The command of `modgap eval` with the
-    part's arguments resumes and extends it.
+    part's arguments resumes and extends it. A part that is there already is left as it is.
 
     Args:
         source: The run or its folder; it stays as it is.
@@ -64,12 +67,23 @@ def cut(
     if len(rows) < len(problems):
         # That of the problems together is of all of them; each has its own in fingerprints.json.
         fingerprints.pop("data_fingerprint", None)
+    cut_from = {name: manifest.get(name) for name in ("resolved", "fingerprints")}
     with folder.lock():
-        if folder.start("eval", kept, manifest.get("given", {}), **fingerprints):
-            raise UserError(f"{out} holds this part already: give another --out.")
-        _write(folder, whole, rows, chosen, count)
+        folder.start("eval", kept, manifest.get("given", {}), **fingerprints)
+        part = Run(folder.path)
+        if folder.unanswered():
+            folder.note("cut_from", cut_from)
+            _write(folder, whole, rows, chosen, count)
+        elif cast("dict[str, Any]", part.manifest).get("cut_from") != cut_from:
+            raise UserError(
+                f"{out} holds another run's part, or one from before {whole.path} was extended:"
+                " give another --out."
+            )
+        elif (part.path / "summary.json").is_file():
+            say(f"{out} holds this part already")
+            return part
         grade_held(folder, graded_in(whole.folder))
-    return Run(folder.path)
+    return part
 
 
 def _write(
@@ -83,19 +97,25 @@ def _write(
             folder.note(name, manifest[name])
     if sampling := manifest.get("sampling"):
         folder.note("sampling", sampling | {"samples": samples})
-    folder.note("cut_from", {name: manifest.get(name) for name in ("resolved", "fingerprints")})
     folder.write_problems(rows)
     if each := whole.folder.fingerprints():
         folder.write_fingerprints({name: parts for name, parts in each.items() if name in names})
-    asked = {view: samples_of(view, samples) for view in views}
-    folder.write_responses(
-        row
-        for row in whole.responses
-        if row.problem_id in names and row.sample < asked.get(row.view, 0)
-    )
     verdicts = whole.path / "judge.jsonl"
     if verdicts.is_file():
         shutil.copyfile(verdicts, folder.path / verdicts.name)
+    asked = {view: samples_of(view, samples) for view in views}
+
+    def taken() -> Iterator[tuple[int, Response]]:
+        for start, row in whole.folder.placed_responses():
+            if row.problem_id in names and row.sample < asked.get(row.view, 0):
+                yield start, row
+
+    # Read twice, as no text is kept: of a sample that is there twice, the last line counts.
+    arranged = Arrangement(whole.problems, samples)
+    for start, row in taken():
+        arranged.add_response(row, start)
+    # Written last: where there are responses, the part lacks nothing but its grades.
+    folder.write_responses(row for start, row in taken() if arranged.is_last(row, start))
 
 
 def _views(asked: str | None, there: list[str]) -> list[str]:

@@ -29,6 +29,7 @@ from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, say
 from modgap.core.prompt import Style, of_paper
 from modgap.core.record import Key, RunFolder
+from modgap.core.text import counted
 from modgap.core.transcripts import WHOSE
 from modgap.core.view import DEFAULT_VIEWS, View, parse_views, samples_of
 from modgap.grading.answer import Mode
@@ -59,8 +60,8 @@ class EvalPlan:
         views: Names of views.
         samples: Responses per problem and view.
         sampling: Temperature, token limit, seed.
-        kept: Those of `temperature`, `max_tokens`, `seed` and `samples` that were not given: an
-            existing run keeps its own.
+        kept: Those of `temperature`, `max_tokens`, `seed`, `samples` and `views` that were not
+            given: an existing run keeps its own.
         pixels: Least and most pixels of an image that the engine takes, for the record.
         style: Wording of the prompts.
         mode: Grading mode. If not given, `strict`; but a run that was complete already and was
@@ -127,7 +128,7 @@ def evaluate(
         views=[view.name for view in chosen],
         samples=_SAMPLES if options.samples is None else options.samples,
         sampling=_sampling(problems, options, start.folder),
-        kept=[name for name in SAMPLING if getattr(options, name) is None],
+        kept=_not_given(options),
         pixels=start.pixels,
         style=options.wording,
         identity=identity,
@@ -138,6 +139,12 @@ def evaluate(
     summary = evaluate_with(problems, engine, run.path, plan, progress)
     check_not_all_failed(run.folder, summary)
     return run
+
+
+def _not_given(options: EvalOptions) -> list[str]:
+    """What an existing run keeps its own of."""
+    names = [name for name in SAMPLING if getattr(options, name) is None]
+    return names if options.views or options.controls else [*names, "views"]
 
 
 def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | None) -> Sampling:
@@ -250,8 +257,8 @@ def _check_asked(problems: Sequence[Problem], chosen: Sequence[View], samples: i
         raise UserError(f"--samples {samples}: must be at least 1.")
     if again := [name for name, count in Counter(p.id for p in problems).items() if count > 1]:
         raise UserError(
-            f"{len(again)} ids of problems are given twice or more ({', '.join(again[:3])}): rename"
-            " them."
+            f"{counted(len(again), 'problem id')} given twice or more ({', '.join(again[:3])}):"
+            " give each problem its own."
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from modgap.core.errors import UserError
 from modgap.core.progress import say
@@ -154,7 +154,10 @@ def some(names: Collection[str]) -> str:
 def as_begun(
     run: RunFolder, resolved: Mapping[str, object], data: str, kept: Collection[str]
 ) -> dict[str, Any]:
-    """The sampling with which a run was begun, where no other one is given now."""
+    """The sampling and the views that a run has, where no other ones are given now.
+
+    Its views are kept where it was extended by some and has all that are asked for.
+    """
     if not kept or not run.manifest_path.exists():
         return {}
     manifest = run.manifest()
@@ -164,9 +167,15 @@ def as_begun(
     same = manifest.get("fingerprints", {}).get("data_fingerprint") == data and all(
         before.get(name) == json.loads(json.dumps(value, default=str))
         for name, value in resolved.items()
-        if name not in kept
+        if name == "views" or name not in kept
     )
     # A run without a response may be begun anew, for example with another model.
     if not same and run.unanswered():
         return {}
-    return {name: before[name] for name in kept if name in before}
+    taken = {name: before[name] for name in kept if name in before}
+    asked = cast("list[str]", resolved["views"])
+    if run.unanswered() or not set(asked) < set(taken.get("views", ())):
+        taken.pop("views", None)
+    else:
+        say(f"{run.path} has more views than the default ones: {','.join(taken['views'])}")
+    return taken

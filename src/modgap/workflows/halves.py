@@ -14,6 +14,7 @@ from modgap.analysis.resampling import Floats
 from modgap.analysis.swaps import LAST_BOX, Grader, JudgeOf, Stored
 from modgap.core.prompt import of_paper
 from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunManifest
+from modgap.core.text import counted
 from modgap.grading.answer import Mode
 from modgap.reporting.sampling import NAMES, sampling_of, value_words
 
@@ -132,9 +133,9 @@ class Halves:
         for n, stored in enumerate(self._stored):
             if stored.unswapped:
                 self.warnings.append(
-                    f"{stored.unswapped:,} verdicts of a judge on answers of"
+                    f"{counted(stored.unswapped, 'verdict')} of a judge on answers of"
                     f" {(self.a, self.b)[n].path} could not be swapped, as the other judge was not"
-                    " asked about them: they count as equal."
+                    " asked: counted as equal."
                 )
 
     def _add_truncation(self, references: Sequence[Grader]) -> None:
@@ -157,7 +158,9 @@ class Halves:
                 )
                 part_C = sign * self._of_cells(n, lost) / len(references)
                 self.parts["truncation"] = self.parts["truncation"] + part_C
-            self.notes["truncation"] = f"responses of {side.path} cut at {shorter:,} tokens"
+            self.notes["truncation"] = (
+                f"responses of {side.path} cut at {counted(shorter, 'token')}"
+            )
 
     def _say_unknown_truncation(self, limits: Sequence[float | None]) -> None:
         for side, limit in zip((self.a, self.b), limits, strict=True):

@@ -25,6 +25,7 @@ from modgap.core.errors import UserError
 from modgap.core.files import read_bytes
 from modgap.core.progress import SILENT, Progress
 from modgap.core.record import ProblemRow, Response, RunFolder, write_json
+from modgap.core.text import counted
 from modgap.core.thinking import UnknownPart, message_text
 from modgap.workflows.grade import grade_held
 
@@ -191,10 +192,12 @@ def _warnings(log: Log, responses: Iterable[Response]) -> list[str]:
         found.append(f"inspect_ai ended with the status {status!r}.")
     rows = list(responses)
     if failed := sum(row.finish_reason == "error" for row in rows):
-        found.append(f"{failed:,} of {len(rows):,} samples of the log failed and are `error`.")
+        found.append(
+            f"{failed:,} of {counted(len(rows), 'sample')} of the log failed and are `error`."
+        )
     wanted = len({(row.problem_id, row.view) for row in rows}) * int(log.task["samples"])
     if missing := wanted - len(rows):
-        found.append(f"{missing:,} of {wanted:,} samples are missing from the log.")
+        found.append(f"{missing:,} of {counted(wanted, 'sample')} are missing from the log.")
     return found
 
 

@@ -30,6 +30,7 @@ from modgap.core.files import open_own, open_regular
 from modgap.core.options import EvalOptions, flag
 from modgap.core.progress import say
 from modgap.core.secrets import safe_arguments
+from modgap.core.text import counted
 from modgap.workflows.engine_start import accelerators_each
 
 POLL_S = 0.2
@@ -353,8 +354,8 @@ def accelerators_for(options: EvalOptions) -> tuple[list[str], int]:
     each = options.replicas * accelerators_each(options)
     if each > len(devices):
         raise UserError(
-            f"a model needs {each} accelerators (--replicas, tensor_parallel_size) and there are"
-            f" {len(devices)}: give fewer, or more accelerators."
+            f"a model needs {counted(each, 'accelerator')} (--replicas, tensor_parallel_size) and"
+            f" there are {len(devices)}: give fewer, or more accelerators."
         )
     return devices, each
 

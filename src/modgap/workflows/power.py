@@ -16,6 +16,7 @@ from modgap.analysis.scores import Scores
 from modgap.core.errors import UserError
 from modgap.core.progress import warn
 from modgap.core.record import RunFolder
+from modgap.core.text import counted
 
 SAMPLES = (1, 2, 4, 8)
 GUESSES = {"text_accuracy": 0.6, "consistency": 0.6, "correlation": 0.6}
@@ -184,8 +185,9 @@ def measure(path: Path) -> dict[str, float]:
     if paired_P.sum() < 2 or samples < 2 or any(len(views) != 1 for views in sides.values()):
         raise UserError(
             f"--run {path}: needs at least 2 problems with at least 2 graded samples in one"
-            f" text-centric and one vision-centric view; it has {int(paired_P.sum())} problems with"
-            f" {samples} samples in {', '.join(scores.views) or 'no view'}."
+            " text-centric and one vision-centric view; it has"
+            f" {counted(int(paired_P.sum()), 'problem')} with {counted(samples, 'sample')} in"
+            f" {', '.join(scores.views) or 'no view'}."
         )
     rates = {side: scores.rates(side)[paired_P] for side in sides}
     within = sum(float(np.mean(r * (1 - r))) * samples / (samples - 1) for r in rates.values())

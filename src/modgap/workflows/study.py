@@ -22,6 +22,7 @@ from modgap.core.problem import Problem
 from modgap.core.progress import Bars, progress_bars, say
 from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder, write_json
+from modgap.core.text import counted
 from modgap.core.view import parse_views
 from modgap.models.folder import model_notes
 from modgap.workflows.evaluate import as_in, evaluate
@@ -120,7 +121,7 @@ class Study:
         spec, out, given, started = self.spec, self.spec.out, self.given, time.monotonic()
         training = replace(spec_training(spec), device=spec.options.device)
         with progress_bars() as bars:
-            counts = [f"{len(self.sets.test)} problems"]
+            counts = [counted(len(self.sets.test), "problem")]
             counts += [f"{len(problems)} of {name}" for name, problems in self.sets.also.items()]
             say(f"measuring {spec.model} on {' and '.join(counts)}", started)
             self.measure("base", self.folder, bars)
@@ -128,7 +129,7 @@ class Study:
                 share_stages(out, recipe, self.recipes)
                 stages = " -> ".join(stage.title for stage in recipe.stages)
                 count = len(divided(recipe, self.sets.trained_on)[0])
-                say(f"training {name} on {count} problems: {stages}", started)
+                say(f"training {name} on {counted(count, 'problem')}: {stages}", started)
                 trained = train_resolved(
                     recipe, self.sets.trained_on, self.start, out / name, options=training,
                     given=given, progress=bars,
@@ -210,8 +211,8 @@ def _read_sets(spec: StudySpec, recipes: Collection[Recipe]) -> StudySets:
     test = read_problems(spec.benchmark, data, "test", spec.limit, allow_outside=anywhere)
     if shared := {problem.id for problem in train} & {problem.id for problem in test}:
         raise UserError(
-            f"{len(shared)} test problems are in train, too ({min(shared)} for one), and a study"
-            " must not measure on what it trained on: give a data set with two splits, or use"
+            f"{counted(len(shared), 'test problem')} in train, too ({min(shared)} for one), and a"
+            " study must not measure on what it trained on: give a data set with two splits, or use"
             " modgap train and modgap eval."
         )
     check_views(test, spec.options.chosen(default_views(test)))

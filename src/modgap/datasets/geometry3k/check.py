@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modgap.core.files import Root
 from modgap.core.problem import Problem
+from modgap.core.text import counted
 from modgap.datasets.faults import (
     Counts,
     Fault,
@@ -114,7 +115,10 @@ def _form_faults(
             count += len(forms_read(texts, found, fault, fatal=False))
             yield from found.faults
     if others:
-        message = f"{count} logic forms of {len(others)} problems that are not there were read"
+        message = (
+            f"{counted(count, 'logic form')} read of {counted(len(others), 'problem')} that the set"
+            " lacks"
+        )
         yield Fault(sources.annotated[0].name, "", "forms-only", message, "warning")
 
 
@@ -128,12 +132,14 @@ def _set_faults(
         yield Fault(name, "", "empty", "holds no problem")
     if bare:
         message = (
-            f"{len(bare)} problems have no logic forms of their diagram ({_some(bare)}): full-text"
-            " shows them the text alone, so that no gap can be measured on them"
+            f"{counted(len(bare), 'problem')} without logic forms of the diagram ({_some(bare)}):"
+            " full-text shows the text alone, so that no gap can be measured there"
         )
         yield Fault(name, "", "no-logic-forms", message, "warning")
     if empty:
-        yield Fault(name, "", "empty-form", f"{empty} logic forms are empty: left out", "warning")
+        yield Fault(
+            name, "", "empty-form", f"{counted(empty, 'empty logic form')} left out", "warning"
+        )
     if missing := [split for split in SPLITS if kept and split not in report.splits]:
         there = ", ".join(split for split in SPLITS if split in report.splits)
         has = f"it has {there}" if there else "its problems are in none, and are read for each"
@@ -145,7 +151,10 @@ def _set_faults(
     leaks = [ids for ids in places.values() if len(ids) > 1]
     if leaks:
         some = _some([" = ".join(ids.values()) for ids in leaks])
-        message = f"{len(leaks)} problems are in more than one split, with text and diagram: {some}"
+        message = (
+            f"{counted(len(leaks), 'problem')} in more than one split, with text and diagram:"
+            f" {some}"
+        )
         yield Fault(name, "", "leak", message, "warning")
 
 

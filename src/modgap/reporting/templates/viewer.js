@@ -62,19 +62,27 @@
     return box;
   };
 
-  // LaTeX is rendered by KaTeX, if the page holds it; what it refuses stays as it is. Its output is built of nodes, not of HTML.
+  // LaTeX is rendered by KaTeX, if the page holds it; what it refuses stays as it is, but for the marks of geometry. Its output is
+  // built of nodes, not of HTML.
+  const BEFORE = { angle: "∠", measuredangle: "∡", triangle: "△", odot: "⊙", parallelogram: "▱", square: "□", widehat: "⌒", wideparen: "⌒", overparen: "⌒", overarc: "⌒" };
+  const BETWEEN = { perp: "⊥", parallel: "∥", cong: "≅", sim: "∼", times: "×", cdot: "·", pi: "π", degree: "°" };
+  const symbols = (text) => text.replace(/\^(?:\{\\circ\}|\\circ(?![A-Za-z]))/g, "°").replace(/\\([A-Za-z]+)( *)(?:\{([A-Z]+)\})?/g, (all, name, space, points = "") =>
+    Object.hasOwn(BEFORE, name) ? BEFORE[name] + points : Object.hasOwn(BETWEEN, name) ? BETWEEN[name] + space + points : all);
+  const macros = { "\\parallelogram": "▱", "\\wideparen": "\\overgroup", "\\overparen": "\\overgroup", "\\overarc": "\\overgroup" };
   const MATH = /\$\$([^$]+)\$\$|\\\[([\s\S]+?)\\\]|\\\(([\s\S]+?)\\\)|\$([^$\n]+)\$|(\\[a-zA-Z]+(?:\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*(?: +[A-Z]{1,3}(?![A-Za-z]))?)/g;
   const rich = (text) => {
-    if (typeof katex === "undefined" || $("f-raw").checked) return [text];
+    if ($("f-raw").checked) return [text];
+    if (typeof katex === "undefined") return [symbols(text)];
     const parts = [];
     let at = 0;
     for (const match of text.matchAll(MATH)) {
       const box = make("span", { class: "math" });
-      try { katex.render(match.slice(1).find((part) => part !== undefined), box, { output: "mathml", displayMode: Boolean(match[1] || match[2]), maxSize: 20 }); } catch { continue; }
-      parts.push(text.slice(at, match.index), box);
+      const words = match.slice(1).find((part) => part !== undefined).replace(/^(\\[a-z]+) +([A-Z]{2,3})$/, "$1{$2}"); // an arc over both points
+      try { katex.render(words, box, { output: "mathml", displayMode: Boolean(match[1] || match[2]), maxSize: 20, macros: { ...macros }, strict: false }); } catch { continue; }
+      parts.push(symbols(text.slice(at, match.index)), box);
       at = match.index + match[0].length;
     }
-    return [...parts, text.slice(at)];
+    return [...parts, symbols(text.slice(at))];
   };
   const marked = (text, misread) => {
     const parts = [];
@@ -223,7 +231,7 @@
   problems.forEach((problem, position) => { problem.k = position; });
   for (const id of ["f-run", "f-group", "f-type", "f-outcome", "f-deep"]) $(id).addEventListener("change", filter);
   for (const id of ["f-only", "f-raw"]) $(id).addEventListener("change", () => { drawList(); if (current) open(current, false); });
-  $("f-raw").parentElement.hidden = typeof katex === "undefined";
+  $("f-raw").parentElement.hidden = !index.latex;
   // What a reader comes for: the problems that the picture costs.
   if (problems.some((p) => p.g[0] === "t")) $("f-group").value = "t";
   let timer = 0;

@@ -9,6 +9,7 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Stage
+from modgap.core.text import counted
 from modgap.training.known_model import Model
 
 ACTOR, ROLLOUT, MODEL = (
@@ -198,9 +199,9 @@ def _check_passes(out: Overrides, gpus: int) -> None:
     micro = _whole(out, f"{ACTOR}.ppo_micro_batch_size_per_gpu")
     if mini * n % gpus:
         raise UserError(
-            f"a mini-batch of {mini} prompts x {n} samples = {mini * n} rows cannot be shared by"
-            f" {gpus} GPUs: set mini_batch or samples_per_prompt to a multiple, or use another"
-            " number of GPUs."
+            f"a mini-batch of {counted(mini, 'prompt')} x {counted(n, 'sample')} ="
+            f" {counted(mini * n, 'row')} cannot be shared by {counted(gpus, 'GPU')}: set"
+            " mini_batch or samples_per_prompt to a multiple, or use another number of GPUs."
         )
     dynamic = _value(out, f"{ACTOR}.use_dynamic_bsz")
     if dynamic and _value(out, f"{ACTOR}.fsdp_config.loss_mean") == "micro_batch":
@@ -209,8 +210,8 @@ def _check_passes(out: Overrides, gpus: int) -> None:
         )
     if not dynamic and mini * n // gpus % micro:
         raise UserError(
-            f"{mini * n // gpus} rows of a mini-batch on each GPU cannot be cut into micro-batches"
-            f" of {micro}: set micro_batch to a divisor."
+            f"{counted(mini * n // gpus, 'row')} of a mini-batch on each GPU cannot be cut into"
+            f" micro-batches of {micro}: set micro_batch to a divisor."
         )
     again = _whole(out, f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu")
     if not dynamic and again != micro:

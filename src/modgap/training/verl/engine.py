@@ -21,6 +21,7 @@ import functools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ from modgap.core.processes import watched
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, Stage
 from modgap.core.record import RunFolder, write_json, write_text
+from modgap.core.text import counted
 from modgap.datasets.parquet import SOURCE, Beside
 from modgap.training.checkpoint import (
     checkpoint,
@@ -238,8 +240,9 @@ def _gpus(stages: Sequence[Stage]) -> int:
         if not joins and each.isdecimal() and nodes.isdecimal() and int(each) * int(nodes) > here:
             on_nodes = "" if nodes == "1" else f" on {nodes} nodes"
             raise UserError(
-                f"verl.{key}={each}{on_nodes}, but this machine has {here} GPUs: give at most as"
-                " many, use --engine local, or set RAY_ADDRESS to the Ray cluster that has them."
+                f"verl.{key}={each}{on_nodes}, but this machine has {counted(here, 'GPU')}: give at"
+                " most as many, use --engine local, or set RAY_ADDRESS to the Ray cluster that has"
+                " them."
             )
     if all(key in passed for passed in every):
         return 8
@@ -254,8 +257,25 @@ def _gpus(stages: Sequence[Stage]) -> int:
 def _cluster() -> bool:
     """Whether verl joins a Ray cluster: a named one, or one started here with `ray start`."""
     named = os.environ.get("RAY_ADDRESS", "")
-    folder = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
-    return named not in ("", "local") or Path(folder, "ray", "ray_current_cluster").exists()
+    return named not in ("", "local") or _listens(_started_here() or "")
+
+
+def _started_here() -> str | None:
+    """The address that `ray start` has written on this machine, if any."""
+    file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster")
+    return file.read_text(errors="replace").strip() if file.is_file() else None
+
+
+def _listens(address: str) -> bool:
+    """Whether something listens at HOST:PORT: a cluster that was killed leaves its address."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return False
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _gpu_gib() -> float | None:
@@ -391,6 +411,11 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
         # verl would forget those of earlier launches, and removes the last one before it has saved
         # the position in the data and has named the new one: a kill in between loses both.
         of_launch[KEPT] = None
+    address = "ray_kwargs.ray_init.address"
+    named = os.environ.get("RAY_ADDRESS") or address in {key.lstrip("+") for key in overrides}
+    left = None if named else _started_here()
+    if left is not None and not _listens(left):
+        of_launch[f"+{address}"] = "local"  # Ray would join the cluster that was killed, and fail
     write_json(folder / "verl.json", overrides | of_launch)
 
     def report(line: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from modgap.core.errors import UserError
 from modgap.core.installation import is_installed, not_installed
 from modgap.core.problem import Problem
 from modgap.core.recipe import Recipe, Stage
+from modgap.core.text import counted
 from modgap.training.dry_run import Amount, Costs, StagePlan, plan_lines, short
 from modgap.training.known_model import known_model
 from modgap.training.plan import (
@@ -145,7 +146,7 @@ def plan(
             stage,
             to_hydra(overrides),
             expected,
-            f", {stage.settings.steps} steps on {spread.gpus} GPU{'s' * (spread.gpus > 1)} of"
+            f", {counted(stage.settings.steps, 'step')} on {counted(spread.gpus, 'GPU')} of"
             f" {gib:.0f} GiB",
         )
         if (
@@ -244,7 +245,7 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
             "time a step",
             each,
             "s",
-            f"; {short(speed)} tokens/s a GPU; {s.steps} steps"
+            f"; {short(speed)} tokens/s a GPU; {counted(s.steps, 'step')}"
             f" {duration(sum(each.values()) * s.steps)}, validation and checkpoints not counted",
         ),
         disk(stage, shape),
@@ -272,8 +273,8 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
             f" {gpu_gib:.0f} GiB has: a smaller gpu_memory_utilization, or more GPUs"
         )
     return Costs(
-        f"a step, expected: {rows:,} responses trained on, {tokens:,.0f} tokens of prompts and"
-        " responses (a prompt counted for each of its responses)",
+        f"a step, expected: {counted(rows, 'response')} trained on, {tokens:,.0f} tokens of prompts"
+        " and responses (a prompt counted for each of its responses)",
         amounts,
         f"prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of"
         f" {lengths.twin}, responses of {lengths.response:.0f}, {lengths.mixed:.0%} of groups with"

@@ -17,6 +17,7 @@ from modgap.analysis.results import IMPORT_NOTE, Summary
 from modgap.core.errors import UserError, unknown
 from modgap.core.progress import Progress
 from modgap.core.record import OUTCOMES, GradeRow, Key, Response, RunFolder, write_json
+from modgap.core.text import counted
 from modgap.workflows.fingerprints import fingerprint
 from modgap.workflows.grade import grade_held
 from modgap.workflows.logs.matching import Data, Matched, in_order
@@ -214,7 +215,7 @@ def _warnings(
     found += [f"{_count(rows, 'row')} {what}: {_some(rows)}." for what, rows in matched.odd.items()]
     cells = {key[:2] for key in matched.samples}
     if missing := len(cells) * samples - len(matched.samples):
-        found.append(f"{missing:,} of {len(cells) * samples:,} samples are missing.")
+        found.append(f"{missing:,} of {counted(len(cells) * samples, 'sample')} are missing.")
     found += log.remarks
     if not any(sample.completion_tokens for sample in matched.samples.values()):
         found.append("The log does not say how many tokens a response has: they count as 0.")
@@ -224,7 +225,7 @@ def _warnings(
 
 
 def _count(names: Sequence[str], what: str) -> str:
-    return f"{len(names):,} {what}{'s' * (len(names) != 1)}"
+    return counted(len(names), what)
 
 
 def _are(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError
+from modgap.core.text import counted
 from modgap.core.thinking import UnknownPart, message_text
 from modgap.workflows import import_inspect
 from modgap.workflows.logs.samples import Log, Sample, Verdict, outcome_of
@@ -84,7 +85,8 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
         wanted = {sample.get("id") for sample in log.samples}
         if missing := len(wanted) * epochs - len(log.samples):
             found.remarks.append(
-                f"{log.path.name}: {missing:,} of {len(wanted) * epochs:,} samples are missing."
+                f"{log.path.name}: {missing:,} of {counted(len(wanted) * epochs, 'sample')} are"
+                " missing."
             )
         for sample in log.samples:
             found.samples.append(_sample(log.path, header, sample, name))
