@@ -32,6 +32,7 @@ from torch import Tensor
 from update_ways import compiled, profiled
 
 from modgap.models import decode, static
+from modgap.training.update import computing
 
 PARTS = ("_before_attention", "_weights", "_after_attention")
 WAYS = ("now", "compiled", "pick", "both")
@@ -102,7 +103,8 @@ def main() -> None:
     profiles: list[str] = []
 
     def run() -> list[Tensor]:
-        found = of.generate(prompts, seeds, 0.8, given.tokens)
+        with computing(of):
+            found = of.generate(prompts, seeds, 0.8, given.tokens)
         return [sample.token_ids for group in found for sample in group]
 
     for name in given.ways:

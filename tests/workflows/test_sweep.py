@@ -167,6 +167,26 @@ def test_jobs_share_accelerators_only_when_there_are_more_jobs(
         assert {one.mask for one in ran[:3]} >= {"4", "7,GPU-a"}
 
 
+@pytest.mark.parametrize(("at_once", "runs", "said"), [(3, False, 1), (1, False, 0), (3, True, 0)])
+def test_jobs_that_take_turns_on_a_gpu_name_mps_where_it_is_installed(
+    tmp_path: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], at_once: int, runs: bool, said: int,
+) -> None:  # fmt: skip
+    program = tmp_path / "bin" / "nvidia-cuda-mps-control"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    if runs:
+        (tmp_path / "control").touch()
+    scheduler = Scheduler(at_once, ["0"])
+    for number in range(3):
+        scheduler.add(f"job {number}", [Step(1, lambda: ["1"])], tmp_path / f"{number}.log")
+    assert scheduler.run() == [] and len(ran) == 3
+    assert capsys.readouterr().err.count("nvidia-cuda-mps-control -d") == said
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     write_dataset(tmp_path / "data", 6, 2, seed=3)

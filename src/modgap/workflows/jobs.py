@@ -16,6 +16,7 @@ import ctypes
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,6 +207,11 @@ class Scheduler:
         """
         self._started = time.monotonic()
         self._waiting = list(self.jobs.values())
+        if min(self._at_once, len(self.jobs)) > len(self._load) > 0 and takes_turns():
+            say(
+                "jobs on one GPU take turns: small models are several times as fast side by side,"
+                " after `nvidia-cuda-mps-control -d` (NVIDIA MPS)"
+            )
         if self._progress:
             self._progress(0, len(self.jobs))
         try:
@@ -313,6 +319,12 @@ def _named(devices: Sequence[str]) -> str:
 
 
 # ---- what an evaluation needs --------------------------------------------------------------------
+
+
+def takes_turns() -> bool:
+    """Whether processes on one GPU take turns where MPS, which is installed, would mix them."""
+    pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps")
+    return shutil.which("nvidia-cuda-mps-control") is not None and not (pipes / "control").exists()
 
 
 def visible_accelerators() -> list[str]:
