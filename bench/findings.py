@@ -49,8 +49,8 @@ from findings_parts import (
 )
 
 from modgap.analysis.cells import SeedRun, Sweep, Variant, read_cells, write_cells
+from modgap.core.json_files import write_text
 from modgap.core.options import parse_seeds
-from modgap.core.record import write_text
 from modgap.reporting.collect import Collection, collect
 from modgap.reporting.sweeps import gather_sweeps, right_counts
 

@@ -30,7 +30,7 @@ from findings_tests import (
 from modgap.analysis.cells import read_cells
 from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.seeds import over_seeds
-from modgap.core.record import write_text
+from modgap.core.json_files import write_text
 from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.figures import COLOURS

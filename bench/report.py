@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "share
 import browser
 
 from modgap.core.engine import Request, Sampling, sample_seed
-from modgap.core.record import Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import Response
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.engines.scripted import ScriptedEngine

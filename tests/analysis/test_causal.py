@@ -20,7 +20,7 @@ from modgap.analysis.gap import paired_gap
 from modgap.analysis.resampling import SEED
 from modgap.analysis.scores import Scores
 from modgap.analysis.summary import summarise_run
-from modgap.core.record import GradeRow, Outcome, ProblemRow, Response
+from modgap.core.rows import GradeRow, Outcome, ProblemRow, Response
 from modgap.reporting.words import causal_words
 
 RUNS, PROBLEMS = 100, 150

@@ -17,7 +17,8 @@ from written_studies import write_studies
 from modgap.analysis.results import ReportSummary, Summary, read_import_note, read_summary
 from modgap.core.engine import Completion
 from modgap.core.errors import UserError
-from modgap.core.record import RunFolder, write_json
+from modgap.core.json_files import write_json
+from modgap.core.record import RunFolder
 from modgap.engines.judge import Judge
 from modgap.engines.scripted import ScriptedEngine
 from modgap.reporting.collect import collect

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from modgap.core.errors import UserError
-from modgap.core.record import RunFolder, check_writable
+from modgap.core.places import check_writable
+from modgap.core.record import RunFolder
 
 
 @pytest.mark.parametrize("place", ["named", "named/below"])

@@ -16,7 +16,9 @@ import torch
 from modgap.core import record
 from modgap.core.disk import full_disk, replacing, sweep, writing
 from modgap.core.errors import UserError
-from modgap.core.record import Response, RunFolder, write_json, write_text
+from modgap.core.json_files import read_json, write_json, write_text
+from modgap.core.record import RunFolder
+from modgap.core.rows import Response
 from modgap.grading import judge
 
 ROW = Response(
@@ -137,7 +139,7 @@ def test_what_a_killed_process_left_is_swept_under_the_lock(tmp_path: Path) -> N
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
 def test_half_a_surrogate_pair_is_written_so_that_it_can_be_read(tmp_path: Path, text: str) -> None:
     write_json(tmp_path / "a.json", {"name": text})
-    assert record.read_json(tmp_path / "a.json") == {"name": text}
+    assert read_json(tmp_path / "a.json") == {"name": text}
     run = RunFolder(tmp_path)
     with run.appending() as writer:
         writer.write(ROW.model_copy(update={"prompt": text, "response": text}))

@@ -24,7 +24,8 @@ from modgap.analysis.results import read_summary
 from modgap.core.engine import Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
-from modgap.core.record import Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import Response
 from modgap.engines.scripted import ScriptedEngine
 from modgap.original.import_pgps9k import import_answers
 from modgap.reporting.page import build_report

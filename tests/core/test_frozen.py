@@ -18,7 +18,8 @@ import pytest
 from folders import record, write_folder
 
 from modgap.core.problem import Problem, split_grader
-from modgap.core.record import ProblemRow, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import ProblemRow
 from modgap.training.setup import digest
 from modgap.workflows.fingerprints import fingerprint
 from modgap.workflows.problems import read_problems

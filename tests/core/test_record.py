@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from modgap.core.errors import UserError
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, iter_rows, line_of
+from modgap.core.record import RunFolder
+from modgap.core.rows import GradeRow, ProblemRow, Response, iter_rows, line_of
 
 
 def response(problem: str, sample: int, **changes: object) -> Response:

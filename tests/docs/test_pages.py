@@ -13,7 +13,7 @@ import pytest
 from pages import PAGES, ROOT, blocks, name_of, without_code
 from PIL import Image
 
-from modgap.core.record import GradeRow, ProblemRow, Response
+from modgap.core.rows import GradeRow, ProblemRow, Response
 from modgap.datasets.synthetic import benchmark
 from modgap.workflows.train import dry_run_lines, resolve_recipe
 

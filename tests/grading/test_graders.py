@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from modgap.core.errors import UserError
-from modgap.core.record import OUTCOMES
+from modgap.core.rows import OUTCOMES
 from modgap.grading import symbolic
 from modgap.grading.answer import Mode, grade
 from modgap.grading.graders import GRADERS, find_grader, grade_answer

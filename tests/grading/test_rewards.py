@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modgap import grade_answer
-from modgap.core.record import ProblemRow, Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import ProblemRow, Response
 from modgap.rewards import compute_score, gap_reward
 from modgap.workflows.grade import grade_run
 

@@ -17,7 +17,7 @@ from modgap.analysis.results import (
     read_summary,
 )
 from modgap.cli.data import print_check
-from modgap.core.record import write_json
+from modgap.core.json_files import write_json
 from modgap.core.text import counted
 from modgap.datasets.faults import Fault, Report
 from modgap.reporting.judged import doubt_words

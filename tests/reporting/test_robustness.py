@@ -10,7 +10,9 @@ from written_runs import both
 
 from modgap.analysis.resampling import SEED, bootstrap_interval
 from modgap.analysis.results import Robustness, Variant
-from modgap.core.record import ProblemRow, Response, RunFolder, line_of, write_text
+from modgap.core.json_files import write_text
+from modgap.core.record import RunFolder
+from modgap.core.rows import ProblemRow, Response, line_of
 from modgap.grading.judge import Undecided as Open
 from modgap.grading.judge import VerdictFile, VerdictRow, question_id
 from modgap.grading.mathverse import Case, grade_by_rule

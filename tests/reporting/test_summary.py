@@ -13,7 +13,7 @@ from modgap.analysis.results import (
     PairTable,
 )
 from modgap.analysis.summary import summarise
-from modgap.core.record import ProblemRow
+from modgap.core.rows import ProblemRow
 from modgap.core.view import ALL_VIEWS, PARTIAL
 from modgap.reporting import tables
 from modgap.reporting.page import build_report

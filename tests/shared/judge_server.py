@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.options import JudgeOptions
-from modgap.core.record import ProblemRow, Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import ProblemRow, Response
 from modgap.engines.judge import Judge
 from modgap.workflows.judging import make_judge
 

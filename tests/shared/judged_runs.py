@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modgap.core.record import ProblemRow, Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import ProblemRow, Response
 
 
 def many(path: Path, count: int = 60) -> RunFolder:

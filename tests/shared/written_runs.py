@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import GradeRow, ProblemRow, Response
 
 HOSTILE = (
     "</script><script>document.title='broken'</script><!-- <img src=x"

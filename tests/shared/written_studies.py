@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import GradeRow, ProblemRow, Response
 from modgap.training.setup import identity
 from modgap.workflows.train import resolve_recipe
 

@@ -14,14 +14,9 @@ from tool_logs import kit_row, lmms_row, write_lmms, write_tsv
 from modgap.analysis.explained import Difference, Explanation, shapley
 from modgap.cli.main import main
 from modgap.core.errors import UserError
-from modgap.core.record import (
-    ProblemRow,
-    Response,
-    RunFolder,
-    iter_rows,
-    line_of,
-    write_text,
-)
+from modgap.core.json_files import write_text
+from modgap.core.record import RunFolder
+from modgap.core.rows import ProblemRow, Response, iter_rows, line_of
 from modgap.grading.judge import Undecided, VerdictFile, VerdictRow, question_id
 from modgap.grading.mathverse import Case, grade_by_rule
 from modgap.workflows.explain import explain

@@ -12,7 +12,7 @@ from modgap.analysis.agreement import Agreement
 from modgap.analysis.results import read_summary
 from modgap.cli.main import main
 from modgap.core.errors import UserError
-from modgap.core.record import Response
+from modgap.core.rows import Response
 from modgap.grading import symbolic
 from modgap.grading.answer import grade
 from modgap.grading.judge import VerdictFile

@@ -20,7 +20,7 @@ from modgap.cli.main import main
 from modgap.core.engine import Completion, Request, Sampling
 from modgap.core.errors import UserError
 from modgap.core.prompt import judge_prompt
-from modgap.core.record import Response
+from modgap.core.rows import Response
 from modgap.engines.judge import Judge
 from modgap.grading.judge import VerdictFile
 from modgap.workflows.grade import grade_run

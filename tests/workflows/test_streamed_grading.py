@@ -14,7 +14,8 @@ from modgap.analysis.run import Run
 from modgap.analysis.scores import Scores
 from modgap.analysis.summary import summarise
 from modgap.core.errors import UserError
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, line_of
+from modgap.core.record import RunFolder
+from modgap.core.rows import GradeRow, ProblemRow, Response, line_of
 from modgap.grading.graders import grade_answer
 from modgap.reporting.collect import collect
 from modgap.reporting.page import build_report, numbers_of

@@ -21,7 +21,8 @@ from tool_logs import (
 
 from modgap.cli.main import main
 from modgap.core.errors import UserError
-from modgap.core.record import GradeRow, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import GradeRow
 from modgap.datasets.synthetic import write_dataset
 from modgap.reporting.page import build_report
 from modgap.workflows.logs import inspect_log, lmms_eval, vlmevalkit

@@ -45,7 +45,7 @@ from modgap.analysis.resampling import (
 )
 from modgap.analysis.results import CausalPart, CausalSummary
 from modgap.analysis.scores import Scores
-from modgap.core.record import OUTCOMES
+from modgap.core.rows import OUTCOMES
 
 TEXT, IMAGE, WITHOUT_IMAGE = "full-text", "image-only", "text-only"
 VIEWS: tuple[str, ...] = (

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from modgap.analysis.results import Result, Seed, Settings, first_fault
 from modgap.core.errors import UserError
 from modgap.core.files import read_text
-from modgap.core.record import write_text
+from modgap.core.json_files import write_text
 from modgap.core.text import counted
 
 FORMAT = "modgap cells 1"

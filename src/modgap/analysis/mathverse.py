@@ -18,7 +18,7 @@ from modgap.analysis import gap as stats
 from modgap.analysis.results import Bucket, GapPart, MathversePart, MathverseSets, MathverseSummary
 from modgap.analysis.scores import Scores
 from modgap.core.problem import split_grader
-from modgap.core.record import OUTCOMES
+from modgap.core.rows import OUTCOMES
 from modgap.core.view import VERSIONS
 from modgap.grading.mathverse import NAME
 

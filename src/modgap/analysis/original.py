@@ -14,7 +14,7 @@ import numpy as np
 
 from modgap.analysis.results import OriginalFigures, Summary
 from modgap.core.progress import show
-from modgap.core.record import GradeRow, ProblemRow, Response
+from modgap.core.rows import GradeRow, ProblemRow, Response
 
 
 def original_figures(

@@ -17,7 +17,7 @@ from modgap.analysis.results import OriginalMathverse, OriginalSets, RightOf, Su
 from modgap.core.problem import split_grader
 from modgap.core.progress import show
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
-from modgap.core.record import GradeRow, ProblemRow, Response
+from modgap.core.rows import GradeRow, ProblemRow, Response
 from modgap.core.view import ALL_VIEWS, VERSIONS
 from modgap.grading.mathverse import FREE_FORM, MULTI_CHOICE
 

@@ -19,7 +19,7 @@ from modgap.analysis.resampling import SEED, cluster_sums, sign_flip
 from modgap.analysis.results import PooledGap
 from modgap.analysis.scores import Scores
 from modgap.core.problem import CHOICES
-from modgap.core.record import ProblemRow
+from modgap.core.rows import ProblemRow
 from modgap.core.text import degenerate
 
 _FLIPS = 10_000

@@ -21,7 +21,7 @@ from modgap.analysis.gap import GapChange
 from modgap.analysis.seeds import SeedsChange, SeedsEstimate
 from modgap.core.errors import UserError
 from modgap.core.files import read_bytes
-from modgap.core.record import OUTCOMES
+from modgap.core.rows import OUTCOMES
 
 IMPORT_NOTE = "import.json"
 """What an imported run holds beside its manifest."""

@@ -32,7 +32,8 @@ from modgap.analysis.scores import Scores
 from modgap.analysis.summary import gap_part, vote_is_right
 from modgap.analysis.swaps import Grader, JudgeOf, Stored
 from modgap.core.prompt import of_paper
-from modgap.core.record import RunFolder, iter_rows
+from modgap.core.record import RunFolder
+from modgap.core.rows import iter_rows
 from modgap.core.text import counted, degenerate, interval, points, signed
 from modgap.grading.answer import Mode
 from modgap.grading.graders import find_grader

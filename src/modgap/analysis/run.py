@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from modgap.analysis.results import Summary, read_summary
 from modgap.core.errors import UserError
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder, RunManifest, lean
+from modgap.core.manifest import RunManifest
+from modgap.core.record import RunFolder
+from modgap.core.rows import GradeRow, ProblemRow, Response, lean
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs] - optional

@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 
 from modgap.core.engine import CONTINUED
 from modgap.core.errors import UserError
-from modgap.core.record import (
-    OUTCOMES,
-    GradeRow,
-    Key,
-    Outcome,
-    ProblemRow,
-    Response,
-    RunFolder,
-)
+from modgap.core.record import RunFolder
+from modgap.core.rows import OUTCOMES, GradeRow, Key, Outcome, ProblemRow, Response
 from modgap.core.thinking import CUT_THINKING
 from modgap.core.view import ALL_VIEWS, samples_of
 from modgap.grading.judge import is_open

@@ -33,7 +33,7 @@ from modgap.analysis.results import (
 from modgap.analysis.scores import Scores
 from modgap.analysis.transcription import Readings, decompose
 from modgap.analysis.warnings import warnings
-from modgap.core.record import OUTCOMES, GradeRow, ProblemRow, Response
+from modgap.core.rows import OUTCOMES, GradeRow, ProblemRow, Response
 from modgap.core.text import degenerate
 from modgap.core.view import ALL_VIEWS
 

@@ -25,7 +25,8 @@ import numpy as np
 from modgap.analysis.explained import GRADING, shapley
 from modgap.analysis.resampling import Floats
 from modgap.core.problem import split_grader
-from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import GradeRow, Key, ProblemRow, Response
 from modgap.grading.answer import extract_answer
 from modgap.grading.grade import Grade
 from modgap.grading.graders import find_grader, texts_for_rules

@@ -172,7 +172,7 @@ def _print_log(done: ImportedLog) -> None:
     """The log's source, how many samples are errors and why, both verdicts, and our numbers."""
     from rich.console import Console
 
-    from modgap.core.record import OUTCOMES
+    from modgap.core.rows import OUTCOMES
     from modgap.reporting import tables as t
     from modgap.reporting.terminal import as_rich, print_summary
 

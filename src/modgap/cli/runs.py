@@ -88,7 +88,7 @@ def explain(run_a: Path, run_b: Path, *, out: Path | None = None, json: bool = F
     """
     from rich.console import Console
 
-    from modgap.core.record import write_text
+    from modgap.core.json_files import write_text
     from modgap.reporting.explained import explained_tables, markdown, notes
     from modgap.reporting.terminal import as_rich, print_line
     from modgap.workflows.explain import explain as explain_runs

@@ -23,7 +23,7 @@ from typing import Any
 from modgap.core.disk import replacing
 from modgap.core.errors import UserError, unknown
 from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes, read_text
-from modgap.core.record import check_writable
+from modgap.core.places import check_writable
 from modgap.core.view import VIEWS
 from modgap.datasets.faults import Report
 from modgap.datasets.hub import fetch_data_set

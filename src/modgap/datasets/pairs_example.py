@@ -11,7 +11,7 @@ from typing import Any
 
 from modgap.core.disk import replacing
 from modgap.core.errors import UserError, command_line
-from modgap.core.record import check_writable
+from modgap.core.places import check_writable
 from modgap.datasets.pairs import FILE, SCHEMA
 
 IMAGES = "images"

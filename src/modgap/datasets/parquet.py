@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from modgap.core.disk import replacing
 from modgap.core.errors import UserError, command_line, unknown
 from modgap.core.files import open_regular
+from modgap.core.places import check_writable
 from modgap.core.problem import Problem
 from modgap.core.prompt import (
     INSTRUCTION,
@@ -50,7 +51,7 @@ from modgap.core.prompt import (
     training_question,
     twin_prompt,
 )
-from modgap.core.record import RunFolder, check_writable
+from modgap.core.record import RunFolder
 from modgap.core.text import counted
 from modgap.datasets import pgps9k
 from modgap.datasets.faults import Progress, glance, unusual_images

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modgap.core.engine import Engine, Request, Sampling
-from modgap.core.record import Key
+from modgap.core.rows import Key
 from modgap.grading.judge import (
     TEMPERATURE,
     JudgeMode,

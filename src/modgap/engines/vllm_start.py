@@ -27,8 +27,8 @@ from typing import IO, Any
 from modgap.core import processes
 from modgap.core.errors import UserError
 from modgap.core.installation import not_installed
+from modgap.core.json_files import read_json
 from modgap.core.progress import show
-from modgap.core.record import read_json
 from modgap.models.folder import ADAPTER_CONFIG, has_adapter, image_processor
 
 # Arguments that we pass ourselves, and the option that sets each.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modgap.core.record import Outcome
+from modgap.core.rows import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Final, cast, get_args
 from modgap.core.errors import UserError, unknown
 from modgap.core.problem import split_grader
 from modgap.core.prompt import PAPER_MATHVERSE_PREFILL
-from modgap.core.record import ProblemRow, Response
+from modgap.core.rows import ProblemRow, Response
 from modgap.core.thinking import CLOSE, OPEN, closes_unopened, graded_text
 from modgap.grading import accepted, mathverse
 from modgap.grading.answer import Mode, as_gold, grade

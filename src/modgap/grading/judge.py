@@ -38,15 +38,10 @@ from pydantic import BaseModel, ConfigDict
 from modgap.core.disk import writing
 from modgap.core.errors import UserError
 from modgap.core.files import open_own
+from modgap.core.json_files import read_json, write_json
 from modgap.core.prompt import Prompt, judge_prompt
-from modgap.core.record import (
-    RunFolder,
-    drop_torn_line,
-    iter_rows,
-    line_of,
-    read_json,
-    write_json,
-)
+from modgap.core.record import RunFolder
+from modgap.core.rows import drop_torn_line, iter_rows, line_of
 from modgap.grading.grade import Grade
 
 JudgeMode = Literal["strict", "relative", "paper"]

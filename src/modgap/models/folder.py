@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from modgap.core.errors import UserError
 from modgap.core.files import read_text
+from modgap.core.json_files import read_json
 from modgap.core.progress import say
-from modgap.core.record import read_json
 
 FAST = ("qwen2_5_vl", "qwen3_vl")
 """The types with a forward pass of our own, see `policy.Policy`."""

@@ -17,9 +17,9 @@ from modgap.core import registry
 from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import read_text
 from modgap.core.installation import not_installed, require
+from modgap.core.json_files import read_json
 from modgap.core.progress import doing, show
 from modgap.core.prompt import Prompt
-from modgap.core.record import read_json
 from modgap.models.folder import ADAPTER, BUNDLED, FAST, IMAGE_PROCESSOR, has_adapter
 from modgap.models.weights import (
     Weights,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from modgap.core.errors import UserError, part
+from modgap.core.json_files import read_json
 from modgap.core.progress import show
-from modgap.core.record import read_json
 from modgap.models.folder import image_processor, quiet
 
 _NAMES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")

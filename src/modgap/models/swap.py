@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from modgap.core.errors import UserError, unknown
+from modgap.core.places import check_writable
 from modgap.core.recipe import PARTS
-from modgap.core.record import check_writable
 from modgap.models.load import load_policy
 from modgap.models.parts import part_of
 

@@ -31,7 +31,8 @@ from modgap.core.errors import UserError
 from modgap.core.problem import split_grader
 from modgap.core.progress import show
 from modgap.core.prompt import of_paper
-from modgap.core.record import GradeRow, ProblemRow, Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import GradeRow, ProblemRow, Response
 from modgap.core.text import counted
 from modgap.core.view import DEFAULT_VIEWS, VERSIONS, versions_named
 from modgap.grading.answer import grade

@@ -22,8 +22,10 @@ from typing import Any, TypedDict
 from modgap.analysis.original_mathverse import mathverse_lines, print_mathverse
 from modgap.analysis.results import Summary
 from modgap.core.errors import UserError
+from modgap.core.json_files import write_text
 from modgap.core.problem import Problem, Shown, split_grader
-from modgap.core.record import Response, RunFolder, iter_rows, line_of, write_text
+from modgap.core.record import RunFolder
+from modgap.core.rows import Response, iter_rows, line_of
 from modgap.core.text import counted
 from modgap.core.view import ALL_VIEWS
 from modgap.datasets import mathverse

@@ -24,7 +24,8 @@ from modgap.analysis.results import Summary
 from modgap.core.errors import UserError, command_line, part
 from modgap.core.files import Root, read_bytes
 from modgap.core.problem import Problem
-from modgap.core.record import Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import Response
 from modgap.core.text import counted
 from modgap.datasets.faults import Fault
 from modgap.datasets.json_file import decode, entries

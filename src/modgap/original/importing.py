@@ -8,18 +8,22 @@ the rest is here.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from modgap.analysis.original import scan_text
 from modgap.analysis.results import IMPORT_NOTE, Summary
+from modgap.core.errors import UserError
+from modgap.core.json_files import write_json, write_text
 from modgap.core.problem import Problem
 from modgap.core.progress import show
 from modgap.core.prompt import evaluation_prompt
-from modgap.core.record import Response, RunFolder, holding_place, write_json, write_text
+from modgap.core.record import RunFolder
+from modgap.core.rows import Response
 from modgap.workflows.fingerprints import fingerprint
 from modgap.workflows.grade import Progress, grade_held
 from modgap.workflows.requests import problem_row
@@ -124,12 +128,34 @@ def import_runs(
     """
     several = len(by_model) > 1
     done: list[Imported] = []
-    with holding_place(out, by_model):
+    with _holding_place(out, by_model):
         for model, files in by_model.items():
             place = out / model.strip("/.").replace("/", "--") if several else out
             report = _of_model(progress, model) if progress and several else progress
             done.append(_import(model, read(model, files, report), place, options, given, report))
     return done
+
+
+@contextlib.contextmanager
+def _holding_place(out: Path, names: Collection[str]) -> Generator[None]:
+    """Lock the folder that gets a run for each of several models.
+
+    For one model the folder is the run, which locks itself.
+
+    Raises:
+        UserError: The folder is a run, or another process is writing it.
+    """
+    if len(names) < 2:
+        yield
+        return
+    folder = RunFolder(out)
+    with folder.lock():
+        if folder.manifest_path.exists():
+            raise UserError(
+                f"{out} is a run, and {len(names)} models need a folder of runs"
+                f" ({', '.join(names)}): give another --out."
+            )
+        yield
 
 
 def _of_model(progress: Progress, model: str) -> Progress:

@@ -23,7 +23,8 @@ from modgap.analysis.results import read_import_note
 from modgap.analysis.scores import Scores
 from modgap.core.errors import UserError
 from modgap.core.files import open_lines, open_regular
-from modgap.core.record import ProblemRow, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import ProblemRow
 from modgap.reporting.manifests import Manifest, read_manifest
 
 ROLLOUTS_SHOWN = 40

@@ -17,7 +17,10 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.files import MOST_IMAGE_BYTES, Root, open_regular, read_bytes
-from modgap.core.record import IMAGE_FOLDERS, ProblemRow, RunFolder, short_digest
+from modgap.core.json_files import short_digest
+from modgap.core.manifest import IMAGE_FOLDERS
+from modgap.core.record import RunFolder
+from modgap.core.rows import ProblemRow
 from modgap.core.text import counted
 from modgap.core.view import VERSIONS
 from modgap.reporting.collect import EvalRun

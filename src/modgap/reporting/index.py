@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from modgap.core.errors import UserError
-from modgap.core.record import check_writable, write_text
+from modgap.core.json_files import write_text
+from modgap.core.places import check_writable
 from modgap.core.text import as_utf8
 from modgap.reporting.frame import frame, is_a_report, page_template
 from modgap.reporting.listing import DEPTH, Listed, list_runs

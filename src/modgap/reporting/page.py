@@ -31,7 +31,8 @@ from modgap.analysis.transcription import KINDS, Readings
 from modgap.analysis.warnings import warnings
 from modgap.core.errors import UserError, unknown
 from modgap.core.files import read_start
-from modgap.core.record import check_writable, write_text
+from modgap.core.json_files import write_text
+from modgap.core.places import check_writable
 from modgap.core.text import as_utf8, counted
 from modgap.reporting import panels
 from modgap.reporting import tables as t

@@ -13,7 +13,7 @@ from modgap.analysis.reference import Accuracy, Gap, Measured, ResultsFile, Row,
 from modgap.analysis.results import GapSummary, SeedRow, Summary
 from modgap.analysis.seeds import SeedsEstimate
 from modgap.core.errors import UserError
-from modgap.core.record import write_json
+from modgap.core.json_files import write_json
 from modgap.reporting.collect import EvalRun, collect
 from modgap.reporting.page import numbers_of
 

@@ -22,7 +22,7 @@ import numpy as np
 from modgap.analysis.scores import Answer, Scores
 from modgap.analysis.transcription import KINDS, Readings, misread_parts
 from modgap.core.files import Root
-from modgap.core.record import OUTCOMES, Outcome, ProblemRow, Response
+from modgap.core.rows import OUTCOMES, Outcome, ProblemRow, Response
 from modgap.core.text import counted
 from modgap.core.view import ALL_VIEWS
 from modgap.reporting.collect import EvalRun

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modgap.core.errors import UserError, unknown
+from modgap.core.places import check_writable
 from modgap.core.progress import doing
 from modgap.core.prompt import evaluation_prompt
-from modgap.core.record import check_writable
 from modgap.datasets.synthetic.families import family
 from modgap.testbed.data import CELLS, TASKS, Plan, load_data, make_data, say, to_problem
 

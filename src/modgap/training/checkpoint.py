@@ -30,8 +30,10 @@ import torch
 
 from modgap.core.disk import replacing
 from modgap.core.errors import UserError
+from modgap.core.json_files import read_json, write_json
+from modgap.core.places import RESTORE
 from modgap.core.recipe import Recipe
-from modgap.core.record import RESTORE, RunFolder, read_json, write_json
+from modgap.core.record import RunFolder
 from modgap.training.events import TrainablePolicy
 from modgap.training.teachers import Teachers
 

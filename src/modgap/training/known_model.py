@@ -9,7 +9,7 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.files import read_text
-from modgap.core.record import read_json
+from modgap.core.json_files import read_json
 from modgap.models.folder import BUNDLED, image_processor
 from modgap.training.shape import SHAPED, SHAPES, DeepShape, Shape, shape_of
 

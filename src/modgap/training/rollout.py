@@ -21,11 +21,12 @@ from torch import Tensor
 from modgap.analysis.transcription import share_read
 from modgap.core.engine import sample_seed
 from modgap.core.errors import UserError, raised
+from modgap.core.places import RESTORE
 from modgap.core.problem import Problem
 from modgap.core.progress import doing
 from modgap.core.prompt import Prompt, Style, structural_conditions, training_prompt, twin_prompt
 from modgap.core.recipe import Settings, Stage
-from modgap.core.record import RESTORE, RolloutRow, iter_rows
+from modgap.core.rows import RolloutRow, iter_rows
 from modgap.core.terms import Twin
 from modgap.training.events import Sampled, TrainablePolicy
 from modgap.training.objective import group_advantages, has_spread, overlong_penalty, right_rows

@@ -12,7 +12,8 @@ from modgap.analysis.run import Run, load_run
 from modgap.analysis.scores import Arrangement
 from modgap.core.errors import UsageError, UserError, unknown
 from modgap.core.progress import say
-from modgap.core.record import ProblemRow, Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import ProblemRow, Response
 from modgap.core.view import samples_of
 from modgap.workflows.grade import grade_held, graded_in
 

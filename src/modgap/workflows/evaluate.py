@@ -28,7 +28,8 @@ from modgap.core.options import EvalOptions, as_json
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import SILENT, Progress, say
 from modgap.core.prompt import Style, of_paper
-from modgap.core.record import Key, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import Key
 from modgap.core.text import counted
 from modgap.core.transcripts import WHOSE
 from modgap.core.view import DEFAULT_VIEWS, View, parse_views, samples_of

@@ -23,7 +23,7 @@ from modgap.analysis.resampling import Floats
 from modgap.analysis.run import load_run
 from modgap.analysis.swaps import Grader, JudgeOf
 from modgap.core.errors import UserError, command_line
-from modgap.core.record import Key
+from modgap.core.rows import Key
 from modgap.core.view import ALL_VIEWS
 from modgap.grading.graders import find_grader
 from modgap.grading.judge import is_open

@@ -10,8 +10,9 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.files import MOST_IMAGE_BYTES, read_bytes
+from modgap.core.json_files import short_digest
 from modgap.core.problem import Problem
-from modgap.core.record import recorded_grader, short_digest
+from modgap.core.rows import recorded_grader
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:

@@ -25,19 +25,13 @@ from modgap.analysis.summary import summarise_run
 from modgap.core import registry
 from modgap.core.disk import writing
 from modgap.core.errors import UserError, unknown
+from modgap.core.manifest import RunManifest
 from modgap.core.options import JUDGE_CHECK, JUDGE_SEED, JudgeOptions, as_json
 from modgap.core.problem import split_grader
 from modgap.core.progress import SILENT, Progress
 from modgap.core.prompt import of_paper
-from modgap.core.record import (
-    GradeRow,
-    Key,
-    ProblemRow,
-    Response,
-    RunFolder,
-    RunManifest,
-    line_of,
-)
+from modgap.core.record import RunFolder
+from modgap.core.rows import GradeRow, Key, ProblemRow, Response, line_of
 from modgap.core.thinking import CUT_THINKING
 from modgap.engines.judge import Judge
 from modgap.grading.answer import Mode, extract_answer

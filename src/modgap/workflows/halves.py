@@ -12,8 +12,9 @@ import numpy as np
 from modgap.analysis.explained import PARTS
 from modgap.analysis.resampling import Floats
 from modgap.analysis.swaps import LAST_BOX, Grader, JudgeOf, Stored
+from modgap.core.manifest import RunManifest
 from modgap.core.prompt import of_paper
-from modgap.core.record import GradeRow, Key, ProblemRow, Response, RunManifest
+from modgap.core.rows import GradeRow, Key, ProblemRow, Response
 from modgap.core.text import counted
 from modgap.grading.answer import Mode
 from modgap.reporting.sampling import NAMES, sampling_of, value_words

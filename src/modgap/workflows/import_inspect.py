@@ -23,8 +23,10 @@ from pydantic import ValidationError
 from modgap.analysis.results import IMPORT_NOTE, Summary
 from modgap.core.errors import UserError
 from modgap.core.files import read_bytes
+from modgap.core.json_files import write_json
 from modgap.core.progress import SILENT, Progress
-from modgap.core.record import ProblemRow, Response, RunFolder, write_json
+from modgap.core.record import RunFolder
+from modgap.core.rows import ProblemRow, Response
 from modgap.core.text import counted
 from modgap.core.thinking import UnknownPart, message_text
 from modgap.workflows.grade import grade_held

@@ -43,7 +43,7 @@ from inspect_ai.solver import (  # pyright: ignore[reportMissingImports]
 from modgap.core.engine import Request
 from modgap.core.problem import split_grader
 from modgap.core.prompt import check_style
-from modgap.core.record import ProblemRow
+from modgap.core.rows import ProblemRow
 from modgap.core.thinking import message_text
 from modgap.core.view import get_view, parse_views
 from modgap.engines.chat import png_data_uri

@@ -22,7 +22,8 @@ from modgap.analysis.results import (
     JudgeTable,
     StageAgreement,
 )
-from modgap.core.record import Key, ProblemRow, Response, RunFolder
+from modgap.core.record import RunFolder
+from modgap.core.rows import Key, ProblemRow, Response
 from modgap.engines.judge import Judge, Recalled, Said
 from modgap.grading.answer import extract_answer
 from modgap.grading.grade import Grade

@@ -9,7 +9,7 @@ from pathlib import Path
 from modgap.core.engine import CONTINUED, Completion, Request, Sampling
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, Style, evaluation_prompt, structural_conditions
-from modgap.core.record import Key, ProblemRow, Response
+from modgap.core.rows import Key, ProblemRow, Response
 from modgap.core.transcripts import WHOSE
 from modgap.core.view import View, samples_of
 from modgap.workflows.pictures import picture_of

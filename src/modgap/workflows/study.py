@@ -17,11 +17,12 @@ from pathlib import Path
 from modgap.analysis.results import ReportSummary
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.json_files import write_json
 from modgap.core.options import EvalOptions, StudySpec, TrainOptions, as_json
 from modgap.core.problem import Problem
 from modgap.core.progress import Bars, progress_bars, say
 from modgap.core.recipe import Recipe
-from modgap.core.record import RunFolder, write_json
+from modgap.core.record import RunFolder
 from modgap.core.text import counted
 from modgap.core.view import parse_views
 from modgap.models.folder import model_notes

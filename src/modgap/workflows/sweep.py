@@ -25,9 +25,10 @@ from pathlib import Path
 from modgap.analysis.results import ReportSummary
 from modgap.core import registry
 from modgap.core.errors import UserError
+from modgap.core.json_files import write_json
 from modgap.core.options import StudySpec
 from modgap.core.recipe import Recipe
-from modgap.core.record import RunFolder, write_json
+from modgap.core.record import RunFolder
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
 from modgap.workflows.problems import locate
 from modgap.workflows.study import (

@@ -31,11 +31,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modgap.core.errors import UserError
+from modgap.core.json_files import write_json, write_text
 from modgap.core.problem import Problem
 from modgap.core.processes import watched
 from modgap.core.prompt import Style
 from modgap.core.recipe import Recipe, Stage
-from modgap.core.record import RunFolder, write_json, write_text
+from modgap.core.record import RunFolder
 from modgap.core.text import counted
 from modgap.datasets.parquet import SOURCE, Beside
 from modgap.training.checkpoint import (

@@ -27,8 +27,8 @@ from pathlib import Path
 from modgap.core.disk import writing
 from modgap.core.errors import UserError
 from modgap.core.files import open_regular
+from modgap.core.places import check_writable
 from modgap.core.processes import watched
-from modgap.core.record import check_writable
 from modgap.models.folder import ADAPTER
 from modgap.training.verl.plan import require
 

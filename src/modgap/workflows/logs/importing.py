@@ -15,8 +15,10 @@ from typing import Any
 
 from modgap.analysis.results import IMPORT_NOTE, Summary
 from modgap.core.errors import UserError, unknown
+from modgap.core.json_files import write_json
 from modgap.core.progress import Progress
-from modgap.core.record import OUTCOMES, GradeRow, Key, Response, RunFolder, write_json
+from modgap.core.record import RunFolder
+from modgap.core.rows import OUTCOMES, GradeRow, Key, Response
 from modgap.core.text import counted
 from modgap.workflows.fingerprints import fingerprint
 from modgap.workflows.grade import grade_held

@@ -10,7 +10,7 @@ from typing import Any
 from modgap.core import registry
 from modgap.core.errors import UsageError, UserError
 from modgap.core.problem import Problem, Shown
-from modgap.core.record import Key
+from modgap.core.rows import Key
 from modgap.core.view import ALL_VIEWS, VERSIONS, get_view
 from modgap.datasets import mathverse
 from modgap.grading.mathverse import NAME, grader_of, question_type_of

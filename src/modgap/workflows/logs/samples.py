@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from modgap.core.record import Outcome
+from modgap.core.rows import Outcome
 
 PARTIAL = "is between right and wrong"
 
