@@ -55,8 +55,9 @@ from modgap.training.plan import Lengths, gpu
 from modgap.training.shape import GIB
 from modgap.training.verl import engine
 from modgap.training.verl.checks import ACTOR, MODEL, ROLLOUT
-from modgap.training.verl.config import Files, layout, stage_overrides
+from modgap.training.verl.config import layout, stage_overrides
 from modgap.training.verl.cost import seconds, update_memory
+from modgap.training.verl.sections import Files
 from modgap.workflows.train import train_resolved
 
 TWINS, PLAIN = "1", "2"

@@ -1,7 +1,7 @@
 """A stage of a recipe -> the configuration of verl 0.9.1: one pure function.
 
-Does not import verl, so a plan can be printed anywhere. `checks.py` has the checks that verl does
-not make, `plan.py` runs verl's own checks on the result.
+Does not import verl, so a plan can be printed anywhere. `sections.py` has the keys,
+`checks.py` the checks that verl does not make, `plan.py` runs verl's own checks on the result.
 
 Differences from the original's scripts (a patched verl 0.5): renamed keys
 (`reward.reward_manager`, `reward.custom_reward_function`,
@@ -13,22 +13,20 @@ original.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 from modgap.core.errors import UserError
 from modgap.core.recipe import Settings, Stage
-from modgap.core.terms import Term
 from modgap.training.plan import teachers_of
 from modgap.training.shape import GIB, Shape
+from modgap.training.verl import sections
 from modgap.training.verl.checks import (
     ACTOR,
     MODEL,
-    REF,
     ROLLOUT,
     Model,
     Overrides,
@@ -36,7 +34,6 @@ from modgap.training.verl.checks import (
     check_supported,
 )
 from modgap.training.verl.cost import (
-    MOST_TOKENS,
     Layout,
     live_twins,
     longest_row,
@@ -44,30 +41,7 @@ from modgap.training.verl.cost import (
     vllm_share,
     with_budget,
 )
-
-PLUGIN = "modgap.training.verl.plugin"
-VENDOR = "modgap"
-"""The name of our engine in verl's registry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """Where a stage reads and writes.
-
-    Attributes:
-        train: Parquet files, one for each view.
-        validation: Parquet files, one for each view that is validated.
-        checkpoints: Folder of verl's checkpoints.
-        metrics: File of verl's metrics, one JSON line a step.
-        tensorboard: Folder.
-    """
-
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    checkpoints: str
-    metrics: str
-    tensorboard: str
-
+from modgap.training.verl.sections import Files, read_terms
 
 GPU_GIB = 80.0
 """Memory of a GPU in a plan, and where it is not known."""
@@ -164,130 +138,27 @@ def stage_overrides(
     Raises:
         UserError: The configuration cannot work; one line with the remedy.
     """
-    s = stage.settings
     check_supported(stage)
     passed = {key.lstrip("+"): (key, _parse(value)) for key, value in stage.passed}
-    _, gpus = passed.get("trainer.n_gpus_per_node", ("", gpus))
-    _, nodes = passed.get("trainer.nnodes", ("", 1))
-    if not all(isinstance(count, int) and count >= 1 for count in (gpus, nodes)):
-        raise UserError(
-            f"verl needs a GPU: trainer.n_gpus_per_node={gpus}, trainer.nnodes={nodes}; give whole"
-            " numbers of at least 1."
-        )
+    gpus, nodes = _gpus_and_nodes(passed, gpus)
     given = {name: value for name, (_, value) in passed.items()}
     spread = place(stage, model.shape, gpus * nodes, gpus, gpu_gib or GPU_GIB, given)
-    rows_a_gpu = max(1, s.mini_batch * s.samples_per_prompt // (gpus * nodes))
-    # The default of 32 rows, and 0 for all rows, are for the local engine. Without an own number,
-    # passes of a fixed number of rows have as many as the original's.
-    own = s.micro_batch not in (0, Settings().micro_batch)
-    dynamic = s.loss_mean == "mini_batch" and not own
-    micro = s.micro_batch if own else math.gcd(2 if stage.twins else 4, rows_a_gpu)
+    micro, dynamic = _passes(stage, gpus * nodes)
     if not dynamic and micro * longest_row(stage) > spread.tokens:
         spread = replace(spread, checkpointing=True)
-    workers = 8 if gpus >= 8 else 4
     out: Overrides = {
-        "algorithm.adv_estimator": "grpo",
-        "algorithm.norm_adv_by_std_in_grpo": True,
-        "algorithm.use_kl_in_reward": False,
-        "algorithm.filter_groups.enable": s.dynamic_sampling,
-        "algorithm.filter_groups.metric": "reward",
-        "data.train_files": list(files.train),
-        "data.val_files": list(files.validation),
-        "data.train_batch_size": s.prompts_per_step,
-        "data.max_prompt_length": s.max_prompt_tokens,
-        "data.max_response_length": s.max_response_tokens,
-        "data.filter_overlong_prompts": True,
-        "data.truncation": "right",
-        "data.image_key": "images",
-        "data.shuffle": True,
-        "data.seed": s.seed,
-        f"{MODEL}.path": model.path,
-        f"{MODEL}.external_lib": PLUGIN,
-        # Its forward pass, attention included, is replaced by ours, which has no padding.
-        f"{MODEL}.use_remove_padding": False,
-        f"+{MODEL}.override_config.attn_implementation": "sdpa",
-        f"{MODEL}.enable_gradient_checkpointing": spread.checkpointing,
-        f"{ACTOR}.strategy": "fsdp2",
-        f"{ACTOR}.optim.lr": s.lr,
-        f"{ACTOR}.optim.lr_warmup_steps": s.warmup_steps,
-        f"{ACTOR}.optim.lr_scheduler_type": "constant",
-        f"{ACTOR}.optim.weight_decay": s.weight_decay,
-        f"{ACTOR}.optim.clip_grad": s.grad_clip,
-        f"{ACTOR}.ppo_mini_batch_size": s.mini_batch,
-        f"{ACTOR}.ppo_micro_batch_size_per_gpu": micro,
-        f"{ACTOR}.use_dynamic_bsz": dynamic,
-        f"{ACTOR}.ppo_max_token_len_per_gpu": spread.tokens,
-        f"{ACTOR}.ppo_epochs": 1,
-        f"{ACTOR}.use_kl_loss": False,
-        f"{ACTOR}.clip_ratio_low": s.clip_low,
-        f"{ACTOR}.clip_ratio_high": s.clip_high,
-        f"{ACTOR}.clip_ratio_c": s.dual_clip,
-        f"{ACTOR}.loss_agg_mode": "token-mean",
-        f"{ACTOR}.entropy_coeff": 0,
-        f"{ACTOR}.data_loader_seed": s.seed,
-        f"{ACTOR}.checkpoint.save_contents": ["model", "optimizer", "extra"],
-        f"{ACTOR}.fsdp_config._target_": f"{PLUGIN}.TermsEngineConfig",
-        f"+{ACTOR}.fsdp_config.terms": written_terms(stage),
-        f"+{ACTOR}.fsdp_config.policy_loss": stage.policy_loss,
-        f"+{ACTOR}.fsdp_config.loss_mean": s.loss_mean,
-        f"{ACTOR}.fsdp_config.seed": s.seed,
-        f"{ACTOR}.fsdp_config.param_offload": spread.params_offload,
-        f"{ACTOR}.fsdp_config.optimizer_offload": spread.optimizer_offload,
-        # As in verl's files. With True every GPU holds the gradients of all weights until the last
-        # pass.
-        f"{ACTOR}.fsdp_config.use_no_sync_for_gradient_accumulation": False,
-        f"{ROLLOUT}.name": "vllm",
-        f"{ROLLOUT}.n": s.samples_per_prompt,
-        f"{ROLLOUT}.temperature": s.temperature,
-        f"{ROLLOUT}.seed": s.seed,
-        f"{ROLLOUT}.tensor_model_parallel_size": spread.tensor_parallel,
-        f"{ROLLOUT}.gpu_memory_utilization": spread.gpu_memory,
-        f"{ROLLOUT}.free_cache_engine": True,
-        f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu": micro,
-        # Nothing is kept for a backward pass.
-        f"{ROLLOUT}.log_prob_max_token_len_per_gpu": max(spread.tokens, MOST_TOKENS),
-        f"{ROLLOUT}.agent.default_agent_loop": "modgap",
-        f"{ROLLOUT}.agent.num_workers": workers,
-        "reward.num_workers": workers,
-        "transfer_queue.backend.SimpleStorage.num_data_storage_units": workers,
-        "reward.reward_manager.name": "dapo",
-        "reward.custom_reward_function.name": "compute_score",
-        **_reward(stage),
-        "+reward.reward_kwargs.max_resp_len": s.max_response_tokens,
-        "+reward.reward_kwargs.overlong_buffer_cfg.enable": s.overlong_buffer > 0,
-        "+reward.reward_kwargs.overlong_buffer_cfg.len": s.overlong_buffer,
-        "+reward.reward_kwargs.overlong_buffer_cfg.penalty_factor": s.overlong_penalty,
-        "+reward.reward_kwargs.overlong_buffer_cfg.log": False,
-        "trainer.use_v1": True,
-        "trainer.v1.trainer_mode": "sync",
-        "trainer.critic_warmup": 0,
-        "trainer.n_gpus_per_node": gpus,
-        "trainer.nnodes": nodes,
-        "trainer.total_training_steps": s.steps,
-        # A step is at most one epoch, so this bound is never reached before the last step.
-        "trainer.total_epochs": s.steps + 1,
-        "trainer.save_freq": s.save_every or s.steps,
-        "trainer.test_freq": s.eval_every or -1,
-        "trainer.val_before_train": s.validate_before,
-        "trainer.resume_mode": "auto",
-        "trainer.default_local_dir": files.checkpoints,
-        "trainer.project_name": "modgap",
-        "trainer.experiment_name": name,
-        "trainer.logger": ["console", "file", "tensorboard"],
-        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR": VENDOR,
-        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH": files.metrics,
-        "+ray_kwargs.ray_init.runtime_env.env_vars.TENSORBOARD_DIR": files.tensorboard,
+        **sections.algorithm(stage),
+        **sections.data(stage, files),
+        **sections.model(model, spread),
+        **sections.actor(stage, spread, micro, dynamic),
+        **sections.rollout(stage, spread, micro),
+        **sections.workers(gpus),
+        **sections.reward(stage),
+        **sections.trainer(stage, files, name, gpus, nodes),
     }
     if teachers_of(stage):
-        out |= _reference(stage, spread, micro, dynamic)
-    if s.lora_rank:
-        out |= {
-            f"{MODEL}.lora_rank": s.lora_rank,
-            f"{MODEL}.lora_alpha": 2 * s.lora_rank,
-            f"{MODEL}.target_modules": "all-linear",
-            f"{MODEL}.exclude_modules": ".*visual.*",
-            f"{ROLLOUT}.load_format": "safetensors",
-        }
+        out |= sections.reference(stage, spread, micro, dynamic)
+    out |= sections.lora(stage.settings.lora_rank)
     names = {key.lstrip("+"): key for key in out}
     for key, (written, value) in passed.items():
         out[names.get(key, written)] = value
@@ -295,51 +166,27 @@ def stage_overrides(
     return out
 
 
-def written_terms(stage: Stage) -> str:
-    """A stage's terms as the engine's configuration holds them: JSON, empty without any."""
-    changes = [term.changes() for term in stage.all_terms]
-    if len(stage.views) == 1:  # rows need not be told apart
-        for own in changes:
-            own.pop("rollout", None)
-    return json.dumps(changes) if stage.objective else ""
+def _gpus_and_nodes(passed: Mapping[str, tuple[str, Any]], gpus: int) -> tuple[int, int]:
+    """GPUs of a node and nodes: those that the user set, or `gpus` of one node."""
+    _, gpus = passed.get("trainer.n_gpus_per_node", ("", gpus))
+    _, nodes = passed.get("trainer.nnodes", ("", 1))
+    if not all(isinstance(count, int) and count >= 1 for count in (gpus, nodes)):
+        raise UserError(
+            f"verl needs a GPU: trainer.n_gpus_per_node={gpus}, trainer.nnodes={nodes}; give whole"
+            " numbers of at least 1."
+        )
+    return gpus, nodes
 
 
-def read_terms(text: str) -> tuple[Term, ...]:
-    """The terms that `written_terms` wrote."""
-    return tuple(Term(**changes) for changes in json.loads(text or "[]"))
-
-
-def _reference(stage: Stage, spread: Layout, micro: int, dynamic: bool) -> Overrides:
-    """Verl's reference policy as the frozen teacher: its engine scores the twins."""
-    fsdp = f"{REF}.fsdp_config"
-    return {
-        # Without this verl has no reference policy; its own KL is not wanted.
-        f"{ACTOR}.use_kl_loss": True,
-        f"{ACTOR}.kl_loss_coef": 0.0,
-        f"{REF}.log_prob_use_dynamic_bsz": dynamic,
-        f"{REF}.log_prob_max_token_len_per_gpu": max(spread.tokens, MOST_TOKENS),
-        f"{REF}.log_prob_micro_batch_size_per_gpu": micro,
-        f"{fsdp}._target_": f"{PLUGIN}.TermsEngineConfig",
-        f"+{fsdp}.terms": written_terms(stage),
-        f"+{fsdp}.reference": True,
-        f"{fsdp}.model_dtype": "fp32",
-    }
-
-
-def _reward(stage: Stage) -> Overrides:
-    """Where verl finds the reward, and what it passes on."""
-    s, key = stage.settings, "reward.custom_reward_function"
-    own = bool(s.reward_function) or not stage.reward.plain
-    module = "modgap.training.verl.reward" if own else "modgap.rewards"
-    out: Overrides = {f"{key}.path": f"pkg://{module}"}
-    if s.reward_function:
-        out[f"+{key}.reward_kwargs.function"] = s.reward_function
-    else:
-        out[f"+{key}.reward_kwargs.tolerance"] = s.reward_tolerance
-    if not stage.reward.plain:
-        out[f"+{key}.reward_kwargs.answer"] = float(stage.reward.answer)
-        out[f"+{key}.reward_kwargs.reading"] = float(stage.reward.reading)
-    return out
+def _passes(stage: Stage, gpus: int) -> tuple[int, bool]:
+    """Rows of a pass on one of all GPUs, and whether passes are filled by tokens instead."""
+    s = stage.settings
+    rows_a_gpu = max(1, s.mini_batch * s.samples_per_prompt // gpus)
+    # The default of 32 rows, and 0 for all rows, are for the local engine. Without an own number,
+    # passes of a fixed number of rows have as many as the original's.
+    own = s.micro_batch not in (0, Settings().micro_batch)
+    micro = s.micro_batch if own else math.gcd(2 if stage.twins else 4, rows_a_gpu)
+    return micro, s.loss_mean == "mini_batch" and not own
 
 
 def layout(overrides: Overrides) -> Layout:

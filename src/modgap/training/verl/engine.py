@@ -60,8 +60,8 @@ from modgap.training.setup import (
 )
 from modgap.training.shape import GIB
 from modgap.training.verl import merge as verl_merge
-from modgap.training.verl.checks import KEPT
-from modgap.training.verl.config import Files, Model, notes, stage_overrides
+from modgap.training.verl.checks import KEPT, Model
+from modgap.training.verl.config import notes, stage_overrides
 from modgap.training.verl.log import Follower, read_log, why
 from modgap.training.verl.plan import (
     compose,
@@ -70,6 +70,7 @@ from modgap.training.verl.plan import (
     validation_variants,
     variants,
 )
+from modgap.training.verl.sections import Files
 
 
 class WriteParquet(Protocol):
@@ -147,18 +148,10 @@ def train(
     train_on, validation = split_validation(recipe, problems, job.validation)
     check_prompts(recipe, train_on, validation, style)
     folders = tuple(out / f"stage{number}" for number in range(1, len(recipe.stages) + 1))
-    staged = zip(recipe.stages, folders, strict=True)
+    staged = list(zip(recipe.stages, folders, strict=True))
     gpus = _gpus([stage for stage, folder in staged if finished(folder) is None])
-    gpu_gib = _gpu_gib()
-    # Check all stages before the first one trains.
-    for number, stage in enumerate(recipe.stages, start=1):
-        reward_of(stage.settings)
-        if finished(folders[number - 1]) is None:
-            try:
-                rows = len(train_on) * len(variants(stage))
-                tools.validate(_overrides(recipe, number, model, out, gpus, gpu_gib, rows))
-            except UserError as error:
-                raise UserError(f"stage {number} ({stage.title}): {error}") from error
+    configure = functools.partial(_overrides, recipe, out, gpus, _gpu_gib())
+    _check_stages(staged, model, len(train_on), configure, tools)
     fingerprints = {
         "model": job.fingerprint,
         "data": digest(train_on),
@@ -166,22 +159,14 @@ def train(
     }
     with RunFolder(out).lock():
         start_run(out, recipe, job.given)
-        for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), start=1):
-            base = model.path if job.fingerprint is None else "the base model"
-            origin = base if number == 1 else f"{job.start_from} of stage{number - 1}"
-            own = {
-                "engine": "verl",
-                "verl": [list(pair) for pair in stage.passed if not _SPEED.search(pair[0])],
-            }
-            RunFolder(folder).start(
-                "train", identity(recipe, number, origin, style) | own, job.given, **fingerprints
-            )
+        for number, (stage, folder) in enumerate(staged, start=1):
+            _start_stage(recipe, number, folder, model, job, fingerprints)
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
             if finished(folder) is None:
                 data = _write_data(
                     stage, stage_files(out, number, stage), train_on, validation, style, tools
                 )
-                overrides = _overrides(recipe, number, model, out, gpus, gpu_gib, data)
+                overrides = configure(number, model, data)
                 for note in notes(stage, model, overrides):
                     teller.note(note)
                 _run_stage(stage, folder, Path(model.path), overrides, teller, tools)
@@ -308,11 +293,11 @@ def _gpu_gib() -> float | None:
 
 def _overrides(
     recipe: Recipe,
-    number: int,
-    model: Model,
     out: Path,
     gpus: int,
     gpu_gib: float | None,
+    number: int,
+    model: Model,
     rows: int,
 ) -> dict[str, Any]:
     stage = recipe.stages[number - 1]
@@ -324,6 +309,52 @@ def _overrides(
         gpus=gpus,
         train_rows=rows,
         gpu_gib=gpu_gib,
+    )
+
+
+def _check_stages(
+    staged: Sequence[tuple[Stage, Path]],
+    model: Model,
+    problems: int,
+    configure: Callable[[int, Model, int], dict[str, Any]],
+    tools: Tools,
+) -> None:
+    """Check all stages before the first one trains; the message names the stage.
+
+    Args:
+        staged: Each stage with its folder; one that is finished is not configured again.
+        model: Where the first stage starts.
+        problems: How many are trained on.
+        configure: `_overrides` of a stage's number, a model and the rows of its files.
+        tools: What validates.
+    """
+    for number, (stage, folder) in enumerate(staged, start=1):
+        reward_of(stage.settings)
+        if finished(folder) is None:
+            try:
+                tools.validate(configure(number, model, problems * len(variants(stage))))
+            except UserError as error:
+                raise UserError(f"stage {number} ({stage.title}): {error}") from error
+
+
+def _start_stage(
+    recipe: Recipe,
+    number: int,
+    folder: Path,
+    model: Model,
+    job: Job,
+    fingerprints: Mapping[str, str | None],
+) -> None:
+    """Begin the run of a stage, or resume it; a folder of another one is refused."""
+    base = model.path if job.fingerprint is None else "the base model"
+    origin = base if number == 1 else f"{job.start_from} of stage{number - 1}"
+    passed = recipe.stages[number - 1].passed
+    own = {
+        "engine": "verl",
+        "verl": [list(pair) for pair in passed if not _SPEED.search(pair[0])],
+    }
+    RunFolder(folder).start(
+        "train", identity(recipe, number, origin, job.style) | own, job.given, **fingerprints
     )
 
 

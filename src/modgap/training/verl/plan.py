@@ -37,7 +37,7 @@ from modgap.training.plan import (
 )
 from modgap.training.shape import GIB, Shape
 from modgap.training.verl.checks import KEPT, MODEL, ROLLOUT, Model, Overrides
-from modgap.training.verl.config import GPU_GIB, Files, layout, notes, stage_overrides, to_hydra
+from modgap.training.verl.config import GPU_GIB, layout, notes, stage_overrides, to_hydra
 from modgap.training.verl.cost import (
     ROOM,
     Layout,
@@ -47,6 +47,7 @@ from modgap.training.verl.cost import (
     seconds,
     update_memory,
 )
+from modgap.training.verl.sections import Files
 
 VERSION = "0.9.1"
 VARIANTS = {"full-text": "full-text", "image-only": "no-text", "transcribe": "transcribe"}

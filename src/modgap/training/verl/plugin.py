@@ -55,7 +55,6 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from modgap.core.recipe import Settings, Stage
 from modgap.training.terms import metrics_of
 from modgap.training.verl import agent_loop as agent_loop  # registers itself
-from modgap.training.verl.config import VENDOR, read_terms
 from modgap.training.verl.forward import install, score
 from modgap.training.verl.log import DROPPED_REWARD
 from modgap.training.verl.objective import Ranks, RankTerms
@@ -68,6 +67,7 @@ from modgap.training.verl.rows import (
     rows_of,
     twins_of,
 )
+from modgap.training.verl.sections import VENDOR, read_terms
 
 
 @dataclass
