@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -145,6 +146,24 @@ def test_reading_is_told_from_reasoning() -> None:
     results = judged(QUESTIONS["1"][1], book)
     assert [result.verdict for result in results[:2]] == ["supported", "supported"]
     assert results[3].verdict == "not run" and "kl" in results[3].missing
+
+
+def test_a_second_testbed_without_a_gap_is_not_used(tmp_path: Path) -> None:
+    good = {"greedy": 0.75, "mixed": 0.4}
+    views = {"full-text": good, "image-only": good | {"greedy": 0.5},
+             "question-only": {"greedy": 0.02, "mixed": 0.1}}  # fmt: skip
+
+    def faults(**changes: dict[str, float]) -> list[str]:
+        (tmp_path / "figures.json").write_text(json.dumps({"views": views | changes}))
+        return findings.unfit(tmp_path)
+
+    assert faults() == []
+    assert faults(**{"image-only": good | {"greedy": 0.68}}) == [
+        "a gap of 7.0 points is below 10"
+    ]
+    assert faults(**{"full-text": {"greedy": 0.95, "mixed": 0.1}}) == [
+        "full-text 95.0% is not 50 to 90%", "full-text: 10.0% mixed groups are below 25%"
+    ]  # fmt: skip
 
 
 def test_an_answer_in_words_follows_the_rules_of_the_plan() -> None:
