@@ -158,9 +158,7 @@ def test_a_second_testbed_without_a_gap_is_not_used(tmp_path: Path) -> None:
         return findings.unfit(tmp_path)
 
     assert faults() == []
-    assert faults(**{"image-only": good | {"greedy": 0.68}}) == [
-        "a gap of 7.0 points is below 10"
-    ]
+    assert faults(**{"image-only": good | {"greedy": 0.68}}) == ["a gap of 7.0 points is below 10"]
     assert faults(**{"full-text": {"greedy": 0.95, "mixed": 0.1}}) == [
         "full-text 95.0% is not 50 to 90%", "full-text: 10.0% mixed groups are below 25%"
     ]  # fmt: skip
