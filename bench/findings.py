@@ -195,7 +195,26 @@ def keep(job: Job, study: Study) -> int:
                 new += 1
     if new:
         write_known(job)
+        write_own_words(job, study)
     return new
+
+
+def write_own_words(job: Job, study: Study) -> None:
+    """How prefilled words compare with own ones in each run with causal controls, which cells do
+    not hold: OUT/own_words.json, recipe -> seed -> the summary's `own_words`.
+    """
+    file = "own_words.json"
+    found: dict[str, dict[str, object]] = {}
+    for known in (job.cells / file, job.out / file):
+        if known.exists():
+            found |= json.loads(known.read_text())
+    for run in job.folder(study).glob("seed*/*/eval/summary.json"):
+        causal = json.loads(run.read_text()).get("causal") or {}
+        if own := causal.get("own_words"):
+            seed, recipe = run.parts[-4].removeprefix("seed"), run.parts[-3]
+            found.setdefault(recipe, {})[seed] = own
+    if found:
+        write_text(job.out / file, json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 def _write(sweep: Sweep, file: Path) -> None:

@@ -206,11 +206,13 @@ def test_the_page_is_made_of_cells_alone(tmp_path: Path) -> None:
     write_cells(
         [sweep_of({"base": {}, TEXT: {IMAGE: 0.3}, "no-text": {}})], tmp_path / "part1.json"
     )
+    own = {"points": 4.0, "ci_low": -1.0, "ci_high": 9.0, "n_problems": 50}
+    (tmp_path / "own_words.json").write_text(json.dumps({"base": {"10": own}, TEXT: {"10": own}}))
     write_page(tmp_path, tmp_path / "out")
     page = (tmp_path / "out" / "index.md").read_text()
     assert page.index("What this cannot say") < page.index("## 1.") < page.index("## All numbers")
     assert "| full-text | 3 |" in page and "| recipe | gap | writing | reading |" in page
-    assert page.count("Not run yet") == 5
+    assert page.count("Not run yet") == 5 and "| base | +4.0 | −1.0 to 9.0 |" in page
     assert "**Not complete: not run are the hypotheses 4.**" in page
     for figure in re.findall(r"\]\((figures/[^)]+)\)", page):
         assert (tmp_path / "out" / figure).stat().st_size > 1000
