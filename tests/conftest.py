@@ -5,6 +5,7 @@ It comes before torch: threads that spin while they wait slow a busy machine dow
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from modgap.core import record
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if at_once := int(
@@ -23,6 +26,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A deadline measures the machine, not the code: a busy one fails what is right.
 settings.register_profile("modgap", deadline=None)
 settings.load_profile("modgap")
+
+
+# What is imported is not garbage: collections that look for it took 2 s of each worker.
+gc.set_threshold(50_000, 20, 20)
+
+# Every run that is begun records both; git and the installed packages stay what they are.
+record.git_state = functools.cache(record.git_state)
+record.versions = functools.cache(record.versions)
 
 
 @pytest.fixture(autouse=True, scope="module")
